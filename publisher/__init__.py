@@ -1,0 +1,1 @@
+"""Publishes machine images to clouds, asynchronously."""

@@ -1,0 +1,96 @@
+"""The whole exception tree.
+
+Only the type of an error decides what happens next: the intake maps it to an HTTP status, the runner to a retry or
+to a failed ticket. The docstring of a class is its default message.
+"""
+
+from __future__ import annotations
+
+
+class PublisherError(Exception):
+    """Something went wrong in the publisher."""
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or (type(self).__doc__ or "").strip().splitlines()[0])
+
+
+# What a caller asked for ---------------------------------------------
+
+
+class InvalidRequest(PublisherError):
+    """The request is not valid."""
+
+    def __init__(self, message: str | None = None, *, field: str | None = None) -> None:
+        """`field` is the path of the element at fault ("credAccount.port"); the message then begins with it."""
+        super().__init__(f"{field}: {message}" if field and message else message)
+        self.field = field
+
+
+class NotFound(PublisherError):
+    """There is no such object."""
+
+
+class NotAllowed(PublisherError):
+    """The user lacks the entitlement for this."""
+
+
+class NotAuthenticated(PublisherError):
+    """A valid login is needed."""
+
+
+class Conflict(PublisherError):
+    """The object is in a state that does not allow this."""
+
+
+# What a cloud answered ---------------------------------------------
+
+
+class CloudError(PublisherError):
+    """The cloud could not do what was asked."""
+
+
+class PermanentCloudError(CloudError):
+    """The cloud refused, and will refuse again: credentials, permissions, quota, checksum."""
+
+
+class TransientCloudError(CloudError):
+    """The cloud did not answer, or asked to come back later."""
+
+    def __init__(self, message: str | None = None, *, retry_after_seconds: float | None = None) -> None:
+        """`retry_after_seconds` is what the cloud itself asked for, where it did."""
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class ImageFileError(PublisherError):
+    """The generated image's file is missing, or is no longer what was registered."""
+
+
+# What makes a worker stop ---------------------------------------------
+
+
+class Stopped(PublisherError):
+    """The work on this ticket must stop now."""
+
+
+class Cancelled(Stopped):
+    """The ticket is being cancelled."""
+
+
+class LeaseLost(Stopped):
+    """Another worker has taken the ticket over; nothing may be written any more."""
+
+
+class ShuttingDown(Stopped):
+    """This worker is shutting down and hands the ticket back."""
+
+
+# The installation ---------------------------------------------
+
+
+class ConfigurationError(PublisherError):
+    """The installation is not set up correctly."""
+
+
+class QueueUnavailable(PublisherError):
+    """The message broker cannot be reached."""

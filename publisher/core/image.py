@@ -1,0 +1,171 @@
+"""A generated image in the catalog, and what its file really is. Reads files; knows no database and no cloud."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from publisher.core.errors import ImageFileError, InvalidRequest
+
+DISK_FORMATS = ("qcow2", "raw", "vmdk", "vdi", "vhd", "iso")
+_READ_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A generated image. Sizes in bytes, times in seconds since the epoch."""
+
+    id: int
+    owner: str
+    appliance_id: int
+    name: str
+    format: str
+    """The image format of the wire contract (`targetFormat/format/name`)."""
+    disk_format: str
+    """What the file is: one of `DISK_FORMATS`."""
+    size: int
+    virtual_size: int
+    """Size of the disk inside: the same as `size` but for a qcow2, whose header tells it."""
+    md5: str
+    sha256: str
+    sha512: str
+    location: str
+    """Path of the file under the image root, with `/`, without `..`."""
+    created: float
+
+
+@dataclass(frozen=True, slots=True)
+class Digests:
+    """What reading a file once tells about it. Hashes in lower-case hex."""
+
+    size: int
+    md5: str
+    sha256: str
+    sha512: str
+
+
+def digest(path: Path, on_progress: Callable[[int], None] = lambda _: None) -> Digests:
+    """Read the file once, in constant memory. `on_progress` gets the bytes of each step."""
+    hashes = hashlib.md5(usedforsecurity=False), hashlib.sha256(), hashlib.sha512()
+    size = 0
+    buffer = memoryview(bytearray(_READ_BYTES))
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            for each in hashes:
+                each.update(buffer[:count])
+            size += count
+            on_progress(count)
+    return Digests(size, *(each.hexdigest() for each in hashes))
+
+
+def open_under(root: Path, location: str) -> int:
+    """Open a file under the image root for reading and return its descriptor, which the caller closes.
+
+    Each part of the path is opened beneath the one before and without following links, so that no link, not even one
+    swapped in meanwhile, leads out of the root. Raises `ImageFileError`.
+    """
+    parts = PurePosixPath(location).parts
+    if not parts or location.startswith("/") or ".." in parts:
+        raise ImageFileError(f"the image file '{location}' is outside the image root")
+    descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        for part in parts[:-1]:
+            inner = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=descriptor)
+            os.close(descriptor)
+            descriptor = inner
+        # Not blocking: a named pipe in place of the image must not hang the worker.
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        opened = os.open(parts[-1], flags, dir_fd=descriptor)
+    except FileNotFoundError:
+        raise ImageFileError(f"the image file '{location}' is no longer there; generate the image again") from None
+    except OSError as error:
+        raise ImageFileError(f"the image file '{location}' cannot be opened: {error.strerror}") from None
+    finally:
+        os.close(descriptor)
+    if not stat.S_ISREG(os.fstat(opened).st_mode):
+        os.close(opened)
+        raise ImageFileError(f"the image file '{location}' is not a regular file")
+    return opened
+
+
+def identify(path: Path) -> tuple[str, int]:
+    """What a disk image file really is, and the size in bytes of the disk inside it.
+
+    Known by the magic numbers that the formats' specifications give (qcow2: QEMU docs/interop/qcow2.txt; vmdk: VMware
+    Virtual Disk Format 1.1; vdi: VirtualBox VDICore.h; vhd: Microsoft VHD specification, a footer at the end and in
+    dynamic disks a copy at the front; iso: ECMA-119, "CD001" in sector 16). What is none of these is `raw`.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(512)
+        file.seek(0x8001)
+        sector16 = file.read(5)
+        file.seek(max(0, size - 512))
+        tail = file.read(8)
+    if head[:4] == b"QFI\xfb" and len(head) >= 32:
+        return "qcow2", struct.unpack_from(">Q", head, 24)[0]
+    if head[:4] == b"KDMV":
+        return "vmdk", (struct.unpack_from("<Q", head, 12)[0] * 512 if len(head) >= 20 else size)
+    if head.startswith(b"# Disk DescriptorFile"):
+        return "vmdk", size
+    if head[64:68] == b"\x7f\x10\xda\xbe":
+        return "vdi", (struct.unpack_from("<Q", head, 368)[0] if len(head) >= 376 else size)
+    if b"conectix" in (head[:8], tail):
+        return "vhd", size
+    if sector16 == b"CD001":
+        return "iso", size
+    return "raw", size
+
+
+_DISK_FORMAT_OF = {
+    "qcow2": "qcow2",
+    "openstackqcow2": "qcow2",
+    "cloudstackqcow2": "qcow2",
+    "kvm": "qcow2",
+    "vmdk": "vmdk",
+    "openstackvmdk": "vmdk",
+    "k5vmdk": "vmdk",
+    "esx": "vmdk",
+    "openstackvdi": "vdi",
+    "openstackvhd": "vhd",
+    "cloudstackvhd": "vhd",
+    "azure": "vhd",
+    "hyper-v": "vhd",
+    "raw": "raw",
+    "oracleraw": "raw",
+    "google": "raw",
+    "ISO": "iso",
+}
+"""The disk format that an image format of the wire contract stands for."""
+
+_FORMAT_OF_DISK = {
+    "qcow2": "qcow2",
+    "raw": "raw",
+    "vmdk": "vmdk",
+    "iso": "ISO",
+    "vdi": "openstackvdi",
+    "vhd": "openstackvhd",
+}
+
+
+def format_named(name: str | None, disk_format: str) -> str:
+    """The contract's name of an image's format: the one given, checked against what the file really is.
+
+    Raises `InvalidRequest` for an unknown name, or one that stands for another kind of file.
+    """
+    if name is None:
+        return _FORMAT_OF_DISK[disk_format]
+    known = {each.lower(): each for each in _DISK_FORMAT_OF} | {"vdi": "openstackvdi", "vhd": "openstackvhd"}
+    canonical = known.get(name.lower())
+    if canonical is None:
+        raise InvalidRequest(f"'{name}' is unknown; known are {', '.join(sorted(_DISK_FORMAT_OF))}", field="format")
+    expected = _DISK_FORMAT_OF[canonical]
+    # A raw disk may hold an ISO 9660 file system: hybrid images are both.
+    if expected != disk_format and not (expected == "raw" and disk_format == "iso"):
+        raise InvalidRequest(f"'{name}' means a {expected} file, but the file is {disk_format}", field="format")
+    return canonical

@@ -1,0 +1,82 @@
+"""What each platform asks of a publish request: checked by the intake, before any worker sees it.
+
+Names are the elements of the wire contract. A platform is offered where a plugin for it is installed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Any
+from urllib.parse import urlsplit
+
+from publisher.core.errors import InvalidRequest
+
+ENTRY_POINT_GROUP = "image_publisher.clouds"
+NAME_LENGTH_MAX = 255
+"""Characters: the limit of Glance and of most other clouds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Platform:
+    """Elements that a request must have, and those of the account that hold an http or https address."""
+
+    account: tuple[str, ...] = ()
+    addresses: tuple[str, ...] = ()
+
+
+_OPENSTACK = Platform(account=("keystoneUrl", "login", "password"), addresses=("keystoneUrl", "glanceUrl"))
+
+PLATFORMS: dict[str, Platform] = {
+    "openstack": _OPENSTACK,
+    "susecloud": _OPENSTACK,
+    "cloudwatt": _OPENSTACK,
+}
+
+
+@cache
+def installed() -> tuple[str, ...]:
+    """The platforms that a plugin is installed for. Reads their names; loads none."""
+    return tuple(sorted(entry.name for entry in entry_points(group=ENTRY_POINT_GROUP)))
+
+
+def check_request(platform: str, account: dict[str, Any], secrets: dict[str, str], target: dict[str, Any]) -> None:
+    """Raises `InvalidRequest` that names the element at fault."""
+    if platform not in installed():
+        raise InvalidRequest(
+            f"'{platform}' is not supported here; supported are {', '.join(installed())}",
+            field="credAccount.targetPlatform.name",
+        )
+    asked = PLATFORMS.get(platform, Platform())
+    given = account | secrets
+    for name in asked.account:
+        if not given.get(name):
+            raise InvalidRequest(f"is needed to publish to {platform}", field=f"credAccount.{name}")
+    for name in asked.addresses:
+        if given.get(name):
+            _check_address(f"credAccount.{name}", str(given[name]))
+    if len(str(target.get("displayName", ""))) > NAME_LENGTH_MAX:
+        raise InvalidRequest(f"is longer than {NAME_LENGTH_MAX} characters", field="displayName")
+    if asked is _OPENSTACK:
+        _check_openstack(account, target)
+
+
+def _check_openstack(account: dict[str, Any], target: dict[str, Any]) -> None:
+    version = account.get("keystoneVersion")
+    if version not in (None, "v2.0", "v3"):
+        raise InvalidRequest(f"'{version}' is unknown; use v3 or v2.0", field="credAccount.keystoneVersion")
+    if version == "v2.0" and not (target.get("tenantName") or target.get("keystoneProject")):
+        raise InvalidRequest("is needed with Keystone v2.0", field="tenantName")
+
+
+def _check_address(field: str, address: str) -> None:
+    try:
+        parts = urlsplit(address)
+        _ = parts.port
+    except ValueError:
+        raise InvalidRequest("is not a valid address", field=field) from None
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise InvalidRequest("must be an address such as https://cloud.example.com:5000", field=field)
+    if parts.username or parts.password:
+        raise InvalidRequest("must not hold a login or password; give them in their own elements", field=field)

@@ -1,0 +1,78 @@
+"""Accepting a publish request: checked, committed as a ticket, and only then is a worker woken."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from publisher.core.errors import InvalidRequest, QueueUnavailable
+from publisher.core.image import Image
+from publisher.core.platforms import check_request
+from publisher.core.store import Store
+from publisher.core.ticket import Ticket
+
+logger = logging.getLogger(__name__)
+
+
+class Sealer(Protocol):
+    """The half of the vault that those who accept requests need."""
+
+    def seal(self, secrets: dict[str, str]) -> bytes: ...
+
+
+class Waker(Protocol):
+    def send(self, ticket_id: int) -> None:
+        """Raises `QueueUnavailable`."""
+
+
+@dataclass(frozen=True, slots=True)
+class PublishRequest:
+    """A request to publish one image. Field names in `account`, `secrets`, `target` are those of the wire contract."""
+
+    owner: str
+    appliance_id: int
+    image_id: int
+    platform: str
+    account: dict[str, Any] = field(default_factory=dict)
+    secrets: dict[str, str] = field(default_factory=dict, repr=False)
+    target: dict[str, Any] = field(default_factory=dict)
+
+
+def accept(store: Store, sealer: Sealer, request: PublishRequest) -> Ticket:
+    """Check a request and commit its ticket. Raises `InvalidRequest` that names what is wrong."""
+    image = _image(store, request)
+    check_request(request.platform, request.account, request.secrets, request.target)
+    name = str(request.target.get("displayName") or image.name)
+    return store.tickets.create(
+        owner=request.owner,
+        appliance_id=request.appliance_id,
+        image_id=image.id,
+        image_size=image.size,
+        platform=request.platform,
+        account=request.account,
+        sealed_secrets=sealer.seal(request.secrets),
+        target=request.target | {"displayName": name},
+        name=name,
+    )
+
+
+def wake(store: Store, waker: Waker, ticket_id: int) -> bool:
+    """Wake a worker for an accepted ticket. With the broker away that is left to the reconciler; False then."""
+    try:
+        waker.send(ticket_id)
+    except QueueUnavailable as error:
+        logger.warning("ticket %d is accepted, but no worker was woken: %s", ticket_id, error)
+        store.tickets.woken(ticket_id, sent=False)
+        return False
+    return True
+
+
+def _image(store: Store, request: PublishRequest) -> Image:
+    image = store.images.get(request.image_id)
+    # Another user's image is as good as none: its id must not be told from one that does not exist.
+    if image is None or (image.owner, image.appliance_id) != (request.owner, request.appliance_id):
+        raise InvalidRequest(
+            f"appliance {request.appliance_id} of {request.owner} has no image {request.image_id}", field="imageUri"
+        )
+    return image

@@ -1,0 +1,142 @@
+"""Waking workers. A message holds a ticket's id and nothing else: whatever reads the broker learns nothing from it.
+
+The message is written here as Celery's protocol has it (docs.celeryq.dev, "Message Protocol", version 2), through
+kombu, so that whoever enqueues needs neither Celery nor the workers' code.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+import uuid
+from typing import Any
+
+from kombu.connection import Connection
+from kombu.entity import Exchange, Queue
+from kombu.exceptions import KombuError
+
+from publisher.core.errors import QueueUnavailable
+from publisher.core.settings import Settings
+
+QUEUE_NAME = "publisher"
+PUBLISH_TASK = "publisher.publish"
+QUEUE = Queue(QUEUE_NAME, Exchange(QUEUE_NAME, type="direct"), routing_key=QUEUE_NAME)
+
+logger = logging.getLogger(__name__)
+
+
+def transport_options(broker_url: str, timeout_seconds: float) -> dict[str, Any]:
+    """What makes a send over this broker give up in time."""
+    if broker_url.startswith(("amqp", "pyamqp")):
+        # Wait for the broker's word that it has the message.
+        return {
+            "confirm_publish": True,
+            "read_timeout": timeout_seconds,
+            "write_timeout": timeout_seconds,
+        }
+    return {
+        "socket_connect_timeout": timeout_seconds,
+        "socket_timeout": timeout_seconds,
+        "retry_on_timeout": False,
+        "max_retries": 0,
+    }
+
+
+class WakeQueue:
+    """Sends wake-up messages. Safe to use from several threads."""
+
+    def __init__(self, broker_url: str, *, timeout_seconds: float) -> None:
+        self._broker_url = broker_url
+        self._timeout_seconds = timeout_seconds
+        self._lock = threading.Lock()
+        self._connection: Connection | None = None
+
+    @classmethod
+    def open(cls, settings: Settings) -> WakeQueue:
+        return cls(settings.broker, timeout_seconds=settings.send_timeout_seconds)
+
+    def send(self, ticket_id: int) -> None:
+        """Wake a worker for a ticket. Raises `QueueUnavailable`, after twice the time-out at the latest."""
+        with self._lock:
+            try:
+                self._publish(ticket_id)
+            except _CONNECTION_ERRORS:
+                # The connection that was kept open may be stale; a fresh one tells whether the broker is there.
+                self._drop()
+                try:
+                    self._publish(ticket_id)
+                except _CONNECTION_ERRORS as error:
+                    self._drop()
+                    raise QueueUnavailable(f"the message broker cannot be reached: {_reason(error)}") from None
+
+    def check(self) -> None:
+        """Connect to the broker. Raises `QueueUnavailable`."""
+        with self._lock:
+            self._drop()
+            try:
+                self._connect()
+            except _CONNECTION_ERRORS as error:
+                raise QueueUnavailable(f"the message broker cannot be reached: {_reason(error)}") from None
+
+    def close(self) -> None:
+        with self._lock:
+            self._drop()
+
+    def _connect(self) -> Connection:
+        if self._connection is None:
+            self._connection = Connection(
+                self._broker_url,
+                connect_timeout=self._timeout_seconds,
+                transport_options=transport_options(self._broker_url, self._timeout_seconds),
+            )
+            self._connection.ensure_connection(max_retries=1, interval_start=0, timeout=self._timeout_seconds)
+        return self._connection
+
+    def _publish(self, ticket_id: int) -> None:
+        task_id = str(uuid.uuid4())
+        argument = [ticket_id]
+        self._connect().Producer().publish(
+            (argument, {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}),
+            exchange=QUEUE.exchange,
+            routing_key=QUEUE.routing_key,
+            declare=[QUEUE],
+            serializer="json",
+            delivery_mode="persistent",
+            timeout=self._timeout_seconds,
+            headers={
+                "lang": "py",
+                "task": PUBLISH_TASK,
+                "id": task_id,
+                "root_id": task_id,
+                "parent_id": None,
+                "group": None,
+                "argsrepr": f"({ticket_id},)",
+                "kwargsrepr": "{}",
+                "origin": f"publisher@{socket.gethostname()}",
+            },
+            correlation_id=task_id,
+        )
+
+    def _drop(self) -> None:
+        if self._connection is not None:
+            try:
+                self._connection.release()
+            except _CONNECTION_ERRORS:
+                logger.debug("closing a broken broker connection failed")
+            self._connection = None
+
+
+def _errors() -> tuple[type[Exception], ...]:
+    import amqp.exceptions
+    import redis.exceptions
+
+    return (OSError, KombuError, redis.exceptions.RedisError, amqp.exceptions.AMQPError)
+
+
+_CONNECTION_ERRORS = _errors()
+
+
+def _reason(error: BaseException) -> str:
+    """What went wrong, without the broker's URL, which may hold a password."""
+    return error.strerror or type(error).__name__ if isinstance(error, OSError) else type(error).__name__

@@ -1,0 +1,162 @@
+"""Settings, read once from the environment (`PUBLISHER_…`) and frozen."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import get_type_hints
+
+from publisher.core.errors import ConfigurationError
+
+PREFIX = "PUBLISHER_"
+_UNIX_SOCKET_PATH_MAX = 100
+"""Bytes. The kernel's limit for a socket's path is 107 (unix(7)); Redis and its clients need all of it."""
+
+
+def _default_data_dir() -> Path:
+    base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(base) / "image-publisher"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Every setting, with its default. The environment variable of `image_root` is `PUBLISHER_IMAGE_ROOT`.
+
+    Durations are in seconds, sizes in bytes. An empty string is the same as an unset variable.
+    """
+
+    data_dir: Path = field(
+        default_factory=_default_data_dir,
+        metadata={"help": "Where the embedded database, broker, key and image root live."},
+    )
+    database_url: str = field(default="", metadata={"help": "SQLAlchemy URL; empty: SQLite in the data directory."})
+    broker_url: str = field(
+        default="", metadata={"help": "redis://, rediss:// or amqp:// URL; empty: the embedded Redis."}
+    )
+    image_root: Path | None = field(
+        default=None,
+        metadata={"help": "Directory of the generated images; empty: `images` in the data directory."},
+    )
+    secret_key_file: Path | None = field(
+        default=None,
+        metadata={"help": "Fernet keys, one a line, the first encrypts; empty: `secret.key` in the data directory."},
+    )
+    production: bool = field(
+        default=False, metadata={"help": "Production mode: warns about what is only fit for a trial."}
+    )
+    log_level: str = field(default="INFO", metadata={"help": "DEBUG, INFO, WARNING or ERROR."})
+
+    intake_host: str = field(default="127.0.0.1", metadata={"help": "Address that the intake listens on."})
+    intake_port: int = field(default=8000, metadata={"help": "Port that the intake listens on."})
+    public_url: str = field(
+        default="",
+        metadata={"help": "URL of the intake as callers see it, for `Location`; empty: taken from the request."},
+    )
+    flower_port: int = field(default=5555, metadata={"help": "Port of Flower in `publisher up`."})
+    request_bytes_max: int = field(default=1 << 20, metadata={"help": "Largest request body."})
+    credential_cache_seconds: float = field(
+        default=60.0, metadata={"help": "How long a verified password is not hashed again."}
+    )
+    send_timeout_seconds: float = field(
+        default=1.0,
+        metadata={"help": "How long the intake tries to wake a worker before it leaves that for later."},
+    )
+
+    worker_concurrency: int = field(default=4, metadata={"help": "Publications that one worker runs at a time."})
+    lease_seconds: float = field(
+        default=45.0,
+        metadata={"help": "A worker that has not renewed its lease for this long has lost the ticket."},
+    )
+    lease_renew_seconds: float = field(default=10.0, metadata={"help": "How often a lease is renewed."})
+    progress_seconds: float = field(
+        default=0.5, metadata={"help": "Progress is written, and a cancel noticed, at most this often."}
+    )
+    reconcile_seconds: float = field(
+        default=2.0, metadata={"help": "How often forgotten tickets are looked for and woken."}
+    )
+    wake_again_seconds: float = field(
+        default=5.0,
+        metadata={"help": "A queued ticket is woken again after this long, then ever more rarely."},
+    )
+    attempts_max: int = field(default=6, metadata={"help": "Attempts before a transient error fails the ticket."})
+    retry_first_seconds: float = field(default=2.0, metadata={"help": "Delay before the second attempt; it doubles."})
+    retry_longest_seconds: float = field(default=300.0, metadata={"help": "Longest delay between two attempts."})
+    connect_timeout_seconds: float = field(default=10.0, metadata={"help": "Time-out of a connection to a cloud."})
+    call_timeout_seconds: float = field(default=60.0, metadata={"help": "Time-out of one call to a cloud."})
+    stall_seconds: float = field(
+        default=120.0,
+        metadata={"help": "An upload that moves no byte for this long is broken off and retried."},
+    )
+    verify_seconds: float = field(
+        default=900.0,
+        metadata={"help": "How long a cloud may take over an image after its last byte was sent."},
+    )
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] | None = None) -> Settings:
+        """Raises `ConfigurationError`, naming the variable, where a value cannot be read."""
+        environment = os.environ if environment is None else environment
+        hints = get_type_hints(cls)
+        values: dict[str, object] = {}
+        for setting in fields(cls):
+            variable = PREFIX + setting.name.upper()
+            text = environment.get(variable, "")
+            if text:
+                values[setting.name] = _read(variable, text, hints[setting.name])
+        return cls(**values)  # type: ignore[arg-type]  # each value was read as its field's own type
+
+    def environment(self) -> dict[str, str]:
+        """The variables that make another process read these same settings."""
+        return {
+            PREFIX + s.name.upper(): str(getattr(self, s.name))
+            for s in fields(self)
+            if getattr(self, s.name) not in (None, "")
+        }
+
+    @property
+    def database(self) -> str:
+        return self.database_url or f"sqlite:///{self.data_dir / 'publisher.db'}"
+
+    @property
+    def broker(self) -> str:
+        return self.broker_url or f"redis+socket://{self.embedded_redis_socket}"
+
+    @property
+    def embedded_redis_socket(self) -> Path:
+        """Where the embedded Redis listens: a path that follows from the data directory alone, so that every process
+        of the installation finds it."""
+        socket = self.data_dir.absolute() / "redis.sock"
+        if len(os.fsencode(socket)) <= _UNIX_SOCKET_PATH_MAX:
+            return socket
+        digest = hashlib.sha256(os.fsencode(socket)).hexdigest()[:16]
+        return Path(tempfile.gettempdir()) / f"image-publisher-{os.getuid()}-{digest}" / "redis.sock"
+
+    @property
+    def images(self) -> Path:
+        return self.image_root or self.data_dir / "images"
+
+    @property
+    def key_file(self) -> Path:
+        return self.secret_key_file or self.data_dir / "secret.key"
+
+
+_TRUE, _FALSE = {"1", "true", "yes", "on"}, {"0", "false", "no", "off"}
+
+
+def _read(variable: str, text: str, kind: object) -> object:
+    try:
+        if kind is bool:
+            if text.lower() not in _TRUE | _FALSE:
+                raise ValueError("use true or false")
+            return text.lower() in _TRUE
+        if kind is int:
+            return int(text)
+        if kind is float:
+            return float(text)
+    except ValueError as error:
+        raise ConfigurationError(f"{variable}: {error}") from None
+    return text if kind is str else Path(text)

@@ -1,0 +1,109 @@
+"""The connection to the database: SQLite (write-ahead log) or PostgreSQL, behind the same code."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import URL, Connection, Double, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
+
+from publisher.core.errors import ConfigurationError
+
+_BUSY_SECONDS = 30
+_CONNECT_SECONDS = 5
+_WRITING = "publisher_writing"
+
+
+class db_now(FunctionElement[float]):  # noqa: N801  # an SQL function, named as such
+    """The database's clock, in seconds since the epoch. The workers' own clocks decide nothing."""
+
+    type = Double()
+    inherit_cache = True
+
+
+@compiles(db_now, "postgresql")
+def _postgresql_now(element: db_now, compiler: SQLCompiler, **options: Any) -> str:
+    # clock_timestamp() moves on within a transaction, now() does not.
+    return "CAST(EXTRACT(EPOCH FROM clock_timestamp()) AS DOUBLE PRECISION)"
+
+
+@compiles(db_now, "sqlite")
+def _sqlite_now(element: db_now, compiler: SQLCompiler, **options: Any) -> str:
+    return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+def open_engine(url: str) -> Engine:
+    """Raises `ConfigurationError` for a URL that names no database we know."""
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise ConfigurationError("PUBLISHER_DATABASE_URL is not a SQLAlchemy database URL") from None
+    match parsed.get_backend_name():
+        case "sqlite":
+            return _open_sqlite(parsed)
+        case "postgresql":
+            return create_engine(
+                parsed.set(drivername="postgresql+psycopg"),
+                pool_size=10,
+                max_overflow=20,
+                pool_timeout=10,
+                pool_pre_ping=True,
+                connect_args={
+                    "connect_timeout": _CONNECT_SECONDS,
+                    "options": "-c statement_timeout=30000 -c lock_timeout=10000"
+                    " -c idle_in_transaction_session_timeout=60000",
+                    "tcp_user_timeout": 20000,
+                },
+            )
+        case other:
+            raise ConfigurationError(f"PUBLISHER_DATABASE_URL: '{other}' is not supported; use sqlite or postgresql")
+
+
+def _open_sqlite(url: URL) -> Engine:
+    if not url.database or url.database == ":memory:":
+        raise ConfigurationError("PUBLISHER_DATABASE_URL: SQLite needs a file, for every process to see the tickets")
+    Path(url.database).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    # isolation_level None: the driver begins nothing by itself, the listener below does.
+    engine = create_engine(
+        url,
+        pool_size=10,
+        max_overflow=20,
+        connect_args={"timeout": _BUSY_SECONDS, "isolation_level": None, "check_same_thread": False},
+    )
+
+    @event.listens_for(engine, "connect")
+    def _connected(connection: sqlite3.Connection, _: object) -> None:
+        connection.execute("PRAGMA journal_mode = WAL")
+        # A commit survives the power cut that follows it: an accepted ticket is never lost.
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA foreign_keys = ON")
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        # A transaction that reads first and writes later would fail at once where another has written in between
+        # (SQLITE_BUSY_SNAPSHOT); one that takes the write lock at the start waits its turn.
+        writing = connection.get_execution_options().get(_WRITING)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+
+    return engine
+
+
+@contextmanager
+def reading(engine: Engine) -> Iterator[Connection]:
+    """One transaction that only reads."""
+    with engine.connect() as connection, connection.begin():
+        yield connection
+
+
+@contextmanager
+def writing(engine: Engine) -> Iterator[Connection]:
+    """One transaction that may write: committed at the end of the block, rolled back on an exception."""
+    with engine.connect().execution_options(**{_WRITING: True}) as connection, connection.begin():
+        yield connection

@@ -1,0 +1,256 @@
+"""Tickets as a worker sees them: claimed under a lease, and written to only while that lease holds.
+
+A claim gives the ticket a new fencing token. Every write names the token, so that a worker which has lost its lease,
+however late it wakes up, changes nothing. The database's clock decides when a lease has run out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Engine, insert, select, update
+
+from publisher.core.errors import Cancelled, LeaseLost
+from publisher.core.store.engine import db_now, reading, writing
+from publisher.core.store.rows import TICKET_COLUMNS, change, record, ticket_of
+from publisher.core.store.tables import journal, tickets
+from publisher.core.ticket import CloudRef, Phase, State, Ticket
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A ticket that this worker holds, and the token that proves it."""
+
+    ticket: Ticket
+    token: int
+
+
+class Leases:
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def claim(self, id: int, worker: str, lease_seconds: float) -> Claim | None:
+        """Take a ticket that is queued and due, or whose holder's lease has run out; None where there is nothing to
+        take, which is how most second deliveries of a message end."""
+        query = (
+            select(*[*TICKET_COLUMNS, tickets.c.lease_until, db_now().label("now")])
+            .where(tickets.c.id == id)
+            .with_for_update()
+        )
+        with writing(self._engine) as connection:
+            row = connection.execute(query).one_or_none()
+            if row is None:
+                return None
+            ticket = ticket_of(row)
+            if ticket.state is State.QUEUED:
+                free, to_state, words = ticket.not_before <= row.now, State.PUBLISHING, "Claimed"
+            elif ticket.final:
+                return None
+            else:
+                free, to_state = row.lease_until < row.now, ticket.state
+                words = "The lease of the worker before ran out; claimed"
+            if not free:
+                return None
+            claimed = change(
+                connection,
+                id,
+                ticket.state,
+                to_state,
+                tickets.c.lease_token == ticket.lease_token,
+                words=f"{words} by {worker}",
+                phase=Phase.PREPARING,
+                sent=0,
+                attempt=ticket.attempt + 1,
+                started=db_now(),
+                worker=worker,
+                lease_token=ticket.lease_token + 1,
+                lease_until=db_now() + lease_seconds,
+                # The reconciler looks again when the lease runs out.
+                wake_at=db_now() + lease_seconds,
+                wakes=0,
+            )
+            if not claimed:
+                return None
+            now = connection.execute(select(*TICKET_COLUMNS).where(tickets.c.id == id)).one()
+        return Claim(ticket_of(now), ticket.lease_token + 1)
+
+    def renew(self, claim: Claim, lease_seconds: float, *, sent: int) -> None:
+        """Write the progress and renew the lease. Raises `Cancelled` or `LeaseLost`."""
+        until = db_now() + lease_seconds
+        with writing(self._engine) as connection:
+            self._update(connection, claim, sent=sent, lease_until=until, wake_at=until)
+
+    def hold(self, claim: Claim, lease_seconds: float) -> None:
+        """Renew the lease, of a ticket that is being cancelled, too. Raises `LeaseLost`."""
+        self._give(claim, lease_seconds)
+
+    def check(self, claim: Claim) -> None:
+        """Look whether the work may go on, without writing. Raises `Cancelled` or `LeaseLost`."""
+        with reading(self._engine) as connection:
+            self._refuse(connection, claim)
+
+    def phase(self, claim: Claim, phase: Phase, words: str) -> None:
+        """Say what is being done now. Raises `Cancelled` or `LeaseLost`."""
+        with writing(self._engine) as connection:
+            self._update(connection, claim, phase=phase, modified=db_now())
+            record(connection, claim.ticket.id, State.PUBLISHING, State.PUBLISHING, phase, words)
+
+    # The journal of cloud objects --------------------------------------------------------------------------------
+
+    def journal(self, claim: Claim) -> Sequence[CloudRef]:
+        query = select(journal).where(journal.c.ticket_id == claim.ticket.id).order_by(journal.c.created)
+        with reading(self._engine) as connection:
+            return [CloudRef(row.cloud_id, row.state) for row in connection.execute(query)]
+
+    def plan(self, claim: Claim, cloud_id: str) -> None:
+        """Write down a cloud object before it is made. Raises `Cancelled` or `LeaseLost`: then it must not be."""
+        with writing(self._engine) as connection:
+            self._update(connection, claim, modified=db_now())
+            connection.execute(
+                insert(journal).values(
+                    ticket_id=claim.ticket.id,
+                    cloud_id=cloud_id,
+                    state="planned",
+                    created=db_now(),
+                    modified=db_now(),
+                )
+            )
+
+    def mark(self, claim: Claim, cloud_id: str, state: str) -> None:
+        """Note that a cloud object is `present` or `gone`. Holds in a ticket that is being cancelled, too.
+
+        Raises `LeaseLost`.
+        """
+        with writing(self._engine) as connection:
+            held = connection.execute(
+                update(tickets)
+                .where(tickets.c.id == claim.ticket.id, *_held(claim))
+                .values(modified=db_now(), cloud_id=cloud_id if state == "present" else None)
+            )
+            if held.rowcount != 1:
+                raise LeaseLost
+            connection.execute(
+                update(journal)
+                .where(journal.c.ticket_id == claim.ticket.id, journal.c.cloud_id == cloud_id)
+                .values(state=state, modified=db_now())
+            )
+
+    # Outcomes -----------------------------------------------------------------------------------------------------
+
+    def published(self, claim: Claim, *, cloud_id: str, location: str | None) -> None:
+        """Raises `Cancelled` or `LeaseLost`."""
+        self._end(
+            claim,
+            State.PUBLISHED,
+            words="Published",
+            cloud_id=cloud_id,
+            location=location,
+            sent=tickets.c.total,
+            error=None,
+            error_detail=None,
+            # Nobody needs them any more.
+            sealed_secrets=None,
+        )
+
+    def failed(self, claim: Claim, *, error: str, detail: str | None = None) -> None:
+        """Raises `Cancelled` or `LeaseLost`."""
+        self._end(claim, State.FAILED, words=f"Failed: {error}", error=error, error_detail=detail)
+
+    def cancelled(self, claim: Claim) -> None:
+        """Raises `LeaseLost`."""
+        with writing(self._engine) as connection:
+            if not change(
+                connection,
+                claim.ticket.id,
+                State.CANCELLING,
+                State.CANCELLED,
+                tickets.c.lease_token == claim.token,
+                words="Cancelled: nothing is left in the cloud",
+                finished=db_now(),
+                lease_until=0.0,
+                cloud_id=None,
+                sealed_secrets=None,
+            ):
+                raise LeaseLost
+
+    def retry(self, claim: Claim, *, delay_seconds: float, error: str) -> None:
+        """Hand the ticket back, to be tried again after a while. Raises `Cancelled` or `LeaseLost`."""
+        self._requeue(claim, f"To be tried again in {delay_seconds:.0f} s: {error}", delay_seconds, error=error)
+
+    def release(self, claim: Claim, words: str) -> None:
+        """Hand the ticket back at once; the attempt does not count. Raises `Cancelled` or `LeaseLost`."""
+        self._requeue(claim, words, 0.0, attempt=tickets.c.attempt - 1)
+
+    def hand_over(self, claim: Claim, *, delay_seconds: float = 0.0) -> None:
+        """Leave a ticket that is being cancelled to whoever takes it up, after a while. Raises `LeaseLost`."""
+        self._give(claim, delay_seconds)
+
+    def _give(self, claim: Claim, seconds: float) -> None:
+        until = db_now() + seconds
+        with writing(self._engine) as connection:
+            given = connection.execute(
+                update(tickets)
+                .where(tickets.c.id == claim.ticket.id, *_held(claim))
+                .values(lease_until=until, wake_at=until, wakes=0)
+            )
+            if given.rowcount != 1:
+                raise LeaseLost
+
+    def _requeue(self, claim: Claim, words: str, delay_seconds: float, **values: Any) -> None:
+        with writing(self._engine) as connection:
+            if not change(
+                connection,
+                claim.ticket.id,
+                State.PUBLISHING,
+                State.QUEUED,
+                tickets.c.lease_token == claim.token,
+                words=words,
+                phase=Phase.WAITING,
+                sent=0,
+                lease_until=0.0,
+                worker=None,
+                not_before=db_now() + delay_seconds,
+                wake_at=db_now() + delay_seconds,
+                wakes=0,
+                **values,
+            ):
+                self._refuse(connection, claim)
+
+    def _end(self, claim: Claim, state: State, *, words: str, **values: Any) -> None:
+        with writing(self._engine) as connection:
+            if not change(
+                connection,
+                claim.ticket.id,
+                State.PUBLISHING,
+                state,
+                tickets.c.lease_token == claim.token,
+                words=words,
+                finished=db_now(),
+                lease_until=0.0,
+                **values,
+            ):
+                self._refuse(connection, claim)
+
+    def _update(self, connection: Connection, claim: Claim, **values: Any) -> None:
+        guards = tickets.c.id == claim.ticket.id, tickets.c.state == State.PUBLISHING
+        statement = update(tickets).where(*guards, tickets.c.lease_token == claim.token).values(values)
+        if connection.execute(statement).rowcount != 1:
+            self._refuse(connection, claim)
+
+    def _refuse(self, connection: Connection, claim: Claim) -> None:
+        """Raise what a refused write means; nothing where the ticket is held after all."""
+        query = select(tickets.c.state, tickets.c.lease_token).where(tickets.c.id == claim.ticket.id)
+        row = connection.execute(query).one_or_none()
+        if row is None or row.lease_token != claim.token:
+            raise LeaseLost
+        if row.state == State.CANCELLING:
+            raise Cancelled
+        if row.state != State.PUBLISHING:
+            raise LeaseLost
+
+
+def _held(claim: Claim) -> tuple[ColumnElement[bool], ...]:
+    states = tickets.c.state.in_([State.PUBLISHING, State.CANCELLING])
+    return states, tickets.c.lease_token == claim.token

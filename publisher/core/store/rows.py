@@ -1,0 +1,78 @@
+"""How a ticket is read from its row, and the one way in which its state is changed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Row, insert, update
+
+from publisher.core.store.engine import db_now
+from publisher.core.store.tables import history, tickets
+from publisher.core.ticket import TRANSITIONS, Phase, Progress, State, Ticket
+
+_PLAIN = [
+    "id", "uid", "owner", "appliance_id", "image_id", "platform", "account", "sealed_secrets", "target", "name",
+    "attempt", "cloud_id", "location", "error", "error_detail", "created", "modified", "started", "finished",
+    "not_before", "lease_token", "worker",
+]  # fmt: skip
+
+TICKET_COLUMNS = [tickets.c[name] for name in (*_PLAIN, "state", "phase", "sent", "total")]
+
+
+def ticket_of(row: Row[Any]) -> Ticket:
+    values = row._mapping
+    return Ticket(
+        **{name: values[name] for name in _PLAIN},
+        state=State(values["state"]),
+        phase=Phase(values["phase"]),
+        progress=Progress(values["sent"], values["total"]),
+    )
+
+
+def change(
+    connection: Connection,
+    ticket_id: int,
+    from_state: State,
+    to_state: State,
+    *guards: ColumnElement[bool],
+    words: str,
+    **values: Any,
+) -> bool:
+    """One guarded UPDATE and its line of history; False, and nothing written, where the guards did not hold.
+
+    Raises `ValueError` for a transition that is not in the table: a mistake in the program.
+    """
+    if (from_state, to_state) not in TRANSITIONS:
+        raise ValueError(f"no transition from {from_state} to {to_state}")
+    statement = (
+        update(tickets)
+        .where(tickets.c.id == ticket_id, tickets.c.state == from_state, *guards)
+        .values(state=to_state, modified=db_now(), **values)
+        .returning(tickets.c.phase)
+    )
+    row = connection.execute(statement).one_or_none()
+    if row is None:
+        return False
+    record(connection, ticket_id, from_state, to_state, row.phase, words)
+    return True
+
+
+def record(
+    connection: Connection,
+    ticket_id: int,
+    from_state: State | None,
+    to_state: State,
+    phase: Phase,
+    words: str,
+) -> None:
+    """Write one line of a ticket's history."""
+    connection.execute(
+        insert(history).values(
+            ticket_id=ticket_id,
+            at=db_now(),
+            from_state=from_state,
+            to_state=to_state,
+            phase=phase,
+            words=words,
+        )
+    )

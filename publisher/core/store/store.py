@@ -1,0 +1,71 @@
+"""The store as a whole: an engine and its repositories."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Engine, select
+
+from publisher.core.errors import ConfigurationError
+from publisher.core.settings import Settings
+from publisher.core.store import tables
+from publisher.core.store.elections import Elections
+from publisher.core.store.engine import open_engine, reading
+from publisher.core.store.images import Images
+from publisher.core.store.leases import Leases
+from publisher.core.store.tickets import Tickets
+from publisher.core.store.users import Users
+
+_MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+class Store:
+    """Tickets, images and users, in one database."""
+
+    def __init__(self, engine: Engine, *, wake_again_seconds: float = 5.0) -> None:
+        self.engine = engine
+        self.tickets = Tickets(engine, wake_again_seconds=wake_again_seconds)
+        self.leases = Leases(engine)
+        self.images = Images(engine)
+        self.users = Users(engine)
+        self.elections = Elections(engine)
+
+    @classmethod
+    def open(cls, settings: Settings) -> Store:
+        return cls(open_engine(settings.database), wake_again_seconds=settings.wake_again_seconds)
+
+    def migrate(self) -> None:
+        """Bring the tables up to this version, forward only."""
+        command.upgrade(self._alembic(), "head")
+
+    def check_schema(self) -> None:
+        """Raises `ConfigurationError` unless the tables are of this version."""
+        with reading(self.engine) as connection:
+            found = MigrationContext.configure(connection).get_current_revision()
+        wanted = ScriptDirectory.from_config(self._alembic()).get_current_head()
+        if found != wanted:
+            raise ConfigurationError(
+                f"the database's tables are of version {found or 'none'}, this software needs {wanted};"
+                " run: publisher migrate"
+            )
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+    @cached_property
+    def deployment(self) -> str:
+        """The id of this installation, made when its tables were: part of the tags on what it makes in clouds."""
+        query = select(tables.installation.c.value).where(tables.installation.c.name == "deployment")
+        with reading(self.engine) as connection:
+            return str(connection.execute(query).scalar_one())
+
+    def _alembic(self) -> Config:
+        config = Config()
+        config.set_main_option("script_location", str(_MIGRATIONS))
+        config.attributes["engine"] = self.engine
+        return config

@@ -1,0 +1,139 @@
+"""The tables. All times are seconds since the epoch, by the database's clock; sizes are bytes."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+# SQLite numbers rows by itself only in a column of exactly this type.
+BigId = BigInteger().with_variant(Integer, "sqlite")
+
+installation = Table(
+    "installation",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("value", Text, nullable=False),
+)
+
+users = Table(
+    "users",
+    metadata,
+    Column("login", String(255), primary_key=True),
+    Column("password_hash", Text, nullable=False),
+    Column("administrator", Boolean, nullable=False),
+    Column("entitlements", JSON, nullable=False),
+    Column("created", Double, nullable=False),
+)
+
+images = Table(
+    "images",
+    metadata,
+    Column("id", BigId, primary_key=True, autoincrement=True),
+    Column("owner", String(255), ForeignKey("users.login"), nullable=False),
+    Column("appliance_id", BigInteger, nullable=False),
+    Column("name", String(255), nullable=False),
+    Column("format", String(32), nullable=False),
+    Column("disk_format", String(16), nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("virtual_size", BigInteger, nullable=False),
+    Column("md5", String(32), nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("sha512", String(128), nullable=False),
+    Column("location", Text, nullable=False),
+    Column("created", Double, nullable=False),
+    Index(None, "owner", "appliance_id"),
+    sqlite_autoincrement=True,
+)
+
+tickets = Table(
+    "tickets",
+    metadata,
+    Column("id", BigId, primary_key=True, autoincrement=True),
+    Column("uid", String(36), nullable=False, unique=True),
+    Column("owner", String(255), nullable=False),
+    Column("appliance_id", BigInteger, nullable=False),
+    # No foreign key: a ticket stays readable when its image has been deleted.
+    Column("image_id", BigInteger, nullable=False),
+    Column("platform", String(32), nullable=False),
+    Column("account", JSON, nullable=False),
+    Column("sealed_secrets", LargeBinary),
+    Column("target", JSON, nullable=False),
+    Column("name", String(255), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("phase", String(16), nullable=False),
+    Column("sent", BigInteger, nullable=False),
+    Column("total", BigInteger, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("cloud_id", String(255)),
+    Column("location", Text),
+    Column("error", Text),
+    Column("error_detail", Text),
+    Column("created", Double, nullable=False),
+    Column("modified", Double, nullable=False),
+    Column("started", Double),
+    Column("finished", Double),
+    # A queued ticket is not claimed before this time: the delay before a retry.
+    Column("not_before", Double, nullable=False),
+    # The lease: which worker, its fencing token, and until when.
+    Column("lease_token", BigInteger, nullable=False),
+    Column("lease_until", Double, nullable=False),
+    Column("worker", String(255)),
+    # When the reconciler wakes a worker for it next, and how often it has.
+    Column("wake_at", Double, nullable=False),
+    Column("wakes", Integer, nullable=False),
+    Index(None, "owner", "appliance_id"),
+    Index(None, "state", "wake_at"),
+    sqlite_autoincrement=True,
+)
+
+history = Table(
+    "ticket_history",
+    metadata,
+    Column("id", BigId, primary_key=True, autoincrement=True),
+    Column("ticket_id", BigInteger, ForeignKey("tickets.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("at", Double, nullable=False),
+    Column("from_state", String(16)),
+    Column("to_state", String(16), nullable=False),
+    Column("phase", String(16), nullable=False),
+    Column("words", Text, nullable=False),
+)
+
+journal = Table(
+    "ticket_journal",
+    metadata,
+    Column("ticket_id", BigInteger, ForeignKey("tickets.id", ondelete="CASCADE"), primary_key=True),
+    Column("cloud_id", String(255), primary_key=True),
+    Column("state", String(16), nullable=False),
+    Column("created", Double, nullable=False),
+    Column("modified", Double, nullable=False),
+)
+
+elections = Table(
+    "elections",
+    metadata,
+    Column("office", String(64), primary_key=True),
+    Column("holder", String(255), nullable=False),
+    Column("until", Double, nullable=False),
+)

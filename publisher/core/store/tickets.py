@@ -1,0 +1,177 @@
+"""Tickets as callers and the reconciler see them: made, read, cancelled, woken. A worker's side is in `leases`."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Engine, and_, case, func, insert, or_, select, update
+
+from publisher.core.errors import Conflict, NotFound
+from publisher.core.store.engine import db_now, reading, writing
+from publisher.core.store.rows import TICKET_COLUMNS, change, record, ticket_of
+from publisher.core.store.tables import history, journal, tickets
+from publisher.core.ticket import CloudRef, HistoryEntry, Phase, State, Ticket
+
+_WAKE_AGAIN_LONGEST_SECONDS = 300.0
+
+
+class Tickets:
+    def __init__(self, engine: Engine, *, wake_again_seconds: float) -> None:
+        self._engine = engine
+        self._wake_again_seconds = wake_again_seconds
+
+    def create(
+        self,
+        *,
+        owner: str,
+        appliance_id: int,
+        image_id: int,
+        image_size: int,
+        platform: str,
+        account: dict[str, Any],
+        sealed_secrets: bytes,
+        target: dict[str, Any],
+        name: str,
+    ) -> Ticket:
+        """Commit a queued ticket. The caller then wakes a worker; if it does not, the reconciler will."""
+        row = {
+            "uid": str(uuid.uuid4()),
+            "owner": owner,
+            "appliance_id": appliance_id,
+            "image_id": image_id,
+            "platform": platform,
+            "account": account,
+            "sealed_secrets": sealed_secrets,
+            "target": target,
+            "name": name,
+            "state": State.QUEUED,
+            "phase": Phase.WAITING,
+            "sent": 0,
+            "total": image_size,
+            "attempt": 0,
+            "created": db_now(),
+            "modified": db_now(),
+            "not_before": 0.0,
+            "lease_token": 0,
+            "lease_until": 0.0,
+            "wake_at": db_now() + self._wake_again_seconds,
+            "wakes": 0,
+        }
+        with writing(self._engine) as connection:
+            ticket = ticket_of(connection.execute(insert(tickets).values(row).returning(*TICKET_COLUMNS)).one())
+            record(connection, ticket.id, None, State.QUEUED, Phase.WAITING, "Accepted")
+            return ticket
+
+    def get(self, id: int) -> Ticket | None:
+        with reading(self._engine) as connection:
+            row = connection.execute(select(*TICKET_COLUMNS).where(tickets.c.id == id)).one_or_none()
+        return ticket_of(row) if row else None
+
+    def list(self, *, owner: str | None = None, appliance_id: int | None = None) -> list[Ticket]:
+        query = select(*TICKET_COLUMNS).order_by(tickets.c.id)
+        if owner is not None:
+            query = query.where(tickets.c.owner == owner)
+        if appliance_id is not None:
+            query = query.where(tickets.c.appliance_id == appliance_id)
+        with reading(self._engine) as connection:
+            return [ticket_of(row) for row in connection.execute(query)]
+
+    def history(self, id: int) -> Sequence[HistoryEntry]:
+        query = select(history).where(history.c.ticket_id == id).order_by(history.c.id)
+        with reading(self._engine) as connection:
+            return [
+                HistoryEntry(
+                    row.at,
+                    State(row.from_state) if row.from_state else None,
+                    State(row.to_state),
+                    Phase(row.phase),
+                    row.words,
+                )
+                for row in connection.execute(query)
+            ]
+
+    def journal(self, id: int) -> Sequence[CloudRef]:
+        """The cloud objects that the ticket has, or may have, made; oldest first."""
+        query = select(journal).where(journal.c.ticket_id == id).order_by(journal.c.created)
+        with reading(self._engine) as connection:
+            return [CloudRef(row.cloud_id, row.state) for row in connection.execute(query)]
+
+    def counts(self) -> dict[State, int]:
+        query = select(tickets.c.state, func.count()).group_by(tickets.c.state)
+        with reading(self._engine) as connection:
+            found = {State(state): count for state, count in connection.execute(query)}
+        return {state: found.get(state, 0) for state in State}
+
+    def request_cancel(self, id: int) -> Ticket:
+        """Cancel a ticket: at once where no cloud was touched, else a worker stops and cleans up first.
+
+        Raises `NotFound`, or `Conflict` where the ticket has ended already. Repeatable.
+        """
+        # The state may change between reading and writing; each write is guarded, so look again.
+        for _ in range(10):
+            ticket = self.get(id)
+            if ticket is None:
+                raise NotFound(f"there is no ticket {id}")
+            if ticket.state is State.CANCELLING:
+                return ticket
+            if ticket.final:
+                raise Conflict(f"ticket {id} has ended already: {ticket.state}")
+            if self._cancel_from(ticket):
+                found = self.get(id)
+                assert found is not None  # noqa: S101  # it was changed a moment ago, and tickets are never removed
+                return found
+        raise Conflict(f"ticket {id} changes too fast to be cancelled; try again")
+
+    def _cancel_from(self, ticket: Ticket) -> bool:
+        touched = any(ref.state != "gone" for ref in self.journal(ticket.id))
+        with writing(self._engine) as connection:
+            if ticket.state is State.QUEUED and not touched:
+                return change(
+                    connection,
+                    ticket.id,
+                    State.QUEUED,
+                    State.CANCELLED,
+                    tickets.c.lease_token == ticket.lease_token,
+                    words="Cancelled before any upload",
+                    finished=db_now(),
+                    sealed_secrets=None,
+                )
+            return change(
+                connection,
+                ticket.id,
+                ticket.state,
+                State.CANCELLING,
+                tickets.c.lease_token == ticket.lease_token,
+                words="Cancel requested",
+                # One that no worker holds is to be taken up at once, for the clean-up.
+                wake_at=db_now(),
+                wakes=0,
+            )
+
+    def due(self, limit: int = 100) -> Sequence[int]:
+        """Tickets that no worker holds although one should: to be woken now. Oldest first."""
+        waiting = and_(tickets.c.state == State.QUEUED, tickets.c.not_before <= db_now())
+        abandoned = and_(tickets.c.state.in_([State.PUBLISHING, State.CANCELLING]), tickets.c.lease_until < db_now())
+        query = (
+            select(tickets.c.id)
+            .where(tickets.c.wake_at <= db_now(), or_(waiting, abandoned))
+            .order_by(tickets.c.wake_at, tickets.c.id)
+            .limit(limit)
+        )
+        with reading(self._engine) as connection:
+            return connection.execute(query).scalars().all()
+
+    def woken(self, id: int, *, sent: bool) -> None:
+        """Note that a worker was woken for a ticket, or could not be.
+
+        One that was is woken again ever more rarely, so that a long queue is not filled with copies of its messages.
+        """
+        growing = self._wake_again_seconds * (1 + tickets.c.wakes * tickets.c.wakes)
+        delay = case((growing > _WAKE_AGAIN_LONGEST_SECONDS, _WAKE_AGAIN_LONGEST_SECONDS), else_=growing)
+        values = (
+            {"wake_at": db_now() + delay, "wakes": tickets.c.wakes + 1} if sent else {"wake_at": db_now(), "wakes": 0}
+        )
+        with writing(self._engine) as connection:
+            connection.execute(update(tickets).where(tickets.c.id == id).values(values))

@@ -1,0 +1,183 @@
+"""A ticket: its states, the transitions between them, and what it tells. Pure values, no I/O."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+MIB = 1 << 20
+
+
+class State(StrEnum):
+    """Where a ticket stands. The last three are final."""
+
+    QUEUED = "queued"
+    PUBLISHING = "publishing"
+    CANCELLING = "cancelling"
+    PUBLISHED = "published"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+FINAL = frozenset({State.PUBLISHED, State.FAILED, State.CANCELLED})
+
+TRANSITIONS: frozenset[tuple[State, State]] = frozenset(
+    {
+        (State.QUEUED, State.PUBLISHING),  # a worker claims it
+        (State.QUEUED, State.CANCELLED),  # cancelled before any cloud was touched
+        (
+            State.QUEUED,
+            State.CANCELLING,
+        ),  # cancelled between two attempts: something may be left in the cloud
+        (State.PUBLISHING, State.PUBLISHING),  # its lease ran out and another worker claims it
+        (State.PUBLISHING, State.QUEUED),  # to be tried again
+        (State.PUBLISHING, State.PUBLISHED),
+        (State.PUBLISHING, State.FAILED),
+        (State.PUBLISHING, State.CANCELLING),
+        (State.CANCELLING, State.CANCELLING),  # the lease of the worker that cleans up ran out
+        (State.CANCELLING, State.CANCELLED),
+    }
+)
+"""Every change of state that may happen. The store refuses any other."""
+
+
+class Phase(StrEnum):
+    """What a worker is doing with a ticket. For people; nothing is decided by it."""
+
+    WAITING = "waiting"
+    PREPARING = "preparing"
+    AUTHENTICATING = "authenticating"
+    UPLOADING = "uploading"
+    VERIFYING = "verifying"
+    FINISHING = "finishing"
+    CLEANING = "cleaning"
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How much of the image has been sent in this attempt. Bytes."""
+
+    sent: int = 0
+    total: int = 0
+
+    @property
+    def percentage(self) -> int:
+        """0 to 100; 100 only once every byte is sent."""
+        return min(100, self.sent * 100 // self.total) if self.total else 0
+
+
+@dataclass(frozen=True, slots=True)
+class CloudRef:
+    """One object in a cloud that a ticket may own: written down before it is made, so that none can be forgotten."""
+
+    cloud_id: str
+    state: str = "planned"
+    """`planned` (its creation was or will be asked for), `present` (the cloud confirmed it) or `gone`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """A cloud account as a ticket carries it. Secrets are apart from it, sealed; see `publisher.core.vault`."""
+
+    platform: str
+    fields: dict[str, Any] = field(default_factory=dict)
+    """The wire contract's own elements of the platform's credAccount, without its secrets."""
+    secrets: dict[str, str] = field(default_factory=dict, repr=False)
+    """Filled in a worker only."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where in the cloud the image goes, and under which name: the platform's own elements of a publishImage."""
+
+    platform: str
+    fields: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """One accepted publish request. Times are seconds since the epoch, by the database's clock."""
+
+    id: int
+    uid: str
+    """Unique among all installations; the tag on each cloud object that belongs to this ticket."""
+    owner: str
+    appliance_id: int
+    image_id: int
+    platform: str
+    account: dict[str, Any] = field(repr=False)
+    sealed_secrets: bytes | None = field(repr=False)
+    target: dict[str, Any] = field(repr=False)
+    name: str
+    state: State
+    phase: Phase
+    progress: Progress
+    attempt: int
+    cloud_id: str | None
+    location: str | None
+    error: str | None
+    error_detail: str | None
+    created: float
+    modified: float
+    started: float | None
+    finished: float | None
+    not_before: float
+    lease_token: int
+    worker: str | None
+
+    @property
+    def final(self) -> bool:
+        return self.state in FINAL
+
+    @property
+    def message(self) -> str:
+        """What is happening, in words for a person."""
+        match self.state:
+            case State.QUEUED if self.error:
+                return f"Waiting to try again (attempt {self.attempt + 1}): {self.error}"
+            case State.QUEUED:
+                return "Queued"
+            case State.PUBLISHED:
+                return "Published"
+            case State.FAILED:
+                return "Failed"
+            case State.CANCELLED:
+                return "Cancelled"
+            case State.CANCELLING:
+                return "Cancelling: removing what was uploaded"
+            case State.PUBLISHING:
+                return self._phase_message()
+
+    def _phase_message(self) -> str:
+        match self.phase:
+            case Phase.AUTHENTICATING:
+                return "Signing in to the cloud"
+            case Phase.UPLOADING:
+                return f"Uploading {self.progress.sent // MIB} of {-(-self.progress.total // MIB)} MiB"
+            case Phase.VERIFYING:
+                return "Verifying checksum"
+            case Phase.FINISHING:
+                return "Finishing: visibility and properties"
+            case Phase.CLEANING:
+                return "Removing what was uploaded"
+            case _:
+                return "Preparing"
+
+    def seconds_left(self, now: float) -> float | None:
+        """Until the upload ends at its present mean rate; None while that cannot be told."""
+        if self.phase is not Phase.UPLOADING or not self.started or not self.progress.sent:
+            return None
+        elapsed = max(now - self.started, 1e-3)
+        return (self.progress.total - self.progress.sent) * elapsed / self.progress.sent
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryEntry:
+    """One line of a ticket's history."""
+
+    at: float
+    from_state: State | None
+    to_state: State
+    phase: Phase
+    words: str

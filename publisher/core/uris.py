@@ -1,0 +1,43 @@
+"""URIs of the publishing API, relative to its base path and without a leading slash, as they stand in bodies."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import quote, unquote
+
+from publisher.core.errors import InvalidRequest
+
+_IMAGE = re.compile(r"(?:/?(?:api/)?)users/([^/]+)/appliances/(\d{1,18})/images/(\d{1,18})/?")
+_APPLIANCE = re.compile(r"(?:/?(?:api/)?)users/([^/]+)/appliances/(\d{1,18})/?")
+
+
+def user_uri(login: str) -> str:
+    return f"users/{quote(login, safe='')}"
+
+
+def appliance_uri(login: str, appliance_id: int) -> str:
+    return f"{user_uri(login)}/appliances/{appliance_id}"
+
+
+def image_uri(login: str, appliance_id: int, image_id: int) -> str:
+    return f"{appliance_uri(login, appliance_id)}/images/{image_id}"
+
+
+def ticket_uri(login: str, appliance_id: int, image_id: int, ticket_id: int) -> str:
+    return f"{image_uri(login, appliance_id, image_id)}/pimages/{ticket_id}"
+
+
+def parse_image_uri(uri: str, field: str) -> tuple[str, int, int]:
+    """Login, appliance id, image id. Raises `InvalidRequest`."""
+    match = _IMAGE.fullmatch(uri)
+    if not match:
+        raise InvalidRequest(f"'{uri}' is not of the form users/USER/appliances/4/images/7", field=field)
+    return unquote(match[1]), int(match[2]), int(match[3])
+
+
+def parse_appliance_uri(uri: str, field: str) -> tuple[str, int]:
+    """Login and appliance id. Raises `InvalidRequest`."""
+    match = _APPLIANCE.fullmatch(uri)
+    if not match:
+        raise InvalidRequest(f"'{uri}' is not of the form users/USER/appliances/4", field=field)
+    return unquote(match[1]), int(match[2])

@@ -1,0 +1,79 @@
+"""Encryption of cloud secrets at rest (Fernet: AES-128-CBC with HMAC-SHA256), with key rotation.
+
+The intake seals; only a worker opens. Rotation: put a new key on the first line of the key file, restart; old lines
+still open what they sealed, and can go once no ticket is left that was sealed with them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import tempfile
+from pathlib import Path
+
+from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+
+from publisher.core.errors import ConfigurationError
+
+logger = logging.getLogger(__name__)
+
+
+class Vault:
+    """Seals a ticket's secrets, and opens them again."""
+
+    def __init__(self, fernet: MultiFernet) -> None:
+        self._fernet = fernet
+
+    @classmethod
+    def from_file(cls, path: Path, *, production: bool = False) -> Vault:
+        """Read the keys (one a line); make the file, mode 0600, where there is none.
+
+        Raises `ConfigurationError` where the file is unreadable, readable by others, or holds no valid key.
+        """
+        if not path.exists():
+            _generate(path)
+            if production:
+                logger.warning(
+                    "Generated a new secret key in %s. Every intake and worker needs the same one: copy it there, and"
+                    " keep a copy with your backups.",
+                    path,
+                )
+        try:
+            if path.stat().st_mode & 0o077:
+                raise ConfigurationError(f"{path} can be read by others; run: chmod 600 {path}")
+            lines = path.read_text("ascii").split()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigurationError(f"the secret key file {path} cannot be read: {error}") from None
+        try:
+            return cls(MultiFernet([Fernet(line) for line in lines]))
+        except ValueError:
+            raise ConfigurationError(f"{path} holds no valid Fernet key; see docs/operations.md") from None
+
+    def seal(self, secrets: dict[str, str]) -> bytes:
+        return self._fernet.encrypt(json.dumps(secrets).encode())
+
+    def open(self, sealed: bytes) -> dict[str, str]:
+        """Raises `ConfigurationError` where no key opens it."""
+        try:
+            secrets: dict[str, str] = json.loads(self._fernet.decrypt(sealed))
+        except InvalidToken:
+            raise ConfigurationError(
+                "the account's secrets were sealed with a key that this worker does not have; give every intake and"
+                " worker the same secret key file"
+            ) from None
+        return secrets
+
+
+def _generate(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".key-")  # mode 0600
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(Fernet.generate_key() + b"\n")
+        # A link fails where the file exists already: of two processes that start together, one key wins.
+        with contextlib.suppress(FileExistsError):
+            os.link(name, path)
+    finally:
+        Path(name).unlink()

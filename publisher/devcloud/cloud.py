@@ -1,0 +1,257 @@
+"""A real Keystone (v3) and Glance on loopback, for development, demonstrations and tests."""
+
+import fcntl
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+
+from publisher.devcloud import config, databases, environment
+from publisher.devcloud.config import Sections
+from publisher.devcloud.errors import DevCloudError
+from publisher.devcloud.identity import ADMIN, SERVICE_USER, USERS, Identity
+from publisher.devcloud.servers import PortTakenError, Server, glance_server, keystone_server
+from publisher.devcloud.state import State
+
+_CREATION_ATTEMPTS = 3
+_NO_OVERRIDES: Sections = MappingProxyType({})
+
+
+def _say_nothing(words: str) -> None:
+    """Be silent about what goes on."""
+
+
+class DevCloud:
+    """A cloud whose data, logs and process ids are in one directory, of mode 0700.
+
+    It outlives the process that started it: any DevCloud of the same directory can stop it or use it. The
+    users are those of `publisher.devcloud.identity.USERS`. Methods raise DevCloudError.
+    """
+
+    def __init__(self, directory: Path, venv: Path) -> None:
+        self.directory = directory.resolve()
+        self.venv = venv.absolute()
+
+    def up(
+        self,
+        *,
+        say: Callable[[str], None] = _say_nothing,
+        overrides: Sections = _NO_OVERRIDES,
+        token_seconds: int = 3600,
+    ) -> None:
+        """Have it running and answering; a cloud that does is left alone.
+
+        The first time, this makes the environment (a minute or two) unless there is one, and the cloud (8 s);
+        later starts take 3 s and find everything as it was. `overrides` are further options for
+        glance-api.conf, and `token_seconds` is how long a token lasts; a server whose options differ from
+        those it runs with is restarted.
+        """
+        if not sys.platform.startswith("linux"):
+            raise DevCloudError("the development cloud needs Linux (its processes are known by /proc)")
+        self._make_directory()
+        with self._alone():
+            environment.ensure(self.venv, say)
+            state = self._load()
+            if state is None or not state.complete:
+                say(f"Creating a cloud in {self.directory}")
+                state = self._create(overrides, token_seconds)
+            else:
+                self._resume(state, overrides, token_seconds)
+            say(f"Keystone {self.keystone_url}/v3, Glance {self.glance_url}")
+
+    def down(self) -> None:
+        """Stop both servers, if they run; the data stays. Uploads in progress get half a minute to end."""
+        if self._load() is None:
+            return
+        with self._alone():
+            self.stop_glance()
+            self.stop_keystone()
+
+    def running(self) -> bool:
+        """Tell whether both servers run."""
+        state = self._load()
+        return state is not None and all(server.running() for server in self._servers(state))
+
+    @property
+    def keystone_url(self) -> str:
+        """Keystone's root, without /v3."""
+        return self._keystone().url
+
+    @property
+    def glance_url(self) -> str:
+        """Glance's root, without /v2."""
+        return self._glance().url
+
+    def password(self, user: str = "uploader") -> str:
+        """The password of one of `USERS`, random for each cloud."""
+        try:
+            return self._state().passwords[user]
+        except KeyError:
+            raise DevCloudError(f"there is no user {user!r}: there are {', '.join(USERS)}") from None
+
+    def env(self, user: str = "uploader") -> dict[str, str]:
+        """The OS_… variables with which the `openstack` command, or an SDK, works as that user."""
+        password = self.password(user)
+        who = USERS[user]
+        return {
+            "OS_AUTH_URL": f"{self.keystone_url}/v3",
+            "OS_IDENTITY_API_VERSION": "3",
+            "OS_IMAGE_API_VERSION": "2",
+            "OS_REGION_NAME": config.REGION,
+            "OS_INTERFACE": "public",
+            "OS_USERNAME": who.name,
+            "OS_PASSWORD": password,
+            "OS_USER_DOMAIN_NAME": who.domain,
+            "OS_PROJECT_NAME": who.project,
+            "OS_PROJECT_DOMAIN_NAME": who.domain,
+        }
+
+    def openstack(self) -> Path:
+        """The `openstack` command."""
+        return self.venv / "bin" / "openstack"
+
+    def start_keystone(self) -> None:
+        """Start Keystone unless it runs, and wait until it answers."""
+        _start(self._keystone())
+
+    def stop_keystone(self) -> None:
+        """Stop Keystone."""
+        self._keystone().stop()
+
+    def start_glance(self) -> None:
+        """Start Glance, with the options of the last `up`, unless it runs, and wait until it answers."""
+        _start(self._glance())
+
+    def stop_glance(self) -> None:
+        """Stop Glance; uploads in progress get half a minute to end."""
+        self._glance().stop()
+
+    def kill_glance(self) -> None:
+        """Kill Glance's processes, as a crash would: uploads in progress break off."""
+        self._glance().kill()
+
+    def _create(self, overrides: Sections, token_seconds: int) -> State:
+        """Make a new cloud, on other ports should somebody have taken ours in the meantime."""
+        for attempt in range(_CREATION_ATTEMPTS):
+            state = State.new()
+            try:
+                self._create_on(state, overrides, token_seconds)
+            except BaseException as error:
+                for server in self._servers(state):
+                    server.kill()
+                if not isinstance(error, PortTakenError) or attempt == _CREATION_ATTEMPTS - 1:
+                    raise
+            else:
+                break
+        return state
+
+    def _create_on(self, state: State, overrides: Sections, token_seconds: int) -> None:
+        keystone, glance = self._servers(state)
+        for server in (keystone, glance):
+            server.kill()  # what an earlier attempt may have left, when its process was killed
+            shutil.rmtree(server.home, ignore_errors=True)
+        state.save(self._state_file)
+        self._configure(state, overrides, token_seconds)
+        self._make_databases(state)
+        keystone.start()
+        glance.start()
+        keystone.wait()
+        Identity(state.keystone_port, state.passwords[ADMIN.name]).populate(state.passwords, image_url=glance.url)
+        glance.wait()
+        replace(state, complete=True).save(self._state_file)
+
+    def _make_databases(self, state: State) -> None:
+        keystone, glance = self._servers(state)
+        password = state.passwords[ADMIN.name]
+        makings = [
+            databases.make_keystone(keystone.home, self.venv, url=keystone.url, admin_password=password),
+            databases.make_glance(glance.home, self.venv),
+        ]
+        try:
+            for making in makings:
+                making.finish()
+        finally:
+            for making in makings:
+                making.abandon()
+
+    def _resume(self, state: State, overrides: Sections, token_seconds: int) -> None:
+        servers = self._servers(state)
+        changes = self._configure(state, overrides, token_seconds)
+        for server, changed in zip(servers, changes, strict=True):
+            if changed:
+                server.stop()
+            server.start()
+        for server in servers:
+            server.wait()
+
+    def _configure(self, state: State, overrides: Sections, token_seconds: int) -> tuple[bool, bool]:
+        """Write the configurations; tell for Keystone and for Glance whether it is another than before."""
+        keystone, glance = self._servers(state)
+        glance_sections = config.glance(
+            glance.home,
+            venv=self.venv,
+            url=glance.url,
+            keystone_url=keystone.url,
+            password=state.passwords[SERVICE_USER],
+        )
+        return (
+            config.write_keystone(
+                keystone.home, config.keystone(keystone.home, url=keystone.url, token_seconds=token_seconds)
+            ),
+            config.write_glance(glance.home, self.venv, config.merged(glance_sections, overrides)),
+        )
+
+    def _servers(self, state: State) -> tuple[Server, Server]:
+        return (
+            keystone_server(self.directory / "keystone", self.venv, state.keystone_port),
+            glance_server(self.directory / "glance", self.venv, state.glance_port),
+        )
+
+    def _keystone(self) -> Server:
+        return self._servers(self._state())[0]
+
+    def _glance(self) -> Server:
+        return self._servers(self._state())[1]
+
+    @property
+    def _state_file(self) -> Path:
+        return self.directory / "state.json"
+
+    def _load(self) -> State | None:
+        return State.load(self._state_file)
+
+    def _state(self) -> State:
+        state = self._load()
+        if state is None:
+            raise DevCloudError(f"there is no cloud in {self.directory} yet: bring it up first")
+        return state
+
+    def _make_directory(self) -> None:
+        try:
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise DevCloudError(f"cannot make {self.directory}: {error.strerror}") from error
+        ours = {self._state_file.name, self._lock_file.name}
+        present = {entry.name for entry in self.directory.iterdir()}
+        if present and not present & ours:
+            raise DevCloudError(f"{self.directory} holds something else: name a directory that is empty or new")
+        self.directory.chmod(0o700)
+
+    @property
+    def _lock_file(self) -> Path:
+        return self.directory / "devcloud.lock"
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Let one process at a time bring the cloud up or down; the others wait."""
+        with self._lock_file.open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+
+def _start(server: Server) -> None:
+    server.start()
+    server.wait()

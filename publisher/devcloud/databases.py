@@ -1,0 +1,93 @@
+"""The databases of Keystone and Glance, and Keystone's keys, made by the services' own commands."""
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from publisher.devcloud import config
+from publisher.devcloud.environment import process_environment
+from publisher.devcloud.errors import DevCloudError
+
+_MANAGE = Path(__file__).parent / "inside" / "manage.py"
+_LIMIT_SECONDS = 300
+
+
+@dataclass(frozen=True)
+class Making:
+    """A database in the making, in a process beside ours."""
+
+    home: Path
+    log: Path
+    process: subprocess.Popen[bytes]
+
+    def finish(self) -> None:
+        """Wait for its end. Raises DevCloudError when it fails or takes longer than five minutes."""
+        try:
+            failed = self.process.wait(_LIMIT_SECONDS) != 0
+        except subprocess.TimeoutExpired:
+            self.abandon()
+            failed = True
+        if failed:
+            raise DevCloudError(f"the database in {self.home} could not be made: read {self.log}")
+        with closing(sqlite3.connect(config.database(self.home))) as connection:
+            # Readers and the writer do not block each other then. It is kept in the file.
+            connection.execute("PRAGMA journal_mode=WAL")
+
+    def abandon(self) -> None:
+        """End it at once, if it has not ended."""
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+
+def make_keystone(home: Path, venv: Path, *, url: str, admin_password: str) -> Making:
+    """Begin Keystone's: tables, keys, and a user `admin` with the service catalog's first entries."""
+    endpoints = [f"--bootstrap-{interface}-url" for interface in ("public", "internal", "admin")]
+    owner = ["--keystone-user", "root", "--keystone-group", "root"] if os.geteuid() == 0 else []  # it insists
+    commands = [
+        ["db_sync"],
+        ["fernet_setup", *owner],
+        ["credential_setup", *owner],
+        ["bootstrap", "--bootstrap-region-id", config.REGION]
+        + [word for endpoint in endpoints for word in (endpoint, f"{url}/v3")],
+    ]
+    # By the environment, as other users can read a command line.
+    secrets = {"OS_BOOTSTRAP_PASSWORD": admin_password}
+    return _manage(home, venv, "keystone", home / "keystone.conf", commands, secrets)
+
+
+def make_glance(home: Path, venv: Path) -> Making:
+    """Begin Glance's tables."""
+    return _manage(home, venv, "glance", home / "glance-api.conf", [["db_sync"]], {})
+
+
+def _manage(
+    home: Path,
+    venv: Path,
+    service: str,
+    configuration: Path,
+    commands: Sequence[Sequence[str]],
+    variables: Mapping[str, str],
+) -> Making:
+    arguments = [["--config-file", str(configuration), *command] for command in commands]
+    log = home / "manage.log"
+    with log.open("ab") as out:
+        process = subprocess.Popen(
+            [
+                *(str(venv / "bin" / "python"), "-P", str(_MANAGE)),
+                *(f"{service}.cmd.manage", f"{service}-manage", json.dumps(arguments)),
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            cwd=home,
+            env=process_environment(venv) | dict(variables),
+            start_new_session=True,
+        )
+    return Making(home, log, process)

@@ -1,0 +1,5 @@
+"""What can go wrong with the development cloud."""
+
+
+class DevCloudError(Exception):
+    """The development cloud cannot do it; the message says what to do and which log file to read."""

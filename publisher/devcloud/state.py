@@ -1,0 +1,50 @@
+"""What a cloud must remember between starts, in `state.json`: its ports and its users' passwords."""
+
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from publisher.devcloud.errors import DevCloudError
+from publisher.devcloud.identity import SERVICE_USER, USERS
+from publisher.devcloud.servers import free_port
+
+
+@dataclass(frozen=True)
+class State:
+    """One cloud's ports and passwords; `complete` once its creation has come to its end."""
+
+    keystone_port: int
+    glance_port: int
+    passwords: Mapping[str, str]
+    complete: bool = False
+
+    @classmethod
+    def new(cls) -> "State":
+        """Ports that are free now, and random passwords."""
+        keystone_port = free_port()
+        glance_port = free_port()
+        while glance_port == keystone_port:
+            glance_port = free_port()
+        passwords = {name: secrets.token_urlsafe(18) for name in (*USERS, SERVICE_USER)}
+        return cls(keystone_port, glance_port, passwords)
+
+    @classmethod
+    def load(cls, path: Path) -> "State | None":
+        """The state that was saved, or None. Raises DevCloudError when the file cannot be understood."""
+        try:
+            return cls(**json.loads(path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError) as error:
+            raise DevCloudError(f"{path} is damaged ({error}): remove {path.parent} and start afresh") from error
+
+    def save(self, path: Path) -> None:
+        """Replace the file at once; only its owner can read it."""
+        fresh = path.with_suffix(".new")
+        fresh.unlink(missing_ok=True)
+        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
+            json.dump(asdict(self), out, indent=1)
+        fresh.replace(path)

@@ -1,0 +1,1 @@
+"""The HTTP side: checks publish requests, answers with tickets, tells how they stand."""

@@ -1,0 +1,107 @@
+"""Tickets as the documents that callers get. No secret can be in them: they are made from what was stored in clear."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import UTC, datetime
+
+from publisher.core import uris
+from publisher.core.image import Image
+from publisher.core.ticket import State, Ticket
+from publisher.intake.wire.fields import TYPE_KEY, Document
+from publisher.intake.wire.platforms import Platform, find_platform
+
+
+def ticket_document(ticket: Ticket, image: Image | None, now: float) -> Document:
+    """The `publishImage` of a ticket; `image` is None where it was deleted since. `now` is the time in seconds."""
+    platform = _platform(ticket)
+    target = {field.name: ticket.target.get(field.name) for field in platform.publish_image}
+    document: Document = {
+        TYPE_KEY: platform.publish_image_type,
+        **_object(ticket),
+        "size": ticket.progress.total,
+        "status": status_document(ticket, now),
+        "uploaded": ticket.state is State.PUBLISHED,
+        "parentUri": uris.appliance_uri(ticket.owner, ticket.appliance_id),
+        "credAccount": _account(ticket, platform),
+        "name": ticket.name,
+        "statusUri": _status_uri(ticket),
+        "uri": _uri(ticket),
+        "cloudId": ticket.cloud_id,
+        "imageUri": uris.image_uri(ticket.owner, ticket.appliance_id, ticket.image_id),
+        "publishLocation": ticket.location or ticket.target.get("publishLocation"),
+        **target,
+    }
+    if image:
+        document |= {
+            "md5sum": image.md5,
+            "sha256sum": image.sha256,
+            "fileSize": image.size,
+            "format": {"name": image.format},
+        }
+    if ticket.state is State.PUBLISHED:
+        document["uploadedTime"] = _time(ticket.finished)
+    return document
+
+
+def status_document(ticket: Ticket, now: float) -> Document:
+    """The `status` of a ticket. Exactly one of complete, error and cancelled ends true."""
+    failed = ticket.state is State.FAILED
+    left = ticket.seconds_left(now)
+    return {
+        **_object(ticket),
+        "bytesLoaded": ticket.progress.sent,
+        "bytesTotal": ticket.progress.total,
+        "cancelled": ticket.state is State.CANCELLED,
+        "complete": ticket.state is State.PUBLISHED,
+        "detailedError": failed and bool(ticket.error_detail),
+        "detailedErrorMsg": ticket.error_detail if failed else None,
+        "error": failed,
+        "errorMessage": ticket.error if failed else None,
+        "eta": None if left is None else _time(now + left),
+        "message": ticket.message,
+        "parentUri": _uri(ticket),
+        "percentage": ticket.progress.percentage,
+        "published": ticket.state is State.PUBLISHED,
+        "uri": _status_uri(ticket),
+    }
+
+
+def _account(ticket: Ticket, platform: Platform) -> Document:
+    own = {field.name: ticket.account.get(field.name) for field in platform.cred_account if not field.secret}
+    return {
+        TYPE_KEY: platform.cred_account_type,
+        "targetPlatform": {"name": platform.name, "type": platform.name},
+        "secretsMissing": True,
+        **own,
+    }
+
+
+def _object(ticket: Ticket) -> Document:
+    """What every object begins with."""
+    seen = f"{ticket.uid} {ticket.modified} {ticket.progress.sent} {ticket.state}"
+    return {
+        "created": _time(ticket.created),
+        "dbId": ticket.id,
+        "digest": hashlib.sha256(seen.encode()).hexdigest()[:32],
+        "lastModified": _time(ticket.modified),
+    }
+
+
+def _platform(ticket: Ticket) -> Platform:
+    platform = find_platform(ticket.platform)
+    if platform is None:
+        raise ValueError(f"ticket {ticket.id} is of the unknown platform {ticket.platform!r}")
+    return platform
+
+
+def _uri(ticket: Ticket) -> str:
+    return uris.ticket_uri(ticket.owner, ticket.appliance_id, ticket.image_id, ticket.id)
+
+
+def _status_uri(ticket: Ticket) -> str:
+    return f"{_uri(ticket)}/status"
+
+
+def _time(seconds: float | None) -> datetime | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)

@@ -1,0 +1,54 @@
+"""The intake as an ASGI application: `uvicorn --factory publisher.intake.app:create_app`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from publisher.core.publishing import Waker
+from publisher.core.queue import WakeQueue
+from publisher.core.settings import Settings
+from publisher.core.store import Store
+from publisher.core.vault import Vault
+from publisher.intake import problems
+from publisher.intake.auth import Authenticator
+from publisher.intake.exchange import API, Services
+from publisher.intake.routes import pimages, status
+from publisher.version import __version__
+
+
+def create_app(settings: Settings | None = None, waker: Waker | None = None) -> FastAPI:
+    """Raises `ConfigurationError` where the database or the key is not set up."""
+    settings = settings or Settings.from_environment()
+    store = Store.open(settings)
+    store.check_schema()
+    queue = WakeQueue.open(settings)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        queue.close()
+        store.close()
+
+    app = FastAPI(
+        title="Image publisher",
+        version=__version__,
+        lifespan=lifespan,
+        # Both would load their pages' parts from other hosts.
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.state.services = Services(
+        settings=settings,
+        store=store,
+        sealer=Vault.from_file(settings.key_file, production=settings.production),
+        waker=waker or queue,
+        authenticator=Authenticator(store, settings.credential_cache_seconds),
+    )
+    problems.install(app)
+    for router in (status.router, pimages.router):
+        app.include_router(router, prefix=API)
+    return app

@@ -1,0 +1,113 @@
+"""Errors to HTTP: every answer from 400 up is a `uforgeError` document in the negotiated format."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from http import HTTPStatus
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.exceptions import HTTPException
+
+from publisher.core.errors import (
+    Conflict,
+    InvalidRequest,
+    NotAllowed,
+    NotAuthenticated,
+    NotFound,
+    PublisherError,
+)
+from publisher.intake.negotiation import Format, NotAcceptable, UnsupportedMediaType, answer_format
+from publisher.intake.wire.codec import write_document
+from publisher.intake.wire.limits import BodyTooLarge
+
+logger = logging.getLogger(__name__)
+
+REALM = 'Basic realm="image publisher", charset="UTF-8"'
+_STORE_RETRY_SECONDS = 5
+_STATUS: list[tuple[type[PublisherError], int]] = [
+    (BodyTooLarge, 413),
+    (InvalidRequest, 400),
+    (NotAuthenticated, 401),
+    (NotAllowed, 403),
+    (NotFound, 404),
+    (NotAcceptable, 406),
+    (Conflict, 409),
+    (UnsupportedMediaType, 415),
+]
+
+
+def install(app: FastAPI) -> None:
+    """Have the app answer every error in this way, the framework's own included."""
+    app.add_exception_handler(PublisherError, _publisher_error)
+    app.add_exception_handler(HTTPException, _framework_error)
+    app.add_exception_handler(RequestValidationError, _invalid_path)
+    app.add_exception_handler(SQLAlchemyError, _store_error)
+    app.add_exception_handler(Exception, _unexpected)
+
+
+def problem(
+    request: Request, status: int, message: str, *, kind: str, headers: Mapping[str, str] | None = None
+) -> Response:
+    """The `uforgeError` answer. `kind` is its `messageId`: stable, for programs."""
+    try:
+        form = answer_format(request.headers.get("accept"))
+    except NotAcceptable:
+        form = Format.XML
+    body = write_document(
+        form,
+        "uforgeError",
+        {
+            "localizedErrorMsg": {"message": message, "messageId": kind},
+            "requestMethod": request.method,
+            "requestUri": request.url.path,
+            "statusCode": status,
+            "timestamp": datetime.now(UTC),
+        },
+    )
+    return Response(body, status, headers=dict(headers or {}), media_type=form.content_type)
+
+
+async def _publisher_error(request: Request, error: Exception) -> Response:
+    status = next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
+    if status == 500:
+        return await _unexpected(request, error)
+    headers = {"WWW-Authenticate": REALM} if status == 401 else {}
+    return problem(request, status, str(error), kind=type(error).__name__, headers=headers)
+
+
+async def _framework_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101  # what it is installed for
+    message = {
+        404: "there is no such resource",
+        405: f"{request.method} is not allowed here",
+    }.get(error.status_code, HTTPStatus(error.status_code).phrase)
+    kind = {404: "NotFound", 405: "MethodNotAllowed"}.get(error.status_code, "HttpError")
+    return problem(request, error.status_code, message, kind=kind, headers=error.headers)
+
+
+async def _invalid_path(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)  # noqa: S101
+    where = [".".join(str(part) for part in each["loc"][1:]) for each in error.errors()]
+    if all(each["loc"][0] == "path" for each in error.errors()):
+        return problem(request, 404, "there is no such resource", kind="NotFound")
+    return problem(request, 400, f"{', '.join(where)}: is not valid", kind="InvalidRequest")
+
+
+async def _store_error(request: Request, error: Exception) -> Response:
+    logger.error("the ticket store did not answer: %s", type(error).__name__)
+    return problem(
+        request,
+        503,
+        "the ticket store does not answer; nothing was accepted, try again",
+        kind="StoreUnavailable",
+        headers={"Retry-After": str(_STORE_RETRY_SECONDS)},
+    )
+
+
+async def _unexpected(request: Request, error: Exception) -> Response:
+    logger.error("unexpected", exc_info=error)
+    return problem(request, 500, "an unexpected error; the intake's log tells more", kind="InternalError")

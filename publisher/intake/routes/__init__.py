@@ -1,0 +1,1 @@
+"""The resources, one module each. A route translates and decides nothing."""

@@ -1,0 +1,37 @@
+"""A document in the format that a request came in, or that its answer is to have."""
+
+from __future__ import annotations
+
+from publisher.core.errors import InvalidRequest
+from publisher.intake.negotiation import Format
+from publisher.intake.wire import json, limits, xml
+from publisher.intake.wire.fields import Document
+from publisher.intake.wire.platforms import Platform
+
+
+def read_document(
+    body: bytes,
+    body_format: Format,
+    root: str,
+    *,
+    limit: int = limits.MAX_BODY_BYTES,
+    platform: Platform | None = None,
+) -> Document:
+    """The document in a request's body, which must be of that root and may have `limit` bytes.
+
+    `platform` is what a published image or an account is of that does not tell itself.
+    Raises BodyTooLarge, and InvalidRequest naming the element at fault where there is one.
+    """
+    if body_format is Format.JSON:
+        return json.parse(root, body, limit=limit, platform=platform)
+    name, document = xml.parse(body, limit=limit, platform=platform)
+    if name != root:
+        raise InvalidRequest(f"the root element must be {root}", field=name)
+    return document
+
+
+def write_document(answer_format: Format, root: str, document: Document, *, request: bool = False) -> bytes:
+    """`document` as an answer's body, or a request's. Raises ValueError where it does not fit the schema."""
+    if answer_format is Format.JSON:
+        return json.render(root, document, request=request)
+    return xml.render(root, document, request=request)

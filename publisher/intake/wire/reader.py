@@ -1,0 +1,108 @@
+"""From a parsed body to a Document: the walk along the schema that both codecs share.
+
+A codec gives the body as nodes; what is known here is the schema, and nothing of XML or JSON.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from publisher.intake.wire.fields import TYPE_KEY, Document, Field, Kind, ObjectType
+from publisher.intake.wire.platforms import Platform
+from publisher.intake.wire.polymorphism import (
+    Told,
+    account_platform,
+    concrete_type,
+    declared_platform,
+    image_platform,
+    join,
+)
+from publisher.intake.wire.schema import CRED_ACCOUNT, PUBLISH_IMAGE, TYPES, root_field
+
+
+class Node(ABC):
+    """One element of a body, at a path from the root ("credAccount.port", "" the root itself).
+
+    Every method raises InvalidRequest naming the path where the node is not what is asked for.
+    """
+
+    type_key: ClassVar[str]
+    """What the format calls the name of a concrete type."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    @abstractmethod
+    def child(self, name: str) -> Node | None:
+        """The element of that name, None where there is none; raises where there are several, or can be none."""
+
+    @abstractmethod
+    def items(self, name: str) -> list[Node]:
+        """The elements of that name inside this one, a list's wrapper, in their order."""
+
+    @abstractmethod
+    def leaf(self, field: Field) -> object | None:
+        """The value of this element, which `field` describes; None where it is empty."""
+
+    @abstractmethod
+    def declared_type(self) -> str:
+        """The name of the concrete type that the element declares, "" where it declares none."""
+
+
+def read(node: Node, root: str, platform: Platform | None = None) -> Document:
+    """The document that `node` is the root of. `platform` holds where the document tells none itself."""
+    return _read_object(node, root_field(root), platform)
+
+
+def _read_object(node: Node, field: Field, platform: Platform | None) -> Document:
+    if field.kind is not Kind.POLYMORPHIC:
+        return _read_fields(node, TYPES[field.type], platform)
+    platform = _platform_of(node, field.type, platform)
+    document = _read_fields(node, TYPES[concrete_type(field.type, platform)], platform)
+    return {TYPE_KEY: concrete_type(field.type, platform), **document} if platform else document
+
+
+def _read_fields(node: Node, object_type: ObjectType, platform: Platform | None) -> Document:
+    document: Document = {}
+    for field in object_type.fields:
+        child = node.child(field.name)
+        value = None if child is None else _read_value(child, field, platform)
+        if value is not None:
+            document[field.name] = value
+    return document
+
+
+def _read_value(node: Node, field: Field, platform: Platform | None) -> object | None:
+    if field.kind in (Kind.OBJECT, Kind.POLYMORPHIC):
+        return _read_object(node, field, platform)
+    if field.item is None:
+        return node.leaf(field)
+    values = [_read_value(item, field.item, platform) for item in node.items(field.item.name)]
+    return [value for value in values if value is not None]
+
+
+def _platform_of(node: Node, abstract: str, fallback: Platform | None) -> Platform | None:
+    if abstract == CRED_ACCOUNT:
+        return _platform_of_account(node) or fallback
+    declared = declared_platform(PUBLISH_IMAGE, node.declared_type(), join(node.path, node.type_key))
+    account = node.child(CRED_ACCOUNT)
+    told = None if account is None else _platform_of_account(account)
+    return image_platform(declared, told, join(node.path, CRED_ACCOUNT), fallback)
+
+
+def _platform_of_account(node: Node) -> Platform | None:
+    target = node.child("targetPlatform")
+    fields = TYPES["targetPlatform"].by_name
+
+    def text(name: str) -> str:
+        child = None if target is None else target.child(name)
+        return "" if child is None else str(child.leaf(fields[name]) or "")
+
+    told = Told(
+        type_name=node.declared_type(),
+        platform_name=text("name"),
+        platform_type=text("type"),
+        reference=any(node.child(name) is not None for name in ("dbId", "uri", "name")),
+    )
+    return account_platform(told, node.path, node.type_key)

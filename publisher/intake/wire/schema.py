@@ -1,0 +1,263 @@
+"""The UForge document types, as data: which elements each has, in which order, and what they hold.
+
+Both codecs read this table and nothing else: an element is added here, once. The order is the order of the answers,
+which existing clients check; in requests it does not matter. Elements of the API that this service has no use for are
+not listed: in a request they are ignored like any unknown element.
+"""
+
+from __future__ import annotations
+
+from publisher.intake.wire.fields import (
+    CERTIFICATE_LIMIT,
+    Field,
+    Kind,
+    ObjectType,
+    a_list,
+    an_object,
+    booleans,
+    date_times,
+    integers,
+    longs,
+    polymorphic,
+    strings,
+    uris,
+)
+from publisher.intake.wire.platforms import PLATFORMS
+
+NAMESPACE = "http://www.usharesoft.com/uforge"
+
+FORMAT_NAMES = frozenset(
+    {
+        "aws",
+        "azure",
+        "cloudstackova",
+        "cloudstackqcow2",
+        "cloudstackvhd",
+        "docker",
+        "esx",
+        "google",
+        "hyper-v",
+        "ISO",
+        "kvm",
+        "k5vmdk",
+        "lxc",
+        "openshift",
+        "openstackqcow2",
+        "openstackvdi",
+        "openstackvhd",
+        "openstackvmdk",
+        "outscale",
+        "oracleraw",
+        "ovf",
+        "PXE",
+        "qcow2",
+        "raw",
+    }
+)
+"""What `format/name` may be in an answer: existing clients know this enumeration."""
+
+PUBLISH_IMAGE = "publishImage"
+CRED_ACCOUNT = "credAccount"
+
+# What the larger types extend ---------------------------------------------------------------------------------------
+
+_OBJECT = (*date_times("created"), *longs("dbId"), *strings("digest"), *date_times("lastModified"))
+
+_UPLOAD_OBJECT = (
+    *_OBJECT,
+    *strings("md5sum", "mimeType", "sha256sum"),
+    *longs("size"),
+    *an_object("status"),
+    *booleans("uploaded"),
+    *date_times("uploadedTime"),
+)
+
+_IMAGE = (
+    *_UPLOAD_OBJECT,
+    *uris("parentUri", "basePublishImagesUri"),
+    *longs("completeInstalledSize", "completeSize"),
+    *booleans("compress"),
+    *polymorphic(CRED_ACCOUNT),
+    *strings("distributionName", "downloadKey"),
+    *uris("downloadUri"),
+    *booleans("ebs"),
+    *integers("ebsVolumeSize"),
+    *strings("fileExtension", "fileName"),
+    *longs("fileSize"),
+    *an_object("format", "imageFormat"),
+    *an_object("targetFormat"),
+    *strings("fullName"),
+    *booleans("imageCreated"),
+    *an_object("installProfile"),
+    *strings("name"),
+    *uris("orgUri", "pkgsUri"),
+    *booleans("publicAccess", "registeredCredAccount"),
+    *integers("revision"),
+    *booleans("simulated"),
+    *uris("statusUri"),
+    *strings("tag"),
+    *booleans("updateTools"),
+    *uris("uri"),
+    *strings("version"),
+    *longs("vmDiskSize"),
+    *integers("vmMemorySize"),
+    *booleans("forceCheckingDeps"),
+    *strings("entrypoint", "registeringName"),
+)
+
+_PUBLISH_IMAGE = (
+    *_IMAGE,
+    *strings("cloudId"),
+    *uris("imageUri"),
+    *a_list("instances", an_object("instance")),
+    *uris("instancesUri"),
+    *strings("publishLocation"),
+)
+
+_CRED_ACCOUNT = (
+    *_OBJECT,
+    *strings("name"),
+    *uris("parentUri", "uri"),
+    *an_object("targetPlatform"),
+    *booleans("secretsMissing"),
+)
+
+REQUEST_ONLY = frozenset({"applianceUri"})
+"""Elements that are read and never written: the manual's name for `parentUri` of a published image."""
+
+_APPLIANCE_URI = uris("applianceUri")
+
+# The types ----------------------------------------------------------------------------------------------------------
+
+_PLAIN = {
+    "status": (
+        *_OBJECT,
+        *longs("bytesLoaded", "bytesTotal"),
+        *booleans("cancelled", "complete", "detailedError"),
+        *strings("detailedErrorMsg"),
+        *booleans("error"),
+        *strings("errorMessage"),
+        *date_times("eta"),
+        *strings("message"),
+        *uris("parentUri"),
+        *integers("percentage", minimum=0, maximum=100),
+        *booleans("published"),
+        *date_times("totalTime"),
+        *uris("uri"),
+    ),
+    "image": _IMAGE,
+    "imageFormat": (*_OBJECT, *strings("name")),
+    "installProfile": _OBJECT,
+    "instance": (*_OBJECT, *strings("hostname", "instanceId", "name"), *uris("parentUri", "uri")),
+    "certificate": (
+        *_UPLOAD_OBJECT,
+        Field("content", secret=True, limit=CERTIFICATE_LIMIT),
+        *strings("name"),
+        *uris("parentUri"),
+        *strings("type"),
+        *uris("uri"),
+    ),
+    "targetPlatform": (*_OBJECT, *strings("name", "type"), *booleans("access", "active"), *uris("uri")),
+    "targetFormat": (
+        *_OBJECT,
+        *strings("name"),
+        *an_object("format", "imageFormat"),
+        *strings("type", "credAccountType"),
+        *booleans("access", "active"),
+        *uris("uri"),
+    ),
+    "serviceStatus": (*_OBJECT, *booleans("alive"), *strings("version"), *integers("serviceLoad")),
+    "appliance": (
+        *_OBJECT,
+        *strings("archName"),
+        *uris("baseImagesStatusUri", "baseImagesUri", "basePublishImagesStatusUri", "basePublishImagesUri"),
+        *strings("description", "distributionName"),
+        *a_list("imageUris", uris("uri")),
+        *strings("name"),
+        *uris("orgUri"),
+        *a_list("publishImageUris", uris("uri")),
+        *integers("revision"),
+        *longs("size"),
+        *strings("tag"),
+        *uris("uri"),
+        *strings("version"),
+    ),
+    "entitlement": (*_OBJECT, *strings("description", "name")),
+    "role": (
+        *_OBJECT,
+        *strings("name", "description"),
+        *a_list("entitlements", an_object("entitlement"), required=True),
+    ),
+    "user": (
+        *_OBJECT,
+        *strings("loginName"),
+        *booleans("active"),
+        *strings("email", "firstName", "surname"),
+        *booleans("admin"),
+        *uris("baseApiKeysUri", "baseAppliancesUri", "baseCredAccountsUri", "baseTargetPlatformsUri"),
+        *uris("baseTargetFormatsUri", "baseImagesUri", "basePublishImagesUri", "baseRolesUri"),
+        *strings("name"),
+        *a_list("roles", an_object("role"), required=True),
+        *uris("uri"),
+    ),
+    # The secret key is not marked as a secret: the answer that creates the pair is where it is shown, once.
+    "apiKeyPair": (*_OBJECT, *strings("name", "description", "publicKey", "secretKey"), *uris("uri")),
+    "localizedErrorMsg": (*strings("message", "messageId"), *a_list("parameters", strings("parameter"))),
+    "uforgeError": (
+        *an_object("localizedErrorMsg"),
+        *strings("requestMethod"),
+        *uris("requestUri"),
+        *integers("statusCode"),
+        *date_times("timestamp"),
+    ),
+}
+
+_LISTS = {
+    "publishImages": polymorphic(PUBLISH_IMAGE),
+    "statuses": an_object("status"),
+    "images": an_object("image"),
+    "credAccounts": polymorphic(CRED_ACCOUNT),
+    "apiKeyPairs": an_object("apiKeyPair"),
+    "targetPlatforms": an_object("targetPlatform"),
+    "targetFormats": an_object("targetFormat"),
+    "appliances": an_object("appliance"),
+    "roles": an_object("role"),
+}
+
+
+def _list_type(wrapper: str, item: tuple[Field, ...]) -> ObjectType:
+    total = Field("total", Kind.LONG, required=True, minimum=0)
+    return ObjectType(wrapper, (total, *a_list(wrapper, item, required=True)))
+
+
+def _every_type() -> dict[str, ObjectType]:
+    types = [ObjectType(name, fields) for name, fields in _PLAIN.items()]
+    types += [_list_type(wrapper, item) for wrapper, item in _LISTS.items()]
+    # The abstract types themselves, for an object that does not tell its type: what all their concrete types share.
+    types.append(ObjectType(PUBLISH_IMAGE, (*_PUBLISH_IMAGE, *_APPLIANCE_URI), abstract=PUBLISH_IMAGE))
+    types.append(ObjectType(CRED_ACCOUNT, _CRED_ACCOUNT, abstract=CRED_ACCOUNT))
+    for platform in PLATFORMS:
+        image_fields = (*_PUBLISH_IMAGE, *platform.publish_image, *_APPLIANCE_URI)
+        types.append(ObjectType(platform.publish_image_type, image_fields, PUBLISH_IMAGE, platform.name))
+        account_fields = (*_CRED_ACCOUNT, *platform.cred_account)
+        types.append(ObjectType(platform.cred_account_type, account_fields, CRED_ACCOUNT, platform.name))
+    return {object_type.name: object_type for object_type in types}
+
+
+TYPES = _every_type()
+"""Every object type, under its name."""
+
+_INNER = {"imageFormat", "installProfile", "instance", "certificate", "entitlement", "localizedErrorMsg"}
+ROOTS = (frozenset(_PLAIN) - _INNER) | frozenset(_LISTS) | {PUBLISH_IMAGE, CRED_ACCOUNT}
+"""What may be the root of a document."""
+
+SECRET_FIELDS = frozenset(field.name for platform in PLATFORMS for field in platform.cred_account if field.secret)
+"""The elements of cloud accounts that are stored encrypted and left out of every answer."""
+
+
+def root_field(root: str) -> Field:
+    """The element that a document of that root consists of. Raises ValueError for a name that is not in ROOTS."""
+    if root not in ROOTS:
+        raise ValueError(f"{root!r} is no root of a UForge document")
+    kind = Kind.POLYMORPHIC if TYPES[root].abstract else Kind.OBJECT
+    return Field(root, kind, root)

@@ -1,0 +1,149 @@
+"""Leaf values: what an element of each kind may hold on the wire, and what that is in memory."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+
+from publisher.core.errors import InvalidRequest
+from publisher.intake.wire.fields import Field, Kind
+
+_TEXT_KINDS = frozenset({Kind.STRING, Kind.URI})
+_NUMBER_KINDS = frozenset({Kind.INTEGER, Kind.LONG})
+_BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
+
+# XML cannot carry these at all. DEL and the C1 block it can, but they are no part of any name or password, and a
+# terminal or a log would act on them.
+_FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufffe\uffff]")
+
+# More digits than any number of 64 bits has. Longer ones are not converted: that takes quadratic time.
+_INTEGER = re.compile(r"[+-]?[0-9]{1,32}")
+
+# The offset is not optional: a moment without one is a guess.
+_DATE_TIME = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2})(\.[0-9]+)?(Z|[+-][0-9]{2}:?[0-9]{2})")
+
+
+def from_text(field: Field, text: str, path: str) -> object | None:
+    """The value of an XML element's text, None where it is empty. Raises InvalidRequest naming `path`."""
+    if field.kind is Kind.STRING:
+        return _string(field, text, path)
+    text = text.strip()
+    if not text:
+        return None
+    if field.kind is Kind.URI:
+        return _string(field, text, path)
+    if field.kind is Kind.BOOLEAN:
+        if text not in _BOOLEANS:
+            raise _wrong(field, text, path, "true or false")
+        return _BOOLEANS[text]
+    if field.kind in _NUMBER_KINDS:
+        if not _INTEGER.fullmatch(text):
+            raise _wrong(field, text, path, "an integer")
+        return _bounded(field, int(text), path)
+    return _date_time(field, text, path)
+
+
+def from_json(field: Field, value: object, path: str) -> object | None:
+    """The value of a JSON member, None where it is null or an empty string. Raises InvalidRequest naming `path`.
+
+    JSON has numbers and booleans of its own, so that a string in their place is a mistake, and they in its.
+    """
+    if value is None:
+        return None
+    if field.kind in _TEXT_KINDS or field.kind is Kind.DATE_TIME:
+        if not isinstance(value, str):
+            raise InvalidRequest(f"a string is expected, not {json_kind(value)}", field=path)
+        if field.kind is Kind.STRING:
+            return _string(field, value, path)
+        return from_text(field, value, path)
+    if field.kind is Kind.BOOLEAN:
+        if not isinstance(value, bool):
+            raise InvalidRequest(f"true or false is expected, not {json_kind(value)}", field=path)
+        return value
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InvalidRequest(f"an integer is expected, not {json_kind(value)}", field=path)
+    return _bounded(field, value, path)
+
+
+def to_json(field: Field, value: object) -> str | int | bool:
+    """What JSON carries for a value of ours. Raises ValueError where the value is not of the field's kind."""
+    if field.kind in _TEXT_KINDS and isinstance(value, str):
+        # Words of a cloud or of a library may hold anything; an answer must be readable all the same.
+        return _FORBIDDEN.sub("\ufffd", value)
+    if field.kind is Kind.BOOLEAN and isinstance(value, bool):
+        return value
+    if field.kind in _NUMBER_KINDS and isinstance(value, int) and not isinstance(value, bool):
+        least, greatest = field.bounds
+        if least <= value <= greatest:
+            return value
+    if field.kind is Kind.DATE_TIME and isinstance(value, datetime) and value.tzinfo is not None:
+        return _iso(value)
+    shown = "" if field.secret else f" {value!r}"
+    raise ValueError(f"{field.name} holds {field.kind.value}, not {type(value).__name__}{shown}")
+
+
+def to_text(field: Field, value: object) -> str:
+    """What XML carries for a value of ours. Raises ValueError where the value is not of the field's kind."""
+    plain = to_json(field, value)
+    if isinstance(plain, bool):
+        return "true" if plain else "false"
+    return str(plain)
+
+
+def json_kind(value: object) -> str:
+    """How to name a JSON value to the caller that sent it, without showing it."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "a boolean"
+    if isinstance(value, int | float):
+        return "a number"
+    if isinstance(value, str):
+        return "a string"
+    return "an array" if isinstance(value, list) else "an object"
+
+
+def _string(field: Field, text: str, path: str) -> str | None:
+    if not text or text.isspace():
+        return None
+    if len(text) > field.limit:
+        raise InvalidRequest(f"{len(text)} characters are too many; at most {field.limit} are accepted", field=path)
+    forbidden = _FORBIDDEN.search(text)
+    if forbidden:
+        raise InvalidRequest(
+            f"the character U+{ord(forbidden[0]):04X} at position {forbidden.start()} is not accepted", field=path
+        )
+    return text
+
+
+def _bounded(field: Field, number: int, path: str) -> int:
+    least, greatest = field.bounds
+    if not least <= number <= greatest:
+        raise _wrong(field, str(number), path, f"a number from {least} to {greatest}")
+    return number
+
+
+def _date_time(field: Field, text: str, path: str) -> datetime:
+    match = _DATE_TIME.fullmatch(text)
+    if match:
+        moment, fraction, offset = match.groups()
+        try:
+            return datetime.fromisoformat(f"{moment}{(fraction or '')[:7]}{offset}")
+        except ValueError:
+            pass  # the shape is right, but there is no such day, hour or offset
+    raise _wrong(field, text, path, "a dateTime with an offset, such as 2026-01-02T03:04:05.678Z")
+
+
+def _iso(moment: datetime) -> str:
+    offset = moment.utcoffset()
+    if not offset or offset % timedelta(minutes=1):
+        # An offset with seconds in it has no form in ISO 8601.
+        return moment.astimezone(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+    return moment.isoformat(timespec="milliseconds")
+
+
+def _wrong(field: Field, text: str, path: str, expected: str) -> InvalidRequest:
+    if field.secret:
+        return InvalidRequest(f"{expected} is expected", field=path)
+    shown = text if len(text) <= 40 else text[:40] + "…"
+    return InvalidRequest(f"{shown!r} is not {expected}", field=path)

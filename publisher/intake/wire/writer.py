@@ -1,0 +1,61 @@
+"""From a Document to what is written: the checks that both codecs make of it.
+
+What is wrong here is a mistake of ours and not of a caller, hence ValueError.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from publisher.intake.wire.fields import TYPE_KEY, Document, Field, Kind, ObjectType
+from publisher.intake.wire.schema import REQUEST_ONLY, TYPES
+
+
+def type_of(field: Field, document: Document, *, request: bool) -> ObjectType:
+    """The type to write `document` as. Raises ValueError where it does not name a type that `field` may hold.
+
+    Only a request may leave the type out: existing clients need it in an answer.
+    """
+    if field.kind is not Kind.POLYMORPHIC:
+        return TYPES[field.type]
+    name = document.get(TYPE_KEY)
+    if name is None and request:
+        return TYPES[field.type]
+    object_type = TYPES.get(str(name))
+    if object_type is None or object_type.abstract != field.type or not object_type.platform:
+        raise ValueError(f"{name!r} is not a concrete type of {field.type}")
+    return object_type
+
+
+def ordered(object_type: ObjectType, document: Document, *, request: bool) -> Iterator[tuple[Field, object]]:
+    """The values to write, in the order of the schema; those that are None are left out.
+
+    An answer never has a secret in it, nor an element that is only read: they are left out even where the document
+    has them. Raises ValueError for a value that the type has no element for, and for a required one that is missing.
+    """
+    unknown = set(document) - set(object_type.by_name) - {TYPE_KEY}
+    if unknown:
+        raise ValueError(f"{object_type.name} has no element {', '.join(sorted(unknown))}")
+    for field in object_type.fields:
+        value = document.get(field.name)
+        if value is None and field.required:
+            if field.kind is not Kind.LIST:
+                raise ValueError(f"{object_type.name} needs {field.name}")
+            value = []
+        if value is None or (not request and (field.secret or field.name in REQUEST_ONLY)):
+            continue
+        yield field, value
+
+
+def as_document(field: Field, value: object) -> Document:
+    """`value`, which must be a Document. Raises ValueError where it is not."""
+    if not isinstance(value, dict):
+        raise ValueError(f"{field.name} holds an object, not {type(value).__name__}")
+    return value
+
+
+def as_items(field: Field, value: object) -> list[object]:
+    """`value`, which must be a list. Raises ValueError where it is not."""
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"{field.name} holds a list, not {type(value).__name__}")
+    return list(value)

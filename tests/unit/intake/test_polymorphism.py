@@ -1,0 +1,188 @@
+"""The three ways in which a request tells its concrete type, in both formats."""
+
+from __future__ import annotations
+
+import json as stdlib_json
+from collections.abc import Callable
+
+import pytest
+
+from publisher.core.errors import InvalidRequest
+from publisher.intake.wire import json, xml
+from publisher.intake.wire.fields import Document
+from publisher.intake.wire.platforms import PLATFORMS, Platform, find_platform
+from publisher.intake.wire.schema import NAMESPACE, SECRET_FIELDS, TYPES
+
+Parse = Callable[..., Document]
+
+
+def from_xml(
+    image_type: str | None, account: dict[str, object] | None, *, platform: Platform | None = None
+) -> Document:
+    def typed(name: object) -> str:
+        return "" if name is None else f' xsi:type="{f"n:{name}" if name else ""}"'
+
+    inner = ""
+    if account is not None:
+        leaves = "".join(
+            f"<{name}>{value}</{name}>" for name, value in account.items() if name not in ("@type", "platform")
+        )
+        target = account.get("platform")
+        if isinstance(target, dict):
+            leaves += f"<targetPlatform>{''.join(f'<{k}>{v}</{k}>' for k, v in target.items())}</targetPlatform>"
+        inner = f"<credAccount{typed(account.get('@type'))}>{leaves}</credAccount>"
+    body = f'<n:publishImage xmlns:n="{NAMESPACE}"{typed(image_type)}>{inner}</n:publishImage>'
+    return xml.parse(body.encode(), platform=platform)[1]
+
+
+def from_json(
+    image_type: str | None, account: dict[str, object] | None, *, platform: Platform | None = None
+) -> Document:
+    body: dict[str, object] = {} if image_type is None else {"@type": image_type}
+    if account is not None:
+        body["credAccount"] = {{"platform": "targetPlatform"}.get(name, name): each for name, each in account.items()}
+    return json.parse("publishImage", stdlib_json.dumps(body).encode(), platform=platform)
+
+
+both = pytest.mark.parametrize("parse", [from_xml, from_json])
+
+
+def types_of(document: Document) -> tuple[object, object]:
+    account = document.get("credAccount")
+    return document.get("@type"), account.get("@type") if isinstance(account, dict) else None
+
+
+OPENSTACK = ("PublishImageOpenStack", "CredAccountOpenStack")
+
+
+@both
+@pytest.mark.parametrize(
+    ("image_type", "account", "expected"),
+    [
+        ("PublishImageOpenStack", {"@type": "CredAccountOpenStack"}, OPENSTACK),
+        ("PublishImageOpenStack", {}, OPENSTACK),
+        ("PublishImageOpenStack", None, ("PublishImageOpenStack", None)),
+        (None, {"@type": "CredAccountOpenStack"}, OPENSTACK),
+        ("", {"@type": "", "platform": {"name": "openstack"}}, OPENSTACK),
+        (None, {"platform": {"name": "openstack"}}, OPENSTACK),
+        (None, {"platform": {"name": "OpenStack"}}, OPENSTACK),
+        (None, {"platform": {"type": "OPENSTACK"}}, OPENSTACK),
+        (None, {"platform": {"name": "Our cloud", "type": "openstack"}}, OPENSTACK),
+        (None, {"platform": {"name": "susecloud", "type": "openstack"}}, OPENSTACK),
+        (None, {"@type": "CredAccountOpenStack", "platform": {"name": "aws"}}, OPENSTACK),
+        ("publishImage", {"@type": "credAccount", "platform": {"name": "openstack"}}, OPENSTACK),
+        ("PublishImage", {"@type": "CredAccount", "platform": {"name": "openstack"}}, OPENSTACK),
+        ("PublishImageOpenStack", {"dbId": 7, "platform": {"name": "Our cloud"}}, OPENSTACK),
+        (None, {"platform": {"name": "vCenter"}}, ("PublishImageVSphere", "CredAccountVSphere")),
+        (None, {"platform": {"name": "vcd"}}, ("PublishImageVCloudDirector", "CredAccountVCloudDirector")),
+        (None, {"platform": {"type": "memory"}}, ("PublishImageMemory", "CredAccountMemory")),
+        (None, {"dbId": 7}, (None, None)),
+        (None, {"uri": "users/root/accounts/7"}, (None, None)),
+        (None, {"name": "mine"}, (None, None)),
+        (None, {"name": "mine", "platform": {"name": "Our cloud"}}, (None, None)),
+        (None, {"dbId": 7, "platform": {"name": "openstack"}}, OPENSTACK),
+        (None, {}, (None, None)),
+        (None, None, (None, None)),
+    ],
+)
+def test_the_type_is_found(
+    parse: Parse, image_type: str | None, account: dict[str, object] | None, expected: tuple[object, object]
+) -> None:
+    assert types_of(parse(image_type, account)) == expected
+
+
+@both
+@pytest.mark.parametrize(
+    ("image_type", "account", "field", "says"),
+    [
+        ("PublishImageNope", None, "<type>", "'PublishImageNope' is not a type of publishImage"),
+        ("publishimageopenstack", None, "<type>", "is not a type of publishImage"),
+        ("CredAccountAws", None, "<type>", "is not a type of publishImage"),
+        ("image", None, "<type>", "is not a type of publishImage"),
+        (None, {"@type": "CredAccountNope"}, "credAccount.<type>", "is not a type of credAccount"),
+        (None, {"@type": "PublishImageAws"}, "credAccount.<type>", "is not a type of credAccount"),
+        (None, {"platform": {"name": "nope"}}, "credAccount.targetPlatform.name", "'nope' is not a platform"),
+        (None, {"platform": {"type": "nope"}}, "credAccount.targetPlatform.type", "those are openstack, "),
+        (None, {"dbId": 7, "platform": {"type": "nope"}}, "credAccount.targetPlatform.type", "not a platform"),
+        (
+            "PublishImageAws",
+            {"@type": "CredAccountOpenStack"},
+            "credAccount",
+            "an account of openstack cannot be used with PublishImageAws",
+        ),
+        ("PublishImageAws", {"platform": {"name": "openstack"}}, "credAccount", "cannot be used"),
+        (
+            None,
+            {"@type": "CredAccountAws", "platform": {"type": "openstack"}},
+            "credAccount.targetPlatform.type",
+            "'openstack' contradicts the account's type, CredAccountAws",
+        ),
+    ],
+)
+def test_a_type_that_cannot_be_is_refused(
+    parse: Parse, image_type: str | None, account: dict[str, object] | None, field: str, says: str
+) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        parse(image_type, account)
+    type_key = "xsi:type" if parse is from_xml else "@type"
+    assert caught.value.field == field.replace("<type>", type_key)
+    assert says in str(caught.value)
+
+
+@both
+def test_a_platform_holds_where_the_document_tells_none(parse: Parse) -> None:
+    platform = find_platform("openstack")
+    assert types_of(parse(None, {"dbId": 7}, platform=platform)) == OPENSTACK
+    aws = ("PublishImageAws", "CredAccountAws")
+    assert types_of(parse("PublishImageAws", {"dbId": 7}, platform=platform)) == aws
+
+
+@both
+@pytest.mark.parametrize("platform", PLATFORMS, ids=lambda platform: platform.name)
+def test_every_platform_has_its_types(parse: Parse, platform: Platform) -> None:
+    expected = (platform.publish_image_type, platform.cred_account_type)
+    assert types_of(parse(None, {"platform": {"type": platform.name}})) == expected
+    assert set(expected) <= set(TYPES)
+
+
+@pytest.mark.parametrize(
+    "declaration",
+    [
+        f'xmlns="{NAMESPACE}" xsi:type="PublishImageAws"',
+        f'xmlns="{NAMESPACE}" xmlns:other="{NAMESPACE}" xsi:type=" other:PublishImageAws "',
+    ],
+)
+def test_any_prefix_bound_to_the_namespace_will_do(declaration: str) -> None:
+    body = f'<publishImage xmlns:xsi="{xml.XSI}" {declaration}><region>eu</region></publishImage>'
+    assert xml.parse(body.encode())[1] == {"@type": "PublishImageAws", "region": "eu"}
+
+
+@pytest.mark.parametrize("declared", ["PublishImageAws", "other:PublishImageAws", "nope:PublishImageAws"])
+def test_a_type_of_another_namespace_is_refused(declared: str) -> None:
+    namespaces = f'xmlns:n="{NAMESPACE}" xmlns:other="urn:other" xmlns:xsi="{xml.XSI}"'
+    with pytest.raises(InvalidRequest, match="is not bound to the namespace") as caught:
+        xml.parse(f'<n:publishImage {namespaces} xsi:type="{declared}"/>'.encode())
+    assert caught.value.field == "xsi:type"
+
+
+def test_an_account_by_itself() -> None:
+    body = b'{"targetPlatform": {"type": "openstack"}, "login": "l", "keystoneVersion": "v3"}'
+    document = json.parse("credAccount", body)
+    assert document["@type"] == "CredAccountOpenStack"
+    assert document["keystoneVersion"] == "v3"
+
+
+def test_what_a_platform_does_not_have_is_ignored() -> None:
+    body = b'{"@type": "PublishImageAws", "region": "eu", "tenantName": 7}'
+    assert json.parse("publishImage", body) == {"@type": "PublishImageAws", "region": "eu"}
+
+
+def test_the_secrets_are_these() -> None:
+    assert sorted(SECRET_FIELDS) == [
+        "applicationKey",
+        "certificates",
+        "password",
+        "secretAccessKeyId",
+        "secretApiKey",
+        "token",
+    ]

@@ -1,0 +1,140 @@
+"""Any document that the schema allows survives both formats."""
+
+from __future__ import annotations
+
+import json as stdlib_json
+from datetime import datetime, timedelta, timezone
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from publisher.core.errors import InvalidRequest
+from publisher.intake.negotiation import Format
+from publisher.intake.wire import json, xml
+from publisher.intake.wire.codec import read_document, write_document
+from publisher.intake.wire.fields import TYPE_KEY, Document, Field, Kind
+from publisher.intake.wire.platforms import PLATFORMS, Platform, find_platform
+from publisher.intake.wire.polymorphism import concrete_type
+from publisher.intake.wire.schema import ROOTS, TYPES, root_field
+
+# Control characters are refused but for the white space among them, which test_xml.py looks at.
+_TEXT = st.text(
+    st.characters(exclude_categories=("Cc", "Cs"), exclude_characters="\ufffe\uffff"), min_size=1, max_size=12
+).filter(lambda text: not text.isspace())
+_MOMENTS = st.builds(
+    lambda moment, minutes, milliseconds: moment.replace(
+        microsecond=milliseconds * 1000, tzinfo=timezone(timedelta(minutes=minutes))
+    ),
+    st.datetimes(datetime(1, 1, 3), datetime(9999, 12, 29)),  # noqa: DTZ001
+    st.integers(-14 * 60, 14 * 60),
+    st.integers(0, 999),
+)
+
+
+def values(field: Field, platform: Platform) -> st.SearchStrategy[object]:
+    if field.item is not None:
+        return st.lists(values(field.item, platform), max_size=2)
+    if field.kind in (Kind.OBJECT, Kind.POLYMORPHIC):
+        return documents(field, platform)
+    if field.kind in (Kind.INTEGER, Kind.LONG):
+        return st.integers(*field.bounds)
+    return {
+        Kind.STRING: _TEXT,
+        Kind.URI: _TEXT.map(str.strip),
+        Kind.BOOLEAN: st.booleans(),
+        Kind.DATE_TIME: _MOMENTS,
+    }[field.kind]
+
+
+def documents(field: Field, platform: Platform) -> st.SearchStrategy[Document]:
+    """Documents of one platform: an image and its account must agree."""
+
+    @st.composite
+    def draw_document(draw: st.DrawFn) -> Document:
+        polymorphic = field.kind is Kind.POLYMORPHIC
+        name = concrete_type(field.type, platform) if polymorphic else field.type
+        fields = TYPES[name].fields
+        chosen = draw(st.sets(st.sampled_from(fields), max_size=6)) | {each for each in fields if each.required}
+        document: Document = {"@type": name} if polymorphic else {}
+        for each in fields:
+            if each in chosen:
+                document[each.name] = draw(values(each, platform))
+        if field.type == "targetPlatform":
+            document["type"] = platform.name
+        return document
+
+    return draw_document()
+
+
+@pytest.mark.parametrize("root", sorted(ROOTS))
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_round_trip(root: str, data: st.DataObject) -> None:
+    platform = data.draw(st.sampled_from(PLATFORMS))
+    document = data.draw(documents(root_field(root), platform))
+    as_xml = xml.render(root, document, request=True)
+    assert xml.parse(as_xml) == (root, document)
+    as_json = json.render(root, document, request=True)
+    assert json.parse(root, as_json) == document
+    # Whatever order the document had, what is written is in the schema's.
+    assert xml.render(root, json.parse(root, as_json), request=True) == as_xml
+    assert xml.parse(xml.render(root, dict(reversed(document.items())), request=True)) == (root, document)
+
+
+@settings(max_examples=200, deadline=None)
+@given(body=st.binary(max_size=200))
+def test_any_bytes_are_read_or_refused(body: bytes) -> None:
+    for body_format in Format:
+        try:
+            read_document(body, body_format, "publishImage")
+        except InvalidRequest:
+            continue
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    members=st.recursive(
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.floats(allow_nan=False, allow_infinity=False)
+        | st.text(max_size=5),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(st.sampled_from([*TYPES["PublishImageAws"].by_name, TYPE_KEY]), inner, max_size=5)
+        ),
+        max_leaves=20,
+    )
+)
+def test_any_json_is_read_or_refused(members: object) -> None:
+    try:
+        document = json.parse("publishImage", stdlib_json.dumps(members).encode())
+    except InvalidRequest:
+        return
+    assert json.parse("publishImage", json.render("publishImage", document, request=True)) == document
+
+
+def test_both_formats_by_their_name() -> None:
+    document: Document = {"@type": "CredAccountMemory", "login": "l", "password": "p"}
+    for each in Format:
+        body = write_document(each, "credAccount", document, request=True)
+        assert read_document(body, each, "credAccount") == document
+        assert read_document(write_document(each, "credAccount", document), each, "credAccount") == {
+            "@type": "CredAccountMemory",
+            "login": "l",
+        }
+
+
+def test_a_platform_goes_through_to_either_format() -> None:
+    for each in Format:
+        body = write_document(each, "credAccount", {"dbId": 7}, request=True)
+        document = read_document(body, each, "credAccount", platform=find_platform("memory"))
+        assert document == {"@type": "CredAccountMemory", "dbId": 7}
+
+
+def test_another_root_is_refused() -> None:
+    body = write_document(Format.XML, "status", {})
+    with pytest.raises(InvalidRequest, match="the root element must be publishImage") as caught:
+        read_document(body, Format.XML, "publishImage")
+    assert caught.value.field == "status"

@@ -1,0 +1,37 @@
+"""The Celery app and its settings; see docs/decisions/ for why they are what they are."""
+
+from __future__ import annotations
+
+from celery import Celery
+
+from publisher.core.queue import PUBLISH_TASK, QUEUE
+from publisher.core.settings import Settings
+
+settings = Settings.from_environment()
+
+app = Celery("publisher", broker=settings.broker, include=["workers.tasks"])
+app.conf.update(
+    # The ticket store is the truth: no result backend, and a message may be lost or delivered twice.
+    task_ignore_result=True,
+    task_default_queue=QUEUE.name,
+    task_queues=[QUEUE],
+    task_routes={PUBLISH_TASK: {"queue": QUEUE.name}},
+    task_serializer="json",
+    accept_content=["json"],
+    # Acknowledged at the end, one message for each free thread: none waits here behind a long upload while another
+    # worker is idle. A second delivery, after whatever time-out, finds the ticket leased and does nothing.
+    task_acks_late=True,
+    task_reject_on_worker_lost=True,
+    worker_prefetch_multiplier=1,
+    # sendfile and TLS release the interpreter's lock, and threads see the request to shut down.
+    worker_pool="threads",
+    worker_concurrency=settings.worker_concurrency,
+    worker_hijack_root_logger=True,
+    worker_send_task_events=True,
+    broker_connection_retry_on_startup=True,
+    broker_connection_max_retries=None,
+    broker_transport_options={"socket_connect_timeout": 5, "socket_timeout": 30, "socket_keepalive": True}
+    if settings.broker.startswith(("redis", "rediss"))
+    else {},
+    worker_redirect_stdouts=False,
+)

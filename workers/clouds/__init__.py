@@ -1,0 +1,19 @@
+"""The cloud plugins, found by entry point (group `image_publisher.clouds`) and loaded when first used."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.metadata import entry_points
+
+from publisher.core.errors import ConfigurationError
+from publisher.core.platforms import ENTRY_POINT_GROUP
+from workers.clouds.base import CloudPublisher
+
+
+@cache
+def plugin(platform: str) -> type[CloudPublisher]:
+    """Raises `ConfigurationError` where no plugin for the platform is installed on this worker."""
+    for entry in entry_points(group=ENTRY_POINT_GROUP, name=platform):
+        loaded: type[CloudPublisher] = entry.load()
+        return loaded
+    raise ConfigurationError(f"this worker has no plugin for the platform '{platform}'")

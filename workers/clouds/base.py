@@ -1,0 +1,102 @@
+"""The contract of a cloud plugin."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Protocol, Self
+
+from publisher.core.image import Image
+from publisher.core.ticket import Account, CloudRef, Target
+from workers.transfer import Transfer
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """How long a plugin waits for its cloud. Seconds."""
+
+    connect_seconds: float = 10.0
+    call_seconds: float = 60.0
+    verify_seconds: float = 900.0
+
+
+@dataclass(frozen=True, slots=True)
+class CloudImage:
+    """An image as the cloud tells it."""
+
+    cloud_id: str
+    complete: bool
+    """All its bytes are there, and the cloud says that it can be used."""
+    size: int | None = None
+    """Bytes, as the cloud counted them."""
+    hashes: Mapping[str, str] = field(default_factory=dict)
+    """Algorithm ("sha512", "sha256", "md5") to lower-case hex, of what the cloud received; empty if it tells none."""
+    location: str | None = None
+    """Where it is, for people: a region or an endpoint."""
+
+
+class Journal(Protocol):
+    """The ticket's list of the cloud objects that it has made. Each method may raise `LeaseLost` or `Cancelled`."""
+
+    def entries(self) -> Sequence[CloudRef]: ...
+
+    def plan(self, cloud_id: str) -> None:
+        """Write an object down before it is made."""
+
+    def present(self, cloud_id: str) -> None:
+        """The cloud has confirmed it."""
+
+    def gone(self, cloud_id: str) -> None:
+        """The cloud has confirmed that it is not there, or no longer."""
+
+
+@dataclass(frozen=True, slots=True)
+class TicketRef:
+    """What a plugin knows of the ticket it works for. Each cloud object carries `uid` and `deployment` as its tags."""
+
+    uid: str
+    deployment: str
+    ticket_uri: str
+    image_uri: str
+    appliance_uri: str
+    journal: Journal
+
+
+class CloudPublisher(ABC):
+    """One cloud account that images are published to.
+
+    Methods raise `InvalidRequest` and `PermanentCloudError` for what another attempt would not mend, and
+    `TransientCloudError` for what it might. Only the type decides. Their messages are shown to the caller: they say
+    what to do, and never hold a secret. Every call to the cloud has a time-out.
+    """
+
+    platform: ClassVar[str]
+
+    @classmethod
+    @abstractmethod
+    def connect(cls, account: Account, target: Target, timeouts: Timeouts) -> Self:
+        """Sign in. A wrong credential is a `PermanentCloudError`."""
+
+    @abstractmethod
+    def check(self, image: Image) -> None:
+        """What can be told before any byte is sent: name, format, permissions, quota."""
+
+    @abstractmethod
+    def find(self, ticket: TicketRef) -> CloudImage | None:
+        """What an earlier attempt left in the cloud, complete or not. What is of no use is deleted."""
+
+    @abstractmethod
+    def upload(self, image: Image, ticket: TicketRef, transfer: Transfer) -> CloudImage:
+        """Make the image, or go on with the incomplete one that `find` told of, and send its bytes."""
+
+    @abstractmethod
+    def finish(self, uploaded: CloudImage, image: Image) -> CloudImage:
+        """What remains once the bytes are there: sharing, tags. Repeatable."""
+
+    @abstractmethod
+    def delete(self, cloud_id: str) -> None:
+        """Remove an object and return once the cloud confirms that it is gone. One that is not there is no error."""
+
+    def close(self) -> None:  # noqa: B027  # most have nothing to close
+        """Let go of connections."""

@@ -1,0 +1,98 @@
+"""A cloud in memory, for tests and for trying things out: images vanish with the worker's process.
+
+The account's login says how it behaves: `refuse` rejects the credentials, `flaky` breaks the first upload of each
+ticket off half-way; any other works. The password must not be `wrong`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import uuid
+from dataclasses import dataclass, field
+from typing import ClassVar, Self
+
+from publisher.core.errors import PermanentCloudError, TransientCloudError
+from publisher.core.image import Image
+from publisher.core.ticket import Account, Target
+from workers.clouds.base import CloudImage, CloudPublisher, TicketRef, Timeouts
+from workers.transfer import Transfer
+
+
+@dataclass(slots=True)
+class StoredImage:
+    ticket_uid: str
+    name: str
+    size: int = 0
+    sha256: str | None = None
+
+
+@dataclass(slots=True)
+class MemoryCloud:
+    """What all publishers of this process share."""
+
+    images: dict[str, StoredImage] = field(default_factory=dict)
+    broken_off: set[str] = field(default_factory=set)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+CLOUD = MemoryCloud()
+
+
+class MemoryPublisher(CloudPublisher):
+    platform: ClassVar[str] = "memory"
+
+    def __init__(self, login: str, name: str) -> None:
+        self._login = login
+        self._name = name
+
+    @classmethod
+    def connect(cls, account: Account, target: Target, timeouts: Timeouts) -> Self:
+        login = str(account.fields.get("login", ""))
+        if login == "refuse" or account.secrets.get("password") == "wrong":
+            raise PermanentCloudError("the memory cloud refused the login; check login and password")
+        return cls(login, str(target.fields.get("displayName", "")))
+
+    def check(self, image: Image) -> None:
+        if not self._name:
+            raise PermanentCloudError("the memory cloud wants a displayName")
+
+    def find(self, ticket: TicketRef) -> CloudImage | None:
+        with CLOUD.lock:
+            for cloud_id, stored in CLOUD.images.items():
+                if stored.ticket_uid == ticket.uid:
+                    return _cloud_image(cloud_id, stored)
+        return None
+
+    def upload(self, image: Image, ticket: TicketRef, transfer: Transfer) -> CloudImage:
+        found = self.find(ticket)
+        cloud_id = found.cloud_id if found else str(uuid.uuid4())
+        if not found:
+            ticket.journal.plan(cloud_id)
+            with CLOUD.lock:
+                CLOUD.images[cloud_id] = StoredImage(ticket.uid, self._name)
+            ticket.journal.present(cloud_id)
+        received = hashlib.sha256()
+        size = 0
+        for chunk in transfer.chunks():
+            received.update(chunk)
+            size += len(chunk)
+            if self._login == "flaky" and ticket.uid not in CLOUD.broken_off and size * 2 >= transfer.size:
+                CLOUD.broken_off.add(ticket.uid)
+                raise TransientCloudError("the memory cloud broke the upload off")
+        with CLOUD.lock:
+            stored = CLOUD.images[cloud_id]
+            stored.size, stored.sha256 = size, received.hexdigest()
+            return _cloud_image(cloud_id, stored)
+
+    def finish(self, uploaded: CloudImage, image: Image) -> CloudImage:
+        return uploaded
+
+    def delete(self, cloud_id: str) -> None:
+        with CLOUD.lock:
+            CLOUD.images.pop(cloud_id, None)
+
+
+def _cloud_image(cloud_id: str, stored: StoredImage) -> CloudImage:
+    hashes = {"sha256": stored.sha256} if stored.sha256 else {}
+    return CloudImage(cloud_id, bool(stored.sha256), stored.size, hashes, location="memory")

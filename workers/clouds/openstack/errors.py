@@ -1,0 +1,99 @@
+"""Turns what the OpenStack clients raise, and what Glance answers, into the errors that the runner knows."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from email.utils import parsedate_to_datetime
+from time import time
+
+import glanceclient.exc
+import requests.exceptions
+from keystoneauth1 import exceptions as keystone
+
+from publisher.core.errors import CloudError, PermanentCloudError, TransientCloudError
+
+_TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
+_WORDS_MAX = 300
+_TAG = re.compile(r"<[^>]*>")
+_CREDENTIAL_LIKE = re.compile(r"(?i)\b(x-auth-token|x-subject-token|password|token)\b\s*[=:]\s*\S+")
+
+
+@contextmanager
+def translated(service: str) -> Iterator[None]:
+    """Every client exception inside becomes a `CloudError`; `service` ("Glance at http://…") begins its message."""
+    try:
+        yield
+    except keystone.HttpError as error:
+        headers = error.response.headers if error.response is not None else {}
+        raise answered(service, int(error.http_status or 500), _words(error.message), headers) from None
+    except keystone.EndpointNotFound:
+        raise PermanentCloudError(
+            f"{service}: its catalog has no image service in this region; give glanceUrl, or another region"
+        ) from None
+    except (keystone.ConnectionError, keystone.DiscoveryFailure, requests.exceptions.RequestException) as error:
+        raise TransientCloudError(f"{service} does not answer: {_kind(error)}") from None
+    except (glanceclient.exc.CommunicationError, glanceclient.exc.InvalidEndpoint) as error:
+        raise TransientCloudError(f"{service} does not answer: {_kind(error)}") from None
+    except glanceclient.exc.HTTPException as error:
+        code = error.code if isinstance(error.code, int) else 500
+        raise answered(service, code, _words(error.details)) from None
+    except keystone.ClientException as error:
+        raise PermanentCloudError(f"{service}: {_words(error.message or type(error).__name__)}") from None
+
+
+def answered(service: str, status: int, words: str, headers: Mapping[str, str] | None = None) -> CloudError:
+    """The error that an HTTP status of 400 and above stands for."""
+    said = f"{service} answered {status}" + (f": {words}" if words else "")
+    if status in _TRANSIENT:
+        return TransientCloudError(said, retry_after_seconds=_retry_after(headers or {}))
+    advice = {
+        401: "the login was not accepted; check login, password, domain and project",
+        403: "the login may not do this in this project",
+        413: "the image is larger than the quota or the space that is left; make room or ask for more",
+    }.get(status)
+    return PermanentCloudError(f"{said} ({advice})" if advice else said)
+
+
+def words_of(body: bytes) -> str:
+    """What an error page says, in one line."""
+    return _words(body.decode("utf-8", "replace"))
+
+
+def _words(text: object) -> str:
+    """One line of plain text without anything that looks like a credential."""
+    line = " ".join(_TAG.sub(" ", str(text or "")).split())
+    line = re.sub(r"^(?:HTTP )?\d{3} \w[\w ]*?:? (?=\d{3} )", "", line)
+    return _CREDENTIAL_LIKE.sub(r"\1=***", line)[:_WORDS_MAX]
+
+
+def _kind(error: Exception) -> str:
+    text = str(error)
+    for sign, kind in (
+        ("refused", "connection refused"),
+        ("Name or service not known", "its name cannot be resolved"),
+        ("resolution", "its name cannot be resolved"),
+        ("No route", "no route to it"),
+        ("timed out", "timed out"),
+        ("CERTIFICATE", "its TLS certificate is not trusted"),
+        ("reset", "the connection was reset"),
+    ):
+        if sign in text:
+            return kind
+    return type(error).__name__
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds; RFC 9110 section 10.2.3 allows a number or a date."""
+    value = next((value for name, value in headers.items() if name.lower() == "retry-after"), None)
+    if value is None:
+        return None
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, parsedate_to_datetime(value).timestamp() - time())
+    except ValueError:
+        return None

@@ -1,0 +1,239 @@
+"""Publishing to Glance (Image API v2, docs.openstack.org/api-ref/image/v2).
+
+An image's id is chosen here and journalled before the image is made, so that no answer that is lost on the way can
+leave an image that nobody knows of, and a creation that is repeated cannot make a second one.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import ssl
+import uuid
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import requests.utils
+from glanceclient.exc import HTTPConflict, HTTPForbidden, HTTPNotFound
+from glanceclient.v2.client import Client
+from keystoneauth1.session import Session
+
+from publisher.core.errors import CloudError, InvalidRequest, PermanentCloudError, TransientCloudError
+from publisher.core.image import DISK_FORMATS, Image
+from publisher.core.platforms import NAME_LENGTH_MAX
+from publisher.core.ticket import Account, Target
+from workers.clouds.base import CloudImage, CloudPublisher, TicketRef, Timeouts
+from workers.clouds.openstack.errors import answered, translated, words_of
+from workers.clouds.openstack.session import SignIn, image_endpoint, sign_in
+from workers.transfer import Answer, Transfer
+
+logger = logging.getLogger(__name__)
+
+GIB = 1 << 30
+_TICKET, _DEPLOYMENT = "publisher_ticket", "publisher_deployment"
+
+
+class OpenStackPublisher(CloudPublisher):
+    platform: ClassVar[str] = "openstack"
+
+    def __init__(self, session: Session, endpoint: str, who: SignIn, target: Target, timeouts: Timeouts) -> None:
+        self._session = session
+        self._endpoint = endpoint
+        self._service = f"Glance at {endpoint}"
+        self._region = who.region
+        self._target = target
+        self._timeouts = timeouts
+        self._glance = Client(session=session, endpoint_override=endpoint)
+        self._to_fill: str | None = None
+        """An image that has its record and waits for its bytes."""
+        self._planned: str | None = None
+        """An id that was journalled, and whose image was perhaps never made."""
+
+    @classmethod
+    def connect(cls, account: Account, target: Target, timeouts: Timeouts) -> Self:
+        who = SignIn.of(account, target)
+        session = sign_in(who, timeouts)
+        return cls(session, image_endpoint(session, who), who, target, timeouts)
+
+    def close(self) -> None:
+        self._session.session.close()
+
+    def check(self, image: Image) -> None:
+        if not 0 < len(self._name(image)) <= NAME_LENGTH_MAX:
+            raise InvalidRequest(f"has 1 to {NAME_LENGTH_MAX} characters", field="displayName")
+        if image.disk_format not in DISK_FORMATS:
+            raise InvalidRequest(f"Glance takes no '{image.disk_format}' image", field="imageUri")
+
+    def find(self, ticket: TicketRef) -> CloudImage | None:
+        journalled = {entry.cloud_id: entry.state for entry in ticket.journal.entries() if entry.state != "gone"}
+        for cloud_id in self._tagged(ticket):
+            if cloud_id not in journalled:  # the journal is older than the image: it came back from a backup
+                ticket.journal.plan(cloud_id)
+                ticket.journal.present(cloud_id)
+                journalled[cloud_id] = "present"
+        complete: CloudImage | None = None
+        for cloud_id, state in journalled.items():
+            record = self._record(cloud_id)
+            if record is None and state == "planned" and not self._planned:
+                self._planned = cloud_id
+            elif record is None:
+                ticket.journal.gone(cloud_id)
+            elif record["status"] == "active" and complete is None:
+                complete = self._cloud_image(record)
+            elif record["status"] == "queued" and self._to_fill is None and complete is None:
+                self._to_fill = cloud_id
+            else:  # half-made, by an uploader that is gone, or one too many
+                self._delete_noted(ticket, cloud_id)
+        if complete and self._to_fill:
+            self._delete_noted(ticket, self._to_fill)
+            self._to_fill = None
+        if complete or self._to_fill is None:
+            return complete
+        return CloudImage(self._to_fill, complete=False)
+
+    def upload(self, image: Image, ticket: TicketRef, transfer: Transfer) -> CloudImage:
+        cloud_id = self._to_fill or self._create(image, ticket)
+        answer = self._put(cloud_id, transfer)
+        if answer.status == 401:  # the token ran out: sign in again, once
+            self._session.invalidate()
+            answer = self._put(cloud_id, transfer)
+        if answer.status >= 300:
+            raise self._refused(answer, image)
+        record = self._record(cloud_id)
+        if record is None or record["status"] != "active":
+            status = record["status"] if record else "gone"
+            raise TransientCloudError(f"{self._service}: the uploaded image is {status}, not active")
+        return self._cloud_image(record)
+
+    def finish(self, uploaded: CloudImage, image: Image) -> CloudImage:
+        """Nothing remains: visibility and properties are given as the record is made."""
+        return uploaded
+
+    def delete(self, cloud_id: str) -> None:
+        with translated(self._service):
+            try:
+                self._glance.images.delete(cloud_id)
+            except HTTPNotFound:
+                return
+            except HTTPConflict:
+                raise TransientCloudError(f"{self._service}: image {cloud_id} is in use") from None
+        record = self._record(cloud_id)
+        if record is not None and record["status"] not in ("deleted", "pending_delete"):
+            raise TransientCloudError(
+                f"{self._service}: image {cloud_id} is still {record['status']} after its deletion"
+            )
+
+    # Records --------------------------------------------------------------------------------------
+
+    def _create(self, image: Image, ticket: TicketRef) -> str:
+        """Make the record of the image, empty. Each turn but the last ends with an id that is used up."""
+        while True:
+            cloud_id = self._planned or str(uuid.uuid4())
+            if not self._planned:
+                ticket.journal.plan(cloud_id)
+            self._planned = None
+            with translated(self._service):
+                try:
+                    self._glance.images.create(id=cloud_id, **self._properties(image, ticket))
+                except HTTPForbidden:
+                    if not self._public:
+                        raise
+                    raise PermanentCloudError(
+                        "publicImage: this cloud's policy forbids the login to make images public; publish with false,"
+                        " and have an administrator share it"
+                    ) from None
+                except HTTPConflict:
+                    # An earlier request, whose answer was lost, has made it; or it was, and is deleted again.
+                    if self._record(cloud_id) is None:
+                        ticket.journal.gone(cloud_id)
+                        continue
+            ticket.journal.present(cloud_id)
+            return cloud_id
+
+    def _properties(self, image: Image, ticket: TicketRef) -> dict[str, Any]:
+        # What is stored as it boots needs a disk as large; an ISO is not installed by being copied.
+        min_disk = 0 if image.disk_format == "iso" else -(-image.virtual_size // GIB)
+        return {
+            "name": self._name(image),
+            "disk_format": image.disk_format,
+            "container_format": "bare",
+            "visibility": "public" if self._public else "private",
+            "min_disk": min_disk,
+            _TICKET: ticket.uid,
+            _DEPLOYMENT: ticket.deployment,
+            "publisher_ticket_uri": ticket.ticket_uri,
+            "publisher_image_uri": ticket.image_uri,
+            "publisher_appliance_uri": ticket.appliance_uri,
+            "publisher_sha256": image.sha256,
+        }
+
+    def _tagged(self, ticket: TicketRef) -> list[str]:
+        with translated(self._service):
+            found = self._glance.images.list(filters={_TICKET: ticket.uid, _DEPLOYMENT: ticket.deployment})
+            return [str(record["id"]) for record in found]
+
+    def _record(self, cloud_id: str) -> dict[str, Any] | None:
+        with translated(self._service):
+            try:
+                return dict(self._glance.images.get(cloud_id))
+            except HTTPNotFound:
+                return None
+
+    def _delete_noted(self, ticket: TicketRef, cloud_id: str) -> None:
+        self.delete(cloud_id)
+        ticket.journal.gone(cloud_id)
+
+    def _cloud_image(self, record: dict[str, Any]) -> CloudImage:
+        hashes = {record.get("os_hash_algo"): record.get("os_hash_value"), "md5": record.get("checksum")}
+        return CloudImage(
+            cloud_id=str(record["id"]),
+            complete=record["status"] == "active",
+            size=record.get("size"),
+            hashes={name: value for name, value in hashes.items() if name and value},
+            location=self._region or self._endpoint,
+        )
+
+    # Bytes ----------------------------------------------------------------------------------------
+
+    def _put(self, cloud_id: str, transfer: Transfer) -> Answer:
+        with translated(self._service):
+            token = str(self._session.get_token())
+        return transfer.put(
+            f"{self._endpoint}/v2/images/{cloud_id}/file",
+            {
+                "X-Auth-Token": token,
+                "Content-Type": "application/octet-stream",
+            },
+            tls=_tls() if self._endpoint.startswith("https") else None,
+            connect_seconds=self._timeouts.connect_seconds,
+            answer_seconds=self._timeouts.verify_seconds,
+        )
+
+    def _refused(self, answer: Answer, image: Image) -> CloudError:
+        words = words_of(answer.body)
+        match answer.status:
+            case 404 | 410:
+                return TransientCloudError(f"{self._service}: the image was deleted while it was uploaded")
+            case 409:
+                return TransientCloudError(f"{self._service}: another upload to the same image is under way")
+            case 415:
+                return PermanentCloudError(
+                    f"{self._service} does not accept the file as a {image.disk_format} image: {words}"
+                )
+            case status:
+                return answered(self._service, status, words, answer.headers)
+
+    @property
+    def _public(self) -> bool:
+        return bool(self._target.fields.get("publicImage"))
+
+    def _name(self, image: Image) -> str:
+        return str(self._target.fields.get("displayName") or image.name)
+
+
+def _tls() -> ssl.SSLContext:
+    """The same authorities that the other calls to the cloud trust: requests' own, or REQUESTS_CA_BUNDLE."""
+    trusted = Path(os.environ.get("REQUESTS_CA_BUNDLE") or requests.utils.DEFAULT_CA_BUNDLE_PATH)
+    if trusted.is_dir():
+        return ssl.create_default_context(capath=str(trusted))
+    return ssl.create_default_context(cafile=str(trusted))

@@ -1,0 +1,87 @@
+"""Holding a ticket: the lease is renewed, progress written and a cancel noticed by a thread beside the work.
+
+The work itself never waits for the database. It leaves the bytes it has sent in `sent`, and calls `check()` often.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from types import TracebackType
+from typing import Self
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from publisher.core.errors import Cancelled, LeaseLost, ShuttingDown
+from publisher.core.settings import Settings
+from publisher.core.store.leases import Claim, Leases
+from publisher.core.ticket import State
+
+logger = logging.getLogger(__name__)
+
+
+class Lease:
+    """Use as a context: the ticket is held inside it."""
+
+    def __init__(self, leases: Leases, claim: Claim, settings: Settings, shutting_down: threading.Event) -> None:
+        self.claim = claim
+        self.sent = 0
+        """Bytes of the image sent in this attempt."""
+        self._leases = leases
+        self._settings = settings
+        self._shutting_down = shutting_down
+        self._renewed = time.monotonic()
+        self._lost = False
+        self._cancelled = claim.ticket.state is State.CANCELLING
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name=f"lease-{claim.ticket.id}", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def check(self) -> None:
+        """Raises `LeaseLost`, `Cancelled` or `ShuttingDown` where the work must stop. Costs next to nothing."""
+        self.check_held()
+        if self._cancelled:
+            raise Cancelled
+        if self._shutting_down.is_set():
+            raise ShuttingDown
+
+    def check_held(self) -> None:
+        """Raises `LeaseLost`. For the clean-up, which goes on in spite of a cancel."""
+        # A process that was paused for longer than its lease knows so by its own clock, before it asks anybody.
+        if self._lost or time.monotonic() - self._renewed > self._settings.lease_seconds:
+            self._lost = True
+            raise LeaseLost
+
+    def _keep(self) -> None:
+        written = 0
+        while not self._ended.wait(self._settings.progress_seconds):
+            asked = time.monotonic()
+            sent, due = self.sent, asked - self._renewed >= self._settings.lease_renew_seconds
+            try:
+                if self._cancelled:
+                    if due:
+                        self._leases.hold(self.claim, self._settings.lease_seconds)
+                        self._renewed = asked
+                elif due or sent != written:
+                    self._leases.renew(self.claim, self._settings.lease_seconds, sent=sent)
+                    self._renewed, written = asked, sent
+                else:
+                    self._leases.check(self.claim)
+            except Cancelled:
+                self._cancelled = True
+            except LeaseLost:
+                self._lost = True
+                return
+            except SQLAlchemyError as error:
+                # Tried again at the next turn; if that lasts, the lease runs out and `check` stops the work.
+                logger.warning("ticket %d: the store did not answer: %s", self.claim.ticket.id, type(error).__name__)

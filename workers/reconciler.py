@@ -1,0 +1,51 @@
+"""Wakes the tickets that no worker holds although one should: whose message was lost or never sent, whose worker died,
+whose time to be tried again has come. Every worker has one; one at a time is elected, through the store."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from publisher.core.errors import QueueUnavailable
+from publisher.core.queue import WakeQueue
+from publisher.core.settings import Settings
+from publisher.core.store import Store
+
+logger = logging.getLogger(__name__)
+
+OFFICE = "reconciler"
+_TERM_TURNS = 3
+"""How many turns an elected reconciler may miss before another takes over."""
+
+
+class Reconciler:
+    def __init__(
+        self, store: Store, queue: WakeQueue, settings: Settings, *, holder: str, stop: threading.Event
+    ) -> None:
+        self._store = store
+        self._queue = queue
+        self._seconds = settings.reconcile_seconds
+        self._holder = holder
+        self._stop = stop
+
+    def run(self) -> None:
+        """Until the worker stops."""
+        while not self._stop.wait(self._seconds):
+            try:
+                if self._store.elections.hold(OFFICE, self._holder, self._seconds * _TERM_TURNS):
+                    self.turn()
+            except QueueUnavailable as error:
+                logger.warning("%s; tickets stay queued until it is back", error)
+            except SQLAlchemyError as error:
+                logger.warning("the store did not answer: %s", type(error).__name__)
+        self._queue.close()
+
+    def turn(self) -> int:
+        """Wake every ticket that is due; how many. Raises `QueueUnavailable`."""
+        due = self._store.tickets.due()
+        for ticket_id in due:
+            self._queue.send(ticket_id)
+            self._store.tickets.woken(ticket_id, sent=True)
+        return len(due)

@@ -1,0 +1,306 @@
+"""One ticket, from its claim to its outcome. Knows no Celery and no cloud SDK.
+
+This is the one place where exceptions become outcomes; only their type decides.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from publisher.core.errors import (
+    Cancelled,
+    ConfigurationError,
+    ImageFileError,
+    InvalidRequest,
+    LeaseLost,
+    PermanentCloudError,
+    PublisherError,
+    ShuttingDown,
+    TransientCloudError,
+)
+from publisher.core.image import Image, open_under
+from publisher.core.settings import Settings
+from publisher.core.store import Store
+from publisher.core.store.leases import Claim
+from publisher.core.ticket import Account, CloudRef, Phase, State, Target
+from publisher.core.uris import appliance_uri, image_uri, ticket_uri
+from publisher.core.vault import Vault
+from workers.clouds import plugin
+from workers.clouds.base import CloudImage, CloudPublisher, TicketRef, Timeouts
+from workers.lease import Lease
+from workers.transfer import Transfer
+
+logger = logging.getLogger(__name__)
+
+_HASHES_TRUSTED = ("sha512", "sha256", "md5")
+"""What a cloud may tell of an image it received; the first that it tells is compared."""
+
+
+class Runner:
+    """Runs tickets, several at a time where it is called from several threads."""
+
+    def __init__(
+        self,
+        store: Store,
+        vault: Vault,
+        settings: Settings,
+        *,
+        worker: str,
+        shutting_down: threading.Event | None = None,
+    ) -> None:
+        self._store = store
+        self._vault = vault
+        self._settings = settings
+        self._worker = worker
+        self._shutting_down = shutting_down or threading.Event()
+
+    def run(self, ticket_id: int) -> State | None:
+        """Claim a ticket and bring it as far as it gets. Never raises for what goes wrong with the ticket.
+
+        Returns its state afterwards as this worker left it; None where there was nothing to claim, or the lease was
+        lost on the way.
+        """
+        if self._shutting_down.is_set():
+            return None
+        claim = self._store.leases.claim(ticket_id, self._worker, self._settings.lease_seconds)
+        if claim is None:
+            return None
+        logger.info("ticket %d: claimed, attempt %d", ticket_id, claim.ticket.attempt)
+        with Lease(self._store.leases, claim, self._settings, self._shutting_down) as lease:
+            try:
+                state = Attempt(self._store, self._vault, self._settings, lease).outcome()
+            except LeaseLost:
+                logger.warning("ticket %d: the lease was lost; another worker has the ticket", ticket_id)
+                return None
+        logger.info("ticket %d: %s", ticket_id, state)
+        return state
+
+
+class Attempt:
+    """One attempt at one claimed ticket."""
+
+    def __init__(self, store: Store, vault: Vault, settings: Settings, lease: Lease) -> None:
+        self._store = store
+        self._leases = store.leases
+        self._vault = vault
+        self._settings = settings
+        self._lease = lease
+        self._claim = lease.claim
+        self._ticket = lease.claim.ticket
+        self._journal = TicketJournal(store, lease.claim)
+        self._cloud: CloudPublisher | None = None
+
+    def outcome(self) -> State:
+        """Do the work, and write down how it ended. Raises `LeaseLost` only."""
+        try:
+            try:
+                return self._decide()
+            except Cancelled:  # noticed while an outcome was being written
+                return self._cancel()
+        finally:
+            if self._cloud:
+                self._cloud.close()
+
+    def _decide(self) -> State:
+        try:
+            self._lease.check()
+            self._publish()
+        except (LeaseLost, Cancelled):
+            raise
+        except ShuttingDown:
+            self._leases.release(self._claim, "The worker shuts down and hands the ticket back")
+            return State.QUEUED
+        except TransientCloudError as error:
+            return self._retry(error)
+        except (PermanentCloudError, InvalidRequest, ImageFileError, ConfigurationError) as error:
+            return self._fail(str(error))
+        except Exception as error:
+            logger.exception("ticket %d: unexpected", self._ticket.id)
+            return self._fail(
+                "an unexpected error in the publisher; its log tells more", f"{type(error).__name__} in the worker"
+            )
+        return State.PUBLISHED
+
+    def _publish(self) -> None:
+        if self._ticket.attempt > self._settings.attempts_max:
+            raise PermanentCloudError(f"given up: {self._settings.attempts_max} workers broke off while at it")
+        image = self._store.images.get(self._ticket.image_id)
+        if image is None:
+            raise ImageFileError(f"image {self._ticket.image_id} has been deleted")
+        descriptor = open_under(self._settings.images, image.location)
+        try:
+            transfer = Transfer(
+                descriptor,
+                image.size,
+                check=self._lease.check,
+                on_sent=self._sent,
+                stall_seconds=self._settings.stall_seconds,
+            )
+            uploaded = self._upload(image, transfer)
+        finally:
+            os.close(descriptor)
+        self._leases.published(self._claim, cloud_id=uploaded.cloud_id, location=uploaded.location)
+
+    def _upload(self, image: Image, transfer: Transfer) -> CloudImage:
+        self._phase(Phase.AUTHENTICATING, "Signing in to the cloud")
+        cloud = self._connect()
+        cloud.check(image)
+        ref = self._ref()
+        self._lease.check()
+        uploaded = cloud.find(ref)
+        if uploaded and uploaded.complete and (wrong := _difference(uploaded, image, transfer)):
+            logger.warning("ticket %d: what an earlier attempt left is of no use: %s", self._ticket.id, wrong)
+            self._remove(uploaded.cloud_id)
+            uploaded = None
+        if uploaded is None or not uploaded.complete:
+            self._phase(Phase.UPLOADING, f"Uploading {image.size} bytes")
+            uploaded = cloud.upload(image, ref, transfer)
+            self._phase(Phase.VERIFYING, "Comparing what the cloud received with what was registered")
+            if wrong := _difference(uploaded, image, transfer):
+                raise PermanentCloudError(f"{wrong}; the image was removed from the cloud again")
+        else:
+            self._phase(Phase.VERIFYING, "An earlier attempt had uploaded it all: hash and size are right")
+        self._lease.check()
+        self._phase(Phase.FINISHING, "Finishing")
+        return cloud.finish(uploaded, image)
+
+    # Outcomes -------------------------------------------------------------------------------------
+
+    def _retry(self, error: TransientCloudError) -> State:
+        if self._ticket.attempt >= self._settings.attempts_max:
+            return self._fail(f"{error} (given up after {self._ticket.attempt} attempts)")
+        delay = retry_delay(self._settings, self._ticket.attempt, error.retry_after_seconds)
+        logger.warning("ticket %d: %s; again in %.1f s", self._ticket.id, error, delay)
+        self._leases.retry(self._claim, delay_seconds=delay, error=str(error))
+        return State.QUEUED
+
+    def _fail(self, error: str, detail: str | None = None) -> State:
+        """Clean up, then fail. Where the cloud cannot be reached for that, the ticket is tried again later."""
+        try:
+            self._clean_up(self._lease.check)
+        except (TransientCloudError, ShuttingDown) as blocked:
+            if self._ticket.attempt < self._settings.attempts_max:
+                delay = retry_delay(self._settings, self._ticket.attempt)
+                self._leases.retry(self._claim, delay_seconds=delay, error=f"{error}; cleaning up: {blocked}")
+                return State.QUEUED
+            detail = self._leftover(blocked)
+        except PublisherError as blocked:
+            if isinstance(blocked, LeaseLost | Cancelled):
+                raise
+            detail = self._leftover(blocked)
+        logger.warning("ticket %d: failed: %s", self._ticket.id, error)
+        self._leases.failed(self._claim, error=error, detail=detail)
+        return State.FAILED
+
+    def _cancel(self) -> State:
+        """Ends only once the cloud is verified clean; until then the ticket stays in `cancelling`."""
+        try:
+            self._clean_up(self._lease.check_held)
+        except LeaseLost:
+            raise
+        except Exception as error:
+            logger.warning("ticket %d: cleaning up: %s", self._ticket.id, error)
+            delay = retry_delay(self._settings, self._ticket.attempt)
+            self._leases.hand_over(self._claim, delay_seconds=delay)
+            return State.CANCELLING
+        self._leases.cancelled(self._claim)
+        return State.CANCELLED
+
+    def _clean_up(self, check: Callable[[], None]) -> None:
+        for entry in self._journal.entries():
+            if entry.state != "gone":
+                check()
+                self._remove(entry.cloud_id)
+
+    def _remove(self, cloud_id: str) -> None:
+        cloud = self._connect()
+        self._lease.check_held()
+        cloud.delete(cloud_id)
+        self._journal.gone(cloud_id)
+
+    def _leftover(self, blocked: Exception) -> str:
+        left = ", ".join(entry.cloud_id for entry in self._journal.entries() if entry.state != "gone")
+        return f"{left} may be left in the cloud, cleaning up failed: {blocked}"
+
+    # Parts ----------------------------------------------------------------------------------------
+
+    def _connect(self) -> CloudPublisher:
+        if self._cloud is None:
+            ticket = self._ticket
+            if ticket.sealed_secrets is None:
+                raise ConfigurationError("the account's secrets are no longer kept; publish again")
+            account = Account(ticket.platform, ticket.account, self._vault.open(ticket.sealed_secrets))
+            self._cloud = plugin(ticket.platform).connect(
+                account,
+                Target(ticket.platform, ticket.target),
+                Timeouts(
+                    self._settings.connect_timeout_seconds,
+                    self._settings.call_timeout_seconds,
+                    self._settings.verify_seconds,
+                ),
+            )
+        return self._cloud
+
+    def _ref(self) -> TicketRef:
+        ticket = self._ticket
+        return TicketRef(
+            uid=ticket.uid,
+            deployment=self._store.deployment,
+            ticket_uri=ticket_uri(ticket.owner, ticket.appliance_id, ticket.image_id, ticket.id),
+            image_uri=image_uri(ticket.owner, ticket.appliance_id, ticket.image_id),
+            appliance_uri=appliance_uri(ticket.owner, ticket.appliance_id),
+            journal=self._journal,
+        )
+
+    def _phase(self, phase: Phase, words: str) -> None:
+        self._leases.phase(self._claim, phase, words)
+
+    def _sent(self, count: int) -> None:
+        self._lease.sent = count
+
+
+@dataclass(frozen=True, slots=True)
+class TicketJournal:
+    """The ticket's journal, written under its lease. What is removed may be noted while the ticket is cancelled."""
+
+    store: Store
+    claim: Claim
+
+    def entries(self) -> Sequence[CloudRef]:
+        return self.store.tickets.journal(self.claim.ticket.id)
+
+    def plan(self, cloud_id: str) -> None:
+        self.store.leases.plan(self.claim, cloud_id)
+
+    def present(self, cloud_id: str) -> None:
+        self.store.leases.mark(self.claim, cloud_id, "present")
+
+    def gone(self, cloud_id: str) -> None:
+        self.store.leases.mark(self.claim, cloud_id, "gone")
+
+
+def retry_delay(settings: Settings, attempt: int, retry_after_seconds: float | None = None) -> float:
+    """Seconds before the next attempt: doubling, spread by a quarter so that many tickets do not return at once, and
+    never less than the cloud asked for."""
+    doubled = settings.retry_first_seconds * 2.0 ** (attempt - 1)
+    delay = min(doubled, settings.retry_longest_seconds) * random.uniform(0.75, 1.25)  # noqa: S311  # no secret
+    return max(delay, retry_after_seconds or 0.0)
+
+
+def _difference(uploaded: CloudImage, image: Image, transfer: Transfer) -> str | None:
+    """How what the cloud received differs from what was registered; None where it does not."""
+    if not uploaded.complete:
+        return "the cloud does not list the image as complete"
+    if uploaded.size != image.size:
+        return f"the cloud received {uploaded.size} bytes of {image.size}"
+    for algorithm in _HASHES_TRUSTED:
+        if algorithm in uploaded.hashes:
+            same = uploaded.hashes[algorithm] == getattr(image, algorithm)
+            return None if same else f"the {algorithm} that the cloud computed is not the registered one"
+    # A cloud that tells no hash: what left this worker is compared.
+    return None if transfer.sha256 == image.sha256 else "the sha256 of what was sent is not the registered one"

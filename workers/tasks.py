@@ -1,0 +1,60 @@
+"""What Celery calls: a few lines each."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from functools import cache
+from typing import Any
+
+from celery.signals import worker_init, worker_ready, worker_shutting_down
+
+from publisher.core.platforms import installed
+from publisher.core.queue import PUBLISH_TASK, WakeQueue
+from publisher.core.store import Store
+from publisher.core.vault import Vault
+from workers.app import app, settings
+from workers.clouds import plugin
+from workers.reconciler import Reconciler
+from workers.runner import Runner
+
+shutting_down = threading.Event()
+WORKER = f"{socket.gethostname()}-{os.getpid()}"
+
+
+@cache
+def store() -> Store:
+    return Store.open(settings)
+
+
+@cache
+def runner() -> Runner:
+    vault = Vault.from_file(settings.key_file, production=settings.production)
+    return Runner(store(), vault, settings, worker=WORKER, shutting_down=shutting_down)
+
+
+@app.task(name=PUBLISH_TASK)  # type: ignore[untyped-decorator]  # Celery has no types
+def publish(ticket_id: int) -> None:
+    """Bring one ticket as far as it gets."""
+    runner().run(ticket_id)
+
+
+@worker_init.connect  # type: ignore[untyped-decorator]
+def _prepare(**_: Any) -> None:
+    """Fail now, not at the first ticket, where something is not set up; and load the plugins while nobody waits."""
+    store().check_schema()
+    runner()
+    for platform in installed():
+        plugin(platform)
+
+
+@worker_ready.connect  # type: ignore[untyped-decorator]
+def _reconcile(**_: Any) -> None:
+    reconciler = Reconciler(store(), WakeQueue.open(settings), settings, holder=WORKER, stop=shutting_down)
+    threading.Thread(target=reconciler.run, name="reconciler", daemon=True).start()
+
+
+@worker_shutting_down.connect  # type: ignore[untyped-decorator]
+def _shut_down(**_: Any) -> None:
+    shutting_down.set()

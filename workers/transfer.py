@@ -1,0 +1,221 @@
+"""The upload engine: one image file on its way to a cloud. Sized, rewindable, counted, cancellable.
+
+Over plain HTTP the kernel sends the file (sendfile(2)); over TLS large reads go through one reused buffer. Memory stays
+the same whatever the size of the image.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import http.client
+import os
+import select
+import socket
+import ssl
+import struct
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from publisher.core.errors import ImageFileError, InvalidRequest, TransientCloudError
+
+_CHUNK_BYTES = 1 << 20
+_SENDFILE_BYTES = 8 << 20
+_POLL_MILLISECONDS = 250
+_ANSWER_BYTES_MAX = 64 << 10
+_GONE = {errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What an HTTP server answered to an upload."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Transfer:
+    """The bytes of one image, sent at most once at a time, and as often as need be.
+
+    `check` is called at least twice a second and stops the transfer by raising; `on_sent` gets the bytes sent so far.
+    """
+
+    def __init__(
+        self,
+        descriptor: int,
+        size: int,
+        *,
+        check: Callable[[], None] = lambda: None,
+        on_sent: Callable[[int], None] = lambda _: None,
+        stall_seconds: float = 120.0,
+    ) -> None:
+        self.size = size
+        self.sha256: str | None = None
+        """Hash of what was sent, where it went through `chunks`; None where the cloud is to tell its own."""
+        self._descriptor = descriptor
+        self._check = check
+        self._on_sent = on_sent
+        self._stall_seconds = stall_seconds
+        self._mtime_ns = os.fstat(descriptor).st_mtime_ns
+        self._verify_file()
+
+    def chunks(self) -> Iterator[memoryview]:
+        """The whole image from its start, for a cloud whose SDK wants to be fed; hashed on the way."""
+        self._verify_file()
+        hashed = hashlib.sha256()
+        self.sha256 = None
+        buffer = memoryview(bytearray(_CHUNK_BYTES))
+        sent = 0
+        while sent < self.size:
+            self._check()
+            count = os.preadv(self._descriptor, [buffer[: min(_CHUNK_BYTES, self.size - sent)]], sent)
+            if not count:
+                raise _shrank()
+            hashed.update(buffer[:count])
+            yield buffer[:count]
+            sent += count
+            self._on_sent(sent)
+        self._verify_file()
+        self.sha256 = hashed.hexdigest()
+
+    def put(
+        self,
+        url: str,
+        headers: Mapping[str, str],
+        *,
+        tls: ssl.SSLContext | None = None,
+        connect_seconds: float = 10.0,
+        answer_seconds: float = 900.0,
+    ) -> Answer:
+        """Send the whole image from its start as the body of one PUT, and return the answer, whatever its status.
+
+        An answer that comes before the last byte ends the upload. Raises `TransientCloudError` where the connection
+        fails, stalls or is cut without an answer, `ImageFileError` where the file is not what it was, and what `check`
+        raises: then the connection is reset.
+        """
+        self._verify_file()
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise InvalidRequest(f"'{parts.scheme}://{parts.hostname or ''}' is no http or https address")
+        where = f"{parts.hostname}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
+        connection = (
+            http.client.HTTPSConnection(parts.hostname, parts.port, timeout=connect_seconds, context=tls)
+            if parts.scheme == "https"
+            else http.client.HTTPConnection(parts.hostname, parts.port, timeout=connect_seconds)
+        )
+        try:
+            connection.putrequest("PUT", parts.path or "/", skip_accept_encoding=True)
+            for name, value in headers.items():
+                connection.putheader(name, value)
+            connection.putheader("Content-Length", str(self.size))
+            connection.endheaders()
+            try:
+                self._send(connection.sock)
+                self._await_answer(connection.sock, answer_seconds)
+            except OSError as error:
+                if error.errno not in _GONE:
+                    raise
+                # Refused early: the reason was sent before the connection was closed, and can still be read.
+            connection.sock.settimeout(self._stall_seconds)
+            answer = connection.getresponse()
+            return Answer(answer.status, dict(answer.headers.items()), answer.read(_ANSWER_BYTES_MAX))
+        except (OSError, http.client.HTTPException) as error:
+            raise TransientCloudError(f"the connection to {where} failed: {_reason(error)}") from None
+        finally:
+            _reset(connection)
+
+    def _send(self, sock: socket.socket) -> None:
+        send_some = self._encrypted(sock) if isinstance(sock, ssl.SSLSocket) else self._plain(sock)
+        sock.setblocking(False)
+        poll = select.poll()
+        poll.register(sock, select.POLLIN | select.POLLOUT)
+        sent, moved = 0, time.monotonic()
+        while sent < self.size:
+            self._check()
+            ready = poll.poll(_POLL_MILLISECONDS)
+            now = time.monotonic()
+            if ready and ready[0][1] & ~select.POLLOUT and not isinstance(sock, ssl.SSLSocket):
+                break  # the server answers already, or has hung up
+            count = send_some(sent) if ready else 0
+            if count:
+                sent += count
+                moved = now
+                self._on_sent(sent)
+            elif now - moved > self._stall_seconds:
+                raise TimeoutError(f"no byte was taken for {self._stall_seconds:.0f} s")
+        if sent == self.size:
+            self._verify_file()
+
+    def _plain(self, sock: socket.socket) -> Callable[[int], int]:
+        target = sock.fileno()
+
+        def send_some(offset: int) -> int:
+            try:
+                count = os.sendfile(target, self._descriptor, offset, min(_SENDFILE_BYTES, self.size - offset))
+            except BlockingIOError:
+                return 0
+            if not count:
+                raise _shrank()
+            return count
+
+        return send_some
+
+    def _encrypted(self, sock: ssl.SSLSocket) -> Callable[[int], int]:
+        buffer = memoryview(bytearray(_CHUNK_BYTES))
+        held = buffer[:0]
+
+        def send_some(offset: int) -> int:
+            nonlocal held
+            if not held:
+                count = os.preadv(self._descriptor, [buffer[: min(_CHUNK_BYTES, self.size - offset)]], offset)
+                if not count:
+                    raise _shrank()
+                held = buffer[:count]
+            try:
+                count = sock.send(held)
+            except (ssl.SSLWantWriteError, ssl.SSLWantReadError):
+                return 0
+            held = held[count:]
+            return count
+
+        return send_some
+
+    def _await_answer(self, sock: socket.socket, answer_seconds: float) -> None:
+        """Until the server begins to answer: it may hash and store for long after the last byte."""
+        deadline = time.monotonic() + answer_seconds
+        poll = select.poll()
+        poll.register(sock, select.POLLIN)
+        while not (isinstance(sock, ssl.SSLSocket) and sock.pending()) and not poll.poll(_POLL_MILLISECONDS):
+            self._check()
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"no answer within {answer_seconds:.0f} s after the last byte")
+
+    def _verify_file(self) -> None:
+        """Raises `ImageFileError` where the file is not as long as recorded, or was written to since it was opened."""
+        status = os.fstat(self._descriptor)
+        if status.st_size != self.size:
+            raise ImageFileError(
+                f"the image file has {status.st_size} bytes, but {self.size} were registered; register it again"
+            )
+        if status.st_mtime_ns != self._mtime_ns:
+            raise ImageFileError("the image file was written to while it was uploaded; register it again")
+
+
+def _shrank() -> ImageFileError:
+    return ImageFileError("the image file became shorter while it was uploaded; register it again")
+
+
+def _reset(connection: http.client.HTTPConnection) -> None:
+    """Close without sending what is still buffered, so that the server notices at once."""
+    if connection.sock is not None:
+        connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, http.client.HTTPException):
+        return "it was closed without an answer"
+    return str(error.args[-1]) if error.args else type(error).__name__
