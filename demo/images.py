@@ -30,8 +30,8 @@ class DemoImageError(Exception):
 def bootable_iso(directory: Path) -> Path:
     """The path of an ISO that boots, fetched into `directory` if there is none yet.
 
-    In this order: the file that the environment variable DEMO_ISO names, one that was fetched before, one of an
-    installed Debian package, one of a Debian package that is downloaded and unpacked but not installed.
+    In this order: the file that the environment variable DEMO_ISO names, one that was fetched before, one of
+    an installed Debian package, one of a Debian package that is downloaded and unpacked but not installed.
 
     Raises DemoImageError.
     """
@@ -51,11 +51,18 @@ def bootable_iso(directory: Path) -> Path:
     )
 
 
-def write_qcow2(path: Path, *, virtual_size: int, data_bytes: int, seed: int, contents: Iterable[bytes] = ()) -> None:
+def write_qcow2(
+    path: Path,
+    *,
+    virtual_size: int,
+    data_bytes: int,
+    seed: int,
+    contents: Iterable[bytes] = (),
+) -> None:
     """Write a QCOW2 disk (version 3, clusters of 64 KiB, no backing file).
 
-    It begins with `contents`, goes on with bytes that depend on `seed` alone up to `data_bytes`, and the rest of
-    its `virtual_size` bytes, a multiple of 512, is unallocated. The file is there only once it is complete.
+    It begins with `contents`, goes on with bytes that depend on `seed` alone up to `data_bytes`, and the rest
+    of its `virtual_size` bytes, a multiple of 512, is unallocated. The file appears once it is complete.
 
     Raises ValueError when the sizes do not fit into each other.
     """
@@ -200,7 +207,7 @@ def _checked(path: Path) -> Path:
 
 
 def _fetch(package: str, path: Path, directory: Path) -> Path | None:
-    """Download and unpack, but don't install, a package, and keep its ISO; None when there is no such package."""
+    """Download and unpack a package, without installing it, and keep its ISO; None without such a package."""
     apt_get, dpkg_deb = shutil.which("apt-get"), shutil.which("dpkg-deb")
     if apt_get is None or dpkg_deb is None:
         raise DemoImageError("this is not Debian or Ubuntu: set DEMO_ISO to any bootable ISO")
@@ -215,7 +222,7 @@ def _fetch(package: str, path: Path, directory: Path) -> Path | None:
         kept = directory / path.name
         (scratch / path).replace(kept)
     except OSError as error:
-        raise DemoImageError(f"the Debian package {package} has no {path}: set DEMO_ISO to a bootable ISO") from error
+        raise DemoImageError(f"the Debian package {package} has no {path}: set DEMO_ISO to an ISO") from error
     else:
         return kept
     finally:

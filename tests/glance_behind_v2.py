@@ -22,7 +22,14 @@ class GlanceBehindV2:
     Everything of Glance is as shipped but the one stage of its pipeline that checks tokens.
     """
 
-    def __init__(self, directory: Path, venv: Path, *, users: Mapping[str, str], tenants: Collection[str]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        venv: Path,
+        *,
+        users: Mapping[str, str],
+        tenants: Collection[str],
+    ) -> None:
         self._venv = venv.absolute()
         self.home = directory.resolve() / "glance"
         self.glance: Server = glance_server(self.home, self._venv, free_port(), python_path=self.home)
@@ -69,4 +76,5 @@ class GlanceBehindV2:
             f"identity_url = {self.keystone.url}\n"
             f"service_token = {self.keystone.service_token}\n"
         )
-        paste_ini.write_text(shipped.replace(_SHIPPED_CHECK, ours).replace("delay_auth_decision = true\n", ""))
+        changed = shipped.replace(_SHIPPED_CHECK, ours).replace("delay_auth_decision = true\n", "")
+        paste_ini.write_text(changed)

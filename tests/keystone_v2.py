@@ -1,6 +1,6 @@
 """A Keystone that speaks the Identity API v2.0 only, as no server that can still be installed does.
 
-It talks real HTTP, and its documents come from keystoneauth1's fixtures, which the v2.0 clients are tested with.
+It talks real HTTP. Its documents come from keystoneauth1's fixtures, with which the v2.0 clients are tested.
 """
 
 import json
@@ -20,6 +20,10 @@ _TIME = "%Y-%m-%dT%H:%M:%SZ"
 _UNAUTHORIZED = "The request you have made requires authentication."
 
 
+Answer = tuple[int, Mapping[str, object] | None]
+"""A status and a document."""
+
+
 class Refusal(Exception):
     """An answer that is an error."""
 
@@ -37,8 +41,8 @@ def unauthorized() -> Refusal:
 class KeystoneV2Stub:
     """A context manager that serves while it is entered; every user belongs to every tenant.
 
-    Roles are `_member_`, which v2.0 gave to everybody, and those that today's policies ask for: a v2.0 Keystone
-    knows no roles that are implied by others, so `reader` must be said too.
+    Roles are `_member_`, which v2.0 gave to everybody, and those that today's policies ask for: a v2.0
+    Keystone knows no roles that are implied by others, so `reader` must be said too.
     """
 
     glance_url: str
@@ -79,8 +83,8 @@ class KeystoneV2Stub:
         with self._lock:
             self._tokens.clear()
 
-    def answer(self, method: str, path: str, token: str | None, body: Any) -> tuple[int, Mapping[str, object] | None]:
-        """The status and document for a request. Raises Refusal."""
+    def answer(self, method: str, path: str, token: str | None, body: Any) -> Answer:
+        """Answer a request. Raises Refusal."""
         resource = path.partition("?")[0].rstrip("/") or "/"
         if method == "GET" and resource == "/":
             return 300, fixture.DiscoveryList(href=self.url, v2=True, v3=False)

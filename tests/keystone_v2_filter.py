@@ -1,8 +1,8 @@
 """A stage of Glance's request pipeline that has tokens checked by a Keystone v2.0.
 
-Today's keystonemiddleware, whose place it takes, asks a v3 Keystone only. It runs inside Glance, so it imports
-nothing of ours, and it tells Glance what keystonemiddleware would: who the user is, in request headers, or that
-the token is invalid. Refusing is then Glance's own business.
+Today's keystonemiddleware, whose place it takes, asks a v3 Keystone only. It runs inside Glance, so it
+imports nothing of ours, and it tells Glance what keystonemiddleware would: who the user is, in request
+headers, or that the token is invalid. Refusing is then Glance's own business.
 """
 
 import json

@@ -1,0 +1,1 @@
+"""The `publisher` command: one module a noun, and the programs that `publisher up` runs."""

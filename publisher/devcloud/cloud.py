@@ -159,7 +159,8 @@ class DevCloud:
         keystone.start()
         glance.start()
         keystone.wait()
-        Identity(state.keystone_port, state.passwords[ADMIN.name]).populate(state.passwords, image_url=glance.url)
+        identity = Identity(state.keystone_port, state.passwords[ADMIN.name])
+        identity.populate(state.passwords, image_url=glance.url)
         glance.wait()
         replace(state, complete=True).save(self._state_file)
 
@@ -237,7 +238,7 @@ class DevCloud:
         ours = {self._state_file.name, self._lock_file.name}
         present = {entry.name for entry in self.directory.iterdir()}
         if present and not present & ours:
-            raise DevCloudError(f"{self.directory} holds something else: name a directory that is empty or new")
+            raise DevCloudError(f"{self.directory} holds something else: name a new directory")
         self.directory.chmod(0o700)
 
     @property

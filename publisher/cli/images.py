@@ -1,0 +1,112 @@
+"""`publisher images`: the catalog of generated images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.progress import Progress
+
+from publisher.cli.installation import open_store
+from publisher.cli.output import err, iso, mebibytes, print_json, print_table, say
+from publisher.core.settings import Settings
+
+if TYPE_CHECKING:
+    from publisher.core.image import Image
+
+app = typer.Typer(help="The catalog of generated images.", no_args_is_help=True)
+
+ID_MAX = (1 << 63) - 1
+"""The largest number that the database's columns hold."""
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Format = Annotated[
+    str | None, typer.Option("--format", help="Image format, such as qcow2; checked against what the file really is.")
+]
+Link = Annotated[bool, typer.Option("--link", help="Hard-link the file into the image root in place of copying it.")]
+
+
+@app.command()
+def add(
+    file: Annotated[Path, typer.Argument(help="A disk image: qcow2, raw, vmdk, vdi, vhd or ISO.")],
+    appliance: Annotated[int, typer.Option(min=1, max=ID_MAX, help="The appliance that it was generated from.")],
+    user: Annotated[str, typer.Option(help="The user that it belongs to.")] = "root",
+    id: Annotated[int | None, typer.Option(min=1, max=ID_MAX, help="Its number; the next free one by default.")] = None,
+    format: Format = None,
+    name: Annotated[str | None, typer.Option(help="Its name; that of the file by default.")] = None,
+    link: Link = False,
+    as_json: Json = False,
+) -> None:
+    """Register a disk image, so that it can be published. A file under the image root stays where it is."""
+    from publisher.core.catalog import register
+
+    settings = Settings.from_environment()
+    with open_store(settings) as store, hashing(file) as on_progress:
+        image = register(
+            store,
+            settings.images,
+            file,
+            owner=user,
+            appliance_id=appliance,
+            id=id,
+            format=format,
+            name=name,
+            link=link,
+            on_progress=on_progress,
+        )
+    if as_json:
+        print_json(image_json(image))
+    else:
+        say(f"Image {image.id}: {image.name}, {image.format}, {mebibytes(image.size)}, sha256 {image.sha256}")
+
+
+@app.command("list")
+def list_(
+    user: Annotated[str | None, typer.Option(help="Only those of this user.")] = None,
+    appliance: Annotated[int | None, typer.Option(help="Only those of this appliance.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the images."""
+    with open_store(Settings.from_environment()) as store:
+        images = store.images.list(owner=user, appliance_id=appliance)
+    if as_json:
+        print_json({"images": [image_json(image) for image in images]})
+        return
+    rows = [
+        [str(each.id), each.owner, str(each.appliance_id), each.name, each.format, mebibytes(each.size), each.location]
+        for each in images
+    ]
+    print_table(["Id", "User", "Appliance", "Name", "Format", "Size", "Location"], rows)
+
+
+def image_json(image: Image) -> dict[str, Any]:
+    from publisher.core.uris import image_uri
+
+    return {
+        "id": image.id,
+        "uri": image_uri(image.owner, image.appliance_id, image.id),
+        "owner": image.owner,
+        "appliance_id": image.appliance_id,
+        "name": image.name,
+        "format": image.format,
+        "disk_format": image.disk_format,
+        "size_bytes": image.size,
+        "virtual_size_bytes": image.virtual_size,
+        "md5": image.md5,
+        "sha256": image.sha256,
+        "sha512": image.sha512,
+        "location": image.location,
+        "created": iso(image.created),
+    }
+
+
+@contextmanager
+def hashing(file: Path) -> Iterator[Callable[[int], None]]:
+    """A progress bar, where there is a terminal, for what `register` reads of the file."""
+    total = file.stat().st_size if file.is_file() else 0
+    with Progress(console=err, transient=True, disable=not err.is_terminal) as bar:
+        task = bar.add_task("Hashing", total=total)
+        yield lambda count: bar.advance(task, count)

@@ -1,0 +1,50 @@
+"""What the command prints: for people on a terminal, for scripts as JSON."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+def say(words: str, *, console: Console = out) -> None:
+    """Print one line as it is: unwrapped, nothing in it read as markup."""
+    console.print(Text(words), soft_wrap=True)
+
+
+def say_error(words: str) -> None:
+    err.print(Text.assemble(("Error: ", "bold red"), words), soft_wrap=True)
+
+
+def print_json(value: Any) -> None:
+    """Print an object whose keys are stable; times in it are ISO 8601 (see `iso`)."""
+    typer.echo(json.dumps(value, indent=2))
+
+
+def iso(seconds: float | None) -> str | None:
+    """A time in seconds since the epoch as ISO 8601, in UTC."""
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+
+
+def mebibytes(size: float) -> str:
+    return f"{size / (1 << 20):.1f} MiB"
+
+
+def print_table(columns: list[str], rows: list[list[str]]) -> None:
+    """A table on a terminal; tab-separated lines without a heading, to be cut and counted, elsewhere."""
+    if not out.is_terminal:
+        for row in rows:
+            say("\t".join(row))
+        return
+    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    out.print(table)

@@ -1,0 +1,50 @@
+"""Passwords: read from where no other user of the machine sees them, or made up. Never an option's value."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+from pathlib import Path
+
+import typer
+
+from publisher.core.errors import InvalidRequest
+
+
+def generate() -> str:
+    """144 random bits, of characters that need no quoting in a URL or a shell."""
+    return secrets.token_urlsafe(18)
+
+
+def from_stdin() -> str:
+    """The first line of the standard input. Raises `InvalidRequest` where it is empty."""
+    password = sys.stdin.readline().rstrip("\r\n")
+    if not password:
+        raise InvalidRequest("no password came in on the standard input")
+    return password
+
+
+def ask(prompt: str, *, instead: str, confirm: bool = False) -> str:
+    """Ask at the terminal. Raises `InvalidRequest` where there is none, saying what to do `instead`."""
+    if not sys.stdin.isatty():
+        raise InvalidRequest(f"there is no terminal to ask for a password at; {instead}")
+    return str(typer.prompt(prompt, hide_input=True, confirmation_prompt=confirm, err=True))
+
+
+def write(path: Path, password: str) -> None:
+    """Keep a password in a file of mode 0600, in place of the one that may be there."""
+    fresh = path.with_name(f"{path.name}.new")
+    fresh.unlink(missing_ok=True)
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="ascii") as file:
+        file.write(password + "\n")
+    fresh.replace(path)
+
+
+def kept(path: Path) -> str:
+    """The password kept in a file, made up at the first call."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write(path, generate())
+    return path.read_text("ascii").strip()

@@ -1,0 +1,32 @@
+"""Asking the Celery workers whether they are there, over the broker and without Celery."""
+
+from __future__ import annotations
+
+from publisher.core.errors import QueueUnavailable
+from publisher.core.settings import Settings
+
+_CONTROL = "celery"
+"""Celery's name for the exchange of its remote control (setting `control_exchange`)."""
+
+
+def ping_workers(settings: Settings, *, timeout_seconds: float, only: str | None = None) -> list[str]:
+    """The names of the workers that answer in time, or just of the one asked for, which is waited for no longer than
+    it takes. Raises `QueueUnavailable`."""
+    from kombu.connection import Connection
+    from kombu.exceptions import KombuError
+    from kombu.pidbox import Mailbox
+    from redis.exceptions import RedisError
+
+    from publisher.core.queue import transport_options
+
+    options = transport_options(settings.broker, max(2.0, 2 * timeout_seconds))
+    try:
+        with Connection(settings.broker, connect_timeout=2, transport_options=options) as connection:
+            mailbox = Mailbox(_CONTROL, type="fanout", accept=["json"])(connection)
+            if only is None:
+                answers = mailbox.multi_call("ping", timeout=timeout_seconds)
+            else:
+                answers = mailbox.call([only], "ping", timeout=timeout_seconds)
+    except (OSError, KombuError, RedisError) as error:
+        raise QueueUnavailable(f"the message broker cannot be reached: {type(error).__name__}") from None
+    return sorted(name for answer in answers or [] for name in answer)

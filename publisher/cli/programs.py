@@ -1,0 +1,75 @@
+"""The programs of an installation, as command lines: the intake, a worker, Flower."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Mapping
+
+from publisher.core.errors import ConfigurationError
+from publisher.core.settings import Settings
+
+_LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+
+WORKER_NAME = "publisher"
+
+
+def intake(settings: Settings, *, processes: int = 1, behind_proxy: bool = False) -> list[str]:
+    """The command of the intake. `behind_proxy` believes the X-Forwarded-… headers of a proxy on this machine."""
+    return [
+        *(sys.executable, "-m", "uvicorn", "--factory", "publisher.intake.app:create_app"),
+        *("--host", settings.intake_host, "--port", str(settings.intake_port), "--workers", str(processes)),
+        *("--log-level", log_level(settings).lower(), "--no-server-header", "--timeout-graceful-shutdown", "2"),
+        "--proxy-headers" if behind_proxy else "--no-proxy-headers",
+    ]
+
+
+def worker(settings: Settings, *, name: str = WORKER_NAME) -> list[str]:
+    """The command of a worker. Pool and concurrency are in the Celery app's own settings.
+
+    Gossip and mingling are for workers that tell each other things; ours meet in the store.
+    """
+    return [
+        *(sys.executable, "-m", "celery", "-A", "workers.app", "worker", "-n", f"{name}@%h"),
+        *("--without-gossip", "--without-mingle", "--loglevel", log_level(settings)),
+    ]
+
+
+def worker_node(name: str = WORKER_NAME) -> str:
+    """The name under which that worker answers."""
+    return f"{name}@{socket.gethostname()}"
+
+
+def flower() -> list[str]:
+    """The command of Flower; its options are in the environment, where a password is not seen by others.
+
+    Its configuration file, which is a program, would be whatever lies in the working directory: none is read.
+    """
+    return [sys.executable, "-m", "celery", "-A", "workers.app", "flower", "--conf=/dev/null"]
+
+
+def flower_environment(*, address: str, port: int, login: str, password: str) -> dict[str, str]:
+    """Flower behind a login, showing only: it changes nothing at the workers and keeps nothing."""
+    return {
+        "FLOWER_ADDRESS": address,
+        "FLOWER_PORT": str(port),
+        "FLOWER_BASIC_AUTH": f"{login}:{password}",
+        "FLOWER_READ_ONLY": "true",
+        "FLOWER_PERSISTENT": "false",
+    }
+
+
+def inherited(environment: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment for a child, without what could open Flower up, and without a cloud account of the caller's."""
+    environment = os.environ if environment is None else environment
+    kept = {name: value for name, value in environment.items() if not name.startswith(("FLOWER_", "OS_"))}
+    return kept | {"PYTHONUNBUFFERED": "1"}
+
+
+def log_level(settings: Settings) -> str:
+    """Raises `ConfigurationError`."""
+    level = settings.log_level.upper()
+    if level not in _LOG_LEVELS:
+        raise ConfigurationError(f"PUBLISHER_LOG_LEVEL: '{settings.log_level}' is none of {', '.join(_LOG_LEVELS)}")
+    return level

@@ -1,0 +1,164 @@
+"""`publisher publish`: one image to one cloud, by the same way as a request to the intake."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from publisher.cli import passwords
+from publisher.cli.images import ID_MAX, Format, Link, hashing
+from publisher.cli.installation import open_store
+from publisher.cli.output import err, out, print_json, say
+from publisher.cli.tickets import Json, Timeout, Wait, ticket_json
+from publisher.cli.watching import find_ticket, watch
+from publisher.core.errors import InvalidRequest, NotFound
+from publisher.core.settings import Settings
+
+if TYPE_CHECKING:
+    from publisher.core.image import Image
+    from publisher.core.publishing import PublishRequest
+    from publisher.core.store import Store
+    from publisher.core.ticket import Ticket
+
+PASSWORD_VARIABLE = "OS_PASSWORD"  # noqa: S105  # a variable's name
+FIRST_USER, FIRST_APPLIANCE = "root", 1
+
+
+def publish(
+    image: Annotated[str, typer.Argument(help="The number of an image, or a file to register first.")],
+    user: Annotated[
+        str | None, typer.Option(help=f"Whose image it is; the image's own user, or for a file {FIRST_USER}.")
+    ] = None,
+    appliance: Annotated[
+        int | None, typer.Option(min=1, max=ID_MAX, help=f"Likewise its appliance; for a file {FIRST_APPLIANCE}.")
+    ] = None,
+    platform: Annotated[str, typer.Option(help="The kind of cloud.")] = "openstack",
+    keystone_url: Annotated[str | None, typer.Option(envvar="OS_AUTH_URL", help="Keystone's address.")] = None,
+    glance_url: Annotated[
+        str | None, typer.Option(help="Glance's address; taken from Keystone's catalog if not given.")
+    ] = None,
+    login: Annotated[str | None, typer.Option(envvar="OS_USERNAME", help="Login of the cloud account.")] = None,
+    password_stdin: Annotated[
+        bool,
+        typer.Option(
+            "--password-stdin",
+            help=f"Read the cloud account's password from the standard input; else it is that of {PASSWORD_VARIABLE},"
+            " or asked for.",
+        ),
+    ] = False,
+    project: Annotated[str | None, typer.Option(envvar="OS_PROJECT_NAME", help="Keystone v3 project.")] = None,
+    domain: Annotated[
+        str | None,
+        typer.Option(envvar=["OS_PROJECT_DOMAIN_NAME", "OS_USER_DOMAIN_NAME"], help="Keystone v3 domain."),
+    ] = None,
+    tenant: Annotated[str | None, typer.Option(envvar="OS_TENANT_NAME", help="Keystone v2.0 tenant.")] = None,
+    region: Annotated[str | None, typer.Option(envvar="OS_REGION_NAME", help="Region to publish to.")] = None,
+    keystone_version: Annotated[
+        str | None, typer.Option(metavar="v3|v2.0", help="Found out by asking Keystone if not given.")
+    ] = None,
+    public: Annotated[bool, typer.Option("--public", help="Let every project of the cloud see the image.")] = False,
+    name: Annotated[str | None, typer.Option(help="The image's name in the cloud; its own by default.")] = None,
+    format: Format = None,
+    link: Link = False,
+    wait: Wait = False,
+    timeout: Timeout = None,
+    as_json: Json = False,
+) -> None:
+    """Publish an image to a cloud. With --wait the exit code is 0 published, 1 failed, 3 cancelled, 4 not in time.
+
+    The account's options stand by default in the OS_… variables of the `openstack` command.
+    """
+    account = _given(keystoneUrl=keystone_url, glanceUrl=glance_url, login=login, keystoneVersion=keystone_version)
+    target = _given(
+        keystoneDomain=domain, keystoneProject=project, tenantName=tenant, displayName=name, publishLocation=region
+    ) | {"publicImage": public}
+    from publisher.core.publishing import PublishRequest
+
+    settings = Settings.from_environment()
+    with open_store(settings) as store:
+        found = _find(store, int(image)) if image.isdecimal() else None
+        request = PublishRequest(
+            owner=user or (found.owner if found else FIRST_USER),
+            appliance_id=appliance or (found.appliance_id if found else FIRST_APPLIANCE),
+            image_id=found.id if found else 0,
+            platform=platform,
+            account=account,
+            secrets={"password": _password(password_stdin, login)},
+            target=target,
+        )
+        if found is None:
+            registered = _register(store, settings, Path(image), request, format=format, link=link)
+            request = replace(request, image_id=registered.id)
+        ticket = _accept(store, settings, request)
+        if not as_json:
+            say(f"Ticket {ticket.id}: '{ticket.name}' to {platform}; see: publisher status {ticket.id}")
+        code = watch(store, ticket.id, console=err if as_json else out, timeout_seconds=timeout) if wait else 0
+        if as_json:
+            print_json(ticket_json(find_ticket(store, ticket.id)))
+    raise typer.Exit(code)
+
+
+def _given(**values: str | None) -> dict[str, Any]:
+    """Without what is not given: an empty variable is the same as none."""
+    return {name: value for name, value in values.items() if value}
+
+
+def _password(stdin: bool, login: str | None) -> str:
+    if stdin:
+        return passwords.from_stdin()
+    return os.environ.get(PASSWORD_VARIABLE) or passwords.ask(
+        f"Password of {login or 'the cloud account'}", instead=f"set {PASSWORD_VARIABLE}, or use --password-stdin"
+    )
+
+
+def _find(store: Store, image_id: int) -> Image:
+    image = store.images.get(image_id) if image_id <= ID_MAX else None
+    if image is None:
+        raise NotFound(f"there is no image {image_id}; see: publisher images list")
+    return image
+
+
+def _register(
+    store: Store, settings: Settings, file: Path, request: PublishRequest, *, format: str | None, link: bool
+) -> Image:
+    """Register the file that a request is about, once the rest of the request is known to be good."""
+    from publisher.core.catalog import register
+    from publisher.core.platforms import check_request
+
+    if not file.exists():
+        raise InvalidRequest("is neither the number of an image nor a file", field=str(file))
+    # Checked before, too: a mistake in the request shall leave no image registered.
+    check_request(request.platform, request.account, request.secrets, request.target)
+    with hashing(file) as on_progress:
+        return register(
+            store,
+            settings.images,
+            file,
+            owner=request.owner,
+            appliance_id=request.appliance_id,
+            format=format,
+            link=link,
+            on_progress=on_progress,
+        )
+
+
+def _accept(store: Store, settings: Settings, request: PublishRequest) -> Ticket:
+    """The ticket, committed; a worker is woken if the broker can be reached."""
+    from publisher.core.publishing import accept, wake
+    from publisher.core.queue import WakeQueue
+    from publisher.core.vault import Vault
+
+    vault = Vault.from_file(settings.key_file, production=settings.production)
+    ticket = accept(store, vault, request)
+    queue = WakeQueue.open(settings)
+    try:
+        if not wake(store, queue, ticket.id):
+            what = "check PUBLISHER_BROKER_URL" if settings.broker_url else "run: publisher up"
+            say(f"Ticket {ticket.id} is safe, and waits until a worker runs; {what}", console=err)
+    finally:
+        queue.close()
+    return ticket

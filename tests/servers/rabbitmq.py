@@ -1,0 +1,103 @@
+"""A real RabbitMQ, as Debian packages it. It has a node name, an epmd and a cookie of its own."""
+
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.servers import missing
+from tests.servers.process import Server, free_port, listens
+
+
+class RabbitServer:
+    """Its data outlive a stop and a crash. A start takes several seconds."""
+
+    def __init__(self, binary: Path, epmd: Path, directory: Path) -> None:
+        self.port = free_port()
+        # RabbitMQ lets guest in from the loopback only.
+        self.url = f"amqp://guest:guest@127.0.0.1:{self.port}//"
+        epmd_port, dist_port = free_port(), free_port()
+        plugins = directory / "enabled_plugins"
+        plugins.write_text("[].\n")
+        cookie = directory / ".erlang.cookie"
+        cookie.write_text(secrets.token_hex(16))
+        cookie.chmod(0o400)
+        self._environment = {
+            name: value for name, value in os.environ.items() if not name.startswith(("RABBITMQ_", "ERL_"))
+        } | {
+            "HOME": str(directory),
+            "ERL_EPMD_PORT": str(epmd_port),
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "RABBITMQ_NODENAME": f"test{self.port}@localhost",
+            "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
+            "RABBITMQ_NODE_PORT": str(self.port),
+            "RABBITMQ_DIST_PORT": str(dist_port),
+            "RABBITMQ_MNESIA_BASE": str(directory / "mnesia"),
+            "RABBITMQ_LOG_BASE": str(directory / "log"),
+            "RABBITMQ_LOGS": "-",
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(plugins),
+            "RABBITMQ_CONFIG_FILE": str(directory / "rabbitmq"),
+            "RABBITMQ_CONF_ENV_FILE": str(directory / "none.conf"),
+            "RABBITMQ_PID_FILE": str(directory / "pid"),
+            # Two schedulers, and no busy waiting: the tests share the machine.
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 2:2 +sbwt none +sbwtdcpu none +sbwtdio none",
+        }
+        # An alarm would block what publishes: the disk of a build machine may be nearly full.
+        (directory / "rabbitmq.conf").write_text("disk_free_limit.absolute = 1MB\nvm_memory_high_watermark.relative = 0.8\n")
+        # Our own child, where the node would leave a daemon behind.
+        self._epmd = Server(
+            [epmd, "-port", str(epmd_port), "-address", "127.0.0.1"],
+            directory / "epmd.log",
+            ready=lambda: listens(epmd_port),
+            environment=self._environment,
+        )
+        self._server = Server(
+            [binary], directory / "rabbitmq.log", ready=self._answers, environment=self._environment, start_seconds=120
+        )
+
+    def start(self) -> None:
+        if not self._epmd.running:
+            self._epmd.start()
+        self._server.start()
+
+    def stop(self) -> None:
+        self._server.signal(signal.SIGTERM)
+        self._server.wait(60)
+
+    def kill(self) -> None:
+        """As a crash would end it."""
+        self._server.kill_session()
+
+    def close(self) -> None:
+        self.stop()
+        self._server.kill_session()
+        self._epmd.kill()
+
+    def _answers(self) -> bool:
+        return listens(self.port)
+
+
+def find_rabbitmq() -> tuple[Path, Path] | None:
+    """The server's own script (the one on Debian's PATH insists on root or its own user), and epmd."""
+    scripts = [Path("/usr/lib/rabbitmq/bin/rabbitmq-server"), *map(Path, filter(None, [shutil.which("rabbitmq-server")]))]
+    script = next((each for each in scripts if os.access(each, os.X_OK)), None)
+    epmds = [shutil.which("epmd"), *map(str, Path("/usr/lib/erlang").glob("erts-*/bin/epmd"))]
+    epmd = next((Path(each) for each in epmds if each), None)
+    return (script, epmd) if script and epmd else None
+
+
+@contextmanager
+def rabbitmq_server() -> Iterator[RabbitServer]:
+    binary, epmd = find_rabbitmq() or missing("rabbitmq-server")
+    with tempfile.TemporaryDirectory(prefix="rabbitmq-", ignore_cleanup_errors=True) as directory:
+        server = RabbitServer(binary, epmd, Path(directory))
+        try:
+            server.start()
+            yield server
+        finally:
+            server.close()

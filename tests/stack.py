@@ -1,0 +1,239 @@
+"""The service as it runs in earnest: an intake and workers, each a process of its own, over a real broker and store."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from base64 import b64encode
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import psutil
+
+from publisher.core import catalog
+from publisher.core.image import Image
+from publisher.core.settings import Settings
+from publisher.core.store import Store
+from tests.ports import free_port
+
+PASSWORD = "a-password-of-tests"
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@dataclass
+class Answer:
+    status: int
+    headers: http.client.HTTPMessage
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+@dataclass
+class Worker:
+    """A Celery worker in a process of its own."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    @property
+    def ready(self) -> bool:
+        return b" ready." in self.log.read_bytes()
+
+    def signal(self, number: signal.Signals) -> None:
+        os.killpg(self.process.pid, number)
+
+    def kill(self) -> None:
+        """SIGKILL, as a machine that loses its power."""
+        self.signal(signal.SIGKILL)
+        self.process.wait(10)
+
+
+@dataclass
+class Stack:
+    """Use as a context. Quick settings: a lease of 3 s, a reconciler every 0.3 s."""
+
+    settings: Settings
+    workers_wanted: int = 1
+    environment: Mapping[str, str] = field(default_factory=dict)
+    workers: list[Worker] = field(default_factory=list)
+    _intake: subprocess.Popen[bytes] | None = None
+
+    @classmethod
+    def in_directory(cls, directory: Path, broker_url: str, *, workers: int = 1, **settings: Any) -> Stack:
+        quick: dict[str, Any] = {
+            "lease_seconds": 3.0,
+            "lease_renew_seconds": 1.0,
+            "progress_seconds": 0.1,
+            "reconcile_seconds": 0.3,
+            "retry_first_seconds": 0.3,
+            "intake_port": free_port(),
+        }
+        return cls(Settings(data_dir=directory, broker_url=broker_url, **(quick | settings)), workers)
+
+    def __enter__(self) -> Self:
+        self.store = Store.open(self.settings)
+        self.store.migrate()
+        if self.store.users.get("root") is None:
+            self.store.users.add("root", PASSWORD, administrator=True)
+        self.logs = self.settings.data_dir / "logs"
+        self.logs.mkdir(parents=True, exist_ok=True)
+        try:
+            self._intake = self._start(
+                "intake",
+                [sys.executable, "-m", "uvicorn", "--factory", "publisher.intake.app:create_app", "--port",
+                 str(self.settings.intake_port)],
+            )  # fmt: skip
+            for _ in range(self.workers_wanted):
+                self.add_worker(wait=False)
+            until(lambda: self._answers() and all(worker.ready for worker in self.workers), 60, self._explain)
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        processes = [worker.process for worker in self.workers] + ([self._intake] if self._intake else [])
+        for process in processes:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGCONT)
+                process.terminate()
+        for process in processes:
+            try:
+                process.wait(15)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait(5)
+        self.store.close()
+
+    def add_worker(self, *, wait: bool = True) -> Worker:
+        name = f"worker{len(self.workers)}"
+        process = self._start(
+            name,
+            [sys.executable, "-m", "celery", "-A", "workers.app", "worker", "--without-gossip", "--without-mingle",
+             "--loglevel", "INFO", "--hostname", f"{name}@%h"],
+        )  # fmt: skip
+        worker = Worker(process, self.logs / f"{name}.log")
+        self.workers.append(worker)
+        if wait:
+            until(lambda: worker.ready, 60, self._explain)
+        return worker
+
+    # As a caller --------------------------------------------------------------------------------------------------
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        *,
+        accept: str = "application/json",
+        content_type: str = "application/xml",
+        login: str | None = "root",
+        password: str = PASSWORD,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        connection = http.client.HTTPConnection("127.0.0.1", self.settings.intake_port, timeout=30)
+        sent = {"Accept": accept, **(headers or {})}
+        if body is not None:
+            sent["Content-Type"] = content_type
+        if login is not None:
+            sent["Authorization"] = "Basic " + b64encode(f"{login}:{password}".encode()).decode()
+        try:
+            connection.request(method, f"/api/{path}", body, sent)
+            answer = connection.getresponse()
+            return Answer(answer.status, answer.headers, answer.read())
+        finally:
+            connection.close()
+
+    def add_image(self, file: Path, *, id: int | None = None, appliance_id: int = 4, **more: Any) -> Image:
+        return catalog.register(
+            self.store, self.settings.images, file, owner="root", appliance_id=appliance_id, id=id, **more
+        )
+
+    def publish(self, body: dict[str, Any], appliance_id: int = 4) -> dict[str, Any]:
+        """POST in JSON; the ticket."""
+        answer = self.call(
+            "POST",
+            f"users/root/appliances/{appliance_id}/pimages",
+            json.dumps(body).encode(),
+            content_type="application/json",
+        )
+        assert answer.status == 201, answer.body
+        ticket: dict[str, Any] = answer.json
+        return ticket
+
+    def status(self, ticket: Mapping[str, Any]) -> dict[str, Any]:
+        answer = self.call("GET", ticket["statusUri"])
+        assert answer.status == 200, answer.body
+        found: dict[str, Any] = answer.json
+        return found
+
+    def wait(
+        self, ticket: Mapping[str, Any], seconds: float = 60, each: Callable[[dict[str, Any]], None] = lambda _: None
+    ) -> dict[str, Any]:
+        """Poll, as callers do, until the ticket has ended."""
+        last: dict[str, Any] = {}
+
+        def ended() -> bool:
+            nonlocal last
+            last = self.status(ticket)
+            each(last)
+            return bool(last["complete"] or last["error"] or last["cancelled"])
+
+        until(ended, seconds, lambda: f"ticket {ticket['dbId']} is still: {last}\n{self._explain()}")
+        return last
+
+    # Parts ----------------------------------------------------------------------------------------------------------
+
+    def _start(self, name: str, command: list[str]) -> subprocess.Popen[bytes]:
+        with (self.logs / f"{name}.log").open("wb") as log:
+            return subprocess.Popen(
+                command,
+                cwd=REPOSITORY,
+                env=os.environ | self.settings.environment() | dict(self.environment),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def _answers(self) -> bool:
+        try:
+            return self.call("GET", "status", login=None).status == 200
+        except OSError:
+            return False
+
+    def _explain(self) -> str:
+        return "\n".join(f"--- {log.name}\n{log.read_text()[-3000:]}" for log in sorted(self.logs.glob("*.log")))
+
+
+def until(
+    true: Callable[[], object], seconds: float, explain: Callable[[], str] = lambda: "", every: float = 0.05
+) -> None:
+    """Wait for a condition of another process; fails with an explanation when the time is up."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds} s: {explain()}")
+        time.sleep(every)
+
+
+def cpu_seconds(pid: int) -> float:
+    times = psutil.Process(pid).cpu_times()
+    return float(times.user + times.system)
