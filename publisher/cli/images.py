@@ -11,7 +11,7 @@ import typer
 from rich.progress import Progress
 
 from publisher.cli.installation import open_store
-from publisher.cli.output import err, iso, mebibytes, print_json, print_table, say
+from publisher.cli.output import Json, err, iso, mebibytes, print_json, print_table, say
 from publisher.core.settings import Settings
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ app = typer.Typer(help="The catalog of generated images.", no_args_is_help=True)
 ID_MAX = (1 << 63) - 1
 """The largest number that the database's columns hold."""
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Format = Annotated[
     str | None, typer.Option("--format", help="Image format, such as qcow2; checked against what the file really is.")
 ]

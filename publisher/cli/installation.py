@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from publisher.core.errors import PublisherError
+from publisher.core.errors import ConfigurationError, PublisherError
 from publisher.core.settings import Settings
 
 if TYPE_CHECKING:
@@ -40,6 +43,17 @@ def open_store(settings: Settings, *, check: bool = True) -> Iterator[Store]:
             store.close()
     except SQLAlchemyError as error:
         raise StoreUnavailable(f"the database cannot be used: {_reason(error)}; check PUBLISHER_DATABASE_URL") from None
+
+
+def make_private(directory: Path, *, follow_links: bool = True) -> None:
+    """Make a directory for its owner alone. Raises `ConfigurationError` where others may write to one that is there."""
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    found = directory.stat(follow_symlinks=follow_links)
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+        raise ConfigurationError(
+            f"{directory} is not a directory that only you can write to; run: chmod go-w {directory}, or choose"
+            " another with PUBLISHER_DATA_DIR"
+        )
 
 
 def _reason(error: SQLAlchemyError) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -42,7 +44,7 @@ def print_table(columns: list[str], rows: list[list[str]]) -> None:
     """A table on a terminal; tab-separated lines without a heading, to be cut and counted, elsewhere."""
     if not out.is_terminal:
         for row in rows:
-            say("\t".join(row))
+            typer.echo("\t".join(row))  # Rich would make spaces of the tabs
         return
     table = Table(*columns, box=None, pad_edge=False, header_style="bold")
     for row in rows:

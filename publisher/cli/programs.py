@@ -31,7 +31,7 @@ def worker(settings: Settings, *, name: str = WORKER_NAME) -> list[str]:
     Gossip and mingling are for workers that tell each other things; ours meet in the store.
     """
     return [
-        *(sys.executable, "-m", "celery", "-A", "workers.app", "worker", "-n", f"{name}@%h"),
+        *(sys.executable, "-m", "celery", "--quiet", "-A", "workers.app", "worker", "-n", f"{name}@%h"),
         *("--without-gossip", "--without-mingle", "--loglevel", log_level(settings)),
     ]
 
@@ -57,6 +57,8 @@ def flower_environment(*, address: str, port: int, login: str, password: str) ->
         "FLOWER_BASIC_AUTH": f"{login}:{password}",
         "FLOWER_READ_ONLY": "true",
         "FLOWER_PERSISTENT": "false",
+        # It warns of each worker that is a moment late to answer it.
+        "FLOWER_LOGGING": "error",
     }
 
 

@@ -12,8 +12,8 @@ import typer
 from publisher.cli import passwords
 from publisher.cli.images import ID_MAX, Format, Link, hashing
 from publisher.cli.installation import open_store
-from publisher.cli.output import err, out, print_json, say
-from publisher.cli.tickets import Json, Timeout, Wait, ticket_json
+from publisher.cli.output import Json, err, out, print_json, say
+from publisher.cli.tickets import Timeout, Wait, ticket_json
 from publisher.cli.watching import find_ticket, watch
 from publisher.core.errors import InvalidRequest, NotFound
 from publisher.core.settings import Settings
@@ -68,9 +68,10 @@ def publish(
     timeout: Timeout = None,
     as_json: Json = False,
 ) -> None:
-    """Publish an image to a cloud. With --wait the exit code is 0 published, 1 failed, 3 cancelled, 4 not in time.
+    """Publish an image to a cloud.
 
-    The account's options stand by default in the OS_… variables of the `openstack` command.
+    What is not given of the account is taken from the OS_… variables of the `openstack` command. With --wait the exit
+    code is 0 published, 1 failed, 3 cancelled, 4 not within --timeout.
     """
     account = _given(keystoneUrl=keystone_url, glanceUrl=glance_url, login=login, keystoneVersion=keystone_version)
     target = _given(

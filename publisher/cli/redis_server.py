@@ -6,9 +6,9 @@ import importlib.util
 import os
 import shutil
 import socket
-import stat
 from pathlib import Path
 
+from publisher.cli.installation import make_private
 from publisher.core.errors import ConfigurationError
 from publisher.core.settings import Settings
 
@@ -39,10 +39,10 @@ def prepare(settings: Settings) -> list[str]:
     """
     address = settings.embedded_redis_socket
     command = [str(executable())]
-    _make_private(settings.data_dir)
+    make_private(settings.data_dir)
     if address.parent != settings.data_dir.absolute():
         # In a directory that everybody may write to: a link put there in advance is not to be followed.
-        _make_private(address.parent, follow_links=False)
+        make_private(address.parent, follow_links=False)
     if answers(address):
         raise ConfigurationError(f"a Redis is already running here, on {address}; stop the other `publisher up` first")
     file = settings.data_dir / "redis.conf"
@@ -79,16 +79,6 @@ def answers(address: Path) -> bool:
             return connection.recv(16).startswith(b"+PONG")
         except OSError:
             return False
-
-
-def _make_private(directory: Path, *, follow_links: bool = True) -> None:
-    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    found = directory.stat(follow_symlinks=follow_links)
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
-        raise ConfigurationError(
-            f"{directory} is not a directory that only you can write to; run: chmod go-w {directory}, or choose"
-            " another with PUBLISHER_DATA_DIR"
-        )
 
 
 def _quoted(path: Path) -> str:

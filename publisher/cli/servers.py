@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, NoReturn
 
@@ -52,7 +51,10 @@ def flower(
     address: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port (PUBLISHER_FLOWER_PORT).")] = None,
 ) -> None:
-    """Run Flower, behind a login. FLOWER_… variables of your own stand above these options."""
+    """Run Flower, behind a login.
+
+    FLOWER_… variables of your own stand above these options.
+    """
     settings = Settings.from_environment()
     password_file = settings.data_dir / FLOWER_PASSWORD_FILE
     options = programs.flower_environment(
@@ -75,6 +77,6 @@ def migrate() -> None:
     say("The database is up to date")
 
 
-def _become(command: list[str], environment: Mapping[str, str]) -> NoReturn:
+def _become(command: list[str], environment: dict[str, str]) -> NoReturn:
     """Go on as that program: signals, exit code and all are its own."""
     os.execvpe(command[0], command, programs.inherited() | environment)  # noqa: S606  # no shell is wanted

@@ -46,7 +46,7 @@ class ProgramFailed(PublisherError):
     """A program did not start, or stopped by itself."""
 
 
-class StopAsked(Exception):  # noqa: N818  # not an error
+class StopAsked(Exception):  # not an error
     """A signal asks for everything to be stopped."""
 
 
@@ -80,7 +80,10 @@ class Supervisor:
         self._handlers: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> Self:
-        self._handlers = {each: signal.signal(each, self._asked_to_stop) for each in _STOP_SIGNALS}
+        for each in _STOP_SIGNALS:
+            # nohup(1) has it ignored, and means it.
+            if each is not signal.SIGHUP or signal.getsignal(each) is not signal.SIG_IGN:
+                self._handlers[each] = signal.signal(each, self._asked_to_stop)
         return self
 
     def __exit__(
@@ -147,9 +150,7 @@ class Supervisor:
             return
         if event is None:
             raise StopAsked
-        raise ProgramFailed(
-            f"{event.program.name} stopped unexpectedly ({event.how_it_ended()}){event.last_words()}"
-        )
+        raise ProgramFailed(f"{event.program.name} stopped unexpectedly ({event.how_it_ended()}){event.last_words()}")
 
     def _asked_to_stop(self, number: int, frame: FrameType | None) -> None:
         self._signals += 1

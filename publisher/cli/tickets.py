@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
+from publisher.cli.images import ID_MAX
 from publisher.cli.installation import open_store
-from publisher.cli.output import err, iso, mebibytes, out, print_json, print_table, say
+from publisher.cli.output import Json, err, iso, mebibytes, out, print_json, print_table, say
 from publisher.cli.watching import find_ticket, watch
 from publisher.core.settings import Settings
 from publisher.core.ticket import HistoryEntry, State, Ticket
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Publish requests.", no_args_is_help=True)
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+TicketId = Annotated[int, typer.Argument(min=1, max=ID_MAX, help="A ticket's number.")]
 Wait = Annotated[bool, typer.Option("--wait", help="Show how it goes on until it ends.")]
 Timeout = Annotated[
     float | None, typer.Option("--timeout", min=0, metavar="SECONDS", help="With --wait: watch no longer than this.")
@@ -28,20 +29,23 @@ Timeout = Annotated[
 
 
 def status(
-    ticket: Annotated[int, typer.Argument(help="A ticket's number.")],
+    ticket: TicketId,
     wait: Wait = False,
     timeout: Timeout = None,
     history: Annotated[bool, typer.Option("--history", help="All that happened to it, too.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Show a ticket. With --wait the exit code is 0 published, 1 failed, 3 cancelled, 4 not within --timeout."""
+    """Show a ticket.
+
+    With --wait the exit code is 0 published, 1 failed, 3 cancelled, 4 not within --timeout.
+    """
     with open_store(Settings.from_environment()) as store:
         code = watch(store, ticket, console=err if as_json else out, timeout_seconds=timeout) if wait else 0
         show(store, ticket, history=history, as_json=as_json, brief=wait)
     raise typer.Exit(code)
 
 
-def cancel(ticket: Annotated[int, typer.Argument(help="A ticket's number.")], as_json: Json = False) -> None:
+def cancel(ticket: TicketId, as_json: Json = False) -> None:
     """Cancel a ticket. What it has uploaded is removed from the cloud."""
     with open_store(Settings.from_environment()) as store:
         asked = store.tickets.request_cancel(ticket)

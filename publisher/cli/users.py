@@ -8,7 +8,7 @@ import typer
 
 from publisher.cli import passwords
 from publisher.cli.installation import open_store
-from publisher.cli.output import print_json, print_table, say
+from publisher.cli.output import Json, print_json, print_table, say
 from publisher.core.errors import InvalidRequest
 from publisher.core.settings import Settings
 
@@ -62,7 +62,7 @@ def passwd(login: str, password_stdin: PasswordStdin = False, generate: Generate
 
 @app.command("list")
 def list_(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """List the users."""
     with open_store(Settings.from_environment()) as store:

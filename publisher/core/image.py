@@ -70,9 +70,12 @@ def open_under(root: Path, location: str) -> int:
     swapped in meanwhile, leads out of the root. Raises `ImageFileError`.
     """
     parts = PurePosixPath(location).parts
-    if not parts or location.startswith("/") or ".." in parts:
+    if not parts or location.startswith("/") or ".." in parts or "\0" in location:
         raise ImageFileError(f"the image file '{location}' is outside the image root")
-    descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise ImageFileError(f"the image root {root} cannot be opened: {error.strerror}") from None
     try:
         for part in parts[:-1]:
             inner = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=descriptor)

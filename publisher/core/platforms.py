@@ -24,9 +24,15 @@ class Platform:
 
     account: tuple[str, ...] = ()
     addresses: tuple[str, ...] = ()
+    names: tuple[str, ...] = ("displayName",)
+    """Of the account or of the image; no longer than `NAME_LENGTH_MAX`."""
 
 
-_OPENSTACK = Platform(account=("keystoneUrl", "login", "password"), addresses=("keystoneUrl", "glanceUrl"))
+_OPENSTACK = Platform(
+    account=("keystoneUrl", "login", "password"),
+    addresses=("keystoneUrl", "glanceUrl"),
+    names=("displayName", "keystoneDomain", "keystoneProject", "tenantName", "login"),
+)
 
 PLATFORMS: dict[str, Platform] = {
     "openstack": _OPENSTACK,
@@ -56,8 +62,10 @@ def check_request(platform: str, account: dict[str, Any], secrets: dict[str, str
     for name in asked.addresses:
         if given.get(name):
             _check_address(f"credAccount.{name}", str(given[name]))
-    if len(str(target.get("displayName", ""))) > NAME_LENGTH_MAX:
-        raise InvalidRequest(f"is longer than {NAME_LENGTH_MAX} characters", field="displayName")
+    for name in asked.names:
+        if len(str(target.get(name) or account.get(name) or "")) > NAME_LENGTH_MAX:
+            path = f"credAccount.{name}" if name in account else name
+            raise InvalidRequest(f"is longer than {NAME_LENGTH_MAX} characters", field=path)
     if asked is _OPENSTACK:
         _check_openstack(account, target)
 
@@ -73,10 +81,13 @@ def _check_openstack(account: dict[str, Any], target: dict[str, Any]) -> None:
 def _check_address(field: str, address: str) -> None:
     try:
         parts = urlsplit(address)
-        _ = parts.port
+        valid = parts.port != 0
     except ValueError:
-        raise InvalidRequest("is not a valid address", field=field) from None
+        valid = False
+    # `urlsplit` would leave out line breaks and keep blanks.
+    if not valid or any(each.isspace() for each in address):
+        raise InvalidRequest("is not a valid address", field=field)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise InvalidRequest("must be an address such as https://cloud.example.com:5000", field=field)
-    if parts.username or parts.password:
+    if "@" in parts.netloc:
         raise InvalidRequest("must not hold a login or password; give them in their own elements", field=field)

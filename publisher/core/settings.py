@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import tempfile
 from collections.abc import Mapping
@@ -156,6 +157,8 @@ def _read(variable: str, text: str, kind: object) -> object:
         if kind is int:
             return int(text)
         if kind is float:
+            if not math.isfinite(float(text)):
+                raise ValueError("use a finite number")
             return float(text)
     except ValueError as error:
         raise ConfigurationError(f"{variable}: {error}") from None

@@ -7,8 +7,8 @@ from urllib.parse import quote, unquote
 
 from publisher.core.errors import InvalidRequest
 
-_IMAGE = re.compile(r"(?:/?(?:api/)?)users/([^/]+)/appliances/(\d{1,18})/images/(\d{1,18})/?")
-_APPLIANCE = re.compile(r"(?:/?(?:api/)?)users/([^/]+)/appliances/(\d{1,18})/?")
+_IMAGE = re.compile(r"(?:/?(?:api/)?)users/([^/]+)/appliances/(\d{1,18})/images/(\d{1,18})/?", re.ASCII)
+_APPLIANCE = re.compile(r"(?:/?(?:api/)?)users/([^/]+)/appliances/(\d{1,18})/?", re.ASCII)
 
 
 def user_uri(login: str) -> str:

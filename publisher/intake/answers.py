@@ -11,6 +11,9 @@ from publisher.core.ticket import State, Ticket
 from publisher.intake.wire.fields import TYPE_KEY, Document
 from publisher.intake.wire.platforms import Platform, find_platform
 
+_ETA_LONGEST_SECONDS = 10 * 365 * 86400.0
+"""The first bytes of a slow upload may promise a year that no calendar has."""
+
 
 def ticket_document(ticket: Ticket, image: Image | None, now: float) -> Document:
     """The `publishImage` of a ticket; `image` is None where it was deleted since. `now` is the time in seconds."""
@@ -47,7 +50,6 @@ def ticket_document(ticket: Ticket, image: Image | None, now: float) -> Document
 def status_document(ticket: Ticket, now: float) -> Document:
     """The `status` of a ticket. Exactly one of complete, error and cancelled ends true."""
     failed = ticket.state is State.FAILED
-    left = ticket.seconds_left(now)
     return {
         **_object(ticket),
         "bytesLoaded": ticket.progress.sent,
@@ -58,13 +60,19 @@ def status_document(ticket: Ticket, now: float) -> Document:
         "detailedErrorMsg": ticket.error_detail if failed else None,
         "error": failed,
         "errorMessage": ticket.error if failed else None,
-        "eta": None if left is None else _time(now + left),
+        "eta": _eta(ticket, now),
         "message": ticket.message,
         "parentUri": _uri(ticket),
         "percentage": ticket.progress.percentage,
         "published": ticket.state is State.PUBLISHED,
         "uri": _status_uri(ticket),
     }
+
+
+def _eta(ticket: Ticket, now: float) -> datetime | None:
+    """Only while a worker is at it: a ticket that has ended, or waits, keeps the phase it was in."""
+    left = ticket.seconds_left(now) if ticket.state is State.PUBLISHING else None
+    return None if left is None or left > _ETA_LONGEST_SECONDS else _time(now + left)
 
 
 def _account(ticket: Ticket, platform: Platform) -> Document:

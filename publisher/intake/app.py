@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from publisher.core.publishing import Waker
 from publisher.core.queue import WakeQueue
@@ -48,7 +49,20 @@ def create_app(settings: Settings | None = None, waker: Waker | None = None) -> 
         waker=waker or queue,
         authenticator=Authenticator(store, settings.credential_cache_seconds),
     )
+    app.add_middleware(OneSlash)
     problems.install(app)
     for router in (status.router, pimages.router):
         app.include_router(router, prefix=API)
     return app
+
+
+class OneSlash:
+    """Takes `/api//status` for `/api/status`: so a client writes it whose base URL ends with a slash."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"].startswith(f"{API}//"):
+            scope = {**scope, "path": API + scope["path"][len(API) + 1 :]}
+        await self._app(scope, receive, send)

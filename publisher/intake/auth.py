@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import hmac
 import secrets
@@ -63,7 +62,7 @@ class Authenticator:
 def owner(store: Store, user: User, login: str) -> str:
     """Whose objects the path names: the user's own, or anybody's for an administrator. Raises `NotFound`, so that
     other users' objects cannot be told from none."""
-    if user.login == login or (user.administrator and store.users.get(login)):
+    if user.login == login or (user.administrator and "\0" not in login and store.users.get(login)):
         return login
     raise NotFound(f"there is no user '{login}'")
 
@@ -80,8 +79,9 @@ def _basic(authorization: str | None) -> tuple[str, str]:
         raise NotAuthenticated("sign in with HTTP Basic")
     try:
         login, colon, password = base64.b64decode(encoded.strip(), validate=True).decode().partition(":")
-    except (binascii.Error, UnicodeDecodeError):
+    except ValueError:  # neither base64 nor ASCII, or not UTF-8
         raise NotAuthenticated("the Authorization header cannot be read") from None
-    if not colon:
+    # No login has a NUL, and PostgreSQL could not be asked for one.
+    if not colon or "\0" in login:
         raise NotAuthenticated("the Authorization header cannot be read")
     return login, password

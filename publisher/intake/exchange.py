@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC
 from email.utils import formatdate, parsedate_to_datetime
 from typing import Annotated, cast
 
-from fastapi import Depends, Request, Response
+from fastapi import Depends, Path, Request, Response
+from pydantic import BeforeValidator
 
 from publisher.core.publishing import Sealer, Waker
 from publisher.core.settings import Settings
 from publisher.core.store import Store
 from publisher.core.store.users import User
-from publisher.core.ticket import Ticket
+from publisher.core.ticket import State, Ticket
 from publisher.intake import auth
 from publisher.intake.negotiation import Format, answer_format, body_format
 from publisher.intake.wire.codec import read_document, write_document
@@ -24,6 +26,12 @@ from publisher.intake.wire.fields import Document
 from publisher.intake.wire.limits import BodyTooLarge
 
 API = "/api"
+
+_ID = re.compile(r"[1-9][0-9]{0,18}")
+_ID_MAX = (1 << 63) - 1
+_DISCARDED_MAX = 8 << 20
+"""Bytes of a body that is too large which are read all the same: a client that is still sending when the connection
+closes may never see the answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +43,7 @@ class Services:
     sealer: Sealer
     waker: Waker
     authenticator: auth.Authenticator
+    started: float = field(default_factory=time.time)
 
 
 def services(request: Request) -> Services:
@@ -64,16 +73,7 @@ class Caller:
 
     def answer(self, root: str, document: Document, modified: float) -> Response:
         """200, or 304 where the caller has it already. `modified` is in seconds since the epoch."""
-        body = write_document(self.form, root, document)
-        headers = {
-            "ETag": f'"{hashlib.sha256(body).hexdigest()[:32]}"',
-            "Last-Modified": formatdate(_stable(modified), usegmt=True),
-            "Cache-Control": "private, no-cache",
-            "Vary": "Accept, Authorization",
-        }
-        if self._has(headers["ETag"], modified):
-            return Response(status_code=304, headers=headers)
-        return Response(body, headers=headers, media_type=self.form.content_type)
+        return answer(self.request, self.form, root, document, modified)
 
     def created(self, root: str, document: Document, uri: str) -> Response:
         """201 with the absolute `Location`."""
@@ -81,17 +81,37 @@ class Caller:
         body = write_document(self.form, root, document)
         return Response(body, 201, headers={"Location": f"{base}{API}/{uri}"}, media_type=self.form.content_type)
 
-    def _has(self, etag: str, modified: float) -> bool:
-        """RFC 9110, 13.1.2 and 13.1.3: If-Modified-Since counts only where there is no If-None-Match."""
-        if (tags := self.request.headers.get("if-none-match")) is not None:
-            given = {tag.strip().removeprefix("W/") for tag in tags.split(",")}
-            return "*" in given or etag in given
-        if (since := self.request.headers.get("if-modified-since")) is not None:
-            try:
-                return math.floor(modified) <= parsedate_to_datetime(since).timestamp()
-            except (ValueError, OverflowError):
-                return False
-        return False
+
+def answer(request: Request, form: Format, root: str, document: Document, modified: float) -> Response:
+    """200, or 304 where the caller has it already. `modified` is in seconds since the epoch."""
+    body = write_document(form, root, document)
+    changed = math.ceil(modified)
+    headers = {
+        "ETag": f'"{hashlib.sha256(body).hexdigest()[:32]}"',
+        # A change and another one may share a second, which the date could not tell apart: what is given is the second
+        # after the change, and until that has come, the one before it, to which no later request is answered 304.
+        "Last-Modified": formatdate(min(changed, math.floor(time.time())), usegmt=True),
+        "Cache-Control": "private, no-cache",
+        "Vary": "Accept, Authorization",
+    }
+    if _has(request, headers["ETag"], changed):
+        return Response(status_code=304, headers=headers)
+    return Response(body, headers=headers, media_type=form.content_type)
+
+
+def _has(request: Request, etag: str, changed: int) -> bool:
+    """RFC 9110, 13.1.2 and 13.1.3: If-Modified-Since counts only where there is no If-None-Match."""
+    if given := request.headers.getlist("if-none-match"):
+        tags = {tag.strip().removeprefix("W/") for tag in ",".join(given).split(",")}
+        return "*" in tags or etag in tags
+    if (since := request.headers.get("if-modified-since")) is not None:
+        try:
+            moment = parsedate_to_datetime(since)
+            # One of the forms that HTTP has for a date names no zone, and means UTC.
+            return changed <= (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+        except (ValueError, OverflowError, IndexError):
+            return False
+    return False
 
 
 def caller(request: Request) -> Caller:
@@ -102,27 +122,45 @@ def caller(request: Request) -> Caller:
 
 
 async def bounded_body(request: Request) -> bytes:
-    """The request's body; no more of it is read than is allowed. Raises `BodyTooLarge`."""
+    """The request's body; no more of it is kept than is allowed. Raises `BodyTooLarge`."""
     limit = services(request).settings.request_bytes_max
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit:
-            raise BodyTooLarge(f"the request body is larger than {limit} bytes")
+    size = _declared_size(request)
+    # What would take too long to read, and what waits for our word before it is sent, is refused unread.
+    if size <= limit or (size <= limit + _DISCARDED_MAX and "expect" not in request.headers):
+        size = 0
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size <= limit:
+                body += chunk
+            elif size > limit + _DISCARDED_MAX:
+                break
+    if size > limit:
+        raise BodyTooLarge(f"the request body is larger than {limit} bytes")
     return bytes(body)
+
+
+def _declared_size(request: Request) -> int:
+    declared = request.headers.get("content-length", "")
+    return int(declared) if declared.isascii() and declared.isdigit() and len(declared) < 20 else 0
+
+
+def _canonical_id(text: str) -> str:
+    if not _ID.fullmatch(text):
+        raise ValueError("not an id")
+    return text
 
 
 Calling = Annotated[Caller, Depends(caller)]
 Body = Annotated[bytes, Depends(bounded_body)]
+Id = Annotated[int, BeforeValidator(_canonical_id), Path(le=_ID_MAX)]
+"""An id in a path. What none can have, more than 64 bits among it, is not found, and is never asked of the database."""
 
 
-def last_modified(tickets: Iterable[Ticket]) -> float:
-    """When the newest of them changed; 0 where there is none."""
-    return max((ticket.modified for ticket in tickets), default=0.0)
+def last_modified(*tickets: Ticket) -> float:
+    """When the newest of them changed; 0 where there is none.
 
-
-def _stable(modified: float) -> int:
-    """The second to give as Last-Modified: within the very second of a change another one may follow, and the date
-    could not tell them apart, so that until then it is the second before."""
-    second = math.floor(modified)
-    return second if time.time() >= second + 1 else second - 1
+    One that a worker is at changes all the time: its progress is written without touching `modified`, and moves on.
+    """
+    now = time.time()
+    return max((now if each.state is State.PUBLISHING else each.modified for each in tickets), default=0.0)

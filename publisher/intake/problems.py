@@ -11,6 +11,8 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.routing import Match
 
 from publisher.core.errors import (
     Conflict,
@@ -46,6 +48,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _framework_error)
     app.add_exception_handler(RequestValidationError, _invalid_path)
     app.add_exception_handler(SQLAlchemyError, _store_error)
+    app.add_exception_handler(ClientDisconnect, _gone)
     app.add_exception_handler(Exception, _unexpected)
 
 
@@ -63,7 +66,7 @@ def problem(
         {
             "localizedErrorMsg": {"message": message, "messageId": kind},
             "requestMethod": request.method,
-            "requestUri": request.url.path,
+            "requestUri": request.scope["raw_path"].decode("ascii", "replace"),
             "statusCode": status,
             "timestamp": datetime.now(UTC),
         },
@@ -86,7 +89,8 @@ async def _framework_error(request: Request, error: Exception) -> Response:
         405: f"{request.method} is not allowed here",
     }.get(error.status_code, HTTPStatus(error.status_code).phrase)
     kind = {404: "NotFound", 405: "MethodNotAllowed"}.get(error.status_code, "HttpError")
-    return problem(request, error.status_code, message, kind=kind, headers=error.headers)
+    headers = {"Allow": ", ".join(_allowed(request))} if error.status_code == 405 else error.headers
+    return problem(request, error.status_code, message, kind=kind, headers=headers)
 
 
 async def _invalid_path(request: Request, error: Exception) -> Response:
@@ -106,6 +110,22 @@ async def _store_error(request: Request, error: Exception) -> Response:
         kind="StoreUnavailable",
         headers={"Retry-After": str(_STORE_RETRY_SECONDS)},
     )
+
+
+async def _gone(request: Request, error: Exception) -> Response:
+    """The caller hung up before its request was complete; nobody reads this."""
+    return problem(request, 400, "the request body ended too early", kind="InvalidRequest")
+
+
+def _allowed(request: Request) -> list[str]:
+    """The methods of the request's path: the framework itself tells those of the first route only."""
+    return [
+        method
+        for method in ("GET", "POST", "PUT", "DELETE")
+        if any(
+            route.matches({**request.scope, "method": method})[0] is Match.FULL for route in request.app.router.routes
+        )
+    ]
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import random
+import signal
 import socket
 import subprocess
 import time
@@ -49,10 +50,6 @@ class Server:
         self._start_seconds = start_seconds
         self._process: subprocess.Popen[bytes] | None = None
 
-    @property
-    def running(self) -> bool:
-        return self._process is not None and self._process.poll() is None
-
     def start(self) -> None:
         """Returns once it answers."""
         with self._log.open("ab") as log:
@@ -72,8 +69,14 @@ class Server:
         while not self._ready():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.kill()
-                raise RuntimeError(f"{self._command[0]} did not start:\n{self._log.read_text(errors='replace')[-4000:]}")
+                raise RuntimeError(
+                    f"{self._command[0]} did not start:\n{self._log.read_text(errors='replace')[-4000:]}"
+                )
             time.sleep(0.02)
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process is not None and self._process.poll() is None else None
 
     def signal(self, number: int) -> None:
         if self._process is not None and self._process.poll() is None:
@@ -88,7 +91,8 @@ class Server:
                 self.kill()
 
     def kill(self) -> None:
-        """End it at once, as a crash would."""
+        """End it and its own children at once, as a crash would."""
         if self._process is not None:
-            self._process.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()

@@ -4,11 +4,12 @@ import os
 import secrets
 import shutil
 import signal
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import psutil
 
 from tests.servers import missing
 from tests.servers.process import Server, free_port, listens
@@ -48,7 +49,9 @@ class RabbitServer:
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 2:2 +sbwt none +sbwtdcpu none +sbwtdio none",
         }
         # An alarm would block what publishes: the disk of a build machine may be nearly full.
-        (directory / "rabbitmq.conf").write_text("disk_free_limit.absolute = 1MB\nvm_memory_high_watermark.relative = 0.8\n")
+        (directory / "rabbitmq.conf").write_text(
+            "disk_free_limit.absolute = 1MB\nvm_memory_high_watermark.relative = 0.8\n"
+        )
         # Our own child, where the node would leave a daemon behind.
         self._epmd = Server(
             [epmd, "-port", str(epmd_port), "-address", "127.0.0.1"],
@@ -61,7 +64,7 @@ class RabbitServer:
         )
 
     def start(self) -> None:
-        if not self._epmd.running:
+        if self._epmd.pid is None:
             self._epmd.start()
         self._server.start()
 
@@ -71,11 +74,14 @@ class RabbitServer:
 
     def kill(self) -> None:
         """As a crash would end it."""
-        self._server.kill_session()
+        if self._server.pid is not None:
+            # The script that started the node ends with it, and takes note of its end; it would not the other way.
+            for child in psutil.Process(self._server.pid).children():
+                child.kill()
+            self._server.wait(30)
 
     def close(self) -> None:
-        self.stop()
-        self._server.kill_session()
+        self.kill()
         self._epmd.kill()
 
     def _answers(self) -> bool:
@@ -84,7 +90,10 @@ class RabbitServer:
 
 def find_rabbitmq() -> tuple[Path, Path] | None:
     """The server's own script (the one on Debian's PATH insists on root or its own user), and epmd."""
-    scripts = [Path("/usr/lib/rabbitmq/bin/rabbitmq-server"), *map(Path, filter(None, [shutil.which("rabbitmq-server")]))]
+    scripts = [
+        Path("/usr/lib/rabbitmq/bin/rabbitmq-server"),
+        *map(Path, filter(None, [shutil.which("rabbitmq-server")])),
+    ]
     script = next((each for each in scripts if os.access(each, os.X_OK)), None)
     epmds = [shutil.which("epmd"), *map(str, Path("/usr/lib/erlang").glob("erts-*/bin/epmd"))]
     epmd = next((Path(each) for each in epmds if each), None)

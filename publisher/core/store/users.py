@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from argon2 import PasswordHasher
-from argon2.exceptions import InvalidHashError, VerifyMismatchError
+from argon2.exceptions import InvalidHashError, VerificationError
 from sqlalchemy import Engine, Row, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
@@ -116,8 +116,8 @@ class Users:
 def verify_password(stored_hash: str | None, password: str) -> bool:
     """Takes as long for a login that does not exist (`None`) as for one that does."""
     try:
-        return _hasher.verify(stored_hash or _DUMMY_HASH, password) and stored_hash is not None
-    except (VerifyMismatchError, InvalidHashError):
+        return _hasher.verify(_DUMMY_HASH if stored_hash is None else stored_hash, password) and stored_hash is not None
+    except (VerificationError, InvalidHashError):
         return False
 
 

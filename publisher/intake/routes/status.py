@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
+from publisher.intake.exchange import answer, services
 from publisher.intake.negotiation import answer_format
-from publisher.intake.wire.codec import write_document
 from publisher.version import UFORGE_API_VERSION
 
 router = APIRouter()
@@ -14,8 +14,8 @@ router = APIRouter()
 @router.get("/status")
 def service_status(request: Request) -> Response:
     accept = request.headers.get("accept", "")
-    if accept.split(";")[0].strip().lower() == "text/plain":
+    if accept.partition(",")[0].partition(";")[0].strip().lower() == "text/plain":
         return Response("alive\n", media_type="text/plain")
     form = answer_format(accept or None)
     document = {"alive": True, "version": UFORGE_API_VERSION, "serviceLoad": 0}
-    return Response(write_document(form, "serviceStatus", document), media_type=form.content_type)
+    return answer(request, form, "serviceStatus", document, services(request).started)

@@ -28,7 +28,7 @@ def type_of(field: Field, document: Document, *, request: bool) -> ObjectType:
 
 
 def ordered(object_type: ObjectType, document: Document, *, request: bool) -> Iterator[tuple[Field, object]]:
-    """The values to write, in the order of the schema; those that are None are left out.
+    """The values to write, in the order of the schema; those that are None or empty are left out.
 
     An answer never has a secret in it, nor an element that is only read: they are left out even where the document
     has them. Raises ValueError for a value that the type has no element for, and for a required one that is missing.
@@ -42,7 +42,7 @@ def ordered(object_type: ObjectType, document: Document, *, request: bool) -> It
             if field.kind is not Kind.LIST:
                 raise ValueError(f"{object_type.name} needs {field.name}")
             value = []
-        if value is None or (not request and (field.secret or field.name in REQUEST_ONLY)):
+        if value in (None, "") or (not request and (field.secret or field.name in REQUEST_ONLY)):
             continue
         yield field, value
 

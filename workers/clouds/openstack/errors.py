@@ -28,10 +28,6 @@ def translated(service: str) -> Iterator[None]:
     except keystone.HttpError as error:
         headers = error.response.headers if error.response is not None else {}
         raise answered(service, int(error.http_status or 500), _words(error.message), headers) from None
-    except keystone.EndpointNotFound:
-        raise PermanentCloudError(
-            f"{service}: its catalog has no image service in this region; give glanceUrl, or another region"
-        ) from None
     except (keystone.ConnectionError, keystone.DiscoveryFailure, requests.exceptions.RequestException) as error:
         raise TransientCloudError(f"{service} does not answer: {_kind(error)}") from None
     except (glanceclient.exc.CommunicationError, glanceclient.exc.InvalidEndpoint) as error:

@@ -7,7 +7,7 @@ import warnings
 from dataclasses import dataclass
 from typing import Any
 
-from keystoneauth1.exceptions import Unauthorized
+from keystoneauth1.exceptions import EndpointNotFound, Unauthorized
 from keystoneauth1.identity import v2, v3
 from keystoneauth1.session import Session
 
@@ -91,9 +91,12 @@ def image_endpoint(session: Session, who: SignIn) -> str:
     if who.glance_url:
         return who.glance_url
     with translated(who.service):
-        found = session.get_endpoint(service_type="image", interface="public", region_name=who.region)
+        try:
+            found = session.get_endpoint(service_type="image", interface="public", region_name=who.region)
+        except EndpointNotFound:
+            found = None
     if not found:
-        where = f"region '{who.region}'" if who.region else "its catalog"
+        where = f"region '{who.region}'" if who.region else "the catalog"
         raise PermanentCloudError(f"{who.service}: {where} has no image service; give glanceUrl, or another region")
     return re.sub(r"/v[12](\.\d+)?$", "", str(found).rstrip("/"))
 

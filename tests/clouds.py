@@ -1,0 +1,87 @@
+"""What tests need of an OpenStack cloud beside the publisher: requests for it, and a look at what is in it."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+from dataclasses import dataclass
+from typing import Any
+
+from publisher.devcloud.cloud import DevCloud
+
+
+@dataclass(frozen=True)
+class Glance:
+    """A plain REST client, which shares no code with the publisher."""
+
+    cloud: DevCloud
+    user: str = "uploader"
+
+    def images(self, ticket: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+        """All images of the user's project, or those of one ticket. As an administrator would, whatever their state."""
+        listed: dict[str, Any] = self.rest("GET", "/v2/images?limit=1000")
+        images: list[dict[str, Any]] = listed["images"]
+        if ticket is None:
+            return images
+        return [image for image in images if image.get("publisher_ticket_uri") == ticket["uri"]]
+
+    def data(self, image_id: str) -> bytes:
+        raw = self.rest("GET", f"/v2/images/{image_id}/file", raw=True)
+        assert isinstance(raw, bytes)
+        return raw
+
+    def delete(self, image_id: str) -> None:
+        self.rest("DELETE", f"/v2/images/{image_id}")
+
+    def rest(self, method: str, path: str, body: object = None, *, raw: bool = False) -> Any:
+        request = urllib.request.Request(  # noqa: S310
+            self.cloud.glance_url + path,
+            json.dumps(body).encode() if body is not None else None,
+            {"X-Auth-Token": self._token(), "Content-Type": "application/json"},
+            method=method,
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
+            found = answer.read()
+        if raw:
+            return found
+        return json.loads(found) if found else None
+
+    def _token(self) -> str:
+        env = self.cloud.env(self.user)
+        domain = {"name": env["OS_USER_DOMAIN_NAME"]}
+        user = {"name": env["OS_USERNAME"], "domain": domain, "password": env["OS_PASSWORD"]}
+        scope = {"project": {"name": env["OS_PROJECT_NAME"], "domain": {"name": env["OS_PROJECT_DOMAIN_NAME"]}}}
+        body = {"auth": {"identity": {"methods": ["password"], "password": {"user": user}}, "scope": scope}}
+        request = urllib.request.Request(  # noqa: S310
+            f"{self.cloud.keystone_url}/v3/auth/tokens", json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
+            return str(answer.headers["X-Subject-Token"])
+
+
+def publish_body(cloud: DevCloud, image_uri: str, *, user: str = "uploader", **changes: Any) -> dict[str, Any]:
+    """A publish request to the development cloud, in JSON. `changes` of the account are given as `account__login`."""
+    env = cloud.env(user)
+    account: dict[str, Any] = {
+        "@type": "CredAccountOpenStack",
+        "glanceUrl": cloud.glance_url,
+        "keystoneUrl": cloud.keystone_url,
+        "login": env["OS_USERNAME"],
+        "password": env["OS_PASSWORD"],
+        "keystoneVersion": "v3",
+    }
+    body: dict[str, Any] = {
+        "@type": "PublishImageOpenStack",
+        "imageUri": image_uri,
+        "credAccount": account,
+        "keystoneDomain": env["OS_PROJECT_DOMAIN_NAME"],
+        "keystoneProject": env["OS_PROJECT_NAME"],
+        "displayName": "An image of the tests",
+    }
+    for name, value in changes.items():
+        into, key = (account, name.removeprefix("account__")) if name.startswith("account__") else (body, name)
+        if value is None:
+            into.pop(key, None)
+        else:
+            into[key] = value
+    return body

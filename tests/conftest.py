@@ -1,0 +1,126 @@
+"""Fixtures for all tests: real servers, started when a test first asks for one and shared until the session ends."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from publisher.core.store import Store
+from publisher.core.store.engine import open_engine
+from publisher.devcloud.cloud import DevCloud
+from tests.devcloud_venv import devcloud_venv
+from tests.servers.postgres import PostgresServer, postgres_server
+from tests.servers.rabbitmq import RabbitServer, rabbitmq_server
+from tests.servers.redis import RedisServer, redis_server
+
+
+@pytest.fixture(scope="session")
+def redis() -> Iterator[RedisServer]:
+    """A real Redis. A test that stops it starts it again."""
+    with redis_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A real PostgreSQL; `fresh()` makes a database."""
+    with postgres_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def rabbitmq() -> Iterator[RabbitServer]:
+    """A real RabbitMQ. A test that stops it starts it again."""
+    with rabbitmq_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def devcloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevCloud]:
+    """A real Keystone and Glance. Where a test fills or restarts it, that test leaves it running and empty."""
+    cloud = DevCloud(tmp_path_factory.mktemp("devcloud") / "cloud", devcloud_venv())
+    try:
+        cloud.up(say=print)
+        yield cloud
+    finally:
+        cloud.down()
+
+
+# The ticket store ---------------------------------------------
+
+
+def open_store(url: str) -> Store:
+    """With a short `wake_again_seconds`, so that tests need not wait."""
+    return Store(open_engine(url), wake_again_seconds=5.0)
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated database file, to be copied."""
+    file = tmp_path_factory.mktemp("sqlite") / "template.db"
+    _migrate(f"sqlite:///{file}")
+    return file
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres: PostgresServer) -> str:
+    """The name of a migrated database, to be copied."""
+    url = postgres.fresh()
+    _migrate(url)
+    return url.rsplit("/", 1)[1]
+
+
+@pytest.fixture
+def sqlite_url(sqlite_template: Path, tmp_path: Path) -> str:
+    """A fresh, migrated SQLite database."""
+    shutil.copyfile(sqlite_template, tmp_path / "publisher.db")
+    return f"sqlite:///{tmp_path / 'publisher.db'}"
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.real)])
+def database_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A fresh, migrated database of each kind."""
+    if request.param == "sqlite":
+        yield request.getfixturevalue("sqlite_url")
+        return
+    server: PostgresServer = request.getfixturevalue("postgres")
+    url = server.fresh(request.getfixturevalue("postgres_template"))
+    yield url
+    server.drop(url)
+
+
+@pytest.fixture
+def store(database_url: str) -> Iterator[Store]:
+    """A fresh, migrated store on each kind of database."""
+    store = open_store(database_url)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def sqlite_store(sqlite_url: str) -> Iterator[Store]:
+    """A fresh, migrated store on SQLite, for tests of what does not depend on the database."""
+    store = open_store(sqlite_url)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def stores(database_url: str) -> Iterator[Callable[[], Store]]:
+    """Further stores on one database, each with connections of its own, as other processes have them."""
+    opened: list[Store] = []
+
+    def another() -> Store:
+        opened.append(open_store(database_url))
+        return opened[-1]
+
+    yield another
+    for each in opened:
+        each.close()
+
+
+def _migrate(url: str) -> None:
+    store = open_store(url)
+    store.migrate()
+    store.close()

@@ -1,0 +1,254 @@
+"""What every cloud plugin must do, run over each of them. A new plugin joins by one more `Harness`."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+
+from publisher.core.errors import Cancelled, PermanentCloudError
+from publisher.core.image import Image, digest
+from publisher.core.ticket import Account, CloudRef, Target
+from publisher.devcloud.cloud import DevCloud
+from tests.clouds import Glance, publish_body
+from tests.devcloud_venv import devcloud_venv
+from tests.glance_behind_v2 import GlanceBehindV2
+from workers.clouds.base import CloudPublisher, TicketRef, Timeouts
+from workers.clouds.memory import CLOUD, MemoryPublisher
+from workers.clouds.openstack.publisher import OpenStackPublisher
+from workers.transfer import Transfer
+
+SIZE = 24 << 20
+"""Bytes: more than the sockets on the way hold, so that an upload can be stopped half-way."""
+
+
+@dataclass
+class MemoryJournal:
+    """A ticket's journal as the runner keeps it, in memory."""
+
+    kept: dict[str, str] = field(default_factory=dict)
+    planning_fails: bool = False
+
+    def entries(self) -> Sequence[CloudRef]:
+        return [CloudRef(cloud_id, state) for cloud_id, state in self.kept.items()]
+
+    def plan(self, cloud_id: str) -> None:
+        if self.planning_fails:
+            raise Cancelled
+        self.kept[cloud_id] = "planned"
+
+    def present(self, cloud_id: str) -> None:
+        self.kept[cloud_id] = "present"
+
+    def gone(self, cloud_id: str) -> None:
+        self.kept[cloud_id] = "gone"
+
+
+@dataclass
+class Harness:
+    """A plugin, and the account that it is tried with."""
+
+    plugin: type[CloudPublisher]
+    account: Account
+    target: Target
+    journal: MemoryJournal = field(default_factory=MemoryJournal)
+    ref: TicketRef = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.new_ticket()
+
+    def new_ticket(self) -> None:
+        self.journal = MemoryJournal()
+        self.ref = TicketRef(
+            uid=str(uuid.uuid4()),
+            deployment="tests",
+            ticket_uri="users/root/appliances/4/images/7/pimages/1",
+            image_uri="users/root/appliances/4/images/7",
+            appliance_uri="users/root/appliances/4",
+            journal=self.journal,
+        )
+
+    def connect(self, password: str | None = None) -> CloudPublisher:
+        account = replace(self.account, secrets={"password": password}) if password else self.account
+        return self.plugin.connect(account, self.target, Timeouts(5, 20, 30))
+
+    def left(self) -> set[str]:
+        """What the journal says is, or may be, in the cloud."""
+        return {cloud_id for cloud_id, state in self.journal.kept.items() if state != "gone"}
+
+
+@pytest.fixture(scope="session")
+def glance_v2(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GlanceBehindV2]:
+    directory = tmp_path_factory.mktemp("glance-v2")
+    with GlanceBehindV2(directory, devcloud_venv(), users={"joe": "good"}, tenants={"lab"}) as cloud:
+        yield cloud
+
+
+@pytest.fixture(
+    params=[
+        "memory",
+        pytest.param("keystone v3", marks=pytest.mark.real),
+        pytest.param("keystone v2.0", marks=pytest.mark.real),
+    ]
+)
+def harness(request: pytest.FixtureRequest) -> Iterator[Harness]:
+    match request.param:
+        case "memory":
+            CLOUD.images.clear()
+            yield Harness(
+                MemoryPublisher,
+                Account("memory", {"login": "joe"}, {"password": "good"}),
+                Target("memory", {"displayName": "contract"}),
+            )
+        case "keystone v3":
+            cloud: DevCloud = request.getfixturevalue("devcloud")
+            body = publish_body(cloud, "")
+            account = body["credAccount"]
+            secrets = {"password": account["password"]}
+            fields = {name: account[name] for name in ("keystoneUrl", "glanceUrl", "login", "keystoneVersion")}
+            target = {name: body[name] for name in ("keystoneDomain", "keystoneProject", "displayName")}
+            yield Harness(OpenStackPublisher, Account("openstack", fields, secrets), Target("openstack", target))
+            for image in Glance(cloud).images():
+                Glance(cloud).delete(image["id"])
+        case "keystone v2.0":
+            old: GlanceBehindV2 = request.getfixturevalue("glance_v2")
+            fields = {"keystoneUrl": old.auth_url, "login": "joe", "keystoneVersion": "v2.0"}
+            target = {"tenantName": "lab", "displayName": "contract"}
+            yield Harness(
+                OpenStackPublisher, Account("openstack", fields, {"password": "good"}), Target("openstack", target)
+            )
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> tuple[Image, Path]:
+    file = tmp_path / "image.raw"
+    file.write_bytes(os.urandom(SIZE))
+    known = digest(file)
+    return (
+        Image(
+            id=7,
+            owner="root",
+            appliance_id=4,
+            name="contract",
+            format="raw",
+            disk_format="raw",
+            size=known.size,
+            virtual_size=known.size,
+            md5=known.md5,
+            sha256=known.sha256,
+            sha512=known.sha512,
+            location=file.name,
+            created=0.0,
+        ),
+        file,
+    )
+
+
+def transfer_of(file: Path, *, stop_at: int | None = None) -> Transfer:
+    """The file's bytes; with `stop_at`, the work is cancelled once so many have been sent."""
+    sent = 0
+
+    def on_sent(count: int) -> None:
+        nonlocal sent
+        sent = count
+
+    def check() -> None:
+        if stop_at is not None and sent >= stop_at:
+            raise Cancelled
+
+    return Transfer(os.open(file, os.O_RDONLY), file.stat().st_size, check=check, on_sent=on_sent)
+
+
+def test_publishes_and_tells_what_it_received(harness: Harness, image: tuple[Image, Path]) -> None:
+    record, file = image
+    cloud = harness.connect()
+    cloud.check(record)
+    assert cloud.find(harness.ref) is None
+    uploaded = cloud.upload(record, harness.ref, transfer_of(file))
+    finished = cloud.finish(uploaded, record)
+    assert finished.complete
+    assert finished.size == record.size
+    told = {name: value for name, value in finished.hashes.items() if name in ("md5", "sha256", "sha512")}
+    assert told, "a cloud that tells no hash is compared by what was sent"
+    assert told == {name: getattr(record, name) for name in told}
+    assert harness.journal.kept == {finished.cloud_id: "present"}
+    cloud.delete(finished.cloud_id)
+
+
+def test_what_an_earlier_attempt_finished_is_found(harness: Harness, image: tuple[Image, Path]) -> None:
+    record, file = image
+    uploaded = harness.connect().upload(record, harness.ref, transfer_of(file))
+    later = harness.connect()
+    found = later.find(harness.ref)
+    assert found is not None
+    assert (found.cloud_id, found.complete, found.size) == (uploaded.cloud_id, True, record.size)
+    assert later.finish(later.finish(found, record), record) == found
+    later.delete(found.cloud_id)
+    harness.journal.gone(found.cloud_id)
+    assert harness.connect().find(harness.ref) is None
+
+
+def test_an_upload_that_was_stopped_is_gone_on_with_and_leaves_one_image(
+    harness: Harness, image: tuple[Image, Path]
+) -> None:
+    record, file = image
+    with pytest.raises(Cancelled):
+        harness.connect().upload(record, harness.ref, transfer_of(file, stop_at=1))
+    later = harness.connect()
+    found = later.find(harness.ref)
+    assert found is None or not found.complete
+    uploaded = later.upload(record, harness.ref, transfer_of(file))
+    assert uploaded.complete
+    assert harness.left() == {uploaded.cloud_id}
+    again = harness.connect().find(harness.ref)
+    assert again is not None
+    assert again.cloud_id == uploaded.cloud_id
+    later.delete(uploaded.cloud_id)
+
+
+def test_nothing_is_made_that_is_not_written_down_first(harness: Harness, image: tuple[Image, Path]) -> None:
+    record, file = image
+    harness.journal.planning_fails = True
+    with pytest.raises(Cancelled):
+        harness.connect().upload(record, harness.ref, transfer_of(file))
+    harness.journal.planning_fails = False
+    assert harness.connect().find(harness.ref) is None
+
+
+def test_deleting_is_repeatable(harness: Harness, image: tuple[Image, Path]) -> None:
+    record, file = image
+    cloud = harness.connect()
+    uploaded = cloud.upload(record, harness.ref, transfer_of(file))
+    cloud.delete(uploaded.cloud_id)
+    cloud.delete(uploaded.cloud_id)
+    cloud.delete(str(uuid.uuid4()))
+    harness.journal.gone(uploaded.cloud_id)
+    assert cloud.find(harness.ref) is None
+
+
+def test_a_wrong_password_is_permanent_and_is_not_repeated(harness: Harness) -> None:
+    with pytest.raises(PermanentCloudError) as refused:
+        harness.connect(password="wrong")
+    assert "password" in str(refused.value), "it says what to check"
+    assert "wrong" not in str(refused.value)
+
+
+def test_two_tickets_have_an_image_each(harness: Harness, image: tuple[Image, Path]) -> None:
+    record, file = image
+    cloud = harness.connect()
+    first = cloud.upload(record, harness.ref, transfer_of(file))
+    earlier = harness.ref
+    harness.new_ticket()
+    other = harness.connect()
+    assert other.find(harness.ref) is None
+    second = other.upload(record, harness.ref, transfer_of(file))
+    assert first.cloud_id != second.cloud_id
+    found = harness.connect().find(replace(earlier))
+    assert found is not None
+    assert found.cloud_id == first.cloud_id
+    for each in (first, second):
+        other.delete(each.cloud_id)

@@ -1,0 +1,378 @@
+"""The whole way: a POST, the queue, a worker, a real Glance."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from publisher.core.image import Image
+from publisher.core.ticket import State
+from publisher.devcloud.cloud import DevCloud
+from tests.clouds import Glance, publish_body
+from tests.proxy import Proxy
+from tests.servers.postgres import PostgresServer
+from tests.servers.rabbitmq import RabbitServer
+from tests.servers.redis import RedisServer
+from tests.stack import Stack, until
+
+pytestmark = pytest.mark.real
+
+MIB = 1 << 20
+DATA = Path(__file__).resolve().parent.parent / "data"
+
+
+@pytest.fixture(scope="module")
+def large_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("images") / "large.raw"
+    with file.open("wb") as into:
+        for _ in range(48):
+            into.write(os.urandom(MIB))
+    return file
+
+
+@pytest.fixture
+def stack(tmp_path: Path, redis: RedisServer) -> Iterator[Stack]:
+    with Stack.in_directory(tmp_path / "data", redis.url) as running:
+        yield running
+
+
+@pytest.fixture
+def glance(devcloud: DevCloud) -> Iterator[Glance]:
+    glance = Glance(devcloud)
+    yield glance
+    for image in glance.images():
+        glance.delete(image["id"])
+
+
+@pytest.fixture
+def image(stack: Stack, large_file: Path) -> Image:
+    return stack.add_image(large_file, id=7, name="large")
+
+
+URI = "users/root/appliances/4/images/7"
+
+
+def assert_one_right_image(glance: Glance, ticket: dict[str, Any], image: Image) -> dict[str, Any]:
+    """There is one image of the ticket in Glance, active, with the bytes that were registered."""
+    found = glance.images(ticket)
+    assert len(found) == 1, found
+    assert found[0]["status"] == "active"
+    assert hashlib.sha256(glance.data(found[0]["id"])).hexdigest() == image.sha256
+    return found[0]
+
+
+def test_an_image_arrives_and_the_caller_sees_it_come(
+    stack: Stack, devcloud: DevCloud, glance: Glance, image: Image
+) -> None:
+    with Proxy(devcloud.glance_url, bytes_per_second=24 * MIB) as slow:
+        ticket = stack.publish(publish_body(devcloud, URI, account__glanceUrl=slow.url))
+        assert ticket["status"]["message"] == "Queued"
+        seen: list[dict[str, Any]] = []
+        status = stack.wait(ticket, each=seen.append)
+    assert (status["complete"], status["published"], status["error"], status["cancelled"]) == (True, True, False, False)
+    assert status["percentage"] == 100
+    assert status["bytesLoaded"] == status["bytesTotal"] == image.size
+    percentages = [each["percentage"] for each in seen]
+    assert percentages == sorted(percentages)
+    assert len({each for each in percentages if 0 < each < 100}) >= 3, percentages
+    assert any(each["message"].startswith("Uploading ") for each in seen)
+    assert any("eta" in each for each in seen)
+
+    found = assert_one_right_image(glance, ticket, image)
+    published = stack.call("GET", ticket["uri"]).json
+    assert published["cloudId"] == found["id"]
+    assert (found["name"], found["disk_format"], found["container_format"], found["visibility"], found["min_disk"]) == (
+        "An image of the tests", "raw", "bare", "private", 1,
+    )  # fmt: skip
+    assert found["publisher_image_uri"] == URI
+    assert found["publisher_appliance_uri"] == "users/root/appliances/4"
+    assert found["publisher_sha256"] == image.sha256
+    assert found["publisher_ticket"] == stack.store.tickets.list()[0].uid
+    assert stack.store.tickets.list()[0].sealed_secrets is None, "nobody needs them any more"
+
+
+def test_the_manual_example_is_accepted_as_it_stands(stack: Stack, image: Image) -> None:
+    body = (DATA / "publish-openstack-v2.xml").read_bytes()
+    for accept in ("application/xml", "application/json"):
+        answer = stack.call("POST", "users/root/appliances/4/pimages", body, accept=accept)
+        assert answer.status == 201, answer.body
+        assert answer.headers["Content-Type"] == accept
+        assert answer.headers["Location"].endswith(f"/api/{URI}/pimages/{len(stack.store.tickets.list())}")
+        assert b"password" not in answer.body.lower()
+    # Its addresses are placeholders: the caller is told so, in words, while it is tried again.
+    ticket = stack.store.tickets.list()[0]
+    until(lambda: "http://ip:5000" in (stack.store.tickets.get(ticket.id) or ticket).message, 20)
+
+
+def test_a_worker_that_is_killed_half_way_is_followed_by_another(
+    stack: Stack, devcloud: DevCloud, glance: Glance, image: Image
+) -> None:
+    with Proxy(devcloud.glance_url, bytes_per_second=8 * MIB) as slow:
+        ticket = stack.publish(publish_body(devcloud, URI, account__glanceUrl=slow.url))
+        until(lambda: stack.status(ticket)["percentage"] >= 40, 30)
+        stack.workers[0].kill()
+        slow.bytes_per_second = None
+        stack.add_worker()
+        status = stack.wait(ticket)
+    assert status["published"]
+    assert_one_right_image(glance, ticket, image)
+    assert stack.store.tickets.list()[0].attempt == 2
+
+
+def test_a_worker_that_was_paused_past_its_lease_writes_nothing(
+    stack: Stack, devcloud: DevCloud, glance: Glance, image: Image
+) -> None:
+    with Proxy(devcloud.glance_url, bytes_per_second=8 * MIB) as slow:
+        ticket = stack.publish(publish_body(devcloud, URI, account__glanceUrl=slow.url))
+        until(lambda: stack.status(ticket)["percentage"] >= 30, 30)
+        stack.workers[0].signal(signal.SIGSTOP)
+        stack.add_worker()
+        until(lambda: stack.store.tickets.list()[0].lease_token == 2, 30)
+        stack.workers[0].signal(signal.SIGCONT)
+        slow.bytes_per_second = None
+        status = stack.wait(ticket)
+    assert status["published"]
+    assert_one_right_image(glance, ticket, image)
+    words = [entry.words for entry in stack.store.tickets.history(ticket["dbId"])]
+    assert sum(words.count(each) for each in ("Published",)) == 1
+    until(lambda: b"the lease was lost" in stack.workers[0].log.read_bytes(), 10)
+
+
+def test_a_cancel_half_way_stops_at_once_and_leaves_nothing(
+    stack: Stack, devcloud: DevCloud, glance: Glance, image: Image
+) -> None:
+    with Proxy(devcloud.glance_url, bytes_per_second=8 * MIB) as slow:
+        ticket = stack.publish(publish_body(devcloud, URI, account__glanceUrl=slow.url))
+        until(lambda: stack.status(ticket)["percentage"] >= 30, 30)
+        stack.store.tickets.request_cancel(ticket["dbId"])
+        status = stack.wait(ticket, 5)
+    assert (status["cancelled"], status["complete"], status["error"]) == (True, False, False)
+    assert glance.images(ticket) == []
+
+
+def test_the_uploader_is_stopped_within_two_seconds_though_the_cloud_stalls(
+    stack: Stack, devcloud: DevCloud, glance: Glance, image: Image
+) -> None:
+    with Proxy(devcloud.glance_url, bytes_per_second=8 * MIB) as slow:
+        ticket = stack.publish(publish_body(devcloud, URI, account__glanceUrl=slow.url))
+        until(lambda: stack.status(ticket)["percentage"] >= 30, 30)
+        slow.stall()
+        stack.store.tickets.request_cancel(ticket["dbId"])
+        # The transfer has ended once its worker goes on to clean up, which waits for the cloud.
+        until(lambda: slow.waiting_for_new >= 1, 2, lambda: "the upload goes on")
+        slow.resume()
+        status = stack.wait(ticket, 30)
+    assert status["cancelled"]
+    assert glance.images(ticket) == []
+
+
+def test_a_connection_that_is_cut_is_tried_again(
+    stack: Stack, devcloud: DevCloud, glance: Glance, image: Image
+) -> None:
+    with Proxy(devcloud.glance_url, bytes_per_second=16 * MIB) as slow:
+        ticket = stack.publish(publish_body(devcloud, URI, account__glanceUrl=slow.url))
+        until(lambda: stack.status(ticket)["percentage"] >= 40, 30)
+        slow.cut()
+        until(lambda: "try again" in stack.status(ticket)["message"] or slow.onward > image.size, 10)
+        slow.bytes_per_second = None
+        status = stack.wait(ticket)
+    assert status["published"]
+    assert_one_right_image(glance, ticket, image)
+
+
+def test_glance_killed_in_an_upload_leaves_no_half_made_image(
+    stack: Stack, devcloud: DevCloud, glance: Glance, image: Image
+) -> None:
+    with Proxy(devcloud.glance_url, bytes_per_second=16 * MIB) as slow:
+        ticket = stack.publish(publish_body(devcloud, URI, account__glanceUrl=slow.url))
+        until(lambda: stack.status(ticket)["percentage"] >= 40, 30)
+        devcloud.kill_glance()
+        devcloud.start_glance()
+        slow.bytes_per_second = None
+        status = stack.wait(ticket)
+    assert status["published"]
+    assert_one_right_image(glance, ticket, image)
+
+
+def test_a_worker_that_is_asked_to_stop_hands_its_ticket_back(
+    stack: Stack, devcloud: DevCloud, glance: Glance, image: Image
+) -> None:
+    with Proxy(devcloud.glance_url, bytes_per_second=8 * MIB) as slow:
+        ticket = stack.publish(publish_body(devcloud, URI, account__glanceUrl=slow.url))
+        until(lambda: stack.status(ticket)["percentage"] >= 30, 30)
+        stack.workers[0].process.terminate()
+        assert stack.workers[0].process.wait(10) == 0
+        handed_back = stack.store.tickets.list()[0]
+        assert (handed_back.state, handed_back.attempt) == (State.QUEUED, 0)
+        slow.bytes_per_second = None
+        stack.add_worker()
+        assert stack.wait(ticket)["published"]
+    assert_one_right_image(glance, ticket, image)
+
+
+def test_with_the_broker_down_a_ticket_is_accepted_and_taken_up_later(
+    tmp_path: Path, devcloud: DevCloud, glance: Glance, large_file: Path
+) -> None:
+    from tests.servers.redis import redis_server
+
+    with redis_server() as redis, Stack.in_directory(tmp_path / "data", redis.url) as stack:
+        image = stack.add_image(large_file, id=7)
+        redis.kill()
+        ticket = stack.publish(publish_body(devcloud, URI))
+        assert stack.status(ticket)["message"] == "Queued"
+        redis.start()
+        assert stack.wait(ticket)["published"]
+        assert_one_right_image(glance, ticket, image)
+
+
+def test_on_postgresql_and_rabbitmq(
+    tmp_path: Path,
+    postgres: PostgresServer,
+    rabbitmq: RabbitServer,
+    devcloud: DevCloud,
+    glance: Glance,
+    large_file: Path,
+) -> None:
+    settings = {"database_url": postgres.fresh()}
+    with Stack.in_directory(tmp_path / "data", rabbitmq.url, workers=2, **settings) as stack:
+        image = stack.add_image(large_file, id=7)
+        tickets = [stack.publish(publish_body(devcloud, URI)) for _ in range(3)]
+        for ticket in tickets:
+            assert stack.wait(ticket)["published"]
+            assert_one_right_image(glance, ticket, image)
+
+
+def test_many_at_once_each_have_one_image(stack: Stack, devcloud: DevCloud, glance: Glance, tmp_path: Path) -> None:
+    file = tmp_path / "small.raw"
+    file.write_bytes(os.urandom(MIB))
+    image = stack.add_image(file, id=7)
+    stack.add_worker()
+    tickets: list[dict[str, Any]] = []
+    callers = [
+        threading.Thread(target=lambda: tickets.append(stack.publish(publish_body(devcloud, URI)))) for _ in range(12)
+    ]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert len(tickets) == 12
+    for ticket in tickets:
+        assert stack.wait(ticket)["published"]
+        assert_one_right_image(glance, ticket, image)
+    listed = stack.call("GET", "users/root/appliances/4/pimages").json
+    assert listed["total"] == 12
+    statuses = stack.call("GET", "users/root/appliances/4/pimages/statuses").json
+    assert all(each["published"] for each in statuses["statuses"]["status"])
+
+
+# What goes wrong, and what the caller is told ---------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def failing(tmp_path_factory: pytest.TempPathFactory, redis: RedisServer) -> Iterator[Stack]:
+    """One service for all that fails; the images of its tests have numbers of their own."""
+    with Stack.in_directory(tmp_path_factory.mktemp("failing"), redis.url, attempts_max=3) as running:
+        yield running
+
+
+@pytest.fixture
+def small(failing: Stack, tmp_path: Path) -> Image:
+    file = tmp_path / "small.raw"
+    file.write_bytes(os.urandom(MIB))
+    return failing.add_image(file)
+
+
+def uri(image: Image) -> str:
+    return f"users/root/appliances/4/images/{image.id}"
+
+
+def assert_failed(stack: Stack, glance: Glance, body: dict[str, Any], *words: str) -> None:
+    """The ticket fails with words that a person can act on, and nothing is left in the cloud."""
+    ticket = stack.publish(body)
+    status = stack.wait(ticket)
+    assert (status["error"], status["complete"], status["cancelled"]) == (True, False, False), status
+    for word in words:
+        assert word in status["errorMessage"], status["errorMessage"]
+    assert "Traceback" not in str(status)
+    assert body["credAccount"]["password"] not in str(status)
+    assert glance.images(ticket) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"account__password": "wrong-password"}, ["credAccount.login, credAccount.password"]),
+        ({"account__login": "nobody"}, ["rejected the login 'nobody'"]),
+        ({"keystoneDomain": "nowhere"}, ["keystoneDomain ('nowhere')"]),
+        ({"keystoneProject": "nix"}, ["no project 'nix'", "may use: images"]),
+        ({"publicImage": True}, ["policy forbids", "publicImage"]),
+        ({"publishLocation": "Elsewhere", "account__glanceUrl": None}, ["region 'Elsewhere'", "glanceUrl"]),
+        ({"account__glanceUrl": "http://127.0.0.1:9"}, ["Glance at http://127.0.0.1:9", "refused"]),
+        ({"account__keystoneUrl": "http://127.0.0.1:9"}, ["Keystone at http://127.0.0.1:9", "refused", "3 attempts"]),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_what_the_cloud_refuses(
+    failing: Stack, small: Image, devcloud: DevCloud, glance: Glance, changes: dict[str, Any], words: list[str]
+) -> None:
+    assert_failed(failing, glance, publish_body(devcloud, uri(small), **changes), *words)
+
+
+@pytest.mark.parametrize("what", ["vanished", "shorter", "longer", "a link"])
+def test_an_image_file_that_is_no_longer_what_was_registered(
+    failing: Stack, small: Image, tmp_path: Path, devcloud: DevCloud, glance: Glance, what: str
+) -> None:
+    kept = failing.settings.images / small.location
+    match what:
+        case "vanished":
+            kept.unlink()
+            words = "no longer there"
+        case "shorter":
+            os.truncate(kept, MIB - 1)
+            words = f"{MIB - 1} bytes, but {MIB} were registered"
+        case "longer":
+            os.truncate(kept, MIB + 1)
+            words = f"{MIB + 1} bytes, but {MIB} were registered"
+        case _:
+            kept.unlink()
+            kept.symlink_to(tmp_path / "small.raw")
+            words = "cannot be opened"
+    assert_failed(failing, glance, publish_body(devcloud, uri(small)), words)
+
+
+def test_content_that_changed_is_found_out_by_its_hash_and_removed(
+    failing: Stack, small: Image, devcloud: DevCloud, glance: Glance
+) -> None:
+    (failing.settings.images / small.location).write_bytes(os.urandom(MIB))
+    assert_failed(failing, glance, publish_body(devcloud, uri(small)), "sha512", "removed from the cloud")
+
+
+def test_what_glance_refuses_after_the_whole_body(
+    failing: Stack, tmp_path: Path, devcloud: DevCloud, glance: Glance
+) -> None:
+    # A qcow2 whose contents are in another file: Glance's format inspection does not let it in.
+    backed = bytearray(MIB)
+    backed[:8] = b"QFI\xfb" + (3).to_bytes(4, "big")
+    backed[8:20] = (512).to_bytes(8, "big") + (11).to_bytes(4, "big")
+    backed[24:32] = (1 << 30).to_bytes(8, "big")
+    backed[512:523] = b"/etc/passwd"
+    file = tmp_path / "backed.qcow2"
+    file.write_bytes(backed)
+    image = failing.add_image(file)
+    assert_failed(failing, glance, publish_body(devcloud, uri(image)), "qcow2")
+
+
+def test_an_image_above_the_clouds_limit(failing: Stack, devcloud: DevCloud, glance: Glance, large_file: Path) -> None:
+    image = failing.add_image(large_file)
+    devcloud.up(overrides={"DEFAULT": {"image_size_cap": str(8 * MIB)}})
+    try:
+        assert_failed(failing, glance, publish_body(devcloud, uri(image)), "413", "quota")
+    finally:
+        devcloud.up()

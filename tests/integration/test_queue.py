@@ -1,0 +1,283 @@
+"""Waking workers over real brokers: what a message is, and what happens when the broker is not there."""
+
+import base64
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from celery import Celery
+from kombu import Connection
+
+from publisher.core.errors import QueueUnavailable
+from publisher.core.queue import PUBLISH_TASK, QUEUE, WakeQueue
+from publisher.core.settings import Settings
+from tests.servers.process import free_port
+from tests.servers.rabbitmq import RabbitServer
+from tests.servers.redis import RedisServer, redis_server
+from tests.servers.silent import silent_server
+
+pytestmark = pytest.mark.real
+
+BOUND_SECONDS = 3.0
+"""Within which a send ends, whatever the broker does."""
+
+
+@pytest.fixture(params=["redis", "redis socket", "rabbitmq"])
+def broker_url(request: pytest.FixtureRequest) -> str:
+    match request.param:
+        case "rabbitmq":
+            server: RabbitServer = request.getfixturevalue("rabbitmq")
+            url = server.url
+        case other:
+            redis: RedisServer = request.getfixturevalue("redis")
+            url = redis.url if other == "redis" else redis.socket_url
+    with Connection(url) as connection:
+        QUEUE(connection.default_channel).declare()
+        QUEUE(connection.default_channel).purge()
+    return url
+
+
+@pytest.fixture
+def open_queue() -> Iterator[Callable[[str], WakeQueue]]:
+    opened: list[WakeQueue] = []
+
+    def open_(url: str) -> WakeQueue:
+        opened.append(WakeQueue(url, timeout_seconds=1.0))
+        return opened[-1]
+
+    yield open_
+    for each in opened:
+        each.close()
+
+
+def take(url: str) -> Any:
+    """The next message, off the broker."""
+    with Connection(url) as connection:
+        message = QUEUE(connection.default_channel).get(no_ack=True)
+        assert message is not None
+        return message
+
+
+def refused(queue: WakeQueue) -> QueueUnavailable:
+    """The error of a send that cannot succeed, and that comes in time."""
+    began = time.monotonic()
+    with pytest.raises(QueueUnavailable) as raised:
+        queue.send(1)
+    assert time.monotonic() - began < BOUND_SECONDS
+    return raised.value
+
+
+# The message ----------------------------------------------------
+
+
+def test_a_message_holds_the_id_and_nothing_else(broker_url: str, open_queue: Callable[[str], WakeQueue]) -> None:
+    open_queue(broker_url).send(4711)
+    message = take(broker_url)
+    assert message.content_type == "application/json"
+    arguments, keywords, embedded = json.loads(message.body)
+    assert (arguments, keywords) == ([4711], {})
+    assert not any(embedded.values())
+    assert message.headers["task"] == PUBLISH_TASK
+    told = {name: value for name, value in message.headers.items() if value not in (None, "")}
+    assert set(told) <= {"lang", "task", "id", "root_id", "argsrepr", "kwargsrepr", "origin"}
+    assert told["argsrepr"] == "(4711,)"
+    assert message.properties["correlation_id"] == told["id"]
+
+
+def test_each_message_is_a_task_of_its_own(broker_url: str, open_queue: Callable[[str], WakeQueue]) -> None:
+    queue = open_queue(broker_url)
+    queue.send(1)
+    queue.send(1)
+    assert take(broker_url).headers["id"] != take(broker_url).headers["id"]
+
+
+def test_a_celery_worker_consumes_it(broker_url: str, open_queue: Callable[[str], WakeQueue]) -> None:
+    """A Celery app that knows the task by its name alone, with a real consumer and pool in this process."""
+    app = Celery("test", broker=broker_url, set_as_current=False)
+    app.conf.update(
+        task_queues=[QUEUE],
+        task_default_queue=QUEUE.name,
+        task_acks_late=True,
+        accept_content=["json"],
+        worker_prefetch_multiplier=1,
+        worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
+        worker_cancel_long_running_tasks_on_connection_loss=True,
+    )
+    received: list[int] = []
+    all_there = threading.Event()
+
+    @app.task(name=PUBLISH_TASK, ignore_result=True)  # type: ignore[untyped-decorator]
+    def publish(ticket_id: int) -> None:
+        received.append(ticket_id)
+        if len(received) == 3:
+            all_there.set()
+
+    queue = open_queue(broker_url)
+    queue.send(1)  # one that waits already, and two that come while it runs
+    worker = app.WorkController(pool="threads", concurrency=1, without_heartbeat=True, without_mingle=True)
+    thread = threading.Thread(target=worker.start, daemon=True)
+    thread.start()
+    try:
+        queue.send(2)
+        queue.send(3)
+        assert all_there.wait(30)
+        assert received == [1, 2, 3]
+    finally:
+        worker.stop()
+        thread.join(30)
+        app.close()
+    assert not thread.is_alive()
+
+
+def test_threads_share_one_queue(broker_url: str, open_queue: Callable[[str], WakeQueue]) -> None:
+    queue = open_queue(broker_url)
+    threads = [
+        threading.Thread(target=lambda first=first: [queue.send(first + each) for each in range(10)])
+        for first in range(0, 80, 10)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert sorted(json.loads(take(broker_url).body)[0][0] for _ in range(80)) == list(range(80))
+
+
+# A broker that is not there -------------------------------------
+
+
+@pytest.mark.parametrize("scheme", ["redis", "amqp"])
+def test_nobody_listens(scheme: str, open_queue: Callable[[str], WakeQueue]) -> None:
+    queue = open_queue(f"{scheme}://somebody:hunter2@127.0.0.1:{free_port()}//")
+    for _ in range(2):
+        error = refused(queue)
+        assert "hunter2" not in f"{error!r} {error.__cause__!r}"
+        assert str(error) == "the message broker cannot be reached: Connection refused"
+
+
+def test_no_socket_of_that_name(open_queue: Callable[[str], WakeQueue]) -> None:
+    error = refused(open_queue("redis+socket://:hunter2@/nowhere/redis.sock"))
+    assert "hunter2" not in str(error)
+    assert "cannot be reached" in str(error)
+
+
+@pytest.mark.parametrize("scheme", ["redis", "amqp"])
+def test_somebody_listens_and_never_answers(scheme: str, open_queue: Callable[[str], WakeQueue]) -> None:
+    with silent_server() as port:
+        queue = open_queue(f"{scheme}://somebody:hunter2@127.0.0.1:{port}//")
+        for _ in range(2):
+            assert "hunter2" not in str(refused(queue))
+
+
+@pytest.mark.parametrize("scheme", ["redis", "amqp"])
+def test_checking_a_broker_that_never_answers(scheme: str, open_queue: Callable[[str], WakeQueue]) -> None:
+    with silent_server() as port:
+        queue = open_queue(f"{scheme}://127.0.0.1:{port}//")
+        began = time.monotonic()
+        with pytest.raises(QueueUnavailable):
+            queue.check()
+        assert time.monotonic() - began < BOUND_SECONDS
+        refused(queue)
+
+
+def test_checking_a_broker_that_is_there(broker_url: str, open_queue: Callable[[str], WakeQueue]) -> None:
+    queue = open_queue(broker_url)
+    queue.check()
+    queue.send(5)
+    assert json.loads(take(broker_url).body)[0] == [5]
+
+
+def test_a_wrong_password_is_told_without_it(open_queue: Callable[[str], WakeQueue]) -> None:
+    with redis_server(password="right") as server:
+        for login in (":hunter2@", ""):
+            error = refused(open_queue(f"redis://{login}127.0.0.1:{server.port}/0"))
+            assert "hunter2" not in str(error)
+        queue = open_queue(server.url)
+        queue.send(6)
+        assert json.loads(take(server.url).body)[0] == [6]
+
+
+def test_a_wrong_login_at_rabbitmq_is_told_without_it(
+    rabbitmq: RabbitServer, open_queue: Callable[[str], WakeQueue]
+) -> None:
+    error = refused(open_queue(f"amqp://guest:hunter2@127.0.0.1:{rabbitmq.port}//"))
+    assert "hunter2" not in str(error)
+
+
+def test_a_redis_that_hangs_and_comes_back(open_queue: Callable[[str], WakeQueue]) -> None:
+    with redis_server() as server:
+        queue = open_queue(server.url)
+        queue.send(1)
+        server.pause()
+        refused(queue)
+        server.resume()
+        queue.send(2)
+        assert [2] in [json.loads(take(server.url).body)[0] for _ in range(2)]
+
+
+def test_a_restarted_redis_is_reached_over_the_stale_connection(open_queue: Callable[[str], WakeQueue]) -> None:
+    with redis_server() as server:
+        for url in (server.url, server.socket_url):
+            queue = open_queue(url)
+            queue.send(1)
+            server.kill()
+            server.start()
+            queue.send(2)
+            assert json.loads(take(server.url).body)[0] == [2]
+            server.kill()
+            refused(queue)
+            server.start()
+            queue.send(3)
+            assert json.loads(take(server.url).body)[0] == [3]
+
+
+def test_a_restarted_rabbitmq_is_reached_and_has_kept_its_messages(
+    rabbitmq: RabbitServer, open_queue: Callable[[str], WakeQueue]
+) -> None:
+    with Connection(rabbitmq.url) as connection:
+        QUEUE(connection.default_channel).declare()
+        QUEUE(connection.default_channel).purge()
+    queue = open_queue(rabbitmq.url)
+    queue.send(1)
+    rabbitmq.kill()
+    try:
+        refused(queue)
+    finally:
+        rabbitmq.start()
+    queue.send(2)
+    assert [json.loads(take(rabbitmq.url).body)[0] for _ in range(2)] == [[1], [2]]
+
+
+def test_many_callers_of_a_silent_broker_do_not_wait_in_line(open_queue: Callable[[str], WakeQueue]) -> None:
+    """An intake has dozens of threads, and each answers its caller in spite of the broker."""
+    with silent_server() as port:
+        queue = open_queue(f"redis://127.0.0.1:{port}/0")
+        took: list[float] = []
+
+        def call() -> None:
+            began = time.monotonic()
+            with pytest.raises(QueueUnavailable):
+                queue.send(1)
+            took.append(time.monotonic() - began)
+
+        threads = [threading.Thread(target=call) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert max(took) < BOUND_SECONDS
+
+
+def test_a_url_in_base64_is_not_told_either(open_queue: Callable[[str], WakeQueue]) -> None:
+    secret = base64.b64encode(b"hunter2").decode().strip("=")
+    assert secret not in str(refused(open_queue(f"amqp://u:{secret}@127.0.0.1:{free_port()}//")))
+
+
+def test_the_time_out_is_the_settings(redis: RedisServer) -> None:
+    queue = WakeQueue.open(Settings(broker_url=redis.url, send_timeout_seconds=1.0))
+    queue.check()
+    queue.close()
+    queue.close()

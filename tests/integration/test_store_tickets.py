@@ -1,0 +1,267 @@
+"""Tickets as callers and the reconciler see them, on each kind of database."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from sqlalchemy import select
+
+from publisher.core.errors import Cancelled, Conflict, LeaseLost, NotFound
+from publisher.core.store import Store
+from publisher.core.store.engine import db_now, reading
+from publisher.core.store.leases import Claim
+from publisher.core.store.tables import tickets
+from publisher.core.ticket import FINAL, State, Ticket
+from tests.unit.core.records import add_ticket, current, put_back, words
+
+
+def claim(store: Store, ticket: Ticket, worker: str = "a", seconds: float = 60) -> Claim:
+    claimed = store.leases.claim(ticket.id, worker, seconds)
+    assert claimed is not None
+    return claimed
+
+
+def in_state(store: Store, state: State) -> Ticket:
+    ticket = add_ticket(store)
+    match state:
+        case State.PUBLISHING:
+            claim(store, ticket)
+        case State.CANCELLING:
+            claim(store, ticket)
+            store.tickets.request_cancel(ticket.id)
+        case State.PUBLISHED:
+            store.leases.published(claim(store, ticket), cloud_id="c", location=None)
+        case State.FAILED:
+            store.leases.failed(claim(store, ticket), error="no")
+        case State.CANCELLED:
+            store.tickets.request_cancel(ticket.id)
+    assert current(store, ticket).state is state
+    return ticket
+
+
+# Cancelling -----------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("state", "becomes"),
+    [
+        (State.QUEUED, State.CANCELLED),
+        (State.PUBLISHING, State.CANCELLING),
+        (State.CANCELLING, State.CANCELLING),
+    ],
+)
+def test_a_cancel_in_each_state_that_has_not_ended(store: Store, state: State, becomes: State) -> None:
+    ticket = in_state(store, state)
+    assert store.tickets.request_cancel(ticket.id).state is becomes
+    assert current(store, ticket).state is becomes
+
+
+@pytest.mark.parametrize("state", sorted(FINAL))
+def test_what_has_ended_cannot_be_cancelled(store: Store, state: State) -> None:
+    ticket = in_state(store, state)
+    before = current(store, ticket)
+    with pytest.raises(Conflict, match=f"has ended already: {state}"):
+        store.tickets.request_cancel(ticket.id)
+    assert current(store, ticket) == before
+
+
+def test_cancelling_what_there_is_not(store: Store) -> None:
+    with pytest.raises(NotFound, match="no ticket 999"):
+        store.tickets.request_cancel(999)
+
+
+def test_a_ticket_cancelled_before_any_upload_keeps_no_secret(store: Store) -> None:
+    ticket = store.tickets.request_cancel(add_ticket(store).id)
+    assert ticket.sealed_secrets is None
+    assert ticket.finished is not None
+    assert words(store, ticket) == ["Accepted", "Cancelled before any upload"]
+    assert store.tickets.due() == []
+
+
+@pytest.mark.parametrize(
+    ("marks", "becomes"),
+    [([], State.CANCELLING), (["present"], State.CANCELLING), (["present", "gone"], State.CANCELLED)],
+)
+def test_a_cancel_between_two_attempts_cleans_up_what_the_first_left(
+    store: Store, marks: list[str], becomes: State
+) -> None:
+    ticket = add_ticket(store)
+    held = claim(store, ticket)
+    store.leases.plan(held, "cloud-1")
+    for mark in marks:
+        store.leases.mark(held, "cloud-1", mark)
+    store.leases.retry(held, delay_seconds=300, error="Glance is away")
+    cancelled = store.tickets.request_cancel(ticket.id)
+    assert cancelled.state is becomes
+    if becomes is State.CANCELLING:
+        assert cancelled.sealed_secrets is not None
+        assert store.tickets.due() == [ticket.id], "the delay of the retry is not waited for"
+        assert claim(store, ticket).ticket.state is State.CANCELLING
+
+
+def test_of_a_claim_and_a_cancel_that_meet_both_know_what_happened(stores: Callable[[], Store]) -> None:
+    caller, worker = stores(), stores()
+    for _ in range(15):
+        ticket = add_ticket(caller)
+        start = threading.Barrier(2)
+
+        def cancel(ticket: Ticket = ticket, start: threading.Barrier = start) -> Ticket:
+            start.wait(30)
+            return caller.tickets.request_cancel(ticket.id)
+
+        def take(ticket: Ticket = ticket, start: threading.Barrier = start) -> Claim | None:
+            start.wait(30)
+            return worker.leases.claim(ticket.id, "a", 60)
+
+        with ThreadPoolExecutor(2) as pool:
+            cancelling, claiming = pool.submit(cancel), pool.submit(take)
+            cancelled, claimed = cancelling.result(60), claiming.result(60)
+        assert cancelled.state is (State.CANCELLED if claimed is None else State.CANCELLING)
+        if claimed is not None:
+            with pytest.raises(Cancelled):
+                worker.leases.check(claimed)
+
+
+def test_of_a_cancel_and_an_end_that_meet_one_wins(stores: Callable[[], Store]) -> None:
+    caller, worker = stores(), stores()
+    for _ in range(15):
+        ticket = add_ticket(caller)
+        held = claim(worker, ticket)
+        start = threading.Barrier(2)
+
+        def cancel(ticket: Ticket = ticket, start: threading.Barrier = start) -> bool:
+            start.wait(30)
+            try:
+                caller.tickets.request_cancel(ticket.id)
+            except Conflict:
+                return False
+            return True
+
+        def end(held: Claim = held, start: threading.Barrier = start) -> bool:
+            start.wait(30)
+            try:
+                worker.leases.published(held, cloud_id="c", location=None)
+            except Cancelled:
+                return False
+            return True
+
+        with ThreadPoolExecutor(2) as pool:
+            cancelling, ending = pool.submit(cancel), pool.submit(end)
+            assert cancelling.result(60) is not ending.result(60)
+        assert current(caller, ticket).state is (State.PUBLISHED if ending.result() else State.CANCELLING)
+
+
+# Waking ---------------------------------------------------------
+
+
+def wake_delay(store: Store, ticket: Ticket) -> float:
+    query = select(tickets.c.wake_at - db_now()).where(tickets.c.id == ticket.id)
+    with reading(store.engine) as connection:
+        return float(connection.execute(query).scalar_one())
+
+
+def test_a_ticket_is_woken_ever_more_rarely(store: Store) -> None:
+    """So that a queue of an hour does not fill the broker with copies of its messages."""
+    ticket = add_ticket(store)
+    delays = []
+    for _ in range(12):
+        store.tickets.woken(ticket.id, sent=True)
+        delays.append(round(wake_delay(store, ticket)))
+    assert delays == [5, 10, 25, 50, 85, 130, 185, 250, 300, 300, 300, 300]
+
+
+def test_a_send_that_failed_is_repeated_at_once_and_starts_over(store: Store) -> None:
+    ticket = add_ticket(store)
+    for _ in range(5):
+        store.tickets.woken(ticket.id, sent=True)
+    assert store.tickets.due() == []
+    store.tickets.woken(ticket.id, sent=False)
+    assert store.tickets.due() == [ticket.id]
+    store.tickets.woken(ticket.id, sent=True)
+    assert round(wake_delay(store, ticket)) == 5
+
+
+def test_who_is_due(store: Store) -> None:
+    new = add_ticket(store)
+    forgotten = add_ticket(store)
+    put_back(store, forgotten, wake_at=20)
+    held = add_ticket(store)
+    claim(store, held)
+    abandoned = add_ticket(store)
+    claim(store, abandoned)
+    put_back(store, abandoned, lease_until=30, wake_at=30)
+    later = add_ticket(store)
+    store.leases.retry(claim(store, later), delay_seconds=300, error="e")
+    for state in FINAL:
+        put_back(store, in_state(store, state), wake_at=99)
+    # Its message comes late, but a worker has it.
+    stale = add_ticket(store)
+    claim(store, stale)
+    put_back(store, stale, wake_at=10)
+    assert store.tickets.due() == [abandoned.id, forgotten.id]
+    assert store.tickets.due(limit=1) == [abandoned.id]
+    assert new.id not in store.tickets.due()
+
+
+# Reading --------------------------------------------------------
+
+
+def test_lists_and_counts(store: Store) -> None:
+    first = add_ticket(store)
+    second = add_ticket(store, appliance_id=5)
+    third = add_ticket(store, owner="guest")
+    claim(store, second)
+    assert [ticket.id for ticket in store.tickets.list()] == [first.id, second.id, third.id]
+    assert [ticket.id for ticket in store.tickets.list(owner="root")] == [first.id, second.id]
+    assert [ticket.id for ticket in store.tickets.list(owner="root", appliance_id=5)] == [second.id]
+    assert store.tickets.list(owner="nobody") == []
+    assert store.tickets.counts() == dict.fromkeys(State, 0) | {State.QUEUED: 2, State.PUBLISHING: 1}
+    assert store.tickets.get(999) is None
+
+
+def test_what_goes_in_comes_out(store: Store) -> None:
+    """Any text, and numbers of any size: JSON and BLOB columns do not bend them."""
+    values = {
+        "account": {"login": "jörg \U0001f600", "port": 5000, "nested": {"list": [1, None, True]}},
+        "sealed_secrets": bytes(range(256)),
+        "target": {"displayName": 'a "quoted" <name>\t'},
+        "image_size": 1 << 45,
+        "image_id": 1 << 40,
+        "name": "n" * 255,
+    }
+    ticket = add_ticket(store, **values)
+    assert current(store, ticket) == ticket
+    assert (ticket.account, ticket.sealed_secrets, ticket.target) == (
+        *(values["account"], values["sealed_secrets"]),
+        values["target"],
+    )
+    assert ticket.progress.total == 1 << 45
+
+
+# Many at once ---------------------------------------------------
+
+
+def test_fifty_tickets_are_written_to_at_once(stores: Callable[[], Store]) -> None:
+    """SQLite has one writer at a time: they take turns, and none gives up ('database is locked')."""
+    processes = [stores() for _ in range(4)]
+    made = [add_ticket(processes[0], image_size=20) for _ in range(50)]
+    start = threading.Barrier(25)
+
+    def work(number: int) -> None:
+        store = processes[number % 4]
+        if number < 25:
+            start.wait(60)
+        held = claim(store, made[number], f"w{number}")
+        for sent in range(1, 21):
+            store.leases.renew(held, 60, sent=sent)
+            if sent % 10 == 0:
+                store.tickets.list()
+        store.leases.published(held, cloud_id=f"c{number}", location=None)
+        with pytest.raises(LeaseLost):
+            store.leases.renew(held, 60, sent=0)
+
+    with ThreadPoolExecutor(25) as pool:
+        list(pool.map(work, range(50)))
+    assert processes[0].tickets.counts()[State.PUBLISHED] == 50
+    assert {ticket.progress.percentage for ticket in processes[0].tickets.list()} == {100}

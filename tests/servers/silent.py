@@ -1,0 +1,14 @@
+"""A server that accepts connections and never says a word."""
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def silent_server() -> Iterator[int]:
+    """The port of a listener whose connections the kernel accepts and nobody reads."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(64)
+        yield int(listener.getsockname()[1])

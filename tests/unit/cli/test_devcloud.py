@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from publisher.devcloud import DevCloud, DevCloudError
+from tests.unit.cli.conftest import Cli
+
+
+def test_its_variables_are_quoted_for_the_shell(bare_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    variables = {"OS_USERNAME": "demo", "OS_PASSWORD": "a b'$c"}
+    monkeypatch.setattr(DevCloud, "env", lambda self, user: variables)
+
+    script = bare_cli.ok("devcloud", "env") + 'printf %s "$OS_PASSWORD"'
+
+    assert subprocess.run(["sh", "-c", script], capture_output=True, check=True).stdout.decode() == "a b'$c"  # noqa: S607
+    assert bare_cli.json("devcloud", "env") == variables
+
+
+def test_it_lives_in_the_data_directory(bare_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[Path, Path]] = []
+    monkeypatch.setattr(DevCloud, "up", lambda self, say: seen.append((self.directory, self.venv)))
+
+    bare_cli.ok("devcloud", "up")
+    bare_cli.ok("devcloud", "up", PUBLISHER_DEVCLOUD_VENV="/opt/venv")
+
+    data = bare_cli.directory
+    assert seen == [(data / "devcloud", data / "devcloud-venv"), (data / "devcloud", Path("/opt/venv"))]
+
+
+def test_the_status_of_one_that_does_not_run(bare_cli: Cli) -> None:
+    result = bare_cli.run("devcloud", "status", "--json")
+
+    assert result.exit_code == 1
+    assert json.loads(result.stdout) == {"running": False, "keystone_url": None, "glance_url": None}
+    assert "publisher devcloud up" in bare_cli.run("devcloud", "status").stdout
+
+
+def test_what_goes_wrong_is_said_in_its_words(bare_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: DevCloud, say: object) -> None:
+        raise DevCloudError("no compiler")
+
+    monkeypatch.setattr(DevCloud, "up", fail)
+    result = bare_cli.run("devcloud", "up")
+
+    assert result.exit_code == 1
+    assert result.stderr == "Error: no compiler\n"

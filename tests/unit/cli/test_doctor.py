@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from publisher.cli import doctor
+from publisher.cli.doctor import Finding, Level
+from publisher.core.errors import QueueUnavailable
+from publisher.core.settings import Settings
+from publisher.core.vault import Vault
+from tests.unit.cli.conftest import Cli
+
+
+def levels(answer: dict[str, Any]) -> dict[str, str]:
+    return {check["name"]: check["level"] for check in answer["checks"]}
+
+
+def test_where_nothing_is_set_up_each_failure_says_what_to_do(bare_cli: Cli) -> None:
+    result = bare_cli.run("doctor", "--json")
+
+    assert result.exit_code == 1
+    answer = json.loads(result.stdout)
+    assert not answer["ok"]
+    found = levels(answer)
+    assert [found[name] for name in ("database", "broker", "key", "images", "worker")] == [
+        *("fail", "fail", "fail", "warn", "warn")
+    ]
+    assert found["plugin memory"] == "ok"
+    assert all(check["advice"] for check in answer["checks"] if check["level"] != "ok")
+    # Looking makes nothing.
+    assert list(bare_cli.directory.iterdir()) == []
+
+
+def test_all_is_well(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings.from_environment()
+    settings.images.mkdir()
+    Vault.from_file(settings.key_file)
+    monkeypatch.setattr("publisher.core.queue.WakeQueue.check", lambda self: None)
+    monkeypatch.setattr(doctor, "ping_workers", lambda settings, *, timeout_seconds: ["publisher@here"])
+
+    result = cli.run("doctor")
+
+    assert result.exit_code == 0, result.output
+    assert "fail" not in result.stdout
+    assert "warn" not in result.stdout
+
+
+def level(findings: Iterator[Finding]) -> Level:
+    (finding,) = findings
+    return finding.level
+
+
+def test_the_key(bare_cli: Cli, tmp_path: Path) -> None:
+    settings = Settings.from_environment()
+    settings.key_file.write_text("nonsense")
+    settings.key_file.chmod(0o600)
+    assert level(doctor.check_key(settings)) is Level.FAIL
+
+    settings.key_file.unlink()
+    Vault.from_file(settings.key_file)
+    assert level(doctor.check_key(settings)) is Level.OK
+
+    settings.key_file.chmod(0o644)
+    assert level(doctor.check_key(settings)) is Level.FAIL
+
+
+def test_the_image_root(bare_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings.from_environment()
+    settings.images.touch()
+    assert level(doctor.check_image_root(settings)) is Level.FAIL
+
+    settings.images.unlink()
+    settings.images.mkdir()
+    assert level(doctor.check_image_root(settings)) is Level.OK
+
+    # Root may read and write what it likes: so the answer of the kernel is replaced.
+    monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)
+    assert level(doctor.check_image_root(settings)) is Level.WARN
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert level(doctor.check_image_root(settings)) is Level.FAIL
+
+
+def test_a_plugin_that_does_not_load(bare_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("publisher.core.platforms.installed", lambda: ("memory",))
+    monkeypatch.setattr(doctor, "_LOAD", "raise ImportError('no SDK here')")
+
+    (finding,) = doctor.check_plugins(Settings.from_environment())
+
+    assert finding.level is Level.FAIL
+    assert "no SDK here" in finding.message
+
+
+def test_no_worker(bare_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings.from_environment()
+    monkeypatch.setattr(doctor, "ping_workers", lambda settings, *, timeout_seconds: [])
+    assert level(doctor.check_workers(settings)) is Level.WARN
+
+    def unavailable(settings: Settings, *, timeout_seconds: float) -> list[str]:
+        raise QueueUnavailable
+
+    monkeypatch.setattr(doctor, "ping_workers", unavailable)
+    assert level(doctor.check_workers(settings)) is Level.WARN
+
+
+def test_a_database_of_another_version(bare_cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "publisher.db").touch()
+
+    (finding,) = doctor.check_database(Settings.from_environment())
+
+    assert finding.level is Level.FAIL
+    assert "publisher migrate" in finding.message

@@ -1,0 +1,75 @@
+"""What holds for every command: quick help, errors in one line, exit codes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from publisher.version import __version__
+from tests.unit.cli.conftest import Cli
+
+HEAVY = (
+    "sqlalchemy",
+    "alembic",
+    "kombu",
+    "celery",
+    "fastapi",
+    "redis",
+    "cryptography",
+    "argon2",
+    "publisher.core.store",
+)
+
+
+def test_the_version(bare_cli: Cli) -> None:
+    assert bare_cli.ok("--version") == f"image-publisher {__version__}\n"
+
+
+def test_help_loads_nothing_that_it_does_not_need() -> None:
+    program = "import sys, publisher.cli.main; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=60)
+
+    assert not set(loaded.stdout.split()) & set(HEAVY)
+
+
+def test_a_wrong_setting_is_named(bare_cli: Cli) -> None:
+    result = bare_cli.run("users", "list", PUBLISHER_INTAKE_PORT="eighty")
+
+    assert result.exit_code == 2
+    assert result.stderr.startswith("Error: PUBLISHER_INTAKE_PORT: ")
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_database_without_tables_says_how_to_make_them(bare_cli: Cli) -> None:
+    result = bare_cli.run("users", "list")
+
+    assert result.exit_code == 2
+    assert "run: publisher migrate" in result.stderr
+    bare_cli.ok("migrate")
+    bare_cli.ok("users", "list")
+
+
+def test_a_database_that_is_none(bare_cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "publisher.db").write_bytes(b"this is no database" * 100)
+
+    result = bare_cli.run("users", "list")
+
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: the database cannot be used: ")
+
+
+def test_a_directory_that_cannot_be_made(bare_cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    result = bare_cli.run("users", "list", PUBLISHER_DATA_DIR=str(tmp_path / "file" / "data"))
+
+    assert result.exit_code == 1
+    assert result.stderr.endswith("Not a directory\n")
+
+
+@pytest.mark.parametrize("arguments", [["status", "99999999999999999999"], ["status", "x"], ["nonsense"]])
+def test_wrong_arguments(cli: Cli, arguments: list[str]) -> None:
+    assert cli.run(*arguments).exit_code == 2

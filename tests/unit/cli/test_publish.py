@@ -1,0 +1,252 @@
+"""Publishing, and following what becomes of it. No worker runs: where one is needed, the test does its writing."""
+
+from __future__ import annotations
+
+import io
+import json
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from publisher.cli import watching
+from publisher.core.settings import Settings
+from publisher.core.store import Store
+from publisher.core.store.leases import Claim
+from publisher.core.ticket import Phase
+from publisher.core.vault import Vault
+from tests.unit.cli.conftest import Cli
+
+PASSWORD = "hunter2-of-the-cloud"
+MEMORY = ("--platform", "memory", "--login", "x")
+
+
+@pytest.fixture(autouse=True)
+def quick_polls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "_POLL_SECONDS", 0.02)
+
+
+@pytest.fixture
+def ticket(cli: Cli) -> int:
+    return int(cli.json("publish", cli.image_file(), *MEMORY, OS_PASSWORD=PASSWORD)["id"])
+
+
+def claimed(store: Store, ticket: int) -> Claim:
+    claim = store.leases.claim(ticket, "a-worker", 60)
+    assert claim
+    return claim
+
+
+def test_a_file_is_registered_and_its_ticket_waits_for_a_worker(cli: Cli, cli_store: Store) -> None:
+    result = cli.run("publish", cli.image_file(), *MEMORY, "--name", "shown", OS_PASSWORD=PASSWORD)
+
+    assert result.exit_code == 0
+    assert "publisher status 1" in result.stdout
+    assert "waits until a worker runs; run: publisher up" in result.stderr
+    assert cli.json("images", "list")["images"][0]["appliance_id"] == 1
+    shown = cli.json("status", 1, "--history")
+    assert (shown["state"], shown["name"], shown["percentage"]) == ("queued", "shown", 0)
+    assert shown["created"].endswith("+00:00")
+    assert [entry["words"] for entry in shown["history"]] == ["Accepted"]
+    assert "queued" in cli.ok("status", 1, "--history")
+    assert cli.json("tickets", "list")["tickets"][0]["id"] == 1
+    assert PASSWORD not in cli.ok("tickets", "list") + result.output
+
+
+def test_an_image_is_published_with_the_standard_variables(cli: Cli, cli_store: Store) -> None:
+    cli.ok("images", "add", cli.image_file(), "--appliance", 4, "--id", 7)
+    cli.ok(
+        *("publish", "7", "--public", "--keystone-version", "v3"),
+        OS_AUTH_URL="http://cloud.example.com:5000/v3",
+        OS_USERNAME="anna",
+        OS_PASSWORD=PASSWORD,
+        OS_PROJECT_NAME="demo",
+        OS_USER_DOMAIN_NAME="Default",
+        OS_REGION_NAME="RegionOne",
+    )
+
+    ticket = cli_store.tickets.get(1)
+    assert ticket
+    assert ticket.appliance_id == 4
+    assert ticket.account == {
+        "keystoneUrl": "http://cloud.example.com:5000/v3",
+        "login": "anna",
+        "keystoneVersion": "v3",
+    }
+    assert ticket.target == {
+        "keystoneDomain": "Default",
+        "keystoneProject": "demo",
+        "publishLocation": "RegionOne",
+        "displayName": "disk",
+        "publicImage": True,
+    }
+    assert ticket.sealed_secrets
+    vault = Vault.from_file(Settings.from_environment().key_file)
+    assert vault.open(ticket.sealed_secrets) == {"password": PASSWORD}
+
+
+def test_the_password_may_come_in_on_the_standard_input(cli: Cli, cli_store: Store) -> None:
+    cli.ok("publish", cli.image_file(), *MEMORY, "--password-stdin", input=f"{PASSWORD}\n", OS_PASSWORD="other")
+
+    ticket = cli_store.tickets.get(1)
+    assert ticket
+    assert ticket.sealed_secrets
+    assert Vault.from_file(Settings.from_environment().key_file).open(ticket.sealed_secrets)["password"] == PASSWORD
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["99", *MEMORY], "there is no image 99"),
+        (["none.img", *MEMORY], "neither the number of an image nor a file"),
+        (["FILE"], "credAccount.keystoneUrl"),
+        (["FILE", "--platform", "abacus"], "'abacus' is not supported"),
+        (["FILE", "--keystone-url", "cloud.example.com", "--login", "x"], "must be an address"),
+        (["FILE", *MEMORY, "--user", "anna"], "there is no user 'anna'"),
+        (["FILE", *MEMORY, "--format", "qcow2"], "means a qcow2 file"),
+    ],
+)
+def test_refusals_leave_neither_ticket_nor_image(cli: Cli, arguments: list[str], words: str) -> None:
+    file = str(cli.image_file())
+
+    result = cli.run("publish", *(file if each == "FILE" else each for each in arguments), OS_PASSWORD=PASSWORD)
+
+    assert result.exit_code == 2, result.output
+    assert words in result.stderr
+    assert cli.json("tickets", "list") == {"tickets": []}
+    assert cli.json("images", "list") == {"images": []}
+
+
+def test_another_users_image_is_as_good_as_none(cli: Cli) -> None:
+    cli.ok("images", "add", cli.image_file(), "--appliance", 4)
+
+    result = cli.run("publish", "1", *MEMORY, "--user", "anna", OS_PASSWORD=PASSWORD)
+
+    assert result.exit_code == 2
+    assert "appliance 4 of anna has no image 1" in result.stderr
+
+
+def test_without_a_password_or_a_terminal(cli: Cli) -> None:
+    result = cli.run("publish", cli.image_file(), *MEMORY)
+
+    assert result.exit_code == 2
+    assert "set OS_PASSWORD, or use --password-stdin" in result.stderr
+
+
+def publish(store: Store, claim: Claim) -> None:
+    store.leases.published(claim, cloud_id="an-id", location="somewhere")
+
+
+def fail(store: Store, claim: Claim) -> None:
+    store.leases.failed(claim, error="the cloud is full")
+
+
+def cancel(store: Store, claim: Claim) -> None:
+    store.tickets.request_cancel(claim.ticket.id)
+    store.leases.cancelled(claim)
+
+
+@pytest.mark.parametrize(
+    ("end", "code", "stdout", "stderr"),
+    [
+        (publish, 0, "published to memory as an-id", ""),
+        (fail, 1, "", "Error: ticket 1 failed: the cloud is full\n"),
+        (cancel, 3, "Ticket 1 was cancelled", ""),
+    ],
+)
+def test_waiting_shows_the_steps_and_ends_with_the_outcomes_exit_code(
+    cli: Cli, cli_store: Store, ticket: int, end: Callable[[Store, Claim], None], code: int, stdout: str, stderr: str
+) -> None:
+    shown: list[int] = []
+
+    def work() -> None:
+        claim = claimed(cli_store, ticket)
+        cli_store.leases.phase(claim, Phase.UPLOADING, "Uploading")
+        for sent in (600, 3000, 3001, 6000):
+            cli_store.leases.renew(claim, 60, sent=sent)
+            shown.append(sent)
+            time.sleep(0.15)
+        end(cli_store, claim)
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    result = cli.run("status", ticket, "--wait", "--timeout", "30")
+    worker.join()
+
+    assert result.exit_code == code, result.output
+    assert stdout in result.stdout
+    assert result.stderr == stderr
+    assert result.stdout.count(", 50 %") == 1
+    assert ", 100 %" in result.stdout
+
+
+def test_on_a_terminal_a_bar_is_drawn(cli: Cli, cli_store: Store, ticket: int) -> None:
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=120)
+
+    assert watching.watch(cli_store, ticket, console=terminal, timeout_seconds=0) == 4
+    claim = claimed(cli_store, ticket)
+    cli_store.leases.phase(claim, Phase.UPLOADING, "Uploading")
+    cli_store.leases.renew(claim, 60, sent=3000)
+    assert watching.watch(cli_store, ticket, console=terminal, timeout_seconds=0.3) == 4
+    publish(cli_store, claim)
+    assert watching.watch(cli_store, ticket, console=terminal) == 0
+
+    assert isinstance(terminal.file, io.StringIO)
+    shown = terminal.file.getvalue()
+    assert f"Ticket {ticket}: Queued" in shown
+    assert " 50 %" in shown
+    assert "published to memory as an-id" in shown
+
+
+def test_waiting_no_longer_than_asked(cli: Cli, ticket: int) -> None:
+    result = cli.run("status", ticket, "--wait", "--timeout", "0.1")
+
+    assert result.exit_code == 4
+    assert f"publisher status {ticket} --wait" in result.stderr
+
+
+def test_ctrl_c_only_stops_the_watching(cli: Cli, ticket: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("publisher.cli.watching.time.sleep", interrupted)
+    result = cli.run("status", ticket, "--wait")
+
+    assert result.exit_code == 130
+    assert f"ticket {ticket} goes on" in result.stderr
+    assert f"publisher cancel {ticket}" in result.stderr
+    assert cli.json("status", ticket)["state"] == "queued"
+
+
+def test_publish_waits_as_status_does(cli: Cli) -> None:
+    result = cli.run(
+        *("publish", cli.image_file(), *MEMORY, "--wait", "--timeout", "0.1", "--json"), OS_PASSWORD=PASSWORD
+    )
+
+    assert result.exit_code == 4
+    answer: dict[str, Any] = json.loads(result.stdout)
+    assert answer["state"] == "queued"
+
+
+def test_a_ticket_is_cancelled_once(cli: Cli, ticket: int) -> None:
+    assert cli.json("cancel", ticket)["state"] == "cancelled"
+
+    again = cli.run("cancel", ticket)
+    assert again.exit_code == 2
+    assert "has ended already" in again.stderr
+
+
+def test_a_ticket_that_a_worker_holds_is_cancelled_by_it(cli: Cli, cli_store: Store, ticket: int) -> None:
+    claimed(cli_store, ticket)
+
+    assert "is being cancelled" in cli.ok("cancel", ticket)
+
+
+def test_a_ticket_that_is_none(cli: Cli) -> None:
+    for command in ("status", "cancel"):
+        result = cli.run(command, 12)
+        assert result.exit_code == 2
+        assert "there is no ticket 12" in result.stderr

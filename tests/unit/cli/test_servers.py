@@ -1,0 +1,110 @@
+"""The commands that become another program, and the refusals of `up`."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from publisher.cli import servers
+from publisher.cli.main import app
+from tests.servers.process import free_port
+from tests.unit.cli.conftest import Cli
+
+
+class Became(Exception):
+    def __init__(self, command: list[str], environment: dict[str, str]) -> None:
+        self.command = command
+        self.environment = environment
+
+
+@pytest.fixture
+def _executed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def execute(file: str, command: list[str], environment: dict[str, str]) -> NoReturn:
+        raise Became(command, environment)
+
+    monkeypatch.setattr("os.execvpe", execute)
+
+
+def became(cli: Cli, *arguments: str, **variables: str) -> Became:
+    result = cli.runner.invoke(app, list(arguments), env=variables)
+    assert isinstance(result.exception, Became), result.output
+    return result.exception
+
+
+@pytest.mark.usefixtures("_executed")
+def test_serve(bare_cli: Cli) -> None:
+    program = became(bare_cli, "serve", "--port", "8080", "--workers", "2")
+
+    assert "--factory publisher.intake.app:create_app --host 127.0.0.1 --port 8080 --workers 2" in " ".join(
+        program.command
+    )
+    assert "--no-proxy-headers" in program.command
+    assert program.environment["PUBLISHER_INTAKE_PORT"] == "8080"
+    assert "--proxy-headers" in became(bare_cli, "serve", "--proxy-headers").command
+
+
+@pytest.mark.usefixtures("_executed")
+def test_worker(bare_cli: Cli) -> None:
+    program = became(bare_cli, "worker", "--concurrency", "9", "--name", "second", OS_PASSWORD="hunter2")
+
+    assert program.command[1:8] == ["-m", "celery", "--quiet", "-A", "workers.app", "worker", "-n"]
+    assert "second@%h" in program.command
+    assert program.environment["PUBLISHER_WORKER_CONCURRENCY"] == "9"
+    assert "OS_PASSWORD" not in program.environment
+
+
+@pytest.mark.usefixtures("_executed")
+def test_flower_is_behind_a_login_and_read_only(bare_cli: Cli) -> None:
+    program = became(bare_cli, "flower")
+
+    password_file = bare_cli.directory / servers.FLOWER_PASSWORD_FILE
+    password = password_file.read_text().strip()
+    assert password_file.stat().st_mode & 0o777 == 0o600
+    assert program.environment["FLOWER_BASIC_AUTH"] == f"operator:{password}"
+    assert program.environment["FLOWER_READ_ONLY"] == "true"
+    assert password not in " ".join(program.command)
+    assert became(bare_cli, "flower").environment["FLOWER_BASIC_AUTH"] == f"operator:{password}"
+    assert became(bare_cli, "flower", FLOWER_BASIC_AUTH="a:b").environment["FLOWER_BASIC_AUTH"] == "a:b"
+
+
+def test_a_log_level_that_is_none(bare_cli: Cli) -> None:
+    result = bare_cli.run("worker", PUBLISHER_LOG_LEVEL="LOUD")
+
+    assert result.exit_code == 2
+    assert "PUBLISHER_LOG_LEVEL" in result.stderr
+
+
+@pytest.fixture
+def taken_port() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+def test_up_says_which_port_to_change(bare_cli: Cli, taken_port: int) -> None:
+    free = str(free_port())
+    for intake, flower, setting in (
+        (str(taken_port), free, "PUBLISHER_INTAKE_PORT"),
+        (free, str(taken_port), "PUBLISHER_FLOWER_PORT"),
+        ("0", free, "PUBLISHER_INTAKE_PORT"),
+        (free, free, "PUBLISHER_FLOWER_PORT"),
+    ):
+        result = bare_cli.run("up", PUBLISHER_INTAKE_PORT=intake, PUBLISHER_FLOWER_PORT=flower)
+        assert result.exit_code == 2, result.output
+        assert setting in result.stderr
+    assert not (bare_cli.directory / "publisher.db").exists()
+
+
+def test_the_procfile_runs_these_commands() -> None:
+    procfile = Path(__file__).parents[3] / "Procfile"
+    lines = dict(line.split(": ", 1) for line in procfile.read_text().splitlines() if line and not line.startswith("#"))
+
+    assert set(lines) == {"web", "worker", "flower"}
+    for port, expected in (("5000", "5000"), ("", "8000")):
+        shell = lines["web"].replace("publisher serve", 'sh -c "echo \\$PUBLISHER_INTAKE_PORT"')
+        said = subprocess.run(["sh", "-c", shell], env={"PORT": port, "PATH": "/usr/bin:/bin"}, capture_output=True)  # noqa: S607
+        assert said.stdout.decode().strip() == expected

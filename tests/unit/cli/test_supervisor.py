@@ -1,0 +1,199 @@
+"""The supervisor, with small programs in place of the real ones."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from publisher.cli.supervisor import Program, ProgramFailed, StopAsked, Supervisor
+
+SLEEP = """\
+import pathlib, signal, sys, time
+name = sys.argv[1]
+def stop(*_):
+    with open("stopped", "a") as out:
+        out.write(name + "\\n")
+    sys.exit()
+signal.signal(signal.SIGTERM, stop)
+print("here is", name)
+pathlib.Path(name).touch()
+time.sleep(60)
+"""
+STUBBORN = SLEEP.replace("signal.signal(signal.SIGTERM, stop)", "signal.signal(signal.SIGTERM, signal.SIG_IGN)")
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def lines() -> list[tuple[str, str]]:
+    return []
+
+
+@pytest.fixture
+def supervisor(tmp_path: Path, lines: list[tuple[str, str]]) -> Supervisor:
+    return Supervisor(tmp_path / "logs", lambda name, line: lines.append((name, line)))
+
+
+# The block is what raises: leaving it may, too.
+# ruff: noqa: PT012
+
+
+def program(name: str, code: str = SLEEP, *, ready: Callable[[], bool] | None = None, seconds: float = 10) -> Program:
+    return Program(
+        name,
+        [sys.executable, "-c", code, name],
+        dict(os.environ),
+        ready or Path(name).exists,
+        ready_seconds=seconds,
+        stop_seconds=0.5 if code == STUBBORN else 5,
+    )
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 10) -> bool:
+    until = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def children() -> list[psutil.Process]:
+    return [each for each in psutil.Process().children() if each.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_what_was_started_last_is_stopped_first(
+    supervisor: Supervisor, lines: list[tuple[str, str]], tmp_path: Path
+) -> None:
+    before = set(children())
+    with supervisor:
+        supervisor.start(program("broker"))
+        supervisor.start(program("worker"), program("intake"))
+        supervisor.check()
+        assert len(set(children()) - before) == 3
+
+    assert Path("stopped").read_text().split() == ["intake", "worker", "broker"]
+    assert not set(children()) - before
+    assert ("intake", "here is intake") in lines
+    assert (tmp_path / "logs" / "worker.log").read_text() == "here is worker\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_the_block_quietly(supervisor: Supervisor, number: signal.Signals) -> None:
+    handler = signal.getsignal(number)
+    with supervisor:
+        supervisor.start(program("worker"))
+        signal.raise_signal(number)
+        supervisor.wait()
+
+    assert Path("stopped").exists()
+    assert signal.getsignal(number) == handler
+
+
+def test_a_signal_while_a_program_starts(supervisor: Supervisor) -> None:
+    def asked() -> bool:
+        signal.raise_signal(signal.SIGINT)
+        return False
+
+    with supervisor:
+        supervisor.start(program("worker", ready=asked))
+        pytest.fail("the block should have ended")
+
+
+def test_a_program_that_dies_ends_everything_and_says_why(supervisor: Supervisor) -> None:
+    dying = "print('out of luck'); raise SystemExit(3)"
+    with (
+        pytest.raises(
+            ProgramFailed, match=r"(?s)worker stopped unexpectedly \(exit code 3\).*out of luck.*worker\.log"
+        ),
+        supervisor,
+    ):
+        supervisor.start(program("broker"))
+        supervisor.start(program("worker", dying, ready=lambda: False))
+
+    assert Path("stopped").read_text().split() == ["broker"]
+
+
+def test_a_program_that_is_killed_later(supervisor: Supervisor) -> None:
+    before = set(children())
+    with pytest.raises(ProgramFailed, match=r"worker stopped unexpectedly \(killed by SIGKILL\)"), supervisor:
+        supervisor.start(program("worker"))
+        (process,) = set(children()) - before
+        process.kill()
+        supervisor.wait()
+
+
+def test_a_program_that_never_answers(supervisor: Supervisor) -> None:
+    with pytest.raises(ProgramFailed, match=r"worker did not answer within 0\.3 s"), supervisor:
+        supervisor.start(program("worker", ready=lambda: False, seconds=0.3))
+
+
+def test_a_program_that_does_not_stop_is_killed(supervisor: Supervisor) -> None:
+    before = set(children())
+    with supervisor:
+        supervisor.start(program("worker", STUBBORN))
+        asked = time.monotonic()
+
+    assert time.monotonic() - asked < 3
+    assert not set(children()) - before
+
+
+def test_a_second_signal_does_not_wait(supervisor: Supervisor) -> None:
+    with supervisor:
+        supervisor.start(
+            Program(
+                "worker",
+                [sys.executable, "-c", STUBBORN, "worker"],
+                dict(os.environ),
+                Path("worker").exists,
+                stop_seconds=8,
+            )
+        )
+        asked = time.monotonic()
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(StopAsked):
+            supervisor.check()
+
+    assert time.monotonic() - asked < 4
+
+
+def test_a_program_has_a_session_of_its_own(supervisor: Supervisor) -> None:
+    before = set(children())
+    with supervisor:
+        supervisor.start(program("worker"))
+        (process,) = set(children()) - before
+        assert os.getsid(process.pid) == process.pid != os.getsid(0)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs prctl(2)")
+def test_nothing_outlives_a_supervisor_that_is_killed(tmp_path: Path) -> None:
+    own = f"""\
+import os, pathlib, sys
+from publisher.cli.supervisor import Program, Supervisor
+code = {SLEEP!r}
+with Supervisor(pathlib.Path("logs"), lambda name, line: None) as supervisor:
+    command = [sys.executable, "-c", code, "worker"]
+    supervisor.start(Program("worker", command, os.environ, pathlib.Path("worker").exists))
+    pathlib.Path("up").touch()
+    supervisor.wait()
+"""
+    with subprocess.Popen([sys.executable, "-c", own]) as process:
+        try:
+            assert eventually(Path("up").exists)
+            (child,) = psutil.Process(process.pid).children(recursive=True)
+        finally:
+            process.kill()
+
+    assert eventually(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)

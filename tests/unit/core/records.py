@@ -1,0 +1,83 @@
+"""Rows that tests need in a store, with as little said as possible."""
+
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import update
+
+from publisher.core.image import Digests, Image, digest
+from publisher.core.store import Store
+from publisher.core.store.engine import db_now, writing
+from publisher.core.store.tables import tickets, users
+from publisher.core.ticket import Ticket
+
+OWNER = "root"
+APPLIANCE = 4
+
+
+def add_owner(store: Store) -> None:
+    """A user without a usable password: hashing one takes its time."""
+    with writing(store.engine) as connection:
+        connection.execute(
+            users.insert().values(login=OWNER, password_hash="-", administrator=True, entitlements=[], created=db_now())
+        )
+
+
+def add_image(store: Store, root: Path, content: bytes, *, location: str = "disk.raw") -> Image:
+    """A raw image with its file under `root`; its owner, too, where that is not there yet."""
+    if store.users.get(OWNER) is None:
+        add_owner(store)
+    file = root / location
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(content)
+    return add_image_row(store, digest(file), location)
+
+
+def add_image_row(store: Store, digests: Digests, location: str) -> Image:
+    return store.images.add(
+        owner=OWNER,
+        appliance_id=APPLIANCE,
+        name="disk",
+        format="raw",
+        disk_format="raw",
+        virtual_size=digests.size,
+        digests=digests,
+        location=location,
+    )
+
+
+def add_ticket(store: Store, **values: Any) -> Ticket:
+    return store.tickets.create(
+        **{
+            "owner": OWNER,
+            "appliance_id": APPLIANCE,
+            "image_id": 1,
+            "image_size": 1000,
+            "platform": "memory",
+            "account": {"login": "anybody"},
+            "sealed_secrets": b"sealed",
+            "target": {"displayName": "an image"},
+            "name": "an image",
+        }
+        | values
+    )
+
+
+def current(store: Store, ticket: Ticket | int) -> Ticket:
+    """The ticket as it is now."""
+    found = store.tickets.get(ticket if isinstance(ticket, int) else ticket.id)
+    assert found is not None
+    return found
+
+
+def put_back(store: Store, ticket: Ticket | int, **columns: float) -> None:
+    """Move times of a ticket into the past, by so many seconds before now: what waiting for them would do."""
+    id = ticket if isinstance(ticket, int) else ticket.id
+    values = {name: db_now() - seconds for name, seconds in columns.items()}
+    with writing(store.engine) as connection:
+        connection.execute(update(tickets).where(tickets.c.id == id).values(values))
+
+
+def words(store: Store, ticket: Ticket | int) -> list[str]:
+    """What the ticket's history says, oldest first."""
+    return [entry.words for entry in store.tickets.history(ticket if isinstance(ticket, int) else ticket.id)]

@@ -1,0 +1,52 @@
+"""One at a time holds an office, on each kind of database."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from sqlalchemy import update
+
+from publisher.core.store import Store
+from publisher.core.store.engine import db_now, writing
+from publisher.core.store.tables import elections
+
+
+def run_out(store: Store, office: str) -> None:
+    with writing(store.engine) as connection:
+        connection.execute(update(elections).where(elections.c.office == office).values(until=db_now() - 0.001))
+
+
+def test_one_holds_it_and_keeps_it_by_renewing(store: Store) -> None:
+    assert store.elections.hold("cleaner", "a", 60)
+    assert not store.elections.hold("cleaner", "b", 60)
+    assert store.elections.hold("cleaner", "a", 60)
+    assert not store.elections.hold("cleaner", "b", 60)
+
+
+def test_offices_are_apart(store: Store) -> None:
+    assert store.elections.hold("cleaner", "a", 60)
+    assert store.elections.hold("cook", "b", 60)
+
+
+def test_one_that_is_not_renewed_passes_on(store: Store) -> None:
+    assert store.elections.hold("cleaner", "a", 60)
+    run_out(store, "cleaner")
+    assert store.elections.hold("cleaner", "b", 60)
+    assert not store.elections.hold("cleaner", "a", 60)
+
+
+def test_of_many_that_run_one_is_elected(stores: Callable[[], Store]) -> None:
+    candidates = [stores() for _ in range(8)]
+    for round_ in range(5):
+        start = threading.Barrier(8)
+
+        def stand(number: int, office: str = f"office-{round_}", start: threading.Barrier = start) -> bool:
+            start.wait(30)
+            return candidates[number].elections.hold(office, str(number), 60)
+
+        with ThreadPoolExecutor(8) as pool:
+            assert sum(pool.map(stand, range(8))) == 1
+        run_out(candidates[0], f"office-{round_}")
+        start.reset()
+        with ThreadPoolExecutor(8) as pool:
+            assert sum(pool.map(stand, range(8))) == 1

@@ -1,0 +1,79 @@
+"""A request is checked before any worker sees it, and the error names the element at fault."""
+
+from typing import Any
+
+import pytest
+
+from publisher.core.errors import InvalidRequest
+from publisher.core.platforms import check_request, installed
+
+GOOD: dict[str, Any] = {"keystoneUrl": "https://cloud.example.com:5000", "login": "me"}
+SECRET = {"password": "x"}
+
+
+def test_the_platforms_of_this_distribution_are_installed() -> None:
+    assert {"memory", "openstack"} <= set(installed())
+
+
+@pytest.mark.parametrize(
+    ("account", "target"),
+    [
+        (GOOD, {}),
+        (GOOD | {"keystoneUrl": "http://10.0.0.1/identity/v3"}, {}),
+        (GOOD | {"keystoneUrl": "http://[::1]:5000/v3"}, {}),
+        (GOOD | {"glanceUrl": ""}, {}),
+        (GOOD | {"glanceUrl": "https://glance.example.com:9292/"}, {}),
+        (GOOD | {"keystoneVersion": "v3"}, {"keystoneDomain": "d", "keystoneProject": "p"}),
+        (GOOD | {"keystoneVersion": "v2.0"}, {"tenantName": "t"}),
+        (GOOD | {"keystoneVersion": "v2.0"}, {"keystoneProject": "t"}),
+        (GOOD, {"displayName": "x" * 255}),
+    ],
+)
+def test_accepted(account: dict[str, Any], target: dict[str, Any]) -> None:
+    check_request("openstack", account, SECRET, target)
+
+
+@pytest.mark.parametrize(
+    ("account", "target", "field"),
+    [
+        ({"login": "me"}, {}, "credAccount.keystoneUrl"),
+        ({"keystoneUrl": "http://k"}, {}, "credAccount.login"),
+        (GOOD | {"login": ""}, {}, "credAccount.login"),
+        (GOOD | {"keystoneUrl": "cloud.example.com"}, {}, "credAccount.keystoneUrl"),
+        (GOOD | {"keystoneUrl": "ftp://cloud.example.com"}, {}, "credAccount.keystoneUrl"),
+        (GOOD | {"keystoneUrl": "file:///etc/passwd"}, {}, "credAccount.keystoneUrl"),
+        (GOOD | {"keystoneUrl": "http://"}, {}, "credAccount.keystoneUrl"),
+        (GOOD | {"keystoneUrl": "http://:5000"}, {}, "credAccount.keystoneUrl"),
+        (GOOD | {"keystoneUrl": "http://cloud:port"}, {}, "credAccount.keystoneUrl"),
+        (GOOD | {"keystoneUrl": "http://cloud:99999"}, {}, "credAccount.keystoneUrl"),
+        (GOOD | {"keystoneUrl": "http://[::1"}, {}, "credAccount.keystoneUrl"),
+        (GOOD | {"keystoneUrl": "http://me:pw@cloud:5000"}, {}, "credAccount.keystoneUrl"),
+        (GOOD | {"glanceUrl": "http://me@cloud:9292"}, {}, "credAccount.glanceUrl"),
+        (GOOD | {"glanceUrl": "glance"}, {}, "credAccount.glanceUrl"),
+        (GOOD | {"keystoneVersion": "v4"}, {}, "credAccount.keystoneVersion"),
+        (GOOD | {"keystoneVersion": "v2.0"}, {}, "tenantName"),
+        (GOOD, {"displayName": "x" * 256}, "displayName"),
+    ],
+)
+def test_refused(account: dict[str, Any], target: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidRequest) as raised:
+        check_request("openstack", account, SECRET, target)
+    assert raised.value.field == field
+    assert str(raised.value).startswith(f"{field}: ")
+    assert "pw" not in str(raised.value)
+
+
+def test_a_password_is_asked_for() -> None:
+    with pytest.raises(InvalidRequest, match=r"credAccount\.password: is needed to publish to openstack"):
+        check_request("openstack", GOOD, {}, {})
+
+
+@pytest.mark.parametrize("platform", ["", "nimbus", "OpenStack"])
+def test_an_unknown_platform_is_told_what_there_is(platform: str) -> None:
+    with pytest.raises(InvalidRequest, match="supported are .*openstack") as raised:
+        check_request(platform, GOOD, SECRET, {})
+    assert raised.value.field == "credAccount.targetPlatform.name"
+
+
+def test_a_platform_that_asks_for_nothing() -> None:
+    check_request("memory", {}, {}, {})

@@ -1,0 +1,141 @@
+"""Accepting a request: checked, committed, and only then is a worker woken."""
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from publisher.core.errors import InvalidRequest, QueueUnavailable
+from publisher.core.image import Image
+from publisher.core.publishing import PublishRequest, accept, wake
+from publisher.core.store import Store
+from publisher.core.ticket import Phase, State
+from publisher.core.vault import Vault
+from tests.unit.core.records import APPLIANCE, OWNER, add_image, add_owner, put_back
+
+
+@pytest.fixture
+def image(sqlite_store: Store, tmp_path: Path) -> Image:
+    add_owner(sqlite_store)
+    return add_image(sqlite_store, tmp_path / "root", b"content")
+
+
+@pytest.fixture
+def vault(tmp_path: Path) -> Vault:
+    return Vault.from_file(tmp_path / "key")
+
+
+class Broker:
+    """A waker that can be away."""
+
+    def __init__(self) -> None:
+        self.away = False
+        self.sent: list[int] = []
+
+    def send(self, ticket_id: int) -> None:
+        if self.away:
+            raise QueueUnavailable("the message broker cannot be reached: Connection refused")
+        self.sent.append(ticket_id)
+
+
+def request(image: Image, **values: object) -> PublishRequest:
+    plain: dict[str, object] = {
+        "owner": OWNER,
+        "appliance_id": APPLIANCE,
+        "image_id": image.id,
+        "platform": "memory",
+        "account": {"login": "me"},
+        "secrets": {"password": "hunter2"},
+        "target": {"displayName": "web"},
+    }
+    return PublishRequest(**(plain | values))  # type: ignore[arg-type]
+
+
+def test_an_accepted_request_is_a_queued_ticket(sqlite_store: Store, vault: Vault, image: Image) -> None:
+    ticket = accept(sqlite_store, vault, request(image))
+    assert sqlite_store.tickets.get(ticket.id) == ticket
+    assert (ticket.state, ticket.phase, ticket.attempt, ticket.name) == (State.QUEUED, Phase.WAITING, 0, "web")
+    assert (ticket.progress.sent, ticket.progress.total) == (0, image.size)
+    assert ticket.sealed_secrets is not None
+    assert vault.open(ticket.sealed_secrets) == {"password": "hunter2"}
+    assert ticket.account == {"login": "me"}
+
+
+def test_no_secret_is_in_the_database(sqlite_store: Store, vault: Vault, image: Image, tmp_path: Path) -> None:
+    accept(sqlite_store, vault, request(image))
+    sqlite_store.close()
+    for file in tmp_path.glob("publisher.db*"):
+        assert b"hunter2" not in file.read_bytes()
+
+
+def test_a_ticket_is_named_for_its_image_where_no_name_is_given(
+    sqlite_store: Store, vault: Vault, image: Image
+) -> None:
+    ticket = accept(sqlite_store, vault, request(image, target={}))
+    assert ticket.name == image.name
+    assert ticket.target == {"displayName": image.name}
+
+
+def test_every_ticket_has_a_uid_of_its_own(sqlite_store: Store, vault: Vault, image: Image) -> None:
+    assert len({accept(sqlite_store, vault, request(image)).uid for _ in range(3)}) == 3
+
+
+@pytest.mark.parametrize(
+    ("values", "field"),
+    [
+        ({"image_id": 99}, "imageUri"),
+        ({"owner": "guest"}, "imageUri"),
+        ({"appliance_id": 5}, "imageUri"),
+        ({"platform": "nimbus"}, "credAccount.targetPlatform.name"),
+        ({"platform": "openstack"}, "credAccount.keystoneUrl"),
+        ({"target": {"displayName": "x" * 256}}, "displayName"),
+    ],
+)
+def test_a_bad_request_makes_no_ticket(
+    sqlite_store: Store, vault: Vault, image: Image, values: dict[str, object], field: str
+) -> None:
+    with pytest.raises(InvalidRequest) as raised:
+        accept(sqlite_store, vault, request(image, **values))
+    assert raised.value.field == field
+    assert sqlite_store.tickets.list() == []
+
+
+def test_anothers_image_cannot_be_told_from_none(sqlite_store: Store, vault: Vault, image: Image) -> None:
+    with pytest.raises(InvalidRequest) as anothers:
+        accept(sqlite_store, vault, request(image, owner="guest"))
+    sqlite_store.images.remove(image.id)
+    with pytest.raises(InvalidRequest) as none:
+        accept(sqlite_store, vault, request(image, owner="guest"))
+    assert str(anothers.value) == str(none.value)
+
+
+def test_a_worker_is_woken(sqlite_store: Store, vault: Vault, image: Image) -> None:
+    broker = Broker()
+    ticket = accept(sqlite_store, vault, request(image))
+    assert wake(sqlite_store, broker, ticket.id)
+    assert broker.sent == [ticket.id]
+    assert sqlite_store.tickets.due() == []
+
+
+def test_with_the_broker_away_the_ticket_stays_and_is_woken_later(
+    sqlite_store: Store, vault: Vault, image: Image, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker = Broker()
+    broker.away = True
+    ticket = accept(sqlite_store, vault, request(image))
+    with caplog.at_level(logging.WARNING):
+        assert not wake(sqlite_store, broker, ticket.id)
+    assert f"ticket {ticket.id} is accepted, but no worker was woken" in caplog.text
+    assert sqlite_store.tickets.get(ticket.id) is not None
+    assert sqlite_store.tickets.due() == [ticket.id]
+
+
+def test_a_ticket_whose_message_was_lost_is_due_after_a_while(sqlite_store: Store, vault: Vault, image: Image) -> None:
+    ticket = accept(sqlite_store, vault, request(image))
+    wake(sqlite_store, Broker(), ticket.id)
+    put_back(sqlite_store, ticket, wake_at=0.001)
+    assert sqlite_store.tickets.due() == [ticket.id]
+
+
+def test_a_request_shows_no_secret(image: Image) -> None:
+    assert "hunter2" not in repr(request(image))

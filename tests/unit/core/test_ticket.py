@@ -1,0 +1,152 @@
+"""A ticket's states, and what it tells."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from publisher.core.ticket import FINAL, MIB, TRANSITIONS, Account, Phase, Progress, State, Ticket
+
+NEXT = {state: sorted(to for from_, to in TRANSITIONS if from_ is state) for state in State}
+
+
+def ticket(**values: Any) -> Ticket:
+    plain: dict[str, Any] = {
+        "id": 1,
+        "uid": "u",
+        "owner": "root",
+        "appliance_id": 4,
+        "image_id": 7,
+        "platform": "memory",
+        "account": {},
+        "sealed_secrets": None,
+        "target": {},
+        "name": "n",
+        "state": State.QUEUED,
+        "phase": Phase.WAITING,
+        "progress": Progress(),
+        "attempt": 0,
+        "cloud_id": None,
+        "location": None,
+        "error": None,
+        "error_detail": None,
+        "created": 0.0,
+        "modified": 0.0,
+        "started": None,
+        "finished": None,
+        "not_before": 0.0,
+        "lease_token": 0,
+        "worker": None,
+    }
+    return Ticket(**(plain | values))
+
+
+@given(st.data())
+def test_any_walk_through_the_transitions_is_sound(data: st.DataObject) -> None:
+    """From `queued`, whatever happens: nothing leaves a final state, a cancel never turns back into work, and from
+    anywhere the end can still be reached."""
+    state, cancelling = State.QUEUED, False
+    for _ in range(data.draw(st.integers(0, 20))):
+        if not NEXT[state]:
+            break
+        state = data.draw(st.sampled_from(NEXT[state]))
+        assert not (cancelling and state not in (State.CANCELLING, State.CANCELLED))
+        cancelling = cancelling or state is State.CANCELLING
+    assert bool(NEXT[state]) is (state not in FINAL)
+    assert FINAL & reachable(state)
+
+
+def reachable(state: State) -> set[State]:
+    found, open_ = {state}, [state]
+    while open_:
+        for to in NEXT[open_.pop()]:
+            if to not in found:
+                found.add(to)
+                open_.append(to)
+    return found
+
+
+def test_every_state_can_be_reached() -> None:
+    assert reachable(State.QUEUED) == set(State)
+
+
+def test_only_a_worker_publishes_or_fails() -> None:
+    assert {from_ for from_, to in TRANSITIONS if to in (State.PUBLISHED, State.FAILED)} == {State.PUBLISHING}
+
+
+@given(st.integers(0, 1 << 60), st.integers(0, 1 << 60))
+def test_a_percentage_is_one_and_100_means_all(sent: int, total: int) -> None:
+    percentage = Progress(sent, total).percentage
+    assert 0 <= percentage <= 100
+    if total and sent < total:
+        assert percentage < 100
+    if total and sent >= total:
+        assert percentage == 100
+
+
+@given(st.integers(1, 1 << 50), st.lists(st.integers(0, 1 << 50), min_size=2))
+def test_percentages_grow_with_what_is_sent(total: int, sent: list[int]) -> None:
+    percentages = [Progress(each, total).percentage for each in sorted(sent)]
+    assert percentages == sorted(percentages)
+
+
+@pytest.mark.parametrize(("sent", "total", "percentage"), [(0, 0, 0), (5, 0, 0), (999, 1000, 99), (1, 3, 33)])
+def test_percentages(sent: int, total: int, percentage: int) -> None:
+    assert Progress(sent, total).percentage == percentage
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({}, "Queued"),
+        ({"error": "Glance is away", "attempt": 2}, "Waiting to try again (attempt 3): Glance is away"),
+        ({"state": State.PUBLISHED, "error": "an old one"}, "Published"),
+        ({"state": State.FAILED, "error": "quota"}, "Failed"),
+        ({"state": State.CANCELLED}, "Cancelled"),
+        ({"state": State.CANCELLING}, "Cancelling: removing what was uploaded"),
+        ({"state": State.PUBLISHING, "phase": Phase.PREPARING}, "Preparing"),
+        ({"state": State.PUBLISHING, "phase": Phase.WAITING}, "Preparing"),
+        ({"state": State.PUBLISHING, "phase": Phase.AUTHENTICATING}, "Signing in to the cloud"),
+        (
+            {"state": State.PUBLISHING, "phase": Phase.UPLOADING, "progress": Progress(3 * MIB + 5, 4 * MIB + 1)},
+            "Uploading 3 of 5 MiB",
+        ),
+        ({"state": State.PUBLISHING, "phase": Phase.VERIFYING}, "Verifying checksum"),
+        ({"state": State.PUBLISHING, "phase": Phase.FINISHING}, "Finishing: visibility and properties"),
+        ({"state": State.PUBLISHING, "phase": Phase.CLEANING}, "Removing what was uploaded"),
+    ],
+)
+def test_messages(values: dict[str, Any], message: str) -> None:
+    assert ticket(**values).message == message
+
+
+@pytest.mark.parametrize("state", list(State))
+def test_every_state_has_a_message_and_knows_whether_it_is_final(state: State) -> None:
+    assert ticket(state=state).message
+    assert ticket(state=state).final is (state in FINAL)
+
+
+@pytest.mark.parametrize(
+    ("values", "seconds"),
+    [
+        ({"phase": Phase.UPLOADING, "started": 100.0, "progress": Progress(250, 1000)}, 30.0),
+        ({"phase": Phase.UPLOADING, "started": 100.0, "progress": Progress(1000, 1000)}, 0.0),
+        ({"phase": Phase.UPLOADING, "started": 100.0, "progress": Progress(0, 1000)}, None),
+        ({"phase": Phase.UPLOADING, "started": None, "progress": Progress(250, 1000)}, None),
+        ({"phase": Phase.VERIFYING, "started": 100.0, "progress": Progress(250, 1000)}, None),
+    ],
+)
+def test_seconds_left(values: dict[str, Any], seconds: float | None) -> None:
+    assert ticket(state=State.PUBLISHING, **values).seconds_left(110.0) == seconds
+
+
+def test_secrets_are_not_shown() -> None:
+    assert "hunter2" not in repr(Account("openstack", {}, {"password": "hunter2"}))
+    assert "hunter2" not in repr(ticket(account={"x": "hunter2"}, sealed_secrets=b"hunter2", target={"x": "hunter2"}))
+
+
+def test_a_ticket_is_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        ticket().attempt = 2  # type: ignore[misc]

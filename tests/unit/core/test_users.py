@@ -1,0 +1,98 @@
+"""Users, on each kind of database."""
+
+from pathlib import Path
+
+import pytest
+
+from publisher.core.errors import Conflict, InvalidRequest, NotFound
+from publisher.core.store import Store
+from publisher.core.store.users import ENTITLEMENTS, verify_password
+from tests.unit.core.records import add_image
+
+
+def test_a_user_is_added_and_verified(store: Store) -> None:
+    added = store.users.add("root", "correct horse", administrator=True)
+    assert store.users.get("root") == added
+    stored = store.users.password_hash("root")
+    assert stored is not None
+    assert stored.startswith("$argon2id$")
+    assert verify_password(stored, "correct horse")
+    assert not verify_password(stored, "wrong")
+    assert not verify_password(stored, "")
+
+
+@pytest.mark.parametrize("stored", [None, "", "-", "no hash", "$argon2id$v=19$m=65536,t=3,p=4$c2hvcnQ$c2hvcnQ"])
+def test_without_a_hash_nothing_is_verified(stored: str | None) -> None:
+    assert not verify_password(stored, "no such user")
+
+
+def test_the_same_password_is_stored_differently(store: Store) -> None:
+    store.users.add("a", "same")
+    store.users.add("b", "same")
+    assert store.users.password_hash("a") != store.users.password_hash("b")
+
+
+def test_entitlements(store: Store) -> None:
+    store.users.add("guest", "x", entitlements=frozenset({"image_generate"}))
+    guest = store.users.get("guest")
+    assert guest is not None
+    assert guest.may("image_generate")
+    assert not guest.may("image_publish")
+    root = store.users.add("root", "x", administrator=True, entitlements=frozenset())
+    assert all(root.may(each) for each in ENTITLEMENTS)
+
+
+@pytest.mark.parametrize("login", ["", "a b", "a/b", "a:b", "a?b", "a#b", "a\nb", "a\0b", "x" * 256])
+def test_a_login_that_would_not_fit_a_uri_is_refused(sqlite_store: Store, login: str) -> None:
+    with pytest.raises(InvalidRequest) as raised:
+        sqlite_store.users.add(login, "x")
+    assert raised.value.field == "login"
+    assert sqlite_store.users.list() == []
+
+
+def test_bad_passwords_and_entitlements_are_refused(sqlite_store: Store) -> None:
+    with pytest.raises(InvalidRequest, match="password"):
+        sqlite_store.users.add("a", "")
+    with pytest.raises(InvalidRequest, match="unknown: fly; known are image_publish"):
+        sqlite_store.users.add("a", "x", entitlements=frozenset({"fly"}))
+
+
+def test_a_taken_login_is_a_conflict(store: Store) -> None:
+    store.users.add("root", "first")
+    with pytest.raises(Conflict, match="'root' already"):
+        store.users.add("root", "second")
+    assert verify_password(store.users.password_hash("root"), "first")
+
+
+def test_a_password_is_changed(store: Store) -> None:
+    store.users.add("root", "old")
+    store.users.set_password("root", "new")
+    assert verify_password(store.users.password_hash("root"), "new")
+    assert not verify_password(store.users.password_hash("root"), "old")
+    with pytest.raises(NotFound):
+        store.users.set_password("nobody", "new")
+
+
+def test_the_last_administrator_stays(store: Store) -> None:
+    store.users.add("root", "x", administrator=True)
+    store.users.add("guest", "x")
+    with pytest.raises(Conflict, match="last administrator"):
+        store.users.remove("root")
+    assert [user.login for user in store.users.list()] == ["guest", "root"]
+    store.users.add("second", "x", administrator=True)
+    store.users.remove("root")
+    store.users.remove("guest")
+    assert [user.login for user in store.users.list()] == ["second"]
+
+
+def test_who_owns_images_stays(store: Store, tmp_path: Path) -> None:
+    add_image(store, tmp_path / "root", b"content")
+    store.users.add("other", "x", administrator=True)
+    with pytest.raises(Conflict, match="still owns images"):
+        store.users.remove("root")
+    assert store.users.get("root") is not None
+
+
+def test_removing_nobody(store: Store) -> None:
+    with pytest.raises(NotFound):
+        store.users.remove("nobody")

@@ -1,0 +1,127 @@
+"""Secrets at rest: sealed under a key that only this installation has."""
+
+import logging
+import multiprocessing
+import os
+import stat
+from pathlib import Path
+
+import pytest
+from cryptography.fernet import Fernet
+
+from publisher.core.errors import ConfigurationError
+from publisher.core.vault import Vault
+
+SECRETS = {"password": "pässword", "token": ""}
+
+
+def test_what_is_sealed_is_opened_again(tmp_path: Path) -> None:
+    vault = Vault.from_file(tmp_path / "key")
+    sealed = vault.seal(SECRETS)
+    assert vault.open(sealed) == SECRETS
+    assert b"password" not in sealed
+    assert Vault.from_file(tmp_path / "key").open(sealed) == SECRETS
+
+
+def test_a_new_key_is_for_its_owner_only(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        Vault.from_file(tmp_path / "new" / "key")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "new" / "key").stat().st_mode) == 0o600
+    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o700
+    assert [each.name for each in (tmp_path / "new").iterdir()] == ["key"]
+
+
+def test_a_new_key_is_warned_of_in_production_only(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        Vault.from_file(tmp_path / "trial")
+        assert not caplog.records
+        Vault.from_file(tmp_path / "production", production=True)
+        assert "Generated a new secret key" in caplog.text
+        caplog.clear()
+        Vault.from_file(tmp_path / "production", production=True)
+        assert not caplog.records
+    assert (tmp_path / "production").read_text().strip() not in caplog.text
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o644, 0o620, 0o601])
+def test_a_key_that_others_can_reach_is_refused(tmp_path: Path, mode: int) -> None:
+    Vault.from_file(tmp_path / "key")
+    (tmp_path / "key").chmod(mode)
+    with pytest.raises(ConfigurationError, match="chmod 600"):
+        Vault.from_file(tmp_path / "key")
+
+
+def test_a_key_that_is_read_only_is_fine(tmp_path: Path) -> None:
+    Vault.from_file(tmp_path / "key")
+    (tmp_path / "key").chmod(0o400)
+    Vault.from_file(tmp_path / "key")
+
+
+def key_file(path: Path, *lines: bytes) -> Path:
+    path.touch(mode=0o600)
+    path.write_bytes(b"\n".join(lines) + b"\n")
+    return path
+
+
+@pytest.mark.parametrize("content", [b"", b"\n\n", b"short", b"A" * 44, Fernet.generate_key() + b"\nrubbish"])
+def test_a_file_without_a_valid_key_is_refused_and_not_shown(tmp_path: Path, content: bytes) -> None:
+    with pytest.raises(ConfigurationError, match="no valid Fernet key") as raised:
+        Vault.from_file(key_file(tmp_path / "key", content))
+    assert str(content) not in str(raised.value)
+    assert raised.value.__cause__ is None
+
+
+@pytest.mark.parametrize("kind", ["binary", "directory"])
+def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path, kind: str) -> None:
+    if kind == "directory":
+        (tmp_path / "key").mkdir(mode=0o700)
+    else:
+        key_file(tmp_path / "key", b"\xff\xfe")
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        Vault.from_file(tmp_path / "key")
+
+
+def test_rotation(tmp_path: Path) -> None:
+    old, new = Fernet.generate_key(), Fernet.generate_key()
+    sealed_before = Vault.from_file(key_file(tmp_path / "old", old)).seal(SECRETS)
+    rotated = Vault.from_file(key_file(tmp_path / "rotated", new, old))
+    assert rotated.open(sealed_before) == SECRETS
+    sealed_after = rotated.seal(SECRETS)
+    only_new = Vault.from_file(key_file(tmp_path / "new", new))
+    assert only_new.open(sealed_after) == SECRETS
+    with pytest.raises(ConfigurationError, match="a key that this worker does not have"):
+        only_new.open(sealed_before)
+
+
+@pytest.mark.parametrize("sealed", [b"", b"rubbish"])
+def test_what_was_never_sealed_does_not_open(tmp_path: Path, sealed: bytes) -> None:
+    with pytest.raises(ConfigurationError):
+        Vault.from_file(tmp_path / "key").open(sealed)
+
+
+def _seal_when_told(
+    path: Path, go: "multiprocessing.synchronize.Barrier", results: "multiprocessing.Queue[bytes]"
+) -> None:
+    go.wait(30)
+    results.put(Vault.from_file(path).seal(SECRETS))
+
+
+def test_of_processes_that_make_the_key_together_one_wins(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    for round_ in range(5):
+        path = tmp_path / str(round_) / "key"
+        go, results = context.Barrier(4), context.Queue()
+        processes = [context.Process(target=_seal_when_told, args=(path, go, results)) for _ in range(4)]
+        for process in processes:
+            process.start()
+        sealed = [results.get(timeout=30) for _ in processes]
+        for process in processes:
+            process.join(30)
+        results.close()
+        vault = Vault.from_file(path)
+        assert [vault.open(each) for each in sealed] == [SECRETS] * 4
+        assert [each.name for each in path.parent.iterdir()] == ["key"]
