@@ -8,7 +8,8 @@ RUN python -m venv /opt/publisher \
  && /opt/publisher/bin/pip install --no-cache-dir --constraint constraints.txt '.[postgres,rabbitmq]'
 
 FROM python:3.13-slim
-RUN useradd --uid 10001 --create-home --home-dir /var/lib/publisher publisher
+RUN useradd --uid 10001 --create-home --home-dir /var/lib/publisher publisher \
+ && install -d -o publisher -g publisher /var/lib/publisher/images
 COPY --from=build /opt/publisher /opt/publisher
 ENV PATH=/opt/publisher/bin:$PATH \
     PUBLISHER_DATA_DIR=/var/lib/publisher \

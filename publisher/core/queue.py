@@ -57,8 +57,11 @@ class WakeQueue:
         return cls(settings.broker, timeout_seconds=settings.send_timeout_seconds)
 
     def send(self, ticket_id: int) -> None:
-        """Wake a worker for a ticket. Raises `QueueUnavailable`, after twice the time-out at the latest."""
-        with self._lock:
+        """Wake a worker for a ticket. Raises `QueueUnavailable`, after two and a half time-outs at the latest."""
+        # While one waits for a broker that does not answer, the others do not wait in line behind it.
+        if not self._lock.acquire(timeout=self._timeout_seconds / 2):
+            raise QueueUnavailable("the message broker cannot be reached: it has not answered the send before")
+        try:
             try:
                 self._publish(ticket_id)
             except _CONNECTION_ERRORS:
@@ -69,6 +72,8 @@ class WakeQueue:
                 except _CONNECTION_ERRORS as error:
                     self._drop()
                     raise QueueUnavailable(f"the message broker cannot be reached: {_reason(error)}") from None
+        finally:
+            self._lock.release()
 
     def check(self) -> None:
         """Connect to the broker. Raises `QueueUnavailable`."""
@@ -77,6 +82,7 @@ class WakeQueue:
             try:
                 self._connect()
             except _CONNECTION_ERRORS as error:
+                self._drop()
                 raise QueueUnavailable(f"the message broker cannot be reached: {_reason(error)}") from None
 
     def close(self) -> None:
@@ -98,8 +104,10 @@ class WakeQueue:
         argument = [ticket_id]
         self._connect().Producer().publish(
             (argument, {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}),
-            exchange=QUEUE.exchange,
-            routing_key=QUEUE.routing_key,
+            # The default exchange leads to the queue of that name. A binding of our own exchange would be lost with a
+            # Redis that is restarted, and kombu, which reconnects by itself, would send into nothing.
+            exchange="",
+            routing_key=QUEUE.name,
             declare=[QUEUE],
             serializer="json",
             delivery_mode="persistent",
@@ -139,4 +147,9 @@ _CONNECTION_ERRORS = _errors()
 
 def _reason(error: BaseException) -> str:
     """What went wrong, without the broker's URL, which may hold a password."""
-    return error.strerror or type(error).__name__ if isinstance(error, OSError) else type(error).__name__
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    return type(error).__name__

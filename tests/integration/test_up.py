@@ -6,13 +6,8 @@ import http.client
 import json
 import os
 import signal
-import subprocess
 import sys
-import time
 from base64 import b64encode
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,103 +16,19 @@ import pytest
 
 from publisher.cli.redis_server import answers
 from publisher.core.settings import Settings
+from tests.installation import (
+    CLOUD_PASSWORD,
+    STOP_SECONDS,
+    Installation,
+    alive,
+    eventually,
+    running,
+)
 from tests.servers import missing
 from tests.servers.process import free_port
 from tests.servers.redis import find_redis
 
 pytestmark = pytest.mark.real
-
-PUBLISHER = [sys.executable, "-m", "publisher.cli.main"]
-START_SECONDS = 60
-STOP_SECONDS = 10
-CLOUD_PASSWORD = "hunter2-of-the-cloud"
-UP = "Stop    Ctrl-C"
-"""The last line that it prints once everything answers."""
-
-
-@dataclass
-class Installation:
-    directory: Path
-    intake_port: int
-    flower_port: int
-
-    @property
-    def environment(self) -> dict[str, str]:
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(("PUBLISHER_", "OS_", "FLOWER_"))}
-        return kept | {
-            "PUBLISHER_DATA_DIR": str(self.directory),
-            "PUBLISHER_INTAKE_PORT": str(self.intake_port),
-            "PUBLISHER_FLOWER_PORT": str(self.flower_port),
-        }
-
-    def run(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*PUBLISHER, *arguments],
-            env=self.environment | variables,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-
-    def status(self, port: int, path: str, *, login: str | None = None) -> int | None:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-        headers = {"Authorization": f"Basic {b64encode(login.encode()).decode()}"} if login else {}
-        try:
-            connection.request("GET", path, headers=headers)
-            return connection.getresponse().status
-        except OSError:
-            return None
-        finally:
-            connection.close()
-
-    def password(self, name: str) -> str:
-        file = self.directory / f"{name}.password"
-        assert file.stat().st_mode & 0o777 == 0o600
-        return file.read_text().strip()
-
-
-@dataclass
-class Up:
-    """A `publisher up` that is ready."""
-
-    process: subprocess.Popen[bytes]
-    output: Path
-
-    @property
-    def said(self) -> str:
-        return self.output.read_text()
-
-    @property
-    def children(self) -> list[psutil.Process]:
-        return psutil.Process(self.process.pid).children(recursive=True)
-
-    def child(self, words: str) -> psutil.Process:
-        (found,) = [each for each in self.children if words in " ".join(each.cmdline())]
-        return found
-
-    def stop(self, number: signal.Signals = signal.SIGINT) -> int:
-        """The exit code; no child is left then."""
-        children = self.children
-        self.process.send_signal(number)
-        code = self.process.wait(STOP_SECONDS)
-        assert [each for each in children if alive(each)] == []
-        assert "Traceback" not in self.said
-        return code
-
-
-def alive(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-def eventually(condition: Callable[[], bool], seconds: float, say: Callable[[], str] = str) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, say()
-        time.sleep(0.05)
 
 
 @pytest.fixture
@@ -125,28 +36,6 @@ def installation(tmp_path: Path) -> Installation:
     if find_redis() is None:
         missing("redis-server")
     return Installation(tmp_path / "data", free_port(), free_port())
-
-
-@contextmanager
-def running(installation: Installation, *options: str) -> Iterator[Up]:
-    output = installation.directory.with_suffix(".out")
-    with output.open("wb") as out:
-        process = subprocess.Popen(
-            [*PUBLISHER, "up", *options], env=installation.environment, stdout=out, stderr=subprocess.STDOUT
-        )
-    up = Up(process, output)
-    try:
-        eventually(lambda: UP in up.said or process.poll() is not None, START_SECONDS, lambda: up.said)
-        assert process.poll() is None, up.said
-        yield up
-    finally:
-        if process.poll() is None:
-            process.terminate()
-        try:
-            process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
 def test_it_publishes_stops_cleanly_and_starts_again(installation: Installation) -> None:

@@ -296,10 +296,10 @@ def add_image(store: Store, id: int, owner: str, appliance: int) -> Image:
 
 
 @contextmanager
-def serving(directory: Path, **settings: Any) -> Iterator[Service]:
+def serving(directory: Path, *, real_queue: bool = False, **settings: Any) -> Iterator[Service]:
     made = Settings(data_dir=directory, **settings)
     waker = Wakings()
-    app = create_app(made, waker=waker)
+    app = create_app(made, waker=None if real_queue else waker)
     waker.store = app.state.services.store
     with TestClient(app, raise_server_exceptions=False) as client:
         yield Service(app, client, made, app.state.services.store, waker)

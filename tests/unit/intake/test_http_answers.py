@@ -1,0 +1,306 @@
+"""Answers as strictly as existing clients read them: the contract's order of elements, written down here once more."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from lxml import etree
+
+from publisher.core.store import Store
+from publisher.core.ticket import Phase, Ticket
+from tests.unit.intake.conftest import (
+    IMAGE_SIZE,
+    JSON,
+    PASSWORDS,
+    SECRET,
+    UFORGE,
+    XML,
+    XSI_TYPE,
+    Answer,
+    Service,
+    json_body,
+    ticket_path,
+    xml_body,
+)
+
+FLAT = "users/alice/appliances/14/pimages"
+NESTED = "users/alice/appliances/14/images/21/pimages"
+
+_OBJECT = "created dbId digest lastModified"
+_UPLOAD = f"{_OBJECT} md5sum mimeType sha256sum size status uploaded uploadedTime"
+_IMAGE = (
+    f"{_UPLOAD} parentUri basePublishImagesUri completeInstalledSize completeSize compress credAccount"
+    " distributionName downloadKey downloadUri ebs ebsVolumeSize fileExtension fileName fileSize format targetFormat"
+    " fullName imageCreated installProfile name orgUri pkgsUri publicAccess registeredCredAccount revision simulated"
+    " statusUri tag updateTools uri version vmDiskSize vmMemorySize forceCheckingDeps entrypoint registeringName"
+)
+_PUBLISH = f"{_IMAGE} cloudId imageUri instances instancesUri publishLocation"
+_ACCOUNT = f"{_OBJECT} name parentUri uri targetPlatform secretsMissing"
+
+ORDER = {
+    "status": f"{_OBJECT} bytesLoaded bytesTotal cancelled complete detailedError detailedErrorMsg error errorMessage"
+    " eta message parentUri percentage published totalTime uri",
+    "PublishImageOpenStack": f"{_PUBLISH} keystoneDomain keystoneProject displayName publicImage tenantName",
+    "PublishImageCloudwatt": f"{_PUBLISH} displayName keystoneDomain keystoneProject publicImage tenantName",
+    "PublishImageMemory": f"{_PUBLISH} displayName",
+    "CredAccountOpenStack": f"{_ACCOUNT} glanceUrl keystoneUrl login keystoneVersion",
+    "CredAccountMemory": f"{_ACCOUNT} login",
+    "targetPlatform": f"{_OBJECT} name type access active uri",
+    "format": f"{_OBJECT} name",
+    "serviceStatus": f"{_OBJECT} alive version serviceLoad",
+    "publishImages": "total publishImages",
+    "statuses": "total statuses",
+    "uforgeError": "localizedErrorMsg requestMethod requestUri statusCode timestamp",
+    "localizedErrorMsg": "message messageId parameters",
+}
+"""Of each type the elements that it may have, in their order; no secret is among them."""
+
+BOOLEANS = "cancelled complete detailedError error published uploaded secretsMissing publicImage alive".split()
+NUMBERS = "dbId bytesLoaded bytesTotal percentage size fileSize total statusCode serviceLoad".split()
+DATE_TIMES = "created lastModified uploadedTime eta timestamp".split()
+DATE_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)")
+
+
+def check_xml(answer: Answer, root_name: str) -> None:
+    """Every rule that the contract has under "Answers are parsed strictly"."""
+    root = answer.xml
+    assert root.tag == f"{{{UFORGE}}}{root_name}"
+    assert None not in root.nsmap
+    assert not answer.xml.getroottree().docinfo.doctype
+    _check_element(root, root_name)
+
+
+def _check_element(element: etree._Element, name: str) -> None:
+    declared = element.get(XSI_TYPE)
+    if name in ("publishImage", "credAccount"):
+        assert declared is not None
+        prefix, _, name = declared.partition(":")
+        assert element.nsmap[prefix] == UFORGE
+    assert list(element.attrib) == ([XSI_TYPE] if declared else [])
+    found = [str(child.tag) for child in element]
+    assert len(found) == len(set(found)), f"{name} has an element twice"
+    order = ORDER[name].split()
+    assert found == [each for each in order if each in found], f"{name}: {found}"
+    for child in element:
+        _check_child(child)
+
+
+def _check_child(child: etree._Element) -> None:
+    name = str(child.tag)
+    if name in ("publishImages", "statuses"):
+        for item in child:
+            assert item.tag == {"publishImages": "publishImage", "statuses": "status"}[name]
+            _check_element(item, str(item.tag))
+        return
+    if name in ORDER or name == "credAccount":
+        _check_element(child, name)
+        return
+    text = child.text
+    assert text, f"{name} is empty"
+    assert not child.attrib
+    assert not len(child)
+    if name in BOOLEANS:
+        assert text in ("true", "false")
+    if name in NUMBERS:
+        assert re.fullmatch(r"-?\d+", text)
+    if name in DATE_TIMES:
+        assert DATE_TIME.fullmatch(text)
+    if name == "percentage":
+        assert 0 <= int(text) <= 100
+
+
+def check_json(answer: Answer, mirrored: Answer) -> None:
+    """JSON has exactly what the XML has, in the same order, numbers and booleans as its own."""
+    assert _mirror(answer.json) == _plain(mirrored.xml)
+
+
+def _plain(element: etree._Element) -> object:
+    if not len(element) and str(element.tag) not in ("publishImages", "statuses"):
+        return element.text
+    typed = [("@type", str(element.get(XSI_TYPE)).partition(":")[2])] if element.get(XSI_TYPE) else []
+    return typed + [(str(child.tag), _plain(child)) for child in element]
+
+
+def _mirror(value: Any, name: str = "") -> object:
+    if isinstance(value, dict):
+        pairs: list[tuple[str, object]] = []
+        for key, each in value.items():
+            pairs += [(key, _mirror(item)) for item in each] if isinstance(each, list) else [(key, _mirror(each, key))]
+        return pairs
+    if name in BOOLEANS:
+        assert isinstance(value, bool)
+        return str(value).lower()
+    if name in NUMBERS:
+        assert isinstance(value, int)
+        assert not isinstance(value, bool)
+        return str(value)
+    assert isinstance(value, str)
+    return value
+
+
+def check(service: Service, path: str, root: str, login: str | None = "alice") -> Answer:
+    answer = service.get(path, login=login)
+    assert answer.status == 200
+    check_xml(answer, root)
+    mirrored = service.get(path, login=login, accept=JSON)
+    if b"<eta>" not in answer.body:
+        check_json(mirrored, answer)
+    return answer
+
+
+def progressed(service: Service) -> Iterator[Ticket]:
+    """The same ticket as it goes on, and others that end in each way."""
+    store: Store = service.store
+    ticket = service.publish()
+    yield ticket
+    claim = service.claim(ticket)
+    yield service.ticket(ticket.id)
+    for phase in (Phase.AUTHENTICATING, Phase.UPLOADING):
+        store.leases.phase(claim, phase, "on it")
+        yield service.ticket(ticket.id)
+    for sent in (1, IMAGE_SIZE // 3, IMAGE_SIZE):
+        store.leases.renew(claim, 60.0, sent=sent)
+        yield service.ticket(ticket.id)
+    store.leases.published(claim, cloud_id="c1", location="http://cloud/v2/images/c1")
+    yield service.ticket(ticket.id)
+    failing = service.claim(service.publish())
+    store.leases.retry(failing, delay_seconds=0.0, error="Glance was away")
+    yield service.ticket(failing.ticket.id)
+    failing = service.claim(failing.ticket)
+    store.leases.failed(failing, error="No project \x00 <nowhere> & \U0001f600", detail="HTTP 404\n\x1b[31m")
+    yield service.ticket(failing.ticket.id)
+    silent = service.claim(service.publish())
+    store.leases.failed(silent, error="")
+    yield service.ticket(silent.ticket.id)
+    yield store.tickets.request_cancel(service.publish().id)
+    cancelling = service.claim(service.publish())
+    yield store.tickets.request_cancel(cancelling.ticket.id)
+    store.leases.cancelled(cancelling)
+    yield service.ticket(cancelling.ticket.id)
+    store.images.remove(21)
+    yield service.ticket(ticket.id)
+
+
+def test_every_answer_in_every_state_of_a_ticket(fresh: Service) -> None:
+    for ticket in progressed(fresh):
+        path = ticket_path(ticket)
+        check(fresh, path, "publishImage")
+        check(fresh, f"{path}/status", "status")
+        check(fresh, FLAT, "publishImages")
+        check(fresh, f"{FLAT}/statuses", "statuses")
+
+
+def test_status_of_the_service(service: Service) -> None:
+    answer = check(service, "status", "serviceStatus", login=None)
+    assert [(child.tag, child.text) for child in answer.xml] == [
+        ("alive", "true"),
+        ("version", "3.8.13"),
+        ("serviceLoad", "0"),
+    ]
+
+
+def test_empty_lists(fresh: Service) -> None:
+    for path, wrapper in ((FLAT, "publishImages"), (f"{FLAT}/statuses", "statuses")):
+        answer = check(fresh, path, wrapper)
+        assert [child.tag for child in answer.xml] == ["total", wrapper]
+        assert answer.text("total") == "0"
+        assert fresh.get(path, login="alice", accept=JSON).json["total"] == 0
+
+
+def test_lists(fresh: Service) -> None:
+    made = [fresh.publish().id for _ in range(3)]
+    fresh.publish(image=22)
+    for path, items in ((FLAT, "publishImages/publishImage"), (f"{FLAT}/statuses", "statuses/status")):
+        answer = fresh.get(path, login="alice")
+        assert answer.text("total") == "3"
+        assert [int(str(item.findtext("dbId"))) for item in answer.xml.iterfind(items)] == made
+        wrapper, item = items.split("/")
+        assert [each["dbId"] for each in fresh.get(path, login="alice", accept=JSON).json[wrapper][item]] == made
+
+
+@pytest.mark.parametrize("accept", [XML, JSON])
+def test_the_answer_of_a_post_is_what_its_location_has(service: Service, accept: str) -> None:
+    answer = service.post(NESTED, xml_body(image=None), login="alice", accept=accept)
+    assert answer.status == 201
+    if accept == XML:
+        check_xml(answer, "publishImage")
+    location = answer.headers["location"]
+    assert re.fullmatch(rf"http://testserver/api/{NESTED}/\d+", location)
+    again = service.get(location.removeprefix("http://testserver"), login="alice", accept=accept)
+    assert (again.status, again.body) == (200, answer.body)
+
+
+def test_what_a_ticket_tells(service: Service) -> None:
+    ticket = service.publish(xml_body(image=None, parentUri="users/alice/appliances/14"))
+    told = service.get(ticket_path(ticket), login="alice", accept=JSON).json
+    path = ticket_path(ticket)
+    assert told["dbId"] == ticket.id
+    assert told["uri"] == path
+    assert told["statusUri"] == told["status"]["uri"] == f"{path}/status"
+    assert told["status"]["parentUri"] == path
+    assert told["parentUri"] == "users/alice/appliances/14"
+    assert told["imageUri"] == "users/alice/appliances/14/images/21"
+    assert "applianceUri" not in told
+    assert told["name"] == told["displayName"] == "A machine image"
+    assert (told["size"], told["fileSize"]) == (IMAGE_SIZE, IMAGE_SIZE)
+    assert (told["md5sum"], told["sha256sum"]) == ("5" * 32, "2" * 64)
+    assert told["status"]["message"] == "Queued"
+    account = told["credAccount"]
+    assert account["secretsMissing"] is True
+    assert account["targetPlatform"] == {"name": "openstack", "type": "openstack"}
+    assert (account["login"], account["keystoneVersion"]) == ("demo", "v3")
+
+
+def test_a_ticket_is_readable_after_its_image_was_deleted(fresh: Service) -> None:
+    ticket = fresh.publish()
+    fresh.store.images.remove(21)
+    told = check(fresh, ticket_path(ticket), "publishImage")
+    assert told.text("imageUri") == "users/alice/appliances/14/images/21"
+    assert told.text("fileSize") is None
+
+
+def test_no_answer_shows_a_secret(fresh: Service) -> None:
+    """Not the password, not what it looks like sealed or encoded, however it came in."""
+    answers = [
+        fresh.post(NESTED, body, login="alice", content_type=kind, accept=accept)
+        for body, kind in ((xml_body(image=None), XML), (json_body(image=None), JSON))
+        for accept in (XML, JSON)
+    ]
+    assert [answer.status for answer in answers] == [201] * 4
+    assert all(b"secretsMissing" in answer.body for answer in answers)
+    for ticket in fresh.store.tickets.list():
+        assert ticket.sealed_secrets
+        for path in (ticket_path(ticket), f"{ticket_path(ticket)}/status", FLAT, f"{FLAT}/statuses"):
+            answers += [fresh.get(path, login="alice", accept=accept) for accept in (XML, JSON)]
+        hidden = [SECRET.encode(), ticket.sealed_secrets, b"<password", b'"password"', PASSWORDS["alice"].encode()]
+        for answer in answers:
+            assert answer.status in (200, 201)
+            assert not any(secret in answer.body for secret in hidden)
+            assert not any(secret.decode() in str(answer.headers) for secret in hidden)
+
+
+def test_the_database_has_the_secret_sealed_only(fresh: Service) -> None:
+    fresh.publish()
+    for file in fresh.settings.data_dir.iterdir():
+        assert SECRET.encode() not in file.read_bytes()
+
+
+def test_an_error_in_every_detail(service: Service) -> None:
+    answer = service.post(f"{NESTED}?apiKey=k&signature=abc", "<", login="alice")
+    check_xml(answer, "uforgeError")
+    assert answer.text("requestMethod") == "POST"
+    # Without the query string: a signature may be in it.
+    assert answer.text("requestUri") == f"/api/{NESTED}"
+    assert answer.text("statusCode") == "400"
+    assert answer.text("localizedErrorMsg/messageId") == "InvalidRequest"
+    check_json(
+        Answer(400, {}, re.sub(rb'"timestamp":"[^"]*"', b'"timestamp":"T"', answer_json(service).body)),
+        Answer(400, {}, re.sub(rb"<timestamp>.*</timestamp>", b"<timestamp>T</timestamp>", answer.body)),
+    )
+
+
+def answer_json(service: Service) -> Answer:
+    return service.post(NESTED, "<", login="alice", accept=JSON)

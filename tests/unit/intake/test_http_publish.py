@@ -1,0 +1,531 @@
+"""Publish requests: every element in every way it can be wrong, and what comes of those that are right."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from publisher.core.platforms import installed
+from publisher.core.store.tickets import Tickets
+from publisher.core.ticket import State
+from publisher.core.vault import Vault
+from tests.unit.intake.conftest import (
+    ACCOUNT,
+    JSON,
+    SECRET,
+    XML,
+    Answer,
+    Service,
+    document,
+    image_uri,
+    json_body,
+    ticket_path,
+    xml_body,
+)
+
+FLAT = "users/root/appliances/4/pimages"
+NESTED = "users/root/appliances/4/images/7/pimages"
+ALICES = "users/alice/appliances/14/images/21/pimages"
+
+
+def refused(service: Service, body: str, path: str = FLAT, kind: str = XML, login: str = "root") -> str:
+    """The message of the 400; no ticket was made and nobody woken."""
+    before = len(service.store.tickets.list()), len(service.waker.ids)
+    answer = service.post(path, body, content_type=kind, login=login)
+    assert answer.status == 400, answer.body
+    assert (len(service.store.tickets.list()), len(service.waker.ids)) == before
+    return answer.problem()
+
+
+# Every element ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Element:
+    """needed: without it there is a 400. limit: the most characters. empty: what an empty one counts as."""
+
+    name: str
+    needed: bool = False
+    limit: int = 4096
+    text: bool = True
+    address: bool = False
+
+    @property
+    def path(self) -> str:
+        """As a message names it."""
+        return self.name.replace("account__", "credAccount.")
+
+
+ELEMENTS = [
+    Element("displayName", limit=255),
+    Element("keystoneDomain", limit=255),
+    Element("keystoneProject", limit=255),
+    Element("tenantName", limit=255),
+    Element("publishLocation"),
+    Element("publicImage", text=False),
+    Element("imageUri", needed=True, address=True),
+    Element("applianceUri", address=True),
+    Element("parentUri", address=True),
+    Element("account__glanceUrl", address=True),
+    Element("account__keystoneUrl", needed=True, address=True),
+    Element("account__login", needed=True, limit=255),
+    Element("account__password", needed=True),
+    Element("account__keystoneVersion", address=True),
+]
+texts = [element for element in ELEMENTS if element.text and not element.address]
+each_element = pytest.mark.parametrize("element", ELEMENTS, ids=lambda element: element.path)
+each_text = pytest.mark.parametrize("element", texts, ids=lambda element: element.path)
+
+
+def intact(service: Service, element: Element, value: object, answer: Answer) -> None:
+    """The value came through: in the answer, in the store, and, sealed, in the secrets."""
+    assert answer.status == 201, answer.body
+    ticket = service.ticket(answer.json["dbId"])
+    name = element.name.removeprefix("account__")
+    if name == "password":
+        assert ticket.sealed_secrets
+        assert Vault.from_file(service.settings.key_file).open(ticket.sealed_secrets) == {"password": value}
+        return
+    shown = answer.json["credAccount"] if element.name != name else answer.json
+    assert shown[name] == value
+    assert (ticket.account if element.name != name else ticket.target)[name] == value
+    again = service.get(ticket_path(ticket))
+    where = f"credAccount/{name}" if element.name != name else name
+    assert again.text(where) == value
+
+
+@each_element
+class TestEveryElement:
+    def test_absent(self, service: Service, element: Element) -> None:
+        changes: dict[str, Any] = {element.name: None}
+        if element.needed:
+            assert refused(service, xml_body(**changes)).startswith(f"{element.path}: ")
+            assert refused(service, json_body(**changes), kind=JSON).startswith(f"{element.path}: ")
+        else:
+            assert service.post(FLAT, xml_body(**changes)).status == 201
+            assert service.post(FLAT, json_body(**changes), content_type=JSON).status == 201
+
+    def test_empty(self, service: Service, element: Element) -> None:
+        """The same as absent."""
+        for value in ("", " \n\t"):
+            if element.needed:
+                assert refused(service, xml_body(**{element.name: value})).startswith(f"{element.path}: ")
+            else:
+                answer = service.post(FLAT, xml_body(**{element.name: value}), accept=JSON)
+                assert answer.status == 201
+                shown = answer.json | answer.json["credAccount"]
+                expected = {"displayName": "image 7", "imageUri": image_uri(7), "parentUri": "users/root/appliances/4"}
+                assert shown.get(element.name.removeprefix("account__")) == expected.get(element.name)
+
+    def test_null(self, service: Service, element: Element) -> None:
+        body = document()
+        (body["credAccount"] if element.name.startswith("account") else body)[
+            element.name.removeprefix("account__")
+        ] = None
+        answer = service.post(FLAT, json.dumps(body), content_type=JSON)
+        assert answer.status == (400 if element.needed else 201)
+
+    @pytest.mark.parametrize("value", [0, 1, -1.5, [], ["x"], {}, {"x": "y"}, True])
+    def test_the_wrong_type(self, service: Service, element: Element, value: object) -> None:
+        if element.name == "publicImage" and isinstance(value, bool):
+            return
+        message = refused(service, json_body(**{element.name: value}), kind=JSON)
+        assert message.startswith(f"{element.path}: ")
+        assert "is expected" in message
+
+    def test_elements_inside(self, service: Service, element: Element) -> None:
+        message = refused(service, xml_body(**{element.name: b"<x>y</x>"}))
+        assert message.startswith(f"{element.path}: ")
+
+    def test_twice(self, service: Service, element: Element) -> None:
+        name = element.name.removeprefix("account__")
+        body = xml_body(**{element.name: "true" if name == "publicImage" else "x"})
+        once = f"<{name}>{'true' if name == 'publicImage' else 'x'}</{name}>"
+        message = refused(service, body.replace(once, once * 2))
+        assert message == f"{element.path}: is given more than once"
+
+    @pytest.mark.parametrize("character", ["\0", "\x01", "\x1b", "\x7f", "\x9b", "\ufffe", "\ud800"])
+    def test_characters_that_no_name_has(self, service: Service, element: Element, character: str) -> None:
+        message = refused(service, json_body(**{element.name: f"a{character}b"}), kind=JSON)
+        assert message.startswith(f"{element.path}: ")
+        assert character not in message
+
+    @pytest.mark.parametrize("reference", ["&#0;", "&#1;", "&#x1b;", "&#xfffe;", "&#xd800;", "&#x9b;"])
+    def test_the_same_by_reference(self, service: Service, element: Element, reference: str) -> None:
+        message = refused(service, xml_body(**{element.name: f"a{reference}b".encode()}))
+        # What XML cannot have at all is a fault of the document.
+        assert message.startswith(f"{element.path}: ") or "not well-formed" in message
+
+    def test_too_long(self, service: Service, element: Element) -> None:
+        for length in (element.limit + 1, 4097, 100_000):
+            for body, kind in (
+                (xml_body(**{element.name: "x" * length}), XML),
+                (json_body(**{element.name: "x" * length}), JSON),
+            ):
+                if element.name == "publicImage" and kind == JSON:
+                    continue
+                message = refused(service, body, kind=kind)
+                assert message.startswith(f"{element.path}: ")
+                assert len(message) < 4300
+
+
+TEXTS = [
+    "x",
+    "x" * 255,
+    "0",
+    "Ünïcödé",
+    "名前",
+    "a\U0001f600\U00010348z",
+    "العربية",
+    "&<>\"']]>",
+    "a  b",
+    "{{}} %s ${x}",
+]
+
+
+@each_text
+@pytest.mark.parametrize("value", TEXTS, ids=range(len(TEXTS)))
+def test_text_comes_through_as_it_is(service: Service, element: Element, value: str) -> None:
+    for body, kind in ((xml_body(**{element.name: value}), XML), (json_body(**{element.name: value}), JSON)):
+        intact(service, element, value, service.post(FLAT, body, content_type=kind, accept=JSON))
+
+
+@each_text
+def test_the_longest_text(service: Service, element: Element) -> None:
+    # Characters, not bytes.
+    value = "\U0001f600" * element.limit
+    intact(service, element, value, service.post(FLAT, xml_body(**{element.name: value}), accept=JSON))
+
+
+@pytest.mark.parametrize("value", [" a ", "a\tb", "a\nb", "a\r\nb"])
+def test_a_password_keeps_its_blanks(service: Service, value: str) -> None:
+    element = Element("account__password")
+    marked = value.replace("\r", "&#13;").encode()
+    intact(service, element, value, service.post(FLAT, xml_body(account__password=marked), accept=JSON))
+    body = json_body(account__password=value)
+    intact(service, element, value, service.post(FLAT, body, content_type=JSON, accept=JSON))
+
+
+@pytest.mark.parametrize("value", ["<![CDATA[<a>&amp;]]>", "&lt;a&gt;&amp;amp;", "&#60;a>&#38;amp;"])
+def test_markup_in_a_text(service: Service, value: str) -> None:
+    answer = service.post(FLAT, xml_body(displayName=value.encode()), accept=JSON)
+    assert answer.json["displayName"] == "<a>&amp;"
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("true", True), ("false", False), ("1", True), ("0", False), (" true ", True)]
+)
+def test_a_boolean(service: Service, text: str, value: bool) -> None:
+    answer = service.post(FLAT, xml_body(publicImage=text), accept=JSON)
+    assert answer.json["publicImage"] is value
+
+
+@pytest.mark.parametrize("text", ["TRUE", "yes", "2", "-0", "wahr", "truefalse"])
+def test_no_boolean(service: Service, text: str) -> None:
+    message = refused(service, xml_body(publicImage=text))
+    assert message == f"publicImage: {text!r} is not true or false"
+
+
+@pytest.mark.parametrize(
+    "number",
+    ["9223372036854775808", "-9223372036854775809", "9" * 400, "1" * 5000, "1e400", "-1e400", "1.5", '"7"', "NaN"],
+)
+def test_numbers_out_of_range(service: Service, number: str) -> None:
+    for place in ("dbId", "credAccount"):
+        body = json_body()
+        if place == "dbId":
+            body = body.replace("{", f'{{"dbId": {number}, ', 1)
+        else:
+            body = body.replace('"credAccount": {', f'"credAccount": {{"dbId": {number}, ')
+        message = refused(service, body, kind=JSON)
+        assert "dbId" in message or "NaN" in message
+        assert len(message) < 200
+
+
+# What contradicts, and what is not there --------------------------------------------------------------------------
+
+CONTRADICTIONS = [
+    ("flat", {"imageUri": "users/root/appliances/5/images/7"}, "imageUri"),
+    ("flat", {"imageUri": "users/alice/appliances/14/images/21"}, "imageUri"),
+    ("flat", {"imageUri": "users/alice/appliances/4/images/7"}, "imageUri"),
+    ("nested", {"imageUri": "users/root/appliances/4/images/8"}, "imageUri"),
+    ("nested", {"imageUri": "users/root/appliances/5/images/7"}, "imageUri"),
+    ("nested", {"imageUri": "users/alice/appliances/14/images/21"}, "imageUri"),
+    *[
+        (route, {"imageUri": uri}, "imageUri")
+        for route in ("flat", "nested")
+        for uri in (
+            "7",
+            "images/7",
+            "users/root/appliances/4",
+            "users/root/appliances/4/images/",
+            "users/root/appliances/4/images/seven",
+            "users/root/appliances/4/images/-7",
+            "users/root/appliances/4/images/٧",
+            "users/root/appliances/4/images/7/pimages",
+            "users/root/appliances/4/images/99999999999999999999",
+            "http://localhost:8000/api/users/root/appliances/4/images/7",
+            "users//appliances/4/images/7",
+            "users/root/../root/appliances/4/images/7",
+            "users/ro%00ot/appliances/4/images/7",
+            "users/root/appliances/4/images/7?x=y",
+        )
+    ],
+    *[
+        (route, {field: uri}, field)
+        for route in ("flat", "nested")
+        for field in ("applianceUri", "parentUri")
+        for uri in (
+            "users/root/appliances/5",
+            "users/alice/appliances/4",
+            "users/root/appliances/4/images/7",
+            "users/root",
+            "4",
+        )
+    ],
+    ("flat", {"applianceUri": "users/root/appliances/4", "parentUri": "users/root/appliances/5"}, "parentUri"),
+    ("flat", {"imageUri": None}, "imageUri"),
+    # Nobody's, another user's, another appliance's: told in the same words.
+    ("flat", {"imageUri": "users/root/appliances/4/images/987"}, "imageUri"),
+    ("flat", {"imageUri": "users/root/appliances/4/images/21"}, "imageUri"),
+]
+
+
+@pytest.mark.parametrize(("route", "changes", "named"), CONTRADICTIONS)
+def test_contradictions(service: Service, route: str, changes: dict[str, Any], named: str) -> None:
+    path = FLAT if route == "flat" else NESTED
+    for body, kind in ((xml_body(**changes), XML), (json_body(**changes), JSON)):
+        assert refused(service, body, path, kind).startswith(f"{named}: ")
+
+
+def test_another_users_image_is_as_good_as_none(service: Service) -> None:
+    def told(image: int) -> str:
+        body = xml_body(imageUri=f"users/alice/appliances/14/images/{image}")
+        return refused(service, body, "users/alice/appliances/14/pimages", login="alice").replace(str(image), "N")
+
+    # Bob's, another appliance's of her own, and nobody's.
+    assert told(31) == told(22) == told(987)
+
+
+@pytest.mark.parametrize("image", [8, 21, 31, 987, 999999999999999999])
+def test_an_image_in_the_path_that_is_not_there(service: Service, image: int) -> None:
+    path = NESTED.replace("/7/", f"/{image}/")
+    for body in (xml_body(image=None), xml_body(imageUri=f"users/root/appliances/4/images/{image}"), "<"):
+        answer = service.post(path, body)
+        assert answer.status == 404
+        assert answer.problem() == f"appliance 4 of root has no image {image}"
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "users/root/appliances/4/images/7",
+        "/users/root/appliances/4/images/7",
+        "api/users/root/appliances/4/images/7",
+        "/api/users/root/appliances/4/images/7/",
+        "users/%72oot/appliances/4/images/7",
+        " users/root/appliances/4/images/7 ",
+    ],
+)
+def test_ways_to_write_the_images_uri(service: Service, uri: str) -> None:
+    for path in (FLAT, NESTED):
+        answer = service.post(path, xml_body(imageUri=uri), accept=JSON)
+        assert answer.json["imageUri"] == "users/root/appliances/4/images/7"
+
+
+def test_both_names_of_the_appliance(service: Service) -> None:
+    body = xml_body(applianceUri="users/root/appliances/4", parentUri="users/root/appliances/4")
+    answer = service.post(FLAT, body)
+    assert answer.status == 201
+    assert answer.text("parentUri") == "users/root/appliances/4"
+    assert b"applianceUri" not in answer.body
+
+
+def test_an_administrator_publishes_for_another(service: Service) -> None:
+    body = xml_body(image=21, applianceUri="users/alice/appliances/14")
+    answer = service.post("users/alice/appliances/14/pimages", body, login="root", accept=JSON)
+    assert answer.status == 201
+    assert service.ticket(answer.json["dbId"]).owner == "alice"
+
+
+# The account ------------------------------------------------------------------------------------------------------
+
+NO_ACCOUNT = [
+    ({"credAccount": None}, "credAccount"),
+    ({"credAccount": ""}, "credAccount"),
+    ({"credAccount": {}}, "credAccount"),
+    ({"credAccount": {"name": "mine"}}, "credAccount"),
+    ({"account__password": None}, "credAccount.password"),
+    ({"account__targetPlatform": None}, "credAccount.targetPlatform.name"),
+    ({"account__targetPlatform": {"name": "nimbus"}}, "credAccount.targetPlatform.name"),
+    ({"account__targetPlatform": {"type": "nimbus"}}, "credAccount.targetPlatform.type"),
+    ({"account__targetPlatform": {"name": ""}}, "credAccount.targetPlatform.name"),
+    ({"account__keystoneVersion": "v4"}, "credAccount.keystoneVersion"),
+    ({"account__keystoneVersion": "3"}, "credAccount.keystoneVersion"),
+    ({"account__keystoneVersion": "V3"}, "credAccount.keystoneVersion"),
+    ({"account__keystoneVersion": "v2"}, "credAccount.keystoneVersion"),
+    ({"account__keystoneVersion": "v2.0", "keystoneProject": None}, "tenantName"),
+]
+
+
+@pytest.mark.parametrize(("changes", "named"), NO_ACCOUNT)
+def test_an_account_that_will_not_do(service: Service, changes: dict[str, Any], named: str) -> None:
+    for path in (FLAT, NESTED):
+        assert refused(service, xml_body(**changes), path).startswith(named)
+        if changes.get("credAccount") != "":
+            assert refused(service, json_body(**changes), path, JSON).startswith(named)
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [{"dbId": 3}, {"uri": "users/root/accounts/3"}, {"name": "mine"}, {"dbId": 3, "uri": "users/root/accounts/3"}],
+)
+def test_a_stored_account_alone(service: Service, reference: dict[str, Any]) -> None:
+    account = reference | {"targetPlatform": {"name": "openstack"}}
+    for body, kind in ((xml_body(credAccount=account), XML), (json_body(credAccount=account), JSON)):
+        message = refused(service, body, kind=kind)
+        assert message.startswith("credAccount: ")
+        assert "stored account" in message
+
+
+def test_a_reference_beside_the_account_itself(service: Service) -> None:
+    answer = service.post(FLAT, xml_body(account__dbId=3, account__name="mine", account__uri="users/root/accounts/3"))
+    assert answer.status == 201
+
+
+@pytest.mark.parametrize("platform", ["aws", "azure", "google", "vcenter", "vcd", "K5", "oracle", "susecloud"])
+def test_a_platform_without_a_plugin(service: Service, platform: str) -> None:
+    body = xml_body(credAccount={"targetPlatform": {"name": platform}, "login": "x", "password": SECRET})
+    message = refused(service, body)
+    assert message.startswith("credAccount.targetPlatform.name: ")
+    assert installed() == ("memory", "openstack")
+    assert "memory, openstack" in message
+
+
+ADDRESSES = [
+    "ftp://cloud:5000",
+    "file:///etc/passwd",
+    "javascript:alert(1)",
+    "cloud:5000",
+    "//cloud:5000",
+    "cloud",
+    "http://",
+    "http:///v3",
+    "http://:5000",
+    "http:cloud",
+    "http://cloud:99999",
+    "http://cloud:0",
+    "http://cloud:-1",
+    "http://cloud:port",
+    "http://[::1",
+    "http://[cloud]",
+    "http://cl oud:5000",
+    "http://cl\noud:5000",
+    "http://cloud:5000/\tv3",
+    f"http://demo:{SECRET}@cloud:5000",
+    "http://demo@cloud:5000",
+    "http://@cloud:5000",
+    f"http://:{SECRET}@cloud:5000",
+]
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+@pytest.mark.parametrize("name", ["keystoneUrl", "glanceUrl"])
+def test_bad_addresses(service: Service, name: str, address: str) -> None:
+    changes = {f"account__{name}": address}
+    for body, kind in ((xml_body(**changes), XML), (json_body(**changes), JSON)):
+        message = refused(service, body, kind=kind)
+        assert message.startswith(f"credAccount.{name}: ")
+        assert SECRET not in message
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://127.0.0.1:5000",
+        "https://cloud.example.com",
+        "HTTPS://Cloud.Example.com:443/identity/v3/",
+        "http://[::1]:5000/v2.0",
+        "http://cloud:65535",
+        "http://ip:5000",
+        "https://bücher.example/identity",
+    ],
+)
+def test_good_addresses(service: Service, address: str) -> None:
+    answer = service.post(FLAT, xml_body(account__keystoneUrl=address, account__glanceUrl=address), accept=JSON)
+    assert answer.json["credAccount"]["keystoneUrl"] == answer.json["credAccount"]["glanceUrl"] == address
+
+
+@pytest.mark.parametrize("named", [{"tenantName": "t"}, {"keystoneProject": "t"}])
+def test_keystone_v2(service: Service, named: dict[str, str]) -> None:
+    changes: dict[str, Any] = {"keystoneProject": None, "account__keystoneVersion": "v2.0"} | named
+    assert service.post(FLAT, xml_body(**changes)).status == 201
+
+
+def test_another_platform(service: Service) -> None:
+    body = xml_body(credAccount={"targetPlatform": {"name": "memory"}})
+    answer = service.post(FLAT, body, accept=JSON)
+    assert answer.json["@type"] == "PublishImageMemory"
+    assert answer.json["credAccount"]["@type"] == "CredAccountMemory"
+
+
+# The ticket is safe before a worker is woken ----------------------------------------------------------------------
+
+
+class TestWaking:
+    def test_a_worker_is_woken_once_with_the_id_after_the_commit(self, fresh: Service) -> None:
+        made = [fresh.publish().id for _ in range(3)]
+        assert fresh.waker.ids == made
+        assert fresh.waker.committed == [True, True, True]
+        # A worker was woken just now: the reconciler need not, for a while.
+        assert fresh.store.tickets.due() == []
+
+    def test_nobody_is_woken_for_what_was_refused(self, fresh: Service) -> None:
+        fresh.post(ALICES, "<", login="alice")
+        fresh.post(ALICES, xml_body(image=None), login="bob")
+        assert fresh.waker.ids == []
+
+    @pytest.mark.parametrize("accept", [XML, JSON])
+    def test_with_the_broker_down(self, fresh: Service, accept: str, caplog: pytest.LogCaptureFixture) -> None:
+        fresh.waker.break_down()
+        answer = fresh.post(ALICES, xml_body(image=None), login="alice", accept=accept)
+        assert answer.status == 201
+        (ticket,) = fresh.store.tickets.list()
+        assert fresh.waker.ids == [ticket.id]
+        assert ticket.state is State.QUEUED
+        assert list(fresh.store.tickets.due()) == [ticket.id]
+        assert f"ticket {ticket.id} is accepted, but no worker was woken" in caplog.text
+        again = fresh.get(f"{ticket_path(ticket)}/status", login="alice")
+        assert again.text("message") == "Queued"
+
+    def test_with_a_waker_that_fails_in_another_way(self, fresh: Service) -> None:
+        fresh.waker.fails_with = RuntimeError("boom")
+        assert fresh.post(ALICES, xml_body(image=None), login="alice").status == 201
+        assert len(fresh.store.tickets.list()) == 1
+
+    def test_with_the_broker_as_it_is_without_one(self, start: Callable[..., Service]) -> None:
+        """The real queue, and no broker where it should be."""
+        assert start(real_queue=True).publish().state is State.QUEUED
+
+    def test_without_a_commit_nobody_is_woken(self, fresh: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+        def fail(*_: object, **__: object) -> None:
+            raise RuntimeError("a detail of the inside")
+
+        monkeypatch.setattr(Tickets, "create", fail)
+        answer = fresh.post(ALICES, xml_body(image=None), login="alice")
+        assert answer.status == 500
+        assert "unexpected" in answer.problem()
+        assert b"inside" not in answer.body
+        assert fresh.waker.ids == []
+
+
+def test_the_account_in_the_ticket_has_no_secret(fresh: Service) -> None:
+    ticket = fresh.publish()
+    assert ticket.account == {
+        name: value for name, value in ACCOUNT.items() if name not in ("password", "targetPlatform")
+    }
+    assert SECRET not in repr(ticket)
