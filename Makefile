@@ -19,7 +19,9 @@ demo-stop: .venv/.runtime  ## stop what `make demo KEEP=1` left running
 	@$(BIN)/python -m demo.run --stop
 
 test: .venv/.development  ## all tests, against real servers
-	@started=$$SECONDS; sh tests/install_servers.sh; $(BIN)/python -m pytest; \
+	@started=$$SECONDS; sh tests/install_servers.sh; \
+	$(BIN)/python -m publisher.devcloud.environment "$$PUBLISHER_DEVCLOUD_VENV"; \
+	$(BIN)/python -m pytest; \
 	echo "make test took $$((SECONDS - started)) s"
 
 test-fast: .venv/.development  ## the tests that need no server
