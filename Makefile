@@ -20,7 +20,7 @@ demo-stop: .venv/.runtime  ## stop what `make demo KEEP=1` left running
 
 test: .venv/.development  ## all tests, against real servers
 	@started=$$SECONDS; sh tests/install_servers.sh; \
-	$(BIN)/python -m publisher.devcloud.environment "$$PUBLISHER_DEVCLOUD_VENV"; \
+	$(BIN)/publisher devcloud install; \
 	$(BIN)/python -m pytest; \
 	echo "make test took $$((SECONDS - started)) s"
 

@@ -12,6 +12,8 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from publisher.core.errors import (
     Cancelled,
     ConfigurationError,
@@ -62,21 +64,25 @@ class Runner:
     def run(self, ticket_id: int) -> State | None:
         """Claim a ticket and bring it as far as it gets. Never raises for what goes wrong with the ticket.
 
-        Returns its state afterwards as this worker left it; None where there was nothing to claim, or the lease was
-        lost on the way.
+        Returns its state afterwards as this worker left it; None where there was nothing to claim, the lease was lost
+        on the way, or the store did not answer.
         """
         if self._shutting_down.is_set():
             return None
-        claim = self._store.leases.claim(ticket_id, self._worker, self._settings.lease_seconds)
-        if claim is None:
-            return None
-        logger.info("ticket %d: claimed, attempt %d", ticket_id, claim.ticket.attempt)
-        with Lease(self._store.leases, claim, self._settings, self._shutting_down) as lease:
-            try:
-                state = Attempt(self._store, self._vault, self._settings, lease).outcome()
-            except LeaseLost:
-                logger.warning("ticket %d: the lease was lost; another worker has the ticket", ticket_id)
+        try:
+            claim = self._store.leases.claim(ticket_id, self._worker, self._settings.lease_seconds)
+            if claim is None:
                 return None
+            logger.info("ticket %d: claimed, attempt %d", ticket_id, claim.ticket.attempt)
+            with Lease(self._store.leases, claim, self._settings, self._shutting_down) as lease:
+                state = Attempt(self._store, self._vault, self._settings, lease).outcome()
+        except LeaseLost:
+            logger.warning("ticket %d: the lease was lost; another worker has the ticket", ticket_id)
+            return None
+        except SQLAlchemyError as error:
+            # Nothing can be written down. Once the lease runs out, the ticket is taken up where it stands.
+            logger.warning("ticket %d: the store did not answer: %s", ticket_id, type(error).__name__)
+            return None
         logger.info("ticket %d: %s", ticket_id, state)
         return state
 
@@ -96,7 +102,7 @@ class Attempt:
         self._cloud: CloudPublisher | None = None
 
     def outcome(self) -> State:
-        """Do the work, and write down how it ended. Raises `LeaseLost` only."""
+        """Do the work, and write down how it ended. Raises `LeaseLost` and `SQLAlchemyError` only."""
         try:
             try:
                 return self._decide()
@@ -110,7 +116,7 @@ class Attempt:
         try:
             self._lease.check()
             self._publish()
-        except (LeaseLost, Cancelled):
+        except (LeaseLost, Cancelled, SQLAlchemyError):
             raise
         except ShuttingDown:
             self._leases.release(self._claim, "The worker shuts down and hands the ticket back")
@@ -201,8 +207,13 @@ class Attempt:
         """Ends only once the cloud is verified clean; until then the ticket stays in `cancelling`."""
         try:
             self._clean_up(self._lease.check_held)
-        except LeaseLost:
+        except (LeaseLost, SQLAlchemyError):
             raise
+        except (PermanentCloudError, ConfigurationError) as error:
+            # Trying again would not mend it: a person has to look.
+            logger.warning("ticket %d: cleaning up: %s", self._ticket.id, error)
+            self._leases.not_cleaned(self._claim, error="cancelled, but not cleaned up", detail=self._leftover(error))
+            return State.FAILED
         except Exception as error:
             logger.warning("ticket %d: cleaning up: %s", self._ticket.id, error)
             delay = retry_delay(self._settings, self._ticket.attempt)

@@ -6,9 +6,11 @@ the same whatever the size of the image.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import http.client
+import io
 import os
 import select
 import socket
@@ -17,14 +19,19 @@ import struct
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from publisher.core.errors import ImageFileError, InvalidRequest, TransientCloudError
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 _CHUNK_BYTES = 1 << 20
 _SENDFILE_BYTES = 8 << 20
 _POLL_MILLISECONDS = 250
 _ANSWER_BYTES_MAX = 64 << 10
+_LATE_ANSWER_SECONDS = 5.0
 _GONE = {errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN}
 
 
@@ -107,27 +114,28 @@ class Transfer:
             else http.client.HTTPConnection(parts.hostname, parts.port, timeout=connect_seconds)
         )
         try:
-            connection.putrequest("PUT", parts.path or "/", skip_accept_encoding=True)
+            path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+            connection.putrequest("PUT", path, skip_accept_encoding=True)
             for name, value in headers.items():
                 connection.putheader(name, value)
             connection.putheader("Content-Length", str(self.size))
             connection.endheaders()
+            first = None
             try:
-                self._send(connection.sock)
-                self._await_answer(connection.sock, answer_seconds)
+                first = self._send(connection.sock)
             except OSError as error:
-                if error.errno not in _GONE:
+                if error.errno not in _GONE and not isinstance(error, ssl.SSLEOFError):
                     raise
                 # Refused early: the reason was sent before the connection was closed, and can still be read.
-            connection.sock.settimeout(self._stall_seconds)
-            answer = connection.getresponse()
-            return Answer(answer.status, dict(answer.headers.items()), answer.read(_ANSWER_BYTES_MAX))
+                answer_seconds = _LATE_ANSWER_SECONDS
+            return self._answer(connection.sock, first, answer_seconds)
         except (OSError, http.client.HTTPException) as error:
             raise TransientCloudError(f"the connection to {where} failed: {_reason(error)}") from None
         finally:
             _reset(connection)
 
-    def _send(self, sock: socket.socket) -> None:
+    def _send(self, sock: socket.socket) -> bytes | None:
+        """Send the file, unless the server answers before its end: then this returns what `_first_byte` has read."""
         send_some = self._encrypted(sock) if isinstance(sock, ssl.SSLSocket) else self._plain(sock)
         sock.setblocking(False)
         poll = select.poll()
@@ -137,8 +145,8 @@ class Transfer:
             self._check()
             ready = poll.poll(_POLL_MILLISECONDS)
             now = time.monotonic()
-            if ready and ready[0][1] & ~select.POLLOUT and not isinstance(sock, ssl.SSLSocket):
-                break  # the server answers already, or has hung up
+            if ready and ready[0][1] & ~select.POLLOUT and (first := _first_byte(sock)) is not None:
+                return first
             count = send_some(sent) if ready else 0
             if count:
                 sent += count
@@ -146,8 +154,8 @@ class Transfer:
                 self._on_sent(sent)
             elif now - moved > self._stall_seconds:
                 raise TimeoutError(f"no byte was taken for {self._stall_seconds:.0f} s")
-        if sent == self.size:
-            self._verify_file()
+        self._verify_file()
+        return None
 
     def _plain(self, sock: socket.socket) -> Callable[[int], int]:
         target = sock.fileno()
@@ -183,15 +191,26 @@ class Transfer:
 
         return send_some
 
-    def _await_answer(self, sock: socket.socket, answer_seconds: float) -> None:
-        """Until the server begins to answer: it may hash and store for long after the last byte."""
+    def _answer(self, sock: socket.socket, first: bytes | None, answer_seconds: float) -> Answer:
+        """Await and read the answer, of which `first` has been read: the server may hash and store for long after the
+        last byte."""
         deadline = time.monotonic() + answer_seconds
+        sock.setblocking(False)
         poll = select.poll()
         poll.register(sock, select.POLLIN)
-        while not (isinstance(sock, ssl.SSLSocket) and sock.pending()) and not poll.poll(_POLL_MILLISECONDS):
+
+        def wait() -> None:
             self._check()
             if time.monotonic() > deadline:
                 raise TimeoutError(f"no answer within {answer_seconds:.0f} s after the last byte")
+            poll.poll(_POLL_MILLISECONDS)
+
+        incoming = _Incoming(sock, first, wait)
+        read = http.client.HTTPResponse(incoming, method="PUT")  # type: ignore[arg-type]  # all it does is read
+        read.begin()
+        if incoming.ended:
+            raise http.client.RemoteDisconnected("")  # within the header, which the parser takes for its end
+        return Answer(read.status, dict(read.headers.items()), read.read(_ANSWER_BYTES_MAX))
 
     def _verify_file(self) -> None:
         """Raises `ImageFileError` where the file is not as long as recorded, or was written to since it was opened."""
@@ -204,6 +223,50 @@ class Transfer:
             raise ImageFileError("the image file was written to while it was uploaded; register it again")
 
 
+def _first_byte(sock: socket.socket) -> bytes | None:
+    """The first byte of an answer, empty where the server has hung up, None while none has come.
+
+    Only reading tells: over TLS what has come may be no part of the answer, but a session ticket.
+    """
+    try:
+        return sock.recv(1)
+    except (BlockingIOError, ssl.SSLWantReadError):
+        return None
+
+
+class _Incoming(io.RawIOBase):
+    """A socket as `HTTPResponse` wants to read it: `first` has been read already, and `wait` may end the waiting."""
+
+    def __init__(self, sock: socket.socket, first: bytes | None, wait: Callable[[], None]) -> None:
+        self.ended = False
+        self._sock = sock
+        self._first = first
+        self._wait = wait
+
+    def makefile(self, mode: str) -> io.BufferedReader:
+        return io.BufferedReader(self)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
+        view = memoryview(buffer)
+        if self._first is not None:
+            count = len(self._first)
+            view[:count], self._first = self._first, None
+        else:
+            count = self._receive(view)
+        self.ended = not count
+        return count
+
+    def _receive(self, view: memoryview) -> int:
+        while True:
+            try:
+                return self._sock.recv_into(view)
+            except (BlockingIOError, ssl.SSLWantReadError):
+                self._wait()
+
+
 def _shrank() -> ImageFileError:
     return ImageFileError("the image file became shorter while it was uploaded; register it again")
 
@@ -211,7 +274,8 @@ def _shrank() -> ImageFileError:
 def _reset(connection: http.client.HTTPConnection) -> None:
     """Close without sending what is still buffered, so that the server notices at once."""
     if connection.sock is not None:
-        connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        with contextlib.suppress(OSError):  # it may never have been connected
+            connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     connection.close()
 
 

@@ -36,6 +36,14 @@ def up() -> None:
 
 
 @app.command()
+def install() -> None:
+    """Install what `up` needs, without starting it."""
+    with _cloud() as cloud:
+        cloud.install(say=lambda words: say(words, console=err))
+    say("Keystone and Glance are installed")
+
+
+@app.command()
 def down() -> None:
     """Stop it. What it holds stays."""
     with _cloud() as cloud:

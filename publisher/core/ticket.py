@@ -37,6 +37,7 @@ TRANSITIONS: frozenset[tuple[State, State]] = frozenset(
         (State.PUBLISHING, State.CANCELLING),
         (State.CANCELLING, State.CANCELLING),  # the lease of the worker that cleans up ran out
         (State.CANCELLING, State.CANCELLED),
+        (State.CANCELLING, State.FAILED),  # what was uploaded cannot be removed
     }
 )
 """Every change of state that may happen. The store refuses any other."""

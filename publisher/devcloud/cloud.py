@@ -62,6 +62,10 @@ class DevCloud:
                 self._resume(state, overrides, token_seconds)
             say(f"Keystone {self.keystone_url}/v3, Glance {self.glance_url}")
 
+    def install(self, *, say: Callable[[str], None] = _say_nothing) -> None:
+        """Make the environment that `up` needs, unless there is one."""
+        environment.ensure(self.venv, say)
+
     def down(self) -> None:
         """Stop both servers, if they run; the data stays. Uploads in progress get half a minute to end."""
         if self._load() is None:

@@ -165,10 +165,3 @@ def _holds_the_pins(venv: Path) -> bool:
     places = [str(place) for place in venv.glob("lib/python3*/site-packages")]
     installed = {_normal(found.name): found.version for found in distributions(path=places)}
     return all(installed.get(name) == version for name, version in _pins().items())
-
-
-if __name__ == "__main__":
-    try:
-        ensure(Path(sys.argv[1]), print)
-    except DevCloudError as error:
-        sys.exit(str(error))

@@ -160,20 +160,17 @@ class Leases:
 
     def cancelled(self, claim: Claim) -> None:
         """Raises `LeaseLost`."""
-        with writing(self._engine) as connection:
-            if not change(
-                connection,
-                claim.ticket.id,
-                State.CANCELLING,
-                State.CANCELLED,
-                tickets.c.lease_token == claim.token,
-                words="Cancelled: nothing is left in the cloud",
-                finished=db_now(),
-                lease_until=0.0,
-                cloud_id=None,
-                sealed_secrets=None,
-            ):
-                raise LeaseLost
+        self._end_cancelling(
+            claim,
+            State.CANCELLED,
+            words="Cancelled: nothing is left in the cloud",
+            cloud_id=None,
+            sealed_secrets=None,
+        )
+
+    def not_cleaned(self, claim: Claim, *, error: str, detail: str) -> None:
+        """End a ticket that is being cancelled, but whose remains in the cloud stay. Raises `LeaseLost`."""
+        self._end_cancelling(claim, State.FAILED, words=f"Failed: {error}", error=error, error_detail=detail)
 
     def retry(self, claim: Claim, *, delay_seconds: float, error: str) -> None:
         """Hand the ticket back, to be tried again after a while. Raises `Cancelled` or `LeaseLost`."""
@@ -232,6 +229,21 @@ class Leases:
                 **values,
             ):
                 self._refuse(connection, claim)
+
+    def _end_cancelling(self, claim: Claim, state: State, *, words: str, **values: Any) -> None:
+        with writing(self._engine) as connection:
+            if not change(
+                connection,
+                claim.ticket.id,
+                State.CANCELLING,
+                state,
+                tickets.c.lease_token == claim.token,
+                words=words,
+                finished=db_now(),
+                lease_until=0.0,
+                **values,
+            ):
+                raise LeaseLost
 
     def _update(self, connection: Connection, claim: Claim, **values: Any) -> None:
         guards = tickets.c.id == claim.ticket.id, tickets.c.state == State.PUBLISHING

@@ -166,7 +166,6 @@ BYTES = [
     xml_body(displayName="PLACE").encode().replace(b"PLACE", b"\xc0\x80"),
     xml_body(displayName="PLACE").encode().replace(b"PLACE", b"\xed\xa0\x80"),
     json_body(displayName="PLACE").encode().replace(b"PLACE", b"\xed\xa0\x80"),
-    b'<?xml version="1.0" encoding="utf-7"?>' + xml_body().encode(),
     b'<?xml version="1.0" encoding="no-such"?>' + xml_body().encode(),
     b'<?xml version="1.0" encoding="rot13"?>' + MANUAL.encode(),
     b'<?xml version="1.0" encoding="idna"?>' + MANUAL.encode(),

@@ -1,0 +1,337 @@
+"""The intake in a real server process: what a test client cannot say, because it speaks proper HTTP."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import re
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from publisher.core.settings import Settings
+from tests.servers.process import Server, free_port, listens
+from tests.unit.intake.conftest import DATA, PASSWORDS, SECRET, Answer, basic, xml_body
+
+FLAT = "/api/users/root/appliances/4/pimages"
+LOGIN = f"Authorization: {basic('root', PASSWORDS['root'])}\r\n"
+POST = f"POST {FLAT} HTTP/1.1\r\nHost: x\r\n{LOGIN}Content-Type: application/xml\r\n"
+LIMIT = 1 << 20
+
+
+@dataclass
+class Intake:
+    port: int
+    log: Path
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), timeout=20)
+
+    def exchange(self, sent: str | bytes, *, answers: int = 1, hang_up: bool = False) -> list[Answer]:
+        """Send these bytes and read that many answers; fewer where the server closes before."""
+        with self.connect() as connection:
+            connection.sendall(sent if isinstance(sent, bytes) else sent.encode("latin-1"))
+            if hang_up:
+                connection.shutdown(socket.SHUT_WR)
+            return read_answers(connection, answers, "HEAD" if sent[:4] in ("HEAD", b"HEAD") else "GET")
+
+    def request(self, method: str, path: str, body: bytes | None = None, **headers: str) -> Answer:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        sent = {"Authorization": basic("root", PASSWORDS["root"])} | {
+            name.replace("_", "-"): value for name, value in headers.items()
+        }
+        connection.request(method, path, body, sent)
+        response = connection.getresponse()
+        answer = Answer(response.status, lower(response.headers), response.read())
+        connection.close()
+        return answer
+
+    def alive(self) -> None:
+        assert self.request("GET", FLAT).status == 200
+
+
+def lower(headers: http.client.HTTPMessage) -> dict[str, str]:
+    return {name.lower(): value for name, value in headers.items()}
+
+
+def read_answers(connection: socket.socket, count: int, method: str) -> list[Answer]:
+    """Answers that follow one another on a connection, as http.client reads each."""
+    answers: list[Answer] = []
+    stream = connection.makefile("rb")
+    try:
+        for _ in range(count):
+            response = http.client.HTTPResponse(Replay(stream), method=method)  # type: ignore[arg-type]
+            response.begin()
+            answers.append(Answer(response.status, lower(response.headers), response.read()))
+    except (http.client.BadStatusLine, ConnectionResetError):
+        pass  # it closed the connection
+    finally:
+        stream.close()
+    return answers
+
+
+@dataclass
+class Replay:
+    """What http.client takes for a socket: a stream that stays open for the next answer."""
+
+    stream: socket.SocketIO | object
+
+    def makefile(self, *_: object) -> object:
+        return Unclosed(self.stream)
+
+
+class Unclosed:
+    def __init__(self, stream: object) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._stream, name)
+
+    def close(self) -> None:
+        """Others read on."""
+
+
+@pytest.fixture(scope="module")
+def intake(filled_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Intake]:
+    """A server without a broker."""
+    directory = tmp_path_factory.mktemp("server")
+    shutil.copyfile(filled_template, directory / "publisher.db")
+    port, log = free_port(), directory / "intake.log"
+    settings = Settings(data_dir=directory, intake_port=port, log_level="DEBUG")
+    command = [
+        *(sys.executable, "-m", "uvicorn", "--factory", "publisher.intake.app:create_app", "--port", str(port)),
+        *("--no-server-header", "--no-proxy-headers", "--log-level", "debug"),
+    ]
+    server = Server(
+        command,
+        log,
+        ready=lambda: listens(port),
+        environment=os.environ | settings.environment() | {"PYTHONPATH": str(Path(__file__).parents[3])},
+    )
+    server.start()
+    yield Intake(port, log)
+    assert server.running
+    server.signal(2)
+    server.wait(10)
+    text = log.read_text()
+    assert "Traceback" not in text
+    for secret in (SECRET, *PASSWORDS.values(), LOGIN.split()[2]):
+        assert secret not in text
+
+
+def chunked(body: bytes, size: int = 65536) -> bytes:
+    parts = [body[at : at + size] for at in range(0, len(body), size)]
+    return b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts) + b"0\r\n\r\n"
+
+
+# Bodies -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_manuals_example_with_the_broker_away(intake: Intake) -> None:
+    began = time.monotonic()
+    body = (DATA / "publish-openstack-v2.xml").read_bytes()
+    answer = intake.request("POST", FLAT, body, Content_Type="application/xml")
+    assert answer.status == 201
+    assert time.monotonic() - began < 10
+    assert answer.headers["content-type"] == "application/xml"
+    location = answer.headers["location"]
+    assert re.fullmatch(rf"http://127.0.0.1:{intake.port}/api/users/root/appliances/4/images/7/pimages/\d+", location)
+    again = intake.request("GET", location.removeprefix(f"http://127.0.0.1:{intake.port}"))
+    assert (again.status, again.body) == (200, answer.body)
+
+
+@pytest.mark.parametrize("size", [1, 7, 65536])
+def test_a_chunked_body(intake: Intake, size: int) -> None:
+    sent = f"{POST}Transfer-Encoding: chunked\r\n\r\n".encode() + chunked(xml_body().encode(), size)
+    (answer,) = intake.exchange(sent)
+    assert answer.status == 201
+
+
+@pytest.mark.parametrize("megabytes", [2, 8])
+def test_a_body_that_is_too_large(intake: Intake, megabytes: int) -> None:
+    """The answer arrives, even at a client that sends all of its body before it reads."""
+    answer = intake.request("POST", FLAT, b"x" * (megabytes << 20), Content_Type="application/xml")
+    assert answer.status == 413
+    assert str(LIMIT) in answer.problem()
+    sent = f"{POST}Transfer-Encoding: chunked\r\n\r\n".encode() + chunked(b"x" * (megabytes << 20))
+    (answer,) = intake.exchange(sent)
+    assert answer.status == 413
+    assert answer.problem()
+    intake.alive()
+
+
+def test_a_length_far_too_large_is_refused_unread(intake: Intake) -> None:
+    for length in ("99999999999", "1" + "0" * 18):
+        (answer,) = intake.exchange(f"{POST}Content-Length: {length}\r\n\r\n")
+        assert answer.status == 413
+    intake.alive()
+
+
+def test_chunks_without_an_end(intake: Intake) -> None:
+    with intake.connect() as connection:
+        connection.sendall(f"{POST}Transfer-Encoding: chunked\r\n\r\n".encode())
+        part = b"%x\r\n%s\r\n" % (LIMIT, b"x" * LIMIT)
+        sent = 0
+        while sent < 200:
+            try:
+                connection.sendall(part)
+            except ConnectionError:
+                break
+            sent += 1
+        assert sent < 200
+    intake.alive()
+
+
+def test_a_client_that_waits_to_be_told_to_go_on(intake: Intake) -> None:
+    with intake.connect() as connection:
+        connection.sendall(f"{POST}Expect: 100-continue\r\nContent-Length: {2 * LIMIT}\r\n\r\n".encode())
+        assert read_answers(connection, 1, "POST")[0].status == 413
+    body = xml_body().encode()
+    with intake.connect() as connection:
+        connection.sendall(f"{POST}Expect: 100-continue\r\nContent-Length: {len(body)}\r\n\r\n".encode())
+        assert connection.recv(25) == b"HTTP/1.1 100 Continue\r\n\r\n"[:25]
+        connection.sendall(body)
+        assert read_answers(connection, 1, "POST")[0].status == 201
+
+
+def test_a_length_that_is_too_short(intake: Intake) -> None:
+    """What is left over is the next request, and none."""
+    body = xml_body()
+    answers = intake.exchange(f"{POST}Content-Length: {len(body) - 9}\r\n\r\n{body}", answers=2)
+    assert [answer.status for answer in answers] == [400, 400]
+    intake.alive()
+
+
+@pytest.mark.parametrize("framing", [f"Content-Length: {LIMIT}", "Content-Length: 5000", "Transfer-Encoding: chunked"])
+def test_a_body_that_ends_too_early(intake: Intake, framing: str) -> None:
+    sent = f"{POST}{framing}\r\n\r\n" + ("fff\r\n" if "chunked" in framing else "") + xml_body()
+    before = intake.request("GET", FLAT).text("total")
+    intake.exchange(sent, hang_up=True)
+    with intake.connect() as connection:
+        connection.sendall(sent.encode())
+    intake.alive()
+    assert intake.request("GET", FLAT).text("total") == before
+
+
+# HTTP -------------------------------------------------------------------------------------------------------------
+
+GET = "GET /api/status HTTP/1.1\r\n"
+MALFORMED = {
+    "no request": "\r\n\r\n\r\nhello\r\n\r\n",
+    "no path": "GET\r\n\r\n",
+    "no version": "GET /api/status\r\n\r\n",
+    "no host": GET + "\r\n",
+    "two hosts": GET + "Host: a\r\nHost: b\r\n\r\n",
+    "a bad length": GET + "Host: a\r\nContent-Length: abc\r\n\r\n",
+    "a negative length": GET + "Host: a\r\nContent-Length: -1\r\n\r\n",
+    "two lengths": POST + "Content-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+    "an unknown transfer encoding": POST + "Transfer-Encoding: gzip\r\n\r\n",
+    "a bad chunk": POST + "Transfer-Encoding: chunked\r\n\r\nxyz\r\n",
+    "a folded name": GET + "Host: a\r\n bad name: x\r\nX Y: z\r\n\r\n",
+    "a NUL in a header": GET + "Host: a\r\nX: a\0b\r\n\r\n",
+    "a space in the path": "GET /api/sta tus HTTP/1.1\r\nHost: a\r\n\r\n",
+    "bytes beyond ASCII in the path": "GET /api/\xe5 HTTP/1.1\r\nHost: a\r\n\r\n",
+    "headers without an end": GET + "Host: a\r\n" + "".join(f"X{n}: {'y' * 1000}\r\n" for n in range(200)),
+    "TLS": "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    "HTTP/2": "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_what_is_not_http(intake: Intake, name: str) -> None:
+    for answer in intake.exchange(MALFORMED[name], hang_up=True):
+        assert answer.status == 400
+        assert b"Traceback" not in answer.body
+    intake.alive()
+
+
+@pytest.mark.parametrize(
+    "target", ["*", "http://x/api/status", "//api/status", "/api/status#x", "/api/status?%00&&=", "x"]
+)
+def test_odd_targets(intake: Intake, target: str) -> None:
+    (answer,) = intake.exchange(f"GET {target} HTTP/1.1\r\nHost: x\r\n\r\n", hang_up=True)
+    assert answer.status in (200, 404)
+    if answer.status == 404:
+        assert answer.problem()
+
+
+def test_requests_in_a_row(intake: Intake) -> None:
+    """Sent at once on one connection, under a base URL with a trailing slash: each has its answer, in order."""
+    body = xml_body()
+    sent = (
+        "GET /api//status HTTP/1.1\r\nHost: x\r\n\r\n"
+        f"POST {FLAT.replace('/api/', '/api//')} HTTP/1.1\r\nHost: x\r\n{LOGIN}Content-Type: application/xml\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n{body}"
+        "GET /api//nowhere HTTP/1.1\r\nHost: x\r\n\r\n"
+        f"GET {FLAT} HTTP/1.1\r\nHost: x\r\n\r\n"
+        "GET /api//status HTTP/1.1\r\nHost: x\r\nAccept: application/json\r\n\r\n"
+    )
+    answers = intake.exchange(sent, answers=5)
+    assert [answer.status for answer in answers] == [200, 201, 404, 401, 200]
+    assert answers[2].text("requestUri") == "/api//nowhere"
+    assert answers[-1].json["version"] == "3.8.13"
+
+
+def test_a_refused_login_keeps_the_connection(intake: Intake) -> None:
+    """The body was not read by the application, and is not taken for the next request."""
+    body = xml_body()
+    wrong = POST.replace(LOGIN, "") + f"Content-Length: {len(body)}\r\n\r\n{body}"
+    answers = intake.exchange(wrong + GET + "Host: x\r\n\r\n", answers=2)
+    assert [answer.status for answer in answers] in ([401, 200], [401])
+
+
+def test_http_1_0(intake: Intake) -> None:
+    (answer,) = intake.exchange("GET /api/status HTTP/1.0\r\n\r\n")
+    assert answer.status == 200
+    body = xml_body()
+    head = POST.replace("HTTP/1.1\r\nHost: x", "HTTP/1.0")
+    (answer,) = intake.exchange(f"{head}Content-Length: {len(body)}\r\n\r\n{body}")
+    assert answer.status == 201
+    assert answer.headers["location"].startswith(f"http://127.0.0.1:{intake.port}/api/users/root/")
+
+
+@pytest.mark.parametrize("host", ["[", "[::1", "x:99999", "a b", "\xe5", "", "@", "x?y", "x/y"])
+def test_odd_hosts(intake: Intake, host: str) -> None:
+    body = xml_body()
+    head = POST.replace("Host: x", f"Host: {host}")
+    (answer,) = intake.exchange(f"{head}Content-Length: {len(body)}\r\n\r\n{body}")
+    assert answer.status in (201, 400)
+    if answer.status == 201:
+        assert answer.headers["location"].startswith("http://")
+    (answer,) = intake.exchange(f"GET /nowhere HTTP/1.1\r\nHost: {host}\r\n\r\n")
+    assert answer.status in (400, 404)
+
+
+def test_head_has_no_body(intake: Intake) -> None:
+    (answer,) = intake.exchange("HEAD /api/status HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert (answer.status, answer.body) == (405, b"")
+    assert answer.headers["allow"] == "GET"
+    assert answer.headers["content-type"] == "application/xml"
+
+
+def test_not_modified_has_no_body(intake: Intake) -> None:
+    etag = intake.request("GET", FLAT).headers["etag"]
+    head = f"GET {FLAT} HTTP/1.1\r\nHost: x\r\n{LOGIN}"
+    answers = intake.exchange(f"{head}If-None-Match: {etag}\r\n\r\n{head}\r\n", answers=2)
+    assert [answer.status for answer in answers] == [304, 200]
+    assert answers[0].body == b""
+    assert "server" not in answers[0].headers
+
+
+def test_many_at_once(intake: Intake) -> None:
+    """Connections that say nothing keep nobody waiting."""
+    silent = [intake.connect() for _ in range(100)]
+    try:
+        for connection in silent[:50]:
+            connection.sendall(f"{POST}Content-Length: 100\r\n\r\n".encode())
+        intake.alive()
+    finally:
+        for connection in silent:
+            connection.close()
+    intake.alive()
