@@ -195,10 +195,13 @@ class Attempt:
                 self._leases.retry(self._claim, delay_seconds=delay, error=f"{error}; cleaning up: {blocked}")
                 return State.QUEUED
             detail = self._leftover(blocked)
+        except (LeaseLost, Cancelled, SQLAlchemyError):
+            raise
         except PublisherError as blocked:
-            if isinstance(blocked, LeaseLost | Cancelled):
-                raise
             detail = self._leftover(blocked)
+        except Exception:  # a mistake in a plugin must not keep the ticket from ending
+            logger.exception("ticket %d: unexpected, while cleaning up", self._ticket.id)
+            detail = self._leftover(PublisherError("an unexpected error in the worker"))
         logger.warning("ticket %d: failed: %s", self._ticket.id, error)
         self._leases.failed(self._claim, error=error, detail=detail)
         return State.FAILED

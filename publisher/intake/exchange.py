@@ -29,9 +29,8 @@ API = "/api"
 
 _ID = re.compile(r"[1-9][0-9]{0,18}")
 _ID_MAX = (1 << 63) - 1
-_DISCARDED_MAX = 8 << 20
-"""Bytes of a body that is too large which are read all the same: a client that is still sending when the connection
-closes may never see the answer."""
+_LENGTH_DIGITS = 19
+"""Of a Content-Length in 64 bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,27 +121,20 @@ def caller(request: Request) -> Caller:
 
 
 async def bounded_body(request: Request) -> bytes:
-    """The request's body; no more of it is kept than is allowed. Raises `BodyTooLarge`."""
+    """The request's body; no more of it is read than is allowed. Raises `BodyTooLarge`."""
     limit = services(request).settings.request_bytes_max
+    declared = request.headers.get("content-length", "")
+    # What is announced as too large is refused unread: whoever waits for our word (100-continue) need not send it.
+    too_large = declared.isdecimal() and (len(declared) > _LENGTH_DIGITS or int(declared) > limit)
     body = bytearray()
-    size = _declared_size(request)
-    # What would take too long to read, and what waits for our word before it is sent, is refused unread.
-    if size <= limit or (size <= limit + _DISCARDED_MAX and "expect" not in request.headers):
-        size = 0
+    if not too_large:
         async for chunk in request.stream():
-            size += len(chunk)
-            if size <= limit:
-                body += chunk
-            elif size > limit + _DISCARDED_MAX:
+            body += chunk
+            if too_large := len(body) > limit:
                 break
-    if size > limit:
+    if too_large:
         raise BodyTooLarge(f"the request body is larger than {limit} bytes")
     return bytes(body)
-
-
-def _declared_size(request: Request) -> int:
-    declared = request.headers.get("content-length", "")
-    return int(declared) if declared.isascii() and declared.isdigit() and len(declared) < 20 else 0
 
 
 def _canonical_id(text: str) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kombu import Connection
+from kombu.connection import Connection
 
 from publisher.core.errors import QueueUnavailable
 from publisher.core.queue import PUBLISH_TASK, QUEUE, WakeQueue
@@ -120,10 +120,12 @@ def test_a_celery_worker_consumes_it(broker_url: str, open_queue: Callable[[str]
 
 def test_threads_share_one_queue(broker_url: str, open_queue: Callable[[str], WakeQueue]) -> None:
     queue = open_queue(broker_url)
-    threads = [
-        threading.Thread(target=lambda first=first: [queue.send(first + each) for each in range(10)])
-        for first in range(0, 80, 10)
-    ]
+
+    def send_ten(first: int) -> None:
+        for each in range(10):
+            queue.send(first + each)
+
+    threads = [threading.Thread(target=send_ten, args=(first,)) for first in range(0, 80, 10)]
     for thread in threads:
         thread.start()
     for thread in threads:

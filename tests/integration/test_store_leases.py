@@ -137,6 +137,7 @@ WRITES: dict[str, Callable[[Leases, Claim], object]] = {
     "mark gone": lambda leases, claim: leases.mark(claim, "cloud-1", "gone"),
     "published": lambda leases, claim: leases.published(claim, cloud_id="c", location="here"),
     "failed": lambda leases, claim: leases.failed(claim, error="e"),
+    "not_cleaned": lambda leases, claim: leases.not_cleaned(claim, error="e", detail="d"),
     "cancelled": lambda leases, claim: leases.cancelled(claim),
     "retry": lambda leases, claim: leases.retry(claim, delay_seconds=1, error="e"),
     "release": lambda leases, claim: leases.release(claim, "w"),
@@ -295,6 +296,19 @@ def test_a_cancel_that_cannot_clean_up_is_handed_over(store: Store) -> None:
     store.leases.cancelled(second)
     now = current(store, ticket)
     assert (now.state, now.cloud_id, now.sealed_secrets) == (State.CANCELLED, None, None)
+    assert now.finished is not None
+
+
+def test_a_cancel_that_can_never_clean_up_fails_and_says_so(store: Store) -> None:
+    ticket = add_ticket(store)
+    held = claim(store, ticket)
+    store.tickets.request_cancel(ticket.id)
+    store.leases.not_cleaned(held, error="cancelled, but not cleaned up", detail="cloud-1 may be left")
+    now = current(store, ticket)
+    assert (now.state, now.error, now.error_detail) == (
+        *(State.FAILED, "cancelled, but not cleaned up"),
+        "cloud-1 may be left",
+    )
     assert now.finished is not None
 
 

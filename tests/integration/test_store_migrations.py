@@ -35,7 +35,7 @@ def empty_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[C
 
 def test_from_nothing(empty_database: Callable[[], str]) -> None:
     store = open_store(empty_database())
-    with pytest.raises(ConfigurationError, match="of version none, this software needs .*; run: publisher migrate"):
+    with pytest.raises(ConfigurationError, match=r"of version none, this software needs .*; run: publisher migrate"):
         store.check_schema()
     store.migrate()
     store.check_schema()

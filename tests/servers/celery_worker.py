@@ -10,7 +10,9 @@ from celery import Celery
 if __name__ == "__main__":
     broker, queue, task = sys.argv[1:]
     app = Celery("test", broker=broker)
-    app.conf.update(task_default_queue=queue, accept_content=["json"], worker_prefetch_multiplier=1, worker_redirect_stdouts=False)
+    app.conf.update(
+        task_default_queue=queue, accept_content=["json"], worker_prefetch_multiplier=1, worker_redirect_stdouts=False
+    )
 
     @app.task(name=task, ignore_result=True)  # type: ignore[untyped-decorator]  # Celery has no types
     def publish(ticket_id: int) -> None:

@@ -93,7 +93,7 @@ class PostgresServer:
         password_file.write_text(self.password)
         if self._uid is not None:
             os.chown(password_file, self._uid, self._uid)
-        command = [
+        command: list[str | Path] = [
             *(self._binaries / "initdb", "--pgdata", self._data, "--username", "postgres", "--pwfile", password_file),
             *("--auth", "scram-sha-256", "--encoding", "UTF8", "--no-locale", "--no-sync"),
         ]

@@ -137,9 +137,7 @@ def self_signed(directory: Path) -> tuple[ssl.SSLContext, Path]:
     pem.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
     key_file = directory / "key.pem"
     key_file.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(pem, key_file)

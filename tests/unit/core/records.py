@@ -47,20 +47,18 @@ def add_image_row(store: Store, digests: Digests, location: str) -> Image:
 
 
 def add_ticket(store: Store, **values: Any) -> Ticket:
-    return store.tickets.create(
-        **{
-            "owner": OWNER,
-            "appliance_id": APPLIANCE,
-            "image_id": 1,
-            "image_size": 1000,
-            "platform": "memory",
-            "account": {"login": "anybody"},
-            "sealed_secrets": b"sealed",
-            "target": {"displayName": "an image"},
-            "name": "an image",
-        }
-        | values
-    )
+    plain: dict[str, Any] = {
+        "owner": OWNER,
+        "appliance_id": APPLIANCE,
+        "image_id": 1,
+        "image_size": 1000,
+        "platform": "memory",
+        "account": {"login": "anybody"},
+        "sealed_secrets": b"sealed",
+        "target": {"displayName": "an image"},
+        "name": "an image",
+    }
+    return store.tickets.create(**(plain | values))
 
 
 def current(store: Store, ticket: Ticket | int) -> Ticket:

@@ -105,7 +105,7 @@ def test_what_is_no_file_is_refused(sqlite_store: Store, root: Path, tmp_path: P
             os.mkfifo(asked)
         case "dangling link":
             asked.symlink_to(tmp_path / "nowhere")
-    with pytest.raises(InvalidRequest, match="no such file|the file is empty"):
+    with pytest.raises(InvalidRequest, match=r"no such file|the file is empty"):
         add(sqlite_store, root, asked)
     assert inventory(root) == set()
 

@@ -70,7 +70,7 @@ def test_a_password_is_asked_for() -> None:
 
 @pytest.mark.parametrize("platform", ["", "nimbus", "OpenStack"])
 def test_an_unknown_platform_is_told_what_there_is(platform: str) -> None:
-    with pytest.raises(InvalidRequest, match="supported are .*openstack") as raised:
+    with pytest.raises(InvalidRequest, match=r"supported are .*openstack") as raised:
         check_request(platform, GOOD, SECRET, {})
     assert raised.value.field == "credAccount.targetPlatform.name"
 

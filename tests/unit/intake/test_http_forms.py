@@ -60,7 +60,7 @@ class TestForms:
     @pytest.mark.parametrize("element", ["name", "type"])
     @pytest.mark.parametrize("platform", ["openstack", "OpenStack", "OPENSTACK", " openstack\n"])
     def test_no_type_but_a_target_platform(self, service: Service, path: str, element: str, platform: str) -> None:
-        changes = {"account__targetPlatform": {element: platform}}
+        changes: dict[str, Any] = {"account__targetPlatform": {element: platform}}
         for body, kind in ((xml_body(**changes), XML), (json_body(**changes), JSON)):
             ticket = published(service, service.post(path, body, content_type=kind))
             assert ticket["@type"] == "PublishImageOpenStack"
@@ -127,12 +127,12 @@ class TestForms:
     ],
 )
 def test_what_is_none_of_the_forms(service: Service, body: str, named: str) -> None:
-    before = len(service.store.tickets.list())
+    before = service.store.tickets.counts()
     for path in (FLAT, NESTED):
         answer = service.post(path, body)
         assert answer.status == 400
         assert named in answer.problem()
-    assert len(service.store.tickets.list()) == before
+    assert service.store.tickets.counts() == before
 
 
 # Formats ----------------------------------------------------------------------------------------------------------
@@ -188,7 +188,7 @@ def test_accept(service: Service, accept: str | None, answered: str) -> None:
 @pytest.mark.parametrize("accept", REFUSED)
 def test_not_acceptable(service: Service, accept: str) -> None:
     ticket = published(service, service.post(FLAT, V3))
-    before = len(service.store.tickets.list())
+    before = service.store.tickets.counts()
     paths = [FLAT, f"{FLAT}/statuses", ticket["uri"], ticket["statusUri"]]
     for path in paths if accept == "text/plain" else [*paths, "status"]:
         answer = service.get(path, accept=accept)
@@ -196,7 +196,7 @@ def test_not_acceptable(service: Service, accept: str) -> None:
         assert answer.headers["content-type"] == XML
         assert "application/json" in answer.problem()
     assert service.post(FLAT, V3, accept=accept).status == 406
-    assert len(service.store.tickets.list()) == before
+    assert service.store.tickets.counts() == before
 
 
 @pytest.mark.parametrize("accept", ["text/plain", "text/plain; charset=utf-8", "text/plain, */*;q=0.5"])

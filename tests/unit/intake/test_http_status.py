@@ -88,6 +88,11 @@ def _cancelled_waiting(service: Service, claim: Claim) -> None:
     service.store.tickets.request_cancel(claim.ticket.id)
 
 
+def _not_cleaned(service: Service, claim: Claim) -> None:
+    _cancelling(service, claim)
+    service.store.leases.not_cleaned(claim, error="an image is left in the cloud", detail="HTTP 403")
+
+
 ENDS = {"complete", "error", "cancelled"}
 STATES: dict[str, tuple[Callable[[Service, Claim], None], set[str], str, int]] = {
     "queued": (_queued, set(), "Queued", 0),
@@ -104,6 +109,7 @@ STATES: dict[str, tuple[Callable[[Service, Claim], None], set[str], str, int]] =
     "failed before the upload": (_failed_before, {"error"}, "Failed", 0),
     "cancelling": (_cancelling, set(), "Cancelling: removing what was uploaded", 50),
     "cancelled": (_cancelled, {"cancelled"}, "Cancelled", 50),
+    "cancelled, but not cleaned up": (_not_cleaned, {"error"}, "Failed", 50),
     "cancelled while it waited": (_cancelled_waiting, {"cancelled"}, "Cancelled", 0),
 }
 
@@ -344,8 +350,10 @@ def test_progress_is_never_missed(fresh: Service, clock: Clock) -> None:
     "since",
     [
         "", "yesterday", "0", "-1", "1800000000", "Mon, 99 Jan 2026 00:00:00 GMT", "Mon, 01 Jan 99999 00:00:00 GMT",
-        "Mon, 01 Jan 0001 00:00:00 +2359", "Mon, 01 Jan 0000 00:00:00 GMT", "Fri, 01 Jan 2027 25:00:00 GMT", ",", "Mon,",
-        "Mon, 01 Jan 1970 00:00:00 +99999999999999999999", "å" * 9, "Mon, 01 Foo 2026 00:00:00 GMT", ":" * 99, "1 1 1 1 1 1",
+        "Mon, 01 Jan 0001 00:00:00 +2359", "Mon, 01 Jan 0000 00:00:00 GMT", "Fri, 01 Jan 2027 25:00:00 GMT", ",",
+        "Mon,",
+        "Mon, 01 Jan 1970 00:00:00 +99999999999999999999", "å" * 9, "Mon, 01 Foo 2026 00:00:00 GMT", ":" * 99,
+        "1 1 1 1 1 1",
     ],
 )  # fmt: skip
 def test_a_date_that_is_none_does_not_count(service: Service, since: str) -> None:

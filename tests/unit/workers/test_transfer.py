@@ -5,8 +5,9 @@ import os
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -43,9 +44,6 @@ class Sender:
     server_tls: ssl.SSLContext | None
     client_tls: ssl.SSLContext | None
     sent: list[int] = field(default_factory=list)
-
-    def serve(self, behaviour: Callable[[Upload], None]) -> "Iterator[UploadServer]":
-        return upload_server(behaviour, tls=self.server_tls)  # type: ignore[return-value]
 
     def put(
         self,
@@ -236,13 +234,14 @@ def test_waiting_costs_no_processor_time(sender: Sender) -> None:
 # Stopping -------------------------------------------------------
 
 
-def stopped(sender: Sender, behaviour: Callable[[Upload], None]) -> UploadServer:
+def stopped(sender: Sender, behaviour: Callable[[Upload], None], *, notices: bool = True) -> UploadServer:
     with upload_server(behaviour, tls=sender.server_tls) as server:
         began = time.monotonic()
         with pytest.raises(Cancelled):
             sender.put(server, check=cancel_after(0.3))
         assert time.monotonic() - began < 0.3 + STOP_SECONDS
-        assert server.ended.wait(5) or behaviour in (wait_for_the_end,)
+        if notices:
+            assert server.ended.wait(5)
     return server
 
 
@@ -282,8 +281,8 @@ def test_it_stops_within_two_seconds_and_the_server_notices(
 
 
 def test_it_stops_where_the_server_reads_nothing(sender: Sender) -> None:
-    server = stopped(sender, wait_for_the_end)
-    assert server.uploads[0].body == b"" or len(server.uploads[0].body) < SIZE
+    stopped(sender, wait_for_the_end, notices=False)
+    assert 0 < sender.sent[-1] < SIZE
 
 
 def test_check_is_called_at_least_twice_a_second(sender: Sender) -> None:
@@ -298,7 +297,7 @@ def test_check_is_called_at_least_twice_a_second(sender: Sender) -> None:
 
     with upload_server(think, tls=sender.server_tls) as server:
         sender.put(server, check=lambda: calls.append(time.monotonic()))
-    assert max(after - before for before, after in zip(calls, calls[1:], strict=False)) < 0.6
+    assert max(after - before for before, after in pairwise(calls)) < 0.6
 
 
 def test_a_server_that_takes_no_byte_is_left(sender: Sender) -> None:
@@ -350,7 +349,10 @@ def test_an_answer_that_is_none(sender: Sender, answer: bytes) -> None:
 
 def test_nobody_listens(file: Path) -> None:
     port = free_port()
-    with file.open("rb") as opened, pytest.raises(TransientCloudError, match=f"127.0.0.1:{port} failed: .*refused"):
+    with (
+        file.open("rb") as opened,
+        pytest.raises(TransientCloudError, match=f"127.0.0.1:{port} failed: Connection refused"),
+    ):
         Transfer(opened.fileno(), SIZE).put(f"http://me:hunter2@127.0.0.1:{port}/x", {})
 
 
@@ -367,7 +369,7 @@ def test_a_certificate_that_is_not_trusted(file: Path, tls: tuple[ssl.SSLContext
     with (
         upload_server(take_all, tls=tls[0]) as server,
         file.open("rb") as opened,
-        pytest.raises(TransientCloudError, match="(?i)certificate verify failed"),
+        pytest.raises(TransientCloudError, match=r"(?i)certificate verify failed"),
     ):
         Transfer(opened.fileno(), SIZE).put(server.url, {}, tls=ssl.create_default_context())
 
@@ -407,9 +409,13 @@ def test_a_file_that_changes_while_it_is_sent(sender: Sender, change: str) -> No
         upload.read_body()
         upload.answer()
 
-    with upload_server(meddle, tls=sender.server_tls) as server, pytest.raises(ImageFileError, match="register it again"):
+    with (
+        upload_server(meddle, tls=sender.server_tls) as server,
+        pytest.raises(ImageFileError, match="register it again"),
+    ):
         sender.put(server)
-    assert len(server.uploads[0].body) < SIZE or change in ("grew", "was touched", "was overwritten", "shrank")
+    if change == "vanished to nothing":
+        assert len(server.uploads[0].body) < SIZE
 
 
 # Chunks, for clouds whose SDK wants to be fed -------------------

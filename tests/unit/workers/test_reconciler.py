@@ -1,0 +1,135 @@
+"""Tickets that no worker holds although one should are woken, by one reconciler at a time."""
+
+import logging
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from publisher.core.queue import WakeQueue
+from publisher.core.settings import Settings
+from publisher.core.store import Store
+from publisher.core.ticket import Ticket
+from tests.servers.process import free_port
+from tests.servers.redis import RedisServer
+from tests.unit.core.records import add_ticket, put_back
+from workers.reconciler import OFFICE, Reconciler
+
+
+class Queue(WakeQueue):
+    """A real queue that also notes what it sent."""
+
+    def __init__(self, broker_url: str, waiting: threading.Condition | None = None) -> None:
+        super().__init__(broker_url, timeout_seconds=1.0)
+        self.sent: list[int] = []
+        self.waiting = waiting or threading.Condition()
+        self.closed = False
+
+    def send(self, ticket_id: int) -> None:
+        super().send(ticket_id)
+        with self.waiting:
+            self.sent.append(ticket_id)
+            self.waiting.notify_all()
+
+    def close(self) -> None:
+        super().close()
+        self.closed = True
+
+    def wait_for(self, ticket_id: int) -> bool:
+        with self.waiting:
+            return self.waiting.wait_for(lambda: ticket_id in self.sent, timeout=20)
+
+
+@pytest.fixture
+def queue(redis: RedisServer) -> Iterator[Queue]:
+    queue = Queue(redis.url)
+    yield queue
+    queue.close()
+
+
+def overdue(store: Store) -> Ticket:
+    ticket = add_ticket(store)
+    put_back(store, ticket, wake_at=1)
+    return ticket
+
+
+def reconciler(store: Store, queue: WakeQueue, stop: threading.Event, holder: str = "a") -> Reconciler:
+    return Reconciler(store, queue, Settings(reconcile_seconds=0.05), holder=holder, stop=stop)
+
+
+pytestmark = pytest.mark.real
+
+
+def test_a_turn_wakes_what_is_due_once(sqlite_store: Store, queue: Queue) -> None:
+    due = [overdue(sqlite_store).id for _ in range(3)]
+    add_ticket(sqlite_store)
+    each = reconciler(sqlite_store, queue, threading.Event())
+    assert each.turn() == 3
+    assert queue.sent == due
+    assert each.turn() == 0
+
+
+def test_an_abandoned_ticket_is_woken(sqlite_store: Store, queue: Queue) -> None:
+    ticket = add_ticket(sqlite_store)
+    sqlite_store.leases.claim(ticket.id, "killed", 60)
+    each = reconciler(sqlite_store, queue, threading.Event())
+    assert each.turn() == 0
+    put_back(sqlite_store, ticket, lease_until=1, wake_at=1)
+    assert each.turn() == 1
+
+
+def test_it_runs_until_the_worker_stops_and_survives_a_broker_that_is_away(
+    sqlite_store: Store, redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    ticket = overdue(sqlite_store)
+    stop, away = threading.Event(), Queue(f"redis://127.0.0.1:{free_port()}/0")
+    warned = threading.Event()
+
+    class Watch(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if "tickets stay queued until it is back" in record.getMessage():
+                warned.set()
+
+    watch = Watch()
+    logging.getLogger("workers.reconciler").addHandler(watch)
+    thread = threading.Thread(target=reconciler(sqlite_store, away, stop).run)
+    thread.start()
+    try:
+        assert warned.wait(20)
+        assert sqlite_store.tickets.due() == [ticket.id]
+        away._broker_url = redis.url  # the broker is back
+        assert away.wait_for(ticket.id)
+    finally:
+        logging.getLogger("workers.reconciler").removeHandler(watch)
+        stop.set()
+        thread.join(20)
+    assert not thread.is_alive()
+    assert away.closed
+
+
+def test_one_at_a_time_is_elected(sqlite_store: Store, redis: RedisServer) -> None:
+    """While one serves the others send nothing; when it is gone, another takes over."""
+    waiting = threading.Condition()
+    queues = [Queue(redis.url, waiting) for _ in range(3)]
+    stops = [threading.Event() for _ in range(3)]
+    threads = [
+        threading.Thread(target=reconciler(sqlite_store, queue, stop, holder=str(number)).run)
+        for number, (queue, stop) in enumerate(zip(queues, stops, strict=True))
+    ]
+    assert sqlite_store.elections.hold(OFFICE, "1", 60)
+    for thread in threads:
+        thread.start()
+    try:
+        first = [overdue(sqlite_store).id for _ in range(5)]
+        assert all(queues[1].wait_for(id) for id in first)
+        assert [queue.sent for queue in queues] == [[], first, []]
+        stops[1].set()
+        threads[1].join(20)
+        second = overdue(sqlite_store)
+        with waiting:
+            assert waiting.wait_for(lambda: second.id in queues[0].sent + queues[2].sent, timeout=20)
+        assert [queues[0].sent, queues[2].sent].count([second.id]) == 1
+    finally:
+        for stop, thread in zip(stops, threads, strict=True):
+            stop.set()
+            thread.join(20)

@@ -1,0 +1,729 @@
+"""From a claim to an outcome: against the memory plugin, and a cloud that does what a test tells it to."""
+
+import dataclasses
+import hashlib
+import logging
+import os
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import pytest
+
+import workers.runner
+from publisher.core.errors import (
+    ConfigurationError,
+    InvalidRequest,
+    LeaseLost,
+    PermanentCloudError,
+    TransientCloudError,
+)
+from publisher.core.image import Image
+from publisher.core.settings import Settings
+from publisher.core.store import Store
+from publisher.core.ticket import Account, CloudRef, Phase, State, Target, Ticket
+from publisher.core.vault import Vault
+from tests.unit.core.records import add_image, add_ticket, current, put_back, words
+from workers.clouds.base import CloudImage, CloudPublisher, TicketRef, Timeouts
+from workers.clouds.memory import CLOUD
+from workers.runner import Runner, retry_delay
+from workers.transfer import Transfer
+
+CONTENT = os.urandom((2 << 20) + 77)
+SECRET = "hunter2"
+
+
+def as_it_is(image: CloudImage) -> CloudImage:
+    return image
+
+
+@dataclass
+class Script:
+    """What a cloud does, and what has been asked of it."""
+
+    images: dict[str, CloudImage] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)
+    secrets: list[dict[str, str]] = field(default_factory=list)
+    on: dict[str, Callable[[], None]] = field(default_factory=dict)
+    """By the name of a step: what happens as it begins; mostly that an error is raised."""
+    received: Callable[[CloudImage], CloudImage] = as_it_is
+    """What the cloud makes of what it was sent."""
+    closed: int = 0
+
+    def step(self, name: str) -> None:
+        self.asked.append(name)
+        if name in self.on:
+            self.on[name]()
+
+    def fail(self, step: str, error: BaseException) -> None:
+        def happen() -> None:
+            raise error
+
+        self.on[step] = happen
+
+
+def scripted(script: Script) -> type[CloudPublisher]:
+    class Scripted(CloudPublisher):
+        platform: ClassVar[str] = "scripted"
+
+        @classmethod
+        def connect(cls, account: Account, target: Target, timeouts: Timeouts) -> Self:
+            script.secrets.append(account.secrets)
+            script.step("connect")
+            return cls()
+
+        def check(self, image: Image) -> None:
+            script.step("check")
+
+        def find(self, ticket: TicketRef) -> CloudImage | None:
+            script.step("find")
+            return next(iter(script.images.values()), None)
+
+        def upload(self, image: Image, ticket: TicketRef, transfer: Transfer) -> CloudImage:
+            script.step("upload")
+            cloud_id = next(iter(script.images), None) or str(uuid.uuid4())
+            if cloud_id not in script.images:
+                ticket.journal.plan(cloud_id)
+                script.images[cloud_id] = CloudImage(cloud_id, complete=False)
+                ticket.journal.present(cloud_id)
+            script.step("created")
+            received = b""
+            for chunk in transfer.chunks():
+                received += chunk
+                script.step("chunk")
+            hashes = {"sha512": hashlib.sha512(received).hexdigest()}
+            script.images[cloud_id] = script.received(CloudImage(cloud_id, True, len(received), hashes))
+            return script.images[cloud_id]
+
+        def finish(self, uploaded: CloudImage, image: Image) -> CloudImage:
+            script.step("finish")
+            return dataclasses.replace(uploaded, location="RegionOne")
+
+        def delete(self, cloud_id: str) -> None:
+            script.step("delete")
+            script.images.pop(cloud_id, None)
+
+        def close(self) -> None:
+            script.closed += 1
+
+    return Scripted
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Script:
+    script = Script()
+    cloud = scripted(script)
+    monkeypatch.setattr(workers.runner, "plugin", lambda platform: cloud)
+    return script
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(
+        data_dir=tmp_path,
+        progress_seconds=0.02,
+        lease_seconds=30.0,
+        lease_renew_seconds=5.0,
+        attempts_max=3,
+        retry_first_seconds=8.0,
+        retry_longest_seconds=60.0,
+    )
+
+
+@pytest.fixture
+def vault(settings: Settings) -> Vault:
+    return Vault.from_file(settings.key_file)
+
+
+@pytest.fixture
+def image(sqlite_store: Store, settings: Settings) -> Image:
+    return add_image(sqlite_store, settings.images, CONTENT)
+
+
+@pytest.fixture
+def ticket(sqlite_store: Store, vault: Vault, image: Image) -> Ticket:
+    return add_ticket(
+        sqlite_store, image_id=image.id, image_size=image.size, sealed_secrets=vault.seal({"password": SECRET})
+    )
+
+
+@pytest.fixture
+def shutting_down() -> threading.Event:
+    return threading.Event()
+
+
+@pytest.fixture
+def runner(sqlite_store: Store, vault: Vault, settings: Settings, shutting_down: threading.Event) -> Runner:
+    return Runner(sqlite_store, vault, settings, worker="a", shutting_down=shutting_down)
+
+
+@pytest.fixture(autouse=True)
+def _no_secret_in_the_log(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    caplog.set_level(logging.DEBUG)
+    yield
+    assert SECRET not in caplog.text
+
+
+def due_now(store: Store, ticket: Ticket) -> None:
+    put_back(store, ticket, not_before=0.01, wake_at=0.01)
+
+
+def cloud_ids(store: Store, ticket: Ticket) -> list[str]:
+    return [entry.state for entry in store.tickets.journal(ticket.id)]
+
+
+def cancel(store: Store, ticket: Ticket) -> None:
+    """What a caller does, while the work goes on; once, however often it is called."""
+    if current(store, ticket).state is State.PUBLISHING:
+        store.tickets.request_cancel(ticket.id)
+
+
+def take_over(store: Store, ticket: Ticket) -> None:
+    """What happens when this worker is taken for dead: another one claims the ticket."""
+    put_back(store, ticket, lease_until=1)
+    assert store.leases.claim(ticket.id, "another", 60)
+
+
+# Published ------------------------------------------------------
+
+
+def test_published(sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script) -> None:
+    assert runner.run(ticket.id) is State.PUBLISHED
+    now = current(sqlite_store, ticket)
+    (cloud_id,) = script.images
+    assert (now.state, now.cloud_id, now.location) == (State.PUBLISHED, cloud_id, "RegionOne")
+    assert now.progress.percentage == 100
+    assert (now.attempt, now.error, now.sealed_secrets) == (1, None, None)
+    assert list(sqlite_store.tickets.journal(ticket.id)) == [CloudRef(cloud_id, "present")]
+    assert script.secrets == [{"password": SECRET}]
+    assert [step for step in script.asked if step != "chunk"] == [
+        *("connect", "check", "find", "upload", "created", "finish"),
+    ]
+    assert script.closed == 1
+    assert [entry.phase for entry in sqlite_store.tickets.history(ticket.id)] == [
+        *(Phase.WAITING, Phase.PREPARING, Phase.AUTHENTICATING, Phase.UPLOADING),
+        *(Phase.VERIFYING, Phase.FINISHING, Phase.FINISHING),
+    ]
+
+
+def test_published_by_the_memory_plugin(
+    sqlite_store: Store, ticket: Ticket, image: Image, runner: Runner, vault: Vault
+) -> None:
+    assert runner.run(ticket.id) is State.PUBLISHED
+    stored = CLOUD.images[current(sqlite_store, ticket).cloud_id or ""]
+    assert (stored.sha256, stored.size, stored.ticket_uid) == (image.sha256, image.size, ticket.uid)
+
+
+def test_a_flaky_cloud_gets_one_image(sqlite_store: Store, image: Image, runner: Runner, vault: Vault) -> None:
+    ticket = add_ticket(
+        sqlite_store, image_id=image.id, account={"login": "flaky"}, sealed_secrets=vault.seal({"password": "x"})
+    )
+    assert runner.run(ticket.id) is State.QUEUED
+    due_now(sqlite_store, ticket)
+    assert runner.run(ticket.id) is State.PUBLISHED
+    assert [stored.sha256 for stored in CLOUD.images.values() if stored.ticket_uid == ticket.uid] == [image.sha256]
+    assert cloud_ids(sqlite_store, ticket) == ["present"]
+
+
+def test_a_refused_login_fails(sqlite_store: Store, image: Image, runner: Runner, vault: Vault) -> None:
+    ticket = add_ticket(sqlite_store, image_id=image.id, sealed_secrets=vault.seal({"password": "wrong"}))
+    assert runner.run(ticket.id) is State.FAILED
+    assert "check login and password" in (current(sqlite_store, ticket).error or "")
+
+
+@pytest.mark.parametrize("state", ["published", "held", "waiting", "unknown"])
+def test_a_message_too_many_does_nothing(
+    sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script, state: str
+) -> None:
+    id = ticket.id
+    match state:
+        case "published":
+            runner.run(id)
+        case "held":
+            sqlite_store.leases.claim(id, "another", 60)
+        case "waiting":
+            script.fail("connect", TransientCloudError("later"))
+            runner.run(id)
+        case "unknown":
+            id = 999
+    before, asked = sqlite_store.tickets.get(id), list(script.asked)
+    assert runner.run(id) is None
+    assert sqlite_store.tickets.get(id) == before
+    assert script.asked == asked
+
+
+def test_progress_is_seen_while_it_uploads(sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script) -> None:
+    seen: list[int] = []
+
+    def look() -> None:
+        deadline = time.monotonic() + 5
+        sent = len([step for step in script.asked if step == "chunk"]) - 1
+        while current(sqlite_store, ticket).progress.sent < min(sent, 2) << 20 and time.monotonic() < deadline:
+            time.sleep(0.005)
+        seen.append(current(sqlite_store, ticket).progress.sent)
+
+    script.on["chunk"] = look
+    assert runner.run(ticket.id) is State.PUBLISHED
+    assert seen == [0, 1 << 20, 2 << 20]
+
+
+# Errors ---------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        PermanentCloudError("the quota of project p is used up; free some"),
+        InvalidRequest("no such project", field="tenantName"),
+        ConfigurationError("no plugin"),
+    ],
+)
+@pytest.mark.parametrize("step", ["connect", "check", "find", "upload", "created", "chunk", "finish"])
+def test_a_permanent_error_fails_and_cleans_up(
+    sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script, error: Exception, step: str
+) -> None:
+    script.fail(step, error)
+    assert runner.run(ticket.id) is State.FAILED
+    now = current(sqlite_store, ticket)
+    assert (now.state, now.error, now.error_detail) == (State.FAILED, str(error), None)
+    assert script.images == {}
+    assert set(cloud_ids(sqlite_store, ticket)) <= {"gone"}
+    assert sqlite_store.tickets.due() == []
+
+
+def test_a_transient_error_waits_then_publishes(
+    sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script
+) -> None:
+    script.fail("chunk", TransientCloudError("the connection to glance:9292 failed: reset"))
+    assert runner.run(ticket.id) is State.QUEUED
+    now = current(sqlite_store, ticket)
+    assert now.error == "the connection to glance:9292 failed: reset"
+    assert 6 <= now.not_before - now.modified <= 10.1
+    assert len(script.images) == 1, "what was made is adopted by the next attempt"
+    assert runner.run(ticket.id) is None
+    due_now(sqlite_store, ticket)
+    script.on.clear()
+    assert runner.run(ticket.id) is State.PUBLISHED
+    assert current(sqlite_store, ticket).attempt == 2
+    assert len(script.images) == 1
+    assert cloud_ids(sqlite_store, ticket) == ["present"]
+
+
+def test_the_cloud_says_when_to_come_back(sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script) -> None:
+    script.fail("connect", TransientCloudError("slow down", retry_after_seconds=500))
+    runner.run(ticket.id)
+    now = current(sqlite_store, ticket)
+    assert 499 < now.not_before - now.modified < 501
+
+
+def test_attempts_come_to_an_end(sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script) -> None:
+    script.fail("chunk", TransientCloudError("away"))
+    for _ in range(2):
+        assert runner.run(ticket.id) is State.QUEUED
+        due_now(sqlite_store, ticket)
+    assert runner.run(ticket.id) is State.FAILED
+    assert current(sqlite_store, ticket).error == "away (given up after 3 attempts)"
+    assert script.images == {}
+
+
+def test_a_ticket_that_kills_its_workers_comes_to_an_end(
+    sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script
+) -> None:
+    for _ in range(3):
+        assert sqlite_store.leases.claim(ticket.id, "doomed", 60)
+        put_back(sqlite_store, ticket, lease_until=1)
+    assert runner.run(ticket.id) is State.FAILED
+    assert current(sqlite_store, ticket).error == "given up: 3 workers broke off while at it"
+
+
+@pytest.mark.parametrize("step", ["connect", "find", "chunk", "finish"])
+def test_an_unknown_exception_fails_and_its_text_stays_here(
+    sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script, step: str
+) -> None:
+    script.fail(step, KeyError("internal: 10.9.8.7"))
+    assert runner.run(ticket.id) is State.FAILED
+    now = current(sqlite_store, ticket)
+    assert now.error == "an unexpected error in the publisher; its log tells more"
+    assert "10.9.8.7" not in f"{now} {words(sqlite_store, ticket)}"
+    assert script.images == {}
+
+
+@pytest.mark.parametrize(
+    ("attempts", "state"), [(0, State.QUEUED), (2, State.FAILED)], ids=["tried again", "at the last attempt"]
+)
+def test_a_failure_whose_clean_up_fails_for_now(
+    sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script, attempts: int, state: State
+) -> None:
+    for _ in range(attempts):
+        sqlite_store.leases.claim(ticket.id, "doomed", 60)
+        put_back(sqlite_store, ticket, lease_until=1)
+    script.fail("finish", PermanentCloudError("forbidden"))
+    script.fail("delete", TransientCloudError("Glance is away"))
+    assert runner.run(ticket.id) is state
+    now = current(sqlite_store, ticket)
+    (cloud_id,) = script.images
+    if state is State.QUEUED:
+        assert now.error == "forbidden; cleaning up: Glance is away"
+    else:
+        assert now.error == "forbidden"
+        assert now.error_detail == f"{cloud_id} may be left in the cloud, cleaning up failed: Glance is away"
+
+
+@pytest.mark.parametrize("error", [PermanentCloudError("protected"), KeyError("internal: 10.9.8.7")])
+def test_a_failure_whose_clean_up_fails_for_good(
+    sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script, error: Exception
+) -> None:
+    script.fail("finish", PermanentCloudError("forbidden"))
+    script.fail("delete", error)
+    assert runner.run(ticket.id) is State.FAILED
+    now = current(sqlite_store, ticket)
+    (cloud_id,) = script.images
+    assert now.error == "forbidden"
+    assert f"{cloud_id} may be left in the cloud" in (now.error_detail or "")
+    assert "10.9.8.7" not in f"{now} {words(sqlite_store, ticket)}"
+
+
+def test_secrets_that_no_key_opens(
+    sqlite_store: Store, ticket: Ticket, settings: Settings, tmp_path: Path, script: Script
+) -> None:
+    stranger = Runner(sqlite_store, Vault.from_file(tmp_path / "other" / "key"), settings, worker="b")
+    assert stranger.run(ticket.id) is State.FAILED
+    assert "same secret key file" in (current(sqlite_store, ticket).error or "")
+
+
+@pytest.mark.parametrize("attempt", [1, 2, 3, 4, 10, 1000])
+def test_delays_double_up_to_a_limit(settings: Settings, attempt: int) -> None:
+    delays = [retry_delay(settings, attempt) for _ in range(200)]
+    middle = min(8.0 * 2 ** min(attempt - 1, 20), 60.0)
+    assert min(delays) >= 0.75 * middle
+    assert max(delays) <= 1.25 * middle
+    assert max(delays) - min(delays) > 0.2 * middle
+    assert retry_delay(settings, attempt, 1e4) == 1e4
+
+
+# The image file -------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("happens", "words_"),
+    [
+        ("deleted", "image 1 has been deleted"),
+        ("vanished", "no longer there; generate the image again"),
+        ("shrunk", "bytes, but"),
+        ("grown", "bytes, but"),
+        ("a link", "cannot be opened"),
+        ("a directory", "not a regular file"),
+        ("the root is gone", "cannot be opened|no longer there"),
+    ],
+)
+def test_a_file_that_is_not_what_was_registered(
+    sqlite_store: Store,
+    ticket: Ticket,
+    image: Image,
+    runner: Runner,
+    script: Script,
+    settings: Settings,
+    happens: str,
+    words_: str,
+) -> None:
+    file = settings.images / image.location
+    match happens:
+        case "deleted":
+            sqlite_store.images.remove(image.id)
+        case "shrunk":
+            os.truncate(file, 5)
+        case "grown":
+            file.write_bytes(CONTENT + b"x")
+        case _:
+            file.unlink()
+            if happens == "a link":
+                file.symlink_to("/etc/passwd")
+            elif happens == "a directory":
+                file.mkdir()
+            elif happens == "the root is gone":
+                settings.images.rmdir()
+    assert runner.run(ticket.id) is State.FAILED
+    error = current(sqlite_store, ticket).error or ""
+    assert any(part in error for part in words_.split("|")), error
+    assert script.asked == [], "nothing was asked of the cloud"
+
+
+def test_a_file_that_shrinks_meanwhile(
+    sqlite_store: Store, ticket: Ticket, image: Image, runner: Runner, script: Script, settings: Settings
+) -> None:
+    script.on["chunk"] = lambda: os.truncate(settings.images / image.location, 1 << 20)
+    assert runner.run(ticket.id) is State.FAILED
+    assert "shorter while it was uploaded" in (current(sqlite_store, ticket).error or "")
+    assert script.images == {}
+
+
+# What the cloud received, and what is found ---------------------
+
+
+@pytest.mark.parametrize(
+    ("received", "error"),
+    [
+        ({"hashes": {"sha512": "0" * 128}}, "the sha512 that the cloud computed is not the registered one"),
+        ({"hashes": {"md5": "0" * 32}}, "the md5 that the cloud computed is not the registered one"),
+        ({"size": 5}, f"the cloud received 5 bytes of {len(CONTENT)}"),
+        ({"complete": False}, "the cloud does not list the image as complete"),
+    ],
+)
+def test_what_arrived_wrong_is_removed(
+    sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script, received: dict[str, Any], error: str
+) -> None:
+    script.received = lambda image: dataclasses.replace(image, **received)
+    assert runner.run(ticket.id) is State.FAILED
+    assert current(sqlite_store, ticket).error == f"{error}; the image was removed from the cloud again"
+    assert script.images == {}
+    assert cloud_ids(sqlite_store, ticket) == ["gone"]
+    assert "finish" not in script.asked
+
+
+def test_a_cloud_that_tells_no_hash_is_believed_by_what_was_sent(
+    ticket: Ticket, runner: Runner, script: Script
+) -> None:
+    script.received = lambda image: dataclasses.replace(image, hashes={})
+    assert runner.run(ticket.id) is State.PUBLISHED
+
+
+def leave(store: Store, ticket: Ticket, script: Script, image: CloudImage) -> None:
+    """What a worker that was killed has left: in the cloud and in the journal."""
+    claim = store.leases.claim(ticket.id, "killed", 60)
+    assert claim
+    store.leases.plan(claim, image.cloud_id)
+    store.leases.mark(claim, image.cloud_id, "present")
+    script.images[image.cloud_id] = image
+    put_back(store, ticket, lease_until=1)
+
+
+def test_what_is_found_complete_is_adopted(
+    sqlite_store: Store, ticket: Ticket, image: Image, runner: Runner, script: Script
+) -> None:
+    leave(sqlite_store, ticket, script, CloudImage("left", True, image.size, {"sha512": image.sha512}))
+    assert runner.run(ticket.id) is State.PUBLISHED
+    assert "upload" not in script.asked
+    assert script.asked[-1] == "finish"
+    now = current(sqlite_store, ticket)
+    assert (now.cloud_id, now.attempt) == ("left", 2)
+    assert cloud_ids(sqlite_store, ticket) == ["present"]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"hashes": {"sha512": "0" * 128}}, {"size": 5}, {"hashes": {}}], ids=["hash", "size", "no hash"]
+)
+def test_what_is_found_wrong_is_removed_and_made_anew(
+    sqlite_store: Store, ticket: Ticket, image: Image, runner: Runner, script: Script, wrong: dict[str, Any]
+) -> None:
+    found = CloudImage("left", True, image.size, {"sha512": image.sha512})
+    leave(sqlite_store, ticket, script, dataclasses.replace(found, **wrong))
+    assert runner.run(ticket.id) is State.PUBLISHED
+    now = current(sqlite_store, ticket)
+    assert list(script.images) == [now.cloud_id]
+    assert now.cloud_id != "left"
+    assert cloud_ids(sqlite_store, ticket) == ["gone", "present"]
+
+
+def test_what_is_found_incomplete_is_filled(
+    sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script
+) -> None:
+    leave(sqlite_store, ticket, script, CloudImage("left", complete=False))
+    assert runner.run(ticket.id) is State.PUBLISHED
+    assert list(script.images) == ["left"]
+
+
+# Cancelling -----------------------------------------------------
+
+
+@pytest.mark.parametrize("step", ["connect", "check", "find", "upload", "created", "chunk", "finish"])
+def test_a_cancel_at_any_step_ends_with_a_clean_cloud(
+    sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script, step: str
+) -> None:
+    states_at_delete: list[State] = []
+
+    script.on[step] = lambda: cancel(sqlite_store, ticket)
+    script.on["delete"] = lambda: states_at_delete.append(current(sqlite_store, ticket).state)
+    assert runner.run(ticket.id) is State.CANCELLED
+    now = current(sqlite_store, ticket)
+    assert (now.state, now.cloud_id, now.sealed_secrets) == (State.CANCELLED, None, None)
+    assert script.images == {}
+    assert set(states_at_delete) <= {State.CANCELLING}
+    assert set(cloud_ids(sqlite_store, ticket)) <= {"gone"}
+    if step in ("created", "chunk", "finish"):
+        assert states_at_delete == [State.CANCELLING]
+    assert script.closed <= 1
+
+
+def test_a_cancel_during_the_upload_is_noticed_at_once(
+    sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script
+) -> None:
+    """Without a write of ours that would tell: the lease's keeper looks."""
+    cancelled_at: list[float] = []
+
+    def cancel_then_trickle() -> None:
+        if not cancelled_at:
+            sqlite_store.tickets.request_cancel(ticket.id)
+            cancelled_at.append(time.monotonic())
+            time.sleep(0.3)
+
+    script.on["chunk"] = cancel_then_trickle
+    assert runner.run(ticket.id) is State.CANCELLED
+    assert time.monotonic() - cancelled_at[0] < 2
+    assert script.asked.count("chunk") == 1
+
+
+@pytest.mark.parametrize("error", [TransientCloudError("Glance is away"), KeyError("internal: 10.9.8.7")])
+def test_a_cancel_whose_clean_up_fails_stays_until_it_is_done(
+    sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script, error: Exception
+) -> None:
+    script.on["chunk"] = lambda: cancel(sqlite_store, ticket)
+    script.fail("delete", error)
+    assert runner.run(ticket.id) is State.CANCELLING
+    assert current(sqlite_store, ticket).state is State.CANCELLING
+    assert cloud_ids(sqlite_store, ticket) == ["present"]
+    assert runner.run(ticket.id) is None, "only after a while"
+    put_back(sqlite_store, ticket, lease_until=0.01, wake_at=0.01)
+    assert sqlite_store.tickets.due() == [ticket.id]
+    script.on.clear()
+    assert runner.run(ticket.id) is State.CANCELLED
+    assert script.images == {}
+    assert cloud_ids(sqlite_store, ticket) == ["gone"]
+    assert "10.9.8.7" not in f"{current(sqlite_store, ticket)} {words(sqlite_store, ticket)}"
+
+
+def test_a_cancel_that_can_never_clean_up_says_what_is_left(
+    sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script
+) -> None:
+    script.on["chunk"] = lambda: cancel(sqlite_store, ticket)
+    script.fail("delete", PermanentCloudError("the image is protected"))
+    assert runner.run(ticket.id) is State.FAILED
+    now = current(sqlite_store, ticket)
+    (cloud_id,) = script.images
+    assert now.error == "cancelled, but not cleaned up"
+    assert cloud_id in (now.error_detail or "")
+    assert "the image is protected" in (now.error_detail or "")
+
+
+def test_a_cancel_during_a_failure_still_cancels(
+    sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script
+) -> None:
+    def cancel_and_fail() -> None:
+        sqlite_store.tickets.request_cancel(ticket.id)
+        raise PermanentCloudError("quota")
+
+    script.on["created"] = cancel_and_fail
+    assert runner.run(ticket.id) is State.CANCELLED
+    assert script.images == {}
+
+
+# Leases and shutting down ---------------------------------------
+
+
+@pytest.mark.parametrize("step", ["connect", "check", "find", "upload", "created", "chunk", "finish"])
+def test_a_lost_lease_stops_the_work_and_writes_nothing(
+    sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script, step: str
+) -> None:
+    after: list[Ticket] = []
+
+    def lose() -> None:
+        if not after:
+            take_over(sqlite_store, ticket)
+            after.append(current(sqlite_store, ticket))
+
+    script.on[step] = lose
+    assert runner.run(ticket.id) is None
+    assert current(sqlite_store, ticket) == after[0]
+    assert current(sqlite_store, ticket).worker == "another"
+    assert "delete" not in script.asked, "what is there belongs to the other worker now"
+    assert words(sqlite_store, ticket)[-1].endswith("claimed by another")
+
+
+@pytest.mark.parametrize("why", ["failed", "cancelled"])
+def test_a_lease_lost_while_cleaning_up(
+    sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script, why: str
+) -> None:
+    def end() -> None:
+        if why == "failed":
+            raise PermanentCloudError("quota")
+        sqlite_store.tickets.request_cancel(ticket.id)
+
+    script.on["chunk"] = end
+    script.on["delete"] = lambda: take_over(sqlite_store, ticket)
+    assert runner.run(ticket.id) is None
+    now = current(sqlite_store, ticket)
+    assert (now.worker, now.state) == ("another", State.PUBLISHING if why == "failed" else State.CANCELLING)
+    assert now.error is None
+    assert cloud_ids(sqlite_store, ticket) == ["present"]
+
+
+def test_a_worker_that_was_paused_knows_so_by_its_own_clock(
+    sqlite_store: Store, ticket: Ticket, vault: Vault, settings: Settings, script: Script
+) -> None:
+    """Its keeper was paused with it, and nobody has claimed the ticket yet: it must stop all the same."""
+    settings = dataclasses.replace(settings, lease_seconds=0.2, lease_renew_seconds=60, progress_seconds=60)
+    script.on["created"] = lambda: time.sleep(0.3)
+    assert Runner(sqlite_store, vault, settings, worker="a").run(ticket.id) is None
+    assert "chunk" not in script.asked
+
+
+def test_a_long_upload_keeps_its_lease(
+    sqlite_store: Store, ticket: Ticket, vault: Vault, settings: Settings, script: Script
+) -> None:
+    settings = dataclasses.replace(settings, lease_seconds=0.6, lease_renew_seconds=0.1, progress_seconds=0.05)
+    others: list[object] = []
+
+    def dawdle() -> None:
+        time.sleep(0.5)
+        others.append(sqlite_store.leases.claim(ticket.id, "another", 60))
+
+    script.on["chunk"] = dawdle
+    assert Runner(sqlite_store, vault, settings, worker="a").run(ticket.id) is State.PUBLISHED
+    assert others == [None] * 3
+
+
+@pytest.mark.parametrize("step", ["connect", "find", "chunk"])
+def test_shutting_down_hands_the_ticket_back(
+    sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script, shutting_down: threading.Event, step: str
+) -> None:
+    script.on[step] = shutting_down.set
+    assert runner.run(ticket.id) is State.QUEUED
+    now = current(sqlite_store, ticket)
+    assert (now.state, now.attempt, now.error, now.worker) == (State.QUEUED, 0, None, None)
+    assert sqlite_store.tickets.due() == [ticket.id]
+    assert runner.run(ticket.id) is None, "a worker that ends takes nothing new"
+    shutting_down.clear()
+    script.on.clear()
+    assert runner.run(ticket.id) is State.PUBLISHED
+    assert len(script.images) == 1
+
+
+def test_eight_runners_publish_once(
+    sqlite_store: Store, ticket: Ticket, vault: Vault, settings: Settings, script: Script
+) -> None:
+    outcomes: list[State | None] = []
+    start = threading.Barrier(8)
+
+    def run(number: int) -> None:
+        each = Runner(sqlite_store, vault, settings, worker=f"w{number}")
+        start.wait(10)
+        outcomes.append(each.run(ticket.id))
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert sorted(map(str, outcomes)) == ["None"] * 7 + ["published"]
+    assert script.asked.count("upload") == 1
+
+
+def test_a_plugin_may_raise_a_lost_lease_itself(
+    sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script
+) -> None:
+    script.fail("upload", LeaseLost())
+    assert runner.run(ticket.id) is None
+    assert current(sqlite_store, ticket).state is State.PUBLISHING
