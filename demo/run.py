@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
@@ -56,7 +56,9 @@ def main() -> int:
     stop(quiet=True)
     ended_well = False
     try:
-        demonstrate()
+        images = demonstrate()
+        if not given.keep:
+            remove_from_cloud(images)
         ended_well = True
     except (DemoFailed, DemoImageError, subprocess.CalledProcessError) as error:
         console.print(f"[bold red]The demonstration failed:[/] {error}", markup=True)
@@ -72,7 +74,8 @@ def main() -> int:
     return 0 if ended_well else 1
 
 
-def demonstrate() -> None:
+def demonstrate() -> list[str]:
+    """Returns the ids of the images in the cloud."""
     step("A real OpenStack on this machine: Keystone and Glance (the first time they are installed: a minute or two)")
     publisher("devcloud", "up")
     cloud: dict[str, str] = json.loads(output(PUBLISHER, "devcloud", "env", "--json", "--user", "uploader"))
@@ -90,22 +93,23 @@ def demonstrate() -> None:
                 "images", "add", str(file), "--user", "root", "--appliance", "4", "--id", str(number),
                 "--format", form, "--name", name,
             )  # fmt: skip
-    pairs = [publish_and_fetch_back(number, file, name, cloud, ports) for number, (file, _, name) in images.items()]
+    fetched = [publish_and_fetch_back(number, file, name, cloud, ports) for number, (file, _, name) in images.items()]
     step("Is the installation well?")
     publisher("doctor")
     step("What was registered, and what came back from Glance")
-    for name, registered, fetched in pairs:
-        console.print(f"  sha256 of {name}\n    registered {registered}\n    fetched    {fetched}")
-        if registered != fetched:
+    for _, name, registered, came_back in fetched:
+        console.print(f"  sha256 of {name}\n    registered {registered}\n    fetched    {came_back}")
+        if registered != came_back:
             raise DemoFailed(f"{name}: what came back from Glance is not what was registered")
     console.print("  [green]both pairs match[/]")
     look_next(ports)
+    return [cloud_id for cloud_id, *_ in fetched]
 
 
 def publish_and_fetch_back(
     number: int, file: Path, name: str, cloud: Mapping[str, str], ports: Mapping[str, int]
-) -> tuple[str, str, str]:
-    """The image's name, the sha256 of what was registered, and of what came back."""
+) -> tuple[str, str, str, str]:
+    """The id in the cloud, the image's name, the sha256 of what was registered, and of what came back."""
     step(f"Publishing image {number}: {name}")
     request = HOME / f"publish-{number}.xml"
     request.write_text(request_xml(number, name, cloud))
@@ -115,7 +119,7 @@ def publish_and_fetch_back(
     show("curl", "-u", "root:…", *headers, "--data-binary", f"@{request.relative_to(REPOSITORY)}", url)
     # The login goes in on standard input, for it not to be seen in the list of processes.
     answer = subprocess.run(
-        ["curl", "-sS", "--max-time", "30", "-K", "-", *headers, "--data-binary", f"@{request}", "-w", "\n%{http_code}",
+        [shutil.which("curl") or "curl", "-sS", "--max-time", "30", "-K", "-", *headers, "--data-binary", f"@{request}", "-w", "\n%{http_code}",
          url],
         input=f'user = "root:{password}"\n', text=True, capture_output=True, check=True,
     ).stdout  # fmt: skip
@@ -129,15 +133,22 @@ def publish_and_fetch_back(
     publisher("status", found[2], "--wait")
     ticket: dict[str, Any] = json.loads(output(PUBLISHER, "status", found[2], "--json"))
     fetched = HOME / "fetched.img"
-    openstack = str(Path(os.environ.get("PUBLISHER_DEVCLOUD_VENV", HOME / "devcloud-venv")) / "bin" / "openstack")
     show("openstack", "image", "save", "--file", "fetched.img", ticket["cloud_id"])
-    subprocess.run(
-        [openstack, "image", "save", "--file", str(fetched), ticket["cloud_id"]],
-        env=os.environ | dict(cloud), check=True, timeout=300,
-    )  # fmt: skip
+    openstack(cloud, "image", "save", "--file", str(fetched), ticket["cloud_id"])
     sums = sha256(file), sha256(fetched)
     fetched.unlink()
-    return (name, *sums)
+    return (ticket["cloud_id"], name, *sums)
+
+
+def openstack(cloud: Mapping[str, str], *arguments: str) -> None:
+    client = Path(os.environ.get("PUBLISHER_DEVCLOUD_VENV", HOME / "devcloud-venv")) / "bin" / "openstack"
+    subprocess.run([str(client), *arguments], env=os.environ | dict(cloud), check=True, timeout=300)
+
+
+def remove_from_cloud(images: Sequence[str]) -> None:
+    """So that a demonstration that is repeated does not fill the disk."""
+    cloud: dict[str, str] = json.loads(output(PUBLISHER, "devcloud", "env", "--json", "--user", "uploader"))
+    openstack(cloud, "image", "delete", *images)
 
 
 def request_xml(number: int, name: str, cloud: Mapping[str, str]) -> str:

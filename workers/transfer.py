@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from publisher.core.errors import ImageFileError, InvalidRequest, TransientCloudError
+from publisher.core.errors import ImageFileError, InvalidRequest, PermanentCloudError, TransientCloudError
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -100,8 +100,8 @@ class Transfer:
         """Send the whole image from its start as the body of one PUT, and return the answer, whatever its status.
 
         An answer that comes before the last byte ends the upload. Raises `TransientCloudError` where the connection
-        fails, stalls or is cut without an answer, `ImageFileError` where the file is not what it was, and what `check`
-        raises: then the connection is reset.
+        fails, stalls or is cut without an answer, `PermanentCloudError` where the server's certificate is not trusted,
+        `ImageFileError` where the file is not what it was, and what `check` raises: then the connection is reset.
         """
         self._verify_file()
         parts = urlsplit(url)
@@ -129,6 +129,11 @@ class Transfer:
                 # Refused early: the reason was sent before the connection was closed, and can still be read.
                 answer_seconds = _LATE_ANSWER_SECONDS
             return self._answer(connection.sock, first, answer_seconds)
+        except ssl.SSLCertVerificationError as error:
+            raise PermanentCloudError(
+                f"the TLS certificate of {where} is not trusted ({error.verify_message}); have its authority's added to"
+                " what this worker trusts (REQUESTS_CA_BUNDLE)"
+            ) from None
         except (OSError, http.client.HTTPException) as error:
             raise TransientCloudError(f"the connection to {where} failed: {_reason(error)}") from None
         finally:

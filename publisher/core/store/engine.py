@@ -17,7 +17,7 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from publisher.core.errors import ConfigurationError
 
-_BUSY_SECONDS = 30
+_BUSY_SECONDS = 10
 _CONNECT_SECONDS = 5
 _WRITING = "publisher_writing"
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from publisher.core.errors import Cancelled, ImageFileError, InvalidRequest, TransientCloudError
+from publisher.core.errors import Cancelled, ImageFileError, InvalidRequest, PermanentCloudError, TransientCloudError
 from tests.servers.process import free_port
 from tests.servers.silent import silent_server
 from tests.servers.uploads import CREATED, Upload, UploadServer, self_signed, upload_server
@@ -369,7 +369,7 @@ def test_a_certificate_that_is_not_trusted(file: Path, tls: tuple[ssl.SSLContext
     with (
         upload_server(take_all, tls=tls[0]) as server,
         file.open("rb") as opened,
-        pytest.raises(TransientCloudError, match=r"(?i)certificate verify failed"),
+        pytest.raises(PermanentCloudError, match=r"not trusted \(self-signed certificate\).*REQUESTS_CA_BUNDLE"),
     ):
         Transfer(opened.fileno(), SIZE).put(server.url, {}, tls=ssl.create_default_context())
 

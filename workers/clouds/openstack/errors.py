@@ -28,6 +28,11 @@ def translated(service: str) -> Iterator[None]:
     except keystone.HttpError as error:
         headers = error.response.headers if error.response is not None else {}
         raise answered(service, int(error.http_status or 500), _words(error.message), headers) from None
+    except keystone.SSLError:
+        raise PermanentCloudError(
+            f"{service}: its TLS certificate is not trusted; have its authority's added to what this worker trusts"
+            " (REQUESTS_CA_BUNDLE)"
+        ) from None
     except (keystone.ConnectionError, keystone.DiscoveryFailure, requests.exceptions.RequestException) as error:
         raise TransientCloudError(f"{service} does not answer: {_kind(error)}") from None
     except (glanceclient.exc.CommunicationError, glanceclient.exc.InvalidEndpoint) as error:
@@ -72,7 +77,6 @@ def _kind(error: Exception) -> str:
         ("resolution", "its name cannot be resolved"),
         ("No route", "no route to it"),
         ("timed out", "timed out"),
-        ("CERTIFICATE", "its TLS certificate is not trusted"),
         ("reset", "the connection was reset"),
     ):
         if sign in text:
