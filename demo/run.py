@@ -118,11 +118,14 @@ def publish_and_fetch_back(
     headers = ["-H", "Content-type: application/xml", "-H", "Accept: application/xml"]
     show("curl", "-u", "root:…", *headers, "--data-binary", f"@{request.relative_to(REPOSITORY)}", url)
     # The login goes in on standard input, for it not to be seen in the list of processes.
+    curl = [shutil.which("curl") or "curl", "-sS", "--max-time", "30", "-K", "-", "-w", "\n%{http_code}"]
     answer = subprocess.run(
-        [shutil.which("curl") or "curl", "-sS", "--max-time", "30", "-K", "-", *headers, "--data-binary", f"@{request}", "-w", "\n%{http_code}",
-         url],
-        input=f'user = "root:{password}"\n', text=True, capture_output=True, check=True,
-    ).stdout  # fmt: skip
+        [*curl, *headers, "--data-binary", f"@{request}", url],
+        input=f'user = "root:{password}"\n',
+        text=True,
+        capture_output=True,
+        check=True,
+    ).stdout
     body, _, status = answer.rpartition("\n")
     if status != "201":
         raise DemoFailed(f"the intake answered {status}: {body}")
