@@ -38,6 +38,8 @@ TRANSITIONS: frozenset[tuple[State, State]] = frozenset(
         (State.CANCELLING, State.CANCELLING),  # the lease of the worker that cleans up ran out
         (State.CANCELLING, State.CANCELLED),
         (State.CANCELLING, State.FAILED),  # what was uploaded cannot be removed
+        (State.FAILED, State.QUEUED),  # its owner has it tried again
+        (State.CANCELLED, State.QUEUED),
     }
 )
 """Every change of state that may happen. The store refuses any other."""

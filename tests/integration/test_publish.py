@@ -151,7 +151,7 @@ def test_a_cancel_half_way_stops_at_once_and_leaves_nothing(
     with Proxy(devcloud.glance_url, bytes_per_second=8 * MIB) as slow:
         ticket = stack.publish(publish_body(devcloud, URI, account__glanceUrl=slow.url))
         until(lambda: stack.status(ticket)["percentage"] >= 30, 30)
-        stack.store.tickets.request_cancel(ticket["dbId"])
+        assert stack.call("DELETE", f"{ticket['uri']}/cancel").status == 204
         status = stack.wait(ticket, 5)
     assert (status["cancelled"], status["complete"], status["error"]) == (True, False, False)
     assert glance.images(ticket) == []
@@ -164,7 +164,7 @@ def test_the_uploader_is_stopped_within_two_seconds_though_the_cloud_stalls(
         ticket = stack.publish(publish_body(devcloud, URI, account__glanceUrl=slow.url))
         until(lambda: stack.status(ticket)["percentage"] >= 30, 30)
         slow.stall()
-        stack.store.tickets.request_cancel(ticket["dbId"])
+        assert stack.call("DELETE", f"{ticket['uri']}/cancel").status == 204
         # The transfer has ended once its worker goes on to clean up, which waits for the cloud.
         until(lambda: slow.waiting_for_new >= 1, 2, lambda: "the upload goes on")
         slow.resume()

@@ -165,7 +165,6 @@ class Leases:
             State.CANCELLED,
             words="Cancelled: nothing is left in the cloud",
             cloud_id=None,
-            sealed_secrets=None,
         )
 
     def not_cleaned(self, claim: Claim, *, error: str, detail: str) -> None:

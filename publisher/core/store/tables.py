@@ -16,6 +16,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    UniqueConstraint,
 )
 
 metadata = MetaData(
@@ -43,8 +44,47 @@ users = Table(
     Column("login", String(255), primary_key=True),
     Column("password_hash", Text, nullable=False),
     Column("administrator", Boolean, nullable=False),
+    # Those given to the user directly; the user's roles give others.
+    Column("entitlements", JSON, nullable=False),
+    Column("roles", JSON, nullable=False, server_default="[]"),
+    Column("created", Double, nullable=False),
+)
+
+roles = Table(
+    "roles",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("description", Text, nullable=False),
     Column("entitlements", JSON, nullable=False),
     Column("created", Double, nullable=False),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", BigId, primary_key=True, autoincrement=True),
+    Column("owner", String(255), ForeignKey("users.login", ondelete="CASCADE"), nullable=False, index=True),
+    Column("name", String(255), nullable=False),
+    Column("description", Text, nullable=False),
+    Column("public_key", String(64), nullable=False, unique=True),
+    Column("sealed_secret", LargeBinary, nullable=False),
+    Column("created", Double, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+accounts = Table(
+    "accounts",
+    metadata,
+    Column("id", BigId, primary_key=True, autoincrement=True),
+    Column("owner", String(255), ForeignKey("users.login", ondelete="CASCADE"), nullable=False),
+    Column("name", String(255), nullable=False),
+    Column("platform", String(32), nullable=False),
+    Column("fields", JSON, nullable=False),
+    Column("sealed_secrets", LargeBinary, nullable=False),
+    Column("created", Double, nullable=False),
+    Column("modified", Double, nullable=False),
+    UniqueConstraint("owner", "name"),
+    sqlite_autoincrement=True,
 )
 
 images = Table(
@@ -77,6 +117,8 @@ tickets = Table(
     # No foreign key: a ticket stays readable when its image has been deleted.
     Column("image_id", BigInteger, nullable=False),
     Column("platform", String(32), nullable=False),
+    # Which stored account was named, if one was. No foreign key: what the ticket needs of it is copied.
+    Column("account_id", BigInteger),
     Column("account", JSON, nullable=False),
     Column("sealed_secrets", LargeBinary),
     Column("target", JSON, nullable=False),

@@ -6,13 +6,13 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Engine, and_, case, func, insert, or_, select, update
+from sqlalchemy import Engine, and_, case, delete, func, insert, or_, select, update
 
 from publisher.core.errors import Conflict, NotFound
 from publisher.core.store.engine import db_now, reading, writing
 from publisher.core.store.rows import TICKET_COLUMNS, change, record, ticket_of
 from publisher.core.store.tables import history, journal, tickets
-from publisher.core.ticket import CloudRef, HistoryEntry, Phase, State, Ticket
+from publisher.core.ticket import FINAL, CloudRef, HistoryEntry, Phase, State, Ticket
 
 _WAKE_AGAIN_LONGEST_SECONDS = 300.0
 
@@ -69,12 +69,16 @@ class Tickets:
             row = connection.execute(select(*TICKET_COLUMNS).where(tickets.c.id == id)).one_or_none()
         return ticket_of(row) if row else None
 
-    def list(self, *, owner: str | None = None, appliance_id: int | None = None) -> list[Ticket]:
+    def list(
+        self, *, owner: str | None = None, appliance_id: int | None = None, image_id: int | None = None
+    ) -> list[Ticket]:
         query = select(*TICKET_COLUMNS).order_by(tickets.c.id)
         if owner is not None:
             query = query.where(tickets.c.owner == owner)
         if appliance_id is not None:
             query = query.where(tickets.c.appliance_id == appliance_id)
+        if image_id is not None:
+            query = query.where(tickets.c.image_id == image_id)
         with reading(self._engine) as connection:
             return [ticket_of(row) for row in connection.execute(query)]
 
@@ -136,7 +140,6 @@ class Tickets:
                     tickets.c.lease_token == ticket.lease_token,
                     words="Cancelled before any upload",
                     finished=db_now(),
-                    sealed_secrets=None,
                 )
             return change(
                 connection,
@@ -149,6 +152,64 @@ class Tickets:
                 wake_at=db_now(),
                 wakes=0,
             )
+
+    def retry(self, id: int) -> Ticket:
+        """Queue a failed or cancelled ticket again, as new. Raises `NotFound`, or `Conflict` for any other state."""
+        ticket = self.get(id)
+        if ticket is None:
+            raise NotFound(f"there is no ticket {id}")
+        if ticket.state not in (State.FAILED, State.CANCELLED):
+            raise Conflict(f"ticket {id} is {ticket.state}; only a failed or cancelled one can be tried again")
+        with writing(self._engine) as connection:
+            queued = change(
+                connection,
+                id,
+                ticket.state,
+                State.QUEUED,
+                tickets.c.lease_token == ticket.lease_token,
+                words="To be tried again, as its owner asked",
+                phase=Phase.WAITING,
+                sent=0,
+                attempt=0,
+                error=None,
+                error_detail=None,
+                started=None,
+                finished=None,
+                worker=None,
+                not_before=0.0,
+                wake_at=db_now() + self._wake_again_seconds,
+                wakes=0,
+            )
+        found = self.get(id)
+        if not queued or found is None:
+            raise Conflict(f"ticket {id} was changed meanwhile; look at it again")
+        return found
+
+    def remove(self, id: int) -> None:
+        """Forget a ticket that has ended, with its history. What it published stays in the cloud.
+
+        Raises `NotFound`, or `Conflict` where it has not ended.
+        """
+        with writing(self._engine) as connection:
+            ended = tickets.c.state.in_(FINAL)
+            if connection.execute(delete(tickets).where(tickets.c.id == id, ended)).rowcount == 1:
+                return
+            state = connection.execute(select(tickets.c.state).where(tickets.c.id == id)).scalar()
+        if state is None:
+            raise NotFound(f"there is no ticket {id}")
+        raise Conflict(f"ticket {id} is {state}; cancel it first")
+
+    def remove_all(self, owner: str, appliance_id: int) -> None:
+        """Forget all tickets of an appliance; none where one of them has not ended. Raises `Conflict`."""
+        theirs = tickets.c.owner == owner, tickets.c.appliance_id == appliance_id
+        with writing(self._engine) as connection:
+            going_on = (
+                select(tickets.c.id).where(*theirs, tickets.c.state.not_in(FINAL)).order_by(tickets.c.id).limit(1)
+            )
+            first = connection.execute(going_on.with_for_update()).scalar()
+            if first is not None:
+                raise Conflict(f"ticket {first} has not ended; cancel it first. None was deleted")
+            connection.execute(delete(tickets).where(*theirs))
 
     def due(self, limit: int = 100) -> Sequence[int]:
         """Tickets that no worker holds although one should: to be woken now. Oldest first."""

@@ -1,8 +1,10 @@
-"""Published images: publish, get, list, and how they stand."""
+"""Published images: publish, get, list, how they stand; cancel, try again, delete."""
 
 from __future__ import annotations
 
+import re
 import time
+from collections.abc import Sequence
 
 from fastapi import APIRouter, BackgroundTasks, Response
 
@@ -10,14 +12,15 @@ from publisher.core.errors import NotFound
 from publisher.core.publishing import accept, wake
 from publisher.core.store import Store
 from publisher.core.ticket import Ticket
-from publisher.core.uris import ticket_uri
+from publisher.core.uris import parse_image_uri, ticket_uri
 from publisher.intake.answers import status_document, ticket_document
 from publisher.intake.exchange import Body, Caller, Calling, Id, last_modified
 from publisher.intake.requests import publish_request
 
 router = APIRouter()
 
-_APPLIANCE = "/users/{uid}/appliances/{aid}"
+_USER = "/users/{uid}"
+_APPLIANCE = _USER + "/appliances/{aid}"
 _IMAGE = _APPLIANCE + "/images/{itid}"
 
 
@@ -34,20 +37,29 @@ def publish_image(caller: Calling, body: Body, after: BackgroundTasks, uid: str,
 @router.get(_APPLIANCE + "/pimages")
 def published_images(caller: Calling, uid: str, aid: Id) -> Response:
     store = caller.services.store
-    tickets = store.tickets.list(owner=caller.owner(uid, "appliance_create"), appliance_id=aid)
-    images = {image.id: image for image in store.images.list(owner=uid, appliance_id=aid)}
-    now = time.time()
-    documents = [ticket_document(ticket, images.get(ticket.image_id), now) for ticket in tickets]
-    listed = {"total": len(documents), "publishImages": documents}
-    return caller.answer("publishImages", listed, last_modified(*tickets))
+    return _list(caller, store.tickets.list(owner=caller.owner(uid, "appliance_create"), appliance_id=aid))
 
 
 @router.get(_APPLIANCE + "/pimages/statuses")
 def statuses(caller: Calling, uid: str, aid: Id) -> Response:
-    tickets = caller.services.store.tickets.list(owner=caller.owner(uid, "appliance_create"), appliance_id=aid)
-    now = time.time()
-    listed = {"total": len(tickets), "statuses": [status_document(ticket, now) for ticket in tickets]}
-    return caller.answer("statuses", listed, last_modified(*tickets))
+    store = caller.services.store
+    return _statuses(caller, store.tickets.list(owner=caller.owner(uid, "appliance_create"), appliance_id=aid))
+
+
+@router.get(_USER + "/pimages")
+def published_images_of_user(caller: Calling, uid: str, img: str | None = None) -> Response:
+    return _list(caller, _of_user(caller, uid, img))
+
+
+@router.get(_USER + "/pimages/status")
+def statuses_of_user(caller: Calling, uid: str, img: str | None = None) -> Response:
+    return _statuses(caller, _of_user(caller, uid, img))
+
+
+@router.delete(_APPLIANCE + "/pimages")
+def delete_published_images(caller: Calling, uid: str, aid: Id) -> Response:
+    caller.services.store.tickets.remove_all(caller.owner(uid, "appliance_create"), aid)
+    return Response(status_code=204)
 
 
 @router.get(_IMAGE + "/pimages/{pitid}")
@@ -63,6 +75,30 @@ def published_image_status(caller: Calling, uid: str, aid: Id, itid: Id, pitid: 
     return caller.answer("status", status_document(ticket, time.time()), last_modified(ticket))
 
 
+@router.delete(_IMAGE + "/pimages/{pitid}/cancel")
+def cancel_publication(caller: Calling, after: BackgroundTasks, uid: str, aid: Id, itid: Id, pitid: Id) -> Response:
+    ticket = _ticket(caller, caller.owner(uid, "image_publish"), aid, itid, pitid)
+    cancelled = caller.services.store.tickets.request_cancel(ticket.id)
+    # A worker that is at it notices by itself. Where none is, one has to come and clean up.
+    if not cancelled.final:
+        after.add_task(wake, caller.services.store, caller.services.waker, ticket.id)
+    return Response(status_code=204, background=after)
+
+
+@router.post(_IMAGE + "/pimages/{pitid}/retry")
+def retry_publication(caller: Calling, after: BackgroundTasks, uid: str, aid: Id, itid: Id, pitid: Id) -> Response:
+    ticket = _ticket(caller, caller.owner(uid, "image_publish"), aid, itid, pitid)
+    queued = caller.services.store.tickets.retry(ticket.id)
+    after.add_task(wake, caller.services.store, caller.services.waker, ticket.id)
+    return _created(caller, queued, after)
+
+
+@router.delete(_IMAGE + "/pimages/{pitid}")
+def delete_published_image(caller: Calling, uid: str, aid: Id, itid: Id, pitid: Id) -> Response:
+    caller.services.store.tickets.remove(_ticket(caller, caller.owner(uid, "image_publish"), aid, itid, pitid).id)
+    return Response(status_code=204)
+
+
 def _publish(caller: Caller, body: bytes, after: BackgroundTasks, uid: str, aid: int, itid: int | None) -> Response:
     owner = caller.owner(uid, "image_publish")
     store = caller.services.store
@@ -73,10 +109,41 @@ def _publish(caller: Caller, body: bytes, after: BackgroundTasks, uid: str, aid:
     ticket = accept(store, caller.services.sealer, request)
     # The ticket is safe. Waking a worker must not keep the caller waiting, whatever the broker does.
     after.add_task(wake, store, caller.services.waker, ticket.id)
-    answer = ticket_document(ticket, store.images.get(ticket.image_id), time.time())
-    created = caller.created("publishImage", answer, ticket_uri(owner, aid, ticket.image_id, ticket.id))
+    return _created(caller, ticket, after)
+
+
+def _created(caller: Caller, ticket: Ticket, after: BackgroundTasks) -> Response:
+    document = ticket_document(ticket, caller.services.store.images.get(ticket.image_id), time.time())
+    uri = ticket_uri(ticket.owner, ticket.appliance_id, ticket.image_id, ticket.id)
+    created = caller.created("publishImage", document, uri)
     created.background = after
     return created
+
+
+def _of_user(caller: Caller, uid: str, img: str | None) -> list[Ticket]:
+    """A user's tickets, or those of one image: `img` is its URI or its number. Raises `InvalidRequest`."""
+    owner = caller.owner(uid, "image_generate")
+    tickets = caller.services.store.tickets
+    if img is None:
+        return tickets.list(owner=owner)
+    if re.fullmatch(r"[0-9]{1,18}", img):
+        return tickets.list(owner=owner, image_id=int(img))
+    login, appliance_id, image_id = parse_image_uri(img, "img")
+    return tickets.list(owner=owner, appliance_id=appliance_id, image_id=image_id) if login == owner else []
+
+
+def _list(caller: Caller, tickets: Sequence[Ticket]) -> Response:
+    images = {image.id: image for image in caller.services.store.images.list(owner=tickets[0].owner)} if tickets else {}
+    now = time.time()
+    documents = [ticket_document(ticket, images.get(ticket.image_id), now) for ticket in tickets]
+    listed = {"total": len(documents), "publishImages": documents}
+    return caller.answer("publishImages", listed, last_modified(*tickets))
+
+
+def _statuses(caller: Caller, tickets: Sequence[Ticket]) -> Response:
+    now = time.time()
+    listed = {"total": len(tickets), "statuses": [status_document(ticket, now) for ticket in tickets]}
+    return caller.answer("statuses", listed, last_modified(*tickets))
 
 
 def _has_image(store: Store, owner: str, aid: int, itid: int) -> bool:

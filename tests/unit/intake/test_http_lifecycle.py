@@ -1,0 +1,201 @@
+"""Cancel, try again, delete; and a user's publications as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from publisher.core.store import Store
+from publisher.core.ticket import State, Ticket
+from tests.unit.intake.conftest import JSON, Service, ticket_path
+
+ALICE = "users/alice/appliances/14"
+
+
+@pytest.fixture
+def fresh(start: Callable[..., Service]) -> Service:
+    return start()
+
+
+def publishing(service: Service) -> Ticket:
+    ticket = service.publish()
+    service.claim(ticket)
+    return service.ticket(ticket.id)
+
+
+def touched(service: Service) -> Ticket:
+    """Queued between two attempts, with something in the cloud."""
+    ticket = service.publish()
+    claim = service.claim(ticket)
+    service.store.leases.plan(claim, "a-cloud-id")
+    service.store.leases.retry(claim, delay_seconds=60, error="the cloud was away")
+    return service.ticket(ticket.id)
+
+
+def ended(service: Service, state: State) -> Ticket:
+    ticket = service.publish()
+    claim = service.claim(ticket)
+    leases = service.store.leases
+    match state:
+        case State.PUBLISHED:
+            leases.published(claim, cloud_id="a-cloud-id", location=None)
+        case State.FAILED:
+            leases.failed(claim, error="no such project")
+        case _:
+            service.store.tickets.request_cancel(ticket.id)
+            leases.cancelled(claim)
+    assert service.ticket(ticket.id).state is state
+    return service.ticket(ticket.id)
+
+
+FINAL = [State.PUBLISHED, State.FAILED, State.CANCELLED]
+
+
+class TestCancel:
+    def test_one_that_no_worker_has_touched_is_cancelled_at_once(self, fresh: Service) -> None:
+        ticket = fresh.publish()
+        woken = list(fresh.waker.ids)
+        answer = fresh.call("DELETE", f"{ticket_path(ticket)}/cancel", login="alice")
+        assert (answer.status, answer.body) == (204, b"")
+        status = fresh.get(f"{ticket_path(ticket)}/status", login="alice", accept=JSON).json
+        assert (status["cancelled"], status["complete"], status["error"]) == (True, False, False)
+        assert fresh.waker.ids == woken, "there is nothing to clean up"
+
+    @pytest.mark.parametrize("under_way", [publishing, touched])
+    def test_one_that_may_have_left_something_is_cleaned_up_first(
+        self, fresh: Service, under_way: Callable[[Service], Ticket]
+    ) -> None:
+        ticket = under_way(fresh)
+        assert fresh.call("DELETE", f"{ticket_path(ticket)}/cancel", login="alice").status == 204
+        assert fresh.ticket(ticket.id).state is State.CANCELLING
+        status = fresh.get(f"{ticket_path(ticket)}/status", login="alice", accept=JSON).json
+        assert (status["cancelled"], status["message"]) == (False, "Cancelling: removing what was uploaded")
+        assert fresh.waker.ids[-1] == ticket.id
+        assert fresh.call("DELETE", f"{ticket_path(ticket)}/cancel", login="alice").status == 204, "repeatable"
+
+    @pytest.mark.parametrize("state", FINAL)
+    def test_one_that_has_ended_is_a_conflict(self, fresh: Service, state: State) -> None:
+        answer = fresh.call("DELETE", f"{ticket_path(ended(fresh, state))}/cancel", login="alice")
+        assert answer.status == 409
+        assert f"has ended already: {state}" in answer.problem()
+
+
+class TestRetry:
+    @pytest.mark.parametrize("state", [State.FAILED, State.CANCELLED])
+    def test_it_is_queued_as_new(self, fresh: Service, state: State) -> None:
+        ticket = ended(fresh, state)
+        answer = fresh.post(f"{ticket_path(ticket)}/retry", "", content_type=None, login="alice", accept=JSON)
+        assert answer.status == 201
+        assert answer.headers["location"].endswith(f"/api/{ticket_path(ticket)}")
+        assert (answer.json["dbId"], answer.json["status"]["message"]) == (ticket.id, "Queued")
+        assert not answer.json["status"]["error"]
+        now = fresh.ticket(ticket.id)
+        assert (now.state, now.attempt, now.error, now.finished) == (State.QUEUED, 0, None, None)
+        assert now.sealed_secrets is not None, "it can still sign in"
+        assert fresh.waker.ids[-1] == ticket.id
+        assert fresh.claim(now).token == ticket.lease_token + 1, "what held it before can write nothing"
+
+    @pytest.mark.parametrize("other", [Service.publish, publishing, lambda service: ended(service, State.PUBLISHED)])
+    def test_any_other_is_a_conflict(self, fresh: Service, other: Callable[[Service], Ticket]) -> None:
+        ticket = other(fresh)
+        answer = fresh.post(f"{ticket_path(ticket)}/retry", "", content_type=None, login="alice")
+        assert answer.status == 409
+        assert "only a failed or cancelled one" in answer.problem()
+        assert fresh.ticket(ticket.id).state is ticket.state
+
+
+class TestDelete:
+    @pytest.mark.parametrize("state", FINAL)
+    def test_one_that_has_ended_is_forgotten(self, fresh: Service, state: State) -> None:
+        ticket = ended(fresh, state)
+        answer = fresh.call("DELETE", ticket_path(ticket), login="alice")
+        assert (answer.status, answer.body) == (204, b"")
+        assert fresh.get(ticket_path(ticket), login="alice").status == 404
+        assert fresh.call("DELETE", ticket_path(ticket), login="alice").status == 404
+        assert (fresh.store.tickets.history(ticket.id), fresh.store.tickets.journal(ticket.id)) == ([], [])
+
+    @pytest.mark.parametrize("going_on", [Service.publish, publishing])
+    def test_one_that_goes_on_is_a_conflict(self, fresh: Service, going_on: Callable[[Service], Ticket]) -> None:
+        ticket = going_on(fresh)
+        answer = fresh.call("DELETE", ticket_path(ticket), login="alice")
+        assert answer.status == 409
+        assert "cancel it first" in answer.problem()
+        assert fresh.ticket(ticket.id).state is ticket.state
+
+    def test_all_of_an_appliance(self, fresh: Service) -> None:
+        kept = fresh.publish(image=22)
+        gone = [ended(fresh, state) for state in FINAL]
+        assert fresh.call("DELETE", f"{ALICE}/pimages", login="alice").status == 204
+        assert [each.id for each in fresh.store.tickets.list()] == [kept.id]
+        assert all(fresh.store.tickets.get(each.id) is None for each in gone)
+
+    def test_none_where_one_of_them_goes_on(self, fresh: Service) -> None:
+        ended(fresh, State.PUBLISHED)
+        going_on = publishing(fresh)
+        answer = fresh.call("DELETE", f"{ALICE}/pimages", login="alice")
+        assert answer.status == 409
+        assert f"ticket {going_on.id} has not ended" in answer.problem()
+        assert len(fresh.store.tickets.list()) == 2
+
+
+class TestOfUser:
+    def test_those_of_all_appliances_and_no_other_users(self, fresh: Service) -> None:
+        mine = [fresh.publish(image=image).id for image in (21, 22, 23)]
+        fresh.publish(login="bob", image=31)
+        listed = fresh.get("users/alice/pimages", login="alice", accept=JSON).json
+        assert (listed["total"], [each["dbId"] for each in listed["publishImages"]["publishImage"]]) == (3, mine)
+        statuses = fresh.get("users/alice/pimages/status", login="alice", accept=JSON).json
+        assert (statuses["total"], [each["dbId"] for each in statuses["statuses"]["status"]]) == (3, mine)
+
+    @pytest.mark.parametrize("img", ["22", "users/alice/appliances/15/images/22"])
+    def test_those_of_one_image(self, fresh: Service, img: str) -> None:
+        fresh.publish(image=21)
+        wanted = fresh.publish(image=22).id
+        for path, plural, singular in (
+            ("pimages", "publishImages", "publishImage"),
+            ("pimages/status", "statuses", "status"),
+        ):
+            listed = fresh.get(f"users/alice/{path}?img={img}", login="alice", accept=JSON).json
+            assert [each["dbId"] for each in listed[plural][singular]] == [wanted]
+
+    @pytest.mark.parametrize("img", ["users/bob/appliances/24/images/31", "999", "users/alice/appliances/14/images/22"])
+    def test_an_image_that_is_not_theirs_has_none(self, fresh: Service, img: str) -> None:
+        fresh.publish(image=22)
+        fresh.publish(login="bob", image=31)
+        assert fresh.get(f"users/alice/pimages?img={img}", login="alice", accept=JSON).json["total"] == 0
+
+    def test_what_is_no_image_is_named(self, fresh: Service) -> None:
+        answer = fresh.get("users/alice/pimages?img=x", login="alice")
+        assert answer.status == 400
+        assert answer.problem().startswith("img: ")
+
+
+ROUTES = [
+    ("DELETE", "{ticket}/cancel", "image_publish"),
+    ("DELETE", "{ticket}", "image_publish"),
+    ("POST", "{ticket}/retry", "image_publish"),
+    ("DELETE", "users/{uid}/appliances/{aid}/pimages", "appliance_create"),
+    ("GET", "users/{uid}/pimages", "image_generate"),
+    ("GET", "users/{uid}/pimages/status", "image_generate"),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "entitlement"), ROUTES)
+def test_who_may(fresh: Service, method: str, path: str, entitlement: str) -> None:
+    ticket = fresh.publish(login="bob", image=31)
+    concrete = path.format(ticket=ticket_path(ticket), uid="bob", aid=24)
+    unknown = concrete.replace("users/bob", "users/nobody")
+    assert fresh.call(method, concrete, login=None).status == 401
+    assert fresh.call(method, concrete, login="bob", password="wrong").status == 401
+    others, nobodys = (fresh.call(method, each, login="alice") for each in (concrete, unknown))
+    assert (others.status, nobodys.status) == (404, 404)
+    assert others.problem().replace("bob", "nobody") == nobodys.problem()
+    own = concrete.replace("users/bob", "users/carol")
+    refused = fresh.call(method, own, login="carol")
+    assert refused.status == 403
+    assert entitlement in refused.problem()
+    assert fresh.call(method, unknown, login="root").status == 404
+    assert fresh.call(method, concrete, login="root").status in (200, 204, 409), "an administrator may"
+    store: Store = fresh.store
+    assert store.tickets.list(owner="alice") == []
