@@ -214,6 +214,9 @@ def publish(cloud: Cloud, stack: Stack, size: int) -> Run:
 # From the POST to the first byte --------------------------------------------------------------------------------------
 
 
+_HEAD_BYTES = 1 << 14
+
+
 class FirstByte(socketserver.ThreadingTCPServer):
     """Stands before Glance, passes everything on, and notes when the first byte of an image goes by."""
 
@@ -230,24 +233,26 @@ class Passing(socketserver.BaseRequestHandler):
     server: FirstByte
 
     def handle(self) -> None:
-        with socket.create_connection(self.server.target) as onward:
+        # Either side may hang up at any time.
+        with contextlib.suppress(OSError), socket.create_connection(self.server.target) as onward:
             back = threading.Thread(target=self._back, args=(onward,), daemon=True)
             back.start()
             head = b""
             while data := self.request.recv(1 << 16):
-                if head is not None and len(head) < 1 << 14:
+                if len(head) < _HEAD_BYTES:
                     head += data
-                    if head.startswith(b"PUT ") and len(head.partition(b"\r\n\r\n")[2]):
+                    if head.startswith(b"PUT ") and head.partition(b"\r\n\r\n")[2]:
                         self.server.seen.append(time.perf_counter())
-                        head = b" " * (1 << 14)
+                        head = b" " * _HEAD_BYTES
                 onward.sendall(data)
             onward.shutdown(socket.SHUT_WR)
             back.join()
 
     def _back(self, onward: socket.socket) -> None:
-        while data := onward.recv(1 << 16):
-            self.request.sendall(data)
-        self.request.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(OSError):
+            while data := onward.recv(1 << 16):
+                self.request.sendall(data)
+            self.request.shutdown(socket.SHUT_WR)
 
 
 def first_bytes(cloud: Cloud, stack: Stack, image_id: int, runs: int) -> list[float]:
@@ -275,7 +280,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5, help="how often each contender sends it")
     parser.add_argument("--first-byte-runs", type=int, default=20)
     given = parser.parse_args()
-    console = Console()
+    console = Console(width=120)
     venv = Path(os.environ.get("PUBLISHER_DEVCLOUD_VENV", ".venv-devcloud"))
     with tempfile.TemporaryDirectory(prefix="publisher-bench-") as name:
         directory = Path(name)

@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 _CHUNK_BYTES = 1 << 20
-_SENDFILE_BYTES = 8 << 20
-_POLL_MILLISECONDS = 250
+"""Sent at a time. With smaller pieces the receiver is woken for each, and an upload takes longer by a tenth."""
+_WAIT_SECONDS = 0.25
+"""How long to wait for the other side before looking whether to go on."""
 _ANSWER_BYTES_MAX = 64 << 10
 _LATE_ANSWER_SECONDS = 5.0
 _GONE = {errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN}
@@ -128,31 +129,25 @@ class Transfer:
                     raise
                 # Refused early: the reason was sent before the connection was closed, and can still be read.
                 answer_seconds = _LATE_ANSWER_SECONDS
-            return self._answer(connection.sock, first, answer_seconds)
-        except ssl.SSLCertVerificationError as error:
-            raise PermanentCloudError(
-                f"the TLS certificate of {where} is not trusted ({error.verify_message}); have its authority's added to"
-                " what this worker trusts (REQUESTS_CA_BUNDLE)"
-            ) from None
-        except (OSError, http.client.HTTPException) as error:
-            raise TransientCloudError(f"the connection to {where} failed: {_reason(error)}") from None
-        finally:
+            answer = self._answer(connection.sock, first, answer_seconds)
+        except BaseException as error:
             _reset(connection)
+            raise _translated(error, where) from None
+        connection.close()
+        return answer
 
     def _send(self, sock: socket.socket) -> bytes | None:
         """Send the file, unless the server answers before its end: then this returns what `_first_byte` has read."""
         send_some = self._encrypted(sock) if isinstance(sock, ssl.SSLSocket) else self._plain(sock)
-        sock.setblocking(False)
-        poll = select.poll()
-        poll.register(sock, select.POLLIN | select.POLLOUT)
+        incoming = select.poll()
+        incoming.register(sock, select.POLLIN)
         sent, moved = 0, time.monotonic()
         while sent < self.size:
             self._check()
-            ready = poll.poll(_POLL_MILLISECONDS)
-            now = time.monotonic()
-            if ready and ready[0][1] & ~select.POLLOUT and (first := _first_byte(sock)) is not None:
+            if incoming.poll(0) and (first := _first_byte(sock)) is not None:
                 return first
-            count = send_some(sent) if ready else 0
+            count = send_some(sent)
+            now = time.monotonic()
             if count:
                 sent += count
                 moved = now
@@ -163,11 +158,15 @@ class Transfer:
         return None
 
     def _plain(self, sock: socket.socket) -> Callable[[int], int]:
+        # Waiting is left to the kernel (socket(7), SO_SNDTIMEO), and not done by poll(2): so that one call hands over
+        # a whole piece, and not just what there is room for at the moment.
+        sock.settimeout(None)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", 0, int(_WAIT_SECONDS * 1_000_000)))
         target = sock.fileno()
 
         def send_some(offset: int) -> int:
             try:
-                count = os.sendfile(target, self._descriptor, offset, min(_SENDFILE_BYTES, self.size - offset))
+                count = os.sendfile(target, self._descriptor, offset, min(_CHUNK_BYTES, self.size - offset))
             except BlockingIOError:
                 return 0
             if not count:
@@ -177,6 +176,9 @@ class Transfer:
         return send_some
 
     def _encrypted(self, sock: ssl.SSLSocket) -> Callable[[int], int]:
+        sock.setblocking(False)
+        room = select.poll()
+        room.register(sock, select.POLLOUT)
         buffer = memoryview(bytearray(_CHUNK_BYTES))
         held = buffer[:0]
 
@@ -190,6 +192,7 @@ class Transfer:
             try:
                 count = sock.send(held)
             except (ssl.SSLWantWriteError, ssl.SSLWantReadError):
+                room.poll(_WAIT_SECONDS * 1000)
                 return 0
             held = held[count:]
             return count
@@ -201,14 +204,14 @@ class Transfer:
         last byte."""
         deadline = time.monotonic() + answer_seconds
         sock.setblocking(False)
-        poll = select.poll()
-        poll.register(sock, select.POLLIN)
+        something = select.poll()
+        something.register(sock, select.POLLIN)
 
         def wait() -> None:
             self._check()
             if time.monotonic() > deadline:
                 raise TimeoutError(f"no answer within {answer_seconds:.0f} s after the last byte")
-            poll.poll(_POLL_MILLISECONDS)
+            something.poll(_WAIT_SECONDS * 1000)
 
         incoming = _Incoming(sock, first, wait)
         read = http.client.HTTPResponse(incoming, method="PUT")  # type: ignore[arg-type]  # all it does is read
@@ -276,15 +279,24 @@ def _shrank() -> ImageFileError:
     return ImageFileError("the image file became shorter while it was uploaded; register it again")
 
 
+def _translated(error: BaseException, where: str) -> BaseException:
+    """What failed on the way to a server, as the runner knows it; anything else as it is."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return PermanentCloudError(
+            f"the TLS certificate of {where} is not trusted ({error.verify_message}); have its authority's added to"
+            " what this worker trusts (REQUESTS_CA_BUNDLE)"
+        )
+    if isinstance(error, http.client.HTTPException):
+        return TransientCloudError(f"the connection to {where} failed: it was closed without an answer")
+    if isinstance(error, OSError):
+        reason = str(error.args[-1]) if error.args else type(error).__name__
+        return TransientCloudError(f"the connection to {where} failed: {reason}")
+    return error
+
+
 def _reset(connection: http.client.HTTPConnection) -> None:
     """Close without sending what is still buffered, so that the server notices at once."""
     if connection.sock is not None:
         with contextlib.suppress(OSError):  # it may never have been connected
             connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     connection.close()
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, http.client.HTTPException):
-        return "it was closed without an answer"
-    return str(error.args[-1]) if error.args else type(error).__name__
