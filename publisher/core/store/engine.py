@@ -20,6 +20,7 @@ from publisher.core.errors import ConfigurationError
 _BUSY_SECONDS = 10
 _CONNECT_SECONDS = 5
 _WRITING = "publisher_writing"
+_DURABLE = "publisher_durable"
 
 
 class db_now(FunctionElement[float]):  # noqa: N801  # an SQL function, named as such
@@ -82,16 +83,15 @@ def _open_sqlite(url: URL) -> Engine:
     @event.listens_for(engine, "connect")
     def _connected(connection: sqlite3.Connection, _: object) -> None:
         _use_write_ahead_log(connection)
-        # A commit survives the power cut that follows it: an accepted ticket is never lost.
-        connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
         # A transaction that reads first and writes later would fail at once where another has written in between
         # (SQLITE_BUSY_SNAPSHOT); one that takes the write lock at the start waits its turn.
-        writing = connection.get_execution_options().get(_WRITING)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+        options = connection.get_execution_options()
+        connection.exec_driver_sql(f"PRAGMA synchronous = {'FULL' if options.get(_DURABLE) else 'NORMAL'}")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if options.get(_WRITING) else "BEGIN")
 
     return engine
 
@@ -118,7 +118,14 @@ def reading(engine: Engine) -> Iterator[Connection]:
 
 
 @contextmanager
-def writing(engine: Engine) -> Iterator[Connection]:
-    """One transaction that may write: committed at the end of the block, rolled back on an exception."""
-    with engine.connect().execution_options(**{_WRITING: True}) as connection, connection.begin():
+def writing(engine: Engine, *, durable: bool = True) -> Iterator[Connection]:
+    """One transaction that may write: committed at the end of the block, rolled back on an exception.
+
+    What is `durable` survives a power cut that follows the commit. What is not may be undone by one, all later
+    transactions included, but never in part. To wait for the disk can take long where an image is being written to it.
+    """
+    options = {_WRITING: True, _DURABLE: durable}
+    with engine.connect().execution_options(**options) as connection, connection.begin():
+        if not durable and engine.dialect.name == "postgresql":
+            connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
         yield connection
