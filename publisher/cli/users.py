@@ -28,8 +28,10 @@ def add(
     login: str,
     admin: Annotated[bool, typer.Option("--admin", help="An administrator may do everything.")] = False,
     entitlement: Annotated[
-        list[str] | None, typer.Option(help="What the user may do; give it again for another. All, if none is given.")
+        list[str] | None,
+        typer.Option(help="What the user may do; give it again for another. All, if neither this nor a role is given."),
     ] = None,
+    role: Annotated[list[str] | None, typer.Option(help="A role of the user's; give it again for another.")] = None,
     password_stdin: PasswordStdin = False,
     generate: Generate = False,
 ) -> None:
@@ -38,8 +40,11 @@ def add(
 
     with open_store(Settings.from_environment()) as store:
         password = _password(password_stdin, generate)
-        entitlements = frozenset(entitlement or ENTITLEMENTS)
-        user = store.users.add(login, password, administrator=admin, entitlements=entitlements)
+        # Who is given a role is given what it allows, and not all besides.
+        entitlements = frozenset(entitlement or (() if role else ENTITLEMENTS))
+        user = store.users.add(
+            login, password, administrator=admin, entitlements=entitlements, roles=frozenset(role or ())
+        )
     say(f"Added the {'administrator' if user.administrator else 'user'} '{user.login}'")
     if generate:
         say(f"Password: {password}")
@@ -82,10 +87,39 @@ def list_(
         )
         return
     rows = [
-        [user.login, "administrator" if user.administrator else "user", ", ".join(sorted(user.entitlements))]
+        [
+            user.login,
+            "administrator" if user.administrator else "user",
+            ", ".join(sorted(user.entitlements)),
+            ", ".join(role.name for role in user.roles),
+        ]
         for user in users
     ]
-    print_table(["Login", "Role", "Entitlements"], rows)
+    print_table(["Login", "Kind", "Entitlements", "Roles"], rows)
+
+
+@app.command()
+def roles(
+    login: str,
+    add: Annotated[list[str] | None, typer.Option(help="A role to give to the user; again for another.")] = None,
+    remove: Annotated[list[str] | None, typer.Option(help="A role to take from the user; again for another.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Give roles to a user, take others away, and list what it has then. It holds from the next request on."""
+    with open_store(Settings.from_environment()) as store:
+        user = store.users.change_roles(login, add=frozenset(add or ()), remove=frozenset(remove or ()))
+    if as_json:
+        print_json({"login": user.login, "roles": [role.name for role in user.roles]})
+        return
+    print_table(["Role", "Entitlements"], [[role.name, ", ".join(sorted(role.entitlements))] for role in user.roles])
+
+
+@app.command()
+def remove(login: str) -> None:
+    """Remove a user, with its cloud accounts and API keys. One that owns images, or the last administrator, stays."""
+    with open_store(Settings.from_environment()) as store:
+        store.users.remove(login)
+    say(f"Removed the user '{login}'")
 
 
 def _password(stdin: bool, generate: bool) -> str:

@@ -1,7 +1,8 @@
-"""Encryption of cloud secrets at rest (Fernet: AES-128-CBC with HMAC-SHA256), with key rotation.
+"""Encryption of secrets at rest (Fernet: AES-128-CBC with HMAC-SHA256), with key rotation.
 
-The intake seals; only a worker opens. Rotation: put a new key on the first line of the key file, restart; old lines
-still open what they sealed, and can go once no ticket is left that was sealed with them.
+The secrets of cloud accounts are sealed by the intake and opened by workers only; those of API keys the intake opens,
+to check signatures. Rotation: put a new key on the first line of the key file, restart; old lines still open what they
+sealed, and can go once no ticket and no API key is left that was sealed with them.
 """
 
 from __future__ import annotations

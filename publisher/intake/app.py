@@ -14,9 +14,9 @@ from publisher.core.settings import Settings
 from publisher.core.store import Store
 from publisher.core.vault import Vault
 from publisher.intake import problems
-from publisher.intake.auth import Authenticator
+from publisher.intake.auth import Authenticator, keep_signatures_out_of_logs
 from publisher.intake.exchange import API, Services
-from publisher.intake.routes import pimages, status
+from publisher.intake.routes import apikeys, pimages, status, users
 from publisher.version import __version__
 
 
@@ -26,6 +26,8 @@ def create_app(settings: Settings | None = None, waker: Waker | None = None) -> 
     store = Store.open(settings)
     store.check_schema()
     queue = WakeQueue.open(settings)
+    vault = Vault.from_file(settings.key_file, production=settings.production)
+    keep_signatures_out_of_logs()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -45,13 +47,13 @@ def create_app(settings: Settings | None = None, waker: Waker | None = None) -> 
     app.state.services = Services(
         settings=settings,
         store=store,
-        sealer=Vault.from_file(settings.key_file, production=settings.production),
+        sealer=vault,
         waker=waker or queue,
-        authenticator=Authenticator(store, settings.credential_cache_seconds),
+        authenticator=Authenticator(store, settings.credential_cache_seconds, vault),
     )
     app.add_middleware(OneSlash)
     problems.install(app)
-    for router in (status.router, pimages.router):
+    for router in (status.router, pimages.router, apikeys.router, users.router):
         app.include_router(router, prefix=API)
     return app
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import logging
+import re
 import secrets
 import threading
 import time
 from collections import OrderedDict
+from typing import Protocol
+from urllib.parse import parse_qsl, unquote_to_bytes
 
 from publisher.core.errors import NotAllowed, NotAuthenticated, NotFound
 from publisher.core.store import Store
@@ -18,12 +22,49 @@ _CACHED_MAX = 10_000
 _HASHING_AT_ONCE = 2
 """Each verification takes 64 MiB and a core for some 50 ms (argon2id): more at a time would only be a burden."""
 
+API_SECRET = "secretKey"  # noqa: S105  # the name under which an API key's secret is sealed
+
+_BASE = b"/api"
+_SIGNATURE = b"&signature="
+_PUBLIC_KEY = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_NO_SECRET = secrets.token_bytes(32).hex()
+"""What is compared with where there is no such key."""
+
+
+class Opener(Protocol):
+    """The half of the vault that opens: here for the secrets of API keys alone. Those of clouds only workers open."""
+
+    def open(self, sealed: bytes) -> dict[str, str]: ...
+
+
+class NoSignatures(logging.Filter):
+    """Takes signatures out of the server's log of requests: what is signed could be sent again by its readers."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if isinstance(record.args, tuple):
+            record.args = tuple(
+                re.sub(r"(signature=)[^&\s]+", r"\1...", each, flags=re.IGNORECASE) if isinstance(each, str) else each
+                for each in record.args
+            )
+        return True
+
+
+_NO_SIGNATURES = NoSignatures()
+
+
+def keep_signatures_out_of_logs() -> None:
+    logging.getLogger("uvicorn.access").addFilter(_NO_SIGNATURES)
+
 
 class Authenticator:
-    """HTTP Basic over the user store. A password once verified is not hashed again for a while."""
+    """HTTP Basic over the user store, and requests signed with an API key.
 
-    def __init__(self, store: Store, cache_seconds: float) -> None:
+    A password once verified is not hashed again for a while.
+    """
+
+    def __init__(self, store: Store, cache_seconds: float, opener: Opener) -> None:
         self._store = store
+        self._opener = opener
         self._cache_seconds = cache_seconds
         self._pepper = secrets.token_bytes(32)
         self._verified: OrderedDict[bytes, float] = OrderedDict()
@@ -33,12 +74,29 @@ class Authenticator:
     def user(self, authorization: str | None) -> User:
         """The user of an `Authorization` header. Raises `NotAuthenticated`."""
         login, password = _basic(authorization)
-        stored = self._store.users.password_hash(login)
-        if not self._verify(login, password, stored):
+        user, stored = self._store.users.signing_in(login) or (None, None)
+        if not self._verify(login, password, stored) or user is None:
             raise NotAuthenticated("the login or the password is wrong")
-        user = self._store.users.get(login)
+        return user
+
+    def signer(self, raw_path: bytes, query: bytes) -> User | None:
+        """The user whose API key signed the request target; None where it names no key, and Basic is to decide.
+
+        Raises `NotAuthenticated`.
+        """
+        keys = [value for name, value in parse_qsl(query.decode("latin-1"), True) if name == "apiKey"]
+        if not keys:
+            return None
+        before, mark, given = query.rpartition(_SIGNATURE)
+        text = signed_text(raw_path, before)
+        if len(keys) > 1 or not mark or text is None:
+            raise NotAuthenticated("a request with an apiKey names one, and ends with its signature")
+        found = self._store.api_keys.sealed_secret(keys[0]) if _PUBLIC_KEY.fullmatch(keys[0]) else None
+        secret = self._opener.open(found[1])[API_SECRET] if found else _NO_SECRET
+        right = hmac.compare_digest(signature(secret, text), unquote_to_bytes(given.replace(b"+", b" ")))
+        user = self._store.users.get(found[0]) if found and right else None
         if user is None:
-            raise NotAuthenticated("the login or the password is wrong")
+            raise NotAuthenticated("the API key or the signature is wrong")
         return user
 
     def _verify(self, login: str, password: str, stored: str | None) -> bool:
@@ -59,6 +117,20 @@ class Authenticator:
         return right
 
 
+def signed_text(raw_path: bytes, query: bytes) -> bytes | None:
+    """What is signed: the raw request target below the base path, `query` being what stands before the signature.
+
+    A base URL that ends with a slash makes two of them, of which neither is signed. None for a path not below it.
+    """
+    below = raw_path.removeprefix(_BASE + b"/")
+    return None if below == raw_path else below.removeprefix(b"/") + b"?" + query
+
+
+def signature(secret: str, text: bytes) -> bytes:
+    """The Base64 of the HMAC-SHA1, as yet not encoded for a URL. (SHA-1 is what callers use; HMAC stands on it.)"""
+    return base64.b64encode(hmac.digest(secret.encode(), text, "sha1"))
+
+
 def owner(store: Store, user: User, login: str) -> str:
     """Whose objects the path names: the user's own, or anybody's for an administrator. Raises `NotFound`, so that
     other users' objects cannot be told from none."""
@@ -76,7 +148,7 @@ def require(user: User, entitlement: str) -> None:
 def _basic(authorization: str | None) -> tuple[str, str]:
     scheme, _, encoded = (authorization or "").partition(" ")
     if scheme.lower() != "basic":
-        raise NotAuthenticated("sign in with HTTP Basic")
+        raise NotAuthenticated("sign in with HTTP Basic, or sign the request with an API key")
     try:
         login, colon, password = base64.b64decode(encoded.strip(), validate=True).decode().partition(":")
     except ValueError:  # neither base64 nor ASCII, or not UTF-8

@@ -114,9 +114,11 @@ def _has(request: Request, etag: str, changed: int) -> bool:
 
 
 def caller(request: Request) -> Caller:
-    """Raises `NotAuthenticated`, `NotAcceptable`."""
+    """A request that names an API key stands by its signature, whatever else it has. Raises `NotAuthenticated`,
+    `NotAcceptable`."""
     made = services(request)
-    user = made.authenticator.user(request.headers.get("authorization"))
+    signer = made.authenticator.signer(request.scope["raw_path"], request.scope["query_string"])
+    user = signer or made.authenticator.user(request.headers.get("authorization"))
     return Caller(request, made, user, answer_format(request.headers.get("accept")))
 
 

@@ -14,10 +14,12 @@ from sqlalchemy import Engine, select
 from publisher.core.errors import ConfigurationError
 from publisher.core.settings import Settings
 from publisher.core.store import tables
+from publisher.core.store.api_keys import ApiKeys
 from publisher.core.store.elections import Elections
 from publisher.core.store.engine import open_engine, reading
 from publisher.core.store.images import Images
 from publisher.core.store.leases import Leases
+from publisher.core.store.roles import Roles
 from publisher.core.store.tickets import Tickets
 from publisher.core.store.users import Users
 
@@ -33,6 +35,8 @@ class Store:
         self.leases = Leases(engine)
         self.images = Images(engine)
         self.users = Users(engine)
+        self.roles = Roles(engine)
+        self.api_keys = ApiKeys(engine)
         self.elections = Elections(engine)
 
     @classmethod

@@ -1,28 +1,21 @@
-"""Users, their password hashes and entitlements."""
+"""Users, their password hashes, entitlements and roles."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
-from sqlalchemy import Engine, Row, delete, func, insert, select, update
+from sqlalchemy import Connection, Engine, Row, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from publisher.core.errors import Conflict, InvalidRequest, NotFound
 from publisher.core.store.engine import db_now, reading, writing
+from publisher.core.store.roles import ENTITLEMENTS as ENTITLEMENTS
+from publisher.core.store.roles import Role, check_entitlements, roles_named
 from publisher.core.store.tables import users
-
-ENTITLEMENTS = (
-    "image_publish",
-    "image_generate",
-    "appliance_create",
-    "cloud_account_create",
-    "cloud_account_delete",
-    "api_key_access",
-)
-"""What a user may be allowed, by the names of the publishing API."""
 
 _hasher = PasswordHasher()
 _DUMMY_HASH = _hasher.hash("no such user")
@@ -30,12 +23,20 @@ _DUMMY_HASH = _hasher.hash("no such user")
 
 @dataclass(frozen=True, slots=True)
 class User:
+    """`entitlements` are those given directly; the roles give others."""
+
     login: str
     administrator: bool
     entitlements: frozenset[str]
+    created: float
+    roles: tuple[Role, ...] = ()
 
     def may(self, entitlement: str) -> bool:
-        return self.administrator or entitlement in self.entitlements
+        return (
+            self.administrator
+            or entitlement in self.entitlements
+            or any(entitlement in role.entitlements for role in self.roles)
+        )
 
 
 class Users:
@@ -49,8 +50,10 @@ class Users:
         *,
         administrator: bool = False,
         entitlements: frozenset[str] = frozenset(ENTITLEMENTS),
+        roles: frozenset[str] = frozenset(),
     ) -> User:
-        """Raises `InvalidRequest` for a bad login, password or entitlement, `Conflict` where the login is taken."""
+        """Raises `InvalidRequest` for a bad login, password, entitlement or role, `Conflict` where the login is
+        taken."""
         if not login or len(login) > 255 or not login.isprintable() or set(login) & set("/:?# "):
             raise InvalidRequest(
                 "a login has 1 to 255 printable characters, none of them '/', ':', '?', '#', space",
@@ -58,24 +61,21 @@ class Users:
             )
         if not password:
             raise InvalidRequest("must not be empty", field="password")
-        if unknown := entitlements - set(ENTITLEMENTS):
-            raise InvalidRequest(
-                f"unknown: {', '.join(sorted(unknown))}; known are {', '.join(ENTITLEMENTS)}",
-                field="entitlements",
-            )
+        check_entitlements(entitlements)
         row = {
             "login": login,
             "password_hash": _hasher.hash(password),
             "administrator": administrator,
             "entitlements": sorted(entitlements),
+            "roles": sorted(roles),
             "created": db_now(),
         }
         try:
             with writing(self._engine) as connection:
-                connection.execute(insert(users).values(row))
+                given = _existing(connection, roles)
+                return _user(connection.execute(insert(users).values(row).returning(users)).one(), given)
         except IntegrityError:
             raise Conflict(f"there is a user '{login}' already") from None
-        return User(login, administrator, entitlements)
 
     def set_password(self, login: str, password: str) -> None:
         """Raises `NotFound`."""
@@ -83,6 +83,25 @@ class Users:
             change = update(users).where(users.c.login == login).values(password_hash=_hasher.hash(password))
             if connection.execute(change).rowcount != 1:
                 raise NotFound(f"there is no user '{login}'")
+
+    def change_roles(
+        self, login: str, *, add: frozenset[str] = frozenset(), remove: frozenset[str] = frozenset()
+    ) -> User:
+        """Give roles to a user and take others away. Raises `NotFound` for the user, `InvalidRequest` for a role that
+        is not there, that the user does not have, or that is in both sets."""
+        if both := add & remove:
+            raise InvalidRequest(f"both given and taken away: {', '.join(sorted(both))}", field="roles")
+        with writing(self._engine) as connection:
+            query = select(users).where(users.c.login == login).with_for_update()
+            row = connection.execute(query).one_or_none()
+            if row is None:
+                raise NotFound(f"there is no user '{login}'")
+            if lacking := remove - set(row.roles):
+                raise InvalidRequest(f"'{login}' does not have: {', '.join(sorted(lacking))}", field="roles")
+            _existing(connection, add)
+            names = sorted((set(row.roles) | add) - remove)
+            change = update(users).where(users.c.login == login).values(roles=names).returning(users)
+            return _user(connection.execute(change).one(), roles_named(connection, names))
 
     def remove(self, login: str) -> None:
         """Raises `NotFound`, or `Conflict` where the user owns images or is the last administrator."""
@@ -97,20 +116,27 @@ class Users:
             raise Conflict(f"'{login}' still owns images") from None
 
     def get(self, login: str) -> User | None:
-        row = self._row(login)
-        return _user(row) if row else None
+        found = self.signing_in(login)
+        return found[0] if found else None
 
     def list(self) -> list[User]:
         with reading(self._engine) as connection:
-            return [_user(row) for row in connection.execute(select(users).order_by(users.c.login))]
+            rows = connection.execute(select(users).order_by(users.c.login)).all()
+            known = roles_named(connection, (name for row in rows for name in row.roles))
+        return [_user(row, known) for row in rows]
 
     def password_hash(self, login: str) -> str | None:
-        row = self._row(login)
-        return str(row.password_hash) if row else None
+        found = self.signing_in(login)
+        return found[1] if found else None
 
-    def _row(self, login: str) -> Row[Any] | None:
+    def signing_in(self, login: str) -> tuple[User, str] | None:
+        """A user and the hash of its password, read together."""
         with reading(self._engine) as connection:
-            return connection.execute(select(users).where(users.c.login == login)).one_or_none()
+            row = connection.execute(select(users).where(users.c.login == login)).one_or_none()
+            if row is None:
+                return None
+            known = roles_named(connection, row.roles) if row.roles else ()
+        return _user(row, known), str(row.password_hash)
 
 
 def verify_password(stored_hash: str | None, password: str) -> bool:
@@ -121,5 +147,14 @@ def verify_password(stored_hash: str | None, password: str) -> bool:
         return False
 
 
-def _user(row: Row[Any]) -> User:
-    return User(row.login, row.administrator, frozenset(row.entitlements))
+def _existing(connection: Connection, names: frozenset[str]) -> tuple[Role, ...]:
+    """These roles, held until the transaction ends. Raises `InvalidRequest` where one is not there."""
+    found = roles_named(connection, names, keep=True) if names else ()
+    if unknown := names - {role.name for role in found}:
+        raise InvalidRequest(f"there is no role {', '.join(sorted(unknown))}", field="roles")
+    return found
+
+
+def _user(row: Row[Any], known: Iterable[Role]) -> User:
+    held = tuple(role for role in known if role.name in row.roles)
+    return User(row.login, row.administrator, frozenset(row.entitlements), row.created, held)

@@ -273,10 +273,10 @@ TICKET = "users/root/appliances/4/images/7/pimages/1"
     ("path", "allowed"),
     [
         ("status", {"GET"}),
-        (FLAT, {"GET", "POST"}),
+        (FLAT, {"GET", "POST", "DELETE"}),
         (f"{FLAT}/statuses", {"GET"}),
         (NESTED, {"POST"}),
-        (TICKET, {"GET"}),
+        (TICKET, {"GET", "DELETE"}),
         (f"{TICKET}/status", {"GET"}),
     ],
 )

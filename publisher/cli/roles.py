@@ -1,0 +1,54 @@
+"""`publisher roles`: named sets of entitlements, to be given to users."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from publisher.cli.installation import open_store
+from publisher.cli.output import Json, print_json, print_table, say
+from publisher.core.settings import Settings
+
+app = typer.Typer(help="Named sets of entitlements, to be given to users.", no_args_is_help=True)
+
+
+@app.command()
+def add(
+    name: str,
+    entitlement: Annotated[
+        list[str], typer.Option(help="What those who have the role may do; give it again for another.")
+    ],
+    description: Annotated[str, typer.Option(help="What the role is for.")] = "",
+) -> None:
+    """Add a role."""
+    with open_store(Settings.from_environment()) as store:
+        role = store.roles.add(name, entitlements=frozenset(entitlement), description=description)
+    say(f"Added the role '{role.name}'")
+
+
+@app.command("list")
+def list_(as_json: Json = False) -> None:
+    """List the roles."""
+    with open_store(Settings.from_environment()) as store:
+        roles = store.roles.list()
+    if as_json:
+        print_json(
+            {
+                "roles": [
+                    {"name": role.name, "description": role.description, "entitlements": sorted(role.entitlements)}
+                    for role in roles
+                ]
+            }
+        )
+        return
+    rows = [[role.name, ", ".join(sorted(role.entitlements)), role.description] for role in roles]
+    print_table(["Name", "Entitlements", "Description"], rows)
+
+
+@app.command()
+def remove(name: str) -> None:
+    """Remove a role that no user has."""
+    with open_store(Settings.from_environment()) as store:
+        store.roles.remove(name)
+    say(f"Removed the role '{name}'")

@@ -1,0 +1,128 @@
+"""Roles, who has them, and API keys, on each kind of database."""
+
+from __future__ import annotations
+
+import pytest
+
+from publisher.core.errors import Conflict, InvalidRequest, NotFound
+from publisher.core.store import Store
+from publisher.core.store.api_keys import ApiKey
+from publisher.core.store.users import User
+
+
+@pytest.fixture(autouse=True)
+def _filled(store: Store) -> None:
+    store.roles.add("publishing", entitlements=frozenset({"image_publish"}), description="Publishes")
+    store.roles.add("keys", entitlements=frozenset({"api_key_access", "image_publish"}))
+    store.users.add("root", "x", administrator=True)
+    store.users.add("anna", "x", entitlements=frozenset({"image_generate"}), roles=frozenset({"publishing"}))
+
+
+def anna(store: Store) -> User:
+    found = store.users.get("anna")
+    assert found is not None
+    return found
+
+
+def names(user: User) -> list[str]:
+    return [role.name for role in user.roles]
+
+
+def key(store: Store, owner: str = "anna", public_key: str = "PUBLIC") -> ApiKey:
+    return store.api_keys.add(owner=owner, name="ci", description="", public_key=public_key, sealed_secret=b"\0sealed")
+
+
+def test_what_a_user_may_is_its_own_and_its_roles(store: Store) -> None:
+    user = anna(store)
+    assert [user.may(each) for each in ("image_generate", "image_publish", "api_key_access")] == [True, True, False]
+    assert user.entitlements == {"image_generate"}
+    assert user in store.users.list()
+    assert [(role.name, role.description) for role in store.roles.list()] == [
+        ("keys", ""), ("publishing", "Publishes"),
+    ]  # fmt: skip
+
+
+def test_roles_are_given_and_taken_away(store: Store) -> None:
+    changed = store.users.change_roles("anna", add=frozenset({"keys"}), remove=frozenset({"publishing"}))
+    assert (names(changed), changed) == (["keys"], anna(store))
+    assert changed.may("api_key_access")
+    assert names(store.users.change_roles("anna", add=frozenset({"keys"}))) == ["keys"], "repeatable"
+    store.users.change_roles("anna", remove=frozenset({"keys"}))
+    assert not anna(store).may("image_publish")
+
+
+@pytest.mark.parametrize(
+    ("login", "add", "remove", "error"),
+    [
+        ("nobody", {"keys"}, set(), NotFound),
+        ("anna", {"nothing"}, set(), InvalidRequest),
+        ("anna", set(), {"keys"}, InvalidRequest),
+        ("anna", {"keys"}, {"keys"}, InvalidRequest),
+        ("anna", {"keys", "nothing"}, {"publishing"}, InvalidRequest),
+    ],
+)
+def test_what_cannot_be_changed(
+    store: Store, login: str, add: set[str], remove: set[str], error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        store.users.change_roles(login, add=frozenset(add), remove=frozenset(remove))
+    assert names(anna(store)) == ["publishing"]
+
+
+def test_a_user_with_a_role_that_is_not_there(store: Store) -> None:
+    with pytest.raises(InvalidRequest, match="there is no role nothing"):
+        store.users.add("bert", "x", roles=frozenset({"nothing"}))
+    assert store.users.get("bert") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "entitlements", "description"),
+    [
+        ("", {"image_publish"}, ""),
+        ("x" * 65, {"image_publish"}, ""),
+        (" x", {"image_publish"}, ""),
+        ("a\nb", {"image_publish"}, ""),
+        ("x", {"fly"}, ""),
+        ("x", set(), ""),
+        ("x", {"image_publish"}, "a\0b"),
+    ],
+)
+def test_bad_roles(store: Store, name: str, entitlements: set[str], description: str) -> None:
+    with pytest.raises(InvalidRequest):
+        store.roles.add(name, entitlements=frozenset(entitlements), description=description)
+    assert len(store.roles.list()) == 2
+
+
+def test_a_role_that_is_taken_or_in_use(store: Store) -> None:
+    with pytest.raises(Conflict, match="already"):
+        store.roles.add("keys", entitlements=frozenset({"image_publish"}))
+    with pytest.raises(Conflict, match="a role of anna"):
+        store.roles.remove("publishing")
+    assert anna(store).may("image_publish")
+    store.users.change_roles("anna", remove=frozenset({"publishing"}))
+    store.roles.remove("publishing")
+    with pytest.raises(NotFound):
+        store.roles.remove("publishing")
+    assert [role.name for role in store.roles.list()] == ["keys"]
+
+
+def test_api_keys(store: Store) -> None:
+    made = key(store)
+    other = key(store, "root", "OTHER")
+    assert (store.api_keys.list("anna"), store.api_keys.list("root")) == ([made], [other])
+    assert store.api_keys.sealed_secret("PUBLIC") == ("anna", b"\0sealed")
+    assert store.api_keys.sealed_secret("public") is None
+    for owner, public_key in (("anna", "OTHER"), ("nobody", "NEW")):
+        with pytest.raises(Conflict):
+            key(store, owner, public_key)
+    with pytest.raises(NotFound):
+        store.api_keys.remove("anna", other.id)
+    store.api_keys.remove("anna", made.id)
+    assert (store.api_keys.list("anna"), store.api_keys.sealed_secret("PUBLIC")) == ([], None)
+    assert key(store).id not in (made.id, other.id), "a number is never given again"
+
+
+def test_a_removed_users_keys_go_with_it(store: Store) -> None:
+    key(store)
+    store.users.remove("anna")
+    assert store.api_keys.sealed_secret("PUBLIC") is None

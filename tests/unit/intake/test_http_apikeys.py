@@ -1,0 +1,311 @@
+"""API keys, requests that are signed with them, and who may ask what of the routes of users and keys."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote_plus
+
+import pytest
+
+from publisher.core.settings import Settings
+from publisher.core.store import Store
+from publisher.core.vault import Vault
+from publisher.intake.auth import API_SECRET, signature, signed_text
+from tests.servers.process import Server, free_port, listens
+from tests.unit.intake.conftest import JSON, UFORGE, XML, Answer, Service, basic
+
+PUBLIC, SECRET_KEY = "PUBKEY", "SECKEY+/x"
+CHECK = "sk5vOb+K/oWJGI+5aLBxDDNf3vI="
+BODY = f'<n:apiKeyPair xmlns:n="{UFORGE}"><name>ci</name><description>For the build</description></n:apiKeyPair>'
+
+
+@dataclass(frozen=True)
+class Pair:
+    public: str
+    secret: str
+    id: int
+
+    def sign(self, target: str, *, signed: str | None = None) -> str:
+        """The target with key and signature; of another text where `signed` tells."""
+        target = f"{target}{'&' if '?' in target else '?'}apiKey={self.public}"
+        return f"{target}&signature={quote_plus(signature(self.secret, (signed or target).encode()))}"
+
+
+def make(service: Service, login: str) -> Pair:
+    made = service.post(f"users/{login}/apikeys", BODY, login="root", accept=JSON)
+    assert made.status == 201, made.body
+    return Pair(made.json["publicKey"], made.json["secretKey"], made.json["dbId"])
+
+
+def insert(store: Store, vault: Vault, owner: str) -> None:
+    sealed = vault.seal({API_SECRET: SECRET_KEY})
+    store.api_keys.add(owner=owner, name="check", description="", public_key=PUBLIC, sealed_secret=sealed)
+
+
+# Keys -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_pair_is_made_and_its_secret_shown_once(fresh: Service, caplog: pytest.LogCaptureFixture) -> None:
+    made = fresh.post("users/alice/apikeys", BODY, login="alice")
+    assert (made.status, made.headers["cache-control"]) == (201, "no-store")
+    assert [child.tag for child in made.xml] == [
+        "created", "dbId", "digest", "lastModified", "name", "description", "publicKey", "secretKey", "uri",
+    ]  # fmt: skip
+    uri, public, secret = (made.text(name) for name in ("uri", "publicKey", "secretKey"))
+    assert public
+    assert secret
+    assert made.headers["location"].endswith(f"/api/{uri}")
+    for accept in (XML, JSON):
+        listed = fresh.get("users/alice/apikeys", login="alice", accept=accept)
+        assert public.encode() in listed.body
+        assert b"secret" not in listed.body
+        assert secret.encode() not in listed.body
+    (pair,) = fresh.get("users/alice/apikeys", login="alice", accept=JSON).json["apiKeyPairs"]["apiKeyPair"]
+    assert (pair["name"], pair["description"], pair["uri"]) == ("ci", "For the build", uri)
+    found = fresh.store.api_keys.sealed_secret(public)
+    assert found is not None
+    assert secret.encode() not in found[1]
+    assert secret not in caplog.text
+    for file in fresh.settings.data_dir.glob("publisher.db*"):
+        assert secret.encode() not in file.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["", "  ", "x" * 256])
+def test_a_pair_needs_a_name(service: Service, name: str) -> None:
+    body = BODY.replace("<name>ci", f"<name>{name}")
+    answer = service.post("users/alice/apikeys", body, login="alice")
+    assert answer.status == 400
+    assert answer.problem().startswith("name: ")
+
+
+def test_the_halves_are_not_the_callers_to_choose(service: Service) -> None:
+    body = BODY.replace("<name>", "<publicKey>mine</publicKey><secretKey>mine</secretKey><name>")
+    made = service.post("users/alice/apikeys", body, login="alice", accept=JSON).json
+    assert "mine" not in (made["publicKey"], made["secretKey"])
+
+
+def test_a_deleted_key_stops_at_once(fresh: Service) -> None:
+    pair = make(fresh, "alice")
+    target = pair.sign("users/alice/pimages")
+    assert fresh.get(target, login=None).status == 200
+    assert fresh.call("DELETE", f"users/bob/apikeys/{pair.id}", login="bob").status == 404
+    assert fresh.get(target, login=None).status == 200
+    assert fresh.call("DELETE", f"users/alice/apikeys/{pair.id}", login="alice").status == 204
+    assert fresh.get(target, login=None).status == 401
+    assert fresh.call("DELETE", f"users/alice/apikeys/{pair.id}", login="alice").status == 404
+
+
+def test_a_removed_users_key_stops_at_once(fresh: Service) -> None:
+    target = make(fresh, "carol").sign("users/carol/roles")
+    assert fresh.get(target, login=None).status == 200
+    fresh.store.users.remove("carol")
+    assert fresh.get(target, login=None).status == 401
+
+
+# Signatures -------------------------------------------------------------------------------------------------------
+
+
+def test_the_check_value() -> None:
+    for path in (b"/api/status", b"/api//status"):
+        text = signed_text(path, b"apiKey=PUBKEY")
+        assert text == b"status?apiKey=PUBKEY"
+        assert signature(SECRET_KEY, text) == CHECK.encode()
+    assert signed_text(b"/%61pi/status", b"apiKey=PUBKEY") is None
+
+
+@pytest.fixture(scope="module")
+def pair(service: Service) -> Pair:
+    return make(service, "alice")
+
+
+def ask(service: Service, target: str, key: Pair, *, before: str = "/api/") -> int:
+    made = quote_plus(signature(key.secret, target.encode()))
+    return service.get(f"{before}{target}&signature={made}", login=None).status
+
+
+def test_the_key_stands_anywhere(service: Service, pair: Pair) -> None:
+    for query in ("apiKey={}", "apiKey={}&img=21", "img=21&apiKey={}", "a=1&apiKey={}&img=21", "x=%2B+%2f&apiKey={}"):
+        for before in ("/api/", "/api//"):
+            assert ask(service, f"users/alice/pimages?{query.format(pair.public)}", pair, before=before) == 200
+
+
+def test_the_target_is_signed_as_it_is_sent(service: Service, pair: Pair) -> None:
+    assert ask(service, f"users/%61lice/pimages?apiKey={pair.public}", pair) == 200
+    signed = pair.sign("users/alice/pimages").partition("&signature=")[2]
+    target = f"users/%61lice/pimages?apiKey={pair.public}&signature={signed}"
+    assert service.get(target, login=None).status == 401
+
+
+def test_what_is_not_signed_is_refused(service: Service, pair: Pair) -> None:
+    target = "users/alice/pimages"
+    good = pair.sign(target)
+    right = good.partition("&signature=")[2]
+    wrong = {
+        "no signature": f"{target}?apiKey={pair.public}",
+        "an empty one": f"{target}?apiKey={pair.public}&signature=",
+        "something after it": f"{good}&img=21",
+        "a second key after it": f"{good}&apiKey={pair.public}",
+        "it comes first": f"{target}?signature={right}&apiKey={pair.public}",
+        "two keys": pair.sign(f"{target}?apiKey={pair.public}"),
+        "another parameter": good.replace("?", "?img=21&"),
+        "another path": good.replace("pimages", "pimages/status"),
+        "a leading slash": pair.sign(target, signed=f"/{target}?apiKey={pair.public}"),
+        "the base path": pair.sign(target, signed=f"/api/{target}?apiKey={pair.public}"),
+        "another secret": Pair(pair.public, "x", 0).sign(target),
+        "an unknown key": Pair("nokey", pair.secret, 0).sign(target),
+        "an empty key": Pair("", pair.secret, 0).sign(target),
+        "a key with a NUL": Pair("%00", pair.secret, 0).sign(target),
+        "a key that is too long": Pair("x" * 5000, pair.secret, 0).sign(target),
+        "bytes": f"{target}?apiKey={pair.public}&signature=%ff%00",
+    }
+    assert service.get(good, login=None).status == 200
+    for why, each in wrong.items():
+        for login in (None, "alice"):  # a password does not make up for it
+            answer = service.get(each, login=login)
+            assert answer.status == 401, why
+            assert answer.headers["www-authenticate"].startswith("Basic realm="), why
+            assert pair.secret not in answer.problem()
+            assert right not in answer.problem()
+
+
+def test_a_key_decides_who_calls(service: Service, pair: Pair) -> None:
+    """Even where a password says otherwise."""
+    assert service.get(pair.sign("users/alice/pimages"), login="bob").status == 200
+    assert service.get(pair.sign("users/alice/pimages"), login="bob", password="wrong").status == 200
+    assert service.get(pair.sign("users/bob/pimages"), login="bob").status == 404
+    assert service.get("users/alice/pimages?signature=x", login="alice").status == 200, "no key, no signature"
+
+
+def test_a_public_route_ignores_signatures(service: Service) -> None:
+    assert service.get("status?apiKey=nokey&signature=x", login=None).status == 200
+
+
+# Who may ----------------------------------------------------------------------------------------------------------
+
+ROUTES = [
+    ("GET", "users/{uid}", None, 200),
+    ("GET", "users/{uid}/roles", None, 200),
+    ("GET", "users/{uid}/apikeys", "api_key_access", 200),
+    ("POST", "users/{uid}/apikeys", "api_key_access", 201),
+    ("DELETE", "users/{uid}/apikeys/{id}", "api_key_access", 204),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "entitlement", "good"), ROUTES)
+class TestWhoMay:
+    def ask(self, service: Service, method: str, target: str, **options: str | None) -> Answer:
+        body = BODY.encode() if method == "POST" else b""
+        return service.call(
+            method,
+            target,
+            body=body,
+            content_type=XML if body else None,
+            login=options.get("login"),
+            password=options.get("password"),
+        )
+
+    @pytest.mark.parametrize("signed", [False, True])
+    def test_callers(
+        self, service: Service, method: str, path: str, entitlement: str | None, good: int, signed: bool
+    ) -> None:
+        keys = {login: make(service, login) for login in ("alice", "bob", "carol", "root")}
+
+        def status(caller: str, uid: str) -> int:
+            target = path.format(uid=uid, id=make(service, "alice" if uid == "nobody" else uid).id)
+            if signed:
+                return self.ask(service, method, keys[caller].sign(target)).status
+            return self.ask(service, method, target, login=caller).status
+
+        assert status("alice", "alice") == good
+        assert status("root", "alice") == good
+        assert status("bob", "alice") == 404
+        assert status("carol", "alice") == 404
+        assert status("bob", "nobody") == status("root", "nobody") == 404
+        assert status("carol", "carol") == (403 if entitlement else good)
+
+    def test_no_valid_login(self, service: Service, method: str, path: str, entitlement: str | None, good: int) -> None:
+        own = make(service, "alice")
+        target = path.format(uid="alice", id=own.id)
+        for answer in (
+            self.ask(service, method, target),
+            self.ask(service, method, target, login="alice", password="wrong"),
+            self.ask(service, method, own.sign(target, signed="x")),
+            self.ask(service, method, own.sign(target) + "x", login="root"),
+            self.ask(service, method, Pair(own.public, make(service, "bob").secret, 0).sign(target)),
+        ):
+            assert answer.status == 401
+            assert "www-authenticate" in answer.headers
+            assert answer.problem()
+        assert own.id in [each.id for each in service.store.api_keys.list("alice")]
+
+
+# Over the wire ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def server(filled_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, Path]]:
+    """A real server's port and log, with the pair of the contract as alice's."""
+    directory = tmp_path_factory.mktemp("signed")
+    shutil.copyfile(filled_template, directory / "publisher.db")
+    port, log = free_port(), directory / "intake.log"
+    settings = Settings(data_dir=directory, intake_port=port)
+    store = Store.open(settings)
+    insert(store, Vault.from_file(settings.key_file), "alice")
+    store.close()
+    process = Server(
+        [
+            *(sys.executable, "-m", "uvicorn", "--factory", "publisher.intake.app:create_app", "--port", str(port)),
+            *("--no-server-header", "--no-proxy-headers", "--log-level", "debug"),
+        ],
+        log,
+        ready=lambda: listens(port),
+        environment=os.environ | settings.environment() | {"PYTHONPATH": str(Path(__file__).parents[3])},
+    )
+    process.start()
+    yield port, log
+    process.signal(signal.SIGINT)
+    process.wait(10)
+
+
+def wire(port: int, target: str, **headers: str) -> int:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    connection.request("GET", target, headers=headers)
+    status = connection.getresponse().status
+    connection.close()
+    return status
+
+
+def test_over_the_wire(server: tuple[int, Path]) -> None:
+    port, log = server
+    # /status needs no login: that the check value is right is seen where one is needed, with the same key.
+    for base in ("/api/", "/api//"):
+        assert wire(port, f"{base}status?apiKey={PUBLIC}&signature={quote_plus(CHECK)}") == 200
+        for path in ("users/alice", "users/%61lice/roles", "users/alice/apikeys"):
+            text = f"{path}?apiKey={PUBLIC}&x=%2F%2b+"
+            made = quote_plus(signature(SECRET_KEY, text.encode()))
+            assert wire(port, f"{base}{text}&signature={made}") == 200
+            assert wire(port, f"{base}{text}&signature={quote_plus(CHECK)}") == 401
+            assert wire(port, f"{base}{text}&signature={made}", Authorization=basic("bob", "wrong")) == 200
+            assert made not in log.read_text()
+    text = log.read_text()
+    assert "signature=..." in text, "the request is logged"
+    assert SECRET_KEY not in text
+    assert "Traceback" not in text
+
+
+def test_the_check_value_signs_in(fresh: Service) -> None:
+    """The very text of the contract: what the intake makes of it is its user."""
+    vault = Vault.from_file(fresh.settings.key_file)
+    insert(fresh.store, vault, "alice")
+    signed = f"apiKey={PUBLIC}&signature={quote_plus(CHECK)}".encode()
+    authenticator = fresh.app.state.services.authenticator
+    for path in (b"/api/status", b"/api//status"):
+        assert authenticator.signer(path, signed).login == "alice"
+    assert authenticator.signer(b"/api/status", b"a=1") is None
