@@ -146,6 +146,7 @@ class Leases:
         """Raises `Cancelled` or `LeaseLost`."""
         self._end(
             claim,
+            State.PUBLISHING,
             State.PUBLISHED,
             words="Published",
             cloud_id=cloud_id,
@@ -159,12 +160,14 @@ class Leases:
 
     def failed(self, claim: Claim, *, error: str, detail: str | None = None) -> None:
         """Raises `Cancelled` or `LeaseLost`."""
-        self._end(claim, State.FAILED, words=f"Failed: {error}", error=error, error_detail=detail)
+        words = f"Failed: {error}"
+        self._end(claim, State.PUBLISHING, State.FAILED, words=words, error=error, error_detail=detail)
 
     def cancelled(self, claim: Claim) -> None:
         """Raises `LeaseLost`."""
-        self._end_cancelling(
+        self._end(
             claim,
+            State.CANCELLING,
             State.CANCELLED,
             words="Cancelled: nothing is left in the cloud",
             cloud_id=None,
@@ -172,7 +175,8 @@ class Leases:
 
     def not_cleaned(self, claim: Claim, *, error: str, detail: str) -> None:
         """End a ticket that is being cancelled, but whose remains in the cloud stay. Raises `LeaseLost`."""
-        self._end_cancelling(claim, State.FAILED, words=f"Failed: {error}", error=error, error_detail=detail)
+        words = f"Failed: {error}"
+        self._end(claim, State.CANCELLING, State.FAILED, words=words, error=error, error_detail=detail)
 
     def retry(self, claim: Claim, *, delay_seconds: float, error: str) -> None:
         """Hand the ticket back, to be tried again after a while. Raises `Cancelled` or `LeaseLost`."""
@@ -217,12 +221,12 @@ class Leases:
             ):
                 self._refuse(connection, claim)
 
-    def _end(self, claim: Claim, state: State, *, words: str, **values: Any) -> None:
+    def _end(self, claim: Claim, from_state: State, state: State, *, words: str, **values: Any) -> None:
         with writing(self._engine, durable=False) as connection:
             if not change(
                 connection,
                 claim.ticket.id,
-                State.PUBLISHING,
+                from_state,
                 state,
                 tickets.c.lease_token == claim.token,
                 words=words,
@@ -231,20 +235,6 @@ class Leases:
                 **values,
             ):
                 self._refuse(connection, claim)
-
-    def _end_cancelling(self, claim: Claim, state: State, *, words: str, **values: Any) -> None:
-        with writing(self._engine, durable=False) as connection:
-            if not change(
-                connection,
-                claim.ticket.id,
-                State.CANCELLING,
-                state,
-                tickets.c.lease_token == claim.token,
-                words=words,
-                finished=db_now(),
-                lease_until=0.0,
-                **values,
-            ):
                 raise LeaseLost
 
     def _update(self, connection: Connection, claim: Claim, **values: Any) -> None:

@@ -114,18 +114,16 @@ class Tickets:
         Raises `NotFound`, or `Conflict` where the ticket has ended already. Repeatable.
         """
         # The state may change between reading and writing; each write is guarded, so look again.
+        cancelled = False
         for _ in range(10):
             ticket = self.get(id)
             if ticket is None:
                 raise NotFound(f"there is no ticket {id}")
-            if ticket.state is State.CANCELLING:
+            if ticket.state is State.CANCELLING or (cancelled and ticket.state is State.CANCELLED):
                 return ticket
             if ticket.final:
                 raise Conflict(f"ticket {id} has ended already: {ticket.state}")
-            if self._cancel_from(ticket):
-                found = self.get(id)
-                assert found is not None  # noqa: S101  # it was changed a moment ago, and tickets are never removed
-                return found
+            cancelled = self._cancel_from(ticket)
         raise Conflict(f"ticket {id} changes too fast to be cancelled; try again")
 
     def _cancel_from(self, ticket: Ticket) -> bool:
