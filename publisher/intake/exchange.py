@@ -93,12 +93,12 @@ def answer(request: Request, form: Format, root: str, document: Document, modifi
         "Cache-Control": "private, no-cache",
         "Vary": "Accept, Authorization",
     }
-    if _has(request, headers["ETag"], changed):
+    if caller_has(request, headers["ETag"], changed):
         return Response(status_code=304, headers=headers)
     return Response(body, headers=headers, media_type=form.content_type)
 
 
-def _has(request: Request, etag: str, changed: int) -> bool:
+def caller_has(request: Request, etag: str, changed: int) -> bool:
     """RFC 9110, 13.1.2 and 13.1.3: If-Modified-Since counts only where there is no If-None-Match."""
     if given := request.headers.getlist("if-none-match"):
         tags = {tag.strip().removeprefix("W/") for tag in ",".join(given).split(",")}

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import wraps
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
@@ -26,6 +27,7 @@ from publisher.core.store.engine import open_engine
 from publisher.core.store.leases import Claim
 from publisher.core.ticket import Ticket
 from publisher.intake.app import create_app
+from publisher.intake.wire import xsd
 
 with warnings.catch_warnings():
     # It would rather have httpx2, a fork of the httpx that we have.
@@ -35,6 +37,7 @@ with warnings.catch_warnings():
 UFORGE = "http://www.usharesoft.com/uforge"
 XSI = "http://www.w3.org/2001/XMLSchema-instance"
 XSI_TYPE = f"{{{XSI}}}type"
+SCHEMA_TAG = "{http://www.w3.org/2001/XMLSchema}schema"
 XML, JSON = "application/xml", "application/json"
 DATA = Path(__file__).parents[2] / "data"
 
@@ -337,6 +340,32 @@ def start(filled_template: Path, tmp_path: Path) -> Iterator[Callable[..., Servi
 def fresh(start: Callable[..., Service]) -> Service:
     """An intake of the test's own."""
     return start()
+
+
+@pytest.fixture(scope="session")
+def answers_schema() -> etree.XMLSchema:
+    """What the service serves as its schema."""
+    return etree.XMLSchema(etree.fromstring(xsd.document()))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def answers_are_valid(answers_schema: etree.XMLSchema) -> Iterator[None]:
+    """Whatever a test asks for, an answer in XML is one that a client bound to the schema can read."""
+    call = Service.call
+
+    @wraps(call)
+    def validated_call(*arguments: Any, **options: Any) -> Answer:
+        answer = call(*arguments, **options)
+        body_wanted = answer.status in (200, 201) or 400 <= answer.status < 500
+        if body_wanted and answer.body and "xml" in answer.headers.get("content-type", ""):
+            root = etree.fromstring(answer.body)
+            if root.tag != SCHEMA_TAG:
+                answers_schema.assertValid(root)
+        return answer
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Service, "call", validated_call)
+        yield
 
 
 @pytest.fixture(autouse=True)

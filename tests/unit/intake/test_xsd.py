@@ -1,0 +1,166 @@
+"""The XML Schema: it takes every answer there can be, and nothing else; and how it is served."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from lxml import etree
+
+from publisher.intake.wire import xml, xsd
+from publisher.intake.wire.fields import Document
+from publisher.intake.wire.platforms import PLATFORMS
+from publisher.intake.wire.schema import REQUEST_ONLY, ROOTS, TYPES, root_field
+from tests.unit.intake.conftest import JSON, UFORGE, XML, XSI, XSI_TYPE, Service
+from tests.unit.intake.test_round_trip import documents
+
+XS = "{http://www.w3.org/2001/XMLSchema}"
+
+
+@pytest.fixture(scope="module")
+def schema() -> etree.XMLSchema:
+    return etree.XMLSchema(etree.fromstring(xsd.document()))
+
+
+@pytest.mark.parametrize("root", sorted(ROOTS))
+@settings(
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+@given(data=st.data())
+def test_whatever_is_rendered_is_valid(schema: etree.XMLSchema, root: str, data: st.DataObject) -> None:
+    document = data.draw(documents(root_field(root), data.draw(st.sampled_from(PLATFORMS))))
+    schema.assertValid(etree.fromstring(xml.render(root, document)))
+    # A request has secrets, too; only what the manual's requests have beyond the API's schema is not in it.
+    as_request = etree.fromstring(xml.render(root, document, request=True))
+    for name in REQUEST_ONLY:
+        for element in list(as_request.iter(name)):
+            parent = element.getparent()
+            assert parent is not None
+            parent.remove(element)
+    schema.assertValid(as_request)
+
+
+def test_every_type_is_in_it_with_its_elements_in_order() -> None:
+    types = {each.get("name"): each for each in etree.fromstring(xsd.document()).iterfind(f"{XS}complexType")}
+    assert set(types) == set(TYPES)
+    for name, object_type in TYPES.items():
+        sequence = types[name].find(f".//{XS}sequence")
+        assert sequence is not None
+        inherited = TYPES[object_type.abstract].fields if object_type.platform else ()
+        own = [each.name for each in object_type.fields if each not in inherited and each.name not in REQUEST_ONLY]
+        assert [each.get("name") for each in sequence] == own
+        extension = types[name].find(f"{XS}complexContent/{XS}extension")
+        assert (extension is not None) == bool(object_type.platform)
+        assert types[name].get("abstract") == ("true" if name in ("publishImage", "credAccount") else None)
+        if extension is not None:
+            assert extension.get("base") == f"tns:{object_type.abstract}"
+
+
+def test_it_is_made_once() -> None:
+    assert xsd.document() is xsd.document()
+
+
+# What it refuses --------------------------------------------------------------------------------------------------
+
+ROOT = f'xmlns:n="{UFORGE}" xmlns:xsi="{XSI}"'
+STATUS = f"<n:status {ROOT}><created>2026-01-02T03:04:05Z</created><dbId>7</dbId><complete>true</complete></n:status>"
+IMAGES = f"<n:publishImages {ROOT}><total>0</total><publishImages/></n:publishImages>"
+TICKET = f"""<n:publishImage {ROOT} xsi:type="n:PublishImageOpenStack"><dbId>7</dbId>
+  <credAccount xsi:type="n:CredAccountOpenStack"><targetPlatform><name>OpenStack</name><type>openstack</type>
+  </targetPlatform><keystoneUrl>k</keystoneUrl></credAccount><imageUri>i</imageUri>
+  <displayName>d</displayName></n:publishImage>"""
+STATUS_OF = f"<n:status {ROOT}>{{}}</n:status>"
+
+
+@pytest.mark.parametrize("right", [STATUS, IMAGES, TICKET])
+def test_right(schema: etree.XMLSchema, right: str) -> None:
+    schema.assertValid(etree.fromstring(right))
+
+
+def _without(document: str, pattern: str, instead: str = "") -> str:
+    changed = re.sub(pattern, instead, document, count=1)
+    assert changed != document
+    return changed
+
+
+WRONG = {
+    "another order": STATUS_OF.format("<dbId>7</dbId><created>2026-01-02T03:04:05Z</created>"),
+    "an unknown element": STATUS_OF.format("<dbId>7</dbId><colour>red</colour>"),
+    "an element twice": STATUS_OF.format("<dbId>7</dbId><dbId>7</dbId>"),
+    "an attribute": STATUS_OF.format('<dbId id="x">7</dbId>'),
+    "an empty dateTime": STATUS_OF.format("<created/>"),
+    "a dateTime without T": STATUS_OF.format("<created>2026-01-02 03:04:05Z</created>"),
+    "an empty number": STATUS_OF.format("<dbId/>"),
+    "a percentage too great": STATUS_OF.format("<percentage>101</percentage>"),
+    "a Python boolean": STATUS_OF.format("<complete>True</complete>"),
+    "a default namespace": f'<status xmlns="{UFORGE}"><dbId>7</dbId></status>',
+    "no namespace": "<status><dbId>7</dbId></status>",
+    "a qualified child": STATUS_OF.format("<n:dbId>7</n:dbId>"),
+    "an unknown root": f"<n:certificate {ROOT}/>",
+    "no total": _without(IMAGES, "<total>0</total>"),
+    "total last": _without(IMAGES, "(<total>0</total>)(<publishImages/>)", r"\2\1"),
+    "no inner wrapper": _without(IMAGES, "<publishImages/>"),
+    "a negative total": _without(IMAGES, ">0<", ">-1<"),
+    "an item without a type": _without(IMAGES, "<publishImages/>", "<publishImages><publishImage/></publishImages>"),
+    "a root without a type": _without(TICKET, ' xsi:type="n:PublishImageOpenStack"'),
+    "an account without a type": _without(TICKET, ' xsi:type="n:CredAccountOpenStack"'),
+    "the abstract type": _without(TICKET, "n:CredAccountOpenStack", "n:credAccount"),
+    "a type of something else": _without(TICKET, "n:CredAccountOpenStack", "n:PublishImageOpenStack"),
+    "an unbound type": _without(TICKET, "n:CredAccountOpenStack", "CredAccountOpenStack"),
+    "another platform's element": _without(TICKET, "<displayName>d</displayName>", "<region>r</region>"),
+    "own elements before the base's": _without(TICKET, "(<imageUri>.*</imageUri>)", r"<displayName>d</displayName>\1"),
+    "a platform in capitals": _without(TICKET, "<type>openstack</type>", "<type>OpenStack</type>"),
+    "what only requests have": _without(
+        TICKET, "</displayName>", "</displayName><applianceUri>users/root/appliances/4</applianceUri>"
+    ),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG.keys())
+def test_wrong(schema: etree.XMLSchema, wrong: str) -> None:
+    assert not schema.validate(etree.fromstring(wrong))
+
+
+def test_every_type_can_be_told(schema: etree.XMLSchema) -> None:
+    for platform in PLATFORMS:
+        account: Document = {"@type": platform.cred_account_type, "targetPlatform": {"type": platform.name}}
+        rendered = etree.fromstring(
+            xml.render("publishImage", {"@type": platform.publish_image_type, "credAccount": account})
+        )
+        assert rendered.get(XSI_TYPE) == f"ns0:{platform.publish_image_type}"
+        schema.assertValid(rendered)
+
+
+# How it is served -------------------------------------------------------------------------------------------------
+
+PATH = "schema/uforge.xsd"
+
+
+class TestServed:
+    @pytest.mark.parametrize("accept", [None, XML, "*/*", JSON, "text/html"])
+    def test_to_anyone_and_in_its_one_form(self, service: Service, accept: str | None) -> None:
+        answer = service.get(PATH, login=None, accept=accept)
+        assert (answer.status, answer.headers["content-type"]) == (200, XML)
+        assert answer.body == xsd.document()
+
+    def test_not_twice(self, service: Service) -> None:
+        first = service.get(PATH, login=None)
+        for condition in (
+            {"If-None-Match": first.headers["etag"]},
+            {"If-None-Match": f'"other", W/{first.headers["etag"]}'},
+            {"If-Modified-Since": "Fri, 31 Dec 9999 23:59:59 GMT"},
+        ):
+            again = service.get(PATH, login=None, headers=condition)
+            assert (again.status, again.body) == (304, b"")
+            assert again.headers["etag"] == first.headers["etag"]
+        changed = service.get(PATH, login=None, headers={"If-None-Match": '"other"'})
+        assert (changed.status, changed.body) == (200, first.body)
+
+    def test_nothing_else_is(self, service: Service) -> None:
+        assert service.get("schema/other.xsd", login=None).status == 404
+        assert service.get("schema", login=None).status == 404
+        assert service.post(PATH, "", login=None).status == 405
