@@ -37,12 +37,21 @@ class PublishRequest:
     account: dict[str, Any] = field(default_factory=dict)
     secrets: dict[str, str] = field(default_factory=dict, repr=False)
     target: dict[str, Any] = field(default_factory=dict)
+    account_id: int | None = None
+    """The stored account that `account` was taken from, if it was."""
+    sealed_secrets: bytes | None = field(default=None, repr=False)
+    """Those of the stored account, used where the request has none itself."""
+    sealed_names: frozenset[str] = frozenset()
+    """What is in `sealed_secrets`."""
 
 
 def accept(store: Store, sealer: Sealer, request: PublishRequest) -> Ticket:
     """Check a request and commit its ticket. Raises `InvalidRequest` that names what is wrong."""
     image = _image(store, request)
-    check_request(request.platform, request.account, request.secrets, request.target)
+    stored = None if request.secrets else request.sealed_secrets
+    # What is sealed cannot be looked at here; that it is there was checked when the account was stored.
+    secrets = request.secrets if stored is None else dict.fromkeys(request.sealed_names, "sealed")
+    check_request(request.platform, request.account, secrets, request.target)
     name = str(request.target.get("displayName") or image.name)
     return store.tickets.create(
         owner=request.owner,
@@ -50,11 +59,23 @@ def accept(store: Store, sealer: Sealer, request: PublishRequest) -> Ticket:
         image_id=image.id,
         image_size=image.size,
         platform=request.platform,
+        account_id=request.account_id,
         account=request.account,
-        sealed_secrets=sealer.seal(request.secrets),
+        sealed_secrets=sealer.seal(request.secrets) if stored is None else stored,
         target=request.target | {"displayName": name},
         name=name,
     )
+
+
+def check_account(platform: str, account: dict[str, Any], secrets: dict[str, str]) -> None:
+    """Check an account that is to be stored. Raises `InvalidRequest` that names the element of it at fault."""
+    try:
+        # The project is told by each request, not by the account: it is not what is missing here.
+        check_request(platform, account, secrets, {"tenantName": "any"})
+    except InvalidRequest as error:
+        at_fault = error.field or ""
+        words = str(error).removeprefix(f"{at_fault}: ")
+        raise InvalidRequest(words, field=at_fault.removeprefix("credAccount.")) from None
 
 
 def wake(store: Store, waker: Waker, ticket_id: int) -> bool:

@@ -128,6 +128,8 @@ class Ticket:
     not_before: float
     lease_token: int
     worker: str | None
+    account_id: int | None = None
+    """The stored account that was named, if one was. What is needed of it is copied: it may be gone."""
 
     @property
     def final(self) -> bool:

@@ -8,11 +8,16 @@ from urllib.parse import quote, unquote
 from publisher.core.errors import InvalidRequest
 
 _IMAGE = re.compile(r"(?:/?(?:api/)?)users/([^/]+)/appliances/(\d{1,18})/images/(\d{1,18})/?", re.ASCII)
+_ACCOUNT = re.compile(r"(?:/?(?:api/)?)users/([^/]+)/accounts/(\d{1,18})/?", re.ASCII)
 _APPLIANCE = re.compile(r"(?:/?(?:api/)?)users/([^/]+)/appliances/(\d{1,18})/?", re.ASCII)
 
 
 def user_uri(login: str) -> str:
     return f"users/{quote(login, safe='')}"
+
+
+def account_uri(login: str, account_id: int) -> str:
+    return f"{user_uri(login)}/accounts/{account_id}"
 
 
 def appliance_uri(login: str, appliance_id: int) -> str:
@@ -40,4 +45,12 @@ def parse_appliance_uri(uri: str, field: str) -> tuple[str, int]:
     match = _APPLIANCE.fullmatch(uri)
     if not match:
         raise InvalidRequest(f"'{uri}' is not of the form users/USER/appliances/4", field=field)
+    return unquote(match[1]), int(match[2])
+
+
+def parse_account_uri(uri: str, field: str) -> tuple[str, int]:
+    """Login and account id. Raises `InvalidRequest`."""
+    match = _ACCOUNT.fullmatch(uri)
+    if not match:
+        raise InvalidRequest(f"'{uri}' is not of the form users/USER/accounts/3", field=field)
     return unquote(match[1]), int(match[2])

@@ -2,7 +2,7 @@
 
 The secrets of cloud accounts are sealed by the intake and opened by workers only; those of API keys the intake opens,
 to check signatures. Rotation: put a new key on the first line of the key file, restart; old lines still open what they
-sealed, and can go once no ticket and no API key is left that was sealed with them.
+sealed, and can go once no ticket, no stored account and no API key is left that was sealed with them.
 """
 
 from __future__ import annotations

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from datetime import UTC, datetime
+from typing import Any
 
 from publisher.core import uris
 from publisher.core.image import Image
+from publisher.core.store.accounts import StoredAccount
 from publisher.core.ticket import State, Ticket
 from publisher.intake.wire.fields import TYPE_KEY, Document
 from publisher.intake.wire.platforms import Platform, find_platform
@@ -26,7 +28,7 @@ def ticket_document(ticket: Ticket, image: Image | None, now: float) -> Document
         "status": status_document(ticket, now),
         "uploaded": ticket.state is State.PUBLISHED,
         "parentUri": uris.appliance_uri(ticket.owner, ticket.appliance_id),
-        "credAccount": _account(ticket, platform),
+        "credAccount": ticket_account_document(ticket),
         "name": ticket.name,
         "statusUri": _status_uri(ticket),
         "uri": _uri(ticket),
@@ -75,8 +77,39 @@ def _eta(ticket: Ticket, now: float) -> datetime | None:
     return None if left is None or left > _ETA_LONGEST_SECONDS else _time(now + left)
 
 
-def _account(ticket: Ticket, platform: Platform) -> Document:
-    own = {field.name: ticket.account.get(field.name) for field in platform.cred_account if not field.secret}
+def ticket_account_document(ticket: Ticket) -> Document:
+    """The `credAccount` that a ticket publishes with, as it was when the ticket was made."""
+    document = _account(_platform(ticket), ticket.account)
+    if ticket.account_id is not None:
+        document |= {
+            "dbId": ticket.account_id,
+            "name": ticket.account.get("name"),
+            "parentUri": uris.user_uri(ticket.owner),
+            "uri": uris.account_uri(ticket.owner, ticket.account_id),
+        }
+    return document
+
+
+def account_document(account: StoredAccount) -> Document:
+    """The `credAccount` of a stored account."""
+    platform = find_platform(account.platform)
+    if platform is None:
+        raise ValueError(f"account {account.id} is of the unknown platform {account.platform!r}")
+    seen = f"{account.id} {account.name} {account.modified} {sorted(account.fields.items())}".encode()
+    return _account(platform, account.fields) | {
+        "created": _time(account.created),
+        "dbId": account.id,
+        # A secret that was replaced is a change, too; sealed anew, it never looks as before.
+        "digest": hashlib.sha256(seen + account.sealed_secrets).hexdigest()[:32],
+        "lastModified": _time(account.modified),
+        "name": account.name,
+        "parentUri": uris.user_uri(account.owner),
+        "uri": uris.account_uri(account.owner, account.id),
+    }
+
+
+def _account(platform: Platform, fields: dict[str, Any]) -> Document:
+    own = {field.name: fields.get(field.name) for field in platform.cred_account if not field.secret}
     return {
         TYPE_KEY: platform.cred_account_type,
         "targetPlatform": {"name": platform.name, "type": platform.name},

@@ -24,6 +24,7 @@ from publisher.intake.negotiation import Format, answer_format, body_format
 from publisher.intake.wire.codec import read_document, write_document
 from publisher.intake.wire.fields import Document
 from publisher.intake.wire.limits import BodyTooLarge
+from publisher.intake.wire.platforms import find_platform
 
 API = "/api"
 
@@ -65,10 +66,14 @@ class Caller:
             auth.require(self.user, entitlement)
         return found
 
-    def read(self, body: bytes, root: str) -> Document:
-        """Raises `UnsupportedMediaType`, `BodyTooLarge`, `InvalidRequest`."""
+    def read(self, body: bytes, root: str, platform: str = "") -> Document:
+        """The document in a request's body, of that platform where it does not tell its own.
+
+        Raises `UnsupportedMediaType`, `BodyTooLarge`, `InvalidRequest`.
+        """
         form = body_format(self.request.headers.get("content-type"))
-        return read_document(body, form, root, limit=self.services.settings.request_bytes_max)
+        limit = self.services.settings.request_bytes_max
+        return read_document(body, form, root, limit=limit, platform=find_platform(platform))
 
     def answer(self, root: str, document: Document, modified: float) -> Response:
         """200, or 304 where the caller has it already. `modified` is in seconds since the epoch."""

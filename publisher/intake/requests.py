@@ -1,4 +1,4 @@
-"""A `publishImage` document to a request that the core understands."""
+"""A `publishImage` document, or a `credAccount`, to what the core understands."""
 
 from __future__ import annotations
 
@@ -6,21 +6,73 @@ from typing import Any
 
 from publisher.core.errors import InvalidRequest
 from publisher.core.publishing import PublishRequest
-from publisher.core.uris import parse_appliance_uri, parse_image_uri
+from publisher.core.store.accounts import Accounts, StoredAccount
+from publisher.core.uris import parse_account_uri, parse_appliance_uri, parse_image_uri
 from publisher.intake.wire.fields import TYPE_KEY, Document
 from publisher.intake.wire.platforms import Platform, find_platform
 from publisher.intake.wire.schema import CRED_ACCOUNT, SECRET_FIELDS, TYPES
 
-_REFERENCES = ("dbId", "uri", "name")
+_OF_ANY_ACCOUNT = {TYPE_KEY} | {field.name for field in TYPES[CRED_ACCOUNT].fields}
 
 
-def publish_request(document: Document, *, owner: str, appliance_id: int, image_id: int | None) -> PublishRequest:
-    """What is asked for. `image_id` is that of the nested route; on the flat one `imageUri` tells it.
+def referred_account(accounts: Accounts, document: Document, owner: str) -> StoredAccount | None:
+    """The stored account that a `publishImage` names by `dbId`, `uri` or `name`; None where it names none.
 
-    Raises `InvalidRequest` for what contradicts the path or is missing.
+    Raises `InvalidRequest` where the user has none like it, or where they name different ones.
+    """
+    account = document.get(CRED_ACCOUNT)
+    if not isinstance(account, dict):
+        return None
+    id, name = _id_referred_to(account, owner), str(account.get("name") or "").strip()
+    if id is None and not name:
+        return None
+    found = accounts.find(owner, name=name) if id is None else accounts.find(owner, id=id)
+    if found is None:
+        # A whole account may have a name and be no reference by that.
+        if id is None and set(account) - _OF_ANY_ACCOUNT:
+            return None
+        raise _no_such_account()
+    if name not in ("", found.name):
+        raise InvalidRequest(f"'{name}' is not the name of account {found.id}", field=f"{CRED_ACCOUNT}.name")
+    return found
+
+
+def account_parts(document: Document, platform: Platform) -> tuple[dict[str, Any], dict[str, str]]:
+    """What a `credAccount` has of the platform's own elements: those in clear, and the secrets."""
+    given = {each.name: document[each.name] for each in platform.cred_account if document.get(each.name) is not None}
+    # An empty one is none: so some callers echo an account that they were not told the secret of.
+    secrets = {name: str(value) for name, value in given.items() if name in SECRET_FIELDS and value}
+    return {name: value for name, value in given.items() if name not in SECRET_FIELDS}, secrets
+
+
+def secret_names(platform: Platform) -> frozenset[str]:
+    """The secrets that an account of the platform may have."""
+    return frozenset(field.name for field in platform.cred_account if field.secret)
+
+
+def publish_request(
+    document: Document,
+    *,
+    owner: str,
+    appliance_id: int,
+    image_id: int | None,
+    stored: StoredAccount | None = None,
+) -> PublishRequest:
+    """What is asked for. `image_id` is that of the nested route; on the flat one `imageUri` tells it. `stored` is the
+    account that the document refers to: what the document itself has of it counts more.
+
+    Raises `InvalidRequest` for what contradicts the path or the stored account, or is missing.
     """
     platform = _platform(document)
-    account, secrets = _account(document, platform)
+    inline = document[CRED_ACCOUNT]
+    assert isinstance(inline, dict)  # noqa: S101  # so it was for `_platform`
+    account, secrets = account_parts(inline, platform)
+    if stored:
+        if stored.platform != platform.name:
+            raise InvalidRequest(
+                f"'{stored.name}' is an account of {stored.platform}, not of {platform.name}", field=CRED_ACCOUNT
+            )
+        account = stored.fields | account | {"name": stored.name}
     own = {field.name for field in platform.publish_image} | {"publishLocation"}
     return PublishRequest(
         owner=owner,
@@ -30,6 +82,9 @@ def publish_request(document: Document, *, owner: str, appliance_id: int, image_
         account=account,
         secrets=secrets,
         target={name: document[name] for name in own if document.get(name) is not None},
+        account_id=stored.id if stored else None,
+        sealed_secrets=stored.sealed_secrets if stored else None,
+        sealed_names=secret_names(platform) if stored else frozenset(),
     )
 
 
@@ -46,16 +101,21 @@ def _platform(document: Document) -> Platform:
     )
 
 
-def _account(document: Document, platform: Platform) -> tuple[dict[str, Any], dict[str, str]]:
-    account = document[CRED_ACCOUNT]
-    assert isinstance(account, dict)  # noqa: S101  # so it was for `_platform`
-    given = {field.name: account[field.name] for field in platform.cred_account if account.get(field.name) is not None}
-    if not given and any(account.get(name) is not None for name in _REFERENCES):
-        raise InvalidRequest(
-            "refers to a stored account, and there is none like it; give the account itself", field=CRED_ACCOUNT
-        )
-    secrets = {name: str(value) for name, value in given.items() if name in SECRET_FIELDS}
-    return {name: value for name, value in given.items() if name not in SECRET_FIELDS}, secrets
+def _id_referred_to(account: Document, owner: str) -> int | None:
+    """By `dbId`, `uri` or both. Raises `InvalidRequest`."""
+    ids = [] if account.get("dbId") is None else [int(str(account["dbId"]))]
+    if account.get("uri"):
+        login, id = parse_account_uri(str(account["uri"]), f"{CRED_ACCOUNT}.uri")
+        if login != owner:
+            raise _no_such_account()
+        ids.append(id)
+    if len(set(ids)) > 1:
+        raise InvalidRequest(f"contradicts the dbId, {ids[0]}", field=f"{CRED_ACCOUNT}.uri")
+    return ids[0] if ids else None
+
+
+def _no_such_account() -> InvalidRequest:
+    return InvalidRequest("refers to a stored account, and there is none like it", field=CRED_ACCOUNT)
 
 
 def _image_id(document: Document, owner: str, appliance_id: int, image_id: int | None) -> int:

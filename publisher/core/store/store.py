@@ -14,6 +14,7 @@ from sqlalchemy import Engine, select
 from publisher.core.errors import ConfigurationError
 from publisher.core.settings import Settings
 from publisher.core.store import tables
+from publisher.core.store.accounts import Accounts
 from publisher.core.store.api_keys import ApiKeys
 from publisher.core.store.elections import Elections
 from publisher.core.store.engine import open_engine, reading
@@ -37,6 +38,7 @@ class Store:
         self.users = Users(engine)
         self.roles = Roles(engine)
         self.api_keys = ApiKeys(engine)
+        self.accounts = Accounts(engine)
         self.elections = Elections(engine)
 
     @classmethod

@@ -34,6 +34,7 @@ class Tickets:
         sealed_secrets: bytes,
         target: dict[str, Any],
         name: str,
+        account_id: int | None = None,
     ) -> Ticket:
         """Commit a queued ticket. The caller then wakes a worker; if it does not, the reconciler will."""
         row = {
@@ -42,6 +43,7 @@ class Tickets:
             "appliance_id": appliance_id,
             "image_id": image_id,
             "platform": platform,
+            "account_id": account_id,
             "account": account,
             "sealed_secrets": sealed_secrets,
             "target": target,

@@ -13,9 +13,10 @@ from publisher.core.publishing import accept, wake
 from publisher.core.store import Store
 from publisher.core.ticket import Ticket
 from publisher.core.uris import parse_image_uri, ticket_uri
-from publisher.intake.answers import status_document, ticket_document
+from publisher.intake.answers import status_document, ticket_account_document, ticket_document
 from publisher.intake.exchange import Body, Caller, Calling, Id, last_modified
-from publisher.intake.requests import publish_request
+from publisher.intake.requests import publish_request, referred_account
+from publisher.intake.wire.fields import TYPE_KEY
 
 router = APIRouter()
 
@@ -75,6 +76,14 @@ def published_image_status(caller: Calling, uid: str, aid: Id, itid: Id, pitid: 
     return caller.answer("status", status_document(ticket, time.time()), last_modified(ticket))
 
 
+@router.get(_IMAGE + "/pimages/{pitid}/accounts/{caid}")
+def published_image_account(caller: Calling, uid: str, aid: Id, itid: Id, pitid: Id, caid: Id) -> Response:
+    ticket = _ticket(caller, caller.owner(uid, None), aid, itid, pitid)
+    if ticket.account_id != caid:
+        raise NotFound(f"published image {pitid} has no account {caid}")
+    return caller.answer("credAccount", ticket_account_document(ticket), ticket.created)
+
+
 @router.delete(_IMAGE + "/pimages/{pitid}/cancel")
 def cancel_publication(caller: Calling, after: BackgroundTasks, uid: str, aid: Id, itid: Id, pitid: Id) -> Response:
     ticket = _ticket(caller, caller.owner(uid, "image_publish"), aid, itid, pitid)
@@ -105,7 +114,11 @@ def _publish(caller: Caller, body: bytes, after: BackgroundTasks, uid: str, aid:
     if itid is not None and not _has_image(store, owner, aid, itid):
         raise NotFound(f"appliance {aid} of {owner} has no image {itid}")
     document = caller.read(body, "publishImage")
-    request = publish_request(document, owner=owner, appliance_id=aid, image_id=itid)
+    account = referred_account(store.accounts, document, owner)
+    if account and not document.get(TYPE_KEY):
+        # Only now is it known what it is of, and with that, which elements it may have.
+        document = caller.read(body, "publishImage", account.platform)
+    request = publish_request(document, owner=owner, appliance_id=aid, image_id=itid, stored=account)
     ticket = accept(store, caller.services.sealer, request)
     # The ticket is safe. Waking a worker must not keep the caller waiting, whatever the broker does.
     after.add_task(wake, store, caller.services.waker, ticket.id)

@@ -400,8 +400,10 @@ def test_a_stored_account_alone(service: Service, reference: dict[str, Any]) -> 
 
 
 def test_a_reference_beside_the_account_itself(service: Service) -> None:
-    answer = service.post(FLAT, xml_body(account__dbId=3, account__name="mine", account__uri="users/root/accounts/3"))
-    assert answer.status == 201
+    answer = service.post(FLAT, xml_body(account__name="mine"))
+    assert answer.status == 201, "a whole account may have a name"
+    for reference in ({"account__dbId": 3}, {"account__uri": "users/root/accounts/3", "account__name": "mine"}):
+        assert refused(service, xml_body(**reference)).startswith("credAccount: ")
 
 
 @pytest.mark.parametrize("platform", ["aws", "azure", "google", "vcenter", "vcd", "K5", "oracle", "susecloud"])

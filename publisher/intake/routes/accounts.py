@@ -1,0 +1,116 @@
+"""Cloud accounts: list, create, get, change, delete. Their secrets come in and never go out."""
+
+from __future__ import annotations
+
+import time
+from itertools import count
+
+from fastapi import APIRouter, Response
+
+from publisher.core.errors import InvalidRequest
+from publisher.core.publishing import check_account
+from publisher.core.store.accounts import Accounts, StoredAccount
+from publisher.core.uris import account_uri, parse_account_uri
+from publisher.intake.answers import account_document
+from publisher.intake.exchange import Body, Calling, Id
+from publisher.intake.requests import account_parts, secret_names
+from publisher.intake.wire.codec import write_document
+from publisher.intake.wire.fields import TYPE_KEY, Document
+from publisher.intake.wire.platforms import Platform, find_platform
+from publisher.intake.wire.schema import CRED_ACCOUNT, TYPES
+
+router = APIRouter()
+
+_ACCOUNTS = "/users/{uid}/accounts"
+_CREATE, _DELETE = "cloud_account_create", "cloud_account_delete"
+
+
+@router.get(_ACCOUNTS)
+def accounts(caller: Calling, uid: str) -> Response:
+    found = caller.services.store.accounts.list(caller.owner(uid, None))
+    documents = [account_document(each) for each in found]
+    # A list from which an account was deleted is no older than before: its date is that of asking.
+    return caller.answer("credAccounts", {"total": len(documents), "credAccounts": documents}, time.time())
+
+
+@router.post(_ACCOUNTS)
+def create_account(caller: Calling, body: Body, uid: str) -> Response:
+    owner = caller.owner(uid, _CREATE)
+    document = caller.read(body, CRED_ACCOUNT)
+    platform = _platform(document)
+    if platform is None:
+        raise InvalidRequest("is needed: the platform of the account, such as openstack", field="targetPlatform.name")
+    fields, secrets = account_parts(document, platform)
+    check_account(platform.name, fields, secrets)
+    store = caller.services.store.accounts
+    account = store.add(
+        owner=owner,
+        name=_name(document) or _free_name(store, owner, platform),
+        platform=platform.name,
+        fields=fields,
+        sealed_secrets=caller.services.sealer.seal(secrets),
+    )
+    return caller.created(CRED_ACCOUNT, account_document(account), account_uri(owner, account.id))
+
+
+@router.get(_ACCOUNTS + "/{caid}")
+def account(caller: Calling, uid: str, caid: Id) -> Response:
+    found = caller.services.store.accounts.get(caller.owner(uid, None), caid)
+    return caller.answer(CRED_ACCOUNT, account_document(found), found.modified)
+
+
+@router.put(_ACCOUNTS + "/{caid}")
+def change_account(caller: Calling, body: Body, uid: str, caid: Id) -> Response:
+    owner = caller.owner(uid, _CREATE)
+    store = caller.services.store.accounts
+    present = store.get(owner, caid)
+    document = caller.read(body, CRED_ACCOUNT, present.platform)
+    _check_same(document, present)
+    platform = _platform(document)
+    if platform is None or platform.name != present.platform:
+        raise InvalidRequest(
+            f"account {caid} is of {present.platform}; make another for another platform", field="targetPlatform.name"
+        )
+    fields, secrets = account_parts(document, platform)
+    # Secrets are replaced together or kept together: what is sealed cannot be opened here and added to.
+    check_account(platform.name, present.fields | fields, secrets or dict.fromkeys(secret_names(platform), "sealed"))
+    changed = store.update(
+        owner,
+        caid,
+        name=_name(document) or None,
+        fields=fields,
+        sealed_secrets=caller.services.sealer.seal(secrets) if secrets else None,
+    )
+    body = write_document(caller.form, CRED_ACCOUNT, account_document(changed))
+    return Response(body, media_type=caller.form.content_type)
+
+
+@router.delete(_ACCOUNTS + "/{caid}")
+def delete_account(caller: Calling, uid: str, caid: Id) -> Response:
+    caller.services.store.accounts.remove(caller.owner(uid, _DELETE), caid)
+    return Response(status_code=204)
+
+
+def _platform(document: Document) -> Platform | None:
+    type_name = document.get(TYPE_KEY)
+    return find_platform(TYPES[str(type_name)].platform) if type_name else None
+
+
+def _name(document: Document) -> str:
+    return str(document.get("name") or "").strip()
+
+
+def _free_name(store: Accounts, owner: str, platform: Platform) -> str:
+    """That of the platform, with a number where the user has such an account already."""
+    taken = {each.name for each in store.list(owner)}
+    names = (platform.name if number == 1 else f"{platform.name}-{number}" for number in count(1))
+    return next(name for name in names if name not in taken)
+
+
+def _check_same(document: Document, present: StoredAccount) -> None:
+    """Raises `InvalidRequest` where a document is that of another account than the path names."""
+    if document.get("dbId") not in (None, present.id):
+        raise InvalidRequest("contradicts the request's path", field="dbId")
+    uri = document.get("uri")
+    if uri and parse_account_uri(str(uri), "uri") != (present.owner, present.id):
+        raise InvalidRequest(f"'{uri}' contradicts the request's path", field="uri")

@@ -1,0 +1,119 @@
+"""Stored accounts, on each kind of database."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from publisher.core.errors import Conflict, InvalidRequest, NotFound
+from publisher.core.store import Store
+from publisher.core.store.accounts import StoredAccount
+
+FIELDS = {"keystoneUrl": "https://cloud.example.com:5000", "login": "demo"}
+SEALED = b"\0sealed"
+
+
+@pytest.fixture(autouse=True)
+def _filled(store: Store) -> None:
+    store.users.add("root", "x", administrator=True)
+    store.users.add("anna", "x")
+
+
+def add(store: Store, owner: str = "anna", name: str = "lab", **values: Any) -> StoredAccount:
+    plain: dict[str, Any] = {"platform": "openstack", "fields": FIELDS, "sealed_secrets": SEALED}
+    return store.accounts.add(owner=owner, name=name, **(plain | values))
+
+
+def test_it_is_kept_as_it_was_given(store: Store) -> None:
+    made = add(store)
+    assert (made.owner, made.name, made.platform) == ("anna", "lab", "openstack")
+    assert (made.fields, made.sealed_secrets) == (FIELDS, SEALED)
+    assert made.created == pytest.approx(made.modified, abs=1)
+    assert store.accounts.get("anna", made.id) == made
+    assert "sealed" not in repr(made)
+
+
+def test_found_by_what_names_it(store: Store) -> None:
+    made = add(store)
+    other = add(store, "root")
+    for wanted in ({"id": made.id}, {"name": "lab"}, {"id": made.id, "name": "lab"}):
+        assert store.accounts.find("anna", **wanted) == made
+    for wanted in ({"id": other.id}, {"name": "Lab"}, {"id": made.id, "name": "x"}, {"id": -1}):
+        assert store.accounts.find("anna", **wanted) is None
+    with pytest.raises(ValueError, match="neither"):
+        store.accounts.find("anna")
+
+
+def test_listed_by_user(store: Store) -> None:
+    made = [add(store, name="lab"), add(store, name="prod"), add(store, "root", "lab")]
+    assert store.accounts.list("anna") == made[:2]
+    assert store.accounts.list() == made
+    assert store.accounts.list("nobody") == []
+
+
+def test_what_is_given_is_replaced_and_the_rest_kept(store: Store) -> None:
+    made = add(store)
+    changed = store.accounts.update("anna", made.id, fields={"login": "other", "keystoneVersion": "v3"})
+    assert changed.fields == FIELDS | {"login": "other", "keystoneVersion": "v3"}
+    assert (changed.name, changed.sealed_secrets, changed.created) == ("lab", SEALED, made.created)
+    assert changed.modified >= made.modified
+    renamed = store.accounts.update("anna", made.id, name="new", sealed_secrets=b"other")
+    assert (renamed.name, renamed.sealed_secrets, renamed.fields) == ("new", b"other", changed.fields)
+    assert store.accounts.get("anna", made.id) == renamed
+
+
+def test_a_name_is_taken_once_by_each_user(store: Store) -> None:
+    made = add(store)
+    add(store, "root")
+    with pytest.raises(Conflict, match="there is an account 'lab' already"):
+        add(store)
+    second = add(store, name="second")
+    with pytest.raises(Conflict, match="'lab' already"):
+        store.accounts.update("anna", second.id, name="lab")
+    assert store.accounts.update("anna", made.id, name="lab").name == "lab", "its own name is no conflict"
+    with pytest.raises(Conflict, match="no user 'nobody'"):
+        add(store, "nobody")
+
+
+@pytest.mark.parametrize("name", ["", " ", " lab", "lab ", "a\nb", "a\0b", "x" * 256])
+def test_names_that_will_not_do(store: Store, name: str) -> None:
+    with pytest.raises(InvalidRequest, match=r"^name: "):
+        add(store, name=name)
+    made = add(store)
+    with pytest.raises(InvalidRequest, match=r"^name: "):
+        store.accounts.update("anna", made.id, name=name)
+
+
+def test_anothers_is_as_good_as_none(store: Store) -> None:
+    made = add(store, "root")
+    for id in (made.id, 999):
+        for attempt in (store.accounts.get, store.accounts.update, store.accounts.remove):
+            with pytest.raises(NotFound, match=f"^anna has no account {id}$"):
+                attempt("anna", id)
+    assert store.accounts.get("root", made.id) == made
+
+
+def test_removed_and_its_number_never_given_again(store: Store) -> None:
+    made = add(store)
+    store.accounts.remove("anna", made.id)
+    assert store.accounts.list() == []
+    assert add(store).id > made.id
+
+
+def test_they_go_with_their_user(store: Store) -> None:
+    add(store)
+    kept = add(store, "root")
+    store.users.remove("anna")
+    assert store.accounts.list() == [kept]
+
+
+@pytest.mark.parametrize("account_id", [None, 3])
+def test_a_ticket_says_which_was_named(store: Store, account_id: int | None) -> None:
+    made = store.tickets.create(
+        owner="anna", appliance_id=4, image_id=7, image_size=1, platform="memory", account={}, sealed_secrets=SEALED,
+        target={}, name="x", account_id=account_id,
+    )  # fmt: skip
+    found = store.tickets.get(made.id)
+    assert found is not None
+    assert found.account_id == account_id

@@ -1,0 +1,168 @@
+"""`publisher accounts`, from options, variables and clouds.yaml."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from publisher.cli import accounts
+from publisher.core.settings import Settings
+from publisher.core.store import Store
+from publisher.core.vault import Vault
+from tests.unit.cli.conftest import Cli
+
+PASSWORD = "hunter2-of-the-cloud"
+KEYSTONE = "https://cloud.example.com:5000"
+OPTIONS = ("--keystone-url", KEYSTONE, "--login", "demo")
+
+CLOUDS = f"""
+shared: &shared
+  auth_url: {KEYSTONE}/v3
+clouds:
+  lab:
+    auth: {{<<: *shared, username: anna, password: 0123, project_name: demo}}
+    identity_api_version: 3
+    image_endpoint_override: https://glance.example.com
+    region_name: RegionOne
+  bare:
+    auth: {{<<: *shared, username: ben}}
+  old:
+    auth_type: v2password
+    auth: {{auth_url: {KEYSTONE}, username: zoe, password: "{PASSWORD}"}}
+    identity_api_version: "2.0"
+  token:
+    auth_type: v3applicationcredential
+    auth: {{auth_url: {KEYSTONE}}}
+  empty:
+"""
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No clouds.yaml of the machine's."""
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(home)
+    monkeypatch.setattr(accounts, "CLOUDS_FILES", accounts.CLOUDS_FILES[:2])
+
+
+@pytest.fixture
+def clouds(tmp_path: Path) -> Path:
+    file = tmp_path / "some.yaml"
+    file.write_text(CLOUDS)
+    return file
+
+
+def secret(store: Store, name: str, owner: str = "root") -> str:
+    found = store.accounts.find(owner, name=name)
+    assert found
+    return Vault.from_file(Settings.from_environment().key_file).open(found.sealed_secrets)["password"]
+
+
+@pytest.mark.parametrize("way", ["standard input", "variable"])
+def test_added_listed_removed(cli: Cli, cli_store: Store, way: str) -> None:
+    if way == "variable":
+        said = cli.ok("accounts", "add", "lab", *OPTIONS, OS_PASSWORD=PASSWORD)
+    else:
+        said = cli.ok("accounts", "add", "lab", *OPTIONS, "--password-stdin", input=f"{PASSWORD}\n")
+    assert said == "Added the account 'lab' of root, number 1\n"
+    (listed,) = cli.json("accounts", "list")["accounts"]
+    assert listed.pop("created") == listed.pop("modified")
+    fields = {"keystoneUrl": KEYSTONE, "login": "demo"}
+    assert listed == {"id": 1, "user": "root", "name": "lab", "platform": "openstack", "fields": fields}
+    assert cli.ok("accounts", "list") == f"1\troot\tlab\topenstack\tdemo\t{KEYSTONE}\n"
+    assert secret(cli_store, "lab") == PASSWORD
+    assert cli.ok("accounts", "remove", "lab") == "Removed the account 'lab' of root\n"
+    assert cli.json("accounts", "list") == {"accounts": []}
+
+
+def test_of_another_user(cli: Cli) -> None:
+    cli.ok("users", "add", "anna", "--password-stdin", input="x\n")
+    cli.ok("accounts", "add", "lab", "--user", "anna", *OPTIONS, OS_PASSWORD=PASSWORD)
+    assert cli.json("accounts", "list", "--user", "root") == {"accounts": []}
+    assert [each["user"] for each in cli.json("accounts", "list", "--user", "anna")["accounts"]] == ["anna"]
+    assert cli.run("accounts", "remove", "lab").exit_code == 2
+    cli.ok("accounts", "remove", "lab", "--user", "anna")
+
+
+def test_what_is_not_given_comes_from_the_variables(cli: Cli, cli_store: Store) -> None:
+    cli.ok("accounts", "add", "lab", OS_AUTH_URL=KEYSTONE, OS_USERNAME="demo", OS_PASSWORD=PASSWORD)
+    found = cli_store.accounts.find("root", name="lab")
+    assert found
+    assert found.fields == {"keystoneUrl": KEYSTONE, "login": "demo"}
+
+
+def test_from_clouds_yaml(cli: Cli, cli_store: Store, clouds: Path) -> None:
+    variables = {"OS_AUTH_URL": "https://another.example.com", "OS_USERNAME": "another", "OS_PASSWORD": "another"}
+    cli.ok("accounts", "add", "lab", "--from-clouds-yaml", "lab", "--file", clouds, **variables)
+    cli.ok("accounts", "add", "old", "--from-clouds-yaml", "old", "--file", clouds, "--login", "given", **variables)
+    lab, old = cli_store.accounts.list()
+    assert lab.fields == {
+        "keystoneUrl": f"{KEYSTONE}/v3",
+        "glanceUrl": "https://glance.example.com",
+        "login": "anna",
+        "keystoneVersion": "v3",
+    }
+    assert secret(cli_store, "lab") == "0123", "text, although it looks like a number"
+    assert old.fields == {"keystoneUrl": KEYSTONE, "login": "given", "keystoneVersion": "v2.0"}
+    assert secret(cli_store, "old") == PASSWORD
+    cli.ok("accounts", "add", "b", "--from-clouds-yaml", "bare", "--file", clouds, "--password-stdin", input="typed\n")
+    assert secret(cli_store, "b") == "typed"
+
+
+def test_where_clouds_yaml_is_looked_for(cli: Cli, cli_store: Store, clouds: Path) -> None:
+    home = Path.home()
+    places = [home / ".config/openstack/clouds.yaml", home / "clouds.yaml", home / "named.yaml"]
+    for number, place in enumerate(places):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(CLOUDS.replace("anna", f"anna-{number}"))
+        named = {"OS_CLIENT_CONFIG_FILE": str(place)} if number == 2 else {}
+        cli.ok("accounts", "add", f"lab-{number}", "--from-clouds-yaml", "lab", **named)
+        found = cli_store.accounts.find("root", name=f"lab-{number}")
+        assert found
+        assert found.fields["login"] == f"anna-{number}", "each goes before the one before"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["add", "lab"], "keystoneUrl: is needed"),
+        (["add", "lab", "--keystone-url", "ftp://x", "--login", "x"], "keystoneUrl: must be an address"),
+        (["add", "lab", *OPTIONS, "--keystone-version", "v4"], "keystoneVersion: "),
+        (["add", "lab", *OPTIONS, "--user", "nobody"], "there is no user 'nobody'"),
+        (["add", "lab", *OPTIONS, "--platform", "nimbus"], "'nimbus' is not supported here"),
+        (["add", " ", *OPTIONS], "name: "),
+        (["add", "taken", *OPTIONS], "there is an account 'taken' already"),
+        (["add", "lab", *OPTIONS, "--file", "x"], "--file needs --from-clouds-yaml"),
+        (["add", "lab", "--from-clouds-yaml", "lab"], "there is none of clouds.yaml"),
+        (["add", "lab", "--from-clouds-yaml", "cloud", "--file", "{file}"], "it has lab, bare, old, token, empty"),
+        (["add", "lab", "--from-clouds-yaml", "token", "--file", "{file}"], "only password is supported"),
+        (["add", "lab", "--from-clouds-yaml", "empty", "--file", "{file}"], "no 'empty' with entries"),
+        (["remove", "nothing"], "root has no account 'nothing'"),
+    ],
+)
+def test_refusals(cli: Cli, clouds: Path, arguments: list[str], words: str) -> None:
+    cli.ok("accounts", "add", "taken", *OPTIONS, OS_PASSWORD=PASSWORD)
+    result = cli.run("accounts", *(each.format(file=clouds) for each in arguments), OS_PASSWORD=PASSWORD)
+    assert result.exit_code == 2
+    assert words in result.stderr
+    assert len(cli.json("accounts", "list")["accounts"]) == 1
+
+
+def test_without_a_terminal_a_password_has_to_come_from_somewhere(cli: Cli, clouds: Path) -> None:
+    assert "set OS_PASSWORD, or use --password-stdin" in cli.run("accounts", "add", "lab", *OPTIONS).stderr
+    result = cli.run("accounts", "add", "lab", "--from-clouds-yaml", "bare", "--file", clouds, OS_PASSWORD=PASSWORD)
+    assert result.stderr == "Error: there is no terminal to ask for a password at; use --password-stdin\n"
+
+
+@pytest.mark.parametrize(
+    "text", [f"clouds:\n  lab: {{password: {PASSWORD}", f"clouds: [{PASSWORD}", PASSWORD, "", "- x"]
+)
+def test_a_broken_file_is_named_and_not_quoted(cli: Cli, clouds: Path, text: str) -> None:
+    clouds.write_text(text)
+    result = cli.run("accounts", "add", "lab", "--from-clouds-yaml", "lab", "--file", clouds)
+    assert result.exit_code == 2
+    assert str(clouds) in result.stderr
+    assert PASSWORD not in result.stderr

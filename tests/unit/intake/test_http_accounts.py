@@ -1,0 +1,458 @@
+"""Stored cloud accounts: kept, changed, deleted, and published with by reference."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from publisher.core.ticket import Ticket
+from publisher.core.vault import Vault
+from tests.unit.intake.conftest import (
+    ACCOUNT,
+    JSON,
+    SECRET,
+    TARGET,
+    UFORGE,
+    XML,
+    XSI,
+    XSI_TYPE,
+    Answer,
+    Service,
+    image_uri,
+    json_body,
+    ticket_path,
+    xml_body,
+)  # fmt: skip
+
+ALICE = "users/alice/accounts"
+NESTED = f"{image_uri(21)}/pimages"
+FIELDS = {name: ACCOUNT[name] for name in ("glanceUrl", "keystoneUrl", "login", "keystoneVersion")}
+OTHER_SECRET = f"another-{SECRET}"
+
+
+def body(**changes: Any) -> str:
+    made = {"@type": "CredAccountOpenStack", "name": "lab", **ACCOUNT} | changes
+    return json.dumps({name: value for name, value in made.items() if value is not None})
+
+
+def create(service: Service, *, login: str = "alice", **changes: Any) -> dict[str, Any]:
+    answer = service.post(f"users/{login}/accounts", body(**changes), content_type=JSON, login=login, accept=JSON)
+    assert answer.status == 201, answer.body
+    made: dict[str, Any] = answer.json
+    return made
+
+
+def put(service: Service, path: str, document: dict[str, Any], *, login: str = "alice") -> Answer:
+    return service.call("PUT", path, body=json.dumps(document).encode(), content_type=JSON, login=login, accept=JSON)
+
+
+def sealed(service: Service, account: dict[str, Any], owner: str = "alice") -> dict[str, str]:
+    stored = service.store.accounts.get(owner, account["dbId"])
+    return Vault.from_file(service.settings.key_file).open(stored.sealed_secrets)
+
+
+def secrets_of(service: Service, ticket: Ticket) -> dict[str, str]:
+    assert ticket.sealed_secrets
+    return Vault.from_file(service.settings.key_file).open(ticket.sealed_secrets)
+
+
+# Create, get, list ------------------------------------------------------------------------------------------------
+
+
+def test_create(fresh: Service) -> None:
+    answer = fresh.post(ALICE, body(), content_type=JSON, login="alice", accept=JSON)
+    assert answer.status == 201
+    made = answer.json
+    assert list(made)[:2] == ["@type", "created"]
+    assert made.pop("created") == made.pop("lastModified")
+    assert made.pop("digest")
+    assert made == {
+        "@type": "CredAccountOpenStack",
+        "dbId": 1,
+        "name": "lab",
+        "parentUri": "users/alice",
+        "uri": "users/alice/accounts/1",
+        "targetPlatform": {"name": "openstack", "type": "openstack"},
+        "secretsMissing": True,
+        **FIELDS,
+    }
+    assert answer.headers["location"].endswith("/api/users/alice/accounts/1")
+    assert sealed(fresh, made) == {"password": SECRET}
+
+
+@pytest.mark.parametrize("told", ["type", "platform", "both"])
+def test_create_in_xml(fresh: Service, told: str) -> None:
+    target = "" if told == "type" else "<targetPlatform><name>OpenStack</name></targetPlatform>"
+    attribute = "" if told == "platform" else f' xmlns:i="{XSI}" i:type="n:CredAccountOpenStack"'
+    markup = f"{target}<name>lab</name><keystoneUrl>http://k</keystoneUrl><login>x</login><password>{SECRET}</password>"
+    answer = fresh.post(ALICE, f'<n:credAccount xmlns:n="{UFORGE}"{attribute}>{markup}</n:credAccount>', login="alice")
+    assert answer.status == 201, answer.body
+    assert answer.xml.tag == f"{{{UFORGE}}}credAccount"
+    assert answer.xml.get(XSI_TYPE, "").endswith(":CredAccountOpenStack")
+    assert (answer.text("name"), answer.text("secretsMissing"), answer.text("password")) == ("lab", "true", None)
+    assert SECRET.encode() not in answer.body
+
+
+def test_get_and_list(fresh: Service) -> None:
+    made = [create(fresh), create(fresh, name="prod", keystoneVersion=None)]
+    create(fresh, login="bob")
+    for each in made:
+        answer = fresh.get(each["uri"], login="alice", accept=JSON)
+        assert (answer.status, answer.json) == (200, each)
+        again = fresh.get(each["uri"], login="alice", accept=JSON, headers={"If-None-Match": answer.headers["etag"]})
+        assert (again.status, again.body) == (304, b"")
+    listed = fresh.get(ALICE, login="alice", accept=JSON).json
+    assert listed == {"total": 2, "credAccounts": {"credAccount": made}}
+    in_xml = fresh.get(ALICE, login="alice").xml
+    assert [each.findtext("name") for each in in_xml.iterfind("credAccounts/credAccount")] == ["lab", "prod"]
+    assert all(each.get(XSI_TYPE) for each in in_xml.iterfind("credAccounts/credAccount"))
+    none = fresh.get("users/carol/accounts", login="carol", accept=JSON).json
+    assert none == {"total": 0, "credAccounts": {"credAccount": []}}
+
+
+def test_names(fresh: Service) -> None:
+    assert [create(fresh, name=None)["name"] for _ in range(3)] == ["openstack", "openstack-2", "openstack-3"]
+    assert create(fresh, name="  padded ")["name"] == "padded"
+    taken = fresh.post(ALICE, body(name="openstack"), content_type=JSON, login="alice")
+    assert taken.status == 409
+    assert "'openstack' already" in taken.problem()
+    create(fresh, login="bob", name="openstack")
+
+
+WRONG = [
+    ({"keystoneUrl": None}, "keystoneUrl: is needed"),
+    ({"login": None}, "login: is needed"),
+    ({"password": None}, "password: is needed"),
+    ({"keystoneUrl": "ftp://x"}, "keystoneUrl: must be an address"),
+    ({"keystoneUrl": "http://a:b@x"}, "keystoneUrl: must not hold"),
+    ({"glanceUrl": "x y"}, "glanceUrl: is not a valid"),
+    ({"keystoneVersion": "v4"}, "keystoneVersion: 'v4' is unknown"),
+    ({"login": "x" * 256}, "login: is longer"),
+    ({"name": "x" * 256}, "name: "),
+    ({"name": "a\0b"}, "name: "),
+    ({"@type": "CredAccountAws"}, "targetPlatform.name: 'aws' is not supported here"),
+    ({"@type": "CredAccountNimbus"}, "@type: "),
+    ({"@type": None, "targetPlatform": None}, "targetPlatform.name: is needed"),
+    ({"@type": None, "targetPlatform": {"type": "memory"}, "login": 7}, "login: "),
+]
+
+
+@pytest.mark.parametrize(("changes", "words"), WRONG)
+def test_what_will_not_do(service: Service, changes: dict[str, Any], words: str) -> None:
+    if changes.get("@type", "") != "CredAccountOpenStack":
+        changes = {"targetPlatform": None} | changes
+    answer = service.post(ALICE, body(**changes), content_type=JSON, login="alice", accept=JSON)
+    assert answer.status == 400, answer.body
+    assert answer.problem().startswith(words)
+    assert SECRET.encode() not in answer.body
+    assert service.store.accounts.list("alice") == []
+
+
+def test_an_account_of_keystone_v2_needs_no_project_yet(fresh: Service) -> None:
+    made = create(fresh, keystoneVersion="v2.0")
+    refused = fresh.post(
+        NESTED, json_body(None, credAccount={"dbId": made["dbId"]}, keystoneProject=None), content_type=JSON,
+        login="alice",
+    )  # fmt: skip
+    assert refused.status == 400
+    assert refused.problem().startswith("tenantName: ")
+
+
+# Change, delete ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"login": "other"},
+        {"name": "renamed"},
+        {"targetPlatform": {"name": "My cloud"}, "name": "lab", "login": "other"},
+        {"@type": "CredAccountOpenStack", "keystoneVersion": "v2.0"},
+        {"keystoneUrl": "http://elsewhere", "dbId": 1, "uri": "users/alice/accounts/1"},
+        {},
+    ],
+)
+def test_change_keeps_what_is_not_given(fresh: Service, given: dict[str, Any]) -> None:
+    made = create(fresh)
+    answer = put(fresh, made["uri"], given)
+    assert answer.status == 200, answer.body
+    changed = answer.json
+    for name in ("name", *FIELDS):
+        assert changed[name] == given.get(name, made[name])
+    assert fresh.get(made["uri"], login="alice", accept=JSON).json == changed
+    assert (changed["created"], changed["dbId"]) == (made["created"], made["dbId"])
+    assert sealed(fresh, made) == {"password": SECRET}
+
+
+def test_change_of_the_secret_alone(fresh: Service) -> None:
+    made = create(fresh)
+    changed = put(fresh, made["uri"], {"password": OTHER_SECRET})
+    assert changed.status == 200
+    assert OTHER_SECRET.encode() not in changed.body
+    assert sealed(fresh, made) == {"password": OTHER_SECRET}
+    assert changed.json["digest"] != made["digest"]
+
+
+@pytest.mark.parametrize(
+    ("given", "status", "words"),
+    [
+        ({"name": "prod"}, 409, "there is an account 'prod' already"),
+        ({"keystoneUrl": "ftp://x"}, 400, "keystoneUrl: "),
+        ({"keystoneVersion": "3"}, 400, "keystoneVersion: "),
+        ({"dbId": 2}, 400, "dbId: "),
+        ({"uri": "users/alice/accounts/2"}, 400, "uri: "),
+        ({"uri": "users/bob/accounts/1"}, 400, "uri: "),
+        ({"uri": "nonsense"}, 400, "uri: "),
+        ({"@type": "CredAccountMemory"}, 400, "targetPlatform.name: account 1 is of openstack"),
+        ({"targetPlatform": {"type": "memory"}}, 400, "targetPlatform.name: account 1 is of openstack"),
+    ],
+)
+def test_changes_that_will_not_do(fresh: Service, given: dict[str, Any], status: int, words: str) -> None:
+    made = create(fresh)
+    create(fresh, name="prod")
+    answer = put(fresh, made["uri"], given)
+    assert answer.status == status
+    assert answer.problem().startswith(words)
+    assert fresh.get(made["uri"], login="alice", accept=JSON).json == made
+
+
+def test_delete(fresh: Service) -> None:
+    made = create(fresh)
+    deleted = fresh.call("DELETE", made["uri"], login="alice")
+    assert (deleted.status, deleted.body) == (204, b"")
+    for method in ("GET", "DELETE"):
+        assert fresh.call(method, made["uri"], login="alice").status == 404
+    assert create(fresh)["dbId"] != made["dbId"]
+
+
+# Who may ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "entitlement"),
+    [
+        ("GET", "users/{uid}/accounts", None),
+        ("POST", "users/{uid}/accounts", "cloud_account_create"),
+        ("GET", "users/{uid}/accounts/{id}", None),
+        ("PUT", "users/{uid}/accounts/{id}", "cloud_account_create"),
+        ("DELETE", "users/{uid}/accounts/{id}", "cloud_account_delete"),
+    ],
+)
+def test_who_may(fresh: Service, method: str, path: str, entitlement: str | None) -> None:
+    bobs = create(fresh, login="bob")["dbId"]
+
+    def call(login: str | None, uid: str, id: int = bobs, **options: Any) -> Answer:
+        given: dict[str, Any] = (
+            {"body": body(name="new").encode(), "content_type": JSON} if method in ("POST", "PUT") else {}
+        )
+        return fresh.call(method, path.format(uid=uid, id=id), login=login, **given, **options)
+
+    assert call(None, "bob").status == 401
+    assert call("bob", "bob", password="wrong").status == 401
+    others, nobodys = call("alice", "bob"), call("alice", "nobody")
+    assert (others.status, nobodys.status) == (404, 404)
+    assert others.problem().replace("bob", "nobody") == nobodys.problem()
+    if "{id}" in path:
+        others, unknown = call("alice", "alice"), call("alice", "alice", 999)
+        assert (others.status, unknown.status) == (404, 404)
+        assert others.problem().replace(str(bobs), "999") == unknown.problem()
+    carols = call("carol", "carol")
+    if entitlement:
+        assert carols.status == 403
+        assert entitlement in carols.problem()
+    else:
+        assert carols.status == (404 if "{id}" in path else 200)
+    assert len(fresh.store.accounts.list()) == 1
+    assert call("root", "bob").status in (200, 201, 204), "an administrator may"
+
+
+# Publish ----------------------------------------------------------------------------------------------------------
+
+REFERENCES = [
+    ("dbId",),
+    ("uri",),
+    ("name",),
+    ("dbId", "uri"),
+    ("dbId", "name"),
+    ("uri", "name"),
+    ("dbId", "uri", "name"),
+]
+
+
+@pytest.mark.parametrize("kind", [XML, JSON])
+@pytest.mark.parametrize("platform", [None, {"name": "openstack"}, {"name": "My cloud"}])
+@pytest.mark.parametrize("by", REFERENCES, ids="+".join)
+def test_publish_by_reference(fresh: Service, by: tuple[str, ...], platform: Any, kind: str) -> None:
+    create(fresh, name="first", login="bob")
+    made = create(fresh)
+    reference = {name: made[name] for name in by} | ({"targetPlatform": platform} if platform else {})
+    asked = (xml_body if kind == XML else json_body)(None, credAccount=reference)
+    answer = fresh.post(NESTED, asked, content_type=kind, login="alice", accept=JSON)
+    assert answer.status == 201, answer.body
+    told = answer.json
+    assert told["@type"] == "PublishImageOpenStack"
+    assert {name: told[name] for name in TARGET} == TARGET, "no element of the platform is lost"
+    assert told["credAccount"] == {
+        name: value for name, value in made.items() if name not in ("created", "digest", "lastModified")
+    }
+    ticket = fresh.ticket(told["dbId"])
+    assert ticket.account_id == made["dbId"]
+    assert ticket.account == FIELDS | {"name": "lab"}
+    assert secrets_of(fresh, ticket) == {"password": SECRET}
+    assert fresh.get(ticket_path(ticket), login="alice", accept=JSON).json["credAccount"] == told["credAccount"]
+
+
+@pytest.mark.parametrize("kind", [XML, JSON])
+def test_publish_with_the_account_as_it_was_listed(fresh: Service, kind: str) -> None:
+    create(fresh)
+    if kind == JSON:
+        listed = fresh.get(ALICE, login="alice", accept=JSON).json["credAccounts"]["credAccount"][0]
+        asked = json.dumps({"@type": "PublishImageOpenStack", **TARGET, "credAccount": listed})
+    else:
+        document = fresh.get(ALICE, login="alice").body.decode()
+        inner = document.partition("<credAccounts>")[2].partition("</credAccounts>")[0]
+        prefix = inner.partition(':type="')[2].partition(":")[0]
+        rest = "".join(f"<{name}>{str(value).lower()}</{name}>" for name, value in TARGET.items())
+        asked = (
+            f'<{prefix}:publishImage xmlns:{prefix}="{UFORGE}" xmlns:xsi="{XSI}"'
+            f' xsi:type="{prefix}:PublishImageOpenStack">{rest}{inner}</{prefix}:publishImage>'
+        )
+    answer = fresh.post(NESTED, asked, content_type=kind, login="alice", accept=JSON)
+    assert answer.status == 201, answer.body
+    ticket = fresh.ticket(answer.json["dbId"])
+    assert (ticket.account_id, ticket.account) == (1, FIELDS | {"name": "lab"})
+    assert secrets_of(fresh, ticket) == {"password": SECRET}
+
+
+def test_inline_values_win(fresh: Service) -> None:
+    made = create(fresh)
+    inline = {"dbId": made["dbId"], "@type": "CredAccountOpenStack", "login": "other"}
+    fields = FIELDS | {"login": "other", "name": "lab"}
+    for given, secret in (
+        (inline, SECRET),
+        (inline | {"password": ""}, SECRET),
+        (inline | {"password": OTHER_SECRET}, OTHER_SECRET),
+    ):
+        ticket = _publish(fresh, given)
+        assert (ticket.account, ticket.account_id) == (fields, made["dbId"])
+        assert secrets_of(fresh, ticket) == {"password": secret}
+    assert sealed(fresh, made) == {"password": SECRET}
+    assert fresh.get(made["uri"], login="alice", accept=JSON).json == made
+
+
+def _publish(service: Service, account: dict[str, Any]) -> Ticket:
+    answer = service.post(NESTED, json_body(None, credAccount=account), content_type=JSON, login="alice", accept=JSON)
+    assert answer.status == 201, answer.body
+    return service.ticket(answer.json["dbId"])
+
+
+def test_a_whole_account_with_a_name_of_its_own_is_no_reference(fresh: Service) -> None:
+    ticket = _publish(fresh, ACCOUNT | {"name": "anything"})
+    assert (ticket.account_id, ticket.account) == (None, FIELDS)
+    shown = fresh.get(ticket_path(ticket), login="alice", accept=JSON).json["credAccount"]
+    assert not {"dbId", "uri", "name"} & set(shown)
+
+
+@pytest.mark.parametrize("inline", [{}, ACCOUNT])
+@pytest.mark.parametrize(
+    ("reference", "words"),
+    [
+        ({"dbId": 999}, "credAccount: refers to a stored account, and there is none like it"),
+        ({"dbId": 0}, "credAccount: refers"),
+        ({"dbId": 2}, "credAccount: refers"),
+        ({"uri": "users/alice/accounts/999"}, "credAccount: refers"),
+        ({"uri": "users/alice/accounts/2"}, "credAccount: refers"),
+        ({"uri": "users/bob/accounts/2"}, "credAccount: refers"),
+        ({"uri": "users/bob/accounts/1"}, "credAccount: refers"),
+        ({"uri": "users/alice/appliances/1"}, "credAccount.uri: "),
+        ({"dbId": 1, "uri": "users/alice/accounts/3"}, "credAccount.uri: contradicts"),
+        ({"dbId": 1, "uri": "users/bob/accounts/2"}, "credAccount: refers"),
+        ({"dbId": 1, "name": "prod"}, "credAccount.name: "),
+        ({"uri": "users/alice/accounts/1", "name": "unknown"}, "credAccount.name: "),
+        ({"dbId": 4, "@type": "CredAccountOpenStack"}, "credAccount: 'demo' is an account of memory"),
+    ],
+)
+def test_references_that_will_not_do(
+    fresh: Service, reference: dict[str, Any], words: str, inline: dict[str, Any]
+) -> None:
+    create(fresh)
+    create(fresh, login="bob", name="bobs")
+    create(fresh, name="prod")
+    of_memory: dict[str, Any] = {"@type": "CredAccountMemory", "targetPlatform": {"name": "memory"}}
+    create(fresh, name="demo", **of_memory)
+    asked = json_body(None, credAccount={**inline, **reference})
+    answer = fresh.post(NESTED, asked, content_type=JSON, login="alice", accept=JSON)
+    assert answer.status == 400, answer.body
+    assert answer.problem().startswith(words)
+    assert fresh.store.tickets.list() == []
+
+
+@pytest.mark.parametrize("name", ["bobs", "LAB", "nothing"])
+def test_a_name_alone_that_nobody_knows(fresh: Service, name: str) -> None:
+    create(fresh)
+    create(fresh, login="bob", name="bobs")
+    asked = json_body(None, credAccount={"name": name, "targetPlatform": {"name": "openstack"}})
+    answer = fresh.post(NESTED, asked, content_type=JSON, login="alice")
+    assert answer.status == 400
+    assert answer.problem().startswith("credAccount: refers to a stored account")
+
+
+def test_an_administrator_publishes_with_the_accounts_of_the_paths_user(fresh: Service) -> None:
+    create(fresh, login="root", name="roots")
+    made = create(fresh)
+    for reference, status in (({"name": "roots"}, 400), ({"dbId": made["dbId"]}, 201)):
+        asked = json_body(None, credAccount=reference)
+        assert fresh.post(NESTED, asked, content_type=JSON, login="root").status == status
+
+
+# The account of a ticket ------------------------------------------------------------------------------------------
+
+
+def test_the_account_of_a_ticket_stays_as_it_was(fresh: Service) -> None:
+    made = create(fresh)
+    ticket = _publish(fresh, {"dbId": made["dbId"]})
+    path = f"{ticket_path(ticket)}/accounts/{made['dbId']}"
+    before = fresh.get(path, login="alice", accept=JSON)
+    assert before.status == 200
+    assert before.json == fresh.get(ticket_path(ticket), login="alice", accept=JSON).json["credAccount"]
+    assert fresh.get(path, login="alice").text("uri") == made["uri"]
+    assert put(fresh, made["uri"], {"login": "other", "name": "renamed", "password": OTHER_SECRET}).status == 200
+    assert fresh.get(path, login="alice", accept=JSON).json == before.json
+    assert fresh.call("DELETE", made["uri"], login="alice").status == 204
+    assert fresh.get(path, login="alice", accept=JSON).json == before.json
+    assert fresh.get(ticket_path(ticket), login="alice", accept=JSON).json["credAccount"] == before.json
+    assert secrets_of(fresh, fresh.ticket(ticket.id)) == {"password": SECRET}
+    listed = fresh.get("users/alice/pimages", login="alice", accept=JSON).json["publishImages"]["publishImage"]
+    assert listed[0]["credAccount"] == before.json
+
+
+def test_who_sees_the_account_of_a_ticket(fresh: Service) -> None:
+    made, second = create(fresh), create(fresh, name="second")
+    with_account, without = _publish(fresh, {"dbId": made["dbId"]}), _publish(fresh, ACCOUNT)
+    path = f"{ticket_path(with_account)}/accounts/{made['dbId']}"
+    for login, status in ((None, 401), ("bob", 404), ("carol", 404), ("root", 200), ("alice", 200)):
+        assert fresh.get(path, login=login).status == status
+    for wrong in (
+        f"{ticket_path(with_account)}/accounts/{second['dbId']}",
+        f"{ticket_path(with_account)}/accounts/0",
+        f"{ticket_path(without)}/accounts/{made['dbId']}",
+        path.replace("images/21", "images/23"),
+    ):
+        assert fresh.get(wrong, login="alice").status == 404
+
+
+def test_no_answer_shows_a_secret(fresh: Service) -> None:
+    made = create(fresh)
+    ticket = _publish(fresh, {"dbId": made["dbId"]})
+    paths = (ALICE, made["uri"], ticket_path(ticket), f"{ticket_path(ticket)}/accounts/1", "users/alice/pimages")
+    for path in paths:
+        for accept in (XML, JSON):
+            answer = fresh.get(path, login="alice", accept=accept)
+            assert answer.status == 200
+            assert SECRET.encode() not in answer.body
+            assert b"password" not in answer.body
+    stored = fresh.store.accounts.get("alice", 1)
+    assert SECRET not in repr(stored)
+    assert SECRET.encode() not in stored.sealed_secrets
