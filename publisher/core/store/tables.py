@@ -87,6 +87,21 @@ accounts = Table(
     sqlite_autoincrement=True,
 )
 
+appliances = Table(
+    "appliances",
+    metadata,
+    Column("owner", String(255), ForeignKey("users.login", ondelete="CASCADE"), primary_key=True),
+    # Its number is the caller's to choose: each user's appliances are numbered for themselves.
+    Column("id", BigInteger, primary_key=True, autoincrement=False),
+    Column("name", String(255), nullable=False),
+    Column("version", String(255), nullable=False),
+    Column("description", Text, nullable=False),
+    Column("distribution", String(255), nullable=False),
+    Column("architecture", String(255), nullable=False),
+    Column("created", Double, nullable=False),
+    Column("modified", Double, nullable=False),
+)
+
 images = Table(
     "images",
     metadata,
@@ -103,7 +118,30 @@ images = Table(
     Column("sha512", String(128), nullable=False),
     Column("location", Text, nullable=False),
     Column("created", Double, nullable=False),
+    # The registration: how far it is, and what went wrong. Until it is `ready`, what describes the file is empty or 0.
+    Column("state", String(16), nullable=False, server_default="ready"),
+    # Where the file is fetched from, and which format its caller says that it has; None where neither was told.
+    Column("source", Text),
+    Column("wanted_format", String(32)),
+    Column("error", Text),
+    Column("sent", BigInteger, nullable=False, server_default="0"),
+    Column("total", BigInteger, nullable=False, server_default="0"),
+    Column("attempt", Integer, nullable=False, server_default="0"),
+    # How often it was generated.
+    Column("revision", Integer, nullable=False, server_default="1"),
+    # How many one-time keys for its download were used up.
+    Column("downloads", Integer, nullable=False, server_default="0"),
+    Column("modified", Double, nullable=False, server_default="0"),
+    Column("registered", Double),
+    # As in a ticket.
+    Column("not_before", Double, nullable=False, server_default="0"),
+    Column("lease_token", BigInteger, nullable=False, server_default="0"),
+    Column("lease_until", Double, nullable=False, server_default="0"),
+    Column("worker", String(255)),
+    Column("wake_at", Double, nullable=False, server_default="0"),
+    Column("wakes", Integer, nullable=False, server_default="0"),
     Index(None, "owner", "appliance_id"),
+    Index(None, "state", "wake_at"),
     sqlite_autoincrement=True,
 )
 
@@ -135,6 +173,8 @@ tickets = Table(
     Column("created", Double, nullable=False),
     Column("modified", Double, nullable=False),
     Column("started", Double),
+    # When `sent` was written.
+    Column("progressed", Double),
     Column("finished", Double),
     # A queued ticket is not claimed before this time: the delay before a retry.
     Column("not_before", Double, nullable=False),
@@ -146,8 +186,20 @@ tickets = Table(
     Column("wake_at", Double, nullable=False),
     Column("wakes", Integer, nullable=False),
     Index(None, "owner", "appliance_id"),
+    Index(None, "image_id"),
     Index(None, "state", "wake_at"),
     sqlite_autoincrement=True,
+)
+
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("owner", String(255), primary_key=True),
+    Column("key", String(255), primary_key=True),
+    # SHA-256 of the request: its method, path and body.
+    Column("digest", String(64), nullable=False),
+    Column("ticket_id", BigInteger, ForeignKey("tickets.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("created", Double, nullable=False, index=True),
 )
 
 history = Table(
