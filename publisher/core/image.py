@@ -8,6 +8,7 @@ import stat
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path, PurePosixPath
 
 from publisher.core.errors import ImageFileError, InvalidRequest
@@ -16,9 +17,22 @@ DISK_FORMATS = ("qcow2", "raw", "vmdk", "vdi", "vhd", "iso")
 _READ_BYTES = 1 << 20
 
 
+class ImageState(StrEnum):
+    """How far the registration of an image is. The last three are final, until the image is generated again."""
+
+    QUEUED = "queued"
+    FETCHING = "fetching"
+    READY = "ready"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
 @dataclass(frozen=True, slots=True)
 class Image:
-    """A generated image. Sizes in bytes, times in seconds since the epoch."""
+    """A generated image. Sizes in bytes, times in seconds since the epoch.
+
+    Until it is ready, nothing is known of its file: sizes are 0, hashes and formats empty.
+    """
 
     id: int
     owner: str
@@ -37,6 +51,43 @@ class Image:
     location: str
     """Path of the file under the image root, with `/`, without `..`."""
     created: float
+    state: ImageState = ImageState.READY
+    source: str | None = None
+    """Where the file was fetched from, as it was given; None where it was sent to us, or added by an operator."""
+    wanted_format: str | None = None
+    """The format that its caller said it has, if they did; `format` is what it was found to be."""
+    error: str | None = None
+    sent: int = 0
+    total: int = 0
+    """Bytes that the registration has read, and will have to; 0 where that is not known yet."""
+    attempt: int = 0
+    revision: int = 1
+    """How often it was generated."""
+    downloads: int = 0
+    """How many one-time keys for its download were used up."""
+    modified: float = 0.0
+    registered: float | None = None
+    """When it became ready."""
+
+    @property
+    def ready(self) -> bool:
+        return self.state is ImageState.READY
+
+    @property
+    def message(self) -> str:
+        """What is happening, in words for a person."""
+        match self.state:
+            case ImageState.QUEUED if self.error:
+                return f"Waiting to try again (attempt {self.attempt + 1}): {self.error}"
+            case ImageState.FETCHING if self.total:
+                return f"Fetching {self.sent >> 20} of {self.total >> 20} MiB"
+            case ImageState.FETCHING:
+                return "Fetching"
+        return self.state.capitalize()
+
+    @property
+    def file_name(self) -> str:
+        return PurePosixPath(self.location).name
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +181,6 @@ _DISK_FORMAT_OF = {
     "openstackqcow2": "qcow2",
     "cloudstackqcow2": "qcow2",
     "kvm": "qcow2",
-    "vmdk": "vmdk",
     "openstackvmdk": "vmdk",
     "k5vmdk": "vmdk",
     "esx": "vmdk",
@@ -149,7 +199,7 @@ _DISK_FORMAT_OF = {
 _FORMAT_OF_DISK = {
     "qcow2": "qcow2",
     "raw": "raw",
-    "vmdk": "vmdk",
+    "vmdk": "openstackvmdk",
     "iso": "ISO",
     "vdi": "openstackvdi",
     "vhd": "openstackvhd",
@@ -163,7 +213,9 @@ def format_named(name: str | None, disk_format: str) -> str:
     """
     if name is None:
         return _FORMAT_OF_DISK[disk_format]
-    known = {each.lower(): each for each in _DISK_FORMAT_OF} | {"vdi": "openstackvdi", "vhd": "openstackvhd"}
+    known = {each.lower(): each for each in _DISK_FORMAT_OF} | {
+        each: _FORMAT_OF_DISK[each] for each in ("vmdk", "vdi", "vhd")
+    }
     canonical = known.get(name.lower())
     if canonical is None:
         raise InvalidRequest(f"'{name}' is unknown; known are {', '.join(sorted(_DISK_FORMAT_OF))}", field="format")
@@ -172,3 +224,15 @@ def format_named(name: str | None, disk_format: str) -> str:
     if expected != disk_format and not (expected == "raw" and disk_format == "iso"):
         raise InvalidRequest(f"'{name}' means a {expected} file, but the file is {disk_format}", field="format")
     return canonical
+
+
+def target_format(format: str) -> str:
+    """The `targetFormat/name` of an image of that format: the platform that it is made for, which callers query by.
+
+    What is made for none in particular is for the cloud that takes it as it is.
+    """
+    return next((name for name in _TARGETS if format.lower().startswith(name)), _TARGET_OF.get(format, "openstack"))
+
+
+_TARGETS = ("aws", "azure", "cloudstack", "docker", "google", "hyper-v", "openshift", "openstack", "outscale")
+_TARGET_OF = {"esx": "vsphere", "k5vmdk": "k5", "kvm": "kvm", "oracleraw": "oracle"}

@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from publisher.core.errors import InvalidRequest, QueueUnavailable
+from publisher.core.errors import Conflict, InvalidRequest, QueueUnavailable
 from publisher.core.image import Image
 from publisher.core.platforms import check_request
 from publisher.core.store import Store
@@ -46,7 +46,10 @@ class PublishRequest:
 
 
 def accept(store: Store, sealer: Sealer, request: PublishRequest) -> Ticket:
-    """Check a request and commit its ticket. Raises `InvalidRequest` that names what is wrong."""
+    """Check a request and commit its ticket.
+
+    Raises `InvalidRequest` that names what is wrong, `Conflict` for an image that is not ready.
+    """
     image = _image(store, request)
     stored = None if request.secrets else request.sealed_secrets
     # What is sealed cannot be looked at here; that it is there was checked when the account was stored.
@@ -96,4 +99,6 @@ def _image(store: Store, request: PublishRequest) -> Image:
         raise InvalidRequest(
             f"appliance {request.appliance_id} of {request.owner} has no image {request.image_id}", field="imageUri"
         )
+    if not image.ready:
+        raise Conflict(f"image {image.id} is not ready, but {image.state}; its status tells more")
     return image

@@ -1,15 +1,19 @@
-"""Tickets as the documents that callers get. No secret can be in them: they are made from what was stored in clear."""
+"""Tickets, images and accounts as the documents that callers get.
+
+No secret can be in them: they are made from what was stored in clear.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from datetime import UTC, datetime
+from pathlib import PurePosixPath
 from typing import Any
 
 from publisher.core import uris
-from publisher.core.image import Image
+from publisher.core.image import Image, ImageState, target_format
 from publisher.core.store.accounts import StoredAccount
-from publisher.core.ticket import State, Ticket
+from publisher.core.ticket import Progress, State, Ticket
 from publisher.intake.wire.fields import TYPE_KEY, Document
 from publisher.intake.wire.platforms import Platform, find_platform
 
@@ -75,6 +79,76 @@ def _eta(ticket: Ticket, now: float) -> datetime | None:
     """Only while a worker is at it: a ticket that has ended, or waits, keeps the phase it was in."""
     left = ticket.seconds_left(now) if ticket.state is State.PUBLISHING else None
     return None if left is None or left > _ETA_LONGEST_SECONDS else _time(now + left)
+
+
+def image_document(image: Image) -> Document:
+    """The `image` of a generated image, or of one that is still being registered."""
+    uri = uris.image_uri(image.owner, image.appliance_id, image.id)
+    document: Document = {
+        **_image_object(image),
+        "status": image_status_document(image),
+        "uploaded": image.ready,
+        "parentUri": uris.appliance_uri(image.owner, image.appliance_id),
+        "basePublishImagesUri": f"{uri}/pimages",
+        "compress": False,
+        "imageCreated": image.ready,
+        "name": image.name,
+        "revision": image.revision,
+        "simulated": False,
+        "statusUri": f"{uri}/status",
+        "uri": uri,
+        "version": str(image.revision),
+    }
+    if image.ready:
+        document |= {
+            "md5sum": image.md5,
+            "mimeType": "application/octet-stream",
+            "sha256sum": image.sha256,
+            "size": image.size,
+            "uploadedTime": _time(image.registered),
+            "fileExtension": PurePosixPath(image.file_name).suffix.removeprefix("."),
+            "fileName": image.file_name,
+            "fileSize": image.size,
+            "vmDiskSize": image.virtual_size,
+        }
+    if format := image.format or image.wanted_format:
+        document |= {
+            "format": {"name": format},
+            "targetFormat": {"name": target_format(format), "format": {"name": format}},
+        }
+    return document
+
+
+def image_status_document(image: Image) -> Document:
+    """The `status` of an image's registration. Exactly one of complete, error and cancelled ends true."""
+    failed = image.state is ImageState.FAILED
+    sent, total = image.sent, max(image.sent, image.total)
+    uri = uris.image_uri(image.owner, image.appliance_id, image.id)
+    return {
+        **_image_object(image),
+        "bytesLoaded": sent,
+        "bytesTotal": total,
+        "cancelled": image.state is ImageState.CANCELLED,
+        "complete": image.ready,
+        "detailedError": False,
+        "error": failed,
+        "errorMessage": image.error if failed else None,
+        "message": image.message,
+        "parentUri": uri,
+        "percentage": 100 if image.ready else Progress(sent, total).percentage if image.total else 0,
+        "published": False,
+        "uri": f"{uri}/status",
+    }
+
+
+def _image_object(image: Image) -> Document:
+    seen = f"{image.id} {image.created} {image.modified} {image.state} {image.sent} {image.downloads}"
+    return {
+        "created": _time(image.created),
+        "dbId": image.id,
+        "digest": hashlib.sha256(seen.encode()).hexdigest()[:32],
+        "lastModified": _time(image.modified),
+    }
 
 
 def ticket_account_document(ticket: Ticket) -> Document:

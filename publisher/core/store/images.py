@@ -9,7 +9,7 @@ from sqlalchemy import Engine, Row, delete, insert, select, text
 from sqlalchemy.exc import IntegrityError
 
 from publisher.core.errors import Conflict
-from publisher.core.image import Digests, Image
+from publisher.core.image import Digests, Image, ImageState
 from publisher.core.store.engine import db_now, reading, writing
 from publisher.core.store.tables import images
 
@@ -47,6 +47,10 @@ class Images:
             "sha512": digests.sha512,
             "location": location,
             "created": db_now(),
+            "modified": db_now(),
+            "registered": db_now(),
+            "sent": digests.size,
+            "total": digests.size,
         } | ({} if id is None else {"id": id})
         try:
             with writing(self._engine) as connection:
@@ -82,4 +86,4 @@ class Images:
 
 
 def _image(row: Row[Any]) -> Image:
-    return Image(**row._mapping)
+    return Image(**{**row._mapping, "state": ImageState(row.state)})

@@ -69,7 +69,7 @@ def test_identify(name: str, tmp_path: Path) -> None:
         (None, "vdi", "openstackvdi"),
         (None, "vhd", "openstackvhd"),
         (None, "raw", "raw"),
-        (None, "vmdk", "vmdk"),
+        (None, "vmdk", "openstackvmdk"),
         ("qcow2", "qcow2", "qcow2"),
         ("QCOW2", "qcow2", "qcow2"),
         ("openstackqcow2", "qcow2", "openstackqcow2"),

@@ -53,6 +53,8 @@ def upgrade() -> None:
     ):
         op.add_column("images", column)
     op.execute("UPDATE images SET modified = created, registered = created, sent = size, total = size")
+    # Callers know the format under this name only.
+    op.execute("UPDATE images SET format = 'openstackvmdk' WHERE format = 'vmdk'")
     op.create_index("ix_images_state_wake_at", "images", ["state", "wake_at"])
 
     op.create_table(
