@@ -8,7 +8,11 @@ from urllib.parse import quote, unquote
 from publisher.core.errors import InvalidRequest
 
 _IMAGE = re.compile(r"(?:/?(?:api/)?)users/([^/]+)/appliances/(\d{1,18})/images/(\d{1,18})/?", re.ASCII)
-_ACCOUNT = re.compile(r"(?:/?(?:api/)?)users/([^/]+)/accounts/(\d{1,18})/?", re.ASCII)
+_ACCOUNT = re.compile(
+    # As it is stored, or as a ticket names it.
+    r"(?:/?(?:api/)?)users/([^/]+)/(?:appliances/\d+/images/\d+/pimages/\d+/)?accounts/(\d{1,18})/?",
+    re.ASCII,
+)
 _APPLIANCE = re.compile(r"(?:/?(?:api/)?)users/([^/]+)/appliances/(\d{1,18})/?", re.ASCII)
 
 

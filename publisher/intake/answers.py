@@ -159,7 +159,8 @@ def ticket_account_document(ticket: Ticket) -> Document:
             "dbId": ticket.account_id,
             "name": ticket.account.get("name"),
             "parentUri": uris.user_uri(ticket.owner),
-            "uri": uris.account_uri(ticket.owner, ticket.account_id),
+            # There it can be read when the account itself has been deleted, too.
+            "uri": f"{_uri(ticket)}/accounts/{ticket.account_id}",
         }
     return document
 

@@ -53,12 +53,21 @@ class ApiKeys:
         with reading(self._engine) as connection:
             return [_api_key(row) for row in connection.execute(query)]
 
+    def get(self, owner: str, id: int) -> ApiKey:
+        """Raises `NotFound`, another user's key being as good as none."""
+        query = select(*_COLUMNS).where(api_keys.c.owner == owner, api_keys.c.id == id)
+        with reading(self._engine) as connection:
+            row = connection.execute(query).one_or_none()
+        if row is None:
+            raise _none(owner, id)
+        return _api_key(row)
+
     def remove(self, owner: str, id: int) -> None:
         """Raises `NotFound`, another user's key being as good as none."""
         with writing(self._engine) as connection:
             gone = delete(api_keys).where(api_keys.c.owner == owner, api_keys.c.id == id)
             if connection.execute(gone).rowcount != 1:
-                raise NotFound(f"{owner} has no API key {id}")
+                raise _none(owner, id)
 
     def sealed_secret(self, public_key: str) -> tuple[str, bytes] | None:
         """The owner and the sealed secret of a key; None where there is no such key."""
@@ -66,6 +75,10 @@ class ApiKeys:
         with reading(self._engine) as connection:
             row = connection.execute(query).one_or_none()
         return (row.owner, row.sealed_secret) if row else None
+
+
+def _none(owner: str, id: int) -> NotFound:
+    return NotFound(f"{owner} has no API key {id}")
 
 
 def _api_key(row: Row[Any]) -> ApiKey:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, Double, Engine, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Double, Engine, Table, create_engine, event, func, make_url, select
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
@@ -129,3 +129,15 @@ def writing(engine: Engine, *, durable: bool = True) -> Iterator[Connection]:
         if not durable and engine.dialect.name == "postgresql":
             connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
         yield connection
+
+
+def keep_others_out(connection: Connection, table: Table) -> None:
+    """Nobody else writes to the table until this transaction, which writes, has ended. For what is seldom written."""
+    if connection.dialect.name == "postgresql":  # SQLite lets one at a time write, whatever the table
+        name = connection.dialect.identifier_preparer.format_table(table)
+        connection.exec_driver_sql(f"LOCK TABLE {name} IN SHARE ROW EXCLUSIVE MODE")
+
+
+def next_id(connection: Connection, table: Table) -> int:
+    """A number for a row whose key is a name. Others must be kept out."""
+    return int(connection.execute(select(func.coalesce(func.max(table.c.id), 0) + 1)).scalar_one())

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Engine, Row, delete, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from publisher.core.errors import Conflict, InvalidRequest, NotFound
-from publisher.core.store.engine import db_now, reading, writing
+from publisher.core.store.engine import db_now, keep_others_out, next_id, reading, writing
 from publisher.core.store.tables import roles, users
 
 ENTITLEMENT_DESCRIPTIONS = {
@@ -33,6 +33,7 @@ class Role:
     description: str
     entitlements: frozenset[str]
     created: float
+    id: int
 
 
 class Roles:
@@ -48,7 +49,7 @@ class Roles:
         check_entitlements(entitlements)
         if not entitlements:
             raise InvalidRequest("a role has at least one", field="entitlements")
-        row = {
+        row: dict[str, Any] = {
             "name": name,
             "description": description,
             "entitlements": sorted(entitlements),
@@ -56,6 +57,8 @@ class Roles:
         }
         try:
             with writing(self._engine) as connection:
+                keep_others_out(connection, roles)
+                row["id"] = next_id(connection, roles)
                 return _role(connection.execute(insert(roles).values(row).returning(roles)).one())
         except IntegrityError:
             raise Conflict(f"there is a role '{name}' already") from None
@@ -93,4 +96,4 @@ def roles_named(connection: Connection, names: Iterable[str], *, keep: bool = Fa
 
 
 def _role(row: Row[Any]) -> Role:
-    return Role(row.name, row.description, frozenset(row.entitlements), row.created)
+    return Role(row.name, row.description, frozenset(row.entitlements), row.created, row.id)

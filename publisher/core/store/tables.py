@@ -48,6 +48,7 @@ users = Table(
     Column("entitlements", JSON, nullable=False),
     Column("roles", JSON, nullable=False, server_default="[]"),
     Column("created", Double, nullable=False),
+    Column("id", BigInteger, nullable=False, server_default="0"),
 )
 
 roles = Table(
@@ -57,6 +58,7 @@ roles = Table(
     Column("description", Text, nullable=False),
     Column("entitlements", JSON, nullable=False),
     Column("created", Double, nullable=False),
+    Column("id", BigInteger, nullable=False, server_default="0"),
 )
 
 api_keys = Table(

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine, Row, delete, func, insert, select, up
 from sqlalchemy.exc import IntegrityError
 
 from publisher.core.errors import Conflict, InvalidRequest, NotFound
-from publisher.core.store.engine import db_now, reading, writing
+from publisher.core.store.engine import db_now, keep_others_out, next_id, reading, writing
 from publisher.core.store.roles import ENTITLEMENTS as ENTITLEMENTS
 from publisher.core.store.roles import Role, check_entitlements, roles_named
 from publisher.core.store.tables import users
@@ -29,6 +29,7 @@ class User:
     administrator: bool
     entitlements: frozenset[str]
     created: float
+    id: int
     roles: tuple[Role, ...] = ()
 
     def may(self, entitlement: str) -> bool:
@@ -62,7 +63,7 @@ class Users:
         if not password:
             raise InvalidRequest("must not be empty", field="password")
         check_entitlements(entitlements)
-        row = {
+        row: dict[str, Any] = {
             "login": login,
             "password_hash": _hasher.hash(password),
             "administrator": administrator,
@@ -73,6 +74,8 @@ class Users:
         try:
             with writing(self._engine) as connection:
                 given = _existing(connection, roles)
+                keep_others_out(connection, users)
+                row["id"] = next_id(connection, users)
                 return _user(connection.execute(insert(users).values(row).returning(users)).one(), given)
         except IntegrityError:
             raise Conflict(f"there is a user '{login}' already") from None
@@ -107,6 +110,8 @@ class Users:
         """Raises `NotFound`, or `Conflict` where the user owns images or is the last administrator."""
         try:
             with writing(self._engine) as connection:
+                # Of two administrators who remove each other at the same time, one stays.
+                keep_others_out(connection, users)
                 if connection.execute(delete(users).where(users.c.login == login)).rowcount != 1:
                     raise NotFound(f"there is no user '{login}'")
                 left = select(func.count()).select_from(users).where(users.c.administrator)
@@ -157,4 +162,4 @@ def _existing(connection: Connection, names: frozenset[str]) -> tuple[Role, ...]
 
 def _user(row: Row[Any], known: Iterable[Role]) -> User:
     held = tuple(role for role in known if role.name in row.roles)
-    return User(row.login, row.administrator, frozenset(row.entitlements), row.created, held)
+    return User(row.login, row.administrator, frozenset(row.entitlements), row.created, row.id, held)

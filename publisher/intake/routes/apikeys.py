@@ -1,4 +1,4 @@
-"""API keys: list, create, delete. The secret half is in the answer that creates a pair, and in no other."""
+"""API keys: list, create, get, delete. The secret half is in the answer that creates a pair, and in no other."""
 
 from __future__ import annotations
 
@@ -52,6 +52,12 @@ def create_api_key(caller: Calling, body: Body, uid: str) -> Response:
     created = caller.created("apiKeyPair", _document(key) | {"secretKey": secret}, _uri(key))
     created.headers["Cache-Control"] = "no-store"
     return created
+
+
+@router.get(_KEYS + "/{id}")
+def api_key(caller: Calling, uid: str, id: Id) -> Response:
+    key = caller.services.store.api_keys.get(caller.owner(uid, _ENTITLEMENT), id)
+    return caller.answer("apiKeyPair", _document(key), key.created)
 
 
 @router.delete(_KEYS + "/{id}")

@@ -57,6 +57,7 @@ def _user_document(user: User) -> Document:
     seen = f"{user.login} {user.created} {user.administrator} {[_digest(role) for role in user.roles]}"
     return {
         "created": datetime.fromtimestamp(user.created, UTC),
+        "dbId": user.id,
         "digest": hashlib.sha256(seen.encode()).hexdigest()[:32],
         "loginName": user.login,
         "active": True,
@@ -72,6 +73,7 @@ def _role_document(role: Role) -> Document:
     created = datetime.fromtimestamp(role.created, UTC)
     return {
         "created": created,
+        "dbId": role.id,
         "digest": _digest(role),
         # A role is made and removed, never changed.
         "lastModified": created,

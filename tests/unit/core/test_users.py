@@ -1,5 +1,8 @@
 """Users, on each kind of database."""
 
+import contextlib
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -83,6 +86,29 @@ def test_the_last_administrator_stays(store: Store) -> None:
     store.users.remove("root")
     store.users.remove("guest")
     assert [user.login for user in store.users.list()] == ["second"]
+
+
+def test_of_administrators_who_remove_each_other_one_stays(store: Store) -> None:
+    for number in range(8):
+        store.users.add(f"admin{number}", "x", administrator=True)
+    started = threading.Barrier(8)
+
+    def remove(login: str) -> None:
+        started.wait(10)
+        with contextlib.suppress(Conflict):
+            store.users.remove(login)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(remove, [user.login for user in store.users.list()]))
+    assert len(store.users.list()) == 1
+
+
+def test_each_user_and_role_has_a_number(store: Store) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        users = list(pool.map(lambda number: store.users.add(f"user{number}", "x"), range(4)))
+    assert sorted(user.id for user in users) == [1, 2, 3, 4]
+    roles = [store.roles.add(name, entitlements=frozenset({"image_publish"})) for name in "ab"]
+    assert [role.id for role in roles] == [1, 2]
 
 
 def test_who_owns_images_stays(store: Store, tmp_path: Path) -> None:

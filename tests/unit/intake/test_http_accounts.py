@@ -294,10 +294,10 @@ def test_publish_by_reference(fresh: Service, by: tuple[str, ...], platform: Any
     told = answer.json
     assert told["@type"] == "PublishImageOpenStack"
     assert {name: told[name] for name in TARGET} == TARGET, "no element of the platform is lost"
+    ticket = fresh.ticket(told["dbId"])
     assert told["credAccount"] == {
         name: value for name, value in made.items() if name not in ("created", "digest", "lastModified")
-    }
-    ticket = fresh.ticket(told["dbId"])
+    } | {"uri": f"{ticket_path(ticket)}/accounts/{made['dbId']}"}
     assert ticket.account_id == made["dbId"]
     assert ticket.account == FIELDS | {"name": "lab"}
     assert secrets_of(fresh, ticket) == {"password": SECRET}
@@ -417,7 +417,9 @@ def test_the_account_of_a_ticket_stays_as_it_was(fresh: Service) -> None:
     before = fresh.get(path, login="alice", accept=JSON)
     assert before.status == 200
     assert before.json == fresh.get(ticket_path(ticket), login="alice", accept=JSON).json["credAccount"]
-    assert fresh.get(path, login="alice").text("uri") == made["uri"]
+    assert fresh.get(path, login="alice").text("uri") == path, "to be read there, whatever becomes of the account"
+    echoed = fresh.post(NESTED, json_body(None, credAccount=before.json), content_type=JSON, login="alice", accept=JSON)
+    assert echoed.json["credAccount"]["dbId"] == made["dbId"], "it is understood as it was told"
     assert put(fresh, made["uri"], {"login": "other", "name": "renamed", "password": OTHER_SECRET}).status == 200
     assert fresh.get(path, login="alice", accept=JSON).json == before.json
     assert fresh.call("DELETE", made["uri"], login="alice").status == 204
@@ -426,6 +428,7 @@ def test_the_account_of_a_ticket_stays_as_it_was(fresh: Service) -> None:
     assert secrets_of(fresh, fresh.ticket(ticket.id)) == {"password": SECRET}
     listed = fresh.get("users/alice/pimages", login="alice", accept=JSON).json["publishImages"]["publishImage"]
     assert listed[0]["credAccount"] == before.json
+    assert len(listed) == 2
 
 
 def test_who_sees_the_account_of_a_ticket(fresh: Service) -> None:

@@ -194,6 +194,7 @@ ROUTES = [
     ("GET", "users/{uid}/roles", None, 200),
     ("GET", "users/{uid}/apikeys", "api_key_access", 200),
     ("POST", "users/{uid}/apikeys", "api_key_access", 201),
+    ("GET", "users/{uid}/apikeys/{id}", "api_key_access", 200),
     ("DELETE", "users/{uid}/apikeys/{id}", "api_key_access", 204),
 ]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.unit.intake.conftest import JSON, Service
+from tests.unit.intake.conftest import JSON, PASSWORDS, Service
 
 BASES = {
     "baseApiKeysUri": "users/alice/apikeys",
@@ -29,16 +29,25 @@ def test_a_user(fresh: Service) -> None:
     assert [each["name"] for each in role["entitlements"]["entitlement"]] == ["image_publish"]
     assert user.pop("created")
     assert user.pop("digest")
+    assert user.pop("dbId") == number_of(fresh, "alice")
+    assert (role["dbId"], role["name"]) == (1, "operators")
     assert user == {
         "loginName": "alice", "active": True, "admin": False, **BASES, "name": "alice", "uri": "users/alice",
     }  # fmt: skip
     assert fresh.get("users/root", accept=JSON).json["admin"] is True
 
 
+def number_of(service: Service, login: str) -> int:
+    user = service.store.users.get(login)
+    assert user is not None
+    assert 1 <= user.id <= len(PASSWORDS)
+    return user.id
+
+
 def test_the_order_of_its_elements(fresh: Service) -> None:
     root = fresh.get("users/alice", login="alice").xml
     assert [child.tag for child in root] == [
-        "created", "digest", "loginName", "active", "admin", *BASES, "name", "roles", "uri",
+        "created", "dbId", "digest", "loginName", "active", "admin", *BASES, "name", "roles", "uri",
     ]  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""appliances, registrations of images, idempotency keys"""
+"""appliances, registrations of images, idempotency keys, numbers of users and roles"""
 
 from __future__ import annotations
 
@@ -56,6 +56,13 @@ def upgrade() -> None:
     # Callers know the format under this name only.
     op.execute("UPDATE images SET format = 'openstackvmdk' WHERE format = 'vmdk'")
     op.create_index("ix_images_state_wake_at", "images", ["state", "wake_at"])
+
+    for table, name in (("users", "login"), ("roles", "name")):
+        op.add_column(table, sa.Column("id", sa.BigInteger(), server_default="0", nullable=False))
+        op.execute(
+            f"UPDATE {table} SET id ="  # noqa: S608  # the names stand above
+            f" (SELECT count(*) FROM {table} AS other WHERE other.{name} <= {table}.{name})"
+        )
 
     op.create_table(
         "idempotency_keys",
