@@ -26,18 +26,24 @@ class Platform:
     addresses: tuple[str, ...] = ()
     names: tuple[str, ...] = ("displayName",)
     """Of the account or of the image; no longer than `NAME_LENGTH_MAX`."""
+    formats: tuple[str, ...] = ()
+    """Names of the image formats that it is offered for: those of its own first, then what is for no one cloud."""
 
+
+_COMMON_FORMATS = ("qcow2", "raw", "ISO")
 
 _OPENSTACK = Platform(
     account=("keystoneUrl", "login", "password"),
     addresses=("keystoneUrl", "glanceUrl"),
     names=("displayName", "keystoneDomain", "keystoneProject", "tenantName", "login"),
+    formats=("openstackqcow2", "openstackvdi", "openstackvhd", "openstackvmdk", *_COMMON_FORMATS),
 )
 
 PLATFORMS: dict[str, Platform] = {
     "openstack": _OPENSTACK,
     "susecloud": _OPENSTACK,
     "cloudwatt": _OPENSTACK,
+    "memory": Platform(formats=_COMMON_FORMATS),
 }
 
 
@@ -45,6 +51,11 @@ PLATFORMS: dict[str, Platform] = {
 def installed() -> tuple[str, ...]:
     """The platforms that a plugin is installed for. Reads their names; loads none."""
     return tuple(sorted(entry.name for entry in entry_points(group=ENTRY_POINT_GROUP)))
+
+
+def formats(platform: str) -> tuple[str, ...]:
+    """Names of the image formats (`targetFormat/format/name`) that the platform is offered for."""
+    return PLATFORMS.get(platform, Platform()).formats
 
 
 def check_request(platform: str, account: dict[str, Any], secrets: dict[str, str], target: dict[str, Any]) -> None:

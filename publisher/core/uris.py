@@ -36,6 +36,14 @@ def ticket_uri(login: str, appliance_id: int, image_id: int, ticket_id: int) -> 
     return f"{image_uri(login, appliance_id, image_id)}/pimages/{ticket_id}"
 
 
+def target_platform_uri(login: str, platform: str) -> str:
+    return f"{user_uri(login)}/targetplatforms/{quote(platform, safe='')}"
+
+
+def target_format_uri(login: str, platform: str, format: str) -> str:
+    return f"{user_uri(login)}/targetformats/{quote(platform, safe='')}/{quote(format, safe='')}"
+
+
 def parse_image_uri(uri: str, field: str) -> tuple[str, int, int]:
     """Login, appliance id, image id. Raises `InvalidRequest`."""
     match = _IMAGE.fullmatch(uri)

@@ -16,7 +16,7 @@ from publisher.core.vault import Vault
 from publisher.intake import problems
 from publisher.intake.auth import Authenticator, keep_signatures_out_of_logs
 from publisher.intake.exchange import API, Services
-from publisher.intake.routes import accounts, apikeys, pimages, schema, status, users
+from publisher.intake.routes import accounts, apikeys, pimages, schema, status, targets, users
 from publisher.version import __version__
 
 
@@ -53,8 +53,8 @@ def create_app(settings: Settings | None = None, waker: Waker | None = None) -> 
     )
     app.add_middleware(OneSlash)
     problems.install(app)
-    for router in (status.router, schema.router, pimages.router, accounts.router, apikeys.router, users.router):
-        app.include_router(router, prefix=API)
+    for module in (status, schema, pimages, accounts, apikeys, users, targets):
+        app.include_router(module.router, prefix=API)
     return app
 
 

@@ -9,7 +9,9 @@ from sqlalchemy import Engine, Row, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from publisher.core.errors import Conflict, InvalidRequest, NotFound
+from publisher.core.listing import Field, Kind, Listing, Page
 from publisher.core.store.engine import db_now, reading, writing
+from publisher.core.store.listing import NUMBER, Fields, select_page
 from publisher.core.store.tables import accounts
 
 _NAME_MAX = 255
@@ -30,6 +32,15 @@ class StoredAccount:
 
 
 _COLUMNS = [accounts.c[each.name] for each in fields(StoredAccount)]
+_FIELDS: Fields = {
+    NUMBER: Field(accounts.c.id, Kind.NUMBER),
+    "created": Field(accounts.c.created, Kind.TIME),
+    "lastModified": Field(accounts.c.modified, Kind.TIME),
+    "name": Field(accounts.c.name),
+    "targetPlatform.name": Field(accounts.c.platform, Kind.NAME),
+    "targetPlatform.type": Field(accounts.c.platform, Kind.NAME),
+}
+"""What a list of them can be filtered and ordered by."""
 
 
 class Accounts:
@@ -83,6 +94,13 @@ class Accounts:
             query = query.where(accounts.c.owner == owner)
         with reading(self._engine) as connection:
             return [_account(row) for row in connection.execute(query)]
+
+    def page(self, owner: str, listing: Listing) -> Page[StoredAccount]:
+        """Those of the user's accounts that are wanted. Raises `InvalidRequest`."""
+        query = select(*_COLUMNS).where(accounts.c.owner == owner)
+        with reading(self._engine) as connection:
+            found = select_page(connection, query, _FIELDS, listing)
+        return Page(found.total, [_account(row) for row in found.items])
 
     def update(
         self,

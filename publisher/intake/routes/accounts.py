@@ -13,6 +13,7 @@ from publisher.core.store.accounts import Accounts, StoredAccount
 from publisher.core.uris import account_uri, parse_account_uri
 from publisher.intake.answers import account_document
 from publisher.intake.exchange import Body, Calling, Id
+from publisher.intake.listing import Listed
 from publisher.intake.requests import account_parts, secret_names
 from publisher.intake.wire.codec import write_document
 from publisher.intake.wire.fields import TYPE_KEY, Document
@@ -26,11 +27,11 @@ _CREATE, _DELETE = "cloud_account_create", "cloud_account_delete"
 
 
 @router.get(_ACCOUNTS)
-def accounts(caller: Calling, uid: str) -> Response:
-    found = caller.services.store.accounts.list(caller.owner(uid, None))
-    documents = [account_document(each) for each in found]
+def accounts(caller: Calling, uid: str, listing: Listed) -> Response:
+    found = caller.services.store.accounts.page(caller.owner(uid, None), listing)
+    documents = [account_document(each) for each in found.items]
     # A list from which an account was deleted is no older than before: its date is that of asking.
-    return caller.answer("credAccounts", {"total": len(documents), "credAccounts": documents}, time.time())
+    return caller.answer("credAccounts", {"total": found.total, "credAccounts": documents}, time.time())
 
 
 @router.post(_ACCOUNTS)

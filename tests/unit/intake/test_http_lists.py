@@ -1,0 +1,259 @@
+"""Lists that are filtered, ordered and given in pages; and where images can be published to."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from email.utils import formatdate
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+
+from publisher.core.platforms import PLATFORMS as KNOWN
+from publisher.core.platforms import installed
+from publisher.intake.wire.schema import FORMAT_NAMES
+from tests.unit.intake.conftest import ACCOUNT, JSON, XML, Answer, Service
+
+ACCOUNTS, PLATFORMS, FORMATS = (f"users/alice/{each}" for each in ("accounts", "targetplatforms", "targetformats"))
+WRAPPERS = {ACCOUNTS: "credAccounts", PLATFORMS: "targetPlatforms", FORMATS: "targetFormats"}
+OPENSTACK_FORMATS = ["openstackqcow2", "openstackvdi", "openstackvhd", "openstackvmdk", "qcow2", "raw", "ISO"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def filled(service: Service) -> Service:
+    """Accounts of two platforms, and one of another user's."""
+    for login, name, platform in [
+        ("alice", "nginx prod", "openstack"),
+        ("alice", "Lab", "memory"),
+        ("alice", "100% nginx", "openstack"),
+        ("bob", "nginx of bob", "openstack"),
+    ]:
+        body = json.dumps({"name": name} | ACCOUNT | {"targetPlatform": {"name": platform}})
+        assert service.post(f"users/{login}/accounts", body, content_type=JSON, login=login).status == 201
+    return service
+
+
+@pytest.fixture(params=[XML, JSON])
+def accept(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def listed(service: Service, path: str, *, accept: str = JSON, login: str = "alice", **parameters: Any) -> Answer:
+    return service.get(f"{path}?{urlencode(parameters)}", login=login, accept=accept)
+
+
+def names(answer: Answer, element: str = "name") -> tuple[int, list[str]]:
+    """The total, and the names of what is on the page; in either format."""
+    assert answer.status == 200, answer.body
+    if answer.headers["content-type"] == XML:
+        return int(answer.text("total") or -1), [str(each.findtext(element)) for each in answer.xml.findall("*/*")]
+    total, wrapper = answer.json.values()
+    (items,) = wrapper.values()
+    outer, _, inner = element.rpartition("/")
+    return total, [(each[outer] if outer else each)[inner] for each in items]
+
+
+# Parameters -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("parameters", "total", "found"),
+    [
+        ({}, 3, ["nginx prod", "Lab", "100% nginx"]),
+        ({"query": "name=='*nginx*'"}, 2, ["nginx prod", "100% nginx"]),
+        ({"query": 'name=="nginx prod"'}, 1, ["nginx prod"]),
+        ({"query": "targetPlatform.name==OpenStack;name!='*%*'"}, 1, ["nginx prod"]),
+        ({"query": "targetPlatform.type=='memory',dbId==1"}, 2, ["nginx prod", "Lab"]),
+        ({"query": "created=gt=2020-01-01T00:00:00+01:00;lastModified=lt=2020-01-01T00:00:00Z"}, 0, []),
+        ({"query": "name=='nginx of bob'"}, 0, []),
+        ({"query": ""}, 3, ["nginx prod", "Lab", "100% nginx"]),
+        ({"orderBy": "name"}, 3, ["100% nginx", "Lab", "nginx prod"]),
+        ({"orderBy": "name", "descending": "True"}, 3, ["nginx prod", "Lab", "100% nginx"]),
+        ({"descending": "true"}, 3, ["100% nginx", "Lab", "nginx prod"]),
+        ({"orderBy": "", "descending": "false", "count": "", "offset": ""}, 3, ["nginx prod", "Lab", "100% nginx"]),
+        ({"count": 2}, 3, ["nginx prod", "Lab"]),
+        ({"count": 2, "offset": 2}, 3, ["100% nginx"]),
+        ({"offset": 3}, 3, []),
+        ({"query": "name=='*nginx*'", "orderBy": "name", "count": 1, "offset": 1}, 2, ["nginx prod"]),
+        ({"unknown": "1"}, 3, ["nginx prod", "Lab", "100% nginx"]),
+    ],
+)
+def test_accounts(service: Service, accept: str, parameters: dict[str, Any], total: int, found: list[str]) -> None:
+    assert names(listed(service, ACCOUNTS, accept=accept, **parameters)) == (total, found)
+
+
+def test_what_an_account_shows_finds_it(service: Service) -> None:
+    for account in listed(service, ACCOUNTS).json["credAccounts"]["credAccount"]:
+        query = f"created=='{account['created']}';lastModified=='{account['lastModified']}';dbId=={account['dbId']}"
+        assert names(listed(service, ACCOUNTS, query=query)) == (1, [account["name"]])
+
+
+@pytest.mark.parametrize("path", WRAPPERS)
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [
+        ("query=name", "query: at character 5, one of == != =lt= =le= =gt= =ge= is expected, not the end"),
+        ("query=nome%3D%3Dx", "query: 'nome' is no field of this list; its fields are "),
+        ("query=name%3Dlt%3D*", "query: name is compared with a '*'"),
+        ("query=name%3D%3D%00", "query: the character U+0000 is not accepted"),
+        ("query=name%3D%3Dx&query=name%3D%3Dy", "query: is given more than once"),
+        ("orderBy=nome", "orderBy: 'nome' is no field of this list; its fields are "),
+        ("orderBy=name,type", "orderBy: 'name,type' is no field"),
+        ("orderBy=name%3B--", "orderBy: 'name;--' is no field"),
+        ("descending=yes", "descending: is not true or false"),
+        ("count=0", "count: is not a number from 1 to 2147483647"),
+        ("count=-1", "count: is not a number"),
+        ("count=1.0", "count: is not a number"),
+        ("count=%D9%A3", "count: is not a number"),
+        ("count=2147483648", "count: is not a number"),
+        ("count=1&count=2", "count: is given more than once"),
+        ("offset=-1", "offset: is not a number from 0 to 2147483647"),
+        ("offset=" + "9" * 5000, "offset: is not a number"),
+        ("offset=x", "offset: is not a number"),
+        ("query=" + "(" * 10_000, "query: 10000 characters are too many; at most 4096 are accepted"),
+        ("query=" + "(" * 4000, "query: parentheses are nested too deeply; at most 20 are accepted"),
+        ("query=name%3D%3D" + "x" * 60_000, "query: 60006 characters are too many"),
+        ("query=" + ",".join(["a%3D%3D1"] * 101), "query: there are too many comparisons; at most 100"),
+    ],
+    ids=lambda value: value[:30],
+)
+def test_a_bad_parameter_is_named(service: Service, accept: str, path: str, parameters: str, words: str) -> None:
+    started = time.process_time()
+    answer = service.get(f"{path}?{parameters}", login="alice", accept=accept)
+    assert answer.status == 400
+    assert answer.problem().startswith(words)
+    assert len(answer.problem()) < 300
+    assert time.process_time() - started < 2
+
+
+def test_a_wrong_type_is_named(service: Service) -> None:
+    for query, words in [
+        ("dbId==x", "query: dbId is an integer, and cannot be compared with 'x'"),
+        ("created==x", "query: created is a dateTime with an offset, such as"),
+    ]:
+        assert words in listed(service, ACCOUNTS, query=query).problem()
+    assert "access is true or false" in listed(service, PLATFORMS, query="access==1").problem()
+
+
+def test_a_signature_is_no_parameter_of_the_list_and_a_login_comes_first(service: Service) -> None:
+    assert listed(service, ACCOUNTS, apiKey="x", signature="y").status == 401
+    assert service.get(f"{ACCOUNTS}?query=(", login="alice", password="wrong").status == 401
+
+
+def test_a_page_is_known_by_its_etag(service: Service) -> None:
+    first = listed(service, ACCOUNTS, count=1)
+    known = {"If-None-Match": first.headers["etag"]}
+    assert service.get(f"{ACCOUNTS}?count=1", login="alice", accept=JSON, headers=known).status == 304
+    assert service.get(f"{ACCOUNTS}?count=1&offset=1", login="alice", accept=JSON, headers=known).status == 200
+
+
+def test_the_parameters_are_described(service: Service) -> None:
+    paths = service.app.openapi()["paths"]
+    for path in WRAPPERS:
+        described = paths[f"/api/{path.replace('alice', '{uid}')}"]["get"]["parameters"]
+        assert [each["name"] for each in described if each["in"] == "query"] == [
+            "query", "orderBy", "descending", "count", "offset",
+        ]  # fmt: skip
+
+
+# Target platforms and formats -------------------------------------------------------------------------------------
+
+
+def test_target_platforms(service: Service, accept: str) -> None:
+    assert names(listed(service, PLATFORMS, accept=accept)) == (len(installed()), list(installed()))
+    assert names(listed(service, PLATFORMS, accept=accept, query="name=='OPEN*'")) == (1, ["openstack"])
+    both = "type==memory,type==openstack;active==true;access==true"
+    assert names(listed(service, PLATFORMS, accept=accept, query=both, orderBy="name", descending="true", count=1)) == (
+        2, ["openstack"],
+    )  # fmt: skip
+
+
+def test_a_target_platform(service: Service) -> None:
+    (platform,) = listed(service, PLATFORMS, query="name==openstack").json["targetPlatforms"]["targetPlatform"]
+    assert service.get(platform["uri"], login="alice", accept=JSON).json == platform
+    assert len(platform.pop("digest")) == 32
+    assert platform == {
+        "name": "openstack",
+        "type": "openstack",
+        "access": True,
+        "active": True,
+        "uri": "users/alice/targetplatforms/openstack",
+    }
+
+
+def test_target_formats(service: Service, accept: str) -> None:
+    found = listed(service, FORMATS, accept=accept, query="name=='openstack'")
+    assert names(found, "format/name") == (len(OPENSTACK_FORMATS), OPENSTACK_FORMATS)
+    found = listed(service, FORMATS, accept=accept, query="format.name==openstack*;credAccountType==openstack", count=3)
+    assert names(found, "format/name") == (4, OPENSTACK_FORMATS[:3])
+    found = listed(service, FORMATS, accept=accept, query="format.name==iso;type==cloud", orderBy="name")
+    assert {"memory", "openstack"} <= set(names(found)[1])
+
+
+def test_a_target_format(service: Service) -> None:
+    every = listed(service, FORMATS).json["targetFormats"]["targetFormat"]
+    assert {each["format"]["name"] for each in every} <= FORMAT_NAMES
+    for each in every:
+        assert service.get(each["uri"], login="alice", accept=JSON).json == each
+    (openstack,) = [each for each in every if each["format"]["name"] == "openstackqcow2"]
+    assert len(openstack.pop("digest")) == 32
+    assert openstack == {
+        "name": "openstack",
+        "format": {"name": "openstackqcow2"},
+        "type": "cloud",
+        "credAccountType": "openstack",
+        "access": True,
+        "active": True,
+        "uri": "users/alice/targetformats/openstack/openstackqcow2",
+    }
+    assert len({each["digest"] for each in every if "digest" in each}) == len(every) - 1
+
+
+def test_a_plugin_of_somebody_elses(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its platform is offered where documents can name it, and in the formats that are known of that: none."""
+    monkeypatch.setattr("publisher.intake.routes.targets.installed", lambda: ("aws", "nimbus", "vcenter"))
+    assert names(listed(service, PLATFORMS)) == (1, ["aws"])
+    assert service.get(f"{PLATFORMS}/aws", login="alice").status == 200
+    assert service.get(f"{PLATFORMS}/nimbus", login="alice").status == 404
+    assert names(listed(service, FORMATS)) == (0, [])
+
+
+@pytest.mark.parametrize("path", [PLATFORMS, f"{PLATFORMS}/openstack", FORMATS, f"{FORMATS}/openstack/raw"])
+def test_what_is_offered_is_as_old_as_the_service(service: Service, path: str) -> None:
+    since = {"If-Modified-Since": formatdate(math.ceil(service.app.state.services.started), usegmt=True)}
+    assert service.get(path, login="alice", headers=since).status == 304
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        f"{PLATFORMS}/aws",
+        f"{PLATFORMS}/OPENSTACK",
+        f"{PLATFORMS}/1",
+        f"{FORMATS}/openstack",
+        f"{FORMATS}/openstack/kvm",
+        f"{FORMATS}/memory/openstackqcow2",
+        f"{FORMATS}/aws/aws",
+    ],
+)
+def test_what_is_not_offered(service: Service, path: str) -> None:
+    answer = service.get(path, login="alice")
+    assert answer.status == 404
+    assert answer.problem()
+
+
+@pytest.mark.parametrize("path", [PLATFORMS, f"{PLATFORMS}/openstack", FORMATS, f"{FORMATS}/openstack/raw"])
+def test_who_may_see_what_is_offered(service: Service, path: str) -> None:
+    assert service.get(path, login=None).status == 401
+    assert service.get(path, login="bob").status == 404
+    assert service.get(path).status == 200
+    without = service.get(path.replace("alice", "carol"), login="carol")
+    assert (without.status, "image_generate" in without.problem()) == (403, True)
+
+
+def test_every_platform_that_is_known_says_its_formats() -> None:
+    for name, platform in KNOWN.items():
+        assert platform.formats, name
+        assert set(platform.formats) <= FORMAT_NAMES
