@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from publisher.core.errors import Conflict, InvalidRequest, NotFound
+from publisher.core.fiql import parse
+from publisher.core.listing import Listing, Page
 from publisher.core.store import Store
 from publisher.core.store.accounts import StoredAccount
 
@@ -50,6 +52,18 @@ def test_listed_by_user(store: Store) -> None:
     assert store.accounts.list("anna") == made[:2]
     assert store.accounts.list() == made
     assert store.accounts.list("nobody") == []
+
+
+def test_listed_in_part(store: Store) -> None:
+    made = [add(store, name="lab"), add(store, name="prod"), add(store, name="a lab", platform="memory")]
+    add(store, "root", "lab")
+    assert store.accounts.page("anna", Listing()) == Page(3, made)
+    assert store.accounts.page("anna", Listing(order_by="name", count=2)) == Page(3, [made[2], made[0]])
+    found = store.accounts.page("anna", Listing(parse("targetPlatform.type==OpenStack;name==*lab"), count=1, offset=1))
+    assert found == Page(1, [])
+    assert store.accounts.page("anna", Listing(parse(f"dbId=={made[1].id}"))).items == [made[1]]
+    assert store.accounts.page("anna", Listing(order_by="lastModified", descending=True)).total == 3
+    assert store.accounts.page("anna", Listing(parse("created=lt=2020-01-01T00:00:00Z"))) == Page(0, [])
 
 
 def test_what_is_given_is_replaced_and_the_rest_kept(store: Store) -> None:

@@ -10,7 +10,20 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
-from sqlalchemy import BigInteger, Boolean, Column, Double, Engine, Integer, MetaData, String, Table, insert, select
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    Engine,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    case,
+    insert,
+    select,
+)
 
 from publisher.core.errors import InvalidRequest
 from publisher.core.fiql import parse
@@ -32,6 +45,8 @@ THINGS = Table(
 KINDS = {"dbId": Kind.NUMBER, "name": Kind.TEXT, "format.name": Kind.NAME, "size": Kind.NUMBER, "ready": Kind.BOOLEAN,
          "made": Kind.TIME}  # fmt: skip
 SOURCES = {"dbId": "id", "format.name": "format"}
+TARGETS = {"openstackqcow2": "openstack", "raw": "Google"}
+"""Of a field that no column holds."""
 
 
 @dataclass(frozen=True)
@@ -65,12 +80,21 @@ def in_memory(listing: Listing) -> Page[int]:
     fields: dict[str, Field[Callable[[Thing], Value | None]]] = {
         name: Field(attrgetter(SOURCES.get(name, name)), kind) for name, kind in KINDS.items()
     }
+    fields["targetFormat.name"] = Field(target, Kind.NAME)
     found = page(ROWS, fields, listing)
     return Page(found.total, [each.id for each in found.items])
 
 
+def target(thing: Thing) -> str:
+    return TARGETS.get(thing.format, "any")
+
+
 def stored(engine: Engine) -> Lister:
-    fields: Fields = {name: Field(THINGS.c[SOURCES.get(name, name)], kind) for name, kind in KINDS.items()}
+    computed = case(TARGETS, value=THINGS.c.format, else_="any")
+    fields: Fields = {
+        **{name: Field(THINGS.c[SOURCES.get(name, name)], kind) for name, kind in KINDS.items()},
+        "targetFormat.name": Field(computed, Kind.NAME),
+    }
     with writing(engine) as connection:
         THINGS.create(connection)
         # From the last to the first: what is listed by number is not what is found in order.
@@ -144,6 +168,8 @@ def lister(request: pytest.FixtureRequest) -> Lister:
         ("format.name!=ISO;format.name!=QCOW2", [2, 5]),
         ("format.name=='*QCOW2'", [1, 4, 5, 6, 8, 9, 10]),
         ("format.name==openstack*", [5]),
+        ("targetFormat.name=='openstack'", [5]),
+        ("targetFormat.name=='*O*';targetFormat.name!=any", [2, 5]),
         ("size==5", [1, 5]),
         ("size!=5", [2, 3, 4, 6, 7, 8, 9, 10]),
         ("size=lt=5", [3]),
@@ -187,6 +213,7 @@ def test_a_query_finds(lister: Lister, query: str, found: list[int]) -> None:
         (Listing(order_by="name", descending=True), [6, 7, 1, 3, 9, 5, 10, 2, 8, 4]),
         (Listing(order_by="size"), [4, 7, 8, 9, 10, 3, 1, 5, 2, 6]),
         (Listing(order_by="format.name"), [3, 7, 5, 1, 4, 6, 8, 9, 10, 2]),
+        (Listing(order_by="targetFormat.name"), [1, 3, 4, 6, 7, 8, 9, 10, 2, 5]),
         (Listing(order_by="ready"), [4, 5, 6, 7, 9, 10, 2, 8, 1, 3]),
         (Listing(order_by="made", descending=True), [3, 2, 1, 5, 10, 9, 8, 7, 6, 4]),
         (Listing(order_by="dbId"), [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]),
