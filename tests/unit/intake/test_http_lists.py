@@ -149,15 +149,6 @@ def test_a_page_is_known_by_its_etag(service: Service) -> None:
     assert service.get(f"{ACCOUNTS}?count=1&offset=1", login="alice", accept=JSON, headers=known).status == 200
 
 
-def test_the_parameters_are_described(service: Service) -> None:
-    paths = service.app.openapi()["paths"]
-    for path in WRAPPERS:
-        described = paths[f"/api/{path.replace('alice', '{uid}')}"]["get"]["parameters"]
-        assert [each["name"] for each in described if each["in"] == "query"] == [
-            "query", "orderBy", "descending", "count", "offset",
-        ]  # fmt: skip
-
-
 # Target platforms and formats -------------------------------------------------------------------------------------
 
 
