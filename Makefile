@@ -34,7 +34,8 @@ lint: .venv/.development  ## style, types, directions of imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: .venv/.development  ## compare with other ways to upload an image
+bench: .venv/.development  ## what the intake takes, and an upload beside other ways to send an image
+	$(BIN)/python -m bench.intake
 	$(BIN)/python -m bench.upload
 
 clean:  ## remove all that these targets made

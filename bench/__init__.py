@@ -1,1 +1,1 @@
-"""What `make bench` runs."""
+"""What `make bench` runs: each program beside what else does its work, in the same rounds."""

@@ -22,9 +22,10 @@ from tests.servers.process import Server, free_port, listens
 
 
 class PostgresServer:
-    """A cluster on 127.0.0.1 that forgets what it held if the machine crashes, and not before."""
+    """A cluster on 127.0.0.1 that forgets what it held if the machine crashes, and not before; unless it is `durable`,
+    and waits for the disk as it does in earnest."""
 
-    def __init__(self, binaries: Path, directory: Path) -> None:
+    def __init__(self, binaries: Path, directory: Path, *, durable: bool = False) -> None:
         self.port = free_port()
         self.password = secrets.token_hex(8)
         self._uid = _other_user() if os.getuid() == 0 else None
@@ -34,16 +35,15 @@ class PostgresServer:
             binaries = reachable(binaries, directory)
         self._binaries = binaries
         self._data = directory / "data"
-        # fsync off: nothing here outlives the tests.
+        # Nothing here outlives the tests.
+        careless = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
         options = {
             "listen_addresses": "127.0.0.1",
             "port": str(self.port),
             "unix_socket_directories": "",
-            "fsync": "off",
-            "synchronous_commit": "off",
-            "full_page_writes": "off",
             "max_connections": "300",
             "shared_buffers": "32MB",
+            **({} if durable else careless),
         }
         self._server = Server(
             [binaries / "postgres", "-D", self._data, *(f"--{name}={value}" for name, value in options.items())],
@@ -170,11 +170,11 @@ def _other_user() -> int:
 
 
 @contextmanager
-def postgres_server() -> Iterator[PostgresServer]:
+def postgres_server(*, durable: bool = False) -> Iterator[PostgresServer]:
     binaries = find_postgres() or missing("PostgreSQL")
     # Not under pytest's own directory, which another user may not enter.
     with tempfile.TemporaryDirectory(prefix="postgres-") as directory:
-        server = PostgresServer(binaries, Path(directory))
+        server = PostgresServer(binaries, Path(directory), durable=durable)
         server.start()
         try:
             yield server

@@ -1,0 +1,344 @@
+"""What the intake can take: accepted publishes and status polls per second, on SQLite and on PostgreSQL.
+
+One intake process, as `publisher serve` starts it, over a real Redis, with no worker running. Beside it, in the same
+rounds: a peer, Flower's `POST /api/task/send-task`, which keeps no ticket, and a floor, a bare loop of an INSERT that
+waits for the disk and an `apply_async` (see bench/floor.py). Medians of all rounds are printed, and ratios round by
+round. Polls are of random tickets of a small store and of a large one: they must cost the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import os
+import platform
+import sqlite3
+import statistics
+import sys
+import tempfile
+import time
+import uuid
+from base64 import b64encode
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import psycopg
+from rich.console import Console
+from rich.table import Table
+from sqlalchemy import insert, select, text
+
+from bench.load import Load, Report, report_of, run
+from publisher.cli import programs
+from publisher.core.image import Digests, Image
+from publisher.core.settings import Settings
+from publisher.core.store import Store
+from publisher.core.store.engine import reading, writing
+from publisher.core.store.tables import tickets
+from publisher.core.ticket import Phase, State
+from publisher.core.uris import image_uri, ticket_uri
+from publisher.intake.negotiation import Format
+from publisher.intake.wire.codec import write_document
+from tests.servers.postgres import PostgresServer, postgres_server
+from tests.servers.process import Server, free_port, listens
+from tests.servers.redis import redis_server
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+LOGIN, PASSWORD = "root", "a-password-of-benchmarks"
+AUTHORIZATION = "Basic " + b64encode(f"{LOGIN}:{PASSWORD}".encode()).decode()
+APPLIANCE = 4
+SMALL = 100
+"""Tickets in the small store."""
+FLAT = 0.2
+"""How far polls of the large store may be from those of the small one."""
+ROWS_AT_ONCE = 10_000
+
+Way = Callable[[], Report]
+
+
+@dataclass(frozen=True)
+class Intake:
+    """An intake process over a store that holds tickets 1 to `count`, of one image."""
+
+    port: int
+    image: Image
+    count: int
+    database_url: str
+
+    def publish(self, clients: int, seconds: float) -> Report:
+        """POST the publish request of an image with its cloud account, in XML as UForge clients write it."""
+        headers = {"Authorization": AUTHORIZATION, "Content-Type": "application/xml"}
+        path = f"/api/users/{LOGIN}/appliances/{APPLIANCE}/pimages"
+        body = publish_request(self.image).decode()
+        return expecting("201", run(Load(self.port, "POST", [path], headers, body, clients, seconds)))
+
+    def polls(self, clients: int, seconds: float) -> tuple[Way, Way]:
+        """GET the status of random tickets; and then again, knowing what the first ones answered."""
+        known: dict[str, str] = {}
+        headers = {"Authorization": AUTHORIZATION}
+
+        def plain() -> Report:
+            paths = [self.status_path(id) for id in range(1, self.count + 1)]
+            report = expecting("200", run(Load(self.port, "GET", paths, headers, "", clients, seconds)))
+            known.clear()
+            known.update(report.etags)
+            return report
+
+        def conditional() -> Report:
+            return expecting("304", run(Load(self.port, "GET", list(known), headers, "", clients, seconds, known)))
+
+        return plain, conditional
+
+    def status_path(self, id: int) -> str:
+        return f"/api/{ticket_uri(LOGIN, APPLIANCE, self.image.id, id)}/status"
+
+    def sign_in(self, again: int = 50) -> tuple[float, float]:
+        """Seconds of the first poll with a password, and the median of later ones; one caller, one connection."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        taken: list[float] = []
+        for _ in range(1 + again):
+            started = time.perf_counter()
+            connection.request("GET", self.status_path(1), headers={"Authorization": AUTHORIZATION})
+            answer = connection.getresponse()
+            answer.read()
+            taken.append(time.perf_counter() - started)
+            assert answer.status == 200, answer.status
+        connection.close()
+        return taken[0], statistics.median(taken[1:])
+
+
+def publish_request(image: Image) -> bytes:
+    document: dict[str, object] = {
+        "@type": "PublishImageOpenStack",
+        "imageUri": image_uri(LOGIN, APPLIANCE, image.id),
+        "credAccount": {
+            "@type": "CredAccountOpenStack",
+            "glanceUrl": "http://glance.example.com:9292",
+            "keystoneUrl": "http://keystone.example.com:5000/v3",
+            "login": "admin",
+            "password": "a-password-of-the-cloud",
+            "keystoneVersion": "v3",
+        },
+        "keystoneDomain": "default",
+        "keystoneProject": "images",
+        "displayName": "bench",
+    }
+    return write_document(Format.XML, "publishImage", document, request=True)
+
+
+def expecting(status: str, report: Report) -> Report:
+    if set(report.statuses) != {status}:
+        raise SystemExit(f"answers other than {status}: {report.statuses}")
+    return report
+
+
+@contextmanager
+def intake(directory: Path, database_url: str, broker_url: str, count: int) -> Iterator[Intake]:
+    port = free_port()
+    settings = Settings(data_dir=directory, database_url=database_url, broker_url=broker_url, intake_port=port)
+    directory.mkdir()
+    image = fill(settings, count)
+    server = Server(
+        programs.intake(settings),
+        directory / "intake.log",
+        ready=lambda: listens(port),
+        environment=programs.inherited() | settings.environment() | {"PYTHONPATH": str(REPOSITORY)},
+    )
+    server.start()
+    try:
+        yield Intake(port, image, count, settings.database)
+    finally:
+        server.kill()
+
+
+def fill(settings: Settings, count: int) -> Image:
+    """Make the tables, a user, an image, and published tickets of it. The first one is accepted as any other is, and
+    the rest are copies of it."""
+    store = Store.open(settings)
+    store.migrate()
+    store.users.add(LOGIN, PASSWORD, administrator=True)
+    hashes = Digests(1 << 30, "0" * 32, "0" * 64, "0" * 128)
+    image = store.images.add(
+        owner=LOGIN, appliance_id=APPLIANCE, name="bench", format="openstackqcow2", disk_format="qcow2",
+        virtual_size=1 << 30, digests=hashes, location="bench.qcow2",
+    )  # fmt: skip
+    ticket = store.tickets.create(
+        owner=LOGIN, appliance_id=APPLIANCE, image_id=image.id, image_size=image.size, platform="openstack",
+        account={"login": "admin", "keystoneUrl": "http://keystone.example.com:5000/v3"}, sealed_secrets=b"0" * 140,
+        target={"displayName": "bench", "keystoneProject": "images"}, name="bench",
+    )  # fmt: skip
+    with reading(store.engine) as connection:
+        row = dict(connection.execute(select(tickets).where(tickets.c.id == ticket.id)).one()._mapping)
+    row |= {"state": State.PUBLISHED, "phase": Phase.FINISHING, "sent": image.size, "finished": row["created"]}
+    for first in range(2, count + 1, ROWS_AT_ONCE):
+        ids = range(first, min(first + ROWS_AT_ONCE, count + 1))
+        with writing(store.engine, durable=False) as connection:
+            connection.execute(insert(tickets), [row | {"id": id, "uid": str(uuid.uuid4())} for id in ids])
+    if store.engine.dialect.name == "postgresql":
+        # The ids were given: move the sequence past them. And what autovacuum would do some time soon, is done.
+        with store.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(text("SELECT setval(pg_get_serial_sequence('tickets', 'id'), max(id)) FROM tickets"))
+            connection.execute(text("VACUUM ANALYZE tickets"))
+    store.close()
+    return image
+
+
+@contextmanager
+def flower(directory: Path, broker_url: str) -> Iterator[int]:
+    """Flower, which sends tasks for whoever signs in; its port."""
+    port = free_port()
+    settings = Settings(data_dir=directory, broker_url=broker_url)
+    options = programs.flower_environment(address="127.0.0.1", port=port, login=LOGIN, password=PASSWORD)
+    server = Server(
+        programs.flower(),
+        directory / "flower.log",
+        ready=lambda: listens(port),
+        environment=programs.inherited()
+        | settings.environment()
+        | options
+        | {"FLOWER_READ_ONLY": "false", "PYTHONPATH": str(REPOSITORY)},
+    )
+    server.start()
+    try:
+        yield port
+    finally:
+        server.kill()
+
+
+def send_task(port: int, clients: int, seconds: float) -> Report:
+    headers = {"Authorization": AUTHORIZATION, "Content-Type": "application/json"}
+    path = "/api/task/send-task/floor.wake"
+    return expecting("200", run(Load(port, "POST", [path], headers, json.dumps({"args": [1]}), clients, seconds)))
+
+
+def floor(database_url: str, broker_url: str, seconds: float) -> Report:
+    given = {"database_url": database_url, "broker_url": broker_url, "seconds": seconds}
+    return report_of([sys.executable, "-m", "bench.floor"], json.dumps(given), seconds)
+
+
+# Rounds ---------------------------------------------------------------------------------------------------------------
+
+PUBLISH, FLOWER, FLOOR = "publish", "Flower send-task", "INSERT + apply_async"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--clients", type=int, default=16, help="requests at a time")
+    parser.add_argument("--tickets", type=int, default=100_000, help="in the large store")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=1.0, help="of each way in each round")
+    parser.add_argument("--quick", action="store_true", help="two short rounds and 10,000 tickets: does it run at all?")
+    given = parser.parse_args()
+    if given.quick:
+        given.rounds, given.seconds, given.tickets = 2, 0.5, 10_000
+    console = Console(width=120)
+    started = time.monotonic()
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="publisher-bench-")))
+        broker_url = stack.enter_context(redis_server()).url
+        flower_port = stack.enter_context(flower(directory, broker_url))
+        postgres = stack.enter_context(postgres_server(durable=True))
+        print_machine(console, postgres, given.clients)
+        for name in ("SQLite", "PostgreSQL"):
+            fresh = postgres.fresh if name == "PostgreSQL" else str
+            measure(console, name, directory / name, fresh, broker_url, flower_port, given)
+    console.print(f"The intake's benchmark took {time.monotonic() - started:.0f} s")
+
+
+def measure(
+    console: Console,
+    database: str,
+    directory: Path,
+    fresh: Callable[[], str],
+    broker_url: str,
+    flower_port: int,
+    given: argparse.Namespace,
+) -> None:
+    """`fresh` makes a database and tells its URL, empty for SQLite's in the data directory."""
+    directory.mkdir()
+    with (
+        intake(directory / "small", fresh(), broker_url, SMALL) as small,
+        intake(directory / "large", fresh(), broker_url, given.tickets) as large,
+    ):
+        first, later = small.sign_in()
+        large.sign_in()
+        ways: dict[str, Way] = {}
+        for each in (small, large):
+            plain, conditional = each.polls(given.clients, given.seconds)
+            ways |= {poll_name(each.count): plain, poll_name(each.count, known=True): conditional}
+        ways |= {
+            PUBLISH: lambda: large.publish(given.clients, given.seconds),
+            FLOWER: lambda: send_task(flower_port, given.clients, given.seconds),
+            FLOOR: lambda: floor(large.database_url, broker_url, given.seconds),
+        }
+        for way in ways.values():
+            way()  # a first one, not counted
+        rounds: dict[str, list[Report]] = {name: [] for name in ways}
+        for turn in range(given.rounds):
+            # Whatever is slow for some seconds, is so for the one and the other: every second round goes backwards.
+            # A conditional poll needs to know what the plain one before it was answered, or the one of the last round.
+            for name in list(ways)[:: -1 if turn % 2 else 1]:
+                rounds[name].append(ways[name]())
+    print_table(console, database, rounds, given)
+    console.print(
+        f"{database}: a first poll with a password took {first * 1000:.1f} ms, later ones {later * 1000:.1f} ms:"
+        f" the password is hashed once"
+    )
+    print_flatness(console, database, rounds, given.tickets)
+
+
+def poll_name(count: int, *, known: bool = False) -> str:
+    return f"poll of {count:,} tickets" + (", 304" if known else "")
+
+
+def ratio(each: list[Report], other: list[Report]) -> float:
+    """Of the rates, round by round."""
+    return statistics.median(one.rate / two.rate for one, two in zip(each, other, strict=True))
+
+
+def print_table(console: Console, database: str, rounds: dict[str, list[Report]], given: argparse.Namespace) -> None:
+    title = f"One intake process on {database}, {given.clients} clients, medians of {given.rounds} interleaved rounds"
+    headings = ("requests", "per second", "/ Flower's", "/ floor's", "p99 ms", "p99 / Flower's", "client's cores")
+    table = Table(*headings, title=title)
+    for name, reports in rounds.items():
+        compared = name in (PUBLISH, FLOWER, FLOOR)
+        p99 = statistics.median(report.p99 for report in reports)
+        slower = statistics.median(a.p99 / b.p99 for a, b in zip(reports, rounds[FLOWER], strict=True))
+        table.add_row(
+            name,
+            f"{statistics.median(report.rate for report in reports):.0f}",
+            f"{ratio(reports, rounds[FLOWER]):.2f}" if compared else "",
+            f"{ratio(reports, rounds[FLOOR]):.2f}" if compared else "",
+            f"{p99 * 1000:.1f}",
+            f"{slower:.2f}" if compared and name != FLOOR else "",
+            f"{statistics.median(report.busy for report in reports):.2f}",
+        )
+    console.print(table)
+
+
+def print_flatness(console: Console, database: str, rounds: dict[str, list[Report]], count: int) -> None:
+    for known in (False, True):
+        found = ratio(rounds[poll_name(count, known=known)], rounds[poll_name(SMALL, known=known)])
+        console.print(
+            f"{database}: polls per second with {count:,} tickets are {found:.2f} of those with {SMALL}"
+            f"{', answered 304' if known else ''}: {'flat' if abs(found - 1) <= FLAT else 'NOT FLAT'}"
+        )
+
+
+def print_machine(console: Console, postgres: PostgresServer, clients: int) -> None:
+    with psycopg.connect(postgres.url("postgres")) as server:
+        postgres_version = server.info.server_version // 10_000
+    packages = ", ".join(f"{name} {version(name)}" for name in ("uvicorn", "fastapi", "sqlalchemy", "celery", "flower"))
+    console.print(
+        f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()} {platform.release()};"
+        f" Python {platform.python_version()}, {packages}, SQLite {sqlite3.sqlite_version},"
+        f" PostgreSQL {postgres_version} with fsync; load before: {os.getloadavg()[0]:.1f}."
+        f" The {clients} clients are one process of their own: it, the intake, the database and Redis share these cores."
+    )
+
+
+if __name__ == "__main__":
+    main()
