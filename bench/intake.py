@@ -336,7 +336,7 @@ def print_machine(console: Console, postgres: PostgresServer, clients: int) -> N
         f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()} {platform.release()};"
         f" Python {platform.python_version()}, {packages}, SQLite {sqlite3.sqlite_version},"
         f" PostgreSQL {postgres_version} with fsync; load before: {os.getloadavg()[0]:.1f}."
-        f" The {clients} clients are one process of their own: it, the intake, the database and Redis share these cores."
+        f" The {clients} clients are a process of their own: it, the intake, the database and Redis share these cores."
     )
 
 
