@@ -12,6 +12,8 @@ import sys
 import time
 from dataclasses import asdict, dataclass, field
 
+from tests.stack import cpu_seconds
+
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _ETAG = re.compile(rb"\r\netag: *(\S+)", re.IGNORECASE)
 
@@ -33,13 +35,15 @@ class Load:
 
 @dataclass
 class Report:
-    """What came back. Latencies and CPU in seconds; `etags` are those of the answers, by path."""
+    """What came back. Latencies and CPU in seconds; `etags` are those of the answers, by path. `cpu` is of the asking,
+    `server_cpu` of the process that answered, where it was watched."""
 
     latencies: list[float] = field(default_factory=list)
     statuses: dict[str, int] = field(default_factory=dict)
     etags: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
     cpu: float = 0.0
+    server_cpu: float = 0.0
 
     @property
     def rate(self) -> float:
@@ -51,14 +55,25 @@ class Report:
         return sorted(self.latencies)[int(len(self.latencies) * 0.99)]
 
     @property
+    def server_cpu_each(self) -> float:
+        """Of one answer."""
+        return self.server_cpu / len(self.latencies)
+
+    @property
     def busy(self) -> float:
         """How much of a core the asking took."""
         return self.cpu / self.seconds
 
 
-def run(load: Load) -> Report:
-    """In a process of its own."""
-    return report_of([sys.executable, "-m", "bench.load"], json.dumps(asdict(load)), load.seconds)
+def run(load: Load, pid: int, status: str) -> Report:
+    """Ask from a process of its own, and watch the one that answers. Ends the program where it answers anything but
+    that status."""
+    cpu = cpu_seconds(pid)
+    report = report_of([sys.executable, "-m", "bench.load"], json.dumps(asdict(load)), load.seconds)
+    report.server_cpu = cpu_seconds(pid) - cpu
+    if set(report.statuses) != {status}:
+        raise SystemExit(f"{load.method} {load.paths[0]}: answers other than {status}: {report.statuses}")
+    return report
 
 
 def report_of(command: list[str], given: str, seconds: float) -> Report:
