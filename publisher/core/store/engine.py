@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,9 @@ from publisher.core.errors import ConfigurationError
 
 _BUSY_SECONDS = 10
 _CONNECT_SECONDS = 5
+_POOL: dict[str, Any] = {"pool_size": 30, "max_overflow": 0, "pool_timeout": 10}
+"""Connections are made as they are needed, and kept: to make one for a single request costs more than the request."""
+_TURN = "publisher_turn"
 _WRITING = "publisher_writing"
 _DURABLE = "publisher_durable"
 
@@ -53,9 +57,7 @@ def open_engine(url: str) -> Engine:
         case "postgresql":
             return create_engine(
                 parsed.set(drivername="postgresql+psycopg"),
-                pool_size=10,
-                max_overflow=20,
-                pool_timeout=10,
+                **_POOL,
                 pool_pre_ping=True,
                 connect_args={
                     "connect_timeout": _CONNECT_SECONDS,
@@ -75,8 +77,8 @@ def _open_sqlite(url: URL) -> Engine:
     # isolation_level None: the driver begins nothing by itself, the listener below does.
     engine = create_engine(
         url,
-        pool_size=10,
-        max_overflow=20,
+        **_POOL,
+        execution_options={_TURN: threading.Lock()},
         connect_args={"timeout": _BUSY_SECONDS, "isolation_level": None, "check_same_thread": False},
     )
 
@@ -90,8 +92,11 @@ def _open_sqlite(url: URL) -> Engine:
         # A transaction that reads first and writes later would fail at once where another has written in between
         # (SQLITE_BUSY_SNAPSHOT); one that takes the write lock at the start waits its turn.
         options = connection.get_execution_options()
-        connection.exec_driver_sql(f"PRAGMA synchronous = {'FULL' if options.get(_DURABLE) else 'NORMAL'}")
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if options.get(_WRITING) else "BEGIN")
+        if options.get(_WRITING):
+            connection.exec_driver_sql(f"PRAGMA synchronous = {'FULL' if options.get(_DURABLE) else 'NORMAL'}")
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        else:
+            connection.exec_driver_sql("BEGIN")
 
     return engine
 
@@ -112,8 +117,12 @@ def _use_write_ahead_log(connection: sqlite3.Connection) -> None:
 
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
-    """One transaction that only reads."""
-    with engine.connect() as connection, connection.begin():
+    """One transaction that only reads.
+
+    On PostgreSQL none is begun: each statement there sees what is committed when it starts, in a transaction or not.
+    """
+    options = {"isolation_level": "AUTOCOMMIT"} if engine.dialect.name == "postgresql" else {}
+    with engine.connect().execution_options(**options) as connection, connection.begin():
         yield connection
 
 
@@ -125,10 +134,27 @@ def writing(engine: Engine, *, durable: bool = True) -> Iterator[Connection]:
     transactions included, but never in part. To wait for the disk can take long where an image is being written to it.
     """
     options = {_WRITING: True, _DURABLE: durable}
-    with engine.connect().execution_options(**options) as connection, connection.begin():
+    with _turn(engine), engine.connect().execution_options(**options) as connection, connection.begin():
         if not durable and engine.dialect.name == "postgresql":
             connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
         yield connection
+
+
+@contextmanager
+def _turn(engine: Engine) -> Iterator[None]:
+    """On SQLite, where one writes at a time: this thread's turn to.
+
+    Whoever finds the database locked by another process sleeps and tries again, ever more rarely, and is overtaken by
+    those who have just come. Threads need not do that to each other.
+    """
+    lock: threading.Lock | None = engine.get_execution_options().get(_TURN)
+    # Who waits for longer goes on to wait for the database, whose own time-out then decides.
+    held = lock is not None and lock.acquire(timeout=_BUSY_SECONDS)
+    try:
+        yield
+    finally:
+        if lock is not None and held:
+            lock.release()
 
 
 def keep_others_out(connection: Connection, table: Table) -> None:

@@ -1,0 +1,47 @@
+"""The connection to the database, as many threads of one process share it."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from sqlalchemy import event, text
+
+from publisher.core.store import engine as module
+from publisher.core.store.engine import open_engine, writing
+
+
+def test_threads_that_write_wait_for_each_other_and_not_for_the_database(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as impatient:
+        impatient.setattr(module, "_BUSY_SECONDS", 0)  # SQLite itself gives up at once
+        engine = open_engine(f"sqlite:///{tmp_path / 'store.db'}")
+        engine.connect().close()
+    with writing(engine) as connection:
+        connection.execute(text("CREATE TABLE written (number INTEGER)"))
+    together = threading.Barrier(8, timeout=30)
+
+    def write(number: int) -> None:
+        together.wait()
+        with writing(engine) as connection:
+            connection.execute(text("INSERT INTO written VALUES (:number)"), {"number": number})
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(write, range(8)))
+    with engine.connect() as connection:
+        assert set(connection.execute(text("SELECT number FROM written")).scalars()) == set(range(8))
+    engine.dispose()
+
+
+def test_a_connection_that_was_made_is_kept(tmp_path: Path) -> None:
+    engine = open_engine(f"sqlite:///{tmp_path / 'store.db'}")
+    made: list[object] = []
+    event.listen(engine, "connect", lambda connection, _: made.append(connection))
+    for _ in range(2):
+        for connection in [engine.connect() for _ in range(25)]:
+            connection.close()
+    assert len(made) == 25
+    engine.dispose()
