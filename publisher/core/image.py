@@ -74,6 +74,10 @@ class Image:
         return self.state is ImageState.READY
 
     @property
+    def final(self) -> bool:
+        return self.state not in (ImageState.QUEUED, ImageState.FETCHING)
+
+    @property
     def message(self) -> str:
         """What is happening, in words for a person."""
         match self.state:

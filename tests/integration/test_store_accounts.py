@@ -11,6 +11,7 @@ from publisher.core.fiql import parse
 from publisher.core.listing import Listing, Page
 from publisher.core.store import Store
 from publisher.core.store.accounts import StoredAccount
+from tests.unit.core.records import add_ticket
 
 FIELDS = {"keystoneUrl": "https://cloud.example.com:5000", "login": "demo"}
 SEALED = b"\0sealed"
@@ -124,10 +125,7 @@ def test_they_go_with_their_user(store: Store) -> None:
 
 @pytest.mark.parametrize("account_id", [None, 3])
 def test_a_ticket_says_which_was_named(store: Store, account_id: int | None) -> None:
-    made = store.tickets.create(
-        owner="anna", appliance_id=4, image_id=7, image_size=1, platform="memory", account={}, sealed_secrets=SEALED,
-        target={}, name="x", account_id=account_id,
-    )  # fmt: skip
+    made = add_ticket(store, account_id=account_id)
     found = store.tickets.get(made.id)
     assert found is not None
     assert found.account_id == account_id

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
-from sqlalchemy import Engine, Row, delete, insert, select, text
+from sqlalchemy import Connection, Engine, Row, delete, insert, select, text, update
 from sqlalchemy.exc import IntegrityError
 
-from publisher.core.errors import Conflict
+from publisher.core.errors import Conflict, NotFound
 from publisher.core.image import Digests, Image, ImageState
+from publisher.core.store.appliances import ensure
 from publisher.core.store.engine import db_now, reading, writing
-from publisher.core.store.tables import images
+from publisher.core.store.tables import images, tickets
+from publisher.core.ticket import FINAL
 
 _COLUMNS = [images.c[each.name] for each in fields(Image)]
 
@@ -33,7 +36,8 @@ class Images:
         location: str,
         id: int | None = None,
     ) -> Image:
-        """Raises `Conflict` where the id is taken or the owner unknown."""
+        """The image's appliance is made, too, where there is none. Raises `Conflict` where the id is taken or the owner
+        unknown."""
         row: dict[str, Any] = {
             "owner": owner,
             "appliance_id": appliance_id,
@@ -54,6 +58,7 @@ class Images:
         } | ({} if id is None else {"id": id})
         try:
             with writing(self._engine) as connection:
+                ensure(connection, owner, appliance_id)
                 added = _image(connection.execute(insert(images).values(row).returning(*_COLUMNS)).one())
                 if id is not None and self._engine.dialect.name == "postgresql":
                     # A sequence does not see the ids that were given: move it past them.
@@ -71,18 +76,86 @@ class Images:
             row = connection.execute(select(*_COLUMNS).where(images.c.id == id)).one_or_none()
         return _image(row) if row else None
 
-    def list(self, *, owner: str | None = None, appliance_id: int | None = None) -> list[Image]:
+    def find(self, owner: str, appliance_id: int, id: int) -> Image:
+        """Raises `NotFound`, another user's image being as good as none."""
+        image = self.get(id)
+        if image is None or (image.owner, image.appliance_id) != (owner, appliance_id):
+            raise _none(owner, appliance_id, id)
+        return image
+
+    def list(self, *, owner: str | None = None, appliance_id: int | None = None, id: int | None = None) -> list[Image]:
         query = select(*_COLUMNS).order_by(images.c.id)
         if owner is not None:
             query = query.where(images.c.owner == owner)
         if appliance_id is not None:
             query = query.where(images.c.appliance_id == appliance_id)
+        if id is not None:
+            query = query.where(images.c.id == id)
         with reading(self._engine) as connection:
             return [_image(row) for row in connection.execute(query)]
 
     def remove(self, id: int) -> bool:
+        """Whatever needs it."""
         with writing(self._engine) as connection:
             return connection.execute(delete(images).where(images.c.id == id)).rowcount == 1
+
+    def delete(self, owner: str, appliance_id: int, id: int | None = None) -> Sequence[Image]:
+        """Delete an image, or all of an appliance: all or none. Answers those whose file no other image has.
+
+        Raises `NotFound`, or `Conflict` where one is still being registered, or is needed by a ticket that has not
+        ended.
+        """
+        theirs = [images.c.owner == owner, images.c.appliance_id == appliance_id]
+        if id is not None:
+            theirs.append(images.c.id == id)
+        with writing(self._engine) as connection:
+            # Held until the end: who makes a ticket for one of them waits (see `hold`), and finds it gone.
+            query = select(*_COLUMNS).where(*theirs).order_by(images.c.id).with_for_update()
+            found = [_image(row) for row in connection.execute(query)]
+            if id is not None and not found:
+                raise _none(owner, appliance_id, id)
+            others = "" if id is not None else ". None was deleted"
+            for image in found:
+                if not image.final:
+                    raise Conflict(f"image {image.id} is still being registered; cancel that first{others}")
+            ids = select(images.c.id).where(*theirs)
+            needed = select(tickets.c.id, tickets.c.image_id).where(
+                tickets.c.image_id.in_(ids), tickets.c.state.not_in(FINAL)
+            )
+            if first := connection.execute(needed.order_by(tickets.c.id).limit(1)).one_or_none():
+                raise Conflict(
+                    f"image {first.image_id} is needed by ticket {first.id}, which has not ended; cancel it"
+                    f" first{others}"
+                )
+            # By number: an image that was added since is none of those that were looked at.
+            for image in found:
+                connection.execute(delete(images).where(images.c.id == image.id))
+            locations = {image.location for image in found}
+            shared = set(
+                connection.execute(select(images.c.location).where(images.c.location.in_(locations))).scalars()
+            )
+        return [image for image in found if image.location not in shared]
+
+    def use_key(self, image: Image) -> bool:
+        """Use up the one-time key of an image as it was read; False where that has been done already."""
+        used = (
+            update(images)
+            .where(images.c.id == image.id, images.c.downloads == image.downloads, images.c.state == ImageState.READY)
+            .values(downloads=images.c.downloads + 1, modified=db_now())
+        )
+        with writing(self._engine) as connection:
+            return connection.execute(used).rowcount == 1
+
+
+def hold(connection: Connection, id: int) -> bool:
+    """Keep an image from being deleted or registered anew until the end of the transaction; False where there is no
+    such image, or it is not ready."""
+    query = select(images.c.id).where(images.c.id == id, images.c.state == ImageState.READY)
+    return connection.execute(query.with_for_update(read=True)).one_or_none() is not None
+
+
+def _none(owner: str, appliance_id: int, id: int) -> NotFound:
+    return NotFound(f"appliance {appliance_id} of {owner} has no image {id}")
 
 
 def _image(row: Row[Any]) -> Image:

@@ -16,6 +16,7 @@ from publisher.core.settings import Settings
 from publisher.core.store import tables
 from publisher.core.store.accounts import Accounts
 from publisher.core.store.api_keys import ApiKeys
+from publisher.core.store.appliances import Appliances
 from publisher.core.store.elections import Elections
 from publisher.core.store.engine import open_engine, reading
 from publisher.core.store.images import Images
@@ -35,6 +36,7 @@ class Store:
         self.tickets = Tickets(engine, wake_again_seconds=wake_again_seconds)
         self.leases = Leases(engine)
         self.images = Images(engine)
+        self.appliances = Appliances(engine)
         self.users = Users(engine)
         self.roles = Roles(engine)
         self.api_keys = ApiKeys(engine)

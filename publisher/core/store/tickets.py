@@ -6,10 +6,11 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Engine, and_, case, delete, func, insert, or_, select, update
+from sqlalchemy import Connection, Engine, and_, case, delete, func, insert, or_, select, update
 
 from publisher.core.errors import Conflict, NotFound
 from publisher.core.store.engine import db_now, reading, writing
+from publisher.core.store.images import hold
 from publisher.core.store.rows import TICKET_COLUMNS, change, record, ticket_of
 from publisher.core.store.tables import history, journal, tickets
 from publisher.core.ticket import FINAL, CloudRef, HistoryEntry, Phase, State, Ticket
@@ -36,7 +37,10 @@ class Tickets:
         name: str,
         account_id: int | None = None,
     ) -> Ticket:
-        """Commit a queued ticket. The caller then wakes a worker; if it does not, the reconciler will."""
+        """Commit a queued ticket. The caller then wakes a worker; if it does not, the reconciler will.
+
+        Raises `Conflict` where the image has been deleted meanwhile, or is being registered anew.
+        """
         row = {
             "uid": str(uuid.uuid4()),
             "owner": owner,
@@ -62,6 +66,7 @@ class Tickets:
             "wakes": 0,
         }
         with writing(self._engine) as connection:
+            _hold_image(connection, image_id)
             ticket = ticket_of(connection.execute(insert(tickets).values(row).returning(*TICKET_COLUMNS)).one())
             record(connection, ticket.id, None, State.QUEUED, Phase.WAITING, "Accepted")
             return ticket
@@ -154,13 +159,17 @@ class Tickets:
             )
 
     def retry(self, id: int) -> Ticket:
-        """Queue a failed or cancelled ticket again, as new. Raises `NotFound`, or `Conflict` for any other state."""
+        """Queue a failed or cancelled ticket again, as new.
+
+        Raises `NotFound`, or `Conflict` for any other state, or where the image was deleted.
+        """
         ticket = self.get(id)
         if ticket is None:
             raise NotFound(f"there is no ticket {id}")
         if ticket.state not in (State.FAILED, State.CANCELLED):
             raise Conflict(f"ticket {id} is {ticket.state}; only a failed or cancelled one can be tried again")
         with writing(self._engine) as connection:
+            _hold_image(connection, ticket.image_id)
             queued = change(
                 connection,
                 id,
@@ -236,3 +245,8 @@ class Tickets:
         )
         with writing(self._engine) as connection:
             connection.execute(update(tickets).where(tickets.c.id == id).values(values))
+
+
+def _hold_image(connection: Connection, image_id: int) -> None:
+    if not hold(connection, image_id):
+        raise Conflict(f"image {image_id} was deleted, or is not ready any more")

@@ -33,10 +33,10 @@ def add_image(store: Store, root: Path, content: bytes, *, location: str = "disk
     return add_image_row(store, digest(file), location)
 
 
-def add_image_row(store: Store, digests: Digests, location: str) -> Image:
+def add_image_row(store: Store, digests: Digests, location: str, **values: Any) -> Image:
+    plain: dict[str, Any] = {"owner": OWNER, "appliance_id": APPLIANCE}
     return store.images.add(
-        owner=OWNER,
-        appliance_id=APPLIANCE,
+        **(plain | values),
         name="disk",
         format="raw",
         disk_format="raw",
@@ -47,6 +47,7 @@ def add_image_row(store: Store, digests: Digests, location: str) -> Image:
 
 
 def add_ticket(store: Store, **values: Any) -> Ticket:
+    """A ticket of image 1, which is made where it is not there yet."""
     plain: dict[str, Any] = {
         "owner": OWNER,
         "appliance_id": APPLIANCE,
@@ -58,7 +59,12 @@ def add_ticket(store: Store, **values: Any) -> Ticket:
         "target": {"displayName": "an image"},
         "name": "an image",
     }
-    return store.tickets.create(**(plain | values))
+    row = plain | values
+    if store.images.get(row["image_id"]) is None:
+        if store.users.get(OWNER) is None:
+            add_owner(store)
+        add_image_row(store, Digests(1000, "5" * 32, "2" * 64, "f" * 128), "none.raw", id=row["image_id"])
+    return store.tickets.create(**row)
 
 
 def current(store: Store, ticket: Ticket | int) -> Ticket:

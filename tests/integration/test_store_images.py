@@ -1,0 +1,241 @@
+"""Images and appliances, on each kind of database: made on first use, deleted only where nobody needs them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+from sqlalchemy import update
+
+from publisher.core.errors import Conflict, InvalidRequest, NotFound
+from publisher.core.image import Digests, Image, ImageState
+from publisher.core.store import Store
+from publisher.core.store.engine import writing
+from publisher.core.store.tables import images, tickets
+from publisher.core.ticket import State, Ticket
+from tests.unit.core.records import APPLIANCE, OWNER, add_image_row, add_owner, add_ticket
+
+DIGESTS = Digests(1000, "5" * 32, "2" * 64, "f" * 128)
+
+
+@pytest.fixture(autouse=True)
+def _filled(store: Store) -> None:
+    add_owner(store)
+
+
+def add(store: Store, appliance_id: int = APPLIANCE, location: str = "disk.raw", **values: Any) -> Image:
+    return add_image_row(store, DIGESTS, location, appliance_id=appliance_id, **values)
+
+
+def add_ticket_of(store: Store, image: Image) -> Ticket:
+    return store.tickets.create(
+        owner=OWNER, appliance_id=APPLIANCE, image_id=image.id, image_size=1, platform="memory", account={},
+        sealed_secrets=b"x", target={}, name="x",
+    )  # fmt: skip
+
+
+def together(*calls: Callable[[], Any]) -> list[Any]:
+    """What calls that begin at the same moment give, or raise."""
+    barrier = threading.Barrier(len(calls))
+    results: list[Any] = [None] * len(calls)
+
+    def run(number: int, call: Callable[[], Any]) -> None:
+        barrier.wait()
+        try:
+            results[number] = call()
+        except Exception as error:
+            results[number] = error
+
+    threads = [threading.Thread(target=run, args=each) for each in enumerate(calls)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results
+
+
+# Appliances -------------------------------------------------------------------------------------------------------
+
+
+def test_an_image_makes_its_appliance(store: Store) -> None:
+    add(store, 4)
+    made = store.appliances.get(OWNER, 4)
+    assert (made.name, made.version, made.distribution, made.architecture, made.description) == (
+        "appliance-4", "1", "unknown", "x86_64", "",
+    )  # fmt: skip
+    add(store, 4)
+    assert store.appliances.list() == [made]
+
+
+def test_an_image_leaves_an_appliance_as_it_is(store: Store) -> None:
+    made = store.appliances.add(OWNER, id=4, name="web", version="2.1", distribution="Debian 12", architecture="arm64")
+    add(store, 4)
+    assert store.appliances.get(OWNER, 4) == made
+
+
+def test_an_image_of_nobody_makes_none(store: Store) -> None:
+    with pytest.raises(Conflict, match="there is no user 'nobody'"):
+        add(store, 4, owner="nobody")
+    add(store, 4, id=7)
+    with pytest.raises(Conflict, match="an image 7 already"):
+        add(store, 5, id=7)
+    assert [each.id for each in store.appliances.list()] == [4]
+
+
+def test_first_uses_together(store: Store) -> None:
+    made = together(*[partial(add, store, 9)] * 8)
+    assert len({image.id for image in made}) == 8
+    assert [each.id for each in store.appliances.list(OWNER)] == [9]
+
+
+def test_appliances_are_numbered_for_each_user(store: Store) -> None:
+    store.users.add("anna", "x")
+    assert [store.appliances.add(OWNER).id for _ in range(2)] == [1, 2]
+    assert store.appliances.add(OWNER, id=40).name == "appliance-40"
+    assert store.appliances.add(OWNER).id == 41
+    assert store.appliances.add("anna").id == 1
+    with pytest.raises(Conflict, match="root has an appliance 40 already"):
+        store.appliances.add(OWNER, id=40)
+    with pytest.raises(Conflict, match="there is no user 'nobody'"):
+        store.appliances.add("nobody")
+    assert [each.id for each in store.appliances.list("anna")] == [1]
+    with pytest.raises(NotFound, match="anna has no appliance 2"):
+        store.appliances.get("anna", 2)
+    store.users.remove("anna")
+    assert {each.owner for each in store.appliances.list()} == {OWNER}
+
+
+@pytest.mark.parametrize("field", ["name", "version", "distribution", "architecture"])
+@pytest.mark.parametrize("text", ["", " ", "x" * 256, "a\nb", " a"])
+def test_bad_texts(store: Store, field: str, text: str) -> None:
+    with pytest.raises(InvalidRequest, match=f"^{field}: "):
+        store.appliances.add(OWNER, **{field: text})  # type: ignore[arg-type]
+
+
+def test_what_belongs_to_an_appliance(store: Store) -> None:
+    first, second = add(store, 4), add(store, 4)
+    ticket = add_ticket(store, image_id=first.id)
+    store.appliances.add(OWNER, id=5)
+    for _ in range(101):
+        add(store, 6)
+    contents = store.appliances.contents(OWNER)
+    assert set(contents) == {4, 6}
+    assert (contents[4].size, contents[4].images) == (2000, [first.id, second.id])
+    assert contents[4].tickets == [(first.id, ticket.id)]
+    assert (contents[6].size, contents[6].images, contents[6].tickets) == (101_000, None, ())
+    assert store.appliances.contents(OWNER, 4) == {4: contents[4]}
+    assert store.appliances.contents("nobody") == {}
+
+
+def test_an_appliance_that_is_in_use_stays(store: Store) -> None:
+    image = add(store, 4)
+    with pytest.raises(Conflict, match="still has images"):
+        store.appliances.remove(OWNER, 4)
+    ticket = add_ticket(store, image_id=image.id)
+    store.tickets.request_cancel(ticket.id)
+    store.images.delete(OWNER, 4)
+    with pytest.raises(Conflict, match="still has published images"):
+        store.appliances.remove(OWNER, 4)
+    store.tickets.remove(ticket.id)
+    store.appliances.remove(OWNER, 4)
+    with pytest.raises(NotFound):
+        store.appliances.remove(OWNER, 4)
+
+
+def test_no_image_is_left_without_its_appliance(store: Store) -> None:
+    for number in range(1, 16):
+        store.appliances.add(OWNER, id=number)
+        image, _ = together(partial(add, store, number), partial(store.appliances.remove, OWNER, number))
+        assert isinstance(image, Image), image
+        assert store.appliances.find(OWNER, number)
+
+
+# Deleting images --------------------------------------------------------------------------------------------------
+
+
+def test_deleting_answers_whose_files_may_go(store: Store) -> None:
+    first, second, third = (add(store, 4, location) for location in ("a", "b", "b"))
+    other = add(store, 5, "a")
+    assert store.images.delete(OWNER, 4, second.id) == []
+    assert store.images.delete(OWNER, 4) == [third]
+    assert store.images.list() == [other]
+    assert store.images.delete(OWNER, 4) == []
+    for id in (first.id, other.id):
+        with pytest.raises(NotFound):
+            store.images.delete(OWNER, 4, id)
+    with pytest.raises(NotFound):
+        store.images.delete("nobody", 5, other.id)
+
+
+@pytest.mark.parametrize("state", [state for state in State if state is not State.CANCELLING])
+def test_an_image_that_a_ticket_needs_stays(store: Store, state: State) -> None:
+    image = add(store, 4)
+    other = add(store, 4)
+    ticket = add_ticket(store, image_id=image.id)
+    with writing(store.engine) as connection:
+        connection.execute(update(tickets).values(state=state))
+    if ticket_ended := state in (State.PUBLISHED, State.FAILED, State.CANCELLED):
+        assert store.images.delete(OWNER, 4) == [image, other]
+    else:
+        with pytest.raises(Conflict, match=rf"image {image.id} is needed by ticket {ticket.id}.*None was deleted"):
+            store.images.delete(OWNER, 4)
+    assert store.images.list() == ([] if ticket_ended else [image, other])
+
+
+@pytest.mark.parametrize("state", ImageState)
+def test_an_image_that_is_being_registered_stays(store: Store, state: ImageState) -> None:
+    image = add(store, 4)
+    with writing(store.engine) as connection:
+        connection.execute(update(images).values(state=state))
+    if state in (ImageState.QUEUED, ImageState.FETCHING):
+        with pytest.raises(Conflict, match="cancel that first"):
+            store.images.delete(OWNER, 4, image.id)
+    else:
+        store.images.delete(OWNER, 4, image.id)
+        assert store.images.list() == []
+
+
+def test_a_ticket_needs_an_image_that_is_ready(store: Store) -> None:
+    image = add(store, 4)
+    ticket = add_ticket(store, image_id=image.id)
+    store.tickets.request_cancel(ticket.id)
+    with writing(store.engine) as connection:
+        connection.execute(update(images).values(state=ImageState.QUEUED))
+    for call in (partial(add_ticket_of, store, image), partial(store.tickets.retry, ticket.id)):
+        with pytest.raises(Conflict, match="is not ready any more"):
+            call()
+
+
+def test_publishing_while_it_is_deleted(store: Store, stores: Callable[[], Store]) -> None:
+    """Either the ticket is there and its image, or neither."""
+    other = stores()
+    for _ in range(20):
+        image = add(store, 4)
+        made, gone = together(
+            partial(add_ticket_of, store, image),
+            partial(other.images.delete, OWNER, 4, image.id),
+        )
+        if isinstance(made, Conflict):
+            assert isinstance(gone, list)
+            assert store.images.get(image.id) is None
+        else:
+            assert isinstance(gone, Conflict), gone
+            assert store.images.get(image.id) == image
+    assert {each.image_id for each in store.tickets.list()} == {each.id for each in store.images.list()}
+
+
+# Keys of downloads ------------------------------------------------------------------------------------------------
+
+
+def test_a_key_raced_for_is_used_once(store: Store, stores: Callable[[], Store]) -> None:
+    image = add(store, 4)
+    other = stores()
+    calls = [partial(each.images.use_key, image) for each in (store, other) * 4]
+    assert sorted(together(*calls)) == [False] * 7 + [True]
+    found = store.images.get(image.id)
+    assert found is not None
+    assert found.downloads == 1
+    assert store.images.use_key(found)
