@@ -1,17 +1,30 @@
-"""Registering a generated image: brought under the image root, identified, hashed."""
+"""Registering a generated image: brought under the image root, identified, hashed. Opening its file; deleting it."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import io
+import logging
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from publisher.core.errors import InvalidRequest
-from publisher.core.image import Image, digest, format_named, identify
+from publisher.core.errors import Conflict, ImageFileError, InvalidRequest
+from publisher.core.image import Image, digest, format_named, identify, open_under
 from publisher.core.store import Store
+
+logger = logging.getLogger(__name__)
+
+_BROUGHT = re.compile(r"[0-9a-f]{12}4[0-9a-f]{3}[89ab][0-9a-f]{15}")
+"""The directories that `_bring_in` makes: random UUIDs."""
+
+_READ_BEFORE_MAX = 1000
+_read_before: dict[tuple[int, int, int, int], str] = {}
+"""Device, inode, size and time of writing (ns) of files, to their SHA-256."""
 
 
 def register(
@@ -61,6 +74,68 @@ def register(
             with contextlib.suppress(OSError):
                 (root / location).parent.rmdir()
         raise
+
+
+def delete(store: Store, image_root: Path, owner: str, appliance_id: int, id: int | None = None) -> None:
+    """Delete an image, or all of an appliance, and those of their files that were brought under the root by us.
+
+    What an operator keeps there stays. Raises what `Images.delete` raises; nothing is deleted then.
+    """
+    # A crash in between leaves a file that no image has, and never an image without its file.
+    for image in store.images.delete(owner, appliance_id, id):
+        directory, *name = PurePosixPath(image.location).parts or ("",)
+        if len(name) == 1 and _BROUGHT.fullmatch(directory):
+            try:
+                _delete_file(image_root, directory, name[0])
+            except OSError as error:
+                logger.warning("the file of deleted image %d is left at %s: %s", image.id, image.location, error)
+
+
+def open_image(image_root: Path, image: Image) -> io.FileIO:
+    """The file of an image, opened, and found to hold what was registered. Blocks; reads all of it where need be.
+
+    Raises `Conflict` where the image is not ready, or its file is gone or another one.
+    """
+    if not image.ready:
+        raise Conflict(f"image {image.id} is not ready, but {image.state}; its status tells more")
+    changed = Conflict(f"the file of image {image.id} is gone, or was changed; generate the image again")
+    try:
+        file = io.FileIO(open_under(image_root, image.location))
+    except ImageFileError as error:
+        logger.error("image %d: %s", image.id, error)
+        raise changed from None
+    try:
+        if not _is_same(file, image):
+            raise changed
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def _is_same(file: io.FileIO, image: Image) -> bool:
+    found = os.fstat(file.fileno())
+    if found.st_size != image.size or found.st_mtime <= (image.registered or 0.0):
+        return found.st_size == image.size
+    # Written since. Brought back from a backup, it may yet be what it was: read once, until it is written again.
+    seen = found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+    sha256 = _read_before.get(seen) or hashlib.file_digest(file, "sha256").hexdigest()
+    if len(_read_before) >= _READ_BEFORE_MAX:
+        _read_before.clear()
+    _read_before[seen] = sha256
+    return sha256 == image.sha256
+
+
+def _delete_file(root: Path, directory: str, name: str) -> None:
+    """Without following a link, as it is opened. Raises `OSError`."""
+    with contextlib.suppress(FileNotFoundError):
+        opened = os.open(root / directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=opened)
+        finally:
+            os.close(opened)
+        (root / directory).rmdir()
 
 
 def _bring_in(root: Path, file: Path, link: bool) -> tuple[Path, bool]:

@@ -32,6 +32,15 @@ def image_uri(login: str, appliance_id: int, image_id: int) -> str:
     return f"{appliance_uri(login, appliance_id)}/images/{image_id}"
 
 
+def download_uri(image_uri: str, file_name: str, key: str) -> str:
+    """Where an image's file is downloaded from, with the one-time key that this takes without a login."""
+    return f"{image_uri}/downloads/{quote(file_name, safe='')}?downloadId={key}"
+
+
+def ticket_download_uri(login: str, appliance_id: int, ticket_id: int, key: str) -> str:
+    return f"{appliance_uri(login, appliance_id)}/pimages/{ticket_id}/downloads?downloadId={key}"
+
+
 def ticket_uri(login: str, appliance_id: int, image_id: int, ticket_id: int) -> str:
     return f"{image_uri(login, appliance_id, image_id)}/pimages/{ticket_id}"
 

@@ -7,11 +7,14 @@ sealed, and can go once no ticket, no stored account and no API key is left that
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import hmac
 import json
 import logging
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
@@ -24,8 +27,10 @@ logger = logging.getLogger(__name__)
 class Vault:
     """Seals a ticket's secrets, and opens them again."""
 
-    def __init__(self, fernet: MultiFernet) -> None:
-        self._fernet = fernet
+    def __init__(self, keys: Sequence[str]) -> None:
+        """Raises `ValueError` where one of them is no Fernet key, or there is none."""
+        self._fernet = MultiFernet([Fernet(key) for key in keys])
+        self._mac_key = hmac.digest(base64.urlsafe_b64decode(keys[0]), b"codes", "sha256")
 
     @classmethod
     def from_file(cls, path: Path, *, production: bool = False) -> Vault:
@@ -48,12 +53,20 @@ class Vault:
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigurationError(f"the secret key file {path} cannot be read: {error}") from None
         try:
-            return cls(MultiFernet([Fernet(line) for line in lines]))
+            return cls(lines)
         except ValueError:
             raise ConfigurationError(f"{path} holds no valid Fernet key; see docs/operations.md") from None
 
     def seal(self, secrets: dict[str, str]) -> bytes:
         return self._fernet.encrypt(json.dumps(secrets).encode())
+
+    def mac(self, purpose: str, text: str) -> str:
+        """A code of 43 letters, for URLs, that only who has the first key can make (HMAC-SHA256).
+
+        Codes for different purposes never meet. With another first key they are others.
+        """
+        key = hmac.digest(self._mac_key, purpose.encode(), "sha256")
+        return base64.urlsafe_b64encode(hmac.digest(key, text.encode(), "sha256")).rstrip(b"=").decode()
 
     def open(self, sealed: bytes) -> dict[str, str]:
         """Raises `ConfigurationError` where no key opens it."""

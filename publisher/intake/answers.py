@@ -13,6 +13,7 @@ from typing import Any
 from publisher.core import uris
 from publisher.core.image import Image, ImageState, target_format
 from publisher.core.store.accounts import StoredAccount
+from publisher.core.store.appliances import Appliance, Contents
 from publisher.core.ticket import Progress, State, Ticket
 from publisher.intake.wire.fields import TYPE_KEY, Document
 from publisher.intake.wire.platforms import Platform, find_platform
@@ -21,8 +22,11 @@ _ETA_LONGEST_SECONDS = 10 * 365 * 86400.0
 """The first bytes of a slow upload may promise a year that no calendar has."""
 
 
-def ticket_document(ticket: Ticket, image: Image | None, now: float) -> Document:
-    """The `publishImage` of a ticket; `image` is None where it was deleted since. `now` is the time in seconds."""
+def ticket_document(ticket: Ticket, image: Image | None, now: float, key: str | None = None) -> Document:
+    """The `publishImage` of a ticket; `image` is None where it was deleted since. `now` is the time in seconds.
+
+    `key` is the one-time key for a download of the image.
+    """
     platform = _platform(ticket)
     target = {field.name: ticket.target.get(field.name) for field in platform.publish_image}
     document: Document = {
@@ -47,6 +51,12 @@ def ticket_document(ticket: Ticket, image: Image | None, now: float) -> Document
             "sha256sum": image.sha256,
             "fileSize": image.size,
             "format": {"name": image.format},
+        }
+    if image and key:
+        document |= {
+            "downloadKey": key,
+            "downloadUri": uris.ticket_download_uri(ticket.owner, ticket.appliance_id, ticket.id, key),
+            "fileName": image.file_name,
         }
     if ticket.state is State.PUBLISHED:
         document["uploadedTime"] = _time(ticket.finished)
@@ -81,8 +91,11 @@ def _eta(ticket: Ticket, now: float) -> datetime | None:
     return None if left is None or left > _ETA_LONGEST_SECONDS else _time(now + left)
 
 
-def image_document(image: Image) -> Document:
-    """The `image` of a generated image, or of one that is still being registered."""
+def image_document(image: Image, *, distribution: str | None = None, key: str | None = None) -> Document:
+    """The `image` of a generated image, or of one that is still being registered.
+
+    `distribution` is that of its appliance, `key` the one-time key for a download.
+    """
     uri = uris.image_uri(image.owner, image.appliance_id, image.id)
     document: Document = {
         **_image_object(image),
@@ -91,6 +104,7 @@ def image_document(image: Image) -> Document:
         "parentUri": uris.appliance_uri(image.owner, image.appliance_id),
         "basePublishImagesUri": f"{uri}/pimages",
         "compress": False,
+        "distributionName": distribution,
         "imageCreated": image.ready,
         "name": image.name,
         "revision": image.revision,
@@ -111,6 +125,8 @@ def image_document(image: Image) -> Document:
             "fileSize": image.size,
             "vmDiskSize": image.virtual_size,
         }
+    if image.ready and key:
+        document |= {"downloadKey": key, "downloadUri": uris.download_uri(uri, image.file_name, key)}
     if format := image.format or image.wanted_format:
         document |= {
             "format": {"name": format},
@@ -149,6 +165,33 @@ def _image_object(image: Image) -> Document:
         "digest": hashlib.sha256(seen.encode()).hexdigest()[:32],
         "lastModified": _time(image.modified),
     }
+
+
+def appliance_document(appliance: Appliance, contents: Contents) -> Document:
+    """The `appliance`. Of one with very many images, or published images, they are not named."""
+    uri = uris.appliance_uri(appliance.owner, appliance.id)
+    document: Document = {
+        "created": _time(appliance.created),
+        "dbId": appliance.id,
+        "lastModified": _time(appliance.modified),
+        "archName": appliance.architecture,
+        "baseImagesStatusUri": f"{uri}/images/statuses",
+        "baseImagesUri": f"{uri}/images",
+        "basePublishImagesStatusUri": f"{uri}/pimages/statuses",
+        "basePublishImagesUri": f"{uri}/pimages",
+        "description": appliance.description,
+        "distributionName": appliance.distribution,
+        "imageUris": None if contents.images is None else [f"{uri}/images/{id}" for id in contents.images],
+        "name": appliance.name,
+        "publishImageUris": None
+        if contents.tickets is None
+        else [f"{uri}/images/{image}/pimages/{id}" for image, id in contents.tickets],
+        "revision": 1,
+        "size": contents.size,
+        "uri": uri,
+        "version": appliance.version,
+    }
+    return document | {"digest": hashlib.sha256(repr(document).encode()).hexdigest()[:32]}
 
 
 def ticket_account_document(ticket: Ticket) -> Document:

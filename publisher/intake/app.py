@@ -16,7 +16,18 @@ from publisher.core.vault import Vault
 from publisher.intake import problems
 from publisher.intake.auth import Authenticator, keep_signatures_out_of_logs
 from publisher.intake.exchange import API, Services
-from publisher.intake.routes import accounts, apikeys, pimages, schema, status, targets, users
+from publisher.intake.routes import (
+    accounts,
+    apikeys,
+    appliances,
+    downloads,
+    images,
+    pimages,
+    schema,
+    status,
+    targets,
+    users,
+)
 from publisher.version import __version__
 
 
@@ -53,7 +64,9 @@ def create_app(settings: Settings | None = None, waker: Waker | None = None) -> 
     )
     app.add_middleware(OneSlash)
     problems.install(app)
-    for module in (status, schema, pimages, accounts, apikeys, users, targets):
+    for module in (
+        status, schema, pimages, images, downloads, appliances, accounts, targets, apikeys, users,
+    ):  # fmt: skip
         app.include_router(module.router, prefix=API)
     return app
 

@@ -37,14 +37,17 @@ class Opener(Protocol):
     def open(self, sealed: bytes) -> dict[str, str]: ...
 
 
+_SECRET_PARAMETERS = re.compile(r"(signature=|[?&](?:downloadId|id)=)[^&\s]+", re.IGNORECASE)
+
+
 class NoSignatures(logging.Filter):
-    """Takes signatures out of the server's log of requests: what is signed could be sent again by its readers."""
+    """Takes signatures out of the server's log of requests: what is signed could be sent again by its readers. Keys of
+    downloads likewise."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if isinstance(record.args, tuple):
             record.args = tuple(
-                re.sub(r"(signature=)[^&\s]+", r"\1...", each, flags=re.IGNORECASE) if isinstance(each, str) else each
-                for each in record.args
+                _SECRET_PARAMETERS.sub(r"\1...", each) if isinstance(each, str) else each for each in record.args
             )
         return True
 

@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass, field
 from datetime import UTC
 from email.utils import formatdate, parsedate_to_datetime
-from typing import Annotated, cast
+from typing import Annotated, Protocol, cast
 
 from fastapi import Depends, Path, Request, Response
 from pydantic import BeforeValidator
@@ -34,13 +34,19 @@ _LENGTH_DIGITS = 19
 """Of a Content-Length in 64 bits."""
 
 
+class Keeper(Sealer, Protocol):
+    """The vault, but for what opens it."""
+
+    def mac(self, purpose: str, text: str) -> str: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Services:
     """What the app was made with; in its state."""
 
     settings: Settings
     store: Store
-    sealer: Sealer
+    sealer: Keeper
     waker: Waker
     authenticator: auth.Authenticator
     started: float = field(default_factory=time.time)
@@ -119,12 +125,15 @@ def caller_has(request: Request, etag: str, changed: int) -> bool:
 
 
 def caller(request: Request) -> Caller:
-    """A request that names an API key stands by its signature, whatever else it has. Raises `NotAuthenticated`,
-    `NotAcceptable`."""
-    made = services(request)
-    signer = made.authenticator.signer(request.scope["raw_path"], request.scope["query_string"])
-    user = signer or made.authenticator.user(request.headers.get("authorization"))
-    return Caller(request, made, user, answer_format(request.headers.get("accept")))
+    """Raises `NotAuthenticated`, `NotAcceptable`."""
+    return Caller(request, services(request), signed_in(request), answer_format(request.headers.get("accept")))
+
+
+def signed_in(request: Request) -> User:
+    """A request that names an API key stands by its signature, whatever else it has. Raises `NotAuthenticated`."""
+    authenticator = services(request).authenticator
+    signer = authenticator.signer(request.scope["raw_path"], request.scope["query_string"])
+    return signer or authenticator.user(request.headers.get("authorization"))
 
 
 async def bounded_body(request: Request) -> bytes:

@@ -121,7 +121,7 @@ def _allowed(request: Request) -> list[str]:
     """The methods of the request's path: the framework itself tells those of the first route only."""
     return [
         method
-        for method in ("GET", "POST", "PUT", "DELETE")
+        for method in ("GET", "HEAD", "POST", "PUT", "DELETE")
         if any(
             route.matches({**request.scope, "method": method})[0] is Match.FULL for route in request.app.router.routes
         )

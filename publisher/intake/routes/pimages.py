@@ -9,14 +9,16 @@ from collections.abc import Sequence
 from fastapi import APIRouter, BackgroundTasks, Response
 
 from publisher.core.errors import NotFound
+from publisher.core.image import Image
 from publisher.core.publishing import accept, wake
 from publisher.core.store import Store
 from publisher.core.ticket import Ticket
 from publisher.core.uris import parse_image_uri, ticket_uri
 from publisher.intake.answers import status_document, ticket_account_document, ticket_document
 from publisher.intake.exchange import Body, Caller, Calling, Id, last_modified
+from publisher.intake.keys import image_of, ticket_key
 from publisher.intake.requests import publish_request, referred_account
-from publisher.intake.wire.fields import TYPE_KEY
+from publisher.intake.wire.fields import TYPE_KEY, Document
 
 router = APIRouter()
 
@@ -67,7 +69,9 @@ def delete_published_images(caller: Calling, uid: str, aid: Id) -> Response:
 def published_image(caller: Calling, uid: str, aid: Id, itid: Id, pitid: Id) -> Response:
     ticket = _ticket(caller, caller.owner(uid, None), aid, itid, pitid)
     image = caller.services.store.images.get(ticket.image_id)
-    return caller.answer("publishImage", ticket_document(ticket, image, time.time()), last_modified(ticket))
+    # A download of the image changes the key that is told with it.
+    changed = max(last_modified(ticket), image.modified if image else 0.0)
+    return caller.answer("publishImage", _document(caller, ticket, image), changed)
 
 
 @router.get(_IMAGE + "/pimages/{pitid}/status")
@@ -126,7 +130,7 @@ def _publish(caller: Caller, body: bytes, after: BackgroundTasks, uid: str, aid:
 
 
 def _created(caller: Caller, ticket: Ticket, after: BackgroundTasks) -> Response:
-    document = ticket_document(ticket, caller.services.store.images.get(ticket.image_id), time.time())
+    document = _document(caller, ticket, caller.services.store.images.get(ticket.image_id))
     uri = ticket_uri(ticket.owner, ticket.appliance_id, ticket.image_id, ticket.id)
     created = caller.created("publishImage", document, uri)
     created.background = after
@@ -147,10 +151,17 @@ def _of_user(caller: Caller, uid: str, img: str | None) -> list[Ticket]:
 
 def _list(caller: Caller, tickets: Sequence[Ticket]) -> Response:
     images = {image.id: image for image in caller.services.store.images.list(owner=tickets[0].owner)} if tickets else {}
-    now = time.time()
-    documents = [ticket_document(ticket, images.get(ticket.image_id), now) for ticket in tickets]
+    documents = [_document(caller, ticket, images.get(ticket.image_id)) for ticket in tickets]
     listed = {"total": len(documents), "publishImages": documents}
-    return caller.answer("publishImages", listed, last_modified(*tickets))
+    changed = max([last_modified(*tickets), *(image.modified for image in images.values())])
+    return caller.answer("publishImages", listed, changed)
+
+
+def _document(caller: Caller, ticket: Ticket, found: Image | None) -> Document:
+    """`found` is what has the number of the ticket's image by now."""
+    image = image_of(ticket, found)
+    key = ticket_key(caller.services.sealer, ticket, image) if image and image.ready else None
+    return ticket_document(ticket, image, time.time(), key)
 
 
 def _statuses(caller: Caller, tickets: Sequence[Ticket]) -> Response:

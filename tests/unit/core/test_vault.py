@@ -125,3 +125,14 @@ def test_of_processes_that_make_the_key_together_one_wins(tmp_path: Path) -> Non
         vault = Vault.from_file(path)
         assert [vault.open(each) for each in sealed] == [SECRETS] * 4
         assert [each.name for each in path.parent.iterdir()] == ["key"]
+
+
+def test_codes(tmp_path: Path) -> None:
+    vault = Vault.from_file(tmp_path / "key")
+    code = vault.mac("download", "image 7")
+    assert len(code) == 43
+    assert Vault.from_file(tmp_path / "key").mac("download", "image 7") == code
+    others = [vault.mac("download", "image 8"), vault.mac("upload", "image 7"), vault.mac("downloa", "dimage 7")]
+    (tmp_path / "key").write_text(Fernet.generate_key().decode() + "\n" + (tmp_path / "key").read_text())
+    others.append(Vault.from_file(tmp_path / "key").mac("download", "image 7"))
+    assert len({code, *others}) == 5

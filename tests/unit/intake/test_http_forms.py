@@ -275,7 +275,7 @@ TICKET = "users/root/appliances/4/images/7/pimages/1"
         ("status", {"GET"}),
         (FLAT, {"GET", "POST", "DELETE"}),
         (f"{FLAT}/statuses", {"GET"}),
-        (NESTED, {"POST"}),
+        (NESTED, {"GET", "POST"}),
         (TICKET, {"GET", "DELETE"}),
         (f"{TICKET}/status", {"GET"}),
     ],

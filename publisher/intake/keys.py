@@ -1,0 +1,40 @@
+"""One-time keys: each lets who has it download an image once, without a login.
+
+No key is stored. One is made of the image, of when it became ready, and of how many keys of it were used up: to use it
+is to count that number up, after which all that was given out is of no use, and the next answer has another.
+"""
+
+from __future__ import annotations
+
+import hmac
+
+from publisher.core.image import Image
+from publisher.core.ticket import Ticket
+from publisher.intake.exchange import Keeper
+
+_PURPOSE = "download"
+
+
+def image_key(keeper: Keeper, image: Image) -> str:
+    return _key(keeper, "image", image.id, image)
+
+
+def ticket_key(keeper: Keeper, ticket: Ticket, image: Image) -> str:
+    """The key for the download of a ticket's image under the ticket's own URI."""
+    return _key(keeper, "ticket", ticket.id, image)
+
+
+def image_of(ticket: Ticket, found: Image | None) -> Image | None:
+    """`found`, which has the number of the ticket's image, where it is that image, and not one of that number since."""
+    if found is None or (found.owner, found.appliance_id) != (ticket.owner, ticket.appliance_id):
+        return None
+    return found if found.created <= ticket.created else None
+
+
+def is_key(given: str, key: str) -> bool:
+    """In a time that tells nothing."""
+    return hmac.compare_digest(given.encode(), key.encode())
+
+
+def _key(keeper: Keeper, kind: str, id: int, image: Image) -> str:
+    return keeper.mac(_PURPOSE, f"{kind} {id} {image.id} {image.registered!r} {image.downloads}")

@@ -1,0 +1,36 @@
+"""Appliances: what images are generated from. They are made by the command line, or on their first use."""
+
+from __future__ import annotations
+
+import time
+
+from fastapi import APIRouter, Response
+
+from publisher.core.store.appliances import Contents
+from publisher.intake.answers import appliance_document
+from publisher.intake.exchange import Calling, Id
+
+router = APIRouter()
+
+_APPLIANCES = "/users/{uid}/appliances"
+
+# When an image of theirs came or went is not kept with them: the date of these answers is that of asking.
+
+
+@router.get(_APPLIANCES)
+def appliances(caller: Calling, uid: str) -> Response:
+    owner = caller.owner(uid, "appliance_create")
+    store = caller.services.store.appliances
+    contents = store.contents(owner)
+    documents = [appliance_document(each, contents.get(each.id, Contents())) for each in store.list(owner)]
+    return caller.answer("appliances", {"total": len(documents), "appliances": documents}, time.time())
+
+
+@router.get(_APPLIANCES + "/{aid}")
+def appliance(caller: Calling, uid: str, aid: Id) -> Response:
+    owner = caller.owner(uid, "appliance_create")
+    store = caller.services.store.appliances
+    found = store.get(owner, aid)
+    return caller.answer(
+        "appliance", appliance_document(found, store.contents(owner, aid).get(aid, Contents())), time.time()
+    )

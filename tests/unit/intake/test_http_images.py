@@ -1,0 +1,309 @@
+"""Generated images: got, listed, how they stand, and deleted with their files."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from typing import Any
+
+import pytest
+from sqlalchemy import update
+
+from publisher.core import catalog
+from publisher.core.image import Image, ImageState
+from publisher.core.store.engine import writing
+from publisher.core.store.tables import images
+from tests.unit.intake.conftest import JSON, Service, image_uri, ticket_path
+
+APPLIANCE = "users/alice/appliances/14"
+ALICE = f"{APPLIANCE}/images"
+DELETIONS = {"one": f"{ALICE}/21", "all": ALICE}
+
+
+def change(service: Service, image: int, **values: Any) -> None:
+    with writing(service.store.engine) as connection:
+        connection.execute(update(images).where(images.c.id == image).values(values))
+
+
+def add_file(service: Service, name: str = "disk.raw", content: bytes = b"a disk", **values: Any) -> Image:
+    """An image of alice's appliance 14, brought under the image root."""
+    file = service.settings.data_dir / name
+    file.write_bytes(content)
+    return catalog.register(service.store, service.settings.images, file, owner="alice", appliance_id=14, **values)
+
+
+def path_of(image: Image) -> str:
+    return f"users/{image.owner}/appliances/{image.appliance_id}/images/{image.id}"
+
+
+def ids(listed: Any) -> list[int]:
+    return [each["dbId"] for each in listed["images"]["image"]]
+
+
+# Get and list -----------------------------------------------------------------------------------------------------
+
+
+def test_get(service: Service) -> None:
+    got = service.get(image_uri(21), login="alice", accept=JSON)
+    assert got.status == 200
+    found = got.json
+    assert (found["dbId"], found["name"], found["uri"]) == (21, "image 21", image_uri(21))
+    assert (found["distributionName"], found["version"], found["revision"]) == ("unknown", "1", 1)
+    assert (found["targetFormat"]["name"], found["format"]["name"]) == ("openstack", "qcow2")
+    assert (found["status"]["complete"], found["status"]["error"], found["status"]["cancelled"]) == (True, False, False)
+    assert found["downloadUri"] == f"{image_uri(21)}/downloads/disk.qcow2?downloadId={found['downloadKey']}"
+    in_xml = service.get(image_uri(21), login="alice").xml
+    assert in_xml.findtext("downloadKey") == found["downloadKey"]
+    again = service.get(image_uri(21), login="alice", accept=JSON, headers={"If-None-Match": got.headers["etag"]})
+    assert (again.status, again.body) == (304, b"")
+    since = {"If-Modified-Since": "Fri, 01 Jan 2100 00:00:00 GMT"}
+    assert service.get(image_uri(21), login="alice", headers=since).status == 304
+
+
+def test_lists(service: Service) -> None:
+    one = service.get(image_uri(21), login="alice", accept=JSON).json
+    of_appliance = service.get(ALICE, login="alice", accept=JSON).json
+    assert (of_appliance["total"], ids(of_appliance)) == (2, [21, 23])
+    assert of_appliance["images"]["image"][0] == one
+    of_user = service.get("users/alice/images", login="alice", accept=JSON).json
+    assert ids(of_user) == [21, 22, 23]
+    statuses = service.get(f"{ALICE}/statuses", login="alice", accept=JSON).json
+    assert (statuses["total"], statuses["statuses"]["status"][0]) == (2, one["status"])
+    assert service.get(f"{ALICE}/21/status", login="alice", accept=JSON).json == one["status"]
+    for path in (ALICE, f"{ALICE}/statuses", "users/alice/images"):
+        etag = service.get(path, login="alice").headers["etag"]
+        assert service.get(path, login="alice", headers={"If-None-Match": etag}).status == 304
+    assert service.get("users/carol/images", login="root").text("total") == "0"
+
+
+@pytest.mark.parametrize(
+    ("img", "found"),
+    [("21", [21]), (image_uri(22), [22]), (f"/api/{image_uri(22)}", [22]), ("31", []), (image_uri(31), []), ("99", [])],
+)
+def test_of_one_image(service: Service, img: str, found: list[int]) -> None:
+    assert ids(service.get(f"users/alice/images?img={img}", login="alice", accept=JSON).json) == found
+
+
+def test_of_what_is_no_image(service: Service) -> None:
+    refused = service.get("users/alice/images?img=twenty", login="alice")
+    assert refused.status == 400
+    assert refused.problem().startswith("img: ")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        f"{ALICE}/22",  # of another appliance
+        f"{ALICE}/31",  # bob's
+        f"{ALICE}/99/status",
+        f"{ALICE}/22/pimages",
+        "users/alice/appliances/99/images",
+        "users/alice/appliances/99/images/statuses",
+        "users/alice/appliances/24/images",  # bob's
+        "users/bob/appliances/24/images",
+        f"{image_uri(31)}",
+        "users/bob/images",
+        f"{ALICE}/0",
+        f"{ALICE}/021",
+    ],
+)
+def test_what_is_not_there(service: Service, path: str) -> None:
+    refused = service.get(path, login="alice")
+    assert refused.status == 404
+    assert refused.problem()
+
+
+def test_entitlements(service: Service) -> None:
+    entitled = {
+        "appliance_create": ["appliances/1/images", "appliances/1/images/1", "appliances/1/images/1/status",
+                             "appliances/1/images/statuses", "appliances/1/images/1/pimages"],
+        "image_generate": ["images"],
+    }  # fmt: skip
+    for entitlement, paths in entitled.items():
+        for path in paths:
+            refused = service.get(f"users/carol/{path}", login="carol")
+            assert refused.status == 403
+            assert entitlement in refused.problem()
+    for path in ("appliances/1/images", "appliances/1/images/1"):
+        assert service.call("DELETE", f"users/carol/{path}", login="carol").status == 403
+
+
+STATES: dict[ImageState, tuple[str, str | None, dict[str, Any]]] = {
+    ImageState.QUEUED: ("Queued", None, {}),
+    ImageState.FETCHING: ("Fetching 1 of 4 MiB", None, {"sent": 1 << 20, "total": 4 << 20}),
+    ImageState.FAILED: ("Failed", "the file ended too early", {"error": "the file ended too early"}),
+    ImageState.CANCELLED: ("Cancelled", None, {}),
+}
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_one_that_is_not_ready(fresh: Service, state: ImageState) -> None:
+    message, error, values = STATES[state]
+    plain: dict[str, Any] = {
+        "size": 0,
+        "md5": "",
+        "sha256": "",
+        "sha512": "",
+        "format": "",
+        "location": "",
+        "sent": 0,
+        "total": 0,
+    }
+    change(fresh, 21, state=state, registered=None, **(plain | values))
+    found = fresh.get(image_uri(21), login="alice", accept=JSON).json
+    status = found["status"]
+    assert (status["message"], status.get("errorMessage")) == (message, error)
+    assert (status["error"], status["cancelled"]) == (state is ImageState.FAILED, state is ImageState.CANCELLED)
+    assert not status["complete"]
+    assert not {"downloadUri", "downloadKey", "fileName", "size"} & set(found)
+    assert fresh.get(image_uri(21), login="alice").status == 200
+    assert fresh.get(f"{image_uri(21)}/downloads", login="alice").status == 409
+
+
+def test_every_uri_leads_somewhere(fresh: Service) -> None:
+    image = add_file(fresh, "a #1 \u00e9?&.raw")
+    ticket = fresh.publish(login="alice", image=21)
+    walked = set()
+
+    def walk(value: Any, name: str = "") -> None:
+        if isinstance(value, dict):
+            for key, each in value.items():
+                walk(each, key)
+        elif isinstance(value, list):
+            for each in value:
+                walk(each, name)
+        elif name.endswith(("Uri", "uri")) and value not in walked:
+            walked.add(value)
+            # A file is not walked on from, and image 21 has none.
+            if value.rpartition("/")[2] in ("targetplatforms", "targetformats") or "/downloads" in value:
+                return
+            answer = fresh.get(value, login="alice", accept=JSON)
+            assert answer.status == 200, value
+            walk(answer.json)
+
+    for path in ("users/alice", path_of(image), ticket_path(ticket), "users/alice/appliances/14"):
+        walk(fresh.get(path, login="alice", accept=JSON).json)
+    assert len(walked) > 15
+    uri = fresh.get(path_of(image), login="alice", accept=JSON).json["downloadUri"]
+    assert fresh.get(uri, login=None).body == b"a disk"
+
+
+def test_what_is_published_of_it(fresh: Service) -> None:
+    tickets = [fresh.publish(login="alice", image=21) for _ in range(2)]
+    fresh.publish(login="alice", image=23)
+    listed = fresh.get(f"{ALICE}/21/pimages", login="alice", accept=JSON).json
+    assert [each["dbId"] for each in listed["publishImages"]["publishImage"]] == [each.id for each in tickets]
+
+
+# Delete -----------------------------------------------------------------------------------------------------------
+
+
+def test_delete_takes_the_file_along(fresh: Service) -> None:
+    image, kept = add_file(fresh), add_file(fresh, "other.raw")
+    root = fresh.settings.images
+    assert fresh.call("DELETE", path_of(image), login="alice").status == 204
+    assert not (root / image.location).parent.exists()
+    assert (root / kept.location).exists()
+    assert fresh.get(path_of(image), login="alice").status == 404
+    assert fresh.call("DELETE", path_of(image), login="alice").status == 404
+
+
+def test_delete_leaves_what_an_operator_keeps(fresh: Service) -> None:
+    root = fresh.settings.images
+    for location in ("gold/disk.raw", f"{uuid.uuid4().hex}/deeper/disk.raw", "disk.raw"):
+        file = root / location
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"kept")
+        image = catalog.register(fresh.store, root, file, owner="alice", appliance_id=14)
+        assert fresh.call("DELETE", path_of(image), login="alice").status == 204
+        assert file.exists()
+
+
+def test_delete_leaves_a_file_that_another_image_has(fresh: Service) -> None:
+    image = add_file(fresh)
+    file = fresh.settings.images / image.location
+    second = catalog.register(fresh.store, fresh.settings.images, file, owner="bob", appliance_id=24)
+    assert fresh.call("DELETE", path_of(image), login="alice").status == 204
+    assert file.exists()
+    assert fresh.call("DELETE", path_of(second), login="bob").status == 204
+    assert not file.parent.exists()
+
+
+def test_delete_follows_no_link(fresh: Service) -> None:
+    image = add_file(fresh)
+    directory = (fresh.settings.images / image.location).parent
+    elsewhere = fresh.settings.data_dir / "elsewhere"
+    directory.rename(elsewhere)
+    directory.symlink_to(elsewhere)
+    assert fresh.call("DELETE", path_of(image), login="alice").status == 204
+    assert (elsewhere / "disk.raw").exists()
+
+
+def test_delete_of_an_image_whose_file_is_gone(fresh: Service) -> None:
+    image = add_file(fresh)
+    (fresh.settings.images / image.location).unlink()
+    assert fresh.call("DELETE", path_of(image), login="alice").status == 204
+
+
+def test_delete_all(fresh: Service) -> None:
+    image = add_file(fresh)
+    assert fresh.call("DELETE", ALICE, login="alice").status == 204
+    assert fresh.get(ALICE, login="alice").text("total") == "0"
+    assert not (fresh.settings.images / image.location).exists()
+    assert ids(fresh.get("users/alice/images", login="alice", accept=JSON).json) == [22]
+    assert fresh.call("DELETE", ALICE, login="alice").status == 204
+    assert fresh.call("DELETE", "users/alice/appliances/99/images", login="alice").status == 404
+
+
+@pytest.mark.parametrize("which", DELETIONS)
+def test_not_while_a_publication_needs_it(fresh: Service, which: str) -> None:
+    ticket = fresh.publish(login="alice", image=21)
+    refused = fresh.call("DELETE", DELETIONS[which], login="alice")
+    assert refused.status == 409
+    assert f"ticket {ticket.id}" in refused.problem()
+    assert fresh.get(ALICE, login="alice").text("total") == "2"
+    assert fresh.call("DELETE", f"{ticket_path(ticket)}/cancel", login="alice").status == 204
+    assert fresh.call("DELETE", DELETIONS[which], login="alice").status == 204
+    # What was published of it stays readable.
+    left = fresh.get(ticket_path(ticket), login="alice", accept=JSON)
+    assert left.status == 200
+    assert "downloadUri" not in left.json
+    refused = fresh.post(f"{ticket_path(ticket)}/retry", "", login="alice")
+    assert refused.status == 409
+    assert "was deleted" in refused.problem()
+
+
+@pytest.mark.parametrize("which", DELETIONS)
+@pytest.mark.parametrize("state", [ImageState.QUEUED, ImageState.FETCHING])
+def test_not_while_it_is_being_registered(fresh: Service, which: str, state: ImageState) -> None:
+    change(fresh, 21, state=state)
+    refused = fresh.call("DELETE", DELETIONS[which], login="alice")
+    assert refused.status == 409
+    assert "cancel that first" in refused.problem()
+    assert fresh.get(ALICE, login="alice").text("total") == "2"
+
+
+def test_one_of_the_same_number_is_another(fresh: Service) -> None:
+    """A ticket shows nothing of an image that was given its image's number later."""
+    ticket = fresh.publish(login="alice", image=21)
+    fresh.call("DELETE", f"{ticket_path(ticket)}/cancel", login="alice")
+    fresh.call("DELETE", image_uri(21), login="alice")
+    file = fresh.settings.data_dir / "disk.raw"
+    file.write_bytes(b"bob's")
+    catalog.register(fresh.store, fresh.settings.images, file, owner="bob", appliance_id=24, id=21)
+    left = fresh.get(ticket_path(ticket), login="alice", accept=JSON).json
+    assert not {"sha256sum", "downloadUri", "fileSize"} & set(left)
+    assert fresh.get(f"{APPLIANCE}/pimages/{ticket.id}/downloads", login="alice").status == 404
+
+
+def test_a_file_that_cannot_be_deleted_is_told_of(
+    fresh: Service, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = add_file(fresh)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "unlink", refuse)
+    assert fresh.call("DELETE", path_of(image), login="alice").status == 204
+    assert image.location in caplog.text
