@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from publisher.cli import accounts, devcloud, doctor, images, publish, roles, servers, tickets, up, users
+from publisher.cli import accounts, appliances, devcloud, doctor, images, publish, roles, servers, tickets, up, users
 from publisher.cli.output import say_error
 from publisher.core.errors import ConfigurationError, Conflict, InvalidRequest, NotFound, PublisherError
 from publisher.version import __version__
@@ -62,6 +62,7 @@ app.command()(tickets.status)
 app.command()(tickets.cancel)
 app.add_typer(tickets.app, name="tickets")
 app.add_typer(images.app, name="images")
+app.add_typer(appliances.app, name="appliances")
 app.add_typer(users.app, name="users")
 app.add_typer(roles.app, name="roles")
 app.add_typer(accounts.app, name="accounts")

@@ -116,7 +116,10 @@ def roles(
 
 @app.command()
 def remove(login: str) -> None:
-    """Remove a user, with its cloud accounts and API keys. One that owns images, or the last administrator, stays."""
+    """Remove a user, with its cloud accounts, API keys and appliances.
+
+    One that owns images, or the last administrator, stays.
+    """
     with open_store(Settings.from_environment()) as store:
         store.users.remove(login)
     say(f"Removed the user '{login}'")
