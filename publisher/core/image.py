@@ -230,6 +230,11 @@ def format_named(name: str | None, disk_format: str) -> str:
     return canonical
 
 
+def formats() -> tuple[str, ...]:
+    """Every format that an image can have, by the contract's names."""
+    return tuple(_DISK_FORMAT_OF)
+
+
 def target_format(format: str) -> str:
     """The `targetFormat/name` of an image of that format: the platform that it is made for, which callers query by.
 

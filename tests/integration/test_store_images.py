@@ -11,7 +11,9 @@ import pytest
 from sqlalchemy import update
 
 from publisher.core.errors import Conflict, InvalidRequest, NotFound
+from publisher.core.fiql import parse
 from publisher.core.image import Digests, Image, ImageState
+from publisher.core.listing import Listing
 from publisher.core.store import Store
 from publisher.core.store.engine import writing
 from publisher.core.store.tables import images, tickets
@@ -239,3 +241,58 @@ def test_a_key_raced_for_is_used_once(store: Store, stores: Callable[[], Store])
     assert found is not None
     assert found.downloads == 1
     assert store.images.use_key(found)
+
+
+# In part and in order ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def several(store: Store) -> None:
+    """A qcow2 and a raw image, one for Azure, one that is not ready and is to be for Oracle, and another's."""
+    for id, name, format in ((1, "nginx 1", "qcow2"), (2, "apache", "raw"), (3, "nginx 3", "azure")):
+        add(store, id=id)
+        change(store, id, name=name, format=format, size=id * 10)
+    add(store, id=4)
+    change(store, 4, name="next", format="", wanted_format="oracleraw", state=ImageState.QUEUED, size=0)
+    add(store, APPLIANCE + 1, id=5)
+
+
+def change(store: Store, id: int, **values: Any) -> None:
+    with writing(store.engine) as connection:
+        connection.execute(update(images).where(images.c.id == id).values(values))
+
+
+@pytest.mark.usefixtures("several")
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ("targetFormat.name=='openstack'", [1, 2]),
+        ("targetFormat.name==OpenStack;name=='nginx*'", [1]),
+        ("targetFormat.format.name=='qcow2',format.name==AZURE", [1, 3]),
+        ("targetFormat.name==oracle", [4]),
+        ("format.name!='azure'", [1, 2, 4]),
+        ("status.complete==true", [1, 2, 3]),
+        ("size=gt=10;fileSize=lt=30", [2]),
+        ("dbId=ge=3", [3, 4]),
+        ("created=gt=2100-01-01T00:00:00Z", []),
+    ],
+)
+def test_images_that_are_wanted(store: Store, query: str, found: list[int]) -> None:
+    page = store.images.page(OWNER, APPLIANCE, Listing(parse(query), None, False, None, 0))
+    assert (page.total, [each.id for each in page.items]) == (len(found), found)
+
+
+@pytest.mark.usefixtures("several")
+def test_a_page_of_images(store: Store) -> None:
+    page = store.images.page(OWNER, APPLIANCE, Listing(None, "name", True, 2, 1))
+    assert (page.total, [each.name for each in page.items]) == (4, ["nginx 1", "next"])
+
+
+def test_appliances_that_are_wanted(store: Store) -> None:
+    for id, distribution in ((1, "Debian"), (2, "CentOS"), (3, "Debian")):
+        store.appliances.add(OWNER, id=id, distribution=distribution)
+    debian = parse("distributionName==Debian;archName=='x86*';name!='appliance-3'")
+    page = store.appliances.page(OWNER, Listing(debian, None, False, None, 0))
+    assert (page.total, [each.id for each in page.items]) == (1, [1])
+    page = store.appliances.page(OWNER, Listing(None, "distributionName", True, 2, 0))
+    assert (page.total, [each.id for each in page.items]) == (3, [3, 1])

@@ -12,7 +12,9 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.exc import IntegrityError
 
 from publisher.core.errors import Conflict, InvalidRequest, NotFound
+from publisher.core.listing import Field, Kind, Listing, Page
 from publisher.core.store.engine import db_now, reading, writing
+from publisher.core.store.listing import Fields, select_page
 from publisher.core.store.tables import appliances, images, tickets
 
 VERSION, DISTRIBUTION, ARCHITECTURE = "1", "unknown", "x86_64"
@@ -50,6 +52,18 @@ class Contents:
 
 
 _COLUMNS = [appliances.c[each.name] for each in fields(Appliance)]
+
+
+_FIELDS: Fields = {
+    "dbId": Field(appliances.c.id, Kind.NUMBER),
+    "created": Field(appliances.c.created, Kind.TIME),
+    "lastModified": Field(appliances.c.modified, Kind.TIME),
+    "name": Field(appliances.c.name),
+    "version": Field(appliances.c.version),
+    "description": Field(appliances.c.description),
+    "distributionName": Field(appliances.c.distribution),
+    "archName": Field(appliances.c.architecture),
+}
 
 
 class Appliances:
@@ -106,6 +120,13 @@ class Appliances:
             query = query.where(appliances.c.owner == owner)
         with reading(self._engine) as connection:
             return [_appliance(row) for row in connection.execute(query)]
+
+    def page(self, owner: str, listing: Listing) -> Page[Appliance]:
+        """Those of the user's appliances that are wanted. Raises `InvalidRequest`."""
+        query = select(*_COLUMNS).where(appliances.c.owner == owner)
+        with reading(self._engine) as connection:
+            found = select_page(connection, query, _FIELDS, listing)
+        return Page(found.total, [_appliance(row) for row in found.items])
 
     def contents(self, owner: str, id: int | None = None) -> dict[int, Contents]:
         """What belongs to each of a user's appliances, or to one of them. What is empty is left out."""

@@ -6,17 +6,38 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, delete, insert, select, text, update
+from sqlalchemy import Connection, Engine, Row, case, delete, func, insert, select, text, update
 from sqlalchemy.exc import IntegrityError
 
 from publisher.core.errors import Conflict, NotFound
-from publisher.core.image import Digests, Image, ImageState
+from publisher.core.image import Digests, Image, ImageState, formats, target_format
+from publisher.core.listing import Field, Kind, Listing, Page
 from publisher.core.store.appliances import ensure
 from publisher.core.store.engine import db_now, reading, writing
+from publisher.core.store.listing import Fields, select_page
 from publisher.core.store.tables import images, tickets
 from publisher.core.ticket import FINAL
 
 _COLUMNS = [images.c[each.name] for each in fields(Image)]
+
+# One that is not ready has the format that its caller said it has, as it is told.
+_FORMAT = func.coalesce(func.nullif(images.c.format, ""), images.c.wanted_format)
+_TARGET = case({each: target_format(each) for each in formats()}, value=_FORMAT)
+_FIELDS: Fields = {
+    "dbId": Field(images.c.id, Kind.NUMBER),
+    "created": Field(images.c.created, Kind.TIME),
+    "lastModified": Field(images.c.modified, Kind.TIME),
+    "name": Field(images.c.name),
+    "size": Field(images.c.size, Kind.NUMBER),
+    "fileSize": Field(images.c.size, Kind.NUMBER),
+    "vmDiskSize": Field(images.c.virtual_size, Kind.NUMBER),
+    "sha256sum": Field(images.c.sha256),
+    "revision": Field(images.c.revision, Kind.NUMBER),
+    "status.complete": Field(images.c.state == ImageState.READY, Kind.BOOLEAN),
+    "format.name": Field(_FORMAT, Kind.NAME),
+    "targetFormat.name": Field(_TARGET, Kind.NAME),
+    "targetFormat.format.name": Field(_FORMAT, Kind.NAME),
+}
 
 
 class Images:
@@ -93,6 +114,13 @@ class Images:
             query = query.where(images.c.id == id)
         with reading(self._engine) as connection:
             return [_image(row) for row in connection.execute(query)]
+
+    def page(self, owner: str, appliance_id: int, listing: Listing) -> Page[Image]:
+        """Those of an appliance's images that are wanted. Raises `InvalidRequest`."""
+        query = select(*_COLUMNS).where(images.c.owner == owner, images.c.appliance_id == appliance_id)
+        with reading(self._engine) as connection:
+            found = select_page(connection, query, _FIELDS, listing)
+        return Page(found.total, [_image(row) for row in found.items])
 
     def remove(self, id: int) -> bool:
         """Whatever needs it."""

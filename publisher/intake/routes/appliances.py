@@ -9,6 +9,7 @@ from fastapi import APIRouter, Response
 from publisher.core.store.appliances import Contents
 from publisher.intake.answers import appliance_document
 from publisher.intake.exchange import Calling, Id
+from publisher.intake.listing import Listed
 
 router = APIRouter()
 
@@ -18,12 +19,13 @@ _APPLIANCES = "/users/{uid}/appliances"
 
 
 @router.get(_APPLIANCES)
-def appliances(caller: Calling, uid: str) -> Response:
+def appliances(caller: Calling, uid: str, listing: Listed) -> Response:
     owner = caller.owner(uid, "appliance_create")
     store = caller.services.store.appliances
+    found = store.page(owner, listing)
     contents = store.contents(owner)
-    documents = [appliance_document(each, contents.get(each.id, Contents())) for each in store.list(owner)]
-    return caller.answer("appliances", {"total": len(documents), "appliances": documents}, time.time())
+    documents = [appliance_document(each, contents.get(each.id, Contents())) for each in found.items]
+    return caller.answer("appliances", {"total": found.total, "appliances": documents}, time.time())
 
 
 @router.get(_APPLIANCES + "/{aid}")

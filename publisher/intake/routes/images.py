@@ -14,6 +14,7 @@ from publisher.core.uris import parse_image_uri
 from publisher.intake.answers import image_document, image_status_document
 from publisher.intake.exchange import Caller, Calling, Id
 from publisher.intake.keys import image_key
+from publisher.intake.listing import Listed
 from publisher.intake.routes import pimages
 
 router = APIRouter()
@@ -26,13 +27,17 @@ _IMAGES = _USER + "/appliances/{aid}/images"
 
 
 @router.get(_IMAGES)
-def images(caller: Calling, uid: str, aid: Id) -> Response:
-    return _list(caller, _of_appliance(caller, uid, aid))
+def images(caller: Calling, uid: str, aid: Id, listing: Listed) -> Response:
+    owner = _owner_of_appliance(caller, uid, aid)
+    found = caller.services.store.images.page(owner, aid, listing)
+    return _list(caller, found.items, found.total)
 
 
 @router.get(_IMAGES + "/statuses")
 def image_statuses(caller: Calling, uid: str, aid: Id) -> Response:
-    documents = [image_status_document(image) for image in _of_appliance(caller, uid, aid)]
+    owner = _owner_of_appliance(caller, uid, aid)
+    found = caller.services.store.images.list(owner=owner, appliance_id=aid)
+    documents = [image_status_document(image) for image in found]
     return caller.answer("statuses", {"total": len(documents), "statuses": documents}, time.time())
 
 
@@ -84,8 +89,7 @@ def delete_image(caller: Calling, uid: str, aid: Id, itid: Id) -> Response:
 
 @router.delete(_IMAGES)
 def delete_images(caller: Calling, uid: str, aid: Id) -> Response:
-    owner = caller.owner(uid, "appliance_create")
-    caller.services.store.appliances.get(owner, aid)
+    owner = _owner_of_appliance(caller, uid, aid)
     catalog.delete(caller.services.store, caller.services.settings.images, owner, aid)
     return Response(status_code=204)
 
@@ -94,14 +98,14 @@ def _image(caller: Caller, uid: str, aid: int, itid: int) -> Image:
     return caller.services.store.images.find(caller.owner(uid, "appliance_create"), aid, itid)
 
 
-def _of_appliance(caller: Caller, uid: str, aid: int) -> Sequence[Image]:
+def _owner_of_appliance(caller: Caller, uid: str, aid: int) -> str:
     """Raises `NotFound` for an appliance that the user does not have: an empty list would say that it has."""
     owner = caller.owner(uid, "appliance_create")
     caller.services.store.appliances.get(owner, aid)
-    return caller.services.store.images.list(owner=owner, appliance_id=aid)
+    return owner
 
 
-def _list(caller: Caller, found: Sequence[Image]) -> Response:
+def _list(caller: Caller, found: Sequence[Image], total: int | None = None) -> Response:
     # With their keys: existing clients download an image from the `downloadUri` that they find in a list.
     owned = caller.services.store.appliances.list(found[0].owner) if found else []
     distributions = {each.id: each.distribution for each in owned}
@@ -113,7 +117,8 @@ def _list(caller: Caller, found: Sequence[Image]) -> Response:
         )
         for each in found
     ]
-    return caller.answer("images", {"total": len(documents), "images": documents}, time.time())
+    listed = {"total": len(documents) if total is None else total, "images": documents}
+    return caller.answer("images", listed, time.time())
 
 
 def _modified(image: Image) -> float:

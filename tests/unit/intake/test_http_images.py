@@ -40,6 +40,21 @@ def ids(listed: Any) -> list[int]:
     return [each["dbId"] for each in listed["images"]["image"]]
 
 
+@pytest.mark.parametrize(
+    ("parameters", "total", "found"),
+    [
+        ("query=targetFormat.name%3D%3D%27openstack%27&count=1&offset=1&orderBy=name", 2, [23]),
+        ("query=name%3D%3D%27*21%27", 1, [21]),
+        ("descending=true", 2, [23, 21]),
+    ],
+)
+def test_in_part_and_in_order(service: Service, parameters: str, total: int, found: list[int]) -> None:
+    listed = service.get(f"{ALICE}?{parameters}", login="alice", accept=JSON).json
+    assert (listed["total"], ids(listed)) == (total, found)
+    for path in (ALICE, "users/alice/appliances"):
+        assert service.get(f"{path}?orderBy=colour", login="alice").problem().startswith("orderBy: ")
+
+
 # Get and list -----------------------------------------------------------------------------------------------------
 
 
