@@ -53,7 +53,7 @@ APPLIANCE = 4
 SMALL = 100
 """Tickets in the small store."""
 FLAT = 0.2
-"""How much fewer the polls of the large store may be than those of the small one."""
+"""By how much the polls of the large store may differ from those of the small one."""
 ROWS_AT_ONCE = 10_000
 
 Way = Callable[[], Report]
@@ -331,7 +331,7 @@ def print_flatness(console: Console, database: str, rounds: dict[str, list[Repor
         found = ratio(rounds[poll_name(count, known=known)], rounds[poll_name(SMALL, known=known)])
         console.print(
             f"{database}: polls per second with {count:,} tickets are {found:.2f} of those with {SMALL}"
-            f"{', answered 304' if known else ''}: {'flat' if found >= 1 - FLAT else 'NOT FLAT'}"
+            f"{', answered 304' if known else ''}: {'flat' if abs(found - 1) <= FLAT else 'NOT FLAT'}"
         )
 
 
