@@ -130,6 +130,8 @@ class Ticket:
     worker: str | None
     account_id: int | None = None
     """The stored account that was named, if one was. What is needed of it is copied: it may be gone."""
+    downloads: int = 0
+    """How many one-time keys for the download of its image were used up."""
 
     @property
     def final(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import os
 import subprocess
@@ -115,24 +116,32 @@ class Client:
         assert error.timestamp
         return error
 
-    def publish(self, image: Image) -> Any:
-        answer = self.stack.call("POST", PIMAGES, self.request(image), accept=XML)
+    def post(self, path: str, body: bytes, kind: str) -> Any:
+        answer = self.stack.call("POST", path, body, accept=XML)
         assert answer.status == 201, answer.body
-        ticket = self.parse(answer.body, "PublishImage")
-        assert answer.headers["Location"].endswith(f"/api/{ticket.uri}")
-        return ticket
+        made = self.parse(answer.body, kind)
+        assert answer.headers["Location"].endswith(f"/api/{made.uri}")
+        return made
 
-    def request(self, image: Image) -> bytes:
-        account = self.bound.CredAccountMemory(
-            target_platform=self.bound.TargetPlatform(name="memory", type_value=self.platform),
-            login="strict",
-            password=SECRET,
-        )
+    def publish(self, image: Image, account: Any = None) -> Any:
+        return self.post(PIMAGES, self.request(image, account), "PublishImage")
+
+    def request(self, image: Image, account: Any = None) -> bytes:
         wanted = self.bound.PublishImageMemory(
-            image_uri=f"users/root/appliances/4/images/{image.id}", cred_account=account, display_name="strict"
+            image_uri=f"users/root/appliances/4/images/{image.id}",
+            cred_account=account or self.account(),
+            display_name="strict",
         )
-        root = DerivedElement(f"{{{UFORGE}}}publishImage", wanted, f"{{{UFORGE}}}PublishImageMemory")
-        return XmlSerializer().render(root).encode()
+        return self.render(wanted, "publishImage")
+
+    def account(self, **more: Any) -> Any:
+        platform = self.bound.TargetPlatform(name="memory", type_value=self.platform)
+        return self.bound.CredAccountMemory(target_platform=platform, login="strict", password=SECRET, **more)
+
+    def render(self, document: Any, root: str) -> bytes:
+        """As the client library does: of the abstract type's name, with `xsi:type`."""
+        named = DerivedElement(f"{{{UFORGE}}}{root}", document, f"{{{UFORGE}}}{type(document).__name__}")
+        return XmlSerializer().render(named).encode()
 
     @property
     def platform(self) -> Any:
@@ -162,7 +171,35 @@ def test_a_session(client: Client, stack: Stack, image: Image) -> None:
     nothing = client.get(PIMAGES, "PublishImages")
     assert (nothing.total, nothing.publish_images.publish_image) == (0, [])
 
-    ticket = client.publish(image)
+    # What there is, found by following the URIs of the user.
+    user = client.get("users/root", "User")
+    assert user.admin
+    (appliance,) = client.get(user.base_appliances_uri, "Appliances").appliances.appliance
+    assert (appliance.db_id, appliance.arch_name, appliance.version) == (4, "x86_64", "1")
+    assert appliance.distribution_name
+    openstack = "?query=targetFormat.name%3D%3D%27openstack%27&orderBy=name&count=10"
+    (listed_image,) = client.get(appliance.base_images_uri + openstack, "Images").images.image
+    assert (listed_image.name, listed_image.file_size, listed_image.status.complete) == ("small", image.size, True)
+    assert (listed_image.target_format.name, listed_image.target_format.format.name) == ("openstack", "raw")
+    (offered,) = [
+        each
+        for each in client.get(user.base_target_platforms_uri, "TargetPlatforms").target_platforms.target_platform
+        if each.type_value is client.platform
+    ]
+    assert client.get(offered.uri, "TargetPlatform").name == "memory"
+    formats = client.get(f"{user.base_target_formats_uri}?query=name%3D%3Dopenstack", "TargetFormats")
+    assert "openstackqcow2" in [each.format.name for each in formats.target_formats.target_format]
+
+    # An account, kept, and named as it was listed: without its secret.
+    made = client.post(
+        user.base_cred_accounts_uri, client.render(client.account(name="lab"), "credAccount"), "CredAccount"
+    )
+    assert (made.name, made.password, made.secrets_missing) == ("lab", None, True)
+    (account,) = client.get(user.base_cred_accounts_uri, "CredAccounts").cred_accounts.cred_account
+    assert type(account) is client.bound.CredAccountMemory
+    assert account.created
+
+    ticket = client.publish(image, account)
     assert type(ticket) is client.bound.PublishImageMemory
     assert type(ticket.cred_account) is client.bound.CredAccountMemory
     assert ticket.cred_account.target_platform.type_value is client.platform
@@ -176,6 +213,13 @@ def test_a_session(client: Client, stack: Stack, image: Image) -> None:
     assert type(published) is client.bound.PublishImageMemory
     assert (published.db_id, published.display_name, published.file_size) == (ticket.db_id, "strict", image.size)
     assert published.cloud_id
+    assert client.get(published.image_uri, "Image").sha256sum == image.sha256
+    assert client.get(published.cred_account.uri, "CredAccount").name == "lab"
+    # As existing clients do: without a login, from the URI that they were told.
+    for download in (listed_image.download_uri, client.get(published.uri, "PublishImage").download_uri):
+        file = stack.call("GET", download, login=None)
+        assert (file.status, hashlib.sha256(file.body).hexdigest()) == (200, image.sha256)
+        client.refused("GET", download, 401, login=None)
     assert published.created.to_datetime().tzinfo is not None
 
     # Nobody is there to take up another one: it is cancelled before it has begun.
@@ -194,10 +238,16 @@ def test_a_session(client: Client, stack: Stack, image: Image) -> None:
     cancelled = client.wait(other)
     assert (cancelled.cancelled, cancelled.complete, cancelled.error) == (True, False, False)
 
+    client.delete(account.uri)
+    client.refused("GET", account.uri, 404)
+    assert client.get(ticket.uri, "PublishImage").cred_account.target_platform.type_value is client.platform
     for each in (ticket, other):
         client.delete(each.uri)
         client.refused("GET", each.uri, 404)
     assert client.get(PIMAGES, "PublishImages").total == 0
+    client.delete(listed_image.uri)
+    client.refused("GET", listed_image.uri, 404)
+    assert client.get(appliance.base_images_uri, "Images").total == 0
 
 
 def test_every_refusal_is_a_document(client: Client, image: Image) -> None:

@@ -13,7 +13,7 @@ from publisher.core.ticket import TRANSITIONS, Phase, Progress, State, Ticket
 _PLAIN = [
     "id", "uid", "owner", "appliance_id", "image_id", "platform", "account", "sealed_secrets", "target", "name",
     "attempt", "cloud_id", "location", "error", "error_detail", "created", "modified", "started", "finished",
-    "not_before", "lease_token", "worker", "account_id",
+    "not_before", "lease_token", "worker", "account_id", "downloads",
 ]  # fmt: skip
 
 TICKET_COLUMNS = [tickets.c[name] for name in (*_PLAIN, "state", "phase", "sent", "total")]

@@ -179,6 +179,8 @@ tickets = Table(
     Column("progressed", Double),
     Column("finished", Double),
     # A queued ticket is not claimed before this time: the delay before a retry.
+    # As in an image, for downloads of it by way of this ticket.
+    Column("downloads", Integer, nullable=False, server_default="0"),
     Column("not_before", Double, nullable=False),
     # The lease: which worker, its fencing token, and until when.
     Column("lease_token", BigInteger, nullable=False),

@@ -194,6 +194,16 @@ class Tickets:
             raise Conflict(f"ticket {id} was changed meanwhile; look at it again")
         return found
 
+    def use_key(self, ticket: Ticket) -> bool:
+        """Use up the one-time key of a ticket as it was read; False where that has been done already."""
+        used = (
+            update(tickets)
+            .where(tickets.c.id == ticket.id, tickets.c.downloads == ticket.downloads)
+            .values(downloads=tickets.c.downloads + 1, modified=db_now())
+        )
+        with writing(self._engine) as connection:
+            return connection.execute(used).rowcount == 1
+
     def remove(self, id: int) -> None:
         """Forget a ticket that has ended, with its history. What it published stays in the cloud.
 

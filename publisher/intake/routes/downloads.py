@@ -7,9 +7,10 @@ import math
 import os
 import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack
 from email.utils import formatdate
+from functools import partial
 from urllib.parse import quote
 
 from anyio import to_thread
@@ -65,7 +66,7 @@ def published_image_file(request: Request, uid: str, aid: Id, pitid: Id) -> Resp
         raise NotFound(f"appliance {aid} of {owner} has no published image {pitid}")
     if not image:
         raise NotFound(f"the image of published image {pitid} was deleted")
-    return _send(request, made, image, by_key=key is not None)
+    return _send(request, made, image, None if key is None else partial(made.store.tickets.use_key, ticket))
 
 
 def _image_file(request: Request, uid: str, aid: int, itid: int, file_name: str | None) -> Response:
@@ -81,7 +82,7 @@ def _image_file(request: Request, uid: str, aid: int, itid: int, file_name: str 
         image = found
     if file_name not in (None, image.file_name):
         raise NotFound(f"image {itid} has no file '{file_name}'")
-    return _send(request, made, image, by_key=key is not None)
+    return _send(request, made, image, None if key is None else partial(made.store.images.use_key, image))
 
 
 def _key_alone(request: Request, *names: str) -> str | None:
@@ -95,8 +96,11 @@ def _bad_key() -> NotAuthenticated:
     return NotAuthenticated("the download key is wrong or used up; sign in, or get the image again for another key")
 
 
-def _send(request: Request, made: Services, image: Image, *, by_key: bool) -> Response:
-    """The file, or the range of it that is asked for. Raises `Conflict`, `NotAuthenticated`."""
+def _send(request: Request, made: Services, image: Image, use_key: Callable[[], bool] | None) -> Response:
+    """The file, or the range of it that is asked for. `use_key` uses up the key that it is asked for with.
+
+    Raises `Conflict`, `NotAuthenticated`.
+    """
     with ExitStack() as opened:
         file = opened.enter_context(open_image(made.settings.images, image))
         changed = math.ceil(image.registered or 0.0)
@@ -126,7 +130,7 @@ def _send(request: Request, made: Services, image: Image, *, by_key: bool) -> Re
         if request.method == "HEAD":
             return Response(headers=headers)
         # Last of all: what is refused uses no key up.
-        if by_key and not made.store.images.use_key(image):
+        if use_key and not use_key():
             raise _bad_key()
         opened.pop_all()
         return _FileBody(file, sent, 200 if part is None else 206, headers)

@@ -69,7 +69,7 @@ def delete_published_images(caller: Calling, uid: str, aid: Id) -> Response:
 def published_image(caller: Calling, uid: str, aid: Id, itid: Id, pitid: Id) -> Response:
     ticket = _ticket(caller, caller.owner(uid, None), aid, itid, pitid)
     image = caller.services.store.images.get(ticket.image_id)
-    # A download of the image changes the key that is told with it.
+    # That the image is generated again changes what is told of it here.
     changed = max(last_modified(ticket), image.modified if image else 0.0)
     return caller.answer("publishImage", _document(caller, ticket, image), changed)
 

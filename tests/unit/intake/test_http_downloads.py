@@ -230,6 +230,15 @@ def test_the_key_of_a_published_image(fresh: Service, image: Image, name: str) -
     assert listed["downloadKey"] == shown(fresh, ticket_path(ticket))["downloadKey"]
 
 
+def test_the_keys_of_an_image_and_of_its_tickets_are_apart(fresh: Service, image: Image) -> None:
+    tickets = [publish(fresh, image) for _ in range(2)]
+    uris = [shown(fresh, path)["downloadUri"] for path in (path_of(image), *map(ticket_path, tickets))]
+    for uri in uris:
+        assert is_whole(fresh.get(uri, login=None))
+    for uri in uris:
+        assert fresh.get(uri, login=None).status == 401
+
+
 def test_keys_that_open_nothing(fresh: Service, image: Image) -> None:
     ticket = publish(fresh, image)
     key, other = (shown(fresh, path_of(each))["downloadKey"] for each in (image, add(fresh)))

@@ -79,5 +79,6 @@ def upgrade() -> None:
     op.create_index("ix_idempotency_keys_created", "idempotency_keys", ["created"])
     op.create_index("ix_idempotency_keys_ticket_id", "idempotency_keys", ["ticket_id"])
 
+    op.add_column("tickets", sa.Column("downloads", sa.Integer(), server_default="0", nullable=False))
     op.add_column("tickets", sa.Column("progressed", sa.Double(), nullable=True))
     op.create_index("ix_tickets_image_id", "tickets", ["image_id"])
