@@ -11,10 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Connection, Double, Engine, Table, create_engine, event, func, make_url, select
-from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import ArgumentError, InvalidatePoolError
+from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
@@ -24,8 +22,6 @@ _BUSY_SECONDS = 10
 _CONNECT_SECONDS = 5
 _POOL: dict[str, Any] = {"pool_size": 30, "max_overflow": 0, "pool_timeout": 10}
 """Connections are made as they are needed, and kept: to make one for a single request costs more than the request."""
-_IDLE_SECONDS = 1.0
-_USED = "publisher_used"
 _TURN = "publisher_turn"
 _WRITING = "publisher_writing"
 _DURABLE = "publisher_durable"
@@ -59,9 +55,10 @@ def open_engine(url: str) -> Engine:
         case "sqlite":
             return _open_sqlite(parsed)
         case "postgresql":
-            engine = create_engine(
+            return create_engine(
                 parsed.set(drivername="postgresql+psycopg"),
                 **_POOL,
+                pool_pre_ping=True,
                 connect_args={
                     "connect_timeout": _CONNECT_SECONDS,
                     "options": "-c statement_timeout=30000 -c lock_timeout=10000"
@@ -69,31 +66,8 @@ def open_engine(url: str) -> Engine:
                     "tcp_user_timeout": 20000,
                 },
             )
-            _ping_idle_ones(engine)
-            return engine
         case other:
             raise ConfigurationError(f"PUBLISHER_DATABASE_URL: '{other}' is not supported; use sqlite or postgresql")
-
-
-def _ping_idle_ones(engine: Engine) -> None:
-    """Make sure that a connection which has been idle still works, and replace all where it does not.
-
-    `pool_pre_ping` does that at every use, and takes as long as a query. One that was in use a moment ago hardly ever
-    breaks before the next; where it does, that use fails, as it does where one breaks within.
-    """
-
-    @event.listens_for(engine, "checkin")
-    def _used(_: DBAPIConnection | None, record: ConnectionPoolEntry) -> None:
-        record.info[_USED] = time.monotonic()
-
-    @event.listens_for(engine, "checkout")
-    def _look(connection: DBAPIConnection, record: ConnectionPoolEntry, _: PoolProxiedConnection) -> None:
-        used = record.info.get(_USED)
-        if used is not None and time.monotonic() - used > _IDLE_SECONDS:
-            try:
-                engine.dialect.do_ping(connection)
-            except engine.dialect.loaded_dbapi.Error:
-                raise InvalidatePoolError from None
 
 
 def _open_sqlite(url: URL) -> Engine:
