@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from celery import Celery
 
-from publisher.core.queue import PUBLISH_TASK, QUEUE
+from publisher.core.queue import PUBLISH_TASK, QUEUE, REGISTER_TASK
 from publisher.core.settings import Settings
 
 settings = Settings.from_environment()
@@ -15,7 +15,7 @@ app.conf.update(
     task_ignore_result=True,
     task_default_queue=QUEUE.name,
     task_queues=[QUEUE],
-    task_routes={PUBLISH_TASK: {"queue": QUEUE.name}},
+    task_routes={PUBLISH_TASK: {"queue": QUEUE.name}, REGISTER_TASK: {"queue": QUEUE.name}},
     task_serializer="json",
     accept_content=["json"],
     # Acknowledged at the end, one message for each free thread: none waits here behind a long upload while another

@@ -1,5 +1,6 @@
 """Wakes the tickets that no worker holds although one should: whose message was lost or never sent, whose worker died,
-whose time to be tried again has come. Every worker has one; one at a time is elected, through the store."""
+whose time to be tried again has come; and likewise the images that are to be registered. Every worker has one; one at
+a time is elected, through the store."""
 
 from __future__ import annotations
 
@@ -43,9 +44,13 @@ class Reconciler:
         self._queue.close()
 
     def turn(self) -> int:
-        """Wake every ticket that is due; how many. Raises `QueueUnavailable`."""
+        """Wake every ticket and every image that is due; how many. Raises `QueueUnavailable`."""
         due = self._store.tickets.due()
         for ticket_id in due:
             self._queue.send(ticket_id)
             self._store.tickets.woken(ticket_id, sent=True)
-        return len(due)
+        images = self._store.registrations.due()
+        for image_id in images:
+            self._queue.send_image(image_id)
+            self._store.registrations.woken(image_id, sent=True)
+        return len(due) + len(images)

@@ -138,6 +138,8 @@ class Attempt:
         image = self._store.images.get(self._ticket.image_id)
         if image is None:
             raise ImageFileError(f"image {self._ticket.image_id} has been deleted")
+        if not image.ready:
+            raise ImageFileError(f"image {image.id} is being generated again")
         descriptor = open_under(self._settings.images, image.location)
         try:
             transfer = Transfer(

@@ -11,12 +11,13 @@ from typing import Any
 from celery.signals import worker_init, worker_ready, worker_shutting_down
 
 from publisher.core.platforms import installed
-from publisher.core.queue import PUBLISH_TASK, WakeQueue
+from publisher.core.queue import PUBLISH_TASK, REGISTER_TASK, WakeQueue
 from publisher.core.store import Store
 from publisher.core.vault import Vault
 from workers.app import app, settings
 from workers.clouds import plugin
 from workers.reconciler import Reconciler
+from workers.registration import Registrar
 from workers.runner import Runner
 
 shutting_down = threading.Event()
@@ -34,10 +35,21 @@ def runner() -> Runner:
     return Runner(store(), vault, settings, worker=WORKER, shutting_down=shutting_down)
 
 
+@cache
+def registrar() -> Registrar:
+    return Registrar(store(), settings, worker=WORKER, shutting_down=shutting_down)
+
+
 @app.task(name=PUBLISH_TASK)  # type: ignore[untyped-decorator]  # Celery has no types
 def publish(ticket_id: int) -> None:
     """Bring one ticket as far as it gets."""
     runner().run(ticket_id)
+
+
+@app.task(name=REGISTER_TASK)  # type: ignore[untyped-decorator]
+def register(image_id: int) -> None:
+    """Bring the registration of one image as far as it gets."""
+    registrar().run(image_id)
 
 
 @worker_init.connect  # type: ignore[untyped-decorator]

@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import shutil
+import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
@@ -21,6 +22,9 @@ logger = logging.getLogger(__name__)
 
 _BROUGHT = re.compile(r"[0-9a-f]{12}4[0-9a-f]{3}[89ab][0-9a-f]{15}")
 """The directories that `_bring_in` makes: random UUIDs."""
+
+_INCOMING = ".incoming"
+_INCOMING_SECONDS = 86400.0
 
 _READ_BEFORE_MAX = 1000
 _read_before: dict[tuple[int, int, int, int], str] = {}
@@ -83,12 +87,55 @@ def delete(store: Store, image_root: Path, owner: str, appliance_id: int, id: in
     """
     # A crash in between leaves a file that no image has, and never an image without its file.
     for image in store.images.delete(owner, appliance_id, id):
-        directory, *name = PurePosixPath(image.location).parts or ("",)
-        if len(name) == 1 and _BROUGHT.fullmatch(directory):
-            try:
-                _delete_file(image_root, directory, name[0])
-            except OSError as error:
-                logger.warning("the file of deleted image %d is left at %s: %s", image.id, image.location, error)
+        discard(image_root, image.location)
+
+
+def discard(image_root: Path, location: str) -> None:
+    """Delete a file that was brought under the root by us; what an operator keeps there, and what is not there, is let
+    be."""
+    directory, *name = PurePosixPath(location).parts or ("",)
+    if len(name) == 1 and _BROUGHT.fullmatch(directory):
+        try:
+            _delete_file(image_root, directory, name[0])
+        except OSError as error:
+            logger.warning("a file that is no longer needed is left at %s: %s", location, error)
+
+
+# What is on its way -----------------------------------------------------------------------------------------------
+
+
+def incoming(image_root: Path, name: str) -> Path:
+    """Where a file is written to until it is complete."""
+    directory = image_root / _INCOMING
+    directory.mkdir(parents=True, exist_ok=True, mode=0o750)
+    return directory / name
+
+
+def discard_incoming(image_root: Path, image_id: int) -> None:
+    """Delete what earlier attempts to fetch an image have left."""
+    for file in (image_root / _INCOMING).glob(f"{image_id}-*"):
+        file.unlink(missing_ok=True)
+
+
+def discard_old_incoming(image_root: Path) -> None:
+    """Delete what nobody has written to for a day: who did is gone."""
+    with contextlib.suppress(FileNotFoundError):
+        for entry in os.scandir(image_root / _INCOMING):
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - entry.stat(follow_symlinks=False).st_mtime > _INCOMING_SECONDS:
+                    Path(entry.path).unlink()
+
+
+def bring_in(image_root: Path, file: Path, location: str) -> None:
+    """Move a complete file to its place under the root, which no other file has."""
+    place = image_root / location
+    place.parent.mkdir(mode=0o750)
+    file.rename(place)
+
+
+def new_location(file_name: str) -> str:
+    """A place under the root for a file that is brought in."""
+    return f"{uuid.uuid4().hex}/{file_name}"
 
 
 def open_image(image_root: Path, image: Image) -> io.FileIO:

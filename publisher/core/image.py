@@ -106,16 +106,29 @@ class Digests:
 
 def digest(path: Path, on_progress: Callable[[int], None] = lambda _: None) -> Digests:
     """Read the file once, in constant memory. `on_progress` gets the bytes of each step."""
-    hashes = hashlib.md5(usedforsecurity=False), hashlib.sha256(), hashlib.sha512()
-    size = 0
+    hasher = Hasher()
     buffer = memoryview(bytearray(_READ_BYTES))
     with path.open("rb", buffering=0) as file:
         while count := file.readinto(buffer):
-            for each in hashes:
-                each.update(buffer[:count])
-            size += count
+            hasher.update(buffer[:count])
             on_progress(count)
-    return Digests(size, *(each.hexdigest() for each in hashes))
+    return hasher.digests()
+
+
+class Hasher:
+    """Computes `Digests` of bytes that are handed over piece by piece."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._hashes = hashlib.md5(usedforsecurity=False), hashlib.sha256(), hashlib.sha512()
+
+    def update(self, piece: bytes | memoryview) -> None:
+        for each in self._hashes:
+            each.update(piece)
+        self.size += len(piece)
+
+    def digests(self) -> Digests:
+        return Digests(self.size, *(each.hexdigest() for each in self._hashes))
 
 
 def open_under(root: Path, location: str) -> int:
@@ -217,16 +230,21 @@ def format_named(name: str | None, disk_format: str) -> str:
     """
     if name is None:
         return _FORMAT_OF_DISK[disk_format]
-    known = {each.lower(): each for each in _DISK_FORMAT_OF} | {
-        each: _FORMAT_OF_DISK[each] for each in ("vmdk", "vdi", "vhd")
-    }
-    canonical = known.get(name.lower())
-    if canonical is None:
-        raise InvalidRequest(f"'{name}' is unknown; known are {', '.join(sorted(_DISK_FORMAT_OF))}", field="format")
+    canonical = check_format(name)
     expected = _DISK_FORMAT_OF[canonical]
     # A raw disk may hold an ISO 9660 file system: hybrid images are both.
     if expected != disk_format and not (expected == "raw" and disk_format == "iso"):
         raise InvalidRequest(f"'{name}' means a {expected} file, but the file is {disk_format}", field="format")
+    return canonical
+
+
+def check_format(name: str) -> str:
+    """The contract's name of a format. Raises `InvalidRequest` for an unknown one."""
+    known = {each.lower(): each for each in _DISK_FORMAT_OF}
+    known |= {each: _FORMAT_OF_DISK[each] for each in ("vmdk", "vdi", "vhd")}
+    canonical = known.get(name.lower())
+    if canonical is None:
+        raise InvalidRequest(f"'{name}' is unknown; known are {', '.join(sorted(_DISK_FORMAT_OF))}", field="format")
     return canonical
 
 

@@ -1,4 +1,5 @@
-"""Waking workers. A message holds a ticket's id and nothing else: whatever reads the broker learns nothing from it.
+"""Waking workers. A message holds the id of a ticket or an image and nothing else: whatever reads the broker learns
+nothing from it.
 
 The message is written here as Celery's protocol has it (docs.celeryq.dev, "Message Protocol", version 2), through
 kombu, so that whoever enqueues needs neither Celery nor the workers' code.
@@ -21,6 +22,7 @@ from publisher.core.settings import Settings
 
 QUEUE_NAME = "publisher"
 PUBLISH_TASK = "publisher.publish"
+REGISTER_TASK = "publisher.register"
 QUEUE = Queue(QUEUE_NAME, Exchange(QUEUE_NAME, type="direct"), routing_key=QUEUE_NAME)
 
 logger = logging.getLogger(__name__)
@@ -58,17 +60,25 @@ class WakeQueue:
 
     def send(self, ticket_id: int) -> None:
         """Wake a worker for a ticket. Raises `QueueUnavailable`, after two and a half time-outs at the latest."""
+        self._send(PUBLISH_TASK, ticket_id)
+
+    def send_image(self, image_id: int) -> None:
+        """Wake a worker for an image that is to be registered. Raises `QueueUnavailable`, as `send` does."""
+        self._send(REGISTER_TASK, image_id)
+
+    def _send(self, task: str, id: int) -> None:
+        """Raises `QueueUnavailable`, after two and a half time-outs at the latest."""
         # While one waits for a broker that does not answer, the others do not wait in line behind it.
         if not self._lock.acquire(timeout=self._timeout_seconds / 2):
             raise QueueUnavailable("the message broker cannot be reached: it has not answered the send before")
         try:
             try:
-                self._publish(ticket_id)
+                self._publish(task, id)
             except _CONNECTION_ERRORS:
                 # The connection that was kept open may be stale; a fresh one tells whether the broker is there.
                 self._drop()
                 try:
-                    self._publish(ticket_id)
+                    self._publish(task, id)
                 except _CONNECTION_ERRORS as error:
                     self._drop()
                     raise QueueUnavailable(f"the message broker cannot be reached: {_reason(error)}") from None
@@ -99,9 +109,9 @@ class WakeQueue:
             self._connection.ensure_connection(max_retries=1, interval_start=0, timeout=self._timeout_seconds)
         return self._connection
 
-    def _publish(self, ticket_id: int) -> None:
+    def _publish(self, task: str, id: int) -> None:
         task_id = str(uuid.uuid4())
-        argument = [ticket_id]
+        argument = [id]
         self._connect().Producer().publish(
             (argument, {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}),
             # The default exchange leads to the queue of that name. A binding of our own exchange would be lost with a
@@ -114,12 +124,12 @@ class WakeQueue:
             timeout=self._timeout_seconds,
             headers={
                 "lang": "py",
-                "task": PUBLISH_TASK,
+                "task": task,
                 "id": task_id,
                 "root_id": task_id,
                 "parent_id": None,
                 "group": None,
-                "argsrepr": f"({ticket_id},)",
+                "argsrepr": f"({id},)",
                 "kwargsrepr": "{}",
                 "origin": f"publisher@{socket.gethostname()}",
             },

@@ -62,6 +62,14 @@ class Settings:
     credential_cache_seconds: float = field(
         default=60.0, metadata={"help": "How long a verified password is not hashed again."}
     )
+    location_hosts: str = field(
+        default="",
+        metadata={
+            "help": "Hosts that images may be fetched from, with commas between: `images.example.com`, `*.example.com`,"
+            " `10.0.0.7:8080`, `s3://bucket`; empty: from none."
+        },
+    )
+    upload_bytes_max: int = field(default=1 << 40, metadata={"help": "Largest image that callers may send themselves."})
     send_timeout_seconds: float = field(
         default=1.0,
         metadata={"help": "How long the intake tries to wake a worker before it leaves that for later."},

@@ -8,14 +8,13 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from publisher.core.publishing import Waker
 from publisher.core.queue import WakeQueue
 from publisher.core.settings import Settings
 from publisher.core.store import Store
 from publisher.core.vault import Vault
 from publisher.intake import problems
 from publisher.intake.auth import Authenticator, keep_signatures_out_of_logs
-from publisher.intake.exchange import API, Services
+from publisher.intake.exchange import API, Services, Wakers
 from publisher.intake.routes import (
     accounts,
     apikeys,
@@ -23,6 +22,7 @@ from publisher.intake.routes import (
     downloads,
     images,
     pimages,
+    registrations,
     schema,
     status,
     targets,
@@ -31,7 +31,7 @@ from publisher.intake.routes import (
 from publisher.version import __version__
 
 
-def create_app(settings: Settings | None = None, waker: Waker | None = None) -> FastAPI:
+def create_app(settings: Settings | None = None, waker: Wakers | None = None) -> FastAPI:
     """Raises `ConfigurationError` where the database or the key is not set up."""
     settings = settings or Settings.from_environment()
     store = Store.open(settings)
@@ -65,7 +65,7 @@ def create_app(settings: Settings | None = None, waker: Waker | None = None) -> 
     app.add_middleware(OneSlash)
     problems.install(app)
     for module in (
-        status, schema, pimages, images, downloads, appliances, accounts, targets, apikeys, users,
+        status, schema, pimages, images, registrations, downloads, appliances, accounts, targets, apikeys, users,
     ):  # fmt: skip
         app.include_router(module.router, prefix=API)
     return app

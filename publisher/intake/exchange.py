@@ -15,6 +15,7 @@ from fastapi import Depends, Path, Request, Response
 from pydantic import BeforeValidator
 
 from publisher.core.publishing import Sealer, Waker
+from publisher.core.registering import ImageWaker
 from publisher.core.settings import Settings
 from publisher.core.store import Store
 from publisher.core.store.users import User
@@ -34,6 +35,10 @@ _LENGTH_DIGITS = 19
 """Of a Content-Length in 64 bits."""
 
 
+class Wakers(Waker, ImageWaker, Protocol):
+    """Wakes workers, for whatever there is to do."""
+
+
 class Keeper(Sealer, Protocol):
     """The vault, but for what opens it."""
 
@@ -47,7 +52,7 @@ class Services:
     settings: Settings
     store: Store
     sealer: Keeper
-    waker: Waker
+    waker: Wakers
     authenticator: auth.Authenticator
     started: float = field(default_factory=time.time)
 
@@ -136,12 +141,19 @@ def signed_in(request: Request) -> User:
     return signer or authenticator.user(request.headers.get("authorization"))
 
 
+def declared_length(request: Request) -> int | None:
+    """What Content-Length announces; None where it announces nothing. More than 64 bits are as many as they have."""
+    declared = request.headers.get("content-length", "")
+    if not declared.isdecimal():
+        return None
+    return int(declared) if len(declared) <= _LENGTH_DIGITS else _ID_MAX
+
+
 async def bounded_body(request: Request) -> bytes:
     """The request's body; no more of it is read than is allowed. Raises `BodyTooLarge`."""
     limit = services(request).settings.request_bytes_max
-    declared = request.headers.get("content-length", "")
     # What is announced as too large is refused unread: whoever waits for our word (100-continue) need not send it.
-    too_large = declared.isdecimal() and (len(declared) > _LENGTH_DIGITS or int(declared) > limit)
+    too_large = (declared_length(request) or 0) > limit
     body = bytearray()
     if not too_large:
         async for chunk in request.stream():

@@ -54,11 +54,15 @@ def answer_format(accept: str | None) -> Format:
 
 def body_format(content_type: str | None) -> Format:
     """The format for a request's Content-Type, whose parameters do not matter. Raises UnsupportedMediaType (415)."""
-    media_type = (content_type or "").partition(";")[0].strip().lower()
     try:
-        return _BY_MEDIA_TYPE[media_type]
+        return _BY_MEDIA_TYPE[media_type(content_type)]
     except KeyError:
         raise UnsupportedMediaType from None
+
+
+def media_type(content_type: str | None) -> str:
+    """What a Content-Type names, without its parameters; empty where there is none."""
+    return (content_type or "").partition(";")[0].strip().lower()
 
 
 def _range(part: str) -> tuple[str, float]:

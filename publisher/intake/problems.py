@@ -30,6 +30,17 @@ logger = logging.getLogger(__name__)
 
 REALM = 'Basic realm="image publisher", charset="UTF-8"'
 _STORE_RETRY_SECONDS = 5
+_ROOM_RETRY_SECONDS = 300
+
+
+class TooSlow(PublisherError):
+    """The request did not come in time."""
+
+
+class NoRoom(PublisherError):
+    """There is no room left for the image; nothing was kept of it, try again later."""
+
+
 _STATUS: list[tuple[type[PublisherError], int]] = [
     (BodyTooLarge, 413),
     (InvalidRequest, 400),
@@ -37,8 +48,10 @@ _STATUS: list[tuple[type[PublisherError], int]] = [
     (NotAllowed, 403),
     (NotFound, 404),
     (NotAcceptable, 406),
+    (TooSlow, 408),
     (Conflict, 409),
     (UnsupportedMediaType, 415),
+    (NoRoom, 503),
 ]
 
 
@@ -78,7 +91,7 @@ async def _publisher_error(request: Request, error: Exception) -> Response:
     status = next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
     if status == 500:
         return await _unexpected(request, error)
-    headers = {"WWW-Authenticate": REALM} if status == 401 else {}
+    headers = {401: {"WWW-Authenticate": REALM}, 503: {"Retry-After": str(_ROOM_RETRY_SECONDS)}}.get(status, {})
     return problem(request, status, str(error), kind=type(error).__name__, headers=headers)
 
 

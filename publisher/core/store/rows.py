@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, insert, update
+from sqlalchemy import ColumnElement, Connection, Row, Table, case, insert, update
 
 from publisher.core.store.engine import db_now
 from publisher.core.store.tables import history, tickets
 from publisher.core.ticket import TRANSITIONS, Phase, Progress, State, Ticket
+
+_WAKE_AGAIN_LONGEST_SECONDS = 300.0
 
 _PLAIN = [
     "id", "uid", "owner", "appliance_id", "image_id", "platform", "account", "sealed_secrets", "target", "name",
@@ -27,6 +29,13 @@ def ticket_of(row: Row[Any]) -> Ticket:
         phase=Phase(values["phase"]),
         progress=Progress(values["sent"], values["total"]),
     )
+
+
+def wake_delay(table: Table, first_seconds: float) -> ColumnElement[float]:
+    """How long until a row of the table is woken again: ever longer, so that a long queue is not filled with copies of
+    its messages."""
+    growing = first_seconds * (1 + table.c.wakes * table.c.wakes)
+    return case((growing > _WAKE_AGAIN_LONGEST_SECONDS, _WAKE_AGAIN_LONGEST_SECONDS), else_=growing)
 
 
 def change(

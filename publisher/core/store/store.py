@@ -21,6 +21,7 @@ from publisher.core.store.elections import Elections
 from publisher.core.store.engine import open_engine, reading
 from publisher.core.store.images import Images
 from publisher.core.store.leases import Leases
+from publisher.core.store.registrations import Registrations
 from publisher.core.store.roles import Roles
 from publisher.core.store.tickets import Tickets
 from publisher.core.store.users import Users
@@ -41,6 +42,7 @@ class Store:
         self.roles = Roles(engine)
         self.api_keys = ApiKeys(engine)
         self.accounts = Accounts(engine)
+        self.registrations = Registrations(engine, wake_again_seconds=wake_again_seconds)
         self.elections = Elections(engine)
 
     @classmethod

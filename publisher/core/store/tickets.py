@@ -6,16 +6,14 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Engine, and_, case, delete, func, insert, or_, select, update
+from sqlalchemy import Connection, Engine, and_, delete, func, insert, or_, select, update
 
 from publisher.core.errors import Conflict, NotFound
 from publisher.core.store.engine import db_now, reading, writing
 from publisher.core.store.images import hold
-from publisher.core.store.rows import TICKET_COLUMNS, change, record, ticket_of
+from publisher.core.store.rows import TICKET_COLUMNS, change, record, ticket_of, wake_delay
 from publisher.core.store.tables import history, journal, tickets
 from publisher.core.ticket import FINAL, CloudRef, HistoryEntry, Phase, State, Ticket
-
-_WAKE_AGAIN_LONGEST_SECONDS = 300.0
 
 
 class Tickets:
@@ -244,12 +242,8 @@ class Tickets:
             return connection.execute(query).scalars().all()
 
     def woken(self, id: int, *, sent: bool) -> None:
-        """Note that a worker was woken for a ticket, or could not be.
-
-        One that was is woken again ever more rarely, so that a long queue is not filled with copies of its messages.
-        """
-        growing = self._wake_again_seconds * (1 + tickets.c.wakes * tickets.c.wakes)
-        delay = case((growing > _WAKE_AGAIN_LONGEST_SECONDS, _WAKE_AGAIN_LONGEST_SECONDS), else_=growing)
+        """Note that a worker was woken for a ticket, or could not be."""
+        delay = wake_delay(tickets, self._wake_again_seconds)
         values = (
             {"wake_at": db_now() + delay, "wakes": tickets.c.wakes + 1} if sent else {"wake_at": db_now(), "wakes": 0}
         )

@@ -122,8 +122,9 @@ _CRED_ACCOUNT = (
     *booleans("secretsMissing"),
 )
 
-REQUEST_ONLY = frozenset({"applianceUri"})
-"""Elements that are read and never written: the manual's name for `parentUri` of a published image."""
+REQUEST_ONLY = frozenset({"applianceUri", "location"})
+"""Elements that are read and never written: the manual's name for `parentUri` of a published image, and where an image
+is to be fetched from, whose query may be a secret."""
 
 _APPLIANCE_URI = uris("applianceUri")
 
@@ -145,7 +146,7 @@ _PLAIN = {
         *date_times("totalTime"),
         *uris("uri"),
     ),
-    "image": _IMAGE,
+    "image": (*_IMAGE, *uris("location")),
     "imageFormat": (*_OBJECT, *strings("name")),
     "installProfile": _OBJECT,
     "instance": (*_OBJECT, *strings("hostname", "instanceId", "name"), *uris("parentUri", "uri")),

@@ -102,6 +102,7 @@ class Wakings:
 
     store: Store | None = None
     ids: list[int] = field(default_factory=list)
+    images: list[int] = field(default_factory=list)
     committed: list[bool] = field(default_factory=list)
     fails_with: Exception | None = None
 
@@ -109,6 +110,11 @@ class Wakings:
         self.ids.append(ticket_id)
         if self.store is not None:
             self.committed.append(self.store.tickets.get(ticket_id) is not None)
+        if self.fails_with is not None:
+            raise self.fails_with
+
+    def send_image(self, image_id: int) -> None:
+        self.images.append(image_id)
         if self.fails_with is not None:
             raise self.fails_with
 

@@ -1,0 +1,76 @@
+"""Where generated images are fetched from: a path under the image root, or a host that the installation allows."""
+
+from __future__ import annotations
+
+import os
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
+
+from publisher.core.errors import ImageFileError, InvalidRequest
+from publisher.core.image import open_under
+
+_FIELD = "location"
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+def checked_source(location: str, image_root: Path, allowed_hosts: str) -> str:
+    """A location as a caller gives it, fit to be kept: a path relative to the image root, or a URL.
+
+    Raises `InvalidRequest` for what is neither, is not allowed here, or is not there.
+    """
+    location = location.strip()
+    if not location or not location.isprintable():
+        raise InvalidRequest("is needed: a path under the image root, or a URL", field=_FIELD)
+    if is_remote(location):
+        check_remote(location, allowed_hosts)
+        return location
+    path = PurePosixPath(location)
+    if path.is_absolute():
+        try:
+            path = path.relative_to(PurePosixPath(image_root.resolve()))
+        except ValueError:
+            raise InvalidRequest("is outside the image root", field=_FIELD) from None
+    try:
+        os.close(open_under(image_root, str(path)))
+    except ImageFileError:
+        # Why is told to nobody: what else is on this machine is not a caller's business.
+        raise InvalidRequest("there is no such file under the image root", field=_FIELD) from None
+    return str(path)
+
+
+def is_remote(source: str) -> bool:
+    return "://" in source
+
+
+def check_remote(url: str, allowed_hosts: str) -> None:
+    """Raises `InvalidRequest` for a URL that is malformed, holds a password, or leads to a host that is not allowed."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port or _DEFAULT_PORTS.get(parts.scheme)
+    except ValueError:
+        raise InvalidRequest("is not a valid URL", field=_FIELD) from None
+    if parts.scheme not in ("http", "https", "s3"):
+        raise InvalidRequest("is neither a path under the image root nor a URL of http, https or s3", field=_FIELD)
+    if "@" in parts.netloc:
+        raise InvalidRequest("must not hold a login or password", field=_FIELD)
+    if not host or not parts.path.strip("/"):
+        raise InvalidRequest("names no file", field=_FIELD)
+    patterns = [each.strip().lower() for each in allowed_hosts.split(",") if each.strip()]
+    names = [f"s3://{host}"] if parts.scheme == "s3" else [host, f"{host}:{port}"]
+    if not any(fnmatchcase(name, pattern) for name in names for pattern in patterns):
+        raise InvalidRequest(f"'{host}' is not among PUBLISHER_LOCATION_HOSTS", field=_FIELD)
+
+
+def file_name(source: str) -> str:
+    """What the file is called there; safe as the name of a file here."""
+    path = urlsplit(source).path if is_remote(source) else source
+    return safe_name(PurePosixPath(path).name)
+
+
+def safe_name(name: str) -> str:
+    """A name that is one for a file, whatever was given: no directory, not hidden, not too long."""
+    kept = "".join(each if each.isprintable() and each not in "/\\\0" else "_" for each in name).lstrip(".")
+    # A file name has at most 255 bytes (Linux, NAME_MAX); its end tells the format, to people.
+    encoded = kept.encode()[-200:]
+    return encoded.decode(errors="ignore") or "image"

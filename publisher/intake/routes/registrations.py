@@ -1,0 +1,137 @@
+"""Registering generated images: by where they are, or by sending them; generating one again; cancelling."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections.abc import AsyncIterator
+
+from fastapi import APIRouter, BackgroundTasks, Request, Response
+from fastapi.concurrency import run_in_threadpool
+
+from publisher.core.errors import InvalidRequest
+from publisher.core.image import Image
+from publisher.core.registering import Incoming, begin, wake_image
+from publisher.core.uris import image_uri, parse_appliance_uri
+from publisher.intake.answers import image_document
+from publisher.intake.exchange import Caller, Calling, Id, bounded_body, declared_length
+from publisher.intake.keys import image_key
+from publisher.intake.negotiation import media_type
+from publisher.intake.problems import NoRoom, TooSlow
+from publisher.intake.wire.fields import Document
+from publisher.intake.wire.limits import BodyTooLarge
+
+router = APIRouter()
+
+_IMAGES = "/users/{uid}/appliances/{aid}/images"
+_ENTITLEMENT = "image_generate"
+_BYTES = "application/octet-stream"
+
+
+@router.post(_IMAGES)
+async def register_image(
+    request: Request,
+    caller: Calling,
+    after: BackgroundTasks,
+    uid: str,
+    aid: Id,
+    name: str = "",
+    format: str = "",
+    fileName: str = "",  # noqa: N803  # a parameter's name on the wire
+) -> Response:
+    """A document that tells where the image is, or, as application/octet-stream, the image itself."""
+    owner = await run_in_threadpool(caller.owner, uid, _ENTITLEMENT)
+    if media_type(request.headers.get("content-type")) != _BYTES:
+        body = await bounded_body(request)
+        return await run_in_threadpool(_begin, caller, after, owner, aid, body)
+    settings = caller.services.settings
+    # Opened, written and closed in threads: the disk may be slow.
+    incoming = Incoming(settings, name=name, format=format, file_name=fileName)
+    await run_in_threadpool(incoming.__enter__)
+    try:
+        if (declared := declared_length(request)) is not None:
+            _check_size(declared, settings.upload_bytes_max)
+            if declared > await run_in_threadpool(lambda: incoming.room):
+                raise NoRoom
+        async for piece in _pieces(request, settings.stall_seconds):
+            _check_size(incoming.size + len(piece), settings.upload_bytes_max)
+            await run_in_threadpool(incoming.write, piece)
+        image = await run_in_threadpool(incoming.register, caller.services.store, owner=owner, appliance_id=aid)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise NoRoom from None
+        raise
+    finally:
+        # Shielded: the caller's going away must not keep us from cleaning up.
+        await asyncio.shield(run_in_threadpool(incoming.__exit__, None, None, None))
+    return _created(caller, image)
+
+
+@router.post(_IMAGES + "/{itid}")
+def generate_again(caller: Calling, after: BackgroundTasks, uid: str, aid: Id, itid: Id) -> Response:
+    """Fetch an image again from where it was fetched. Its body, if there is one, is not looked at."""
+    store = caller.services.store
+    image = store.registrations.again(caller.owner(uid, _ENTITLEMENT), aid, itid)
+    after.add_task(wake_image, store, caller.services.waker, image.id)
+    return _created(caller, image, after)
+
+
+@router.delete(_IMAGES + "/{itid}/status")
+def cancel_registration(caller: Calling, uid: str, aid: Id, itid: Id) -> Response:
+    caller.services.store.registrations.cancel(caller.owner(uid, _ENTITLEMENT), aid, itid)
+    return Response(status_code=204)
+
+
+def _begin(caller: Caller, after: BackgroundTasks, owner: str, aid: int, body: bytes) -> Response:
+    document = caller.read(body, "image")
+    uri = document.get("parentUri")
+    if uri is not None and parse_appliance_uri(str(uri), "parentUri") != (owner, aid):
+        raise InvalidRequest(f"'{uri}' is not the appliance of the request's path", field="parentUri")
+    services = caller.services
+    image = begin(
+        services.store,
+        services.settings,
+        owner=owner,
+        appliance_id=aid,
+        location=str(document.get("location") or ""),
+        name=str(document.get("name") or ""),
+        format=_format(document),
+    )
+    # The image is committed. Waking a worker must not keep the caller waiting, whatever the broker does.
+    after.add_task(wake_image, services.store, services.waker, image.id)
+    return _created(caller, image, after)
+
+
+def _format(document: Document) -> str:
+    """As `format/name`, or as `targetFormat/format/name`."""
+    target = document.get("targetFormat")
+    for holder in (document, target if isinstance(target, dict) else {}):
+        format = holder.get("format")
+        if isinstance(format, dict) and format.get("name"):
+            return str(format["name"])
+    return ""
+
+
+async def _pieces(request: Request, stall_seconds: float) -> AsyncIterator[bytes]:
+    """The body as it comes. Raises `TooSlow`, and `ClientDisconnect` where it ends before it is complete."""
+    stream = request.stream().__aiter__()
+    while True:
+        try:
+            yield await asyncio.wait_for(anext(stream), stall_seconds)
+        except StopAsyncIteration:
+            return
+        except TimeoutError:
+            raise TooSlow(f"no byte of the image came for {stall_seconds:.0f} s") from None
+
+
+def _check_size(size: int, limit: int) -> None:
+    if size > limit:
+        raise BodyTooLarge(f"the image is larger than {limit} bytes")
+
+
+def _created(caller: Caller, image: Image, after: BackgroundTasks | None = None) -> Response:
+    key = image_key(caller.services.sealer, image)
+    uri = image_uri(image.owner, image.appliance_id, image.id)
+    created = caller.created("image", image_document(image, key=key), uri)
+    created.background = after
+    return created

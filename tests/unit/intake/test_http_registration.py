@@ -1,0 +1,242 @@
+"""Registering images: by where they are, or by sending them; generating one again; cancelling."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import update
+
+from publisher.core.image import ImageState
+from publisher.core.store.engine import writing
+from publisher.core.store.tables import images
+from tests.unit.intake.conftest import JSON, UFORGE, XML, Service
+
+ALICE = "users/alice/appliances/14/images"
+BYTES = "application/octet-stream"
+QCOW2 = b"QFI\xfb" + (3).to_bytes(4, "big") + bytes(16) + (5 << 30).to_bytes(8, "big") + bytes(500)
+
+
+def place(service: Service, name: str, content: bytes = QCOW2) -> Path:
+    file = service.settings.images / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(content)
+    return file
+
+
+def files(service: Service) -> list[str]:
+    root = service.settings.images
+    return sorted(str(each.relative_to(root)) for each in root.rglob("*") if each.is_file())
+
+
+def change(service: Service, id: int, **values: Any) -> None:
+    with writing(service.store.engine) as connection:
+        connection.execute(update(images).where(images.c.id == id).values(values))
+
+
+def asked(**elements: Any) -> str:
+    return json.dumps(elements)
+
+
+def count(service: Service) -> int:
+    return len(service.store.images.list())
+
+
+# By where it is ---------------------------------------------------------------------------------------------------
+
+
+def test_a_path_under_the_image_root(fresh: Service) -> None:
+    file = place(fresh, "generated/disk.qcow2")
+    for number, location in enumerate(("generated/disk.qcow2", str(file))):
+        answer = fresh.post(ALICE, asked(location=location, name="web"), content_type=JSON, login="alice", accept=JSON)
+        assert answer.status == 201, answer.body
+        made = answer.json
+        assert answer.headers["location"].endswith(f"/api/{made['uri']}")
+        assert (made["name"], made["imageCreated"], made["status"]["complete"]) == ("web", False, False)
+        assert made["status"]["message"] == "Queued"
+        assert "location" not in made
+        assert "downloadUri" not in made
+        assert fresh.waker.images[number:] == [made["dbId"]]
+        found = fresh.store.images.get(made["dbId"])
+        assert found is not None
+        assert (found.source, found.state, found.location) == ("generated/disk.qcow2", ImageState.QUEUED, "")
+        status = fresh.get(made["statusUri"], login="alice", accept=JSON).json
+        assert (status["complete"], status["error"], status["cancelled"]) == (False, False, False)
+
+
+def test_in_xml_with_a_format_and_a_new_appliance(fresh: Service) -> None:
+    place(fresh, "disk.raw")
+    body = (
+        f'<n:image xmlns:n="{UFORGE}"><location>disk.raw</location><targetFormat><name>openstack</name>'
+        "<format><name>OpenStackQcow2</name></format></targetFormat>"
+        "<parentUri>users/alice/appliances/99</parentUri></n:image>"
+    )
+    answer = fresh.post("users/alice/appliances/99/images", body, content_type=XML, login="alice")
+    assert answer.status == 201, answer.body
+    assert answer.text("name") == "disk", "that of the file"
+    assert answer.text("targetFormat/format/name") == "openstackqcow2"
+    assert fresh.get("users/alice/appliances/99", login="alice").text("name") == "appliance-99"
+
+
+@pytest.mark.parametrize(
+    ("elements", "at_fault"),
+    [
+        ({}, "location: is needed"),
+        ({"location": ""}, "location: is needed"),
+        ({"location": "nowhere.raw"}, "location: there is no such file under the image root"),
+        ({"location": "../publisher.db"}, "location: there is no such file under the image root"),
+        ({"location": "link.raw"}, "location: there is no such file under the image root"),
+        ({"location": "directory"}, "location: there is no such file under the image root"),
+        ({"location": "/etc/passwd"}, "location: is outside the image root"),
+        ({"location": "file:///etc/passwd"}, "location: is neither"),
+        ({"location": "ftp://images.example.com/a"}, "location: is neither"),
+        ({"location": "http://elsewhere.org/a.raw"}, "location: 'elsewhere.org' is not among"),
+        ({"location": "http://example.com/a.raw"}, "location: 'example.com' is not among"),
+        ({"location": "http://images.example.com.evil.org/a"}, "location: 'images.example.com.evil.org' is not"),
+        ({"location": "s3://other/a"}, "location: 'other' is not among"),
+        ({"location": "http://images.example.com"}, "location: names no file"),
+        ({"location": "http://anna:secret@images.example.com/a"}, "location: must not hold a login"),
+        ({"location": "http://[::1/a"}, "location: is not a valid URL"),
+        ({"location": "http://images.example.com:99999/a"}, "location: is not a valid URL"),
+        ({"location": "disk.raw", "name": "x" * 256}, "name: has 1 to 255"),
+        ({"location": "disk.raw", "format": {"name": "floppy"}}, "format: 'floppy' is unknown"),
+        ({"location": "disk.raw", "parentUri": "users/alice/appliances/15"}, "parentUri: "),
+    ],
+)
+def test_refused(start: Any, elements: dict[str, Any], at_fault: str) -> None:
+    service: Service = start(location_hosts="*.example.com, s3://bucket")
+    place(service, "disk.raw")
+    place(service, "directory/disk.raw")
+    (service.settings.images / "link.raw").symlink_to("/etc/passwd")
+    before = count(service)
+    answer = service.post(ALICE, asked(**elements), content_type=JSON, login="alice")
+    assert answer.status == 400, answer.body
+    assert answer.problem().startswith(at_fault)
+    assert (count(service), service.waker.images) == (before, [])
+
+
+@pytest.mark.parametrize(
+    "location", ["http://images.example.com/a.raw?token=t", "https://a.b.example.com:8443/x/y.qcow2", "s3://bucket/key"]
+)
+def test_a_host_that_is_allowed(start: Any, location: str) -> None:
+    service: Service = start(location_hosts="*.example.com, s3://bucket")
+    answer = service.post(ALICE, asked(location=location), content_type=JSON, login="alice")
+    assert answer.status == 201, answer.body
+    assert b"token" not in answer.body, "what gives access is not told"
+
+
+def test_who_may(fresh: Service) -> None:
+    place(fresh, "disk.raw")
+    body = asked(location="disk.raw")
+    for login, uid, status in (
+        (None, "alice", 401), ("bob", "alice", 404), ("carol", "carol", 403), ("root", "alice", 201),
+    ):  # fmt: skip
+        path = f"users/{uid}/appliances/14/images"
+        assert fresh.post(path, body, content_type=JSON, login=login).status == status
+        assert fresh.post(path, QCOW2, content_type=BYTES, login=login).status == status
+
+
+# By sending it ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("accept", [XML, JSON])
+def test_the_bytes_themselves(fresh: Service, accept: str) -> None:
+    answer = fresh.post(
+        f"{ALICE}?name=web%20server&fileName=..%2Fw%C3%A9b.qcow2",
+        QCOW2,
+        content_type=BYTES,
+        login="alice",
+        accept=accept,
+    )
+    assert answer.status == 201, answer.body
+    (image,) = [each for each in fresh.store.images.list(owner="alice") if each.name == "web server"]
+    assert (image.format, image.size, image.virtual_size) == ("qcow2", len(QCOW2), 5 << 30)
+    assert image.sha256 == hashlib.sha256(QCOW2).hexdigest()
+    assert image.location.endswith("/_wéb.qcow2")
+    assert files(fresh) == [image.location]
+    made = fresh.get(f"{ALICE}/{image.id}", login="alice", accept=JSON).json
+    assert (made["status"]["complete"], made["status"]["percentage"]) == (True, 100)
+    assert fresh.get(made["downloadUri"], login=None).body == QCOW2
+    assert fresh.call("DELETE", made["uri"], login="alice").status == 204
+    assert files(fresh) == []
+
+
+@pytest.mark.parametrize(
+    ("parameters", "content", "status", "words"),
+    [
+        ("", b"", 400, "body: is empty"),
+        ("?format=raw", QCOW2, 400, "format: 'raw' means a raw file, but the file is qcow2"),
+        ("?format=floppy", QCOW2, 400, "format: 'floppy' is unknown"),
+        ("?name=" + "x" * 300, QCOW2, 400, "name: has 1 to 255"),
+        ("", bytes(3001), 413, "the image is larger than 3000 bytes"),
+    ],
+)
+def test_refused_bytes_leave_nothing(start: Any, parameters: str, content: bytes, status: int, words: str) -> None:
+    service: Service = start(upload_bytes_max=3000)
+    before = count(service)
+    for accept in (XML, JSON):
+        answer = service.post(ALICE + parameters, content, content_type=BYTES, login="alice", accept=accept)
+        assert (answer.status, answer.problem().startswith(words)) == (status, True), answer.body
+    assert (count(service), files(service)) == (before, [])
+
+
+def test_the_disk_is_full(fresh: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("publisher.core.registering.Incoming.room", 10)
+    before = count(fresh)
+    answer = fresh.post(ALICE, QCOW2, content_type=BYTES, login="alice")
+    assert answer.status == 503
+    assert int(answer.headers["retry-after"]) > 0
+    assert "no room" in answer.problem()
+    assert (count(fresh), files(fresh)) == (before, [])
+
+
+# Again, and cancelled ---------------------------------------------------------------------------------------------
+
+
+def begun(service: Service) -> int:
+    place(service, "disk.raw")
+    made = service.post(ALICE, asked(location="disk.raw"), content_type=JSON, login="alice", accept=JSON).json
+    return int(made["dbId"])
+
+
+def test_generated_again(fresh: Service) -> None:
+    id = begun(fresh)
+    path = f"{ALICE}/{id}"
+    going_on = fresh.post(path, "", login="alice")
+    assert (going_on.status, "is being registered" in going_on.problem()) == (409, True)
+    change(fresh, id, state="failed", error="it broke", sent=5, attempt=3)
+    again = fresh.post(path, "", login="alice", accept=JSON)
+    assert again.status == 201
+    assert (again.json["revision"], again.json["status"]["message"]) == (2, "Queued")
+    assert again.json["status"]["bytesLoaded"] == 0
+    assert fresh.waker.images == [id, id]
+    added = fresh.post(f"{ALICE}/21", "", login="alice")
+    assert (added.status, "was not fetched" in added.problem()) == (409, True)
+    for other in (f"{ALICE}/999", path.replace("/14/", "/15/"), path.replace("alice", "bob")):
+        assert fresh.post(other, "", login="alice").status == 404
+
+
+def test_not_while_a_ticket_needs_it(fresh: Service) -> None:
+    change(fresh, 21, source="disk.raw")
+    body = json.dumps({"imageUri": f"{ALICE}/21", "credAccount": {"targetPlatform": {"name": "memory"}, "login": "x"}})
+    ticket = fresh.post("users/alice/appliances/14/pimages", body, content_type=JSON, login="alice", accept=JSON)
+    assert ticket.status == 201, ticket.body
+    assert fresh.post(f"{ALICE}/21", "", login="alice").status == 409
+    assert fresh.call("DELETE", f"{ticket.json['uri']}/cancel", login="alice").status == 204
+    assert fresh.post(f"{ALICE}/21", "", login="alice").status == 201
+    refused = fresh.post("users/alice/appliances/14/pimages", body, content_type=JSON, login="alice")
+    assert (refused.status, "is not ready" in refused.problem()) == (409, True)
+
+
+def test_cancelled(fresh: Service) -> None:
+    id = begun(fresh)
+    path = f"{ALICE}/{id}/status"
+    for login, status in ((None, 401), ("bob", 404), ("alice", 204), ("alice", 409)):
+        assert fresh.call("DELETE", path, login=login).status == status
+    found = fresh.get(path, login="alice", accept=JSON).json
+    assert (found["cancelled"], found["complete"], found["error"]) == (True, False, False)
+    assert fresh.call("DELETE", f"{ALICE}/21/status", login="alice").status == 409
+    assert fresh.call("DELETE", f"{ALICE}/999/status", login="alice").status == 404

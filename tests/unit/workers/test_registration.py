@@ -1,0 +1,348 @@
+"""Registering images, from a real HTTP server and from under the image root."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from publisher.core.image import Image, ImageState
+from publisher.core.settings import Settings
+from publisher.core.store import Store
+from tests.unit.core.records import OWNER, add_owner
+from workers.registration import Registrar
+
+CONTENT = b"QFI\xfb" + (3).to_bytes(4, "big") + bytes(16) + (5 << 30).to_bytes(8, "big") + b"x" * 100_000
+SECRET = "what-gives-access"
+
+
+@dataclass
+class Origin:
+    """A server that images are fetched from. Each path is answered by a function of the request."""
+
+    port: int = 0
+    asked: list[str] = field(default_factory=list)
+    answers: dict[str, Callable[[BaseHTTPRequestHandler], None]] = field(default_factory=dict)
+    going: threading.Event = field(default_factory=threading.Event)
+    """Set once half of an image was sent by `stall`."""
+    released: threading.Event = field(default_factory=threading.Event)
+
+    def url(self, path: str) -> str:
+        return f"http://127.0.0.1:{self.port}{path}?token={SECRET}"
+
+    def stall(self, handler: BaseHTTPRequestHandler) -> None:
+        start(handler, 200, **{"Content-Length": str(len(CONTENT))})
+        handler.wfile.write(CONTENT[:50_000])
+        handler.wfile.flush()
+        self.going.set()
+        self.released.wait(20)
+
+
+def start(handler: BaseHTTPRequestHandler, status: int, **headers: str) -> None:
+    handler.send_response(status)
+    for name, value in headers.items():
+        handler.send_header(name, value)
+    handler.end_headers()
+
+
+def whole(handler: BaseHTTPRequestHandler) -> None:
+    start(handler, 200, **{"Content-Length": str(len(CONTENT))})
+    handler.wfile.write(CONTENT)
+
+
+def untold(handler: BaseHTTPRequestHandler) -> None:
+    """All of it, without its length."""
+    start(handler, 200)
+    handler.wfile.write(CONTENT)
+
+
+def cut(handler: BaseHTTPRequestHandler) -> None:
+    start(handler, 200, **{"Content-Length": str(len(CONTENT))})
+    handler.wfile.write(CONTENT[:50_000])
+
+
+def empty(handler: BaseHTTPRequestHandler) -> None:
+    start(handler, 200, **{"Content-Length": "0"})
+
+
+def answering(status: int, **headers: str) -> Callable[[BaseHTTPRequestHandler], None]:
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        start(handler, status, **({"Content-Length": "0"} | headers))
+
+    return answer
+
+
+@pytest.fixture
+def origin() -> Iterator[Origin]:
+    made = Origin()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            path = self.path.partition("?")[0]
+            made.asked.append(path)
+            made.answers[path](self)
+
+        def log_message(self, *_: Any) -> None:
+            """Not into the tests' output."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    made.port = server.server_port
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    yield made
+    made.released.set()
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(
+        data_dir=tmp_path, location_hosts="127.0.0.1", lease_seconds=3.0, progress_seconds=0.05, attempts_max=3,
+        retry_first_seconds=0.0, retry_longest_seconds=0.0, stall_seconds=0.5, connect_timeout_seconds=2.0,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def registrar(sqlite_store: Store, settings: Settings) -> Registrar:
+    add_owner(sqlite_store)
+    settings.images.mkdir()
+    return Registrar(sqlite_store, settings, worker="w1")
+
+
+def begin(store: Store, source: str, format: str | None = None) -> int:
+    return store.registrations.begin(
+        owner=OWNER, appliance_id=4, name="web", wanted_format=format, source=source
+    ).id  # fmt: skip
+
+
+def now(store: Store, id: int) -> Image:
+    found = store.images.get(id)
+    assert found is not None
+    return found
+
+
+def files(settings: Settings) -> list[str]:
+    return sorted(str(each.relative_to(settings.images)) for each in settings.images.rglob("*") if each.is_file())
+
+
+def run_to_the_end(registrar: Registrar, store: Store, id: int) -> Image:
+    while registrar.run(id) is ImageState.QUEUED:
+        pass
+    return now(store, id)
+
+
+@pytest.mark.parametrize("answer", [whole, untold])
+def test_fetched(
+    registrar: Registrar, sqlite_store: Store, settings: Settings, origin: Origin, answer: Any,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    caplog.set_level("DEBUG")
+    origin.answers["/images/disk.qcow2"] = answer
+    id = begin(sqlite_store, origin.url("/images/disk.qcow2"), "openstackqcow2")
+    assert registrar.run(id) is ImageState.READY
+    image = now(sqlite_store, id)
+    assert (image.format, image.disk_format, image.virtual_size) == ("openstackqcow2", "qcow2", 5 << 30)
+    assert (image.size, image.sha256) == (len(CONTENT), hashlib.sha256(CONTENT).hexdigest())
+    assert (image.sent, image.total, image.attempt) == (image.size, image.size, 1)
+    assert image.file_name == "disk.qcow2"
+    assert files(settings) == [image.location]
+    assert registrar.run(id) is None, "there is nothing to do any more"
+    assert SECRET not in caplog.text
+
+
+def test_under_the_image_root(registrar: Registrar, sqlite_store: Store, settings: Settings) -> None:
+    file = settings.images / "kept" / "disk.qcow2"
+    file.parent.mkdir()
+    file.write_bytes(CONTENT)
+    id = begin(sqlite_store, "kept/disk.qcow2")
+    assert registrar.run(id) is ImageState.READY
+    image = now(sqlite_store, id)
+    assert (image.location, image.sha256) == ("kept/disk.qcow2", hashlib.sha256(CONTENT).hexdigest())
+    file.write_bytes(CONTENT + b"more")
+    sqlite_store.registrations.again(OWNER, 4, id)
+    assert registrar.run(id) is ImageState.READY
+    assert now(sqlite_store, id).size == len(CONTENT) + 4
+    file.unlink()
+    sqlite_store.registrations.again(OWNER, 4, id)
+    assert registrar.run(id) is ImageState.FAILED
+    assert "no longer there" in str(now(sqlite_store, id).error)
+
+
+@pytest.mark.parametrize(
+    ("answer", "format", "words"),
+    [
+        (answering(404), None, "127.0.0.1 has no such file"),
+        (answering(403), None, "127.0.0.1 answered 403"),
+        (answering(302, Location="http://localhost/a"), None, "'localhost' is not among PUBLISHER_LOCATION_HOSTS"),
+        (answering(302, Location="file:///etc/passwd"), None, "location: is neither"),
+        (empty, None, "the file is empty"),
+        (whole, "raw", "format: 'raw' means a raw file, but the file is qcow2"),
+    ],
+)
+def test_what_another_attempt_would_not_mend(
+    registrar: Registrar, sqlite_store: Store, settings: Settings, origin: Origin, answer: Any, format: str | None,
+    words: str,
+) -> None:  # fmt: skip
+    origin.answers["/disk"] = answer
+    id = begin(sqlite_store, origin.url("/disk"), format)
+    assert registrar.run(id) is ImageState.FAILED
+    image = now(sqlite_store, id)
+    assert words in str(image.error)
+    assert SECRET not in str(image.error)
+    assert (image.attempt, files(settings)) == (1, [])
+
+
+def test_a_redirect_to_a_host_that_is_allowed(registrar: Registrar, sqlite_store: Store, origin: Origin) -> None:
+    origin.answers |= {"/old": answering(302, Location="/new.qcow2"), "/new.qcow2": whole}
+    id = begin(sqlite_store, origin.url("/old"))
+    assert registrar.run(id) is ImageState.READY
+    assert origin.asked == ["/old", "/new.qcow2"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (answering(503), "127.0.0.1 answered 503"),
+        (answering(429), "127.0.0.1 answered 429"),
+        (cut, "the connection to 127.0.0.1 failed"),
+    ],
+)
+def test_what_another_attempt_may_mend(
+    registrar: Registrar, sqlite_store: Store, settings: Settings, origin: Origin, answer: Any, words: str
+) -> None:
+    origin.answers["/disk"] = answer
+    id = begin(sqlite_store, origin.url("/disk"))
+    assert registrar.run(id) is ImageState.QUEUED
+    waiting = now(sqlite_store, id)
+    assert words in str(waiting.error)
+    assert waiting.message.startswith("Waiting to try again (attempt 2)")
+    assert files(settings) == []
+    origin.answers["/disk"] = whole
+    assert registrar.run(id) is ImageState.READY
+    image = now(sqlite_store, id)
+    assert (image.error, image.attempt) == (None, 2)
+    # Had it stayed so:
+    origin.answers["/disk"] = answer
+    sqlite_store.registrations.again(OWNER, 4, id)
+    failed = run_to_the_end(registrar, sqlite_store, id)
+    assert (failed.state, failed.attempt) == (ImageState.FAILED, 3)
+    assert "given up after 3 attempts" in str(failed.error)
+    assert files(settings) == []
+
+
+def test_after_the_time_that_the_server_asks_for(registrar: Registrar, sqlite_store: Store, origin: Origin) -> None:
+    origin.answers["/disk"] = answering(503, **{"Retry-After": "300"})
+    id = begin(sqlite_store, origin.url("/disk"))
+    assert registrar.run(id) is ImageState.QUEUED
+    assert registrar.run(id) is None
+    assert sqlite_store.registrations.due() == []
+
+
+def test_one_that_stalls_is_tried_again(registrar: Registrar, sqlite_store: Store, origin: Origin) -> None:
+    origin.answers["/disk"] = origin.stall
+    id = begin(sqlite_store, origin.url("/disk"))
+    assert registrar.run(id) is ImageState.QUEUED
+    assert "stalled" in str(now(sqlite_store, id).error)
+
+
+def test_nobody_is_there(registrar: Registrar, sqlite_store: Store) -> None:
+    id = begin(sqlite_store, "http://127.0.0.1:1/disk")
+    assert registrar.run(id) is ImageState.QUEUED
+    assert "the connection to 127.0.0.1 failed" in str(now(sqlite_store, id).error)
+
+
+def trickle(origin: Origin) -> Callable[[BaseHTTPRequestHandler], None]:
+    """Sends on and on, until it is let go."""
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        start(handler, 200, **{"Content-Length": str(1 << 40)})
+        try:
+            while not origin.released.wait(0.005):
+                handler.wfile.write(b"x" * 4096)
+                origin.going.set()
+        except OSError:
+            pass  # hung up on, as is expected
+
+    return answer
+
+
+@pytest.mark.parametrize("how", ["cancelled", "taken over", "shut down"])
+def test_it_stops_when_it_must(
+    sqlite_store: Store, settings: Settings, origin: Origin, registrar: Registrar, how: str
+) -> None:
+    origin.answers["/disk"] = trickle(origin)
+    stop = threading.Event()
+    first = Registrar(sqlite_store, settings, worker="w2", shutting_down=stop)
+    id = begin(sqlite_store, origin.url("/disk"))
+    states: list[ImageState | None] = []
+    thread = threading.Thread(target=lambda: states.append(first.run(id)))
+    thread.start()
+    assert origin.going.wait(10)
+    deadline = time.monotonic() + 10
+    while now(sqlite_store, id).sent == 0 and time.monotonic() < deadline:
+        threading.Event().wait(0.01)  # the progress is written by a thread of its own
+    if how == "cancelled":
+        sqlite_store.registrations.cancel(OWNER, 4, id)
+    elif how == "shut down":
+        stop.set()
+    else:
+        from sqlalchemy import update
+
+        from publisher.core.store.engine import writing
+        from publisher.core.store.tables import images
+
+        with writing(sqlite_store.engine) as connection:
+            connection.execute(update(images).where(images.c.id == id).values(lease_token=99))
+    thread.join(10)
+    assert not thread.is_alive()
+    assert files(settings) == []
+    expected = {"cancelled": ImageState.CANCELLED, "taken over": ImageState.FETCHING, "shut down": ImageState.QUEUED}
+    image = now(sqlite_store, id)
+    assert image.state is expected[how]
+    if how == "shut down":
+        assert states == [ImageState.QUEUED]
+        assert image.attempt == 0, "that does not count"
+    else:
+        assert states == [None]
+
+
+def test_what_an_earlier_attempt_left_is_removed(
+    registrar: Registrar, sqlite_store: Store, settings: Settings, origin: Origin
+) -> None:
+    origin.answers["/disk"] = whole
+    id = begin(sqlite_store, origin.url("/disk"))
+    claim = sqlite_store.registrations.claim(id, "dead", -1.0)
+    assert claim is not None
+    left = settings.images / ".incoming" / f"{id}-{claim.token}"
+    left.parent.mkdir()
+    left.write_bytes(b"half")
+    placed = "0123456789ab4def8123456789abcdef/disk"
+    sqlite_store.registrations.renew(claim, -1.0, sent=5, total=9)
+    sqlite_store.registrations.place(claim, placed)
+    (settings.images / placed).parent.mkdir()
+    (settings.images / placed).write_bytes(b"whole, but not told of")
+    assert registrar.run(id) is ImageState.READY
+    image = now(sqlite_store, id)
+    assert files(settings) == [image.location]
+    assert image.attempt == 2
+    # Generated again, the file before goes.
+    sqlite_store.registrations.again(OWNER, 4, id)
+    assert registrar.run(id) is ImageState.READY
+    assert files(settings) == [now(sqlite_store, id).location]
+
+
+def test_given_up_where_each_worker_breaks_off(registrar: Registrar, sqlite_store: Store) -> None:
+    id = begin(sqlite_store, "http://127.0.0.1:1/disk")
+    for _ in range(3):
+        assert sqlite_store.registrations.claim(id, "dead", -1.0)
+    assert registrar.run(id) is ImageState.FAILED
+    assert "given up: 3 workers" in str(now(sqlite_store, id).error)

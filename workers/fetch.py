@@ -1,0 +1,135 @@
+"""Fetching images by URL, through fsspec: http, https, and s3 where s3fs is installed.
+
+No message and no log here shows a URL: its query may be what gives access (pre-signed URLs).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+import fsspec
+from fsspec.asyn import sync
+from fsspec.callbacks import Callback
+from yarl import URL
+
+from publisher.core.errors import InvalidRequest, PermanentCloudError, PublisherError, TransientCloudError
+from publisher.core.locations import check_remote
+from publisher.core.settings import Settings
+
+# It logs the URLs that it opens.
+logging.getLogger("fsspec").setLevel(logging.INFO)
+
+_PIECE_BYTES = 4 << 20
+_TRANSIENT = {408, 425, 429}
+
+
+def fetch(url: str, settings: Settings, *, expect: Callable[[int], None], take: Callable[[bytes], None]) -> None:
+    """Hand over the bytes that a URL names: `expect` gets how many there will be, where that is told, `take` the bytes.
+
+    Raises `InvalidRequest` for a host that is not allowed, on the way of a redirect, too, `PermanentCloudError` where
+    there is no such file or it may not be had, `TransientCloudError` where another attempt may succeed; and whatever
+    `take` raises. A connection that moves no byte for `stall_seconds` is broken off.
+    """
+    check_remote(url, settings.location_hosts)
+    parts = urlsplit(url)
+    with _translated(parts.hostname or ""):
+        if parts.scheme == "s3":
+            _fetch_s3(url, settings, expect, take)
+        else:
+            _fetch_http(url, settings, expect, take)
+
+
+class _Sink(Callback):  # type: ignore[misc]  # fsspec has no types
+    """What fsspec writes to, and tells the size."""
+
+    def __init__(self, expect: Callable[[int], None], take: Callable[[bytes], None]) -> None:
+        super().__init__()
+        self._expect = expect
+        self._take = take
+
+    def set_size(self, size: int | None) -> None:
+        if size:
+            self._expect(size)
+
+    def write(self, piece: bytes) -> int:
+        self._take(piece)
+        return len(piece)
+
+    # Whatever has these is a file to fsspec.
+
+    def read(self, size: int = -1) -> bytes:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """There is nothing to close."""
+
+
+def _fetch_http(url: str, settings: Settings, expect: Callable[[int], None], take: Callable[[bytes], None]) -> None:
+    timeout = aiohttp.ClientTimeout(
+        total=None, sock_connect=settings.connect_timeout_seconds, sock_read=settings.stall_seconds
+    )
+
+    async def check_redirect(_: Any, __: Any, redirect: aiohttp.TraceRequestRedirectParams) -> None:
+        target = redirect.response.headers.get("Location") or redirect.response.headers.get("URI") or ""
+        check_remote(str(redirect.url.join(URL(target))), settings.location_hosts)
+
+    async def session(loop: asyncio.AbstractEventLoop, **_: Any) -> aiohttp.ClientSession:
+        tracing = aiohttp.TraceConfig()
+        tracing.on_request_redirect.append(check_redirect)
+        # What a server compresses on the way is not what was generated.
+        headers = {"Accept-Encoding": "identity"}
+        return aiohttp.ClientSession(trace_configs=[tracing], timeout=timeout, headers=headers, trust_env=True)
+
+    files = fsspec.filesystem("http", get_client=session, skip_instance_cache=True)
+    opened = sync(files.loop, files.set_session)
+    try:
+        sink = _Sink(expect, take)
+        files.get_file(url, sink, callback=sink, chunk_size=_PIECE_BYTES)
+    finally:
+        sync(files.loop, opened.close)
+
+
+def _fetch_s3(url: str, settings: Settings, expect: Callable[[int], None], take: Callable[[bytes], None]) -> None:
+    timeouts = {"connect_timeout": settings.connect_timeout_seconds, "read_timeout": settings.stall_seconds}
+    try:
+        files = fsspec.filesystem("s3", config_kwargs=timeouts, skip_instance_cache=True)
+    except ImportError:
+        raise PermanentCloudError(
+            "this worker cannot fetch from s3; install image-publisher[s3] where the workers run"
+        ) from None
+    with files.open(url, "rb", block_size=_PIECE_BYTES, cache_type="readahead") as file:
+        expect(int(file.size))
+        while piece := file.read(_PIECE_BYTES):
+            take(piece)
+
+
+@contextmanager
+def _translated(host: str) -> Iterator[None]:
+    try:
+        yield
+    except (PublisherError, asyncio.CancelledError):
+        raise
+    except FileNotFoundError:
+        raise PermanentCloudError(f"{host} has no such file") from None
+    except PermissionError:
+        raise PermanentCloudError(f"{host} refuses to give the file") from None
+    except aiohttp.ClientResponseError as error:
+        if error.status < 500 and error.status not in _TRANSIENT:
+            raise PermanentCloudError(f"{host} answered {error.status} {error.message}") from None
+        after = error.headers.get("Retry-After", "") if error.headers else ""
+        raise TransientCloudError(
+            f"{host} answered {error.status} {error.message}",
+            retry_after_seconds=float(after) if after.isdecimal() else None,
+        ) from None
+    except aiohttp.InvalidURL:
+        raise InvalidRequest("is not a valid URL", field="location") from None
+    except TimeoutError:
+        raise TransientCloudError(f"{host} did not answer in time, or the transfer stalled") from None
+    except aiohttp.ClientError as error:
+        raise TransientCloudError(f"the connection to {host} failed: {type(error).__name__}") from None

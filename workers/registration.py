@@ -1,0 +1,232 @@
+"""One generated image, from its claim until it is registered: fetched under the image root, identified, hashed."""
+
+from __future__ import annotations
+
+import errno
+import io
+import logging
+import os
+import threading
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from publisher.core import catalog
+from publisher.core.errors import (
+    ImageFileError,
+    InvalidRequest,
+    LeaseLost,
+    PermanentCloudError,
+    ShuttingDown,
+    TransientCloudError,
+)
+from publisher.core.image import Digests, Hasher, ImageState, format_named, identify, open_under
+from publisher.core.locations import file_name, is_remote
+from publisher.core.settings import Settings
+from publisher.core.store import Store
+from publisher.core.store.registrations import Registration, Registrations
+from workers.fetch import fetch
+from workers.runner import retry_delay
+
+logger = logging.getLogger(__name__)
+
+_READ_BYTES = 1 << 20
+
+
+class Registrar:
+    """Registers images, several at a time where it is called from several threads."""
+
+    def __init__(
+        self, store: Store, settings: Settings, *, worker: str, shutting_down: threading.Event | None = None
+    ) -> None:
+        self._store = store
+        self._registrations = store.registrations
+        self._settings = settings
+        self._worker = worker
+        self._shutting_down = shutting_down or threading.Event()
+
+    def run(self, image_id: int) -> ImageState | None:
+        """Claim an image and bring it as far as it gets. Never raises for what goes wrong with it.
+
+        Returns its state afterwards as this worker left it; None where there was nothing to claim, it was cancelled or
+        taken over on the way, or the store did not answer.
+        """
+        if self._shutting_down.is_set():
+            return None
+        try:
+            claim = self._registrations.claim(image_id, self._worker, self._settings.lease_seconds)
+            if claim is None:
+                return None
+            logger.info("image %d: claimed, attempt %d", image_id, claim.image.attempt)
+            state = self._outcome(claim)
+        except LeaseLost:
+            logger.warning("image %d: cancelled, or taken over by another worker", image_id)
+            return None
+        except SQLAlchemyError as error:
+            logger.warning("image %d: the store did not answer: %s", image_id, type(error).__name__)
+            return None
+        logger.info("image %d: %s", image_id, state)
+        return state
+
+    def _outcome(self, claim: Registration) -> ImageState:
+        """Do the work, and write down how it ended. Raises `LeaseLost` and `SQLAlchemyError` only."""
+        if claim.image.attempt > self._settings.attempts_max:
+            return self._failed(claim, f"given up: {self._settings.attempts_max} workers broke off while at it")
+        try:
+            self._register(claim)
+        except (LeaseLost, SQLAlchemyError):
+            raise
+        except ShuttingDown:
+            self._registrations.release(claim)
+            return ImageState.QUEUED
+        except TransientCloudError as error:
+            return self._retry(claim, error)
+        except (PermanentCloudError, InvalidRequest, ImageFileError) as error:
+            return self._failed(claim, str(error))
+        except Exception:
+            logger.exception("image %d: unexpected", claim.image.id)
+            return self._failed(claim, "an unexpected error in the publisher; its log tells more")
+        return ImageState.READY
+
+    def _register(self, claim: Registration) -> None:
+        image, root = claim.image, self._settings.images
+        source = image.source or ""
+        # What an earlier attempt, or the image's last generation, has left. No ticket needs that any more.
+        catalog.discard(root, image.location)
+        catalog.discard_incoming(root, image.id)
+        with Progress(self._registrations, claim, self._settings, self._shutting_down) as progress:
+            if not is_remote(source):
+                digests = _read(root, source, progress)
+                self._ready(claim, digests, root / source, source)
+                return
+            incoming = catalog.incoming(root, f"{image.id}-{claim.token}")
+            location = ""
+            try:
+                digests = _fetch(source, incoming, self._settings, progress)
+                location = catalog.new_location(file_name(source))
+                self._registrations.place(claim, location)
+                catalog.bring_in(root, incoming, location)
+                self._ready(claim, digests, root / location, location)
+            except BaseException:
+                incoming.unlink(missing_ok=True)
+                catalog.discard(root, location)
+                raise
+
+    def _ready(self, claim: Registration, digests: Digests, file: Path, location: str) -> None:
+        if not digests.size:
+            raise ImageFileError("the file is empty")
+        disk_format, virtual_size = identify(file)
+        format = format_named(claim.image.wanted_format, disk_format)
+        if location == claim.image.source:
+            self._registrations.place(claim, location)
+        self._registrations.ready(
+            claim,
+            format=format,
+            disk_format="raw" if format == "raw" else disk_format,
+            virtual_size=virtual_size,
+            digests=digests,
+        )
+
+    def _retry(self, claim: Registration, error: TransientCloudError) -> ImageState:
+        if claim.image.attempt >= self._settings.attempts_max:
+            return self._failed(claim, f"{error} (given up after {claim.image.attempt} attempts)")
+        delay = retry_delay(self._settings, claim.image.attempt, error.retry_after_seconds)
+        logger.warning("image %d: %s; again in %.1f s", claim.image.id, error, delay)
+        self._registrations.retry(claim, delay_seconds=delay, error=str(error))
+        return ImageState.QUEUED
+
+    def _failed(self, claim: Registration, error: str) -> ImageState:
+        logger.warning("image %d: failed: %s", claim.image.id, error)
+        self._registrations.failed(claim, error)
+        return ImageState.FAILED
+
+
+class Progress:
+    """Holds the claim while it is a context: renews the lease and writes the progress, from a thread of its own."""
+
+    def __init__(
+        self, registrations: Registrations, claim: Registration, settings: Settings, shutting_down: threading.Event
+    ) -> None:
+        self.sent = self.total = 0
+        self._registrations = registrations
+        self._claim = claim
+        self._settings = settings
+        self._shutting_down = shutting_down
+        self._renewed = time.monotonic()
+        self._lost = False
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name=f"image-{claim.image.id}", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def check(self) -> None:
+        """Raises `LeaseLost` or `ShuttingDown` where the work must stop. Costs next to nothing."""
+        if self._lost or time.monotonic() - self._renewed > self._settings.lease_seconds:
+            raise LeaseLost
+        if self._shutting_down.is_set():
+            raise ShuttingDown
+
+    def _keep(self) -> None:
+        # Written at every turn, moved or not: that is how a cancel is noticed.
+        while not self._ended.wait(self._settings.progress_seconds):
+            asked = time.monotonic()
+            try:
+                self._registrations.renew(
+                    self._claim, self._settings.lease_seconds, sent=self.sent, total=max(self.sent, self.total)
+                )
+                self._renewed = asked
+            except LeaseLost:
+                self._lost = True
+                return
+            except SQLAlchemyError as error:
+                logger.warning("image %d: the store did not answer: %s", self._claim.image.id, type(error).__name__)
+
+
+def _read(root: Path, source: str, progress: Progress) -> Digests:
+    """Hash a file under the image root. Raises `ImageFileError`."""
+    hasher = Hasher()
+    with io.FileIO(open_under(root, source)) as file:
+        progress.total = os.fstat(file.fileno()).st_size
+        while piece := file.read(_READ_BYTES):
+            progress.check()
+            hasher.update(piece)
+            progress.sent = hasher.size
+    return hasher.digests()
+
+
+def _fetch(source: str, incoming: Path, settings: Settings, progress: Progress) -> Digests:
+    """Fetch what a URL names, hashing it on the way. Raises what `fetch` raises."""
+    hasher = Hasher()
+
+    def expect(total: int) -> None:
+        progress.total = total
+
+    def take(piece: bytes) -> None:
+        progress.check()
+        file.write(piece)
+        hasher.update(piece)
+        progress.sent = hasher.size
+
+    try:
+        with incoming.open("xb") as file:
+            fetch(source, settings, expect=expect, take=take)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise TransientCloudError("there is no space left for the image") from None
+        raise
+    if progress.total and hasher.size != progress.total:
+        raise TransientCloudError(f"{hasher.size} of {progress.total} bytes came, then the connection ended")
+    return hasher.digests()
