@@ -149,8 +149,8 @@ class _Lines:
     @staticmethod
     def _pace(ticket: Ticket) -> str:
         words = f", {ticket.progress.percentage} %"
-        left = ticket.seconds_left(time.time())
-        if left is not None and ticket.started:
-            rate = ticket.progress.sent / max(time.time() - ticket.started, 1e-3)
-            words += f", {mebibytes(rate)}/s, {left:.0f} s left"
+        ends = ticket.upload_ends
+        if ends is not None and ticket.started and ticket.progressed:
+            rate = ticket.progress.sent / max(ticket.progressed - ticket.started, 1e-3)
+            words += f", {mebibytes(rate)}/s, {max(ends - time.time(), 0.0):.0f} s left"
         return words

@@ -132,10 +132,17 @@ class Ticket:
     """The stored account that was named, if one was. What is needed of it is copied: it may be gone."""
     downloads: int = 0
     """How many one-time keys for the download of its image were used up."""
+    progressed: float | None = None
+    """When `progress.sent` last grew in this attempt; None while nothing was sent."""
 
     @property
     def final(self) -> bool:
         return self.state in FINAL
+
+    @property
+    def changed(self) -> float:
+        """When anything of it last changed: its progress is written without touching `modified`."""
+        return max(self.modified, self.progressed or 0.0)
 
     @property
     def message(self) -> str:
@@ -171,12 +178,17 @@ class Ticket:
             case _:
                 return "Preparing"
 
-    def seconds_left(self, now: float) -> float | None:
-        """Until the upload ends at its present mean rate; None while that cannot be told."""
-        if self.phase is not Phase.UPLOADING or not self.started or not self.progress.sent:
+    @property
+    def upload_ends(self) -> float | None:
+        """When the upload ends at its mean rate so far; None while that cannot be told.
+
+        It follows from what is stored alone, not from when it is asked for: it changes only with the ticket.
+        """
+        uploading = self.state is State.PUBLISHING and self.phase is Phase.UPLOADING
+        if not uploading or not self.started or not self.progressed or not self.progress.sent:
             return None
-        elapsed = max(now - self.started, 1e-3)
-        return (self.progress.total - self.progress.sent) * elapsed / self.progress.sent
+        elapsed = max(self.progressed - self.started, 1e-3)
+        return self.progressed + (self.progress.total - self.progress.sent) * elapsed / self.progress.sent
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,18 +22,16 @@ _ETA_LONGEST_SECONDS = 10 * 365 * 86400.0
 """The first bytes of a slow upload may promise a year that no calendar has."""
 
 
-def ticket_document(ticket: Ticket, image: Image | None, now: float, key: str | None = None) -> Document:
-    """The `publishImage` of a ticket; `image` is None where it was deleted since. `now` is the time in seconds.
-
-    `key` is the one-time key for a download of the image.
-    """
+def ticket_document(ticket: Ticket, image: Image | None, key: str | None = None) -> Document:
+    """The `publishImage` of a ticket; `image` is None where it was deleted since. `key` is the one-time key for a
+    download of the image."""
     platform = _platform(ticket)
     target = {field.name: ticket.target.get(field.name) for field in platform.publish_image}
     document: Document = {
         TYPE_KEY: platform.publish_image_type,
         **_object(ticket),
         "size": ticket.progress.total,
-        "status": status_document(ticket, now),
+        "status": status_document(ticket),
         "uploaded": ticket.state is State.PUBLISHED,
         "parentUri": uris.appliance_uri(ticket.owner, ticket.appliance_id),
         "credAccount": ticket_account_document(ticket),
@@ -63,8 +61,11 @@ def ticket_document(ticket: Ticket, image: Image | None, now: float, key: str | 
     return document
 
 
-def status_document(ticket: Ticket, now: float) -> Document:
-    """The `status` of a ticket. Exactly one of complete, error and cancelled ends true."""
+def status_document(ticket: Ticket) -> Document:
+    """The `status` of a ticket. Exactly one of complete, error and cancelled ends true.
+
+    It follows from the ticket alone, so that it is the same, with the same ETag, until the ticket changes.
+    """
     failed = ticket.state is State.FAILED
     return {
         **_object(ticket),
@@ -76,7 +77,7 @@ def status_document(ticket: Ticket, now: float) -> Document:
         "detailedErrorMsg": ticket.error_detail if failed else None,
         "error": failed,
         "errorMessage": ticket.error if failed else None,
-        "eta": _eta(ticket, now),
+        "eta": _eta(ticket),
         "message": ticket.message,
         "parentUri": _uri(ticket),
         "percentage": ticket.progress.percentage,
@@ -85,10 +86,9 @@ def status_document(ticket: Ticket, now: float) -> Document:
     }
 
 
-def _eta(ticket: Ticket, now: float) -> datetime | None:
-    """Only while a worker is at it: a ticket that has ended, or waits, keeps the phase it was in."""
-    left = ticket.seconds_left(now) if ticket.state is State.PUBLISHING else None
-    return None if left is None or left > _ETA_LONGEST_SECONDS else _time(now + left)
+def _eta(ticket: Ticket) -> datetime | None:
+    ends = ticket.upload_ends
+    return None if ends is None or ends - ticket.changed > _ETA_LONGEST_SECONDS else _time(ends)
 
 
 def image_document(image: Image, *, distribution: str | None = None, key: str | None = None) -> Document:
@@ -238,12 +238,12 @@ def _account(platform: Platform, fields: dict[str, Any]) -> Document:
 
 def _object(ticket: Ticket) -> Document:
     """What every object begins with."""
-    seen = f"{ticket.uid} {ticket.modified} {ticket.progress.sent} {ticket.state}"
+    seen = f"{ticket.uid} {ticket.changed} {ticket.progress.sent} {ticket.state}"
     return {
         "created": _time(ticket.created),
         "dbId": ticket.id,
         "digest": hashlib.sha256(seen.encode()).hexdigest()[:32],
-        "lastModified": _time(ticket.modified),
+        "lastModified": _time(ticket.changed),
     }
 
 

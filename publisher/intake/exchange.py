@@ -19,7 +19,7 @@ from publisher.core.registering import ImageWaker
 from publisher.core.settings import Settings
 from publisher.core.store import Store
 from publisher.core.store.users import User
-from publisher.core.ticket import State, Ticket
+from publisher.core.ticket import Ticket
 from publisher.intake import auth
 from publisher.intake.negotiation import Format, answer_format, body_format
 from publisher.intake.wire.codec import read_document, write_document
@@ -178,9 +178,5 @@ Id = Annotated[int, BeforeValidator(_canonical_id), Path(le=_ID_MAX)]
 
 
 def last_modified(*tickets: Ticket) -> float:
-    """When the newest of them changed; 0 where there is none.
-
-    One that a worker is at changes all the time: its progress is written without touching `modified`, and moves on.
-    """
-    now = time.time()
-    return max((now if each.state is State.PUBLISHING else each.modified for each in tickets), default=0.0)
+    """When the newest of them changed; 0 where there is none."""
+    return max((each.changed for each in tickets), default=0.0)

@@ -379,3 +379,18 @@ def test_a_change_whose_guard_does_not_hold_writes_nothing(store: Store) -> None
         assert not change(connection, ticket.id, State.PUBLISHING, State.PUBLISHED, words="x")
         assert not change(connection, ticket.id, State.QUEUED, State.PUBLISHING, tickets.c.lease_token == 5, words="x")
     assert everything(store) == before
+
+
+def test_progress_is_told_apart_from_a_lease_that_is_renewed(store: Store) -> None:
+    ticket = add_ticket(store)
+    held = claim(store, ticket)
+    store.leases.renew(held, 60, sent=0)
+    assert current(store, ticket).progressed is None
+    store.leases.renew(held, 60, sent=10)
+    first = current(store, ticket).progressed
+    assert first is not None
+    assert first >= held.ticket.modified
+    store.leases.renew(held, 60, sent=10)
+    assert current(store, ticket).progressed == first
+    store.leases.release(held, "released")
+    assert current(store, ticket).progressed is None

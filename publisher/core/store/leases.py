@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, case, insert, select, update
 
 from publisher.core.errors import Cancelled, LeaseLost
 from publisher.core.store.engine import db_now, reading, writing
@@ -65,6 +65,7 @@ class Leases:
                 words=f"{words} by {worker}",
                 phase=Phase.PREPARING,
                 sent=0,
+                progressed=None,
                 attempt=ticket.attempt + 1,
                 started=db_now(),
                 worker=worker,
@@ -83,7 +84,9 @@ class Leases:
         """Write the progress and renew the lease. Raises `Cancelled` or `LeaseLost`."""
         until = db_now() + lease_seconds
         with writing(self._engine, durable=False) as connection:
-            self._update(connection, claim, sent=sent, lease_until=until, wake_at=until)
+            # To renew the lease alone, where nothing more was sent, changes nothing that callers see.
+            progressed = case((tickets.c.sent != sent, db_now()), else_=tickets.c.progressed)
+            self._update(connection, claim, sent=sent, progressed=progressed, lease_until=until, wake_at=until)
 
     def hold(self, claim: Claim, lease_seconds: float) -> None:
         """Renew the lease, of a ticket that is being cancelled, too. Raises `LeaseLost`."""
@@ -212,6 +215,7 @@ class Leases:
                 words=words,
                 phase=Phase.WAITING,
                 sent=0,
+                progressed=None,
                 lease_until=0.0,
                 worker=None,
                 not_before=db_now() + delay_seconds,

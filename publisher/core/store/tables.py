@@ -175,7 +175,7 @@ tickets = Table(
     Column("created", Double, nullable=False),
     Column("modified", Double, nullable=False),
     Column("started", Double),
-    # When `sent` was written.
+    # When `sent` last changed.
     Column("progressed", Double),
     Column("finished", Double),
     # A queued ticket is not claimed before this time: the delay before a retry.

@@ -177,6 +177,7 @@ class Tickets:
                 words="To be tried again, as its owner asked",
                 phase=Phase.WAITING,
                 sent=0,
+                progressed=None,
                 attempt=0,
                 error=None,
                 error_detail=None,

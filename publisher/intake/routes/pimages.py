@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Sequence
 
 from fastapi import APIRouter, BackgroundTasks, Response
@@ -77,7 +76,7 @@ def published_image(caller: Calling, uid: str, aid: Id, itid: Id, pitid: Id) -> 
 @router.get(_IMAGE + "/pimages/{pitid}/status")
 def published_image_status(caller: Calling, uid: str, aid: Id, itid: Id, pitid: Id) -> Response:
     ticket = _ticket(caller, caller.owner(uid, "image_publish"), aid, itid, pitid)
-    return caller.answer("status", status_document(ticket, time.time()), last_modified(ticket))
+    return caller.answer("status", status_document(ticket), last_modified(ticket))
 
 
 @router.get(_IMAGE + "/pimages/{pitid}/accounts/{caid}")
@@ -161,12 +160,11 @@ def _document(caller: Caller, ticket: Ticket, found: Image | None) -> Document:
     """`found` is what has the number of the ticket's image by now."""
     image = image_of(ticket, found)
     key = ticket_key(caller.services.sealer, ticket, image) if image and image.ready else None
-    return ticket_document(ticket, image, time.time(), key)
+    return ticket_document(ticket, image, key)
 
 
 def _statuses(caller: Caller, tickets: Sequence[Ticket]) -> Response:
-    now = time.time()
-    listed = {"total": len(tickets), "statuses": [status_document(ticket, now) for ticket in tickets]}
+    listed = {"total": len(tickets), "statuses": [status_document(ticket) for ticket in tickets]}
     return caller.answer("statuses", listed, last_modified(*tickets))
 
 

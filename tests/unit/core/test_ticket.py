@@ -131,17 +131,29 @@ def test_every_state_has_a_message_and_knows_whether_it_is_final(state: State) -
 
 
 @pytest.mark.parametrize(
-    ("values", "seconds"),
+    ("values", "ends"),
     [
-        ({"phase": Phase.UPLOADING, "started": 100.0, "progress": Progress(250, 1000)}, 30.0),
-        ({"phase": Phase.UPLOADING, "started": 100.0, "progress": Progress(1000, 1000)}, 0.0),
+        ({"phase": Phase.UPLOADING, "started": 100.0, "progress": Progress(250, 1000)}, 140.0),
+        ({"phase": Phase.UPLOADING, "started": 100.0, "progress": Progress(1000, 1000)}, 110.0),
         ({"phase": Phase.UPLOADING, "started": 100.0, "progress": Progress(0, 1000)}, None),
         ({"phase": Phase.UPLOADING, "started": None, "progress": Progress(250, 1000)}, None),
+        ({"phase": Phase.UPLOADING, "started": 100.0, "progressed": None, "progress": Progress(250, 1000)}, None),
         ({"phase": Phase.VERIFYING, "started": 100.0, "progress": Progress(250, 1000)}, None),
+        # One that waits keeps the phase that it was in.
+        (
+            {"phase": Phase.UPLOADING, "state": State.QUEUED, "started": 100.0, "progress": Progress(250, 1000)},
+            None,
+        ),
     ],
 )
-def test_seconds_left(values: dict[str, Any], seconds: float | None) -> None:
-    assert ticket(state=State.PUBLISHING, **values).seconds_left(110.0) == seconds
+def test_when_the_upload_ends(values: dict[str, Any], ends: float | None) -> None:
+    assert ticket(**{"state": State.PUBLISHING, "progressed": 110.0} | values).upload_ends == ends
+
+
+def test_progress_is_a_change() -> None:
+    assert ticket(modified=5.0).changed == 5.0
+    assert ticket(modified=5.0, progressed=7.0).changed == 7.0
+    assert ticket(modified=9.0, progressed=7.0).changed == 9.0
 
 
 def test_secrets_are_not_shown() -> None:
