@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import asyncio
+import resource
+import signal
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from types import FrameType
 
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -28,6 +33,7 @@ from publisher.intake.routes import (
     targets,
     users,
 )
+from publisher.intake.waiting import Watcher
 from publisher.version import __version__
 
 
@@ -38,11 +44,15 @@ def create_app(settings: Settings | None = None, waker: Wakers | None = None) ->
     store.check_schema()
     queue = WakeQueue.open(settings)
     vault = Vault.from_file(settings.key_file, production=settings.production)
+    watcher = Watcher(store)
     keep_signatures_out_of_logs()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        yield
+        _allow_connections()
+        with _told_to_stop(watcher.close):
+            yield
+        watcher.close()
         queue.close()
         store.close()
 
@@ -62,6 +72,7 @@ def create_app(settings: Settings | None = None, waker: Wakers | None = None) ->
         waker=waker or queue,
         authenticator=Authenticator(store, settings.credential_cache_seconds, vault),
     )
+    app.state.watcher = watcher
     app.add_middleware(OneSlash)
     problems.install(app)
     for module in (
@@ -69,6 +80,41 @@ def create_app(settings: Settings | None = None, waker: Wakers | None = None) ->
     ):  # fmt: skip
         app.include_router(module.router, prefix=API)
     return app
+
+
+def _allow_connections() -> None:
+    """Each caller that waits for an answer has a connection, and what most systems allow by default is a thousand."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+@contextmanager
+def _told_to_stop(stop: Callable[[], None]) -> Iterator[None]:
+    """Call `stop` in the event loop as soon as the server is told to end.
+
+    Uvicorn tells the app only when all requests have their answers, those of callers who wait for a change included.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def told(number: int, frame: FrameType | None) -> None:
+        loop.call_soon_threadsafe(stop)
+        if callable(handler := before[signal.Signals(number)]):
+            handler(number, frame)
+
+    for number, handler in before.items():
+        if callable(handler):
+            signal.signal(number, told)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if signal.getsignal(number) is told:
+                signal.signal(number, handler)
 
 
 class OneSlash:

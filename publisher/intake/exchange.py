@@ -97,21 +97,45 @@ class Caller:
         return Response(body, 201, headers={"Location": f"{base}{API}/{uri}"}, media_type=self.form.content_type)
 
 
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A document as it goes out: to many, where many ask for the same."""
+
+    body: bytes
+    media_type: str
+    etag: str
+    changed: int
+    """In whole seconds since the epoch, rounded up."""
+
+
+def rendered(form: Format, root: str, document: Document, modified: float) -> Rendered:
+    """`modified` is in seconds since the epoch."""
+    body = write_document(form, root, document)
+    return Rendered(body, form.content_type, f'"{hashlib.sha256(body).hexdigest()[:32]}"', math.ceil(modified))
+
+
 def answer(request: Request, form: Format, root: str, document: Document, modified: float) -> Response:
     """200, or 304 where the caller has it already. `modified` is in seconds since the epoch."""
-    body = write_document(form, root, document)
-    changed = math.ceil(modified)
+    return respond(request, rendered(form, root, document, modified))
+
+
+def respond(request: Request, document: Rendered) -> Response:
+    """200, or 304 where the caller has it already."""
     headers = {
-        "ETag": f'"{hashlib.sha256(body).hexdigest()[:32]}"',
+        "ETag": document.etag,
         # A change and another one may share a second, which the date could not tell apart: what is given is the second
         # after the change, and until that has come, the one before it, to which no later request is answered 304.
-        "Last-Modified": formatdate(min(changed, math.floor(time.time())), usegmt=True),
+        "Last-Modified": formatdate(min(document.changed, math.floor(time.time())), usegmt=True),
         "Cache-Control": "private, no-cache",
         "Vary": "Accept, Authorization",
     }
-    if caller_has(request, headers["ETag"], changed):
+    if caller_has(request, document.etag, document.changed):
         return Response(status_code=304, headers=headers)
-    return Response(body, headers=headers, media_type=form.content_type)
+    return Response(document.body, headers=headers, media_type=document.media_type)
+
+
+def is_conditional(request: Request) -> bool:
+    return "if-none-match" in request.headers or "if-modified-since" in request.headers
 
 
 def caller_has(request: Request, etag: str, changed: int) -> bool:

@@ -21,6 +21,17 @@ _PLAIN = [
 TICKET_COLUMNS = [tickets.c[name] for name in (*_PLAIN, "state", "phase", "sent", "total")]
 
 
+VERSION_COLUMNS = [tickets.c[name] for name in ("modified", "progressed", "state", "phase", "sent")]
+
+Version = tuple[float, float | None, str, str, int]
+"""What is different whenever anything of a ticket is that callers see."""
+
+
+def version_of(ticket: Ticket) -> Version:
+    """The same as `VERSION_COLUMNS` of the ticket's row."""
+    return ticket.modified, ticket.progressed, ticket.state, ticket.phase, ticket.progress.sent
+
+
 def ticket_of(row: Row[Any]) -> Ticket:
     values = row._mapping
     return Ticket(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 from sqlalchemy import Connection, Engine, and_, delete, func, insert, or_, select, update
@@ -11,9 +12,20 @@ from sqlalchemy import Connection, Engine, and_, delete, func, insert, or_, sele
 from publisher.core.errors import Conflict, NotFound
 from publisher.core.store.engine import db_now, reading, writing
 from publisher.core.store.images import hold
-from publisher.core.store.rows import TICKET_COLUMNS, change, record, ticket_of, wake_delay
+from publisher.core.store.rows import (
+    TICKET_COLUMNS,
+    VERSION_COLUMNS,
+    Version,
+    change,
+    record,
+    ticket_of,
+    wake_delay,
+)
 from publisher.core.store.tables import history, journal, tickets
 from publisher.core.ticket import FINAL, CloudRef, HistoryEntry, Phase, State, Ticket
+
+_IDS_AT_ONCE = 1000
+"""In one statement: what it may name is limited."""
 
 
 class Tickets:
@@ -73,6 +85,27 @@ class Tickets:
         with reading(self._engine) as connection:
             row = connection.execute(select(*TICKET_COLUMNS).where(tickets.c.id == id)).one_or_none()
         return ticket_of(row) if row else None
+
+    def versions(self, ids: Collection[int]) -> dict[int, Version]:
+        """How each of these tickets stands, to be compared; those that were deleted are left out."""
+        columns = tickets.c.id, *VERSION_COLUMNS
+        with reading(self._engine) as connection:
+            return {
+                id: (modified, progressed, state, phase, sent)
+                for part in _parts(ids)
+                for id, modified, progressed, state, phase, sent in connection.execute(
+                    select(*columns).where(tickets.c.id.in_(part))
+                )
+            }
+
+    def several(self, ids: Collection[int]) -> dict[int, Ticket]:
+        """Those of these tickets that there are."""
+        with reading(self._engine) as connection:
+            return {
+                row.id: ticket_of(row)
+                for part in _parts(ids)
+                for row in connection.execute(select(*TICKET_COLUMNS).where(tickets.c.id.in_(part)))
+            }
 
     def list(
         self, *, owner: str | None = None, appliance_id: int | None = None, image_id: int | None = None
@@ -255,3 +288,9 @@ class Tickets:
 def _hold_image(connection: Connection, image_id: int) -> None:
     if not hold(connection, image_id):
         raise Conflict(f"image {image_id} was deleted, or is not ready any more")
+
+
+def _parts(ids: Collection[int]) -> Iterator[Sequence[int]]:
+    rest = iter(ids)
+    while part := tuple(islice(rest, _IDS_AT_ONCE)):
+        yield part

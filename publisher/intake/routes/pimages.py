@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from fastapi import APIRouter, BackgroundTasks, Response
+from fastapi import APIRouter, BackgroundTasks, Request, Response
+from fastapi.concurrency import run_in_threadpool
 
 from publisher.core.errors import NotFound
 from publisher.core.image import Image
@@ -14,9 +15,10 @@ from publisher.core.store import Store
 from publisher.core.ticket import Ticket
 from publisher.core.uris import parse_image_uri, ticket_uri
 from publisher.intake.answers import status_document, ticket_account_document, ticket_document
-from publisher.intake.exchange import Body, Caller, Calling, Id, last_modified
+from publisher.intake.exchange import Body, Caller, Calling, Id, last_modified, respond
 from publisher.intake.keys import image_of, ticket_key
 from publisher.intake.requests import publish_request, referred_account
+from publisher.intake.waiting import Watcher, wait_seconds
 from publisher.intake.wire.fields import TYPE_KEY, Document
 
 router = APIRouter()
@@ -74,9 +76,11 @@ def published_image(caller: Calling, uid: str, aid: Id, itid: Id, pitid: Id) -> 
 
 
 @router.get(_IMAGE + "/pimages/{pitid}/status")
-def published_image_status(caller: Calling, uid: str, aid: Id, itid: Id, pitid: Id) -> Response:
-    ticket = _ticket(caller, caller.owner(uid, "image_publish"), aid, itid, pitid)
-    return caller.answer("status", status_document(ticket), last_modified(ticket))
+async def published_image_status(request: Request, caller: Calling, uid: str, aid: Id, itid: Id, pitid: Id) -> Response:
+    seconds = wait_seconds(request)
+    ticket = await run_in_threadpool(_polled, caller, uid, aid, itid, pitid)
+    watcher: Watcher = request.app.state.watcher
+    return respond(request, await watcher.status(request, caller.form, ticket, seconds))
 
 
 @router.get(_IMAGE + "/pimages/{pitid}/accounts/{caid}")
@@ -171,6 +175,10 @@ def _statuses(caller: Caller, tickets: Sequence[Ticket]) -> Response:
 def _has_image(store: Store, owner: str, aid: int, itid: int) -> bool:
     image = store.images.get(itid)
     return image is not None and (image.owner, image.appliance_id) == (owner, aid)
+
+
+def _polled(caller: Caller, uid: str, aid: int, itid: int, pitid: int) -> Ticket:
+    return _ticket(caller, caller.owner(uid, "image_publish"), aid, itid, pitid)
 
 
 def _ticket(caller: Caller, owner: str, aid: int, itid: int, pitid: int) -> Ticket:

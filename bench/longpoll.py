@@ -1,0 +1,251 @@
+"""How soon callers that wait for a ticket have their answers once it changes, and what their waiting costs.
+
+    python -m bench.longpoll [CALLERS] [TICKETS] [--database URL]
+
+An intake in a process of its own, as `publisher serve` starts it; this process holds the callers' connections, and
+changes the tickets in the store, as a worker does. With more tickets than one, all change at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+import contextlib
+import http.client
+import os
+import resource
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import psutil
+from sqlalchemy import insert, select, update
+
+from publisher.cli import programs
+from publisher.core.image import Digests
+from publisher.core.settings import Settings
+from publisher.core.store import Store
+from publisher.core.store.engine import db_now, writing
+from publisher.core.store.tables import tickets
+from publisher.core.ticket import State, Ticket
+from publisher.core.uris import ticket_uri
+from tests.servers.process import Server, free_port, listens
+
+LOGIN, PASSWORD = "bench", "pass-w0rd"
+IMAGE_SIZE = 1 << 30
+_CONNECTING_AT_ONCE = 100
+_IDLE_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Intake:
+    port: int
+    process: psutil.Process
+    store: Store
+
+    @property
+    def threads(self) -> int:
+        return int(self.process.num_threads())
+
+    @property
+    def megabytes(self) -> float:
+        return float(self.process.memory_info().rss) / (1 << 20)
+
+    @property
+    def cpu_seconds(self) -> float:
+        times = self.process.cpu_times()
+        return float(times.user + times.system)
+
+
+@contextlib.contextmanager
+def intake(directory: Path, database_url: str = "") -> Iterator[Intake]:
+    """A real one, over a new store with one user."""
+    settings = Settings(data_dir=directory, intake_port=free_port(), database_url=database_url)
+    store = Store.open(settings)
+    store.migrate()
+    store.users.add(LOGIN, PASSWORD)
+    server = Server(
+        programs.intake(settings),
+        directory / "intake.log",
+        ready=lambda: listens(settings.intake_port),
+        environment=os.environ | settings.environment() | {"PYTHONPATH": str(Path(__file__).parents[1])},
+    )
+    server.start()
+    try:
+        yield Intake(settings.intake_port, psutil.Process(server.pid), store)
+    finally:
+        server.kill()
+        store.close()
+
+
+def add_tickets(store: Store, count: int) -> list[Ticket]:
+    image = store.images.add(
+        owner=LOGIN,
+        appliance_id=1,
+        name="image",
+        format="qcow2",
+        disk_format="qcow2",
+        virtual_size=IMAGE_SIZE,
+        digests=Digests(IMAGE_SIZE, "5" * 32, "2" * 64, "f" * 128),
+        location="disk.qcow2",
+    )
+    first = store.tickets.create(
+        owner=LOGIN,
+        appliance_id=1,
+        image_id=image.id,
+        image_size=IMAGE_SIZE,
+        platform="openstack",
+        account={"login": "demo", "keystoneUrl": "http://127.0.0.1:5000"},
+        sealed_secrets=b"-",
+        target={"displayName": "an image"},
+        name="an image",
+    )
+    with writing(store.engine) as connection:
+        row = dict(connection.execute(select(tickets)).one()._mapping)
+        copies = [row | {"id": first.id + number, "uid": str(uuid.uuid4())} for number in range(1, count)]
+        if copies:
+            connection.execute(insert(tickets), copies)
+    return store.tickets.list(owner=LOGIN)
+
+
+def change_all(store: Store) -> None:
+    """In one transaction, as fast as can be."""
+    with writing(store.engine) as connection:
+        connection.execute(update(tickets).values(state=State.PUBLISHED, modified=db_now(), finished=db_now()))
+
+
+@dataclass
+class Waiting(asyncio.Protocol):
+    """One caller on a raw connection: it notes its answer, and when that came."""
+
+    request: bytes
+    all_there: asyncio.Event
+    left: list[int]
+    answer: bytes = b""
+    at: float = 0.0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        transport.write(self.request)
+
+    def data_received(self, data: bytes) -> None:
+        self.answer += data
+        head, end, body = self.answer.partition(b"\r\n\r\n")
+        if end and len(body) >= int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0]):
+            self.at = time.perf_counter()
+            self._done()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if not self.at:
+            self._done()
+
+    def _done(self) -> None:
+        self.left[0] -= 1
+        if not self.left[0]:
+            self.all_there.set()
+
+
+def request_of(ticket: Ticket, wait: float) -> bytes:
+    uri = ticket_uri(ticket.owner, ticket.appliance_id, ticket.image_id, ticket.id)
+    return (
+        f"GET /api/{uri}/status?wait={wait:g} HTTP/1.1\r\nHost: x\r\nAccept: application/json\r\n"
+        f"Authorization: {_login()}\r\n\r\n"
+    ).encode()
+
+
+def warm_up(running: Intake) -> None:
+    """Have the password hashed: whoever is first to send it waits for that."""
+    connection = http.client.HTTPConnection("127.0.0.1", running.port, timeout=60)
+    connection.request("GET", f"/api/users/{LOGIN}", headers={"Authorization": _login()})
+    assert connection.getresponse().status == 200
+    connection.close()
+
+
+def _login() -> str:
+    return "Basic " + base64.b64encode(f"{LOGIN}:{PASSWORD}".encode()).decode()
+
+
+async def held(running: Intake, waited_for: list[Ticket], callers: int, wait: float = 60) -> Callers:
+    """As many callers as that, all of them waiting, of these tickets in turn."""
+    loop, everyone, left = asyncio.get_running_loop(), asyncio.Event(), [callers]
+    waiting = [
+        Waiting(request_of(waited_for[number % len(waited_for)], wait), everyone, left) for number in range(callers)
+    ]
+    for at in range(0, callers, _CONNECTING_AT_ONCE):
+        part = waiting[at : at + _CONNECTING_AT_ONCE]
+        await asyncio.gather(
+            *(loop.create_connection(partial(_itself, each), "127.0.0.1", running.port) for each in part)
+        )
+    return Callers(waiting, everyone)
+
+
+def _itself(waiting: Waiting) -> Waiting:
+    return waiting
+
+
+@dataclass
+class Callers:
+    waiting: list[Waiting]
+    all_answered: asyncio.Event
+
+    def close(self) -> None:
+        for each in self.waiting:
+            each.transport.abort()
+
+
+async def at_rest(running: Intake) -> None:
+    """Until the intake has taken in all requests and does next to nothing."""
+    quiet = 0
+    while quiet < 3:
+        before = running.cpu_seconds
+        await asyncio.sleep(0.7)
+        quiet = quiet + 1 if running.cpu_seconds - before < 0.06 else 0
+
+
+async def measure(running: Intake, callers: int, count: int) -> None:
+    made = add_tickets(running.store, count)
+    warm_up(running)
+    print(f"{callers} callers, {count} tickets; before: {running.megabytes:.0f} MiB, {running.threads} threads")
+
+    began = time.perf_counter()
+    there = await held(running, made, callers)
+    await at_rest(running)
+    print(f"arrived and at rest after {time.perf_counter() - began:.1f} s")
+    began_cpu = running.cpu_seconds
+    await asyncio.sleep(_IDLE_SECONDS)
+    share = (running.cpu_seconds - began_cpu) / _IDLE_SECONDS
+    print(f"waiting: {running.megabytes:.0f} MiB, {running.threads} threads, {share:.1%} of a core")
+
+    began_cpu = running.cpu_seconds
+    change_all(running.store)
+    changed = time.perf_counter()
+    await asyncio.wait_for(there.all_answered.wait(), 60)
+    times = sorted(each.at - changed for each in there.waiting)
+    right = sum(b"200 OK" in each.answer and b'"complete":true' in each.answer for each in there.waiting)
+    print(
+        f"answered: {right} rightly; the first after {times[0]:.3f} s, half after {times[len(times) // 2]:.3f} s,"
+        f" the last after {times[-1]:.3f} s; {running.cpu_seconds - began_cpu:.2f} s of the intake's CPU"
+    )
+    there.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("callers", type=int, nargs="?", default=5000)
+    parser.add_argument("tickets", type=int, nargs="?", default=1)
+    parser.add_argument("--database", default="", help="SQLAlchemy URL of an empty database; SQLite by default")
+    given = parser.parse_args()
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    with tempfile.TemporaryDirectory() as directory, intake(Path(directory), given.database) as running:
+        asyncio.run(measure(running, given.callers, given.tickets))
+
+
+if __name__ == "__main__":
+    main()

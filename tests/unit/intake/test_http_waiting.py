@@ -1,0 +1,286 @@
+"""Callers that wait for a ticket to change."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from fastapi import Request
+from sqlalchemy import delete
+from sqlalchemy.exc import OperationalError
+from starlette.requests import ClientDisconnect
+
+from publisher.core.store import tables
+from publisher.core.store.engine import writing
+from publisher.core.ticket import Phase, Ticket
+from publisher.intake import waiting
+from publisher.intake.answers import status_document
+from publisher.intake.negotiation import Format
+from publisher.intake.waiting import Watcher
+from tests.installation import eventually
+from tests.unit.intake.conftest import IMAGE_SIZE, JSON, XML, Answer, Service, ticket_path
+
+AT_ONCE = 10.0
+"""Seconds, of a wait of 60: so long even a burdened machine does not take to answer at once."""
+
+Holding = Callable[..., "Future[Answer]"]
+
+
+@pytest.fixture
+def hold(fresh: Service) -> Iterator[Holding]:
+    """Sends a request in a thread of its own, and returns once the intake holds it."""
+    pool = ThreadPoolExecutor(16)
+
+    def held(ticket: Ticket, wait: str = "60", **options: Any) -> Future[Answer]:
+        before = len(watcher(fresh))
+        future = pool.submit(fresh.get, f"{ticket_path(ticket)}/status?wait={wait}", **{"login": "alice"} | options)
+        eventually(lambda: len(watcher(fresh)) > before or future.done(), 10)
+        assert not future.done()
+        return future
+
+    yield held
+    pool.shutdown()
+
+
+def watcher(service: Service) -> Watcher:
+    found = service.app.state.watcher
+    assert isinstance(found, Watcher)
+    return found
+
+
+def poll(service: Service, ticket: Ticket, wait: str, **options: Any) -> Answer:
+    return service.get(f"{ticket_path(ticket)}/status?wait={wait}", **{"login": "alice"} | options)
+
+
+def forget(service: Service, ticket: Ticket) -> None:
+    with writing(service.store.engine) as connection:
+        connection.execute(delete(tables.tickets).where(tables.tickets.c.id == ticket.id))
+
+
+# The parameter ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wait", ["0", "0.0", "1", "0.5", "60", "60.0", "007"])
+def test_what_a_wait_may_be(service: Service, wait: str) -> None:
+    """That of a ticket that has ended is answered at once, however long the caller would wait."""
+    ticket = service.publish()
+    service.store.tickets.request_cancel(ticket.id)
+    began = time.monotonic()
+    assert poll(service, ticket, wait).status == 200
+    assert time.monotonic() - began < AT_ONCE
+
+
+@pytest.mark.parametrize(
+    "wait",
+    ["", "-1", "-0", "60.001", "61", "1e1", "nan", "inf", "abc", "1,5", "0x1", "+1", "%201", "1_0", ".5", "5.",
+     "%D9%A3", "9" * 400, "1&wait=1", "&wait=1"],
+)  # fmt: skip
+def test_what_a_wait_may_not_be(service: Service, wait: str) -> None:
+    answer = poll(service, service.publish(), wait)
+    assert answer.status == 400
+    assert answer.problem().startswith("wait: ")
+
+
+def test_who_may_not_ask_need_not_wait(service: Service) -> None:
+    ticket = service.publish()
+    assert poll(service, ticket, "60", login=None).status == 401
+    assert poll(service, ticket, "60", login="bob").status == 404
+    assert poll(service, ticket, "60", login="carol").status == 404
+    assert service.get(f"{ticket_path(ticket)}9/status?wait=60", login="alice").status == 404
+
+
+# What is waited for -----------------------------------------------------------------------------------------------
+
+
+def test_a_change_is_answered(fresh: Service, hold: Holding) -> None:
+    ticket = fresh.publish()
+    held = hold(ticket, accept=JSON)
+    claim = fresh.claim(ticket)
+    assert held.result(AT_ONCE).json["message"] == "Preparing"
+    changes: list[tuple[Callable[[], None], tuple[str, object]]] = [
+        (lambda: fresh.store.leases.phase(claim, Phase.UPLOADING, "on it"), ("message", "Uploading 0 of 2048 MiB")),
+        (lambda: fresh.store.leases.renew(claim, 60.0, sent=IMAGE_SIZE // 2), ("percentage", 50)),
+        (lambda: fresh.store.leases.published(claim, cloud_id="c1", location=None), ("complete", True)),
+    ]
+    for change, told in changes:
+        held = hold(ticket, accept=JSON)
+        change()
+        assert held.result(AT_ONCE).json[told[0]] == told[1]
+    eventually(lambda: watcher(fresh)._task is None, 5)
+
+
+def test_a_lease_that_is_renewed_is_no_change(fresh: Service, hold: Holding) -> None:
+    ticket = fresh.publish()
+    claim = fresh.claim(ticket)
+    fresh.store.leases.renew(claim, 60.0, sent=1000)
+    held = hold(ticket, "1", accept=JSON)
+    fresh.store.leases.renew(claim, 90.0, sent=1000)
+    before = time.monotonic()
+    assert held.result(AT_ONCE).json["bytesLoaded"] == 1000
+    assert time.monotonic() - before > 0.5
+
+
+def test_the_time_is_up(fresh: Service) -> None:
+    ticket = fresh.publish()
+    plain = poll(fresh, ticket, "0")
+    held = poll(fresh, ticket, "0.05")
+    assert (held.status, held.body) == (200, plain.body)
+    assert held.headers["etag"] == plain.headers["etag"]
+
+
+@pytest.mark.parametrize("accept", [XML, JSON])
+@pytest.mark.parametrize(("header", "field"), [("If-None-Match", "etag"), ("If-Modified-Since", "last-modified")])
+def test_a_conditional_request(fresh: Service, hold: Holding, accept: str, header: str, field: str) -> None:
+    """It is held while its answer would be 304."""
+    ticket = fresh.publish()
+    with writing(fresh.store.engine) as connection:
+        # Long ago: within the second, If-Modified-Since cannot tell.
+        connection.execute(tables.tickets.update().values(modified=1_700_000_000.5))
+    first = poll(fresh, ticket, "0", accept=accept)
+    known = {header: first.headers[field]}
+
+    up = poll(fresh, ticket, "0.05", accept=accept, headers=known)
+    assert (up.status, up.body) == (304, b"")
+    assert up.headers["etag"] == first.headers["etag"]
+
+    held = hold(ticket, accept=accept, headers=known)
+    fresh.claim(ticket)
+    changed = held.result(AT_ONCE)
+    assert changed.status == 200
+    assert changed.body == poll(fresh, ticket, "0", accept=accept).body
+
+    began = time.monotonic()
+    assert poll(fresh, ticket, "60", accept=accept, headers=known).body == changed.body
+    assert time.monotonic() - began < AT_ONCE
+
+
+def test_what_has_ended_is_304_at_once(service: Service) -> None:
+    ticket = service.publish()
+    service.store.tickets.request_cancel(ticket.id)
+    etag = poll(service, ticket, "0").headers["etag"]
+    began = time.monotonic()
+    assert poll(service, ticket, "60", headers={"If-None-Match": etag}).status == 304
+    assert time.monotonic() - began < AT_ONCE
+
+
+def test_a_ticket_that_is_deleted(fresh: Service, hold: Holding) -> None:
+    ticket, other = fresh.publish(), fresh.publish()
+    held, stays = hold(ticket), hold(other, "2")
+    forget(fresh, ticket)
+    answer = held.result(AT_ONCE)
+    assert answer.status == 404
+    assert str(ticket.id) in answer.problem()
+    assert stays.result(AT_ONCE).status == 200
+
+
+# Many -------------------------------------------------------------------------------------------------------------
+
+
+def test_many_wait_at_the_cost_of_one(fresh: Service, hold: Holding, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One statement for all tickets, one document for all callers of a ticket and a format; and nobody else's wakes."""
+    looks: list[set[int]] = []
+    documents: list[int] = []
+    versions, document = fresh.store.tickets.versions, status_document
+
+    def looked(ids: Any) -> Any:
+        looks.append(set(ids))
+        return versions(ids)
+
+    def written(ticket: Ticket) -> Any:
+        documents.append(ticket.id)
+        return document(ticket)
+
+    ticket, other = fresh.publish(), fresh.publish()
+    held = [hold(ticket, accept=accept) for accept in (XML, JSON) for _ in range(5)]
+    others = [hold(other) for _ in range(2)]
+    monkeypatch.setattr(fresh.store.tickets, "versions", looked)
+    monkeypatch.setattr(waiting, "status_document", written)
+    fresh.claim(ticket)
+    answers = [each.result(AT_ONCE) for each in held]
+    assert {answer.status for answer in answers} == {200}
+    assert len({answer.body for answer in answers}) == 2
+    assert documents == [ticket.id, ticket.id]
+    assert looks[0] == {ticket.id, other.id}
+    assert not any(each.done() for each in others)
+    fresh.claim(other)
+    assert [each.result(AT_ONCE).status for each in others] == [200, 200]
+
+
+def test_more_tickets_than_one_statement_names(fresh: Service) -> None:
+    ids = [fresh.publish().id for _ in range(3)]
+    many = [*range(10_000, 15_000), *ids]
+    assert set(fresh.store.tickets.versions(many)) == set(ids)
+    assert set(fresh.store.tickets.several(many)) == set(ids)
+    assert fresh.store.tickets.versions([]) == {}
+
+
+# When it cannot be waited -----------------------------------------------------------------------------------------
+
+
+def away(_: object) -> Any:
+    raise OperationalError("SELECT", {}, Exception("the server is gone"))
+
+
+def test_the_store_is_away_until_the_end(fresh: Service, hold: Holding, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = 0
+
+    def counted(ids: object) -> Any:
+        nonlocal looks
+        looks += 1
+        return away(ids)
+
+    ticket = fresh.publish()
+    monkeypatch.setattr(fresh.store.tickets, "versions", counted)
+    answer = hold(ticket, "1.2").result(AT_ONCE)
+    assert answer.status == 503
+    assert answer.headers["retry-after"]
+    assert 1 <= looks <= 6
+
+
+def test_the_store_comes_back(fresh: Service, hold: Holding, monkeypatch: pytest.MonkeyPatch) -> None:
+    ticket = fresh.publish()
+    with monkeypatch.context() as patch:
+        patch.setattr(fresh.store.tickets, "versions", away)
+        held = hold(ticket, accept=JSON)
+        eventually(lambda: watcher(fresh)._away, 5)
+    fresh.claim(ticket)
+    assert held.result(AT_ONCE).json["message"] == "Preparing"
+
+
+def test_who_waits_is_answered_when_the_intake_stops(fresh: Service, hold: Holding) -> None:
+    ticket = fresh.publish()
+    held = [hold(ticket) for _ in range(3)]
+    fresh._client.portal.call(watcher(fresh).close)  # type: ignore[union-attr]
+    assert {each.result(AT_ONCE).status for each in held} == {200}
+    began = time.monotonic()
+    assert poll(fresh, ticket, "60").status == 200
+    assert time.monotonic() - began < AT_ONCE
+
+
+def test_who_hangs_up_is_forgotten(fresh: Service) -> None:
+    ticket = fresh.publish()
+
+    async def wait_and_hang_up() -> None:
+        hung_up = asyncio.Event()
+
+        async def receive() -> dict[str, str]:
+            await hung_up.wait()
+            return {"type": "http.disconnect"}
+
+        request = Request({"type": "http", "method": "GET", "headers": [], "query_string": b""}, receive)
+        each = Watcher(fresh.store)
+        waits = asyncio.create_task(each.status(request, Format.XML, ticket, 60.0))
+        while not len(each):
+            await asyncio.sleep(0)
+        hung_up.set()
+        with pytest.raises(ClientDisconnect):
+            await waits
+        assert len(each) == 0
+        assert not each._groups
+        each.close()
+
+    asyncio.run(wait_and_hang_up())
