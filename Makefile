@@ -37,6 +37,7 @@ lint: .venv/.development  ## style, types, directions of imports
 bench: .venv/.development  ## what the intake takes, and an upload beside other ways to send an image
 	$(BIN)/python -m bench.intake
 	$(BIN)/python -m bench.upload
+	$(BIN)/python -m bench.longpoll
 
 clean:  ## remove all that these targets made
 	[ ! -x $(BIN)/python ] || $(BIN)/python -m demo.run --stop || true

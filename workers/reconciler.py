@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -20,6 +21,8 @@ OFFICE = "reconciler"
 _TERM_TURNS = 3
 """How many turns an elected reconciler may miss before another takes over."""
 
+_PURGE_SECONDS = 600.0
+
 
 class Reconciler:
     def __init__(
@@ -30,18 +33,27 @@ class Reconciler:
         self._seconds = settings.reconcile_seconds
         self._holder = holder
         self._stop = stop
+        self._idempotency_seconds = settings.idempotency_seconds
+        self._purge_at = time.monotonic()
 
     def run(self) -> None:
         """Until the worker stops."""
         while not self._stop.wait(self._seconds):
             try:
                 if self._store.elections.hold(OFFICE, self._holder, self._seconds * _TERM_TURNS):
+                    self._purge()
                     self.turn()
             except QueueUnavailable as error:
                 logger.warning("%s; tickets stay queued until it is back", error)
             except SQLAlchemyError as error:
                 logger.warning("the store did not answer: %s", type(error).__name__)
         self._queue.close()
+
+    def _purge(self) -> None:
+        """Every now and then: a key that has expired counts as unused, whether it is still there or not."""
+        if time.monotonic() >= self._purge_at:
+            self._purge_at = time.monotonic() + _PURGE_SECONDS
+            self._store.idempotency_keys.purge(self._idempotency_seconds)
 
     def turn(self) -> int:
         """Wake every ticket and every image that is due; how many. Raises `QueueUnavailable`."""

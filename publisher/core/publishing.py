@@ -10,6 +10,7 @@ from publisher.core.errors import Conflict, InvalidRequest, QueueUnavailable
 from publisher.core.image import Image
 from publisher.core.platforms import check_request
 from publisher.core.store import Store
+from publisher.core.store.idempotency import IdempotencyKey
 from publisher.core.ticket import Ticket
 
 logger = logging.getLogger(__name__)
@@ -19,6 +20,8 @@ class Sealer(Protocol):
     """The half of the vault that those who accept requests need."""
 
     def seal(self, secrets: dict[str, str]) -> bytes: ...
+
+    def fingerprints(self, text: bytes) -> list[str]: ...
 
 
 class Waker(Protocol):
@@ -45,10 +48,13 @@ class PublishRequest:
     """What is in `sealed_secrets`."""
 
 
-def accept(store: Store, sealer: Sealer, request: PublishRequest) -> Ticket:
+def accept(
+    store: Store, sealer: Sealer, request: PublishRequest, idempotency_key: IdempotencyKey | None = None
+) -> Ticket:
     """Check a request and commit its ticket.
 
-    Raises `InvalidRequest` that names what is wrong, `Conflict` for an image that is not ready.
+    Raises `InvalidRequest` that names what is wrong, `Conflict` for an image that is not ready, `KeyTaken` where
+    another ticket has the key already.
     """
     image = _image(store, request)
     stored = None if request.secrets else request.sealed_secrets
@@ -67,6 +73,7 @@ def accept(store: Store, sealer: Sealer, request: PublishRequest) -> Ticket:
         sealed_secrets=sealer.seal(request.secrets) if stored is None else stored,
         target=request.target | {"displayName": name},
         name=name,
+        idempotency_key=idempotency_key,
     )
 
 

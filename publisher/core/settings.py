@@ -62,6 +62,9 @@ class Settings:
     credential_cache_seconds: float = field(
         default=60.0, metadata={"help": "How long a verified password is not hashed again."}
     )
+    idempotency_seconds: float = field(
+        default=86400.0, metadata={"help": "How long an `Idempotency-Key` holds after its first request."}
+    )
     location_hosts: str = field(
         default="",
         metadata={

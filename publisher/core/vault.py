@@ -30,7 +30,9 @@ class Vault:
     def __init__(self, keys: Sequence[str]) -> None:
         """Raises `ValueError` where one of them is no Fernet key, or there is none."""
         self._fernet = MultiFernet([Fernet(key) for key in keys])
+        # Not the keys themselves: what is made with these must tell nothing of what is sealed.
         self._mac_key = hmac.digest(base64.urlsafe_b64decode(keys[0]), b"codes", "sha256")
+        self._fingerprinting = [hmac.digest(key.encode(), b"fingerprints", "sha256") for key in keys]
 
     @classmethod
     def from_file(cls, path: Path, *, production: bool = False) -> Vault:
@@ -67,6 +69,10 @@ class Vault:
         """
         key = hmac.digest(self._mac_key, purpose.encode(), "sha256")
         return base64.urlsafe_b64encode(hmac.digest(key, text.encode(), "sha256")).rstrip(b"=").decode()
+
+    def fingerprints(self, text: bytes) -> list[str]:
+        """The HMAC-SHA256, in hex, by each key: the first is what to store, and any may be what was stored."""
+        return [hmac.digest(key, text, "sha256").hex() for key in self._fingerprinting]
 
     def open(self, sealed: bytes) -> dict[str, str]:
         """Raises `ConfigurationError` where no key opens it."""

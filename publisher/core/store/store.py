@@ -19,6 +19,7 @@ from publisher.core.store.api_keys import ApiKeys
 from publisher.core.store.appliances import Appliances
 from publisher.core.store.elections import Elections
 from publisher.core.store.engine import open_engine, reading
+from publisher.core.store.idempotency import IdempotencyKeys
 from publisher.core.store.images import Images
 from publisher.core.store.leases import Leases
 from publisher.core.store.registrations import Registrations
@@ -43,6 +44,7 @@ class Store:
         self.api_keys = ApiKeys(engine)
         self.accounts = Accounts(engine)
         self.registrations = Registrations(engine, wake_again_seconds=wake_again_seconds)
+        self.idempotency_keys = IdempotencyKeys(engine)
         self.elections = Elections(engine)
 
     @classmethod

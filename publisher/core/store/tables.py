@@ -200,7 +200,7 @@ idempotency_keys = Table(
     metadata,
     Column("owner", String(255), primary_key=True),
     Column("key", String(255), primary_key=True),
-    # SHA-256 of the request: its method, path and body.
+    # HMAC-SHA256 of the request: its method, path and body. The key is derived from the vault's.
     Column("digest", String(64), nullable=False),
     Column("ticket_id", BigInteger, ForeignKey("tickets.id", ondelete="CASCADE"), nullable=False, index=True),
     Column("created", Double, nullable=False, index=True),

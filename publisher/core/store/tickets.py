@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Engine, and_, delete, func, insert, or_, sele
 
 from publisher.core.errors import Conflict, NotFound
 from publisher.core.store.engine import db_now, reading, writing
+from publisher.core.store.idempotency import IdempotencyKey, take
 from publisher.core.store.images import hold
 from publisher.core.store.rows import (
     TICKET_COLUMNS,
@@ -46,10 +47,12 @@ class Tickets:
         target: dict[str, Any],
         name: str,
         account_id: int | None = None,
+        idempotency_key: IdempotencyKey | None = None,
     ) -> Ticket:
         """Commit a queued ticket. The caller then wakes a worker; if it does not, the reconciler will.
 
-        Raises `Conflict` where the image has been deleted meanwhile, or is being registered anew.
+        Raises `Conflict` where the image has been deleted meanwhile, or is being registered anew, and `KeyTaken` where
+        another ticket has the key already: no ticket is made then.
         """
         row = {
             "uid": str(uuid.uuid4()),
@@ -79,6 +82,8 @@ class Tickets:
             _hold_image(connection, image_id)
             ticket = ticket_of(connection.execute(insert(tickets).values(row).returning(*TICKET_COLUMNS)).one())
             record(connection, ticket.id, None, State.QUEUED, Phase.WAITING, "Accepted")
+            if idempotency_key is not None:
+                take(connection, idempotency_key, ticket.id)
             return ticket
 
     def get(self, id: int) -> Ticket | None:

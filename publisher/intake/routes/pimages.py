@@ -12,10 +12,12 @@ from publisher.core.errors import NotFound
 from publisher.core.image import Image
 from publisher.core.publishing import accept, wake
 from publisher.core.store import Store
+from publisher.core.store.idempotency import KeyTaken
 from publisher.core.ticket import Ticket
 from publisher.core.uris import parse_image_uri, ticket_uri
 from publisher.intake.answers import status_document, ticket_account_document, ticket_document
 from publisher.intake.exchange import Body, Caller, Calling, Id, last_modified, respond
+from publisher.intake.idempotency import idempotency_key
 from publisher.intake.keys import image_of, ticket_key
 from publisher.intake.requests import publish_request, referred_account
 from publisher.intake.waiting import Watcher, wait_seconds
@@ -118,6 +120,9 @@ def delete_published_image(caller: Calling, uid: str, aid: Id, itid: Id, pitid: 
 def _publish(caller: Caller, body: bytes, after: BackgroundTasks, uid: str, aid: int, itid: int | None) -> Response:
     owner = caller.owner(uid, "image_publish")
     store = caller.services.store
+    key = idempotency_key(caller, body)
+    if key and (before := store.idempotency_keys.ticket(key)):
+        return _created(caller, before, after)
     if itid is not None and not _has_image(store, owner, aid, itid):
         raise NotFound(f"appliance {aid} of {owner} has no image {itid}")
     document = caller.read(body, "publishImage")
@@ -126,7 +131,14 @@ def _publish(caller: Caller, body: bytes, after: BackgroundTasks, uid: str, aid:
         # Only now is it known what it is of, and with that, which elements it may have.
         document = caller.read(body, "publishImage", account.platform)
     request = publish_request(document, owner=owner, appliance_id=aid, image_id=itid, stored=account)
-    ticket = accept(store, caller.services.sealer, request)
+    try:
+        ticket = accept(store, caller.services.sealer, request, key)
+    except KeyTaken:
+        # The same request, sent twice at a time: the other one was faster.
+        same = store.idempotency_keys.ticket(key) if key else None
+        if same is None:
+            raise
+        return _created(caller, same, after)
     # The ticket is safe. Waking a worker must not keep the caller waiting, whatever the broker does.
     after.add_task(wake, store, caller.services.waker, ticket.id)
     return _created(caller, ticket, after)

@@ -133,3 +133,24 @@ def test_one_at_a_time_is_elected(sqlite_store: Store, redis: RedisServer) -> No
         for stop, thread in zip(stops, threads, strict=True):
             stop.set()
             thread.join(20)
+
+
+def test_expired_keys_are_purged_now_and_then(sqlite_store: Store, queue: Queue) -> None:
+    stop, purged = threading.Event(), []
+    each = reconciler(sqlite_store, queue, stop)
+    purge = sqlite_store.idempotency_keys.purge
+
+    def noted(seconds: float) -> int:
+        purged.append(seconds)
+        return purge(seconds)
+
+    sqlite_store.idempotency_keys.purge = noted  # type: ignore[method-assign]
+    thread = threading.Thread(target=each.run)
+    thread.start()
+    try:
+        for _ in range(2):
+            assert queue.wait_for(overdue(sqlite_store).id)
+    finally:
+        stop.set()
+        thread.join(20)
+    assert purged == [86400.0]

@@ -1,0 +1,90 @@
+"""Idempotency keys on each kind of database, taken by several processes at once."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from sqlalchemy import func, select, update
+
+from publisher.core.errors import Conflict
+from publisher.core.store import Store
+from publisher.core.store.engine import db_now, reading, writing
+from publisher.core.store.idempotency import IdempotencyKey, KeyTaken
+from publisher.core.store.tables import history, idempotency_keys, tickets
+from tests.unit.core.records import add_ticket
+
+DAY = 86400.0
+
+
+def key(name: str = "k", *, owner: str = "root", fingerprint: str = "f" * 64) -> IdempotencyKey:
+    return IdempotencyKey(owner, name, (fingerprint,), DAY)
+
+
+def grow_old(store: Store, seconds: float) -> None:
+    with writing(store.engine) as connection:
+        connection.execute(update(idempotency_keys).values(created=db_now() - seconds))
+
+
+def count(store: Store) -> int:
+    with reading(store.engine) as connection:
+        return connection.execute(select(func.count()).select_from(idempotency_keys)).scalar_one()
+
+
+@pytest.mark.parametrize("expired", [False, True])
+def test_of_those_that_race_one_makes_a_ticket(stores: Callable[[], Store], expired: bool) -> None:
+    racers = [stores() for _ in range(6)]
+    for turn in range(5):
+        wanted = key(f"key {turn}")
+        if expired:
+            add_ticket(racers[0], idempotency_key=wanted)
+            grow_old(racers[0], DAY + 1)
+        with reading(racers[0].engine) as connection:
+            before = connection.execute(select(func.count()).select_from(tickets)).scalar_one()
+        start = threading.Barrier(len(racers))
+
+        def race(store: Store, wanted: IdempotencyKey = wanted, start: threading.Barrier = start) -> tuple[bool, int]:
+            start.wait(30)
+            try:
+                return True, add_ticket(store, idempotency_key=wanted).id
+            except KeyTaken:
+                first = store.idempotency_keys.ticket(wanted)
+                assert first is not None
+                return False, first.id
+
+        with ThreadPoolExecutor(len(racers)) as pool:
+            results = list(pool.map(race, racers))
+        assert sum(made for made, _ in results) == 1
+        assert len({id for _, id in results}) == 1
+        with reading(racers[0].engine) as connection:
+            assert connection.execute(select(func.count()).select_from(tickets)).scalar_one() == before + 1
+            # Nothing is left of those that lost.
+            assert connection.execute(select(func.count()).select_from(history)).scalar_one() == before + 1
+
+
+def test_a_key_of_another_request(store: Store) -> None:
+    ticket = add_ticket(store, idempotency_key=key())
+    assert store.idempotency_keys.ticket(key()) == ticket
+    with pytest.raises(Conflict):
+        store.idempotency_keys.ticket(key(fingerprint="0" * 64))
+    assert store.idempotency_keys.ticket(key(owner="another")) is None
+    assert store.idempotency_keys.ticket(key("another")) is None
+
+
+def test_what_has_expired_is_purged(store: Store) -> None:
+    add_ticket(store, idempotency_key=key("old"))
+    grow_old(store, DAY + 1)
+    assert store.idempotency_keys.ticket(key("old")) is None
+    ticket = add_ticket(store, idempotency_key=key("new"))
+    assert store.idempotency_keys.purge(DAY) == 1
+    assert store.idempotency_keys.purge(DAY) == 0
+    assert store.idempotency_keys.ticket(key("new")) == ticket
+
+
+def test_a_key_goes_with_its_ticket(store: Store) -> None:
+    ticket = add_ticket(store, idempotency_key=key())
+    store.tickets.request_cancel(ticket.id)
+    store.tickets.remove(ticket.id)
+    assert count(store) == 0

@@ -1,0 +1,198 @@
+"""A publish request that is sent again with its `Idempotency-Key`."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from cryptography.fernet import Fernet
+from sqlalchemy import select, update
+
+from publisher.core.store import tables
+from publisher.core.store.engine import reading, writing
+from publisher.core.vault import Vault
+from tests.unit.intake.conftest import JSON, SECRET, XML, Answer, Service, image_uri, json_body, ticket_path, xml_body
+
+NESTED = "users/alice/appliances/14/images/21/pimages"
+FLAT = "users/alice/appliances/14/pimages"
+
+
+def post(service: Service, key: str | None, body: str | None = None, *, path: str = NESTED, **options: Any) -> Answer:
+    headers = {} if key is None else {"Idempotency-Key": key}
+    return service.post(path, body or xml_body(image=21), headers=headers, **{"login": "alice"} | options)
+
+
+def tickets(service: Service) -> list[int]:
+    return [ticket.id for ticket in service.store.tickets.list()]
+
+
+def stored(service: Service) -> list[Any]:
+    with reading(service.store.engine) as connection:
+        return list(connection.execute(select(tables.idempotency_keys)))
+
+
+@pytest.mark.parametrize("path", [NESTED, FLAT])
+def test_the_same_request_again(fresh: Service, path: str) -> None:
+    first = post(fresh, "k", path=path)
+    fresh.claim(fresh.ticket(tickets(fresh)[0]))
+    again = post(fresh, "k", path=path)
+    assert (first.status, again.status) == (201, 201)
+    assert again.headers["location"] == first.headers["location"]
+    assert again.text("dbId") == first.text("dbId")
+    # As it stands by now.
+    assert (first.text("status/message"), again.text("status/message")) == ("Queued", "Preparing")
+    assert len(tickets(fresh)) == 1
+    assert fresh.waker.ids == tickets(fresh)
+    assert post(fresh, "k", path=f"/api//{path}").text("dbId") == first.text("dbId")
+
+
+def test_the_answers_format_is_each_requests_own(fresh: Service) -> None:
+    assert post(fresh, "k", accept=XML).text("dbId") == str(post(fresh, "k", accept=JSON).json["dbId"])
+
+
+def test_without_a_key_each_is_new(fresh: Service) -> None:
+    assert [post(fresh, key).status for key in (None, None, "a", "b", None)] == [201] * 5
+    assert len(tickets(fresh)) == 5
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"body": xml_body(image=21, displayName="another")},
+        {"body": xml_body(image=21) + "\n"},
+        {"body": json_body(image=21), "content_type": JSON},
+        {"path": FLAT},
+        {"path": FLAT.replace("14", "15"), "body": xml_body(image=22)},
+        # Not even looked at any more.
+        {"body": "<no/>"},
+    ],
+)
+def test_another_request_with_the_key(fresh: Service, changed: dict[str, Any]) -> None:
+    assert post(fresh, "k").status == 201
+    answer = post(fresh, "k", **changed)
+    assert answer.status == 409
+    assert answer.problem().startswith("Idempotency-Key: ")
+    assert len(tickets(fresh)) == 1
+
+
+@pytest.mark.parametrize("key", ["", " ", "x" * 256, "a\tb", "å", "a\x7f"])
+def test_what_is_no_key(fresh: Service, key: str) -> None:
+    answer = post(fresh, key)
+    assert answer.status == 400
+    assert answer.problem().startswith("Idempotency-Key: ")
+    assert tickets(fresh) == []
+
+
+@pytest.mark.parametrize("key", ["x", "x" * 255, "a b", '"quoted"', "~!@#$%^&*()'; DROP TABLE"])
+def test_what_a_key_may_be(fresh: Service, key: str) -> None:
+    assert [post(fresh, key).status for _ in range(2)] == [201, 201]
+    assert len(tickets(fresh)) == 1
+
+
+def test_two_keys_are_none(fresh: Service) -> None:
+    request = fresh._client.build_request("POST", f"/api/{NESTED}", content=xml_body(image=21))
+    request.headers["Authorization"] = "Basic YWxpY2U6cGFzcy13MHJkLTBmLWFsaWNl"
+    request.headers["Content-Type"] = XML
+    raw = [*request.headers.raw, (b"Idempotency-Key", b"a"), (b"Idempotency-Key", b"b")]
+    request.headers = type(request.headers)(raw)
+    assert fresh._client.send(request).status_code == 400
+    assert tickets(fresh) == []
+
+
+def test_each_user_has_keys_of_its_own(fresh: Service) -> None:
+    """An administrator's, on the same path, are none of the user's either."""
+    answers = [
+        post(fresh, "k"),
+        post(fresh, "k", login="root"),
+        post(fresh, "k", xml_body(image=31), path="users/bob/appliances/24/pimages", login="bob"),
+    ]
+    assert [answer.status for answer in answers] == [201, 201, 201]
+    assert len({answer.text("dbId") for answer in answers}) == 3
+
+
+def test_who_may_not_publish_learns_nothing_by_a_key(fresh: Service) -> None:
+    post(fresh, "k")
+    assert post(fresh, "k", login=None).status == 401
+    assert post(fresh, "k", login="bob").status == 404
+    with writing(fresh.store.engine) as connection:
+        connection.execute(update(tables.users).where(tables.users.c.login == "alice").values(entitlements=[]))
+    assert post(fresh, "k").status == 403
+
+
+def test_a_request_that_was_refused_keeps_no_key(fresh: Service) -> None:
+    for bad in (xml_body(image=21, account__password=None), "<", xml_body(image=21, imageUri=image_uri(22))):
+        assert post(fresh, "k", bad).status == 400
+    assert stored(fresh) == []
+    assert post(fresh, "k").status == 201
+
+
+def test_a_key_expires(fresh: Service) -> None:
+    """Whether it was purged by then or not."""
+    first = post(fresh, "k")
+    for expected in (False, True):
+        with writing(fresh.store.engine) as connection:
+            age = 86400 + 60 if expected else 86400 - 60
+            ticket = fresh.store.tickets.list()[0]
+            connection.execute(update(tables.idempotency_keys).values(created=ticket.created - age))
+        again = post(fresh, "k")
+        assert again.status == 201
+        assert (again.text("dbId") != first.text("dbId")) is expected
+    # It is the new ticket's by now.
+    assert post(fresh, "k").text("dbId") == again.text("dbId")
+    assert len(stored(fresh)) == 1
+
+
+def test_a_deleted_ticket_takes_its_key_with_it(fresh: Service) -> None:
+    post(fresh, "k")
+    ticket = fresh.ticket(tickets(fresh)[0])
+    fresh.store.tickets.request_cancel(ticket.id)
+    assert fresh.call("DELETE", ticket_path(ticket), login="alice").status == 204
+    assert stored(fresh) == []
+    assert post(fresh, "k", xml_body(image=21, displayName="another")).status == 201
+
+
+def test_what_is_stored_lets_nobody_try_passwords(fresh: Service) -> None:
+    post(fresh, "k")
+    post(fresh, "other")
+    first, second = stored(fresh)
+    assert SECRET not in str(first)
+    # The same request, but not by a hash that anybody can make.
+    assert first.digest == second.digest
+    stranger = Vault([Fernet.generate_key().decode()])
+    request = f"POST\0/api/{NESTED}\0{xml_body(image=21)}".encode()
+    assert first.digest in Vault.from_file(fresh.settings.key_file).fingerprints(request)
+    assert first.digest not in stranger.fingerprints(request)
+
+
+def test_a_key_outlives_a_new_secret_key(fresh: Service) -> None:
+    old = fresh.settings.key_file.read_text().strip()
+    post(fresh, "k")
+    services = fresh.app.state.services
+    object.__setattr__(services, "sealer", Vault([Fernet.generate_key().decode(), old]))
+    assert post(fresh, "k").status == 201
+    assert len(tickets(fresh)) == 1
+
+
+def test_many_at_once_make_one_ticket(fresh: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even where none of them finds the key when it looks first."""
+    everyone = threading.Barrier(4)
+    look: Callable[..., Any] = fresh.store.idempotency_keys.ticket
+    first_look = threading.local()
+
+    def together(key: Any) -> Any:
+        found = look(key)
+        if not getattr(first_look, "done", False):
+            first_look.done = True
+            everyone.wait(20)
+        return found
+
+    monkeypatch.setattr(fresh.store.idempotency_keys, "ticket", together)
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda _: post(fresh, "k"), range(4)))
+    assert [answer.status for answer in answers] == [201] * 4
+    assert len({answer.headers["location"] for answer in answers}) == 1
+    assert len(tickets(fresh)) == 1
+    assert fresh.waker.ids == tickets(fresh)
