@@ -113,6 +113,8 @@ class Stack:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGCONT)
                 process.terminate()
+                # A worker that is asked twice does not wait for its uploads.
+                process.terminate()
         for process in processes:
             try:
                 process.wait(15)

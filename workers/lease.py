@@ -17,6 +17,7 @@ from publisher.core.errors import Cancelled, LeaseLost, ShuttingDown
 from publisher.core.settings import Settings
 from publisher.core.store.leases import Claim, Leases
 from publisher.core.ticket import State
+from workers.drain import Drain
 
 logger = logging.getLogger(__name__)
 
@@ -24,13 +25,13 @@ logger = logging.getLogger(__name__)
 class Lease:
     """Use as a context: the ticket is held inside it."""
 
-    def __init__(self, leases: Leases, claim: Claim, settings: Settings, shutting_down: threading.Event) -> None:
+    def __init__(self, leases: Leases, claim: Claim, settings: Settings, drain: Drain) -> None:
         self.claim = claim
         self.sent = 0
         """Bytes of the image sent in this attempt."""
         self._leases = leases
         self._settings = settings
-        self._shutting_down = shutting_down
+        self._drain = drain
         self._renewed = time.monotonic()
         self._lost = False
         self._cancelled = claim.ticket.state is State.CANCELLING
@@ -52,7 +53,7 @@ class Lease:
         self.check_held()
         if self._cancelled:
             raise Cancelled
-        if self._shutting_down.is_set():
+        if self._drain.over:
             raise ShuttingDown
 
     def check_held(self) -> None:

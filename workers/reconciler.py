@@ -47,6 +47,11 @@ class Reconciler:
                 logger.warning("%s; tickets stay queued until it is back", error)
             except SQLAlchemyError as error:
                 logger.warning("the store did not answer: %s", type(error).__name__)
+        try:
+            # Another worker's takes over at its next turn, and wakes what this worker hands back.
+            self._store.elections.resign(OFFICE, self._holder)
+        except SQLAlchemyError as error:
+            logger.warning("the store did not answer: %s", type(error).__name__)
         self._queue.close()
 
     def _purge(self) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import os
 import random
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -26,6 +25,7 @@ from publisher.core.errors import (
     TransientCloudError,
 )
 from publisher.core.image import Image, open_under
+from publisher.core.publishing import Waker, wake
 from publisher.core.settings import Settings
 from publisher.core.store import Store
 from publisher.core.store.leases import Claim
@@ -34,6 +34,7 @@ from publisher.core.uris import appliance_uri, image_uri, ticket_uri
 from publisher.core.vault import Vault
 from workers.clouds import plugin
 from workers.clouds.base import CloudImage, CloudPublisher, TicketRef, Timeouts
+from workers.drain import Drain
 from workers.lease import Lease
 from workers.transfer import Transfer
 
@@ -53,13 +54,15 @@ class Runner:
         settings: Settings,
         *,
         worker: str,
-        shutting_down: threading.Event | None = None,
+        drain: Drain | None = None,
+        waker: Waker | None = None,
     ) -> None:
         self._store = store
         self._vault = vault
         self._settings = settings
         self._worker = worker
-        self._shutting_down = shutting_down or threading.Event()
+        self._drain = drain or Drain(settings.drain_seconds)
+        self._waker = waker
 
     def run(self, ticket_id: int) -> State | None:
         """Claim a ticket and bring it as far as it gets. Never raises for what goes wrong with the ticket.
@@ -67,15 +70,18 @@ class Runner:
         Returns its state afterwards as this worker left it; None where there was nothing to claim, the lease was lost
         on the way, or the store did not answer.
         """
-        if self._shutting_down.is_set():
+        if self._drain.begun.is_set():
             return None
         try:
             claim = self._store.leases.claim(ticket_id, self._worker, self._settings.lease_seconds)
             if claim is None:
                 return None
             logger.info("ticket %d: claimed, attempt %d", ticket_id, claim.ticket.attempt)
-            with Lease(self._store.leases, claim, self._settings, self._shutting_down) as lease:
+            with Lease(self._store.leases, claim, self._settings, self._drain) as lease:
                 state = Attempt(self._store, self._vault, self._settings, lease).outcome()
+            if state is State.QUEUED and self._drain.over and self._waker:
+                # Its own message went back to the broker as this worker stopped, and is used up by now.
+                wake(self._store, self._waker, ticket_id)
         except LeaseLost:
             logger.warning("ticket %d: the lease was lost; another worker has the ticket", ticket_id)
             return None

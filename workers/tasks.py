@@ -8,7 +8,7 @@ import threading
 from functools import cache
 from typing import Any
 
-from celery.signals import worker_init, worker_ready, worker_shutting_down
+from celery.signals import worker_init, worker_ready
 
 from publisher.core.platforms import installed
 from publisher.core.queue import PUBLISH_TASK, REGISTER_TASK, WakeQueue
@@ -16,11 +16,12 @@ from publisher.core.store import Store
 from publisher.core.vault import Vault
 from workers.app import app, settings
 from workers.clouds import plugin
+from workers.drain import Drain
 from workers.reconciler import Reconciler
 from workers.registration import Registrar
 from workers.runner import Runner
 
-shutting_down = threading.Event()
+drain = Drain(settings.drain_seconds)
 WORKER = f"{socket.gethostname()}-{os.getpid()}"
 
 
@@ -30,9 +31,14 @@ def store() -> Store:
 
 
 @cache
+def queue() -> WakeQueue:
+    return WakeQueue.open(settings)
+
+
+@cache
 def runner() -> Runner:
     vault = Vault.from_file(settings.key_file, production=settings.production)
-    return Runner(store(), vault, settings, worker=WORKER, shutting_down=shutting_down)
+    return Runner(store(), vault, settings, worker=WORKER, drain=drain, waker=queue())
 
 
 @cache
@@ -63,10 +69,6 @@ def _prepare(**_: Any) -> None:
 
 @worker_ready.connect  # type: ignore[untyped-decorator]
 def _reconcile(**_: Any) -> None:
-    reconciler = Reconciler(store(), WakeQueue.open(settings), settings, holder=WORKER, stop=shutting_down)
+    drain.listen()
+    reconciler = Reconciler(store(), WakeQueue.open(settings), settings, holder=WORKER, stop=drain.begun)
     threading.Thread(target=reconciler.run, name="reconciler", daemon=True).start()
-
-
-@worker_shutting_down.connect  # type: ignore[untyped-decorator]
-def _shut_down(**_: Any) -> None:
-    shutting_down.set()

@@ -95,7 +95,8 @@ def _worker(settings: Settings) -> Program:
     return Program(
         "worker",
         programs.worker(settings),
-        programs.inherited() | settings.environment(),
+        # Nobody else is there to go on with what it hands back, and Ctrl-C is not to take half a minute.
+        programs.inherited() | replace(settings, drain_seconds=0.0).environment(),
         ready=lambda: _answers_ping(settings, programs.worker_node()),
         # Long enough to break an upload off and hand its ticket back.
         stop_seconds=4,

@@ -79,6 +79,12 @@ class Settings:
     )
 
     worker_concurrency: int = field(default=4, metadata={"help": "Publications that one worker runs at a time."})
+    drain_seconds: float = field(
+        default=30.0,
+        metadata={
+            "help": "How long a worker that is asked to stop goes on with its uploads before it hands them back."
+        },
+    )
     lease_seconds: float = field(
         default=45.0,
         metadata={"help": "A worker that has not renewed its lease for this long has lost the ticket."},

@@ -201,13 +201,13 @@ def test_glance_killed_in_an_upload_leaves_no_half_made_image(
     assert_one_right_image(glance, ticket, image)
 
 
-def test_a_worker_that_is_asked_to_stop_hands_its_ticket_back(
+def test_a_worker_that_is_to_stop_at_once_hands_its_ticket_back(
     stack: Stack, devcloud: DevCloud, glance: Glance, image: Image
 ) -> None:
     with Proxy(devcloud.glance_url, bytes_per_second=8 * MIB) as slow:
         ticket = stack.publish(publish_body(devcloud, URI, account__glanceUrl=slow.url))
         until(lambda: stack.status(ticket)["percentage"] >= 30, 30)
-        stack.workers[0].process.terminate()
+        stack.workers[0].signal(signal.SIGQUIT)
         assert stack.workers[0].process.wait(10) == 0
         handed_back = stack.store.tickets.list()[0]
         assert (handed_back.state, handed_back.attempt) == (State.QUEUED, 0)

@@ -32,3 +32,9 @@ class Elections:
                 connection.execute(vacate)
                 taken = connection.execute(take).rowcount == 1
             return taken
+
+    def resign(self, office: str, holder: str) -> None:
+        """Leave the office to whoever asks for it next; nothing where somebody else has it."""
+        leave = update(elections).where(elections.c.office == office, elections.c.holder == holder).values(until=0.0)
+        with writing(self._engine, durable=False) as connection:
+            connection.execute(leave)

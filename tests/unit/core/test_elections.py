@@ -50,3 +50,11 @@ def test_of_many_that_run_one_is_elected(stores: Callable[[], Store]) -> None:
         start.reset()
         with ThreadPoolExecutor(8) as pool:
             assert sum(pool.map(stand, range(8))) == 1
+
+
+def test_one_that_is_resigned_is_free_at_once(store: Store) -> None:
+    assert store.elections.hold("cleaner", "a", 60)
+    store.elections.resign("cleaner", "b")
+    assert not store.elections.hold("cleaner", "b", 60)
+    store.elections.resign("cleaner", "a")
+    assert store.elections.hold("cleaner", "b", 60)

@@ -30,6 +30,7 @@ from publisher.core.vault import Vault
 from tests.unit.core.records import add_image, add_ticket, current, put_back, words
 from workers.clouds.base import CloudImage, CloudPublisher, TicketRef, Timeouts
 from workers.clouds.memory import CLOUD
+from workers.drain import Drain
 from workers.runner import Runner, retry_delay
 from workers.transfer import Transfer
 
@@ -152,13 +153,26 @@ def ticket(sqlite_store: Store, vault: Vault, image: Image) -> Ticket:
 
 
 @pytest.fixture
-def shutting_down() -> threading.Event:
-    return threading.Event()
+def drain() -> Drain:
+    return Drain(60)
+
+
+class Waker:
+    def __init__(self) -> None:
+        self.sent: list[int] = []
+
+    def send(self, ticket_id: int) -> None:
+        self.sent.append(ticket_id)
 
 
 @pytest.fixture
-def runner(sqlite_store: Store, vault: Vault, settings: Settings, shutting_down: threading.Event) -> Runner:
-    return Runner(sqlite_store, vault, settings, worker="a", shutting_down=shutting_down)
+def waker() -> Waker:
+    return Waker()
+
+
+@pytest.fixture
+def runner(sqlite_store: Store, vault: Vault, settings: Settings, drain: Drain, waker: Waker) -> Runner:
+    return Runner(sqlite_store, vault, settings, worker="a", drain=drain, waker=waker)
 
 
 @pytest.fixture(autouse=True)
@@ -685,19 +699,38 @@ def test_a_long_upload_keeps_its_lease(
     assert others == [None] * 3
 
 
-@pytest.mark.parametrize("step", ["connect", "find", "chunk"])
-def test_shutting_down_hands_the_ticket_back(
-    sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script, shutting_down: threading.Event, step: str
+def test_a_drain_lets_what_goes_on_end_and_takes_nothing_new(
+    ticket: Ticket, runner: Runner, script: Script, drain: Drain, waker: Waker
 ) -> None:
-    script.on[step] = shutting_down.set
+    script.on["connect"] = drain.ask
+    assert runner.run(ticket.id) is State.PUBLISHED
+    assert waker.sent == []
+    assert runner.run(ticket.id) is None
+
+
+@pytest.mark.parametrize("how", ["at once", "asked twice", "time is up"])
+@pytest.mark.parametrize("step", ["connect", "find", "chunk"])
+def test_a_drain_that_is_over_hands_the_ticket_back(
+    sqlite_store: Store, ticket: Ticket, vault: Vault, settings: Settings, script: Script, waker: Waker, step: str,
+    how: str,
+) -> None:  # fmt: skip
+    drain = Drain(0 if how == "time is up" else 60)
+    runner = Runner(sqlite_store, vault, settings, worker="a", drain=drain, waker=waker)
+
+    def ask() -> None:
+        drain.ask(now=how == "at once")
+        if how == "asked twice":
+            drain.ask()
+
+    script.on[step] = ask
     assert runner.run(ticket.id) is State.QUEUED
+    assert waker.sent == [ticket.id], "another worker is told at once"
     now = current(sqlite_store, ticket)
     assert (now.state, now.attempt, now.error, now.worker) == (State.QUEUED, 0, None, None)
     assert sqlite_store.tickets.due() == [ticket.id]
     assert runner.run(ticket.id) is None, "a worker that ends takes nothing new"
-    shutting_down.clear()
     script.on.clear()
-    assert runner.run(ticket.id) is State.PUBLISHED
+    assert Runner(sqlite_store, vault, settings, worker="b").run(ticket.id) is State.PUBLISHED
     assert len(script.images) == 1
 
 

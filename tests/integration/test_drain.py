@@ -1,0 +1,107 @@
+"""Workers that are asked to stop: what is nearly done ends, what is not another worker takes over within seconds."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from publisher.core.ticket import State
+from publisher.devcloud.cloud import DevCloud
+from tests.clouds import Glance, publish_body
+from tests.proxy import Proxy
+from tests.servers.redis import RedisServer
+from tests.stack import Stack, until
+
+pytestmark = pytest.mark.real
+
+MIB = 1 << 20
+URI = "users/root/appliances/4/images/7"
+
+
+@pytest.fixture(params=["redis", "rabbitmq"])
+def broker(request: pytest.FixtureRequest) -> str:
+    return str(request.getfixturevalue(request.param).url)
+
+
+@pytest.fixture
+def glance(devcloud: DevCloud) -> Iterator[Glance]:
+    glance = Glance(devcloud)
+    yield glance
+    for image in glance.images():
+        glance.delete(image["id"])
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("images") / "image.raw"
+    file.write_bytes(os.urandom(24 * MIB))
+    return file
+
+
+def test_a_short_upload_ends_and_a_long_one_moves(
+    tmp_path: Path, broker: str, devcloud: DevCloud, glance: Glance, file: Path
+) -> None:
+    with (
+        Stack.in_directory(tmp_path / "data", broker, drain_seconds=4.0) as stack,
+        Proxy(devcloud.glance_url, bytes_per_second=8 * MIB) as short,
+        Proxy(devcloud.glance_url, bytes_per_second=1 * MIB) as long,
+    ):
+        stack.add_image(file, id=7)
+        ending = stack.publish(publish_body(devcloud, URI, account__glanceUrl=short.url))
+        moving = stack.publish(publish_body(devcloud, URI, account__glanceUrl=long.url))
+        until(lambda: all(stack.status(each)["percentage"] >= 5 for each in (ending, moving)), 30)
+        another = stack.add_worker()
+        worker = stack.workers[0]
+        worker.process.terminate()
+        assert worker.process.wait(4 + 5) == 0
+        assert stack.status(ending)["published"]
+        assert stack.store.tickets.get(ending["dbId"]).attempt == 1  # type: ignore[union-attr]
+        long.bytes_per_second = None
+        handed_back = time.monotonic()
+        status = stack.wait(moving, 20)
+        assert status["published"]
+        assert time.monotonic() - handed_back < 10
+        ticket = stack.store.tickets.get(moving["dbId"])
+        assert ticket is not None
+        assert ticket.attempt == 1, "an attempt that was handed back does not count"
+        assert str(another.process.pid) in (ticket.worker or "")
+        for each in (ending, moving):
+            (image,) = glance.images(each)
+            assert (image["status"], image["size"]) == ("active", 24 * MIB)
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT], ids=lambda each: each.name)
+def test_asked_again_it_hands_everything_back_now(
+    tmp_path: Path, redis: RedisServer, devcloud: DevCloud, glance: Glance, file: Path, second: signal.Signals
+) -> None:
+    with (
+        Stack.in_directory(tmp_path / "data", redis.url, drain_seconds=60.0) as stack,
+        Proxy(devcloud.glance_url, bytes_per_second=1 * MIB) as slow,
+    ):
+        stack.add_image(file, id=7)
+        ticket = stack.publish(publish_body(devcloud, URI, account__glanceUrl=slow.url))
+        until(lambda: stack.status(ticket)["percentage"] >= 5, 30)
+        worker = stack.workers[0]
+        worker.process.terminate()
+        before = stack.status(ticket)["bytesLoaded"]
+        until(lambda: stack.status(ticket)["bytesLoaded"] > before, 10)
+        waiting = stack.publish(publish_body(devcloud, URI))
+        worker.signal(second)
+        assert worker.process.wait(5) == 0
+        for each in (ticket, waiting):
+            now = stack.store.tickets.get(each["dbId"])
+            assert now is not None
+            assert (now.state, now.attempt) == (State.QUEUED, 0), "nothing new is begun, nothing counts"
+
+
+def test_an_idle_worker_does_not_wait_for_the_drain(tmp_path: Path, broker: str) -> None:
+    with Stack.in_directory(tmp_path / "data", broker) as stack:
+        asked = time.monotonic()
+        stack.workers[0].process.terminate()
+        assert stack.workers[0].process.wait(10) == 0
+        assert time.monotonic() - asked < 5
