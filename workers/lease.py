@@ -6,6 +6,7 @@ The work itself never waits for the database. It leaves the bytes it has sent in
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from types import TracebackType
@@ -13,7 +14,7 @@ from typing import Self
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from publisher.core.errors import Cancelled, LeaseLost, ShuttingDown
+from publisher.core.errors import Cancelled, DeadlinePassed, LeaseLost, ShuttingDown
 from publisher.core.settings import Settings
 from publisher.core.store.leases import Claim, Leases
 from publisher.core.ticket import State
@@ -33,6 +34,9 @@ class Lease:
         self._settings = settings
         self._drain = drain
         self._renewed = time.monotonic()
+        self._deadline = math.inf
+        if settings.deadline_seconds:
+            self._deadline = self._renewed + claim.ticket.accepted + settings.deadline_seconds - claim.now
         self._lost = False
         self._cancelled = claim.ticket.state is State.CANCELLING
         self._ended = threading.Event()
@@ -48,8 +52,22 @@ class Lease:
         self._ended.set()
         self._thread.join()
 
+    @property
+    def seconds_left(self) -> float:
+        """Until the ticket's deadline; below 0 once it has passed, infinite where it has none."""
+        return self._deadline - time.monotonic()
+
     def check(self) -> None:
-        """Raises `LeaseLost`, `Cancelled` or `ShuttingDown` where the work must stop. Costs next to nothing."""
+        """Raises `LeaseLost`, `Cancelled`, `DeadlinePassed` or `ShuttingDown` where the work must stop.
+
+        Costs next to nothing.
+        """
+        self.check_wanted()
+        if self.seconds_left <= 0:
+            raise DeadlinePassed
+
+    def check_wanted(self) -> None:
+        """Raises as `check` does, but for the deadline. For the clean-up after a failure."""
         self.check_held()
         if self._cancelled:
             raise Cancelled

@@ -16,6 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from publisher.core.errors import (
     Cancelled,
     ConfigurationError,
+    DeadlinePassed,
     ImageFileError,
     InvalidRequest,
     LeaseLost,
@@ -127,6 +128,8 @@ class Attempt:
         except ShuttingDown:
             self._leases.release(self._claim, "The worker shuts down and hands the ticket back")
             return State.QUEUED
+        except DeadlinePassed:
+            return self._too_late(self._ticket.error)
         except TransientCloudError as error:
             return self._retry(error)
         except (PermanentCloudError, InvalidRequest, ImageFileError, ConfigurationError) as error:
@@ -188,15 +191,26 @@ class Attempt:
     def _retry(self, error: TransientCloudError) -> State:
         if self._ticket.attempt >= self._settings.attempts_max:
             return self._fail(f"{error} (given up after {self._ticket.attempt} attempts)")
-        delay = retry_delay(self._settings, self._ticket.attempt, error.retry_after_seconds)
+        left = self._lease.seconds_left
+        if left <= 0:
+            return self._too_late(str(error))
+        # A wait beyond the deadline ends with it.
+        delay = min(retry_delay(self._settings, self._ticket.attempt, error.retry_after_seconds), left)
         logger.warning("ticket %d: %s; again in %.1f s", self._ticket.id, error, delay)
         self._leases.retry(self._claim, delay_seconds=delay, error=str(error))
         return State.QUEUED
 
+    def _too_late(self, last_error: str | None) -> State:
+        words = f"given up: not published within {_duration(self._settings.deadline_seconds)} of its acceptance"
+        # It may say so already, where the clean-up had to be tried again.
+        if last_error and not last_error.startswith(words):
+            words += f"; the last error: {last_error}"
+        return self._fail(words)
+
     def _fail(self, error: str, detail: str | None = None) -> State:
         """Clean up, then fail. Where the cloud cannot be reached for that, the ticket is tried again later."""
         try:
-            self._clean_up(self._lease.check)
+            self._clean_up(self._lease.check_wanted)
         except (TransientCloudError, ShuttingDown) as blocked:
             if self._ticket.attempt < self._settings.attempts_max:
                 delay = retry_delay(self._settings, self._ticket.attempt)
@@ -312,6 +326,10 @@ def retry_delay(settings: Settings, attempt: int, retry_after_seconds: float | N
     doubled = settings.retry_first_seconds * 2.0 ** (attempt - 1)
     delay = min(doubled, settings.retry_longest_seconds) * random.uniform(0.75, 1.25)  # noqa: S311  # no secret
     return max(delay, retry_after_seconds or 0.0)
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 3600:g} h" if seconds >= 3600 else f"{seconds:g} s"
 
 
 def _difference(uploaded: CloudImage, image: Image, transfer: Transfer) -> str | None:

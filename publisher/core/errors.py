@@ -81,6 +81,10 @@ class LeaseLost(Stopped):
     """Another worker has taken the ticket over; nothing may be written any more."""
 
 
+class DeadlinePassed(Stopped):
+    """The time that the ticket had to be published in is over."""
+
+
 class ShuttingDown(Stopped):
     """This worker is shutting down and hands the ticket back."""
 

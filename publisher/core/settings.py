@@ -103,6 +103,10 @@ class Settings:
     attempts_max: int = field(default=6, metadata={"help": "Attempts before a transient error fails the ticket."})
     retry_first_seconds: float = field(default=2.0, metadata={"help": "Delay before the second attempt; it doubles."})
     retry_longest_seconds: float = field(default=300.0, metadata={"help": "Longest delay between two attempts."})
+    deadline_seconds: float = field(
+        default=86400.0,
+        metadata={"help": "A ticket that is not published this long after it was accepted fails; 0: no such limit."},
+    )
     connect_timeout_seconds: float = field(default=10.0, metadata={"help": "Time-out of a connection to a cloud."})
     call_timeout_seconds: float = field(default=60.0, metadata={"help": "Time-out of one call to a cloud."})
     stall_seconds: float = field(

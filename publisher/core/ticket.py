@@ -134,6 +134,8 @@ class Ticket:
     """How many one-time keys for the download of its image were used up."""
     progressed: float | None = None
     """When `progress.sent` last grew in this attempt; None while nothing was sent."""
+    accepted: float = 0.0
+    """When it was made, or last tried again by its owner."""
 
     @property
     def final(self) -> bool:

@@ -28,6 +28,8 @@ class Claim:
 
     ticket: Ticket
     token: int
+    now: float
+    """When it was claimed, by the database's clock."""
 
 
 class Leases:
@@ -78,7 +80,7 @@ class Leases:
             if not claimed:
                 return None
             now = connection.execute(select(*TICKET_COLUMNS).where(tickets.c.id == id)).one()
-        return Claim(ticket_of(now), ticket.lease_token + 1)
+        return Claim(ticket_of(now), ticket.lease_token + 1, row.now)
 
     def renew(self, claim: Claim, lease_seconds: float, *, sent: int) -> None:
         """Write the progress and renew the lease. Raises `Cancelled` or `LeaseLost`."""

@@ -174,6 +174,8 @@ tickets = Table(
     Column("error_detail", Text),
     Column("created", Double, nullable=False),
     Column("modified", Double, nullable=False),
+    # When it was made, or last tried again by its owner: its deadline counts from here.
+    Column("accepted", Double, nullable=False, server_default="0"),
     Column("started", Double),
     # When `sent` last changed.
     Column("progressed", Double),
