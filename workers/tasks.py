@@ -20,6 +20,7 @@ from workers.drain import Drain
 from workers.reconciler import Reconciler
 from workers.registration import Registrar
 from workers.runner import Runner
+from workers.sweeper import Sweeper
 
 drain = Drain(settings.drain_seconds)
 WORKER = f"{socket.gethostname()}-{os.getpid()}"
@@ -36,9 +37,13 @@ def queue() -> WakeQueue:
 
 
 @cache
+def vault() -> Vault:
+    return Vault.from_file(settings.key_file, production=settings.production)
+
+
+@cache
 def runner() -> Runner:
-    vault = Vault.from_file(settings.key_file, production=settings.production)
-    return Runner(store(), vault, settings, worker=WORKER, drain=drain, waker=queue())
+    return Runner(store(), vault(), settings, worker=WORKER, drain=drain, waker=queue())
 
 
 @cache
@@ -72,3 +77,5 @@ def _reconcile(**_: Any) -> None:
     drain.listen()
     reconciler = Reconciler(store(), WakeQueue.open(settings), settings, holder=WORKER, stop=drain.begun)
     threading.Thread(target=reconciler.run, name="reconciler", daemon=True).start()
+    sweeper = Sweeper(store(), vault(), settings, worker=WORKER, stop=drain.begun)
+    threading.Thread(target=sweeper.run, name="sweeper", daemon=True).start()

@@ -70,6 +70,7 @@ app.command()(doctor.doctor)
 app.command()(servers.serve)
 app.command()(servers.worker)
 app.command()(servers.flower)
+app.command()(servers.sweep)
 app.command()(servers.migrate)
 app.add_typer(devcloud.app, name="devcloud")
 

@@ -41,6 +41,12 @@ def worker_node(name: str = WORKER_NAME) -> str:
     return f"{name}@{socket.gethostname()}"
 
 
+def sweep(*, dry_run: bool, as_json: bool) -> list[str]:
+    """The command of one sweep of the clouds."""
+    options = ["--dry-run"] * dry_run + ["--json"] * as_json
+    return [sys.executable, "-m", "workers.sweep", *options]
+
+
 def flower() -> list[str]:
     """The command of Flower; its options are in the environment, where a password is not seen by others.
 

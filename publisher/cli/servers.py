@@ -1,4 +1,4 @@
-"""`publisher serve`, `worker`, `flower` and `migrate`: the parts of an installation one by one, for production."""
+"""`publisher serve`, `worker`, `flower`, `sweep`, `migrate`: the parts of an installation, one by one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 
 from publisher.cli import passwords, programs
 from publisher.cli.installation import open_store
-from publisher.cli.output import say
+from publisher.cli.output import Json, say
 from publisher.core.settings import Settings
 
 FLOWER_LOGIN = "operator"
@@ -75,6 +75,18 @@ def migrate() -> None:
         store.migrate()
         store.check_schema()
     say("The database is up to date")
+
+
+def sweep(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be removed.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Remove from the clouds what tickets that failed have left there. Workers do so by themselves, too.
+
+    Only what is seen for the second time, PUBLISHER_SWEEP_GRACE_SECONDS after the first; what is in doubt is reported.
+    """
+    settings = Settings.from_environment()
+    _become(programs.sweep(dry_run=dry_run, as_json=as_json), settings.environment())
 
 
 def _become(command: list[str], environment: dict[str, str]) -> NoReturn:

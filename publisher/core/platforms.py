@@ -5,6 +5,8 @@ Names are the elements of the wire contract. A platform is offered where a plugi
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
@@ -79,6 +81,15 @@ def check_request(platform: str, account: dict[str, Any], secrets: dict[str, str
             raise InvalidRequest(f"is longer than {NAME_LENGTH_MAX} characters", field=path)
     if asked is _OPENSTACK:
         _check_openstack(account, target)
+
+
+def cloud_account(platform: str, account: dict[str, Any], target: dict[str, Any]) -> str:
+    """Which account of which cloud, and which project of it: SHA-256, in hex."""
+    address = str(account.get("keystoneUrl") or "").lower().rstrip("/")
+    address = address.removesuffix("/v3").removesuffix("/v2.0").rstrip("/")
+    project = target.get("keystoneProject") or target.get("tenantName") or ""
+    parts = [platform, address, account.get("login") or "", target.get("keystoneDomain") or "default", project]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def _check_openstack(account: dict[str, Any], target: dict[str, Any]) -> None:

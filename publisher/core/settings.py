@@ -107,6 +107,14 @@ class Settings:
         default=86400.0,
         metadata={"help": "A ticket that is not published this long after it was accepted fails; 0: no such limit."},
     )
+    sweep_seconds: float = field(
+        default=3600.0,
+        metadata={"help": "How often the clouds are searched for what nobody needs; 0: only by `publisher sweep`."},
+    )
+    sweep_grace_seconds: float = field(
+        default=3600.0,
+        metadata={"help": "What nobody needs is removed if it is seen again at least this much later."},
+    )
     connect_timeout_seconds: float = field(default=10.0, metadata={"help": "Time-out of a connection to a cloud."})
     call_timeout_seconds: float = field(default=60.0, metadata={"help": "Time-out of one call to a cloud."})
     stall_seconds: float = field(

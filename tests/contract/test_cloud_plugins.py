@@ -237,6 +237,30 @@ def test_a_wrong_password_is_permanent_and_is_not_repeated(harness: Harness) -> 
     assert "wrong" not in str(refused.value)
 
 
+def test_lists_what_an_installation_has_made(harness: Harness, image: tuple[Image, Path]) -> None:
+    record, file = image
+    harness.ref = replace(harness.ref, deployment=str(uuid.uuid4()))
+    cloud = harness.connect()
+    assert list(cloud.tagged(harness.ref.deployment)) == []
+    whole = cloud.upload(record, harness.ref, transfer_of(file))
+    first, deployment = harness.ref, harness.ref.deployment
+    harness.new_ticket()
+    harness.ref = replace(harness.ref, deployment=deployment)
+    with pytest.raises(Cancelled):
+        harness.connect().upload(record, harness.ref, transfer_of(file, stop_at=1))
+    (half,) = harness.left()
+    found = {each.cloud_id: each for each in cloud.tagged(deployment)}
+    assert {each.cloud_id: each.ticket_uid for each in found.values()} == {
+        whole.cloud_id: first.uid,
+        half: harness.ref.uid,
+    }
+    assert all(each.age_seconds is not None and 0 <= each.age_seconds < 120 for each in found.values())
+    assert list(cloud.tagged(str(uuid.uuid4()))) == []
+    for cloud_id in found:
+        cloud.delete(cloud_id)
+    assert list(cloud.tagged(deployment)) == []
+
+
 def test_two_tickets_have_an_image_each(harness: Harness, image: tuple[Image, Path]) -> None:
     record, file = image
     cloud = harness.connect()

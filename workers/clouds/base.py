@@ -36,6 +36,16 @@ class CloudImage:
     """Where it is, for people: a region or an endpoint."""
 
 
+@dataclass(frozen=True, slots=True)
+class Tagged:
+    """An object in the cloud that says that it was made by an installation, for a ticket."""
+
+    cloud_id: str
+    ticket_uid: str
+    age_seconds: float | None = None
+    """Since the cloud made it, about; None where it does not tell."""
+
+
 class Journal(Protocol):
     """The ticket's list of the cloud objects that it has made. Each method may raise `LeaseLost` or `Cancelled`."""
 
@@ -97,6 +107,10 @@ class CloudPublisher(ABC):
     @abstractmethod
     def delete(self, cloud_id: str) -> None:
         """Remove an object and return once the cloud confirms that it is gone. One that is not there is no error."""
+
+    @abstractmethod
+    def tagged(self, deployment: str) -> Sequence[Tagged]:
+        """All objects of this account that carry the installation's id, whatever their state."""
 
     def close(self) -> None:  # noqa: B027  # most have nothing to close
         """Let go of connections."""

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Self
 
 from publisher.core.errors import PermanentCloudError, TransientCloudError
 from publisher.core.image import Image
 from publisher.core.ticket import Account, Target
-from workers.clouds.base import CloudImage, CloudPublisher, TicketRef, Timeouts
+from workers.clouds.base import CloudImage, CloudPublisher, Tagged, TicketRef, Timeouts
 from workers.transfer import Transfer
 
 
@@ -25,6 +27,8 @@ class StoredImage:
     name: str
     size: int = 0
     sha256: str | None = None
+    deployment: str = ""
+    made: float = field(default_factory=time.monotonic)
 
 
 @dataclass(slots=True)
@@ -70,7 +74,7 @@ class MemoryPublisher(CloudPublisher):
         if not found:
             ticket.journal.plan(cloud_id)
             with CLOUD.lock:
-                CLOUD.images[cloud_id] = StoredImage(ticket.uid, self._name)
+                CLOUD.images[cloud_id] = StoredImage(ticket.uid, self._name, deployment=ticket.deployment)
             ticket.journal.present(cloud_id)
         received = hashlib.sha256()
         size = 0
@@ -91,6 +95,12 @@ class MemoryPublisher(CloudPublisher):
     def delete(self, cloud_id: str) -> None:
         with CLOUD.lock:
             CLOUD.images.pop(cloud_id, None)
+
+    def tagged(self, deployment: str) -> Sequence[Tagged]:
+        now = time.monotonic()
+        with CLOUD.lock:
+            found = [(cloud_id, each) for cloud_id, each in CLOUD.images.items() if each.deployment == deployment]
+        return [Tagged(cloud_id, each.ticket_uid, now - each.made) for cloud_id, each in found]
 
 
 def _cloud_image(cloud_id: str, stored: StoredImage) -> CloudImage:

@@ -50,7 +50,9 @@ class Leases:
                 return None
             ticket = ticket_of(row)
             if ticket.state is State.QUEUED:
-                free, to_state, words = ticket.not_before <= row.now, State.PUBLISHING, "Claimed"
+                # The sweeper holds one while it removes what an earlier try has left.
+                free = ticket.not_before <= row.now and row.lease_until < row.now
+                to_state, words = State.PUBLISHING, "Claimed"
             elif ticket.final:
                 return None
             else:

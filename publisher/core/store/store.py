@@ -24,6 +24,7 @@ from publisher.core.store.images import Images
 from publisher.core.store.leases import Leases
 from publisher.core.store.registrations import Registrations
 from publisher.core.store.roles import Roles
+from publisher.core.store.sweeping import Sweeping
 from publisher.core.store.tickets import Tickets
 from publisher.core.store.users import Users
 
@@ -46,6 +47,7 @@ class Store:
         self.registrations = Registrations(engine, wake_again_seconds=wake_again_seconds)
         self.idempotency_keys = IdempotencyKeys(engine)
         self.elections = Elections(engine)
+        self.sweeping = Sweeping(engine)
 
     @classmethod
     def open(cls, settings: Settings) -> Store:

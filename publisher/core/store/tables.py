@@ -160,6 +160,8 @@ tickets = Table(
     # Which stored account was named, if one was. No foreign key: what the ticket needs of it is copied.
     Column("account_id", BigInteger),
     Column("account", JSON, nullable=False),
+    # Which account of which cloud that is, as a digest (publisher.core.platforms.cloud_account).
+    Column("cloud_account", String(64), nullable=False, server_default=""),
     Column("sealed_secrets", LargeBinary),
     Column("target", JSON, nullable=False),
     Column("name", String(255), nullable=False),
@@ -194,6 +196,8 @@ tickets = Table(
     Index(None, "owner", "appliance_id"),
     Index(None, "image_id"),
     Index(None, "state", "wake_at"),
+    Index(None, "cloud_account", "state"),
+    Index(None, "owner", "state"),
     sqlite_autoincrement=True,
 )
 
@@ -228,6 +232,29 @@ journal = Table(
     Column("state", String(16), nullable=False),
     Column("created", Double, nullable=False),
     Column("modified", Double, nullable=False),
+)
+
+# What tickets that were deleted have, or may have, left in a cloud.
+tombstones = Table(
+    "tombstones",
+    metadata,
+    Column("ticket_uid", String(36), primary_key=True),
+    Column("cloud_id", String(255), primary_key=True),
+    # In which the ticket ended.
+    Column("state", String(16), nullable=False),
+    # This is what it published: the user's own from now on.
+    Column("published", Boolean, nullable=False),
+    Column("created", Double, nullable=False),
+)
+
+# Cloud objects that nobody seems to need, and when the sweeper saw them.
+sightings = Table(
+    "sightings",
+    metadata,
+    Column("ticket_uid", String(36), primary_key=True),
+    Column("cloud_id", String(255), primary_key=True),
+    Column("first", Double, nullable=False),
+    Column("last", Double, nullable=False),
 )
 
 elections = Table(

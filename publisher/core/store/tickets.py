@@ -7,9 +7,10 @@ from collections.abc import Collection, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import Connection, Engine, and_, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, and_, delete, func, insert, or_, select, update
 
 from publisher.core.errors import Conflict, NotFound
+from publisher.core.platforms import cloud_account
 from publisher.core.store.engine import db_now, reading, writing
 from publisher.core.store.idempotency import IdempotencyKey, take
 from publisher.core.store.images import hold
@@ -22,7 +23,7 @@ from publisher.core.store.rows import (
     ticket_of,
     wake_delay,
 )
-from publisher.core.store.tables import history, journal, tickets
+from publisher.core.store.tables import history, journal, tickets, tombstones
 from publisher.core.ticket import FINAL, CloudRef, HistoryEntry, Phase, State, Ticket
 
 _IDS_AT_ONCE = 1000
@@ -62,6 +63,7 @@ class Tickets:
             "platform": platform,
             "account_id": account_id,
             "account": account,
+            "cloud_account": cloud_account(platform, account, target),
             "sealed_secrets": sealed_secrets,
             "target": target,
             "name": name,
@@ -250,6 +252,7 @@ class Tickets:
         """
         with writing(self._engine) as connection:
             ended = tickets.c.state.in_(FINAL)
+            _remember(connection, tickets.c.id == id, ended)
             if connection.execute(delete(tickets).where(tickets.c.id == id, ended)).rowcount == 1:
                 return
             state = connection.execute(select(tickets.c.state).where(tickets.c.id == id)).scalar()
@@ -267,6 +270,7 @@ class Tickets:
             first = connection.execute(going_on.with_for_update()).scalar()
             if first is not None:
                 raise Conflict(f"ticket {first} has not ended; cancel it first. None was deleted")
+            _remember(connection, *theirs)
             connection.execute(delete(tickets).where(*theirs))
 
     def due(self, limit: int = 100) -> Sequence[int]:
@@ -290,6 +294,18 @@ class Tickets:
         )
         with writing(self._engine) as connection:
             connection.execute(update(tickets).where(tickets.c.id == id).values(values))
+
+
+def _remember(connection: Connection, *which: ColumnElement[bool]) -> None:
+    """What tickets that are about to be deleted have made, or may have made, in a cloud."""
+    published = and_(tickets.c.state == State.PUBLISHED, tickets.c.cloud_id == journal.c.cloud_id)
+    left = (
+        select(tickets.c.uid, journal.c.cloud_id, tickets.c.state, published, db_now())
+        .join(journal, journal.c.ticket_id == tickets.c.id)
+        .where(*which, journal.c.state != "gone")
+    )
+    columns = ["ticket_uid", "cloud_id", "state", "published", "created"]
+    connection.execute(insert(tombstones).from_select(columns, left))
 
 
 def _hold_image(connection: Connection, image_id: int) -> None:

@@ -49,6 +49,14 @@ def test_serve(bare_cli: Cli) -> None:
 
 
 @pytest.mark.usefixtures("_executed")
+def test_sweep(bare_cli: Cli) -> None:
+    assert became(bare_cli, "sweep").command[1:] == ["-m", "workers.sweep"]
+    program = became(bare_cli, "sweep", "--dry-run", "--json", PUBLISHER_SWEEP_GRACE_SECONDS="60")
+    assert program.command[1:] == ["-m", "workers.sweep", "--dry-run", "--json"]
+    assert program.environment["PUBLISHER_SWEEP_GRACE_SECONDS"] == "60.0"
+
+
+@pytest.mark.usefixtures("_executed")
 def test_worker(bare_cli: Cli) -> None:
     program = became(bare_cli, "worker", "--concurrency", "9", "--name", "second", OS_PASSWORD="hunter2")
 

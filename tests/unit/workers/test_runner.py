@@ -7,7 +7,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -28,7 +28,7 @@ from publisher.core.store import Store
 from publisher.core.ticket import Account, CloudRef, Phase, State, Target, Ticket
 from publisher.core.vault import Vault
 from tests.unit.core.records import add_image, add_ticket, current, put_back, words
-from workers.clouds.base import CloudImage, CloudPublisher, TicketRef, Timeouts
+from workers.clouds.base import CloudImage, CloudPublisher, Tagged, TicketRef, Timeouts
 from workers.clouds.memory import CLOUD
 from workers.drain import Drain
 from workers.runner import Runner, retry_delay
@@ -107,6 +107,9 @@ def scripted(script: Script) -> type[CloudPublisher]:
         def delete(self, cloud_id: str) -> None:
             script.step("delete")
             script.images.pop(cloud_id, None)
+
+        def tagged(self, deployment: str) -> Sequence[Tagged]:
+            return []
 
         def close(self) -> None:
             script.closed += 1

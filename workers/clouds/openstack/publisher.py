@@ -10,6 +10,8 @@ import logging
 import os
 import ssl
 import uuid
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -22,7 +24,7 @@ from publisher.core.errors import CloudError, InvalidRequest, PermanentCloudErro
 from publisher.core.image import DISK_FORMATS, Image
 from publisher.core.platforms import NAME_LENGTH_MAX
 from publisher.core.ticket import Account, Target
-from workers.clouds.base import CloudImage, CloudPublisher, TicketRef, Timeouts
+from workers.clouds.base import CloudImage, CloudPublisher, Tagged, TicketRef, Timeouts
 from workers.clouds.openstack.errors import answered, translated, words_of
 from workers.clouds.openstack.session import SignIn, image_endpoint, sign_in
 from workers.transfer import Answer, Transfer
@@ -31,6 +33,10 @@ logger = logging.getLogger(__name__)
 
 GIB = 1 << 30
 _TICKET, _DEPLOYMENT = "publisher_ticket", "publisher_deployment"
+
+
+_SNAPSHOT = ("base_image_ref", "instance_uuid")
+"""What Nova adds to a snapshot, beside all properties of the image that its server was booted from."""
 
 
 class OpenStackPublisher(CloudPublisher):
@@ -123,6 +129,14 @@ class OpenStackPublisher(CloudPublisher):
                 f"{self._service}: image {cloud_id} is still {record['status']} after its deletion"
             )
 
+    def tagged(self, deployment: str) -> Sequence[Tagged]:
+        with translated(self._service):
+            # Others' images are listed as well, where they are public or shared.
+            project = self._session.get_project_id()
+            filters = {_DEPLOYMENT: deployment} | ({"owner": project} if project else {})
+            found = [dict(record) for record in self._glance.images.list(filters=filters)]
+        return [Tagged(str(each["id"]), str(each.get(_TICKET)), _age(each)) for each in found if not _is_snapshot(each)]
+
     # Records --------------------------------------------------------------------------------------
 
     def _create(self, image: Image, ticket: TicketRef) -> str:
@@ -170,7 +184,7 @@ class OpenStackPublisher(CloudPublisher):
     def _tagged(self, ticket: TicketRef) -> list[str]:
         with translated(self._service):
             found = self._glance.images.list(filters={_TICKET: ticket.uid, _DEPLOYMENT: ticket.deployment})
-            return [str(record["id"]) for record in found]
+            return [str(record["id"]) for record in found if not _is_snapshot(record)]
 
     def _record(self, cloud_id: str) -> dict[str, Any] | None:
         with translated(self._service):
@@ -229,6 +243,19 @@ class OpenStackPublisher(CloudPublisher):
 
     def _name(self, image: Image) -> str:
         return str(self._target.fields.get("displayName") or image.name)
+
+
+def _is_snapshot(record: Mapping[str, Any]) -> bool:
+    """It is the user's own, and has our tags only because it was made from an image of ours."""
+    return record.get("image_type") == "snapshot" or any(name in record for name in _SNAPSHOT)
+
+
+def _age(record: Mapping[str, Any]) -> float | None:
+    try:
+        made = datetime.fromisoformat(str(record.get("created_at")))
+    except ValueError:
+        return None
+    return max(0.0, (datetime.now(UTC) - made).total_seconds())
 
 
 def _tls() -> ssl.SSLContext:

@@ -1,0 +1,167 @@
+"""What the sweeper needs to know: which cloud accounts there are, and which of the objects in them nobody needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import Connection, Engine, and_, delete, exists, select, update
+from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+
+from publisher.core.platforms import cloud_account
+from publisher.core.store.engine import db_now, reading, writing
+from publisher.core.store.tables import accounts, journal, sightings, tickets, tombstones
+from publisher.core.ticket import FINAL, State
+
+_SIGHTINGS_KEPT_SECONDS = 30 * 86400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """An account of a cloud, and where in that cloud to look."""
+
+    platform: str
+    account: dict[str, Any]
+    target: dict[str, Any]
+    sealed_secrets: bytes = field(repr=False)
+
+
+class Standing(StrEnum):
+    """What our records say of an object that carries our tag."""
+
+    KEPT = "kept"
+    """It was published, or its ticket has not ended, or only just."""
+    ORPHAN = "orphan"
+    """We made it, and the ticket ended without it."""
+    UNKNOWN = "unknown"
+    """No record says that we made it: not ours to delete."""
+
+
+class Sweeping:
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._insert = postgresql_insert if engine.dialect.name == "postgresql" else sqlite_insert
+
+    def scopes(self) -> list[Scope]:
+        """Each place once where tickets have made something and whose secrets are still here; and each stored account.
+
+        A ticket that never made anything may just have had a wrong password, which is not to be tried again and again.
+        """
+        found: dict[tuple[str, str, str], Scope] = {}
+        columns = tickets.c.platform, tickets.c.account, tickets.c.target, tickets.c.sealed_secrets
+        made = exists().where(journal.c.ticket_id == tickets.c.id)
+        own = select(*columns).where(tickets.c.sealed_secrets.is_not(None), made).order_by(tickets.c.id.desc())
+        # Published tickets have lost their secrets, and stored accounts do not say where in the cloud.
+        stored = (
+            select(accounts.c.platform, accounts.c.fields, tickets.c.target, accounts.c.sealed_secrets)
+            .join(tickets, tickets.c.account_id == accounts.c.id, isouter=True)
+            .order_by(accounts.c.id, tickets.c.id.desc())
+        )
+        with reading(self._engine) as connection:
+            for query in (stored, own):
+                for platform, account, target, secrets in connection.execute(query):
+                    scope = Scope(platform, account, target or {}, secrets)
+                    found.setdefault(_place(scope), scope)
+        return list(found.values())
+
+    def standing(self, ticket_uid: str, cloud_id: str, grace_seconds: float) -> Standing:
+        with reading(self._engine) as connection:
+            return self._standing(connection, ticket_uid, cloud_id, grace_seconds)
+
+    def _standing(self, connection: Connection, ticket_uid: str, cloud_id: str, grace_seconds: float) -> Standing:
+        ours = exists().where(journal.c.ticket_id == tickets.c.id, journal.c.cloud_id == cloud_id)
+        columns = tickets.c.state, tickets.c.cloud_id, tickets.c.lease_until, tickets.c.finished
+        ticket = connection.execute(
+            select(*columns, ours.label("ours"), db_now().label("now")).where(tickets.c.uid == ticket_uid)
+        ).one_or_none()
+        if ticket is None:
+            grave = connection.execute(
+                select(tombstones.c.published).where(
+                    tombstones.c.ticket_uid == ticket_uid, tombstones.c.cloud_id == cloud_id
+                )
+            ).one_or_none()
+            if grave is None:
+                return Standing.UNKNOWN
+            return Standing.KEPT if grave.published else Standing.ORPHAN
+        if (
+            ticket.state not in FINAL
+            or ticket.lease_until >= ticket.now
+            or (ticket.finished or 0.0) > ticket.now - grace_seconds
+            or (ticket.state == State.PUBLISHED and ticket.cloud_id in (None, cloud_id))
+        ):
+            return Standing.KEPT
+        return Standing.ORPHAN if ticket.ours else Standing.UNKNOWN
+
+    def seen_for(self, ticket_uid: str, cloud_id: str) -> float | None:
+        """How long ago the object was first seen as an orphan, in seconds; None where it was not."""
+        query = select(db_now() - sightings.c.first).where(*_sighting(ticket_uid, cloud_id))
+        with reading(self._engine) as connection:
+            return connection.execute(query).scalar_one_or_none()
+
+    def see(self, ticket_uid: str, cloud_id: str) -> None:
+        """Note that an orphan was seen."""
+        row = {"ticket_uid": ticket_uid, "cloud_id": cloud_id, "first": db_now(), "last": db_now()}
+        seen = self._insert(sightings).values(row)
+        again = seen.on_conflict_do_update(index_elements=["ticket_uid", "cloud_id"], set_={"last": db_now()})
+        with writing(self._engine, durable=False) as connection:
+            connection.execute(again)
+
+    def lose_sight(self, ticket_uid: str, cloud_id: str) -> None:
+        """Somebody needs it after all: should it be an orphan again, that is another first sighting."""
+        with writing(self._engine, durable=False) as connection:
+            connection.execute(delete(sightings).where(*_sighting(ticket_uid, cloud_id)))
+
+    def forget_old(self) -> None:
+        """Forget sightings of objects that are not there any more."""
+        old = sightings.c.last < db_now() - _SIGHTINGS_KEPT_SECONDS
+        with writing(self._engine, durable=False) as connection:
+            connection.execute(delete(sightings).where(old))
+
+    @contextmanager
+    def removing(self, ticket_uid: str, cloud_id: str, grace_seconds: float, seconds: float) -> Iterator[bool]:
+        """Inside, for so long, no worker takes up the ticket, which would adopt the object; and then it is noted as
+        gone. False, and nothing is noted, where the object must stay after all."""
+        same_ticket = tickets.c.uid == ticket_uid
+        with writing(self._engine) as connection:
+            # The ticket's row is locked before it is looked at, for its owner may have it tried again just now.
+            connection.execute(select(tickets.c.id).where(same_ticket).with_for_update())
+            free = self._standing(connection, ticket_uid, cloud_id, grace_seconds) is Standing.ORPHAN
+            if free:
+                connection.execute(update(tickets).where(same_ticket).values(lease_until=db_now() + seconds))
+        if not free:
+            yield False
+            return
+        gone = False
+        try:
+            yield True
+            gone = True
+        finally:
+            with writing(self._engine) as connection:
+                connection.execute(update(tickets).where(same_ticket).values(lease_until=0.0))
+                if gone:
+                    self._note_gone(connection, ticket_uid, cloud_id)
+
+    def _note_gone(self, connection: Connection, ticket_uid: str, cloud_id: str) -> None:
+        ids = select(tickets.c.id).where(tickets.c.uid == ticket_uid).scalar_subquery()
+        same = and_(journal.c.ticket_id == ids, journal.c.cloud_id == cloud_id)
+        connection.execute(update(journal).where(same).values(state="gone", modified=db_now()))
+        left = tickets.c.uid == ticket_uid, tickets.c.cloud_id == cloud_id
+        connection.execute(update(tickets).where(*left).values(cloud_id=None))
+        connection.execute(delete(sightings).where(*_sighting(ticket_uid, cloud_id)))
+        connection.execute(
+            delete(tombstones).where(tombstones.c.ticket_uid == ticket_uid, tombstones.c.cloud_id == cloud_id)
+        )
+
+
+def _sighting(ticket_uid: str, cloud_id: str) -> tuple[Any, ...]:
+    return sightings.c.ticket_uid == ticket_uid, sightings.c.cloud_id == cloud_id
+
+
+def _place(scope: Scope) -> tuple[str, str, str]:
+    """Within one cloud account there may be several image services."""
+    account = cloud_account(scope.platform, scope.account, scope.target)
+    return account, str(scope.account.get("glanceUrl") or ""), str(scope.target.get("publishLocation") or "")

@@ -1,0 +1,286 @@
+"""What nobody needs is removed at its second sighting; what is in doubt stays."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from publisher.core.errors import TransientCloudError
+from publisher.core.settings import Settings
+from publisher.core.store import Store
+from publisher.core.ticket import State, Ticket
+from publisher.core.vault import Vault
+from tests.unit.core.records import add_ticket, current, put_back
+from workers.clouds.memory import CLOUD, MemoryPublisher, StoredImage
+from workers.sweeper import OFFICE, Finding, Outcome, Sweeper, words
+
+HOUR = 3600.0
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(data_dir=tmp_path, sweep_grace_seconds=HOUR)
+
+
+@pytest.fixture
+def vault(settings: Settings) -> Vault:
+    return Vault.from_file(settings.key_file)
+
+
+@pytest.fixture
+def sweeper(store: Store, vault: Vault, settings: Settings) -> Sweeper:
+    return Sweeper(store, vault, settings, worker="a")
+
+
+@pytest.fixture(autouse=True)
+def _empty_cloud() -> Iterator[None]:
+    CLOUD.images.clear()
+    yield
+    CLOUD.images.clear()
+
+
+def put(store: Store, cloud_id: str, ticket_uid: str) -> None:
+    CLOUD.images[cloud_id] = StoredImage(ticket_uid, "an image", deployment=store.deployment)
+
+
+def ticket_that_left(
+    store: Store, vault: Vault, cloud_id: str, state: State = State.FAILED, **values: object
+) -> Ticket:
+    """A ticket with an object in the cloud and in its journal, that ended long ago, or has not ended."""
+    ticket = add_ticket(store, sealed_secrets=vault.seal({"password": "x"}), **values)
+    claim = store.leases.claim(ticket.id, "a", 60)
+    assert claim
+    store.leases.plan(claim, cloud_id)
+    store.leases.mark(claim, cloud_id, "present")
+    put(store, cloud_id, ticket.uid)
+    match state:
+        case State.FAILED:
+            store.leases.failed(claim, error="the quota is used up")
+        case State.PUBLISHED:
+            store.leases.published(claim, cloud_id=cloud_id, location=None)
+        case State.QUEUED:
+            store.leases.retry(claim, delay_seconds=0, error="later")
+        case State.CANCELLING:
+            store.tickets.request_cancel(ticket.id)
+    if state in (State.FAILED, State.PUBLISHED):
+        put_back(store, ticket, finished=2 * HOUR)
+    return current(store, ticket)
+
+
+def first_seen_an_hour_ago(store: Store) -> None:
+    from publisher.core.store.engine import db_now, writing
+    from publisher.core.store.tables import sightings
+
+    with writing(store.engine) as connection:
+        connection.execute(sightings.update().values(first=db_now() - HOUR - 1))
+
+
+def twice(store: Store, sweeper: Sweeper) -> list[Finding]:
+    """Sweep, and again an hour later."""
+    list(sweeper.sweep())
+    first_seen_an_hour_ago(store)
+    return list(sweeper.sweep())
+
+
+def test_an_orphan_goes_at_its_second_sighting(store: Store, vault: Vault, sweeper: Sweeper) -> None:
+    ticket = ticket_that_left(store, vault, "left")
+    assert [(each.outcome, each.cloud_id) for each in sweeper.sweep()] == [(Outcome.SEEN, "left")]
+    assert [each.outcome for each in sweeper.sweep()] == [Outcome.SEEN], "the second sighting came too soon"
+    first_seen_an_hour_ago(store)
+    assert [each.outcome for each in sweeper.sweep(dry_run=True)] == [Outcome.DUE]
+    assert "left" in CLOUD.images
+    assert [each.outcome for each in sweeper.sweep()] == [Outcome.REMOVED]
+    assert CLOUD.images == {}
+    assert [(each.cloud_id, each.state) for each in store.tickets.journal(ticket.id)] == [("left", "gone")]
+    assert current(store, ticket).cloud_id is None
+    assert list(sweeper.sweep()) == []
+    store.tickets.retry(ticket.id)
+    assert store.leases.claim(ticket.id, "b", 60), "it is not held any longer"
+
+
+def test_a_dry_run_counts_as_no_sighting(store: Store, vault: Vault, sweeper: Sweeper) -> None:
+    ticket_that_left(store, vault, "left")
+    for _ in range(2):
+        assert [each.outcome for each in sweeper.sweep(dry_run=True)] == [Outcome.SEEN]
+        first_seen_an_hour_ago(store)
+
+
+@pytest.mark.parametrize("state", [State.PUBLISHED, State.QUEUED, State.PUBLISHING, State.CANCELLING])
+def test_what_is_needed_stays(store: Store, vault: Vault, sweeper: Sweeper, state: State) -> None:
+    ticket = ticket_that_left(store, vault, "needed", state)
+    store_account(store, vault)
+    assert ticket.state is state
+    assert twice(store, sweeper) == []
+    assert "needed" in CLOUD.images
+
+
+def store_account(store: Store, vault: Vault) -> None:
+    """So that the account is known after its tickets are published or gone."""
+    from tests.unit.core.records import add_owner
+
+    add_owner(store)
+    sealed = vault.seal({"password": "x"})
+    store.accounts.add(owner="root", name="mine", platform="memory", fields={"login": "anybody"}, sealed_secrets=sealed)
+
+
+def test_what_a_published_ticket_left_beside_its_image_goes(store: Store, vault: Vault, sweeper: Sweeper) -> None:
+    store_account(store, vault)
+    ticket = add_ticket(store)
+    claim = store.leases.claim(ticket.id, "a", 60)
+    assert claim
+    for cloud_id in ("half", "whole"):
+        store.leases.plan(claim, cloud_id)
+        put(store, cloud_id, ticket.uid)
+    store.leases.published(claim, cloud_id="whole", location=None)
+    put_back(store, ticket, finished=2 * HOUR)
+    assert [(each.outcome, each.cloud_id) for each in twice(store, sweeper)] == [(Outcome.REMOVED, "half")]
+    assert set(CLOUD.images) == {"whole"}
+
+
+@pytest.mark.parametrize("one_by_one", [True, False])
+def test_deleting_a_ticket_leaves_what_it_published(
+    store: Store, vault: Vault, sweeper: Sweeper, one_by_one: bool
+) -> None:
+    store_account(store, vault)
+    tickets = [ticket_that_left(store, vault, "mine", State.PUBLISHED), ticket_that_left(store, vault, "left")]
+    if one_by_one:
+        for each in tickets:
+            store.tickets.remove(each.id)
+    else:
+        store.tickets.remove_all("root", 4)
+    assert [(each.outcome, each.cloud_id) for each in twice(store, sweeper)] == [(Outcome.REMOVED, "left")]
+    assert set(CLOUD.images) == {"mine"}
+
+
+@pytest.mark.parametrize("whose", ["a ticket that is in no record", "a ticket that did not make it"])
+def test_what_no_journal_has_is_reported_and_stays(store: Store, vault: Vault, sweeper: Sweeper, whose: str) -> None:
+    """Such as a snapshot of a server that was booted from an image of ours."""
+    ticket = ticket_that_left(store, vault, "left")
+    put(store, "copy", ticket.uid if whose == "a ticket that did not make it" else "another-uid")
+    found = twice(store, sweeper)
+    assert {(each.outcome, each.cloud_id) for each in found} == {(Outcome.UNKNOWN, "copy"), (Outcome.REMOVED, "left")}
+    assert set(CLOUD.images) == {"copy"}
+
+
+def test_another_installations_objects_are_not_even_seen(store: Store, vault: Vault, sweeper: Sweeper) -> None:
+    ticket_that_left(store, vault, "left")
+    CLOUD.images["left"].deployment = "another"
+    assert twice(store, sweeper) == []
+    assert "left" in CLOUD.images
+
+
+def test_one_that_ended_just_now_has_its_grace(store: Store, vault: Vault, sweeper: Sweeper) -> None:
+    put_back(store, ticket_that_left(store, vault, "left"), finished=HOUR - 60)
+    assert twice(store, sweeper) == []
+
+
+def test_one_that_was_needed_in_between_begins_anew(store: Store, vault: Vault, sweeper: Sweeper) -> None:
+    ticket = ticket_that_left(store, vault, "left")
+    list(sweeper.sweep())
+    first_seen_an_hour_ago(store)
+    store.tickets.retry(ticket.id)
+    assert list(sweeper.sweep()) == []
+    claim = store.leases.claim(ticket.id, "a", 60)
+    assert claim
+    store.leases.failed(claim, error="again")
+    put_back(store, ticket, finished=2 * HOUR)
+    assert [each.outcome for each in sweeper.sweep()] == [Outcome.SEEN]
+
+
+def test_a_ticket_that_is_tried_again_meanwhile_is_not_robbed(
+    store: Store, vault: Vault, sweeper: Sweeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look and the removal: either the object stays, or no worker adopts it."""
+    ticket = ticket_that_left(store, vault, "left")
+    claims: list[object] = []
+    delete = MemoryPublisher.delete
+
+    def retried_while_it_is_deleted(self: MemoryPublisher, cloud_id: str) -> None:
+        store.tickets.retry(ticket.id)
+        claims.append(store.leases.claim(ticket.id, "b", 60))
+        delete(self, cloud_id)
+
+    monkeypatch.setattr(MemoryPublisher, "delete", retried_while_it_is_deleted)
+    assert [each.outcome for each in twice(store, sweeper)] == [Outcome.REMOVED]
+    assert claims == [None]
+    assert store.leases.claim(ticket.id, "b", 60)
+
+
+def test_one_that_is_retried_before_it_is_removed_stays(store: Store, vault: Vault) -> None:
+    ticket = ticket_that_left(store, vault, "left")
+    store.tickets.retry(ticket.id)
+    with store.sweeping.removing(ticket.uid, "left", HOUR, 60) as free:
+        assert not free
+    assert [each.state for each in store.tickets.journal(ticket.id)] == ["present"]
+    assert store.leases.claim(ticket.id, "b", 60)
+
+
+def test_what_cannot_be_removed_is_reported_and_tried_again(
+    store: Store, vault: Vault, sweeper: Sweeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticket = ticket_that_left(store, vault, "left")
+    with monkeypatch.context() as patch:
+
+        def away(self: MemoryPublisher, cloud_id: str) -> None:
+            raise TransientCloudError("the cloud is away")
+
+        patch.setattr(MemoryPublisher, "delete", away)
+        (found,) = twice(store, sweeper)
+        assert (found.outcome, found.error) == (Outcome.FAILED, "the cloud is away")
+    assert [each.state for each in store.tickets.journal(ticket.id)] == ["present"]
+    assert [each.outcome for each in sweeper.sweep()] == [Outcome.REMOVED]
+
+
+def test_an_account_that_cannot_be_looked_into_is_reported_and_others_go_on(
+    store: Store, vault: Vault, sweeper: Sweeper
+) -> None:
+    ticket_that_left(store, vault, "unreachable", account={"login": "refuse"})
+    ticket_that_left(store, vault, "exotic", platform="exotic")
+    ticket_that_left(store, vault, "left")
+    found = twice(store, sweeper)
+    assert {(each.outcome, each.cloud_id) for each in found} >= {(Outcome.FAILED, None), (Outcome.REMOVED, "left")}
+    said = " | ".join(words(each) for each in found)
+    assert "memory account refuse cannot be looked into: the memory cloud refused the login" in said
+    assert "no plugin for the platform 'exotic'" in said
+
+
+def test_a_ticket_that_made_nothing_is_no_reason_to_sign_in(store: Store, vault: Vault, sweeper: Sweeper) -> None:
+    """Its password may have been wrong, and is not to be tried until the account is locked."""
+    add_ticket(store, account={"login": "refuse"}, sealed_secrets=vault.seal({"password": "x"}))
+    assert list(sweeper.sweep()) == []
+
+
+def test_a_place_is_swept_once(store: Store, vault: Vault) -> None:
+    for number in range(3):
+        ticket_that_left(store, vault, f"left-{number}")
+    ticket_that_left(store, vault, "elsewhere", target={"displayName": "x", "keystoneProject": "other"})
+    store_account(store, vault)
+    assert len(store.sweeping.scopes()) == 2
+
+
+def test_of_many_workers_one_sweeps_at_a_time(store: Store, vault: Vault, settings: Settings) -> None:
+    """And the next one only once the time since then is over, whoever it is."""
+    stop = threading.Event()
+    swept: list[str] = []
+    often = dataclasses.replace(settings, sweep_seconds=0.01)
+
+    class Noting(Sweeper):
+        def sweep(self, *, dry_run: bool = False) -> Iterator[Finding]:
+            swept.append(threading.current_thread().name)
+            stop.set()
+            yield from ()
+
+    assert store.elections.hold(OFFICE, "another", 60)
+    Noting(store, vault, dataclasses.replace(often, sweep_seconds=0), worker="a", stop=stop).run()
+    assert swept == [], "turned off"
+    sweeper = threading.Thread(target=Noting(store, vault, often, worker="a", stop=stop).run)
+    sweeper.start()
+    assert not stop.wait(0.3)
+    assert swept == [], "it is another's turn"
+    store.elections.resign(OFFICE, "another")
+    sweeper.join(10)
+    assert len(swept) == 1

@@ -1,0 +1,56 @@
+"""What `publisher sweep` becomes: one sweep, now. `python -m workers.sweep [--dry-run] [--json]`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import socket
+import sys
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from publisher.core.errors import PublisherError
+from publisher.core.settings import Settings
+from publisher.core.store import Store
+from publisher.core.vault import Vault
+from workers.sweeper import Finding, Outcome, Sweeper, words
+
+_KEYS = {"cloud_id": "cloudId", "ticket_uid": "ticketUid", "age_seconds": "ageSeconds"}
+
+
+def main() -> int:
+    """The exit code: 0, or 1 where something that should have been removed or looked into could not be."""
+    parser = argparse.ArgumentParser(prog="publisher sweep")
+    parser.add_argument("--dry-run", action="store_true")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    try:
+        settings = Settings.from_environment()
+        store = Store.open(settings)
+        store.check_schema()
+        vault = Vault.from_file(settings.key_file, production=settings.production)
+        sweeper = Sweeper(store, vault, settings, worker=f"{socket.gethostname()}-{os.getpid()}")
+        findings = []
+        for found in sweeper.sweep(dry_run=options.dry_run):
+            findings.append(found)
+            if not options.json:
+                sys.stdout.write(words(found) + "\n")
+    except (PublisherError, SQLAlchemyError) as error:
+        told = str(error) if isinstance(error, PublisherError) else f"the database: {type(error).__name__}"
+        sys.stderr.write(f"Error: {told}\n")
+        return 1
+    if options.json:
+        sys.stdout.write(json.dumps({"dryRun": options.dry_run, "findings": [_json(each) for each in findings]}) + "\n")
+    elif not findings:
+        sys.stdout.write("Nothing was found that nobody needs\n")
+    return int(not options.dry_run and any(each.outcome is Outcome.FAILED for each in findings))
+
+
+def _json(found: Finding) -> dict[str, object]:
+    return {_KEYS.get(name, name): value for name, value in dataclasses.asdict(found).items()}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,181 @@
+"""Removes from the clouds what tickets have made and nobody needs: what could not be cleaned up when they failed.
+
+Whatever is in doubt stays, and is reported; see docs/operations.md, "What is left in the clouds".
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from publisher.core.errors import PublisherError
+from publisher.core.settings import Settings
+from publisher.core.store import Store
+from publisher.core.store.sweeping import Scope, Standing
+from publisher.core.ticket import Account, Target
+from publisher.core.vault import Vault
+from workers.clouds import plugin
+from workers.clouds.base import CloudPublisher, Tagged, Timeouts
+
+logger = logging.getLogger(__name__)
+
+OFFICE = "sweeper"
+_LOOK_SECONDS = 60.0
+"""How often a worker looks whether it is time to sweep."""
+_CALLS_OF_A_DELETION = 5
+"""More calls than a plugin makes for one: so many time-outs long the ticket is held."""
+
+
+class Outcome(StrEnum):
+    UNKNOWN = "unknown"
+    """It carries our tag, but no record says that we made it: left alone."""
+    SEEN = "seen"
+    """An orphan; too short a time ago for the first time, or just now."""
+    DUE = "due"
+    """An orphan that is to be removed; only where nothing is to be."""
+    REMOVED = "removed"
+    FAILED = "failed"
+    """An orphan that could not be removed; or, without an object, an account that could not be looked into."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What became of one object, or of one account that could not be looked into."""
+
+    outcome: Outcome
+    platform: str
+    account: str
+    """Login, project and address, for people."""
+    cloud_id: str | None = None
+    ticket_uid: str | None = None
+    age_seconds: float | None = None
+    error: str | None = None
+
+
+class Sweeper:
+    def __init__(
+        self, store: Store, vault: Vault, settings: Settings, *, worker: str, stop: threading.Event | None = None
+    ) -> None:
+        self._store = store
+        self._vault = vault
+        self._settings = settings
+        self._worker = worker
+        self._stop = stop or threading.Event()
+
+    def run(self) -> None:
+        """Sweep every `sweep_seconds`, of all workers one, until the worker stops."""
+        every = self._settings.sweep_seconds
+        while every and not self._stop.wait(min(every, _LOOK_SECONDS)):
+            try:
+                # Another name at each turn: so the office is free only once the time since the last turn is over.
+                if self._store.elections.hold(OFFICE, f"{self._worker}-{uuid.uuid4()}", every):
+                    for each in self.sweep():
+                        _log(each)
+            except SQLAlchemyError as error:
+                logger.warning("the store did not answer: %s", type(error).__name__)
+
+    def sweep(self, *, dry_run: bool = False) -> Iterator[Finding]:
+        """All that is not as it should be. A cloud that does not answer keeps no other from being swept."""
+        done: set[tuple[str, str]] = set()
+        for scope in self._store.sweeping.scopes():
+            if self._stop.is_set():
+                return
+            try:
+                cloud = self._connect(scope)
+                try:
+                    for each in cloud.tagged(self._store.deployment):
+                        if (each.ticket_uid, each.cloud_id) not in done and not self._stop.is_set():
+                            done.add((each.ticket_uid, each.cloud_id))
+                            yield from self._look_at(each, cloud, scope, dry_run)
+                finally:
+                    cloud.close()
+            except PublisherError as error:
+                yield _finding(Outcome.FAILED, scope, error=str(error))
+            except SQLAlchemyError:
+                raise
+            except Exception:  # a mistake in one plugin must not keep the others' clouds from being swept
+                logger.exception("unexpected, while sweeping")
+                yield _finding(Outcome.FAILED, scope, error="an unexpected error; the log tells more")
+        if not dry_run:
+            self._store.sweeping.forget_old()
+
+    def _look_at(self, tagged: Tagged, cloud: CloudPublisher, scope: Scope, dry_run: bool) -> Iterator[Finding]:
+        sweeping, grace = self._store.sweeping, self._settings.sweep_grace_seconds
+        key = tagged.ticket_uid, tagged.cloud_id
+        match sweeping.standing(*key, grace):
+            case Standing.KEPT:
+                if not dry_run:
+                    sweeping.lose_sight(*key)
+            case Standing.UNKNOWN:
+                yield _finding(Outcome.UNKNOWN, scope, tagged)
+            case Standing.ORPHAN:
+                seen_for = sweeping.seen_for(*key)
+                due = seen_for is not None and seen_for >= grace
+                if dry_run:
+                    yield _finding(Outcome.DUE if due else Outcome.SEEN, scope, tagged)
+                    return
+                sweeping.see(*key)
+                if due:
+                    yield from self._remove(tagged, cloud, scope)
+                else:
+                    yield _finding(Outcome.SEEN, scope, tagged)
+
+    def _remove(self, tagged: Tagged, cloud: CloudPublisher, scope: Scope) -> Iterator[Finding]:
+        held_seconds = _CALLS_OF_A_DELETION * self._settings.call_timeout_seconds
+        grace = self._settings.sweep_grace_seconds
+        try:
+            with self._store.sweeping.removing(tagged.ticket_uid, tagged.cloud_id, grace, held_seconds) as free:
+                if not free:
+                    return
+                cloud.delete(tagged.cloud_id)
+        except PublisherError as error:
+            yield _finding(Outcome.FAILED, scope, tagged, error=str(error))
+        else:
+            yield _finding(Outcome.REMOVED, scope, tagged)
+
+    def _connect(self, scope: Scope) -> CloudPublisher:
+        settings = self._settings
+        return plugin(scope.platform).connect(
+            Account(scope.platform, scope.account, self._vault.open(scope.sealed_secrets)),
+            Target(scope.platform, scope.target),
+            Timeouts(settings.connect_timeout_seconds, settings.call_timeout_seconds, settings.verify_seconds),
+        )
+
+
+def _finding(outcome: Outcome, scope: Scope, tagged: Tagged | None = None, error: str | None = None) -> Finding:
+    project = scope.target.get("keystoneProject") or scope.target.get("tenantName")
+    names = [scope.account.get("login"), project, scope.account.get("keystoneUrl")]
+    account = " ".join(str(name) for name in names if name)
+    if tagged is None:
+        return Finding(outcome, scope.platform, account, error=error)
+    return Finding(outcome, scope.platform, account, tagged.cloud_id, tagged.ticket_uid, tagged.age_seconds, error)
+
+
+def _log(found: Finding) -> None:
+    level = logging.WARNING if found.outcome in (Outcome.UNKNOWN, Outcome.FAILED) else logging.INFO
+    logger.log(level, "sweeping: %s", words(found))
+
+
+def words(found: Finding) -> str:
+    """One line for a person."""
+    where = f"{found.platform} account {found.account}"
+    if found.cloud_id is None:
+        return f"{where} cannot be looked into: {found.error}"
+    what = f"{found.cloud_id} of ticket {found.ticket_uid}, in {where}"
+    match found.outcome:
+        case Outcome.UNKNOWN:
+            return f"{what}: has our tag, but no record of it is here; left alone"
+        case Outcome.SEEN:
+            return f"{what}: nobody needs it; removed once it is seen again later"
+        case Outcome.DUE:
+            return f"{what}: nobody needs it; would be removed"
+        case Outcome.REMOVED:
+            return f"{what}: removed"
+        case Outcome.FAILED:
+            return f"{what}: cannot be removed: {found.error}"
