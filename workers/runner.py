@@ -83,6 +83,7 @@ class Runner:
             if state is State.QUEUED and self._drain.over and self._waker:
                 # Its own message went back to the broker as this worker stopped, and is used up by now.
                 wake(self._store, self._waker, ticket_id)
+            self._wake_next(claim)
         except LeaseLost:
             logger.warning("ticket %d: the lease was lost; another worker has the ticket", ticket_id)
             return None
@@ -92,6 +93,14 @@ class Runner:
             return None
         logger.info("ticket %d: %s", ticket_id, state)
         return state
+
+    def _wake_next(self, claim: Claim) -> None:
+        """Tell those that wait for the place that is free now; the reconciler does it where this worker cannot."""
+        if self._waker is None:
+            return
+        for ticket_id in self._store.leases.next_waiting(claim):
+            if wake(self._store, self._waker, ticket_id):
+                self._store.tickets.woken(ticket_id, sent=True)
 
 
 class Attempt:

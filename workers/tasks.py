@@ -48,7 +48,7 @@ def runner() -> Runner:
 
 @cache
 def registrar() -> Registrar:
-    return Registrar(store(), settings, worker=WORKER, shutting_down=shutting_down)
+    return Registrar(store(), settings, worker=WORKER, shutting_down=drain.begun)
 
 
 @app.task(name=PUBLISH_TASK)  # type: ignore[untyped-decorator]  # Celery has no types

@@ -42,6 +42,12 @@ class Conflict(PublisherError):
     """The object is in a state that does not allow this."""
 
 
+class TooMany(PublisherError):
+    """So many requests wait that no more are accepted for now."""
+
+    retry_after_seconds = 30
+
+
 # What a cloud answered ---------------------------------------------
 
 

@@ -54,7 +54,7 @@ def accept(
     """Check a request and commit its ticket.
 
     Raises `InvalidRequest` that names what is wrong, `Conflict` for an image that is not ready, `KeyTaken` where
-    another ticket has the key already.
+    another ticket has the key already, `TooMany` where too many tickets wait already.
     """
     image = _image(store, request)
     stored = None if request.secrets else request.sealed_secrets
@@ -62,6 +62,7 @@ def accept(
     secrets = request.secrets if stored is None else dict.fromkeys(request.sealed_names, "sealed")
     check_request(request.platform, request.account, secrets, request.target)
     name = str(request.target.get("displayName") or image.name)
+    store.tickets.check_room(request.owner)
     return store.tickets.create(
         owner=request.owner,
         appliance_id=request.appliance_id,

@@ -79,6 +79,22 @@ class Settings:
     )
 
     worker_concurrency: int = field(default=4, metadata={"help": "Publications that one worker runs at a time."})
+    account_uploads_max: int = field(
+        default=4,
+        metadata={"help": "Publications to one cloud account at a time, by all workers together; 0: no limit."},
+    )
+    user_uploads_max: int = field(
+        default=0,
+        metadata={"help": "Publications of one user at a time, by all workers together; 0: no limit."},
+    )
+    queue_max: int = field(
+        default=100000,
+        metadata={"help": "With so many tickets waiting no other is accepted (429); 0: no limit."},
+    )
+    user_queue_max: int = field(
+        default=10000,
+        metadata={"help": "With so many of its tickets waiting no other of a user is accepted (429); 0: no limit."},
+    )
     drain_seconds: float = field(
         default=30.0,
         metadata={

@@ -21,6 +21,7 @@ from publisher.core.errors import (
     NotAuthenticated,
     NotFound,
     PublisherError,
+    TooMany,
 )
 from publisher.intake.negotiation import Format, NotAcceptable, UnsupportedMediaType, answer_format
 from publisher.intake.wire.codec import write_document
@@ -30,7 +31,6 @@ logger = logging.getLogger(__name__)
 
 REALM = 'Basic realm="image publisher", charset="UTF-8"'
 _STORE_RETRY_SECONDS = 5
-_ROOM_RETRY_SECONDS = 300
 
 
 class TooSlow(PublisherError):
@@ -39,6 +39,8 @@ class TooSlow(PublisherError):
 
 class NoRoom(PublisherError):
     """There is no room left for the image; nothing was kept of it, try again later."""
+
+    retry_after_seconds = 300
 
 
 _STATUS: list[tuple[type[PublisherError], int]] = [
@@ -51,6 +53,7 @@ _STATUS: list[tuple[type[PublisherError], int]] = [
     (TooSlow, 408),
     (Conflict, 409),
     (UnsupportedMediaType, 415),
+    (TooMany, 429),
     (NoRoom, 503),
 ]
 
@@ -91,7 +94,9 @@ async def _publisher_error(request: Request, error: Exception) -> Response:
     status = next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
     if status == 500:
         return await _unexpected(request, error)
-    headers = {401: {"WWW-Authenticate": REALM}, 503: {"Retry-After": str(_ROOM_RETRY_SECONDS)}}.get(status, {})
+    headers = {"WWW-Authenticate": REALM} if status == 401 else {}
+    if isinstance(error, TooMany | NoRoom):
+        headers["Retry-After"] = str(error.retry_after_seconds)
     return problem(request, status, str(error), kind=type(error).__name__, headers=headers)
 
 

@@ -17,6 +17,7 @@ from sqlalchemy import ColumnElement, Connection, Engine, case, insert, select, 
 
 from publisher.core.errors import Cancelled, LeaseLost
 from publisher.core.store.engine import db_now, reading, writing
+from publisher.core.store.limits import Limits, Places
 from publisher.core.store.rows import TICKET_COLUMNS, change, record, ticket_of
 from publisher.core.store.tables import journal, tickets
 from publisher.core.ticket import CloudRef, Phase, State, Ticket
@@ -30,17 +31,20 @@ class Claim:
     token: int
     now: float
     """When it was claimed, by the database's clock."""
+    cloud_account: str
 
 
 class Leases:
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, limits: Limits) -> None:
         self._engine = engine
+        self._places = Places(limits)
 
     def claim(self, id: int, worker: str, lease_seconds: float) -> Claim | None:
         """Take a ticket that is queued and due, or whose holder's lease has run out; None where there is nothing to
-        take, which is how most second deliveries of a message end."""
+        take, which is how most second deliveries of a message end, or no place for it: `next_waiting` tells of it once
+        there is."""
         query = (
-            select(*[*TICKET_COLUMNS, tickets.c.lease_until, db_now().label("now")])
+            select(*[*TICKET_COLUMNS, tickets.c.lease_until, tickets.c.cloud_account, db_now().label("now")])
             .where(tickets.c.id == id)
             .with_for_update()
         )
@@ -52,6 +56,7 @@ class Leases:
             if ticket.state is State.QUEUED:
                 # The sweeper holds one while it removes what an earlier try has left.
                 free = ticket.not_before <= row.now and row.lease_until < row.now
+                free = free and self._places.take(connection, id, row.cloud_account, ticket.owner)
                 to_state, words = State.PUBLISHING, "Claimed"
             elif ticket.final:
                 return None
@@ -82,7 +87,12 @@ class Leases:
             if not claimed:
                 return None
             now = connection.execute(select(*TICKET_COLUMNS).where(tickets.c.id == id)).one()
-        return Claim(ticket_of(now), ticket.lease_token + 1, row.now)
+        return Claim(ticket_of(now), ticket.lease_token + 1, row.now, row.cloud_account)
+
+    def next_waiting(self, claim: Claim) -> Sequence[int]:
+        """The tickets that wait for the place which this one has left: to be woken."""
+        with writing(self._engine, durable=False) as connection:
+            return self._places.next(connection, claim.cloud_account, claim.ticket.owner)
 
     def renew(self, claim: Claim, lease_seconds: float, *, sent: int) -> None:
         """Write the progress and renew the lease. Raises `Cancelled` or `LeaseLost`."""
@@ -228,6 +238,8 @@ class Leases:
                 **values,
             ):
                 self._refuse(connection, claim)
+                return
+            self._places.wake_next(connection, claim.cloud_account, claim.ticket.owner)
 
     def _end(self, claim: Claim, from_state: State, state: State, *, words: str, **values: Any) -> None:
         with writing(self._engine, durable=False) as connection:
@@ -244,6 +256,7 @@ class Leases:
             ):
                 self._refuse(connection, claim)
                 raise LeaseLost
+            self._places.wake_next(connection, claim.cloud_account, claim.ticket.owner)
 
     def _update(self, connection: Connection, claim: Claim, **values: Any) -> None:
         guards = tickets.c.id == claim.ticket.id, tickets.c.state == State.PUBLISHING

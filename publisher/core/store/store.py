@@ -22,6 +22,7 @@ from publisher.core.store.engine import open_engine, reading
 from publisher.core.store.idempotency import IdempotencyKeys
 from publisher.core.store.images import Images
 from publisher.core.store.leases import Leases
+from publisher.core.store.limits import Limits
 from publisher.core.store.registrations import Registrations
 from publisher.core.store.roles import Roles
 from publisher.core.store.sweeping import Sweeping
@@ -34,10 +35,11 @@ _MIGRATIONS = Path(__file__).parent / "migrations"
 class Store:
     """Tickets, images and users, in one database."""
 
-    def __init__(self, engine: Engine, *, wake_again_seconds: float = 5.0) -> None:
+    def __init__(self, engine: Engine, *, wake_again_seconds: float = 5.0, limits: Limits | None = None) -> None:
+        limits = limits or Limits()
         self.engine = engine
-        self.tickets = Tickets(engine, wake_again_seconds=wake_again_seconds)
-        self.leases = Leases(engine)
+        self.tickets = Tickets(engine, wake_again_seconds=wake_again_seconds, limits=limits)
+        self.leases = Leases(engine, limits)
         self.images = Images(engine)
         self.appliances = Appliances(engine)
         self.users = Users(engine)
@@ -51,7 +53,13 @@ class Store:
 
     @classmethod
     def open(cls, settings: Settings) -> Store:
-        return cls(open_engine(settings.database), wake_again_seconds=settings.wake_again_seconds)
+        limits = Limits(
+            account_uploads=settings.account_uploads_max,
+            user_uploads=settings.user_uploads_max,
+            queue=settings.queue_max,
+            user_queue=settings.user_queue_max,
+        )
+        return cls(open_engine(settings.database), wake_again_seconds=settings.wake_again_seconds, limits=limits)
 
     def migrate(self) -> None:
         """Bring the tables up to this version, forward only."""

@@ -196,8 +196,8 @@ tickets = Table(
     Index(None, "owner", "appliance_id"),
     Index(None, "image_id"),
     Index(None, "state", "wake_at"),
-    Index(None, "cloud_account", "state"),
-    Index(None, "owner", "state"),
+    Index(None, "cloud_account", "state", "id"),
+    Index(None, "owner", "state", "id"),
     sqlite_autoincrement=True,
 )
 

@@ -14,6 +14,7 @@ from publisher.core.platforms import cloud_account
 from publisher.core.store.engine import db_now, reading, writing
 from publisher.core.store.idempotency import IdempotencyKey, take
 from publisher.core.store.images import hold
+from publisher.core.store.limits import Limits, Room
 from publisher.core.store.rows import (
     TICKET_COLUMNS,
     VERSION_COLUMNS,
@@ -31,8 +32,9 @@ _IDS_AT_ONCE = 1000
 
 
 class Tickets:
-    def __init__(self, engine: Engine, *, wake_again_seconds: float) -> None:
+    def __init__(self, engine: Engine, *, wake_again_seconds: float, limits: Limits) -> None:
         self._engine = engine
+        self._room = Room(limits)
         self._wake_again_seconds = wake_again_seconds
 
     def create(
@@ -88,6 +90,11 @@ class Tickets:
             if idempotency_key is not None:
                 take(connection, idempotency_key, ticket.id)
             return ticket
+
+    def check_room(self, owner: str) -> None:
+        """Raises `TooMany` where no other ticket is to be accepted now, of anybody or of this user."""
+        with reading(self._engine) as connection:
+            self._room.check(connection, owner)
 
     def get(self, id: int) -> Ticket | None:
         with reading(self._engine) as connection:

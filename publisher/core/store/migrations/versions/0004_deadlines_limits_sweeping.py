@@ -19,8 +19,8 @@ def upgrade() -> None:
     op.execute("UPDATE tickets SET accepted = created")
     op.add_column("tickets", sa.Column("cloud_account", sa.String(length=64), server_default="", nullable=False))
     _fill_cloud_accounts()
-    op.create_index("ix_tickets_cloud_account_state", "tickets", ["cloud_account", "state"])
-    op.create_index("ix_tickets_owner_state", "tickets", ["owner", "state"])
+    op.create_index("ix_tickets_cloud_account_state_id", "tickets", ["cloud_account", "state", "id"])
+    op.create_index("ix_tickets_owner_state_id", "tickets", ["owner", "state", "id"])
 
     op.create_table(
         "tombstones",

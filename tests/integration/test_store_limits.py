@@ -1,0 +1,215 @@
+"""Of what waits no more is taken up than there are places, the oldest first, whoever asks."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+from sqlalchemy import func, select
+
+from publisher.core.errors import TooMany
+from publisher.core.store import Store
+from publisher.core.store.engine import open_engine, reading
+from publisher.core.store.leases import Claim
+from publisher.core.store.limits import Limits
+from publisher.core.store.tables import tickets
+from publisher.core.ticket import State, Ticket
+from tests.unit.core.records import add_ticket, put_back
+
+
+@pytest.fixture
+def limited(database_url: str) -> Iterator[Callable[..., Store]]:
+    """Gives stores on one database, with limits."""
+    opened: list[Store] = []
+
+    def another(**limits: int) -> Store:
+        opened.append(Store(open_engine(database_url), limits=Limits(**limits)))
+        return opened[-1]
+
+    yield another
+    for each in opened:
+        each.close()
+
+
+def take(store: Store, *which: Ticket) -> list[Claim | None]:
+    return [store.leases.claim(each.id, "a", 60) for each in which]
+
+
+def publish(store: Store, claim: Claim | None) -> None:
+    assert claim
+    store.leases.published(claim, cloud_id="x", location=None)
+
+
+def test_an_account_has_so_many_places(limited: Callable[..., Store]) -> None:
+    store = limited(account_uploads=2)
+    first, second, third, fourth = (add_ticket(store) for _ in range(4))
+    elsewhere = add_ticket(store, account={"login": "somebody else"})
+    claims = take(store, first, second)
+    assert all(claims)
+    assert take(store, third, fourth) == [None, None]
+    assert take(store, elsewhere) != [None]
+    assert store.tickets.due() == []
+
+    publish(store, claims[0])
+    assert store.tickets.due() == [third.id], "woken by the reconciler, if by nobody else"
+    assert claims[0]
+    assert store.leases.next_waiting(claims[0]) == [third.id]
+    assert take(store, fourth) == [None], "it is another's turn"
+    assert take(store, third) != [None]
+    publish(store, claims[1])
+    assert take(store, fourth) != [None]
+
+
+def test_the_oldest_come_first(limited: Callable[..., Store]) -> None:
+    store = limited(account_uploads=2)
+    first, second, third = (add_ticket(store) for _ in range(3))
+    assert take(store, third) == [None]
+    assert all(take(store, second, first))
+
+
+@pytest.mark.parametrize("how", ["retry", "release", "failed", "cancelled"])
+def test_a_place_is_left_however_it_ends(limited: Callable[..., Store], how: str) -> None:
+    store = limited(account_uploads=1)
+    first, second, _ = (add_ticket(store) for _ in range(3))
+    (claim,) = take(store, first)
+    assert claim
+    match how:
+        case "retry":
+            store.leases.retry(claim, delay_seconds=60, error="later")
+        case "release":
+            store.leases.release(claim, "handed back")
+        case "failed":
+            store.leases.failed(claim, error="no")
+        case "cancelled":
+            store.tickets.request_cancel(first.id)
+            store.leases.cancelled(claim)
+    waiting = first if how == "release" else second
+    assert store.leases.next_waiting(claim) == [waiting.id]
+    assert store.tickets.due() == [waiting.id]
+    assert take(store, waiting) != [None]
+
+
+def test_all_free_places_are_told_of(limited: Callable[..., Store]) -> None:
+    """Two that end at the same moment must not both wake the same one, so that a place stays empty."""
+    store = limited(account_uploads=3)
+    made = [add_ticket(store) for _ in range(7)]
+    claims = take(store, *made[:3])
+    publish(store, claims[0])
+    publish(store, claims[1])
+    assert claims[1]
+    assert store.leases.next_waiting(claims[1]) == [made[3].id, made[4].id]
+
+
+def test_a_dead_workers_ticket_keeps_its_place_and_is_taken_over(limited: Callable[..., Store]) -> None:
+    store = limited(account_uploads=1)
+    first, second = add_ticket(store), add_ticket(store)
+    take(store, first)
+    put_back(store, first, lease_until=1)
+    assert take(store, second) == [None]
+    assert take(store, first) != [None]
+
+
+def test_a_clean_up_needs_no_place(limited: Callable[..., Store]) -> None:
+    store = limited(account_uploads=1)
+    first, second = add_ticket(store), add_ticket(store)
+    take(store, first)
+    store.tickets.request_cancel(first.id)
+    put_back(store, first, lease_until=1)
+    assert all(take(store, second, first))
+
+
+def test_a_user_has_so_many_places_and_holds_nobody_up(limited: Callable[..., Store]) -> None:
+    store = limited(account_uploads=3, user_uploads=1)
+    first, second = (add_ticket(store, owner="greedy") for _ in range(2))
+    third = add_ticket(store, owner="modest")
+    elsewhere = add_ticket(store, owner="greedy", account={"login": "another"})
+    (claim,) = take(store, first)
+    assert take(store, second, elsewhere) == [None, None]
+    assert take(store, third) != [None], "the older one in the account has no place as a user's"
+    publish(store, claim)
+    assert claim
+    assert store.leases.next_waiting(claim) == [second.id]
+    assert take(store, elsewhere) == [None]
+    assert take(store, second) != [None]
+
+
+def test_without_limits_all_go(limited: Callable[..., Store]) -> None:
+    store = limited()
+    assert all(take(store, *[add_ticket(store) for _ in range(9)]))
+
+
+def test_places_hold_against_workers_that_race(limited: Callable[..., Store]) -> None:
+    """They wake each other as the real ones do; all tickets end, and never were more taken up than there are places."""
+    workers = [limited(account_uploads=2, user_uploads=3) for _ in range(6)]
+    store = workers[0]
+    made = [
+        add_ticket(store, owner=f"user{number % 3}", account={"login": f"login{number % 2}"}) for number in range(24)
+    ]
+    messages = [each.id for each in made]
+    random.Random(1).shuffle(messages)  # noqa: S311  # no secret
+    lock, most, stuck = threading.Lock(), [0], threading.Event()
+
+    def work(mine: Store) -> None:
+        while True:
+            with lock:
+                ticket_id = messages.pop(0) if messages else None
+            if ticket_id is None:
+                return
+            claim = mine.leases.claim(ticket_id, "w", 60)
+            if claim is None:
+                continue
+            going_on = select(func.count()).where(tickets.c.state == "publishing").group_by(tickets.c.cloud_account)
+            with reading(mine.engine) as connection:
+                counts = connection.execute(going_on).scalars().all()
+            with lock:
+                most[0] = max(most[0], *counts)
+            stuck.wait(0.01)
+            mine.leases.published(claim, cloud_id="x", location=None)
+            with lock:
+                messages.extend(mine.leases.next_waiting(claim))
+
+    for _ in range(20):  # the reconciler's turns
+        threads = [threading.Thread(target=work, args=(each,)) for each in workers]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        messages.extend(each.id for each in store.tickets.list() if each.state is State.QUEUED)
+        if not messages:
+            break
+    assert {each.state for each in store.tickets.list()} == {State.PUBLISHED}
+    assert most[0] == 2
+
+
+# What waits -----------------------------------------------------
+
+
+def test_a_full_queue_takes_no_more(limited: Callable[..., Store]) -> None:
+    limits = {"queue": 3, "user_queue": 2}
+    store = limited(**limits)
+    store.tickets.check_room("one")
+    first = add_ticket(store, owner="one")
+    store.tickets.check_room("one")
+    add_ticket(store, owner="one")
+    with pytest.raises(TooMany, match="2 of your images wait to be published already; try again later"):
+        store.tickets.check_room("one")
+    store.tickets.check_room("another")
+    add_ticket(store, owner="another")
+    store.tickets.check_room("another")  # all are counted once a second
+    store = limited(**limits)
+    with pytest.raises(TooMany, match=r"^3 images wait"):
+        store.tickets.check_room("another")
+    take(store, first)
+    store.tickets.check_room("another")
+    store.tickets.check_room("one")
+
+
+def test_counting_reads_an_index_alone(sqlite_store: Store) -> None:
+    """It must be quick with a hundred thousand."""
+    waiting = "EXPLAIN QUERY PLAN SELECT id FROM tickets WHERE state = 'queued'"
+    with reading(sqlite_store.engine) as connection:
+        for whose in ("", " AND owner = 'root'"):
+            plan = str(connection.exec_driver_sql(f"{waiting}{whose} LIMIT 1 OFFSET 9999").all())
+            assert "USING COVERING INDEX" in plan, plan
