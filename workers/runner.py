@@ -33,6 +33,7 @@ from publisher.core.store.leases import Claim
 from publisher.core.ticket import Account, CloudRef, Phase, State, Target
 from publisher.core.uris import appliance_uri, image_uri, ticket_uri
 from publisher.core.vault import Vault
+from workers.aside import aside
 from workers.clouds import plugin
 from workers.clouds.base import CloudImage, CloudPublisher, TicketRef, Timeouts
 from workers.drain import Drain
@@ -174,7 +175,7 @@ class Attempt:
 
     def _upload(self, image: Image, transfer: Transfer) -> CloudImage:
         self._phase(Phase.AUTHENTICATING, "Signing in to the cloud")
-        cloud = self._connect()
+        cloud = self._connect(self._lease.check)
         cloud.check(image)
         ref = self._ref()
         self._lease.check()
@@ -263,7 +264,7 @@ class Attempt:
                 self._remove(entry.cloud_id)
 
     def _remove(self, cloud_id: str) -> None:
-        cloud = self._connect()
+        cloud = self._connect(self._lease.check_held)
         self._lease.check_held()
         cloud.delete(cloud_id)
         self._journal.gone(cloud_id)
@@ -274,20 +275,23 @@ class Attempt:
 
     # Parts ----------------------------------------------------------------------------------------
 
-    def _connect(self) -> CloudPublisher:
+    def _connect(self, check: Callable[[], None]) -> CloudPublisher:
         if self._cloud is None:
             ticket = self._ticket
             if ticket.sealed_secrets is None:
                 raise ConfigurationError("the account's secrets are no longer kept; publish again")
             account = Account(ticket.platform, ticket.account, self._vault.open(ticket.sealed_secrets))
-            self._cloud = plugin(ticket.platform).connect(
-                account,
-                Target(ticket.platform, ticket.target),
-                Timeouts(
-                    self._settings.connect_timeout_seconds,
-                    self._settings.call_timeout_seconds,
-                    self._settings.verify_seconds,
-                ),
+            target = Target(ticket.platform, ticket.target)
+            timeouts = Timeouts(
+                self._settings.connect_timeout_seconds,
+                self._settings.call_timeout_seconds,
+                self._settings.verify_seconds,
+            )
+            # An address that leads nowhere takes long to find out, and a cancel is not to wait for that.
+            self._cloud = aside(
+                lambda: plugin(ticket.platform).connect(account, target, timeouts),
+                check=check,
+                discard=CloudPublisher.close,
             )
         return self._cloud
 

@@ -20,6 +20,7 @@ from tests.proxy import Proxy
 from tests.servers.postgres import PostgresServer
 from tests.servers.rabbitmq import RabbitServer
 from tests.servers.redis import RedisServer
+from tests.servers.silent import silent_server
 from tests.stack import Stack, until
 
 pytestmark = pytest.mark.real
@@ -173,6 +174,22 @@ def test_the_uploader_is_stopped_within_two_seconds_though_the_cloud_stalls(
     assert glance.images(ticket) == []
 
 
+@pytest.mark.parametrize("how", ["cancel", "stop"])
+def test_nothing_waits_for_a_keystone_that_does_not_answer(
+    stack: Stack, devcloud: DevCloud, image: Image, how: str
+) -> None:
+    with silent_server() as silent:
+        ticket = stack.publish(publish_body(devcloud, URI, account__keystoneUrl=f"http://127.0.0.1:{silent}"))
+        until(lambda: stack.status(ticket)["message"] == "Signing in to the cloud", 20)
+        if how == "cancel":
+            assert stack.call("DELETE", f"{ticket['uri']}/cancel").status == 204
+            assert stack.wait(ticket, 2)["cancelled"]
+        else:
+            stack.workers[0].signal(signal.SIGQUIT)
+            assert stack.workers[0].process.wait(5) == 0
+            assert stack.status(ticket)["message"] == "Queued"
+
+
 def test_a_connection_that_is_cut_is_tried_again(
     stack: Stack, devcloud: DevCloud, glance: Glance, image: Image
 ) -> None:
@@ -270,6 +287,32 @@ def test_many_at_once_each_have_one_image(stack: Stack, devcloud: DevCloud, glan
     assert listed["total"] == 12
     statuses = stack.call("GET", "users/root/appliances/4/pimages/statuses").json
     assert all(each["published"] for each in statuses["statuses"]["status"])
+
+
+@pytest.mark.parametrize("broker", ["redis", "rabbitmq"])
+def test_one_account_has_its_places_and_each_that_is_free_is_taken_at_once(
+    request: pytest.FixtureRequest, devcloud: DevCloud, glance: Glance, tmp_path: Path, broker: str
+) -> None:
+    file = tmp_path / "small.raw"
+    file.write_bytes(os.urandom(MIB))
+    url = request.getfixturevalue(broker).url
+    # Were a waiting ticket not woken by the one that makes room, it would be a matter of minutes.
+    settings = {"account_uploads_max": 2, "wake_again_seconds": 120.0}
+    with Stack.in_directory(tmp_path / "data", url, workers=2, **settings) as stack:
+        stack.add_image(file, id=7)
+        tickets = [stack.publish(publish_body(devcloud, URI)) for _ in range(10)]
+        going_on: list[int] = []
+
+        def look(_: dict[str, Any]) -> None:
+            going_on.append(stack.store.tickets.counts()[State.PUBLISHING])
+
+        for ticket in tickets:
+            assert stack.wait(ticket, 60, each=look)["published"]
+            assert len(glance.images(ticket)) == 1
+        ended = [stack.store.tickets.get(ticket["dbId"]) for ticket in tickets]
+        claimed = [each.started for each in ended if each and each.started]
+        assert claimed == sorted(claimed), "the oldest first"
+    assert max(going_on) == 2
 
 
 # What goes wrong, and what the caller is told ---------------------------------------------------
