@@ -70,7 +70,8 @@ class Proxy:
                 self.waiting_for_new += not self._moving.is_set()
                 threading.Thread(target=self._serve, args=(inward,), daemon=True).start()
 
-    def _serve(self, inward: socket.socket) -> None:
+    def _serve(self, inward: socket.socket, begun: bytes = b"") -> None:
+        """`begun`: what was already read of the connection."""
         # A small buffer, so that what the sender believes to be sent is near to what has gone through.
         inward.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
         try:
@@ -83,6 +84,8 @@ class Proxy:
             self._connections |= {inward, onward}
         back = threading.Thread(target=self._copy, args=(onward, inward, False), daemon=True)
         back.start()
+        with contextlib.suppress(OSError):
+            onward.sendall(begun)
         self._copy(inward, onward, True)
         back.join()
         with self._lock:

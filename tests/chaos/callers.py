@@ -1,0 +1,177 @@
+"""Good callers: they repeat a request whose answer was lost, and never publish an image twice by that."""
+
+from __future__ import annotations
+
+import heapq
+import http.client
+import itertools
+import json
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.stack import Answer, Stack
+
+IDEMPOTENCY_HEADER: str | None = None
+"""`Idempotency-Key`, where the intake knows it. Without it, a caller whose answer was lost looks for the name."""
+APPLIANCE = "users/root/appliances/4"
+_AGAIN_SECONDS = 0.5
+_RETRY_AFTER_LONGEST_SECONDS = 2.0
+_LOST = (OSError, http.client.HTTPException)
+
+
+@dataclass(frozen=True, order=True)
+class Order:
+    """What a caller is going to do: publish an image, perhaps twice with one key, and perhaps cancel that."""
+
+    at: float
+    """Seconds since the callers began."""
+    name: str
+    image_id: int
+    cancel_after: float | None = None
+    repeated: bool = False
+
+
+def orders(rng: random.Random, *, seconds: float, count: int, image_ids: Sequence[int], prefix: str) -> list[Order]:
+    """`image_ids` are of ascending sizes; small ones are published more often."""
+    weights = [len(image_ids) - place for place in range(len(image_ids))]
+    return sorted(
+        Order(
+            at=rng.uniform(0, seconds),
+            name=f"{prefix}-{number:04d}",
+            image_id=rng.choices(image_ids, weights)[0],
+            cancel_after=rng.uniform(0, 6) if rng.random() < 0.2 else None,
+            repeated=rng.random() < 0.15,
+        )
+        for number in range(count)
+    )
+
+
+@dataclass
+class Heard:
+    """What the callers were told, shared between them."""
+
+    promised: dict[int, str] = field(default_factory=dict)
+    """The tickets whose 201 a caller saw, and the URIs of their statuses."""
+    cancels: int = 0
+    repeats: int = 0
+    answers_lost: int = 0
+    refused: int = 0
+    """Answers from 500 up."""
+    wrong: list[str] = field(default_factory=list)
+    """Answers that no good caller should ever get."""
+    unheard: list[str] = field(default_factory=list)
+    """Orders for which no answer was to be had until the end."""
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+class Caller(threading.Thread):
+    def __init__(
+        self,
+        own: Sequence[Order],
+        doors: Sequence[Stack],
+        body: Callable[[Order], dict[str, Any]],
+        heard: Heard,
+        *,
+        began: float,
+        give_up: float,
+    ) -> None:
+        """`began` and `give_up` are times of the monotonic clock."""
+        super().__init__(name=f"caller of {own[0].name}" if own else "caller", daemon=True)
+        self._doors = itertools.cycle(doors)
+        self._body = body
+        self._heard = heard
+        self._began, self._give_up = began, give_up
+        self._order = itertools.count()
+        self._agenda: list[tuple[float, int, Callable[[], None]]] = []
+        for order in own:
+            self._plan(began + order.at, lambda order=order: self._publish(order))  # type: ignore[misc]
+
+    def run(self) -> None:
+        while self._agenda:
+            at, _, act = heapq.heappop(self._agenda)
+            time.sleep(max(0.0, at - time.monotonic()))
+            act()
+
+    def _plan(self, at: float, act: Callable[[], None]) -> None:
+        heapq.heappush(self._agenda, (at, next(self._order), act))
+
+    def _publish(self, order: Order) -> None:
+        ticket = self._posted(order)
+        if ticket is None:
+            with self._heard.lock:
+                self._heard.unheard.append(order.name)
+            return
+        self._promise(ticket)
+        if order.repeated and IDEMPOTENCY_HEADER:
+            again = self._posted(order)
+            with self._heard.lock:
+                self._heard.repeats += 1
+                if again and again["dbId"] != ticket["dbId"]:
+                    self._heard.wrong.append(f"{order.name}: {ticket['dbId']}, and {again['dbId']} with the same key")
+        if order.cancel_after is not None:
+            uri = ticket["uri"]
+            self._plan(time.monotonic() + order.cancel_after, lambda: self._cancel(uri))
+
+    def _promise(self, ticket: dict[str, Any]) -> None:
+        with self._heard.lock:
+            self._heard.promised[ticket["dbId"]] = ticket["statusUri"]
+
+    def _posted(self, order: Order) -> dict[str, Any] | None:
+        """The ticket; None where no answer was to be had."""
+        body = json.dumps(self._body(order)).encode()
+        headers = {IDEMPOTENCY_HEADER: order.name} if IDEMPOTENCY_HEADER else {}
+        while time.monotonic() < self._give_up:
+            answer = self._ask("POST", f"{APPLIANCE}/pimages", body, headers)
+            if answer is not None and answer.status < 300:
+                posted: dict[str, Any] = answer.json
+                return posted
+            if answer is not None and answer.status < 500:
+                with self._heard.lock:
+                    self._heard.wrong.append(f"{order.name}: {answer.status} {answer.body[:300]!r}")
+                return None
+            # It may be there in spite of that.
+            if not IDEMPOTENCY_HEADER and (found := self._found(order)):
+                return found
+        return None
+
+    def _found(self, order: Order) -> dict[str, Any] | None:
+        """The ticket of a POST whose answer was lost; None once it is certain that there is none, or too late."""
+        while time.monotonic() < self._give_up:
+            answer = self._ask("GET", f"{APPLIANCE}/pimages")
+            if answer is not None and answer.status == 200:
+                listed = answer.json["publishImages"]["publishImage"]
+                return next((each for each in listed if each["name"] == order.name), None)
+        return None
+
+    def _cancel(self, uri: str) -> None:
+        while time.monotonic() < self._give_up:
+            answer = self._ask("DELETE", f"{uri}/cancel")
+            if answer is not None and answer.status in (204, 409):  # 409: it has ended already
+                with self._heard.lock:
+                    self._heard.cancels += 1
+                return
+            if answer is not None and answer.status < 500:
+                with self._heard.lock:
+                    self._heard.wrong.append(f"cancel of {uri}: {answer.status} {answer.body[:300]!r}")
+                return
+
+    def _ask(
+        self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
+    ) -> Answer | None:
+        """None where the answer was lost. Waits a little after that, and after an answer from 500 up."""
+        try:
+            answer = next(self._doors).call(method, path, body, content_type="application/json", headers=headers or {})
+        except _LOST:
+            with self._heard.lock:
+                self._heard.answers_lost += 1
+            time.sleep(_AGAIN_SECONDS)
+            return None
+        if answer.status >= 500:
+            with self._heard.lock:
+                self._heard.refused += 1
+            time.sleep(min(float(answer.headers.get("Retry-After") or _AGAIN_SECONDS), _RETRY_AFTER_LONGEST_SECONDS))
+        return answer

@@ -1,0 +1,269 @@
+"""What is done to the service, and when: a schedule that follows from a seed, and the hands that carry it out."""
+
+from __future__ import annotations
+
+import queue
+import random
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TextIO
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from publisher.core.ticket import State
+from tests.chaos.service import Part, Service
+
+KINDS: Mapping[str, str] = {
+    "worker_killed": "worker",
+    "worker_paused": "worker",
+    "intake_killed": "intake",
+    "broker_killed": "broker",
+    "broker_emptied": "broker",
+    "database_killed": "database",
+    "database_locked": "database",
+    "disk_full": "database",
+    "glance_killed": "glance",
+    "connections_cut": "wire",
+    "uploads_stalled": "wire",
+    "uploads_throttled": "wire",
+    "requests_refused": "wire",
+    "answers_lost": "wire",
+    "tokens_expired": "wire",
+}
+"""Each kind of fault, and what it is done to. Faults of one thing follow each other; those of several overlap."""
+STATUSES = (500, 502, 503, 429)
+_THROTTLED_BYTES_PER_SECOND = 256 << 10
+
+
+@dataclass(frozen=True)
+class Fault:
+    at: float
+    """Seconds since the faults began; later, where what it is done to still suffers from the one before."""
+    kind: str
+    seconds: float
+    """How long it lasts; for what is killed, until it is started again."""
+    which: int
+    """Chooses among several, such as workers or HTTP statuses."""
+
+
+def schedule(rng: random.Random, *, seconds: float, count: int, kinds: Sequence[str]) -> list[Fault]:
+    """The same of the same generator. Every kind comes before any comes again."""
+    deck: list[str] = []
+    faults = []
+    for number in range(count):
+        if not deck:
+            deck = list(kinds)
+            rng.shuffle(deck)
+        kind = deck.pop()
+        at = (number + rng.uniform(0.1, 0.9)) * seconds / count
+        faults.append(Fault(at, kind, seconds=_how_long(rng, kind), which=rng.randrange(1000)))
+    return faults
+
+
+def _how_long(rng: random.Random, kind: str) -> float:
+    match kind:
+        case "worker_paused":
+            return rng.uniform(3.5, 6)  # a lease is 3 s
+        case "database_locked":
+            return rng.uniform(1, 6)
+        case "connections_cut" | "tokens_expired":
+            return 0.0  # done at once
+        case "uploads_stalled":
+            return rng.uniform(1, 6)  # the workers give up after 4 s
+        case _:
+            return rng.uniform(0.2, 3)
+
+
+@dataclass
+class Done:
+    """A fault as it was."""
+
+    fault: Fault
+    began: float
+    """Of the monotonic clock, as `ended`."""
+    ended: float
+    affected: frozenset[int]
+    """The tickets that had not ended, of those that it could meet."""
+
+
+@dataclass
+class Log:
+    """Lines with the time of day, as the logs of the service have it, and the seconds since the faults began."""
+
+    out: TextIO
+    began: float = field(default_factory=time.monotonic)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __call__(self, words: str) -> None:
+        now = time.time()
+        clock = time.strftime("%H:%M:%S", time.localtime(now)) + f",{int(now % 1 * 1000):03d}"
+        with self._lock:
+            self.out.write(f"{clock} {time.monotonic() - self.began:8.2f} {words}\n")
+            self.out.flush()
+
+
+class Hands:
+    """Carry out a schedule, with one thread for each thing that faults are done to."""
+
+    def __init__(self, service: Service, faults: Sequence[Fault], log: Log) -> None:
+        self.done: list[Done] = []
+        self.errors: list[str] = []
+        """What failed that is no fault of the service: it fails the run."""
+        self._service = service
+        self._faults = faults
+        self._log = log
+        self._lock = threading.Lock()
+
+    def run(self) -> None:
+        """Until all faults are over, and what they were done to is as before."""
+        began = time.monotonic()
+        queues: dict[str, queue.SimpleQueue[Fault | None]] = {}
+        for target in KINDS.values():
+            queues.setdefault(target, queue.SimpleQueue())
+        threads = [threading.Thread(target=self._work, args=(each,), daemon=True) for each in queues.values()]
+        for thread in threads:
+            thread.start()
+        for fault in self._faults:
+            time.sleep(max(0.0, began + fault.at - time.monotonic()))
+            queues[KINDS[fault.kind]].put(fault)
+        for each in queues.values():
+            each.put(None)
+        for thread in threads:
+            thread.join()
+
+    def counts(self) -> Counter[str]:
+        return Counter(done.fault.kind for done in self.done)
+
+    def _work(self, faults: queue.SimpleQueue[Fault | None]) -> None:
+        while (fault := faults.get()) is not None:
+            try:
+                self._do(fault)
+            except Exception as error:  # whatever it is, the others go on, and the run fails
+                self.errors.append(f"{fault.kind}: {type(error).__name__}: {error}")
+                self._log(f"error {self.errors[-1]}")
+
+    def _do(self, fault: Fault) -> None:
+        victim = self._victim(fault)
+        affected = self._unfinished(victim.pid if victim and KINDS[fault.kind] == "worker" else None)
+        began = time.monotonic()
+        self._log(f"begin {fault.kind} {victim.name if victim else ''} {fault.seconds:.2f} s")
+        words = ""
+        if victim:
+            self._hurt(fault, victim)
+        else:
+            words = getattr(self, f"_{fault.kind}")(fault) or ""
+        ended = time.monotonic()
+        self._log(f"end   {fault.kind} after {ended - began:.2f} s {words}")
+        with self._lock:
+            self.done.append(Done(fault, began, ended, affected))
+
+    def _victim(self, fault: Fault) -> Part | None:
+        parts = {"worker": self._service.workers, "intake": self._service.intakes}.get(KINDS[fault.kind])
+        return parts[fault.which % len(parts)] if parts else None
+
+    def _unfinished(self, worker_pid: int | None) -> frozenset[int]:
+        """Tickets that have not ended: all, or those that this worker holds."""
+        try:
+            tickets = self._service.store.tickets.list()
+        except SQLAlchemyError:  # another fault's doing
+            return frozenset()
+        held = f"-{worker_pid}"
+        return frozenset(
+            ticket.id
+            for ticket in tickets
+            if not ticket.final
+            and (
+                worker_pid is None
+                or (ticket.state is not State.QUEUED and ticket.worker is not None and ticket.worker.endswith(held))
+            )
+        )
+
+    # The kinds ------------------------------------------------------------------------------------
+
+    def _hurt(self, fault: Fault, part: Part) -> None:
+        part.await_up()
+        if fault.kind == "worker_paused":
+            part.signal(signal.SIGSTOP)
+            time.sleep(fault.seconds)
+            part.signal(signal.SIGCONT)
+        else:
+            part.kill(fault.seconds)
+            part.await_up()
+
+    def _broker_killed(self, fault: Fault) -> None:
+        self._service.broker.kill()
+        time.sleep(fault.seconds)
+        self._service.broker.start()
+
+    def _broker_emptied(self, fault: Fault) -> None:
+        self._service.broker.empty()
+
+    def _database_killed(self, fault: Fault) -> None:
+        postgres = self._service.database.postgres
+        assert postgres is not None
+        postgres.kill()
+        time.sleep(fault.seconds)
+        postgres.start()
+
+    def _database_locked(self, fault: Fault) -> None:
+        self._service.database.lock(fault.seconds, time.sleep)
+
+    def _disk_full(self, fault: Fault) -> str:
+        disk = self._service.database.disk
+        disk.fill()
+        left = disk.left()
+        try:
+            time.sleep(fault.seconds)
+        finally:
+            disk.free()
+        self._service.database.start_again()
+        return f"({left} bytes were left)"
+
+    def _glance_killed(self, fault: Fault) -> None:
+        self._service.cloud.kill_glance()
+        time.sleep(fault.seconds)
+        self._service.cloud.start_glance()
+
+    def _connections_cut(self, fault: Fault) -> None:
+        self._service.proxy.cut()
+
+    def _uploads_stalled(self, fault: Fault) -> None:
+        self._service.proxy.stall()
+        time.sleep(fault.seconds)
+        self._service.proxy.resume()
+
+    def _uploads_throttled(self, fault: Fault) -> None:
+        proxy = self._service.proxy
+        before, proxy.bytes_per_second = proxy.bytes_per_second, _THROTTLED_BYTES_PER_SECOND
+        time.sleep(fault.seconds)
+        proxy.bytes_per_second = before
+
+    def _requests_refused(self, fault: Fault) -> str:
+        status = STATUSES[fault.which % len(STATUSES)]
+        with self._touching() as touched:
+            self._service.proxy.refusing = status
+            time.sleep(fault.seconds)
+            self._service.proxy.refusing = None
+        return f"({touched()} requests got {status})"
+
+    def _answers_lost(self, fault: Fault) -> str:
+        with self._touching() as touched:
+            self._service.proxy.losing = True
+            time.sleep(fault.seconds)
+            self._service.proxy.losing = False
+        return f"({touched()} answers)"
+
+    def _tokens_expired(self, fault: Fault) -> str:
+        with self._touching() as touched:
+            self._service.proxy.expire_tokens()
+        return f"({touched()} uploads under way)"
+
+    @contextmanager
+    def _touching(self) -> Iterator[Callable[[], int]]:
+        before = self._service.proxy.touched
+        yield lambda: self._service.proxy.touched - before

@@ -1,0 +1,233 @@
+"""One run: callers and faults at the same time, then calm, then the comparison of the store with the cloud itself."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from publisher.core import catalog
+from publisher.core.image import Image
+from publisher.core.ticket import Ticket
+from publisher.core.uris import image_uri
+from publisher.devcloud.cloud import DevCloud
+from tests.chaos.callers import IDEMPOTENCY_HEADER, Caller, Heard, Order, orders
+from tests.chaos.faults import KINDS, Hands, Log, schedule
+from tests.chaos.service import Service
+from tests.chaos.verdict import Registered, Verdict, judge, outcomes, told_otherwise
+from tests.chaos.watch import Watch, recoveries
+from tests.clouds import Glance, publish_body
+
+STORES = ("sqlite", "postgresql")
+BROKERS = ("embedded", "redis", "rabbitmq")
+KIB, MIB = 1 << 10, 1 << 20
+SIZES = (64 * KIB, MIB, 4 * MIB, 16 * MIB, 64 * MIB)
+CALLERS = 4
+TICKETS_PER_MINUTE = 25
+FAULTS_PER_MINUTE = 15
+SETTLE_SECONDS = 120.0
+"""Once the faults are over, every ticket ends within this time."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    seed: int
+    minutes: float
+    store: str
+    broker: str
+
+    @property
+    def seconds(self) -> float:
+        return self.minutes * 60
+
+    @property
+    def tickets(self) -> int:
+        return round(self.minutes * TICKETS_PER_MINUTE)
+
+    @property
+    def faults(self) -> int:
+        return round(self.minutes * FAULTS_PER_MINUTE)
+
+
+def chaos(plan: Plan, directory: Path, cloud: DevCloud, say: Callable[[str], None]) -> bool:
+    """Whether the promise was kept, and nothing else went wrong. What is left of the run is in `directory`."""
+    with (
+        (directory / "faults.log").open("w") as out,
+        Service(directory, cloud, store=plan.store, broker=plan.broker, say=(log := Log(out))) as service,
+    ):
+        impossible = _impossible(service)
+        kinds = [kind for kind in KINDS if kind not in impossible]
+        faults = schedule(random.Random(plan.seed), seconds=plan.seconds, count=plan.faults, kinds=kinds)  # noqa: S311
+        images = _register(service, random.Random(plan.seed), directory)  # noqa: S311
+        wanted = orders(
+            random.Random(plan.seed),  # noqa: S311
+            seconds=plan.seconds,
+            count=plan.tickets,
+            image_ids=[image.id for image in images],
+            prefix=f"chaos-{plan.seed}",
+        )
+        say(f"Chaos, seed {plan.seed}: {plan.tickets} tickets and {plan.faults} faults in {plan.seconds:.0f} s")
+        log.began = time.monotonic()
+        heard, hands = Heard(), Hands(service, faults, log)
+        with Watch(service.store) as watch:
+            callers = _callers(service, wanted, heard, give_up=time.monotonic() + plan.seconds + SETTLE_SECONDS)
+            hands.run()
+            log("the faults are over")
+            for caller in callers:
+                caller.join()
+            service.await_up()
+            settled = _settle(service, log)
+        told = _told(service, heard)
+        # From here on nobody does anything to the cloud any more.
+        service.stop()
+        verdict = _verdict(service, heard, told, directory)
+        tickets = service.store.tickets.list()
+        if not verdict.kept:
+            _write_evidence(directory / "evidence.txt", service, verdict)
+        recovered = recoveries(hands.done, watch.moves)
+        longest = f"{recovered[0][0]:.1f} s (after {recovered[0][1]})" if recovered else "no fault met a ticket"
+        counts = hands.counts()
+        lines = [
+            f"seed {plan.seed}, {plan.minutes:g} minutes, store {plan.store}, broker {plan.broker}",
+            f"faults: {sum(counts.values())}",
+            *(f"  {kind:18} {counts[kind]}" + _why_none(impossible.get(kind)) for kind in KINDS),
+            f"callers: {heard.answers_lost} answers lost, {heard.refused} from 500 up, {heard.cancels} cancels,"
+            f" {heard.repeats} repeated with the same key" + ("" if IDEMPOTENCY_HEADER else " (the intake knows none)"),
+            f"tickets: {len(tickets)}, {len(heard.promised)} of them promised to a caller; "
+            + ", ".join(f"{count} {state}" for state, count in sorted(outcomes(tickets).items())),
+            f"processes that ended by themselves and were started again: {service.ended_by_themselves}",
+            f"settled {settled:.1f} s after the last fault",
+            f"longest time to recover, from the end of a fault until a ticket that it met moved on: {longest}",
+            f"lost {len(verdict.lost)}, doubled {len(verdict.doubled)}, leaked {len(verdict.leaked)}, "
+            f"stuck {len(verdict.stuck)}",
+            *(f"  {words}" for words in (*verdict.lost, *verdict.doubled, *verdict.leaked, *verdict.stuck)),
+        ]
+        failures = [*hands.errors, *heard.wrong, *(f"no answer to {name}" for name in heard.unheard)]
+        lines += [f"failed: {words}" for words in failures]
+        (directory / "outcome.txt").write_text("\n".join(lines) + "\n")
+        for line in lines:
+            say(line)
+        return verdict.kept and not failures
+
+
+def _impossible(service: Service) -> dict[str, str]:
+    """Kinds of faults that cannot be done here, and why."""
+    found = {}
+    if service.database.postgres is None:
+        found["database_killed"] = "SQLite has no server"
+    if not service.database.disk.own:
+        found["disk_full"] = f"no file system can be mounted here: {service.database.disk.why_not}"
+    return found
+
+
+def _why_none(why: str | None) -> str:
+    return f" ({why})" if why else ""
+
+
+def _register(service: Service, rng: random.Random, directory: Path) -> list[Image]:
+    """An image of each size."""
+    images = []
+    for size in SIZES:
+        file = directory / f"{size}.raw"
+        file.write_bytes(rng.randbytes(size))
+        images.append(catalog.register(service.store, service.settings.images, file, owner="root", appliance_id=4))
+        file.unlink()
+    return images
+
+
+def _callers(service: Service, wanted: Sequence[Order], heard: Heard, *, give_up: float) -> list[Caller]:
+    def body(order: Order) -> dict[str, Any]:
+        return publish_body(
+            service.cloud,
+            image_uri("root", 4, order.image_id),
+            displayName=order.name,
+            account__glanceUrl=service.proxy.url,
+        )
+
+    began = time.monotonic()
+    callers = [
+        Caller(wanted[number::CALLERS], service.doors, body, heard, began=began, give_up=give_up)
+        for number in range(CALLERS)
+    ]
+    for caller in callers:
+        caller.start()
+    return callers
+
+
+def _settle(service: Service, log: Log) -> float:
+    """Seconds until all tickets had ended, or until it was waited long enough."""
+    began = time.monotonic()
+    pause = threading.Event()
+    while time.monotonic() - began < SETTLE_SECONDS:
+        try:
+            if all(ticket.final for ticket in service.store.tickets.list()):
+                break
+        except SQLAlchemyError as error:
+            log(f"the store did not answer: {type(error).__name__}")
+        pause.wait(0.1)
+    log(f"settled after {time.monotonic() - began:.2f} s")
+    return time.monotonic() - began
+
+
+def _told(service: Service, heard: Heard) -> dict[int, dict[str, Any]]:
+    """The status of each promised ticket, as a caller gets it in the end; empty where it gets none."""
+    told = {}
+    for id, uri in heard.promised.items():
+        answer = service.doors[0].call("GET", uri)
+        told[id] = answer.json if answer.status == 200 else {}
+    return told
+
+
+def _verdict(service: Service, heard: Heard, told: dict[int, dict[str, Any]], directory: Path) -> Verdict:
+    # Glance itself is asked, not the proxy, by an administrator, and not by the publisher's code.
+    glance = Glance(service.cloud, "admin")
+    registered = {
+        image.id: Registered.of(service.settings.images / image.location)
+        for image in service.store.images.list(owner="root")
+    }
+    tickets = service.store.tickets.list()
+    verdict = judge(tickets, heard.promised, images_of(glance, service.store.deployment), registered, glance.data)
+    for ticket in tickets:
+        if ticket.id in told:
+            status = told[ticket.id]
+            wrong = told_otherwise(ticket, status) if status else "callers get no status"
+            if wrong:
+                verdict.lost.append(f"ticket {ticket.id} ({ticket.state}): {wrong}")
+                verdict.tickets.add(ticket.id)
+    return verdict
+
+
+def images_of(glance: Glance, deployment: str) -> list[dict[str, Any]]:
+    """All images of one installation, whatever their state and whoever's they are."""
+    found: list[dict[str, Any]] = []
+    path = f"/v2/images?visibility=all&limit=200&publisher_deployment={deployment}"
+    while path:
+        page = glance.rest("GET", path)
+        found += page["images"]
+        path = page.get("next", "")
+    return found
+
+
+def _write_evidence(file: Path, service: Service, verdict: Verdict) -> None:
+    """The history and the journal of each ticket that is not as it should be."""
+    with file.open("w") as out:
+        for ticket in service.store.tickets.list():
+            if ticket.id in verdict.tickets:
+                _tell(ticket, service, lambda words: out.write(words + "\n"))
+
+
+def _tell(ticket: Ticket, service: Service, say: Callable[[str], object]) -> None:
+    say(
+        f"ticket {ticket.id} {ticket.uid} {ticket.name} {ticket.state} {ticket.error or ''} {ticket.error_detail or ''}"
+    )
+    for entry in service.store.tickets.history(ticket.id):
+        clock = time.strftime("%H:%M:%S", time.localtime(entry.at)) + f",{int(entry.at % 1 * 1000):03d}"
+        say(f"  {clock} {entry.from_state} -> {entry.to_state} {entry.phase}: {entry.words}")
+    for ref in service.store.tickets.journal(ticket.id):
+        say(f"  journal: {ref.cloud_id} {ref.state}")

@@ -1,0 +1,123 @@
+"""The promise: every accepted ticket ends in a true final state; each published ticket has exactly one image in the
+cloud, and that is right; each other final state has none."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from publisher.core.ticket import State, Ticket
+
+_TICKET = "publisher_ticket"
+
+
+@dataclass
+class Verdict:
+    """Each entry tells of one ticket or image that breaks the promise."""
+
+    lost: list[str] = field(default_factory=list)
+    """Promised to a caller and not in the store; published without the right image; told otherwise than it is."""
+    doubled: list[str] = field(default_factory=list)
+    """Published with more than one image."""
+    leaked: list[str] = field(default_factory=list)
+    """Images without a published ticket."""
+    stuck: list[str] = field(default_factory=list)
+    """Tickets that have not ended."""
+    tickets: set[int] = field(default_factory=set)
+    """Whom it concerns."""
+
+    @property
+    def kept(self) -> bool:
+        return not (self.lost or self.doubled or self.leaked or self.stuck)
+
+
+@dataclass(frozen=True)
+class Registered:
+    """What was registered, computed anew from the file."""
+
+    size: int
+    sha256: str
+    sha512: str
+
+    @classmethod
+    def of(cls, file: Path) -> Registered:
+        content = file.read_bytes()
+        return cls(len(content), hashlib.sha256(content).hexdigest(), hashlib.sha512(content).hexdigest())
+
+
+def judge(
+    tickets: Iterable[Ticket],
+    promised: Iterable[int],
+    images: Iterable[Mapping[str, Any]],
+    registered: Mapping[int, Registered],
+    content: Callable[[str], bytes],
+) -> Verdict:
+    """Compare. `images` are all that the cloud has of this installation, `registered` is by image id, and `content`
+    reads an image's bytes from the cloud."""
+    verdict = Verdict()
+    known = {ticket.uid: ticket for ticket in tickets}
+    by_ticket: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for image in images:
+        by_ticket[str(image.get(_TICKET))].append(image)
+
+    def note(where: list[str], ticket: Ticket, words: str) -> None:
+        where.append(f"ticket {ticket.id} ({ticket.name}, {ticket.state}, attempt {ticket.attempt}): {words}")
+        verdict.tickets.add(ticket.id)
+
+    for id in sorted(set(promised) - {ticket.id for ticket in known.values()}):
+        verdict.lost.append(f"ticket {id} was promised by a 201, and is not in the store")
+    for ticket in known.values():
+        own = by_ticket.pop(ticket.uid, [])
+        ids = ", ".join(str(image["id"]) for image in own)
+        if not ticket.final:
+            note(verdict.stuck, ticket, ticket.message)
+        elif ticket.state is not State.PUBLISHED:
+            if own:
+                note(verdict.leaked, ticket, f"{ids} in the cloud")
+        elif not own:
+            note(verdict.lost, ticket, f"{ticket.cloud_id} is not in the cloud")
+        elif len(own) > 1:
+            note(verdict.doubled, ticket, f"{ids} in the cloud")
+        elif wrong := _wrong(ticket, own[0], registered[ticket.image_id], content):
+            note(verdict.lost, ticket, wrong)
+    for uid, own in by_ticket.items():
+        verdict.leaked += [f"image {image['id']} of ticket {uid}, which is not in the store" for image in own]
+    return verdict
+
+
+def _wrong(ticket: Ticket, image: Mapping[str, Any], right: Registered, content: Callable[[str], bytes]) -> str | None:
+    """What is wrong with the one image of a published ticket."""
+    told = {
+        "id": (image["id"], ticket.cloud_id),
+        "status": (image["status"], "active"),
+        "size": (image["size"], right.size),
+        "os_hash_value": (image.get("os_hash_value"), right.sha512),
+        "publisher_sha256": (image.get("publisher_sha256"), right.sha256),
+    }
+    for name, (found, wanted) in told.items():
+        if found != wanted:
+            return f"{name} is {found} and not {wanted}"
+    if hashlib.sha256(content(str(image["id"]))).hexdigest() != right.sha256:
+        return "the bytes in the cloud are not those that were registered"
+    return None
+
+
+def told_otherwise(ticket: Ticket, status: Mapping[str, Any]) -> str | None:
+    """How the status that callers get differs from the ticket's final state; None where it does not."""
+    ends = {
+        State.PUBLISHED: (True, False, False),
+        State.FAILED: (False, True, False),
+        State.CANCELLED: (False, False, True),
+    }
+    found = tuple(status[name] for name in ("complete", "error", "cancelled"))
+    if ticket.final and found != ends[ticket.state]:
+        return f"callers are told (complete, error, cancelled) = {found}"
+    return None
+
+
+def outcomes(tickets: Iterable[Ticket]) -> Counter[str]:
+    return Counter(str(ticket.state) for ticket in tickets)

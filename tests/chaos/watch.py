@@ -1,0 +1,68 @@
+"""How the tickets move, as the store tells it: what recovery times are measured by."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Self
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from publisher.core.store import Store
+from publisher.core.ticket import State
+from tests.chaos.faults import Done
+
+_EVERY_SECONDS = 0.2
+
+
+class Watch:
+    """Use as a context. A ticket *moves* when its upload grows, or when it comes to its end."""
+
+    def __init__(self, store: Store) -> None:
+        self.moves: list[tuple[float, int]] = []
+        """Time by the monotonic clock, and the ticket."""
+        self._store = store
+        self._last: dict[int, tuple[State, int]] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(_EVERY_SECONDS):
+            try:
+                tickets = self._store.tickets.list()
+            except SQLAlchemyError:  # the database is what suffers at the moment
+                continue
+            now = time.monotonic()
+            for ticket in tickets:
+                before = self._last.get(ticket.id, (State.QUEUED, 0))
+                if ticket.progress.sent > before[1] or (ticket.final and ticket.state is not before[0]):
+                    self.moves.append((now, ticket.id))
+                self._last[ticket.id] = ticket.state, ticket.progress.sent
+
+
+def recoveries(faults: Iterable[Done], moves: Iterable[tuple[float, int]]) -> list[tuple[float, str]]:
+    """For each fault that met tickets: seconds from its end, when what it was done to runs again, until the first of
+    these tickets moves; and its kind. Longest first.
+
+    A worker's fault meets the tickets that it held, any other all that had not ended. Those that ended before the
+    fault did needed no recovery.
+    """
+    moves = list(moves)
+    found = []
+    for done in faults:
+        after = [at for at, ticket in moves if at > done.ended and ticket in done.affected]
+        if after:
+            found.append((min(after) - done.ended, done.fault.kind))
+    return sorted(found, reverse=True)
