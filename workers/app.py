@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from celery import Celery
+from kombu.transport.redis import Channel as RedisChannel
 
 from publisher.core.queue import PUBLISH_TASK, QUEUE, REGISTER_TASK
 from publisher.core.settings import Settings
 
 settings = Settings.from_environment()
+
+transport_options: dict[str, Any] = {}
+if settings.broker.startswith(("redis", "rediss")):
+    transport_options = {
+        "socket_connect_timeout": 5,
+        "socket_timeout": 30,
+        "socket_keepalive": True,
+        # A message is gone from Redis once it is received. Where the connection breaks while tickets are in hand, kombu
+        # would put their messages back over that very connection, and acknowledge them over it later; both fail with an
+        # AttributeError, at which Celery ends the worker (kombu 5.7). The store knows what is to be done without them.
+        "ack_emulation": False,
+    }
+    RedisChannel.do_restore = False
 
 app = Celery("publisher", broker=settings.broker, include=["workers.tasks"])
 app.conf.update(
@@ -30,8 +46,6 @@ app.conf.update(
     worker_send_task_events=True,
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,
-    broker_transport_options={"socket_connect_timeout": 5, "socket_timeout": 30, "socket_keepalive": True}
-    if settings.broker.startswith(("redis", "rediss"))
-    else {},
+    broker_transport_options=transport_options,
     worker_redirect_stdouts=False,
 )

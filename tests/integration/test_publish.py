@@ -249,6 +249,32 @@ def test_with_the_broker_down_a_ticket_is_accepted_and_taken_up_later(
         assert_one_right_image(glance, ticket, image)
 
 
+def test_a_worker_outlives_a_redis_that_is_killed_while_it_uploads(
+    tmp_path: Path, devcloud: DevCloud, glance: Glance, large_file: Path
+) -> None:
+    from tests.servers.redis import redis_server
+
+    with (
+        redis_server() as redis,
+        Stack.in_directory(tmp_path / "data", redis.url) as stack,
+        Proxy(devcloud.glance_url, bytes_per_second=8 * MIB) as slow,
+    ):
+        image = stack.add_image(large_file, id=7)
+        first = stack.publish(publish_body(devcloud, URI, account__glanceUrl=slow.url))
+        until(lambda: stack.status(first)["percentage"] >= 20, 30)
+        redis.kill()
+        until(lambda: b"onnection to broker lost" in stack.workers[0].log.read_bytes(), 10)
+        redis.start()
+        slow.bytes_per_second = None
+        second = stack.publish(publish_body(devcloud, URI))
+        for ticket in (first, second):
+            assert stack.wait(ticket)["published"]
+            assert_one_right_image(glance, ticket, image)
+        assert [entry.attempt for entry in stack.store.tickets.list()] == [1, 1]
+        assert stack.workers[0].process.poll() is None
+        assert b"Unrecoverable" not in stack.workers[0].log.read_bytes()
+
+
 def test_on_postgresql_and_rabbitmq(
     tmp_path: Path,
     postgres: PostgresServer,
