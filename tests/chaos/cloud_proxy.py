@@ -42,8 +42,13 @@ class CloudProxy(Proxy):
         self._expired: set[str] = set()
         self._uploads: dict[socket.socket, str] = {}
 
-    def expire_tokens(self) -> None:
-        """Every token that was used so far is worth nothing any more, in the uploads of this moment, too."""
+    @property
+    def uploads(self) -> int:
+        """How many are under way."""
+        return len(self._uploads)
+
+    def expire_tokens(self) -> int:
+        """Every token that was used so far is worth nothing any more, in the uploads of this moment, too: how many."""
         with self._lock:
             self._expired |= self._seen
             uploads, self._uploads = list(self._uploads), {}
@@ -52,6 +57,7 @@ class CloudProxy(Proxy):
             with contextlib.suppress(OSError):
                 inward.sendall(_answer(HTTPStatus.UNAUTHORIZED))
                 inward.shutdown(socket.SHUT_WR)
+        return len(uploads)
 
     def _serve(self, inward: socket.socket, begun: bytes = b"") -> None:
         with contextlib.suppress(OSError):

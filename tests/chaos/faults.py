@@ -8,8 +8,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TextIO
 
@@ -37,6 +36,7 @@ KINDS: Mapping[str, str] = {
 }
 """Each kind of fault, and what it is done to. Faults of one thing follow each other; those of several overlap."""
 STATUSES = (500, 502, 503, 429)
+_LONGER_SECONDS = 5.0
 _THROTTLED_BYTES_PER_SECOND = 256 << 10
 
 
@@ -230,6 +230,7 @@ class Hands:
         self._service.cloud.start_glance()
 
     def _connections_cut(self, fault: Fault) -> None:
+        self._await_uploads()
         self._service.proxy.cut()
 
     def _uploads_stalled(self, fault: Fault) -> None:
@@ -245,25 +246,32 @@ class Hands:
 
     def _requests_refused(self, fault: Fault) -> str:
         status = STATUSES[fault.which % len(STATUSES)]
-        with self._touching() as touched:
-            self._service.proxy.refusing = status
-            time.sleep(fault.seconds)
-            self._service.proxy.refusing = None
-        return f"({touched()} requests got {status})"
+        self._service.proxy.refusing = status
+        touched = self._until_touched(fault.seconds)
+        self._service.proxy.refusing = None
+        return f"({touched} requests got {status})"
 
     def _answers_lost(self, fault: Fault) -> str:
-        with self._touching() as touched:
-            self._service.proxy.losing = True
-            time.sleep(fault.seconds)
-            self._service.proxy.losing = False
-        return f"({touched()} answers)"
+        self._service.proxy.losing = True
+        touched = self._until_touched(fault.seconds)
+        self._service.proxy.losing = False
+        return f"({touched} answers)"
 
     def _tokens_expired(self, fault: Fault) -> str:
-        with self._touching() as touched:
-            self._service.proxy.expire_tokens()
-        return f"({touched()} uploads under way)"
+        self._await_uploads()
+        return f"({self._service.proxy.expire_tokens()} uploads under way)"
 
-    @contextmanager
-    def _touching(self) -> Iterator[Callable[[], int]]:
-        before = self._service.proxy.touched
-        yield lambda: self._service.proxy.touched - before
+    def _until_touched(self, seconds: float) -> int:
+        """Wait for so long, and longer where no request has come; how many the proxy has meddled with."""
+        proxy = self._service.proxy
+        before, began = proxy.touched, time.monotonic()
+        time.sleep(seconds)
+        while proxy.touched == before and time.monotonic() < began + seconds + _LONGER_SECONDS:
+            time.sleep(0.02)
+        return proxy.touched - before
+
+    def _await_uploads(self) -> None:
+        """For a while: a fault that meets no upload tells little."""
+        until = time.monotonic() + _LONGER_SECONDS
+        while not self._service.proxy.uploads and time.monotonic() < until:
+            time.sleep(0.02)

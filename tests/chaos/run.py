@@ -29,7 +29,7 @@ BROKERS = ("embedded", "redis", "rabbitmq")
 KIB, MIB = 1 << 10, 1 << 20
 SIZES = (64 * KIB, MIB, 4 * MIB, 16 * MIB, 64 * MIB)
 CALLERS = 4
-TICKETS_PER_MINUTE = 25
+TICKETS_PER_MINUTE = 40
 FAULTS_PER_MINUTE = 15
 SETTLE_SECONDS = 120.0
 """Once the faults are over, every ticket ends within this time."""

@@ -35,7 +35,7 @@ from tests.stack import PASSWORD, REPOSITORY, Stack
 
 MIB = 1 << 20
 START_SECONDS = 90.0
-UPLOAD_BYTES_PER_SECOND = 8 * MIB
+UPLOAD_BYTES_PER_SECOND = 4 * MIB
 """Of each connection to Glance, where nothing is wrong: slow enough for faults to meet uploads half way."""
 INTAKES, WORKERS = 2, 3
 _QUICK = {
