@@ -85,6 +85,7 @@ class Proxy:
         back = threading.Thread(target=self._copy, args=(onward, inward, False), daemon=True)
         back.start()
         with contextlib.suppress(OSError):
+            self._moving.wait()
             onward.sendall(begun)
         self._copy(inward, onward, True)
         back.join()

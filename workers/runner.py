@@ -179,6 +179,9 @@ class Attempt:
         cloud.check(image)
         ref = self._ref()
         self._lease.check()
+        for entry in self._journal.entries():
+            if entry.state == "condemned":
+                self._remove(entry.cloud_id)
         uploaded = cloud.find(ref)
         if uploaded and uploaded.complete and (wrong := _difference(uploaded, image, transfer)):
             logger.warning("ticket %d: what an earlier attempt left is of no use: %s", self._ticket.id, wrong)
@@ -266,6 +269,7 @@ class Attempt:
     def _remove(self, cloud_id: str) -> None:
         cloud = self._connect(self._lease.check_held)
         self._lease.check_held()
+        self._journal.condemn(cloud_id)
         cloud.delete(cloud_id)
         self._journal.gone(cloud_id)
 
@@ -328,6 +332,9 @@ class TicketJournal:
 
     def present(self, cloud_id: str) -> None:
         self.store.leases.mark(self.claim, cloud_id, "present")
+
+    def condemn(self, cloud_id: str) -> None:
+        self.store.leases.mark(self.claim, cloud_id, "condemned")
 
     def gone(self, cloud_id: str) -> None:
         self.store.leases.mark(self.claim, cloud_id, "gone")

@@ -76,7 +76,8 @@ class CloudRef:
 
     cloud_id: str
     state: str = "planned"
-    """`planned` (its creation was or will be asked for), `present` (the cloud confirmed it) or `gone`."""
+    """`planned` (its creation was or will be asked for), `present` (the cloud confirmed it), `condemned` (its deletion
+    was or will be asked for: nobody uses it any more, as that may happen late) or `gone`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import urllib.error
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -43,6 +44,9 @@ class MemoryJournal:
 
     def present(self, cloud_id: str) -> None:
         self.kept[cloud_id] = "present"
+
+    def condemn(self, cloud_id: str) -> None:
+        self.kept[cloud_id] = "condemned"
 
     def gone(self, cloud_id: str) -> None:
         self.kept[cloud_id] = "gone"
@@ -228,6 +232,25 @@ def test_deleting_is_repeatable(harness: Harness, image: tuple[Image, Path]) -> 
     cloud.delete(str(uuid.uuid4()))
     harness.journal.gone(uploaded.cloud_id)
     assert cloud.find(harness.ref) is None
+
+
+@pytest.mark.real
+def test_a_creation_that_comes_after_the_deletion_makes_nothing(devcloud: DevCloud) -> None:
+    """The request of a worker that was paused, or that a connection held up."""
+    body = publish_body(devcloud, "")
+    account = body["credAccount"]
+    fields = {name: account[name] for name in ("keystoneUrl", "glanceUrl", "login", "keystoneVersion")}
+    target = {name: body[name] for name in ("keystoneDomain", "keystoneProject", "displayName")}
+    cloud = OpenStackPublisher.connect(
+        Account("openstack", fields, {"password": account["password"]}),
+        Target("openstack", target),
+        Timeouts(5, 20, 30),
+    )
+    planned = str(uuid.uuid4())
+    cloud.delete(planned)
+    with pytest.raises(urllib.error.HTTPError, match="409"):
+        Glance(devcloud).rest("POST", "/v2/images", {"id": planned, "name": "late"})
+    assert [image for image in Glance(devcloud).images() if image["id"] == planned] == []
 
 
 def test_a_wrong_password_is_permanent_and_is_not_repeated(harness: Harness) -> None:

@@ -57,6 +57,10 @@ class Journal(Protocol):
     def present(self, cloud_id: str) -> None:
         """The cloud has confirmed it."""
 
+    def condemn(self, cloud_id: str) -> None:
+        """Write down that an object is about to be deleted. No other attempt uses it from then on, as the deletion may
+        come late: from a worker that was paused, or over a connection that stalled."""
+
     def gone(self, cloud_id: str) -> None:
         """The cloud has confirmed that it is not there, or no longer."""
 
@@ -94,7 +98,8 @@ class CloudPublisher(ABC):
 
     @abstractmethod
     def find(self, ticket: TicketRef) -> CloudImage | None:
-        """What an earlier attempt left in the cloud, complete or not. What is of no use is deleted."""
+        """What an earlier attempt left in the cloud, complete or not. What is of no use is condemned and
+        deleted."""
 
     @abstractmethod
     def upload(self, image: Image, ticket: TicketRef, transfer: Transfer) -> CloudImage:
@@ -106,7 +111,8 @@ class CloudPublisher(ABC):
 
     @abstractmethod
     def delete(self, cloud_id: str) -> None:
-        """Remove an object and return once the cloud confirms that it is gone. One that is not there is no error."""
+        """Remove an object and return once the cloud confirms that it is gone. One that is not there is no error; where
+        the id was chosen here, it can be made no more: a request for that may still be on its way."""
 
     @abstractmethod
     def tagged(self, deployment: str) -> Sequence[Tagged]:

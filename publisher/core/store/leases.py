@@ -139,7 +139,7 @@ class Leases:
             )
 
     def mark(self, claim: Claim, cloud_id: str, state: str) -> None:
-        """Note that a cloud object is `present` or `gone`. Holds in a ticket that is being cancelled, too.
+        """Note that a cloud object is `present`, `condemned` or `gone`. Holds in a ticket that is being cancelled, too.
 
         Raises `LeaseLost`.
         """

@@ -31,7 +31,7 @@ from tests.unit.core.records import add_image, add_ticket, current, put_back, wo
 from workers.clouds.base import CloudImage, CloudPublisher, Tagged, TicketRef, Timeouts
 from workers.clouds.memory import CLOUD
 from workers.drain import Drain
-from workers.runner import Runner, retry_delay
+from workers.runner import Runner, TicketJournal, retry_delay
 from workers.transfer import Transfer
 
 CONTENT = os.urandom((2 << 20) + 77)
@@ -614,6 +614,32 @@ def test_what_is_found_incomplete_is_filled(
     assert list(script.images) == ["left"]
 
 
+def test_what_another_worker_may_still_delete_is_not_used(
+    sqlite_store: Store, ticket: Ticket, image: Image, runner: Runner, script: Script
+) -> None:
+    """It was paused, or its connection stalled, between the decision and the deletion."""
+    left = CloudImage("left", True, image.size, {"sha512": image.sha512})
+    leave(sqlite_store, ticket, script, left)
+    paused = sqlite_store.leases.claim(ticket.id, "paused", 60)
+    assert paused
+    TicketJournal(sqlite_store, paused).condemn("left")
+    put_back(sqlite_store, ticket, lease_until=1)
+    assert runner.run(ticket.id) is State.PUBLISHED
+    script.images.pop("left", None)  # now it comes
+    assert list(script.images) == [current(sqlite_store, ticket).cloud_id]
+    assert cloud_ids(sqlite_store, ticket) == ["gone", "present"]
+
+
+def test_what_is_deleted_is_condemned_first(
+    sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script
+) -> None:
+    script.fail("chunk", PermanentCloudError("the quota is used up"))
+    seen: list[list[str]] = []
+    script.on["delete"] = lambda: seen.append(cloud_ids(sqlite_store, ticket))
+    assert runner.run(ticket.id) is State.FAILED
+    assert seen == [["condemned"]]
+
+
 # Cancelling -----------------------------------------------------
 
 
@@ -662,7 +688,7 @@ def test_a_cancel_whose_clean_up_fails_stays_until_it_is_done(
     script.fail("delete", error)
     assert runner.run(ticket.id) is State.CANCELLING
     assert current(sqlite_store, ticket).state is State.CANCELLING
-    assert cloud_ids(sqlite_store, ticket) == ["present"]
+    assert cloud_ids(sqlite_store, ticket) == ["condemned"]
     assert runner.run(ticket.id) is None, "only after a while"
     put_back(sqlite_store, ticket, lease_until=0.01, wake_at=0.01)
     assert sqlite_store.tickets.due() == [ticket.id]
@@ -735,7 +761,7 @@ def test_a_lease_lost_while_cleaning_up(
     now = current(sqlite_store, ticket)
     assert (now.worker, now.state) == ("another", State.PUBLISHING if why == "failed" else State.CANCELLING)
     assert now.error is None
-    assert cloud_ids(sqlite_store, ticket) == ["present"]
+    assert cloud_ids(sqlite_store, ticket) == ["condemned"]
 
 
 def test_a_worker_that_was_paused_knows_so_by_its_own_clock(

@@ -11,12 +11,13 @@ import os
 import ssl
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import requests.utils
-from glanceclient.exc import HTTPConflict, HTTPForbidden, HTTPNotFound
+from glanceclient.exc import HTTPConflict, HTTPForbidden, HTTPNotFound, HTTPOverLimit
 from glanceclient.v2.client import Client
 from keystoneauth1.session import Session
 
@@ -71,10 +72,12 @@ class OpenStackPublisher(CloudPublisher):
             raise InvalidRequest(f"Glance takes no '{image.disk_format}' image", field="imageUri")
 
     def find(self, ticket: TicketRef) -> CloudImage | None:
-        journalled = {entry.cloud_id: entry.state for entry in ticket.journal.entries() if entry.state != "gone"}
+        entries = {entry.cloud_id: entry.state for entry in ticket.journal.entries()}
+        journalled = {cloud_id: state for cloud_id, state in entries.items() if state != "gone"}
         for cloud_id in self._tagged(ticket):
             if cloud_id not in journalled:  # the journal is older than the image: it came back from a backup
-                ticket.journal.plan(cloud_id)
+                if cloud_id not in entries:
+                    ticket.journal.plan(cloud_id)
                 ticket.journal.present(cloud_id)
                 journalled[cloud_id] = "present"
         complete: CloudImage | None = None
@@ -82,6 +85,8 @@ class OpenStackPublisher(CloudPublisher):
             record = self._record(cloud_id)
             if record is None and state == "planned" and not self._planned:
                 self._planned = cloud_id
+            elif record is None and state == "planned":  # one too many
+                self._delete_noted(ticket, cloud_id)
             elif record is None:
                 ticket.journal.gone(cloud_id)
             elif record["status"] == "active" and complete is None:
@@ -116,18 +121,28 @@ class OpenStackPublisher(CloudPublisher):
         return uploaded
 
     def delete(self, cloud_id: str) -> None:
-        with translated(self._service):
-            try:
-                self._glance.images.delete(cloud_id)
-            except HTTPNotFound:
+        if not self._deleted(cloud_id):
+            # The request that makes it may still be on its way. Glance gives no id a second time, deleted or not.
+            with translated(self._service), suppress(HTTPConflict, HTTPForbidden, HTTPOverLimit):
+                self._glance.images.create(id=cloud_id, name="Deleted before it was made")
+            if not self._deleted(cloud_id):
                 return
-            except HTTPConflict:
-                raise TransientCloudError(f"{self._service}: image {cloud_id} is in use") from None
         record = self._record(cloud_id)
         if record is not None and record["status"] not in ("deleted", "pending_delete"):
             raise TransientCloudError(
                 f"{self._service}: image {cloud_id} is still {record['status']} after its deletion"
             )
+
+    def _deleted(self, cloud_id: str) -> bool:
+        """Ask for the deletion; False where there is no such image, or no longer."""
+        with translated(self._service):
+            try:
+                self._glance.images.delete(cloud_id)
+            except HTTPNotFound:
+                return False
+            except HTTPConflict:
+                raise TransientCloudError(f"{self._service}: image {cloud_id} is in use") from None
+        return True
 
     def tagged(self, deployment: str) -> Sequence[Tagged]:
         with translated(self._service):
@@ -194,6 +209,7 @@ class OpenStackPublisher(CloudPublisher):
                 return None
 
     def _delete_noted(self, ticket: TicketRef, cloud_id: str) -> None:
+        ticket.journal.condemn(cloud_id)
         self.delete(cloud_id)
         ticket.journal.gone(cloud_id)
 
