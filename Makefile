@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-stop test test-fast lint bench clean
+.PHONY: help demo demo-stop test test-fast lint chaos bench clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -33,6 +33,12 @@ lint: .venv/.development  ## style, types, directions of imports
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+chaos: .venv/.development  ## kill, pause, cut and fill things for MINUTES=2 while images are published; SEED, STORE, BROKER
+	@sh tests/install_servers.sh; \
+	$(BIN)/publisher devcloud install; \
+	$(BIN)/python -m tests.chaos --minutes $(or $(MINUTES),2) $(if $(SEED),--seed $(SEED)) \
+		--store $(or $(STORE),sqlite) --broker $(or $(BROKER),embedded)
 
 bench: .venv/.development  ## what the intake takes, and an upload beside other ways to send an image
 	$(BIN)/python -m bench.intake

@@ -288,8 +288,10 @@ def _database(kind: str, disk: Disk, logs: Path) -> Iterator[Database]:
         return
     binaries = find_postgres() or missing("PostgreSQL")
     # As in earnest: what was committed is there after a crash of the server. That of the machine is not tried here.
-    options: Any = {"synchronous_commit": "on", "full_page_writes": "on", "max_wal_size": "64MB", "min_wal_size": "32MB"}
-    server = PostgresServer(binaries, disk.directory, log=logs / "postgres.log", **options)
+    server = PostgresServer(
+        binaries, disk.directory, log=logs / "postgres.log", synchronous_commit="on", full_page_writes="on",
+        max_wal_size="64MB", min_wal_size="32MB",
+    )  # fmt: skip
     server.start()
     try:
         yield Database(server.fresh(), disk, server)

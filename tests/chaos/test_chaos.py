@@ -1,0 +1,112 @@
+"""A short run of the chaos; and that its verdict tells when the promise is broken."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from publisher.core.ticket import Phase, Progress, State, Ticket
+from publisher.devcloud.cloud import DevCloud
+from tests.chaos.faults import KINDS, Done, Fault, schedule
+from tests.chaos.run import Plan, chaos
+from tests.chaos.verdict import Registered, judge, told_otherwise
+from tests.chaos.watch import recoveries
+from tests.clouds import Glance
+
+CONTENT = b"an image"
+RIGHT = Registered(len(CONTENT), hashlib.sha256(CONTENT).hexdigest(), hashlib.sha512(CONTENT).hexdigest())
+TICKET = Ticket(
+    id=1, uid="u-1", owner="root", appliance_id=4, image_id=7, platform="openstack", account={}, sealed_secrets=None,
+    target={}, name="chaos-1", state=State.PUBLISHED, phase=Phase.FINISHING, progress=Progress(8, 8), attempt=1,
+    cloud_id="c-1", location=None, error=None, error_detail=None, created=0.0, modified=0.0, started=None,
+    finished=None, not_before=0.0, lease_token=1, worker=None,
+)  # fmt: skip
+IMAGE = {
+    "id": "c-1", "status": "active", "size": RIGHT.size, "os_hash_value": RIGHT.sha512,
+    "publisher_sha256": RIGHT.sha256, "publisher_ticket": "u-1",
+}  # fmt: skip
+
+
+@pytest.fixture
+def emptied(devcloud: DevCloud) -> Iterator[DevCloud]:
+    yield devcloud
+    glance = Glance(devcloud)
+    for image in glance.images():
+        glance.delete(image["id"])
+
+
+@pytest.mark.real
+def test_the_promise_is_kept_through_a_short_run(tmp_path: Path, emptied: DevCloud) -> None:
+    said: list[str] = []
+    assert chaos(Plan(seed=7, minutes=0.4, store="sqlite", broker="embedded"), tmp_path, emptied, said.append), said
+
+
+def test_the_same_seed_gives_the_same_faults() -> None:
+    def of(seed: int) -> list[Fault]:
+        return schedule(random.Random(seed), seconds=60, count=40, kinds=list(KINDS))  # noqa: S311
+
+    assert of(1) == of(1)
+    assert of(1) != of(2)
+    assert {fault.kind for fault in of(1)[: len(KINDS)]} == set(KINDS)
+    assert [fault.at for fault in of(1)] == sorted(fault.at for fault in of(1))
+
+
+def test_a_kept_promise() -> None:
+    failed = replace(TICKET, id=2, uid="u-2", state=State.FAILED)
+    assert judge([TICKET, failed], [1, 2], [IMAGE], {7: RIGHT}, lambda _: CONTENT).kept
+
+
+@pytest.mark.parametrize(
+    ("broken", "changes", "images", "content"),
+    [
+        ("lost", {"id": 3}, [IMAGE], CONTENT),
+        ("lost", {}, [], CONTENT),
+        ("lost", {}, [IMAGE], b"other bytes"),
+        ("lost", {}, [IMAGE | {"status": "saving"}], CONTENT),
+        ("lost", {}, [IMAGE | {"id": "c-2"}], CONTENT),
+        ("lost", {}, [IMAGE | {"os_hash_value": "0"}], CONTENT),
+        ("lost", {}, [IMAGE | {"publisher_sha256": "0"}], CONTENT),
+        ("doubled", {}, [IMAGE, IMAGE | {"id": "c-2"}], CONTENT),
+        ("leaked", {}, [IMAGE, IMAGE | {"id": "c-2", "publisher_ticket": "u-9"}], CONTENT),
+        ("leaked", {"state": State.CANCELLED}, [IMAGE], CONTENT),
+        ("leaked", {"state": State.FAILED}, [IMAGE | {"status": "queued"}], CONTENT),
+        ("stuck", {"state": State.CANCELLING}, [], CONTENT),
+        ("stuck", {"state": State.QUEUED}, [], CONTENT),
+    ],
+)
+def test_a_broken_promise(broken: str, changes: dict[str, Any], images: list[dict[str, Any]], content: bytes) -> None:
+    verdict = judge([replace(TICKET, **changes)], [1], images, {7: RIGHT}, lambda _: content)
+    assert {name for name in ("lost", "doubled", "leaked", "stuck") if getattr(verdict, name)} == {broken}
+    assert not verdict.kept
+
+
+@pytest.mark.parametrize(
+    ("state", "told", "right"),
+    [
+        (State.PUBLISHED, (True, False, False), True),
+        (State.FAILED, (False, True, False), True),
+        (State.CANCELLED, (False, False, True), True),
+        (State.PUBLISHED, (False, False, False), False),
+        (State.FAILED, (True, False, False), False),
+        (State.CANCELLED, (False, True, True), False),
+    ],
+)
+def test_what_callers_are_told(state: State, told: tuple[bool, bool, bool], right: bool) -> None:
+    status = dict(zip(("complete", "error", "cancelled"), told, strict=True))
+    assert (told_otherwise(replace(TICKET, state=state), status) is None) is right
+
+
+def test_recovery_is_from_the_end_of_a_fault_until_a_ticket_that_it_met_moves() -> None:
+    done = [
+        Done(Fault(0, "glance_killed", 1, 0), began=10, ended=12, affected=frozenset({1, 2})),
+        Done(Fault(0, "worker_killed", 1, 0), began=10, ended=13, affected=frozenset({2})),
+        Done(Fault(0, "disk_full", 1, 0), began=10, ended=13, affected=frozenset()),
+    ]
+    moves = [(11.0, 1), (12.5, 3), (14.0, 1), (18.0, 2)]
+    assert recoveries(done, moves) == [(5.0, "worker_killed"), (2.0, "glance_killed")]
