@@ -1,8 +1,10 @@
 """Claims, leases and fencing on each kind of database."""
 
+import tempfile
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +15,9 @@ from publisher.core.store.leases import Claim, Leases
 from publisher.core.store.rows import change
 from publisher.core.store.tables import history, journal, tickets
 from publisher.core.ticket import TRANSITIONS, CloudRef, Phase, State, Ticket
+from tests.conftest import open_store
+from tests.servers import missing
+from tests.servers.postgres import PostgresServer, find_postgres
 from tests.unit.core.records import add_ticket, current, put_back, words
 
 
@@ -66,6 +71,32 @@ def test_a_claim_begins_an_attempt(store: Store) -> None:
     assert (claimed.ticket.attempt, claimed.ticket.worker, claimed.token) == (1, "a", 1)
     assert claimed.ticket.started is not None
     assert words(store, ticket) == ["Accepted", "Claimed by a"]
+
+
+@pytest.mark.real
+def test_what_must_not_be_forgotten_outlives_a_crash_of_the_server() -> None:
+    """A token that was given twice would let two workers write; a condemned image that was not, let one use it."""
+    binaries = find_postgres() or missing("PostgreSQL")
+    with tempfile.TemporaryDirectory(prefix="postgres-") as directory:
+        # What is not waited for is written ten seconds later.
+        server = PostgresServer(binaries, Path(directory), synchronous_commit="on", wal_writer_delay="10s")
+        server.start()
+        store = open_store(server.fresh())
+        try:
+            store.migrate()
+            ticket = add_ticket(store)
+            claimed = claim(store, ticket)
+            server.kill()
+            server.start()
+            assert current(store, ticket).lease_token == claimed.token
+            store.leases.plan(claimed, "c-1")
+            store.leases.mark(claimed, "c-1", "condemned")
+            server.kill()
+            server.start()
+            assert store.tickets.journal(ticket.id) == [CloudRef("c-1", "condemned")]
+        finally:
+            store.close()
+            server.kill()
 
 
 def test_what_there_is_not_to_claim(store: Store) -> None:
