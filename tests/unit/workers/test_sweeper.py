@@ -12,9 +12,11 @@ import pytest
 from publisher.core.errors import TransientCloudError
 from publisher.core.settings import Settings
 from publisher.core.store import Store
+from publisher.core.store.engine import db_now, writing
+from publisher.core.store.tables import sightings
 from publisher.core.ticket import State, Ticket
 from publisher.core.vault import Vault
-from tests.unit.core.records import add_ticket, current, put_back
+from tests.unit.core.records import APPLIANCE, OWNER, add_owner, add_ticket, current, put_back
 from workers.clouds.memory import CLOUD, MemoryPublisher, StoredImage
 from workers.sweeper import OFFICE, Finding, Outcome, Sweeper, words
 
@@ -72,9 +74,6 @@ def ticket_that_left(
 
 
 def first_seen_an_hour_ago(store: Store) -> None:
-    from publisher.core.store.engine import db_now, writing
-    from publisher.core.store.tables import sightings
-
     with writing(store.engine) as connection:
         connection.execute(sightings.update().values(first=db_now() - HOUR - 1))
 
@@ -120,11 +119,10 @@ def test_what_is_needed_stays(store: Store, vault: Vault, sweeper: Sweeper, stat
 
 def store_account(store: Store, vault: Vault) -> None:
     """So that the account is known after its tickets are published or gone."""
-    from tests.unit.core.records import add_owner
-
-    add_owner(store)
+    if store.users.get(OWNER) is None:
+        add_owner(store)
     sealed = vault.seal({"password": "x"})
-    store.accounts.add(owner="root", name="mine", platform="memory", fields={"login": "anybody"}, sealed_secrets=sealed)
+    store.accounts.add(owner=OWNER, name="mine", platform="memory", fields={"login": "anybody"}, sealed_secrets=sealed)
 
 
 def test_what_a_published_ticket_left_beside_its_image_goes(store: Store, vault: Vault, sweeper: Sweeper) -> None:
@@ -151,7 +149,7 @@ def test_deleting_a_ticket_leaves_what_it_published(
         for each in tickets:
             store.tickets.remove(each.id)
     else:
-        store.tickets.remove_all("root", 4)
+        store.tickets.remove_all(OWNER, APPLIANCE)
     assert [(each.outcome, each.cloud_id) for each in twice(store, sweeper)] == [(Outcome.REMOVED, "left")]
     assert set(CLOUD.images) == {"mine"}
 
