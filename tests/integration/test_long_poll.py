@@ -33,6 +33,7 @@ def running(tmp_path: Path) -> Iterator[Intake]:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
+@pytest.mark.real
 @pytest.mark.parametrize("count", [1, 5000])
 def test_all_who_wait_are_answered(running: Intake, count: int) -> None:
     """Of one ticket, and of as many tickets as callers. How fast that is, `bench.longpoll` measures."""
