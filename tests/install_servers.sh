@@ -1,18 +1,22 @@
 #!/bin/sh
-# Installs the servers that the tests need and that no wheel carries: RabbitMQ. Redis and PostgreSQL come from wheels.
-# As root on Debian or Ubuntu; anywhere else it says what will be skipped. Starts no service. Quick when all is there.
+# Installs what the tests need and no wheel carries: RabbitMQ, and Chromium, which reads /docs. Redis and PostgreSQL come
+# from wheels. As root on Debian or Ubuntu; anywhere else it says what will be skipped. Starts no service. Quick when all
+# is there.
 set -eu
 
-if [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || command -v rabbitmq-server >/dev/null 2>&1; then
-    exit 0
+missing=
+if ! [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] && ! command -v rabbitmq-server >/dev/null 2>&1; then
+    missing=' rabbitmq-server'
 fi
-skipped='the tests with a real RabbitMQ are skipped (with CI set, they fail)'
+command -v chromium >/dev/null 2>&1 || missing="$missing chromium"
+[ -n "$missing" ] || exit 0
+skipped='the tests that need it are skipped (with CI set, they fail)'
 if [ "$(id -u)" -ne 0 ]; then
-    echo "install_servers: no rabbitmq-server, and not root to install it: $skipped" >&2
+    echo "install_servers: no$missing, and not root to install it: $skipped" >&2
     exit 0
 fi
 if ! command -v apt-get >/dev/null 2>&1; then
-    echo "install_servers: no rabbitmq-server, and no apt-get to install it with: $skipped" >&2
+    echo "install_servers: no$missing, and no apt-get to install it with: $skipped" >&2
     exit 0
 fi
 
@@ -32,7 +36,10 @@ trap 'exit 130' INT TERM HUP
 printf '#!/bin/sh\nexit 101\n' >"$policy"
 chmod 755 "$policy"
 
-echo 'install_servers: installing rabbitmq-server' >&2
+echo "install_servers: installing$missing" >&2
 export DEBIAN_FRONTEND=noninteractive
 apt-get -q update
-apt-get -q install -y --no-install-recommends rabbitmq-server
+for package in $missing; do
+    # Not every release of Ubuntu has both as a package.
+    apt-get -q install -y --no-install-recommends "$package" || echo "install_servers: no $package: $skipped" >&2
+done

@@ -9,6 +9,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from types import FrameType
+from typing import Any, cast
 
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -20,12 +21,14 @@ from publisher.core.vault import Vault
 from publisher.intake import problems
 from publisher.intake.auth import Authenticator, keep_signatures_out_of_logs
 from publisher.intake.exchange import API, Services, Wakers
+from publisher.intake.openapi import document
 from publisher.intake.routes import (
     accounts,
     apikeys,
     appliances,
     downloads,
     images,
+    openapi,
     pimages,
     registrations,
     schema,
@@ -56,11 +59,12 @@ def create_app(settings: Settings | None = None, waker: Wakers | None = None) ->
         queue.close()
         store.close()
 
-    app = FastAPI(
+    app = Intake(
         title="Image publisher",
         version=__version__,
         lifespan=lifespan,
-        # Both would load their pages' parts from other hosts.
+        # Ours are in routes/openapi.py: these would load their pages' parts from other hosts.
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
@@ -79,7 +83,19 @@ def create_app(settings: Settings | None = None, waker: Wakers | None = None) ->
         status, schema, pimages, images, registrations, downloads, appliances, accounts, targets, apikeys, users,
     ):  # fmt: skip
         app.include_router(module.router, prefix=API)
+    app.include_router(openapi.router, prefix=API)
+    app.include_router(openapi.page_router)
     return app
+
+
+class Intake(FastAPI):
+    """The app, whose OpenAPI document is made of our own tables: the framework's would know of no document."""
+
+    def openapi(self) -> dict[str, Any]:
+        if self.openapi_schema is None:
+            public_url = cast(Services, self.state.services).settings.public_url
+            self.openapi_schema = document(self.routes, f"{public_url.rstrip('/')}{API}")
+        return self.openapi_schema
 
 
 def _allow_connections() -> None:

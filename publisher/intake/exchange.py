@@ -6,6 +6,7 @@ import hashlib
 import math
 import re
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC
 from email.utils import formatdate, parsedate_to_datetime
@@ -138,6 +139,20 @@ def is_conditional(request: Request) -> bool:
     return "if-none-match" in request.headers or "if-modified-since" in request.headers
 
 
+def constant(request: Request, body: bytes, media_type: str, more: Mapping[str, str] | None = None) -> Response:
+    """200 with what stays the same as long as the service runs, or 304. `more` are headers."""
+    changed = math.ceil(services(request).started)
+    headers = {
+        "ETag": f'"{hashlib.sha256(body).hexdigest()[:32]}"',
+        "Last-Modified": formatdate(min(changed, math.floor(time.time())), usegmt=True),
+        "Cache-Control": "no-cache",
+        **(more or {}),
+    }
+    if caller_has(request, headers["ETag"], changed):
+        return Response(status_code=304, headers=headers)
+    return Response(body, headers=headers, media_type=media_type)
+
+
 def caller_has(request: Request, etag: str, changed: int) -> bool:
     """RFC 9110, 13.1.2 and 13.1.3: If-Modified-Since counts only where there is no If-None-Match."""
     if given := request.headers.getlist("if-none-match"):
@@ -160,9 +175,7 @@ def caller(request: Request) -> Caller:
 
 def signed_in(request: Request) -> User:
     """A request that names an API key stands by its signature, whatever else it has. Raises `NotAuthenticated`."""
-    authenticator = services(request).authenticator
-    signer = authenticator.signer(request.scope["raw_path"], request.scope["query_string"])
-    return signer or authenticator.user(request.headers.get("authorization"))
+    return signer(request) or services(request).authenticator.user(request.headers.get("authorization"))
 
 
 def declared_length(request: Request) -> int | None:
@@ -171,6 +184,11 @@ def declared_length(request: Request) -> int | None:
     if not declared.isdecimal():
         return None
     return int(declared) if len(declared) <= _LENGTH_DIGITS else _ID_MAX
+
+
+def signer(request: Request) -> User | None:
+    """The user whose API key signed the request; None where it names no key. Raises `NotAuthenticated`."""
+    return services(request).authenticator.signer(request.scope["raw_path"], request.scope["query_string"])
 
 
 async def bounded_body(request: Request) -> bytes:

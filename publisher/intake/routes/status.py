@@ -1,10 +1,10 @@
-"""GET /status: whether the service is alive. No login."""
+"""GET /status: whether the service is alive. No login; but clients try their API keys here."""
 
 from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
-from publisher.intake.exchange import answer, services
+from publisher.intake.exchange import answer, services, signer
 from publisher.intake.negotiation import answer_format
 from publisher.version import UFORGE_API_VERSION
 
@@ -13,6 +13,7 @@ router = APIRouter()
 
 @router.get("/status")
 def service_status(request: Request) -> Response:
+    signer(request)
     accept = request.headers.get("accept", "")
     if accept.partition(",")[0].partition(";")[0].strip().lower() == "text/plain":
         return Response("alive\n", media_type="text/plain")

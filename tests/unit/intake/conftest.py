@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import shutil
+import signal
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -28,6 +31,7 @@ from publisher.core.store.leases import Claim
 from publisher.core.ticket import Ticket
 from publisher.intake.app import create_app
 from publisher.intake.wire import xsd
+from tests.servers.process import Server, free_port, listens
 
 with warnings.catch_warnings():
     # It would rather have httpx2, a fork of the httpx that we have.
@@ -347,6 +351,42 @@ def start(filled_template: Path, tmp_path: Path) -> Iterator[Callable[..., Servi
 def fresh(start: Callable[..., Service]) -> Service:
     """An intake of the test's own."""
     return start()
+
+
+@dataclass(frozen=True)
+class Process:
+    """A real server, without a broker."""
+
+    port: int
+    log: Path
+    pid: int
+
+
+@contextmanager
+def real_server(directory: Path) -> Iterator[Process]:
+    """An intake of its own process over the database in that directory. It must not crash, nor log a mistake or a
+    secret."""
+    port, log = free_port(), directory / "intake.log"
+    settings = Settings(data_dir=directory, intake_port=port, log_level="DEBUG")
+    command = [
+        *(sys.executable, "-m", "uvicorn", "--factory", "publisher.intake.app:create_app", "--port", str(port)),
+        *("--no-server-header", "--no-proxy-headers", "--log-level", "debug"),
+    ]
+    environment = os.environ | settings.environment() | {"PYTHONPATH": str(Path(__file__).parents[3])}
+    server = Server(command, log, ready=lambda: listens(port), environment=environment)
+    server.start()
+    assert server.pid
+    try:
+        yield Process(port, log, server.pid)
+    finally:
+        crashed = server.pid is None
+        server.signal(signal.SIGINT)
+        server.wait(10)
+    assert not crashed
+    text = log.read_text()
+    assert "Traceback" not in text
+    for secret in (SECRET, *PASSWORDS.values(), basic("root", PASSWORDS["root"]).split()[1]):
+        assert secret not in text
 
 
 @pytest.fixture(scope="session")

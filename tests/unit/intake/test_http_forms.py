@@ -315,7 +315,8 @@ def test_method_not_allowed(service: Service, method: str, path: str, allowed: s
         "/api/../api/nowhere",
         "/api/%00",
         "/api/å",
-        "/docs",
+        "/redoc",
+        "/openapi.json",
         "/api///status",
     ],
 )

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import os
 import re
 import shutil
-import signal
 import socket
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,9 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from publisher.core.settings import Settings
-from tests.servers.process import Server, free_port, listens
-from tests.unit.intake.conftest import DATA, PASSWORDS, SECRET, Answer, basic, xml_body
+from tests.unit.intake.conftest import DATA, PASSWORDS, Answer, basic, real_server, xml_body
 
 FLAT = "/api/users/root/appliances/4/pimages"
 LOGIN = f"Authorization: {basic('root', PASSWORDS['root'])}\r\n"
@@ -107,29 +102,8 @@ def intake(filled_template: Path, tmp_path_factory: pytest.TempPathFactory) -> I
     """A server without a broker."""
     directory = tmp_path_factory.mktemp("server")
     shutil.copyfile(filled_template, directory / "publisher.db")
-    port, log = free_port(), directory / "intake.log"
-    settings = Settings(data_dir=directory, intake_port=port, log_level="DEBUG")
-    command = [
-        *(sys.executable, "-m", "uvicorn", "--factory", "publisher.intake.app:create_app", "--port", str(port)),
-        *("--no-server-header", "--no-proxy-headers", "--log-level", "debug"),
-    ]
-    server = Server(
-        command,
-        log,
-        ready=lambda: listens(port),
-        environment=os.environ | settings.environment() | {"PYTHONPATH": str(Path(__file__).parents[3])},
-    )
-    server.start()
-    assert server.pid
-    yield Intake(port, log, server.pid)
-    crashed = server.pid is None
-    server.signal(signal.SIGINT)
-    server.wait(10)
-    assert not crashed
-    text = log.read_text()
-    assert "Traceback" not in text
-    for secret in (SECRET, *PASSWORDS.values(), LOGIN.split()[2]):
-        assert secret not in text
+    with real_server(directory) as process:
+        yield Intake(process.port, process.log, process.pid)
 
 
 def chunked(body: bytes, size: int = 65536) -> bytes:

@@ -1,0 +1,71 @@
+"""GET /openapi.json: the API as an OpenAPI document; and /docs, a page to read it with. No login."""
+
+from __future__ import annotations
+
+import json
+import mimetypes
+from importlib.resources import files
+
+from fastapi import APIRouter, Request, Response
+
+from publisher.core.errors import NotFound
+from publisher.intake.exchange import API, constant
+
+router = APIRouter()
+page_router = APIRouter()
+
+_ASSETS = ("swagger-ui-bundle.js", "swagger-ui.css", "favicon-32x32.png")
+"""The parts of Swagger UI, out of the package that carries them."""
+
+_PAGE = """\
+<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<title>Image publisher: the API</title>
+<link rel="stylesheet" href="docs/swagger-ui.css">
+<link rel="icon" href="docs/favicon-32x32.png">
+</head>
+<body>
+<div id="swagger-ui"></div>
+<script src="docs/swagger-ui-bundle.js"></script>
+<script src="docs/start.js"></script>
+</body>
+</html>
+"""
+_START = f"""\
+SwaggerUIBundle({{url: "{API.removeprefix("/")}/openapi.json", dom_id: "#swagger-ui", validatorUrl: null}});
+"""
+_HEADERS = {
+    # Nothing is loaded from another host, and no script stands in the page itself. Swagger UI writes styles into its
+    # elements, and has its pictures in its style sheet.
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:;"
+        " connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+
+
+@router.get("/openapi.json")
+def openapi(request: Request) -> Response:
+    """It has one form only: whatever `Accept` says, that is the answer."""
+    body = json.dumps(request.app.openapi(), ensure_ascii=False, separators=(",", ":")).encode()
+    return constant(request, body, "application/json")
+
+
+@page_router.get("/docs")
+def docs(request: Request) -> Response:
+    return constant(request, _PAGE.encode(), "text/html; charset=utf-8", _HEADERS)
+
+
+@page_router.get("/docs/{name}")
+def asset(request: Request, name: str) -> Response:
+    if name == "start.js":
+        body = _START.encode()
+    elif name in _ASSETS:
+        body = files("fastapi_swagger.resources").joinpath(name).read_bytes()
+    else:
+        raise NotFound("there is no such resource")
+    return constant(request, body, mimetypes.guess_type(name)[0] or "application/octet-stream", _HEADERS)
