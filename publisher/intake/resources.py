@@ -338,6 +338,7 @@ RESOURCES: tuple[Resource, ...] = (
         answer="apiKeyPair",
         status=201,
     ),
+    Resource("GET", _KEYS + "/{id}", "An API key, without its secret", "api_key_access", answer="apiKeyPair"),
     Resource("DELETE", _KEYS + "/{id}", "Delete an API key", "api_key_access", status=204),
     # What can be published to
     Resource(

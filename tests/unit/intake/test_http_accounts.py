@@ -227,47 +227,6 @@ def test_delete(fresh: Service) -> None:
     assert create(fresh)["dbId"] != made["dbId"]
 
 
-# Who may ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("method", "path", "entitlement"),
-    [
-        ("GET", "users/{uid}/accounts", None),
-        ("POST", "users/{uid}/accounts", "cloud_account_create"),
-        ("GET", "users/{uid}/accounts/{id}", None),
-        ("PUT", "users/{uid}/accounts/{id}", "cloud_account_create"),
-        ("DELETE", "users/{uid}/accounts/{id}", "cloud_account_delete"),
-    ],
-)
-def test_who_may(fresh: Service, method: str, path: str, entitlement: str | None) -> None:
-    bobs = create(fresh, login="bob")["dbId"]
-
-    def call(login: str | None, uid: str, id: int = bobs, **options: Any) -> Answer:
-        given: dict[str, Any] = (
-            {"body": body(name="new").encode(), "content_type": JSON} if method in ("POST", "PUT") else {}
-        )
-        return fresh.call(method, path.format(uid=uid, id=id), login=login, **given, **options)
-
-    assert call(None, "bob").status == 401
-    assert call("bob", "bob", password="wrong").status == 401
-    others, nobodys = call("alice", "bob"), call("alice", "nobody")
-    assert (others.status, nobodys.status) == (404, 404)
-    assert others.problem().replace("bob", "nobody") == nobodys.problem()
-    if "{id}" in path:
-        others, unknown = call("alice", "alice"), call("alice", "alice", 999)
-        assert (others.status, unknown.status) == (404, 404)
-        assert others.problem().replace(str(bobs), "999") == unknown.problem()
-    carols = call("carol", "carol")
-    if entitlement:
-        assert carols.status == 403
-        assert entitlement in carols.problem()
-    else:
-        assert carols.status == (404 if "{id}" in path else 200)
-    assert len(fresh.store.accounts.list()) == 1
-    assert call("root", "bob").status in (200, 201, 204), "an administrator may"
-
-
 # Publish ----------------------------------------------------------------------------------------------------------
 
 REFERENCES = [

@@ -1,11 +1,10 @@
-"""API keys, requests that are signed with them, and who may ask what of the routes of users and keys."""
+"""API keys, and requests that are signed with them."""
 
 from __future__ import annotations
 
 import http.client
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote_plus
 
@@ -15,29 +14,12 @@ from publisher.core.settings import Settings
 from publisher.core.store import Store
 from publisher.core.vault import Vault
 from publisher.intake.auth import API_SECRET, signature, signed_text
-from tests.unit.intake.conftest import JSON, UFORGE, XML, Answer, Service, basic, real_server
+from tests.unit.intake.conftest import JSON, UFORGE, XML, Service, basic, real_server
+from tests.unit.intake.contract import Key, make_key
 
 PUBLIC, SECRET_KEY = "PUBKEY", "SECKEY+/x"
 CHECK = "sk5vOb+K/oWJGI+5aLBxDDNf3vI="
 BODY = f'<n:apiKeyPair xmlns:n="{UFORGE}"><name>ci</name><description>For the build</description></n:apiKeyPair>'
-
-
-@dataclass(frozen=True)
-class Pair:
-    public: str
-    secret: str
-    id: int
-
-    def sign(self, target: str, *, signed: str | None = None) -> str:
-        """The target with key and signature; of another text where `signed` tells."""
-        target = f"{target}{'&' if '?' in target else '?'}apiKey={self.public}"
-        return f"{target}&signature={quote_plus(signature(self.secret, (signed or target).encode()))}"
-
-
-def make(service: Service, login: str) -> Pair:
-    made = service.post(f"users/{login}/apikeys", BODY, login="root", accept=JSON)
-    assert made.status == 201, made.body
-    return Pair(made.json["publicKey"], made.json["secretKey"], made.json["dbId"])
 
 
 def insert(store: Store, vault: Vault, owner: str) -> None:
@@ -88,7 +70,7 @@ def test_the_halves_are_not_the_callers_to_choose(service: Service) -> None:
 
 
 def test_a_deleted_key_stops_at_once(fresh: Service) -> None:
-    pair = make(fresh, "alice")
+    pair = make_key(fresh, "alice")
     target = pair.sign("users/alice/pimages")
     assert fresh.get(target, login=None).status == 200
     assert fresh.call("DELETE", f"users/bob/apikeys/{pair.id}", login="bob").status == 404
@@ -99,7 +81,7 @@ def test_a_deleted_key_stops_at_once(fresh: Service) -> None:
 
 
 def test_a_removed_users_key_stops_at_once(fresh: Service) -> None:
-    target = make(fresh, "carol").sign("users/carol/roles")
+    target = make_key(fresh, "carol").sign("users/carol/roles")
     assert fresh.get(target, login=None).status == 200
     fresh.store.users.remove("carol")
     assert fresh.get(target, login=None).status == 401
@@ -117,29 +99,29 @@ def test_the_check_value() -> None:
 
 
 @pytest.fixture(scope="module")
-def pair(service: Service) -> Pair:
-    return make(service, "alice")
+def pair(service: Service) -> Key:
+    return make_key(service, "alice")
 
 
-def ask(service: Service, target: str, key: Pair, *, before: str = "/api/") -> int:
+def ask(service: Service, target: str, key: Key, *, before: str = "/api/") -> int:
     made = quote_plus(signature(key.secret, target.encode()))
     return service.get(f"{before}{target}&signature={made}", login=None).status
 
 
-def test_the_key_stands_anywhere(service: Service, pair: Pair) -> None:
+def test_the_key_stands_anywhere(service: Service, pair: Key) -> None:
     for query in ("apiKey={}", "apiKey={}&img=21", "img=21&apiKey={}", "a=1&apiKey={}&img=21", "x=%2B+%2f&apiKey={}"):
         for before in ("/api/", "/api//"):
             assert ask(service, f"users/alice/pimages?{query.format(pair.public)}", pair, before=before) == 200
 
 
-def test_the_target_is_signed_as_it_is_sent(service: Service, pair: Pair) -> None:
+def test_the_target_is_signed_as_it_is_sent(service: Service, pair: Key) -> None:
     assert ask(service, f"users/%61lice/pimages?apiKey={pair.public}", pair) == 200
     signed = pair.sign("users/alice/pimages").partition("&signature=")[2]
     target = f"users/%61lice/pimages?apiKey={pair.public}&signature={signed}"
     assert service.get(target, login=None).status == 401
 
 
-def test_what_is_not_signed_is_refused(service: Service, pair: Pair) -> None:
+def test_what_is_not_signed_is_refused(service: Service, pair: Key) -> None:
     target = "users/alice/pimages"
     good = pair.sign(target)
     right = good.partition("&signature=")[2]
@@ -154,11 +136,11 @@ def test_what_is_not_signed_is_refused(service: Service, pair: Pair) -> None:
         "another path": good.replace("pimages", "pimages/status"),
         "a leading slash": pair.sign(target, signed=f"/{target}?apiKey={pair.public}"),
         "the base path": pair.sign(target, signed=f"/api/{target}?apiKey={pair.public}"),
-        "another secret": Pair(pair.public, "x", 0).sign(target),
-        "an unknown key": Pair("nokey", pair.secret, 0).sign(target),
-        "an empty key": Pair("", pair.secret, 0).sign(target),
-        "a key with a NUL": Pair("%00", pair.secret, 0).sign(target),
-        "a key that is too long": Pair("x" * 5000, pair.secret, 0).sign(target),
+        "another secret": Key(pair.public, "x", 0).sign(target),
+        "an unknown key": Key("nokey", pair.secret, 0).sign(target),
+        "an empty key": Key("", pair.secret, 0).sign(target),
+        "a key with a NUL": Key("%00", pair.secret, 0).sign(target),
+        "a key that is too long": Key("x" * 5000, pair.secret, 0).sign(target),
         "bytes": f"{target}?apiKey={pair.public}&signature=%ff%00",
     }
     assert service.get(good, login=None).status == 200
@@ -171,7 +153,7 @@ def test_what_is_not_signed_is_refused(service: Service, pair: Pair) -> None:
             assert right not in answer.problem()
 
 
-def test_a_key_decides_who_calls(service: Service, pair: Pair) -> None:
+def test_a_key_decides_who_calls(service: Service, pair: Key) -> None:
     """Even where a password says otherwise."""
     assert service.get(pair.sign("users/alice/pimages"), login="bob").status == 200
     assert service.get(pair.sign("users/alice/pimages"), login="bob", password="wrong").status == 200
@@ -179,7 +161,7 @@ def test_a_key_decides_who_calls(service: Service, pair: Pair) -> None:
     assert service.get("users/alice/pimages?signature=x", login="alice").status == 200, "no key, no signature"
 
 
-def test_the_status_needs_no_key_but_a_right_signature_where_there_is_one(service: Service, pair: Pair) -> None:
+def test_the_status_needs_no_key_but_a_right_signature_where_there_is_one(service: Service, pair: Key) -> None:
     assert service.get("status", login=None).status == 200
     assert service.get(pair.sign("status"), login=None).status == 200
     for wrong in ("status?apiKey=nokey&signature=x", f"status?apiKey={pair.public}", pair.sign("status", signed="x")):
@@ -192,66 +174,6 @@ def test_the_status_needs_no_key_but_a_right_signature_where_there_is_one(servic
 def test_a_public_document_ignores_signatures(service: Service) -> None:
     for path in ("schema/uforge.xsd", "openapi.json"):
         assert service.get(f"{path}?apiKey=nokey&signature=x", login=None).status == 200
-
-
-# Who may ----------------------------------------------------------------------------------------------------------
-
-ROUTES = [
-    ("GET", "users/{uid}", None, 200),
-    ("GET", "users/{uid}/roles", None, 200),
-    ("GET", "users/{uid}/apikeys", "api_key_access", 200),
-    ("POST", "users/{uid}/apikeys", "api_key_access", 201),
-    ("GET", "users/{uid}/apikeys/{id}", "api_key_access", 200),
-    ("DELETE", "users/{uid}/apikeys/{id}", "api_key_access", 204),
-]
-
-
-@pytest.mark.parametrize(("method", "path", "entitlement", "good"), ROUTES)
-class TestWhoMay:
-    def ask(self, service: Service, method: str, target: str, **options: str | None) -> Answer:
-        body = BODY.encode() if method == "POST" else b""
-        return service.call(
-            method,
-            target,
-            body=body,
-            content_type=XML if body else None,
-            login=options.get("login"),
-            password=options.get("password"),
-        )
-
-    @pytest.mark.parametrize("signed", [False, True])
-    def test_callers(
-        self, service: Service, method: str, path: str, entitlement: str | None, good: int, signed: bool
-    ) -> None:
-        keys = {login: make(service, login) for login in ("alice", "bob", "carol", "root")}
-
-        def status(caller: str, uid: str) -> int:
-            target = path.format(uid=uid, id=make(service, "alice" if uid == "nobody" else uid).id)
-            if signed:
-                return self.ask(service, method, keys[caller].sign(target)).status
-            return self.ask(service, method, target, login=caller).status
-
-        assert status("alice", "alice") == good
-        assert status("root", "alice") == good
-        assert status("bob", "alice") == 404
-        assert status("carol", "alice") == 404
-        assert status("bob", "nobody") == status("root", "nobody") == 404
-        assert status("carol", "carol") == (403 if entitlement else good)
-
-    def test_no_valid_login(self, service: Service, method: str, path: str, entitlement: str | None, good: int) -> None:
-        own = make(service, "alice")
-        target = path.format(uid="alice", id=own.id)
-        for answer in (
-            self.ask(service, method, target),
-            self.ask(service, method, target, login="alice", password="wrong"),
-            self.ask(service, method, own.sign(target, signed="x")),
-            self.ask(service, method, own.sign(target) + "x", login="root"),
-            self.ask(service, method, Pair(own.public, make(service, "bob").secret, 0).sign(target)),
-        ):
-            assert answer.status == 401
-            assert "www-authenticate" in answer.headers
-            assert answer.problem()
-        assert own.id in [each.id for each in service.store.api_keys.list("alice")]
 
 
 # Over the wire ----------------------------------------------------------------------------------------------------

@@ -1,0 +1,253 @@
+"""Every resource of the contract, against every kind of caller: what comes back, and what does not."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from lxml import etree
+
+from publisher.intake.resources import RESOURCES
+from tests.unit.intake.conftest import JSON, PASSWORDS, UFORGE, XML, Answer, Service
+from tests.unit.intake.contract import CONTRACT, GETS, ROUTED, TO_COME, Belongings, Row, make_key, to_come
+
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+NOBODY = "nobody"
+
+every_row = pytest.mark.parametrize("row", ROUTED, ids=str)
+every_get = pytest.mark.parametrize("row", GETS, ids=str)
+both_formats = pytest.mark.parametrize("accept", [XML, JSON])
+
+
+@pytest.fixture(scope="module")
+def alices(service: Service) -> Belongings:
+    """To be read, and refused: nothing may change them."""
+    return Belongings.make(service, "alice")
+
+
+@pytest.fixture(scope="module")
+def bobs(service: Service) -> Belongings:
+    return Belongings.make(service, "bob")
+
+
+@pytest.fixture(scope="module")
+def carols(service: Service) -> Belongings:
+    return Belongings.make(service, "carol")
+
+
+def check_error(answer: Answer, status: int, accept: str | None = None) -> str:
+    assert answer.status == status
+    assert answer.headers["content-type"] == (accept or XML)
+    if status == 401:
+        assert re.fullmatch(r'Basic realm="[^"]+".*', answer.headers["www-authenticate"])
+    return answer.problem()
+
+
+def test_the_services_own_table_says_the_same() -> None:
+    own = {re.sub(r"\{\w+\}", "{}", f"{each.method} {each.path[1:]}"): each for each in RESOURCES}
+    for row in CONTRACT:
+        each = own[re.sub(r"\{\w+\}", "{}", str(row))]
+        assert (each.entitlement, each.answer, each.status, each.body) == (
+            row.entitlement,
+            row.root,
+            row.status,
+            row.body,
+        ), str(row)
+
+
+@pytest.mark.parametrize("row", [row for row in CONTRACT if str(row) in TO_COME], ids=str)
+def test_what_is_to_come_is_not_there(row: Row, alices: Belongings) -> None:
+    """So that a row is taken from the list as soon as its route is."""
+    answer = alices.ask(row, "alice")
+    assert answer.status in (404, 405)
+    if answer.status == 404:
+        assert answer.problem() == "there is no such resource"
+
+
+@every_row
+@both_formats
+def test_what_the_owner_and_an_administrator_get(row: Row, accept: str, service: Service) -> None:
+    for login in ("alice", "root"):
+        belongings = Belongings.make(service, "alice", row.state)
+        answer = belongings.ask(row, login, accept=accept)
+        assert answer.status == row.status, answer.body
+        if row.status == 204:
+            assert answer.body == b""
+            assert "content-type" not in answer.headers
+            continue
+        assert answer.headers["content-type"] == accept
+        if accept == XML:
+            assert answer.xml.tag == f"{{{UFORGE}}}{row.root}"
+        else:
+            assert isinstance(answer.json, dict)
+        assert b"users/root" not in answer.body
+        if row.status == 201:
+            assert re.fullmatch(r"http://testserver/api/users/alice/[a-z0-9/]+", answer.headers["location"])
+            assert service.get(answer.headers["location"].removeprefix("http://testserver"), login=login).status == 200
+
+
+@every_get
+@both_formats
+def test_an_answer_that_the_caller_has(row: Row, accept: str, alices: Belongings) -> None:
+    first = alices.ask(row, "alice", accept=accept)
+    assert re.fullmatch(r"\w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT", first.headers["last-modified"])
+    assert "Accept" in first.headers["vary"]
+    path = alices.path(row)
+    for tag in (first.headers["etag"], f'"x", W/{first.headers["etag"]}', "*"):
+        again = alices.service.get(path, login="alice", accept=accept, headers={"If-None-Match": tag})
+        assert (again.status, again.body) == (304, b"")
+        assert again.headers["etag"] == first.headers["etag"]
+    another = alices.service.get(path, login="alice", accept=accept, headers={"If-None-Match": '"x"'})
+    assert (another.status, another.body) == (200, first.body)
+
+
+@pytest.mark.parametrize("path", sorted({row.path for row in ROUTED}))
+def test_other_methods(path: str, alices: Belongings) -> None:
+    allowed = {row.method for row in ROUTED if row.path == path}
+    for method in METHODS:
+        if method in allowed:
+            continue
+        for accept in (XML, JSON):
+            answer = alices.service.call(method, path.format(uid="alice", **alices.ids), login="alice", accept=accept)
+            assert answer.status == 405, method
+            assert set(answer.headers["allow"].split(", ")) == allowed
+            if method != "HEAD":
+                check_error(answer, 405, accept)
+
+
+@every_row
+def test_not_acceptable(row: Row, alices: Belongings) -> None:
+    answer = alices.ask(row, "alice", accept="image/png")
+    assert XML in check_error(answer, 406)
+
+
+@pytest.mark.parametrize("row", [row for row in ROUTED if row.body], ids=str)
+def test_a_body_of_another_type(row: Row, alices: Belongings) -> None:
+    for content_type in (None, "text/plain", "application/x-www-form-urlencoded"):
+        path = alices.path(row)
+        answer = alices.service.call(row.method, path, login="alice", content_type=content_type, body=b"<a/>")
+        check_error(answer, 415)
+
+
+# Callers ----------------------------------------------------------------------------------------------------------
+
+
+@every_row
+@both_formats
+def test_no_valid_login(row: Row, accept: str, alices: Belongings, bobs: Belongings, service: Service) -> None:
+    other = make_key(service, "alice")
+    path = alices.path(row)
+    wrong: dict[str, Callable[[], Answer]] = {
+        "no login": lambda: alices.ask(row, None, accept=accept),
+        "a wrong password": lambda: alices.ask(row, "alice", password="wrong", accept=accept),
+        "another's password": lambda: alices.ask(row, "alice", password=PASSWORDS["bob"], accept=accept),
+        "nobody": lambda: alices.ask(row, NOBODY, password=PASSWORDS["alice"], accept=accept),
+        "a signature over another path": lambda: alices.ask(
+            row, None, signer=alices.key, signed=f"users/alice/nothing?apiKey={alices.key.public}", accept=accept
+        ),
+        "one over the whole path": lambda: alices.ask(
+            row, "alice", signer=alices.key, signed=f"/api/{path}?apiKey={alices.key.public}", accept=accept
+        ),
+        "one over another's path": lambda: alices.ask(
+            row, None, signer=alices.key, signed=f"{bobs.path(row)}?apiKey={alices.key.public}", accept=accept
+        ),
+        "the secret of another key": lambda: alices.ask(
+            row, "root", signer=type(other)(alices.key.public, other.secret, 0), accept=accept
+        ),
+        "an unknown key": lambda: alices.ask(
+            row, "root", signer=type(other)("nokey", alices.key.secret, 0), accept=accept
+        ),
+    }
+    for why, ask in wrong.items():
+        answer = ask()
+        assert answer.status == 401, why
+        message = check_error(answer, 401, accept)
+        assert alices.key.secret not in message
+    assert alices.untouched()
+
+
+@every_row
+def test_a_signed_request(row: Row, service: Service) -> None:
+    """As good as its key's user is."""
+    for signer in ("alice", "root"):
+        belongings = Belongings.make(service, "alice", row.state)
+        key = belongings.key if signer == "alice" else make_key(service, "root")
+        assert belongings.ask(row, None, signer=key).status == row.status
+
+
+@every_row
+@both_formats
+def test_without_the_entitlement(row: Row, accept: str, carols: Belongings) -> None:
+    for signer in (None, carols.key):
+        answer = carols.ask(row, None if signer else "carol", signer=signer, accept=accept)
+        if row.entitlement:
+            assert row.entitlement in check_error(answer, 403, accept)
+        else:
+            assert answer.status == row.status
+
+
+@every_row
+@both_formats
+def test_what_is_anothers_is_as_good_as_nothing(
+    row: Row, accept: str, alices: Belongings, bobs: Belongings, carols: Belongings
+) -> None:
+    """Not even a caller that has no entitlement can tell another user from none."""
+    for who in (bobs, carols):
+        for signer in (None, who.key):
+            login = None if signer else who.owner
+            anothers = alices.ask(row, login, signer=signer, accept=accept)
+            nobodys = alices.ask(row, login, signer=signer, accept=accept, uid=NOBODY)
+            check_error(anothers, 404, accept)
+            assert told(anothers, "alice") == told(nobodys, NOBODY)
+    check_error(alices.ask(row, "root", accept=accept, uid=NOBODY), 404, accept)
+    assert alices.untouched()
+
+
+@pytest.mark.parametrize(
+    ("row", "where"),
+    [(row, where) for row in ROUTED for where in re.findall(r"\{(\w+)\}", row.path)[1:]],
+    ids=lambda each: str(each),
+)
+@both_formats
+def test_anothers_ids_under_ones_own_name(
+    row: Row, where: str, accept: str, alices: Belongings, bobs: Belongings
+) -> None:
+    """Bob's ids, and ids that nobody has, are answered alike, whichever part of the path they stand in."""
+    anothers = alices.ask(row, "alice", accept=accept, ids={where: bobs.ids[where]})
+    nobodys = alices.ask(row, "alice", accept=accept, ids={where: 987654})
+    assert told(anothers, str(bobs.ids[where])) == told(nobodys, "987654")
+    assert bobs.untouched()
+    # An appliance without images is one without published images; on the flat route it contradicts the image's URI.
+    lists = row.path.endswith(("{aid}/pimages", "{aid}/pimages/statuses"))
+    assert anothers.status == (400 if row.body and lists else row.status if lists else 404)
+
+
+def told(answer: Answer, name: str) -> tuple[object, ...]:
+    """All that an answer says but for who and when."""
+    headers = sorted(
+        (key, value) for key, value in answer.headers.items() if key not in ("content-length", "last-modified", "etag")
+    )
+    body = re.sub(r"\d{4}-\d\d-\d\dT[0-9:.]+Z", "WHEN", answer.body.decode())
+    return answer.status, headers, re.sub(rf"\b{name}\b", "NAME", body)
+
+
+# URIs -------------------------------------------------------------------------------------------------------------
+
+
+def uris(document: Any) -> Iterator[str]:
+    """Of an answer in XML: whatever is called a URI."""
+    for element in document.iter(etree.Element):
+        if re.search(r"[uU]ri$", element.tag) and not len(element) and element.text:
+            yield element.text
+
+
+@pytest.mark.parametrize("row", [row for row in ROUTED if row.root], ids=str)
+def test_every_uri_of_an_answer_can_be_got_as_it_stands(row: Row, fresh: Service) -> None:
+    belongings = Belongings.make(fresh, "alice", row.state)
+    found = set(uris(belongings.ask(row, "alice").xml))
+    assert found or row.root == "roles"
+    for uri in found:
+        answer = fresh.get(uri, login="alice")
+        assert answer.status == (404 if to_come(uri) else 200), uri
