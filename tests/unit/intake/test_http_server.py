@@ -154,19 +154,24 @@ def test_a_length_far_too_large_is_refused_unread(intake: Intake) -> None:
     intake.alive()
 
 
-def test_chunks_without_an_end(intake: Intake) -> None:
-    """Answered while they still come; and nothing of them is kept."""
+@pytest.mark.parametrize("framing", ["Transfer-Encoding: chunked", f"Content-Length: {1024 * LIMIT}"])
+def test_a_gigabyte(intake: Intake, framing: str) -> None:
+    """Answered while it still comes; and nothing of it is kept."""
     process = psutil.Process(intake.pid)
+    before = process.memory_info().rss
+    part = b"x" * LIMIT
+    if "chunked" in framing:
+        part = b"%x\r\n%s\r\n" % (LIMIT, part)
     with intake.connect() as connection:
-        connection.sendall(f"{POST}Transfer-Encoding: chunked\r\n\r\n".encode())
-        part = b"%x\r\n%s\r\n" % (LIMIT, b"x" * LIMIT)
+        began = time.monotonic()
+        connection.sendall(f"{POST}{framing}\r\n\r\n".encode())
         for _ in range(2):
             connection.sendall(part)
         (answer,) = read_answers(connection, 1, "POST")
+        assert time.monotonic() - began < 1
         assert answer.status == 413
-        before = process.memory_info().rss
         with contextlib.suppress(ConnectionError):
-            for _ in range(100):
+            for _ in range(1022):
                 connection.sendall(part)
         assert process.memory_info().rss - before < 30 * LIMIT
     intake.alive()

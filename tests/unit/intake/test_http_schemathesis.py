@@ -1,0 +1,64 @@
+"""The service against its own OpenAPI document: requests that are made from it, and whether each answer is in it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.unit.intake.conftest import JSON, PASSWORDS, XML, Service, json_body, real_server, serving
+from tests.unit.intake.contract import Belongings
+
+CHECKS = (
+    "not_a_server_error",
+    "status_code_conformance",
+    "content_type_conformance",
+    "response_headers_conformance",
+    "response_schema_conformance",
+    "allow_header_conformance",
+)
+SECONDS = 170
+"""Of one run, on a machine that is busy with others; on an idle one with two cores each takes less than 10."""
+
+RUNS = {
+    # One value after the other of each element takes minutes for the largest bodies; test_http_elements.py has those.
+    "coverage": ("--phases", "coverage", "--exclude-path-regex", "pimages$|accounts"),
+    "fuzzing": ("--phases", "fuzzing", "--max-examples", "5"),
+    "examples": ("--phases", "examples"),
+}
+
+
+def fill(service: Service) -> None:
+    """Root's objects, of which the document's examples name some: image 7 and its ticket 1, account 3, key 2."""
+    body = json_body(image=7)
+    assert service.post("users/root/appliances/4/pimages", body, content_type=JSON).status == 201
+    for _ in range(3):
+        Belongings.make(service, "root")
+
+
+@pytest.mark.real
+@pytest.mark.timeout(SECONDS + 60)
+@pytest.mark.parametrize(("run", "accept"), [("coverage", JSON), ("fuzzing", JSON), ("examples", XML)])
+def test_every_answer_is_in_the_document(run: str, accept: str, filled_template: Path, tmp_path: Path) -> None:
+    shutil.copyfile(filled_template, tmp_path / "publisher.db")
+    with serving(tmp_path) as service:
+        fill(service)
+    with real_server(tmp_path) as process:
+        done = subprocess.run(
+            [
+                *(Path(sys.executable).with_name("schemathesis"), "run"),
+                f"http://127.0.0.1:{process.port}/api/openapi.json",
+                *("--auth", f"root:{PASSWORDS['root']}", "--header", f"Accept: {accept}"),
+                *("--checks", ",".join(CHECKS), *RUNS[run], "--generation-deterministic", "--no-color"),
+                *("--request-timeout", "10", "--warnings", "off", "--continue-on-failure"),
+            ],
+            cwd=tmp_path,  # where it leaves what it has found
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            check=False,
+        )
+    assert done.returncode == 0, done.stdout[-20_000:] + done.stderr[-2_000:]
