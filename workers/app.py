@@ -39,6 +39,9 @@ app.conf.update(
     task_acks_late=True,
     task_reject_on_worker_lost=True,
     worker_prefetch_multiplier=1,
+    # After a reconnection, Celery would raise the reduced count again from the threads of the tasks that end, over a
+    # connection that its main thread reads: the worker hears nothing more from RabbitMQ (Celery 5.7).
+    worker_enable_prefetch_count_reduction=False,
     # sendfile and TLS release the interpreter's lock, and threads see the request to shut down.
     worker_pool="threads",
     worker_concurrency=settings.worker_concurrency,

@@ -275,6 +275,33 @@ def test_a_worker_outlives_a_redis_that_is_killed_while_it_uploads(
         assert b"Unrecoverable" not in stack.workers[0].log.read_bytes()
 
 
+def test_a_worker_hears_all_again_after_a_rabbitmq_that_was_killed_while_it_uploads(
+    tmp_path: Path, rabbitmq: RabbitServer, devcloud: DevCloud, glance: Glance, large_file: Path
+) -> None:
+    small = tmp_path / "small.raw"
+    small.write_bytes(os.urandom(MIB))
+    with (
+        Stack.in_directory(tmp_path / "data", rabbitmq.url) as stack,
+        Proxy(devcloud.glance_url, bytes_per_second=MIB) as slow,
+    ):
+        stack.add_image(large_file, id=7)
+        stack.add_image(small, id=8)
+        long = [stack.publish(publish_body(devcloud, URI, account__glanceUrl=slow.url)) for _ in range(4)]
+        until(lambda: all(stack.status(ticket)["percentage"] >= 2 for ticket in long), 30)
+        rabbitmq.kill()
+        rabbitmq.start()
+        log = stack.workers[0].log
+        until(lambda: log.read_bytes().count(b"Connected to amqp") == 2, 60)
+        # Each is the end of a task whose message came over the connection that is no more.
+        slow.bytes_per_second = None
+        for ticket in long:
+            assert stack.wait(ticket)["published"]
+        short = [stack.publish(publish_body(devcloud, URI.replace("7", "8"))) for _ in range(12)]
+        for ticket in short:
+            assert stack.wait(ticket, 20)["published"]
+        assert {ticket.attempt for ticket in stack.store.tickets.list()} == {1}
+
+
 def test_on_postgresql_and_rabbitmq(
     tmp_path: Path,
     postgres: PostgresServer,
