@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from publisher.core.uris import image_uri
 from publisher.devcloud.cloud import DevCloud
 from tests.chaos.callers import IDEMPOTENCY_HEADER, Caller, Heard, Order, orders
 from tests.chaos.faults import KINDS, Hands, Log, schedule
-from tests.chaos.service import Service
+from tests.chaos.service import WORKERS, Service
 from tests.chaos.verdict import Registered, Verdict, judge, outcomes, told_otherwise
 from tests.chaos.watch import Watch, recoveries
 from tests.clouds import Glance, publish_body
@@ -31,6 +32,7 @@ SIZES = (64 * KIB, MIB, 4 * MIB, 16 * MIB, 64 * MIB)
 CALLERS = 4
 TICKETS_PER_MINUTE = 40
 FAULTS_PER_MINUTE = 20
+_ROUNDS = 6
 SETTLE_SECONDS = 120.0
 """Once the faults are over, every ticket ends within this time."""
 
@@ -83,6 +85,7 @@ def chaos(plan: Plan, directory: Path, cloud: DevCloud, say: Callable[[str], Non
                 caller.join()
             service.await_up()
             settled = _settle(service, log)
+        deaf = _deaf(service, images[0], heard, log)
         told = _told(service, heard)
         # From here on nobody does anything to the cloud any more.
         service.stop()
@@ -109,6 +112,7 @@ def chaos(plan: Plan, directory: Path, cloud: DevCloud, say: Callable[[str], Non
             *(f"  {words}" for words in (*verdict.lost, *verdict.doubled, *verdict.leaked, *verdict.stuck)),
         ]
         failures = [*hands.errors, *heard.wrong, *(f"no answer to {name}" for name in heard.unheard)]
+        failures += [f"{name} runs, and takes no tickets any more" for name in deaf]
         lines += [f"failed: {words}" for words in failures]
         (directory / "outcome.txt").write_text("\n".join(lines) + "\n")
         for line in lines:
@@ -141,16 +145,14 @@ def _register(service: Service, rng: random.Random, directory: Path) -> list[Ima
     return images
 
 
-def _callers(service: Service, wanted: Sequence[Order], heard: Heard, *, give_up: float) -> list[Caller]:
-    def body(order: Order) -> dict[str, Any]:
-        return publish_body(
-            service.cloud,
-            image_uri("root", 4, order.image_id),
-            displayName=order.name,
-            account__glanceUrl=service.proxy.url,
-        )
+def _body(service: Service, order: Order) -> dict[str, Any]:
+    uri = image_uri("root", 4, order.image_id)
+    return publish_body(service.cloud, uri, displayName=order.name, account__glanceUrl=service.proxy.url)
 
+
+def _callers(service: Service, wanted: Sequence[Order], heard: Heard, *, give_up: float) -> list[Caller]:
     began = time.monotonic()
+    body = partial(_body, service)
     callers = [
         Caller(wanted[number::CALLERS], service.doors, body, heard, began=began, give_up=give_up)
         for number in range(CALLERS)
@@ -173,6 +175,22 @@ def _settle(service: Service, log: Log) -> float:
         pause.wait(0.1)
     log(f"settled after {time.monotonic() - began:.2f} s")
     return time.monotonic() - began
+
+
+def _deaf(service: Service, image: Image, heard: Heard, log: Log) -> list[str]:
+    """The workers that take no tickets any more, though the others leave them enough."""
+    waiting = {f"-{worker.pid}": worker.name for worker in service.workers}
+    for number in range(_ROUNDS):
+        body = _body(service, Order(0.0, f"after-{number}", image.id))
+        tickets = [service.doors[0].publish(body) for _ in range(2 * WORKERS)]
+        heard.promised |= {ticket["dbId"]: ticket["statusUri"] for ticket in tickets}
+        _settle(service, log)
+        ids = {ticket["dbId"] for ticket in tickets}
+        took = {ticket.worker or "" for ticket in service.store.tickets.list() if ticket.id in ids}
+        waiting = {pid: name for pid, name in waiting.items() if not any(worker.endswith(pid) for worker in took)}
+        if not waiting:
+            break
+    return sorted(waiting.values())
 
 
 def _told(service: Service, heard: Heard) -> dict[int, dict[str, Any]]:

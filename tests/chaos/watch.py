@@ -57,7 +57,7 @@ def recoveries(faults: Iterable[Done], moves: Iterable[tuple[float, int]]) -> li
     these tickets moves; and its kind. Longest first.
 
     A worker's fault meets the tickets that it held, any other all that had not ended. Those that ended before the
-    fault did needed no recovery.
+    fault did needed no recovery. Faults overlap: that of another kind meanwhile counts as well.
     """
     moves = list(moves)
     found = []
