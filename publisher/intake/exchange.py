@@ -14,6 +14,7 @@ from typing import Annotated, Protocol, cast
 
 from fastapi import Depends, Path, Request, Response
 from pydantic import BeforeValidator
+from starlette.convertors import Convertor, register_url_convertor
 
 from publisher.core.publishing import Sealer, Waker
 from publisher.core.registering import ImageWaker
@@ -212,6 +213,20 @@ def _canonical_id(text: str) -> str:
         raise ValueError("not an id")
     return text
 
+
+class IdConvertor(Convertor[str]):
+    """`{itid:id}` in a route's path: other paths beside it, such as `statuses`, are not taken for ids."""
+
+    regex = _ID.pattern
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("id", IdConvertor())
 
 Calling = Annotated[Caller, Depends(caller)]
 Body = Annotated[bytes, Depends(bounded_body)]

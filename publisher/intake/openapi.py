@@ -69,6 +69,8 @@ _PATH_PARAMETERS = {
     "caid": ("The cloud account.", 3),
     "id": ("The object.", 2),
     "fileName": ("The name of the file.", "nginx.qcow2"),
+    "platform": ("The name of the platform.", "openstack"),
+    "format": ("The name of the format.", "openstackqcow2"),
 }
 _TAGS = {
     "pimages": "Published images",

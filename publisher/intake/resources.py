@@ -78,6 +78,8 @@ class Resource:
             401: self.login is not Login.NONE,
             403: bool(self.entitlement),
             404: self.login is not Login.NONE and self.not_found,
+            429: self.body == PUBLISH_IMAGE,
+            408: bool(self.also_body),
             406: self.login is not Login.NONE or has_document,
             409: bool(self.conflict),
             413: bool(self.body or self.also_body),
@@ -85,7 +87,7 @@ class Resource:
             416: "application/octet-stream" in self.also_answer,
             503: self.login is not Login.NONE,
         }
-        return tuple(status for status, it_may in possible.items() if it_may)
+        return tuple(sorted(status for status, it_may in possible.items() if it_may))
 
     @property
     def key(self) -> tuple[str, str]:
@@ -126,7 +128,7 @@ _LISTING = (
     Parameter("query", "FIQL, such as `name=='*nginx*'`: only those that match.", {"type": "string"}),
     Parameter("orderBy", "The element to order by.", {"type": "string"}),
     Parameter("descending", "The greatest first.", {"type": "boolean"}),
-    Parameter("count", "So many at most; `total` counts all matches.", {"type": "integer", "minimum": 0}),
+    Parameter("count", "So many at most; `total` counts all matches.", {"type": "integer", "minimum": 1}),
     Parameter("offset", "So many of the matches are left out first.", {"type": "integer", "minimum": 0}),
 )
 _DOWNLOAD_KEY = Parameter("downloadId", "A download key, which works once.", {"type": "string"})
@@ -255,10 +257,10 @@ RESOURCES: tuple[Resource, ...] = (
         status=201,
         parameters=(
             Parameter("name", "Its name, where the body is its bytes.", {"type": "string"}),
+            Parameter("fileName", "What its file is called, where the body is its bytes.", {"type": "string"}),
             Parameter("format", "Its format, where the body is its bytes.", {"type": "string"}),
         ),
         also_body=_BINARY,
-        conflict="there is one like it",
     ),
     Resource(
         "POST",
@@ -344,9 +346,9 @@ RESOURCES: tuple[Resource, ...] = (
     Resource(
         "GET", _PLATFORMS, "The platforms to publish to", _GENERATE, answer="targetPlatforms", parameters=_LISTING
     ),
-    Resource("GET", _PLATFORMS + "/{id}", "A platform to publish to", _GENERATE, answer="targetPlatform"),
+    Resource("GET", _PLATFORMS + "/{platform}", "A platform to publish to", _GENERATE, answer="targetPlatform"),
     Resource("GET", _FORMATS, "The formats to publish in", _GENERATE, answer="targetFormats", parameters=_LISTING),
-    Resource("GET", _FORMATS + "/{id}", "A format to publish in", _GENERATE, answer="targetFormat"),
+    Resource("GET", _FORMATS + "/{platform}/{format}", "A format to publish in", _GENERATE, answer="targetFormat"),
     # Users
     Resource("GET", _USER, "A user", answer="user"),
     Resource("GET", _USER + "/roles", "The roles of a user", answer="roles"),

@@ -54,7 +54,7 @@ def images_of_user(caller: Calling, uid: str, img: str | None = None) -> Respons
     return _list(caller, store.list(owner=owner, appliance_id=appliance_id, id=image_id) if login == owner else [])
 
 
-@router.get(_IMAGES + "/{itid}")
+@router.get(_IMAGES + "/{itid:id}")
 def image(caller: Calling, uid: str, aid: Id, itid: Id) -> Response:
     found = _image(caller, uid, aid, itid)
     appliance = caller.services.store.appliances.find(found.owner, aid)
@@ -80,7 +80,7 @@ def published_images_of_image(caller: Calling, uid: str, aid: Id, itid: Id) -> R
     return pimages._list(caller, tickets)
 
 
-@router.delete(_IMAGES + "/{itid}")
+@router.delete(_IMAGES + "/{itid:id}")
 def delete_image(caller: Calling, uid: str, aid: Id, itid: Id) -> Response:
     owner = caller.owner(uid, "appliance_create")
     catalog.delete(caller.services.store, caller.services.settings.images, owner, aid, itid)

@@ -67,7 +67,7 @@ async def register_image(
     return _created(caller, image)
 
 
-@router.post(_IMAGES + "/{itid}")
+@router.post(_IMAGES + "/{itid:id}")
 def generate_again(caller: Calling, after: BackgroundTasks, uid: str, aid: Id, itid: Id) -> Response:
     """Fetch an image again from where it was fetched. Its body, if there is one, is not looked at."""
     store = caller.services.store

@@ -3,13 +3,17 @@ own table, which is compared with it."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
 from urllib.parse import quote_plus
 
+from sqlalchemy import update
+
+from publisher.core.image import ImageState
+from publisher.core.store.engine import writing
+from publisher.core.store.tables import images
 from publisher.core.ticket import State
 from publisher.intake.auth import signature
 from publisher.intake.negotiation import Format
@@ -28,6 +32,7 @@ class Row:
     status: int = 200
     body: str = ""
     state: State = State.FAILED
+    image: ImageState = ImageState.READY
 
     def __str__(self) -> str:
         return f"{self.method} {self.path}"
@@ -56,6 +61,10 @@ CONTRACT = [
     Row("GET", _IMAGE, "appliance_create", "image"),
     Row("GET", _IMAGE + "/status", "appliance_create", "status"),
     Row("GET", _APPLIANCE + "/images/statuses", "appliance_create", "statuses"),
+    Row("POST", _APPLIANCE + "/images", "image_generate", "image", 201, "image"),
+    Row("POST", _IMAGE, "image_generate", "image", 201),
+    Row("DELETE", _IMAGE + "/status", "image_generate", "", 204, image=ImageState.QUEUED),
+    Row("GET", _IMAGE + "/pimages", "appliance_create", "publishImages"),
     Row("DELETE", _IMAGE, "appliance_create", "", 204),
     Row("DELETE", _APPLIANCE + "/images", "appliance_create", "", 204),
     Row("GET", _USER + "/accounts", "", "credAccounts"),
@@ -69,6 +78,8 @@ CONTRACT = [
     Row("GET", _USER + "/apikeys/{id}", "api_key_access", "apiKeyPair"),
     Row("DELETE", _USER + "/apikeys/{id}", "api_key_access", "", 204),
     Row("GET", _USER + "/targetplatforms", "image_generate", "targetPlatforms"),
+    Row("GET", _USER + "/targetplatforms/{platform}", "image_generate", "targetPlatform"),
+    Row("GET", _USER + "/targetformats/{platform}/{format}", "image_generate", "targetFormat"),
     Row("GET", _USER + "/targetformats", "image_generate", "targetFormats"),
     Row("GET", _USER, "", "user"),
     Row("GET", _USER + "/roles", "", "roles"),
@@ -76,29 +87,7 @@ CONTRACT = [
     Row("GET", _APPLIANCE, "appliance_create", "appliance"),
 ]
 
-TO_COME = {
-    f"GET {_APPLIANCE}/images",
-    f"GET {_USER}/images",
-    f"GET {_IMAGE}",
-    f"GET {_IMAGE}/status",
-    f"GET {_APPLIANCE}/images/statuses",
-    f"DELETE {_IMAGE}",
-    f"DELETE {_APPLIANCE}/images",
-    f"GET {_USER}/targetplatforms",
-    f"GET {_USER}/targetformats",
-    f"GET {_USER}/appliances",
-    f"GET {_APPLIANCE}",
-}
-"""Rows that no route is there for yet: a test tells when one is."""
-
-ROUTED = [row for row in CONTRACT if str(row) not in TO_COME]
-GETS = [row for row in ROUTED if row.method == "GET"]
-
-
-def to_come(uri: str) -> bool:
-    """Whether a URI is of a resource that is not there yet."""
-    patterns = [re.sub(r"\{\w+\}", "[^/]+", row.partition(" ")[2]) for row in TO_COME if row.startswith("GET ")]
-    return any(re.fullmatch(pattern, uri) for pattern in patterns)
+GETS = [row for row in CONTRACT if row.method == "GET"]
 
 
 @dataclass(frozen=True)
@@ -120,7 +109,10 @@ def make_key(service: Service, login: str) -> Key:
     return Key(made.json["publicKey"], made.json["secretKey"], made.json["dbId"])
 
 
-_numbers: Iterator[int] = count(1000)
+SOURCE = "contract.raw"
+
+_numbers: Iterator[int] = count(1000, 100)
+"""So far apart that images which are registered between have numbers of their own."""
 
 
 @dataclass(frozen=True)
@@ -133,10 +125,14 @@ class Belongings:
     ids: dict[str, int]
 
     @classmethod
-    def make(cls, service: Service, owner: str, state: State = State.FAILED) -> Belongings:
-        """`state` is that of the ticket."""
+    def make(
+        cls, service: Service, owner: str, state: State = State.FAILED, image: ImageState = ImageState.READY
+    ) -> Belongings:
+        """`state` is that of the ticket, `image` that of its image, which was fetched from under the image root."""
         number = next(_numbers)
         add_image(service.store, number, owner, number)
+        service.settings.images.mkdir(exist_ok=True)
+        (service.settings.images / SOURCE).write_bytes(b"an image")
         account = service.post(
             f"users/{owner}/accounts",
             write_document(Format.JSON, "credAccount", _account(), request=True),
@@ -155,12 +151,14 @@ class Belongings:
         ticket = service.ticket(published.json["dbId"])
         if state is State.FAILED:
             service.store.leases.failed(service.claim(ticket), error="no such project")
+        with writing(service.store.engine) as connection:
+            connection.execute(update(images).where(images.c.id == number).values(source=SOURCE, state=image))
         key = make_key(service, owner)
         ids = {"aid": number, "itid": number, "pitid": ticket.id, "caid": account, "id": key.id}
         return cls(service, owner, key, ids)
 
     def path(self, row: Row, uid: str | None = None, **ids: int) -> str:
-        return row.path.format(uid=uid or self.owner, **self.ids | ids)
+        return row.path.format(uid=uid or self.owner, platform="openstack", format="raw", **self.ids | ids)
 
     def body(self, row: Row, form: Format, uid: str | None = None, **ids: int) -> bytes:
         """What the row needs to be sent for these objects."""
@@ -170,6 +168,7 @@ class Belongings:
             "": {},
             "publishImage": {"@type": "PublishImageOpenStack", **TARGET, "imageUri": image, "credAccount": _account()},
             "credAccount": _account(),
+            "image": {"location": SOURCE, "name": "web"},
             "apiKeyPair": {"name": "ci", "description": "For the build"},
         }
         return write_document(form, row.body, documents[row.body], request=True) if row.body else b""

@@ -9,18 +9,18 @@ import pytest
 from publisher.core.store import users
 from publisher.intake import auth
 from tests.unit.intake.conftest import PASSWORDS, Service, basic
-from tests.unit.intake.contract import ROUTED, Belongings, Row
+from tests.unit.intake.contract import CONTRACT, Belongings, Row
 
 NOBODY = "nobody"
 
 
-every_row = pytest.mark.parametrize("row", ROUTED, ids=str)
+every_row = pytest.mark.parametrize("row", CONTRACT, ids=str)
 
 
 @every_row
 def test_an_owner_beyond_ascii(row: Row, service: Service) -> None:
     for login in ("åsa", "root"):
-        answer = Belongings.make(service, "åsa", row.state).ask(row, login)
+        answer = Belongings.make(service, "åsa", row.state, row.image).ask(row, login)
         assert answer.status == row.status
         assert (b"users/%C3%A5sa/" in answer.body) == (row.root not in ("", "roles"))
 
