@@ -101,6 +101,12 @@ def discard(image_root: Path, location: str) -> None:
             logger.warning("a file that is no longer needed is left at %s: %s", location, error)
 
 
+def is_ours(location: str) -> bool:
+    """Whether a path under the root is one that only we write to: of a file that was brought in, or is on its way."""
+    directory = next(iter(PurePosixPath(location).parts), "")
+    return directory == _INCOMING or _BROUGHT.fullmatch(directory) is not None
+
+
 # What is on its way -----------------------------------------------------------------------------------------------
 
 

@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
+from publisher.core import catalog
 from publisher.core.errors import ImageFileError, InvalidRequest
 from publisher.core.image import open_under
 
@@ -31,11 +32,15 @@ def checked_source(location: str, image_root: Path, allowed_hosts: str) -> str:
             path = path.relative_to(PurePosixPath(image_root.resolve()))
         except ValueError:
             raise InvalidRequest("is outside the image root", field=_FIELD) from None
+    # Why is told to nobody: what else is on this machine is not a caller's business.
+    missing = InvalidRequest("there is no such file under the image root", field=_FIELD)
+    if catalog.is_ours(str(path)):
+        # It belongs to some image: another user's maybe, and deleted with it.
+        raise missing
     try:
         os.close(open_under(image_root, str(path)))
     except ImageFileError:
-        # Why is told to nobody: what else is on this machine is not a caller's business.
-        raise InvalidRequest("there is no such file under the image root", field=_FIELD) from None
+        raise missing from None
     return str(path)
 
 

@@ -17,6 +17,8 @@ from tests.unit.intake.conftest import JSON, UFORGE, XML, Service
 
 ALICE = "users/alice/appliances/14/images"
 BYTES = "application/octet-stream"
+BROUGHT = "0123456789ab4def8123456789abcdef"
+"""A directory as those are called that files are brought into."""
 QCOW2 = b"QFI\xfb" + (3).to_bytes(4, "big") + bytes(16) + (5 << 30).to_bytes(8, "big") + bytes(500)
 
 
@@ -90,6 +92,8 @@ def test_in_xml_with_a_format_and_a_new_appliance(fresh: Service) -> None:
         ({"location": "../publisher.db"}, "location: there is no such file under the image root"),
         ({"location": "link.raw"}, "location: there is no such file under the image root"),
         ({"location": "directory"}, "location: there is no such file under the image root"),
+        ({"location": ".incoming/12-1"}, "location: there is no such file under the image root"),
+        ({"location": f"./{BROUGHT}/disk.raw"}, "location: there is no such file under the image root"),
         ({"location": "/etc/passwd"}, "location: is outside the image root"),
         ({"location": "file:///etc/passwd"}, "location: is neither"),
         ({"location": "ftp://images.example.com/a"}, "location: is neither"),
@@ -110,6 +114,9 @@ def test_refused(start: Any, elements: dict[str, Any], at_fault: str) -> None:
     service: Service = start(location_hosts="*.example.com, s3://bucket")
     place(service, "disk.raw")
     place(service, "directory/disk.raw")
+    # Other images' files: one that is being fetched, one that was.
+    place(service, ".incoming/12-1")
+    place(service, f"{BROUGHT}/disk.raw")
     (service.settings.images / "link.raw").symlink_to("/etc/passwd")
     before = count(service)
     answer = service.post(ALICE, asked(**elements), content_type=JSON, login="alice")
