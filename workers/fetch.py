@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
@@ -26,23 +26,32 @@ from publisher.core.settings import Settings
 logging.getLogger("fsspec").setLevel(logging.INFO)
 
 _PIECE_BYTES = 4 << 20
+_CHECK_SECONDS = 0.25
 _TRANSIENT = {408, 425, 429}
 
 
-def fetch(url: str, settings: Settings, *, expect: Callable[[int], None], take: Callable[[bytes], None]) -> None:
+def fetch(
+    url: str,
+    settings: Settings,
+    *,
+    expect: Callable[[int], None],
+    take: Callable[[bytes], None],
+    check: Callable[[], None],
+) -> None:
     """Hand over the bytes that a URL names: `expect` gets how many there will be, where that is told, `take` the bytes.
+    `check` is called every now and then, and stops the fetching by raising.
 
     Raises `InvalidRequest` for a host that is not allowed, on the way of a redirect, too, `PermanentCloudError` where
     there is no such file or it may not be had, `TransientCloudError` where another attempt may succeed; and whatever
-    `take` raises. A connection that moves no byte for `stall_seconds` is broken off.
+    `take` and `check` raise. A connection that moves no byte for `stall_seconds` is broken off.
     """
     check_remote(url, settings.location_hosts)
     parts = urlsplit(url)
     with _translated(parts.hostname or ""):
         if parts.scheme == "s3":
-            _fetch_s3(url, settings, expect, take)
+            _fetch_s3(url, settings, expect, take, check)
         else:
-            _fetch_http(url, settings, expect, take)
+            _fetch_http(url, settings, expect, take, check)
 
 
 class _Sink(Callback):  # type: ignore[misc]  # fsspec has no types
@@ -70,7 +79,13 @@ class _Sink(Callback):  # type: ignore[misc]  # fsspec has no types
         """There is nothing to close."""
 
 
-def _fetch_http(url: str, settings: Settings, expect: Callable[[int], None], take: Callable[[bytes], None]) -> None:
+def _fetch_http(
+    url: str,
+    settings: Settings,
+    expect: Callable[[int], None],
+    take: Callable[[bytes], None],
+    check: Callable[[], None],
+) -> None:
     timeout = aiohttp.ClientTimeout(
         total=None, sock_connect=settings.connect_timeout_seconds, sock_read=settings.stall_seconds
     )
@@ -90,12 +105,32 @@ def _fetch_http(url: str, settings: Settings, expect: Callable[[int], None], tak
     opened = sync(files.loop, files.set_session)
     try:
         sink = _Sink(expect, take)
-        files.get_file(url, sink, callback=sink, chunk_size=_PIECE_BYTES)
+        getting = files._get_file(url, sink, callback=sink, chunk_size=_PIECE_BYTES)
+        sync(files.loop, _checked, getting, check)
     finally:
         sync(files.loop, opened.close)
 
 
-def _fetch_s3(url: str, settings: Settings, expect: Callable[[int], None], take: Callable[[bytes], None]) -> None:
+async def _checked(work: Coroutine[Any, Any, None], check: Callable[[], None]) -> None:
+    """Do the work until `check` raises: while the server sends nothing, too."""
+    task = asyncio.ensure_future(work)
+    try:
+        while not (await asyncio.wait([task], timeout=_CHECK_SECONDS))[0]:
+            check()
+        task.result()
+    finally:
+        task.cancel()
+        # Its exception, if it has one, is not to be logged: it may show the URL.
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def _fetch_s3(
+    url: str,
+    settings: Settings,
+    expect: Callable[[int], None],
+    take: Callable[[bytes], None],
+    check: Callable[[], None],
+) -> None:
     timeouts = {"connect_timeout": settings.connect_timeout_seconds, "read_timeout": settings.stall_seconds}
     try:
         files = fsspec.filesystem("s3", config_kwargs=timeouts, skip_instance_cache=True)
@@ -106,6 +141,7 @@ def _fetch_s3(url: str, settings: Settings, expect: Callable[[int], None], take:
     with files.open(url, "rb", block_size=_PIECE_BYTES, cache_type="readahead") as file:
         expect(int(file.size))
         while piece := file.read(_PIECE_BYTES):
+            check()
             take(piece)
 
 

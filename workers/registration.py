@@ -213,14 +213,13 @@ def _fetch(source: str, incoming: Path, settings: Settings, progress: Progress) 
         progress.total = total
 
     def take(piece: bytes) -> None:
-        progress.check()
         file.write(piece)
         hasher.update(piece)
         progress.sent = hasher.size
 
     try:
         with incoming.open("xb") as file:
-            fetch(source, settings, expect=expect, take=take)
+            fetch(source, settings, expect=expect, take=take, check=progress.check)
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:

@@ -6,7 +6,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -273,6 +273,27 @@ def trickle(origin: Origin) -> Callable[[BaseHTTPRequestHandler], None]:
             pass  # hung up on, as is expected
 
     return answer
+
+
+@pytest.mark.parametrize("how", ["cancelled", "shut down"])
+def test_it_stops_at_once_though_the_server_sends_nothing(
+    sqlite_store: Store, settings: Settings, origin: Origin, registrar: Registrar, how: str
+) -> None:
+    origin.answers["/disk"] = origin.stall
+    stop = threading.Event()
+    patient = replace(settings, stall_seconds=60.0)
+    id = begin(sqlite_store, origin.url("/disk"))
+    thread = threading.Thread(target=Registrar(sqlite_store, patient, worker="w2", shutting_down=stop).run, args=(id,))
+    thread.start()
+    assert origin.going.wait(10)
+    if how == "cancelled":
+        sqlite_store.registrations.cancel(OWNER, 4, id)
+    else:
+        stop.set()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert files(settings) == []
+    assert now(sqlite_store, id).state is (ImageState.CANCELLED if how == "cancelled" else ImageState.QUEUED)
 
 
 @pytest.mark.parametrize("how", ["cancelled", "taken over", "shut down"])
