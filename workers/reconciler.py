@@ -10,6 +10,7 @@ import time
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from publisher.core import catalog
 from publisher.core.errors import QueueUnavailable
 from publisher.core.queue import WakeQueue
 from publisher.core.settings import Settings
@@ -33,6 +34,7 @@ class Reconciler:
         self._seconds = settings.reconcile_seconds
         self._holder = holder
         self._stop = stop
+        self._image_root = settings.images
         self._idempotency_seconds = settings.idempotency_seconds
         self._purge_at = time.monotonic()
 
@@ -55,9 +57,10 @@ class Reconciler:
         self._queue.close()
 
     def _purge(self) -> None:
-        """Every now and then: a key that has expired counts as unused, whether it is still there or not."""
+        """Every now and then. A key that has expired counts as unused, whether it is still there or not."""
         if time.monotonic() >= self._purge_at:
             self._purge_at = time.monotonic() + _PURGE_SECONDS
+            catalog.discard_old_incoming(self._image_root)
             self._store.idempotency_keys.purge(self._idempotency_seconds)
 
     def turn(self) -> int:

@@ -96,13 +96,13 @@ class Registrar:
         source = image.source or ""
         # What an earlier attempt, or the image's last generation, has left. No ticket needs that any more.
         catalog.discard(root, image.location)
-        catalog.discard_incoming(root, image.id)
+        catalog.discard_fetched(root, image.id, claim.token)
         with Progress(self._registrations, claim, self._settings, self._shutting_down) as progress:
             if not is_remote(source):
                 digests = _read(root, source, progress)
                 self._ready(claim, digests, root / source, source)
                 return
-            incoming = catalog.incoming(root, f"{image.id}-{claim.token}")
+            incoming = catalog.fetched(root, image.id, claim.token)
             location = ""
             try:
                 digests = _fetch(source, incoming, self._settings, progress)

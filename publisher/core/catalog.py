@@ -117,19 +117,27 @@ def incoming(image_root: Path, name: str) -> Path:
     return directory / name
 
 
-def discard_incoming(image_root: Path, image_id: int) -> None:
-    """Delete what earlier attempts to fetch an image have left."""
+def fetched(image_root: Path, image_id: int, token: int) -> Path:
+    """Where the worker with that fencing token writes an image to that it fetches."""
+    return incoming(image_root, f"{image_id}-{token}")
+
+
+def discard_fetched(image_root: Path, image_id: int, token: int) -> None:
+    """Delete what the holders of earlier tokens have left. Who comes too late deletes nothing of those after it."""
     for file in (image_root / _INCOMING).glob(f"{image_id}-*"):
-        file.unlink(missing_ok=True)
+        if int(file.name.rpartition("-")[2]) < token:
+            file.unlink(missing_ok=True)
 
 
 def discard_old_incoming(image_root: Path) -> None:
-    """Delete what nobody has written to for a day: who did is gone."""
-    with contextlib.suppress(FileNotFoundError):
-        for entry in os.scandir(image_root / _INCOMING):
+    """Delete what nobody has written to for a day: who did is gone. What cannot be deleted is logged."""
+    try:
+        for file in list((image_root / _INCOMING).glob("*")):
             with contextlib.suppress(FileNotFoundError):
-                if time.time() - entry.stat(follow_symlinks=False).st_mtime > _INCOMING_SECONDS:
-                    Path(entry.path).unlink()
+                if time.time() - file.lstat().st_mtime > _INCOMING_SECONDS:
+                    file.unlink()
+    except OSError as error:
+        logger.warning("what uploads that broke off have left cannot be deleted: %s", error.strerror)
 
 
 def bring_in(image_root: Path, file: Path, location: str) -> None:

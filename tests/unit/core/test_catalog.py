@@ -2,11 +2,12 @@
 
 import hashlib
 import os
+import time
 from pathlib import Path
 
 import pytest
 
-from publisher.core.catalog import register
+from publisher.core.catalog import discard_old_incoming, incoming, register
 from publisher.core.errors import Conflict, InvalidRequest
 from publisher.core.image import Image
 from publisher.core.store import Store
@@ -173,3 +174,18 @@ def test_ids_go_on_after_one_that_was_given(store: Store, tmp_path: Path, file: 
     add_owner(store)
     first = add(store, tmp_path / "root", file, id=given)
     assert add(store, tmp_path / "root", file).id == first.id + 1
+
+
+def test_what_nobody_has_written_to_for_a_day_is_deleted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    discard_old_incoming(tmp_path)  # there may be none
+    old, new, directory = (incoming(tmp_path, name) for name in ("old", "new", "directory"))
+    old.write_bytes(b"half")
+    new.write_bytes(b"half")
+    yesterday = time.time() - 86500
+    os.utime(old, (yesterday, yesterday))
+    discard_old_incoming(tmp_path)
+    assert inventory(old.parent) == {new}
+    directory.mkdir()
+    os.utime(directory, (yesterday, yesterday))
+    discard_old_incoming(tmp_path)
+    assert "cannot be deleted" in caplog.text

@@ -1,11 +1,14 @@
 """Tickets that no worker holds although one should are woken, by one reconciler at a time."""
 
 import logging
+import os
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from publisher.core import catalog
 from publisher.core.queue import WakeQueue
 from publisher.core.settings import Settings
 from publisher.core.store import Store
@@ -154,3 +157,20 @@ def test_expired_keys_are_purged_now_and_then(sqlite_store: Store, queue: Queue)
         stop.set()
         thread.join(20)
     assert purged == [86400.0]
+
+
+def test_what_an_upload_has_left_is_deleted(sqlite_store: Store, queue: Queue, tmp_path: Path) -> None:
+    left = catalog.incoming(tmp_path, "left")
+    left.write_bytes(b"half")
+    os.utime(left, (1, 1))
+    settings = Settings(reconcile_seconds=0.05, image_root=tmp_path)
+    stop = threading.Event()
+    due = overdue(sqlite_store)
+    thread = threading.Thread(target=Reconciler(sqlite_store, queue, settings, holder="a", stop=stop).run)
+    thread.start()
+    try:
+        assert queue.wait_for(due.id)
+    finally:
+        stop.set()
+        thread.join(10)
+    assert not left.exists()

@@ -361,6 +361,27 @@ def test_what_an_earlier_attempt_left_is_removed(
     assert files(settings) == [now(sqlite_store, id).location]
 
 
+def test_who_was_paused_deletes_nothing_of_who_took_over(
+    registrar: Registrar, sqlite_store: Store, settings: Settings, origin: Origin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    origin.answers["/disk"] = whole
+    id = begin(sqlite_store, origin.url("/disk"))
+    others = settings.images / ".incoming" / f"{id}-2"
+    claim = sqlite_store.registrations.claim
+
+    def paused(*arguments: Any) -> Any:
+        """The lease runs out, and another worker is in the middle of fetching."""
+        first = claim(id, "w1", -1.0)
+        assert claim(id, "w2", 60.0)
+        others.parent.mkdir()
+        others.write_bytes(b"half")
+        return first
+
+    monkeypatch.setattr(sqlite_store.registrations, "claim", paused)
+    assert registrar.run(id) is None
+    assert files(settings) == [f".incoming/{id}-2"]
+
+
 def test_given_up_where_each_worker_breaks_off(registrar: Registrar, sqlite_store: Store) -> None:
     id = begin(sqlite_store, "http://127.0.0.1:1/disk")
     for _ in range(3):
