@@ -138,11 +138,40 @@ def _fetch_s3(
         raise PermanentCloudError(
             "this worker cannot fetch from s3; install image-publisher[s3] where the workers run"
         ) from None
-    with files.open(url, "rb", block_size=_PIECE_BYTES, cache_type="readahead") as file:
+    bucket = urlsplit(url).hostname or ""
+    with _s3_translated(bucket):
+        file = files.open(url, "rb", block_size=_PIECE_BYTES, cache_type="readahead")
+    with file:
         expect(int(file.size))
-        while piece := file.read(_PIECE_BYTES):
+        while True:
             check()
+            # Not around `take`, whose OSError is one of our own disk.
+            with _s3_translated(bucket):
+                piece = file.read(_PIECE_BYTES)
+            if not piece:
+                return
             take(piece)
+
+
+@contextmanager
+def _s3_translated(bucket: str) -> Iterator[None]:
+    """s3fs makes an OSError of what a server answers, and lets botocore's own errors through. It has tried again itself
+    by then, for some ten seconds."""
+    from botocore.exceptions import BotoCoreError, HTTPClientError, NoCredentialsError
+    from botocore.exceptions import ConnectionError as NotConnected
+
+    try:
+        yield
+    except (FileNotFoundError, PermissionError, TimeoutError):
+        raise
+    except OSError as error:
+        raise TransientCloudError(f"{bucket} cannot be read for now: {error.strerror or 'its server failed'}") from None
+    except NoCredentialsError:
+        raise PermanentCloudError("this worker has no credentials for s3; see the AWS_… variables of boto3") from None
+    except (HTTPClientError, NotConnected) as error:
+        raise TransientCloudError(f"the connection to the server of {bucket} failed: {type(error).__name__}") from None
+    except BotoCoreError as error:
+        raise PermanentCloudError(f"{bucket} cannot be read: {type(error).__name__}") from None
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -88,6 +89,13 @@ def origin() -> Iterator[Origin]:
             path = self.path.partition("?")[0]
             made.asked.append(path)
             made.answers[path](self)
+
+        def do_HEAD(self) -> None:
+            """As S3 is asked for a size: the answer's head, without its body."""
+            self.wfile, wfile = io.BytesIO(), self.wfile
+            self.do_GET()
+            wfile.write(self.wfile.getvalue().partition(b"\r\n\r\n")[0] + b"\r\n\r\n")
+            self.wfile = wfile
 
         def log_message(self, *_: Any) -> None:
             """Not into the tests' output."""
@@ -258,6 +266,47 @@ def test_nobody_is_there(registrar: Registrar, sqlite_store: Store) -> None:
     id = begin(sqlite_store, "http://127.0.0.1:1/disk")
     assert registrar.run(id) is ImageState.QUEUED
     assert "the connection to 127.0.0.1 failed" in str(now(sqlite_store, id).error)
+
+
+@pytest.fixture
+def s3(origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The origin as an S3 server, whose objects are at /BUCKET/KEY."""
+    pytest.importorskip("s3fs", reason="the extra `s3` is not installed")
+    for name, value in {
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{origin.port}",
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_MAX_ATTEMPTS": "1",
+    }.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.usefixtures("s3")
+@pytest.mark.parametrize(
+    ("answer", "state", "words"),
+    [
+        (whole, ImageState.READY, ""),
+        (answering(404), ImageState.FAILED, "bucket has no such file"),
+        (answering(403), ImageState.FAILED, "bucket refuses to give the file"),
+        (answering(500), ImageState.QUEUED, "bucket cannot be read for now"),
+        (None, ImageState.QUEUED, "the connection to the server of bucket failed"),
+    ],
+)
+def test_from_s3(
+    sqlite_store: Store, settings: Settings, registrar: Registrar, origin: Origin, monkeypatch: pytest.MonkeyPatch,
+    answer: Any, state: ImageState, words: str,
+) -> None:  # fmt: skip
+    # Where there is no such key, s3fs looks whether there are some below it.
+    origin.answers |= {"/bucket/disk": answer, "/bucket": answering(404)}
+    if answer is None:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    allowed = replace(settings, location_hosts="s3://bucket", lease_seconds=60.0)
+    id = begin(sqlite_store, "s3://bucket/disk")
+    assert Registrar(sqlite_store, allowed, worker="w1").run(id) is state
+    image = now(sqlite_store, id)
+    assert words in str(image.error)
+    assert image.size == (len(CONTENT) if state is ImageState.READY else 0)
 
 
 def trickle(origin: Origin) -> Callable[[BaseHTTPRequestHandler], None]:
