@@ -25,7 +25,7 @@ test: .venv/.development  ## all tests, against real servers
 	echo "make test took $$((SECONDS - started)) s"
 
 test-fast: .venv/.development  ## the tests that need no server
-	@started=$$SECONDS; $(BIN)/python -m pytest -m 'not real' -q; \
+	@started=$$SECONDS; $(BIN)/python -m pytest -m 'not real' -q -n auto; \
 	echo "make test-fast took $$((SECONDS - started)) s"
 
 lint: .venv/.development  ## style, types, directions of imports

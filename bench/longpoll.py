@@ -1,6 +1,6 @@
 """How soon callers that wait for a ticket have their answers once it changes, and what their waiting costs.
 
-    python -m bench.longpoll [CALLERS] [TICKETS] [--database URL] [--log-level LEVEL]
+    python -m bench.longpoll [CALLERS] [TICKETS] [--database URL] [--access-log]
 
 An intake in a process of its own, as `publisher serve` starts it; this process holds the callers' connections, and
 changes the tickets in the store, as a worker does. With more tickets than one, all change at once.
@@ -63,9 +63,9 @@ class Intake:
 
 
 @contextlib.contextmanager
-def intake(directory: Path, database_url: str = "", log_level: str = "INFO") -> Iterator[Intake]:
+def intake(directory: Path, database_url: str = "", access_log: bool = False) -> Iterator[Intake]:
     """A real one, over a new store with one user."""
-    settings = Settings(data_dir=directory, intake_port=free_port(), database_url=database_url, log_level=log_level)
+    settings = Settings(data_dir=directory, intake_port=free_port(), database_url=database_url, access_log=access_log)
     store = Store.open(settings)
     store.migrate()
     store.users.add(LOGIN, PASSWORD)
@@ -240,15 +240,13 @@ def main() -> None:
     parser.add_argument("callers", type=int, nargs="?", default=5000)
     parser.add_argument("tickets", type=int, nargs="?", default=1)
     parser.add_argument("--database", default="", help="SQLAlchemy URL of an empty database; SQLite by default")
-    parser.add_argument(
-        "--log-level", default="INFO", help="WARNING: without the log of requests, which costs the most"
-    )
+    parser.add_argument("--access-log", action="store_true", help="with the log of requests, which costs the most")
     given = parser.parse_args()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     with (
         tempfile.TemporaryDirectory() as directory,
-        intake(Path(directory), given.database, given.log_level) as running,
+        intake(Path(directory), given.database, given.access_log) as running,
     ):
         asyncio.run(measure(running, given.callers, given.tickets))
 

@@ -42,6 +42,9 @@ from workers.transfer import Transfer
 
 logger = logging.getLogger(__name__)
 
+_CLEANING_UP = "; cleaning up: "
+"""In the error of a ticket that has failed, between why it has and why what it left cannot be removed yet."""
+
 _HASHES_TRUSTED = ("sha512", "sha256", "md5")
 """What a cloud may tell of an image it received; the first that it tells is compared."""
 
@@ -153,7 +156,9 @@ class Attempt:
 
     def _publish(self) -> None:
         if self._ticket.attempt > self._settings.attempts_max:
-            raise PermanentCloudError(f"given up: {self._settings.attempts_max} workers broke off while at it")
+            failed, cleaning_up, _ = (self._ticket.error or "").partition(_CLEANING_UP)
+            broke_off = f"given up: {self._settings.attempts_max} workers broke off while at it"
+            raise PermanentCloudError(failed if cleaning_up else broke_off)
         image = self._store.images.get(self._ticket.image_id)
         if image is None:
             raise ImageFileError(f"image {self._ticket.image_id} has been deleted")
@@ -225,9 +230,10 @@ class Attempt:
         try:
             self._clean_up(self._lease.check_wanted)
         except (TransientCloudError, ShuttingDown) as blocked:
-            if self._ticket.attempt < self._settings.attempts_max:
+            # What has failed leaves nothing behind: a cloud that is away is waited for.
+            if self._ticket.attempt < self._settings.attempts_max + self._settings.clean_up_attempts:
                 delay = retry_delay(self._settings, self._ticket.attempt)
-                self._leases.retry(self._claim, delay_seconds=delay, error=f"{error}; cleaning up: {blocked}")
+                self._leases.retry(self._claim, delay_seconds=delay, error=f"{error}{_CLEANING_UP}{blocked}")
                 return State.QUEUED
             detail = self._leftover(blocked)
         except (LeaseLost, Cancelled, SQLAlchemyError):

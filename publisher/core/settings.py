@@ -51,6 +51,10 @@ class Settings:
     )
     log_level: str = field(default="INFO", metadata={"help": "DEBUG, INFO, WARNING or ERROR."})
 
+    access_log: bool = field(
+        default=False,
+        metadata={"help": "Whether the intake logs each request; a proxy in front may do better."},
+    )
     intake_host: str = field(default="127.0.0.1", metadata={"help": "Address that the intake listens on."})
     intake_port: int = field(default=8000, metadata={"help": "Port that the intake listens on."})
     public_url: str = field(
@@ -117,6 +121,10 @@ class Settings:
         metadata={"help": "A queued ticket is woken again after this long, then ever more rarely."},
     )
     attempts_max: int = field(default=6, metadata={"help": "Attempts before a transient error fails the ticket."})
+    clean_up_attempts: int = field(
+        default=300,
+        metadata={"help": "Further attempts to remove what a failed ticket left, before that is left to the sweeper."},
+    )
     retry_first_seconds: float = field(default=2.0, metadata={"help": "Delay before the second attempt; it doubles."})
     retry_longest_seconds: float = field(default=300.0, metadata={"help": "Longest delay between two attempts."})
     deadline_seconds: float = field(

@@ -15,8 +15,6 @@ from typing import Any
 
 from tests.stack import Answer, Stack
 
-IDEMPOTENCY_HEADER: str | None = None
-"""`Idempotency-Key`, where the intake knows it. Without it, a caller whose answer was lost looks for the name."""
 APPLIANCE = "users/root/appliances/4"
 _AGAIN_SECONDS = 0.5
 _RETRY_AFTER_LONGEST_SECONDS = 2.0
@@ -106,7 +104,7 @@ class Caller(threading.Thread):
                 self._heard.unheard.append(order.name)
             return
         self._promise(ticket)
-        if order.repeated and IDEMPOTENCY_HEADER:
+        if order.repeated:
             again = self._posted(order)
             with self._heard.lock:
                 self._heard.repeats += 1
@@ -123,7 +121,7 @@ class Caller(threading.Thread):
     def _posted(self, order: Order) -> dict[str, Any] | None:
         """The ticket; None where no answer was to be had."""
         body = json.dumps(self._body(order)).encode()
-        headers = {IDEMPOTENCY_HEADER: order.name} if IDEMPOTENCY_HEADER else {}
+        headers = {"Idempotency-Key": order.name}
         while time.monotonic() < self._give_up:
             answer = self._ask("POST", f"{APPLIANCE}/pimages", body, headers)
             if answer is not None and answer.status < 300:
@@ -133,18 +131,6 @@ class Caller(threading.Thread):
                 with self._heard.lock:
                     self._heard.wrong.append(f"{order.name}: {answer.status} {answer.body[:300]!r}")
                 return None
-            # It may be there in spite of that.
-            if not IDEMPOTENCY_HEADER and (found := self._found(order)):
-                return found
-        return None
-
-    def _found(self, order: Order) -> dict[str, Any] | None:
-        """The ticket of a POST whose answer was lost; None once it is certain that there is none, or too late."""
-        while time.monotonic() < self._give_up:
-            answer = self._ask("GET", f"{APPLIANCE}/pimages")
-            if answer is not None and answer.status == 200:
-                listed = answer.json["publishImages"]["publishImage"]
-                return next((each for each in listed if each["name"] == order.name), None)
         return None
 
     def _cancel(self, uri: str) -> None:

@@ -18,7 +18,7 @@ from publisher.core.image import Image
 from publisher.core.ticket import Ticket
 from publisher.core.uris import image_uri
 from publisher.devcloud.cloud import DevCloud
-from tests.chaos.callers import IDEMPOTENCY_HEADER, Caller, Heard, Order, orders
+from tests.chaos.callers import Caller, Heard, Order, orders
 from tests.chaos.faults import KINDS, Hands, Log, schedule
 from tests.chaos.service import WORKERS, Service
 from tests.chaos.verdict import Registered, Verdict, judge, outcomes, told_otherwise
@@ -101,7 +101,7 @@ def chaos(plan: Plan, directory: Path, cloud: DevCloud, say: Callable[[str], Non
             f"faults: {sum(counts.values())}",
             *(f"  {kind:18} {counts[kind]}" + _why_none(impossible.get(kind)) for kind in KINDS),
             f"callers: {heard.answers_lost} answers lost, {heard.refused} from 500 up, {heard.cancels} cancels,"
-            f" {heard.repeats} repeated with the same key" + ("" if IDEMPOTENCY_HEADER else " (the intake knows none)"),
+            f" {heard.repeats} repeated with the same key",
             f"tickets: {len(tickets)}, {len(heard.promised)} of them promised to a caller; "
             + ", ".join(f"{count} {state}" for state, count in sorted(outcomes(tickets).items())),
             f"processes that ended by themselves and were started again: {service.ended_by_themselves}",

@@ -15,7 +15,7 @@ from publisher.intake.answers import image_document, image_status_document
 from publisher.intake.exchange import Caller, Calling, Id
 from publisher.intake.keys import image_key
 from publisher.intake.listing import Listed
-from publisher.intake.routes import pimages
+from publisher.intake.routes.pimages import list_tickets, owner_of_appliance
 
 router = APIRouter()
 
@@ -28,14 +28,14 @@ _IMAGES = _USER + "/appliances/{aid}/images"
 
 @router.get(_IMAGES)
 def images(caller: Calling, uid: str, aid: Id, listing: Listed) -> Response:
-    owner = _owner_of_appliance(caller, uid, aid)
+    owner = owner_of_appliance(caller, uid, aid)
     found = caller.services.store.images.page(owner, aid, listing)
     return _list(caller, found.items, found.total)
 
 
 @router.get(_IMAGES + "/statuses")
 def image_statuses(caller: Calling, uid: str, aid: Id) -> Response:
-    owner = _owner_of_appliance(caller, uid, aid)
+    owner = owner_of_appliance(caller, uid, aid)
     found = caller.services.store.images.list(owner=owner, appliance_id=aid)
     documents = [image_status_document(image) for image in found]
     return caller.answer("statuses", {"total": len(documents), "statuses": documents}, time.time())
@@ -77,7 +77,7 @@ def published_images_of_image(caller: Calling, uid: str, aid: Id, itid: Id) -> R
     """An extension of ours: where an image's `basePublishImagesUri` leads."""
     found = _image(caller, uid, aid, itid)
     tickets = caller.services.store.tickets.list(owner=found.owner, appliance_id=aid, image_id=itid)
-    return pimages._list(caller, tickets)
+    return list_tickets(caller, tickets)
 
 
 @router.delete(_IMAGES + "/{itid:id}")
@@ -89,20 +89,13 @@ def delete_image(caller: Calling, uid: str, aid: Id, itid: Id) -> Response:
 
 @router.delete(_IMAGES)
 def delete_images(caller: Calling, uid: str, aid: Id) -> Response:
-    owner = _owner_of_appliance(caller, uid, aid)
+    owner = owner_of_appliance(caller, uid, aid)
     catalog.delete(caller.services.store, caller.services.settings.images, owner, aid)
     return Response(status_code=204)
 
 
 def _image(caller: Caller, uid: str, aid: int, itid: int) -> Image:
     return caller.services.store.images.find(caller.owner(uid, "appliance_create"), aid, itid)
-
-
-def _owner_of_appliance(caller: Caller, uid: str, aid: int) -> str:
-    """Raises `NotFound` for an appliance that the user does not have: an empty list would say that it has."""
-    owner = caller.owner(uid, "appliance_create")
-    caller.services.store.appliances.get(owner, aid)
-    return owner
 
 
 def _list(caller: Caller, found: Sequence[Image], total: int | None = None) -> Response:

@@ -42,19 +42,19 @@ def publish_image(caller: Calling, body: Body, after: BackgroundTasks, uid: str,
 
 @router.get(_APPLIANCE + "/pimages")
 def published_images(caller: Calling, uid: str, aid: Id) -> Response:
-    store = caller.services.store
-    return _list(caller, store.tickets.list(owner=caller.owner(uid, "appliance_create"), appliance_id=aid))
+    owner = owner_of_appliance(caller, uid, aid)
+    return list_tickets(caller, caller.services.store.tickets.list(owner=owner, appliance_id=aid))
 
 
 @router.get(_APPLIANCE + "/pimages/statuses")
 def statuses(caller: Calling, uid: str, aid: Id) -> Response:
-    store = caller.services.store
-    return _statuses(caller, store.tickets.list(owner=caller.owner(uid, "appliance_create"), appliance_id=aid))
+    owner = owner_of_appliance(caller, uid, aid)
+    return _statuses(caller, caller.services.store.tickets.list(owner=owner, appliance_id=aid))
 
 
 @router.get(_USER + "/pimages")
 def published_images_of_user(caller: Calling, uid: str, img: str | None = None) -> Response:
-    return _list(caller, _of_user(caller, uid, img))
+    return list_tickets(caller, _of_user(caller, uid, img))
 
 
 @router.get(_USER + "/pimages/status")
@@ -64,7 +64,7 @@ def statuses_of_user(caller: Calling, uid: str, img: str | None = None) -> Respo
 
 @router.delete(_APPLIANCE + "/pimages")
 def delete_published_images(caller: Calling, uid: str, aid: Id) -> Response:
-    caller.services.store.tickets.remove_all(caller.owner(uid, "appliance_create"), aid)
+    caller.services.store.tickets.remove_all(owner_of_appliance(caller, uid, aid), aid)
     return Response(status_code=204)
 
 
@@ -117,6 +117,13 @@ def delete_published_image(caller: Calling, uid: str, aid: Id, itid: Id, pitid: 
     return Response(status_code=204)
 
 
+def owner_of_appliance(caller: Caller, uid: str, aid: int) -> str:
+    """Raises `NotFound` for an appliance that the user does not have: an empty list would say that it has."""
+    owner = caller.owner(uid, "appliance_create")
+    caller.services.store.appliances.get(owner, aid)
+    return owner
+
+
 def _publish(caller: Caller, body: bytes, after: BackgroundTasks, uid: str, aid: int, itid: int | None) -> Response:
     owner = caller.owner(uid, "image_publish")
     store = caller.services.store
@@ -164,7 +171,7 @@ def _of_user(caller: Caller, uid: str, img: str | None) -> list[Ticket]:
     return tickets.list(owner=owner, appliance_id=appliance_id, image_id=image_id) if login == owner else []
 
 
-def _list(caller: Caller, tickets: Sequence[Ticket]) -> Response:
+def list_tickets(caller: Caller, tickets: Sequence[Ticket]) -> Response:
     images = {image.id: image for image in caller.services.store.images.list(owner=tickets[0].owner)} if tickets else {}
     documents = [_document(caller, ticket, images.get(ticket.image_id)) for ticket in tickets]
     listed = {"total": len(documents), "publishImages": documents}

@@ -44,6 +44,7 @@ def test_serve(bare_cli: Cli) -> None:
         program.command
     )
     assert "--no-proxy-headers" in program.command
+    assert "--no-access-log" in program.command
     assert program.environment["PUBLISHER_INTAKE_PORT"] == "8080"
     assert "--proxy-headers" in became(bare_cli, "serve", "--proxy-headers").command
 

@@ -66,7 +66,11 @@ def key_file(path: Path, *lines: bytes) -> Path:
     return path
 
 
-@pytest.mark.parametrize("content", [b"", b"\n\n", b"short", b"A" * 44, Fernet.generate_key() + b"\nrubbish"])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\n\n", b"short", b"A" * 44, Fernet.generate_key() + b"\nrubbish"],
+    ids=["empty", "blank", "short", "no key", "one of two"],
+)
 def test_a_file_without_a_valid_key_is_refused_and_not_shown(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(ConfigurationError, match="no valid Fernet key") as raised:
         Vault.from_file(key_file(tmp_path / "key", content))

@@ -133,6 +133,7 @@ def settings(tmp_path: Path) -> Settings:
         lease_seconds=30.0,
         lease_renew_seconds=5.0,
         attempts_max=3,
+        clean_up_attempts=2,
         retry_first_seconds=8.0,
         retry_longest_seconds=60.0,
     )
@@ -373,25 +374,44 @@ def test_an_unknown_exception_fails_and_its_text_stays_here(
     assert script.images == {}
 
 
-@pytest.mark.parametrize(
-    ("attempts", "state"), [(0, State.QUEUED), (2, State.FAILED)], ids=["tried again", "at the last attempt"]
-)
+@pytest.mark.parametrize("attempts", [0, 2], ids=["at first", "at the last attempt"])
 def test_a_failure_whose_clean_up_fails_for_now(
-    sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script, attempts: int, state: State
+    sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script, attempts: int
 ) -> None:
     for _ in range(attempts):
         sqlite_store.leases.claim(ticket.id, "doomed", 60)
         put_back(sqlite_store, ticket, lease_until=1)
     script.fail("finish", PermanentCloudError("forbidden"))
     script.fail("delete", TransientCloudError("Glance is away"))
-    assert runner.run(ticket.id) is state
+    assert runner.run(ticket.id) is State.QUEUED
+    assert current(sqlite_store, ticket).error == "forbidden; cleaning up: Glance is away"
+    assert len(script.images) == 1
+    if attempts:
+        due_now(sqlite_store, ticket)
+        assert runner.run(ticket.id) is State.QUEUED, "the cloud is waited for"
+        assert script.asked.count("upload") == 1
+        script.on.clear()
+        due_now(sqlite_store, ticket)
+        assert runner.run(ticket.id) is State.FAILED
+        now = current(sqlite_store, ticket)
+        assert (now.error, now.error_detail, script.images) == ("forbidden", None, {})
+
+
+def test_a_clean_up_is_given_up_in_the_end(sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script) -> None:
+    for _ in range(2):
+        sqlite_store.leases.claim(ticket.id, "doomed", 60)
+        put_back(sqlite_store, ticket, lease_until=1)
+    script.fail("finish", PermanentCloudError("forbidden"))
+    script.fail("delete", TransientCloudError("Glance is away"))
+    states = []
+    for _ in range(3):
+        states.append(runner.run(ticket.id))
+        due_now(sqlite_store, ticket)
+    assert states == [State.QUEUED, State.QUEUED, State.FAILED]
     now = current(sqlite_store, ticket)
     (cloud_id,) = script.images
-    if state is State.QUEUED:
-        assert now.error == "forbidden; cleaning up: Glance is away"
-    else:
-        assert now.error == "forbidden"
-        assert now.error_detail == f"{cloud_id} may be left in the cloud, cleaning up failed: Glance is away"
+    assert now.error == "forbidden"
+    assert now.error_detail == f"{cloud_id} may be left in the cloud, cleaning up failed: Glance is away"
 
 
 @pytest.mark.parametrize("error", [PermanentCloudError("protected"), KeyError("internal: 10.9.8.7")])
@@ -467,7 +487,7 @@ def test_no_wait_goes_beyond_the_deadline(sqlite_store: Store, ticket: Ticket, r
     assert 28 < now.not_before - now.modified < 31
     put_back(sqlite_store, ticket, accepted=86401, not_before=0.01)
     script.fail("delete", TransientCloudError("Glance is away"))
-    for _ in range(2):  # it is the clean-up that is tried again, and nothing else
+    for _ in range(4):  # it is the clean-up that is tried again, and nothing else
         runner.run(ticket.id)
         due_now(sqlite_store, ticket)
     assert script.asked.count("upload") == 1
