@@ -24,8 +24,8 @@ test: .venv/.development  ## all tests, against real servers
 	$(BIN)/python -m pytest; \
 	echo "make test took $$((SECONDS - started)) s"
 
-test-fast: .venv/.development  ## the tests that need no server
-	@started=$$SECONDS; $(BIN)/python -m pytest -m 'not real' -q -n auto; \
+test-fast: .venv/.development  ## the tests that need no server, nor much time
+	@started=$$SECONDS; $(BIN)/python -m pytest -m 'not real and not long' -q -n auto; \
 	echo "make test-fast took $$((SECONDS - started)) s"
 
 lint: .venv/.development  ## style, types, directions of imports

@@ -13,6 +13,8 @@ import pytest
 
 from bench.longpoll import Intake, add_tickets, at_rest, change_all, held, intake, warm_up
 
+pytestmark = pytest.mark.long
+
 CALLERS = 5000
 RESERVE = 200
 """Descriptors, of a process's own."""

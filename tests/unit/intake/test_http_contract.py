@@ -15,6 +15,8 @@ from publisher.intake.resources import RESOURCES
 from tests.unit.intake.conftest import JSON, PASSWORDS, UFORGE, XML, Answer, Service
 from tests.unit.intake.contract import CONTRACT, GETS, Belongings, Row, make_key
 
+pytestmark = pytest.mark.long
+
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 NOBODY = "nobody"
 

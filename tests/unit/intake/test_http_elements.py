@@ -15,6 +15,8 @@ from publisher.intake.wire.schema import TYPES
 from tests.unit.intake.conftest import ACCOUNT, JSON, SECRET, UFORGE, XML, XSI, Answer, Service, document
 
 PUBLISH, STORE = "users/alice/appliances/14/images/21/pimages", "users/alice/accounts"
+pytestmark = pytest.mark.long
+
 CONTROL = ["a\x7fb", "\x85\x9f", "a\x1bb"]
 ODD = ["", " \t\n", "åß→𝄞\u202e\u2028\ufeff", "' OR 1=1; -- ${jndi:x} ../../etc/passwd <&>\"'"]
 """Nothing that a text may not hold; whether it makes sense as this element is another question."""

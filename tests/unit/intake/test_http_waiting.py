@@ -24,6 +24,8 @@ from publisher.intake.waiting import Watcher
 from tests.installation import eventually
 from tests.unit.intake.conftest import IMAGE_SIZE, JSON, XML, Answer, Service, ticket_path
 
+pytestmark = pytest.mark.long
+
 AT_ONCE = 10.0
 """Seconds, of a wait of 60: so long even a burdened machine does not take to answer at once."""
 

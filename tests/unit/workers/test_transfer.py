@@ -18,6 +18,8 @@ from tests.servers.silent import silent_server
 from tests.servers.uploads import CREATED, Upload, UploadServer, self_signed, upload_server
 from workers.transfer import Answer, Transfer
 
+pytestmark = pytest.mark.long
+
 SIZE = 24 << 20
 """More than the sockets' buffers hold, so that a server that does not read is noticed."""
 STOP_SECONDS = 2.0
