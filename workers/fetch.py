@@ -6,6 +6,7 @@ No message and no log here shows a URL: its query may be what gives access (pre-
 from __future__ import annotations
 
 import asyncio
+import io
 import logging
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
@@ -73,7 +74,7 @@ class _Sink(Callback):  # type: ignore[misc]  # fsspec has no types
     # Whatever has these is a file to fsspec.
 
     def read(self, size: int = -1) -> bytes:
-        raise NotImplementedError
+        raise io.UnsupportedOperation("read")
 
     def close(self) -> None:
         """There is nothing to close."""

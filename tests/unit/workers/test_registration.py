@@ -271,7 +271,6 @@ def test_nobody_is_there(registrar: Registrar, sqlite_store: Store) -> None:
 @pytest.fixture
 def s3(origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
     """The origin as an S3 server, whose objects are at /BUCKET/KEY."""
-    pytest.importorskip("s3fs", reason="the extra `s3` is not installed")
     for name, value in {
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{origin.port}",
         "AWS_ACCESS_KEY_ID": "key",
