@@ -87,6 +87,13 @@ CONTRACT = [
     Row("GET", _APPLIANCE, "appliance_create", "appliance"),
 ]
 
+FILES = [
+    Row("GET", _APPLIANCE + "/pimages/{pitid}/downloads", "", ""),
+    Row("GET", _IMAGE + "/downloads", "", ""),
+    Row("GET", _IMAGE + "/downloads/{fileName}", "", ""),
+]
+"""Those whose answer is an image's file: to a login, or to a key in the query."""
+
 GETS = [row for row in CONTRACT if row.method == "GET"]
 
 
@@ -110,6 +117,7 @@ def make_key(service: Service, login: str) -> Key:
 
 
 SOURCE = "contract.raw"
+_NAMES = {"platform": "openstack", "format": "raw", "fileName": "disk.qcow2"}
 
 _numbers: Iterator[int] = count(1000, 100)
 """So far apart that images which are registered between have numbers of their own."""
@@ -158,7 +166,7 @@ class Belongings:
         return cls(service, owner, key, ids)
 
     def path(self, row: Row, uid: str | None = None, **ids: int) -> str:
-        return row.path.format(uid=uid or self.owner, platform="openstack", format="raw", **self.ids | ids)
+        return row.path.format(uid=uid or self.owner, **_NAMES, **self.ids | ids)
 
     def body(self, row: Row, form: Format, uid: str | None = None, **ids: int) -> bytes:
         """What the row needs to be sent for these objects."""

@@ -13,7 +13,7 @@ from lxml import etree
 from publisher.core.image import Image
 from publisher.intake.resources import RESOURCES
 from tests.unit.intake.conftest import JSON, PASSWORDS, UFORGE, XML, Answer, Service
-from tests.unit.intake.contract import CONTRACT, GETS, Belongings, Row, make_key
+from tests.unit.intake.contract import CONTRACT, FILES, GETS, Belongings, Row, make_key
 
 pytestmark = pytest.mark.long
 
@@ -231,6 +231,50 @@ def told(answer: Answer, name: str) -> tuple[object, ...]:
     )
     body = re.sub(r"\d{4}-\d\d-\d\dT[0-9:.]+Z", "WHEN", answer.body.decode())
     return answer.status, headers, re.sub(rf"\b{name}\b", "NAME", body)
+
+
+# Files ------------------------------------------------------------------------------------------------------------
+
+PART = {"Range": "bytes=0-9"}
+
+
+@pytest.fixture(scope="module")
+def with_file(service: Service) -> Belongings:
+    made = Belongings.make(service, "alice")
+    put_file(service, service.store.images.find("alice", made.ids["aid"], made.ids["itid"]))
+    return made
+
+
+@pytest.mark.parametrize("row", FILES, ids=str)
+def test_who_gets_a_file(row: Row, service: Service, with_file: Belongings, bobs: Belongings) -> None:
+    path = with_file.path(row)
+    for login in ("alice", "root"):
+        for target, who in ((path, login), (make_key(service, login).sign(path), None)):
+            answer = service.get(target, login=who, headers=PART)
+            assert (answer.status, answer.body) == (206, bytes(10))
+            assert answer.headers["content-type"] == "application/octet-stream"
+            assert answer.headers["content-disposition"].startswith("attachment; ")
+            again = service.get(target, login=who, headers={"If-None-Match": answer.headers["etag"]})
+            assert (again.status, again.body) == (304, b"")
+    for accept in (XML, JSON):
+        check_error(service.get(path, login=None, accept=accept), 401, accept)
+        check_error(service.get(path, login="alice", password="wrong", accept=accept), 401, accept)
+        check_error(service.get(with_file.key.sign(path, signed="status"), login=None, accept=accept), 401, accept)
+        for who in ("bob", "carol"):
+            check_error(service.get(path, login=who, accept=accept), 404, accept)
+            check_error(service.get(with_file.path(row, "nobody"), login=who, accept=accept), 404, accept)
+    assert service.get(bobs.path(row, "alice"), login="alice").status == 404
+
+
+@pytest.mark.parametrize("row", FILES, ids=str)
+def test_a_key_gets_a_file_once(row: Row, service: Service, with_file: Belongings) -> None:
+    of_ticket = "{pitid}" in row.path
+    shown = next(each for each in GETS if each.root == ("publishImage" if of_ticket else "image"))
+    for name in ("downloadId", "id") if of_ticket else ("downloadId",):
+        key = with_file.ask(shown, "alice").text("downloadKey")
+        target = f"{with_file.path(row)}?{name}={key}"
+        assert service.get(target, login=None, headers=PART).status == 206
+        check_error(service.get(target, login=None, headers=PART), 401)
 
 
 # URIs -------------------------------------------------------------------------------------------------------------
