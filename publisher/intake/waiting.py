@@ -1,4 +1,4 @@
-"""Callers that wait for a ticket to change: one look at the store, four times a second, for all of them.
+"""Callers that wait for a ticket to change: one look at the store, ten times a second, for all of them.
 
 Who waits holds no thread and no connection to the database; while nobody waits, nothing is looked at.
 """
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 WAIT_MAX_SECONDS = 60
 """Proxies take longer silence for a fault."""
-_LOOK_SECONDS = 0.25
+_LOOK_SECONDS = 0.1
 _STALE_SECONDS = 5.0
 """What was last read so long ago is no answer any more: the store is as good as away."""
 _NUMBER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")

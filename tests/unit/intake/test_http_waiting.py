@@ -240,7 +240,7 @@ def test_the_store_is_away_until_the_end(fresh: Service, hold: Holding, monkeypa
     answer = hold(ticket, "1.2").result(AT_ONCE)
     assert answer.status == 503
     assert answer.headers["retry-after"]
-    assert 1 <= looks <= 6
+    assert 1 <= looks <= 14, "it is not asked all the time"
 
 
 def test_the_store_comes_back(fresh: Service, hold: Holding, monkeypatch: pytest.MonkeyPatch) -> None:
