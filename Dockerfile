@@ -5,7 +5,7 @@ COPY pyproject.toml constraints.txt README.md ./
 COPY publisher publisher
 COPY workers workers
 RUN python -m venv /opt/publisher \
- && /opt/publisher/bin/pip install --no-cache-dir --constraint constraints.txt '.[postgres,rabbitmq]'
+ && /opt/publisher/bin/pip install --no-cache-dir --constraint constraints.txt '.[postgres,rabbitmq,s3]'
 
 FROM python:3.13-slim
 RUN useradd --uid 10001 --create-home --home-dir /var/lib/publisher publisher \
