@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import random
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -24,6 +28,7 @@ from tests.chaos.service import WORKERS, Service
 from tests.chaos.verdict import Registered, Verdict, judge, outcomes, told_otherwise
 from tests.chaos.watch import Watch, recoveries
 from tests.clouds import Glance, publish_body
+from tests.stack import REPOSITORY
 
 STORES = ("sqlite", "postgresql")
 BROKERS = ("embedded", "redis", "rabbitmq")
@@ -90,6 +95,7 @@ def chaos(plan: Plan, directory: Path, cloud: DevCloud, say: Callable[[str], Non
         # From here on nobody does anything to the cloud any more.
         service.stop()
         verdict = _verdict(service, heard, told, directory)
+        swept = _sweep(service)
         tickets = service.store.tickets.list()
         if not verdict.kept:
             _write_evidence(directory / "evidence.txt", service, verdict)
@@ -110,9 +116,12 @@ def chaos(plan: Plan, directory: Path, cloud: DevCloud, say: Callable[[str], Non
             f"lost {len(verdict.lost)}, doubled {len(verdict.doubled)}, leaked {len(verdict.leaked)}, "
             f"stuck {len(verdict.stuck)}",
             *(f"  {words}" for words in (*verdict.lost, *verdict.doubled, *verdict.leaked, *verdict.stuck)),
+            f"`publisher sweep --dry-run` found {len(swept)} images,"
+            f" in {len(service.store.sweeping.scopes())} cloud accounts",
         ]
         failures = [*hands.errors, *heard.wrong, *(f"no answer to {name}" for name in heard.unheard)]
         failures += [f"{name} runs, and takes no tickets any more" for name in deaf]
+        failures += [f"sweep: {finding}" for finding in swept]
         lines += [f"failed: {words}" for words in failures]
         (directory / "outcome.txt").write_text("\n".join(lines) + "\n")
         for line in lines:
@@ -200,6 +209,22 @@ def _told(service: Service, heard: Heard) -> dict[int, dict[str, Any]]:
         answer = service.doors[0].call("GET", uri)
         told[id] = answer.json if answer.status == 200 else {}
     return told
+
+
+def _sweep(service: Service) -> list[dict[str, Any]]:
+    """What `publisher sweep --dry-run` finds: where the promise was kept, nothing."""
+    done = subprocess.run(
+        [sys.executable, "-m", "publisher.cli.main", "sweep", "--dry-run", "--json"],
+        cwd=REPOSITORY,
+        env=os.environ | service.settings.environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    findings: list[dict[str, Any]] = json.loads(done.stdout)["findings"]
+    return findings
 
 
 def _verdict(service: Service, heard: Heard, told: dict[int, dict[str, Any]], directory: Path) -> Verdict:
