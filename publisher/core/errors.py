@@ -6,9 +6,38 @@ to a failed ticket. The docstring of a class is its default message.
 
 from __future__ import annotations
 
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """Why a ticket failed, or has to be tried again: for statistics and alerts. People read the message."""
+
+    CREDENTIALS = "credentials"
+    FORBIDDEN = "forbidden"
+    QUOTA = "quota"
+    INTEGRITY = "integrity"
+    """What the cloud received is not what was registered."""
+    REFUSED = "refused"
+    """By the cloud, for any other reason."""
+    CONNECTION = "connection"
+    """No connection, or one that was lost, or that moved no byte for too long."""
+    UNAVAILABLE = "unavailable"
+    """The cloud answered that it cannot at the moment: 408, 429, from 500 up."""
+    NETWORK_POLICY = "network_policy"
+    """The installation does not allow connections to that address."""
+    IMAGE_FILE = "image_file"
+    REQUEST = "request"
+    """What was asked for cannot be done."""
+    DEADLINE = "deadline"
+    CONFIGURATION = "configuration"
+    WORKER_LOST = "worker_lost"
+    INTERNAL = "internal"
+
 
 class PublisherError(Exception):
     """Something went wrong in the publisher."""
+
+    reason: Reason = Reason.INTERNAL
 
     def __init__(self, message: str | None = None) -> None:
         super().__init__(message or (type(self).__doc__ or "").strip().splitlines()[0])

@@ -17,14 +17,17 @@ from publisher.core.store import tables
 from publisher.core.store.accounts import Accounts
 from publisher.core.store.api_keys import ApiKeys
 from publisher.core.store.appliances import Appliances
+from publisher.core.store.audit import Audit
 from publisher.core.store.elections import Elections
 from publisher.core.store.engine import open_engine, reading
+from publisher.core.store.fleet import Fleet
 from publisher.core.store.idempotency import IdempotencyKeys
 from publisher.core.store.images import Images
 from publisher.core.store.leases import Leases
 from publisher.core.store.limits import Limits
 from publisher.core.store.registrations import Registrations
 from publisher.core.store.roles import Roles
+from publisher.core.store.statistics import Statistics
 from publisher.core.store.sweeping import Sweeping
 from publisher.core.store.tickets import Tickets
 from publisher.core.store.users import Users
@@ -50,6 +53,9 @@ class Store:
         self.idempotency_keys = IdempotencyKeys(engine)
         self.elections = Elections(engine)
         self.sweeping = Sweeping(engine)
+        self.fleet = Fleet(engine)
+        self.statistics = Statistics(engine)
+        self.audit = Audit(engine)
 
     @classmethod
     def open(cls, settings: Settings) -> Store:

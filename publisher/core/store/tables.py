@@ -17,6 +17,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
 )
 
 metadata = MetaData(
@@ -49,6 +50,9 @@ users = Table(
     Column("roles", JSON, nullable=False, server_default="[]"),
     Column("created", Double, nullable=False),
     Column("id", BigInteger, nullable=False, server_default="0"),
+    # Where the user's tickets are told of, and the secret that this is signed with.
+    Column("notify_url", Text),
+    Column("sealed_notify_secret", LargeBinary),
 )
 
 roles = Table(
@@ -193,8 +197,17 @@ tickets = Table(
     # When the reconciler wakes a worker for it next, and how often it has.
     Column("wake_at", Double, nullable=False),
     Column("wakes", Integer, nullable=False),
+    # Why it failed, or is to be tried again: one of a few (publisher.core.errors.Reason).
+    Column("reason", String(32)),
+    # The request that made it, as the logs name it; and its trace (W3C Trace Context, traceparent).
+    Column("request_id", String(64)),
+    Column("traceparent", String(64)),
+    # Where its end is told to, besides to where its owner's tickets are.
+    Column("notify_url", Text),
     Index(None, "owner", "appliance_id"),
     Index(None, "image_id"),
+    Index(None, "finished"),
+    Index(None, "state", "id"),
     Index(None, "state", "wake_at"),
     Index(None, "cloud_account", "state", "id"),
     Index(None, "owner", "state", "id"),
@@ -263,4 +276,85 @@ elections = Table(
     Column("office", String(64), primary_key=True),
     Column("holder", String(255), nullable=False),
     Column("until", Double, nullable=False),
+)
+
+# How an upload went on: for the plot of its throughput. Written ever more rarely, so that a long one has some hundreds.
+samples = Table(
+    "ticket_samples",
+    metadata,
+    Column("id", BigId, primary_key=True, autoincrement=True),
+    Column("ticket_id", BigInteger, ForeignKey("tickets.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("attempt", Integer, nullable=False),
+    Column("at", Double, nullable=False),
+    Column("sent", BigInteger, nullable=False),
+)
+
+# The workers there are, each of which says every few seconds that it lives.
+workers = Table(
+    "workers",
+    metadata,
+    Column("name", String(255), primary_key=True),
+    Column("host", String(255), nullable=False),
+    Column("pid", Integer, nullable=False),
+    # Its name in Celery, and so in Flower.
+    Column("node", String(255), nullable=False),
+    Column("version", String(64), nullable=False),
+    Column("concurrency", Integer, nullable=False),
+    Column("started", Double, nullable=False),
+    Column("seen", Double, nullable=False),
+    # It was asked to drain: it takes nothing new, and ends once it has nothing left.
+    Column("drain", Boolean, nullable=False, server_default=false()),
+    # When it ended, where it said so.
+    Column("stopped", Double),
+)
+
+# Those who are signed in at the console. The cookie's value is not in here, only its digest.
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("digest", String(64), primary_key=True),
+    Column("login", String(255), ForeignKey("users.login", ondelete="CASCADE"), nullable=False, index=True),
+    Column("csrf", String(64), nullable=False),
+    Column("created", Double, nullable=False),
+    Column("seen", Double, nullable=False),
+    Column("expires", Double, nullable=False, index=True),
+)
+
+# What is to be told to whom, until it has been.
+notifications = Table(
+    "notifications",
+    metadata,
+    Column("id", BigId, primary_key=True, autoincrement=True),
+    # Its number for those who are told, the same at each try.
+    Column("uid", String(36), nullable=False, unique=True),
+    Column("ticket_id", BigInteger, ForeignKey("tickets.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("owner", String(255), nullable=False),
+    Column("url", Text, nullable=False),
+    Column("event", String(64), nullable=False),
+    Column("body", Text, nullable=False),
+    # `waiting`, `sent` or `failed`.
+    Column("state", String(16), nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("next_at", Double, nullable=False),
+    Column("created", Double, nullable=False),
+    Column("error", Text),
+    Index(None, "state", "next_at"),
+)
+
+# Who did what. Only ever added to.
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", BigId, primary_key=True, autoincrement=True),
+    Column("at", Double, nullable=False, index=True),
+    Column("actor", String(255), nullable=False),
+    # Such as `ticket.cancel`, `account.create`.
+    Column("action", String(64), nullable=False),
+    # The URI of what it was done to, as the API has it.
+    Column("object", String(255), nullable=False),
+    Column("detail", Text, nullable=False),
+    # From where: `api`, `console` or `terminal`; the caller's address; and the request, as the logs name it.
+    Column("door", String(16), nullable=False),
+    Column("address", String(64)),
+    Column("request_id", String(64)),
 )

@@ -1,0 +1,105 @@
+"""What operators are told: the workers, the numbers, and who did what."""
+
+from __future__ import annotations
+
+import pytest
+from sqlalchemy import update
+
+from publisher.core.errors import NotFound
+from publisher.core.store import Store
+from publisher.core.store.audit import Actor
+from publisher.core.store.engine import db_now, writing
+from publisher.core.store.fleet import Member
+from publisher.core.store.statistics import Queue, Throughput
+from publisher.core.store.tables import tickets, workers
+from publisher.core.ticket import State
+from tests.unit.core.records import add_ticket, put_back
+
+ONE = Member("here-1", "here", 1, "publisher@here", "0.1.0", 4)
+OTHER = Member("there-2", "there", 2, "publisher@there", "0.1.0", 2)
+
+
+def silent(store: Store, name: str, seconds: float) -> None:
+    with writing(store.engine) as connection:
+        connection.execute(update(workers).where(workers.c.name == name).values(seen=db_now() - seconds))
+
+
+def test_workers_say_that_they_live_and_what_they_do(store: Store) -> None:
+    assert not store.fleet.beat(ONE)
+    assert not store.fleet.beat(OTHER)
+    claim = store.leases.claim(add_ticket(store).id, ONE.name, 60)
+    assert claim
+    silent(store, OTHER.name, 100)
+    one, other = store.fleet.workers()
+    assert (one.member, one.ticket_ids, one.alive(30)) == (ONE, [claim.ticket.id], True)
+    assert (other.member, other.ticket_ids, other.alive(30)) == (OTHER, [], False)
+    assert other.silent_seconds == pytest.approx(100, abs=5)
+
+    store.fleet.beat(OTHER)
+    assert all(each.alive(30) for each in store.fleet.workers())
+    store.fleet.stopped(OTHER.name)
+    assert [each.alive(30) for each in store.fleet.workers() if each.member == OTHER] == [False]
+
+
+def test_a_worker_is_told_to_drain(store: Store) -> None:
+    store.fleet.beat(ONE)
+    store.fleet.ask_to_drain(ONE.name)
+    assert store.fleet.beat(ONE)
+    assert store.fleet.workers()[0].drain
+    store.fleet.stopped(ONE.name)
+    for name in (ONE.name, "nobody"):
+        with pytest.raises(NotFound, match=name):
+            store.fleet.ask_to_drain(name)
+
+
+def test_those_of_whom_nothing_is_heard_are_forgotten(store: Store) -> None:
+    store.fleet.beat(ONE)
+    store.fleet.beat(OTHER)
+    silent(store, OTHER.name, 100)
+    assert store.fleet.forget(99) == 1
+    assert [each.member for each in store.fleet.workers()] == [ONE]
+
+
+def test_the_numbers(store: Store) -> None:
+    assert store.statistics.queue() == Queue(0, 0.0)
+    published, failed, waiting, later = (add_ticket(store) for _ in range(4))
+    for each in (published, failed, later):
+        claim = store.leases.claim(each.id, ONE.name, 60)
+        assert claim
+        if each is published:
+            store.leases.published(claim, cloud_id="c", location=None)
+        elif each is failed:
+            store.leases.failed(claim, error="no")
+        else:
+            store.leases.retry(claim, delay_seconds=60, error="not now")
+    put_back(store, waiting, accepted=30)
+    put_back(store, published, started=100, finished=90)
+    with writing(store.engine) as connection:
+        connection.execute(update(tickets).where(tickets.c.id == failed.id).values(reason="quota"))
+
+    assert store.statistics.counts() == {
+        ("memory", State.PUBLISHED): 1,
+        ("memory", State.FAILED): 1,
+        ("memory", State.QUEUED): 2,
+    }
+    queue = store.statistics.queue()
+    assert queue.depth == 2
+    assert queue.oldest_seconds == pytest.approx(30, abs=5)
+    assert store.statistics.failures(3600) == {"quota": 1}
+    assert store.statistics.failures(0) == {}
+    (throughput,) = store.statistics.throughput(3600)
+    assert throughput == Throughput("memory", 1, 1000, throughput.seconds)
+    assert throughput.seconds == pytest.approx(10, abs=1)
+    assert store.statistics.throughput(60) == []
+
+
+def test_who_did_what(store: Store) -> None:
+    root, other = Actor("root", "api", "127.0.0.1", "r-1"), Actor("other", "console")
+    store.audit.add(root, "account.create", "users/root/accounts/1", "openstack")
+    store.audit.add(other, "ticket.cancel", "users/root/appliances/4/images/7/pimages/1")
+    cancelled, created = store.audit.latest()
+    assert (created.actor, created.action, created.detail) == (root, "account.create", "openstack")
+    assert (cancelled.actor, cancelled.object) == (other, "users/root/appliances/4/images/7/pimages/1")
+    assert store.audit.latest(1) == [cancelled]
+    assert store.audit.latest(before=cancelled.id) == [created]
+    assert store.audit.latest(actor="root") == store.audit.latest(object="users/root/accounts/1") == [created]
