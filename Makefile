@@ -34,11 +34,11 @@ lint: .venv/.development  ## style, types, directions of imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-chaos: .venv/.development  ## kill, pause, cut and fill things for MINUTES=2 while images are published; SEED, STORE, BROKER
+chaos: .venv/.development  ## kill, pause, cut and fill things for MINUTES=2 while images are published; SEED, STORE, BROKER, KEEP
 	@sh tests/install_servers.sh; \
 	$(BIN)/publisher devcloud install; \
 	$(BIN)/python -m tests.chaos --minutes $(or $(MINUTES),2) $(if $(SEED),--seed $(SEED)) \
-		--store $(or $(STORE),sqlite) --broker $(or $(BROKER),embedded)
+		--store $(or $(STORE),sqlite) --broker $(or $(BROKER),embedded) $(if $(KEEP),--keep)
 
 promises: .venv/.development  ## what is promised of time, at full size: 1 GiB images, the default lease
 	@sh tests/install_servers.sh; \
