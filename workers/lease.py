@@ -17,6 +17,7 @@ from typing import Self
 from sqlalchemy.exc import SQLAlchemyError
 
 from publisher.core.errors import Cancelled, DeadlinePassed, LeaseLost, ShuttingDown, Stopped
+from publisher.core.logs import with_context
 from publisher.core.settings import Settings
 from publisher.core.store.leases import Claim, Leases
 from publisher.core.ticket import State
@@ -49,7 +50,7 @@ class Lease:
         self._sampled = 0.0
         self._writing = threading.Lock()
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._keep, name=f"lease-{claim.ticket.id}", daemon=True)
+        self._thread = threading.Thread(target=with_context(self._keep), name=f"lease-{claim.ticket.id}", daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()

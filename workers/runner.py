@@ -27,6 +27,7 @@ from publisher.core.errors import (
     TransientCloudError,
 )
 from publisher.core.image import Image, open_under
+from publisher.core.logs import bound
 from publisher.core.publishing import Waker, wake
 from publisher.core.settings import Settings
 from publisher.core.store import Store
@@ -78,17 +79,16 @@ class Runner:
         """
         if self._drain.begun.is_set():
             return None
+        with bound(ticket=ticket_id, worker=self._worker):
+            return self._run(ticket_id)
+
+    def _run(self, ticket_id: int) -> State | None:
         try:
             claim = self._store.leases.claim(ticket_id, self._worker, self._settings.lease_seconds)
             if claim is None:
                 return None
-            logger.info("ticket %d: claimed, attempt %d", ticket_id, claim.ticket.attempt)
-            with Lease(self._store.leases, claim, self._settings, self._drain) as lease:
-                state = Attempt(self._store, self._vault, self._settings, lease).outcome()
-            if state is State.QUEUED and self._drain.over and self._waker:
-                # Its own message went back to the broker as this worker stopped, and is used up by now.
-                wake(self._store, self._waker, ticket_id)
-            self._wake_next(claim)
+            with bound(attempt=claim.ticket.attempt, request_id=claim.ticket.request_id):
+                return self._attempt(claim)
         except LeaseLost:
             logger.warning("ticket %d: the lease was lost; another worker has the ticket", ticket_id)
             return None
@@ -96,7 +96,18 @@ class Runner:
             # Nothing can be written down. Once the lease runs out, the ticket is taken up where it stands.
             logger.warning("ticket %d: the store did not answer: %s", ticket_id, type(error).__name__)
             return None
+
+    def _attempt(self, claim: Claim) -> State:
+        """Raises `LeaseLost` and `SQLAlchemyError`."""
+        ticket_id = claim.ticket.id
+        logger.info("ticket %d: claimed, attempt %d", ticket_id, claim.ticket.attempt)
+        with Lease(self._store.leases, claim, self._settings, self._drain) as lease:
+            state = Attempt(self._store, self._vault, self._settings, lease).outcome()
         logger.info("ticket %d: %s", ticket_id, state)
+        if state is State.QUEUED and self._drain.over and self._waker:
+            # Its own message went back to the broker as this worker stopped, and is used up by now.
+            wake(self._store, self._waker, ticket_id)
+        self._wake_next(claim)
         return state
 
     def _wake_next(self, claim: Claim) -> None:

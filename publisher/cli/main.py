@@ -13,7 +13,6 @@ from publisher.cli import (
     appliances,
     devcloud,
     doctor,
-    fleet,
     images,
     publish,
     roles,
@@ -21,6 +20,7 @@ from publisher.cli import (
     tickets,
     up,
     users,
+    workers,
 )
 from publisher.cli.output import say_error
 from publisher.core.errors import ConfigurationError, Conflict, InvalidRequest, NotFound, PublisherError
@@ -79,7 +79,7 @@ app.add_typer(appliances.app, name="appliances")
 app.add_typer(users.app, name="users")
 app.add_typer(roles.app, name="roles")
 app.add_typer(accounts.app, name="accounts")
-app.add_typer(fleet.app, name="fleet")
+app.add_typer(workers.app, name="fleet")
 app.command()(doctor.doctor)
 app.command()(servers.serve)
 app.command()(servers.worker)

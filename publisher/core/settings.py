@@ -50,6 +50,10 @@ class Settings:
         default=False, metadata={"help": "Production mode: warns about what is only fit for a trial."}
     )
     log_level: str = field(default="INFO", metadata={"help": "DEBUG, INFO, WARNING or ERROR."})
+    log_format: str = field(
+        default="",
+        metadata={"help": "`json`, one object a line, or `console`, for people; empty: `json` in production mode."},
+    )
 
     access_log: bool = field(
         default=False,
