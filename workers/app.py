@@ -6,9 +6,11 @@ from typing import Any
 
 from celery import Celery
 from celery.app.amqp import AMQP
+from celery.signals import setup_logging
 from kombu.connection import Connection
 from kombu.transport.redis import Channel as RedisChannel
 
+from publisher.core import logs
 from publisher.core.queue import PUBLISH_TASK, QUEUE, REGISTER_TASK
 from publisher.core.settings import Settings
 
@@ -63,10 +65,15 @@ app.conf.update(
     # sendfile and TLS release the interpreter's lock, and threads see the request to shut down.
     worker_pool="threads",
     worker_concurrency=settings.worker_concurrency,
-    worker_hijack_root_logger=True,
     worker_send_task_events=True,
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,
     broker_transport_options=transport_options,
     worker_redirect_stdouts=False,
 )
+
+
+@setup_logging.connect  # type: ignore[untyped-decorator]  # Celery has no types
+def _log(loglevel: int, **_: Any) -> None:
+    """Celery sets up no logs itself where somebody does it here."""
+    logs.configure(settings, level=loglevel)

@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 from collections.abc import Mapping
+from importlib.resources import files
 
 from publisher.core.errors import ConfigurationError
 from publisher.core.settings import Settings
@@ -20,6 +21,7 @@ def intake(settings: Settings, *, processes: int = 1, behind_proxy: bool = False
     return [
         *(sys.executable, "-m", "uvicorn", "--factory", "publisher.intake.app:create_app"),
         *("--host", settings.intake_host, "--port", str(settings.intake_port), "--workers", str(processes)),
+        *("--log-config", str(files("publisher.intake").joinpath("logging.json"))),
         *("--log-level", log_level(settings).lower(), "--no-server-header", "--timeout-graceful-shutdown", "2"),
         "--access-log" if settings.access_log else "--no-access-log",
         "--proxy-headers" if behind_proxy else "--no-proxy-headers",

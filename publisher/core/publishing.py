@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from publisher.core.errors import Conflict, InvalidRequest, QueueUnavailable
 from publisher.core.image import Image
+from publisher.core.logs import current_request_id
 from publisher.core.platforms import check_request
 from publisher.core.store import Store
 from publisher.core.store.idempotency import IdempotencyKey
@@ -75,6 +76,7 @@ def accept(
         target=request.target | {"displayName": name},
         name=name,
         idempotency_key=idempotency_key,
+        request_id=current_request_id(),
     )
 
 

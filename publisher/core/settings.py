@@ -50,6 +50,10 @@ class Settings:
         default=False, metadata={"help": "Production mode: warns about what is only fit for a trial."}
     )
     log_level: str = field(default="INFO", metadata={"help": "DEBUG, INFO, WARNING or ERROR."})
+    log_format: str = field(
+        default="",
+        metadata={"help": "`json`, one object a line, or `console`, for people; empty: `json` in production mode."},
+    )
 
     access_log: bool = field(
         default=False,
@@ -103,6 +107,12 @@ class Settings:
         default=30.0,
         metadata={
             "help": "How long a worker that is asked to stop goes on with its uploads before it hands them back."
+        },
+    )
+    heartbeat_seconds: float = field(
+        default=5.0,
+        metadata={
+            "help": "How often a worker says that it lives; after four times that without a word it counts as dead."
         },
     )
     lease_seconds: float = field(
@@ -188,6 +198,11 @@ class Settings:
             return socket
         digest = hashlib.sha256(os.fsencode(socket)).hexdigest()[:16]
         return Path(tempfile.gettempdir()) / f"image-publisher-{os.getuid()}-{digest}" / "redis.sock"
+
+    @property
+    def silent_seconds(self) -> float:
+        """A worker of whom nothing was heard for so long counts as dead."""
+        return 4 * self.heartbeat_seconds
 
     @property
     def images(self) -> Path:

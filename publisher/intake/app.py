@@ -15,6 +15,7 @@ from typing import Any, cast
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from publisher.core import logs
 from publisher.core.queue import WakeQueue
 from publisher.core.settings import Settings
 from publisher.core.store import Store
@@ -22,6 +23,7 @@ from publisher.core.vault import Vault
 from publisher.intake import problems
 from publisher.intake.auth import Authenticator, keep_signatures_out_of_logs
 from publisher.intake.exchange import API, Services, Wakers
+from publisher.intake.observing import Observed
 from publisher.intake.openapi import document
 from publisher.intake.routes import (
     accounts,
@@ -43,7 +45,10 @@ from publisher.version import __version__
 
 def create_app(settings: Settings | None = None, waker: Wakers | None = None) -> FastAPI:
     """Raises `ConfigurationError` where the database or the key is not set up."""
-    settings = settings or Settings.from_environment()
+    if settings is None:
+        # This process is the intake, and its logs are ours to arrange; not so where something else makes the app.
+        settings = Settings.from_environment()
+        logs.configure(settings)
     store = Store.open(settings)
     store.check_schema()
     queue = WakeQueue.open(settings)
@@ -92,6 +97,10 @@ def create_app(settings: Settings | None = None, waker: Wakers | None = None) ->
 
 class Intake(FastAPI):
     """The app, whose OpenAPI document is made of our own tables: the framework's would know of no document."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        # Whatever is added to the app stands within the framework's own answer to an unexpected error.
+        return Observed(super().build_middleware_stack())
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:

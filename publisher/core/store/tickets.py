@@ -24,8 +24,8 @@ from publisher.core.store.rows import (
     ticket_of,
     wake_delay,
 )
-from publisher.core.store.tables import history, journal, tickets, tombstones
-from publisher.core.ticket import FINAL, CloudRef, HistoryEntry, Phase, State, Ticket
+from publisher.core.store.tables import history, journal, samples, tickets, tombstones
+from publisher.core.ticket import FINAL, CloudRef, HistoryEntry, Phase, Sample, State, Ticket
 
 _IDS_AT_ONCE = 1000
 """In one statement: what it may name is limited."""
@@ -51,6 +51,8 @@ class Tickets:
         name: str,
         account_id: int | None = None,
         idempotency_key: IdempotencyKey | None = None,
+        request_id: str | None = None,
+        traceparent: str | None = None,
     ) -> Ticket:
         """Commit a queued ticket. The caller then wakes a worker; if it does not, the reconciler will.
 
@@ -82,6 +84,8 @@ class Tickets:
             "lease_until": 0.0,
             "wake_at": db_now() + self._wake_again_seconds,
             "wakes": 0,
+            "request_id": request_id,
+            "traceparent": traceparent,
         }
         with writing(self._engine) as connection:
             _hold_image(connection, image_id)
@@ -148,6 +152,12 @@ class Tickets:
                 )
                 for row in connection.execute(query)
             ]
+
+    def samples(self, id: int) -> Sequence[Sample]:
+        """How its uploads went on, oldest first."""
+        query = select(samples.c.attempt, samples.c.at, samples.c.sent).where(samples.c.ticket_id == id)
+        with reading(self._engine) as connection:
+            return [Sample(*row) for row in connection.execute(query.order_by(samples.c.id))]
 
     def journal(self, id: int) -> Sequence[CloudRef]:
         """The cloud objects that the ticket has, or may have, made; oldest first."""
@@ -229,6 +239,7 @@ class Tickets:
                 attempt=0,
                 error=None,
                 error_detail=None,
+                reason=None,
                 started=None,
                 finished=None,
                 accepted=db_now(),
@@ -237,6 +248,9 @@ class Tickets:
                 wake_at=db_now() + self._wake_again_seconds,
                 wakes=0,
             )
+            if queued:
+                # The attempts are counted anew.
+                connection.execute(delete(samples).where(samples.c.ticket_id == id))
         found = self.get(id)
         if not queued or found is None:
             raise Conflict(f"ticket {id} was changed meanwhile; look at it again")
