@@ -66,6 +66,27 @@ class Settings:
     credential_cache_seconds: float = field(
         default=60.0, metadata={"help": "How long a verified password is not hashed again."}
     )
+    sign_in_failures_max: int = field(
+        default=10,
+        metadata={
+            "help": "After so many failed sign-ins of a login from one address in a minute no other is looked at (429);"
+            " 0: no limit."
+        },
+    )
+    address_sign_in_failures_max: int = field(
+        default=100,
+        metadata={"help": "Likewise of all logins from one address; 0: no limit."},
+    )
+    user_requests_per_second: float = field(
+        default=0.0,
+        metadata={
+            "help": "Requests of one user, on the average of ten seconds and for each intake process; more are refused"
+            " (429); 0: no limit."
+        },
+    )
+    address_requests_per_second: float = field(
+        default=0.0, metadata={"help": "Likewise from one address, with or without a login; 0: no limit."}
+    )
     idempotency_seconds: float = field(
         default=86400.0, metadata={"help": "How long an `Idempotency-Key` holds after its first request."}
     )

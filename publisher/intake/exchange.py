@@ -25,6 +25,7 @@ from publisher.core.store.users import User
 from publisher.core.ticket import Ticket
 from publisher.intake import auth
 from publisher.intake.negotiation import Format, answer_format, body_format
+from publisher.intake.throttle import Throttle
 from publisher.intake.wire.codec import read_document, write_document
 from publisher.intake.wire.fields import Document
 from publisher.intake.wire.limits import BodyTooLarge
@@ -57,6 +58,7 @@ class Services:
     sealer: Keeper
     waker: Wakers
     authenticator: auth.Authenticator
+    throttle: Throttle
     started: float = field(default_factory=time.time)
 
 
@@ -181,8 +183,19 @@ def caller(request: Request) -> Caller:
 
 
 def signed_in(request: Request) -> User:
-    """A request that names an API key stands by its signature, whatever else it has. Raises `NotAuthenticated`."""
-    return signer(request) or services(request).authenticator.user(request.headers.get("authorization"))
+    """A request that names an API key stands by its signature, whatever else it has.
+
+    Raises `NotAuthenticated`, or `TooMany` where the user asks too often, or too many sign-ins have failed.
+    """
+    made = services(request)
+    user = signer(request) or made.authenticator.user(request.headers.get("authorization"), address(request))
+    made.throttle.users.count(user.login)
+    return user
+
+
+async def count_address(request: Request) -> None:
+    """Before anything else is looked at. Raises `TooMany`."""
+    services(request).throttle.addresses.count(address(request))
 
 
 def address(request: Request) -> str:
