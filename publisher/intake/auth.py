@@ -79,11 +79,17 @@ class Authenticator:
     def user(self, authorization: str | None, address: str) -> User:
         """The user of an `Authorization` header that comes from that address. Raises `NotAuthenticated`, or `TooMany`
         where too many have been wrong."""
-        login, password = _basic(authorization)
+        return self.sign_in(*_basic(authorization), address)
+
+    def sign_in(self, login: str, password: str, address: str, *, door: str = "api") -> User:
+        """Raises what `user` does, after as long for a login that there is not as for one that there is. `door` is for
+        the audit log."""
         # First of all: else the right one among thousands of guesses would be told by its being remembered.
         self._sign_ins.check_login(login, address)
-        user, stored = self._store.users.signing_in(login) or (None, None)
-        if not self._verify(login, password, stored, address) or user is None:
+        # No login has a NUL, and PostgreSQL could not be asked for one.
+        found = None if "\0" in login else self._store.users.signing_in(login)
+        user, stored = found or (None, None)
+        if not self._verify(login, password, stored, address, door) or user is None:
             raise NotAuthenticated("the login or the password is wrong")
         return user
 
@@ -107,7 +113,7 @@ class Authenticator:
             raise NotAuthenticated("the API key or the signature is wrong")
         return user
 
-    def _verify(self, login: str, password: str, stored: str | None, address: str) -> bool:
+    def _verify(self, login: str, password: str, stored: str | None, address: str, door: str) -> bool:
         # The stored hash is part of the key: a changed password makes what was cached useless at once.
         said = "\0".join((login, password, stored or "")).encode()
         key = hmac.digest(self._pepper, said, hashlib.sha256)
@@ -119,7 +125,10 @@ class Authenticator:
             # Here, where few are at a time: of thousands that come at once no more are hashed than are allowed.
             self._sign_ins.check(login, address)
             right = verify_password(stored, password)
-            (self._sign_ins.succeeded if right else self._sign_ins.failed)(login, address)
+            if right:
+                self._sign_ins.succeeded(login, address)
+            else:
+                self._sign_ins.failed(login, address, door=door)
         if right:
             with self._lock:
                 self._verified[key] = now + self._cache_seconds

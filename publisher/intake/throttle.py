@@ -46,11 +46,11 @@ class SignIns:
 
     def check_login(self, login: str, address: str) -> None:
         """The same, but for what others have tried from that address."""
-        self._check(self._login, login[:_LOGIN_MAX], _network(address))
+        self._check(self._login, _shortened(login), _network(address))
 
     def failed(self, login: str, address: str, *, door: str = "api") -> None:
         """Count a wrong password. The last one that is allowed is written to the audit log."""
-        login, network = login[:_LOGIN_MAX], _network(address)
+        login, network = _shortened(login), _network(address)
         for item, who in ((self._login, (login, network)), (self._address, (network,))):
             if item is None:
                 continue
@@ -62,7 +62,7 @@ class SignIns:
     def succeeded(self, login: str, address: str) -> None:
         """Forget the failures of a login whose password was known in the end."""
         if self._login is not None:
-            self._limiter.clear(self._login, login[:_LOGIN_MAX], _network(address))
+            self._limiter.clear(self._login, _shortened(login), _network(address))
 
     def _check(self, item: RateLimitItemPerSecond | None, *who: str) -> None:
         if item is not None and not self._limiter.test(item, *who):
@@ -108,6 +108,11 @@ class Throttle:
         return cls(
             sign_ins, Requests(settings.user_requests_per_second), Requests(settings.address_requests_per_second)
         )
+
+
+def _shortened(login: str) -> str:
+    """What somebody tries may be anything: as the database can keep it."""
+    return login[:_LOGIN_MAX].replace("\0", "")
 
 
 @lru_cache(4096)
