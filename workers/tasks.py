@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import socket
 import threading
+from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 from celery.signals import worker_init, worker_ready, worker_shutdown
+from sqlalchemy.exc import SQLAlchemyError
 
 from publisher.core.platforms import installed
 from publisher.core.queue import PUBLISH_TASK, REGISTER_TASK, WakeQueue
@@ -19,6 +21,7 @@ from publisher.version import __version__
 from workers.app import app, settings
 from workers.clouds import plugin
 from workers.drain import Drain
+from workers.events import Message, tell_image, tell_ticket
 from workers.heartbeat import Heartbeat
 from workers.reconciler import Reconciler
 from workers.registration import Registrar
@@ -30,6 +33,7 @@ HOST = socket.gethostname()
 WORKER = f"{HOST}-{os.getpid()}"
 heartbeats: list[Heartbeat] = []
 """Of this process; one, once it is ready."""
+Found = TypeVar("Found")
 
 
 @cache
@@ -57,16 +61,26 @@ def registrar() -> Registrar:
     return Registrar(store(), settings, worker=WORKER, shutting_down=drain.begun)
 
 
-@app.task(name=PUBLISH_TASK)  # type: ignore[untyped-decorator]  # Celery has no types
-def publish(ticket_id: int) -> None:
+@app.task(name=PUBLISH_TASK, Request=Message)  # type: ignore[untyped-decorator]  # Celery has no types
+def publish(ticket_id: int) -> str:
     """Bring one ticket as far as it gets."""
-    runner().run(ticket_id)
+    state = runner().run(ticket_id)
+    return tell_ticket(state, _read(store().tickets.get, ticket_id))
 
 
-@app.task(name=REGISTER_TASK)  # type: ignore[untyped-decorator]
-def register(image_id: int) -> None:
+@app.task(name=REGISTER_TASK, Request=Message)  # type: ignore[untyped-decorator]
+def register(image_id: int) -> str:
     """Bring the registration of one image as far as it gets."""
-    registrar().run(image_id)
+    state = registrar().run(image_id)
+    return tell_image(state, _read(store().images.get, image_id))
+
+
+def _read(get: Callable[[int], Found | None], id: int) -> Found | None:
+    """How it stands, for monitors; None where that cannot be read."""
+    try:
+        return get(id)
+    except SQLAlchemyError:
+        return None
 
 
 @worker_init.connect  # type: ignore[untyped-decorator]

@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 from publisher.cli import (
     accounts,
     appliances,
+    audit,
     devcloud,
     doctor,
     images,
@@ -80,6 +81,7 @@ app.add_typer(users.app, name="users")
 app.add_typer(roles.app, name="roles")
 app.add_typer(accounts.app, name="accounts")
 app.add_typer(workers.app, name="fleet")
+app.add_typer(audit.app, name="audit")
 app.command()(doctor.doctor)
 app.command()(servers.serve)
 app.command()(servers.worker)

@@ -7,6 +7,7 @@ import socket
 import sys
 from collections.abc import Mapping
 from importlib.resources import files
+from pathlib import Path
 
 from publisher.core.errors import ConfigurationError
 from publisher.core.settings import Settings
@@ -53,18 +54,22 @@ def sweep(*, dry_run: bool, as_json: bool) -> list[str]:
 def flower() -> list[str]:
     """The command of Flower; its options are in the environment, where a password is not seen by others.
 
-    Its configuration file, which is a program, would be whatever lies in the working directory: none is read.
+    Its configuration file, which is a program, would be whatever lies in the working directory: it is given ours.
     """
-    return [sys.executable, "-m", "celery", "-A", "workers.app", "flower", "--conf=/dev/null"]
+    configuration = Path(__file__).with_name("flower_configuration.py")
+    return [sys.executable, "-m", "celery", "-A", "workers.app", "flower", f"--conf={configuration}"]
 
 
-def flower_environment(*, address: str, port: int, login: str, password: str) -> dict[str, str]:
-    """Flower behind a login, showing only: it changes nothing at the workers and keeps nothing."""
+def flower_environment(*, address: str, port: int, login: str, password: str, prefix: str = "") -> dict[str, str]:
+    """Flower behind a login, showing only: it changes nothing at the workers and keeps nothing. `prefix` is the path
+    below which it answers."""
     return {
         "FLOWER_ADDRESS": address,
         "FLOWER_PORT": str(port),
         "FLOWER_BASIC_AUTH": f"{login}:{password}",
         "FLOWER_READ_ONLY": "true",
+        "FLOWER_TASKS_COLUMNS": "name,args,state,result,received,runtime,worker,uuid",
+        **({"FLOWER_URL_PREFIX": prefix.strip("/")} if prefix else {}),
         "FLOWER_PERSISTENT": "false",
         # It warns of each worker that is a moment late to answer it.
         "FLOWER_LOGGING": "error",

@@ -60,6 +60,7 @@ def flower(
     options = programs.flower_environment(
         address=address,
         port=port or settings.flower_port,
+        prefix=settings.flower_prefix,
         login=FLOWER_LOGIN,
         password="" if "FLOWER_BASIC_AUTH" in os.environ else passwords.kept(password_file),
     )

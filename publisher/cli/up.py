@@ -107,14 +107,16 @@ def _flower(settings: Settings) -> Program:
     options = programs.flower_environment(
         address=FLOWER_ADDRESS,
         port=settings.flower_port,
+        prefix=settings.flower_prefix,
         login=FLOWER_LOGIN,
         password=passwords.kept(settings.data_dir / FLOWER_PASSWORD_FILE),
     )
+    healthcheck = f"{settings.flower_prefix}/healthcheck"
     return Program(
         "flower",
         programs.flower(),
         programs.inherited() | settings.environment() | options,
-        ready=lambda: _http_status(FLOWER_ADDRESS, settings.flower_port, "/healthcheck") == 200,
+        ready=lambda: _http_status(FLOWER_ADDRESS, settings.flower_port, healthcheck) == 200,
         stop_seconds=1.5,
     )
 
@@ -201,9 +203,9 @@ def _silent(name: str, line: str) -> None:
 
 
 def _print_panel(settings: Settings, first_password: str | None, *, flower: bool) -> None:
-    rows = {"API": f"{_address(settings)}/api"}
+    rows = {"API": f"{settings.intake}/api"}
     if flower:
-        rows["Flower"] = f"http://{FLOWER_ADDRESS}:{settings.flower_port}"
+        rows["Flower"] = settings.flower
         rows[""] = f"login {FLOWER_LOGIN}, password in {settings.data_dir / FLOWER_PASSWORD_FILE}"
     kept = settings.data_dir / FIRST_PASSWORD_FILE
     if first_password:
@@ -222,10 +224,3 @@ def _print_panel(settings: Settings, first_password: str | None, *, flower: bool
     for label, value in rows.items():
         grid.add_row(Text(label, style="bold"), Text(value, overflow="fold"))
     out.print(Panel(grid, title=f"image-publisher {__version__} is up", expand=False, border_style="green"))
-
-
-def _address(settings: Settings) -> str:
-    if settings.public_url:
-        return settings.public_url.rstrip("/").removesuffix("/api")
-    host = _EVERYWHERE.get(settings.intake_host, settings.intake_host)
-    return f"http://{f'[{host}]' if ':' in host else host}:{settings.intake_port}"

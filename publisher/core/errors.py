@@ -81,6 +81,11 @@ class TooMany(PublisherError):
 
     retry_after_seconds = 30
 
+    def __init__(self, message: str | None = None, *, retry_after_seconds: int | None = None) -> None:
+        super().__init__(message)
+        if retry_after_seconds is not None:
+            self.retry_after_seconds = retry_after_seconds
+
 
 # What a cloud answered ---------------------------------------------
 

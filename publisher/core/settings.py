@@ -10,10 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import get_type_hints
+from urllib.parse import urlsplit
 
 from publisher.core.errors import ConfigurationError
 
 PREFIX = "PUBLISHER_"
+_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}  # noqa: S104  # only to be recognised
 _UNIX_SOCKET_PATH_MAX = 100
 """Bytes. The kernel's limit for a socket's path is 107 (unix(7)); Redis and its clients need all of it."""
 
@@ -66,9 +68,37 @@ class Settings:
         metadata={"help": "URL of the intake as callers see it, for `Location`; empty: taken from the request."},
     )
     flower_port: int = field(default=5555, metadata={"help": "Port of Flower in `publisher up`."})
+    flower_url: str = field(
+        default="",
+        metadata={
+            "help": "URL of Flower as browsers see it, for the console's link; a path in it is that below which Flower"
+            " answers; empty: its port on this machine."
+        },
+    )
     request_bytes_max: int = field(default=1 << 20, metadata={"help": "Largest request body."})
     credential_cache_seconds: float = field(
         default=60.0, metadata={"help": "How long a verified password is not hashed again."}
+    )
+    sign_in_failures_max: int = field(
+        default=10,
+        metadata={
+            "help": "After so many failed sign-ins of a login from one address in a minute no other is looked at (429);"
+            " 0: no limit."
+        },
+    )
+    address_sign_in_failures_max: int = field(
+        default=100,
+        metadata={"help": "Likewise of all logins from one address; 0: no limit."},
+    )
+    user_requests_per_second: float = field(
+        default=0.0,
+        metadata={
+            "help": "Requests of one user, on the average of ten seconds and for each intake process; more are refused"
+            " (429); 0: no limit."
+        },
+    )
+    address_requests_per_second: float = field(
+        default=0.0, metadata={"help": "Likewise from one address, with or without a login; 0: no limit."}
     )
     idempotency_seconds: float = field(
         default=86400.0, metadata={"help": "How long an `Idempotency-Key` holds after its first request."}
@@ -203,6 +233,24 @@ class Settings:
     def silent_seconds(self) -> float:
         """A worker of whom nothing was heard for so long counts as dead."""
         return 4 * self.heartbeat_seconds
+
+    @property
+    def intake(self) -> str:
+        """Where callers find the intake, without a slash at the end: the API is below `/api` there."""
+        if self.public_url:
+            return self.public_url.rstrip("/").removesuffix("/api")
+        host = _EVERYWHERE.get(self.intake_host, self.intake_host)
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.intake_port}"
+
+    @property
+    def flower(self) -> str:
+        """Where operators find Flower, without a slash at the end."""
+        return self.flower_url.rstrip("/") or f"http://127.0.0.1:{self.flower_port}"
+
+    @property
+    def flower_prefix(self) -> str:
+        """The path below which Flower answers, with a slash before it; empty where that is the root."""
+        return urlsplit(self.flower_url).path.rstrip("/")
 
     @property
     def images(self) -> Path:

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from types import FrameType
 from typing import Any, cast
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from publisher.core import logs
@@ -22,7 +22,8 @@ from publisher.core.store import Store
 from publisher.core.vault import Vault
 from publisher.intake import problems
 from publisher.intake.auth import Authenticator, keep_signatures_out_of_logs
-from publisher.intake.exchange import API, Services, Wakers
+from publisher.intake.exchange import API, Services, Wakers, count_address
+from publisher.intake.headers import SecurityHeaders
 from publisher.intake.observing import Observed
 from publisher.intake.openapi import document
 from publisher.intake.routes import (
@@ -39,6 +40,7 @@ from publisher.intake.routes import (
     targets,
     users,
 )
+from publisher.intake.throttle import Throttle
 from publisher.intake.waiting import Watcher
 from publisher.version import __version__
 
@@ -54,6 +56,7 @@ def create_app(settings: Settings | None = None, waker: Wakers | None = None) ->
     queue = WakeQueue.open(settings)
     vault = Vault.from_file(settings.key_file, production=settings.production)
     watcher = Watcher(store)
+    throttle = Throttle.from_settings(settings, store.audit)
     keep_signatures_out_of_logs()
 
     @asynccontextmanager
@@ -75,13 +78,15 @@ def create_app(settings: Settings | None = None, waker: Wakers | None = None) ->
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        dependencies=[Depends(count_address)] if settings.address_requests_per_second else [],
     )
     app.state.services = Services(
         settings=settings,
         store=store,
         sealer=vault,
         waker=waker or queue,
-        authenticator=Authenticator(store, settings.credential_cache_seconds, vault),
+        authenticator=Authenticator(store, settings.credential_cache_seconds, vault, throttle.sign_ins),
+        throttle=throttle,
     )
     app.state.watcher = watcher
     app.add_middleware(OneSlash)
@@ -99,8 +104,9 @@ class Intake(FastAPI):
     """The app, whose OpenAPI document is made of our own tables: the framework's would know of no document."""
 
     def build_middleware_stack(self) -> ASGIApp:
-        # Whatever is added to the app stands within the framework's own answer to an unexpected error.
-        return Observed(super().build_middleware_stack())
+        # Outside of all that the framework puts around it: its answer to an unexpected error has headers and id, too.
+        production = cast(Services, self.state.services).settings.production
+        return Observed(SecurityHeaders(super().build_middleware_stack(), production=production))
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:

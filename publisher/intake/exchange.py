@@ -20,10 +20,12 @@ from publisher.core.publishing import Sealer, Waker
 from publisher.core.registering import ImageWaker
 from publisher.core.settings import Settings
 from publisher.core.store import Store
+from publisher.core.store.audit import Actor
 from publisher.core.store.users import User
 from publisher.core.ticket import Ticket
 from publisher.intake import auth
 from publisher.intake.negotiation import Format, answer_format, body_format
+from publisher.intake.throttle import Throttle
 from publisher.intake.wire.codec import read_document, write_document
 from publisher.intake.wire.fields import Document
 from publisher.intake.wire.limits import BodyTooLarge
@@ -56,6 +58,7 @@ class Services:
     sealer: Keeper
     waker: Wakers
     authenticator: auth.Authenticator
+    throttle: Throttle
     started: float = field(default_factory=time.time)
 
 
@@ -71,6 +74,11 @@ class Caller:
     services: Services
     user: User
     form: Format
+
+    @property
+    def store(self) -> Store:
+        """The store for what the caller changes: who did so is written down with it."""
+        return self.services.store.acting(actor(self.request, self.user.login))
 
     def owner(self, login: str, entitlement: str | None) -> str:
         """Whose objects the path names. Raises `NotFound` for others', `NotAllowed` without the entitlement."""
@@ -175,8 +183,29 @@ def caller(request: Request) -> Caller:
 
 
 def signed_in(request: Request) -> User:
-    """A request that names an API key stands by its signature, whatever else it has. Raises `NotAuthenticated`."""
-    return signer(request) or services(request).authenticator.user(request.headers.get("authorization"))
+    """A request that names an API key stands by its signature, whatever else it has.
+
+    Raises `NotAuthenticated`, or `TooMany` where the user asks too often, or too many sign-ins have failed.
+    """
+    made = services(request)
+    user = signer(request) or made.authenticator.user(request.headers.get("authorization"), address(request))
+    made.throttle.users.count(user.login)
+    return user
+
+
+async def count_address(request: Request) -> None:
+    """Before anything else is looked at. Raises `TooMany`."""
+    services(request).throttle.addresses.count(address(request))
+
+
+def address(request: Request) -> str:
+    """Where the request comes from; behind a proxy that is believed (`--proxy-headers`), what that says."""
+    return request.client.host if request.client else ""
+
+
+def actor(request: Request, login: str, door: str = "api") -> Actor:
+    """Who asks, for the audit log."""
+    return Actor(login, door, address(request) or None, getattr(request.state, "request_id", None))
 
 
 def declared_length(request: Request) -> int | None:

@@ -53,7 +53,7 @@ def publish(stack: Stack, body: dict[str, Any], request_id: str) -> dict[str, An
 def test_one_request_is_followed_through_the_logs(
     tmp_path: Path, redis: RedisServer, devcloud: DevCloud, glance: Glance, file: Path
 ) -> None:
-    settings = {"log_format": "json", "access_log": True}
+    settings: dict[str, Any] = {"log_format": "json", "access_log": True}
     with Stack.in_directory(tmp_path / "data", redis.url, **settings) as stack:
         stack.add_image(file, id=7)
         ticket = publish(stack, publish_body(devcloud, URI), "followed-1")
