@@ -10,10 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from publisher.cli import passwords
-from publisher.cli.installation import open_store
+from publisher.cli.installation import open_store, read_settings
 from publisher.cli.output import Json, iso, print_json, print_table, say
 from publisher.core.errors import InvalidRequest, NotFound
-from publisher.core.settings import Settings
 
 app = typer.Typer(help="Cloud accounts kept here.", no_args_is_help=True)
 
@@ -92,7 +91,7 @@ def add(
         if context.params[option] and (cloud is None or _is_from_command_line(context, option))
     }
     account: dict[str, Any] = (cloud.account if cloud else {}) | given
-    settings = Settings.from_environment()
+    settings = read_settings()
     with open_store(settings) as store:
         password = _password(password_stdin, cloud, account.get("login"))
         secrets = {"password": password}
@@ -109,7 +108,7 @@ def list_(
     user: Annotated[str | None, typer.Option(help="Those of this user alone.")] = None, as_json: Json = False
 ) -> None:
     """List the accounts, without their secrets."""
-    with open_store(Settings.from_environment()) as store:
+    with open_store(read_settings()) as store:
         accounts = store.accounts.list(user)
     if as_json:
         print_json(
@@ -146,7 +145,7 @@ def list_(
 @app.command()
 def remove(name: str, user: User = "root") -> None:
     """Remove an account. What is being published with it goes on."""
-    with open_store(Settings.from_environment()) as store:
+    with open_store(read_settings()) as store:
         found = store.accounts.find(user, name=name)
         if found is None:
             raise NotFound(f"{user} has no account '{name}'; see: publisher accounts list")

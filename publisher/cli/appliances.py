@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from publisher.cli.images import ID_MAX
-from publisher.cli.installation import open_store
+from publisher.cli.installation import open_store, read_settings
 from publisher.cli.output import Json, iso, mebibytes, print_json, print_table, say
-from publisher.core.settings import Settings
 
 if TYPE_CHECKING:
     from publisher.core.store.appliances import Appliance
@@ -34,7 +33,7 @@ def add(
     as_json: Json = False,
 ) -> None:
     """Describe an appliance. One that is not described is made by its first image."""
-    with open_store(Settings.from_environment()) as store:
+    with open_store(read_settings()) as store:
         appliance = store.appliances.add(
             user,
             id=id,
@@ -55,7 +54,7 @@ def list_(
     user: Annotated[str | None, typer.Option(help="Those of this user alone.")] = None, as_json: Json = False
 ) -> None:
     """List the appliances, and the bytes that their images take."""
-    with open_store(Settings.from_environment()) as store:
+    with open_store(read_settings()) as store:
         found = store.appliances.list(user)
         contents = {owner: store.appliances.contents(owner) for owner in {each.owner for each in found}}
     sized = [(each, contents[each.owner][each.id].size if each.id in contents[each.owner] else 0) for each in found]
@@ -72,7 +71,7 @@ def list_(
 @app.command()
 def remove(id: Id, user: User = "root") -> None:
     """Remove an appliance. One that has images or published images stays."""
-    with open_store(Settings.from_environment()) as store:
+    with open_store(read_settings()) as store:
         store.appliances.remove(user, id)
     say(f"Removed the appliance {id} of {user}")
 

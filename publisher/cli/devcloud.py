@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from publisher.cli.installation import read_settings
 from publisher.cli.output import Json, err, print_json, say
 from publisher.core.errors import PublisherError
-from publisher.core.settings import Settings
 
 if TYPE_CHECKING:
     from publisher.devcloud import DevCloud
@@ -85,7 +85,7 @@ def status(as_json: Json = False) -> None:
 def _cloud() -> Iterator[DevCloud]:
     from publisher.devcloud import DevCloud, DevCloudError
 
-    data_dir = Settings.from_environment().data_dir
+    data_dir = read_settings().data_dir
     venv = os.environ.get(VENV_VARIABLE)
     try:
         yield DevCloud(data_dir / "devcloud", Path(venv) if venv else data_dir / "devcloud-venv")

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import Progress
 
-from publisher.cli.installation import open_store
+from publisher.cli.installation import open_store, read_settings
 from publisher.cli.output import Json, err, iso, mebibytes, print_json, print_table, say
-from publisher.core.settings import Settings
 
 if TYPE_CHECKING:
     from publisher.core.image import Image
@@ -42,7 +41,7 @@ def add(
     """Register a disk image, so that it can be published. A file under the image root stays where it is."""
     from publisher.core.catalog import register
 
-    settings = Settings.from_environment()
+    settings = read_settings()
     with open_store(settings) as store, hashing(file) as on_progress:
         image = register(
             store,
@@ -69,7 +68,7 @@ def list_(
     as_json: Json = False,
 ) -> None:
     """List the images."""
-    with open_store(Settings.from_environment()) as store:
+    with open_store(read_settings()) as store:
         images = store.images.list(owner=user, appliance_id=appliance)
     if as_json:
         print_json({"images": [image_json(image) for image in images]})

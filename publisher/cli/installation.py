@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from publisher.cli.output import say_warning
+from publisher.core.configuration import only_for_a_trial, unknown
 from publisher.core.errors import ConfigurationError, PublisherError
 from publisher.core.settings import Settings
 
@@ -20,6 +22,21 @@ if TYPE_CHECKING:
 
 class StoreUnavailable(PublisherError):
     """The database cannot be reached."""
+
+
+def read_settings(*, serving: bool = False) -> Settings:
+    """The settings of the environment, with a warning of each variable that is none.
+
+    What is `serving`, not one command of a person's, also warns of what is unfit for production, where that is said to
+    be meant. Raises `ConfigurationError`.
+    """
+    settings = Settings.from_environment()
+    for each in unknown():
+        say_warning(each.message)
+    if serving and settings.production:
+        for words in only_for_a_trial(settings):
+            say_warning(words)
+    return settings
 
 
 @contextmanager

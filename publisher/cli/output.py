@@ -26,6 +26,10 @@ def say_error(words: str) -> None:
     err.print(Text.assemble(("Error: ", "bold red"), words), soft_wrap=True)
 
 
+def say_warning(words: str) -> None:
+    err.print(Text.assemble(("Warning: ", "yellow"), words), soft_wrap=True)
+
+
 def print_json(value: Any) -> None:
     """Print an object whose keys are stable; times in it are ISO 8601 (see `iso`)."""
     typer.echo(json.dumps(value, indent=2))

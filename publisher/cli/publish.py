@@ -11,7 +11,7 @@ import typer
 
 from publisher.cli import passwords
 from publisher.cli.images import ID_MAX, Format, Link, hashing
-from publisher.cli.installation import open_store
+from publisher.cli.installation import open_store, read_settings
 from publisher.cli.output import Json, err, out, print_json, say
 from publisher.cli.tickets import Timeout, Wait, ticket_json
 from publisher.cli.watching import find_ticket, watch
@@ -79,7 +79,7 @@ def publish(
     ) | {"publicImage": public}
     from publisher.core.publishing import PublishRequest
 
-    settings = Settings.from_environment()
+    settings = read_settings()
     with open_store(settings) as store:
         found = _find(store, int(image)) if image.isdecimal() else None
         request = PublishRequest(

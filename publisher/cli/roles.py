@@ -6,9 +6,8 @@ from typing import Annotated
 
 import typer
 
-from publisher.cli.installation import open_store
+from publisher.cli.installation import open_store, read_settings
 from publisher.cli.output import Json, print_json, print_table, say
-from publisher.core.settings import Settings
 
 app = typer.Typer(help="Named sets of entitlements, to be given to users.", no_args_is_help=True)
 
@@ -22,7 +21,7 @@ def add(
     description: Annotated[str, typer.Option(help="What the role is for.")] = "",
 ) -> None:
     """Add a role."""
-    with open_store(Settings.from_environment()) as store:
+    with open_store(read_settings()) as store:
         role = store.roles.add(name, entitlements=frozenset(entitlement), description=description)
     say(f"Added the role '{role.name}'")
 
@@ -30,7 +29,7 @@ def add(
 @app.command("list")
 def list_(as_json: Json = False) -> None:
     """List the roles."""
-    with open_store(Settings.from_environment()) as store:
+    with open_store(read_settings()) as store:
         roles = store.roles.list()
     if as_json:
         print_json(
@@ -49,6 +48,6 @@ def list_(as_json: Json = False) -> None:
 @app.command()
 def remove(name: str) -> None:
     """Remove a role that no user has."""
-    with open_store(Settings.from_environment()) as store:
+    with open_store(read_settings()) as store:
         store.roles.remove(name)
     say(f"Removed the role '{name}'")

@@ -8,10 +8,9 @@ import typer
 from rich.text import Text
 
 from publisher.cli.images import ID_MAX
-from publisher.cli.installation import open_store
+from publisher.cli.installation import open_store, read_settings
 from publisher.cli.output import Json, err, iso, mebibytes, out, print_json, print_table, say
 from publisher.cli.watching import find_ticket, watch
-from publisher.core.settings import Settings
 from publisher.core.ticket import HistoryEntry, State, Ticket
 
 if TYPE_CHECKING:
@@ -39,7 +38,7 @@ def status(
 
     With --wait the exit code is 0 published, 1 failed, 3 cancelled, 4 not within --timeout.
     """
-    with open_store(Settings.from_environment()) as store:
+    with open_store(read_settings()) as store:
         code = watch(store, ticket, console=err if as_json else out, timeout_seconds=timeout) if wait else 0
         show(store, ticket, history=history, as_json=as_json, brief=wait)
     raise typer.Exit(code)
@@ -47,7 +46,7 @@ def status(
 
 def cancel(ticket: TicketId, as_json: Json = False) -> None:
     """Cancel a ticket. What it has uploaded is removed from the cloud."""
-    with open_store(Settings.from_environment()) as store:
+    with open_store(read_settings()) as store:
         asked = store.tickets.request_cancel(ticket)
     if as_json:
         print_json(ticket_json(asked))
@@ -63,7 +62,7 @@ def list_(
     as_json: Json = False,
 ) -> None:
     """List the tickets, oldest first."""
-    with open_store(Settings.from_environment()) as store:
+    with open_store(read_settings()) as store:
         tickets = store.tickets.list(owner=user)
     if as_json:
         print_json({"tickets": [ticket_json(ticket) for ticket in tickets]})

@@ -7,10 +7,9 @@ from typing import Annotated
 import typer
 
 from publisher.cli import passwords
-from publisher.cli.installation import open_store
+from publisher.cli.installation import open_store, read_settings
 from publisher.cli.output import Json, print_json, print_table, say
 from publisher.core.errors import InvalidRequest
-from publisher.core.settings import Settings
 
 app = typer.Typer(help="Who may use the intake.", no_args_is_help=True)
 
@@ -38,7 +37,7 @@ def add(
     """Add a user. The password is asked for, unless an option says where it comes from."""
     from publisher.core.store.users import ENTITLEMENTS
 
-    with open_store(Settings.from_environment()) as store:
+    with open_store(read_settings()) as store:
         password = _password(password_stdin, generate)
         # Who is given a role is given what it allows, and not all besides.
         entitlements = frozenset(entitlement or (() if role else ENTITLEMENTS))
@@ -53,7 +52,7 @@ def add(
 @app.command()
 def passwd(login: str, password_stdin: PasswordStdin = False, generate: Generate = False) -> None:
     """Give a user another password."""
-    settings = Settings.from_environment()
+    settings = read_settings()
     with open_store(settings) as store:
         password = _password(password_stdin, generate)
         store.users.set_password(login, password)
@@ -70,7 +69,7 @@ def list_(
     as_json: Json = False,
 ) -> None:
     """List the users."""
-    with open_store(Settings.from_environment()) as store:
+    with open_store(read_settings()) as store:
         users = store.users.list()
     if as_json:
         print_json(
@@ -106,7 +105,7 @@ def roles(
     as_json: Json = False,
 ) -> None:
     """Give roles to a user, take others away, and list what it has then. It holds from the next request on."""
-    with open_store(Settings.from_environment()) as store:
+    with open_store(read_settings()) as store:
         user = store.users.change_roles(login, add=frozenset(add or ()), remove=frozenset(remove or ()))
     if as_json:
         print_json({"login": user.login, "roles": [role.name for role in user.roles]})
@@ -120,7 +119,7 @@ def remove(login: str) -> None:
 
     One that owns images, or the last administrator, stays.
     """
-    with open_store(Settings.from_environment()) as store:
+    with open_store(read_settings()) as store:
         store.users.remove(login)
     say(f"Removed the user '{login}'")
 
