@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from publisher.cli.completion import users
+from publisher.cli.examples import examples
 from publisher.cli.images import ID_MAX
 from publisher.cli.installation import open_store, read_settings
 from publisher.cli.output import Json, iso, mebibytes, print_json, print_table, say
@@ -15,11 +17,11 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="What images are generated from.", no_args_is_help=True)
 
-User = Annotated[str, typer.Option(help="Whose appliance it is.")]
+User = Annotated[str, typer.Option(help="Whose appliance it is.", autocompletion=users)]
 Id = Annotated[int, typer.Argument(min=1, max=ID_MAX, help="Its number.")]
 
 
-@app.command()
+@app.command(epilog=examples("appliances add --name web", 'appliances add 4 --user anna --distribution "Debian 12"'))
 def add(
     id: Annotated[
         int | None, typer.Argument(min=1, max=ID_MAX, help="Its number; the user's next free one by default.")
@@ -49,9 +51,10 @@ def add(
         say(f"Added the appliance '{appliance.name}' of {appliance.owner}, number {appliance.id}")
 
 
-@app.command("list")
+@app.command("list", epilog=examples("appliances list --user anna"))
 def list_(
-    user: Annotated[str | None, typer.Option(help="Those of this user alone.")] = None, as_json: Json = False
+    user: Annotated[str | None, typer.Option(help="Those of this user alone.", autocompletion=users)] = None,
+    as_json: Json = False,
 ) -> None:
     """List the appliances, and the bytes that their images take."""
     with open_store(read_settings()) as store:
@@ -68,7 +71,7 @@ def list_(
     print_table(["Id", "User", "Name", "Version", "Distribution", "Architecture", "Images"], rows)
 
 
-@app.command()
+@app.command(epilog=examples("appliances remove 4 --user anna"))
 def remove(id: Id, user: User = "root") -> None:
     """Remove an appliance. One that has images or published images stays."""
     with open_store(read_settings()) as store:

@@ -7,9 +7,12 @@ from typing import Annotated
 
 import typer
 
+from publisher.cli.examples import examples
 from publisher.cli.output import Json, print_json, print_table, say_warning
 from publisher.core.configuration import Source, in_force, table, unknown
 from publisher.core.settings import Settings
+
+EXAMPLES = examples("config", "config --changed", "config --json", "config --docs")
 
 
 def config(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from publisher.cli.examples import examples
 from publisher.cli.installation import read_settings
 from publisher.cli.output import Json, err, print_json, say
 from publisher.core.errors import PublisherError
@@ -27,7 +28,7 @@ class DevCloudFailed(PublisherError):
     """The development cloud could not do it."""
 
 
-@app.command()
+@app.command(epilog=examples("devcloud up"))
 def up() -> None:
     """Start it and wait until it answers. The first start installs it: a minute or two."""
     with _cloud() as cloud:
@@ -35,7 +36,7 @@ def up() -> None:
     say('Use it: eval "$(publisher devcloud env)"')
 
 
-@app.command()
+@app.command(epilog=examples("devcloud install"))
 def install() -> None:
     """Install what `up` needs, without starting it."""
     with _cloud() as cloud:
@@ -43,7 +44,7 @@ def install() -> None:
     say("Keystone and Glance are installed")
 
 
-@app.command()
+@app.command(epilog=examples("devcloud down"))
 def down() -> None:
     """Stop it. What it holds stays."""
     with _cloud() as cloud:
@@ -51,7 +52,7 @@ def down() -> None:
     say("The development cloud is stopped")
 
 
-@app.command()
+@app.command(epilog=examples("devcloud env", "devcloud env --json"))
 def env(
     user: Annotated[str, typer.Option(help="The user of the cloud.")] = "uploader",
     as_json: Json = False,
@@ -66,7 +67,7 @@ def env(
         typer.echo(f"export {name}={shlex.quote(value)}")
 
 
-@app.command()
+@app.command(epilog=examples("devcloud status"))
 def status(as_json: Json = False) -> None:
     """Tell whether it runs; exit code 1 if it does not."""
     with _cloud() as cloud:

@@ -12,6 +12,7 @@ from enum import StrEnum
 import typer
 from rich.text import Text
 
+from publisher.cli.examples import examples
 from publisher.cli.installation import open_store
 from publisher.cli.output import Json, out, print_json
 from publisher.cli.ping import ping_workers
@@ -27,6 +28,9 @@ from importlib.metadata import entry_points
 for entry in entry_points(group=sys.argv[1], name=sys.argv[2]):
     entry.load()
 """
+
+
+EXAMPLES = examples("doctor", "doctor --json")
 
 
 class Level(StrEnum):

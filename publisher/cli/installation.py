@@ -46,11 +46,9 @@ def open_store(settings: Settings, *, check: bool = True) -> Iterator[Store]:
     Raises `ConfigurationError`, or `StoreUnavailable` for whatever the database cannot do, inside the block too.
     """
     # Imported here, as in the commands: `publisher --help` need not wait for it.
-    from sqlalchemy.exc import SQLAlchemyError
-
     from publisher.core.store import Store
 
-    try:
+    with database_errors():
         store = Store.open(settings)
         try:
             if check:
@@ -58,6 +56,15 @@ def open_store(settings: Settings, *, check: bool = True) -> Iterator[Store]:
             yield store
         finally:
             store.close()
+
+
+@contextmanager
+def database_errors() -> Iterator[None]:
+    """Raises `StoreUnavailable` for whatever the database cannot do in the block."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
     except SQLAlchemyError as error:
         raise StoreUnavailable(f"the database cannot be used: {_reason(error)}; check PUBLISHER_DATABASE_URL") from None
 

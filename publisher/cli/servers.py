@@ -10,9 +10,16 @@ from typing import Annotated, NoReturn
 import typer
 
 from publisher.cli import passwords, programs
+from publisher.cli.examples import examples
 from publisher.cli.installation import open_store, read_settings
 from publisher.cli.output import Json, say
 from publisher.core.settings import Settings
+
+SERVE_EXAMPLES = examples("serve", "serve --host 0.0.0.0 --port 8080 --workers 2", "serve --proxy-headers")
+WORKER_EXAMPLES = examples("worker", "worker --concurrency 8", "worker --name second")
+FLOWER_EXAMPLES = examples("flower", "flower --address 0.0.0.0 --port 5556")
+SWEEP_EXAMPLES = examples("sweep --dry-run", "sweep")
+MIGRATE_EXAMPLES = examples("migrate")
 
 FLOWER_LOGIN = "operator"
 FLOWER_PASSWORD_FILE = "flower.password"  # noqa: S105  # a file's name

@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from publisher.cli import passwords, programs, redis_server
+from publisher.cli.examples import examples
 from publisher.cli.installation import make_private, open_store, read_settings
 from publisher.cli.output import out, say
 from publisher.cli.ping import ping_workers
@@ -30,6 +31,7 @@ from publisher.version import __version__
 if TYPE_CHECKING:
     from publisher.core.store import Store
 
+EXAMPLES = examples("up", "up --concurrency 8 --quiet")
 FLOWER_ADDRESS = "127.0.0.1"
 _COLOURS = {"intake": "cyan", "worker": "green", "flower": "yellow"}
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}  # noqa: S104  # only to be recognised
