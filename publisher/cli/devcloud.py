@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="A real Keystone and Glance on loopback, to try things out with.", no_args_is_help=True)
 
+_STOP_SIGNALS = {signal.SIGINT, signal.SIGTERM}
 VENV_VARIABLE = "PUBLISHER_DEVCLOUD_VENV"
 
 
@@ -28,12 +30,20 @@ class DevCloudFailed(PublisherError):
     """The development cloud could not do it."""
 
 
-@app.command(epilog=examples("devcloud up"))
-def up() -> None:
+@app.command(epilog=examples("devcloud up", "devcloud up --host devcloud --stay"))
+def up(
+    host: Annotated[
+        str, typer.Option(help="The address, or name of this machine, that a new one listens on and is found at.")
+    ] = "127.0.0.1",
+    stay: Annotated[bool, typer.Option("--stay", help="Stay until Ctrl-C or SIGTERM, and stop it then.")] = False,
+) -> None:
     """Start it and wait until it answers. The first start installs it: a minute or two."""
     with _cloud() as cloud:
-        cloud.up(say=lambda words: say(words, console=err))
-    say('Use it: eval "$(publisher devcloud env)"')
+        cloud.up(say=lambda words: say(words, console=err), host=host)
+        say('Use it: eval "$(publisher devcloud env)"')
+        if stay:
+            _wait_for_a_stop()
+            cloud.down()
 
 
 @app.command(epilog=examples("devcloud install"))
@@ -80,6 +90,13 @@ def status(as_json: Json = False) -> None:
     else:
         say("Not running; start it: publisher devcloud up")
     raise typer.Exit(0 if running else 1)
+
+
+def _wait_for_a_stop() -> None:
+    # Only now: what is blocked stays so in the servers that were started.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
+    signal.sigwait(_STOP_SIGNALS)
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

@@ -46,7 +46,7 @@ def test_what_only_reads_prints_json_where_asked() -> None:
 
 
 def test_the_first_help_groups_the_commands() -> None:
-    groups = [*app.registered_commands, *app.registered_groups]
+    groups: list[Any] = [*app.registered_commands, *app.registered_groups]
     assert all(isinstance(each.rich_help_panel, str) for each in groups)
 
 
