@@ -10,7 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from publisher.core.errors import ConfigurationError
-from publisher.core.settings import Settings
+from publisher.core.settings import FILE_SUFFIX, Settings
 
 _LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
@@ -81,6 +81,15 @@ def inherited(environment: Mapping[str, str] | None = None) -> dict[str, str]:
     environment = os.environ if environment is None else environment
     kept = {name: value for name, value in environment.items() if not name.startswith(("FLOWER_", "OS_"))}
     return kept | {"PYTHONUNBUFFERED": "1"}
+
+
+def configured(settings: Settings, environment: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The variables that make a child read these settings. What was read from a file is left to be read from there
+    again: an environment is seen in more places than a file."""
+    environment = os.environ if environment is None else environment
+    return {
+        name: value for name, value in settings.environment().items() if not environment.get(f"{name}{FILE_SUFFIX}")
+    }
 
 
 def log_level(settings: Settings) -> str:

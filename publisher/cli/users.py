@@ -7,25 +7,29 @@ from typing import Annotated
 import typer
 
 from publisher.cli import passwords
-from publisher.cli.installation import open_store
+from publisher.cli.completion import users as logins
+from publisher.cli.examples import examples
+from publisher.cli.installation import open_store, read_settings
 from publisher.cli.output import Json, print_json, print_table, say
 from publisher.core.errors import InvalidRequest
-from publisher.core.settings import Settings
 
 app = typer.Typer(help="Who may use the intake.", no_args_is_help=True)
 
 FIRST_LOGIN = "root"
 FIRST_PASSWORD_FILE = "root.password"  # noqa: S105  # a file's name
 
+Login = Annotated[str, typer.Argument(help="The user's login.", autocompletion=logins)]
 PasswordStdin = Annotated[
     bool, typer.Option("--password-stdin", help="Read the password from the first line of the standard input.")
 ]
 Generate = Annotated[bool, typer.Option("--generate", help="Make a random password up, and print it.")]
 
 
-@app.command()
+@app.command(
+    epilog=examples("users add anna --generate", "users add robot --role publishers --password-stdin < password")
+)
 def add(
-    login: str,
+    login: Annotated[str, typer.Argument(help="The login of the new user.")],
     admin: Annotated[bool, typer.Option("--admin", help="An administrator may do everything.")] = False,
     entitlement: Annotated[
         list[str] | None,
@@ -38,7 +42,7 @@ def add(
     """Add a user. The password is asked for, unless an option says where it comes from."""
     from publisher.core.store.users import ENTITLEMENTS
 
-    with open_store(Settings.from_environment()) as store:
+    with open_store(read_settings()) as store:
         password = _password(password_stdin, generate)
         # Who is given a role is given what it allows, and not all besides.
         entitlements = frozenset(entitlement or (() if role else ENTITLEMENTS))
@@ -50,10 +54,10 @@ def add(
         say(f"Password: {password}")
 
 
-@app.command()
-def passwd(login: str, password_stdin: PasswordStdin = False, generate: Generate = False) -> None:
+@app.command(epilog=examples("users passwd anna"))
+def passwd(login: Login, password_stdin: PasswordStdin = False, generate: Generate = False) -> None:
     """Give a user another password."""
-    settings = Settings.from_environment()
+    settings = read_settings()
     with open_store(settings) as store:
         password = _password(password_stdin, generate)
         store.users.set_password(login, password)
@@ -65,12 +69,12 @@ def passwd(login: str, password_stdin: PasswordStdin = False, generate: Generate
         say(f"Password: {password}")
 
 
-@app.command("list")
+@app.command("list", epilog=examples("users list", "users list --json"))
 def list_(
     as_json: Json = False,
 ) -> None:
     """List the users."""
-    with open_store(Settings.from_environment()) as store:
+    with open_store(read_settings()) as store:
         users = store.users.list()
     if as_json:
         print_json(
@@ -80,6 +84,7 @@ def list_(
                         "login": user.login,
                         "administrator": user.administrator,
                         "entitlements": sorted(user.entitlements),
+                        "roles": [role.name for role in user.roles],
                     }
                     for user in users
                 ]
@@ -98,15 +103,15 @@ def list_(
     print_table(["Login", "Kind", "Entitlements", "Roles"], rows)
 
 
-@app.command()
+@app.command(epilog=examples("users roles anna", "users roles anna --add publishers"))
 def roles(
-    login: str,
+    login: Login,
     add: Annotated[list[str] | None, typer.Option(help="A role to give to the user; again for another.")] = None,
     remove: Annotated[list[str] | None, typer.Option(help="A role to take from the user; again for another.")] = None,
     as_json: Json = False,
 ) -> None:
     """Give roles to a user, take others away, and list what it has then. It holds from the next request on."""
-    with open_store(Settings.from_environment()) as store:
+    with open_store(read_settings()) as store:
         user = store.users.change_roles(login, add=frozenset(add or ()), remove=frozenset(remove or ()))
     if as_json:
         print_json({"login": user.login, "roles": [role.name for role in user.roles]})
@@ -114,13 +119,13 @@ def roles(
     print_table(["Role", "Entitlements"], [[role.name, ", ".join(sorted(role.entitlements))] for role in user.roles])
 
 
-@app.command()
-def remove(login: str) -> None:
+@app.command(epilog=examples("users remove anna"))
+def remove(login: Login) -> None:
     """Remove a user, with its cloud accounts, API keys and appliances.
 
     One that owns images, or the last administrator, stays.
     """
-    with open_store(Settings.from_environment()) as store:
+    with open_store(read_settings()) as store:
         store.users.remove(login)
     say(f"Removed the user '{login}'")
 

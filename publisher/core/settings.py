@@ -16,6 +16,9 @@ from publisher.core.errors import ConfigurationError
 
 PREFIX = "PUBLISHER_"
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}  # noqa: S104  # only to be recognised
+
+FILE_SUFFIX = "_FILE"
+"""`PUBLISHER_DATABASE_URL_FILE` names the file that has the value of `PUBLISHER_DATABASE_URL`: so for every setting."""
 _UNIX_SOCKET_PATH_MAX = 100
 """Bytes. The kernel's limit for a socket's path is 107 (unix(7)); Redis and its clients need all of it."""
 
@@ -29,7 +32,8 @@ def _default_data_dir() -> Path:
 class Settings:
     """Every setting, with its default. The environment variable of `image_root` is `PUBLISHER_IMAGE_ROOT`.
 
-    Durations are in seconds, sizes in bytes. An empty string is the same as an unset variable.
+    Durations are in seconds, sizes in bytes. An empty string is the same as an unset variable. Any value can be in the
+    first line of a file instead, which the variable with `_FILE` added names.
     """
 
     data_dir: Path = field(
@@ -74,6 +78,10 @@ class Settings:
             "help": "URL of Flower as browsers see it, for the console's link; a path in it is that below which Flower"
             " answers; empty: its port on this machine."
         },
+    )
+    flower_password_file: Path | None = field(
+        default=None,
+        metadata={"help": "Flower's password; empty: `flower.password` in the data directory, made up at the start."},
     )
     request_bytes_max: int = field(default=1 << 20, metadata={"help": "Largest request body."})
     credential_cache_seconds: float = field(
@@ -197,16 +205,15 @@ class Settings:
         hints = get_type_hints(cls)
         values: dict[str, object] = {}
         for setting in fields(cls):
-            variable = PREFIX + setting.name.upper()
-            text = environment.get(variable, "")
+            name, text = _given(setting.name, environment)
             if text:
-                values[setting.name] = _read(variable, text, hints[setting.name])
+                values[setting.name] = _read(name, text, hints[setting.name])
         return cls(**values)  # type: ignore[arg-type]  # each value was read as its field's own type
 
     def environment(self) -> dict[str, str]:
         """The variables that make another process read these same settings."""
         return {
-            PREFIX + s.name.upper(): str(getattr(self, s.name))
+            variable(s.name): str(getattr(self, s.name))
             for s in fields(self)
             if getattr(self, s.name) not in (None, "")
         }
@@ -261,10 +268,36 @@ class Settings:
         return self.secret_key_file or self.data_dir / "secret.key"
 
 
+def variable(name: str) -> str:
+    """The environment variable of a setting."""
+    return PREFIX + name.upper()
+
+
+def _given(name: str, environment: Mapping[str, str]) -> tuple[str, str]:
+    """The variable that gives a setting, and its text; empty where none does."""
+    plain = variable(name)
+    by_file = plain + FILE_SUFFIX
+    file = environment.get(by_file, "")
+    if not file:
+        return plain, environment.get(plain, "")
+    if environment.get(plain):
+        raise ConfigurationError(f"{plain} and {by_file} are both set; keep one of them")
+    try:
+        lines = Path(file).read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{by_file}: {file} cannot be read: {_why(error)}") from None
+    return by_file, lines[0].strip() if lines else ""
+
+
+def _why(error: OSError | UnicodeDecodeError) -> str:
+    # What cannot be decoded is quoted by the error's own words, and may be a password.
+    return error.strerror or type(error).__name__ if isinstance(error, OSError) else "it is not UTF-8"
+
+
 _TRUE, _FALSE = {"1", "true", "yes", "on"}, {"0", "false", "no", "off"}
 
 
-def _read(variable: str, text: str, kind: object) -> object:
+def _read(name: str, text: str, kind: object) -> object:
     try:
         if kind is bool:
             if text.lower() not in _TRUE | _FALSE:
@@ -277,5 +310,5 @@ def _read(variable: str, text: str, kind: object) -> object:
                 raise ValueError("use a finite number")
             return float(text)
     except ValueError as error:
-        raise ConfigurationError(f"{variable}: {error}") from None
+        raise ConfigurationError(f"{name}: {error}") from None
     return text if kind is str else Path(text)

@@ -38,7 +38,7 @@ class Vault:
     def from_file(cls, path: Path, *, production: bool = False) -> Vault:
         """Read the keys (one a line); make the file, mode 0600, where there is none.
 
-        Raises `ConfigurationError` where the file is unreadable, readable by others, or holds no valid key.
+        Raises `ConfigurationError` where the file is unreadable, open to others, or holds no valid key.
         """
         if not path.exists():
             _generate(path)
@@ -49,7 +49,7 @@ class Vault:
                     path,
                 )
         try:
-            if path.stat().st_mode & 0o077:
+            if _open_to_others(path):
                 raise ConfigurationError(f"{path} can be read by others; run: chmod 600 {path}")
             lines = path.read_text("ascii").split()
         except (OSError, UnicodeDecodeError) as error:
@@ -84,6 +84,15 @@ class Vault:
                 " worker the same secret key file"
             ) from None
         return secrets
+
+
+def _open_to_others(path: Path) -> bool:
+    """Whether anybody but us can read the file, or write to it.
+
+    Where it is somebody else's, its group may read it: so Kubernetes and systemd give a service its secrets.
+    """
+    found = path.stat()
+    return bool(found.st_mode & (0o077 if found.st_uid == os.geteuid() else 0o037))
 
 
 def _generate(path: Path) -> None:

@@ -23,6 +23,7 @@ from publisher.core.store.engine import open_engine, reading
 from publisher.core.store.fleet import Fleet
 from publisher.core.store.idempotency import IdempotencyKeys
 from publisher.core.store.images import Images
+from publisher.core.store.inspection import Inspection
 from publisher.core.store.leases import Leases
 from publisher.core.store.limits import Limits
 from publisher.core.store.registrations import Registrations
@@ -58,6 +59,7 @@ class Store:
         self.fleet = Fleet(engine)
         self.statistics = Statistics(engine)
         self.audit = Audit(engine)
+        self.inspection = Inspection(engine, self.tickets)
 
     @classmethod
     def open(cls, settings: Settings) -> Store:

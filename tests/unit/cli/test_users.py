@@ -11,7 +11,7 @@ def test_a_user_is_added_and_listed(cli: Cli, cli_store: Store) -> None:
     cli.ok("users", "add", "anna", "--entitlement", "image_publish", "--password-stdin", input="open sesame\n")
 
     anna, root = cli.json("users", "list")["users"]
-    assert anna == {"login": "anna", "administrator": False, "entitlements": ["image_publish"]}
+    assert anna == {"login": "anna", "administrator": False, "entitlements": ["image_publish"], "roles": []}
     assert root["administrator"]
     assert verify_password(cli_store.users.password_hash("anna"), "open sesame")
     assert "anna\tuser\timage_publish" in cli.ok("users", "list")

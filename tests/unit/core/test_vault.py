@@ -140,3 +140,19 @@ def test_codes(tmp_path: Path) -> None:
     (tmp_path / "key").write_text(Fernet.generate_key().decode() + "\n" + (tmp_path / "key").read_text())
     others.append(Vault.from_file(tmp_path / "key").mac("download", "image 7"))
     assert len({code, *others}) == 5
+
+
+@pytest.mark.parametrize(("mode", "refused"), [(0o400, False), (0o440, False), (0o444, True), (0o460, True)])
+def test_a_key_that_a_service_is_given_may_be_read_by_its_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int, refused: bool
+) -> None:
+    file = tmp_path / "key"
+    Vault.from_file(file)
+    file.chmod(mode)
+    monkeypatch.setattr("os.geteuid", lambda: file.stat().st_uid + 1)
+
+    if refused:
+        with pytest.raises(ConfigurationError, match="read by others"):
+            Vault.from_file(file)
+    else:
+        Vault.from_file(file)

@@ -123,7 +123,7 @@ class OpenStackPublisher(CloudPublisher):
     def delete(self, cloud_id: str) -> None:
         if not self._deleted(cloud_id):
             # The request that makes it may still be on its way. Glance gives no id a second time, deleted or not.
-            with translated(self._service), suppress(HTTPConflict, HTTPForbidden, HTTPOverLimit):
+            with translated(self._service, by_token=True), suppress(HTTPConflict, HTTPForbidden, HTTPOverLimit):
                 self._glance.images.create(id=cloud_id, name="Deleted before it was made")
             if not self._deleted(cloud_id):
                 return
@@ -135,7 +135,7 @@ class OpenStackPublisher(CloudPublisher):
 
     def _deleted(self, cloud_id: str) -> bool:
         """Ask for the deletion; False where there is no such image, or no longer."""
-        with translated(self._service):
+        with translated(self._service, by_token=True):
             try:
                 self._glance.images.delete(cloud_id)
             except HTTPNotFound:
@@ -145,7 +145,7 @@ class OpenStackPublisher(CloudPublisher):
         return True
 
     def tagged(self, deployment: str) -> Sequence[Tagged]:
-        with translated(self._service):
+        with translated(self._service, by_token=True):
             # Others' images are listed as well, where they are public or shared.
             project = self._session.get_project_id()
             filters = {_DEPLOYMENT: deployment} | ({"owner": project} if project else {})
@@ -161,7 +161,7 @@ class OpenStackPublisher(CloudPublisher):
             if not self._planned:
                 ticket.journal.plan(cloud_id)
             self._planned = None
-            with translated(self._service):
+            with translated(self._service, by_token=True):
                 try:
                     self._glance.images.create(id=cloud_id, **self._properties(image, ticket))
                 except HTTPForbidden:
@@ -198,12 +198,12 @@ class OpenStackPublisher(CloudPublisher):
         }
 
     def _tagged(self, ticket: TicketRef) -> list[str]:
-        with translated(self._service):
+        with translated(self._service, by_token=True):
             found = self._glance.images.list(filters={_TICKET: ticket.uid, _DEPLOYMENT: ticket.deployment})
             return [str(record["id"]) for record in found if not _is_snapshot(record)]
 
     def _record(self, cloud_id: str) -> dict[str, Any] | None:
-        with translated(self._service):
+        with translated(self._service, by_token=True):
             try:
                 return dict(self._glance.images.get(cloud_id))
             except HTTPNotFound:
@@ -227,7 +227,7 @@ class OpenStackPublisher(CloudPublisher):
     # Bytes ----------------------------------------------------------------------------------------
 
     def _put(self, cloud_id: str, transfer: Transfer) -> Answer:
-        with translated(self._service):
+        with translated(self._service, by_token=True):
             token = str(self._session.get_token())
         return transfer.put(
             f"{self._endpoint}/v2/images/{cloud_id}/file",
@@ -252,7 +252,7 @@ class OpenStackPublisher(CloudPublisher):
                     f"{self._service} does not accept the file as a {image.disk_format} image: {words}"
                 )
             case status:
-                return answered(self._service, status, words, answer.headers)
+                return answered(self._service, status, words, answer.headers, by_token=True)
 
     @property
     def _public(self) -> bool:
