@@ -208,6 +208,7 @@ _MESSAGES = {
     409: ("the ticket has ended", "Conflict"),
     413: ("the request body is larger than 1048576 bytes", "BodyTooLarge"),
     415: ("A request body must be application/xml, text/xml or application/json.", "UnsupportedMediaType"),
+    429: ("too many sign-ins have failed; wait, then try again", "TooMany"),
     503: ("the ticket store does not answer; nothing was accepted, try again", "StoreUnavailable"),
 }
 

@@ -78,7 +78,7 @@ class Resource:
             401: self.login is not Login.NONE,
             403: bool(self.entitlement),
             404: self.login is not Login.NONE and self.not_found,
-            429: self.body == PUBLISH_IMAGE,
+            429: self.login is not Login.NONE,
             408: bool(self.also_body),
             406: self.login is not Login.NONE or has_document,
             409: bool(self.conflict),

@@ -87,7 +87,8 @@ def note(connection: Connection, action: str, *objects: str, detail: str = "") -
 
 
 def _write(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
-    connection.execute(insert(audit).values(at=db_now()), rows)
+    # One alone goes out as one statement, without the preparations for many.
+    connection.execute(insert(audit).values(at=db_now()), rows if len(rows) > 1 else rows[0])
 
 
 def _row(actor: Actor, action: str, object: str, detail: str) -> dict[str, Any]:

@@ -76,6 +76,9 @@ def test_flower_is_behind_a_login_and_read_only(bare_cli: Cli) -> None:
     assert password_file.stat().st_mode & 0o777 == 0o600
     assert program.environment["FLOWER_BASIC_AUTH"] == f"operator:{password}"
     assert program.environment["FLOWER_READ_ONLY"] == "true"
+    assert "FLOWER_URL_PREFIX" not in program.environment
+    below = became(bare_cli, "flower", PUBLISHER_FLOWER_URL="https://images.example.com/a/flower/")
+    assert below.environment["FLOWER_URL_PREFIX"] == "a/flower"
     assert password not in " ".join(program.command)
     assert became(bare_cli, "flower").environment["FLOWER_BASIC_AUTH"] == f"operator:{password}"
     assert became(bare_cli, "flower", FLOWER_BASIC_AUTH="a:b").environment["FLOWER_BASIC_AUTH"] == "a:b"
