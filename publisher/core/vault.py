@@ -1,8 +1,9 @@
 """Encryption of secrets at rest (Fernet: AES-128-CBC with HMAC-SHA256), with key rotation.
 
 The secrets of cloud accounts are sealed by the intake and opened by workers only; those of API keys the intake opens,
-to check signatures. Rotation: put a new key on the first line of the key file, restart; old lines still open what they
-sealed, and can go once no ticket, no stored account and no API key is left that was sealed with them.
+to check signatures. Rotation: a new key comes onto the last line of the key file, and onto the first once everybody has
+it; old lines still open what they sealed, and can go once no ticket, no stored account and no API key is left that was
+sealed with them.
 """
 
 from __future__ import annotations

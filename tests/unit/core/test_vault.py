@@ -4,6 +4,7 @@ import logging
 import multiprocessing
 import os
 import stat
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -156,3 +157,18 @@ def test_a_key_that_a_service_is_given_may_be_read_by_its_group(
             Vault.from_file(file)
     else:
         Vault.from_file(file)
+
+
+def test_a_key_is_changed_while_everything_runs() -> None:
+    """In each step of docs/operations.md some still have the file of the step before: all open what any has sealed."""
+    old, new = (Fernet.generate_key().decode() for _ in range(2))
+    steps = [[old], [old, new], [new, old]]
+    for before, after in pairwise(steps):
+        for sealer in (before, after):
+            sealed = Vault(sealer).seal({"password": "hunter2"})
+            assert all(Vault(opener).open(sealed) == {"password": "hunter2"} for opener in (before, after))
+
+    assert Vault([new]).open(Vault([new, old]).seal({"password": "x"})) == {"password": "x"}
+    with pytest.raises(ConfigurationError):
+        # What was sealed before the second step needs the old line.
+        Vault([new]).open(Vault([old, new]).seal({"password": "x"}))

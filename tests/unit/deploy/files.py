@@ -10,8 +10,11 @@ from publisher.core.configuration import unknown
 REPOSITORY = Path(__file__).resolve().parents[3]
 DEPLOY = REPOSITORY / "deploy"
 
-AWAITED = {"PUBLISHER_WORKER_METRICS_PORT"}
-"""Read by workers that serve their metrics."""
+AWAITED = {
+    *("PUBLISHER_WORKER_METRICS_PORT", "PUBLISHER_WORKER_METRICS_HOST", "PUBLISHER_METRICS_TOKEN_FILE"),
+    "PUBLISHER_FLOWER_URL",
+}
+"""Of parts that tell their metrics, and of the console."""
 
 
 def unknown_variables(text: str) -> set[str]:
