@@ -10,6 +10,7 @@ from typing import Any
 
 from celery.signals import worker_init, worker_ready, worker_shutdown
 
+from publisher.core import tracing
 from publisher.core.platforms import installed
 from publisher.core.queue import PUBLISH_TASK, REGISTER_TASK, WakeQueue
 from publisher.core.store import Store
@@ -20,6 +21,7 @@ from workers.app import app, settings
 from workers.clouds import plugin
 from workers.drain import Drain
 from workers.heartbeat import Heartbeat
+from workers.monitoring import Consumer, readiness, serve
 from workers.reconciler import Reconciler
 from workers.registration import Registrar
 from workers.runner import Runner
@@ -28,6 +30,7 @@ from workers.sweeper import Sweeper
 drain = Drain(settings.drain_seconds)
 HOST = socket.gethostname()
 WORKER = f"{HOST}-{os.getpid()}"
+consumer = Consumer()
 heartbeats: list[Heartbeat] = []
 """Of this process; one, once it is ready."""
 
@@ -72,6 +75,8 @@ def register(image_id: int) -> None:
 @worker_init.connect  # type: ignore[untyped-decorator]
 def _prepare(**_: Any) -> None:
     """Fail now, not at the first ticket, where something is not set up; and load the plugins while nobody waits."""
+    tracing.configure("worker")
+    serve(store(), settings, readiness(store(), consumer, drain))
     store().check_schema()
     runner()
     for platform in installed():
@@ -81,6 +86,7 @@ def _prepare(**_: Any) -> None:
 @worker_ready.connect  # type: ignore[untyped-decorator]
 def _ready(sender: Any, **_: Any) -> None:
     drain.listen()
+    consumer.runs(sender)
     member = Member(WORKER, HOST, os.getpid(), sender.hostname, __version__, settings.worker_concurrency)
     heartbeats.append(Heartbeat(store().fleet, member, settings.heartbeat_seconds, drain))
     heartbeats[-1].start()
@@ -94,3 +100,4 @@ def _ready(sender: Any, **_: Any) -> None:
 def _ended(**_: Any) -> None:
     for each in heartbeats:
         each.stop()
+    tracing.close()

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
 from publisher.cli import passwords, programs
-from publisher.cli.installation import open_store
+from publisher.cli.installation import make_private, open_store
 from publisher.cli.output import Json, say
 from publisher.core.settings import Settings
 
+_METRICS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+"""Of prometheus_client, which has to find it when it is imported."""
 FLOWER_LOGIN = "operator"
 FLOWER_PASSWORD_FILE = "flower.password"  # noqa: S105  # a file's name
 
@@ -30,7 +34,8 @@ def serve(
     settings = Settings.from_environment()
     settings = replace(settings, intake_host=host or settings.intake_host, intake_port=port or settings.intake_port)
     command = programs.intake(settings, processes=workers, behind_proxy=proxy_headers)
-    _become(command, settings.environment())
+    shared = shared_metrics(settings) if workers > 1 else {}
+    _become(command, settings.environment() | shared)
 
 
 def worker(
@@ -87,6 +92,21 @@ def sweep(
     """
     settings = Settings.from_environment()
     _become(programs.sweep(dry_run=dry_run, as_json=as_json), settings.environment())
+
+
+def shared_metrics(settings: Settings) -> dict[str, str]:
+    """Where the processes of one intake count together: a directory, emptied, as the variable that names it.
+
+    Raises `ConfigurationError` where another user has the directory.
+    """
+    if directory := os.environ.get(_METRICS_VARIABLE):
+        return {_METRICS_VARIABLE: directory}
+    name = f"image-publisher-{os.getuid()}-metrics-{settings.intake_port}"
+    shared = Path(tempfile.gettempdir()) / name
+    make_private(shared, follow_links=False)
+    for each in shared.glob("*.db"):
+        each.unlink()
+    return {_METRICS_VARIABLE: str(shared)}
 
 
 def _become(command: list[str], environment: dict[str, str]) -> NoReturn:
