@@ -20,6 +20,7 @@ from publisher.core.store import Store
 from publisher.core.store.sweeping import Scope, Standing
 from publisher.core.ticket import Account, Target
 from publisher.core.vault import Vault
+from workers import metrics
 from workers.clouds import plugin
 from workers.clouds.base import CloudPublisher, Tagged, Timeouts
 
@@ -158,6 +159,7 @@ def _finding(outcome: Outcome, scope: Scope, tagged: Tagged | None = None, error
 
 
 def _log(found: Finding) -> None:
+    metrics.SWEEP_FINDINGS.labels(found.outcome).inc()
     level = logging.WARNING if found.outcome in (Outcome.UNKNOWN, Outcome.FAILED) else logging.INFO
     logger.log(level, "sweeping: %s", words(found))
 

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from celery.signals import worker_init, worker_ready, worker_shutdown
 from sqlalchemy.exc import SQLAlchemyError
 
+from publisher.core import tracing
 from publisher.core.platforms import installed
 from publisher.core.queue import PUBLISH_TASK, REGISTER_TASK, WakeQueue
 from publisher.core.store import Store
@@ -23,6 +24,7 @@ from workers.clouds import plugin
 from workers.drain import Drain
 from workers.events import Message, tell_image, tell_ticket
 from workers.heartbeat import Heartbeat
+from workers.monitoring import Consumer, readiness, serve
 from workers.reconciler import Reconciler
 from workers.registration import Registrar
 from workers.runner import Runner
@@ -31,6 +33,7 @@ from workers.sweeper import Sweeper
 drain = Drain(settings.drain_seconds)
 HOST = socket.gethostname()
 WORKER = f"{HOST}-{os.getpid()}"
+consumer = Consumer()
 heartbeats: list[Heartbeat] = []
 """Of this process; one, once it is ready."""
 Found = TypeVar("Found")
@@ -86,6 +89,8 @@ def _read(get: Callable[[int], Found | None], id: int) -> Found | None:
 @worker_init.connect  # type: ignore[untyped-decorator]
 def _prepare(**_: Any) -> None:
     """Fail now, not at the first ticket, where something is not set up; and load the plugins while nobody waits."""
+    tracing.configure("worker")
+    serve(store(), settings, readiness(store(), consumer, drain))
     store().check_schema()
     runner()
     for platform in installed():
@@ -95,6 +100,7 @@ def _prepare(**_: Any) -> None:
 @worker_ready.connect  # type: ignore[untyped-decorator]
 def _ready(sender: Any, **_: Any) -> None:
     drain.listen()
+    consumer.runs(sender)
     member = Member(WORKER, HOST, os.getpid(), sender.hostname, __version__, settings.worker_concurrency)
     heartbeats.append(Heartbeat(store().fleet, member, settings.heartbeat_seconds, drain))
     heartbeats[-1].start()
@@ -108,3 +114,4 @@ def _ready(sender: Any, **_: Any) -> None:
 def _ended(**_: Any) -> None:
     for each in heartbeats:
         each.stop()
+    tracing.close()

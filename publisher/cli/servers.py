@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -11,7 +12,7 @@ import typer
 
 from publisher.cli import passwords, programs
 from publisher.cli.examples import examples
-from publisher.cli.installation import open_store, read_settings
+from publisher.cli.installation import make_private, open_store, read_settings
 from publisher.cli.output import Json, say
 from publisher.core.settings import Settings
 
@@ -21,6 +22,8 @@ FLOWER_EXAMPLES = examples("flower", "flower --address 0.0.0.0 --port 5556")
 SWEEP_EXAMPLES = examples("sweep --dry-run", "sweep")
 MIGRATE_EXAMPLES = examples("migrate")
 
+_METRICS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+"""Of prometheus_client, which has to find it when it is imported."""
 FLOWER_LOGIN = "operator"
 FLOWER_PASSWORD_FILE = "flower.password"  # noqa: S105  # a file's name
 
@@ -38,7 +41,8 @@ def serve(
     settings = read_settings(serving=True)
     settings = replace(settings, intake_host=host or settings.intake_host, intake_port=port or settings.intake_port)
     command = programs.intake(settings, processes=workers, behind_proxy=proxy_headers)
-    _become(command, programs.configured(settings))
+    shared = shared_metrics(settings) if workers > 1 else {}
+    _become(command, programs.configured(settings) | shared)
 
 
 def worker(
@@ -100,6 +104,21 @@ def sweep(
     """
     settings = read_settings()
     _become(programs.sweep(dry_run=dry_run, as_json=as_json), programs.configured(settings))
+
+
+def shared_metrics(settings: Settings) -> dict[str, str]:
+    """Where the processes of one intake count together: a directory, emptied, as the variable that names it.
+
+    Raises `ConfigurationError` where another user has the directory.
+    """
+    if directory := os.environ.get(_METRICS_VARIABLE):
+        return {_METRICS_VARIABLE: directory}
+    name = f"image-publisher-{os.getuid()}-metrics-{settings.intake_port}"
+    shared = Path(tempfile.gettempdir()) / name
+    make_private(shared, follow_links=False)
+    for each in shared.glob("*.db"):
+        each.unlink()
+    return {_METRICS_VARIABLE: str(shared)}
 
 
 def _become(command: list[str], environment: dict[str, str]) -> NoReturn:

@@ -13,6 +13,7 @@ from publisher.core.platforms import check_request
 from publisher.core.store import Store
 from publisher.core.store.idempotency import IdempotencyKey
 from publisher.core.ticket import Ticket
+from publisher.core.tracing import current_traceparent
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +78,7 @@ def accept(
         name=name,
         idempotency_key=idempotency_key,
         request_id=current_request_id(),
+        traceparent=current_traceparent(),
     )
 
 

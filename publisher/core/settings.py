@@ -119,11 +119,22 @@ class Settings:
         },
     )
     upload_bytes_max: int = field(default=1 << 40, metadata={"help": "Largest image that callers may send themselves."})
+    metrics_token_file: Path | None = field(
+        default=None,
+        metadata={"help": "Whoever has the token in this file may read the metrics; empty: those on the same machine."},
+    )
     send_timeout_seconds: float = field(
         default=1.0,
         metadata={"help": "How long the intake tries to wake a worker before it leaves that for later."},
     )
 
+    worker_metrics_port: int = field(
+        default=0,
+        metadata={"help": "Port of a worker's metrics and health, another for each worker of a machine; 0: none."},
+    )
+    worker_metrics_host: str = field(
+        default="127.0.0.1", metadata={"help": "Address that a worker's metrics and health are told on."}
+    )
     worker_concurrency: int = field(default=4, metadata={"help": "Publications that one worker runs at a time."})
     account_uploads_max: int = field(
         default=4,

@@ -13,9 +13,10 @@ from types import FrameType
 from typing import Any, cast
 
 from fastapi import Depends, FastAPI
+from fastapi.telemetry import TelemetryConfig
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from publisher.core import logs
+from publisher.core import logs, tracing
 from publisher.core.queue import WakeQueue
 from publisher.core.settings import Settings
 from publisher.core.store import Store
@@ -32,6 +33,7 @@ from publisher.intake.routes import (
     appliances,
     downloads,
     images,
+    monitoring,
     openapi,
     pimages,
     registrations,
@@ -57,6 +59,7 @@ def create_app(settings: Settings | None = None, waker: Wakers | None = None) ->
     vault = Vault.from_file(settings.key_file, production=settings.production)
     watcher = Watcher(store)
     throttle = Throttle.from_settings(settings, store.audit)
+    observed = monitoring.Monitoring.of(store, settings)
     keep_signatures_out_of_logs()
 
     @asynccontextmanager
@@ -68,6 +71,7 @@ def create_app(settings: Settings | None = None, waker: Wakers | None = None) ->
         watcher.close()
         queue.close()
         store.close()
+        tracing.close()
 
     app = Intake(
         title="Image publisher",
@@ -79,6 +83,7 @@ def create_app(settings: Settings | None = None, waker: Wakers | None = None) ->
         redoc_url=None,
         redirect_slashes=False,
         dependencies=[Depends(count_address)] if settings.address_requests_per_second else [],
+        telemetry=_telemetry(),
     )
     app.state.services = Services(
         settings=settings,
@@ -89,6 +94,7 @@ def create_app(settings: Settings | None = None, waker: Wakers | None = None) ->
         throttle=throttle,
     )
     app.state.watcher = watcher
+    app.state.monitoring = observed
     app.add_middleware(OneSlash)
     problems.install(app)
     for module in (
@@ -97,6 +103,7 @@ def create_app(settings: Settings | None = None, waker: Wakers | None = None) ->
         app.include_router(module.router, prefix=API)
     app.include_router(openapi.router, prefix=API)
     app.include_router(openapi.page_router)
+    app.include_router(monitoring.router)
     return app
 
 
@@ -113,6 +120,18 @@ class Intake(FastAPI):
             public_url = cast(Services, self.state.services).settings.public_url
             self.openapi_schema = document(self.routes, f"{public_url.rstrip('/')}{API}")
         return self.openapi_schema
+
+
+def _telemetry() -> TelemetryConfig:
+    """The framework's own: spans where there is a place to send them to, and nothing besides."""
+    provider = tracing.configure("intake")
+    return {
+        "tracing": provider is not None,
+        "tracer_provider": provider,
+        "metrics": False,
+        "logs": False,
+        "operation_spans": False,
+    }
 
 
 def _collect_rarely() -> None:
@@ -164,5 +183,6 @@ class OneSlash:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"].startswith(f"{API}//"):
-            scope = {**scope, "path": API + scope["path"][len(API) + 1 :]}
+            # In place: those around this one look there for the route that was found.
+            scope["path"] = API + scope["path"][len(API) + 1 :]
         await self._app(scope, receive, send)
