@@ -26,6 +26,7 @@ from publisher.core.errors import (
     TransientCloudError,
 )
 from publisher.core.image import Image, open_under
+from publisher.core.network import OutboundPolicy
 from publisher.core.publishing import Waker, wake
 from publisher.core.settings import Settings
 from publisher.core.store import Store
@@ -68,6 +69,7 @@ class Runner:
         self._worker = worker
         self._drain = drain or Drain(settings.drain_seconds)
         self._waker = waker
+        self._policy = OutboundPolicy.of(settings)
 
     def run(self, ticket_id: int) -> State | None:
         """Claim a ticket and bring it as far as it gets. Never raises for what goes wrong with the ticket.
@@ -83,7 +85,7 @@ class Runner:
                 return None
             logger.info("ticket %d: claimed, attempt %d", ticket_id, claim.ticket.attempt)
             with Lease(self._store.leases, claim, self._settings, self._drain) as lease:
-                state = Attempt(self._store, self._vault, self._settings, lease).outcome()
+                state = Attempt(self._store, self._vault, self._settings, self._policy, lease).outcome()
             if state is State.QUEUED and self._drain.over and self._waker:
                 # Its own message went back to the broker as this worker stopped, and is used up by now.
                 wake(self._store, self._waker, ticket_id)
@@ -110,7 +112,7 @@ class Runner:
 class Attempt:
     """One attempt at one claimed ticket."""
 
-    def __init__(self, store: Store, vault: Vault, settings: Settings, lease: Lease) -> None:
+    def __init__(self, store: Store, vault: Vault, settings: Settings, policy: OutboundPolicy, lease: Lease) -> None:
         self._store = store
         self._leases = store.leases
         self._vault = vault
@@ -119,6 +121,7 @@ class Attempt:
         self._claim = lease.claim
         self._ticket = lease.claim.ticket
         self._journal = TicketJournal(store, lease.claim)
+        self._policy = policy
         self._cloud: CloudPublisher | None = None
 
     def outcome(self) -> State:
@@ -172,6 +175,7 @@ class Attempt:
                 check=self._lease.check,
                 on_sent=self._sent,
                 stall_seconds=self._settings.stall_seconds,
+                policy=self._policy,
             )
             uploaded = self._upload(image, transfer)
         finally:
@@ -299,7 +303,7 @@ class Attempt:
             )
             # An address that leads nowhere takes long to find out, and a cancel is not to wait for that.
             self._cloud = aside(
-                lambda: plugin(ticket.platform).connect(account, target, timeouts),
+                lambda: plugin(ticket.platform).connect(account, target, timeouts, self._policy),
                 check=check,
                 discard=CloudPublisher.close,
             )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from publisher.cli import passwords
+from publisher.cli.certificates import CaBundle, read_bundle
 from publisher.cli.images import ID_MAX, Format, Link, hashing
 from publisher.cli.installation import open_store
 from publisher.cli.output import Json, err, out, print_json, say
@@ -60,6 +61,7 @@ def publish(
     keystone_version: Annotated[
         str | None, typer.Option(metavar="v3|v2.0", help="Found out by asking Keystone if not given.")
     ] = None,
+    ca_bundle: CaBundle = None,
     public: Annotated[bool, typer.Option("--public", help="Let every project of the cloud see the image.")] = False,
     name: Annotated[str | None, typer.Option(help="The image's name in the cloud; its own by default.")] = None,
     format: Format = None,
@@ -74,6 +76,7 @@ def publish(
     code is 0 published, 1 failed, 3 cancelled, 4 not within --timeout.
     """
     account = _given(keystoneUrl=keystone_url, glanceUrl=glance_url, login=login, keystoneVersion=keystone_version)
+    account |= read_bundle(ca_bundle) if ca_bundle else {}
     target = _given(
         keystoneDomain=domain, keystoneProject=project, tenantName=tenant, displayName=name, publishLocation=region
     ) | {"publicImage": public}
@@ -149,12 +152,13 @@ def _register(
 
 def _accept(store: Store, settings: Settings, request: PublishRequest) -> Ticket:
     """The ticket, committed; a worker is woken if the broker can be reached."""
+    from publisher.core.network import OutboundPolicy
     from publisher.core.publishing import accept, wake
     from publisher.core.queue import WakeQueue
     from publisher.core.vault import Vault
 
     vault = Vault.from_file(settings.key_file, production=settings.production)
-    ticket = accept(store, vault, request)
+    ticket = accept(store, vault, request, policy=OutboundPolicy.of(settings))
     queue = WakeQueue.open(settings)
     try:
         if not wake(store, queue, ticket.id):

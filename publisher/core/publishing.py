@@ -6,9 +6,11 @@ import logging
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from publisher.core.addresses import check_named
 from publisher.core.errors import Conflict, InvalidRequest, QueueUnavailable
 from publisher.core.image import Image
-from publisher.core.platforms import check_request
+from publisher.core.network import EVERYWHERE, OutboundPolicy
+from publisher.core.platforms import addresses, check_request
 from publisher.core.store import Store
 from publisher.core.store.idempotency import IdempotencyKey
 from publisher.core.ticket import Ticket
@@ -49,7 +51,12 @@ class PublishRequest:
 
 
 def accept(
-    store: Store, sealer: Sealer, request: PublishRequest, idempotency_key: IdempotencyKey | None = None
+    store: Store,
+    sealer: Sealer,
+    request: PublishRequest,
+    idempotency_key: IdempotencyKey | None = None,
+    *,
+    policy: OutboundPolicy = EVERYWHERE,
 ) -> Ticket:
     """Check a request and commit its ticket.
 
@@ -61,6 +68,7 @@ def accept(
     # What is sealed cannot be looked at here; that it is there was checked when the account was stored.
     secrets = request.secrets if stored is None else dict.fromkeys(request.sealed_names, "sealed")
     check_request(request.platform, request.account, secrets, request.target)
+    check_named(policy, addresses(request.platform, request.account))
     name = str(request.target.get("displayName") or image.name)
     store.tickets.check_room(request.owner)
     return store.tickets.create(
@@ -78,11 +86,14 @@ def accept(
     )
 
 
-def check_account(platform: str, account: dict[str, Any], secrets: dict[str, str]) -> None:
+def check_account(
+    platform: str, account: dict[str, Any], secrets: dict[str, str], *, policy: OutboundPolicy = EVERYWHERE
+) -> None:
     """Check an account that is to be stored. Raises `InvalidRequest` that names the element of it at fault."""
     try:
         # The project is told by each request, not by the account: it is not what is missing here.
         check_request(platform, account, secrets, {"tenantName": "any"})
+        check_named(policy, addresses(platform, account))
     except InvalidRequest as error:
         at_fault = error.field or ""
         words = str(error).removeprefix(f"{at_fault}: ")

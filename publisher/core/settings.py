@@ -47,7 +47,11 @@ class Settings:
         metadata={"help": "Fernet keys, one a line, the first encrypts; empty: `secret.key` in the data directory."},
     )
     production: bool = field(
-        default=False, metadata={"help": "Production mode: warns about what is only fit for a trial."}
+        default=False,
+        metadata={
+            "help": "Production mode: warns about what is only fit for a trial, and connects to no loopback,"
+            " link-local, metadata or reserved address that a caller names."
+        },
     )
     log_level: str = field(default="INFO", metadata={"help": "DEBUG, INFO, WARNING or ERROR."})
 
@@ -75,6 +79,17 @@ class Settings:
             "help": "Hosts that images may be fetched from, with commas between: `images.example.com`, `*.example.com`,"
             " `10.0.0.7:8080`, `s3://bucket`; empty: from none."
         },
+    )
+    outbound_allow: str = field(
+        default="",
+        metadata={
+            "help": "Networks (CIDR, with commas between) that callers may have connected to although production mode"
+            " would not."
+        },
+    )
+    outbound_deny: str = field(
+        default="",
+        metadata={"help": "Networks that are never connected to for a caller, in any mode, whatever else allows them."},
     )
     upload_bytes_max: int = field(default=1 << 40, metadata={"help": "Largest image that callers may send themselves."})
     send_timeout_seconds: float = field(

@@ -15,6 +15,7 @@ from typing import Any, cast
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from publisher.core.network import OutboundPolicy
 from publisher.core.queue import WakeQueue
 from publisher.core.settings import Settings
 from publisher.core.store import Store
@@ -42,7 +43,7 @@ from publisher.version import __version__
 
 
 def create_app(settings: Settings | None = None, waker: Wakers | None = None) -> FastAPI:
-    """Raises `ConfigurationError` where the database or the key is not set up."""
+    """Raises `ConfigurationError` where the database, the key or a setting is not right."""
     settings = settings or Settings.from_environment()
     store = Store.open(settings)
     store.check_schema()
@@ -77,6 +78,7 @@ def create_app(settings: Settings | None = None, waker: Wakers | None = None) ->
         sealer=vault,
         waker=waker or queue,
         authenticator=Authenticator(store, settings.credential_cache_seconds, vault),
+        policy=OutboundPolicy.of(settings),
     )
     app.state.watcher = watcher
     app.add_middleware(OneSlash)

@@ -16,6 +16,7 @@ from fastapi import Depends, Path, Request, Response
 from pydantic import BeforeValidator
 from starlette.convertors import Convertor, register_url_convertor
 
+from publisher.core.network import EVERYWHERE, OutboundPolicy
 from publisher.core.publishing import Sealer, Waker
 from publisher.core.registering import ImageWaker
 from publisher.core.settings import Settings
@@ -56,6 +57,7 @@ class Services:
     sealer: Keeper
     waker: Wakers
     authenticator: auth.Authenticator
+    policy: OutboundPolicy = EVERYWHERE
     started: float = field(default_factory=time.time)
 
 

@@ -30,8 +30,8 @@ def translated(service: str) -> Iterator[None]:
         raise answered(service, int(error.http_status or 500), _words(error.message), headers) from None
     except keystone.SSLError:
         raise PermanentCloudError(
-            f"{service}: its TLS certificate is not trusted; have its authority's added to what this worker trusts"
-            " (REQUESTS_CA_BUNDLE)"
+            f"{service}: its TLS certificate is not trusted; give its authority's as caBundle, or have it added to what"
+            " this worker trusts (REQUESTS_CA_BUNDLE)"
         ) from None
     except (keystone.ConnectionError, keystone.DiscoveryFailure, requests.exceptions.RequestException) as error:
         raise TransientCloudError(f"{service} does not answer: {_kind(error)}") from None
