@@ -17,6 +17,7 @@ from publisher.core.vault import Vault
 from workers.app import app, settings
 from workers.clouds import plugin
 from workers.drain import Drain
+from workers.notifier import Notifier
 from workers.reconciler import Reconciler
 from workers.registration import Registrar
 from workers.runner import Runner
@@ -51,6 +52,11 @@ def registrar() -> Registrar:
     return Registrar(store(), settings, worker=WORKER, shutting_down=drain.begun)
 
 
+@cache
+def notifier() -> Notifier:
+    return Notifier(store(), vault(), settings, holder=WORKER, stop=drain.begun)
+
+
 @app.task(name=PUBLISH_TASK)  # type: ignore[untyped-decorator]  # Celery has no types
 def publish(ticket_id: int) -> None:
     """Bring one ticket as far as it gets."""
@@ -68,6 +74,7 @@ def _prepare(**_: Any) -> None:
     """Fail now, not at the first ticket, where something is not set up; and load the plugins while nobody waits."""
     store().check_schema()
     runner()
+    notifier()
     for platform in installed():
         plugin(platform)
 
@@ -79,3 +86,4 @@ def _reconcile(**_: Any) -> None:
     threading.Thread(target=reconciler.run, name="reconciler", daemon=True).start()
     sweeper = Sweeper(store(), vault(), settings, worker=WORKER, stop=drain.begun)
     threading.Thread(target=sweeper.run, name="sweeper", daemon=True).start()
+    threading.Thread(target=notifier().run, name="notifier", daemon=True).start()

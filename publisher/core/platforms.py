@@ -75,7 +75,7 @@ def check_request(platform: str, account: dict[str, Any], secrets: dict[str, str
             raise InvalidRequest(f"is needed to publish to {platform}", field=f"credAccount.{name}")
     for name in asked.addresses:
         if given.get(name):
-            _check_address(f"credAccount.{name}", str(given[name]))
+            check_address(f"credAccount.{name}", str(given[name]))
     for name in asked.names:
         if len(str(target.get(name) or account.get(name) or "")) > NAME_LENGTH_MAX:
             path = f"credAccount.{name}" if name in account else name
@@ -109,7 +109,8 @@ def _check_openstack(account: dict[str, Any], target: dict[str, Any]) -> None:
         raise InvalidRequest("is needed with Keystone v2.0", field="tenantName")
 
 
-def _check_address(field: str, address: str) -> None:
+def check_address(field: str, address: str) -> None:
+    """Raises `InvalidRequest` for what is no URL of http or https, or holds a password."""
     try:
         parts = urlsplit(address)
         valid = parts.port != 0

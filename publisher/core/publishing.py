@@ -10,7 +10,8 @@ from publisher.core.addresses import check_named
 from publisher.core.errors import Conflict, InvalidRequest, QueueUnavailable
 from publisher.core.image import Image
 from publisher.core.network import EVERYWHERE, OutboundPolicy
-from publisher.core.platforms import addresses, check_request
+from publisher.core.notifying import check_signing
+from publisher.core.platforms import addresses, check_address, check_request
 from publisher.core.store import Store
 from publisher.core.store.idempotency import IdempotencyKey
 from publisher.core.ticket import Ticket
@@ -48,6 +49,8 @@ class PublishRequest:
     """Those of the stored account, used where the request has none itself."""
     sealed_names: frozenset[str] = frozenset()
     """What is in `sealed_secrets`."""
+    notify: str | None = field(default=None, repr=False)
+    """Where the end of it is told to, besides to where all of its owner's are."""
 
 
 def accept(
@@ -68,7 +71,10 @@ def accept(
     # What is sealed cannot be looked at here; that it is there was checked when the account was stored.
     secrets = request.secrets if stored is None else dict.fromkeys(request.sealed_names, "sealed")
     check_request(request.platform, request.account, secrets, request.target)
-    check_named(policy, addresses(request.platform, request.account))
+    if request.notify:
+        check_address("notify", request.notify)
+        check_signing(store, request.owner, "notify")
+    check_named(policy, addresses(request.platform, request.account) | {"notify": request.notify})
     name = str(request.target.get("displayName") or image.name)
     store.tickets.check_room(request.owner)
     return store.tickets.create(
@@ -82,6 +88,7 @@ def accept(
         sealed_secrets=sealer.seal(request.secrets) if stored is None else stored,
         target=request.target | {"displayName": name},
         name=name,
+        notify_url=request.notify,
         idempotency_key=idempotency_key,
     )
 

@@ -154,6 +154,13 @@ class Settings:
         default=3600.0,
         metadata={"help": "What nobody needs is removed if it is seen again at least this much later."},
     )
+    notify_retry_seconds: str = field(
+        default="5,300,1800,7200,18000,36000,50400,72000,86400",
+        metadata={
+            "help": "Delays (commas between) before a webhook that failed is tried again; after the last, no more."
+        },
+    )
+    notify_timeout_seconds: float = field(default=15.0, metadata={"help": "Time-out of one try to send a webhook."})
     connect_timeout_seconds: float = field(default=10.0, metadata={"help": "Time-out of a connection to a cloud."})
     call_timeout_seconds: float = field(default=60.0, metadata={"help": "Time-out of one call to a cloud."})
     stall_seconds: float = field(

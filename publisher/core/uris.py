@@ -24,6 +24,10 @@ def account_uri(login: str, account_id: int) -> str:
     return f"{user_uri(login)}/accounts/{account_id}"
 
 
+def webhook_uri(login: str) -> str:
+    return f"{user_uri(login)}/webhook"
+
+
 def appliance_uri(login: str, appliance_id: int) -> str:
     return f"{user_uri(login)}/appliances/{appliance_id}"
 

@@ -37,6 +37,7 @@ from publisher.intake.routes import (
     status,
     targets,
     users,
+    webhooks,
 )
 from publisher.intake.waiting import Watcher
 from publisher.version import __version__
@@ -85,6 +86,7 @@ def create_app(settings: Settings | None = None, waker: Wakers | None = None) ->
     problems.install(app)
     for module in (
         status, schema, pimages, images, registrations, downloads, appliances, accounts, targets, apikeys, users,
+        webhooks,
     ):  # fmt: skip
         app.include_router(module.router, prefix=API)
     app.include_router(openapi.router, prefix=API)

@@ -25,6 +25,7 @@ from publisher.core.store.idempotency import IdempotencyKeys
 from publisher.core.store.images import Images
 from publisher.core.store.leases import Leases
 from publisher.core.store.limits import Limits
+from publisher.core.store.notifications import Notifications
 from publisher.core.store.registrations import Registrations
 from publisher.core.store.roles import Roles
 from publisher.core.store.statistics import Statistics
@@ -56,6 +57,7 @@ class Store:
         self.fleet = Fleet(engine)
         self.statistics = Statistics(engine)
         self.audit = Audit(engine)
+        self.notifications = Notifications(engine)
 
     @classmethod
     def open(cls, settings: Settings) -> Store:

@@ -50,6 +50,7 @@ class Tickets:
         target: dict[str, Any],
         name: str,
         account_id: int | None = None,
+        notify_url: str | None = None,
         idempotency_key: IdempotencyKey | None = None,
     ) -> Ticket:
         """Commit a queued ticket. The caller then wakes a worker; if it does not, the reconciler will.
@@ -69,6 +70,7 @@ class Tickets:
             "sealed_secrets": sealed_secrets,
             "target": target,
             "name": name,
+            "notify_url": notify_url,
             "state": State.QUEUED,
             "phase": Phase.WAITING,
             "sent": 0,

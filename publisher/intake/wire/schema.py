@@ -204,6 +204,8 @@ _PLAIN = {
     ),
     # The secret key is not marked as a secret: the answer that creates the pair is where it is shown, once.
     "apiKeyPair": (*_OBJECT, *strings("name", "description", "publicKey", "secretKey"), *uris("uri")),
+    # Ours, not the API's. As with an API key, its secret is shown once.
+    "webhook": (*_OBJECT, *uris("url"), *strings("secret"), *uris("uri")),
     "localizedErrorMsg": (*strings("message", "messageId"), *a_list("parameters", strings("parameter"))),
     "uforgeError": (
         *an_object("localizedErrorMsg"),
