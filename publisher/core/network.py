@@ -43,7 +43,7 @@ _IPV6_IN_USE = (IPv6Network("2000::/3"), IPv6Network("fc00::/7"))
 
 @dataclass(frozen=True, slots=True)
 class OutboundPolicy:
-    """What is denied is refused, whatever else holds; what is allowed is not; inner addresses are, if `guarded`."""
+    """What is in `deny` is refused; else what is in `allow` is not; else inner addresses are, where it is `guarded`."""
 
     guarded: bool = False
     allow: tuple[Network, ...] = ()
@@ -140,15 +140,17 @@ def _networks(variable: str, text: str) -> tuple[Network, ...]:
 
 
 def _reached(address: Address) -> Iterator[Address]:
-    """Where a connection to an address ends, or may end: some IPv6 addresses stand for IPv4 ones."""
-    if isinstance(address, IPv4Address):
-        yield address
-    elif address.ipv4_mapped:
-        yield address.ipv4_mapped
-    elif address in _NAT64:
+    """Where a connection to an address ends, or may end."""
+    if isinstance(address, IPv6Address) and address.ipv4_mapped:
+        yield from _reached(address.ipv4_mapped)
+        return
+    if address in _NAT64:
         yield IPv4Address(int(address) & 0xFFFFFFFF)
-    else:
-        yield address
+        return
+    yield address
+    if address.is_unspecified:  # to the kernel, that is this machine
+        yield ip_address("127.0.0.1" if address.version == 4 else "::1")
+    if isinstance(address, IPv6Address):
         if address.sixtofour:
             yield address.sixtofour
         yield from address.teredo or ()

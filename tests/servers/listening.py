@@ -21,9 +21,11 @@ class Listening:
 
 
 @contextmanager
-def listening(host: str = "127.0.0.1", port: int = 0) -> Iterator[Listening]:
+def listening(
+    host: str = "127.0.0.1", port: int = 0, *, family: socket.AddressFamily = socket.AF_INET
+) -> Iterator[Listening]:
     """Accepts, notes and closes each connection. By its end all that were made to it are noted."""
-    listener = socket.create_server((host, port))
+    listener = socket.create_server((host, port), family=family)
     made = Listening(host, listener.getsockname()[1])
 
     def serve() -> None:
@@ -34,7 +36,7 @@ def listening(host: str = "127.0.0.1", port: int = 0) -> Iterator[Listening]:
                 return
             made.connections.append(peer[0])
 
-    last = socket.socket()
+    last = socket.socket(family)
     thread = threading.Thread(target=serve, daemon=True)
     thread.start()
     try:

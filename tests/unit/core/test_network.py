@@ -50,6 +50,12 @@ def test_what_is_allowed_beats_the_defaults_and_what_is_denied_beats_all() -> No
     assert {each for each in refused | allowed if made.refusal(each)} == refused
 
 
+@pytest.mark.parametrize("address", ["0.0.0.0", "::ffff:0.0.0.0"])  # noqa: S104
+def test_who_denies_loopback_denies_what_the_kernel_takes_for_it(address: str) -> None:
+    assert OutboundPolicy.of(Settings(outbound_deny="127.0.0.0/8")).refusal(address)
+    assert OutboundPolicy.of(Settings(outbound_deny="::1")).refusal("::")
+
+
 def test_outside_production_only_the_deny_list_counts() -> None:
     made = OutboundPolicy.of(Settings(outbound_deny="127.0.0.2/32"))
     assert made.refusal("127.0.0.1") is None

@@ -6,12 +6,9 @@ What a test allows is 127.0.0.2, what it forbids 127.0.0.1; both are servers of 
 from __future__ import annotations
 
 import os
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -22,6 +19,7 @@ from publisher.core.store import Store
 from publisher.core.ticket import Account, State, Target
 from publisher.core.vault import Vault
 from tests.keystone_v2 import KeystoneV2Stub
+from tests.servers.answering import redirecting, serving
 from tests.servers.certificates import Authority, authority
 from tests.servers.listening import Listening, listening
 from tests.servers.uploads import Upload, upload_server
@@ -45,42 +43,6 @@ def inner() -> Iterator[Listening]:
     with listening() as server:
         yield server
     assert server.connections == []
-
-
-@contextmanager
-def serving(answer: Callable[[BaseHTTPRequestHandler], None], host: str = "127.0.0.2") -> Iterator[str]:
-    """A server that answers everything so; its URL."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            answer(self)
-
-        def do_POST(self) -> None:
-            answer(self)
-
-        def log_message(self, *_: Any) -> None:
-            """Not into the tests' output."""
-
-    server = ThreadingHTTPServer((host, 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
-        yield f"http://{host}:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
-def redirecting(url: str) -> Callable[[BaseHTTPRequestHandler], None]:
-    def answer(handler: BaseHTTPRequestHandler) -> None:
-        handler.rfile.read(int(handler.headers.get("Content-Length") or 0))
-        handler.send_response(307)
-        handler.send_header("Location", url)
-        handler.send_header("Content-Length", "0")
-        handler.end_headers()
-
-    return answer
 
 
 def account(keystone_url: str, **fields: str) -> Account:
