@@ -29,6 +29,7 @@ from publisher.core.errors import (
 )
 from publisher.core.image import Image, open_under
 from publisher.core.logs import bound
+from publisher.core.network import OutboundPolicy
 from publisher.core.publishing import Waker, wake
 from publisher.core.settings import Settings
 from publisher.core.store import Store
@@ -72,6 +73,7 @@ class Runner:
         self._worker = worker
         self._drain = drain or Drain(settings.drain_seconds)
         self._waker = waker
+        self._policy = OutboundPolicy.of(settings)
 
     def run(self, ticket_id: int) -> State | None:
         """Claim a ticket and bring it as far as it gets. Never raises for what goes wrong with the ticket.
@@ -123,7 +125,7 @@ class Runner:
         outcome = "lost"
         try:
             with Lease(self._store.leases, claim, self._settings, self._drain) as lease:
-                outcome = state = Attempt(self._store, self._vault, self._settings, lease).outcome()
+                outcome = state = Attempt(self._store, self._vault, self._settings, self._policy, lease).outcome()
         finally:
             metrics.ATTEMPTS.labels(claim.ticket.platform, outcome).inc()
         logger.info("ticket %d: %s", ticket_id, state)
@@ -145,7 +147,7 @@ class Runner:
 class Attempt:
     """One attempt at one claimed ticket."""
 
-    def __init__(self, store: Store, vault: Vault, settings: Settings, lease: Lease) -> None:
+    def __init__(self, store: Store, vault: Vault, settings: Settings, policy: OutboundPolicy, lease: Lease) -> None:
         self._store = store
         self._leases = store.leases
         self._vault = vault
@@ -154,6 +156,7 @@ class Attempt:
         self._claim = lease.claim
         self._ticket = lease.claim.ticket
         self._journal = TicketJournal(store, lease.claim)
+        self._policy = policy
         self._cloud: CloudPublisher | None = None
         self._steps = tracing.Steps()
 
@@ -213,6 +216,7 @@ class Attempt:
                 check=self._lease.check,
                 on_sent=self._sent,
                 stall_seconds=self._settings.stall_seconds,
+                policy=self._policy,
             )
             uploaded = self._upload(image, transfer)
         finally:
@@ -354,7 +358,7 @@ class Attempt:
             )
             # An address that leads nowhere takes long to find out, and a cancel is not to wait for that.
             self._cloud = aside(
-                lambda: plugin(ticket.platform).connect(account, target, timeouts),
+                lambda: plugin(ticket.platform).connect(account, target, timeouts, self._policy),
                 check=check,
                 discard=CloudPublisher.close,
             )

@@ -15,6 +15,7 @@ from enum import StrEnum
 from sqlalchemy.exc import SQLAlchemyError
 
 from publisher.core.errors import PublisherError
+from publisher.core.network import OutboundPolicy
 from publisher.core.settings import Settings
 from publisher.core.store import Store
 from publisher.core.store.sweeping import Scope, Standing
@@ -68,6 +69,7 @@ class Sweeper:
         self._settings = settings
         self._worker = worker
         self._stop = stop or threading.Event()
+        self._policy = OutboundPolicy.of(settings)
 
     def run(self) -> None:
         """Sweep every `sweep_seconds`, of all workers one, until the worker stops."""
@@ -146,6 +148,7 @@ class Sweeper:
             Account(scope.platform, scope.account, self._vault.open(scope.sealed_secrets)),
             Target(scope.platform, scope.target),
             Timeouts(settings.connect_timeout_seconds, settings.call_timeout_seconds, settings.verify_seconds),
+            self._policy,
         )
 
 

@@ -25,6 +25,7 @@ from workers.drain import Drain
 from workers.events import Message, tell_image, tell_ticket
 from workers.heartbeat import Heartbeat
 from workers.monitoring import Consumer, readiness, serve
+from workers.notifier import Notifier
 from workers.reconciler import Reconciler
 from workers.registration import Registrar
 from workers.runner import Runner
@@ -64,6 +65,11 @@ def registrar() -> Registrar:
     return Registrar(store(), settings, worker=WORKER, shutting_down=drain.begun)
 
 
+@cache
+def notifier() -> Notifier:
+    return Notifier(store(), vault(), settings, holder=WORKER, stop=drain.begun)
+
+
 @app.task(name=PUBLISH_TASK, Request=Message)  # type: ignore[untyped-decorator]  # Celery has no types
 def publish(ticket_id: int) -> str:
     """Bring one ticket as far as it gets."""
@@ -93,6 +99,7 @@ def _prepare(**_: Any) -> None:
     serve(store(), settings, readiness(store(), consumer, drain))
     store().check_schema()
     runner()
+    notifier()
     for platform in installed():
         plugin(platform)
 
@@ -108,6 +115,7 @@ def _ready(sender: Any, **_: Any) -> None:
     threading.Thread(target=reconciler.run, name="reconciler", daemon=True).start()
     sweeper = Sweeper(store(), vault(), settings, worker=WORKER, stop=drain.begun)
     threading.Thread(target=sweeper.run, name="sweeper", daemon=True).start()
+    threading.Thread(target=notifier().run, name="notifier", daemon=True).start()
 
 
 @worker_shutdown.connect  # type: ignore[untyped-decorator]

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from publisher.cli import passwords
+from publisher.cli.certificates import CaBundle, read_bundle
 from publisher.cli.completion import users
 from publisher.cli.examples import examples
 from publisher.cli.installation import open_store, read_settings
@@ -63,6 +64,7 @@ def add(
     keystone_version: Annotated[
         str | None, typer.Option(metavar="v3|v2.0", help="Found out by asking Keystone if not given.")
     ] = None,
+    ca_bundle: CaBundle = None,
     from_clouds_yaml: Annotated[
         str | None,
         typer.Option(metavar="CLOUD", help="Take what no option gives from this cloud of a clouds.yaml."),
@@ -80,6 +82,7 @@ def add(
     What is not given is taken from the clouds.yaml, where one is asked for, else from the OS_… variables.
     Domain, project and region are told by each request to publish.
     """
+    from publisher.core.network import OutboundPolicy
     from publisher.core.publishing import check_account
     from publisher.core.vault import Vault
 
@@ -95,11 +98,13 @@ def add(
         if context.params[option] and (cloud is None or _is_from_command_line(context, option))
     }
     account: dict[str, Any] = (cloud.account if cloud else {}) | given
+    if ca_bundle and (cloud is None or _is_from_command_line(context, "ca_bundle")):
+        account |= read_bundle(ca_bundle)
     settings = read_settings()
     with open_store(settings) as store:
         password = _password(password_stdin, cloud, account.get("login"))
         secrets = {"password": password}
-        check_account(platform, account, secrets)
+        check_account(platform, account, secrets, policy=OutboundPolicy.of(settings))
         vault = Vault.from_file(settings.key_file, production=settings.production)
         stored = store.accounts.add(
             owner=user, name=name, platform=platform, fields=account, sealed_secrets=vault.seal(secrets)
@@ -191,6 +196,8 @@ def _read_cloud(name: str, file: Path | None) -> _Cloud:
         "keystoneVersion": _VERSIONS.get(version, version),
     }
     account = {element: str(value) for element, value in found.items() if value}
+    if cloud.get("cacert"):
+        account |= read_bundle(Path(str(cloud["cacert"])).expanduser())
     return _Cloud(account, str(auth["password"]) if auth.get("password") else None)
 
 

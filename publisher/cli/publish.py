@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from publisher.cli import passwords
+from publisher.cli.certificates import CaBundle, read_bundle
 from publisher.cli.completion import images, users
 from publisher.cli.examples import examples
 from publisher.cli.images import ID_MAX, Format, Link, hashing
@@ -96,6 +97,7 @@ def publish(
     name: Annotated[
         str | None, typer.Option(help="The image's name in the cloud; its own by default.", rich_help_panel=TARGET)
     ] = None,
+    ca_bundle: CaBundle = None,
     format: Format = None,
     link: Link = False,
     wait: Wait = False,
@@ -108,6 +110,7 @@ def publish(
     With --wait the exit code is 0 published, 1 failed, 3 cancelled, 4 not within --timeout.
     """
     account = _given(keystoneUrl=keystone_url, glanceUrl=glance_url, login=login, keystoneVersion=keystone_version)
+    account |= read_bundle(ca_bundle) if ca_bundle else {}
     target = _given(
         keystoneDomain=domain, keystoneProject=project, tenantName=tenant, displayName=name, publishLocation=region
     ) | {"publicImage": public}
@@ -183,12 +186,13 @@ def _register(
 
 def _accept(store: Store, settings: Settings, request: PublishRequest) -> Ticket:
     """The ticket, committed; a worker is woken if the broker can be reached."""
+    from publisher.core.network import OutboundPolicy
     from publisher.core.publishing import accept, wake
     from publisher.core.queue import WakeQueue
     from publisher.core.vault import Vault
 
     vault = Vault.from_file(settings.key_file, production=settings.production)
-    ticket = accept(store, vault, request)
+    ticket = accept(store, vault, request, policy=OutboundPolicy.of(settings))
     queue = WakeQueue.open(settings)
     try:
         if not wake(store, queue, ticket.id):

@@ -119,6 +119,46 @@ def roles(
     print_table(["Role", "Entitlements"], [[role.name, ", ".join(sorted(role.entitlements))] for role in user.roles])
 
 
+@app.command(epilog=examples("users notify anna https://ci.example.com/hook", "users notify anna --off"))
+def notify(
+    login: Login,
+    url: Annotated[str | None, typer.Argument(help="Where the user is told of publications that end.")] = None,
+    off: Annotated[bool, typer.Option("--off", help="Tell the user nothing, and forget its secret.")] = False,
+    new_secret: Annotated[
+        bool, typer.Option("--new-secret", help="Make another secret to sign with, in place of the present one.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Tell a user of its publications by webhook. The secret that they are signed with is shown as it is made.
+
+    With neither a URL nor an option: show where the user is told. A secret alone, without a URL, is for requests that
+    name a URL themselves.
+    """
+    from publisher.core.network import OutboundPolicy
+    from publisher.core.notifying import subscribe
+    from publisher.core.vault import Vault
+
+    if off and (url or new_secret):
+        raise InvalidRequest("--off goes with nothing else")
+    settings = read_settings()
+    secret = None
+    with open_store(settings) as store:
+        if off:
+            store.users.set_notify(login, None, None)
+        elif url or new_secret:
+            vault = Vault.from_file(settings.key_file, production=settings.production)
+            policy = OutboundPolicy.of(settings)
+            secret = subscribe(store, vault, policy, login, url, new_secret=new_secret)
+        now = store.users.notify(login)
+    if as_json:
+        shown = {"login": login, "url": now.url, "signed": now.sealed_secret is not None}
+        print_json(shown | ({"secret": secret} if secret else {}))
+        return
+    say(f"'{login}' is told at {now.url}" if now.url else f"'{login}' is not told of its publications")
+    if secret:
+        say(f"Secret: {secret}")
+
+
 @app.command(epilog=examples("users remove anna"))
 def remove(login: Login) -> None:
     """Remove a user, with its cloud accounts, API keys and appliances.

@@ -100,6 +100,12 @@ class PermanentCloudError(CloudError):
     """The cloud refused, and will refuse again: credentials, permissions, quota, checksum."""
 
 
+class NetworkRefused(PermanentCloudError):
+    """This installation does not allow connections to that address."""
+
+    reason = Reason.NETWORK_POLICY
+
+
 class TransientCloudError(CloudError):
     """The cloud did not answer, or asked to come back later."""
 

@@ -53,7 +53,11 @@ class Settings:
         metadata={"help": "Fernet keys, one a line, the first encrypts; empty: `secret.key` in the data directory."},
     )
     production: bool = field(
-        default=False, metadata={"help": "Production mode: warns about what is only fit for a trial."}
+        default=False,
+        metadata={
+            "help": "Production mode: warns about what is only fit for a trial, and connects to no loopback,"
+            " link-local, metadata or reserved address that a caller names."
+        },
     )
     log_level: str = field(default="INFO", metadata={"help": "DEBUG, INFO, WARNING or ERROR."})
     log_format: str = field(
@@ -117,6 +121,17 @@ class Settings:
             "help": "Hosts that images may be fetched from, with commas between: `images.example.com`, `*.example.com`,"
             " `10.0.0.7:8080`, `s3://bucket`; empty: from none."
         },
+    )
+    outbound_allow: str = field(
+        default="",
+        metadata={
+            "help": "Networks (CIDR, with commas between) that callers may have connected to although production mode"
+            " would not."
+        },
+    )
+    outbound_deny: str = field(
+        default="",
+        metadata={"help": "Networks that are never connected to for a caller, in any mode, whatever else allows them."},
     )
     upload_bytes_max: int = field(default=1 << 40, metadata={"help": "Largest image that callers may send themselves."})
     metrics_token_file: Path | None = field(
@@ -198,6 +213,13 @@ class Settings:
         default=3600.0,
         metadata={"help": "What nobody needs is removed if it is seen again at least this much later."},
     )
+    notify_retry_seconds: str = field(
+        default="5,300,1800,7200,18000,36000,50400,72000,86400",
+        metadata={
+            "help": "Delays (commas between) before a webhook that failed is tried again; after the last, no more."
+        },
+    )
+    notify_timeout_seconds: float = field(default=15.0, metadata={"help": "Time-out of one try to send a webhook."})
     connect_timeout_seconds: float = field(default=10.0, metadata={"help": "Time-out of a connection to a cloud."})
     call_timeout_seconds: float = field(default=60.0, metadata={"help": "Time-out of one call to a cloud."})
     stall_seconds: float = field(

@@ -17,6 +17,7 @@ from fastapi.telemetry import TelemetryConfig
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from publisher.core import logs, tracing
+from publisher.core.network import OutboundPolicy
 from publisher.core.queue import WakeQueue
 from publisher.core.settings import Settings
 from publisher.core.store import Store
@@ -41,6 +42,7 @@ from publisher.intake.routes import (
     status,
     targets,
     users,
+    webhooks,
 )
 from publisher.intake.throttle import Throttle
 from publisher.intake.waiting import Watcher
@@ -48,7 +50,7 @@ from publisher.version import __version__
 
 
 def create_app(settings: Settings | None = None, waker: Wakers | None = None) -> FastAPI:
-    """Raises `ConfigurationError` where the database or the key is not set up."""
+    """Raises `ConfigurationError` where the database, the key or a setting is not right."""
     if settings is None:
         # This process is the intake, and its logs are ours to arrange; not so where something else makes the app.
         settings = Settings.from_environment()
@@ -92,6 +94,7 @@ def create_app(settings: Settings | None = None, waker: Wakers | None = None) ->
         waker=waker or queue,
         authenticator=Authenticator(store, settings.credential_cache_seconds, vault, throttle.sign_ins),
         throttle=throttle,
+        policy=OutboundPolicy.of(settings),
     )
     app.state.watcher = watcher
     app.state.monitoring = observed
@@ -99,6 +102,7 @@ def create_app(settings: Settings | None = None, waker: Wakers | None = None) ->
     problems.install(app)
     for module in (
         status, schema, pimages, images, registrations, downloads, appliances, accounts, targets, apikeys, users,
+        webhooks,
     ):  # fmt: skip
         app.include_router(module.router, prefix=API)
     app.include_router(openapi.router, prefix=API)

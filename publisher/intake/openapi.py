@@ -79,6 +79,7 @@ _TAGS = {
     "apikeys": "API keys",
     "target": "What can be published to",
     "appliances": "Appliances",
+    "webhook": "Webhooks",
     "users": "Users",
 }
 _HEADERS: dict[str, Json] = {

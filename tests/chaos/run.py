@@ -38,6 +38,7 @@ CALLERS = 4
 TICKETS_PER_MINUTE = 40
 FAULTS_PER_MINUTE = 20
 _ROUNDS = 6
+_UNSETTLED_SHOWN = 20
 SETTLE_SECONDS = 120.0
 """Once the faults are over, every ticket ends within this time."""
 
@@ -184,8 +185,9 @@ def _settle(service: Service, log: Log) -> tuple[float, list[str]]:
         except SQLAlchemyError as error:
             log(f"the store did not answer: {type(error).__name__}")
         pause.wait(0.1)
-    log(f"settled after {time.monotonic() - began:.2f} s; not ended: {unsettled}")
-    return time.monotonic() - began, unsettled
+    shown = unsettled[:_UNSETTLED_SHOWN] + ["…"] * (len(unsettled) > _UNSETTLED_SHOWN)
+    log(f"settled after {time.monotonic() - began:.2f} s; {len(unsettled)} had not ended: {', '.join(shown)}")
+    return time.monotonic() - began, shown
 
 
 def _told_of(ticket: Ticket) -> str:

@@ -26,6 +26,7 @@ from publisher.core.store.images import Images
 from publisher.core.store.inspection import Inspection
 from publisher.core.store.leases import Leases
 from publisher.core.store.limits import Limits
+from publisher.core.store.notifications import Notifications
 from publisher.core.store.registrations import Registrations
 from publisher.core.store.roles import Roles
 from publisher.core.store.statistics import Statistics
@@ -60,6 +61,7 @@ class Store:
         self.statistics = Statistics(engine)
         self.audit = Audit(engine)
         self.inspection = Inspection(engine, self.tickets)
+        self.notifications = Notifications(engine)
 
     @classmethod
     def open(cls, settings: Settings) -> Store:

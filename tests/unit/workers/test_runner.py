@@ -25,6 +25,7 @@ from publisher.core.errors import (
     TransientCloudError,
 )
 from publisher.core.image import Image
+from publisher.core.network import OutboundPolicy
 from publisher.core.settings import Settings
 from publisher.core.store import Store
 from publisher.core.ticket import Account, CloudRef, Phase, State, Target, Ticket
@@ -74,7 +75,7 @@ def scripted(script: Script) -> type[CloudPublisher]:
         platform: ClassVar[str] = "scripted"
 
         @classmethod
-        def connect(cls, account: Account, target: Target, timeouts: Timeouts) -> Self:
+        def connect(cls, account: Account, target: Target, timeouts: Timeouts, policy: OutboundPolicy) -> Self:
             script.secrets.append(account.secrets)
             script.step("connect")
             return cls()

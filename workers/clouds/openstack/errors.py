@@ -40,8 +40,8 @@ def translated(service: str, *, by_token: bool = False) -> Iterator[None]:
         raise answered(service, status, _words(error.message), headers, by_token=by_token) from None
     except keystone.SSLError:
         raise PermanentCloudError(
-            f"{service}: its TLS certificate is not trusted; have its authority's added to what this worker trusts"
-            " (REQUESTS_CA_BUNDLE)",
+            f"{service}: its TLS certificate is not trusted; give its authority's as caBundle, or have it added to what"
+            " this worker trusts (REQUESTS_CA_BUNDLE)",
             reason=Reason.CONFIGURATION,
         ) from None
     except (keystone.ConnectionError, keystone.DiscoveryFailure, requests.exceptions.RequestException) as error:
