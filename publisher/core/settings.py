@@ -66,6 +66,19 @@ class Settings:
     credential_cache_seconds: float = field(
         default=60.0, metadata={"help": "How long a verified password is not hashed again."}
     )
+    session_seconds: float = field(
+        default=604800.0, metadata={"help": "How long one stays signed in at the console, at most."}
+    )
+    session_idle_seconds: float = field(
+        default=28800.0,
+        metadata={
+            "help": "Who asks the console for nothing for so long is signed out; pages that are only open do not count."
+        },
+    )
+    console_streams_max: int = field(
+        default=200,
+        metadata={"help": "Pages of the console that one intake process keeps up to date at a time."},
+    )
     idempotency_seconds: float = field(
         default=86400.0, metadata={"help": "How long an `Idempotency-Key` holds after its first request."}
     )

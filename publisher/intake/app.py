@@ -15,6 +15,7 @@ from typing import Any, cast
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from publisher.console import app as console
 from publisher.core.queue import WakeQueue
 from publisher.core.settings import Settings
 from publisher.core.store import Store
@@ -51,13 +52,17 @@ def create_app(settings: Settings | None = None, waker: Wakers | None = None) ->
     watcher = Watcher(store)
     keep_signatures_out_of_logs()
 
+    def stop() -> None:
+        watcher.close()
+        streams.close()
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         _allow_connections()
         _collect_rarely()
-        with _told_to_stop(watcher.close):
+        with _told_to_stop(stop):
             yield
-        watcher.close()
+        stop()
         queue.close()
         store.close()
 
@@ -87,6 +92,7 @@ def create_app(settings: Settings | None = None, waker: Wakers | None = None) ->
         app.include_router(module.router, prefix=API)
     app.include_router(openapi.router, prefix=API)
     app.include_router(openapi.page_router)
+    streams = console.mount(app, app.state.services)
     return app
 
 

@@ -76,8 +76,13 @@ class Authenticator:
 
     def user(self, authorization: str | None) -> User:
         """The user of an `Authorization` header. Raises `NotAuthenticated`."""
-        login, password = _basic(authorization)
-        user, stored = self._store.users.signing_in(login) or (None, None)
+        return self.sign_in(*_basic(authorization))
+
+    def sign_in(self, login: str, password: str) -> User:
+        """Raises `NotAuthenticated`, after as long for a login that there is not as for one that there is."""
+        # No login has a NUL, and PostgreSQL could not be asked for one.
+        found = None if "\0" in login else self._store.users.signing_in(login)
+        user, stored = found or (None, None)
         if not self._verify(login, password, stored) or user is None:
             raise NotAuthenticated("the login or the password is wrong")
         return user
@@ -156,7 +161,6 @@ def _basic(authorization: str | None) -> tuple[str, str]:
         login, colon, password = base64.b64decode(encoded.strip(), validate=True).decode().partition(":")
     except ValueError:  # neither base64 nor ASCII, or not UTF-8
         raise NotAuthenticated("the Authorization header cannot be read") from None
-    # No login has a NUL, and PostgreSQL could not be asked for one.
     if not colon or "\0" in login:
         raise NotAuthenticated("the Authorization header cannot be read")
     return login, password

@@ -27,6 +27,7 @@ from publisher.core.store.leases import Leases
 from publisher.core.store.limits import Limits
 from publisher.core.store.registrations import Registrations
 from publisher.core.store.roles import Roles
+from publisher.core.store.sessions import Sessions
 from publisher.core.store.statistics import Statistics
 from publisher.core.store.sweeping import Sweeping
 from publisher.core.store.tickets import Tickets
@@ -56,6 +57,7 @@ class Store:
         self.fleet = Fleet(engine)
         self.statistics = Statistics(engine)
         self.audit = Audit(engine)
+        self.sessions = Sessions(engine)
 
     @classmethod
     def open(cls, settings: Settings) -> Store:

@@ -15,7 +15,7 @@ from publisher.core.errors import Conflict, InvalidRequest, NotFound
 from publisher.core.store.engine import db_now, keep_others_out, next_id, reading, writing
 from publisher.core.store.roles import ENTITLEMENTS as ENTITLEMENTS
 from publisher.core.store.roles import Role, check_entitlements, roles_named
-from publisher.core.store.tables import users
+from publisher.core.store.tables import sessions, users
 
 _hasher = PasswordHasher()
 _DUMMY_HASH = _hasher.hash("no such user")
@@ -81,11 +81,12 @@ class Users:
             raise Conflict(f"there is a user '{login}' already") from None
 
     def set_password(self, login: str, password: str) -> None:
-        """Raises `NotFound`."""
+        """Whoever is signed in with the old one is no more. Raises `NotFound`."""
         with writing(self._engine) as connection:
             change = update(users).where(users.c.login == login).values(password_hash=_hasher.hash(password))
             if connection.execute(change).rowcount != 1:
                 raise NotFound(f"there is no user '{login}'")
+            connection.execute(delete(sessions).where(sessions.c.login == login))
 
     def change_roles(
         self, login: str, *, add: frozenset[str] = frozenset(), remove: frozenset[str] = frozenset()
