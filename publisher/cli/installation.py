@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,19 +27,22 @@ class StoreUnavailable(PublisherError):
 def open_store(settings: Settings, *, check: bool = True) -> Iterator[Store]:
     """The store, closed again at the end of the block; `check` refuses tables of another version.
 
+    What is changed by way of it is in the audit log, as done at a terminal by the user of the operating system.
+
     Raises `ConfigurationError`, or `StoreUnavailable` for whatever the database cannot do, inside the block too.
     """
     # Imported here, as in the commands: `publisher --help` need not wait for it.
     from sqlalchemy.exc import SQLAlchemyError
 
     from publisher.core.store import Store
+    from publisher.core.store.audit import Actor
 
     try:
         store = Store.open(settings)
         try:
             if check:
                 store.check_schema()
-            yield store
+            yield store.acting(Actor(_system_user(), "terminal"))
         finally:
             store.close()
     except SQLAlchemyError as error:
@@ -54,6 +58,14 @@ def make_private(directory: Path, *, follow_links: bool = True) -> None:
             f"{directory} is not a directory that only you can write to; run: chmod go-w {directory}, or choose"
             " another with PUBLISHER_DATA_DIR"
         )
+
+
+def _system_user() -> str:
+    """By its number, where it has no name: what variables say anybody may set."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
 
 
 def _reason(error: SQLAlchemyError) -> str:

@@ -8,7 +8,20 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from publisher.cli import accounts, appliances, devcloud, doctor, images, publish, roles, servers, tickets, up, users
+from publisher.cli import (
+    accounts,
+    appliances,
+    audit,
+    devcloud,
+    doctor,
+    images,
+    publish,
+    roles,
+    servers,
+    tickets,
+    up,
+    users,
+)
 from publisher.cli.output import say_error
 from publisher.core.errors import ConfigurationError, Conflict, InvalidRequest, NotFound, PublisherError
 from publisher.version import __version__
@@ -66,6 +79,7 @@ app.add_typer(appliances.app, name="appliances")
 app.add_typer(users.app, name="users")
 app.add_typer(roles.app, name="roles")
 app.add_typer(accounts.app, name="accounts")
+app.add_typer(audit.app, name="audit")
 app.command()(doctor.doctor)
 app.command()(servers.serve)
 app.command()(servers.worker)

@@ -24,6 +24,20 @@ def account_uri(login: str, account_id: int) -> str:
     return f"{user_uri(login)}/accounts/{account_id}"
 
 
+def api_key_uri(login: str, key_id: int) -> str:
+    return f"{user_uri(login)}/apikeys/{key_id}"
+
+
+def role_uri(name: str) -> str:
+    """As the audit log names one; the API has none."""
+    return f"roles/{quote(name, safe='')}"
+
+
+def worker_uri(name: str) -> str:
+    """Likewise."""
+    return f"workers/{quote(name, safe='')}"
+
+
 def appliance_uri(login: str, appliance_id: int) -> str:
     return f"{user_uri(login)}/appliances/{appliance_id}"
 

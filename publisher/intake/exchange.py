@@ -20,6 +20,7 @@ from publisher.core.publishing import Sealer, Waker
 from publisher.core.registering import ImageWaker
 from publisher.core.settings import Settings
 from publisher.core.store import Store
+from publisher.core.store.audit import Actor
 from publisher.core.store.users import User
 from publisher.core.ticket import Ticket
 from publisher.intake import auth
@@ -71,6 +72,11 @@ class Caller:
     services: Services
     user: User
     form: Format
+
+    @property
+    def store(self) -> Store:
+        """The store for what the caller changes: who did so is written down with it."""
+        return self.services.store.acting(actor(self.request, self.user.login))
 
     def owner(self, login: str, entitlement: str | None) -> str:
         """Whose objects the path names. Raises `NotFound` for others', `NotAllowed` without the entitlement."""
@@ -177,6 +183,16 @@ def caller(request: Request) -> Caller:
 def signed_in(request: Request) -> User:
     """A request that names an API key stands by its signature, whatever else it has. Raises `NotAuthenticated`."""
     return signer(request) or services(request).authenticator.user(request.headers.get("authorization"))
+
+
+def address(request: Request) -> str:
+    """Where the request comes from; behind a proxy that is believed (`--proxy-headers`), what that says."""
+    return request.client.host if request.client else ""
+
+
+def actor(request: Request, login: str, door: str = "api") -> Actor:
+    """Who asks, for the audit log."""
+    return Actor(login, door, address(request) or None, getattr(request.state, "request_id", None))
 
 
 def declared_length(request: Request) -> int | None:

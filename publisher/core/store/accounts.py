@@ -10,9 +10,11 @@ from sqlalchemy.exc import IntegrityError
 
 from publisher.core.errors import Conflict, InvalidRequest, NotFound
 from publisher.core.listing import Field, Kind, Listing, Page
+from publisher.core.store.audit import note
 from publisher.core.store.engine import db_now, reading, writing
 from publisher.core.store.listing import NUMBER, Fields, select_page
 from publisher.core.store.tables import accounts
+from publisher.core.uris import account_uri
 
 _NAME_MAX = 255
 
@@ -62,7 +64,9 @@ class Accounts:
         }
         try:
             with writing(self._engine) as connection:
-                return _account(connection.execute(insert(accounts).values(row).returning(*_COLUMNS)).one())
+                added = _account(connection.execute(insert(accounts).values(row).returning(*_COLUMNS)).one())
+                note(connection, "account.create", account_uri(owner, added.id), detail=f"{platform}, {name!r}")
+                return added
         except IntegrityError:
             if self.find(owner, name=name):
                 raise _taken(name) from None
@@ -129,7 +133,11 @@ class Accounts:
                     raise _none(owner, id)
                 values["fields"] = row.fields | (fields or {})
                 changed = update(accounts).where(*mine).values(values).returning(*_COLUMNS)
-                return _account(connection.execute(changed).one())
+                account = _account(connection.execute(changed).one())
+                given = {"name": name, "secrets": sealed_secrets}
+                parts = sorted([each for each, value in given.items() if value is not None] + list(fields or {}))
+                note(connection, "account.change", account_uri(owner, id), detail=", ".join(parts))
+                return account
         except IntegrityError:
             raise _taken(name or "") from None
 
@@ -139,6 +147,7 @@ class Accounts:
             gone = delete(accounts).where(accounts.c.owner == owner, accounts.c.id == id)
             if connection.execute(gone).rowcount != 1:
                 raise _none(owner, id)
+            note(connection, "account.delete", account_uri(owner, id))
 
 
 def _checked(name: str) -> str:

@@ -9,8 +9,10 @@ from sqlalchemy import Engine, Row, delete, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from publisher.core.errors import Conflict, NotFound
+from publisher.core.store.audit import note
 from publisher.core.store.engine import db_now, reading, writing
 from publisher.core.store.tables import api_keys
+from publisher.core.uris import api_key_uri
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,9 @@ class ApiKeys:
         }
         try:
             with writing(self._engine) as connection:
-                return _api_key(connection.execute(insert(api_keys).values(row).returning(*_COLUMNS)).one())
+                added = _api_key(connection.execute(insert(api_keys).values(row).returning(*_COLUMNS)).one())
+                note(connection, "key.create", api_key_uri(owner, added.id), detail=f"{name!r}, {public_key}")
+                return added
         except IntegrityError:
             raise Conflict(f"there is no user '{owner}', or such a public key already") from None
 
@@ -68,6 +72,7 @@ class ApiKeys:
             gone = delete(api_keys).where(api_keys.c.owner == owner, api_keys.c.id == id)
             if connection.execute(gone).rowcount != 1:
                 raise _none(owner, id)
+            note(connection, "key.delete", api_key_uri(owner, id))
 
     def sealed_secret(self, public_key: str) -> tuple[str, bytes] | None:
         """The owner and the sealed secret of a key; None where there is no such key."""

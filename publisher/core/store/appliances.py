@@ -13,9 +13,11 @@ from sqlalchemy.exc import IntegrityError
 
 from publisher.core.errors import Conflict, InvalidRequest, NotFound
 from publisher.core.listing import Field, Kind, Listing, Page
+from publisher.core.store.audit import note
 from publisher.core.store.engine import db_now, reading, writing
 from publisher.core.store.listing import Fields, select_page
 from publisher.core.store.tables import appliances, images, tickets
+from publisher.core.uris import appliance_uri
 
 VERSION, DISTRIBUTION, ARCHITECTURE = "1", "unknown", "x86_64"
 """Of an appliance that nobody described."""
@@ -95,7 +97,9 @@ class Appliances:
             with writing(self._engine) as connection:
                 number = _next_id(connection, owner) if id is None else id
                 row = _row(owner, number) | texts | {"description": description}
-                return _appliance(connection.execute(insert(appliances).values(row).returning(*_COLUMNS)).one())
+                added = _appliance(connection.execute(insert(appliances).values(row).returning(*_COLUMNS)).one())
+                note(connection, "appliance.create", appliance_uri(owner, number), detail=f"{added.name!r}")
+                return added
         except IntegrityError:
             if id is not None and self.find(owner, id):
                 raise Conflict(f"{owner} has an appliance {id} already") from None
@@ -156,6 +160,7 @@ class Appliances:
                 if connection.execute(select(table.c.id).where(*theirs).limit(1)).one_or_none():
                     raise Conflict(f"appliance {id} of {owner} still has {words}; delete them first")
             connection.execute(delete(appliances).where(*mine))
+            note(connection, "appliance.delete", appliance_uri(owner, id))
 
 
 def ensure(connection: Connection, owner: str, id: int) -> None:

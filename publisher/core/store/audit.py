@@ -1,14 +1,21 @@
-"""Who did what, and from where. Entries are added and read, never changed or removed."""
+"""Who did what, and from where. Entries are added and read, never changed or removed.
+
+An entry is written by the transaction that makes the change, so that neither is there without the other. Who acts comes
+with the engine that the repositories work on (see `Store.acting`); where nobody does, in a worker, nothing is written.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import Engine, insert, select
+from sqlalchemy import Connection, Engine, insert, select
 
 from publisher.core.store.engine import db_now, reading, writing
 from publisher.core.store.tables import audit
+
+_ACTOR = "publisher_actor"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +36,7 @@ class AuditEntry:
     action: str
     """Such as `ticket.cancel`, `account.create`."""
     object: str
-    """The URI of what it was done to, as the API has it."""
+    """The URI of what it was done to, as the API has it, or would have it."""
     detail: str
 
 
@@ -39,18 +46,8 @@ class Audit:
 
     def add(self, actor: Actor, action: str, object: str, detail: str = "") -> None:
         """Write down what has been done. `detail` is for people, and never has a secret in it."""
-        row = {
-            "at": db_now(),
-            "actor": actor.login,
-            "action": action,
-            "object": object,
-            "detail": detail,
-            "door": actor.door,
-            "address": actor.address,
-            "request_id": actor.request_id,
-        }
         with writing(self._engine) as connection:
-            connection.execute(insert(audit).values(row))
+            _write(connection, [_row(actor, action, object, detail)])
 
     def latest(
         self, count: int = 100, *, before: int | None = None, actor: str | None = None, object: str | None = None
@@ -75,3 +72,31 @@ class Audit:
                 )
                 for row in connection.execute(query)
             ]
+
+
+def acting(engine: Engine, actor: Actor) -> Engine:
+    """The same engine, with its connections; what is changed by way of it is written down as done by the actor."""
+    return engine.execution_options(**{_ACTOR: actor})
+
+
+def note(connection: Connection, action: str, *objects: str, detail: str = "") -> None:
+    """Write down what the connection's transaction does, where somebody acts. `detail` never has a secret in it."""
+    actor: Actor | None = connection.get_execution_options().get(_ACTOR)
+    if actor is not None and objects:
+        _write(connection, [_row(actor, action, object, detail) for object in objects])
+
+
+def _write(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
+    connection.execute(insert(audit).values(at=db_now()), rows)
+
+
+def _row(actor: Actor, action: str, object: str, detail: str) -> dict[str, Any]:
+    return {
+        "actor": actor.login,
+        "action": action,
+        "object": object,
+        "detail": detail,
+        "door": actor.door,
+        "address": actor.address,
+        "request_id": actor.request_id,
+    }

@@ -10,9 +10,11 @@ from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from publisher.core.errors import NotFound
+from publisher.core.store.audit import note
 from publisher.core.store.engine import db_now, reading, writing
 from publisher.core.store.tables import tickets, workers
 from publisher.core.ticket import State
+from publisher.core.uris import worker_uri
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,7 @@ class Fleet:
             asked = update(workers).where(workers.c.name == name, workers.c.stopped.is_(None)).values(drain=True)
             if connection.execute(asked).rowcount != 1:
                 raise NotFound(f"there is no worker '{name}'")
+            note(connection, "worker.drain", worker_uri(name))
 
     def workers(self) -> list[WorkerStanding]:
         """Those that run, or did lately: those that were heard of last come first."""

@@ -13,10 +13,12 @@ from publisher.core.errors import Conflict, NotFound
 from publisher.core.image import Digests, Image, ImageState, formats, target_format
 from publisher.core.listing import Field, Kind, Listing, Page
 from publisher.core.store.appliances import ensure
+from publisher.core.store.audit import note
 from publisher.core.store.engine import db_now, reading, writing
 from publisher.core.store.listing import Fields, select_page
 from publisher.core.store.tables import images, tickets
 from publisher.core.ticket import FINAL
+from publisher.core.uris import image_uri
 
 _COLUMNS = [images.c[each.name] for each in fields(Image)]
 
@@ -81,6 +83,7 @@ class Images:
             with writing(self._engine) as connection:
                 ensure(connection, owner, appliance_id)
                 added = _image(connection.execute(insert(images).values(row).returning(*_COLUMNS)).one())
+                note(connection, "image.create", image_uri(owner, appliance_id, added.id), detail=f"{name!r}, {format}")
                 if id is not None and self._engine.dialect.name == "postgresql":
                     # A sequence does not see the ids that were given: move it past them.
                     connection.execute(
@@ -158,6 +161,7 @@ class Images:
             # By number: an image that was added since is none of those that were looked at.
             for image in found:
                 connection.execute(delete(images).where(images.c.id == image.id))
+            note(connection, "image.delete", *(image_uri(owner, appliance_id, image.id) for image in found))
             locations = {image.location for image in found}
             shared = set(
                 connection.execute(select(images.c.location).where(images.c.location.in_(locations))).scalars()

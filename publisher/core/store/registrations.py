@@ -16,10 +16,12 @@ from sqlalchemy.exc import IntegrityError
 from publisher.core.errors import Conflict, LeaseLost, NotFound
 from publisher.core.image import Digests, Image, ImageState
 from publisher.core.store.appliances import ensure
+from publisher.core.store.audit import note
 from publisher.core.store.engine import db_now, reading, writing
 from publisher.core.store.rows import wake_delay
 from publisher.core.store.tables import images, tickets
 from publisher.core.ticket import FINAL
+from publisher.core.uris import image_uri
 
 _COLUMNS = [images.c[each.name] for each in fields(Image)]
 _UNREAD: dict[str, Any] = {
@@ -64,7 +66,9 @@ class Registrations:
         try:
             with writing(self._engine) as connection:
                 ensure(connection, owner, appliance_id)
-                return _image(connection.execute(insert(images).values(row).returning(*_COLUMNS)).one())
+                begun = _image(connection.execute(insert(images).values(row).returning(*_COLUMNS)).one())
+                note(connection, "image.create", image_uri(owner, appliance_id, begun.id), detail=f"{name!r}, fetched")
+                return begun
         except IntegrityError:
             raise Conflict(f"there is no user '{owner}'") from None
 
@@ -87,6 +91,7 @@ class Registrations:
             needed = select(tickets.c.id).where(tickets.c.image_id == id, tickets.c.state.not_in(FINAL))
             if (ticket := connection.execute(needed.order_by(tickets.c.id).limit(1)).scalar()) is not None:
                 raise Conflict(f"image {id} is needed by ticket {ticket}, which has not ended; cancel it first")
+            note(connection, "image.generate", image_uri(owner, appliance_id, id))
             changed = update(images).where(images.c.id == id).returning(*_COLUMNS)
             return _image(
                 connection.execute(
@@ -115,6 +120,7 @@ class Registrations:
         with writing(self._engine) as connection:
             ended = update(images).where(*mine, going_on).values(state=ImageState.CANCELLED, modified=db_now())
             if connection.execute(ended).rowcount == 1:
+                note(connection, "image.cancel", image_uri(owner, appliance_id, id))
                 return
             state = connection.execute(select(images.c.state).where(*mine)).scalar()
         if state is None:

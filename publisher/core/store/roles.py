@@ -10,8 +10,10 @@ from sqlalchemy import Connection, Engine, Row, delete, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from publisher.core.errors import Conflict, InvalidRequest, NotFound
+from publisher.core.store.audit import note
 from publisher.core.store.engine import db_now, keep_others_out, next_id, reading, writing
 from publisher.core.store.tables import roles, users
+from publisher.core.uris import role_uri
 
 ENTITLEMENT_DESCRIPTIONS = {
     "image_publish": "Publish images, follow, cancel and delete their publication",
@@ -59,7 +61,9 @@ class Roles:
             with writing(self._engine) as connection:
                 keep_others_out(connection, roles)
                 row["id"] = next_id(connection, roles)
-                return _role(connection.execute(insert(roles).values(row).returning(roles)).one())
+                added = _role(connection.execute(insert(roles).values(row).returning(roles)).one())
+                note(connection, "role.create", role_uri(name), detail=", ".join(sorted(entitlements)))
+                return added
         except IntegrityError:
             raise Conflict(f"there is a role '{name}' already") from None
 
@@ -76,6 +80,7 @@ class Roles:
             everyone = connection.execute(select(users.c.login, users.c.roles).order_by(users.c.login))
             if having := [row.login for row in everyone if name in row.roles]:
                 raise Conflict(f"'{name}' is a role of {', '.join(having)}; take it from them first")
+            note(connection, "role.delete", role_uri(name))
 
 
 def check_entitlements(entitlements: Iterable[str]) -> None:

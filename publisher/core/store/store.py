@@ -17,7 +17,7 @@ from publisher.core.store import tables
 from publisher.core.store.accounts import Accounts
 from publisher.core.store.api_keys import ApiKeys
 from publisher.core.store.appliances import Appliances
-from publisher.core.store.audit import Audit
+from publisher.core.store.audit import Actor, Audit, acting
 from publisher.core.store.elections import Elections
 from publisher.core.store.engine import open_engine, reading
 from publisher.core.store.fleet import Fleet
@@ -42,6 +42,8 @@ class Store:
     def __init__(self, engine: Engine, *, wake_again_seconds: float = 5.0, limits: Limits | None = None) -> None:
         limits = limits or Limits()
         self.engine = engine
+        self._wake_again_seconds = wake_again_seconds
+        self._limits = limits
         self.tickets = Tickets(engine, wake_again_seconds=wake_again_seconds, limits=limits)
         self.leases = Leases(engine, limits)
         self.images = Images(engine)
@@ -68,6 +70,12 @@ class Store:
             user_queue=settings.user_queue_max,
         )
         return cls(open_engine(settings.database), wake_again_seconds=settings.wake_again_seconds, limits=limits)
+
+    def acting(self, actor: Actor) -> Store:
+        """The same store, for one who acts: each change made by way of it is in the audit log. Only this one is to be
+        closed."""
+        engine = acting(self.engine, actor)
+        return Store(engine, wake_again_seconds=self._wake_again_seconds, limits=self._limits)
 
     def migrate(self) -> None:
         """Bring the tables up to this version, forward only."""

@@ -351,7 +351,7 @@ audit = Table(
     # Such as `ticket.cancel`, `account.create`.
     Column("action", String(64), nullable=False),
     # The URI of what it was done to, as the API has it.
-    Column("object", String(255), nullable=False),
+    Column("object", Text, nullable=False),
     Column("detail", Text, nullable=False),
     # From where: `api`, `console` or `terminal`; the caller's address; and the request, as the logs name it.
     Column("door", String(16), nullable=False),

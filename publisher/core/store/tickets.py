@@ -11,6 +11,7 @@ from sqlalchemy import ColumnElement, Connection, Engine, and_, delete, func, in
 
 from publisher.core.errors import Conflict, NotFound
 from publisher.core.platforms import cloud_account
+from publisher.core.store.audit import note
 from publisher.core.store.engine import db_now, reading, writing
 from publisher.core.store.idempotency import IdempotencyKey, take
 from publisher.core.store.images import hold
@@ -26,9 +27,12 @@ from publisher.core.store.rows import (
 )
 from publisher.core.store.tables import history, journal, tickets, tombstones
 from publisher.core.ticket import FINAL, CloudRef, HistoryEntry, Phase, State, Ticket
+from publisher.core.uris import ticket_uri
 
 _IDS_AT_ONCE = 1000
 """In one statement: what it may name is limited."""
+
+_URI_COLUMNS = [tickets.c[name] for name in ("owner", "appliance_id", "image_id", "id")]
 
 
 class Tickets:
@@ -89,6 +93,7 @@ class Tickets:
             record(connection, ticket.id, None, State.QUEUED, Phase.WAITING, "Accepted")
             if idempotency_key is not None:
                 take(connection, idempotency_key, ticket.id)
+            note(connection, "ticket.create", _uri(ticket), detail=f"to {platform}, as {name!r}")
             return ticket
 
     def check_room(self, owner: str) -> None:
@@ -181,28 +186,22 @@ class Tickets:
 
     def _cancel_from(self, ticket: Ticket) -> bool:
         touched = any(ref.state != "gone" for ref in self.journal(ticket.id))
+        at_once = ticket.state is State.QUEUED and not touched
+        # One that no worker holds is to be taken up at once, for the clean-up.
+        values: dict[str, Any] = {"finished": db_now()} if at_once else {"wake_at": db_now(), "wakes": 0}
         with writing(self._engine) as connection:
-            if ticket.state is State.QUEUED and not touched:
-                return change(
-                    connection,
-                    ticket.id,
-                    State.QUEUED,
-                    State.CANCELLED,
-                    tickets.c.lease_token == ticket.lease_token,
-                    words="Cancelled before any upload",
-                    finished=db_now(),
-                )
-            return change(
+            cancelled = change(
                 connection,
                 ticket.id,
                 ticket.state,
-                State.CANCELLING,
+                State.CANCELLED if at_once else State.CANCELLING,
                 tickets.c.lease_token == ticket.lease_token,
-                words="Cancel requested",
-                # One that no worker holds is to be taken up at once, for the clean-up.
-                wake_at=db_now(),
-                wakes=0,
+                words="Cancelled before any upload" if at_once else "Cancel requested",
+                **values,
             )
+            if cancelled:
+                note(connection, "ticket.cancel", _uri(ticket))
+        return cancelled
 
     def retry(self, id: int) -> Ticket:
         """Queue a failed or cancelled ticket again, as new.
@@ -237,6 +236,8 @@ class Tickets:
                 wake_at=db_now() + self._wake_again_seconds,
                 wakes=0,
             )
+            if queued:
+                note(connection, "ticket.retry", _uri(ticket))
         found = self.get(id)
         if not queued or found is None:
             raise Conflict(f"ticket {id} was changed meanwhile; look at it again")
@@ -260,7 +261,9 @@ class Tickets:
         with writing(self._engine) as connection:
             ended = tickets.c.state.in_(FINAL)
             _remember(connection, tickets.c.id == id, ended)
-            if connection.execute(delete(tickets).where(tickets.c.id == id, ended)).rowcount == 1:
+            gone = delete(tickets).where(tickets.c.id == id, ended).returning(*_URI_COLUMNS)
+            if row := connection.execute(gone).one_or_none():
+                note(connection, "ticket.delete", ticket_uri(*row))
                 return
             state = connection.execute(select(tickets.c.state).where(tickets.c.id == id)).scalar()
         if state is None:
@@ -278,7 +281,8 @@ class Tickets:
             if first is not None:
                 raise Conflict(f"ticket {first} has not ended; cancel it first. None was deleted")
             _remember(connection, *theirs)
-            connection.execute(delete(tickets).where(*theirs))
+            gone = connection.execute(delete(tickets).where(*theirs).returning(*_URI_COLUMNS)).all()
+            note(connection, "ticket.delete", *(ticket_uri(*row) for row in gone))
 
     def due(self, limit: int = 100) -> Sequence[int]:
         """Tickets that no worker holds although one should: to be woken now. Oldest first."""
@@ -318,6 +322,10 @@ def _remember(connection: Connection, *which: ColumnElement[bool]) -> None:
 def _hold_image(connection: Connection, image_id: int) -> None:
     if not hold(connection, image_id):
         raise Conflict(f"image {image_id} was deleted, or is not ready any more")
+
+
+def _uri(ticket: Ticket) -> str:
+    return ticket_uri(ticket.owner, ticket.appliance_id, ticket.image_id, ticket.id)
 
 
 def _parts(ids: Collection[int]) -> Iterator[Sequence[int]]:

@@ -12,10 +12,12 @@ from sqlalchemy import Connection, Engine, Row, delete, func, insert, select, up
 from sqlalchemy.exc import IntegrityError
 
 from publisher.core.errors import Conflict, InvalidRequest, NotFound
+from publisher.core.store.audit import note
 from publisher.core.store.engine import db_now, keep_others_out, next_id, reading, writing
 from publisher.core.store.roles import ENTITLEMENTS as ENTITLEMENTS
 from publisher.core.store.roles import Role, check_entitlements, roles_named
 from publisher.core.store.tables import sessions, users
+from publisher.core.uris import user_uri
 
 _hasher = PasswordHasher()
 _DUMMY_HASH = _hasher.hash("no such user")
@@ -76,7 +78,10 @@ class Users:
                 given = _existing(connection, roles)
                 keep_others_out(connection, users)
                 row["id"] = next_id(connection, users)
-                return _user(connection.execute(insert(users).values(row).returning(users)).one(), given)
+                added = _user(connection.execute(insert(users).values(row).returning(users)).one(), given)
+                may = "everything" if administrator else ", ".join(sorted(entitlements | roles))
+                note(connection, "user.create", user_uri(login), detail=f"may: {may}")
+                return added
         except IntegrityError:
             raise Conflict(f"there is a user '{login}' already") from None
 
@@ -87,6 +92,7 @@ class Users:
             if connection.execute(change).rowcount != 1:
                 raise NotFound(f"there is no user '{login}'")
             connection.execute(delete(sessions).where(sessions.c.login == login))
+            note(connection, "user.password", user_uri(login))
 
     def change_roles(
         self, login: str, *, add: frozenset[str] = frozenset(), remove: frozenset[str] = frozenset()
@@ -105,6 +111,8 @@ class Users:
             _existing(connection, add)
             names = sorted((set(row.roles) | add) - remove)
             change = update(users).where(users.c.login == login).values(roles=names).returning(users)
+            given = [f"+{name}" for name in sorted(add)] + [f"-{name}" for name in sorted(remove)]
+            note(connection, "user.roles", user_uri(login), detail=", ".join(given))
             return _user(connection.execute(change).one(), roles_named(connection, names))
 
     def remove(self, login: str) -> None:
@@ -118,6 +126,7 @@ class Users:
                 left = select(func.count()).select_from(users).where(users.c.administrator)
                 if connection.execute(left).scalar_one() == 0:
                     raise Conflict(f"'{login}' is the last administrator")
+                note(connection, "user.delete", user_uri(login))
         except IntegrityError:
             raise Conflict(f"'{login}' still owns images") from None
 

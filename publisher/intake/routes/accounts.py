@@ -43,7 +43,7 @@ def create_account(caller: Calling, body: Body, uid: str) -> Response:
         raise InvalidRequest("is needed: the platform of the account, such as openstack", field="targetPlatform.name")
     fields, secrets = account_parts(document, platform)
     check_account(platform.name, fields, secrets)
-    store = caller.services.store.accounts
+    store = caller.store.accounts
     account = store.add(
         owner=owner,
         name=_name(document) or _free_name(store, owner, platform),
@@ -63,7 +63,7 @@ def account(caller: Calling, uid: str, caid: Id) -> Response:
 @router.put(_ACCOUNTS + "/{caid}")
 def change_account(caller: Calling, body: Body, uid: str, caid: Id) -> Response:
     owner = caller.owner(uid, _CREATE)
-    store = caller.services.store.accounts
+    store = caller.store.accounts
     present = store.get(owner, caid)
     document = caller.read(body, CRED_ACCOUNT, present.platform)
     _check_same(document, present)
@@ -88,7 +88,7 @@ def change_account(caller: Calling, body: Body, uid: str, caid: Id) -> Response:
 
 @router.delete(_ACCOUNTS + "/{caid}")
 def delete_account(caller: Calling, uid: str, caid: Id) -> Response:
-    caller.services.store.accounts.remove(caller.owner(uid, _DELETE), caid)
+    caller.store.accounts.remove(caller.owner(uid, _DELETE), caid)
     return Response(status_code=204)
 
 

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Response
 
 from publisher.core.errors import InvalidRequest
 from publisher.core.store.api_keys import ApiKey
-from publisher.core.uris import user_uri
+from publisher.core.uris import api_key_uri
 from publisher.intake.auth import API_SECRET
 from publisher.intake.exchange import Body, Calling, Id
 from publisher.intake.wire.fields import Document
@@ -42,14 +42,14 @@ def create_api_key(caller: Calling, body: Body, uid: str) -> Response:
         raise InvalidRequest(f"is needed: 1 to {_NAME_MAX} characters", field="name")
     # Both halves are ours to make. Hexadecimal digits need no encoding in a URL.
     secret = secrets.token_hex(_SECRET_BYTES)
-    key = caller.services.store.api_keys.add(
+    key = caller.store.api_keys.add(
         owner=owner,
         name=name,
         description=str(document.get("description") or ""),
         public_key=secrets.token_hex(_PUBLIC_BYTES),
         sealed_secret=caller.services.sealer.seal({API_SECRET: secret}),
     )
-    created = caller.created("apiKeyPair", _document(key) | {"secretKey": secret}, _uri(key))
+    created = caller.created("apiKeyPair", _document(key) | {"secretKey": secret}, api_key_uri(owner, key.id))
     created.headers["Cache-Control"] = "no-store"
     return created
 
@@ -62,7 +62,7 @@ def api_key(caller: Calling, uid: str, id: Id) -> Response:
 
 @router.delete(_KEYS + "/{id}")
 def delete_api_key(caller: Calling, uid: str, id: Id) -> Response:
-    caller.services.store.api_keys.remove(caller.owner(uid, _ENTITLEMENT), id)
+    caller.store.api_keys.remove(caller.owner(uid, _ENTITLEMENT), id)
     return Response(status_code=204)
 
 
@@ -76,9 +76,5 @@ def _document(key: ApiKey) -> Document:
         "name": key.name,
         "description": key.description,
         "publicKey": key.public_key,
-        "uri": _uri(key),
+        "uri": api_key_uri(key.owner, key.id),
     }
-
-
-def _uri(key: ApiKey) -> str:
-    return f"{user_uri(key.owner)}/apikeys/{key.id}"

@@ -83,14 +83,14 @@ def published_images_of_image(caller: Calling, uid: str, aid: Id, itid: Id) -> R
 @router.delete(_IMAGES + "/{itid:id}")
 def delete_image(caller: Calling, uid: str, aid: Id, itid: Id) -> Response:
     owner = caller.owner(uid, "appliance_create")
-    catalog.delete(caller.services.store, caller.services.settings.images, owner, aid, itid)
+    catalog.delete(caller.store, caller.services.settings.images, owner, aid, itid)
     return Response(status_code=204)
 
 
 @router.delete(_IMAGES)
 def delete_images(caller: Calling, uid: str, aid: Id) -> Response:
     owner = owner_of_appliance(caller, uid, aid)
-    catalog.delete(caller.services.store, caller.services.settings.images, owner, aid)
+    catalog.delete(caller.store, caller.services.settings.images, owner, aid)
     return Response(status_code=204)
 
 

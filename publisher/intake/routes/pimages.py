@@ -64,7 +64,7 @@ def statuses_of_user(caller: Calling, uid: str, img: str | None = None) -> Respo
 
 @router.delete(_APPLIANCE + "/pimages")
 def delete_published_images(caller: Calling, uid: str, aid: Id) -> Response:
-    caller.services.store.tickets.remove_all(owner_of_appliance(caller, uid, aid), aid)
+    caller.store.tickets.remove_all(owner_of_appliance(caller, uid, aid), aid)
     return Response(status_code=204)
 
 
@@ -96,7 +96,7 @@ def published_image_account(caller: Calling, uid: str, aid: Id, itid: Id, pitid:
 @router.delete(_IMAGE + "/pimages/{pitid}/cancel")
 def cancel_publication(caller: Calling, after: BackgroundTasks, uid: str, aid: Id, itid: Id, pitid: Id) -> Response:
     ticket = _ticket(caller, caller.owner(uid, "image_publish"), aid, itid, pitid)
-    cancelled = caller.services.store.tickets.request_cancel(ticket.id)
+    cancelled = caller.store.tickets.request_cancel(ticket.id)
     # A worker that is at it notices by itself. Where none is, one has to come and clean up.
     if not cancelled.final:
         after.add_task(wake, caller.services.store, caller.services.waker, ticket.id)
@@ -106,14 +106,15 @@ def cancel_publication(caller: Calling, after: BackgroundTasks, uid: str, aid: I
 @router.post(_IMAGE + "/pimages/{pitid}/retry")
 def retry_publication(caller: Calling, after: BackgroundTasks, uid: str, aid: Id, itid: Id, pitid: Id) -> Response:
     ticket = _ticket(caller, caller.owner(uid, "image_publish"), aid, itid, pitid)
-    queued = caller.services.store.tickets.retry(ticket.id)
+    queued = caller.store.tickets.retry(ticket.id)
     after.add_task(wake, caller.services.store, caller.services.waker, ticket.id)
     return _created(caller, queued, after)
 
 
 @router.delete(_IMAGE + "/pimages/{pitid}")
 def delete_published_image(caller: Calling, uid: str, aid: Id, itid: Id, pitid: Id) -> Response:
-    caller.services.store.tickets.remove(_ticket(caller, caller.owner(uid, "image_publish"), aid, itid, pitid).id)
+    ticket = _ticket(caller, caller.owner(uid, "image_publish"), aid, itid, pitid)
+    caller.store.tickets.remove(ticket.id)
     return Response(status_code=204)
 
 
@@ -139,7 +140,7 @@ def _publish(caller: Caller, body: bytes, after: BackgroundTasks, uid: str, aid:
         document = caller.read(body, "publishImage", account.platform)
     request = publish_request(document, owner=owner, appliance_id=aid, image_id=itid, stored=account)
     try:
-        ticket = accept(store, caller.services.sealer, request, key)
+        ticket = accept(caller.store, caller.services.sealer, request, key)
     except KeyTaken:
         # The same request, sent twice at a time: the other one was faster.
         same = store.idempotency_keys.ticket(key) if key else None

@@ -56,7 +56,7 @@ async def register_image(
         async for piece in _pieces(request, settings.stall_seconds):
             _check_size(incoming.size + len(piece), settings.upload_bytes_max)
             await run_in_threadpool(incoming.write, piece)
-        image = await run_in_threadpool(incoming.register, caller.services.store, owner=owner, appliance_id=aid)
+        image = await run_in_threadpool(incoming.register, caller.store, owner=owner, appliance_id=aid)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise NoRoom from None
@@ -70,7 +70,7 @@ async def register_image(
 @router.post(_IMAGES + "/{itid:id}")
 def generate_again(caller: Calling, after: BackgroundTasks, uid: str, aid: Id, itid: Id) -> Response:
     """Fetch an image again from where it was fetched. Its body, if there is one, is not looked at."""
-    store = caller.services.store
+    store = caller.store
     image = store.registrations.again(caller.owner(uid, _ENTITLEMENT), aid, itid)
     after.add_task(wake_image, store, caller.services.waker, image.id)
     return _created(caller, image, after)
@@ -78,7 +78,7 @@ def generate_again(caller: Calling, after: BackgroundTasks, uid: str, aid: Id, i
 
 @router.delete(_IMAGES + "/{itid}/status")
 def cancel_registration(caller: Calling, uid: str, aid: Id, itid: Id) -> Response:
-    caller.services.store.registrations.cancel(caller.owner(uid, _ENTITLEMENT), aid, itid)
+    caller.store.registrations.cancel(caller.owner(uid, _ENTITLEMENT), aid, itid)
     return Response(status_code=204)
 
 
@@ -89,7 +89,7 @@ def _begin(caller: Caller, after: BackgroundTasks, owner: str, aid: int, body: b
         raise InvalidRequest(f"'{uri}' is not the appliance of the request's path", field="parentUri")
     services = caller.services
     image = begin(
-        services.store,
+        caller.store,
         services.settings,
         owner=owner,
         appliance_id=aid,

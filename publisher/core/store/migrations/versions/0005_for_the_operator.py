@@ -12,6 +12,20 @@ depends_on = None
 
 _ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
+_ONLY_ADDED_TO = {
+    "sqlite": [
+        f"CREATE TRIGGER audit_no_{event} BEFORE {event} ON audit"
+        " BEGIN SELECT RAISE(ABORT, 'the audit log is only ever added to'); END"
+        for event in ("update", "delete")
+    ],
+    "postgresql": [
+        "CREATE FUNCTION audit_only_added_to() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN RAISE EXCEPTION 'the audit log is only ever added to'; END $$",
+        "CREATE TRIGGER audit_only_added_to BEFORE UPDATE OR DELETE OR TRUNCATE ON audit"
+        " FOR EACH STATEMENT EXECUTE FUNCTION audit_only_added_to()",
+    ],
+}
+
 
 def upgrade() -> None:
     op.add_column("users", sa.Column("notify_url", sa.Text()))
@@ -87,7 +101,7 @@ def upgrade() -> None:
         sa.Column("at", sa.Double(), nullable=False),
         sa.Column("actor", sa.String(length=255), nullable=False),
         sa.Column("action", sa.String(length=64), nullable=False),
-        sa.Column("object", sa.String(length=255), nullable=False),
+        sa.Column("object", sa.Text(), nullable=False),
         sa.Column("detail", sa.Text(), nullable=False),
         sa.Column("door", sa.String(length=16), nullable=False),
         sa.Column("address", sa.String(length=64)),
@@ -95,3 +109,5 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name="pk_audit"),
     )
     op.create_index("ix_audit_at", "audit", ["at"])
+    for statement in _ONLY_ADDED_TO[op.get_bind().dialect.name]:
+        op.execute(statement)

@@ -1,0 +1,96 @@
+"""Who did what over the API."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+
+from publisher.core.store.audit import Actor
+from tests.unit.intake.conftest import ACCOUNT, JSON, PASSWORDS, SECRET, Service, ticket_path
+
+ALICE = Actor("alice", "api", "testclient")
+
+
+def noted(service: Service) -> list[tuple[str, str, str]]:
+    return [(each.actor.login, each.action, each.object) for each in reversed(service.store.audit.latest(1000))]
+
+
+def test_every_change_has_an_entry(fresh: Service) -> None:
+    appliance = "users/alice/appliances/14"
+    account = json.dumps({"@type": "CredAccountOpenStack", **ACCOUNT, "name": "lab"})
+    ticket = fresh.publish()
+    path = ticket_path(ticket)
+    key = json.dumps({"name": "ci"})
+    steps: list[tuple[str, str, str | None, str, str]] = [
+        ("DELETE", f"{path}/cancel", None, "ticket.cancel", path),
+        ("POST", f"{path}/retry", None, "ticket.retry", path),
+        ("DELETE", f"{path}/cancel", None, "ticket.cancel", path),
+        ("DELETE", path, None, "ticket.delete", path),
+        ("POST", "users/alice/accounts", account, "account.create", "users/alice/accounts/1"),
+        ("PUT", "users/alice/accounts/1", account, "account.change", "users/alice/accounts/1"),
+        ("DELETE", "users/alice/accounts/1", None, "account.delete", "users/alice/accounts/1"),
+        ("POST", "users/alice/apikeys", key, "key.create", "users/alice/apikeys/1"),
+        ("DELETE", "users/alice/apikeys/1", None, "key.delete", "users/alice/apikeys/1"),
+        ("DELETE", f"{appliance}/images/21", None, "image.delete", f"{appliance}/images/21"),
+        ("DELETE", f"{appliance}/images", None, "image.delete", f"{appliance}/images/23"),
+    ]
+    expected = [("alice", "ticket.create", path)]
+    for method, target, body, action, object in steps:
+        answer = fresh.call(
+            method, target, login="alice", accept=JSON, content_type=JSON if body else None, body=(body or "").encode()
+        )
+        assert answer.status < 300, (target, answer.body)
+        expected.append(("alice", action, object))
+    assert noted(fresh) == expected
+    assert {each.actor for each in fresh.store.audit.latest(1000)} == {ALICE}
+    for entry in fresh.store.audit.latest(1000):
+        for secret in (SECRET, *PASSWORDS.values()):
+            assert secret not in repr(entry)
+
+
+def test_images_that_are_sent_and_named(fresh: Service) -> None:
+    images = "users/alice/appliances/14/images"
+    sent = fresh.post(f"{images}?name=mine", b"bytes", content_type="application/octet-stream", login="alice")
+    assert sent.status == 201
+    fresh.settings.images.joinpath("disk.raw").write_bytes(b"a disk")
+    named = fresh.post(images, json.dumps({"location": "disk.raw"}), content_type=JSON, accept=JSON, login="alice")
+    assert named.status == 201, named.body
+    uri = named.json["uri"]
+    assert fresh.call("DELETE", f"{uri}/status", login="alice").status == 204
+    assert fresh.post(uri, b"", content_type=None, login="alice").status == 201
+    actions = [action for _, action, _ in noted(fresh)]
+    assert actions == ["image.create", "image.create", "image.cancel", "image.generate"]
+
+
+def test_all_tickets_of_an_appliance_have_an_entry_each(fresh: Service) -> None:
+    paths = []
+    for _ in range(3):
+        ticket = fresh.publish()
+        fresh.store.tickets.request_cancel(ticket.id)
+        paths.append(ticket_path(ticket))
+    assert fresh.call("DELETE", "users/alice/appliances/14/pimages", login="alice").status == 204
+    deleted = [object for _, action, object in noted(fresh) if action == "ticket.delete"]
+    assert sorted(deleted) == sorted(paths)
+
+
+def test_an_administrator_is_named_by_its_own_login(fresh: Service) -> None:
+    ticket = fresh.publish()
+    assert fresh.call("DELETE", f"{ticket_path(ticket)}/cancel", login="root").status == 204
+    assert noted(fresh)[-1] == ("root", "ticket.cancel", ticket_path(ticket))
+
+
+@pytest.mark.parametrize("answered", [401, 403, 404, 409])
+def test_what_is_refused_has_none(start: Callable[..., Service], answered: int) -> None:
+    service = start()
+    ticket = service.publish()
+    before = noted(service)
+    path, options = {
+        401: (ticket_path(ticket), {"login": "alice", "password": "wrong"}),
+        403: ("users/carol/appliances/14/images/21/pimages/1", {"login": "carol"}),
+        404: (ticket_path(ticket), {"login": "bob"}),
+        409: (ticket_path(ticket), {"login": "alice"}),
+    }[answered]
+    assert service.call("DELETE", path, **options).status == answered
+    assert noted(service) == before
