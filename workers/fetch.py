@@ -19,7 +19,7 @@ from fsspec.asyn import sync
 from fsspec.callbacks import Callback
 from yarl import URL
 
-from publisher.core.errors import InvalidRequest, PermanentCloudError, PublisherError, TransientCloudError
+from publisher.core.errors import InvalidRequest, PermanentCloudError, PublisherError, Reason, TransientCloudError
 from publisher.core.locations import check_remote
 from publisher.core.settings import Settings
 
@@ -137,7 +137,8 @@ def _fetch_s3(
         files = fsspec.filesystem("s3", config_kwargs=timeouts, skip_instance_cache=True)
     except ImportError:
         raise PermanentCloudError(
-            "this worker cannot fetch from s3; install image-publisher[s3] where the workers run"
+            "this worker cannot fetch from s3; install image-publisher[s3] where the workers run",
+            reason=Reason.CONFIGURATION,
         ) from None
     bucket = urlsplit(url).hostname or ""
     with _s3_translated(bucket):
@@ -168,9 +169,13 @@ def _s3_translated(bucket: str) -> Iterator[None]:
     except OSError as error:
         raise TransientCloudError(f"{bucket} cannot be read for now: {error.strerror or 'its server failed'}") from None
     except NoCredentialsError:
-        raise PermanentCloudError("this worker has no credentials for s3; see the AWS_… variables of boto3") from None
+        raise PermanentCloudError(
+            "this worker has no credentials for s3; see the AWS_… variables of boto3", reason=Reason.CONFIGURATION
+        ) from None
     except (HTTPClientError, NotConnected) as error:
-        raise TransientCloudError(f"the connection to the server of {bucket} failed: {type(error).__name__}") from None
+        raise TransientCloudError(
+            f"the connection to the server of {bucket} failed: {type(error).__name__}", reason=Reason.CONNECTION
+        ) from None
     except BotoCoreError as error:
         raise PermanentCloudError(f"{bucket} cannot be read: {type(error).__name__}") from None
 
@@ -184,7 +189,7 @@ def _translated(host: str) -> Iterator[None]:
     except FileNotFoundError:
         raise PermanentCloudError(f"{host} has no such file") from None
     except PermissionError:
-        raise PermanentCloudError(f"{host} refuses to give the file") from None
+        raise PermanentCloudError(f"{host} refuses to give the file", reason=Reason.FORBIDDEN) from None
     except aiohttp.ClientResponseError as error:
         if error.status < 500 and error.status not in _TRANSIENT:
             raise PermanentCloudError(f"{host} answered {error.status} {error.message}") from None
@@ -196,6 +201,10 @@ def _translated(host: str) -> Iterator[None]:
     except aiohttp.InvalidURL:
         raise InvalidRequest("is not a valid URL", field="location") from None
     except TimeoutError:
-        raise TransientCloudError(f"{host} did not answer in time, or the transfer stalled") from None
+        raise TransientCloudError(
+            f"{host} did not answer in time, or the transfer stalled", reason=Reason.CONNECTION
+        ) from None
     except aiohttp.ClientError as error:
-        raise TransientCloudError(f"the connection to {host} failed: {type(error).__name__}") from None
+        raise TransientCloudError(
+            f"the connection to {host} failed: {type(error).__name__}", reason=Reason.CONNECTION
+        ) from None

@@ -9,18 +9,24 @@ import logging
 import math
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Self
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from publisher.core.errors import Cancelled, DeadlinePassed, LeaseLost, ShuttingDown
+from publisher.core.errors import Cancelled, DeadlinePassed, LeaseLost, ShuttingDown, Stopped
 from publisher.core.settings import Settings
 from publisher.core.store.leases import Claim, Leases
 from publisher.core.ticket import State
 from workers.drain import Drain
 
 logger = logging.getLogger(__name__)
+
+_SAMPLE_SECONDS = 0.5
+_SAMPLES_GROWING = 100
+"""After this many samples at that distance, they become ever more rare: an upload of a day has some 800."""
 
 
 class Lease:
@@ -39,6 +45,9 @@ class Lease:
             self._deadline = self._renewed + claim.ticket.accepted + settings.deadline_seconds - claim.now
         self._lost = False
         self._cancelled = claim.ticket.state is State.CANCELLING
+        self._uploading_since: float | None = None
+        self._sampled = 0.0
+        self._writing = threading.Lock()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._keep, name=f"lease-{claim.ticket.id}", daemon=True)
 
@@ -81,6 +90,34 @@ class Lease:
             self._lost = True
             raise LeaseLost
 
+    @contextmanager
+    def uploading(self) -> Iterator[None]:
+        """Inside, samples of the progress are kept: the first and the last value, and some hundreds between them.
+
+        Raises `LeaseLost` or `Cancelled` as it begins.
+        """
+        self._uploading_since = time.monotonic()
+        self._write(self.sent, sample=True)
+        try:
+            yield
+        finally:
+            self._uploading_since = None
+            # Whatever stops the work, or is wrong with the store, is noticed by what comes next.
+            with suppress(Stopped, SQLAlchemyError):
+                self._write(self.sent, sample=True)
+
+    def _write(self, sent: int, *, sample: bool) -> None:
+        with self._writing:
+            asked = time.monotonic()
+            self._leases.renew(self.claim, self._settings.lease_seconds, sent=sent, sample=sample)
+            self._renewed = asked
+            if sample:
+                self._sampled = asked
+
+    def _sample_due(self, now: float) -> bool:
+        since = self._uploading_since
+        return since is not None and now - self._sampled >= max(_SAMPLE_SECONDS, (now - since) / _SAMPLES_GROWING)
+
     def _keep(self) -> None:
         written = 0
         while not self._ended.wait(self._settings.progress_seconds):
@@ -92,8 +129,8 @@ class Lease:
                         self._leases.hold(self.claim, self._settings.lease_seconds)
                         self._renewed = asked
                 elif due or sent != written:
-                    self._leases.renew(self.claim, self._settings.lease_seconds, sent=sent)
-                    self._renewed, written = asked, sent
+                    self._write(sent, sample=self._sample_due(asked))
+                    written = sent
                 else:
                     self._leases.check(self.claim)
             except Cancelled:

@@ -23,6 +23,8 @@ _TERM_TURNS = 3
 """How many turns an elected reconciler may miss before another takes over."""
 
 _PURGE_SECONDS = 600.0
+_SILENT_KEPT_SECONDS = 86400.0
+"""For so long a worker is remembered after its last word."""
 
 
 class Reconciler:
@@ -62,6 +64,7 @@ class Reconciler:
             self._purge_at = time.monotonic() + _PURGE_SECONDS
             catalog.discard_old_incoming(self._image_root)
             self._store.idempotency_keys.purge(self._idempotency_seconds)
+            self._store.fleet.forget(_SILENT_KEPT_SECONDS)
 
     def turn(self) -> int:
         """Wake every ticket and every image that is due; how many. Raises `QueueUnavailable`."""

@@ -22,6 +22,7 @@ from publisher.core.errors import (
     LeaseLost,
     PermanentCloudError,
     PublisherError,
+    Reason,
     ShuttingDown,
     TransientCloudError,
 )
@@ -146,19 +147,23 @@ class Attempt:
         except TransientCloudError as error:
             return self._retry(error)
         except (PermanentCloudError, InvalidRequest, ImageFileError, ConfigurationError) as error:
-            return self._fail(str(error))
+            return self._fail(str(error), error.reason)
         except Exception as error:
             logger.exception("ticket %d: unexpected", self._ticket.id)
             return self._fail(
-                "an unexpected error in the publisher; its log tells more", f"{type(error).__name__} in the worker"
+                "an unexpected error in the publisher; its log tells more",
+                Reason.INTERNAL,
+                f"{type(error).__name__} in the worker",
             )
         return State.PUBLISHED
 
     def _publish(self) -> None:
         if self._ticket.attempt > self._settings.attempts_max:
             failed, cleaning_up, _ = (self._ticket.error or "").partition(_CLEANING_UP)
+            if cleaning_up:
+                raise PermanentCloudError(failed, reason=Reason(self._ticket.reason or Reason.INTERNAL))
             broke_off = f"given up: {self._settings.attempts_max} workers broke off while at it"
-            raise PermanentCloudError(failed if cleaning_up else broke_off)
+            raise PermanentCloudError(broke_off, reason=Reason.WORKER_LOST)
         image = self._store.images.get(self._ticket.image_id)
         if image is None:
             raise ImageFileError(f"image {self._ticket.image_id} has been deleted")
@@ -194,10 +199,13 @@ class Attempt:
             uploaded = None
         if uploaded is None or not uploaded.complete:
             self._phase(Phase.UPLOADING, f"Uploading {image.size} bytes")
-            uploaded = cloud.upload(image, ref, transfer)
+            with self._lease.uploading():
+                uploaded = cloud.upload(image, ref, transfer)
             self._phase(Phase.VERIFYING, "Comparing what the cloud received with what was registered")
             if wrong := _difference(uploaded, image, transfer):
-                raise PermanentCloudError(f"{wrong}; the image was removed from the cloud again")
+                raise PermanentCloudError(
+                    f"{wrong}; the image was removed from the cloud again", reason=Reason.INTEGRITY
+                )
         else:
             self._phase(Phase.VERIFYING, "An earlier attempt had uploaded it all: hash and size are right")
         self._lease.check()
@@ -208,14 +216,14 @@ class Attempt:
 
     def _retry(self, error: TransientCloudError) -> State:
         if self._ticket.attempt >= self._settings.attempts_max:
-            return self._fail(f"{error} (given up after {self._ticket.attempt} attempts)")
+            return self._fail(f"{error} (given up after {self._ticket.attempt} attempts)", error.reason)
         left = self._lease.seconds_left
         if left <= 0:
             return self._too_late(str(error))
         # A wait beyond the deadline ends with it.
         delay = min(retry_delay(self._settings, self._ticket.attempt, error.retry_after_seconds), left)
         logger.warning("ticket %d: %s; again in %.1f s", self._ticket.id, error, delay)
-        self._leases.retry(self._claim, delay_seconds=delay, error=str(error))
+        self._leases.retry(self._claim, delay_seconds=delay, error=str(error), reason=error.reason)
         return State.QUEUED
 
     def _too_late(self, last_error: str | None) -> State:
@@ -223,9 +231,9 @@ class Attempt:
         # It may say so already, where the clean-up had to be tried again.
         if last_error and not last_error.startswith(words):
             words += f"; the last error: {last_error}"
-        return self._fail(words)
+        return self._fail(words, Reason.DEADLINE)
 
-    def _fail(self, error: str, detail: str | None = None) -> State:
+    def _fail(self, error: str, reason: Reason, detail: str | None = None) -> State:
         """Clean up, then fail. Where the cloud cannot be reached for that, the ticket is tried again later."""
         try:
             self._clean_up(self._lease.check_wanted)
@@ -233,7 +241,8 @@ class Attempt:
             # What has failed leaves nothing behind: a cloud that is away is waited for.
             if self._ticket.attempt < self._settings.attempts_max + self._settings.clean_up_attempts:
                 delay = retry_delay(self._settings, self._ticket.attempt)
-                self._leases.retry(self._claim, delay_seconds=delay, error=f"{error}{_CLEANING_UP}{blocked}")
+                words = f"{error}{_CLEANING_UP}{blocked}"
+                self._leases.retry(self._claim, delay_seconds=delay, error=words, reason=reason)
                 return State.QUEUED
             detail = self._leftover(blocked)
         except (LeaseLost, Cancelled, SQLAlchemyError):
@@ -244,7 +253,7 @@ class Attempt:
             logger.exception("ticket %d: unexpected, while cleaning up", self._ticket.id)
             detail = self._leftover(PublisherError("an unexpected error in the worker"))
         logger.warning("ticket %d: failed: %s", self._ticket.id, error)
-        self._leases.failed(self._claim, error=error, detail=detail)
+        self._leases.failed(self._claim, error=error, detail=detail, reason=reason)
         return State.FAILED
 
     def _cancel(self) -> State:
@@ -256,7 +265,12 @@ class Attempt:
         except (PermanentCloudError, ConfigurationError) as error:
             # Trying again would not mend it: a person has to look.
             logger.warning("ticket %d: cleaning up: %s", self._ticket.id, error)
-            self._leases.not_cleaned(self._claim, error="cancelled, but not cleaned up", detail=self._leftover(error))
+            self._leases.not_cleaned(
+                self._claim,
+                error="cancelled, but not cleaned up",
+                detail=self._leftover(error),
+                reason=error.reason,
+            )
             return State.FAILED
         except Exception as error:
             logger.warning("ticket %d: cleaning up: %s", self._ticket.id, error)

@@ -8,22 +8,28 @@ import threading
 from functools import cache
 from typing import Any
 
-from celery.signals import worker_init, worker_ready
+from celery.signals import worker_init, worker_ready, worker_shutdown
 
 from publisher.core.platforms import installed
 from publisher.core.queue import PUBLISH_TASK, REGISTER_TASK, WakeQueue
 from publisher.core.store import Store
+from publisher.core.store.fleet import Member
 from publisher.core.vault import Vault
+from publisher.version import __version__
 from workers.app import app, settings
 from workers.clouds import plugin
 from workers.drain import Drain
+from workers.heartbeat import Heartbeat
 from workers.reconciler import Reconciler
 from workers.registration import Registrar
 from workers.runner import Runner
 from workers.sweeper import Sweeper
 
 drain = Drain(settings.drain_seconds)
-WORKER = f"{socket.gethostname()}-{os.getpid()}"
+HOST = socket.gethostname()
+WORKER = f"{HOST}-{os.getpid()}"
+heartbeats: list[Heartbeat] = []
+"""Of this process; one, once it is ready."""
 
 
 @cache
@@ -73,9 +79,18 @@ def _prepare(**_: Any) -> None:
 
 
 @worker_ready.connect  # type: ignore[untyped-decorator]
-def _reconcile(**_: Any) -> None:
+def _ready(sender: Any, **_: Any) -> None:
     drain.listen()
+    member = Member(WORKER, HOST, os.getpid(), sender.hostname, __version__, settings.worker_concurrency)
+    heartbeats.append(Heartbeat(store().fleet, member, settings.heartbeat_seconds, drain))
+    heartbeats[-1].start()
     reconciler = Reconciler(store(), WakeQueue.open(settings), settings, holder=WORKER, stop=drain.begun)
     threading.Thread(target=reconciler.run, name="reconciler", daemon=True).start()
     sweeper = Sweeper(store(), vault(), settings, worker=WORKER, stop=drain.begun)
     threading.Thread(target=sweeper.run, name="sweeper", daemon=True).start()
+
+
+@worker_shutdown.connect  # type: ignore[untyped-decorator]
+def _ended(**_: Any) -> None:
+    for each in heartbeats:
+        each.stop()

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from publisher.core.errors import ImageFileError, InvalidRequest, PermanentCloudError, TransientCloudError
+from publisher.core.errors import ImageFileError, InvalidRequest, PermanentCloudError, Reason, TransientCloudError
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -284,13 +284,16 @@ def _translated(error: BaseException, where: str) -> BaseException:
     if isinstance(error, ssl.SSLCertVerificationError):
         return PermanentCloudError(
             f"the TLS certificate of {where} is not trusted ({error.verify_message}); have its authority's added to"
-            " what this worker trusts (REQUESTS_CA_BUNDLE)"
+            " what this worker trusts (REQUESTS_CA_BUNDLE)",
+            reason=Reason.CONFIGURATION,
         )
     if isinstance(error, http.client.HTTPException):
-        return TransientCloudError(f"the connection to {where} failed: it was closed without an answer")
+        return TransientCloudError(
+            f"the connection to {where} failed: it was closed without an answer", reason=Reason.CONNECTION
+        )
     if isinstance(error, OSError):
-        reason = str(error.args[-1]) if error.args else type(error).__name__
-        return TransientCloudError(f"the connection to {where} failed: {reason}")
+        words = str(error.args[-1]) if error.args else type(error).__name__
+        return TransientCloudError(f"the connection to {where} failed: {words}", reason=Reason.CONNECTION)
     return error
 
 

@@ -14,6 +14,7 @@ from publisher.cli import (
     audit,
     devcloud,
     doctor,
+    fleet,
     images,
     publish,
     roles,
@@ -80,6 +81,7 @@ app.add_typer(users.app, name="users")
 app.add_typer(roles.app, name="roles")
 app.add_typer(accounts.app, name="accounts")
 app.add_typer(audit.app, name="audit")
+app.add_typer(fleet.app, name="fleet")
 app.command()(doctor.doctor)
 app.command()(servers.serve)
 app.command()(servers.worker)

@@ -39,8 +39,11 @@ class PublisherError(Exception):
 
     reason: Reason = Reason.INTERNAL
 
-    def __init__(self, message: str | None = None) -> None:
+    def __init__(self, message: str | None = None, *, reason: Reason | None = None) -> None:
+        """`reason` where it is another than that of the class."""
         super().__init__(message or (type(self).__doc__ or "").strip().splitlines()[0])
+        if reason is not None:
+            self.reason = reason
 
 
 # What a caller asked for ---------------------------------------------
@@ -48,6 +51,8 @@ class PublisherError(Exception):
 
 class InvalidRequest(PublisherError):
     """The request is not valid."""
+
+    reason = Reason.REQUEST
 
     def __init__(self, message: str | None = None, *, field: str | None = None) -> None:
         """`field` is the path of the element at fault ("credAccount.port"); the message then begins with it."""
@@ -83,6 +88,8 @@ class TooMany(PublisherError):
 class CloudError(PublisherError):
     """The cloud could not do what was asked."""
 
+    reason = Reason.REFUSED
+
 
 class PermanentCloudError(CloudError):
     """The cloud refused, and will refuse again: credentials, permissions, quota, checksum."""
@@ -91,14 +98,20 @@ class PermanentCloudError(CloudError):
 class TransientCloudError(CloudError):
     """The cloud did not answer, or asked to come back later."""
 
-    def __init__(self, message: str | None = None, *, retry_after_seconds: float | None = None) -> None:
+    reason = Reason.UNAVAILABLE
+
+    def __init__(
+        self, message: str | None = None, *, retry_after_seconds: float | None = None, reason: Reason | None = None
+    ) -> None:
         """`retry_after_seconds` is what the cloud itself asked for, where it did."""
-        super().__init__(message)
+        super().__init__(message, reason=reason)
         self.retry_after_seconds = retry_after_seconds
 
 
 class ImageFileError(PublisherError):
     """The generated image's file is missing, or is no longer what was registered."""
+
+    reason = Reason.IMAGE_FILE
 
 
 # What makes a worker stop ---------------------------------------------
@@ -115,9 +128,13 @@ class Cancelled(Stopped):
 class LeaseLost(Stopped):
     """Another worker has taken the ticket over; nothing may be written any more."""
 
+    reason = Reason.WORKER_LOST
+
 
 class DeadlinePassed(Stopped):
     """The time that the ticket had to be published in is over."""
+
+    reason = Reason.DEADLINE
 
 
 class ShuttingDown(Stopped):
@@ -129,6 +146,8 @@ class ShuttingDown(Stopped):
 
 class ConfigurationError(PublisherError):
     """The installation is not set up correctly."""
+
+    reason = Reason.CONFIGURATION
 
 
 class QueueUnavailable(PublisherError):

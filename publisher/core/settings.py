@@ -118,6 +118,12 @@ class Settings:
             "help": "How long a worker that is asked to stop goes on with its uploads before it hands them back."
         },
     )
+    heartbeat_seconds: float = field(
+        default=5.0,
+        metadata={
+            "help": "How often a worker says that it lives; after four times that without a word it counts as dead."
+        },
+    )
     lease_seconds: float = field(
         default=45.0,
         metadata={"help": "A worker that has not renewed its lease for this long has lost the ticket."},
@@ -201,6 +207,11 @@ class Settings:
             return socket
         digest = hashlib.sha256(os.fsencode(socket)).hexdigest()[:16]
         return Path(tempfile.gettempdir()) / f"image-publisher-{os.getuid()}-{digest}" / "redis.sock"
+
+    @property
+    def silent_seconds(self) -> float:
+        """A worker of whom nothing was heard for so long counts as dead."""
+        return 4 * self.heartbeat_seconds
 
     @property
     def images(self) -> Path:

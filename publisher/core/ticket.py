@@ -137,6 +137,12 @@ class Ticket:
     """When `progress.sent` last grew in this attempt; None while nothing was sent."""
     accepted: float = 0.0
     """When it was made, or last tried again by its owner."""
+    reason: str | None = None
+    """Why it failed, or is to be tried again: one of `publisher.core.errors.Reason`."""
+    request_id: str | None = None
+    """The request that made it, as the logs name it."""
+    traceparent: str | None = None
+    """The trace that the request belongs to (W3C Trace Context)."""
 
     @property
     def final(self) -> bool:
@@ -192,6 +198,16 @@ class Ticket:
             return None
         elapsed = max(self.progressed - self.started, 1e-3)
         return self.progressed + (self.progress.total - self.progress.sent) * elapsed / self.progress.sent
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """How much of the image had been sent at a moment of an attempt. One that was handed back, and does not count,
+    has the number of the next: there `sent` begins anew."""
+
+    attempt: int
+    at: float
+    sent: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Self
 
-from publisher.core.errors import PermanentCloudError, TransientCloudError
+from publisher.core.errors import PermanentCloudError, Reason, TransientCloudError
 from publisher.core.image import Image
 from publisher.core.ticket import Account, Target
 from workers.clouds.base import CloudImage, CloudPublisher, Tagged, TicketRef, Timeouts
@@ -54,7 +54,9 @@ class MemoryPublisher(CloudPublisher):
     def connect(cls, account: Account, target: Target, timeouts: Timeouts) -> Self:
         login = str(account.fields.get("login", ""))
         if login == "refuse" or account.secrets.get("password") == "wrong":
-            raise PermanentCloudError("the memory cloud refused the login; check login and password")
+            raise PermanentCloudError(
+                "the memory cloud refused the login; check login and password", reason=Reason.CREDENTIALS
+            )
         return cls(login, str(target.fields.get("displayName", "")))
 
     def check(self, image: Image) -> None:
@@ -83,7 +85,7 @@ class MemoryPublisher(CloudPublisher):
             size += len(chunk)
             if self._login == "flaky" and ticket.uid not in CLOUD.broken_off and size * 2 >= transfer.size:
                 CLOUD.broken_off.add(ticket.uid)
-                raise TransientCloudError("the memory cloud broke the upload off")
+                raise TransientCloudError("the memory cloud broke the upload off", reason=Reason.CONNECTION)
         with CLOUD.lock:
             stored = CLOUD.images[cloud_id]
             stored.size, stored.sha256 = size, received.hexdigest()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 from sqlalchemy import Engine, case, delete, select, update
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
@@ -29,6 +30,14 @@ class Member:
     concurrency: int
 
 
+class WorkerState(StrEnum):
+    ALIVE = "alive"
+    DRAINING = "draining"
+    SILENT = "silent"
+    """Nothing was heard of it for too long: killed, paused, or cut off from the store."""
+    STOPPED = "stopped"
+
+
 @dataclass(frozen=True, slots=True)
 class WorkerStanding:
     """A worker, as the store knows it. Times are seconds since the epoch, by the database's clock."""
@@ -38,7 +47,7 @@ class WorkerStanding:
     silent_seconds: float
     """Since it last said that it lives."""
     drain: bool
-    """It was asked to take nothing new, and to end."""
+    """It takes nothing new, and ends: it was asked to, here or by a signal."""
     stopped: float | None
     """When it ended, where it said so."""
     ticket_ids: Sequence[int]
@@ -47,14 +56,29 @@ class WorkerStanding:
     def alive(self, within_seconds: float) -> bool:
         return self.stopped is None and self.silent_seconds <= within_seconds
 
+    def state(self, silent_seconds: float) -> WorkerState:
+        """One that was silent for longer than so counts as dead."""
+        if self.stopped is not None:
+            return WorkerState.STOPPED
+        if not self.alive(silent_seconds):
+            return WorkerState.SILENT
+        return WorkerState.DRAINING if self.drain else WorkerState.ALIVE
+
 
 class Fleet:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._insert = postgresql_insert if engine.dialect.name == "postgresql" else sqlite_insert
 
-    def beat(self, member: Member) -> bool:
-        """Say that a worker lives; whether it was asked to drain."""
+    def join(self, member: Member) -> None:
+        """Say that a worker has begun. What was known of an earlier one of that name, as of a container that was
+        started again, holds no longer."""
+        with writing(self._engine, durable=False) as connection:
+            connection.execute(delete(workers).where(workers.c.name == member.name))
+        self.beat(member)
+
+    def beat(self, member: Member, *, draining: bool = False) -> bool:
+        """Say that a worker lives, and whether it is `draining` by itself; whether it was asked to drain."""
         row = {
             "name": member.name,
             "host": member.host,
@@ -63,10 +87,9 @@ class Fleet:
             "version": member.version,
             "concurrency": member.concurrency,
         }
-        insert = self._insert(workers).values(row | {"started": db_now(), "seen": db_now()})
-        said = insert.on_conflict_do_update(
-            index_elements=[workers.c.name], set_={"seen": db_now(), "stopped": None}
-        ).returning(workers.c.drain)
+        insert = self._insert(workers).values(row | {"started": db_now(), "seen": db_now(), "drain": draining})
+        heard = {"seen": db_now(), "stopped": None} | ({"drain": True} if draining else {})
+        said = insert.on_conflict_do_update(index_elements=[workers.c.name], set_=heard).returning(workers.c.drain)
         with writing(self._engine, durable=False) as connection:
             return bool(connection.execute(said).scalar_one())
 

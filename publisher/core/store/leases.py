@@ -15,11 +15,11 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Engine, case, insert, select, update
 
-from publisher.core.errors import Cancelled, LeaseLost
+from publisher.core.errors import Cancelled, LeaseLost, Reason
 from publisher.core.store.engine import db_now, reading, writing
 from publisher.core.store.limits import Limits, Places
 from publisher.core.store.rows import TICKET_COLUMNS, change, record, ticket_of
-from publisher.core.store.tables import journal, tickets
+from publisher.core.store.tables import journal, samples, tickets
 from publisher.core.ticket import CloudRef, Phase, State, Ticket
 
 
@@ -96,13 +96,18 @@ class Leases:
         with writing(self._engine, durable=False) as connection:
             return self._places.next(connection, claim.cloud_account, claim.ticket.owner)
 
-    def renew(self, claim: Claim, lease_seconds: float, *, sent: int) -> None:
-        """Write the progress and renew the lease. Raises `Cancelled` or `LeaseLost`."""
+    def renew(self, claim: Claim, lease_seconds: float, *, sent: int, sample: bool = False) -> None:
+        """Write the progress and renew the lease; a `sample` of the progress is kept. Raises `Cancelled` or
+        `LeaseLost`."""
         until = db_now() + lease_seconds
         with writing(self._engine, durable=False) as connection:
             # To renew the lease alone, where nothing more was sent, changes nothing that callers see.
             progressed = case((tickets.c.sent != sent, db_now()), else_=tickets.c.progressed)
             self._update(connection, claim, sent=sent, progressed=progressed, lease_until=until, wake_at=until)
+            if sample:
+                ticket = claim.ticket
+                row = {"ticket_id": ticket.id, "attempt": ticket.attempt, "at": db_now(), "sent": sent}
+                connection.execute(insert(samples).values(row))
 
     def hold(self, claim: Claim, lease_seconds: float) -> None:
         """Renew the lease, of a ticket that is being cancelled, too. Raises `LeaseLost`."""
@@ -173,14 +178,14 @@ class Leases:
             sent=tickets.c.total,
             error=None,
             error_detail=None,
+            reason=None,
             # Nobody needs them any more.
             sealed_secrets=None,
         )
 
-    def failed(self, claim: Claim, *, error: str, detail: str | None = None) -> None:
+    def failed(self, claim: Claim, *, error: str, detail: str | None = None, reason: Reason = Reason.INTERNAL) -> None:
         """Raises `Cancelled` or `LeaseLost`."""
-        words = f"Failed: {error}"
-        self._end(claim, State.PUBLISHING, State.FAILED, words=words, error=error, error_detail=detail)
+        self._fail(claim, State.PUBLISHING, error, detail, reason)
 
     def cancelled(self, claim: Claim) -> None:
         """Raises `LeaseLost`."""
@@ -192,14 +197,14 @@ class Leases:
             cloud_id=None,
         )
 
-    def not_cleaned(self, claim: Claim, *, error: str, detail: str) -> None:
+    def not_cleaned(self, claim: Claim, *, error: str, detail: str, reason: Reason = Reason.INTERNAL) -> None:
         """End a ticket that is being cancelled, but whose remains in the cloud stay. Raises `LeaseLost`."""
-        words = f"Failed: {error}"
-        self._end(claim, State.CANCELLING, State.FAILED, words=words, error=error, error_detail=detail)
+        self._fail(claim, State.CANCELLING, error, detail, reason)
 
-    def retry(self, claim: Claim, *, delay_seconds: float, error: str) -> None:
+    def retry(self, claim: Claim, *, delay_seconds: float, error: str, reason: Reason = Reason.UNAVAILABLE) -> None:
         """Hand the ticket back, to be tried again after a while. Raises `Cancelled` or `LeaseLost`."""
-        self._requeue(claim, f"To be tried again in {delay_seconds:.0f} s: {error}", delay_seconds, error=error)
+        words = f"To be tried again in {delay_seconds:.0f} s: {error}"
+        self._requeue(claim, words, delay_seconds, error=error, reason=reason)
 
     def release(self, claim: Claim, words: str) -> None:
         """Hand the ticket back at once; the attempt does not count. Raises `Cancelled` or `LeaseLost`."""
@@ -208,6 +213,17 @@ class Leases:
     def hand_over(self, claim: Claim, *, delay_seconds: float = 0.0) -> None:
         """Leave a ticket that is being cancelled to whoever takes it up, after a while. Raises `LeaseLost`."""
         self._give(claim, delay_seconds)
+
+    def _fail(self, claim: Claim, from_state: State, error: str, detail: str | None, reason: Reason) -> None:
+        self._end(
+            claim,
+            from_state,
+            State.FAILED,
+            words=f"Failed: {error}",
+            error=error,
+            error_detail=detail,
+            reason=reason,
+        )
 
     def _give(self, claim: Claim, seconds: float) -> None:
         until = db_now() + seconds

@@ -25,8 +25,8 @@ from publisher.core.store.rows import (
     ticket_of,
     wake_delay,
 )
-from publisher.core.store.tables import history, journal, tickets, tombstones
-from publisher.core.ticket import FINAL, CloudRef, HistoryEntry, Phase, State, Ticket
+from publisher.core.store.tables import history, journal, samples, tickets, tombstones
+from publisher.core.ticket import FINAL, CloudRef, HistoryEntry, Phase, Sample, State, Ticket
 from publisher.core.uris import ticket_uri
 
 _IDS_AT_ONCE = 1000
@@ -55,6 +55,8 @@ class Tickets:
         name: str,
         account_id: int | None = None,
         idempotency_key: IdempotencyKey | None = None,
+        request_id: str | None = None,
+        traceparent: str | None = None,
     ) -> Ticket:
         """Commit a queued ticket. The caller then wakes a worker; if it does not, the reconciler will.
 
@@ -86,6 +88,8 @@ class Tickets:
             "lease_until": 0.0,
             "wake_at": db_now() + self._wake_again_seconds,
             "wakes": 0,
+            "request_id": request_id,
+            "traceparent": traceparent,
         }
         with writing(self._engine) as connection:
             _hold_image(connection, image_id)
@@ -153,6 +157,12 @@ class Tickets:
                 )
                 for row in connection.execute(query)
             ]
+
+    def samples(self, id: int) -> Sequence[Sample]:
+        """How its uploads went on, oldest first."""
+        query = select(samples.c.attempt, samples.c.at, samples.c.sent).where(samples.c.ticket_id == id)
+        with reading(self._engine) as connection:
+            return [Sample(*row) for row in connection.execute(query.order_by(samples.c.id))]
 
     def journal(self, id: int) -> Sequence[CloudRef]:
         """The cloud objects that the ticket has, or may have, made; oldest first."""
@@ -228,6 +238,7 @@ class Tickets:
                 attempt=0,
                 error=None,
                 error_detail=None,
+                reason=None,
                 started=None,
                 finished=None,
                 accepted=db_now(),
@@ -237,6 +248,8 @@ class Tickets:
                 wakes=0,
             )
             if queued:
+                # The attempts are counted anew.
+                connection.execute(delete(samples).where(samples.c.ticket_id == id))
                 note(connection, "ticket.retry", _uri(ticket))
         found = self.get(id)
         if not queued or found is None:

@@ -20,6 +20,8 @@ from publisher.core.errors import (
     InvalidRequest,
     LeaseLost,
     PermanentCloudError,
+    PublisherError,
+    Reason,
     TransientCloudError,
 )
 from publisher.core.image import Image
@@ -255,6 +257,7 @@ def test_a_refused_login_fails(sqlite_store: Store, image: Image, runner: Runner
     ticket = add_ticket(sqlite_store, image_id=image.id, sealed_secrets=vault.seal({"password": "wrong"}))
     assert runner.run(ticket.id) is State.FAILED
     assert "check login and password" in (current(sqlite_store, ticket).error or "")
+    assert current(sqlite_store, ticket).reason == Reason.CREDENTIALS
 
 
 @pytest.mark.parametrize("state", ["published", "held", "waiting", "unknown"])
@@ -293,25 +296,50 @@ def test_progress_is_seen_while_it_uploads(sqlite_store: Store, ticket: Ticket, 
     assert seen == [0, 1 << 20, 2 << 20]
 
 
+def test_samples_of_an_upload_hold_its_first_and_last_bytes(
+    sqlite_store: Store, ticket: Ticket, image: Image, runner: Runner, script: Script
+) -> None:
+    script.fail("finish", TransientCloudError("away"))
+    assert runner.run(ticket.id) is State.QUEUED
+    first, last = sqlite_store.tickets.samples(ticket.id)
+    assert (first.attempt, first.sent, last.sent) == (1, 0, image.size)
+    assert first.at <= last.at
+    assert [each.sent for each in sqlite_store.tickets.samples(ticket.id)] == [0, image.size]
+
+
+def test_samples_of_an_upload_that_breaks_off_tell_how_far_it_came(
+    sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script
+) -> None:
+    def halfway() -> None:
+        if script.asked.count("chunk") == 2:
+            raise TransientCloudError("reset", reason=Reason.CONNECTION)
+
+    script.on["chunk"] = halfway
+    assert runner.run(ticket.id) is State.QUEUED
+    assert current(sqlite_store, ticket).reason == Reason.CONNECTION
+    assert [each.sent for each in sqlite_store.tickets.samples(ticket.id)] == [0, 1 << 20]
+
+
 # Errors ---------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "error",
     [
-        PermanentCloudError("the quota of project p is used up; free some"),
+        PermanentCloudError("the quota of project p is used up; free some", reason=Reason.QUOTA),
         InvalidRequest("no such project", field="tenantName"),
         ConfigurationError("no plugin"),
     ],
 )
 @pytest.mark.parametrize("step", ["connect", "check", "find", "upload", "created", "chunk", "finish"])
 def test_a_permanent_error_fails_and_cleans_up(
-    sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script, error: Exception, step: str
+    sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script, error: PublisherError, step: str
 ) -> None:
     script.fail(step, error)
     assert runner.run(ticket.id) is State.FAILED
     now = current(sqlite_store, ticket)
     assert (now.state, now.error, now.error_detail) == (State.FAILED, str(error), None)
+    assert now.reason == error.reason
     assert script.images == {}
     assert set(cloud_ids(sqlite_store, ticket)) <= {"gone"}
     assert sqlite_store.tickets.due() == []
@@ -325,12 +353,13 @@ def test_a_transient_error_waits_then_publishes(
     now = current(sqlite_store, ticket)
     assert now.error == "the connection to glance:9292 failed: reset"
     assert 6 <= now.not_before - now.modified <= 10.1
+    assert now.reason == Reason.UNAVAILABLE
     assert len(script.images) == 1, "what was made is adopted by the next attempt"
     assert runner.run(ticket.id) is None
     due_now(sqlite_store, ticket)
     script.on.clear()
     assert runner.run(ticket.id) is State.PUBLISHED
-    assert current(sqlite_store, ticket).attempt == 2
+    assert (current(sqlite_store, ticket).attempt, current(sqlite_store, ticket).reason) == (2, None)
     assert len(script.images) == 1
     assert cloud_ids(sqlite_store, ticket) == ["present"]
 
@@ -360,6 +389,7 @@ def test_a_ticket_that_kills_its_workers_comes_to_an_end(
         put_back(sqlite_store, ticket, lease_until=1)
     assert runner.run(ticket.id) is State.FAILED
     assert current(sqlite_store, ticket).error == "given up: 3 workers broke off while at it"
+    assert current(sqlite_store, ticket).reason == Reason.WORKER_LOST
 
 
 @pytest.mark.parametrize("step", ["connect", "find", "chunk", "finish"])
@@ -370,6 +400,7 @@ def test_an_unknown_exception_fails_and_its_text_stays_here(
     assert runner.run(ticket.id) is State.FAILED
     now = current(sqlite_store, ticket)
     assert now.error == "an unexpected error in the publisher; its log tells more"
+    assert now.reason == Reason.INTERNAL
     assert "10.9.8.7" not in f"{now} {words(sqlite_store, ticket)}"
     assert script.images == {}
 
@@ -381,7 +412,7 @@ def test_a_failure_whose_clean_up_fails_for_now(
     for _ in range(attempts):
         sqlite_store.leases.claim(ticket.id, "doomed", 60)
         put_back(sqlite_store, ticket, lease_until=1)
-    script.fail("finish", PermanentCloudError("forbidden"))
+    script.fail("finish", PermanentCloudError("forbidden", reason=Reason.FORBIDDEN))
     script.fail("delete", TransientCloudError("Glance is away"))
     assert runner.run(ticket.id) is State.QUEUED
     assert current(sqlite_store, ticket).error == "forbidden; cleaning up: Glance is away"
@@ -395,6 +426,7 @@ def test_a_failure_whose_clean_up_fails_for_now(
         assert runner.run(ticket.id) is State.FAILED
         now = current(sqlite_store, ticket)
         assert (now.error, now.error_detail, script.images) == ("forbidden", None, {})
+        assert now.reason == Reason.FORBIDDEN, "not why it could not be cleaned up"
 
 
 def test_a_clean_up_is_given_up_in_the_end(sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script) -> None:
@@ -434,6 +466,7 @@ def test_secrets_that_no_key_opens(
     stranger = Runner(sqlite_store, Vault.from_file(tmp_path / "other" / "key"), settings, worker="b")
     assert stranger.run(ticket.id) is State.FAILED
     assert "same secret key file" in (current(sqlite_store, ticket).error or "")
+    assert current(sqlite_store, ticket).reason == Reason.CONFIGURATION
 
 
 @pytest.mark.parametrize("attempt", [1, 2, 3, 4, 10, 1000])
@@ -458,6 +491,7 @@ def test_a_deadline_that_passes_ends_the_work_with_a_clean_cloud(
     assert Runner(sqlite_store, vault, settings, worker="a").run(ticket.id) is State.FAILED
     now = current(sqlite_store, ticket)
     assert now.error == "given up: not published within 0.5 s of its acceptance"
+    assert now.reason == Reason.DEADLINE
     assert script.images == {}
     assert "finish" not in script.asked
 
@@ -474,7 +508,7 @@ def test_a_ticket_that_waited_past_its_deadline_fails_without_a_call(
         "given up: not published within 24 h of its acceptance; the last error: Keystone is away"
     )
     assert script.asked == []
-    sqlite_store.tickets.retry(ticket.id)
+    assert sqlite_store.tickets.retry(ticket.id).reason is None
     script.on.clear()
     assert runner.run(ticket.id) is State.PUBLISHED, "its owner gave it another day"
 
@@ -581,6 +615,7 @@ def test_what_arrived_wrong_is_removed(
     script.received = lambda image: dataclasses.replace(image, **received)
     assert runner.run(ticket.id) is State.FAILED
     assert current(sqlite_store, ticket).error == f"{error}; the image was removed from the cloud again"
+    assert current(sqlite_store, ticket).reason == Reason.INTEGRITY
     assert script.images == {}
     assert cloud_ids(sqlite_store, ticket) == ["gone"]
     assert "finish" not in script.asked

@@ -12,9 +12,15 @@ import glanceclient.exc
 import requests.exceptions
 from keystoneauth1 import exceptions as keystone
 
-from publisher.core.errors import CloudError, PermanentCloudError, TransientCloudError
+from publisher.core.errors import CloudError, PermanentCloudError, Reason, TransientCloudError
 
 _TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
+_REASONS = {
+    401: Reason.CREDENTIALS,
+    403: Reason.FORBIDDEN,
+    413: Reason.QUOTA,
+    507: Reason.QUOTA,
+}
 _WORDS_MAX = 300
 _TAG = re.compile(r"<[^>]*>")
 _CREDENTIAL_LIKE = re.compile(r"(?i)\b(x-auth-token|x-subject-token|password|token)\b\s*[=:]\s*\S+")
@@ -31,12 +37,13 @@ def translated(service: str) -> Iterator[None]:
     except keystone.SSLError:
         raise PermanentCloudError(
             f"{service}: its TLS certificate is not trusted; have its authority's added to what this worker trusts"
-            " (REQUESTS_CA_BUNDLE)"
+            " (REQUESTS_CA_BUNDLE)",
+            reason=Reason.CONFIGURATION,
         ) from None
     except (keystone.ConnectionError, keystone.DiscoveryFailure, requests.exceptions.RequestException) as error:
-        raise TransientCloudError(f"{service} does not answer: {_kind(error)}") from None
+        raise TransientCloudError(f"{service} does not answer: {_kind(error)}", reason=Reason.CONNECTION) from None
     except (glanceclient.exc.CommunicationError, glanceclient.exc.InvalidEndpoint) as error:
-        raise TransientCloudError(f"{service} does not answer: {_kind(error)}") from None
+        raise TransientCloudError(f"{service} does not answer: {_kind(error)}", reason=Reason.CONNECTION) from None
     except glanceclient.exc.HTTPException as error:
         code = error.code if isinstance(error.code, int) else 500
         raise answered(service, code, _words(error.details)) from None
@@ -54,7 +61,7 @@ def answered(service: str, status: int, words: str, headers: Mapping[str, str] |
         403: "the login may not do this in this project",
         413: "the image is larger than the quota or the space that is left; make room or ask for more",
     }.get(status)
-    return PermanentCloudError(f"{said} ({advice})" if advice else said)
+    return PermanentCloudError(f"{said} ({advice})" if advice else said, reason=_REASONS.get(status))
 
 
 def words_of(body: bytes) -> str:

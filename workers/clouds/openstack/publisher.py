@@ -21,7 +21,7 @@ from glanceclient.exc import HTTPConflict, HTTPForbidden, HTTPNotFound, HTTPOver
 from glanceclient.v2.client import Client
 from keystoneauth1.session import Session
 
-from publisher.core.errors import CloudError, InvalidRequest, PermanentCloudError, TransientCloudError
+from publisher.core.errors import CloudError, InvalidRequest, PermanentCloudError, Reason, TransientCloudError
 from publisher.core.image import DISK_FORMATS, Image
 from publisher.core.platforms import NAME_LENGTH_MAX
 from publisher.core.ticket import Account, Target
@@ -169,7 +169,8 @@ class OpenStackPublisher(CloudPublisher):
                         raise
                     raise PermanentCloudError(
                         "publicImage: this cloud's policy forbids the login to make images public; publish with false,"
-                        " and have an administrator share it"
+                        " and have an administrator share it",
+                        reason=Reason.FORBIDDEN,
                     ) from None
                 except HTTPConflict:
                     # An earlier request, whose answer was lost, has made it; or it was, and is deleted again.

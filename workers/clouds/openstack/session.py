@@ -11,7 +11,7 @@ from keystoneauth1.exceptions import EndpointNotFound, Unauthorized
 from keystoneauth1.identity import v2, v3
 from keystoneauth1.session import Session
 
-from publisher.core.errors import PermanentCloudError
+from publisher.core.errors import PermanentCloudError, Reason
 from publisher.core.ticket import Account, Target
 from workers.clouds.base import Timeouts
 from workers.clouds.openstack.errors import translated
@@ -97,7 +97,10 @@ def image_endpoint(session: Session, who: SignIn) -> str:
             found = None
     if not found:
         where = f"region '{who.region}'" if who.region else "the catalog"
-        raise PermanentCloudError(f"{who.service}: {where} has no image service; give glanceUrl, or another region")
+        raise PermanentCloudError(
+            f"{who.service}: {where} has no image service; give glanceUrl, or another region",
+            reason=Reason.REQUEST,
+        )
     return re.sub(r"/v[12](\.\d+)?$", "", str(found).rstrip("/"))
 
 
@@ -109,7 +112,7 @@ def _discover(who: SignIn, timeouts: Timeouts) -> str:
     found = discover.Discover(session=_session(None, timeouts), auth_url=who.keystone_url).version_data()
     majors = {entry["version"][0] for entry in found}
     if not majors & {2, 3}:
-        raise PermanentCloudError(f"{who.service} offers neither v3 nor v2.0; check keystoneUrl")
+        raise PermanentCloudError(f"{who.service} offers neither v3 nor v2.0; check keystoneUrl", reason=Reason.REQUEST)
     return "v3" if 3 in majors else "v2.0"
 
 
@@ -155,7 +158,8 @@ def _look_up_project(who: SignIn, version: str, timeouts: Timeouts) -> str:
     except Unauthorized:
         domain = f" and keystoneDomain ('{who.domain or 'default'}')" if version == "v3" else ""
         raise PermanentCloudError(
-            f"{who.service} rejected the login '{who.login}'; check credAccount.login, credAccount.password{domain}"
+            f"{who.service} rejected the login '{who.login}'; check credAccount.login, credAccount.password{domain}",
+            reason=Reason.CREDENTIALS,
         ) from None
     if version == "v2.0":
         with warnings.catch_warnings():
@@ -171,5 +175,7 @@ def _look_up_project(who: SignIn, version: str, timeouts: Timeouts) -> str:
         return str(next(iter(projects)))
     usable = ", ".join(sorted(projects.values())) or "none"
     if not who.project:
-        raise PermanentCloudError(f"{element}: is needed; '{who.login}' may use: {usable}")
-    raise PermanentCloudError(f"{element}: '{who.login}' has no project '{who.project}'; it may use: {usable}")
+        raise PermanentCloudError(f"{element}: is needed; '{who.login}' may use: {usable}", reason=Reason.REQUEST)
+    raise PermanentCloudError(
+        f"{element}: '{who.login}' has no project '{who.project}'; it may use: {usable}", reason=Reason.REQUEST
+    )

@@ -1,0 +1,105 @@
+"""A worker says that it lives, and hears that it is to drain."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+
+from publisher.core.store import Store
+from publisher.core.store.engine import open_engine
+from publisher.core.store.fleet import Member, WorkerState
+from tests.stack import until
+from workers.drain import Drain
+from workers.heartbeat import Heartbeat
+
+ME = Member("here-1", "here", 1, "publisher@here", "0.1.0", 4)
+
+
+class Asked(Drain):
+    """Notes that it was asked, instead of stopping the tests."""
+
+    times = 0
+
+    def begin(self) -> None:
+        self.times += 1
+        self.begun.set()
+
+
+def state(store: Store) -> WorkerState | None:
+    return next((each.state(10.0) for each in store.fleet.workers()), None)
+
+
+def test_it_lives_drains_and_ends(sqlite_store: Store) -> None:
+    drain = Asked(60)
+    heart = Heartbeat(sqlite_store.fleet, ME, 0.02, drain)
+    heart.start()
+    until(lambda: state(sqlite_store) is WorkerState.ALIVE, 10)
+    sqlite_store.fleet.ask_to_drain(ME.name)
+    assert drain.begun.wait(10)
+    assert state(sqlite_store) is WorkerState.DRAINING
+    heart.stop()
+    heart.stop()
+    assert state(sqlite_store) is WorkerState.STOPPED
+
+
+def test_one_that_a_signal_stops_says_that_it_drains(sqlite_store: Store) -> None:
+    drain = Asked(60)
+    heart = Heartbeat(sqlite_store.fleet, ME, 0.02, drain)
+    heart.start()
+    until(lambda: state(sqlite_store) is WorkerState.ALIVE, 10)
+    drain.begun.set()
+    until(lambda: state(sqlite_store) is WorkerState.DRAINING, 10)
+    heart.stop()
+
+
+def test_one_that_begins_again_under_its_old_name_is_not_asked_any_more(sqlite_store: Store) -> None:
+    sqlite_store.fleet.join(ME)
+    sqlite_store.fleet.ask_to_drain(ME.name)
+    drain = Asked(60)
+    heart = Heartbeat(sqlite_store.fleet, ME, 0.02, drain)
+    heart.start()
+    until(lambda: state(sqlite_store) is WorkerState.ALIVE, 10)
+    heart.stop()
+    assert drain.times == 0
+
+
+def test_a_store_that_is_away_does_not_end_it(
+    sqlite_template: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "publisher.db"
+    store = Store(open_engine(f"sqlite:///{file}"))  # without a table
+    heart = Heartbeat(store.fleet, ME, 0.02, Drain(60))
+    with caplog.at_level(logging.WARNING):
+        heart.start()
+        until(lambda: "did not answer the heartbeat" in caplog.text, 10)
+        store.engine.dispose()
+        for each in tmp_path.iterdir():
+            each.unlink()
+        shutil.copyfile(sqlite_template, file)
+        until(lambda: state(store) is WorkerState.ALIVE, 10)
+        heart.stop()
+    assert caplog.text.count("did not answer") == 1, "it is said once, not at every beat"
+    store.close()
+
+
+def test_a_drain_begins_as_with_a_first_sigterm() -> None:
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)}
+    heard: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
+    drain = Drain(60)
+    try:
+        drain.begin()
+        assert not drain.begun.is_set(), "nobody listens"
+        drain.listen()
+        drain.begin()
+        until(lambda: heard == [signal.SIGTERM], 10)
+        drain.begin()
+        assert drain.begun.is_set()
+        assert not drain.over, "asked once, however often it was said"
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

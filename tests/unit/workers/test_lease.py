@@ -1,0 +1,72 @@
+"""What the thread beside the work writes down."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from publisher.core.settings import Settings
+from publisher.core.store import Store
+from publisher.core.ticket import Ticket
+from tests.stack import until
+from tests.unit.core.records import add_ticket
+from workers import lease as module
+from workers.drain import Drain
+from workers.lease import Lease
+
+
+@pytest.fixture
+def ticket(sqlite_store: Store) -> Ticket:
+    return add_ticket(sqlite_store)
+
+
+@contextmanager
+def held(store: Store, ticket: Ticket) -> Iterator[Lease]:
+    settings = Settings(progress_seconds=0.01)
+    claim = store.leases.claim(ticket.id, "a", settings.lease_seconds)
+    assert claim
+    with Lease(store.leases, claim, settings, Drain(60)) as lease:
+        yield lease
+
+
+def test_samples_are_taken_while_an_upload_moves(
+    sqlite_store: Store, ticket: Ticket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_SAMPLE_SECONDS", 0.02)
+
+    def taken() -> list[int]:
+        return [each.sent for each in sqlite_store.tickets.samples(ticket.id)]
+
+    with held(sqlite_store, ticket) as lease:
+        with lease.uploading():
+            assert taken() == [0]
+
+            def moves() -> bool:
+                lease.sent += 1
+                return len(taken()) >= 4
+
+            until(moves, 10)
+            lease.sent = 1000
+        assert (taken()[0], taken()[-1], taken()) == (0, 1000, sorted(taken()))
+        lease.sent = 1001
+        found = sqlite_store.tickets.get
+        until(lambda: (now := found(ticket.id)) and now.progress.sent == 1001, 10)
+        assert taken()[-1] == 1000, "only while it is uploaded"
+    sqlite_store.tickets.request_cancel(ticket.id)
+
+
+@pytest.mark.parametrize(("seconds", "least", "most"), [(60, 80, 130), (3600, 300, 700), (86400, 500, 1000)])
+def test_samples_become_more_rare(sqlite_store: Store, ticket: Ticket, seconds: int, least: int, most: int) -> None:
+    with held(sqlite_store, ticket) as lease:
+        began = time.monotonic()
+        lease._uploading_since = began
+        lease._sampled, count = began, 0
+        for tenth in range(seconds * 10):
+            now = began + tenth / 10
+            if lease._sample_due(now):
+                lease._sampled, count = now, count + 1
+        lease._uploading_since = None
+    assert least <= count <= most

@@ -1,0 +1,67 @@
+"""Says every few seconds, in the store, that this worker lives, and hears there that it is to drain.
+
+It goes on while the worker drains, and ends with the process.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from publisher.core.store.fleet import Fleet, Member
+from workers.drain import Drain
+
+logger = logging.getLogger(__name__)
+
+_LAST_WORDS_SECONDS = 5.0
+
+
+class Heartbeat:
+    def __init__(self, fleet: Fleet, member: Member, seconds: float, drain: Drain) -> None:
+        self._fleet = fleet
+        self._member = member
+        self._seconds = seconds
+        self._drain = drain
+        self._joined = False
+        self._away = False
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="heartbeat", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Say that the worker has ended, in order. A store that is away does not hold it up for long."""
+        if not self._ended.is_set():
+            self._ended.set()
+            self._thread.join(_LAST_WORDS_SECONDS)
+
+    def _keep(self) -> None:
+        while not self._ended.is_set():
+            self._try(self._beat)
+            self._ended.wait(self._seconds)
+        self._try(self._leave)
+
+    def _beat(self) -> None:
+        if not self._joined:
+            self._fleet.join(self._member)
+            self._joined = True
+        elif self._fleet.beat(self._member, draining=self._drain.begun.is_set()):
+            self._drain.begin()
+
+    def _leave(self) -> None:
+        self._fleet.stopped(self._member.name)
+
+    def _try(self, say: Callable[[], None]) -> None:
+        """What cannot be said now is said later: the work does not depend on it."""
+        try:
+            say()
+        except SQLAlchemyError as error:
+            if not self._away:
+                logger.warning("the store did not answer the heartbeat: %s", type(error).__name__)
+            self._away = True
+        else:
+            self._away = False
