@@ -9,13 +9,11 @@ import typer
 from publisher.cli import passwords
 from publisher.cli.installation import open_store
 from publisher.cli.output import Json, print_json, print_table, say
+from publisher.core import first_user
 from publisher.core.errors import InvalidRequest
 from publisher.core.settings import Settings
 
 app = typer.Typer(help="Who may use the intake.", no_args_is_help=True)
-
-FIRST_LOGIN = "root"
-FIRST_PASSWORD_FILE = "root.password"  # noqa: S105  # a file's name
 
 PasswordStdin = Annotated[
     bool, typer.Option("--password-stdin", help="Read the password from the first line of the standard input.")
@@ -57,9 +55,7 @@ def passwd(login: str, password_stdin: PasswordStdin = False, generate: Generate
     with open_store(settings) as store:
         password = _password(password_stdin, generate)
         store.users.set_password(login, password)
-    if login == FIRST_LOGIN:
-        # What the first start wrote down is not true any more.
-        (settings.data_dir / FIRST_PASSWORD_FILE).unlink(missing_ok=True)
+    first_user.forget_password(settings, login)
     say(f"'{login}' has a new password")
     if generate:
         say(f"Password: {password}")

@@ -11,13 +11,29 @@ from publisher.console import BASE, errors
 from publisher.console.attempts import Attempts, AttemptsHere
 from publisher.console.headers import PageHeaders
 from publisher.console.live import Streams
-from publisher.console.routes import publications, session
+from publisher.console.routes import (
+    accounts,
+    audit,
+    fleet,
+    images,
+    keys,
+    me,
+    publications,
+    publishing,
+    registering,
+    roles,
+    session,
+    users,
+)
 from publisher.console.visit import protected
 from publisher.core.errors import NotFound
 from publisher.intake.exchange import Services
 
-MODULES = (publications,)
-"""The modules of pages; each has a `router`. Their entries in the navigation are in `navigation.py`."""
+MODULES = (
+    publishing, publications, registering, images, accounts, keys, fleet, users, roles, audit, me,
+)  # fmt: skip
+"""The modules of pages; each has a `router`. What is new comes before what is numbered: `/images/new` is no image.
+Their entries in the navigation are in `navigation.py`."""
 
 
 def mount(app: FastAPI, services: Services, attempts: Attempts | None = None) -> Streams:

@@ -31,6 +31,14 @@ class Section:
 
 SECTIONS: tuple[Section, ...] = (
     Section("Publications", "/publications", "publications", "image_generate"),
+    Section("New publication", "/publications/new", "new", "image_publish"),
+    Section("Images", "/images", "images", "image_generate"),
+    Section("Accounts", "/accounts", "accounts"),
+    Section("API keys", "/keys", "keys", "api_key_access"),
+    Section("Fleet", "/fleet", "fleet", administrators=True),
+    Section("Users", "/users", "users", administrators=True),
+    Section("Roles", "/roles", "roles", administrators=True),
+    Section("Audit log", "/audit", "audit", administrators=True),
 )  # fmt: skip
 
 

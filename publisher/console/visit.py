@@ -19,11 +19,10 @@ from publisher.console.navigation import Section, current, has_page, sections
 from publisher.console.rendering import render
 from publisher.core.errors import InvalidRequest, NotAllowed, NotAuthenticated
 from publisher.core.store import Store
-from publisher.core.store.audit import Actor
 from publisher.core.store.sessions import Session
 from publisher.core.store.users import User
 from publisher.intake import auth
-from publisher.intake.exchange import Services, bounded_body, services
+from publisher.intake.exchange import Services, actor, bounded_body, services
 
 Form = ImmutableMultiDict[str, str]
 
@@ -43,7 +42,8 @@ class Visit:
 
     @property
     def store(self) -> Store:
-        return self.services.store
+        """The store; what the user changes by way of it is written down with it, in the audit log."""
+        return self.services.store.acting(actor(self.request, self.user.login, "console"))
 
     @property
     def owner(self) -> str | None:
@@ -82,8 +82,8 @@ class Visit:
             raise NotAllowed("this is for administrators")
 
     def audit(self, action: str, uri: str, detail: str = "") -> None:
-        """Write down what the user has done to the object of that URI."""
-        self.store.audit.add(Actor(self.user.login, "console", address(self.request)), action, uri, detail)
+        """Write down what the user has done to the object of that URI, where the store does not do so by itself."""
+        self.services.store.audit.add(actor(self.request, self.user.login, "console"), action, uri, detail)
 
     def page(self, template: str, /, *, status: int = 200, **context: object) -> Response:
         """A page, with what was last said."""
@@ -160,8 +160,3 @@ def protected(request: Request, visit: Visiting, form: Annotated[Form | None, De
     token = request.headers.get("x-csrf-token") or (form.get("csrf", "") if form else "")
     if not hmac.compare_digest(token.encode(), visit.session.csrf.encode()):
         raise NotAllowed("this form was not made by the console, or is too old; load its page again")
-
-
-def address(request: Request) -> str:
-    """Where a request comes from."""
-    return request.client.host if request.client else ""

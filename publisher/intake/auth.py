@@ -14,8 +14,10 @@ from collections import OrderedDict
 from typing import Protocol
 from urllib.parse import parse_qsl, unquote_to_bytes
 
-from publisher.core.errors import NotAllowed, NotAuthenticated, NotFound
+from publisher.core.errors import InvalidRequest, NotAllowed, NotAuthenticated, NotFound
+from publisher.core.publishing import Sealer
 from publisher.core.store import Store
+from publisher.core.store.api_keys import ApiKey
 from publisher.core.store.users import User, verify_password
 
 _CACHED_MAX = 10_000
@@ -23,6 +25,10 @@ _HASHING_AT_ONCE = 2
 """Each verification takes 64 MiB and a core for some 50 ms (argon2id): more at a time would only be a burden."""
 
 API_SECRET = "secretKey"  # noqa: S105  # the name under which an API key's secret is sealed
+
+_KEY_NAME_MAX = 255
+_PUBLIC_BYTES = 20
+_SECRET_BYTES = 32
 
 _BASE = b"/api"
 _SIGNATURE = b"&signature="
@@ -137,6 +143,22 @@ def signed_text(raw_path: bytes, query: bytes) -> bytes | None:
 def signature(secret: str, text: bytes) -> bytes:
     """The Base64 of the HMAC-SHA1, as yet not encoded for a URL. (SHA-1 is what callers use; HMAC stands on it.)"""
     return base64.b64encode(hmac.digest(secret.encode(), text, "sha1"))
+
+
+def new_api_key(store: Store, sealer: Sealer, owner: str, name: str, description: str) -> tuple[ApiKey, str]:
+    """An API key, and its secret half, which is told this once. Raises `InvalidRequest` for a bad name."""
+    if not 0 < len(name) <= _KEY_NAME_MAX:
+        raise InvalidRequest(f"is needed: 1 to {_KEY_NAME_MAX} characters", field="name")
+    # Both halves are ours to make. Hexadecimal digits need no encoding in a URL.
+    secret = secrets.token_hex(_SECRET_BYTES)
+    key = store.api_keys.add(
+        owner=owner,
+        name=name,
+        description=description,
+        public_key=secrets.token_hex(_PUBLIC_BYTES),
+        sealed_secret=sealer.seal({API_SECRET: secret}),
+    )
+    return key, secret
 
 
 def owner(store: Store, user: User, login: str) -> str:

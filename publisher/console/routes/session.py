@@ -10,11 +10,10 @@ from fastapi.responses import RedirectResponse
 
 from publisher.console import BASE, cookies
 from publisher.console.attempts import Attempts
-from publisher.console.visit import Posted, Visiting, address, page
+from publisher.console.visit import Posted, Visiting, page
 from publisher.core.errors import NotAllowed, NotAuthenticated
-from publisher.core.store.audit import Actor
 from publisher.core.uris import user_uri
-from publisher.intake.exchange import services
+from publisher.intake.exchange import actor, address, services
 
 router = APIRouter()
 signed_in_router = APIRouter()
@@ -54,7 +53,7 @@ def sign_in(request: Request, form: Posted) -> Response:
         made.store.sessions.end(before)
     seconds = made.settings.session_seconds
     value, _ = made.store.sessions.begin(user.login, seconds=seconds, idle_seconds=made.settings.session_idle_seconds)
-    made.store.audit.add(Actor(user.login, "console", address(request)), "session.begin", user_uri(user.login))
+    made.store.audit.add(actor(request, user.login, "console"), "session.begin", user_uri(user.login))
     response = RedirectResponse(_local(form.get("next", "")), 303)
     cookies.set_session(request, response, value, seconds)
     return response

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from sqlalchemy import Engine, delete, insert, or_, select, update
@@ -24,6 +25,16 @@ class Session:
     csrf: str = field(repr=False)
     """What each form of the session has to send back."""
     created: float
+    expires: float
+
+
+@dataclass(frozen=True, slots=True)
+class SignedIn:
+    """One of a user's sessions, as the user is told of it. With `id` one can end it, and not sign in."""
+
+    id: str
+    created: float
+    seen: float
     expires: float
 
 
@@ -73,10 +84,28 @@ class Sessions:
         with writing(self._engine) as connection:
             connection.execute(delete(sessions).where(sessions.c.digest == _digest(value)))
 
+    def of(self, login: str, *, idle_seconds: float) -> Sequence[SignedIn]:
+        """A user's sessions, the one begun last first."""
+        columns = sessions.c.digest, sessions.c.created, sessions.c.seen, sessions.c.expires
+        going_on = sessions.c.expires > db_now(), sessions.c.seen > db_now() - idle_seconds
+        query = select(*columns).where(sessions.c.login == login, *going_on).order_by(sessions.c.created.desc())
+        with reading(self._engine) as connection:
+            return [SignedIn(*row) for row in connection.execute(query)]
+
+    def end_one(self, login: str, id: str) -> None:
+        """End one of a user's own. Repeatable."""
+        with writing(self._engine) as connection:
+            connection.execute(delete(sessions).where(sessions.c.login == login, sessions.c.digest == id))
+
     def end_all(self, login: str) -> None:
         """Sign a user out everywhere."""
         with writing(self._engine) as connection:
             connection.execute(delete(sessions).where(sessions.c.login == login))
+
+
+def session_id(value: str) -> str:
+    """The `id` of a cookie's session."""
+    return _digest(value)
 
 
 def _digest(value: str) -> str:
