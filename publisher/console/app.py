@@ -11,12 +11,12 @@ from publisher.console import BASE, errors
 from publisher.console.attempts import Attempts, AttemptsHere
 from publisher.console.headers import PageHeaders
 from publisher.console.live import Streams
-from publisher.console.routes import publications, session
+from publisher.console.routes import publication, publications, session
 from publisher.console.visit import protected
 from publisher.core.errors import NotFound
 from publisher.intake.exchange import Services
 
-MODULES = (publications,)
+MODULES = (publications, publication)
 """The modules of pages; each has a `router`. Their entries in the navigation are in `navigation.py`."""
 
 

@@ -24,8 +24,8 @@ from publisher.core.store.rows import (
     ticket_of,
     wake_delay,
 )
-from publisher.core.store.tables import history, journal, tickets, tombstones
-from publisher.core.ticket import FINAL, CloudRef, HistoryEntry, Phase, State, Ticket
+from publisher.core.store.tables import history, journal, samples, tickets, tombstones
+from publisher.core.ticket import FINAL, CloudRef, HistoryEntry, Phase, Sample, State, Ticket
 
 _IDS_AT_ONCE = 1000
 """In one statement: what it may name is limited."""
@@ -148,6 +148,12 @@ class Tickets:
                 )
                 for row in connection.execute(query)
             ]
+
+    def samples(self, id: int) -> Sequence[Sample]:
+        """How its uploads went on, oldest first."""
+        query = select(samples.c.attempt, samples.c.at, samples.c.sent).where(samples.c.ticket_id == id)
+        with reading(self._engine) as connection:
+            return [Sample(*row) for row in connection.execute(query.order_by(samples.c.id))]
 
     def journal(self, id: int) -> Sequence[CloudRef]:
         """The cloud objects that the ticket has, or may have, made; oldest first."""
