@@ -18,6 +18,7 @@ from publisher.console.routes import (
     images,
     keys,
     me,
+    publication,
     publications,
     publishing,
     registering,
@@ -30,7 +31,7 @@ from publisher.core.errors import NotFound
 from publisher.intake.exchange import Services
 
 MODULES = (
-    publishing, publications, registering, images, accounts, keys, fleet, users, roles, audit, me,
+    publishing, publications, publication, registering, images, accounts, keys, fleet, users, roles, audit, me,
 )  # fmt: skip
 """The modules of pages; each has a `router`. What is new comes before what is numbered: `/images/new` is no image.
 Their entries in the navigation are in `navigation.py`."""

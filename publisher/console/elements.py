@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from publisher.console.formats import spelled
 from publisher.core.errors import InvalidRequest
 from publisher.core.platforms import PLATFORMS as ASKED
 from publisher.core.platforms import Platform as Asked
@@ -20,16 +20,7 @@ ACCOUNT_PREFIX = f"{CRED_ACCOUNT}."
 
 _NEVER_IN_FORMS = (Kind.LIST, Kind.OBJECT, Kind.POLYMORPHIC)
 
-_CALLED = {
-    "keystoneUrl": "Keystone URL",
-    "glanceUrl": "Glance URL",
-    "displayName": "Name in the cloud",
-    "keystoneDomain": "Domain",
-    "keystoneProject": "Project",
-    "tenantName": "Tenant",
-    "caBundle": "CA bundle",
-}
-"""Where the element's own name would not do."""
+_CALLED = {"caBundle": "CA bundle"}
 _HINTS = {
     "keystoneUrl": "Where the cloud signs its users in, such as https://cloud.example.com:5000",
     "glanceUrl": "Only if the cloud's catalog does not tell the right one",
@@ -42,7 +33,6 @@ _HINTS = {
     "caBundle": "Certificates (PEM) of the authorities to trust, where the system's own are not enough",
 }
 _OPTIONS = {"keystoneVersion": ("v3", "v2.0")}
-_INITIALS = {"url": "URL", "id": "ID", "api": "API", "uri": "URI", "vdc": "VDC", "esx": "ESX"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,16 +98,7 @@ def told(error: InvalidRequest, names: Mapping[str, str] = {}) -> dict[str, str]
         return {"": str(error)}
     name = names.get(error.field, error.field)
     words = str(error).removeprefix(f"{error.field}: ")
-    return {name: f"{label(name.rpartition('.')[2])}: {words}"}
-
-
-def label(name: str) -> str:
-    """An element's name in words."""
-    if name in _CALLED:
-        return _CALLED[name]
-    words = [_INITIALS.get(each.lower(), each.lower()) for each in re.findall(r"[A-Z]?[a-z0-9]+|[A-Z]+", name)]
-    joined = " ".join(words)
-    return joined[:1].upper() + joined[1:]
+    return {name: f"{_called(name.rpartition('.')[2])}: {words}"}
 
 
 def _element(field: Field, prefix: str, *, required: bool) -> Element:
@@ -125,7 +106,11 @@ def _element(field: Field, prefix: str, *, required: bool) -> Element:
     if options and not required:
         options = (("", "As usual"), *options)
     kind = "choice" if options else _kind(field)
-    return Element(prefix + field.name, label(field.name), _HINTS.get(field.name, ""), kind, required, options)
+    return Element(prefix + field.name, _called(field.name), _HINTS.get(field.name, ""), kind, required, options)
+
+
+def _called(name: str) -> str:
+    return _CALLED.get(name) or spelled(name)
 
 
 def _kind(field: Field) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 
 from markupsafe import Markup, escape
@@ -32,7 +33,7 @@ def duration(seconds: float | None) -> str:
     if seconds is None:
         return NONE
     if seconds < 10:
-        return f"{max(seconds, 0.0):.1f} s"
+        return "0 s" if seconds < 0.05 else f"{seconds:.1f} s"
     whole = round(seconds)
     for unit, name, smaller, smaller_name in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
         if whole >= unit:
@@ -50,6 +51,13 @@ def moment(seconds: float | None, style: str = "full") -> str:
     return Markup('<time datetime="{}" data-style="{}">{}</time>').format(
         at.isoformat(timespec="milliseconds"), escape(style), words
     )
+
+
+def spelled(name: str) -> str:
+    """A field of the API in words: `keystoneUrl` is "Keystone URL"."""
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name).lower()
+    words = re.sub(r"\b(url|id|uri)\b", lambda match: match[1].upper(), words)
+    return words[:1].upper() + words[1:]
 
 
 def plural(count: int, one: str, many: str | None = None) -> str:

@@ -27,6 +27,7 @@ def environment() -> Environment:
         duration=formats.duration,
         moment=formats.moment,
         plural=formats.plural,
+        spelled=formats.spelled,
     )
     made.globals.update(base=BASE, static=static, version=__version__)
     return made

@@ -10,7 +10,7 @@ from publisher.core.store.users import User
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """`path` is below the console's own; None where the user may not do it."""
+    """`path` is below the console's own; None where the user may not go on there, or need not."""
 
     title: str
     words: str
@@ -20,29 +20,28 @@ class Step:
 
 
 def first_steps(store: Store, user: User) -> list[Step]:
-    login = user.login
-    has_images = bool(store.images.latest(1, owner=login))
+    has_account = bool(store.accounts.list(user.login))
+    has_image = bool(store.images.latest(1, owner=user.login))
     return [
         Step(
-            "Store a cloud account",
-            "Where images go to, and the login there. Its password is kept encrypted, and shown to nobody.",
+            "A cloud account",
+            "Where images go, and who signs in there. Its password is kept encrypted, and is never shown again.",
             "Add an account",
-            "/accounts/new" if user.may("cloud_account_create") else None,
-            bool(store.accounts.list(login)),
+            "/accounts/new" if user.may("cloud_account_create") and not has_account else None,
+            has_account,
         ),
         Step(
-            "Bring an image in",
-            "Upload it from this computer, or say where it is to be fetched from.",
+            "An image",
+            "A disk that was built elsewhere: qcow2, raw, vmdk and others. Upload it from here, or say where it is.",
             "Add an image",
-            "/images/new" if user.may("image_generate") else None,
-            has_images,
+            "/images/new" if user.may("image_generate") and not has_image else None,
+            has_image,
         ),
         Step(
-            "Publish it",
-            "Choose the image and the account. A worker uploads it, checks what the cloud received, and tells here how"
-            " far it is.",
-            "Publish an image",
-            "/publications/new" if user.may("image_publish") else None,
+            "The publication",
+            "The image is uploaded, its hash compared with the cloud's own, and a page shows how far it is.",
+            "New publication",
+            "/publications/new" if user.may("image_publish") and has_image else None,
             False,
         ),
     ]

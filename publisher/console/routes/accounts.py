@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from fastapi import APIRouter, Response
 
 from publisher.console.elements import account_elements, filled_in, offered, platform_named, told
-from publisher.console.start import first_steps
 from publisher.console.visit import Posted, Visit, Visiting
 from publisher.core.errors import Conflict, InvalidRequest, NotFound
 from publisher.core.publishing import check_account
@@ -23,10 +22,7 @@ _CREATE, _DELETE = "cloud_account_create", "cloud_account_delete"
 
 @router.get("/accounts")
 def accounts(visit: Visiting) -> Response:
-    store = visit.services.store
-    found = store.accounts.list(visit.owner)
-    steps = first_steps(store, visit.user) if not found else []
-    return visit.page("accounts/list.html", accounts=found, steps=steps)
+    return visit.page("accounts/list.html", accounts=visit.services.store.accounts.list(visit.owner))
 
 
 @router.get("/accounts/new")

@@ -9,7 +9,6 @@ from starlette.background import BackgroundTask
 
 from publisher.console.live import Sight
 from publisher.console.rendering import render
-from publisher.console.start import first_steps
 from publisher.console.visit import Visit, Visiting
 from publisher.core import catalog
 from publisher.core.errors import NotFound
@@ -41,7 +40,6 @@ def images(visit: Visiting, q: str = "", state: str = "", before: Id | None = No
         filtered=bool(text or wanted),
         newest=_list_path(filters) if before else None,
         older=_list_path(filters | {"before": str(found[_PAGE - 1].id)}) if len(found) > _PAGE else None,
-        steps=first_steps(visit.services.store, visit.user) if not found else [],
     )
 
 

@@ -25,6 +25,7 @@ from publisher.core.store.idempotency import IdempotencyKeys
 from publisher.core.store.images import Images
 from publisher.core.store.leases import Leases
 from publisher.core.store.limits import Limits
+from publisher.core.store.publications import Publications
 from publisher.core.store.registrations import Registrations
 from publisher.core.store.roles import Roles
 from publisher.core.store.sessions import Sessions
@@ -60,6 +61,7 @@ class Store:
         self.statistics = Statistics(engine)
         self.audit = Audit(engine)
         self.sessions = Sessions(engine)
+        self.publications = Publications(engine)
 
     @classmethod
     def open(cls, settings: Settings) -> Store:
