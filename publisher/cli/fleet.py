@@ -1,122 +1,69 @@
-"""How the whole installation stands at a moment: what `publisher top` shows, and prints as JSON."""
+"""`publisher fleet`: the workers there are, as the store knows them."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from publisher.cli.output import iso
-from publisher.cli.watching import rate
-from publisher.core.ticket import State, Ticket
+import typer
+
+from publisher.cli.examples import examples
+from publisher.cli.installation import open_store
+from publisher.cli.output import Json, iso, print_json, print_table, say
+from publisher.core.settings import Settings
 
 if TYPE_CHECKING:
-    from publisher.core.store import Store
     from publisher.core.store.fleet import WorkerStanding
-    from publisher.core.store.statistics import Queue, Throughput
 
-WINDOW_SECONDS = 3600.0
-"""The last hour: over which throughput and failures are counted."""
+app = typer.Typer(help="The workers there are.", no_args_is_help=True)
 
 
-@dataclass(frozen=True, slots=True)
-class Working:
-    """A worker, and the tickets that it holds."""
-
-    standing: WorkerStanding
-    alive: bool
-    tickets: Sequence[Ticket]
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    at: float
-    workers: Sequence[Working]
-    queue: Queue
-    counts: Mapping[tuple[str, State], int]
-    """Tickets by platform and state."""
-    throughput: Sequence[Throughput]
-    """Of the last `WINDOW_SECONDS`, as are the failures by their reason."""
-    failures: Mapping[str, int]
-
-    @property
-    def platforms(self) -> list[str]:
-        return sorted({platform for platform, _ in self.counts})
-
-    def total(self, *states: State) -> int:
-        return sum(count for (_, state), count in self.counts.items() if state in states)
-
-    @property
-    def abandoned(self) -> int:
-        """Tickets that no worker holds although they were begun: the next free one takes them over."""
-        held = sum(len(each.tickets) for each in self.workers)
-        return max(0, self.total(State.PUBLISHING, State.CANCELLING) - held)
-
-
-def take(store: Store, silent_seconds: float) -> Snapshot:
-    """The installation now; a worker that has said nothing for so long counts as dead."""
-    standings = store.fleet.workers()
-    tickets = store.tickets.several({id for each in standings for id in each.ticket_ids})
-    return Snapshot(
-        time.time(),
+@app.command("list", epilog=examples("fleet list", "fleet list --json"))
+def list_(as_json: Json = False) -> None:
+    """List the workers that run, or did within the last day; those heard of last come first."""
+    settings = Settings.from_environment()
+    with open_store(settings) as store:
+        found = store.fleet.workers()
+    if as_json:
+        print_json({"workers": [_json(each, settings.silent_seconds) for each in found]})
+        return
+    rows = [
         [
-            Working(each, each.alive(silent_seconds), [tickets[id] for id in each.ticket_ids if id in tickets])
-            for each in standings
-        ],
-        store.statistics.queue(),
-        store.statistics.counts(),
-        store.statistics.throughput(WINDOW_SECONDS),
-        store.statistics.failures(WINDOW_SECONDS),
-    )
+            each.member.name,
+            each.state(settings.silent_seconds),
+            f"{each.silent_seconds:.0f} s ago",
+            f"{len(each.ticket_ids)} of {each.member.concurrency}",
+            ", ".join(str(id) for id in each.ticket_ids),
+            each.member.version,
+        ]
+        for each in found
+    ]
+    print_table(["Name", "State", "Heard of", "Busy", "Tickets", "Version"], rows)
 
 
-def seconds_left(ticket: Ticket, now: float) -> float | None:
-    """Until the upload ends at its rate so far; None while that cannot be told."""
-    return None if ticket.upload_ends is None else max(0.0, ticket.upload_ends - now)
+@app.command(epilog=examples("fleet drain worker-1.example.com-4711"))
+def drain(name: Annotated[str, typer.Argument(help="A worker's name, as `publisher fleet list` has it.")]) -> None:
+    """Have a worker take nothing new, and end.
+
+    Its uploads go on for PUBLISHER_DRAIN_SECONDS; what has not ended then goes back to the queue. Whatever starts
+    workers may start another in its place.
+    """
+    settings = Settings.from_environment()
+    with open_store(settings) as store:
+        store.fleet.ask_to_drain(name)
+    say(f"{name} is asked to drain; it hears that within {settings.heartbeat_seconds:g} s")
 
 
-def snapshot_json(snapshot: Snapshot) -> dict[str, Any]:
+def _json(worker: WorkerStanding, silent_seconds: float) -> dict[str, Any]:
     return {
-        "at": iso(snapshot.at),
-        "workers": [_worker_json(each, snapshot.at) for each in snapshot.workers],
-        "queue": {"depth": snapshot.queue.depth, "oldest_seconds": round(snapshot.queue.oldest_seconds, 3)},
-        "tickets": {
-            platform: {state.value: snapshot.counts.get((platform, state), 0) for state in State}
-            for platform in snapshot.platforms
-        },
-        "abandoned": snapshot.abandoned,
-        "window_seconds": WINDOW_SECONDS,
-        "throughput": [asdict(each) for each in snapshot.throughput],
-        "failures": dict(snapshot.failures),
-    }
-
-
-def _worker_json(working: Working, now: float) -> dict[str, Any]:
-    standing = working.standing
-    return {
-        **asdict(standing.member),
-        "alive": working.alive,
-        "drain": standing.drain,
-        "started": iso(standing.started),
-        "stopped": iso(standing.stopped),
-        "silent_seconds": round(standing.silent_seconds, 3),
-        "tickets": [_ticket_json(each, now) for each in working.tickets],
-    }
-
-
-def _ticket_json(ticket: Ticket, now: float) -> dict[str, Any]:
-    return {
-        "id": ticket.id,
-        "owner": ticket.owner,
-        "platform": ticket.platform,
-        "name": ticket.name,
-        "state": ticket.state.value,
-        "phase": ticket.phase.value,
-        "attempt": ticket.attempt,
-        "sent_bytes": ticket.progress.sent,
-        "total_bytes": ticket.progress.total,
-        "percentage": ticket.progress.percentage,
-        "bytes_per_second": rate(ticket),
-        "seconds_left": seconds_left(ticket, now),
+        "name": worker.member.name,
+        "state": worker.state(silent_seconds).value,
+        "host": worker.member.host,
+        "pid": worker.member.pid,
+        "node": worker.member.node,
+        "version": worker.member.version,
+        "concurrency": worker.member.concurrency,
+        "started": iso(worker.started),
+        "silent_seconds": worker.silent_seconds,
+        "stopped": iso(worker.stopped),
+        "ticket_ids": list(worker.ticket_ids),
     }

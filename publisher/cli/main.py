@@ -15,6 +15,7 @@ from publisher.cli import (
     config,
     devcloud,
     doctor,
+    fleet,
     images,
     logs,
     publish,
@@ -24,7 +25,6 @@ from publisher.cli import (
     top,
     up,
     users,
-    workers,
 )
 from publisher.cli.output import say_error
 from publisher.core.errors import ConfigurationError, Conflict, InvalidRequest, NotFound, PublisherError
@@ -91,7 +91,7 @@ app.command(rich_help_panel=OPERATING, epilog=top.EXAMPLES)(top.top)
 app.command(rich_help_panel=OPERATING, epilog=doctor.EXAMPLES)(doctor.doctor)
 app.command(rich_help_panel=OPERATING, epilog=config.EXAMPLES)(config.config)
 app.command(rich_help_panel=OPERATING, epilog=servers.SWEEP_EXAMPLES)(servers.sweep)
-app.add_typer(workers.app, name="fleet", rich_help_panel=OPERATING)
+app.add_typer(fleet.app, name="fleet", rich_help_panel=OPERATING)
 app.add_typer(audit.app, name="audit", rich_help_panel=OPERATING)
 app.add_typer(devcloud.app, name="devcloud", rich_help_panel=OPERATING)
 app.command(rich_help_panel=PARTS, epilog=servers.SERVE_EXAMPLES)(servers.serve)

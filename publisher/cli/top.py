@@ -16,10 +16,10 @@ from rich.table import Table
 from rich.text import Text
 
 from publisher.cli.examples import examples
-from publisher.cli.fleet import Snapshot, Working, seconds_left, snapshot_json, take
 from publisher.cli.installation import StoreUnavailable, database_errors, open_store, read_settings
 from publisher.cli.keys import keys
 from publisher.cli.output import Json, duration, mebibytes, out, print_json
+from publisher.cli.snapshot import Snapshot, Working, seconds_left, snapshot_json, take
 from publisher.cli.watching import rate
 from publisher.core.ticket import State, Ticket
 from publisher.version import __version__

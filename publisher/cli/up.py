@@ -23,8 +23,9 @@ from publisher.cli.output import out, say
 from publisher.cli.ping import ping_workers
 from publisher.cli.servers import FLOWER_LOGIN, flower_password_file
 from publisher.cli.supervisor import Program, Supervisor
-from publisher.cli.users import FIRST_LOGIN, FIRST_PASSWORD_FILE
 from publisher.core.errors import ConfigurationError, QueueUnavailable
+from publisher.core.first_user import LOGIN as FIRST_LOGIN
+from publisher.core.first_user import PASSWORD_FILE as FIRST_PASSWORD_FILE
 from publisher.core.settings import Settings
 from publisher.version import __version__
 

@@ -11,12 +11,10 @@ from publisher.cli.completion import users as logins
 from publisher.cli.examples import examples
 from publisher.cli.installation import open_store, read_settings
 from publisher.cli.output import Json, print_json, print_table, say
+from publisher.core import first_user
 from publisher.core.errors import InvalidRequest
 
 app = typer.Typer(help="Who may use the intake.", no_args_is_help=True)
-
-FIRST_LOGIN = "root"
-FIRST_PASSWORD_FILE = "root.password"  # noqa: S105  # a file's name
 
 Login = Annotated[str, typer.Argument(help="The user's login.", autocompletion=logins)]
 PasswordStdin = Annotated[
@@ -61,9 +59,7 @@ def passwd(login: Login, password_stdin: PasswordStdin = False, generate: Genera
     with open_store(settings) as store:
         password = _password(password_stdin, generate)
         store.users.set_password(login, password)
-    if login == FIRST_LOGIN:
-        # What the first start wrote down is not true any more.
-        (settings.data_dir / FIRST_PASSWORD_FILE).unlink(missing_ok=True)
+    first_user.forget_password(settings, login)
     say(f"'{login}' has a new password")
     if generate:
         say(f"Password: {password}")

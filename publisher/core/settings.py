@@ -112,6 +112,19 @@ class Settings:
     address_requests_per_second: float = field(
         default=0.0, metadata={"help": "Likewise from one address, with or without a login; 0: no limit."}
     )
+    session_seconds: float = field(
+        default=604800.0, metadata={"help": "How long one stays signed in at the console, at most."}
+    )
+    session_idle_seconds: float = field(
+        default=28800.0,
+        metadata={
+            "help": "Who asks the console for nothing for so long is signed out; pages that are only open do not count."
+        },
+    )
+    console_streams_max: int = field(
+        default=200,
+        metadata={"help": "Pages of the console that one intake process keeps up to date at a time."},
+    )
     idempotency_seconds: float = field(
         default=86400.0, metadata={"help": "How long an `Idempotency-Key` holds after its first request."}
     )

@@ -199,6 +199,14 @@ class Ticket:
         elapsed = max(self.progressed - self.started, 1e-3)
         return self.progressed + (self.progress.total - self.progress.sent) * elapsed / self.progress.sent
 
+    @property
+    def bytes_per_second(self) -> float | None:
+        """The mean rate of the upload, while it goes on or once it is published; None while that cannot be told."""
+        going_on = self.state is State.PUBLISHING and self.phase is Phase.UPLOADING
+        if not self.started or not self.progressed or not (going_on or self.state is State.PUBLISHED):
+            return None
+        return self.progress.sent / max(self.progressed - self.started, 1e-3) if self.progress.sent else None
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:

@@ -16,6 +16,7 @@ from fastapi import Depends, FastAPI
 from fastapi.telemetry import TelemetryConfig
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from publisher.console import app as console
 from publisher.core import logs, tracing
 from publisher.core.network import OutboundPolicy
 from publisher.core.queue import WakeQueue
@@ -64,13 +65,17 @@ def create_app(settings: Settings | None = None, waker: Wakers | None = None) ->
     observed = monitoring.Monitoring.of(store, settings)
     keep_signatures_out_of_logs()
 
+    def stop() -> None:
+        watcher.close()
+        streams.close()
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         _allow_connections()
         _collect_rarely()
-        with _told_to_stop(watcher.close):
+        with _told_to_stop(stop):
             yield
-        watcher.close()
+        stop()
         queue.close()
         store.close()
         tracing.close()
@@ -108,6 +113,7 @@ def create_app(settings: Settings | None = None, waker: Wakers | None = None) ->
     app.include_router(openapi.router, prefix=API)
     app.include_router(openapi.page_router)
     app.include_router(monitoring.router)
+    streams = console.mount(app, app.state.services)
     return app
 
 

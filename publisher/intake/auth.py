@@ -14,8 +14,10 @@ from collections import OrderedDict
 from typing import Protocol
 from urllib.parse import parse_qsl, unquote_to_bytes
 
-from publisher.core.errors import NotAllowed, NotAuthenticated, NotFound
+from publisher.core.errors import InvalidRequest, NotAllowed, NotAuthenticated, NotFound
+from publisher.core.publishing import Sealer
 from publisher.core.store import Store
+from publisher.core.store.api_keys import ApiKey
 from publisher.core.store.users import User, verify_password
 from publisher.intake.throttle import SignIns
 
@@ -24,6 +26,10 @@ _HASHING_AT_ONCE = 2
 """Each verification takes 64 MiB and a core for some 50 ms (argon2id): more at a time would only be a burden."""
 
 API_SECRET = "secretKey"  # noqa: S105  # the name under which an API key's secret is sealed
+
+_KEY_NAME_MAX = 255
+_PUBLIC_BYTES = 20
+_SECRET_BYTES = 32
 
 _BASE = b"/api"
 _SIGNATURE = b"&signature="
@@ -151,6 +157,22 @@ def signature(secret: str, text: bytes) -> bytes:
     return base64.b64encode(hmac.digest(secret.encode(), text, "sha1"))
 
 
+def new_api_key(store: Store, sealer: Sealer, owner: str, name: str, description: str) -> tuple[ApiKey, str]:
+    """An API key, and its secret half, which is told this once. Raises `InvalidRequest` for a bad name."""
+    if not 0 < len(name) <= _KEY_NAME_MAX:
+        raise InvalidRequest(f"is needed: 1 to {_KEY_NAME_MAX} characters", field="name")
+    # Both halves are ours to make. Hexadecimal digits need no encoding in a URL.
+    secret = secrets.token_hex(_SECRET_BYTES)
+    key = store.api_keys.add(
+        owner=owner,
+        name=name,
+        description=description,
+        public_key=secrets.token_hex(_PUBLIC_BYTES),
+        sealed_secret=sealer.seal({API_SECRET: secret}),
+    )
+    return key, secret
+
+
 def owner(store: Store, user: User, login: str) -> str:
     """Whose objects the path names: the user's own, or anybody's for an administrator. Raises `NotFound`, so that
     other users' objects cannot be told from none."""
@@ -173,7 +195,6 @@ def _basic(authorization: str | None) -> tuple[str, str]:
         login, colon, password = base64.b64decode(encoded.strip(), validate=True).decode().partition(":")
     except ValueError:  # neither base64 nor ASCII, or not UTF-8
         raise NotAuthenticated("the Authorization header cannot be read") from None
-    # No login has a NUL, and PostgreSQL could not be asked for one.
     if not colon or "\0" in login:
         raise NotAuthenticated("the Authorization header cannot be read")
     return login, password

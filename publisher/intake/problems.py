@@ -30,7 +30,7 @@ from publisher.intake.wire.limits import BodyTooLarge
 logger = logging.getLogger(__name__)
 
 REALM = 'Basic realm="image publisher", charset="UTF-8"'
-_STORE_RETRY_SECONDS = 5
+STORE_RETRY_SECONDS = 5
 
 
 class TooSlow(PublisherError):
@@ -68,6 +68,11 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _unexpected)
 
 
+def status_of(error: Exception) -> int:
+    """The HTTP status of an error of ours; 500 for what no caller can do anything about."""
+    return next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
+
+
 def problem(
     request: Request, status: int, message: str, *, kind: str, headers: Mapping[str, str] | None = None
 ) -> Response:
@@ -91,7 +96,7 @@ def problem(
 
 
 async def _publisher_error(request: Request, error: Exception) -> Response:
-    status = next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
+    status = status_of(error)
     if status == 500:
         return await _unexpected(request, error)
     headers = {"WWW-Authenticate": REALM} if status == 401 else {}
@@ -126,7 +131,7 @@ async def _store_error(request: Request, error: Exception) -> Response:
         503,
         "the ticket store does not answer; nothing was accepted, try again",
         kind="StoreUnavailable",
-        headers={"Retry-After": str(_STORE_RETRY_SECONDS)},
+        headers={"Retry-After": str(STORE_RETRY_SECONDS)},
     )
 
 

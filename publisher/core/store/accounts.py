@@ -79,11 +79,13 @@ class Accounts:
             raise _none(owner, id)
         return found
 
-    def find(self, owner: str, *, id: int | None = None, name: str | None = None) -> StoredAccount | None:
-        """The user's account of that id, or that name, or both."""
-        if id is None and name is None:
-            raise ValueError("neither an id nor a name is given")
-        query = select(*_COLUMNS).where(accounts.c.owner == owner)
+    def find(self, owner: str | None, *, id: int | None = None, name: str | None = None) -> StoredAccount | None:
+        """The user's account of that id, or that name, or both; anybody's of that id where no user is given."""
+        if id is None and (name is None or owner is None):
+            raise ValueError("neither an id nor an owner's name for it is given")
+        query = select(*_COLUMNS)
+        if owner is not None:
+            query = query.where(accounts.c.owner == owner)
         if id is not None:
             query = query.where(accounts.c.id == id)
         if name is not None:

@@ -52,14 +52,19 @@ class ApiKeys:
         except IntegrityError:
             raise Conflict(f"there is no user '{owner}', or such a public key already") from None
 
-    def list(self, owner: str) -> list[ApiKey]:
-        query = select(*_COLUMNS).where(api_keys.c.owner == owner).order_by(api_keys.c.id)
+    def list(self, owner: str | None) -> list[ApiKey]:
+        """Everybody's where no owner is given."""
+        query = select(*_COLUMNS).order_by(api_keys.c.id)
+        if owner is not None:
+            query = query.where(api_keys.c.owner == owner)
         with reading(self._engine) as connection:
             return [_api_key(row) for row in connection.execute(query)]
 
-    def get(self, owner: str, id: int) -> ApiKey:
-        """Raises `NotFound`, another user's key being as good as none."""
-        query = select(*_COLUMNS).where(api_keys.c.owner == owner, api_keys.c.id == id)
+    def get(self, owner: str | None, id: int) -> ApiKey:
+        """Raises `NotFound`, another user's key being as good as none where an owner is given."""
+        query = select(*_COLUMNS).where(api_keys.c.id == id)
+        if owner is not None:
+            query = query.where(api_keys.c.owner == owner)
         with reading(self._engine) as connection:
             row = connection.execute(query).one_or_none()
         if row is None:
@@ -82,8 +87,8 @@ class ApiKeys:
         return (row.owner, row.sealed_secret) if row else None
 
 
-def _none(owner: str, id: int) -> NotFound:
-    return NotFound(f"{owner} has no API key {id}")
+def _none(owner: str | None, id: int) -> NotFound:
+    return NotFound(f"{owner} has no API key {id}" if owner else f"there is no API key {id}")
 
 
 def _api_key(row: Row[Any]) -> ApiKey:

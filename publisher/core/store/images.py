@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, case, delete, func, insert, select, text, update
+from sqlalchemy import Connection, Engine, Row, case, delete, func, insert, or_, select, text, update
 from sqlalchemy.exc import IntegrityError
 
 from publisher.core.errors import Conflict, NotFound
@@ -21,6 +22,7 @@ from publisher.core.ticket import FINAL
 from publisher.core.uris import image_uri
 
 _COLUMNS = [images.c[each.name] for each in fields(Image)]
+_NUMBER = re.compile(r"[0-9]{1,18}", re.ASCII)
 
 # One that is not ready has the format that its caller said it has, as it is told.
 _FORMAT = func.coalesce(func.nullif(images.c.format, ""), images.c.wanted_format)
@@ -124,6 +126,30 @@ class Images:
         with reading(self._engine) as connection:
             found = select_page(connection, query, _FIELDS, listing)
         return Page(found.total, [_image(row) for row in found.items])
+
+    def latest(
+        self,
+        count: int,
+        *,
+        before: int | None = None,
+        owner: str | None = None,
+        text: str = "",
+        state: ImageState | None = None,
+    ) -> Sequence[Image]:
+        """The newest first: those before the one of that number, of that owner, with that text in the name, in upper or
+        lower case, or as the number, and in that state."""
+        query = select(*_COLUMNS).order_by(images.c.id.desc()).limit(count)
+        if before is not None:
+            query = query.where(images.c.id < before)
+        if owner is not None:
+            query = query.where(images.c.owner == owner)
+        if text:
+            named = images.c.name.icontains(text, autoescape=True)
+            query = query.where(or_(named, images.c.id == int(text)) if _NUMBER.fullmatch(text) else named)
+        if state is not None:
+            query = query.where(images.c.state == state)
+        with reading(self._engine) as connection:
+            return [_image(row) for row in connection.execute(query)]
 
     def remove(self, id: int) -> bool:
         """Whatever needs it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Table, case, insert, update
@@ -34,8 +35,9 @@ def version_of(ticket: Ticket) -> Version:
     return ticket.modified, ticket.progressed, ticket.state, ticket.phase, ticket.progress.sent
 
 
-def ticket_of(row: Row[Any]) -> Ticket:
-    values = row._mapping
+def ticket_of(row: Row[Any], left_out: Mapping[str, Any] | None = None) -> Ticket:
+    """`left_out` is what stands for columns that were not read."""
+    values: Mapping[Any, Any] = {**row._mapping, **left_out} if left_out else row._mapping
     return Ticket(
         **{name: values[name] for name in _PLAIN},
         state=State(values["state"]),

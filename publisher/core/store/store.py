@@ -27,8 +27,10 @@ from publisher.core.store.inspection import Inspection
 from publisher.core.store.leases import Leases
 from publisher.core.store.limits import Limits
 from publisher.core.store.notifications import Notifications
+from publisher.core.store.publications import Publications
 from publisher.core.store.registrations import Registrations
 from publisher.core.store.roles import Roles
+from publisher.core.store.sessions import Sessions
 from publisher.core.store.statistics import Statistics
 from publisher.core.store.sweeping import Sweeping
 from publisher.core.store.tickets import Tickets
@@ -62,6 +64,8 @@ class Store:
         self.audit = Audit(engine)
         self.inspection = Inspection(engine, self.tickets)
         self.notifications = Notifications(engine)
+        self.sessions = Sessions(engine)
+        self.publications = Publications(engine)
 
     @classmethod
     def open(cls, settings: Settings) -> Store:

@@ -208,6 +208,8 @@ tickets = Table(
     Index(None, "image_id"),
     Index(None, "finished"),
     Index(None, "state", "id"),
+    Index(None, "owner", "id"),
+    Index(None, "platform", "id"),
     Index(None, "state", "wake_at"),
     Index(None, "cloud_account", "state", "id"),
     Index(None, "owner", "state", "id"),

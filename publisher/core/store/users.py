@@ -16,8 +16,8 @@ from publisher.core.store.audit import note
 from publisher.core.store.engine import db_now, keep_others_out, next_id, reading, writing
 from publisher.core.store.roles import ENTITLEMENTS as ENTITLEMENTS
 from publisher.core.store.roles import Role, check_entitlements, roles_named
-from publisher.core.store.tables import users
-from publisher.core.uris import user_uri
+from publisher.core.store.tables import sessions, users
+from publisher.core.uris import user_uri, webhook_uri
 
 _hasher = PasswordHasher()
 _DUMMY_HASH = _hasher.hash("no such user")
@@ -94,11 +94,12 @@ class Users:
             raise Conflict(f"there is a user '{login}' already") from None
 
     def set_password(self, login: str, password: str) -> None:
-        """Raises `NotFound`."""
+        """Whoever is signed in with the old one is no more. Raises `NotFound`."""
         with writing(self._engine) as connection:
             change = update(users).where(users.c.login == login).values(password_hash=_hasher.hash(password))
             if connection.execute(change).rowcount != 1:
                 raise NotFound(f"there is no user '{login}'")
+            connection.execute(delete(sessions).where(sessions.c.login == login))
             note(connection, "user.password", user_uri(login))
 
     def notify(self, login: str) -> Notify:
@@ -117,6 +118,7 @@ class Users:
             change = update(users).where(users.c.login == login).values(values)
             if connection.execute(change).rowcount != 1:
                 raise NotFound(f"there is no user '{login}'")
+            note(connection, "user.notify", webhook_uri(login))
 
     def change_roles(
         self, login: str, *, add: frozenset[str] = frozenset(), remove: frozenset[str] = frozenset()
@@ -139,6 +141,24 @@ class Users:
             note(connection, "user.roles", user_uri(login), detail=", ".join(given))
             return _user(connection.execute(change).one(), roles_named(connection, names))
 
+    def change_rights(self, login: str, *, administrator: bool, entitlements: frozenset[str]) -> User:
+        """What a user may do by itself, whatever its roles give besides. Raises `NotFound`, `InvalidRequest` for an
+        entitlement that there is not, or `Conflict` where the user is the last administrator."""
+        check_entitlements(entitlements)
+        with writing(self._engine) as connection:
+            # Of two administrators who make users of each other at the same time, one stays.
+            keep_others_out(connection, users)
+            mine = update(users).where(users.c.login == login).returning(users)
+            row = connection.execute(
+                mine.values(administrator=administrator, entitlements=sorted(entitlements))
+            ).one_or_none()
+            if row is None:
+                raise NotFound(f"there is no user '{login}'")
+            _check_administrators(connection, login)
+            may = "everything" if administrator else ", ".join(sorted(entitlements)) or "nothing"
+            note(connection, "user.rights", user_uri(login), detail=f"may: {may}")
+            return _user(row, roles_named(connection, row.roles))
+
     def remove(self, login: str) -> None:
         """Raises `NotFound`, or `Conflict` where the user owns images or is the last administrator."""
         try:
@@ -147,9 +167,7 @@ class Users:
                 keep_others_out(connection, users)
                 if connection.execute(delete(users).where(users.c.login == login)).rowcount != 1:
                     raise NotFound(f"there is no user '{login}'")
-                left = select(func.count()).select_from(users).where(users.c.administrator)
-                if connection.execute(left).scalar_one() == 0:
-                    raise Conflict(f"'{login}' is the last administrator")
+                _check_administrators(connection, login)
                 note(connection, "user.delete", user_uri(login))
         except IntegrityError:
             raise Conflict(f"'{login}' still owns images") from None
@@ -184,6 +202,13 @@ def verify_password(stored_hash: str | None, password: str) -> bool:
         return _hasher.verify(_DUMMY_HASH if stored_hash is None else stored_hash, password) and stored_hash is not None
     except (VerificationError, InvalidHashError):
         return False
+
+
+def _check_administrators(connection: Connection, login: str) -> None:
+    """Raises `Conflict` where what was done to a user leaves none."""
+    left = select(func.count()).select_from(users).where(users.c.administrator)
+    if connection.execute(left).scalar_one() == 0:
+        raise Conflict(f"'{login}' is the last administrator")
 
 
 def _existing(connection: Connection, names: frozenset[str]) -> tuple[Role, ...]:

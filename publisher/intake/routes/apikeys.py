@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import secrets
 import time
 from datetime import UTC, datetime
 
 from fastapi import APIRouter, Response
 
-from publisher.core.errors import InvalidRequest
 from publisher.core.store.api_keys import ApiKey
 from publisher.core.uris import api_key_uri
-from publisher.intake.auth import API_SECRET
+from publisher.intake import auth
 from publisher.intake.exchange import Body, Calling, Id
 from publisher.intake.wire.fields import Document
 
@@ -20,9 +18,6 @@ router = APIRouter()
 
 _KEYS = "/users/{uid}/apikeys"
 _ENTITLEMENT = "api_key_access"
-_NAME_MAX = 255
-_PUBLIC_BYTES = 20
-_SECRET_BYTES = 32
 
 
 @router.get(_KEYS)
@@ -38,17 +33,8 @@ def create_api_key(caller: Calling, body: Body, uid: str) -> Response:
     owner = caller.owner(uid, _ENTITLEMENT)
     document = caller.read(body, "apiKeyPair")
     name = str(document.get("name") or "").strip()
-    if not 0 < len(name) <= _NAME_MAX:
-        raise InvalidRequest(f"is needed: 1 to {_NAME_MAX} characters", field="name")
-    # Both halves are ours to make. Hexadecimal digits need no encoding in a URL.
-    secret = secrets.token_hex(_SECRET_BYTES)
-    key = caller.store.api_keys.add(
-        owner=owner,
-        name=name,
-        description=str(document.get("description") or ""),
-        public_key=secrets.token_hex(_PUBLIC_BYTES),
-        sealed_secret=caller.services.sealer.seal({API_SECRET: secret}),
-    )
+    description = str(document.get("description") or "")
+    key, secret = auth.new_api_key(caller.store, caller.services.sealer, owner, name, description)
     created = caller.created("apiKeyPair", _document(key) | {"secretKey": secret}, api_key_uri(owner, key.id))
     created.headers["Cache-Control"] = "no-store"
     return created

@@ -66,7 +66,7 @@ def published_image_file(request: Request, uid: str, aid: Id, pitid: Id) -> Resp
         raise NotFound(f"appliance {aid} of {owner} has no published image {pitid}")
     if not image:
         raise NotFound(f"the image of published image {pitid} was deleted")
-    return _send(request, made, image, None if key is None else partial(made.store.tickets.use_key, ticket))
+    return send_image(request, made, image, None if key is None else partial(made.store.tickets.use_key, ticket))
 
 
 def _image_file(request: Request, uid: str, aid: int, itid: int, file_name: str | None) -> Response:
@@ -82,7 +82,7 @@ def _image_file(request: Request, uid: str, aid: int, itid: int, file_name: str 
         image = found
     if file_name not in (None, image.file_name):
         raise NotFound(f"image {itid} has no file '{file_name}'")
-    return _send(request, made, image, None if key is None else partial(made.store.images.use_key, image))
+    return send_image(request, made, image, None if key is None else partial(made.store.images.use_key, image))
 
 
 def _key_alone(request: Request, *names: str) -> str | None:
@@ -96,8 +96,8 @@ def _bad_key() -> NotAuthenticated:
     return NotAuthenticated("the download key is wrong or used up; sign in, or get the image again for another key")
 
 
-def _send(request: Request, made: Services, image: Image, use_key: Callable[[], bool] | None) -> Response:
-    """The file, or the range of it that is asked for. `use_key` uses up the key that it is asked for with.
+def send_image(request: Request, made: Services, image: Image, use_key: Callable[[], bool] | None = None) -> Response:
+    """The file, or the range of it that is asked for. `use_key` uses up the key that it is asked for with, if it is.
 
     Raises `Conflict`, `NotAuthenticated`.
     """

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
-import errno
-from collections.abc import AsyncIterator
-
 from fastapi import APIRouter, BackgroundTasks, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from publisher.core.errors import InvalidRequest
 from publisher.core.image import Image
-from publisher.core.registering import Incoming, begin, wake_image
+from publisher.core.registering import begin, wake_image
 from publisher.core.uris import image_uri, parse_appliance_uri
 from publisher.intake.answers import image_document
-from publisher.intake.exchange import Caller, Calling, Id, bounded_body, declared_length
+from publisher.intake.exchange import Caller, Calling, Id, bounded_body
 from publisher.intake.keys import image_key
 from publisher.intake.negotiation import media_type
-from publisher.intake.problems import NoRoom, TooSlow
+from publisher.intake.uploads import received
 from publisher.intake.wire.fields import Document
-from publisher.intake.wire.limits import BodyTooLarge
 
 router = APIRouter()
 
@@ -44,26 +39,16 @@ async def register_image(
     if media_type(request.headers.get("content-type")) != _BYTES:
         body = await bounded_body(request)
         return await run_in_threadpool(_begin, caller, after, owner, aid, body)
-    settings = caller.services.settings
-    # Opened, written and closed in threads: the disk may be slow.
-    incoming = Incoming(settings, name=name, format=format, file_name=fileName)
-    await run_in_threadpool(incoming.__enter__)
-    try:
-        if (declared := declared_length(request)) is not None:
-            _check_size(declared, settings.upload_bytes_max)
-            if declared > await run_in_threadpool(lambda: incoming.room):
-                raise NoRoom
-        async for piece in _pieces(request, settings.stall_seconds):
-            _check_size(incoming.size + len(piece), settings.upload_bytes_max)
-            await run_in_threadpool(incoming.write, piece)
-        image = await run_in_threadpool(incoming.register, caller.store, owner=owner, appliance_id=aid)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise NoRoom from None
-        raise
-    finally:
-        # Shielded: the caller's going away must not keep us from cleaning up.
-        await asyncio.shield(run_in_threadpool(incoming.__exit__, None, None, None))
+    image = await received(
+        request,
+        caller.services.settings,
+        caller.store,
+        owner=owner,
+        appliance_id=aid,
+        name=name,
+        format=format,
+        file_name=fileName,
+    )
     return _created(caller, image)
 
 
@@ -110,23 +95,6 @@ def _format(document: Document) -> str:
         if isinstance(format, dict) and format.get("name"):
             return str(format["name"])
     return ""
-
-
-async def _pieces(request: Request, stall_seconds: float) -> AsyncIterator[bytes]:
-    """The body as it comes. Raises `TooSlow`, and `ClientDisconnect` where it ends before it is complete."""
-    stream = request.stream().__aiter__()
-    while True:
-        try:
-            yield await asyncio.wait_for(anext(stream), stall_seconds)
-        except StopAsyncIteration:
-            return
-        except TimeoutError:
-            raise TooSlow(f"no byte of the image came for {stall_seconds:.0f} s") from None
-
-
-def _check_size(size: int, limit: int) -> None:
-    if size > limit:
-        raise BodyTooLarge(f"the image is larger than {limit} bytes")
 
 
 def _created(caller: Caller, image: Image, after: BackgroundTasks | None = None) -> Response:

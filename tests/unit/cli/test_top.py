@@ -14,8 +14,8 @@ from rich.console import Console
 from sqlalchemy import update
 
 from publisher.cli import top
-from publisher.cli.fleet import take
 from publisher.cli.output import duration
+from publisher.cli.snapshot import take
 from publisher.core.store import Store
 from publisher.core.store.engine import db_now, writing
 from publisher.core.store.fleet import Member

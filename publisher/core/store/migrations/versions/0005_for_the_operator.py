@@ -36,6 +36,8 @@ def upgrade() -> None:
     op.add_column("tickets", sa.Column("notify_url", sa.Text()))
     op.create_index("ix_tickets_finished", "tickets", ["finished"])
     op.create_index("ix_tickets_state_id", "tickets", ["state", "id"])
+    op.create_index("ix_tickets_owner_id", "tickets", ["owner", "id"])
+    op.create_index("ix_tickets_platform_id", "tickets", ["platform", "id"])
 
     op.create_table(
         "ticket_samples",

@@ -1,0 +1,69 @@
+"""The console as an application of its own, which the intake mounts: its errors are pages."""
+
+from __future__ import annotations
+
+from fastapi import Depends, FastAPI, Request, Response
+from fastapi.responses import RedirectResponse
+from starlette.middleware import Middleware
+from starlette.staticfiles import StaticFiles
+
+from publisher.console import BASE, errors
+from publisher.console.headers import PageHeaders
+from publisher.console.live import Streams
+from publisher.console.routes import (
+    accounts,
+    audit,
+    fleet,
+    images,
+    keys,
+    me,
+    publication,
+    publications,
+    publishing,
+    registering,
+    roles,
+    session,
+    users,
+)
+from publisher.console.visit import protected
+from publisher.core.errors import NotFound
+from publisher.intake.exchange import Services
+
+MODULES = (
+    publishing, publications, publication, registering, images, accounts, keys, fleet, users, roles, audit, me,
+)  # fmt: skip
+"""The modules of pages; each has a `router`. What is new comes before what is numbered: `/images/new` is no image.
+Their entries in the navigation are in `navigation.py`."""
+
+
+def mount(app: FastAPI, services: Services) -> Streams:
+    """Serve the console of that app. What is returned is to be closed when the server is told to stop."""
+    console = FastAPI(
+        title="Console",
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        middleware=[Middleware(PageHeaders)],
+    )
+    streams = Streams(services.settings.console_streams_max)
+    console.state.services = services
+    console.state.streams = streams
+    errors.install(console)
+    console.mount("/static", StaticFiles(packages=[("publisher.console", "static")]))
+    console.include_router(session.router)
+    for router in (session.signed_in_router, *(module.router for module in MODULES)):
+        console.include_router(router, dependencies=[Depends(protected)])
+    # Who is not signed in is not told which pages there are.
+    console.add_api_route("/{path:path}", _nothing, dependencies=[Depends(protected)])
+    app.add_route(BASE, _home)
+    app.mount(BASE, console)
+    return streams
+
+
+async def _home(_: Request) -> Response:
+    return RedirectResponse(f"{BASE}/publications", 303)
+
+
+def _nothing(path: str) -> Response:
+    raise NotFound("The address may be mistyped, or what it named may be gone.")

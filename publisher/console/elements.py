@@ -1,0 +1,132 @@
+"""A platform's elements as the fields of a form: made of the tables that documents are read by, for any platform."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from publisher.console.formats import spelled
+from publisher.core.errors import InvalidRequest
+from publisher.core.platforms import PLATFORMS as ASKED
+from publisher.core.platforms import Platform as Asked
+from publisher.core.platforms import installed
+from publisher.intake.wire.fields import STRING_LIMIT, Document, Field, Kind
+from publisher.intake.wire.platforms import PLATFORMS, Platform, find_platform
+from publisher.intake.wire.schema import CRED_ACCOUNT
+from publisher.intake.wire.values import from_text
+
+ACCOUNT_PREFIX = f"{CRED_ACCOUNT}."
+"""Of the names of an account's fields, where they stand beside those of what is published."""
+
+_NEVER_IN_FORMS = (Kind.LIST, Kind.OBJECT, Kind.POLYMORPHIC)
+
+_CALLED = {"caBundle": "CA bundle"}
+_HINTS = {
+    "keystoneUrl": "Where the cloud signs its users in, such as https://cloud.example.com:5000",
+    "glanceUrl": "Only if the cloud's catalog does not tell the right one",
+    "keystoneVersion": "v3 where nothing else is chosen",
+    "keystoneDomain": "Of the project and of the user; the one with the id default where this is empty",
+    "keystoneProject": "Its name or id; may be empty where the login has one project only",
+    "tenantName": "The project's name in Keystone v2.0",
+    "displayName": "The image's own name where this is empty",
+    "publicImage": "Every project of the cloud may use it; many clouds allow this to administrators only",
+    "caBundle": "Certificates (PEM) of the authorities to trust, where the system's own are not enough",
+}
+_OPTIONS = {"keystoneVersion": ("v3", "v2.0")}
+
+
+@dataclass(frozen=True, slots=True)
+class Element:
+    """A field of a form. `name` is the element's path in the document; `kind` is `text`, `url`, `number`, `password`,
+    `area`, `choice` or `tick`."""
+
+    name: str
+    label: str
+    hint: str
+    kind: str
+    required: bool
+    options: tuple[tuple[str, str], ...] = ()
+
+
+def offered() -> list[Platform]:
+    """The platforms that a plugin is installed for, and that documents know of."""
+    here = installed()
+    return [each for each in PLATFORMS if each.name in here]
+
+
+def platform_named(name: str) -> Platform | None:
+    return find_platform(name)
+
+
+def account_elements(platform: Platform, *, prefix: str = "", secrets_kept: bool = False) -> list[Element]:
+    """Of an account: what is needed first. `secrets_kept`: there are secrets that are kept where none is entered."""
+    needed = ASKED.get(platform.name, Asked()).account
+    made = [
+        _element(each, prefix, required=each.name in needed and not (each.secret and secrets_kept))
+        for each in platform.cred_account
+        if each.kind not in _NEVER_IN_FORMS
+    ]
+    return sorted(made, key=lambda each: needed.index(name) if (name := each.name[len(prefix) :]) in needed else 99)
+
+
+def target_elements(platform: Platform) -> list[Element]:
+    """Of what is published: what it is called first."""
+    made = [_element(each, "", required=False) for each in platform.publish_image if each.kind not in _NEVER_IN_FORMS]
+    return sorted(made, key=lambda each: (each.name != "displayName", each.kind == "tick"))
+
+
+def filled_in(fields: Iterable[Field], form: Mapping[str, str], prefix: str = "") -> tuple[Document, dict[str, str]]:
+    """What was filled in, by the elements' names, and what is wrong with it, by the names of the form's fields."""
+    document: Document = {}
+    errors: dict[str, str] = {}
+    for field in fields:
+        path = prefix + field.name
+        try:
+            if field.kind is Kind.BOOLEAN:
+                document[field.name] = path in form
+            elif field.kind not in _NEVER_IN_FORMS and (value := _value(field, form.get(path, ""), path)) is not None:
+                document[field.name] = value
+        except InvalidRequest as error:
+            errors |= told(error)
+    return document, errors
+
+
+def told(error: InvalidRequest, names: Mapping[str, str] = {}) -> dict[str, str]:
+    """What is wrong, by the name of the form's field. `names`: what fields are called in a form that are not called as
+    the error has them."""
+    if not error.field:
+        return {"": str(error)}
+    name = names.get(error.field, error.field)
+    words = str(error).removeprefix(f"{error.field}: ")
+    return {name: f"{_called(name.rpartition('.')[2])}: {words}"}
+
+
+def _element(field: Field, prefix: str, *, required: bool) -> Element:
+    options = tuple((each, each) for each in _OPTIONS.get(field.name, ()))
+    if options and not required:
+        options = (("", "As usual"), *options)
+    kind = "choice" if options else _kind(field)
+    return Element(prefix + field.name, _called(field.name), _HINTS.get(field.name, ""), kind, required, options)
+
+
+def _called(name: str) -> str:
+    return _CALLED.get(name) or spelled(name)
+
+
+def _kind(field: Field) -> str:
+    if field.secret:
+        return "password"
+    if field.limit > STRING_LIMIT:
+        return "area"
+    match field.kind:
+        case Kind.BOOLEAN:
+            return "tick"
+        case Kind.INTEGER | Kind.LONG:
+            return "number"
+        case Kind.URI:
+            return "url"
+    return "text"
+
+
+def _value(field: Field, text: str, path: str) -> object | None:
+    return from_text(field, text if field.secret else text.strip(), path)

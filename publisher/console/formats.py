@@ -1,0 +1,64 @@
+"""How sizes, rates and times are written for people."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+
+from markupsafe import Markup, escape
+
+NONE = "\N{EN DASH}"
+"""What there is not."""
+_STEP = 1024.0
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+
+
+def size(count: float | None) -> str:
+    """Bytes, in the largest unit of which there is one."""
+    if count is None:
+        return NONE
+    power = 0
+    while count >= _STEP and power < len(_UNITS) - 1:
+        count /= _STEP
+        power += 1
+    return f"{count:.0f} {_UNITS[0]}" if power == 0 else f"{count:.{1 if count < 100 else 0}f} {_UNITS[power]}"
+
+
+def rate(bytes_per_second: float | None) -> str:
+    return NONE if bytes_per_second is None else f"{size(bytes_per_second)}/s"
+
+
+def duration(seconds: float | None) -> str:
+    """The two largest units of it."""
+    if seconds is None:
+        return NONE
+    if seconds < 10:
+        return "0 s" if seconds < 0.05 else f"{seconds:.1f} s"
+    whole = round(seconds)
+    for unit, name, smaller, smaller_name in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if whole >= unit:
+            rest = whole % unit // smaller
+            return f"{whole // unit} {name}" + (f" {rest} {smaller_name}" if rest else "")
+    return f"{whole} s"
+
+
+def moment(seconds: float | None, style: str = "full") -> str:
+    """A time, in UTC; a script makes it the reader's own. `style`: `full`, `clock`, or `ago` for how long since."""
+    if seconds is None:
+        return NONE
+    at = datetime.fromtimestamp(seconds, UTC)
+    words = at.strftime("%H:%M:%S" if style == "clock" else "%Y-%m-%d %H:%M:%S UTC")
+    return Markup('<time datetime="{}" data-style="{}">{}</time>').format(
+        at.isoformat(timespec="milliseconds"), escape(style), words
+    )
+
+
+def spelled(name: str) -> str:
+    """A field of the API in words: `keystoneUrl` is "Keystone URL"."""
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name).lower()
+    words = re.sub(r"\b(url|id|uri)\b", lambda match: match[1].upper(), words)
+    return words[:1].upper() + words[1:]
+
+
+def plural(count: int, one: str, many: str | None = None) -> str:
+    return f"{count:,} {one if count == 1 else many or one + 's'}"

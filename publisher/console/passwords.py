@@ -1,0 +1,21 @@
+"""New passwords, as forms ask for them: twice."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from publisher.core.errors import InvalidRequest
+
+_MAX = 4096
+
+
+def new_password(form: Mapping[str, str]) -> str:
+    """Raises `InvalidRequest`."""
+    password = form.get("password", "")
+    if not password:
+        raise InvalidRequest("must not be empty", field="password")
+    if len(password) > _MAX:
+        raise InvalidRequest(f"has at most {_MAX} characters", field="password")
+    if password != form.get("again"):
+        raise InvalidRequest("is not the same both times", field="password")
+    return password

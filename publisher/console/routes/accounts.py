@@ -1,0 +1,146 @@
+"""Cloud accounts: the list, a new one, changing and deleting one. Their secrets come in, and never go out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from fastapi import APIRouter, Response
+
+from publisher.console.elements import account_elements, filled_in, offered, platform_named, told
+from publisher.console.visit import Posted, Visit, Visiting
+from publisher.core.errors import Conflict, InvalidRequest, NotFound
+from publisher.core.publishing import check_account
+from publisher.core.store.accounts import StoredAccount
+from publisher.intake.exchange import Id
+from publisher.intake.requests import account_parts, secret_names
+from publisher.intake.wire.platforms import Platform
+
+router = APIRouter()
+
+_CREATE, _DELETE = "cloud_account_create", "cloud_account_delete"
+
+
+@router.get("/accounts")
+def accounts(visit: Visiting) -> Response:
+    return visit.page("accounts/list.html", accounts=visit.services.store.accounts.list(visit.owner))
+
+
+@router.get("/accounts/new")
+def new_account(visit: Visiting, platform: str = "") -> Response:
+    visit.require(_CREATE)
+    return _form(visit, _platform(platform), None, {})
+
+
+@router.post("/accounts/new")
+def create(visit: Visiting, form: Posted) -> Response:
+    """Or, with `show`, the form once more, for the platform that was chosen."""
+    visit.require(_CREATE)
+    platform = _platform(form.get("platform", ""))
+    if "show" in form:
+        return _form(visit, platform, None, form)
+    document, errors = filled_in(platform.cred_account, form)
+    if errors:
+        return _form(visit, platform, None, form, errors)
+    fields, secrets = account_parts(document, platform)
+    try:
+        check_account(platform.name, fields, secrets)
+        account = visit.store.accounts.add(
+            owner=visit.user.login,
+            name=form.get("name", "").strip(),
+            platform=platform.name,
+            fields=fields,
+            sealed_secrets=visit.services.sealer.seal(secrets),
+        )
+    except InvalidRequest as error:
+        return _form(visit, platform, None, form, told(error))
+    except Conflict as error:
+        return _form(visit, platform, None, form, {"name": str(error)}, 409)
+    return visit.redirect("/accounts", f"The account {account.name} is stored.")
+
+
+@router.get("/accounts/{id}")
+def account(visit: Visiting, id: Id) -> Response:
+    found = _found(visit, id)
+    return _form(visit, _platform(found.platform), found, {"name": found.name} | _texts(found.fields))
+
+
+@router.post("/accounts/{id}")
+def change(visit: Visiting, form: Posted, id: Id) -> Response:
+    visit.require(_CREATE)
+    present = _found(visit, id)
+    platform = _platform(present.platform)
+    document, errors = filled_in(platform.cred_account, form)
+    if errors:
+        return _form(visit, platform, present, form, errors)
+    fields, secrets = account_parts(document, platform)
+    # What was emptied is taken away; what is no field of the form stays.
+    shown = {each.name for each in account_elements(platform)} - secret_names(platform)
+    changed = {name: fields.get(name) for name in shown if fields.get(name) != present.fields.get(name)}
+    try:
+        # Secrets are replaced together or kept together: what is sealed cannot be opened here and added to.
+        kept = dict.fromkeys(secret_names(platform), "sealed")
+        check_account(platform.name, present.fields | changed, secrets or kept)
+        visit.store.accounts.update(
+            present.owner,
+            id,
+            name=form.get("name", "").strip(),
+            fields=changed,
+            sealed_secrets=visit.services.sealer.seal(secrets) if secrets else None,
+        )
+    except InvalidRequest as error:
+        return _form(visit, platform, present, form, told(error))
+    except Conflict as error:
+        return _form(visit, platform, present, form, {"name": str(error)}, 409)
+    return visit.redirect("/accounts", "The account is changed. What is on its way goes on with it as it was.")
+
+
+@router.get("/accounts/{id}/delete")
+def delete_page(visit: Visiting, id: Id) -> Response:
+    """What deleting it would do."""
+    visit.require(_DELETE)
+    return visit.page("accounts/delete.html", account=_found(visit, id))
+
+
+@router.post("/accounts/{id}/delete")
+def delete(visit: Visiting, id: Id) -> Response:
+    visit.require(_DELETE)
+    found = _found(visit, id)
+    visit.store.accounts.remove(found.owner, id)
+    return visit.redirect("/accounts", f"The account {found.name} is deleted.")
+
+
+def _found(visit: Visit, id: int) -> StoredAccount:
+    """Raises `NotFound`, another user's account being as good as none."""
+    found = visit.services.store.accounts.find(visit.owner, id=id)
+    if found is None:
+        raise NotFound(f"There is no account {id}.")
+    return found
+
+
+def _platform(name: str) -> Platform:
+    return platform_named(name) or offered()[0]
+
+
+def _texts(fields: Mapping[str, object]) -> dict[str, str]:
+    return {name: str(value) for name, value in fields.items() if value not in (None, False)}
+
+
+def _form(
+    visit: Visit,
+    platform: Platform,
+    account: StoredAccount | None,
+    values: Mapping[str, str],
+    errors: Mapping[str, str] = {},
+    status: int | None = None,
+) -> Response:
+    return visit.page(
+        "accounts/form.html",
+        status=status or (400 if errors else 200),
+        platforms=offered(),
+        platform=platform,
+        account=account,
+        elements=account_elements(platform, secrets_kept=account is not None),
+        values=values,
+        errors=errors,
+        may_change=visit.may(_CREATE),
+    )

@@ -1,0 +1,57 @@
+"""The audit log, for administrators: who did what, the newest first."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import quote, unquote, urlencode
+
+from fastapi import APIRouter, Response
+
+from publisher.console.visit import Visiting
+from publisher.intake.exchange import Id
+
+router = APIRouter()
+
+_PAGE = 100
+_TEXT_MAX = 1000
+_PAGES = (
+    (re.compile(r"users/[^/]+/appliances/\d+/images/\d+/pimages/(\d+)"), "/publications/"),
+    (re.compile(r"users/[^/]+/appliances/\d+/images/(\d+)"), "/images/"),
+    (re.compile(r"users/[^/]+/accounts/(\d+)"), "/accounts/"),
+    (re.compile(r"users/([^/]+)"), "/users/"),
+)
+"""URIs of objects, and the pages that these have in the console."""
+
+
+@router.get("/audit")
+def audit(visit: Visiting, user: str = "", object: str = "", before: Id | None = None) -> Response:
+    visit.require_administrator()
+    filters = {"user": _text(user), "object": _text(object)}
+    entries = visit.services.store.audit.latest(
+        _PAGE + 1, before=before, actor=filters["user"] or None, object=filters["object"] or None
+    )
+    shown = entries[:_PAGE]
+    return visit.page(
+        "audit.html",
+        entries=[(each, page_of(each.object)) for each in shown],
+        filters=filters,
+        newest=_path(filters) if before else None,
+        older=_path(filters | {"before": str(shown[-1].id)}) if len(entries) > _PAGE else None,
+    )
+
+
+def page_of(uri: str) -> str | None:
+    """The path of an object's page, below the console's own; None where it has none. The object itself may be gone."""
+    for pattern, path in _PAGES:
+        if match := pattern.fullmatch(uri):
+            return path + quote(unquote(match[1]), safe="")
+    return None
+
+
+def _text(given: str) -> str:
+    return given.strip().replace("\0", "")[:_TEXT_MAX]
+
+
+def _path(query: dict[str, str]) -> str:
+    given = {name: value for name, value in query.items() if value}
+    return f"/audit?{urlencode(given)}" if given else "/audit"

@@ -1,0 +1,123 @@
+"""The fleet, for administrators: which workers live, what they do, what waits, and what went wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from fastapi import APIRouter, Response
+
+from publisher.console.live import Sight
+from publisher.console.rendering import render
+from publisher.console.visit import Posted, Visit, Visiting
+from publisher.core.errors import NotFound
+from publisher.core.settings import Settings
+from publisher.core.store import Store
+from publisher.core.store.fleet import WorkerStanding, WorkerState
+from publisher.core.store.statistics import Queue, Throughput
+from publisher.core.ticket import State, Ticket
+
+router = APIRouter()
+
+_HOUR, _DAY = 3600.0, 86400.0
+
+
+@dataclass(frozen=True, slots=True)
+class FleetSight:
+    """All that the page shows, as it is at one moment."""
+
+    workers: list[tuple[WorkerStanding, WorkerState]]
+    tickets: Mapping[int, Ticket]
+    queue: Queue
+    working: int
+    """Tickets that workers are at."""
+    rates: Mapping[str, tuple[Throughput | None, Throughput | None]]
+    """By platform, of the last hour and of the last day."""
+    failures: Mapping[str, tuple[int, int]]
+    """By reason, in the last hour and in the last day."""
+
+    @property
+    def living(self) -> list[tuple[WorkerStanding, WorkerState]]:
+        return [each for each in self.workers if each[1] is not WorkerState.STOPPED]
+
+    @property
+    def stopped(self) -> list[tuple[WorkerStanding, WorkerState]]:
+        return [each for each in self.workers if each[1] is WorkerState.STOPPED]
+
+    @property
+    def alive(self) -> int:
+        return sum(state in (WorkerState.ALIVE, WorkerState.DRAINING) for _, state in self.workers)
+
+    @property
+    def places(self) -> int:
+        """How much the workers that live do at a time, all together."""
+        return sum(worker.member.concurrency for worker, state in self.workers if state is WorkerState.ALIVE)
+
+
+def sight(store: Store, settings: Settings) -> FleetSight:
+    workers = store.fleet.workers()
+    counts = store.statistics.counts()
+    return FleetSight(
+        workers=[(each, each.state(settings.silent_seconds)) for each in workers],
+        tickets=store.tickets.several([id for each in workers for id in each.ticket_ids]),
+        queue=store.statistics.queue(),
+        working=sum(count for (_, state), count in counts.items() if state in (State.PUBLISHING, State.CANCELLING)),
+        rates=_rates(store.statistics.throughput(_HOUR), store.statistics.throughput(_DAY)),
+        failures=_failures(store.statistics.failures(_HOUR), store.statistics.failures(_DAY)),
+    )
+
+
+@router.get("/fleet")
+def fleet(visit: Visiting) -> Response:
+    visit.require_administrator()
+    return visit.page("fleet/fleet.html", fleet=sight(visit.services.store, visit.services.settings))
+
+
+@router.get("/fleet/events")
+def events(visit: Visiting) -> Response:
+    visit.require_administrator()
+    services = visit.services
+
+    def look() -> Sight:
+        now = sight(services.store, services.settings)
+        parts = "numbers", "workers", "throughput", "failures"
+        return Sight({f"fleet-{part}": render(f"fleet/{part}.html", fleet=now) for part in parts})
+
+    return visit.live(look)
+
+
+# A worker's name may have any character: it is told in the query.
+
+
+@router.get("/fleet/drain")
+def drain_page(visit: Visiting, worker: str) -> Response:
+    """What draining it would do."""
+    visit.require_administrator()
+    found = _found(visit, worker)
+    return visit.page("fleet/drain.html", worker=found, drain_seconds=visit.services.settings.drain_seconds)
+
+
+@router.post("/fleet/drain")
+def drain(visit: Visiting, form: Posted) -> Response:
+    visit.require_administrator()
+    name = _found(visit, form.get("worker", "")).member.name
+    visit.store.fleet.ask_to_drain(name)
+    return visit.redirect("/fleet", f"{name} is asked to drain; it hears of that within a few seconds.")
+
+
+def _found(visit: Visit, name: str) -> WorkerStanding:
+    """Raises `NotFound`."""
+    found = next((each for each in visit.services.store.fleet.workers() if each.member.name == name), None)
+    if found is None or found.stopped is not None:
+        raise NotFound("There is no such worker, or it has ended.")
+    return found
+
+
+def _rates(hour: list[Throughput], day: list[Throughput]) -> dict[str, tuple[Throughput | None, Throughput | None]]:
+    lately = {each.platform: each for each in hour}
+    return {each.platform: (lately.get(each.platform), each) for each in day}
+
+
+def _failures(hour: Mapping[str, int], day: Mapping[str, int]) -> dict[str, tuple[int, int]]:
+    """The most frequent first."""
+    return {reason: (hour.get(reason, 0), day[reason]) for reason in sorted(day, key=lambda each: (-day[each], each))}

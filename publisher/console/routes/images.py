@@ -1,0 +1,128 @@
+"""Images: the list, and one of them; its file; generating it again, cancelling its registration, deleting it."""
+
+from __future__ import annotations
+
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, Response
+from starlette.background import BackgroundTask
+
+from publisher.console.live import Sight
+from publisher.console.rendering import render
+from publisher.console.visit import Visit, Visiting
+from publisher.core import catalog
+from publisher.core.errors import NotFound
+from publisher.core.image import Image, ImageState
+from publisher.core.registering import wake_image
+from publisher.intake.exchange import Id
+from publisher.intake.routes.downloads import send_image
+
+router = APIRouter()
+
+_SEE, _REGISTER, _DELETE = "image_generate", "image_generate", "appliance_create"
+_PAGE = 50
+_TEXT_MAX = 255
+
+
+@router.get("/images")
+def images(visit: Visiting, q: str = "", state: str = "", before: Id | None = None) -> Response:
+    visit.require(_SEE)
+    text = q.strip()[:_TEXT_MAX].replace("\0", "")
+    wanted = ImageState(state) if state in set(ImageState) else None
+    store = visit.services.store.images
+    found = store.latest(_PAGE + 1, before=before, owner=visit.owner, text=text, state=wanted)
+    filters = {"q": text, "state": wanted or ""}
+    return visit.page(
+        "images/list.html",
+        images=found[:_PAGE],
+        states=list(ImageState),
+        filters=filters,
+        filtered=bool(text or wanted),
+        newest=_list_path(filters) if before else None,
+        older=_list_path(filters | {"before": str(found[_PAGE - 1].id)}) if len(found) > _PAGE else None,
+    )
+
+
+@router.get("/images/{id}")
+def image(visit: Visiting, id: Id) -> Response:
+    found = _found(visit, id)
+    store = visit.services.store
+    appliance = store.appliances.find(found.owner, found.appliance_id)
+    tickets = store.tickets.list(owner=found.owner, image_id=id)[::-1]
+    return visit.page("images/image.html", image=found, appliance=appliance, tickets=tickets[:_PAGE])
+
+
+@router.get("/images/{id}/events")
+def events(visit: Visiting, id: Id) -> Response:
+    """How its registration stands; once that has ended, the page loads itself again."""
+    _found(visit, id)
+
+    def look() -> Sight:
+        now = _found(visit, id)
+        if now.final:
+            raise NotFound
+        return Sight({"standing": render("images/standing.html", image=now)})
+
+    return visit.live(look)
+
+
+@router.get("/images/{id}/file")
+def file(visit: Visiting, id: Id) -> Response:
+    return send_image(visit.request, visit.services, _found(visit, id))
+
+
+@router.post("/images/{id}/again")
+def generate_again(visit: Visiting, id: Id) -> Response:
+    visit.require(_REGISTER)
+    found = _found(visit, id)
+    services = visit.services
+    visit.store.registrations.again(found.owner, found.appliance_id, id)
+    response = visit.redirect(f"/images/{id}", "The image is fetched again.")
+    response.background = BackgroundTask(wake_image, services.store, services.waker, id)
+    return response
+
+
+@router.post("/images/{id}/cancel")
+def cancel(visit: Visiting, id: Id) -> Response:
+    visit.require(_REGISTER)
+    found = _found(visit, id)
+    visit.store.registrations.cancel(found.owner, found.appliance_id, id)
+    return visit.redirect(f"/images/{id}", "The registration is cancelled.")
+
+
+@router.get("/images/{id}/delete")
+def delete_page(visit: Visiting, id: Id) -> Response:
+    """What deleting it would do."""
+    visit.require(_DELETE)
+    found = _found(visit, id)
+    tickets = visit.services.store.tickets.list(owner=found.owner, image_id=id)
+    unfinished = [each for each in tickets if not each.final]
+    return visit.page(
+        "images/delete.html",
+        image=found,
+        ours=catalog.is_ours(found.location),
+        published=len(tickets),
+        unfinished=unfinished,
+    )
+
+
+@router.post("/images/{id}/delete")
+def delete(visit: Visiting, id: Id) -> Response:
+    visit.require(_DELETE)
+    found = _found(visit, id)
+    catalog.delete(visit.store, visit.services.settings.images, found.owner, found.appliance_id, id)
+    return visit.redirect("/images", f"Image {id}, {found.name}, is deleted.")
+
+
+def _found(visit: Visit, id: int) -> Image:
+    """Raises `NotAllowed`, or `NotFound`, another user's image being as good as none."""
+    visit.require(_SEE)
+    found = visit.services.store.images.get(id)
+    if found is None or visit.owner not in (None, found.owner):
+        raise NotFound(f"There is no image {id}.")
+    return found
+
+
+def _list_path(query: dict[str, str]) -> str:
+    given = {name: value for name, value in query.items() if value}
+    return f"/images?{urlencode(given)}" if given else "/images"

@@ -1,0 +1,54 @@
+"""API keys: the list, a new one, deleting one. The secret half is on the page that makes a key, and on no other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from fastapi import APIRouter, Response
+
+from publisher.console.elements import told
+from publisher.console.visit import Posted, Visit, Visiting
+from publisher.core.errors import InvalidRequest
+from publisher.intake.auth import new_api_key
+from publisher.intake.exchange import Id
+
+router = APIRouter()
+
+_ENTITLEMENT = "api_key_access"
+
+
+@router.get("/keys")
+def keys(visit: Visiting) -> Response:
+    visit.require(_ENTITLEMENT)
+    return _list(visit, {})
+
+
+@router.post("/keys")
+def create(visit: Visiting, form: Posted) -> Response:
+    visit.require(_ENTITLEMENT)
+    name, description = form.get("name", "").strip(), form.get("description", "").strip()
+    try:
+        key, secret = new_api_key(visit.store, visit.services.sealer, visit.user.login, name, description)
+    except InvalidRequest as error:
+        return _list(visit, form, told(error), 400)
+    return visit.page("keys/created.html", key=key, secret=secret, status=201)
+
+
+@router.get("/keys/{id}/delete")
+def delete_page(visit: Visiting, id: Id) -> Response:
+    """What deleting it would do."""
+    visit.require(_ENTITLEMENT)
+    return visit.page("keys/delete.html", key=visit.services.store.api_keys.get(visit.owner, id))
+
+
+@router.post("/keys/{id}/delete")
+def delete(visit: Visiting, id: Id) -> Response:
+    visit.require(_ENTITLEMENT)
+    key = visit.services.store.api_keys.get(visit.owner, id)
+    visit.store.api_keys.remove(key.owner, id)
+    return visit.redirect("/keys", f"The key {key.name} is deleted, and good for nothing from now on.")
+
+
+def _list(visit: Visit, form: Mapping[str, str], errors: Mapping[str, str] = {}, status: int = 200) -> Response:
+    found = visit.services.store.api_keys.list(visit.owner)
+    return visit.page("keys/list.html", status=status, keys=found, form=form, errors=errors)

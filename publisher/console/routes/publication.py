@@ -1,0 +1,159 @@
+"""One publication: how it stands and how it came there; cancel it, try it again, delete it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Response
+from starlette.background import BackgroundTask
+
+from publisher.console.live import Sight
+from publisher.console.plot import plot
+from publisher.console.rendering import render
+from publisher.console.timeline import timeline
+from publisher.console.visit import Visit, Visiting
+from publisher.core.errors import Conflict, NotFound
+from publisher.core.publishing import wake
+from publisher.core.store.rows import Version
+from publisher.core.ticket import State, Ticket
+from publisher.core.uris import ticket_uri
+from publisher.intake.answers import ticket_account_document
+from publisher.intake.exchange import API, Id
+from publisher.intake.keys import image_of
+from publisher.intake.wire.fields import TYPE_KEY
+
+router = APIRouter()
+
+_PATH = "/publications/{id:id}"
+_ENTITLEMENT = "image_publish"
+_LIVE = ("summary", "actions", "throughput", "timeline", "cloud")
+"""The elements of the page that change, each with a template of its own."""
+_NOT_SHOWN = {TYPE_KEY, "targetPlatform", "secretsMissing", "uri", "parentUri", "dbId"}
+
+
+@router.get(_PATH)
+def publication(visit: Visiting, id: Id) -> Response:
+    ticket = _ticket(visit, id)
+    image = image_of(ticket, visit.store.images.get(ticket.image_id))
+    return visit.page(
+        "publications/publication.html",
+        image=image,
+        account=[(name, value) for name, value in ticket_account_document(ticket).items() if name not in _NOT_SHOWN],
+        notifications=visit.store.publications.notifications(id),
+        uri=f"{API}/{_uri(ticket)}",
+        **_shown(visit, ticket),
+    )
+
+
+@router.get(_PATH + "/events")
+def events(visit: Visiting, id: Id) -> Response:
+    _ticket(visit, id)
+    return visit.live(Parts(visit, id))
+
+
+class Parts:
+    """Looks at a publication again and again."""
+
+    def __init__(self, visit: Visit, id: int) -> None:
+        self._visit = visit
+        self._id = id
+        self._seen: Version | None = None
+        self._sight = Sight({})
+
+    def __call__(self) -> Sight:
+        """Raises `NotFound` once it was deleted."""
+        version = self._visit.store.tickets.versions([self._id]).get(self._id)
+        if version is None or version != self._seen:
+            shown = _shown(self._visit, _ticket(self._visit, self._id))
+            self._sight = Sight({name: render(f"publications/{name}.html", **shown) for name in _LIVE})
+            self._seen = version
+        return self._sight
+
+
+@router.get(_PATH + "/cancel")
+def ask_to_cancel(visit: Visiting, id: Id) -> Response:
+    ticket = _changeable(visit, id)
+    if ticket.final:
+        raise Conflict(f"publication {id} has ended already: {ticket.state}")
+    return _confirm(visit, "cancel", ticket)
+
+
+@router.post(_PATH + "/cancel")
+def cancel(visit: Visiting, id: Id) -> Response:
+    _changeable(visit, id)
+    cancelled = visit.store.tickets.request_cancel(id)
+    if cancelled.final:
+        return visit.redirect(f"/publications/{id}", "The publication is cancelled.")
+    # A worker that is at it notices by itself. Where none is, one has to come and clean up.
+    said = "The upload is being stopped, and what was uploaded is being removed."
+    return _woken(visit, id, visit.redirect(f"/publications/{id}", said))
+
+
+@router.get(_PATH + "/retry")
+def ask_to_retry(visit: Visiting, id: Id) -> Response:
+    ticket = _changeable(visit, id)
+    if ticket.state not in (State.FAILED, State.CANCELLED):
+        raise Conflict(f"publication {id} is {ticket.state}; only a failed or cancelled one can be tried again")
+    return _confirm(visit, "retry", ticket)
+
+
+@router.post(_PATH + "/retry")
+def retry(visit: Visiting, id: Id) -> Response:
+    _changeable(visit, id)
+    visit.store.tickets.retry(id)
+    return _woken(visit, id, visit.redirect(f"/publications/{id}", "The publication is queued again."))
+
+
+@router.get(_PATH + "/delete")
+def ask_to_delete(visit: Visiting, id: Id) -> Response:
+    ticket = _changeable(visit, id)
+    if not ticket.final:
+        raise Conflict(f"publication {id} is {ticket.state}; cancel it first")
+    return _confirm(visit, "delete", ticket)
+
+
+@router.post(_PATH + "/delete")
+def delete(visit: Visiting, id: Id) -> Response:
+    ticket = _changeable(visit, id)
+    visit.store.tickets.remove(id)
+    return visit.redirect("/publications", f"Publication {id}, “{ticket.name}”, was deleted.")
+
+
+def _ticket(visit: Visit, id: int) -> Ticket:
+    """Raises `NotFound`; another user's is as good as none."""
+    ticket = visit.store.tickets.get(id)
+    if ticket is None or visit.owner not in (None, ticket.owner):
+        raise NotFound(f"There is no publication {id}.")
+    return ticket
+
+
+def _changeable(visit: Visit, id: int) -> Ticket:
+    """Raises `NotFound`, `NotAllowed`."""
+    ticket = _ticket(visit, id)
+    visit.require(_ENTITLEMENT)
+    return ticket
+
+
+def _shown(visit: Visit, ticket: Ticket) -> dict[str, Any]:
+    history = visit.store.tickets.history(ticket.id)
+    return {
+        "ticket": ticket,
+        "steps": timeline(history),
+        "plot": plot(visit.store.tickets.samples(ticket.id)),
+        "may_change": visit.may(_ENTITLEMENT),
+    }
+
+
+def _confirm(visit: Visit, action: str, ticket: Ticket) -> Response:
+    left = [each.cloud_id for each in visit.store.tickets.journal(ticket.id) if each.state != "gone"]
+    return visit.page(f"publications/{action}.html", ticket=ticket, left=left)
+
+
+def _woken(visit: Visit, id: int, response: Response) -> Response:
+    """Waking a worker must not keep anybody waiting, whatever the broker does."""
+    response.background = BackgroundTask(wake, visit.store, visit.services.waker, id)
+    return response
+
+
+def _uri(ticket: Ticket) -> str:
+    return ticket_uri(ticket.owner, ticket.appliance_id, ticket.image_id, ticket.id)

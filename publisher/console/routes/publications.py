@@ -1,0 +1,97 @@
+"""Publications: the list of them."""
+
+from __future__ import annotations
+
+import time
+
+from fastapi import APIRouter, Response
+
+from publisher.console.listing import COUNT, Listing
+from publisher.console.live import Sight
+from publisher.console.rendering import render
+from publisher.console.start import first_steps
+from publisher.console.visit import Visit, Visiting
+from publisher.core.store.publications import COUNTED_MAX, PublicationPage
+from publisher.core.store.rows import Version, version_of
+from publisher.core.ticket import State, Ticket
+
+router = APIRouter()
+
+_ENTITLEMENT = "image_generate"
+_COUNT_SECONDS = 5.0
+
+
+@router.get("/publications")
+def publications(visit: Visiting) -> Response:
+    visit.require(_ENTITLEMENT)
+    listing = _listing(visit)
+    counts = _counts(visit, listing)
+    if not listing.filtered and not any(counts.values()):
+        return visit.page("publications/welcome.html", steps=first_steps(visit.services.store, visit.user))
+    page = _page(visit, listing)
+    return visit.page(
+        "publications/list.html",
+        listing=listing,
+        page=page,
+        platforms=visit.store.publications.platforms(),
+        counts=counts,
+        counted_max=COUNTED_MAX,
+        owner_shown=visit.user.administrator,
+    )
+
+
+@router.get("/publications/events")
+def events(visit: Visiting) -> Response:
+    visit.require(_ENTITLEMENT)
+    return visit.live(Rows(visit, _listing(visit)))
+
+
+class Rows:
+    """Looks at a page of the list again and again."""
+
+    def __init__(self, visit: Visit, listing: Listing) -> None:
+        self._visit = visit
+        self._listing = listing
+        self._rows: dict[int, tuple[Version, str]] = {}
+        self._counts = ""
+        self._counted = 0.0
+        # To search takes longer than to look at what was found.
+        self._found = _ids(_page(visit, listing)) if listing.wanted.words else None
+
+    def __call__(self) -> Sight:
+        publications = self._visit.store.publications
+        tickets = _page(self._visit, self._listing).tickets if self._found is None else publications.these(self._found)
+        self._rows = {ticket.id: self._row(ticket) for ticket in tickets}
+        if time.monotonic() - self._counted >= _COUNT_SECONDS:
+            self._counted = time.monotonic()
+            self._counts = render(
+                "publications/counts.html",
+                listing=self._listing,
+                counts=_counts(self._visit, self._listing),
+                counted_max=COUNTED_MAX,
+            )
+        parts = {f"ticket-{id}": html for id, (_, html) in self._rows.items()}
+        return Sight(parts | {"counts": self._counts}, {"publications": tuple(parts)})
+
+    def _row(self, ticket: Ticket) -> tuple[Version, str]:
+        version, before = version_of(ticket), self._rows.get(ticket.id)
+        if before and before[0] == version:
+            return before
+        owner_shown = self._visit.user.administrator
+        return version, render("publications/row.html", ticket=ticket, owner_shown=owner_shown)
+
+
+def _listing(visit: Visit) -> Listing:
+    return Listing.of(visit.request.query_params, visit.owner)
+
+
+def _page(visit: Visit, listing: Listing) -> PublicationPage:
+    return visit.store.publications.page(listing.wanted, COUNT, before=listing.before, after=listing.after)
+
+
+def _ids(page: PublicationPage) -> list[int]:
+    return [ticket.id for ticket in page.tickets]
+
+
+def _counts(visit: Visit, listing: Listing) -> dict[State, int]:
+    return visit.store.publications.counts(listing.wanted.owner)

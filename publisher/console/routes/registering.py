@@ -1,0 +1,110 @@
+"""A new image: sent from the browser, or fetched from where it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from fastapi import APIRouter, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import JSONResponse
+from starlette.background import BackgroundTask
+
+from publisher.console import BASE
+from publisher.console.elements import told
+from publisher.console.visit import Posted, Visit, Visiting
+from publisher.core.errors import Conflict, InvalidRequest, PublisherError
+from publisher.core.image import formats
+from publisher.core.registering import begin, wake_image
+from publisher.intake.problems import status_of
+from publisher.intake.uploads import received
+
+router = APIRouter()
+
+_NEW = "/images/new"
+_ENTITLEMENT = "image_generate"
+_APPLIANCE_MAX = (1 << 63) - 1
+
+
+@router.get(_NEW)
+def new_image(visit: Visiting) -> Response:
+    visit.require(_ENTITLEMENT)
+    return _page(visit, {})
+
+
+@router.post(_NEW)
+def register(visit: Visiting, form: Posted) -> Response:
+    """An image that a worker is to fetch."""
+    visit.require(_ENTITLEMENT)
+    services = visit.services
+    try:
+        image = begin(
+            visit.store,
+            services.settings,
+            owner=visit.user.login,
+            appliance_id=_appliance(visit, form.get("appliance", "")),
+            location=form.get("location", ""),
+            name=form.get("name", "").strip(),
+            format=form.get("format", ""),
+        )
+    except InvalidRequest as error:
+        return _page(visit, form, told(error), 400)
+    except Conflict as error:
+        return _page(visit, form, {"": str(error)}, 409)
+    response = visit.redirect(f"/images/{image.id}", f"The image is number {image.id}; a worker fetches it now.")
+    response.background = BackgroundTask(wake_image, services.store, services.waker, image.id)
+    return response
+
+
+@router.post("/images/upload")
+async def upload(
+    request: Request,
+    visit: Visiting,
+    name: str = "",
+    format: str = "",
+    appliance: str = "",
+    file_name: str = "",
+) -> Response:
+    """The image that the body is, sent by a script, which is told in JSON where to go on, or what is wrong."""
+    try:
+        visit.require(_ENTITLEMENT)
+        image = await received(
+            request,
+            visit.services.settings,
+            visit.store,
+            owner=visit.user.login,
+            appliance_id=await run_in_threadpool(_appliance, visit, appliance),
+            name=name.strip(),
+            format=format,
+            file_name=file_name,
+        )
+    except PublisherError as error:
+        return JSONResponse({"message": str(error)}, status_of(error))
+    said = visit.redirect(f"/images/{image.id}", f"The image is here: it is number {image.id}.")
+    answer = JSONResponse({"location": f"{BASE}/images/{image.id}"}, 201)
+    answer.raw_headers += [(key, value) for key, value in said.raw_headers if key == b"set-cookie"]
+    return answer
+
+
+def _appliance(visit: Visit, given: str) -> int:
+    """The number of the appliance that was chosen; the next free one where that is to be a new one. Raises
+    `InvalidRequest`."""
+    if given:
+        if not (given.isascii() and given.isdecimal() and 0 < int(given[:20]) <= _APPLIANCE_MAX):
+            raise InvalidRequest("is not the number of an appliance", field="appliance")
+        return int(given)
+    owned = visit.services.store.appliances.list(visit.user.login)
+    return max((each.id for each in owned), default=0) + 1
+
+
+def _page(visit: Visit, form: Mapping[str, str], errors: Mapping[str, str] = {}, status: int = 200) -> Response:
+    settings = visit.services.settings
+    return visit.page(
+        "images/new.html",
+        status=status,
+        form=form,
+        errors=errors,
+        appliances=visit.services.store.appliances.list(visit.user.login),
+        formats=formats(),
+        hosts=[each.strip() for each in settings.location_hosts.split(",") if each.strip()],
+        bytes_max=settings.upload_bytes_max,
+    )

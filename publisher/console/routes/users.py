@@ -1,0 +1,156 @@
+"""Users, for administrators: the list, a new one, what one may do, its password, deleting it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from fastapi import APIRouter, Response
+
+from publisher.console.elements import told
+from publisher.console.passwords import new_password
+from publisher.console.visit import Form, Posted, Visit, Visiting
+from publisher.core import first_user
+from publisher.core.errors import Conflict, InvalidRequest, NotFound
+from publisher.core.store.roles import ENTITLEMENT_DESCRIPTIONS
+from publisher.core.store.users import User
+from publisher.core.uris import user_uri
+
+router = APIRouter()
+
+_NEW = "/users/-/new"
+"""No login has a slash: whatever users are called, this is none of them."""
+
+
+@router.get("/users")
+def users(visit: Visiting) -> Response:
+    visit.require_administrator()
+    return visit.page("users/list.html", users=visit.services.store.users.list())
+
+
+@router.get(_NEW)
+def new_user(visit: Visiting) -> Response:
+    visit.require_administrator()
+    return _new(visit, {}, chosen=frozenset(ENTITLEMENT_DESCRIPTIONS))
+
+
+@router.post(_NEW)
+def create(visit: Visiting, form: Posted) -> Response:
+    visit.require_administrator()
+    chosen, roles = frozenset(form.getlist("entitlements")), frozenset(form.getlist("roles"))
+    try:
+        user = visit.store.users.add(
+            form.get("login", "").strip(),
+            new_password(form),
+            administrator="administrator" in form,
+            entitlements=chosen,
+            roles=roles,
+        )
+    except InvalidRequest as error:
+        return _new(visit, form, told(error), chosen=chosen, roles=roles)
+    except Conflict as error:
+        return _new(visit, form, {"login": str(error)}, chosen=chosen, roles=roles, status=409)
+    return visit.redirect("/users", f"{user.login} is a user now.")
+
+
+@router.get("/users/{login}")
+def user(visit: Visiting, login: str) -> Response:
+    visit.require_administrator()
+    return _page(visit, _found(visit, login))
+
+
+@router.post("/users/{login}/rights")
+def change_rights(visit: Visiting, form: Posted, login: str) -> Response:
+    visit.require_administrator()
+    present = _found(visit, login)
+    wanted, have = frozenset(form.getlist("roles")), frozenset(role.name for role in present.roles)
+    rights = "administrator" in form, frozenset(form.getlist("entitlements"))
+    try:
+        if wanted != have:
+            visit.store.users.change_roles(login, add=wanted - have, remove=have - wanted)
+        if rights != (present.administrator, present.entitlements):
+            visit.store.users.change_rights(login, administrator=rights[0], entitlements=rights[1])
+    except (InvalidRequest, Conflict) as error:
+        return _page(visit, _found(visit, login), {"": str(error)}, 409 if isinstance(error, Conflict) else 400)
+    return visit.redirect(f"/{user_uri(login)}", "It holds from the next request on.")
+
+
+@router.post("/users/{login}/password")
+def change_password(visit: Visiting, form: Posted, login: str) -> Response:
+    visit.require_administrator()
+    present = _found(visit, login)
+    if login == visit.user.login:
+        return visit.redirect("/me")
+    try:
+        visit.store.users.set_password(login, new_password(form))
+    except InvalidRequest as error:
+        return _page(visit, present, told(error), 400)
+    first_user.forget_password(visit.services.settings, login)
+    return visit.redirect(f"/{user_uri(login)}", f"{login} has another password, and is signed out everywhere.")
+
+
+@router.get("/users/{login}/delete")
+def delete_page(visit: Visiting, login: str) -> Response:
+    """What deleting it would do."""
+    visit.require_administrator()
+    store = visit.services.store
+    found = _found(visit, login)
+    return visit.page(
+        "users/delete.html",
+        who=found,
+        images=bool(store.images.latest(1, owner=login)),
+        accounts=len(store.accounts.list(login)),
+        keys=len(store.api_keys.list(login)),
+    )
+
+
+@router.post("/users/{login}/delete")
+def delete(visit: Visiting, login: str) -> Response:
+    visit.require_administrator()
+    visit.store.users.remove(_found(visit, login).login)
+    return visit.redirect("/users", f"{login} is deleted.")
+
+
+def _found(visit: Visit, login: str) -> User:
+    """Raises `NotFound`."""
+    found = None if "\0" in login else visit.services.store.users.get(login)
+    if found is None:
+        raise NotFound(f"There is no user {login}.")
+    return found
+
+
+def _role_options(visit: Visit) -> list[tuple[str, str]]:
+    """The names of all roles, and what they are for."""
+    return [(each.name, each.description or each.name) for each in visit.services.store.roles.list()]
+
+
+def _new(
+    visit: Visit,
+    form: Form | Mapping[str, str],
+    errors: Mapping[str, str] = {},
+    *,
+    chosen: frozenset[str],
+    roles: frozenset[str] = frozenset(),
+    status: int | None = None,
+) -> Response:
+    return visit.page(
+        "users/new.html",
+        status=status or (400 if errors else 200),
+        form=form,
+        errors=errors,
+        entitlements=ENTITLEMENT_DESCRIPTIONS,
+        role_options=_role_options(visit),
+        chosen=chosen,
+        chosen_roles=roles,
+    )
+
+
+def _page(visit: Visit, found: User, errors: Mapping[str, str] = {}, status: int = 200) -> Response:
+    return visit.page(
+        "users/user.html",
+        status=status,
+        who=found,
+        errors=errors,
+        entitlements=ENTITLEMENT_DESCRIPTIONS,
+        role_options=_role_options(visit),
+        chosen_roles=frozenset(role.name for role in found.roles),
+    )

@@ -1,0 +1,104 @@
+"""The console as a browser meets it: the intake's app over a temporary store, and one client a person."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from lxml import html
+
+from tests.unit.intake.conftest import (
+    PASSWORDS,
+    Service,
+    filled_template,
+    fresh,
+    no_secrets_in_logs,
+    quick_hashes,
+    start,
+)
+
+with warnings.catch_warnings():
+    # It would rather have httpx2, a fork of the httpx that we have.
+    warnings.simplefilter("ignore")
+    from starlette.testclient import TestClient
+
+__all__ = ["filled_template", "fresh", "no_secrets_in_logs", "quick_hashes", "start"]
+
+HERE = "http://console.example"
+
+
+@dataclass(frozen=True)
+class Page:
+    """What came back."""
+
+    status: int
+    headers: Mapping[str, str]
+    text: str
+
+    @property
+    def root(self) -> Any:
+        return html.fromstring(self.text)
+
+    @property
+    def words(self) -> str:
+        """All of its text, blanks made one."""
+        return re.sub(r"\s+", " ", self.root.find("body").text_content()).strip()
+
+    @property
+    def heading(self) -> str:
+        return str(self.root.findtext(".//h1")).strip()
+
+    @property
+    def csrf(self) -> str:
+        return str(self.root.xpath("string(//meta[@name='csrf']/@content)"))
+
+    @property
+    def location(self) -> str:
+        return self.headers["location"]
+
+    def links(self, text: str) -> list[str]:
+        return [str(a.get("href")) for a in self.root.iter("a") if text in a.text_content()]
+
+
+class Browser:
+    """A person's: keeps cookies, follows nothing by itself."""
+
+    def __init__(self, client: TestClient) -> None:
+        self.client = client
+
+    def get(self, path: str, **headers: str) -> Page:
+        return self._page(self.client.get(f"/console{path}", headers=headers))
+
+    def post(
+        self, path: str, fields: Mapping[str, Any] | None = None, *, csrf: str | None = None, origin: str = HERE
+    ) -> Page:
+        """With the token of the session where none is given."""
+        token = self.get("/publications").csrf if csrf is None else csrf
+        data = {"csrf": token, **(fields or {})}
+        return self._page(self.client.post(f"/console{path}", data=data, headers={"Origin": origin}))
+
+    def sign_in(self, login: str, password: str | None = None, **fields: str) -> Page:
+        secret = PASSWORDS[login] if password is None else password
+        return self.post("/sign-in", {"login": login, "password": secret, **fields}, csrf="")
+
+    @staticmethod
+    def _page(response: Any) -> Page:
+        return Page(response.status_code, response.headers, response.text)
+
+
+@pytest.fixture
+def browser(fresh: Service) -> Callable[..., Browser]:
+    """Makes a browser, of somebody who is signed in where a login is given."""
+    return lambda login=None, **options: browse(fresh, login, **options)
+
+
+def browse(service: Service, login: str | None = None, *, url: str = HERE) -> Browser:
+    client = TestClient(service.app, base_url=url, follow_redirects=False, raise_server_exceptions=False)
+    made = Browser(client)
+    if login is not None:
+        assert made.sign_in(login).status == 303
+    return made

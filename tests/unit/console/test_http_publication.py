@@ -1,0 +1,261 @@
+"""One publication: what its page tells, and what can be done with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from sqlalchemy import insert
+
+from publisher.console.plot import plot
+from publisher.console.routes.publication import Parts
+from publisher.console.visit import Visit
+from publisher.core.errors import NotFound
+from publisher.core.store.engine import db_now, writing
+from publisher.core.store.tables import notifications, samples
+from publisher.core.ticket import Phase, Sample, State, Ticket
+from publisher.core.uris import ticket_uri
+from tests.unit.console.conftest import Browser, Page
+from tests.unit.intake.conftest import SECRET, Service
+
+Browsers = Callable[..., Browser]
+MIB = 1 << 20
+
+
+def page_of(browser: Browser, ticket: Ticket, below: str = "") -> Page:
+    return browser.get(f"/publications/{ticket.id}{below}")
+
+
+def published(service: Service) -> Ticket:
+    ticket = service.publish(login="alice")
+    claim = service.claim(ticket)
+    for phase in (Phase.AUTHENTICATING, Phase.UPLOADING, Phase.VERIFYING, Phase.FINISHING):
+        service.store.leases.phase(claim, phase, phase.capitalize())
+    service.store.leases.plan(claim, "cloud-7")
+    service.store.leases.mark(claim, "cloud-7", "present")
+    service.store.leases.published(claim, cloud_id="cloud-7", location="http://glance/v2/images/cloud-7")
+    return service.ticket(ticket.id)
+
+
+def failed(service: Service) -> Ticket:
+    ticket = service.publish(login="alice")
+    service.store.leases.failed(service.claim(ticket), error="the cloud said no", detail="403 Forbidden")
+    return service.ticket(ticket.id)
+
+
+def test_the_page_of_a_publication(fresh: Service, browser: Browsers) -> None:
+    ticket = published(fresh)
+    page = page_of(browser("alice"), ticket)
+    assert page.status == 200
+    assert page.heading == "A machine image"
+    for part in ("published", "100 %", "cloud-7", "http://glance/v2/images/cloud-7", "Keystone URL", "http://127.0.0.1:5000",
+                 "5" * 32, "2" * 64, "f" * 128, "image 21", "worker", "Keystone project"):  # fmt: skip
+        assert part in page.words, part
+    assert page.links("its status") == [f"/api/{ticket_uri('alice', 14, 21, ticket.id)}/status"]
+    steps = page.root.xpath("//ol[@class='timeline']/li")
+    assert [(each.get("class"), each.findtext("p")) for each in steps] == [
+        ("queued", "Accepted"),
+        ("claimed", "Claimed by worker"),
+        ("phase", "Authenticating"),
+        ("phase", "Uploading"),
+        ("phase", "Verifying"),
+        ("phase", "Finishing"),
+        ("published", "Published"),
+    ]
+    assert SECRET not in page.text
+
+
+def test_a_failure_is_told_with_its_reason_and_a_retry_too(fresh: Service, browser: Browsers) -> None:
+    alice = browser("alice")
+    page = page_of(alice, failed(fresh))
+    assert "the cloud said no" in page.words
+    assert "403 Forbidden" in page.words
+    assert page.root.xpath("//ol[@class='timeline']/li[@class='failed']")
+
+    again = fresh.publish(login="alice")
+    fresh.store.leases.retry(fresh.claim(again), delay_seconds=60, error="connection lost")
+    page = page_of(alice, again)
+    assert "waiting to retry" in page.words
+    (step,) = page.root.xpath("//ol[@class='timeline']/li[@class='retrying']/p[1]/text()")
+    assert step == "To be tried again in 60 s: connection lost"
+
+
+def test_somebody_elses_is_as_good_as_none(fresh: Service, browser: Browsers) -> None:
+    ticket = published(fresh)
+    bob = browser("bob")
+    for below in ("", "/events", "/cancel", "/retry", "/delete"):
+        page = page_of(bob, ticket, below)
+        assert (page.status, "There is no publication" in page.words) == (404, True)
+    assert bob.post(f"/publications/{ticket.id}/delete").status == 404
+    assert bob.get("/publications/9999").status == bob.get("/publications/99999999999999999999").status == 404
+    assert page_of(browser("root"), ticket).status == 200
+
+
+def test_without_the_entitlement_nothing_can_be_changed(fresh: Service, browser: Browsers) -> None:
+    ticket = fresh.publish(login="alice")
+    fresh.store.users.add("dora", "x", entitlements=frozenset({"image_generate"}))
+    with writing(fresh.store.engine) as connection:
+        connection.exec_driver_sql("UPDATE tickets SET owner = 'dora'")
+    dora = browser()
+    assert dora.sign_in("dora", "x").status == 303
+    page = page_of(dora, ticket)
+    assert page.status == 200
+    assert page.links("Cancel") == []
+    assert page_of(dora, ticket, "/cancel").status == dora.post(f"/publications/{ticket.id}/cancel").status == 403
+    assert fresh.ticket(ticket.id).state is State.QUEUED
+
+
+def test_cancelling_says_what_it_will_do_and_does_it(fresh: Service, browser: Browsers) -> None:
+    alice, ticket = browser("alice"), fresh.publish(login="alice")
+    assert page_of(alice, ticket).links("Cancel") == [f"/console/publications/{ticket.id}/cancel"]
+    assert "nothing of it is in the cloud" in page_of(alice, ticket, "/cancel").words
+    claim = fresh.claim(ticket)
+    fresh.store.leases.plan(claim, "cloud-1")
+    confirm = page_of(alice, ticket, "/cancel")
+    assert "what has been uploaded is removed from the cloud" in confirm.words
+    assert fresh.ticket(ticket.id).state is State.PUBLISHING, "asking changes nothing"
+
+    fresh.waker.ids.clear()
+    assert alice.post(f"/publications/{ticket.id}/cancel", csrf="wrong").status == 403
+    answer = alice.post(f"/publications/{ticket.id}/cancel")
+    assert (answer.status, answer.location) == (303, f"/console/publications/{ticket.id}")
+    assert fresh.ticket(ticket.id).state is State.CANCELLING
+    assert fresh.waker.ids == [ticket.id], "one has to come and clean up"
+    page = page_of(alice, ticket)
+    assert "The upload is being stopped" in page.words
+    assert page.links("Cancel") == []
+    assert audited(fresh) == ("alice", "ticket.cancel")
+
+
+def test_a_failed_one_is_tried_again(fresh: Service, browser: Browsers) -> None:
+    alice, ticket = browser("alice"), failed(fresh)
+    fresh.waker.ids.clear()
+    confirm = page_of(alice, ticket, "/retry")
+    assert "It failed: the cloud said no" in confirm.words
+    assert alice.post(f"/publications/{ticket.id}/retry").status == 303
+    assert fresh.ticket(ticket.id).state is State.QUEUED
+    assert fresh.waker.ids == [ticket.id]
+    assert audited(fresh) == ("alice", "ticket.retry")
+    for page in (page_of(alice, ticket, "/retry"), alice.post(f"/publications/{ticket.id}/retry")):
+        assert (page.status, page.heading) == (409, "That is not possible now")
+
+
+def test_a_record_goes_and_the_image_stays(fresh: Service, browser: Browsers) -> None:
+    root, ticket = browser("root"), published(fresh)
+    words = page_of(root, ticket, "/delete").words
+    assert "The record goes" in words
+    assert "The image stays in the cloud, as cloud-7" in words
+    assert root.post(f"/publications/{ticket.id}/delete").location == "/console/publications"
+    assert "“A machine image”, was deleted" in root.get("/publications").words
+    assert fresh.store.tickets.get(ticket.id) is None
+    assert audited(fresh) == ("root", "ticket.delete")
+
+    going_on = fresh.publish(login="alice")
+    assert page_of(root, going_on, "/delete").status == 409
+    assert root.post(f"/publications/{going_on.id}/delete").status == 409
+
+
+def test_what_was_told_of_it(fresh: Service, browser: Browsers) -> None:
+    ticket = published(fresh)
+    row = {
+        "uid": "u", "ticket_id": ticket.id, "owner": "alice", "url": "https://hook.example/x", "body": "{}",
+        "event": "ticket.published", "state": "failed", "attempt": 3, "next_at": 0.0, "created": db_now(),
+        "error": "410 Gone",
+    }  # fmt: skip
+    assert "Notifications" not in page_of(browser("alice"), ticket).words
+    with writing(fresh.store.engine) as connection:
+        connection.execute(insert(notifications).values(row))
+    words = page_of(browser("alice"), ticket).words
+    for part in ("Notifications", "ticket.published", "https://hook.example/x", "attempt 3", "410 Gone"):
+        assert part in words
+
+
+def test_the_page_keeps_up(fresh: Service, browser: Browsers, monkeypatch: pytest.MonkeyPatch) -> None:
+    alice, ticket = browser("alice"), fresh.publish(login="alice")
+    looks: list[Parts] = []
+
+    def live(visit: Visit, look: Parts) -> Page:
+        looks.append(look)
+        raise NotFound
+
+    monkeypatch.setattr(Visit, "live", live)
+    page_of(alice, ticket, "/events")
+    (look,) = looks
+    before = look()
+    assert set(before.parts) == {"summary", "actions", "throughput", "timeline", "cloud"}
+    assert look() is before, "nothing is read again that has not changed"
+    claim = fresh.claim(ticket)
+    fresh.store.leases.phase(claim, Phase.UPLOADING, "Uploading")
+    fresh.store.leases.renew(claim, 60, sent=MIB)
+    after = look()
+    assert "Uploading 1 of 2048 MiB" in after.parts["summary"]
+    assert "Claimed by worker" in after.parts["timeline"]
+    page = page_of(alice, ticket)
+    for id in after.parts:
+        assert len(page.root.xpath(f"//*[@id='{id}']")) == 1, "each part is in the page, once"
+    fresh.store.tickets.request_cancel(ticket.id)
+    fresh.store.leases.cancelled(claim)
+    fresh.store.tickets.remove(ticket.id)
+    with pytest.raises(NotFound):
+        look()
+
+
+def audited(service: Service) -> tuple[str, str]:
+    entry = service.store.audit.latest(1)[0]
+    assert entry.actor.door == "console"
+    assert entry.object.startswith("users/alice/appliances/14/images/21/pimages/")
+    return entry.actor.login, entry.action
+
+
+# The plot ---------------------------------------------------------------------------------------------------------
+
+
+def test_throughput_is_plotted(fresh: Service, browser: Browsers) -> None:
+    ticket = published(fresh)
+    rows = [{"ticket_id": ticket.id, "attempt": 1, "at": 1000.0 + each, "sent": each * 8 * MIB} for each in range(10)]
+    assert "<svg viewBox" not in page_of(browser("alice"), ticket).text
+    with writing(fresh.store.engine) as connection:
+        connection.execute(insert(samples), rows)
+    page = page_of(browser("alice"), ticket)
+    assert "Attempt 1: 8.0 MiB/s in the mean, at most 8.0 MiB/s, over 9.0 s" in page.words
+
+
+def test_each_attempt_is_a_line_of_its_own() -> None:
+    made = plot(
+        [
+            Sample(1, 10.0, 0),
+            Sample(1, 12.0, 4 * MIB),
+            Sample(2, 20.0, 0),
+            Sample(2, 21.0, MIB),
+            Sample(2, 22.0, 4 * MIB),
+        ]
+    )
+    assert made
+    assert [line.attempt for line in made.lines] == [1, 2]
+    assert [tick.words for tick in made.rates] == ["0", "1.0 MiB/s", "2.0 MiB/s", "3.0 MiB/s", "4.0 MiB/s"]
+    assert [tick.words for tick in made.times] == ["0 s", "5.0 s", "10 s"]
+    assert made.lines[0].path.startswith("M76.0 ")
+    assert made.words.startswith("Attempt 1: 2.0 MiB/s in the mean")
+
+
+def test_an_attempt_that_was_begun_anew_is_two_lines() -> None:
+    made = plot([Sample(1, 1.0, 0), Sample(1, 2.0, 9), Sample(1, 3.0, 0), Sample(1, 4.0, 9)])
+    assert made
+    assert len(made.lines) == 2
+
+
+@pytest.mark.parametrize("samples", [[], [Sample(1, 1.0, 0)], [Sample(1, 1.0, 0), Sample(1, 1.0, 9)]])
+def test_without_a_rate_there_is_no_plot(samples: list[Sample]) -> None:
+    assert plot(samples) is None
+
+
+def test_a_long_upload_has_no_more_points_than_can_be_seen() -> None:
+    made = plot([Sample(1, float(each), each * MIB) for each in range(5000)])
+    assert made
+    assert made.lines[0].path.count("L") < 250
+
+
+def test_an_upload_that_stands_still_is_at_the_bottom() -> None:
+    made = plot([Sample(1, 1.0, 5), Sample(1, 9.0, 5)])
+    assert made
+    assert made.lines[0].path == "M76.0 192.0L708.0 192.0"

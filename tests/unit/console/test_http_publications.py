@@ -1,0 +1,230 @@
+"""The list of publications: whose, which, in which order, and kept up to date."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+from xml.sax.saxutils import escape
+
+import pytest
+
+from publisher.console.live import Sight, Streams
+from publisher.console.routes.publications import Rows
+from publisher.core.errors import NotFound, TooMany
+from publisher.core.ticket import Phase
+from tests.unit.console.conftest import Browser, Page
+from tests.unit.intake.conftest import Service, xml_body
+
+Browsers = Callable[..., Browser]
+
+
+def publish(service: Service, *names: str, login: str = "alice", image: int = 21) -> list[int]:
+    return [
+        service.publish(xml_body(image=None, displayName=escape(name).encode()), login=login, image=image).id
+        for name in names
+    ]
+
+
+def numbers(page: Page) -> list[int]:
+    return [int(id.removeprefix("ticket-")) for id in page.root.xpath("//tbody[@id='publications']/tr/@id")]
+
+
+def test_an_empty_installation_shows_the_way(fresh: Service, browser: Browsers) -> None:
+    page = browser("alice").get("/publications")
+    steps = page.root.xpath("//ol[@class='steps']//h3/text()[1]")
+    assert [each.strip() for each in steps] == [
+        "A cloud account", "An image", "The publication",
+    ]  # fmt: skip
+    done = page.root.xpath("//ol[@class='steps']/li[contains(@class, 'done')]//h3")
+    assert [each.text.strip() for each in done] == ["An image"]
+    publish(fresh, "one")
+    assert "steps" not in browser("alice").get("/publications").text
+
+
+def test_each_sees_their_own_and_administrators_everybodys(fresh: Service, browser: Browsers) -> None:
+    mine = publish(fresh, "one", "two")
+    theirs = publish(fresh, "three", login="bob", image=31)
+    alice, root = browser("alice"), browser("root")
+    assert numbers(alice.get("/publications")) == mine[::-1]
+    assert numbers(alice.get("/publications?owner=bob")) == mine[::-1], "that is not for her to choose"
+    assert numbers(root.get("/publications")) == theirs + mine[::-1]
+    assert numbers(root.get("/publications?owner=bob")) == theirs
+    assert "bob" not in alice.get("/publications").words
+    refused = browser("carol").get("/publications")
+    assert refused.status == 403
+    assert "'image_generate' is needed" in refused.words
+
+
+def test_a_row_tells_how_it_stands(fresh: Service, browser: Browsers) -> None:
+    ticket = fresh.publish(login="alice")
+    claim = fresh.claim(ticket)
+    fresh.store.leases.phase(claim, Phase.UPLOADING, "Uploading")
+    fresh.store.leases.renew(claim, 60, sent=ticket.progress.total // 2)
+    row = browser("alice").get("/publications").root.xpath("//tbody/tr")[0]
+    words = " ".join(row.text_content().split())
+    whose = ("A machine image", f"#{ticket.id}", "openstack", "worker", "Attempt 1")
+    for part in (*whose, "publishing", "Uploading", "50 %", "1.0 GiB of 2.0 GiB", "/s", " left"):
+        assert part in words
+    (bar,) = row.xpath(".//progress")
+    assert (bar.get("value"), bar.get("max")) == (str(1 << 30), str(2 << 30))
+
+
+def test_names_are_text_and_no_markup(fresh: Service, browser: Browsers) -> None:
+    publish(fresh, "<script>alert(1)</script>")
+    page = browser("alice").get("/publications")
+    assert page.root.xpath("//tbody//a/text()") == ["<script>alert(1)</script>"]
+    assert "<script>alert" not in page.text
+
+
+def test_filters(fresh: Service, browser: Browsers) -> None:
+    web, data, last = publish(fresh, "web server", "100%_data", "Web proxy")
+    fresh.store.tickets.request_cancel(data)
+    alice = browser("alice")
+
+    def found(query: str) -> list[int]:
+        page = alice.get(f"/publications?{query}")
+        assert page.status == 200
+        return numbers(page)
+
+    assert found("state=cancelled") == [data]
+    assert found("state=queued") == [last, web]
+    assert found("state=nothing") == [last, data, web], "what an address has that means nothing is not minded"
+    assert found("q=WEB") == [last, web]
+    assert found("q=%25_") == [data], "what is searched for is no pattern"
+    assert found(f"q={data}") == found(f"q=%23{data}") == [data]
+    assert found("q=none") == found("platform=none") == found("q=%00zz") == []
+    assert found("platform=openstack&state=queued&q=proxy") == [last]
+    assert found("before=999999999999999999999") == [last, data, web]
+    page = alice.get("/publications?state=cancelled&q=data")
+    assert page.root.xpath("string(//input[@id='q']/@value)") == "data"
+    assert page.links("Queued") == ["/console/publications?state=queued&q=data"]
+    assert "No publication is like that" in alice.get("/publications?q=none").words
+
+
+def test_pages_follow_each_other_without_a_gap(fresh: Service, browser: Browsers) -> None:
+    ids = publish(fresh, *(f"image {each}" for each in range(120)))[::-1]
+    alice = browser("alice")
+    first = alice.get("/publications?q=image")
+    assert numbers(first) == ids[:50]
+    assert first.links("Newer") == []
+    second = alice.get(first.links("Older")[0].removeprefix("/console"))
+    assert numbers(second) == ids[50:100]
+    third = alice.get(second.links("Older")[0].removeprefix("/console"))
+    assert numbers(third) == ids[100:]
+    assert third.links("Older") == []
+    assert numbers(alice.get(third.links("Newer")[0].removeprefix("/console"))) == ids[50:100]
+    assert numbers(alice.get(second.links("Newer")[0].removeprefix("/console"))) == ids[:50]
+    assert third.links("Newest") == ["/console/publications?q=image"]
+
+
+def test_states_are_counted(fresh: Service, browser: Browsers) -> None:
+    publish(fresh, "one", "two")
+    publish(fresh, "three", login="bob", image=31)
+    chips = {
+        a.text: a.xpath("string(span)")
+        for a in browser("alice").get("/publications").root.xpath("//ul[@id='counts']//a")
+    }
+    assert chips == {"All": "", "Queued": "2", "Publishing": "0", "Published": "0", "Failed": "0"}
+
+
+# Kept up to date --------------------------------------------------------------------------------------------------
+
+
+def rows(browser: Browser, query: str = "") -> Rows:
+    """What keeps that browser's page up to date."""
+    made: list[Rows] = []
+    with pytest.MonkeyPatch.context() as patch:
+
+        def response(_: Streams, look: Rows, allowed: Callable[[], bool]) -> Any:
+            assert allowed()
+            made.append(look)
+            raise TooMany
+
+        patch.setattr(Streams, "response", response)
+        assert browser.get(f"/publications/events{query}").status == 429
+    return made[0]
+
+
+def test_a_page_is_told_what_changes(fresh: Service, browser: Browsers) -> None:
+    one, two = publish(fresh, "one", "two")
+    look = rows(browser("alice"))
+    before = look()
+    assert before.lists == {"publications": (f"ticket-{two}", f"ticket-{one}")}
+    assert look().parts == before.parts
+
+    fresh.claim(fresh.ticket(one))
+    (three,) = publish(fresh, "three")
+    after = look()
+    assert after.lists["publications"][0] == f"ticket-{three}"
+    assert "publishing" in after.parts[f"ticket-{one}"]
+    assert after.parts[f"ticket-{two}"] == before.parts[f"ticket-{two}"]
+    publish(fresh, "four", login="bob", image=31)
+    assert look().lists == after.lists, "nobody sees what is not theirs"
+
+
+def test_a_search_is_done_once_and_what_it_found_is_kept_up_to_date(fresh: Service, browser: Browsers) -> None:
+    one, _ = publish(fresh, "one", "two")
+    look = rows(browser("alice"), "?q=one")
+    publish(fresh, "one")
+    assert look().lists == {"publications": (f"ticket-{one}",)}
+    fresh.store.tickets.request_cancel(one)
+    assert "cancelled" in look().parts[f"ticket-{one}"]
+
+
+def events(
+    streams: Streams, look: Callable[[], Sight], allowed: Callable[[], bool], until: Callable[[str], bool]
+) -> list[str]:
+    """What is sent, until it is as wanted."""
+
+    async def read() -> list[str]:
+        sent: list[str] = []
+        async for chunk in streams.response(look, allowed).body_iterator:
+            sent.append(str(chunk))
+            if until(str(chunk)):
+                streams.close()
+        return sent
+
+    return asyncio.run(asyncio.wait_for(read(), 20))
+
+
+def test_only_what_changed_is_sent() -> None:
+    sights = [Sight({"a": "1", "b": "1"}), Sight({"a": "1", "b": "1"}), Sight({"a": "2", "b": "1"}, {"c": ("a", "b")})]
+    left = iter(sights)
+    sent = events(Streams(1, 0.001), lambda: next(left), lambda: True, lambda chunk: "2" in chunk)
+    changes = [json.loads(each.split("data: ")[1]) for each in sent]
+    assert changes == [
+        {"parts": {"a": "1", "b": "1"}, "lists": {}},
+        {"parts": {"a": "2"}, "lists": {"c": ["a", "b"]}},
+    ]
+
+
+def test_a_page_of_what_is_gone_loads_itself_again() -> None:
+    def gone() -> Sight:
+        raise NotFound
+
+    streams = Streams(1, 0.001)
+    assert events(streams, gone, lambda: True, lambda _: False) == ["event: reload\ndata:\n\n"]
+    assert len(streams) == 0
+
+
+def test_who_signs_out_is_shown_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("publisher.console.live._ASSURE_SECONDS", 0.0)
+    sent = events(Streams(1, 0.001), lambda: Sight({"a": "secret"}), lambda: False, lambda _: False)
+    assert sent == [": \n\n", "event: reload\ndata:\n\n"]
+
+
+def test_so_many_pages_at_a_time_and_no_more() -> None:
+    async def open_two() -> None:
+        streams = Streams(1, 0.001)
+        one = streams.response(lambda: Sight({"a": "1"}), lambda: True).body_iterator
+        await anext(aiter(one))
+        assert len(streams) == 1
+        with pytest.raises(TooMany):
+            streams.response(lambda: Sight({}), lambda: True)
+        streams.close()
+        assert [each async for each in one] == []
+        assert len(streams) == 0
+
+    asyncio.run(open_two())
