@@ -75,11 +75,14 @@ def unknown(environment: Mapping[str, str] | None = None) -> list[Unknown]:
     environment = os.environ if environment is None else environment
     known = {variable(setting.name) for setting in fields(Settings)} | OTHER_VARIABLES.keys()
     readable = known | {f"{each}{FILE_SUFFIX}" for each in known - OTHER_VARIABLES.keys()}
-    return [
-        Unknown(each, next(iter(difflib.get_close_matches(each, known, n=1, cutoff=0.75)), None))
-        for each in sorted(environment)
-        if each.startswith(PREFIX) and each not in readable
-    ]
+    # What all of them begin with would make any two look alike.
+    names = [each.removeprefix(PREFIX) for each in known]
+    found = []
+    for each in sorted(environment):
+        if each.startswith(PREFIX) and each not in readable:
+            close = difflib.get_close_matches(each.removeprefix(PREFIX), names, n=1, cutoff=0.75)
+            found.append(Unknown(each, PREFIX + close[0] if close else None))
+    return found
 
 
 def only_for_a_trial(settings: Settings) -> Iterator[str]:

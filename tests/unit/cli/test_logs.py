@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy import insert, update
 
 from publisher.cli import logs
+from publisher.core.errors import Reason
 from publisher.core.store import Store
 from publisher.core.store.engine import db_now, writing
 from publisher.core.store.leases import Claim
@@ -32,8 +33,8 @@ def claim(cli_store: Store) -> Claim:
         for at, sent in ((db_now(), 0), (db_now() + 1, 400)):
             row = {"ticket_id": ticket, "attempt": 1, "at": at, "sent": sent}
             connection.execute(insert(samples).values(row))
-        connection.execute(update(tickets).where(tickets.c.id == ticket).values(request_id="r-7", reason="connection"))
-    cli_store.leases.retry(first, delay_seconds=0, error="the connection was lost")
+        connection.execute(update(tickets).where(tickets.c.id == ticket).values(request_id="r-7"))
+    cli_store.leases.retry(first, delay_seconds=0, error="the connection was lost", reason=Reason.CONNECTION)
     second = cli_store.leases.claim(ticket, "second", 60)
     assert second
     cli_store.leases.mark(second, "one-id", "gone")
