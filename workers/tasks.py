@@ -13,6 +13,7 @@ from celery.signals import worker_init, worker_ready, worker_shutdown
 from sqlalchemy.exc import SQLAlchemyError
 
 from publisher.core import tracing
+from publisher.core.logs import bound, with_context
 from publisher.core.platforms import installed
 from publisher.core.queue import PUBLISH_TASK, REGISTER_TASK, WakeQueue
 from publisher.core.store import Store
@@ -109,13 +110,14 @@ def _ready(sender: Any, **_: Any) -> None:
     drain.listen()
     consumer.runs(sender)
     member = Member(WORKER, HOST, os.getpid(), sender.hostname, __version__, settings.worker_concurrency)
-    heartbeats.append(Heartbeat(store().fleet, member, settings.heartbeat_seconds, drain))
-    heartbeats[-1].start()
     reconciler = Reconciler(store(), WakeQueue.open(settings), settings, holder=WORKER, stop=drain.begun)
-    threading.Thread(target=reconciler.run, name="reconciler", daemon=True).start()
     sweeper = Sweeper(store(), vault(), settings, worker=WORKER, stop=drain.begun)
-    threading.Thread(target=sweeper.run, name="sweeper", daemon=True).start()
-    threading.Thread(target=notifier().run, name="notifier", daemon=True).start()
+    with bound(worker=WORKER):
+        heartbeats.append(Heartbeat(store().fleet, member, settings.heartbeat_seconds, drain))
+        heartbeats[-1].start()
+        threading.Thread(target=with_context(reconciler.run), name="reconciler", daemon=True).start()
+        threading.Thread(target=with_context(sweeper.run), name="sweeper", daemon=True).start()
+        threading.Thread(target=with_context(notifier().run), name="notifier", daemon=True).start()
 
 
 @worker_shutdown.connect  # type: ignore[untyped-decorator]

@@ -49,6 +49,7 @@ def configure(settings: Settings, *, level: int | None = None, stream: TextIO | 
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
     _take_over_uvicorn()
+    logging.captureWarnings(True)
 
 
 def formatter(settings: Settings | None = None, *, colours: bool = False) -> logging.Formatter:

@@ -7,6 +7,7 @@ import json
 import logging
 import logging.config
 import threading
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ def _as_before() -> Iterator[None]:
     found = [logging.getLogger(name) for name in LOGGERS]
     before = [(each, each.level, each.handlers[:], each.propagate) for each in found]
     yield
+    logging.captureWarnings(False)
     for each, level, handlers, propagate in before:
         each.setLevel(level)
         each.handlers[:] = handlers
@@ -94,6 +96,19 @@ def test_a_traceback_shows_no_local_variable(form: str) -> None:
     assert "in fail" in text
     assert SECRET not in text
     assert form == "console" or len(text.splitlines()) == 1
+
+
+def test_warnings_are_lines_too() -> None:
+    stream = configured(log_format="json")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        # What pytest has put in its place would keep it from the log.
+        logging.captureWarnings(False)
+        logging.captureWarnings(True)
+        warnings.warn("old", DeprecationWarning, stacklevel=1)
+        logging.captureWarnings(False)
+    (line,) = lines(stream)
+    assert "DeprecationWarning: old" in line["message"]
 
 
 def test_for_people() -> None:
