@@ -44,6 +44,7 @@ bench: .venv/.development  ## what the intake takes, and an upload beside other 
 	$(BIN)/python -m bench.intake
 	$(BIN)/python -m bench.upload
 	$(BIN)/python -m bench.longpoll
+	$(BIN)/python -m bench.console
 
 clean:  ## remove all that these targets made
 	[ ! -x $(BIN)/python ] || $(BIN)/python -m demo.run --stop || true
