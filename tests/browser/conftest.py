@@ -24,10 +24,15 @@ DESK, PHONE = {"width": 1360, "height": 860}, {"width": 390, "height": 844}
 WAIT_MILLISECONDS = 20_000
 
 
+def executable() -> str | None:
+    """The Chromium that is installed here."""
+    return shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
     """Of a module alone: while it runs, asyncio cannot be used in the thread that the tests run in."""
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    path = executable()
     if path is None:
         missing("Chromium")
     with sync_playwright() as playwright:
