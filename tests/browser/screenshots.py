@@ -29,7 +29,7 @@ PAGES = {
     "publication": "/publications/3",
 }
 """File names, and paths below `/console`."""
-VIEWPORT = {"width": 1280, "height": 800}
+VIEWPORT = {"width": 1280, "height": 740}
 BYTES_MAX = 150_000
 
 
