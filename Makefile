@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-stop test test-fast lint chaos promises bench clean
+.PHONY: help demo demo-stop test test-fast lint chaos promises bench screenshots clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -49,6 +49,10 @@ bench: .venv/.development  ## what the intake takes, and an upload beside other 
 	$(BIN)/python -m bench.intake
 	$(BIN)/python -m bench.upload
 	$(BIN)/python -m bench.longpoll
+	$(BIN)/python -m bench.console
+
+screenshots: .venv/.development  ## pictures of the console's main pages, into docs/screenshots
+	$(BIN)/python -m tests.browser.screenshots
 
 clean:  ## remove all that these targets made
 	[ ! -x $(BIN)/python ] || $(BIN)/python -m demo.run --stop || true

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.responses import RedirectResponse
-from starlette.middleware import Middleware
 from starlette.staticfiles import StaticFiles
 
 from publisher.console import BASE, errors
@@ -38,14 +37,7 @@ Their entries in the navigation are in `navigation.py`."""
 
 def mount(app: FastAPI, services: Services) -> Streams:
     """Serve the console of that app. What is returned is to be closed when the server is told to stop."""
-    console = FastAPI(
-        title="Console",
-        openapi_url=None,
-        docs_url=None,
-        redoc_url=None,
-        redirect_slashes=False,
-        middleware=[Middleware(PageHeaders)],
-    )
+    console = FastAPI(title="Console", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     streams = Streams(services.settings.console_streams_max)
     console.state.services = services
     console.state.streams = streams
@@ -57,7 +49,8 @@ def mount(app: FastAPI, services: Services) -> Streams:
     # Who is not signed in is not told which pages there are.
     console.add_api_route("/{path:path}", _nothing, dependencies=[Depends(protected)])
     app.add_route(BASE, _home)
-    app.mount(BASE, console)
+    # Around all of it: the page that tells of a mistake of ours is made outside of the app's own middleware.
+    app.mount(BASE, PageHeaders(console))
     return streams
 
 

@@ -93,10 +93,14 @@ class Draft:
         body = json.loads(write_document(Format.JSON, PUBLISH_IMAGE, shown, request=True))
         words = json.dumps(body, indent=2, ensure_ascii=False)
         uri = f"{api}/{image_uri(self.owner, self.image.appliance_id, self.image.id)}/pimages"
-        return (
-            f"curl -u {shlex.quote(login)} {shlex.quote(uri)} \\\n"
-            "  -H 'Accept: application/json' -H 'Content-Type: application/json' \\\n"
-            f"  -d {shlex.quote(words)}"
+        return " \\\n  ".join(
+            (
+                f"curl -u {shlex.quote(login)}",
+                "-H 'Accept: application/json'",
+                "-H 'Content-Type: application/json'",
+                f"-d {shlex.quote(words)}",
+                shlex.quote(uri),
+            )
         )
 
     @cached_property

@@ -32,6 +32,7 @@ _HINTS = {
     "publicImage": "Every project of the cloud may use it; many clouds allow this to administrators only",
     "caBundle": "Certificates (PEM) of the authorities to trust, where the system's own are not enough",
 }
+_KEPT = "Leave empty to keep what is stored"
 _OPTIONS = {"keystoneVersion": ("v3", "v2.0")}
 
 
@@ -62,7 +63,7 @@ def account_elements(platform: Platform, *, prefix: str = "", secrets_kept: bool
     """Of an account: what is needed first. `secrets_kept`: there are secrets that are kept where none is entered."""
     needed = ASKED.get(platform.name, Asked()).account
     made = [
-        _element(each, prefix, required=each.name in needed and not (each.secret and secrets_kept))
+        _element(each, prefix, required=each.name in needed, kept=each.secret and secrets_kept)
         for each in platform.cred_account
         if each.kind not in _NEVER_IN_FORMS
     ]
@@ -101,12 +102,14 @@ def told(error: InvalidRequest, names: Mapping[str, str] = {}) -> dict[str, str]
     return {name: f"{_called(name.rpartition('.')[2])}: {words}"}
 
 
-def _element(field: Field, prefix: str, *, required: bool) -> Element:
+def _element(field: Field, prefix: str, *, required: bool, kept: bool = False) -> Element:
+    hint = _KEPT if kept else _HINTS.get(field.name, "")
+    required = required and not kept
     options = tuple((each, each) for each in _OPTIONS.get(field.name, ()))
     if options and not required:
         options = (("", "As usual"), *options)
     kind = "choice" if options else _kind(field)
-    return Element(prefix + field.name, _called(field.name), _HINTS.get(field.name, ""), kind, required, options)
+    return Element(prefix + field.name, _called(field.name), hint, kind, required, options)
 
 
 def _called(name: str) -> str:

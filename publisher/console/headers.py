@@ -21,7 +21,7 @@ _ALWAYS = {
 
 
 class PageHeaders:
-    """Middleware of the console."""
+    """Around the console."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

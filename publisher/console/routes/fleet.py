@@ -55,7 +55,8 @@ class FleetSight:
 
 
 def sight(store: Store, settings: Settings) -> FleetSight:
-    workers = store.fleet.workers()
+    # By name: none is to change its place while one looks.
+    workers = sorted(store.fleet.workers(), key=lambda each: each.member.name)
     counts = store.statistics.counts()
     return FleetSight(
         workers=[(each, each.state(settings.silent_seconds)) for each in workers],

@@ -1,0 +1,93 @@
+"""The pages that are looked at one by one: for people who cannot see them, by keyboard, on a phone. And what is in the
+store then. Who adds a page adds it here."""
+
+from __future__ import annotations
+
+import hashlib
+
+from publisher.core.image import Digests
+from publisher.core.store import Store
+from publisher.core.store.leases import Claim
+from publisher.core.ticket import Phase, State, Ticket
+
+SIZE = 3 << 30
+DIGEST = hashlib.sha512(b"web-frontend").hexdigest()
+
+PAGES = (
+    "/publications",
+    "/publications?state=failed",
+    "/publications?q=nothing+is+called+this",
+    "/publications/1",
+    "/publications/2",
+    "/publications/3",
+    "/publications/4",
+    "/publications/1/delete",
+    "/publications/2/retry",
+    "/publications/3/cancel",
+    "/no-such-page",
+)
+"""Paths below `/console`, of a store that was filled by `fill`, for an administrator."""
+
+
+def fill(store: Store) -> None:
+    """Tickets 1 to 4: published, failed, uploading, and waiting to be tried again."""
+    store.images.add(
+        owner="root",
+        appliance_id=4,
+        name="web-frontend",
+        format="qcow2",
+        disk_format="qcow2",
+        virtual_size=20 << 30,
+        digests=Digests(SIZE, DIGEST[:32], DIGEST[-64:], DIGEST),
+        location="none/web-frontend.qcow2",
+    )
+    published(store, ticket(store, "web-frontend 2026.11.1"))
+    failed = claim(store, ticket(store, "payments-api"), Phase.AUTHENTICATING)
+    store.leases.failed(failed, error="the cloud rejected the login 'demo'", detail="401 Unauthorized")
+    again = ticket(store, "edge-router-v7.2.1-with-a-rather-long-name-that-goes-on")
+    broken = claim(store, again, Phase.UPLOADING)
+    store.leases.retry(broken, delay_seconds=0, error="Glance answered 503 Service Unavailable")
+    upload(store, claim(store, again, Phase.UPLOADING), 0.46)
+    waiting = claim(store, ticket(store, "gateway"), Phase.UPLOADING)
+    store.leases.retry(waiting, delay_seconds=9000, error="the connection to https://cloud.example.com:9292 was lost")
+    assert store.tickets.counts()[State.PUBLISHING] == 1
+
+
+def ticket(store: Store, name: str, owner: str = "root") -> Ticket:
+    return store.tickets.create(
+        owner=owner,
+        appliance_id=4,
+        image_id=1,
+        image_size=SIZE,
+        platform="openstack",
+        account={"keystoneUrl": "https://cloud.example.com:5000", "login": "demo", "keystoneVersion": "v3"},
+        sealed_secrets=b"-",
+        target={"displayName": name, "keystoneDomain": "Default", "keystoneProject": "demo", "publicImage": False},
+        name=name,
+    )
+
+
+def claim(store: Store, ticket: Ticket, phase: Phase) -> Claim:
+    """By a worker that there is not; until then it had come as far as that."""
+    claim = store.leases.claim(ticket.id, "builder-2:4711", 9000)
+    assert claim
+    store.leases.phase(claim, Phase.AUTHENTICATING, "Signing in to the cloud")
+    if phase is not Phase.AUTHENTICATING:
+        store.leases.phase(claim, phase, f"Uploading {ticket.progress.total} bytes")
+    return claim
+
+
+def upload(store: Store, claim: Claim, part: float) -> None:
+    """So much of the image was sent."""
+    store.leases.renew(claim, 9000, sent=int(claim.ticket.progress.total * part))
+
+
+def published(store: Store, ticket: Ticket) -> None:
+    held = claim(store, ticket, Phase.UPLOADING)
+    upload(store, held, 1.0)
+    store.leases.phase(held, Phase.VERIFYING, "Comparing what the cloud received with what was registered")
+    store.leases.published(
+        held,
+        cloud_id="7367f2a7-987f-45ac-b644-f09e916e4716",
+        location="https://cloud.example.com:9292/v2/images/7367f2a7-987f-45ac-b644-f09e916e4716",
+    )

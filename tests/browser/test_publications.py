@@ -1,0 +1,125 @@
+"""Somebody watches images arrive in a real Glance."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from publisher.devcloud.cloud import DevCloud
+from tests.browser.conftest import WAIT_MILLISECONDS, LookAt, Site
+from tests.clouds import Glance, publish_body
+from tests.proxy import Proxy
+from tests.stack import Stack, until
+
+pytestmark = pytest.mark.real
+
+MIB = 1 << 20
+URI = "users/root/appliances/4/images/7"
+
+expect.set_options(timeout=WAIT_MILLISECONDS)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def image(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> None:
+    file = tmp_path_factory.mktemp("images") / "large.raw"
+    with file.open("wb") as into:
+        for _ in range(32):
+            into.write(os.urandom(MIB))
+    stack.add_image(Path(file), id=7, name="large")
+
+
+def stay(page: Page) -> None:
+    """From here on, a page that is loaded again is another one."""
+    page.evaluate("window.stayed = true")
+
+
+def stayed(page: Page) -> bool:
+    return bool(page.evaluate("window.stayed === true"))
+
+
+def far(page: Page) -> int:
+    return int(page.locator("progress").first.get_attribute("value") or 0)
+
+
+def test_an_image_is_seen_to_arrive_is_cancelled_and_tried_again(
+    page: Page, site: Site, stack: Stack, devcloud: DevCloud, look_at: LookAt
+) -> None:
+    assert page.get_by_text("Your first image, in three steps").is_visible()
+    look_at(page)
+    glance = Glance(devcloud)
+    with Proxy(devcloud.glance_url, bytes_per_second=2 * MIB) as slow:
+        ticket = stack.publish(publish_body(devcloud, URI, account__glanceUrl=slow.url, displayName="The first"))
+        page.goto(f"{site.url}/publications")
+        stay(page)
+        row = page.get_by_role("row", name="The first")
+        expect(row.get_by_text("Uploading")).to_be_visible()
+        seen = far(page)
+        until(lambda: far(page) > seen, 20)
+        seen = far(page)
+        until(lambda: far(page) > seen, 20)
+        expect(page.get_by_text("Live", exact=True)).to_be_visible()
+
+        # Another one comes, before the first in the list.
+        stack.publish(publish_body(devcloud, URI, account__glanceUrl=slow.url, displayName="The second"))
+        expect(page.locator("tbody tr").first).to_contain_text("The second")
+        assert stayed(page)
+        look_at(page)
+
+        row.get_by_role("link", name="The first").click()
+        page.wait_for_url("**/publications/1")
+        stay(page)
+        expect(page.get_by_text("Claimed by")).to_be_visible()
+        seen = far(page)
+        until(lambda: far(page) > seen, 20)
+
+        page.get_by_role("link", name="Cancel…").click()
+        expect(page.get_by_text("what has been uploaded is removed from the cloud")).to_be_visible()
+        page.get_by_role("button", name="Cancel the publication").click()
+        expect(page.get_by_text("what was uploaded is being removed")).to_be_visible()
+        expect(page.locator("#summary .state")).to_have_text("cancelled")
+        expect(page.locator("#timeline")).to_contain_text("nothing is left in the cloud")
+        assert glance.images(ticket) == []
+
+        slow.bytes_per_second = None
+        page.get_by_role("link", name="Try again…").click()
+        page.get_by_role("button", name="Try it again").click()
+        stay(page)
+        expect(page.locator("#summary .state")).to_have_text("published")
+        assert stayed(page)
+        (arrived,) = glance.images(ticket)
+        expect(page.locator("#cloud")).to_contain_text(arrived["id"])
+        for words in ("Cancel requested", "To be tried again, as its owner asked", "Uploading", "Published"):
+            expect(page.locator("#timeline")).to_contain_text(words)
+        expect(page.get_by_role("link", name="Delete…")).to_be_visible()
+        look_at(page)
+
+
+def test_what_has_the_focus_keeps_it_while_the_page_changes(
+    page: Page, site: Site, stack: Stack, devcloud: DevCloud
+) -> None:
+    with Proxy(devcloud.glance_url, bytes_per_second=2 * MIB) as slow:
+        stack.publish(publish_body(devcloud, URI, account__glanceUrl=slow.url, displayName="Watched"))
+        page.goto(f"{site.url}/publications?q=Watched")
+        page.get_by_role("link", name="Watched").focus()
+        seen = far(page)
+        until(lambda: far(page) > seen, 20)
+        assert page.evaluate("document.activeElement.textContent") == "Watched"
+        page.keyboard.press("Enter")
+        page.wait_for_url("**/publications/*")
+        page.get_by_role("link", name="Cancel…").press("Enter")
+        page.get_by_role("button", name="Cancel the publication").press("Enter")
+        expect(page.locator("#summary .state")).to_have_text("cancelled")
+
+
+def test_who_is_signed_out_elsewhere_is_shown_nothing_more(
+    page: Page, site: Site, stack: Stack, devcloud: DevCloud
+) -> None:
+    ticket = stack.publish(publish_body(devcloud, URI))
+    page.goto(f"{site.url}/publications/{ticket['dbId']}")
+    expect(page.get_by_text("Live", exact=True)).to_be_visible()
+    stack.store.sessions.end_all("root")
+    page.wait_for_url("**/sign-in?*")
+    site.sign_in(page)

@@ -1,0 +1,137 @@
+"""The list of publications out of the store: as it is wanted, and as quickly for many as for few."""
+
+from __future__ import annotations
+
+import uuid
+
+import pytest
+from sqlalchemy import insert, select, text
+
+from publisher.core.store import Store
+from publisher.core.store.engine import reading, writing
+from publisher.core.store.publications import COUNTED_MAX, Wanted, page_query
+from publisher.core.store.tables import tickets
+from publisher.core.ticket import Sample, State
+from tests.unit.core.records import add_ticket, current
+
+MANY = 3000
+
+
+def ids(store: Store, wanted: Wanted, count: int = 10, **where: int) -> list[int]:
+    return [ticket.id for ticket in store.publications.page(wanted, count, **where).tickets]
+
+
+def test_those_that_are_wanted_newest_first(store: Store) -> None:
+    mine, theirs = add_ticket(store, name="Web server"), add_ticket(store, owner="other", platform="openstack")
+    last = add_ticket(store, name="50%_web")
+    store.tickets.request_cancel(last.id)
+    assert ids(store, Wanted()) == [last.id, theirs.id, mine.id]
+    assert ids(store, Wanted(owner="other")) == ids(store, Wanted(platform="openstack")) == [theirs.id]
+    assert ids(store, Wanted(state=State.CANCELLED)) == ids(store, Wanted(words="%_")) == [last.id]
+    assert ids(store, Wanted(words="WEB")) == [last.id, mine.id]
+    assert ids(store, Wanted(words=str(theirs.id))) == ids(store, Wanted(words=f"#{theirs.id}")) == [theirs.id]
+    assert ids(store, Wanted(words="9" * 30)) == ids(store, Wanted(owner="other", state=State.FAILED)) == []
+    assert [ticket.id for ticket in store.publications.these([mine.id, last.id, 99])] == [last.id, mine.id]
+    assert store.publications.platforms() == ["memory", "openstack"]
+
+
+def test_what_a_list_needs_not_is_not_read(store: Store) -> None:
+    full = add_ticket(store, account={"login": "somebody"}, target={"displayName": "x"})
+    (ticket,) = store.publications.page(Wanted(), 10).tickets
+    assert (ticket.account, ticket.target, ticket.sealed_secrets) == ({}, {}, None)
+    assert (ticket.id, ticket.name, ticket.state, ticket.progress) == (full.id, full.name, full.state, full.progress)
+
+
+def test_one_page_after_another(store: Store) -> None:
+    one, two, three, four, five = (add_ticket(store).id for _ in range(5))
+    first = store.publications.page(Wanted(), 2)
+    assert ([each.id for each in first.tickets], first.newer, first.older) == ([five, four], False, True)
+    second = store.publications.page(Wanted(), 2, before=four)
+    assert ([each.id for each in second.tickets], second.newer, second.older) == ([three, two], True, True)
+    last = store.publications.page(Wanted(), 2, before=two)
+    assert ([each.id for each in last.tickets], last.newer, last.older) == ([one], True, False)
+    back = store.publications.page(Wanted(), 2, after=three)
+    assert ([each.id for each in back.tickets], back.newer, back.older) == ([five, four], False, True)
+    assert ids(store, Wanted(), 2, after=two) == [four, three]
+
+
+def test_samples(store: Store) -> None:
+    ticket = add_ticket(store)
+    with writing(store.engine) as connection:
+        connection.execute(
+            text(
+                "INSERT INTO ticket_samples (ticket_id, attempt, at, sent) VALUES (:id, 1, 10.5, 0), (:id, 1, 11.5, 7)"
+            ),
+            {"id": ticket.id},
+        )
+    assert store.tickets.samples(ticket.id) == [Sample(1, 10.5, 0), Sample(1, 11.5, 7)]
+    assert store.tickets.samples(ticket.id + 1) == []
+
+
+@pytest.fixture
+def full_store(store: Store) -> Store:
+    """Most published, a few of everything else, by many users."""
+    first = add_ticket(store, platform="openstack")
+    with writing(store.engine) as connection:
+        row = dict(connection.execute(select(tickets)).one()._mapping)
+        copies = [
+            row
+            | {
+                "id": first.id + number,
+                "uid": str(uuid.uuid4()),
+                "owner": f"user{number % 50}",
+                "state": State.FAILED if number % 100 == 0 else State.PUBLISHED,
+                "platform": "memory" if number % 500 == 0 else "openstack",
+            }
+            for number in range(1, MANY)
+        ]
+        connection.execute(insert(tickets), copies)
+    if store.engine.dialect.name == "postgresql":
+        with store.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(text("VACUUM ANALYZE tickets"))
+    return store
+
+
+def test_states_are_counted_as_far_as_that_is_quick(full_store: Store) -> None:
+    counts = full_store.publications.counts()
+    assert counts == dict.fromkeys(State, 0) | {
+        State.QUEUED: 1, State.FAILED: MANY // 100 - 1, State.PUBLISHED: COUNTED_MAX + 1,
+    }  # fmt: skip
+    assert full_store.publications.counts("user1")[State.PUBLISHED] == MANY // 50
+
+
+@pytest.mark.parametrize(
+    ("wanted", "where"),
+    [
+        (Wanted(), {}),
+        (Wanted(), {"before": MANY // 2}),
+        (Wanted(), {"after": MANY // 2}),
+        (Wanted(state=State.FAILED), {}),
+        (Wanted(state=State.QUEUED), {}),
+        (Wanted(state=State.PUBLISHED), {"before": MANY // 2}),
+        (Wanted(owner="user1"), {}),
+        (Wanted(owner="user1", state=State.FAILED), {}),
+        (Wanted(platform="memory"), {}),
+        (Wanted(platform="nothing"), {}),
+    ],
+)
+def test_a_page_is_read_in_its_order_from_an_index(full_store: Store, wanted: Wanted, where: dict[str, int]) -> None:
+    """Nothing is sorted, and not the whole table is read: it stays as quick, however many there are."""
+    query = page_query(wanted, 50, **where)
+    sql = str(query.compile(full_store.engine, compile_kwargs={"literal_binds": True}))
+    with reading(full_store.engine) as connection:
+        if full_store.engine.dialect.name == "sqlite":
+            plan = [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}")]
+            # In the order of its numbers a table is its own index.
+            by_number = wanted == Wanted()
+            assert len(plan) == 1, plan
+            assert plan[0].startswith("SEARCH") or (by_number and plan[0].startswith("SCAN")), plan
+        else:
+            plan = [row[0] for row in connection.exec_driver_sql(f"EXPLAIN {sql}")]
+            assert "Index Scan" in "".join(plan), plan
+            assert "Seq Scan" not in "".join(plan), plan
+
+
+def test_tickets_are_unlike_those_of_a_worker_in_nothing_else(store: Store) -> None:
+    ticket = add_ticket(store)
+    assert store.publications.these([ticket.id])[0].accepted == current(store, ticket).accepted

@@ -1,0 +1,83 @@
+"""Who is signed in at the console."""
+
+from __future__ import annotations
+
+import pytest
+from sqlalchemy import select, update
+
+from publisher.core.store import Store
+from publisher.core.store.engine import db_now, reading, writing
+from publisher.core.store.tables import sessions
+from tests.unit.core.records import OWNER, add_owner
+
+
+@pytest.fixture
+def owned(store: Store) -> Store:
+    add_owner(store)
+    return store
+
+
+def begin(store: Store) -> str:
+    return store.sessions.begin(OWNER, seconds=1000, idle_seconds=100)[0]
+
+
+def put_back(store: Store, **columns: float) -> None:
+    with writing(store.engine) as connection:
+        values = {name: db_now() - seconds for name, seconds in columns.items()}
+        connection.execute(update(sessions).values(values))
+
+
+def silent_seconds(store: Store) -> float:
+    with reading(store.engine) as connection:
+        return float(connection.execute(select(db_now() - sessions.c.seen)).scalar_one())
+
+
+def test_a_session_is_found_by_its_cookie_until_it_is_ended(owned: Store) -> None:
+    one, other = begin(owned), begin(owned)
+    assert len({one, other}) == 2
+    found = owned.sessions.find(one, idle_seconds=100)
+    assert found
+    assert found.login == OWNER
+    assert found.expires - found.created == pytest.approx(1000, abs=1)
+    assert found.csrf not in (one, other, "")
+    assert found.csrf not in repr(found)
+    for wrong in ("", "x", one[:-1], one + "x"):
+        assert owned.sessions.find(wrong, idle_seconds=100) is None
+    owned.sessions.end(one)
+    owned.sessions.end(one)
+    assert owned.sessions.find(one, idle_seconds=100) is None
+    assert owned.sessions.find(other, idle_seconds=100)
+    owned.sessions.end_all(OWNER)
+    assert owned.sessions.find(other, idle_seconds=100) is None
+
+
+@pytest.mark.parametrize("column", ["seen", "expires"])
+def test_what_has_expired_is_not_found_and_goes_with_the_next_one(owned: Store, column: str) -> None:
+    value = begin(owned)
+    put_back(owned, **{column: {"seen": 101.0, "expires": 0.0}[column]})
+    assert owned.sessions.find(value, idle_seconds=100) is None
+    begin(owned)
+    with reading(owned.engine) as connection:
+        assert len(connection.execute(select(sessions)).all()) == 1
+
+
+def test_that_somebody_is_there_is_noted_now_and_then(owned: Store) -> None:
+    value = begin(owned)
+    put_back(owned, seen=20)
+    owned.sessions.find(value, idle_seconds=100)
+    assert silent_seconds(owned) >= 20, "not with each request"
+    put_back(owned, seen=70)
+    owned.sessions.find(value, idle_seconds=100, seen=False)
+    assert silent_seconds(owned) >= 70
+    owned.sessions.find(value, idle_seconds=100)
+    assert silent_seconds(owned) < 10
+
+
+def test_another_password_and_the_end_of_a_user_end_all_sessions(owned: Store) -> None:
+    value = begin(owned)
+    owned.users.set_password(OWNER, "another")
+    assert owned.sessions.find(value, idle_seconds=100) is None
+    owned.users.add("other", "x", administrator=True)
+    value = begin(owned)
+    owned.users.remove(OWNER)
+    assert owned.sessions.find(value, idle_seconds=100) is None

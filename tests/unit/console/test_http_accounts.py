@@ -1,0 +1,151 @@
+"""Cloud accounts: stored, changed, deleted; and what is secret of them never shown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from publisher.core.store.accounts import StoredAccount
+from tests.unit.console.conftest import Browser, Page
+from tests.unit.intake.conftest import SECRET, Service
+
+Browsers = Callable[..., Browser]
+
+NEW = "/accounts/new"
+FILLED = {
+    "platform": "openstack",
+    "name": "production",
+    "keystoneUrl": "https://cloud.example.com:5000",
+    "login": "demo",
+    "password": SECRET,
+    "keystoneVersion": "v3",
+}
+
+
+def create(service: Service, browser: Browser, **changes: str) -> StoredAccount:
+    assert browser.post(NEW, FILLED | changes).status == 303
+    return service.store.accounts.list()[-1]
+
+
+def secret(service: Service, account: StoredAccount) -> dict[str, str]:
+    opened: dict[str, str] = service.app.state.services.sealer.open(account.sealed_secrets)
+    return opened
+
+
+def wrong(page: Page, field: str) -> str:
+    return str(page.root.xpath(f"string(//p[@id='{field}-wrong'])"))
+
+
+def test_an_account_is_stored_and_its_password_never_shown(fresh: Service, browser: Browsers) -> None:
+    alice = browser("alice")
+    account = create(fresh, alice)
+    assert (account.owner, account.name, account.platform) == ("alice", "production", "openstack")
+    assert account.fields == {name: FILLED[name] for name in ("keystoneUrl", "login", "keystoneVersion")}
+    assert secret(fresh, account) == {"password": SECRET}
+    for path in ("/accounts", f"/accounts/{account.id}", f"/accounts/{account.id}/delete", "/publications/new"):
+        page = alice.get(path)
+        assert page.status == 200
+        assert "production" in page.text
+        assert SECRET not in page.text
+    entry = fresh.store.audit.latest(1)[0]
+    assert (entry.action, entry.actor.login, entry.actor.door) == ("account.create", "alice", "console")
+    assert SECRET not in entry.detail
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "words"),
+    [
+        ({"name": ""}, "name", "an account's name has 1 to 255"),
+        ({"keystoneUrl": ""}, "keystoneUrl", "Keystone URL: is needed"),
+        ({"keystoneUrl": "ftp://x"}, "keystoneUrl", "must be an address"),
+        ({"keystoneUrl": "https://u:p@x"}, "keystoneUrl", "must not hold a login or password"),
+        ({"password": ""}, "password", "Password: is needed"),
+        ({"keystoneVersion": "v9"}, "keystoneVersion", "'v9' is unknown"),
+        ({"login": "x" * 5000}, "login", "too many"),
+    ],
+)
+def test_what_is_wrong_is_told_at_its_field(
+    fresh: Service, browser: Browsers, change: dict[str, str], field: str, words: str
+) -> None:
+    page = browser("alice").post(NEW, FILLED | change)
+    assert page.status == 400
+    assert words in wrong(page, field)
+    assert SECRET not in page.text
+    assert page.root.xpath("//input[@name='password']/@value") == [""]
+    assert fresh.store.accounts.list() == []
+
+
+def test_a_name_is_one_account_s(fresh: Service, browser: Browsers) -> None:
+    alice = browser("alice")
+    create(fresh, alice)
+    page = alice.post(NEW, FILLED)
+    assert page.status == 409
+    assert "there is an account 'production' already" in wrong(page, "name")
+
+
+def test_an_empty_password_keeps_what_is_stored(fresh: Service, browser: Browsers) -> None:
+    alice = browser("alice")
+    account = create(fresh, alice)
+    path = f"/accounts/{account.id}"
+    fields = FILLED | {"name": "renamed", "password": "", "login": "other", "keystoneVersion": "", "glanceUrl": ""}
+    assert alice.post(path, fields).status == 303
+    changed = fresh.store.accounts.get("alice", account.id)
+    assert (changed.name, changed.fields["login"], changed.fields["keystoneVersion"]) == ("renamed", "other", None)
+    assert changed.sealed_secrets == account.sealed_secrets
+    assert alice.get(path).root.xpath("//input[@name='password']/@required") == []
+    assert alice.post(path, fields | {"password": "another"}).status == 303
+    assert secret(fresh, fresh.store.accounts.get("alice", account.id)) == {"password": "another"}
+
+
+def test_what_is_wrong_with_a_change_changes_nothing(fresh: Service, browser: Browsers) -> None:
+    alice = browser("alice")
+    account = create(fresh, alice)
+    page = alice.post(f"/accounts/{account.id}", FILLED | {"keystoneUrl": "", "password": "another"})
+    assert page.status == 400
+    assert "is needed" in wrong(page, "keystoneUrl")
+    assert "another" not in page.text
+    assert fresh.store.accounts.get("alice", account.id) == account
+
+
+def test_it_is_deleted_after_it_was_said_what_that_does(fresh: Service, browser: Browsers) -> None:
+    alice = browser("alice")
+    account = create(fresh, alice)
+    page = alice.get(f"/accounts/{account.id}/delete")
+    assert "Publications that were asked for with it go on" in page.words
+    assert alice.post(f"/accounts/{account.id}/delete").location == "/console/accounts"
+    assert fresh.store.accounts.list() == []
+    assert fresh.store.audit.latest(1)[0].action == "account.delete"
+
+
+def test_others_accounts_are_as_good_as_none(fresh: Service, browser: Browsers) -> None:
+    account = create(fresh, browser("bob"))
+    alice, root = browser("alice"), browser("root")
+    for path in (f"/accounts/{account.id}", f"/accounts/{account.id}/delete"):
+        assert alice.get(path).status == alice.post(path, FILLED).status == 404
+        assert root.get(path).status == 200
+    assert "production" not in alice.get("/accounts").text
+    assert "production" in root.get("/accounts").text
+    assert fresh.store.accounts.get("bob", account.id) == account
+
+
+def test_it_takes_the_entitlements_and_the_token(fresh: Service, browser: Browsers) -> None:
+    carol = browser("carol")
+    token = carol.get("/me").csrf
+    assert carol.get("/accounts").status == 200
+    assert carol.get("/accounts").links("Add an account") == []
+    assert [carol.get(NEW).status, carol.post(NEW, FILLED, csrf=token).status] == [403, 403]
+    alice = browser("alice")
+    account = create(fresh, alice)
+    for path in (NEW, f"/accounts/{account.id}", f"/accounts/{account.id}/delete"):
+        assert alice.post(path, FILLED, csrf="wrong").status == 403
+    assert fresh.store.accounts.list() == [account]
+
+
+def test_another_platform_has_other_fields(browser: Browsers) -> None:
+    alice = browser("alice")
+    page = alice.post(NEW, {"platform": "memory", "name": "Kept", "show": "1"})
+    assert page.status == 200
+    names = page.root.xpath("//main//form//*[self::input or self::select]/@name")
+    assert names == ["csrf", "platform", "name", "login", "password"]
+    assert page.root.xpath("//input[@name='name']/@value") == ["Kept"]

@@ -1,0 +1,264 @@
+"""API keys; users and roles, for administrators; and one's own page."""
+
+from __future__ import annotations
+
+import base64
+import hmac
+from collections.abc import Callable
+from urllib.parse import quote
+
+import pytest
+
+from publisher.core import first_user
+from tests.unit.console.conftest import Browser, Page, browse
+from tests.unit.intake.conftest import PASSWORDS, Service
+
+Browsers = Callable[..., Browser]
+
+NEW_USER = "/users/-/new"
+
+
+def wrong(page: Page, field: str) -> str:
+    return str(page.root.xpath(f"string(//p[@id='{field}-wrong'])"))
+
+
+# API keys -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_key_s_secret_is_shown_once_and_signs_requests(fresh: Service, browser: Browsers) -> None:
+    alice = browser("alice")
+    page = alice.post("/keys", {"name": "ci", "description": "of the pipeline"})
+    assert page.status == 201
+    assert page.headers["cache-control"] == "no-store"
+    public, secret = (page.root.xpath(f"string(//code[@id='{id}'])") for id in ("public", "secret"))
+    signed = f"users/alice?apiKey={public}"
+    mac = base64.b64encode(hmac.digest(secret.encode(), signed.encode(), "sha1")).decode()
+    answer = fresh.get(f"{signed}&signature={quote(mac, safe='')}", login=None)
+    assert answer.status == 200, answer.body
+    listed = alice.get("/keys")
+    assert public in listed.text
+    assert "of the pipeline" in listed.text
+    for shown in (listed, alice.get("/keys/1/delete"), alice.get("/publications")):
+        assert secret not in shown.text
+    assert alice.post("/keys/1/delete").location == "/console/keys"
+    assert fresh.store.api_keys.list("alice") == []
+    assert [each.action for each in fresh.store.audit.latest(2)] == ["key.delete", "key.create"]
+
+
+def test_a_key_needs_a_name(fresh: Service, browser: Browsers) -> None:
+    page = browser("alice").post("/keys", {"name": " ", "description": "kept"})
+    assert page.status == 400
+    assert "Name: is needed" in wrong(page, "name")
+    assert page.root.xpath("//input[@name='description']/@value") == ["kept"]
+    assert fresh.store.api_keys.list(None) == []
+
+
+def test_others_keys_are_as_good_as_none(fresh: Service, browser: Browsers) -> None:
+    browser("bob").post("/keys", {"name": "of bob"})
+    alice, root = browser("alice"), browser("root")
+    assert "of bob" not in alice.get("/keys").text
+    assert alice.get("/keys/1/delete").status == alice.post("/keys/1/delete").status == 404
+    assert alice.post("/keys/1/delete", csrf="wrong").status == 403
+    assert "of bob" in root.get("/keys").text
+    assert root.post("/keys/1/delete").status == 303
+    carol = browser("carol")
+    assert [carol.get("/keys").status, carol.post("/keys", {"name": "x"}, csrf=carol.get("/me").csrf).status] == [
+        403,
+        403,
+    ]
+
+
+# Users and roles ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["/users", NEW_USER, "/users/bob", "/users/bob/delete", "/roles", "/fleet", "/audit"])
+def test_administration_is_for_administrators(browser: Browsers, path: str) -> None:
+    assert browser("alice").get(path).status == 403
+    assert browser("root").get(path).status == 200
+
+
+@pytest.mark.parametrize(
+    "path", [NEW_USER, "/users/bob/rights", "/users/bob/password", "/users/bob/delete", "/roles", "/roles/delete"]
+)
+def test_nobody_else_changes_anything(fresh: Service, browser: Browsers, path: str) -> None:
+    before = fresh.store.users.list(), fresh.store.users.password_hash("bob")
+    fields = {"login": "new", "password": "x", "again": "x", "administrator": "true", "name": "r"}
+    assert browser("alice").post(path, fields).status == 403
+    assert browser("root").post(path, fields, csrf="wrong").status == 403
+    assert (fresh.store.users.list(), fresh.store.users.password_hash("bob")) == before
+
+
+def test_a_user_is_added_and_signs_in(fresh: Service, browser: Browsers) -> None:
+    fresh.store.roles.add("watchers", entitlements=frozenset({"image_generate"}))
+    root = browser("root")
+    fields = {
+        "login": "dora", "password": "p-w", "again": "p-w",
+        "entitlements": ["image_publish", "api_key_access"], "roles": "watchers",
+    }  # fmt: skip
+    assert root.post(NEW_USER, fields).location == "/console/users"
+    dora = fresh.store.users.get("dora")
+    assert dora
+    assert not dora.administrator
+    assert dora.entitlements == {"image_publish", "api_key_access"}
+    assert [role.name for role in dora.roles] == ["watchers"]
+    assert browser().sign_in("dora", "p-w").status == 303
+    assert "dora" in root.get("/users").words
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "words"),
+    [
+        ({"login": "a b"}, "login", "a login has 1 to 255"),
+        ({"login": ""}, "login", "a login has 1 to 255"),
+        ({"again": "other"}, "password", "not the same both times"),
+        ({"password": "", "again": ""}, "password", "must not be empty"),
+        ({"login": "alice"}, "login", "there is a user 'alice' already"),
+        ({"roles": "none"}, "", "there is no role none"),
+        ({"entitlements": "all"}, "", "unknown: all"),
+    ],
+)
+def test_what_is_wrong_with_a_user_is_told(
+    fresh: Service, browser: Browsers, change: dict[str, str], field: str, words: str
+) -> None:
+    page = browser("root").post(NEW_USER, {"login": "dora", "password": "p-w", "again": "p-w"} | change)
+    assert page.status in (400, 409)
+    assert words in (wrong(page, field) if field else page.words)
+    assert "p-w" not in page.text
+    assert len(fresh.store.users.list()) == len(PASSWORDS)
+
+
+def test_what_a_user_may_do_is_changed(fresh: Service, browser: Browsers) -> None:
+    fresh.store.roles.add("watchers", entitlements=frozenset({"image_generate"}))
+    root, carol = browser("root"), browser("carol")
+    assert carol.get("/images").status == 403
+    root.post("/users/carol/rights", {"roles": "watchers"})
+    assert carol.get("/images").status == 200
+    root.post("/users/carol/rights", {"entitlements": ["image_publish"]})
+    assert carol.get("/images").status == 403
+    user = fresh.store.users.get("carol")
+    assert user
+    assert (user.roles, user.entitlements) == ((), {"image_publish"})
+    root.post("/users/carol/rights", {"administrator": "true"})
+    assert carol.get("/users").status == 200
+    assert {each.action for each in fresh.store.audit.latest(10)} >= {"user.roles", "user.rights"}
+
+
+def test_one_administrator_stays(fresh: Service, browser: Browsers) -> None:
+    root = browser("root")
+    page = root.post("/users/root/rights", {})
+    assert page.status == 409
+    assert "'root' is the last administrator" in page.words
+    fresh.store.images.remove(7)
+    assert root.post("/users/root/delete").status == 409
+    assert fresh.store.users.get("root")
+
+
+def test_a_user_gets_another_password(fresh: Service, browser: Browsers) -> None:
+    root, alice = browser("root"), browser("alice")
+    page = root.post("/users/alice/password", {"password": "one", "again": "two"})
+    assert (page.status, "not the same" in wrong(page, "password")) == (400, True)
+    assert root.post("/users/alice/password", {"password": "one", "again": "one"}).status == 303
+    assert alice.get("/publications").status == 303, "signed out"
+    assert browser().sign_in("alice", "one").status == 303
+    assert root.post("/users/root/password", {"password": "one", "again": "one"}).location == "/console/me"
+
+
+def test_a_user_is_deleted_once_no_image_is_left(fresh: Service, browser: Browsers) -> None:
+    root = browser("root")
+    page = root.get("/users/bob/delete")
+    assert "there are images of this user" in page.words
+    assert root.post("/users/bob/delete").status == 409
+    fresh.store.images.remove(31)
+    assert "API keys" in root.get("/users/bob/delete").words
+    assert root.post("/users/bob/delete").location == "/console/users"
+    assert fresh.store.users.get("bob") is None
+    assert root.get("/users/bob").status == root.get("/users/al%00ice").status == 404
+
+
+def test_users_have_pages_whatever_they_are_called(fresh: Service, browser: Browsers) -> None:
+    root = browser("root")
+    for login in ("åsa", "new", "-", "a%b", "<b>&\"'"):
+        if login != "åsa":
+            fresh.store.users.add(login, "x")
+        (path,) = [href for href in root.get("/users").links(login) if href.startswith("/console/users/")][:1]
+        page = root.get(path.removeprefix("/console"))
+        assert (page.status, page.root.xpath("string(//h1/text()[1])").strip()) == (200, login)
+
+
+def test_roles_are_added_and_deleted(fresh: Service, browser: Browsers) -> None:
+    root = browser("root")
+    name = "a/b ?&'"
+    page = root.post("/roles", {"name": name})
+    assert (page.status, "has at least one" in page.words) == (400, True)
+    fields = {"name": name, "description": "words", "entitlements": ["image_publish"]}
+    assert root.post("/roles", fields).status == 303
+    assert root.post("/roles", fields).status == 409
+    root.post("/users/carol/rights", {"roles": name})
+    page = root.get("/roles")
+    assert page.links("carol") == ["/console/users/carol"]
+    (delete,) = page.links("Delete")
+    assert "take it from them first" in root.get(delete.removeprefix("/console")).words
+    assert root.post("/roles/delete", {"name": name}).status == 409
+    root.post("/users/carol/rights", {})
+    assert "Nobody has it" in root.get(delete.removeprefix("/console")).words
+    assert root.post("/roles/delete", {"name": name}).status == 303
+    assert fresh.store.roles.list() == []
+    assert root.get("/roles/delete?name=none").status == root.post("/roles/delete", {"name": "none"}).status == 404
+
+
+# One's own ----------------------------------------------------------------------------------------------------------
+
+
+def test_one_changes_one_s_own_password(fresh: Service, browser: Browsers) -> None:
+    alice, elsewhere = browser("alice"), browser("alice")
+    fields = {"current": PASSWORDS["alice"], "password": "better", "again": "better"}
+    page = alice.post("/me/password", fields | {"current": "wrong"})
+    assert (page.status, wrong(page, "current")) == (400, "Current password: is wrong")
+    assert alice.post("/me/password", fields | {"again": "worse"}).status == 400
+    answer = alice.post("/me/password", fields)
+    assert (answer.status, answer.location) == (303, "/console/me")
+    assert alice.get("/me").status == 200, "here it goes on"
+    assert elsewhere.get("/me").status == 303
+    assert browser().sign_in("alice").status == 401
+    assert browser().sign_in("alice", "better").status == 303
+    assert "better" not in str(fresh.store.audit.latest(20))
+
+
+def test_who_finds_a_page_open_does_not_find_out_the_password(browser: Browsers) -> None:
+    alice = browser("alice")
+    fields = {"current": "guess", "password": "x", "again": "x"}
+    assert [alice.post("/me/password", fields).status for _ in range(10)] == [400] * 10
+    assert alice.post("/me/password", fields | {"current": PASSWORDS["alice"]}).status == 429
+
+
+def test_what_the_first_start_wrote_down_goes_with_the_password(start: Callable[..., Service]) -> None:
+    service = start()
+    kept = service.settings.data_dir / first_user.PASSWORD_FILE
+    kept.write_text("x")
+    alice, root = browse(service, "alice"), browse(service, "root")
+    alice.post("/me/password", {"current": PASSWORDS["alice"], "password": "new", "again": "new"})
+    assert kept.exists()
+    root.post("/me/password", {"current": PASSWORDS["root"], "password": "new", "again": "new"})
+    assert not kept.exists()
+
+
+def test_one_sees_where_one_is_signed_in_and_ends_it(browser: Browsers) -> None:
+    alice, elsewhere, bob = browser("alice"), browser("alice"), browser("bob")
+    page = alice.get("/me")
+    (end,) = page.root.xpath("//form[contains(@action, '/me/sessions/')]/@action")
+    assert "Another browser" in page.words
+    path = end.removeprefix("/console")
+    assert bob.post(path).status == 303
+    assert elsewhere.get("/me").status == 200, "another's is not ended"
+    assert alice.post(path, csrf="wrong").status == 403
+    assert alice.post(path).status == 303
+    assert elsewhere.get("/me").status == 303
+    assert alice.get("/me").status == 200
+    cookie = alice.client.cookies["publisher_session"]
+    assert cookie not in page.text
+
+
+def test_one_sees_what_one_may_do(browser: Browsers) -> None:
+    assert "Nothing yet" in browser("carol").get("/me").words
+    assert "Store and change cloud accounts" in browser("alice").get("/me").words
+    assert "Everything" in browser("root").get("/me").words

@@ -1,0 +1,189 @@
+"""A new publication: what can be chosen, what is wrong with it, and the command that asks for the same."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from publisher.core.store.accounts import StoredAccount
+from publisher.core.ticket import State
+from tests.unit.console.conftest import Browser, Page, browse
+from tests.unit.intake.conftest import ACCOUNT, IMAGES, JSON, PASSWORDS, SECRET, Service
+
+Browsers = Callable[..., Browser]
+
+NEW = "/publications/new"
+INLINE = {f"credAccount.{name}": ACCOUNT[name] for name in ("keystoneUrl", "login", "password", "keystoneVersion")}
+
+
+def store_account(service: Service, owner: str = "alice", name: str = "production", **fields: Any) -> StoredAccount:
+    clear = {"keystoneUrl": "http://127.0.0.1:5000", "login": "demo"} | fields
+    sealed = service.app.state.services.sealer.seal({"password": SECRET})
+    return service.store.accounts.add(owner=owner, name=name, platform="openstack", fields=clear, sealed_secrets=sealed)
+
+
+def command(page: Page) -> list[str]:
+    return shlex.split(str(page.root.xpath("string(//code[@id='command'])")))
+
+
+def wrong(page: Page, field: str) -> str:
+    return str(page.root.xpath(f"string(//p[@id='{field}-wrong'])"))
+
+
+def test_it_is_published_by_a_stored_account(fresh: Service, browser: Browsers) -> None:
+    account = store_account(fresh)
+    alice = browser("alice")
+    answer = alice.post(NEW, {"image": "21", "account": str(account.id), "displayName": "Nice", "publicImage": "true"})
+    (ticket,) = fresh.store.tickets.list()
+    assert (answer.status, answer.location) == (303, f"/console/publications/{ticket.id}")
+    assert (ticket.owner, ticket.image_id, ticket.account_id, ticket.name) == ("alice", 21, account.id, "Nice")
+    assert ticket.target["publicImage"] is True
+    assert ticket.sealed_secrets == account.sealed_secrets
+    assert (fresh.waker.ids, fresh.waker.committed) == ([ticket.id], [True])
+    entry = fresh.store.audit.latest(1)[0]
+    assert (entry.action, entry.actor.login, entry.actor.door) == ("ticket.create", "alice", "console")
+    assert f"this is ticket {ticket.id}" in alice.get(f"/publications/{ticket.id}").words
+
+
+def test_the_broker_s_being_away_keeps_nobody_from_it(fresh: Service, browser: Browsers) -> None:
+    fresh.waker.break_down()
+    answer = browser("alice").post(NEW, {"image": "21", "account": "other", "platform": "openstack", **INLINE})
+    assert answer.status == 303
+    assert fresh.store.tickets.list()[0].state is State.QUEUED
+
+
+def test_an_account_may_be_filled_in_for_this_once(fresh: Service, browser: Browsers) -> None:
+    browser("alice").post(NEW, {"image": "21", "account": "other", "platform": "openstack", **INLINE})
+    (ticket,) = fresh.store.tickets.list()
+    assert ticket.account == {"keystoneUrl": ACCOUNT["keystoneUrl"], "login": "demo", "keystoneVersion": "v3"}
+    assert SECRET not in str(ticket.account)
+    assert ticket.sealed_secrets is not None
+    assert fresh.store.accounts.list() == []
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "words"),
+    [
+        ({"credAccount.keystoneUrl": ""}, "credAccount.keystoneUrl", "Keystone URL: is needed to publish to openstack"),
+        ({"credAccount.keystoneUrl": "cloud"}, "credAccount.keystoneUrl", "must be an address"),
+        ({"credAccount.password": ""}, "credAccount.password", "Password: is needed"),
+        ({"credAccount.keystoneVersion": "v9"}, "credAccount.keystoneVersion", "'v9' is unknown"),
+        ({"credAccount.keystoneVersion": "v2.0"}, "tenantName", "Tenant name: is needed with Keystone v2.0"),
+        ({"displayName": "n" * 256}, "displayName", "Display name: is longer than 255 characters"),
+        ({"displayName": "n" * 5000}, "displayName", "5000 characters are too many"),
+        ({"displayName": "a\x07b"}, "displayName", "U+0007"),
+    ],
+)
+def test_what_is_wrong_is_told_at_its_field(
+    fresh: Service, browser: Browsers, change: dict[str, str], field: str, words: str
+) -> None:
+    filled = {"image": "21", "account": "other", "platform": "openstack", "displayName": "Kept", **INLINE, **change}
+    page = browser("alice").post(NEW, filled)
+    assert page.status == 400
+    assert words in wrong(page, field)
+    (control,) = page.root.xpath(f"//*[@name='{field}']")
+    assert control.get("aria-invalid") == "true"
+    assert f"{field}-wrong" in control.get("aria-describedby")
+    assert page.root.xpath("//input[@name='credAccount.login']/@value") == ["demo"], "what was filled in stays"
+    assert SECRET not in page.text
+    assert fresh.store.tickets.list() == []
+
+
+def test_too_many_that_wait_and_an_image_that_is_gone_are_told(start: Callable[..., Service]) -> None:
+    service = start(user_queue_max=1)
+    alice = browse(service, "alice")
+    account = store_account(service)
+    filled = {"image": "21", "account": str(account.id)}
+    assert alice.post(NEW, filled).status == 303
+    page = alice.post(NEW, filled)
+    assert page.status == 429
+    assert page.root.xpath("//div[@role='alert']")
+
+
+def test_others_images_and_accounts_are_as_good_as_none(fresh: Service, browser: Browsers) -> None:
+    theirs, mine = store_account(fresh, "bob"), store_account(fresh)
+    alice = browser("alice")
+    assert alice.get(f"{NEW}?image=31").status == 404
+    assert alice.post(NEW, {"image": "31", "account": str(mine.id)}).status == 404
+    assert alice.post(NEW, {"image": "21", "account": str(theirs.id)}).status == 404
+    assert alice.post(f"{NEW}/command", {"image": "21", "account": str(theirs.id)}).status == 404
+    for image in ("abc", "-1", "9" * 30, "7\u0660"):
+        assert alice.get(f"{NEW}?image={image}").status == 404
+    page = alice.get(NEW)
+    shown = {int(value) for value in page.root.xpath("//select[@name='image']/option/@value")}
+    assert shown == {id for id, (owner, _) in IMAGES.items() if owner == "alice"}
+
+
+def test_an_administrator_publishes_what_is_another_s_as_theirs(fresh: Service, browser: Browsers) -> None:
+    account = store_account(fresh)
+    root = browser("root")
+    page = root.get(f"{NEW}?image=22")
+    assert page.root.xpath("//select[@name='account']/option/@value") == [str(account.id), "other"]
+    root.post(NEW, {"image": "22", "account": str(account.id)})
+    (ticket,) = fresh.store.tickets.list()
+    assert (ticket.owner, ticket.appliance_id) == ("alice", 15)
+
+
+def test_it_takes_the_entitlement_and_the_token(browser: Browsers) -> None:
+    carol = browser("carol")
+    assert [carol.get(NEW).status, carol.post(NEW, {}, csrf=carol.get("/me").csrf).status] == [403, 403]
+    assert browser("alice").post(NEW, {"image": "21"}, csrf="wrong").status == 403
+
+
+def test_the_command_beside_it_asks_for_the_same(fresh: Service, browser: Browsers) -> None:
+    account = store_account(fresh)
+    alice = browser("alice")
+    name = 'it\'s "nice" $(x) 雲'
+    answer = alice.post(f"{NEW}/command", {"image": "21", "account": str(account.id), "displayName": name})
+    arguments = shlex.split(answer.text)
+    assert arguments[:3] == ["curl", "-u", "alice"], "curl asks for the password"
+    body = arguments[arguments.index("-d") + 1]
+    path = arguments[-1].removeprefix("http://console.example/api/")
+    made = fresh.post(path, body, login="alice", accept=JSON, content_type=JSON)
+    assert made.status == 201, made.body
+    ticket = fresh.ticket(made.json["dbId"])
+    assert (ticket.name, ticket.account_id, ticket.image_id) == (name, account.id, 21)
+
+
+def test_no_password_is_in_the_command(browser: Browsers) -> None:
+    filled = {"image": "21", "account": "other", "platform": "openstack", **INLINE}
+    alice = browser("alice")
+    for page in (alice.post(f"{NEW}/command", filled), alice.post(NEW, filled | {"show": "1"})):
+        assert page.status == 200
+        assert SECRET not in page.text
+        assert PASSWORDS["alice"] not in page.text
+        assert "CLOUD-PASSWORD" in page.text
+    body = json.loads(command(page)[command(page).index("-d") + 1])
+    assert body["credAccount"]["keystoneUrl"] == ACCOUNT["keystoneUrl"]
+
+
+def test_the_fields_are_those_of_the_platform(browser: Browsers) -> None:
+    alice = browser("alice")
+    filled = {"image": "22", "account": "other", "platform": "memory", "show": "1", "displayName": "Kept"}
+    page = alice.post(NEW, filled)
+    assert page.status == 200
+    names = page.root.xpath("//form[@id='publication']//*[self::input or self::select]/@name")
+    assert names == ["csrf", "image", "account", "platform", "credAccount.login", "credAccount.password", "displayName"]
+    assert page.root.xpath("//input[@name='displayName']/@value") == ["Kept"]
+    assert page.root.xpath("//select[@name='image']/option[@selected]/@value") == ["22"]
+    openstack = alice.get(NEW).root.xpath("//*[@required]/@name")
+    assert openstack == ["image", "credAccount.keystoneUrl", "credAccount.login", "credAccount.password"]
+
+
+def test_without_an_image_the_way_to_one_is_shown(fresh: Service, browser: Browsers) -> None:
+    fresh.store.users.add("newcomer", "x")
+    visitor = browser()
+    visitor.sign_in("newcomer", "x")
+    for path in (NEW, "/publications"):
+        page = visitor.get(path)
+        assert page.links("Add an account") == ["/console/accounts/new"]
+        assert page.links("Add an image") == ["/console/images/new"]
+        assert "/console/publications/new" not in page.root.xpath("//main//a/@href")
+    store_account(fresh, "newcomer")
+    page = visitor.get(NEW)
+    assert page.root.xpath("//li[contains(@class, 'done')]//h3/text()[1]") == ["A cloud account "]
+    assert page.root.xpath("//a[contains(@class, 'primary')]/@href") == ["/console/images/new"]
