@@ -43,7 +43,7 @@ def top(
     q or Ctrl-C ends it. Where the output is no terminal, it is printed once.
     """
     settings = read_settings()
-    silent_seconds = settings.lease_seconds
+    silent_seconds = settings.silent_seconds
     with open_store(settings) as store:
         if as_json:
             print_json(snapshot_json(take(store, silent_seconds)))
