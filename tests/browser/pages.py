@@ -7,6 +7,8 @@ import hashlib
 
 from publisher.core.image import Digests
 from publisher.core.store import Store
+from publisher.core.store.audit import Actor
+from publisher.core.store.fleet import Member
 from publisher.core.store.leases import Claim
 from publisher.core.ticket import Phase, State, Ticket
 
@@ -24,6 +26,32 @@ PAGES = (
     "/publications/1/delete",
     "/publications/2/retry",
     "/publications/3/cancel",
+    "/publications/new",
+    "/publications/new?account=other",
+    "/images",
+    "/images?q=nothing+is+called+this",
+    "/images/1",
+    "/images/2",
+    "/images/1/delete",
+    "/images/new",
+    "/accounts",
+    "/accounts/new",
+    "/accounts/1",
+    "/accounts/1/delete",
+    "/keys",
+    "/keys/1/delete",
+    "/fleet",
+    "/fleet/drain?worker=builder-2%3A4711",
+    "/users",
+    "/users/-/new",
+    "/users/root",
+    "/users/erika",
+    "/users/erika/delete",
+    "/roles",
+    "/roles/delete?name=release+managers",
+    "/audit",
+    "/audit?user=nobody",
+    "/me",
     "/no-such-page",
 )
 """Paths below `/console`, of a store that was filled by `fill`, for an administrator."""
@@ -51,6 +79,33 @@ def fill(store: Store) -> None:
     waiting = claim(store, ticket(store, "gateway"), Phase.UPLOADING)
     store.leases.retry(waiting, delay_seconds=9000, error="the connection to https://cloud.example.com:9292 was lost")
     assert store.tickets.counts()[State.PUBLISHING] == 1
+    surround(store.acting(Actor("root", "console", "192.0.2.7")))
+
+
+def surround(store: Store) -> None:
+    """What there is beside publications: an image on its way, an account, a key, people, workers."""
+    store.registrations.begin(
+        owner="root",
+        appliance_id=4,
+        name="database-node",
+        wanted_format="qcow2",
+        source="https://images.example.com/nightly/database-node.qcow2",
+    )
+    store.accounts.add(
+        owner="root",
+        name="production",
+        platform="openstack",
+        fields={"keystoneUrl": "https://cloud.example.com:5000", "login": "demo", "keystoneVersion": "v3"},
+        sealed_secrets=b"-",
+    )
+    store.api_keys.add(owner="root", name="nightly builds", description="", public_key="9f3c" * 10, sealed_secret=b"-")
+    may = frozenset({"image_publish", "image_generate", "appliance_create"})
+    store.roles.add("release managers", entitlements=may, description="Publish what the builders have made")
+    store.users.add("erika", "-", entitlements=frozenset(), roles=frozenset({"release managers"}))
+    store.users.add("ci-pipeline", "-", entitlements=may)
+    for number in (1, 2, 3):
+        store.fleet.join(Member(f"builder-{number}:4711", f"builder-{number}", 4711, f"celery@{number}", "0.1.0", 4))
+    store.fleet.ask_to_drain("builder-3:4711")
 
 
 def ticket(store: Store, name: str, owner: str = "root") -> Ticket:

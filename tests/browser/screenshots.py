@@ -7,6 +7,7 @@ A real intake over a store with a few telling publications; no worker, so that a
 
 from __future__ import annotations
 
+import hashlib
 import math
 import sys
 import tempfile
@@ -15,9 +16,10 @@ from pathlib import Path
 from playwright.sync_api import Browser, sync_playwright
 from sqlalchemy import func, insert, select, update
 
+from publisher.core.image import Digests
 from publisher.core.store import Store
 from publisher.core.store.engine import db_now, writing
-from publisher.core.store.tables import history, images, samples, tickets
+from publisher.core.store.tables import history, images, samples, tickets, workers
 from publisher.core.ticket import Phase
 from tests.browser.conftest import FLAGS, Site, executable
 from tests.browser.pages import claim, fill, published, ticket, upload
@@ -27,6 +29,9 @@ from tests.stack import REPOSITORY, Stack
 PAGES = {
     "publications": "/publications",
     "publication": "/publications/3",
+    "new-publication": "/publications/new?image=1",
+    "images": "/images",
+    "fleet": "/fleet",
 }
 """File names, and paths below `/console`."""
 VIEWPORT = {"width": 1280, "height": 740}
@@ -45,8 +50,26 @@ def tell(store: Store) -> None:
     store.leases.phase(verifying, Phase.VERIFYING, "Comparing hashes")
     upload(store, claim(store, ticket(store, "web-frontend 2026.11.2"), Phase.UPLOADING), 0.72)
     ticket(store, "vpn-gateway")
+    for name, size in (("payments-api", 1.7), ("edge-router", 0.9), ("ldap-master", 2.2)):
+        digest = hashlib.sha512(name.encode()).hexdigest()
+        store.images.add(
+            owner="root",
+            appliance_id=5,
+            name=name,
+            format="qcow2",
+            disk_format="qcow2",
+            virtual_size=20 << 30,
+            digests=Digests(int(size * (1 << 30)), digest[:32], digest[-64:], digest),
+            location=f"none/{name}.qcow2",
+        )
     _spread(store)
     _sample(store, 3, attempts=[(1, 0.30, 40), (2, 0.46, 60)])
+
+
+def beat(store: Store) -> None:
+    """The workers are alive, as far as the store can tell."""
+    for worker in store.fleet.workers():
+        store.fleet.beat(worker.member)
 
 
 def _spread(store: Store) -> None:
@@ -54,7 +77,8 @@ def _spread(store: Store) -> None:
     with writing(store.engine) as connection:
         last = connection.execute(select(func.max(tickets.c.id))).scalar_one()
         age = (last - tickets.c.id) * 290.0 + 20.0
-        connection.execute(update(images).values(created=db_now() - 86400))
+        connection.execute(update(images).values(created=db_now() - 86400 / images.c.id))
+        connection.execute(update(workers).values(started=db_now() - 93000))
         connection.execute(update(tickets).values(accepted=db_now() - age, created=db_now() - age))
         connection.execute(update(tickets).where(tickets.c.started.is_not(None)).values(started=db_now() - age + 4))
         connection.execute(update(tickets).where(tickets.c.finished.is_not(None)).values(finished=db_now() - age + 59))
@@ -93,8 +117,11 @@ def shoot(browser: Browser, stack: Stack, into: Path) -> None:
         site = Site(browser, stack, problems)
         page = site.sign_in(site.open(color_scheme=scheme, viewport=VIEWPORT, timezone_id="UTC", locale="en-GB"))
         for name, path in PAGES.items():
+            beat(stack.store)
             page.goto(site.url + path)
-            page.locator(".live.on").wait_for()
+            page.wait_for_load_state()
+            if page.locator("[data-live]").count():
+                page.locator(".live.on").wait_for()
             file = into / f"{name}-{scheme}.png"
             page.screenshot(path=file, animations="disabled")
             if file.stat().st_size > BYTES_MAX:

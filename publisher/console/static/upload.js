@@ -24,6 +24,7 @@ function setUp(form) {
   const file = form.elements.file;
   let request = null;
   form.hidden = false;
+  document.querySelector("[data-without-script]").remove();
 
   const show = (going) => {
     progress.hidden = abort.hidden = !going;
