@@ -1,8 +1,7 @@
 #!/bin/sh
 # Installs what the tests need and no wheel carries: RabbitMQ, Chromium, which reads the pages, faketime, for workers whose
 # clocks are wrong, and promtool, which reads the alert rules. Redis and PostgreSQL come from wheels. As root on Debian or
-# Ubuntu; anywhere else it says what will be skipped. Starts no service. Quick when all
-# is there.
+# Ubuntu; anywhere else it says what will be skipped. Starts no service. Quick when all is there.
 set -eu
 
 missing=
