@@ -77,7 +77,7 @@ def test_it_publishes_stops_cleanly_and_starts_again(installation: Installation)
         # The user and the tickets of before are still there.
         assert password not in up.said
         listed = json.loads(installation.run("tickets", "list", "--json").stdout)
-        assert [ticket["state"] for ticket in listed["tickets"]] == ["published", "failed"]
+        assert [ticket["state"] for ticket in listed["tickets"]] == ["failed", "published"]
         assert up.stop(signal.SIGTERM) == 0
 
     for file in installation.directory.rglob("*"):

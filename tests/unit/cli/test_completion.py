@@ -15,6 +15,9 @@ from publisher.core.store import Store
 from tests.unit.cli.conftest import Cli
 from tests.unit.core.records import add_ticket
 
+pytestmark = pytest.mark.long
+"""Each question starts the command anew, as a shell does."""
+
 
 def ask(**variables: str) -> str:
     """What the command prints to a shell's script, or as one."""

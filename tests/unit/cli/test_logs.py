@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-import threading
+from functools import partial
 
 import pytest
 from sqlalchemy import insert, update
@@ -65,18 +65,19 @@ def test_as_json(cli: Cli, claim: Claim) -> None:
 
 
 @pytest.mark.parametrize("as_json", [False, True])
-def test_following_until_it_ends(cli: Cli, cli_store: Store, claim: Claim, as_json: bool) -> None:
-    def work() -> None:
-        for sent in (100, 105, 900):
-            cli_store.leases.renew(claim, 60, sent=sent)
-            seen.wait(0.2)
-        cli_store.leases.failed(claim, error="the cloud is full")
+def test_following_until_it_ends(
+    cli: Cli, cli_store: Store, claim: Claim, monkeypatch: pytest.MonkeyPatch, as_json: bool
+) -> None:
+    steps = iter(
+        [
+            *(partial(cli_store.leases.renew, claim, 60, sent=sent) for sent in (100, 105, 900)),
+            partial(cli_store.leases.failed, claim, error="the cloud is full"),
+        ]
+    )
+    # Between two looks the worker goes one step on.
+    monkeypatch.setattr("publisher.cli.logs.time.sleep", lambda _: next(steps)())
 
-    seen = threading.Event()
-    worker = threading.Thread(target=work)
-    worker.start()
-    result = cli.run("logs", claim.ticket.id, "--follow", "--timeout", "30", *["--json"] * as_json)
-    worker.join()
+    result = cli.run("logs", claim.ticket.id, "--follow", *["--json"] * as_json)
 
     assert result.exit_code == 1
     assert result.stdout.count("the cloud is full") == 1
