@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import secrets
-from typing import TYPE_CHECKING
 
 from publisher.core.addresses import check_named
 from publisher.core.errors import InvalidRequest
@@ -12,10 +11,7 @@ from publisher.core.network import OutboundPolicy
 from publisher.core.platforms import check_address
 from publisher.core.store import Store
 from publisher.core.uris import webhook_uri
-from publisher.core.vault import Vault
-
-if TYPE_CHECKING:
-    from publisher.core.publishing import Sealer
+from publisher.core.vault import Sealer, Vault
 
 SECRET_PREFIX = "whsec_"  # noqa: S105  # not one itself
 _SECRET_BYTES = 32

@@ -17,16 +17,9 @@ from publisher.core.store import Store
 from publisher.core.store.idempotency import IdempotencyKey
 from publisher.core.ticket import Ticket
 from publisher.core.tracing import current_traceparent
+from publisher.core.vault import Sealer
 
 logger = logging.getLogger(__name__)
-
-
-class Sealer(Protocol):
-    """The half of the vault that those who accept requests need."""
-
-    def seal(self, secrets: dict[str, str]) -> bytes: ...
-
-    def fingerprints(self, text: bytes) -> list[str]: ...
 
 
 class Waker(Protocol):

@@ -17,12 +17,21 @@ import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
 from publisher.core.errors import ConfigurationError
 
 logger = logging.getLogger(__name__)
+
+
+class Sealer(Protocol):
+    """The half of the vault that those who accept requests need."""
+
+    def seal(self, secrets: dict[str, str]) -> bytes: ...
+
+    def fingerprints(self, text: bytes) -> list[str]: ...
 
 
 class Vault:

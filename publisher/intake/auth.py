@@ -15,10 +15,10 @@ from typing import Protocol
 from urllib.parse import parse_qsl, unquote_to_bytes
 
 from publisher.core.errors import InvalidRequest, NotAllowed, NotAuthenticated, NotFound
-from publisher.core.publishing import Sealer
 from publisher.core.store import Store
 from publisher.core.store.api_keys import ApiKey
 from publisher.core.store.users import User, verify_password
+from publisher.core.vault import Sealer
 from publisher.intake.throttle import SignIns
 
 _CACHED_MAX = 10_000

@@ -17,13 +17,14 @@ from pydantic import BeforeValidator
 from starlette.convertors import Convertor, register_url_convertor
 
 from publisher.core.network import EVERYWHERE, OutboundPolicy
-from publisher.core.publishing import Sealer, Waker
+from publisher.core.publishing import Waker
 from publisher.core.registering import ImageWaker
 from publisher.core.settings import Settings
 from publisher.core.store import Store
 from publisher.core.store.audit import Actor
 from publisher.core.store.users import User
 from publisher.core.ticket import Ticket
+from publisher.core.vault import Sealer
 from publisher.intake import auth
 from publisher.intake.negotiation import Format, answer_format, body_format
 from publisher.intake.throttle import Throttle
