@@ -10,7 +10,7 @@ from publisher.core.addresses import check_named
 from publisher.core.errors import Conflict, InvalidRequest, QueueUnavailable
 from publisher.core.image import Image
 from publisher.core.logs import current_request_id
-from publisher.core.network import EVERYWHERE, OutboundPolicy
+from publisher.core.network import OutboundPolicy
 from publisher.core.notifying import check_signing
 from publisher.core.platforms import addresses, check_address, check_request
 from publisher.core.store import Store
@@ -54,7 +54,7 @@ def accept(
     request: PublishRequest,
     idempotency_key: IdempotencyKey | None = None,
     *,
-    policy: OutboundPolicy = EVERYWHERE,
+    policy: OutboundPolicy,
 ) -> Ticket:
     """Check a request and commit its ticket.
 
@@ -90,9 +90,7 @@ def accept(
     )
 
 
-def check_account(
-    platform: str, account: dict[str, Any], secrets: dict[str, str], *, policy: OutboundPolicy = EVERYWHERE
-) -> None:
+def check_account(platform: str, account: dict[str, Any], secrets: dict[str, str], *, policy: OutboundPolicy) -> None:
     """Check an account that is to be stored. Raises `InvalidRequest` that names the element of it at fault."""
     try:
         # The project is told by each request, not by the account: it is not what is missing here.

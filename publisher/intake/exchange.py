@@ -16,7 +16,7 @@ from fastapi import Depends, Path, Request, Response
 from pydantic import BeforeValidator
 from starlette.convertors import Convertor, register_url_convertor
 
-from publisher.core.network import EVERYWHERE, OutboundPolicy
+from publisher.core.network import OutboundPolicy
 from publisher.core.publishing import Waker
 from publisher.core.registering import ImageWaker
 from publisher.core.settings import Settings
@@ -61,7 +61,7 @@ class Services:
     waker: Wakers
     authenticator: auth.Authenticator
     throttle: Throttle
-    policy: OutboundPolicy = EVERYWHERE
+    policy: OutboundPolicy
     started: float = field(default_factory=time.time)
 
 
