@@ -45,7 +45,7 @@ class Sight:
 
 
 class Streams:
-    """Of one intake process; used in its event loop only."""
+    """Of one intake process. Streams live in its event loop; `response` may be called from any thread."""
 
     def __init__(self, most: int, look_seconds: float = _LOOK_SECONDS) -> None:
         self._most = most
