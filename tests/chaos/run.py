@@ -40,7 +40,9 @@ FAULTS_PER_MINUTE = 20
 _ROUNDS = 6
 _UNSETTLED_SHOWN = 20
 SETTLE_SECONDS = 120.0
-"""Once the faults are over, every ticket ends within this time."""
+"""Once the faults are over, tickets that do not move for so long are stuck."""
+_SETTLE_LONGEST_SECONDS = 900.0
+"""And so are those that still move after this: by then each has had all the time that it needs."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ def chaos(plan: Plan, directory: Path, cloud: DevCloud, say: Callable[[str], Non
             f" in {len(service.store.sweeping.scopes())} cloud accounts",
         ]
         failures = [*hands.errors, *heard.wrong, *(f"no answer to {name}" for name in heard.unheard)]
-        failures += [f"{SETTLE_SECONDS:.0f} s after the last fault it had not ended: {words}" for words in unsettled]
+        failures += [f"{settled:.0f} s after the last fault it had not ended: {words}" for words in unsettled]
         failures += [f"{name} runs, and takes no tickets any more" for name in deaf]
         failures += [f"sweep: {finding}" for finding in swept]
         lines += [f"failed: {words}" for words in failures]
@@ -175,13 +177,15 @@ def _callers(service: Service, wanted: Sequence[Order], heard: Heard, *, give_up
 
 
 def _settle(service: Service, log: Log) -> tuple[float, list[str]]:
-    """Seconds until all tickets had ended, or until it was waited long enough; and those that had not by then."""
-    began = time.monotonic()
+    """Seconds until all tickets had ended, or none moved any more; and those that had not ended by then."""
+    began = moved = time.monotonic()
     pause = threading.Event()
     unsettled = ["the store did not answer"]
-    while unsettled and time.monotonic() - began < SETTLE_SECONDS:
+    while unsettled and time.monotonic() < min(moved + SETTLE_SECONDS, began + _SETTLE_LONGEST_SECONDS):
         try:
-            unsettled = [_told_of(ticket) for ticket in service.store.tickets.list() if not ticket.final]
+            now = [_told_of(ticket) for ticket in service.store.tickets.list() if not ticket.final]
+            if now != unsettled:
+                unsettled, moved = now, time.monotonic()
         except SQLAlchemyError as error:
             log(f"the store did not answer: {type(error).__name__}")
         pause.wait(0.1)
