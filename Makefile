@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: help demo demo-stop test test-fast lint chaos bench screenshots clean
+.PHONY: help demo demo-stop test test-fast lint chaos promises bench screenshots clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -34,11 +34,16 @@ lint: .venv/.development  ## style, types, directions of imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-chaos: .venv/.development  ## kill, pause, cut and fill things for MINUTES=2 while images are published; SEED, STORE, BROKER
+chaos: .venv/.development  ## kill, pause, cut and fill things for MINUTES=2 while images are published; SEED, STORE, BROKER, KEEP
 	@sh tests/install_servers.sh; \
 	$(BIN)/publisher devcloud install; \
 	$(BIN)/python -m tests.chaos --minutes $(or $(MINUTES),2) $(if $(SEED),--seed $(SEED)) \
-		--store $(or $(STORE),sqlite) --broker $(or $(BROKER),embedded)
+		--store $(or $(STORE),sqlite) --broker $(or $(BROKER),embedded) $(if $(KEEP),--keep)
+
+promises: .venv/.development  ## what is promised of time, at full size: 1 GiB images, the default lease
+	@sh tests/install_servers.sh; \
+	$(BIN)/publisher devcloud install; \
+	FULL=1 $(BIN)/python -m pytest -s tests/integration/test_promises.py
 
 bench: .venv/.development  ## what the intake takes, and an upload beside other ways to send an image
 	$(BIN)/python -m bench.intake

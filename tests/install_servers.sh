@@ -1,7 +1,7 @@
 #!/bin/sh
-# Installs what the tests need and no wheel carries: RabbitMQ, and Chromium, which reads /docs. Redis and PostgreSQL come
-# from wheels. As root on Debian or Ubuntu; anywhere else it says what will be skipped. Starts no service. Quick when all
-# is there.
+# Installs what the tests need and no wheel carries: RabbitMQ, Chromium, which reads the pages, faketime, for workers whose
+# clocks are wrong, and promtool, which reads the alert rules. Redis and PostgreSQL come from wheels. As root on Debian or
+# Ubuntu; anywhere else it says what will be skipped. Starts no service. Quick when all is there.
 set -eu
 
 missing=
@@ -9,6 +9,8 @@ if ! [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] && ! command -v rabbitmq-serve
     missing=' rabbitmq-server'
 fi
 command -v chromium >/dev/null 2>&1 || missing="$missing chromium"
+command -v faketime >/dev/null 2>&1 || missing="$missing faketime"
+command -v promtool >/dev/null 2>&1 || missing="$missing prometheus"
 [ -n "$missing" ] || exit 0
 skipped='the tests that need it are skipped (with CI set, they fail)'
 if [ "$(id -u)" -ne 0 ]; then

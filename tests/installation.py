@@ -11,7 +11,7 @@ import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
@@ -29,6 +29,8 @@ class Installation:
     directory: Path
     intake_port: int
     flower_port: int
+    variables: dict[str, str] = field(default_factory=dict)
+    """Further ones of its environment."""
 
     @property
     def environment(self) -> dict[str, str]:
@@ -37,6 +39,7 @@ class Installation:
             "PUBLISHER_DATA_DIR": str(self.directory),
             "PUBLISHER_INTAKE_PORT": str(self.intake_port),
             "PUBLISHER_FLOWER_PORT": str(self.flower_port),
+            **self.variables,
         }
 
     def run(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:

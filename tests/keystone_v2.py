@@ -5,6 +5,7 @@ It talks real HTTP. Its documents come from keystoneauth1's fixtures, with which
 
 import json
 import re
+import ssl
 import threading
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -54,18 +55,21 @@ class KeystoneV2Stub:
     roles: tuple[str, ...] = ("_member_", "member", "reader")
     service_token: str = field(default_factory=lambda: uuid4().hex)
     """A token that may have others validated, as Glance's service user does."""
+    tls: ssl.SSLContext | None = None
 
     def __post_init__(self) -> None:
         self._tokens: dict[str, fixture.V2Token] = {}
         self._ids: dict[tuple[str, str], str] = {}
         self._lock = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        if self.tls:
+            self._server.socket = self.tls.wrap_socket(self._server.socket, server_side=True)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
 
     @property
     def url(self) -> str:
         """The root, without /v2.0."""
-        return f"http://127.0.0.1:{self._server.server_port}"
+        return f"{'https' if self.tls else 'http'}://127.0.0.1:{self._server.server_port}"
 
     def __enter__(self) -> Self:
         self._thread.start()

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 import psutil
 
@@ -52,6 +53,12 @@ class Worker:
 
     def signal(self, number: signal.Signals) -> None:
         os.killpg(self.process.pid, number)
+
+    def connections_to(self, url: str) -> list[int]:
+        """The local ports of its connections to a server, those that wait to be closed left out."""
+        server = urlsplit(url).hostname, urlsplit(url).port
+        found = psutil.Process(self.process.pid).net_connections("tcp")
+        return [each.laddr.port for each in found if each.raddr == server and each.status == psutil.CONN_ESTABLISHED]
 
     def kill(self) -> None:
         """SIGKILL, as a machine that loses its power."""
@@ -123,11 +130,12 @@ class Stack:
                 process.wait(5)
         self.store.close()
 
-    def add_worker(self, *, wait: bool = True) -> Worker:
+    def add_worker(self, *, wait: bool = True, app: str = "workers.app") -> Worker:
+        """`app` is the module of the Celery app, where it is another than the service's own."""
         name = f"worker{len(self.workers)}"
         process = self._start(
             name,
-            [sys.executable, "-m", "celery", "-A", "workers.app", "worker", "--without-gossip", "--without-mingle",
+            [sys.executable, "-m", "celery", "-A", app, "worker", "--without-gossip", "--without-mingle",
              "--loglevel", "INFO", "--hostname", f"{name}@%h"],
         )  # fmt: skip
         worker = Worker(process, self.logs / f"{name}.log")

@@ -5,8 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from celery import Celery
+from celery.app.amqp import AMQP
+from celery.signals import setup_logging
+from kombu.connection import Connection
 from kombu.transport.redis import Channel as RedisChannel
 
+from publisher.core import logs
 from publisher.core.queue import PUBLISH_TASK, QUEUE, REGISTER_TASK
 from publisher.core.settings import Settings
 
@@ -25,7 +29,23 @@ if settings.broker.startswith(("redis", "rediss")):
     }
     RedisChannel.do_restore = False
 
-app = Celery("publisher", broker=settings.broker, include=["workers.tasks"])
+
+class EagerConnection(Connection):
+    """Looks every other second for a broker that is away. Celery does so ever more rarely, in the end twice a minute,
+    and has no setting for it: so long would tickets wait once the broker is back."""
+
+    def ensure_connection(self, *arguments: Any, **options: Any) -> Any:
+        options = {"interval_start": 1, "interval_step": 1, "interval_max": 2} | options
+        return super().ensure_connection(*arguments, **options)  # type: ignore[no-untyped-call]
+
+
+class Amqp(AMQP):  # type: ignore[misc]  # Celery has no types
+    """Celery's own, with that connection."""
+
+    Connection = EagerConnection
+
+
+app = Celery("publisher", broker=settings.broker, include=["workers.tasks"], amqp=Amqp)
 app.conf.update(
     # The ticket store is the truth: no result backend, and a message may be lost or delivered twice.
     task_ignore_result=True,
@@ -45,10 +65,15 @@ app.conf.update(
     # sendfile and TLS release the interpreter's lock, and threads see the request to shut down.
     worker_pool="threads",
     worker_concurrency=settings.worker_concurrency,
-    worker_hijack_root_logger=True,
     worker_send_task_events=True,
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,
     broker_transport_options=transport_options,
     worker_redirect_stdouts=False,
 )
+
+
+@setup_logging.connect  # type: ignore[untyped-decorator]  # Celery has no types
+def _log(loglevel: int, **_: Any) -> None:
+    """Celery sets up no logs itself where somebody does it here."""
+    logs.configure(settings, level=loglevel)

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from concurrent.futures import Future, wait
 from typing import TypeVar
 
+from publisher.core.logs import with_context
+
 _LOOK_SECONDS = 0.1
 _LEFT_MAX = 32
 """Threads that may be left at a time, in a worker: callers who publish and cancel must not make ever more of them."""
@@ -28,7 +30,7 @@ def aside(call: Callable[[], Result], *, check: Callable[[], None], discard: Cal
         except BaseException as error:
             outcome.set_exception(error)
 
-    threading.Thread(target=work, name="aside", daemon=True).start()
+    threading.Thread(target=with_context(work), name="aside", daemon=True).start()
     while not wait([outcome], timeout=_LOOK_SECONDS).done:
         try:
             check()

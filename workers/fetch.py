@@ -21,7 +21,9 @@ from yarl import URL
 
 from publisher.core.errors import InvalidRequest, PermanentCloudError, PublisherError, Reason, TransientCloudError
 from publisher.core.locations import check_remote
+from publisher.core.network import OutboundPolicy
 from publisher.core.settings import Settings
+from workers.outbound import aiohttp_connector, trust
 
 # It logs the URLs that it opens.
 logging.getLogger("fsspec").setLevel(logging.INFO)
@@ -42,9 +44,10 @@ def fetch(
     """Hand over the bytes that a URL names: `expect` gets how many there will be, where that is told, `take` the bytes.
     `check` is called every now and then, and stops the fetching by raising.
 
-    Raises `InvalidRequest` for a host that is not allowed, on the way of a redirect, too, `PermanentCloudError` where
-    there is no such file or it may not be had, `TransientCloudError` where another attempt may succeed; and whatever
-    `take` and `check` raise. A connection that moves no byte for `stall_seconds` is broken off.
+    Raises `InvalidRequest` for a host that is not allowed, `NetworkRefused` for one whose address is not, on the way of
+    a redirect, too, `PermanentCloudError` where there is no such file or it may not be had, `TransientCloudError` where
+    another attempt may succeed; and whatever `take` and `check` raise. A connection that moves no byte for
+    `stall_seconds` is broken off.
     """
     check_remote(url, settings.location_hosts)
     parts = urlsplit(url)
@@ -100,7 +103,8 @@ def _fetch_http(
         tracing.on_request_redirect.append(check_redirect)
         # What a server compresses on the way is not what was generated.
         headers = {"Accept-Encoding": "identity"}
-        return aiohttp.ClientSession(trace_configs=[tracing], timeout=timeout, headers=headers, trust_env=True)
+        connector = aiohttp_connector(OutboundPolicy.of(settings), trust())
+        return aiohttp.ClientSession(connector=connector, trace_configs=[tracing], timeout=timeout, headers=headers)
 
     files = fsspec.filesystem("http", get_client=session, skip_instance_cache=True)
     opened = sync(files.loop, files.set_session)

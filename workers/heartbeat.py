@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from publisher.core.logs import with_context
 from publisher.core.store.fleet import Fleet, Member
 from workers.drain import Drain
 
@@ -28,7 +29,7 @@ class Heartbeat:
         self._joined = False
         self._away = False
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._keep, name="heartbeat", daemon=True)
+        self._thread = threading.Thread(target=with_context(self._keep), name="heartbeat", daemon=True)
 
     def start(self) -> None:
         self._thread.start()

@@ -17,9 +17,11 @@ from typing import Self
 from sqlalchemy.exc import SQLAlchemyError
 
 from publisher.core.errors import Cancelled, DeadlinePassed, LeaseLost, ShuttingDown, Stopped
+from publisher.core.logs import with_context
 from publisher.core.settings import Settings
 from publisher.core.store.leases import Claim, Leases
 from publisher.core.ticket import State
+from workers import metrics
 from workers.drain import Drain
 
 logger = logging.getLogger(__name__)
@@ -40,16 +42,18 @@ class Lease:
         self._settings = settings
         self._drain = drain
         self._renewed = time.monotonic()
+        self._accepted = self._renewed + claim.ticket.accepted - claim.now
         self._deadline = math.inf
         if settings.deadline_seconds:
-            self._deadline = self._renewed + claim.ticket.accepted + settings.deadline_seconds - claim.now
+            self._deadline = self._accepted + settings.deadline_seconds
         self._lost = False
         self._cancelled = claim.ticket.state is State.CANCELLING
         self._uploading_since: float | None = None
         self._sampled = 0.0
+        self._counted = 0
         self._writing = threading.Lock()
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._keep, name=f"lease-{claim.ticket.id}", daemon=True)
+        self._thread = threading.Thread(target=with_context(self._keep), name=f"lease-{claim.ticket.id}", daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -65,6 +69,10 @@ class Lease:
     def seconds_left(self) -> float:
         """Until the ticket's deadline; below 0 once it has passed, infinite where it has none."""
         return self._deadline - time.monotonic()
+
+    @property
+    def seconds_since_acceptance(self) -> float:
+        return max(0.0, time.monotonic() - self._accepted)
 
     def check(self) -> None:
         """Raises `LeaseLost`, `Cancelled`, `DeadlinePassed` or `ShuttingDown` where the work must stop.
@@ -96,15 +104,27 @@ class Lease:
 
         Raises `LeaseLost` or `Cancelled` as it begins.
         """
-        self._uploading_since = time.monotonic()
+        began = self._uploading_since = time.monotonic()
         self._write(self.sent, sample=True)
+        outcome = "broken_off"
         try:
             yield
+            outcome = "complete"
         finally:
             self._uploading_since = None
+            platform = self.claim.ticket.platform
+            metrics.UPLOAD_SECONDS.labels(platform, outcome).observe(time.monotonic() - began)
+            self._count(self.sent)
             # Whatever stops the work, or is wrong with the store, is noticed by what comes next.
             with suppress(Stopped, SQLAlchemyError):
                 self._write(self.sent, sample=True)
+
+    def _count(self, sent: int) -> None:
+        with self._writing:
+            # Less than before: the upload began anew.
+            more = sent - self._counted if sent >= self._counted else sent
+            self._counted = sent
+        metrics.UPLOADED_BYTES.labels(self.claim.ticket.platform).inc(more)
 
     def _write(self, sent: int, *, sample: bool) -> None:
         with self._writing:
@@ -123,6 +143,7 @@ class Lease:
         while not self._ended.wait(self._settings.progress_seconds):
             asked = time.monotonic()
             sent, due = self.sent, asked - self._renewed >= self._settings.lease_renew_seconds
+            self._count(sent)
             try:
                 if self._cancelled:
                     if due:
@@ -140,4 +161,5 @@ class Lease:
                 return
             except SQLAlchemyError as error:
                 # Tried again at the next turn; if that lasts, the lease runs out and `check` stops the work.
+                metrics.STORE_ERRORS.inc()
                 logger.warning("ticket %d: the store did not answer: %s", self.claim.ticket.id, type(error).__name__)

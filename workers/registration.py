@@ -25,6 +25,7 @@ from publisher.core.errors import (
 )
 from publisher.core.image import Digests, Hasher, ImageState, format_named, identify, open_under
 from publisher.core.locations import file_name, is_remote
+from publisher.core.logs import bound, with_context
 from publisher.core.settings import Settings
 from publisher.core.store import Store
 from publisher.core.store.registrations import Registration, Registrations
@@ -56,6 +57,10 @@ class Registrar:
         """
         if self._shutting_down.is_set():
             return None
+        with bound(image=image_id, worker=self._worker):
+            return self._run(image_id)
+
+    def _run(self, image_id: int) -> ImageState | None:
         try:
             claim = self._registrations.claim(image_id, self._worker, self._settings.lease_seconds)
             if claim is None:
@@ -158,7 +163,7 @@ class Progress:
         self._renewed = time.monotonic()
         self._lost = False
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._keep, name=f"image-{claim.image.id}", daemon=True)
+        self._thread = threading.Thread(target=with_context(self._keep), name=f"image-{claim.image.id}", daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from publisher.core import tracing
 from publisher.core.errors import (
     Cancelled,
     ConfigurationError,
@@ -27,6 +28,8 @@ from publisher.core.errors import (
     TransientCloudError,
 )
 from publisher.core.image import Image, open_under
+from publisher.core.logs import bound
+from publisher.core.network import OutboundPolicy
 from publisher.core.publishing import Waker, wake
 from publisher.core.settings import Settings
 from publisher.core.store import Store
@@ -34,6 +37,7 @@ from publisher.core.store.leases import Claim
 from publisher.core.ticket import Account, CloudRef, Phase, State, Target
 from publisher.core.uris import appliance_uri, image_uri, ticket_uri
 from publisher.core.vault import Vault
+from workers import metrics
 from workers.aside import aside
 from workers.clouds import plugin
 from workers.clouds.base import CloudImage, CloudPublisher, TicketRef, Timeouts
@@ -69,6 +73,7 @@ class Runner:
         self._worker = worker
         self._drain = drain or Drain(settings.drain_seconds)
         self._waker = waker
+        self._policy = OutboundPolicy.of(settings)
 
     def run(self, ticket_id: int) -> State | None:
         """Claim a ticket and bring it as far as it gets. Never raises for what goes wrong with the ticket.
@@ -78,25 +83,56 @@ class Runner:
         """
         if self._drain.begun.is_set():
             return None
+        with bound(ticket=ticket_id, worker=self._worker):
+            return self._run(ticket_id)
+
+    def _run(self, ticket_id: int) -> State | None:
         try:
             claim = self._store.leases.claim(ticket_id, self._worker, self._settings.lease_seconds)
             if claim is None:
                 return None
-            logger.info("ticket %d: claimed, attempt %d", ticket_id, claim.ticket.attempt)
-            with Lease(self._store.leases, claim, self._settings, self._drain) as lease:
-                state = Attempt(self._store, self._vault, self._settings, lease).outcome()
-            if state is State.QUEUED and self._drain.over and self._waker:
-                # Its own message went back to the broker as this worker stopped, and is used up by now.
-                wake(self._store, self._waker, ticket_id)
-            self._wake_next(claim)
+            ticket = claim.ticket
+            told: tracing.Attributes = {
+                "publisher.ticket": ticket_id,
+                "publisher.attempt": ticket.attempt,
+                "publisher.platform": ticket.platform,
+                "publisher.bytes": ticket.progress.total,
+            }
+            with (
+                bound(attempt=ticket.attempt, request_id=ticket.request_id),
+                tracing.span("publish", told, traceparent=ticket.traceparent) as span,
+            ):
+                state = self._attempt(claim)
+                if span:
+                    span.set_attribute("publisher.outcome", state)
+                return state
         except LeaseLost:
+            metrics.LEASES_LOST.labels("holder").inc()
             logger.warning("ticket %d: the lease was lost; another worker has the ticket", ticket_id)
             return None
         except SQLAlchemyError as error:
+            metrics.STORE_ERRORS.inc()
             # Nothing can be written down. Once the lease runs out, the ticket is taken up where it stands.
             logger.warning("ticket %d: the store did not answer: %s", ticket_id, type(error).__name__)
             return None
+
+    def _attempt(self, claim: Claim) -> State:
+        """Raises `LeaseLost` and `SQLAlchemyError`."""
+        ticket_id = claim.ticket.id
+        logger.info("ticket %d: claimed, attempt %d", ticket_id, claim.ticket.attempt)
+        if claim.taken_over:
+            metrics.LEASES_LOST.labels("successor").inc()
+        outcome = "lost"
+        try:
+            with Lease(self._store.leases, claim, self._settings, self._drain) as lease:
+                outcome = state = Attempt(self._store, self._vault, self._settings, self._policy, lease).outcome()
+        finally:
+            metrics.ATTEMPTS.labels(claim.ticket.platform, outcome).inc()
         logger.info("ticket %d: %s", ticket_id, state)
+        if state is State.QUEUED and self._drain.over and self._waker:
+            # Its own message went back to the broker as this worker stopped, and is used up by now.
+            wake(self._store, self._waker, ticket_id)
+        self._wake_next(claim)
         return state
 
     def _wake_next(self, claim: Claim) -> None:
@@ -111,7 +147,7 @@ class Runner:
 class Attempt:
     """One attempt at one claimed ticket."""
 
-    def __init__(self, store: Store, vault: Vault, settings: Settings, lease: Lease) -> None:
+    def __init__(self, store: Store, vault: Vault, settings: Settings, policy: OutboundPolicy, lease: Lease) -> None:
         self._store = store
         self._leases = store.leases
         self._vault = vault
@@ -120,7 +156,9 @@ class Attempt:
         self._claim = lease.claim
         self._ticket = lease.claim.ticket
         self._journal = TicketJournal(store, lease.claim)
+        self._policy = policy
         self._cloud: CloudPublisher | None = None
+        self._steps = tracing.Steps()
 
     def outcome(self) -> State:
         """Do the work, and write down how it ended. Raises `LeaseLost` and `SQLAlchemyError` only."""
@@ -130,6 +168,7 @@ class Attempt:
             except Cancelled:  # noticed while an outcome was being written
                 return self._cancel()
         finally:
+            self._steps.end()
             if self._cloud:
                 self._cloud.close()
 
@@ -177,11 +216,13 @@ class Attempt:
                 check=self._lease.check,
                 on_sent=self._sent,
                 stall_seconds=self._settings.stall_seconds,
+                policy=self._policy,
             )
             uploaded = self._upload(image, transfer)
         finally:
             os.close(descriptor)
         self._leases.published(self._claim, cloud_id=uploaded.cloud_id, location=uploaded.location)
+        metrics.PUBLICATION_SECONDS.labels(self._ticket.platform).observe(self._lease.seconds_since_acceptance)
 
     def _upload(self, image: Image, transfer: Transfer) -> CloudImage:
         self._phase(Phase.AUTHENTICATING, "Signing in to the cloud")
@@ -224,6 +265,7 @@ class Attempt:
         delay = min(retry_delay(self._settings, self._ticket.attempt, error.retry_after_seconds), left)
         logger.warning("ticket %d: %s; again in %.1f s", self._ticket.id, error, delay)
         self._leases.retry(self._claim, delay_seconds=delay, error=str(error), reason=error.reason)
+        metrics.RETRIES.labels(self._ticket.platform, error.reason).inc()
         return State.QUEUED
 
     def _too_late(self, last_error: str | None) -> State:
@@ -243,6 +285,7 @@ class Attempt:
                 delay = retry_delay(self._settings, self._ticket.attempt)
                 words = f"{error}{_CLEANING_UP}{blocked}"
                 self._leases.retry(self._claim, delay_seconds=delay, error=words, reason=reason)
+                metrics.RETRIES.labels(self._ticket.platform, reason).inc()
                 return State.QUEUED
             detail = self._leftover(blocked)
         except (LeaseLost, Cancelled, SQLAlchemyError):
@@ -254,6 +297,7 @@ class Attempt:
             detail = self._leftover(PublisherError("an unexpected error in the worker"))
         logger.warning("ticket %d: failed: %s", self._ticket.id, error)
         self._leases.failed(self._claim, error=error, detail=detail, reason=reason)
+        metrics.FAILURES.labels(self._ticket.platform, reason).inc()
         return State.FAILED
 
     def _cancel(self) -> State:
@@ -271,6 +315,7 @@ class Attempt:
                 detail=self._leftover(error),
                 reason=error.reason,
             )
+            metrics.FAILURES.labels(self._ticket.platform, error.reason).inc()
             return State.FAILED
         except Exception as error:
             logger.warning("ticket %d: cleaning up: %s", self._ticket.id, error)
@@ -313,7 +358,7 @@ class Attempt:
             )
             # An address that leads nowhere takes long to find out, and a cancel is not to wait for that.
             self._cloud = aside(
-                lambda: plugin(ticket.platform).connect(account, target, timeouts),
+                lambda: plugin(ticket.platform).connect(account, target, timeouts, self._policy),
                 check=check,
                 discard=CloudPublisher.close,
             )
@@ -331,6 +376,7 @@ class Attempt:
         )
 
     def _phase(self, phase: Phase, words: str) -> None:
+        self._steps.begin(phase)
         self._leases.phase(self._claim, phase, words)
 
     def _sent(self, count: int) -> None:

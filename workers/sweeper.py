@@ -15,11 +15,13 @@ from enum import StrEnum
 from sqlalchemy.exc import SQLAlchemyError
 
 from publisher.core.errors import PublisherError
+from publisher.core.network import OutboundPolicy
 from publisher.core.settings import Settings
 from publisher.core.store import Store
 from publisher.core.store.sweeping import Scope, Standing
 from publisher.core.ticket import Account, Target
 from publisher.core.vault import Vault
+from workers import metrics
 from workers.clouds import plugin
 from workers.clouds.base import CloudPublisher, Tagged, Timeouts
 
@@ -67,6 +69,7 @@ class Sweeper:
         self._settings = settings
         self._worker = worker
         self._stop = stop or threading.Event()
+        self._policy = OutboundPolicy.of(settings)
 
     def run(self) -> None:
         """Sweep every `sweep_seconds`, of all workers one, until the worker stops."""
@@ -145,6 +148,7 @@ class Sweeper:
             Account(scope.platform, scope.account, self._vault.open(scope.sealed_secrets)),
             Target(scope.platform, scope.target),
             Timeouts(settings.connect_timeout_seconds, settings.call_timeout_seconds, settings.verify_seconds),
+            self._policy,
         )
 
 
@@ -158,6 +162,7 @@ def _finding(outcome: Outcome, scope: Scope, tagged: Tagged | None = None, error
 
 
 def _log(found: Finding) -> None:
+    metrics.SWEEP_FINDINGS.labels(found.outcome).inc()
     level = logging.WARNING if found.outcome in (Outcome.UNKNOWN, Outcome.FAILED) else logging.INFO
     logger.log(level, "sweeping: %s", words(found))
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import socket
 import threading
+from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 from celery.signals import worker_init, worker_ready, worker_shutdown
+from sqlalchemy.exc import SQLAlchemyError
 
+from publisher.core import tracing
+from publisher.core.logs import bound, with_context
 from publisher.core.platforms import installed
 from publisher.core.queue import PUBLISH_TASK, REGISTER_TASK, WakeQueue
 from publisher.core.store import Store
@@ -19,7 +23,10 @@ from publisher.version import __version__
 from workers.app import app, settings
 from workers.clouds import plugin
 from workers.drain import Drain
+from workers.events import Message, tell_image, tell_ticket
 from workers.heartbeat import Heartbeat
+from workers.monitoring import Consumer, readiness, serve
+from workers.notifier import Notifier
 from workers.reconciler import Reconciler
 from workers.registration import Registrar
 from workers.runner import Runner
@@ -28,8 +35,10 @@ from workers.sweeper import Sweeper
 drain = Drain(settings.drain_seconds)
 HOST = socket.gethostname()
 WORKER = f"{HOST}-{os.getpid()}"
+consumer = Consumer()
 heartbeats: list[Heartbeat] = []
 """Of this process; one, once it is ready."""
+Found = TypeVar("Found")
 
 
 @cache
@@ -57,23 +66,41 @@ def registrar() -> Registrar:
     return Registrar(store(), settings, worker=WORKER, shutting_down=drain.begun)
 
 
-@app.task(name=PUBLISH_TASK)  # type: ignore[untyped-decorator]  # Celery has no types
-def publish(ticket_id: int) -> None:
+@cache
+def notifier() -> Notifier:
+    return Notifier(store(), vault(), settings, holder=WORKER, stop=drain.begun)
+
+
+@app.task(name=PUBLISH_TASK, Request=Message)  # type: ignore[untyped-decorator]  # Celery has no types
+def publish(ticket_id: int) -> str:
     """Bring one ticket as far as it gets."""
-    runner().run(ticket_id)
+    state = runner().run(ticket_id)
+    return tell_ticket(state, _read(store().tickets.get, ticket_id))
 
 
-@app.task(name=REGISTER_TASK)  # type: ignore[untyped-decorator]
-def register(image_id: int) -> None:
+@app.task(name=REGISTER_TASK, Request=Message)  # type: ignore[untyped-decorator]
+def register(image_id: int) -> str:
     """Bring the registration of one image as far as it gets."""
-    registrar().run(image_id)
+    state = registrar().run(image_id)
+    return tell_image(state, _read(store().images.get, image_id))
+
+
+def _read(get: Callable[[int], Found | None], id: int) -> Found | None:
+    """How it stands, for monitors; None where that cannot be read."""
+    try:
+        return get(id)
+    except SQLAlchemyError:
+        return None
 
 
 @worker_init.connect  # type: ignore[untyped-decorator]
 def _prepare(**_: Any) -> None:
     """Fail now, not at the first ticket, where something is not set up; and load the plugins while nobody waits."""
+    tracing.configure("worker")
+    serve(store(), settings, readiness(store(), consumer, drain))
     store().check_schema()
     runner()
+    notifier()
     for platform in installed():
         plugin(platform)
 
@@ -81,16 +108,20 @@ def _prepare(**_: Any) -> None:
 @worker_ready.connect  # type: ignore[untyped-decorator]
 def _ready(sender: Any, **_: Any) -> None:
     drain.listen()
+    consumer.runs(sender)
     member = Member(WORKER, HOST, os.getpid(), sender.hostname, __version__, settings.worker_concurrency)
-    heartbeats.append(Heartbeat(store().fleet, member, settings.heartbeat_seconds, drain))
-    heartbeats[-1].start()
     reconciler = Reconciler(store(), WakeQueue.open(settings), settings, holder=WORKER, stop=drain.begun)
-    threading.Thread(target=reconciler.run, name="reconciler", daemon=True).start()
     sweeper = Sweeper(store(), vault(), settings, worker=WORKER, stop=drain.begun)
-    threading.Thread(target=sweeper.run, name="sweeper", daemon=True).start()
+    with bound(worker=WORKER):
+        heartbeats.append(Heartbeat(store().fleet, member, settings.heartbeat_seconds, drain))
+        heartbeats[-1].start()
+        threading.Thread(target=with_context(reconciler.run), name="reconciler", daemon=True).start()
+        threading.Thread(target=with_context(sweeper.run), name="sweeper", daemon=True).start()
+        threading.Thread(target=with_context(notifier().run), name="notifier", daemon=True).start()
 
 
 @worker_shutdown.connect  # type: ignore[untyped-decorator]
 def _ended(**_: Any) -> None:
     for each in heartbeats:
         each.stop()
+    tracing.close()

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from publisher.core.errors import ImageFileError, InvalidRequest, PermanentCloudError, Reason, TransientCloudError
+from publisher.core.network import EVERYWHERE, OutboundPolicy
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -33,6 +34,7 @@ _WAIT_SECONDS = 0.25
 """How long to wait for the other side before looking whether to go on."""
 _ANSWER_BYTES_MAX = 64 << 10
 _LATE_ANSWER_SECONDS = 5.0
+_DEFAULT_PORTS = {"http": 80, "https": 443}
 _GONE = {errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN}
 
 
@@ -59,6 +61,7 @@ class Transfer:
         check: Callable[[], None] = lambda: None,
         on_sent: Callable[[int], None] = lambda _: None,
         stall_seconds: float = 120.0,
+        policy: OutboundPolicy = EVERYWHERE,
     ) -> None:
         self.size = size
         self.sha256: str | None = None
@@ -67,6 +70,7 @@ class Transfer:
         self._check = check
         self._on_sent = on_sent
         self._stall_seconds = stall_seconds
+        self._policy = policy
         self._mtime_ns = os.fstat(descriptor).st_mtime_ns
         self._verify_file()
 
@@ -102,19 +106,22 @@ class Transfer:
 
         An answer that comes before the last byte ends the upload. Raises `TransientCloudError` where the connection
         fails, stalls or is cut without an answer, `PermanentCloudError` where the server's certificate is not trusted,
-        `ImageFileError` where the file is not what it was, and what `check` raises: then the connection is reset.
+        `NetworkRefused`, `ImageFileError` where the file is not what it was, and what `check` raises: then the
+        connection is reset.
         """
         self._verify_file()
         parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        if parts.scheme not in _DEFAULT_PORTS or not parts.hostname:
             raise InvalidRequest(f"'{parts.scheme}://{parts.hostname or ''}' is no http or https address")
-        where = f"{parts.hostname}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
-        connection = (
-            http.client.HTTPSConnection(parts.hostname, parts.port, timeout=connect_seconds, context=tls)
-            if parts.scheme == "https"
-            else http.client.HTTPConnection(parts.hostname, parts.port, timeout=connect_seconds)
-        )
+        port = parts.port or _DEFAULT_PORTS[parts.scheme]
+        where = f"{parts.hostname}:{port}"
+        connection = http.client.HTTPConnection(parts.hostname, port)
+        connection.default_port = _DEFAULT_PORTS[parts.scheme]
         try:
+            connection.sock = self._policy.connect(parts.hostname, port, connect_seconds)
+            if parts.scheme == "https":
+                context = tls or ssl.create_default_context()
+                connection.sock = context.wrap_socket(connection.sock, server_hostname=parts.hostname)
             path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
             connection.putrequest("PUT", path, skip_accept_encoding=True)
             for name, value in headers.items():
@@ -283,8 +290,8 @@ def _translated(error: BaseException, where: str) -> BaseException:
     """What failed on the way to a server, as the runner knows it; anything else as it is."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return PermanentCloudError(
-            f"the TLS certificate of {where} is not trusted ({error.verify_message}); have its authority's added to"
-            " what this worker trusts (REQUESTS_CA_BUNDLE)",
+            f"the TLS certificate of {where} is not trusted ({error.verify_message}); give its authority's as caBundle,"
+            " or have it added to what this worker trusts (REQUESTS_CA_BUNDLE)",
             reason=Reason.CONFIGURATION,
         )
     if isinstance(error, http.client.HTTPException):

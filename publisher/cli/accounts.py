@@ -10,10 +10,12 @@ from typing import Annotated, Any
 import typer
 
 from publisher.cli import passwords
-from publisher.cli.installation import open_store
+from publisher.cli.certificates import CaBundle, read_bundle
+from publisher.cli.completion import users
+from publisher.cli.examples import examples
+from publisher.cli.installation import open_store, read_settings
 from publisher.cli.output import Json, iso, print_json, print_table, say
 from publisher.core.errors import InvalidRequest, NotFound
-from publisher.core.settings import Settings
 
 app = typer.Typer(help="Cloud accounts kept here.", no_args_is_help=True)
 
@@ -27,7 +29,7 @@ CLOUDS_FILES = (
 """Where OpenStack's own clients look, in their order; the first that is there is read, and no other."""
 _VERSIONS = {"3": "v3", "v3": "v3", "2": "v2.0", "2.0": "v2.0", "v2.0": "v2.0"}
 
-User = Annotated[str, typer.Option(help="Whose account it is.")]
+User = Annotated[str, typer.Option(help="Whose account it is.", autocompletion=users)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +40,12 @@ class _Cloud:
     password: str | None
 
 
-@app.command()
+@app.command(
+    epilog=examples("accounts add production --user anna", "accounts add production --from-clouds-yaml mycloud")
+)
 def add(
     context: typer.Context,
-    name: str,
+    name: Annotated[str, typer.Argument(help="The name to keep it under.")],
     user: User = "root",
     platform: Annotated[str, typer.Option(help="The kind of cloud.")] = "openstack",
     keystone_url: Annotated[str | None, typer.Option(envvar="OS_AUTH_URL", help="Keystone's address.")] = None,
@@ -60,6 +64,7 @@ def add(
     keystone_version: Annotated[
         str | None, typer.Option(metavar="v3|v2.0", help="Found out by asking Keystone if not given.")
     ] = None,
+    ca_bundle: CaBundle = None,
     from_clouds_yaml: Annotated[
         str | None,
         typer.Option(metavar="CLOUD", help="Take what no option gives from this cloud of a clouds.yaml."),
@@ -74,9 +79,10 @@ def add(
 ) -> None:
     """Keep a cloud account under a name.
 
-    What is not given of it is taken from the clouds.yaml where one is asked for, else from the OS_… variables of the
-    `openstack` command. Domain, project and region are told by each request to publish.
+    What is not given is taken from the clouds.yaml, where one is asked for, else from the OS_… variables.
+    Domain, project and region are told by each request to publish.
     """
+    from publisher.core.network import OutboundPolicy
     from publisher.core.publishing import check_account
     from publisher.core.vault import Vault
 
@@ -92,11 +98,13 @@ def add(
         if context.params[option] and (cloud is None or _is_from_command_line(context, option))
     }
     account: dict[str, Any] = (cloud.account if cloud else {}) | given
-    settings = Settings.from_environment()
+    if ca_bundle and (cloud is None or _is_from_command_line(context, "ca_bundle")):
+        account |= read_bundle(ca_bundle)
+    settings = read_settings()
     with open_store(settings) as store:
         password = _password(password_stdin, cloud, account.get("login"))
         secrets = {"password": password}
-        check_account(platform, account, secrets)
+        check_account(platform, account, secrets, policy=OutboundPolicy.of(settings))
         vault = Vault.from_file(settings.key_file, production=settings.production)
         stored = store.accounts.add(
             owner=user, name=name, platform=platform, fields=account, sealed_secrets=vault.seal(secrets)
@@ -104,12 +112,13 @@ def add(
     say(f"Added the account '{stored.name}' of {stored.owner}, number {stored.id}")
 
 
-@app.command("list")
+@app.command("list", epilog=examples("accounts list", "accounts list --user anna --json"))
 def list_(
-    user: Annotated[str | None, typer.Option(help="Those of this user alone.")] = None, as_json: Json = False
+    user: Annotated[str | None, typer.Option(help="Those of this user alone.", autocompletion=users)] = None,
+    as_json: Json = False,
 ) -> None:
     """List the accounts, without their secrets."""
-    with open_store(Settings.from_environment()) as store:
+    with open_store(read_settings()) as store:
         accounts = store.accounts.list(user)
     if as_json:
         print_json(
@@ -143,10 +152,10 @@ def list_(
     print_table(["Id", "User", "Name", "Platform", "Login", "Address"], rows)
 
 
-@app.command()
-def remove(name: str, user: User = "root") -> None:
+@app.command(epilog=examples("accounts remove production --user anna"))
+def remove(name: Annotated[str, typer.Argument(help="The account's name.")], user: User = "root") -> None:
     """Remove an account. What is being published with it goes on."""
-    with open_store(Settings.from_environment()) as store:
+    with open_store(read_settings()) as store:
         found = store.accounts.find(user, name=name)
         if found is None:
             raise NotFound(f"{user} has no account '{name}'; see: publisher accounts list")
@@ -187,6 +196,8 @@ def _read_cloud(name: str, file: Path | None) -> _Cloud:
         "keystoneVersion": _VERSIONS.get(version, version),
     }
     account = {element: str(value) for element, value in found.items() if value}
+    if cloud.get("cacert"):
+        account |= read_bundle(Path(str(cloud["cacert"])).expanduser())
     return _Cloud(account, str(auth["password"]) if auth.get("password") else None)
 
 

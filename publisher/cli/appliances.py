@@ -6,21 +6,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from publisher.cli.completion import users
+from publisher.cli.examples import examples
 from publisher.cli.images import ID_MAX
-from publisher.cli.installation import open_store
+from publisher.cli.installation import open_store, read_settings
 from publisher.cli.output import Json, iso, mebibytes, print_json, print_table, say
-from publisher.core.settings import Settings
 
 if TYPE_CHECKING:
     from publisher.core.store.appliances import Appliance
 
 app = typer.Typer(help="What images are generated from.", no_args_is_help=True)
 
-User = Annotated[str, typer.Option(help="Whose appliance it is.")]
+User = Annotated[str, typer.Option(help="Whose appliance it is.", autocompletion=users)]
 Id = Annotated[int, typer.Argument(min=1, max=ID_MAX, help="Its number.")]
 
 
-@app.command()
+@app.command(epilog=examples("appliances add --name web", 'appliances add 4 --user anna --distribution "Debian 12"'))
 def add(
     id: Annotated[
         int | None, typer.Argument(min=1, max=ID_MAX, help="Its number; the user's next free one by default.")
@@ -34,7 +35,7 @@ def add(
     as_json: Json = False,
 ) -> None:
     """Describe an appliance. One that is not described is made by its first image."""
-    with open_store(Settings.from_environment()) as store:
+    with open_store(read_settings()) as store:
         appliance = store.appliances.add(
             user,
             id=id,
@@ -50,12 +51,13 @@ def add(
         say(f"Added the appliance '{appliance.name}' of {appliance.owner}, number {appliance.id}")
 
 
-@app.command("list")
+@app.command("list", epilog=examples("appliances list --user anna"))
 def list_(
-    user: Annotated[str | None, typer.Option(help="Those of this user alone.")] = None, as_json: Json = False
+    user: Annotated[str | None, typer.Option(help="Those of this user alone.", autocompletion=users)] = None,
+    as_json: Json = False,
 ) -> None:
     """List the appliances, and the bytes that their images take."""
-    with open_store(Settings.from_environment()) as store:
+    with open_store(read_settings()) as store:
         found = store.appliances.list(user)
         contents = {owner: store.appliances.contents(owner) for owner in {each.owner for each in found}}
     sized = [(each, contents[each.owner][each.id].size if each.id in contents[each.owner] else 0) for each in found]
@@ -69,10 +71,10 @@ def list_(
     print_table(["Id", "User", "Name", "Version", "Distribution", "Architecture", "Images"], rows)
 
 
-@app.command()
+@app.command(epilog=examples("appliances remove 4 --user anna"))
 def remove(id: Id, user: User = "root") -> None:
     """Remove an appliance. One that has images or published images stays."""
-    with open_store(Settings.from_environment()) as store:
+    with open_store(read_settings()) as store:
         store.appliances.remove(user, id)
     say(f"Removed the appliance {id} of {user}")
 

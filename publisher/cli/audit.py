@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from publisher.cli.examples import examples
 from publisher.cli.installation import open_store
 from publisher.cli.output import Json, iso, print_json, print_table
 from publisher.core.settings import Settings
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Who did what.", no_args_is_help=True)
 
 
-@app.command("list")
+@app.command("list", epilog=examples("audit list --user anna", "audit list --object users/root/accounts/1 --json"))
 def list_(
     user: Annotated[str | None, typer.Option(help="Only what this user did.")] = None,
     object: Annotated[

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,15 +12,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from publisher.cli.examples import examples
+from publisher.cli.installation import read_settings
 from publisher.cli.output import Json, err, print_json, say
 from publisher.core.errors import PublisherError
-from publisher.core.settings import Settings
 
 if TYPE_CHECKING:
     from publisher.devcloud import DevCloud
 
 app = typer.Typer(help="A real Keystone and Glance on loopback, to try things out with.", no_args_is_help=True)
 
+_STOP_SIGNALS = {signal.SIGINT, signal.SIGTERM}
 VENV_VARIABLE = "PUBLISHER_DEVCLOUD_VENV"
 
 
@@ -27,15 +30,23 @@ class DevCloudFailed(PublisherError):
     """The development cloud could not do it."""
 
 
-@app.command()
-def up() -> None:
+@app.command(epilog=examples("devcloud up", "devcloud up --host devcloud --stay"))
+def up(
+    host: Annotated[
+        str, typer.Option(help="The address, or name of this machine, that a new one listens on and is found at.")
+    ] = "127.0.0.1",
+    stay: Annotated[bool, typer.Option("--stay", help="Stay until Ctrl-C or SIGTERM, and stop it then.")] = False,
+) -> None:
     """Start it and wait until it answers. The first start installs it: a minute or two."""
     with _cloud() as cloud:
-        cloud.up(say=lambda words: say(words, console=err))
-    say('Use it: eval "$(publisher devcloud env)"')
+        cloud.up(say=lambda words: say(words, console=err), host=host)
+        say('Use it: eval "$(publisher devcloud env)"')
+        if stay:
+            _wait_for_a_stop()
+            cloud.down()
 
 
-@app.command()
+@app.command(epilog=examples("devcloud install"))
 def install() -> None:
     """Install what `up` needs, without starting it."""
     with _cloud() as cloud:
@@ -43,7 +54,7 @@ def install() -> None:
     say("Keystone and Glance are installed")
 
 
-@app.command()
+@app.command(epilog=examples("devcloud down"))
 def down() -> None:
     """Stop it. What it holds stays."""
     with _cloud() as cloud:
@@ -51,7 +62,7 @@ def down() -> None:
     say("The development cloud is stopped")
 
 
-@app.command()
+@app.command(epilog=examples("devcloud env", "devcloud env --json"))
 def env(
     user: Annotated[str, typer.Option(help="The user of the cloud.")] = "uploader",
     as_json: Json = False,
@@ -66,7 +77,7 @@ def env(
         typer.echo(f"export {name}={shlex.quote(value)}")
 
 
-@app.command()
+@app.command(epilog=examples("devcloud status"))
 def status(as_json: Json = False) -> None:
     """Tell whether it runs; exit code 1 if it does not."""
     with _cloud() as cloud:
@@ -81,11 +92,18 @@ def status(as_json: Json = False) -> None:
     raise typer.Exit(0 if running else 1)
 
 
+def _wait_for_a_stop() -> None:
+    # Only now: what is blocked stays so in the servers that were started.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
+    signal.sigwait(_STOP_SIGNALS)
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 @contextmanager
 def _cloud() -> Iterator[DevCloud]:
     from publisher.devcloud import DevCloud, DevCloudError
 
-    data_dir = Settings.from_environment().data_dir
+    data_dir = read_settings().data_dir
     venv = os.environ.get(VENV_VARIABLE)
     try:
         yield DevCloud(data_dir / "devcloud", Path(venv) if venv else data_dir / "devcloud-venv")

@@ -12,9 +12,11 @@ from enum import StrEnum
 import typer
 from rich.text import Text
 
+from publisher.cli.examples import examples
 from publisher.cli.installation import open_store
 from publisher.cli.output import Json, out, print_json
 from publisher.cli.ping import ping_workers
+from publisher.core.configuration import only_for_a_trial, unknown
 from publisher.core.errors import PublisherError, QueueUnavailable
 from publisher.core.settings import Settings
 
@@ -26,6 +28,9 @@ from importlib.metadata import entry_points
 for entry in entry_points(group=sys.argv[1], name=sys.argv[2]):
     entry.load()
 """
+
+
+EXAMPLES = examples("doctor", "doctor --json")
 
 
 class Level(StrEnum):
@@ -71,6 +76,16 @@ def doctor(as_json: Json = False) -> None:
             }
         )
     raise typer.Exit(0 if ok else 1)
+
+
+def check_settings(settings: Settings) -> Iterator[Finding]:
+    wrong = [each.message for each in unknown()]
+    wrong += only_for_a_trial(settings) if settings.production else []
+    for words in wrong:
+        message, _, advice = words.partition("; ")
+        yield Finding("settings", Level.WARN, message, advice)
+    if not wrong:
+        yield Finding("settings", Level.OK, "each variable is one that is read")
 
 
 def check_database(settings: Settings) -> Iterator[Finding]:
@@ -183,6 +198,7 @@ def check_workers(settings: Settings) -> Iterator[Finding]:
 
 
 CHECKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
+    check_settings,
     check_database,
     check_broker,
     check_key,

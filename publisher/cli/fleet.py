@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from publisher.cli.examples import examples
 from publisher.cli.installation import open_store
 from publisher.cli.output import Json, iso, print_json, print_table, say
 from publisher.core.settings import Settings
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="The workers there are.", no_args_is_help=True)
 
 
-@app.command("list")
+@app.command("list", epilog=examples("fleet list", "fleet list --json"))
 def list_(as_json: Json = False) -> None:
     """List the workers that run, or did within the last day; those heard of last come first."""
     settings = Settings.from_environment()
@@ -39,7 +40,7 @@ def list_(as_json: Json = False) -> None:
     print_table(["Name", "State", "Heard of", "Busy", "Tickets", "Version"], rows)
 
 
-@app.command()
+@app.command(epilog=examples("fleet drain worker-1.example.com-4711"))
 def drain(name: Annotated[str, typer.Argument(help="A worker's name, as `publisher fleet list` has it.")]) -> None:
     """Have a worker take nothing new, and end.
 

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import Progress
 
-from publisher.cli.installation import open_store
+from publisher.cli.completion import users
+from publisher.cli.examples import examples
+from publisher.cli.installation import open_store, read_settings
 from publisher.cli.output import Json, err, iso, mebibytes, print_json, print_table, say
-from publisher.core.settings import Settings
 
 if TYPE_CHECKING:
     from publisher.core.image import Image
@@ -28,11 +29,13 @@ Format = Annotated[
 Link = Annotated[bool, typer.Option("--link", help="Hard-link the file into the image root in place of copying it.")]
 
 
-@app.command()
+@app.command(
+    epilog=examples("images add disk.qcow2 --appliance 4", "images add disk.img --appliance 4 --format raw --link")
+)
 def add(
     file: Annotated[Path, typer.Argument(help="A disk image: qcow2, raw, vmdk, vdi, vhd or ISO.")],
     appliance: Annotated[int, typer.Option(min=1, max=ID_MAX, help="The appliance that it was generated from.")],
-    user: Annotated[str, typer.Option(help="The user that it belongs to.")] = "root",
+    user: Annotated[str, typer.Option(help="The user that it belongs to.", autocompletion=users)] = "root",
     id: Annotated[int | None, typer.Option(min=1, max=ID_MAX, help="Its number; the next free one by default.")] = None,
     format: Format = None,
     name: Annotated[str | None, typer.Option(help="Its name; that of the file by default.")] = None,
@@ -42,7 +45,7 @@ def add(
     """Register a disk image, so that it can be published. A file under the image root stays where it is."""
     from publisher.core.catalog import register
 
-    settings = Settings.from_environment()
+    settings = read_settings()
     with open_store(settings) as store, hashing(file) as on_progress:
         image = register(
             store,
@@ -62,14 +65,14 @@ def add(
         say(f"Image {image.id}: {image.name}, {image.format}, {mebibytes(image.size)}, sha256 {image.sha256}")
 
 
-@app.command("list")
+@app.command("list", epilog=examples("images list", "images list --user anna --json"))
 def list_(
-    user: Annotated[str | None, typer.Option(help="Only those of this user.")] = None,
+    user: Annotated[str | None, typer.Option(help="Only those of this user.", autocompletion=users)] = None,
     appliance: Annotated[int | None, typer.Option(help="Only those of this appliance.")] = None,
     as_json: Json = False,
 ) -> None:
     """List the images."""
-    with open_store(Settings.from_environment()) as store:
+    with open_store(read_settings()) as store:
         images = store.images.list(owner=user, appliance_id=appliance)
     if as_json:
         print_json({"images": [image_json(image) for image in images]})

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from publisher.cli.output import say_warning
+from publisher.core.configuration import only_for_a_trial, unknown
 from publisher.core.errors import ConfigurationError, PublisherError
 from publisher.core.settings import Settings
 
@@ -23,6 +25,21 @@ class StoreUnavailable(PublisherError):
     """The database cannot be reached."""
 
 
+def read_settings(*, serving: bool = False) -> Settings:
+    """The settings of the environment, with a warning of each variable that is none.
+
+    What is `serving`, not one command of a person's, also warns of what is unfit for production, where that is said to
+    be meant. Raises `ConfigurationError`.
+    """
+    settings = Settings.from_environment()
+    for each in unknown():
+        say_warning(each.message)
+    if serving and settings.production:
+        for words in only_for_a_trial(settings):
+            say_warning(words)
+    return settings
+
+
 @contextmanager
 def open_store(settings: Settings, *, check: bool = True) -> Iterator[Store]:
     """The store, closed again at the end of the block; `check` refuses tables of another version.
@@ -32,12 +49,10 @@ def open_store(settings: Settings, *, check: bool = True) -> Iterator[Store]:
     Raises `ConfigurationError`, or `StoreUnavailable` for whatever the database cannot do, inside the block too.
     """
     # Imported here, as in the commands: `publisher --help` need not wait for it.
-    from sqlalchemy.exc import SQLAlchemyError
-
     from publisher.core.store import Store
     from publisher.core.store.audit import Actor
 
-    try:
+    with database_errors():
         store = Store.open(settings)
         try:
             if check:
@@ -45,6 +60,15 @@ def open_store(settings: Settings, *, check: bool = True) -> Iterator[Store]:
             yield store.acting(Actor(_system_user(), "terminal"))
         finally:
             store.close()
+
+
+@contextmanager
+def database_errors() -> Iterator[None]:
+    """Raises `StoreUnavailable` for whatever the database cannot do in the block."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
     except SQLAlchemyError as error:
         raise StoreUnavailable(f"the database cannot be used: {_reason(error)}; check PUBLISHER_DATABASE_URL") from None
 

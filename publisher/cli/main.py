@@ -12,14 +12,17 @@ from publisher.cli import (
     accounts,
     appliances,
     audit,
+    config,
     devcloud,
     doctor,
     fleet,
     images,
+    logs,
     publish,
     roles,
     servers,
     tickets,
+    top,
     up,
     users,
 )
@@ -48,8 +51,8 @@ class Commands(TyperGroup):
 app = typer.Typer(
     cls=Commands,
     help="Publishes machine images to clouds.",
+    epilog="Exit codes: 0 done, 1 failed, 2 wrong input, 3 cancelled, 4 not in time, 130 interrupted.",
     no_args_is_help=True,
-    add_completion=False,
     # A traceback in Rich's form would show local variables, passwords among them.
     pretty_exceptions_enable=False,
 )
@@ -70,25 +73,31 @@ def main(
     """Publishes machine images to clouds."""
 
 
-app.command()(up.up)
-app.command()(publish.publish)
-app.command()(tickets.status)
-app.command()(tickets.cancel)
-app.add_typer(tickets.app, name="tickets")
-app.add_typer(images.app, name="images")
-app.add_typer(appliances.app, name="appliances")
-app.add_typer(users.app, name="users")
-app.add_typer(roles.app, name="roles")
-app.add_typer(accounts.app, name="accounts")
-app.add_typer(audit.app, name="audit")
-app.add_typer(fleet.app, name="fleet")
-app.command()(doctor.doctor)
-app.command()(servers.serve)
-app.command()(servers.worker)
-app.command()(servers.flower)
-app.command()(servers.sweep)
-app.command()(servers.migrate)
-app.add_typer(devcloud.app, name="devcloud")
+PUBLISHING, KEPT, OPERATING, PARTS = "Publishing", "What is kept", "Operating", "The parts, one by one"
+"""The panels of the help."""
+
+app.command(rich_help_panel=PUBLISHING, epilog=publish.EXAMPLES)(publish.publish)
+app.command(rich_help_panel=PUBLISHING, epilog=tickets.STATUS_EXAMPLES)(tickets.status)
+app.command(rich_help_panel=PUBLISHING, epilog=logs.EXAMPLES)(logs.logs)
+app.command(rich_help_panel=PUBLISHING, epilog=tickets.CANCEL_EXAMPLES)(tickets.cancel)
+app.add_typer(tickets.app, name="tickets", rich_help_panel=PUBLISHING)
+app.add_typer(images.app, name="images", rich_help_panel=KEPT)
+app.add_typer(appliances.app, name="appliances", rich_help_panel=KEPT)
+app.add_typer(accounts.app, name="accounts", rich_help_panel=KEPT)
+app.add_typer(users.app, name="users", rich_help_panel=KEPT)
+app.add_typer(roles.app, name="roles", rich_help_panel=KEPT)
+app.command(rich_help_panel=OPERATING, epilog=up.EXAMPLES)(up.up)
+app.command(rich_help_panel=OPERATING, epilog=top.EXAMPLES)(top.top)
+app.command(rich_help_panel=OPERATING, epilog=doctor.EXAMPLES)(doctor.doctor)
+app.command(rich_help_panel=OPERATING, epilog=config.EXAMPLES)(config.config)
+app.command(rich_help_panel=OPERATING, epilog=servers.SWEEP_EXAMPLES)(servers.sweep)
+app.add_typer(fleet.app, name="fleet", rich_help_panel=OPERATING)
+app.add_typer(audit.app, name="audit", rich_help_panel=OPERATING)
+app.add_typer(devcloud.app, name="devcloud", rich_help_panel=OPERATING)
+app.command(rich_help_panel=PARTS, epilog=servers.SERVE_EXAMPLES)(servers.serve)
+app.command(rich_help_panel=PARTS, epilog=servers.WORKER_EXAMPLES)(servers.worker)
+app.command(rich_help_panel=PARTS, epilog=servers.FLOWER_EXAMPLES)(servers.flower)
+app.command(rich_help_panel=PARTS, epilog=servers.MIGRATE_EXAMPLES)(servers.migrate)
 
 if __name__ == "__main__":
     app()

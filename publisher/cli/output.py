@@ -26,6 +26,10 @@ def say_error(words: str) -> None:
     err.print(Text.assemble(("Error: ", "bold red"), words), soft_wrap=True)
 
 
+def say_warning(words: str) -> None:
+    err.print(Text.assemble(("Warning: ", "yellow"), words), soft_wrap=True)
+
+
 def print_json(value: Any) -> None:
     """Print an object whose keys are stable; times in it are ISO 8601 (see `iso`)."""
     typer.echo(json.dumps(value, indent=2))
@@ -38,6 +42,18 @@ def iso(seconds: float | None) -> str | None:
 
 def mebibytes(size: float) -> str:
     return f"{size / (1 << 20):.1f} MiB"
+
+
+def duration(seconds: float) -> str:
+    """In the largest two units that it has: `12 s`, `3 min 5 s`, `2 h 10 min`, `3 d 4 h`."""
+    units = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
+    whole = round(seconds)
+    counts = []
+    for unit, size in units:
+        count, whole = divmod(whole, size)
+        counts.append((count, unit))
+    first = next((place for place, (count, _) in enumerate(counts) if count), len(counts) - 1)
+    return " ".join(f"{count} {unit}" for count, unit in counts[first : first + 2] if count) or "0 s"
 
 
 def print_table(columns: list[str], rows: list[list[str]]) -> None:

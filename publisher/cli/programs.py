@@ -6,9 +6,11 @@ import os
 import socket
 import sys
 from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
 
 from publisher.core.errors import ConfigurationError
-from publisher.core.settings import Settings
+from publisher.core.settings import FILE_SUFFIX, Settings
 
 _LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
@@ -20,6 +22,7 @@ def intake(settings: Settings, *, processes: int = 1, behind_proxy: bool = False
     return [
         *(sys.executable, "-m", "uvicorn", "--factory", "publisher.intake.app:create_app"),
         *("--host", settings.intake_host, "--port", str(settings.intake_port), "--workers", str(processes)),
+        *("--log-config", str(files("publisher.intake").joinpath("logging.json"))),
         *("--log-level", log_level(settings).lower(), "--no-server-header", "--timeout-graceful-shutdown", "2"),
         "--access-log" if settings.access_log else "--no-access-log",
         "--proxy-headers" if behind_proxy else "--no-proxy-headers",
@@ -51,18 +54,22 @@ def sweep(*, dry_run: bool, as_json: bool) -> list[str]:
 def flower() -> list[str]:
     """The command of Flower; its options are in the environment, where a password is not seen by others.
 
-    Its configuration file, which is a program, would be whatever lies in the working directory: none is read.
+    Its configuration file, which is a program, would be whatever lies in the working directory: it is given ours.
     """
-    return [sys.executable, "-m", "celery", "-A", "workers.app", "flower", "--conf=/dev/null"]
+    configuration = Path(__file__).with_name("flower_configuration.py")
+    return [sys.executable, "-m", "celery", "-A", "workers.app", "flower", f"--conf={configuration}"]
 
 
-def flower_environment(*, address: str, port: int, login: str, password: str) -> dict[str, str]:
-    """Flower behind a login, showing only: it changes nothing at the workers and keeps nothing."""
+def flower_environment(*, address: str, port: int, login: str, password: str, prefix: str = "") -> dict[str, str]:
+    """Flower behind a login, showing only: it changes nothing at the workers and keeps nothing. `prefix` is the path
+    below which it answers."""
     return {
         "FLOWER_ADDRESS": address,
         "FLOWER_PORT": str(port),
         "FLOWER_BASIC_AUTH": f"{login}:{password}",
         "FLOWER_READ_ONLY": "true",
+        "FLOWER_TASKS_COLUMNS": "name,args,state,result,received,runtime,worker,uuid",
+        **({"FLOWER_URL_PREFIX": prefix.strip("/")} if prefix else {}),
         "FLOWER_PERSISTENT": "false",
         # It warns of each worker that is a moment late to answer it.
         "FLOWER_LOGGING": "error",
@@ -74,6 +81,15 @@ def inherited(environment: Mapping[str, str] | None = None) -> dict[str, str]:
     environment = os.environ if environment is None else environment
     kept = {name: value for name, value in environment.items() if not name.startswith(("FLOWER_", "OS_"))}
     return kept | {"PYTHONUNBUFFERED": "1"}
+
+
+def configured(settings: Settings, environment: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The variables that make a child read these settings. What was read from a file is left to be read from there
+    again: an environment is seen in more places than a file."""
+    environment = os.environ if environment is None else environment
+    return {
+        name: value for name, value in settings.environment().items() if not environment.get(f"{name}{FILE_SUFFIX}")
+    }
 
 
 def log_level(settings: Settings) -> str:

@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from publisher.cli import passwords
+from publisher.cli.certificates import CaBundle, read_bundle
+from publisher.cli.completion import images, users
+from publisher.cli.examples import examples
 from publisher.cli.images import ID_MAX, Format, Link, hashing
-from publisher.cli.installation import open_store
+from publisher.cli.installation import open_store, read_settings
 from publisher.cli.output import Json, err, out, print_json, say
 from publisher.cli.tickets import Timeout, Wait, ticket_json
 from publisher.cli.watching import find_ticket, watch
@@ -28,40 +31,73 @@ PASSWORD_VARIABLE = "OS_PASSWORD"  # noqa: S105  # a variable's name
 FIRST_USER, FIRST_APPLIANCE = "root", 1
 
 
+EXAMPLES = examples(
+    'publish disk.qcow2 --name "My image" --wait',
+    "publish 7 --project demo --domain Default --region RegionOne",
+    "publish 7 --wait --timeout 3600 --json < password --password-stdin",
+)
+ACCOUNT, TARGET, FILE = "The cloud account", "Where it goes", "A file that is registered first"
+
+
 def publish(
-    image: Annotated[str, typer.Argument(help="The number of an image, or a file to register first.")],
+    image: Annotated[
+        str, typer.Argument(help="The number of an image, or a file to register first.", autocompletion=images)
+    ],
     user: Annotated[
-        str | None, typer.Option(help=f"Whose image it is; the image's own user, or for a file {FIRST_USER}.")
+        str | None,
+        typer.Option(
+            help=f"Whose image it is; the image's own user, or for a file {FIRST_USER}.", autocompletion=users
+        ),
     ] = None,
     appliance: Annotated[
         int | None, typer.Option(min=1, max=ID_MAX, help=f"Likewise its appliance; for a file {FIRST_APPLIANCE}.")
     ] = None,
-    platform: Annotated[str, typer.Option(help="The kind of cloud.")] = "openstack",
-    keystone_url: Annotated[str | None, typer.Option(envvar="OS_AUTH_URL", help="Keystone's address.")] = None,
-    glance_url: Annotated[
-        str | None, typer.Option(help="Glance's address; taken from Keystone's catalog if not given.")
+    platform: Annotated[str, typer.Option(help="The kind of cloud.", rich_help_panel=ACCOUNT)] = "openstack",
+    keystone_url: Annotated[
+        str | None, typer.Option(envvar="OS_AUTH_URL", help="Keystone's address.", rich_help_panel=ACCOUNT)
     ] = None,
-    login: Annotated[str | None, typer.Option(envvar="OS_USERNAME", help="Login of the cloud account.")] = None,
+    glance_url: Annotated[
+        str | None,
+        typer.Option(help="Glance's address; taken from Keystone's catalog if not given.", rich_help_panel=ACCOUNT),
+    ] = None,
+    login: Annotated[
+        str | None, typer.Option(envvar="OS_USERNAME", help="Login of the cloud account.", rich_help_panel=ACCOUNT)
+    ] = None,
     password_stdin: Annotated[
         bool,
         typer.Option(
             "--password-stdin",
             help=f"Read the cloud account's password from the standard input; else it is that of {PASSWORD_VARIABLE},"
             " or asked for.",
+            rich_help_panel=ACCOUNT,
         ),
     ] = False,
-    project: Annotated[str | None, typer.Option(envvar="OS_PROJECT_NAME", help="Keystone v3 project.")] = None,
+    project: Annotated[
+        str | None, typer.Option(envvar="OS_PROJECT_NAME", help="Keystone v3 project.", rich_help_panel=TARGET)
+    ] = None,
     domain: Annotated[
         str | None,
-        typer.Option(envvar=["OS_PROJECT_DOMAIN_NAME", "OS_USER_DOMAIN_NAME"], help="Keystone v3 domain."),
+        typer.Option(
+            envvar=["OS_PROJECT_DOMAIN_NAME", "OS_USER_DOMAIN_NAME"], help="Keystone v3 domain.", rich_help_panel=TARGET
+        ),
     ] = None,
-    tenant: Annotated[str | None, typer.Option(envvar="OS_TENANT_NAME", help="Keystone v2.0 tenant.")] = None,
-    region: Annotated[str | None, typer.Option(envvar="OS_REGION_NAME", help="Region to publish to.")] = None,
+    tenant: Annotated[
+        str | None, typer.Option(envvar="OS_TENANT_NAME", help="Keystone v2.0 tenant.", rich_help_panel=TARGET)
+    ] = None,
+    region: Annotated[
+        str | None, typer.Option(envvar="OS_REGION_NAME", help="Region to publish to.", rich_help_panel=TARGET)
+    ] = None,
     keystone_version: Annotated[
-        str | None, typer.Option(metavar="v3|v2.0", help="Found out by asking Keystone if not given.")
+        str | None,
+        typer.Option(metavar="v3|v2.0", help="Found out by asking Keystone if not given.", rich_help_panel=ACCOUNT),
     ] = None,
-    public: Annotated[bool, typer.Option("--public", help="Let every project of the cloud see the image.")] = False,
-    name: Annotated[str | None, typer.Option(help="The image's name in the cloud; its own by default.")] = None,
+    public: Annotated[
+        bool, typer.Option("--public", help="Let every project of the cloud see the image.", rich_help_panel=TARGET)
+    ] = False,
+    name: Annotated[
+        str | None, typer.Option(help="The image's name in the cloud; its own by default.", rich_help_panel=TARGET)
+    ] = None,
+    ca_bundle: CaBundle = None,
     format: Format = None,
     link: Link = False,
     wait: Wait = False,
@@ -70,16 +106,17 @@ def publish(
 ) -> None:
     """Publish an image to a cloud.
 
-    What is not given of the account is taken from the OS_… variables of the `openstack` command. With --wait the exit
-    code is 0 published, 1 failed, 3 cancelled, 4 not within --timeout.
+    What is not given of the account is taken from the OS_… variables of the `openstack` command.
+    With --wait the exit code is 0 published, 1 failed, 3 cancelled, 4 not within --timeout.
     """
     account = _given(keystoneUrl=keystone_url, glanceUrl=glance_url, login=login, keystoneVersion=keystone_version)
+    account |= read_bundle(ca_bundle) if ca_bundle else {}
     target = _given(
         keystoneDomain=domain, keystoneProject=project, tenantName=tenant, displayName=name, publishLocation=region
     ) | {"publicImage": public}
     from publisher.core.publishing import PublishRequest
 
-    settings = Settings.from_environment()
+    settings = read_settings()
     with open_store(settings) as store:
         found = _find(store, int(image)) if image.isdecimal() else None
         request = PublishRequest(
@@ -149,12 +186,13 @@ def _register(
 
 def _accept(store: Store, settings: Settings, request: PublishRequest) -> Ticket:
     """The ticket, committed; a worker is woken if the broker can be reached."""
+    from publisher.core.network import OutboundPolicy
     from publisher.core.publishing import accept, wake
     from publisher.core.queue import WakeQueue
     from publisher.core.vault import Vault
 
     vault = Vault.from_file(settings.key_file, production=settings.production)
-    ticket = accept(store, vault, request)
+    ticket = accept(store, vault, request, policy=OutboundPolicy.of(settings))
     queue = WakeQueue.open(settings)
     try:
         if not wake(store, queue, ticket.id):

@@ -6,31 +6,31 @@ from typing import Annotated
 
 import typer
 
-from publisher.cli.installation import open_store
+from publisher.cli.examples import examples
+from publisher.cli.installation import open_store, read_settings
 from publisher.cli.output import Json, print_json, print_table, say
-from publisher.core.settings import Settings
 
 app = typer.Typer(help="Named sets of entitlements, to be given to users.", no_args_is_help=True)
 
 
-@app.command()
+@app.command(epilog=examples("roles add publishers --entitlement image_publish"))
 def add(
-    name: str,
+    name: Annotated[str, typer.Argument(help="The name of the new role.")],
     entitlement: Annotated[
         list[str], typer.Option(help="What those who have the role may do; give it again for another.")
     ],
     description: Annotated[str, typer.Option(help="What the role is for.")] = "",
 ) -> None:
     """Add a role."""
-    with open_store(Settings.from_environment()) as store:
+    with open_store(read_settings()) as store:
         role = store.roles.add(name, entitlements=frozenset(entitlement), description=description)
     say(f"Added the role '{role.name}'")
 
 
-@app.command("list")
+@app.command("list", epilog=examples("roles list", "roles list --json"))
 def list_(as_json: Json = False) -> None:
     """List the roles."""
-    with open_store(Settings.from_environment()) as store:
+    with open_store(read_settings()) as store:
         roles = store.roles.list()
     if as_json:
         print_json(
@@ -46,9 +46,9 @@ def list_(as_json: Json = False) -> None:
     print_table(["Name", "Entitlements", "Description"], rows)
 
 
-@app.command()
-def remove(name: str) -> None:
+@app.command(epilog=examples("roles remove publishers"))
+def remove(name: Annotated[str, typer.Argument(help="The role's name.")]) -> None:
     """Remove a role that no user has."""
-    with open_store(Settings.from_environment()) as store:
+    with open_store(read_settings()) as store:
         store.roles.remove(name)
     say(f"Removed the role '{name}'")

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
 from publisher.cli import passwords, programs
-from publisher.cli.installation import open_store
+from publisher.cli.examples import examples
+from publisher.cli.installation import make_private, open_store, read_settings
 from publisher.cli.output import Json, say
 from publisher.core.settings import Settings
 
+SERVE_EXAMPLES = examples("serve", "serve --host 0.0.0.0 --port 8080 --workers 2", "serve --proxy-headers")
+WORKER_EXAMPLES = examples("worker", "worker --concurrency 8", "worker --name second")
+FLOWER_EXAMPLES = examples("flower", "flower --address 0.0.0.0 --port 5556")
+SWEEP_EXAMPLES = examples("sweep --dry-run", "sweep")
+MIGRATE_EXAMPLES = examples("migrate")
+
+_METRICS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+"""Of prometheus_client, which has to find it when it is imported."""
 FLOWER_LOGIN = "operator"
 FLOWER_PASSWORD_FILE = "flower.password"  # noqa: S105  # a file's name
 
@@ -27,10 +38,11 @@ def serve(
     ] = False,
 ) -> None:
     """Run the intake."""
-    settings = Settings.from_environment()
+    settings = read_settings(serving=True)
     settings = replace(settings, intake_host=host or settings.intake_host, intake_port=port or settings.intake_port)
     command = programs.intake(settings, processes=workers, behind_proxy=proxy_headers)
-    _become(command, settings.environment())
+    shared = shared_metrics(settings) if workers > 1 else {}
+    _become(command, programs.configured(settings) | shared)
 
 
 def worker(
@@ -42,9 +54,9 @@ def worker(
     ] = programs.WORKER_NAME,
 ) -> None:
     """Run a worker."""
-    settings = Settings.from_environment()
+    settings = read_settings(serving=True)
     settings = replace(settings, worker_concurrency=concurrency or settings.worker_concurrency)
-    _become(programs.worker(settings, name=name), settings.environment())
+    _become(programs.worker(settings, name=name), programs.configured(settings))
 
 
 def flower(
@@ -55,23 +67,28 @@ def flower(
 
     FLOWER_… variables of your own stand above these options.
     """
-    settings = Settings.from_environment()
-    password_file = settings.data_dir / FLOWER_PASSWORD_FILE
+    settings = read_settings(serving=True)
+    password_file = flower_password_file(settings)
     options = programs.flower_environment(
         address=address,
         port=port or settings.flower_port,
+        prefix=settings.flower_prefix,
         login=FLOWER_LOGIN,
         password="" if "FLOWER_BASIC_AUTH" in os.environ else passwords.kept(password_file),
     )
     if "FLOWER_BASIC_AUTH" not in os.environ:
         say(f"Login {FLOWER_LOGIN}, password in {password_file}")
     own = {name: value for name, value in os.environ.items() if name.startswith("FLOWER_")}
-    _become(programs.flower(), settings.environment() | options | own)
+    _become(programs.flower(), programs.configured(settings) | options | own)
+
+
+def flower_password_file(settings: Settings) -> Path:
+    return settings.flower_password_file or settings.data_dir / FLOWER_PASSWORD_FILE
 
 
 def migrate() -> None:
     """Bring the database's tables up to this version."""
-    with open_store(Settings.from_environment(), check=False) as store:
+    with open_store(read_settings(), check=False) as store:
         store.migrate()
         store.check_schema()
     say("The database is up to date")
@@ -85,8 +102,23 @@ def sweep(
 
     Only what is seen for the second time, PUBLISHER_SWEEP_GRACE_SECONDS after the first; what is in doubt is reported.
     """
-    settings = Settings.from_environment()
-    _become(programs.sweep(dry_run=dry_run, as_json=as_json), settings.environment())
+    settings = read_settings()
+    _become(programs.sweep(dry_run=dry_run, as_json=as_json), programs.configured(settings))
+
+
+def shared_metrics(settings: Settings) -> dict[str, str]:
+    """Where the processes of one intake count together: a directory, emptied, as the variable that names it.
+
+    Raises `ConfigurationError` where another user has the directory.
+    """
+    if directory := os.environ.get(_METRICS_VARIABLE):
+        return {_METRICS_VARIABLE: directory}
+    name = f"image-publisher-{os.getuid()}-metrics-{settings.intake_port}"
+    shared = Path(tempfile.gettempdir()) / name
+    make_private(shared, follow_links=False)
+    for each in shared.glob("*.db"):
+        each.unlink()
+    return {_METRICS_VARIABLE: str(shared)}
 
 
 def _become(command: list[str], environment: dict[str, str]) -> NoReturn:

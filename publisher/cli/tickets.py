@@ -7,25 +7,31 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
+from publisher.cli.completion import tickets as ticket_numbers
+from publisher.cli.completion import users
+from publisher.cli.examples import examples
 from publisher.cli.images import ID_MAX
-from publisher.cli.installation import open_store
+from publisher.cli.installation import open_store, read_settings
 from publisher.cli.output import Json, err, iso, mebibytes, out, print_json, print_table, say
 from publisher.cli.watching import find_ticket, watch
-from publisher.core.settings import Settings
 from publisher.core.ticket import HistoryEntry, State, Ticket
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from publisher.core.store import Store
 
 app = typer.Typer(help="Publish requests.", no_args_is_help=True)
 
-TicketId = Annotated[int, typer.Argument(min=1, max=ID_MAX, help="A ticket's number.")]
+TicketId = Annotated[int, typer.Argument(min=1, max=ID_MAX, help="A ticket's number.", autocompletion=ticket_numbers)]
 Wait = Annotated[bool, typer.Option("--wait", help="Show how it goes on until it ends.")]
 Timeout = Annotated[
     float | None, typer.Option("--timeout", min=0, metavar="SECONDS", help="With --wait: watch no longer than this.")
 ]
+
+
+STATUS_EXAMPLES = examples("status 12", "status 12 --wait --timeout 600", "status 12 --history --json")
+CANCEL_EXAMPLES = examples("cancel 12", "cancel 12 && publisher status 12 --wait")
 
 
 def status(
@@ -39,7 +45,7 @@ def status(
 
     With --wait the exit code is 0 published, 1 failed, 3 cancelled, 4 not within --timeout.
     """
-    with open_store(Settings.from_environment()) as store:
+    with open_store(read_settings()) as store:
         code = watch(store, ticket, console=err if as_json else out, timeout_seconds=timeout) if wait else 0
         show(store, ticket, history=history, as_json=as_json, brief=wait)
     raise typer.Exit(code)
@@ -47,7 +53,7 @@ def status(
 
 def cancel(ticket: TicketId, as_json: Json = False) -> None:
     """Cancel a ticket. What it has uploaded is removed from the cloud."""
-    with open_store(Settings.from_environment()) as store:
+    with open_store(read_settings()) as store:
         asked = store.tickets.request_cancel(ticket)
     if as_json:
         print_json(ticket_json(asked))
@@ -57,22 +63,40 @@ def cancel(ticket: TicketId, as_json: Json = False) -> None:
         say(f"Ticket {ticket} is being cancelled; see: publisher status {ticket} --wait")
 
 
-@app.command("list")
+@app.command(
+    "list",
+    epilog=examples(
+        "tickets list --state failed",
+        "tickets list --user anna --platform openstack --count 10",
+        "tickets list --count 0 --json",
+    ),
+)
 def list_(
-    user: Annotated[str | None, typer.Option(help="Only those of this user.")] = None,
+    user: Annotated[str | None, typer.Option(help="Only those of this user.", autocompletion=users)] = None,
+    state: Annotated[State | None, typer.Option(help="Only those in this state.")] = None,
+    platform: Annotated[str | None, typer.Option(help="Only those to this kind of cloud.")] = None,
+    count: Annotated[int, typer.Option(min=0, help="No more than so many; 0: all.")] = 50,
+    before: Annotated[int | None, typer.Option(min=1, help="Only those of a smaller number: to go on.")] = None,
     as_json: Json = False,
 ) -> None:
-    """List the tickets, oldest first."""
-    with open_store(Settings.from_environment()) as store:
-        tickets = store.tickets.list(owner=user)
+    """List tickets, the newest first."""
+    from publisher.core.store.inspection import Selection
+
+    with open_store(read_settings()) as store:
+        # One more, to know whether there are more.
+        found = store.inspection.latest(Selection(state, platform, user, before), count + 1 if count else None)
+    shown = found[:count] if count else found
+    more = len(found) > len(shown)
     if as_json:
-        print_json({"tickets": [ticket_json(ticket) for ticket in tickets]})
+        print_json({"tickets": [ticket_json(ticket) for ticket in shown], "more": more})
         return
     rows = [
         [str(each.id), each.owner, str(each.image_id), each.platform, each.name, each.state, each.error or each.message]
-        for each in tickets
+        for each in shown
     ]
     print_table(["Id", "User", "Image", "Platform", "Name", "State", "Message"], rows)
+    if more:
+        say(f"There are more; go on with --before {shown[-1].id}, or see all with --count 0", console=err)
 
 
 def show(store: Store, ticket_id: int, *, history: bool, as_json: bool, brief: bool = False) -> None:
@@ -83,7 +107,7 @@ def show(store: Store, ticket_id: int, *, history: bool, as_json: bool, brief: b
         print_json(ticket_json(ticket) | ({"history": [_entry_json(entry) for entry in entries]} if history else {}))
         return
     if not brief:
-        _print_ticket(ticket)
+        print_ticket(ticket)
     if history:
         _print_history(entries)
 
@@ -129,7 +153,8 @@ def _entry_json(entry: HistoryEntry) -> dict[str, Any]:
     }
 
 
-def _print_ticket(ticket: Ticket) -> None:
+def print_ticket(ticket: Ticket, further: Mapping[str, str | None] = {}) -> None:  # is only read
+    """For people: what is known of a ticket, and what else they are to be told."""
     sent, total = ticket.progress.sent, ticket.progress.total
     lines = {
         "Ticket": f"{ticket.id} ({ticket.uid})",
@@ -144,7 +169,7 @@ def _print_ticket(ticket: Ticket) -> None:
         "Accepted": iso(ticket.created),
         "Finished": iso(ticket.finished),
     }
-    for label, value in lines.items():
+    for label, value in (lines | dict(further)).items():
         if value:
             out.print(Text.assemble((f"{label:<10}", "bold"), value), soft_wrap=True)
 

@@ -17,10 +17,11 @@ from rich.table import Table
 from rich.text import Text
 
 from publisher.cli import passwords, programs, redis_server
-from publisher.cli.installation import make_private, open_store
+from publisher.cli.examples import examples
+from publisher.cli.installation import make_private, open_store, read_settings
 from publisher.cli.output import out, say
 from publisher.cli.ping import ping_workers
-from publisher.cli.servers import FLOWER_LOGIN, FLOWER_PASSWORD_FILE
+from publisher.cli.servers import FLOWER_LOGIN, flower_password_file
 from publisher.cli.supervisor import Program, Supervisor
 from publisher.core.errors import ConfigurationError, QueueUnavailable
 from publisher.core.first_user import LOGIN as FIRST_LOGIN
@@ -31,6 +32,7 @@ from publisher.version import __version__
 if TYPE_CHECKING:
     from publisher.core.store import Store
 
+EXAMPLES = examples("up", "up --concurrency 8 --quiet")
 FLOWER_ADDRESS = "127.0.0.1"
 _COLOURS = {"intake": "cyan", "worker": "green", "flower": "yellow"}
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}  # noqa: S104  # only to be recognised
@@ -46,7 +48,7 @@ def up(
     """Run everything: a broker if none is configured, the intake, a worker, Flower. Ctrl-C stops all of it."""
     from publisher.core.vault import Vault
 
-    settings = Settings.from_environment()
+    settings = read_settings(serving=True)
     settings = replace(settings, worker_concurrency=concurrency or settings.worker_concurrency)
     # Database, logs and images are nobody else's business.
     os.umask(0o077)
@@ -86,7 +88,7 @@ def _intake(settings: Settings) -> Program:
     return Program(
         "intake",
         programs.intake(settings),
-        programs.inherited() | settings.environment(),
+        programs.inherited() | programs.configured(settings),
         ready=lambda: _http_status(host, settings.intake_port, "/api/status") == 200,
         stop_seconds=2.5,
     )
@@ -97,7 +99,7 @@ def _worker(settings: Settings) -> Program:
         "worker",
         programs.worker(settings),
         # Nobody else is there to go on with what it hands back, and Ctrl-C is not to take half a minute.
-        programs.inherited() | replace(settings, drain_seconds=0.0).environment(),
+        programs.inherited() | programs.configured(replace(settings, drain_seconds=0.0)),
         ready=lambda: _answers_ping(settings, programs.worker_node()),
         # Long enough to break an upload off and hand its ticket back.
         stop_seconds=4,
@@ -108,14 +110,16 @@ def _flower(settings: Settings) -> Program:
     options = programs.flower_environment(
         address=FLOWER_ADDRESS,
         port=settings.flower_port,
+        prefix=settings.flower_prefix,
         login=FLOWER_LOGIN,
-        password=passwords.kept(settings.data_dir / FLOWER_PASSWORD_FILE),
+        password=passwords.kept(flower_password_file(settings)),
     )
+    healthcheck = f"{settings.flower_prefix}/healthcheck"
     return Program(
         "flower",
         programs.flower(),
-        programs.inherited() | settings.environment() | options,
-        ready=lambda: _http_status(FLOWER_ADDRESS, settings.flower_port, "/healthcheck") == 200,
+        programs.inherited() | programs.configured(settings) | options,
+        ready=lambda: _http_status(FLOWER_ADDRESS, settings.flower_port, healthcheck) == 200,
         stop_seconds=1.5,
     )
 
@@ -202,10 +206,10 @@ def _silent(name: str, line: str) -> None:
 
 
 def _print_panel(settings: Settings, first_password: str | None, *, flower: bool) -> None:
-    rows = {"API": f"{_address(settings)}/api"}
+    rows = {"API": f"{settings.intake}/api"}
     if flower:
-        rows["Flower"] = f"http://{FLOWER_ADDRESS}:{settings.flower_port}"
-        rows[""] = f"login {FLOWER_LOGIN}, password in {settings.data_dir / FLOWER_PASSWORD_FILE}"
+        rows["Flower"] = settings.flower
+        rows[""] = f"login {FLOWER_LOGIN}, password in {flower_password_file(settings)}"
     kept = settings.data_dir / FIRST_PASSWORD_FILE
     if first_password:
         rows["Login"] = f"{FIRST_LOGIN}, password {first_password} (shown once; it is in {kept})"
@@ -223,10 +227,3 @@ def _print_panel(settings: Settings, first_password: str | None, *, flower: bool
     for label, value in rows.items():
         grid.add_row(Text(label, style="bold"), Text(value, overflow="fold"))
     out.print(Panel(grid, title=f"image-publisher {__version__} is up", expand=False, border_style="green"))
-
-
-def _address(settings: Settings) -> str:
-    if settings.public_url:
-        return settings.public_url.rstrip("/").removesuffix("/api")
-    host = _EVERYWHERE.get(settings.intake_host, settings.intake_host)
-    return f"http://{f'[{host}]' if ':' in host else host}:{settings.intake_port}"

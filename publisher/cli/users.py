@@ -7,23 +7,27 @@ from typing import Annotated
 import typer
 
 from publisher.cli import passwords
-from publisher.cli.installation import open_store
+from publisher.cli.completion import users as logins
+from publisher.cli.examples import examples
+from publisher.cli.installation import open_store, read_settings
 from publisher.cli.output import Json, print_json, print_table, say
 from publisher.core import first_user
 from publisher.core.errors import InvalidRequest
-from publisher.core.settings import Settings
 
 app = typer.Typer(help="Who may use the intake.", no_args_is_help=True)
 
+Login = Annotated[str, typer.Argument(help="The user's login.", autocompletion=logins)]
 PasswordStdin = Annotated[
     bool, typer.Option("--password-stdin", help="Read the password from the first line of the standard input.")
 ]
 Generate = Annotated[bool, typer.Option("--generate", help="Make a random password up, and print it.")]
 
 
-@app.command()
+@app.command(
+    epilog=examples("users add anna --generate", "users add robot --role publishers --password-stdin < password")
+)
 def add(
-    login: str,
+    login: Annotated[str, typer.Argument(help="The login of the new user.")],
     admin: Annotated[bool, typer.Option("--admin", help="An administrator may do everything.")] = False,
     entitlement: Annotated[
         list[str] | None,
@@ -36,7 +40,7 @@ def add(
     """Add a user. The password is asked for, unless an option says where it comes from."""
     from publisher.core.store.users import ENTITLEMENTS
 
-    with open_store(Settings.from_environment()) as store:
+    with open_store(read_settings()) as store:
         password = _password(password_stdin, generate)
         # Who is given a role is given what it allows, and not all besides.
         entitlements = frozenset(entitlement or (() if role else ENTITLEMENTS))
@@ -48,10 +52,10 @@ def add(
         say(f"Password: {password}")
 
 
-@app.command()
-def passwd(login: str, password_stdin: PasswordStdin = False, generate: Generate = False) -> None:
+@app.command(epilog=examples("users passwd anna"))
+def passwd(login: Login, password_stdin: PasswordStdin = False, generate: Generate = False) -> None:
     """Give a user another password."""
-    settings = Settings.from_environment()
+    settings = read_settings()
     with open_store(settings) as store:
         password = _password(password_stdin, generate)
         store.users.set_password(login, password)
@@ -61,12 +65,12 @@ def passwd(login: str, password_stdin: PasswordStdin = False, generate: Generate
         say(f"Password: {password}")
 
 
-@app.command("list")
+@app.command("list", epilog=examples("users list", "users list --json"))
 def list_(
     as_json: Json = False,
 ) -> None:
     """List the users."""
-    with open_store(Settings.from_environment()) as store:
+    with open_store(read_settings()) as store:
         users = store.users.list()
     if as_json:
         print_json(
@@ -76,6 +80,7 @@ def list_(
                         "login": user.login,
                         "administrator": user.administrator,
                         "entitlements": sorted(user.entitlements),
+                        "roles": [role.name for role in user.roles],
                     }
                     for user in users
                 ]
@@ -94,15 +99,15 @@ def list_(
     print_table(["Login", "Kind", "Entitlements", "Roles"], rows)
 
 
-@app.command()
+@app.command(epilog=examples("users roles anna", "users roles anna --add publishers"))
 def roles(
-    login: str,
+    login: Login,
     add: Annotated[list[str] | None, typer.Option(help="A role to give to the user; again for another.")] = None,
     remove: Annotated[list[str] | None, typer.Option(help="A role to take from the user; again for another.")] = None,
     as_json: Json = False,
 ) -> None:
     """Give roles to a user, take others away, and list what it has then. It holds from the next request on."""
-    with open_store(Settings.from_environment()) as store:
+    with open_store(read_settings()) as store:
         user = store.users.change_roles(login, add=frozenset(add or ()), remove=frozenset(remove or ()))
     if as_json:
         print_json({"login": user.login, "roles": [role.name for role in user.roles]})
@@ -110,13 +115,53 @@ def roles(
     print_table(["Role", "Entitlements"], [[role.name, ", ".join(sorted(role.entitlements))] for role in user.roles])
 
 
-@app.command()
-def remove(login: str) -> None:
+@app.command(epilog=examples("users notify anna https://ci.example.com/hook", "users notify anna --off"))
+def notify(
+    login: Login,
+    url: Annotated[str | None, typer.Argument(help="Where the user is told of publications that end.")] = None,
+    off: Annotated[bool, typer.Option("--off", help="Tell the user nothing, and forget its secret.")] = False,
+    new_secret: Annotated[
+        bool, typer.Option("--new-secret", help="Make another secret to sign with, in place of the present one.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Tell a user of its publications by webhook. The secret that they are signed with is shown as it is made.
+
+    With neither a URL nor an option: show where the user is told. A secret alone, without a URL, is for requests that
+    name a URL themselves.
+    """
+    from publisher.core.network import OutboundPolicy
+    from publisher.core.notifying import subscribe
+    from publisher.core.vault import Vault
+
+    if off and (url or new_secret):
+        raise InvalidRequest("--off goes with nothing else")
+    settings = read_settings()
+    secret = None
+    with open_store(settings) as store:
+        if off:
+            store.users.set_notify(login, None, None)
+        elif url or new_secret:
+            vault = Vault.from_file(settings.key_file, production=settings.production)
+            policy = OutboundPolicy.of(settings)
+            secret = subscribe(store, vault, policy, login, url, new_secret=new_secret)
+        now = store.users.notify(login)
+    if as_json:
+        shown = {"login": login, "url": now.url, "signed": now.sealed_secret is not None}
+        print_json(shown | ({"secret": secret} if secret else {}))
+        return
+    say(f"'{login}' is told at {now.url}" if now.url else f"'{login}' is not told of its publications")
+    if secret:
+        say(f"Secret: {secret}")
+
+
+@app.command(epilog=examples("users remove anna"))
+def remove(login: Login) -> None:
     """Remove a user, with its cloud accounts, API keys and appliances.
 
     One that owns images, or the last administrator, stays.
     """
-    with open_store(Settings.from_environment()) as store:
+    with open_store(read_settings()) as store:
         store.users.remove(login)
     say(f"Removed the user '{login}'")
 

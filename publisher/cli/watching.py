@@ -48,15 +48,30 @@ def watch(store: Store, ticket_id: int, *, console: Console, timeout_seconds: fl
                     break
                 if until is not None and time.monotonic() >= until:
                     say_error(f"ticket {ticket_id} has not ended after {timeout_seconds:g} s; it goes on")
-                    _say_how_to_go_on(ticket_id)
+                    say_how_to_go_on(ticket_id)
                     return EXIT_TIMED_OUT
                 time.sleep(_POLL_SECONDS)
     except KeyboardInterrupt:
         say(f"Stopped watching; ticket {ticket_id} goes on.", console=err)
-        _say_how_to_go_on(ticket_id)
+        say_how_to_go_on(ticket_id)
         return EXIT_INTERRUPTED
     tell_outcome(ticket, console=console)
     return EXIT_CODES[ticket.state]
+
+
+def rate(ticket: Ticket) -> float | None:
+    """Bytes a second, the mean of this attempt so far; None while nothing is being uploaded."""
+    if ticket.upload_ends is None or not ticket.started or not ticket.progressed:
+        return None
+    return ticket.progress.sent / max(ticket.progressed - ticket.started, 1e-3)
+
+
+def pace(ticket: Ticket) -> str:
+    """How far an upload is, how fast it is and how long it will take, in words."""
+    words, fast, ends = f"{ticket.progress.percentage} %", rate(ticket), ticket.upload_ends
+    if fast is not None and ends is not None:
+        words += f", {mebibytes(fast)}/s, {max(ends - time.time(), 0.0):.0f} s left"
+    return words
 
 
 def tell_outcome(ticket: Ticket, *, console: Console) -> None:
@@ -70,7 +85,7 @@ def tell_outcome(ticket: Ticket, *, console: Console) -> None:
         say(f"Ticket {ticket.id} was cancelled", console=console)
 
 
-def _say_how_to_go_on(ticket_id: int) -> None:
+def say_how_to_go_on(ticket_id: int) -> None:
     say(f"Watch it: publisher status {ticket_id} --wait    Cancel it: publisher cancel {ticket_id}", console=err)
 
 
@@ -144,13 +159,5 @@ class _Lines:
         step = (ticket.state, ticket.phase, ticket.attempt, ticket.progress.percentage // 10 if uploading else None)
         if step != self._shown:
             self._shown = step
-            say(f"Ticket {ticket.id}: {ticket.message}{self._pace(ticket) if uploading else ''}", console=self._console)
-
-    @staticmethod
-    def _pace(ticket: Ticket) -> str:
-        words = f", {ticket.progress.percentage} %"
-        ends = ticket.upload_ends
-        if ends is not None and ticket.started and ticket.progressed:
-            rate = ticket.progress.sent / max(ticket.progressed - ticket.started, 1e-3)
-            words += f", {mebibytes(rate)}/s, {max(ends - time.time(), 0.0):.0f} s left"
-        return words
+            words = f", {pace(ticket)}" if uploading else ""
+            say(f"Ticket {ticket.id}: {ticket.message}{words}", console=self._console)

@@ -7,7 +7,6 @@ from fastapi.responses import RedirectResponse
 from starlette.staticfiles import StaticFiles
 
 from publisher.console import BASE, errors
-from publisher.console.attempts import Attempts, AttemptsHere
 from publisher.console.headers import PageHeaders
 from publisher.console.live import Streams
 from publisher.console.routes import (
@@ -36,13 +35,12 @@ MODULES = (
 Their entries in the navigation are in `navigation.py`."""
 
 
-def mount(app: FastAPI, services: Services, attempts: Attempts | None = None) -> Streams:
+def mount(app: FastAPI, services: Services) -> Streams:
     """Serve the console of that app. What is returned is to be closed when the server is told to stop."""
     console = FastAPI(title="Console", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     streams = Streams(services.settings.console_streams_max)
     console.state.services = services
     console.state.streams = streams
-    console.state.attempts = attempts or AttemptsHere()
     errors.install(console)
     console.mount("/static", StaticFiles(packages=[("publisher.console", "static")]))
     console.include_router(session.router)

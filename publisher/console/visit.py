@@ -67,7 +67,7 @@ class Visit:
     @property
     def flower_url(self) -> str:
         """Where Flower is, beside the intake."""
-        return f"http://{self.request.url.hostname}:{self.services.settings.flower_port}/"
+        return f"{self.services.settings.flower}/"
 
     def may(self, entitlement: str) -> bool:
         return self.user.may(entitlement)

@@ -81,6 +81,11 @@ class TooMany(PublisherError):
 
     retry_after_seconds = 30
 
+    def __init__(self, message: str | None = None, *, retry_after_seconds: int | None = None) -> None:
+        super().__init__(message)
+        if retry_after_seconds is not None:
+            self.retry_after_seconds = retry_after_seconds
+
 
 # What a cloud answered ---------------------------------------------
 
@@ -93,6 +98,12 @@ class CloudError(PublisherError):
 
 class PermanentCloudError(CloudError):
     """The cloud refused, and will refuse again: credentials, permissions, quota, checksum."""
+
+
+class NetworkRefused(PermanentCloudError):
+    """This installation does not allow connections to that address."""
+
+    reason = Reason.NETWORK_POLICY
 
 
 class TransientCloudError(CloudError):

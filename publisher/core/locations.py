@@ -48,6 +48,11 @@ def is_remote(source: str) -> bool:
     return "://" in source
 
 
+def is_fetched_by_http(source: str) -> bool:
+    """From the host that it names: a bucket's host is the operator's to name."""
+    return is_remote(source) and urlsplit(source).scheme != "s3"
+
+
 def check_remote(url: str, allowed_hosts: str) -> None:
     """Raises `InvalidRequest` for a URL that is malformed, holds a password, or leads to a host that is not allowed."""
     try:

@@ -13,6 +13,7 @@ from importlib.metadata import entry_points
 from typing import Any
 from urllib.parse import urlsplit
 
+from publisher.core.certificates import check_bundle
 from publisher.core.errors import InvalidRequest
 
 ENTRY_POINT_GROUP = "image_publisher.clouds"
@@ -74,13 +75,21 @@ def check_request(platform: str, account: dict[str, Any], secrets: dict[str, str
             raise InvalidRequest(f"is needed to publish to {platform}", field=f"credAccount.{name}")
     for name in asked.addresses:
         if given.get(name):
-            _check_address(f"credAccount.{name}", str(given[name]))
+            check_address(f"credAccount.{name}", str(given[name]))
     for name in asked.names:
         if len(str(target.get(name) or account.get(name) or "")) > NAME_LENGTH_MAX:
             path = f"credAccount.{name}" if name in account else name
             raise InvalidRequest(f"is longer than {NAME_LENGTH_MAX} characters", field=path)
+    if bundle := account.get("caBundle"):
+        check_bundle(str(bundle), "credAccount.caBundle")
     if asked is _OPENSTACK:
         _check_openstack(account, target)
+
+
+def addresses(platform: str, account: dict[str, Any]) -> dict[str, Any]:
+    """The addresses that an account names, by the path of the element that holds each."""
+    named = PLATFORMS.get(platform, Platform()).addresses
+    return {f"credAccount.{name}": account[name] for name in named if account.get(name)}
 
 
 def cloud_account(platform: str, account: dict[str, Any], target: dict[str, Any]) -> str:
@@ -100,7 +109,8 @@ def _check_openstack(account: dict[str, Any], target: dict[str, Any]) -> None:
         raise InvalidRequest("is needed with Keystone v2.0", field="tenantName")
 
 
-def _check_address(field: str, address: str) -> None:
+def check_address(field: str, address: str) -> None:
+    """Raises `InvalidRequest` for what is no URL of http or https, or holds a password."""
     try:
         parts = urlsplit(address)
         valid = parts.port != 0

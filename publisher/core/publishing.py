@@ -6,22 +6,20 @@ import logging
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from publisher.core.addresses import check_named
 from publisher.core.errors import Conflict, InvalidRequest, QueueUnavailable
 from publisher.core.image import Image
-from publisher.core.platforms import check_request
+from publisher.core.logs import current_request_id
+from publisher.core.network import OutboundPolicy
+from publisher.core.notifying import check_signing
+from publisher.core.platforms import addresses, check_address, check_request
 from publisher.core.store import Store
 from publisher.core.store.idempotency import IdempotencyKey
 from publisher.core.ticket import Ticket
+from publisher.core.tracing import current_traceparent
+from publisher.core.vault import Sealer
 
 logger = logging.getLogger(__name__)
-
-
-class Sealer(Protocol):
-    """The half of the vault that those who accept requests need."""
-
-    def seal(self, secrets: dict[str, str]) -> bytes: ...
-
-    def fingerprints(self, text: bytes) -> list[str]: ...
 
 
 class Waker(Protocol):
@@ -46,10 +44,17 @@ class PublishRequest:
     """Those of the stored account, used where the request has none itself."""
     sealed_names: frozenset[str] = frozenset()
     """What is in `sealed_secrets`."""
+    notify: str | None = field(default=None, repr=False)
+    """Where the end of it is told to, besides to where all of its owner's are."""
 
 
 def accept(
-    store: Store, sealer: Sealer, request: PublishRequest, idempotency_key: IdempotencyKey | None = None
+    store: Store,
+    sealer: Sealer,
+    request: PublishRequest,
+    idempotency_key: IdempotencyKey | None = None,
+    *,
+    policy: OutboundPolicy,
 ) -> Ticket:
     """Check a request and commit its ticket.
 
@@ -61,6 +66,10 @@ def accept(
     # What is sealed cannot be looked at here; that it is there was checked when the account was stored.
     secrets = request.secrets if stored is None else dict.fromkeys(request.sealed_names, "sealed")
     check_request(request.platform, request.account, secrets, request.target)
+    if request.notify:
+        check_address("notify", request.notify)
+        check_signing(store, request.owner, "notify")
+    check_named(policy, addresses(request.platform, request.account) | {"notify": request.notify})
     name = str(request.target.get("displayName") or image.name)
     store.tickets.check_room(request.owner)
     return store.tickets.create(
@@ -74,15 +83,19 @@ def accept(
         sealed_secrets=sealer.seal(request.secrets) if stored is None else stored,
         target=request.target | {"displayName": name},
         name=name,
+        notify_url=request.notify,
         idempotency_key=idempotency_key,
+        request_id=current_request_id(),
+        traceparent=current_traceparent(),
     )
 
 
-def check_account(platform: str, account: dict[str, Any], secrets: dict[str, str]) -> None:
+def check_account(platform: str, account: dict[str, Any], secrets: dict[str, str], *, policy: OutboundPolicy) -> None:
     """Check an account that is to be stored. Raises `InvalidRequest` that names the element of it at fault."""
     try:
         # The project is told by each request, not by the account: it is not what is missing here.
         check_request(platform, account, secrets, {"tenantName": "any"})
+        check_named(policy, addresses(platform, account))
     except InvalidRequest as error:
         at_fault = error.field or ""
         words = str(error).removeprefix(f"{at_fault}: ")

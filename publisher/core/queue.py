@@ -18,6 +18,7 @@ from kombu.entity import Exchange, Queue
 from kombu.exceptions import KombuError
 
 from publisher.core.errors import QueueUnavailable
+from publisher.core.metrics import BROKER_SEND_FAILURES, BROKER_SENDS
 from publisher.core.settings import Settings
 
 QUEUE_NAME = "publisher"
@@ -68,6 +69,14 @@ class WakeQueue:
 
     def _send(self, task: str, id: int) -> None:
         """Raises `QueueUnavailable`, after two and a half time-outs at the latest."""
+        try:
+            self._send_in_turn(task, id)
+        except QueueUnavailable:
+            BROKER_SEND_FAILURES.inc()
+            raise
+        BROKER_SENDS.inc()
+
+    def _send_in_turn(self, task: str, id: int) -> None:
         # While one waits for a broker that does not answer, the others do not wait in line behind it.
         if not self._lock.acquire(timeout=self._timeout_seconds / 2):
             raise QueueUnavailable("the message broker cannot be reached: it has not answered the send before")

@@ -10,9 +10,11 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from publisher.core import catalog
+from publisher.core.addresses import check_named
 from publisher.core.errors import InvalidRequest, QueueUnavailable
 from publisher.core.image import Hasher, Image, check_format, format_named, identify
-from publisher.core.locations import checked_source, file_name, safe_name
+from publisher.core.locations import checked_source, file_name, is_fetched_by_http, safe_name
+from publisher.core.network import OutboundPolicy
 from publisher.core.settings import Settings
 from publisher.core.store import Store
 
@@ -38,6 +40,8 @@ def begin(
 ) -> Image:
     """Commit an image that a worker is to fetch and to register. Raises `InvalidRequest`."""
     source = checked_source(location, settings.images, settings.location_hosts)
+    if is_fetched_by_http(source):
+        check_named(OutboundPolicy.of(settings), {"location": source})
     return store.registrations.begin(
         owner=owner,
         appliance_id=appliance_id,

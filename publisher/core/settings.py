@@ -10,10 +10,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import get_type_hints
+from urllib.parse import urlsplit
 
 from publisher.core.errors import ConfigurationError
 
 PREFIX = "PUBLISHER_"
+_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}  # noqa: S104  # only to be recognised
+
+FILE_SUFFIX = "_FILE"
+"""`PUBLISHER_DATABASE_URL_FILE` names the file that has the value of `PUBLISHER_DATABASE_URL`: so for every setting."""
 _UNIX_SOCKET_PATH_MAX = 100
 """Bytes. The kernel's limit for a socket's path is 107 (unix(7)); Redis and its clients need all of it."""
 
@@ -27,7 +32,8 @@ def _default_data_dir() -> Path:
 class Settings:
     """Every setting, with its default. The environment variable of `image_root` is `PUBLISHER_IMAGE_ROOT`.
 
-    Durations are in seconds, sizes in bytes. An empty string is the same as an unset variable.
+    Durations are in seconds, sizes in bytes. An empty string is the same as an unset variable. Any value can be in the
+    first line of a file instead, which the variable with `_FILE` added names.
     """
 
     data_dir: Path = field(
@@ -47,9 +53,17 @@ class Settings:
         metadata={"help": "Fernet keys, one a line, the first encrypts; empty: `secret.key` in the data directory."},
     )
     production: bool = field(
-        default=False, metadata={"help": "Production mode: warns about what is only fit for a trial."}
+        default=False,
+        metadata={
+            "help": "Production mode: warns about what is only fit for a trial, and connects to no loopback,"
+            " link-local, metadata or reserved address that a caller names."
+        },
     )
     log_level: str = field(default="INFO", metadata={"help": "DEBUG, INFO, WARNING or ERROR."})
+    log_format: str = field(
+        default="",
+        metadata={"help": "`json`, one object a line, or `console`, for people; empty: `json` in production mode."},
+    )
 
     access_log: bool = field(
         default=False,
@@ -62,9 +76,41 @@ class Settings:
         metadata={"help": "URL of the intake as callers see it, for `Location`; empty: taken from the request."},
     )
     flower_port: int = field(default=5555, metadata={"help": "Port of Flower in `publisher up`."})
+    flower_url: str = field(
+        default="",
+        metadata={
+            "help": "URL of Flower as browsers see it, for the console's link; a path in it is that below which Flower"
+            " answers; empty: its port on this machine."
+        },
+    )
+    flower_password_file: Path | None = field(
+        default=None,
+        metadata={"help": "Flower's password; empty: `flower.password` in the data directory, made up at the start."},
+    )
     request_bytes_max: int = field(default=1 << 20, metadata={"help": "Largest request body."})
     credential_cache_seconds: float = field(
         default=60.0, metadata={"help": "How long a verified password is not hashed again."}
+    )
+    sign_in_failures_max: int = field(
+        default=10,
+        metadata={
+            "help": "After so many failed sign-ins of a login from one address in a minute no other is looked at (429);"
+            " 0: no limit."
+        },
+    )
+    address_sign_in_failures_max: int = field(
+        default=100,
+        metadata={"help": "Likewise of all logins from one address; 0: no limit."},
+    )
+    user_requests_per_second: float = field(
+        default=0.0,
+        metadata={
+            "help": "Requests of one user, on the average of ten seconds and for each intake process; more are refused"
+            " (429); 0: no limit."
+        },
+    )
+    address_requests_per_second: float = field(
+        default=0.0, metadata={"help": "Likewise from one address, with or without a login; 0: no limit."}
     )
     session_seconds: float = field(
         default=604800.0, metadata={"help": "How long one stays signed in at the console, at most."}
@@ -89,12 +135,34 @@ class Settings:
             " `10.0.0.7:8080`, `s3://bucket`; empty: from none."
         },
     )
+    outbound_allow: str = field(
+        default="",
+        metadata={
+            "help": "Networks (CIDR, with commas between) that callers may have connected to although production mode"
+            " would not."
+        },
+    )
+    outbound_deny: str = field(
+        default="",
+        metadata={"help": "Networks that are never connected to for a caller, in any mode, whatever else allows them."},
+    )
     upload_bytes_max: int = field(default=1 << 40, metadata={"help": "Largest image that callers may send themselves."})
+    metrics_token_file: Path | None = field(
+        default=None,
+        metadata={"help": "Whoever has the token in this file may read the metrics; empty: those on the same machine."},
+    )
     send_timeout_seconds: float = field(
         default=1.0,
         metadata={"help": "How long the intake tries to wake a worker before it leaves that for later."},
     )
 
+    worker_metrics_port: int = field(
+        default=0,
+        metadata={"help": "Port of a worker's metrics and health, another for each worker of a machine; 0: none."},
+    )
+    worker_metrics_host: str = field(
+        default="127.0.0.1", metadata={"help": "Address that a worker's metrics and health are told on."}
+    )
     worker_concurrency: int = field(default=4, metadata={"help": "Publications that one worker runs at a time."})
     account_uploads_max: int = field(
         default=4,
@@ -158,6 +226,13 @@ class Settings:
         default=3600.0,
         metadata={"help": "What nobody needs is removed if it is seen again at least this much later."},
     )
+    notify_retry_seconds: str = field(
+        default="5,300,1800,7200,18000,36000,50400,72000,86400",
+        metadata={
+            "help": "Delays (commas between) before a webhook that failed is tried again; after the last, no more."
+        },
+    )
+    notify_timeout_seconds: float = field(default=15.0, metadata={"help": "Time-out of one try to send a webhook."})
     connect_timeout_seconds: float = field(default=10.0, metadata={"help": "Time-out of a connection to a cloud."})
     call_timeout_seconds: float = field(default=60.0, metadata={"help": "Time-out of one call to a cloud."})
     stall_seconds: float = field(
@@ -176,16 +251,15 @@ class Settings:
         hints = get_type_hints(cls)
         values: dict[str, object] = {}
         for setting in fields(cls):
-            variable = PREFIX + setting.name.upper()
-            text = environment.get(variable, "")
+            name, text = _given(setting.name, environment)
             if text:
-                values[setting.name] = _read(variable, text, hints[setting.name])
+                values[setting.name] = _read(name, text, hints[setting.name])
         return cls(**values)  # type: ignore[arg-type]  # each value was read as its field's own type
 
     def environment(self) -> dict[str, str]:
         """The variables that make another process read these same settings."""
         return {
-            PREFIX + s.name.upper(): str(getattr(self, s.name))
+            variable(s.name): str(getattr(self, s.name))
             for s in fields(self)
             if getattr(self, s.name) not in (None, "")
         }
@@ -214,6 +288,24 @@ class Settings:
         return 4 * self.heartbeat_seconds
 
     @property
+    def intake(self) -> str:
+        """Where callers find the intake, without a slash at the end: the API is below `/api` there."""
+        if self.public_url:
+            return self.public_url.rstrip("/").removesuffix("/api")
+        host = _EVERYWHERE.get(self.intake_host, self.intake_host)
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.intake_port}"
+
+    @property
+    def flower(self) -> str:
+        """Where operators find Flower, without a slash at the end."""
+        return self.flower_url.rstrip("/") or f"http://127.0.0.1:{self.flower_port}"
+
+    @property
+    def flower_prefix(self) -> str:
+        """The path below which Flower answers, with a slash before it; empty where that is the root."""
+        return urlsplit(self.flower_url).path.rstrip("/")
+
+    @property
     def images(self) -> Path:
         return self.image_root or self.data_dir / "images"
 
@@ -222,10 +314,36 @@ class Settings:
         return self.secret_key_file or self.data_dir / "secret.key"
 
 
+def variable(name: str) -> str:
+    """The environment variable of a setting."""
+    return PREFIX + name.upper()
+
+
+def _given(name: str, environment: Mapping[str, str]) -> tuple[str, str]:
+    """The variable that gives a setting, and its text; empty where none does."""
+    plain = variable(name)
+    by_file = plain + FILE_SUFFIX
+    file = environment.get(by_file, "")
+    if not file:
+        return plain, environment.get(plain, "")
+    if environment.get(plain):
+        raise ConfigurationError(f"{plain} and {by_file} are both set; keep one of them")
+    try:
+        lines = Path(file).read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{by_file}: {file} cannot be read: {_why(error)}") from None
+    return by_file, lines[0].strip() if lines else ""
+
+
+def _why(error: OSError | UnicodeDecodeError) -> str:
+    # What cannot be decoded is quoted by the error's own words, and may be a password.
+    return error.strerror or type(error).__name__ if isinstance(error, OSError) else "it is not UTF-8"
+
+
 _TRUE, _FALSE = {"1", "true", "yes", "on"}, {"0", "false", "no", "off"}
 
 
-def _read(variable: str, text: str, kind: object) -> object:
+def _read(name: str, text: str, kind: object) -> object:
     try:
         if kind is bool:
             if text.lower() not in _TRUE | _FALSE:
@@ -238,5 +356,5 @@ def _read(variable: str, text: str, kind: object) -> object:
                 raise ValueError("use a finite number")
             return float(text)
     except ValueError as error:
-        raise ConfigurationError(f"{variable}: {error}") from None
+        raise ConfigurationError(f"{name}: {error}") from None
     return text if kind is str else Path(text)

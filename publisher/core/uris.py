@@ -38,6 +38,10 @@ def worker_uri(name: str) -> str:
     return f"workers/{quote(name, safe='')}"
 
 
+def webhook_uri(login: str) -> str:
+    return f"{user_uri(login)}/webhook"
+
+
 def appliance_uri(login: str, appliance_id: int) -> str:
     return f"{user_uri(login)}/appliances/{appliance_id}"
 

@@ -1,8 +1,9 @@
 """Encryption of secrets at rest (Fernet: AES-128-CBC with HMAC-SHA256), with key rotation.
 
 The secrets of cloud accounts are sealed by the intake and opened by workers only; those of API keys the intake opens,
-to check signatures. Rotation: put a new key on the first line of the key file, restart; old lines still open what they
-sealed, and can go once no ticket, no stored account and no API key is left that was sealed with them.
+to check signatures. Rotation: a new key comes onto the last line of the key file, and onto the first once everybody has
+it; old lines still open what they sealed, and can go once no ticket, no stored account and no API key is left that was
+sealed with them.
 """
 
 from __future__ import annotations
@@ -16,12 +17,21 @@ import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
 from publisher.core.errors import ConfigurationError
 
 logger = logging.getLogger(__name__)
+
+
+class Sealer(Protocol):
+    """The half of the vault that those who accept requests need."""
+
+    def seal(self, secrets: dict[str, str]) -> bytes: ...
+
+    def fingerprints(self, text: bytes) -> list[str]: ...
 
 
 class Vault:
@@ -38,7 +48,7 @@ class Vault:
     def from_file(cls, path: Path, *, production: bool = False) -> Vault:
         """Read the keys (one a line); make the file, mode 0600, where there is none.
 
-        Raises `ConfigurationError` where the file is unreadable, readable by others, or holds no valid key.
+        Raises `ConfigurationError` where the file is unreadable, open to others, or holds no valid key.
         """
         if not path.exists():
             _generate(path)
@@ -49,7 +59,7 @@ class Vault:
                     path,
                 )
         try:
-            if path.stat().st_mode & 0o077:
+            if _open_to_others(path):
                 raise ConfigurationError(f"{path} can be read by others; run: chmod 600 {path}")
             lines = path.read_text("ascii").split()
         except (OSError, UnicodeDecodeError) as error:
@@ -84,6 +94,15 @@ class Vault:
                 " worker the same secret key file"
             ) from None
         return secrets
+
+
+def _open_to_others(path: Path) -> bool:
+    """Whether anybody but us can read the file, or write to it.
+
+    Where it is somebody else's, its group may read it: so Kubernetes and systemd give a service its secrets.
+    """
+    found = path.stat()
+    return bool(found.st_mode & (0o077 if found.st_uid == os.geteuid() else 0o037))
 
 
 def _generate(path: Path) -> None:

@@ -41,13 +41,14 @@ class DevCloud:
         say: Callable[[str], None] = _say_nothing,
         overrides: Sections = _NO_OVERRIDES,
         token_seconds: int = 3600,
+        host: str = config.HOST,
     ) -> None:
         """Have it running and answering; a cloud that does is left alone.
 
         The first time, this makes the environment (a minute or two) unless there is one, and the cloud (8 s);
         later starts take 3 s and find everything as it was. `overrides` are further options for
         glance-api.conf, and `token_seconds` is how long a token lasts; a server whose options differ from
-        those it runs with is restarted.
+        those it runs with is restarted. `host` is where a new cloud listens, and what its catalog names.
         """
         if not sys.platform.startswith("linux"):
             raise DevCloudError("the development cloud needs Linux (its processes are known by /proc)")
@@ -57,7 +58,7 @@ class DevCloud:
             state = self._load()
             if state is None or not state.complete:
                 say(f"Creating a cloud in {self.directory}")
-                state = self._create(overrides, token_seconds)
+                state = self._create(overrides, token_seconds, host)
             else:
                 self._resume(state, overrides, token_seconds)
             say(f"Keystone {self.keystone_url}/v3, Glance {self.glance_url}")
@@ -137,10 +138,10 @@ class DevCloud:
         """Kill Glance's processes, as a crash would: uploads in progress break off."""
         self._glance().kill()
 
-    def _create(self, overrides: Sections, token_seconds: int) -> State:
+    def _create(self, overrides: Sections, token_seconds: int, host: str) -> State:
         """Make a new cloud, on other ports should somebody have taken ours in the meantime."""
         for attempt in range(_CREATION_ATTEMPTS):
-            state = State.new()
+            state = State.new(host)
             try:
                 self._create_on(state, overrides, token_seconds)
             except BaseException as error:
@@ -163,7 +164,7 @@ class DevCloud:
         keystone.start()
         glance.start()
         keystone.wait()
-        identity = Identity(state.keystone_port, state.passwords[ADMIN.name])
+        identity = Identity(state.host, state.keystone_port, state.passwords[ADMIN.name])
         identity.populate(state.passwords, image_url=glance.url)
         glance.wait()
         replace(state, complete=True).save(self._state_file)
@@ -211,8 +212,8 @@ class DevCloud:
 
     def _servers(self, state: State) -> tuple[Server, Server]:
         return (
-            keystone_server(self.directory / "keystone", self.venv, state.keystone_port),
-            glance_server(self.directory / "glance", self.venv, state.glance_port),
+            keystone_server(self.directory / "keystone", self.venv, state.keystone_port, host=state.host),
+            glance_server(self.directory / "glance", self.venv, state.glance_port, host=state.host),
         )
 
     def _keystone(self) -> Server:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from publisher.devcloud.config import HOST, REGION
+from publisher.devcloud.config import REGION
 from publisher.devcloud.errors import DevCloudError
 
 
@@ -36,7 +36,8 @@ class Identity:
     Each method raises DevCloudError when Keystone does not answer, or not as expected.
     """
 
-    def __init__(self, port: int, admin_password: str) -> None:
+    def __init__(self, host: str, port: int, admin_password: str) -> None:
+        self._host = host
         self._port = port
         self._token: str | None = None
         password = {
@@ -98,7 +99,7 @@ class Identity:
             headers["Content-Type"] = "application/json"
         if self._token is not None:
             headers["X-Auth-Token"] = self._token
-        connection = http.client.HTTPConnection(HOST, self._port, timeout=30)
+        connection = http.client.HTTPConnection(self._host, self._port, timeout=30)
         try:
             connection.request(method, f"/v3{path}", None if body is None else json.dumps(body), headers)
             answer = connection.getresponse()

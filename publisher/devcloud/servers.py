@@ -36,10 +36,10 @@ _GLANCE_OPTIONS = (
 )
 
 
-def free_port() -> int:
-    """A TCP port of the loopback interface that nobody listens on at this moment."""
+def free_port(host: str = HOST) -> int:
+    """A TCP port of that address of ours that nobody listens on at this moment."""
     with socket.socket() as probe:
-        probe.bind((HOST, 0))
+        probe.bind((host, 0))
         port: int = probe.getsockname()[1]
         return port
 
@@ -59,6 +59,8 @@ class Server:
     name: str
     home: Path
     venv: Path
+    host: str
+    """The address, or name of this machine, that it listens on and is found at."""
     port: int
     application: str
     health: str
@@ -74,7 +76,7 @@ class Server:
     @property
     def url(self) -> str:
         """The server's root, without a slash at the end."""
-        return f"http://{HOST}:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
     @property
     def log(self) -> Path:
@@ -90,7 +92,7 @@ class Server:
             return
         self._await_port()
         self._ready_file.unlink(missing_ok=True)
-        command = [str(self.venv / "bin" / "uwsgi"), "--http-socket", f"{HOST}:{self.port}"]
+        command = [str(self.venv / "bin" / "uwsgi"), "--http-socket", f"{self.host}:{self.port}"]
         command += ["--processes", str(self.processes), "--threads", str(self.threads)]
         command += ["--virtualenv", str(self.venv), "--wsgi-file", str(_APPLICATION)]
         command += [*_UWSGI_OPTIONS, *self.options]
@@ -193,7 +195,7 @@ class Server:
             del self._children[pid]
 
     def _healthy(self) -> bool:
-        connection = http.client.HTTPConnection(HOST, self.port, timeout=5)
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=5)
         try:
             connection.request("GET", self.health)
             return connection.getresponse().status == 200
@@ -208,7 +210,7 @@ class Server:
             with socket.socket() as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 try:
-                    probe.bind((HOST, self.port))
+                    probe.bind((self.host, self.port))
                 except OSError:
                     return False
                 return True
@@ -220,12 +222,13 @@ class Server:
             )
 
 
-def keystone_server(home: Path, venv: Path, port: int) -> Server:
+def keystone_server(home: Path, venv: Path, port: int, *, host: str = HOST) -> Server:
     """Keystone, with its configuration in `home`."""
     return Server(
         name="Keystone",
         home=home,
         venv=venv,
+        host=host,
         port=port,
         application="keystone.wsgi.api",
         health="/v3",
@@ -233,13 +236,14 @@ def keystone_server(home: Path, venv: Path, port: int) -> Server:
     )
 
 
-def glance_server(home: Path, venv: Path, port: int, *, python_path: Path | None = None) -> Server:
+def glance_server(home: Path, venv: Path, port: int, *, host: str = HOST, python_path: Path | None = None) -> Server:
     """Glance, with its configuration in `home`; `python_path` holds further modules that this may name."""
     extra = {"PYTHONPATH": str(python_path)} if python_path else {}
     return Server(
         name="Glance",
         home=home,
         venv=venv,
+        host=host,
         port=port,
         application="glance.wsgi.api",
         health="/healthcheck",

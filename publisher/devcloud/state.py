@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from publisher.devcloud.config import HOST
 from publisher.devcloud.errors import DevCloudError
 from publisher.devcloud.identity import SERVICE_USER, USERS
 from publisher.devcloud.servers import free_port
@@ -14,22 +15,23 @@ from publisher.devcloud.servers import free_port
 
 @dataclass(frozen=True)
 class State:
-    """One cloud's ports and passwords; `complete` once its creation has come to its end."""
+    """One cloud's address, ports and passwords; `complete` once its creation has come to its end."""
 
     keystone_port: int
     glance_port: int
     passwords: Mapping[str, str]
     complete: bool = False
+    host: str = HOST
 
     @classmethod
-    def new(cls) -> "State":
-        """Ports that are free now, and random passwords."""
-        keystone_port = free_port()
-        glance_port = free_port()
+    def new(cls, host: str = HOST) -> "State":
+        """Ports of that address that are free now, and random passwords."""
+        keystone_port = free_port(host)
+        glance_port = free_port(host)
         while glance_port == keystone_port:
-            glance_port = free_port()
+            glance_port = free_port(host)
         passwords = {name: secrets.token_urlsafe(18) for name in (*USERS, SERVICE_USER)}
-        return cls(keystone_port, glance_port, passwords)
+        return cls(keystone_port, glance_port, passwords, host=host)
 
     @classmethod
     def load(cls, path: Path) -> "State | None":

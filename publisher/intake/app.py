@@ -12,17 +12,22 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from types import FrameType
 from typing import Any, cast
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
+from fastapi.telemetry import TelemetryConfig
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from publisher.console import app as console
+from publisher.core import logs, tracing
+from publisher.core.network import OutboundPolicy
 from publisher.core.queue import WakeQueue
 from publisher.core.settings import Settings
 from publisher.core.store import Store
 from publisher.core.vault import Vault
 from publisher.intake import problems
 from publisher.intake.auth import Authenticator, keep_signatures_out_of_logs
-from publisher.intake.exchange import API, Services, Wakers
+from publisher.intake.exchange import API, Services, Wakers, count_address
+from publisher.intake.headers import SecurityHeaders
+from publisher.intake.observing import Observed
 from publisher.intake.openapi import document
 from publisher.intake.routes import (
     accounts,
@@ -30,6 +35,7 @@ from publisher.intake.routes import (
     appliances,
     downloads,
     images,
+    monitoring,
     openapi,
     pimages,
     registrations,
@@ -37,19 +43,26 @@ from publisher.intake.routes import (
     status,
     targets,
     users,
+    webhooks,
 )
+from publisher.intake.throttle import Throttle
 from publisher.intake.waiting import Watcher
 from publisher.version import __version__
 
 
 def create_app(settings: Settings | None = None, waker: Wakers | None = None) -> FastAPI:
-    """Raises `ConfigurationError` where the database or the key is not set up."""
-    settings = settings or Settings.from_environment()
+    """Raises `ConfigurationError` where the database, the key or a setting is not right."""
+    if settings is None:
+        # This process is the intake, and its logs are ours to arrange; not so where something else makes the app.
+        settings = Settings.from_environment()
+        logs.configure(settings)
     store = Store.open(settings)
     store.check_schema()
     queue = WakeQueue.open(settings)
     vault = Vault.from_file(settings.key_file, production=settings.production)
     watcher = Watcher(store)
+    throttle = Throttle.from_settings(settings, store.audit)
+    observed = monitoring.Monitoring.of(store, settings)
     keep_signatures_out_of_logs()
 
     def stop() -> None:
@@ -65,6 +78,7 @@ def create_app(settings: Settings | None = None, waker: Wakers | None = None) ->
         stop()
         queue.close()
         store.close()
+        tracing.close()
 
     app = Intake(
         title="Image publisher",
@@ -75,23 +89,30 @@ def create_app(settings: Settings | None = None, waker: Wakers | None = None) ->
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        dependencies=[Depends(count_address)] if settings.address_requests_per_second else [],
+        telemetry=_telemetry(),
     )
     app.state.services = Services(
         settings=settings,
         store=store,
         sealer=vault,
         waker=waker or queue,
-        authenticator=Authenticator(store, settings.credential_cache_seconds, vault),
+        authenticator=Authenticator(store, settings.credential_cache_seconds, vault, throttle.sign_ins),
+        throttle=throttle,
+        policy=OutboundPolicy.of(settings),
     )
     app.state.watcher = watcher
+    app.state.monitoring = observed
     app.add_middleware(OneSlash)
     problems.install(app)
     for module in (
         status, schema, pimages, images, registrations, downloads, appliances, accounts, targets, apikeys, users,
+        webhooks,
     ):  # fmt: skip
         app.include_router(module.router, prefix=API)
     app.include_router(openapi.router, prefix=API)
     app.include_router(openapi.page_router)
+    app.include_router(monitoring.router)
     streams = console.mount(app, app.state.services)
     return app
 
@@ -99,11 +120,28 @@ def create_app(settings: Settings | None = None, waker: Wakers | None = None) ->
 class Intake(FastAPI):
     """The app, whose OpenAPI document is made of our own tables: the framework's would know of no document."""
 
+    def build_middleware_stack(self) -> ASGIApp:
+        # Outside of all that the framework puts around it: its answer to an unexpected error has headers and id, too.
+        production = cast(Services, self.state.services).settings.production
+        return Observed(SecurityHeaders(super().build_middleware_stack(), production=production))
+
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
             public_url = cast(Services, self.state.services).settings.public_url
             self.openapi_schema = document(self.routes, f"{public_url.rstrip('/')}{API}")
         return self.openapi_schema
+
+
+def _telemetry() -> TelemetryConfig:
+    """The framework's own: spans where there is a place to send them to, and nothing besides."""
+    provider = tracing.configure("intake")
+    return {
+        "tracing": provider is not None,
+        "tracer_provider": provider,
+        "metrics": False,
+        "logs": False,
+        "operation_spans": False,
+    }
 
 
 def _collect_rarely() -> None:
@@ -155,5 +193,6 @@ class OneSlash:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"].startswith(f"{API}//"):
-            scope = {**scope, "path": API + scope["path"][len(API) + 1 :]}
+            # In place: those around this one look there for the route that was found.
+            scope["path"] = API + scope["path"][len(API) + 1 :]
         await self._app(scope, receive, send)

@@ -15,10 +15,11 @@ from typing import Protocol
 from urllib.parse import parse_qsl, unquote_to_bytes
 
 from publisher.core.errors import InvalidRequest, NotAllowed, NotAuthenticated, NotFound
-from publisher.core.publishing import Sealer
 from publisher.core.store import Store
 from publisher.core.store.api_keys import ApiKey
 from publisher.core.store.users import User, verify_password
+from publisher.core.vault import Sealer
+from publisher.intake.throttle import SignIns
 
 _CACHED_MAX = 10_000
 _HASHING_AT_ONCE = 2
@@ -71,8 +72,9 @@ class Authenticator:
     A password once verified is not hashed again for a while.
     """
 
-    def __init__(self, store: Store, cache_seconds: float, opener: Opener) -> None:
+    def __init__(self, store: Store, cache_seconds: float, opener: Opener, sign_ins: SignIns) -> None:
         self._store = store
+        self._sign_ins = sign_ins
         self._opener = opener
         self._cache_seconds = cache_seconds
         self._pepper = secrets.token_bytes(32)
@@ -80,16 +82,20 @@ class Authenticator:
         self._lock = threading.Lock()
         self._hashing = threading.BoundedSemaphore(_HASHING_AT_ONCE)
 
-    def user(self, authorization: str | None) -> User:
-        """The user of an `Authorization` header. Raises `NotAuthenticated`."""
-        return self.sign_in(*_basic(authorization))
+    def user(self, authorization: str | None, address: str) -> User:
+        """The user of an `Authorization` header that comes from that address. Raises `NotAuthenticated`, or `TooMany`
+        where too many have been wrong."""
+        return self.sign_in(*_basic(authorization), address)
 
-    def sign_in(self, login: str, password: str) -> User:
-        """Raises `NotAuthenticated`, after as long for a login that there is not as for one that there is."""
+    def sign_in(self, login: str, password: str, address: str, *, door: str = "api") -> User:
+        """Raises what `user` does, after as long for a login that there is not as for one that there is. `door` is for
+        the audit log."""
+        # First of all: else the right one among thousands of guesses would be told by its being remembered.
+        self._sign_ins.check_login(login, address)
         # No login has a NUL, and PostgreSQL could not be asked for one.
         found = None if "\0" in login else self._store.users.signing_in(login)
         user, stored = found or (None, None)
-        if not self._verify(login, password, stored) or user is None:
+        if not self._verify(login, password, stored, address, door) or user is None:
             raise NotAuthenticated("the login or the password is wrong")
         return user
 
@@ -113,7 +119,7 @@ class Authenticator:
             raise NotAuthenticated("the API key or the signature is wrong")
         return user
 
-    def _verify(self, login: str, password: str, stored: str | None) -> bool:
+    def _verify(self, login: str, password: str, stored: str | None, address: str, door: str) -> bool:
         # The stored hash is part of the key: a changed password makes what was cached useless at once.
         said = "\0".join((login, password, stored or "")).encode()
         key = hmac.digest(self._pepper, said, hashlib.sha256)
@@ -122,7 +128,13 @@ class Authenticator:
             if stored is not None and self._verified.get(key, 0.0) > now:
                 return True
         with self._hashing:
+            # Here, where few are at a time: of thousands that come at once no more are hashed than are allowed.
+            self._sign_ins.check(login, address)
             right = verify_password(stored, password)
+            if right:
+                self._sign_ins.succeeded(login, address)
+            else:
+                self._sign_ins.failed(login, address, door=door)
         if right:
             with self._lock:
                 self._verified[key] = now + self._cache_seconds

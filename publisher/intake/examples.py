@@ -175,6 +175,7 @@ ANSWERS: dict[str, Document] = {
         "uri": _USER,
     },
     "roles": _list("roles", _ROLE),
+    "webhook": {"url": "https://hooks.example.com/publications", "uri": f"{_USER}/webhook"},
 }
 """Of each root that is answered."""
 
@@ -195,6 +196,7 @@ REQUESTS: dict[str, Document] = {
     },
     "credAccount": _ACCOUNT_TO_STORE | {"name": "production"},
     "apiKeyPair": {"name": "ci", "description": "For the build"},
+    "webhook": {"url": "https://hooks.example.com/publications"},
     "image": {"name": "nginx", "downloadUri": "https://images.example.com/nginx.qcow2", "format": {"name": "qcow2"}},
 }
 """Of each root that is sent."""
@@ -208,6 +210,7 @@ _MESSAGES = {
     409: ("the ticket has ended", "Conflict"),
     413: ("the request body is larger than 1048576 bytes", "BodyTooLarge"),
     415: ("A request body must be application/xml, text/xml or application/json.", "UnsupportedMediaType"),
+    429: ("too many sign-ins have failed; wait, then try again", "TooMany"),
     503: ("the ticket store does not answer; nothing was accepted, try again", "StoreUnavailable"),
 }
 

@@ -16,15 +16,18 @@ from fastapi import Depends, Path, Request, Response
 from pydantic import BeforeValidator
 from starlette.convertors import Convertor, register_url_convertor
 
-from publisher.core.publishing import Sealer, Waker
+from publisher.core.network import OutboundPolicy
+from publisher.core.publishing import Waker
 from publisher.core.registering import ImageWaker
 from publisher.core.settings import Settings
 from publisher.core.store import Store
 from publisher.core.store.audit import Actor
 from publisher.core.store.users import User
 from publisher.core.ticket import Ticket
+from publisher.core.vault import Sealer
 from publisher.intake import auth
 from publisher.intake.negotiation import Format, answer_format, body_format
+from publisher.intake.throttle import Throttle
 from publisher.intake.wire.codec import read_document, write_document
 from publisher.intake.wire.fields import Document
 from publisher.intake.wire.limits import BodyTooLarge
@@ -57,6 +60,8 @@ class Services:
     sealer: Keeper
     waker: Wakers
     authenticator: auth.Authenticator
+    throttle: Throttle
+    policy: OutboundPolicy
     started: float = field(default_factory=time.time)
 
 
@@ -181,8 +186,19 @@ def caller(request: Request) -> Caller:
 
 
 def signed_in(request: Request) -> User:
-    """A request that names an API key stands by its signature, whatever else it has. Raises `NotAuthenticated`."""
-    return signer(request) or services(request).authenticator.user(request.headers.get("authorization"))
+    """A request that names an API key stands by its signature, whatever else it has.
+
+    Raises `NotAuthenticated`, or `TooMany` where the user asks too often, or too many sign-ins have failed.
+    """
+    made = services(request)
+    user = signer(request) or made.authenticator.user(request.headers.get("authorization"), address(request))
+    made.throttle.users.count(user.login)
+    return user
+
+
+async def count_address(request: Request) -> None:
+    """Before anything else is looked at. Raises `TooMany`."""
+    services(request).throttle.addresses.count(address(request))
 
 
 def address(request: Request) -> str:

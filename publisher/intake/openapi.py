@@ -79,6 +79,7 @@ _TAGS = {
     "apikeys": "API keys",
     "target": "What can be published to",
     "appliances": "Appliances",
+    "webhook": "Webhooks",
     "users": "Users",
 }
 _HEADERS: dict[str, Json] = {
@@ -242,7 +243,7 @@ def _problem(status: int) -> Json:
         "description": HTTPStatus(status).phrase,
         "content": _content("uforgeError", examples.problem(status), request=False),
     }
-    header = {401: "WWW-Authenticate", 503: "Retry-After"}.get(status)
+    header = {401: "WWW-Authenticate", 429: "Retry-After", 503: "Retry-After"}.get(status)
     if header:
         made["headers"] = {header: {"$ref": f"#/components/headers/{header}"}}
     return made

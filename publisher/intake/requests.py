@@ -85,6 +85,7 @@ def publish_request(
         account_id=stored.id if stored else None,
         sealed_secrets=stored.sealed_secrets if stored else None,
         sealed_names=secret_names(platform) if stored else frozenset(),
+        notify=str(document["notify"]) if document.get("notify") else None,
     )
 
 

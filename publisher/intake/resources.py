@@ -78,7 +78,7 @@ class Resource:
             401: self.login is not Login.NONE,
             403: bool(self.entitlement),
             404: self.login is not Login.NONE and self.not_found,
-            429: self.body == PUBLISH_IMAGE,
+            429: self.login is not Login.NONE,
             408: bool(self.also_body),
             406: self.login is not Login.NONE or has_document,
             409: bool(self.conflict),
@@ -137,6 +137,7 @@ _BINARY = ("application/octet-stream",)
 # Paths --------------------------------------------------------------------------------------------------------------
 
 _USER = "/users/{uid}"
+_WEBHOOK = _USER + "/webhook"
 _APPLIANCES = _USER + "/appliances"
 _APPLIANCE = _APPLIANCES + "/{aid}"
 _IMAGES = _APPLIANCE + "/images"
@@ -352,4 +353,14 @@ RESOURCES: tuple[Resource, ...] = (
     # Users
     Resource("GET", _USER, "A user", answer="user"),
     Resource("GET", _USER + "/roles", "The roles of a user", answer="roles"),
+    Resource("GET", _WEBHOOK, "Where a user is told of its publications", _PUBLISH, answer="webhook"),
+    Resource(
+        "PUT",
+        _WEBHOOK,
+        "Have a user told: where this makes the secret that is signed with, it is in this answer and in no other",
+        _PUBLISH,
+        body="webhook",
+        answer="webhook",
+    ),
+    Resource("DELETE", _WEBHOOK, "Tell a user no more, and forget the secret", _PUBLISH, status=204),
 )

@@ -19,7 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from publisher.core import catalog
 from publisher.core.image import Image
-from publisher.core.ticket import Ticket
+from publisher.core.ticket import State, Ticket
 from publisher.core.uris import image_uri
 from publisher.devcloud.cloud import DevCloud
 from tests.chaos.callers import Caller, Heard, Order, orders
@@ -38,6 +38,7 @@ CALLERS = 4
 TICKETS_PER_MINUTE = 40
 FAULTS_PER_MINUTE = 20
 _ROUNDS = 6
+_UNSETTLED_SHOWN = 20
 SETTLE_SECONDS = 120.0
 """Once the faults are over, every ticket ends within this time."""
 
@@ -89,7 +90,7 @@ def chaos(plan: Plan, directory: Path, cloud: DevCloud, say: Callable[[str], Non
             for caller in callers:
                 caller.join()
             service.await_up()
-            settled = _settle(service, log)
+            settled, unsettled = _settle(service, log)
         deaf = _deaf(service, images[0], heard, log)
         told = _told(service, heard)
         # From here on nobody does anything to the cloud any more.
@@ -110,6 +111,7 @@ def chaos(plan: Plan, directory: Path, cloud: DevCloud, say: Callable[[str], Non
             f" {heard.repeats} repeated with the same key",
             f"tickets: {len(tickets)}, {len(heard.promised)} of them promised to a caller; "
             + ", ".join(f"{count} {state}" for state, count in sorted(outcomes(tickets).items())),
+            *(f"  {_told_of(ticket)}" for ticket in tickets if ticket.state is State.FAILED),
             f"processes that ended by themselves and were started again: {service.ended_by_themselves}",
             f"settled {settled:.1f} s after the last fault",
             f"longest time to recover, from the end of a fault until a ticket that it met moved on: {longest}",
@@ -120,6 +122,7 @@ def chaos(plan: Plan, directory: Path, cloud: DevCloud, say: Callable[[str], Non
             f" in {len(service.store.sweeping.scopes())} cloud accounts",
         ]
         failures = [*hands.errors, *heard.wrong, *(f"no answer to {name}" for name in heard.unheard)]
+        failures += [f"{SETTLE_SECONDS:.0f} s after the last fault it had not ended: {words}" for words in unsettled]
         failures += [f"{name} runs, and takes no tickets any more" for name in deaf]
         failures += [f"sweep: {finding}" for finding in swept]
         lines += [f"failed: {words}" for words in failures]
@@ -171,19 +174,24 @@ def _callers(service: Service, wanted: Sequence[Order], heard: Heard, *, give_up
     return callers
 
 
-def _settle(service: Service, log: Log) -> float:
-    """Seconds until all tickets had ended, or until it was waited long enough."""
+def _settle(service: Service, log: Log) -> tuple[float, list[str]]:
+    """Seconds until all tickets had ended, or until it was waited long enough; and those that had not by then."""
     began = time.monotonic()
     pause = threading.Event()
-    while time.monotonic() - began < SETTLE_SECONDS:
+    unsettled = ["the store did not answer"]
+    while unsettled and time.monotonic() - began < SETTLE_SECONDS:
         try:
-            if all(ticket.final for ticket in service.store.tickets.list()):
-                break
+            unsettled = [_told_of(ticket) for ticket in service.store.tickets.list() if not ticket.final]
         except SQLAlchemyError as error:
             log(f"the store did not answer: {type(error).__name__}")
         pause.wait(0.1)
-    log(f"settled after {time.monotonic() - began:.2f} s")
-    return time.monotonic() - began
+    shown = unsettled[:_UNSETTLED_SHOWN] + ["…"] * (len(unsettled) > _UNSETTLED_SHOWN)
+    log(f"settled after {time.monotonic() - began:.2f} s; {len(unsettled)} had not ended: {', '.join(shown)}")
+    return time.monotonic() - began, shown
+
+
+def _told_of(ticket: Ticket) -> str:
+    return f"ticket {ticket.id}, {ticket.state}, attempt {ticket.attempt}: {ticket.error or ticket.message}"
 
 
 def _deaf(service: Service, image: Image, heard: Heard, log: Log) -> list[str]:

@@ -40,6 +40,8 @@ UPLOAD_BYTES_PER_SECOND = 4 * MIB
 INTAKES, WORKERS = 2, 3
 _QUICK = {
     "attempts_max": 100,  # what is proved is that nothing goes amiss, not that much is given up
+    # All tickets are of one account: fewer places than the workers have threads, and enough for what callers ask for.
+    "account_uploads_max": 10,
     "retry_longest_seconds": 3.0,
     "wake_again_seconds": 1.0,
     "call_timeout_seconds": 10.0,

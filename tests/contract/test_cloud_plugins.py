@@ -13,6 +13,7 @@ import pytest
 
 from publisher.core.errors import Cancelled, PermanentCloudError
 from publisher.core.image import Image, digest
+from publisher.core.network import EVERYWHERE
 from publisher.core.ticket import Account, CloudRef, Target
 from publisher.devcloud.cloud import DevCloud
 from tests.clouds import Glance, publish_body
@@ -78,7 +79,7 @@ class Harness:
 
     def connect(self, password: str | None = None) -> CloudPublisher:
         account = replace(self.account, secrets={"password": password}) if password else self.account
-        return self.plugin.connect(account, self.target, Timeouts(5, 20, 30))
+        return self.plugin.connect(account, self.target, Timeouts(5, 20, 30), EVERYWHERE)
 
     def left(self) -> set[str]:
         """What the journal says is, or may be, in the cloud."""
@@ -245,6 +246,7 @@ def test_a_creation_that_comes_after_the_deletion_makes_nothing(devcloud: DevClo
         Account("openstack", fields, {"password": account["password"]}),
         Target("openstack", target),
         Timeouts(5, 20, 30),
+        EVERYWHERE,
     )
     planned = str(uuid.uuid4())
     cloud.delete(planned)

@@ -79,6 +79,7 @@ def test_the_clouds_password_is_in_no_file_message_log_or_answer(tmp_path: Path,
                              f"/api/{ticket['statusUri']}"):  # fmt: skip
                     said[f"{accept} {path} {ticket['dbId']}"] = get(installation.intake_port, path, root, accept=accept)
         said |= flower_says(installation)
+        said["metrics"] = get(installation.intake_port, "/metrics", root)
         said |= {f"command line of {each.pid}": " ".join(each.cmdline()).encode() for each in up.children}
         states = [each.state for each in store_of(installation).tickets.list()]
     said["terminal"] = up.said.encode()
@@ -87,6 +88,7 @@ def test_the_clouds_password_is_in_no_file_message_log_or_answer(tmp_path: Path,
 
     assert [str(state) for state in states] == ["published", "failed"], "both passwords were used"
     assert any("publisher.publish" in command for command in redis.seen), "Redis was listened to"
+    assert b'publisher_tickets{platform="openstack",state="published"} 1.0' in said["metrics"]
     assert any(name.endswith("publisher.db") for name in said)
     assert any(b"publisher.publish" in text for name, text in said.items() if name.startswith("flower"))
     for secret in (right, WRONG):

@@ -175,3 +175,9 @@ def test_a_login_whose_uri_is_long(store: Store) -> None:
     store.acting(ALICE).users.add(login, "secret")
     ((_, object, _),) = noted(store)
     assert object == f"users/{'%C3%BC' * 255}"
+
+
+def test_a_proxy_that_says_too_much(store: Store) -> None:
+    store.acting(Actor("alice", "api", "x" * 1000, "y" * 1000)).users.add("bob", "secret")
+    (entry,) = store.audit.latest()
+    assert (entry.actor.address, entry.actor.request_id) == ("x" * 64, "y" * 64)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import pytest
-from sqlalchemy import update
+from dataclasses import replace
 
-from publisher.core.errors import NotFound
+import pytest
+from sqlalchemy import insert, update
+
+from publisher.core.errors import NotFound, Reason
 from publisher.core.store import Store
 from publisher.core.store.audit import Actor
 from publisher.core.store.engine import db_now, writing
-from publisher.core.store.fleet import Member
-from publisher.core.store.statistics import Queue, Throughput
-from publisher.core.store.tables import tickets, workers
+from publisher.core.store.fleet import Member, WorkerState
+from publisher.core.store.statistics import Notifications, Queue, Throughput
+from publisher.core.store.tables import notifications, tickets, workers
 from publisher.core.ticket import State
 from tests.unit.core.records import add_ticket, put_back
 
@@ -50,6 +52,60 @@ def test_a_worker_is_told_to_drain(store: Store) -> None:
     for name in (ONE.name, "nobody"):
         with pytest.raises(NotFound, match=name):
             store.fleet.ask_to_drain(name)
+
+
+def test_one_that_begins_again_under_its_name_is_another(store: Store) -> None:
+    store.fleet.join(ONE)
+    store.fleet.ask_to_drain(ONE.name)
+    store.fleet.stopped(ONE.name)
+    newer = replace(ONE, version="0.2.0", concurrency=8)
+    store.fleet.join(newer)
+    (found,) = store.fleet.workers()
+    assert (found.member, found.drain, found.stopped) == (newer, False, None)
+
+
+def test_how_one_stands(store: Store) -> None:
+    def state() -> WorkerState:
+        return store.fleet.workers()[0].state(30)
+
+    store.fleet.join(ONE)
+    assert state() is WorkerState.ALIVE
+    assert store.fleet.beat(ONE, draining=True), "as if it had been asked"
+    assert state() is WorkerState.DRAINING
+    silent(store, ONE.name, 100)
+    assert state() is WorkerState.SILENT
+    store.fleet.stopped(ONE.name)
+    assert state() is WorkerState.STOPPED
+
+
+def test_samples_of_an_upload(store: Store) -> None:
+    ticket = add_ticket(store)
+    claim = store.leases.claim(ticket.id, ONE.name, 60)
+    assert claim
+    for sent in (0, 400, 1000):
+        store.leases.renew(claim, 60, sent=sent, sample=sent != 400)
+    samples = store.tickets.samples(ticket.id)
+    assert [(each.attempt, each.sent) for each in samples] == [(1, 0), (1, 1000)]
+    assert claim.now <= samples[0].at <= samples[1].at
+    store.leases.failed(claim, error="no", reason=Reason.QUOTA)
+    store.tickets.retry(ticket.id)
+    assert store.tickets.samples(ticket.id) == [], "its attempts are counted anew"
+
+
+def test_what_is_to_be_told_and_what_is_left(store: Store) -> None:
+    assert store.statistics.notifications() == Notifications(0, 0, 0.0)
+    assert store.statistics.orphans() == 0
+    ticket = add_ticket(store)
+    row = {"ticket_id": ticket.id, "owner": "root", "url": "http://x", "event": "e", "body": "b", "attempt": 0}
+    with writing(store.engine) as connection:
+        for number, state in enumerate(("waiting", "waiting", "failed", "sent")):
+            made = {"uid": str(number), "state": state, "next_at": 0.0, "created": db_now() - 10 * (number + 1)}
+            connection.execute(insert(notifications).values(row | made))
+    store.sweeping.see("u", "c")
+    told = store.statistics.notifications()
+    assert (told.waiting, told.failed) == (2, 1)
+    assert told.oldest_seconds == pytest.approx(20, abs=5)
+    assert store.statistics.orphans() == 1
 
 
 def test_those_of_whom_nothing_is_heard_are_forgotten(store: Store) -> None:

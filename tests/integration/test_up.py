@@ -5,15 +5,21 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import signal
 import sys
 from base64 import b64encode
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from flower.urls import handlers
+from tornado.routing import URLSpec
+from tornado.web import RequestHandler
 
+from publisher.cli.programs import worker_node
 from publisher.cli.redis_server import answers
 from publisher.core.settings import Settings
 from tests.installation import (
@@ -71,7 +77,7 @@ def test_it_publishes_stops_cleanly_and_starts_again(installation: Installation)
         # The user and the tickets of before are still there.
         assert password not in up.said
         listed = json.loads(installation.run("tickets", "list", "--json").stdout)
-        assert [ticket["state"] for ticket in listed["tickets"]] == ["published", "failed"]
+        assert [ticket["state"] for ticket in listed["tickets"]] == ["failed", "published"]
         assert up.stop(signal.SIGTERM) == 0
 
     for file in installation.directory.rglob("*"):
@@ -87,20 +93,68 @@ def test_flower_is_behind_a_login_and_only_shows(installation: Installation) -> 
         assert installation.status(port, "/api/workers", login="operator:wrong") == 401
         assert installation.status(port, "/workers", login=login) == 200
 
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-        connection.request(
-            "POST",
-            "/api/task/send-task/publisher.publish",
-            body=json.dumps({"args": [1]}),
-            headers={"Authorization": f"Basic {b64encode(login.encode()).decode()}"},
-        )
-        assert connection.getresponse().status == 403
-        connection.close()
+        paths = takes_posts(worker_node())
+        assert len(paths) >= 14
+        for path in paths:
+            # The table of tasks is asked for by a POST; the last is what is nowhere.
+            expected = {"/tasks/datatable": 400, ".*": 404}.get(path, 403)
+            assert ask(port, "POST", path, login)[0] == expected, path
+            assert ask(port, "POST", path, "operator:wrong")[0] == (401 if expected != 404 else 404), path
+        # It did nothing of that: the worker is there, and consumes.
+        eventually(lambda: queues(port, login) == ["publisher"], 20)
+
+        _, page = ask(port, "GET", "/tasks", login)
+        assert b'href="http://127.0.0.1:%d/console"' % installation.intake_port in page
+        columns = re.findall(rb'data-column="(.*?)"', page)
+        assert columns == [b"name", b"args", b"state", b"result", b"received", b"runtime", b"worker", b"uuid"]
 
         for child in up.children:
             assert installation.password("flower") not in " ".join(child.cmdline())
             listening = {each.laddr.ip for each in child.net_connections("tcp") if each.status == psutil.CONN_LISTEN}
             assert listening <= {"127.0.0.1"}
+        assert up.stop() == 0
+
+
+def takes_posts(name: str) -> list[str]:
+    """Everything that Flower has to be sent to, for a worker, or a task, of that name."""
+    paths = []
+    for handler in handlers:
+        spec = handler if isinstance(handler, URLSpec) else URLSpec(*handler)
+        if spec.handler_class.post is not RequestHandler.post:
+            paths.append(spec.regex.pattern.rstrip("$").replace("(.+)", name))
+    return paths
+
+
+def queues(port: int, login: str) -> list[str]:
+    """Those that the worker consumes, as far as Flower has an answer of its own asking by now."""
+    workers = json.loads(ask(port, "GET", "/api/workers?refresh=1", login)[1])
+    return [each["name"] for each in workers.get(worker_node(), {}).get("active_queues", ())]
+
+
+def ask(port: int, method: str, path: str, login: str) -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    try:
+        connection.request(method, path, headers={"Authorization": f"Basic {b64encode(login.encode()).decode()}"})
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    finally:
+        connection.close()
+
+
+def test_flower_below_a_path(installation: Installation) -> None:
+    prefix = {
+        "PUBLISHER_FLOWER_URL": "https://images.example.com/flower",
+        "PUBLISHER_PUBLIC_URL": "https://images.example.com",
+    }
+    with running(replace(installation, variables=prefix)) as up:
+        port, login = installation.flower_port, f"operator:{installation.password('flower')}"
+        assert "Flower  https://images.example.com/flower\n" in up.said
+        status, page = ask(port, "GET", "/flower/tasks", login)
+        assert status == 200
+        assert b'src="/flower/static/js/flower.js' in page
+        assert b'href="https://images.example.com/console"' in page
+        assert ask(port, "GET", "/flower/tasks", "operator:wrong")[0] == 401
+        assert ask(port, "GET", "/tasks", login)[0] == 404
         assert up.stop() == 0
 
 

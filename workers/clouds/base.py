@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Protocol, Self
 
 from publisher.core.image import Image
+from publisher.core.network import OutboundPolicy
 from publisher.core.ticket import Account, CloudRef, Target
 from workers.transfer import Transfer
 
@@ -89,8 +90,9 @@ class CloudPublisher(ABC):
 
     @classmethod
     @abstractmethod
-    def connect(cls, account: Account, target: Target, timeouts: Timeouts) -> Self:
-        """Sign in. A wrong credential is a `PermanentCloudError`."""
+    def connect(cls, account: Account, target: Target, timeouts: Timeouts, policy: OutboundPolicy) -> Self:
+        """Sign in. A wrong credential is a `PermanentCloudError`. Whatever address the account, or the cloud itself,
+        names is connected to as `policy` allows: `policy.connect`, or a client of `workers.outbound`."""
 
     @abstractmethod
     def check(self, image: Image) -> None:

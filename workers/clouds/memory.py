@@ -16,6 +16,7 @@ from typing import ClassVar, Self
 
 from publisher.core.errors import PermanentCloudError, Reason, TransientCloudError
 from publisher.core.image import Image
+from publisher.core.network import OutboundPolicy
 from publisher.core.ticket import Account, Target
 from workers.clouds.base import CloudImage, CloudPublisher, Tagged, TicketRef, Timeouts
 from workers.transfer import Transfer
@@ -51,7 +52,7 @@ class MemoryPublisher(CloudPublisher):
         self._name = name
 
     @classmethod
-    def connect(cls, account: Account, target: Target, timeouts: Timeouts) -> Self:
+    def connect(cls, account: Account, target: Target, timeouts: Timeouts, policy: OutboundPolicy) -> Self:
         login = str(account.fields.get("login", ""))
         if login == "refuse" or account.secrets.get("password") == "wrong":
             raise PermanentCloudError(

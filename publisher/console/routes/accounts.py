@@ -43,7 +43,7 @@ def create(visit: Visiting, form: Posted) -> Response:
         return _form(visit, platform, None, form, errors)
     fields, secrets = account_parts(document, platform)
     try:
-        check_account(platform.name, fields, secrets)
+        check_account(platform.name, fields, secrets, policy=visit.services.policy)
         account = visit.store.accounts.add(
             owner=visit.user.login,
             name=form.get("name", "").strip(),
@@ -79,7 +79,7 @@ def change(visit: Visiting, form: Posted, id: Id) -> Response:
     try:
         # Secrets are replaced together or kept together: what is sealed cannot be opened here and added to.
         kept = dict.fromkeys(secret_names(platform), "sealed")
-        check_account(platform.name, present.fields | changed, secrets or kept)
+        check_account(platform.name, present.fields | changed, secrets or kept, policy=visit.services.policy)
         visit.store.accounts.update(
             present.owner,
             id,

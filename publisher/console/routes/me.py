@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import cast
 
 from fastapi import APIRouter, Response
 
 from publisher.console import cookies
-from publisher.console.attempts import Attempts
 from publisher.console.elements import told
 from publisher.console.passwords import new_password
 from publisher.console.visit import Posted, Visit, Visiting
@@ -30,14 +28,11 @@ def me(visit: Visiting) -> Response:
 @router.post("/me/password")
 def change_password(visit: Visiting, form: Posted) -> Response:
     services, login = visit.services, visit.user.login
-    attempts = cast(Attempts, visit.request.app.state.attempts)
-    # Who finds somebody's page open is not to find out the password by it.
-    attempts.begin(login, address(visit.request))
     try:
-        services.authenticator.sign_in(login, form.get("current", ""))
+        # Limited as signing in is: who finds somebody's page open is not to find out the password by it.
+        services.authenticator.sign_in(login, form.get("current", ""), address(visit.request), door="console")
     except NotAuthenticated:
         return _page(visit, {"current": "Current password: is wrong"}, 400)
-    attempts.succeeded(login, address(visit.request))
     try:
         visit.store.users.set_password(login, new_password(form))
     except InvalidRequest as error:

@@ -41,7 +41,7 @@ def publish(visit: Visiting, form: Posted) -> Response:
         return _page(visit, drafted, drafted.errors, 400)
     services = visit.services
     try:
-        ticket = accept(visit.store, services.sealer, drafted.request())
+        ticket = accept(visit.store, services.sealer, drafted.request(), policy=services.policy)
     except InvalidRequest as error:
         return _page(visit, drafted, told(error, FIELDS), 400)
     except (Conflict, TooMany) as error:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import cast
 from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import RedirectResponse
 
 from publisher.console import BASE, cookies
-from publisher.console.attempts import Attempts
 from publisher.console.visit import Posted, Visiting, page
 from publisher.core.errors import NotAllowed, NotAuthenticated
 from publisher.core.uris import user_uri
@@ -41,13 +39,10 @@ def from_here(request: Request) -> None:
 def sign_in(request: Request, form: Posted) -> Response:
     made = services(request)
     login, password = form.get("login", "").strip()[:_LOGIN_MAX], form.get("password", "")[:_PASSWORD_MAX]
-    attempts = cast(Attempts, request.app.state.attempts)
-    attempts.begin(login, address(request))
     try:
-        user = made.authenticator.sign_in(login, password)
+        user = made.authenticator.sign_in(login, password, address(request), door="console")
     except NotAuthenticated:
         return _page(request, form.get("next", ""), login, wrong=True)
-    attempts.succeeded(login, address(request))
     # Another session, whatever cookie there was: nobody else can know this one.
     if before := cookies.session_value(request):
         made.store.sessions.end(before)

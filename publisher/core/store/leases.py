@@ -32,6 +32,8 @@ class Claim:
     now: float
     """When it was claimed, by the database's clock."""
     cloud_account: str
+    taken_over: bool = False
+    """From a worker whose lease had run out."""
 
 
 class Leases:
@@ -89,7 +91,8 @@ class Leases:
             if not claimed:
                 return None
             now = connection.execute(select(*TICKET_COLUMNS).where(tickets.c.id == id)).one()
-        return Claim(ticket_of(now), ticket.lease_token + 1, row.now, row.cloud_account)
+        taken_over = ticket.state is State.PUBLISHING
+        return Claim(ticket_of(now), ticket.lease_token + 1, row.now, row.cloud_account, taken_over)
 
     def next_waiting(self, claim: Claim) -> Sequence[int]:
         """The tickets that wait for the place which this one has left: to be woken."""

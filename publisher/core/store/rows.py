@@ -8,8 +8,9 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Row, Table, case, insert, update
 
 from publisher.core.store.engine import db_now
+from publisher.core.store.outbox import tell
 from publisher.core.store.tables import history, tickets
-from publisher.core.ticket import TRANSITIONS, Phase, Progress, State, Ticket
+from publisher.core.ticket import FINAL, TRANSITIONS, Phase, Progress, State, Ticket
 
 _WAKE_AGAIN_LONGEST_SECONDS = 300.0
 
@@ -61,7 +62,8 @@ def change(
     words: str,
     **values: Any,
 ) -> bool:
-    """One guarded UPDATE and its line of history; False, and nothing written, where the guards did not hold.
+    """One guarded UPDATE and its line of history, and what is to be told of an end; False, and nothing written, where
+    the guards did not hold.
 
     Raises `ValueError` for a transition that is not in the table: a mistake in the program.
     """
@@ -77,6 +79,8 @@ def change(
     if row is None:
         return False
     record(connection, ticket_id, from_state, to_state, row.phase, words)
+    if to_state in FINAL:
+        tell(connection, ticket_id)
     return True
 
 

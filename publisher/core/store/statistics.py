@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sqlalchemy import Engine, func, select
 
 from publisher.core.store.engine import db_now, reading
-from publisher.core.store.tables import tickets
+from publisher.core.store.tables import notifications, sightings, tickets
 from publisher.core.ticket import State
 
 
@@ -30,6 +30,17 @@ class Throughput:
     bytes: int
     seconds: float
     """All their uploads together: from the last claim of each until it was published."""
+
+
+@dataclass(frozen=True, slots=True)
+class Notifications:
+    """What is to be told to those who asked to be told."""
+
+    waiting: int
+    failed: int
+    """Given up."""
+    oldest_seconds: float
+    """How long the oldest of those that wait has; 0 where none does."""
 
 
 class Statistics:
@@ -76,3 +87,17 @@ class Statistics:
                 Throughput(platform, count, int(size), took)
                 for platform, count, size, took in connection.execute(query)
             ]
+
+    def notifications(self) -> Notifications:
+        by_state = select(notifications.c.state, func.count(), func.min(notifications.c.created))
+        with reading(self._engine) as connection:
+            rows = connection.execute(by_state.group_by(notifications.c.state)).all()
+            now = connection.execute(select(db_now())).scalar_one()
+        found = {state: (count, first) for state, count, first in rows}
+        waiting, first = found.get("waiting", (0, now))
+        return Notifications(waiting, found.get("failed", (0, now))[0], max(0.0, now - first))
+
+    def orphans(self) -> int:
+        """Objects in clouds that nobody needs, as the sweeper last saw them."""
+        with reading(self._engine) as connection:
+            return connection.execute(select(func.count()).select_from(sightings)).scalar_one()

@@ -23,8 +23,10 @@ from publisher.core.store.engine import open_engine, reading
 from publisher.core.store.fleet import Fleet
 from publisher.core.store.idempotency import IdempotencyKeys
 from publisher.core.store.images import Images
+from publisher.core.store.inspection import Inspection
 from publisher.core.store.leases import Leases
 from publisher.core.store.limits import Limits
+from publisher.core.store.notifications import Notifications
 from publisher.core.store.publications import Publications
 from publisher.core.store.registrations import Registrations
 from publisher.core.store.roles import Roles
@@ -60,6 +62,8 @@ class Store:
         self.fleet = Fleet(engine)
         self.statistics = Statistics(engine)
         self.audit = Audit(engine)
+        self.inspection = Inspection(engine, self.tickets)
+        self.notifications = Notifications(engine)
         self.sessions = Sessions(engine)
         self.publications = Publications(engine)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from argon2 import PasswordHasher
@@ -17,7 +17,7 @@ from publisher.core.store.engine import db_now, keep_others_out, next_id, readin
 from publisher.core.store.roles import ENTITLEMENTS as ENTITLEMENTS
 from publisher.core.store.roles import Role, check_entitlements, roles_named
 from publisher.core.store.tables import sessions, users
-from publisher.core.uris import user_uri
+from publisher.core.uris import user_uri, webhook_uri
 
 _hasher = PasswordHasher()
 _DUMMY_HASH = _hasher.hash("no such user")
@@ -40,6 +40,14 @@ class User:
             or entitlement in self.entitlements
             or any(entitlement in role.entitlements for role in self.roles)
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Notify:
+    """Where a user is told of its publications, if it is, and what that is signed with."""
+
+    url: str | None = field(repr=False)
+    sealed_secret: bytes | None = field(repr=False)
 
 
 class Users:
@@ -93,6 +101,24 @@ class Users:
                 raise NotFound(f"there is no user '{login}'")
             connection.execute(delete(sessions).where(sessions.c.login == login))
             note(connection, "user.password", user_uri(login))
+
+    def notify(self, login: str) -> Notify:
+        """Raises `NotFound`."""
+        query = select(users.c.notify_url, users.c.sealed_notify_secret).where(users.c.login == login)
+        with reading(self._engine) as connection:
+            row = connection.execute(query).one_or_none()
+        if row is None:
+            raise NotFound(f"there is no user '{login}'")
+        return Notify(row.notify_url, row.sealed_notify_secret)
+
+    def set_notify(self, login: str, url: str | None, sealed_secret: bytes | None) -> None:
+        """Raises `NotFound`."""
+        with writing(self._engine) as connection:
+            values = {"notify_url": url, "sealed_notify_secret": sealed_secret}
+            change = update(users).where(users.c.login == login).values(values)
+            if connection.execute(change).rowcount != 1:
+                raise NotFound(f"there is no user '{login}'")
+            note(connection, "user.notify", webhook_uri(login))
 
     def change_roles(
         self, login: str, *, add: frozenset[str] = frozenset(), remove: frozenset[str] = frozenset()

@@ -42,7 +42,7 @@ def create_account(caller: Calling, body: Body, uid: str) -> Response:
     if platform is None:
         raise InvalidRequest("is needed: the platform of the account, such as openstack", field="targetPlatform.name")
     fields, secrets = account_parts(document, platform)
-    check_account(platform.name, fields, secrets)
+    check_account(platform.name, fields, secrets, policy=caller.services.policy)
     store = caller.store.accounts
     account = store.add(
         owner=owner,
@@ -74,7 +74,8 @@ def change_account(caller: Calling, body: Body, uid: str, caid: Id) -> Response:
         )
     fields, secrets = account_parts(document, platform)
     # Secrets are replaced together or kept together: what is sealed cannot be opened here and added to.
-    check_account(platform.name, present.fields | fields, secrets or dict.fromkeys(secret_names(platform), "sealed"))
+    sealed = dict.fromkeys(secret_names(platform), "sealed")
+    check_account(platform.name, present.fields | fields, secrets or sealed, policy=caller.services.policy)
     changed = store.update(
         owner,
         caid,

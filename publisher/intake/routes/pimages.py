@@ -140,7 +140,7 @@ def _publish(caller: Caller, body: bytes, after: BackgroundTasks, uid: str, aid:
         document = caller.read(body, "publishImage", account.platform)
     request = publish_request(document, owner=owner, appliance_id=aid, image_id=itid, stored=account)
     try:
-        ticket = accept(caller.store, caller.services.sealer, request, key)
+        ticket = accept(caller.store, caller.services.sealer, request, key, policy=caller.services.policy)
     except KeyTaken:
         # The same request, sent twice at a time: the other one was faster.
         same = store.idempotency_keys.ticket(key) if key else None

@@ -7,7 +7,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from publisher.intake.wire.fields import Field, a_list, an_object, booleans, integers, secrets, strings, uris
+from publisher.intake.wire.fields import (
+    CERTIFICATE_LIMIT,
+    Field,
+    a_list,
+    an_object,
+    booleans,
+    integers,
+    secrets,
+    strings,
+    uris,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +48,9 @@ class Platform:
 
 
 _LOGIN = (*strings("login"), *secrets("password"))
-_KEYSTONE = (*uris("glanceUrl", "keystoneUrl"), *_LOGIN)
+_CA_BUNDLE = (Field("caBundle", limit=CERTIFICATE_LIMIT),)
+"""Ours, where the account names the addresses of its cloud. It is read and never written."""
+_KEYSTONE = (*uris("glanceUrl", "keystoneUrl"), *_LOGIN, *_CA_BUNDLE)
 _AMAZON = (*strings("accessKeyId", "accountNumber", "keyPairName"), *secrets("secretAccessKeyId"))
 _PORT = integers("port", minimum=1, maximum=65535)
 _PROXY = (*strings("proxyHost"), *integers("proxyPort", minimum=1, maximum=65535))
@@ -92,6 +104,7 @@ PLATFORMS: tuple[Platform, ...] = (
             *strings("tenantId", "subscriptionId", "applicationId"),
             *secrets("applicationKey"),
             *uris("endpointUrl"),
+            *_CA_BUNDLE,
         ),
     ),
     Platform(
@@ -108,8 +121,8 @@ PLATFORMS: tuple[Platform, ...] = (
         ),
         _CERTIFICATES,
     ),
-    Platform("docker", "Docker", _REGISTRY_IMAGE, (*uris("endpointUrl"), *_LOGIN)),
-    Platform("openshift", "OpenShift", _REGISTRY_IMAGE, (*uris("registryUrl"), *secrets("token"))),
+    Platform("docker", "Docker", _REGISTRY_IMAGE, (*uris("endpointUrl"), *_LOGIN, *_CA_BUNDLE)),
+    Platform("openshift", "OpenShift", _REGISTRY_IMAGE, (*uris("registryUrl"), *secrets("token"), *_CA_BUNDLE)),
     Platform(
         "vsphere",
         "VSphere",
@@ -132,7 +145,7 @@ PLATFORMS: tuple[Platform, ...] = (
             *booleans("featuredEnabled", "passwordEnabled", "publicImage"),
             *strings("zoneName"),
         ),
-        (*uris("endpointUrl"), *strings("publicApiKey"), *secrets("secretApiKey")),
+        (*uris("endpointUrl"), *strings("publicApiKey"), *secrets("secretApiKey"), *_CA_BUNDLE),
     ),
     Platform("oracle", "Oracle", strings("computeEndPoint", "displayName"), (*_LOGIN, *strings("domainName"))),
     # Ours, not the API's: a cloud in memory, for demonstrations and tests.

@@ -122,11 +122,12 @@ _CRED_ACCOUNT = (
     *booleans("secretsMissing"),
 )
 
-REQUEST_ONLY = frozenset({"applianceUri", "location"})
-"""Elements that are read and never written: the manual's name for `parentUri` of a published image, and where an image
-is to be fetched from, whose query may be a secret."""
+REQUEST_ONLY = frozenset({"applianceUri", "caBundle", "location", "notify"})
+"""Elements that are read and never written: the manual's name for `parentUri` of a published image; and of our own, the
+authorities that a cloud is trusted by, and where an image is to be fetched from and who is to be told of a publication,
+whose URLs may hold a secret."""
 
-_APPLIANCE_URI = uris("applianceUri")
+_ASKED = uris("applianceUri", "notify")
 
 # The types ----------------------------------------------------------------------------------------------------------
 
@@ -203,6 +204,8 @@ _PLAIN = {
     ),
     # The secret key is not marked as a secret: the answer that creates the pair is where it is shown, once.
     "apiKeyPair": (*_OBJECT, *strings("name", "description", "publicKey", "secretKey"), *uris("uri")),
+    # Ours, not the API's. As with an API key, its secret is shown once.
+    "webhook": (*_OBJECT, *uris("url"), *strings("secret"), *uris("uri")),
     "localizedErrorMsg": (*strings("message", "messageId"), *a_list("parameters", strings("parameter"))),
     "uforgeError": (
         *an_object("localizedErrorMsg"),
@@ -235,10 +238,10 @@ def _every_type() -> dict[str, ObjectType]:
     types = [ObjectType(name, fields) for name, fields in _PLAIN.items()]
     types += [_list_type(wrapper, item) for wrapper, item in _LISTS.items()]
     # The abstract types themselves, for an object that does not tell its type: what all their concrete types share.
-    types.append(ObjectType(PUBLISH_IMAGE, (*_PUBLISH_IMAGE, *_APPLIANCE_URI), abstract=PUBLISH_IMAGE))
+    types.append(ObjectType(PUBLISH_IMAGE, (*_PUBLISH_IMAGE, *_ASKED), abstract=PUBLISH_IMAGE))
     types.append(ObjectType(CRED_ACCOUNT, _CRED_ACCOUNT, abstract=CRED_ACCOUNT))
     for platform in PLATFORMS:
-        image_fields = (*_PUBLISH_IMAGE, *platform.publish_image, *_APPLIANCE_URI)
+        image_fields = (*_PUBLISH_IMAGE, *platform.publish_image, *_ASKED)
         types.append(ObjectType(platform.publish_image_type, image_fields, PUBLISH_IMAGE, platform.name))
         account_fields = (*_CRED_ACCOUNT, *platform.cred_account)
         types.append(ObjectType(platform.cred_account_type, account_fields, CRED_ACCOUNT, platform.name))

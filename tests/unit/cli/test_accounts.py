@@ -10,6 +10,7 @@ from publisher.cli import accounts
 from publisher.core.settings import Settings
 from publisher.core.store import Store
 from publisher.core.vault import Vault
+from tests.servers.certificates import authority
 from tests.unit.cli.conftest import Cli
 
 PASSWORD = "hunter2-of-the-cloud"
@@ -166,3 +167,29 @@ def test_a_broken_file_is_named_and_not_quoted(cli: Cli, clouds: Path, text: str
     assert result.exit_code == 2
     assert str(clouds) in result.stderr
     assert PASSWORD not in result.stderr
+
+
+def test_a_bundle_of_certificates(cli: Cli, cli_store: Store, clouds: Path, tmp_path: Path) -> None:
+    pem, file = authority(tmp_path).pem, tmp_path / "ca.pem"
+    file.write_text(pem)
+    clouds.write_text(CLOUDS.replace("region_name: RegionOne", f"cacert: {file}"))
+    from_cloud = ("--from-clouds-yaml", "lab", "--file", clouds)
+    cli.ok("accounts", "add", "a", *OPTIONS, "--ca-bundle", file, OS_PASSWORD=PASSWORD)
+    cli.ok("accounts", "add", "b", *OPTIONS, OS_PASSWORD=PASSWORD, OS_CACERT=str(file))
+    cli.ok("accounts", "add", "c", *from_cloud, OS_CACERT="another.pem")
+    assert [each.fields["caBundle"] for each in cli_store.accounts.list()] == [pem] * 3
+    file.write_text("nonsense")
+    refused = cli.run("accounts", "add", "d", *OPTIONS, "--ca-bundle", file, OS_PASSWORD=PASSWORD)
+    assert (refused.exit_code, refused.stderr) == (
+        2, "Error: caBundle: holds no certificates that can be read; give them as PEM text\n",
+    )  # fmt: skip
+    missing = cli.run("accounts", "add", "d", *OPTIONS, "--ca-bundle", tmp_path / "none", OS_PASSWORD=PASSWORD)
+    assert missing.exit_code == 1
+    assert "No such file" in missing.stderr
+
+
+def test_an_address_that_production_mode_refuses(cli: Cli) -> None:
+    options = ("--keystone-url", "http://127.0.0.1:5000", "--login", "demo")
+    refused = cli.run("accounts", "add", "lab", *options, OS_PASSWORD=PASSWORD, PUBLISHER_PRODUCTION="true")
+    assert refused.exit_code == 2
+    assert "keystoneUrl: '127.0.0.1' is a loopback address" in refused.stderr

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -22,7 +25,7 @@ def test_its_variables_are_quoted_for_the_shell(bare_cli: Cli, monkeypatch: pyte
 
 def test_it_lives_in_the_data_directory(bare_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[Path, Path]] = []
-    monkeypatch.setattr(DevCloud, "up", lambda self, say: seen.append((self.directory, self.venv)))
+    monkeypatch.setattr(DevCloud, "up", lambda self, say, host: seen.append((self.directory, self.venv)))
 
     bare_cli.ok("devcloud", "up")
     bare_cli.ok("devcloud", "up", PUBLISHER_DEVCLOUD_VENV="/opt/venv")
@@ -40,7 +43,7 @@ def test_the_status_of_one_that_does_not_run(bare_cli: Cli) -> None:
 
 
 def test_what_goes_wrong_is_said_in_its_words(bare_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(self: DevCloud, say: object) -> None:
+    def fail(self: DevCloud, say: object, host: str) -> None:
         raise DevCloudError("no compiler")
 
     monkeypatch.setattr(DevCloud, "up", fail)
@@ -48,3 +51,22 @@ def test_what_goes_wrong_is_said_in_its_words(bare_cli: Cli, monkeypatch: pytest
 
     assert result.exit_code == 1
     assert result.stderr == "Error: no compiler\n"
+
+
+def test_it_can_stay_until_it_is_asked_to_stop(bare_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    def up(self: DevCloud, say: object, host: str) -> None:
+        seen.append(f"up on {host}")
+        # Where nothing waits for it, it ends the test run: it comes from another thread, once this one waits.
+        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    monkeypatch.setattr(DevCloud, "up", up)
+    monkeypatch.setattr(DevCloud, "down", lambda self: seen.append("down"))
+    try:
+        bare_cli.ok("devcloud", "up", "--host", "devcloud", "--stay")
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    assert seen == ["up on devcloud", "down"]

@@ -73,3 +73,11 @@ def test_a_directory_that_cannot_be_made(bare_cli: Cli, tmp_path: Path) -> None:
 @pytest.mark.parametrize("arguments", [["status", "99999999999999999999"], ["status", "x"], ["nonsense"]])
 def test_wrong_arguments(cli: Cli, arguments: list[str]) -> None:
     assert cli.run(*arguments).exit_code == 2
+
+
+def test_ctrl_c_ends_with_130(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("publisher.core.store.users.Users.list", interrupted)
+    assert cli.run("users", "list").exit_code == 130

@@ -116,7 +116,7 @@ def test_refusals_leave_neither_ticket_nor_image(cli: Cli, arguments: list[str],
 
     assert result.exit_code == 2, result.output
     assert words in result.stderr
-    assert cli.json("tickets", "list") == {"tickets": []}
+    assert cli.json("tickets", "list") == {"tickets": [], "more": False}
     assert cli.json("images", "list") == {"images": []}
 
 

@@ -76,9 +76,31 @@ def test_flower_is_behind_a_login_and_read_only(bare_cli: Cli) -> None:
     assert password_file.stat().st_mode & 0o777 == 0o600
     assert program.environment["FLOWER_BASIC_AUTH"] == f"operator:{password}"
     assert program.environment["FLOWER_READ_ONLY"] == "true"
+    assert "FLOWER_URL_PREFIX" not in program.environment
+    below = became(bare_cli, "flower", PUBLISHER_FLOWER_URL="https://images.example.com/a/flower/")
+    assert below.environment["FLOWER_URL_PREFIX"] == "a/flower"
     assert password not in " ".join(program.command)
     assert became(bare_cli, "flower").environment["FLOWER_BASIC_AUTH"] == f"operator:{password}"
     assert became(bare_cli, "flower", FLOWER_BASIC_AUTH="a:b").environment["FLOWER_BASIC_AUTH"] == "a:b"
+
+
+@pytest.mark.usefixtures("_executed")
+def test_flowers_password_may_be_in_a_file_of_its_own(bare_cli: Cli, tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    file.write_text("open sesame\n")
+
+    program = became(bare_cli, "flower", PUBLISHER_FLOWER_PASSWORD_FILE=str(file))
+
+    assert program.environment["FLOWER_BASIC_AUTH"] == "operator:open sesame"
+    assert not (bare_cli.directory / servers.FLOWER_PASSWORD_FILE).exists()
+
+
+@pytest.mark.usefixtures("_executed")
+def test_in_production_what_is_only_fit_for_a_trial_is_warned_about(bare_cli: Cli) -> None:
+    for command in ("serve", "worker", "flower"):
+        result = bare_cli.runner.invoke(app, [command], env={"PUBLISHER_PRODUCTION": "true"})
+        assert "Warning: the ticket store is SQLite" in result.stderr
+        assert "Warning" not in bare_cli.runner.invoke(app, [command], env={"PUBLISHER_PRODUCTION": ""}).stderr
 
 
 def test_a_log_level_that_is_none(bare_cli: Cli) -> None:

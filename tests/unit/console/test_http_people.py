@@ -225,8 +225,8 @@ def test_one_changes_one_s_own_password(fresh: Service, browser: Browsers) -> No
     assert "better" not in str(fresh.store.audit.latest(20))
 
 
-def test_who_finds_a_page_open_does_not_find_out_the_password(browser: Browsers) -> None:
-    alice = browser("alice")
+def test_who_finds_a_page_open_does_not_find_out_the_password(start: Callable[..., Service]) -> None:
+    alice = browse(start(sign_in_failures_max=10), "alice")
     fields = {"current": "guess", "password": "x", "again": "x"}
     assert [alice.post("/me/password", fields).status for _ in range(10)] == [400] * 10
     assert alice.post("/me/password", fields | {"current": PASSWORDS["alice"]}).status == 429

@@ -11,7 +11,7 @@ import pytest
 
 from publisher.core.store.accounts import StoredAccount
 from publisher.core.ticket import State
-from tests.unit.console.conftest import Browser, Page, browse
+from tests.unit.console.conftest import HERE, Browser, Page, browse
 from tests.unit.intake.conftest import ACCOUNT, IMAGES, JSON, PASSWORDS, SECRET, Service
 
 Browsers = Callable[..., Browser]
@@ -187,3 +187,16 @@ def test_without_an_image_the_way_to_one_is_shown(fresh: Service, browser: Brows
     page = visitor.get(NEW)
     assert page.root.xpath("//li[contains(@class, 'done')]//h3/text()[1]") == ["A cloud account "]
     assert page.root.xpath("//a[contains(@class, 'primary')]/@href") == ["/console/images/new"]
+
+
+def test_in_production_mode_no_address_inside_is_taken(start: Callable[..., Service]) -> None:
+    service = start(production=True)
+    # A browser that came by https: in production mode the session's cookie goes by nothing else.
+    alice = browse(service, "alice", url=HERE.replace("http:", "https:"))
+    page = alice.post(NEW, {"image": "21", "account": "other", "platform": "openstack", **INLINE})
+    assert page.status == 400
+    assert "loopback" in wrong(page, "credAccount.keystoneUrl")
+    assert service.store.tickets.list() == []
+    stored = alice.post("/accounts/new", {"platform": "openstack", "name": "inner", **ACCOUNT})
+    assert stored.status == 400
+    assert "loopback" in wrong(stored, "keystoneUrl")

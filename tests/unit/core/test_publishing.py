@@ -7,6 +7,7 @@ import pytest
 
 from publisher.core.errors import InvalidRequest, QueueUnavailable
 from publisher.core.image import Image
+from publisher.core.network import EVERYWHERE
 from publisher.core.publishing import PublishRequest, accept, wake
 from publisher.core.store import Store
 from publisher.core.ticket import Phase, State
@@ -52,7 +53,7 @@ def request(image: Image, **values: object) -> PublishRequest:
 
 
 def test_an_accepted_request_is_a_queued_ticket(sqlite_store: Store, vault: Vault, image: Image) -> None:
-    ticket = accept(sqlite_store, vault, request(image))
+    ticket = accept(sqlite_store, vault, request(image), policy=EVERYWHERE)
     assert sqlite_store.tickets.get(ticket.id) == ticket
     assert (ticket.state, ticket.phase, ticket.attempt, ticket.name) == (State.QUEUED, Phase.WAITING, 0, "web")
     assert (ticket.progress.sent, ticket.progress.total) == (0, image.size)
@@ -62,7 +63,7 @@ def test_an_accepted_request_is_a_queued_ticket(sqlite_store: Store, vault: Vaul
 
 
 def test_no_secret_is_in_the_database(sqlite_store: Store, vault: Vault, image: Image, tmp_path: Path) -> None:
-    accept(sqlite_store, vault, request(image))
+    accept(sqlite_store, vault, request(image), policy=EVERYWHERE)
     sqlite_store.close()
     for file in tmp_path.glob("publisher.db*"):
         assert b"hunter2" not in file.read_bytes()
@@ -71,13 +72,13 @@ def test_no_secret_is_in_the_database(sqlite_store: Store, vault: Vault, image: 
 def test_a_ticket_is_named_for_its_image_where_no_name_is_given(
     sqlite_store: Store, vault: Vault, image: Image
 ) -> None:
-    ticket = accept(sqlite_store, vault, request(image, target={}))
+    ticket = accept(sqlite_store, vault, request(image, target={}), policy=EVERYWHERE)
     assert ticket.name == image.name
     assert ticket.target == {"displayName": image.name}
 
 
 def test_every_ticket_has_a_uid_of_its_own(sqlite_store: Store, vault: Vault, image: Image) -> None:
-    assert len({accept(sqlite_store, vault, request(image)).uid for _ in range(3)}) == 3
+    assert len({accept(sqlite_store, vault, request(image), policy=EVERYWHERE).uid for _ in range(3)}) == 3
 
 
 @pytest.mark.parametrize(
@@ -95,23 +96,23 @@ def test_a_bad_request_makes_no_ticket(
     sqlite_store: Store, vault: Vault, image: Image, values: dict[str, object], field: str
 ) -> None:
     with pytest.raises(InvalidRequest) as raised:
-        accept(sqlite_store, vault, request(image, **values))
+        accept(sqlite_store, vault, request(image, **values), policy=EVERYWHERE)
     assert raised.value.field == field
     assert sqlite_store.tickets.list() == []
 
 
 def test_anothers_image_cannot_be_told_from_none(sqlite_store: Store, vault: Vault, image: Image) -> None:
     with pytest.raises(InvalidRequest) as anothers:
-        accept(sqlite_store, vault, request(image, owner="guest"))
+        accept(sqlite_store, vault, request(image, owner="guest"), policy=EVERYWHERE)
     sqlite_store.images.remove(image.id)
     with pytest.raises(InvalidRequest) as none:
-        accept(sqlite_store, vault, request(image, owner="guest"))
+        accept(sqlite_store, vault, request(image, owner="guest"), policy=EVERYWHERE)
     assert str(anothers.value) == str(none.value)
 
 
 def test_a_worker_is_woken(sqlite_store: Store, vault: Vault, image: Image) -> None:
     broker = Broker()
-    ticket = accept(sqlite_store, vault, request(image))
+    ticket = accept(sqlite_store, vault, request(image), policy=EVERYWHERE)
     assert wake(sqlite_store, broker, ticket.id)
     assert broker.sent == [ticket.id]
     assert sqlite_store.tickets.due() == []
@@ -122,7 +123,7 @@ def test_with_the_broker_away_the_ticket_stays_and_is_woken_later(
 ) -> None:
     broker = Broker()
     broker.away = True
-    ticket = accept(sqlite_store, vault, request(image))
+    ticket = accept(sqlite_store, vault, request(image), policy=EVERYWHERE)
     with caplog.at_level(logging.WARNING):
         assert not wake(sqlite_store, broker, ticket.id)
     assert f"ticket {ticket.id} is accepted, but no worker was woken" in caplog.text
@@ -131,7 +132,7 @@ def test_with_the_broker_away_the_ticket_stays_and_is_woken_later(
 
 
 def test_a_ticket_whose_message_was_lost_is_due_after_a_while(sqlite_store: Store, vault: Vault, image: Image) -> None:
-    ticket = accept(sqlite_store, vault, request(image))
+    ticket = accept(sqlite_store, vault, request(image), policy=EVERYWHERE)
     wake(sqlite_store, Broker(), ticket.id)
     put_back(sqlite_store, ticket, wake_at=0.001)
     assert sqlite_store.tickets.due() == [ticket.id]

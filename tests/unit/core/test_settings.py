@@ -108,3 +108,26 @@ def test_a_relative_data_directory_names_one_socket(tmp_path: Path, monkeypatch:
     monkeypatch.chdir(tmp_path)
     absolute = Settings(data_dir=tmp_path / "data").embedded_redis_socket
     assert Settings(data_dir=Path("data")).embedded_redis_socket == absolute
+
+
+def test_a_value_may_be_in_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "value"
+    file.write_text("  postgresql://u:p@db/x \nand what else is in it\n")
+    assert Settings.from_environment({"PUBLISHER_DATABASE_URL_FILE": str(file)}).database_url == "postgresql://u:p@db/x"
+    file.write_text("8080")
+    assert Settings.from_environment({"PUBLISHER_INTAKE_PORT_FILE": str(file)}).intake_port == 8080
+    file.write_text("")
+    assert Settings.from_environment({"PUBLISHER_INTAKE_PORT_FILE": str(file)}).intake_port == 8000
+
+
+def test_files_that_give_no_value(tmp_path: Path) -> None:
+    file = tmp_path / "value"
+    for content in (None, b"\xff secret", b"http"):
+        if content:
+            file.write_bytes(content)
+        with pytest.raises(ConfigurationError, match="PUBLISHER_INTAKE_PORT_FILE") as refused:
+            Settings.from_environment({"PUBLISHER_INTAKE_PORT_FILE": str(file)})
+        assert "secret" not in str(refused.value)
+    both = {"PUBLISHER_DATABASE_URL": "x", "PUBLISHER_DATABASE_URL_FILE": str(file)}
+    with pytest.raises(ConfigurationError, match="both set"):
+        Settings.from_environment(both)

@@ -4,6 +4,7 @@ import logging
 import multiprocessing
 import os
 import stat
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -140,3 +141,34 @@ def test_codes(tmp_path: Path) -> None:
     (tmp_path / "key").write_text(Fernet.generate_key().decode() + "\n" + (tmp_path / "key").read_text())
     others.append(Vault.from_file(tmp_path / "key").mac("download", "image 7"))
     assert len({code, *others}) == 5
+
+
+@pytest.mark.parametrize(("mode", "refused"), [(0o400, False), (0o440, False), (0o444, True), (0o460, True)])
+def test_a_key_that_a_service_is_given_may_be_read_by_its_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int, refused: bool
+) -> None:
+    file = tmp_path / "key"
+    Vault.from_file(file)
+    file.chmod(mode)
+    monkeypatch.setattr("os.geteuid", lambda: file.stat().st_uid + 1)
+
+    if refused:
+        with pytest.raises(ConfigurationError, match="read by others"):
+            Vault.from_file(file)
+    else:
+        Vault.from_file(file)
+
+
+def test_a_key_is_changed_while_everything_runs() -> None:
+    """In each step of docs/operations.md some still have the file of the step before: all open what any has sealed."""
+    old, new = (Fernet.generate_key().decode() for _ in range(2))
+    steps = [[old], [old, new], [new, old]]
+    for before, after in pairwise(steps):
+        for sealer in (before, after):
+            sealed = Vault(sealer).seal({"password": "hunter2"})
+            assert all(Vault(opener).open(sealed) == {"password": "hunter2"} for opener in (before, after))
+
+    assert Vault([new]).open(Vault([new, old]).seal({"password": "x"})) == {"password": "x"}
+    with pytest.raises(ConfigurationError):
+        # What was sealed before the second step needs the old line.
+        Vault([new]).open(Vault([old, new]).seal({"password": "x"}))

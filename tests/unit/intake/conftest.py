@@ -310,8 +310,9 @@ def add_image(store: Store, id: int, owner: str, appliance: int) -> Image:
 
 @contextmanager
 def serving(directory: Path, *, real_queue: bool = False, **settings: Any) -> Iterator[Service]:
-    # Tests claim what they like, of tickets that share an account.
-    made = Settings(data_dir=directory, **({"account_uploads_max": 0} | settings))
+    # Tests claim what they like, of tickets that share an account, and try wrong passwords by the hundred.
+    unlimited = dict.fromkeys(("account_uploads_max", "sign_in_failures_max", "address_sign_in_failures_max"), 0)
+    made = Settings(data_dir=directory, **(unlimited | settings))
     waker = Wakings()
     app = create_app(made, waker=None if real_queue else waker)
     waker.store = app.state.services.store

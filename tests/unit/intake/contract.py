@@ -83,6 +83,9 @@ CONTRACT = [
     Row("GET", _USER + "/targetformats", "image_generate", "targetFormats"),
     Row("GET", _USER, "", "user"),
     Row("GET", _USER + "/roles", "", "roles"),
+    Row("GET", _USER + "/webhook", "image_publish", "webhook"),
+    Row("PUT", _USER + "/webhook", "image_publish", "webhook", 200, "webhook"),
+    Row("DELETE", _USER + "/webhook", "image_publish", "", 204),
     Row("GET", _USER + "/appliances", "appliance_create", "appliances"),
     Row("GET", _APPLIANCE, "appliance_create", "appliance"),
 ]
@@ -117,6 +120,7 @@ def make_key(service: Service, login: str) -> Key:
 
 
 SOURCE = "contract.raw"
+WEBHOOK = "https://hooks.example.com/publications"
 _NAMES = {"platform": "openstack", "format": "raw", "fileName": "disk.qcow2"}
 
 _numbers: Iterator[int] = count(1000, 100)
@@ -161,6 +165,7 @@ class Belongings:
             service.store.leases.failed(service.claim(ticket), error="no such project")
         with writing(service.store.engine) as connection:
             connection.execute(update(images).where(images.c.id == number).values(source=SOURCE, state=image))
+        service.store.users.set_notify(owner, WEBHOOK, service.app.state.services.sealer.seal({"notify": "whsec_x"}))
         key = make_key(service, owner)
         ids = {"aid": number, "itid": number, "pitid": ticket.id, "caid": account, "id": key.id}
         return cls(service, owner, key, ids)
@@ -178,6 +183,7 @@ class Belongings:
             "credAccount": _account(),
             "image": {"location": SOURCE, "name": "web"},
             "apiKeyPair": {"name": "ci", "description": "For the build"},
+            "webhook": {"url": WEBHOOK},
         }
         return write_document(form, row.body, documents[row.body], request=True) if row.body else b""
 

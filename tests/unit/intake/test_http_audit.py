@@ -8,9 +8,34 @@ from collections.abc import Callable
 import pytest
 
 from publisher.core.store.audit import Actor
-from tests.unit.intake.conftest import ACCOUNT, JSON, PASSWORDS, SECRET, Service, ticket_path
+from publisher.intake.resources import routed
+from tests.unit.intake.conftest import ACCOUNT, JSON, PASSWORDS, SECRET, Service, json_body, ticket_path
 
 ALICE = Actor("alice", "api", "testclient")
+
+
+CHANGES = {
+    "ticket.create": {("POST", "appliances/{}/pimages"), ("POST", "appliances/{}/images/{}/pimages")},
+    "ticket.cancel": {("DELETE", "appliances/{}/images/{}/pimages/{}/cancel")},
+    "ticket.retry": {("POST", "appliances/{}/images/{}/pimages/{}/retry")},
+    "ticket.delete": {("DELETE", "appliances/{}/images/{}/pimages/{}"), ("DELETE", "appliances/{}/pimages")},
+    "image.create": {("POST", "appliances/{}/images")},
+    "image.generate": {("POST", "appliances/{}/images/{}")},
+    "image.cancel": {("DELETE", "appliances/{}/images/{}/status")},
+    "image.delete": {("DELETE", "appliances/{}/images/{}"), ("DELETE", "appliances/{}/images")},
+    "account.create": {("POST", "accounts")},
+    "account.change": {("PUT", "accounts/{}")},
+    "account.delete": {("DELETE", "accounts/{}")},
+    "key.create": {("POST", "apikeys")},
+    "key.delete": {("DELETE", "apikeys/{}")},
+}
+"""Every action there is over the API, and what asks for it; each has its test below."""
+
+
+def test_no_route_is_left_out(service: Service) -> None:
+    known = {(method, f"/api/users/{{}}/{path}") for each in CHANGES.values() for method, path in each}
+    changing = {(method, path) for method, path in routed(service.app.routes) if method not in ("GET", "OPTIONS")}
+    assert {(method, path) for method, path in changing if path.startswith("/api/")} == known
 
 
 def noted(service: Service) -> list[tuple[str, str, str]]:
@@ -20,14 +45,16 @@ def noted(service: Service) -> list[tuple[str, str, str]]:
 def test_every_change_has_an_entry(fresh: Service) -> None:
     appliance = "users/alice/appliances/14"
     account = json.dumps({"@type": "CredAccountOpenStack", **ACCOUNT, "name": "lab"})
-    ticket = fresh.publish()
-    path = ticket_path(ticket)
+    path = ticket_path(fresh.publish())
+    flat = fresh.post(f"{appliance}/pimages", json_body(21), content_type=JSON, accept=JSON, login="alice")
+    fresh.store.tickets.request_cancel(flat.json["dbId"])
     key = json.dumps({"name": "ci"})
     steps: list[tuple[str, str, str | None, str, str]] = [
         ("DELETE", f"{path}/cancel", None, "ticket.cancel", path),
         ("POST", f"{path}/retry", None, "ticket.retry", path),
         ("DELETE", f"{path}/cancel", None, "ticket.cancel", path),
         ("DELETE", path, None, "ticket.delete", path),
+        ("DELETE", f"{appliance}/pimages", None, "ticket.delete", flat.json["uri"]),
         ("POST", "users/alice/accounts", account, "account.create", "users/alice/accounts/1"),
         ("PUT", "users/alice/accounts/1", account, "account.change", "users/alice/accounts/1"),
         ("DELETE", "users/alice/accounts/1", None, "account.delete", "users/alice/accounts/1"),
@@ -36,7 +63,7 @@ def test_every_change_has_an_entry(fresh: Service) -> None:
         ("DELETE", f"{appliance}/images/21", None, "image.delete", f"{appliance}/images/21"),
         ("DELETE", f"{appliance}/images", None, "image.delete", f"{appliance}/images/23"),
     ]
-    expected = [("alice", "ticket.create", path)]
+    expected = [("alice", "ticket.create", path), ("alice", "ticket.create", flat.json["uri"])]
     for method, target, body, action, object in steps:
         answer = fresh.call(
             method, target, login="alice", accept=JSON, content_type=JSON if body else None, body=(body or "").encode()
@@ -86,11 +113,11 @@ def test_what_is_refused_has_none(start: Callable[..., Service], answered: int) 
     service = start()
     ticket = service.publish()
     before = noted(service)
-    path, options = {
-        401: (ticket_path(ticket), {"login": "alice", "password": "wrong"}),
-        403: ("users/carol/appliances/14/images/21/pimages/1", {"login": "carol"}),
-        404: (ticket_path(ticket), {"login": "bob"}),
-        409: (ticket_path(ticket), {"login": "alice"}),
+    path, login, password = {
+        401: (ticket_path(ticket), "alice", "wrong"),
+        403: ("users/carol/appliances/14/images/21/pimages/1", "carol", None),
+        404: (ticket_path(ticket), "bob", None),
+        409: (ticket_path(ticket), "alice", None),
     }[answered]
-    assert service.call("DELETE", path, **options).status == answered
+    assert service.call("DELETE", path, login=login, password=password).status == answered
     assert noted(service) == before

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from publisher.core.platforms import installed
-from publisher.core.store.limits import Limits
 from publisher.core.store.tickets import Tickets
 from publisher.core.ticket import State
 from publisher.core.vault import Vault
@@ -542,18 +541,13 @@ def test_the_account_in_the_ticket_has_no_secret(fresh: Service) -> None:
 
 
 @pytest.mark.parametrize("kind", [XML, JSON])
-def test_a_full_queue_is_a_429_that_says_when_to_come_back(
-    service: Service, monkeypatch: pytest.MonkeyPatch, kind: str
-) -> None:
-    # Other tests have left some of its tickets behind.
-    most = 2 + sum(each.state is State.QUEUED for each in service.store.tickets.list(owner="root"))
-    limited = Tickets(service.store.engine, wake_again_seconds=5.0, limits=Limits(user_queue=most))
-    monkeypatch.setattr(service.store, "tickets", limited)
+def test_a_full_queue_is_a_429_that_says_when_to_come_back(start: Callable[..., Service], kind: str) -> None:
+    service = start(user_queue_max=2)
     accepted = [service.publish(image=7, login="root") for _ in range(2)]
     before = len(service.store.tickets.list()), len(service.waker.ids)
     answer = service.post(FLAT, xml_body(), accept=kind)
     assert (answer.status, answer.headers["Retry-After"]) == (429, "30")
-    assert answer.problem() == f"{most} of your images wait to be published already; try again later"
+    assert answer.problem() == "2 of your images wait to be published already; try again later"
     assert (len(service.store.tickets.list()), len(service.waker.ids)) == before
     service.publish()  # another user's
     service.store.tickets.request_cancel(accepted[0].id)

@@ -51,3 +51,11 @@ def test_what_the_clients_raise(raised: Exception, reason: Reason) -> None:
     with pytest.raises(CloudError) as caught, translated("Glance"):
         raise raised
     assert caught.value.reason is reason
+
+
+@pytest.mark.parametrize("raised", [keystone.Unauthorized("no"), glanceclient.exc.HTTPUnauthorized("no")])
+def test_a_token_that_is_not_accepted_tells_nothing_of_the_login(raised: Exception) -> None:
+    with pytest.raises(TransientCloudError) as caught, translated("Glance", by_token=True):
+        raise raised
+    assert caught.value.reason is Reason.CREDENTIALS
+    assert isinstance(answered("Glance", 403, "no", by_token=True), PermanentCloudError)

@@ -27,17 +27,21 @@ _CREDENTIAL_LIKE = re.compile(r"(?i)\b(x-auth-token|x-subject-token|password|tok
 
 
 @contextmanager
-def translated(service: str) -> Iterator[None]:
-    """Every client exception inside becomes a `CloudError`; `service` ("Glance at http://…") begins its message."""
+def translated(service: str, *, by_token: bool = False) -> Iterator[None]:
+    """Every client exception inside becomes a `CloudError`; `service` ("Glance at http://…") begins its message.
+
+    `by_token`: the service knows the login by a token alone, as in `answered`.
+    """
     try:
         yield
     except keystone.HttpError as error:
         headers = error.response.headers if error.response is not None else {}
-        raise answered(service, int(error.http_status or 500), _words(error.message), headers) from None
+        status = int(error.http_status or 500)
+        raise answered(service, status, _words(error.message), headers, by_token=by_token) from None
     except keystone.SSLError:
         raise PermanentCloudError(
-            f"{service}: its TLS certificate is not trusted; have its authority's added to what this worker trusts"
-            " (REQUESTS_CA_BUNDLE)",
+            f"{service}: its TLS certificate is not trusted; give its authority's as caBundle, or have it added to what"
+            " this worker trusts (REQUESTS_CA_BUNDLE)",
             reason=Reason.CONFIGURATION,
         ) from None
     except (keystone.ConnectionError, keystone.DiscoveryFailure, requests.exceptions.RequestException) as error:
@@ -46,14 +50,23 @@ def translated(service: str) -> Iterator[None]:
         raise TransientCloudError(f"{service} does not answer: {_kind(error)}", reason=Reason.CONNECTION) from None
     except glanceclient.exc.HTTPException as error:
         code = error.code if isinstance(error.code, int) else 500
-        raise answered(service, code, _words(error.details)) from None
+        raise answered(service, code, _words(error.details), by_token=by_token) from None
     except keystone.ClientException as error:
         raise PermanentCloudError(f"{service}: {_words(error.message or type(error).__name__)}") from None
 
 
-def answered(service: str, status: int, words: str, headers: Mapping[str, str] | None = None) -> CloudError:
-    """The error that an HTTP status of 400 and above stands for."""
+def answered(
+    service: str, status: int, words: str, headers: Mapping[str, str] | None = None, *, by_token: bool = False
+) -> CloudError:
+    """The error that an HTTP status of 400 and above stands for.
+
+    Who is known `by_token` was signed in by Keystone a moment ago: a 401 then tells of the token, which may have run
+    out, and nothing of the login. Another attempt signs in anew, and hears from Keystone if it is the login after all.
+    """
     said = f"{service} answered {status}" + (f": {words}" if words else "")
+    if status == 401 and by_token:
+        words = f"{said} (the token was not accepted, though Keystone had just given it)"
+        return TransientCloudError(words, reason=Reason.CREDENTIALS)
     if status in _TRANSIENT:
         return TransientCloudError(said, retry_after_seconds=_retry_after(headers or {}))
     advice = {

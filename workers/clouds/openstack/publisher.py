@@ -7,27 +7,25 @@ leave an image that nobody knows of, and a creation that is repeated cannot make
 from __future__ import annotations
 
 import logging
-import os
-import ssl
 import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, ClassVar, Self
 
-import requests.utils
 from glanceclient.exc import HTTPConflict, HTTPForbidden, HTTPNotFound, HTTPOverLimit
 from glanceclient.v2.client import Client
 from keystoneauth1.session import Session
 
 from publisher.core.errors import CloudError, InvalidRequest, PermanentCloudError, Reason, TransientCloudError
 from publisher.core.image import DISK_FORMATS, Image
+from publisher.core.network import OutboundPolicy
 from publisher.core.platforms import NAME_LENGTH_MAX
 from publisher.core.ticket import Account, Target
 from workers.clouds.base import CloudImage, CloudPublisher, Tagged, TicketRef, Timeouts
 from workers.clouds.openstack.errors import answered, translated, words_of
-from workers.clouds.openstack.session import SignIn, image_endpoint, sign_in
+from workers.clouds.openstack.session import Reach, SignIn, image_endpoint, sign_in
+from workers.outbound import trust
 from workers.transfer import Answer, Transfer
 
 logger = logging.getLogger(__name__)
@@ -43,13 +41,13 @@ _SNAPSHOT = ("base_image_ref", "instance_uuid")
 class OpenStackPublisher(CloudPublisher):
     platform: ClassVar[str] = "openstack"
 
-    def __init__(self, session: Session, endpoint: str, who: SignIn, target: Target, timeouts: Timeouts) -> None:
+    def __init__(self, session: Session, endpoint: str, who: SignIn, target: Target, reach: Reach) -> None:
         self._session = session
         self._endpoint = endpoint
         self._service = f"Glance at {endpoint}"
         self._region = who.region
         self._target = target
-        self._timeouts = timeouts
+        self._reach = reach
         self._glance = Client(session=session, endpoint_override=endpoint)
         self._to_fill: str | None = None
         """An image that has its record and waits for its bytes."""
@@ -57,10 +55,11 @@ class OpenStackPublisher(CloudPublisher):
         """An id that was journalled, and whose image was perhaps never made."""
 
     @classmethod
-    def connect(cls, account: Account, target: Target, timeouts: Timeouts) -> Self:
+    def connect(cls, account: Account, target: Target, timeouts: Timeouts, policy: OutboundPolicy) -> Self:
         who = SignIn.of(account, target)
-        session = sign_in(who, timeouts)
-        return cls(session, image_endpoint(session, who), who, target, timeouts)
+        reach = Reach(timeouts, policy, trust(account.fields.get("caBundle")))
+        session = sign_in(who, reach)
+        return cls(session, image_endpoint(session, who), who, target, reach)
 
     def close(self) -> None:
         self._session.session.close()
@@ -123,7 +122,7 @@ class OpenStackPublisher(CloudPublisher):
     def delete(self, cloud_id: str) -> None:
         if not self._deleted(cloud_id):
             # The request that makes it may still be on its way. Glance gives no id a second time, deleted or not.
-            with translated(self._service), suppress(HTTPConflict, HTTPForbidden, HTTPOverLimit):
+            with translated(self._service, by_token=True), suppress(HTTPConflict, HTTPForbidden, HTTPOverLimit):
                 self._glance.images.create(id=cloud_id, name="Deleted before it was made")
             if not self._deleted(cloud_id):
                 return
@@ -135,7 +134,7 @@ class OpenStackPublisher(CloudPublisher):
 
     def _deleted(self, cloud_id: str) -> bool:
         """Ask for the deletion; False where there is no such image, or no longer."""
-        with translated(self._service):
+        with translated(self._service, by_token=True):
             try:
                 self._glance.images.delete(cloud_id)
             except HTTPNotFound:
@@ -145,7 +144,7 @@ class OpenStackPublisher(CloudPublisher):
         return True
 
     def tagged(self, deployment: str) -> Sequence[Tagged]:
-        with translated(self._service):
+        with translated(self._service, by_token=True):
             # Others' images are listed as well, where they are public or shared.
             project = self._session.get_project_id()
             filters = {_DEPLOYMENT: deployment} | ({"owner": project} if project else {})
@@ -161,7 +160,7 @@ class OpenStackPublisher(CloudPublisher):
             if not self._planned:
                 ticket.journal.plan(cloud_id)
             self._planned = None
-            with translated(self._service):
+            with translated(self._service, by_token=True):
                 try:
                     self._glance.images.create(id=cloud_id, **self._properties(image, ticket))
                 except HTTPForbidden:
@@ -198,12 +197,12 @@ class OpenStackPublisher(CloudPublisher):
         }
 
     def _tagged(self, ticket: TicketRef) -> list[str]:
-        with translated(self._service):
+        with translated(self._service, by_token=True):
             found = self._glance.images.list(filters={_TICKET: ticket.uid, _DEPLOYMENT: ticket.deployment})
             return [str(record["id"]) for record in found if not _is_snapshot(record)]
 
     def _record(self, cloud_id: str) -> dict[str, Any] | None:
-        with translated(self._service):
+        with translated(self._service, by_token=True):
             try:
                 return dict(self._glance.images.get(cloud_id))
             except HTTPNotFound:
@@ -227,7 +226,7 @@ class OpenStackPublisher(CloudPublisher):
     # Bytes ----------------------------------------------------------------------------------------
 
     def _put(self, cloud_id: str, transfer: Transfer) -> Answer:
-        with translated(self._service):
+        with translated(self._service, by_token=True):
             token = str(self._session.get_token())
         return transfer.put(
             f"{self._endpoint}/v2/images/{cloud_id}/file",
@@ -235,9 +234,9 @@ class OpenStackPublisher(CloudPublisher):
                 "X-Auth-Token": token,
                 "Content-Type": "application/octet-stream",
             },
-            tls=_tls() if self._endpoint.startswith("https") else None,
-            connect_seconds=self._timeouts.connect_seconds,
-            answer_seconds=self._timeouts.verify_seconds,
+            tls=self._reach.tls,
+            connect_seconds=self._reach.timeouts.connect_seconds,
+            answer_seconds=self._reach.timeouts.verify_seconds,
         )
 
     def _refused(self, answer: Answer, image: Image) -> CloudError:
@@ -252,7 +251,7 @@ class OpenStackPublisher(CloudPublisher):
                     f"{self._service} does not accept the file as a {image.disk_format} image: {words}"
                 )
             case status:
-                return answered(self._service, status, words, answer.headers)
+                return answered(self._service, status, words, answer.headers, by_token=True)
 
     @property
     def _public(self) -> bool:
@@ -273,11 +272,3 @@ def _age(record: Mapping[str, Any]) -> float | None:
     except ValueError:
         return None
     return max(0.0, (datetime.now(UTC) - made).total_seconds())
-
-
-def _tls() -> ssl.SSLContext:
-    """The same authorities that the other calls to the cloud trust: requests' own, or REQUESTS_CA_BUNDLE."""
-    trusted = Path(os.environ.get("REQUESTS_CA_BUNDLE") or requests.utils.DEFAULT_CA_BUNDLE_PATH)
-    if trusted.is_dir():
-        return ssl.create_default_context(capath=str(trusted))
-    return ssl.create_default_context(cafile=str(trusted))

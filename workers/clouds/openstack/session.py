@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import ssl
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +13,11 @@ from keystoneauth1.identity import v2, v3
 from keystoneauth1.session import Session
 
 from publisher.core.errors import PermanentCloudError, Reason
+from publisher.core.network import OutboundPolicy
 from publisher.core.ticket import Account, Target
 from workers.clouds.base import Timeouts
 from workers.clouds.openstack.errors import translated
+from workers.outbound import requests_session
 
 with warnings.catch_warnings():
     # It warns, as it is imported, that parts of it are old; v2.0 itself is.
@@ -25,6 +28,20 @@ with warnings.catch_warnings():
 
 USER_AGENT = "image-publisher"
 _VERSION_SUFFIX = re.compile(r"/(v2\.0|v3)/*$")
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """How the cloud is reached."""
+
+    timeouts: Timeouts
+    policy: OutboundPolicy
+    tls: ssl.SSLContext
+
+    def session(self, auth: Any) -> Session:
+        """Of the OpenStack clients; they follow redirects themselves, over the same session."""
+        plain = requests_session(self.policy, self.tls)
+        return Session(auth=auth, session=plain, timeout=self.timeouts.call_seconds, user_agent=USER_AGENT, redirect=5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,24 +81,24 @@ class SignIn:
         return f"Keystone at {self.keystone_url}"
 
 
-def sign_in(who: SignIn, timeouts: Timeouts) -> Session:
+def sign_in(who: SignIn, reach: Reach) -> Session:
     """A session with a token scoped to the project. Raises `CloudError`.
 
     Keystone answers one and the same 401 to a wrong password and to an unknown project, so this looks further before
     it tells which of them it was.
     """
     with translated(who.service):
-        version = who.version or _discover(who, timeouts)
+        version = who.version or _discover(who, reach)
         if who.project:
-            session = _session(_scoped(who, version), timeouts)
+            session = reach.session(_scoped(who, version))
             try:
                 session.get_token()
             except Unauthorized:
                 pass
             else:
                 return session
-        project = _look_up_project(who, version, timeouts)
-        session = _session(_scoped(who, version, project_id=project), timeouts)
+        project = _look_up_project(who, version, reach)
+        session = reach.session(_scoped(who, version, project_id=project))
         session.get_token()
         return session
 
@@ -104,12 +121,8 @@ def image_endpoint(session: Session, who: SignIn) -> str:
     return re.sub(r"/v[12](\.\d+)?$", "", str(found).rstrip("/"))
 
 
-def _session(auth: Any, timeouts: Timeouts) -> Session:
-    return Session(auth=auth, timeout=timeouts.call_seconds, user_agent=USER_AGENT, redirect=5)
-
-
-def _discover(who: SignIn, timeouts: Timeouts) -> str:
-    found = discover.Discover(session=_session(None, timeouts), auth_url=who.keystone_url).version_data()
+def _discover(who: SignIn, reach: Reach) -> str:
+    found = discover.Discover(session=reach.session(None), auth_url=who.keystone_url).version_data()
     majors = {entry["version"][0] for entry in found}
     if not majors & {2, 3}:
         raise PermanentCloudError(f"{who.service} offers neither v3 nor v2.0; check keystoneUrl", reason=Reason.REQUEST)
@@ -150,9 +163,9 @@ def _domain(who: SignIn, prefix: str) -> dict[str, Any]:
     return {f"{prefix}_name": str(who.domain)}
 
 
-def _look_up_project(who: SignIn, version: str, timeouts: Timeouts) -> str:
+def _look_up_project(who: SignIn, version: str, reach: Reach) -> str:
     """The id of the project that is meant, where its name alone did not do: it may be an id, or the only one."""
-    session = _session(_unscoped(who, version), timeouts)
+    session = reach.session(_unscoped(who, version))
     try:
         session.get_token()
     except Unauthorized:

@@ -1,0 +1,21 @@
+"""The option that names the authorities by which a cloud is trusted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+CaBundle = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="OS_CACERT",
+        help="File of certificates (PEM): the authorities that the cloud is trusted by, in place of the workers' own.",
+    ),
+]
+
+
+def read_bundle(file: Path) -> dict[str, str]:
+    """As the account's element. What is in it is checked with the account. Raises `OSError`."""
+    return {"caBundle": file.read_text("utf-8", "replace")}

@@ -1,0 +1,37 @@
+"""Flower's configuration file, a program that Flower runs at its start (`--conf`): how it shows our tasks, and the way
+back to the console. All else is in its environment."""
+
+from __future__ import annotations
+
+import re
+from html import escape
+from typing import Any
+
+from flower.urls import settings as application_settings
+from tornado.web import TemplateModule
+
+from publisher.core.queue import PUBLISH_TASK, REGISTER_TASK
+from publisher.core.settings import Settings
+
+CONSOLE = f"{Settings.from_environment().intake}/console"
+NOUNS = {PUBLISH_TASK: "ticket", REGISTER_TASK: "image"}
+
+
+def format_task(task: Any) -> Any:
+    """What Flower shows of a task, of which it gives a copy: `ticket 17`, and one column for how it went."""
+    noun, number = NOUNS.get(task.name), re.fullmatch(r"\((\d+),\)", task.args or "")
+    if noun and number:
+        task.args = f"{noun} {number[1]}"
+    task.result = (task.result or task.exception or "").strip("'")
+    return task
+
+
+class WithLink(TemplateModule):
+    """Tornado's module for a page's parts, which puts a link at the end of each page."""
+
+    def html_body(self) -> str:
+        link = f'<a href="{escape(CONSOLE)}">Image publisher: the console</a>'
+        return f'{super().html_body()}<footer class="text-center small py-2">{link}</footer>'
+
+
+application_settings["ui_modules"] = {"Template": WithLink}

@@ -1,0 +1,34 @@
+"""Single keys of a terminal, without Return."""
+
+from __future__ import annotations
+
+import select
+import sys
+import termios
+import time
+import tty
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+Pressed = Callable[[float], str]
+"""The key that is pressed within so many seconds; empty where none is."""
+
+
+@contextmanager
+def keys() -> Iterator[Pressed]:
+    """Where the standard input is no terminal, no key is ever pressed."""
+    if not sys.stdin.isatty():
+        yield _none
+        return
+    terminal = sys.stdin.fileno()
+    before = termios.tcgetattr(terminal)
+    try:
+        tty.setcbreak(terminal)  # Ctrl-C still interrupts
+        yield lambda seconds: sys.stdin.read(1) if select.select([terminal], [], [], seconds)[0] else ""
+    finally:
+        termios.tcsetattr(terminal, termios.TCSADRAIN, before)
+
+
+def _none(seconds: float) -> str:
+    time.sleep(seconds)
+    return ""

@@ -1,0 +1,130 @@
+"""The settings as an operator sees them: what is in force and where it comes from, what is no setting at all, and
+what of it is only fit for a trial. The table in docs/operations.md is made here."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from enum import StrEnum
+
+from publisher.core.settings import FILE_SUFFIX, PREFIX, Settings, variable
+
+OTHER_VARIABLES = {
+    "PUBLISHER_DEVCLOUD_VENV": "The environment that the development cloud is installed in.",
+}
+"""What has our prefix and is no setting, with its meaning."""
+
+_DEFAULTS = {"data_dir": "~/.local/share/image-publisher"}
+"""Those that are different on each machine, as the documents have them."""
+
+_PASSWORD = re.compile(r"(://[^:/@]*):.*@")
+_SECRET_PARAMETER = re.compile(r"([?&][^=&]*(?:pass|secret|token|key)[^=&]*=)[^&]*", re.IGNORECASE)
+
+
+class Source(StrEnum):
+    ENVIRONMENT = "environment"
+    FILE = "file"
+    """Read from the file that another variable names."""
+    DEFAULT = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class InForce:
+    """One setting. `value` is what it is, with secrets hidden."""
+
+    name: str
+    variable: str
+    value: str
+    source: Source
+    help: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """A variable of our prefix that nothing reads, and the one that may have been meant."""
+
+    variable: str
+    meant: str | None
+
+    @property
+    def message(self) -> str:
+        hint = f"did you mean {self.meant}?" if self.meant else "see: publisher config"
+        return f"{self.variable} is no setting; {hint}"
+
+
+def in_force(settings: Settings, environment: Mapping[str, str] | None = None) -> list[InForce]:
+    """Every setting, as it was read from that environment."""
+    environment = os.environ if environment is None else environment
+    return [
+        InForce(
+            setting.name,
+            variable(setting.name),
+            _shown(getattr(settings, setting.name)),
+            _source(setting.name, environment),
+            setting.metadata["help"],
+        )
+        for setting in fields(Settings)
+    ]
+
+
+def unknown(environment: Mapping[str, str] | None = None) -> list[Unknown]:
+    """Variables that a slip of the pen has made, most likely."""
+    environment = os.environ if environment is None else environment
+    known = {variable(setting.name) for setting in fields(Settings)} | OTHER_VARIABLES.keys()
+    readable = known | {f"{each}{FILE_SUFFIX}" for each in known - OTHER_VARIABLES.keys()}
+    # What all of them begin with would make any two look alike.
+    names = [each.removeprefix(PREFIX) for each in known]
+    found = []
+    for each in sorted(environment):
+        if each.startswith(PREFIX) and each not in readable:
+            close = difflib.get_close_matches(each.removeprefix(PREFIX), names, n=1, cutoff=0.75)
+            found.append(Unknown(each, PREFIX + close[0] if close else None))
+    return found
+
+
+def only_for_a_trial(settings: Settings) -> Iterator[str]:
+    """What an installation in production should not be left with, and what to set instead."""
+    if settings.database.startswith("sqlite"):
+        yield "the ticket store is SQLite, for one machine alone; set PUBLISHER_DATABASE_URL to a PostgreSQL"
+    if not settings.broker_url:
+        yield "the broker is the embedded Redis, for one machine alone; set PUBLISHER_BROKER_URL"
+    if not settings.secret_key_file:
+        yield (
+            "the secret key is one that was made by itself; put one in a file that is backed up, and name it with"
+            " PUBLISHER_SECRET_KEY_FILE"
+        )
+    if not settings.public_url:
+        yield (
+            "the address in `Location` is whatever a caller writes into `Host`; set PUBLISHER_PUBLIC_URL to the one"
+            " that callers see"
+        )
+
+
+def table() -> str:
+    """All settings as a table in Markdown."""
+    rows = ["| variable | default | meaning |", "|---|---|---|"]
+    for setting in fields(Settings):
+        default = _DEFAULTS.get(setting.name, setting.default)
+        shown = "" if default in ("", None) else str(default)
+        rows.append(f"| `{variable(setting.name)}` | {shown} | {setting.metadata['help']} |")
+    return "\n".join(rows) + "\n"
+
+
+def hide_secrets(text: str) -> str:
+    """A URL without its password, and without parameters that look like one; any other text as it is."""
+    if "://" not in text:
+        return text
+    return _SECRET_PARAMETER.sub(r"\1***", _PASSWORD.sub(r"\1:***@", text))
+
+
+def _shown(value: object) -> str:
+    return "" if value is None else hide_secrets(str(value))
+
+
+def _source(name: str, environment: Mapping[str, str]) -> Source:
+    if environment.get(variable(name)):
+        return Source.ENVIRONMENT
+    return Source.FILE if environment.get(variable(name) + FILE_SUFFIX) else Source.DEFAULT

@@ -1,0 +1,74 @@
+"""Whether a process can do its work, for those who route to it or restart it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from publisher.core.errors import PublisherError, QueueUnavailable
+from publisher.core.queue import WakeQueue
+from publisher.core.settings import Settings
+from publisher.core.store import Store
+
+_FRESH_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """`wrong` is what is not as it should be, None where nothing is; `needed`: without it the process is not ready."""
+
+    wrong: str | None
+    needed: bool = True
+
+
+class Readiness:
+    """What is asked is answered from at most a second ago, so that nobody can make it a burden. For several threads."""
+
+    def __init__(self, checks: Mapping[str, Callable[[], Check]]) -> None:
+        self._checks = checks
+        self._lock = threading.Lock()
+        self._until = 0.0
+        self._report: tuple[bool, dict[str, Any]] = False, {}
+
+    def report(self) -> tuple[bool, dict[str, Any]]:
+        """Whether it is ready, and the same in detail, to be sent as JSON."""
+        with self._lock:
+            if time.monotonic() >= self._until:
+                found = {name: check() for name, check in self._checks.items()}
+                ready = all(each.wrong is None for each in found.values() if each.needed)
+                checks = {
+                    name: {"ok": each.wrong is None, "needed": each.needed}
+                    | ({"detail": each.wrong} if each.wrong else {})
+                    for name, each in found.items()
+                }
+                self._report = ready, {"ready": ready, "checks": checks}
+                self._until = time.monotonic() + _FRESH_SECONDS
+            return self._report
+
+
+def store_check(store: Store) -> Check:
+    """That it answers, and has the tables of this version."""
+    try:
+        store.check_schema()
+    except PublisherError as error:
+        return Check(str(error))
+    except SQLAlchemyError as error:
+        return Check(f"the store does not answer: {type(error).__name__}")
+    return Check(None)
+
+
+def broker_check(settings: Settings) -> Check:
+    """Without it tickets are accepted all the same, and wait: it is told, but not needed."""
+    queue = WakeQueue.open(settings)
+    try:
+        queue.check()
+    except QueueUnavailable as error:
+        return Check(f"{error}; what is accepted waits until it is back", needed=False)
+    finally:
+        queue.close()
+    return Check(None, needed=False)

@@ -1,0 +1,129 @@
+"""Logs of a process: JSON lines for machines, or lines that people read on a terminal.
+
+Whatever is logged through the standard library, by us, uvicorn or Celery, comes out in the same form, and carries what
+is bound at the time: the request, the ticket, the attempt, the worker. Threads that help have to be given that
+(`with_context`).
+"""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+import re
+import sys
+import uuid
+from collections.abc import Callable
+from typing import TextIO
+
+import structlog
+from structlog.contextvars import bound_contextvars, get_contextvars
+from structlog.typing import Processor
+
+from publisher.core.errors import ConfigurationError
+from publisher.core.settings import Settings
+
+bound = bound_contextvars
+"""A context: what is logged inside carries these names and values."""
+
+_FORMATS = ("json", "console")
+_OURS = ("publisher", "workers", "uvicorn", "celery")
+_QUIET = ("alembic", "apscheduler")
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+def configure(settings: Settings, *, level: int | None = None, stream: TextIO | None = None) -> None:
+    """Have all that this process logs go to `stream` (by default standard error) in one form. Repeatable.
+
+    Raises `ConfigurationError`.
+    """
+    level = level_of(settings) if level is None else level
+    stream = stream or sys.stderr
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(formatter(settings, colours=stream.isatty()))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    # What others say at DEBUG may show what they send.
+    root.setLevel(max(level, logging.INFO))
+    for name in _OURS:
+        logging.getLogger(name).setLevel(level)
+    for name in _QUIET:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    _take_over_uvicorn()
+    logging.captureWarnings(True)
+
+
+def formatter(settings: Settings | None = None, *, colours: bool = False) -> logging.Formatter:
+    """Also for `logging.config`, which calls it without arguments. Raises `ConfigurationError`."""
+    settings = settings or Settings.from_environment()
+    as_json = _format(settings) == "json"
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        _no_colour_message,
+        structlog.processors.TimeStamper(fmt="iso" if as_json else "%Y-%m-%d %H:%M:%S", utc=as_json, key="timestamp"),
+    ]
+    # No traceback shows local variables: passwords are among them.
+    rendered: list[Processor] = (
+        [
+            structlog.processors.format_exc_info,
+            structlog.processors.EventRenamer("message"),
+            structlog.processors.JSONRenderer(ensure_ascii=False),
+        ]
+        if as_json
+        else [
+            structlog.dev.ConsoleRenderer(
+                colors=colours, pad_event_to=0, exception_formatter=structlog.dev.plain_traceback
+            )
+        ]
+    )
+    return structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=shared, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *rendered]
+    )
+
+
+def level_of(settings: Settings) -> int:
+    """Raises `ConfigurationError`."""
+    level = logging.getLevelNamesMapping().get(settings.log_level.upper())
+    if level is None:
+        raise ConfigurationError(f"PUBLISHER_LOG_LEVEL: '{settings.log_level}' is no level")
+    return level
+
+
+def with_context(work: Callable[[], None]) -> Callable[[], None]:
+    """For the target of a thread: what it logs carries what is bound now."""
+    context = contextvars.copy_context()
+    return lambda: context.run(work)
+
+
+def request_id(given: str | None = None) -> str:
+    """The id of a request: the one that its caller has `given`, where that is fit for a log, or a new one."""
+    return given if given and _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+def current_request_id() -> str | None:
+    """That of the request which is being answered."""
+    found = get_contextvars().get("request_id")
+    return str(found) if found else None
+
+
+def _format(settings: Settings) -> str:
+    wanted = settings.log_format.lower() or ("json" if settings.production else "console")
+    if wanted not in _FORMATS:
+        raise ConfigurationError(f"PUBLISHER_LOG_FORMAT: '{settings.log_format}' is none of {', '.join(_FORMATS)}")
+    return wanted
+
+
+def _take_over_uvicorn() -> None:
+    """It sets up handlers of its own before it loads the app; but not for requests that are not to be logged."""
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
+        logger = logging.getLogger(name)
+        if logger.handlers:
+            logger.handlers.clear()
+            logger.propagate = True
+
+
+def _no_colour_message(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Uvicorn gives each message a second time, with colours."""
+    event.pop("color_message", None)
+    return event

@@ -1,0 +1,57 @@
+"""Who may read the metrics: they hold no secret, but they are nobody else's business."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+from dataclasses import dataclass
+from pathlib import Path
+
+from publisher.core.errors import ConfigurationError, NotAllowed, NotAuthenticated
+from publisher.core.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Monitors:
+    """With a token's file, whoever has the token; else those on this machine, unless a proxy stands between."""
+
+    token_file: Path | None
+
+    @classmethod
+    def of(cls, settings: Settings) -> Monitors:
+        """Raises `ConfigurationError` where the token cannot be read."""
+        made = cls(settings.metrics_token_file)
+        if made.token_file:
+            made._token(made.token_file)
+        return made
+
+    def admit(self, address: str, authorization: str | None, *, by_proxy: bool) -> None:
+        """Raises `NotAuthenticated` or `NotAllowed`."""
+        if self.token_file is None:
+            if by_proxy or not _is_loopback(address):
+                raise NotAllowed("the metrics are told on this machine only; see PUBLISHER_METRICS_TOKEN_FILE")
+            return
+        scheme, _, token = (authorization or "").partition(" ")
+        # Read each time: so it can be changed while everything runs.
+        wanted = self._token(self.token_file)
+        if scheme.lower() != "bearer" or not hmac.compare_digest(token.strip().encode(), wanted.encode()):
+            raise NotAuthenticated("the metrics need a bearer token")
+
+    def _token(self, file: Path) -> str:
+        try:
+            token = file.read_text().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            words = getattr(error, "strerror", None) or "it is no text"
+            raise ConfigurationError(f"PUBLISHER_METRICS_TOKEN_FILE: {file} cannot be read: {words}") from None
+        if not token:
+            raise ConfigurationError(f"PUBLISHER_METRICS_TOKEN_FILE: {file} is empty")
+        return token
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    mapped = getattr(found, "ipv4_mapped", None)
+    return (mapped or found).is_loopback

@@ -1,0 +1,179 @@
+"""Which addresses this installation connects to, of all that callers may name.
+
+A name proves nothing: it may resolve to any address, and to another one a moment later. So the address itself is looked
+at, as the connection to it is made, and no name is resolved a second time in between.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import Any, Self, TypeVar
+
+from publisher.core.errors import ConfigurationError, NetworkRefused
+from publisher.core.settings import Settings
+
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+AddressInfo = tuple[int, int, int, str, tuple[Any, ...]]
+"""As `socket.getaddrinfo` has it."""
+Found = TypeVar("Found")
+
+_NAT64 = IPv6Network("64:ff9b::/96")
+_INNER: dict[str, tuple[Network, ...]] = {
+    kind: tuple(ip_network(each) for each in networks.split())
+    for kind, networks in {
+        # Amazon, Google, OpenStack and most others; Amazon and Google over IPv6; Alibaba; Oracle; Azure.
+        "a metadata address": "169.254.169.254 169.254.170.2 169.254.170.23 fd00:ec2::254 fd00:ec2::23 fd20:ce::254"
+        " 100.100.100.200 192.0.0.192 168.63.129.16",
+        "a loopback address": "127.0.0.0/8 ::1",
+        "a link-local address": "169.254.0.0/16 fe80::/10",
+        "an unspecified address": "0.0.0.0/8 ::",
+        "a multicast address": "224.0.0.0/4 ff00::/8",
+        "a broadcast address": "255.255.255.255",
+        "a reserved address": "192.0.0.0/24 192.0.2.0/24 198.51.100.0/24 203.0.113.0/24 240.0.0.0/4 2001:db8::/32",
+    }.items()
+}
+"""What no caller has any business with. Private networks (RFC 1918, unique local) are not in here: clouds are there."""
+_IPV6_IN_USE = (IPv6Network("2000::/3"), IPv6Network("fc00::/7"))
+"""Global unicast and unique local addresses; all others are reserved."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutboundPolicy:
+    """What is in `deny` is refused; else what is in `allow` is not; else inner addresses are, where it is `guarded`."""
+
+    guarded: bool = False
+    allow: tuple[Network, ...] = ()
+    deny: tuple[Network, ...] = ()
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """Raises `ConfigurationError` that names the setting at fault."""
+        return cls(
+            guarded=settings.production,
+            allow=_networks("PUBLISHER_OUTBOUND_ALLOW", settings.outbound_allow),
+            deny=_networks("PUBLISHER_OUTBOUND_DENY", settings.outbound_deny),
+        )
+
+    @property
+    def open(self) -> bool:
+        """It refuses nothing."""
+        return not self.guarded and not self.deny
+
+    def refusal(self, address: str) -> str | None:
+        """What the address is that it must not be, for people; None where it may be connected to."""
+        given = ip_address(address)
+        reached = tuple(_reached(given))
+        if any(_within(each, self.deny) for each in (given, *reached)):
+            return "an address that PUBLISHER_OUTBOUND_DENY denies"
+        if not self.guarded or _within(given, self.allow):
+            return None
+        kinds = (_kind(each) for each in reached if not _within(each, self.allow))
+        return next((kind for kind in kinds if kind), None)
+
+    def permitted(self, host: str, found: Sequence[Found], address_of: Callable[[Found], str]) -> list[Found]:
+        """Those of the addresses found for a host that may be connected to. Raises `NetworkRefused` for none."""
+        refusals = {address_of(each): self.refusal(address_of(each)) for each in found}
+        permitted = [each for each in found if refusals[address_of(each)] is None]
+        kinds = sorted({kind for kind in refusals.values() if kind})
+        if kinds and not permitted:
+            raise NetworkRefused(_words(host, kinds[0]))
+        return permitted
+
+    def connect(
+        self,
+        host: str,
+        port: int,
+        timeout_seconds: float | None,
+        *,
+        resolve: Callable[..., Sequence[AddressInfo]] = socket.getaddrinfo,
+    ) -> socket.socket:
+        """A TCP connection to one of the host's addresses, of those that are allowed.
+
+        The name is resolved here, once. Raises `NetworkRefused`, before anything is sent, and `OSError` where nobody
+        answers.
+        """
+        host = host.strip("[]")
+        try:
+            found = resolve(host, port, type=socket.SOCK_STREAM)
+        except UnicodeError:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known") from None
+        last: OSError = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        for info in self.permitted(host, found, address_of):
+            try:
+                return _connected(info, timeout_seconds)
+            except OSError as error:
+                last = error
+        raise last
+
+
+EVERYWHERE = OutboundPolicy()
+"""Refuses nothing."""
+
+
+def address_of(info: AddressInfo) -> str:
+    return str(info[4][0])
+
+
+def _connected(info: AddressInfo, timeout_seconds: float | None) -> socket.socket:
+    family, kind, protocol, _, address = info
+    made = socket.socket(family, kind, protocol)
+    try:
+        made.settimeout(timeout_seconds)
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        made.connect(address)
+    except BaseException:
+        made.close()
+        raise
+    return made
+
+
+def _networks(variable: str, text: str) -> tuple[Network, ...]:
+    try:
+        return tuple(ip_network(each.strip()) for each in text.split(",") if each.strip())
+    except ValueError as error:
+        advice = "give networks such as 10.0.0.0/8, with commas between"
+        raise ConfigurationError(f"{variable}: {error}; {advice}") from None
+
+
+def _reached(address: Address) -> Iterator[Address]:
+    """Where a connection to an address ends, or may end."""
+    if isinstance(address, IPv6Address) and address.ipv4_mapped:
+        yield from _reached(address.ipv4_mapped)
+        return
+    if address in _NAT64:
+        yield IPv4Address(int(address) & 0xFFFFFFFF)
+        return
+    yield address
+    if address.is_unspecified:  # to the kernel, that is this machine
+        yield ip_address("127.0.0.1" if address.version == 4 else "::1")
+    if isinstance(address, IPv6Address):
+        if address.sixtofour:
+            yield address.sixtofour
+        yield from address.teredo or ()
+
+
+def _kind(address: Address) -> str | None:
+    for kind, networks in _INNER.items():
+        if _within(address, networks):
+            return kind
+    if isinstance(address, IPv6Address) and not _within(address, _IPV6_IN_USE):
+        return "a reserved address"
+    return None
+
+
+def _within(address: Address, networks: Sequence[Network]) -> bool:
+    return any(address in network for network in networks)
+
+
+def _words(host: str, kind: str) -> str:
+    try:
+        ip_address(host)
+        verb = "is"
+    except ValueError:
+        verb = "resolves to"
+    advice = "" if "_DENY" in kind else "; its administrator can allow it by PUBLISHER_OUTBOUND_ALLOW"
+    return f"'{host}' {verb} {kind}, which this installation does not connect to{advice}"

@@ -1,0 +1,71 @@
+"""For the machines that look after this one: /metrics, /healthz, /readyz. No login, and outside the API."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse, PlainTextResponse
+from prometheus_client import CollectorRegistry
+
+from publisher.core.errors import ConfigurationError, NotAllowed, NotAuthenticated
+from publisher.core.health import Readiness, broker_check, store_check
+from publisher.core.metrics import CONTENT_TYPE, exposition
+from publisher.core.monitors import Monitors
+from publisher.core.settings import Settings
+from publisher.core.store import Store
+from publisher.core.store_metrics import store_registry
+
+router = APIRouter()
+
+_FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip")
+_HEADERS = {"Cache-Control": "no-store"}
+
+
+@dataclass(frozen=True, slots=True)
+class Monitoring:
+    """What these routes need; in the app's state."""
+
+    registry: CollectorRegistry
+    monitors: Monitors
+    readiness: Readiness
+
+    @classmethod
+    def of(cls, store: Store, settings: Settings) -> Monitoring:
+        """Raises `ConfigurationError`."""
+        checks = {"store": lambda: store_check(store), "broker": lambda: broker_check(settings)}
+        return cls(store_registry(store, settings.silent_seconds), Monitors.of(settings), Readiness(checks))
+
+
+def _monitoring(request: Request) -> Monitoring:
+    return cast(Monitoring, request.app.state.monitoring)
+
+
+@router.get("/metrics")
+def metrics(request: Request) -> Response:
+    monitoring = _monitoring(request)
+    address = request.client.host if request.client else ""
+    by_proxy = any(name in request.headers for name in _FORWARDED)
+    try:
+        monitoring.monitors.admit(address, request.headers.get("authorization"), by_proxy=by_proxy)
+    except NotAuthenticated as error:
+        return PlainTextResponse(f"{error}\n", 401, {"WWW-Authenticate": "Bearer"})
+    except NotAllowed as error:
+        return PlainTextResponse(f"{error}\n", 403)
+    except ConfigurationError:
+        return PlainTextResponse("the token that is wanted cannot be read\n", 503)
+    return Response(exposition(monitoring.registry), media_type=CONTENT_TYPE, headers=_HEADERS)
+
+
+@router.get("/healthz")
+async def healthz() -> Response:
+    """That the process lives, and answers; whatever else may be wrong."""
+    return JSONResponse({"alive": True}, headers=_HEADERS)
+
+
+@router.get("/readyz")
+def readyz(request: Request) -> Response:
+    """Whether requests are to be sent here."""
+    ready, report = _monitoring(request).readiness.report()
+    return JSONResponse(report, 200 if ready else 503, headers=_HEADERS)

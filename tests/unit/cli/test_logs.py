@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import json
+from functools import partial
+
+import pytest
+from sqlalchemy import insert, update
+
+from publisher.cli import logs
+from publisher.core.errors import Reason
+from publisher.core.store import Store
+from publisher.core.store.engine import db_now, writing
+from publisher.core.store.leases import Claim
+from publisher.core.store.tables import samples, tickets
+from publisher.core.ticket import Phase
+from tests.unit.cli.conftest import Cli
+from tests.unit.core.records import add_ticket
+
+
+@pytest.fixture(autouse=True)
+def quick_polls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "_POLL_SECONDS", 0.02)
+
+
+@pytest.fixture
+def claim(cli_store: Store) -> Claim:
+    """A ticket whose first attempt failed, and whose second is uploading."""
+    ticket = add_ticket(cli_store).id
+    first = cli_store.leases.claim(ticket, "first", 60)
+    assert first
+    cli_store.leases.plan(first, "one-id")
+    with writing(cli_store.engine) as connection:
+        for at, sent in ((db_now(), 0), (db_now() + 1, 400)):
+            row = {"ticket_id": ticket, "attempt": 1, "at": at, "sent": sent}
+            connection.execute(insert(samples).values(row))
+        connection.execute(update(tickets).where(tickets.c.id == ticket).values(request_id="r-7"))
+    cli_store.leases.retry(first, delay_seconds=0, error="the connection was lost", reason=Reason.CONNECTION)
+    second = cli_store.leases.claim(ticket, "second", 60)
+    assert second
+    cli_store.leases.mark(second, "one-id", "gone")
+    cli_store.leases.phase(second, Phase.UPLOADING, "Uploading")
+    return second
+
+
+def test_all_in_order(cli: Cli, claim: Claim) -> None:
+    shown = cli.ok("logs", claim.ticket.id)
+
+    assert "Reason    connection\n" in shown
+    assert "Request   r-7\n" in shown
+    events = [line.split("  ", 1) for line in shown.splitlines() if line.startswith("20")]
+    assert [at for at, _ in events] == sorted(at for at, _ in events)
+    words = "\n".join(words for _, words in events)
+    for told in ("Accepted", "Claimed by first", "the connection was lost", "Claimed by second", "one-id is gone"):
+        assert words.count(told) == 1, told
+    assert "attempt 1: 0.0 MiB sent" in words
+
+
+def test_as_json(cli: Cli, claim: Claim) -> None:
+    answer = cli.json("logs", claim.ticket.id)
+
+    assert (answer["ticket"]["id"], answer["request_id"], answer["reason"]) == (claim.ticket.id, "r-7", "connection")
+    assert [(each["cloud_id"], each["state"]) for each in answer["cloud_objects"]] == [("one-id", "gone")]
+    assert [(each["attempt"], each["sent_bytes"]) for each in answer["uploads"]] == [(1, 400)]
+    assert {each["kind"] for each in answer["events"]} == {"ticket", "cloud", "upload"}
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_following_until_it_ends(
+    cli: Cli, cli_store: Store, claim: Claim, monkeypatch: pytest.MonkeyPatch, as_json: bool
+) -> None:
+    steps = iter(
+        [
+            *(partial(cli_store.leases.renew, claim, 60, sent=sent) for sent in (100, 105, 900)),
+            partial(cli_store.leases.failed, claim, error="the cloud is full"),
+        ]
+    )
+    # Between two looks the worker goes one step on.
+    monkeypatch.setattr("publisher.cli.logs.time.sleep", lambda _: next(steps)())
+
+    result = cli.run("logs", claim.ticket.id, "--follow", *["--json"] * as_json)
+
+    assert result.exit_code == 1
+    assert result.stdout.count("the cloud is full") == 1
+    assert result.stdout.count("Accepted\n" if not as_json else '"queued: Accepted"') == 1
+    # 10 and 10.5 percent are one step.
+    assert result.stdout.count("10 %, ") == 1
+    if as_json:
+        assert all(set(json.loads(line)) == {"at", "kind", "words"} for line in result.stdout.splitlines())
+
+
+@pytest.mark.usefixtures("claim")
+def test_following_no_longer_than_asked(cli: Cli) -> None:
+    result = cli.run("logs", 1, "--follow", "--timeout", "0.1")
+
+    assert result.exit_code == 4
+    assert "it goes on" in result.stderr
+
+
+@pytest.mark.usefixtures("claim")
+def test_ctrl_c_only_stops_the_following(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("publisher.cli.logs.time.sleep", interrupted)
+    result = cli.run("logs", 1, "--follow")
+
+    assert result.exit_code == 130
+    assert "publisher cancel 1" in result.stderr
+
+
+def test_a_ticket_that_is_none(cli: Cli) -> None:
+    result = cli.run("logs", 12)
+
+    assert result.exit_code == 2
+    assert "there is no ticket 12" in result.stderr

@@ -1,0 +1,132 @@
+"""The compose file and what it needs: that it is confined as it should be, and keeps its secrets in files."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from cryptography.fernet import Fernet
+
+from publisher.core.settings import Settings
+from tests.unit.deploy.files import DEPLOY, REPOSITORY, unknown_variables
+
+FILE = REPOSITORY / "docker-compose.yml"
+COMPOSE: dict[str, Any] = yaml.safe_load(FILE.read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+OURS = ("intake", "worker", "flower", "migrate")
+
+
+def test_the_parts_that_there_are() -> None:
+    assert set(SERVICES) == {*OURS, "proxy", "postgres", "redis", "rabbitmq", "devcloud"}
+    assert SERVICES["worker"]["deploy"]["replicas"] == 2
+    profiles = {name: each["profiles"] for name, each in SERVICES.items() if "profiles" in each}
+    assert profiles == {"rabbitmq": ["rabbitmq"], "devcloud": ["devcloud"]}
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_each_part_is_confined(name: str) -> None:
+    service = SERVICES[name]
+
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service.get("cap_add", []) == (["NET_BIND_SERVICE"] if name == "proxy" else [])
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert not service.get("privileged")
+    assert "docker.sock" not in str(service)
+    assert service.get("user", "") != "root"
+    assert service["restart"] in ("unless-stopped", "on-failure")
+
+
+def test_only_the_proxy_is_reached_from_outside() -> None:
+    assert [name for name, each in SERVICES.items() if "ports" in each] == ["proxy"]
+    reaching_out = {name for name, each in SERVICES.items() if "outside" in each["networks"]}
+    assert reaching_out == {"proxy", "worker"}
+    internal = {name for name, network in COMPOSE["networks"].items() if network.get("internal")}
+    assert internal == {"edge", "inside"}
+
+
+@pytest.mark.parametrize("name", [name for name in SERVICES if name not in ("migrate", "proxy")])
+def test_each_part_has_a_health_check(name: str) -> None:
+    service = SERVICES[name]
+    if name in OURS:
+        # Of the image; each part tells where it is asked.
+        image = (REPOSITORY / "Dockerfile").read_text()
+        assert "HEALTHCHECK" in image
+        assert name == "intake" or service["environment"]["HEALTH_URL"].startswith("http://127.0.0.1:")
+    else:
+        assert service["healthcheck"]["test"]
+
+
+def test_secrets_are_files_that_the_settings_name() -> None:
+    text = FILE.read_text()
+    assert "PASSWORD:" not in text.replace("PASSWORD_FILE:", "")
+    for name in OURS:
+        service = SERVICES[name]
+        mounted = {f"/run/secrets/{secret}" for secret in service["secrets"]}
+        named = {value for value in service["environment"].values() if str(value).startswith("/run/secrets/")}
+        assert named == mounted
+    assert {each["file"] for each in COMPOSE["secrets"].values()} == {
+        f"./secrets/{name}" for name in COMPOSE["secrets"]
+    }
+
+
+def test_workers_may_drain_before_they_are_killed() -> None:
+    assert float(SERVICES["worker"]["stop_grace_period"].removesuffix("s")) >= Settings().drain_seconds + 10
+
+
+def test_every_variable_is_one_that_is_read() -> None:
+    assert unknown_variables(FILE.read_text()) == set()
+    assert unknown_variables((REPOSITORY / "Dockerfile").read_text()) == set()
+
+
+def make_secrets(directory: Path, *options: str) -> Path:
+    """Run the script in a copy of the repository's layout; what needs root is left out."""
+    (directory / "deploy").mkdir()
+    (directory / "bin").mkdir()
+    for command in ("chown", "sudo"):
+        (directory / "bin" / command).symlink_to("/bin/true")
+    script = shutil.copy(DEPLOY / "compose-init.sh", directory / "deploy")
+    path = f"{directory / 'bin'}:{os.environ['PATH']}"
+    subprocess.run([script, *options], env={"PATH": path}, check=True, capture_output=True, timeout=30)
+    return directory / "secrets"
+
+
+@pytest.mark.parametrize(("options", "broker"), [([], "redis://:"), (["--rabbitmq"], "amqp://publisher:")])
+def test_the_script_makes_every_secret(tmp_path: Path, options: list[str], broker: str) -> None:
+    secrets = make_secrets(tmp_path, *options)
+
+    content = {file.name: file.read_text().strip() for file in secrets.iterdir()}
+    assert content.keys() == {*COMPOSE["secrets"], "rabbitmq_conf"}
+    assert all(file.stat().st_mode & 0o777 == 0o400 for file in secrets.iterdir())
+    assert content["postgres_password"] in content["database_url"]
+    assert content["broker_url"].startswith(broker)
+    Fernet(content["publisher_key"])
+    settings = Settings.from_environment({"PUBLISHER_DATABASE_URL_FILE": str(secrets / "database_url")})
+    assert settings.database_url == content["database_url"]
+    with pytest.raises(subprocess.CalledProcessError):
+        subprocess.run([tmp_path / "deploy" / "compose-init.sh"], check=True, capture_output=True, timeout=30)
+
+
+def compose_client() -> list[str] | None:
+    """`docker compose`, or the older `docker-compose`; neither needs a Docker engine to check a file."""
+    for command in (["docker", "compose"], ["docker-compose"]):
+        if shutil.which(command[0]) and not subprocess.run([*command, "version"], capture_output=True).returncode:
+            return command
+    return None
+
+
+@pytest.mark.parametrize("profile", ["", "rabbitmq", "devcloud"])
+def test_the_client_accepts_it(profile: str) -> None:
+    client = compose_client()
+    if client is None:
+        pytest.skip("there is neither `docker compose` nor `docker-compose`")
+    profiles = ["--profile", profile] if profile else []
+    checked = subprocess.run(
+        [*client, "--file", FILE, *profiles, "config", "--quiet"], capture_output=True, text=True, timeout=60
+    )
+    assert checked.returncode == 0, checked.stderr

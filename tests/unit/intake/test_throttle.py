@@ -1,0 +1,187 @@
+"""Limits of sign-ins and of requests, without HTTP."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from cryptography.fernet import Fernet
+
+from publisher.core.errors import NotAuthenticated, TooMany
+from publisher.core.store import Store, users
+from publisher.core.store.audit import Actor
+from publisher.core.vault import Vault
+from publisher.intake import auth
+from publisher.intake.auth import Authenticator
+from publisher.intake.throttle import Requests, SignIns
+from tests.stack import until
+from tests.unit.intake.conftest import basic
+
+HERE, THERE = "192.0.2.1", "192.0.2.2"
+
+
+def limits(store: Store, *, login: int = 3, address: int = 0, seconds: int = 60) -> SignIns:
+    return SignIns(store.audit, login_failures=login, address_failures=address, window_seconds=seconds)
+
+
+def limited(sign_ins: SignIns, login: str, address: str) -> bool:
+    try:
+        sign_ins.check(login, address)
+    except TooMany as error:
+        return 1 <= error.retry_after_seconds <= 60
+    return False
+
+
+def test_a_login_is_limited_at_that_address_alone(sqlite_store: Store) -> None:
+    sign_ins = limits(sqlite_store)
+    for _ in range(3):
+        assert not limited(sign_ins, "alice", HERE)
+        sign_ins.failed("alice", HERE)
+    assert limited(sign_ins, "alice", HERE)
+    assert not limited(sign_ins, "alice", THERE)
+    assert not limited(sign_ins, "bob", HERE)
+
+
+def test_it_is_noted_once(sqlite_store: Store) -> None:
+    sign_ins = limits(sqlite_store)
+    for _ in range(3):
+        sign_ins.failed("alice", HERE, door="console")
+    (entry,) = sqlite_store.audit.latest()
+    assert (entry.actor, entry.action, entry.object) == (
+        Actor("alice", "console", HERE), "sign_in.limited", "users/alice",
+    )  # fmt: skip
+    assert entry.detail == f"3 failures of this login from {HERE}"
+
+
+def test_who_knows_the_password_in_the_end_begins_anew(sqlite_store: Store) -> None:
+    sign_ins = limits(sqlite_store)
+    for _ in range(2):
+        sign_ins.failed("alice", HERE)
+        sign_ins.failed("alice", HERE)
+        sign_ins.succeeded("alice", HERE)
+    assert not limited(sign_ins, "alice", HERE)
+
+
+def test_an_address_is_limited_for_all_logins(sqlite_store: Store) -> None:
+    sign_ins = limits(sqlite_store, login=0, address=3)
+    for number in range(3):
+        sign_ins.failed(f"login-{number}", HERE)
+        # It is of no use to sign in with a right password in between.
+        sign_ins.succeeded("mallory", HERE)
+    assert limited(sign_ins, "another", HERE)
+    assert not limited(sign_ins, "another", THERE)
+    # Whose password is remembered goes on: see the authenticator.
+    sign_ins.check_login("another", HERE)
+
+
+def test_the_window_passes(sqlite_store: Store) -> None:
+    sign_ins = limits(sqlite_store, seconds=1)
+    for _ in range(3):
+        sign_ins.failed("alice", HERE)
+    assert limited(sign_ins, "alice", HERE)
+    until(lambda: not limited(sign_ins, "alice", HERE), 5)
+
+
+def test_no_limit(sqlite_store: Store) -> None:
+    sign_ins = limits(sqlite_store, login=0, address=0)
+    for _ in range(500):
+        sign_ins.failed("alice", HERE)
+    assert not limited(sign_ins, "alice", HERE)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("2001:db8::1", "2001:db8::ffff:2", True),
+        ("2001:db8::1", "2001:db8:0:1::1", False),
+        ("::ffff:192.0.2.1", HERE, True),
+        (HERE, THERE, False),
+        ("", "", True),
+    ],
+)
+def test_what_one_address_is(sqlite_store: Store, one: str, other: str, same: bool) -> None:
+    sign_ins = limits(sqlite_store, login=1)
+    sign_ins.failed("alice", one)
+    assert limited(sign_ins, "alice", other) is same
+
+
+def test_requests() -> None:
+    requests = Requests(0.5)
+    for _ in range(5):
+        requests.count("alice")
+
+    def count_on() -> None:
+        # The first of them is refused, unless ten seconds are over just now.
+        for _ in range(5):
+            requests.count("alice")
+
+    with pytest.raises(TooMany, match="more requests than are allowed") as refused:
+        count_on()
+    assert 1 <= refused.value.retry_after_seconds <= 10
+    requests.count("bob")
+    for _ in range(1000):
+        Requests(0).count("alice")
+
+
+# The authenticator ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hashed(quick_hashes: None, sqlite_store: Store, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The passwords that were hashed, in a store where Alice's is `right`."""
+    sqlite_store.users.add("alice", "right")
+    seen: list[str] = []
+
+    def verify(stored: str | None, password: str) -> bool:
+        seen.append(password)
+        return users.verify_password(stored, password)
+
+    monkeypatch.setattr(auth, "verify_password", verify)
+    return seen
+
+
+def authenticator(store: Store, sign_ins: SignIns) -> Authenticator:
+    return Authenticator(store, 60.0, Vault([Fernet.generate_key().decode()]), sign_ins)
+
+
+def test_of_a_flood_no_more_is_hashed_than_is_allowed(sqlite_store: Store, hashed: list[str]) -> None:
+    made = authenticator(sqlite_store, limits(sqlite_store))
+    raised: list[type[Exception]] = []
+
+    def guess(number: int) -> None:
+        try:
+            made.user(basic("alice", f"guess {number}"), HERE)
+        except (NotAuthenticated, TooMany) as error:
+            raised.append(type(error))
+
+    threads = [threading.Thread(target=guess, args=(number,)) for number in range(40)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    # Two are hashed at a time: one more may have begun when the third failed.
+    assert 3 <= len(hashed) <= 4
+    assert raised.count(TooMany) == 40 - len(hashed)
+
+
+def test_a_remembered_password_does_not_tell_itself_to_who_guesses(sqlite_store: Store, hashed: list[str]) -> None:
+    made = authenticator(sqlite_store, limits(sqlite_store))
+    made.user(basic("alice", "right"), THERE)
+    for number in range(3):
+        with pytest.raises(NotAuthenticated):
+            made.user(basic("alice", f"guess {number}"), HERE)
+    with pytest.raises(TooMany):
+        made.user(basic("alice", "right"), HERE)
+    assert made.user(basic("alice", "right"), THERE).login == "alice"
+    assert hashed.count("right") == 1
+
+
+def test_whose_password_is_remembered_goes_on_where_others_fail(sqlite_store: Store, hashed: list[str]) -> None:
+    made = authenticator(sqlite_store, limits(sqlite_store, address=3))
+    made.user(basic("alice", "right"), HERE)
+    for number in range(3):
+        with pytest.raises(NotAuthenticated):
+            made.user(basic(f"login-{number}", "guess"), HERE)
+    with pytest.raises(TooMany):
+        made.user(basic("another", "guess"), HERE)
+    assert made.user(basic("alice", "right"), HERE).login == "alice"

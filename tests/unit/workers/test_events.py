@@ -1,0 +1,70 @@
+"""What monitors are told of how a message ended."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from publisher.core.image import ImageState
+from publisher.core.store import Store
+from publisher.core.ticket import State
+from tests.unit.core.records import add_ticket, current
+from workers.events import Ended, tell_image, tell_ticket
+
+
+def test_a_ticket(sqlite_store: Store) -> None:
+    ticket = add_ticket(sqlite_store)
+    claim = sqlite_store.leases.claim(ticket.id, "worker", 60)
+    assert claim
+    sqlite_store.leases.retry(claim, delay_seconds=60, error="the cloud was away")
+    waiting = current(sqlite_store, ticket)
+    failed = dataclasses.replace(waiting, state=State.FAILED, error="no\nsuch\tlogin")
+    published = dataclasses.replace(waiting, state=State.PUBLISHED)
+
+    assert tell_ticket(State.PUBLISHED, published) == "published"
+    for state, found, told, words in (
+        (State.FAILED, failed, "failed", "no such login"),
+        (State.FAILED, None, "failed", "the ticket failed"),
+        (State.QUEUED, waiting, "retried", "Waiting to try again (attempt 2): the cloud was away"),
+        (State.CANCELLING, waiting, "retried", "Waiting to try again (attempt 2): the cloud was away"),
+        (State.CANCELLED, None, "cancelled", "cancelled, and nothing is left in the cloud"),
+        (None, published, "ignored", "nothing to do: the ticket is published"),
+        (None, failed, "ignored", "nothing to do: the ticket is failed"),
+        (None, None, "ignored", "nothing to do: the ticket is gone"),
+    ):
+        with pytest.raises(Ended) as ended:
+            tell_ticket(state, found)
+        assert (ended.value.state, ended.value.words) == (told, words)
+
+
+def test_a_ticket_that_was_cancelled(sqlite_store: Store) -> None:
+    """Before its message came, or after another message of it had been dealt with."""
+    ticket = add_ticket(sqlite_store)
+    sqlite_store.tickets.request_cancel(ticket.id)
+    before = current(sqlite_store, ticket)
+    for found, told in ((before, "cancelled"), (dataclasses.replace(before, started=1.0), "ignored")):
+        with pytest.raises(Ended) as ended:
+            tell_ticket(None, found)
+        assert ended.value.state == told
+
+
+def test_an_image(sqlite_store: Store) -> None:
+    add_ticket(sqlite_store)
+    image = sqlite_store.images.get(1)
+    assert image
+    assert tell_image(ImageState.READY, image) == "registered"
+    for state, found, told, words in (
+        (ImageState.FAILED, dataclasses.replace(image, error="the file is empty"), "failed", "the file is empty"),
+        (ImageState.QUEUED, None, "retried", "to be tried again"),
+        (None, dataclasses.replace(image, state=ImageState.CANCELLED), "cancelled", "cancelled"),
+        (None, image, "ignored", "nothing to do: the image is ready"),
+        (None, None, "ignored", "nothing to do: the image is gone"),
+    ):
+        with pytest.raises(Ended) as ended:
+            tell_image(state, found)
+        assert (ended.value.state, ended.value.words) == (told, words)
+
+
+def test_words_are_one_line_of_some_length() -> None:
+    assert len(Ended("failed", "x" * 10_000).words) == 500

@@ -1,0 +1,262 @@
+"""Webhooks on their way to a real receiver, which checks them with the library that receivers use."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import update
+
+from publisher.core.errors import ConfigurationError
+from publisher.core.network import EVERYWHERE
+from publisher.core.notifying import subscribe
+from publisher.core.settings import Settings
+from publisher.core.store import Store
+from publisher.core.store.engine import writing
+from publisher.core.store.tables import notifications
+from publisher.core.ticket import Ticket
+from publisher.core.vault import Vault
+from tests.servers.certificates import authority
+from tests.servers.listening import listening
+from tests.servers.receiver import Receiver, receiver
+from tests.stack import until
+from tests.unit.core.records import OWNER, add_ticket, words
+from workers.notifier import Notifier, delays
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(data_dir=tmp_path, notify_retry_seconds="0,0,0", notify_timeout_seconds=5.0, reconcile_seconds=0.05)
+
+
+@pytest.fixture
+def vault(settings: Settings) -> Vault:
+    return Vault.from_file(settings.key_file)
+
+
+@pytest.fixture
+def secret(sqlite_store: Store, vault: Vault) -> str:
+    add_ticket(sqlite_store)
+    made = subscribe(sqlite_store, vault, EVERYWHERE, OWNER, None)
+    assert made
+    assert made.startswith("whsec_")
+    return made
+
+
+@pytest.fixture
+def hooks(secret: str, caplog: pytest.LogCaptureFixture) -> Iterator[Receiver]:
+    """Nothing that gives access is in a log of the test."""
+    caplog.set_level(logging.DEBUG)
+    with receiver() as made:
+        yield made
+    assert secret not in caplog.text
+    assert "a-secret-of-the-path" not in caplog.text
+
+
+@pytest.fixture
+def tell(sqlite_store: Store, vault: Vault, settings: Settings) -> Callable[..., None]:
+    """Turns of a notifier, until nothing is due."""
+
+    def turns(settings: Settings = settings) -> None:
+        notifier = Notifier(sqlite_store, vault, settings, holder="w", stop=threading.Event())
+        while begun := notifier.turn():
+            for thread in begun:
+                thread.join(30)
+
+    return turns
+
+
+def ended(store: Store, url: str) -> Ticket:
+    ticket = add_ticket(store, notify_url=url)
+    claim = store.leases.claim(ticket.id, "worker", 60)
+    assert claim
+    store.leases.published(claim, cloud_id="cloud-1", location=None)
+    return ticket
+
+
+def state(store: Store, ticket: Ticket) -> tuple[str, int, str | None]:
+    (told,) = store.notifications.list(ticket.id)
+    return told.state, told.attempt, told.error
+
+
+def test_told_and_signed(sqlite_store: Store, secret: str, hooks: Receiver, tell: Callable[..., None]) -> None:
+    ticket = ended(sqlite_store, hooks.url)
+    tell()
+    (content,) = hooks.verified(secret)
+    assert (content["type"], content["data"]["ticket"]) == ("publication.published", ticket.id)
+    headers, _ = hooks.got[0]
+    assert headers["content-type"] == "application/json"
+    assert headers["webhook-id"].startswith("msg_")
+    assert headers["webhook-signature"].startswith("v1,")
+    assert state(sqlite_store, ticket) == ("sent", 1, None)
+    assert words(sqlite_store, ticket)[-1] == (
+        f"Told 127.0.0.1:{hooks.port} (publication.published, try 1): it answered 204"
+    )
+
+
+def test_tried_again_until_it_is_taken(
+    sqlite_store: Store, secret: str, hooks: Receiver, tell: Callable[..., None]
+) -> None:
+    ticket = ended(sqlite_store, hooks.url)
+    hooks.statuses[:] = [500, 302]
+    hooks.headers["Location"] = f"http://127.0.0.1:{hooks.port}/elsewhere"
+    tell()
+    assert len(hooks.verified(secret)) == 3
+    assert len(set(hooks.ids)) == 1
+    assert set(hooks.paths) == {"/hooks/a-secret-of-the-path"}, "redirects are not followed"
+    assert state(sqlite_store, ticket) == ("sent", 3, None)
+    said = words(sqlite_store, ticket)[-3:]
+    assert ["it answered 500; again in 0 s" in said[0], "it answered 302; again" in said[1], "Told" in said[2]] == [
+        True
+    ] * 3
+    assert not any("a-secret" in each for each in said)
+
+
+@pytest.mark.parametrize(
+    ("statuses", "tries", "error"),
+    [([500] * 9, 4, "it answered 500"), ([410], 1, "it answered 410: it wants no more")],
+)
+def test_given_up(
+    sqlite_store: Store,
+    hooks: Receiver,
+    tell: Callable[..., None],
+    statuses: list[int],
+    tries: int,
+    error: str,
+) -> None:
+    ticket = ended(sqlite_store, hooks.url)
+    hooks.statuses[:] = statuses
+    tell()
+    assert state(sqlite_store, ticket) == ("failed", tries, error)
+    assert len(hooks.got) == tries
+    assert len([each for each in words(sqlite_store, ticket) if "127.0.0.1" in each]) == tries
+
+
+def test_nobody_there_and_no_answer(
+    sqlite_store: Store, hooks: Receiver, tell: Callable[..., None], settings: Settings
+) -> None:
+    silent = ended(sqlite_store, hooks.url)
+    with listening() as gone:
+        pass
+    absent = ended(sqlite_store, gone.url)
+    nameless = ended(sqlite_store, "http://no-such-name.invalid/")
+    odd = ended(sqlite_store, "http://2130706433/")
+    hooks.going.clear()
+    quick = Settings(data_dir=settings.data_dir, notify_retry_seconds="", notify_timeout_seconds=0.5)
+    tell(quick)
+    assert state(sqlite_store, silent) == ("failed", 1, "it did not answer in time")
+    assert state(sqlite_store, absent)[:2] == ("failed", 1)
+    assert "onnect" in str(state(sqlite_store, absent)[2])
+    assert state(sqlite_store, nameless) == ("failed", 1, "its name cannot be resolved")
+    assert state(sqlite_store, odd) == ("failed", 1, "its URL is not valid")
+
+
+def test_an_inner_address_is_not_told(
+    sqlite_store: Store, secret: str, tell: Callable[..., None], settings: Settings
+) -> None:
+    guarded = Settings(data_dir=settings.data_dir, production=True)
+    with listening() as inner:
+        by_name = ended(sqlite_store, f"http://localhost:{inner.port}/")
+        by_address = ended(sqlite_store, f"http://127.0.0.1:{inner.port}/")
+        tell(guarded)
+    assert inner.connections == []
+    for ticket, verb in ((by_name, "'localhost' resolves to"), (by_address, "'127.0.0.1' is")):
+        (told,) = sqlite_store.notifications.list(ticket.id)
+        assert (told.state, told.attempt) == ("failed", 1)
+        assert f"{verb} a loopback address, which this installation does not connect to" in str(told.error)
+
+
+def test_a_server_that_is_not_trusted_is_told_nothing(
+    sqlite_store: Store, secret: str, tell: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = authority(tmp_path)
+    with receiver(tls=ours.server) as hooks:
+        ticket = ended(sqlite_store, hooks.url)
+        tell()
+        assert state(sqlite_store, ticket) == ("failed", 4, "its TLS certificate is not trusted")
+        assert hooks.got == []
+        (tmp_path / "ca.pem").write_text(ours.pem)
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "ca.pem"))
+        trusted = ended(sqlite_store, hooks.url)
+        tell()
+    assert state(sqlite_store, trusted) == ("sent", 1, None)
+
+
+def test_a_sender_that_dies_is_followed_by_another_with_the_same_id(
+    sqlite_store: Store, secret: str, hooks: Receiver, tell: Callable[..., None], vault: Vault, settings: Settings
+) -> None:
+    """The receiver has taken it, and nobody has noted that."""
+    ticket = ended(sqlite_store, hooks.url)
+    lost = Notifier(sqlite_store, vault, settings, holder="lost", stop=threading.Event())
+    taken = sqlite_store.notifications.take(OWNER, hooks.url, 60)
+    assert taken
+    assert lost._send(taken) == 204
+    tell()
+    assert len(hooks.got) == 1, "it is held for a while"
+    with writing(sqlite_store.engine) as connection:
+        connection.execute(update(notifications).values(next_at=0.0))
+    tell()
+    assert len(hooks.verified(secret)) == 2
+    assert len(set(hooks.ids)) == 1
+    assert state(sqlite_store, ticket) == ("sent", 2, None)
+
+
+def test_a_slow_receiver_keeps_no_other_waiting(
+    sqlite_store: Store, secret: str, hooks: Receiver, vault: Vault, settings: Settings
+) -> None:
+    stop = threading.Event()
+    slow = [ended(sqlite_store, hooks.url) for _ in range(3)]
+    hooks.going.clear()
+    notifier = Notifier(sqlite_store, vault, settings, holder="w", stop=stop)
+    thread = threading.Thread(target=notifier.run)
+    thread.start()
+    try:
+        until(lambda: len(hooks.got) == 1, 10)
+        with receiver() as quick:
+            ticket = ended(sqlite_store, quick.url)
+            until(lambda: state(sqlite_store, ticket)[0] == "sent", 10)
+        assert len(hooks.got) == 1, "one at a time"
+        hooks.going.set()
+        until(lambda: all(state(sqlite_store, each)[0] == "sent" for each in slow), 10)
+    finally:
+        stop.set()
+        thread.join(10)
+    assert hooks.ids == [sqlite_store.notifications.list(each.id)[0].uid for each in slow]
+
+
+def test_without_a_secret_nothing_is_told(
+    sqlite_store: Store, secret: str, hooks: Receiver, tell: Callable[..., None]
+) -> None:
+    ticket = ended(sqlite_store, hooks.url)
+    sqlite_store.users.set_notify(OWNER, None, None)
+    tell()
+    assert state(sqlite_store, ticket) == ("failed", 1, "'root' has no secret to sign it with any more")
+    assert hooks.got == []
+
+
+def test_a_new_secret_signs_from_then_on(
+    sqlite_store: Store, secret: str, hooks: Receiver, tell: Callable[..., None], vault: Vault
+) -> None:
+    assert subscribe(sqlite_store, vault, EVERYWHERE, OWNER, hooks.url) is None, "it has one"
+    other = subscribe(sqlite_store, vault, EVERYWHERE, OWNER, None, new_secret=True)
+    assert other is not None
+    assert other != secret
+    ended(sqlite_store, hooks.url)
+    tell()
+    assert hooks.verified(other)
+
+
+@pytest.mark.parametrize("text", ["5,x", "-1", "inf", "nan"])
+def test_a_schedule_that_is_none(text: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"^PUBLISHER_NOTIFY_RETRY_SECONDS: "):
+        delays(text)
+
+
+def test_the_default_schedule_tries_for_some_days() -> None:
+    found: list[Any] = delays(Settings().notify_retry_seconds)
+    assert found == sorted(found)
+    assert 2 < sum(found) / 86400 < 4

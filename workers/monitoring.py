@@ -1,0 +1,138 @@
+"""A worker's metrics and health, over HTTP on a port of its own: /metrics, /healthz, /readyz."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from publisher.core.errors import NotAllowed, NotAuthenticated, PublisherError
+from publisher.core.health import Check, Readiness, store_check
+from publisher.core.metrics import CONTENT_TYPE, exposition
+from publisher.core.monitors import Monitors
+from publisher.core.settings import Settings
+from publisher.core.store import Store
+from publisher.core.store_metrics import store_registry
+from workers.drain import Drain
+
+logger = logging.getLogger(__name__)
+
+_READ_SECONDS = 10.0
+_Answer = tuple[int, str, bytes, dict[str, str]]
+
+
+class Consumer:
+    """Whether this worker hears the broker. Told by Celery's signals, asked by whoever wants to know."""
+
+    def __init__(self) -> None:
+        self._consumer: Any = None
+
+    def runs(self, consumer: Any) -> None:
+        self._consumer = consumer
+
+    def check(self) -> Check:
+        if self._consumer is None:
+            return Check("the worker has not heard the broker yet")
+        # Celery has none while it tries to connect again.
+        return Check(None if self._consumer.connection is not None else "the connection to the broker is lost")
+
+
+def readiness(store: Store, consumer: Consumer, drain: Drain) -> Readiness:
+    """Ready is a worker that takes tickets."""
+    draining = "it drains, and takes nothing new"
+    return Readiness(
+        {
+            "store": lambda: store_check(store),
+            "consumer": consumer.check,
+            "drain": lambda: Check(draining if drain.begun.is_set() else None),
+        }
+    )
+
+
+class Monitoring:
+    """Serves from a thread of its own, as long as the process lives."""
+
+    def __init__(self, store: Store, settings: Settings, ready: Readiness) -> None:
+        self._registry = store_registry(store, settings.silent_seconds)
+        self._monitors = Monitors.of(settings)
+        self._ready = ready
+        self._server = ThreadingHTTPServer(
+            (settings.worker_metrics_host, settings.worker_metrics_port), _handler(self._answers())
+        )
+        self._server.daemon_threads = True
+        threading.Thread(target=self._server.serve_forever, name="monitoring", daemon=True).start()
+
+    @property
+    def port(self) -> int:
+        return self._server.server_port
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def _answers(self) -> dict[str, Callable[[BaseHTTPRequestHandler], _Answer]]:
+        return {"/metrics": self._metrics, "/healthz": lambda _: _json(200, {"alive": True}), "/readyz": self._readyz}
+
+    def _metrics(self, request: BaseHTTPRequestHandler) -> _Answer:
+        try:
+            self._monitors.admit(request.client_address[0], request.headers.get("Authorization"), by_proxy=False)
+        except NotAuthenticated as error:
+            return _words(401, error, {"WWW-Authenticate": "Bearer"})
+        except NotAllowed as error:
+            return _words(403, error)
+        except PublisherError:
+            return _words(503, "the token that is wanted cannot be read")
+        return 200, CONTENT_TYPE, exposition(self._registry), {}
+
+    def _readyz(self, _: BaseHTTPRequestHandler) -> _Answer:
+        ready, report = self._ready.report()
+        return _json(200 if ready else 503, report)
+
+
+def serve(store: Store, settings: Settings, ready: Readiness) -> Monitoring | None:
+    """Where a port is set. One that cannot be had costs the metrics, and not the work."""
+    if not settings.worker_metrics_port:
+        return None
+    try:
+        return Monitoring(store, settings, ready)
+    except (OSError, OverflowError) as error:
+        logger.error(
+            "no metrics of this worker: %s:%d cannot be listened on: %s; see PUBLISHER_WORKER_METRICS_PORT",
+            settings.worker_metrics_host,
+            settings.worker_metrics_port,
+            error,
+        )
+    return None
+
+
+def _handler(answers: dict[str, Callable[[BaseHTTPRequestHandler], _Answer]]) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        timeout = _READ_SECONDS
+
+        def do_GET(self) -> None:  # http.server's name for it
+            answer = answers.get(self.path.partition("?")[0])
+            status, kind, body, headers = answer(self) if answer else _words(404, "there is no such resource")
+            self.send_response(status)
+            for name, value in {"Content-Type": kind, "Content-Length": str(len(body)), **headers}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def version_string(self) -> str:
+            return "image-publisher"
+
+        def log_message(self, format: str, *arguments: object) -> None:
+            """Not each request."""
+
+    return Handler
+
+
+def _json(status: int, value: dict[str, Any]) -> _Answer:
+    return status, "application/json", json.dumps(value).encode(), {}
+
+
+def _words(status: int, words: object, headers: dict[str, str] | None = None) -> _Answer:
+    return status, "text/plain; charset=utf-8", f"{words}\n".encode(), headers or {}
