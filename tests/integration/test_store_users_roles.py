@@ -72,7 +72,8 @@ def test_what_cannot_be_changed(
 def test_what_a_user_may_by_itself_is_changed(store: Store) -> None:
     changed = store.users.change_rights("anna", administrator=True, entitlements=frozenset({"api_key_access"}))
     assert changed == anna(store)
-    assert (changed.administrator, changed.entitlements, names(changed)) == (True, {"api_key_access"}, ["publishing"])
+    assert (changed.administrator, names(changed)) == (True, ["publishing"])
+    assert changed.entitlements == {"api_key_access"}
     store.users.change_rights("root", administrator=False, entitlements=frozenset())
     with pytest.raises(Conflict, match="'anna' is the last administrator"):
         store.users.change_rights("anna", administrator=False, entitlements=frozenset())
