@@ -29,8 +29,8 @@ from publisher.core.logs import bound, with_context
 from publisher.core.settings import Settings
 from publisher.core.store import Store
 from publisher.core.store.registrations import Registration, Registrations
+from workers.backoff import retry_delay
 from workers.fetch import fetch
-from workers.runner import retry_delay
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
-import workers.runner
+import workers.attempt
 from publisher.core.errors import (
     ConfigurationError,
     InvalidRequest,
@@ -34,10 +34,12 @@ from publisher.core.store import Store
 from publisher.core.ticket import Account, CloudRef, Phase, State, Target, Ticket
 from publisher.core.vault import Vault
 from tests.unit.core.records import add_image, add_ticket, current, put_back, words
+from workers.backoff import retry_delay
 from workers.clouds.base import CloudImage, CloudPublisher, Tagged, TicketRef, Timeouts
 from workers.clouds.memory import CLOUD
 from workers.drain import Drain
-from workers.runner import Runner, TicketJournal, retry_delay
+from workers.journal import TicketJournal
+from workers.runner import Runner
 from workers.transfer import Transfer
 
 CONTENT = os.urandom((2 << 20) + 77)
@@ -127,7 +129,7 @@ def scripted(script: Script) -> type[CloudPublisher]:
 def script(monkeypatch: pytest.MonkeyPatch) -> Script:
     script = Script()
     cloud = scripted(script)
-    monkeypatch.setattr(workers.runner, "plugin", lambda platform: cloud)
+    monkeypatch.setattr(workers.attempt, "plugin", lambda platform: cloud)
     return script
 
 

@@ -1,0 +1,307 @@
+"""One attempt at one claimed ticket, and how it ends. Knows no Celery and no cloud SDK.
+
+This is the one place where exceptions become outcomes; only their type decides.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from publisher.core import tracing
+from publisher.core.errors import (
+    Cancelled,
+    ConfigurationError,
+    DeadlinePassed,
+    ImageFileError,
+    InvalidRequest,
+    LeaseLost,
+    PermanentCloudError,
+    PublisherError,
+    Reason,
+    ShuttingDown,
+    TransientCloudError,
+)
+from publisher.core.image import Image, open_under
+from publisher.core.network import OutboundPolicy
+from publisher.core.settings import Settings
+from publisher.core.store import Store
+from publisher.core.ticket import Account, Phase, State, Target
+from publisher.core.uris import appliance_uri, image_uri, ticket_uri
+from publisher.core.vault import Vault
+from workers import metrics
+from workers.aside import aside
+from workers.backoff import retry_delay
+from workers.clouds import plugin
+from workers.clouds.base import CloudImage, CloudPublisher, TicketRef, Timeouts
+from workers.journal import TicketJournal
+from workers.lease import Lease
+from workers.transfer import Transfer
+
+logger = logging.getLogger(__name__)
+
+_CLEANING_UP = "; cleaning up: "
+"""In the error of a ticket that has failed, between why it has and why what it left cannot be removed yet."""
+
+_HASHES_TRUSTED = ("sha512", "sha256", "md5")
+"""What a cloud may tell of an image it received; the first that it tells is compared."""
+
+
+class Attempt:
+    """One attempt at one claimed ticket."""
+
+    def __init__(self, store: Store, vault: Vault, settings: Settings, policy: OutboundPolicy, lease: Lease) -> None:
+        self._store = store
+        self._leases = store.leases
+        self._vault = vault
+        self._settings = settings
+        self._lease = lease
+        self._claim = lease.claim
+        self._ticket = lease.claim.ticket
+        self._journal = TicketJournal(store, lease.claim)
+        self._policy = policy
+        self._cloud: CloudPublisher | None = None
+        self._steps = tracing.Steps()
+
+    def outcome(self) -> State:
+        """Do the work, and write down how it ended. Raises `LeaseLost` and `SQLAlchemyError` only."""
+        try:
+            try:
+                return self._decide()
+            except Cancelled:  # noticed while an outcome was being written
+                return self._cancel()
+        finally:
+            self._steps.end()
+            if self._cloud:
+                self._cloud.close()
+
+    def _decide(self) -> State:
+        try:
+            self._lease.check()
+            self._publish()
+        except (LeaseLost, Cancelled, SQLAlchemyError):
+            raise
+        except ShuttingDown:
+            self._leases.release(self._claim, "The worker shuts down and hands the ticket back")
+            return State.QUEUED
+        except DeadlinePassed:
+            return self._too_late(self._ticket.error)
+        except TransientCloudError as error:
+            return self._retry(error)
+        except (PermanentCloudError, InvalidRequest, ImageFileError, ConfigurationError) as error:
+            return self._fail(str(error), error.reason)
+        except Exception as error:
+            logger.exception("ticket %d: unexpected", self._ticket.id)
+            return self._fail(
+                "an unexpected error in the publisher; its log tells more",
+                Reason.INTERNAL,
+                f"{type(error).__name__} in the worker",
+            )
+        return State.PUBLISHED
+
+    def _publish(self) -> None:
+        if self._ticket.attempt > self._settings.attempts_max:
+            failed, cleaning_up, _ = (self._ticket.error or "").partition(_CLEANING_UP)
+            if cleaning_up:
+                raise PermanentCloudError(failed, reason=Reason(self._ticket.reason or Reason.INTERNAL))
+            broke_off = f"given up: {self._settings.attempts_max} workers broke off while at it"
+            raise PermanentCloudError(broke_off, reason=Reason.WORKER_LOST)
+        image = self._store.images.get(self._ticket.image_id)
+        if image is None:
+            raise ImageFileError(f"image {self._ticket.image_id} has been deleted")
+        if not image.ready:
+            raise ImageFileError(f"image {image.id} is being generated again")
+        descriptor = open_under(self._settings.images, image.location)
+        try:
+            transfer = Transfer(
+                descriptor,
+                image.size,
+                check=self._lease.check,
+                on_sent=self._sent,
+                stall_seconds=self._settings.stall_seconds,
+                policy=self._policy,
+            )
+            uploaded = self._upload(image, transfer)
+        finally:
+            os.close(descriptor)
+        self._leases.published(self._claim, cloud_id=uploaded.cloud_id, location=uploaded.location)
+        metrics.PUBLICATION_SECONDS.labels(self._ticket.platform).observe(self._lease.seconds_since_acceptance)
+
+    def _upload(self, image: Image, transfer: Transfer) -> CloudImage:
+        self._phase(Phase.AUTHENTICATING, "Signing in to the cloud")
+        cloud = self._connect(self._lease.check)
+        cloud.check(image)
+        ref = self._ref()
+        self._lease.check()
+        for entry in self._journal.entries():
+            if entry.state == "condemned":
+                self._remove(entry.cloud_id)
+        uploaded = cloud.find(ref)
+        if uploaded and uploaded.complete and (wrong := _difference(uploaded, image, transfer)):
+            logger.warning("ticket %d: what an earlier attempt left is of no use: %s", self._ticket.id, wrong)
+            self._remove(uploaded.cloud_id)
+            uploaded = None
+        if uploaded is None or not uploaded.complete:
+            self._phase(Phase.UPLOADING, f"Uploading {image.size} bytes")
+            with self._lease.uploading():
+                uploaded = cloud.upload(image, ref, transfer)
+            self._phase(Phase.VERIFYING, "Comparing what the cloud received with what was registered")
+            if wrong := _difference(uploaded, image, transfer):
+                raise PermanentCloudError(
+                    f"{wrong}; the image was removed from the cloud again", reason=Reason.INTEGRITY
+                )
+        else:
+            self._phase(Phase.VERIFYING, "An earlier attempt had uploaded it all: hash and size are right")
+        self._lease.check()
+        self._phase(Phase.FINISHING, "Finishing")
+        return cloud.finish(uploaded, image)
+
+    # Outcomes -------------------------------------------------------------------------------------
+
+    def _retry(self, error: TransientCloudError) -> State:
+        if self._ticket.attempt >= self._settings.attempts_max:
+            return self._fail(f"{error} (given up after {self._ticket.attempt} attempts)", error.reason)
+        left = self._lease.seconds_left
+        if left <= 0:
+            return self._too_late(str(error))
+        # A wait beyond the deadline ends with it.
+        delay = min(retry_delay(self._settings, self._ticket.attempt, error.retry_after_seconds), left)
+        logger.warning("ticket %d: %s; again in %.1f s", self._ticket.id, error, delay)
+        self._leases.retry(self._claim, delay_seconds=delay, error=str(error), reason=error.reason)
+        metrics.RETRIES.labels(self._ticket.platform, error.reason).inc()
+        return State.QUEUED
+
+    def _too_late(self, last_error: str | None) -> State:
+        words = f"given up: not published within {_duration(self._settings.deadline_seconds)} of its acceptance"
+        # It may say so already, where the clean-up had to be tried again.
+        if last_error and not last_error.startswith(words):
+            words += f"; the last error: {last_error}"
+        return self._fail(words, Reason.DEADLINE)
+
+    def _fail(self, error: str, reason: Reason, detail: str | None = None) -> State:
+        """Clean up, then fail. Where the cloud cannot be reached for that, the ticket is tried again later."""
+        try:
+            self._clean_up(self._lease.check_wanted)
+        except (TransientCloudError, ShuttingDown) as blocked:
+            # What has failed leaves nothing behind: a cloud that is away is waited for.
+            if self._ticket.attempt < self._settings.attempts_max + self._settings.clean_up_attempts:
+                delay = retry_delay(self._settings, self._ticket.attempt)
+                words = f"{error}{_CLEANING_UP}{blocked}"
+                self._leases.retry(self._claim, delay_seconds=delay, error=words, reason=reason)
+                metrics.RETRIES.labels(self._ticket.platform, reason).inc()
+                return State.QUEUED
+            detail = self._leftover(blocked)
+        except (LeaseLost, Cancelled, SQLAlchemyError):
+            raise
+        except PublisherError as blocked:
+            detail = self._leftover(blocked)
+        except Exception:  # a mistake in a plugin must not keep the ticket from ending
+            logger.exception("ticket %d: unexpected, while cleaning up", self._ticket.id)
+            detail = self._leftover(PublisherError("an unexpected error in the worker"))
+        logger.warning("ticket %d: failed: %s", self._ticket.id, error)
+        self._leases.failed(self._claim, error=error, detail=detail, reason=reason)
+        metrics.FAILURES.labels(self._ticket.platform, reason).inc()
+        return State.FAILED
+
+    def _cancel(self) -> State:
+        """Ends only once the cloud is verified clean; until then the ticket stays in `cancelling`."""
+        try:
+            self._clean_up(self._lease.check_held)
+        except (LeaseLost, SQLAlchemyError):
+            raise
+        except (PermanentCloudError, ConfigurationError) as error:
+            # Trying again would not mend it: a person has to look.
+            logger.warning("ticket %d: cleaning up: %s", self._ticket.id, error)
+            self._leases.not_cleaned(
+                self._claim,
+                error="cancelled, but not cleaned up",
+                detail=self._leftover(error),
+                reason=error.reason,
+            )
+            metrics.FAILURES.labels(self._ticket.platform, error.reason).inc()
+            return State.FAILED
+        except Exception as error:
+            logger.warning("ticket %d: cleaning up: %s", self._ticket.id, error)
+            delay = retry_delay(self._settings, self._ticket.attempt)
+            self._leases.hand_over(self._claim, delay_seconds=delay)
+            return State.CANCELLING
+        self._leases.cancelled(self._claim)
+        return State.CANCELLED
+
+    def _clean_up(self, check: Callable[[], None]) -> None:
+        for entry in self._journal.entries():
+            if entry.state != "gone":
+                check()
+                self._remove(entry.cloud_id)
+
+    def _remove(self, cloud_id: str) -> None:
+        cloud = self._connect(self._lease.check_held)
+        self._lease.check_held()
+        self._journal.condemn(cloud_id)
+        cloud.delete(cloud_id)
+        self._journal.gone(cloud_id)
+
+    def _leftover(self, blocked: Exception) -> str:
+        left = ", ".join(entry.cloud_id for entry in self._journal.entries() if entry.state != "gone")
+        return f"{left} may be left in the cloud, cleaning up failed: {blocked}"
+
+    # Parts ----------------------------------------------------------------------------------------
+
+    def _connect(self, check: Callable[[], None]) -> CloudPublisher:
+        if self._cloud is None:
+            ticket = self._ticket
+            if ticket.sealed_secrets is None:
+                raise ConfigurationError("the account's secrets are no longer kept; publish again")
+            account = Account(ticket.platform, ticket.account, self._vault.open(ticket.sealed_secrets))
+            target = Target(ticket.platform, ticket.target)
+            timeouts = Timeouts(
+                self._settings.connect_timeout_seconds,
+                self._settings.call_timeout_seconds,
+                self._settings.verify_seconds,
+            )
+            # An address that leads nowhere takes long to find out, and a cancel is not to wait for that.
+            self._cloud = aside(
+                lambda: plugin(ticket.platform).connect(account, target, timeouts, self._policy),
+                check=check,
+                discard=CloudPublisher.close,
+            )
+        return self._cloud
+
+    def _ref(self) -> TicketRef:
+        ticket = self._ticket
+        return TicketRef(
+            uid=ticket.uid,
+            deployment=self._store.deployment,
+            ticket_uri=ticket_uri(ticket.owner, ticket.appliance_id, ticket.image_id, ticket.id),
+            image_uri=image_uri(ticket.owner, ticket.appliance_id, ticket.image_id),
+            appliance_uri=appliance_uri(ticket.owner, ticket.appliance_id),
+            journal=self._journal,
+        )
+
+    def _phase(self, phase: Phase, words: str) -> None:
+        self._steps.begin(phase)
+        self._leases.phase(self._claim, phase, words)
+
+    def _sent(self, count: int) -> None:
+        self._lease.sent = count
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 3600:g} h" if seconds >= 3600 else f"{seconds:g} s"
+
+
+def _difference(uploaded: CloudImage, image: Image, transfer: Transfer) -> str | None:
+    """How what the cloud received differs from what was registered; None where it does not."""
+    if not uploaded.complete:
+        return "the cloud does not list the image as complete"
+    if uploaded.size != image.size:
+        return f"the cloud received {uploaded.size} bytes of {image.size}"
+    for algorithm in _HASHES_TRUSTED:
+        if algorithm in uploaded.hashes:
+            same = uploaded.hashes[algorithm] == getattr(image, algorithm)
+            return None if same else f"the {algorithm} that the cloud computed is not the registered one"
+    # A cloud that tells no hash: what left this worker is compared.
+    return None if transfer.sha256 == image.sha256 else "the sha256 of what was sent is not the registered one"

@@ -1,0 +1,33 @@
+"""What a ticket has, or may have, made in a cloud: how a plugin notes it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from publisher.core.store import Store
+from publisher.core.store.leases import Claim
+from publisher.core.ticket import CloudRef
+
+
+@dataclass(frozen=True, slots=True)
+class TicketJournal:
+    """The ticket's journal, written under its lease. What is removed may be noted while the ticket is cancelled."""
+
+    store: Store
+    claim: Claim
+
+    def entries(self) -> Sequence[CloudRef]:
+        return self.store.tickets.journal(self.claim.ticket.id)
+
+    def plan(self, cloud_id: str) -> None:
+        self.store.leases.plan(self.claim, cloud_id)
+
+    def present(self, cloud_id: str) -> None:
+        self.store.leases.mark(self.claim, cloud_id, "present")
+
+    def condemn(self, cloud_id: str) -> None:
+        self.store.leases.mark(self.claim, cloud_id, "condemned")
+
+    def gone(self, cloud_id: str) -> None:
+        self.store.leases.mark(self.claim, cloud_id, "gone")
