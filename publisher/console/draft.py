@@ -16,6 +16,7 @@ from publisher.console.elements import (
     offered,
     platform_named,
     target_elements,
+    told,
 )
 from publisher.core.errors import InvalidRequest, NotFound
 from publisher.core.image import Image, ImageState
@@ -33,7 +34,7 @@ from publisher.intake.wire.schema import CRED_ACCOUNT, PUBLISH_IMAGE
 NOT_STORED = "other"
 """Of the accounts: one that is filled in here, and not kept."""
 
-FIELDS = {"imageUri": "image", CRED_ACCOUNT: "account", f"{CRED_ACCOUNT}.targetPlatform.name": "platform"}
+_FIELDS = {"imageUri": "image", CRED_ACCOUNT: "account", f"{CRED_ACCOUNT}.targetPlatform.name": "platform"}
 """What the form calls what errors name otherwise."""
 
 _IMAGES_MAX = 200
@@ -66,6 +67,12 @@ class Draft:
     def errors(self) -> dict[str, str]:
         """What is wrong with what was filled in, as far as each field tells by itself."""
         return self._read[1]
+
+    def told(self, error: InvalidRequest) -> dict[str, str]:
+        """What is wrong, by the name of the form's field: what is wrong with a stored account is so with the choice."""
+        if self.account and (error.field or "").startswith(ACCOUNT_PREFIX):
+            return {"account": " ".join(told(error).values())}
+        return told(error, _FIELDS)
 
     def request(self) -> PublishRequest:
         """Raises `InvalidRequest`."""

@@ -20,7 +20,7 @@ FLAGS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
-DESK, PHONE = {"width": 1360, "height": 860}, {"width": 390, "height": 844}
+DESK, PHONE = {"width": 1360, "height": 860}, {"width": 360, "height": 740}
 WAIT_MILLISECONDS = 20_000
 
 

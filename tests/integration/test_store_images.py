@@ -296,3 +296,35 @@ def test_appliances_that_are_wanted(store: Store) -> None:
     assert (page.total, [each.id for each in page.items]) == (1, [1])
     page = store.appliances.page(OWNER, Listing(None, "distributionName", True, 2, 0))
     assert (page.total, [each.id for each in page.items]) == (3, [3, 1])
+
+
+def test_the_latest_come_first_and_in_part(store: Store) -> None:
+    store.users.add("other", "x")
+
+    def named(name: str, owner: str = OWNER) -> int:
+        more: dict[str, Any] = {
+            "format": "raw",
+            "disk_format": "raw",
+            "virtual_size": 1,
+            "digests": DIGESTS,
+            "location": "disk.raw",
+        }
+        return store.images.add(owner=owner, appliance_id=APPLIANCE, name=name, **more).id
+
+    ids = [named(name) for name in ("Web-Front", "half%_done", "web-back")]
+    theirs = named("web", "other")
+    queued = store.registrations.begin(
+        owner=OWNER, appliance_id=APPLIANCE, name="waiting", wanted_format=None, source="a"
+    ).id
+
+    def found(**wanted: Any) -> list[int]:
+        return [image.id for image in store.images.latest(wanted.pop("count", 10), **wanted)]
+
+    assert found() == [queued, theirs, *reversed(ids)]
+    assert found(owner=OWNER, count=2) == [queued, ids[2]]
+    assert found(owner=OWNER, before=ids[2]) == [ids[1], ids[0]]
+    assert found(owner=OWNER, text="WEB") == [ids[2], ids[0]]
+    assert found(text="%_") == [ids[1]], "no pattern"
+    assert found(text=str(ids[0])) == [ids[0]]
+    assert found(text="9" * 18) == found(text="9" * 30) == []
+    assert found(state=ImageState.QUEUED) == [queued]

@@ -55,6 +55,16 @@ def test_one_page_after_another(store: Store) -> None:
     assert ids(store, Wanted(), 2, after=two) == [four, three]
 
 
+def test_those_of_an_image(store: Store) -> None:
+    one, two, other = add_ticket(store), add_ticket(store), add_ticket(store, image_id=2)
+    store.tickets.request_cancel(one.id)
+    publications = store.publications
+    assert [each.id for each in publications.of_image(1, 10)] == [two.id, one.id]
+    assert [each.id for each in publications.of_image(1, 1)] == [two.id]
+    assert [each.id for each in publications.of_image(1, 10, unfinished=True)] == [two.id]
+    assert [each.id for each in publications.of_image(2, 10)] == [other.id]
+
+
 def test_samples(store: Store) -> None:
     ticket = add_ticket(store)
     with writing(store.engine) as connection:

@@ -7,6 +7,7 @@ from sqlalchemy import select, update
 
 from publisher.core.store import Store
 from publisher.core.store.engine import db_now, reading, writing
+from publisher.core.store.sessions import session_id
 from publisher.core.store.tables import sessions
 from tests.unit.core.records import OWNER, add_owner
 
@@ -81,3 +82,18 @@ def test_another_password_and_the_end_of_a_user_end_all_sessions(owned: Store) -
     value = begin(owned)
     owned.users.remove(OWNER)
     assert owned.sessions.find(value, idle_seconds=100) is None
+
+
+def test_a_user_sees_its_sessions_and_ends_one(owned: Store) -> None:
+    one, other = begin(owned), begin(owned)
+    listed = {each.id: each for each in owned.sessions.of(OWNER, idle_seconds=100)}
+    assert set(listed) == {session_id(one), session_id(other)}
+    assert one not in str(listed)
+    owned.sessions.end_one("somebody else", session_id(one))
+    assert owned.sessions.find(one, idle_seconds=100)
+    owned.sessions.end_one(OWNER, session_id(one))
+    owned.sessions.end_one(OWNER, session_id(one))
+    assert owned.sessions.find(one, idle_seconds=100) is None
+    assert [each.id for each in owned.sessions.of(OWNER, idle_seconds=100)] == [session_id(other)]
+    put_back(owned, seen=101)
+    assert owned.sessions.of(OWNER, idle_seconds=100) == []

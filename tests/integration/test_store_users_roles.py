@@ -69,6 +69,21 @@ def test_what_cannot_be_changed(
     assert names(anna(store)) == ["publishing"]
 
 
+def test_what_a_user_may_by_itself_is_changed(store: Store) -> None:
+    changed = store.users.change_rights("anna", administrator=True, entitlements=frozenset({"api_key_access"}))
+    assert changed == anna(store)
+    assert (changed.administrator, names(changed)) == (True, ["publishing"])
+    assert changed.entitlements == {"api_key_access"}
+    store.users.change_rights("root", administrator=False, entitlements=frozenset())
+    with pytest.raises(Conflict, match="'anna' is the last administrator"):
+        store.users.change_rights("anna", administrator=False, entitlements=frozenset())
+    assert anna(store) == changed
+    with pytest.raises(InvalidRequest, match="unknown: all"):
+        store.users.change_rights("anna", administrator=True, entitlements=frozenset({"all"}))
+    with pytest.raises(NotFound):
+        store.users.change_rights("nobody", administrator=True, entitlements=frozenset())
+
+
 def test_a_user_with_a_role_that_is_not_there(store: Store) -> None:
     with pytest.raises(InvalidRequest, match="there is no role nothing"):
         store.users.add("bert", "x", roles=frozenset({"nothing"}))
@@ -120,6 +135,14 @@ def test_api_keys(store: Store) -> None:
     store.api_keys.remove("anna", made.id)
     assert (store.api_keys.list("anna"), store.api_keys.sealed_secret("PUBLIC")) == ([], None)
     assert key(store).id not in (made.id, other.id), "a number is never given again"
+
+
+def test_an_administrator_finds_everybody_s_keys(store: Store) -> None:
+    mine, theirs = key(store), key(store, "root", "OTHER")
+    assert store.api_keys.list(None) == [mine, theirs]
+    assert store.api_keys.get(None, theirs.id) == theirs
+    with pytest.raises(NotFound, match="there is no API key 99"):
+        store.api_keys.get(None, 99)
 
 
 def test_a_removed_users_keys_go_with_it(store: Store) -> None:

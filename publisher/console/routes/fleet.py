@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -20,6 +22,9 @@ from publisher.core.ticket import State, Ticket
 router = APIRouter()
 
 _HOUR, _DAY = 3600.0, 86400.0
+_COUNT_SECONDS = 5.0
+_PARTS = ("numbers", "workers", "throughput", "failures")
+"""The elements of the page, each with a template of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,37 +59,51 @@ class FleetSight:
         return sum(worker.member.concurrency for worker, state in self.workers if state is WorkerState.ALIVE)
 
 
-def sight(store: Store, settings: Settings) -> FleetSight:
-    # By name: none is to change its place while one looks.
-    workers = sorted(store.fleet.workers(), key=lambda each: each.member.name)
-    counts = store.statistics.counts()
-    return FleetSight(
-        workers=[(each, each.state(settings.silent_seconds)) for each in workers],
-        tickets=store.tickets.several([id for each in workers for id in each.ticket_ids]),
-        queue=store.statistics.queue(),
-        working=sum(count for (_, state), count in counts.items() if state in (State.PUBLISHING, State.CANCELLING)),
-        rates=_rates(store.statistics.throughput(_HOUR), store.statistics.throughput(_DAY)),
-        failures=_failures(store.statistics.failures(_HOUR), store.statistics.failures(_DAY)),
-    )
+class Look:
+    """Looks at the fleet again and again."""
+
+    def __init__(self, store: Store, settings: Settings) -> None:
+        self._store = store
+        self._settings = settings
+        self._counted = -math.inf
+
+    def __call__(self) -> FleetSight:
+        store = self._store
+        # By name: none is to change its place while one looks.
+        workers = sorted(store.fleet.workers(), key=lambda each: each.member.name)
+        # What was done within a day is summed up now and then: of a hundred thousand, that takes its time.
+        if time.monotonic() - self._counted >= _COUNT_SECONDS:
+            self._counted = time.monotonic()
+            statistics = store.statistics
+            self._rates = _rates(statistics.throughput(_HOUR), statistics.throughput(_DAY))
+            self._failures = _failures(statistics.failures(_HOUR), statistics.failures(_DAY))
+        counts = store.publications.counts()
+        return FleetSight(
+            workers=[(each, each.state(self._settings.silent_seconds)) for each in workers],
+            tickets=store.tickets.several([id for each in workers for id in each.ticket_ids]),
+            queue=store.statistics.queue(),
+            working=counts[State.PUBLISHING] + counts[State.CANCELLING],
+            rates=self._rates,
+            failures=self._failures,
+        )
 
 
 @router.get("/fleet")
 def fleet(visit: Visiting) -> Response:
     visit.require_administrator()
-    return visit.page("fleet/fleet.html", fleet=sight(visit.services.store, visit.services.settings))
+    return visit.page("fleet/fleet.html", fleet=Look(visit.services.store, visit.services.settings)())
 
 
 @router.get("/fleet/events")
 def events(visit: Visiting) -> Response:
     visit.require_administrator()
-    services = visit.services
+    look = Look(visit.services.store, visit.services.settings)
 
-    def look() -> Sight:
-        now = sight(services.store, services.settings)
-        parts = "numbers", "workers", "throughput", "failures"
-        return Sight({f"fleet-{part}": render(f"fleet/{part}.html", fleet=now) for part in parts})
+    def parts() -> Sight:
+        now = look()
+        return Sight({f"fleet-{part}": render(f"fleet/{part}.html", fleet=now) for part in _PARTS})
 
-    return visit.live(look)
+    return visit.live(parts)
 
 
 # A worker's name may have any character: it is told in the query.

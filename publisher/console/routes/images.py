@@ -48,8 +48,8 @@ def image(visit: Visiting, id: Id) -> Response:
     found = _found(visit, id)
     store = visit.services.store
     appliance = store.appliances.find(found.owner, found.appliance_id)
-    tickets = store.tickets.list(owner=found.owner, image_id=id)[::-1]
-    return visit.page("images/image.html", image=found, appliance=appliance, tickets=tickets[:_PAGE])
+    tickets = store.publications.of_image(id, _PAGE)
+    return visit.page("images/image.html", image=found, appliance=appliance, tickets=tickets, most=_PAGE)
 
 
 @router.get("/images/{id}/events")
@@ -95,14 +95,13 @@ def delete_page(visit: Visiting, id: Id) -> Response:
     """What deleting it would do."""
     visit.require(_DELETE)
     found = _found(visit, id)
-    tickets = visit.services.store.tickets.list(owner=found.owner, image_id=id)
-    unfinished = [each for each in tickets if not each.final]
+    publications = visit.services.store.publications
     return visit.page(
         "images/delete.html",
         image=found,
         ours=catalog.is_ours(found.location),
-        published=len(tickets),
-        unfinished=unfinished,
+        published=bool(publications.of_image(id, 1)),
+        unfinished=publications.of_image(id, _PAGE, unfinished=True),
     )
 
 

@@ -8,8 +8,7 @@ from fastapi import APIRouter, Response
 from fastapi.responses import PlainTextResponse
 from starlette.background import BackgroundTask
 
-from publisher.console.draft import FIELDS, NOT_STORED, Draft, draft
-from publisher.console.elements import told
+from publisher.console.draft import NOT_STORED, Draft, draft
 from publisher.console.start import first_steps
 from publisher.console.visit import Posted, Visit, Visiting
 from publisher.core.errors import Conflict, InvalidRequest, TooMany
@@ -43,7 +42,7 @@ def publish(visit: Visiting, form: Posted) -> Response:
     try:
         ticket = accept(visit.store, services.sealer, drafted.request(), policy=services.policy)
     except InvalidRequest as error:
-        return _page(visit, drafted, told(error, FIELDS), 400)
+        return _page(visit, drafted, drafted.told(error), 400)
     except (Conflict, TooMany) as error:
         return _page(visit, drafted, {"": str(error)}, status_of(error))
     response = visit.redirect(f"/publications/{ticket.id}", f"Accepted: this is ticket {ticket.id}.")

@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, Engine, Select, func, or_, select
 from publisher.core.store.engine import reading
 from publisher.core.store.rows import TICKET_COLUMNS, ticket_of
 from publisher.core.store.tables import notifications, tickets
-from publisher.core.ticket import State, Ticket
+from publisher.core.ticket import FINAL, State, Ticket
 
 COUNTED_MAX = 1000
 """What is more than this many is not counted: that would take ever longer."""
@@ -82,6 +82,14 @@ class Publications:
     def these(self, ids: Collection[int]) -> Sequence[Ticket]:
         """Those of these tickets that there are; newest first, as in a page."""
         query = select(*_COLUMNS).where(tickets.c.id.in_(ids)).order_by(tickets.c.id.desc())
+        with reading(self._engine) as connection:
+            return [ticket_of(row, _LEFT_OUT) for row in connection.execute(query)]
+
+    def of_image(self, image_id: int, count: int, *, unfinished: bool = False) -> Sequence[Ticket]:
+        """The newest of an image, or of those of it that have not ended."""
+        query = select(*_COLUMNS).where(tickets.c.image_id == image_id).order_by(tickets.c.id.desc()).limit(count)
+        if unfinished:
+            query = query.where(tickets.c.state.not_in(FINAL))
         with reading(self._engine) as connection:
             return [ticket_of(row, _LEFT_OUT) for row in connection.execute(query)]
 

@@ -93,6 +93,13 @@ def test_what_is_wrong_is_told_at_its_field(
     assert fresh.store.tickets.list() == []
 
 
+def test_what_is_wrong_with_a_stored_account_is_told_at_the_choice(fresh: Service, browser: Browsers) -> None:
+    account = store_account(fresh, keystoneUrl="")
+    page = browser("alice").post(NEW, {"image": "21", "account": str(account.id)})
+    assert page.status == 400
+    assert wrong(page, "account") == "Keystone URL: is needed to publish to openstack"
+
+
 def test_too_many_that_wait_and_an_image_that_is_gone_are_told(start: Callable[..., Service]) -> None:
     service = start(user_queue_max=1)
     alice = browse(service, "alice")
