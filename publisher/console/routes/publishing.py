@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import secrets
 from collections.abc import Mapping
 
 from fastapi import APIRouter, Response
@@ -10,9 +12,11 @@ from starlette.background import BackgroundTask
 
 from publisher.console.draft import NOT_STORED, Draft, draft
 from publisher.console.start import first_steps
-from publisher.console.visit import Posted, Visit, Visiting
+from publisher.console.visit import Form, Posted, Visit, Visiting
 from publisher.core.errors import Conflict, InvalidRequest, TooMany
 from publisher.core.publishing import accept, wake
+from publisher.core.store.idempotency import IdempotencyKey, KeyTaken
+from publisher.core.ticket import Ticket
 from publisher.intake.exchange import API
 from publisher.intake.problems import status_of
 
@@ -20,6 +24,9 @@ router = APIRouter()
 
 _NEW = "/publications/new"
 _ENTITLEMENT = "image_publish"
+_PAGE_ID = "page"
+"""A field of the form, another in each page that is made."""
+_PAGE_ID_MAX = 64
 
 
 @router.get(_NEW)
@@ -38,14 +45,20 @@ def publish(visit: Visiting, form: Posted) -> Response:
         return _page(visit, drafted)
     if drafted.errors:
         return _page(visit, drafted, drafted.errors, 400)
-    services = visit.services
+    services, key = visit.services, _key(visit, form)
     try:
-        ticket = accept(visit.store, services.sealer, drafted.request(), policy=services.policy)
+        if key and (before := services.store.idempotency_keys.ticket(key)):
+            return _accepted(visit, before)
+        ticket = accept(visit.store, services.sealer, drafted.request(), key, policy=services.policy)
     except InvalidRequest as error:
         return _page(visit, drafted, drafted.told(error), 400)
+    except KeyTaken as error:
+        # A second click, while the first was being accepted.
+        same = services.store.idempotency_keys.ticket(key) if key else None
+        return _accepted(visit, same) if same else _page(visit, drafted, {"": str(error)}, 409)
     except (Conflict, TooMany) as error:
         return _page(visit, drafted, {"": str(error)}, status_of(error))
-    response = visit.redirect(f"/publications/{ticket.id}", f"Accepted: this is ticket {ticket.id}.")
+    response = _accepted(visit, ticket)
     # The ticket is safe. Waking a worker must not keep anybody waiting, whatever the broker does.
     response.background = BackgroundTask(wake, services.store, services.waker, ticket.id)
     return response
@@ -56,6 +69,21 @@ def command(visit: Visiting, form: Posted) -> Response:
     """The same over the API, as far as the form is filled in."""
     visit.require(_ENTITLEMENT)
     return PlainTextResponse(_command(visit, _draft(visit, form)))
+
+
+def _accepted(visit: Visit, ticket: Ticket) -> Response:
+    return visit.redirect(f"/publications/{ticket.id}", f"Accepted: this is ticket {ticket.id}.")
+
+
+def _key(visit: Visit, form: Form) -> IdempotencyKey | None:
+    """Of the form of one page: a second click, or going back and sending it again, makes no second ticket."""
+    if not (page := form.get(_PAGE_ID, "")[:_PAGE_ID_MAX]):
+        return None
+    filled_in = sorted((name, value) for name, value in form.multi_items() if name != "csrf")
+    fingerprints = tuple(visit.services.sealer.fingerprints(json.dumps(filled_in).encode()))
+    return IdempotencyKey(
+        visit.user.login, f"console {page}", fingerprints, visit.services.settings.idempotency_seconds
+    )
 
 
 def _draft(visit: Visit, form: Mapping[str, str]) -> Draft:
@@ -73,6 +101,7 @@ def _page(visit: Visit, drafted: Draft, errors: Mapping[str, str] = {}, status: 
         status=status,
         draft=drafted,
         not_stored=NOT_STORED,
+        page_id=secrets.token_urlsafe(16),
         errors=errors,
         command=_command(visit, drafted),
         steps=first_steps(visit.services.store, visit.user),

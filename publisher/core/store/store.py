@@ -25,7 +25,7 @@ from publisher.core.store.idempotency import IdempotencyKeys
 from publisher.core.store.images import Images
 from publisher.core.store.inspection import Inspection
 from publisher.core.store.leases import Leases
-from publisher.core.store.limits import Limits
+from publisher.core.store.limits import Limits, Room
 from publisher.core.store.notifications import Notifications
 from publisher.core.store.publications import Publications
 from publisher.core.store.registrations import Registrations
@@ -42,12 +42,21 @@ _MIGRATIONS = Path(__file__).parent / "migrations"
 class Store:
     """Tickets, images and users, in one database."""
 
-    def __init__(self, engine: Engine, *, wake_again_seconds: float = 5.0, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        wake_again_seconds: float = 5.0,
+        limits: Limits | None = None,
+        room: Room | None = None,
+    ) -> None:
         limits = limits or Limits()
         self.engine = engine
         self._wake_again_seconds = wake_again_seconds
         self._limits = limits
-        self.tickets = Tickets(engine, wake_again_seconds=wake_again_seconds, limits=limits)
+        # Shared by all who act: it remembers what it has counted.
+        self._room = room or Room(limits)
+        self.tickets = Tickets(engine, wake_again_seconds=wake_again_seconds, room=self._room)
         self.leases = Leases(engine, limits)
         self.images = Images(engine)
         self.appliances = Appliances(engine)
@@ -81,7 +90,7 @@ class Store:
         """The same store, for one who acts: each change made by way of it is in the audit log. Only this one is to be
         closed."""
         engine = acting(self.engine, actor)
-        return Store(engine, wake_again_seconds=self._wake_again_seconds, limits=self._limits)
+        return Store(engine, wake_again_seconds=self._wake_again_seconds, limits=self._limits, room=self._room)
 
     def migrate(self) -> None:
         """Bring the tables up to this version, forward only."""

@@ -15,7 +15,7 @@ from publisher.core.store.audit import note
 from publisher.core.store.engine import db_now, reading, writing
 from publisher.core.store.idempotency import IdempotencyKey, take
 from publisher.core.store.images import hold
-from publisher.core.store.limits import Limits, Room
+from publisher.core.store.limits import Room
 from publisher.core.store.rows import (
     TICKET_COLUMNS,
     VERSION_COLUMNS,
@@ -36,9 +36,9 @@ _URI_COLUMNS = [tickets.c[name] for name in ("owner", "appliance_id", "image_id"
 
 
 class Tickets:
-    def __init__(self, engine: Engine, *, wake_again_seconds: float, limits: Limits) -> None:
+    def __init__(self, engine: Engine, *, wake_again_seconds: float, room: Room) -> None:
         self._engine = engine
-        self._room = Room(limits)
+        self._room = room
         self._wake_again_seconds = wake_again_seconds
 
     def create(

@@ -36,14 +36,14 @@ def set_webhook(caller: Calling, body: Body, uid: str) -> Response:
     owner = caller.owner(uid, _ENTITLEMENT)
     url = caller.read(body, "webhook").get("url")
     services = caller.services
-    secret = subscribe(services.store, services.sealer, services.policy, owner, str(url) if url else None)
+    secret = subscribe(caller.store, services.sealer, services.policy, owner, str(url) if url else None)
     shown = write_document(caller.form, "webhook", _document(caller, owner) | {"secret": secret})
     return Response(shown, media_type=caller.form.content_type, headers={"Cache-Control": "no-store"})
 
 
 @router.delete(_WEBHOOK)
 def forget_webhook(caller: Calling, uid: str) -> Response:
-    caller.services.store.users.set_notify(caller.owner(uid, _ENTITLEMENT), None, None)
+    caller.store.users.set_notify(caller.owner(uid, _ENTITLEMENT), None, None)
     return Response(status_code=204)
 
 

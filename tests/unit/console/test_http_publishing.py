@@ -174,7 +174,16 @@ def test_the_fields_are_those_of_the_platform(browser: Browsers) -> None:
     page = alice.post(NEW, filled)
     assert page.status == 200
     names = page.root.xpath("//form[@id='publication']//*[self::input or self::select]/@name")
-    assert names == ["csrf", "image", "account", "platform", "credAccount.login", "credAccount.password", "displayName"]
+    assert names == [
+        "csrf",
+        "page",
+        "image",
+        "account",
+        "platform",
+        "credAccount.login",
+        "credAccount.password",
+        "displayName",
+    ]
     assert page.root.xpath("//input[@name='displayName']/@value") == ["Kept"]
     assert page.root.xpath("//select[@name='image']/option[@selected]/@value") == ["22"]
     openstack = alice.get(NEW).root.xpath("//*[@required]/@name")
@@ -194,6 +203,24 @@ def test_without_an_image_the_way_to_one_is_shown(fresh: Service, browser: Brows
     page = visitor.get(NEW)
     assert page.root.xpath("//li[contains(@class, 'done')]//h3/text()[1]") == ["A cloud account "]
     assert page.root.xpath("//a[contains(@class, 'primary')]/@href") == ["/console/images/new"]
+
+
+def test_a_form_that_is_sent_twice_makes_one_ticket(fresh: Service, browser: Browsers) -> None:
+    alice = browser("alice")
+    page = str(alice.get(NEW).root.xpath("string(//input[@name='page']/@value)"))
+    assert page
+    form = {"image": "21", "account": "other", "platform": "openstack", "page": page, **INLINE}
+    first, second = alice.post(NEW, form), alice.post(NEW, form)
+    assert (second.status, second.location) == (303, first.location)
+    assert len(fresh.store.tickets.list()) == 1
+    # Somebody went back, and changed it: that is asked for again, by another page.
+    changed = alice.post(NEW, form | {"displayName": "Another"})
+    assert changed.status == 409
+    another = str(changed.root.xpath("string(//input[@name='page']/@value)"))
+    assert alice.post(NEW, form | {"displayName": "Another", "page": another}).status == 303
+    assert [each.name for each in fresh.store.tickets.list()][1:] == ["Another"]
+    # Another user's page of the same name is another one.
+    assert another != page
 
 
 def test_in_production_mode_no_address_inside_is_taken(start: Callable[..., Service]) -> None:
