@@ -21,7 +21,8 @@ demo-stop: .venv/.runtime  ## stop what `make demo KEEP=1` left running
 test: .venv/.development  ## all tests, against real servers
 	@started=$$SECONDS; sh tests/install_servers.sh; \
 	$(BIN)/publisher devcloud install; \
-	$(BIN)/python -m pytest; \
+	$(BIN)/python -m pytest -m 'not real' -q -n auto; \
+	$(BIN)/python -m pytest -m real; \
 	echo "make test took $$((SECONDS - started)) s"
 
 test-fast: .venv/.development  ## the tests that need no server, nor much time
