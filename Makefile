@@ -57,12 +57,12 @@ screenshots: .venv/.development  ## pictures of the console's main pages, into d
 
 clean:  ## remove all that these targets made
 	[ ! -x $(BIN)/python ] || $(BIN)/python -m demo.run --stop || true
-	rm -rf .venv .venv-devcloud .demo .test-run .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis *.egg-info
+	rm -rf .venv .venv-devcloud .venv-devcloud.lock .demo .test-run .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis *.egg-info
 
 .venv/.runtime: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed; make PYTHON=python3.12 …")'
 	@[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv || { rm -rf .venv; echo 'On Debian: apt-get install python3-venv' >&2; exit 1; }
-	@echo 'Installing the publisher into .venv (about half a minute)'
+	@echo 'Installing the publisher into .venv (a minute or two)'
 	@$(PIP) --editable '.[devcloud]'
 	@touch $@
 

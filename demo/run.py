@@ -56,8 +56,10 @@ def main() -> int:
     stop(quiet=True)
     ended_well = False
     try:
-        images = demonstrate()
-        if not given.keep:
+        images, ports = demonstrate()
+        if given.keep:
+            look_next(ports)
+        else:
             remove_from_cloud(images)
         ended_well = True
     except (DemoFailed, DemoImageError, subprocess.CalledProcessError) as error:
@@ -70,12 +72,14 @@ def main() -> int:
     if ended_well:
         if given.keep:
             console.print("It goes on running. Stop it with: [bold]make demo-stop[/]")
+        else:
+            console.print("It has stopped. To look around in it: [bold]make demo KEEP=1[/]")
         console.print(f"make demo took {time.monotonic() - started:.0f} s")
     return 0 if ended_well else 1
 
 
-def demonstrate() -> list[str]:
-    """Returns the ids of the images in the cloud."""
+def demonstrate() -> tuple[list[str], Mapping[str, int]]:
+    """Returns the ids of the images in the cloud, and the ports of what runs."""
     step("A real OpenStack on this machine: Keystone and Glance (the first time they are installed: a minute or two)")
     publisher("devcloud", "up")
     cloud: dict[str, str] = json.loads(output(PUBLISHER, "devcloud", "env", "--json", "--user", "uploader"))
@@ -102,8 +106,7 @@ def demonstrate() -> list[str]:
         if registered != came_back:
             raise DemoFailed(f"{name}: what came back from Glance is not what was registered")
     console.print("  [green]both pairs match[/]")
-    look_next(ports)
-    return [cloud_id for cloud_id, *_ in fetched]
+    return [cloud_id for cloud_id, *_ in fetched], ports
 
 
 def publish_and_fetch_back(
@@ -293,12 +296,16 @@ def look_next(ports: Mapping[str, int]) -> None:
         assert answer.status == 200  # noqa: S101  # it has answered all the time
     console.print(
         Panel(
-            f"API      http://127.0.0.1:{ports['intake']}/api/users/root/appliances/4/pimages/statuses\n"
-            f"         login root, password in {relative(HOME / 'root.password')}\n"
-            f"Flower   http://127.0.0.1:{ports['flower']}  login operator, password in"
-            f" {relative(HOME / 'flower.password')}\n"
-            "Docs     README.md, docs/",
-            title="Where to look next (make demo KEEP=1 leaves it all running)",
+            f"Console    http://127.0.0.1:{ports['intake']}/console\n"
+            f"           login root, password in {relative(HOME / 'root.password')}\n"
+            f"API        http://127.0.0.1:{ports['intake']}/docs\n"
+            f"Flower     http://127.0.0.1:{ports['flower']}\n"
+            f"           login operator, password in {relative(HOME / 'flower.password')}\n"
+            f"Terminal   export PUBLISHER_DATA_DIR=$PWD/{relative(HOME)}\n"
+            "           .venv/bin/publisher top\n"
+            "The cloud  .venv/bin/publisher devcloud env    (what to sign in there with)\n"
+            "Docs       README.md, docs/",
+            title="Where to look next",
             expand=False,
         )
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,7 @@ app = typer.Typer(help="A real Keystone and Glance on loopback, to try things ou
 
 _STOP_SIGNALS = {signal.SIGINT, signal.SIGTERM}
 VENV_VARIABLE = "PUBLISHER_DEVCLOUD_VENV"
+_DIRECTORY = "PUBLISHER_DATA_DIR"
 
 
 class DevCloudFailed(PublisherError):
@@ -40,7 +42,7 @@ def up(
     """Start it and wait until it answers. The first start installs it: a minute or two."""
     with _cloud() as cloud:
         cloud.up(say=lambda words: say(words, console=err), host=host)
-        say('Use it: eval "$(publisher devcloud env)"')
+        say(f'What to sign in there with: {_command("env")}    (into this shell: eval "$(…)")')
         if stay:
             _wait_for_a_stop()
             cloud.down()
@@ -104,8 +106,23 @@ def _cloud() -> Iterator[DevCloud]:
     from publisher.devcloud import DevCloud, DevCloudError
 
     data_dir = read_settings().data_dir
-    venv = os.environ.get(VENV_VARIABLE)
     try:
-        yield DevCloud(data_dir / "devcloud", Path(venv) if venv else data_dir / "devcloud-venv")
+        yield DevCloud(data_dir / "devcloud", _environment(data_dir))
     except DevCloudError as error:
         raise DevCloudFailed(str(error)) from None
+
+
+def _environment(data_dir: Path) -> Path:
+    """Where it is installed: where the variable says, else beside our own environment if it is there already, where
+    `make demo` and `make test` put it, else in the data directory."""
+    if named := os.environ.get(VENV_VARIABLE):
+        return Path(named)
+    beside = Path(sys.prefix).with_name(".venv-devcloud")
+    return beside if beside.is_dir() else data_dir / "devcloud-venv"
+
+
+def _command(name: str) -> str:
+    """As it is typed to have this very installation."""
+    directory = os.environ.get(_DIRECTORY)
+    where = f"{_DIRECTORY}={shlex.quote(directory)} " if directory else ""
+    return f"{where}publisher devcloud {name}"

@@ -52,6 +52,11 @@ def open_store(settings: Settings, *, check: bool = True) -> Iterator[Store]:
     from publisher.core.store import Store
     from publisher.core.store.audit import Actor
 
+    if check and not settings.database_url and not (settings.data_dir / "publisher.db").exists():
+        raise ConfigurationError(
+            f"there is no installation in {settings.data_dir}; start one with `publisher up`, or name the directory of"
+            " another with PUBLISHER_DATA_DIR"
+        )
     with database_errors():
         store = Store.open(settings)
         try:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -29,7 +31,18 @@ if TYPE_CHECKING:
 
 PASSWORD_VARIABLE = "OS_PASSWORD"  # noqa: S105  # a variable's name
 FIRST_USER, FIRST_APPLIANCE = "root", 1
-
+_OPTIONS = {
+    "credAccount.keystoneUrl": "--keystone-url or OS_AUTH_URL",
+    "credAccount.glanceUrl": "--glance-url",
+    "credAccount.login": "--login or OS_USERNAME",
+    "credAccount.password": PASSWORD_VARIABLE,
+    "credAccount.keystoneVersion": "--keystone-version",
+    "keystoneDomain": "--domain or OS_PROJECT_DOMAIN_NAME",
+    "keystoneProject": "--project or OS_PROJECT_NAME",
+    "tenantName": "--tenant or OS_TENANT_NAME",
+    "displayName": "--name",
+}
+"""How the elements of a request are given here."""
 
 EXAMPLES = examples(
     'publish disk.qcow2 --name "My image" --wait',
@@ -117,7 +130,7 @@ def publish(
     from publisher.core.publishing import PublishRequest
 
     settings = read_settings()
-    with open_store(settings) as store:
+    with open_store(settings) as store, _naming_options():
         found = _find(store, int(image)) if image.isdecimal() else None
         request = PublishRequest(
             owner=user or (found.owner if found else FIRST_USER),
@@ -138,6 +151,17 @@ def publish(
         if as_json:
             print_json(ticket_json(find_ticket(store, ticket.id)))
     raise typer.Exit(code)
+
+
+@contextmanager
+def _naming_options() -> Iterator[None]:
+    """What is wrong with an element of a request is said with the option that it was, or was not, given by."""
+    try:
+        yield
+    except InvalidRequest as error:
+        if error.field not in _OPTIONS:
+            raise
+        raise InvalidRequest(f"{error}; it is given by {_OPTIONS[error.field]}") from None
 
 
 def _given(**values: str | None) -> dict[str, Any]:

@@ -206,15 +206,16 @@ def _silent(name: str, line: str) -> None:
 
 
 def _print_panel(settings: Settings, first_password: str | None, *, flower: bool) -> None:
-    rows = {"API": f"{settings.intake}/api"}
-    if flower:
-        rows["Flower"] = settings.flower
-        rows[""] = f"login {FLOWER_LOGIN}, password in {flower_password_file(settings)}"
+    rows = {"Console": f"{settings.intake}/console"}
     kept = settings.data_dir / FIRST_PASSWORD_FILE
     if first_password:
         rows["Login"] = f"{FIRST_LOGIN}, password {first_password} (shown once; it is in {kept})"
     elif kept.exists():
         rows["Login"] = f"{FIRST_LOGIN}, password in {kept}"
+    rows["API"] = f"{settings.intake}/api"
+    if flower:
+        rows["Flower"] = settings.flower
+        rows[""] = f"login {FLOWER_LOGIN}, password in {flower_password_file(settings)}"
     rows["Logs"] = str(settings.data_dir / "logs")
     rows["Next"] = "publisher publish IMAGE.qcow2 --wait    (in another terminal; --help tells more)"
     rows["Stop"] = "Ctrl-C"

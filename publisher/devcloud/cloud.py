@@ -232,7 +232,10 @@ class DevCloud:
     def _state(self) -> State:
         state = self._load()
         if state is None:
-            raise DevCloudError(f"there is no cloud in {self.directory} yet: bring it up first")
+            raise DevCloudError(
+                f"there is no cloud in {self.directory} yet; start it with: publisher devcloud up (or name the installation that"
+                " has one with PUBLISHER_DATA_DIR)"
+            )
         return state
 
     def _make_directory(self) -> None:

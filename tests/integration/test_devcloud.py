@@ -213,7 +213,7 @@ def test_a_directory_of_something_else_is_refused(cloud: DevCloud, tmp_path: Pat
 
     with pytest.raises(DevCloudError, match="holds something else"):
         DevCloud(tmp_path, cloud.venv).up()
-    with pytest.raises(DevCloudError, match="bring it up first"):
+    with pytest.raises(DevCloudError, match="start it with: publisher devcloud up"):
         _ = DevCloud(tmp_path, cloud.venv).keystone_url
     with pytest.raises(DevCloudError, match="not an environment for the development cloud"):
         DevCloud(tmp_path / "cloud", tmp_path).up()

@@ -43,7 +43,16 @@ def test_a_wrong_setting_is_named(bare_cli: Cli) -> None:
     assert result.stderr.count("\n") == 1
 
 
-def test_a_database_without_tables_says_how_to_make_them(bare_cli: Cli) -> None:
+def test_where_nothing_is_installed_nothing_is_made(bare_cli: Cli, tmp_path: Path) -> None:
+    result = bare_cli.run("users", "list")
+
+    assert result.exit_code == 2
+    assert "there is no installation in" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_database_without_tables_says_how_to_make_them(bare_cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "publisher.db").touch()
     result = bare_cli.run("users", "list")
 
     assert result.exit_code == 2
@@ -64,7 +73,7 @@ def test_a_database_that_is_none(bare_cli: Cli, tmp_path: Path) -> None:
 def test_a_directory_that_cannot_be_made(bare_cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
 
-    result = bare_cli.run("users", "list", PUBLISHER_DATA_DIR=str(tmp_path / "file" / "data"))
+    result = bare_cli.run("migrate", PUBLISHER_DATA_DIR=str(tmp_path / "file" / "data"))
 
     assert result.exit_code == 1
     assert result.stderr.endswith("Not a directory\n")
