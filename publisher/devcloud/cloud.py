@@ -233,8 +233,8 @@ class DevCloud:
         state = self._load()
         if state is None:
             raise DevCloudError(
-                f"there is no cloud in {self.directory} yet; start it with: publisher devcloud up (or name the installation that"
-                " has one with PUBLISHER_DATA_DIR)"
+                f"there is no cloud in {self.directory} yet; start it with: publisher devcloud up"
+                " (or name the installation that has one with PUBLISHER_DATA_DIR)"
             )
         return state
 
