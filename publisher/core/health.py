@@ -52,9 +52,9 @@ class Readiness:
 
 
 def store_check(store: Store) -> Check:
-    """That it answers, and has the tables of this version."""
+    """That it answers, and has the tables of this version; or of a later one, in the middle of an upgrade."""
     try:
-        store.check_schema()
+        store.check_schema(or_newer=True)
     except PublisherError as error:
         return Check(str(error))
     except SQLAlchemyError as error:

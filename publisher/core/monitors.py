@@ -29,7 +29,10 @@ class Monitors:
         """Raises `NotAuthenticated` or `NotAllowed`."""
         if self.token_file is None:
             if by_proxy or not _is_loopback(address):
-                raise NotAllowed("the metrics are told on this machine only; see PUBLISHER_METRICS_TOKEN_FILE")
+                raise NotAllowed(
+                    "without a token the metrics are told on this machine only, and not in production mode, where a"
+                    " proxy stands between; see PUBLISHER_METRICS_TOKEN_FILE"
+                )
             return
         scheme, _, token = (authorization or "").partition(" ")
         # Read each time: so it can be changed while everything runs.

@@ -96,11 +96,14 @@ class Store:
         """Bring the tables up to this version, forward only."""
         command.upgrade(self._alembic(), "head")
 
-    def check_schema(self) -> None:
-        """Raises `ConfigurationError` unless the tables are of this version."""
+    def check_schema(self, *, or_newer: bool = False) -> None:
+        """Raises `ConfigurationError` unless the tables are of this version, or of a later one where that will do: what
+        runs goes on with them until it is restarted."""
         with reading(self.engine) as connection:
             found = MigrationContext.configure(connection).get_current_revision()
         wanted = ScriptDirectory.from_config(self._alembic()).get_current_head()
+        if or_newer and found and wanted and found > wanted:
+            return
         if found != wanted:
             raise ConfigurationError(
                 f"the database's tables are of version {found or 'none'}, this software needs {wanted};"

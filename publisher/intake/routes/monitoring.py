@@ -19,7 +19,8 @@ from publisher.core.store_metrics import store_registry
 
 router = APIRouter()
 
-_FORWARDED = ("forwarded", "x-forwarded-for", "x-real-ip")
+_FORWARDED = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip")
+"""By these a proxy is known; not every proxy sends one."""
 _HEADERS = {"Cache-Control": "no-store"}
 
 
@@ -30,12 +31,19 @@ class Monitoring:
     registry: CollectorRegistry
     monitors: Monitors
     readiness: Readiness
+    behind_proxy: bool
+    """All callers come from this machine, as far as can be seen: so it is taken to be in production mode."""
 
     @classmethod
     def of(cls, store: Store, settings: Settings) -> Monitoring:
         """Raises `ConfigurationError`."""
         checks = {"store": lambda: store_check(store), "broker": lambda: broker_check(settings)}
-        return cls(store_registry(store, settings.silent_seconds), Monitors.of(settings), Readiness(checks))
+        return cls(
+            store_registry(store, settings.silent_seconds),
+            Monitors.of(settings),
+            Readiness(checks),
+            settings.production,
+        )
 
 
 def _monitoring(request: Request) -> Monitoring:
@@ -46,7 +54,7 @@ def _monitoring(request: Request) -> Monitoring:
 def metrics(request: Request) -> Response:
     monitoring = _monitoring(request)
     address = request.client.host if request.client else ""
-    by_proxy = any(name in request.headers for name in _FORWARDED)
+    by_proxy = monitoring.behind_proxy or any(name in request.headers for name in _FORWARDED)
     try:
         monitoring.monitors.admit(address, request.headers.get("authorization"), by_proxy=by_proxy)
     except NotAuthenticated as error:

@@ -45,7 +45,7 @@ def test_each_part_is_confined(name: str) -> None:
 def test_only_the_proxy_is_reached_from_outside() -> None:
     assert [name for name, each in SERVICES.items() if "ports" in each] == ["proxy"]
     reaching_out = {name for name, each in SERVICES.items() if "outside" in each["networks"]}
-    assert reaching_out == {"proxy", "worker"}
+    assert reaching_out == {"proxy", "worker", "devcloud"}
     internal = {name for name, network in COMPOSE["networks"].items() if network.get("internal")}
     assert internal == {"edge", "inside"}
 
@@ -77,6 +77,17 @@ def test_secrets_are_files_that_the_settings_name() -> None:
 
 def test_workers_may_drain_before_they_are_killed() -> None:
     assert float(SERVICES["worker"]["stop_grace_period"].removesuffix("s")) >= Settings().drain_seconds + 10
+
+
+def test_no_caller_has_the_workers_connect_to_what_is_kept() -> None:
+    (range,) = COMPOSE["networks"]["inside"]["ipam"]["config"]
+    assert {SERVICES[name]["environment"]["PUBLISHER_OUTBOUND_DENY"] for name in OURS} == {range["subnet"]}
+    beside_a_worker = {
+        name
+        for name, service in SERVICES.items()
+        if set(service["networks"]) & (set(SERVICES["worker"]["networks"]) - {"inside"})
+    }
+    assert beside_a_worker == {"worker", "proxy", "devcloud"}
 
 
 def test_every_variable_is_one_that_is_read() -> None:

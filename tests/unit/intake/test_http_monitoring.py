@@ -147,12 +147,18 @@ def test_the_store_is_not_asked_by_each_who_asks(
 # Who may --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("header", [{}, {"X-Forwarded-For": "10.0.0.1"}, {"Forwarded": "for=10.0.0.1"}])
+@pytest.mark.parametrize(
+    "header", [{}, {"X-Forwarded-For": "10.0.0.1"}, {"Forwarded": "for=10.0.0.1"}, {"Via": "1.1 proxy"}]
+)
 def test_without_a_token_only_who_is_on_this_machine(
     local: Callable[..., Service], fresh: Service, header: dict[str, str]
 ) -> None:
     answer = local().get("/metrics", login=None, headers=header)
     assert answer.status == (403 if header else 200)
+
+
+def test_in_production_mode_a_proxy_is_taken_to_stand_between(local: Callable[..., Service]) -> None:
+    assert local(production=True).get("/metrics", login=None).status == 403
 
 
 def test_who_is_elsewhere(fresh: Service) -> None:
@@ -217,7 +223,7 @@ def test_it_is_ready_without_a_broker_and_says_so(fresh: Service) -> None:
 
 @pytest.mark.parametrize("wrong", ["away", "another version"])
 def test_it_is_not_ready_without_its_store(fresh: Service, monkeypatch: pytest.MonkeyPatch, wrong: str) -> None:
-    def check(*_: object) -> None:
+    def check(*_: object, **__: object) -> None:
         if wrong == "away":
             raise OperationalError("SELECT secret", {}, Exception("at postgresql://user:password@host"))
         raise ConfigurationError("the database's tables are of another version")
