@@ -132,7 +132,7 @@ def test_what_is_wrong_with_an_upload_is_said(page: Page, site: Site, disk: Path
 def test_without_scripts_it_is_said_how_else(site: Site) -> None:
     page = site.sign_in(site.open(java_script_enabled=False))
     page.goto(f"{site.url}/images/new")
-    assert page.get_by_text("To upload from the browser takes JavaScript").is_visible()
+    page.get_by_text("To upload from the browser takes JavaScript").wait_for()
     assert not page.get_by_label("File", exact=True).is_visible()
     page.goto(f"{site.url}/publications/new?account=other")
     page.get_by_label("Platform").select_option("memory")
@@ -141,7 +141,7 @@ def test_without_scripts_it_is_said_how_else(site: Site) -> None:
     assert page.get_by_label("Keystone URL").count() == 0
     assert page.get_by_label("Display name").input_value() == "Kept"
     page.get_by_role("button", name="Publish").click()
-    assert page.get_by_text("Accepted: this is ticket").is_visible()
+    page.get_by_text("Accepted: this is ticket").wait_for()
 
 
 @pytest.mark.usefixtures("image")

@@ -47,7 +47,7 @@ def far(page: Page) -> int:
 def test_an_image_is_seen_to_arrive_is_cancelled_and_tried_again(
     page: Page, site: Site, stack: Stack, devcloud: DevCloud, look_at: LookAt
 ) -> None:
-    assert page.get_by_text("Your first image, in three steps").is_visible()
+    page.get_by_text("Your first image, in three steps").wait_for()
     look_at(page)
     glance = Glance(devcloud)
     with Proxy(devcloud.glance_url, bytes_per_second=2 * MIB) as slow:
