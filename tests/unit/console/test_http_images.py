@@ -6,8 +6,11 @@ import hashlib
 from collections.abc import Callable, Iterator
 
 import pytest
+from sqlalchemy import update
 
 from publisher.core.image import ImageState
+from publisher.core.store.engine import writing
+from publisher.core.store.tables import tickets
 from tests.unit.console.conftest import Browser, Page, browse
 from tests.unit.intake.conftest import IMAGES, Service, add_image
 
@@ -89,6 +92,17 @@ def test_one_image_tells_all_of_itself(fresh: Service, browser: Browsers) -> Non
         assert words in page.words
     assert f"/console/publications/{ticket.id}" in page.root.xpath("//main//a/@href")
     assert page.links("Publish") == ["/console/publications/new?image=21"]
+
+
+def test_a_number_that_another_had_shows_nothing_of_that(fresh: Service, browser: Browsers) -> None:
+    ticket = fresh.publish()
+    with writing(fresh.store.engine) as connection:
+        connection.execute(update(tickets).values(owner="bob", appliance_id=24))
+    alice = browser("alice")
+    assert f"/console/publications/{ticket.id}" not in alice.get("/images/21").text
+    page = alice.get("/images/21/delete")
+    assert "It was never published" in page.words
+    assert f"publication {ticket.id}" not in page.words
 
 
 @pytest.mark.parametrize("path", ["", "/events", "/file", "/delete"])
