@@ -169,6 +169,14 @@ def test_what_is_wrong_with_what_is_sent_is_told_to_the_script(
     assert not incoming.exists() or list(incoming.iterdir()) == []
 
 
+def test_a_form_is_no_image(browser: Browsers) -> None:
+    alice = browser("alice")
+    headers = {"Content-Type": "application/x-www-form-urlencoded", "X-CSRF-Token": alice.get("/me").csrf}
+    answer = alice.client.post("/console/images/upload?file_name=a", content=b"a=b", headers=headers)
+    assert (answer.status_code, answer.headers["content-type"]) == (415, "application/json")
+    assert "application/octet-stream" in answer.json()["message"]
+
+
 def test_nobody_sends_one_unasked(fresh: Service, browser: Browsers) -> None:
     assert upload(browser("alice"), BYTES, token="wrong", file_name="a").status == 403
     assert upload(browser("carol"), BYTES, file_name="a").status == 403
