@@ -1,7 +1,8 @@
 """Sends webhooks (Standard Webhooks): what the store's outbox holds, signed, until each is taken or given up.
 
-Every worker has one; one at a time is elected, through the store. A receiver is told one thing at a time, and a slow
-one keeps no other waiting. What a sender that died has sent may be sent again, with the same `webhook-id`.
+Every worker has one; one at a time is elected, through the store. A receiver is told one thing at a time, a slow one
+keeps no other waiting, and after each thing it is decided anew, fairly between users, who is told next. What a sender
+that died has sent may be sent again, with the same `webhook-id`.
 """
 
 from __future__ import annotations
@@ -32,8 +33,10 @@ logger = logging.getLogger(__name__)
 
 OFFICE = "notifier"
 _TERM_TURNS = 3
-_AT_ONCE, _AT_ONCE_OF_USER = 16, 4
+_AT_ONCE, _AT_ONCE_OF_USER = 32, 4
 """Receivers that are told something at a time: with those of one user that do not answer, others' are told still."""
+_SHARED = 16
+"""From so many on a user gets one only, and who has one gets no more: there is room for those who have none."""
 _HELD_SECONDS = 15.0
 """How long beyond its time-out a try may take to be noted."""
 _GONE = 410
@@ -60,14 +63,18 @@ class Notifier:
         self._stop = stop
         self._tls = trust()
         self._busy: set[Receiver] = set()
+        self._choosing = threading.Lock()
+        self._elected = False
 
     def run(self) -> None:
         """Until the worker stops."""
         while not self._stop.wait(self._seconds):
             try:
-                if self._store.elections.hold(OFFICE, self._holder, self._seconds * _TERM_TURNS):
+                self._elected = self._store.elections.hold(OFFICE, self._holder, self._seconds * _TERM_TURNS)
+                if self._elected:
                     self.turn()
             except SQLAlchemyError as error:
+                self._elected = False
                 logger.warning("the store did not answer: %s", type(error).__name__)
         try:
             self._store.elections.resign(OFFICE, self._holder)
@@ -76,32 +83,40 @@ class Notifier:
 
     def turn(self) -> list[threading.Thread]:
         """Begin to tell those who are to be told something, as many as there is room for; the threads that do."""
-        users = Counter(owner for owner, _ in list(self._busy))
-        full = [owner for owner, count in users.items() if count >= _AT_ONCE_OF_USER]
-        begun = []
-        for receiver in self._store.notifications.receivers(but_of=full):
+        with self._choosing:
             if len(self._busy) >= _AT_ONCE:
-                break
-            if receiver in self._busy or users[receiver[0]] >= _AT_ONCE_OF_USER:
-                continue
-            users[receiver[0]] += 1
-            self._busy.add(receiver)
-            # Its time-outs end it; what is not noted when the worker ends is sent again.
-            begun.append(threading.Thread(target=self._tell_all, args=(receiver,), name="webhook", daemon=True))
-            begun[-1].start()
-        return begun
+                return []
+            users = Counter(owner for owner, _ in list(self._busy))
+            full = [owner for owner, count in users.items() if count >= self._most_of_user()]
+            begun = []
+            for receiver in self._store.notifications.receivers(of_each=_AT_ONCE_OF_USER, but_of=full):
+                if len(self._busy) >= _AT_ONCE:
+                    break
+                if receiver in self._busy or users[receiver[0]] >= self._most_of_user():
+                    continue
+                users[receiver[0]] += 1
+                self._busy.add(receiver)
+                # Its time-outs end it; what is not noted when the worker ends is sent again.
+                begun.append(threading.Thread(target=self._tell_one, args=(receiver,), name="webhook", daemon=True))
+                begun[-1].start()
+            return begun
 
-    def _tell_all(self, receiver: Receiver) -> None:
+    def _most_of_user(self) -> int:
+        return _AT_ONCE_OF_USER if len(self._busy) < _SHARED else 1
+
+    def _tell_one(self, receiver: Receiver) -> None:
+        """One thing; then the room is whose turn it is."""
         try:
-            while not self._stop.is_set():
+            try:
                 told = self._store.notifications.take(*receiver, self._timeout_seconds + _HELD_SECONDS)
-                if told is None:
-                    return
-                self._tell(told)
+                if told is not None:
+                    self._tell(told)
+            finally:
+                self._busy.discard(receiver)
+            if told is not None and self._elected and not self._stop.is_set():
+                self.turn()
         except SQLAlchemyError as error:
             logger.warning("the store did not answer: %s", type(error).__name__)
-        finally:
-            self._busy.discard(receiver)
 
     def _tell(self, told: Notification) -> None:
         """One try. Only the receiver's host is shown: the rest of a URL may be what gives access."""

@@ -26,7 +26,7 @@ from publisher.console.routes import (
 )
 from publisher.console.visit import protected
 from publisher.core.errors import NotFound
-from publisher.intake.exchange import Services
+from publisher.intake.exchange import Services, count_address
 
 MODULES = (
     publishing, publications, publication, registering, images, accounts, keys, fleet, users, roles, audit, me,
@@ -37,7 +37,15 @@ Their entries in the navigation are in `navigation.py`."""
 
 def mount(app: FastAPI, services: Services) -> Streams:
     """Serve the console of that app. What is returned is to be closed when the server is told to stop."""
-    console = FastAPI(title="Console", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
+    console = FastAPI(
+        title="Console",
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        # What the app that mounts it counts, it counts of its own routes alone.
+        dependencies=[Depends(count_address)] if services.settings.address_requests_per_second else [],
+    )
     streams = Streams(services.settings.console_streams_max)
     console.state.services = services
     console.state.streams = streams

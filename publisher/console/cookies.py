@@ -44,7 +44,7 @@ def drop_session(request: Request, response: Response) -> None:
 def flash(request: Request) -> Flash | None:
     try:
         words, kind = json.loads(base64.urlsafe_b64decode(request.cookies.get(_name(request, _FLASH), "")))
-    except ValueError:  # none, or none of ours
+    except (ValueError, TypeError, RecursionError):  # none, or none of ours
         return None
     return Flash(str(words), "problem" if kind == "problem" else "done")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
+from urllib.parse import urlsplit
 
 from markupsafe import Markup, escape
 
@@ -51,6 +52,15 @@ def moment(seconds: float | None, style: str = "full") -> str:
     return Markup('<time datetime="{}" data-style="{}">{}</time>').format(
         at.isoformat(timespec="milliseconds"), escape(style), words
     )
+
+
+def site(url: str) -> str:
+    """Of a URL only where it leads: its path or query may be what gives access."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return NONE
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
 
 def spelled(name: str) -> str:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import threading
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,6 +20,7 @@ import anyio.to_thread
 from anyio import CapacityLimiter
 from fastapi.responses import StreamingResponse
 from sqlalchemy.exc import SQLAlchemyError
+from starlette.types import Receive, Scope, Send
 
 from publisher.core.errors import NotFound, TooMany
 
@@ -28,9 +31,11 @@ logger = logging.getLogger(__name__)
 _LOOK_SECONDS = 1.0
 _AT_ONCE = 4
 """Looks at a time: whoever asks for a page is not to wait behind those that are open."""
+_OF_USER = 20
+"""As many pages a user may have open, so that others have some, too."""
 _ASSURE_SECONDS = 15.0
-"""How often it is looked whether the user is still signed in, and something is sent, so that no proxy takes the silence
-for a fault."""
+"""How often it is looked whether the user is still signed in, with the same rights, and something is sent, so that no
+proxy takes the silence for a fault."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +56,8 @@ class Streams:
         self._most = most
         self._look_seconds = look_seconds
         self._open: set[asyncio.Event] = set()
+        self._of_users: Counter[str] = Counter()
+        self._counting = threading.Lock()
         self._closed = False
         self._threads = CapacityLimiter(_AT_ONCE)
 
@@ -58,13 +65,25 @@ class Streams:
         """How many are open."""
         return len(self._open)
 
-    def response(self, look: Callable[[], Sight], allowed: Callable[[], bool]) -> StreamingResponse:
+    def response(self, look: Callable[[], Sight], allowed: Callable[[], bool], login: str) -> StreamingResponse:
         """Raises `TooMany`. `look` and `allowed` ask the store, and run in a thread; where `look` raises `NotFound`, or
-        `allowed` is False, the page is told to load itself again."""
-        if len(self._open) >= self._most:
-            raise TooMany("so many pages are open that this one cannot be kept up to date")
-        headers = {"X-Accel-Buffering": "no"}
-        return StreamingResponse(self._events(look, allowed), headers=headers, media_type="text/event-stream")
+        `allowed` is False, the page is told to load itself again. `login` is whose page it is."""
+        self._begin(login)
+        return _Stream(self._events(look, allowed), lambda: self._end(login))
+
+    def _begin(self, login: str) -> None:
+        with self._counting:
+            if self._of_users.total() >= self._most:
+                raise TooMany("so many pages are open that this one cannot be kept up to date")
+            if self._of_users[login] >= _OF_USER:
+                raise TooMany("you have so many pages open that this one cannot be kept up to date")
+            self._of_users[login] += 1
+
+    def _end(self, login: str) -> None:
+        with self._counting:
+            self._of_users[login] -= 1
+            if not self._of_users[login]:
+                del self._of_users[login]
 
     def close(self) -> None:
         """End all streams, and begin none from here on."""
@@ -103,6 +122,20 @@ class Streams:
 
     async def _in_thread(self, ask: Callable[[], _T]) -> _T:
         return await anyio.to_thread.run_sync(ask, limiter=self._threads)
+
+
+class _Stream(StreamingResponse):
+    """Tells when it has ended, whether or not it ever began to be sent."""
+
+    def __init__(self, events: AsyncIterator[str], ended: Callable[[], None]) -> None:
+        super().__init__(events, headers={"X-Accel-Buffering": "no"}, media_type="text/event-stream")
+        self._ended = ended
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._ended()
 
 
 def _difference(before: Sight, now: Sight) -> str:

@@ -28,6 +28,7 @@ def environment() -> Environment:
         moment=formats.moment,
         plural=formats.plural,
         spelled=formats.spelled,
+        site=formats.site,
     )
     made.globals.update(base=BASE, static=static, version=__version__)
     return made

@@ -19,6 +19,7 @@ from publisher.console.navigation import Section, current, has_page, sections
 from publisher.console.rendering import render
 from publisher.core.errors import InvalidRequest, NotAllowed, NotAuthenticated
 from publisher.core.store import Store
+from publisher.core.store.roles import Role
 from publisher.core.store.sessions import Session
 from publisher.core.store.users import User
 from publisher.intake import auth
@@ -97,9 +98,14 @@ class Visit:
         return response
 
     def live(self, look: Callable[[], Sight]) -> Response:
-        """What keeps a page up to date, for as long as it is open and the user signed in. Raises `TooMany`."""
+        """What keeps a page up to date, for as long as it is open, and the user signed in with the same rights. Raises
+        `TooMany`."""
         streams = cast(Streams, self.request.app.state.streams)
-        return streams.response(look, lambda: _signed_in(self.request, seen=False) is not None)
+        return streams.response(look, self._as_it_was, self.user.login)
+
+    def _as_it_was(self) -> bool:
+        now = _signed_in(self.request, seen=False)
+        return now is not None and _rights(now[1]) == _rights(self.user)
 
 
 def page(request: Request, template: str, /, *, status: int = 200, **context: object) -> Response:
@@ -130,6 +136,10 @@ def _signed_in(request: Request, *, seen: bool) -> tuple[Session, User] | None:
     return (session, user) if session and user else None
 
 
+def _rights(user: User) -> tuple[bool, frozenset[str], frozenset[Role]]:
+    return user.administrator, user.entitlements, frozenset(user.roles)
+
+
 async def _sent(request: Request) -> Form | None:
     """The fields of a form; None where something else was sent. Raises `BodyTooLarge`, `InvalidRequest`."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != _FORM_TYPE:
@@ -150,11 +160,13 @@ def _posted(form: Annotated[Form | None, Depends(_sent)]) -> Form:
 
 Visiting = Annotated[Visit, Depends(visit)]
 Posted = Annotated[Form, Depends(_posted)]
+Sent = Annotated[Form | None, Depends(_sent)]
 
 
-def protected(request: Request, visit: Visiting, form: Annotated[Form | None, Depends(_sent)]) -> None:
+def protected(request: Request, visit: Visiting, form: Sent) -> None:
     """Of every route but those of signing in: somebody is signed in, and what changes something was sent by a page of
-    ours. Raises `NotAuthenticated`, `NotAllowed`."""
+    ours. Raises `NotAuthenticated`, `NotAllowed`, or `TooMany` where the user asks too often."""
+    visit.services.throttle.users.count(visit.user.login)
     if request.method in _SAFE:
         return
     token = request.headers.get("x-csrf-token") or (form.get("csrf", "") if form else "")

@@ -68,6 +68,9 @@ def check_remote(url: str, allowed_hosts: str) -> None:
         raise InvalidRequest("names no file", field=_FIELD)
     patterns = [each.strip().lower() for each in allowed_hosts.split(",") if each.strip()]
     names = [f"s3://{host}"] if parts.scheme == "s3" else [host, f"{host}:{port}"]
+    # A bucket is among the operator's own: a pattern that is meant for hosts, even all of them, admits none.
+    if parts.scheme == "s3":
+        patterns = [each for each in patterns if each.startswith("s3://")]
     if not any(fnmatchcase(name, pattern) for name in names for pattern in patterns):
         raise InvalidRequest(f"'{host}' is not among PUBLISHER_LOCATION_HOSTS", field=_FIELD)
 

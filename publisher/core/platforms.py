@@ -19,6 +19,11 @@ from publisher.core.errors import InvalidRequest
 ENTRY_POINT_GROUP = "image_publisher.clouds"
 NAME_LENGTH_MAX = 255
 """Characters: the limit of Glance and of most other clouds."""
+SECRETS_GO_BY = (
+    "login", "keystoneUrl", "glanceUrl", "endpointUrl", "registryUrl", "hostname", "port", "proxyHost", "proxyPort",
+    "caBundle",
+)  # fmt: skip
+"""Elements of an account, of any platform, that tell where its secrets are sent, for whom, and whom to trust there."""
 
 
 @dataclass(frozen=True, slots=True)

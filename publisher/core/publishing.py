@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -12,7 +13,7 @@ from publisher.core.image import Image
 from publisher.core.logs import current_request_id
 from publisher.core.network import OutboundPolicy
 from publisher.core.notifying import check_signing
-from publisher.core.platforms import addresses, check_address, check_request
+from publisher.core.platforms import SECRETS_GO_BY, addresses, check_address, check_request
 from publisher.core.store import Store
 from publisher.core.store.idempotency import IdempotencyKey
 from publisher.core.ticket import Ticket
@@ -102,6 +103,17 @@ def check_account(platform: str, account: dict[str, Any], secrets: dict[str, str
         raise InvalidRequest(words, field=at_fault.removeprefix("credAccount.")) from None
 
 
+def check_kept(present: Mapping[str, Any], fields: Mapping[str, Any], secrets: Collection[str]) -> None:
+    """Check a change of a stored account that has no secrets with it: those that are kept are not sent elsewhere, nor
+    for another login. `fields` are those that are given, `secrets` the names of those there may be.
+
+    Raises `InvalidRequest` that names the secret which is needed again.
+    """
+    if any(name in fields and _lines(fields[name]) != _lines(present.get(name)) for name in SECRETS_GO_BY):
+        name = "password" if "password" in secrets else min(secrets, default="password")
+        raise InvalidRequest("is needed again where the address or the login changes", field=name)
+
+
 def wake(store: Store, waker: Waker, ticket_id: int) -> bool:
     """Wake a worker for an accepted ticket. With the broker away that is left to the reconciler; False then."""
     try:
@@ -111,6 +123,11 @@ def wake(store: Store, waker: Waker, ticket_id: int) -> bool:
         store.tickets.woken(ticket_id, sent=False)
         return False
     return True
+
+
+def _lines(value: object) -> list[str]:
+    """None is as good as empty, and forms have line ends of their own."""
+    return [line.strip() for line in str(value or "").strip().splitlines()]
 
 
 def _image(store: Store, request: PublishRequest) -> Image:

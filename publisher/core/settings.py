@@ -132,7 +132,7 @@ class Settings:
         default="",
         metadata={
             "help": "Hosts that images may be fetched from, with commas between: `images.example.com`, `*.example.com`,"
-            " `10.0.0.7:8080`, `s3://bucket`; empty: from none."
+            " `10.0.0.7:8080`; and buckets, which `*` is not: `s3://bucket`, `s3://images-*`; empty: from none."
         },
     )
     outbound_allow: str = field(

@@ -90,14 +90,18 @@ class Authenticator:
     def sign_in(self, login: str, password: str, address: str, *, door: str = "api") -> User:
         """Raises what `user` does, after as long for a login that there is not as for one that there is. `door` is for
         the audit log."""
+        return self.verified(login, password, address, door=door)[0]
+
+    def verified(self, login: str, password: str, address: str, *, door: str = "api") -> tuple[User, str]:
+        """As `sign_in`, and the hash of the password that was verified."""
         # First of all: else the right one among thousands of guesses would be told by its being remembered.
         self._sign_ins.check_login(login, address)
         # No login has a NUL, and PostgreSQL could not be asked for one.
         found = None if "\0" in login else self._store.users.signing_in(login)
-        user, stored = found or (None, None)
-        if not self._verify(login, password, stored, address, door) or user is None:
+        stored = found[1] if found else None
+        if not self._verify(login, password, stored, address, door) or not found:
             raise NotAuthenticated("the login or the password is wrong")
-        return user
+        return found
 
     def signer(self, raw_path: bytes, query: bytes) -> User | None:
         """The user whose API key signed the request target; None where it names no key, and Basic is to decide.

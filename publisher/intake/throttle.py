@@ -15,7 +15,7 @@ from limits.strategies import FixedWindowRateLimiter, SlidingWindowCounterRateLi
 
 from publisher.core.errors import TooMany
 from publisher.core.settings import Settings
-from publisher.core.store.audit import Actor, Audit
+from publisher.core.store.audit import UNKNOWN, Actor, Audit
 from publisher.core.uris import user_uri
 
 _LOGIN_MAX = 255
@@ -57,7 +57,7 @@ class SignIns:
             self._limiter.hit(item, *who)
             if not self._limiter.test(item, *who):
                 words = f"{item.amount} failures of {'this login' if len(who) > 1 else 'all logins'} from {network}"
-                self._audit.add(Actor(login, door, address or None), "sign_in.limited", user_uri(login), words)
+                self._audit.add(Actor(UNKNOWN, door, address or None), "sign_in.limited", user_uri(login), words)
 
     def succeeded(self, login: str, address: str) -> None:
         """Forget the failures of a login whose password was known in the end."""

@@ -164,10 +164,17 @@ def test_entries_are_never_changed_or_removed(store: Store) -> None:
     statements = ["UPDATE audit SET actor = 'nobody'", "DELETE FROM audit"]
     if store.engine.dialect.name == "postgresql":
         statements.append("TRUNCATE audit")
+    else:
+        (entry,) = store.audit.latest()
+        assert entry.id == 1
+        into = "INTO audit (id, at, actor, action, object, detail, door) VALUES (1, 1.0, 'x', 'x', 'x', 'x', 'api')"
+        statements += [f"INSERT OR REPLACE {into}", f"REPLACE {into}", "UPDATE OR REPLACE audit SET id = 1"]
     for statement in statements:
         with pytest.raises(DBAPIError, match="only ever added to"), writing(store.engine) as connection:
             connection.execute(text(statement))
     assert len(noted(store)) == 1
+    store.audit.add(ALICE, "ticket.cancel", f"{IMAGES}/1/pimages/2")
+    assert len(noted(store)) == 2
 
 
 def test_a_login_whose_uri_is_long(store: Store) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select, update
+from sqlalchemy import func, insert, select, update
 
 from publisher.core.errors import LeaseLost
 from publisher.core.store import Store
@@ -113,13 +113,13 @@ def test_they_go_with_their_ticket(store: Store) -> None:
 
 def test_one_sender_at_a_time(store: Store, stores: Callable[[], Store]) -> None:
     ticket, other = published(store), stores()
-    assert store.notifications.receivers() == [(OWNER, URL)]
-    assert store.notifications.receivers(but_of=[OWNER]) == []
+    assert store.notifications.receivers(of_each=4) == [(OWNER, URL)]
+    assert store.notifications.receivers(of_each=4, but_of=[OWNER]) == []
     told = store.notifications.take(OWNER, URL, 60)
     assert told
     assert (told.ticket_id, told.attempt) == (ticket.id, 1)
     assert other.notifications.take(OWNER, URL, 60) is None
-    assert other.notifications.receivers() == []
+    assert other.notifications.receivers(of_each=4) == []
     store.notifications.again(told, "not yet", delay_seconds=-1, error="it answered 500")
     second = other.notifications.take(OWNER, URL, 60)
     assert second
@@ -152,3 +152,19 @@ def test_the_oldest_first(store: Store) -> None:
         connection.execute(update(notifications).values(next_at=1.0))
     taken = [store.notifications.take(OWNER, URL, 60) for _ in range(3)]
     assert [each and each.ticket_id for each in taken] == [first.id, second.id, None]
+
+
+def test_each_owner_has_its_turn_however_much_another_has_to_tell(store: Store) -> None:
+    ticket, theirs = published(store), "https://hooks.example.com/theirs"
+    published(store, owner="other", notify_url=theirs)
+    values = {"ticket_id": ticket.id, "owner": OWNER, "event": "e", "body": "{}", "state": "waiting", "attempt": 0}
+    many = [
+        {"uid": f"m{each}", "url": f"https://h{each}.example.com/", "next_at": float(each), "created": 1.0}
+        for each in range(1000)
+    ]
+    with writing(store.engine) as connection:
+        connection.execute(insert(notifications), [values | each for each in many])
+    found = store.notifications.receivers(of_each=3)
+    mine = [(OWNER, f"https://h{each}.example.com/") for each in range(3)]
+    assert found == [mine[0], ("other", theirs), *mine[1:]]
+    assert store.notifications.receivers(of_each=3, but_of=["other"]) == mine

@@ -12,7 +12,7 @@ from publisher.core.store.engine import reading, writing
 from publisher.core.store.publications import COUNTED_MAX, Wanted, page_query
 from publisher.core.store.tables import tickets
 from publisher.core.ticket import Sample, State
-from tests.unit.core.records import add_ticket, current
+from tests.unit.core.records import add_ticket, current, put_back
 
 MANY = 3000
 
@@ -58,11 +58,24 @@ def test_one_page_after_another(store: Store) -> None:
 def test_those_of_an_image(store: Store) -> None:
     one, two, other = add_ticket(store), add_ticket(store), add_ticket(store, image_id=2)
     store.tickets.request_cancel(one.id)
-    publications = store.publications
-    assert [each.id for each in publications.of_image(1, 10)] == [two.id, one.id]
-    assert [each.id for each in publications.of_image(1, 1)] == [two.id]
-    assert [each.id for each in publications.of_image(1, 10, unfinished=True)] == [two.id]
-    assert [each.id for each in publications.of_image(2, 10)] == [other.id]
+    publications, image, elsewhere = store.publications, store.images.get(1), store.images.get(2)
+    assert image
+    assert elsewhere
+    assert [each.id for each in publications.of_image(image, 10)] == [two.id, one.id]
+    assert [each.id for each in publications.of_image(image, 1)] == [two.id]
+    assert [each.id for each in publications.of_image(image, 10, unfinished=True)] == [two.id]
+    assert [each.id for each in publications.of_image(elsewhere, 10)] == [other.id]
+
+
+def test_those_of_another_image_that_had_the_number_are_not_an_image_s(store: Store) -> None:
+    mine = add_ticket(store)
+    add_ticket(store, owner="other")
+    add_ticket(store, appliance_id=99)
+    put_back(store, add_ticket(store), created=1000)
+    image = store.images.get(1)
+    assert image
+    for unfinished in (False, True):
+        assert [each.id for each in store.publications.of_image(image, 10, unfinished=unfinished)] == [mine.id]
 
 
 def test_samples(store: Store) -> None:

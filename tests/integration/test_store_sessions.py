@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import select, update
 
+from publisher.core.errors import NotAuthenticated
 from publisher.core.store import Store
 from publisher.core.store.engine import db_now, reading, writing
 from publisher.core.store.sessions import session_id
@@ -18,8 +19,8 @@ def owned(store: Store) -> Store:
     return store
 
 
-def begin(store: Store) -> str:
-    return store.sessions.begin(OWNER, seconds=1000, idle_seconds=100)[0]
+def begin(store: Store, verified: str = "-") -> str:
+    return store.sessions.begin(OWNER, verified, seconds=1000, idle_seconds=100)[0]
 
 
 def put_back(store: Store, **columns: float) -> None:
@@ -31,6 +32,16 @@ def put_back(store: Store, **columns: float) -> None:
 def silent_seconds(store: Store) -> float:
     with reading(store.engine) as connection:
         return float(connection.execute(select(db_now() - sessions.c.seen)).scalar_one())
+
+
+def test_none_begins_by_a_password_that_was_changed_since(owned: Store) -> None:
+    new = owned.users.set_password(OWNER, "another")
+    with pytest.raises(NotAuthenticated):
+        begin(owned)
+    with pytest.raises(NotAuthenticated):
+        owned.sessions.begin("nobody", new, seconds=1000, idle_seconds=100)
+    value, _ = owned.sessions.begin(OWNER, new, seconds=1000, idle_seconds=100)
+    assert owned.sessions.find(value, idle_seconds=100)
 
 
 def test_a_session_is_found_by_its_cookie_until_it_is_ended(owned: Store) -> None:
@@ -76,10 +87,10 @@ def test_that_somebody_is_there_is_noted_now_and_then(owned: Store) -> None:
 
 def test_another_password_and_the_end_of_a_user_end_all_sessions(owned: Store) -> None:
     value = begin(owned)
-    owned.users.set_password(OWNER, "another")
+    password_hash = owned.users.set_password(OWNER, "another")
     assert owned.sessions.find(value, idle_seconds=100) is None
     owned.users.add("other", "x", administrator=True)
-    value = begin(owned)
+    value = begin(owned, password_hash)
     owned.users.remove(OWNER)
     assert owned.sessions.find(value, idle_seconds=100) is None
 

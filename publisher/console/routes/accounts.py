@@ -9,7 +9,7 @@ from fastapi import APIRouter, Response
 from publisher.console.elements import account_elements, filled_in, offered, platform_named, told
 from publisher.console.visit import Posted, Visit, Visiting
 from publisher.core.errors import Conflict, InvalidRequest, NotFound
-from publisher.core.publishing import check_account
+from publisher.core.publishing import check_account, check_kept
 from publisher.core.store.accounts import StoredAccount
 from publisher.intake.exchange import Id
 from publisher.intake.requests import account_parts, secret_names
@@ -80,6 +80,8 @@ def change(visit: Visiting, form: Posted, id: Id) -> Response:
         # Secrets are replaced together or kept together: what is sealed cannot be opened here and added to.
         kept = dict.fromkeys(secret_names(platform), "sealed")
         check_account(platform.name, present.fields | changed, secrets or kept, policy=visit.services.policy)
+        if not secrets:
+            check_kept(present.fields, changed, secret_names(platform))
         visit.store.accounts.update(
             present.owner,
             id,

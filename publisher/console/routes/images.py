@@ -48,7 +48,7 @@ def image(visit: Visiting, id: Id) -> Response:
     found = _found(visit, id)
     store = visit.services.store
     appliance = store.appliances.find(found.owner, found.appliance_id)
-    tickets = store.publications.of_image(id, _PAGE)
+    tickets = store.publications.of_image(found, _PAGE)
     return visit.page("images/image.html", image=found, appliance=appliance, tickets=tickets, most=_PAGE)
 
 
@@ -100,8 +100,8 @@ def delete_page(visit: Visiting, id: Id) -> Response:
         "images/delete.html",
         image=found,
         ours=catalog.is_ours(found.location),
-        published=bool(publications.of_image(id, 1)),
-        unfinished=publications.of_image(id, _PAGE, unfinished=True),
+        published=bool(publications.of_image(found, 1)),
+        unfinished=publications.of_image(found, _PAGE, unfinished=True),
     )
 
 

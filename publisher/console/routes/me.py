@@ -34,14 +34,14 @@ def change_password(visit: Visiting, form: Posted) -> Response:
     except NotAuthenticated:
         return _page(visit, {"current": "Current password: is wrong"}, 400)
     try:
-        visit.store.users.set_password(login, new_password(form))
+        password_hash = visit.store.users.set_password(login, new_password(form))
     except InvalidRequest as error:
         return _page(visit, told(error), 400)
     first_user.forget_password(services.settings, login)
     # All of the user's sessions have ended, this one with them: here it goes on.
     settings = services.settings
-    seconds = settings.session_seconds
-    value, _ = services.store.sessions.begin(login, seconds=seconds, idle_seconds=settings.session_idle_seconds)
+    seconds, idle_seconds = settings.session_seconds, settings.session_idle_seconds
+    value, _ = services.store.sessions.begin(login, password_hash, seconds=seconds, idle_seconds=idle_seconds)
     response = visit.redirect("/me", "Your password is changed. Wherever else you were signed in, you are no more.")
     cookies.set_session(visit.request, response, value, seconds)
     return response

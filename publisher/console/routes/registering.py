@@ -11,10 +11,11 @@ from starlette.background import BackgroundTask
 
 from publisher.console import BASE
 from publisher.console.elements import told
-from publisher.console.visit import Posted, Visit, Visiting
+from publisher.console.visit import Posted, Sent, Visit, Visiting
 from publisher.core.errors import Conflict, InvalidRequest, PublisherError
 from publisher.core.image import formats
 from publisher.core.registering import begin, wake_image
+from publisher.intake.negotiation import UnsupportedMediaType
 from publisher.intake.problems import status_of
 from publisher.intake.uploads import received
 
@@ -59,6 +60,7 @@ def register(visit: Visiting, form: Posted) -> Response:
 async def upload(
     request: Request,
     visit: Visiting,
+    form: Sent,
     name: str = "",
     format: str = "",
     appliance: str = "",
@@ -67,6 +69,8 @@ async def upload(
     """The image that the body is, sent by a script, which is told in JSON where to go on, or what is wrong."""
     try:
         visit.require(_ENTITLEMENT)
+        if form is not None:
+            raise UnsupportedMediaType("the body is to be the image: application/octet-stream")
         image = await received(
             request,
             visit.services.settings,

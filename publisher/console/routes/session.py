@@ -31,7 +31,7 @@ def from_here(request: Request) -> None:
     if request.headers.get("sec-fetch-site") == "same-origin":
         return
     ours = {request.url.netloc, urlsplit(services(request).settings.public_url).netloc} - {""}
-    if urlsplit(request.headers.get("origin", "")).netloc not in ours:
+    if _netloc(request.headers.get("origin", "")) not in ours:
         raise NotAllowed("this form was not made by the console; load its page again")
 
 
@@ -40,14 +40,15 @@ def sign_in(request: Request, form: Posted) -> Response:
     made = services(request)
     login, password = form.get("login", "").strip()[:_LOGIN_MAX], form.get("password", "")[:_PASSWORD_MAX]
     try:
-        user = made.authenticator.sign_in(login, password, address(request), door="console")
+        user, password_hash = made.authenticator.verified(login, password, address(request), door="console")
+        made.throttle.users.count(user.login)
+        seconds, idle_seconds = made.settings.session_seconds, made.settings.session_idle_seconds
+        value, _ = made.store.sessions.begin(user.login, password_hash, seconds=seconds, idle_seconds=idle_seconds)
     except NotAuthenticated:
         return _page(request, form.get("next", ""), login, wrong=True)
     # Another session, whatever cookie there was: nobody else can know this one.
     if before := cookies.session_value(request):
         made.store.sessions.end(before)
-    seconds = made.settings.session_seconds
-    value, _ = made.store.sessions.begin(user.login, seconds=seconds, idle_seconds=made.settings.session_idle_seconds)
     made.store.audit.add(actor(request, user.login, "console"), "session.begin", user_uri(user.login))
     response = RedirectResponse(_local(form.get("next", "")), 303)
     cookies.set_session(request, response, value, seconds)
@@ -70,6 +71,13 @@ def _page(request: Request, next: str, login: str, *, wrong: bool = False) -> Re
 
 def _local(wanted: str) -> str:
     """The page that was wanted, where it is one of ours."""
-    parts = urlsplit(wanted)
-    ours = wanted.startswith(f"{BASE}/") and not parts.netloc and wanted.isprintable() and "\\" not in wanted
+    ours = wanted.startswith(f"{BASE}/") and _netloc(wanted) == "" and wanted.isprintable() and "\\" not in wanted
     return wanted if ours and not wanted.startswith((f"{BASE}/sign-", f"{BASE}//")) else _HOME
+
+
+def _netloc(url: str) -> str | None:
+    """None where it is no URL."""
+    try:
+        return urlsplit(url).netloc
+    except ValueError:
+        return None

@@ -15,6 +15,8 @@ from sqlalchemy import Connection, Engine, insert, select
 from publisher.core.store.engine import db_now, reading, writing
 from publisher.core.store.tables import audit
 
+UNKNOWN = "(unknown)"
+"""The actor's login, where whoever it was has not shown to be that user."""
 _ACTOR = "publisher_actor"
 _SHORT = 64
 """Of what a proxy says of the caller: whatever that is, it must not keep a change from being made."""

@@ -46,14 +46,21 @@ class Notifications:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def receivers(self, *, but_of: Collection[str] = ()) -> Sequence[tuple[str, str]]:
-        """Who is to be told something now, as owner and URL, but for these owners'; who has waited longest first."""
-        receiver = notifications.c.owner, notifications.c.url
-        query = (
-            select(*receiver)
+    def receivers(self, *, of_each: int, but_of: Collection[str] = ()) -> Sequence[tuple[str, str]]:
+        """Who is to be told something now, as owner and URL, but for these owners': of each owner so many, who has
+        waited longest first, and of all owners the first before the second of any."""
+        due = (
+            select(notifications.c.owner, notifications.c.url, func.min(notifications.c.next_at).label("since"))
             .where(_WAITS, notifications.c.next_at <= db_now(), notifications.c.owner.not_in(but_of))
-            .group_by(*receiver)
-            .order_by(func.min(notifications.c.next_at))
+            .group_by(notifications.c.owner, notifications.c.url)
+            .subquery()
+        )
+        turn = func.row_number().over(partition_by=due.c.owner, order_by=(due.c.since, due.c.url)).label("turn")
+        ranked = select(due, turn).subquery()
+        query = (
+            select(ranked.c.owner, ranked.c.url)
+            .where(ranked.c.turn <= of_each)
+            .order_by(ranked.c.turn, ranked.c.since)
             .limit(_RECEIVERS_AT_ONCE)
         )
         with reading(self._engine) as connection:

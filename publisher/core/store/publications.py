@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Engine, Select, func, or_, select
 
+from publisher.core.image import Image
 from publisher.core.store.engine import reading
 from publisher.core.store.rows import TICKET_COLUMNS, ticket_of
 from publisher.core.store.tables import notifications, tickets
@@ -85,9 +86,15 @@ class Publications:
         with reading(self._engine) as connection:
             return [ticket_of(row, _LEFT_OUT) for row in connection.execute(query)]
 
-    def of_image(self, image_id: int, count: int, *, unfinished: bool = False) -> Sequence[Ticket]:
-        """The newest of an image, or of those of it that have not ended."""
-        query = select(*_COLUMNS).where(tickets.c.image_id == image_id).order_by(tickets.c.id.desc()).limit(count)
+    def of_image(self, image: Image, count: int, *, unfinished: bool = False) -> Sequence[Ticket]:
+        """The newest of an image, or of those of it that have not ended; not those of another that had its number."""
+        mine = (
+            tickets.c.image_id == image.id,
+            tickets.c.owner == image.owner,
+            tickets.c.appliance_id == image.appliance_id,
+            tickets.c.created >= image.created,
+        )
+        query = select(*_COLUMNS).where(*mine).order_by(tickets.c.id.desc()).limit(count)
         if unfinished:
             query = query.where(tickets.c.state.not_in(FINAL))
         with reading(self._engine) as connection:

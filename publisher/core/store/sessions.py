@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 
 from sqlalchemy import Engine, delete, insert, or_, select, update
 
+from publisher.core.errors import NotAuthenticated
 from publisher.core.store.engine import db_now, reading, writing
-from publisher.core.store.tables import sessions
+from publisher.core.store.tables import sessions, users
 
 _VALUE_BYTES = 32
 _SEEN_SECONDS = 60.0
@@ -42,10 +43,11 @@ class Sessions:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def begin(self, login: str, *, seconds: float, idle_seconds: float) -> tuple[str, Session]:
+    def begin(self, login: str, password_hash: str, *, seconds: float, idle_seconds: float) -> tuple[str, Session]:
         """Sign a user in, for so long at most: the value of the cookie, which is kept nowhere, and the session.
 
-        What has expired is removed.
+        What has expired is removed. Raises `NotAuthenticated` where the user's password is not the verified one, of
+        that hash, any more.
         """
         value, csrf = secrets.token_urlsafe(_VALUE_BYTES), secrets.token_urlsafe(_VALUE_BYTES)
         row = {
@@ -58,6 +60,10 @@ class Sessions:
         }
         over = or_(sessions.c.expires <= db_now(), sessions.c.seen <= db_now() - idle_seconds)
         with writing(self._engine) as connection:
+            # Held until the end: whoever changes the password at the same time ends this session, too.
+            same = select(users.c.login).where(users.c.login == login, users.c.password_hash == password_hash)
+            if connection.execute(same.with_for_update(read=True)).one_or_none() is None:
+                raise NotAuthenticated("the login or the password is wrong")
             connection.execute(delete(sessions).where(over))
             times = sessions.c.created, sessions.c.expires
             made = connection.execute(insert(sessions).values(row).returning(*times)).one()

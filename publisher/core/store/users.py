@@ -65,9 +65,15 @@ class Users:
     ) -> User:
         """Raises `InvalidRequest` for a bad login, password, entitlement or role, `Conflict` where the login is
         taken."""
-        if not login or len(login) > 255 or not login.isprintable() or set(login) & set("/:?# "):
+        if (
+            not login
+            or len(login) > 255
+            or not login.isprintable()
+            or set(login) & set("/:?# ")
+            or login in (".", "..")
+        ):
             raise InvalidRequest(
-                "a login has 1 to 255 printable characters, none of them '/', ':', '?', '#', space",
+                "a login has 1 to 255 printable characters, none of them '/', ':', '?', '#', space, and is not . or ..",
                 field="login",
             )
         if not password:
@@ -93,14 +99,16 @@ class Users:
         except IntegrityError:
             raise Conflict(f"there is a user '{login}' already") from None
 
-    def set_password(self, login: str, password: str) -> None:
-        """Whoever is signed in with the old one is no more. Raises `NotFound`."""
+    def set_password(self, login: str, password: str) -> str:
+        """Whoever is signed in with the old one is no more. Returns the hash. Raises `NotFound`."""
         with writing(self._engine) as connection:
-            change = update(users).where(users.c.login == login).values(password_hash=_hasher.hash(password))
+            password_hash = _hasher.hash(password)
+            change = update(users).where(users.c.login == login).values(password_hash=password_hash)
             if connection.execute(change).rowcount != 1:
                 raise NotFound(f"there is no user '{login}'")
             connection.execute(delete(sessions).where(sessions.c.login == login))
             note(connection, "user.password", user_uri(login))
+            return password_hash
 
     def notify(self, login: str) -> Notify:
         """Raises `NotFound`."""

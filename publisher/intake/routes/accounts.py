@@ -8,7 +8,7 @@ from itertools import count
 from fastapi import APIRouter, Response
 
 from publisher.core.errors import InvalidRequest
-from publisher.core.publishing import check_account
+from publisher.core.publishing import check_account, check_kept
 from publisher.core.store.accounts import Accounts, StoredAccount
 from publisher.core.uris import account_uri, parse_account_uri
 from publisher.intake.answers import account_document
@@ -76,6 +76,8 @@ def change_account(caller: Calling, body: Body, uid: str, caid: Id) -> Response:
     # Secrets are replaced together or kept together: what is sealed cannot be opened here and added to.
     sealed = dict.fromkeys(secret_names(platform), "sealed")
     check_account(platform.name, present.fields | fields, secrets or sealed, policy=caller.services.policy)
+    if not secrets:
+        check_kept(present.fields, fields, secret_names(platform))
     changed = store.update(
         owner,
         caid,

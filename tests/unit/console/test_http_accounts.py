@@ -88,12 +88,27 @@ def test_an_empty_password_keeps_what_is_stored(fresh: Service, browser: Browser
     alice = browser("alice")
     account = create(fresh, alice)
     path = f"/accounts/{account.id}"
-    fields = FILLED | {"name": "renamed", "password": "", "login": "other", "keystoneVersion": "", "glanceUrl": ""}
+    fields = FILLED | {"name": "renamed", "password": "", "keystoneVersion": "", "glanceUrl": ""}
     assert alice.post(path, fields).status == 303
     changed = fresh.store.accounts.get("alice", account.id)
-    assert (changed.name, changed.fields["login"], changed.fields["keystoneVersion"]) == ("renamed", "other", None)
+    assert (changed.name, changed.fields["keystoneVersion"]) == ("renamed", None)
     assert changed.sealed_secrets == account.sealed_secrets
     assert alice.get(path).root.xpath("//input[@name='password']/@required") == []
+    assert alice.post(path, fields | {"password": "another"}).status == 303
+    assert secret(fresh, fresh.store.accounts.get("alice", account.id)) == {"password": "another"}
+
+
+@pytest.mark.parametrize("change", [{"keystoneUrl": "https://elsewhere.example"}, {"login": "other"}])
+def test_a_password_that_is_kept_does_not_go_elsewhere(
+    fresh: Service, browser: Browsers, change: dict[str, str]
+) -> None:
+    alice = browser("alice")
+    account = create(fresh, alice)
+    path, fields = f"/accounts/{account.id}", FILLED | change | {"password": ""}
+    page = alice.post(path, fields)
+    assert page.status == 400
+    assert "is needed again where the address or the login changes" in wrong(page, "password")
+    assert fresh.store.accounts.get("alice", account.id) == account
     assert alice.post(path, fields | {"password": "another"}).status == 303
     assert secret(fresh, fresh.store.accounts.get("alice", account.id)) == {"password": "another"}
 

@@ -6,8 +6,11 @@ import hashlib
 from collections.abc import Callable, Iterator
 
 import pytest
+from sqlalchemy import update
 
 from publisher.core.image import ImageState
+from publisher.core.store.engine import writing
+from publisher.core.store.tables import tickets
 from tests.unit.console.conftest import Browser, Page, browse
 from tests.unit.intake.conftest import IMAGES, Service, add_image
 
@@ -91,6 +94,17 @@ def test_one_image_tells_all_of_itself(fresh: Service, browser: Browsers) -> Non
     assert page.links("Publish") == ["/console/publications/new?image=21"]
 
 
+def test_a_number_that_another_had_shows_nothing_of_that(fresh: Service, browser: Browsers) -> None:
+    ticket = fresh.publish()
+    with writing(fresh.store.engine) as connection:
+        connection.execute(update(tickets).values(owner="bob", appliance_id=24))
+    alice = browser("alice")
+    assert f"/console/publications/{ticket.id}" not in alice.get("/images/21").text
+    page = alice.get("/images/21/delete")
+    assert "It was never published" in page.words
+    assert f"publication {ticket.id}" not in page.words
+
+
 @pytest.mark.parametrize("path", ["", "/events", "/file", "/delete"])
 def test_others_images_are_as_good_as_none(browser: Browsers, path: str) -> None:
     alice = browser("alice")
@@ -153,6 +167,14 @@ def test_what_is_wrong_with_what_is_sent_is_told_to_the_script(
     assert len(service.store.images.list()) == len(IMAGES)
     incoming = service.settings.images / ".incoming"
     assert not incoming.exists() or list(incoming.iterdir()) == []
+
+
+def test_a_form_is_no_image(browser: Browsers) -> None:
+    alice = browser("alice")
+    headers = {"Content-Type": "application/x-www-form-urlencoded", "X-CSRF-Token": alice.get("/me").csrf}
+    answer = alice.client.post("/console/images/upload?file_name=a", content=b"a=b", headers=headers)
+    assert (answer.status_code, answer.headers["content-type"]) == (415, "application/json")
+    assert "application/octet-stream" in answer.json()["message"]
 
 
 def test_nobody_sends_one_unasked(fresh: Service, browser: Browsers) -> None:

@@ -110,6 +110,7 @@ def test_a_user_is_added_and_signs_in(fresh: Service, browser: Browsers) -> None
     [
         ({"login": "a b"}, "login", "a login has 1 to 255"),
         ({"login": ""}, "login", "a login has 1 to 255"),
+        ({"login": ".."}, "login", "a login has 1 to 255"),
         ({"again": "other"}, "password", "not the same both times"),
         ({"password": "", "again": ""}, "password", "must not be empty"),
         ({"login": "alice"}, "login", "there is a user 'alice' already"),

@@ -9,6 +9,8 @@ from typing import Any
 from xml.sax.saxutils import escape
 
 import pytest
+from fastapi import Response
+from starlette.types import Message
 
 from publisher.console.live import Sight, Streams
 from publisher.console.routes.publications import Rows
@@ -137,7 +139,7 @@ def rows(browser: Browser, query: str = "") -> Rows:
     made: list[Rows] = []
     with pytest.MonkeyPatch.context() as patch:
 
-        def response(_: Streams, look: Rows, allowed: Callable[[], bool]) -> Any:
+        def response(_: Streams, look: Rows, allowed: Callable[[], bool], _login: str) -> Any:
             assert allowed()
             made.append(look)
             raise TooMany
@@ -180,7 +182,7 @@ def events(
 
     async def read() -> list[str]:
         sent: list[str] = []
-        async for chunk in streams.response(look, allowed).body_iterator:
+        async for chunk in streams.response(look, allowed, "alice").body_iterator:
             sent.append(str(chunk))
             if until(str(chunk)):
                 streams.close()
@@ -218,13 +220,59 @@ def test_who_signs_out_is_shown_nothing_more(monkeypatch: pytest.MonkeyPatch) ->
 def test_so_many_pages_at_a_time_and_no_more() -> None:
     async def open_two() -> None:
         streams = Streams(1, 0.001)
-        one = streams.response(lambda: Sight({"a": "1"}), lambda: True).body_iterator
+        one = streams.response(lambda: Sight({"a": "1"}), lambda: True, "alice").body_iterator
         await anext(aiter(one))
         assert len(streams) == 1
         with pytest.raises(TooMany):
-            streams.response(lambda: Sight({}), lambda: True)
+            streams.response(lambda: Sight({}), lambda: True, "bob")
         streams.close()
         assert [each async for each in one] == []
         assert len(streams) == 0
 
     asyncio.run(open_two())
+
+
+def test_so_many_pages_of_one_user_at_a_time() -> None:
+    async def gone() -> Message:
+        return {"type": "http.disconnect"}
+
+    async def taken(_: Message) -> None:
+        return
+
+    async def open_many() -> None:
+        streams = Streams(100, 0.001)
+        opened = [streams.response(lambda: Sight({}), lambda: True, "alice") for _ in range(20)]
+        with pytest.raises(TooMany, match="you have so many pages open"):
+            streams.response(lambda: Sight({}), lambda: True, "alice")
+        streams.response(lambda: Sight({}), lambda: True, "bob")
+        await opened[0]({"type": "http", "asgi": {"spec_version": "2.3"}}, gone, taken)
+        streams.response(lambda: Sight({}), lambda: True, "alice")
+
+    asyncio.run(open_many())
+
+
+@pytest.mark.parametrize("change", ["entitlements", "roles", "administrator", "nothing"])
+def test_an_open_page_ends_where_its_user_s_rights_change(
+    fresh: Service, browser: Browsers, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    asked: list[Callable[[], bool]] = []
+
+    def noted(self: Streams, look: Callable[[], Sight], allowed: Callable[[], bool], login: str) -> Response:
+        assert login == "alice"
+        asked.append(allowed)
+        return Response()
+
+    monkeypatch.setattr(Streams, "response", noted)
+    fresh.store.roles.add("extra", entitlements=frozenset({"image_publish"}))
+    assert browser("alice").get("/publications/events").status == 200
+    (allowed,) = asked
+    assert allowed()
+    rights = fresh.store.users.get("alice")
+    assert rights
+    if change == "roles":
+        fresh.store.users.change_roles("alice", add=frozenset({"extra"}))
+    elif change == "entitlements":
+        fresh.store.users.change_rights("alice", administrator=False, entitlements=frozenset({"image_publish"}))
+    elif change == "administrator":
+        fresh.store.users.change_rights("alice", administrator=True, entitlements=rights.entitlements)
+    assert allowed() is (change == "nothing")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import re
 from collections.abc import Callable
@@ -11,6 +12,8 @@ from sqlalchemy import select, update
 
 from publisher.core.store.engine import db_now, reading, writing
 from publisher.core.store.tables import sessions
+from publisher.core.store.users import User
+from publisher.intake.auth import Authenticator
 from tests.unit.console.conftest import HERE, Browser, browse
 from tests.unit.intake.conftest import PASSWORDS, Service
 
@@ -63,10 +66,57 @@ def test_a_wrong_password_signs_nobody_in(browser: Browsers, login: str, passwor
         ("/console/x\r\nSet-Cookie: a=b", "/console/publications"),
         ("/api/status", "/console/publications"),
         ("/console/sign-out", "/console/publications"),
+        ("//[", "/console/publications"),
     ],
 )
 def test_afterwards_one_is_where_one_wanted_to_be(browser: Browsers, wanted: str, got: str) -> None:
     assert browser().sign_in("alice", next=wanted).location == got
+
+
+def test_what_no_browser_sends_is_no_mistake_of_ours(browser: Browsers) -> None:
+    visitor = browser()
+    assert visitor.get("/sign-in?next=//[").status == 200
+    for text in ("null", "1", "[]", "[" * 4000):
+        visitor.client.cookies.set("publisher_flash", base64.urlsafe_b64encode(text.encode()).decode())
+        assert visitor.get("/sign-in").status == 200
+
+
+def test_no_session_begins_by_a_password_that_is_changed_meanwhile(
+    fresh: Service, browser: Browsers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verified = Authenticator.verified
+
+    def changed_since(self: Authenticator, login: str, *given: str, **how: str) -> tuple[User, str]:
+        found = verified(self, login, *given, **how)
+        fresh.store.users.set_password(login, "another")
+        return found
+
+    monkeypatch.setattr(Authenticator, "verified", changed_since)
+    visitor = browser()
+    page = visitor.sign_in("alice")
+    assert page.status == 401
+    assert "publisher_session" not in visitor.client.cookies
+    with reading(fresh.store.engine) as connection:
+        assert connection.execute(select(sessions)).all() == []
+
+
+def test_requests_are_limited_as_those_of_the_api_are(start: Callable[..., Service]) -> None:
+    service = start(user_requests_per_second=1.0)
+    alice = browse(service, "alice")
+    page = next(page for page in (alice.get("/me") for _ in range(100)) if page.status != 200)
+    assert page.status == 429
+    assert page.heading == "Too many at a time"
+    assert 1 <= int(page.headers["retry-after"]) <= 60
+    assert browse(service, "bob").get("/me").status == 200
+    assert service.get("users/alice/accounts", login="alice").status == 429, "both are counted together"
+
+
+@pytest.mark.parametrize("path", ["/sign-in", "/publications", "/none"])
+def test_requests_of_an_address_are_limited_without_a_login_too(start: Callable[..., Service], path: str) -> None:
+    visitor = browse(start(address_requests_per_second=1.0))
+    page = next(page for page in (visitor.get(path) for _ in range(100)) if page.status not in (200, 303))
+    assert page.status == 429
+    assert visitor.sign_in("alice").status == 429
 
 
 def test_each_signing_in_makes_another_session(fresh: Service, browser: Browsers) -> None:
@@ -79,7 +129,7 @@ def test_each_signing_in_makes_another_session(fresh: Service, browser: Browsers
 
 def test_nobody_signs_in_by_a_form_of_another_site(browser: Browsers) -> None:
     fields = {"login": "alice", "password": PASSWORDS["alice"]}
-    for origin in ("https://elsewhere.example", "null", ""):
+    for origin in ("https://elsewhere.example", "null", "", "http://["):
         page = browser().post("/sign-in", fields, csrf="", origin=origin)
         assert page.status == 403
         assert "set-cookie" not in page.headers

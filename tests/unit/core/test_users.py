@@ -45,7 +45,7 @@ def test_entitlements(store: Store) -> None:
     assert all(root.may(each) for each in ENTITLEMENTS)
 
 
-@pytest.mark.parametrize("login", ["", "a b", "a/b", "a:b", "a?b", "a#b", "a\nb", "a\0b", "x" * 256])
+@pytest.mark.parametrize("login", ["", "a b", "a/b", "a:b", "a?b", "a#b", "a\nb", "a\0b", "x" * 256, ".", ".."])
 def test_a_login_that_would_not_fit_a_uri_is_refused(sqlite_store: Store, login: str) -> None:
     with pytest.raises(InvalidRequest) as raised:
         sqlite_store.users.add(login, "x")

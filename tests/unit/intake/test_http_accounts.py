@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from publisher.core.ticket import Ticket
 from publisher.core.vault import Vault
+from tests.servers.certificates import authority
 from tests.unit.intake.conftest import (
     ACCOUNT,
     JSON,
@@ -166,11 +168,11 @@ def test_an_account_of_keystone_v2_needs_no_project_yet(fresh: Service) -> None:
 @pytest.mark.parametrize(
     "given",
     [
-        {"login": "other"},
+        {"login": "demo", "password": ""},
         {"name": "renamed"},
-        {"targetPlatform": {"name": "My cloud"}, "name": "lab", "login": "other"},
+        {"targetPlatform": {"name": "My cloud"}, "name": "lab", "keystoneVersion": "v2.0"},
         {"@type": "CredAccountOpenStack", "keystoneVersion": "v2.0"},
-        {"keystoneUrl": "http://elsewhere", "dbId": 1, "uri": "users/alice/accounts/1"},
+        {"keystoneUrl": FIELDS["keystoneUrl"], "dbId": 1, "uri": "users/alice/accounts/1"},
         {},
     ],
 )
@@ -184,6 +186,28 @@ def test_change_keeps_what_is_not_given(fresh: Service, given: dict[str, Any]) -
     assert fresh.get(made["uri"], login="alice", accept=JSON).json == changed
     assert (changed["created"], changed["dbId"]) == (made["created"], made["dbId"])
     assert sealed(fresh, made) == {"password": SECRET}
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"keystoneUrl": "http://elsewhere"},
+        {"glanceUrl": "http://elsewhere"},
+        {"login": "other"},
+        {"caBundle": "of another authority"},
+        {"keystoneUrl": "http://elsewhere", "password": ""},
+    ],
+)
+def test_a_kept_secret_does_not_go_elsewhere(fresh: Service, given: dict[str, Any], tmp_path: Path) -> None:
+    if "caBundle" in given:
+        given = {"caBundle": authority(tmp_path).pem}
+    made = create(fresh)
+    answer = put(fresh, made["uri"], given)
+    assert answer.status == 400
+    assert answer.problem() == "password: is needed again where the address or the login changes"
+    assert fresh.get(made["uri"], login="alice", accept=JSON).json == made
+    assert put(fresh, made["uri"], given | {"password": OTHER_SECRET}).status == 200
+    assert sealed(fresh, made) == {"password": OTHER_SECRET}
 
 
 def test_change_of_the_secret_alone(fresh: Service) -> None:

@@ -51,6 +51,7 @@ def test_sign_ins_that_fail(limiting: Service, accept: str) -> None:
     assert limiting.get("users/bob/accounts", login="bob").status == 200
     (entry,) = limiting.store.audit.latest()
     assert (entry.action, entry.object, entry.actor.address) == ("sign_in.limited", "users/alice", "testclient")
+    assert entry.actor.login == "(unknown)", "it is no deed of that user"
 
 
 def test_a_login_that_does_not_exist_is_limited_like_any(limiting: Service) -> None:

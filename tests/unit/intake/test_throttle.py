@@ -48,7 +48,7 @@ def test_it_is_noted_once(sqlite_store: Store) -> None:
         sign_ins.failed("alice", HERE, door="console")
     (entry,) = sqlite_store.audit.latest()
     assert (entry.actor, entry.action, entry.object) == (
-        Actor("alice", "console", HERE), "sign_in.limited", "users/alice",
+        Actor("(unknown)", "console", HERE), "sign_in.limited", "users/alice",
     )  # fmt: skip
     assert entry.detail == f"3 failures of this login from {HERE}"
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import insert, update
 
 from publisher.core.errors import ConfigurationError
 from publisher.core.network import EVERYWHERE
@@ -17,7 +18,7 @@ from publisher.core.notifying import subscribe
 from publisher.core.settings import Settings
 from publisher.core.store import Store
 from publisher.core.store.engine import writing
-from publisher.core.store.tables import notifications
+from publisher.core.store.tables import notifications, users
 from publisher.core.ticket import Ticket
 from publisher.core.vault import Vault
 from tests.servers.certificates import authority
@@ -70,8 +71,8 @@ def tell(sqlite_store: Store, vault: Vault, settings: Settings) -> Callable[...,
     return turns
 
 
-def ended(store: Store, url: str) -> Ticket:
-    ticket = add_ticket(store, notify_url=url)
+def ended(store: Store, url: str, owner: str = OWNER) -> Ticket:
+    ticket = add_ticket(store, notify_url=url, owner=owner)
     claim = store.leases.claim(ticket.id, "worker", 60)
     assert claim
     store.leases.published(claim, cloud_id="cloud-1", location=None)
@@ -226,6 +227,75 @@ def test_a_slow_receiver_keeps_no_other_waiting(
         stop.set()
         thread.join(10)
     assert hooks.ids == [sqlite_store.notifications.list(each.id)[0].uid for each in slow]
+
+
+def add_users(store: Store, vault: Vault, count: int) -> list[str]:
+    logins = [f"user-{each}" for each in range(count)]
+    for login in logins:
+        values = {"login": login, "password_hash": "-", "administrator": False, "entitlements": [], "created": 1.0}
+        with writing(store.engine) as connection:
+            connection.execute(insert(users).values(values))
+        assert subscribe(store, vault, EVERYWHERE, login, None)
+    return logins
+
+
+def test_who_has_much_to_tell_delays_nobody_else(
+    sqlite_store: Store, secret: str, hooks: Receiver, vault: Vault, settings: Settings
+) -> None:
+    """The other one has its turn at once, with what silent receivers of a thousand URLs leave of the room."""
+    ticket = ended(sqlite_store, f"{hooks.url}/0")
+    values = {"ticket_id": ticket.id, "owner": OWNER, "event": "e", "body": "{}", "state": "waiting", "attempt": 0}
+    many = [{"uid": f"m{n}", "url": f"{hooks.url}/{n}", "next_at": 1.0, "created": 1.0} for n in range(1, 1000)]
+    with writing(sqlite_store.engine) as connection:
+        connection.execute(insert(notifications), [values | each for each in many])
+    hooks.going.clear()
+    (other,) = add_users(sqlite_store, vault, 1)
+    with receiver() as quick:
+        told = ended(sqlite_store, quick.url, other)
+        begun = Notifier(sqlite_store, vault, settings, holder="w", stop=threading.Event()).turn()
+        assert len(begun) == 5, "four of the one, and that of the other"
+        until(lambda: state(sqlite_store, told)[0] == "sent", 4)
+    hooks.going.set()
+    for thread in begun:
+        thread.join(10)
+    assert len(hooks.got) == 4, "each gives its room up after one"
+
+
+def test_receivers_that_are_silent_leave_room_for_other_users(
+    sqlite_store: Store, secret: str, hooks: Receiver, vault: Vault, settings: Settings
+) -> None:
+    *silent, fifth = add_users(sqlite_store, vault, 5)
+    for login in silent:
+        for number in range(5):
+            ended(sqlite_store, f"{hooks.url}/{login}/{number}", login)
+    hooks.going.clear()
+    notifier = Notifier(sqlite_store, vault, settings, holder="w", stop=threading.Event())
+    begun = notifier.turn()
+    assert len(begun) == 16
+    assert notifier.turn() == []
+    with receiver() as quick:
+        told = ended(sqlite_store, quick.url, fifth)
+        begun += notifier.turn()
+        until(lambda: state(sqlite_store, told)[0] == "sent", 4)
+    hooks.going.set()
+    for thread in begun:
+        thread.join(10)
+
+
+def test_the_next_is_told_as_soon_as_there_is_room(
+    sqlite_store: Store, secret: str, hooks: Receiver, vault: Vault, settings: Settings
+) -> None:
+    stop = threading.Event()
+    several = [ended(sqlite_store, hooks.url) for _ in range(20)]
+    rare = replace(settings, reconcile_seconds=1.0)
+    thread = threading.Thread(target=Notifier(sqlite_store, vault, rare, holder="w", stop=stop).run)
+    thread.start()
+    try:
+        until(lambda: all(state(sqlite_store, each)[0] == "sent" for each in several), 10)
+    finally:
+        stop.set()
+        thread.join(10)
+    assert hooks.ids == [sqlite_store.notifications.list(each.id)[0].uid for each in several]
 
 
 def test_without_a_secret_nothing_is_told(

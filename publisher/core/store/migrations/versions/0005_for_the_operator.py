@@ -17,6 +17,11 @@ _ONLY_ADDED_TO = {
         f"CREATE TRIGGER audit_no_{event} BEFORE {event} ON audit"
         " BEGIN SELECT RAISE(ABORT, 'the audit log is only ever added to'); END"
         for event in ("update", "delete")
+    ]
+    + [
+        # What INSERT OR REPLACE takes away fires no trigger of its own.
+        "CREATE TRIGGER audit_no_replace BEFORE INSERT ON audit WHEN EXISTS (SELECT 1 FROM audit WHERE id = NEW.id)"
+        " BEGIN SELECT RAISE(ABORT, 'the audit log is only ever added to'); END"
     ],
     "postgresql": [
         "CREATE FUNCTION audit_only_added_to() RETURNS trigger LANGUAGE plpgsql AS"
