@@ -64,6 +64,8 @@ class Attempt:
         self._journal = TicketJournal(store, lease.claim)
         self._policy = policy
         self._cloud: CloudPublisher | None = None
+        self._check = lease.check
+        """What breaks off the calls to the cloud: another one while cleaning up."""
         self._steps = tracing.Steps()
 
     def outcome(self) -> State:
@@ -132,7 +134,7 @@ class Attempt:
 
     def _upload(self, image: Image, transfer: Transfer) -> CloudImage:
         self._phase(Phase.AUTHENTICATING, "Signing in to the cloud")
-        cloud = self._connect(self._lease.check)
+        cloud = self._connect()
         cloud.check(image)
         ref = self._ref()
         self._lease.check()
@@ -232,13 +234,14 @@ class Attempt:
         return State.CANCELLED
 
     def _clean_up(self, check: Callable[[], None]) -> None:
+        self._check = check
         for entry in self._journal.entries():
             if entry.state != "gone":
                 check()
                 self._remove(entry.cloud_id)
 
     def _remove(self, cloud_id: str) -> None:
-        cloud = self._connect(self._lease.check_held)
+        cloud = self._connect()
         self._lease.check_held()
         self._journal.condemn(cloud_id)
         cloud.delete(cloud_id)
@@ -250,7 +253,7 @@ class Attempt:
 
     # Parts ----------------------------------------------------------------------------------------
 
-    def _connect(self, check: Callable[[], None]) -> CloudPublisher:
+    def _connect(self) -> CloudPublisher:
         if self._cloud is None:
             ticket = self._ticket
             if ticket.sealed_secrets is None:
@@ -262,9 +265,13 @@ class Attempt:
                 self._settings.call_timeout_seconds,
                 self._settings.verify_seconds,
             )
+
+            def check() -> None:
+                self._check()
+
             # An address that leads nowhere takes long to find out, and a cancel is not to wait for that.
             self._cloud = aside(
-                lambda: plugin(ticket.platform).connect(account, target, timeouts, self._policy),
+                lambda: plugin(ticket.platform).connect(account, target, timeouts, self._policy, check),
                 check=check,
                 discard=CloudPublisher.close,
             )

@@ -6,8 +6,9 @@ wherever a ticket was not published: a task that has `failed` is a ticket that h
 
 from __future__ import annotations
 
+import logging
 import time
-from typing import Any
+from typing import Any, ClassVar
 
 from billiard.einfo import ExceptionWithTraceback
 from celery.exceptions import Ignore
@@ -15,6 +16,8 @@ from celery.worker.request import Request
 
 from publisher.core.image import Image, ImageState
 from publisher.core.ticket import State, Ticket
+
+logger = logging.getLogger(__name__)
 
 _WORDS_MAX = 500
 
@@ -35,15 +38,30 @@ class Ended(Ignore):  # type: ignore[misc]  # Celery has no types
 class Message(Request):  # type: ignore[misc]
     """A message in a worker's hands, whose end is told as it is."""
 
+    _unheard: ClassVar[bool] = False
+    """The last time, telling failed: that is logged once."""
+
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
+        done = super().on_failure(exc_info, send_failed_event, return_ok)  # it acknowledges the message
         error = exc_info.exception
         if isinstance(error, ExceptionWithTraceback):
             error = error.exc
         if isinstance(error, Ended):
-            field = "exception" if error.state in ("failed", "retried") else "result"
-            runtime = time.time() - self.time_start if self.time_start else None
-            self.send_event(f"task-{error.state}", runtime=runtime, **{field: error.words})
-        return super().on_failure(exc_info, send_failed_event, return_ok)
+            self._tell(error)
+        return done
+
+    def _tell(self, ended: Ended) -> None:
+        """Monitors only look on: what they cannot be told keeps nothing from going on."""
+        field = "exception" if ended.state in ("failed", "retried") else "result"
+        runtime = time.time() - self.time_start if self.time_start else None
+        try:
+            self.send_event(f"task-{ended.state}", runtime=runtime, **{field: ended.words})
+        except Exception as error:
+            if not Message._unheard:
+                logger.warning("monitors are not told how messages end: %s", type(error).__name__)
+            Message._unheard = True
+        else:
+            Message._unheard = False
 
 
 def tell_ticket(state: State | None, ticket: Ticket | None) -> str:

@@ -64,5 +64,9 @@ class Heartbeat:
             if not self._away:
                 logger.warning("the store did not answer the heartbeat: %s", type(error).__name__)
             self._away = True
+        except Exception:  # a mistake must not make a worker that lives look dead
+            if not self._away:
+                logger.exception("unexpected, at the heartbeat")
+            self._away = True
         else:
             self._away = False

@@ -76,6 +76,8 @@ class Notifier:
             except SQLAlchemyError as error:
                 self._elected = False
                 logger.warning("the store did not answer: %s", type(error).__name__)
+            except Exception:  # a mistake at one turn must not be the end of all webhooks
+                logger.exception("unexpected, while webhooks were sent")
         try:
             self._store.elections.resign(OFFICE, self._holder)
         except SQLAlchemyError as error:

@@ -7,11 +7,16 @@ Proxies that the environment names are not used: behind one, nobody here would s
 from __future__ import annotations
 
 import asyncio
+import http.client
+import io
 import os
 import socket
 import ssl
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import requests
@@ -20,9 +25,16 @@ from aiohttp.abc import ResolveResult
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, NameResolutionError, NewConnectionError
 
+from publisher.core.errors import PermanentCloudError
 from publisher.core.network import AddressInfo, OutboundPolicy, address_of
+from workers.incoming import Incoming
+
+ANSWER_BYTES_MAX = 4 << 20
+"""No answer to a call, but an image, is as long."""
+_CALL_SECONDS = 60.0
+"""Where a call names no time-out."""
 
 
 def trust(ca_bundle: str | None = None) -> ssl.SSLContext:
@@ -38,26 +50,66 @@ def trust(ca_bundle: str | None = None) -> ssl.SSLContext:
 # requests -------------------------------------------------------------------------------------------------------------
 
 
-def requests_session(policy: OutboundPolicy, tls: ssl.SSLContext) -> requests.Session:
-    """Servers are verified against `tls`, whatever a single call says."""
+def requests_session(
+    policy: OutboundPolicy,
+    tls: ssl.SSLContext,
+    *,
+    connect_seconds: float = 10.0,
+    check: Callable[[], None] = lambda: None,
+) -> requests.Session:
+    """For one thread at a time. Servers are verified against `tls`, whatever a single call says.
+
+    A call's time-out is for its whole answer, which may be `ANSWER_BYTES_MAX` long, and is taken for UTF-8, not
+    compressed. `check` is called before each request and, while its answer is awaited, several times a second; it
+    breaks the call off by raising.
+    """
     session = requests.Session()
     # No proxy, no .netrc, no other authorities.
     session.trust_env = False
-    adapter = _Adapter(policy, tls)
+    session.headers["Accept-Encoding"] = "identity"
+    adapter = _Adapter(policy, tls, connect_seconds, check)
     for scheme in list(session.adapters):
         session.mount(scheme, adapter)
     return session
 
 
 class _Adapter(HTTPAdapter):
-    def __init__(self, policy: OutboundPolicy, tls: ssl.SSLContext) -> None:
+    def __init__(
+        self, policy: OutboundPolicy, tls: ssl.SSLContext, connect_seconds: float, check: Callable[[], None]
+    ) -> None:
         self._policy = policy
         self._tls = tls
+        self._connect_seconds = connect_seconds
+        self._check = check
+        self._ends = 0.0
         super().__init__()
+
+    def send(self, request: Any, stream: bool = False, timeout: Any = None, *rest: Any, **more: Any) -> Any:
+        self._check()
+        seconds = float(timeout or _CALL_SECONDS)
+        self._ends = time.monotonic() + seconds
+        connect_seconds = min(self._connect_seconds, seconds)
+        response = super().send(request, True, (connect_seconds, seconds), *rest, **more)
+        try:
+            body = response.raw.read(ANSWER_BYTES_MAX + 1, decode_content=False)
+        except HTTPError as error:
+            raise requests.exceptions.ConnectionError(error, request=request) from error
+        finally:
+            response.raw.close()
+        if len(body) > ANSWER_BYTES_MAX:
+            raise PermanentCloudError(f"{_host(request.url)} answers with more than {ANSWER_BYTES_MAX >> 20} MiB")
+        # What a server says of its encodings may cost any time and memory to believe.
+        response.raw, response.encoding = io.BytesIO(body), "utf-8"
+        return response
+
+    def _look(self) -> None:
+        self._check()
+        if time.monotonic() > self._ends:
+            raise TimeoutError("the answer timed out")
 
     def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
         super().init_poolmanager(*arguments, **options)
-        self.poolmanager.pool_classes_by_scheme = _pools(self._policy)
+        self.poolmanager.pool_classes_by_scheme = _pools(self._policy, self._look)
 
     def build_connection_pool_key_attributes(self, request: Any, verify: Any, cert: Any = None) -> Any:
         host, _ = super().build_connection_pool_key_attributes(request, verify, cert)
@@ -67,12 +119,21 @@ class _Adapter(HTTPAdapter):
         """The context says it all."""
 
 
-def _pools(policy: OutboundPolicy) -> dict[str, type[HTTPConnectionPool]]:
+def _pools(policy: OutboundPolicy, look: Callable[[], None]) -> dict[str, type[HTTPConnectionPool]]:
+    class Answer(http.client.HTTPResponse):
+        def __init__(self, sock: socket.socket, *arguments: Any, **options: Any) -> None:
+            read: Any = Incoming(sock, look)
+            super().__init__(read, *arguments, **options)
+
     class Plain(HTTPConnection):
+        response_class = Answer
+
         def _new_conn(self) -> socket.socket:
             return _checked(self, self._dns_host, policy)
 
     class Encrypted(HTTPSConnection):
+        response_class = Answer
+
         def _new_conn(self) -> socket.socket:
             return _checked(self, self._dns_host, policy)
 
@@ -83,6 +144,10 @@ def _pools(policy: OutboundPolicy) -> dict[str, type[HTTPConnectionPool]]:
         ConnectionCls = Encrypted
 
     return {"http": PlainPool, "https": EncryptedPool}
+
+
+def _host(url: str) -> str:
+    return urlsplit(url).netloc.rpartition("@")[2]
 
 
 def _checked(connection: HTTPConnection, host: str, policy: OutboundPolicy) -> socket.socket:

@@ -10,7 +10,6 @@ import contextlib
 import errno
 import hashlib
 import http.client
-import io
 import os
 import select
 import socket
@@ -19,14 +18,11 @@ import struct
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from publisher.core.errors import ImageFileError, InvalidRequest, PermanentCloudError, Reason, TransientCloudError
 from publisher.core.network import EVERYWHERE, OutboundPolicy
-
-if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
+from workers.incoming import Incoming
 
 _CHUNK_BYTES = 1 << 20
 """Sent at a time. With smaller pieces the receiver is woken for each, and an upload takes longer by a tenth."""
@@ -210,17 +206,13 @@ class Transfer:
         """Await and read the answer, of which `first` has been read: the server may hash and store for long after the
         last byte."""
         deadline = time.monotonic() + answer_seconds
-        sock.setblocking(False)
-        something = select.poll()
-        something.register(sock, select.POLLIN)
 
-        def wait() -> None:
+        def look() -> None:
             self._check()
             if time.monotonic() > deadline:
                 raise TimeoutError(f"no answer within {answer_seconds:.0f} s after the last byte")
-            something.poll(_WAIT_SECONDS * 1000)
 
-        incoming = _Incoming(sock, first, wait)
+        incoming = Incoming(sock, look, first)
         read = http.client.HTTPResponse(incoming, method="PUT")  # type: ignore[arg-type]  # all it does is read
         read.begin()
         if incoming.ended:
@@ -247,39 +239,6 @@ def _first_byte(sock: socket.socket) -> bytes | None:
         return sock.recv(1)
     except (BlockingIOError, ssl.SSLWantReadError):
         return None
-
-
-class _Incoming(io.RawIOBase):
-    """A socket as `HTTPResponse` wants to read it: `first` has been read already, and `wait` may end the waiting."""
-
-    def __init__(self, sock: socket.socket, first: bytes | None, wait: Callable[[], None]) -> None:
-        self.ended = False
-        self._sock = sock
-        self._first = first
-        self._wait = wait
-
-    def makefile(self, mode: str) -> io.BufferedReader:
-        return io.BufferedReader(self)
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: WriteableBuffer, /) -> int:
-        view = memoryview(buffer)
-        if self._first is not None:
-            count = len(self._first)
-            view[:count], self._first = self._first, None
-        else:
-            count = self._receive(view)
-        self.ended = not count
-        return count
-
-    def _receive(self, view: memoryview) -> int:
-        while True:
-            try:
-                return self._sock.recv_into(view)
-            except (BlockingIOError, ssl.SSLWantReadError):
-                self._wait()
 
 
 def _shrank() -> ImageFileError:

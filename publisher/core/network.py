@@ -7,6 +7,7 @@ at, as the connection to it is made, and no name is resolved a second time in be
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
@@ -37,6 +38,8 @@ _INNER: dict[str, tuple[Network, ...]] = {
     }.items()
 }
 """What no caller has any business with. Private networks (RFC 1918, unique local) are not in here: clouds are there."""
+_TRIED_MAX = 5
+"""Addresses of one host."""
 _IPV6_IN_USE = (IPv6Network("2000::/3"), IPv6Network("fc00::/7"))
 """Global unicast and unique local addresses; all others are reserved."""
 
@@ -93,8 +96,8 @@ class OutboundPolicy:
     ) -> socket.socket:
         """A TCP connection to one of the host's addresses, of those that are allowed.
 
-        The name is resolved here, once. Raises `NetworkRefused`, before anything is sent, and `OSError` where nobody
-        answers.
+        The name is resolved here, once. The time-out is for all addresses together, of which a few are tried. Raises
+        `NetworkRefused`, before anything is sent, and `OSError` where nobody answers.
         """
         host = host.strip("[]")
         try:
@@ -102,11 +105,18 @@ class OutboundPolicy:
         except UnicodeError:
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known") from None
         last: OSError = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-        for info in self.permitted(host, found, address_of):
+        tried = self.permitted(host, found, address_of)[:_TRIED_MAX]
+        ends = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+        for count, info in enumerate(tried):
+            # Of what time is left, each has its share: one that does not answer keeps no other from being tried.
+            share = None if ends is None else max(ends - time.monotonic(), 0.001) / (len(tried) - count)
             try:
-                return _connected(info, timeout_seconds)
+                made = _connected(info, share)
             except OSError as error:
                 last = error
+            else:
+                made.settimeout(timeout_seconds)
+                return made
         raise last
 
 

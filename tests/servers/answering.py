@@ -18,6 +18,9 @@ def serving(answer: Callable[[BaseHTTPRequestHandler], None], host: str = "127.0
         def do_POST(self) -> None:
             answer(self)
 
+        def do_DELETE(self) -> None:
+            answer(self)
+
         def log_message(self, *_: Any) -> None:
             """Not into the tests' output."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol, Self
 
@@ -90,9 +90,19 @@ class CloudPublisher(ABC):
 
     @classmethod
     @abstractmethod
-    def connect(cls, account: Account, target: Target, timeouts: Timeouts, policy: OutboundPolicy) -> Self:
+    def connect(
+        cls,
+        account: Account,
+        target: Target,
+        timeouts: Timeouts,
+        policy: OutboundPolicy,
+        check: Callable[[], None] = lambda: None,
+    ) -> Self:
         """Sign in. A wrong credential is a `PermanentCloudError`. Whatever address the account, or the cloud itself,
-        names is connected to as `policy` allows: `policy.connect`, or a client of `workers.outbound`."""
+        names is connected to as `policy` allows: `policy.connect`, or a client of `workers.outbound`.
+
+        `check` is called by every method before each request, and while it waits: it breaks the method off by
+        raising what is to be let pass, and later may do so no more, for the clean-up."""
 
     @abstractmethod
     def check(self, image: Image) -> None:

@@ -10,7 +10,7 @@ import hashlib
 import threading
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Self
 
@@ -52,7 +52,14 @@ class MemoryPublisher(CloudPublisher):
         self._name = name
 
     @classmethod
-    def connect(cls, account: Account, target: Target, timeouts: Timeouts, policy: OutboundPolicy) -> Self:
+    def connect(
+        cls,
+        account: Account,
+        target: Target,
+        timeouts: Timeouts,
+        policy: OutboundPolicy,
+        check: Callable[[], None] = lambda: None,
+    ) -> Self:
         login = str(account.fields.get("login", ""))
         if login == "refuse" or account.secrets.get("password") == "wrong":
             raise PermanentCloudError(

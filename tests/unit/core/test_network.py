@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -115,6 +118,38 @@ def test_nobody_is_connected_to_by_any_name_for_loopback(host: str, kind: str) -
     assert isinstance(caught.value, PermanentCloudError)
     assert caught.value.reason is Reason.NETWORK_POLICY
     assert server.connections == []
+
+
+@contextmanager
+def unanswering(count: int) -> Iterator[int]:
+    """The port of 127.0.0.11 and the next ones, where connections are not taken up: their listeners are full."""
+    with contextlib.ExitStack() as kept:
+        port = 0
+        for each in range(11, 11 + count):
+            listener = kept.enter_context(socket.create_server((f"127.0.0.{each}", port), backlog=0))
+            port = listener.getsockname()[1]
+            for _ in range(4):
+                waiting = kept.enter_context(socket.socket())
+                waiting.setblocking(False)
+                waiting.connect_ex(listener.getsockname())
+        yield port
+
+
+def test_the_time_out_is_for_all_addresses_together() -> None:
+    with unanswering(3) as port:
+        resolve = resolver([f"127.0.0.{each}" for each in (11, 12, 13)] * 10)
+        began = time.monotonic()
+        with pytest.raises(TimeoutError):
+            EVERYWHERE.connect("many.example.com", port, 1.0, resolve=resolve)
+        assert 0.9 < time.monotonic() - began < 2
+
+
+def test_an_address_that_does_not_answer_keeps_no_other_from_being_tried() -> None:
+    with unanswering(1) as port, listening("127.0.0.2", port) as server:
+        made = EVERYWHERE.connect("two.example.com", port, 1.0, resolve=resolver(["127.0.0.11", "127.0.0.2"]))
+        assert made.gettimeout() == 1.0
+        made.close()
+    assert server.connections == ["127.0.0.1"]
 
 
 def test_a_name_that_resolves_to_another_address_a_moment_later() -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
+from typing import Any
 
 import pytest
+from billiard.einfo import ExceptionInfo
+from celery.worker.request import Request
 
 from publisher.core.image import ImageState
 from publisher.core.store import Store
 from publisher.core.ticket import State
 from tests.unit.core.records import add_ticket, current
-from workers.events import Ended, tell_image, tell_ticket
+from workers.events import Ended, Message, tell_image, tell_ticket
 
 
 def test_a_ticket(sqlite_store: Store) -> None:
@@ -68,3 +72,31 @@ def test_an_image(sqlite_store: Store) -> None:
 
 def test_words_are_one_line_of_some_length() -> None:
     assert len(Ended("failed", "x" * 10_000).words) == 500
+
+
+def test_a_message_is_acknowledged_though_monitors_cannot_be_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    order: list[str] = []
+
+    def acknowledge(*_: Any) -> str:
+        order.append("acknowledged")
+        return "done"
+
+    def send_event(_: Message, event: str, **__: Any) -> None:
+        order.append(event)
+        raise OSError("the broker is away")
+
+    monkeypatch.setattr(Message, "_unheard", False)
+    monkeypatch.setattr(Request, "on_failure", acknowledge)
+    monkeypatch.setattr(Message, "send_event", send_event)
+    message = Message.__new__(Message)
+    message.time_start = None
+    try:
+        raise Ended("failed", "no such login")
+    except Ended:
+        ended = ExceptionInfo()
+    with caplog.at_level(logging.WARNING):
+        assert [message.on_failure(ended), message.on_failure(ended)] == ["done", "done"]
+    assert order == ["acknowledged", "task-failed"] * 2
+    assert caplog.text.count("monitors are not told") == 1

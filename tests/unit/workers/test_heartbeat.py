@@ -86,6 +86,26 @@ def test_a_store_that_is_away_does_not_end_it(
     store.close()
 
 
+def test_a_mistake_does_not_end_it(
+    sqlite_store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    real, times = sqlite_store.fleet.join, 0
+
+    def join(member: Member) -> None:
+        nonlocal times
+        times += 1
+        if times < 4:
+            raise RuntimeError("a mistake")
+        real(member)
+
+    monkeypatch.setattr(sqlite_store.fleet, "join", join)
+    heart = Heartbeat(sqlite_store.fleet, ME, 0.02, Drain(60))
+    heart.start()
+    until(lambda: state(sqlite_store) is WorkerState.ALIVE, 10)
+    heart.stop()
+    assert caplog.text.count("unexpected, at the heartbeat") == 1
+
+
 def test_a_drain_begins_as_with_a_first_sigterm() -> None:
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)}
     heard: list[int] = []

@@ -330,3 +330,27 @@ def test_the_default_schedule_tries_for_some_days() -> None:
     found: list[Any] = delays(Settings().notify_retry_seconds)
     assert found == sorted(found)
     assert 2 < sum(found) / 86400 < 4
+
+
+def test_a_mistake_is_not_the_end_of_all_webhooks(
+    sqlite_store: Store,
+    vault: Vault,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    stop = threading.Event()
+    made = Notifier(sqlite_store, vault, settings, holder="w", stop=stop)
+    turns: list[int] = []
+
+    def turn() -> list[threading.Thread]:
+        turns.append(len(turns))
+        if len(turns) == 1:
+            raise RuntimeError("a mistake")
+        stop.set()
+        return []
+
+    monkeypatch.setattr(made, "turn", turn)
+    made.run()
+    assert turns == [0, 1]
+    assert "unexpected, while webhooks were sent" in caplog.text

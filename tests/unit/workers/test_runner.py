@@ -80,7 +80,14 @@ def scripted(script: Script) -> type[CloudPublisher]:
         platform: ClassVar[str] = "scripted"
 
         @classmethod
-        def connect(cls, account: Account, target: Target, timeouts: Timeouts, policy: OutboundPolicy) -> Self:
+        def connect(
+            cls,
+            account: Account,
+            target: Target,
+            timeouts: Timeouts,
+            policy: OutboundPolicy,
+            check: Callable[[], None] = lambda: None,
+        ) -> Self:
             script.secrets.append(account.secrets)
             script.step("connect")
             return cls()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
 from time import time
 
-import glanceclient.exc
 import requests.exceptions
 from keystoneauth1 import exceptions as keystone
 
@@ -22,6 +22,8 @@ _REASONS = {
     507: Reason.QUOTA,
 }
 _WORDS_MAX = 300
+_TEXT_MAX = 4096
+"""Of an error page that is looked at: patterns may take time that grows faster than the page does."""
 _TAG = re.compile(r"<[^>]*>")
 _CREDENTIAL_LIKE = re.compile(r"(?i)\b(x-auth-token|x-subject-token|password|token)\b\s*[=:]\s*\S+")
 
@@ -46,11 +48,6 @@ def translated(service: str, *, by_token: bool = False) -> Iterator[None]:
         ) from None
     except (keystone.ConnectionError, keystone.DiscoveryFailure, requests.exceptions.RequestException) as error:
         raise TransientCloudError(f"{service} does not answer: {_kind(error)}", reason=Reason.CONNECTION) from None
-    except (glanceclient.exc.CommunicationError, glanceclient.exc.InvalidEndpoint) as error:
-        raise TransientCloudError(f"{service} does not answer: {_kind(error)}", reason=Reason.CONNECTION) from None
-    except glanceclient.exc.HTTPException as error:
-        code = error.code if isinstance(error.code, int) else 500
-        raise answered(service, code, _words(error.details), by_token=by_token) from None
     except keystone.ClientException as error:
         raise PermanentCloudError(f"{service}: {_words(error.message or type(error).__name__)}") from None
 
@@ -78,13 +75,19 @@ def answered(
 
 
 def words_of(body: bytes) -> str:
-    """What an error page says, in one line."""
-    return _words(body.decode("utf-8", "replace"))
+    """What an error page says, in one line: the `message` where it is JSON."""
+    text = body[:_TEXT_MAX].decode("utf-8", "replace")
+    try:
+        told = json.loads(text)
+    except (ValueError, RecursionError):
+        told = None
+    message = told.get("message") if isinstance(told, dict) else None
+    return _words(message if isinstance(message, str) else text)
 
 
 def _words(text: object) -> str:
     """One line of plain text without anything that looks like a credential."""
-    line = " ".join(_TAG.sub(" ", str(text or "")).split())
+    line = " ".join(_TAG.sub(" ", str(text or "")[:_TEXT_MAX]).split())
     line = re.sub(r"^(?:HTTP )?\d{3} \w[\w ]*?:? (?=\d{3} )", "", line)
     return _CREDENTIAL_LIKE.sub(r"\1=***", line)[:_WORDS_MAX]
 

@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Self
 
-from glanceclient.exc import HTTPConflict, HTTPForbidden, HTTPNotFound, HTTPOverLimit
-from glanceclient.v2.client import Client
 from keystoneauth1.session import Session
 
 from publisher.core.errors import CloudError, InvalidRequest, PermanentCloudError, Reason, TransientCloudError
@@ -24,6 +21,7 @@ from publisher.core.platforms import NAME_LENGTH_MAX
 from publisher.core.ticket import Account, Target
 from workers.clouds.base import CloudImage, CloudPublisher, Tagged, TicketRef, Timeouts
 from workers.clouds.openstack.errors import answered, translated, words_of
+from workers.clouds.openstack.images import Images
 from workers.clouds.openstack.session import Reach, SignIn, image_endpoint, sign_in
 from workers.outbound import trust
 from workers.transfer import Answer, Transfer
@@ -48,16 +46,23 @@ class OpenStackPublisher(CloudPublisher):
         self._region = who.region
         self._target = target
         self._reach = reach
-        self._glance = Client(session=session, endpoint_override=endpoint)
+        self._images = Images(session, endpoint)
         self._to_fill: str | None = None
         """An image that has its record and waits for its bytes."""
         self._planned: str | None = None
         """An id that was journalled, and whose image was perhaps never made."""
 
     @classmethod
-    def connect(cls, account: Account, target: Target, timeouts: Timeouts, policy: OutboundPolicy) -> Self:
+    def connect(
+        cls,
+        account: Account,
+        target: Target,
+        timeouts: Timeouts,
+        policy: OutboundPolicy,
+        check: Callable[[], None] = lambda: None,
+    ) -> Self:
         who = SignIn.of(account, target)
-        reach = Reach(timeouts, policy, trust(account.fields.get("caBundle")))
+        reach = Reach(timeouts, policy, trust(account.fields.get("caBundle")), check)
         session = sign_in(who, reach)
         return cls(session, image_endpoint(session, who), who, target, reach)
 
@@ -81,7 +86,7 @@ class OpenStackPublisher(CloudPublisher):
                 journalled[cloud_id] = "present"
         complete: CloudImage | None = None
         for cloud_id, state in journalled.items():
-            record = self._record(cloud_id)
+            record = self._images.get(cloud_id)
             if record is None and state == "planned" and not self._planned:
                 self._planned = cloud_id
             elif record is None and state == "planned":  # one too many
@@ -109,7 +114,7 @@ class OpenStackPublisher(CloudPublisher):
             answer = self._put(cloud_id, transfer)
         if answer.status >= 300:
             raise self._refused(answer, image)
-        record = self._record(cloud_id)
+        record = self._images.get(cloud_id)
         if record is None or record["status"] != "active":
             status = record["status"] if record else "gone"
             raise TransientCloudError(f"{self._service}: the uploaded image is {status}, not active")
@@ -120,35 +125,22 @@ class OpenStackPublisher(CloudPublisher):
         return uploaded
 
     def delete(self, cloud_id: str) -> None:
-        if not self._deleted(cloud_id):
+        if not self._images.delete(cloud_id):
             # The request that makes it may still be on its way. Glance gives no id a second time, deleted or not.
-            with translated(self._service, by_token=True), suppress(HTTPConflict, HTTPForbidden, HTTPOverLimit):
-                self._glance.images.create(id=cloud_id, name="Deleted before it was made")
-            if not self._deleted(cloud_id):
+            self._images.create({"id": cloud_id, "name": "Deleted before it was made"}, may_be=(403, 409, 413))
+            if not self._images.delete(cloud_id):
                 return
-        record = self._record(cloud_id)
+        record = self._images.get(cloud_id)
         if record is not None and record["status"] not in ("deleted", "pending_delete"):
             raise TransientCloudError(
                 f"{self._service}: image {cloud_id} is still {record['status']} after its deletion"
             )
 
-    def _deleted(self, cloud_id: str) -> bool:
-        """Ask for the deletion; False where there is no such image, or no longer."""
-        with translated(self._service, by_token=True):
-            try:
-                self._glance.images.delete(cloud_id)
-            except HTTPNotFound:
-                return False
-            except HTTPConflict:
-                raise TransientCloudError(f"{self._service}: image {cloud_id} is in use") from None
-        return True
-
     def tagged(self, deployment: str) -> Sequence[Tagged]:
         with translated(self._service, by_token=True):
-            # Others' images are listed as well, where they are public or shared.
             project = self._session.get_project_id()
-            filters = {_DEPLOYMENT: deployment} | ({"owner": project} if project else {})
-            found = [dict(record) for record in self._glance.images.list(filters=filters)]
+        # Others' images are listed as well, where they are public or shared.
+        found = self._images.list({_DEPLOYMENT: deployment} | ({"owner": project} if project else {}))
         return [Tagged(str(each["id"]), str(each.get(_TICKET)), _age(each)) for each in found if not _is_snapshot(each)]
 
     # Records --------------------------------------------------------------------------------------
@@ -160,22 +152,18 @@ class OpenStackPublisher(CloudPublisher):
             if not self._planned:
                 ticket.journal.plan(cloud_id)
             self._planned = None
-            with translated(self._service, by_token=True):
-                try:
-                    self._glance.images.create(id=cloud_id, **self._properties(image, ticket))
-                except HTTPForbidden:
-                    if not self._public:
-                        raise
-                    raise PermanentCloudError(
-                        "publicImage: this cloud's policy forbids the login to make images public; publish with false,"
-                        " and have an administrator share it",
-                        reason=Reason.FORBIDDEN,
-                    ) from None
-                except HTTPConflict:
-                    # An earlier request, whose answer was lost, has made it; or it was, and is deleted again.
-                    if self._record(cloud_id) is None:
-                        ticket.journal.gone(cloud_id)
-                        continue
+            may_be = (403, 409) if self._public else (409,)
+            status = self._images.create({"id": cloud_id, **self._properties(image, ticket)}, may_be=may_be)
+            if status == 403:
+                raise PermanentCloudError(
+                    "publicImage: this cloud's policy forbids the login to make images public; publish with false,"
+                    " and have an administrator share it",
+                    reason=Reason.FORBIDDEN,
+                )
+            # An earlier request, whose answer was lost, has made it; or it was, and is deleted again.
+            if status == 409 and self._images.get(cloud_id) is None:
+                ticket.journal.gone(cloud_id)
+                continue
             ticket.journal.present(cloud_id)
             return cloud_id
 
@@ -197,16 +185,8 @@ class OpenStackPublisher(CloudPublisher):
         }
 
     def _tagged(self, ticket: TicketRef) -> list[str]:
-        with translated(self._service, by_token=True):
-            found = self._glance.images.list(filters={_TICKET: ticket.uid, _DEPLOYMENT: ticket.deployment})
-            return [str(record["id"]) for record in found if not _is_snapshot(record)]
-
-    def _record(self, cloud_id: str) -> dict[str, Any] | None:
-        with translated(self._service, by_token=True):
-            try:
-                return dict(self._glance.images.get(cloud_id))
-            except HTTPNotFound:
-                return None
+        found = self._images.list({_TICKET: ticket.uid, _DEPLOYMENT: ticket.deployment})
+        return [str(record["id"]) for record in found if not _is_snapshot(record)]
 
     def _delete_noted(self, ticket: TicketRef, cloud_id: str) -> None:
         ticket.journal.condemn(cloud_id)
@@ -214,12 +194,12 @@ class OpenStackPublisher(CloudPublisher):
         ticket.journal.gone(cloud_id)
 
     def _cloud_image(self, record: dict[str, Any]) -> CloudImage:
-        hashes = {record.get("os_hash_algo"): record.get("os_hash_value"), "md5": record.get("checksum")}
+        hashes = {str(record.get("os_hash_algo")): record.get("os_hash_value"), "md5": record.get("checksum")}
         return CloudImage(
             cloud_id=str(record["id"]),
             complete=record["status"] == "active",
             size=record.get("size"),
-            hashes={name: value for name, value in hashes.items() if name and value},
+            hashes={name: value for name, value in hashes.items() if isinstance(value, str) and value},
             location=self._region or self._endpoint,
         )
 

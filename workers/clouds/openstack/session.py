@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import ssl
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,10 +38,13 @@ class Reach:
     timeouts: Timeouts
     policy: OutboundPolicy
     tls: ssl.SSLContext
+    check: Callable[[], None] = lambda: None
+    """Breaks a call off by raising."""
 
     def session(self, auth: Any) -> Session:
         """Of the OpenStack clients; they follow redirects themselves, over the same session."""
-        plain = requests_session(self.policy, self.tls)
+        connect_seconds = self.timeouts.connect_seconds
+        plain = requests_session(self.policy, self.tls, connect_seconds=connect_seconds, check=self.check)
         return Session(auth=auth, session=plain, timeout=self.timeouts.call_seconds, user_agent=USER_AGENT, redirect=5)
 
 
@@ -71,7 +75,7 @@ class SignIn:
             password=account.secrets["password"],
             domain=target.fields.get("keystoneDomain") or None,
             project=target.fields.get("keystoneProject") or target.fields.get("tenantName") or None,
-            # glanceclient adds the version itself.
+            # Each call adds the version itself.
             glance_url=re.sub(r"/v[12](\.\d+)?$", "", glance_url) or None,
             region=target.fields.get("publishLocation") or None,
         )

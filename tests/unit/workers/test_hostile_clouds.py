@@ -1,0 +1,272 @@
+"""Clouds that callers name, and that would hold a worker up: by what they say, how much of it, or how slowly."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from publisher.core.errors import CloudError, PermanentCloudError, Stopped, TransientCloudError
+from publisher.core.network import EVERYWHERE
+from publisher.core.settings import Settings
+from publisher.core.store import Store
+from publisher.core.ticket import Account, State, Target
+from publisher.core.vault import Vault
+from tests.keystone_v2 import KeystoneV2Stub
+from tests.servers.answering import serving
+from tests.servers.uploads import Upload, upload_server
+from tests.stack import until
+from tests.unit.core.records import add_image, add_ticket, current
+from workers.clouds.base import Timeouts
+from workers.clouds.openstack.publisher import OpenStackPublisher
+from workers.outbound import ANSWER_BYTES_MAX
+from workers.runner import Runner
+from workers.transfer import Transfer
+
+PASSWORD = "hunter2-of-the-cloud"
+TARGET = Target("openstack", {"tenantName": "t", "displayName": "x"})
+SCHEMA = {"name": "image", "properties": {"id": {"type": "string", "pattern": "^(([a-z0-9-])+)+$"}}}
+
+
+@dataclass
+class HostileGlance:
+    """Answers every request by `page`; a schema, if it is asked for one, that takes for ever to be checked against."""
+
+    page: Callable[[BaseHTTPRequestHandler], None]
+    paths: list[str] = field(default_factory=list)
+
+    def answer(self, handler: BaseHTTPRequestHandler) -> None:
+        self.paths.append(handler.path)
+        if handler.path.startswith("/v2/schemas/"):
+            send(handler, SCHEMA)
+        else:
+            self.page(handler)
+
+
+def send(handler: BaseHTTPRequestHandler, told: Any) -> None:
+    body = told if isinstance(told, bytes) else json.dumps(told).encode()
+    handler.send_response(200)
+    handler.send_header("Content-Type", "application/json; charset=punycode")
+    handler.send_header("Content-Length", str(len(body)))
+    handler.end_headers()
+    handler.wfile.write(body)
+
+
+def endless(handler: BaseHTTPRequestHandler) -> None:
+    """Ever another page."""
+    marker = int(parse_qs(urlsplit(handler.path).query).get("marker", ["0"])[0])
+    send(handler, {"images": [], "next": f"/v2/images?marker={marker + 1}"})
+
+
+def slowly_endless(handler: BaseHTTPRequestHandler) -> None:
+    time.sleep(0.2)
+    endless(handler)
+
+
+@contextmanager
+def account_at(glance_url: str) -> Iterator[Account]:
+    with KeystoneV2Stub("http://127.0.0.2:9", users={"joe": PASSWORD}, tenants={"t"}) as keystone:
+        fields = {"keystoneUrl": keystone.url, "login": "joe", "keystoneVersion": "v2.0", "glanceUrl": glance_url}
+        yield Account("openstack", fields, {"password": PASSWORD})
+
+
+@contextmanager
+def cloud_at(glance_url: str, call_seconds: float = 10.0) -> Iterator[OpenStackPublisher]:
+    with account_at(glance_url) as account:
+        cloud = OpenStackPublisher.connect(account, TARGET, Timeouts(5, call_seconds, 10), EVERYWHERE)
+        yield cloud
+        cloud.close()
+
+
+def refused(glance: HostileGlance, words: str) -> None:
+    with serving(glance.answer) as url, cloud_at(url) as cloud, pytest.raises(PermanentCloudError, match=words):
+        cloud.tagged("deployment")
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        [],
+        b"no json",
+        b"[" * 100_000,
+        {},
+        {"images": {"id": "1"}},
+        {"images": ["1"]},
+        {"images": [{"id": "1"}]},
+        {"images": [{"id": 1, "status": "active"}]},
+        {"images": [{"id": "../metadefs", "status": "active"}]},
+        {"images": [], "next": 7},
+        {"images": [], "next": "http://[/"},
+    ],
+    ids=str,
+)
+def test_what_is_no_image_service(told: Any) -> None:
+    refused(HostileGlance(lambda handler: send(handler, told)), "is no image service")
+
+
+def test_its_schema_is_never_asked_for() -> None:
+    record = {"id": "a" * 40 + "A", "status": "queued"}
+    glance = HostileGlance(lambda handler: send(handler, {"images": [record]} if "?" in handler.path else record))
+    with serving(glance.answer) as url, cloud_at(url) as cloud:
+        assert [each.cloud_id for each in cloud.tagged("deployment")] == [record["id"]]
+        with pytest.raises(TransientCloudError, match="still queued after its deletion"):
+            cloud.delete(record["id"])
+    assert len(glance.paths) == 3
+    assert [each for each in glance.paths if "schemas" in each] == []
+
+
+def test_a_list_without_end_comes_to_one() -> None:
+    glance = HostileGlance(endless)
+    refused(glance, "a list without end")
+    assert len(glance.paths) == 50
+    assert all("limit=200" in each for each in glance.paths)
+
+
+def test_a_list_that_goes_round() -> None:
+    glance = HostileGlance(lambda handler: send(handler, {"images": [], "next": "/v2/images?marker=1"}))
+    refused(glance, "a list without end")
+    assert len(glance.paths) == 2
+
+
+def test_a_list_goes_on_at_the_same_place() -> None:
+    def pages(handler: BaseHTTPRequestHandler) -> None:
+        again = "marker" in handler.path
+        send(handler, {"images": []} | ({} if again else {"next": "http://127.0.0.1:9/v2/other?marker=1&limit=9"}))
+
+    glance = HostileGlance(pages)
+    with serving(glance.answer) as url, cloud_at(url) as cloud:
+        assert cloud.tagged("deployment") == []
+    assert len(glance.paths) == 2
+    assert glance.paths[1].startswith("/v2/images?publisher_deployment=deployment")
+
+
+# Answers without end --------------------------------------------------------------------------------------------------
+
+
+def broken_off(behaviour: Callable[[Upload], None]) -> CloudError:
+    with (
+        upload_server(behaviour) as glance,
+        cloud_at(f"http://127.0.0.1:{glance.port}", call_seconds=1.0) as cloud,
+    ):
+        began = time.monotonic()
+        with pytest.raises(CloudError) as caught:
+            cloud.tagged("deployment")
+        assert time.monotonic() - began < 3
+    return caught.value
+
+
+def forever(upload: Upload, piece: bytes, pause: float) -> None:
+    while not upload.stop.wait(pause):
+        upload.answer(piece)
+
+
+@pytest.mark.parametrize(
+    ("begun", "piece"),
+    [
+        (b"", b"H"),
+        (b"HTTP/1.1 200 OK\r\nX-Slow: ", b"x"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n\r\n", b" "),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"0"),
+    ],
+    ids=["status", "header", "body", "chunk"],
+)
+def test_an_answer_that_comes_drop_by_drop(begun: bytes, piece: bytes) -> None:
+    def behaviour(upload: Upload) -> None:
+        upload.answer(begun)
+        forever(upload, piece, 0.1)
+
+    error = broken_off(behaviour)
+    assert isinstance(error, TransientCloudError)
+    assert "timed out" in str(error)
+
+
+def test_an_interim_answer_after_the_other() -> None:
+    error = broken_off(lambda upload: forever(upload, b"HTTP/1.1 100 Continue\r\n\r\n", 0))
+    assert "timed out" in str(error)
+
+
+@pytest.mark.parametrize("header", [b"", b"Content-Encoding: gzip\r\n"])
+def test_an_answer_that_is_too_long(header: bytes) -> None:
+    def behaviour(upload: Upload) -> None:
+        upload.answer(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n" + header + b"\r\n")
+        forever(upload, b" " * (1 << 20), 0)
+
+    error = broken_off(behaviour)
+    assert isinstance(error, PermanentCloudError)
+    assert str(error).endswith(f"answers with more than {ANSWER_BYTES_MAX >> 20} MiB")
+
+
+def test_interim_answers_to_an_upload(tmp_path: Path) -> None:
+    (tmp_path / "disk").write_bytes(b"a disk")
+
+    def behaviour(upload: Upload) -> None:
+        upload.read_body()
+        forever(upload, b"HTTP/1.1 100 Continue\r\n\r\n", 0)
+
+    with (
+        upload_server(behaviour) as glance,
+        (tmp_path / "disk").open("rb") as file,
+        pytest.raises(TransientCloudError, match="no answer within"),
+    ):
+        Transfer(file.fileno(), 6).put(glance.url, {}, answer_seconds=0.5)
+
+
+# What stops the work --------------------------------------------------------------------------------------------------
+
+
+def test_a_check_breaks_a_call_off() -> None:
+    asked = time.monotonic()
+
+    def check() -> None:
+        if time.monotonic() - asked > 1:
+            raise Stopped
+
+    with upload_server(lambda upload: forever(upload, b"H", 0.1)) as glance:  # noqa: SIM117  # the account needs its address
+        with account_at(f"http://127.0.0.1:{glance.port}") as account:
+            cloud = OpenStackPublisher.connect(account, TARGET, Timeouts(5, 60, 60), EVERYWHERE, check)
+            with pytest.raises(Stopped):
+                cloud.tagged("deployment")
+            cloud.close()
+    assert time.monotonic() - asked < 3
+
+
+@pytest.mark.parametrize(("stop", "ends"), [("cancel", State.CANCELLED), ("deadline", State.FAILED)])
+def test_a_list_without_end_stops_with_the_work(sqlite_store: Store, tmp_path: Path, stop: str, ends: State) -> None:
+    glance = HostileGlance(slowly_endless)
+    deadline = 1.5 if stop == "deadline" else 3600.0
+    settings = Settings(data_dir=tmp_path, progress_seconds=0.02, deadline_seconds=deadline)
+    vault = Vault.from_file(settings.key_file)
+    add_image(sqlite_store, settings.images, b"a disk")
+    with serving(glance.answer) as url, account_at(url) as account:
+        ticket = add_ticket(
+            sqlite_store,
+            image_size=6,
+            platform="openstack",
+            account=dict(account.fields),
+            sealed_secrets=vault.seal({"password": PASSWORD}),
+            target=dict(TARGET.fields),
+        )
+
+        def stop_it() -> None:
+            until(lambda: len(glance.paths) > 1, 10)
+            sqlite_store.tickets.request_cancel(ticket.id)
+
+        began = time.monotonic()
+        stopping = threading.Thread(target=stop_it)
+        if stop == "cancel":
+            stopping.start()
+        assert Runner(sqlite_store, vault, settings, worker="w").run(ticket.id) is ends
+        assert time.monotonic() - began < 5
+        if stop == "cancel":
+            stopping.join()
+    assert current(sqlite_store, ticket).state is ends
+    assert 1 < len(glance.paths) < 50

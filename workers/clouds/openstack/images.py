@@ -1,0 +1,116 @@
+"""The records of images in Glance, as plain dicts.
+
+python-glanceclient's own are not used: they are checked against a schema that the server gives, and a server which a
+caller names may give one that takes for ever to be checked, or that refers to any address. Here nothing is believed of
+an answer but its shape, and no answer is followed without end.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+import requests
+from keystoneauth1.adapter import Adapter
+from keystoneauth1.session import Session
+
+from publisher.core.errors import PermanentCloudError, Reason, TransientCloudError
+from workers.clouds.openstack.errors import answered, translated, words_of
+
+_PATH = "/v2/images"
+_PAGE, _PAGES_MAX = 200, 50
+"""Images that are asked for at a time, and how often. A server may give fewer than it is asked for."""
+
+_WORD = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+class Images:
+    """Raises `CloudError`, and what stops the session's calls."""
+
+    def __init__(self, session: Session, endpoint: str) -> None:
+        self._service = f"Glance at {endpoint}"
+        self._adapter = Adapter(session, service_type="image", endpoint_override=endpoint)
+
+    def create(self, record: Mapping[str, Any], *, may_be: Collection[int] = ()) -> int:
+        """The status of the answer: a good one, or one of `may_be`."""
+        return int(self._call("POST", _PATH, may_be=may_be, json=dict(record)).status_code)
+
+    def get(self, cloud_id: str) -> dict[str, Any] | None:
+        answer = self._call("GET", f"{_PATH}/{cloud_id}", may_be=(404,))
+        if answer.status_code == 404:
+            return None
+        record = self._record(self._json(answer))
+        if record["id"] != cloud_id:
+            raise self._no_service("another image than the one that was asked for")
+        return record
+
+    def delete(self, cloud_id: str) -> bool:
+        """Ask for the deletion; False where there is no such image, or no longer."""
+        status = self._call("DELETE", f"{_PATH}/{cloud_id}", may_be=(404, 409)).status_code
+        if status == 409:
+            raise TransientCloudError(f"{self._service}: image {cloud_id} is in use")
+        return bool(status != 404)
+
+    def list(self, filters: Mapping[str, str]) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = []
+        query: str | None = urlencode({**filters, "limit": _PAGE})
+        seen: set[str] = set()
+        while query is not None:
+            if query in seen or len(seen) == _PAGES_MAX:
+                raise self._no_service("a list without end")
+            seen.add(query)
+            page = self._json(self._call("GET", f"{_PATH}?{query}"))
+            images = page.get("images")
+            if not isinstance(images, list):
+                raise self._no_service("no list of images")
+            found += [self._record(each) for each in images]
+            query = self._next(page, filters)
+        return found
+
+    def _next(self, page: dict[str, Any], filters: Mapping[str, str]) -> str | None:
+        """Of the next page, which is at the same place; only where it goes on is up to the server."""
+        link = page.get("next")
+        if link is None:
+            return None
+        try:
+            marker = dict(parse_qsl(urlsplit(link).query)).get("marker") if isinstance(link, str) else None
+        except ValueError:
+            marker = None
+        if not marker:
+            raise self._no_service("a list that goes on nowhere")
+        return urlencode({**filters, "limit": _PAGE, "marker": marker})
+
+    def _record(self, given: Any) -> dict[str, Any]:
+        if isinstance(given, dict) and all(_is_word(given.get(name)) for name in ("id", "status")):
+            return given
+        raise self._no_service("something that is no image")
+
+    def _json(self, answer: requests.Response) -> dict[str, Any]:
+        try:
+            given = answer.json()
+        except (ValueError, RecursionError):
+            given = None
+        if not isinstance(given, dict):
+            raise self._no_service("something that is no JSON object")
+        return given
+
+    def _call(self, method: str, path: str, *, may_be: Collection[int] = (), **given: Any) -> requests.Response:
+        with translated(self._service, by_token=True):
+            answer: requests.Response = self._adapter.request(path, method, raise_exc=False, **given)
+        status = answer.status_code
+        if status >= 400 and status not in may_be:
+            raise answered(self._service, status, words_of(answer.content), answer.headers, by_token=True)
+        if not 200 <= status < 300 and status not in may_be:
+            raise self._no_service(f"a status of {status}")
+        return answer
+
+    def _no_service(self, told: str) -> PermanentCloudError:
+        return PermanentCloudError(
+            f"{self._service} is no image service: it answers with {told}; check glanceUrl", reason=Reason.REQUEST
+        )
+
+
+def _is_word(given: Any) -> bool:
+    return isinstance(given, str) and _WORD.fullmatch(given) is not None
