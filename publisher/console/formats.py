@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from datetime import UTC, datetime
 
@@ -13,15 +14,18 @@ _STEP = 1024.0
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
-def size(count: float | None) -> str:
-    """Bytes, in the largest unit of which there is one."""
+def size(count: float | None, *, down: bool = False) -> str:
+    """Bytes, in the largest unit of which there is one. `down`: not rounded up, of what is still becoming more."""
     if count is None:
         return NONE
     power = 0
     while count >= _STEP and power < len(_UNITS) - 1:
         count /= _STEP
         power += 1
-    return f"{count:.0f} {_UNITS[0]}" if power == 0 else f"{count:.{1 if count < 100 else 0}f} {_UNITS[power]}"
+    places = 1 if power and count < 100 else 0
+    if down:
+        count = math.floor(count * 10**places) / 10**places
+    return f"{count:.{places}f} {_UNITS[power]}"
 
 
 def rate(bytes_per_second: float | None) -> str:
