@@ -64,5 +64,18 @@ def spelled(name: str) -> str:
     return words[:1].upper() + words[1:]
 
 
+def sentence(words: str) -> str:
+    """Words as errors have them, with a capital and a full stop."""
+    return words[:1].upper() + words[1:] + ("" if words.endswith((".", "!", "?")) else ".") if words else ""
+
+
+def segments(address: str) -> str:
+    """An address that breaks at its slashes alone."""
+    parts = re.findall(r"[^/]+/*|/+", address)
+    return Markup('<span class="segments">{}</span>').format(
+        Markup("").join(Markup("<span>{}</span>").format(each) for each in parts)
+    )
+
+
 def plural(count: int, one: str, many: str | None = None) -> str:
     return f"{count:,} {one if count == 1 else many or one + 's'}"
