@@ -29,7 +29,7 @@ from publisher.core.image import Image, open_under
 from publisher.core.network import OutboundPolicy
 from publisher.core.settings import Settings
 from publisher.core.store import Store
-from publisher.core.ticket import Account, Phase, State, Target
+from publisher.core.ticket import MIB, Account, Phase, State, Target
 from publisher.core.uris import appliance_uri, image_uri, ticket_uri
 from publisher.core.vault import Vault
 from workers import metrics
@@ -147,7 +147,7 @@ class Attempt:
             self._remove(uploaded.cloud_id)
             uploaded = None
         if uploaded is None or not uploaded.complete:
-            self._phase(Phase.UPLOADING, f"Uploading {image.size} bytes")
+            self._phase(Phase.UPLOADING, f"Uploading {image.size / MIB:.1f} MiB")
             with self._lease.uploading():
                 uploaded = cloud.upload(image, ref, transfer)
             self._phase(Phase.VERIFYING, "Comparing what the cloud received with what was registered")

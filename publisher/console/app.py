@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.responses import RedirectResponse
+from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 
 from publisher.console import BASE, errors
@@ -34,6 +35,8 @@ MODULES = (
 """The modules of pages; each has a `router`. What is new comes before what is numbered: `/images/new` is no image.
 Their entries in the navigation are in `navigation.py`."""
 
+_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+
 
 def mount(app: FastAPI, services: Services) -> Streams:
     """Serve the console of that app. What is returned is to be closed when the server is told to stop."""
@@ -57,6 +60,7 @@ def mount(app: FastAPI, services: Services) -> Streams:
     # Who is not signed in is not told which pages there are.
     console.add_api_route("/{path:path}", _nothing, dependencies=[Depends(protected)])
     app.add_route(BASE, _home)
+    app.add_route("/", _root, methods=_METHODS)
     # Around all of it: the page that tells of a mistake of ours is made outside of the app's own middleware.
     app.mount(BASE, PageHeaders(console))
     return streams
@@ -64,6 +68,13 @@ def mount(app: FastAPI, services: Services) -> Streams:
 
 async def _home(_: Request) -> Response:
     return RedirectResponse(f"{BASE}/publications", 303)
+
+
+async def _root(request: Request) -> Response:
+    """To the console, whoever asks for a page; to programs there is nothing here."""
+    if request.method not in ("GET", "HEAD") or "text/html" not in request.headers.get("accept", ""):
+        raise HTTPException(404)
+    return RedirectResponse(BASE, 303)
 
 
 def _nothing(path: str) -> Response:

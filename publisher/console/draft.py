@@ -23,6 +23,7 @@ from publisher.core.image import Image, ImageState
 from publisher.core.publishing import PublishRequest
 from publisher.core.store import Store
 from publisher.core.store.accounts import StoredAccount
+from publisher.core.ticket import Ticket
 from publisher.core.uris import account_uri, image_uri
 from publisher.intake.negotiation import Format
 from publisher.intake.requests import publish_request
@@ -37,6 +38,8 @@ NOT_STORED = "other"
 _FIELDS = {"imageUri": "image", CRED_ACCOUNT: "account", f"{CRED_ACCOUNT}.targetPlatform.name": "platform"}
 """What the form calls what errors name otherwise."""
 
+_OF_THE_IMAGE = "displayName"
+"""What another image is called otherwise."""
 _IMAGES_MAX = 200
 _SECRET = "CLOUD-PASSWORD"  # noqa: S105  # what stands for one
 
@@ -124,10 +127,11 @@ class Draft:
         return document, errors
 
 
-def draft(store: Store, login: str, visible_to: str | None, form: Mapping[str, str]) -> Draft:
+def draft(store: Store, login: str, visible_to: str | None, form: Mapping[str, str], *, recall: bool = False) -> Draft:
     """What a user thinks of: of its own things, or, where `visible_to` is None, of those of the image's owner.
 
-    Where nothing is chosen yet, it is what is newest. Raises `NotFound` for an image or account that is not theirs.
+    Where nothing is chosen yet, it is what is newest. With `recall`, where in the cloud it goes is as the account was
+    last used, but for what is filled in. Raises `NotFound` for an image or account that is not theirs.
     """
     wanted = _image(store, visible_to, form["image"]) if form.get("image") else None
     owner = wanted.owner if wanted else login
@@ -138,8 +142,31 @@ def draft(store: Store, login: str, visible_to: str | None, form: Mapping[str, s
     accounts = store.accounts.list(owner)[::-1]
     account = _account(accounts, form.get("account"))
     platforms = offered()
+    if recall and account and (last := store.publications.last_of_account(account.id, owner)):
+        form = {**_texts(last.target, but=_OF_THE_IMAGE), **form}
     named = platform_named(account.platform if account else form.get("platform", ""))
     return Draft(owner, images, image, accounts, account, platforms, named or platforms[0], form)
+
+
+def as_before(store: Store, visible_to: str | None, ticket: Ticket) -> dict[str, str]:
+    """A form filled in as for that ticket; nothing in it is secret. An image or account that is gone is left out."""
+    image = store.images.get(ticket.image_id)
+    form = _texts(ticket.target) | {"platform": ticket.platform}
+    if image and visible_to in (None, image.owner):
+        form["image"] = str(image.id)
+        if ticket.account_id and store.accounts.find(image.owner, id=ticket.account_id):
+            return form | {"account": str(ticket.account_id)}
+    account = _texts(ticket.account)
+    return form | {"account": NOT_STORED} | {f"{ACCOUNT_PREFIX}{name}": value for name, value in account.items()}
+
+
+def _texts(fields: Mapping[str, object], *, but: str = "") -> dict[str, str]:
+    """As a form has them: what is ticked is true, and what is not is not there."""
+    return {
+        name: "true" if value is True else str(value)
+        for name, value in fields.items()
+        if name != but and isinstance(value, str | int) and value not in ("", False)
+    }
 
 
 def _image(store: Store, visible_to: str | None, id: str) -> Image:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from publisher.console.formats import spelled
+from publisher.console.formats import sentence, spelled
 from publisher.core.errors import InvalidRequest
 from publisher.core.platforms import PLATFORMS as ASKED
 from publisher.core.platforms import Platform as Asked
@@ -24,7 +24,6 @@ _CALLED = {"caBundle": "CA bundle"}
 _HINTS = {
     "keystoneUrl": "Where the cloud signs its users in, such as https://cloud.example.com:5000",
     "glanceUrl": "Only if the cloud's catalog does not tell the right one",
-    "keystoneVersion": "v3 where nothing else is chosen",
     "keystoneDomain": "Of the project and of the user; the one with the id default where this is empty",
     "keystoneProject": "Its name or id; may be empty where the login has one project only",
     "tenantName": "The project's name in Keystone v2.0",
@@ -32,8 +31,11 @@ _HINTS = {
     "publicImage": "Every project of the cloud may use it; many clouds allow this to administrators only",
     "caBundle": "Certificates (PEM) of the authorities to trust, where the system's own are not enough",
 }
+_VERBS = ("is", "has", "must", "may", "cannot", "names", "leads")
+"""What is wrong begins with one of these where it is a sentence about its field."""
+_MEANINGS = {"the image root": "the directory of generated images on the server"}
 _KEPT = "Leave empty to keep what is stored"
-_OPTIONS = {"keystoneVersion": ("v3", "v2.0")}
+_OPTIONS = {"keystoneVersion": (("v3", "v3 (default)"), ("v2.0", "v2.0"))}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,12 @@ def offered() -> list[Platform]:
 
 def platform_named(name: str) -> Platform | None:
     return find_platform(name)
+
+
+def platform_label(name: str) -> str:
+    """What people call a platform; its name where documents do not know of it."""
+    found = platform_named(name)
+    return found.label if found else name
 
 
 def account_elements(platform: Platform, *, prefix: str = "", secrets_kept: bool = False) -> list[Element]:
@@ -96,18 +104,19 @@ def told(error: InvalidRequest, names: Mapping[str, str] = {}) -> dict[str, str]
     """What is wrong, by the name of the form's field. `names`: what fields are called in a form that are not called as
     the error has them."""
     if not error.field:
-        return {"": str(error)}
+        return {"": sentence(str(error))}
     name = names.get(error.field, error.field)
     words = str(error).removeprefix(f"{error.field}: ")
-    return {name: f"{_called(name.rpartition('.')[2])}: {words}"}
+    for term, meaning in _MEANINGS.items():
+        words = words.replace(term, f"{term}, {meaning}", 1)
+    subject = _called(name.rpartition(".")[2])
+    return {name: sentence(f"{subject} {words}" if words.partition(" ")[0] in _VERBS else f"{subject}: {words}")}
 
 
 def _element(field: Field, prefix: str, *, required: bool, kept: bool = False) -> Element:
     hint = _KEPT if kept else _HINTS.get(field.name, "")
     required = required and not kept
-    options = tuple((each, each) for each in _OPTIONS.get(field.name, ()))
-    if options and not required:
-        options = (("", "As usual"), *options)
+    options = _OPTIONS.get(field.name, ())
     kind = "choice" if options else _kind(field)
     return Element(prefix + field.name, _called(field.name), hint, kind, required, options)
 

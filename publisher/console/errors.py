@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from publisher.console import BASE
+from publisher.console.formats import sentence
 from publisher.console.visit import page
 from publisher.core.errors import NotAuthenticated, PublisherError
 from publisher.intake.problems import STORE_RETRY_SECONDS, status_of
@@ -56,7 +57,9 @@ async def _publisher_error(request: Request, error: Exception) -> Response:
     status = status_of(error)
     if status == 500:
         return await _unexpected(request, error)
-    return error_page(request, status, str(error), retry_after_seconds=getattr(error, "retry_after_seconds", None))
+    return error_page(
+        request, status, sentence(str(error)), retry_after_seconds=getattr(error, "retry_after_seconds", None)
+    )
 
 
 def _to_sign_in(request: Request) -> Response:
@@ -77,7 +80,7 @@ async def _invalid_path(request: Request, error: Exception) -> Response:
     at_fault = next((each for each in error.errors() if each["loc"][0] != "path"), None)
     if at_fault is None:
         return error_page(request, 404, "The address may be mistyped, or what it named may be gone.")
-    return error_page(request, 400, f"{at_fault['loc'][-1]}: is not valid")
+    return error_page(request, 400, f"{at_fault['loc'][-1]} is not valid.")
 
 
 async def _store_error(request: Request, error: Exception) -> Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from datetime import UTC, datetime
 from urllib.parse import urlsplit
@@ -14,15 +15,18 @@ _STEP = 1024.0
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
-def size(count: float | None) -> str:
-    """Bytes, in the largest unit of which there is one."""
+def size(count: float | None, *, down: bool = False) -> str:
+    """Bytes, in the largest unit of which there is one. `down`: not rounded up, of what is still becoming more."""
     if count is None:
         return NONE
     power = 0
     while count >= _STEP and power < len(_UNITS) - 1:
         count /= _STEP
         power += 1
-    return f"{count:.0f} {_UNITS[0]}" if power == 0 else f"{count:.{1 if count < 100 else 0}f} {_UNITS[power]}"
+    places = 1 if power and count < 100 else 0
+    if down:
+        count = math.floor(count * 10**places) / 10**places
+    return f"{count:.{places}f} {_UNITS[power]}"
 
 
 def rate(bytes_per_second: float | None) -> str:
@@ -68,6 +72,19 @@ def spelled(name: str) -> str:
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name).lower()
     words = re.sub(r"\b(url|id|uri)\b", lambda match: match[1].upper(), words)
     return words[:1].upper() + words[1:]
+
+
+def sentence(words: str) -> str:
+    """Words as errors have them, with a capital and a full stop."""
+    return words[:1].upper() + words[1:] + ("" if words.endswith((".", "!", "?")) else ".") if words else ""
+
+
+def segments(address: str) -> str:
+    """An address that breaks at its slashes alone."""
+    parts = re.findall(r"[^/]+/*|/+", address)
+    return Markup('<span class="segments">{}</span>').format(
+        Markup("").join(Markup("<span>{}</span>").format(each) for each in parts)
+    )
 
 
 def plural(count: int, one: str, many: str | None = None) -> str:

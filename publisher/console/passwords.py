@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 from publisher.core.errors import InvalidRequest
 
+MIN = 8
+"""Characters, of a password that is chosen in the console."""
 _MAX = 4096
 
 
@@ -14,6 +16,8 @@ def new_password(form: Mapping[str, str]) -> str:
     password = form.get("password", "")
     if not password:
         raise InvalidRequest("must not be empty", field="password")
+    if len(password) < MIN:
+        raise InvalidRequest(f"has at least {MIN} characters", field="password")
     if len(password) > _MAX:
         raise InvalidRequest(f"has at most {_MAX} characters", field="password")
     if password != form.get("again"):

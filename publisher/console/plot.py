@@ -10,8 +10,8 @@ from itertools import groupby, pairwise
 from publisher.console.formats import duration, rate
 from publisher.core.ticket import Sample
 
-WIDTH, HEIGHT = 720, 220
-LEFT, RIGHT, TOP, BOTTOM = 76, 12, 12, 28
+WIDTH, HEIGHT = 1000, 180
+"""Of the plot's own units. Its width is stretched to that of the page, its height is in pixels."""
 _POINTS_MAX = 240
 _RATE_TICKS = 4
 _TIME_TICKS = 6
@@ -24,7 +24,7 @@ _TIME_STEPS = [
 @dataclass(frozen=True, slots=True)
 class Tick:
     at: float
-    """In the plot's own units, along its axis."""
+    """Of a rate pixels from the top, of a time per cent of the width."""
     words: str
 
 
@@ -61,22 +61,21 @@ def plot(samples: Sequence[Sample]) -> Plot | None:
     top = step * _RATE_TICKS
 
     def x(seconds: float) -> float:
-        return LEFT + seconds / last * (WIDTH - LEFT - RIGHT)
+        return seconds / last * WIDTH
 
     def y(bytes_per_second: float) -> float:
-        return HEIGHT - BOTTOM - min(bytes_per_second / top, 1.0) * (HEIGHT - TOP - BOTTOM)
+        return HEIGHT - min(bytes_per_second / top, 1.0) * HEIGHT
 
     lines = []
     for attempt, points in runs:
         places = [f"{x(seconds):.1f} {y(speed):.1f}" for seconds, speed in points]
         path = "M" + "L".join(places)
-        floor = HEIGHT - BOTTOM
-        area = f"{path}L{x(points[-1][0]):.1f} {floor}L{x(points[0][0]):.1f} {floor}Z"
+        area = f"{path}L{x(points[-1][0]):.1f} {HEIGHT}L{x(points[0][0]):.1f} {HEIGHT}Z"
         lines.append(Line(attempt, path, area, _words(attempt, points)))
     return Plot(
         lines,
         rates=[Tick(y(step * each), rate(step * each) if each else "0") for each in range(_RATE_TICKS + 1)],
-        times=[Tick(x(seconds), duration(seconds)) for seconds in _times(last)],
+        times=[Tick(seconds / last * 100, duration(seconds)) for seconds in _times(last)],
         words="; ".join(each.words for each in lines),
     )
 
@@ -89,7 +88,7 @@ def _runs(samples: Sequence[Sample]) -> list[tuple[int, _Points]]:
     runs = []
     for attempt, group in groupby(samples, key=lambda each: each.attempt):
         points: _Points = []
-        for one, next in pairwise(group):
+        for one, next in pairwise(_told(list(group))):
             if next.sent < one.sent:
                 runs.append((attempt, _thinned(points)))
                 points = []
@@ -100,13 +99,32 @@ def _runs(samples: Sequence[Sample]) -> list[tuple[int, _Points]]:
     return runs
 
 
+def _told(samples: list[Sample]) -> list[Sample]:
+    """Without the last but one where nothing more was sent after it: what had gone out by then, the cloud took in until
+    the last. The rate did not fall to nothing."""
+    return samples[:-2] + samples[-1:] if len(samples) > 2 and samples[-1].sent == samples[-2].sent else samples
+
+
 def _thinned(points: _Points) -> _Points:
     """No more than can be seen: neighbours are made their mean."""
     size = math.ceil(len(points) / _POINTS_MAX)
     if size <= 1:
         return points
     parts = [points[start : start + size] for start in range(0, len(points), size)]
-    return [(part[-1][0], math.fsum(speed for _, speed in part) / len(part)) for part in parts]
+    # Each begins where the one before ended; of the very first point nothing was before.
+    begins = [points[0][0], *(part[-1][0] for part in parts)]
+    means = [_mean(part, begin) for part, begin in zip(parts, begins, strict=False)]
+    return [points[0], *((part[-1][0], mean) for part, mean in zip(parts, means, strict=True))]
+
+
+def _mean(points: _Points, begin: float) -> float:
+    """Bytes by time: what was slow for long counts for more."""
+    sent = math.fsum(speed * (at - before) for (at, speed), before in zip(points, _before(points, begin), strict=True))
+    return sent / (points[-1][0] - begin) if points[-1][0] > begin else points[-1][1]
+
+
+def _before(points: _Points, begin: float) -> list[float]:
+    return [begin, *(at for at, _ in points[:-1])]
 
 
 def _times(last: float) -> list[float]:
@@ -124,6 +142,6 @@ def _round_step(least: float) -> float:
 
 def _words(attempt: int, points: _Points) -> str:
     speeds = [speed for _, speed in points]
-    mean = math.fsum(speeds) / len(speeds)
+    mean = _mean(points, points[0][0])
     took = duration(points[-1][0] - points[0][0])
     return f"Attempt {attempt}: {rate(mean)} in the mean, at most {rate(max(speeds))}, over {took}"

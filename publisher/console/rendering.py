@@ -8,7 +8,8 @@ from importlib.resources import files
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from publisher.console import BASE, formats
+from publisher.console import BASE, formats, passwords
+from publisher.console.elements import platform_label
 from publisher.version import __version__
 
 
@@ -29,8 +30,10 @@ def environment() -> Environment:
         plural=formats.plural,
         spelled=formats.spelled,
         site=formats.site,
+        segments=formats.segments,
+        platform=platform_label,
     )
-    made.globals.update(base=BASE, static=static, version=__version__)
+    made.globals.update(base=BASE, static=static, version=__version__, password_min=passwords.MIN)
     return made
 
 

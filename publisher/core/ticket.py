@@ -177,7 +177,7 @@ class Ticket:
             case Phase.AUTHENTICATING:
                 return "Signing in to the cloud"
             case Phase.UPLOADING:
-                return f"Uploading {self.progress.sent // MIB} of {-(-self.progress.total // MIB)} MiB"
+                return f"Uploading {self.progress.sent // MIB} of {max(1, round(self.progress.total / MIB))} MiB"
             case Phase.VERIFYING:
                 return "Verifying checksum"
             case Phase.FINISHING:

@@ -10,7 +10,7 @@ from publisher.core.store import Store
 from publisher.core.store.audit import Actor
 from publisher.core.store.fleet import Member
 from publisher.core.store.leases import Claim
-from publisher.core.ticket import Phase, State, Ticket
+from publisher.core.ticket import MIB, Phase, State, Ticket
 
 SIZE = 3 << 30
 DIGEST = hashlib.sha512(b"web-frontend").hexdigest()
@@ -128,7 +128,7 @@ def claim(store: Store, ticket: Ticket, phase: Phase) -> Claim:
     assert claim
     store.leases.phase(claim, Phase.AUTHENTICATING, "Signing in to the cloud")
     if phase is not Phase.AUTHENTICATING:
-        store.leases.phase(claim, phase, f"Uploading {ticket.progress.total} bytes")
+        store.leases.phase(claim, phase, f"Uploading {ticket.progress.total / MIB:.1f} MiB")
     return claim
 
 

@@ -34,7 +34,7 @@ PAGES = {
     "fleet": "/fleet",
 }
 """File names, and paths below `/console`."""
-VIEWPORT = {"width": 1280, "height": 740}
+VIEWPORT = {"width": 1280, "height": 710}
 BYTES_MAX = 150_000
 
 

@@ -6,7 +6,10 @@ from collections.abc import Mapping
 
 from fastapi import APIRouter, Response
 
+from publisher.console import BASE
 from publisher.console.elements import account_elements, filled_in, offered, platform_named, told
+from publisher.console.formats import sentence
+from publisher.console.paths import local, with_parameter
 from publisher.console.visit import Posted, Visit, Visiting
 from publisher.core.errors import Conflict, InvalidRequest, NotFound
 from publisher.core.publishing import check_account, check_kept
@@ -26,9 +29,10 @@ def accounts(visit: Visiting) -> Response:
 
 
 @router.get("/accounts/new")
-def new_account(visit: Visiting, platform: str = "") -> Response:
+def new_account(visit: Visiting, platform: str = "", next: str = "") -> Response:
+    """`next`: the page to go on to, with the new account chosen."""
     visit.require(_CREATE)
-    return _form(visit, _platform(platform), None, {})
+    return _form(visit, _platform(platform), None, {"next": next})
 
 
 @router.post("/accounts/new")
@@ -54,8 +58,10 @@ def create(visit: Visiting, form: Posted) -> Response:
     except InvalidRequest as error:
         return _form(visit, platform, None, form, told(error))
     except Conflict as error:
-        return _form(visit, platform, None, form, {"name": str(error)}, 409)
-    return visit.redirect("/accounts", f"The account {account.name} is stored.")
+        return _form(visit, platform, None, form, {"name": sentence(str(error))}, 409)
+    next = local(form.get("next", ""))
+    path = with_parameter(next, "account", account.id).removeprefix(BASE) if next else "/accounts"
+    return visit.redirect(path, f"The account {account.name} is stored.")
 
 
 @router.get("/accounts/{id}")
@@ -92,7 +98,7 @@ def change(visit: Visiting, form: Posted, id: Id) -> Response:
     except InvalidRequest as error:
         return _form(visit, platform, present, form, told(error))
     except Conflict as error:
-        return _form(visit, platform, present, form, {"name": str(error)}, 409)
+        return _form(visit, platform, present, form, {"name": sentence(str(error))}, 409)
     return visit.redirect("/accounts", "The account is changed. What is on its way goes on with it as it was.")
 
 
@@ -144,5 +150,6 @@ def _form(
         elements=account_elements(platform, secrets_kept=account is not None),
         values=values,
         errors=errors,
+        next=local(values.get("next", "")),
         may_change=visit.may(_CREATE),
     )

@@ -32,7 +32,7 @@ def change_password(visit: Visiting, form: Posted) -> Response:
         # Limited as signing in is: who finds somebody's page open is not to find out the password by it.
         services.authenticator.sign_in(login, form.get("current", ""), address(visit.request), door="console")
     except NotAuthenticated:
-        return _page(visit, {"current": "Current password: is wrong"}, 400)
+        return _page(visit, {"current": "Current password is wrong."}, 400)
     try:
         password_hash = visit.store.users.set_password(login, new_password(form))
     except InvalidRequest as error:

@@ -138,6 +138,7 @@ def _shown(visit: Visit, ticket: Ticket) -> dict[str, Any]:
     history = visit.store.tickets.history(ticket.id)
     return {
         "ticket": ticket,
+        "rate": visit.store.publications.rates([ticket.id]).get(ticket.id) if ticket.final else None,
         "steps": timeline(history),
         "plot": plot(visit.store.tickets.samples(ticket.id)),
         "may_change": visit.may(_ENTITLEMENT),

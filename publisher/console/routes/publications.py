@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 
 from fastapi import APIRouter, Response
 
@@ -33,6 +34,7 @@ def publications(visit: Visiting) -> Response:
         "publications/list.html",
         listing=listing,
         page=page,
+        rates=_rates(visit, page.tickets),
         platforms=visit.store.publications.platforms(),
         counts=counts,
         counted_max=COUNTED_MAX,
@@ -61,7 +63,9 @@ class Rows:
     def __call__(self) -> Sight:
         publications = self._visit.store.publications
         tickets = _page(self._visit, self._listing).tickets if self._found is None else publications.these(self._found)
-        self._rows = {ticket.id: self._row(ticket) for ticket in tickets}
+        changed = [each for each in tickets if each.id not in self._rows or self._rows[each.id][0] != version_of(each)]
+        rates = _rates(self._visit, changed)
+        self._rows = {ticket.id: self._row(ticket, rates) for ticket in tickets}
         if time.monotonic() - self._counted >= _COUNT_SECONDS:
             self._counted = time.monotonic()
             self._counts = render(
@@ -73,12 +77,12 @@ class Rows:
         parts = {f"ticket-{id}": html for id, (_, html) in self._rows.items()}
         return Sight(parts | {"counts": self._counts}, {"publications": tuple(parts)})
 
-    def _row(self, ticket: Ticket) -> tuple[Version, str]:
+    def _row(self, ticket: Ticket, rates: Mapping[int, float]) -> tuple[Version, str]:
         version, before = version_of(ticket), self._rows.get(ticket.id)
         if before and before[0] == version:
             return before
         owner_shown = self._visit.user.administrator
-        return version, render("publications/row.html", ticket=ticket, owner_shown=owner_shown)
+        return version, render("publications/row.html", ticket=ticket, rates=rates, owner_shown=owner_shown)
 
 
 def _listing(visit: Visit) -> Listing:
@@ -87,6 +91,12 @@ def _listing(visit: Visit) -> Listing:
 
 def _page(visit: Visit, listing: Listing) -> PublicationPage:
     return visit.store.publications.page(listing.wanted, COUNT, before=listing.before, after=listing.after)
+
+
+def _rates(visit: Visit, tickets: Sequence[Ticket]) -> dict[int, float]:
+    """Of those that are published, the rate of the upload itself."""
+    ended = [each.id for each in tickets if each.state is State.PUBLISHED]
+    return visit.store.publications.rates(ended) if ended else {}
 
 
 def _ids(page: PublicationPage) -> list[int]:

@@ -10,10 +10,13 @@ from fastapi import APIRouter, Response
 from fastapi.responses import PlainTextResponse
 from starlette.background import BackgroundTask
 
-from publisher.console.draft import NOT_STORED, Draft, draft
+from publisher.console import BASE
+from publisher.console.draft import NOT_STORED, Draft, as_before, draft
+from publisher.console.formats import sentence
+from publisher.console.paths import with_parameter
 from publisher.console.start import first_steps
 from publisher.console.visit import Form, Posted, Visit, Visiting
-from publisher.core.errors import Conflict, InvalidRequest, TooMany
+from publisher.core.errors import Conflict, InvalidRequest, NotFound, TooMany
 from publisher.core.publishing import accept, wake
 from publisher.core.store.idempotency import IdempotencyKey, KeyTaken
 from publisher.core.ticket import Ticket
@@ -24,6 +27,8 @@ router = APIRouter()
 
 _NEW = "/publications/new"
 _ENTITLEMENT = "image_publish"
+_WITH_ANY_ACCOUNT = ("image", "account", "platform", "displayName")
+"""The fields that stay as they are when another account is chosen."""
 _PAGE_ID = "page"
 """A field of the form, another in each page that is made."""
 _PAGE_ID_MAX = 64
@@ -31,18 +36,22 @@ _PAGE_ID_MAX = 64
 
 @router.get(_NEW)
 def new_publication(visit: Visiting) -> Response:
-    """What the address names (`image`, `account`) is chosen already."""
+    """What the address names (`image`, `account`) is chosen already; with `again`, the number of a publication, all of
+    it is as it was there."""
     visit.require(_ENTITLEMENT)
-    return _page(visit, _draft(visit, visit.request.query_params))
+    given = dict(visit.request.query_params)
+    if again := given.pop("again", ""):
+        return _page(visit, _draft(visit, _as_before(visit, again) | given))
+    return _page(visit, _draft(visit, given, recall=True))
 
 
 @router.post(_NEW)
 def publish(visit: Visiting, form: Posted) -> Response:
     """Or, with `show`, the form once more, for what was chosen."""
     visit.require(_ENTITLEMENT)
-    drafted = _draft(visit, form)
     if "show" in form:
-        return _page(visit, drafted)
+        return _page(visit, _shown(visit, form))
+    drafted = _draft(visit, form)
     if drafted.errors:
         return _page(visit, drafted, drafted.errors, 400)
     services, key = visit.services, _key(visit, form)
@@ -55,9 +64,9 @@ def publish(visit: Visiting, form: Posted) -> Response:
     except KeyTaken as error:
         # A second click, while the first was being accepted.
         same = services.store.idempotency_keys.ticket(key) if key else None
-        return _accepted(visit, same) if same else _page(visit, drafted, {"": str(error)}, 409)
+        return _accepted(visit, same) if same else _page(visit, drafted, {"": sentence(str(error))}, 409)
     except (Conflict, TooMany) as error:
-        return _page(visit, drafted, {"": str(error)}, status_of(error))
+        return _page(visit, drafted, {"": sentence(str(error))}, status_of(error))
     response = _accepted(visit, ticket)
     # The ticket is safe. Waking a worker must not keep anybody waiting, whatever the broker does.
     response.background = BackgroundTask(wake, services.store, services.waker, ticket.id)
@@ -86,8 +95,32 @@ def _key(visit: Visit, form: Form) -> IdempotencyKey | None:
     )
 
 
-def _draft(visit: Visit, form: Mapping[str, str]) -> Draft:
-    return draft(visit.services.store, visit.user.login, visit.owner, form)
+def _draft(visit: Visit, form: Mapping[str, str], *, recall: bool = False) -> Draft:
+    return draft(visit.services.store, visit.user.login, visit.owner, form, recall=recall)
+
+
+def _shown(visit: Visit, form: Form) -> Draft:
+    """What was filled in stays, but for where in the cloud it goes when another account was chosen."""
+    if form.get("shown") in (None, form.get("account")):
+        return _draft(visit, form)
+    return _draft(visit, {name: form[name] for name in _WITH_ANY_ACCOUNT if name in form}, recall=True)
+
+
+def _as_before(visit: Visit, id: str) -> dict[str, str]:
+    """Raises `NotFound`; another user's publication is as good as none."""
+    found = visit.services.store.tickets.get(int(id)) if id.isascii() and id.isdecimal() and len(id) < 19 else None
+    if found is None or visit.owner not in (None, found.owner):
+        raise NotFound("there is no such publication")
+    return as_before(visit.services.store, visit.owner, found)
+
+
+def _store_at(visit: Visit, drafted: Draft) -> str | None:
+    """Where an account is stored, and from where it is gone on here; None where the user may not, or for another."""
+    if not visit.may("cloud_account_create") or drafted.owner != visit.user.login:
+        return None
+    here = BASE + _NEW
+    here = with_parameter(here, "image", drafted.image.id) if drafted.image else here
+    return with_parameter(f"{BASE}/accounts/new", "next", here)
 
 
 def _command(visit: Visit, drafted: Draft) -> str:
@@ -103,6 +136,7 @@ def _page(visit: Visit, drafted: Draft, errors: Mapping[str, str] = {}, status: 
         not_stored=NOT_STORED,
         page_id=secrets.token_urlsafe(16),
         errors=errors,
+        store_at=_store_at(visit, drafted),
         command=_command(visit, drafted),
         steps=first_steps(visit.services.store, visit.user),
     )

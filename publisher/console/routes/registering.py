@@ -11,6 +11,7 @@ from starlette.background import BackgroundTask
 
 from publisher.console import BASE
 from publisher.console.elements import told
+from publisher.console.formats import sentence
 from publisher.console.visit import Posted, Sent, Visit, Visiting
 from publisher.core.errors import Conflict, InvalidRequest, PublisherError
 from publisher.core.image import formats
@@ -50,8 +51,8 @@ def register(visit: Visiting, form: Posted) -> Response:
     except InvalidRequest as error:
         return _page(visit, form, told(error), 400)
     except Conflict as error:
-        return _page(visit, form, {"": str(error)}, 409)
-    response = visit.redirect(f"/images/{image.id}", f"The image is number {image.id}; a worker fetches it now.")
+        return _page(visit, form, {"": sentence(str(error))}, 409)
+    response = visit.redirect(f"/images/{image.id}", f"Image {image.id} is being fetched by a worker.")
     response.background = BackgroundTask(wake_image, services.store, services.waker, image.id)
     return response
 
@@ -82,8 +83,9 @@ async def upload(
             file_name=file_name,
         )
     except PublisherError as error:
-        return JSONResponse({"message": str(error)}, status_of(error))
-    said = visit.redirect(f"/images/{image.id}", f"The image is here: it is number {image.id}.")
+        words = " ".join(told(error).values()) if isinstance(error, InvalidRequest) else sentence(str(error))
+        return JSONResponse({"message": words}, status_of(error))
+    said = visit.redirect(f"/images/{image.id}", f"Image {image.id} is uploaded.")
     answer = JSONResponse({"location": f"{BASE}/images/{image.id}"}, 201)
     answer.raw_headers += [(key, value) for key, value in said.raw_headers if key == b"set-cookie"]
     return answer

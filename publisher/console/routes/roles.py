@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from fastapi import APIRouter, Response
 
 from publisher.console.elements import told
+from publisher.console.formats import sentence
 from publisher.console.visit import Form, Posted, Visit, Visiting
 from publisher.core.errors import Conflict, InvalidRequest, NotFound
 from publisher.core.store.roles import ENTITLEMENT_DESCRIPTIONS, Role
@@ -30,7 +31,7 @@ def create(visit: Visiting, form: Posted) -> Response:
     except InvalidRequest as error:
         return _page(visit, form, told(error), chosen, 400)
     except Conflict as error:
-        return _page(visit, form, {"name": str(error)}, chosen, 409)
+        return _page(visit, form, {"name": sentence(str(error))}, chosen, 409)
     return visit.redirect("/roles", f"The role {role.name} can be given to users now.")
 
 

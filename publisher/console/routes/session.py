@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import RedirectResponse
 
 from publisher.console import BASE, cookies
+from publisher.console.paths import local
 from publisher.console.visit import Posted, Visiting, page
 from publisher.core.errors import NotAllowed, NotAuthenticated
 from publisher.core.uris import user_uri
@@ -50,7 +51,7 @@ def sign_in(request: Request, form: Posted) -> Response:
     if before := cookies.session_value(request):
         made.store.sessions.end(before)
     made.store.audit.add(actor(request, user.login, "console"), "session.begin", user_uri(user.login))
-    response = RedirectResponse(_local(form.get("next", "")), 303)
+    response = RedirectResponse(local(form.get("next", "")) or _HOME, 303)
     cookies.set_session(request, response, value, seconds)
     return response
 
@@ -65,14 +66,8 @@ def sign_out(visit: Visiting) -> Response:
 
 
 def _page(request: Request, next: str, login: str, *, wrong: bool = False) -> Response:
-    shown = {"next": _local(next), "login": login, "wrong": wrong}
+    shown = {"next": local(next) or _HOME, "login": login, "wrong": wrong}
     return page(request, "sign_in.html", status=401 if wrong else 200, visit=None, **shown)
-
-
-def _local(wanted: str) -> str:
-    """The page that was wanted, where it is one of ours."""
-    ours = wanted.startswith(f"{BASE}/") and _netloc(wanted) == "" and wanted.isprintable() and "\\" not in wanted
-    return wanted if ours and not wanted.startswith((f"{BASE}/sign-", f"{BASE}//")) else _HOME
 
 
 def _netloc(url: str) -> str | None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from fastapi import APIRouter, Response
 
 from publisher.console.elements import told
+from publisher.console.formats import sentence
 from publisher.console.passwords import new_password
 from publisher.console.visit import Form, Posted, Visit, Visiting
 from publisher.core import first_user
@@ -24,7 +25,9 @@ _NEW = "/users/-/new"
 @router.get("/users")
 def users(visit: Visiting) -> Response:
     visit.require_administrator()
-    return visit.page("users/list.html", users=visit.services.store.users.list())
+    return visit.page(
+        "users/list.html", users=visit.services.store.users.list(), entitlements=len(ENTITLEMENT_DESCRIPTIONS)
+    )
 
 
 @router.get(_NEW)
@@ -48,7 +51,7 @@ def create(visit: Visiting, form: Posted) -> Response:
     except InvalidRequest as error:
         return _new(visit, form, told(error), chosen=chosen, roles=roles)
     except Conflict as error:
-        return _new(visit, form, {"login": str(error)}, chosen=chosen, roles=roles, status=409)
+        return _new(visit, form, {"login": sentence(str(error))}, chosen=chosen, roles=roles, status=409)
     return visit.redirect("/users", f"{user.login} is a user now.")
 
 
@@ -70,7 +73,9 @@ def change_rights(visit: Visiting, form: Posted, login: str) -> Response:
         if rights != (present.administrator, present.entitlements):
             visit.store.users.change_rights(login, administrator=rights[0], entitlements=rights[1])
     except (InvalidRequest, Conflict) as error:
-        return _page(visit, _found(visit, login), {"": str(error)}, 409 if isinstance(error, Conflict) else 400)
+        return _page(
+            visit, _found(visit, login), {"": sentence(str(error))}, 409 if isinstance(error, Conflict) else 400
+        )
     return visit.redirect(f"/{user_uri(login)}", "It holds from the next request on.")
 
 
@@ -98,8 +103,11 @@ def delete_page(visit: Visiting, login: str) -> Response:
         "users/delete.html",
         who=found,
         images=bool(store.images.latest(1, owner=login)),
-        accounts=len(store.accounts.list(login)),
-        keys=len(store.api_keys.list(login)),
+        owned=[
+            (len(store.accounts.list(login)), "cloud account"),
+            (len(store.api_keys.list(login)), "API key"),
+            (len(store.appliances.list(login)), "appliance"),
+        ],
     )
 
 

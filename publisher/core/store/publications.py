@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, Engine, Select, func, or_, select
 from publisher.core.image import Image
 from publisher.core.store.engine import reading
 from publisher.core.store.rows import TICKET_COLUMNS, ticket_of
-from publisher.core.store.tables import notifications, tickets
+from publisher.core.store.tables import notifications, samples, tickets
 from publisher.core.ticket import FINAL, State, Ticket
 
 COUNTED_MAX = 1000
@@ -114,6 +114,29 @@ class Publications:
         with reading(self._engine) as connection:
             found = connection.execute(select(there.c.platform).where(there.c.platform.is_not(None)))
             return found.scalars().all()
+
+    def rates(self, ids: Collection[int]) -> dict[int, float]:
+        """Bytes per second of the upload itself, in the last attempt that has one; of tickets without one nothing."""
+        took, sent = (
+            func.max(samples.c.at) - func.min(samples.c.at),
+            func.max(samples.c.sent) - func.min(samples.c.sent),
+        )
+        query = (
+            select(samples.c.ticket_id, sent, took)
+            .where(samples.c.ticket_id.in_(ids))
+            .group_by(samples.c.ticket_id, samples.c.attempt)
+            .order_by(samples.c.attempt)
+        )
+        with reading(self._engine) as connection:
+            return {id: sent / took for id, sent, took in connection.execute(query) if took > 0}
+
+    def last_of_account(self, account_id: int, owner: str) -> Ticket | None:
+        """The newest of an owner's tickets that used that stored account; those long ago are not looked through."""
+        recent = select(tickets.c.id).where(tickets.c.owner == owner).order_by(tickets.c.id.desc()).limit(COUNTED_MAX)
+        query = select(*TICKET_COLUMNS).where(tickets.c.id.in_(recent), tickets.c.account_id == account_id)
+        with reading(self._engine) as connection:
+            row = connection.execute(query.order_by(tickets.c.id.desc()).limit(1)).one_or_none()
+            return None if row is None else ticket_of(row)
 
     def notifications(self, ticket_id: int) -> Sequence[Notification]:
         """Oldest first."""

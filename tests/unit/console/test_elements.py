@@ -49,8 +49,8 @@ def test_a_number_that_is_none_is_told_at_its_field() -> None:
     document, errors = filled_in(vsphere.cred_account, {"port": "99999", "proxyPort": "x", "hostname": "h"})
     assert document == {"hostname": "h"}
     assert errors == {
-        "port": "Port: '99999' is not a number from 1 to 65535",
-        "proxyPort": "Proxy port: 'x' is not an integer",
+        "port": "Port: '99999' is not a number from 1 to 65535.",
+        "proxyPort": "Proxy port: 'x' is not an integer.",
     }
 
 

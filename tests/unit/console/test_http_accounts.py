@@ -57,10 +57,10 @@ def test_an_account_is_stored_and_its_password_never_shown(fresh: Service, brows
     ("change", "field", "words"),
     [
         ({"name": ""}, "name", "an account's name has 1 to 255"),
-        ({"keystoneUrl": ""}, "keystoneUrl", "Keystone URL: is needed"),
+        ({"keystoneUrl": ""}, "keystoneUrl", "Keystone URL is needed"),
         ({"keystoneUrl": "ftp://x"}, "keystoneUrl", "must be an address"),
         ({"keystoneUrl": "https://u:p@x"}, "keystoneUrl", "must not hold a login or password"),
-        ({"password": ""}, "password", "Password: is needed"),
+        ({"password": ""}, "password", "Password is needed"),
         ({"keystoneVersion": "v9"}, "keystoneVersion", "'v9' is unknown"),
         ({"login": "x" * 5000}, "login", "too many"),
     ],
@@ -81,7 +81,7 @@ def test_a_name_is_one_account_s(fresh: Service, browser: Browsers) -> None:
     create(fresh, alice)
     page = alice.post(NEW, FILLED)
     assert page.status == 409
-    assert "there is an account 'production' already" in wrong(page, "name")
+    assert "There is an account 'production' already." in wrong(page, "name")
 
 
 def test_an_empty_password_keeps_what_is_stored(fresh: Service, browser: Browsers) -> None:

@@ -132,7 +132,7 @@ def test_an_image_is_sent_and_got_back(fresh: Service, browser: Browsers) -> Non
     assert (image.owner, image.appliance_id, image.name, image.format) == ("alice", 14, "Sent", "qcow2")
     assert image.sha256 == hashlib.sha256(BYTES).hexdigest()
     page = alice.get(f"/images/{image.id}")
-    assert "The image is here" in page.words, "the page that the script goes to says so"
+    assert "is uploaded." in page.words, "the page that the script goes to says so"
     file = alice.client.get(f"/console/images/{image.id}/file")
     assert file.content == BYTES
     assert 'filename="sent.qcow2"' in file.headers["content-disposition"]
@@ -151,9 +151,9 @@ def test_what_is_sent_without_an_appliance_makes_one(fresh: Service, browser: Br
         ({"file_name": "a"}, b"", 400, "is empty"),
         ({"file_name": "a", "format": "raw"}, BYTES, 400, "'raw' means a raw file"),
         ({"file_name": "a", "format": "none"}, BYTES, 400, "'none' is unknown"),
-        ({"name": "n" * 256}, BYTES, 400, "name: has 1 to 255"),
-        ({"file_name": "a", "appliance": "x"}, BYTES, 400, "appliance: is not the number"),
-        ({"file_name": "a", "appliance": "9" * 19}, BYTES, 400, "appliance: is not the number"),
+        ({"name": "n" * 256}, BYTES, 400, "Name has 1 to 255"),
+        ({"file_name": "a", "appliance": "x"}, BYTES, 400, "Appliance is not the number"),
+        ({"file_name": "a", "appliance": "9" * 19}, BYTES, 400, "Appliance is not the number"),
         ({"file_name": "a"}, bytes(20001), 413, "larger than 20000 bytes"),
     ],
 )
@@ -212,7 +212,7 @@ def test_one_is_fetched_from_where_it_is(fresh: Service, browser: Browsers) -> N
 @pytest.mark.parametrize(
     ("fields", "field", "words"),
     [
-        ({"location": ""}, "location", "Location: is needed"),
+        ({"location": ""}, "location", "Location is needed"),
         ({"location": "../secret"}, "location", "no such file"),
         ({"location": "https://elsewhere.example/a"}, "location", "not among PUBLISHER_LOCATION_HOSTS"),
     ],

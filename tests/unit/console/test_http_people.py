@@ -48,7 +48,7 @@ def test_a_key_s_secret_is_shown_once_and_signs_requests(fresh: Service, browser
 def test_a_key_needs_a_name(fresh: Service, browser: Browsers) -> None:
     page = browser("alice").post("/keys", {"name": " ", "description": "kept"})
     assert page.status == 400
-    assert "Name: is needed" in wrong(page, "name")
+    assert "Name is needed" in wrong(page, "name")
     assert page.root.xpath("//input[@name='description']/@value") == ["kept"]
     assert fresh.store.api_keys.list(None) == []
 
@@ -92,7 +92,7 @@ def test_a_user_is_added_and_signs_in(fresh: Service, browser: Browsers) -> None
     fresh.store.roles.add("watchers", entitlements=frozenset({"image_generate"}))
     root = browser("root")
     fields = {
-        "login": "dora", "password": "p-w", "again": "p-w",
+        "login": "dora", "password": "p-w-p-w-p-w", "again": "p-w-p-w-p-w",
         "entitlements": ["image_publish", "api_key_access"], "roles": "watchers",
     }  # fmt: skip
     assert root.post(NEW_USER, fields).location == "/console/users"
@@ -101,7 +101,7 @@ def test_a_user_is_added_and_signs_in(fresh: Service, browser: Browsers) -> None
     assert not dora.administrator
     assert dora.entitlements == {"image_publish", "api_key_access"}
     assert [role.name for role in dora.roles] == ["watchers"]
-    assert browser().sign_in("dora", "p-w").status == 303
+    assert browser().sign_in("dora", "p-w-p-w-p-w").status == 303
     assert "dora" in root.get("/users").words
 
 
@@ -113,7 +113,8 @@ def test_a_user_is_added_and_signs_in(fresh: Service, browser: Browsers) -> None
         ({"login": ".."}, "login", "a login has 1 to 255"),
         ({"again": "other"}, "password", "not the same both times"),
         ({"password": "", "again": ""}, "password", "must not be empty"),
-        ({"login": "alice"}, "login", "there is a user 'alice' already"),
+        ({"password": "seven77", "again": "seven77"}, "password", "Password has at least 8 characters."),
+        ({"login": "alice"}, "login", "There is a user 'alice' already."),
         ({"roles": "none"}, "", "there is no role none"),
         ({"entitlements": "all"}, "", "unknown: all"),
     ],
@@ -121,10 +122,10 @@ def test_a_user_is_added_and_signs_in(fresh: Service, browser: Browsers) -> None
 def test_what_is_wrong_with_a_user_is_told(
     fresh: Service, browser: Browsers, change: dict[str, str], field: str, words: str
 ) -> None:
-    page = browser("root").post(NEW_USER, {"login": "dora", "password": "p-w", "again": "p-w"} | change)
+    page = browser("root").post(NEW_USER, {"login": "dora", "password": "p-w-p-w-p-w", "again": "p-w-p-w-p-w"} | change)
     assert page.status in (400, 409)
     assert words in (wrong(page, field) if field else page.words)
-    assert "p-w" not in page.text
+    assert "p-w-p-w-p-w" not in page.text
     assert len(fresh.store.users.list()) == len(PASSWORDS)
 
 
@@ -157,12 +158,14 @@ def test_one_administrator_stays(fresh: Service, browser: Browsers) -> None:
 
 def test_a_user_gets_another_password(fresh: Service, browser: Browsers) -> None:
     root, alice = browser("root"), browser("alice")
-    page = root.post("/users/alice/password", {"password": "one", "again": "two"})
+    page = root.post("/users/alice/password", {"password": "one-and-all", "again": "two"})
     assert (page.status, "not the same" in wrong(page, "password")) == (400, True)
-    assert root.post("/users/alice/password", {"password": "one", "again": "one"}).status == 303
+    assert root.post("/users/alice/password", {"password": "one-and-all", "again": "one-and-all"}).status == 303
     assert alice.get("/publications").status == 303, "signed out"
-    assert browser().sign_in("alice", "one").status == 303
-    assert root.post("/users/root/password", {"password": "one", "again": "one"}).location == "/console/me"
+    assert browser().sign_in("alice", "one-and-all").status == 303
+    assert (
+        root.post("/users/root/password", {"password": "one-and-all", "again": "one-and-all"}).location == "/console/me"
+    )
 
 
 def test_a_user_is_deleted_once_no_image_is_left(fresh: Service, browser: Browsers) -> None:
@@ -213,17 +216,17 @@ def test_roles_are_added_and_deleted(fresh: Service, browser: Browsers) -> None:
 
 def test_one_changes_one_s_own_password(fresh: Service, browser: Browsers) -> None:
     alice, elsewhere = browser("alice"), browser("alice")
-    fields = {"current": PASSWORDS["alice"], "password": "better", "again": "better"}
+    fields = {"current": PASSWORDS["alice"], "password": "much-better", "again": "much-better"}
     page = alice.post("/me/password", fields | {"current": "wrong"})
-    assert (page.status, wrong(page, "current")) == (400, "Current password: is wrong")
+    assert (page.status, wrong(page, "current")) == (400, "Current password is wrong.")
     assert alice.post("/me/password", fields | {"again": "worse"}).status == 400
     answer = alice.post("/me/password", fields)
     assert (answer.status, answer.location) == (303, "/console/me")
     assert alice.get("/me").status == 200, "here it goes on"
     assert elsewhere.get("/me").status == 303
     assert browser().sign_in("alice").status == 401
-    assert browser().sign_in("alice", "better").status == 303
-    assert "better" not in str(fresh.store.audit.latest(20))
+    assert browser().sign_in("alice", "much-better").status == 303
+    assert "much-better" not in str(fresh.store.audit.latest(20))
 
 
 def test_who_finds_a_page_open_does_not_find_out_the_password(start: Callable[..., Service]) -> None:
@@ -238,9 +241,9 @@ def test_what_the_first_start_wrote_down_goes_with_the_password(start: Callable[
     kept = service.settings.data_dir / first_user.PASSWORD_FILE
     kept.write_text("x")
     alice, root = browse(service, "alice"), browse(service, "root")
-    alice.post("/me/password", {"current": PASSWORDS["alice"], "password": "new", "again": "new"})
+    alice.post("/me/password", {"current": PASSWORDS["alice"], "password": "brand-new", "again": "brand-new"})
     assert kept.exists()
-    root.post("/me/password", {"current": PASSWORDS["root"], "password": "new", "again": "new"})
+    root.post("/me/password", {"current": PASSWORDS["root"], "password": "brand-new", "again": "brand-new"})
     assert not kept.exists()
 
 

@@ -216,11 +216,31 @@ def audited(service: Service) -> tuple[str, str]:
 def test_throughput_is_plotted(fresh: Service, browser: Browsers) -> None:
     ticket = published(fresh)
     rows = [{"ticket_id": ticket.id, "attempt": 1, "at": 1000.0 + each, "sent": each * 8 * MIB} for each in range(10)]
-    assert "<svg viewBox" not in page_of(browser("alice"), ticket).text
+    assert "Throughput over time" not in page_of(browser("alice"), ticket).text
     with writing(fresh.store.engine) as connection:
         connection.execute(insert(samples), rows)
     page = page_of(browser("alice"), ticket)
     assert "Attempt 1: 8.0 MiB/s in the mean, at most 8.0 MiB/s, over 9.0 s" in page.words
+    assert page.root.xpath("//dt[. = 'Rate']/following-sibling::dd/text()") == ["8.0 MiB/s"], "the same as in the list"
+    assert browser("alice").get("/publications").root.xpath("//td[contains(@class, 'rate')]/text()") == ["8.0 MiB/s"]
+
+
+def test_the_mean_is_bytes_by_time() -> None:
+    """As `publisher logs` has it: of all samples, the first and the last."""
+    slow = [Sample(1, 100.0, 0), Sample(1, 101.0, 50 * MIB), Sample(1, 111.0, 55 * MIB)]
+    made = plot(slow)
+    assert made
+    assert "5.0 MiB/s in the mean, at most 50.0 MiB/s, over 11 s" in made.words
+    many = plot([Sample(1, each * (1.0 if each < 500 else 2.0), each * MIB) for each in range(1001)])
+    assert many
+    assert "512 KiB/s in the mean" in many.words
+
+
+def test_that_nothing_more_was_sent_at_the_end_is_no_plunge() -> None:
+    made = plot([Sample(1, 0.0, 0), Sample(1, 1.0, 4 * MIB), Sample(1, 2.0, 8 * MIB), Sample(1, 2.5, 8 * MIB)])
+    assert made
+    assert "180.0" not in made.lines[0].path, "the floor"
+    assert "3.2 MiB/s in the mean" in made.words
 
 
 def test_each_attempt_is_a_line_of_its_own() -> None:
@@ -237,7 +257,7 @@ def test_each_attempt_is_a_line_of_its_own() -> None:
     assert [line.attempt for line in made.lines] == [1, 2]
     assert [tick.words for tick in made.rates] == ["0", "1.0 MiB/s", "2.0 MiB/s", "3.0 MiB/s", "4.0 MiB/s"]
     assert [tick.words for tick in made.times] == ["0 s", "5.0 s", "10 s"]
-    assert made.lines[0].path.startswith("M76.0 ")
+    assert made.lines[0].path.startswith("M0.0 ")
     assert made.words.startswith("Attempt 1: 2.0 MiB/s in the mean")
 
 
@@ -261,4 +281,4 @@ def test_a_long_upload_has_no_more_points_than_can_be_seen() -> None:
 def test_an_upload_that_stands_still_is_at_the_bottom() -> None:
     made = plot([Sample(1, 1.0, 5), Sample(1, 9.0, 5)])
     assert made
-    assert made.lines[0].path == "M76.0 192.0L708.0 192.0"
+    assert made.lines[0].path == "M0.0 180.0L1000.0 180.0"

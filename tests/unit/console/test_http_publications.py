@@ -66,7 +66,7 @@ def test_a_row_tells_how_it_stands(fresh: Service, browser: Browsers) -> None:
     fresh.store.leases.renew(claim, 60, sent=ticket.progress.total // 2)
     row = browser("alice").get("/publications").root.xpath("//tbody/tr")[0]
     words = " ".join(row.text_content().split())
-    whose = ("A machine image", f"#{ticket.id}", "openstack", "worker", "Attempt 1")
+    whose = ("A machine image", f"#{ticket.id}", "OpenStack", "worker", "Attempt 1")
     for part in (*whose, "publishing", "Uploading", "50 %", "1.0 GiB of 2.0 GiB", "/s", " left"):
         assert part in words
     (bar,) = row.xpath(".//progress")

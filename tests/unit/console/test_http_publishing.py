@@ -68,12 +68,12 @@ def test_an_account_may_be_filled_in_for_this_once(fresh: Service, browser: Brow
 @pytest.mark.parametrize(
     ("change", "field", "words"),
     [
-        ({"credAccount.keystoneUrl": ""}, "credAccount.keystoneUrl", "Keystone URL: is needed to publish to openstack"),
+        ({"credAccount.keystoneUrl": ""}, "credAccount.keystoneUrl", "Keystone URL is needed to publish to openstack"),
         ({"credAccount.keystoneUrl": "cloud"}, "credAccount.keystoneUrl", "must be an address"),
-        ({"credAccount.password": ""}, "credAccount.password", "Password: is needed"),
+        ({"credAccount.password": ""}, "credAccount.password", "Password is needed"),
         ({"credAccount.keystoneVersion": "v9"}, "credAccount.keystoneVersion", "'v9' is unknown"),
-        ({"credAccount.keystoneVersion": "v2.0"}, "tenantName", "Tenant name: is needed with Keystone v2.0"),
-        ({"displayName": "n" * 256}, "displayName", "Display name: is longer than 255 characters"),
+        ({"credAccount.keystoneVersion": "v2.0"}, "tenantName", "Tenant name is needed with Keystone v2.0"),
+        ({"displayName": "n" * 256}, "displayName", "Display name is longer than 255 characters"),
         ({"displayName": "n" * 5000}, "displayName", "5000 characters are too many"),
         ({"displayName": "a\x07b"}, "displayName", "U+0007"),
     ],
@@ -97,7 +97,7 @@ def test_what_is_wrong_with_a_stored_account_is_told_at_the_choice(fresh: Servic
     account = store_account(fresh, keystoneUrl="")
     page = browser("alice").post(NEW, {"image": "21", "account": str(account.id)})
     assert page.status == 400
-    assert wrong(page, "account") == "Keystone URL: is needed to publish to openstack"
+    assert wrong(page, "account") == "Keystone URL is needed to publish to openstack."
 
 
 def test_too_many_that_wait_and_an_image_that_is_gone_are_told(start: Callable[..., Service]) -> None:
@@ -177,6 +177,7 @@ def test_the_fields_are_those_of_the_platform(browser: Browsers) -> None:
     assert names == [
         "csrf",
         "page",
+        "shown",
         "image",
         "account",
         "platform",
@@ -234,3 +235,75 @@ def test_in_production_mode_no_address_inside_is_taken(start: Callable[..., Serv
     stored = alice.post("/accounts/new", {"platform": "openstack", "name": "inner", **ACCOUNT})
     assert stored.status == 400
     assert "loopback" in wrong(stored, "keystoneUrl")
+
+
+# What is filled in already ----------------------------------------------------------------------------------------
+
+
+def filled(page: Page) -> dict[str, str]:
+    """What the form has, but for what is in it always."""
+    inputs = page.root.xpath("//form[@id='publication']//input[@value != '']")
+    given = {each.get("name"): each.get("value") for each in inputs if each.get("type") not in ("hidden", "checkbox")}
+    ticked = {each.get("name"): "true" for each in page.root.xpath("//input[@checked]")}
+    chosen = page.root.xpath("//form[@id='publication']//select/option[@selected]")
+    return given | ticked | {each.getparent().get("name"): each.get("value") for each in chosen}
+
+
+def test_it_goes_where_the_account_was_last_used(fresh: Service, browser: Browsers) -> None:
+    lab, production = store_account(fresh, name="lab"), store_account(fresh)
+    alice = browser("alice")
+    where = {"keystoneDomain": "Default", "keystoneProject": "web", "publicImage": "true", "displayName": "First"}
+    for project in ("old", "web"):
+        alice.post(NEW, {"image": "21", "account": str(production.id), **where, "keystoneProject": project})
+    alice.post(NEW, {"image": "21", "account": str(lab.id), "keystoneProject": "attic"})
+    page = alice.get(f"{NEW}?account={production.id}&image=21")
+    named = {name: value for name, value in where.items() if name != "displayName"}
+    assert filled(page) == named | {"image": "21", "account": str(production.id)}, (
+        "but for what another image is called"
+    )
+    body = json.loads(command(page)[command(page).index("-d") + 1])
+    assert body["keystoneProject"] == "web", "the command has it, too"
+    shown = {"show": "1", "shown": str(production.id), "image": "22", "displayName": "Kept", "keystoneProject": "typed"}
+    page = alice.post(NEW, shown | {"account": str(lab.id)})
+    kept = {"image": "22", "displayName": "Kept"}
+    assert filled(page) == kept | {"account": str(lab.id), "keystoneProject": "attic"}
+    assert filled(alice.post(NEW, shown | {"account": str(production.id)}))["keystoneProject"] == "typed"
+    page = alice.post(NEW, shown | {"account": "other"})
+    assert "keystoneProject" not in filled(page)
+
+
+def test_one_is_published_again(fresh: Service, browser: Browsers) -> None:
+    account = store_account(fresh)
+    alice = browser("alice")
+    wanted = {"image": "22", "account": str(account.id), "displayName": "Nice", "keystoneProject": "web"}
+    alice.post(NEW, wanted)
+    (ticket,) = fresh.store.tickets.list()
+    path = f"/console{NEW}?again={ticket.id}"
+    assert alice.get(f"/publications/{ticket.id}").links("Publish again") == [], "it goes on"
+    fresh.store.tickets.request_cancel(ticket.id)
+    assert alice.get(f"/publications/{ticket.id}").links("Publish again") == [path]
+    assert filled(alice.get(f"{NEW}?again={ticket.id}")) == wanted
+    for id in ("999", "x", "9" * 30):
+        assert alice.get(f"{NEW}?again={id}").status == 404
+    assert browser("bob").get(f"{NEW}?again={ticket.id}").status == 404
+    # The account is gone: what it was is filled in, but for its password.
+    fresh.store.accounts.remove("alice", account.id)
+    page = alice.get(f"{NEW}?again={ticket.id}")
+    assert filled(page).items() >= {"account": "other", "credAccount.login": "demo", "displayName": "Nice"}.items()
+    assert SECRET not in page.text
+
+
+def test_who_stores_an_account_comes_back(fresh: Service, browser: Browsers) -> None:
+    alice = browser("alice")
+    (link,) = alice.get(f"{NEW}?image=21").links("Store an account")
+    form = alice.get(link.removeprefix("/console"))
+    next = str(form.root.xpath("string(//input[@name='next']/@value)"))
+    assert next == f"/console{NEW}?image=21"
+    stored = {"platform": "openstack", "name": "lab", **ACCOUNT}
+    answer = alice.post("/accounts/new", stored | {"next": next})
+    (account,) = fresh.store.accounts.list()
+    assert answer.location == f"/console{NEW}?image=21&account={account.id}"
+    elsewhere = ("https://evil.example/", "//evil.example/console/", "/console//evil.example", "/api/status", "")
+    for number, next in enumerate(elsewhere):
+        answer = alice.post("/accounts/new", stored | {"name": f"n{number}", "next": next})
+        assert answer.location == "/console/accounts", next

@@ -140,7 +140,7 @@ def test_a_form_needs_the_token_of_its_session(browser: Browsers) -> None:
     for token in ("", "wrong", bob.get("/publications").csrf, "\N{SNOWMAN}"):
         page = alice.post("/sign-out", csrf=token)
         assert page.status == 403
-        assert "this form was not made by the console" in page.words
+        assert "This form was not made by the console" in page.words
     assert alice.get("/publications").status == 200
     token = alice.get("/publications").csrf
     answer = alice.client.post("/console/sign-out", headers={"X-CSRF-Token": token})
@@ -210,7 +210,7 @@ def test_passwords_cannot_be_guessed_at_will(start: Callable[..., Service]) -> N
     page = guesser.sign_in("alice")
     assert page.status == 429
     assert 0 < int(page.headers["retry-after"]) <= 60
-    assert "too many sign-ins have failed" in page.words
+    assert "Too many sign-ins have failed" in page.words
     assert guesser.sign_in("bob").status == 303, "another login is not concerned"
 
 
@@ -261,3 +261,12 @@ def test_problems_of_the_api_stay_documents(browser: Browsers) -> None:
     answer = browser("alice").client.get("/api/nothing")
     assert (answer.status_code, answer.headers["content-type"]) == (404, "application/xml")
     assert browser("alice").client.get("/api/users/alice").status_code == 401, "the cookie is not for the API"
+
+
+def test_the_root_leads_people_to_the_console(fresh: Service) -> None:
+    client = browse(fresh).client
+    answer = client.get("/", headers={"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"})
+    assert (answer.status_code, answer.headers["location"]) == (303, "/console")
+    for accept in ("application/xml", "application/json", "*/*"):
+        assert client.get("/", headers={"Accept": accept}).status_code == 404
+    assert client.post("/", headers={"Accept": "text/html"}).status_code == 404

@@ -113,7 +113,7 @@ def test_percentages(sent: int, total: int, percentage: int) -> None:
         ({"state": State.PUBLISHING, "phase": Phase.AUTHENTICATING}, "Signing in to the cloud"),
         (
             {"state": State.PUBLISHING, "phase": Phase.UPLOADING, "progress": Progress(3 * MIB + 5, 4 * MIB + 1)},
-            "Uploading 3 of 5 MiB",
+            "Uploading 3 of 4 MiB",
         ),
         ({"state": State.PUBLISHING, "phase": Phase.VERIFYING}, "Verifying checksum"),
         ({"state": State.PUBLISHING, "phase": Phase.FINISHING}, "Finishing: visibility and properties"),
