@@ -8,6 +8,7 @@ an answer but its shape, and no answer is followed without end.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Collection, Mapping
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
@@ -23,6 +24,8 @@ _PATH = "/v2/images"
 _PAGE, _PAGES_MAX = 200, 50
 """Images that are asked for at a time, and how often. A server may give fewer than it is asked for."""
 
+_LIST_SECONDS = 300.0
+"""For all pages of a list together."""
 _WORD = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -57,9 +60,12 @@ class Images:
         found: list[dict[str, Any]] = []
         query: str | None = urlencode({**filters, "limit": _PAGE})
         seen: set[str] = set()
+        ends = time.monotonic() + _LIST_SECONDS
         while query is not None:
             if query in seen or len(seen) == _PAGES_MAX:
                 raise self._no_service("a list without end")
+            if time.monotonic() > ends:
+                raise TransientCloudError(f"{self._service} gave no whole list of images within {_LIST_SECONDS:.0f} s")
             seen.add(query)
             page = self._json(self._call("GET", f"{_PATH}?{query}"))
             images = page.get("images")
