@@ -21,11 +21,11 @@ from publisher.core.errors import PermanentCloudError, Reason, TransientCloudErr
 from workers.clouds.openstack.errors import answered, translated, words_of
 
 _PATH = "/v2/images"
-_PAGE, _PAGES_MAX = 200, 50
+_PAGE, _PAGES_MAX = 200, 2000
 """Images that are asked for at a time, and how often. A server may give fewer than it is asked for."""
-
+_LIST_BYTES_MAX = 256 << 20
 _LIST_SECONDS = 300.0
-"""For all pages of a list together."""
+"""For all pages of a list together, as the bytes are: room for a hundred thousand images."""
 _WORD = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -60,14 +60,16 @@ class Images:
         found: list[dict[str, Any]] = []
         query: str | None = urlencode({**filters, "limit": _PAGE})
         seen: set[str] = set()
-        ends = time.monotonic() + _LIST_SECONDS
+        ends, read = time.monotonic() + _LIST_SECONDS, 0
         while query is not None:
-            if query in seen or len(seen) == _PAGES_MAX:
+            if query in seen or len(seen) == _PAGES_MAX or read > _LIST_BYTES_MAX:
                 raise self._no_service("a list without end")
             if time.monotonic() > ends:
                 raise TransientCloudError(f"{self._service} gave no whole list of images within {_LIST_SECONDS:.0f} s")
             seen.add(query)
-            page = self._json(self._call("GET", f"{_PATH}?{query}"))
+            answer = self._call("GET", f"{_PATH}?{query}")
+            read += len(answer.content)
+            page = self._json(answer)
             images = page.get("images")
             if not isinstance(images, list):
                 raise self._no_service("no list of images")
