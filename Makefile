@@ -21,9 +21,9 @@ demo-stop: .venv/.runtime  ## stop what `make demo KEEP=1` left running
 test: .venv/.development  ## all tests, against real servers
 	@started=$$SECONDS; sh tests/install_servers.sh; \
 	$(BIN)/publisher devcloud install; \
-	$(BIN)/python -m pytest -m 'not real' -q -n auto; \
-	$(BIN)/python -m pytest -m real; \
-	echo "make test took $$((SECONDS - started)) s"
+	failed=; $(BIN)/python -m pytest -m 'not real' -q -n auto || failed=1; \
+	$(BIN)/python -m pytest -m real || failed=1; \
+	echo "make test took $$((SECONDS - started)) s"; [ -z "$$failed" ]
 
 test-fast: .venv/.development  ## the tests that need no server, nor much time
 	@started=$$SECONDS; $(BIN)/python -m pytest -m 'not real and not long' -q -n auto; \

@@ -23,15 +23,23 @@ def test_its_variables_are_quoted_for_the_shell(bare_cli: Cli, monkeypatch: pyte
     assert bare_cli.json("devcloud", "env") == variables
 
 
-def test_it_lives_in_the_data_directory(bare_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_lives_in_the_data_directory(
+    bare_cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    checkout = tmp_path_factory.mktemp("checkout")
+    monkeypatch.setattr("sys.prefix", str(checkout / ".venv"))
     seen: list[tuple[Path, Path]] = []
     monkeypatch.setattr(DevCloud, "up", lambda self, say, host: seen.append((self.directory, self.venv)))
 
     bare_cli.ok("devcloud", "up")
     bare_cli.ok("devcloud", "up", PUBLISHER_DEVCLOUD_VENV="/opt/venv")
+    # As `make demo` and `make test` leave it.
+    (checkout / ".venv-devcloud").mkdir()
+    bare_cli.ok("devcloud", "up")
 
-    data = bare_cli.directory
-    assert seen == [(data / "devcloud", data / "devcloud-venv"), (data / "devcloud", Path("/opt/venv"))]
+    data = bare_cli.directory / "devcloud"
+    beside = checkout / ".venv-devcloud"
+    assert seen == [(data, bare_cli.directory / "devcloud-venv"), (data, Path("/opt/venv")), (data, beside)]
 
 
 def test_the_status_of_one_that_does_not_run(bare_cli: Cli) -> None:
