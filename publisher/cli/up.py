@@ -26,7 +26,7 @@ from publisher.cli.supervisor import Program, Supervisor
 from publisher.core.errors import ConfigurationError, QueueUnavailable
 from publisher.core.first_user import LOGIN as FIRST_LOGIN
 from publisher.core.first_user import PASSWORD_FILE as FIRST_PASSWORD_FILE
-from publisher.core.settings import Settings
+from publisher.core.settings import EVERYWHERE, Settings
 from publisher.version import __version__
 
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 EXAMPLES = examples("up", "up --concurrency 8 --quiet")
 FLOWER_ADDRESS = "127.0.0.1"
 _COLOURS = {"intake": "cyan", "worker": "green", "flower": "yellow"}
-_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}  # noqa: S104  # only to be recognised
 
 
 def up(
@@ -84,7 +83,7 @@ def _redis(settings: Settings) -> Program:
 
 
 def _intake(settings: Settings) -> Program:
-    host = _EVERYWHERE.get(settings.intake_host, settings.intake_host)
+    host = EVERYWHERE.get(settings.intake_host, settings.intake_host)
     return Program(
         "intake",
         programs.intake(settings),

@@ -15,7 +15,8 @@ from urllib.parse import urlsplit
 from publisher.core.errors import ConfigurationError
 
 PREFIX = "PUBLISHER_"
-_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}  # noqa: S104  # only to be recognised
+EVERYWHERE = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}  # noqa: S104  # only to be recognised
+"""Addresses to listen on that are none to connect to, and what to connect to instead."""
 
 FILE_SUFFIX = "_FILE"
 """`PUBLISHER_DATABASE_URL_FILE` names the file that has the value of `PUBLISHER_DATABASE_URL`: so for every setting."""
@@ -292,7 +293,7 @@ class Settings:
         """Where callers find the intake, without a slash at the end: the API is below `/api` there."""
         if self.public_url:
             return self.public_url.rstrip("/").removesuffix("/api")
-        host = _EVERYWHERE.get(self.intake_host, self.intake_host)
+        host = EVERYWHERE.get(self.intake_host, self.intake_host)
         return f"http://{f'[{host}]' if ':' in host else host}:{self.intake_port}"
 
     @property
