@@ -6,8 +6,9 @@ import pty
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 from rich.console import Console
@@ -125,12 +126,20 @@ def read_until(terminal: int, words: bytes) -> None:
         seen += os.read(terminal, 65536)
 
 
+def read_on(terminal: int) -> None:
+    with suppress(OSError):  # its other end is closed
+        while os.read(terminal, 65536):
+            pass
+
+
 @pytest.mark.parametrize("how", ["q", "Ctrl-C"])
 def test_on_a_terminal_it_goes_on_until_it_is_ended(fleet: Store, how: str) -> None:
     with on_a_terminal() as (process, terminal):
         read_until(terminal, b"busy-1")
         fleet.fleet.beat(Member("new-3", "here", 3, "x", "0.1.0", 1))
         read_until(terminal, b"new-3")
+        # As a terminal does: what is written to one that nobody reads waits for ever.
+        threading.Thread(target=read_on, args=(terminal,), daemon=True).start()
         if how == "q":
             os.write(terminal, b"q")
         else:
