@@ -76,7 +76,7 @@ async def _framework_error(request: Request, error: Exception) -> Response:
 
 
 async def _invalid_path(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)  # noqa: S101
+    assert isinstance(error, RequestValidationError)  # noqa: S101  # likewise
     at_fault = next((each for each in error.errors() if each["loc"][0] != "path"), None)
     if at_fault is None:
         return error_page(request, 404, "The address may be mistyped, or what it named may be gone.")
