@@ -48,9 +48,7 @@ def top(
         if as_json:
             print_json(snapshot_json(take(store, silent_seconds)))
         elif once or not out.is_terminal:
-            # A file has no width of its own.
-            console = out if out.is_terminal else Console(width=_FILE_WIDTH, highlight=False)
-            console.print(draw(take(store, silent_seconds)))
+            _print(draw(take(store, silent_seconds)))
         else:
             _live(store, silent_seconds, every)
 
@@ -59,6 +57,18 @@ def draw(snapshot: Snapshot) -> RenderableType:
     """One picture of the fleet."""
     numbers = Columns([_tickets(snapshot), _throughput(snapshot), _failures(snapshot)], padding=(0, 4))
     return Group(_head(snapshot), Padding(numbers, (1, 0)), _workers(snapshot))
+
+
+def _print(picture: RenderableType) -> None:
+    if out.is_terminal:
+        out.print(picture)
+        return
+    # A file has no width of its own, and is not to be padded to the one that it is given.
+    console = Console(width=_FILE_WIDTH, highlight=False)
+    with console.capture() as printed:
+        console.print(picture)
+    for line in printed.get().splitlines():
+        typer.echo(line.rstrip())
 
 
 def _live(store: Store, silent_seconds: float, every: float) -> None:

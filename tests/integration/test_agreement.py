@@ -112,14 +112,6 @@ def answers(flower: Flower) -> bool:
         return False
 
 
-@pytest.fixture
-def glance(devcloud: DevCloud) -> Iterator[Glance]:
-    glance = Glance(devcloud)
-    yield glance
-    for image in glance.images():
-        glance.delete(image["id"])
-
-
 def publications(stack: Stack, devcloud: DevCloud) -> int:
     """Three that are published, one of them at its second attempt; two that fail, one of them twice; two that are
     cancelled, one of them before a worker knew of it. The number of a published one, which was woken for once more."""

@@ -34,14 +34,6 @@ def wrong_clock(offset: str) -> dict[str, str]:
 
 
 @pytest.fixture
-def glance(devcloud: DevCloud) -> Iterator[Glance]:
-    glance = Glance(devcloud)
-    yield glance
-    for image in glance.images():
-        glance.delete(image["id"])
-
-
-@pytest.fixture
 def stack(tmp_path: Path, redis: RedisServer, postgres: PostgresServer) -> Iterator[Stack]:
     settings = {"database_url": postgres.fresh(), "lease_seconds": LEASE_SECONDS}
     with Stack.in_directory(tmp_path / "data", redis.url, workers=0, **settings) as stack:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,14 +25,6 @@ URI = "users/root/appliances/4/images/7"
 @pytest.fixture(params=["redis", "rabbitmq"])
 def broker(request: pytest.FixtureRequest) -> str:
     return str(request.getfixturevalue(request.param).url)
-
-
-@pytest.fixture
-def glance(devcloud: DevCloud) -> Iterator[Glance]:
-    glance = Glance(devcloud)
-    yield glance
-    for image in glance.images():
-        glance.delete(image["id"])
 
 
 @pytest.fixture(scope="module")

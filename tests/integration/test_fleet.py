@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,14 +20,6 @@ pytestmark = pytest.mark.real
 MIB = 1 << 20
 URI = "users/root/appliances/4/images/7"
 SILENT = 2.0
-
-
-@pytest.fixture
-def glance(devcloud: DevCloud) -> Iterator[Glance]:
-    glance = Glance(devcloud)
-    yield glance
-    for image in glance.images():
-        glance.delete(image["id"])
 
 
 def standing(stack: Stack, worker: Worker) -> WorkerStanding | None:

@@ -33,14 +33,6 @@ URI = "users/root/appliances/4/images/7"
 
 
 @pytest.fixture
-def glance(devcloud: DevCloud) -> Iterator[Glance]:
-    glance = Glance(devcloud)
-    yield glance
-    for image in glance.images():
-        glance.delete(image["id"])
-
-
-@pytest.fixture
 def file(tmp_path: Path) -> Path:
     file = tmp_path / "image.raw"
     file.write_bytes(os.urandom(4 << 20))

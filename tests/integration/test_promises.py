@@ -57,14 +57,6 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     file.unlink()
 
 
-@pytest.fixture
-def glance(devcloud: DevCloud) -> Iterator[Glance]:
-    glance = Glance(devcloud)
-    yield glance
-    for image in glance.images():
-        glance.delete(image["id"])
-
-
 def stack_of(directory: Path, broker_url: str, *, workers: int = 1) -> Stack:
     settings = {
         "lease_seconds": SCALE.lease_seconds,

@@ -45,14 +45,6 @@ def stack(tmp_path: Path, redis: RedisServer) -> Iterator[Stack]:
 
 
 @pytest.fixture
-def glance(devcloud: DevCloud) -> Iterator[Glance]:
-    glance = Glance(devcloud)
-    yield glance
-    for image in glance.images():
-        glance.delete(image["id"])
-
-
-@pytest.fixture
 def image(stack: Stack, large_file: Path) -> Image:
     return stack.add_image(large_file, id=7, name="large")
 

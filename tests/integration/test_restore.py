@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -18,14 +17,6 @@ from tests.stack import Stack
 pytestmark = pytest.mark.real
 
 URI = "users/root/appliances/4/images/7"
-
-
-@pytest.fixture
-def glance(devcloud: DevCloud) -> Iterator[Glance]:
-    glance = Glance(devcloud)
-    yield glance
-    for image in glance.images():
-        glance.delete(image["id"])
 
 
 def test_a_ticket_that_waited_at_the_backup_adopts_what_it_published_since(

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +21,6 @@ from tests.unit.core.records import put_back
 pytestmark = pytest.mark.real
 
 URI = "users/root/appliances/4/images/7"
-
-
-@pytest.fixture
-def glance(devcloud: DevCloud) -> Iterator[Glance]:
-    glance = Glance(devcloud)
-    yield glance
-    for image in glance.images():
-        glance.delete(image["id"])
 
 
 def sweep(stack: Stack, *options: str, code: int = 0) -> dict[str, Any]:

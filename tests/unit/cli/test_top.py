@@ -87,6 +87,7 @@ def test_where_there_is_no_terminal_it_is_printed_once(cli: Cli) -> None:
 
     for words in ("1 worker ", "1 queued", "busy-1", "1 of 4", "silent for 1 min 4", "uploading", "50 %", "quota"):
         assert words in shown
+    assert [line for line in shown.splitlines() if line != line.rstrip()] == []
 
 
 def test_an_installation_without_a_worker(cli: Cli) -> None:
