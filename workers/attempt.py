@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -46,6 +46,9 @@ logger = logging.getLogger(__name__)
 _CLEANING_UP = "; cleaning up: "
 """In the error of a ticket that has failed, between why it has and why what it left cannot be removed yet."""
 
+_SECRET_LENGTH_MIN = 3
+"""Characters: what is shorter would be found everywhere."""
+
 _HASHES_TRUSTED = ("sha512", "sha256", "md5")
 """What a cloud may tell of an image it received; the first that it tells is compared."""
 
@@ -64,6 +67,7 @@ class Attempt:
         self._journal = TicketJournal(store, lease.claim)
         self._policy = policy
         self._cloud: CloudPublisher | None = None
+        self._secrets: Collection[str] = ()
         self._check = lease.check
         """What breaks off the calls to the cloud: another one while cleaning up."""
         self._steps = tracing.Steps()
@@ -92,9 +96,9 @@ class Attempt:
         except DeadlinePassed:
             return self._too_late(self._ticket.error)
         except TransientCloudError as error:
-            return self._retry(error)
+            return self._retry(self._words(error), error.reason, error.retry_after_seconds)
         except (PermanentCloudError, InvalidRequest, ImageFileError, ConfigurationError) as error:
-            return self._fail(str(error), error.reason)
+            return self._fail(self._words(error), error.reason)
         except Exception as error:
             logger.exception("ticket %d: unexpected", self._ticket.id)
             return self._fail(
@@ -163,17 +167,17 @@ class Attempt:
 
     # Outcomes -------------------------------------------------------------------------------------
 
-    def _retry(self, error: TransientCloudError) -> State:
+    def _retry(self, error: str, reason: Reason, retry_after_seconds: float | None) -> State:
         if self._ticket.attempt >= self._settings.attempts_max:
-            return self._fail(f"{error} (given up after {self._ticket.attempt} attempts)", error.reason)
+            return self._fail(f"{error} (given up after {self._ticket.attempt} attempts)", reason)
         left = self._lease.seconds_left
         if left <= 0:
-            return self._too_late(str(error))
+            return self._too_late(error)
         # A wait beyond the deadline ends with it.
-        delay = min(retry_delay(self._settings, self._ticket.attempt, error.retry_after_seconds), left)
+        delay = min(retry_delay(self._settings, self._ticket.attempt, retry_after_seconds), left)
         logger.warning("ticket %d: %s; again in %.1f s", self._ticket.id, error, delay)
-        self._leases.retry(self._claim, delay_seconds=delay, error=str(error), reason=error.reason)
-        metrics.RETRIES.labels(self._ticket.platform, error.reason).inc()
+        self._leases.retry(self._claim, delay_seconds=delay, error=error, reason=reason)
+        metrics.RETRIES.labels(self._ticket.platform, reason).inc()
         return State.QUEUED
 
     def _too_late(self, last_error: str | None) -> State:
@@ -191,7 +195,7 @@ class Attempt:
             # What has failed leaves nothing behind: a cloud that is away is waited for.
             if self._ticket.attempt < self._settings.attempts_max + self._settings.clean_up_attempts:
                 delay = retry_delay(self._settings, self._ticket.attempt)
-                words = f"{error}{_CLEANING_UP}{blocked}"
+                words = f"{error}{_CLEANING_UP}{self._words(blocked)}"
                 self._leases.retry(self._claim, delay_seconds=delay, error=words, reason=reason)
                 metrics.RETRIES.labels(self._ticket.platform, reason).inc()
                 return State.QUEUED
@@ -216,7 +220,7 @@ class Attempt:
             raise
         except (PermanentCloudError, ConfigurationError) as error:
             # Trying again would not mend it: a person has to look.
-            logger.warning("ticket %d: cleaning up: %s", self._ticket.id, error)
+            logger.warning("ticket %d: cleaning up: %s", self._ticket.id, self._words(error))
             self._leases.not_cleaned(
                 self._claim,
                 error="cancelled, but not cleaned up",
@@ -226,7 +230,7 @@ class Attempt:
             metrics.FAILURES.labels(self._ticket.platform, error.reason).inc()
             return State.FAILED
         except Exception as error:
-            logger.warning("ticket %d: cleaning up: %s", self._ticket.id, error)
+            logger.warning("ticket %d: cleaning up: %s", self._ticket.id, self._words(error))
             delay = retry_delay(self._settings, self._ticket.attempt)
             self._leases.hand_over(self._claim, delay_seconds=delay)
             return State.CANCELLING
@@ -249,7 +253,14 @@ class Attempt:
 
     def _leftover(self, blocked: Exception) -> str:
         left = ", ".join(entry.cloud_id for entry in self._journal.entries() if entry.state != "gone")
-        return f"{left} may be left in the cloud, cleaning up failed: {blocked}"
+        return f"{left} may be left in the cloud, cleaning up failed: {self._words(blocked)}"
+
+    def _words(self, error: Exception) -> str:
+        """What an error says, without the account's secrets: a cloud, or what is before it, may repeat what it got."""
+        words = str(error)
+        for secret in self._secrets:
+            words = words.replace(secret, "***")
+        return words
 
     # Parts ----------------------------------------------------------------------------------------
 
@@ -258,7 +269,9 @@ class Attempt:
             ticket = self._ticket
             if ticket.sealed_secrets is None:
                 raise ConfigurationError("the account's secrets are no longer kept; publish again")
-            account = Account(ticket.platform, ticket.account, self._vault.open(ticket.sealed_secrets))
+            secrets = self._vault.open(ticket.sealed_secrets)
+            self._secrets = [each for each in secrets.values() if len(each) >= _SECRET_LENGTH_MIN]
+            account = Account(ticket.platform, ticket.account, secrets)
             target = Target(ticket.platform, ticket.target)
             timeouts = Timeouts(
                 self._settings.connect_timeout_seconds,

@@ -51,6 +51,8 @@ class Reconciler:
                 logger.warning("%s; tickets stay queued until it is back", error)
             except SQLAlchemyError as error:
                 logger.warning("the store did not answer: %s", type(error).__name__)
+            except Exception:  # there may be no other worker to do it
+                logger.exception("unexpected, while looking for tickets to wake")
         try:
             # Another worker's takes over at its next turn, and wakes what this worker hands back.
             self._store.elections.resign(OFFICE, self._holder)

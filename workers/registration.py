@@ -115,6 +115,9 @@ class Registrar:
                 self._registrations.place(claim, location)
                 catalog.bring_in(root, incoming, location)
                 self._ready(claim, digests, root / location, location)
+            except SQLAlchemyError:
+                # Perhaps it is committed, and only the answer was lost. If not, the next attempt discards the file.
+                raise
             except BaseException:
                 incoming.unlink(missing_ok=True)
                 catalog.discard(root, location)

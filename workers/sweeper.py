@@ -82,6 +82,8 @@ class Sweeper:
                         _log(each)
             except SQLAlchemyError as error:
                 logger.warning("the store did not answer: %s", type(error).__name__)
+            except Exception:  # the next turn may go well
+                logger.exception("unexpected, while sweeping")
 
     def sweep(self, *, dry_run: bool = False) -> Iterator[Finding]:
         """All that is not as it should be. A cloud that does not answer keeps no other from being swept."""

@@ -9,6 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from publisher.core import catalog
 from publisher.core.addresses import check_named
 from publisher.core.errors import InvalidRequest, QueueUnavailable
@@ -121,6 +123,11 @@ class Incoming:
                 digests=self._hasher.digests(),
                 location=self._location,
             )
+        except SQLAlchemyError:
+            # It may be committed, and only the answer was lost: an image must not be without its file.
+            if not store.images.has_file(self._location):
+                catalog.discard(self._root, self._location)
+            raise
         except BaseException:
             catalog.discard(self._root, self._location)
             raise

@@ -21,6 +21,7 @@ from tests.devcloud_venv import devcloud_venv
 from tests.glance_behind_v2 import GlanceBehindV2
 from workers.clouds.base import CloudPublisher, TicketRef, Timeouts
 from workers.clouds.memory import CLOUD, MemoryPublisher
+from workers.clouds.openstack.images import Images
 from workers.clouds.openstack.publisher import OpenStackPublisher
 from workers.transfer import Transfer
 
@@ -110,15 +111,7 @@ def harness(request: pytest.FixtureRequest) -> Iterator[Harness]:
                 Target("memory", {"displayName": "contract"}),
             )
         case "keystone v3":
-            cloud: DevCloud = request.getfixturevalue("devcloud")
-            body = publish_body(cloud, "")
-            account = body["credAccount"]
-            secrets = {"password": account["password"]}
-            fields = {name: account[name] for name in ("keystoneUrl", "glanceUrl", "login", "keystoneVersion")}
-            target = {name: body[name] for name in ("keystoneDomain", "keystoneProject", "displayName")}
-            yield Harness(OpenStackPublisher, Account("openstack", fields, secrets), Target("openstack", target))
-            for image in Glance(cloud).images():
-                Glance(cloud).delete(image["id"])
+            yield from _keystone_v3(request.getfixturevalue("devcloud"))
         case "keystone v2.0":
             old: GlanceBehindV2 = request.getfixturevalue("glance_v2")
             fields = {"keystoneUrl": old.auth_url, "login": "joe", "keystoneVersion": "v2.0"}
@@ -126,6 +119,17 @@ def harness(request: pytest.FixtureRequest) -> Iterator[Harness]:
             yield Harness(
                 OpenStackPublisher, Account("openstack", fields, {"password": "good"}), Target("openstack", target)
             )
+
+
+def _keystone_v3(cloud: DevCloud) -> Iterator[Harness]:
+    body = publish_body(cloud, "")
+    account = body["credAccount"]
+    secrets = {"password": account["password"]}
+    fields = {name: account[name] for name in ("keystoneUrl", "glanceUrl", "login", "keystoneVersion")}
+    target = {name: body[name] for name in ("keystoneDomain", "keystoneProject", "displayName")}
+    yield Harness(OpenStackPublisher, Account("openstack", fields, secrets), Target("openstack", target))
+    for image in Glance(cloud).images():
+        Glance(cloud).delete(image["id"])
 
 
 @pytest.fixture
@@ -301,3 +305,67 @@ def test_two_tickets_have_an_image_each(harness: Harness, image: tuple[Image, Pa
     assert found.cloud_id == first.cloud_id
     for each in (first, second):
         other.delete(each.cloud_id)
+
+
+# OpenStack alone --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def openstack(devcloud: DevCloud) -> Iterator[Harness]:
+    yield from _keystone_v3(devcloud)
+
+
+@pytest.mark.real
+def test_a_copy_that_a_user_made_in_the_cloud_is_let_be(
+    openstack: Harness, devcloud: DevCloud, image: tuple[Image, Path]
+) -> None:
+    """Cinder gives the image that it makes of a volume all properties of the image that the volume was made from."""
+    record, file = image
+    glance = Glance(devcloud)
+    uploaded = openstack.connect().upload(record, openstack.ref, transfer_of(file))
+    original = glance.rest("GET", f"/v2/images/{uploaded.cloud_id}")
+    tags = {name: value for name, value in original.items() if name.startswith("publisher_")}
+    copy = glance.rest("POST", "/v2/images", {"name": "mine", "disk_format": "raw", "container_format": "bare", **tags})
+    openstack.journal.kept.clear()  # as after going back to a backup
+    found = openstack.connect().find(openstack.ref)
+    assert found is not None
+    assert found.cloud_id == uploaded.cloud_id
+    assert openstack.left() == {uploaded.cloud_id}
+    assert [each.cloud_id for each in openstack.connect().tagged("tests")] == [uploaded.cloud_id]
+    openstack.connect().delete(uploaded.cloud_id)
+    openstack.new_ticket()
+    assert {each["id"] for each in glance.images()} == {copy["id"]}
+
+
+@pytest.mark.real
+def test_a_record_of_an_image_that_was_generated_again_is_not_filled(
+    openstack: Harness, devcloud: DevCloud, image: tuple[Image, Path]
+) -> None:
+    record, file = image
+    stale = openstack.connect()
+    left = stale._create(replace(record, sha256="0" * 64, disk_format="vmdk"), openstack.ref)  # type: ignore[attr-defined]
+    cloud = openstack.connect()
+    found = cloud.find(openstack.ref)
+    assert found is not None
+    assert (found.cloud_id, found.complete) == (left, False)
+    uploaded = cloud.upload(record, openstack.ref, transfer_of(file))
+    assert openstack.journal.kept == {left: "gone", uploaded.cloud_id: "present"}
+    (there,) = Glance(devcloud).images()
+    assert (there["id"], there["disk_format"], there["publisher_sha256"]) == (uploaded.cloud_id, "raw", record.sha256)
+
+
+@pytest.mark.real
+def test_what_one_node_of_the_cloud_does_not_know_yet_is_deleted(
+    openstack: Harness, devcloud: DevCloud, image: tuple[Image, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader that lags behind says that there is no such image."""
+    record, file = image
+    first = openstack.connect().upload(record, openstack.ref, transfer_of(file))
+    with monkeypatch.context() as patched:
+        patched.setattr(Images, "list", lambda self, filters: [])
+        patched.setattr(Images, "get", lambda self, cloud_id: None)
+        cloud = openstack.connect()
+        assert cloud.find(openstack.ref) is None
+    second = cloud.upload(record, openstack.ref, transfer_of(file))
+    assert openstack.journal.kept == {first.cloud_id: "gone", second.cloud_id: "present"}
+    assert [each["id"] for each in Glance(devcloud).images()] == [second.cloud_id]

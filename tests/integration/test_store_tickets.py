@@ -1,18 +1,21 @@
 """Tickets as callers and the reconciler see them, on each kind of database."""
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, text, update
 
 from publisher.core.errors import Cancelled, Conflict, LeaseLost, NotFound
 from publisher.core.store import Store
-from publisher.core.store.engine import db_now, reading
+from publisher.core.store.engine import db_now, open_engine, reading, writing
 from publisher.core.store.leases import Claim
-from publisher.core.store.tables import tickets
+from publisher.core.store.tables import images, tickets, tombstones
 from publisher.core.ticket import FINAL, State, Ticket
+from tests.servers.postgres import PostgresServer
 from tests.unit.core.records import add_ticket, current, put_back, words
 
 
@@ -265,3 +268,80 @@ def test_fifty_tickets_are_written_to_at_once(stores: Callable[[], Store]) -> No
         list(pool.map(work, range(50)))
     assert processes[0].tickets.counts()[State.PUBLISHED] == 50
     assert {ticket.progress.percentage for ticket in processes[0].tickets.list()} == {100}
+
+
+# Deleting -------------------------------------------------------
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("delete", ["one", "all"])
+def test_a_retry_that_is_committed_meanwhile_keeps_the_ticket(postgres: PostgresServer, delete: str) -> None:
+    """SQLite has one writer at a time: it cannot happen there."""
+    url = postgres.fresh()
+    with closing(Store(open_engine(url))) as store, closing(Store(open_engine(url))) as other:
+        store.migrate()
+        ticket = failed_with_leftover(store)
+        with ThreadPoolExecutor(1) as threads:
+            with writing(other.engine) as connection:
+                retried = update(tickets).where(tickets.c.id == ticket.id).values(state=State.QUEUED)
+                connection.execute(retried)
+                deleted = threads.submit(
+                    (lambda: store.tickets.remove(ticket.id))
+                    if delete == "one"
+                    else (lambda: store.tickets.remove_all(ticket.owner, ticket.appliance_id))
+                )
+                wait_for_a_lock(other)
+            with pytest.raises(Conflict, match="cancel it first"):
+                deleted.result(20)
+        assert current(store, ticket).state is State.QUEUED
+        with reading(store.engine) as connection:
+            assert connection.execute(select(tombstones)).all() == [], "it was not deleted"
+        store.leases.failed(claim(store, ticket), error="again")
+        store.tickets.remove(ticket.id)
+        assert store.tickets.get(ticket.id) is None
+
+
+@pytest.mark.real
+def test_a_ticket_that_comes_while_all_are_deleted_stays(postgres: PostgresServer) -> None:
+    url = postgres.fresh()
+    with closing(Store(open_engine(url))) as store, closing(Store(open_engine(url))) as other:
+        store.migrate()
+        old = failed_with_leftover(store)
+        with ThreadPoolExecutor(1) as threads:
+            with writing(other.engine) as connection:
+                connection.execute(select(tickets.c.id).where(tickets.c.id == old.id).with_for_update())
+                deleted = threads.submit(store.tickets.remove_all, old.owner, old.appliance_id)
+                wait_for_a_lock(other)
+                new = add_ticket(other)
+            deleted.result(20)
+        assert [each.id for each in store.tickets.list()] == [new.id]
+        with reading(store.engine) as connection:
+            assert [row.cloud_id for row in connection.execute(select(tombstones))] == ["left"]
+
+
+def failed_with_leftover(store: Store) -> Ticket:
+    ticket = add_ticket(store)
+    held = claim(store, ticket)
+    store.leases.plan(held, "left")
+    store.leases.failed(held, error="no")
+    return ticket
+
+
+def wait_for_a_lock(store: Store) -> None:
+    """Until some statement waits for a lock that another transaction has."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        with reading(store.engine) as connection:
+            waiting = text(
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            )
+            if connection.execute(waiting).scalar():
+                return
+    raise AssertionError("no statement waits for a lock")
+
+
+def test_a_retry_counts_the_image_as_it_is_now(store: Store) -> None:
+    ticket = in_state(store, State.FAILED)
+    with writing(store.engine) as connection:
+        connection.execute(update(images).where(images.c.id == ticket.image_id).values(size=4000))
+    assert store.tickets.retry(ticket.id).progress.total == 4000

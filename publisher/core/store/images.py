@@ -102,6 +102,11 @@ class Images:
             row = connection.execute(select(*_COLUMNS).where(images.c.id == id)).one_or_none()
         return _image(row) if row else None
 
+    def has_file(self, location: str) -> bool:
+        """Whether an image has its file there, under the image root."""
+        with reading(self._engine) as connection:
+            return bool(connection.execute(select(images.c.id).where(images.c.location == location).limit(1)).scalar())
+
     def find(self, owner: str, appliance_id: int, id: int) -> Image:
         """Raises `NotFound`, another user's image being as good as none."""
         image = self.get(id)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Connection, Engine, and_, delete, exists, select, update
+from sqlalchemy import Connection, Engine, and_, delete, exists, null, select, update
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
@@ -18,6 +18,8 @@ from publisher.core.store.tables import accounts, journal, sightings, tickets, t
 from publisher.core.ticket import FINAL, State
 
 _SIGHTINGS_KEPT_SECONDS = 30 * 86400.0
+_SECRETS_KEPT_SECONDS = 30 * 86400.0
+"""Of a deleted ticket that left something: it may be long gone, and the password be another one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,8 @@ class Sweeping:
         self._insert = postgresql_insert if engine.dialect.name == "postgresql" else sqlite_insert
 
     def scopes(self) -> list[Scope]:
-        """Each place once where tickets have made something and whose secrets are still here; and each stored account.
+        """Each place once where tickets, deleted ones too, have made something and whose secrets are still here; and
+        each stored account.
 
         A ticket that never made anything may just have had a wrong password, which is not to be tried again and again.
         """
@@ -61,8 +64,10 @@ class Sweeping:
             .join(tickets, tickets.c.account_id == accounts.c.id, isouter=True)
             .order_by(accounts.c.id, tickets.c.id.desc())
         )
+        ways = tombstones.c.platform, tombstones.c.account, tombstones.c.target, tombstones.c.sealed_secrets
+        deleted = select(*ways).where(tombstones.c.sealed_secrets.is_not(None)).order_by(tombstones.c.created.desc())
         with reading(self._engine) as connection:
-            for query in (stored, own):
+            for query in (stored, own, deleted):
                 for platform, account, target, secrets in connection.execute(query):
                     scope = Scope(platform, account, target or {}, secrets)
                     found.setdefault(_place(scope), scope)
@@ -116,22 +121,29 @@ class Sweeping:
             connection.execute(delete(sightings).where(*_sighting(ticket_uid, cloud_id)))
 
     def forget_old(self) -> None:
-        """Forget sightings of objects that are not there any more."""
+        """Forget sightings of objects that are not there any more, and the secrets of tickets deleted long ago."""
         old = sightings.c.last < db_now() - _SIGHTINGS_KEPT_SECONDS
+        buried = tombstones.c.created < db_now() - _SECRETS_KEPT_SECONDS, tombstones.c.sealed_secrets.is_not(None)
+        nothing = {"account": null(), "target": null(), "sealed_secrets": None}
         with writing(self._engine, durable=False) as connection:
             connection.execute(delete(sightings).where(old))
+            connection.execute(update(tombstones).where(*buried).values(nothing))
 
     @contextmanager
     def removing(self, ticket_uid: str, cloud_id: str, grace_seconds: float, seconds: float) -> Iterator[bool]:
-        """Inside, for so long, no worker takes up the ticket, which would adopt the object; and then it is noted as
-        gone. False, and nothing is noted, where the object must stay after all."""
+        """Inside, for so long, no worker takes up the ticket; and then the object is noted as gone. False, and nothing
+        is noted, where it must stay after all.
+
+        From the beginning on it is noted as condemned: should this process be paused for longer, a worker that takes up
+        the ticket adopts it no more."""
         same_ticket = tickets.c.uid == ticket_uid
         with writing(self._engine) as connection:
             # The ticket's row is locked before it is looked at, for its owner may have it tried again just now.
-            connection.execute(select(tickets.c.id).where(same_ticket).with_for_update())
+            token = connection.execute(select(tickets.c.lease_token).where(same_ticket).with_for_update()).scalar()
             free = self._standing(connection, ticket_uid, cloud_id, grace_seconds) is Standing.ORPHAN
             if free:
                 connection.execute(update(tickets).where(same_ticket).values(lease_until=db_now() + seconds))
+                self._mark(connection, ticket_uid, cloud_id, "condemned")
         if not free:
             yield False
             return
@@ -141,20 +153,25 @@ class Sweeping:
             gone = True
         finally:
             with writing(self._engine) as connection:
-                connection.execute(update(tickets).where(same_ticket).values(lease_until=0.0))
+                # Not the lease of a worker that has it since.
+                held = same_ticket, tickets.c.lease_token == token
+                connection.execute(update(tickets).where(*held).values(lease_until=0.0))
                 if gone:
                     self._note_gone(connection, ticket_uid, cloud_id)
 
     def _note_gone(self, connection: Connection, ticket_uid: str, cloud_id: str) -> None:
-        ids = select(tickets.c.id).where(tickets.c.uid == ticket_uid).scalar_subquery()
-        same = and_(journal.c.ticket_id == ids, journal.c.cloud_id == cloud_id)
-        connection.execute(update(journal).where(same).values(state="gone", modified=db_now()))
+        self._mark(connection, ticket_uid, cloud_id, "gone")
         left = tickets.c.uid == ticket_uid, tickets.c.cloud_id == cloud_id
         connection.execute(update(tickets).where(*left).values(cloud_id=None))
         connection.execute(delete(sightings).where(*_sighting(ticket_uid, cloud_id)))
         connection.execute(
             delete(tombstones).where(tombstones.c.ticket_uid == ticket_uid, tombstones.c.cloud_id == cloud_id)
         )
+
+    def _mark(self, connection: Connection, ticket_uid: str, cloud_id: str, state: str) -> None:
+        ids = select(tickets.c.id).where(tickets.c.uid == ticket_uid).scalar_subquery()
+        same = and_(journal.c.ticket_id == ids, journal.c.cloud_id == cloud_id)
+        connection.execute(update(journal).where(same).values(state=state, modified=db_now()))
 
 
 def _sighting(ticket_uid: str, cloud_id: str) -> tuple[Any, ...]:

@@ -260,6 +260,11 @@ tombstones = Table(
     # This is what it published: the user's own from now on.
     Column("published", Boolean, nullable=False),
     Column("created", Double, nullable=False),
+    # With what the sweeper signs in to look for it, and where; for a while only, and for nothing that was published.
+    Column("platform", String(32)),
+    Column("account", JSON),
+    Column("target", JSON),
+    Column("sealed_secrets", LargeBinary),
 )
 
 # Cloud objects that nobody seems to need, and when the sweeper saw them.

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, and_, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, and_, case, delete, func, insert, or_, select, update
 
 from publisher.core.errors import Conflict, NotFound
 from publisher.core.platforms import cloud_account
@@ -25,7 +25,7 @@ from publisher.core.store.rows import (
     ticket_of,
     wake_delay,
 )
-from publisher.core.store.tables import history, journal, samples, tickets, tombstones
+from publisher.core.store.tables import history, images, journal, samples, tickets, tombstones
 from publisher.core.ticket import FINAL, CloudRef, HistoryEntry, Phase, Sample, State, Ticket
 from publisher.core.uris import ticket_uri
 
@@ -236,6 +236,8 @@ class Tickets:
                 words="To be tried again, as its owner asked",
                 phase=Phase.WAITING,
                 sent=0,
+                # It may have been generated again since.
+                total=select(images.c.size).where(images.c.id == ticket.image_id).scalar_subquery(),
                 progressed=None,
                 attempt=0,
                 error=None,
@@ -274,30 +276,21 @@ class Tickets:
         Raises `NotFound`, or `Conflict` where it has not ended.
         """
         with writing(self._engine) as connection:
-            ended = tickets.c.state.in_(FINAL)
-            _remember(connection, tickets.c.id == id, ended)
-            gone = delete(tickets).where(tickets.c.id == id, ended).returning(*_URI_COLUMNS)
-            if row := connection.execute(gone).one_or_none():
-                note(connection, "ticket.delete", ticket_uri(*row))
-                return
-            state = connection.execute(select(tickets.c.state).where(tickets.c.id == id)).scalar()
-        if state is None:
-            raise NotFound(f"there is no ticket {id}")
-        raise Conflict(f"ticket {id} is {state}; cancel it first")
+            found = _locked(connection, tickets.c.id == id)
+            if not found:
+                raise NotFound(f"there is no ticket {id}")
+            if (state := found[id]) not in FINAL:
+                raise Conflict(f"ticket {id} is {state}; cancel it first")
+            _forget(connection, found)
 
     def remove_all(self, owner: str, appliance_id: int) -> None:
         """Forget all tickets of an appliance; none where one of them has not ended. Raises `Conflict`."""
-        theirs = tickets.c.owner == owner, tickets.c.appliance_id == appliance_id
         with writing(self._engine) as connection:
-            going_on = (
-                select(tickets.c.id).where(*theirs, tickets.c.state.not_in(FINAL)).order_by(tickets.c.id).limit(1)
-            )
-            first = connection.execute(going_on.with_for_update()).scalar()
-            if first is not None:
-                raise Conflict(f"ticket {first} has not ended; cancel it first. None was deleted")
-            _remember(connection, *theirs)
-            gone = connection.execute(delete(tickets).where(*theirs).returning(*_URI_COLUMNS)).all()
-            note(connection, "ticket.delete", *(ticket_uri(*row) for row in gone))
+            found = _locked(connection, tickets.c.owner == owner, tickets.c.appliance_id == appliance_id)
+            for id, state in found.items():
+                if state not in FINAL:
+                    raise Conflict(f"ticket {id} has not ended; cancel it first. None was deleted")
+            _forget(connection, found)
 
     def due(self, limit: int = 100) -> Sequence[int]:
         """Tickets that no worker holds although one should: to be woken now. Oldest first."""
@@ -322,15 +315,36 @@ class Tickets:
             connection.execute(update(tickets).where(tickets.c.id == id).values(values))
 
 
+def _locked(connection: Connection, *which: ColumnElement[bool]) -> dict[int, State]:
+    """The tickets' states, oldest first, which nobody changes until the transaction has ended."""
+    query = select(tickets.c.id, tickets.c.state).where(*which).order_by(tickets.c.id).with_for_update()
+    return {row.id: State(row.state) for row in connection.execute(query)}
+
+
+def _forget(connection: Connection, ids: Collection[int]) -> None:
+    """Delete these tickets, which have been locked: none that came meanwhile, nor one that is being tried again."""
+    for part in _parts(ids):
+        these = tickets.c.id.in_(part)
+        _remember(connection, these)
+        gone = connection.execute(delete(tickets).where(these).returning(*_URI_COLUMNS)).all()
+        note(connection, "ticket.delete", *(ticket_uri(*row) for row in gone))
+
+
 def _remember(connection: Connection, *which: ColumnElement[bool]) -> None:
-    """What tickets that are about to be deleted have made, or may have made, in a cloud."""
+    """What tickets that are about to be deleted have made, or may have made, in a cloud, and the way to it."""
     published = and_(tickets.c.state == State.PUBLISHED, tickets.c.cloud_id == journal.c.cloud_id)
+    # A published ticket has no secrets any more.
+    ways = [
+        case((tickets.c.sealed_secrets.is_not(None), tickets.c[name]))
+        for name in ("platform", "account", "target", "sealed_secrets")
+    ]
     left = (
-        select(tickets.c.uid, journal.c.cloud_id, tickets.c.state, published, db_now())
+        select(tickets.c.uid, journal.c.cloud_id, tickets.c.state, published, db_now(), *ways)
         .join(journal, journal.c.ticket_id == tickets.c.id)
         .where(*which, journal.c.state != "gone")
     )
     columns = ["ticket_uid", "cloud_id", "state", "published", "created"]
+    columns += ["platform", "account", "target", "sealed_secrets"]
     connection.execute(insert(tombstones).from_select(columns, left))
 
 

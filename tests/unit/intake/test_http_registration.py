@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 from sqlalchemy import update
+from sqlalchemy.exc import OperationalError
 
 from publisher.core.image import ImageState
 from publisher.core.store.engine import writing
+from publisher.core.store.images import Images
 from publisher.core.store.tables import images
 from tests.unit.intake.conftest import JSON, UFORGE, XML, Service
 
@@ -198,6 +200,21 @@ def test_the_disk_is_full(fresh: Service, monkeypatch: pytest.MonkeyPatch) -> No
     assert int(answer.headers["retry-after"]) > 0
     assert "no room" in answer.problem()
     assert (count(fresh), files(fresh)) == (before, [])
+
+
+@pytest.mark.parametrize("committed", [True, False])
+def test_an_answer_of_the_store_that_is_lost(fresh: Service, monkeypatch: pytest.MonkeyPatch, committed: bool) -> None:
+    add, before = Images.add, count(fresh)
+
+    def lost(self: Images, **values: Any) -> None:
+        if committed:
+            add(self, **values)
+        raise OperationalError("COMMIT", None, Exception("the connection is lost"))
+
+    monkeypatch.setattr(Images, "add", lost)
+    answer = fresh.post(ALICE, QCOW2, content_type=BYTES, login="alice")
+    assert answer.status == 503, answer.body
+    assert (count(fresh) - before, len(files(fresh))) == ((1, 1) if committed else (0, 0))
 
 
 # Again, and cancelled ---------------------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import signal
 from pathlib import Path
 
@@ -67,19 +66,13 @@ def test_one_that_begins_again_under_its_old_name_is_not_asked_any_more(sqlite_s
     assert drain.times == 0
 
 
-def test_a_store_that_is_away_does_not_end_it(
-    sqlite_template: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    file = tmp_path / "publisher.db"
-    store = Store(open_engine(f"sqlite:///{file}"))  # without a table
+def test_a_store_that_is_away_does_not_end_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = Store(open_engine(f"sqlite:///{tmp_path / 'publisher.db'}"))  # without a table
     heart = Heartbeat(store.fleet, ME, 0.02, Drain(60))
     with caplog.at_level(logging.WARNING):
         heart.start()
         until(lambda: "did not answer the heartbeat" in caplog.text, 10)
-        store.engine.dispose()
-        for each in tmp_path.iterdir():
-            each.unlink()
-        shutil.copyfile(sqlite_template, file)
+        store.migrate()
         until(lambda: state(store) is WorkerState.ALIVE, 10)
         heart.stop()
     assert caplog.text.count("did not answer") == 1, "it is said once, not at every beat"

@@ -62,11 +62,14 @@ def test_a_token_that_is_not_accepted_tells_nothing_of_the_login() -> None:
         (b'{"message": "No such image.<br /><br />\\n", "code": "404 Not Found"}', "No such image."),
         (b"<html><h1>403 Forbidden</h1> the quota </html>", "403 Forbidden the quota"),
         (b'{"message": ["no text"]}', '{"message": ["no text"]}'),
+        (b'{"auth": {"password": "hunt\\"er2", "user": "joe"}}', '{"auth": {"password=***, "user": "joe"}}'),
+        (b"bad request {'password': 'hunter2', 'a': 1}", "bad request {'password=***, 'a': 1}"),
+        (b"bad request password=hunter2 a=1", "bad request password=*** a=1"),
         (b"[" * 4096, "[" * 300),
         (b"<" * (4 << 20), "<" * 300),
         (b"", ""),
     ],
-    ids=["json", "html", "strange", "deep", "long", "none"],
+    ids=["json", "html", "strange", "echoed", "repr", "form", "deep", "long", "none"],
 )
 def test_what_an_error_page_says(body: bytes, words: str) -> None:
     assert words_of(body) == words

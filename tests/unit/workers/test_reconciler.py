@@ -4,6 +4,7 @@ import logging
 import os
 import threading
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -177,3 +178,25 @@ def test_what_an_upload_has_left_is_deleted(sqlite_store: Store, queue: Queue, t
         stop.set()
         thread.join(10)
     assert not left.exists()
+
+
+def test_a_turn_that_fails_is_not_the_last(sqlite_store: Store, queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    ticket = overdue(sqlite_store)
+    stop = threading.Event()
+    each = reconciler(sqlite_store, queue, stop)
+    turn, turns = each.turn, count()
+
+    def fails_at_first() -> int:
+        if next(turns) == 0:
+            raise AttributeError("a mistake in a client library")
+        return turn()
+
+    monkeypatch.setattr(each, "turn", fails_at_first)
+    thread = threading.Thread(target=each.run)
+    thread.start()
+    try:
+        assert queue.wait_for(ticket.id)
+    finally:
+        stop.set()
+        thread.join(20)
+    assert not thread.is_alive()

@@ -13,10 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import update
+from sqlalchemy.exc import OperationalError
 
 from publisher.core.image import Image, ImageState
 from publisher.core.settings import Settings
 from publisher.core.store import Store
+from publisher.core.store.engine import writing
+from publisher.core.store.registrations import Registration, Registrations
+from publisher.core.store.tables import images
 from tests.unit.core.records import OWNER, add_owner
 from workers.registration import Registrar
 
@@ -364,11 +369,6 @@ def test_it_stops_when_it_must(
     elif how == "shut down":
         stop.set()
     else:
-        from sqlalchemy import update
-
-        from publisher.core.store.engine import writing
-        from publisher.core.store.tables import images
-
         with writing(sqlite_store.engine) as connection:
             connection.execute(update(images).where(images.c.id == id).values(lease_token=99))
     thread.join(10)
@@ -436,3 +436,39 @@ def test_given_up_where_each_worker_breaks_off(registrar: Registrar, sqlite_stor
         assert sqlite_store.registrations.claim(id, "dead", -1.0)
     assert registrar.run(id) is ImageState.FAILED
     assert "given up: 3 workers" in str(now(sqlite_store, id).error)
+
+
+def test_an_end_whose_answer_is_lost_keeps_the_file(
+    registrar: Registrar, sqlite_store: Store, settings: Settings, origin: Origin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    origin.answers["/disk"] = whole
+    id = begin(sqlite_store, origin.url("/disk"))
+    ready = Registrations.ready
+
+    def committed_but_not_answered(self: Registrations, claim: Registration, **values: Any) -> None:
+        ready(self, claim, **values)
+        raise OperationalError("COMMIT", None, Exception("the connection is lost"))
+
+    monkeypatch.setattr(Registrations, "ready", committed_but_not_answered)
+    assert registrar.run(id) is None
+    image = now(sqlite_store, id)
+    assert image.state is ImageState.READY
+    assert files(settings) == [image.location]
+
+
+def test_an_end_that_was_not_committed_is_made_again(
+    registrar: Registrar, sqlite_store: Store, settings: Settings, origin: Origin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    origin.answers["/disk"] = whole
+    id = begin(sqlite_store, origin.url("/disk"))
+
+    def lost(self: Registrations, claim: Registration, **values: Any) -> None:
+        raise OperationalError("COMMIT", None, Exception("the connection is lost"))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Registrations, "ready", lost)
+        assert registrar.run(id) is None
+    with writing(sqlite_store.engine) as connection:  # its lease runs out
+        connection.execute(update(images).where(images.c.id == id).values(lease_until=1.0))
+    assert registrar.run(id) is ImageState.READY
+    assert files(settings) == [now(sqlite_store, id).location]

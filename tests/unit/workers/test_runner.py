@@ -541,7 +541,23 @@ def test_secrets_that_no_key_opens(
     assert current(sqlite_store, ticket).reason == Reason.CONFIGURATION
 
 
-@pytest.mark.parametrize("attempt", [1, 2, 3, 4, 10, 1000])
+@pytest.mark.parametrize("step", ["connect", "chunk", "delete"])
+@pytest.mark.parametrize("error", [PermanentCloudError, TransientCloudError, InvalidRequest])
+def test_a_password_that_the_cloud_repeats_is_hidden(
+    sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script, step: str, error: type[Exception]
+) -> None:
+    words = f"the gateway got joe:{SECRET}@host"
+    script.fail(step, error(words))
+    if step == "delete":
+        script.fail("created", PermanentCloudError("no room"))
+    runner.run(ticket.id)
+    now = current(sqlite_store, ticket)
+    told = [now.error or "", now.error_detail or "", *(each.words for each in sqlite_store.tickets.history(ticket.id))]
+    assert "the gateway got joe:***@host" in " ".join(told)
+    assert SECRET not in " ".join(told)
+
+
+@pytest.mark.parametrize("attempt", [1, 2, 3, 4, 10, 1000, 5000])
 def test_delays_double_up_to_a_limit(settings: Settings, attempt: int) -> None:
     delays = [retry_delay(settings, attempt) for _ in range(200)]
     middle = min(8.0 * 2 ** min(attempt - 1, 20), 60.0)
@@ -549,6 +565,7 @@ def test_delays_double_up_to_a_limit(settings: Settings, attempt: int) -> None:
     assert max(delays) <= 1.25 * middle
     assert max(delays) - min(delays) > 0.2 * middle
     assert retry_delay(settings, attempt, 1e4) == 1e4
+    assert retry_delay(settings, attempt, float("inf")) == 86400
 
 
 # The deadline ---------------------------------------------------

@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import select
 
 from publisher.core.errors import TransientCloudError
 from publisher.core.settings import Settings
 from publisher.core.store import Store
-from publisher.core.store.engine import db_now, writing
-from publisher.core.store.tables import sightings
+from publisher.core.store.engine import db_now, reading, writing
+from publisher.core.store.tables import sightings, tombstones
 from publisher.core.ticket import State, Ticket
 from publisher.core.vault import Vault
 from tests.unit.core.records import APPLIANCE, OWNER, add_owner, add_ticket, current, put_back
@@ -139,11 +140,13 @@ def test_what_a_published_ticket_left_beside_its_image_goes(store: Store, vault:
     assert set(CLOUD.images) == {"whole"}
 
 
+@pytest.mark.parametrize("account", ["stored", "its own"])
 @pytest.mark.parametrize("one_by_one", [True, False])
 def test_deleting_a_ticket_leaves_what_it_published(
-    store: Store, vault: Vault, sweeper: Sweeper, one_by_one: bool
+    store: Store, vault: Vault, sweeper: Sweeper, one_by_one: bool, account: str
 ) -> None:
-    store_account(store, vault)
+    if account == "stored":
+        store_account(store, vault)
     tickets = [ticket_that_left(store, vault, "mine", State.PUBLISHED), ticket_that_left(store, vault, "left")]
     if one_by_one:
         for each in tickets:
@@ -152,6 +155,27 @@ def test_deleting_a_ticket_leaves_what_it_published(
         store.tickets.remove_all(OWNER, APPLIANCE)
     assert [(each.outcome, each.cloud_id) for each in twice(store, sweeper)] == [(Outcome.REMOVED, "left")]
     assert set(CLOUD.images) == {"mine"}
+    assert secrets_kept(store) == []
+
+
+def secrets_kept(store: Store) -> list[bytes]:
+    """Those of deleted tickets."""
+    with reading(store.engine) as connection:
+        found = select(tombstones.c.sealed_secrets).where(tombstones.c.sealed_secrets.is_not(None))
+        return list(connection.execute(found).scalars())
+
+
+def test_the_secrets_of_a_deleted_ticket_are_not_kept_for_ever(store: Store, vault: Vault, sweeper: Sweeper) -> None:
+    ticket = ticket_that_left(store, vault, "left")
+    CLOUD.images.clear()  # somebody has removed it
+    store.tickets.remove(ticket.id)
+    assert list(sweeper.sweep()) == []
+    assert len(secrets_kept(store)) == 1
+    with writing(store.engine) as connection:
+        connection.execute(tombstones.update().values(created=db_now() - 31 * 86400))
+    assert list(sweeper.sweep()) == []
+    assert secrets_kept(store) == []
+    assert store.sweeping.scopes() == []
 
 
 @pytest.mark.parametrize("whose", ["a ticket that is in no record", "a ticket that did not make it"])
@@ -217,6 +241,47 @@ def test_one_that_is_retried_before_it_is_removed_stays(store: Store, vault: Vau
     assert store.leases.claim(ticket.id, "b", 60)
 
 
+@pytest.mark.parametrize("meanwhile", ["claimed", "published"])
+def test_a_sweeper_that_was_paused_robs_no_later_attempt(store: Store, vault: Vault, meanwhile: str) -> None:
+    ticket = ticket_that_left(store, vault, "left")
+    with store.sweeping.removing(ticket.uid, "left", HOUR, -1) as free:  # its time is over at once
+        assert free
+        assert [each.state for each in store.tickets.journal(ticket.id)] == ["condemned"], "not to be adopted"
+        store.tickets.retry(ticket.id)
+        claim = store.leases.claim(ticket.id, "b", 60)
+        assert claim
+        store.leases.plan(claim, "new")
+        store.leases.mark(claim, "new", "present")
+        if meanwhile == "published":
+            store.leases.published(claim, cloud_id="new", location=None)
+    if meanwhile == "claimed":
+        assert store.leases.claim(ticket.id, "c", 60) is None, "the lease holds"
+        store.leases.published(claim, cloud_id="new", location=None)
+    assert current(store, ticket).cloud_id == "new"
+    assert [(each.cloud_id, each.state) for each in store.tickets.journal(ticket.id)] == [
+        ("left", "gone"),
+        ("new", "present"),
+    ]
+
+
+def test_a_turn_that_fails_is_not_the_last(
+    store: Store, vault: Vault, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns: list[None] = []
+    stop = threading.Event()
+    each = Sweeper(store, vault, dataclasses.replace(settings, sweep_seconds=0.01), worker="a", stop=stop)
+
+    def fails() -> list[Finding]:
+        turns.append(None)
+        if len(turns) == 2:
+            stop.set()
+        raise RuntimeError
+
+    monkeypatch.setattr(each, "sweep", fails)
+    each.run()
+    assert len(turns) == 2
+
+
 def test_what_cannot_be_removed_is_reported_and_tried_again(
     store: Store, vault: Vault, sweeper: Sweeper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -229,7 +294,7 @@ def test_what_cannot_be_removed_is_reported_and_tried_again(
         patch.setattr(MemoryPublisher, "delete", away)
         (found,) = twice(store, sweeper)
         assert (found.outcome, found.error) == (Outcome.FAILED, "the cloud is away")
-    assert [each.state for each in store.tickets.journal(ticket.id)] == ["present"]
+    assert [each.state for each in store.tickets.journal(ticket.id)] == ["condemned"]
     assert [each.outcome for each in sweeper.sweep()] == [Outcome.REMOVED]
 
 

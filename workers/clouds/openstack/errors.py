@@ -25,7 +25,10 @@ _WORDS_MAX = 300
 _TEXT_MAX = 4096
 """Of an error page that is looked at: patterns may take time that grows faster than the page does."""
 _TAG = re.compile(r"<[^>]*>")
-_CREDENTIAL_LIKE = re.compile(r"(?i)\b(x-auth-token|x-subject-token|password|token)\b\s*[=:]\s*\S+")
+_CREDENTIAL_LIKE = re.compile(
+    r"""(?ix) \b(x-auth-token|x-subject-token|password|passwd|secret|token)\b
+        ["']? \s* [=:] \s* (?: "(?:[^"\\]|\\.)*"? | '(?:[^'\\]|\\.)*'? | \S+ )"""
+)
 
 
 @contextmanager

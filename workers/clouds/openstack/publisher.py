@@ -30,10 +30,11 @@ logger = logging.getLogger(__name__)
 
 GIB = 1 << 30
 _TICKET, _DEPLOYMENT = "publisher_ticket", "publisher_deployment"
-
-
+_ITSELF = "publisher_cloud_id"
+"""The image's own id. Nova's snapshots of a server that was booted from it, and the images that Cinder makes of its
+volumes, have this property too, as all others, and another id."""
 _SNAPSHOT = ("base_image_ref", "instance_uuid")
-"""What Nova adds to a snapshot, beside all properties of the image that its server was booted from."""
+"""What Nova adds to a snapshot."""
 
 
 class OpenStackPublisher(CloudPublisher):
@@ -47,8 +48,8 @@ class OpenStackPublisher(CloudPublisher):
         self._target = target
         self._reach = reach
         self._images = Images(session, endpoint)
-        self._to_fill: str | None = None
-        """An image that has its record and waits for its bytes."""
+        self._to_fill: dict[str, Any] | None = None
+        """The record of an image that waits for its bytes."""
         self._planned: str | None = None
         """An id that was journalled, and whose image was perhaps never made."""
 
@@ -89,25 +90,23 @@ class OpenStackPublisher(CloudPublisher):
             record = self._images.get(cloud_id)
             if record is None and state == "planned" and not self._planned:
                 self._planned = cloud_id
-            elif record is None and state == "planned":  # one too many
+            elif record is None:  # one too many; or one that is there, though this node of the cloud does not know it
                 self._delete_noted(ticket, cloud_id)
-            elif record is None:
-                ticket.journal.gone(cloud_id)
             elif record["status"] == "active" and complete is None:
                 complete = self._cloud_image(record)
             elif record["status"] == "queued" and self._to_fill is None and complete is None:
-                self._to_fill = cloud_id
+                self._to_fill = record
             else:  # half-made, by an uploader that is gone, or one too many
                 self._delete_noted(ticket, cloud_id)
         if complete and self._to_fill:
-            self._delete_noted(ticket, self._to_fill)
+            self._delete_noted(ticket, str(self._to_fill["id"]))
             self._to_fill = None
         if complete or self._to_fill is None:
             return complete
-        return CloudImage(self._to_fill, complete=False)
+        return CloudImage(str(self._to_fill["id"]), complete=False)
 
     def upload(self, image: Image, ticket: TicketRef, transfer: Transfer) -> CloudImage:
-        cloud_id = self._to_fill or self._create(image, ticket)
+        cloud_id = self._record(image, ticket)
         answer = self._put(cloud_id, transfer)
         if answer.status == 401:  # the token ran out: sign in again, once
             self._session.invalidate()
@@ -141,9 +140,21 @@ class OpenStackPublisher(CloudPublisher):
             project = self._session.get_project_id()
         # Others' images are listed as well, where they are public or shared.
         found = self._images.list({_DEPLOYMENT: deployment} | ({"owner": project} if project else {}))
-        return [Tagged(str(each["id"]), str(each.get(_TICKET)), _age(each)) for each in found if not _is_snapshot(each)]
+        return [Tagged(str(each["id"]), str(each.get(_TICKET)), _age(each)) for each in found if not _is_copy(each)]
 
     # Records --------------------------------------------------------------------------------------
+
+    def _record(self, image: Image, ticket: TicketRef) -> str:
+        """The id of an image that waits for these bytes."""
+        if self._to_fill is None:
+            return self._create(image, ticket)
+        cloud_id = str(self._to_fill["id"])
+        # The image may have been generated again since the record was made.
+        told = self._properties(cloud_id, image, ticket)
+        if all(self._to_fill.get(name) == told[name] for name in ("disk_format", "min_disk", "publisher_sha256")):
+            return cloud_id
+        self._delete_noted(ticket, cloud_id)
+        return self._create(image, ticket)
 
     def _create(self, image: Image, ticket: TicketRef) -> str:
         """Make the record of the image, empty. Each turn but the last ends with an id that is used up."""
@@ -153,7 +164,7 @@ class OpenStackPublisher(CloudPublisher):
                 ticket.journal.plan(cloud_id)
             self._planned = None
             may_be = (403, 409) if self._public else (409,)
-            status = self._images.create({"id": cloud_id, **self._properties(image, ticket)}, may_be=may_be)
+            status = self._images.create(self._properties(cloud_id, image, ticket), may_be=may_be)
             if status == 403:
                 raise PermanentCloudError(
                     "publicImage: this cloud's policy forbids the login to make images public; publish with false,"
@@ -162,15 +173,16 @@ class OpenStackPublisher(CloudPublisher):
                 )
             # An earlier request, whose answer was lost, has made it; or it was, and is deleted again.
             if status == 409 and self._images.get(cloud_id) is None:
-                ticket.journal.gone(cloud_id)
+                self._delete_noted(ticket, cloud_id)
                 continue
             ticket.journal.present(cloud_id)
             return cloud_id
 
-    def _properties(self, image: Image, ticket: TicketRef) -> dict[str, Any]:
+    def _properties(self, cloud_id: str, image: Image, ticket: TicketRef) -> dict[str, Any]:
         # What is stored as it boots needs a disk as large; an ISO is not installed by being copied.
         min_disk = 0 if image.disk_format == "iso" else -(-image.virtual_size // GIB)
         return {
+            "id": cloud_id,
             "name": self._name(image),
             "disk_format": image.disk_format,
             "container_format": "bare",
@@ -178,6 +190,7 @@ class OpenStackPublisher(CloudPublisher):
             "min_disk": min_disk,
             _TICKET: ticket.uid,
             _DEPLOYMENT: ticket.deployment,
+            _ITSELF: cloud_id,
             "publisher_ticket_uri": ticket.ticket_uri,
             "publisher_image_uri": ticket.image_uri,
             "publisher_appliance_uri": ticket.appliance_uri,
@@ -186,7 +199,7 @@ class OpenStackPublisher(CloudPublisher):
 
     def _tagged(self, ticket: TicketRef) -> list[str]:
         found = self._images.list({_TICKET: ticket.uid, _DEPLOYMENT: ticket.deployment})
-        return [str(record["id"]) for record in found if not _is_snapshot(record)]
+        return [str(record["id"]) for record in found if not _is_copy(record)]
 
     def _delete_noted(self, ticket: TicketRef, cloud_id: str) -> None:
         ticket.journal.condemn(cloud_id)
@@ -241,8 +254,10 @@ class OpenStackPublisher(CloudPublisher):
         return str(self._target.fields.get("displayName") or image.name)
 
 
-def _is_snapshot(record: Mapping[str, Any]) -> bool:
+def _is_copy(record: Mapping[str, Any]) -> bool:
     """It is the user's own, and has our tags only because it was made from an image of ours."""
+    if record.get(_ITSELF, record["id"]) != record["id"]:
+        return True
     return record.get("image_type") == "snapshot" or any(name in record for name in _SNAPSHOT)
 
 
