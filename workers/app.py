@@ -66,6 +66,9 @@ app.conf.update(
     worker_pool="threads",
     worker_concurrency=settings.worker_concurrency,
     worker_send_task_events=True,
+    # RabbitMQ closes the channel of who has not acknowledged within its consumer_timeout: another connection is opened,
+    # and the upload goes on. Without this the worker would end.
+    broker_channel_error_retry=True,
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,
     broker_transport_options=transport_options,

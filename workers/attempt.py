@@ -109,10 +109,10 @@ class Attempt:
         return State.PUBLISHED
 
     def _publish(self) -> None:
+        failed, cleaning_up, _ = (self._ticket.error or "").partition(_CLEANING_UP)
+        if cleaning_up:
+            raise PermanentCloudError(failed, reason=Reason(self._ticket.reason or Reason.INTERNAL))
         if self._ticket.attempt > self._settings.attempts_max:
-            failed, cleaning_up, _ = (self._ticket.error or "").partition(_CLEANING_UP)
-            if cleaning_up:
-                raise PermanentCloudError(failed, reason=Reason(self._ticket.reason or Reason.INTERNAL))
             broke_off = f"given up: {self._settings.attempts_max} workers broke off while at it"
             raise PermanentCloudError(broke_off, reason=Reason.WORKER_LOST)
         image = self._store.images.get(self._ticket.image_id)
@@ -193,7 +193,7 @@ class Attempt:
             self._clean_up(self._lease.check_wanted)
         except (TransientCloudError, ShuttingDown) as blocked:
             # What has failed leaves nothing behind: a cloud that is away is waited for.
-            if self._ticket.attempt < self._settings.attempts_max + self._settings.clean_up_attempts:
+            if self._ticket.attempt < self._clean_ups_max:
                 delay = retry_delay(self._settings, self._ticket.attempt)
                 words = f"{error}{_CLEANING_UP}{self._words(blocked)}"
                 self._leases.retry(self._claim, delay_seconds=delay, error=words, reason=reason)
@@ -220,22 +220,32 @@ class Attempt:
             raise
         except (PermanentCloudError, ConfigurationError) as error:
             # Trying again would not mend it: a person has to look.
-            logger.warning("ticket %d: cleaning up: %s", self._ticket.id, self._words(error))
-            self._leases.not_cleaned(
-                self._claim,
-                error="cancelled, but not cleaned up",
-                detail=self._leftover(error),
-                reason=error.reason,
-            )
-            metrics.FAILURES.labels(self._ticket.platform, error.reason).inc()
-            return State.FAILED
+            return self._not_cleaned(error)
         except Exception as error:
-            logger.warning("ticket %d: cleaning up: %s", self._ticket.id, self._words(error))
+            if isinstance(error, PublisherError):
+                logger.warning("ticket %d: cleaning up: %s", self._ticket.id, self._words(error))
+            else:  # a mistake in a plugin: another may have the next try
+                logger.exception("ticket %d: unexpected, while cleaning up", self._ticket.id)
+                error = PublisherError("an unexpected error in the worker")
+            if self._ticket.attempt >= self._clean_ups_max:
+                return self._not_cleaned(error)
             delay = retry_delay(self._settings, self._ticket.attempt)
             self._leases.hand_over(self._claim, delay_seconds=delay)
             return State.CANCELLING
         self._leases.cancelled(self._claim)
         return State.CANCELLED
+
+    def _not_cleaned(self, error: PublisherError) -> State:
+        logger.warning("ticket %d: not cleaned up: %s", self._ticket.id, self._words(error))
+        words = "cancelled, but not cleaned up"
+        self._leases.not_cleaned(self._claim, error=words, detail=self._leftover(error), reason=error.reason)
+        metrics.FAILURES.labels(self._ticket.platform, error.reason).inc()
+        return State.FAILED
+
+    @property
+    def _clean_ups_max(self) -> int:
+        """The attempt after which what cannot be removed is left to the sweeper."""
+        return self._settings.attempts_max + self._settings.clean_up_attempts
 
     def _clean_up(self, check: Callable[[], None]) -> None:
         self._check = check

@@ -34,15 +34,16 @@ _SAMPLES_GROWING = 100
 class Lease:
     """Use as a context: the ticket is held inside it."""
 
-    def __init__(self, leases: Leases, claim: Claim, settings: Settings, drain: Drain) -> None:
+    def __init__(self, leases: Leases, claim: Claim, settings: Settings, drain: Drain, *, asked: float) -> None:
+        """`asked` is when the claim was asked for, by the monotonic clock: the store may have taken long to answer."""
         self.claim = claim
         self.sent = 0
         """Bytes of the image sent in this attempt."""
         self._leases = leases
         self._settings = settings
         self._drain = drain
-        self._renewed = time.monotonic()
-        self._accepted = self._renewed + claim.ticket.accepted - claim.now
+        self._renewed = asked
+        self._accepted = asked + claim.ticket.accepted - claim.now
         self._deadline = math.inf
         if settings.deadline_seconds:
             self._deadline = self._accepted + settings.deadline_seconds

@@ -15,6 +15,7 @@ from publisher.core.errors import QueueUnavailable
 from publisher.core.queue import WakeQueue
 from publisher.core.settings import Settings
 from publisher.core.store import Store
+from publisher.core.store.fleet import WorkerState
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ class Reconciler:
         self._stop = stop
         self._image_root = settings.images
         self._idempotency_seconds = settings.idempotency_seconds
+        self._silent_seconds = settings.silent_seconds
         self._purge_at = time.monotonic()
 
     def run(self) -> None:
@@ -68,8 +70,17 @@ class Reconciler:
             self._store.idempotency_keys.purge(self._idempotency_seconds)
             self._store.fleet.forget(_SILENT_KEPT_SECONDS)
 
+    def _free_threads(self) -> int:
+        """How many more tickets the workers could take up now."""
+        workers = [
+            each for each in self._store.fleet.workers() if each.state(self._silent_seconds) is WorkerState.ALIVE
+        ]
+        return sum(max(0, each.member.concurrency - len(each.ticket_ids)) for each in workers)
+
     def turn(self) -> int:
         """Wake every ticket and every image that is due; how many. Raises `QueueUnavailable`."""
+        if free := self._free_threads():
+            self._store.tickets.hasten(free)
         due = self._store.tickets.due()
         for ticket_id in due:
             self._queue.send(ticket_id)

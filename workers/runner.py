@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
+import time
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from publisher.core import tracing
-from publisher.core.errors import (
-    LeaseLost,
-)
+from publisher.core.errors import LeaseLost
 from publisher.core.logs import bound
 from publisher.core.network import OutboundPolicy
 from publisher.core.publishing import Waker, wake
@@ -60,6 +59,7 @@ class Runner:
 
     def _run(self, ticket_id: int) -> State | None:
         try:
+            asked = time.monotonic()
             claim = self._store.leases.claim(ticket_id, self._worker, self._settings.lease_seconds)
             if claim is None:
                 return None
@@ -74,7 +74,7 @@ class Runner:
                 bound(attempt=ticket.attempt, request_id=ticket.request_id),
                 tracing.span("publish", told, traceparent=ticket.traceparent) as span,
             ):
-                state = self._attempt(claim)
+                state = self._attempt(claim, asked)
                 if span:
                     span.set_attribute("publisher.outcome", state)
                 return state
@@ -88,7 +88,7 @@ class Runner:
             logger.warning("ticket %d: the store did not answer: %s", ticket_id, type(error).__name__)
             return None
 
-    def _attempt(self, claim: Claim) -> State:
+    def _attempt(self, claim: Claim, asked: float) -> State:
         """Raises `LeaseLost` and `SQLAlchemyError`."""
         ticket_id = claim.ticket.id
         logger.info("ticket %d: claimed, attempt %d", ticket_id, claim.ticket.attempt)
@@ -96,7 +96,7 @@ class Runner:
             metrics.LEASES_LOST.labels("successor").inc()
         outcome = "lost"
         try:
-            with Lease(self._store.leases, claim, self._settings, self._drain) as lease:
+            with Lease(self._store.leases, claim, self._settings, self._drain, asked=asked) as lease:
                 outcome = state = Attempt(self._store, self._vault, self._settings, self._policy, lease).outcome()
         finally:
             metrics.ATTEMPTS.labels(claim.ticket.platform, outcome).inc()

@@ -165,8 +165,9 @@ class Settings:
         default="127.0.0.1", metadata={"help": "Address that a worker's metrics and health are told on."}
     )
     worker_concurrency: int = field(default=4, metadata={"help": "Publications that one worker runs at a time."})
+    # Less than `worker_concurrency`: with a single worker, too, one account leaves a thread to others.
     account_uploads_max: int = field(
-        default=4,
+        default=3,
         metadata={"help": "Publications to one cloud account at a time, by all workers together; 0: no limit."},
     )
     user_uploads_max: int = field(

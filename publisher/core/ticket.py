@@ -169,6 +169,8 @@ class Ticket:
                 return "Cancelled"
             case State.CANCELLING:
                 return "Cancelling: removing what was uploaded"
+            case State.PUBLISHING if self.attempt > 1:
+                return f"{self._phase_message()} (attempt {self.attempt})"
             case State.PUBLISHING:
                 return self._phase_message()
 

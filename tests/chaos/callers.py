@@ -33,14 +33,16 @@ class Order:
     repeated: bool = False
 
 
-def orders(rng: random.Random, *, seconds: float, count: int, image_ids: Sequence[int], prefix: str) -> list[Order]:
-    """`image_ids` are of ascending sizes; small ones are published more often."""
+def orders(
+    rng: random.Random, *, seconds: float, count: int, image_ids: Sequence[int], broken_id: int, prefix: str
+) -> list[Order]:
+    """`image_ids` are of ascending sizes; small ones are published more often. Every twentieth is `broken_id`."""
     weights = [len(image_ids) - place for place in range(len(image_ids))]
     return sorted(
         Order(
             at=rng.uniform(0, seconds),
             name=f"{prefix}-{number:04d}",
-            image_id=rng.choices(image_ids, weights)[0],
+            image_id=broken_id if number % 20 == 0 else rng.choices(image_ids, weights)[0],
             cancel_after=rng.uniform(0, 6) if rng.random() < 0.2 else None,
             repeated=rng.random() < 0.15,
         )
@@ -55,6 +57,8 @@ class Heard:
     promised: dict[int, str] = field(default_factory=dict)
     """The tickets whose 201 a caller saw, and the URIs of their statuses."""
     cancels: int = 0
+    to_be_cancelled: set[int] = field(default_factory=set)
+    """The tickets that a caller has asked to cancel, whatever the answer was."""
     repeats: int = 0
     answers_lost: int = 0
     refused: int = 0
@@ -111,8 +115,8 @@ class Caller(threading.Thread):
                 if again and again["dbId"] != ticket["dbId"]:
                     self._heard.wrong.append(f"{order.name}: {ticket['dbId']}, and {again['dbId']} with the same key")
         if order.cancel_after is not None:
-            uri = ticket["uri"]
-            self._plan(time.monotonic() + order.cancel_after, lambda: self._cancel(uri))
+            id, uri = ticket["dbId"], ticket["uri"]
+            self._plan(time.monotonic() + order.cancel_after, lambda: self._cancel(id, uri))
 
     def _promise(self, ticket: dict[str, Any]) -> None:
         with self._heard.lock:
@@ -133,7 +137,9 @@ class Caller(threading.Thread):
                 return None
         return None
 
-    def _cancel(self, uri: str) -> None:
+    def _cancel(self, id: int, uri: str) -> None:
+        with self._heard.lock:
+            self._heard.to_be_cancelled.add(id)
         while time.monotonic() < self._give_up:
             answer = self._ask("DELETE", f"{uri}/cancel")
             if answer is not None and answer.status in (204, 409):  # 409: it has ended already

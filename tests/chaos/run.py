@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,13 +20,15 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from publisher.core import catalog
 from publisher.core.image import Image
+from publisher.core.store.engine import db_now, writing
+from publisher.core.store.tables import journal
 from publisher.core.ticket import State, Ticket
 from publisher.core.uris import image_uri
 from publisher.devcloud.cloud import DevCloud
 from tests.chaos.callers import Caller, Heard, Order, orders
 from tests.chaos.faults import KINDS, Hands, Log, schedule
 from tests.chaos.service import WORKERS, Service
-from tests.chaos.verdict import Registered, Verdict, judge, outcomes, told_otherwise
+from tests.chaos.verdict import Registered, Verdict, judge, outcomes, told_otherwise, unexpected
 from tests.chaos.watch import Watch, recoveries
 from tests.clouds import Glance, publish_body
 from tests.stack import REPOSITORY
@@ -34,6 +37,7 @@ STORES = ("sqlite", "postgresql")
 BROKERS = ("embedded", "redis", "rabbitmq")
 KIB, MIB = 1 << 10, 1 << 20
 SIZES = (64 * KIB, MIB, 4 * MIB, 16 * MIB, 64 * MIB)
+BROKEN_SIZE = 8 * MIB
 CALLERS = 4
 TICKETS_PER_MINUTE = 40
 FAULTS_PER_MINUTE = 20
@@ -74,12 +78,13 @@ def chaos(plan: Plan, directory: Path, cloud: DevCloud, say: Callable[[str], Non
         impossible = _impossible(service)
         kinds = [kind for kind in KINDS if kind not in impossible]
         faults = schedule(random.Random(plan.seed), seconds=plan.seconds, count=plan.faults, kinds=kinds)  # noqa: S311
-        images = _register(service, random.Random(plan.seed), directory)  # noqa: S311
+        *images, broken = _register(service, random.Random(plan.seed), directory)  # noqa: S311
         wanted = orders(
             random.Random(plan.seed),  # noqa: S311
             seconds=plan.seconds,
             count=plan.tickets,
             image_ids=[image.id for image in images],
+            broken_id=broken.id,
             prefix=f"chaos-{plan.seed}",
         )
         say(f"Chaos, seed {plan.seed}: {plan.tickets} tickets and {plan.faults} faults in {plan.seconds:.0f} s")
@@ -98,8 +103,9 @@ def chaos(plan: Plan, directory: Path, cloud: DevCloud, say: Callable[[str], Non
         # From here on nobody does anything to the cloud any more.
         service.stop()
         verdict = _verdict(service, heard, told, directory)
-        swept = _sweep(service)
         tickets = service.store.tickets.list()
+        swept = _sweep(service)
+        blind = _blind(service, tickets)
         if not verdict.kept:
             _write_evidence(directory / "evidence.txt", service, verdict)
         recovered = recoveries(hands.done, watch.moves)
@@ -113,7 +119,7 @@ def chaos(plan: Plan, directory: Path, cloud: DevCloud, say: Callable[[str], Non
             f" {heard.repeats} repeated with the same key",
             f"tickets: {len(tickets)}, {len(heard.promised)} of them promised to a caller; "
             + ", ".join(f"{count} {state}" for state, count in sorted(outcomes(tickets).items())),
-            *(f"  {_told_of(ticket)}" for ticket in tickets if ticket.state is State.FAILED),
+            f"whose file is not what was registered: {sum(ticket.image_id == broken.id for ticket in tickets)}",
             f"processes that ended by themselves and were started again: {service.ended_by_themselves}",
             f"settled {settled:.1f} s after the last fault",
             f"longest time to recover, from the end of a fault until a ticket that it met moved on: {longest}",
@@ -126,7 +132,8 @@ def chaos(plan: Plan, directory: Path, cloud: DevCloud, say: Callable[[str], Non
         failures = [*hands.errors, *heard.wrong, *(f"no answer to {name}" for name in heard.unheard)]
         failures += [f"{settled:.0f} s after the last fault it had not ended: {words}" for words in unsettled]
         failures += [f"{name} runs, and takes no tickets any more" for name in deaf]
-        failures += [f"sweep: {finding}" for finding in swept]
+        failures += unexpected(tickets, heard.to_be_cancelled, broken.id)
+        failures += [f"sweep: {finding}" for finding in (*swept, *blind)]
         lines += [f"failed: {words}" for words in failures]
         (directory / "outcome.txt").write_text("\n".join(lines) + "\n")
         for line in lines:
@@ -149,13 +156,15 @@ def _why_none(why: str | None) -> str:
 
 
 def _register(service: Service, rng: random.Random, directory: Path) -> list[Image]:
-    """An image of each size."""
+    """An image of each size, and last one whose file is not what was registered."""
     images = []
-    for size in SIZES:
+    for size in (*SIZES, BROKEN_SIZE):
         file = directory / f"{size}.raw"
         file.write_bytes(rng.randbytes(size))
         images.append(catalog.register(service.store, service.settings.images, file, owner="root", appliance_id=4))
         file.unlink()
+    with (service.settings.images / images[-1].location).open("r+b") as opened:
+        opened.write(rng.randbytes(KIB))
     return images
 
 
@@ -202,8 +211,8 @@ def _deaf(service: Service, image: Image, heard: Heard, log: Log) -> list[str]:
     """The workers that take no tickets any more, though the others leave them enough."""
     waiting = {f"-{worker.pid}": worker.name for worker in service.workers}
     for number in range(_ROUNDS):
-        body = _body(service, Order(0.0, f"after-{number}", image.id))
-        tickets = [service.doors[0].publish(body) for _ in range(2 * WORKERS)]
+        wanted = [Order(0.0, f"after-{number}-{each}", image.id) for each in range(2 * WORKERS)]
+        tickets = [service.doors[0].publish(_body(service, order)) for order in wanted]
         heard.promised |= {ticket["dbId"]: ticket["statusUri"] for ticket in tickets}
         _settle(service, log)
         ids = {ticket["dbId"] for ticket in tickets}
@@ -224,11 +233,11 @@ def _told(service: Service, heard: Heard) -> dict[int, dict[str, Any]]:
 
 
 def _sweep(service: Service) -> list[dict[str, Any]]:
-    """What `publisher sweep --dry-run` finds: where the promise was kept, nothing."""
+    """What `publisher sweep --dry-run` finds: where the promise was kept, nothing. What ended just now counts, too."""
     done = subprocess.run(
         [sys.executable, "-m", "publisher.cli.main", "sweep", "--dry-run", "--json"],
         cwd=REPOSITORY,
-        env=os.environ | service.settings.environment(),
+        env=os.environ | service.settings.environment() | {"PUBLISHER_SWEEP_GRACE_SECONDS": "0"},
         capture_output=True,
         text=True,
         timeout=300,
@@ -237,6 +246,22 @@ def _sweep(service: Service) -> list[dict[str, Any]]:
     assert done.returncode == 0, done.stdout + done.stderr
     findings: list[dict[str, Any]] = json.loads(done.stdout)["findings"]
     return findings
+
+
+def _blind(service: Service, tickets: Sequence[Ticket]) -> list[str]:
+    """What the sweep would have overlooked: an orphan that is put there for it to find."""
+    ticket = next((each for each in tickets if each.state in (State.FAILED, State.CANCELLED)), None)
+    if ticket is None:
+        return ["no ticket has failed or was cancelled: there is nothing to try it with"]
+    glance, id = Glance(service.cloud), str(uuid.uuid4())
+    tags = {"publisher_ticket": ticket.uid, "publisher_deployment": service.store.deployment, "publisher_cloud_id": id}
+    with writing(service.store.engine) as connection:
+        row = {"ticket_id": ticket.id, "cloud_id": id, "state": "present", "created": db_now(), "modified": db_now()}
+        connection.execute(journal.insert().values(row))
+    glance.rest("POST", "/v2/images", {"id": id, "name": "an orphan", **tags})
+    found = [finding["cloudId"] for finding in _sweep(service)]
+    glance.delete(id)
+    return [] if found == [id] else [f"it overlooks an orphan: it found {found} and not {id}"]
 
 
 def _verdict(service: Service, heard: Heard, told: dict[int, dict[str, Any]], directory: Path) -> Verdict:

@@ -15,7 +15,7 @@ from publisher.core.ticket import Phase, Progress, State, Ticket
 from publisher.devcloud.cloud import DevCloud
 from tests.chaos.faults import KINDS, Done, Fault, schedule
 from tests.chaos.run import Plan, chaos
-from tests.chaos.verdict import Registered, judge, told_otherwise
+from tests.chaos.verdict import Registered, judge, told_otherwise, unexpected
 from tests.chaos.watch import recoveries
 from tests.clouds import Glance
 
@@ -85,6 +85,30 @@ def test_a_broken_promise(broken: str, changes: dict[str, Any], images: list[dic
     verdict = judge([replace(TICKET, **changes)], [1], images, {7: RIGHT}, lambda _: content)
     assert {name for name in ("lost", "doubled", "leaked", "stuck") if getattr(verdict, name)} == {broken}
     assert not verdict.kept
+
+
+@pytest.mark.parametrize(
+    ("changes", "cancel", "right"),
+    [
+        ({}, False, True),
+        ({}, True, True),
+        ({"state": State.CANCELLED}, True, True),
+        ({"state": State.CANCELLED}, False, False),
+        ({"state": State.FAILED, "error": "no"}, False, False),
+        ({"state": State.FAILED, "error": "cancelled, but not cleaned up"}, True, False),
+        ({"image_id": 8, "state": State.FAILED, "error": "the sha512 is not the registered one"}, False, True),
+        ({"image_id": 8}, False, False),
+        ({"image_id": 8, "state": State.CANCELLED}, True, True),
+    ],
+)
+def test_outcomes_that_nothing_explains(changes: dict[str, Any], cancel: bool, right: bool) -> None:
+    ticket = replace(TICKET, **changes)
+    assert (unexpected([ticket], {1} if cancel else set(), 8) == []) is right
+
+
+def test_a_second_ticket_for_one_order() -> None:
+    (words,) = unexpected([TICKET, replace(TICKET, id=2, uid="u-2")], set(), 8)
+    assert words == "2 tickets for the one order chaos-1"
 
 
 @pytest.mark.parametrize(

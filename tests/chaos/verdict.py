@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -104,6 +104,21 @@ def _wrong(ticket: Ticket, image: Mapping[str, Any], right: Registered, content:
     if hashlib.sha256(content(str(image["id"]))).hexdigest() != right.sha256:
         return "the bytes in the cloud are not those that were registered"
     return None
+
+
+def unexpected(tickets: Iterable[Ticket], to_be_cancelled: Collection[int], broken_id: int) -> list[str]:
+    """Outcomes that nothing explains. The file of the image `broken_id` is not what was registered: that must fail, and
+    nothing else."""
+    found = []
+    names: Counter[str] = Counter()
+    for ticket in tickets:
+        names[ticket.name] += 1
+        may_be = {State.FAILED if ticket.image_id == broken_id else State.PUBLISHED}
+        if ticket.id in to_be_cancelled:
+            may_be.add(State.CANCELLED)
+        if ticket.final and ticket.state not in may_be:
+            found.append(f"ticket {ticket.id} ({ticket.name}) is {ticket.state}: {ticket.error or 'without an error'}")
+    return found + [f"{count} tickets for the one order {name}" for name, count in names.items() if count > 1]
 
 
 def told_otherwise(ticket: Ticket, status: Mapping[str, Any]) -> str | None:

@@ -23,6 +23,7 @@ from tests.clouds import Glance, publish_body
 from tests.integration.test_publish import assert_one_right_image
 from tests.proxy import Proxy
 from tests.servers.impatient_worker import VISIBILITY_SECONDS
+from tests.servers.rabbitmq import rabbitmq_server
 from tests.servers.redis import redis_server
 from tests.stack import Stack, until
 
@@ -176,6 +177,30 @@ def test_a_cancel_half_way_stops_the_transfer_and_empties_the_cloud_first(
         slow.resume()
         until(lambda: stack.status(ticket)["cancelled"], 30, every=0.01)
         assert glance.images(ticket) == []
+
+
+def test_a_worker_whose_upload_outlasts_rabbitmqs_consumer_time_out_goes_on(
+    tmp_path: Path, devcloud: DevCloud, glance: Glance, file: Path
+) -> None:
+    """RabbitMQ closes the channel of a consumer that does not acknowledge, by default after half an hour."""
+    with (
+        rabbitmq_server(consumer_timeout_seconds=2) as rabbitmq,
+        stack_of(tmp_path / "data", rabbitmq.url) as stack,
+        Proxy(devcloud.glance_url, bytes_per_second=RATE) as slow,
+    ):
+        image = stack.add_image(file, id=7)
+        ticket = stack.publish(publish_body(devcloud, URI, account__glanceUrl=slow.url))
+        worker = stack.workers[0]
+        until(lambda: b"PRECONDITION_FAILED" in worker.log.read_bytes(), SCALE.upload_seconds + 10)
+        assert not stack.status(ticket)["complete"], "the upload was faster than the time-out: this proves nothing"
+        until(lambda: worker.log.read_bytes().count(b"Connected to") == 2, 20)
+        other = stack.publish(publish_body(devcloud, URI))
+        assert stack.wait(other, SCALE.upload_seconds)["published"]
+        assert stack.wait(ticket, SCALE.upload_seconds * 2 + 30)["published"]
+        assert ticket_of(stack, ticket["dbId"]).attempt == 1
+        assert worker.process.poll() is None
+        for each in (ticket, other):
+            assert_one_right_image(glance, each, image)
 
 
 @pytest.mark.parametrize("acknowledging", ["", "late"])

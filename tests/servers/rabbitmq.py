@@ -18,7 +18,10 @@ from tests.servers.process import Server, free_port, listens
 class RabbitServer:
     """Its data outlive a stop and a crash. A start takes several seconds."""
 
-    def __init__(self, binary: Path, epmd: Path, directory: Path) -> None:
+    def __init__(
+        self, binary: Path, epmd: Path, directory: Path, *, consumer_timeout_seconds: float | None = None
+    ) -> None:
+        """`consumer_timeout_seconds`: what consumers have to acknowledge within; looked at every second then."""
         self.port = free_port()
         # RabbitMQ lets guest in from the loopback only.
         self.url = f"amqp://guest:guest@127.0.0.1:{self.port}//"
@@ -52,6 +55,9 @@ class RabbitServer:
         (directory / "rabbitmq.conf").write_text(
             "disk_free_limit.absolute = 1MB\nvm_memory_high_watermark.relative = 0.8\n"
         )
+        if consumer_timeout_seconds is not None:
+            impatient = f" -rabbit consumer_timeout {consumer_timeout_seconds * 1000:.0f} channel_tick_interval 1000"
+            self._environment["RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS"] += impatient
         # Our own child, where the node would leave a daemon behind.
         self._epmd = Server(
             [epmd, "-port", str(epmd_port), "-address", "127.0.0.1"],
@@ -101,10 +107,10 @@ def find_rabbitmq() -> tuple[Path, Path] | None:
 
 
 @contextmanager
-def rabbitmq_server() -> Iterator[RabbitServer]:
+def rabbitmq_server(*, consumer_timeout_seconds: float | None = None) -> Iterator[RabbitServer]:
     binary, epmd = find_rabbitmq() or missing("rabbitmq-server")
     with tempfile.TemporaryDirectory(prefix="rabbitmq-", ignore_cleanup_errors=True) as directory:
-        server = RabbitServer(binary, epmd, Path(directory))
+        server = RabbitServer(binary, epmd, Path(directory), consumer_timeout_seconds=consumer_timeout_seconds)
         try:
             server.start()
             yield server

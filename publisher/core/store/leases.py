@@ -17,7 +17,7 @@ from sqlalchemy import ColumnElement, Connection, Engine, case, insert, select, 
 
 from publisher.core.errors import Cancelled, LeaseLost, Reason
 from publisher.core.store.engine import db_now, reading, writing
-from publisher.core.store.limits import Limits, Places
+from publisher.core.store.limits import Places
 from publisher.core.store.rows import TICKET_COLUMNS, change, record, ticket_of
 from publisher.core.store.tables import journal, samples, tickets
 from publisher.core.ticket import CloudRef, Phase, State, Ticket
@@ -37,9 +37,9 @@ class Claim:
 
 
 class Leases:
-    def __init__(self, engine: Engine, limits: Limits) -> None:
+    def __init__(self, engine: Engine, places: Places) -> None:
         self._engine = engine
-        self._places = Places(limits)
+        self._places = places
 
     def claim(self, id: int, worker: str, lease_seconds: float) -> Claim | None:
         """Take a ticket that is queued and due, or whose holder's lease has run out; None where there is nothing to

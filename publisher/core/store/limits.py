@@ -68,6 +68,17 @@ class Places:
                 found |= set(connection.execute(query.with_for_update(skip_locked=True)).scalars())
         return sorted(found)
 
+    def oldest(self, connection: Connection, count: int, *which: ColumnElement[bool]) -> list[int]:
+        """The oldest tickets that wait and have room, whosever they are."""
+        query = select(tickets.c.id).where(*_WAITS, *which)
+        for column, most in (
+            (tickets.c.cloud_account, self._limits.account_uploads),
+            (tickets.c.owner, self._limits.user_uploads),
+        ):
+            if most:
+                query = query.where(_has_room(column, most))
+        return list(connection.execute(query.order_by(tickets.c.id).limit(count)).scalars())
+
     def wake_next(self, connection: Connection, cloud_account: str, owner: str) -> None:
         """Have the reconciler wake them at its next turn, should nobody else."""
         ids = self.next(connection, cloud_account, owner)

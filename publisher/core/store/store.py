@@ -25,7 +25,7 @@ from publisher.core.store.idempotency import IdempotencyKeys
 from publisher.core.store.images import Images
 from publisher.core.store.inspection import Inspection
 from publisher.core.store.leases import Leases
-from publisher.core.store.limits import Limits, Room
+from publisher.core.store.limits import Limits, Places, Room
 from publisher.core.store.notifications import Notifications
 from publisher.core.store.publications import Publications
 from publisher.core.store.registrations import Registrations
@@ -56,8 +56,9 @@ class Store:
         self._limits = limits
         # Shared by all who act: it remembers what it has counted.
         self._room = room or Room(limits)
-        self.tickets = Tickets(engine, wake_again_seconds=wake_again_seconds, room=self._room)
-        self.leases = Leases(engine, limits)
+        places = Places(limits)
+        self.tickets = Tickets(engine, wake_again_seconds=wake_again_seconds, room=self._room, places=places)
+        self.leases = Leases(engine, places)
         self.images = Images(engine)
         self.appliances = Appliances(engine)
         self.users = Users(engine)

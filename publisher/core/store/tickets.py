@@ -15,7 +15,7 @@ from publisher.core.store.audit import note
 from publisher.core.store.engine import db_now, reading, writing
 from publisher.core.store.idempotency import IdempotencyKey, take
 from publisher.core.store.images import hold
-from publisher.core.store.limits import Room
+from publisher.core.store.limits import Places, Room
 from publisher.core.store.rows import (
     TICKET_COLUMNS,
     VERSION_COLUMNS,
@@ -32,13 +32,16 @@ from publisher.core.uris import ticket_uri
 _IDS_AT_ONCE = 1000
 """In one statement: what it may name is limited."""
 
+_WAKES_BEFORE_HASTE = 2
+
 _URI_COLUMNS = [tickets.c[name] for name in ("owner", "appliance_id", "image_id", "id")]
 
 
 class Tickets:
-    def __init__(self, engine: Engine, *, wake_again_seconds: float, room: Room) -> None:
+    def __init__(self, engine: Engine, *, wake_again_seconds: float, room: Room, places: Places) -> None:
         self._engine = engine
         self._room = room
+        self._places = places
         self._wake_again_seconds = wake_again_seconds
 
     def create(
@@ -304,6 +307,16 @@ class Tickets:
         )
         with reading(self._engine) as connection:
             return connection.execute(query).scalars().all()
+
+    def hasten(self, count: int) -> None:
+        """Have so many tickets woken now, the oldest that wait and have room: as many threads are free, and would have
+        taken them up if their messages had not been lost. One that was woken less than twice since is let be."""
+        with reading(self._engine) as connection:
+            ids = self._places.oldest(connection, count, tickets.c.wakes >= _WAKES_BEFORE_HASTE)
+        if ids:
+            with writing(self._engine, durable=False) as connection:
+                waiting = tickets.c.id.in_(ids), tickets.c.state == State.QUEUED
+                connection.execute(update(tickets).where(*waiting).values(wake_at=db_now(), wakes=0))
 
     def woken(self, id: int, *, sent: bool) -> None:
         """Note that a worker was woken for a ticket, or could not be."""

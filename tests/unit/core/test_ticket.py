@@ -116,6 +116,8 @@ def test_percentages(sent: int, total: int, percentage: int) -> None:
             "Uploading 3 of 4 MiB",
         ),
         ({"state": State.PUBLISHING, "phase": Phase.VERIFYING}, "Verifying checksum"),
+        ({"state": State.PUBLISHING, "phase": Phase.VERIFYING, "attempt": 1}, "Verifying checksum"),
+        ({"state": State.PUBLISHING, "phase": Phase.VERIFYING, "attempt": 2}, "Verifying checksum (attempt 2)"),
         ({"state": State.PUBLISHING, "phase": Phase.FINISHING}, "Finishing: visibility and properties"),
         ({"state": State.PUBLISHING, "phase": Phase.CLEANING}, "Removing what was uploaded"),
     ],

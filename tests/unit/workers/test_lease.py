@@ -7,9 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
+from publisher.core.errors import LeaseLost
 from publisher.core.settings import Settings
 from publisher.core.store import Store
+from publisher.core.store.leases import Leases
 from publisher.core.ticket import Ticket
 from tests.stack import until
 from tests.unit.core.records import add_ticket
@@ -24,12 +27,38 @@ def ticket(sqlite_store: Store) -> Ticket:
 
 
 @contextmanager
-def held(store: Store, ticket: Ticket) -> Iterator[Lease]:
+def held(store: Store, ticket: Ticket, *, took_seconds: float = 0) -> Iterator[Lease]:
+    """`took_seconds`: for so long was the store at the claim."""
     settings = Settings(progress_seconds=0.01)
+    asked = time.monotonic() - took_seconds
     claim = store.leases.claim(ticket.id, "a", settings.lease_seconds)
     assert claim
-    with Lease(store.leases, claim, settings, Drain(60)) as lease:
+    with Lease(store.leases, claim, settings, Drain(60), asked=asked) as lease:
         yield lease
+
+
+def test_a_lease_counts_from_when_it_was_asked_for(
+    sqlite_store: Store, ticket: Ticket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A database that was slow to answer has begun to count before."""
+    monkeypatch.setattr(Leases, "renew", slow)
+    monkeypatch.setattr(Leases, "check", slow)
+    seconds = Settings().lease_seconds
+    with held(sqlite_store, ticket, took_seconds=seconds - 0.2) as lease:
+        lease.check()
+        until(lambda: stopped(lease), 5)
+
+
+def slow(*_: object, **__: object) -> None:
+    raise OperationalError("UPDATE", None, Exception("the server is slow"))
+
+
+def stopped(lease: Lease) -> bool:
+    try:
+        lease.check()
+    except LeaseLost:
+        return True
+    return False
 
 
 def test_samples_are_taken_while_an_upload_moves(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+
 import pytest
 import requests.exceptions
 from keystoneauth1 import exceptions as keystone
@@ -73,3 +76,27 @@ def test_a_token_that_is_not_accepted_tells_nothing_of_the_login() -> None:
 )
 def test_what_an_error_page_says(body: bytes, words: str) -> None:
     assert words_of(body) == words
+
+
+@pytest.mark.parametrize(
+    ("value", "least", "most"),
+    [
+        ("120", 120, 120),
+        ("0", 0, 0),
+        ("-5", 0, 0),
+        (format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True), 3000, 3600),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0, 0),
+    ],
+)
+def test_when_to_come_back(value: str, least: float, most: float) -> None:
+    error = answered("Glance", 503, "", {"retry-after": value})
+    assert isinstance(error, TransientCloudError)
+    assert error.retry_after_seconds is not None
+    assert least <= error.retry_after_seconds <= most
+
+
+@pytest.mark.parametrize("headers", [{}, {"Retry-After": "soon"}, {"Retry-After": ""}, {"Retry-After": "nan"}])
+def test_when_to_come_back_is_not_told(headers: dict[str, str]) -> None:
+    error = answered("Glance", 503, "", headers)
+    assert isinstance(error, TransientCloudError)
+    assert not error.retry_after_seconds

@@ -1,9 +1,11 @@
 """Tickets that no worker holds although one should are woken, by one reconciler at a time."""
 
+import dataclasses
 import logging
 import os
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from itertools import count
 from pathlib import Path
 
@@ -13,6 +15,10 @@ from publisher.core import catalog
 from publisher.core.queue import WakeQueue
 from publisher.core.settings import Settings
 from publisher.core.store import Store
+from publisher.core.store.engine import db_now, open_engine, writing
+from publisher.core.store.fleet import Member
+from publisher.core.store.limits import Limits
+from publisher.core.store.tables import tickets
 from publisher.core.ticket import Ticket
 from tests.servers.process import free_port
 from tests.servers.redis import RedisServer
@@ -200,3 +206,47 @@ def test_a_turn_that_fails_is_not_the_last(sqlite_store: Store, queue: Queue, mo
         stop.set()
         thread.join(20)
     assert not thread.is_alive()
+
+
+MEMBER = Member("w1", "host", 1, "w1@host", "0.1.0", concurrency=2)
+
+
+@pytest.mark.parametrize(
+    ("members", "woken"),
+    [([MEMBER], 2), ([], 0), ([MEMBER, dataclasses.replace(MEMBER, name="w2", concurrency=1)], 3)],
+    ids=["two threads", "no worker", "three threads"],
+)
+def test_where_threads_are_free_a_lost_message_is_sent_again_soon(
+    sqlite_store: Store, queue: Queue, members: list[Member], woken: int
+) -> None:
+    """Though the tickets have waited for long, and would not be woken again for minutes."""
+    waiting = [add_ticket(sqlite_store) for _ in range(5)]
+    with writing(sqlite_store.engine) as connection:
+        connection.execute(tickets.update().values(wakes=9, wake_at=db_now() + 300))
+    for member in members:
+        sqlite_store.fleet.join(member)
+    each = reconciler(sqlite_store, queue, threading.Event())
+    assert each.turn() == woken
+    assert queue.sent == [ticket.id for ticket in waiting[:woken]], "the oldest"
+    again = each.turn()
+    assert queue.sent[woken:] == [ticket.id for ticket in waiting[woken : woken + again]], "not those once more"
+
+
+def test_a_worker_that_is_busy_is_no_reason_for_haste(sqlite_store: Store, queue: Queue) -> None:
+    taken, waiting = add_ticket(sqlite_store), add_ticket(sqlite_store)
+    sqlite_store.fleet.join(dataclasses.replace(MEMBER, concurrency=1))
+    assert sqlite_store.leases.claim(taken.id, MEMBER.name, 60)
+    with writing(sqlite_store.engine) as connection:
+        connection.execute(tickets.update().where(tickets.c.id == waiting.id).values(wakes=9, wake_at=db_now() + 300))
+    assert reconciler(sqlite_store, queue, threading.Event()).turn() == 0
+
+
+def test_who_has_no_room_is_not_hastened(sqlite_url: str, queue: Queue) -> None:
+    with closing(Store(open_engine(sqlite_url), wake_again_seconds=5.0, limits=Limits(user_uploads=1))) as store:
+        taken = add_ticket(store)
+        add_ticket(store)
+        store.fleet.join(MEMBER)
+        assert store.leases.claim(taken.id, MEMBER.name, 60)
+        with writing(store.engine) as connection:
+            connection.execute(tickets.update().where(tickets.c.id != taken.id).values(wakes=9, wake_at=db_now() + 300))
+        assert reconciler(store, queue, threading.Event()).turn() == 0

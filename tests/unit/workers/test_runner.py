@@ -489,16 +489,15 @@ def test_a_failure_whose_clean_up_fails_for_now(
     assert runner.run(ticket.id) is State.QUEUED
     assert current(sqlite_store, ticket).error == "forbidden; cleaning up: Glance is away"
     assert len(script.images) == 1
-    if attempts:
-        due_now(sqlite_store, ticket)
-        assert runner.run(ticket.id) is State.QUEUED, "the cloud is waited for"
-        assert script.asked.count("upload") == 1
-        script.on.clear()
-        due_now(sqlite_store, ticket)
-        assert runner.run(ticket.id) is State.FAILED
-        now = current(sqlite_store, ticket)
-        assert (now.error, now.error_detail, script.images) == ("forbidden", None, {})
-        assert now.reason == Reason.FORBIDDEN, "not why it could not be cleaned up"
+    due_now(sqlite_store, ticket)
+    assert runner.run(ticket.id) is State.QUEUED, "the cloud is waited for"
+    assert script.asked.count("upload") == 1, "what has failed is not tried again"
+    script.on.clear()
+    due_now(sqlite_store, ticket)
+    assert runner.run(ticket.id) is State.FAILED
+    now = current(sqlite_store, ticket)
+    assert (now.error, now.error_detail, script.images) == ("forbidden", None, {})
+    assert now.reason == Reason.FORBIDDEN, "not why it could not be cleaned up"
 
 
 def test_a_clean_up_is_given_up_in_the_end(sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script) -> None:
@@ -845,6 +844,24 @@ def test_a_cancel_whose_clean_up_fails_stays_until_it_is_done(
     assert script.images == {}
     assert cloud_ids(sqlite_store, ticket) == ["gone"]
     assert "10.9.8.7" not in f"{current(sqlite_store, ticket)} {words(sqlite_store, ticket)}"
+
+
+@pytest.mark.parametrize("error", [TransientCloudError("Glance is away"), KeyError("internal: 10.9.8.7")])
+def test_a_cancel_whose_clean_up_goes_on_failing_comes_to_an_end(
+    sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script, error: Exception
+) -> None:
+    script.on["chunk"] = lambda: cancel(sqlite_store, ticket)
+    script.fail("delete", error)
+    states = []
+    for _ in range(5):
+        states.append(runner.run(ticket.id))
+        put_back(sqlite_store, ticket, lease_until=0.01, wake_at=0.01)
+    assert states == [State.CANCELLING] * 4 + [State.FAILED]
+    now = current(sqlite_store, ticket)
+    (cloud_id,) = script.images
+    assert now.error == "cancelled, but not cleaned up"
+    assert f"{cloud_id} may be left in the cloud" in (now.error_detail or "")
+    assert "10.9.8.7" not in f"{now} {words(sqlite_store, ticket)}"
 
 
 def test_a_cancel_that_can_never_clean_up_says_what_is_left(
