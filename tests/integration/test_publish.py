@@ -273,7 +273,7 @@ def test_a_worker_hears_all_again_after_a_rabbitmq_that_was_killed_while_it_uplo
     small = tmp_path / "small.raw"
     small.write_bytes(os.urandom(MIB))
     with (
-        Stack.in_directory(tmp_path / "data", rabbitmq.url) as stack,
+        Stack.in_directory(tmp_path / "data", rabbitmq.url, account_uploads_max=0) as stack,
         Proxy(devcloud.glance_url, bytes_per_second=MIB) as slow,
     ):
         stack.add_image(large_file, id=7)
