@@ -65,9 +65,11 @@ class Rows:
         self._sealed = vault.seal({"password": "x"})
 
     def add(self, table: str, **values: Any) -> int | None:
-        found = Table(table, self._metadata, autoload_with=self._connection, extend_existing=True)
-        key = self._connection.execute(found.insert().values(values)).inserted_primary_key
+        key = self._connection.execute(self._table(table).insert().values(values)).inserted_primary_key
         return int(key[0]) if key and table == "tickets" else None
+
+    def _table(self, name: str) -> Table:
+        return Table(name, self._metadata, autoload_with=self._connection, extend_existing=True)
 
     def ticket(self, state: State, *, journal: str | None = None, **values: Any) -> int:
         now = time.time()
@@ -79,6 +81,10 @@ class Rows:
             "created": now - 600, "modified": now - 300, "not_before": 0.0, "lease_token": 1, "lease_until": 0.0,
             "wake_at": now - 10, "wakes": 0,
         }  # fmt: skip
+        if "accepted" in self._table("tickets").c:  # since version 0004
+            row = plain | values
+            account = cloud_account(row["platform"], row["account"], row["target"])
+            plain |= {"accepted": now - 600, "cloud_account": account}
         id = self.add("tickets", **(plain | values))
         assert id is not None
         self.add(
@@ -104,7 +110,7 @@ def image_of(settings: Settings) -> dict[str, Any]:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("version", ["0001", "0002", "0003"])
+@pytest.mark.parametrize("version", ["0001", "0002", "0003", "0004", "0005"])
 def test_tickets_in_flight_go_on_after_an_upgrade(
     old: Callable[[str], Store], settings: Settings, version: str
 ) -> None:

@@ -100,6 +100,13 @@ class PostgresServer:
         with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
             connection.execute(statement)
 
+    def run(self, client: str, *arguments: str | Path) -> None:
+        """One of PostgreSQL's own client programs. Raises `CalledProcessError`."""
+        environment = self._environment | {
+            "PGHOST": "127.0.0.1", "PGPORT": str(self.port), "PGUSER": "postgres", "PGPASSWORD": self.password,
+        }  # fmt: skip
+        subprocess.run([self._binaries / client, *arguments], env=environment, timeout=60, check=True)
+
     def url(self, database: str) -> str:
         return f"postgresql://postgres:{self.password}@127.0.0.1:{self.port}/{database}"
 
