@@ -150,6 +150,22 @@ def test_a_cancel_half_way_stops_at_once_and_leaves_nothing(
     assert glance.images(ticket) == []
 
 
+def test_a_cancel_while_no_worker_runs_takes_effect_when_one_comes(
+    stack: Stack, devcloud: DevCloud, glance: Glance, image: Image
+) -> None:
+    with Proxy(devcloud.glance_url, bytes_per_second=8 * MIB) as slow:
+        ticket = stack.publish(publish_body(devcloud, URI, account__glanceUrl=slow.url))
+        until(lambda: stack.status(ticket)["percentage"] >= 40, 30)
+        stack.workers[0].kill()
+        assert stack.call("DELETE", f"{ticket['uri']}/cancel").status == 204
+        status = stack.status(ticket)
+        assert (status["cancelled"], status["complete"], status["error"]) == (False, False, False)
+        assert len(glance.images(ticket)) == 1
+        stack.add_worker()
+        until(lambda: stack.status(ticket)["cancelled"], 30)
+    assert glance.images(ticket) == []
+
+
 def test_the_uploader_is_stopped_within_two_seconds_though_the_cloud_stalls(
     stack: Stack, devcloud: DevCloud, glance: Glance, image: Image
 ) -> None:
@@ -359,6 +375,31 @@ def test_one_account_has_its_places_and_each_that_is_free_is_taken_at_once(
     for number, mine in enumerate(started):
         assert sum(later < mine for later in started[number + 1 :]) <= 1, "of two places the oldest have first choice"
     assert max(going_on) == 2
+
+
+@pytest.mark.parametrize("broker", ["redis", "rabbitmq"])
+def test_no_ticket_waits_behind_a_busy_worker_while_another_is_idle(
+    request: pytest.FixtureRequest, devcloud: DevCloud, glance: Glance, tmp_path: Path, large_file: Path, broker: str
+) -> None:
+    small = tmp_path / "small.raw"
+    small.write_bytes(os.urandom(MIB))
+    url = request.getfixturevalue(broker).url
+    # What waits in a busy worker would not be sent again before the long upload has ended.
+    settings = {"worker_concurrency": 1, "account_uploads_max": 0, "wake_again_seconds": 120.0}
+    with (
+        Stack.in_directory(tmp_path / "data", url, workers=2, **settings) as stack,
+        Proxy(devcloud.glance_url, bytes_per_second=MIB) as slow,
+    ):
+        stack.add_image(large_file, id=7)
+        stack.add_image(small, id=8)
+        long = stack.publish(publish_body(devcloud, URI, account__glanceUrl=slow.url))
+        until(lambda: stack.status(long)["percentage"] >= 2, 30)
+        short = [stack.publish(publish_body(devcloud, URI.replace("7", "8"))) for _ in range(8)]
+        for ticket in short:
+            assert stack.wait(ticket, 20)["published"]
+        assert not stack.status(long)["complete"]
+        slow.bytes_per_second = None
+        assert stack.wait(long)["published"]
 
 
 # What goes wrong, and what the caller is told ---------------------------------------------------
