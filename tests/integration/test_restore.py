@@ -38,7 +38,9 @@ class SqliteBackup:
             self._database.with_name(self._database.name + end).unlink(missing_ok=True)
         self._backup.rename(self._database)
         with closing(sqlite3.connect(self._database)) as restored:
-            restored.execute("UPDATE sqlite_sequence SET seq = seq + 1000000 WHERE name IN ('tickets', 'images')")
+            restored.execute(
+                "UPDATE sqlite_sequence SET seq = seq + 1000000 WHERE name IN ('tickets', 'images', 'accounts')"
+            )
             restored.commit()
 
 
@@ -62,7 +64,7 @@ class PostgresBackup:
         with psycopg.connect(self._url) as restored:
             restored.execute(
                 "SELECT setval(name, nextval(name) + 1000000)"
-                " FROM unnest(ARRAY['tickets_id_seq', 'images_id_seq']) AS name"
+                " FROM unnest(ARRAY['tickets_id_seq', 'images_id_seq', 'accounts_id_seq']) AS name"
             )
 
 

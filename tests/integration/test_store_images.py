@@ -59,6 +59,17 @@ def together(*calls: Callable[[], Any]) -> list[Any]:
     return results
 
 
+def test_no_number_is_given_twice_whatever_numbers_callers_choose(store: Store) -> None:
+    first, *_, last = [add(store) for _ in range(3)]
+    for each in (first, last):
+        store.images.delete(OWNER, APPLIANCE, each.id)
+    assert add(store, id=first.id).id == first.id
+    following = add(store)
+    assert following.id == last.id + 1
+    add(store, id=following.id + 10)
+    assert add(store).id == following.id + 11
+
+
 # Appliances -------------------------------------------------------------------------------------------------------
 
 

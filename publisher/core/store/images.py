@@ -87,10 +87,10 @@ class Images:
                 added = _image(connection.execute(insert(images).values(row).returning(*_COLUMNS)).one())
                 note(connection, "image.create", image_uri(owner, appliance_id, added.id), detail=f"{name!r}, {format}")
                 if id is not None and self._engine.dialect.name == "postgresql":
-                    # A sequence does not see the ids that were given: move it past them.
-                    connection.execute(
-                        text("SELECT setval(pg_get_serial_sequence('images', 'id'), (SELECT max(id) FROM images))")
-                    )
+                    # A sequence does not see the ids that were given: move it past them. Never back: a number that was
+                    # given once, to an image that is deleted by now, would name another one.
+                    past = text("SELECT setval('images_id_seq', greatest(last_value, :id)) FROM images_id_seq")
+                    connection.execute(past, {"id": id})
                 return added
         except IntegrityError as error:
             if id is not None and self.get(id):
