@@ -197,16 +197,17 @@ def test_many_wait_at_the_cost_of_one(fresh: Service, hold: Holding, monkeypatch
         return document(ticket)
 
     ticket, other = fresh.publish(), fresh.publish()
+    # Before anybody waits: a look that has begun already may see the claim.
+    monkeypatch.setattr(fresh.store.tickets, "versions", looked)
     held = [hold(ticket, accept=accept) for accept in (XML, JSON) for _ in range(5)]
     others = [hold(other) for _ in range(2)]
-    monkeypatch.setattr(fresh.store.tickets, "versions", looked)
     monkeypatch.setattr(waiting, "status_document", written)
     fresh.claim(ticket)
     answers = [each.result(AT_ONCE) for each in held]
     assert {answer.status for answer in answers} == {200}
     assert len({answer.body for answer in answers}) == 2
     assert documents == [ticket.id, ticket.id]
-    assert looks[0] == {ticket.id, other.id}
+    assert {ticket.id, other.id} in looks
     assert not any(each.done() for each in others)
     fresh.claim(other)
     assert [each.result(AT_ONCE).status for each in others] == [200, 200]
