@@ -84,6 +84,8 @@ class Stack:
             "progress_seconds": 0.1,
             "reconcile_seconds": 0.3,
             "retry_first_seconds": 0.3,
+            # All threads of a worker.
+            "account_uploads_max": 4,
             "intake_port": free_port(),
         }
         return cls(Settings(data_dir=directory, broker_url=broker_url, **(quick | settings)), workers)
