@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -46,9 +46,6 @@ logger = logging.getLogger(__name__)
 _CLEANING_UP = "; cleaning up: "
 """In the error of a ticket that has failed, between why it has and why what it left cannot be removed yet."""
 
-_SECRET_LENGTH_MIN = 3
-"""Characters: what is shorter would be found everywhere."""
-
 _HASHES_TRUSTED = ("sha512", "sha256", "md5")
 """What a cloud may tell of an image it received; the first that it tells is compared."""
 
@@ -67,7 +64,7 @@ class Attempt:
         self._journal = TicketJournal(store, lease.claim)
         self._policy = policy
         self._cloud: CloudPublisher | None = None
-        self._secrets: Collection[str] = ()
+        self._account: Account | None = None
         self._check = lease.check
         """What breaks off the calls to the cloud: another one while cleaning up."""
         self._steps = tracing.Steps()
@@ -266,11 +263,7 @@ class Attempt:
         return f"{left} may be left in the cloud, cleaning up failed: {self._words(blocked)}"
 
     def _words(self, error: Exception) -> str:
-        """What an error says, without the account's secrets: a cloud, or what is before it, may repeat what it got."""
-        words = str(error)
-        for secret in self._secrets:
-            words = words.replace(secret, "***")
-        return words
+        return self._account.hide_secrets(str(error)) if self._account else str(error)
 
     # Parts ----------------------------------------------------------------------------------------
 
@@ -279,9 +272,8 @@ class Attempt:
             ticket = self._ticket
             if ticket.sealed_secrets is None:
                 raise ConfigurationError("the account's secrets are no longer kept; publish again")
-            secrets = self._vault.open(ticket.sealed_secrets)
-            self._secrets = [each for each in secrets.values() if len(each) >= _SECRET_LENGTH_MIN]
-            account = Account(ticket.platform, ticket.account, secrets)
+            account = Account(ticket.platform, ticket.account, self._vault.open(ticket.sealed_secrets))
+            self._account = account
             target = Target(ticket.platform, ticket.target)
             timeouts = Timeouts(
                 self._settings.connect_timeout_seconds,

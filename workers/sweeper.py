@@ -9,7 +9,7 @@ import logging
 import threading
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -92,23 +92,34 @@ class Sweeper:
             if self._stop.is_set():
                 return
             try:
-                cloud = self._connect(scope)
-                try:
-                    for each in cloud.tagged(self._store.deployment):
-                        if (each.ticket_uid, each.cloud_id) not in done and not self._stop.is_set():
-                            done.add((each.ticket_uid, each.cloud_id))
-                            yield from self._look_at(each, cloud, scope, dry_run)
-                finally:
-                    cloud.close()
+                account = Account(scope.platform, scope.account, self._vault.open(scope.sealed_secrets))
             except PublisherError as error:
                 yield _finding(Outcome.FAILED, scope, error=str(error))
-            except SQLAlchemyError:
-                raise
-            except Exception:  # a mistake in one plugin must not keep the others' clouds from being swept
-                logger.exception("unexpected, while sweeping")
-                yield _finding(Outcome.FAILED, scope, error="an unexpected error; the log tells more")
+                continue
+            for found in self._look_into(account, scope, done, dry_run):
+                yield replace(found, error=account.hide_secrets(found.error)) if found.error else found
         if not dry_run:
             self._store.sweeping.forget_old()
+
+    def _look_into(
+        self, account: Account, scope: Scope, done: set[tuple[str, str]], dry_run: bool
+    ) -> Iterator[Finding]:
+        try:
+            cloud = self._connect(account, scope)
+            try:
+                for each in cloud.tagged(self._store.deployment):
+                    if (each.ticket_uid, each.cloud_id) not in done and not self._stop.is_set():
+                        done.add((each.ticket_uid, each.cloud_id))
+                        yield from self._look_at(each, cloud, scope, dry_run)
+            finally:
+                cloud.close()
+        except PublisherError as error:
+            yield _finding(Outcome.FAILED, scope, error=str(error))
+        except SQLAlchemyError:
+            raise
+        except Exception:  # a mistake in one plugin must not keep the others' clouds from being swept
+            logger.exception("unexpected, while sweeping")
+            yield _finding(Outcome.FAILED, scope, error="an unexpected error; the log tells more")
 
     def _look_at(self, tagged: Tagged, cloud: CloudPublisher, scope: Scope, dry_run: bool) -> Iterator[Finding]:
         sweeping, grace = self._store.sweeping, self._settings.sweep_grace_seconds
@@ -144,10 +155,10 @@ class Sweeper:
         else:
             yield _finding(Outcome.REMOVED, scope, tagged)
 
-    def _connect(self, scope: Scope) -> CloudPublisher:
+    def _connect(self, account: Account, scope: Scope) -> CloudPublisher:
         settings = self._settings
         return plugin(scope.platform).connect(
-            Account(scope.platform, scope.account, self._vault.open(scope.sealed_secrets)),
+            account,
             Target(scope.platform, scope.target),
             Timeouts(settings.connect_timeout_seconds, settings.call_timeout_seconds, settings.verify_seconds),
             self._policy,

@@ -19,7 +19,6 @@ from publisher.core.errors import InvalidRequest, NotFound
 
 app = typer.Typer(help="Cloud accounts kept here.", no_args_is_help=True)
 
-PASSWORD_VARIABLE = "OS_PASSWORD"  # noqa: S105  # a variable's name
 FILE_VARIABLE = "OS_CLIENT_CONFIG_FILE"
 CLOUDS_FILES = (
     Path("clouds.yaml"),
@@ -58,7 +57,7 @@ def add(
         typer.Option(
             "--password-stdin",
             help="Read the cloud account's password from the standard input; else it is that of the clouds.yaml or of"
-            f" {PASSWORD_VARIABLE}, or asked for.",
+            f" {passwords.CLOUD_VARIABLE}, or asked for.",
         ),
     ] = False,
     keystone_version: Annotated[
@@ -172,8 +171,8 @@ def _password(stdin: bool, cloud: _Cloud | None, login: str | None) -> str:
     if stdin:
         return passwords.from_stdin()
     # As with the other variables: that one is about another cloud.
-    found = cloud.password if cloud else os.environ.get(PASSWORD_VARIABLE)
-    instead = "use --password-stdin" if cloud else f"set {PASSWORD_VARIABLE}, or use --password-stdin"
+    found = cloud.password if cloud else os.environ.get(passwords.CLOUD_VARIABLE)
+    instead = "use --password-stdin" if cloud else f"set {passwords.CLOUD_VARIABLE}, or use --password-stdin"
     return found or passwords.ask(f"Password of {login or 'the cloud account'}", instead=instead)
 
 

@@ -11,6 +11,9 @@ import typer
 
 from publisher.core.errors import InvalidRequest
 
+CLOUD_VARIABLE = "OS_PASSWORD"
+"""Where OpenStack's own clients look for a cloud account's password."""
+
 
 def generate() -> str:
     """144 random bits, of characters that need no quoting in a URL or a shell."""

@@ -29,13 +29,12 @@ if TYPE_CHECKING:
     from publisher.core.store import Store
     from publisher.core.ticket import Ticket
 
-PASSWORD_VARIABLE = "OS_PASSWORD"  # noqa: S105  # a variable's name
 FIRST_USER, FIRST_APPLIANCE = "root", 1
 _OPTIONS = {
     "credAccount.keystoneUrl": "--keystone-url or OS_AUTH_URL",
     "credAccount.glanceUrl": "--glance-url",
     "credAccount.login": "--login or OS_USERNAME",
-    "credAccount.password": PASSWORD_VARIABLE,
+    "credAccount.password": passwords.CLOUD_VARIABLE,
     "credAccount.keystoneVersion": "--keystone-version",
     "keystoneDomain": "--domain or OS_PROJECT_DOMAIN_NAME",
     "keystoneProject": "--project or OS_PROJECT_NAME",
@@ -80,8 +79,8 @@ def publish(
         bool,
         typer.Option(
             "--password-stdin",
-            help=f"Read the cloud account's password from the standard input; else it is that of {PASSWORD_VARIABLE},"
-            " or asked for.",
+            help="Read the cloud account's password from the standard input; else it is that of"
+            f" {passwords.CLOUD_VARIABLE}, or asked for.",
             rich_help_panel=ACCOUNT,
         ),
     ] = False,
@@ -172,8 +171,9 @@ def _given(**values: str | None) -> dict[str, Any]:
 def _password(stdin: bool, login: str | None) -> str:
     if stdin:
         return passwords.from_stdin()
-    return os.environ.get(PASSWORD_VARIABLE) or passwords.ask(
-        f"Password of {login or 'the cloud account'}", instead=f"set {PASSWORD_VARIABLE}, or use --password-stdin"
+    return os.environ.get(passwords.CLOUD_VARIABLE) or passwords.ask(
+        f"Password of {login or 'the cloud account'}",
+        instead=f"set {passwords.CLOUD_VARIABLE}, or use --password-stdin",
     )
 
 

@@ -7,6 +7,8 @@ from enum import StrEnum
 from typing import Any
 
 MIB = 1 << 20
+_SECRET_LENGTH_MIN = 3
+"""Characters: what is shorter would be found everywhere."""
 
 
 class State(StrEnum):
@@ -89,6 +91,13 @@ class Account:
     """The wire contract's own elements of the platform's credAccount, without its secrets."""
     secrets: dict[str, str] = field(default_factory=dict, repr=False)
     """Filled in a worker only."""
+
+    def hide_secrets(self, words: str) -> str:
+        """What a cloud says, without the secrets: it, or what is before it, may repeat what it got."""
+        for secret in self.secrets.values():
+            if len(secret) >= _SECRET_LENGTH_MIN:
+                words = words.replace(secret, "***")
+        return words
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,7 @@
-"""Good callers: they repeat a request whose answer was lost, and never publish an image twice by that."""
+"""Good callers: they repeat a request whose answer was lost, and never publish an image twice by that.
+
+They sleep until the time of what they are to do next, and as clients do before they ask again.
+"""
 
 from __future__ import annotations
 

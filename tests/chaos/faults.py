@@ -1,4 +1,7 @@
-"""What is done to the service, and when: a schedule that follows from a seed, and the hands that carry it out."""
+"""What is done to the service, and when: a schedule that follows from a seed, and the hands that carry it out.
+
+What sleeps here sleeps for as long as a fault is to last, or until the next is due: nothing is awaited by it.
+"""
 
 from __future__ import annotations
 

@@ -61,6 +61,13 @@ def assert_one_right_image(glance: Glance, ticket: dict[str, Any], image: Image)
     return found[0]
 
 
+def upload(stack: Stack, devcloud: DevCloud, through: Proxy, *, until_percentage: int) -> dict[str, Any]:
+    """A ticket whose upload has come so far."""
+    ticket = stack.publish(publish_body(devcloud, URI, account__glanceUrl=through.url))
+    until(lambda: stack.status(ticket)["percentage"] >= until_percentage, 30)
+    return ticket
+
+
 def test_an_image_arrives_and_the_caller_sees_it_come(
     stack: Stack, devcloud: DevCloud, glance: Glance, image: Image
 ) -> None:
@@ -108,8 +115,7 @@ def test_a_worker_that_is_killed_half_way_is_followed_by_another(
     stack: Stack, devcloud: DevCloud, glance: Glance, image: Image
 ) -> None:
     with Proxy(devcloud.glance_url, bytes_per_second=8 * MIB) as slow:
-        ticket = stack.publish(publish_body(devcloud, URI, account__glanceUrl=slow.url))
-        until(lambda: stack.status(ticket)["percentage"] >= 40, 30)
+        ticket = upload(stack, devcloud, slow, until_percentage=40)
         stack.workers[0].kill()
         slow.bytes_per_second = None
         stack.add_worker()
@@ -123,8 +129,7 @@ def test_a_worker_that_was_paused_past_its_lease_writes_nothing(
     stack: Stack, devcloud: DevCloud, glance: Glance, image: Image
 ) -> None:
     with Proxy(devcloud.glance_url, bytes_per_second=8 * MIB) as slow:
-        ticket = stack.publish(publish_body(devcloud, URI, account__glanceUrl=slow.url))
-        until(lambda: stack.status(ticket)["percentage"] >= 30, 30)
+        ticket = upload(stack, devcloud, slow, until_percentage=30)
         stack.workers[0].signal(signal.SIGSTOP)
         stack.add_worker()
         until(lambda: stack.store.tickets.list()[0].lease_token == 2, 30)
@@ -142,8 +147,7 @@ def test_a_cancel_half_way_stops_at_once_and_leaves_nothing(
     stack: Stack, devcloud: DevCloud, glance: Glance, image: Image
 ) -> None:
     with Proxy(devcloud.glance_url, bytes_per_second=8 * MIB) as slow:
-        ticket = stack.publish(publish_body(devcloud, URI, account__glanceUrl=slow.url))
-        until(lambda: stack.status(ticket)["percentage"] >= 30, 30)
+        ticket = upload(stack, devcloud, slow, until_percentage=30)
         assert stack.call("DELETE", f"{ticket['uri']}/cancel").status == 204
         status = stack.wait(ticket, 5)
     assert (status["cancelled"], status["complete"], status["error"]) == (True, False, False)
@@ -154,8 +158,7 @@ def test_a_cancel_while_no_worker_runs_takes_effect_when_one_comes(
     stack: Stack, devcloud: DevCloud, glance: Glance, image: Image
 ) -> None:
     with Proxy(devcloud.glance_url, bytes_per_second=8 * MIB) as slow:
-        ticket = stack.publish(publish_body(devcloud, URI, account__glanceUrl=slow.url))
-        until(lambda: stack.status(ticket)["percentage"] >= 40, 30)
+        ticket = upload(stack, devcloud, slow, until_percentage=40)
         stack.workers[0].kill()
         assert stack.call("DELETE", f"{ticket['uri']}/cancel").status == 204
         status = stack.status(ticket)
@@ -170,8 +173,7 @@ def test_the_uploader_is_stopped_within_two_seconds_though_the_cloud_stalls(
     stack: Stack, devcloud: DevCloud, glance: Glance, image: Image
 ) -> None:
     with Proxy(devcloud.glance_url, bytes_per_second=8 * MIB) as slow:
-        ticket = stack.publish(publish_body(devcloud, URI, account__glanceUrl=slow.url))
-        until(lambda: stack.status(ticket)["percentage"] >= 30, 30)
+        ticket = upload(stack, devcloud, slow, until_percentage=30)
         slow.stall()
         assert stack.call("DELETE", f"{ticket['uri']}/cancel").status == 204
         # The transfer has ended once its worker goes on to clean up, which waits for the cloud.
@@ -202,8 +204,7 @@ def test_a_connection_that_is_cut_is_tried_again(
     stack: Stack, devcloud: DevCloud, glance: Glance, image: Image
 ) -> None:
     with Proxy(devcloud.glance_url, bytes_per_second=16 * MIB) as slow:
-        ticket = stack.publish(publish_body(devcloud, URI, account__glanceUrl=slow.url))
-        until(lambda: stack.status(ticket)["percentage"] >= 40, 30)
+        ticket = upload(stack, devcloud, slow, until_percentage=40)
         slow.cut()
         until(lambda: "try again" in stack.status(ticket)["message"] or slow.onward > image.size, 10)
         slow.bytes_per_second = None
@@ -216,8 +217,7 @@ def test_glance_killed_in_an_upload_leaves_no_half_made_image(
     stack: Stack, devcloud: DevCloud, glance: Glance, image: Image
 ) -> None:
     with Proxy(devcloud.glance_url, bytes_per_second=16 * MIB) as slow:
-        ticket = stack.publish(publish_body(devcloud, URI, account__glanceUrl=slow.url))
-        until(lambda: stack.status(ticket)["percentage"] >= 40, 30)
+        ticket = upload(stack, devcloud, slow, until_percentage=40)
         devcloud.kill_glance()
         devcloud.start_glance()
         slow.bytes_per_second = None
@@ -230,8 +230,7 @@ def test_a_worker_that_is_to_stop_at_once_hands_its_ticket_back(
     stack: Stack, devcloud: DevCloud, glance: Glance, image: Image
 ) -> None:
     with Proxy(devcloud.glance_url, bytes_per_second=8 * MIB) as slow:
-        ticket = stack.publish(publish_body(devcloud, URI, account__glanceUrl=slow.url))
-        until(lambda: stack.status(ticket)["percentage"] >= 30, 30)
+        ticket = upload(stack, devcloud, slow, until_percentage=30)
         stack.workers[0].signal(signal.SIGQUIT)
         assert stack.workers[0].process.wait(10) == 0
         handed_back = stack.store.tickets.list()[0]

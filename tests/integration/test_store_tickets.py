@@ -2,19 +2,21 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 
 import pytest
 from sqlalchemy import select, text, update
 
 from publisher.core.errors import Cancelled, Conflict, LeaseLost, NotFound
 from publisher.core.store import Store
-from publisher.core.store.engine import db_now, open_engine, reading, writing
+from publisher.core.store.engine import db_now, reading, writing
 from publisher.core.store.leases import Claim
 from publisher.core.store.tables import images, tickets, tombstones
 from publisher.core.ticket import FINAL, State, Ticket
+from tests.conftest import open_store
 from tests.servers.postgres import PostgresServer
 from tests.unit.core.records import add_ticket, current, put_back, words
 
@@ -273,50 +275,51 @@ def test_fifty_tickets_are_written_to_at_once(stores: Callable[[], Store]) -> No
 # Deleting -------------------------------------------------------
 
 
+@pytest.fixture
+def two(postgres: PostgresServer, postgres_template: str) -> Iterator[tuple[Store, Store]]:
+    """Two processes on one PostgreSQL. SQLite has one writer at a time: there they cannot meet so."""
+    url = postgres.fresh(postgres_template)
+    with closing(open_store(url)) as store, closing(open_store(url)) as other:
+        yield store, other
+    postgres.drop(url)
+
+
 @pytest.mark.real
 @pytest.mark.parametrize("delete", ["one", "all"])
-def test_a_retry_that_is_committed_meanwhile_keeps_the_ticket(postgres: PostgresServer, delete: str) -> None:
-    """SQLite has one writer at a time: it cannot happen there."""
-    url = postgres.fresh()
-    with closing(Store(open_engine(url))) as store, closing(Store(open_engine(url))) as other:
-        store.migrate()
-        ticket = failed_with_leftover(store)
-        with ThreadPoolExecutor(1) as threads:
-            with writing(other.engine) as connection:
-                retried = update(tickets).where(tickets.c.id == ticket.id).values(state=State.QUEUED)
-                connection.execute(retried)
-                deleted = threads.submit(
-                    (lambda: store.tickets.remove(ticket.id))
-                    if delete == "one"
-                    else (lambda: store.tickets.remove_all(ticket.owner, ticket.appliance_id))
-                )
-                wait_for_a_lock(other)
-            with pytest.raises(Conflict, match="cancel it first"):
-                deleted.result(20)
-        assert current(store, ticket).state is State.QUEUED
-        with reading(store.engine) as connection:
-            assert connection.execute(select(tombstones)).all() == [], "it was not deleted"
-        store.leases.failed(claim(store, ticket), error="again")
-        store.tickets.remove(ticket.id)
-        assert store.tickets.get(ticket.id) is None
+def test_a_retry_that_is_committed_meanwhile_keeps_the_ticket(two: tuple[Store, Store], delete: str) -> None:
+    store, other = two
+    ticket = failed_with_leftover(store)
+    remove = partial(store.tickets.remove, ticket.id)
+    remove_all = partial(store.tickets.remove_all, ticket.owner, ticket.appliance_id)
+    with ThreadPoolExecutor(1) as threads:
+        with writing(other.engine) as connection:
+            connection.execute(update(tickets).where(tickets.c.id == ticket.id).values(state=State.QUEUED))
+            deleted = threads.submit(remove if delete == "one" else remove_all)
+            wait_for_a_lock(other)
+        with pytest.raises(Conflict, match="cancel it first"):
+            deleted.result(20)
+    assert current(store, ticket).state is State.QUEUED
+    with reading(store.engine) as connection:
+        assert connection.execute(select(tombstones)).all() == [], "it was not deleted"
+    store.leases.failed(claim(store, ticket), error="again")
+    store.tickets.remove(ticket.id)
+    assert store.tickets.get(ticket.id) is None
 
 
 @pytest.mark.real
-def test_a_ticket_that_comes_while_all_are_deleted_stays(postgres: PostgresServer) -> None:
-    url = postgres.fresh()
-    with closing(Store(open_engine(url))) as store, closing(Store(open_engine(url))) as other:
-        store.migrate()
-        old = failed_with_leftover(store)
-        with ThreadPoolExecutor(1) as threads:
-            with writing(other.engine) as connection:
-                connection.execute(select(tickets.c.id).where(tickets.c.id == old.id).with_for_update())
-                deleted = threads.submit(store.tickets.remove_all, old.owner, old.appliance_id)
-                wait_for_a_lock(other)
-                new = add_ticket(other)
-            deleted.result(20)
-        assert [each.id for each in store.tickets.list()] == [new.id]
-        with reading(store.engine) as connection:
-            assert [row.cloud_id for row in connection.execute(select(tombstones))] == ["left"]
+def test_a_ticket_that_comes_while_all_are_deleted_stays(two: tuple[Store, Store]) -> None:
+    store, other = two
+    old = failed_with_leftover(store)
+    with ThreadPoolExecutor(1) as threads:
+        with writing(other.engine) as connection:
+            connection.execute(select(tickets.c.id).where(tickets.c.id == old.id).with_for_update())
+            deleted = threads.submit(store.tickets.remove_all, old.owner, old.appliance_id)
+            wait_for_a_lock(other)
+            new = add_ticket(other)
+        deleted.result(20)
+    assert [each.id for each in store.tickets.list()] == [new.id]
+    with reading(store.engine) as connection:
+        assert [row.cloud_id for row in connection.execute(select(tombstones))] == ["left"]
 
 
 def failed_with_leftover(store: Store) -> Ticket:

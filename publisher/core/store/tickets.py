@@ -33,6 +33,7 @@ _IDS_AT_ONCE = 1000
 """In one statement: what it may name is limited."""
 
 _WAKES_BEFORE_HASTE = 2
+"""One that was woken less often has had its message for some seconds only."""
 
 _URI_COLUMNS = [tickets.c[name] for name in ("owner", "appliance_id", "image_id", "id")]
 
@@ -310,7 +311,7 @@ class Tickets:
 
     def hasten(self, count: int) -> None:
         """Have so many tickets woken now, the oldest that wait and have room: as many threads are free, and would have
-        taken them up if their messages had not been lost. One that was woken less than twice since is let be."""
+        taken them up if their messages had not been lost."""
         with reading(self._engine) as connection:
             ids = self._places.oldest(connection, count, tickets.c.wakes >= _WAKES_BEFORE_HASTE)
         if ids:

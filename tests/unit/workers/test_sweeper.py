@@ -54,7 +54,7 @@ def ticket_that_left(
     store: Store, vault: Vault, cloud_id: str, state: State = State.FAILED, **values: object
 ) -> Ticket:
     """A ticket with an object in the cloud and in its journal, that ended long ago, or has not ended."""
-    ticket = add_ticket(store, sealed_secrets=vault.seal({"password": "x"}), **values)
+    ticket = add_ticket(store, **{"sealed_secrets": vault.seal({"password": "x"})} | values)
     claim = store.leases.claim(ticket.id, "a", 60)
     assert claim
     store.leases.plan(claim, cloud_id)
@@ -309,6 +309,20 @@ def test_an_account_that_cannot_be_looked_into_is_reported_and_others_go_on(
     said = " | ".join(words(each) for each in found)
     assert "memory account refuse cannot be looked into: the memory cloud refused the login" in said
     assert "no plugin for the platform 'exotic'" in said
+
+
+@pytest.mark.parametrize("step", ["connect", "tagged", "delete"])
+def test_a_password_that_the_cloud_repeats_is_hidden(
+    store: Store, vault: Vault, sweeper: Sweeper, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    ticket_that_left(store, vault, "left", sealed_secrets=vault.seal({"password": "hunter2"}))
+
+    def repeats(*_: object) -> None:
+        raise TransientCloudError("the gateway got joe:hunter2@host")
+
+    monkeypatch.setattr(MemoryPublisher, step, repeats)
+    found = twice(store, sweeper)
+    assert {each.error for each in found if each.error} == {"the gateway got joe:***@host"}
 
 
 def test_a_ticket_that_made_nothing_is_no_reason_to_sign_in(store: Store, vault: Vault, sweeper: Sweeper) -> None:
