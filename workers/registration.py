@@ -15,6 +15,7 @@ from typing import Self
 from sqlalchemy.exc import SQLAlchemyError
 
 from publisher.core import catalog
+from publisher.core.disk_format import examine
 from publisher.core.errors import (
     ImageFileError,
     InvalidRequest,
@@ -23,7 +24,7 @@ from publisher.core.errors import (
     ShuttingDown,
     TransientCloudError,
 )
-from publisher.core.image import Digests, Hasher, ImageState, format_named, identify, open_under
+from publisher.core.image import Digests, Hasher, ImageState, open_under
 from publisher.core.locations import file_name, is_remote
 from publisher.core.logs import bound, with_context
 from publisher.core.settings import Settings
@@ -126,15 +127,19 @@ class Registrar:
     def _ready(self, claim: Registration, digests: Digests, file: Path, location: str) -> None:
         if not digests.size:
             raise ImageFileError("the file is empty")
-        disk_format, virtual_size = identify(file)
-        format = format_named(claim.image.wanted_format, disk_format)
+        disk = examine(
+            file,
+            wanted_format=claim.image.wanted_format,
+            file_name=file_name(location),
+            virtual_size_max=self._settings.virtual_size_max,
+        )
         if location == claim.image.source:
             self._registrations.place(claim, location)
         self._registrations.ready(
             claim,
-            format=format,
-            disk_format="raw" if format == "raw" else disk_format,
-            virtual_size=virtual_size,
+            format=disk.format,
+            disk_format=disk.disk_format,
+            virtual_size=disk.virtual_size,
             digests=digests,
         )
 

@@ -57,6 +57,7 @@ def add(
             format=format,
             name=name,
             link=link,
+            virtual_size_max=settings.virtual_size_max,
             on_progress=on_progress,
         )
     if as_json:

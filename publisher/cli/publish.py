@@ -204,6 +204,7 @@ def _register(
             appliance_id=request.appliance_id,
             format=format,
             link=link,
+            virtual_size_max=settings.virtual_size_max,
             on_progress=on_progress,
         )
 

@@ -14,8 +14,9 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
+from publisher.core.disk_format import VIRTUAL_SIZE_MAX, examine
 from publisher.core.errors import Conflict, ImageFileError, InvalidRequest
-from publisher.core.image import Image, digest, format_named, identify, open_under
+from publisher.core.image import Image, digest, open_under
 from publisher.core.store import Store
 
 logger = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ def register(
     format: str | None = None,
     name: str | None = None,
     link: bool = False,
+    virtual_size_max: int = VIRTUAL_SIZE_MAX,
     on_progress: Callable[[int], None] = lambda _: None,
 ) -> Image:
     """Register `file` as a generated image, and return its row.
@@ -57,17 +59,16 @@ def register(
         raise InvalidRequest("there is no such file", field=str(file))
     if not file.stat().st_size:
         raise InvalidRequest("the file is empty", field=str(file))
-    disk_format, virtual_size = identify(file)
-    known_format = format_named(format, disk_format)
+    disk = examine(file, wanted_format=format, file_name=file.name, virtual_size_max=virtual_size_max)
     location, brought = _bring_in(root, file, link)
     try:
         return store.images.add(
             owner=owner,
             appliance_id=appliance_id,
             name=name or file.stem,
-            format=known_format,
-            disk_format="raw" if known_format == "raw" else disk_format,
-            virtual_size=virtual_size,
+            format=disk.format,
+            disk_format=disk.disk_format,
+            virtual_size=disk.virtual_size,
             digests=digest(root / location, on_progress),
             location=str(location),
             id=id,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -164,36 +163,7 @@ def open_under(root: Path, location: str) -> int:
     return opened
 
 
-def identify(path: Path) -> tuple[str, int]:
-    """What a disk image file really is, and the size in bytes of the disk inside it.
-
-    Known by the magic numbers that the formats' specifications give (qcow2: QEMU docs/interop/qcow2.txt; vmdk: VMware
-    Virtual Disk Format 1.1; vdi: VirtualBox VDICore.h; vhd: Microsoft VHD specification, a footer at the end and in
-    dynamic disks a copy at the front; iso: ECMA-119, "CD001" in sector 16). What is none of these is `raw`.
-    """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        head = file.read(512)
-        file.seek(0x8001)
-        sector16 = file.read(5)
-        file.seek(max(0, size - 512))
-        tail = file.read(8)
-    if head[:4] == b"QFI\xfb" and len(head) >= 32:
-        return "qcow2", struct.unpack_from(">Q", head, 24)[0]
-    if head[:4] == b"KDMV":
-        return "vmdk", (struct.unpack_from("<Q", head, 12)[0] * 512 if len(head) >= 20 else size)
-    if head.startswith(b"# Disk DescriptorFile"):
-        return "vmdk", size
-    if head[64:68] == b"\x7f\x10\xda\xbe":
-        return "vdi", (struct.unpack_from("<Q", head, 368)[0] if len(head) >= 376 else size)
-    if b"conectix" in (head[:8], tail):
-        return "vhd", size
-    if sector16 == b"CD001":
-        return "iso", size
-    return "raw", size
-
-
-_DISK_FORMAT_OF = {
+DISK_FORMAT_OF = {
     "qcow2": "qcow2",
     "openstackqcow2": "qcow2",
     "cloudstackqcow2": "qcow2",
@@ -213,7 +183,7 @@ _DISK_FORMAT_OF = {
 }
 """The disk format that an image format of the wire contract stands for."""
 
-_FORMAT_OF_DISK = {
+FORMAT_OF_DISK = {
     "qcow2": "qcow2",
     "raw": "raw",
     "vmdk": "openstackvmdk",
@@ -223,34 +193,19 @@ _FORMAT_OF_DISK = {
 }
 
 
-def format_named(name: str | None, disk_format: str) -> str:
-    """The contract's name of an image's format: the one given, checked against what the file really is.
-
-    Raises `InvalidRequest` for an unknown name, or one that stands for another kind of file.
-    """
-    if name is None:
-        return _FORMAT_OF_DISK[disk_format]
-    canonical = check_format(name)
-    expected = _DISK_FORMAT_OF[canonical]
-    # A raw disk may hold an ISO 9660 file system: hybrid images are both.
-    if expected != disk_format and not (expected == "raw" and disk_format == "iso"):
-        raise InvalidRequest(f"'{name}' means a {expected} file, but the file is {disk_format}", field="format")
-    return canonical
-
-
 def check_format(name: str) -> str:
     """The contract's name of a format. Raises `InvalidRequest` for an unknown one."""
-    known = {each.lower(): each for each in _DISK_FORMAT_OF}
-    known |= {each: _FORMAT_OF_DISK[each] for each in ("vmdk", "vdi", "vhd")}
+    known = {each.lower(): each for each in DISK_FORMAT_OF}
+    known |= {each: FORMAT_OF_DISK[each] for each in ("vmdk", "vdi", "vhd")}
     canonical = known.get(name.lower())
     if canonical is None:
-        raise InvalidRequest(f"'{name}' is unknown; known are {', '.join(sorted(_DISK_FORMAT_OF))}", field="format")
+        raise InvalidRequest(f"'{name}' is unknown; known are {', '.join(sorted(DISK_FORMAT_OF))}", field="format")
     return canonical
 
 
 def formats() -> tuple[str, ...]:
     """Every format that an image can have, by the contract's names."""
-    return tuple(_DISK_FORMAT_OF)
+    return tuple(DISK_FORMAT_OF)
 
 
 def target_format(format: str) -> str:

@@ -13,8 +13,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from publisher.core import catalog
 from publisher.core.addresses import check_named
+from publisher.core.disk_format import examine
 from publisher.core.errors import InvalidRequest, QueueUnavailable
-from publisher.core.image import Hasher, Image, check_format, format_named, identify
+from publisher.core.image import Hasher, Image, check_format
 from publisher.core.locations import checked_source, file_name, is_fetched_by_http, safe_name
 from publisher.core.network import OutboundPolicy
 from publisher.core.settings import Settings
@@ -71,6 +72,7 @@ class Incoming:
     def __init__(self, settings: Settings, *, name: str = "", format: str = "", file_name: str = "") -> None:
         """Raises `InvalidRequest`."""
         self._root = settings.images
+        self._virtual_size_max = settings.virtual_size_max
         self._file_name = safe_name(file_name or name or "image")
         self._name = _checked_name(name or Path(self._file_name).stem)
         self._format = check_format(format) if format else None
@@ -109,17 +111,21 @@ class Incoming:
             raise InvalidRequest("is empty; send the image", field="body")
         self._opened.flush()
         os.fsync(self._opened.fileno())
-        disk_format, virtual_size = identify(self._file)
-        format = format_named(self._format, disk_format)
+        disk = examine(
+            self._file,
+            wanted_format=self._format,
+            file_name=self._file_name,
+            virtual_size_max=self._virtual_size_max,
+        )
         catalog.bring_in(self._root, self._file, self._location)
         try:
             return store.images.add(
                 owner=owner,
                 appliance_id=appliance_id,
                 name=self._name,
-                format=format,
-                disk_format="raw" if format == "raw" else disk_format,
-                virtual_size=virtual_size,
+                format=disk.format,
+                disk_format=disk.disk_format,
+                virtual_size=disk.virtual_size,
                 digests=self._hasher.digests(),
                 location=self._location,
             )

@@ -148,6 +148,10 @@ class Settings:
         metadata={"help": "Networks that are never connected to for a caller, in any mode, whatever else allows them."},
     )
     upload_bytes_max: int = field(default=1 << 40, metadata={"help": "Largest image that callers may send themselves."})
+    virtual_size_max: int = field(
+        default=64 << 40,
+        metadata={"help": "Largest disk that an image may hold, unpacked; 512 bytes to 8 EiB - 1."},
+    )
     metrics_token_file: Path | None = field(
         default=None,
         metadata={"help": "Whoever has the token in this file may read the metrics; empty: those on the same machine."},

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from publisher.core.disk_format import examine
 from publisher.core.errors import ImageFileError, InvalidRequest
-from publisher.core.image import digest, format_named, identify, open_under
+from publisher.core.image import digest, open_under
 
 GIB = 1 << 30
 
@@ -58,7 +59,14 @@ FILES = {
 def test_identify(name: str, tmp_path: Path) -> None:
     content, disk_format, virtual_size = FILES[name]
     (tmp_path / "image").write_bytes(content)
-    assert identify(tmp_path / "image") == (disk_format, virtual_size)
+    disk = examine(tmp_path / "image", wanted_format=None, file_name="image")
+    assert (disk.disk_format, disk.virtual_size) == (disk_format, virtual_size)
+
+
+CONTENTS = {name: content for name, (content, _, _) in FILES.items()} | {
+    "raw": b"\x55\xaa" * 700,
+    "vhd": bytes(1024) + b"conectix".ljust(512, b"\0"),
+}
 
 
 @pytest.mark.parametrize(
@@ -80,8 +88,9 @@ def test_identify(name: str, tmp_path: Path) -> None:
         ("google", "raw", "google"),
     ],
 )
-def test_the_contracts_name_of_a_format(name: str | None, disk_format: str, canonical: str) -> None:
-    assert format_named(name, disk_format) == canonical
+def test_the_contracts_name_of_a_format(name: str | None, disk_format: str, canonical: str, tmp_path: Path) -> None:
+    (tmp_path / "image").write_bytes(CONTENTS[disk_format])
+    assert examine(tmp_path / "image", wanted_format=name, file_name="image").format == canonical
 
 
 @pytest.mark.parametrize(
@@ -94,10 +103,17 @@ def test_the_contracts_name_of_a_format(name: str | None, disk_format: str, cano
         ("", "raw", "unknown"),
     ],
 )
-def test_a_format_that_the_file_is_not(name: str, disk_format: str, words: str) -> None:
+def test_a_format_that_the_file_is_not(name: str, disk_format: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "image").write_bytes(CONTENTS[disk_format])
     with pytest.raises(InvalidRequest, match=words) as raised:
-        format_named(name, disk_format)
+        examine(tmp_path / "image", wanted_format=name, file_name="image")
     assert raised.value.field == "format"
+
+
+def test_a_disk_larger_than_allowed(tmp_path: Path) -> None:
+    (tmp_path / "image").write_bytes(qcow2(20 * GIB))
+    with pytest.raises(InvalidRequest, match="the largest allowed is 1073741824"):
+        examine(tmp_path / "image", wanted_format=None, file_name="image", virtual_size_max=GIB)
 
 
 def test_digest_reads_the_file_once_and_tells_how_far(tmp_path: Path) -> None:
