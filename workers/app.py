@@ -11,6 +11,7 @@ from kombu.connection import Connection
 from kombu.transport.redis import Channel as RedisChannel
 
 from publisher.core import logs
+from publisher.core.broker import Broker
 from publisher.core.queue import PUBLISH_TASK, QUEUE, REGISTER_TASK
 from publisher.core.settings import Settings
 
@@ -72,6 +73,7 @@ app.conf.update(
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,
     broker_transport_options=transport_options,
+    broker_use_ssl=Broker.of(settings).tls or False,
     worker_redirect_stdouts=False,
 )
 

@@ -108,9 +108,15 @@ def check_database(settings: Settings) -> Iterator[Finding]:
 
 
 def check_broker(settings: Settings) -> Iterator[Finding]:
+    from publisher.core.broker import Broker
     from publisher.core.queue import WakeQueue
 
-    queue = WakeQueue.open(settings)
+    broker, queue = Broker.of(settings), WakeQueue.open(settings)
+    if broker.uses_tls and not broker.verify:
+        advice = "remove PUBLISHER_BROKER_TLS_VERIFY; name the authority of a private one with PUBLISHER_BROKER_CA_FILE"
+        yield Finding("broker TLS", Level.WARN, broker.trust, advice)
+    elif broker.uses_tls:
+        yield Finding("broker TLS", Level.OK, broker.trust)
     try:
         queue.check()
     except QueueUnavailable as error:

@@ -12,16 +12,14 @@ _CONTROL = "celery"
 def ping_workers(settings: Settings, *, timeout_seconds: float, only: str | None = None) -> list[str]:
     """The names of the workers that answer in time, or just of the one asked for, which is waited for no longer than
     it takes. Raises `QueueUnavailable`."""
-    from kombu.connection import Connection
     from kombu.exceptions import KombuError
     from kombu.pidbox import Mailbox
     from redis.exceptions import RedisError
 
-    from publisher.core.queue import transport_options
+    from publisher.core.broker import Broker
 
-    options = transport_options(settings.broker, max(2.0, 2 * timeout_seconds))
     try:
-        with Connection(settings.broker, connect_timeout=2, transport_options=options) as connection:
+        with Broker.of(settings).connection(max(2.0, 2 * timeout_seconds), connect_seconds=2) as connection:
             mailbox = Mailbox(_CONTROL, type="fanout", accept=["json"])(connection)
             if only is None:
                 answers = mailbox.multi_call("ping", timeout=timeout_seconds)

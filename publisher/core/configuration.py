@@ -91,6 +91,8 @@ def only_for_a_trial(settings: Settings) -> Iterator[str]:
         yield "the ticket store is SQLite, for one machine alone; set PUBLISHER_DATABASE_URL to a PostgreSQL"
     if not settings.broker_url:
         yield "the broker is the embedded Redis, for one machine alone; set PUBLISHER_BROKER_URL"
+    if not settings.broker_tls_verify:
+        yield "the broker's certificate is not checked; remove PUBLISHER_BROKER_TLS_VERIFY"
     if not settings.secret_key_file:
         yield (
             "the secret key is one that was made by itself; put one in a file that is backed up, and name it with"

@@ -11,12 +11,12 @@ import logging
 import socket
 import threading
 import uuid
-from typing import Any
 
 from kombu.connection import Connection
 from kombu.entity import Exchange, Queue
 from kombu.exceptions import KombuError
 
+from publisher.core.broker import Broker
 from publisher.core.errors import QueueUnavailable
 from publisher.core.metrics import BROKER_SEND_FAILURES, BROKER_SENDS
 from publisher.core.settings import Settings
@@ -29,35 +29,18 @@ QUEUE = Queue(QUEUE_NAME, Exchange(QUEUE_NAME, type="direct"), routing_key=QUEUE
 logger = logging.getLogger(__name__)
 
 
-def transport_options(broker_url: str, timeout_seconds: float) -> dict[str, Any]:
-    """What makes a send over this broker give up in time."""
-    if broker_url.startswith(("amqp", "pyamqp")):
-        # Wait for the broker's word that it has the message.
-        return {
-            "confirm_publish": True,
-            "read_timeout": timeout_seconds,
-            "write_timeout": timeout_seconds,
-        }
-    return {
-        "socket_connect_timeout": timeout_seconds,
-        "socket_timeout": timeout_seconds,
-        "retry_on_timeout": False,
-        "max_retries": 0,
-    }
-
-
 class WakeQueue:
     """Sends wake-up messages. Safe to use from several threads."""
 
-    def __init__(self, broker_url: str, *, timeout_seconds: float) -> None:
-        self._broker_url = broker_url
+    def __init__(self, broker: Broker, *, timeout_seconds: float) -> None:
+        self._broker = broker
         self._timeout_seconds = timeout_seconds
         self._lock = threading.Lock()
         self._connection: Connection | None = None
 
     @classmethod
     def open(cls, settings: Settings) -> WakeQueue:
-        return cls(settings.broker, timeout_seconds=settings.send_timeout_seconds)
+        return cls(Broker.of(settings), timeout_seconds=settings.send_timeout_seconds)
 
     def send(self, ticket_id: int) -> None:
         """Wake a worker for a ticket. Raises `QueueUnavailable`, after two and a half time-outs at the latest."""
@@ -110,11 +93,7 @@ class WakeQueue:
 
     def _connect(self) -> Connection:
         if self._connection is None:
-            self._connection = Connection(
-                self._broker_url,
-                connect_timeout=self._timeout_seconds,
-                transport_options=transport_options(self._broker_url, self._timeout_seconds),
-            )
+            self._connection = self._broker.connection(self._timeout_seconds)
             self._connection.ensure_connection(max_retries=1, interval_start=0, timeout=self._timeout_seconds)
         return self._connection
 

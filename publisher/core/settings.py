@@ -6,13 +6,14 @@ import hashlib
 import math
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import get_type_hints
 from urllib.parse import urlsplit
 
 from publisher.core.errors import ConfigurationError
+from publisher.core.service_urls import check_broker_url, check_ca_file, check_database_url
 
 PREFIX = "PUBLISHER_"
 EVERYWHERE = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}  # noqa: S104  # only to be recognised
@@ -44,6 +45,20 @@ class Settings:
     database_url: str = field(default="", metadata={"help": "SQLAlchemy URL; empty: SQLite in the data directory."})
     broker_url: str = field(
         default="", metadata={"help": "redis://, rediss:// or amqp:// URL; empty: the embedded Redis."}
+    )
+    broker_ca_file: Path | None = field(
+        default=None,
+        metadata={
+            "help": "Certificates (PEM) of the authority that vouches for a broker reached by rediss:// or amqps://;"
+            " empty: the authorities that the system trusts."
+        },
+    )
+    broker_tls_verify: bool = field(
+        default=True,
+        metadata={
+            "help": "Check the certificate and the host name of a broker reached by rediss:// or amqps://. Turn this"
+            " off for a trial only."
+        },
     )
     image_root: Path | None = field(
         default=None,
@@ -260,6 +275,8 @@ class Settings:
             name, text = _given(setting.name, environment)
             if text:
                 values[setting.name] = _read(name, text, hints[setting.name])
+                if check := _CHECKS.get(setting.name):
+                    check(name, text)
         return cls(**values)  # type: ignore[arg-type]  # each value was read as its field's own type
 
     def environment(self) -> dict[str, str]:
@@ -318,6 +335,14 @@ class Settings:
     @property
     def key_file(self) -> Path:
         return self.secret_key_file or self.data_dir / "secret.key"
+
+
+_CHECKS: Mapping[str, Callable[[str, str], None]] = {
+    "broker_url": check_broker_url,
+    "broker_ca_file": check_ca_file,
+    "database_url": check_database_url,
+}
+"""Settings to the function that refuses a bad value, by the name of its variable."""
 
 
 def variable(name: str) -> str:

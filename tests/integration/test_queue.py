@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from kombu.connection import Connection
 
+from publisher.core.broker import Broker
 from publisher.core.errors import QueueUnavailable
 from publisher.core.queue import PUBLISH_TASK, QUEUE, WakeQueue
 from publisher.core.settings import Settings
@@ -47,7 +48,7 @@ def open_queue() -> Iterator[Callable[[str], WakeQueue]]:
     opened: list[WakeQueue] = []
 
     def open_(url: str) -> WakeQueue:
-        opened.append(WakeQueue(url, timeout_seconds=1.0))
+        opened.append(WakeQueue(Broker(url), timeout_seconds=1.0))
         return opened[-1]
 
     yield open_

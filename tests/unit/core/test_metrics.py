@@ -10,6 +10,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from publisher.core import tracing
+from publisher.core.broker import Broker
 from publisher.core.errors import QueueUnavailable
 from publisher.core.metrics import exposition
 from publisher.core.queue import WakeQueue
@@ -25,7 +26,7 @@ def counted(name: str) -> float:
 def test_a_wake_up_that_the_broker_does_not_take_is_counted() -> None:
     before = counted("publisher_broker_send_failures_total")
     sent = counted("publisher_broker_sends_total")
-    queue = WakeQueue(f"redis://127.0.0.1:{free_port()}/0", timeout_seconds=1.0)
+    queue = WakeQueue(Broker(f"redis://127.0.0.1:{free_port()}/0"), timeout_seconds=1.0)
     with pytest.raises(QueueUnavailable):
         queue.send(1)
     assert counted("publisher_broker_send_failures_total") == before + 1

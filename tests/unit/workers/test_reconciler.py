@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from publisher.core import catalog
+from publisher.core.broker import Broker
 from publisher.core.queue import WakeQueue
 from publisher.core.settings import Settings
 from publisher.core.store import Store
@@ -30,7 +31,7 @@ class Queue(WakeQueue):
     """A real queue that also notes what it sent."""
 
     def __init__(self, broker_url: str, waiting: threading.Condition | None = None) -> None:
-        super().__init__(broker_url, timeout_seconds=1.0)
+        super().__init__(Broker(broker_url), timeout_seconds=1.0)
         self.sent: list[int] = []
         self.waiting = waiting or threading.Condition()
         self.closed = False
@@ -109,7 +110,7 @@ def test_it_runs_until_the_worker_stops_and_survives_a_broker_that_is_away(
     try:
         assert warned.wait(20)
         assert sqlite_store.tickets.due() == [ticket.id]
-        away._broker_url = redis.url  # the broker is back
+        away._broker = Broker(redis.url)  # the broker is back
         assert away.wait_for(ticket.id)
     finally:
         logging.getLogger("workers.reconciler").removeHandler(watch)
