@@ -9,6 +9,7 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from publisher.core.allowed_hosts import is_allowed
 from publisher.core.errors import NotAllowed, NotAuthenticated, PublisherError
 from publisher.core.health import Check, Readiness, store_check
 from publisher.core.metrics import CONTENT_TYPE, exposition
@@ -57,6 +58,7 @@ class Monitoring:
 
     def __init__(self, store: Store, settings: Settings, ready: Readiness) -> None:
         self._registry = store_registry(store, settings.silent_seconds)
+        self._settings = settings
         self._monitors = Monitors.of(settings)
         self._ready = ready
         self._server = ThreadingHTTPServer(
@@ -78,7 +80,16 @@ class Monitoring:
 
     def _metrics(self, request: BaseHTTPRequestHandler) -> _Answer:
         try:
-            self._monitors.admit(request.client_address[0], request.headers.get("Authorization"), by_proxy=False)
+            self._monitors.admit(
+                request.client_address[0],
+                request.headers.get("Authorization"),
+                by_proxy=False,
+                own_host=is_allowed(
+                    request.headers.get("Host", ""),
+                    self._settings,
+                    local_address=request.connection.getsockname()[0],
+                ),
+            )
         except NotAuthenticated as error:
             return _words(401, error, {"WWW-Authenticate": "Bearer"})
         except NotAllowed as error:

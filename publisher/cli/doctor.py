@@ -157,6 +157,27 @@ def check_image_root(settings: Settings) -> Iterator[Finding]:
         yield Finding("images", Level.OK, str(root))
 
 
+def check_disk(settings: Settings) -> Iterator[Finding]:
+    from publisher.core.health import disk_check
+
+    found = disk_check(settings)
+    if found.wrong is None:
+        yield Finding("disk", Level.OK, "there is free space for tickets and images")
+    else:
+        advice = "free some space, or put the data directory or PUBLISHER_IMAGE_ROOT on a larger disk"
+        yield Finding("disk", Level.FAIL, found.wrong, advice)
+
+
+def check_permissions(settings: Settings) -> Iterator[Finding]:
+    """Older versions left these to the umask."""
+    wanted = {settings.data_dir: 0o700} | dict.fromkeys((settings.data_dir / "publisher.db",), 384)
+    loose = [(path, mode) for path, mode in wanted.items() if path.exists() and path.stat().st_mode & 0o077]
+    for path, mode in loose:
+        yield Finding("permissions", Level.WARN, f"others may read {path}", f"run: chmod {mode:o} {path}")
+    if not loose:
+        yield Finding("permissions", Level.OK, "the data directory is for its owner alone")
+
+
 def check_plugins(settings: Settings) -> Iterator[Finding]:
     """Each is loaded in a process of its own, all at the same time: the command line itself loads no cloud SDK."""
     from publisher.core.platforms import ENTRY_POINT_GROUP, installed
@@ -209,6 +230,8 @@ CHECKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
     check_broker,
     check_key,
     check_image_root,
+    check_disk,
+    check_permissions,
     check_plugins,
     check_workers,
 )

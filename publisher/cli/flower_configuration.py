@@ -1,5 +1,8 @@
-"""Flower's configuration file, a program that Flower runs at its start (`--conf`): how it shows our tasks, and the way
-back to the console. All else is in its environment."""
+"""Flower's configuration file, a program that Flower runs at its start (`--conf`).
+
+It sets how Flower shows our tasks, a link back to the console, and that every page asks for the login. All else is in
+Flower's environment.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,8 @@ from html import escape
 from typing import Any
 
 from flower.urls import settings as application_settings
-from tornado.web import TemplateModule
+from flower.views.monitor import Healthcheck, Metrics
+from tornado.web import TemplateModule, authenticated
 
 from publisher.core.queue import PUBLISH_TASK, REGISTER_TASK
 from publisher.core.settings import Settings
@@ -35,3 +39,7 @@ class WithLink(TemplateModule):
 
 
 application_settings["ui_modules"] = {"Template": WithLink}
+
+# Flower asks for its login everywhere but here.
+for handler in (Metrics, Healthcheck):
+    handler.get = authenticated(handler.get)

@@ -118,7 +118,8 @@ def _flower(settings: Settings) -> Program:
         "flower",
         programs.flower(),
         programs.inherited() | programs.configured(settings) | options,
-        ready=lambda: _http_status(FLOWER_ADDRESS, settings.flower_port, healthcheck) == 200,
+        # It answers; that it asks for its login is as it should be.
+        ready=lambda: _http_status(FLOWER_ADDRESS, settings.flower_port, healthcheck) == 401,
         stop_seconds=1.5,
     )
 

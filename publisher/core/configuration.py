@@ -100,8 +100,8 @@ def only_for_a_trial(settings: Settings) -> Iterator[str]:
         )
     if not settings.public_url:
         yield (
-            "the address in `Location` is whatever a caller writes into `Host`; set PUBLISHER_PUBLIC_URL to the one"
-            " that callers see"
+            "the address in `Location` is the one that a request came in at, or the name that it used of"
+            " PUBLISHER_ALLOWED_HOSTS; set PUBLISHER_PUBLIC_URL to the one that callers see"
         )
 
 

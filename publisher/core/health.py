@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from publisher.core.errors import PublisherError, QueueUnavailable
@@ -60,6 +63,35 @@ def store_check(store: Store) -> Check:
     except SQLAlchemyError as error:
         return Check(f"the store does not answer: {type(error).__name__}")
     return Check(None)
+
+
+def disk_check(settings: Settings) -> Check:
+    """That there is room on the disk: for the ticket store where that is SQLite, and for images.
+
+    Without room for the store no ticket can be accepted. Without room for images publishing goes on.
+    """
+    database = make_url(settings.database)
+    directory = Path(database.database or "").parent
+    if database.get_backend_name() == "sqlite" and (full := disk_shortage(settings, directory)):
+        return Check(f"{full}; no ticket can be accepted")
+    if full := disk_shortage(settings, settings.images):
+        return Check(f"{full}; no image can be registered", needed=False)
+    return Check(None)
+
+
+def disk_shortage(settings: Settings, directory: Path) -> str | None:
+    """What is wrong with the room left on that directory's disk; None where there is enough.
+
+    A directory that is not there yet is judged by the one that it will be in.
+    """
+    place = next((each for each in (directory, *directory.absolute().parents) if each.exists()), directory)
+    try:
+        free = shutil.disk_usage(place).free
+    except OSError as error:
+        return f"the free space of {directory} cannot be read: {error.strerror}"
+    if free < settings.disk_free_bytes_min:
+        return f"{free >> 20} MiB are free at {directory}, less than {settings.disk_free_bytes_min >> 20} MiB"
+    return None
 
 
 def broker_check(settings: Settings) -> Check:

@@ -25,9 +25,14 @@ class Monitors:
             made._token(made.token_file)
         return made
 
-    def admit(self, address: str, authorization: str | None, *, by_proxy: bool) -> None:
-        """Raises `NotAuthenticated` or `NotAllowed`."""
+    def admit(self, address: str, authorization: str | None, *, by_proxy: bool, own_host: bool) -> None:
+        """Admit a request from `address`; `own_host` tells whether its `Host` is one of ours.
+
+        Raises `NotAuthenticated` or `NotAllowed`.
+        """
         if self.token_file is None:
+            if not own_host:
+                raise NotAllowed("the metrics are not shown under this host name; see PUBLISHER_ALLOWED_HOSTS")
             if by_proxy or not _is_loopback(address):
                 raise NotAllowed(
                     "without a token the metrics are told on this machine only, and not in production mode, where a"

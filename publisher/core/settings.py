@@ -68,6 +68,13 @@ class Settings:
         default=None,
         metadata={"help": "Fernet keys, one a line, the first encrypts; empty: `secret.key` in the data directory."},
     )
+    disk_free_bytes_min: int = field(
+        default=64 << 20,
+        metadata={
+            "help": "Free space below which `/readyz` and `publisher doctor` report the disk of the SQLite database or"
+            " of the images as full."
+        },
+    )
     production: bool = field(
         default=False,
         metadata={
@@ -90,6 +97,14 @@ class Settings:
     public_url: str = field(
         default="",
         metadata={"help": "URL of the intake as callers see it, for `Location`; empty: taken from the request."},
+    )
+    allowed_hosts: str = field(
+        default="",
+        metadata={
+            "help": "Host names that callers may use for the intake, separated by commas: `publish.example.com`,"
+            " `*.example.com`; `*` allows any. Loopback, this machine's own name and addresses and the host of"
+            " `PUBLISHER_PUBLIC_URL` are always allowed."
+        },
     )
     flower_port: int = field(default=5555, metadata={"help": "Port of Flower in `publisher up`."})
     flower_url: str = field(

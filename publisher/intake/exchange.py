@@ -16,6 +16,7 @@ from fastapi import Depends, Path, Request, Response
 from pydantic import BeforeValidator
 from starlette.convertors import Convertor, register_url_convertor
 
+from publisher.core.allowed_hosts import is_allowed
 from publisher.core.network import OutboundPolicy
 from publisher.core.publishing import Waker
 from publisher.core.registering import ImageWaker
@@ -105,7 +106,7 @@ class Caller:
 
     def created(self, root: str, document: Document, uri: str) -> Response:
         """201 with the absolute `Location`."""
-        base = self.services.settings.public_url.rstrip("/") or str(self.request.base_url).rstrip("/")
+        base = base_url(self.request)
         body = write_document(self.form, root, document)
         return Response(body, 201, headers={"Location": f"{base}{API}/{uri}"}, media_type=self.form.content_type)
 
@@ -209,6 +210,29 @@ def address(request: Request) -> str:
 def actor(request: Request, login: str, door: str = "api") -> Actor:
     """Who asks, for the audit log."""
     return Actor(login, door, address(request) or None, getattr(request.state, "request_id", None))
+
+
+def host_is_allowed(request: Request) -> bool:
+    """Whether the request names this service by a host of its own."""
+    server = request.scope.get("server") or ("",)
+    return is_allowed(request.headers.get("host", ""), services(request).settings, local_address=server[0])
+
+
+def base_url(request: Request) -> str:
+    """The URL that the address of a new object begins with, without a slash at the end.
+
+    Without `PUBLISHER_PUBLIC_URL` it is the host that the request names, where that is one of ours; else the address
+    that the connection came in at.
+    """
+    settings = services(request).settings
+    if settings.public_url:
+        return settings.public_url.rstrip("/")
+    if host_is_allowed(request):
+        return str(request.base_url).rstrip("/")
+    if not (server := request.scope.get("server")):
+        return settings.intake
+    host, port = server
+    return f"{request.scope['scheme']}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def declared_length(request: Request) -> int | None:

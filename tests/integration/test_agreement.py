@@ -107,7 +107,7 @@ def flower(stack: Stack) -> Iterator[Flower]:
 
 def answers(flower: Flower) -> bool:
     try:
-        return ask(flower.port, "GET", "/healthcheck", {})[0] == 200
+        return ask(flower.port, "GET", "/healthcheck", {"Authorization": basic(FLOWER_LOGIN)})[0] == 200
     except OSError:
         return False
 
@@ -214,3 +214,8 @@ def check_console(stack: Stack, counts: dict[tuple[str, State], int]) -> None:
         shown = {int(id) for id in re.findall(rb'href="/console/publications/(\d+)"', body)}
         assert shown == {ticket.id for ticket in stack.store.tickets.list() if ticket.state is wanted}
         assert len(shown) == sum(count for (_, state), count in counts.items() if state is wanted)
+
+
+def test_flower_shows_nothing_without_its_login(stack: Stack, flower: Flower) -> None:
+    for path in ("/metrics", "/healthcheck", "/api/tasks", "/workers"):
+        assert ask(flower.port, "GET", path, {})[0] == 401, path

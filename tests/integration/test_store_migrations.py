@@ -44,7 +44,7 @@ def test_from_nothing(empty_database: Callable[[], str]) -> None:
     with writing(store.engine) as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     store.check_schema(or_newer=True)
-    with pytest.raises(ConfigurationError, match="of version 9999"):
+    with pytest.raises(ConfigurationError, match="newer than this software: its tables are of version 9999"):
         store.check_schema()
     store.close()
 
@@ -61,11 +61,14 @@ def test_again_changes_nothing(empty_database: Callable[[], str]) -> None:
     store.close()
 
 
-def test_tables_of_a_later_version_are_told(store: Store) -> None:
+def test_a_newer_database_is_reported_as_such(store: Store) -> None:
     with writing(store.engine) as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
-    with pytest.raises(ConfigurationError, match="of version 9999, this software needs"):
+    newer = "the database is newer than this software: its tables are of version 9999"
+    with pytest.raises(ConfigurationError, match=newer):
         store.check_schema()
+    with pytest.raises(ConfigurationError, match=newer):
+        store.migrate()
 
 
 def test_the_migrations_make_the_tables_that_the_program_knows(store: Store) -> None:

@@ -20,7 +20,7 @@ from publisher.core.errors import Conflict, InvalidRequest, NotFound, TooMany
 from publisher.core.publishing import accept, wake
 from publisher.core.store.idempotency import IdempotencyKey, KeyTaken
 from publisher.core.ticket import Ticket
-from publisher.intake.exchange import API
+from publisher.intake.exchange import API, base_url
 from publisher.intake.problems import status_of
 
 router = APIRouter()
@@ -124,7 +124,7 @@ def _store_at(visit: Visit, drafted: Draft) -> str | None:
 
 
 def _command(visit: Visit, drafted: Draft) -> str:
-    base = visit.services.settings.public_url.rstrip("/") or str(visit.request.base_url).rstrip("/")
+    base = base_url(visit.request)
     return drafted.command(f"{base}{API}", visit.user.login)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 import time
@@ -73,7 +74,8 @@ def open_engine(url: str) -> Engine:
 def _open_sqlite(url: URL) -> Engine:
     if not url.database or url.database == ":memory:":
         raise ConfigurationError("PUBLISHER_DATABASE_URL: SQLite needs a file, for every process to see the tickets")
-    Path(url.database).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    file = Path(url.database)
+    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     # isolation_level None: the driver begins nothing by itself, the listener below does.
     engine = create_engine(
         url,
@@ -81,6 +83,11 @@ def _open_sqlite(url: URL) -> Engine:
         execution_options={_TURN: threading.Lock()},
         connect_args={"timeout": _BUSY_SECONDS, "isolation_level": None, "check_same_thread": False},
     )
+
+    @event.listens_for(engine, "do_connect")
+    def _make_private(*_: object) -> None:
+        # SQLite itself would go by the umask. Its other files take their permissions from this one.
+        os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
     @event.listens_for(engine, "connect")
     def _connected(connection: sqlite3.Connection, _: object) -> None:

@@ -94,17 +94,26 @@ class Store:
         return Store(engine, wake_again_seconds=self._wake_again_seconds, limits=self._limits, room=self._room)
 
     def migrate(self) -> None:
-        """Bring the tables up to this version, forward only."""
+        """Bring the tables up to this version, forward only. Raises `ConfigurationError` where they are newer."""
+        if self._is_newer(self._revision()):
+            self.check_schema()
         command.upgrade(self._alembic(), "head")
 
     def check_schema(self, *, or_newer: bool = False) -> None:
-        """Raises `ConfigurationError` unless the tables are of this version, or of a later one where that will do: what
-        runs goes on with them until it is restarted."""
-        with reading(self.engine) as connection:
-            found = MigrationContext.configure(connection).get_current_revision()
-        wanted = ScriptDirectory.from_config(self._alembic()).get_current_head()
-        if or_newer and found and wanted and found > wanted:
-            return
+        """Check that the tables are of this version.
+
+        Raises `ConfigurationError`; with `or_newer` not for those of a later version: what runs in the middle of an
+        upgrade goes on with them until it is restarted.
+        """
+        found, wanted = self._revision(), self._scripts.get_current_head()
+        if self._is_newer(found):
+            if or_newer:
+                return
+            raise ConfigurationError(
+                f"the database is newer than this software: its tables are of version {found}, this software knows"
+                f" {wanted} at most; install the version of the software that upgraded it, or go back to a backup from"
+                " before that upgrade"
+            )
         if found != wanted:
             raise ConfigurationError(
                 f"the database's tables are of version {found or 'none'}, this software needs {wanted};"
@@ -120,6 +129,18 @@ class Store:
         query = select(tables.installation.c.value).where(tables.installation.c.name == "deployment")
         with reading(self.engine) as connection:
             return str(connection.execute(query).scalar_one())
+
+    def _revision(self) -> str | None:
+        with reading(self.engine) as connection:
+            return MigrationContext.configure(connection).get_current_revision()
+
+    def _is_newer(self, revision: str | None) -> bool:
+        """Whether the tables are of a version that this software has never heard of."""
+        return revision is not None and revision not in {each.revision for each in self._scripts.walk_revisions()}
+
+    @cached_property
+    def _scripts(self) -> ScriptDirectory:
+        return ScriptDirectory.from_config(self._alembic())
 
     def _alembic(self) -> Config:
         config = Config()

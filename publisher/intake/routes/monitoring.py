@@ -10,12 +10,13 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CollectorRegistry
 
 from publisher.core.errors import ConfigurationError, NotAllowed, NotAuthenticated
-from publisher.core.health import Readiness, broker_check, store_check
+from publisher.core.health import Readiness, broker_check, disk_check, store_check
 from publisher.core.metrics import CONTENT_TYPE, exposition
 from publisher.core.monitors import Monitors
 from publisher.core.settings import Settings
 from publisher.core.store import Store
 from publisher.core.store_metrics import store_registry
+from publisher.intake.exchange import host_is_allowed
 
 router = APIRouter()
 
@@ -37,7 +38,11 @@ class Monitoring:
     @classmethod
     def of(cls, store: Store, settings: Settings) -> Monitoring:
         """Raises `ConfigurationError`."""
-        checks = {"store": lambda: store_check(store), "broker": lambda: broker_check(settings)}
+        checks = {
+            "store": lambda: store_check(store),
+            "broker": lambda: broker_check(settings),
+            "disk": lambda: disk_check(settings),
+        }
         return cls(
             store_registry(store, settings.silent_seconds),
             Monitors.of(settings),
@@ -56,7 +61,9 @@ def metrics(request: Request) -> Response:
     address = request.client.host if request.client else ""
     by_proxy = monitoring.behind_proxy or any(name in request.headers for name in _FORWARDED)
     try:
-        monitoring.monitors.admit(address, request.headers.get("authorization"), by_proxy=by_proxy)
+        monitoring.monitors.admit(
+            address, request.headers.get("authorization"), by_proxy=by_proxy, own_host=host_is_allowed(request)
+        )
     except NotAuthenticated as error:
         return PlainTextResponse(f"{error}\n", 401, {"WWW-Authenticate": "Bearer"})
     except NotAllowed as error:

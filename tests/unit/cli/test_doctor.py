@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from publisher.cli import doctor
 from publisher.cli.doctor import Finding, Level
 from publisher.core.errors import QueueUnavailable
 from publisher.core.settings import Settings
+from publisher.core.store import Store
+from publisher.core.store.engine import writing
 from publisher.core.vault import Vault
 from tests.unit.cli.conftest import Cli
 
@@ -39,6 +42,7 @@ def test_where_nothing_is_set_up_each_failure_says_what_to_do(bare_cli: Cli) -> 
 def test_all_is_well(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Settings.from_environment()
     settings.images.mkdir()
+    (cli.directory / "publisher.db").chmod(0o600)
     Vault.from_file(settings.key_file)
     monkeypatch.setattr("publisher.core.queue.WakeQueue.check", lambda self: None)
     monkeypatch.setattr(doctor, "ping_workers", lambda settings, *, timeout_seconds: ["publisher@here"])
@@ -114,3 +118,34 @@ def test_a_database_of_another_version(bare_cli: Cli, tmp_path: Path) -> None:
 
     assert finding.level is Level.FAIL
     assert "publisher migrate" in finding.message
+
+
+def test_a_full_disk(cli: Cli) -> None:
+    checks = {each["name"]: each for each in json.loads(cli.run("doctor", "--json").stdout)["checks"]}
+    assert checks["disk"]["level"] == "ok"
+    result = cli.run("doctor", "--json", PUBLISHER_DISK_FREE_BYTES_MIN=str(1 << 62))
+    assert result.exit_code == 1
+    checks = {each["name"]: each for each in json.loads(result.stdout)["checks"]}
+    assert checks["disk"]["level"] == "fail"
+    assert "no ticket can be accepted" in checks["disk"]["message"]
+
+
+def test_a_database_that_others_may_read(cli: Cli) -> None:
+    def permissions() -> list[str]:
+        checks = json.loads(cli.run("doctor", "--json").stdout)["checks"]
+        return [each["advice"] for each in checks if each["name"] == "permissions"]
+
+    cli.directory.chmod(0o700)
+    (cli.directory / "publisher.db").chmod(0o644)
+    assert permissions() == [f"run: chmod 600 {cli.directory / 'publisher.db'}"]
+    (cli.directory / "publisher.db").chmod(0o600)
+    assert permissions() == [""]
+
+
+def test_a_newer_database_is_reported_as_such(cli: Cli, cli_store: Store) -> None:
+    with writing(cli_store.engine) as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    for command in ("doctor", "migrate"):
+        result = cli.run(command)
+        assert result.exit_code != 0
+        assert "the database is newer than this software" in result.output

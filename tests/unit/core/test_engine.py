@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -45,3 +46,17 @@ def test_a_connection_that_was_made_is_kept(tmp_path: Path) -> None:
             connection.close()
     assert len(made) == 25
     engine.dispose()
+
+
+def test_the_database_is_for_its_owner_alone(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        engine = open_engine(f"sqlite:///{tmp_path / 'data' / 'store.db'}")
+        with writing(engine) as connection:
+            connection.execute(text("CREATE TABLE written (number INTEGER)"))
+            modes = {each.name: each.stat().st_mode & 0o777 for each in (tmp_path / "data").iterdir()}
+        engine.dispose()
+    finally:
+        os.umask(before)
+    assert modes == {"store.db": 0o600, "store.db-wal": 0o600, "store.db-shm": 0o600}
+    assert (tmp_path / "data").stat().st_mode & 0o777 == 0o700

@@ -321,12 +321,27 @@ def test_odd_paths(service: Service, path: str) -> None:
     assert answer.problem()
 
 
-@pytest.mark.parametrize("host", ["[", "a b", "a/b", "@", "x:99999", "", "å", "evil.example\\@x", "1.2.3.4:"])
-def test_odd_hosts(service: Service, host: str) -> None:
+@pytest.mark.parametrize(
+    "host",
+    [
+        "[",
+        "a b",
+        "a/b",
+        "@",
+        "x:99999",
+        "",
+        "å",
+        "evil.example\\@x",
+        "1.2.3.4:",
+        "evil.example",
+        "127.0.0.1.evil.example",
+    ],
+)
+def test_a_foreign_host_does_not_reach_the_location(service: Service, host: str) -> None:
     """The Location is absolute and of the service, whatever the caller says that it is called."""
     answer = service.post(FLAT, xml_body(), headers={"Host": host})
     assert answer.status == 201
-    assert answer.headers["location"].startswith("http://")
+    assert answer.headers["location"].startswith("http://testserver:80/api/")
     assert f"/api/{FLAT.replace('/pimages', '/images/7/pimages')}" in answer.headers["location"]
     assert service.get("nowhere", headers={"Host": host}).problem()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -161,6 +162,28 @@ def test_in_production_mode_a_proxy_is_taken_to_stand_between(local: Callable[..
     assert local(production=True).get("/metrics", login=None).status == 403
 
 
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost:8000", 200),
+        ("127.0.0.1:8000", 200),
+        ("[::1]:8000", 200),
+        (socket.gethostname(), 200),
+        ("metrics.example.com", 200),
+        ("evil.example", 403),
+        ("127.0.0.1.evil.example", 403),
+        ("10.0.0.1", 403),
+        ("", 403),
+    ],
+    ids=["localhost", "loopback", "ipv6", "machine", "setting", "foreign", "looks-like", "address", "none"],
+)
+def test_a_page_elsewhere_cannot_read_them_under_its_own_name(
+    local: Callable[..., Service], host: str, status: int
+) -> None:
+    service = local(allowed_hosts="*.example.com, other")
+    assert service.get("/metrics", login=None, headers={"Host": host}).status == status
+
+
 def test_who_is_elsewhere(fresh: Service) -> None:
     answer = fresh.get("/metrics", login=None)
     assert answer.status == 403
@@ -187,10 +210,10 @@ def test_with_a_token_whoever_has_it(start: Callable[..., Service], tmp_path: Pa
 def test_which_addresses_are_this_machine(address: str, here: bool) -> None:
     monitors = Monitors(None)
     if here:
-        monitors.admit(address, None, by_proxy=False)
+        monitors.admit(address, None, by_proxy=False, own_host=True)
     else:
         with pytest.raises(Exception, match="on this machine only"):
-            monitors.admit(address, None, by_proxy=False)
+            monitors.admit(address, None, by_proxy=False, own_host=True)
 
 
 @pytest.mark.parametrize("content", [None, "", "  \n"])
@@ -219,6 +242,12 @@ def test_it_is_ready_without_a_broker_and_says_so(fresh: Service) -> None:
     broker = answer.json["checks"]["broker"]
     assert (broker["ok"], broker["needed"]) == (False, False)
     assert "waits until it is back" in broker["detail"]
+
+
+def test_it_is_not_ready_without_room_for_tickets(start: Callable[..., Service]) -> None:
+    answer = start(disk_free_bytes_min=1 << 62).get("/readyz", login=None)
+    assert (answer.status, answer.json["ready"]) == (503, False)
+    assert "no ticket can be accepted" in answer.json["checks"]["disk"]["detail"]
 
 
 @pytest.mark.parametrize("wrong", ["away", "another version"])
