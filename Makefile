@@ -18,16 +18,14 @@ demo: .venv/.runtime  ## publish two images to a real OpenStack cloud on this ma
 demo-stop: .venv/.runtime  ## stop what `make demo KEEP=1` left running
 	@$(BIN)/python -m demo.run --stop
 
+# The runner takes the shell's place, so that a signal to `make` reaches it; it ends all that tests have started.
+RUN := exec $(BIN)/python -m tests.runner
+
 test: .venv/.development  ## all tests, against real servers
-	@started=$$SECONDS; sh tests/install_servers.sh; \
-	$(BIN)/publisher devcloud install; \
-	failed=; $(BIN)/python -m pytest -m 'not real' -q -n auto || failed=1; \
-	$(BIN)/python -m pytest -m real || failed=1; \
-	echo "make test took $$((SECONDS - started)) s"; [ -z "$$failed" ]
+	@$(RUN) test
 
 test-fast: .venv/.development  ## the tests that need no server, nor much time
-	@started=$$SECONDS; $(BIN)/python -m pytest -m 'not real and not long' -q -n auto; \
-	echo "make test-fast took $$((SECONDS - started)) s"
+	@$(RUN) test-fast
 
 lint: .venv/.development  ## style, types, directions of imports
 	$(BIN)/ruff check
@@ -36,15 +34,11 @@ lint: .venv/.development  ## style, types, directions of imports
 	$(BIN)/lint-imports
 
 chaos: .venv/.development  ## kill, pause, cut and fill things for MINUTES=2 while images are published; SEED, STORE, BROKER, KEEP
-	@sh tests/install_servers.sh; \
-	$(BIN)/publisher devcloud install; \
-	$(BIN)/python -m tests.chaos --minutes $(or $(MINUTES),2) $(if $(SEED),--seed $(SEED)) \
+	@$(RUN) chaos --minutes $(or $(MINUTES),2) $(if $(SEED),--seed $(SEED)) \
 		--store $(or $(STORE),sqlite) --broker $(or $(BROKER),embedded) $(if $(KEEP),--keep)
 
 promises: .venv/.development  ## what is promised of time, at full size: 1 GiB images, the default lease
-	@sh tests/install_servers.sh; \
-	$(BIN)/publisher devcloud install; \
-	FULL=1 $(BIN)/python -m pytest -s tests/integration/test_promises.py
+	@$(RUN) promises
 
 bench: .venv/.development  ## what the intake takes, and an upload beside other ways to send an image
 	$(BIN)/python -m bench.intake

@@ -1,0 +1,1 @@
+"""Runs the parts of a `make` target and leaves no process behind."""

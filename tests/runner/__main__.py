@@ -1,0 +1,125 @@
+"""Run the parts of a `make` target one after another, leave no process behind, and say at the end what failed.
+
+    python -m tests.runner TARGET [ARGUMENT …]
+
+Further arguments go to the target's last part.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.runner import failures
+from tests.runner.processes import Stopped, run, take_charge
+
+
+@dataclass(frozen=True)
+class Part:
+    name: str
+    command: list[str]
+    variables: dict[str, str] = field(default_factory=dict)
+    needed: bool = False
+    """Whether the parts that follow make no sense without it."""
+
+
+@dataclass(frozen=True)
+class Result:
+    part: str
+    words: str
+    failed: list[str] = field(default_factory=list)
+    right: bool = False
+
+
+def python(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", *arguments]
+
+
+def pytest(*arguments: str) -> list[str]:
+    return python("pytest", "-p", "tests.runner.failures", *arguments)
+
+
+SERVERS = Part("install servers", ["sh", "tests/install_servers.sh"], needed=True)
+CLOUD = Part("install Keystone and Glance", python("publisher.cli.main", "devcloud", "install"), needed=True)
+FAST = Part("tests without servers, the long ones left out", pytest("-q", "-n", "auto", "-m", "not real and not long"))
+WITHOUT_SERVERS = Part("tests without servers", pytest("-q", "-n", "auto", "-m", "not real"))
+WITH_SERVERS = Part("tests with servers", pytest("-m", "real"))
+CHAOS = Part("chaos", python("tests.chaos"))
+PROMISES = Part("promises", pytest("-s", "tests/integration/test_promises.py"), {"FULL": "1"})
+TARGETS = {
+    "test": [SERVERS, CLOUD, WITHOUT_SERVERS, WITH_SERVERS],
+    "test-fast": [FAST],
+    "chaos": [SERVERS, CLOUD, CHAOS],
+    "promises": [SERVERS, CLOUD, PROMISES],
+}
+
+
+def run_parts(target: str, parts: Sequence[Part]) -> int:
+    """The exit code: 0 where every part is right."""
+    began = time.monotonic()
+    results: list[Result] = []
+    stopped = 0
+    with tempfile.TemporaryDirectory(prefix="runner-") as directory:
+        for part in parts:
+            result, stopped = run_part(part, Path(directory) / f"failures-{len(results)}")
+            results.append(result)
+            say(f"{target}: {result.part} {result.words}")
+            if stopped or (part.needed and not result.right):
+                break
+    say("\n".join(["", *summary(target, results, time.monotonic() - began)]))
+    if stopped:
+        return 128 + stopped
+    return 0 if all(each.right for each in results) else 1
+
+
+def run_part(part: Part, failures_file: Path) -> tuple[Result, int]:
+    """And the signal that stopped it, 0 where none did."""
+    began = time.monotonic()
+    try:
+        outcome = run(part.command, environment() | part.variables | {failures.VARIABLE: str(failures_file)})
+    except Stopped as stopped:
+        words = f"was stopped by {stopped} after {time.monotonic() - began:.0f} s"
+        return Result(part.name, words, read(failures_file)), stopped.number
+    took = f"{time.monotonic() - began:.0f} s"
+    failed = [*read(failures_file), *(f"left behind: {each}" for each in outcome.left)]
+    if outcome.code == 0 and not failed:
+        return Result(part.name, f"passed in {took}", right=True), 0
+    how = f"exit code {outcome.code}" if outcome.code >= 0 else f"ended by signal {-outcome.code}"
+    return Result(part.name, f"FAILED after {took} ({how})", failed), 0
+
+
+def environment() -> dict[str, str]:
+    """Ours, but for what keeps Python from storing what it compiled: hundreds of programs would compile it anew."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+
+
+def read(file: Path) -> list[str]:
+    return file.read_text().splitlines() if file.exists() else []
+
+
+def summary(target: str, results: Sequence[Result], seconds: float) -> list[str]:
+    lines: list[str] = []
+    for each in results:
+        lines += [f"{each.part}: {each.words}", *(f"    {name}" for name in each.failed)]
+    wrong = [each.part for each in results if not each.right]
+    verdict = f"FAILED: {', '.join(wrong)}" if wrong else "passed"
+    return [*lines, f"make {target} took {seconds:.0f} s and {verdict}"]
+
+
+def say(words: str) -> None:
+    print(words, flush=True)
+
+
+def main(target: str, *more: str) -> int:
+    take_charge()
+    *first, last = TARGETS[target]
+    return run_parts(target, [*first, Part(last.name, [*last.command, *more], last.variables)])
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
