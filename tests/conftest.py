@@ -9,10 +9,15 @@ import pytest
 from publisher.core.store import Store
 from publisher.core.store.engine import open_engine
 from publisher.devcloud.cloud import DevCloud
+from tests import blame
 from tests.devcloud_venv import devcloud_venv
 from tests.servers.postgres import PostgresServer, postgres_server
 from tests.servers.rabbitmq import RabbitServer, rabbitmq_server
 from tests.servers.redis import RedisServer, redis_server
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(blame)
 
 
 @pytest.fixture(scope="session")
