@@ -9,7 +9,7 @@ import pytest
 from publisher.core.store import Store
 from publisher.core.store.engine import open_engine
 from publisher.devcloud.cloud import DevCloud
-from tests import blame
+from tests import blame, skips
 from tests.devcloud_venv import devcloud_venv
 from tests.servers.postgres import PostgresServer, postgres_server
 from tests.servers.rabbitmq import RabbitServer, rabbitmq_server
@@ -17,7 +17,8 @@ from tests.servers.redis import RedisServer, redis_server
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.pluginmanager.register(blame)
+    for plugin in (blame, skips):
+        config.pluginmanager.register(plugin)
 
 
 @pytest.fixture(scope="session")

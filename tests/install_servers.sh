@@ -1,7 +1,8 @@
 #!/bin/sh
-# Installs what the tests need and no wheel carries: RabbitMQ, Chromium, which reads the pages, faketime, for workers whose
-# clocks are wrong, and promtool, which reads the alert rules. Redis and PostgreSQL come from wheels. As root on Debian or
-# Ubuntu; anywhere else it says what will be skipped. Starts no service. Quick when all is there.
+# Installs what the tests need and no wheel carries: RabbitMQ; Chromium, which reads the pages; faketime, for workers whose
+# clocks are wrong; and the programs that read what we give them: promtool the alert rules, docker-compose, kubectl and
+# systemd-analyze the files in deploy, qemu-img the demo's images, curl the downloads. Redis and PostgreSQL come from wheels.
+# As root on Debian or Ubuntu; anywhere else it says what will be skipped. Starts no service. Quick when all is there.
 set -eu
 
 missing=
@@ -11,6 +12,11 @@ fi
 command -v chromium >/dev/null 2>&1 || missing="$missing chromium"
 command -v faketime >/dev/null 2>&1 || missing="$missing faketime"
 command -v promtool >/dev/null 2>&1 || missing="$missing prometheus"
+command -v curl >/dev/null 2>&1 || missing="$missing curl"
+command -v kubectl >/dev/null 2>&1 || missing="$missing kubernetes-client"
+command -v qemu-img >/dev/null 2>&1 || missing="$missing qemu-utils"
+command -v systemd-analyze >/dev/null 2>&1 || missing="$missing systemd"
+docker compose version >/dev/null 2>&1 || docker-compose version >/dev/null 2>&1 || missing="$missing docker-compose"
 [ -n "$missing" ] || exit 0
 skipped='the tests that need it are skipped (with CI set, they fail)'
 if [ "$(id -u)" -ne 0 ]; then
@@ -42,6 +48,6 @@ echo "install_servers: installing$missing" >&2
 export DEBIAN_FRONTEND=noninteractive
 apt-get -q update
 for package in $missing; do
-    # Not every release of Ubuntu has both as a package.
+    # Not every release of Debian and Ubuntu has all of them as packages.
     apt-get -q install -y --no-install-recommends "$package" || echo "install_servers: no $package: $skipped" >&2
 done

@@ -25,6 +25,8 @@ from publisher.core.vault import Vault
 from publisher.intake.keys import image_key
 from tests.conftest import open_store
 from tests.installation import eventually
+from tests.patience import PATIENCE
+from tests.servers import missing
 from tests.servers.process import Server, free_port, listens
 
 pytestmark = pytest.mark.real
@@ -82,16 +84,14 @@ def intake(sqlite_url: str, tmp_path: Path) -> Iterator[Intake]:
     assert server.pid
     yield Intake(store, settings, psutil.Process(server.pid), image, file)
     server.signal(signal.SIGINT)
-    server.wait(10)
+    server.wait(10 * PATIENCE)
     store.close()
 
 
 def curl(*arguments: str | Path) -> None:
-    found = shutil.which("curl")
-    if found is None:
-        pytest.skip("there is no curl")
+    found = shutil.which("curl") or missing("curl")
     command = [found, "--silent", "--show-error", "--fail", "--max-time", "60", *map(str, arguments)]
-    subprocess.run(command, check=True, timeout=70)
+    subprocess.run(command, check=True, timeout=70 * PATIENCE)
 
 
 def is_same(one: Path, other: Path) -> bool:
@@ -118,7 +118,9 @@ def test_resumed_in_little_memory(intake: Intake, tmp_path: Path) -> None:
 
 def test_many_that_read_slowly_hold_nothing_up(intake: Intake) -> None:
     """Nor do they hold a database connection, of which there are fewer, nor their file open when they have gone."""
-    connections = [http.client.HTTPConnection("127.0.0.1", intake.settings.intake_port, timeout=20) for _ in range(40)]
+    connections = [
+        http.client.HTTPConnection("127.0.0.1", intake.settings.intake_port, timeout=20 * PATIENCE) for _ in range(40)
+    ]
     before = None
     readers = []
     for connection in connections:
@@ -131,7 +133,7 @@ def test_many_that_read_slowly_hold_nothing_up(intake: Intake) -> None:
         before = before or intake.process.memory_info().rss
     assert intake.opened() == len(connections)
     assert intake.process.memory_info().rss - (before or 0) < 2 * MEMORY_MAX
-    probe = http.client.HTTPConnection("127.0.0.1", intake.settings.intake_port, timeout=20)
+    probe = http.client.HTTPConnection("127.0.0.1", intake.settings.intake_port, timeout=20 * PATIENCE)
     probe.request("GET", "/api/status")
     assert probe.getresponse().read()
     probe.close()

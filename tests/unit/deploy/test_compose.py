@@ -13,6 +13,8 @@ import yaml
 from cryptography.fernet import Fernet
 
 from publisher.core.settings import Settings
+from tests.patience import PATIENCE
+from tests.servers import missing
 from tests.unit.deploy.files import DEPLOY, REPOSITORY, unknown_variables
 
 FILE = REPOSITORY / "docker-compose.yml"
@@ -103,7 +105,7 @@ def make_secrets(directory: Path, *options: str) -> Path:
         (directory / "bin" / command).symlink_to("/bin/true")
     script = shutil.copy(DEPLOY / "compose-init.sh", directory / "deploy")
     path = f"{directory / 'bin'}:{os.environ['PATH']}"
-    subprocess.run([script, *options], env={"PATH": path}, check=True, capture_output=True, timeout=30)
+    subprocess.run([script, *options], env={"PATH": path}, check=True, capture_output=True, timeout=30 * PATIENCE)
     return directory / "secrets"
 
 
@@ -120,7 +122,9 @@ def test_the_script_makes_every_secret(tmp_path: Path, options: list[str], broke
     settings = Settings.from_environment({"PUBLISHER_DATABASE_URL_FILE": str(secrets / "database_url")})
     assert settings.database_url == content["database_url"]
     with pytest.raises(subprocess.CalledProcessError):
-        subprocess.run([tmp_path / "deploy" / "compose-init.sh"], check=True, capture_output=True, timeout=30)
+        subprocess.run(
+            [tmp_path / "deploy" / "compose-init.sh"], check=True, capture_output=True, timeout=30 * PATIENCE
+        )
 
 
 def compose_client() -> list[str] | None:
@@ -133,9 +137,7 @@ def compose_client() -> list[str] | None:
 
 @pytest.mark.parametrize("profile", ["", "rabbitmq", "devcloud"])
 def test_the_client_accepts_it(profile: str) -> None:
-    client = compose_client()
-    if client is None:
-        pytest.skip("there is neither `docker compose` nor `docker-compose`")
+    client = compose_client() or missing("`docker compose` or `docker-compose`")
     profiles = ["--profile", profile] if profile else []
     checked = subprocess.run(
         [*client, "--file", FILE, *profiles, "config", "--quiet"], capture_output=True, text=True, timeout=60
