@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from publisher.devcloud.cloud import DevCloud
 from tests.clouds import Glance, publish_body
 from tests.integration.test_publish import assert_one_right_image
 from tests.proxy import Proxy
-from tests.servers import missing
+from tests.servers.clocks import wrong_clock
 from tests.servers.postgres import PostgresServer
 from tests.servers.redis import RedisServer
 from tests.stack import Stack, Worker, until
@@ -23,14 +22,6 @@ pytestmark = pytest.mark.real
 MIB = 1 << 20
 URI = "users/root/appliances/4/images/7"
 LEASE_SECONDS = 3.0
-
-
-def wrong_clock(offset: str) -> dict[str, str]:
-    """The environment of a process whose time of day is off; how fast it runs is right."""
-    if not shutil.which("faketime"):
-        missing("faketime")
-    (library,) = Path("/usr/lib").glob("*/faketime/libfaketime.so.1")
-    return {"LD_PRELOAD": str(library), "FAKETIME": offset, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import logging
 import multiprocessing
 import os
 import stat
+from base64 import urlsafe_b64encode
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from cryptography.fernet import Fernet
 
 from publisher.core.errors import ConfigurationError
 from publisher.core.vault import Vault
+from tests.patience import PATIENCE
 
 SECRETS = {"password": "pässword", "token": ""}
 
@@ -69,7 +71,7 @@ def key_file(path: Path, *lines: bytes) -> Path:
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"\n\n", b"short", b"A" * 44, Fernet.generate_key() + b"\nrubbish"],
+    [b"", b"\n\n", b"short", b"A" * 44, urlsafe_b64encode(b"k" * 32) + b"\nrubbish"],
     ids=["empty", "blank", "short", "no key", "one of two"],
 )
 def test_a_file_without_a_valid_key_is_refused_and_not_shown(tmp_path: Path, content: bytes) -> None:
@@ -110,7 +112,7 @@ def test_what_was_never_sealed_does_not_open(tmp_path: Path, sealed: bytes) -> N
 def _seal_when_told(
     path: Path, go: "multiprocessing.synchronize.Barrier", results: "multiprocessing.Queue[bytes]"
 ) -> None:
-    go.wait(30)
+    go.wait(30 * PATIENCE)
     results.put(Vault.from_file(path).seal(SECRETS))
 
 
@@ -123,9 +125,9 @@ def test_of_processes_that_make_the_key_together_one_wins(tmp_path: Path) -> Non
         processes = [context.Process(target=_seal_when_told, args=(path, go, results)) for _ in range(4)]
         for process in processes:
             process.start()
-        sealed = [results.get(timeout=30) for _ in processes]
+        sealed = [results.get(timeout=30 * PATIENCE) for _ in processes]
         for process in processes:
-            process.join(30)
+            process.join(30 * PATIENCE)
         results.close()
         vault = Vault.from_file(path)
         assert [vault.open(each) for each in sealed] == [SECRETS] * 4
