@@ -62,15 +62,18 @@ class Intake:
         return float(times.user + times.system)
 
 
+APP = "publisher.intake.app:create_app"
+
+
 @contextlib.contextmanager
-def intake(directory: Path, database_url: str = "", access_log: bool = False) -> Iterator[Intake]:
-    """A real one, over a new store with one user."""
+def intake(directory: Path, database_url: str = "", access_log: bool = False, *, app: str = APP) -> Iterator[Intake]:
+    """A real one, over a new store with one user. `app` is the factory of another than the service's own."""
     settings = Settings(data_dir=directory, intake_port=free_port(), database_url=database_url, access_log=access_log)
     store = Store.open(settings)
     store.migrate()
     store.users.add(LOGIN, PASSWORD)
     server = Server(
-        programs.intake(settings),
+        [app if part == APP else part for part in programs.intake(settings)],
         directory / "intake.log",
         ready=lambda: listens(settings.intake_port),
         environment=os.environ | settings.environment() | {"PYTHONPATH": str(Path(__file__).parents[1])},

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from publisher.devcloud.cloud import DevCloud
+from tests.patience import PATIENCE
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Glance:
             {"X-Auth-Token": self._token(), "Content-Type": "application/json"},
             method=method,
         )
-        with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
+        with urllib.request.urlopen(request, timeout=60 * PATIENCE) as answer:  # noqa: S310
             found = answer.read()
         if raw:
             return found
@@ -55,7 +56,7 @@ class Glance:
         request = urllib.request.Request(  # noqa: S310
             f"{self.cloud.keystone_url}/v3/auth/tokens", json.dumps(body).encode(), {"Content-Type": "application/json"}
         )
-        with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
+        with urllib.request.urlopen(request, timeout=60 * PATIENCE) as answer:  # noqa: S310
             return str(answer.headers["X-Subject-Token"])
 
 

@@ -16,9 +16,11 @@ from pathlib import Path
 
 import psutil
 
+from tests.patience import PATIENCE
+
 PUBLISHER = [sys.executable, "-m", "publisher.cli.main"]
-START_SECONDS = 60
-STOP_SECONDS = 10
+START_SECONDS = 60 * PATIENCE
+STOP_SECONDS = 10 * PATIENCE
 CLOUD_PASSWORD = "hunter2-of-the-cloud"
 UP = "Stop    Ctrl-C"
 """The last line that it prints once everything answers."""
@@ -48,12 +50,12 @@ class Installation:
             env=self.environment | variables,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=60 * PATIENCE,
             check=False,
         )
 
     def status(self, port: int, path: str, *, login: str | None = None) -> int | None:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10 * PATIENCE)
         headers = {"Authorization": f"Basic {b64encode(login.encode()).decode()}"} if login else {}
         try:
             connection.request("GET", path, headers=headers)
@@ -106,7 +108,8 @@ def alive(process: psutil.Process) -> bool:
 
 
 def eventually(condition: Callable[[], bool], seconds: float, say: Callable[[], str] = str) -> None:
-    until = time.monotonic() + seconds
+    """Wait for a condition; fails when the time is up, times PATIENCE."""
+    until = time.monotonic() + seconds * PATIENCE
     while not condition():
         assert time.monotonic() < until, say()
         time.sleep(0.05)

@@ -9,6 +9,8 @@ import time
 from types import TracebackType
 from typing import Self
 
+from tests.patience import PATIENCE
+
 _BUFFER_BYTES = 64 << 10
 
 
@@ -75,7 +77,7 @@ class Proxy:
         # A small buffer, so that what the sender believes to be sent is near to what has gone through.
         inward.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
         try:
-            onward = socket.create_connection(self._target, timeout=10)
+            onward = socket.create_connection(self._target, timeout=10 * PATIENCE)
         except OSError:
             inward.close()
             return

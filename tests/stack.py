@@ -23,6 +23,7 @@ from publisher.core import catalog
 from publisher.core.image import Image
 from publisher.core.settings import Settings
 from publisher.core.store import Store
+from tests.patience import PATIENCE
 from tests.servers.process import free_port
 
 PASSWORD = "a-password-of-tests"
@@ -63,7 +64,7 @@ class Worker:
     def kill(self) -> None:
         """SIGKILL, as a machine that loses its power."""
         self.signal(signal.SIGKILL)
-        self.process.wait(10)
+        self.process.wait(10 * PATIENCE)
 
 
 @dataclass
@@ -126,10 +127,10 @@ class Stack:
                 process.terminate()
         for process in processes:
             try:
-                process.wait(15)
+                process.wait(15 * PATIENCE)
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
-                process.wait(5)
+                process.wait(5 * PATIENCE)
         self.store.close()
 
     def add_worker(self, *, wait: bool = True, app: str = "workers.app") -> Worker:
@@ -160,7 +161,7 @@ class Stack:
         password: str = PASSWORD,
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
-        connection = http.client.HTTPConnection("127.0.0.1", self.settings.intake_port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self.settings.intake_port, timeout=30 * PATIENCE)
         sent = {"Accept": accept, **(headers or {})}
         if body is not None:
             sent["Content-Type"] = content_type
@@ -238,7 +239,8 @@ class Stack:
 def until(
     true: Callable[[], object], seconds: float, explain: Callable[[], str] = lambda: "", every: float = 0.05
 ) -> None:
-    """Wait for a condition of another process; fails with an explanation when the time is up."""
+    """Wait for a condition of another process; fails with an explanation when the time is up, times PATIENCE."""
+    seconds *= PATIENCE
     deadline = time.monotonic() + seconds
     while not true():
         if time.monotonic() > deadline:

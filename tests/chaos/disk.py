@@ -9,6 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.patience import PATIENCE
+
 MIB = 1 << 20
 
 
@@ -30,7 +32,7 @@ class Disk:
                 ["mount", "-t", "tmpfs", "-o", options, "chaos", str(self.directory)],  # noqa: S607
                 capture_output=True,
                 text=True,
-                timeout=30,
+                timeout=30 * PATIENCE,
                 check=False,
             )
             self.own, self.why_not = mounted.returncode == 0, mounted.stderr.strip()
@@ -42,7 +44,7 @@ class Disk:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self.own:
-            subprocess.run(["umount", "--lazy", str(self.directory)], timeout=30, check=False)  # noqa: S607
+            subprocess.run(["umount", "--lazy", str(self.directory)], timeout=30 * PATIENCE, check=False)  # noqa: S607
 
     def fill(self) -> None:
         """No byte more goes onto it, until `free`."""

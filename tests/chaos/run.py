@@ -31,6 +31,7 @@ from tests.chaos.service import WORKERS, Service
 from tests.chaos.verdict import Registered, Verdict, judge, outcomes, told_otherwise, unexpected
 from tests.chaos.watch import Watch, recoveries
 from tests.clouds import Glance, publish_body
+from tests.patience import PATIENCE
 from tests.stack import REPOSITORY
 
 STORES = ("sqlite", "postgresql")
@@ -240,7 +241,7 @@ def _sweep(service: Service) -> list[dict[str, Any]]:
         env=os.environ | service.settings.environment() | {"PUBLISHER_SWEEP_GRACE_SECONDS": "0"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=300 * PATIENCE,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -26,6 +26,7 @@ from publisher.core.store import Store
 from publisher.devcloud.cloud import DevCloud
 from tests.chaos.cloud_proxy import CloudProxy
 from tests.chaos.disk import Disk
+from tests.patience import PATIENCE
 from tests.servers import missing
 from tests.servers.postgres import PostgresServer, find_postgres
 from tests.servers.process import Server, free_port
@@ -34,7 +35,7 @@ from tests.servers.redis import RedisServer, find_redis
 from tests.stack import PASSWORD, REPOSITORY, Stack
 
 MIB = 1 << 20
-START_SECONDS = 90.0
+START_SECONDS = 90.0 * PATIENCE
 UPLOAD_BYTES_PER_SECOND = 4 * MIB
 """Of each connection to Glance, where nothing is wrong: slow enough for faults to meet uploads half way."""
 INTAKES, WORKERS = 2, 3
@@ -95,7 +96,7 @@ class Part:
         self._stop.set()
         self._server.signal(signal.SIGCONT)
         self._server.signal(signal.SIGTERM)
-        self._server.wait(20)
+        self._server.wait(20 * PATIENCE)
         if self._keeper.is_alive():
             self._keeper.join(START_SECONDS)
 
@@ -183,7 +184,9 @@ class Database:
     def lock(self, seconds: float, wait: Callable[[float], object]) -> None:
         """No ticket can be written, nor with PostgreSQL read, for a while."""
         if self.postgres is None:
-            connection = sqlite3.connect(self.url.removeprefix("sqlite:///"), timeout=30, isolation_level=None)
+            connection = sqlite3.connect(
+                self.url.removeprefix("sqlite:///"), timeout=30 * PATIENCE, isolation_level=None
+            )
             with contextlib.closing(connection):
                 connection.execute("BEGIN IMMEDIATE")
                 wait(seconds)

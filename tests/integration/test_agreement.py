@@ -24,6 +24,7 @@ from publisher.core.queue import PUBLISH_TASK, WakeQueue
 from publisher.core.ticket import State
 from publisher.devcloud.cloud import DevCloud
 from tests.clouds import Glance, publish_body
+from tests.patience import PATIENCE
 from tests.proxy import Proxy
 from tests.servers.process import Server, free_port
 from tests.servers.redis import RedisServer
@@ -69,7 +70,7 @@ def basic(login: str) -> str:
 def ask(
     port: int, method: str, path: str, headers: dict[str, str], body: str | None = None
 ) -> tuple[int, http.client.HTTPMessage, bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30 * PATIENCE)
     try:
         connection.request(method, path, body, headers)
         answer = connection.getresponse()
@@ -102,7 +103,7 @@ def flower(stack: Stack) -> Iterator[Flower]:
         yield flower
     finally:
         server.signal(signal.SIGTERM)
-        server.wait(10)
+        server.wait(10 * PATIENCE)
 
 
 def answers(flower: Flower) -> bool:

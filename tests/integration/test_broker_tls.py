@@ -16,6 +16,7 @@ from publisher.core.broker import Broker
 from publisher.core.errors import QueueUnavailable
 from publisher.core.queue import WakeQueue
 from publisher.core.settings import Settings
+from tests.patience import PATIENCE
 from tests.servers.certificates import Authority, authority
 from tests.servers.tls import tls_before
 from tests.stack import Stack
@@ -70,7 +71,7 @@ def test_doctor_says_how_the_certificate_is_checked(tls_url: str, tmp_path: Path
             [sys.executable, "-m", "publisher.cli.main", "doctor", "--json"],
             env=os.environ | {"PUBLISHER_DATA_DIR": str(tmp_path), "PUBLISHER_BROKER_URL": tls_url} | variables,
             capture_output=True,
-            timeout=120,
+            timeout=120 * PATIENCE,
             check=False,
         )
         return {each["name"]: each for each in json.loads(result.stdout)["checks"]}

@@ -16,8 +16,9 @@ import requests
 
 from publisher.devcloud import USERS, DevCloud, DevCloudError
 from tests.devcloud_venv import devcloud_venv
+from tests.patience import PATIENCE
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.real
 
 CONTENT = b"bits of an image" * 4096
 
@@ -40,7 +41,7 @@ def authenticate(cloud: DevCloud, user: str = "uploader") -> requests.Response:
             "scope": {"project": {"name": variables["OS_PROJECT_NAME"], "domain": domain}},
         }
     }
-    return requests.post(f"{variables['OS_AUTH_URL']}/auth/tokens", json=body, timeout=30)
+    return requests.post(f"{variables['OS_AUTH_URL']}/auth/tokens", json=body, timeout=30 * PATIENCE)
 
 
 def as_user(cloud: DevCloud, user: str = "uploader") -> dict[str, str]:
@@ -50,7 +51,7 @@ def as_user(cloud: DevCloud, user: str = "uploader") -> dict[str, str]:
 def register_image(cloud: DevCloud, headers: dict[str, str]) -> str:
     """A queued image; gives its address."""
     body = {"name": "small", "disk_format": "raw", "container_format": "bare"}
-    created = requests.post(f"{cloud.glance_url}/v2/images", json=body, headers=headers, timeout=30)
+    created = requests.post(f"{cloud.glance_url}/v2/images", json=body, headers=headers, timeout=30 * PATIENCE)
     assert created.status_code == 201
     return f"{cloud.glance_url}{created.json()['self']}"
 
@@ -58,7 +59,7 @@ def register_image(cloud: DevCloud, headers: dict[str, str]) -> str:
 def upload(address: str, headers: dict[str, str], content: bytes | Iterator[bytes] = CONTENT) -> int:
     """The status that an upload is answered with."""
     binary = headers | {"Content-Type": "application/octet-stream"}
-    return requests.put(f"{address}/file", data=content, headers=binary, timeout=60).status_code
+    return requests.put(f"{address}/file", data=content, headers=binary, timeout=60 * PATIENCE).status_code
 
 
 def create_image(cloud: DevCloud, headers: dict[str, str]) -> str:
@@ -99,20 +100,20 @@ def test_an_image_is_created_uploaded_and_deleted(cloud: DevCloud) -> None:
     headers = as_user(cloud)
     address = create_image(cloud, headers)
 
-    image = requests.get(address, headers=headers, timeout=30).json()
+    image = requests.get(address, headers=headers, timeout=30 * PATIENCE).json()
     assert image["status"] == "active"
     assert image["size"] == len(CONTENT)
     assert image["os_hash_value"] == hashlib.sha512(CONTENT).hexdigest()
-    assert requests.get(f"{address}/file", headers=headers, timeout=30).content == CONTENT
-    assert requests.get(address, headers=as_user(cloud, "stranger"), timeout=30).status_code == 404
+    assert requests.get(f"{address}/file", headers=headers, timeout=30 * PATIENCE).content == CONTENT
+    assert requests.get(address, headers=as_user(cloud, "stranger"), timeout=30 * PATIENCE).status_code == 404
 
-    assert requests.delete(address, headers=headers, timeout=30).status_code == 204
-    assert requests.get(address, headers=headers, timeout=30).status_code == 404
+    assert requests.delete(address, headers=headers, timeout=30 * PATIENCE).status_code == 204
+    assert requests.get(address, headers=headers, timeout=30 * PATIENCE).status_code == 404
 
 
 def test_the_openstack_command_works_with_the_clouds_variables(cloud: DevCloud) -> None:
     command = [str(cloud.openstack()), "image", "list", "-f", "value", "-c", "Name"]
-    listed = subprocess.run(command, env=environ | cloud.env(), check=True, capture_output=True, timeout=60)
+    listed = subprocess.run(command, env=environ | cloud.env(), check=True, capture_output=True, timeout=60 * PATIENCE)
 
     assert listed.returncode == 0
 
@@ -128,7 +129,7 @@ def test_a_restart_on_the_same_directory_keeps_the_data(cloud: DevCloud) -> None
 
     assert again.running()
     assert again.glance_url == cloud.glance_url
-    assert requests.get(f"{address}/file", headers=headers, timeout=30).content == CONTENT
+    assert requests.get(f"{address}/file", headers=headers, timeout=30 * PATIENCE).content == CONTENT
 
 
 def test_up_leaves_a_running_cloud_alone(cloud: DevCloud) -> None:
@@ -145,10 +146,10 @@ def test_glance_comes_back_after_a_crash(cloud: DevCloud) -> None:
     cloud.kill_glance()
     assert not cloud.running()
     with pytest.raises(requests.ConnectionError):
-        requests.get(address, headers=headers, timeout=30)
+        requests.get(address, headers=headers, timeout=30 * PATIENCE)
 
     cloud.start_glance()
-    assert requests.get(address, headers=headers, timeout=30).json()["status"] == "active"
+    assert requests.get(address, headers=headers, timeout=30 * PATIENCE).json()["status"] == "active"
 
 
 def test_uploads_at_the_same_time_all_succeed(cloud: DevCloud) -> None:
@@ -158,7 +159,7 @@ def test_uploads_at_the_same_time_all_succeed(cloud: DevCloud) -> None:
         addresses = list(pool.map(lambda _: create_image(cloud, headers), range(24)))
 
     for address in addresses:
-        assert requests.delete(address, headers=headers, timeout=30).status_code == 204
+        assert requests.delete(address, headers=headers, timeout=30 * PATIENCE).status_code == 204
 
 
 def test_glance_lets_an_upload_end_before_it_stops(cloud: DevCloud) -> None:
@@ -178,7 +179,7 @@ def test_glance_lets_an_upload_end_before_it_stops(cloud: DevCloud) -> None:
     assert upload(address, headers, content()) == 204
     stopping.join()
     cloud.start_glance()
-    assert requests.get(address, headers=headers, timeout=30).json()["size"] == 2 * len(CONTENT)
+    assert requests.get(address, headers=headers, timeout=30 * PATIENCE).json()["size"] == 2 * len(CONTENT)
 
 
 def test_options_and_the_tokens_life_can_be_set(cloud: DevCloud) -> None:

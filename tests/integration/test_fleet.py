@@ -11,6 +11,7 @@ from publisher.core.store.fleet import WorkerStanding, WorkerState
 from publisher.core.ticket import State
 from publisher.devcloud.cloud import DevCloud
 from tests.clouds import Glance, publish_body
+from tests.patience import PATIENCE
 from tests.proxy import Proxy
 from tests.servers.redis import RedisServer
 from tests.stack import Stack, Worker, until
@@ -46,7 +47,7 @@ def test_workers_live_are_killed_and_end(tmp_path: Path, redis: RedisServer) -> 
         killed.kill()
         in_state(stack, killed, WorkerState.SILENT)
         ended.process.terminate()
-        assert ended.process.wait(10) == 0
+        assert ended.process.wait(10 * PATIENCE) == 0
         in_state(stack, ended, WorkerState.STOPPED)
 
 
@@ -70,7 +71,7 @@ def test_one_that_is_asked_to_drain_ends_its_upload_and_then_itself(
         in_state(stack, worker, WorkerState.DRAINING)
         until(lambda: b"Warm shutdown" in worker.log.read_bytes(), 10)
         waiting = stack.publish(publish_body(devcloud, URI))
-        assert worker.process.wait(30) == 0
+        assert worker.process.wait(30 * PATIENCE) == 0
         in_state(stack, worker, WorkerState.STOPPED)
         assert stack.status(short)["published"]
         assert stack.store.tickets.get(short["dbId"]).attempt == 1  # type: ignore[union-attr]  # it is there

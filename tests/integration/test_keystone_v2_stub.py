@@ -14,6 +14,7 @@ from keystoneauth1.session import Session
 from tests.devcloud_venv import devcloud_venv
 from tests.glance_behind_v2 import GlanceBehindV2
 from tests.keystone_v2 import KeystoneV2Stub
+from tests.patience import PATIENCE
 
 CONTENT = b"bits of an image" * 4096
 
@@ -61,12 +62,12 @@ def glance(cloud: GlanceBehindV2, session: requests.Session) -> Client:
 
 
 def test_discovery_offers_v2_only(stub: KeystoneV2Stub) -> None:
-    root = requests.get(stub.url, timeout=10)
+    root = requests.get(stub.url, timeout=10 * PATIENCE)
 
     assert root.status_code == 300
     assert [version["id"] for version in root.json()["versions"]["values"]] == ["v2.0"]
-    assert requests.get(f"{stub.url}/v2.0", timeout=10).json()["version"]["id"] == "v2.0"
-    assert requests.get(f"{stub.url}/v3", timeout=10).status_code == 404
+    assert requests.get(f"{stub.url}/v2.0", timeout=10 * PATIENCE).json()["version"]["id"] == "v2.0"
+    assert requests.get(f"{stub.url}/v3", timeout=10 * PATIENCE).status_code == 404
 
 
 def test_a_token_has_the_tenant_and_the_catalog(stub: KeystoneV2Stub, session: requests.Session) -> None:
@@ -86,15 +87,15 @@ def test_wrong_credentials_are_refused_alike(
 
 def test_a_token_without_a_tenant_lists_the_tenants(stub: KeystoneV2Stub) -> None:
     body = {"auth": {"passwordCredentials": {"username": "joe", "password": "good"}}}
-    access = requests.post(f"{stub.url}/v2.0/tokens", json=body, timeout=10).json()["access"]
+    access = requests.post(f"{stub.url}/v2.0/tokens", json=body, timeout=10 * PATIENCE).json()["access"]
     assert access["serviceCatalog"] == []
 
     headers = {"X-Auth-Token": access["token"]["id"]}
-    listed = requests.get(f"{stub.url}/v2.0/tenants", headers=headers, timeout=10).json()
+    listed = requests.get(f"{stub.url}/v2.0/tenants", headers=headers, timeout=10 * PATIENCE).json()
     assert [tenant["name"] for tenant in listed["tenants"]] == ["t", "u"]
 
     scope = {"auth": {"token": {"id": access["token"]["id"]}, "tenantId": listed["tenants"][1]["id"]}}
-    scoped = requests.post(f"{stub.url}/v2.0/tokens", json=scope, timeout=10).json()["access"]
+    scoped = requests.post(f"{stub.url}/v2.0/tokens", json=scope, timeout=10 * PATIENCE).json()["access"]
     assert scoped["token"]["tenant"]["name"] == "u"
 
 
@@ -103,7 +104,7 @@ def test_only_a_service_may_validate_a_token(stub: KeystoneV2Stub, session: requ
 
     def status(asked: str, asker: str) -> int:
         address = f"{stub.url}/v2.0/tokens/{asked}"
-        return requests.get(address, headers={"X-Auth-Token": asker}, timeout=10).status_code
+        return requests.get(address, headers={"X-Auth-Token": asker}, timeout=10 * PATIENCE).status_code
 
     assert status(token, stub.service_token) == 200
     assert status(token, token) == 403
@@ -115,11 +116,10 @@ def test_only_a_service_may_validate_a_token(stub: KeystoneV2Stub, session: requ
 
 @pytest.mark.parametrize(("content", "status"), [(b"{", 400), (b'{"auth": 1}', 400), (b'{"auth": {}}', 401)])
 def test_malformed_requests(stub: KeystoneV2Stub, content: bytes, status: int) -> None:
-    assert requests.post(f"{stub.url}/v2.0/tokens", data=content, timeout=10).status_code == status
+    assert requests.post(f"{stub.url}/v2.0/tokens", data=content, timeout=10 * PATIENCE).status_code == status
 
 
 @pytest.mark.real
-@pytest.mark.timeout(900)
 def test_an_image_goes_up_and_away_again(cloud: GlanceBehindV2, session: requests.Session) -> None:
     client = glance(cloud, session)
     image = client.images.create(name="small", disk_format="raw", container_format="bare")
@@ -146,7 +146,7 @@ def test_glance_keeps_tenants_apart(cloud: GlanceBehindV2, session: requests.Ses
 @pytest.mark.real
 @pytest.mark.parametrize("headers", [{}, {"X-Auth-Token": "nonsense"}, {"X-Identity-Status": "Confirmed"}])
 def test_glance_refuses_a_bad_token(cloud: GlanceBehindV2, headers: dict[str, str]) -> None:
-    answer = requests.get(f"{cloud.glance.url}/v2/images", headers=headers, timeout=30)
+    answer = requests.get(f"{cloud.glance.url}/v2/images", headers=headers, timeout=30 * PATIENCE)
 
     assert answer.status_code == 401
     assert answer.headers["WWW-Authenticate"] == f'Keystone uri="{cloud.keystone.url}"'
@@ -157,5 +157,5 @@ def test_glance_refuses_a_token_that_was_revoked(cloud: GlanceBehindV2, session:
     token = token_of(login(session, cloud.auth_url))
     cloud.keystone.revoke_tokens()
 
-    answer = requests.get(f"{cloud.glance.url}/v2/images", headers={"X-Auth-Token": token}, timeout=30)
+    answer = requests.get(f"{cloud.glance.url}/v2/images", headers={"X-Auth-Token": token}, timeout=30 * PATIENCE)
     assert answer.status_code == 401

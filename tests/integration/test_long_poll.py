@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import resource
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
-from bench.longpoll import Intake, add_tickets, at_rest, change_all, held, intake, warm_up
+from bench.longpoll import Callers, Intake, add_tickets, change_all, held, intake, warm_up
+from publisher.core.ticket import Ticket
+from tests.patience import PATIENCE
+from tests.servers import missing
+from tests.servers.patient_intake import WAIT_SECONDS, WAITING
 
 pytestmark = pytest.mark.long
 
@@ -26,13 +32,35 @@ def running(tmp_path: Path) -> Iterator[Intake]:
     # As most systems start a program: the intake has to ask for more itself.
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(1024, before[1]), before[1]))
     try:
-        with intake(tmp_path) as started:
+        with intake(tmp_path, app="tests.servers.patient_intake:create_app") as started:
             if before[1] < CALLERS + RESERVE:
-                pytest.skip(f"a process may have {before[1]} descriptors only")
+                missing(f"a limit of {CALLERS + RESERVE} descriptors a process (it is {before[1]})")
             resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
             yield started
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def how_many_wait(running: Intake) -> int:
+    connection = http.client.HTTPConnection("127.0.0.1", running.port, timeout=60 * PATIENCE)
+    try:
+        connection.request("GET", WAITING)
+        return int(connection.getresponse().read())
+    finally:
+        connection.close()
+
+
+@asynccontextmanager
+async def waiting(running: Intake, tickets: list[Ticket], number_of_callers: int) -> AsyncIterator[Callers]:
+    """All of them at one time, however long their arrival takes."""
+    callers = await held(running, tickets, number_of_callers, WAIT_SECONDS)
+    try:
+        while await asyncio.to_thread(how_many_wait, running) < number_of_callers:
+            assert not any(each.answer for each in callers.waiting)
+            await asyncio.sleep(0.1)
+        yield callers
+    finally:
+        callers.close()
 
 
 @pytest.mark.real
@@ -43,28 +71,26 @@ def test_all_who_wait_are_answered(running: Intake, number_of_callers: int, coun
     warm_up(running)
 
     async def wait() -> None:
-        callers = await held(running, tickets, number_of_callers)
-        await at_rest(running)
-        assert [each.answer for each in callers.waiting if each.answer] == []
-        # Those that the arrivals needed, and none for each who waits.
-        assert running.threads < 60
-        descriptors = running.process.num_fds()
-        assert descriptors > number_of_callers
+        async with waiting(running, tickets, number_of_callers) as callers:
+            assert [each.answer for each in callers.waiting if each.answer] == []
+            # Those that the arrivals needed, and none for each who waits.
+            assert running.threads < 60
+            descriptors = running.process.num_fds()
+            assert descriptors > number_of_callers
 
-        for each in callers.waiting[:10]:
-            each.transport.abort()
-        change_all(running.store)
-        changed = time.perf_counter()
-        await asyncio.wait_for(callers.all_answered.wait(), 60)
-        answered = callers.waiting[10:]
-        print(f"the last of {len(answered)} after {max(each.at for each in answered) - changed:.2f} s")
-        for number, each in enumerate(callers.waiting):
-            assert each.answer.startswith(b"HTTP/1.1 200 OK\r\n") == (number >= 10)
-            if number >= 10:
-                assert b'"complete":true' in each.answer
-                assert f'"dbId":{tickets[number % count].id},'.encode() in each.answer
-        assert running.threads < 60
-        callers.close()
+            for each in callers.waiting[:10]:
+                each.transport.abort()
+            change_all(running.store)
+            changed = time.perf_counter()
+            await asyncio.wait_for(callers.all_answered.wait(), 60 * PATIENCE)
+            answered = callers.waiting[10:]
+            print(f"the last of {len(answered)} after {max(each.at for each in answered) - changed:.2f} s")
+            for number, each in enumerate(callers.waiting):
+                assert each.answer.startswith(b"HTTP/1.1 200 OK\r\n") == (number >= 10)
+                if number >= 10:
+                    assert b'"complete":true' in each.answer
+                    assert f'"dbId":{tickets[number % count].id},'.encode() in each.answer
+            assert running.threads < 60
 
     asyncio.run(wait())
 
@@ -76,13 +102,11 @@ def test_the_intake_stops_at_once(running: Intake, number: signal.Signals) -> No
     warm_up(running)
 
     async def wait() -> None:
-        callers = await held(running, tickets, 100)
-        await at_rest(running)
-        running.process.send_signal(number)
-        await asyncio.wait_for(callers.all_answered.wait(), 20)
-        assert {each.answer[:15] for each in callers.waiting} == {b"HTTP/1.1 200 OK"}
-        assert all(b'"message":"Queued"' in each.answer for each in callers.waiting)
-        callers.close()
+        async with waiting(running, tickets, 100) as callers:
+            running.process.send_signal(number)
+            await asyncio.wait_for(callers.all_answered.wait(), 20 * PATIENCE)
+            assert {each.answer[:15] for each in callers.waiting} == {b"HTTP/1.1 200 OK"}
+            assert all(b'"message":"Queued"' in each.answer for each in callers.waiting)
 
     asyncio.run(wait())
-    running.process.wait(20)
+    running.process.wait(20 * PATIENCE)

@@ -23,6 +23,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from publisher.core.ticket import State
 from publisher.devcloud.cloud import DevCloud
 from tests.clouds import Glance, publish_body
+from tests.patience import PATIENCE
 from tests.servers.process import free_port
 from tests.servers.redis import RedisServer
 from tests.stack import REPOSITORY, Stack, until
@@ -85,13 +86,13 @@ def test_one_request_is_followed_through_the_logs(
 
 
 def scrape(port: int) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20 * PATIENCE) as answer:
         families = list(text_string_to_metric_families(answer.read().decode()))
     return {(each.name, frozenset(each.labels.items())): each.value for family in families for each in family.samples}
 
 
 def health(port: int, path: str) -> tuple[int, dict[str, Any]]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20 * PATIENCE)
     try:
         connection.request("GET", path)
         answer = connection.getresponse()
@@ -177,7 +178,7 @@ def test_the_processes_of_an_intake_count_together(tmp_path: Path, redis: RedisS
             assert told == {40.0}, "whichever of them is asked"
         finally:
             two.terminate()
-            two.wait(20)
+            two.wait(20 * PATIENCE)
         plain = [line for line in (stack.logs / "two.log").read_text().splitlines() if line.startswith("INFO:")]
         assert plain == [], "the parent's lines have our form, too"
 

@@ -14,7 +14,7 @@ from tests.servers.listening import listening
 from tests.servers.redis import RedisServer
 from tests.stack import Answer, Stack
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.real
 
 PATH = "users/root/appliances/4/pimages"
 

@@ -21,13 +21,14 @@ from publisher.core.ticket import State, Ticket
 from publisher.devcloud.cloud import DevCloud
 from tests.clouds import Glance, publish_body
 from tests.integration.test_publish import assert_one_right_image
+from tests.patience import PATIENCE
 from tests.proxy import Proxy
 from tests.servers.impatient_worker import VISIBILITY_SECONDS
 from tests.servers.rabbitmq import rabbitmq_server
 from tests.servers.redis import redis_server
 from tests.stack import Stack, until
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.real
 
 MIB = 1 << 20
 URI = "users/root/appliances/4/images/7"
@@ -45,6 +46,8 @@ class Scale:
 SMALL = Scale(48 * MIB, lease_seconds=4.0, upload_seconds=15.0, outage_seconds=13.0)
 FULL = Scale(1 << 30, lease_seconds=DEFAULTS.lease_seconds, upload_seconds=60.0, outage_seconds=60.0)
 SCALE = FULL if os.environ.get("FULL") else SMALL
+LIMIT = 1 if SCALE is FULL else PATIENCE
+"""`make promises` measures; the tests must pass on any machine."""
 RATE = SCALE.image_bytes / SCALE.upload_seconds
 
 
@@ -100,8 +103,8 @@ def test_with_the_broker_down_a_ticket_is_accepted_at_once_and_taken_up_soon_aft
         until(lambda: ticket_of(stack, ticket["dbId"]).state is not State.QUEUED, 30)
         taken_up_seconds = time.monotonic() - back
         print(f"answered after {answered_seconds:.2f} s; taken up {taken_up_seconds:.2f} s after Redis was back")
-        assert answered_seconds < 1
-        assert taken_up_seconds < 5
+        assert answered_seconds < 1 * LIMIT
+        assert taken_up_seconds < 5 * LIMIT
         assert stack.wait(ticket, 120)["published"]
         assert_one_right_image(glance, ticket, image)
 
@@ -123,7 +126,7 @@ def test_a_worker_that_is_killed_half_way_is_followed_within_its_lease(
         until(lambda: ticket_of(stack, ticket["dbId"]).attempt == 2, SCALE.lease_seconds + 30)
         followed_seconds = time.monotonic() - killed
         print(f"followed after {followed_seconds:.1f} s; the lease is {SCALE.lease_seconds:.0f} s")
-        assert followed_seconds < SCALE.lease_seconds + 5
+        assert followed_seconds < SCALE.lease_seconds + 5 * LIMIT
         assert stack.wait(ticket, 120)["published"]
         assert ticket_of(stack, ticket["dbId"]).worker != first.worker
         assert_one_right_image(glance, ticket, image)
@@ -171,7 +174,7 @@ def test_a_cancel_half_way_stops_the_transfer_and_empties_the_cloud_first(
         until(lambda: slow.waiting_for_new >= 1, 10)
         stopped_seconds = time.monotonic() - asked
         print(f"the transfer stopped {stopped_seconds:.2f} s after the cancel")
-        assert stopped_seconds < 2
+        assert stopped_seconds < 2 * LIMIT
         assert len(glance.images(ticket)) == 1
         assert not stack.status(ticket)["cancelled"], "not while something is there"
         slow.resume()

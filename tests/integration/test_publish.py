@@ -16,6 +16,7 @@ from publisher.core.image import Image
 from publisher.core.ticket import State
 from publisher.devcloud.cloud import DevCloud
 from tests.clouds import Glance, publish_body
+from tests.patience import PATIENCE
 from tests.proxy import Proxy
 from tests.servers.postgres import PostgresServer
 from tests.servers.rabbitmq import RabbitServer
@@ -196,7 +197,7 @@ def test_nothing_waits_for_a_keystone_that_does_not_answer(
             assert stack.wait(ticket, 2)["cancelled"]
         else:
             stack.workers[0].signal(signal.SIGQUIT)
-            assert stack.workers[0].process.wait(5) == 0
+            assert stack.workers[0].process.wait(5 * PATIENCE) == 0
             assert stack.status(ticket)["message"] == "Queued"
 
 
@@ -232,7 +233,7 @@ def test_a_worker_that_is_to_stop_at_once_hands_its_ticket_back(
     with Proxy(devcloud.glance_url, bytes_per_second=8 * MIB) as slow:
         ticket = upload(stack, devcloud, slow, until_percentage=30)
         stack.workers[0].signal(signal.SIGQUIT)
-        assert stack.workers[0].process.wait(10) == 0
+        assert stack.workers[0].process.wait(10 * PATIENCE) == 0
         handed_back = stack.store.tickets.list()[0]
         assert (handed_back.state, handed_back.attempt) == (State.QUEUED, 0)
         slow.bytes_per_second = None

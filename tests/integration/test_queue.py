@@ -17,6 +17,7 @@ from publisher.core.broker import Broker
 from publisher.core.errors import QueueUnavailable
 from publisher.core.queue import PUBLISH_TASK, QUEUE, WakeQueue
 from publisher.core.settings import Settings
+from tests.patience import PATIENCE
 from tests.servers.process import free_port
 from tests.servers.rabbitmq import RabbitServer
 from tests.servers.redis import RedisServer, redis_server
@@ -24,7 +25,7 @@ from tests.servers.silent import silent_server
 
 pytestmark = pytest.mark.real
 
-BOUND_SECONDS = 3.0
+BOUND_SECONDS = 3.0 * PATIENCE
 """Within which a send ends, whatever the broker does."""
 
 
@@ -130,7 +131,7 @@ def test_threads_share_one_queue(broker_url: str, open_queue: Callable[[str], Wa
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(30 * PATIENCE)
     assert sorted(json.loads(take(broker_url).body)[0][0] for _ in range(80)) == list(range(80))
 
 
@@ -257,7 +258,7 @@ def test_many_callers_of_a_silent_broker_do_not_wait_in_line(open_queue: Callabl
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(60)
+            thread.join(60 * PATIENCE)
         assert max(took) < BOUND_SECONDS
 
 

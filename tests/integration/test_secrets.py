@@ -20,6 +20,7 @@ from publisher.core.store import Store
 from publisher.devcloud.cloud import DevCloud
 from tests.clouds import Glance, publish_body
 from tests.installation import Installation, running
+from tests.patience import PATIENCE
 from tests.servers.process import free_port
 
 pytestmark = pytest.mark.real
@@ -44,7 +45,7 @@ class Watched:
 
 
 def get(port: int, path: str, login: str, body: bytes | None = None, accept: str = "*/*") -> bytes:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20 * PATIENCE)
     headers = {"Authorization": "Basic " + b64encode(login.encode()).decode(), "Accept": accept}
     if body is not None:
         headers["Content-Type"] = "application/json"

@@ -14,6 +14,7 @@ from publisher.core.store import Store
 from publisher.core.store.engine import db_now, reading, writing
 from publisher.core.store.idempotency import IdempotencyKey, KeyTaken
 from publisher.core.store.tables import history, idempotency_keys, tickets
+from tests.patience import PATIENCE
 from tests.unit.core.records import add_ticket
 
 DAY = 86400.0
@@ -47,7 +48,7 @@ def test_of_those_that_race_one_makes_a_ticket(stores: Callable[[], Store], expi
         start = threading.Barrier(len(racers))
 
         def race(store: Store, wanted: IdempotencyKey = wanted, start: threading.Barrier = start) -> tuple[bool, int]:
-            start.wait(30)
+            start.wait(30 * PATIENCE)
             try:
                 return True, add_ticket(store, idempotency_key=wanted).id
             except KeyTaken:

@@ -16,6 +16,7 @@ from publisher.core.store.rows import change
 from publisher.core.store.tables import history, journal, tickets
 from publisher.core.ticket import TRANSITIONS, CloudRef, Phase, State, Ticket
 from tests.conftest import open_store
+from tests.patience import PATIENCE
 from tests.servers import missing
 from tests.servers.postgres import PostgresServer, find_postgres
 from tests.unit.core.records import add_ticket, current, put_back, words
@@ -52,7 +53,7 @@ def test_of_eight_that_race_exactly_one_wins(stores: Callable[[], Store], found:
         start = threading.Barrier(8)
 
         def race(number: int, ticket: Ticket = ticket, start: threading.Barrier = start) -> Claim | None:
-            start.wait(30)
+            start.wait(30 * PATIENCE)
             return racers[number].leases.claim(ticket.id, f"worker-{number}", 60)
 
         with ThreadPoolExecutor(8) as pool:

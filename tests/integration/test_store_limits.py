@@ -16,6 +16,7 @@ from publisher.core.store.leases import Claim
 from publisher.core.store.limits import Limits
 from publisher.core.store.tables import tickets
 from publisher.core.ticket import State, Ticket
+from tests.patience import PATIENCE
 from tests.unit.core.records import add_ticket, put_back
 
 
@@ -175,7 +176,7 @@ def test_places_hold_against_workers_that_race(limited: Callable[..., Store]) ->
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(60)
+            thread.join(60 * PATIENCE)
         messages.extend(each.id for each in store.tickets.list() if each.state is State.QUEUED)
         if not messages:
             break

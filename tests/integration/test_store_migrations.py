@@ -14,6 +14,7 @@ from publisher.core.store import Store
 from publisher.core.store.engine import open_engine, writing
 from publisher.core.store.tables import metadata
 from tests.conftest import open_store
+from tests.patience import PATIENCE
 from tests.servers.postgres import PostgresServer
 
 
@@ -91,7 +92,7 @@ def _migrate_when_told(
 ) -> None:
     try:
         store = open_store(url)
-        go.wait(60)
+        go.wait(60 * PATIENCE)
         store.migrate()
         results.put(store.deployment)
         store.close()
@@ -109,9 +110,9 @@ def test_processes_that_migrate_at_the_same_moment(empty_database: Callable[[], 
         processes = [context.Process(target=_migrate_when_told, args=(url, go, results)) for _ in range(4)]
         for process in processes:
             process.start()
-        found = [results.get(timeout=90) for _ in processes]
+        found = [results.get(timeout=90 * PATIENCE) for _ in processes]
         for process in processes:
-            process.join(30)
+            process.join(30 * PATIENCE)
         results.close()
         assert not [each for each in found if each.startswith("failed")]
         assert len(set(found)) == 1

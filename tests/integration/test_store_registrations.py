@@ -11,6 +11,7 @@ from publisher.core.errors import Conflict, LeaseLost, NotFound
 from publisher.core.image import Digests, Image, ImageState
 from publisher.core.store import Store
 from publisher.core.store.registrations import Registration
+from tests.patience import PATIENCE
 from tests.unit.core.records import APPLIANCE, OWNER, add_owner, add_ticket
 
 DIGESTS = Digests(9, "5" * 32, "2" * 64, "f" * 128)
@@ -89,14 +90,14 @@ def test_claimed_once_of_many(store: Store, stores: Callable[[], Store]) -> None
     barrier, claims = threading.Barrier(4), []
 
     def claim(other: Store) -> None:
-        barrier.wait(10)
+        barrier.wait(10 * PATIENCE)
         claims.append(other.registrations.claim(image.id, "w", 60.0))
 
     threads = [threading.Thread(target=claim, args=[each]) for each in others]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(30 * PATIENCE)
     assert len([each for each in claims if each]) == 1
 
 

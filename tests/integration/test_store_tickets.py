@@ -17,6 +17,7 @@ from publisher.core.store.leases import Claim
 from publisher.core.store.tables import images, tickets, tombstones
 from publisher.core.ticket import FINAL, State, Ticket
 from tests.conftest import open_store
+from tests.patience import PATIENCE
 from tests.servers.postgres import PostgresServer
 from tests.unit.core.records import add_ticket, current, put_back, words
 
@@ -112,11 +113,11 @@ def test_of_a_claim_and_a_cancel_that_meet_both_know_what_happened(stores: Calla
         start = threading.Barrier(2)
 
         def cancel(ticket: Ticket = ticket, start: threading.Barrier = start) -> Ticket:
-            start.wait(30)
+            start.wait(30 * PATIENCE)
             return caller.tickets.request_cancel(ticket.id)
 
         def take(ticket: Ticket = ticket, start: threading.Barrier = start) -> Claim | None:
-            start.wait(30)
+            start.wait(30 * PATIENCE)
             return worker.leases.claim(ticket.id, "a", 60)
 
         with ThreadPoolExecutor(2) as pool:
@@ -136,7 +137,7 @@ def test_of_a_cancel_and_an_end_that_meet_one_wins(stores: Callable[[], Store]) 
         start = threading.Barrier(2)
 
         def cancel(ticket: Ticket = ticket, start: threading.Barrier = start) -> bool:
-            start.wait(30)
+            start.wait(30 * PATIENCE)
             try:
                 caller.tickets.request_cancel(ticket.id)
             except Conflict:
@@ -144,7 +145,7 @@ def test_of_a_cancel_and_an_end_that_meet_one_wins(stores: Callable[[], Store]) 
             return True
 
         def end(held: Claim = held, start: threading.Barrier = start) -> bool:
-            start.wait(30)
+            start.wait(30 * PATIENCE)
             try:
                 worker.leases.published(held, cloud_id="c", location=None)
             except Cancelled:
@@ -256,7 +257,7 @@ def test_fifty_tickets_are_written_to_at_once(stores: Callable[[], Store]) -> No
     def work(number: int) -> None:
         store = processes[number % 4]
         if number < 25:
-            start.wait(60)
+            start.wait(60 * PATIENCE)
         held = claim(store, made[number], f"w{number}")
         for sent in range(1, 21):
             store.leases.renew(held, 60, sent=sent)
@@ -332,7 +333,7 @@ def failed_with_leftover(store: Store) -> Ticket:
 
 def wait_for_a_lock(store: Store) -> None:
     """Until some statement waits for a lock that another transaction has."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 20 * PATIENCE
     while time.monotonic() < deadline:
         with reading(store.engine) as connection:
             waiting = text(

@@ -23,6 +23,7 @@ from xsdata.formats.dataclass.parsers.config import ParserConfig
 from xsdata.formats.dataclass.serializers import XmlSerializer
 
 from publisher.core.image import Image
+from tests.patience import PATIENCE
 from tests.servers.redis import RedisServer
 from tests.stack import Stack
 
@@ -62,7 +63,7 @@ def bound(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mo
         env=os.environ | {"PATH": f"{tools}{os.pathsep}{os.environ.get('PATH', '')}"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=60 * PATIENCE,
         check=False,
     )  # fmt: skip
     assert made.returncode == 0, made.stderr
@@ -149,7 +150,7 @@ class Client:
 
     def wait(self, ticket: Any, seconds: float = 30) -> Any:
         """As callers do: `complete` is looked at first."""
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + seconds * PATIENCE
         while time.monotonic() < deadline:
             status = self.get(ticket.status_uri, "Status")
             assert status.message

@@ -14,6 +14,7 @@ import pytest
 from publisher.core.ticket import State
 from publisher.devcloud.cloud import DevCloud
 from tests.clouds import Glance, publish_body
+from tests.patience import PATIENCE
 from tests.servers.redis import RedisServer
 from tests.stack import REPOSITORY, Stack
 from tests.unit.core.records import put_back
@@ -27,7 +28,7 @@ def sweep(stack: Stack, *options: str, code: int = 0) -> dict[str, Any]:
     environment = os.environ | stack.settings.environment()
     command = [sys.executable, "-m", "publisher.cli.main", "sweep", "--json", *options]
     done = subprocess.run(
-        command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=60, check=False
+        command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=60 * PATIENCE, check=False
     )
     assert done.returncode == code, done.stdout + done.stderr
     found: dict[str, Any] = json.loads(done.stdout)

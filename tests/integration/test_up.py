@@ -30,6 +30,7 @@ from tests.installation import (
     eventually,
     running,
 )
+from tests.patience import PATIENCE
 from tests.servers import missing
 from tests.servers.process import free_port
 from tests.servers.redis import find_redis
@@ -132,7 +133,7 @@ def queues(port: int, login: str) -> list[str]:
 
 
 def ask(port: int, method: str, path: str, login: str) -> tuple[int, bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20 * PATIENCE)
     try:
         connection.request(method, path, headers={"Authorization": f"Basic {b64encode(login.encode()).decode()}"})
         answer = connection.getresponse()

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
+from tests.patience import PATIENCE
 from tests.servers.receiver import receiver
 from tests.servers.redis import RedisServer
 from tests.stack import Stack, until
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.real
 
 
 def publish(stack: Stack, login: str, notify: str) -> dict[str, Any]:
@@ -68,5 +69,5 @@ def _history(stack: Stack, ticket: int) -> list[str]:
     """As `publisher status --history` tells it."""
     command = [sys.executable, "-m", "publisher.cli.main", "status", str(ticket), "--history", "--json"]
     environment = stack.settings.environment() | dict(stack.environment)
-    done = subprocess.run(command, env=environment, capture_output=True, check=True, timeout=60)
+    done = subprocess.run(command, env=environment, capture_output=True, check=True, timeout=60 * PATIENCE)
     return [each["words"] for each in json.loads(done.stdout)["history"]]

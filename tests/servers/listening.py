@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from tests.patience import PATIENCE
+
 
 @dataclass
 class Listening:
@@ -46,6 +48,6 @@ def listening(
         with contextlib.suppress(OSError):
             last.bind((host, 0))
         last.connect((host, made.port))
-        thread.join(10)
+        thread.join(10 * PATIENCE)
         last.close()
         listener.close()

@@ -19,6 +19,7 @@ import psutil
 import psycopg
 from psycopg import sql
 
+from tests.patience import PATIENCE
 from tests.servers import missing
 from tests.servers.process import Server, free_port, listens
 
@@ -85,7 +86,7 @@ class PostgresServer:
             for backend in backends:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     backend.kill()
-            psutil.wait_procs(backends, timeout=10)
+            psutil.wait_procs(backends, timeout=10 * PATIENCE)
 
     def fresh(self, template: str = "template0") -> str:
         """The URL of a new database, a copy of `template`."""
@@ -105,7 +106,7 @@ class PostgresServer:
         environment = self._environment | {
             "PGHOST": "127.0.0.1", "PGPORT": str(self.port), "PGUSER": "postgres", "PGPASSWORD": self.password,
         }  # fmt: skip
-        subprocess.run([self._binaries / client, *arguments], env=environment, timeout=60, check=True)
+        subprocess.run([self._binaries / client, *arguments], env=environment, timeout=60 * PATIENCE, check=True)
 
     def url(self, database: str) -> str:
         return f"postgresql://postgres:{self.password}@127.0.0.1:{self.port}/{database}"
@@ -132,7 +133,7 @@ class PostgresServer:
             extra_groups=None if self._uid is None else [],
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=120 * PATIENCE,
             check=False,
         )
         if made.returncode:
@@ -142,7 +143,7 @@ class PostgresServer:
         if not listens(self.port):
             return False
         try:
-            psycopg.connect(self.url("postgres"), connect_timeout=2).close()
+            psycopg.connect(self.url("postgres"), connect_timeout=2 * PATIENCE).close()
         except psycopg.OperationalError:  # it listens before it has recovered
             return False
         return True

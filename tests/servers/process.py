@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from tests.patience import PATIENCE
+
 
 def free_port() -> int:
     """A port on 127.0.0.1 below those that the kernel gives to outgoing connections: still free after a restart."""
@@ -65,7 +67,7 @@ class Server:
                 group=self._uid,
                 extra_groups=None if self._uid is None else [],
             )
-        deadline = time.monotonic() + self._start_seconds
+        deadline = time.monotonic() + self._start_seconds * PATIENCE
         while not self._ready():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.kill()
@@ -83,10 +85,10 @@ class Server:
             self._process.send_signal(number)
 
     def wait(self, seconds: float) -> None:
-        """Until it has ended; kills it when that takes too long."""
+        """Until it has ended; kills it when that takes too long: so many seconds, times PATIENCE."""
         if self._process is not None:
             try:
-                self._process.wait(seconds)
+                self._process.wait(seconds * PATIENCE)
             except subprocess.TimeoutExpired:
                 self.kill()
 

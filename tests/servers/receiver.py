@@ -10,6 +10,8 @@ from typing import Any
 
 from standardwebhooks import Webhook
 
+from tests.patience import PATIENCE
+
 
 @dataclass
 class Receiver:
@@ -49,7 +51,7 @@ def receiver(host: str = "127.0.0.1", tls: ssl.SSLContext | None = None, **how: 
             body = self.rfile.read(int(self.headers["Content-Length"])).decode()
             made.paths.append(self.path)
             made.got.append(({name.lower(): value for name, value in self.headers.items()}, body))
-            made.going.wait(20)
+            made.going.wait(20 * PATIENCE)
             self.send_response(made.statuses.pop(0) if made.statuses else 204)
             for name, value in made.headers.items():
                 self.send_header(name, value)

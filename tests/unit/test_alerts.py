@@ -19,6 +19,7 @@ import workers.metrics as worker_metrics  # and what a worker does
 from publisher.core.metrics import exposition
 from publisher.core.store import Store
 from publisher.core.store_metrics import store_registry
+from tests.patience import PATIENCE
 from tests.servers import missing
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -32,7 +33,7 @@ DECLARED = (observing, worker_metrics)
 
 def promtool(*arguments: str) -> None:
     program = shutil.which("promtool") or missing("promtool")
-    done = subprocess.run([program, *arguments], cwd=PROMETHEUS, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([program, *arguments], cwd=PROMETHEUS, capture_output=True, text=True, timeout=60 * PATIENCE)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from publisher.version import __version__
+from tests.patience import PATIENCE
 from tests.unit.cli.conftest import Cli
 
 HEAVY = (
@@ -30,7 +31,9 @@ def test_the_version(bare_cli: Cli) -> None:
 
 def test_help_loads_nothing_that_it_does_not_need() -> None:
     program = "import sys, publisher.cli.main; print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=60)
+    loaded = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=60 * PATIENCE
+    )
 
     assert not set(loaded.stdout.split()) & set(HEAVY)
 

@@ -13,7 +13,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from publisher.cli import supervisor as module
 from publisher.cli.supervisor import Program, ProgramFailed, StopAsked, Supervisor
+from tests.patience import PATIENCE
 
 SLEEP = """\
 import pathlib, signal, sys, time
@@ -25,7 +27,7 @@ def stop(*_):
 signal.signal(signal.SIGTERM, stop)
 print("here is", name)
 pathlib.Path(name).touch()
-time.sleep(60)
+time.sleep(3600)
 """
 STUBBORN = SLEEP.replace("signal.signal(signal.SIGTERM, stop)", "signal.signal(signal.SIGTERM, signal.SIG_IGN)")
 
@@ -49,19 +51,21 @@ def supervisor(tmp_path: Path, lines: list[tuple[str, str]]) -> Supervisor:
 # ruff: noqa: PT012
 
 
-def program(name: str, code: str = SLEEP, *, ready: Callable[[], bool] | None = None, seconds: float = 10) -> Program:
+def program(
+    name: str, code: str = SLEEP, *, ready: Callable[[], bool] | None = None, seconds: float = 10 * PATIENCE
+) -> Program:
     return Program(
         name,
         [sys.executable, "-c", code, name],
         dict(os.environ),
         ready or Path(name).exists,
         ready_seconds=seconds,
-        stop_seconds=0.5 if code == STUBBORN else 5,
+        stop_seconds=0.5 if code == STUBBORN else 5 * PATIENCE,
     )
 
 
 def eventually(condition: Callable[[], bool], seconds: float = 10) -> bool:
-    until = time.monotonic() + seconds
+    until = time.monotonic() + seconds * PATIENCE
     while not condition():
         if time.monotonic() > until:
             return False
@@ -149,11 +153,12 @@ def test_a_program_that_does_not_stop_is_killed(supervisor: Supervisor) -> None:
         supervisor.start(program("worker", STUBBORN))
         asked = time.monotonic()
 
-    assert time.monotonic() - asked < 3
+    assert time.monotonic() - asked < 3 * PATIENCE
     assert not set(children()) - before
 
 
-def test_a_second_signal_does_not_wait(supervisor: Supervisor) -> None:
+def test_a_second_signal_does_not_wait(supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "STOP_SECONDS_MAX", 3600)
     with supervisor:
         supervisor.start(
             Program(
@@ -161,7 +166,7 @@ def test_a_second_signal_does_not_wait(supervisor: Supervisor) -> None:
                 [sys.executable, "-c", STUBBORN, "worker"],
                 dict(os.environ),
                 Path("worker").exists,
-                stop_seconds=8,
+                stop_seconds=3600,
             )
         )
         asked = time.monotonic()
@@ -170,7 +175,7 @@ def test_a_second_signal_does_not_wait(supervisor: Supervisor) -> None:
         with pytest.raises(StopAsked):
             supervisor.check()
 
-    assert time.monotonic() - asked < 4
+    assert time.monotonic() - asked < 4 * PATIENCE
 
 
 def test_a_program_has_a_session_of_its_own(supervisor: Supervisor) -> None:
@@ -185,6 +190,7 @@ def test_a_program_has_a_session_of_its_own(supervisor: Supervisor) -> None:
 def test_nothing_outlives_a_supervisor_that_is_killed(tmp_path: Path) -> None:
     own = f"""\
 import os, pathlib, sys
+from publisher.cli import supervisor as module
 from publisher.cli.supervisor import Program, Supervisor
 code = {SLEEP!r}
 with Supervisor(pathlib.Path("logs"), lambda name, line: None) as supervisor:

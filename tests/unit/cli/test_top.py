@@ -22,6 +22,7 @@ from publisher.core.store.engine import db_now, writing
 from publisher.core.store.fleet import Member
 from publisher.core.store.tables import tickets, workers
 from publisher.core.ticket import Phase
+from tests.patience import PATIENCE
 from tests.unit.cli.conftest import Cli
 from tests.unit.core.records import add_ticket, put_back
 
@@ -153,7 +154,7 @@ def test_on_a_terminal_it_goes_on_until_it_is_ended(fleet: Store, how: str) -> N
             os.write(terminal, b"q")
         else:
             process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=10) == 0
+        assert process.wait(timeout=10 * PATIENCE) == 0
 
 
 @pytest.mark.parametrize(

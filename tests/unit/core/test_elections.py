@@ -9,6 +9,7 @@ from sqlalchemy import update
 from publisher.core.store import Store
 from publisher.core.store.engine import db_now, writing
 from publisher.core.store.tables import elections
+from tests.patience import PATIENCE
 
 
 def run_out(store: Store, office: str) -> None:
@@ -41,7 +42,7 @@ def test_of_many_that_run_one_is_elected(stores: Callable[[], Store]) -> None:
         start = threading.Barrier(8)
 
         def stand(number: int, office: str = f"office-{round_}", start: threading.Barrier = start) -> bool:
-            start.wait(30)
+            start.wait(30 * PATIENCE)
             return candidates[number].elections.hold(office, str(number), 60)
 
         with ThreadPoolExecutor(8) as pool:

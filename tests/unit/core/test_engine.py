@@ -12,6 +12,7 @@ from sqlalchemy import event, text
 
 from publisher.core.store import engine as module
 from publisher.core.store.engine import open_engine, writing
+from tests.patience import PATIENCE
 
 
 def test_threads_that_write_wait_for_each_other_and_not_for_the_database(
@@ -23,7 +24,7 @@ def test_threads_that_write_wait_for_each_other_and_not_for_the_database(
         engine.connect().close()
     with writing(engine) as connection:
         connection.execute(text("CREATE TABLE written (number INTEGER)"))
-    together = threading.Barrier(8, timeout=30)
+    together = threading.Barrier(8, timeout=30 * PATIENCE)
 
     def write(number: int) -> None:
         together.wait()

@@ -11,6 +11,7 @@ import pytest
 from publisher.core.disk_format import examine
 from publisher.core.errors import ImageFileError, InvalidRequest
 from publisher.core.image import digest, open_under
+from tests.patience import PATIENCE
 
 GIB = 1 << 30
 
@@ -205,7 +206,7 @@ def test_a_pipe_with_a_writer_does_not_hang(root: Path) -> None:
 
         thread = threading.Thread(target=attempt, daemon=True)
         thread.start()
-        thread.join(5)
+        thread.join(5 * PATIENCE)
         assert outcome
     finally:
         os.close(writer)

@@ -10,6 +10,7 @@ import pytest
 from publisher.core.errors import Conflict, InvalidRequest, NotFound
 from publisher.core.store import Store
 from publisher.core.store.users import ENTITLEMENTS, verify_password
+from tests.patience import PATIENCE
 from tests.unit.core.records import add_image
 
 
@@ -94,7 +95,7 @@ def test_of_administrators_who_remove_each_other_one_stays(store: Store) -> None
     started = threading.Barrier(8)
 
     def remove(login: str) -> None:
-        started.wait(10)
+        started.wait(10 * PATIENCE)
         with contextlib.suppress(Conflict):
             store.users.remove(login)
 

@@ -31,6 +31,7 @@ from publisher.core.store.leases import Claim
 from publisher.core.ticket import Ticket
 from publisher.intake.app import create_app
 from publisher.intake.wire import xsd
+from tests.patience import PATIENCE
 from tests.servers.process import Server, free_port, listens
 
 with warnings.catch_warnings():
@@ -382,7 +383,7 @@ def real_server(directory: Path) -> Iterator[Process]:
     finally:
         crashed = server.pid is None
         server.signal(signal.SIGINT)
-        server.wait(10)
+        server.wait(10 * PATIENCE)
     assert not crashed
     text = log.read_text()
     assert "Traceback" not in text

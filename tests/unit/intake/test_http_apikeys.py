@@ -14,6 +14,7 @@ from publisher.core.settings import Settings
 from publisher.core.store import Store
 from publisher.core.vault import Vault
 from publisher.intake.auth import API_SECRET, signature, signed_text
+from tests.patience import PATIENCE
 from tests.unit.intake.conftest import JSON, UFORGE, XML, Service, basic, real_server
 from tests.unit.intake.contract import Key, make_key
 
@@ -193,7 +194,7 @@ def server(filled_template: Path, tmp_path_factory: pytest.TempPathFactory) -> I
 
 
 def wire(port: int, target: str, **headers: str) -> int:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20 * PATIENCE)
     connection.request("GET", target, headers=headers)
     status = connection.getresponse().status
     connection.close()

@@ -14,6 +14,7 @@ from sqlalchemy import select, update
 from publisher.core.store import tables
 from publisher.core.store.engine import reading, writing
 from publisher.core.vault import Vault
+from tests.patience import PATIENCE
 from tests.unit.intake.conftest import JSON, SECRET, XML, Answer, Service, image_uri, json_body, ticket_path, xml_body
 
 NESTED = "users/alice/appliances/14/images/21/pimages"
@@ -186,7 +187,7 @@ def test_many_at_once_make_one_ticket(fresh: Service, monkeypatch: pytest.Monkey
         found = look(key)
         if not getattr(first_look, "done", False):
             first_look.done = True
-            everyone.wait(20)
+            everyone.wait(20 * PATIENCE)
         return found
 
     monkeypatch.setattr(fresh.store.idempotency_keys, "ticket", together)

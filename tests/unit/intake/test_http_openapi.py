@@ -23,6 +23,7 @@ from publisher.intake.negotiation import Format
 from publisher.intake.openapi import document
 from publisher.intake.resources import RESOURCES, Resource, routed
 from publisher.intake.wire.codec import read_document, write_document
+from tests.patience import PATIENCE
 from tests.servers import missing
 from tests.unit.intake.conftest import JSON, SECRET, XML, Service, real_server
 
@@ -238,7 +239,7 @@ def browse(chromium: str, base: str, directory: Path) -> tuple[str, list[SplitRe
         *("--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1", f"--user-data-dir={directory / 'profile'}"),
         *(f"--log-net-log={log}", "--virtual-time-budget=20000", "--dump-dom", f"{base}/docs"),
     ]
-    shown = subprocess.run(command, capture_output=True, timeout=120, check=True)
+    shown = subprocess.run(command, capture_output=True, timeout=120 * PATIENCE, check=True)
     parameters = [event.get("params", {}) for event in json.loads(log.read_text())["events"]]
     asked = [urlsplit(each["url"]) for each in parameters if each.get("initiator") == base]
     return shown.stdout.decode(), asked

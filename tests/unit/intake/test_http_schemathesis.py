@@ -20,8 +20,8 @@ CHECKS = (
     "response_schema_conformance",
     "allow_header_conformance",
 )
-SECONDS = 170
-"""Of one run, on a machine that is busy with others; on an idle one with two cores each takes less than 10."""
+SECONDS = 1500
+"""Of one run; on an idle machine with two cores each takes less than 10."""
 
 RUNS = {
     # One value after the other of each element takes minutes for the largest bodies; test_http_elements.py has those.
@@ -40,7 +40,6 @@ def fill(service: Service) -> None:
 
 
 @pytest.mark.real
-@pytest.mark.timeout(SECONDS + 60)
 @pytest.mark.parametrize(("run", "accept"), [("coverage", JSON), ("fuzzing", JSON), ("examples", XML)])
 def test_every_answer_is_in_the_document(run: str, accept: str, filled_template: Path, tmp_path: Path) -> None:
     shutil.copyfile(filled_template, tmp_path / "publisher.db")
@@ -53,7 +52,7 @@ def test_every_answer_is_in_the_document(run: str, accept: str, filled_template:
                 f"http://127.0.0.1:{process.port}/api/openapi.json",
                 *("--auth", f"root:{PASSWORDS['root']}", "--header", f"Accept: {accept}"),
                 *("--checks", ",".join(CHECKS), *RUNS[run], "--generation-deterministic", "--no-color"),
-                *("--request-timeout", "10", "--warnings", "off", "--continue-on-failure"),
+                *("--request-timeout", "300", "--warnings", "off", "--continue-on-failure"),
             ],
             cwd=tmp_path,  # where it leaves what it has found
             capture_output=True,

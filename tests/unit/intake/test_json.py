@@ -10,6 +10,7 @@ import pytest
 from publisher.core.errors import InvalidRequest
 from publisher.intake.wire import json, limits
 from publisher.intake.wire.fields import Document
+from tests.patience import PATIENCE
 
 TYPE = '"@type": "PublishImageOpenStack"'
 
@@ -137,7 +138,7 @@ def test_brackets_in_strings_do_not_count() -> None:
 def test_the_time_that_a_body_takes_grows_with_its_size_only(unit: str) -> None:
     started = time.monotonic()
     refused(b'{"' + unit.encode() * (limits.MAX_BODY_BYTES // len(unit) - 8))
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 5 * PATIENCE
 
 
 def test_a_body_may_be_as_large_as_the_limit_and_no_larger() -> None:

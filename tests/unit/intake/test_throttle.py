@@ -75,7 +75,7 @@ def test_an_address_is_limited_for_all_logins(sqlite_store: Store) -> None:
 
 
 def test_the_window_passes(sqlite_store: Store) -> None:
-    sign_ins = limits(sqlite_store, seconds=1)
+    sign_ins = limits(sqlite_store, seconds=4)
     for _ in range(3):
         sign_ins.failed("alice", HERE)
     assert limited(sign_ins, "alice", HERE)

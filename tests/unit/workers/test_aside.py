@@ -5,6 +5,7 @@ import threading
 import pytest
 
 from publisher.core.errors import Cancelled
+from tests.patience import PATIENCE
 from workers import aside as module
 from workers.aside import aside
 
@@ -27,7 +28,7 @@ def test_one_that_is_not_wanted_any_more_is_left_and_its_result_discarded() -> N
     go_on, discarded = threading.Event(), threading.Event()
 
     def slow() -> str:
-        assert go_on.wait(20)
+        assert go_on.wait(20 * PATIENCE)
         return "too late"
 
     results: list[str] = []
@@ -40,7 +41,7 @@ def test_one_that_is_not_wanted_any_more_is_left_and_its_result_discarded() -> N
         aside(slow, check=fail_at_once, discard=discard)
     assert results == []
     go_on.set()
-    assert discarded.wait(20)
+    assert discarded.wait(20 * PATIENCE)
     assert results == ["too late"]
 
 
@@ -48,7 +49,7 @@ def test_an_error_that_comes_too_late_is_nobodys() -> None:
     go_on = threading.Event()
 
     def slow() -> None:
-        assert go_on.wait(20)
+        assert go_on.wait(20 * PATIENCE)
         raise KeyError
 
     with pytest.raises(Cancelled):
@@ -62,7 +63,7 @@ def test_no_more_are_left_than_so_many(monkeypatch: pytest.MonkeyPatch) -> None:
     ended: list[str] = []
 
     def slow(name: str) -> str:
-        assert go_on.wait(20)
+        assert go_on.wait(20 * PATIENCE)
         ended.append(name)
         return name
 
@@ -77,7 +78,7 @@ def test_no_more_are_left_than_so_many(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Cancelled):
         aside(lambda: slow("waited for"), check=check, discard=never_mind)
     assert "waited for" in ended
-    assert first_ended.wait(20)
+    assert first_ended.wait(20 * PATIENCE)
     with pytest.raises(Cancelled):  # there is room again
         aside(lambda: threading.Event().wait(0.3), check=fail_at_once, discard=never_mind)
 

@@ -11,6 +11,7 @@ import pytest
 from publisher.core.store import Store
 from publisher.core.store.engine import open_engine
 from publisher.core.store.fleet import Member, WorkerState
+from tests.patience import PATIENCE
 from tests.stack import until
 from workers.drain import Drain
 from workers.heartbeat import Heartbeat
@@ -38,7 +39,7 @@ def test_it_lives_drains_and_ends(sqlite_store: Store) -> None:
     heart.start()
     until(lambda: state(sqlite_store) is WorkerState.ALIVE, 10)
     sqlite_store.fleet.ask_to_drain(ME.name)
-    assert drain.begun.wait(10)
+    assert drain.begun.wait(10 * PATIENCE)
     assert state(sqlite_store) is WorkerState.DRAINING
     heart.stop()
     heart.stop()

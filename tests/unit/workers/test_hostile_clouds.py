@@ -22,6 +22,7 @@ from publisher.core.store import Store
 from publisher.core.ticket import Account, State, Target
 from publisher.core.vault import Vault
 from tests.keystone_v2 import KeystoneV2Stub
+from tests.patience import PATIENCE
 from tests.servers.answering import serving
 from tests.servers.uploads import Upload, upload_server
 from tests.stack import until
@@ -155,15 +156,15 @@ def test_a_list_goes_on_at_the_same_place() -> None:
 # Answers without end --------------------------------------------------------------------------------------------------
 
 
-def broken_off(behaviour: Callable[[Upload], None]) -> CloudError:
+def broken_off(behaviour: Callable[[Upload], None], call_seconds: float = 1.0) -> CloudError:
     with (
         upload_server(behaviour) as glance,
-        cloud_at(f"http://127.0.0.1:{glance.port}", call_seconds=1.0) as cloud,
+        cloud_at(f"http://127.0.0.1:{glance.port}", call_seconds=call_seconds) as cloud,
     ):
         began = time.monotonic()
         with pytest.raises(CloudError) as caught:
             cloud.tagged("deployment")
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < (call_seconds + 2) * PATIENCE
     return caught.value
 
 
@@ -203,7 +204,7 @@ def test_an_answer_that_is_too_long(header: bytes) -> None:
         upload.answer(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n" + header + b"\r\n")
         forever(upload, b" " * (1 << 20), 0)
 
-    error = broken_off(behaviour)
+    error = broken_off(behaviour, call_seconds=60)
     assert isinstance(error, PermanentCloudError)
     assert str(error).endswith(f"answers with more than {ANSWER_BYTES_MAX >> 20} MiB")
 
@@ -230,22 +231,23 @@ def test_a_check_breaks_a_call_off() -> None:
     asked = time.monotonic()
 
     def check() -> None:
-        if time.monotonic() - asked > 1:
+        # In the middle of the answer: signing in comes before.
+        if glance.uploads:
             raise Stopped
 
     with upload_server(lambda upload: forever(upload, b"H", 0.1)) as glance:  # noqa: SIM117  # the account needs its address
         with account_at(f"http://127.0.0.1:{glance.port}") as account:
-            cloud = OpenStackPublisher.connect(account, TARGET, Timeouts(5, 60, 60), EVERYWHERE, check)
+            cloud = OpenStackPublisher.connect(account, TARGET, Timeouts(5, 600, 600), EVERYWHERE, check)
             with pytest.raises(Stopped):
                 cloud.tagged("deployment")
             cloud.close()
-    assert time.monotonic() - asked < 3
+    assert time.monotonic() - asked < 3 * PATIENCE
 
 
 @pytest.mark.parametrize(("stop", "ends"), [("cancel", State.CANCELLED), ("deadline", State.FAILED)])
 def test_a_list_without_end_stops_with_the_work(sqlite_store: Store, tmp_path: Path, stop: str, ends: State) -> None:
     glance = HostileGlance(slowly_endless)
-    deadline = 1.5 if stop == "deadline" else 3600.0
+    deadline = 5.0 if stop == "deadline" else 3600.0
     settings = Settings(data_dir=tmp_path, progress_seconds=0.02, deadline_seconds=deadline)
     vault = Vault.from_file(settings.key_file)
     add_image(sqlite_store, settings.images, b"a disk")
@@ -268,7 +270,7 @@ def test_a_list_without_end_stops_with_the_work(sqlite_store: Store, tmp_path: P
         if stop == "cancel":
             stopping.start()
         assert Runner(sqlite_store, vault, settings, worker="w").run(ticket.id) is ends
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 5 * PATIENCE
         if stop == "cancel":
             stopping.join()
     assert current(sqlite_store, ticket).state is ends

@@ -16,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from publisher.core.settings import Settings
 from publisher.core.store import Store
+from tests.patience import PATIENCE
 from tests.servers.process import free_port
 from tests.unit.core.records import add_ticket
 from workers import metrics as metrics  # what a worker counts is declared by now
@@ -46,7 +47,7 @@ def worker(sqlite_store: Store) -> Iterator[Worker]:
 
 
 def get(port: int, path: str, **headers: str) -> tuple[int, str]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10 * PATIENCE)
     try:
         connection.request("GET", path, headers=headers)
         answer = connection.getresponse()

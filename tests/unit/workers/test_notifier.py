@@ -21,6 +21,7 @@ from publisher.core.store.engine import writing
 from publisher.core.store.tables import notifications, users
 from publisher.core.ticket import Ticket
 from publisher.core.vault import Vault
+from tests.patience import PATIENCE
 from tests.servers.certificates import authority
 from tests.servers.listening import listening
 from tests.servers.receiver import Receiver, receiver
@@ -66,7 +67,7 @@ def tell(sqlite_store: Store, vault: Vault, settings: Settings) -> Callable[...,
         notifier = Notifier(sqlite_store, vault, settings, holder="w", stop=threading.Event())
         while begun := notifier.turn():
             for thread in begun:
-                thread.join(30)
+                thread.join(30 * PATIENCE)
 
     return turns
 
@@ -225,7 +226,7 @@ def test_a_slow_receiver_keeps_no_other_waiting(
         until(lambda: all(state(sqlite_store, each)[0] == "sent" for each in slow), 10)
     finally:
         stop.set()
-        thread.join(10)
+        thread.join(10 * PATIENCE)
     assert hooks.ids == [sqlite_store.notifications.list(each.id)[0].uid for each in slow]
 
 
@@ -257,7 +258,7 @@ def test_who_has_much_to_tell_delays_nobody_else(
         until(lambda: state(sqlite_store, told)[0] == "sent", 4)
     hooks.going.set()
     for thread in begun:
-        thread.join(10)
+        thread.join(10 * PATIENCE)
     assert len(hooks.got) == 4, "each gives its room up after one"
 
 
@@ -279,7 +280,7 @@ def test_receivers_that_are_silent_leave_room_for_other_users(
         until(lambda: state(sqlite_store, told)[0] == "sent", 4)
     hooks.going.set()
     for thread in begun:
-        thread.join(10)
+        thread.join(10 * PATIENCE)
 
 
 def test_the_next_is_told_as_soon_as_there_is_room(
@@ -294,7 +295,7 @@ def test_the_next_is_told_as_soon_as_there_is_room(
         until(lambda: all(state(sqlite_store, each)[0] == "sent" for each in several), 10)
     finally:
         stop.set()
-        thread.join(10)
+        thread.join(10 * PATIENCE)
     assert hooks.ids == [sqlite_store.notifications.list(each.id)[0].uid for each in several]
 
 

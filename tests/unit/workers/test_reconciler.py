@@ -21,6 +21,7 @@ from publisher.core.store.fleet import Member
 from publisher.core.store.limits import Limits
 from publisher.core.store.tables import tickets
 from publisher.core.ticket import Ticket
+from tests.patience import PATIENCE
 from tests.servers.process import free_port
 from tests.servers.redis import RedisServer
 from tests.unit.core.records import add_ticket, put_back
@@ -48,7 +49,7 @@ class Queue(WakeQueue):
 
     def wait_for(self, ticket_id: int) -> bool:
         with self.waiting:
-            return self.waiting.wait_for(lambda: ticket_id in self.sent, timeout=20)
+            return self.waiting.wait_for(lambda: ticket_id in self.sent, timeout=20 * PATIENCE)
 
 
 @pytest.fixture
@@ -108,14 +109,14 @@ def test_it_runs_until_the_worker_stops_and_survives_a_broker_that_is_away(
     thread = threading.Thread(target=reconciler(sqlite_store, away, stop).run)
     thread.start()
     try:
-        assert warned.wait(20)
+        assert warned.wait(20 * PATIENCE)
         assert sqlite_store.tickets.due() == [ticket.id]
         away._broker = Broker(redis.url)  # the broker is back
         assert away.wait_for(ticket.id)
     finally:
         logging.getLogger("workers.reconciler").removeHandler(watch)
         stop.set()
-        thread.join(20)
+        thread.join(20 * PATIENCE)
     assert not thread.is_alive()
     assert away.closed
 
@@ -138,15 +139,15 @@ def test_one_at_a_time_is_elected(sqlite_store: Store, redis: RedisServer) -> No
         assert all(queues[1].wait_for(id) for id in first)
         assert [queue.sent for queue in queues] == [[], first, []]
         stops[1].set()
-        threads[1].join(20)
+        threads[1].join(20 * PATIENCE)
         second = overdue(sqlite_store)
         with waiting:
-            assert waiting.wait_for(lambda: second.id in queues[0].sent + queues[2].sent, timeout=20)
+            assert waiting.wait_for(lambda: second.id in queues[0].sent + queues[2].sent, timeout=20 * PATIENCE)
         assert [queues[0].sent, queues[2].sent].count([second.id]) == 1
     finally:
         for stop, thread in zip(stops, threads, strict=True):
             stop.set()
-            thread.join(20)
+            thread.join(20 * PATIENCE)
 
 
 def test_expired_keys_are_purged_now_and_then(sqlite_store: Store, queue: Queue) -> None:
@@ -166,7 +167,7 @@ def test_expired_keys_are_purged_now_and_then(sqlite_store: Store, queue: Queue)
             assert queue.wait_for(overdue(sqlite_store).id)
     finally:
         stop.set()
-        thread.join(20)
+        thread.join(20 * PATIENCE)
     assert purged == [86400.0]
 
 
@@ -183,7 +184,7 @@ def test_what_an_upload_has_left_is_deleted(sqlite_store: Store, queue: Queue, t
         assert queue.wait_for(due.id)
     finally:
         stop.set()
-        thread.join(10)
+        thread.join(10 * PATIENCE)
     assert not left.exists()
 
 
@@ -205,7 +206,7 @@ def test_a_turn_that_fails_is_not_the_last(sqlite_store: Store, queue: Queue, mo
         assert queue.wait_for(ticket.id)
     finally:
         stop.set()
-        thread.join(20)
+        thread.join(20 * PATIENCE)
     assert not thread.is_alive()
 
 

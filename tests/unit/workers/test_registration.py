@@ -22,6 +22,7 @@ from publisher.core.store import Store
 from publisher.core.store.engine import writing
 from publisher.core.store.registrations import Registration, Registrations
 from publisher.core.store.tables import images
+from tests.patience import PATIENCE
 from tests.unit.core.records import OWNER, add_owner
 from workers.registration import Registrar
 
@@ -48,7 +49,7 @@ class Origin:
         handler.wfile.write(CONTENT[:50_000])
         handler.wfile.flush()
         self.going.set()
-        self.released.wait(20)
+        self.released.wait(20 * PATIENCE)
 
 
 def start(handler: BaseHTTPRequestHandler, status: int, **headers: str) -> None:
@@ -338,12 +339,12 @@ def test_it_stops_at_once_though_the_server_sends_nothing(
     id = begin(sqlite_store, origin.url("/disk"))
     thread = threading.Thread(target=Registrar(sqlite_store, patient, worker="w2", shutting_down=stop).run, args=(id,))
     thread.start()
-    assert origin.going.wait(10)
+    assert origin.going.wait(10 * PATIENCE)
     if how == "cancelled":
         sqlite_store.registrations.cancel(OWNER, 4, id)
     else:
         stop.set()
-    thread.join(10)
+    thread.join(10 * PATIENCE)
     assert not thread.is_alive()
     assert files(settings) == []
     assert now(sqlite_store, id).state is (ImageState.CANCELLED if how == "cancelled" else ImageState.QUEUED)
@@ -360,7 +361,7 @@ def test_it_stops_when_it_must(
     states: list[ImageState | None] = []
     thread = threading.Thread(target=lambda: states.append(first.run(id)))
     thread.start()
-    assert origin.going.wait(10)
+    assert origin.going.wait(10 * PATIENCE)
     deadline = time.monotonic() + 10
     while now(sqlite_store, id).sent == 0 and time.monotonic() < deadline:
         threading.Event().wait(0.01)  # the progress is written by a thread of its own
@@ -371,7 +372,7 @@ def test_it_stops_when_it_must(
     else:
         with writing(sqlite_store.engine) as connection:
             connection.execute(update(images).where(images.c.id == id).values(lease_token=99))
-    thread.join(10)
+    thread.join(10 * PATIENCE)
     assert not thread.is_alive()
     assert files(settings) == []
     expected = {"cancelled": ImageState.CANCELLED, "taken over": ImageState.FETCHING, "shut down": ImageState.QUEUED}

@@ -17,6 +17,7 @@ from publisher.core.store.engine import db_now, reading, writing
 from publisher.core.store.tables import sightings, tombstones
 from publisher.core.ticket import State, Ticket
 from publisher.core.vault import Vault
+from tests.patience import PATIENCE
 from tests.unit.core.records import APPLIANCE, OWNER, add_owner, add_ticket, current, put_back
 from workers.clouds.memory import CLOUD, MemoryPublisher, StoredImage
 from workers.sweeper import OFFICE, Finding, Outcome, Sweeper, words
@@ -359,5 +360,5 @@ def test_of_many_workers_one_sweeps_at_a_time(store: Store, vault: Vault, settin
     assert not stop.wait(0.3)
     assert swept == [], "it is another's turn"
     store.elections.resign(OFFICE, "another")
-    sweeper.join(10)
+    sweeper.join(10 * PATIENCE)
     assert len(swept) == 1

@@ -1,0 +1,27 @@
+"""The service's intake, where callers may wait for an hour, and that tells how many wait.
+
+Callers who arrive one after the other on a slow machine all wait at one time then.
+"""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+
+from publisher.intake import app as real
+from publisher.intake import waiting
+
+WAIT_SECONDS = 3600
+WAITING = "/how-many-wait"
+
+
+def create_app() -> FastAPI:
+    waiting.WAIT_MAX_SECONDS = WAIT_SECONDS
+    app = real.create_app()
+
+    async def how_many(request: Request) -> PlainTextResponse:
+        return PlainTextResponse(str(len(request.app.state.watcher)))
+
+    app.add_route(WAITING, how_many)
+    return app
