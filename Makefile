@@ -44,13 +44,14 @@ chaos: .venv/.development  ## kill, pause, cut and fill things for MINUTES=2 whi
 promises: .venv/.development  ## what is promised of time, at full size: 1 GiB images, the default lease
 	@sh tests/install_servers.sh; \
 	$(BIN)/publisher devcloud install; \
-	FULL=1 $(BIN)/python -m pytest -s tests/integration/test_promises.py
+	FULL=1 $(BIN)/python -m pytest -s tests/integration/test_promises.py tests/unit/intake/test_http_mutated.py
 
 bench: .venv/.development  ## what the intake takes, and an upload beside other ways to send an image
 	$(BIN)/python -m bench.intake
 	$(BIN)/python -m bench.upload
 	$(BIN)/python -m bench.longpoll
 	$(BIN)/python -m bench.console
+	$(BIN)/python -m bench.signins
 
 screenshots: .venv/.development  ## pictures of the console's main pages, into docs/screenshots
 	$(BIN)/python -m tests.browser.screenshots

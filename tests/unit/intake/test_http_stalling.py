@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -15,8 +16,13 @@ from publisher.core.store import users
 from publisher.core.store.tickets import Tickets
 from publisher.intake import auth
 from tests.stack import until
-from tests.unit.console.conftest import HERE, TestClient, browse
+from tests.unit.console.conftest import HERE, browse
 from tests.unit.intake.conftest import JSON, PASSWORDS, Answer, Service, basic, ticket_path, xml_body
+
+with warnings.catch_warnings():
+    # It would rather have httpx2, a fork of the httpx that we have.
+    warnings.simplefilter("ignore")
+    from starlette.testclient import TestClient
 
 FLAT = "users/root/appliances/4/pimages"
 CALLERS = 60
@@ -86,7 +92,7 @@ def test_the_consoles_form_likewise(fresh: Service, gate: Gate, callers: ThreadP
     def guess(number: int) -> int:
         form = urlencode({"login": f"guest-{number}", "password": "wrong"})
         headers = {"Origin": HERE, "Content-Type": "application/x-www-form-urlencoded"}
-        return client.post("/console/sign-in", content=form, headers=headers).status_code
+        return int(client.post("/console/sign-in", content=form, headers=headers).status_code)
 
     gate.opened.set()
     signed_in = browse(fresh, "alice")
