@@ -45,6 +45,7 @@ bench: .venv/.development  ## what the intake takes, and an upload beside other 
 	$(BIN)/python -m bench.upload
 	$(BIN)/python -m bench.longpoll
 	$(BIN)/python -m bench.console
+	$(BIN)/python -m bench.signins
 
 screenshots: .venv/.development  ## pictures of the console's main pages, into docs/screenshots
 	$(BIN)/python -m tests.browser.screenshots

@@ -158,19 +158,19 @@ def request_of(ticket: Ticket, wait: float) -> bytes:
     uri = ticket_uri(ticket.owner, ticket.appliance_id, ticket.image_id, ticket.id)
     return (
         f"GET /api/{uri}/status?wait={wait:g} HTTP/1.1\r\nHost: x\r\nAccept: application/json\r\n"
-        f"Authorization: {_login()}\r\n\r\n"
+        f"Authorization: {authorization()}\r\n\r\n"
     ).encode()
 
 
 def warm_up(running: Intake) -> None:
     """Have the password hashed: whoever is first to send it waits for that."""
     connection = http.client.HTTPConnection("127.0.0.1", running.port, timeout=60)
-    connection.request("GET", f"/api/users/{LOGIN}", headers={"Authorization": _login()})
+    connection.request("GET", f"/api/users/{LOGIN}", headers={"Authorization": authorization()})
     assert connection.getresponse().status == 200
     connection.close()
 
 
-def _login() -> str:
+def authorization() -> str:
     return "Basic " + base64.b64encode(f"{LOGIN}:{PASSWORD}".encode()).decode()
 
 

@@ -101,7 +101,7 @@ class Stack:
         try:
             self._intake = self._start(
                 "intake",
-                [sys.executable, "-m", "uvicorn", "--factory", "publisher.intake.app:create_app", "--port",
+                [sys.executable, "-m", "publisher.intake.server", "--port",
                  str(self.settings.intake_port)],
             )  # fmt: skip
             for _ in range(self.workers_wanted):

@@ -20,10 +20,10 @@ WORKER_NAME = "publisher"
 def intake(settings: Settings, *, processes: int = 1, behind_proxy: bool = False) -> list[str]:
     """The command of the intake. `behind_proxy` believes the X-Forwarded-… headers of a proxy on this machine."""
     return [
-        *(sys.executable, "-m", "uvicorn", "--factory", "publisher.intake.app:create_app"),
+        *(sys.executable, "-m", "publisher.intake.server"),
         *("--host", settings.intake_host, "--port", str(settings.intake_port), "--workers", str(processes)),
         *("--log-config", str(files("publisher.intake").joinpath("logging.json"))),
-        *("--log-level", log_level(settings).lower(), "--no-server-header", "--timeout-graceful-shutdown", "2"),
+        *("--log-level", log_level(settings).lower(), "--timeout-graceful-shutdown", "2"),
         "--access-log" if settings.access_log else "--no-access-log",
         "--proxy-headers" if behind_proxy else "--no-proxy-headers",
     ]

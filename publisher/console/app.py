@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.responses import RedirectResponse
 from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp
 
 from publisher.console import BASE, errors
 from publisher.console.headers import PageHeaders
@@ -64,6 +67,13 @@ def mount(app: FastAPI, services: Services) -> Streams:
     # Around all of it: the page that tells of a mistake of ours is made outside of the app's own middleware.
     app.mount(BASE, PageHeaders(console))
     return streams
+
+
+def refusal(request: Request, status: int, words: str, headers: Mapping[str, str]) -> ASGIApp:
+    """The page that answers a request which does not get as far as the console."""
+    shown = errors.error_page(request, status, words)
+    shown.headers.update(headers)
+    return PageHeaders(shown)
 
 
 async def _home(_: Request) -> Response:

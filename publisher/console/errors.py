@@ -16,7 +16,7 @@ from publisher.console import BASE
 from publisher.console.formats import sentence
 from publisher.console.visit import page
 from publisher.core.errors import NotAuthenticated, PublisherError
-from publisher.intake.problems import STORE_RETRY_SECONDS, status_of
+from publisher.intake.problems import STORE_RETRY_SECONDS, allowed_methods, status_of
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +27,7 @@ _TITLES = {
     405: "There is no such page",
     409: "That is not possible now",
     413: "That is too large",
+    415: "That cannot be read",
     429: "Too many at a time",
     500: "Something went wrong",
     503: "The ticket store does not answer",
@@ -72,7 +73,10 @@ def _to_sign_in(request: Request) -> Response:
 
 async def _framework_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101  # what it is installed for
-    return error_page(request, error.status_code, "The address may be mistyped, or what it named may be gone.")
+    shown = error_page(request, error.status_code, "The address may be mistyped, or what it named may be gone.")
+    if error.status_code == 405:
+        shown.headers["Allow"] = ", ".join(allowed_methods(request))
+    return shown
 
 
 async def _invalid_path(request: Request, error: Exception) -> Response:

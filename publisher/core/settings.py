@@ -119,6 +119,26 @@ class Settings:
         metadata={"help": "Flower's password; empty: `flower.password` in the data directory, made up at the start."},
     )
     request_bytes_max: int = field(default=1 << 20, metadata={"help": "Largest request body."})
+    keep_alive_seconds: float = field(
+        default=5.0, metadata={"help": "A connection without a request is closed after this long."}
+    )
+    request_head_seconds: float = field(
+        default=20.0,
+        metadata={
+            "help": "Time to send the headers of a request, from connecting or from their first byte; then the"
+            " connection is closed (408); 0: no limit."
+        },
+    )
+    request_body_seconds: float = field(
+        default=20.0,
+        metadata={
+            "help": "A request body that is too slow for this long is broken off (408); for images it is"
+            " PUBLISHER_STALL_SECONDS; 0: no limit."
+        },
+    )
+    request_bytes_per_second_min: int = field(
+        default=500, metadata={"help": "A request body that comes at fewer bytes a second is too slow."}
+    )
     credential_cache_seconds: float = field(
         default=60.0, metadata={"help": "How long a verified password is not hashed again."}
     )

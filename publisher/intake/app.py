@@ -1,4 +1,4 @@
-"""The intake as an ASGI application: `uvicorn --factory publisher.intake.app:create_app`."""
+"""The intake as an ASGI application; `publisher.intake.server` serves it."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from fastapi import Depends, FastAPI
 from fastapi.telemetry import TelemetryConfig
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from publisher.console import BASE
 from publisher.console import app as console
 from publisher.core import logs, tracing
 from publisher.core.network import OutboundPolicy
@@ -25,6 +26,7 @@ from publisher.core.store import Store
 from publisher.core.vault import Vault
 from publisher.intake import problems
 from publisher.intake.auth import Authenticator, keep_signatures_out_of_logs
+from publisher.intake.conformance import Conformance
 from publisher.intake.exchange import API, Services, Wakers, count_address
 from publisher.intake.headers import SecurityHeaders
 from publisher.intake.observing import Observed
@@ -123,7 +125,8 @@ class Intake(FastAPI):
     def build_middleware_stack(self) -> ASGIApp:
         # Outside of all that the framework puts around it: its answer to an unexpected error has headers and id, too.
         production = cast(Services, self.state.services).settings.production
-        return Observed(SecurityHeaders(super().build_middleware_stack(), production=production))
+        app = Conformance(super().build_middleware_stack(), pages_below=BASE, page=console.refusal)
+        return Observed(SecurityHeaders(app, production=production))
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:

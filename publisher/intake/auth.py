@@ -11,7 +11,8 @@ import secrets
 import threading
 import time
 from collections import OrderedDict
-from typing import Protocol
+from collections.abc import Callable
+from typing import Protocol, TypeVar
 from urllib.parse import parse_qsl, unquote_to_bytes
 
 from publisher.core.errors import InvalidRequest, NotAllowed, NotAuthenticated, NotFound
@@ -19,11 +20,12 @@ from publisher.core.store import Store
 from publisher.core.store.api_keys import ApiKey
 from publisher.core.store.users import User, verify_password
 from publisher.core.vault import Sealer
-from publisher.intake.throttle import SignIns
+from publisher.intake.hashing import AllPlacesTaken, Hashing
+from publisher.intake.throttle import SignIns, network_of
+
+_T = TypeVar("_T")
 
 _CACHED_MAX = 10_000
-_HASHING_AT_ONCE = 2
-"""Each verification takes 64 MiB and a core for some 50 ms (argon2id): more at a time would only be a burden."""
 
 API_SECRET = "secretKey"  # noqa: S105  # the name under which an API key's secret is sealed
 
@@ -78,9 +80,9 @@ class Authenticator:
         self._opener = opener
         self._cache_seconds = cache_seconds
         self._pepper = secrets.token_bytes(32)
-        self._verified: OrderedDict[bytes, float] = OrderedDict()
+        self._verified: OrderedDict[bytes, tuple[str, float]] = OrderedDict()
         self._lock = threading.Lock()
-        self._hashing = threading.BoundedSemaphore(_HASHING_AT_ONCE)
+        self._hashing = Hashing()
 
     def user(self, authorization: str | None, address: str) -> User:
         """The user of an `Authorization` header that comes from that address. Raises `NotAuthenticated`, or `TooMany`
@@ -96,10 +98,17 @@ class Authenticator:
         """As `sign_in`, and the hash of the password that was verified."""
         # First of all: else the right one among thousands of guesses would be told by its being remembered.
         self._sign_ins.check_login(login, address)
+        remembered = self._remembered(login, password)
+        if remembered is None:
+            # Before anything is waited for, the store included.
+            self._sign_ins.check(login, address)
+            self._admitted(login, address, door, lambda: self._hashing.check_room(network_of(address)))
         # No login has a NUL, and PostgreSQL could not be asked for one.
         found = None if "\0" in login else self._store.users.signing_in(login)
         stored = found[1] if found else None
-        if not self._verify(login, password, stored, address, door) or not found:
+        # A changed password makes what is remembered useless at once.
+        right = remembered is not None and remembered == stored
+        if not (right or self._verify(login, password, stored, address, door)) or not found:
             raise NotAuthenticated("the login or the password is wrong")
         return found
 
@@ -124,27 +133,46 @@ class Authenticator:
         return user
 
     def _verify(self, login: str, password: str, stored: str | None, address: str, door: str) -> bool:
-        # The stored hash is part of the key: a changed password makes what was cached useless at once.
-        said = "\0".join((login, password, stored or "")).encode()
-        key = hmac.digest(self._pepper, said, hashlib.sha256)
-        now = time.monotonic()
-        with self._lock:
-            if stored is not None and self._verified.get(key, 0.0) > now:
-                return True
-        with self._hashing:
-            # Here, where few are at a time: of thousands that come at once no more are hashed than are allowed.
+        """Hash the password, in its turn. Raises `TooMany`."""
+        to_note: list[str] = []
+
+        def verify() -> bool:
+            # Again: of thousands that come at once no more are hashed than are allowed.
             self._sign_ins.check(login, address)
             right = verify_password(stored, password)
             if right:
                 self._sign_ins.succeeded(login, address)
             else:
-                self._sign_ins.failed(login, address, door=door)
-        if right:
-            with self._lock:
-                self._verified[key] = now + self._cache_seconds
-                while len(self._verified) > _CACHED_MAX:
-                    self._verified.popitem(last=False)
+                to_note.extend(self._sign_ins.count_failure(login, address))
+            return right
+
+        right = self._admitted(login, address, door, lambda: self._hashing.verify(network_of(address), verify))
+        self._sign_ins.note(to_note, login, address, door=door)
+        if right and stored is not None:
+            self._remember(login, password, stored)
         return right
+
+    def _admitted(self, login: str, address: str, door: str, ask: Callable[[], _T]) -> _T:
+        try:
+            return ask()
+        except AllPlacesTaken:
+            self._sign_ins.note(self._sign_ins.count_refusal(login, address), login, address, door=door)
+            raise
+
+    def _remembered(self, login: str, password: str) -> str | None:
+        """The hash that the password was last found to fit; None where that is too long ago."""
+        with self._lock:
+            stored, until = self._verified.get(self._key(login, password), ("", 0.0))
+        return stored if until > time.monotonic() else None
+
+    def _remember(self, login: str, password: str, stored: str) -> None:
+        with self._lock:
+            self._verified[self._key(login, password)] = stored, time.monotonic() + self._cache_seconds
+            while len(self._verified) > _CACHED_MAX:
+                self._verified.popitem(last=False)
+
+    def _key(self, login: str, password: str) -> bytes:
+        return hmac.digest(self._pepper, "\0".join((login, password)).encode(), hashlib.sha256)
 
 
 def signed_text(raw_path: bytes, query: bytes) -> bytes | None:

@@ -27,7 +27,7 @@ from publisher.core.store.users import User
 from publisher.core.ticket import Ticket
 from publisher.core.vault import Sealer
 from publisher.intake import auth
-from publisher.intake.negotiation import Format, answer_format, body_format
+from publisher.intake.negotiation import Format, answer_format, body_format, charset
 from publisher.intake.throttle import Throttle
 from publisher.intake.wire.codec import read_document, write_document
 from publisher.intake.wire.fields import Document
@@ -96,9 +96,16 @@ class Caller:
 
         Raises `UnsupportedMediaType`, `BodyTooLarge`, `InvalidRequest`.
         """
-        form = body_format(self.request.headers.get("content-type"))
+        content_type = self.request.headers.get("content-type")
         limit = self.services.settings.request_bytes_max
-        return read_document(body, form, root, limit=limit, platform=find_platform(platform))
+        return read_document(
+            body,
+            body_format(content_type),
+            root,
+            charset=charset(content_type),
+            limit=limit,
+            platform=find_platform(platform),
+        )
 
     def answer(self, root: str, document: Document, modified: float) -> Response:
         """200, or 304 where the caller has it already. `modified` is in seconds since the epoch."""

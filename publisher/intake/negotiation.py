@@ -29,6 +29,7 @@ class UnsupportedMediaType(PublisherError):
 
 
 _BY_MEDIA_TYPE = {"application/xml": Format.XML, "text/xml": Format.XML, "application/json": Format.JSON}
+_CHARSET = re.compile(r';[ \t]*charset=(?:"([^"]*)"|([^;"]*))', re.IGNORECASE)
 _QUALITY = re.compile(r"(?:0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)")
 
 
@@ -63,6 +64,12 @@ def body_format(content_type: str | None) -> Format:
 def media_type(content_type: str | None) -> str:
     """What a Content-Type names, without its parameters; empty where there is none."""
     return (content_type or "").partition(";")[0].strip().lower()
+
+
+def charset(content_type: str | None) -> str | None:
+    """The charset parameter of a Content-Type; None where it has none."""
+    found = _CHARSET.search(content_type or "")
+    return (found[1] or found[2] or "").strip() or None if found else None
 
 
 def _range(part: str) -> tuple[str, float]:

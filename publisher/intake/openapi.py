@@ -36,6 +36,8 @@ Documents are XML (`application/xml`, the default) or JSON (`application/json`),
 `xsi:type`, with a prefix of that namespace. In a request the order of the elements does not matter, unknown elements
 are ignored, and `null` is the same as leaving an element out.
 
+Every `GET` can be asked as `HEAD`: the same headers, no body. Request bodies are not compressed (415).
+
 A user acts on its own `uid`, an administrator on any; what belongs to others is not found.
 """
 _SIGNING = (

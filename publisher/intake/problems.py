@@ -81,18 +81,24 @@ def problem(
         form = answer_format(request.headers.get("accept"))
     except NotAcceptable:
         form = Format.XML
-    body = write_document(
+    uri = request.scope["raw_path"].decode("ascii", "replace")
+    body = problem_document(form, status, message, kind=kind, method=request.method, uri=uri)
+    return Response(body, status, headers=dict(headers or {}), media_type=form.content_type)
+
+
+def problem_document(form: Format, status: int, message: str, *, kind: str, method: str, uri: str) -> bytes:
+    """The `uforgeError` document of an answer to that request."""
+    return write_document(
         form,
         "uforgeError",
         {
             "localizedErrorMsg": {"message": message, "messageId": kind},
-            "requestMethod": request.method,
-            "requestUri": request.scope["raw_path"].decode("ascii", "replace"),
+            "requestMethod": method,
+            "requestUri": uri,
             "statusCode": status,
             "timestamp": datetime.now(UTC),
         },
     )
-    return Response(body, status, headers=dict(headers or {}), media_type=form.content_type)
 
 
 async def _publisher_error(request: Request, error: Exception) -> Response:
@@ -112,7 +118,7 @@ async def _framework_error(request: Request, error: Exception) -> Response:
         405: f"{request.method} is not allowed here",
     }.get(error.status_code, HTTPStatus(error.status_code).phrase)
     kind = {404: "NotFound", 405: "MethodNotAllowed"}.get(error.status_code, "HttpError")
-    headers = {"Allow": ", ".join(_allowed(request))} if error.status_code == 405 else error.headers
+    headers = {"Allow": ", ".join(allowed_methods(request))} if error.status_code == 405 else error.headers
     return problem(request, error.status_code, message, kind=kind, headers=headers)
 
 
@@ -140,15 +146,16 @@ async def _gone(request: Request, error: Exception) -> Response:
     return problem(request, 400, "the request body ended too early", kind="InvalidRequest")
 
 
-def _allowed(request: Request) -> list[str]:
+def allowed_methods(request: Request) -> list[str]:
     """The methods of the request's path: the framework itself tells those of the first route only."""
-    return [
+    allowed = [
         method
-        for method in ("GET", "HEAD", "POST", "PUT", "DELETE")
+        for method in ("GET", "POST", "PUT", "DELETE")
         if any(
             route.matches({**request.scope, "method": method})[0] is Match.FULL for route in request.app.router.routes
         )
     ]
+    return ["GET", "HEAD", *allowed[1:]] if "GET" in allowed else allowed
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:

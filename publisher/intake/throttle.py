@@ -42,27 +42,41 @@ class SignIns:
     def check(self, login: str, address: str) -> None:
         """Before a password is hashed. Raises `TooMany`, which tells when the next try is worth while."""
         self.check_login(login, address)
-        self._check(self._address, _network(address))
+        self._check(self._address, network_of(address))
 
     def check_login(self, login: str, address: str) -> None:
         """The same, but for what others have tried from that address."""
-        self._check(self._login, _shortened(login), _network(address))
+        self._check(self._login, _shortened(login), network_of(address))
 
     def failed(self, login: str, address: str, *, door: str = "api") -> None:
         """Count a wrong password. The last one that is allowed is written to the audit log."""
-        login, network = _shortened(login), _network(address)
-        for item, who in ((self._login, (login, network)), (self._address, (network,))):
-            if item is None:
-                continue
-            self._limiter.hit(item, *who)
-            if not self._limiter.test(item, *who):
-                words = f"{item.amount} failures of {'this login' if len(who) > 1 else 'all logins'} from {network}"
-                self._audit.add(Actor(UNKNOWN, door, address or None), "sign_in.limited", user_uri(login), words)
+        self.note(self.count_failure(login, address), login, address, door=door)
+
+    def count_failure(self, login: str, address: str) -> list[str]:
+        """As `failed`, but only in memory: returns what is to be noted."""
+        login, network = _shortened(login), network_of(address)
+        return self._count(self._login, login, network) + self._count(self._address, network)
+
+    def count_refusal(self, login: str, address: str) -> list[str]:
+        """A password that was not looked at counts for its login, too: else whoever keeps all places taken could tell a
+        remembered one by its being let in, as often as he likes."""
+        return self._count(self._login, _shortened(login), network_of(address))
+
+    def note(self, words: list[str], login: str, address: str, *, door: str) -> None:
+        """Write to the audit log what was counted."""
+        for each in words:
+            self._audit.add(Actor(UNKNOWN, door, address or None), "sign_in.limited", user_uri(_shortened(login)), each)
 
     def succeeded(self, login: str, address: str) -> None:
         """Forget the failures of a login whose password was known in the end."""
         if self._login is not None:
-            self._limiter.clear(self._login, _shortened(login), _network(address))
+            self._limiter.clear(self._login, _shortened(login), network_of(address))
+
+    def _count(self, item: RateLimitItemPerSecond | None, *who: str) -> list[str]:
+        if item is None or not self._limiter.hit(item, *who) or self._limiter.test(item, *who):
+            return []
+        of = "this login" if item is self._login else "all logins"
+        return [f"{item.amount} failures of {of} from {who[-1]}"]
 
     def _check(self, item: RateLimitItemPerSecond | None, *who: str) -> None:
         if item is not None and not self._limiter.test(item, *who):
@@ -82,7 +96,7 @@ class Requests:
         """Raises `TooMany`. `who` is a login or an address."""
         if self._item is None:
             return
-        who = _network(who)
+        who = network_of(who)
         if not self._limiter.hit(self._item, who):
             ends = self._limiter.get_window_stats(self._item, who).reset_time
             raise TooMany("more requests than are allowed; wait, then go on", retry_after_seconds=_until(ends))
@@ -116,7 +130,7 @@ def _shortened(login: str) -> str:
 
 
 @lru_cache(4096)
-def _network(address: str) -> str:
+def network_of(address: str) -> str:
     """What counts as one address: of IPv6, where everybody has as many as he likes, the network of 64 bits."""
     try:
         found = ipaddress.ip_address(address)

@@ -16,6 +16,7 @@ from publisher.core.store import Store
 from publisher.intake.exchange import declared_length
 from publisher.intake.problems import NoRoom, TooSlow
 from publisher.intake.wire.limits import BodyTooLarge
+from publisher.intake.writers import run_as_writer
 
 
 async def received(
@@ -44,7 +45,7 @@ async def received(
         async for piece in _pieces(request, settings.stall_seconds):
             _check_size(incoming.size + len(piece), settings.upload_bytes_max)
             await run_in_threadpool(incoming.write, piece)
-        return await run_in_threadpool(incoming.register, store, owner=owner, appliance_id=appliance_id)
+        return await run_as_writer(incoming.register, store, owner=owner, appliance_id=appliance_id)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise NoRoom from None

@@ -252,7 +252,7 @@ class Service:
         self.doors = [Stack(replace(self.settings, intake_port=port)) for port in ports]
         """The intakes, as callers see them."""
         self.intakes = [
-            self._part(f"intake{number}", "-m", "uvicorn", "--factory", "publisher.intake.app:create_app", "--port",
+            self._part(f"intake{number}", "-m", "publisher.intake.server", "--port",
                        str(port)) for number, port in enumerate(ports)
         ]  # fmt: skip
         self.workers = [

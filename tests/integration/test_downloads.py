@@ -73,7 +73,7 @@ def intake(sqlite_url: str, tmp_path: Path) -> Iterator[Intake]:
     image = register(store, settings.images, file, owner="root", appliance_id=4)
     server = Server(
         [
-            *(sys.executable, "-m", "uvicorn", "--factory", "publisher.intake.app:create_app"),
+            *(sys.executable, "-m", "publisher.intake.server"),
             *("--port", str(settings.intake_port)),
         ],
         tmp_path / "intake.log",

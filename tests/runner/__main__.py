@@ -50,7 +50,11 @@ FAST = Part("tests without servers, the long ones left out", pytest("-q", "-n", 
 WITHOUT_SERVERS = Part("tests without servers", pytest("-q", "-n", "auto", "-m", "not real"))
 WITH_SERVERS = Part("tests with servers", pytest("-m", "real"))
 CHAOS = Part("chaos", python("tests.chaos"))
-PROMISES = Part("promises", pytest("-s", "tests/integration/test_promises.py"), {"FULL": "1"})
+PROMISES = Part(
+    "promises",
+    pytest("-s", "tests/integration/test_promises.py", "tests/unit/intake/test_http_mutated.py"),
+    {"FULL": "1"},
+)
 TARGETS = {
     "test": [SERVERS, CLOUD, WITHOUT_SERVERS, WITH_SERVERS],
     "test-fast": [FAST],

@@ -17,8 +17,9 @@ from publisher.core.store.accounts import StoredAccount
 from publisher.intake.exchange import Id
 from publisher.intake.requests import account_parts, secret_names
 from publisher.intake.wire.platforms import Platform
+from publisher.intake.writers import WriterRoute
 
-router = APIRouter()
+router = APIRouter(route_class=WriterRoute)
 
 _CREATE, _DELETE = "cloud_account_create", "cloud_account_delete"
 

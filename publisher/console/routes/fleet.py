@@ -18,8 +18,9 @@ from publisher.core.store import Store
 from publisher.core.store.fleet import WorkerStanding, WorkerState
 from publisher.core.store.statistics import Queue, Throughput
 from publisher.core.ticket import State, Ticket
+from publisher.intake.writers import WriterRoute
 
-router = APIRouter()
+router = APIRouter(route_class=WriterRoute)
 
 _HOUR, _DAY = 3600.0, 86400.0
 _COUNT_SECONDS = 5.0

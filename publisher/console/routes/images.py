@@ -16,8 +16,9 @@ from publisher.core.image import Image, ImageState
 from publisher.core.registering import wake_image
 from publisher.intake.exchange import Id
 from publisher.intake.routes.downloads import send_image
+from publisher.intake.writers import WriterRoute
 
-router = APIRouter()
+router = APIRouter(route_class=WriterRoute)
 
 _SEE, _REGISTER, _DELETE = "image_generate", "image_generate", "appliance_create"
 _PAGE = 50

@@ -11,8 +11,9 @@ from publisher.console.visit import Posted, Visit, Visiting
 from publisher.core.errors import InvalidRequest
 from publisher.intake.auth import new_api_key
 from publisher.intake.exchange import Id
+from publisher.intake.writers import WriterRoute
 
-router = APIRouter()
+router = APIRouter(route_class=WriterRoute)
 
 _ENTITLEMENT = "api_key_access"
 

@@ -16,8 +16,9 @@ from publisher.core.store.roles import ENTITLEMENT_DESCRIPTIONS
 from publisher.core.store.sessions import session_id
 from publisher.core.uris import user_uri
 from publisher.intake.exchange import address
+from publisher.intake.writers import WriterRoute
 
-router = APIRouter()
+router = APIRouter(route_class=WriterRoute)
 
 
 @router.get("/me")

@@ -21,8 +21,9 @@ from publisher.intake.answers import ticket_account_document
 from publisher.intake.exchange import API, Id
 from publisher.intake.keys import image_of
 from publisher.intake.wire.fields import TYPE_KEY
+from publisher.intake.writers import WriterRoute
 
-router = APIRouter()
+router = APIRouter(route_class=WriterRoute)
 
 _PATH = "/publications/{id:id}"
 _ENTITLEMENT = "image_publish"

@@ -22,8 +22,9 @@ from publisher.core.store.idempotency import IdempotencyKey, KeyTaken
 from publisher.core.ticket import Ticket
 from publisher.intake.exchange import API, base_url
 from publisher.intake.problems import status_of
+from publisher.intake.writers import WriterRoute
 
-router = APIRouter()
+router = APIRouter(route_class=WriterRoute)
 
 _NEW = "/publications/new"
 _ENTITLEMENT = "image_publish"

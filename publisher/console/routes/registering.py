@@ -19,8 +19,9 @@ from publisher.core.registering import begin, wake_image
 from publisher.intake.negotiation import UnsupportedMediaType
 from publisher.intake.problems import status_of
 from publisher.intake.uploads import received
+from publisher.intake.writers import WriterRoute
 
-router = APIRouter()
+router = APIRouter(route_class=WriterRoute)
 
 _NEW = "/images/new"
 _ENTITLEMENT = "image_generate"

@@ -11,8 +11,9 @@ from publisher.console.formats import sentence
 from publisher.console.visit import Form, Posted, Visit, Visiting
 from publisher.core.errors import Conflict, InvalidRequest, NotFound
 from publisher.core.store.roles import ENTITLEMENT_DESCRIPTIONS, Role
+from publisher.intake.writers import WriterRoute
 
-router = APIRouter()
+router = APIRouter(route_class=WriterRoute)
 
 
 @router.get("/roles")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import Annotated
 from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -9,13 +10,15 @@ from fastapi.responses import RedirectResponse
 
 from publisher.console import BASE, cookies
 from publisher.console.paths import local
-from publisher.console.visit import Posted, Visiting, page
+from publisher.console.visit import Form, Posted, Visiting, page
 from publisher.core.errors import NotAllowed, NotAuthenticated
+from publisher.core.store.users import User
 from publisher.core.uris import user_uri
 from publisher.intake.exchange import actor, address, services
+from publisher.intake.writers import WriterRoute
 
-router = APIRouter()
-signed_in_router = APIRouter()
+router = APIRouter(route_class=WriterRoute)
+signed_in_router = APIRouter(route_class=WriterRoute)
 
 _LOGIN_MAX = 255
 _PASSWORD_MAX = 4096
@@ -36,17 +39,31 @@ def from_here(request: Request) -> None:
         raise NotAllowed("this form was not made by the console; load its page again")
 
 
-@router.post("/sign-in", dependencies=[Depends(from_here)])
-def sign_in(request: Request, form: Posted) -> Response:
-    made = services(request)
-    login, password = form.get("login", "").strip()[:_LOGIN_MAX], form.get("password", "")[:_PASSWORD_MAX]
+def _verified(request: Request, form: Posted) -> tuple[User, str] | None:
+    """The user, and the hash that the password fits; None where login or password is wrong. Apart from the route: who
+    waits for a password to be hashed holds no thread that others need to write. Raises `TooMany`."""
+    login, password = _login(form), form.get("password", "")[:_PASSWORD_MAX]
     try:
-        user, password_hash = made.authenticator.verified(login, password, address(request), door="console")
-        made.throttle.users.count(user.login)
+        return services(request).authenticator.verified(login, password, address(request), door="console")
+    except NotAuthenticated:
+        return None
+
+
+Verified = Annotated[tuple[User, str] | None, Depends(_verified)]
+
+
+@router.post("/sign-in", dependencies=[Depends(from_here)])
+def sign_in(request: Request, form: Posted, verified: Verified) -> Response:
+    made = services(request)
+    if verified is None:
+        return _page(request, form.get("next", ""), _login(form), wrong=True)
+    user, password_hash = verified
+    made.throttle.users.count(user.login)
+    try:
         seconds, idle_seconds = made.settings.session_seconds, made.settings.session_idle_seconds
         value, _ = made.store.sessions.begin(user.login, password_hash, seconds=seconds, idle_seconds=idle_seconds)
     except NotAuthenticated:
-        return _page(request, form.get("next", ""), login, wrong=True)
+        return _page(request, form.get("next", ""), _login(form), wrong=True)
     # Another session, whatever cookie there was: nobody else can know this one.
     if before := cookies.session_value(request):
         made.store.sessions.end(before)
@@ -63,6 +80,10 @@ def sign_out(visit: Visiting) -> Response:
     response = visit.redirect("/sign-in", "You are signed out.")
     cookies.drop_session(visit.request, response)
     return response
+
+
+def _login(form: Form) -> str:
+    return form.get("login", "").strip()[:_LOGIN_MAX]
 
 
 def _page(request: Request, next: str, login: str, *, wrong: bool = False) -> Response:

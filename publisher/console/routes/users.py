@@ -15,8 +15,9 @@ from publisher.core.errors import Conflict, InvalidRequest, NotFound
 from publisher.core.store.roles import ENTITLEMENT_DESCRIPTIONS
 from publisher.core.store.users import User
 from publisher.core.uris import user_uri
+from publisher.intake.writers import WriterRoute
 
-router = APIRouter()
+router = APIRouter(route_class=WriterRoute)
 
 _NEW = "/users/-/new"
 """No login has a slash: whatever users are called, this is none of them."""

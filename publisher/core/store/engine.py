@@ -26,6 +26,8 @@ _POOL: dict[str, Any] = {"pool_size": 30, "max_overflow": 0, "pool_timeout": 10}
 _TURN = "publisher_turn"
 _WRITING = "publisher_writing"
 _DURABLE = "publisher_durable"
+_UNTIL = "publisher_until"
+_BUSY_INFO = "publisher_busy_seconds"
 
 
 class db_now(FunctionElement[float]):  # noqa: N801  # an SQL function, named as such
@@ -99,6 +101,7 @@ def _open_sqlite(url: URL) -> Engine:
         # A transaction that reads first and writes later would fail at once where another has written in between
         # (SQLITE_BUSY_SNAPSHOT); one that takes the write lock at the start waits its turn.
         options = connection.get_execution_options()
+        _wait_until(connection, options.get(_UNTIL))
         if options.get(_WRITING):
             connection.exec_driver_sql(f"PRAGMA synchronous = {'FULL' if options.get(_DURABLE) else 'NORMAL'}")
             connection.exec_driver_sql("BEGIN IMMEDIATE")
@@ -106,6 +109,16 @@ def _open_sqlite(url: URL) -> Engine:
             connection.exec_driver_sql("BEGIN")
 
     return engine
+
+
+def _wait_until(connection: Connection, moment: float | None) -> None:
+    """Have SQLite wait for others until then (by `time.monotonic`), or as long as ever where it is no moment."""
+    seconds: float = _BUSY_SECONDS
+    if moment is not None and moment - time.monotonic() < _BUSY_SECONDS - 1:
+        seconds = max(moment - time.monotonic(), 0.05)
+    if connection.info.get(_BUSY_INFO, _BUSY_SECONDS) != seconds:
+        connection.exec_driver_sql(f"PRAGMA busy_timeout = {round(seconds * 1000)}")
+        connection.info[_BUSY_INFO] = seconds
 
 
 def _use_write_ahead_log(connection: sqlite3.Connection) -> None:
@@ -134,29 +147,33 @@ def reading(engine: Engine) -> Iterator[Connection]:
 
 
 @contextmanager
-def writing(engine: Engine, *, durable: bool = True) -> Iterator[Connection]:
+def writing(engine: Engine, *, durable: bool = True, wait_seconds: float | None = None) -> Iterator[Connection]:
     """One transaction that may write: committed at the end of the block, rolled back on an exception.
 
     What is `durable` survives a power cut that follows the commit. What is not may be undone by one, all later
     transactions included, but never in part. To wait for the disk can take long where an image is being written to it.
+    `wait_seconds` is how long others may hold what is to be written; as long as ever where it is None.
     """
-    options = {_WRITING: True, _DURABLE: durable}
-    with _turn(engine), engine.connect().execution_options(**options) as connection, connection.begin():
+    wait = _BUSY_SECONDS if wait_seconds is None else wait_seconds
+    options = {_WRITING: True, _DURABLE: durable, _UNTIL: time.monotonic() + wait}
+    with _turn(engine, wait), engine.connect().execution_options(**options) as connection, connection.begin():
         if not durable and engine.dialect.name == "postgresql":
             connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
+        if wait_seconds is not None and engine.dialect.name == "postgresql":
+            connection.exec_driver_sql(f"SET LOCAL lock_timeout = {max(1, round(wait_seconds * 1000))}")
         yield connection
 
 
 @contextmanager
-def _turn(engine: Engine) -> Iterator[None]:
+def _turn(engine: Engine, wait_seconds: float) -> Iterator[None]:
     """On SQLite, where one writes at a time: this thread's turn to.
 
     Whoever finds the database locked by another process sleeps and tries again, ever more rarely, and is overtaken by
     those who have just come. Threads need not do that to each other.
     """
     lock: threading.Lock | None = engine.get_execution_options().get(_TURN)
-    # Who waits for longer goes on to wait for the database, whose own time-out then decides.
-    held = lock is not None and lock.acquire(timeout=_BUSY_SECONDS)
+    # Who waits for longer asks the database, which then has little time left to say no.
+    held = lock is not None and lock.acquire(timeout=wait_seconds)
     try:
         yield
     finally:

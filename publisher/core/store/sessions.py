@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from sqlalchemy import Engine, delete, insert, or_, select, update
+from sqlalchemy.exc import OperationalError
 
 from publisher.core.errors import NotAuthenticated
 from publisher.core.store.engine import db_now, reading, writing
@@ -81,9 +83,13 @@ class Sessions:
         if row is None:
             return None
         if seen and row.silent >= min(_SEEN_SECONDS, idle_seconds / 2):
-            with writing(self._engine, durable=False) as connection:
-                connection.execute(update(sessions).where(sessions.c.digest == row.digest).values(seen=db_now()))
+            self._see(row.digest)
         return Session(row.login, row.csrf, row.created, row.expires)
+
+    def _see(self, digest: str) -> None:
+        """Somebody only reads: where the store cannot be written to just now, the next request tells as well."""
+        with suppress(OperationalError), writing(self._engine, durable=False, wait_seconds=0.0) as connection:
+            connection.execute(update(sessions).where(sessions.c.digest == digest).values(seen=db_now()))
 
     def end(self, value: str) -> None:
         """Sign out. Repeatable."""

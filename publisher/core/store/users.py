@@ -101,8 +101,8 @@ class Users:
 
     def set_password(self, login: str, password: str) -> str:
         """Whoever is signed in with the old one is no more. Returns the hash. Raises `NotFound`."""
+        password_hash = _hasher.hash(password)  # which takes long: nobody else is kept from writing meanwhile
         with writing(self._engine) as connection:
-            password_hash = _hasher.hash(password)
             change = update(users).where(users.c.login == login).values(password_hash=password_hash)
             if connection.execute(change).rowcount != 1:
                 raise NotFound(f"there is no user '{login}'")

@@ -19,8 +19,9 @@ from publisher.intake.wire.codec import write_document
 from publisher.intake.wire.fields import TYPE_KEY, Document
 from publisher.intake.wire.platforms import Platform, find_platform
 from publisher.intake.wire.schema import CRED_ACCOUNT, TYPES
+from publisher.intake.writers import WriterRoute
 
-router = APIRouter()
+router = APIRouter(route_class=WriterRoute)
 
 _ACCOUNTS = "/users/{uid}/accounts"
 _CREATE, _DELETE = "cloud_account_create", "cloud_account_delete"

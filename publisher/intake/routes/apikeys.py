@@ -13,8 +13,9 @@ from publisher.core.uris import api_key_uri
 from publisher.intake import auth
 from publisher.intake.exchange import Body, Calling, Id
 from publisher.intake.wire.fields import Document
+from publisher.intake.writers import WriterRoute
 
-router = APIRouter()
+router = APIRouter(route_class=WriterRoute)
 
 _KEYS = "/users/{uid}/apikeys"
 _ENTITLEMENT = "api_key_access"

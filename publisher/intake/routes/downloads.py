@@ -22,6 +22,7 @@ from publisher.core.catalog import open_image
 from publisher.core.errors import ImageFileError, NotAuthenticated, NotFound
 from publisher.core.image import Image
 from publisher.intake import auth
+from publisher.intake.conformance import is_head
 from publisher.intake.exchange import Id, Services, caller_has, services, signed_in
 from publisher.intake.keys import image_key, image_of, is_key, ticket_key
 from publisher.intake.problems import problem
@@ -36,19 +37,16 @@ _CHUNK_BYTES = 256 << 10
 _RANGE = re.compile(r"bytes[ \t]*=[ \t]*([0-9]{0,19})-([0-9]{0,19})[ \t]*", re.IGNORECASE)
 
 
-@router.head(_IMAGE_FILE)
 @router.get(_IMAGE_FILE)
 def image_file(request: Request, uid: str, aid: Id, itid: Id) -> Response:
     return _image_file(request, uid, aid, itid, None)
 
 
-@router.head(_IMAGE_FILE + "/{file_name}")
 @router.get(_IMAGE_FILE + "/{file_name}")
 def named_image_file(request: Request, uid: str, aid: Id, itid: Id, file_name: str) -> Response:
     return _image_file(request, uid, aid, itid, file_name)
 
 
-@router.head(_TICKET_FILE)
 @router.get(_TICKET_FILE)
 def published_image_file(request: Request, uid: str, aid: Id, pitid: Id) -> Response:
     made = services(request)
@@ -127,7 +125,7 @@ def send_image(request: Request, made: Services, image: Image, use_key: Callable
             headers["Content-Range"] = f"bytes {part.start}-{part.stop - 1}/{image.size}"
         sent = range(image.size) if part is None else part
         headers["Content-Length"] = str(len(sent))
-        if request.method == "HEAD":
+        if is_head(request):
             return Response(headers=headers)
         # Last of all: what is refused uses no key up.
         if use_key and not use_key():
@@ -142,7 +140,7 @@ def _wanted(request: Request, etag: str, size: int) -> range | None:
     RFC 9110, 14.2: what is not understood is ignored, and several ranges at once may be. By If-Range the range is
     meant for that very file; a date tells less surely than its ETag which it is, and counts as another file.
     """
-    match = _RANGE.fullmatch(request.headers.get("range", "")) if request.method == "GET" else None
+    match = _RANGE.fullmatch(request.headers.get("range", "")) if not is_head(request) else None
     if match is None or request.headers.get("if-range", etag) != etag:
         return None
     first, last = match.groups()

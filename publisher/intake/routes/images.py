@@ -16,8 +16,9 @@ from publisher.intake.exchange import Caller, Calling, Id
 from publisher.intake.keys import image_key
 from publisher.intake.listing import Listed
 from publisher.intake.routes.pimages import list_tickets, owner_of_appliance
+from publisher.intake.writers import WriterRoute
 
-router = APIRouter()
+router = APIRouter(route_class=WriterRoute)
 
 _USER = "/users/{uid}"
 _IMAGES = _USER + "/appliances/{aid}/images"

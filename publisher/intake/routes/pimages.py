@@ -22,8 +22,9 @@ from publisher.intake.keys import image_of, ticket_key
 from publisher.intake.requests import publish_request, referred_account
 from publisher.intake.waiting import Watcher, wait_seconds
 from publisher.intake.wire.fields import TYPE_KEY, Document
+from publisher.intake.writers import WriterRoute
 
-router = APIRouter()
+router = APIRouter(route_class=WriterRoute)
 
 _USER = "/users/{uid}"
 _APPLIANCE = _USER + "/appliances/{aid}"

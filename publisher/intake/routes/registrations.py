@@ -15,8 +15,9 @@ from publisher.intake.keys import image_key
 from publisher.intake.negotiation import media_type
 from publisher.intake.uploads import received
 from publisher.intake.wire.fields import Document
+from publisher.intake.writers import WriterRoute, run_as_writer
 
-router = APIRouter()
+router = APIRouter(route_class=WriterRoute)
 
 _IMAGES = "/users/{uid}/appliances/{aid}/images"
 _ENTITLEMENT = "image_generate"
@@ -38,7 +39,7 @@ async def register_image(
     owner = await run_in_threadpool(caller.owner, uid, _ENTITLEMENT)
     if media_type(request.headers.get("content-type")) != _BYTES:
         body = await bounded_body(request)
-        return await run_in_threadpool(_begin, caller, after, owner, aid, body)
+        return await run_as_writer(_begin, caller, after, owner, aid, body)
     image = await received(
         request,
         caller.services.settings,

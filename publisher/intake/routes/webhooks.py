@@ -15,8 +15,9 @@ from publisher.core.uris import webhook_uri
 from publisher.intake.exchange import Body, Caller, Calling
 from publisher.intake.wire.codec import write_document
 from publisher.intake.wire.fields import Document
+from publisher.intake.writers import WriterRoute
 
-router = APIRouter()
+router = APIRouter(route_class=WriterRoute)
 
 _WEBHOOK = "/users/{uid}/webhook"
 _ENTITLEMENT = "image_publish"

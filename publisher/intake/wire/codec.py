@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from publisher.core.errors import InvalidRequest
 from publisher.intake.negotiation import Format
-from publisher.intake.wire import json, limits, xml
+from publisher.intake.wire import charsets, json, limits, xml
 from publisher.intake.wire.fields import Document
 from publisher.intake.wire.platforms import Platform
 
@@ -14,17 +14,22 @@ def read_document(
     body_format: Format,
     root: str,
     *,
+    charset: str | None = None,
     limit: int = limits.MAX_BODY_BYTES,
     platform: Platform | None = None,
 ) -> Document:
     """The document in a request's body, which must be of that root and may have `limit` bytes.
 
-    `platform` is what a published image or an account is of that does not tell itself.
-    Raises BodyTooLarge, and InvalidRequest naming the element at fault where there is one.
+    `charset` is what the body's Content-Type tells of it. `platform` is what a published image or an account is of
+    that does not tell itself.
+    Raises BodyTooLarge, UnsupportedMediaType, and InvalidRequest naming the element at fault where there is one.
     """
     if body_format is Format.JSON:
+        charsets.check_json(charset)
         return json.parse(root, body, limit=limit, platform=platform)
-    name, document = xml.parse(body, limit=limit, platform=platform)
+    limits.check_size(body, limit)
+    body = charsets.xml_in_utf8(body, charset)
+    name, document = xml.parse(body, limit=max(limit, len(body)), platform=platform)
     if name != root:
         raise InvalidRequest(f"the root element must be {root}", field=name)
     return document

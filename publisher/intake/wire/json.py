@@ -85,14 +85,16 @@ class _Object(dict[str, object]):
 
 def _check_extent(text: str) -> None:
     """Keep the parser, which is recursive, from what is nested too deeply for it, or takes it long."""
-    depth = elements = 0
+    depth = elements = strings = 0
     for match in _MARK.finditer(text):
         mark = match[0]
         depth += (mark in _OPENING) - (mark in _CLOSING)
         elements += mark in _OPENING or mark == ","
+        strings += mark.startswith('"')
         if depth > limits.MAX_DEPTH:
             raise limits.too_deep()
-        if elements > limits.MAX_ELEMENTS:
+        # Each element has a name and a value at most: more strings are no JSON, or of too many elements.
+        if elements > limits.MAX_ELEMENTS or strings > 2 * limits.MAX_ELEMENTS:
             raise limits.too_many()
 
 

@@ -40,7 +40,7 @@ def became(cli: Cli, *arguments: str, **variables: str) -> Became:
 def test_serve(bare_cli: Cli) -> None:
     program = became(bare_cli, "serve", "--port", "8080", "--workers", "2")
 
-    assert "--factory publisher.intake.app:create_app --host 127.0.0.1 --port 8080 --workers 2" in " ".join(
+    assert "-m publisher.intake.server --host 127.0.0.1 --port 8080 --workers 2" in " ".join(
         program.command
     )
     assert "--no-proxy-headers" in program.command

@@ -365,16 +365,16 @@ class Process:
 
 
 @contextmanager
-def real_server(directory: Path) -> Iterator[Process]:
+def real_server(directory: Path, **settings: Any) -> Iterator[Process]:
     """An intake of its own process over the database in that directory. It must not crash, nor log a mistake or a
     secret."""
     port, log = free_port(), directory / "intake.log"
-    settings = Settings(data_dir=directory, intake_port=port, log_level="DEBUG")
+    made = Settings(data_dir=directory, intake_port=port, log_level="DEBUG", **settings)
     command = [
-        *(sys.executable, "-m", "uvicorn", "--factory", "publisher.intake.app:create_app", "--port", str(port)),
-        *("--no-server-header", "--no-proxy-headers", "--log-level", "debug"),
+        *(sys.executable, "-m", "publisher.intake.server", "--port", str(port)),
+        *("--no-proxy-headers", "--log-level", "debug"),
     ]
-    environment = os.environ | settings.environment() | {"PYTHONPATH": str(Path(__file__).parents[3])}
+    environment = os.environ | made.environment() | {"PYTHONPATH": str(Path(__file__).parents[3])}
     server = Server(command, log, ready=lambda: listens(port), environment=environment)
     server.start()
     assert server.pid

@@ -282,6 +282,7 @@ TICKET = "users/root/appliances/4/images/7/pimages/1"
 )
 @pytest.mark.parametrize("method", ["HEAD", "OPTIONS", "PUT", "PATCH", "POST", "GET", "TRACE", "BREW"])
 def test_method_not_allowed(service: Service, method: str, path: str, allowed: set[str]) -> None:
+    allowed = allowed | {"HEAD"} if "GET" in allowed else allowed
     if method in allowed:
         assert service.call(method, path).status != 405
         return

@@ -103,6 +103,8 @@ DEEP = {
     "a long name": (f'<n:publishImage xmlns:n="{UFORGE}"><{"a" * 900_000}/></n:publishImage>', XML),
     "a long text": (xml_body(neverHeardOf="a" * 900_000, displayName="a" * 100_000), XML),
     "quotes without an end": ('"' + '\\"' * 400_000, JSON),
+    "a million quotes": ('"' * 1_000_000, JSON),
+    "a million quotes in a list": ('["",' + '""' * 500_000, JSON),
     "escapes": ('{"' + "\\u0041" * 150_000, JSON),
 }
 

@@ -231,12 +231,64 @@ MALFORMED = {
 }
 
 
+STATUS_OF_MALFORMED = {
+    "headers without an end": 431,
+    "an unknown transfer encoding": 501,
+    "HTTP/2": 404,  # it is well-formed, and there is no such path
+}
+
+
 @pytest.mark.parametrize("name", MALFORMED)
 def test_what_is_not_http(intake: Intake, name: str) -> None:
-    for answer in intake.exchange(MALFORMED[name], hang_up=True):
-        assert answer.status in (400, 404)
-        assert b"Traceback" not in answer.body
+    answers = intake.exchange(MALFORMED[name], hang_up=True)
+    for answer in answers:
+        assert answer.status == STATUS_OF_MALFORMED.get(name, 400)
+        assert answer.problem()
+        assert answer.status == 404 or answer.headers["connection"] == "close"
+    # TLS may end before there is a line to answer.
+    assert len(answers) == 1 or name == "TLS"
     intake.alive()
+
+
+def test_an_error_of_http_names_the_request(intake: Intake) -> None:
+    (answer,) = intake.exchange("GET /api/status?x=1 HTTP/1.1\r\n\r\n")
+    assert answer.problem() == "the request is not valid HTTP"
+    assert (answer.text("requestMethod"), answer.text("requestUri")) == ("GET", "/api/status")
+    (answer,) = intake.exchange("\x01\x02\r\n\r\n")
+    assert (answer.text("requestMethod"), answer.text("requestUri")) == ("UNKNOWN", "/")
+    (answer,) = intake.exchange(f"{POST}Accept: application/json\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n")
+    assert answer.json["localizedErrorMsg"]["messageId"] == "BadRequest"
+    assert (answer.json["requestMethod"], answer.json["requestUri"]) == ("POST", FLAT)
+
+
+@pytest.mark.parametrize(
+    "framing",
+    [
+        "Content-Length: 5\r\nTransfer-Encoding: chunked",
+        "Transfer-Encoding: chunked\r\nContent-Length: 0",
+        "Transfer-Encoding: chunked\r\nContent-Length: 5",
+    ],
+)
+@pytest.mark.parametrize("path", [FLAT, "/api/status", "/api/nowhere", "/console/sign-in", "/healthz"])
+def test_both_lengths(intake: Intake, framing: str, path: str) -> None:
+    """What follows is no request of its own, whoever counts the bytes."""
+    head = POST.replace(FLAT, path).replace("POST", "GET" if path == "/healthz" else "POST")
+    hidden = "GET /api/status HTTP/1.1\r\nHost: x\r\n\r\n"
+    (answer,) = intake.exchange(f"{head}{framing}\r\n\r\n0\r\n\r\n{hidden}", answers=2)
+    assert answer.status == 400
+    assert answer.headers["connection"] == "close"
+    if path == "/console/sign-in":
+        assert b"Transfer-Encoding" in answer.body
+        assert answer.headers["content-type"].startswith("text/html")
+    else:
+        assert "Transfer-Encoding" in answer.problem()
+
+
+def test_http_1_0_has_no_chunks(intake: Intake) -> None:
+    head = POST.replace("HTTP/1.1", "HTTP/1.0")
+    (answer,) = intake.exchange(f"{head}Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n")
+    assert answer.status == 400
+    assert "Transfer-Encoding" in answer.problem()
 
 
 @pytest.mark.parametrize(
@@ -296,11 +348,17 @@ def test_odd_hosts(intake: Intake, host: str) -> None:
     assert answer.status in (400, 404)
 
 
-def test_head_has_no_body(intake: Intake) -> None:
-    (answer,) = intake.exchange("HEAD /api/status HTTP/1.1\r\nHost: x\r\n\r\n")
-    assert (answer.status, answer.body) == (405, b"")
-    assert answer.headers["allow"] == "GET"
-    assert answer.headers["content-type"] == "application/xml"
+@pytest.mark.parametrize("path", ["/api/status", "/healthz", "/docs", "/nowhere", "/console/sign-in", FLAT])
+def test_head_has_no_body(intake: Intake, path: str) -> None:
+    """The next answer on the connection is where it must be."""
+    head = f"HEAD {path} HTTP/1.1\r\nHost: x\r\n\r\n"
+    with intake.connect() as connection:
+        connection.sendall((head * 2).encode())
+        first, second = read_answers(connection, 2, "HEAD")
+    (got,) = intake.exchange(head.replace("HEAD", "GET"))
+    assert first.status == second.status == got.status
+    assert first.headers["content-length"] == str(len(got.body))
+    assert first.headers["content-type"] == got.headers["content-type"]
 
 
 def test_not_modified_has_no_body(intake: Intake) -> None:

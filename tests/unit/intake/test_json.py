@@ -120,6 +120,8 @@ def test_a_bad_value_is_named(members: str, field: str, says: str) -> None:
         (b"[" * 500_000, "deeper than 32"),
         (b'{"a":' * 150_000, "deeper than 32"),
         (b"[" + b"1," * 10_000 + b"1]", "more than 10000 elements"),
+        (b'"' * 1_000_000, "more than 10000 elements"),
+        (b'["",' + b'""' * 500_000, "more than 10000 elements"),
     ],
 )
 def test_hostile_and_malformed_bodies_are_refused(body: bytes, says: str) -> None:

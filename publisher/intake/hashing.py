@@ -1,0 +1,127 @@
+"""Where passwords are hashed: by a few threads of their own, while a bounded number of callers wait for their turn.
+
+Whoever can only be told to come back is told so at once: nobody waits for that, whatever is guessed, however often.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import count
+
+from limits.storage import MemoryStorage
+
+from publisher.core.errors import TooMany
+
+_THREADS = 2
+"""Each verification takes 64 MiB and a core for some 50 ms (argon2id): more at a time would only be a burden."""
+_WAITING_MAX = 12
+"""Each of them holds one of the forty threads that answer requests."""
+_REMEMBERED_SECONDS = 60
+_NICENESS = 10
+
+
+class AllPlacesTaken(TooMany):
+    """Too many sign-ins at a time; wait, then try again."""
+
+    retry_after_seconds = 5
+
+
+@dataclass(slots=True, eq=False)
+class _Turn:
+    network: str
+    verify: Callable[[], bool]
+    number: int
+    answer: Future[bool]
+
+
+class Hashing:
+    """Turns go first to the networks that have failed least of late and have least waiting; among equals, to those who
+    came first. So whoever knows the password gets in while others guess, from however many places."""
+
+    def __init__(self, threads: int = _THREADS, waiting_max: int = _WAITING_MAX) -> None:
+        self._threads = threads
+        self._waiting_max = waiting_max
+        self._waiting: list[_Turn] = []
+        self._running: list[_Turn] = []
+        self._at_work = 0
+        self._numbers = count()
+        self._failures = MemoryStorage()
+        self._lock = threading.Lock()
+
+    def check_room(self, network: str) -> None:
+        """Raises `AllPlacesTaken` where one more from that network could only be sent away."""
+        with self._lock:
+            self._check_room(network)
+
+    def verify(self, network: str, verify: Callable[[], bool]) -> bool:
+        """What `verify`, which hashes a password, returns or raises, once its turn has come.
+
+        Raises `AllPlacesTaken` where too many wait, or where others come that go before this one.
+        """
+        turn = _Turn(network, verify, next(self._numbers), Future())
+        with self._lock:
+            self._check_room(network)
+            if len(self._waiting) >= self._waiting_max:
+                last = max(self._waiting, key=self._rank)
+                self._waiting.remove(last)
+                last.answer.set_exception(AllPlacesTaken())
+            self._waiting.append(turn)
+            if self._at_work < self._threads:
+                self._at_work += 1
+                threading.Thread(target=self._work, name="hashing", daemon=True).start()
+        return turn.answer.result()
+
+    def _check_room(self, network: str) -> None:
+        if len(self._waiting) >= self._waiting_max and self._burden(network) >= max(
+            self._burden(each.network) - 1 for each in self._waiting
+        ):
+            raise AllPlacesTaken()
+
+    def _rank(self, turn: _Turn) -> tuple[int, int]:
+        return self._burden(turn.network), turn.number
+
+    def _burden(self, network: str) -> int:
+        present = sum(each.network == network for each in (*self._waiting, *self._running))
+        return present + self._failures.get(network)
+
+    def _work(self) -> None:
+        _give_way()
+        while turn := self._next():
+            try:
+                right = turn.verify()
+            except BaseException as error:
+                self._end(turn, failed=False)
+                turn.answer.set_exception(error)
+            else:
+                self._end(turn, failed=not right)
+                turn.answer.set_result(right)
+
+    def _next(self) -> _Turn | None:
+        """The turn that this thread takes; None where nobody waits, and the thread ends."""
+        with self._lock:
+            if not self._waiting:
+                self._at_work -= 1
+                return None
+            turn = min(self._waiting, key=self._rank)
+            self._waiting.remove(turn)
+            self._running.append(turn)
+            return turn
+
+    def _end(self, turn: _Turn, *, failed: bool) -> None:
+        with self._lock:
+            self._running.remove(turn)
+            if failed:
+                self._failures.incr(turn.network, _REMEMBERED_SECONDS)
+
+
+def _give_way() -> None:
+    """On Linux, where each thread has a priority of its own: what hashes takes the processor from nobody."""
+    if sys.platform == "linux":
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)

@@ -1,0 +1,64 @@
+"""The character set of a request's body: RFC 7303 for XML, RFC 8259 for JSON."""
+
+from __future__ import annotations
+
+import codecs
+import re
+
+from publisher.core.errors import InvalidRequest
+from publisher.intake.negotiation import UnsupportedMediaType
+
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+"""RFC 7303, 3.3, knows no others."""
+
+_KNOWN = frozenset(
+    {"utf-8", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be", "ascii", "koi8-r", "koi8-u",
+     "gb18030", "gbk", "gb2312", "big5", "shift_jis", "euc_jp", "euc_kr"}
+    | {f"iso8859-{part}" for part in (*range(1, 12), *range(13, 17))}
+    | {f"cp{page}" for page in range(1250, 1259)}
+)  # fmt: skip
+"""Character sets, by Python's names. Python decodes much else, which is none, or takes quadratic time."""
+_OF_JSON = frozenset({"utf-8", "ascii"})
+
+_DECLARED = re.compile(r"""\A(<\?xml\s[^>]*?)\sencoding\s*=\s*(?:"[^"]*"|'[^']*')""")
+_DECLARATION_CHARACTERS = 256
+
+
+def xml_in_utf8(body: bytes, charset: str | None) -> bytes:
+    """The body in UTF-8, declaring no other encoding, where a byte order mark or the `charset` of its type tells which
+    it has: the mark counts more. Untouched where neither does: then the XML declaration tells.
+
+    Raises `UnsupportedMediaType`, or `InvalidRequest` for bytes that are none of that character set.
+    """
+    known = _known(charset)
+    encoding = next((name for mark, name in _MARKS if body.startswith(mark)), known)
+    if encoding is None:
+        return body
+    try:
+        text = body.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"the request body is not in {charset or encoding} at byte {error.start}") from None
+    head, rest = text[:_DECLARATION_CHARACTERS], text[_DECLARATION_CHARACTERS:]
+    return (_DECLARED.sub(r"\1", head) + rest).encode("utf-8", "surrogatepass")
+
+
+def check_json(charset: str | None) -> None:
+    """Raises `UnsupportedMediaType` for a `charset` that JSON never has."""
+    if _known(charset) not in (None, *_OF_JSON):
+        raise UnsupportedMediaType(f"charset: JSON is in UTF-8, not in {charset}")
+
+
+def _known(charset: str | None) -> str | None:
+    if charset is None:
+        return None
+    try:
+        name = codecs.lookup(charset).name
+    except (LookupError, ValueError):
+        name = ""
+    if name not in _KNOWN:
+        raise UnsupportedMediaType("charset: the character set is not known; use UTF-8")
+    return name

@@ -1,0 +1,174 @@
+"""Connections of callers who send nothing, or not all, or do not read: a real server does not keep them."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.unit.intake.conftest import Answer, real_server, xml_body
+from tests.unit.intake.test_http_server import FLAT, GET, LOGIN, POST, Intake, read_answers
+
+SECONDS = 1.0
+"""What the server waits. Tests wait for the end far longer than that, and never assume that it comes soon."""
+FORM = (
+    "POST /console/sign-in HTTP/1.1\r\nHost: x\r\nOrigin: http://x\r\n"
+    "Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 100\r\n\r\n"
+)
+IMAGE = (
+    f"POST /api/users/root/appliances/4/images?name=x&format=raw HTTP/1.1\r\nHost: x\r\n{LOGIN}"
+    "Content-Type: application/octet-stream\r\nContent-Length: 100000\r\n\r\n"
+)
+
+
+@pytest.fixture(scope="module")
+def impatient(filled_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Intake]:
+    directory = tmp_path_factory.mktemp("impatient")
+    shutil.copyfile(filled_template, directory / "publisher.db")
+    limits = {"keep_alive_seconds": SECONDS, "request_head_seconds": SECONDS, "request_body_seconds": SECONDS}
+    with real_server(directory, **limits, stall_seconds=SECONDS) as process:
+        yield Intake(process.port, process.log, process.pid)
+
+
+def answers_until_closed(connection: socket.socket, count: int = 2) -> list[Answer]:
+    """What the server says until it closes, which it must: a connection that it keeps is a time-out here."""
+    connection.settimeout(60)
+    return read_answers(connection, count, "GET")
+
+
+def test_nothing_at_all(impatient: Intake) -> None:
+    with impatient.connect() as connection:
+        assert answers_until_closed(connection) == []
+
+
+@pytest.mark.parametrize(
+    "sent", ["G", "GET /api/status HTT", GET, f"{GET}Host: x\r\n", f"{GET}Host: x\r\nX: {'y' * 5000}"]
+)
+def test_half_a_head(impatient: Intake, sent: str) -> None:
+    with impatient.connect() as connection:
+        connection.sendall(sent.encode())
+        (answer,) = answers_until_closed(connection)
+    assert (answer.status, answer.headers["connection"]) == (408, "close")
+    assert "headers" in answer.problem()
+
+
+def test_half_a_head_after_an_answer(impatient: Intake) -> None:
+    with impatient.connect() as connection:
+        connection.sendall(f"{GET}Host: x\r\n\r\n{GET}".encode())
+        first, second = answers_until_closed(connection)
+    assert (first.status, second.status) == (200, 408)
+
+
+def test_an_idle_connection(impatient: Intake) -> None:
+    with impatient.connect() as connection:
+        connection.sendall(f"{GET}Host: x\r\n\r\n".encode())
+        (answer,) = answers_until_closed(connection)
+    assert answer.status == 200
+
+
+def trickle(connection: socket.socket, piece: bytes) -> None:
+    """A piece now and then, until the server has had enough."""
+    connection.settimeout(0.1)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            connection.sendall(piece)
+            connection.recv(1, socket.MSG_PEEK)
+            return
+        except TimeoutError:
+            continue
+        except ConnectionError:
+            return
+    raise AssertionError("the server goes on to wait")
+
+
+@pytest.mark.parametrize("piece", [b"", b"x"], ids=["nothing", "a byte now and then"])
+@pytest.mark.parametrize(
+    "head",
+    [
+        f"{POST}Content-Length: 100000\r\n\r\n",
+        f"{POST}Transfer-Encoding: chunked\r\n\r\n4000\r\n",
+        FORM.replace("100\r\n", "5000\r\n"),
+        IMAGE,
+    ],
+    ids=["document", "chunks", "form", "image"],
+)
+def test_a_body_that_does_not_come(impatient: Intake, head: str, piece: bytes) -> None:
+    with impatient.connect() as connection:
+        connection.sendall(head.encode())
+        if piece:
+            trickle(connection, piece)
+        answers = answers_until_closed(connection)
+    # Who goes on to send what nobody reads may lose the answer.
+    assert piece or len(answers) == 1
+    for answer in answers:
+        assert answer.status == 408
+        assert answer.problem()
+        assert piece or answer.headers["connection"] == "close"
+
+
+def test_a_body_that_nobody_wants(impatient: Intake) -> None:
+    """The answer is there at once; the rest of the body is not waited for."""
+    with impatient.connect() as connection:
+        connection.sendall(b"POST /api/nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n")
+        (answer,) = answers_until_closed(connection)
+    assert answer.status == 404
+
+
+def test_a_body_in_pieces_is_waited_for(impatient: Intake) -> None:
+    """As long as enough of it comes, it may take longer than the time that a silence may."""
+    body = xml_body().encode()
+    padded = body + b" " * 500_000
+    with impatient.connect() as connection:
+        connection.sendall(f"{POST}Content-Length: {len(padded)}\r\n\r\n".encode())
+        began = time.monotonic()
+        pieces = [padded[at : at + 10_000] for at in range(0, len(padded), 10_000)]
+        for piece in pieces:
+            connection.sendall(piece)
+            time.sleep(3 * SECONDS / len(pieces))  # what is tested is that this time passes
+        assert time.monotonic() - began > 2 * SECONDS
+        (answer,) = read_answers(connection, 1, "POST")
+    assert answer.status == 201
+
+
+def test_who_waits_for_an_answer_is_not_hurried(impatient: Intake) -> None:
+    """A long poll sends nothing for longer than a head may take."""
+    made = impatient.request("POST", FLAT, xml_body().encode(), Content_Type="application/xml")
+    path = made.headers["location"].partition(f":{impatient.port}")[2] + "/status"
+    etag = impatient.request("GET", path).headers["etag"]
+    began = time.monotonic()
+    answer = impatient.request("GET", f"{path}?wait={3 * SECONDS}", If_None_Match=etag)
+    assert answer.status == 304
+    assert time.monotonic() - began >= 2.9 * SECONDS
+
+
+def test_other_callers_are_answered_meanwhile(impatient: Intake) -> None:
+    silent = [impatient.connect() for _ in range(200)]
+    try:
+        for connection, sent in zip(silent, [b"", GET.encode(), FORM.encode(), IMAGE.encode()] * 50, strict=True):
+            connection.sendall(sent)
+        impatient.alive()
+        for connection in silent:
+            assert all(answer.status == 408 for answer in answers_until_closed(connection))
+    finally:
+        for connection in silent:
+            connection.close()
+
+
+def test_the_settings_reach_the_server(filled_template: Path, tmp_path: Path) -> None:
+    """However it is started, and with a limit of 0, nothing is cut short."""
+    shutil.copyfile(filled_template, tmp_path / "publisher.db")
+    with real_server(tmp_path, request_head_seconds=0, request_body_seconds=0) as process:
+        intake = Intake(process.port, process.log, process.pid)
+        with intake.connect() as connection:
+            connection.sendall(GET.encode())
+            connection.settimeout(2 * SECONDS)
+            with pytest.raises(TimeoutError):
+                connection.recv(1)
+            connection.settimeout(20)
+            connection.sendall(b"Host: x\r\n\r\n")
+            assert read_answers(connection, 1, "GET")[0].status == 200
