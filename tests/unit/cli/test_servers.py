@@ -40,9 +40,7 @@ def became(cli: Cli, *arguments: str, **variables: str) -> Became:
 def test_serve(bare_cli: Cli) -> None:
     program = became(bare_cli, "serve", "--port", "8080", "--workers", "2")
 
-    assert "-m publisher.intake.server --host 127.0.0.1 --port 8080 --workers 2" in " ".join(
-        program.command
-    )
+    assert "-m publisher.intake.server --host 127.0.0.1 --port 8080 --workers 2" in " ".join(program.command)
     assert "--no-proxy-headers" in program.command
     assert "--no-access-log" in program.command
     assert program.environment["PUBLISHER_INTAKE_PORT"] == "8080"
