@@ -89,6 +89,10 @@ class BoundedCloud:
         )
         return cls(cloud, timeouts, pulse, look)
 
+    @property
+    def region(self) -> str | None:
+        return self._cloud.region
+
     def check(self, image: Image) -> None:
         self._call("check", lambda: self._cloud.check(image))
 
