@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from celery import Celery
 from celery.app.amqp import AMQP
 from celery.signals import setup_logging
 from kombu.connection import Connection
-from kombu.transport.redis import Channel as RedisChannel
 
 from publisher.core import logs
 from publisher.core.broker import Broker
 from publisher.core.queue import PUBLISH_TASK, QUEUE, REGISTER_TASK
 from publisher.core.settings import Settings
+from workers import messages
 
+messages.install()
+# It is about pickled messages, which nobody reads here, and stands ahead of everything that matters.
+warnings.filterwarnings("ignore", "You're running the worker with superuser privileges")
 settings = Settings.from_environment()
 
 transport_options: dict[str, Any] = {}
@@ -24,11 +28,10 @@ if settings.broker.startswith(("redis", "rediss")):
         "socket_timeout": 30,
         "socket_keepalive": True,
         # A message is gone from Redis once it is received. Where the connection breaks while tickets are in hand, kombu
-        # would put their messages back over that very connection, and acknowledge them over it later; both fail with an
-        # AttributeError, at which Celery ends the worker (kombu 5.7). The store knows what is to be done without them.
+        # would acknowledge their messages over that very connection later, which fails with an AttributeError, at which
+        # Celery ends the worker (kombu 5.7). The store knows what is to be done without them.
         "ack_emulation": False,
     }
-    RedisChannel.do_restore = False
 
 
 class EagerConnection(Connection):
@@ -65,6 +68,7 @@ app.conf.update(
     worker_enable_prefetch_count_reduction=False,
     # sendfile and TLS release the interpreter's lock, and threads see the request to shut down.
     worker_pool="threads",
+    worker_consumer="workers.messages:CarefulConsumer",
     worker_concurrency=settings.worker_concurrency,
     worker_send_task_events=True,
     # RabbitMQ closes the channel of who has not acknowledged within its consumer_timeout: another connection is opened,

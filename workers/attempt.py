@@ -33,10 +33,10 @@ from publisher.core.ticket import MIB, Account, Phase, State, Target
 from publisher.core.uris import appliance_uri, image_uri, ticket_uri
 from publisher.core.vault import Vault
 from workers import metrics
-from workers.aside import aside
 from workers.backoff import retry_delay
+from workers.bounded import BoundedCloud
 from workers.clouds import plugin
-from workers.clouds.base import CloudImage, CloudPublisher, TicketRef, Timeouts
+from workers.clouds.base import CloudImage, TicketRef, Timeouts
 from workers.journal import TicketJournal
 from workers.lease import Lease
 from workers.transfer import Transfer
@@ -63,7 +63,7 @@ class Attempt:
         self._ticket = lease.claim.ticket
         self._journal = TicketJournal(store, lease.claim)
         self._policy = policy
-        self._cloud: CloudPublisher | None = None
+        self._cloud: BoundedCloud | None = None
         self._account: Account | None = None
         self._check = lease.check
         """What breaks off the calls to the cloud: another one while cleaning up."""
@@ -281,8 +281,8 @@ class Attempt:
 
     # Parts ----------------------------------------------------------------------------------------
 
-    def _connect(self) -> CloudPublisher:
-        if self._cloud is None:
+    def _connect(self) -> BoundedCloud:
+        if self._cloud is None or self._cloud.left:
             ticket = self._ticket
             if ticket.sealed_secrets is None:
                 raise ConfigurationError("the account's secrets are no longer kept; publish again")
@@ -298,11 +298,14 @@ class Attempt:
             def check() -> None:
                 self._check()
 
-            # An address that leads nowhere takes long to find out, and a cancel is not to wait for that.
-            self._cloud = aside(
-                lambda: plugin(ticket.platform).connect(account, target, timeouts, self._policy, check),
+            self._cloud = BoundedCloud.connect(
+                plugin(ticket.platform),
+                account,
+                target,
+                timeouts,
+                self._policy,
                 check=check,
-                discard=CloudPublisher.close,
+                look=self._lease.check_held,
             )
         return self._cloud
 

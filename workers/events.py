@@ -53,7 +53,8 @@ class Message(Request):  # type: ignore[misc]
     def _tell(self, ended: Ended) -> None:
         """Monitors only look on: what they cannot be told keeps nothing from going on."""
         field = "exception" if ended.state in ("failed", "retried") else "result"
-        runtime = time.time() - self.time_start if self.time_start else None
+        # The clock may have been set back meanwhile.
+        runtime = max(0.0, time.time() - self.time_start) if self.time_start else None
         try:
             self.send_event(f"task-{ended.state}", runtime=runtime, **{field: ended.words})
         except Exception as error:

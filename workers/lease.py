@@ -1,6 +1,7 @@
 """Holding a ticket: the lease is renewed, progress written and a cancel noticed by a thread beside the work.
 
-The work itself never waits for the database. It leaves the bytes it has sent in `sent`, and calls `check()` often.
+The work itself never waits for the database. It leaves the bytes it has sent in `sent`, and calls `check()` often. Work
+that does not any more is stuck: then the lease is renewed no longer, and another worker takes the ticket up.
 """
 
 from __future__ import annotations
@@ -43,11 +44,14 @@ class Lease:
         self._settings = settings
         self._drain = drain
         self._renewed = asked
+        self._checked = asked
+        self._silent_seconds = settings.stall_seconds + settings.lease_seconds
         self._accepted = asked + claim.ticket.accepted - claim.now
         self._deadline = math.inf
         if settings.deadline_seconds:
             self._deadline = self._accepted + settings.deadline_seconds
         self._lost = False
+        self._over = False
         self._cancelled = claim.ticket.state is State.CANCELLING
         self._uploading_since: float | None = None
         self._sampled = 0.0
@@ -65,6 +69,8 @@ class Lease:
     ) -> None:
         self._ended.set()
         self._thread.join()
+        # A call that was left to itself is not to go on.
+        self._over = True
 
     @property
     def seconds_left(self) -> float:
@@ -94,10 +100,15 @@ class Lease:
 
     def check_held(self) -> None:
         """Raises `LeaseLost`. For the clean-up, which goes on in spite of a cancel."""
-        # A process that was paused for longer than its lease knows so by its own clock, before it asks anybody.
-        if self._lost or time.monotonic() - self._renewed > self._settings.lease_seconds:
-            self._lost = True
+        if self._over or not self._holds():
             raise LeaseLost
+        self._checked = time.monotonic()
+
+    def _holds(self) -> bool:
+        """A process that was paused for longer than its lease knows so by its own clock, before it asks anybody."""
+        if time.monotonic() - self._renewed > self._settings.lease_seconds:
+            self._lost = True
+        return not self._lost
 
     @contextmanager
     def uploading(self) -> Iterator[None]:
@@ -142,7 +153,14 @@ class Lease:
     def _keep(self) -> None:
         written = 0
         while not self._ended.wait(self._settings.progress_seconds):
+            if not self._holds():
+                return
             asked = time.monotonic()
+            if asked - self._checked > self._silent_seconds:
+                id = self.claim.ticket.id
+                logger.error("ticket %d: the work is stuck: it did not move for %.0f s", id, self._silent_seconds)
+                self._lost = True
+                return
             sent, due = self.sent, asked - self._renewed >= self._settings.lease_renew_seconds
             self._count(sent)
             try:

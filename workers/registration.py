@@ -38,6 +38,10 @@ logger = logging.getLogger(__name__)
 _READ_BYTES = 1 << 20
 
 
+class RegistrationFreed(LeaseLost):
+    """The lease was lost, and nobody else has the image."""
+
+
 class Registrar:
     """Registers images, several at a time where it is called from several threads."""
 
@@ -50,39 +54,51 @@ class Registrar:
         self._worker = worker
         self._shutting_down = shutting_down or threading.Event()
 
-    def run(self, image_id: int) -> ImageState | None:
+    def run(self, image_id: int, *, go_on: bool = False) -> ImageState | None:
         """Claim an image and bring it as far as it gets. Never raises for what goes wrong with it.
 
         Returns its state afterwards as this worker left it; None where there was nothing to claim, it was cancelled or
-        taken over on the way, or the store did not answer.
+        taken over on the way, or the store did not answer. To `go_on` is to claim an image anew whose lease was lost,
+        unless another worker has it by then.
         """
         if self._shutting_down.is_set():
             return None
         with bound(image=image_id, worker=self._worker):
-            return self._run(image_id)
+            try:
+                while True:
+                    try:
+                        return self._run(image_id)
+                    except RegistrationFreed:
+                        if not go_on or self._shutting_down.is_set():
+                            return None
+            except LeaseLost:
+                logger.warning("image %d: the lease was lost: cancelled, or taken over by another worker", image_id)
+            except SQLAlchemyError as error:
+                logger.warning("image %d: the store did not answer: %s", image_id, type(error).__name__)
+            return None
 
     def _run(self, image_id: int) -> ImageState | None:
+        """Raises `LeaseLost`, `RegistrationFreed` and `SQLAlchemyError`."""
+        asked = time.monotonic()
+        claim = self._registrations.claim(image_id, self._worker, self._settings.lease_seconds)
+        if claim is None:
+            return None
+        logger.info("image %d: claimed, attempt %d", image_id, claim.image.attempt)
         try:
-            claim = self._registrations.claim(image_id, self._worker, self._settings.lease_seconds)
-            if claim is None:
-                return None
-            logger.info("image %d: claimed, attempt %d", image_id, claim.image.attempt)
-            state = self._outcome(claim)
+            state = self._outcome(claim, asked)
         except LeaseLost:
-            logger.warning("image %d: cancelled, or taken over by another worker", image_id)
-            return None
-        except SQLAlchemyError as error:
-            logger.warning("image %d: the store did not answer: %s", image_id, type(error).__name__)
-            return None
+            self._registrations.give_up(claim)
+            logger.warning("image %d: the lease was lost; whoever is free may claim the image", image_id)
+            raise RegistrationFreed from None
         logger.info("image %d: %s", image_id, state)
         return state
 
-    def _outcome(self, claim: Registration) -> ImageState:
+    def _outcome(self, claim: Registration, asked: float) -> ImageState:
         """Do the work, and write down how it ended. Raises `LeaseLost` and `SQLAlchemyError` only."""
         if claim.image.attempt > self._settings.attempts_max:
             return self._failed(claim, f"given up: {self._settings.attempts_max} workers broke off while at it")
         try:
-            self._register(claim)
+            self._register(claim, asked)
         except (LeaseLost, SQLAlchemyError):
             raise
         except ShuttingDown:
@@ -97,13 +113,13 @@ class Registrar:
             return self._failed(claim, "an unexpected error in the publisher; its log tells more")
         return ImageState.READY
 
-    def _register(self, claim: Registration) -> None:
+    def _register(self, claim: Registration, asked: float) -> None:
         image, root = claim.image, self._settings.images
         source = image.source or ""
         # What an earlier attempt, or the image's last generation, has left. No ticket needs that any more.
         catalog.discard(root, image.location)
         catalog.discard_fetched(root, image.id, claim.token)
-        with Progress(self._registrations, claim, self._settings, self._shutting_down) as progress:
+        with Progress(self._registrations, claim, self._settings, self._shutting_down, asked=asked) as progress:
             if not is_remote(source):
                 digests = _read(root, source, progress)
                 self._ready(claim, digests, root / source, source)
@@ -158,17 +174,29 @@ class Registrar:
 
 
 class Progress:
-    """Holds the claim while it is a context: renews the lease and writes the progress, from a thread of its own."""
+    """Holds the claim while it is a context: renews the lease and writes the progress, from a thread of its own.
+
+    Work that has not called `check` for long is stuck: the lease is renewed no longer.
+    """
 
     def __init__(
-        self, registrations: Registrations, claim: Registration, settings: Settings, shutting_down: threading.Event
+        self,
+        registrations: Registrations,
+        claim: Registration,
+        settings: Settings,
+        shutting_down: threading.Event,
+        *,
+        asked: float,
     ) -> None:
+        """`asked` is when the claim was asked for, by the monotonic clock."""
         self.sent = self.total = 0
         self._registrations = registrations
         self._claim = claim
         self._settings = settings
         self._shutting_down = shutting_down
-        self._renewed = time.monotonic()
+        self._renewed = self._checked = asked
+        # Some of the work, to have a whole image written to the disk, takes long and cannot be broken off.
+        self._silent_seconds = settings.verify_seconds + settings.stall_seconds
         self._lost = False
         self._ended = threading.Event()
         self._thread = threading.Thread(target=with_context(self._keep), name=f"image-{claim.image.id}", daemon=True)
@@ -185,15 +213,29 @@ class Progress:
 
     def check(self) -> None:
         """Raises `LeaseLost` or `ShuttingDown` where the work must stop. Costs next to nothing."""
-        if self._lost or time.monotonic() - self._renewed > self._settings.lease_seconds:
+        if not self._holds():
             raise LeaseLost
+        self._checked = time.monotonic()
         if self._shutting_down.is_set():
             raise ShuttingDown
+
+    def _holds(self) -> bool:
+        """A process that was paused for longer than its lease knows so by its own clock, before it asks anybody."""
+        if time.monotonic() - self._renewed > self._settings.lease_seconds:
+            self._lost = True
+        return not self._lost
 
     def _keep(self) -> None:
         # Written at every turn, moved or not: that is how a cancel is noticed.
         while not self._ended.wait(self._settings.progress_seconds):
+            if not self._holds():
+                return
             asked = time.monotonic()
+            if asked - self._checked > self._silent_seconds:
+                id = self._claim.image.id
+                logger.error("image %d: the work is stuck: it did not move for %.0f s", id, self._silent_seconds)
+                self._lost = True
+                return
             try:
                 self._registrations.renew(
                     self._claim, self._settings.lease_seconds, sent=self.sent, total=max(self.sent, self.total)

@@ -25,6 +25,10 @@ from workers.lease import Lease
 logger = logging.getLogger(__name__)
 
 
+class LeaseFreed(LeaseLost):
+    """The lease was lost, and nobody else has the ticket."""
+
+
 class Runner:
     """Runs tickets, several at a time where it is called from several threads."""
 
@@ -46,47 +50,62 @@ class Runner:
         self._waker = waker
         self._policy = OutboundPolicy.of(settings)
 
-    def run(self, ticket_id: int) -> State | None:
+    def run(self, ticket_id: int, *, go_on: bool = False) -> State | None:
         """Claim a ticket and bring it as far as it gets. Never raises for what goes wrong with the ticket.
 
         Returns its state afterwards as this worker left it; None where there was nothing to claim, the lease was lost
-        on the way, or the store did not answer.
+        on the way, or the store did not answer. To `go_on` is to claim a ticket anew whose lease was lost, unless
+        another worker has it by then: who was paused for longer than its lease may be the only one.
         """
         if self._drain.begun.is_set():
             return None
         with bound(ticket=ticket_id, worker=self._worker):
-            return self._run(ticket_id)
+            try:
+                while True:
+                    try:
+                        return self._run(ticket_id)
+                    except LeaseFreed:
+                        if not go_on or self._drain.begun.is_set():
+                            return None
+            except LeaseLost:
+                logger.warning("ticket %d: the lease was lost; another worker has the ticket", ticket_id)
+            except SQLAlchemyError as error:
+                metrics.STORE_ERRORS.inc()
+                # Nothing can be written down. Once the lease runs out, the ticket is taken up where it stands.
+                logger.warning("ticket %d: the store did not answer: %s", ticket_id, type(error).__name__)
+            return None
 
     def _run(self, ticket_id: int) -> State | None:
+        """Raises `LeaseLost`, `LeaseFreed` and `SQLAlchemyError`."""
+        asked = time.monotonic()
+        claim = self._store.leases.claim(ticket_id, self._worker, self._settings.lease_seconds)
+        if claim is None:
+            return None
         try:
-            asked = time.monotonic()
-            claim = self._store.leases.claim(ticket_id, self._worker, self._settings.lease_seconds)
-            if claim is None:
-                return None
-            ticket = claim.ticket
-            told: tracing.Attributes = {
-                "publisher.ticket": ticket_id,
-                "publisher.attempt": ticket.attempt,
-                "publisher.platform": ticket.platform,
-                "publisher.bytes": ticket.progress.total,
-            }
-            with (
-                bound(attempt=ticket.attempt, request_id=ticket.request_id),
-                tracing.span("publish", told, traceparent=ticket.traceparent) as span,
-            ):
-                state = self._attempt(claim, asked)
-                if span:
-                    span.set_attribute("publisher.outcome", state)
-                return state
+            return self._traced(claim, asked)
         except LeaseLost:
             metrics.LEASES_LOST.labels("holder").inc()
-            logger.warning("ticket %d: the lease was lost; another worker has the ticket", ticket_id)
-            return None
-        except SQLAlchemyError as error:
-            metrics.STORE_ERRORS.inc()
-            # Nothing can be written down. Once the lease runs out, the ticket is taken up where it stands.
-            logger.warning("ticket %d: the store did not answer: %s", ticket_id, type(error).__name__)
-            return None
+            self._store.leases.give_up(claim)
+            logger.warning("ticket %d: the lease was lost; whoever is free may claim the ticket", ticket_id)
+            raise LeaseFreed from None
+
+    def _traced(self, claim: Claim, asked: float) -> State:
+        """Raises `LeaseLost` and `SQLAlchemyError`."""
+        ticket = claim.ticket
+        told: tracing.Attributes = {
+            "publisher.ticket": ticket.id,
+            "publisher.attempt": ticket.attempt,
+            "publisher.platform": ticket.platform,
+            "publisher.bytes": ticket.progress.total,
+        }
+        with (
+            bound(attempt=ticket.attempt, request_id=ticket.request_id),
+            tracing.span("publish", told, traceparent=ticket.traceparent) as span,
+        ):
+            state = self._attempt(claim, asked)
+            if span:
+                span.set_attribute("publisher.outcome", state)
+            return state
 
     def _attempt(self, claim: Claim, asked: float) -> State:
         """Raises `LeaseLost` and `SQLAlchemyError`."""

@@ -22,8 +22,9 @@ from publisher.core.store.sweeping import Scope, Standing
 from publisher.core.ticket import Account, Target
 from publisher.core.vault import Vault
 from workers import metrics
+from workers.bounded import BoundedCloud
 from workers.clouds import plugin
-from workers.clouds.base import CloudPublisher, Tagged, Timeouts
+from workers.clouds.base import Tagged, Timeouts
 
 logger = logging.getLogger(__name__)
 
@@ -131,7 +132,7 @@ class Sweeper:
             logger.exception("unexpected, while sweeping")
             yield _finding(Outcome.FAILED, scope, error="an unexpected error; the log tells more")
 
-    def _look_at(self, tagged: Tagged, cloud: CloudPublisher, scope: Scope, dry_run: bool) -> Iterator[Finding]:
+    def _look_at(self, tagged: Tagged, cloud: BoundedCloud, scope: Scope, dry_run: bool) -> Iterator[Finding]:
         sweeping, grace = self._store.sweeping, self._settings.sweep_grace_seconds
         key = tagged.ticket_uid, tagged.cloud_id
         match sweeping.standing(*key, grace):
@@ -152,7 +153,7 @@ class Sweeper:
                 else:
                     yield _finding(Outcome.SEEN, scope, tagged)
 
-    def _remove(self, tagged: Tagged, cloud: CloudPublisher, scope: Scope) -> Iterator[Finding]:
+    def _remove(self, tagged: Tagged, cloud: BoundedCloud, scope: Scope) -> Iterator[Finding]:
         held_seconds = _CALLS_OF_A_DELETION * self._settings.call_timeout_seconds
         grace = self._settings.sweep_grace_seconds
         try:
@@ -165,9 +166,10 @@ class Sweeper:
         else:
             yield _finding(Outcome.REMOVED, scope, tagged)
 
-    def _connect(self, account: Account, scope: Scope) -> CloudPublisher:
+    def _connect(self, account: Account, scope: Scope) -> BoundedCloud:
         settings = self._settings
-        return plugin(scope.platform).connect(
+        return BoundedCloud.connect(
+            plugin(scope.platform),
             account,
             Target(scope.platform, scope.target),
             Timeouts(settings.connect_timeout_seconds, settings.call_timeout_seconds, settings.verify_seconds),

@@ -74,14 +74,14 @@ def notifier() -> Notifier:
 @app.task(name=PUBLISH_TASK, Request=Message)  # type: ignore[untyped-decorator]  # Celery has no types
 def publish(ticket_id: int) -> str:
     """Bring one ticket as far as it gets."""
-    state = runner().run(ticket_id)
+    state = runner().run(ticket_id, go_on=True)
     return tell_ticket(state, _read(store().tickets.get, ticket_id))
 
 
 @app.task(name=REGISTER_TASK, Request=Message)  # type: ignore[untyped-decorator]
 def register(image_id: int) -> str:
     """Bring the registration of one image as far as it gets."""
-    state = registrar().run(image_id)
+    state = registrar().run(image_id, go_on=True)
     return tell_image(state, _read(store().images.get, image_id))
 
 

@@ -72,6 +72,20 @@ class Transfer:
         self._mtime_ns = os.fstat(descriptor).st_mtime_ns
         self._verify_file()
 
+    def watch(self, *, looked: Callable[[], None], moved: Callable[[], None]) -> None:
+        """Have somebody told of each look at whether to go on, and of each piece that was sent."""
+        check, on_sent = self._check, self._on_sent
+
+        def watched_check() -> None:
+            looked()
+            check()
+
+        def watched_sent(sent: int) -> None:
+            moved()
+            on_sent(sent)
+
+        self._check, self._on_sent = watched_check, watched_sent
+
     def chunks(self) -> Iterator[memoryview]:
         """The whole image from its start, for a cloud whose SDK wants to be fed; hashed on the way."""
         self._verify_file()

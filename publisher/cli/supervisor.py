@@ -1,7 +1,7 @@
 """Running several programs as one: started in order, watched, and stopped in the opposite order.
 
-Nothing is left running: not after Ctrl-C, not when a program dies, and (on Linux) not when the supervisor itself is
-killed.
+A program that dies later is started again; one that dies again and again ends everything. Nothing is left running: not
+after Ctrl-C, not when a program is given up, and (on Linux) not when the supervisor itself is killed.
 """
 
 from __future__ import annotations
@@ -25,6 +25,11 @@ from publisher.core.errors import PublisherError
 
 STOP_SECONDS_MAX = 9.0
 """All programs together; whichever still runs is killed then."""
+DEATHS_MAX = 5
+"""After so many without having run for `STEADY_SECONDS` in between, a program is given up."""
+STEADY_SECONDS = 60.0
+_AGAIN_SECONDS = 0.5
+"""Before a program is started again; this doubles with each death."""
 _POLL_SECONDS = 0.1
 _TAIL_LINES = 15
 _LOG_BYTES_MAX = 10 << 20
@@ -43,7 +48,7 @@ its parent dies. A program of its own: to run code between fork and exec is not 
 
 
 class ProgramFailed(PublisherError):
-    """A program did not start, or stopped by itself."""
+    """A program did not start, or stopped by itself again and again."""
 
 
 class StopAsked(Exception):  # not an error
@@ -67,13 +72,23 @@ class Supervisor:
     """Use as a context, from the main thread: whatever was started in it is stopped at its end.
 
     A first SIGINT, SIGTERM or SIGHUP ends the block quietly at the next call in it; a second one kills what still
-    runs. `say` gets each line that a program prints, with the program's name.
+    runs. `say` gets each line that a program prints, with the program's name; `warn` gets what the supervisor itself
+    has to tell: that a program died and is started again, and that it answers again.
     """
 
-    def __init__(self, logs: Path, say: Callable[[str, str], None]) -> None:
+    def __init__(
+        self, logs: Path, say: Callable[[str, str], None], warn: Callable[[str], None] = lambda _: None
+    ) -> None:
         self._logs = logs
         self._say = say
+        self._warn = warn
         self._running: list[_Process] = []
+        self._deaths: dict[str, int] = {}
+        """Of each program, since it last ran for long."""
+        self._again: dict[_Process, float] = {}
+        """Those that have died, and when each is started again."""
+        self._answering: dict[_Process, float] = {}
+        """Those that were started again, and until when each has to answer."""
         # Of all queues this is the one that a signal handler may put into.
         self._events: queue.SimpleQueue[_Process | None] = queue.SimpleQueue()
         self._signals = 0
@@ -104,19 +119,28 @@ class Supervisor:
         started = []
         for program in programs:
             self.check()
-            started.append(_Process(program, self._logs, self._say, self._events.put))
+            started.append(self._begin(program))
             self._running.append(started[-1])
         for process in started:
             self._wait_until_ready(process)
 
     def check(self) -> None:
         """Raises `ProgramFailed` where a program has ended, and `StopAsked`."""
-        self._look(timeout_seconds=0)
+        if ended := self._look(timeout_seconds=0):
+            raise ProgramFailed(f"{ended.told_end()}{ended.last_words()}")
 
     def wait(self) -> None:
-        """Until a signal asks to stop: this raises `StopAsked`, or `ProgramFailed` before."""
+        """Until a signal asks to stop, starting again what dies. Raises `StopAsked`, or `ProgramFailed` for a program
+        that dies again and again."""
         while True:
-            self._look(timeout_seconds=None)
+            busy = self._again or self._answering
+            if ended := self._look(timeout_seconds=_POLL_SECONDS if busy else None):
+                self._died(ended)
+            now = time.monotonic()
+            for each in [each for each, due in self._again.items() if now >= due]:
+                self._start_again(each)
+            for each, until in list(self._answering.items()):
+                self._await_answer(each, until)
 
     def stop(self) -> None:
         """Stop all programs, the last one first; those that do not in their time are killed."""
@@ -130,10 +154,45 @@ class Supervisor:
                     process.kill()
             self._running.pop().close()
 
+    def _begin(self, program: Program) -> _Process:
+        return _Process(program, self._logs, self._say, self._events.put)
+
+    def _died(self, process: _Process) -> None:
+        """Raises `ProgramFailed` where that was once too often."""
+        name = process.program.name
+        self._answering.pop(process, None)
+        steady = process.ran_seconds >= STEADY_SECONDS
+        deaths = self._deaths[name] = 1 if steady else self._deaths.get(name, 0) + 1
+        if deaths >= DEATHS_MAX:
+            raise ProgramFailed(f"{process.told_end()}, for the {deaths}th time in a row{process.last_words()}")
+        delay = _AGAIN_SECONDS * 2 ** (deaths - 1)
+        self._warn(f"{process.told_end()}; it is started again in {delay:g} s")
+        self._again[process] = time.monotonic() + delay
+
+    def _start_again(self, dead: _Process) -> None:
+        del self._again[dead]
+        dead.close()
+        process = self._begin(dead.program)
+        # It keeps its place, and so its turn when all are stopped.
+        self._running[self._running.index(dead)] = process
+        self._answering[process] = time.monotonic() + dead.program.ready_seconds
+
+    def _await_answer(self, process: _Process, until: float) -> None:
+        if process.ended.is_set():
+            return
+        if process.program.ready():
+            del self._answering[process]
+            self._warn(f"{process.program.name} answers again")
+        elif time.monotonic() > until:
+            del self._answering[process]
+            self._warn(f"{process.program.name} does not answer, and is killed")
+            process.kill()
+
     def _wait_until_ready(self, process: _Process) -> None:
         until = time.monotonic() + process.program.ready_seconds
         while not process.program.ready():
-            self._look(timeout_seconds=_POLL_SECONDS)
+            if ended := self._look(timeout_seconds=_POLL_SECONDS):
+                raise ProgramFailed(f"{ended.told_end()}{ended.last_words()}")
             if time.monotonic() > until:
                 raise ProgramFailed(
                     f"{process.program.name} did not answer within {process.program.ready_seconds:g} s"
@@ -141,16 +200,17 @@ class Supervisor:
                 )
         self.check()
 
-    def _look(self, *, timeout_seconds: float | None) -> None:
+    def _look(self, *, timeout_seconds: float | None) -> _Process | None:
+        """A program that has ended, if one has by then. Raises `StopAsked`."""
         if self._signals:
             raise StopAsked
         try:
             event = self._events.get(timeout=timeout_seconds) if timeout_seconds != 0 else self._events.get_nowait()
         except queue.Empty:
-            return
+            return None
         if event is None:
             raise StopAsked
-        raise ProgramFailed(f"{event.program.name} stopped unexpectedly ({event.how_it_ended()}){event.last_words()}")
+        return event
 
     def _asked_to_stop(self, number: int, frame: FrameType | None) -> None:
         self._signals += 1
@@ -169,6 +229,9 @@ class _Process:
     ) -> None:
         self.program = program
         self.ended = threading.Event()
+        self.ran_seconds = 0.0
+        """How long it ran, once it has ended."""
+        self._began = time.monotonic()
         self._say = say
         self._on_end = on_end
         self._tail: deque[str] = deque(maxlen=_TAIL_LINES)
@@ -203,9 +266,10 @@ class _Process:
         for thread in self._threads:
             thread.join(timeout=1)
 
-    def how_it_ended(self) -> str:
+    def told_end(self) -> str:
         code = self._popen.wait()
-        return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        return f"{self.program.name} stopped unexpectedly ({how})"
 
     def last_words(self) -> str:
         self._threads[0].join(timeout=1 if self.ended.is_set() else 0)
@@ -214,6 +278,7 @@ class _Process:
 
     def _wait(self) -> None:
         self._popen.wait()
+        self.ran_seconds = time.monotonic() - self._began
         self.ended.set()
         self._on_end(self)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,7 +20,7 @@ from rich.text import Text
 from publisher.cli import passwords, programs, redis_server
 from publisher.cli.examples import examples
 from publisher.cli.installation import make_private, open_store, read_settings
-from publisher.cli.output import out, say
+from publisher.cli.output import out, say, say_warning
 from publisher.cli.ping import ping_workers
 from publisher.cli.servers import FLOWER_LOGIN, flower_password_file
 from publisher.cli.supervisor import Program, Supervisor
@@ -44,29 +45,32 @@ def up(
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Leave the output to the log files.")] = False,
 ) -> None:
-    """Run everything: a broker if none is configured, the intake, a worker, Flower. Ctrl-C stops all of it."""
+    """Run everything: a broker if none is configured, the intake, a worker, Flower. Ctrl-C stops all of it.
+
+    A part that dies is started again. One that dies again and again stops everything.
+    """
     from publisher.core.vault import Vault
 
     settings = read_settings(serving=True)
     settings = replace(settings, worker_concurrency=concurrency or settings.worker_concurrency)
     # Database, logs and images are nobody else's business.
     os.umask(0o077)
-    with _alone(settings), Supervisor(settings.data_dir / "logs", _silent if quiet else _echo) as supervisor:
+    echo = _Echo(silent=quiet)
+    with _alone(settings), Supervisor(settings.data_dir / "logs", echo.say, say_warning) as supervisor:
         _check_ports(settings, flower=not no_flower)
         children = [] if no_flower else [_flower(settings)]
         children += [_worker(settings), _intake(settings)]
         if not settings.broker_url:
             supervisor.start(_redis(settings))
-            say("Redis answers")
         with open_store(settings, check=False) as store:
             store.migrate()
             first_password = _first_user(store, settings)
         # Made now, so that intake and worker need not race to it.
         Vault.from_file(settings.key_file, production=settings.production)
         supervisor.check()
-        say("The database is up to date")
         supervisor.start(*children)
         _print_panel(settings, first_password, flower=not no_flower)
+        echo.begin()
         supervisor.wait()
     say("Stopped")
 
@@ -195,14 +199,32 @@ def _answers_ping(settings: Settings, node: str) -> bool:
         return False
 
 
-def _echo(name: str, line: str) -> None:
-    if name == "redis":
-        return  # a page of its own ways, of which nothing concerns us; the log file has it
-    out.print(Text.assemble((f"{name:<6} | ", _COLOURS.get(name, "")), line), soft_wrap=True)
+class _Echo:
+    """Shows what the parts print: from the moment on when a person has read the address and the login."""
 
+    def __init__(self, *, silent: bool) -> None:
+        self._silent = silent
+        self._lock = threading.Lock()
+        self._held: list[tuple[str, str]] | None = []
 
-def _silent(name: str, line: str) -> None:
-    """The log file has it."""
+    def begin(self) -> None:
+        with self._lock:
+            held, self._held = self._held or [], None
+            for name, line in held:
+                self._show(name, line)
+
+    def say(self, name: str, line: str) -> None:
+        # Redis has a page of its own ways, of which nothing concerns us; the log file has it.
+        if self._silent or name == "redis":
+            return
+        with self._lock:
+            if self._held is None:
+                self._show(name, line)
+            else:
+                self._held.append((name, line))
+
+    def _show(self, name: str, line: str) -> None:
+        out.print(Text.assemble((f"{name:<6} | ", _COLOURS.get(name, "")), line), soft_wrap=True)
 
 
 def _print_panel(settings: Settings, first_password: str | None, *, flower: bool) -> None:

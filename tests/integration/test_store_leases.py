@@ -150,11 +150,40 @@ def test_the_databases_clock_runs(store: Store) -> None:
 
 def test_a_renewed_lease_holds(store: Store) -> None:
     ticket = add_ticket(store)
-    claimed = claim(store, ticket, seconds=0)
-    store.leases.renew(claimed, 60, sent=500)
+    claimed = claim(store, ticket, seconds=30)
+    store.leases.renew(claimed, 600, sent=500)
+    put_back(store, ticket, lease_until=-100)  # that of before would have run out by now
     assert store.leases.claim(ticket.id, "b", 60) is None
     assert current(store, ticket).progress.sent == 500
     assert store.tickets.due() == []
+
+
+@pytest.mark.parametrize("state", ["publishing", "cancelling"])
+def test_an_expired_lease_is_never_renewed(store: Store, state: str) -> None:
+    """Though nobody else has claimed the ticket: who was paused must stop, and the ticket is free at once."""
+    ticket = add_ticket(store)
+    expired = claim(store, ticket)
+    if state == "cancelling":
+        store.tickets.request_cancel(ticket.id)
+    put_back(store, ticket, lease_until=1, wake_at=1)
+    before = everything(store)
+    for name in ("renew", "hold", "check", "phase", "plan"):
+        with pytest.raises(LeaseLost):
+            WRITES[name](store.leases, expired)
+        assert everything(store) == before, name
+    assert store.tickets.due() == [ticket.id]
+    assert claim(store, ticket, "b").token == expired.token + 1
+
+
+def test_a_lease_that_is_given_up_is_free_at_once(store: Store) -> None:
+    ticket = add_ticket(store)
+    held = claim(store, ticket)
+    assert store.tickets.due() == []
+    store.leases.give_up(held)
+    assert store.tickets.due() == [ticket.id]
+    with pytest.raises(LeaseLost):
+        store.leases.renew(held, 60, sent=1)
+    assert claim(store, ticket, "b").ticket.attempt == 2
 
 
 # Fencing --------------------------------------------------------
@@ -174,6 +203,7 @@ WRITES: dict[str, Callable[[Leases, Claim], object]] = {
     "retry": lambda leases, claim: leases.retry(claim, delay_seconds=1, error="e"),
     "release": lambda leases, claim: leases.release(claim, "w"),
     "hand_over": lambda leases, claim: leases.hand_over(claim),
+    "give_up": lambda leases, claim: leases.give_up(claim),
 }
 
 

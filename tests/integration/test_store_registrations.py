@@ -78,11 +78,32 @@ def test_who_has_lost_its_lease_writes_nothing(store: Store) -> None:
         lambda: store.registrations.failed(late, "x"),
         lambda: store.registrations.retry(late, delay_seconds=0.0, error="x"),
         lambda: store.registrations.release(late),
+        lambda: store.registrations.give_up(late),
     ]
     for write in writes:
         with pytest.raises(LeaseLost):
             write()
     finish(store, claim)
+
+
+def test_an_expired_lease_is_never_renewed(store: Store) -> None:
+    image = begin(store)
+    late = claimed(store, image, -1.0)
+    with pytest.raises(LeaseLost):
+        store.registrations.renew(late, 60.0, sent=1, total=2)
+    with pytest.raises(LeaseLost):
+        store.registrations.place(late, "somewhere")
+    assert claimed(store, image).token == late.token + 1
+
+
+def test_a_lease_that_is_given_up_is_free_at_once(store: Store) -> None:
+    image = begin(store)
+    held = claimed(store, image)
+    store.registrations.give_up(held)
+    assert store.registrations.due() == [image.id]
+    with pytest.raises(LeaseLost):
+        store.registrations.renew(held, 60.0, sent=1, total=2)
+    assert claimed(store, image).image.attempt == 2
 
 
 def test_claimed_once_of_many(store: Store, stores: Callable[[], Store]) -> None:

@@ -24,6 +24,7 @@ from publisher.cli.redis_server import answers
 from publisher.core.settings import Settings
 from tests.installation import (
     CLOUD_PASSWORD,
+    START_SECONDS,
     STOP_SECONDS,
     Installation,
     alive,
@@ -159,13 +160,52 @@ def test_flower_below_a_path(installation: Installation) -> None:
         assert up.stop() == 0
 
 
-def test_a_worker_that_dies_ends_everything(installation: Installation) -> None:
+def test_the_first_lines_are_the_address_and_the_login(installation: Installation) -> None:
+    with running(installation) as up:
+        lines = up.said.splitlines()
+        assert lines[0].endswith(" is up")
+        assert lines[1].split() == ["Console", f"http://127.0.0.1:{installation.intake_port}/console"]
+        assert lines[2].startswith("Login   root, password ")
+        assert up.stop() == 0
+        assert "superuser" not in up.said
+        assert "alembic" not in up.said
+        assert "Traceback" not in up.said
+
+
+@pytest.mark.parametrize("part", ["celery -A workers.app flower", "redis-server", "workers.app worker", "uvicorn"])
+def test_a_part_that_dies_is_started_again(installation: Installation, part: str) -> None:
+    name = {"redis-server": "redis", "workers.app worker": "worker", "uvicorn": "intake"}.get(part, "flower")
+    image = installation.directory.with_suffix(".img")
+    image.write_bytes(os.urandom(1 << 20))
+    arguments = ["publish", str(image), "--platform", "memory", "--login", "x", "--wait", "--timeout", "120"]
+    options = [] if name == "flower" else ["--no-flower"]
+    with running(installation, *options) as up:
+        before = up.children
+        published = installation.run(*arguments, OS_PASSWORD=CLOUD_PASSWORD)
+        assert published.returncode == 0, published.stderr
+        killed = up.child(part)
+        killed.kill()
+        eventually(lambda: f"{name} answers again" in up.said, START_SECONDS, lambda: up.said)
+        assert f"Warning: {name} stopped unexpectedly (killed by SIGKILL); it is started again in 0.5 s" in up.said
+        assert [each for each in before if not alive(each)] == [killed]
+        assert len(up.children) == len(before)
+        # What was, is still there; what comes, goes on.
+        published = installation.run(*arguments, OS_PASSWORD=CLOUD_PASSWORD)
+        assert published.returncode == 0, published.stderr
+        listed = json.loads(installation.run("tickets", "list", "--json").stdout)
+        assert [ticket["state"] for ticket in listed["tickets"]] == ["published", "published"]
+        assert up.stop() == 0
+
+
+def test_a_part_that_dies_again_and_again_ends_everything(installation: Installation) -> None:
     with running(installation, "--no-flower", "--quiet") as up:
         children = up.children
-        up.child("celery").kill()
-
-        assert up.process.wait(STOP_SECONDS) == 1
-        assert "Error: worker stopped unexpectedly (killed by SIGKILL)" in up.said
+        # It cannot come back, and says why.
+        installation.directory.joinpath("secret.key").write_text("no key\n")
+        up.child("workers.app worker").kill()
+        assert up.process.wait(3 * START_SECONDS) == 1
+        assert "Error: worker stopped unexpectedly (exit code " in up.said
+        assert "for the 5th time in a row; its last lines:" in up.said
         assert "worker.log" in up.said
         assert [each for each in children if alive(each)] == []
 

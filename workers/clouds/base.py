@@ -21,6 +21,21 @@ class Timeouts:
     call_seconds: float = 60.0
     verify_seconds: float = 900.0
 
+    @property
+    def silent_seconds(self) -> float:
+        """A method that has not called `check` for so long is stuck: within one request it may be silent."""
+        return self.connect_seconds + 2 * self.call_seconds
+
+    @property
+    def verifying_seconds(self) -> float:
+        """The same for `upload` and `finish`, in which the cloud takes an image over."""
+        return self.verify_seconds + self.silent_seconds
+
+    @property
+    def longest_seconds(self) -> float:
+        """No method takes longer, counted from the last byte of an image that it moved."""
+        return self.verify_seconds + 10 * self.call_seconds
+
 
 @dataclass(frozen=True, slots=True)
 class CloudImage:
@@ -104,7 +119,8 @@ class CloudPublisher(ABC):
         names is connected to as `policy` allows: `policy.connect`, or a client of `workers.outbound`.
 
         `check` is called by every method before each request, and while it waits: it breaks the method off by
-        raising what is to be let pass, and later may do so no more, for the clean-up."""
+        raising what is to be let pass, and later may do so no more, for the clean-up. A method that is not heard of for
+        longer than `timeouts` allow is left to itself, and the ticket is tried again (`workers.bounded`)."""
 
     @abstractmethod
     def check(self, image: Image) -> None:

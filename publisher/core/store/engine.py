@@ -11,23 +11,45 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, Double, Engine, Table, create_engine, event, func, make_url, select
+from sqlalchemy import URL, Connection, Double, Engine, QueuePool, Table, create_engine, event, func, make_url, select
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.util import queue
 
 from publisher.core.errors import ConfigurationError
+from publisher.core.store.clock import SteadyClock
 
 _BUSY_SECONDS = 10
 _CONNECT_SECONDS = 5
-_POOL: dict[str, Any] = {"pool_size": 30, "max_overflow": 0, "pool_timeout": 10}
+
+
+class _SteadyQueue(queue.Queue[Any]):
+    """SQLAlchemy's own waits by the time of day: for hours, where somebody sets the clock back meanwhile."""
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+        if block and timeout is not None:
+            with self.not_empty:
+                if not self.not_empty.wait_for(self._qsize, timeout):
+                    raise queue.Empty
+                return super().get(block=False)
+        return super().get(block, timeout)
+
+
+class _SteadyPool(QueuePool):
+    __module__ = QueuePool.__module__  # which gives its logger the name
+    _queue_class = _SteadyQueue
+
+
+_POOL: dict[str, Any] = {"poolclass": _SteadyPool, "pool_size": 30, "max_overflow": 0, "pool_timeout": 10}
 """Connections are made as they are needed, and kept: to make one for a single request costs more than the request."""
 _TURN = "publisher_turn"
 _WRITING = "publisher_writing"
 _DURABLE = "publisher_durable"
 _UNTIL = "publisher_until"
 _BUSY_INFO = "publisher_busy_seconds"
+_CLOCK = "publisher_clock"
 
 
 class db_now(FunctionElement[float]):  # noqa: N801  # an SQL function, named as such
@@ -45,7 +67,7 @@ def _postgresql_now(element: db_now, compiler: SQLCompiler, **options: Any) -> s
 
 @compiles(db_now, "sqlite")
 def _sqlite_now(element: db_now, compiler: SQLCompiler, **options: Any) -> str:
-    return "((julianday('now') - 2440587.5) * 86400.0)"
+    return "publisher_now()"
 
 
 def open_engine(url: str) -> Engine:
@@ -78,11 +100,12 @@ def _open_sqlite(url: URL) -> Engine:
         raise ConfigurationError("PUBLISHER_DATABASE_URL: SQLite needs a file, for every process to see the tickets")
     file = Path(url.database)
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    clock = SteadyClock()
     # isolation_level None: the driver begins nothing by itself, the listener below does.
     engine = create_engine(
         url,
         **_POOL,
-        execution_options={_TURN: threading.Lock()},
+        execution_options={_TURN: threading.Lock(), _CLOCK: clock},
         connect_args={"timeout": _BUSY_SECONDS, "isolation_level": None, "check_same_thread": False},
     )
 
@@ -95,6 +118,8 @@ def _open_sqlite(url: URL) -> Engine:
     def _connected(connection: sqlite3.Connection, _: object) -> None:
         _use_write_ahead_log(connection)
         connection.execute("PRAGMA foreign_keys = ON")
+        # Deterministic is, to SQLite, what does not change within one statement.
+        connection.create_function("publisher_now", 0, clock.now, deterministic=True)
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:

@@ -1,7 +1,9 @@
 """Tickets as a worker sees them: claimed under a lease, and written to only while that lease holds.
 
-A claim gives the ticket a new fencing token. Every write names the token, so that a worker which has lost its lease,
-however late it wakes up, changes nothing. The database's clock decides when a lease has run out.
+A claim gives the ticket a new fencing token. Every write names the token, so that a worker whose ticket another has
+claimed, however late it wakes up, changes nothing. The database's clock decides when a lease has run out. One that has
+cannot be renewed, and nothing new is begun under it; how an attempt has ended is written down as long as nobody else
+has claimed the ticket.
 
 Only what is written before a cloud is touched is made to survive a power cut. Whatever else a power cut undoes, the
 next attempt does again: it finds what is in the cloud, and comes to the same end.
@@ -114,7 +116,7 @@ class Leases:
 
     def hold(self, claim: Claim, lease_seconds: float) -> None:
         """Renew the lease, of a ticket that is being cancelled, too. Raises `LeaseLost`."""
-        self._give(claim, lease_seconds)
+        self._give(claim, lease_seconds, tickets.c.lease_until >= db_now())
 
     def check(self, claim: Claim) -> None:
         """Look whether the work may go on, without writing. Raises `Cancelled` or `LeaseLost`."""
@@ -235,12 +237,24 @@ class Leases:
             reason=reason,
         )
 
-    def _give(self, claim: Claim, seconds: float) -> None:
+    def give_up(self, claim: Claim) -> None:
+        """Let anybody claim the ticket at once, and not only when the lease has run out. Raises `LeaseLost` where it
+        was claimed already, or has ended."""
+        with writing(self._engine, durable=False) as connection:
+            given_up = connection.execute(
+                update(tickets)
+                .where(tickets.c.id == claim.ticket.id, *_held(claim))
+                .values(lease_until=0.0, wake_at=db_now(), wakes=0)
+            )
+            if given_up.rowcount != 1:
+                raise LeaseLost
+
+    def _give(self, claim: Claim, seconds: float, *guards: ColumnElement[bool]) -> None:
         until = db_now() + seconds
         with writing(self._engine, durable=False) as connection:
             given = connection.execute(
                 update(tickets)
-                .where(tickets.c.id == claim.ticket.id, *_held(claim))
+                .where(tickets.c.id == claim.ticket.id, *_held(claim), *guards)
                 .values(lease_until=until, wake_at=until, wakes=0)
             )
             if given.rowcount != 1:
@@ -288,15 +302,17 @@ class Leases:
 
     def _update(self, connection: Connection, claim: Claim, **values: Any) -> None:
         guards = tickets.c.id == claim.ticket.id, tickets.c.state == State.PUBLISHING
-        statement = update(tickets).where(*guards, tickets.c.lease_token == claim.token).values(values)
-        if connection.execute(statement).rowcount != 1:
+        held = tickets.c.lease_token == claim.token, tickets.c.lease_until >= db_now()
+        if connection.execute(update(tickets).where(*guards, *held).values(values)).rowcount != 1:
             self._refuse(connection, claim)
+            raise LeaseLost
 
     def _refuse(self, connection: Connection, claim: Claim) -> None:
         """Raise what a refused write means; nothing where the ticket is held after all."""
-        query = select(tickets.c.state, tickets.c.lease_token).where(tickets.c.id == claim.ticket.id)
+        expired = (tickets.c.lease_until < db_now()).label("expired")
+        query = select(tickets.c.state, tickets.c.lease_token, expired).where(tickets.c.id == claim.ticket.id)
         row = connection.execute(query).one_or_none()
-        if row is None or row.lease_token != claim.token:
+        if row is None or row.lease_token != claim.token or row.expired:
             raise LeaseLost
         if row.state == State.CANCELLING:
             raise Cancelled

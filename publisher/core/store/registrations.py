@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from sqlalchemy import Engine, Row, and_, insert, or_, select, update
+from sqlalchemy import ColumnElement, Engine, Row, and_, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from publisher.core.errors import Conflict, LeaseLost, NotFound
@@ -34,6 +34,7 @@ _UNREAD: dict[str, Any] = {
     "sha512": "",
 }
 """What describes a file that nobody has read yet."""
+_UNEXPIRED = images.c.lease_until >= db_now()
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,13 +185,18 @@ class Registrations:
         return Registration(_of(dict(zip((each.name for each in _COLUMNS), values, strict=True))), token)
 
     def renew(self, claim: Registration, lease_seconds: float, *, sent: int, total: int) -> None:
-        """Write the progress and renew the lease. Raises `LeaseLost`, after a cancel, too."""
+        """Write the progress and renew the lease. Raises `LeaseLost`: once it has run out, and after a cancel, too."""
         until = db_now() + lease_seconds
-        self._write(claim, sent=sent, total=total, lease_until=until, wake_at=until)
+        self._write(claim, _UNEXPIRED, sent=sent, total=total, lease_until=until, wake_at=until)
+
+    def give_up(self, claim: Registration) -> None:
+        """Let anybody claim the image at once, and not only when the lease has run out. Raises `LeaseLost` where it
+        was claimed already, or is not wanted any more."""
+        self._write(claim, lease_until=0.0, wake_at=db_now(), wakes=0)
 
     def place(self, claim: Registration, location: str) -> None:
         """Write down where the file will be, before it is there. Raises `LeaseLost`."""
-        self._write(claim, location=location, durable=True)
+        self._write(claim, _UNEXPIRED, location=location, durable=True)
 
     def ready(self, claim: Registration, *, format: str, disk_format: str, virtual_size: int, digests: Digests) -> None:
         """Raises `LeaseLost`."""
@@ -231,8 +237,8 @@ class Registrations:
             modified=db_now(), **values,
         )  # fmt: skip
 
-    def _write(self, claim: Registration, *, durable: bool = False, **values: Any) -> None:
-        held = images.c.state == ImageState.FETCHING, images.c.lease_token == claim.token
+    def _write(self, claim: Registration, *guards: ColumnElement[bool], durable: bool = False, **values: Any) -> None:
+        held = images.c.state == ImageState.FETCHING, images.c.lease_token == claim.token, *guards
         with writing(self._engine, durable=durable) as connection:
             written = update(images).where(images.c.id == claim.image.id, *held).values(values)
             if connection.execute(written).rowcount != 1:

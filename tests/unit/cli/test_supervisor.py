@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -133,13 +134,99 @@ def test_a_program_that_dies_ends_everything_and_says_why(supervisor: Supervisor
     assert Path("stopped").read_text().split() == ["broker"]
 
 
-def test_a_program_that_is_killed_later(supervisor: Supervisor) -> None:
+def test_a_program_that_is_killed_later_is_started_again(tmp_path: Path, lines: list[tuple[str, str]]) -> None:
+    told: list[str] = []
     before = set(children())
-    with pytest.raises(ProgramFailed, match=r"worker stopped unexpectedly \(killed by SIGKILL\)"), supervisor:
-        supervisor.start(program("worker"))
+    supervisor = Supervisor(tmp_path / "logs", lambda name, line: lines.append((name, line)), told.append)
+    with supervisor:
+        supervisor.start(program("broker"), program("worker"), program("intake"))
+        killed = next(each for each in set(children()) - before if "worker" in each.cmdline())
+        Path("worker").unlink()
+        killed.kill()
+        stopping = threading.Thread(target=stop_once, args=(lambda: "worker answers again" in told,))
+        stopping.start()
+        supervisor.wait()
+    stopping.join()
+
+    assert told == [
+        "worker stopped unexpectedly (killed by SIGKILL); it is started again in 0.5 s",
+        "worker answers again",
+    ]
+    assert lines.count(("worker", "here is worker")) == 2
+    assert Path("stopped").read_text().split() == ["intake", "worker", "broker"], "it has kept its turn"
+    assert not set(children()) - before
+
+
+def stop_once(condition: Callable[[], bool]) -> None:
+    """SIGINT to this process, as Ctrl-C."""
+    eventually(condition, 60)
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+DYING = """\
+import pathlib, sys
+here = pathlib.Path(sys.argv[1])
+here.touch()
+with open("deaths", "a") as out:
+    out.write("x")
+print("out of luck")
+raise SystemExit(3)
+"""
+
+
+def test_a_program_that_dies_again_and_again_ends_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_AGAIN_SECONDS", 0.01)
+    told: list[str] = []
+    before = set(children())
+    supervisor = Supervisor(tmp_path / "logs", lambda name, line: None, told.append)
+    with (
+        pytest.raises(
+            ProgramFailed,
+            match=r"(?s)worker stopped unexpectedly \(exit code 3\), for the 5th time.*out of luck.*worker\.log",
+        ),
+        supervisor,
+    ):
+        supervisor.start(program("broker"))
+        # It has died by then, and that is looked at later.
+        supervisor._running.append(supervisor._begin(program("worker", DYING)))
+        supervisor.wait()
+
+    assert Path("deaths").read_text() == "x" * 5
+    assert len([each for each in told if "it is started again" in each]) == 4
+    assert Path("stopped").read_text().split() == ["broker"]
+    assert not set(children()) - before
+
+
+def test_deaths_that_are_far_between_are_not_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(module, "STEADY_SECONDS", 0.0)
+    told: list[str] = []
+    supervisor = Supervisor(tmp_path / "logs", lambda name, line: None, told.append)
+    with supervisor:
+        supervisor._running.append(supervisor._begin(program("worker", DYING)))
+        stopping = threading.Thread(
+            target=stop_once, args=(lambda: Path("deaths").exists() and len(Path("deaths").read_text()) > 7,)
+        )
+        stopping.start()
+        supervisor.wait()
+    stopping.join()
+    assert len(Path("deaths").read_text()) > 7
+
+
+def test_one_that_is_started_again_and_never_answers_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_AGAIN_SECONDS", 0.01)
+    told: list[str] = []
+    answers = [True]
+    supervisor = Supervisor(tmp_path / "logs", lambda name, line: None, told.append)
+    before = set(children())
+    with pytest.raises(ProgramFailed, match=r"\(killed by SIGKILL\), for the 5th time in a row"), supervisor:
+        supervisor.start(program("worker", ready=lambda: bool(answers), seconds=0.2))
+        answers.clear()
         (process,) = set(children()) - before
         process.kill()
         supervisor.wait()
+    assert told.count("worker does not answer, and is killed") == 4
+    assert not set(children()) - before
 
 
 def test_a_program_that_never_answers(supervisor: Supervisor) -> None:

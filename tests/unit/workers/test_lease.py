@@ -49,6 +49,22 @@ def test_a_lease_counts_from_when_it_was_asked_for(
         until(lambda: stopped(lease), 5)
 
 
+def test_no_lease_is_renewed_for_work_that_is_stuck(sqlite_store: Store, ticket: Ticket) -> None:
+    """It looks no more whether to go on: in a file system that hangs, say."""
+    with held(sqlite_store, ticket) as lease:
+        lease.check()
+        lease._silent_seconds = -1.0
+        until(lambda: not lease._thread.is_alive(), 20)
+        assert stopped(lease)
+
+
+def test_after_its_end_nothing_goes_on_under_it(sqlite_store: Store, ticket: Ticket) -> None:
+    """A call that was left to itself asks later."""
+    with held(sqlite_store, ticket) as lease:
+        assert not stopped(lease)
+    assert stopped(lease)
+
+
 def slow(*_: object, **__: object) -> None:
     raise OperationalError("UPDATE", None, Exception("the server is slow"))
 

@@ -390,14 +390,15 @@ def test_what_an_earlier_attempt_left_is_removed(
 ) -> None:
     origin.answers["/disk"] = whole
     id = begin(sqlite_store, origin.url("/disk"))
-    claim = sqlite_store.registrations.claim(id, "dead", -1.0)
+    claim = sqlite_store.registrations.claim(id, "dead", 60.0)
     assert claim is not None
     left = settings.images / ".incoming" / f"{id}-{claim.token}"
     left.parent.mkdir()
     left.write_bytes(b"half")
     placed = "0123456789ab4def8123456789abcdef/disk"
-    sqlite_store.registrations.renew(claim, -1.0, sent=5, total=9)
+    sqlite_store.registrations.renew(claim, 60.0, sent=5, total=9)
     sqlite_store.registrations.place(claim, placed)
+    sqlite_store.registrations.give_up(claim)
     (settings.images / placed).parent.mkdir()
     (settings.images / placed).write_bytes(b"whole, but not told of")
     assert registrar.run(id) is ImageState.READY

@@ -6,6 +6,7 @@ import re
 import ssl
 import warnings
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +37,14 @@ _NAMES_SHOWN_MAX, _NAME_SHOWN_MAX = 20, 64
 _ID = re.compile(r"[0-9a-f]{32}")
 
 
+class UnlimitedSession(Session):
+    """Sends each request at once. The clients' rate limiter sleeps by the time of day, with a limit and without: for an
+    hour, where somebody sets the clock back by one (keystoneauth1._fair_semaphore)."""
+
+    def request(self, url: str, method: str, *more: Any, **options: Any) -> Any:
+        return super().request(url, method, *more, **(options | {"rate_semaphore": nullcontext()}))
+
+
 @dataclass(frozen=True, slots=True)
 class Reach:
     """How the cloud is reached."""
@@ -50,7 +59,9 @@ class Reach:
         """Of the OpenStack clients; they follow redirects themselves, over the same session."""
         connect_seconds = self.timeouts.connect_seconds
         plain = requests_session(self.policy, self.tls, connect_seconds=connect_seconds, check=self.check)
-        return Session(auth=auth, session=plain, timeout=self.timeouts.call_seconds, user_agent=USER_AGENT, redirect=5)
+        return UnlimitedSession(
+            auth=auth, session=plain, timeout=self.timeouts.call_seconds, user_agent=USER_AGENT, redirect=5
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,174 @@
+"""A cloud's plugin whose every call has its time, by the monotonic clock.
+
+A call that is not heard of any more, because a library below it sleeps for hours or a mistake keeps it going round, is
+left to itself. So it holds neither its ticket nor the worker's thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from publisher.core.errors import LeaseLost, Reason, TransientCloudError
+from publisher.core.image import Image
+from publisher.core.network import OutboundPolicy
+from publisher.core.ticket import Account, Target
+from workers.aside import aside
+from workers.clouds.base import CloudImage, CloudPublisher, Tagged, TicketRef, Timeouts
+from workers.transfer import Transfer
+
+logger = logging.getLogger(__name__)
+
+_STOP_SECONDS = 1.0
+"""For so long a call whose lease is lost may take to notice so itself."""
+Result = TypeVar("Result")
+
+
+class CallStuck(TransientCloudError):
+    """A call of a plugin neither ended in its time nor said that it goes on."""
+
+    reason = Reason.INTERNAL
+
+
+class Pulse:
+    """When the plugin was last heard of, and when it last moved a byte. Seconds of the monotonic clock."""
+
+    def __init__(self, check: Callable[[], None]) -> None:
+        self._check = check
+        self.heard = self.moved = time.monotonic()
+
+    def beat(self) -> None:
+        self.heard = time.monotonic()
+
+    def move(self) -> None:
+        self.moved = time.monotonic()
+
+    def check(self) -> None:
+        """What the plugin calls before each request, and while it waits."""
+        self.beat()
+        self._check()
+
+
+class BoundedCloud:
+    """The same methods as `CloudPublisher`. Each also raises `CallStuck`, and then this cloud can be used no more; and
+    what `look` raises, which is called several times a second while the plugin works."""
+
+    def __init__(self, cloud: CloudPublisher, timeouts: Timeouts, pulse: Pulse, look: Callable[[], None]) -> None:
+        self._cloud = cloud
+        self._timeouts = timeouts
+        self._pulse = pulse
+        self._look = look
+        self.left = False
+        """A call was left to itself: it may still use the connections."""
+
+    @classmethod
+    def connect(
+        cls,
+        plugin: type[CloudPublisher],
+        account: Account,
+        target: Target,
+        timeouts: Timeouts,
+        policy: OutboundPolicy,
+        *,
+        check: Callable[[], None] = lambda: None,
+        look: Callable[[], None] = lambda: None,
+    ) -> BoundedCloud:
+        """As `CloudPublisher.connect`. What `check` raises ends the wait at once, even in the middle of a request: an
+        address that leads nowhere takes long to find out."""
+        pulse = Pulse(check)
+        cloud = _within(
+            "connect",
+            lambda: plugin.connect(account, target, timeouts, policy, pulse.check),
+            pulse,
+            timeouts,
+            timeouts.silent_seconds,
+            look=check,
+            discard=CloudPublisher.close,
+        )
+        return cls(cloud, timeouts, pulse, look)
+
+    @property
+    def region(self) -> str | None:
+        return self._cloud.region
+
+    def check(self, image: Image) -> None:
+        self._call("check", lambda: self._cloud.check(image))
+
+    def find(self, ticket: TicketRef) -> CloudImage | None:
+        return self._call("find", lambda: self._cloud.find(ticket))
+
+    def upload(self, image: Image, ticket: TicketRef, transfer: Transfer) -> CloudImage:
+        transfer.watch(looked=self._pulse.beat, moved=self._pulse.move)
+        return self._call("upload", lambda: self._cloud.upload(image, ticket, transfer), verifies=True)
+
+    def finish(self, uploaded: CloudImage, image: Image) -> CloudImage:
+        return self._call("finish", lambda: self._cloud.finish(uploaded, image), verifies=True)
+
+    def delete(self, cloud_id: str) -> None:
+        self._call("delete", lambda: self._cloud.delete(cloud_id))
+
+    def tagged(self, deployment: str) -> Sequence[Tagged]:
+        return self._call("tagged", lambda: self._cloud.tagged(deployment))
+
+    def close(self) -> None:
+        """Never raises: the work is done by then."""
+        if self.left:  # whoever uses the connections still closes them
+            return
+        try:
+            _within("close", self._cloud.close, self._pulse, self._timeouts, self._timeouts.silent_seconds)
+        except Exception:
+            logger.exception("unexpected, while the connections to a cloud were closed")
+
+    def _call(self, name: str, call: Callable[[], Result], *, verifies: bool = False) -> Result:
+        def work() -> Result:
+            try:
+                return call()
+            finally:
+                if self.left:
+                    self._cloud.close()
+
+        silent = self._timeouts.verifying_seconds if verifies else self._timeouts.silent_seconds
+        return _within(name, work, self._pulse, self._timeouts, silent, look=self._look, left=self._leave)
+
+    def _leave(self) -> None:
+        self.left = True
+
+
+def _within(
+    name: str,
+    call: Callable[[], Result],
+    pulse: Pulse,
+    timeouts: Timeouts,
+    silent_seconds: float,
+    *,
+    look: Callable[[], None] = lambda: None,
+    left: Callable[[], None] = lambda: None,
+    discard: Callable[[Result], None] = lambda _: None,
+) -> Result:
+    """What the call returns or raises. Raises `CallStuck`, and what `look` raises."""
+    pulse.beat()
+    began = time.monotonic()
+
+    lost: float | None = None
+
+    def check() -> None:
+        nonlocal lost
+        try:
+            now = time.monotonic()
+            try:
+                look()
+            except LeaseLost:
+                lost = lost or now
+                if now - lost > _STOP_SECONDS:
+                    raise
+            if now - pulse.heard > silent_seconds:
+                raise CallStuck(f"the plugin's call '{name}' was not heard of for {silent_seconds:.0f} s")
+            if now - max(began, pulse.moved) > timeouts.longest_seconds:
+                raise CallStuck(f"the plugin's call '{name}' did not end within {timeouts.longest_seconds:.0f} s")
+        except BaseException:
+            left()
+            raise
+
+    return aside(call, check=check, discard=discard)

@@ -1,0 +1,121 @@
+"""Messages that nobody can read: each is logged, refused and forgotten. Whatever lies in the broker ends no worker.
+
+kombu and Celery expect that whoever may write to the broker writes as they do, and let the whole worker end where that
+is not so: after which RabbitMQ hands the same message to the next. Nothing is lost with such a message, for the ticket
+store tells what is to be done.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from queue import Empty
+from typing import Any
+
+from amqp import method_framing
+from amqp.basic_message import Message as AmqpMessage
+from celery.worker.consumer import Consumer
+from kombu.transport.redis import Channel, Transport
+
+logger = logging.getLogger(__name__)
+
+_BODY_BYTES_MAX = 64 << 10
+"""Ours have some hundred."""
+
+
+class BrokenMessage(ValueError):
+    """No message of ours is like this."""
+
+
+class ReadableAmqpMessage(AmqpMessage):  # type: ignore[misc]  # amqp has no types
+    """Where its properties cannot be read, it has none. So it is known by no task's name, and is refused."""
+
+    properties: dict[str, Any]
+
+    def _load_properties(self, *arguments: Any) -> Any:
+        try:
+            return super()._load_properties(*arguments)
+        except Exception as error:
+            logger.warning("the properties of a message cannot be read: %s", type(error).__name__)
+            self.properties = {}
+            return None
+
+
+class ReadingChannel(Channel):
+    """Redis: a message that cannot be taken apart is gone from there already, and is left out."""
+
+    def _brpop_read(self, **options: Any) -> Any:
+        return self._leave_out(lambda: super(ReadingChannel, self)._brpop_read(**options))  # type: ignore[no-untyped-call]
+
+    def _receive_one(self, client: Any) -> Any:
+        return self._leave_out(lambda: super(ReadingChannel, self)._receive_one(client))  # type: ignore[no-untyped-call]
+
+    def _leave_out(self, read: Callable[[], Any]) -> Any:
+        try:
+            return read()
+        except (Empty, *self.connection_errors, *self.connection.channel_errors):
+            raise
+        except Exception as error:
+            logger.warning("a message cannot be read, and is left out: %s", type(error).__name__)
+            return True
+
+
+class CarefulConsumer(Consumer):  # type: ignore[misc]  # Celery has no types
+    """Celery's own, that refuses a message of which it can make nothing."""
+
+    def create_task_handler(self, *arguments: Any, **options: Any) -> Callable[[Any], None]:
+        handle = super().create_task_handler(*arguments, **options)
+
+        def careful(message: Any) -> None:
+            try:
+                _check(message)
+                handle(message)
+            except (*self.connection_errors, *self.channel_errors):
+                raise
+            except Exception as error:
+                words = str(error) if isinstance(error, BrokenMessage) else type(error).__name__
+                logger.warning("a message is refused, of which nothing can be made: %s", words)
+                self._refuse(message)
+
+        return careful
+
+    def on_decode_error(self, message: Any, exc: Exception) -> None:
+        logger.warning("a message is refused, whose body cannot be read: %s", type(exc).__name__)
+        self._refuse(message)
+
+    def on_unknown_message(self, body: Any, message: Any) -> None:
+        logger.warning("a message is refused, which names no task")
+        self._refuse(message)
+
+    def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
+        logger.warning("a message is refused, whose task nobody knows: %.100r", message.headers.get("task"))
+        self._refuse(message)
+
+    def on_invalid_task(self, body: Any, message: Any, exc: Exception) -> None:
+        logger.warning("a message is refused, which Celery takes for invalid: %s", type(exc).__name__)
+        self._refuse(message)
+
+    def _refuse(self, message: Any) -> None:
+        if not message.acknowledged:
+            message.reject_log_error(logger, self.connection_errors)
+
+
+def _check(message: Any) -> None:
+    """Raises `BrokenMessage`."""
+    size = len(message.body or b"")
+    if size > _BODY_BYTES_MAX:
+        raise BrokenMessage(f"its body has {size} bytes, and may have {_BODY_BYTES_MAX}")
+    if not isinstance(message.headers, dict):
+        raise BrokenMessage("its headers are no table")
+    if message.headers.get("eta"):
+        # It would be held here, and another one fetched in its stead.
+        raise BrokenMessage("it is for later, which the ticket store decides")
+
+
+def install() -> None:
+    """Have kombu read as this module says; once, before any connection."""
+    # A message is gone from Redis once it is received. Where the connection breaks while tickets are in hand, kombu
+    # would put their messages back over that very connection, which fails with an AttributeError (kombu 5.7).
+    Channel.do_restore = False
+    Transport.Channel = ReadingChannel
+    method_framing.Message = ReadableAmqpMessage
