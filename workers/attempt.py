@@ -136,6 +136,8 @@ class Attempt:
     def _upload(self, image: Image, transfer: Transfer) -> CloudImage:
         self._phase(Phase.AUTHENTICATING, "Signing in to the cloud")
         cloud = self._connect()
+        if cloud.region:
+            self._leases.region(self._claim, cloud.region)
         cloud.check(image)
         ref = self._ref()
         self._lease.check()
@@ -152,15 +154,27 @@ class Attempt:
             with self._lease.uploading():
                 uploaded = cloud.upload(image, ref, transfer)
             self._phase(Phase.VERIFYING, "Comparing what the cloud received with what was registered")
-            if wrong := _difference(uploaded, image, transfer):
-                raise PermanentCloudError(
-                    f"{wrong}; the image was removed from the cloud again", reason=Reason.INTEGRITY
-                )
+            self._verify(uploaded, image, transfer)
         else:
             self._phase(Phase.VERIFYING, "An earlier attempt had uploaded it all: hash and size are right")
         self._lease.check()
         self._phase(Phase.FINISHING, "Finishing")
         return cloud.finish(uploaded, image)
+
+    def _verify(self, uploaded: CloudImage, image: Image, transfer: Transfer) -> None:
+        """Raises `PermanentCloudError` where what the cloud received is not what was registered."""
+        untold = uploaded.complete and _hash_of(uploaded) is None
+        if untold and transfer.sha256 is None:
+            # What was sent is still there, and was not written to since.
+            transfer.read_again()
+        if wrong := _difference(uploaded, image, transfer):
+            raise PermanentCloudError(f"{wrong}; the image was removed from the cloud again", reason=Reason.INTEGRITY)
+        if untold:
+            self._phase(
+                Phase.VERIFYING,
+                "The cloud verified nothing: it reports no hash. Its size is right, and what was sent is what was"
+                " registered",
+            )
 
     # Outcomes -------------------------------------------------------------------------------------
 
@@ -321,9 +335,16 @@ def _difference(uploaded: CloudImage, image: Image, transfer: Transfer) -> str |
         return "the cloud does not list the image as complete"
     if uploaded.size != image.size:
         return f"the cloud received {uploaded.size} bytes of {image.size}"
-    for algorithm in _HASHES_TRUSTED:
-        if algorithm in uploaded.hashes:
-            same = uploaded.hashes[algorithm] == getattr(image, algorithm)
-            return None if same else f"the {algorithm} that the cloud computed is not the registered one"
+    if told := _hash_of(uploaded):
+        algorithm, value = told
+        same = value == getattr(image, algorithm)
+        return None if same else f"the {algorithm} that the cloud computed is not the registered one"
     # A cloud that tells no hash: what left this worker is compared.
+    if transfer.sha256 is None:
+        return "the cloud reports no hash, and its bytes were not sent in this attempt"
     return None if transfer.sha256 == image.sha256 else "the sha256 of what was sent is not the registered one"
+
+
+def _hash_of(uploaded: CloudImage) -> tuple[str, str] | None:
+    """The algorithm and the value of the hash that is to be compared; None where the cloud tells none."""
+    return next(((name, uploaded.hashes[name]) for name in _HASHES_TRUSTED if name in uploaded.hashes), None)

@@ -23,6 +23,7 @@ from publisher.core.errors import InvalidRequest, PermanentCloudError, Publisher
 from publisher.core.locations import check_remote
 from publisher.core.network import OutboundPolicy
 from publisher.core.settings import Settings
+from workers import tls
 from workers.outbound import aiohttp_connector, trust
 
 # It logs the URLs that it opens.
@@ -209,6 +210,8 @@ def _translated(host: str) -> Iterator[None]:
             f"{host} did not answer in time, or the transfer stalled", reason=Reason.CONNECTION
         ) from None
     except aiohttp.ClientError as error:
+        if words := tls.fault(error, host, "location", bundle=False):
+            raise PermanentCloudError(words, reason=Reason.CONFIGURATION) from None
         raise TransientCloudError(
             f"the connection to {host} failed: {type(error).__name__}", reason=Reason.CONNECTION
         ) from None

@@ -27,6 +27,7 @@ from publisher.core.store import Store
 from publisher.core.store.notifications import Notification
 from publisher.core.vault import Vault
 from publisher.version import __version__
+from workers import tls
 from workers.outbound import aiohttp_connector, trust
 
 logger = logging.getLogger(__name__)
@@ -197,8 +198,8 @@ def _reason(error: Exception) -> str:
     """For people, without the URL."""
     if isinstance(error, TimeoutError):
         return "it did not answer in time"
-    if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientConnectorSSLError):
-        return "its TLS certificate is not trusted"
+    if words := tls.fault(error, "its server", "its URL", bundle=False):
+        return words
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return "its name cannot be resolved"
     if isinstance(error, aiohttp.ClientConnectorError):

@@ -21,7 +21,7 @@ _KEYS = {"cloud_id": "cloudId", "ticket_uid": "ticketUid", "age_seconds": "ageSe
 
 
 def main() -> int:
-    """The exit code: 0, or 1 where something that should have been removed or looked into could not be."""
+    """The exit code: 0, or 1 where something could not be looked into, or not be removed."""
     parser = argparse.ArgumentParser(prog="publisher sweep")
     parser.add_argument("--dry-run", action="store_true")
     parser.add_argument("--json", action="store_true")
@@ -45,7 +45,11 @@ def main() -> int:
         sys.stdout.write(json.dumps({"dryRun": options.dry_run, "findings": [_json(each) for each in findings]}) + "\n")
     elif not findings:
         sys.stdout.write("Nothing was found that nobody needs\n")
-    return int(not options.dry_run and any(each.outcome is Outcome.FAILED for each in findings))
+    failed = [each for each in findings if each.outcome is Outcome.FAILED]
+    if unseen := [each for each in failed if each.cloud_id is None]:
+        where = "; ".join(f"{each.platform} account {each.account}" for each in unseen)
+        sys.stderr.write(f"Error: could not look everywhere, not in: {where}\n")
+    return int(bool(failed))
 
 
 def _json(found: Finding) -> dict[str, object]:

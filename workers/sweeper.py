@@ -14,7 +14,7 @@ from enum import StrEnum
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from publisher.core.errors import PublisherError
+from publisher.core.errors import PermanentCloudError, PublisherError
 from publisher.core.network import OutboundPolicy
 from publisher.core.settings import Settings
 from publisher.core.store import Store
@@ -78,19 +78,24 @@ class Sweeper:
             try:
                 # Another name at each turn: so the office is free only once the time since the last turn is over.
                 if self._store.elections.hold(OFFICE, f"{self._worker}-{uuid.uuid4()}", every):
-                    for each in self.sweep():
+                    for each in self.sweep(patient=True):
                         _log(each)
             except SQLAlchemyError as error:
                 logger.warning("the store did not answer: %s", type(error).__name__)
             except Exception:  # the next turn may go well
                 logger.exception("unexpected, while sweeping")
 
-    def sweep(self, *, dry_run: bool = False) -> Iterator[Finding]:
-        """All that is not as it should be. A cloud that does not answer keeps no other from being swept."""
+    def sweep(self, *, dry_run: bool = False, patient: bool = False) -> Iterator[Finding]:
+        """All that is not as it should be. A cloud that does not answer keeps no other from being swept.
+
+        `patient`: an account that has refused is left alone for a while. Whoever asks for a sweep wants to know now.
+        """
         done: set[tuple[str, str]] = set()
         for scope in self._store.sweeping.scopes():
             if self._stop.is_set():
                 return
+            if patient and self._store.sweeping.left_alone(scope):
+                continue
             try:
                 account = Account(scope.platform, scope.account, self._vault.open(scope.sealed_secrets))
             except PublisherError as error:
@@ -107,13 +112,18 @@ class Sweeper:
         try:
             cloud = self._connect(account, scope)
             try:
-                for each in cloud.tagged(self._store.deployment):
+                tagged = cloud.tagged(self._store.deployment)
+                if not dry_run:
+                    self._store.sweeping.admitted(scope)
+                for each in tagged:
                     if (each.ticket_uid, each.cloud_id) not in done and not self._stop.is_set():
                         done.add((each.ticket_uid, each.cloud_id))
                         yield from self._look_at(each, cloud, scope, dry_run)
             finally:
                 cloud.close()
         except PublisherError as error:
+            if isinstance(error, PermanentCloudError) and not dry_run:
+                self._store.sweeping.refused(scope, self._settings.sweep_seconds)
             yield _finding(Outcome.FAILED, scope, error=str(error))
         except SQLAlchemyError:
             raise

@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 
 from publisher.core.errors import ImageFileError, InvalidRequest, PermanentCloudError, Reason, TransientCloudError
 from publisher.core.network import EVERYWHERE, OutboundPolicy
+from workers import tls as tls_faults
 from workers.incoming import Incoming
 
 _CHUNK_BYTES = 1 << 20
@@ -61,7 +62,8 @@ class Transfer:
     ) -> None:
         self.size = size
         self.sha256: str | None = None
-        """Hash of what was sent, where it went through `chunks`; None where the cloud is to tell its own."""
+        """Hash of what was sent, where it went through `chunks` or was read again; None where the cloud is to tell its
+        own."""
         self._descriptor = descriptor
         self._check = check
         self._on_sent = on_sent
@@ -86,6 +88,23 @@ class Transfer:
             yield buffer[:count]
             sent += count
             self._on_sent(sent)
+        self._verify_file()
+        self.sha256 = hashed.hexdigest()
+
+    def read_again(self) -> None:
+        """Hash what was sent, for a cloud that tells no hash of its own. Raises `ImageFileError`, and what `check`
+        raises."""
+        self._verify_file()
+        hashed = hashlib.sha256()
+        buffer = memoryview(bytearray(_CHUNK_BYTES))
+        done = 0
+        while done < self.size:
+            self._check()
+            count = os.preadv(self._descriptor, [buffer[: min(_CHUNK_BYTES, self.size - done)]], done)
+            if not count:
+                raise _shrank()
+            hashed.update(buffer[:count])
+            done += count
         self._verify_file()
         self.sha256 = hashed.hexdigest()
 
@@ -247,12 +266,8 @@ def _shrank() -> ImageFileError:
 
 def _translated(error: BaseException, where: str) -> BaseException:
     """What failed on the way to a server, as the runner knows it; anything else as it is."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return PermanentCloudError(
-            f"the TLS certificate of {where} is not trusted ({error.verify_message}); give its authority's as caBundle,"
-            " or have it added to what this worker trusts (REQUESTS_CA_BUNDLE)",
-            reason=Reason.CONFIGURATION,
-        )
+    if words := tls_faults.fault(error, where, "glanceUrl"):
+        return PermanentCloudError(words, reason=Reason.CONFIGURATION)
     if isinstance(error, http.client.HTTPException):
         return TransientCloudError(
             f"the connection to {where} failed: it was closed without an answer", reason=Reason.CONNECTION

@@ -11,12 +11,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from publisher.cli import passwords
+from publisher.cli import openrc, passwords
 from publisher.cli.certificates import CaBundle, read_bundle
 from publisher.cli.completion import images, users
 from publisher.cli.examples import examples
 from publisher.cli.images import ID_MAX, Format, Link, hashing
 from publisher.cli.installation import open_store, read_settings
+from publisher.cli.openrc import (
+    ACCOUNT,
+    TARGET,
+    Interface,
+    KeystoneVersion,
+    Project,
+    ProjectDomain,
+    Region,
+    Tenant,
+    UserDomain,
+)
 from publisher.cli.output import Json, err, out, print_json, say
 from publisher.cli.tickets import Timeout, Wait, ticket_json
 from publisher.cli.watching import find_ticket, watch
@@ -35,7 +46,9 @@ _OPTIONS = {
     "credAccount.glanceUrl": "--glance-url",
     "credAccount.login": "--login or OS_USERNAME",
     "credAccount.password": passwords.CLOUD_VARIABLE,
-    "credAccount.keystoneVersion": "--keystone-version",
+    "credAccount.userDomain": "--user-domain or OS_USER_DOMAIN_NAME",
+    "credAccount.interface": "--interface or OS_INTERFACE",
+    "credAccount.keystoneVersion": "--keystone-version or OS_IDENTITY_API_VERSION",
     "keystoneDomain": "--domain or OS_PROJECT_DOMAIN_NAME",
     "keystoneProject": "--project or OS_PROJECT_NAME",
     "tenantName": "--tenant or OS_TENANT_NAME",
@@ -48,10 +61,11 @@ EXAMPLES = examples(
     "publish 7 --project demo --domain Default --region RegionOne",
     "publish 7 --wait --timeout 3600 --json < password --password-stdin",
 )
-ACCOUNT, TARGET, FILE = "The cloud account", "Where it goes", "A file that is registered first"
+FILE = "A file that is registered first"
 
 
 def publish(
+    context: typer.Context,
     image: Annotated[
         str, typer.Argument(help="The number of an image, or a file to register first.", autocompletion=images)
     ],
@@ -84,25 +98,13 @@ def publish(
             rich_help_panel=ACCOUNT,
         ),
     ] = False,
-    project: Annotated[
-        str | None, typer.Option(envvar="OS_PROJECT_NAME", help="Keystone v3 project.", rich_help_panel=TARGET)
-    ] = None,
-    domain: Annotated[
-        str | None,
-        typer.Option(
-            envvar=["OS_PROJECT_DOMAIN_NAME", "OS_USER_DOMAIN_NAME"], help="Keystone v3 domain.", rich_help_panel=TARGET
-        ),
-    ] = None,
-    tenant: Annotated[
-        str | None, typer.Option(envvar="OS_TENANT_NAME", help="Keystone v2.0 tenant.", rich_help_panel=TARGET)
-    ] = None,
-    region: Annotated[
-        str | None, typer.Option(envvar="OS_REGION_NAME", help="Region to publish to.", rich_help_panel=TARGET)
-    ] = None,
-    keystone_version: Annotated[
-        str | None,
-        typer.Option(metavar="v3|v2.0", help="Found out by asking Keystone if not given.", rich_help_panel=ACCOUNT),
-    ] = None,
+    project: Project = None,
+    domain: ProjectDomain = None,
+    user_domain: UserDomain = None,
+    tenant: Tenant = None,
+    region: Region = None,
+    interface: Interface = None,
+    keystone_version: KeystoneVersion = None,
     public: Annotated[
         bool, typer.Option("--public", help="Let every project of the cloud see the image.", rich_help_panel=TARGET)
     ] = False,
@@ -121,10 +123,21 @@ def publish(
     What is not given of the account is taken from the OS_… variables of the `openstack` command.
     With --wait the exit code is 0 published, 1 failed, 3 cancelled, 4 not within --timeout.
     """
-    account = _given(keystoneUrl=keystone_url, glanceUrl=glance_url, login=login, keystoneVersion=keystone_version)
+    account = _given(
+        keystoneUrl=keystone_url,
+        glanceUrl=glance_url,
+        login=login,
+        userDomain=openrc.user_domain(context),
+        interface=openrc.interface(interface),
+        keystoneVersion=openrc.version(keystone_version),
+    )
     account |= read_bundle(ca_bundle) if ca_bundle else {}
     target = _given(
-        keystoneDomain=domain, keystoneProject=project, tenantName=tenant, displayName=name, publishLocation=region
+        keystoneDomain=domain,
+        keystoneProject=openrc.project(context),
+        tenantName=tenant,
+        displayName=name,
+        publishLocation=region,
     ) | {"publicImage": public}
     from publisher.core.publishing import PublishRequest
 

@@ -24,7 +24,9 @@ _CALLED = {"caBundle": "CA bundle"}
 _HINTS = {
     "keystoneUrl": "Where the cloud signs its users in, such as https://cloud.example.com:5000",
     "glanceUrl": "Only if the cloud's catalog does not tell the right one",
-    "keystoneDomain": "Of the project and of the user; the one with the id default where this is empty",
+    "userDomain": "Name or id of the user's domain, in Keystone v3. If empty: the domain of the project",
+    "interface": "Which of the catalog's addresses of the image service to use",
+    "keystoneDomain": "Name or id of the project's domain. If empty: the domain with the id default",
     "keystoneProject": "Its name or id; may be empty where the login has one project only",
     "tenantName": "The project's name in Keystone v2.0",
     "displayName": "The image's own name where this is empty",
@@ -35,7 +37,10 @@ _VERBS = ("is", "has", "must", "may", "cannot", "names", "leads")
 """What is wrong begins with one of these where it is a sentence about its field."""
 _MEANINGS = {"the image root": "the directory of generated images on the server"}
 _KEPT = "Leave empty to keep what is stored"
-_OPTIONS = {"keystoneVersion": (("v3", "v3 (default)"), ("v2.0", "v2.0"))}
+_OPTIONS = {
+    "keystoneVersion": (("v3", "v3 (default)"), ("v2.0", "v2.0")),
+    "interface": (("", "public (default)"), ("internal", "internal"), ("admin", "admin")),
+}
 
 
 @dataclass(frozen=True, slots=True)

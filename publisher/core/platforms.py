@@ -16,12 +16,14 @@ from urllib.parse import urlsplit
 from publisher.core.certificates import check_bundle
 from publisher.core.errors import InvalidRequest
 
+INTERFACES = ("public", "internal", "admin")
+"""Kinds of endpoints that OpenStack's catalog has for each service."""
 ENTRY_POINT_GROUP = "image_publisher.clouds"
 NAME_LENGTH_MAX = 255
 """Characters: the limit of Glance and of most other clouds."""
 SECRETS_GO_BY = (
-    "login", "keystoneUrl", "glanceUrl", "endpointUrl", "registryUrl", "hostname", "port", "proxyHost", "proxyPort",
-    "caBundle",
+    "login", "userDomain", "keystoneUrl", "glanceUrl", "endpointUrl", "registryUrl", "hostname", "port", "proxyHost",
+    "proxyPort", "caBundle",
 )  # fmt: skip
 """Elements of an account, of any platform, that tell where its secrets are sent, for whom, and whom to trust there."""
 
@@ -43,7 +45,7 @@ _COMMON_FORMATS = ("qcow2", "raw", "ISO")
 _OPENSTACK = Platform(
     account=("keystoneUrl", "login", "password"),
     addresses=("keystoneUrl", "glanceUrl"),
-    names=("displayName", "keystoneDomain", "keystoneProject", "tenantName", "login"),
+    names=("displayName", "keystoneDomain", "keystoneProject", "tenantName", "login", "userDomain"),
     formats=("openstackqcow2", "openstackvdi", "openstackvhd", "openstackvmdk", *_COMMON_FORMATS),
 )
 
@@ -102,8 +104,18 @@ def cloud_account(platform: str, account: dict[str, Any], target: dict[str, Any]
     address = str(account.get("keystoneUrl") or "").lower().rstrip("/")
     address = address.removesuffix("/v3").removesuffix("/v2.0").rstrip("/")
     project = target.get("keystoneProject") or target.get("tenantName") or ""
-    parts = [platform, address, account.get("login") or "", target.get("keystoneDomain") or "default", project]
+    domain = target.get("keystoneDomain") or "default"
+    parts = [platform, address, account.get("login") or "", domain, project]
+    # Where none is given, the user's domain is the project's.
+    if account.get("userDomain") not in (None, "", domain):
+        parts.append(account["userDomain"])
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def image_service(platform: str, account: dict[str, Any], target: dict[str, Any]) -> tuple[str, str, str]:
+    """Which image service the images are in: there may be several within one cloud account."""
+    where = str(account.get("glanceUrl") or ""), str(target.get("publishLocation") or "")
+    return cloud_account(platform, account, target), *where
 
 
 def _check_openstack(account: dict[str, Any], target: dict[str, Any]) -> None:
@@ -112,6 +124,9 @@ def _check_openstack(account: dict[str, Any], target: dict[str, Any]) -> None:
         raise InvalidRequest(f"'{version}' is unknown; use v3 or v2.0", field="credAccount.keystoneVersion")
     if version == "v2.0" and not (target.get("tenantName") or target.get("keystoneProject")):
         raise InvalidRequest("is needed with Keystone v2.0", field="tenantName")
+    if account.get("interface") and account["interface"] not in INTERFACES:
+        known = ", ".join(INTERFACES)
+        raise InvalidRequest(f"'{account['interface']}' is unknown; use one of {known}", field="credAccount.interface")
 
 
 def check_address(field: str, address: str) -> None:
@@ -122,7 +137,7 @@ def check_address(field: str, address: str) -> None:
     except ValueError:
         valid = False
     # `urlsplit` would leave out line breaks and keep blanks.
-    if not valid or any(each.isspace() for each in address):
+    if not valid or any(each.isspace() or not each.isprintable() for each in address):
         raise InvalidRequest("is not a valid address", field=field)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise InvalidRequest("must be an address such as https://cloud.example.com:5000", field=field)

@@ -45,6 +45,8 @@ class PublishRequest:
     """Those of the stored account, used where the request has none itself."""
     sealed_names: frozenset[str] = frozenset()
     """What is in `sealed_secrets`."""
+    own_elements: frozenset[str] = frozenset()
+    """Of `account` and `secrets`, what the request gave itself and does not have from the stored account."""
     notify: str | None = field(default=None, repr=False)
     """Where the end of it is told to, besides to where all of its owner's are."""
 
@@ -81,6 +83,7 @@ def accept(
         platform=request.platform,
         account_id=request.account_id,
         account=request.account,
+        own_elements=request.own_elements,
         sealed_secrets=sealer.seal(request.secrets) if stored is None else stored,
         target=request.target | {"displayName": name},
         name=name,

@@ -171,7 +171,7 @@ class Ticket:
             case State.QUEUED:
                 return "Queued"
             case State.PUBLISHED:
-                return "Published"
+                return f"Published in {self.region}" if self.region else "Published"
             case State.FAILED:
                 return "Failed"
             case State.CANCELLED:
@@ -183,12 +183,19 @@ class Ticket:
             case State.PUBLISHING:
                 return self._phase_message()
 
+    @property
+    def region(self) -> str | None:
+        """The region of the cloud that the image goes to; None while that is unknown, or where it has none."""
+        # Where there is no region, an endpoint is what tells the place.
+        return None if self.location is None or "://" in self.location else self.location
+
     def _phase_message(self) -> str:
         match self.phase:
             case Phase.AUTHENTICATING:
                 return "Signing in to the cloud"
             case Phase.UPLOADING:
-                return f"Uploading {self.progress.sent // MIB} of {max(1, round(self.progress.total / MIB))} MiB"
+                sent, total = self.progress.sent // MIB, max(1, round(self.progress.total / MIB))
+                return f"Uploading {sent} of {total} MiB" + (f" to {self.region}" if self.region else "")
             case Phase.VERIFYING:
                 return "Verifying checksum"
             case Phase.FINISHING:

@@ -67,11 +67,14 @@ def publish_request(
     inline = document[CRED_ACCOUNT]
     assert isinstance(inline, dict)  # noqa: S101  # so it was for `_platform`
     account, secrets = account_parts(inline, platform)
+    own_elements: frozenset[str] = frozenset()
     if stored:
         if stored.platform != platform.name:
             raise InvalidRequest(
                 f"'{stored.name}' is an account of {stored.platform}, not of {platform.name}", field=CRED_ACCOUNT
             )
+        # Some callers echo the account as it was listed: what is as it is stored is not their own.
+        own_elements = frozenset(secrets) | {name for name in account if account[name] != stored.fields.get(name)}
         account = stored.fields | account | {"name": stored.name}
     own = {field.name for field in platform.publish_image} | {"publishLocation"}
     return PublishRequest(
@@ -83,6 +86,7 @@ def publish_request(
         secrets=secrets,
         target={name: document[name] for name in own if document.get(name) is not None},
         account_id=stored.id if stored else None,
+        own_elements=own_elements,
         sealed_secrets=stored.sealed_secrets if stored else None,
         sealed_names=secret_names(platform) if stored else frozenset(),
         notify=str(document["notify"]) if document.get("notify") else None,

@@ -89,6 +89,6 @@ def test_what_a_failed_ticket_left_goes_and_all_else_stays(
             (finding,) = sweep(stack, code=1)["findings"]
             assert (finding["outcome"], finding["cloudId"]) == ("failed", None)
             assert "Glance" in finding["error"]
-            assert sweep(stack, "--dry-run")["findings"]
+            assert sweep(stack, "--dry-run", code=1)["findings"]
         finally:
             devcloud.start_glance()

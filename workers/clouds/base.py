@@ -87,6 +87,8 @@ class CloudPublisher(ABC):
     """
 
     platform: ClassVar[str]
+    region: str | None = None
+    """Where in the cloud its images go, once it is signed in to; None where the cloud has no regions, or tells none."""
 
     @classmethod
     @abstractmethod

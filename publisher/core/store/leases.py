@@ -127,6 +127,13 @@ class Leases:
             self._update(connection, claim, phase=phase, modified=db_now())
             record(connection, claim.ticket.id, State.PUBLISHING, State.PUBLISHING, phase, words)
 
+    def region(self, claim: Claim, region: str) -> None:
+        """Note which region of the cloud the image goes to. Raises `Cancelled` or `LeaseLost`."""
+        words = f"Signed in; the image goes to region {region}"
+        with writing(self._engine, durable=False) as connection:
+            self._update(connection, claim, location=region, modified=db_now())
+            record(connection, claim.ticket.id, State.PUBLISHING, State.PUBLISHING, Phase.AUTHENTICATING, words)
+
     # The journal of cloud objects --------------------------------------------------------------------------------
 
     def journal(self, claim: Claim) -> Sequence[CloudRef]:

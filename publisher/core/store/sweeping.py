@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,12 +14,14 @@ from sqlalchemy import Connection, Engine, and_, delete, exists, null, select, u
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
-from publisher.core.platforms import cloud_account
+from publisher.core.platforms import image_service
 from publisher.core.store.engine import db_now, reading, writing
-from publisher.core.store.tables import accounts, journal, sightings, tickets, tombstones
+from publisher.core.store.tables import accounts, journal, sightings, sweep_refusals, tickets, tombstones
 from publisher.core.ticket import FINAL, State
 
 _SIGHTINGS_KEPT_SECONDS = 30 * 86400.0
+_LEFT_ALONE_SECONDS_MAX = 86400.0
+_DOUBLINGS_MAX = 16
 _SECRETS_KEPT_SECONDS = 30 * 86400.0
 """Of a deleted ticket that left something: it may be long gone, and the password be another one."""
 
@@ -49,29 +53,63 @@ class Sweeping:
         self._insert = postgresql_insert if engine.dialect.name == "postgresql" else sqlite_insert
 
     def scopes(self) -> list[Scope]:
-        """Each place once where tickets, deleted ones too, have made something and whose secrets are still here; and
-        each stored account.
+        """Each place once where tickets, deleted ones too, have made something, and that can be signed in to: with the
+        stored account, or with secrets that the ticket still has.
 
-        A ticket that never made anything may just have had a wrong password, which is not to be tried again and again.
+        A ticket that never made anything may just have had a wrong password, or named a project that there is not:
+        neither is to be tried again and again.
         """
         found: dict[tuple[str, str, str], Scope] = {}
         columns = tickets.c.platform, tickets.c.account, tickets.c.target, tickets.c.sealed_secrets
-        made = exists().where(journal.c.ticket_id == tickets.c.id)
-        own = select(*columns).where(tickets.c.sealed_secrets.is_not(None), made).order_by(tickets.c.id.desc())
-        # Published tickets have lost their secrets, and stored accounts do not say where in the cloud.
-        stored = (
-            select(accounts.c.platform, accounts.c.fields, tickets.c.target, accounts.c.sealed_secrets)
-            .join(tickets, tickets.c.account_id == accounts.c.id, isouter=True)
-            .order_by(accounts.c.id, tickets.c.id.desc())
-        )
+        made = select(*columns).where(exists().where(journal.c.ticket_id == tickets.c.id))
+        stored = select(accounts.c.platform, accounts.c.fields, accounts.c.sealed_secrets).order_by(accounts.c.id)
         ways = tombstones.c.platform, tombstones.c.account, tombstones.c.target, tombstones.c.sealed_secrets
         deleted = select(*ways).where(tombstones.c.sealed_secrets.is_not(None)).order_by(tombstones.c.created.desc())
         with reading(self._engine) as connection:
-            for query in (stored, own, deleted):
-                for platform, account, target, secrets in connection.execute(query):
-                    scope = Scope(platform, account, target or {}, secrets)
-                    found.setdefault(_place(scope), scope)
+            of_tickets: dict[tuple[str, str, str], Scope] = {}
+            targets: dict[tuple[str, str, str], dict[str, Any]] = {}
+            for platform, account, target, secrets in connection.execute(made.order_by(tickets.c.id.desc())):
+                place = image_service(platform, account, target)
+                targets.setdefault(place, target)
+                # Published tickets have lost their secrets.
+                if secrets is not None:
+                    of_tickets.setdefault(place, Scope(platform, account, target, secrets))
+            # Stored accounts do not say where in the cloud: that is where one that is the same now has been before.
+            for platform, account, secrets in connection.execute(stored):
+                for place, target in targets.items():
+                    if image_service(platform, account, target) == place:
+                        found.setdefault(place, Scope(platform, account, target, secrets))
+            for place, scope in of_tickets.items():
+                found.setdefault(place, scope)
+            for platform, account, target, secrets in connection.execute(deleted):
+                scope = Scope(platform, account, target or {}, secrets)
+                found.setdefault(image_service(platform, account, scope.target), scope)
         return list(found.values())
+
+    def left_alone(self, scope: Scope) -> bool:
+        """Whether the account has refused the sweeper, and is not to be tried again yet."""
+        refused = exists().where(sweep_refusals.c.account == _digest(scope), sweep_refusals.c.until > db_now())
+        with reading(self._engine) as connection:
+            return bool(connection.execute(select(refused)).scalar())
+
+    def refused(self, scope: Scope, every_seconds: float) -> None:
+        """Note that the account refused the sweeper: it is left alone for ever longer, until a day, or until it is
+        changed. `every_seconds` is how often is swept."""
+        account = _digest(scope)
+        with writing(self._engine, durable=False) as connection:
+            query = select(sweep_refusals.c.refusals).where(sweep_refusals.c.account == account)
+            refusals = (connection.execute(query).scalar() or 0) + 1
+            # Half a turn less, so that the turn itself finds the time over.
+            turns = 2.0 ** min(refusals, _DOUBLINGS_MAX) - 0.5
+            seconds = min(turns * every_seconds, max(_LEFT_ALONE_SECONDS_MAX, every_seconds / 2))
+            row = {"refusals": refusals, "until": db_now() + seconds, "last": db_now()}
+            noted = self._insert(sweep_refusals).values(account=account, **row)
+            connection.execute(noted.on_conflict_do_update(index_elements=["account"], set_=row))
+
+    def admitted(self, scope: Scope) -> None:
+        """Note that the account lets the sweeper in."""
+        with writing(self._engine, durable=False) as connection:
+            connection.execute(delete(sweep_refusals).where(sweep_refusals.c.account == _digest(scope)))
 
     def standing(self, ticket_uid: str, cloud_id: str, grace_seconds: float) -> Standing:
         with reading(self._engine) as connection:
@@ -121,12 +159,14 @@ class Sweeping:
             connection.execute(delete(sightings).where(*_sighting(ticket_uid, cloud_id)))
 
     def forget_old(self) -> None:
-        """Forget sightings of objects that are not there any more, and the secrets of tickets deleted long ago."""
+        """Forget sightings of objects that are not there any more, refusals of accounts that are not there any more,
+        and the secrets of tickets deleted long ago."""
         old = sightings.c.last < db_now() - _SIGHTINGS_KEPT_SECONDS
         buried = tombstones.c.created < db_now() - _SECRETS_KEPT_SECONDS, tombstones.c.sealed_secrets.is_not(None)
         nothing = {"account": null(), "target": null(), "sealed_secrets": None}
         with writing(self._engine, durable=False) as connection:
             connection.execute(delete(sightings).where(old))
+            connection.execute(delete(sweep_refusals).where(sweep_refusals.c.last < db_now() - _SIGHTINGS_KEPT_SECONDS))
             connection.execute(update(tombstones).where(*buried).values(nothing))
 
     @contextmanager
@@ -178,7 +218,8 @@ def _sighting(ticket_uid: str, cloud_id: str) -> tuple[Any, ...]:
     return sightings.c.ticket_uid == ticket_uid, sightings.c.cloud_id == cloud_id
 
 
-def _place(scope: Scope) -> tuple[str, str, str]:
-    """Within one cloud account there may be several image services."""
-    account = cloud_account(scope.platform, scope.account, scope.target)
-    return account, str(scope.account.get("glanceUrl") or ""), str(scope.target.get("publishLocation") or "")
+def _digest(scope: Scope) -> str:
+    """Of all that it is signed in with."""
+    place = image_service(scope.platform, scope.account, scope.target)
+    told = json.dumps([place, scope.account], sort_keys=True).encode()
+    return hashlib.sha256(told + scope.sealed_secrets).hexdigest()

@@ -164,6 +164,8 @@ tickets = Table(
     # Which stored account was named, if one was. No foreign key: what the ticket needs of it is copied.
     Column("account_id", BigInteger),
     Column("account", JSON, nullable=False),
+    # Where a stored account was named: what the request gave itself all the same, secrets by their names alone.
+    Column("own_elements", JSON),
     # Which account of which cloud that is, as a digest (publisher.core.platforms.cloud_account).
     Column("cloud_account", String(64), nullable=False, server_default=""),
     Column("sealed_secrets", LargeBinary),
@@ -274,6 +276,17 @@ sightings = Table(
     Column("ticket_uid", String(36), primary_key=True),
     Column("cloud_id", String(255), primary_key=True),
     Column("first", Double, nullable=False),
+    Column("last", Double, nullable=False),
+)
+
+# Accounts that refused the sweeper, and for how long they are left alone.
+sweep_refusals = Table(
+    "sweep_refusals",
+    metadata,
+    # A digest of all that it is signed in with: another password is another account.
+    Column("account", String(64), primary_key=True),
+    Column("refusals", Integer, nullable=False),
+    Column("until", Double, nullable=False),
     Column("last", Double, nullable=False),
 )
 

@@ -16,6 +16,7 @@ from publisher.core.store.engine import db_now, reading, writing
 from publisher.core.store.idempotency import IdempotencyKey, take
 from publisher.core.store.images import hold
 from publisher.core.store.limits import Places, Room
+from publisher.core.store.present_account import present_account
 from publisher.core.store.rows import (
     TICKET_COLUMNS,
     VERSION_COLUMNS,
@@ -58,6 +59,7 @@ class Tickets:
         target: dict[str, Any],
         name: str,
         account_id: int | None = None,
+        own_elements: Collection[str] = (),
         notify_url: str | None = None,
         idempotency_key: IdempotencyKey | None = None,
         request_id: str | None = None,
@@ -76,6 +78,7 @@ class Tickets:
             "platform": platform,
             "account_id": account_id,
             "account": account,
+            "own_elements": sorted(own_elements) if account_id is not None else None,
             "cloud_account": cloud_account(platform, account, target),
             "sealed_secrets": sealed_secrets,
             "target": target,
@@ -220,9 +223,10 @@ class Tickets:
         return cancelled
 
     def retry(self, id: int) -> Ticket:
-        """Queue a failed or cancelled ticket again, as new.
+        """Queue a failed or cancelled ticket again, as new, with its stored account as that is now.
 
-        Raises `NotFound`, or `Conflict` for any other state, or where the image was deleted.
+        Raises `NotFound`, or `Conflict` for any other state, where the image was deleted, or where something may be
+        left in a cloud that the account does not lead to any more.
         """
         ticket = self.get(id)
         if ticket is None:
@@ -231,13 +235,14 @@ class Tickets:
             raise Conflict(f"ticket {id} is {ticket.state}; only a failed or cancelled one can be tried again")
         with writing(self._engine) as connection:
             _hold_image(connection, ticket.image_id)
+            account, words = present_account(connection, ticket)
             queued = change(
                 connection,
                 id,
                 ticket.state,
                 State.QUEUED,
                 tickets.c.lease_token == ticket.lease_token,
-                words="To be tried again, as its owner asked",
+                words=f"To be tried again, as its owner asked{words}",
                 phase=Phase.WAITING,
                 sent=0,
                 # It may have been generated again since.
@@ -254,6 +259,8 @@ class Tickets:
                 not_before=0.0,
                 wake_at=db_now() + self._wake_again_seconds,
                 wakes=0,
+                location=None,
+                **account,
             )
             if queued:
                 # The attempts are counted anew.

@@ -50,7 +50,8 @@ class Platform:
 _LOGIN = (*strings("login"), *secrets("password"))
 _CA_BUNDLE = (Field("caBundle", limit=CERTIFICATE_LIMIT),)
 """Ours, where the account names the addresses of its cloud. It is read and never written."""
-_KEYSTONE = (*uris("glanceUrl", "keystoneUrl"), *_LOGIN, *_CA_BUNDLE)
+_KEYSTONE = (*uris("glanceUrl", "keystoneUrl"), *_LOGIN, *_CA_BUNDLE, *strings("userDomain", "interface"))
+"""The last two are ours as well; answers have them in JSON only."""
 _AMAZON = (*strings("accessKeyId", "accountNumber", "keyPairName"), *secrets("secretAccessKeyId"))
 _PORT = integers("port", minimum=1, maximum=65535)
 _PROXY = (*strings("proxyHost"), *integers("proxyPort", minimum=1, maximum=65535))

@@ -127,6 +127,9 @@ REQUEST_ONLY = frozenset({"applianceUri", "caBundle", "location", "notify"})
 authorities that a cloud is trusted by, and where an image is to be fetched from and who is to be told of a publication,
 whose URLs may hold a secret."""
 
+JSON_ONLY = frozenset({"userDomain", "interface"})
+"""Elements of our own that answers have in JSON alone: clients that are bound to the schema refuse the XML."""
+
 _ASKED = uris("applianceUri", "notify")
 
 # The types ----------------------------------------------------------------------------------------------------------

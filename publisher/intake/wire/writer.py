@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from publisher.intake.wire.fields import TYPE_KEY, Document, Field, Kind, ObjectType
-from publisher.intake.wire.schema import REQUEST_ONLY, TYPES
+from publisher.intake.wire.schema import JSON_ONLY, REQUEST_ONLY, TYPES
 
 
 def type_of(field: Field, document: Document, *, request: bool) -> ObjectType:
@@ -27,22 +27,26 @@ def type_of(field: Field, document: Document, *, request: bool) -> ObjectType:
     return object_type
 
 
-def ordered(object_type: ObjectType, document: Document, *, request: bool) -> Iterator[tuple[Field, object]]:
+def ordered(
+    object_type: ObjectType, document: Document, *, request: bool, xml: bool = False
+) -> Iterator[tuple[Field, object]]:
     """The values to write, in the order of the schema; those that are None or empty are left out.
 
-    An answer never has a secret in it, nor an element that is only read: they are left out even where the document
-    has them. Raises ValueError for a value that the type has no element for, and for a required one that is missing.
+    An answer never has a secret in it, nor an element that is only read, nor, in XML, one of ours: they are left out
+    even where the document has them. Raises ValueError for a value that the type has no element for, and for a required
+    one that is missing.
     """
     unknown = set(document) - set(object_type.by_name) - {TYPE_KEY}
     if unknown:
         raise ValueError(f"{object_type.name} has no element {', '.join(sorted(unknown))}")
+    hidden = frozenset() if request else REQUEST_ONLY | JSON_ONLY if xml else REQUEST_ONLY
     for field in object_type.fields:
         value = document.get(field.name)
         if value is None and field.required:
             if field.kind is not Kind.LIST:
                 raise ValueError(f"{object_type.name} needs {field.name}")
             value = []
-        if value in (None, "") or (not request and (field.secret or field.name in REQUEST_ONLY)):
+        if value in (None, "") or field.name in hidden or (field.secret and not request):
             continue
         yield field, value
 

@@ -204,7 +204,7 @@ def _fill(element: etree._Element, field: Field, document: Document, *, request:
     object_type = type_of(field, document, request=request)
     if document.get(TYPE_KEY) is not None:
         element.set(_XSI_TYPE, f"{_PREFIX}:{object_type.name}")
-    for inner, value in ordered(object_type, document, request=request):
+    for inner, value in ordered(object_type, document, request=request, xml=True):
         _append(element, inner, value, request=request)
 
 

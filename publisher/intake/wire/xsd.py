@@ -1,7 +1,7 @@
 """The schema table as an XML Schema 1.0 document, for clients that bind classes to it or validate what they get.
 
 It describes the answers, and the requests of clients that stick to it: the order of the elements is binding, as it is
-for existing clients, and what is only read in requests is left out.
+for existing clients, and what no answer in XML has is left out.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from lxml import etree
 
 from publisher.intake.wire.fields import Field, Kind, ObjectType
 from publisher.intake.wire.platforms import PLATFORMS
-from publisher.intake.wire.schema import NAMESPACE, REQUEST_ONLY, ROOTS, TYPES
+from publisher.intake.wire.schema import JSON_ONLY, NAMESPACE, REQUEST_ONLY, ROOTS, TYPES
 
 _XS = "http://www.w3.org/2001/XMLSchema"
 _TNS = "tns"
@@ -71,7 +71,7 @@ def _add_type(schema: etree._Element, object_type: ObjectType) -> None:
 
 
 def _answered(object_type: ObjectType) -> tuple[Field, ...]:
-    return tuple(field for field in object_type.fields if field.name not in REQUEST_ONLY)
+    return tuple(field for field in object_type.fields if field.name not in REQUEST_ONLY | JSON_ONLY)
 
 
 def _add_element(sequence: etree._Element, owner: str, field: Field, *, repeated: bool = False) -> None:

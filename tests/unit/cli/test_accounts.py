@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from publisher.cli import accounts
+from publisher.cli import clouds_yaml
 from publisher.core.settings import Settings
 from publisher.core.store import Store
 from publisher.core.vault import Vault
@@ -46,7 +46,7 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home.mkdir()
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.chdir(home)
-    monkeypatch.setattr(accounts, "CLOUDS_FILES", accounts.CLOUDS_FILES[:2])
+    monkeypatch.setattr(clouds_yaml, "CLOUDS_FILES", clouds_yaml.CLOUDS_FILES[:2])
 
 
 @pytest.fixture
@@ -111,6 +111,70 @@ def test_from_clouds_yaml(cli: Cli, cli_store: Store, clouds: Path) -> None:
     assert secret(cli_store, "old") == PASSWORD
     cli.ok("accounts", "add", "b", "--from-clouds-yaml", "bare", "--file", clouds, "--password-stdin", input="typed\n")
     assert secret(cli_store, "b") == "typed"
+
+
+@pytest.mark.parametrize(
+    ("told", "fields"),
+    [
+        ({}, {}),
+        ({"OS_USER_DOMAIN_NAME": "people", "OS_PROJECT_DOMAIN_NAME": "lab"}, {"userDomain": "people"}),
+        ({"OS_USER_DOMAIN_ID": "4711", "OS_USER_DOMAIN_NAME": "people"}, {"userDomain": "4711"}),
+        ({"OS_PROJECT_DOMAIN_NAME": "lab"}, {"userDomain": "default"}),
+        ({"OS_INTERFACE": "internal"}, {"interface": "internal"}),
+        ({"OS_ENDPOINT_TYPE": "adminURL"}, {"interface": "admin"}),
+        ({"OS_IDENTITY_API_VERSION": "3"}, {"keystoneVersion": "v3"}),
+        ({"OS_IDENTITY_API_VERSION": "2"}, {"keystoneVersion": "v2.0"}),
+    ],
+    ids=str,
+)
+def test_the_variables_of_an_openrc(cli: Cli, cli_store: Store, told: dict[str, str], fields: dict[str, str]) -> None:
+    cli.ok("accounts", "add", "lab", OS_AUTH_URL=KEYSTONE, OS_USERNAME="demo", OS_PASSWORD=PASSWORD, **told)
+    (found,) = cli_store.accounts.list()
+    assert found.fields == {"keystoneUrl": KEYSTONE, "login": "demo"} | fields
+
+
+@pytest.mark.parametrize(
+    ("auth", "beside", "fields"),
+    [
+        ("user_domain_name: people, project_domain_name: lab", "", {"userDomain": "people"}),
+        ("user_domain_name: people, user_domain_id: 4711", "", {"userDomain": "4711"}),
+        ("domain_name: both", "", {"userDomain": "both"}),
+        ("domain_id: 4711, user_domain_name: people", "", {"userDomain": "4711"}),
+        ("project_domain_name: lab", "", {"userDomain": "default"}),
+        ("user-domain-name: people", "", {"userDomain": "people"}),
+        ("", "user_domain_name: beside", {"userDomain": "beside"}),
+        ("", "interface: internal", {"interface": "internal"}),
+        ("", "endpoint_type: internalURL", {"interface": "internal"}),
+        ("", "", {}),
+    ],
+)
+def test_domains_and_interface_of_clouds_yaml(
+    cli: Cli, cli_store: Store, clouds: Path, auth: str, beside: str, fields: dict[str, str]
+) -> None:
+    text = f"clouds:\n  lab:\n    auth: {{auth_url: {KEYSTONE}, username: a, password: b, {auth}}}\n"
+    clouds.write_text(text + (f"    {beside}\n" if beside else ""))
+    cli.ok("accounts", "add", "lab", "--from-clouds-yaml", "lab", "--file", clouds)
+    (found,) = cli_store.accounts.list()
+    assert found.fields == {"keystoneUrl": KEYSTONE, "login": "a"} | fields
+
+
+def test_what_a_clouds_yaml_has_and_is_not_used_is_named(cli: Cli, clouds: Path) -> None:
+    clouds.write_text(
+        f"clouds:\n  lab:\n    auth: {{auth_url: {KEYSTONE}, username: a, password: {PASSWORD}, user_domain_name: d,"
+        " project_name: p, passcode: secret-passcode, project_domain_name: d}\n"
+        "    auth_type: v3password\n    identity_api_version: 3\n    interface: public\n    verify: false\n"
+        "    cert: /tmp/client.pem\n    region_name: RegionOne\n    profile: vexxhost\n    image_api_version: 2\n"
+    )
+    added = cli.run("accounts", "add", "lab", "--from-clouds-yaml", "lab", "--file", clouds)
+    assert added.exit_code == 0
+    said = " ".join(added.stderr.split())
+    assert said == (
+        "Not used of the clouds.yaml: verify, cert, region_name, profile, image_api_version, auth.project_name,"
+        " auth.passcode, auth.project_domain_name. Project, its domain and region are told by each request to publish."
+        " Certificates are always verified; give the cloud's authorities as cacert or with --ca-bundle"
+    )
+    clouds.write_text(f"clouds: {{lab: {{auth: {{auth_url: {KEYSTONE}, username: a, password: b}}}}}}\n")
+    assert cli.run("accounts", "add", "all", "--from-clouds-yaml", "lab", "--file", clouds).stderr == ""
 
 
 def test_where_clouds_yaml_is_looked_for(cli: Cli, cli_store: Store, clouds: Path) -> None:

@@ -74,10 +74,10 @@ def test_an_image_is_published_with_the_standard_variables(cli: Cli, cli_store: 
     assert ticket.account == {
         "keystoneUrl": "http://cloud.example.com:5000/v3",
         "login": "anna",
+        "userDomain": "Default",
         "keystoneVersion": "v3",
     }
     assert ticket.target == {
-        "keystoneDomain": "Default",
         "keystoneProject": "demo",
         "publishLocation": "RegionOne",
         "displayName": "disk",
@@ -86,6 +86,72 @@ def test_an_image_is_published_with_the_standard_variables(cli: Cli, cli_store: 
     assert ticket.sealed_secrets
     vault = Vault.from_file(Settings.from_environment().key_file)
     assert vault.open(ticket.sealed_secrets) == {"password": PASSWORD}
+
+
+@pytest.mark.parametrize(
+    ("options", "told", "expected"),
+    [
+        (
+            [],
+            {
+                "OS_PROJECT_ID": "4711", "OS_PROJECT_NAME": "demo", "OS_USER_DOMAIN_NAME": "people",
+                "OS_PROJECT_DOMAIN_ID": "0815", "OS_INTERFACE": "internal",
+            },
+            {"keystoneProject": "4711", "userDomain": "people", "keystoneDomain": "0815", "interface": "internal"},
+        ),
+        (
+            [],
+            {"OS_PROJECT_NAME": "demo", "OS_PROJECT_DOMAIN_NAME": "lab"},
+            {"keystoneProject": "demo", "keystoneDomain": "lab", "userDomain": "default"},
+        ),
+        (
+            [],
+            {"OS_PROJECT_NAME": "demo", "OS_USER_DOMAIN_NAME": "people"},
+            {"keystoneProject": "demo", "userDomain": "people"},
+        ),
+        (
+            [],
+            {"OS_DOMAIN_NAME": "both", "OS_USER_DOMAIN_NAME": "people"},
+            {"keystoneDomain": "both", "userDomain": "people"},
+        ),
+        (
+            [],
+            {"OS_DOMAIN_ID": "0815", "OS_USER_DOMAIN_NAME": "people"},
+            {"keystoneDomain": "0815", "userDomain": "0815"},
+        ),
+        ([], {"OS_DEFAULT_DOMAIN": "most"}, {"keystoneDomain": "most", "userDomain": "most"}),
+        ([], {"OS_TENANT_ID": "4711", "OS_PROJECT_NAME": "demo"}, {"keystoneProject": "4711"}),
+        ([], {"OS_TENANT_NAME": "demo"}, {"tenantName": "demo"}),
+        (["--domain", "given"], {"OS_PROJECT_DOMAIN_NAME": "lab"}, {"keystoneDomain": "given"}),
+        (
+            ["--domain", "given"],
+            {"OS_USER_DOMAIN_NAME": "people"},
+            {"keystoneDomain": "given", "userDomain": "people"},
+        ),
+        (["--tenant", "given"], {"OS_PROJECT_NAME": "demo"}, {"tenantName": "given"}),
+        (["--user-domain", "given"], {"OS_USER_DOMAIN_ID": "0815"}, {"userDomain": "given"}),
+        (["--interface", "admin"], {"OS_INTERFACE": "public"}, {"interface": "admin"}),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_variables_are_read_as_the_openstack_command_reads_them(
+    cli: Cli, cli_store: Store, options: list[str], told: dict[str, str], expected: dict[str, str]
+) -> None:
+    """Each beside the other; an id before a name; an option before them all."""
+    login = {"OS_AUTH_URL": "http://cloud.example.com:5000", "OS_USERNAME": "anna", "OS_PASSWORD": PASSWORD}
+    cli.ok("publish", cli.image_file(), *options, **login, **told)
+    ticket = cli_store.tickets.get(1)
+    assert ticket
+    names = {"keystoneProject", "keystoneDomain", "tenantName", "userDomain", "interface"}
+    assert {name: value for name, value in (ticket.account | ticket.target).items() if name in names} == expected
+
+
+def test_an_unknown_interface_is_named_by_its_option(cli: Cli) -> None:
+    options = ("--keystone-url", "http://cloud.example.com", "--login", "x", "--interface", "outer")
+    refused = cli.run("publish", cli.image_file(), *options, OS_PASSWORD=PASSWORD)
+    assert refused.exit_code == 2
+    assert "'outer' is unknown; use one of public, internal, admin" in refused.stderr
+    assert "--interface or OS_INTERFACE" in " ".join(refused.stderr.split())
 
 
 def test_the_password_may_come_in_on_the_standard_input(cli: Cli, cli_store: Store) -> None:

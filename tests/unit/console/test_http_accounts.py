@@ -53,6 +53,24 @@ def test_an_account_is_stored_and_its_password_never_shown(fresh: Service, brows
     assert SECRET not in entry.detail
 
 
+def test_the_domain_of_the_user_and_the_interface(fresh: Service, browser: Browsers) -> None:
+    alice = browser("alice")
+    form = alice.get(NEW + "?platform=openstack")
+    assert form.root.xpath("//input[@name='userDomain']")
+    assert form.root.xpath("//select[@name='interface']/option/@value") == ["", "internal", "admin"]
+    account = create(fresh, alice, userDomain="people", interface="internal")
+    assert (account.fields["userDomain"], account.fields["interface"]) == ("people", "internal")
+    path = f"/accounts/{account.id}"
+    page = alice.get(path)
+    assert page.root.xpath("//input[@name='userDomain']/@value") == ["people"]
+    assert page.root.xpath("//select[@name='interface']/option[@selected]/@value") == ["internal"]
+    moved = alice.post(path, FILLED | {"userDomain": "others", "password": ""})
+    assert "Password is needed again" in wrong(moved, "password")
+    assert alice.post(path, FILLED | {"userDomain": "people", "password": ""}).status == 303
+    fields = fresh.store.accounts.get("alice", account.id).fields
+    assert (fields["userDomain"], fields["interface"]) == ("people", None), "the default again"
+
+
 @pytest.mark.parametrize(
     ("change", "field", "words"),
     [

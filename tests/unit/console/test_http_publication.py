@@ -16,7 +16,7 @@ from publisher.core.store.tables import notifications, samples
 from publisher.core.ticket import Phase, Sample, State, Ticket
 from publisher.core.uris import ticket_uri
 from tests.unit.console.conftest import Browser, Page
-from tests.unit.intake.conftest import SECRET, Service
+from tests.unit.intake.conftest import SECRET, Service, xml_body
 
 Browsers = Callable[..., Browser]
 MIB = 1 << 20
@@ -127,11 +127,31 @@ def test_cancelling_says_what_it_will_do_and_does_it(fresh: Service, browser: Br
     assert audited(fresh) == ("alice", "ticket.cancel")
 
 
+def test_one_of_a_stored_account_is_tried_again_with_that_as_it_is_now(fresh: Service, browser: Browsers) -> None:
+    alice = browser("alice")
+    sealer = fresh.app.state.services.sealer
+    fields = {"keystoneUrl": "http://127.0.0.1:5000", "login": "joe"}
+    account = fresh.store.accounts.add(
+        owner="alice", name="lab", platform="openstack", fields=fields, sealed_secrets=sealer.seal({"password": "x"})
+    )
+    named = {"targetPlatform": {"name": "openstack"}, "name": "lab"}
+    ticket = fresh.publish(xml_body(image=None, credAccount=named))
+    fresh.store.leases.failed(fresh.claim(ticket), error="the cloud said no")
+    fresh.store.accounts.update("alice", account.id, sealed_secrets=sealer.seal({"password": "corrected"}))
+    assert "with the stored account as it is now" in page_of(alice, ticket, "/retry").words
+    assert alice.post(f"/publications/{ticket.id}/retry").status == 303
+    sealed = fresh.ticket(ticket.id).sealed_secrets
+    assert sealed
+    assert sealer.open(sealed) == {"password": "corrected"}
+    assert "with the account 'lab' as it is now" in page_of(alice, ticket).words
+
+
 def test_a_failed_one_is_tried_again(fresh: Service, browser: Browsers) -> None:
     alice, ticket = browser("alice"), failed(fresh)
     fresh.waker.ids.clear()
     confirm = page_of(alice, ticket, "/retry")
     assert "It failed: the cloud said no" in confirm.words
+    assert "with the account as it was when the publication was accepted" in confirm.words
     assert alice.post(f"/publications/{ticket.id}/retry").status == 303
     assert fresh.ticket(ticket.id).state is State.QUEUED
     assert fresh.waker.ids == [ticket.id]

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from publisher.core.errors import InvalidRequest
-from publisher.core.platforms import check_request, installed
+from publisher.core.platforms import check_request, cloud_account, installed
 
 GOOD: dict[str, Any] = {"keystoneUrl": "https://cloud.example.com:5000", "login": "me"}
 SECRET = {"password": "x"}
@@ -27,6 +27,7 @@ def test_the_platforms_of_this_distribution_are_installed() -> None:
         (GOOD | {"keystoneVersion": "v2.0"}, {"tenantName": "t"}),
         (GOOD | {"keystoneVersion": "v2.0"}, {"keystoneProject": "t"}),
         (GOOD, {"displayName": "x" * 255}),
+        (GOOD | {"userDomain": "people", "interface": "internal"}, {"keystoneDomain": "lab"}),
     ],
 )
 def test_accepted(account: dict[str, Any], target: dict[str, Any]) -> None:
@@ -53,6 +54,9 @@ def test_accepted(account: dict[str, Any], target: dict[str, Any]) -> None:
         (GOOD | {"keystoneVersion": "v4"}, {}, "credAccount.keystoneVersion"),
         (GOOD | {"keystoneVersion": "v2.0"}, {}, "tenantName"),
         (GOOD, {"displayName": "x" * 256}, "displayName"),
+        (GOOD | {"userDomain": "x" * 256}, {}, "credAccount.userDomain"),
+        (GOOD | {"interface": "outer"}, {}, "credAccount.interface"),
+        (GOOD | {"keystoneUrl": "http://cloud:5000/\x00"}, {}, "credAccount.keystoneUrl"),
     ],
 )
 def test_refused(account: dict[str, Any], target: dict[str, Any], field: str) -> None:
@@ -73,6 +77,18 @@ def test_an_unknown_platform_is_told_what_there_is(platform: str) -> None:
     with pytest.raises(InvalidRequest, match=r"supported are .*openstack") as raised:
         check_request(platform, GOOD, SECRET, {})
     assert raised.value.field == "credAccount.targetPlatform.name"
+
+
+def test_accounts_of_users_of_different_domains_are_different_accounts() -> None:
+    target = {"keystoneDomain": "lab", "keystoneProject": "p"}
+    before = cloud_account("openstack", GOOD, target)
+    # What it was before there was a domain of the user's own: places and leftovers are found by it.
+    assert before == "8aacf6d2d58f92a447355e9daa5ed3a5eba4a0b2e49be6abd19cbf5d6f44ed79"
+    assert cloud_account("openstack", GOOD | {"userDomain": ""}, target) == before
+    assert cloud_account("openstack", GOOD | {"userDomain": "lab"}, target) == before, "the same user"
+    others = {cloud_account("openstack", GOOD | {"userDomain": each}, target) for each in ("people", "default")}
+    assert len(others | {before}) == 3
+    assert cloud_account("openstack", GOOD | {"userDomain": "default"}, {}) == cloud_account("openstack", GOOD, {})
 
 
 def test_a_platform_that_asks_for_nothing() -> None:

@@ -105,6 +105,17 @@ def test_percentages(sent: int, total: int, percentage: int) -> None:
         ({}, "Queued"),
         ({"error": "Glance is away", "attempt": 2}, "Waiting to try again (attempt 3): Glance is away"),
         ({"state": State.PUBLISHED, "error": "an old one"}, "Published"),
+        ({"state": State.PUBLISHED, "location": "RegionOne"}, "Published in RegionOne"),
+        ({"state": State.PUBLISHED, "location": "https://glance.example.com"}, "Published"),
+        (
+            {
+                "state": State.PUBLISHING,
+                "phase": Phase.UPLOADING,
+                "progress": Progress(3 * MIB, 4 * MIB),
+                "location": "RegionOne",
+            },
+            "Uploading 3 of 4 MiB to RegionOne",
+        ),
         ({"state": State.FAILED, "error": "quota"}, "Failed"),
         ({"state": State.CANCELLED}, "Cancelled"),
         ({"state": State.CANCELLING}, "Cancelling: removing what was uploaded"),

@@ -59,6 +59,11 @@ def _phase(phase: Phase, sent: int = 0) -> Callable[[Service, Claim], None]:
     return enter
 
 
+def _to_region(service: Service, claim: Claim) -> None:
+    service.store.leases.region(claim, "RegionOne")
+    _phase(Phase.UPLOADING, 312 << 20)(service, claim)
+
+
 def _published(service: Service, claim: Claim) -> None:
     _phase(Phase.UPLOADING, IMAGE_SIZE // 2)(service, claim)
     service.store.leases.published(claim, cloud_id="c1", location="RegionOne")
@@ -104,7 +109,8 @@ STATES: dict[str, tuple[Callable[[Service, Claim], None], set[str], str, int]] =
     "all but a byte": (_phase(Phase.UPLOADING, IMAGE_SIZE - 1), set(), "Uploading 2047 of 2048 MiB", 99),
     "verifying": (_phase(Phase.VERIFYING, IMAGE_SIZE), set(), "Verifying checksum", 100),
     "finishing": (_phase(Phase.FINISHING, IMAGE_SIZE), set(), "Finishing: visibility and properties", 100),
-    "published": (_published, {"complete"}, "Published", 100),
+    "uploading to a region": (_to_region, set(), "Uploading 312 of 2048 MiB to RegionOne", 15),
+    "published": (_published, {"complete"}, "Published in RegionOne", 100),
     "failed": (_failed, {"error"}, "Failed", 50),
     "failed before the upload": (_failed_before, {"error"}, "Failed", 0),
     "cancelling": (_cancelling, set(), "Cancelling: removing what was uploaded", 50),
@@ -126,14 +132,15 @@ def test_each_state(service: Service, name: str) -> None:
     assert told["bytesTotal"] == IMAGE_SIZE
     assert ("errorMessage" in told) == (ended == {"error"})
     # An end is only near while bytes are on their way.
-    assert ("eta" in told) == (name in ("uploading", "all but a byte"))
+    assert ("eta" in told) == (name in ("uploading", "uploading to a region", "all but a byte"))
     if ended == {"complete"}:
         assert told["bytesLoaded"] == told["bytesTotal"]
     one = service.get(ticket_path(ticket), login="alice", accept=JSON).json
     assert one["uploaded"] == (ended == {"complete"})
     assert ("uploadedTime" in one) == (ended == {"complete"})
     assert one.get("cloudId") == ("c1" if ended == {"complete"} else None)
-    assert one.get("publishLocation") == ("RegionOne" if ended == {"complete"} else None)
+    known = name in ("uploading to a region", "published")
+    assert one.get("publishLocation") == ("RegionOne" if known else None)
 
 
 def test_a_failure_in_words(service: Service) -> None:

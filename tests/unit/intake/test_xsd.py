@@ -12,7 +12,7 @@ from lxml import etree
 from publisher.intake.wire import xml, xsd
 from publisher.intake.wire.fields import Document
 from publisher.intake.wire.platforms import PLATFORMS
-from publisher.intake.wire.schema import REQUEST_ONLY, ROOTS, TYPES, root_field
+from publisher.intake.wire.schema import JSON_ONLY, REQUEST_ONLY, ROOTS, TYPES, root_field
 from tests.unit.intake.conftest import JSON, UFORGE, XML, XSI, XSI_TYPE, Service
 from tests.unit.intake.test_round_trip import documents
 
@@ -36,7 +36,7 @@ def test_whatever_is_rendered_is_valid(schema: etree.XMLSchema, root: str, data:
     schema.assertValid(etree.fromstring(xml.render(root, document)))
     # A request has secrets, too; only what the manual's requests have beyond the API's schema is not in it.
     as_request = etree.fromstring(xml.render(root, document, request=True))
-    for name in REQUEST_ONLY:
+    for name in REQUEST_ONLY | JSON_ONLY:
         for element in list(as_request.iter(name)):
             parent = element.getparent()
             assert parent is not None
@@ -45,13 +45,14 @@ def test_whatever_is_rendered_is_valid(schema: etree.XMLSchema, root: str, data:
 
 
 def test_every_type_is_in_it_with_its_elements_in_order() -> None:
+    hidden = REQUEST_ONLY | JSON_ONLY
     types = {each.get("name"): each for each in etree.fromstring(xsd.document()).iterfind(f"{XS}complexType")}
     assert set(types) == set(TYPES)
     for name, object_type in TYPES.items():
         sequence = types[name].find(f".//{XS}sequence")
         assert sequence is not None
         inherited = TYPES[object_type.abstract].fields if object_type.platform else ()
-        own = [each.name for each in object_type.fields if each not in inherited and each.name not in REQUEST_ONLY]
+        own = [each.name for each in object_type.fields if each not in inherited and each.name not in hidden]
         assert [each.get("name") for each in sequence] == own
         extension = types[name].find(f"{XS}complexContent/{XS}extension")
         assert (extension is not None) == bool(object_type.platform)

@@ -172,6 +172,12 @@ def test_an_inner_address_is_not_told(
         assert f"{verb} a loopback address, which this installation does not connect to" in str(told.error)
 
 
+_NOT_TRUSTED = (
+    "the TLS certificate of its server is not trusted (unable to get local issuer certificate); have its authority"
+    " added to what this worker trusts (REQUESTS_CA_BUNDLE)"
+)
+
+
 def test_a_server_that_is_not_trusted_is_told_nothing(
     sqlite_store: Store, secret: str, tell: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -179,7 +185,7 @@ def test_a_server_that_is_not_trusted_is_told_nothing(
     with receiver(tls=ours.server) as hooks:
         ticket = ended(sqlite_store, hooks.url)
         tell()
-        assert state(sqlite_store, ticket) == ("failed", 4, "its TLS certificate is not trusted")
+        assert state(sqlite_store, ticket) == ("failed", 4, _NOT_TRUSTED)
         assert hooks.got == []
         (tmp_path / "ca.pem").write_text(ours.pem)
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "ca.pem"))

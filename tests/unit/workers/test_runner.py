@@ -62,6 +62,9 @@ class Script:
     """By the name of a step: what happens as it begins; mostly that an error is raised."""
     received: Callable[[CloudImage], CloudImage] = as_it_is
     """What the cloud makes of what it was sent."""
+    region: str | None = None
+    from_the_kernel: bool = False
+    """What is sent passes through nobody's hands here, and is not hashed."""
     closed: int = 0
 
     def step(self, name: str) -> None:
@@ -91,7 +94,9 @@ def scripted(script: Script) -> type[CloudPublisher]:
         ) -> Self:
             script.secrets.append(account.secrets)
             script.step("connect")
-            return cls()
+            cloud = cls()
+            cloud.region = script.region
+            return cloud
 
         def check(self, image: Image) -> None:
             script.step("check")
@@ -112,6 +117,8 @@ def scripted(script: Script) -> type[CloudPublisher]:
             for chunk in transfer.chunks():
                 received += chunk
                 script.step("chunk")
+            if script.from_the_kernel:
+                transfer.sha256 = None
             hashes = {"sha512": hashlib.sha512(received).hexdigest()}
             script.images[cloud_id] = script.received(CloudImage(cloud_id, True, len(received), hashes))
             return script.images[cloud_id]
@@ -710,11 +717,49 @@ def test_what_arrived_wrong_is_removed(
     assert "finish" not in script.asked
 
 
+@pytest.mark.parametrize("from_the_kernel", [False, True])
 def test_a_cloud_that_tells_no_hash_is_believed_by_what_was_sent(
-    ticket: Ticket, runner: Runner, script: Script
+    sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script, from_the_kernel: bool
 ) -> None:
     script.received = lambda image: dataclasses.replace(image, hashes={})
+    script.from_the_kernel = from_the_kernel
     assert runner.run(ticket.id) is State.PUBLISHED
+    told = "The cloud verified nothing: it reports no hash. Its size is right, and what was sent is what was registered"
+    assert told in words(sqlite_store, ticket)
+
+
+@pytest.mark.parametrize("from_the_kernel", [False, True])
+def test_a_cloud_that_tells_no_hash_and_was_sent_something_else(
+    sqlite_store: Store, ticket: Ticket, image: Image, settings: Settings, runner: Runner, script: Script,
+    from_the_kernel: bool,
+) -> None:  # fmt: skip
+    (settings.images / image.location).write_bytes(bytes(len(CONTENT)))
+    script.received = lambda image: dataclasses.replace(image, hashes={})
+    script.from_the_kernel = from_the_kernel
+    assert runner.run(ticket.id) is State.FAILED
+    error = current(sqlite_store, ticket).error
+    assert error == "the sha256 of what was sent is not the registered one; the image was removed from the cloud again"
+    assert script.images == {}
+
+
+def test_a_cloud_that_tells_a_hash_is_not_said_to_have_verified_nothing(
+    sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script
+) -> None:
+    assert runner.run(ticket.id) is State.PUBLISHED
+    assert "verified nothing" not in " ".join(words(sqlite_store, ticket))
+
+
+def test_the_region_is_known_from_the_sign_in_on(
+    sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script
+) -> None:
+    script.region = "RegionTwo"
+    seen: list[str | None] = []
+    script.on["check"] = lambda: seen.append(current(sqlite_store, ticket).location)
+    script.fail("upload", PermanentCloudError("the quota is used up"))
+    assert runner.run(ticket.id) is State.FAILED
+    assert seen == ["RegionTwo"]
+    assert current(sqlite_store, ticket).location == "RegionTwo", "where it failed"
+    assert "Signed in; the image goes to region RegionTwo" in words(sqlite_store, ticket)
 
 
 def leave(store: Store, ticket: Ticket, script: Script, image: CloudImage) -> None:

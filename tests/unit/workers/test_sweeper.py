@@ -6,6 +6,7 @@ import dataclasses
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import select
@@ -14,8 +15,8 @@ from publisher.core.errors import TransientCloudError
 from publisher.core.settings import Settings
 from publisher.core.store import Store
 from publisher.core.store.engine import db_now, reading, writing
-from publisher.core.store.tables import sightings, tombstones
-from publisher.core.ticket import State, Ticket
+from publisher.core.store.tables import sightings, sweep_refusals, tombstones
+from publisher.core.ticket import Account, State, Target, Ticket
 from publisher.core.vault import Vault
 from tests.patience import PATIENCE
 from tests.unit.core.records import APPLIANCE, OWNER, add_owner, add_ticket, current, put_back
@@ -272,7 +273,8 @@ def test_a_turn_that_fails_is_not_the_last(
     stop = threading.Event()
     each = Sweeper(store, vault, dataclasses.replace(settings, sweep_seconds=0.01), worker="a", stop=stop)
 
-    def fails() -> list[Finding]:
+    def fails(*, patient: bool) -> list[Finding]:
+        assert patient
         turns.append(None)
         if len(turns) == 2:
             stop.set()
@@ -332,6 +334,109 @@ def test_a_ticket_that_made_nothing_is_no_reason_to_sign_in(store: Store, vault:
     assert list(sweeper.sweep()) == []
 
 
+def test_a_mistyped_project_of_a_stored_account_is_no_reason_either(
+    store: Store, vault: Vault, sweeper: Sweeper, sign_ins: list[Target]
+) -> None:
+    store_account(store, vault)
+    (account,) = store.accounts.list()
+    fields, id = account.fields, account.id
+    add_ticket(store, account=fields, account_id=id, target={"keystoneProject": "mistyped", "displayName": "x"})
+    assert list(sweeper.sweep()) == []
+    assert sign_ins == [], "nothing was made there"
+    right = {"keystoneProject": "right", "displayName": "x"}
+    ticket_that_left(store, vault, "mine", State.PUBLISHED, account=fields, account_id=id, target=right)
+    assert list(sweeper.sweep()) == []
+    assert [each.fields["keystoneProject"] for each in sign_ins] == ["right"]
+
+
+def test_an_account_that_leads_elsewhere_by_now(
+    store: Store, vault: Vault, sweeper: Sweeper, sign_ins: list[Target]
+) -> None:
+    """There, nothing was made."""
+    store_account(store, vault)
+    (account,) = store.accounts.list()
+    ticket_that_left(store, vault, "mine", State.PUBLISHED, account=account.fields, account_id=account.id)
+    store.accounts.update(OWNER, account.id, fields={"login": "another"})
+    assert list(sweeper.sweep()) == []
+    assert sign_ins == []
+
+
+@pytest.fixture
+def sign_ins(monkeypatch: pytest.MonkeyPatch) -> list[Target]:
+    """Where the sweeper signs in to."""
+    found: list[Target] = []
+    connect = MemoryPublisher.connect
+
+    def noting(account: Account, target: Target, *rest: Any) -> MemoryPublisher:
+        found.append(target)
+        return connect(account, target, *rest)
+
+    monkeypatch.setattr(MemoryPublisher, "connect", noting)
+    return found
+
+
+def left_alone_for(store: Store) -> float:
+    """Seconds from the last refusal on."""
+    with reading(store.engine) as connection:
+        row = connection.execute(select(sweep_refusals)).one()
+    return float(row.until - row.last)
+
+
+def let_it_pass(store: Store) -> None:
+    with writing(store.engine) as connection:
+        connection.execute(sweep_refusals.update().values(until=db_now() - 1))
+
+
+def test_an_account_that_refuses_is_left_alone_for_ever_longer(
+    store: Store, vault: Vault, sweeper: Sweeper, settings: Settings, sign_ins: list[Target]
+) -> None:
+    ticket_that_left(store, vault, "unreachable", account={"login": "refuse"})
+    waits = []
+    for turn in range(1, 8):
+        assert [each.outcome for each in sweeper.sweep(patient=True)] == [Outcome.FAILED]
+        another = Sweeper(store, vault, settings, worker="b")
+        assert list(another.sweep(patient=True)) == [], "whichever worker sweeps"
+        assert len(sign_ins) == turn
+        waits.append(round(left_alone_for(store) / settings.sweep_seconds, 1))
+        let_it_pass(store)
+    assert waits == [1.5, 3.5, 7.5, 15.5, 24, 24, 24], "in turns, of an hour each"
+
+
+def test_who_asks_for_a_sweep_wants_to_know(store: Store, vault: Vault, sweeper: Sweeper) -> None:
+    ticket_that_left(store, vault, "unreachable", account={"login": "refuse"})
+    for _ in range(2):
+        assert [each.outcome for each in sweeper.sweep()] == [Outcome.FAILED]
+    let_it_pass(store)
+    assert [each.outcome for each in sweeper.sweep(dry_run=True)] == [Outcome.FAILED]
+    assert left_alone_for(store) < 0, "one that is only to tell changes nothing"
+
+
+def test_an_account_that_was_changed_is_tried_at_once(store: Store, vault: Vault, sweeper: Sweeper) -> None:
+    store_account(store, vault)
+    (account,) = store.accounts.list()
+    ticket_that_left(store, vault, "left", account=account.fields, account_id=account.id)
+    store.accounts.update(OWNER, account.id, sealed_secrets=vault.seal({"password": "wrong"}))
+    assert [each.outcome for each in sweeper.sweep(patient=True)] == [Outcome.FAILED]
+    assert list(sweeper.sweep(patient=True)) == []
+    store.accounts.update(OWNER, account.id, sealed_secrets=vault.seal({"password": "right"}))
+    assert [each.outcome for each in sweeper.sweep(patient=True)] == [Outcome.SEEN]
+
+
+def test_a_cloud_that_is_away_is_looked_into_at_every_turn(
+    store: Store, vault: Vault, sweeper: Sweeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticket_that_left(store, vault, "left")
+
+    def away(*_: object) -> None:
+        raise TransientCloudError("no route to it")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(MemoryPublisher, "tagged", away)
+        for _ in range(2):
+            assert [each.outcome for each in sweeper.sweep(patient=True)] == [Outcome.FAILED]
+    assert [each.outcome for each in sweeper.sweep(patient=True)] == [Outcome.SEEN]
+
+
 def test_a_place_is_swept_once(store: Store, vault: Vault) -> None:
     for number in range(3):
         ticket_that_left(store, vault, f"left-{number}")
@@ -347,7 +452,7 @@ def test_of_many_workers_one_sweeps_at_a_time(store: Store, vault: Vault, settin
     often = dataclasses.replace(settings, sweep_seconds=0.01)
 
     class Noting(Sweeper):
-        def sweep(self, *, dry_run: bool = False) -> Iterator[Finding]:
+        def sweep(self, *, dry_run: bool = False, patient: bool = False) -> Iterator[Finding]:
             swept.append(threading.current_thread().name)
             stop.set()
             yield from ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -13,18 +14,28 @@ import requests.exceptions
 from keystoneauth1 import exceptions as keystone
 
 from publisher.core.errors import CloudError, PermanentCloudError, Reason, TransientCloudError
+from workers import tls
 
 _TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
+_NO_ADDRESS = (
+    requests.exceptions.InvalidURL,
+    requests.exceptions.InvalidSchema,
+    requests.exceptions.MissingSchema,
+)
 _REASONS = {
     401: Reason.CREDENTIALS,
     403: Reason.FORBIDDEN,
     413: Reason.QUOTA,
     507: Reason.QUOTA,
 }
+_BROKEN_OFF = ("the connection was reset", "the connection was closed")
+"""So some servers take it that a client begins with TLS, and they speak none."""
 _WORDS_MAX = 300
 _TEXT_MAX = 4096
 """Of an error page that is looked at: patterns may take time that grows faster than the page does."""
-_TAG = re.compile(r"<[^>]*>")
+_TAG = re.compile(r"(?is)<(script|style)\b[^>]*>.*?</\1\s*>|<!--.*?-->|</?[a-z!][^>]*>")
+_GENERIC = "The request you have made requires authentication"
+"""What Keystone says to a login whatever is wrong with it."""
 _CREDENTIAL_LIKE = re.compile(
     r"""(?ix) \b(x-auth-token|x-subject-token|password|passwd|secret|token)\b
         ["']? \s* [=:] \s* (?: "(?:[^"\\]|\\.)*"? | '(?:[^'\\]|\\.)*'? | \S+ )"""
@@ -32,8 +43,9 @@ _CREDENTIAL_LIKE = re.compile(
 
 
 @contextmanager
-def translated(service: str, *, by_token: bool = False) -> Iterator[None]:
-    """Every client exception inside becomes a `CloudError`; `service` ("Glance at http://…") begins its message.
+def translated(service: str, element: str = "glanceUrl", *, by_token: bool = False) -> Iterator[None]:
+    """Every client exception inside becomes a `CloudError`; `service` ("Glance at http://…") begins its message, and
+    `element` is where its address can be given.
 
     `by_token`: the service knows the login by a token alone, as in `answered`.
     """
@@ -43,14 +55,16 @@ def translated(service: str, *, by_token: bool = False) -> Iterator[None]:
         headers = error.response.headers if error.response is not None else {}
         status = int(error.http_status or 500)
         raise answered(service, status, _words(error.message), headers, by_token=by_token) from None
-    except keystone.SSLError:
-        raise PermanentCloudError(
-            f"{service}: its TLS certificate is not trusted; give its authority's as caBundle, or have it added to what"
-            " this worker trusts (REQUESTS_CA_BUNDLE)",
-            reason=Reason.CONFIGURATION,
-        ) from None
     except (keystone.ConnectionError, keystone.DiscoveryFailure, requests.exceptions.RequestException) as error:
-        raise TransientCloudError(f"{service} does not answer: {_kind(error)}", reason=Reason.CONNECTION) from None
+        if words := tls.fault(error, service, element):
+            raise PermanentCloudError(words, reason=Reason.CONFIGURATION) from None
+        if isinstance(error.__context__ or error, _NO_ADDRESS):
+            words = f"{service}: that is no valid address; check {element}"
+            raise PermanentCloudError(words, reason=Reason.REQUEST) from None
+        kind = _kind(error)
+        if kind in _BROKEN_OFF and "https://" in service:
+            kind += f"; if it speaks no TLS, use http:// in {element}"
+        raise TransientCloudError(f"{service} does not answer: {kind}", reason=Reason.CONNECTION) from None
     except keystone.ClientException as error:
         raise PermanentCloudError(f"{service}: {_words(error.message or type(error).__name__)}") from None
 
@@ -84,13 +98,21 @@ def words_of(body: bytes) -> str:
         told = json.loads(text)
     except (ValueError, RecursionError):
         told = None
+    if isinstance(told, dict) and isinstance(told.get("error"), dict):
+        told = told["error"]
     message = told.get("message") if isinstance(told, dict) else None
     return _words(message if isinstance(message, str) else text)
 
 
+def words_of_login(error: keystone.Unauthorized) -> str:
+    """What Keystone says of a login that it refuses, beyond that it does; empty where that is nothing."""
+    said = _words(error.message)
+    return "" if said.startswith(_GENERIC) else said.removesuffix(".")
+
+
 def _words(text: object) -> str:
     """One line of plain text without anything that looks like a credential."""
-    line = " ".join(_TAG.sub(" ", str(text or "")[:_TEXT_MAX]).split())
+    line = " ".join(html.unescape(_TAG.sub(" ", str(text or "")[:_TEXT_MAX])).split())
     line = re.sub(r"^(?:HTTP )?\d{3} \w[\w ]*?:? (?=\d{3} )", "", line)
     return _CREDENTIAL_LIKE.sub(r"\1=***", line)[:_WORDS_MAX]
 
@@ -103,7 +125,9 @@ def _kind(error: Exception) -> str:
         ("resolution", "its name cannot be resolved"),
         ("No route", "no route to it"),
         ("timed out", "timed out"),
-        ("reset", "the connection was reset"),
+        ("reset", _BROKEN_OFF[0]),
+        ("EOF", _BROKEN_OFF[1]),
+        ("RemoteDisconnected", _BROKEN_OFF[1]),
     ):
         if sign in text:
             return kind

@@ -34,7 +34,8 @@ class Images:
 
     def __init__(self, session: Session, endpoint: str) -> None:
         self._service = f"Glance at {endpoint}"
-        self._adapter = Adapter(session, service_type="image", endpoint_override=endpoint)
+        # keystoneauth formats this address as text that has fields in it.
+        self._adapter = Adapter(session, service_type="image", endpoint_override=endpoint.replace("%", "%%"))
 
     def create(self, record: Mapping[str, Any], *, may_be: Collection[int] = ()) -> int:
         """The status of the answer: a good one, or one of `may_be`."""

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Any, ClassVar, Self
 
 from keystoneauth1.session import Session
+from urllib3.util import parse_url
 
 from publisher.core.errors import CloudError, InvalidRequest, PermanentCloudError, Reason, TransientCloudError
 from publisher.core.image import DISK_FORMATS, Image
@@ -22,7 +23,7 @@ from publisher.core.ticket import Account, Target
 from workers.clouds.base import CloudImage, CloudPublisher, Tagged, TicketRef, Timeouts
 from workers.clouds.openstack.errors import answered, translated, words_of
 from workers.clouds.openstack.images import Images
-from workers.clouds.openstack.session import Reach, SignIn, image_endpoint, sign_in
+from workers.clouds.openstack.session import ImageService, Reach, SignIn, image_service, sign_in
 from workers.outbound import trust
 from workers.transfer import Answer, Transfer
 
@@ -40,14 +41,14 @@ _SNAPSHOT = ("base_image_ref", "instance_uuid")
 class OpenStackPublisher(CloudPublisher):
     platform: ClassVar[str] = "openstack"
 
-    def __init__(self, session: Session, endpoint: str, who: SignIn, target: Target, reach: Reach) -> None:
+    def __init__(self, session: Session, service: ImageService, target: Target, reach: Reach) -> None:
         self._session = session
-        self._endpoint = endpoint
-        self._service = f"Glance at {endpoint}"
-        self._region = who.region
+        self._endpoint = service.url
+        self._service = f"Glance at {service.url}"
+        self.region = service.region
         self._target = target
         self._reach = reach
-        self._images = Images(session, endpoint)
+        self._images = Images(session, service.url)
         self._to_fill: dict[str, Any] | None = None
         """The record of an image that waits for its bytes."""
         self._planned: str | None = None
@@ -65,7 +66,7 @@ class OpenStackPublisher(CloudPublisher):
         who = SignIn.of(account, target)
         reach = Reach(timeouts, policy, trust(account.fields.get("caBundle")), check)
         session = sign_in(who, reach)
-        return cls(session, image_endpoint(session, who), who, target, reach)
+        return cls(session, image_service(session, who), target, reach)
 
     def close(self) -> None:
         self._session.session.close()
@@ -213,7 +214,7 @@ class OpenStackPublisher(CloudPublisher):
             complete=record["status"] == "active",
             size=record.get("size"),
             hashes={name: value for name, value in hashes.items() if isinstance(value, str) and value},
-            location=self._region or self._endpoint,
+            location=self.region or self._endpoint,
         )
 
     # Bytes ----------------------------------------------------------------------------------------
@@ -222,7 +223,8 @@ class OpenStackPublisher(CloudPublisher):
         with translated(self._service, by_token=True):
             token = str(self._session.get_token())
         return transfer.put(
-            f"{self._endpoint}/v2/images/{cloud_id}/file",
+            # As all other calls write the address.
+            parse_url(f"{self._endpoint}/v2/images/{cloud_id}/file").url,
             {
                 "X-Auth-Token": token,
                 "Content-Type": "application/octet-stream",

@@ -5,19 +5,19 @@ from __future__ import annotations
 import re
 import ssl
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from keystoneauth1.exceptions import EndpointNotFound, Unauthorized
-from keystoneauth1.identity import v2, v3
+from keystoneauth1.exceptions import Unauthorized
+from keystoneauth1.identity import BaseIdentityPlugin, v2, v3
 from keystoneauth1.session import Session
 
 from publisher.core.errors import PermanentCloudError, Reason
 from publisher.core.network import OutboundPolicy
 from publisher.core.ticket import Account, Target
 from workers.clouds.base import Timeouts
-from workers.clouds.openstack.errors import translated
+from workers.clouds.openstack.errors import translated, words_of_login
 from workers.outbound import requests_session
 
 with warnings.catch_warnings():
@@ -29,6 +29,11 @@ with warnings.catch_warnings():
 
 USER_AGENT = "image-publisher"
 _VERSION_SUFFIX = re.compile(r"/(v2\.0|v3)/*$")
+_GLANCE_VERSION = re.compile(r"/v[12](\.\d+)?$")
+_FIRST_DOMAIN = "default"
+_NAMES_SHOWN_MAX, _NAME_SHOWN_MAX = 20, 64
+"""How many names an error shows, and of each how many characters."""
+_ID = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,26 +63,32 @@ class SignIn:
     """`v3` or `v2.0`; None where neither the account nor the address tells."""
     login: str
     password: str
-    domain: str | None
+    user_domain: str
+    """A name or an id, as of the project's domain and the project."""
+    project_domain: str
     project: str | None
     glance_url: str | None
     region: str | None
+    interface: str
 
     @classmethod
     def of(cls, account: Account, target: Target) -> SignIn:
         url = str(account.fields["keystoneUrl"]).rstrip("/")
         suffix = _VERSION_SUFFIX.search(url)
         glance_url = str(account.fields.get("glanceUrl") or "").rstrip("/")
+        project_domain = str(target.fields.get("keystoneDomain") or _FIRST_DOMAIN)
         return cls(
             keystone_url=_VERSION_SUFFIX.sub("", url),
             version=account.fields.get("keystoneVersion") or (suffix[1] if suffix else None),
             login=str(account.fields["login"]),
             password=account.secrets["password"],
-            domain=target.fields.get("keystoneDomain") or None,
+            user_domain=str(account.fields.get("userDomain") or project_domain),
+            project_domain=project_domain,
             project=target.fields.get("keystoneProject") or target.fields.get("tenantName") or None,
             # Each call adds the version itself.
-            glance_url=re.sub(r"/v[12](\.\d+)?$", "", glance_url) or None,
+            glance_url=_GLANCE_VERSION.sub("", glance_url) or None,
             region=target.fields.get("publishLocation") or None,
+            interface=str(account.fields.get("interface") or "public"),
         )
 
     @property
@@ -91,7 +102,7 @@ def sign_in(who: SignIn, reach: Reach) -> Session:
     Keystone answers one and the same 401 to a wrong password and to an unknown project, so this looks further before
     it tells which of them it was.
     """
-    with translated(who.service):
+    with translated(who.service, "keystoneUrl"):
         version = who.version or _discover(who, reach)
         if who.project:
             session = reach.session(_scoped(who, version))
@@ -101,28 +112,56 @@ def sign_in(who: SignIn, reach: Reach) -> Session:
                 pass
             else:
                 return session
-        project = _look_up_project(who, version, reach)
+        project = _find_project(who, version, reach)
         session = reach.session(_scoped(who, version, project_id=project))
         session.get_token()
         return session
 
 
-def image_endpoint(session: Session, who: SignIn) -> str:
-    """The address of Glance, without a version: the account's, or the catalog's. Raises `CloudError`."""
+@dataclass(frozen=True, slots=True)
+class ImageService:
+    """Where Glance is."""
+
+    url: str
+    """Without a version."""
+    region: str | None
+    """None where neither the request nor the catalog tells."""
+
+
+def image_service(session: Session, who: SignIn) -> ImageService:
+    """The account's, or the catalog's. Raises `CloudError`."""
     if who.glance_url:
-        return who.glance_url
-    with translated(who.service):
-        try:
-            found = session.get_endpoint(service_type="image", interface="public", region_name=who.region)
-        except EndpointNotFound:
-            found = None
-    if not found:
-        where = f"region '{who.region}'" if who.region else "the catalog"
+        return ImageService(who.glance_url, who.region)
+    assert isinstance(session.auth, BaseIdentityPlugin)  # noqa: S101  # as `sign_in` makes it
+    with translated(who.service, "keystoneUrl"):
+        catalog = session.auth.get_access(session).service_catalog
+        found = catalog.get_endpoints_data(service_type="image", interface=who.interface)
+    # The first of each region counts.
+    regions = {each.region_name: str(each.catalog_url) for several in found.values() for each in reversed(several)}
+    if not regions:
         raise PermanentCloudError(
-            f"{who.service}: {where} has no image service; give glanceUrl, or another region",
+            f"{who.service}: the catalog has no image service with a {who.interface} endpoint; give glanceUrl",
             reason=Reason.REQUEST,
         )
-    return re.sub(r"/v[12](\.\d+)?$", "", str(found).rstrip("/"))
+    names = _some(filter(None, regions)) or "none with a name"
+    if who.region and who.region not in regions:
+        raise PermanentCloudError(
+            f"publishLocation: region '{who.region}' has no image service; give one of: {names}; or glanceUrl",
+            reason=Reason.REQUEST,
+        )
+    if not who.region and len(regions) > 1:
+        raise PermanentCloudError(
+            f"publishLocation: is needed: this cloud has several regions; give one of: {names}", reason=Reason.REQUEST
+        )
+    region = who.region or next(iter(regions))
+    return ImageService(_GLANCE_VERSION.sub("", regions[region].rstrip("/")), region)
+
+
+def _some(names: Iterable[str]) -> str:
+    """What a cloud offers, in words: it may offer any number."""
+    found = sorted(name[:_NAME_SHOWN_MAX] for name in names)
+    more = [f"and {len(found) - _NAMES_SHOWN_MAX} more"] if len(found) > _NAMES_SHOWN_MAX else []
+    return ", ".join(found[:_NAMES_SHOWN_MAX] + more)
 
 
 def _discover(who: SignIn, reach: Reach) -> str:
@@ -137,14 +176,15 @@ def _scoped(who: SignIn, version: str, project_id: str | None = None) -> Any:
     if version == "v2.0":
         scope = {"tenant_id": project_id} if project_id else {"tenant_name": who.project}
         return v2.Password(f"{who.keystone_url}/v2.0", username=who.login, password=who.password, **scope)
-    by_name = {"project_name": who.project, **_domain(who, "project_domain")}
-    scope = {"project_id": project_id} if project_id else by_name
+    if project_id is None and _is_id(who.project):
+        project_id = who.project
+    by_name = {"project_name": who.project, **_domain("project_domain", who.project_domain)}
     return v3.Password(
         f"{who.keystone_url}/v3",
         username=who.login,
         password=who.password,
-        **_domain(who, "user_domain"),
-        **scope,
+        **_domain("user_domain", who.user_domain),
+        **({"project_id": project_id} if project_id else by_name),
     )
 
 
@@ -156,43 +196,101 @@ def _unscoped(who: SignIn, version: str) -> Any:
         username=who.login,
         password=who.password,
         unscoped=True,
-        **_domain(who, "user_domain"),
+        **_domain("user_domain", who.user_domain),
     )
 
 
-def _domain(who: SignIn, prefix: str) -> dict[str, Any]:
+def _domain(prefix: str, domain: str) -> dict[str, Any]:
     # The first domain has the id "default", whatever its name.
-    if who.domain in (None, "default"):
-        return {f"{prefix}_id": "default"}
-    return {f"{prefix}_name": str(who.domain)}
+    return {f"{prefix}_id" if domain == _FIRST_DOMAIN or _is_id(domain) else f"{prefix}_name": domain}
 
 
-def _look_up_project(who: SignIn, version: str, reach: Reach) -> str:
+def _is_id(given: str | None) -> bool:
+    """Whether Keystone gives ids that look like this, and hardly anybody a name."""
+    return given is not None and _ID.fullmatch(given) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class _Project:
+    id: str
+    name: str
+    domain_id: str | None
+    enabled: bool
+
+
+def _find_project(who: SignIn, version: str, reach: Reach) -> str:
     """The id of the project that is meant, where its name alone did not do: it may be an id, or the only one."""
     session = reach.session(_unscoped(who, version))
     try:
         session.get_token()
-    except Unauthorized:
-        domain = f" and keystoneDomain ('{who.domain or 'default'}')" if version == "v3" else ""
-        raise PermanentCloudError(
-            f"{who.service} rejected the login '{who.login}'; check credAccount.login, credAccount.password{domain}",
-            reason=Reason.CREDENTIALS,
-        ) from None
+    except Unauthorized as error:
+        raise _login_refused(who, version, error) from None
+    projects = _projects(who, version, session)
+    usable = [each for each in projects if each.enabled]
+    if not who.project and len(usable) == 1:
+        return usable[0].id
+    if any(each.id == who.project for each in usable):
+        return str(who.project)
+    if _is_id(who.project) and len(same := [each for each in usable if each.name == who.project]) == 1:
+        return same[0].id
+    element = "tenantName" if version == "v2.0" else "keystoneProject"
+    raise PermanentCloudError(f"{element}: {_why_not(who, projects)}", reason=Reason.REQUEST)
+
+
+def _why_not(who: SignIn, projects: list[_Project]) -> str:
+    """Why the login cannot use the project, and which it can."""
+    usable = _some(each.name for each in projects if each.enabled) or "none"
+    if not who.project:
+        return f"is needed; '{who.login}' may use: {usable}"
+    named = [each for each in projects if who.project in (each.id, each.name)]
+    if not named:
+        return f"'{who.login}' has no project '{who.project}'; it may use: {usable}"
+    if not any(each.enabled for each in named):
+        return f"project '{who.project}' is disabled in the cloud; have it enabled, or use another: {usable}"
+    domains = " or ".join(sorted(str(each.domain_id) for each in named if each.enabled))
+    return (
+        f"'{who.login}' has no project '{who.project}' in the domain '{who.project_domain}', but in the one with the id"
+        f" {domains}; give that as keystoneDomain, and the user's own as credAccount.userDomain"
+    )
+
+
+def _projects(who: SignIn, version: str, session: Session) -> list[_Project]:
+    """All that the login has a role in, disabled ones too."""
+    listed: Any
     if version == "v2.0":
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
-            client = keystone_v2.Client(session=session, endpoint_override=f"{who.keystone_url}/v2.0")
-        projects = {entry.id: entry.name for entry in client.tenants.list()}
+            # keystoneauth formats this address as text that has fields in it.
+            address = f"{who.keystone_url}/v2.0".replace("%", "%%")
+            listed = keystone_v2.Client(session=session, endpoint_override=address).tenants.list()
     else:
-        projects = {entry.id: entry.name for entry in keystone_v3.Client(session=session).auth.projects()}
-    element = "tenantName" if version == "v2.0" else "keystoneProject"
-    if who.project in projects:
-        return str(who.project)
-    if not who.project and len(projects) == 1:
-        return str(next(iter(projects)))
-    usable = ", ".join(sorted(projects.values())) or "none"
-    if not who.project:
-        raise PermanentCloudError(f"{element}: is needed; '{who.login}' may use: {usable}", reason=Reason.REQUEST)
-    raise PermanentCloudError(
-        f"{element}: '{who.login}' has no project '{who.project}'; it may use: {usable}", reason=Reason.REQUEST
+        listed = keystone_v3.Client(session=session).auth.projects()
+    return [_project(each) for each in listed]
+
+
+def _project(listed: Any) -> _Project:
+    enabled = getattr(listed, "enabled", True) is not False
+    return _Project(str(listed.id), str(listed.name), getattr(listed, "domain_id", None), enabled)
+
+
+def _where_the_user_is(who: SignIn) -> str:
+    if who.user_domain != who.project_domain:
+        return f"credAccount.userDomain ('{who.user_domain}')"
+    return f"keystoneDomain ('{who.project_domain}'), which is the user's too unless credAccount.userDomain is given"
+
+
+def _login_refused(who: SignIn, version: str, error: Unauthorized) -> PermanentCloudError:
+    """Of an unknown user and a wrong password Keystone says the same; of a password that has expired, more."""
+    said = words_of_login(error)
+    if said and "expired" in said:
+        return PermanentCloudError(
+            f"{who.service}: the password of '{who.login}' has expired ({said}); change it in the cloud, and then here"
+            " (credAccount.password)",
+            reason=Reason.CREDENTIALS,
+        )
+    told = f" ({said})" if said else ""
+    domain = f" and {_where_the_user_is(who)}" if version == "v3" else ""
+    return PermanentCloudError(
+        f"{who.service} rejected the login '{who.login}'{told}; check credAccount.login, credAccount.password{domain}",
+        reason=Reason.CREDENTIALS,
     )

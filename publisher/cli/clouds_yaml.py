@@ -1,0 +1,134 @@
+"""A cloud of a clouds.yaml as a cloud account, read as the `openstack` command reads it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from publisher.cli import openrc
+from publisher.cli.certificates import read_bundle
+from publisher.core.errors import InvalidRequest
+
+FILE_VARIABLE = "OS_CLIENT_CONFIG_FILE"
+CLOUDS_FILES = (
+    Path("clouds.yaml"),
+    Path("~/.config/openstack/clouds.yaml"),
+    Path("/etc/openstack/clouds.yaml"),
+)
+"""Where OpenStack's own clients look, in their order; the first that is there is read, and no other."""
+_TOLD_BY_REQUESTS = {
+    "project_id", "project_name", "project_domain_id", "project_domain_name", "tenant_id", "tenant_name", "region_name",
+    "regions",
+}  # fmt: skip
+_OF_THE_USER = ("user_domain_id", "domain_id", "user_domain_name", "domain_name")
+_OF_THE_PROJECT = ("project_domain_id", "project_domain_name")
+
+
+@dataclass(frozen=True, slots=True)
+class Cloud:
+    """What a clouds.yaml tells of one cloud."""
+
+    account: dict[str, str]
+    password: str | None = field(repr=False)
+    unused: tuple[str, ...]
+    """What else it tells, by name."""
+
+    @property
+    def warning(self) -> str | None:
+        """What is not used, and what to do about it; None where all of it is."""
+        if not self.unused:
+            return None
+        words = f"Not used of the clouds.yaml: {', '.join(self.unused)}"
+        if {each.removeprefix("auth.") for each in self.unused} & _TOLD_BY_REQUESTS:
+            words += ". Project, its domain and region are told by each request to publish"
+        if {"verify", "insecure"} & set(self.unused):
+            words += ". Certificates are always verified; give the cloud's authorities as cacert or with --ca-bundle"
+        return words
+
+
+class _Told:
+    """The entries of one cloud. OpenStack's clients take those of `auth` from beside it, too."""
+
+    def __init__(self, cloud: Mapping[Any, Any], auth: Mapping[Any, Any]) -> None:
+        self._cloud, self._auth = cloud, auth
+        self._used = {"auth"}
+
+    def first(self, *names: str) -> str | None:
+        """The value of the first of these names that has one. All of them count as used."""
+        self._used |= set(names)
+        for name in names:
+            for name_there in (name, name.replace("_", "-")):
+                if value := self._auth.get(name_there) or self._cloud.get(name_there):
+                    self._used.add(name_there)
+                    return str(value)
+        return None
+
+    def unused(self) -> tuple[str, ...]:
+        names = [str(name) for name in self._cloud if name not in self._used]
+        return tuple(names + [f"auth.{name}" for name in self._auth if name not in self._used])
+
+
+def read_cloud(name: str, file: Path | None) -> Cloud:
+    """Raises `InvalidRequest` where there is no such file or cloud, or it signs in without a password."""
+    path = file or _clouds_file()
+    clouds = _mapping(_read_yaml(path), "clouds", path)
+    if name not in clouds:
+        raise InvalidRequest(f"{path} has no cloud '{name}'; it has {', '.join(map(str, clouds)) or 'none'}")
+    cloud = _mapping(clouds, name, path)
+    told = _Told(cloud, _mapping(cloud, "auth", path))
+    kind = told.first("auth_type") or "password"
+    if kind.removeprefix("v2").removeprefix("v3") != "password":
+        raise InvalidRequest(f"cloud '{name}' of {path} signs in by {kind}; only password is supported")
+    user_domain = told.first(*_OF_THE_USER, "default_domain")
+    # Of these, the project's domain counts here in one case: without a domain of its own, the user is in the first.
+    project_domain = cloud["auth"].get(_OF_THE_PROJECT[0]) or cloud["auth"].get(_OF_THE_PROJECT[1])
+    found = {
+        "keystoneUrl": told.first("auth_url"),
+        "glanceUrl": told.first("image_endpoint_override"),
+        "login": told.first("username", "user_name"),
+        "userDomain": user_domain or (openrc.FIRST_DOMAIN if project_domain else None),
+        "interface": openrc.interface(told.first("image_interface", "interface", "endpoint_type")),
+        "keystoneVersion": openrc.version(told.first("identity_api_version")),
+    }
+    account = {element: value for element, value in found.items() if value}
+    if bundle := told.first("cacert"):
+        account |= read_bundle(Path(bundle).expanduser())
+    password = told.first("password")
+    return Cloud(account, password, told.unused())
+
+
+def _clouds_file() -> Path:
+    if named := os.environ.get(FILE_VARIABLE):
+        return Path(named)
+    for path in CLOUDS_FILES:
+        if path.expanduser().is_file():
+            return path.expanduser()
+    raise InvalidRequest(f"there is none of {', '.join(map(str, CLOUDS_FILES))}; name the file with --file")
+
+
+def _read_yaml(path: Path) -> dict[Any, Any]:
+    import yaml
+
+    class Texts(yaml.SafeLoader):
+        """Reads every value as the text that stands there: a password of digits is no number."""
+
+        # All that is left is `<<`, which merges what is shared.
+        yaml_implicit_resolvers = {"<": yaml.SafeLoader.yaml_implicit_resolvers["<"]}
+
+    try:
+        read = yaml.load(path.read_text("utf-8"), Texts)  # noqa: S506  # it is a SafeLoader
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        # Its own words would quote the line, and there may be a password on it.
+        mark = getattr(error, "problem_mark", None)
+        raise InvalidRequest(f"{path} is not valid YAML{f', line {mark.line + 1}' if mark else ''}") from None
+    return read if isinstance(read, dict) else {}
+
+
+def _mapping(parent: dict[Any, Any], name: str, path: Path) -> dict[Any, Any]:
+    found = parent.get(name)
+    if not isinstance(found, dict):
+        raise InvalidRequest(f"{path} has no '{name}' with entries below it")
+    return found

@@ -1,0 +1,108 @@
+"""Options whose values an openrc file gives: the OS_… variables, read as the `openstack` command reads them.
+
+There (openstacksdk `openstack/config/loader.py`, osc-lib `client_config.py`, keystoneauth) an id goes before a name, a
+variable of its own before `OS_DOMAIN_…`, `OS_PROJECT_…` before `OS_TENANT_…`, and a domain that nothing tells is the
+one with the id `default`, for the user and the project apart.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+FIRST_DOMAIN = "default"
+ACCOUNT, TARGET = "The cloud account", "Where it goes"
+"""Under which headings a command with many options shows these."""
+_VERSIONS = {"3": "v3", "2": "v2.0", "2.0": "v2.0"}
+
+
+def _domain_variables(whose: str) -> list[str]:
+    return [f"OS_{whose}_DOMAIN_ID", "OS_DOMAIN_ID", f"OS_{whose}_DOMAIN_NAME", "OS_DOMAIN_NAME", "OS_DEFAULT_DOMAIN"]
+
+
+def version(text: str | None) -> str | None:
+    """A version of the Identity API, as the element `keystoneVersion` has it; what is none, as it is."""
+    return _VERSIONS.get(text.removeprefix("v"), text) if text else None
+
+
+def interface(text: str | None) -> str | None:
+    """`publicURL` is the same as `public`."""
+    return text.removesuffix("URL") if text else None
+
+
+Project = Annotated[
+    str | None,
+    typer.Option(
+        envvar=["OS_PROJECT_ID", "OS_TENANT_ID", "OS_PROJECT_NAME"],
+        help="Keystone v3 project: its name or id.",
+        rich_help_panel=TARGET,
+    ),
+]
+ProjectDomain = Annotated[
+    str | None,
+    typer.Option(
+        envvar=_domain_variables("PROJECT"),
+        help="Keystone v3 domain of the project: its name or id. Also the user's, if no variable or option gives that.",
+        rich_help_panel=TARGET,
+    ),
+]
+UserDomain = Annotated[
+    str | None,
+    typer.Option(
+        envvar=_domain_variables("USER"),
+        help="Keystone v3 domain of the user: its name or id.",
+        rich_help_panel=ACCOUNT,
+    ),
+]
+Tenant = Annotated[
+    str | None, typer.Option(envvar="OS_TENANT_NAME", help="Keystone v2.0 tenant.", rich_help_panel=TARGET)
+]
+Region = Annotated[
+    str | None,
+    typer.Option(
+        envvar="OS_REGION_NAME", help="Region to publish to; needed where there are several.", rich_help_panel=TARGET
+    ),
+]
+Interface = Annotated[
+    str | None,
+    typer.Option(
+        envvar=["OS_INTERFACE", "OS_ENDPOINT_TYPE"],
+        metavar="public|internal|admin",
+        help="Which of the catalog's addresses of Glance to use; public if not given.",
+        rich_help_panel=ACCOUNT,
+    ),
+]
+KeystoneVersion = Annotated[
+    str | None,
+    typer.Option(
+        envvar="OS_IDENTITY_API_VERSION",
+        metavar="v3|v2.0",
+        help="Found out by asking Keystone if not given.",
+        rich_help_panel=ACCOUNT,
+    ),
+]
+
+
+def is_from_command_line(context: typer.Context, option: str) -> bool:
+    source = context.get_parameter_source(option)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def user_domain(context: typer.Context) -> str | None:
+    """The user's domain: of the option and its variables, or, where the variables tell the project's alone, the first;
+    None where it is to be that of the project."""
+    given: str | None = context.params.get("user_domain")
+    if given or is_from_command_line(context, "domain"):
+        return given
+    told = any(os.environ.get(name) for name in _domain_variables("PROJECT"))
+    return FIRST_DOMAIN if told else None
+
+
+def project(context: typer.Context) -> str | None:
+    """The project of Keystone v3; None where the command line names a tenant instead, whatever the variables tell."""
+    if is_from_command_line(context, "tenant") and not is_from_command_line(context, "project"):
+        return None
+    found: str | None = context.params.get("project")
+    return found

@@ -1,0 +1,103 @@
+"""What the administrator of the development cloud does for a test: Keystone's v3 interface, and its database."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from publisher.devcloud.cloud import DevCloud
+
+PASSWORD = "hunter2-of-this-user"
+
+
+@dataclass
+class Administrator:
+    """Use as a context: what was made is deleted at its end."""
+
+    cloud: DevCloud
+    _made: list[str] = field(default_factory=list)
+    _token: str | None = None
+
+    @classmethod
+    @contextmanager
+    def of(cls, cloud: DevCloud) -> Iterator[Administrator]:
+        administrator = cls(cloud)
+        try:
+            yield administrator
+        finally:
+            for path in reversed(administrator._made):
+                administrator.call("DELETE", path)
+
+    def domain(self) -> dict[str, Any]:
+        made = self.make("domain", name=f"domain-{uuid.uuid4().hex[:8]}")
+        # One that is enabled cannot be deleted.
+        self._made.append(f"/domains/{made['id']}")
+        return made
+
+    def project(self, domain_id: str, *, enabled: bool = True) -> dict[str, Any]:
+        made = self.make("project", name=f"project-{uuid.uuid4().hex[:8]}", domain_id=domain_id, enabled=enabled)
+        self._made.append(f"/projects/{made['id']}")
+        return made
+
+    def user(self, domain_id: str, *projects: dict[str, Any]) -> dict[str, Any]:
+        """A member of these projects, with `PASSWORD`."""
+        made = self.make("user", name=f"user-{uuid.uuid4().hex[:8]}", domain_id=domain_id, password=PASSWORD)
+        self._made.append(f"/users/{made['id']}")
+        (role,) = self.call("GET", "/roles?name=member")["roles"]
+        for project in projects:
+            self.call("PUT", f"/projects/{project['id']}/users/{made['id']}/roles/{role['id']}")
+        return made
+
+    def image_endpoint(self, region: str, interface: str = "public") -> dict[str, Any]:
+        (service,) = self.call("GET", "/services?type=image")["services"]
+        if not any(each["id"] == region for each in self.call("GET", "/regions")["regions"]):
+            self.make("region", id=region)
+            self._made.append(f"/regions/{region}")
+        made = self.make(
+            "endpoint", service_id=service["id"], interface=interface, region_id=region, url=self.cloud.glance_url
+        )
+        self._made.append(f"/endpoints/{made['id']}")
+        return made
+
+    def let_password_expire(self, user: dict[str, Any]) -> None:
+        """As time would, and `password_expires_days`."""
+        with closing(sqlite3.connect(self.cloud.directory / "keystone" / "database.sqlite", timeout=60)) as database:
+            expire = (
+                "UPDATE password SET expires_at = '2020-01-01 00:00:00.000000', expires_at_int = 1577836800000000"
+                " WHERE local_user_id IN (SELECT id FROM local_user WHERE user_id = ?)"
+            )
+            assert database.execute(expire, (user["id"],)).rowcount == 1
+            database.commit()
+
+    def make(self, kind: str, **attributes: Any) -> dict[str, Any]:
+        made: dict[str, Any] = self.call("POST", f"/{kind}s", {kind: attributes})[kind]
+        return made
+
+    def call(self, method: str, path: str, body: object = None) -> Any:
+        if method == "DELETE" and path.startswith("/domains/"):
+            self.call("PATCH", path, {"domain": {"enabled": False}})
+        headers = {"Content-Type": "application/json", "X-Auth-Token": self._token or self._sign_in()}
+        request = urllib.request.Request(  # noqa: S310
+            f"{self.cloud.keystone_url}/v3{path}", json.dumps(body).encode() if body else None, headers, method=method
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
+            found = answer.read()
+        return json.loads(found) if found else None
+
+    def _sign_in(self) -> str:
+        env = self.cloud.env("admin")
+        user = {"name": env["OS_USERNAME"], "domain": {"id": "default"}, "password": env["OS_PASSWORD"]}
+        scope = {"project": {"name": env["OS_PROJECT_NAME"], "domain": {"id": "default"}}}
+        body = {"auth": {"identity": {"methods": ["password"], "password": {"user": user}}, "scope": scope}}
+        request = urllib.request.Request(  # noqa: S310
+            f"{self.cloud.keystone_url}/v3/auth/tokens", json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
+            self._token = str(answer.headers["X-Subject-Token"])
+        return self._token

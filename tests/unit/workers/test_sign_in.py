@@ -1,0 +1,137 @@
+"""Who signs in where, and what is told of a cloud that has several regions, or an address with a `%`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from keystoneauth1.identity import v3
+
+from publisher.core.errors import PermanentCloudError, TransientCloudError
+from publisher.core.network import EVERYWHERE
+from publisher.core.ticket import Account, Target
+from tests.keystone_v2 import KeystoneV2Stub
+from tests.servers.uploads import Upload, upload_server
+from workers.clouds.base import Timeouts
+from workers.clouds.openstack.publisher import OpenStackPublisher
+from workers.clouds.openstack.session import SignIn, _scoped, _unscoped
+from workers.transfer import Transfer
+
+PASSWORD = "hunter2-of-the-cloud"
+AN_ID = "8ac0a8bb14944a3a9d2c3f2e5f0a7c11"
+
+
+def signed_in(account: dict[str, Any], target: dict[str, Any]) -> tuple[v3.Password, v3.PasswordMethod]:
+    fields = {"keystoneUrl": "http://127.0.0.1:9", "login": "joe"} | account
+    who = SignIn.of(Account("openstack", fields, {"password": PASSWORD}), Target("openstack", target))
+    scoped = _scoped(who, "v3")
+    (method,) = scoped.auth_methods
+    (again,) = _unscoped(who, "v3").auth_methods
+    domains = method.user_domain_id, method.user_domain_name
+    assert (again.user_domain_id, again.user_domain_name) == domains, "the same user, with a project or without"
+    return scoped, method
+
+
+@pytest.mark.parametrize(
+    ("user_domain", "keystone_domain", "of_user", "of_project"),
+    [
+        (None, None, ("default", None), ("default", None)),
+        (None, "lab", (None, "lab"), (None, "lab")),
+        ("people", "lab", (None, "people"), (None, "lab")),
+        ("people", None, (None, "people"), ("default", None)),
+        ("default", "lab", ("default", None), (None, "lab")),
+        (AN_ID, "lab", (AN_ID, None), (None, "lab")),
+        ("people", AN_ID, (None, "people"), (AN_ID, None)),
+        ("", "lab", (None, "lab"), (None, "lab")),
+    ],
+)
+def test_the_domains_of_user_and_project(
+    user_domain: str | None,
+    keystone_domain: str | None,
+    of_user: tuple[str | None, str | None],
+    of_project: tuple[str | None, str | None],
+) -> None:
+    target = {"keystoneDomain": keystone_domain, "keystoneProject": "p"}
+    scoped, method = signed_in({"userDomain": user_domain}, target)
+    assert (method.user_domain_id, method.user_domain_name) == of_user
+    assert (scoped.project_domain_id, scoped.project_domain_name) == of_project
+    assert (scoped.project_id, scoped.project_name) == (None, "p")
+
+
+def test_a_project_by_its_id() -> None:
+    scoped, _ = signed_in({}, {"keystoneProject": AN_ID})
+    assert (scoped.project_id, scoped.project_name, scoped.project_domain_id) == (AN_ID, None, None)
+
+
+# Addresses ------------------------------------------------------------------------------------------------------------
+
+
+def glance(upload: Upload) -> None:
+    """An empty list of images; and thanks for a file."""
+    if upload.head.startswith(b"PUT"):
+        upload.read_body()
+        upload.answer(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
+    else:
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 14\r\nConnection: close\r\n\r\n"
+        upload.answer(head + b'{"images": []}')
+
+
+@pytest.mark.parametrize(
+    ("path", "written"),
+    [("/a%20b", "/a%20b"), ("/100%", "/100%25"), ("/%s", "/%25s"), ("/%(user_id)s", "/%25(user_id)s")],
+)
+@pytest.mark.parametrize("told_by", ["account", "catalog"])
+def test_a_percent_sign_in_glances_address(tmp_path: Path, path: str, written: str, told_by: str) -> None:
+    (tmp_path / "disk").write_bytes(b"a disk")
+    with (
+        upload_server(glance) as server,
+        KeystoneV2Stub(f"http://127.0.0.1:{server.port}{path}", users={"joe": PASSWORD}, tenants={"t"}) as keystone,
+        (tmp_path / "disk").open("rb") as file,
+    ):
+        fields = {"keystoneUrl": keystone.url, "login": "joe", "keystoneVersion": "v2.0"}
+        fields |= {"glanceUrl": f"http://127.0.0.1:{server.port}{path}"} if told_by == "account" else {}
+        account = Account("openstack", fields, {"password": PASSWORD})
+        cloud = OpenStackPublisher.connect(
+            account, Target("openstack", {"tenantName": "t"}), Timeouts(5, 20, 20), EVERYWHERE
+        )
+        assert cloud.tagged("deployment") == []
+        assert cloud._put("1", Transfer(file.fileno(), 6)).status == 204
+        cloud.close()
+    assert [each.head.split()[1].decode().partition("?")[0] for each in server.uploads] == [
+        f"{written}/v2/images", f"{written}/v2/images/1/file",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("version", ["v3", "v2.0", None])
+@pytest.mark.parametrize("path", ["/%", "/%zz", "/%s", "/%(user_id)s"])
+def test_a_percent_sign_in_keystones_address(version: str | None, path: str) -> None:
+    fields = {"keystoneUrl": f"http://127.0.0.1:9{path}", "login": "joe", "keystoneVersion": version}
+    account = Account("openstack", fields, {"password": PASSWORD})
+    with pytest.raises(TransientCloudError, match="connection refused"):
+        OpenStackPublisher.connect(account, Target("openstack", {"tenantName": "t"}), Timeouts(5, 20, 20), EVERYWHERE)
+
+
+@pytest.mark.parametrize("element", ["keystoneUrl", "glanceUrl"])
+def test_a_percent_sign_in_a_host_name(element: str) -> None:
+    with KeystoneV2Stub("", users={"joe": PASSWORD}, tenants={"t"}) as keystone:
+        fields = {"keystoneUrl": keystone.url, "login": "joe", "keystoneVersion": "v2.0", element: "http://ho%st:9"}
+        account = Account("openstack", fields, {"password": PASSWORD})
+        with pytest.raises(PermanentCloudError, match=f"http://ho%st:9: that is no valid address; check {element}"):
+            OpenStackPublisher.connect(
+                account, Target("openstack", {"tenantName": "t"}), Timeouts(5, 20, 20), EVERYWHERE
+            ).tagged("deployment")
+
+
+# What a cloud offers --------------------------------------------------------------------------------------------------
+
+
+def test_of_very_many_projects_some_are_named() -> None:
+    tenants = {f"tenant-{number:03}" for number in range(40)}
+    with KeystoneV2Stub("", users={"joe": PASSWORD}, tenants=tenants) as keystone:
+        fields = {"keystoneUrl": keystone.url, "login": "joe", "keystoneVersion": "v2.0"}
+        account = Account("openstack", fields, {"password": PASSWORD})
+        with pytest.raises(PermanentCloudError, match=r"may use: tenant-000, .*, tenant-019, and 20 more$"):
+            OpenStackPublisher.connect(
+                account, Target("openstack", {"tenantName": "x"}), Timeouts(5, 20, 20), EVERYWHERE
+            )

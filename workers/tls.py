@@ -1,0 +1,56 @@
+"""What is wrong with a connection that TLS did not come about on, in words for a person."""
+
+from __future__ import annotations
+
+import ssl
+
+_OTHER_NAME = {62, 63, 64}
+"""X509_V_ERR_HOSTNAME_MISMATCH, and the same for mail and IP addresses (openssl/x509_vfy.h)."""
+_EXPIRED, _NOT_YET_VALID = 10, 9
+_NO_TLS = {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"}
+"""How OpenSSL calls an answer that is no TLS: that of a server which speaks plain HTTP, for one."""
+_ADD = "have its authority added to what this worker trusts (REQUESTS_CA_BUNDLE)"
+_GIVE = "give its authority's as caBundle, or have it added to what this worker trusts (REQUESTS_CA_BUNDLE)"
+
+
+def fault(error: BaseException, where: str, element: str, *, bundle: bool = True) -> str | None:
+    """A sentence about what TLS found wrong at `where`; None where it found nothing. `element` gives its address.
+
+    `bundle`: the account may have a bundle of authorities.
+    """
+    cause = _cause(error)
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return _of_certificate(cause, where, element, _GIVE if bundle else _ADD)
+    # What broke off is no fault of TLS.
+    if cause is None or isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError | ssl.SSLSyscallError):
+        return None
+    if cause.reason in _NO_TLS:
+        return f"{where} speaks no TLS; use http:// in {element}, or the port on which it does"
+    return f"no TLS connection to {where} comes about ({cause.reason or 'no reason is told'}); check {element}"
+
+
+def _of_certificate(error: ssl.SSLCertVerificationError, where: str, element: str, advice: str) -> str:
+    match error.verify_code:
+        case code if code in _OTHER_NAME:
+            return f"the TLS certificate of {where} is for another host name; use in {element} the name it was made for"
+        case code if code == _EXPIRED:
+            return f"the TLS certificate of {where} has expired; have its operator renew it"
+        case code if code == _NOT_YET_VALID:
+            return f"the TLS certificate of {where} is not valid yet; check the clocks of both machines"
+    return f"the TLS certificate of {where} is not trusted ({error.verify_message}); {advice}"
+
+
+def _cause(error: BaseException) -> ssl.SSLError | None:
+    """The error of TLS itself: clients wrap it in their own, as a cause, a context, a reason or an argument."""
+    waiting: list[object] = [error]
+    seen: set[int] = set()
+    while waiting:
+        each = waiting.pop(0)
+        if not isinstance(each, BaseException) or id(each) in seen:
+            continue
+        seen.add(id(each))
+        # Those of aiohttp are errors of TLS as well, and know nothing of what was wrong.
+        if isinstance(each, ssl.SSLError) and type(each).__module__ == "ssl":
+            return each
+        waiting += [each.__cause__, each.__context__, getattr(each, "reason", None), *each.args]
+    return None
