@@ -174,9 +174,19 @@ class Stack:
         finally:
             connection.close()
 
-    def add_image(self, file: Path, *, id: int | None = None, appliance_id: int = 4, **more: Any) -> Image:
+    def add_image(
+        self, file: Path, *, id: int | None = None, appliance_id: int = 4, format: str | None = "raw", **more: Any
+    ) -> Image:
+        """What most tests register are random bytes. With None for the format, the file is asked what it is."""
         return catalog.register(
-            self.store, self.settings.images, file, owner="root", appliance_id=appliance_id, id=id, **more
+            self.store,
+            self.settings.images,
+            file,
+            owner="root",
+            appliance_id=appliance_id,
+            id=id,
+            format=format,
+            **more,
         )
 
     def publish(self, body: dict[str, Any], appliance_id: int = 4) -> dict[str, Any]:

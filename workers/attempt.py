@@ -8,10 +8,12 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
+from dataclasses import replace
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from publisher.core import tracing
+from publisher.core.disk_format import examine_opened
 from publisher.core.errors import (
     Cancelled,
     ConfigurationError,
@@ -119,6 +121,7 @@ class Attempt:
             raise ImageFileError(f"image {image.id} is being generated again")
         descriptor = open_under(self._settings.images, image.location)
         try:
+            image = self._examined(image, descriptor)
             transfer = Transfer(
                 descriptor,
                 image.size,
@@ -132,6 +135,31 @@ class Attempt:
             os.close(descriptor)
         self._leases.published(self._claim, cloud_id=uploaded.cloud_id, location=uploaded.location)
         metrics.PUBLICATION_SECONDS.labels(self._ticket.platform).observe(self._lease.seconds_since_acceptance)
+
+    def _examined(self, image: Image, descriptor: int) -> Image:
+        """The image as its file is found to be now: an earlier version may have registered it, and looked less closely.
+
+        Raises `ImageFileError` for what may be sent to no cloud.
+        """
+        if os.fstat(descriptor).st_size != image.size:
+            return image  # the transfer finds that it is another file
+        try:
+            disk = examine_opened(
+                descriptor,
+                wanted_format=image.format,
+                file_name=image.file_name,
+                virtual_size_max=self._settings.virtual_size_max,
+            )
+        except InvalidRequest as error:
+            raise ImageFileError(str(error)) from None
+        except OSError as error:
+            raise ImageFileError(f"the image file '{image.location}' cannot be read: {error.strerror}") from None
+        return replace(
+            image,
+            disk_format=disk.disk_format,
+            virtual_size=disk.virtual_size,
+            glance_objection=disk.glance_objection,
+        )
 
     def _upload(self, image: Image, transfer: Transfer) -> CloudImage:
         self._phase(Phase.AUTHENTICATING, "Signing in to the cloud")

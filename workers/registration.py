@@ -156,6 +156,8 @@ class Registrar:
             format=disk.format,
             disk_format=disk.disk_format,
             virtual_size=disk.virtual_size,
+            warning=disk.warning,
+            glance_objection=disk.glance_objection,
             digests=digests,
         )
 

@@ -64,6 +64,7 @@ def add(
         print_json(image_json(image))
     else:
         say(f"Image {image.id}: {image.name}, {image.format}, {mebibytes(image.size)}, sha256 {image.sha256}")
+    warn(image)
 
 
 @app.command("list", epilog=examples("images list", "images list --user anna --json"))
@@ -83,6 +84,8 @@ def list_(
         for each in images
     ]
     print_table(["Id", "User", "Appliance", "Name", "Format", "Size", "Location"], rows)
+    for image in images:
+        warn(image)
 
 
 def image_json(image: Image) -> dict[str, Any]:
@@ -102,8 +105,17 @@ def image_json(image: Image) -> dict[str, Any]:
         "sha256": image.sha256,
         "sha512": image.sha512,
         "location": image.location,
+        "warning": image.warning,
         "created": iso(image.created),
     }
+
+
+def warn(image: Image) -> None:
+    """Say on the standard error what is to be known about an image, if anything is."""
+    if image.warning:
+        say(f"Image {image.id}: {image.warning}", console=err)
+    if image.glance_objection:
+        say(f"Image {image.id} cannot be published to OpenStack: {image.glance_objection}", console=err)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from publisher.cli import openrc, passwords
 from publisher.cli.certificates import CaBundle, read_bundle
 from publisher.cli.completion import images, users
 from publisher.cli.examples import examples
-from publisher.cli.images import ID_MAX, Format, Link, hashing
+from publisher.cli.images import ID_MAX, Format, Link, hashing, warn
 from publisher.cli.installation import open_store, read_settings
 from publisher.cli.openrc import (
     ACCOUNT,
@@ -155,6 +155,7 @@ def publish(
         )
         if found is None:
             registered = _register(store, settings, Path(image), request, format=format, link=link)
+            warn(registered)
             request = replace(request, image_id=registered.id)
         ticket = _accept(store, settings, request)
         if not as_json:
@@ -202,7 +203,7 @@ def _register(
 ) -> Image:
     """Register the file that a request is about, once the rest of the request is known to be good."""
     from publisher.core.catalog import register
-    from publisher.core.platforms import check_request
+    from publisher.core.platforms import check_image, check_request
 
     if not file.exists():
         raise InvalidRequest("is neither the number of an image nor a file", field=str(file))
@@ -218,6 +219,7 @@ def _register(
             format=format,
             link=link,
             virtual_size_max=settings.virtual_size_max,
+            on_found=lambda disk: check_image(request.platform, file.name, disk.glance_objection),
             on_progress=on_progress,
         )
 

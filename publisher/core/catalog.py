@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
-from publisher.core.disk_format import VIRTUAL_SIZE_MAX, examine
+from publisher.core.disk_format import VIRTUAL_SIZE_MAX, DiskFile, examine
 from publisher.core.errors import Conflict, ImageFileError, InvalidRequest
 from publisher.core.image import Image, digest, open_under
 from publisher.core.store import Store
@@ -44,14 +44,15 @@ def register(
     name: str | None = None,
     link: bool = False,
     virtual_size_max: int = VIRTUAL_SIZE_MAX,
+    on_found: Callable[[DiskFile], None] = lambda _: None,
     on_progress: Callable[[int], None] = lambda _: None,
 ) -> Image:
     """Register `file` as a generated image, and return its row.
 
     A file under the image root already stays where it is; any other is copied in, or hard-linked with `link`.
-    `on_progress` gets the bytes hashed in each step. Raises `InvalidRequest` for a file that is none, is empty, is
-    not of the format named or lies outside the root by way of a link, and `Conflict` where the id is taken; the root
-    then is as it was.
+    `on_found` gets what the file is, before anything is done with it, and may raise. `on_progress` gets the bytes
+    hashed in each step. Raises `InvalidRequest` for a file that is none, is empty, is refused by `examine`, or lies
+    outside the root by way of a link, and `Conflict` where the id is taken; the root then is as it was.
     """
     image_root.mkdir(parents=True, exist_ok=True, mode=0o750)
     root = image_root.resolve()
@@ -60,6 +61,7 @@ def register(
     if not file.stat().st_size:
         raise InvalidRequest("the file is empty", field=str(file))
     disk = examine(file, wanted_format=format, file_name=file.name, virtual_size_max=virtual_size_max)
+    on_found(disk)
     location, brought = _bring_in(root, file, link)
     try:
         return store.images.add(
@@ -69,6 +71,8 @@ def register(
             format=disk.format,
             disk_format=disk.disk_format,
             virtual_size=disk.virtual_size,
+            warning=disk.warning,
+            glance_objection=disk.glance_objection,
             digests=digest(root / location, on_progress),
             location=str(location),
             id=id,

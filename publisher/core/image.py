@@ -43,7 +43,7 @@ class Image:
     """What the file is: one of `DISK_FORMATS`."""
     size: int
     virtual_size: int
-    """Size of the disk inside: the same as `size` but for a qcow2, whose header tells it."""
+    """Size of the disk inside, as the file's header or footer tells it; of a raw disk the same as `size`."""
     md5: str
     sha256: str
     sha512: str
@@ -56,6 +56,10 @@ class Image:
     wanted_format: str | None = None
     """The format that its caller said it has, if they did; `format` is what it was found to be."""
     error: str | None = None
+    warning: str | None = None
+    """What its owner should know about the file; the image can be published all the same."""
+    glance_objection: str | None = None
+    """Why Glance would refuse the file after its last byte, and what to do; None where it takes the file."""
     sent: int = 0
     total: int = 0
     """Bytes that the registration has read, and will have to; 0 where that is not known yet."""

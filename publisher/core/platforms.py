@@ -93,6 +93,15 @@ def check_request(platform: str, account: dict[str, Any], secrets: dict[str, str
         _check_openstack(account, target)
 
 
+def check_image(platform: str, name: str, glance_objection: str | None) -> None:
+    """Raises `InvalidRequest` for an image that the platform would refuse once it has all its bytes.
+
+    `name` is what the image is called in the message, `glance_objection` that of the image, or of its file.
+    """
+    if glance_objection and PLATFORMS.get(platform) is _OPENSTACK:
+        raise InvalidRequest(f"{name} cannot be published to {platform}: {glance_objection}", field="imageUri")
+
+
 def addresses(platform: str, account: dict[str, Any]) -> dict[str, Any]:
     """The addresses that an account names, by the path of the element that holds each."""
     named = PLATFORMS.get(platform, Platform()).addresses

@@ -13,7 +13,7 @@ from publisher.core.image import Image
 from publisher.core.logs import current_request_id
 from publisher.core.network import OutboundPolicy
 from publisher.core.notifying import check_signing
-from publisher.core.platforms import SECRETS_GO_BY, addresses, check_address, check_request
+from publisher.core.platforms import SECRETS_GO_BY, addresses, check_address, check_image, check_request
 from publisher.core.store import Store
 from publisher.core.store.idempotency import IdempotencyKey
 from publisher.core.ticket import Ticket
@@ -69,6 +69,7 @@ def accept(
     # What is sealed cannot be looked at here; that it is there was checked when the account was stored.
     secrets = request.secrets if stored is None else dict.fromkeys(request.sealed_names, "sealed")
     check_request(request.platform, request.account, secrets, request.target)
+    check_image(request.platform, f"image {image.id} ({image.name})", image.glance_objection)
     if request.notify:
         check_address("notify", request.notify)
         check_signing(store, request.owner, "notify")

@@ -126,6 +126,8 @@ class Incoming:
                 format=disk.format,
                 disk_format=disk.disk_format,
                 virtual_size=disk.virtual_size,
+                warning=disk.warning,
+                glance_objection=disk.glance_objection,
                 digests=self._hasher.digests(),
                 location=self._location,
             )

@@ -200,7 +200,7 @@ class Settings:
     upload_bytes_max: int = field(default=1 << 40, metadata={"help": "Largest image that callers may send themselves."})
     virtual_size_max: int = field(
         default=64 << 40,
-        metadata={"help": "Largest disk that an image may hold, unpacked; 512 bytes to 8 EiB - 1."},
+        metadata={"help": "Largest disk that an image may hold, unpacked: 8 EiB - 1 at most."},
     )
     metrics_token_file: Path | None = field(
         default=None,

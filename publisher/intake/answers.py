@@ -124,6 +124,7 @@ def image_document(image: Image, *, distribution: str | None = None, key: str | 
             "fileName": image.file_name,
             "fileSize": image.size,
             "vmDiskSize": image.virtual_size,
+            "warning": image.warning,
         }
     if image.ready and key:
         document |= {"downloadKey": key, "downloadUri": uris.download_uri(uri, image.file_name, key)}

@@ -13,6 +13,7 @@ from playwright.sync_api import Page, expect
 
 from publisher.core.store.fleet import Member
 from publisher.devcloud.cloud import DevCloud
+from tests import disks
 from tests.browser.conftest import WAIT_MILLISECONDS, LookAt, Site
 from tests.clouds import Glance
 from tests.proxy import Proxy
@@ -28,7 +29,7 @@ expect.set_options(timeout=WAIT_MILLISECONDS)
 @pytest.fixture(scope="module")
 def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("disks") / "my first.raw"
-    file.write_bytes(os.urandom(8 * MIB))
+    file.write_bytes(disks.raw(os.urandom(8 * MIB)))
     return file
 
 

@@ -162,7 +162,10 @@ def _register(service: Service, rng: random.Random, directory: Path) -> list[Ima
     for size in (*SIZES, BROKEN_SIZE):
         file = directory / f"{size}.raw"
         file.write_bytes(rng.randbytes(size))
-        images.append(catalog.register(service.store, service.settings.images, file, owner="root", appliance_id=4))
+        image = catalog.register(
+            service.store, service.settings.images, file, owner="root", appliance_id=4, format="raw"
+        )
+        images.append(image)
         file.unlink()
     with (service.settings.images / images[-1].location).open("r+b") as opened:
         opened.write(rng.randbytes(KIB))

@@ -70,7 +70,7 @@ def intake(sqlite_url: str, tmp_path: Path) -> Iterator[Intake]:
     store.users.add("root", LOGIN.partition(":")[2], administrator=True)
     file = tmp_path / "disk.raw"
     file.write_bytes(random.Random(7).randbytes(SIZE))  # noqa: S311  # no secret
-    image = register(store, settings.images, file, owner="root", appliance_id=4)
+    image = register(store, settings.images, file, owner="root", appliance_id=4, format="raw")
     server = Server(
         [
             *(sys.executable, "-m", "publisher.intake.server"),

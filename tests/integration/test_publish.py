@@ -15,6 +15,7 @@ import pytest
 from publisher.core.image import Image
 from publisher.core.ticket import State
 from publisher.devcloud.cloud import DevCloud
+from tests import disks
 from tests.clouds import Glance, publish_body
 from tests.patience import PATIENCE
 from tests.proxy import Proxy
@@ -484,19 +485,17 @@ def test_content_that_changed_is_found_out_by_its_hash_and_removed(
     assert_failed(failing, glance, publish_body(devcloud, uri(small)), "sha512", "removed from the cloud")
 
 
-def test_what_glance_refuses_after_the_whole_body(
+def test_an_image_that_leads_elsewhere_and_was_registered_before_that_was_looked_for(
     failing: Stack, tmp_path: Path, devcloud: DevCloud, glance: Glance
 ) -> None:
-    # A qcow2 whose contents are in another file: Glance's format inspection does not let it in.
-    backed = bytearray(MIB)
-    backed[:8] = b"QFI\xfb" + (3).to_bytes(4, "big")
-    backed[8:20] = (512).to_bytes(8, "big") + (11).to_bytes(4, "big")
-    backed[24:32] = (1 << 30).to_bytes(8, "big")
-    backed[512:523] = b"/etc/passwd"
-    file = tmp_path / "backed.qcow2"
-    file.write_bytes(backed)
-    image = failing.add_image(file)
-    assert_failed(failing, glance, publish_body(devcloud, uri(image)), "qcow2")
+    file = tmp_path / "disk.qcow2"
+    file.write_bytes(disks.qcow2())
+    image = failing.add_image(file, format=None)
+    # A qcow2 whose contents are in another file.
+    with (failing.settings.images / image.location).open("r+b") as opened:
+        opened.seek(8)
+        opened.write((512).to_bytes(8, "big") + (11).to_bytes(4, "big"))
+    assert_failed(failing, glance, publish_body(devcloud, uri(image)), "a backing file", "qemu-img convert -O qcow2")
 
 
 def test_an_image_above_the_clouds_limit(failing: Stack, devcloud: DevCloud, glance: Glance, large_file: Path) -> None:

@@ -44,7 +44,7 @@ def test_fetched_by_a_worker_published_and_generated_again(stack: Stack) -> None
     file = stack.settings.images / "generated" / "disk.raw"
     file.parent.mkdir(parents=True)
     file.write_bytes(CONTENT)
-    image = post(stack, IMAGES, {"location": "generated/disk.raw", "name": "web"})
+    image = post(stack, IMAGES, {"location": "generated/disk.raw", "name": "web", "format": {"name": "raw"}})
     assert stack.wait(image)["complete"]
     found = stack.call("GET", image["uri"]).json
     assert (found["sha256sum"], found["fileSize"]) == (hashlib.sha256(CONTENT).hexdigest(), len(CONTENT))
@@ -60,7 +60,7 @@ def test_fetched_by_a_worker_published_and_generated_again(stack: Stack) -> None
 
 
 def test_sent_by_its_caller(stack: Stack) -> None:
-    answer = stack.call("POST", f"{IMAGES}?name=sent", CONTENT, content_type="application/octet-stream")
+    answer = stack.call("POST", f"{IMAGES}?name=sent&format=raw", CONTENT, content_type="application/octet-stream")
     assert (answer.status, answer.json["status"]["complete"]) == (201, True)
     assert answer.json["sha256sum"] == hashlib.sha256(CONTENT).hexdigest()
     ticket = stack.publish({"imageUri": answer.json["uri"], "credAccount": MEMORY})

@@ -66,7 +66,8 @@ def test_the_clouds_password_is_in_no_file_message_log_or_answer(tmp_path: Path,
         redis = Watched(installation.directory)
         file = tmp_path / "image.raw"
         file.write_bytes(bytes(range(256)) * 4096)
-        assert installation.run("images", "add", str(file), "--user", "root", "--appliance", "4").returncode == 0
+        given = "--user", "root", "--appliance", "4", "--format", "raw"
+        assert installation.run("images", "add", str(file), *given).returncode == 0
         root = f"root:{installation.password('root')}"
         base = "/api/users/root/appliances/4"
         for changes in ({}, {"account__password": WRONG}):

@@ -22,6 +22,7 @@ from tornado.web import RequestHandler
 from publisher.cli.programs import worker_node
 from publisher.cli.redis_server import answers
 from publisher.core.settings import Settings
+from tests import disks
 from tests.installation import (
     CLOUD_PASSWORD,
     START_SECONDS,
@@ -48,7 +49,7 @@ def installation(tmp_path: Path) -> Installation:
 
 def test_it_publishes_stops_cleanly_and_starts_again(installation: Installation) -> None:
     image = installation.directory.with_suffix(".img")
-    image.write_bytes(os.urandom(3 << 20))
+    image.write_bytes(disks.raw(os.urandom(3 << 20)))
 
     with running(installation, "--no-flower") as up:
         password = installation.password("root")

@@ -59,6 +59,8 @@ class Images:
         virtual_size: int,
         digests: Digests,
         location: str,
+        warning: str | None = None,
+        glance_objection: str | None = None,
         id: int | None = None,
     ) -> Image:
         """The image's appliance is made, too, where there is none. Raises `Conflict` where the id is taken or the owner
@@ -75,6 +77,8 @@ class Images:
             "sha256": digests.sha256,
             "sha512": digests.sha512,
             "location": location,
+            "warning": warning,
+            "glance_objection": glance_objection,
             "created": db_now(),
             "modified": db_now(),
             "registered": db_now(),

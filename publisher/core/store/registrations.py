@@ -32,6 +32,8 @@ _UNREAD: dict[str, Any] = {
     "md5": "",
     "sha256": "",
     "sha512": "",
+    "warning": None,
+    "glance_objection": None,
 }
 """What describes a file that nobody has read yet."""
 _UNEXPIRED = images.c.lease_until >= db_now()
@@ -198,7 +200,17 @@ class Registrations:
         """Write down where the file will be, before it is there. Raises `LeaseLost`."""
         self._write(claim, _UNEXPIRED, location=location, durable=True)
 
-    def ready(self, claim: Registration, *, format: str, disk_format: str, virtual_size: int, digests: Digests) -> None:
+    def ready(
+        self,
+        claim: Registration,
+        *,
+        format: str,
+        disk_format: str,
+        virtual_size: int,
+        digests: Digests,
+        warning: str | None = None,
+        glance_objection: str | None = None,
+    ) -> None:
         """Raises `LeaseLost`."""
         self._write(
             claim,
@@ -211,6 +223,8 @@ class Registrations:
             md5=digests.md5,
             sha256=digests.sha256,
             sha512=digests.sha512,
+            warning=warning,
+            glance_objection=glance_objection,
             sent=digests.size,
             total=digests.size,
             error=None,

@@ -130,6 +130,9 @@ images = Table(
     Column("source", Text),
     Column("wanted_format", String(32)),
     Column("error", Text),
+    # What its owner should know about the file, and why Glance would refuse it.
+    Column("warning", Text),
+    Column("glance_objection", Text),
     Column("sent", BigInteger, nullable=False, server_default="0"),
     Column("total", BigInteger, nullable=False, server_default="0"),
     Column("attempt", Integer, nullable=False, server_default="0"),

@@ -127,7 +127,7 @@ REQUEST_ONLY = frozenset({"applianceUri", "caBundle", "location", "notify"})
 authorities that a cloud is trusted by, and where an image is to be fetched from and who is to be told of a publication,
 whose URLs may hold a secret."""
 
-JSON_ONLY = frozenset({"userDomain", "interface"})
+JSON_ONLY = frozenset({"userDomain", "interface", "warning"})
 """Elements of our own that answers have in JSON alone: clients that are bound to the schema refuse the XML."""
 
 _ASKED = uris("applianceUri", "notify")
@@ -150,7 +150,7 @@ _PLAIN = {
         *date_times("totalTime"),
         *uris("uri"),
     ),
-    "image": (*_IMAGE, *uris("location")),
+    "image": (*_IMAGE, *uris("location"), *strings("warning")),
     "imageFormat": (*_OBJECT, *strings("name")),
     "installProfile": _OBJECT,
     "instance": (*_OBJECT, *strings("hostname", "instanceId", "name"), *uris("parentUri", "uri")),

@@ -15,6 +15,7 @@ from typer.testing import CliRunner, Result
 from publisher.cli.main import app
 from publisher.core.settings import Settings
 from publisher.core.store import Store
+from tests import disks
 
 
 @dataclass
@@ -39,7 +40,7 @@ class Cli:
     def json(self, *arguments: str | Path | int, **variables: str) -> Any:
         return json.loads(self.ok(*arguments, "--json", **variables))
 
-    def image_file(self, name: str = "disk.img", content: bytes = b"a disk" * 1000) -> Path:
+    def image_file(self, name: str = "disk.img", content: bytes = disks.raw(b"a disk" * 1000)) -> Path:
         file = self.directory / name
         file.write_bytes(content)
         return file

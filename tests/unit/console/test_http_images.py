@@ -11,12 +11,13 @@ from sqlalchemy import update
 from publisher.core.image import ImageState
 from publisher.core.store.engine import writing
 from publisher.core.store.tables import tickets
+from tests import disks
 from tests.unit.console.conftest import Browser, Page, browse
 from tests.unit.intake.conftest import IMAGES, Service, add_image
 
 Browsers = Callable[..., Browser]
 
-BYTES = b"QFI\xfb" + bytes(20) + (1 << 30).to_bytes(8, "big") + bytes(4096)
+BYTES = disks.qcow2()
 
 
 def names(page: Page) -> list[str]:
@@ -236,7 +237,7 @@ def test_one_is_deleted_after_it_was_said_what_that_does(fresh: Service, browser
     upload(alice, BYTES, file_name="a.qcow2")
     image = fresh.store.images.latest(1)[0]
     page = alice.get(f"/images/{image.id}/delete")
-    assert "Its file of 4.0 KiB is deleted" in page.words
+    assert "Its file of 12.0 KiB is deleted" in page.words
     assert "It was never published" in page.words
     assert alice.post(f"/images/{image.id}/delete").location == "/console/images"
     assert fresh.store.images.get(image.id) is None

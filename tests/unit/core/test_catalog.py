@@ -11,10 +11,10 @@ from publisher.core.catalog import discard_old_incoming, incoming, register
 from publisher.core.errors import Conflict, InvalidRequest
 from publisher.core.image import Image
 from publisher.core.store import Store
+from tests import disks
 from tests.unit.core.records import APPLIANCE, OWNER, add_owner
-from tests.unit.core.test_image import qcow2
 
-CONTENT = b"a disk" * 1000
+CONTENT = disks.raw(b"a disk" * 1000)
 
 
 @pytest.fixture
@@ -152,7 +152,7 @@ def test_a_wrong_format_leaves_nothing_behind(sqlite_store: Store, root: Path, f
 
 
 def test_a_qcow2_is_known_with_its_virtual_size(sqlite_store: Store, root: Path, tmp_path: Path) -> None:
-    (tmp_path / "disk.qcow2").write_bytes(qcow2(20 << 30))
+    (tmp_path / "disk.qcow2").write_bytes(disks.qcow2(20 << 30))
     image = register(
         sqlite_store, root, tmp_path / "disk.qcow2", owner=OWNER, appliance_id=4, format="openstackqcow2", name="web"
     )

@@ -15,13 +15,14 @@ from publisher.core.image import ImageState
 from publisher.core.store.engine import writing
 from publisher.core.store.images import Images
 from publisher.core.store.tables import images
+from tests import disks
 from tests.unit.intake.conftest import JSON, UFORGE, XML, Service
 
 ALICE = "users/alice/appliances/14/images"
 BYTES = "application/octet-stream"
 BROUGHT = "0123456789ab4def8123456789abcdef"
 """A directory as those are called that files are brought into."""
-QCOW2 = b"QFI\xfb" + (3).to_bytes(4, "big") + bytes(16) + (5 << 30).to_bytes(8, "big") + bytes(500)
+QCOW2 = disks.qcow2(5 << 30)
 
 
 def place(service: Service, name: str, content: bytes = QCOW2) -> Path:
@@ -180,11 +181,11 @@ def test_the_bytes_themselves(fresh: Service, accept: str) -> None:
         ("?format=raw", QCOW2, 400, "format: 'raw' means a raw file, but the file is qcow2"),
         ("?format=floppy", QCOW2, 400, "format: 'floppy' is unknown"),
         ("?name=" + "x" * 300, QCOW2, 400, "name: has 1 to 255"),
-        ("", bytes(3001), 413, "the image is larger than 3000 bytes"),
+        ("", bytes(30001), 413, "the image is larger than 30000 bytes"),
     ],
 )
 def test_refused_bytes_leave_nothing(start: Any, parameters: str, content: bytes, status: int, words: str) -> None:
-    service: Service = start(upload_bytes_max=3000)
+    service: Service = start(upload_bytes_max=30000)
     before = count(service)
     for accept in (XML, JSON):
         answer = service.post(ALICE + parameters, content, content_type=BYTES, login="alice", accept=accept)

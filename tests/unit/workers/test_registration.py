@@ -22,11 +22,12 @@ from publisher.core.store import Store
 from publisher.core.store.engine import writing
 from publisher.core.store.registrations import Registration, Registrations
 from publisher.core.store.tables import images
+from tests import disks
 from tests.patience import PATIENCE
 from tests.unit.core.records import OWNER, add_owner
 from workers.registration import Registrar
 
-CONTENT = b"QFI\xfb" + (3).to_bytes(4, "big") + bytes(16) + (5 << 30).to_bytes(8, "big") + b"x" * 100_000
+CONTENT = disks.qcow2(5 << 30) + b"x" * 100_000
 SECRET = "what-gives-access"
 
 

@@ -76,6 +76,8 @@ class OpenStackPublisher(CloudPublisher):
             raise InvalidRequest(f"has 1 to {NAME_LENGTH_MAX} characters", field="displayName")
         if image.disk_format not in DISK_FORMATS:
             raise InvalidRequest(f"Glance takes no '{image.disk_format}' image", field="imageUri")
+        if image.glance_objection:
+            raise InvalidRequest(image.glance_objection, field="imageUri")
 
     def find(self, ticket: TicketRef) -> CloudImage | None:
         entries = {entry.cloud_id: entry.state for entry in ticket.journal.entries()}

@@ -1,0 +1,51 @@
+"""Thousands of headers of disk files with changed numbers: each is accepted with sane numbers or refused, at once."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from publisher.core.disk_format import VIRTUAL_SIZE_MAX, examine
+from publisher.core.errors import InvalidRequest
+from publisher.core.image import DISK_FORMATS
+from tests.image_cases import CASES, ImageCase, mutated
+
+COUNT = 5000 if os.environ.get("FULL") else 600
+"""`FULL=1` for all of them."""
+CPU_SECONDS_MAX = 1.0
+
+
+def test_mutated_headers(tmp_path: Path) -> None:
+    file = tmp_path / "disk"
+    accepted = refused = 0
+    for seed in range(COUNT):
+        file.write_bytes(mutated(seed))
+        began = time.thread_time()
+        try:
+            disk = examine(file, wanted_format=(None, "raw", "openstackvmdk")[seed % 3], file_name="disk")
+        except InvalidRequest:
+            refused += 1
+        else:
+            assert disk.disk_format in DISK_FORMATS, seed
+            assert 0 < disk.virtual_size <= VIRTUAL_SIZE_MAX, seed
+            accepted += 1
+        assert time.thread_time() - began < CPU_SECONDS_MAX, seed
+    assert accepted > COUNT // 20, "the changes are so small that some are still disks"
+    assert refused > COUNT // 4
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_files_from_outside(case: ImageCase, tmp_path: Path) -> None:
+    (tmp_path / case.name).write_bytes(case.content)
+    began = time.thread_time()
+    if case.refused:
+        with pytest.raises(InvalidRequest) as raised:
+            examine(tmp_path / case.name, wanted_format=None, file_name=case.name)
+        assert all(part in str(raised.value) for part in case.refused), raised.value
+    else:
+        disk = examine(tmp_path / case.name, wanted_format=None, file_name=case.name)
+        assert (disk.disk_format, disk.virtual_size) == (case.disk_format, case.virtual_size)
+    assert time.thread_time() - began < CPU_SECONDS_MAX

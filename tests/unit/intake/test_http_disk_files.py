@@ -1,0 +1,76 @@
+"""Disk files that are sent over the API: registered with the right size, or refused in words; never a 5xx."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+from sqlalchemy import update
+
+from publisher.core.store.engine import writing
+from publisher.core.store.tables import images
+from tests import disks
+from tests.image_cases import CASES, ImageCase, mutated
+from tests.unit.intake.conftest import JSON, XML, Service, json_body
+
+ALICE = "users/alice/appliances/14/images"
+BYTES = "application/octet-stream"
+MUTATED = range(500 if os.environ.get("FULL") else 100)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_files_from_outside(fresh: Service, case: ImageCase) -> None:
+    before = fresh.store.images.list()
+    for accept in (XML, JSON):
+        answer = fresh.post(
+            f"{ALICE}?fileName={case.name}", case.content, content_type=BYTES, login="alice", accept=accept
+        )
+        if case.refused:
+            assert answer.status == 400
+            assert all(part in answer.problem() for part in case.refused), answer.problem()
+        else:
+            assert answer.status == 201, answer.body
+    if case.refused:
+        assert fresh.store.images.list() == before
+        assert [each for each in fresh.settings.images.rglob("*") if each.is_file()] == []
+    else:
+        found = fresh.store.images.list()[-1]
+        assert (found.disk_format, found.virtual_size) == (case.disk_format, case.virtual_size)
+
+
+def test_mutated_headers(service: Service) -> None:
+    for seed in MUTATED:
+        answer = service.post(f"{ALICE}?name=m", mutated(seed), content_type=BYTES, login="alice", accept=JSON)
+        assert answer.status in (201, 400), (seed, answer.body)
+
+
+def test_a_warning_is_in_json_and_never_in_xml(fresh: Service) -> None:
+    sent = fresh.post(f"{ALICE}?name=odd&format=raw", b"eleven byte", content_type=BYTES, login="alice", accept=JSON)
+    assert sent.status == 201, sent.body
+    assert sent.json["warning"].startswith("No partition table, boot sector or file system was found")
+    assert fresh.get(sent.json["uri"], login="alice", accept=JSON).json["warning"] == sent.json["warning"]
+    assert b"warning" not in fresh.get(sent.json["uri"], login="alice", accept=XML).body
+    good = fresh.post(f"{ALICE}?name=good", disks.raw(), content_type=BYTES, login="alice", accept=JSON)
+    assert "warning" not in good.json
+
+
+def test_what_glance_refuses_is_refused_as_it_is_asked_for(fresh: Service) -> None:
+    sent = fresh.post(f"{ALICE}?fileName=win.vhd", disks.vhd_fixed(), content_type=BYTES, login="alice", accept=JSON)
+    assert sent.status == 201, sent.body
+    image = sent.json["dbId"]
+    path = "users/alice/appliances/14/pimages"
+    body = json.loads(json_body(image=None)) | {"imageUri": sent.json["uri"]}
+    answer = fresh.post(path, json.dumps(body), content_type=JSON, login="alice")
+    assert answer.status == 400, answer.body
+    assert answer.problem().startswith(
+        f"imageUri: image {image} (win) cannot be published to openstack: Glance does not"
+    )
+    assert "`qemu-img convert -f vpc -O qcow2 win.vhd disk.qcow2`" in answer.problem()
+    assert fresh.store.tickets.list() == []
+    # Another cloud has other rules.
+    elsewhere = {"imageUri": sent.json["uri"], "credAccount": {"targetPlatform": {"name": "memory"}, "login": "x"}}
+    assert fresh.post(path, json.dumps(elsewhere), content_type=JSON, login="alice").status == 201
+    with writing(fresh.store.engine) as connection:
+        connection.execute(update(images).where(images.c.id == image).values(glance_objection=None))
+    assert fresh.post(path, json.dumps(body), content_type=JSON, login="alice").status == 201

@@ -1,0 +1,124 @@
+"""Disk files that a worker fetches; and images that an earlier version registered, which looked less closely."""
+
+from __future__ import annotations
+
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from unittest.mock import Mock
+
+import pytest
+
+from publisher.core.errors import InvalidRequest
+from publisher.core.image import Image, ImageState, digest
+from publisher.core.settings import Settings
+from publisher.core.store import Store
+from publisher.core.ticket import State, Target
+from publisher.core.vault import Vault
+from tests import disks
+from tests.disks import GIB
+from tests.image_cases import CASES, ImageCase
+from tests.unit.core.records import APPLIANCE, OWNER, add_owner, add_ticket, current
+from tests.unit.workers.test_registration import Origin, begin, files, now, origin, registrar, settings, start
+from workers.clouds.memory import CLOUD
+from workers.clouds.openstack.publisher import OpenStackPublisher
+from workers.clouds.openstack.session import ImageService, Reach
+from workers.registration import Registrar
+from workers.runner import Runner
+
+__all__ = ["origin", "registrar", "settings"]
+
+
+@pytest.mark.parametrize("by_url", [True, False], ids=["from a URL", "under the image root"])
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_files_from_outside(
+    registrar: Registrar, sqlite_store: Store, settings: Settings, origin: Origin, case: ImageCase, by_url: bool
+) -> None:
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        start(handler, 200, **{"Content-Length": str(len(case.content))})
+        handler.wfile.write(case.content)
+
+    origin.answers[f"/{case.name}"] = answer
+    if not by_url:
+        (settings.images / case.name).write_bytes(case.content)
+    id = begin(sqlite_store, origin.url(f"/{case.name}") if by_url else case.name)
+    assert registrar.run(id) is (ImageState.FAILED if case.refused else ImageState.READY)
+    image = now(sqlite_store, id)
+    if case.refused:
+        assert all(part in str(image.error) for part in case.refused), image.error
+        assert image.attempt == 1
+        assert files(settings) == ([] if by_url else [case.name])
+    else:
+        assert (image.disk_format, image.virtual_size) == (case.disk_format, case.virtual_size)
+
+
+def add_as_before(store: Store, root: Path, content: bytes, disk_format: str, name: str) -> Image:
+    """As earlier versions did: without a look at more than the first bytes."""
+    add_owner(store)
+    root.mkdir(parents=True, exist_ok=True)
+    (root / name).write_bytes(content)
+    known = digest(root / name)
+    return store.images.add(
+        owner=OWNER, appliance_id=APPLIANCE, name="old", format=disk_format, disk_format=disk_format,
+        virtual_size=known.size, digests=known, location=name,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.refused], ids=lambda case: case.name)
+def test_an_old_image_that_is_refused_now_is_sent_to_no_cloud(
+    sqlite_store: Store, settings: Settings, case: ImageCase
+) -> None:
+    disk_format = case.name.rpartition(".")[2].replace("ova", "raw")
+    wanted = {"vmdk": "openstackvmdk"}.get(disk_format, disk_format)
+    image = add_as_before(sqlite_store, settings.images, case.content, wanted, case.name)
+    vault = Vault.from_file(settings.key_file)
+    ticket = add_ticket(
+        sqlite_store, image_id=image.id, image_size=image.size, sealed_secrets=vault.seal({"password": "secret"})
+    )
+    before = dict(CLOUD.images)
+    assert Runner(sqlite_store, vault, settings, worker="new").run(ticket.id) is State.FAILED
+    assert CLOUD.images == before
+    failed = current(sqlite_store, ticket)
+    assert failed.attempt == 1
+    assert all(part in str(failed.error) for part in case.refused), failed.error
+
+
+def openstack(target: Target) -> OpenStackPublisher:
+    return OpenStackPublisher(Mock(), Mock(spec=ImageService), target, Mock(spec=Reach))
+
+
+def test_openstack_refuses_before_any_byte_what_glance_would_after_the_last(
+    sqlite_store: Store, tmp_path: Path
+) -> None:
+    image = add_as_before(sqlite_store, tmp_path / "images", disks.vhd_fixed(), "vhd", "win.vhd")
+    found = sqlite_store.images.get(image.id)
+    assert found
+    cloud = openstack(Target("openstack", {}))
+    cloud.check(found)
+    objecting = Image(
+        **{name: getattr(found, name) for name in found.__slots__} | {"glance_objection": "no; convert it"}
+    )
+    with pytest.raises(InvalidRequest, match="imageUri: no; convert it"):
+        cloud.check(objecting)
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "min_disk"),
+    [
+        (disks.vhd_dynamic(40 * GIB), "big.vhd", 40),
+        (disks.vdi(7 * GIB), "d.vdi", 7),
+        (disks.vmdk(5 * GIB + 512 * 128), "d.vmdk", 6),
+        (disks.qcow2(20 * GIB), "d.qcow2", 20),
+        (disks.iso(), "d.iso", 0),
+        (next(case.content for case in CASES if case.name == "big.vhd"), "big.vhd", 41),
+    ],
+    ids=["vhd", "vdi", "vmdk", "qcow2", "iso", "vhd of whole cylinders"],
+)
+def test_the_disk_that_openstack_asks_for(
+    registrar: Registrar, sqlite_store: Store, settings: Settings, content: bytes, name: str, min_disk: int
+) -> None:
+    """In GiB, rounded up: what Nova compares a flavor's disk with."""
+    (settings.images / name).write_bytes(content)
+    id = begin(sqlite_store, name)
+    assert registrar.run(id) is ImageState.READY
+    cloud = openstack(Target("openstack", {"displayName": "x"}))
+    assert cloud._properties("1", now(sqlite_store, id), Mock())["min_disk"] == min_disk
