@@ -202,6 +202,7 @@ def _register(
 ) -> Image:
     """Register the file that a request is about, once the rest of the request is known to be good."""
     from publisher.core.catalog import register
+    from publisher.core.image_writer import UnpackLimits
     from publisher.core.platforms import check_request
 
     if not file.exists():
@@ -217,6 +218,7 @@ def _register(
             appliance_id=request.appliance_id,
             format=format,
             link=link,
+            limits=UnpackLimits.of(settings),
             virtual_size_max=settings.virtual_size_max,
             on_progress=on_progress,
         )

@@ -10,7 +10,8 @@ import pytest
 
 from publisher.core.disk_format import examine
 from publisher.core.errors import ImageFileError, InvalidRequest
-from publisher.core.image import digest, open_under
+from publisher.core.hashing import digest
+from publisher.core.image import open_under
 from tests.patience import PATIENCE
 
 GIB = 1 << 30

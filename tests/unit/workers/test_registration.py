@@ -318,7 +318,7 @@ def trickle(origin: Origin) -> Callable[[BaseHTTPRequestHandler], None]:
     """Sends on and on, until it is let go."""
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
-        start(handler, 200, **{"Content-Length": str(1 << 40)})
+        start(handler, 200, **{"Content-Length": str(100 << 20)})
         try:
             while not origin.released.wait(0.005):
                 handler.wfile.write(b"x" * 4096)
