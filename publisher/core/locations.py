@@ -82,4 +82,4 @@ def file_name(source: str) -> str:
         return safe_name(PurePosixPath(source).name)
     name = PurePosixPath(urlsplit(source).path).name
     # A slash in it, decoded, is part of the name. In S3 a percent sign is one.
-    return safe_name(unquote(name) if is_fetched_by_http(source) else name)
+    return safe_name(unquote(name).replace("\ufffd", "_") if is_fetched_by_http(source) else name)

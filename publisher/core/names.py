@@ -18,14 +18,20 @@ def check_name(name: str, field: str, *, longest: int = NAME_MAX, trimmed: bool 
     """
     if not 0 < len(name) <= longest:
         raise InvalidRequest(f"has 1 to {longest} characters, not {len(name)}", field=field)
-    if any(_is_undecoded(each) for each in name):
-        raise InvalidRequest("is not UTF-8; send it encoded in UTF-8", field=field)
+    check_text(name, field)
     if name.isspace():
         raise InvalidRequest("consists of blanks only; give a name that can be seen", field=field)
     check_line(name, field)
     if trimmed and name != name.strip():
         raise InvalidRequest("has a blank at its beginning or end; leave it out", field=field)
     return name
+
+
+def check_text(text: str, field: str) -> str:
+    """Any text, of several lines, too. Raises `InvalidRequest`."""
+    if any(_is_undecoded(each) for each in text):
+        raise InvalidRequest("is not UTF-8; send it encoded in UTF-8", field=field)
+    return text
 
 
 def check_line(text: str, field: str) -> str:

@@ -48,16 +48,16 @@ def begin(
     return store.registrations.begin(
         owner=owner,
         appliance_id=appliance_id,
-        name=check_name(name, "name", trimmed=False) if name else _default_name(file_name(source)),
+        name=_checked_name(name, file_name(source)),
         wanted_format=check_format(format) if format else None,
         source=source,
         expected=expected,
     )
 
 
-def _default_name(file: str) -> str:
-    """Without its format, nor how it is compressed, as its suffixes tell."""
-    return Path(without_suffix(file)).stem
+def _checked_name(name: str, file: str) -> str:
+    """An image's name; by default that of its file, without the suffixes. Raises `InvalidRequest`."""
+    return check_name(name or Path(without_suffix(file)).stem, "name", trimmed=False)
 
 
 def wake_image(store: Store, waker: ImageWaker, image_id: int) -> None:
@@ -93,7 +93,7 @@ class Incoming:
         if file_name:
             check_name(file_name, "fileName", trimmed=False)
         self._file_name = safe_name(file_name or name or "image")
-        self._name = check_name(name, "name", trimmed=False) if name else ""
+        self._name = _checked_name(name, self._file_name)
         self._format = check_format(format) if format else None
         self._arrival = Arrival(self._root, self._file_name, store.images.has_file)
         self._writer = ImageWriter(self._arrival.path, UnpackLimits.of(settings), field="body", expected=expected)
@@ -147,7 +147,7 @@ class Incoming:
         image = self._store.images.add(
             owner=owner,
             appliance_id=appliance_id,
-            name=self._name or Path(file_name).stem,
+            name=self._name,
             format=disk.format,
             disk_format=disk.disk_format,
             virtual_size=disk.virtual_size,

@@ -16,6 +16,9 @@ _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 # terminal or a log would act on them.
 _FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufffe\uffff]")
 
+_NAMES = frozenset({"name", "displayName"})
+"""Of what a request makes. Elsewhere blanks are as good as nothing."""
+
 # More digits than any number of 64 bits has. Longer ones are not converted: that takes quadratic time.
 _INTEGER = re.compile(r"[+-]?[0-9]{1,32}")
 
@@ -104,6 +107,8 @@ def json_kind(value: object) -> str:
 
 
 def _string(field: Field, text: str, path: str) -> str | None:
+    if text.isspace() and path in _NAMES:
+        raise InvalidRequest("consists of blanks only; give a name that can be seen, or leave it out", field=path)
     if not text or text.isspace():
         return None
     if len(text) > field.limit:
