@@ -288,7 +288,7 @@ def _check_size(size: int, settings: Settings) -> None:
 
 
 def _check_room(size: int, settings: Settings) -> None:
-    if size > shutil.disk_usage(settings.images).free:
+    if size > shutil.disk_usage(settings.images).free - settings.disk_free_bytes_min:
         raise _no_space()
 
 

@@ -3,10 +3,12 @@ zeros left out as holes, and hashed."""
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import io
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +28,8 @@ _FREE_BYTES = 64 << 20
 """So much a compressed image may unpack to, however small it is."""
 _FREE_ZERO_BYTES = 64 << 30
 """Likewise with its zeros, which take time but no room."""
+_ROOM_BYTES = 64 << 20
+"""After so much that was written, the free space is looked at again."""
 _ZEROS_PER_BYTE = 32
 """So many zeros count as one byte."""
 _FICLONE = 0x40049409
@@ -34,15 +38,16 @@ _FICLONE = 0x40049409
 
 @dataclass(frozen=True, slots=True)
 class UnpackLimits:
-    """How large a compressed image may become."""
+    """How large a compressed image may become, and what any image leaves free on the disk. In bytes."""
 
     bytes_max: int = 1 << 40
     ratio_max: int = 200
-    """Bytes to which each byte of it may unpack; 0: any number."""
+    """To which each byte of it may unpack; 0: any number."""
+    free_bytes_min: int = 0
 
     @classmethod
     def of(cls, settings: Settings) -> UnpackLimits:
-        return cls(settings.upload_bytes_max, settings.unpack_ratio_max)
+        return cls(settings.upload_bytes_max, settings.unpack_ratio_max, settings.disk_free_bytes_min)
 
 
 UNPACK_LIMITS = UnpackLimits()
@@ -91,6 +96,8 @@ class ImageWriter:
         self._inner_head = b""
         self._hasher = Hasher()
         self._data_bytes = 0
+        self._room_at = 0
+        """How many bytes of data there will be when the free space is looked at next."""
         self._sent_hashes = {each.algorithm: hashlib.new(each.algorithm, usedforsecurity=False) for each in expected}
 
     def __enter__(self) -> Self:
@@ -179,6 +186,10 @@ class ImageWriter:
         self._hasher.update(view)
 
     def _write_all(self, data: memoryview, offset: int) -> None:
+        if self._limits.free_bytes_min and self._data_bytes >= self._room_at:
+            self._room_at = self._data_bytes + _ROOM_BYTES
+            if shutil.disk_usage(self._path.parent).free < self._limits.free_bytes_min:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self._data_bytes += len(data)
         while data:
             count = os.pwrite(self._file.fileno(), data, offset)

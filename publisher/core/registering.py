@@ -90,6 +90,7 @@ class Incoming:
         self._store = store
         self._root = settings.images
         self._virtual_size_max = settings.virtual_size_max
+        self._free_bytes_min = settings.disk_free_bytes_min
         if file_name:
             check_name(file_name, "fileName", trimmed=False)
         self._file_name = safe_name(file_name or name or "image")
@@ -121,8 +122,8 @@ class Incoming:
 
     @property
     def room(self) -> int:
-        """Bytes that may still be written before the disk is full."""
-        return shutil.disk_usage(self._root).free
+        """Bytes that may still be written before the disk counts as full."""
+        return shutil.disk_usage(self._root).free - self._free_bytes_min
 
     def write(self, piece: bytes) -> None:
         """Raises `InvalidRequest`, where it cannot be unpacked, and `OSError`, where the disk is full."""

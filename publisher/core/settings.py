@@ -72,7 +72,7 @@ class Settings:
         default=64 << 20,
         metadata={
             "help": "Free space below which `/readyz` and `publisher doctor` report the disk of the SQLite database or"
-            " of the images as full."
+            " of the images as full, and no image is taken in."
         },
     )
     production: bool = field(

@@ -39,7 +39,7 @@ def test_at_the_next_start_of_the_intake(tmp_path: Path, redis: RedisServer) -> 
             "Content-Type: application/octet-stream\r\nContent-Length: 3000000\r\n\r\n".encode()
             + b"x" * 200_000
         )
-        until(lambda: any(each.is_file() and each.stat().st_size for each in files(kept.parent) if each != kept), 60)
+        until(lambda: any(each.is_file() and each.stat().st_size for each in files(kept.parent) if each != kept), 600)
         assert stack._intake is not None
         os.killpg(stack._intake.pid, signal.SIGKILL)
         stack._intake.wait(30)
@@ -57,9 +57,11 @@ def test_at_the_next_start_of_the_intake(tmp_path: Path, redis: RedisServer) -> 
     try:
         until(
             lambda: list(kept.parent.glob("*/large.img")) or adding.poll() is not None,
-            60,
+            600,
             lambda: str(adding.stderr and adding.stderr.read()),
         )
+        # It lives, and leaves the processor to others.
+        adding.send_signal(signal.SIGSTOP)
         with Stack.in_directory(tmp_path, redis.url, workers=0):
             left = files(kept.parent)
             assert [each.name for each in left if each.is_file() and each.suffix == ".img"] != ["mine.img"]

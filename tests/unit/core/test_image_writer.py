@@ -8,6 +8,7 @@ import hashlib
 import io
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -131,6 +132,18 @@ def test_checksums_are_compared(tmp_path: Path, algorithm: str, kind: str | None
 def test_what_is_no_checksum(text: str) -> None:
     with pytest.raises(InvalidRequest, match="sum: is no md5 checksum; give its 32 hexadecimal digits"):
         checksum("md5", text, "sum")
+
+
+@pytest.mark.parametrize("kind", [None, *COMPRESS])
+def test_some_room_is_left_on_the_disk(tmp_path: Path, kind: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("publisher.core.image_writer._ROOM_BYTES", 100_000)
+    free = iter([1000, 1000, 999])
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=next(free)))
+    limits = UnpackLimits(bytes_max=1 << 40, ratio_max=0, free_bytes_min=1000)
+    parts = [bytes([number]) * 65536 for number in range(1, 9)]
+    content = b"".join(COMPRESS[kind](part) if kind else part for part in parts)
+    with pytest.raises(OSError, match="No space left on device"):
+        written(tmp_path / "disk", content, limits=limits)
 
 
 def test_a_link_in_the_files_place_is_not_followed(tmp_path: Path) -> None:
