@@ -16,7 +16,9 @@ def check_name(name: str, field: str, *, longest: int = NAME_MAX, trimmed: bool 
 
     `trimmed`: whether blanks at either end are refused.
     """
-    if not 0 < len(name) <= longest:
+    if not name:
+        raise InvalidRequest(f"is needed: 1 to {longest} characters", field=field)
+    if len(name) > longest:
         raise InvalidRequest(f"has 1 to {longest} characters, not {len(name)}", field=field)
     check_text(name, field)
     if name.isspace():

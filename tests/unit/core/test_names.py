@@ -19,7 +19,7 @@ UNDECODED = os.fsdecode(b"b\xff")
 """An argument of a command that is not UTF-8."""
 
 BAD = {
-    "": "has 1 to 255 characters, not 0",
+    "": "is needed: 1 to 255 characters",
     "x" * 256: "has 1 to 255 characters, not 256",
     "   ": "consists of blanks only",
     "\u3000": "consists of blanks only",

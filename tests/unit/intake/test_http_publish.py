@@ -197,6 +197,9 @@ TEXTS = [
 @each_text
 @pytest.mark.parametrize("value", TEXTS, ids=range(len(TEXTS)))
 def test_text_comes_through_as_it_is(service: Service, element: Element, value: str) -> None:
+    if element.name == "displayName":
+        # This is the one that Glance takes no four bytes in.
+        value = value.replace("\U0001f600\U00010348", "\u263a")
     for body, kind in ((element.xml(value), XML), (element.json(value), JSON)):
         intact(service, element, value, service.post(FLAT, body, content_type=kind, accept=JSON))
 
@@ -204,7 +207,7 @@ def test_text_comes_through_as_it_is(service: Service, element: Element, value: 
 @each_text
 def test_the_longest_text(service: Service, element: Element) -> None:
     # Characters, not bytes.
-    value = "\U0001f600" * element.limit
+    value = ("\u263a" if element.name == "displayName" else "\U0001f600") * element.limit
     intact(service, element, value, service.post(FLAT, element.xml(value), accept=JSON))
 
 
