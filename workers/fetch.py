@@ -32,6 +32,8 @@ logging.getLogger("fsspec").setLevel(logging.INFO)
 _PIECE_BYTES = 4 << 20
 _CHECK_SECONDS = 0.25
 _TRANSIENT = {408, 425, 429}
+_ENCODINGS = {"", "identity", "gzip", "x-gzip", "zstd"}
+"""Those whose bytes are those of a file that is compressed so."""
 
 
 def fetch(
@@ -99,13 +101,29 @@ def _fetch_http(
         target = redirect.response.headers.get("Location") or redirect.response.headers.get("URI") or ""
         check_remote(str(redirect.url.join(URL(target))), settings.location_hosts)
 
+    async def check_encoding(_: Any, __: Any, answered: aiohttp.TraceRequestEndParams) -> None:
+        encoding = answered.response.headers.get("Content-Encoding", "").strip().lower()
+        if answered.response.ok and encoding not in _ENCODINGS:
+            raise PermanentCloudError(
+                f"{answered.url.host} sends the file encoded as '{encoding[:40]}', although asked not to; have it sent"
+                " as it is"
+            )
+
     async def session(loop: asyncio.AbstractEventLoop, **_: Any) -> aiohttp.ClientSession:
         tracing = aiohttp.TraceConfig()
         tracing.on_request_redirect.append(check_redirect)
-        # What a server compresses on the way is not what was generated.
+        tracing.on_request_end.append(check_encoding)
+        # What a server compresses on the way is not what was generated. Where it does so nevertheless, or takes the
+        # compression of the file itself for an encoding, the file is unpacked within bounds, as any compressed one.
         headers = {"Accept-Encoding": "identity"}
         connector = aiohttp_connector(OutboundPolicy.of(settings), trust())
-        return aiohttp.ClientSession(connector=connector, trace_configs=[tracing], timeout=timeout, headers=headers)
+        return aiohttp.ClientSession(
+            connector=connector,
+            trace_configs=[tracing],
+            timeout=timeout,
+            headers=headers,
+            auto_decompress=False,
+        )
 
     files = fsspec.filesystem("http", get_client=session, skip_instance_cache=True)
     opened = sync(files.loop, files.set_session)
@@ -195,6 +213,10 @@ def _translated(host: str) -> Iterator[None]:
         raise PermanentCloudError(f"{host} has no such file") from None
     except PermissionError:
         raise PermanentCloudError(f"{host} refuses to give the file", reason=Reason.FORBIDDEN) from None
+    except aiohttp.TooManyRedirects as error:
+        seen = [each.url for each in error.history]
+        words = "redirects in a loop" if len(set(seen)) < len(seen) else f"redirects more than {len(seen)} times"
+        raise PermanentCloudError(f"{host} {words}; give the address of the file itself") from None
     except aiohttp.ClientResponseError as error:
         if error.status < 500 and error.status not in _TRANSIENT:
             raise PermanentCloudError(f"{host} answered {error.status} {error.message}") from None

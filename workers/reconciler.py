@@ -10,7 +10,7 @@ import time
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from publisher.core import catalog
+from publisher.core import unfinished
 from publisher.core.errors import QueueUnavailable
 from publisher.core.queue import WakeQueue
 from publisher.core.settings import Settings
@@ -66,7 +66,7 @@ class Reconciler:
         """Every now and then. A key that has expired counts as unused, whether it is still there or not."""
         if time.monotonic() >= self._purge_at:
             self._purge_at = time.monotonic() + _PURGE_SECONDS
-            catalog.discard_old_incoming(self._image_root)
+            unfinished.discard_abandoned(self._image_root, self._store.images.has_file)
             self._store.idempotency_keys.purge(self._idempotency_seconds)
             self._store.fleet.forget(_SILENT_KEPT_SECONDS)
 

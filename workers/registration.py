@@ -1,4 +1,4 @@
-"""One generated image, from its claim until it is registered: fetched under the image root, identified, hashed."""
+"""One generated image, from its claim until it is registered: fetched, unpacked, hashed, examined."""
 
 from __future__ import annotations
 
@@ -6,25 +6,32 @@ import errno
 import io
 import logging
 import os
+import shutil
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from publisher.core import catalog
+from publisher.core import unfinished
+from publisher.core.checksums import check
+from publisher.core.compression import HEAD_BYTES, compression_of, unpacked_name
 from publisher.core.disk_format import examine
 from publisher.core.errors import (
     ImageFileError,
+    ImageTooLarge,
     InvalidRequest,
     LeaseLost,
     PermanentCloudError,
     ShuttingDown,
     TransientCloudError,
 )
-from publisher.core.image import Digests, Hasher, ImageState, open_under
+from publisher.core.hashing import Hasher, pieces
+from publisher.core.image import Digests, Image, ImageState, open_under
+from publisher.core.image_writer import ImageWriter, UnpackLimits, Written
 from publisher.core.locations import file_name, is_remote
 from publisher.core.logs import bound, with_context
 from publisher.core.settings import Settings
@@ -35,7 +42,8 @@ from workers.fetch import fetch
 
 logger = logging.getLogger(__name__)
 
-_READ_BYTES = 1 << 20
+_ROOM_BYTES = 64 << 20
+"""So often it is looked whether there is room for the rest."""
 
 
 class RegistrationFreed(LeaseLost):
@@ -117,27 +125,37 @@ class Registrar:
         image, root = claim.image, self._settings.images
         source = image.source or ""
         # What an earlier attempt, or the image's last generation, has left. No ticket needs that any more.
-        catalog.discard(root, image.location)
-        catalog.discard_fetched(root, image.id, claim.token)
+        unfinished.discard(root, image.location)
+        unfinished.discard_fetched(root, image.id, claim.token)
         with Progress(self._registrations, claim, self._settings, self._shutting_down, asked=asked) as progress:
-            if not is_remote(source):
-                digests = _read(root, source, progress)
-                self._ready(claim, digests, root / source, source)
+            if is_remote(source):
+                self._bring_in(claim, progress, lambda writer: _fetch(source, writer, self._settings, progress))
                 return
-            incoming = catalog.fetched(root, image.id, claim.token)
-            location = ""
+            with io.FileIO(open_under(root, source)) as file:
+                progress.total = os.fstat(file.fileno()).st_size
+                if compression_of(os.pread(file.fileno(), HEAD_BYTES, 0)) is not None:
+                    self._bring_in(claim, progress, lambda writer: _copy(file, writer, progress))
+                    return
+                digests = _digest(file, progress)
+            check(image.expected, digests.by_algorithm())
+            self._ready(claim, digests, root / source, source)
+
+    def _bring_in(self, claim: Registration, progress: Progress, fill: Callable[[ImageWriter], None]) -> None:
+        """Have a new file filled, bring it under the root, and register it."""
+        image, root = claim.image, self._settings.images
+        location = ""
+        with unfinished.fetching(root, image.id, claim.token) as incoming:
             try:
-                digests = _fetch(source, incoming, self._settings, progress)
-                location = catalog.new_location(file_name(source))
+                written = _write(image, incoming, self._settings, progress, fill)
+                location = unfinished.new_location(unpacked_name(file_name(image.source or ""), written.compression))
                 self._registrations.place(claim, location)
-                catalog.bring_in(root, incoming, location)
-                self._ready(claim, digests, root / location, location)
+                unfinished.bring_in(root, incoming, location)
+                self._ready(claim, written.digests, root / location, location)
             except SQLAlchemyError:
                 # Perhaps it is committed, and only the answer was lost. If not, the next attempt discards the file.
                 raise
             except BaseException:
-                incoming.unlink(missing_ok=True)
-                catalog.discard(root, location)
+                unfinished.discard(root, location)
                 raise
 
     def _ready(self, claim: Registration, digests: Digests, file: Path, location: str) -> None:
@@ -250,39 +268,73 @@ class Progress:
                 logger.warning("image %d: the store did not answer: %s", self._claim.image.id, type(error).__name__)
 
 
-def _read(root: Path, source: str, progress: Progress) -> Digests:
-    """Hash a file under the image root. Raises `ImageFileError`."""
+def _digest(file: io.FileIO, progress: Progress) -> Digests:
+    """Hash a file. Raises what `Progress.check` raises."""
     hasher = Hasher()
-    with io.FileIO(open_under(root, source)) as file:
-        progress.total = os.fstat(file.fileno()).st_size
-        while piece := file.read(_READ_BYTES):
-            progress.check()
-            hasher.update(piece)
-            progress.sent = hasher.size
+    for piece in pieces(file):
+        progress.check()
+        hasher.update(piece)
+        progress.sent = hasher.size
     return hasher.digests()
 
 
-def _fetch(source: str, incoming: Path, settings: Settings, progress: Progress) -> Digests:
-    """Fetch what a URL names, hashing it on the way. Raises what `fetch` raises."""
-    hasher = Hasher()
+def _write(
+    image: Image, incoming: Path, settings: Settings, progress: Progress, fill: Callable[[ImageWriter], None]
+) -> Written:
+    """Have a file written and finished. Raises what `fill` and `ImageWriter` raise."""
+    limits = UnpackLimits.of(settings)
+    try:
+        with ImageWriter(incoming, limits, field="location", expected=image.expected, check=progress.check) as writer:
+            fill(writer)
+            return writer.finish()
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise _no_space() from None
+        raise
+
+
+def _copy(file: io.FileIO, writer: ImageWriter, progress: Progress) -> None:
+    """Unpack a file under the image root."""
+    for piece in pieces(file):
+        progress.check()
+        writer.write(piece)
+        progress.sent = writer.received
+
+
+def _fetch(source: str, writer: ImageWriter, settings: Settings, progress: Progress) -> None:
+    """Fetch what a URL names. Raises what `fetch` raises, and `ImageTooLarge`."""
+    looked_at = 0
 
     def expect(total: int) -> None:
         progress.total = total
+        _check_size(total, settings)
+        _check_room(total, settings)
 
     def take(piece: bytes) -> None:
-        file.write(piece)
-        hasher.update(piece)
-        progress.sent = hasher.size
+        nonlocal looked_at
+        _check_size(writer.received + len(piece), settings)
+        if writer.received - looked_at >= _ROOM_BYTES:
+            looked_at = writer.received
+            _check_room(max(0, progress.total - writer.received), settings)
+        writer.write(piece)
+        progress.sent = writer.received
 
-    try:
-        with incoming.open("xb") as file:
-            fetch(source, settings, expect=expect, take=take, check=progress.check)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise TransientCloudError("there is no space left for the image") from None
-        raise
-    if progress.total and hasher.size != progress.total:
-        raise TransientCloudError(f"{hasher.size} of {progress.total} bytes came, then the connection ended")
-    return hasher.digests()
+    fetch(source, settings, expect=expect, take=take, check=progress.check)
+    if progress.total and writer.received != progress.total:
+        raise TransientCloudError(f"{writer.received} of {progress.total} bytes came, then the connection ended")
+
+
+def _check_size(size: int, settings: Settings) -> None:
+    if size > settings.upload_bytes_max:
+        raise ImageTooLarge(
+            f"the image is larger than {settings.upload_bytes_max} bytes (PUBLISHER_UPLOAD_BYTES_MAX)", field="location"
+        )
+
+
+def _check_room(size: int, settings: Settings) -> None:
+    if size > shutil.disk_usage(settings.images).free - settings.disk_free_bytes_min:
+        raise _no_space()
+
+
+def _no_space() -> TransientCloudError:
+    return TransientCloudError("there is no space left for the image")

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from celery.signals import worker_init, worker_ready, worker_shutdown
 from sqlalchemy.exc import SQLAlchemyError
 
-from publisher.core import tracing
+from publisher.core import tracing, unfinished
 from publisher.core.logs import bound, with_context
 from publisher.core.platforms import installed
 from publisher.core.queue import PUBLISH_TASK, REGISTER_TASK, WakeQueue
@@ -99,6 +99,8 @@ def _prepare(**_: Any) -> None:
     tracing.configure("worker")
     serve(store(), settings, readiness(store(), consumer, drain))
     store().check_schema()
+    # Of workers that were killed here: the reconciler may run on another machine, which does not see their locks.
+    unfinished.discard_abandoned(settings.images, store().images.has_file)
     runner()
     notifier()
     for platform in installed():

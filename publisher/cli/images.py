@@ -40,10 +40,20 @@ def add(
     format: Format = None,
     name: Annotated[str | None, typer.Option(help="Its name; that of the file by default.")] = None,
     link: Link = False,
+    md5: Annotated[str | None, typer.Option(help="The MD5 that the file, or the disk in it, must have.")] = None,
+    sha256: Annotated[str | None, typer.Option(help="Likewise its SHA-256.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Register a disk image, so that it can be published. A file under the image root stays where it is."""
+    """Register a disk image, so that it can be published. A file under the image root stays where it is.
+
+    One that is compressed (gz, xz, zst, bz2) is unpacked into the image root.
+    """
     from publisher.core.catalog import register
+    from publisher.core.checksums import checksum
+    from publisher.core.image_writer import UnpackLimits
+
+    given = {"md5": md5, "sha256": sha256}
+    expected = tuple(checksum(name, text, f"--{name}") for name, text in given.items() if text is not None)
 
     settings = read_settings()
     with open_store(settings) as store, hashing(file) as on_progress:
@@ -57,6 +67,8 @@ def add(
             format=format,
             name=name,
             link=link,
+            expected=expected,
+            limits=UnpackLimits.of(settings),
             virtual_size_max=settings.virtual_size_max,
             on_progress=on_progress,
         )

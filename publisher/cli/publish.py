@@ -203,6 +203,7 @@ def _register(
 ) -> Image:
     """Register the file that a request is about, once the rest of the request is known to be good."""
     from publisher.core.catalog import register
+    from publisher.core.image_writer import UnpackLimits
     from publisher.core.platforms import check_image, check_request
 
     if not file.exists():
@@ -218,6 +219,7 @@ def _register(
             appliance_id=request.appliance_id,
             format=format,
             link=link,
+            limits=UnpackLimits.of(settings),
             virtual_size_max=settings.virtual_size_max,
             on_found=lambda disk: check_image(request.platform, file.name, disk.glance_objection),
             on_progress=on_progress,

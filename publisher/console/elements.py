@@ -20,7 +20,7 @@ ACCOUNT_PREFIX = f"{CRED_ACCOUNT}."
 
 _NEVER_IN_FORMS = (Kind.LIST, Kind.OBJECT, Kind.POLYMORPHIC)
 
-_CALLED = {"caBundle": "CA bundle"}
+_CALLED = {"caBundle": "CA bundle", "md5sum": "MD5", "sha256sum": "SHA-256"}
 _HINTS = {
     "keystoneUrl": "Where the cloud signs its users in, such as https://cloud.example.com:5000",
     "glanceUrl": "Only if the cloud's catalog does not tell the right one",
@@ -33,7 +33,7 @@ _HINTS = {
     "publicImage": "Every project of the cloud may use it; many clouds allow this to administrators only",
     "caBundle": "Certificates (PEM) of the authorities to trust, where the system's own are not enough",
 }
-_VERBS = ("is", "has", "must", "may", "cannot", "names", "leads")
+_VERBS = ("is", "has", "must", "may", "cannot", "names", "leads", "consists")
 """What is wrong begins with one of these where it is a sentence about its field."""
 _MEANINGS = {"the image root": "the directory of generated images on the server"}
 _KEPT = "Leave empty to keep what is stored"

@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import logging
 import os
-import re
-import shutil
-import time
-import uuid
 from collections.abc import Callable
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
+from publisher.core import unfinished
+from publisher.core.checksums import Checksums, check
+from publisher.core.compression import HEAD_BYTES, compression_of, unpacked_name
 from publisher.core.disk_format import VIRTUAL_SIZE_MAX, DiskFile, examine
 from publisher.core.errors import Conflict, ImageFileError, InvalidRequest
-from publisher.core.image import Image, digest, open_under
+from publisher.core.hashing import digest, pieces
+from publisher.core.image import Digests, Image, open_under
+from publisher.core.image_writer import UNPACK_LIMITS, ImageWriter, UnpackLimits, clone
+from publisher.core.names import check_name, safe_name
 from publisher.core.store import Store
+from publisher.core.unfinished import Arrival
 
 logger = logging.getLogger(__name__)
-
-_BROUGHT = re.compile(r"[0-9a-f]{12}4[0-9a-f]{3}[89ab][0-9a-f]{15}")
-"""The directories that `_bring_in` makes: random UUIDs."""
-
-_INCOMING = ".incoming"
-_INCOMING_SECONDS = 86400.0
 
 _READ_BEFORE_MAX = 1000
 _read_before: dict[tuple[int, int, int, int], str] = {}
@@ -43,46 +39,116 @@ def register(
     format: str | None = None,
     name: str | None = None,
     link: bool = False,
+    expected: Checksums = (),
+    limits: UnpackLimits = UNPACK_LIMITS,
     virtual_size_max: int = VIRTUAL_SIZE_MAX,
     on_found: Callable[[DiskFile], None] = lambda _: None,
     on_progress: Callable[[int], None] = lambda _: None,
 ) -> Image:
     """Register `file` as a generated image, and return its row.
 
-    A file under the image root already stays where it is; any other is copied in, or hard-linked with `link`.
-    `on_found` gets what the file is, before anything is done with it, and may raise. `on_progress` gets the bytes
-    hashed in each step. Raises `InvalidRequest` for a file that is none, is empty, is refused by `examine`, or lies
-    outside the root by way of a link, and `Conflict` where the id is taken; the root then is as it was.
+    A file under the image root already stays where it is; any other is copied in, or hard-linked with `link`. A
+    compressed one is unpacked into the root, and stays as it is itself. `on_found` gets what the disk file is, before
+    it is registered, and may raise. `on_progress` gets the bytes of `file` that were read in each step.
+
+    Raises `InvalidRequest` for a file that is none, is empty, cannot be unpacked, is refused by `examine`, has another
+    checksum than `expected`, or lies outside the root by way of a link, and `Conflict` where the id is taken; the root
+    then is as it was.
     """
     image_root.mkdir(parents=True, exist_ok=True, mode=0o750)
     root = image_root.resolve()
     if not file.is_file():
-        raise InvalidRequest("there is no such file", field=str(file))
-    if not file.stat().st_size:
-        raise InvalidRequest("the file is empty", field=str(file))
-    disk = examine(file, wanted_format=format, file_name=file.name, virtual_size_max=virtual_size_max)
-    on_found(disk)
-    location, brought = _bring_in(root, file, link)
+        raise InvalidRequest("there is no such file", field=_shown(file))
+    with io.FileIO(os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)) as source:
+        if not os.fstat(source.fileno()).st_size:
+            raise InvalidRequest("the file is empty", field=_shown(file))
+        compression = compression_of(os.pread(source.fileno(), HEAD_BYTES, 0))
+        file_name = unpacked_name(file.name, compression)
+        image_name = check_name(name if name is not None else Path(file_name).stem, "name", trimmed=False)
+        kept = _inside(root, file) if _is_under(root, file) else None
+
+        def found(path: Path) -> DiskFile:
+            disk = examine(path, wanted_format=format, file_name=file_name, virtual_size_max=virtual_size_max)
+            on_found(disk)
+            return disk
+
+        def add(disk: DiskFile, digests: Digests, location: str) -> Image:
+            return store.images.add(
+                owner=owner,
+                appliance_id=appliance_id,
+                name=image_name,
+                format=disk.format,
+                disk_format=disk.disk_format,
+                virtual_size=disk.virtual_size,
+                warning=disk.warning,
+                glance_objection=disk.glance_objection,
+                digests=digests,
+                location=location,
+                id=id,
+            )
+
+        # What is not compressed is looked at before it is copied, which may take long.
+        disk = found(file) if compression is None else None
+        if kept is not None and disk is not None:
+            digests = digest(file, on_progress)
+            check(expected, digests.by_algorithm())
+            return add(disk, digests, kept)
+        with Arrival(root, safe_name(file_name), store.images.has_file) as arrival:
+            digests = _bring_in(source, file, arrival, expected, limits, on_progress, link=link and disk is not None)
+            if not digests.size:
+                raise InvalidRequest("there is nothing in the file", field=_shown(file))
+            disk = disk or found(arrival.path)
+            arrival.committing = True
+            return add(disk, digests, arrival.location)
+
+
+def _bring_in(
+    source: io.FileIO,
+    file: Path,
+    arrival: Arrival,
+    expected: Checksums,
+    limits: UnpackLimits,
+    on_progress: Callable[[int], None],
+    *,
+    link: bool,
+) -> Digests:
+    """Link, clone, copy or unpack a file into the root, and hash what is there then."""
     try:
-        return store.images.add(
-            owner=owner,
-            appliance_id=appliance_id,
-            name=name or file.stem,
-            format=disk.format,
-            disk_format=disk.disk_format,
-            virtual_size=disk.virtual_size,
-            warning=disk.warning,
-            glance_objection=disk.glance_objection,
-            digests=digest(root / location, on_progress),
-            location=str(location),
-            id=id,
-        )
-    except BaseException:
-        if brought:
-            (root / location).unlink(missing_ok=True)
-            with contextlib.suppress(OSError):
-                (root / location).parent.rmdir()
-        raise
+        if link:
+            os.link(file.resolve(), arrival.path)
+        if link or (compression_of(os.pread(source.fileno(), HEAD_BYTES, 0)) is None and clone(source, arrival.path)):
+            digests = digest(arrival.path, on_progress)
+            check(expected, digests.by_algorithm())
+            return digests
+        # Copied by reading and writing, and not by copy_file_range(2): it has to be read anyway, to be hashed.
+        with ImageWriter(arrival.path, limits, field=_shown(file), expected=expected) as writer:
+            for piece in pieces(source):
+                writer.write(piece)
+                on_progress(len(piece))
+            return writer.finish().digests
+    except OSError as error:
+        how = "linked" if link else "copied"
+        raise InvalidRequest(f"cannot be {how} into the image root: {error.strerror}", field=_shown(file)) from None
+
+
+def _is_under(root: Path, file: Path) -> bool:
+    return Path(os.path.normpath(file.absolute())).is_relative_to(root)
+
+
+def _inside(root: Path, file: Path) -> str:
+    """The path under the root of a file that is there. Raises `InvalidRequest`."""
+    inside = Path(os.path.normpath(file.absolute()))
+    if not file.resolve().is_relative_to(root) or file.resolve() != inside:
+        raise InvalidRequest("leads out of the image root, or through a link in it", field=_shown(file))
+    location = str(inside.relative_to(root))
+    if not location.isprintable():
+        raise InvalidRequest("has a name that is not UTF-8 or cannot be shown; rename it", field=_shown(file))
+    return location
+
+
+def _shown(file: Path) -> str:
+    """A path as it may be written into a message, whatever its bytes are."""
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in str(file))
 
 
 def delete(store: Store, image_root: Path, owner: str, appliance_id: int, id: int | None = None) -> None:
@@ -92,69 +158,7 @@ def delete(store: Store, image_root: Path, owner: str, appliance_id: int, id: in
     """
     # A crash in between leaves a file that no image has, and never an image without its file.
     for image in store.images.delete(owner, appliance_id, id):
-        discard(image_root, image.location)
-
-
-def discard(image_root: Path, location: str) -> None:
-    """Delete a file that was brought under the root by us; what an operator keeps there, and what is not there, is let
-    be."""
-    directory, *name = PurePosixPath(location).parts or ("",)
-    if len(name) == 1 and _BROUGHT.fullmatch(directory):
-        try:
-            _delete_file(image_root, directory, name[0])
-        except OSError as error:
-            logger.warning("a file that is no longer needed is left at %s: %s", location, error)
-
-
-def is_ours(location: str) -> bool:
-    """Whether a path under the root is one that only we write to: of a file that was brought in, or is on its way."""
-    directory = next(iter(PurePosixPath(location).parts), "")
-    return directory == _INCOMING or _BROUGHT.fullmatch(directory) is not None
-
-
-# What is on its way -----------------------------------------------------------------------------------------------
-
-
-def incoming(image_root: Path, name: str) -> Path:
-    """Where a file is written to until it is complete."""
-    directory = image_root / _INCOMING
-    directory.mkdir(parents=True, exist_ok=True, mode=0o750)
-    return directory / name
-
-
-def fetched(image_root: Path, image_id: int, token: int) -> Path:
-    """Where the worker with that fencing token writes an image to that it fetches."""
-    return incoming(image_root, f"{image_id}-{token}")
-
-
-def discard_fetched(image_root: Path, image_id: int, token: int) -> None:
-    """Delete what the holders of earlier tokens have left. Who comes too late deletes nothing of those after it."""
-    for file in (image_root / _INCOMING).glob(f"{image_id}-*"):
-        if int(file.name.rpartition("-")[2]) < token:
-            file.unlink(missing_ok=True)
-
-
-def discard_old_incoming(image_root: Path) -> None:
-    """Delete what nobody has written to for a day: who did is gone. What cannot be deleted is logged."""
-    try:
-        for file in list((image_root / _INCOMING).glob("*")):
-            with contextlib.suppress(FileNotFoundError):
-                if time.time() - file.lstat().st_mtime > _INCOMING_SECONDS:
-                    file.unlink()
-    except OSError as error:
-        logger.warning("what uploads that broke off have left cannot be deleted: %s", error.strerror)
-
-
-def bring_in(image_root: Path, file: Path, location: str) -> None:
-    """Move a complete file to its place under the root, which no other file has."""
-    place = image_root / location
-    place.parent.mkdir(mode=0o750)
-    file.rename(place)
-
-
-def new_location(file_name: str) -> str:
-    """A place under the root for a file that is brought in."""
-    return f"{uuid.uuid4().hex}/{file_name}"
+        unfinished.discard(image_root, image.location)
 
 
 def open_image(image_root: Path, image: Image) -> io.FileIO:
@@ -190,41 +194,3 @@ def _is_same(file: io.FileIO, image: Image) -> bool:
         _read_before.clear()
     _read_before[seen] = sha256
     return sha256 == image.sha256
-
-
-def _delete_file(root: Path, directory: str, name: str) -> None:
-    """Without following a link, as it is opened. Raises `OSError`."""
-    with contextlib.suppress(FileNotFoundError):
-        opened = os.open(root / directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        try:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(name, dir_fd=opened)
-        finally:
-            os.close(opened)
-        (root / directory).rmdir()
-
-
-def _bring_in(root: Path, file: Path, link: bool) -> tuple[Path, bool]:
-    """The file's path under the root, and whether it was brought there just now."""
-    inside = Path(os.path.normpath(file.absolute()))
-    if inside.is_relative_to(root):
-        if not file.resolve().is_relative_to(root) or file.resolve() != inside:
-            raise InvalidRequest("leads out of the image root, or through a link in it", field=str(file))
-        return inside.relative_to(root), False
-    location = Path(uuid.uuid4().hex) / file.name
-    (root / location.parent).mkdir(mode=0o750)
-    source = file.resolve()
-    if link:
-        try:
-            os.link(source, root / location)
-        except OSError as error:
-            (root / location.parent).rmdir()
-            raise InvalidRequest(f"cannot be linked into the image root: {error.strerror}", field=str(file)) from None
-    else:
-        try:
-            shutil.copyfile(source, root / location)
-        except OSError as error:
-            (root / location).unlink(missing_ok=True)
-            (root / location.parent).rmdir()
-            raise InvalidRequest(f"cannot be copied into the image root: {error.strerror}", field=str(file)) from None
-    return location, True

@@ -60,6 +60,10 @@ class InvalidRequest(PublisherError):
         self.field = field
 
 
+class ImageTooLarge(InvalidRequest):
+    """The image is larger than this installation takes."""
+
+
 class NotFound(PublisherError):
     """There is no such object."""
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
 
+from publisher.core.checksums import Checksums, checksums
 from publisher.core.errors import ImageFileError, InvalidRequest
 
 DISK_FORMATS = ("qcow2", "raw", "vmdk", "vdi", "vhd", "iso")
-_READ_BYTES = 1 << 20
 
 
 class ImageState(StrEnum):
@@ -55,6 +53,9 @@ class Image:
     """Where the file was fetched from, as it was given; None where it was sent to us, or added by an operator."""
     wanted_format: str | None = None
     """The format that its caller said it has, if they did; `format` is what it was found to be."""
+    wanted_md5: str | None = None
+    wanted_sha256: str | None = None
+    """The checksums that its caller said it has, if they did."""
     error: str | None = None
     warning: str | None = None
     """What its owner should know about the file; the image can be published all the same."""
@@ -93,6 +94,10 @@ class Image:
         return self.state.capitalize()
 
     @property
+    def expected(self) -> Checksums:
+        return checksums(md5=self.wanted_md5, sha256=self.wanted_sha256)
+
+    @property
     def file_name(self) -> str:
         return PurePosixPath(self.location).name
 
@@ -106,32 +111,8 @@ class Digests:
     sha256: str
     sha512: str
 
-
-def digest(path: Path, on_progress: Callable[[int], None] = lambda _: None) -> Digests:
-    """Read the file once, in constant memory. `on_progress` gets the bytes of each step."""
-    hasher = Hasher()
-    buffer = memoryview(bytearray(_READ_BYTES))
-    with path.open("rb", buffering=0) as file:
-        while count := file.readinto(buffer):
-            hasher.update(buffer[:count])
-            on_progress(count)
-    return hasher.digests()
-
-
-class Hasher:
-    """Computes `Digests` of bytes that are handed over piece by piece."""
-
-    def __init__(self) -> None:
-        self.size = 0
-        self._hashes = hashlib.md5(usedforsecurity=False), hashlib.sha256(), hashlib.sha512()
-
-    def update(self, piece: bytes | memoryview) -> None:
-        for each in self._hashes:
-            each.update(piece)
-        self.size += len(piece)
-
-    def digests(self) -> Digests:
-        return Digests(self.size, *(each.hexdigest() for each in self._hashes))
+    def by_algorithm(self) -> dict[str, str]:
+        return {"md5": self.md5, "sha256": self.sha256, "sha512": self.sha512}
 
 
 def open_under(root: Path, location: str) -> int:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
-from publisher.core import catalog
+from publisher.core import unfinished
 from publisher.core.errors import ImageFileError, InvalidRequest
 from publisher.core.image import open_under
+from publisher.core.names import safe_name
 
 _FIELD = "location"
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -34,7 +35,7 @@ def checked_source(location: str, image_root: Path, allowed_hosts: str) -> str:
             raise InvalidRequest("is outside the image root", field=_FIELD) from None
     # Why is told to nobody: what else is on this machine is not a caller's business.
     missing = InvalidRequest("there is no such file under the image root", field=_FIELD)
-    if catalog.is_ours(str(path)):
+    if unfinished.is_ours(str(path)):
         # It belongs to some image: another user's maybe, and deleted with it.
         raise missing
     try:
@@ -77,13 +78,8 @@ def check_remote(url: str, allowed_hosts: str) -> None:
 
 def file_name(source: str) -> str:
     """What the file is called there; safe as the name of a file here."""
-    path = urlsplit(source).path if is_remote(source) else source
-    return safe_name(PurePosixPath(path).name)
-
-
-def safe_name(name: str) -> str:
-    """A name that is one for a file, whatever was given: no directory, not hidden, not too long."""
-    kept = "".join(each if each.isprintable() and each not in "/\\\0" else "_" for each in name).lstrip(".")
-    # A file name has at most 255 bytes (Linux, NAME_MAX); its end tells the format, to people.
-    encoded = kept.encode()[-200:]
-    return encoded.decode(errors="ignore") or "image"
+    if not is_remote(source):
+        return safe_name(PurePosixPath(source).name)
+    name = PurePosixPath(urlsplit(source).path).name
+    # A slash in it, decoded, is part of the name. In S3 a percent sign is one.
+    return safe_name(unquote(name).replace("\ufffd", "_") if is_fetched_by_http(source) else name)

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from publisher.core.certificates import check_bundle
 from publisher.core.errors import InvalidRequest
+from publisher.core.names import check_basic_plane, check_name
 
 INTERFACES = ("public", "internal", "admin")
 """Kinds of endpoints that OpenStack's catalog has for each service."""
@@ -36,6 +37,9 @@ class Platform:
     addresses: tuple[str, ...] = ()
     names: tuple[str, ...] = ("displayName",)
     """Of the account or of the image; no longer than `NAME_LENGTH_MAX`."""
+    basic_plane: bool = False
+    """Whether it takes no name with characters of four bytes in UTF-8. (Glance answers 400, on any database: its
+    `no_4byte_params`.)"""
     formats: tuple[str, ...] = ()
     """Names of the image formats that it is offered for: those of its own first, then what is for no one cloud."""
 
@@ -46,6 +50,7 @@ _OPENSTACK = Platform(
     account=("keystoneUrl", "login", "password"),
     addresses=("keystoneUrl", "glanceUrl"),
     names=("displayName", "keystoneDomain", "keystoneProject", "tenantName", "login", "userDomain"),
+    basic_plane=True,
     formats=("openstackqcow2", "openstackvdi", "openstackvhd", "openstackvmdk", *_COMMON_FORMATS),
 )
 
@@ -84,9 +89,13 @@ def check_request(platform: str, account: dict[str, Any], secrets: dict[str, str
         if given.get(name):
             check_address(f"credAccount.{name}", str(given[name]))
     for name in asked.names:
-        if len(str(target.get(name) or account.get(name) or "")) > NAME_LENGTH_MAX:
+        if text := str(target.get(name) or account.get(name) or ""):
             path = f"credAccount.{name}" if name in account else name
-            raise InvalidRequest(f"is longer than {NAME_LENGTH_MAX} characters", field=path)
+            if len(text) > NAME_LENGTH_MAX:
+                raise InvalidRequest(f"is longer than {NAME_LENGTH_MAX} characters", field=path)
+            check_name(text, path, trimmed=False)
+            if name == "displayName" and asked.basic_plane:
+                check_basic_plane(text, path, platform)
     if bundle := account.get("caBundle"):
         check_bundle(str(bundle), "credAccount.caBundle")
     if asked is _OPENSTACK:

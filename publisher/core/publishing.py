@@ -68,13 +68,14 @@ def accept(
     stored = None if request.secrets else request.sealed_secrets
     # What is sealed cannot be looked at here; that it is there was checked when the account was stored.
     secrets = request.secrets if stored is None else dict.fromkeys(request.sealed_names, "sealed")
-    check_request(request.platform, request.account, secrets, request.target)
+    # The image's own name, where no other is given, has to be one that the cloud takes, too.
+    name = str(request.target.get("displayName") or image.name)
+    check_request(request.platform, request.account, secrets, request.target | {"displayName": name})
     check_image(request.platform, f"image {image.id} ({image.name})", image.glance_objection)
     if request.notify:
         check_address("notify", request.notify)
         check_signing(store, request.owner, "notify")
     check_named(policy, addresses(request.platform, request.account) | {"notify": request.notify})
-    name = str(request.target.get("displayName") or image.name)
     store.tickets.check_room(request.owner)
     return store.tickets.create(
         owner=request.owner,

@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
-from sqlalchemy.exc import SQLAlchemyError
-
-from publisher.core import catalog
 from publisher.core.addresses import check_named
+from publisher.core.checksums import Checksums
+from publisher.core.compression import unpacked_name, without_suffix
 from publisher.core.disk_format import examine
 from publisher.core.errors import InvalidRequest, QueueUnavailable
-from publisher.core.image import Hasher, Image, check_format
-from publisher.core.locations import checked_source, file_name, is_fetched_by_http, safe_name
+from publisher.core.image import Image, check_format
+from publisher.core.image_writer import ImageWriter, UnpackLimits
+from publisher.core.locations import checked_source, file_name, is_fetched_by_http
+from publisher.core.names import check_name, safe_name
 from publisher.core.network import OutboundPolicy
 from publisher.core.settings import Settings
 from publisher.core.store import Store
+from publisher.core.unfinished import Arrival
 
 logger = logging.getLogger(__name__)
-
-_NAME_MAX = 255
 
 
 class ImageWaker(Protocol):
@@ -40,6 +39,7 @@ def begin(
     location: str,
     name: str = "",
     format: str = "",
+    expected: Checksums = (),
 ) -> Image:
     """Commit an image that a worker is to fetch and to register. Raises `InvalidRequest`."""
     source = checked_source(location, settings.images, settings.location_hosts)
@@ -48,10 +48,16 @@ def begin(
     return store.registrations.begin(
         owner=owner,
         appliance_id=appliance_id,
-        name=_checked_name(name or Path(file_name(source)).stem),
+        name=_checked_name(name, file_name(source)),
         wanted_format=check_format(format) if format else None,
         source=source,
+        expected=expected,
     )
+
+
+def _checked_name(name: str, file: str) -> str:
+    """An image's name; by default that of its file, without the suffixes. Raises `InvalidRequest`."""
+    return check_name(name or Path(without_suffix(file)).stem, "name", trimmed=False)
 
 
 def wake_image(store: Store, waker: ImageWaker, image_id: int) -> None:
@@ -64,84 +70,92 @@ def wake_image(store: Store, waker: ImageWaker, image_id: int) -> None:
 
 
 class Incoming:
-    """An image that a caller sends: written under the image root and hashed as it comes.
+    """An image that a caller sends: unpacked where it is compressed, written under the image root and hashed as it
+    comes.
 
     Use as a context; what has not been registered by its end is deleted. Every method blocks.
     """
 
-    def __init__(self, settings: Settings, *, name: str = "", format: str = "", file_name: str = "") -> None:
+    def __init__(
+        self,
+        store: Store,
+        settings: Settings,
+        *,
+        name: str = "",
+        format: str = "",
+        file_name: str = "",
+        expected: Checksums = (),
+    ) -> None:
         """Raises `InvalidRequest`."""
+        self._store = store
         self._root = settings.images
         self._virtual_size_max = settings.virtual_size_max
+        self._free_bytes_min = settings.disk_free_bytes_min
+        if file_name:
+            check_name(file_name, "fileName", trimmed=False)
         self._file_name = safe_name(file_name or name or "image")
-        self._name = _checked_name(name or Path(self._file_name).stem)
+        self._name = _checked_name(name, self._file_name)
         self._format = check_format(format) if format else None
-        self._hasher = Hasher()
+        self._arrival = Arrival(self._root, self._file_name, store.images.has_file)
+        self._writer = ImageWriter(self._arrival.path, UnpackLimits.of(settings), field="body", expected=expected)
+        self._registered = False
 
     def __enter__(self) -> Self:
-        self._location = catalog.new_location(self._file_name)
-        self._file = catalog.incoming(self._root, self._location.partition("/")[0])
-        self._opened = self._file.open("xb")
+        self._arrival.__enter__()
+        try:
+            self._writer.__enter__()
+        except BaseException as error:
+            self._arrival.__exit__(type(error), error, None)
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._opened.close()
-        self._file.unlink(missing_ok=True)
+        self._writer.__exit__(kind, error, trace)
+        self._arrival.close(keep=self._registered)
 
     @property
     def size(self) -> int:
         """Bytes that have come."""
-        return self._hasher.size
+        return self._writer.received
 
     @property
     def room(self) -> int:
-        """Bytes that may still be written before the disk is full."""
-        return shutil.disk_usage(self._root).free
+        """Bytes that may still be written before the disk counts as full."""
+        return shutil.disk_usage(self._root).free - self._free_bytes_min
 
     def write(self, piece: bytes) -> None:
-        """Raises `OSError`, where the disk is full."""
-        self._opened.write(piece)
-        self._hasher.update(piece)
+        """Raises `InvalidRequest`, where it cannot be unpacked, and `OSError`, where the disk is full."""
+        self._writer.write(piece)
 
-    def register(self, store: Store, *, owner: str, appliance_id: int) -> Image:
-        """Once all has come. Raises `InvalidRequest` where it is empty, or not of the format that was named."""
-        if not self.size:
+    def register(self, *, owner: str, appliance_id: int) -> Image:
+        """Once all has come. Raises `InvalidRequest` where it is empty, not of the format that was named, or has
+        another checksum than was said."""
+        written = self._writer.finish()
+        if not written.digests.size:
             raise InvalidRequest("is empty; send the image", field="body")
-        self._opened.flush()
-        os.fsync(self._opened.fileno())
+        file_name = unpacked_name(self._file_name, written.compression)
+        if file_name != self._file_name:
+            self._arrival.rename(file_name)
         disk = examine(
-            self._file,
+            self._arrival.path,
             wanted_format=self._format,
-            file_name=self._file_name,
+            file_name=file_name,
             virtual_size_max=self._virtual_size_max,
         )
-        catalog.bring_in(self._root, self._file, self._location)
-        try:
-            return store.images.add(
-                owner=owner,
-                appliance_id=appliance_id,
-                name=self._name,
-                format=disk.format,
-                disk_format=disk.disk_format,
-                virtual_size=disk.virtual_size,
-                warning=disk.warning,
-                glance_objection=disk.glance_objection,
-                digests=self._hasher.digests(),
-                location=self._location,
-            )
-        except SQLAlchemyError:
-            # It may be committed, and only the answer was lost: an image must not be without its file.
-            if not store.images.has_file(self._location):
-                catalog.discard(self._root, self._location)
-            raise
-        except BaseException:
-            catalog.discard(self._root, self._location)
-            raise
-
-
-def _checked_name(name: str) -> str:
-    if not 0 < len(name) <= _NAME_MAX or not name.isprintable():
-        raise InvalidRequest(f"has 1 to {_NAME_MAX} printable characters", field="name")
-    return name
+        self._arrival.committing = True
+        image = self._store.images.add(
+            owner=owner,
+            appliance_id=appliance_id,
+            name=self._name,
+            format=disk.format,
+            disk_format=disk.disk_format,
+            virtual_size=disk.virtual_size,
+            warning=disk.warning,
+            glance_objection=disk.glance_objection,
+            digests=written.digests,
+            location=self._arrival.location,
+        )
+        self._registered = True
+        return image

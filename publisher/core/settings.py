@@ -72,7 +72,7 @@ class Settings:
         default=64 << 20,
         metadata={
             "help": "Free space below which `/readyz` and `publisher doctor` report the disk of the SQLite database or"
-            " of the images as full."
+            " of the images as full, and no image is taken in."
         },
     )
     production: bool = field(
@@ -197,7 +197,17 @@ class Settings:
         default="",
         metadata={"help": "Networks that are never connected to for a caller, in any mode, whatever else allows them."},
     )
-    upload_bytes_max: int = field(default=1 << 40, metadata={"help": "Largest image that callers may send themselves."})
+    upload_bytes_max: int = field(
+        default=1 << 40,
+        metadata={"help": "Largest image that may be sent or fetched, as it comes and unpacked."},
+    )
+    unpack_ratio_max: int = field(
+        default=200,
+        metadata={
+            "help": "Bytes to which each byte of a compressed image may unpack, a zero counting as a thirty-second of"
+            " one; 0: any number."
+        },
+    )
     virtual_size_max: int = field(
         default=64 << 40,
         metadata={"help": "Largest disk that an image may hold, unpacked: 8 EiB - 1 at most."},

@@ -13,12 +13,14 @@ from types import FrameType
 from typing import Any, cast
 
 from fastapi import Depends, FastAPI
+from fastapi.concurrency import run_in_threadpool
 from fastapi.telemetry import TelemetryConfig
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from publisher.console import BASE
 from publisher.console import app as console
-from publisher.core import logs, tracing
+from publisher.core import logs, tracing, unfinished
 from publisher.core.network import OutboundPolicy
 from publisher.core.queue import WakeQueue
 from publisher.core.settings import Settings
@@ -75,6 +77,8 @@ def create_app(settings: Settings | None = None, waker: Wakers | None = None) ->
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         _allow_connections()
         _collect_rarely()
+        with suppress(SQLAlchemyError):  # the reconciler does so later
+            await run_in_threadpool(unfinished.discard_abandoned, settings.images, store.images.has_file)
         with _told_to_stop(stop):
             yield
         stop()

@@ -15,7 +15,8 @@ from collections.abc import Callable
 from typing import Protocol, TypeVar
 from urllib.parse import parse_qsl, unquote_to_bytes
 
-from publisher.core.errors import InvalidRequest, NotAllowed, NotAuthenticated, NotFound
+from publisher.core.errors import NotAllowed, NotAuthenticated, NotFound
+from publisher.core.names import check_name, check_text
 from publisher.core.store import Store
 from publisher.core.store.api_keys import ApiKey
 from publisher.core.store.users import User, verify_password
@@ -29,7 +30,6 @@ _CACHED_MAX = 10_000
 
 API_SECRET = "secretKey"  # noqa: S105  # the name under which an API key's secret is sealed
 
-_KEY_NAME_MAX = 255
 _PUBLIC_BYTES = 20
 _SECRET_BYTES = 32
 
@@ -191,8 +191,8 @@ def signature(secret: str, text: bytes) -> bytes:
 
 def new_api_key(store: Store, sealer: Sealer, owner: str, name: str, description: str) -> tuple[ApiKey, str]:
     """An API key, and its secret half, which is told this once. Raises `InvalidRequest` for a bad name."""
-    if not 0 < len(name) <= _KEY_NAME_MAX:
-        raise InvalidRequest(f"is needed: 1 to {_KEY_NAME_MAX} characters", field="name")
+    check_name(name, "name")
+    check_text(description, "description")
     # Both halves are ours to make. Hexadecimal digits need no encoding in a URL.
     secret = secrets.token_hex(_SECRET_BYTES)
     key = store.api_keys.add(

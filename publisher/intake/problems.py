@@ -16,6 +16,7 @@ from starlette.routing import Match
 
 from publisher.core.errors import (
     Conflict,
+    ImageTooLarge,
     InvalidRequest,
     NotAllowed,
     NotAuthenticated,
@@ -45,6 +46,7 @@ class NoRoom(PublisherError):
 
 _STATUS: list[tuple[type[PublisherError], int]] = [
     (BodyTooLarge, 413),
+    (ImageTooLarge, 413),
     (InvalidRequest, 400),
     (NotAuthenticated, 401),
     (NotAllowed, 403),

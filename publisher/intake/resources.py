@@ -260,6 +260,8 @@ RESOURCES: tuple[Resource, ...] = (
             Parameter("name", "Its name, where the body is its bytes.", {"type": "string"}),
             Parameter("fileName", "What its file is called, where the body is its bytes.", {"type": "string"}),
             Parameter("format", "Its format, where the body is its bytes.", {"type": "string"}),
+            Parameter("md5sum", "Its MD5, to be compared, where the body is its bytes.", {"type": "string"}),
+            Parameter("sha256sum", "Likewise its SHA-256.", {"type": "string"}),
         ),
         also_body=_BINARY,
     ),

@@ -9,10 +9,12 @@ from collections.abc import AsyncIterator
 from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
 
+from publisher.core.checksums import Checksums
 from publisher.core.image import Image
 from publisher.core.registering import Incoming
 from publisher.core.settings import Settings
 from publisher.core.store import Store
+from publisher.intake.digests import told_digests
 from publisher.intake.exchange import declared_length
 from publisher.intake.problems import NoRoom, TooSlow
 from publisher.intake.wire.limits import BodyTooLarge
@@ -29,13 +31,17 @@ async def received(
     name: str = "",
     format: str = "",
     file_name: str = "",
+    expected: Checksums = (),
 ) -> Image:
     """The image that the request's body is. What has come is written to the disk, and no more of it kept in memory.
+
+    The checksums that its headers tell are compared, besides those `expected`.
 
     Raises `InvalidRequest`, `BodyTooLarge`, `TooSlow`, `NoRoom`, and `ClientDisconnect`; nothing is left of it then.
     """
     # Opened, written and closed in threads: the disk may be slow.
-    incoming = Incoming(settings, name=name, format=format, file_name=file_name)
+    expected = (*expected, *told_digests(request.headers))
+    incoming = Incoming(store, settings, name=name, format=format, file_name=file_name, expected=expected)
     await run_in_threadpool(incoming.__enter__)
     try:
         if (declared := declared_length(request)) is not None:
@@ -45,7 +51,7 @@ async def received(
         async for piece in _pieces(request, settings.stall_seconds):
             _check_size(incoming.size + len(piece), settings.upload_bytes_max)
             await run_in_threadpool(incoming.write, piece)
-        return await run_as_writer(incoming.register, store, owner=owner, appliance_id=appliance_id)
+        return await run_as_writer(incoming.register, owner=owner, appliance_id=appliance_id)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise NoRoom from None

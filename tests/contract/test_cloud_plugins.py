@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from publisher.core.errors import Cancelled, PermanentCloudError
-from publisher.core.image import Image, digest
+from publisher.core.hashing import digest
+from publisher.core.image import Image
 from publisher.core.network import EVERYWHERE
 from publisher.core.ticket import Account, CloudRef, Target
 from publisher.devcloud.cloud import DevCloud

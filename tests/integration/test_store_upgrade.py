@@ -12,7 +12,8 @@ import pytest
 from alembic import command
 from sqlalchemy import Connection, MetaData, Table, select
 
-from publisher.core.image import Image, digest
+from publisher.core.hashing import digest
+from publisher.core.image import Image
 from publisher.core.platforms import cloud_account
 from publisher.core.settings import Settings
 from publisher.core.store import Store

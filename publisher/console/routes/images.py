@@ -10,7 +10,7 @@ from starlette.background import BackgroundTask
 from publisher.console.live import Sight
 from publisher.console.rendering import render
 from publisher.console.visit import Visit, Visiting
-from publisher.core import catalog
+from publisher.core import catalog, unfinished
 from publisher.core.errors import NotFound
 from publisher.core.image import Image, ImageState
 from publisher.core.registering import wake_image
@@ -100,7 +100,7 @@ def delete_page(visit: Visiting, id: Id) -> Response:
     return visit.page(
         "images/delete.html",
         image=found,
-        ours=catalog.is_ours(found.location),
+        ours=unfinished.is_ours(found.location),
         published=bool(publications.of_image(found, 1)),
         unfinished=publications.of_image(found, _PAGE, unfinished=True),
     )

@@ -13,6 +13,7 @@ from publisher.console import BASE
 from publisher.console.elements import told
 from publisher.console.formats import sentence
 from publisher.console.visit import Posted, Sent, Visit, Visiting
+from publisher.core.checksums import checksums
 from publisher.core.errors import Conflict, InvalidRequest, PublisherError
 from publisher.core.image import formats
 from publisher.core.registering import begin, wake_image
@@ -46,8 +47,9 @@ def register(visit: Visiting, form: Posted) -> Response:
             owner=visit.user.login,
             appliance_id=_appliance(visit, form.get("appliance", "")),
             location=form.get("location", ""),
-            name=form.get("name", "").strip(),
+            name=_name(form.get("name", "")),
             format=form.get("format", ""),
+            expected=checksums(md5=form.get("md5sum"), sha256=form.get("sha256sum", "").strip()),
         )
     except InvalidRequest as error:
         return _page(visit, form, told(error), 400)
@@ -67,6 +69,8 @@ async def upload(
     format: str = "",
     appliance: str = "",
     file_name: str = "",
+    md5sum: str = "",
+    sha256sum: str = "",
 ) -> Response:
     """The image that the body is, sent by a script, which is told in JSON where to go on, or what is wrong."""
     try:
@@ -79,9 +83,10 @@ async def upload(
             visit.store,
             owner=visit.user.login,
             appliance_id=await run_in_threadpool(_appliance, visit, appliance),
-            name=name.strip(),
+            name=_name(name),
             format=format,
             file_name=file_name,
+            expected=checksums(md5=md5sum, sha256=sha256sum),
         )
     except PublisherError as error:
         words = " ".join(told(error).values()) if isinstance(error, InvalidRequest) else sentence(str(error))
@@ -90,6 +95,11 @@ async def upload(
     answer = JSONResponse({"location": f"{BASE}/images/{image.id}"}, 201)
     answer.raw_headers += [(key, value) for key, value in said.raw_headers if key == b"set-cookie"]
     return answer
+
+
+def _name(given: str) -> str:
+    """Blanks alone are not the same as no name: they are refused like anywhere else."""
+    return given.strip() or given
 
 
 def _appliance(visit: Visit, given: str) -> int:

@@ -68,7 +68,7 @@ function setUp(form) {
     if (image.size > Number(form.dataset.bytesMax)) return fail(`The file is larger than ${size(Number(form.dataset.bytesMax))}.`);
     if (!image.size) return fail("The file is empty.");
     const query = new URLSearchParams({ file_name: image.name });
-    for (const name of ["name", "format", "appliance"]) query.set(name, form.elements[name].value);
+    for (const name of ["name", "format", "appliance", "sha256sum"]) query.set(name, form.elements[name].value);
     const began = performance.now();
     request = new XMLHttpRequest();
     request.open("POST", `${form.dataset.url}?${query}`);

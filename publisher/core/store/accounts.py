@@ -8,15 +8,14 @@ from typing import Any
 from sqlalchemy import Engine, Row, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from publisher.core.errors import Conflict, InvalidRequest, NotFound
+from publisher.core.errors import Conflict, NotFound
 from publisher.core.listing import Field, Kind, Listing, Page
+from publisher.core.names import check_name
 from publisher.core.store.audit import note
 from publisher.core.store.engine import db_now, reading, writing
 from publisher.core.store.listing import NUMBER, Fields, select_page
 from publisher.core.store.tables import accounts
 from publisher.core.uris import account_uri
-
-_NAME_MAX = 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +54,7 @@ class Accounts:
         """Raises `InvalidRequest` for a bad name, `Conflict` where the owner has one of that name, or is unknown."""
         row = {
             "owner": owner,
-            "name": _checked(name),
+            "name": check_name(name, "name"),
             "platform": platform,
             "fields": fields,
             "sealed_secrets": sealed_secrets,
@@ -124,7 +123,7 @@ class Accounts:
         mine = accounts.c.owner == owner, accounts.c.id == id
         values: dict[str, Any] = {"modified": db_now()}
         if name is not None:
-            values["name"] = _checked(name)
+            values["name"] = check_name(name, "name")
         if sealed_secrets is not None:
             values["sealed_secrets"] = sealed_secrets
         try:
@@ -150,14 +149,6 @@ class Accounts:
             if connection.execute(gone).rowcount != 1:
                 raise _none(owner, id)
             note(connection, "account.delete", account_uri(owner, id))
-
-
-def _checked(name: str) -> str:
-    if not 0 < len(name) <= _NAME_MAX or not name.isprintable() or name != name.strip():
-        raise InvalidRequest(
-            f"an account's name has 1 to {_NAME_MAX} printable characters, and no blank at either end", field="name"
-        )
-    return name
 
 
 def _none(owner: str, id: int) -> NotFound:

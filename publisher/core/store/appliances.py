@@ -11,8 +11,9 @@ from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.exc import IntegrityError
 
-from publisher.core.errors import Conflict, InvalidRequest, NotFound
+from publisher.core.errors import Conflict, NotFound
 from publisher.core.listing import Field, Kind, Listing, Page
+from publisher.core.names import check_name, check_text
 from publisher.core.store.audit import note
 from publisher.core.store.engine import db_now, reading, writing
 from publisher.core.store.listing import Fields, select_page
@@ -22,7 +23,6 @@ from publisher.core.uris import appliance_uri
 VERSION, DISTRIBUTION, ARCHITECTURE = "1", "unknown", "x86_64"
 """Of an appliance that nobody described."""
 
-_TEXT_MAX = 255
 _NAMED_MAX = 100
 
 
@@ -92,7 +92,8 @@ class Appliances:
         if name is not None:
             texts["name"] = name
         for field, text in texts.items():
-            _check(field, text)
+            check_name(text, field)
+        check_text(description, "description")
         try:
             with writing(self._engine) as connection:
                 number = _next_id(connection, owner) if id is None else id
@@ -208,11 +209,6 @@ def _named(connection: Connection, table: Table, owner: str, id: int | None) -> 
 def _next_id(connection: Connection, owner: str) -> int:
     highest = select(func.max(appliances.c.id)).where(appliances.c.owner == owner)
     return (connection.execute(highest).scalar() or 0) + 1
-
-
-def _check(field: str, text: str) -> None:
-    if not 0 < len(text) <= _TEXT_MAX or not text.isprintable() or text != text.strip():
-        raise InvalidRequest(f"has 1 to {_TEXT_MAX} printable characters, and no blank at either end", field=field)
 
 
 def _none(owner: str, id: int) -> NotFound:

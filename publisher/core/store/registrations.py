@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Engine, Row, and_, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
+from publisher.core.checksums import Checksums
 from publisher.core.errors import Conflict, LeaseLost, NotFound
 from publisher.core.image import Digests, Image, ImageState
 from publisher.core.store.appliances import ensure
@@ -52,13 +53,23 @@ class Registrations:
         self._engine = engine
         self._wake_again_seconds = wake_again_seconds
 
-    def begin(self, *, owner: str, appliance_id: int, name: str, wanted_format: str | None, source: str) -> Image:
+    def begin(
+        self,
+        *,
+        owner: str,
+        appliance_id: int,
+        name: str,
+        wanted_format: str | None,
+        source: str,
+        expected: Checksums = (),
+    ) -> Image:
         """Commit an image that a worker is to fetch. Raises `Conflict` where the owner is unknown."""
         row = _UNREAD | {
             "owner": owner,
             "appliance_id": appliance_id,
             "name": name,
             "wanted_format": wanted_format,
+            **_wanted(expected),
             "source": source,
             "location": "",
             "state": ImageState.QUEUED,
@@ -95,6 +106,8 @@ class Registrations:
             if (ticket := connection.execute(needed.order_by(tickets.c.id).limit(1)).scalar()) is not None:
                 raise Conflict(f"image {id} is needed by ticket {ticket}, which has not ended; cancel it first")
             note(connection, "image.generate", image_uri(owner, appliance_id, id))
+            # Once it was found to have them, another generation of it is another file.
+            forgotten = _wanted(()) if image.ready else {}
             changed = update(images).where(images.c.id == id).returning(*_COLUMNS)
             return _image(
                 connection.execute(
@@ -112,6 +125,7 @@ class Registrations:
                         worker=None,
                         wake_at=db_now() + self._wake_again_seconds,
                         wakes=0,
+                        **forgotten,
                     )
                 ).one()
             )
@@ -257,6 +271,11 @@ class Registrations:
             written = update(images).where(images.c.id == claim.image.id, *held).values(values)
             if connection.execute(written).rowcount != 1:
                 raise LeaseLost
+
+
+def _wanted(expected: Checksums) -> dict[str, str | None]:
+    values = {each.algorithm: each.value for each in expected}
+    return {"wanted_md5": values.get("md5"), "wanted_sha256": values.get("sha256")}
 
 
 def _none(owner: str, appliance_id: int, id: int) -> NotFound:

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Engine, Row, delete, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from publisher.core.errors import Conflict, InvalidRequest, NotFound
+from publisher.core.names import check_line, check_name
 from publisher.core.store.audit import note
 from publisher.core.store.engine import db_now, keep_others_out, next_id, reading, writing
 from publisher.core.store.tables import roles, users
@@ -44,10 +45,8 @@ class Roles:
 
     def add(self, name: str, *, entitlements: frozenset[str], description: str = "") -> Role:
         """Raises `InvalidRequest` for a bad name, description or entitlement, `Conflict` where the name is taken."""
-        if not name or len(name) > _NAME_MAX or not name.isprintable() or name != name.strip():
-            raise InvalidRequest(f"a role's name has 1 to {_NAME_MAX} printable characters", field="name")
-        if description and not description.isprintable():
-            raise InvalidRequest("must be one line of printable characters", field="description")
+        check_name(name, "name", longest=_NAME_MAX)
+        check_line(description, "description")
         check_entitlements(entitlements)
         if not entitlements:
             raise InvalidRequest("a role has at least one", field="entitlements")

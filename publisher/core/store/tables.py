@@ -126,9 +126,11 @@ images = Table(
     Column("created", Double, nullable=False),
     # The registration: how far it is, and what went wrong. Until it is `ready`, what describes the file is empty or 0.
     Column("state", String(16), nullable=False, server_default="ready"),
-    # Where the file is fetched from, and which format its caller says that it has; None where neither was told.
+    # Where the file is fetched from, and which format and checksums its caller says that it has; None where not told.
     Column("source", Text),
     Column("wanted_format", String(32)),
+    Column("wanted_md5", String(32)),
+    Column("wanted_sha256", String(64)),
     Column("error", Text),
     # What its owner should know about the file, and why Glance would refuse it.
     Column("warning", Text),

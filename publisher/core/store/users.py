@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Engine, Row, delete, func, insert, select, up
 from sqlalchemy.exc import IntegrityError
 
 from publisher.core.errors import Conflict, InvalidRequest, NotFound
+from publisher.core.names import check_name
 from publisher.core.store.audit import note
 from publisher.core.store.engine import db_now, keep_others_out, next_id, reading, writing
 from publisher.core.store.roles import ENTITLEMENTS as ENTITLEMENTS
@@ -65,17 +66,9 @@ class Users:
     ) -> User:
         """Raises `InvalidRequest` for a bad login, password, entitlement or role, `Conflict` where the login is
         taken."""
-        if (
-            not login
-            or len(login) > 255
-            or not login.isprintable()
-            or set(login) & set("/:?# ")
-            or login in (".", "..")
-        ):
-            raise InvalidRequest(
-                "a login has 1 to 255 printable characters, none of them '/', ':', '?', '#', space, and is not . or ..",
-                field="login",
-            )
+        check_name(login, "login")
+        if set(login) & set("/:?# ") or login in (".", ".."):
+            raise InvalidRequest("has no '/', ':', '?', '#' or space in it, and is not . or ..", field="login")
         if not password:
             raise InvalidRequest("must not be empty", field="password")
         check_entitlements(entitlements)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, BackgroundTasks, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
+from publisher.core.checksums import checksums
 from publisher.core.errors import InvalidRequest
 from publisher.core.image import Image
 from publisher.core.registering import begin, wake_image
@@ -34,6 +35,8 @@ async def register_image(
     name: str = "",
     format: str = "",
     fileName: str = "",  # noqa: N803  # a parameter's name on the wire
+    md5sum: str = "",
+    sha256sum: str = "",
 ) -> Response:
     """A document that tells where the image is, or, as application/octet-stream, the image itself."""
     owner = await run_in_threadpool(caller.owner, uid, _ENTITLEMENT)
@@ -49,6 +52,7 @@ async def register_image(
         name=name,
         format=format,
         file_name=fileName,
+        expected=checksums(md5=md5sum, sha256=sha256sum),
     )
     return _created(caller, image)
 
@@ -82,6 +86,7 @@ def _begin(caller: Caller, after: BackgroundTasks, owner: str, aid: int, body: b
         location=str(document.get("location") or ""),
         name=str(document.get("name") or ""),
         format=_format(document),
+        expected=checksums(md5=document.get("md5sum"), sha256=document.get("sha256sum")),
     )
     # The image is committed. Waking a worker must not keep the caller waiting, whatever the broker does.
     after.add_task(wake_image, services.store, services.waker, image.id)

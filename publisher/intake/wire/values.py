@@ -16,6 +16,9 @@ _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 # terminal or a log would act on them.
 _FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufffe\uffff]")
 
+_NAMES = frozenset({"name", "displayName"})
+"""Of what a request makes. Elsewhere blanks are as good as nothing."""
+
 # More digits than any number of 64 bits has. Longer ones are not converted: that takes quadratic time.
 _INTEGER = re.compile(r"[+-]?[0-9]{1,32}")
 
@@ -26,6 +29,9 @@ _DATE_TIME = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}
 def from_text(field: Field, text: str, path: str) -> object | None:
     """The value of an XML element's text, None where it is empty. Raises InvalidRequest naming `path`."""
     if field.kind is Kind.STRING:
+        # Lines of blanks are how a document is laid out.
+        if "\n" not in text:
+            _check_seen(text, path)
         return _string(field, text, path)
     text = text.strip()
     if not text:
@@ -54,6 +60,7 @@ def from_json(field: Field, value: object, path: str) -> object | None:
         if not isinstance(value, str):
             raise InvalidRequest(f"a string is expected, not {json_kind(value)}", field=path)
         if field.kind is Kind.STRING:
+            _check_seen(value, path)
             return _string(field, value, path)
         return from_text(field, value, path)
     if field.kind is Kind.BOOLEAN:
@@ -101,6 +108,11 @@ def json_kind(value: object) -> str:
     if isinstance(value, str):
         return "a string"
     return "an array" if isinstance(value, list) else "an object"
+
+
+def _check_seen(text: str, path: str) -> None:
+    if path in _NAMES and text.isspace():
+        raise InvalidRequest("consists of blanks only; give a name that can be seen, or leave it out", field=path)
 
 
 def _string(field: Field, text: str, path: str) -> str | None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 
+from tests.compressed import COMPRESS
 from tests.unit.cli.conftest import Cli
 
 
@@ -58,3 +59,30 @@ def test_refusals_leave_nothing_behind(cli: Cli) -> None:
 
     assert sorted((cli.directory / "images").rglob("*")) == held
     assert len(cli.json("images", "list")["images"]) == 1
+
+
+def test_a_compressed_image_is_unpacked(cli: Cli) -> None:
+    disk = b"a disk" * 1000
+    for kind, pack in COMPRESS.items():
+        image = cli.json("images", "add", cli.image_file(f"web.img.{kind}", pack(disk)), "--appliance", 4)
+        assert (image["name"], image["size_bytes"]) == ("web", len(disk))
+        assert image["sha256"] == hashlib.sha256(disk).hexdigest()
+
+
+def test_a_checksum_is_compared(cli: Cli) -> None:
+    file = cli.image_file()
+    for name in ("md5", "sha256"):
+        right = hashlib.new(name, file.read_bytes(), usedforsecurity=False).hexdigest()
+        for value, words in (("x", f"--{name}: is no {name} checksum"), (right[::-1], f"--{name}: the image's {name}")):
+            refused = cli.run("images", "add", file, "--appliance", 4, f"--{name}", value)
+            assert refused.exit_code == 2
+            assert words in refused.stderr
+        assert cli.json("images", "list") == {"images": []} or name == "sha256"
+        cli.ok("images", "add", file, "--appliance", 4, f"--{name}", right)
+
+
+def test_a_bad_name_is_refused(cli: Cli) -> None:
+    for name in (" ", "a\nb", "a\x1bb"):
+        refused = cli.run("images", "add", cli.image_file(), "--appliance", 4, "--name", name)
+        assert refused.exit_code == 2
+        assert "name: " in refused.stderr

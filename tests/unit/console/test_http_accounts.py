@@ -74,7 +74,7 @@ def test_the_domain_of_the_user_and_the_interface(fresh: Service, browser: Brows
 @pytest.mark.parametrize(
     ("change", "field", "words"),
     [
-        ({"name": ""}, "name", "an account's name has 1 to 255"),
+        ({"name": ""}, "name", "Name is needed: 1 to 255 characters"),
         ({"keystoneUrl": ""}, "keystoneUrl", "Keystone URL is needed"),
         ({"keystoneUrl": "ftp://x"}, "keystoneUrl", "must be an address"),
         ({"keystoneUrl": "https://u:p@x"}, "keystoneUrl", "must not hold a login or password"),

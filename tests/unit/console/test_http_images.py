@@ -12,6 +12,7 @@ from publisher.core.image import ImageState
 from publisher.core.store.engine import writing
 from publisher.core.store.tables import tickets
 from tests import disks
+from tests.compressed import COMPRESS
 from tests.unit.console.conftest import Browser, Page, browse
 from tests.unit.intake.conftest import IMAGES, Service, add_image
 
@@ -155,6 +156,11 @@ def test_what_is_sent_without_an_appliance_makes_one(fresh: Service, browser: Br
         ({"name": "n" * 256}, BYTES, 400, "Name has 1 to 255"),
         ({"file_name": "a", "appliance": "x"}, BYTES, 400, "Appliance is not the number"),
         ({"file_name": "a", "appliance": "9" * 19}, BYTES, 400, "Appliance is not the number"),
+        ({"file_name": "a", "name": "  "}, BYTES, 400, "Name consists of blanks only"),
+        ({"file_name": "a", "name": "a\nb"}, BYTES, 400, "Name has a line break"),
+        ({"file_name": "a", "sha256sum": "x"}, BYTES, 400, "SHA-256 is no sha256 checksum"),
+        ({"file_name": "a", "sha256sum": "0" * 64}, BYTES, 400, "SHA-256: the image's sha256 is "),
+        ({"file_name": "a.xz"}, COMPRESS["xz"](BYTES)[:-3], 400, "the xz file is incomplete"),
         ({"file_name": "a"}, bytes(20001), 413, "larger than 20000 bytes"),
     ],
 )
@@ -168,6 +174,35 @@ def test_what_is_wrong_with_what_is_sent_is_told_to_the_script(
     assert len(service.store.images.list()) == len(IMAGES)
     incoming = service.settings.images / ".incoming"
     assert not incoming.exists() or list(incoming.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", COMPRESS)
+def test_a_compressed_one_is_unpacked(fresh: Service, browser: Browsers, kind: str) -> None:
+    sha256 = hashlib.sha256(BYTES).hexdigest()
+    answer = upload(browser("alice"), COMPRESS[kind](BYTES), file_name=f"web.qcow2.{kind}", sha256sum=sha256)
+    assert answer.status == 201, answer.text
+    image = fresh.store.images.latest(1)[0]
+    assert (image.name, image.file_name, image.sha256) == ("web", "web.qcow2", sha256)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"sha256sum": "x"}, "SHA-256 is no sha256 checksum"),
+        ({"name": " "}, "Name consists of blanks only"),
+        ({"name": "a\nb"}, "Name has a line break"),
+    ],
+)
+def test_what_is_wrong_with_what_is_to_be_fetched(
+    fresh: Service, browser: Browsers, given: dict[str, str], words: str
+) -> None:
+    file = fresh.settings.images / "base.qcow2"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(BYTES)
+    answer = browser("alice").post("/images/new", {"location": "base.qcow2", "appliance": "14"} | given)
+    assert answer.status == 400
+    assert words in answer.text
+    assert fresh.waker.images == []
 
 
 def test_a_form_is_no_image(browser: Browsers) -> None:

@@ -5,7 +5,8 @@ from typing import Any
 
 from sqlalchemy import update
 
-from publisher.core.image import Digests, Image, digest
+from publisher.core.hashing import digest
+from publisher.core.image import Digests, Image
 from publisher.core.store import Store
 from publisher.core.store.engine import db_now, writing
 from publisher.core.store.tables import tickets, users

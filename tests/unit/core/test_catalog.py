@@ -2,16 +2,18 @@
 
 import hashlib
 import os
-import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from publisher.core.catalog import discard_old_incoming, incoming, register
+from publisher.core.catalog import register
+from publisher.core.checksums import checksum
 from publisher.core.errors import Conflict, InvalidRequest
 from publisher.core.image import Image
 from publisher.core.store import Store
 from tests import disks
+from tests.compressed import COMPRESS
 from tests.unit.core.records import APPLIANCE, OWNER, add_owner
 
 CONTENT = disks.raw(b"a disk" * 1000)
@@ -34,7 +36,8 @@ def add(store: Store, root: Path, file: Path, *, id: int | None = None, link: bo
 
 
 def inventory(root: Path) -> set[Path]:
-    return set(root.rglob("*")) if root.exists() else set()
+    """All that is there, but for the directory of what is on its way, which stays."""
+    return set(root.rglob("*")) - {root / ".incoming"} if root.exists() else set()
 
 
 def test_a_file_is_copied_in(sqlite_store: Store, root: Path, file: Path) -> None:
@@ -176,16 +179,139 @@ def test_ids_go_on_after_one_that_was_given(store: Store, tmp_path: Path, file: 
     assert add(store, tmp_path / "root", file).id == first.id + 1
 
 
-def test_what_nobody_has_written_to_for_a_day_is_deleted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    discard_old_incoming(tmp_path)  # there may be none
-    old, new, directory = (incoming(tmp_path, name) for name in ("old", "new", "directory"))
-    old.write_bytes(b"half")
-    new.write_bytes(b"half")
-    yesterday = time.time() - 86500
-    os.utime(old, (yesterday, yesterday))
-    discard_old_incoming(tmp_path)
-    assert inventory(old.parent) == {new}
-    directory.mkdir()
-    os.utime(directory, (yesterday, yesterday))
-    discard_old_incoming(tmp_path)
-    assert "cannot be deleted" in caplog.text
+# Compressed, sparse, interrupted ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", COMPRESS)
+@pytest.mark.parametrize("link", [False, True])
+def test_a_compressed_file_is_unpacked(sqlite_store: Store, root: Path, tmp_path: Path, kind: str, link: bool) -> None:
+    disk = disks.qcow2(20 << 30)
+    packed = tmp_path / f"web.qcow2.{kind}"
+    packed.write_bytes(COMPRESS[kind](disk))
+    image = add(sqlite_store, root, packed, link=link)
+    assert (image.name, image.file_name, image.disk_format, image.size) == ("web", "web.qcow2", "qcow2", len(disk))
+    assert image.sha256 == hashlib.sha256(disk).hexdigest()
+    assert (root / image.location).read_bytes() == disk
+    assert packed.read_bytes() == COMPRESS[kind](disk), "that one is its owner's"
+
+
+def test_a_compressed_file_of_the_root_is_kept_beside_what_is_in_it(sqlite_store: Store, root: Path) -> None:
+    (root / "a").mkdir(parents=True)
+    packed = root / "a" / "disk.gz"
+    packed.write_bytes(COMPRESS["gz"](CONTENT))
+    image = add(sqlite_store, root, packed)
+    assert image.file_name == "disk"
+    assert image.location != "a/disk"
+    assert (root / image.location).read_bytes() == CONTENT
+    assert packed.read_bytes() == COMPRESS["gz"](CONTENT)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (COMPRESS["xz"](CONTENT)[:-9], "the xz file is incomplete"),
+        (COMPRESS["gz"](CONTENT) + b"and more", "the gz file is followed by other data"),
+        (COMPRESS["gz"](b""), "there is nothing in the file"),
+        (COMPRESS["gz"](COMPRESS["xz"](CONTENT)), "is compressed twice"),
+    ],
+)
+def test_what_cannot_be_unpacked_leaves_nothing_behind(
+    sqlite_store: Store, root: Path, file: Path, content: bytes, words: str
+) -> None:
+    file.write_bytes(content)
+    with pytest.raises(InvalidRequest, match=words):
+        add(sqlite_store, root, file)
+    assert inventory(root) == set()
+
+
+def test_holes_stay_holes(sqlite_store: Store, root: Path, tmp_path: Path) -> None:
+    with (tmp_path / "disk.img").open("wb") as sparse:
+        sparse.write(CONTENT)
+        sparse.truncate(1 << 30)
+    steps: list[int] = []
+    image = register(
+        sqlite_store, root, tmp_path / "disk.img", owner=OWNER, appliance_id=APPLIANCE, on_progress=steps.append
+    )
+    assert image.size == sum(steps) == (root / image.location).stat().st_size == 1 << 30
+    assert (root / image.location).stat().st_blocks * 512 < 1 << 20
+
+
+@pytest.mark.parametrize("way", ["copied", "linked", "kept"])
+def test_a_checksum_is_compared(sqlite_store: Store, root: Path, file: Path, way: str) -> None:
+    if way == "kept":
+        root.mkdir()
+        file = file.rename(root / "disk")
+    before = inventory(root)
+    for algorithm in ("md5", "sha256"):
+        right = hashlib.new(algorithm, CONTENT, usedforsecurity=False).hexdigest()
+        wrong = right[::-1]
+        with pytest.raises(InvalidRequest, match=f"--{algorithm}: the image's {algorithm} is {right}, not {wrong}"):
+            register(
+                sqlite_store, root, file, owner=OWNER, appliance_id=APPLIANCE, link=way == "linked",
+                expected=(checksum(algorithm, wrong, f"--{algorithm}"),),
+            )  # fmt: skip
+        assert inventory(root) == before
+        assert register(
+            sqlite_store, root, file, owner=OWNER, appliance_id=APPLIANCE, link=way == "linked",
+            expected=(checksum(algorithm, right, f"--{algorithm}"),),
+        )  # fmt: skip
+        before = inventory(root)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("where", ["os.pwrite", "os.fsync", "publisher.core.catalog.examine", "os.ftruncate"])
+def test_being_interrupted_anywhere_leaves_nothing_behind(
+    sqlite_store: Store, root: Path, file: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException], where: str
+) -> None:
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(where, interrupt)
+    with pytest.raises(error):
+        add(sqlite_store, root, file)
+    monkeypatch.undo()
+    assert inventory(root) == set()
+    assert list((root / ".incoming").glob("*")) == []
+    assert sqlite_store.images.list() == []
+
+
+@pytest.mark.parametrize("committed", [True, False])
+def test_being_interrupted_while_it_is_committed(
+    sqlite_store: Store, root: Path, file: Path, monkeypatch: pytest.MonkeyPatch, committed: bool
+) -> None:
+    commit = sqlite_store.images.add
+
+    def interrupted(**values: Any) -> Image:
+        if committed:
+            commit(**values)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sqlite_store.images, "add", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        add(sqlite_store, root, file)
+    assert [(root / each.location).exists() for each in sqlite_store.images.list()] == [True] * committed
+    assert len(inventory(root)) == (2 if committed else 0)
+
+
+# Names ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["", " ", "a\nb", "a\x00b", "a\u2028b", "\udcff", "x" * 256])
+def test_a_bad_name_is_refused(sqlite_store: Store, root: Path, file: Path, name: str) -> None:
+    with pytest.raises(InvalidRequest, match=r"^name: "):
+        register(sqlite_store, root, file, owner=OWNER, appliance_id=APPLIANCE, name=name)
+    assert inventory(root) == set()
+
+
+def test_a_file_whose_name_is_not_utf8(sqlite_store: Store, root: Path, tmp_path: Path) -> None:
+    file = Path(os.fsdecode(os.fsencode(tmp_path) + b"/b\xff.img"))
+    file.write_bytes(CONTENT)
+    with pytest.raises(InvalidRequest, match=r"^name: is not UTF-8"):
+        add(sqlite_store, root, file)
+    image = register(sqlite_store, root, file, owner=OWNER, appliance_id=APPLIANCE, name="b")
+    assert image.file_name == "b_.img"
+    root.joinpath("kept").mkdir()
+    kept = file.rename(Path(os.fsdecode(os.fsencode(root) + b"/kept/b\xff.img")))
+    with pytest.raises(InvalidRequest, match="is not UTF-8 or cannot be shown; rename it") as raised:
+        register(sqlite_store, root, kept, owner=OWNER, appliance_id=APPLIANCE, name="b")
+    assert str(raised.value).isprintable()

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from publisher.core.errors import ImageFileError
-from publisher.core.image import digest, open_under
+from publisher.core.hashing import digest
+from publisher.core.image import open_under
 from tests.patience import PATIENCE
 
 

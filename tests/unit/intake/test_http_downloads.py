@@ -8,14 +8,17 @@ import os
 import threading
 from collections.abc import Callable
 from email.utils import formatdate
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
 import pytest
+from sqlalchemy import update
 
 from publisher.core import catalog
 from publisher.core.image import Image
+from publisher.core.store.engine import writing
+from publisher.core.store.tables import images
 from publisher.core.ticket import Ticket
 from publisher.intake.auth import NoSignatures, signature
 from publisher.intake.routes.downloads import disposition
@@ -388,7 +391,12 @@ def test_the_same_file_while_it_is_deleted(fresh: Service, image: Image) -> None
     ],
 )
 def test_names(fresh: Service, name: str) -> None:
-    image = add(fresh, name)
+    image = add(fresh)
+    # Under a name that has come to be in the catalog, whichever way.
+    location = str(PurePosixPath(image.location).with_name(name))
+    file_of(fresh, image).rename(fresh.settings.images / location)
+    with writing(fresh.store.engine) as connection:
+        connection.execute(update(images).where(images.c.id == image.id).values(location=location))
     answer = fresh.get(shown(fresh, path_of(image))["downloadUri"], login=None)
     assert is_whole(answer)
     assert "set-cookie" not in answer.headers

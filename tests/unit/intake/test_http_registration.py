@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 from pathlib import Path
@@ -16,6 +17,7 @@ from publisher.core.store.engine import writing
 from publisher.core.store.images import Images
 from publisher.core.store.tables import images
 from tests import disks
+from tests.compressed import COMPRESS
 from tests.unit.intake.conftest import JSON, UFORGE, XML, Service
 
 ALICE = "users/alice/appliances/14/images"
@@ -216,6 +218,141 @@ def test_an_answer_of_the_store_that_is_lost(fresh: Service, monkeypatch: pytest
     answer = fresh.post(ALICE, QCOW2, content_type=BYTES, login="alice")
     assert answer.status == 503, answer.body
     assert (count(fresh) - before, len(files(fresh))) == ((1, 1) if committed else (0, 0))
+
+
+# Compressed, with checksums ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", COMPRESS)
+def test_compressed_bytes_are_unpacked(fresh: Service, kind: str) -> None:
+    packed = COMPRESS[kind](QCOW2)
+    answer = fresh.post(
+        f"{ALICE}?fileName=web.qcow2.{kind}&format=qcow2", packed, content_type=BYTES, login="alice", accept=JSON
+    )
+    assert answer.status == 201, answer.body
+    image = fresh.store.images.get(answer.json["dbId"])
+    assert image is not None
+    assert (image.name, image.file_name, image.format) == ("web", "web.qcow2", "qcow2")
+    assert (image.size, image.virtual_size) == (len(QCOW2), 5 << 30)
+    assert image.sha256 == answer.json["sha256sum"] == hashlib.sha256(QCOW2).hexdigest()
+    assert files(fresh) == [image.location]
+    assert fresh.get(answer.json["downloadUri"], login=None).body == QCOW2
+
+
+@pytest.mark.parametrize("kind", COMPRESS)
+@pytest.mark.parametrize(
+    ("change", "status", "words"),
+    [
+        (lambda packed: packed[:-5], 400, "file is incomplete"),
+        (lambda packed: packed + b"more of it", 400, "file is followed by other data"),
+        (COMPRESS["gz"], 400, "is compressed twice"),
+        (lambda packed: packed[:1] and COMPRESS["bz2"](bytes(30_000)), 413, "unpacked, the image is larger than 20000"),
+    ],
+    ids=["cut", "followed", "twice", "large"],
+)
+def test_compressed_bytes_that_are_refused(start: Any, kind: str, change: Any, status: int, words: str) -> None:
+    service: Service = start(upload_bytes_max=20_000)
+    before = count(service)
+    answer = service.post(ALICE, change(COMPRESS[kind](QCOW2)), content_type=BYTES, login="alice")
+    assert (answer.status, words in answer.problem()) == (status, True), answer.body
+    assert (count(service), files(service)) == (before, [])
+
+
+def base64_of(algorithm: str, content: bytes) -> str:
+    return base64.b64encode(hashlib.new(algorithm, content, usedforsecurity=False).digest()).decode()
+
+
+def test_a_checksum_that_is_right(fresh: Service) -> None:
+    sha256, md5 = hashlib.sha256(QCOW2).hexdigest(), hashlib.md5(QCOW2, usedforsecurity=False).hexdigest()
+    headers = {
+        "Content-MD5": base64_of("md5", QCOW2),
+        "Digest": f"unixsum=30637,SHA-256={base64_of('sha256', QCOW2)}, md5={base64_of('md5', QCOW2)}",
+        "Content-Digest": f"sha-256=:{base64_of('sha256', QCOW2)}:",
+        "Repr-Digest": f"sha-512=:{base64_of('sha512', QCOW2)}:, x=:AAAA:",
+    }
+    path = f"{ALICE}?sha256sum={sha256.upper()}&md5sum={md5}"
+    answer = fresh.post(path, QCOW2, content_type=BYTES, login="alice", headers=headers)
+    assert answer.status == 201, answer.body
+
+
+@pytest.mark.parametrize("sent", [QCOW2, COMPRESS["xz"](QCOW2)], ids=["plain", "xz"])
+@pytest.mark.parametrize(
+    ("parameters", "headers", "at_fault"),
+    [
+        (f"?md5sum={'0' * 32}", {}, "md5sum: the image's md5 is "),
+        (f"?sha256sum={'0' * 64}", {}, "sha256sum: the image's sha256 is "),
+        ("", {"Content-MD5": base64_of("md5", b"other")}, "Content-MD5: the image's md5 is "),
+        ("", {"Digest": f"sha-256={base64_of('sha256', b'other')}"}, "Digest: the image's sha256 is "),
+        ("", {"Digest": f"MD5={base64_of('md5', b'other')}"}, "Digest: the image's md5 is "),
+        ("", {"Content-Digest": f"sha-512=:{base64_of('sha512', b'')}:"}, "Content-Digest: the image's sha512 is "),
+        ("", {"Repr-Digest": f"sha-256=:{base64_of('sha256', b'')}:"}, "Repr-Digest: the image's sha256 is "),
+        ("?md5sum=x", {}, "md5sum: is no md5 checksum"),
+        ("?sha256sum=" + "g" * 64, {}, "sha256sum: is no sha256 checksum"),
+        ("", {"Content-MD5": "d41d8cd98f00b204e9800998ecf8427e"}, "Content-MD5: is no md5 checksum"),
+        ("", {"Content-MD5": "?"}, "Content-MD5: is no md5 checksum"),
+        ("", {"Digest": "sha-256"}, "Digest: is malformed"),
+        ("", {"Digest": "crc32c=AAAA"}, "Digest: has none of the algorithms known here"),
+        ("", {"Repr-Digest": f"sha-256={base64_of('sha256', QCOW2)}"}, "Repr-Digest: is malformed"),
+        ("", {"Content-Digest": "sha-256=:AAAA:"}, "Content-Digest: is no sha256 checksum"),
+    ],
+)
+def test_a_checksum_that_is_wrong(
+    fresh: Service, sent: bytes, parameters: str, headers: dict[str, str], at_fault: str
+) -> None:
+    before = count(fresh)
+    answer = fresh.post(ALICE + parameters, sent, content_type=BYTES, login="alice", headers=headers)
+    assert (answer.status, answer.problem()[: len(at_fault)]) == (400, at_fault), answer.body
+    assert (count(fresh), files(fresh)) == (before, [])
+
+
+@pytest.mark.parametrize("form", [JSON, XML])
+def test_checksums_of_what_is_fetched_are_kept(fresh: Service, form: str) -> None:
+    place(fresh, "disk.raw")
+    md5, sha256 = "AB" * 16, "cd" * 32
+    body = (
+        asked(location="disk.raw", md5sum=md5, sha256sum=sha256)
+        if form == JSON
+        else f'<n:image xmlns:n="{UFORGE}"><md5sum>{md5}</md5sum><sha256sum>{sha256}</sha256sum>'
+        "<location>disk.raw</location></n:image>"
+    )
+    answer = fresh.post(ALICE, body, content_type=form, login="alice", accept=JSON)
+    assert answer.status == 201, answer.body
+    found = fresh.store.images.get(answer.json["dbId"])
+    assert found is not None
+    assert [(each.algorithm, each.value, each.field) for each in found.expected] == [
+        ("md5", md5.lower(), "md5sum"),
+        ("sha256", sha256, "sha256sum"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("a%0Ab", "name: has a line break (U+000A) at position 1"),
+        ("%20%20", "name: consists of blanks only"),
+        ("%FF", "name: is not UTF-8"),
+        ("a%00b", "name: has a character that cannot be shown (U+0000)"),
+    ],
+)
+@pytest.mark.parametrize("parameter", ["name", "fileName"])
+def test_a_bad_name_of_what_is_sent(fresh: Service, name: str, words: str, parameter: str) -> None:
+    before = count(fresh)
+    answer = fresh.post(f"{ALICE}?{parameter}={name}", QCOW2, content_type=BYTES, login="alice")
+    words = words.replace("name", parameter, 1)
+    assert (answer.status, answer.problem()[: len(words)]) == (400, words), answer.body
+    assert (count(fresh), files(fresh)) == (before, [])
+
+
+def test_a_name_with_percent_signs_is_decoded(start: Any) -> None:
+    service: Service = start(location_hosts="images.example.com, s3://bucket")
+    for location, name in (
+        ("https://images.example.com/a/file%20n%C3%A5me.qcow2.xz?x=y%20z", "file nåme"),
+        ("https://images.example.com/a/..%2F..%2Fetc%00passwd.img", "_.._etc_passwd"),
+        ("https://images.example.com/a/%FF.qcow2", "_"),
+        ("s3://bucket/file%20name.qcow2", "file%20name"),
+    ):
+        answer = service.post(ALICE, asked(location=location), content_type=JSON, login="alice", accept=JSON)
+        assert (answer.status, answer.json["name"]) == (201, name)
 
 
 # Again, and cancelled ---------------------------------------------------------------------------------------------

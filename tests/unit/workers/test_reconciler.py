@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from publisher.core import catalog
 from publisher.core.broker import Broker
 from publisher.core.queue import WakeQueue
 from publisher.core.settings import Settings
@@ -172,7 +171,8 @@ def test_expired_keys_are_purged_now_and_then(sqlite_store: Store, queue: Queue)
 
 
 def test_what_an_upload_has_left_is_deleted(sqlite_store: Store, queue: Queue, tmp_path: Path) -> None:
-    left = catalog.incoming(tmp_path, "left")
+    left = tmp_path / ".incoming" / "left"
+    left.parent.mkdir()
     left.write_bytes(b"half")
     os.utime(left, (1, 1))
     settings = Settings(reconcile_seconds=0.05, image_root=tmp_path)

@@ -1,0 +1,57 @@
+"""Checksums that a caller says an image has, compared with what came."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from publisher.core.errors import InvalidRequest
+
+HEX_DIGITS = {"md5": 32, "sha256": 64, "sha512": 128}
+"""The algorithms, by our names, and the length of each one's checksum."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checksum:
+    """What a caller says."""
+
+    algorithm: str
+    """One of `HEX_DIGITS`."""
+    value: str
+    """Lower-case hex."""
+    field: str
+    """The element, header or option that it was given in."""
+
+
+Checksums = tuple[Checksum, ...]
+
+
+def checksum(algorithm: str, text: str, field: str) -> Checksum:
+    """A checksum as it is given in hex. Raises `InvalidRequest`."""
+    value = text.strip().lower()
+    digits = HEX_DIGITS[algorithm]
+    if not re.fullmatch(rf"[0-9a-f]{{{digits}}}", value):
+        raise InvalidRequest(f"is no {algorithm} checksum; give its {digits} hexadecimal digits", field=field)
+    return Checksum(algorithm, value, field)
+
+
+def checksums(*, md5: object = None, sha256: object = None) -> Checksums:
+    """Those of a document, or of a request's parameters, by the names of the wire contract. Raises `InvalidRequest`."""
+    given = {"md5": ("md5sum", md5), "sha256": ("sha256sum", sha256)}
+    return tuple(checksum(algorithm, str(text), field) for algorithm, (field, text) in given.items() if text)
+
+
+def check(expected: Checksums, *found: Mapping[str, str]) -> None:
+    """Compare each checksum with those that were found, of which one has to be the same.
+
+    A compressed image has two: of the bytes as they were sent, and of the disk inside. Raises `InvalidRequest`.
+    """
+    for each in expected:
+        values = list(dict.fromkeys(one[each.algorithm] for one in found if each.algorithm in one))
+        if each.value not in values:
+            raise InvalidRequest(
+                f"the image's {each.algorithm} is {', unpacked '.join(values)}, not {each.value};"
+                " send the image again, or correct the checksum",
+                field=each.field,
+            )

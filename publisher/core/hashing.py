@@ -1,0 +1,103 @@
+"""The hashes of an image's bytes, computed piece by piece. The holes of a sparse file are not read."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+
+from publisher.core.image import Digests
+
+READ_BYTES = 1 << 20
+ZEROS = bytes(READ_BYTES)
+_SHARED_BYTES = 256 << 10
+"""A piece of this size or more is worth handing to other threads."""
+
+
+class Hasher:
+    """Computes `Digests` of bytes that are handed over piece by piece."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._hashes = hashlib.md5(usedforsecurity=False), hashlib.sha256(), hashlib.sha512()
+
+    def update(self, piece: bytes | memoryview) -> None:
+        """hashlib lets go of the interpreter's lock, so that a large piece is hashed on several cores at a time."""
+        *others, own = self._hashes
+        shared = [_threads().submit(each.update, piece) for each in others] if len(piece) >= _SHARED_BYTES else []
+        own.update(piece)
+        if shared:
+            for future in shared:
+                future.result()
+        else:
+            for each in others:
+                each.update(piece)
+        self.size += len(piece)
+
+    def digests(self) -> Digests:
+        return Digests(self.size, *(each.hexdigest() for each in self._hashes))
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(4, "hashing")
+
+
+# Threads do not survive a fork.
+os.register_at_fork(after_in_child=_threads.cache_clear)
+
+
+def digest(path: Path, on_progress: Callable[[int], None] = lambda _: None) -> Digests:
+    """Read the file once, in constant memory. `on_progress` gets the bytes of each step."""
+    hasher = Hasher()
+    with io.FileIO(path) as file:
+        for piece in pieces(file):
+            hasher.update(piece)
+            on_progress(len(piece))
+    return hasher.digests()
+
+
+def pieces(file: io.FileIO) -> Iterator[bytes | memoryview]:
+    """All of a file, from its beginning, at most 1 MiB at a time. A piece is good until the next one is asked for.
+
+    A hole comes as pieces of `ZEROS`, without being read.
+    """
+    buffer = memoryview(bytearray(READ_BYTES))
+    zeros = memoryview(ZEROS)
+    # What is appended meanwhile is left out.
+    size = os.fstat(file.fileno()).st_size
+    for start, end, data in _extents(file.fileno(), size):
+        if not data:
+            for offset in range(start, end, READ_BYTES):
+                yield zeros[: min(READ_BYTES, end - offset)]
+            continue
+        file.seek(start)
+        while start < end and (count := file.readinto(buffer[: min(READ_BYTES, end - start)])):
+            yield buffer[:count]
+            start += count
+
+
+def _extents(descriptor: int, size: int) -> Iterator[tuple[int, int, bool]]:
+    """The parts of a file, in order: from where to where, and whether there is data, or a hole (lseek(2))."""
+    position = 0
+    while position < size:
+        try:
+            data = min(os.lseek(descriptor, position, os.SEEK_DATA), size)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                # This file system knows no holes.
+                yield position, size, True
+                return
+            data = size
+        if data > position:
+            yield position, data, False
+        if data < size:
+            hole = min(os.lseek(descriptor, data, os.SEEK_HOLE), size)
+            yield data, hole, True
+            data = hole
+        position = data

@@ -1,0 +1,16 @@
+"""the checksums that a caller says an image has"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0008_wanted_checksums"
+down_revision = "0008_disk_warnings"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.add_column("images", sa.Column("wanted_md5", sa.String(length=32)))
+    op.add_column("images", sa.Column("wanted_sha256", sa.String(length=64)))
