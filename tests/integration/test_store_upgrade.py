@@ -23,7 +23,6 @@ from publisher.core.ticket import State
 from publisher.core.vault import Vault
 from tests.servers.postgres import PostgresServer
 from tests.unit.core.records import current
-from workers.clouds.memory import CLOUD, StoredImage
 from workers.runner import Runner
 
 CONTENT = b"an image that was registered long ago"
