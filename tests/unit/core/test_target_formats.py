@@ -4,7 +4,7 @@ from itertools import product
 
 import pytest
 
-from publisher.core.image import DISK_FORMATS, format_named, formats, target_format
+from publisher.core.image import DISK_FORMATS, formats, full_name, target_format
 from publisher.core.target_formats import (
     API_FORMATS,
     API_PLATFORMS,
@@ -27,7 +27,7 @@ def test_an_image_for_openstack_has_a_format_of_openstacks() -> None:
 
 @pytest.mark.parametrize("disk_format", DISK_FORMATS)
 def test_without_a_format_an_image_is_for_openstack_or_of_its_own_kind(disk_format: str) -> None:
-    format = format_named(None, disk_format)
+    format = full_name(disk_format)
     if disk_format in ("raw", "iso"):
         assert (target_format(format), format) in (("raw", "raw"), ("iso", "ISO"))
         assert target_type(target_format(format)) != "cloud"
