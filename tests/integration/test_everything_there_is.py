@@ -11,7 +11,8 @@ import pytest
 from lxml import etree
 from sqlalchemy import update
 
-from publisher.core.image import DISK_FORMATS, ImageState, digest, formats
+from publisher.core.hashing import digest
+from publisher.core.image import DISK_FORMATS, ImageState, formats
 from publisher.core.platforms import installed
 from publisher.core.store import Store
 from publisher.core.store.engine import db_now, writing

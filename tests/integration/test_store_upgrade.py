@@ -12,6 +12,7 @@ import pytest
 from alembic import command
 from sqlalchemy import Connection, MetaData, Table, select
 
+from memory_cloud.publisher import CLOUD, StoredImage
 from publisher.core.hashing import digest
 from publisher.core.image import Image
 from publisher.core.platforms import cloud_account
