@@ -1,5 +1,6 @@
 """Fixtures for all tests: real servers, started when a test first asks for one and shared until the session ends."""
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,11 @@ from tests.devcloud_venv import devcloud_venv
 from tests.servers.postgres import PostgresServer, postgres_server
 from tests.servers.rabbitmq import RabbitServer, rabbitmq_server
 from tests.servers.redis import RedisServer, redis_server
+
+# Whatever processes the tests start find this code, and the plugin that only tests have, as this process does.
+_FOUND = [str(Path(__file__).parent / "memory_cloud"), str(Path(__file__).parent.parent)]
+_PATH = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([*_FOUND, *filter(None, _PATH)]))
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -7,9 +7,7 @@ from dataclasses import dataclass
 
 from publisher.console.formats import sentence, spelled
 from publisher.core.errors import InvalidRequest
-from publisher.core.platforms import PLATFORMS as ASKED
-from publisher.core.platforms import Platform as Asked
-from publisher.core.platforms import installed
+from publisher.core.platforms import definition, installed
 from publisher.intake.wire.fields import STRING_LIMIT, Document, Field, Kind
 from publisher.intake.wire.platforms import PLATFORMS, Platform, find_platform
 from publisher.intake.wire.schema import CRED_ACCOUNT
@@ -74,7 +72,7 @@ def platform_label(name: str) -> str:
 
 def account_elements(platform: Platform, *, prefix: str = "", secrets_kept: bool = False) -> list[Element]:
     """Of an account: what is needed first. `secrets_kept`: there are secrets that are kept where none is entered."""
-    needed = ASKED.get(platform.name, Asked()).account
+    needed = definition(platform.name).account
     made = [
         _element(each, prefix, required=each.name in needed, kept=each.secret and secrets_kept)
         for each in platform.cred_account

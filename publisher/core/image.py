@@ -98,6 +98,11 @@ class Image:
         return checksums(md5=self.wanted_md5, sha256=self.wanted_sha256)
 
     @property
+    def told_format(self) -> str:
+        """The format that callers are told. Until the file was read, it is the one they asked for, or else `raw`."""
+        return self.format or self.wanted_format or "raw"
+
+    @property
     def file_name(self) -> str:
         return PurePosixPath(self.location).name
 
@@ -149,7 +154,6 @@ def open_under(root: Path, location: str) -> int:
 
 
 DISK_FORMAT_OF = {
-    "qcow2": "qcow2",
     "openstackqcow2": "qcow2",
     "cloudstackqcow2": "qcow2",
     "kvm": "qcow2",
@@ -169,22 +173,29 @@ DISK_FORMAT_OF = {
 """The disk format that an image format of the wire contract stands for."""
 
 FORMAT_OF_DISK = {
-    "qcow2": "qcow2",
+    "qcow2": "openstackqcow2",
     "raw": "raw",
     "vmdk": "openstackvmdk",
     "iso": "ISO",
     "vdi": "openstackvdi",
     "vhd": "openstackvhd",
 }
+"""By what kind of file an image is, the format that it has where its caller names none, or only that kind."""
+
+
+def full_name(format: str) -> str:
+    """The contract's name of a format that may be named by the kind of file alone."""
+    return FORMAT_OF_DISK.get(format, format)
 
 
 def check_format(name: str) -> str:
     """The contract's name of a format. Raises `InvalidRequest` for an unknown one."""
     known = {each.lower(): each for each in DISK_FORMAT_OF}
-    known |= {each: FORMAT_OF_DISK[each] for each in ("vmdk", "vdi", "vhd")}
+    known |= FORMAT_OF_DISK
     canonical = known.get(name.lower())
     if canonical is None:
-        raise InvalidRequest(f"'{name}' is unknown; known are {', '.join(sorted(DISK_FORMAT_OF))}", field="format")
+        names = sorted({*DISK_FORMAT_OF, *FORMAT_OF_DISK} - {"iso"})
+        raise InvalidRequest(f"'{name}' is unknown; known are {', '.join(names)}", field="format")
     return canonical
 
 
@@ -194,12 +205,12 @@ def formats() -> tuple[str, ...]:
 
 
 def target_format(format: str) -> str:
-    """The `targetFormat/name` of an image of that format: the platform that it is made for, which callers query by.
+    """The `targetFormat/name` of an image of that format: what it is made for, which callers query by.
 
-    What is made for none in particular is for the cloud that takes it as it is.
+    That is a cloud where the format is a cloud's own, and otherwise the format's kind: `raw` or `iso`.
     """
-    return next((name for name in _TARGETS if format.lower().startswith(name)), _TARGET_OF.get(format, "openstack"))
+    return next((name for name in _TARGETS if format.lower().startswith(name)), _TARGET_OF.get(format, format.lower()))
 
 
-_TARGETS = ("aws", "azure", "cloudstack", "docker", "google", "hyper-v", "openshift", "openstack", "outscale")
-_TARGET_OF = {"esx": "vsphere", "k5vmdk": "k5", "kvm": "kvm", "oracleraw": "oracle"}
+_TARGETS = ("azure", "cloudstack", "google", "hyper-v", "openstack")
+_TARGET_OF = {"esx": "vsphere", "k5vmdk": "k5", "oracleraw": "oracle"}

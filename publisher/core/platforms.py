@@ -1,25 +1,33 @@
 """What each platform asks of a publish request: checked by the intake, before any worker sees it.
 
-Names are the elements of the wire contract. A platform is offered where a plugin for it is installed.
+Names are the elements of the wire contract. A platform is offered where a plugin for it is installed. A package with a
+plugin for a platform that is not in the table here describes it with an entry point of its own.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from publisher.core.certificates import check_bundle
 from publisher.core.errors import InvalidRequest
 from publisher.core.names import check_basic_plane, check_name
+from publisher.core.target_formats import API_PLATFORMS
+
+logger = logging.getLogger(__name__)
 
 INTERFACES = ("public", "internal", "admin")
 """Kinds of endpoints that OpenStack's catalog has for each service."""
 ENTRY_POINT_GROUP = "image_publisher.clouds"
+DEFINITION_GROUP = "image_publisher.platforms"
+"""Of the entry points by which packages describe platforms that are not in the API: each leads to a `Platform`."""
 NAME_LENGTH_MAX = 255
 """Characters: the limit of Glance and of most other clouds."""
 SECRETS_GO_BY = (
@@ -27,6 +35,14 @@ SECRETS_GO_BY = (
     "proxyPort", "caBundle",
 )  # fmt: skip
 """Elements of an account, of any platform, that tell where its secrets are sent, for whom, and whom to trust there."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlatformElement:
+    """An element that a platform adds to its accounts or its published images. A secret is stored encrypted."""
+
+    name: str
+    kind: Literal["string", "uri", "boolean", "integer", "secret"] = "string"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,36 +57,72 @@ class Platform:
     """Whether it takes no name with characters of four bytes in UTF-8. (Glance answers 400, on any database: its
     `no_4byte_params`.)"""
     formats: tuple[str, ...] = ()
-    """Names of the image formats that it is offered for: those of its own first, then what is for no one cloud."""
+    """Names of the image formats of its own."""
+    takes: tuple[str, ...] = ()
+    """Names of the formats that it takes although they are no cloud's own, such as `raw`."""
+    label: str = ""
+    """Names its types (`PublishImage<label>`), where the API does not know the platform."""
+    account_elements: tuple[PlatformElement, ...] = ()
+    target_elements: tuple[PlatformElement, ...] = ()
+    """Of an account and of a published image, where the API does not know the platform."""
 
-
-_COMMON_FORMATS = ("qcow2", "raw", "ISO")
 
 _OPENSTACK = Platform(
     account=("keystoneUrl", "login", "password"),
     addresses=("keystoneUrl", "glanceUrl"),
     names=("displayName", "keystoneDomain", "keystoneProject", "tenantName", "login", "userDomain"),
     basic_plane=True,
-    formats=("openstackqcow2", "openstackvdi", "openstackvhd", "openstackvmdk", *_COMMON_FORMATS),
+    formats=("openstackqcow2", "openstackvdi", "openstackvhd", "openstackvmdk"),
+    takes=("raw", "ISO"),
 )
 
 PLATFORMS: dict[str, Platform] = {
     "openstack": _OPENSTACK,
     "susecloud": _OPENSTACK,
     "cloudwatt": _OPENSTACK,
-    "memory": Platform(formats=_COMMON_FORMATS),
 }
+"""Those of this distribution. `definition` knows the platforms of other packages, too."""
 
 
 @cache
 def installed() -> tuple[str, ...]:
     """The platforms that a plugin is installed for. Reads their names; loads none."""
-    return tuple(sorted(entry.name for entry in entry_points(group=ENTRY_POINT_GROUP)))
+    return tuple(sorted({entry.name for entry in entry_points(group=ENTRY_POINT_GROUP)}))
+
+
+@cache
+def brought() -> Mapping[str, Platform]:
+    """The platforms that other packages describe, by name. One that does not load is logged and left out."""
+    found: dict[str, Platform] = {}
+    for entry in sorted(entry_points(group=DEFINITION_GROUP), key=lambda each: each.name):
+        if entry.name in API_PLATFORMS:
+            logger.error("the platform '%s' of %s is left out: the API defines that name", entry.name, entry.value)
+            continue
+        try:
+            loaded = entry.load()
+        except Exception:  # whatever a package of somebody else's raises, the other platforms are offered
+            logger.exception("the platform '%s' is left out: %s does not load", entry.name, entry.value)
+            continue
+        if isinstance(loaded, Platform) and loaded.label.isalnum():
+            found[entry.name] = loaded
+        else:
+            logger.error("the platform '%s' is left out: %s is no Platform with a label", entry.name, entry.value)
+    return found
+
+
+def definition(platform: str) -> Platform:
+    """What is known of a platform: nothing, where no package describes it."""
+    return PLATFORMS.get(platform) or brought().get(platform) or Platform()
 
 
 def formats(platform: str) -> tuple[str, ...]:
-    """Names of the image formats (`targetFormat/format/name`) that the platform is offered for."""
-    return PLATFORMS.get(platform, Platform()).formats
+    """Names of the image formats (`targetFormat/format/name`) of the platform's own."""
+    return definition(platform).formats
+
+
+def taken(platform: str) -> tuple[str, ...]:
+    """Names of the formats that the platform takes although they are no cloud's own."""
+    return definition(platform).takes
 
 
 def check_request(platform: str, account: dict[str, Any], secrets: dict[str, str], target: dict[str, Any]) -> None:
@@ -80,7 +132,7 @@ def check_request(platform: str, account: dict[str, Any], secrets: dict[str, str
             f"'{platform}' is not supported here; supported are {', '.join(installed())}",
             field="credAccount.targetPlatform.name",
         )
-    asked = PLATFORMS.get(platform, Platform())
+    asked = definition(platform)
     given = account | secrets
     for name in asked.account:
         if not given.get(name):
@@ -113,7 +165,7 @@ def check_image(platform: str, name: str, glance_objection: str | None) -> None:
 
 def addresses(platform: str, account: dict[str, Any]) -> dict[str, Any]:
     """The addresses that an account names, by the path of the element that holds each."""
-    named = PLATFORMS.get(platform, Platform()).addresses
+    named = definition(platform).addresses
     return {f"credAccount.{name}": account[name] for name in named if account.get(name)}
 
 

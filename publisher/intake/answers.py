@@ -14,6 +14,7 @@ from publisher.core import uris
 from publisher.core.image import Image, ImageState, target_format
 from publisher.core.store.accounts import StoredAccount
 from publisher.core.store.appliances import Appliance, Contents
+from publisher.core.target_formats import format_number, platform_number, target_format_number, target_type
 from publisher.core.ticket import Progress, State, Ticket
 from publisher.intake.wire.fields import TYPE_KEY, Document
 from publisher.intake.wire.platforms import Platform, find_platform
@@ -48,7 +49,7 @@ def ticket_document(ticket: Ticket, image: Image | None, key: str | None = None)
             "md5sum": image.md5,
             "sha256sum": image.sha256,
             "fileSize": image.size,
-            "format": {"name": image.format},
+            **_formats(image),
         }
     if image and key:
         document |= {
@@ -109,6 +110,10 @@ def image_document(image: Image, *, distribution: str | None = None, key: str | 
         "name": image.name,
         "revision": image.revision,
         "simulated": False,
+        # Clients reckon with these from the first answer on.
+        "size": image.size,
+        "fileSize": image.size,
+        **_formats(image),
         "statusUri": f"{uri}/status",
         "uri": uri,
         "version": str(image.revision),
@@ -118,22 +123,30 @@ def image_document(image: Image, *, distribution: str | None = None, key: str | 
             "md5sum": image.md5,
             "mimeType": "application/octet-stream",
             "sha256sum": image.sha256,
-            "size": image.size,
             "uploadedTime": _time(image.registered),
             "fileExtension": PurePosixPath(image.file_name).suffix.removeprefix("."),
             "fileName": image.file_name,
-            "fileSize": image.size,
             "vmDiskSize": image.virtual_size,
             "warning": image.warning,
         }
     if image.ready and key:
         document |= {"downloadKey": key, "downloadUri": uris.download_uri(uri, image.file_name, key)}
-    if format := image.format or image.wanted_format:
-        document |= {
-            "format": {"name": format},
-            "targetFormat": {"name": target_format(format), "format": {"name": format}},
-        }
     return document
+
+
+def _formats(image: Image) -> Document:
+    name = image.told_format
+    target = target_format(name)
+    format = {"dbId": format_number(name), "name": name}
+    return {
+        "format": format,
+        "targetFormat": {
+            "dbId": target_format_number(target, name),
+            "name": target,
+            "format": format,
+            "type": target_type(target),
+        },
+    }
 
 
 def image_status_document(image: Image) -> Document:
@@ -231,7 +244,7 @@ def _account(platform: Platform, fields: dict[str, Any]) -> Document:
     own = {field.name: fields.get(field.name) for field in platform.cred_account if not field.secret}
     return {
         TYPE_KEY: platform.cred_account_type,
-        "targetPlatform": {"name": platform.name, "type": platform.name},
+        "targetPlatform": {"dbId": platform_number(platform.name), "name": platform.name, "type": platform.name},
         "secretsMissing": True,
         **own,
     }

@@ -48,7 +48,7 @@ _CRED_ACCOUNT: Document = {
     "name": "production",
     "parentUri": _USER,
     "uri": _ACCOUNT,
-    "targetPlatform": {"name": "openstack", "type": "openstack"},
+    "targetPlatform": {"dbId": 101, "name": "openstack", "type": "openstack"},
     "secretsMissing": True,
     "keystoneUrl": "https://cloud.example.com:5000",
     "login": "demo",
@@ -60,11 +60,14 @@ _TARGET: Document = {
     "displayName": "My image",
     "publicImage": False,
 }
+_FORMAT_NAME: Document = {"dbId": 315, "name": "openstackqcow2"}
+_TARGET_FORMAT: Document = {"dbId": 101315, "name": "openstack", "format": _FORMAT_NAME, "type": "cloud"}
 _FILE: Document = {
     "md5sum": "5" * 32,
     "sha256sum": "2" * 64,
     "fileSize": _SIZE,
-    "format": {"name": "qcow2"},
+    "format": _FORMAT_NAME,
+    "targetFormat": _TARGET_FORMAT,
     "name": "nginx",
 }
 _PUBLISH_IMAGE: Document = {
@@ -102,7 +105,6 @@ _IMAGE_DOCUMENT: Document = {
     "status": _REGISTERED,
     "parentUri": _APPLIANCE,
     "basePublishImagesUri": f"{_IMAGE}/pimages",
-    "targetFormat": {"name": "openstack", "format": {"name": "qcow2"}},
     "statusUri": f"{_IMAGE}/status",
     "uri": _IMAGE,
 }
@@ -132,15 +134,21 @@ _ROLE: Document = {
     "description": "Publishes images",
     "entitlements": [{"description": "Publish images", "name": "image_publish"}],
 }
-_PLATFORM: Document = {"dbId": 1, "name": "openstack", "type": "openstack", "access": True, "active": True}
-_FORMAT: Document = {
-    "dbId": 1,
+_PLATFORM: Document = {
+    **_object(101),
     "name": "openstack",
-    "format": {"name": "qcow2"},
-    "type": "cloud",
+    "type": "openstack",
+    "access": True,
+    "active": True,
+    "uri": f"{_USER}/targetplatforms/openstack",
+}
+_FORMAT: Document = {
+    **_object(101315),
+    **_TARGET_FORMAT,
     "credAccountType": "openstack",
     "access": True,
     "active": True,
+    "uri": f"{_USER}/targetformats/openstack/openstackqcow2",
 }
 
 ANSWERS: dict[str, Document] = {

@@ -26,13 +26,13 @@ from publisher.core.store.audit import Actor
 from publisher.core.store.users import User
 from publisher.core.ticket import Ticket
 from publisher.core.vault import Sealer
-from publisher.intake import auth
+from publisher.intake import auth, extensions
 from publisher.intake.negotiation import Format, answer_format, body_format, charset
 from publisher.intake.throttle import Throttle
 from publisher.intake.wire.codec import read_document, write_document
 from publisher.intake.wire.fields import Document
 from publisher.intake.wire.limits import BodyTooLarge
-from publisher.intake.wire.platforms import find_platform
+from publisher.intake.wire.platforms import PLATFORMS, find_platform
 
 API = "/api"
 
@@ -106,6 +106,22 @@ class Caller:
             limit=limit,
             platform=find_platform(platform),
         )
+
+    @property
+    def platforms(self) -> frozenset[str]:
+        """The platforms that the answer may name. Raises `InvalidRequest`."""
+        extended = extensions.shown(self.request, self.form)
+        return frozenset(each.name for each in PLATFORMS if extended or not each.extension)
+
+    @property
+    def extended(self) -> bool:
+        """Whether the answer may name formats that the API does not know. Raises `InvalidRequest`."""
+        return extensions.shown(self.request, self.form)
+
+    def check_shown(self, platform: str) -> None:
+        """Raises `NotAcceptable` or `NotFound` where the answer may not name the platform; `InvalidRequest`."""
+        if platform not in self.platforms:
+            raise extensions.not_shown(platform)
 
     def answer(self, root: str, document: Document, modified: float) -> Response:
         """200, or 304 where the caller has it already. `modified` is in seconds since the epoch."""

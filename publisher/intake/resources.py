@@ -131,6 +131,11 @@ _LISTING = (
     Parameter("count", "So many at most; `total` counts all matches.", {"type": "integer", "minimum": 1}),
     Parameter("offset", "So many of the matches are left out first.", {"type": "integer", "minimum": 0}),
 )
+_EXTENSIONS = Parameter(
+    "extensions",
+    "Name platforms and formats that the API does not know in XML, too. In JSON they are always named.",
+    {"type": "boolean"},
+)
 _DOWNLOAD_KEY = Parameter("downloadId", "A download key, which works once.", {"type": "string"})
 _BINARY = ("application/octet-stream",)
 
@@ -169,6 +174,7 @@ RESOURCES: tuple[Resource, ...] = (
         "/schema/uforge.xsd",
         "The XML Schema of the documents",
         login=Login.NONE,
+        parameters=(_EXTENSIONS,),
         also_answer=("application/xml",),
     ),
     Resource("GET", "/openapi.json", "This document", login=Login.NONE, also_answer=("application/json",)),
@@ -195,16 +201,38 @@ RESOURCES: tuple[Resource, ...] = (
         parameters=(_ONCE,),
         conflict=_NOT_READY,
     ),
-    Resource("GET", _IMAGE + "/pimages", "The published images of an image", _CREATE, answer="publishImages"),
-    Resource("GET", _FLAT, "The published images of an appliance", _CREATE, answer="publishImages"),
-    Resource("GET", _FLAT + "/statuses", "How those of an appliance stand", _CREATE, answer="statuses"),
-    Resource("GET", _PUBLISHED, "A published image", answer=PUBLISH_IMAGE),
+    Resource(
+        "GET",
+        _IMAGE + "/pimages",
+        "The published images of an image",
+        _CREATE,
+        answer="publishImages",
+        parameters=(_EXTENSIONS,),
+    ),
+    Resource(
+        "GET",
+        _FLAT,
+        "The published images of an appliance",
+        _CREATE,
+        answer="publishImages",
+        parameters=(_EXTENSIONS,),
+    ),
+    Resource(
+        "GET",
+        _FLAT + "/statuses",
+        "How those of an appliance stand",
+        _CREATE,
+        answer="statuses",
+        parameters=(_EXTENSIONS,),
+    ),
+    Resource("GET", _PUBLISHED, "A published image", answer=PUBLISH_IMAGE, parameters=(_EXTENSIONS,)),
     Resource("GET", _PUBLISHED + "/status", "How a publication stands", _PUBLISH, answer="status", parameters=(_WAIT,)),
     Resource(
         "GET",
         _PUBLISHED + "/accounts/{caid}",
         "The account of a published image, as it was when the ticket was made",
         answer=CRED_ACCOUNT,
+        parameters=(_EXTENSIONS,),
     ),
     Resource("DELETE", _PUBLISHED + "/cancel", "Cancel a publication", _PUBLISH, status=204, conflict="it has ended"),
     Resource(
@@ -214,6 +242,7 @@ RESOURCES: tuple[Resource, ...] = (
         _PUBLISH,
         answer=PUBLISH_IMAGE,
         status=201,
+        parameters=(_EXTENSIONS,),
         conflict="it has neither failed nor was it cancelled",
     ),
     Resource("DELETE", _PUBLISHED, "Forget a published image", _PUBLISH, status=204, conflict="it has not ended"),
@@ -240,10 +269,15 @@ RESOURCES: tuple[Resource, ...] = (
         "The published images of a user",
         _GENERATE,
         answer="publishImages",
-        parameters=(_IMG,),
+        parameters=(_IMG, _EXTENSIONS),
     ),
     Resource(
-        "GET", _USER + "/pimages/status", "How those of a user stand", _GENERATE, answer="statuses", parameters=(_IMG,)
+        "GET",
+        _USER + "/pimages/status",
+        "How those of a user stand",
+        _GENERATE,
+        answer="statuses",
+        parameters=(_IMG, _EXTENSIONS),
     ),
     # Images
     Resource("GET", _IMAGES, "The images of an appliance", _CREATE, answer="images", parameters=_LISTING),
@@ -307,10 +341,23 @@ RESOURCES: tuple[Resource, ...] = (
         for file_name, named in (("", ""), ("/{fileName}", ", under its name"))
     ),
     # Appliances
-    Resource("GET", _APPLIANCES, "The appliances of a user", _CREATE, answer="appliances", parameters=_LISTING),
-    Resource("GET", _APPLIANCE, "An appliance", _CREATE, answer="appliance"),
+    Resource(
+        "GET",
+        _APPLIANCES,
+        "The appliances of a user",
+        _CREATE,
+        answer="appliances",
+        parameters=(*_LISTING, _EXTENSIONS),
+    ),
+    Resource("GET", _APPLIANCE, "An appliance", _CREATE, answer="appliance", parameters=(_EXTENSIONS,)),
     # Accounts
-    Resource("GET", _ACCOUNTS, "The cloud accounts of a user", answer="credAccounts", parameters=_LISTING),
+    Resource(
+        "GET",
+        _ACCOUNTS,
+        "The cloud accounts of a user",
+        answer="credAccounts",
+        parameters=(*_LISTING, _EXTENSIONS),
+    ),
     Resource(
         "POST",
         _ACCOUNTS,
@@ -321,7 +368,7 @@ RESOURCES: tuple[Resource, ...] = (
         status=201,
         conflict="its name is taken",
     ),
-    Resource("GET", _ACCOUNT, "A cloud account", answer=CRED_ACCOUNT),
+    Resource("GET", _ACCOUNT, "A cloud account", answer=CRED_ACCOUNT, parameters=(_EXTENSIONS,)),
     Resource(
         "PUT",
         _ACCOUNT,
@@ -329,6 +376,7 @@ RESOURCES: tuple[Resource, ...] = (
         "cloud_account_create",
         body=CRED_ACCOUNT,
         answer=CRED_ACCOUNT,
+        parameters=(_EXTENSIONS,),
         conflict="its name is taken",
     ),
     Resource("DELETE", _ACCOUNT, "Delete a cloud account", "cloud_account_delete", status=204),
@@ -347,11 +395,37 @@ RESOURCES: tuple[Resource, ...] = (
     Resource("DELETE", _KEYS + "/{id}", "Delete an API key", "api_key_access", status=204),
     # What can be published to
     Resource(
-        "GET", _PLATFORMS, "The platforms to publish to", _GENERATE, answer="targetPlatforms", parameters=_LISTING
+        "GET",
+        _PLATFORMS,
+        "The platforms to publish to",
+        _GENERATE,
+        answer="targetPlatforms",
+        parameters=(*_LISTING, _EXTENSIONS),
     ),
-    Resource("GET", _PLATFORMS + "/{platform}", "A platform to publish to", _GENERATE, answer="targetPlatform"),
-    Resource("GET", _FORMATS, "The formats to publish in", _GENERATE, answer="targetFormats", parameters=_LISTING),
-    Resource("GET", _FORMATS + "/{platform}/{format}", "A format to publish in", _GENERATE, answer="targetFormat"),
+    Resource(
+        "GET",
+        _PLATFORMS + "/{platform}",
+        "A platform to publish to",
+        _GENERATE,
+        answer="targetPlatform",
+        parameters=(_EXTENSIONS,),
+    ),
+    Resource(
+        "GET",
+        _FORMATS,
+        "The formats to publish in",
+        _GENERATE,
+        answer="targetFormats",
+        parameters=(*_LISTING, _EXTENSIONS),
+    ),
+    Resource(
+        "GET",
+        _FORMATS + "/{platform}/{format}",
+        "A format to publish in",
+        _GENERATE,
+        answer="targetFormat",
+        parameters=(_EXTENSIONS,),
+    ),
     # Users
     Resource("GET", _USER, "A user", answer="user"),
     Resource("GET", _USER + "/roles", "The roles of a user", answer="roles"),

@@ -124,9 +124,9 @@ def test_an_upload_that_is_cancelled_leaves_nothing(slowly: Proxy, site: Site, s
 def test_what_is_wrong_with_an_upload_is_said(page: Page, site: Site, disk: Path) -> None:
     page.goto(f"{site.url}/images/new")
     page.get_by_label("File", exact=True).set_input_files(disk)
-    page.get_by_label("Format").first.select_option("qcow2")
+    page.get_by_label("Format").first.select_option("openstackqcow2")
     page.get_by_role("button", name="Upload").click()
-    expect(page.get_by_text("'qcow2' means a qcow2 file, but the file is raw")).to_be_visible()
+    expect(page.get_by_text("'openstackqcow2' means a qcow2 file, but the file is raw")).to_be_visible()
 
 
 @pytest.mark.usefixtures("image")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from memory_cloud.publisher import CLOUD, MemoryPublisher
 from publisher.core.errors import Cancelled, PermanentCloudError
 from publisher.core.hashing import digest
 from publisher.core.image import Image
@@ -22,7 +23,6 @@ from tests.devcloud_venv import devcloud_venv
 from tests.glance_behind_v2 import GlanceBehindV2
 from tests.patience import PATIENCE
 from workers.clouds.base import CloudPublisher, TicketRef, Timeouts
-from workers.clouds.memory import CLOUD, MemoryPublisher
 from workers.clouds.openstack.images import Images
 from workers.clouds.openstack.publisher import OpenStackPublisher
 from workers.transfer import Transfer

@@ -1,11 +1,14 @@
 """Fixtures for the tests against real servers."""
 
 from collections.abc import Iterator
+from types import ModuleType
 
 import pytest
 
 from publisher.devcloud.cloud import DevCloud
+from publisher.intake.wire import xsd
 from tests.clouds import Glance
+from tests.strict_client import bound_classes
 
 
 @pytest.fixture
@@ -15,3 +18,10 @@ def glance(devcloud: DevCloud) -> Iterator[Glance]:
     yield glance
     for image in glance.images():
         glance.delete(image["id"])
+
+
+@pytest.fixture(scope="session")
+def bound(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
+    """The classes of a client that is bound to the API's schema as it is served."""
+    with bound_classes(xsd.document(), tmp_path_factory.mktemp("bound")) as module:
+        yield module

@@ -28,7 +28,7 @@ from tests.patience import PATIENCE
 from tests.proxy import Proxy
 from tests.servers.process import Server, free_port
 from tests.servers.redis import RedisServer
-from tests.stack import PASSWORD, REPOSITORY, Stack, until
+from tests.stack import PASSWORD, Stack, until
 
 pytestmark = pytest.mark.real
 
@@ -95,7 +95,7 @@ def flower(stack: Stack) -> Iterator[Flower]:
         programs.flower(),
         stack.logs / "flower.log",
         ready=lambda: answers(flower),
-        environment=programs.inherited() | stack.settings.environment() | options | {"PYTHONPATH": str(REPOSITORY)},
+        environment=programs.inherited() | stack.settings.environment() | options,
     )
     server.start()
     try:

@@ -78,7 +78,7 @@ def intake(sqlite_url: str, tmp_path: Path) -> Iterator[Intake]:
         ],
         tmp_path / "intake.log",
         ready=lambda: listens(settings.intake_port),
-        environment=os.environ | settings.environment() | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        environment=os.environ | settings.environment(),
     )
     server.start()
     assert server.pid

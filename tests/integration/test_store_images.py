@@ -277,9 +277,11 @@ def change(store: Store, id: int, **values: Any) -> None:
 @pytest.mark.parametrize(
     ("query", "found"),
     [
-        ("targetFormat.name=='openstack'", [1, 2]),
+        ("targetFormat.name=='openstack'", [1]),
+        ("targetFormat.name=='raw'", [2]),
         ("targetFormat.name==OpenStack;name=='nginx*'", [1]),
-        ("targetFormat.format.name=='qcow2',format.name==AZURE", [1, 3]),
+        ("targetFormat.format.name=='openstackqcow2',format.name==AZURE", [1, 3]),
+        ("format.name==qcow2,targetFormat.format.name=='qcow2'", []),
         ("targetFormat.name==oracle", [4]),
         ("format.name!='azure'", [1, 2, 4]),
         ("status.complete==true", [1, 2, 3]),

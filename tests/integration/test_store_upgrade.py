@@ -12,6 +12,7 @@ import pytest
 from alembic import command
 from sqlalchemy import Connection, MetaData, Table, select
 
+from memory_cloud.publisher import CLOUD, StoredImage
 from publisher.core.hashing import digest
 from publisher.core.image import Image
 from publisher.core.platforms import cloud_account
@@ -23,7 +24,6 @@ from publisher.core.ticket import State
 from publisher.core.vault import Vault
 from tests.servers.postgres import PostgresServer
 from tests.unit.core.records import current
-from workers.clouds.memory import CLOUD, StoredImage
 from workers.runner import Runner
 
 CONTENT = b"an image that was registered long ago"

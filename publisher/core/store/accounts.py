@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -100,9 +101,11 @@ class Accounts:
         with reading(self._engine) as connection:
             return [_account(row) for row in connection.execute(query)]
 
-    def page(self, owner: str, listing: Listing) -> Page[StoredAccount]:
-        """Those of the user's accounts that are wanted. Raises `InvalidRequest`."""
+    def page(self, owner: str, listing: Listing, *, platforms: Collection[str] | None = None) -> Page[StoredAccount]:
+        """Those of the user's accounts that are wanted, or of them those of some platforms. Raises `InvalidRequest`."""
         query = select(*_COLUMNS).where(accounts.c.owner == owner)
+        if platforms is not None:
+            query = query.where(accounts.c.platform.in_(platforms))
         with reading(self._engine) as connection:
             found = select_page(connection, query, _FIELDS, listing)
         return Page(found.total, [_account(row) for row in found.items])

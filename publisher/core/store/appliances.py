@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -133,13 +133,17 @@ class Appliances:
             found = select_page(connection, query, _FIELDS, listing)
         return Page(found.total, [_appliance(row) for row in found.items])
 
-    def contents(self, owner: str, id: int | None = None) -> dict[int, Contents]:
-        """What belongs to each of a user's appliances, or to one of them. What is empty is left out."""
+    def contents(
+        self, owner: str, id: int | None = None, *, platforms: Collection[str] | None = None
+    ) -> dict[int, Contents]:
+        """What belongs to each of a user's appliances, or to one of them. What is empty is left out; so are published
+        images of other platforms than those in `platforms`, where they are given."""
         size = select(images.c.appliance_id, func.sum(images.c.size)).group_by(images.c.appliance_id)
         with reading(self._engine) as connection:
             sizes = connection.execute(size.where(*_theirs(images, owner, id))).all()
-            of_images = _named(connection, images, owner, id)
-            of_tickets = _named(connection, tickets, owner, id)
+            of_images = _named(connection, images, _theirs(images, owner, id))
+            wanted = [] if platforms is None else [tickets.c.platform.in_(platforms)]
+            of_tickets = _named(connection, tickets, [*_theirs(tickets, owner, id), *wanted])
         found: dict[int, Contents] = {}
         for key, total in sizes:
             rows = of_images[key]
@@ -193,9 +197,10 @@ def _theirs(table: Table, owner: str, id: int | None) -> list[ColumnElement[bool
     return [table.c.owner == owner] + ([] if id is None else [table.c.appliance_id == id])
 
 
-def _named(connection: Connection, table: Table, owner: str, id: int | None) -> dict[int, Sequence[Row[Any]] | None]:
-    """The rows of each appliance in the table; None where they are too many."""
-    theirs = _theirs(table, owner, id)
+def _named(
+    connection: Connection, table: Table, theirs: Sequence[ColumnElement[bool]]
+) -> dict[int, Sequence[Row[Any]] | None]:
+    """Those rows of each appliance in the table; None where they are too many."""
     counted = select(table.c.appliance_id, func.count().label("number")).where(*theirs).group_by(table.c.appliance_id)
     few = select(table.c.appliance_id).where(*theirs).group_by(table.c.appliance_id).having(func.count() <= _NAMED_MAX)
     own = [table.c.id, *([table.c.image_id] if table is tickets else [])]

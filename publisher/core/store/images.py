@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Engine, Row, case, delete, func, insert, or_,
 from sqlalchemy.exc import IntegrityError
 
 from publisher.core.errors import Conflict, NotFound
-from publisher.core.image import Digests, Image, ImageState, formats, target_format
+from publisher.core.image import DISK_FORMATS, Digests, Image, ImageState, formats, full_name, target_format
 from publisher.core.listing import Field, Kind, Listing, Page
 from publisher.core.store.appliances import ensure
 from publisher.core.store.audit import note
@@ -24,9 +24,10 @@ from publisher.core.uris import image_uri
 _COLUMNS = [images.c[each.name] for each in fields(Image)]
 _NUMBER = re.compile(r"[0-9]{1,18}", re.ASCII)
 
-# One that is not ready has the format that its caller said it has, as it is told.
-_FORMAT = func.coalesce(func.nullif(images.c.format, ""), images.c.wanted_format)
-_TARGET = case({each: target_format(each) for each in formats()}, value=_FORMAT)
+# As `Image.told_format` has it.
+_STORED = func.coalesce(func.nullif(images.c.format, ""), images.c.wanted_format, "raw")
+_FORMAT = case({old: new for old in DISK_FORMATS if (new := full_name(old)) != old}, value=_STORED, else_=_STORED)
+_TARGET = case({each: target_format(full_name(each)) for each in {*formats(), *DISK_FORMATS}}, value=_STORED)
 _FIELDS: Fields = {
     "dbId": Field(images.c.id, Kind.NUMBER),
     "created": Field(images.c.created, Kind.TIME),
@@ -226,4 +227,7 @@ def _none(owner: str, appliance_id: int, id: int) -> NotFound:
 
 
 def _image(row: Row[Any]) -> Image:
-    return Image(**{**row._mapping, "state": ImageState(row.state)})
+    # Earlier versions stored `qcow2` where this one says `openstackqcow2`.
+    wanted = row.wanted_format and full_name(row.wanted_format)
+    read = {"state": ImageState(row.state), "format": full_name(row.format), "wanted_format": wanted}
+    return Image(**{**row._mapping, **read})

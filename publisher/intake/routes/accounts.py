@@ -29,7 +29,7 @@ _CREATE, _DELETE = "cloud_account_create", "cloud_account_delete"
 
 @router.get(_ACCOUNTS)
 def accounts(caller: Calling, uid: str, listing: Listed) -> Response:
-    found = caller.services.store.accounts.page(caller.owner(uid, None), listing)
+    found = caller.services.store.accounts.page(caller.owner(uid, None), listing, platforms=caller.platforms)
     documents = [account_document(each) for each in found.items]
     # A list from which an account was deleted is no older than before: its date is that of asking.
     return caller.answer("credAccounts", {"total": found.total, "credAccounts": documents}, time.time())
@@ -58,6 +58,7 @@ def create_account(caller: Calling, body: Body, uid: str) -> Response:
 @router.get(_ACCOUNTS + "/{caid}")
 def account(caller: Calling, uid: str, caid: Id) -> Response:
     found = caller.services.store.accounts.get(caller.owner(uid, None), caid)
+    caller.check_shown(found.platform)
     return caller.answer(CRED_ACCOUNT, account_document(found), found.modified)
 
 
@@ -66,6 +67,7 @@ def change_account(caller: Calling, body: Body, uid: str, caid: Id) -> Response:
     owner = caller.owner(uid, _CREATE)
     store = caller.store.accounts
     present = store.get(owner, caid)
+    caller.check_shown(present.platform)
     document = caller.read(body, CRED_ACCOUNT, present.platform)
     _check_same(document, present)
     platform = _platform(document)

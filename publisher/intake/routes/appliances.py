@@ -23,7 +23,7 @@ def appliances(caller: Calling, uid: str, listing: Listed) -> Response:
     owner = caller.owner(uid, "appliance_create")
     store = caller.services.store.appliances
     found = store.page(owner, listing)
-    contents = store.contents(owner)
+    contents = store.contents(owner, platforms=caller.platforms)
     documents = [appliance_document(each, contents.get(each.id, Contents())) for each in found.items]
     return caller.answer("appliances", {"total": found.total, "appliances": documents}, time.time())
 
@@ -33,6 +33,5 @@ def appliance(caller: Calling, uid: str, aid: Id) -> Response:
     owner = caller.owner(uid, "appliance_create")
     store = caller.services.store.appliances
     found = store.get(owner, aid)
-    return caller.answer(
-        "appliance", appliance_document(found, store.contents(owner, aid).get(aid, Contents())), time.time()
-    )
+    contents = store.contents(owner, aid, platforms=caller.platforms).get(aid, Contents())
+    return caller.answer("appliance", appliance_document(found, contents), time.time())

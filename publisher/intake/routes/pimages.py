@@ -72,6 +72,7 @@ def delete_published_images(caller: Calling, uid: str, aid: Id) -> Response:
 @router.get(_IMAGE + "/pimages/{pitid}")
 def published_image(caller: Calling, uid: str, aid: Id, itid: Id, pitid: Id) -> Response:
     ticket = _ticket(caller, caller.owner(uid, None), aid, itid, pitid)
+    caller.check_shown(ticket.platform)
     image = caller.services.store.images.get(ticket.image_id)
     # That the image is generated again changes what is told of it here.
     changed = max(last_modified(ticket), image.modified if image else 0.0)
@@ -91,6 +92,7 @@ def published_image_account(caller: Calling, uid: str, aid: Id, itid: Id, pitid:
     ticket = _ticket(caller, caller.owner(uid, None), aid, itid, pitid)
     if ticket.account_id != caid:
         raise NotFound(f"published image {pitid} has no account {caid}")
+    caller.check_shown(ticket.platform)
     return caller.answer("credAccount", ticket_account_document(ticket), ticket.created)
 
 
@@ -107,6 +109,7 @@ def cancel_publication(caller: Calling, after: BackgroundTasks, uid: str, aid: I
 @router.post(_IMAGE + "/pimages/{pitid}/retry")
 def retry_publication(caller: Calling, after: BackgroundTasks, uid: str, aid: Id, itid: Id, pitid: Id) -> Response:
     ticket = _ticket(caller, caller.owner(uid, "image_publish"), aid, itid, pitid)
+    caller.check_shown(ticket.platform)
     queued = caller.store.tickets.retry(ticket.id)
     after.add_task(wake, caller.services.store, caller.services.waker, ticket.id)
     return _created(caller, queued, after)
@@ -173,7 +176,9 @@ def _of_user(caller: Caller, uid: str, img: str | None) -> list[Ticket]:
     return tickets.list(owner=owner, appliance_id=appliance_id, image_id=image_id) if login == owner else []
 
 
-def list_tickets(caller: Caller, tickets: Sequence[Ticket]) -> Response:
+def list_tickets(caller: Caller, found: Sequence[Ticket]) -> Response:
+    shown = caller.platforms
+    tickets = [each for each in found if each.platform in shown]
     images = {image.id: image for image in caller.services.store.images.list(owner=tickets[0].owner)} if tickets else {}
     documents = [_document(caller, ticket, images.get(ticket.image_id)) for ticket in tickets]
     listed = {"total": len(documents), "publishImages": documents}
@@ -188,7 +193,10 @@ def _document(caller: Caller, ticket: Ticket, found: Image | None) -> Document:
     return ticket_document(ticket, image, key)
 
 
-def _statuses(caller: Caller, tickets: Sequence[Ticket]) -> Response:
+def _statuses(caller: Caller, found: Sequence[Ticket]) -> Response:
+    # Those of the published images that the lists of these have.
+    shown = caller.platforms
+    tickets = [each for each in found if each.platform in shown]
     listed = {"total": len(tickets), "statuses": [status_document(ticket) for ticket in tickets]}
     return caller.answer("statuses", listed, last_modified(*tickets))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
+from publisher.intake import extensions
 from publisher.intake.exchange import constant
 from publisher.intake.wire import xml, xsd
 
@@ -12,5 +13,5 @@ router = APIRouter()
 
 @router.get("/schema/uforge.xsd")
 def schema(request: Request) -> Response:
-    """It has one form only: whatever `Accept` says, that is the answer."""
-    return constant(request, xsd.document(), xml.CONTENT_TYPE)
+    """It has one form only: whatever `Accept` says, that is the answer. Raises `InvalidRequest`."""
+    return constant(request, xsd.document(extensions.asked(request)), xml.CONTENT_TYPE)

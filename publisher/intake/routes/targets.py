@@ -10,10 +10,21 @@ from typing import TypeAlias
 from fastapi import APIRouter, Response
 
 from publisher.core.errors import NotFound
+from publisher.core.image import target_format as target_of
 from publisher.core.listing import Field, Kind, Value, page
-from publisher.core.platforms import formats, installed
+from publisher.core.platforms import formats, installed, taken
+from publisher.core.target_formats import (
+    API_FORMATS,
+    CLOUD,
+    DEFINED,
+    format_number,
+    platform_number,
+    target_format_number,
+    target_type,
+)
 from publisher.core.uris import target_format_uri, target_platform_uri
-from publisher.intake.exchange import Calling
+from publisher.intake import extensions
+from publisher.intake.exchange import Caller, Calling
 from publisher.intake.listing import Listed
 from publisher.intake.wire.fields import Document
 from publisher.intake.wire.platforms import find_platform
@@ -27,10 +38,19 @@ _ENTITLEMENT = "image_generate"
 
 @dataclass(frozen=True, slots=True)
 class _Target:
-    """A platform, or one of its formats. Its number would change with the plugins that are installed: it has none."""
+    """A platform; or, with a format, what an image is made for: a platform, or a kind of machine."""
 
-    platform: str
+    name: str
     format: str = ""
+
+    @property
+    def number(self) -> int:
+        return target_format_number(self.name, self.format) if self.format else platform_number(self.name)
+
+    @property
+    def account_type(self) -> str | None:
+        """The platform whose accounts it is published with; None where that is left open."""
+        return self.name if target_type(self.name) == CLOUD else None
 
 
 _Fields: TypeAlias = Mapping[str, Field[Callable[[_Target], Value | None]]]
@@ -41,16 +61,18 @@ def _yes(_: _Target) -> bool:
 
 
 _PLATFORM_FIELDS: _Fields = {
-    "name": Field(lambda target: target.platform, Kind.NAME),
-    "type": Field(lambda target: target.platform, Kind.NAME),
+    "dbId": Field(lambda target: target.number, Kind.NUMBER),
+    "name": Field(lambda target: target.name, Kind.NAME),
+    "type": Field(lambda target: target.name, Kind.NAME),
     "access": Field(_yes, Kind.BOOLEAN),
     "active": Field(_yes, Kind.BOOLEAN),
 }
 _FORMAT_FIELDS: _Fields = {
-    "name": Field(lambda target: target.platform, Kind.NAME),
+    "dbId": Field(lambda target: target.number, Kind.NUMBER),
+    "name": Field(lambda target: target.name, Kind.NAME),
     "format.name": Field(lambda target: target.format, Kind.NAME),
-    "type": Field(lambda _: "cloud", Kind.NAME),
-    "credAccountType": Field(lambda target: target.platform, Kind.NAME),
+    "type": Field(lambda target: target_type(target.name), Kind.NAME),
+    "credAccountType": Field(lambda target: target.account_type, Kind.NAME),
     "access": Field(_yes, Kind.BOOLEAN),
     "active": Field(_yes, Kind.BOOLEAN),
 }
@@ -62,7 +84,9 @@ _FORMAT_FIELDS: _Fields = {
 @router.get(_PLATFORMS)
 def target_platforms(caller: Calling, uid: str, listing: Listed) -> Response:
     owner = caller.owner(uid, _ENTITLEMENT)
-    found = page([_Target(name) for name in _offered()], _PLATFORM_FIELDS, listing)
+    shown = caller.platforms
+    offered = [_Target(name) for name in _offered() if name in shown]
+    found = page(offered, _PLATFORM_FIELDS, listing)
     documents = [_platform_document(owner, each) for each in found.items]
     return caller.answer(
         "targetPlatforms", {"total": found.total, "targetPlatforms": documents}, caller.services.started
@@ -71,27 +95,34 @@ def target_platforms(caller: Calling, uid: str, listing: Listed) -> Response:
 
 @router.get(_PLATFORMS + "/{platform}")
 def target_platform(caller: Calling, uid: str, platform: str) -> Response:
+    """By its name, or by its number."""
     owner = caller.owner(uid, _ENTITLEMENT)
-    if platform not in _offered():
+    found = next((each for each in _offered() if platform in (each, str(platform_number(each)))), None)
+    if found is None:
         raise NotFound("there is no such target platform")
-    return caller.answer("targetPlatform", _platform_document(owner, _Target(platform)), caller.services.started)
+    caller.check_shown(found)
+    return caller.answer("targetPlatform", _platform_document(owner, _Target(found)), caller.services.started)
 
 
 @router.get(_FORMATS)
 def target_formats(caller: Calling, uid: str, listing: Listed) -> Response:
     owner = caller.owner(uid, _ENTITLEMENT)
-    offered = [_Target(name, format) for name in _offered() for format in formats(name)]
-    found = page(offered, _FORMAT_FIELDS, listing)
+    found = page(_shown(caller, _targets()), _FORMAT_FIELDS, listing)
     documents = [_format_document(owner, each) for each in found.items]
     return caller.answer("targetFormats", {"total": found.total, "targetFormats": documents}, caller.services.started)
 
 
 @router.get(_FORMATS + "/{platform}/{format}")
 def target_format(caller: Calling, uid: str, platform: str, format: str) -> Response:
+    """`platform` is the target's name, such as `raw`, or a platform that takes the format."""
     owner = caller.owner(uid, _ENTITLEMENT)
-    if platform not in _offered() or format not in formats(platform):
+    common = platform in _offered() and format in taken(platform)
+    found = _Target(target_of(format) if common else platform, format)
+    if found not in _targets():
         raise NotFound("there is no such target format")
-    return caller.answer("targetFormat", _format_document(owner, _Target(platform, format)), caller.services.started)
+    if not _shown(caller, [found]):
+        raise extensions.not_shown(platform)
+    return caller.answer("targetFormat", _format_document(owner, found), caller.services.started)
 
 
 def _offered() -> list[str]:
@@ -99,29 +130,51 @@ def _offered() -> list[str]:
     return [name for name in installed() if (known := find_platform(name)) and known.name == name]
 
 
+def _targets() -> list[_Target]:
+    """The formats of each platform's own; then those that are no cloud's own, where a platform takes them."""
+    own = [_Target(name, format) for name in _offered() for format in formats(name)]
+    common = dict.fromkeys(format for name in _offered() for format in taken(name))
+    return own + [_Target(target_of(format), format) for format in common]
+
+
+def _shown(caller: Caller, targets: list[_Target]) -> list[_Target]:
+    """Those that the answer may name."""
+    extended, platforms = caller.extended, caller.platforms
+    return [
+        each
+        for each in targets
+        if (extended or each.format in API_FORMATS) and (each.account_type is None or each.account_type in platforms)
+    ]
+
+
 def _platform_document(owner: str, target: _Target) -> Document:
     return {
-        "digest": _digest(target),
-        "name": target.platform,
-        "type": target.platform,
+        **_object(target),
+        "name": target.name,
+        "type": target.name,
         "access": True,
         "active": True,
-        "uri": target_platform_uri(owner, target.platform),
+        "uri": target_platform_uri(owner, target.name),
     }
 
 
 def _format_document(owner: str, target: _Target) -> Document:
     return {
-        "digest": _digest(target),
-        "name": target.platform,
-        "format": {"name": target.format},
-        "type": "cloud",
-        "credAccountType": target.platform,
+        **_object(target),
+        "name": target.name,
+        "format": {"dbId": format_number(target.format), "name": target.format},
+        "type": target_type(target.name),
+        "credAccountType": target.account_type,
         "access": True,
         "active": True,
-        "uri": target_format_uri(owner, target.platform, target.format),
+        "uri": target_format_uri(owner, target.name, target.format),
     }
 
 
-def _digest(target: _Target) -> str:
-    return hashlib.sha256(f"{target.platform} {target.format}".encode()).hexdigest()[:32]
+def _object(target: _Target) -> Document:
+    return {
+        "created": DEFINED,
+        "dbId": target.number,
+        "digest": hashlib.sha256(f"{target.name} {target.format} {DEFINED}".encode()).hexdigest()[:32],
+        "lastModified": DEFINED,
+    }

@@ -1,12 +1,15 @@
 """The cloud platforms of the API, and the elements that each adds to a published image and to a cloud account.
 
-Here is what can be said on the wire. Whether a platform can be published to is the plugins' business.
+Here is what can be said on the wire. Whether a platform can be published to is the plugins' business. Platforms that
+other packages bring stand behind those of the API; clients that know the API alone must not meet them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from publisher.core.platforms import PlatformElement, brought
+from publisher.core.target_formats import API_PLATFORMS
 from publisher.intake.wire.fields import (
     CERTIFICATE_LIMIT,
     Field,
@@ -37,6 +40,11 @@ class Platform:
     aliases: tuple[str, ...] = ()
 
     @property
+    def extension(self) -> bool:
+        """Whether the API does not know it."""
+        return self.name not in API_PLATFORMS
+
+    @property
     def publish_image_type(self) -> str:
         """The name of the concrete type of its published images."""
         return f"PublishImage{self.label}"
@@ -63,7 +71,7 @@ _CERTIFICATES = (
     *a_list("certificateUris", uris("uri")),
 )
 
-PLATFORMS: tuple[Platform, ...] = (
+_OF_THE_API: tuple[Platform, ...] = (
     Platform(
         "openstack",
         "OpenStack",
@@ -149,8 +157,20 @@ PLATFORMS: tuple[Platform, ...] = (
         (*uris("endpointUrl"), *strings("publicApiKey"), *secrets("secretApiKey"), *_CA_BUNDLE),
     ),
     Platform("oracle", "Oracle", strings("computeEndPoint", "displayName"), (*_LOGIN, *strings("domainName"))),
-    # Ours, not the API's: a cloud in memory, for demonstrations and tests.
-    Platform("memory", "Memory", strings("displayName"), _LOGIN),
+)
+
+
+def _fields(elements: tuple[PlatformElement, ...]) -> tuple[Field, ...]:
+    makers = {"string": strings, "uri": uris, "boolean": booleans, "integer": integers, "secret": secrets}
+    return tuple(field for each in elements for field in makers[each.kind](each.name))
+
+
+PLATFORMS: tuple[Platform, ...] = (
+    *_OF_THE_API,
+    *(
+        Platform(name, each.label, _fields(each.target_elements), _fields(each.account_elements))
+        for name, each in brought().items()
+    ),
 )
 
 _BY_NAME = {name: platform for platform in PLATFORMS for name in (platform.name, *platform.aliases)}

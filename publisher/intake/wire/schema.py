@@ -7,6 +7,7 @@ not listed: in a request they are ignored like any unknown element.
 
 from __future__ import annotations
 
+from publisher.core.target_formats import API_FORMATS
 from publisher.intake.wire.fields import (
     CERTIFICATE_LIMIT,
     Field,
@@ -26,35 +27,8 @@ from publisher.intake.wire.platforms import PLATFORMS
 
 NAMESPACE = "http://www.usharesoft.com/uforge"
 
-FORMAT_NAMES = frozenset(
-    {
-        "aws",
-        "azure",
-        "cloudstackova",
-        "cloudstackqcow2",
-        "cloudstackvhd",
-        "docker",
-        "esx",
-        "google",
-        "hyper-v",
-        "ISO",
-        "kvm",
-        "k5vmdk",
-        "lxc",
-        "openshift",
-        "openstackqcow2",
-        "openstackvdi",
-        "openstackvhd",
-        "openstackvmdk",
-        "outscale",
-        "oracleraw",
-        "ovf",
-        "PXE",
-        "qcow2",
-        "raw",
-    }
-)
-"""What `format/name` may be in an answer: existing clients know this enumeration."""
+FORMAT_NAMES = API_FORMATS
+"""What `format/name` may be in an answer to a client that knows the API alone."""
 
 PUBLISH_IMAGE = "publishImage"
 CRED_ACCOUNT = "credAccount"

@@ -6,12 +6,13 @@ for existing clients, and what no answer in XML has is left out.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 
 from lxml import etree
 
 from publisher.intake.wire.fields import Field, Kind, ObjectType
-from publisher.intake.wire.platforms import PLATFORMS
+from publisher.intake.wire.platforms import PLATFORMS, Platform
 from publisher.intake.wire.schema import JSON_ONLY, NAMESPACE, REQUEST_ONLY, ROOTS, TYPES
 
 _XS = "http://www.w3.org/2001/XMLSchema"
@@ -28,15 +29,15 @@ _BUILT_IN = {
     # classes take them for strings.
     Kind.DATE_TIME: "xs:dateTime",
 }
-_ENUMERATIONS = {
-    # In the order of the platforms; `format/name` is an open list, and any string.
-    ("targetPlatform", "type"): tuple(platform.name for platform in PLATFORMS),
-}
+_TYPE = ("targetPlatform", "type")
+"""An enumeration, in the order of the platforms. (`format/name` is an open list, and any string.)"""
 
 
 @cache
-def document() -> bytes:
-    """The schema, always the same."""
+def document(extended: bool = False) -> bytes:
+    """The schema, always the same: of the API, or `extended` by the platforms that packages bring."""
+    platforms = [each for each in PLATFORMS if extended or not each.extension]
+    names = {each.name for each in platforms}
     schema = etree.Element(
         f"{{{_XS}}}schema",
         {"targetNamespace": NAMESPACE, "elementFormDefault": "unqualified", "attributeFormDefault": "unqualified"},
@@ -45,7 +46,8 @@ def document() -> bytes:
     for root in sorted(ROOTS):
         _add(schema, "element", name=root, type=f"{_TNS}:{root}")
     for object_type in TYPES.values():
-        _add_type(schema, object_type)
+        if not object_type.platform or object_type.platform in names:
+            _add_type(schema, object_type, platforms)
     return etree.tostring(schema, xml_declaration=True, encoding="UTF-8", pretty_print=True)
 
 
@@ -53,7 +55,7 @@ def _add(parent: etree._Element, tag: str, **attributes: str) -> etree._Element:
     return etree.SubElement(parent, f"{{{_XS}}}{tag}", attributes)
 
 
-def _add_type(schema: etree._Element, object_type: ObjectType) -> None:
+def _add_type(schema: etree._Element, object_type: ObjectType, platforms: Sequence[Platform]) -> None:
     made = _add(schema, "complexType", name=object_type.name)
     fields = _answered(object_type)
     if object_type.platform:
@@ -67,14 +69,17 @@ def _add_type(schema: etree._Element, object_type: ObjectType) -> None:
         made.set("abstract", "true")
     sequence = _add(made, "sequence")
     for field in fields:
-        _add_element(sequence, object_type.name, field)
+        allowed = [each.name for each in platforms] if (object_type.name, field.name) == _TYPE else []
+        _add_element(sequence, field, allowed=allowed)
 
 
 def _answered(object_type: ObjectType) -> tuple[Field, ...]:
     return tuple(field for field in object_type.fields if field.name not in REQUEST_ONLY | JSON_ONLY)
 
 
-def _add_element(sequence: etree._Element, owner: str, field: Field, *, repeated: bool = False) -> None:
+def _add_element(
+    sequence: etree._Element, field: Field, *, repeated: bool = False, allowed: Sequence[str] = ()
+) -> None:
     element = _add(sequence, "element", name=field.name)
     if repeated:
         element.set("minOccurs", "0")
@@ -82,10 +87,10 @@ def _add_element(sequence: etree._Element, owner: str, field: Field, *, repeated
     elif not field.required:
         element.set("minOccurs", "0")
     if field.item is not None:
-        _add_element(_add(_add(element, "complexType"), "sequence"), owner, field.item, repeated=True)
+        _add_element(_add(_add(element, "complexType"), "sequence"), field.item, repeated=True)
     elif field.kind in (Kind.OBJECT, Kind.POLYMORPHIC):
         element.set("type", f"{_TNS}:{field.type}")
-    elif allowed := _ENUMERATIONS.get((owner, field.name)):
+    elif allowed:
         restriction = _restrict(element, field)
         for value in allowed:
             _add(restriction, "enumeration", value=value)

@@ -131,7 +131,7 @@ def test_an_image_is_sent_and_got_back(fresh: Service, browser: Browsers) -> Non
     assert answer.status == 201, answer.text
     image = fresh.store.images.latest(1)[0]
     assert f'"/console/images/{image.id}"' in answer.text
-    assert (image.owner, image.appliance_id, image.name, image.format) == ("alice", 14, "Sent", "qcow2")
+    assert (image.owner, image.appliance_id, image.name, image.format) == ("alice", 14, "Sent", "openstackqcow2")
     assert image.sha256 == hashlib.sha256(BYTES).hexdigest()
     page = alice.get(f"/images/{image.id}")
     assert "is uploaded." in page.words, "the page that the script goes to says so"
@@ -229,7 +229,7 @@ def test_one_is_fetched_from_where_it_is(fresh: Service, browser: Browsers) -> N
     answer = alice.post("/images/new", {"location": "disks/base.qcow2", "appliance": "14", "format": "qcow2"})
     image = fresh.store.images.latest(1)[0]
     assert (answer.status, answer.location) == (303, f"/console/images/{image.id}")
-    assert (image.source, image.wanted_format, image.state) == ("disks/base.qcow2", "qcow2", ImageState.QUEUED)
+    assert (image.source, image.wanted_format, image.state) == ("disks/base.qcow2", "openstackqcow2", ImageState.QUEUED)
     assert fresh.waker.images == [image.id]
     page = alice.get(f"/images/{image.id}")
     assert page.root.xpath("//main/@data-live") == [f"/console/images/{image.id}/events"]

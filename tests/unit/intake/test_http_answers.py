@@ -50,6 +50,7 @@ ORDER = {
     "CredAccountMemory": f"{_ACCOUNT} login",
     "targetPlatform": f"{_OBJECT} name type access active uri",
     "format": f"{_OBJECT} name",
+    "targetFormat": f"{_OBJECT} name format type credAccountType access active uri",
     "serviceStatus": f"{_OBJECT} alive version serviceLoad",
     "publishImages": "total publishImages",
     "statuses": "total statuses",
@@ -260,7 +261,14 @@ def test_what_a_ticket_tells(service: Service) -> None:
     assert told["status"]["message"] == "Queued"
     account = told["credAccount"]
     assert account["secretsMissing"] is True
-    assert account["targetPlatform"] == {"name": "openstack", "type": "openstack"}
+    assert account["targetPlatform"] == {"dbId": 101, "name": "openstack", "type": "openstack"}
+    assert told["targetFormat"] == {
+        "dbId": 101315,
+        "name": "openstack",
+        "format": {"dbId": 315, "name": "openstackqcow2"},
+        "type": "cloud",
+    }
+    assert told["format"] == told["targetFormat"]["format"]
     assert (account["login"], account["keystoneVersion"]) == ("demo", "v3")
 
 
@@ -270,6 +278,7 @@ def test_a_ticket_is_readable_after_its_image_was_deleted(fresh: Service) -> Non
     told = check(fresh, ticket_path(ticket), "publishImage")
     assert told.text("imageUri") == "users/alice/appliances/14/images/21"
     assert told.text("fileSize") is None
+    assert told.text("targetFormat/name") is None
 
 
 def test_no_answer_shows_a_secret(fresh: Service) -> None:

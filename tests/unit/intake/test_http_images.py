@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from sqlalchemy import update
@@ -64,7 +65,7 @@ def test_get(service: Service) -> None:
     found = got.json
     assert (found["dbId"], found["name"], found["uri"]) == (21, "image 21", image_uri(21))
     assert (found["distributionName"], found["version"], found["revision"]) == ("unknown", "1", 1)
-    assert (found["targetFormat"]["name"], found["format"]["name"]) == ("openstack", "qcow2")
+    assert (found["targetFormat"]["name"], found["format"]["name"]) == ("openstack", "openstackqcow2")
     assert (found["status"]["complete"], found["status"]["error"], found["status"]["cancelled"]) == (True, False, False)
     assert found["downloadUri"] == f"{image_uri(21)}/downloads/disk.qcow2?downloadId={found['downloadKey']}"
     in_xml = service.get(image_uri(21), login="alice").xml
@@ -147,7 +148,7 @@ STATES: dict[ImageState, tuple[str, str | None, dict[str, Any]]] = {
     ImageState.QUEUED: ("Queued", None, {}),
     ImageState.FETCHING: ("Fetching 1 of 4 MiB", None, {"sent": 1 << 20, "total": 4 << 20}),
     ImageState.FAILED: ("Failed", "the file ended too early", {"error": "the file ended too early"}),
-    ImageState.CANCELLED: ("Cancelled", None, {}),
+    ImageState.CANCELLED: ("Cancelled", None, {"wanted_format": "qcow2"}),
 }
 
 
@@ -170,7 +171,15 @@ def test_one_that_is_not_ready(fresh: Service, state: ImageState) -> None:
     assert (status["message"], status.get("errorMessage")) == (message, error)
     assert (status["error"], status["cancelled"]) == (state is ImageState.FAILED, state is ImageState.CANCELLED)
     assert not status["complete"]
-    assert not {"downloadUri", "downloadKey", "fileName", "size"} & set(found)
+    assert not {"downloadUri", "downloadKey", "fileName"} & set(found)
+    # Clients list images of every state, and reckon with these.
+    assert (found["size"], found["fileSize"]) == (0, 0)
+    shown = ("raw", 203324, "raw") if "wanted_format" not in values else ("openstack", 101315, "openstackqcow2")
+    target = found["targetFormat"]
+    assert (target["name"], target["dbId"], target["format"]["name"]) == shown
+    assert found["format"] == target["format"]
+    query = quote(f"targetFormat.name=='{shown[0]}';format.name=='{shown[2]}'")
+    assert 21 in ids(fresh.get(f"{ALICE}?query={query}", login="alice", accept=JSON).json)
     assert fresh.get(image_uri(21), login="alice").status == 200
     assert fresh.get(f"{image_uri(21)}/downloads", login="alice").status == 409
 

@@ -18,7 +18,7 @@ from tests.unit.intake.conftest import ACCOUNT, JSON, XML, Answer, Service
 
 ACCOUNTS, PLATFORMS, FORMATS = (f"users/alice/{each}" for each in ("accounts", "targetplatforms", "targetformats"))
 WRAPPERS = {ACCOUNTS: "credAccounts", PLATFORMS: "targetPlatforms", FORMATS: "targetFormats"}
-OPENSTACK_FORMATS = ["openstackqcow2", "openstackvdi", "openstackvhd", "openstackvmdk", "qcow2", "raw", "ISO"]
+OPENSTACK_FORMATS = ["openstackqcow2", "openstackvdi", "openstackvhd", "openstackvmdk"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -41,6 +41,8 @@ def accept(request: pytest.FixtureRequest) -> str:
 
 
 def listed(service: Service, path: str, *, accept: str = JSON, login: str = "alice", **parameters: Any) -> Answer:
+    """Of every platform, in XML, too, unless `extensions` is told."""
+    parameters = {"extensions": "true"} | parameters
     return service.get(f"{path}?{urlencode(parameters)}", login=login, accept=accept)
 
 
@@ -164,8 +166,11 @@ def test_target_platforms(service: Service, accept: str) -> None:
 def test_a_target_platform(service: Service) -> None:
     (platform,) = listed(service, PLATFORMS, query="name==openstack").json["targetPlatforms"]["targetPlatform"]
     assert service.get(platform["uri"], login="alice", accept=JSON).json == platform
+    assert service.get(f"{PLATFORMS}/{platform['dbId']}", login="alice", accept=JSON).json == platform
     assert len(platform.pop("digest")) == 32
+    assert platform.pop("created") == platform.pop("lastModified")
     assert platform == {
+        "dbId": 101,
         "name": "openstack",
         "type": "openstack",
         "access": True,
@@ -179,20 +184,27 @@ def test_target_formats(service: Service, accept: str) -> None:
     assert names(found, "format/name") == (len(OPENSTACK_FORMATS), OPENSTACK_FORMATS)
     found = listed(service, FORMATS, accept=accept, query="format.name==openstack*;credAccountType==openstack", count=3)
     assert names(found, "format/name") == (4, OPENSTACK_FORMATS[:3])
-    found = listed(service, FORMATS, accept=accept, query="format.name==iso;type==cloud", orderBy="name")
-    assert {"memory", "openstack"} <= set(names(found)[1])
+    found = listed(
+        service, FORMATS, accept=accept, query="format.name==iso,format.name==raw;type!=cloud", orderBy="name"
+    )
+    assert names(found) == (2, ["iso", "raw"])
+    found = listed(service, FORMATS, accept=accept, query="format.name==raw;type==cloud")
+    assert names(found) == (0, []), "a cloud's formats are its own"
 
 
 def test_a_target_format(service: Service) -> None:
     every = listed(service, FORMATS).json["targetFormats"]["targetFormat"]
-    assert {each["format"]["name"] for each in every} <= FORMAT_NAMES
+    assert {each["format"]["name"] for each in every} - FORMAT_NAMES == {"memorydisk"}
+    assert len({each["dbId"] for each in every}) == len(every)
     for each in every:
         assert service.get(each["uri"], login="alice", accept=JSON).json == each
     (openstack,) = [each for each in every if each["format"]["name"] == "openstackqcow2"]
     assert len(openstack.pop("digest")) == 32
+    assert openstack.pop("created") == openstack.pop("lastModified")
     assert openstack == {
+        "dbId": 101315,
         "name": "openstack",
-        "format": {"name": "openstackqcow2"},
+        "format": {"dbId": 315, "name": "openstackqcow2"},
         "type": "cloud",
         "credAccountType": "openstack",
         "access": True,
@@ -247,4 +259,43 @@ def test_who_may_see_what_is_offered(service: Service, path: str) -> None:
 def test_every_platform_that_is_known_says_its_formats() -> None:
     for name, platform in KNOWN.items():
         assert platform.formats, name
-        assert set(platform.formats) <= FORMAT_NAMES
+        assert {*platform.formats, *platform.takes} <= FORMAT_NAMES
+
+
+# What the API does not know -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", [ACCOUNTS, PLATFORMS, FORMATS])
+def test_in_xml_only_what_the_api_knows_is_named(service: Service, path: str) -> None:
+    """And `total` counts what is shown, on a page, too."""
+    every, shown = listed(service, path), service.get(path, login="alice")
+    assert b"memory" in every.body
+    assert b"memory" not in shown.body
+    total, found = names(shown)
+    assert 0 < total == len(found) < names(every)[0]
+    for page in ({"count": 1}, {"offset": 1}, {"query": "name=='*'"}):
+        answer = listed(service, path, accept=XML, extensions="", **page)
+        assert (names(answer)[0], b"memory" in answer.body) == (total, False)
+    assert names(listed(service, path, accept=XML)) == names(every), "where they are asked for"
+    assert names(listed(service, path, extensions="false")) == names(every), "JSON names them always"
+
+
+def test_an_object_that_xml_would_have_to_name(service: Service) -> None:
+    (account,) = listed(service, ACCOUNTS, query="targetPlatform.type==memory").json["credAccounts"]["credAccount"]
+    for uri in (account["uri"], f"{PLATFORMS}/memory", f"{FORMATS}/memory/memorydisk"):
+        refused = service.get(uri, login="alice")
+        assert (refused.status, "extensions=true" in refused.problem()) == (406, True)
+        assert service.get(f"{uri}?extensions=true", login="alice").status == 200
+        assert service.get(uri, login="alice", accept=JSON).status == 200
+    for wrong in ("maybe", "true&extensions=true"):
+        refused = service.get(f"{PLATFORMS}?extensions={wrong}", login="alice", accept=JSON)
+        assert (refused.status, refused.problem().partition(":")[0]) == (400, "extensions")
+
+
+def test_an_account_of_a_platform_that_is_gone(fresh: Service) -> None:
+    """Its package is no longer installed: the others are listed all the same."""
+    for platform in ("nimbus", "openstack"):
+        fresh.store.accounts.add(owner="alice", name=platform, platform=platform, fields={}, sealed_secrets=b"")
+    assert names(listed(fresh, ACCOUNTS)) == (1, ["openstack"])
+    refused = fresh.get(f"{ACCOUNTS}/1", login="alice", accept=JSON)
+    assert (refused.status, "'nimbus'" in refused.problem()) == (404, True)

@@ -165,7 +165,7 @@ def test_the_bytes_themselves(fresh: Service, accept: str) -> None:
     )
     assert answer.status == 201, answer.body
     (image,) = [each for each in fresh.store.images.list(owner="alice") if each.name == "web server"]
-    assert (image.format, image.size, image.virtual_size) == ("qcow2", len(QCOW2), 5 << 30)
+    assert (image.format, image.size, image.virtual_size) == ("openstackqcow2", len(QCOW2), 5 << 30)
     assert image.sha256 == hashlib.sha256(QCOW2).hexdigest()
     assert image.location.endswith("/_wéb.qcow2")
     assert files(fresh) == [image.location]

@@ -21,7 +21,8 @@ XS = "{http://www.w3.org/2001/XMLSchema}"
 
 @pytest.fixture(scope="module")
 def schema() -> etree.XMLSchema:
-    return etree.XMLSchema(etree.fromstring(xsd.document()))
+    """With the platforms that packages bring."""
+    return etree.XMLSchema(etree.fromstring(xsd.document(extended=True)))
 
 
 @pytest.mark.parametrize("root", sorted(ROOTS))
@@ -46,7 +47,8 @@ def test_whatever_is_rendered_is_valid(schema: etree.XMLSchema, root: str, data:
 
 def test_every_type_is_in_it_with_its_elements_in_order() -> None:
     hidden = REQUEST_ONLY | JSON_ONLY
-    types = {each.get("name"): each for each in etree.fromstring(xsd.document()).iterfind(f"{XS}complexType")}
+    document = etree.fromstring(xsd.document(extended=True))
+    types = {each.get("name"): each for each in document.iterfind(f"{XS}complexType")}
     assert set(types) == set(TYPES)
     for name, object_type in TYPES.items():
         sequence = types[name].find(f".//{XS}sequence")
@@ -63,6 +65,16 @@ def test_every_type_is_in_it_with_its_elements_in_order() -> None:
 
 def test_it_is_made_once() -> None:
     assert xsd.document() is xsd.document()
+
+
+def test_the_apis_own_schema_knows_no_other_platform(service: Service) -> None:
+    served = service.get("schema/uforge.xsd", login=None)
+    assert served.body == xsd.document()
+    assert b"emory" not in served.body.replace(b"vmMemorySize", b"")
+    extended = service.get("schema/uforge.xsd?extensions=true", login=None)
+    assert extended.body == xsd.document(extended=True)
+    assert b'"CredAccountMemory"' in extended.body
+    assert b'<xs:enumeration value="memory"/>' in extended.body
 
 
 # What it refuses --------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from unittest.mock import Mock
 
 import pytest
 
+from memory_cloud.publisher import CLOUD
 from publisher.core.errors import InvalidRequest
 from publisher.core.image import Image, ImageState, digest
 from publisher.core.settings import Settings
@@ -19,7 +20,6 @@ from tests.disks import GIB
 from tests.image_cases import CASES, ImageCase
 from tests.unit.core.records import APPLIANCE, OWNER, add_owner, add_ticket, current
 from tests.unit.workers.test_registration import Origin, begin, files, now, origin, registrar, settings, start
-from workers.clouds.memory import CLOUD
 from workers.clouds.openstack.publisher import OpenStackPublisher
 from workers.clouds.openstack.session import ImageService, Reach
 from workers.registration import Registrar

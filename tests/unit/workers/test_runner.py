@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 import workers.attempt
+from memory_cloud.publisher import CLOUD
 from publisher.core.errors import (
     ConfigurationError,
     InvalidRequest,
@@ -37,7 +38,6 @@ from tests.patience import PATIENCE
 from tests.unit.core.records import add_image, add_ticket, current, put_back, words
 from workers.backoff import retry_delay
 from workers.clouds.base import CloudImage, CloudPublisher, Tagged, TicketRef, Timeouts
-from workers.clouds.memory import CLOUD
 from workers.drain import Drain
 from workers.journal import TicketJournal
 from workers.runner import Runner

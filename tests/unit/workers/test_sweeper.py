@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
+from memory_cloud.publisher import CLOUD, MemoryPublisher, StoredImage
 from publisher.core.errors import TransientCloudError
 from publisher.core.settings import Settings
 from publisher.core.store import Store
@@ -20,7 +21,6 @@ from publisher.core.ticket import Account, State, Target, Ticket
 from publisher.core.vault import Vault
 from tests.patience import PATIENCE
 from tests.unit.core.records import APPLIANCE, OWNER, add_owner, add_ticket, current, put_back
-from workers.clouds.memory import CLOUD, MemoryPublisher, StoredImage
 from workers.sweeper import OFFICE, Finding, Outcome, Sweeper, words
 
 HOUR = 3600.0

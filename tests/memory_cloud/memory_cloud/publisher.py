@@ -1,4 +1,4 @@
-"""A cloud in memory, for tests and for trying things out: images vanish with the worker's process.
+"""A cloud in memory, which only tests have: images vanish with the worker's process.
 
 The account's login says how it behaves: `refuse` rejects the credentials, `flaky` breaks the first upload of each
 ticket off half-way; any other works. The password must not be `wrong`.
