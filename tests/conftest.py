@@ -15,6 +15,27 @@ from tests.servers.postgres import PostgresServer, postgres_server
 from tests.servers.rabbitmq import RabbitServer, rabbitmq_server
 from tests.servers.redis import RedisServer, redis_server
 
+LONGEST = (
+    "tests/integration/test_publish.py",
+    "tests/integration/test_promises.py",
+    "tests/chaos/test_chaos.py",
+    "tests/contract/test_cloud_plugins.py",
+    "tests/browser/test_publications.py",
+    "tests/browser/test_forms.py",
+    "tests/integration/test_devcloud.py",
+    "tests/integration/test_drain.py",
+    "tests/integration/test_agreement.py",
+    "tests/integration/test_queue.py",
+    "tests/browser/test_pages.py",
+    "tests/integration/test_up.py",
+)
+"""Files of tests with real servers: begun last, one of them would keep one core idle at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.nodeid.partition("::")[0], len(LONGEST)))
+
 
 def pytest_configure(config: pytest.Config) -> None:
     for plugin in (blame, skips):
