@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from publisher.core.store import Store
 from publisher.core.store.engine import open_engine
@@ -14,6 +15,10 @@ from tests.devcloud_venv import devcloud_venv
 from tests.servers.postgres import PostgresServer, postgres_server
 from tests.servers.rabbitmq import RabbitServer, rabbitmq_server
 from tests.servers.redis import RedisServer, redis_server
+
+# The same examples in each run, however slow the machine.
+settings.register_profile("same", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("same")
 
 LONGEST = (
     "tests/integration/test_publish.py",
