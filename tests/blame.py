@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import sys
+import time
 import warnings
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -17,9 +18,27 @@ import pytest
 _FAILED = pytest.StashKey[bool]()
 
 
+_QUICK_SECONDS = 0.003
+_FREEZES_AT_MOST = 16
+_freezes = 0
+
+
 def pytest_collection_finish() -> None:
-    # What was imported is no garbage: without this, looking for what a test left takes a tenth of a second each time.
     gc.collect()
+    _freeze()
+
+
+def _freeze() -> None:
+    """Count all there is as no garbage: to look for what a test left takes a tenth of a second otherwise.
+
+    What later tests share (an app, a cloud) is added as it comes, and let go of now and then, once it is of no use.
+    """
+    global _freezes
+    _freezes += 1
+    if _freezes % _FREEZES_AT_MOST == 0:
+        gc.unfreeze()
+        with _complaints():
+            gc.collect()
     gc.freeze()
 
 
@@ -38,7 +57,10 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object
         with _complaints() as heard:
             # The test's arguments are of no use any more.
             getattr(item, "funcargs", {}).clear()
+            began = time.process_time()
             gc.collect()
+            if time.process_time() - began > _QUICK_SECONDS:
+                _freeze()
         if heard:
             pytest.fail("left open: " + "; ".join(heard), pytrace=False)
     return done

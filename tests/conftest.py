@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from publisher.core.store import Store
 from publisher.core.store.engine import open_engine
@@ -20,6 +21,31 @@ from tests.servers.redis import RedisServer, redis_server
 _FOUND = [str(Path(__file__).parent / "memory_cloud"), str(Path(__file__).parent.parent)]
 _PATH = os.environ.get("PYTHONPATH", "").split(os.pathsep)
 os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([*_FOUND, *filter(None, _PATH)]))
+
+# The same examples in each run, however slow the machine.
+settings.register_profile("same", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("same")
+
+LONGEST = (
+    "tests/integration/test_publish.py",
+    "tests/integration/test_promises.py",
+    "tests/chaos/test_chaos.py",
+    "tests/contract/test_cloud_plugins.py",
+    "tests/browser/test_publications.py",
+    "tests/browser/test_forms.py",
+    "tests/integration/test_devcloud.py",
+    "tests/integration/test_drain.py",
+    "tests/integration/test_agreement.py",
+    "tests/integration/test_queue.py",
+    "tests/browser/test_pages.py",
+    "tests/integration/test_up.py",
+)
+"""Files of tests with real servers: begun last, one of them would keep one core idle at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.nodeid.partition("::")[0], len(LONGEST)))
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -48,7 +48,11 @@ SERVERS = Part("install servers", ["sh", "tests/install_servers.sh"], needed=Tru
 CLOUD = Part("install Keystone and Glance", python("publisher.cli.main", "devcloud", "install"), needed=True)
 FAST = Part("tests without servers, the long ones left out", pytest("-q", "-n", "auto", "-m", "not real and not long"))
 WITHOUT_SERVERS = Part("tests without servers", pytest("-q", "-n", "auto", "-m", "not real"))
-WITH_SERVERS = Part("tests with servers", pytest("-m", "real"))
+WITH_SERVERS = Part(
+    # A file's tests share what its fixtures started. `tests/conftest.py` has the longest files first.
+    "tests with servers",
+    pytest("-m", "real", "-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"),
+)
 CHAOS = Part("chaos", python("tests.chaos"))
 PROMISES = Part(
     "promises",

@@ -12,15 +12,25 @@ from pathlib import Path
 
 from tests.patience import PATIENCE
 
+_LANES = 16
+_given: set[int] = set()
+
 
 def free_port() -> int:
-    """A port on 127.0.0.1 below those that the kernel gives to outgoing connections: still free after a restart."""
+    """A port on 127.0.0.1 below those that the kernel gives to outgoing connections: still free after a restart.
+
+    No other process of xdist is given the same one, and this process is given it once.
+    """
+    lane = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % _LANES
     for _ in range(200):
-        port = random.randint(20_000, 32_000)  # noqa: S311  # no secret
+        port = random.randrange(20_000 + lane, 32_000, _LANES)  # noqa: S311  # no secret
+        if port in _given:
+            continue
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             with contextlib.suppress(OSError):
                 probe.bind(("127.0.0.1", port))
+                _given.add(port)
                 return port
     raise RuntimeError("no port is free")
 

@@ -116,6 +116,7 @@ def _seal_when_told(
     results.put(Vault.from_file(path).seal(SECRETS))
 
 
+@pytest.mark.long
 def test_of_processes_that_make_the_key_together_one_wins(tmp_path: Path) -> None:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])

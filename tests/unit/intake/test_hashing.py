@@ -10,6 +10,7 @@ import pytest
 
 from publisher.core.errors import TooMany
 from publisher.intake.hashing import Hashing
+from tests.patience import PATIENCE
 from tests.stack import until
 
 
@@ -25,7 +26,7 @@ class Attempts:
     def ask(self, network: str, name: str = "", *, right: bool = False) -> Future[bool]:
         def verify() -> bool:
             self.begun.append(name or network)
-            assert self.opened.wait(60)
+            assert self.opened.wait(60 * PATIENCE)
             return right
 
         asked = self._pool.submit(self._hashing.verify, network, verify)

@@ -13,7 +13,7 @@ import pytest
 from tests.unit.intake.conftest import Answer, real_server, xml_body
 from tests.unit.intake.test_http_server import FLAT, GET, LOGIN, POST, Intake, read_answers
 
-SECONDS = 1.0
+SECONDS = 2.0
 """What the server waits. Tests wait for the end far longer than that, and never assume that it comes soon."""
 FORM = (
     "POST /console/sign-in HTTP/1.1\r\nHost: x\r\nOrigin: http://x\r\n"

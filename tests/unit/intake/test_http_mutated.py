@@ -166,7 +166,7 @@ def target(filled_template: Path, tmp_path: Path) -> Iterator[Target]:
         yield Target(process, valid(objects, signed_in, "root", PASSWORDS["root"]))
 
 
-@pytest.mark.timeout(7200 if FULL else 900)
+@pytest.mark.timeout(7200 if FULL else 1800)
 def test_requests_that_are_almost_right(target: Target) -> None:
     """The server's log has no traceback, either: whoever starts it here looks at that when it ends."""
 

@@ -194,6 +194,7 @@ TEXTS = [
 ]
 
 
+@pytest.mark.long
 @each_text
 @pytest.mark.parametrize("value", TEXTS, ids=range(len(TEXTS)))
 def test_text_comes_through_as_it_is(service: Service, element: Element, value: str) -> None:

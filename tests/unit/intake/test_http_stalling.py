@@ -15,6 +15,7 @@ import pytest
 from publisher.core.store import users
 from publisher.core.store.tickets import Tickets
 from publisher.intake import auth
+from tests.patience import PATIENCE
 from tests.stack import until
 from tests.unit.console.conftest import HERE, browse
 from tests.unit.intake.conftest import JSON, PASSWORDS, Answer, Service, basic, ticket_path, xml_body
@@ -42,7 +43,7 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
 
     def verify(stored: str | None, password: str) -> bool:
         made.hashed.append(password)
-        assert made.opened.wait(60)
+        assert made.opened.wait(60 * PATIENCE)
         return users.verify_password(stored, password)
 
     monkeypatch.setattr(auth, "verify_password", verify)

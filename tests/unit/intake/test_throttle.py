@@ -74,6 +74,7 @@ def test_an_address_is_limited_for_all_logins(sqlite_store: Store) -> None:
     sign_ins.check_login("another", HERE)
 
 
+@pytest.mark.long
 def test_the_window_passes(sqlite_store: Store) -> None:
     sign_ins = limits(sqlite_store, seconds=4)
     for _ in range(3):

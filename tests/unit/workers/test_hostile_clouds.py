@@ -183,6 +183,7 @@ def forever(upload: Upload, piece: bytes, pause: float) -> None:
     ],
     ids=["status", "header", "body", "chunk"],
 )
+@pytest.mark.long
 def test_an_answer_that_comes_drop_by_drop(begun: bytes, piece: bytes) -> None:
     def behaviour(upload: Upload) -> None:
         upload.answer(begun)
@@ -245,6 +246,7 @@ def test_a_check_breaks_a_call_off() -> None:
 
 
 @pytest.mark.parametrize(("stop", "ends"), [("cancel", State.CANCELLED), ("deadline", State.FAILED)])
+@pytest.mark.long
 def test_a_list_without_end_stops_with_the_work(sqlite_store: Store, tmp_path: Path, stop: str, ends: State) -> None:
     glance = HostileGlance(slowly_endless)
     deadline = 5.0 if stop == "deadline" else 3600.0

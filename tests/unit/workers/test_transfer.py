@@ -194,6 +194,7 @@ def test_an_answer_that_comes_in_pieces(sender: Sender) -> None:
         assert sender.put(server).body == b"done"
 
 
+@pytest.mark.long
 def test_an_answer_may_take_its_time(sender: Sender) -> None:
     """Glance hashes and stores after the last byte; the stall limit is about bytes, not about that."""
 
@@ -206,6 +207,7 @@ def test_an_answer_may_take_its_time(sender: Sender) -> None:
         assert sender.put(server, stall_seconds=1.5).status == 201
 
 
+@pytest.mark.long
 def test_an_answer_that_does_not_come(sender: Sender) -> None:
     def think(upload: Upload) -> None:
         upload.read_body()
@@ -218,6 +220,7 @@ def test_an_answer_that_does_not_come(sender: Sender) -> None:
         sender.put(server, answer_seconds=1.0)
 
 
+@pytest.mark.long
 def test_waiting_costs_no_processor_time(sender: Sender) -> None:
     """TLS 1.3 sends tickets for later sessions, which wait to be read while the upload waits for its server."""
 
@@ -286,6 +289,7 @@ def test_it_stops_where_the_server_reads_nothing(sender: Sender) -> None:
     assert 0 < sender.sent[-1] < SIZE
 
 
+@pytest.mark.long
 def test_check_is_called_in_all_silence(sender: Sender) -> None:
     calls: list[float] = []
 
