@@ -67,7 +67,7 @@ class Hashing:
         turn = _Turn(network, verify, next(self._numbers), Future())
         with self._lock:
             self._check_room(network)
-            if len(self._waiting) >= self._waiting_max:
+            if self._is_full():
                 last = max(self._waiting, key=self._rank)
                 self._waiting.remove(last)
                 last.answer.set_exception(AllPlacesTaken())
@@ -78,10 +78,12 @@ class Hashing:
         return turn.answer.result()
 
     def _check_room(self, network: str) -> None:
-        if len(self._waiting) >= self._waiting_max and self._burden(network) >= max(
-            self._burden(each.network) - 1 for each in self._waiting
-        ):
+        if self._is_full() and self._burden(network) >= max(self._burden(each.network) - 1 for each in self._waiting):
             raise AllPlacesTaken()
+
+    def _is_full(self) -> bool:
+        # One that nobody has begun with yet takes the place of a thread all the same.
+        return len(self._waiting) + len(self._running) >= self._threads + self._waiting_max
 
     def _rank(self, turn: _Turn) -> tuple[int, int]:
         return self._burden(turn.network), turn.number

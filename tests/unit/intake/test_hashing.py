@@ -30,7 +30,7 @@ class Attempts:
             return right
 
         asked = self._pool.submit(self._hashing.verify, network, verify)
-        until(lambda: self._here(verify) or asked.done(), 60)
+        until(lambda: asked.done() or (self._here(verify) and bool(self.begun)), 60)
         return asked
 
     def _here(self, verify: Callable[[], bool]) -> bool:

@@ -160,9 +160,9 @@ def test_of_a_flood_no_more_is_hashed_than_is_allowed(sqlite_store: Store, hashe
         thread.start()
     for thread in threads:
         thread.join()
-    # Two are hashed at a time: one more may have begun when the third failed.
-    assert 3 <= len(hashed) <= 4
-    assert raised.count(TooMany) == 40 - len(hashed)
+    # Two are hashed at a time: one more may have begun when the third failed. Those who found no place count, too.
+    assert len(hashed) <= 4
+    assert sum(issubclass(each, TooMany) for each in raised) == 40 - len(hashed)
 
 
 def test_a_remembered_password_does_not_tell_itself_to_who_guesses(sqlite_store: Store, hashed: list[str]) -> None:
