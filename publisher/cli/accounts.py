@@ -15,7 +15,7 @@ from publisher.cli.completion import users
 from publisher.cli.examples import examples
 from publisher.cli.installation import open_store, read_settings
 from publisher.cli.openrc import Interface, KeystoneVersion, UserDomain, is_from_command_line
-from publisher.cli.output import Json, err, iso, print_json, print_table, say
+from publisher.cli.output import Json, err, iso, print_json, print_table, say, snake_case
 from publisher.core.errors import InvalidRequest, NotFound
 
 app = typer.Typer(help="Cloud accounts kept here.", no_args_is_help=True)
@@ -119,7 +119,7 @@ def list_(
                         "user": each.owner,
                         "name": each.name,
                         "platform": each.platform,
-                        "fields": each.fields,
+                        "fields": {snake_case(name): value for name, value in each.fields.items()},
                         "created": iso(each.created),
                         "modified": iso(each.modified),
                     }

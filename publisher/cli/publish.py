@@ -31,6 +31,7 @@ from publisher.cli.openrc import (
 from publisher.cli.output import Json, err, out, print_json, say
 from publisher.cli.tickets import Timeout, Wait, ticket_json
 from publisher.cli.watching import find_ticket, watch
+from publisher.closed_pipe import no_outcome
 from publisher.core.errors import InvalidRequest, NotFound
 from publisher.core.settings import Settings
 
@@ -142,7 +143,7 @@ def publish(
     from publisher.core.publishing import PublishRequest
 
     settings = read_settings()
-    with open_store(settings) as store, _naming_options():
+    with open_store(settings) as store, no_outcome(when=wait), _naming_options():
         found = _find(store, int(image)) if image.isdecimal() else None
         request = PublishRequest(
             owner=user or (found.owner if found else FIRST_USER),

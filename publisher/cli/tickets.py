@@ -14,6 +14,7 @@ from publisher.cli.images import ID_MAX
 from publisher.cli.installation import open_store, read_settings
 from publisher.cli.output import Json, err, iso, mebibytes, out, print_json, print_table, say
 from publisher.cli.watching import find_ticket, watch
+from publisher.closed_pipe import no_outcome
 from publisher.core.ticket import HistoryEntry, State, Ticket
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def status(
 
     With --wait the exit code is 0 published, 1 failed, 3 cancelled, 4 not within --timeout.
     """
-    with open_store(read_settings()) as store:
+    with open_store(read_settings()) as store, no_outcome(when=wait):
         code = watch(store, ticket, console=err if as_json else out, timeout_seconds=timeout) if wait else 0
         show(store, ticket, history=history, as_json=as_json, brief=wait)
     raise typer.Exit(code)
