@@ -24,7 +24,7 @@ class _Stream(Console):
     """Leaves it to the caller what a reader that is gone means; Rich itself would end the process with 1."""
 
     def on_broken_pipe(self) -> None:
-        raise  # noqa: PLE0704  # Rich calls this while it handles the error
+        raise  # Rich calls this while it handles the error
 
 
 out = _Stream(highlight=False)
