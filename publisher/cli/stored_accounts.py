@@ -24,7 +24,7 @@ SET_EXAMPLES = examples(
     "accounts set production --new-password",
     "accounts set production --password-stdin < password",
     "accounts set production --rename staging",
-    'accounts set production --glance-url ""',
+    'accounts set production --keystone-version ""',
 )
 TEST_EXAMPLES = examples(
     "accounts test production --project demo --domain Default",

@@ -9,11 +9,11 @@ import subprocess
 import sys
 
 
-def on_a_terminal(*arguments: str, answer: str | None = None) -> tuple[int, str]:
+def on_a_terminal(*arguments: str, answer: str | None = None, terminal: str = "dumb") -> tuple[int, str]:
     """The exit code, and all that the terminal shows. `answer` is typed once, with Return."""
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "publisher.cli.main", *arguments]
-    environment = os.environ | {"COLUMNS": "120", "TERM": "dumb"}
+    environment = os.environ | {"COLUMNS": "120", "TERM": terminal}
     process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment)
     os.close(theirs)
     try:
