@@ -11,13 +11,12 @@ import sys
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from publisher.closed_pipe import quiet_end
 from publisher.core.errors import PublisherError
 from publisher.core.settings import Settings
 from publisher.core.store import Store
 from publisher.core.vault import Vault
-from workers.sweeper import Finding, Outcome, Sweeper, words
-
-_KEYS = {"cloud_id": "cloudId", "ticket_uid": "ticketUid", "age_seconds": "ageSeconds"}
+from workers.sweeper import Outcome, Sweeper, words
 
 
 def main() -> int:
@@ -38,11 +37,13 @@ def main() -> int:
             if not options.json:
                 sys.stdout.write(words(found) + "\n")
     except (PublisherError, SQLAlchemyError) as error:
-        told = str(error) if isinstance(error, PublisherError) else f"the database: {type(error).__name__}"
-        sys.stderr.write(f"Error: {told}\n")
+        reason = str(error) if isinstance(error, PublisherError) else f"the database: {type(error).__name__}"
+        sys.stderr.write(f"Error: {reason}\n")
         return 1
     if options.json:
-        sys.stdout.write(json.dumps({"dryRun": options.dry_run, "findings": [_json(each) for each in findings]}) + "\n")
+        sys.stdout.write(
+            json.dumps({"dry_run": options.dry_run, "findings": [dataclasses.asdict(each) for each in findings]}) + "\n"
+        )
     elif not findings:
         sys.stdout.write("Nothing was found that nobody needs\n")
     failed = [each for each in findings if each.outcome is Outcome.FAILED]
@@ -52,9 +53,7 @@ def main() -> int:
     return int(bool(failed))
 
 
-def _json(found: Finding) -> dict[str, object]:
-    return {_KEYS.get(name, name): value for name, value in dataclasses.asdict(found).items()}
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    with quiet_end():
+        code = main()
+    sys.exit(code)

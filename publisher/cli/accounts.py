@@ -8,19 +8,18 @@ from typing import Annotated, Any
 
 import typer
 
-from publisher.cli import openrc, passwords
+from publisher.cli import openrc, passwords, stored_accounts
 from publisher.cli.certificates import CaBundle, read_bundle
 from publisher.cli.clouds_yaml import CLOUDS_FILES, FILE_VARIABLE, Cloud, read_cloud
 from publisher.cli.completion import users
 from publisher.cli.examples import examples
 from publisher.cli.installation import open_store, read_settings
 from publisher.cli.openrc import Interface, KeystoneVersion, UserDomain, is_from_command_line
-from publisher.cli.output import Json, err, iso, print_json, print_table, say
-from publisher.core.errors import InvalidRequest, NotFound
+from publisher.cli.output import Json, Yes, confirm, err, print_json, print_table, say
+from publisher.cli.stored_accounts import Name, User, account_json, find_account
+from publisher.core.errors import InvalidRequest
 
 app = typer.Typer(help="Cloud accounts kept here.", no_args_is_help=True)
-
-User = Annotated[str, typer.Option(help="Whose account it is.", autocompletion=users)]
 
 
 @app.command(
@@ -111,22 +110,7 @@ def list_(
     with open_store(read_settings()) as store:
         accounts = store.accounts.list(user)
     if as_json:
-        print_json(
-            {
-                "accounts": [
-                    {
-                        "id": each.id,
-                        "user": each.owner,
-                        "name": each.name,
-                        "platform": each.platform,
-                        "fields": each.fields,
-                        "created": iso(each.created),
-                        "modified": iso(each.modified),
-                    }
-                    for each in accounts
-                ]
-            }
-        )
+        print_json({"accounts": [account_json(each) for each in accounts]})
         return
     rows = [
         [
@@ -143,14 +127,18 @@ def list_(
 
 
 @app.command(epilog=examples("accounts remove production --user anna"))
-def remove(name: Annotated[str, typer.Argument(help="The account's name.")], user: User = "root") -> None:
-    """Remove an account. What is being published with it goes on."""
+def remove(name: Name, user: User = "root", yes: Yes = False) -> None:
+    """Remove an account. Publications that run with it continue."""
     with open_store(read_settings()) as store:
-        found = store.accounts.find(user, name=name)
-        if found is None:
-            raise NotFound(f"{user} has no account '{name}'; see: publisher accounts list")
+        found = find_account(store, user, name)
+        confirm(f"Remove the account '{name}' of {user}, with its password?", yes=yes)
         store.accounts.remove(user, found.id)
     say(f"Removed the account '{name}' of {user}")
+
+
+app.command("show", epilog=stored_accounts.SHOW_EXAMPLES)(stored_accounts.show)
+app.command("set", epilog=stored_accounts.SET_EXAMPLES)(stored_accounts.change)
+app.command("test", epilog=stored_accounts.TEST_EXAMPLES)(stored_accounts.try_out)
 
 
 def _password(stdin: bool, cloud: Cloud | None, login: str | None) -> str:

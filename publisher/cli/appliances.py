@@ -10,7 +10,8 @@ from publisher.cli.completion import users
 from publisher.cli.examples import examples
 from publisher.cli.images import ID_MAX
 from publisher.cli.installation import open_store, read_settings
-from publisher.cli.output import Json, iso, mebibytes, print_json, print_table, say
+from publisher.cli.output import Json, Yes, confirm, iso, mebibytes, print_json, print_table, say
+from publisher.core.errors import NotFound
 
 if TYPE_CHECKING:
     from publisher.core.store.appliances import Appliance
@@ -72,9 +73,12 @@ def list_(
 
 
 @app.command(epilog=examples("appliances remove 4 --user anna"))
-def remove(id: Id, user: User = "root") -> None:
-    """Remove an appliance. One that has images or published images stays."""
+def remove(id: Id, user: User = "root", yes: Yes = False) -> None:
+    """Remove an appliance that has neither images nor published images."""
     with open_store(read_settings()) as store:
+        if store.appliances.find(user, id) is None:
+            raise NotFound(f"{user} has no appliance {id}; see: publisher appliances list")
+        confirm(f"Remove the appliance {id} of {user}?", yes=yes)
         store.appliances.remove(user, id)
     say(f"Removed the appliance {id} of {user}")
 

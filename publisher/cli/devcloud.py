@@ -16,6 +16,7 @@ import typer
 from publisher.cli.examples import examples
 from publisher.cli.installation import read_settings
 from publisher.cli.output import Json, err, print_json, say
+from publisher.closed_pipe import no_outcome
 from publisher.core.errors import PublisherError
 
 if TYPE_CHECKING:
@@ -85,12 +86,13 @@ def status(as_json: Json = False) -> None:
     with _cloud() as cloud:
         running = cloud.running()
         keystone, glance = (cloud.keystone_url, cloud.glance_url) if running else (None, None)
-    if as_json:
-        print_json({"running": running, "keystone_url": keystone, "glance_url": glance})
-    elif running:
-        say(f"Running: Keystone {keystone}/v3, Glance {glance}")
-    else:
-        say("Not running; start it: publisher devcloud up")
+    with no_outcome():
+        if as_json:
+            print_json({"running": running, "keystone_url": keystone, "glance_url": glance})
+        elif running:
+            say(f"Running: Keystone {keystone}/v3, Glance {glance}")
+        else:
+            say("Not running; start it: publisher devcloud up")
     raise typer.Exit(0 if running else 1)
 
 

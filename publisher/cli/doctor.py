@@ -16,6 +16,7 @@ from publisher.cli.examples import examples
 from publisher.cli.installation import open_store
 from publisher.cli.output import Json, out, print_json
 from publisher.cli.ping import ping_workers
+from publisher.closed_pipe import no_outcome
 from publisher.core.configuration import only_for_a_trial, unknown
 from publisher.core.errors import PublisherError, QueueUnavailable
 from publisher.core.settings import Settings
@@ -52,8 +53,9 @@ class Finding:
     advice: str = ""
 
 
+@no_outcome()
 def doctor(as_json: Json = False) -> None:
-    """Say what is wrong with this installation, and what to do.
+    """Check this installation and suggest fixes.
 
     The exit code is 1 if a check fails.
     """

@@ -8,33 +8,42 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.progress import Progress
+from rich.markup import escape
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from publisher.cli.completion import images as image_numbers
 from publisher.cli.completion import users
 from publisher.cli.examples import examples
 from publisher.cli.installation import open_store, read_settings
-from publisher.cli.output import Json, err, iso, mebibytes, print_json, print_table, say
+from publisher.cli.output import Json, Yes, confirm, err, iso, mebibytes, print_json, print_table, say
+from publisher.cli.signals import terminated_in_order
+from publisher.core.errors import NotFound
 
 if TYPE_CHECKING:
     from publisher.core.image import Image
+    from publisher.core.store import Store
 
 app = typer.Typer(help="The catalog of generated images.", no_args_is_help=True)
 
 ID_MAX = (1 << 63) - 1
 """The largest number that the database's columns hold."""
 
+FIRST_APPLIANCE = 1
+"""The appliance of images for which none is named. It is created with the first of them."""
+
 Format = Annotated[
     str | None, typer.Option("--format", help="Image format, such as qcow2; checked against what the file really is.")
 ]
+Id = Annotated[int, typer.Argument(min=1, max=ID_MAX, help="An image's number.", autocompletion=image_numbers)]
 Link = Annotated[bool, typer.Option("--link", help="Hard-link the file into the image root in place of copying it.")]
 
 
-@app.command(
-    epilog=examples("images add disk.qcow2 --appliance 4", "images add disk.img --appliance 4 --format raw --link")
-)
+@app.command(epilog=examples("images add disk.qcow2", "images add disk.img --appliance 4 --format raw --link"))
 def add(
     file: Annotated[Path, typer.Argument(help="A disk image: qcow2, raw, vmdk, vdi, vhd or ISO.")],
-    appliance: Annotated[int, typer.Option(min=1, max=ID_MAX, help="The appliance that it was generated from.")],
+    appliance: Annotated[
+        int, typer.Option(min=1, max=ID_MAX, help="The appliance that it belongs to; created if it does not exist.")
+    ] = FIRST_APPLIANCE,
     user: Annotated[str, typer.Option(help="The user that it belongs to.", autocompletion=users)] = "root",
     id: Annotated[int | None, typer.Option(min=1, max=ID_MAX, help="Its number; the next free one by default.")] = None,
     format: Format = None,
@@ -56,7 +65,7 @@ def add(
     expected = tuple(checksum(name, text, f"--{name}") for name, text in given.items() if text is not None)
 
     settings = read_settings()
-    with open_store(settings) as store, hashing(file) as on_progress:
+    with open_store(settings) as store, terminated_in_order(), hashing(file) as on_progress:
         image = register(
             store,
             settings.images,
@@ -100,6 +109,55 @@ def list_(
         warn(image)
 
 
+@app.command(epilog=examples("images show 7", "images show 7 --json"))
+def show(id: Id, as_json: Json = False) -> None:
+    """Show an image."""
+    with open_store(read_settings()) as store:
+        image = find_image(store, id)
+    if as_json:
+        print_json(image_json(image))
+        return
+    lines = {
+        "Image": f"{image.id} of {image.owner}, appliance {image.appliance_id}",
+        "Name": image.name,
+        "State": image.state.value,
+        "Format": image.format,
+        "Size": f"{mebibytes(image.size)} ({image.size} bytes)",
+        "Disk": f"{mebibytes(image.virtual_size)}",
+        "MD5": image.md5,
+        "SHA-256": image.sha256,
+        "File": image.location,
+        "Created": iso(image.created),
+    }
+    for label, value in lines.items():
+        if value:
+            say(f"{label:<9} {value}")
+
+
+@app.command(epilog=examples("images delete 7", "images delete 7 --yes"))
+def delete(id: Id, yes: Yes = False, as_json: Json = False) -> None:
+    """Delete an image, and its file if the service created it. What was published stays in the clouds."""
+    from publisher.core import catalog
+
+    settings = read_settings()
+    with open_store(settings) as store:
+        image = find_image(store, id)
+        confirm(f"Delete image {id}, '{image.name}' of {image.owner}?", yes=yes)
+        catalog.delete(store, settings.images, image.owner, image.appliance_id, id)
+    if as_json:
+        print_json({"deleted": [id]})
+    else:
+        say(f"Deleted image {id}")
+
+
+def find_image(store: Store, id: int) -> Image:
+    """Raises `NotFound`."""
+    image = store.images.get(id) if id <= ID_MAX else None
+    if image is None:
+        raise NotFound(f"there is no image {id}; see: publisher images list")
+    return image
+
+
 def image_json(image: Image) -> dict[str, Any]:
     from publisher.core.uris import image_uri
 
@@ -132,8 +190,9 @@ def warn(image: Image) -> None:
 
 @contextmanager
 def hashing(file: Path) -> Iterator[Callable[[int], None]]:
-    """A progress bar, where there is a terminal, for what `register` reads of the file."""
+    """A progress bar on the standard error, where that is a terminal, for what `register` reads of the file."""
     total = file.stat().st_size if file.is_file() else 0
-    with Progress(console=err, transient=True, disable=not err.is_terminal) as bar:
-        task = bar.add_task("Hashing", total=total)
+    columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), DownloadColumn(binary_units=True)
+    with Progress(*columns, TimeRemainingColumn(), console=err, transient=True, disable=not err.is_terminal) as bar:
+        task = bar.add_task(f"Registering {escape(file.name)}", total=total)
         yield lambda count: bar.advance(task, count)

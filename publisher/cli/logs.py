@@ -22,6 +22,7 @@ from publisher.cli.watching import (
     pace,
     say_how_to_go_on,
 )
+from publisher.closed_pipe import die, no_outcome, reader_is_gone
 from publisher.core.ticket import Phase, State
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def logs(
     With --follow the exit code is 0 published, 1 failed, 3 cancelled, 4 not within --timeout.
     With --follow --json each event is a line of its own.
     """
-    with open_store(read_settings()) as store:
+    with open_store(read_settings()) as store, no_outcome(when=follow):
         dossier = _dossier(store, ticket)
         if not follow:
             _print(dossier, as_json=as_json)
@@ -163,6 +164,8 @@ def _follow(store: Store, ticket_id: int, *, timeout_seconds: float | None, as_j
                     _tell(event, as_json=as_json)
             if dossier.ticket.final:
                 return EXIT_CODES[dossier.ticket.state]
+            if reader_is_gone():
+                die()
             if until is not None and time.monotonic() >= until:
                 say_error(f"ticket {ticket_id} has not ended after {timeout_seconds:g} s; it goes on")
                 return EXIT_TIMED_OUT

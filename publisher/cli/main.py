@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -27,6 +28,7 @@ from publisher.cli import (
     users,
 )
 from publisher.cli.output import say_error
+from publisher.closed_pipe import quiet_end, reader_is_gone
 from publisher.core.errors import ConfigurationError, Conflict, InvalidRequest, NotFound, PublisherError
 from publisher.version import __version__
 
@@ -34,18 +36,36 @@ WRONG_INPUT = (InvalidRequest, NotFound, Conflict, ConfigurationError)
 """What the caller can put right: exit code 2, like a wrong option. Anything else ends with 1."""
 
 
+class ConnectionBroken(PublisherError):
+    """A connection broke off; try again."""
+
+
 class Commands(TyperGroup):
     """Says what went wrong in one line, and never shows a traceback for it."""
 
     def main(self, *args: Any, **options: Any) -> Any:
+        with quiet_end():
+            try:
+                return super().main(*args, **options)
+            except PublisherError as error:
+                _fail(str(error), 2 if isinstance(error, WRONG_INPUT) else 1)
+            except OSError as error:
+                _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 1)
+
+    def invoke(self, ctx: Any) -> Any:
         try:
-            return super().main(*args, **options)
-        except PublisherError as error:
-            say_error(str(error))
-            sys.exit(2 if isinstance(error, WRONG_INPUT) else 1)
-        except OSError as error:
-            say_error(f"{error.filename}: {error.strerror}" if error.filename else str(error))
-            sys.exit(1)
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            if reader_is_gone():
+                raise
+            # Typer would take it for the output's, and end without a word.
+            raise ConnectionBroken from None
+
+
+def _fail(words: str, code: int) -> NoReturn:
+    with contextlib.suppress(BrokenPipeError):
+        say_error(words)
+    sys.exit(code)
 
 
 app = typer.Typer(

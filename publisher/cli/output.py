@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -11,10 +13,22 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from publisher.core.errors import InvalidRequest
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask whether it is meant.")]
+
+
+class _Stream(Console):
+    """Leaves it to the caller what a reader that is gone means; Rich itself would end the process with 1."""
+
+    def on_broken_pipe(self) -> None:
+        raise  # Rich calls this while it handles the error
+
+
+out = _Stream(highlight=False)
+err = _Stream(stderr=True, highlight=False)
 
 
 def say(words: str, *, console: Console = out) -> None:
@@ -28,6 +42,23 @@ def say_error(words: str) -> None:
 
 def say_warning(words: str) -> None:
     err.print(Text.assemble(("Warning: ", "yellow"), words), soft_wrap=True)
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask before something is removed, unless `yes`. Raises `typer.Exit` where the answer is no, `InvalidRequest` where
+    there is no terminal to ask at."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise InvalidRequest("there is no terminal to ask for confirmation at; use --yes")
+    if not typer.confirm(question, err=True):
+        say("Nothing was removed", console=err)
+        raise typer.Exit(1)
+
+
+def snake_case(name: str) -> str:
+    """An element of the HTTP API (`keystoneUrl`) as keys are written in JSON here (`keystone_url`)."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
 
 
 def print_json(value: Any) -> None:

@@ -28,6 +28,15 @@ def from_stdin() -> str:
     return password
 
 
+def from_file(path: Path) -> str:
+    """The first line of a file. Raises `InvalidRequest` where it is empty, or `OSError`."""
+    with path.open(encoding="utf-8", errors="strict") as file:
+        password = file.readline().rstrip("\r\n")
+    if not password:
+        raise InvalidRequest(f"{path} holds no password; write it on the first line")
+    return password
+
+
 def ask(prompt: str, *, instead: str, confirm: bool = False) -> str:
     """Ask at the terminal. Raises `InvalidRequest` where there is none, saying what to do `instead`."""
     if not sys.stdin.isatty():

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
+from typing import NoReturn
 
 from publisher.core.errors import ConfigurationError
 from publisher.core.settings import FILE_SUFFIX, Settings
@@ -51,6 +52,13 @@ def sweep(*, dry_run: bool, as_json: bool) -> list[str]:
     return [sys.executable, "-m", "workers.sweep", *options]
 
 
+def sign_in(*, user: str, account: str, target: Mapping[str, str], as_json: bool) -> list[str]:
+    """The command that signs in to a cloud with a stored account. `target`: elements of the API that say where."""
+    options = [each for name, value in target.items() for each in ("--target", f"{name}={value}")]
+    options += ["--json"] * as_json
+    return [sys.executable, "-m", "workers.sign_in", *options, "--", user, account]
+
+
 def flower() -> list[str]:
     """The command of Flower; its options are in the environment, where a password is not seen by others.
 
@@ -90,6 +98,11 @@ def configured(settings: Settings, environment: Mapping[str, str] | None = None)
     return {
         name: value for name, value in settings.environment().items() if not environment.get(f"{name}{FILE_SUFFIX}")
     }
+
+
+def become(command: list[str], environment: Mapping[str, str]) -> NoReturn:
+    """Go on as that program: signals, exit code and all are its own. `environment` is added to what is inherited."""
+    os.execvpe(command[0], command, inherited() | dict(environment))  # noqa: S606  # no shell is wanted
 
 
 def log_level(settings: Settings) -> str:

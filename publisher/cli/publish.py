@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from publisher.cli import openrc, passwords
 from publisher.cli.certificates import CaBundle, read_bundle
 from publisher.cli.completion import images, users
 from publisher.cli.examples import examples
-from publisher.cli.images import ID_MAX, Format, Link, hashing, warn
+from publisher.cli.images import FIRST_APPLIANCE, ID_MAX, Format, Link, find_image, hashing, warn
 from publisher.cli.installation import open_store, read_settings
 from publisher.cli.openrc import (
     ACCOUNT,
@@ -29,18 +30,27 @@ from publisher.cli.openrc import (
     UserDomain,
 )
 from publisher.cli.output import Json, err, out, print_json, say
-from publisher.cli.tickets import Timeout, Wait, ticket_json
+from publisher.cli.signals import terminated_in_order
+from publisher.cli.stored_accounts import find_account
+from publisher.cli.tickets import Timeout, Wait, ticket_json, wake_worker
 from publisher.cli.watching import find_ticket, watch
-from publisher.core.errors import InvalidRequest, NotFound
+from publisher.closed_pipe import no_outcome
+from publisher.core.errors import Conflict, InvalidRequest, NotFound
 from publisher.core.settings import Settings
 
 if TYPE_CHECKING:
     from publisher.core.image import Image
     from publisher.core.publishing import PublishRequest
     from publisher.core.store import Store
+    from publisher.core.store.accounts import StoredAccount
     from publisher.core.ticket import Ticket
 
-FIRST_USER, FIRST_APPLIANCE = "root", 1
+FIRST_USER = "root"
+_OF_THE_ACCOUNT = (
+    *("keystone_url", "glance_url", "login", "password_stdin", "user_domain", "interface", "keystone_version"),
+    "ca_bundle",
+)
+"""Options that a stored account takes the place of."""
 _OPTIONS = {
     "credAccount.keystoneUrl": "--keystone-url or OS_AUTH_URL",
     "credAccount.glanceUrl": "--glance-url",
@@ -59,6 +69,7 @@ _OPTIONS = {
 EXAMPLES = examples(
     'publish disk.qcow2 --name "My image" --wait',
     "publish 7 --project demo --domain Default --region RegionOne",
+    "publish 7 --account production --project demo --wait",
     "publish 7 --wait --timeout 3600 --json < password --password-stdin",
 )
 FILE = "A file that is registered first"
@@ -77,6 +88,15 @@ def publish(
     ] = None,
     appliance: Annotated[
         int | None, typer.Option(min=1, max=ID_MAX, help=f"Likewise its appliance; for a file {FIRST_APPLIANCE}.")
+    ] = None,
+    stored: Annotated[
+        str | None,
+        typer.Option(
+            "--account",
+            metavar="NAME",
+            help="A stored account; the OS_… variables are not read.",
+            rich_help_panel=ACCOUNT,
+        ),
     ] = None,
     platform: Annotated[str, typer.Option(help="The kind of cloud.", rich_help_panel=ACCOUNT)] = "openstack",
     keystone_url: Annotated[
@@ -120,46 +140,54 @@ def publish(
 ) -> None:
     """Publish an image to a cloud.
 
-    What is not given of the account is taken from the OS_… variables of the `openstack` command.
+    Without --account, what you do not give is taken from the OS_… variables of the `openstack` command.
     With --wait the exit code is 0 published, 1 failed, 3 cancelled, 4 not within --timeout.
     """
-    account = _given(
-        keystoneUrl=keystone_url,
-        glanceUrl=glance_url,
-        login=login,
-        userDomain=openrc.user_domain(context),
-        interface=openrc.interface(interface),
-        keystoneVersion=openrc.version(keystone_version),
-    )
-    account |= read_bundle(ca_bundle) if ca_bundle else {}
+    with_variables = stored is None
     target = _given(
-        keystoneDomain=domain,
-        keystoneProject=openrc.project(context),
-        tenantName=tenant,
+        keystoneProject=openrc.project(context) if with_variables else _typed(context, "project"),
+        keystoneDomain=domain if with_variables else _typed(context, "domain"),
+        tenantName=tenant if with_variables else _typed(context, "tenant"),
+        publishLocation=region if with_variables else _typed(context, "region"),
         displayName=name,
-        publishLocation=region,
     ) | {"publicImage": public}
     from publisher.core.publishing import PublishRequest
 
     settings = read_settings()
-    with open_store(settings) as store, _naming_options():
-        found = _find(store, int(image)) if image.isdecimal() else None
+    with open_store(settings) as store, no_outcome(when=wait), _naming_options():
+        found = find_image(store, int(image)) if image.isdecimal() else None
+        owner = user or (found.owner if found else FIRST_USER)
         request = PublishRequest(
-            owner=user or (found.owner if found else FIRST_USER),
+            owner=owner,
             appliance_id=appliance or (found.appliance_id if found else FIRST_APPLIANCE),
             image_id=found.id if found else 0,
             platform=platform,
-            account=account,
-            secrets={"password": _password(password_stdin, login)},
             target=target,
         )
-        if found is None:
-            registered = _register(store, settings, Path(image), request, format=format, link=link)
-            warn(registered)
-            request = replace(request, image_id=registered.id)
-        ticket = _accept(store, settings, request)
+        if stored:
+            request = _with_stored(context, request, find_account(store, owner, stored))
+        else:
+            account = _given(
+                keystoneUrl=keystone_url,
+                glanceUrl=glance_url,
+                login=login,
+                userDomain=openrc.user_domain(context),
+                interface=openrc.interface(interface),
+                keystoneVersion=openrc.version(keystone_version),
+            )
+            request = replace(
+                request,
+                account=account | (read_bundle(ca_bundle) if ca_bundle else {}),
+                secrets={"password": _password(password_stdin, login)},
+            )
+        with terminated_in_order():
+            if found is None:
+                ticket = _register_and_accept(store, settings, Path(image), request, format=format, link=link)
+            else:
+                ticket = _accept(store, settings, request)
+        wake_worker(store, settings, ticket.id)
         if not as_json:
-            say(f"Ticket {ticket.id}: '{ticket.name}' to {platform}; see: publisher status {ticket.id}")
+            say(f"Ticket {ticket.id}: '{ticket.name}' to {ticket.platform}; see: publisher status {ticket.id}")
         code = watch(store, ticket.id, console=err if as_json else out, timeout_seconds=timeout) if wait else 0
         if as_json:
             print_json(ticket_json(find_ticket(store, ticket.id)))
@@ -191,11 +219,49 @@ def _password(stdin: bool, login: str | None) -> str:
     )
 
 
-def _find(store: Store, image_id: int) -> Image:
-    image = store.images.get(image_id) if image_id <= ID_MAX else None
-    if image is None:
-        raise NotFound(f"there is no image {image_id}; see: publisher images list")
-    return image
+def _typed(context: typer.Context, option: str) -> str | None:
+    """An option's value if it was given on the command line itself: variables may be about another cloud."""
+    value: str | None = context.params[option]
+    return value if openrc.is_from_command_line(context, option) else None
+
+
+def _with_stored(context: typer.Context, request: PublishRequest, account: StoredAccount) -> PublishRequest:
+    """The request, with a stored account. Raises `InvalidRequest` for an option that contradicts it."""
+    from publisher.intake.requests import secret_names
+    from publisher.intake.wire.platforms import find_platform
+
+    for option in _OF_THE_ACCOUNT:
+        if openrc.is_from_command_line(context, option):
+            flag = f"--{option.replace('_', '-')}"
+            raise InvalidRequest(f"{flag}: the account '{account.name}' has its own; leave out {flag} or --account")
+    if openrc.is_from_command_line(context, "platform") and request.platform != account.platform:
+        raise InvalidRequest(f"--platform: '{account.name}' is an account of {account.platform}; leave out --platform")
+    platform = find_platform(account.platform)
+    return replace(
+        request,
+        platform=account.platform,
+        account=account.fields | {"name": account.name},
+        account_id=account.id,
+        sealed_secrets=account.sealed_secrets,
+        sealed_names=secret_names(platform) if platform else frozenset({"password"}),
+    )
+
+
+def _register_and_accept(
+    store: Store, settings: Settings, file: Path, request: PublishRequest, *, format: str | None, link: bool
+) -> Ticket:
+    """The ticket of a file that is registered first. Without a ticket, no image is left either."""
+    from publisher.core import catalog
+
+    image = _register(store, settings, file, request, format=format, link=link)
+    warn(image)
+    try:
+        return _accept(store, settings, replace(request, image_id=image.id))
+    except BaseException:
+        # There is a ticket after all where an interrupt came just after it was committed: then the image stays.
+        with contextlib.suppress(Conflict, NotFound):
+            catalog.delete(store, settings.images, image.owner, image.appliance_id, image.id)
+        raise
 
 
 def _register(
@@ -209,7 +275,8 @@ def _register(
     if not file.exists():
         raise InvalidRequest("is neither the number of an image nor a file", field=str(file))
     # Checked before, too: a mistake in the request shall leave no image registered.
-    check_request(request.platform, request.account, request.secrets, request.target)
+    secrets = request.secrets or dict.fromkeys(request.sealed_names, "sealed")
+    check_request(request.platform, request.account, secrets, request.target)
     with hashing(file) as on_progress:
         return register(
             store,
@@ -227,19 +294,10 @@ def _register(
 
 
 def _accept(store: Store, settings: Settings, request: PublishRequest) -> Ticket:
-    """The ticket, committed; a worker is woken if the broker can be reached."""
+    """The ticket, committed. No worker has been woken yet."""
     from publisher.core.network import OutboundPolicy
-    from publisher.core.publishing import accept, wake
-    from publisher.core.queue import WakeQueue
+    from publisher.core.publishing import accept
     from publisher.core.vault import Vault
 
     vault = Vault.from_file(settings.key_file, production=settings.production)
-    ticket = accept(store, vault, request, policy=OutboundPolicy.of(settings))
-    queue = WakeQueue.open(settings)
-    try:
-        if not wake(store, queue, ticket.id):
-            what = "check PUBLISHER_BROKER_URL" if settings.broker_url else "run: publisher up"
-            say(f"Ticket {ticket.id} is safe, and waits until a worker runs; {what}", console=err)
-    finally:
-        queue.close()
-    return ticket
+    return accept(store, vault, request, policy=OutboundPolicy.of(settings))

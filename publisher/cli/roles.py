@@ -8,7 +8,8 @@ import typer
 
 from publisher.cli.examples import examples
 from publisher.cli.installation import open_store, read_settings
-from publisher.cli.output import Json, print_json, print_table, say
+from publisher.cli.output import Json, Yes, confirm, print_json, print_table, say
+from publisher.core.errors import NotFound
 
 app = typer.Typer(help="Named sets of entitlements, to be given to users.", no_args_is_help=True)
 
@@ -47,8 +48,11 @@ def list_(as_json: Json = False) -> None:
 
 
 @app.command(epilog=examples("roles remove publishers"))
-def remove(name: Annotated[str, typer.Argument(help="The role's name.")]) -> None:
+def remove(name: Annotated[str, typer.Argument(help="The role's name.")], yes: Yes = False) -> None:
     """Remove a role that no user has."""
     with open_store(read_settings()) as store:
+        if name not in {role.name for role in store.roles.list()}:
+            raise NotFound(f"there is no role '{name}'; see: publisher roles list")
+        confirm(f"Remove the role '{name}'?", yes=yes)
         store.roles.remove(name)
     say(f"Removed the role '{name}'")

@@ -6,7 +6,7 @@ import os
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
@@ -42,7 +42,7 @@ def serve(
     settings = replace(settings, intake_host=host or settings.intake_host, intake_port=port or settings.intake_port)
     command = programs.intake(settings, processes=workers, behind_proxy=proxy_headers)
     shared = shared_metrics(settings) if workers > 1 else {}
-    _become(command, programs.configured(settings) | shared)
+    programs.become(command, programs.configured(settings) | shared)
 
 
 def worker(
@@ -56,7 +56,7 @@ def worker(
     """Run a worker."""
     settings = read_settings(serving=True)
     settings = replace(settings, worker_concurrency=concurrency or settings.worker_concurrency)
-    _become(programs.worker(settings, name=name), programs.configured(settings))
+    programs.become(programs.worker(settings, name=name), programs.configured(settings))
 
 
 def flower(
@@ -79,7 +79,7 @@ def flower(
     if "FLOWER_BASIC_AUTH" not in os.environ:
         say(f"Login {FLOWER_LOGIN}, password in {password_file}")
     own = {name: value for name, value in os.environ.items() if name.startswith("FLOWER_")}
-    _become(programs.flower(), programs.configured(settings) | options | own)
+    programs.become(programs.flower(), programs.configured(settings) | options | own)
 
 
 def flower_password_file(settings: Settings) -> Path:
@@ -103,7 +103,7 @@ def sweep(
     Only what is seen for the second time, PUBLISHER_SWEEP_GRACE_SECONDS after the first; what is in doubt is reported.
     """
     settings = read_settings()
-    _become(programs.sweep(dry_run=dry_run, as_json=as_json), programs.configured(settings))
+    programs.become(programs.sweep(dry_run=dry_run, as_json=as_json), programs.configured(settings))
 
 
 def shared_metrics(settings: Settings) -> dict[str, str]:
@@ -119,8 +119,3 @@ def shared_metrics(settings: Settings) -> dict[str, str]:
     for each in shared.glob("*.db"):
         each.unlink()
     return {_METRICS_VARIABLE: str(shared)}
-
-
-def _become(command: list[str], environment: dict[str, str]) -> NoReturn:
-    """Go on as that program: signals, exit code and all are its own."""
-    os.execvpe(command[0], command, programs.inherited() | environment)  # noqa: S606  # no shell is wanted

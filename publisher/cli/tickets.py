@@ -1,4 +1,4 @@
-"""`publisher status`, `cancel` and `tickets list`: what became of a publish request."""
+"""`publisher status`, `cancel` and `tickets`: what became of a publish request."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ from publisher.cli.completion import users
 from publisher.cli.examples import examples
 from publisher.cli.images import ID_MAX
 from publisher.cli.installation import open_store, read_settings
-from publisher.cli.output import Json, err, iso, mebibytes, out, print_json, print_table, say
+from publisher.cli.output import Json, Yes, confirm, err, iso, mebibytes, out, print_json, print_table, say
 from publisher.cli.watching import find_ticket, watch
+from publisher.closed_pipe import no_outcome
+from publisher.core.errors import Conflict
+from publisher.core.settings import Settings
 from publisher.core.ticket import HistoryEntry, State, Ticket
 
 if TYPE_CHECKING:
@@ -45,7 +48,7 @@ def status(
 
     With --wait the exit code is 0 published, 1 failed, 3 cancelled, 4 not within --timeout.
     """
-    with open_store(read_settings()) as store:
+    with open_store(read_settings()) as store, no_outcome(when=wait):
         code = watch(store, ticket, console=err if as_json else out, timeout_seconds=timeout) if wait else 0
         show(store, ticket, history=history, as_json=as_json, brief=wait)
     raise typer.Exit(code)
@@ -61,6 +64,50 @@ def cancel(ticket: TicketId, as_json: Json = False) -> None:
         say(f"Ticket {ticket} was cancelled")
     else:
         say(f"Ticket {ticket} is being cancelled; see: publisher status {ticket} --wait")
+
+
+@app.command("show", epilog=examples("tickets show 12", "tickets show 12 --history --json"))
+def show_one(
+    ticket: TicketId,
+    history: Annotated[bool, typer.Option("--history", help="Show its history, too.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show a ticket."""
+    with open_store(read_settings()) as store:
+        show(store, ticket, history=history, as_json=as_json)
+
+
+@app.command(epilog=examples("tickets retry 12", "tickets retry 12 --wait --timeout 600"))
+def retry(ticket: TicketId, wait: Wait = False, timeout: Timeout = None, as_json: Json = False) -> None:
+    """Queue a failed or cancelled ticket again.
+
+    With --wait the exit code is 0 published, 1 failed, 3 cancelled, 4 not within --timeout.
+    """
+    settings = read_settings()
+    with open_store(settings) as store, no_outcome(when=wait):
+        store.tickets.retry(ticket)
+        wake_worker(store, settings, ticket)
+        if not as_json:
+            say(f"Ticket {ticket} is queued again")
+        code = watch(store, ticket, console=err if as_json else out, timeout_seconds=timeout) if wait else 0
+        if as_json:
+            print_json(ticket_json(find_ticket(store, ticket)))
+    raise typer.Exit(code)
+
+
+@app.command(epilog=examples("tickets delete 12", "tickets delete 12 --yes"))
+def delete(ticket: TicketId, yes: Yes = False, as_json: Json = False) -> None:
+    """Delete a ticket that has ended, with its history. What it published stays in the cloud."""
+    with open_store(read_settings()) as store:
+        found = find_ticket(store, ticket)
+        if not found.final:
+            raise Conflict(f"ticket {ticket} is {found.state}; cancel it first: publisher cancel {ticket}")
+        confirm(f"Delete ticket {ticket}, '{found.name}' to {found.platform}, with its history?", yes=yes)
+        store.tickets.remove(ticket)
+    if as_json:
+        print_json({"deleted": [ticket]})
+    else:
+        say(f"Deleted ticket {ticket}")
 
 
 @app.command(
@@ -97,6 +144,20 @@ def list_(
     print_table(["Id", "User", "Image", "Platform", "Name", "State", "Message"], rows)
     if more:
         say(f"There are more; go on with --before {shown[-1].id}, or see all with --count 0", console=err)
+
+
+def wake_worker(store: Store, settings: Settings, ticket_id: int) -> None:
+    """Wake a worker for a queued ticket, and say what to do where the broker cannot be reached."""
+    from publisher.core.publishing import wake
+    from publisher.core.queue import WakeQueue
+
+    queue = WakeQueue.open(settings)
+    try:
+        if not wake(store, queue, ticket_id):
+            what = "check PUBLISHER_BROKER_URL" if settings.broker_url else "run: publisher up"
+            say(f"Ticket {ticket_id} is safe, and waits until a worker runs; {what}", console=err)
+    finally:
+        queue.close()
 
 
 def show(store: Store, ticket_id: int, *, history: bool, as_json: bool, brief: bool = False) -> None:

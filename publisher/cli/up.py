@@ -230,7 +230,7 @@ class _Echo:
 def _print_panel(settings: Settings, first_password: str | None, *, flower: bool) -> None:
     rows = {"Console": f"{settings.intake}/console"}
     kept = settings.data_dir / FIRST_PASSWORD_FILE
-    if first_password:
+    if first_password and out.is_terminal:
         rows["Login"] = f"{FIRST_LOGIN}, password {first_password} (shown once; it is in {kept})"
     elif kept.exists():
         rows["Login"] = f"{FIRST_LOGIN}, password in {kept}"

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,9 +14,9 @@ from publisher.cli import passwords
 from publisher.cli.completion import users as logins
 from publisher.cli.examples import examples
 from publisher.cli.installation import open_store, read_settings
-from publisher.cli.output import Json, print_json, print_table, say
+from publisher.cli.output import Json, Yes, confirm, out, print_json, print_table, say, say_warning
 from publisher.core import first_user
-from publisher.core.errors import InvalidRequest
+from publisher.core.errors import InvalidRequest, NotFound
 
 app = typer.Typer(help="Who may use the intake.", no_args_is_help=True)
 
@@ -20,49 +24,73 @@ Login = Annotated[str, typer.Argument(help="The user's login.", autocompletion=l
 PasswordStdin = Annotated[
     bool, typer.Option("--password-stdin", help="Read the password from the first line of the standard input.")
 ]
-Generate = Annotated[bool, typer.Option("--generate", help="Make a random password up, and print it.")]
+PasswordFile = Annotated[
+    Path | None, typer.Option("--password-file", help="Read the password from the first line of this file.")
+]
+Generate = Annotated[bool, typer.Option("--generate", help="Generate a password and show it. Needs a terminal.")]
+GenerateTo = Annotated[
+    Path | None,
+    typer.Option("--generate-to", metavar="FILE", help="Generate a password and write it to this file, mode 0600."),
+]
 
 
 @app.command(
-    epilog=examples("users add anna --generate", "users add robot --role publishers --password-stdin < password")
+    epilog=examples(
+        "users add anna --admin --generate",
+        "users add robot --role publishers --generate-to robot.password",
+        "users add ben --entitlement image_publish --password-stdin < password",
+    )
 )
 def add(
     login: Annotated[str, typer.Argument(help="The login of the new user.")],
     admin: Annotated[bool, typer.Option("--admin", help="An administrator may do everything.")] = False,
     entitlement: Annotated[
         list[str] | None,
-        typer.Option(help="What the user may do; give it again for another. All, if neither this nor a role is given."),
+        typer.Option(metavar="NAME", help="What the user may do; repeat the option for more."),
     ] = None,
-    role: Annotated[list[str] | None, typer.Option(help="A role of the user's; give it again for another.")] = None,
+    role: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="A role of the user's; repeat the option for more.")
+    ] = None,
     password_stdin: PasswordStdin = False,
+    password_file: PasswordFile = None,
     generate: Generate = False,
+    generate_to: GenerateTo = None,
 ) -> None:
-    """Add a user. The password is asked for, unless an option says where it comes from."""
-    from publisher.core.store.users import ENTITLEMENTS
+    """Add a user, with the rights that you name and no others.
 
-    with open_store(read_settings()) as store:
-        password = _password(password_stdin, generate)
-        # Who is given a role is given what it allows, and not all besides.
-        entitlements = frozenset(entitlement or (() if role else ENTITLEMENTS))
+    The password is asked for, unless an option says where it comes from.
+    """
+    source = _PasswordSource(password_stdin, password_file, generate, generate_to)
+    with open_store(read_settings()) as store, source.password() as password:
         user = store.users.add(
-            login, password, administrator=admin, entitlements=entitlements, roles=frozenset(role or ())
+            login,
+            password,
+            administrator=admin,
+            entitlements=frozenset(entitlement or ()),
+            roles=frozenset(role or ()),
         )
     say(f"Added the {'administrator' if user.administrator else 'user'} '{user.login}'")
-    if generate:
-        say(f"Password: {password}")
+    source.show(password)
+    if not (admin or entitlement or role):
+        say_warning(f"'{login}' has no rights yet; grant some with a role: publisher users roles {login} --add ROLE")
 
 
-@app.command(epilog=examples("users passwd anna"))
-def passwd(login: Login, password_stdin: PasswordStdin = False, generate: Generate = False) -> None:
-    """Give a user another password."""
+@app.command(epilog=examples("users passwd anna", "users passwd anna --generate-to anna.password"))
+def passwd(
+    login: Login,
+    password_stdin: PasswordStdin = False,
+    password_file: PasswordFile = None,
+    generate: Generate = False,
+    generate_to: GenerateTo = None,
+) -> None:
+    """Change a user's password. The user is signed out everywhere."""
     settings = read_settings()
-    with open_store(settings) as store:
-        password = _password(password_stdin, generate)
+    source = _PasswordSource(password_stdin, password_file, generate, generate_to)
+    with open_store(settings) as store, source.password() as password:
         store.users.set_password(login, password)
     first_user.forget_password(settings, login)
     say(f"'{login}' has a new password")
-    if generate:
-        say(f"Password: {password}")
+    source.show(password)
 
 
 @app.command("list", epilog=examples("users list", "users list --json"))
@@ -151,26 +179,76 @@ def notify(
         print_json(shown | ({"secret": secret} if secret else {}))
         return
     say(f"'{login}' is told at {now.url}" if now.url else f"'{login}' is not told of its publications")
-    if secret:
+    if secret and out.is_terminal:
         say(f"Secret: {secret}")
+    elif secret:
+        say_warning(
+            "a secret was made, and is not shown, as the output is not a terminal; make another one and see it with:"
+            f" publisher users notify {login} --new-secret --json"
+        )
 
 
-@app.command(epilog=examples("users remove anna"))
-def remove(login: Login) -> None:
+@app.command(epilog=examples("users remove anna", "users remove anna --yes"))
+def remove(login: Login, yes: Yes = False) -> None:
     """Remove a user, with its cloud accounts, API keys and appliances.
 
-    One that owns images, or the last administrator, stays.
+    You cannot remove a user who owns images, nor the last administrator.
     """
     with open_store(read_settings()) as store:
+        if store.users.get(login) is None:
+            raise NotFound(f"there is no user '{login}'; see: publisher users list")
+        confirm(f"Remove the user '{login}', with its cloud accounts, API keys and appliances?", yes=yes)
         store.users.remove(login)
     say(f"Removed the user '{login}'")
 
 
-def _password(stdin: bool, generate: bool) -> str:
-    if stdin and generate:
-        raise InvalidRequest("use either --password-stdin or --generate")
-    if stdin:
-        return passwords.from_stdin()
-    if generate:
-        return passwords.generate()
-    return passwords.ask("Password", instead="use --password-stdin or --generate", confirm=True)
+@dataclass(frozen=True, slots=True)
+class _PasswordSource:
+    """Where the options say that a password comes from; it is asked for where they say nothing."""
+
+    stdin: bool
+    file: Path | None
+    generate: bool
+    generate_to: Path | None
+
+    @contextmanager
+    def password(self) -> Iterator[str]:
+        """The password. A file that it is written to is kept only if the block succeeds.
+
+        Raises `InvalidRequest` where the options contradict each other, or a generated password could not be shown.
+        """
+        if sum((self.stdin, self.file is not None, self.generate, self.generate_to is not None)) > 1:
+            raise InvalidRequest("use only one of --password-stdin, --password-file, --generate and --generate-to")
+        if self.generate and not out.is_terminal:
+            raise InvalidRequest(
+                "--generate: the output is not a terminal, and a password is printed nowhere else; use"
+                " --generate-to FILE, or --password-stdin"
+            )
+        if not self.generate_to:
+            yield self._given()
+            return
+        if self.generate_to.exists():
+            raise InvalidRequest(f"--generate-to: {self.generate_to} exists; name another file, or remove it first")
+        password = passwords.generate()
+        # First the file: a password that was never written down would be of no use.
+        passwords.write(self.generate_to, password)
+        try:
+            yield password
+        except BaseException:
+            self.generate_to.unlink(missing_ok=True)
+            raise
+
+    def show(self, password: str) -> None:
+        if self.generate:
+            say(f"Password: {password}")
+        elif self.generate_to:
+            say(f"The password is in {self.generate_to}")
+
+    def _given(self) -> str:
+        if self.stdin:
+            return passwords.from_stdin()
+        if self.file:
+            return passwords.from_file(self.file)
+        if self.generate:
+            return passwords.generate()
+        return passwords.ask("Password", instead="use --password-stdin, --password-file or --generate-to", confirm=True)

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Ta
 from rich.text import Text
 
 from publisher.cli.output import err, mebibytes, say, say_error
+from publisher.closed_pipe import die, reader_is_gone
 from publisher.core.errors import NotFound
 from publisher.core.ticket import Phase, State, Ticket
 
@@ -46,6 +47,8 @@ def watch(store: Store, ticket_id: int, *, console: Console, timeout_seconds: fl
                 view.show(ticket)
                 if ticket.final:
                     break
+                if reader_is_gone():
+                    die()
                 if until is not None and time.monotonic() >= until:
                     say_error(f"ticket {ticket_id} has not ended after {timeout_seconds:g} s; it goes on")
                     say_how_to_go_on(ticket_id)

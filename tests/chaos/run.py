@@ -263,7 +263,7 @@ def _blind(service: Service, tickets: Sequence[Ticket]) -> list[str]:
         row = {"ticket_id": ticket.id, "cloud_id": id, "state": "present", "created": db_now(), "modified": db_now()}
         connection.execute(journal.insert().values(row))
     glance.rest("POST", "/v2/images", {"id": id, "name": "an orphan", **tags})
-    found = [finding["cloudId"] for finding in _sweep(service)]
+    found = [finding["cloud_id"] for finding in _sweep(service)]
     glance.delete(id)
     return [] if found == [id] else [f"it overlooks an orphan: it found {found} and not {id}"]
 

@@ -36,7 +36,7 @@ def sweep(stack: Stack, *options: str, code: int = 0) -> dict[str, Any]:
 
 
 def outcomes(told: dict[str, Any]) -> dict[str, str]:
-    return {each["cloudId"]: each["outcome"] for each in told["findings"]}
+    return {each["cloud_id"]: each["outcome"] for each in told["findings"]}
 
 
 def test_what_a_failed_ticket_left_goes_and_all_else_stays(
@@ -87,7 +87,7 @@ def test_what_a_failed_ticket_left_goes_and_all_else_stays(
         devcloud.kill_glance()
         try:
             (finding,) = sweep(stack, code=1)["findings"]
-            assert (finding["outcome"], finding["cloudId"]) == ("failed", None)
+            assert (finding["outcome"], finding["cloud_id"]) == ("failed", None)
             assert "Glance" in finding["error"]
             assert sweep(stack, "--dry-run", code=1)["findings"]
         finally:

@@ -34,7 +34,7 @@ def users(visit: Visiting) -> Response:
 @router.get(_NEW)
 def new_user(visit: Visiting) -> Response:
     visit.require_administrator()
-    return _new(visit, {}, chosen=frozenset(ENTITLEMENT_DESCRIPTIONS))
+    return _new(visit, {}, chosen=frozenset())
 
 
 @router.post(_NEW)

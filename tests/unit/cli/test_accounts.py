@@ -71,11 +71,11 @@ def test_added_listed_removed(cli: Cli, cli_store: Store, way: str) -> None:
     assert said == "Added the account 'lab' of root, number 1\n"
     (listed,) = cli.json("accounts", "list")["accounts"]
     assert listed.pop("created") == listed.pop("modified")
-    fields = {"keystoneUrl": KEYSTONE, "login": "demo"}
+    fields = {"keystone_url": KEYSTONE, "login": "demo"}
     assert listed == {"id": 1, "user": "root", "name": "lab", "platform": "openstack", "fields": fields}
     assert cli.ok("accounts", "list") == f"1\troot\tlab\topenstack\tdemo\t{KEYSTONE}\n"
     assert secret(cli_store, "lab") == PASSWORD
-    assert cli.ok("accounts", "remove", "lab") == "Removed the account 'lab' of root\n"
+    assert cli.ok("accounts", "remove", "lab", "--yes") == "Removed the account 'lab' of root\n"
     assert cli.json("accounts", "list") == {"accounts": []}
 
 
@@ -84,8 +84,8 @@ def test_of_another_user(cli: Cli) -> None:
     cli.ok("accounts", "add", "lab", "--user", "anna", *OPTIONS, OS_PASSWORD=PASSWORD)
     assert cli.json("accounts", "list", "--user", "root") == {"accounts": []}
     assert [each["user"] for each in cli.json("accounts", "list", "--user", "anna")["accounts"]] == ["anna"]
-    assert cli.run("accounts", "remove", "lab").exit_code == 2
-    cli.ok("accounts", "remove", "lab", "--user", "anna")
+    assert cli.run("accounts", "remove", "lab", "--yes").exit_code == 2
+    cli.ok("accounts", "remove", "lab", "--user", "anna", "--yes")
 
 
 def test_what_is_not_given_comes_from_the_variables(cli: Cli, cli_store: Store) -> None:

@@ -28,17 +28,17 @@ def test_one_is_described_and_listed(cli: Cli) -> None:
 def test_the_next_free_number(cli: Cli) -> None:
     cli.ok("images", "add", cli.image_file(), "--appliance", 7)
     assert cli.ok("appliances", "add") == "Added the appliance 'appliance-8' of root, number 8\n"
-    cli.ok("users", "add", "anna", "--generate")
+    cli.ok("users", "add", "anna", "--password-stdin", input="x\n")
     assert cli.json("appliances", "add", "--user", "anna")["id"] == 1
 
 
 def test_what_is_in_use_stays(cli: Cli) -> None:
     cli.ok("images", "add", cli.image_file(), "--appliance", 4)
-    result = cli.run("appliances", "remove", 4)
+    result = cli.run("appliances", "remove", 4, "--yes")
     assert result.exit_code == 2
     assert "still has images" in result.stderr
     cli.ok("appliances", "add", 5)
-    assert cli.ok("appliances", "remove", 5) == "Removed the appliance 5 of root\n"
+    assert cli.ok("appliances", "remove", 5, "--yes") == "Removed the appliance 5 of root\n"
     assert len(cli.json("appliances", "list")["appliances"]) == 1
 
 

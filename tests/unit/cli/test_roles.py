@@ -40,17 +40,17 @@ def test_a_users_roles_change(cli: Cli) -> None:
     changed = cli.json("users", "roles", "anna", "--add", "keys", "--remove", "operators")
     assert changed == {"login": "anna", "roles": ["keys"]}
 
-    refused = cli.run("roles", "remove", "keys")
+    refused = cli.run("roles", "remove", "keys", "--yes")
     assert (refused.exit_code, "a role of anna" in refused.stderr) == (2, True)
     cli.ok("users", "roles", "anna", "--remove", "keys")
-    cli.ok("roles", "remove", "keys")
+    cli.ok("roles", "remove", "keys", "--yes")
     assert [role["name"] for role in cli.json("roles", "list")["roles"]] == ["operators"]
 
 
 def test_a_user_is_removed(cli: Cli, cli_store: Store) -> None:
     cli.ok("users", "add", "anna", "--password-stdin", input="x\n")
 
-    cli.ok("users", "remove", "anna")
+    cli.ok("users", "remove", "anna", "--yes")
 
     assert [user.login for user in cli_store.users.list()] == ["root"]
 
@@ -67,7 +67,7 @@ def test_a_user_is_removed(cli: Cli, cli_store: Store) -> None:
         (["users", "roles", "root", "--remove", "keys"], "roles: 'root' does not have: keys"),
         (["users", "roles", "nobody"], "there is no user 'nobody'"),
         (["users", "remove", "nobody"], "there is no user 'nobody'"),
-        (["users", "remove", "root"], "the last administrator"),
+        (["users", "remove", "root", "--yes"], "the last administrator"),
     ],
 )
 def test_refusals(cli: Cli, arguments: list[str], words: str) -> None:

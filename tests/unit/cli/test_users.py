@@ -5,6 +5,7 @@ import pytest
 from publisher.core.store import Store
 from publisher.core.store.users import verify_password
 from tests.unit.cli.conftest import Cli
+from tests.unit.cli.terminal import on_a_terminal
 
 
 def test_a_user_is_added_and_listed(cli: Cli, cli_store: Store) -> None:
@@ -17,12 +18,78 @@ def test_a_user_is_added_and_listed(cli: Cli, cli_store: Store) -> None:
     assert "anna\tuser\timage_publish" in cli.ok("users", "list")
 
 
-def test_a_generated_password_is_printed(cli: Cli, cli_store: Store) -> None:
-    said = cli.ok("users", "add", "anna", "--generate")
+def test_nothing_is_granted_that_was_not_asked_for(cli: Cli, cli_store: Store) -> None:
+    result = cli.run("users", "add", "anna", "--password-stdin", input="x\n")
 
-    password = said.splitlines()[-1].removeprefix("Password: ")
+    anna = cli_store.users.get("anna")
+    assert anna
+    assert (anna.administrator, anna.entitlements, anna.roles) == (False, frozenset(), ())
+    assert result.exit_code == 0
+    assert "users roles anna --add ROLE" in result.stderr
+
+
+def test_a_generated_password_is_written_to_a_file(cli: Cli, cli_store: Store) -> None:
+    file = cli.directory / "anna.password"
+
+    said = cli.ok("users", "add", "anna", "--generate-to", file)
+
+    password = file.read_text().strip()
     assert len(password) >= 20
+    assert password not in said
+    assert file.stat().st_mode & 0o777 == 0o600
     assert verify_password(cli_store.users.password_hash("anna"), password)
+    again = cli.run("users", "passwd", "anna", "--generate-to", file)
+    assert (again.exit_code, "exists" in again.stderr) == (2, True)
+    failed = cli.run("users", "add", "anna", "--generate-to", cli.directory / "another")
+    assert (failed.exit_code, (cli.directory / "another").exists()) == (2, False)
+
+
+@pytest.mark.parametrize("command", ["add", "passwd"])
+def test_no_password_is_printed_where_there_is_no_terminal(cli: Cli, cli_store: Store, command: str) -> None:
+    login = "anna" if command == "add" else "root"
+    before = cli_store.users.password_hash("root")
+
+    result = cli.run("users", command, login, "--generate")
+
+    assert result.exit_code == 2
+    assert "--generate-to FILE" in result.stderr
+    assert result.stdout == ""
+    assert cli_store.users.get("anna") is None
+    assert cli_store.users.password_hash("root") == before
+
+
+@pytest.mark.long
+def test_on_a_terminal_a_generated_password_is_shown(cli: Cli, cli_store: Store) -> None:
+    _, said = on_a_terminal("users", "add", "anna", "--generate")
+    password = said.partition("Password: ")[2].splitlines()[0].strip()
+    assert verify_password(cli_store.users.password_hash("anna"), password)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("answer", "code"), [("n", 1), ("y", 0)])
+def test_on_a_terminal_a_removal_is_confirmed(cli: Cli, cli_store: Store, answer: str, code: int) -> None:
+    cli_store.users.add("anna", "x")
+    ended, said = on_a_terminal("users", "remove", "anna", answer=answer)
+    assert (ended, "Remove the user 'anna', with its cloud accounts" in said) == (code, True)
+    assert (cli_store.users.get("anna") is None) == (answer == "y")
+
+
+def test_a_password_from_a_file(cli: Cli, cli_store: Store) -> None:
+    file = cli.directory / "given"
+    file.write_text("open sesame\nand a second line\n")
+    cli.ok("users", "add", "anna", "--password-file", file)
+    assert verify_password(cli_store.users.password_hash("anna"), "open sesame")
+    file.write_text("\n")
+    assert "holds no password" in cli.run("users", "passwd", "anna", "--password-file", file).stderr
+
+
+def test_a_removal_is_not_guessed(cli: Cli, cli_store: Store) -> None:
+    cli.ok("users", "add", "anna", "--password-stdin", input="x\n")
+    refused = cli.run("users", "remove", "anna", input="y\n")
+    assert (refused.exit_code, "use --yes" in refused.stderr) == (2, True)
+    assert cli_store.users.get("anna")
+    assert cli.ok("users", "remove", "anna", "--yes") == "Removed the user 'anna'\n"
+    assert cli_store.users.get("anna") is None
 
 
 def test_a_password_is_changed(cli: Cli, cli_store: Store) -> None:
@@ -41,8 +108,8 @@ def test_a_password_is_changed(cli: Cli, cli_store: Store) -> None:
         (["add", "root", "--password-stdin"], "there is a user 'root' already"),
         (["add", "a/b", "--password-stdin"], "login: "),
         (["add", "anna", "--password-stdin", "--entitlement", "all"], "entitlements: unknown: all"),
-        (["add", "anna", "--password-stdin", "--generate"], "either --password-stdin or --generate"),
-        (["add", "anna"], "use --password-stdin or --generate"),
+        (["add", "anna", "--password-stdin", "--generate"], "use only one of --password-stdin"),
+        (["add", "anna"], "use --password-stdin, --password-file or --generate-to"),
         (["passwd", "anna", "--password-stdin"], "there is no user 'anna'"),
     ],
 )
@@ -59,9 +126,10 @@ def test_an_empty_password_is_refused(cli: Cli) -> None:
 
 def test_told_by_webhook(cli: Cli, cli_store: Store) -> None:
     url = "https://hooks.example.com/publications"
-    said = cli.ok("users", "notify", "root", url).splitlines()
-    assert said[0] == f"'root' is told at {url}"
-    secret = said[1].removeprefix("Secret: ")
+    first = cli.run("users", "notify", "root", url)
+    assert first.stdout == f"'root' is told at {url}\n", "no secret without a terminal"
+    assert "users notify root --new-secret --json" in first.stderr
+    secret = cli.json("users", "notify", "root", "--new-secret")["secret"]
     assert secret.startswith("whsec_")
     assert secret.encode() not in (cli_store.users.notify("root").sealed_secret or b"")
     assert cli.ok("users", "notify", "root") == f"'root' is told at {url}\n"

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from publisher.core.settings import Settings
+from publisher.core.store import Store
+from publisher.core.store.users import verify_password
 from tests.servers import missing
 from tests.unit.cli.test_help import COMMANDS
-from tests.unit.deploy.files import DEPLOY, unknown_variables
+from tests.unit.deploy.files import DEPLOY, REPOSITORY, unknown_variables
 
 UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
+RUN = DEPLOY / "systemd" / "publisher-run"
+DEPLOYMENT = REPOSITORY / "docs" / "deployment.md"
 COMMON = DEPLOY / "systemd" / "publisher-.service.d" / "common.conf"
 
 
@@ -63,6 +70,57 @@ def test_a_worker_may_drain_before_it_is_killed() -> None:
 def test_every_variable_is_one_that_is_read() -> None:
     for file in (*UNITS, COMMON, DEPLOY / "systemd" / "publisher.env"):
         assert unknown_variables(file.read_text()) == set()
+
+
+def test_a_command_runs_as_the_units_do() -> None:
+    """As far as a transient unit is told: the user, the settings, the secrets."""
+    text = RUN.read_text()
+    asked = dict.fromkeys(re.findall(r"--property=(\S+)", text))
+    common = directives(COMMON)
+    for directive in ("User", "Group", "EnvironmentFile", "StateDirectory", "StateDirectoryMode", "UMask"):
+        assert f"{directive}={common[directive][0]}" in asked
+    loaded = {each.removeprefix("LoadCredential=").partition(":")[0] for each in asked if "LoadCredential" in each}
+    assert loaded == {each.partition(":")[0] for each in common["LoadCredential"]}
+    for each in common["Environment"]:
+        name, _, value = each.partition("=")
+        assert each in text if not value.startswith("%d/") else f"{name}=$CREDENTIALS_DIRECTORY/{value[3:]}\n" in text
+    assert unknown_variables(text) == set()
+
+
+def test_the_documented_command_adds_the_first_user(tmp_path: Path, sqlite_url: str) -> None:
+    """With a `systemd-run` that does for the command what systemd would, but for the change of user."""
+    (command,) = re.findall(r"^# (publisher-run users add .*?) {3}", DEPLOYMENT.read_text(), re.MULTILINE)
+    secrets = tmp_path / "secrets"
+    secrets.mkdir()
+    (secrets / "database_url").write_text(sqlite_url)
+    (secrets / "broker_url").write_text("redis://127.0.0.1:1/0")
+    (tmp_path / "root.password").write_text("open sesame\n")
+    binaries = tmp_path / "bin"
+    binaries.mkdir()
+    publisher = binaries / "publisher"
+    publisher.write_text(f'#!/bin/sh\nexec {sys.executable} -m publisher.cli.main "$@"\n')
+    standing_in = binaries / "systemd-run"
+    standing_in.write_text('#!/bin/sh\nwhile [ "$1" != -- ]; do shift; done\nshift\nexec "$@"\n')
+    script = binaries / "publisher-run"
+    script.write_text(RUN.read_text().replace("/opt/publisher/bin/publisher", str(publisher)))
+    for each in binaries.iterdir():
+        each.chmod(0o755)
+    environment = {
+        "PATH": f"{binaries}:{os.environ['PATH']}",
+        "CREDENTIALS_DIRECTORY": str(secrets),
+        "PUBLISHER_DATA_DIR": str(tmp_path / "data"),
+    }
+
+    subprocess.run(["sh", "-ec", command], cwd=tmp_path, env=environment, check=True, timeout=120)  # noqa: S607
+
+    store = Store.open(Settings(database_url=sqlite_url))
+    try:
+        root = store.users.get("root")
+        assert root
+        assert root.administrator
+        assert verify_password(store.users.password_hash("root"), "open sesame")
+    finally:
+        store.close()
 
 
 def test_systemd_accepts_them(tmp_path: Path) -> None:

@@ -1,0 +1,167 @@
+"""`publisher accounts show`, `set` and `test`: one stored cloud account."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from publisher.cli import openrc, passwords, programs
+from publisher.cli.certificates import read_bundle
+from publisher.cli.completion import users
+from publisher.cli.examples import examples
+from publisher.cli.installation import open_store, read_settings
+from publisher.cli.output import Json, iso, print_json, say, snake_case
+from publisher.core.errors import InvalidRequest, NotFound
+
+if TYPE_CHECKING:
+    from publisher.core.store import Store
+    from publisher.core.store.accounts import StoredAccount
+
+SHOW_EXAMPLES = examples("accounts show production", "accounts show production --user anna --json")
+SET_EXAMPLES = examples(
+    "accounts set production --new-password",
+    "accounts set production --password-stdin < password",
+    "accounts set production --rename staging",
+    'accounts set production --keystone-version ""',
+)
+TEST_EXAMPLES = examples(
+    "accounts test production --project demo --domain Default",
+    "accounts test production --project demo --json",
+)
+
+Name = Annotated[str, typer.Argument(help="The account's name.")]
+User = Annotated[str, typer.Option(help="Whose account it is.", autocompletion=users)]
+
+
+def show(name: Name, user: User = "root", as_json: Json = False) -> None:
+    """Show an account, without its password."""
+    with open_store(read_settings()) as store:
+        account = find_account(store, user, name)
+    if as_json:
+        print_json(account_json(account))
+        return
+    lines = {"Account": f"{account.name}, number {account.id}", "User": account.owner, "Platform": account.platform}
+    lines |= {element: str(value) for element, value in account.fields.items() if value}
+    lines |= {"Created": iso(account.created) or "", "Modified": iso(account.modified) or ""}
+    width = max(len(label) for label in lines)
+    for label, value in lines.items():
+        # A bundle of certificates has many lines; that there is one is all that is to be seen.
+        first, *more = value.splitlines()
+        say(f"{label:<{width}}  {first}{' …' if more else ''}")
+
+
+def change(
+    name: Name,
+    user: User = "root",
+    rename: Annotated[str | None, typer.Option(metavar="NAME", help="Another name for it.")] = None,
+    keystone_url: Annotated[str | None, typer.Option(metavar="URL", help="Keystone's address.")] = None,
+    glance_url: Annotated[str | None, typer.Option(metavar="URL", help="Glance's address.")] = None,
+    login: Annotated[str | None, typer.Option(help="Login of the cloud account.")] = None,
+    user_domain: Annotated[str | None, typer.Option(help="Keystone v3 domain of the user: its name or id.")] = None,
+    interface: Annotated[
+        str | None,
+        typer.Option(metavar="public|internal|admin", help="Which of the catalog's addresses of Glance to use."),
+    ] = None,
+    keystone_version: Annotated[str | None, typer.Option(metavar="v3|v2.0", help="Version of Keystone's API.")] = None,
+    ca_bundle: Annotated[
+        Path | None, typer.Option(help="File of certificates (PEM): the authorities that the cloud is trusted by.")
+    ] = None,
+    new_password: Annotated[bool, typer.Option("--new-password", help="Ask for a new password.")] = False,
+    password_stdin: Annotated[
+        bool, typer.Option("--password-stdin", help="Read the new password from the standard input.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Change an account. What you do not give stays; an empty text ("") removes a value.
+
+    The OS_… variables are not read. Where the address or the login changes, the password is needed again. Publications
+    that are running keep the account as it was.
+    """
+    from publisher.core.network import OutboundPolicy
+    from publisher.core.publishing import check_account, check_kept
+    from publisher.core.vault import Vault
+    from publisher.intake.requests import secret_names
+    from publisher.intake.wire.platforms import find_platform
+
+    given = {"keystoneUrl": keystone_url, "glanceUrl": glance_url, "login": login, "userDomain": user_domain}
+    given["interface"] = openrc.interface(interface) if interface else interface
+    given["keystoneVersion"] = openrc.version(keystone_version) if keystone_version else keystone_version
+    fields: dict[str, Any] = {element: value or None for element, value in given.items() if value is not None}
+    fields |= read_bundle(ca_bundle) if ca_bundle else {}
+    if not (fields or rename or new_password or password_stdin):
+        raise InvalidRequest("nothing to change; name what is to change, see: publisher accounts set --help")
+    settings = read_settings()
+    with open_store(settings) as store:
+        present = find_account(store, user, name)
+        platform = find_platform(present.platform)
+        kept = dict.fromkeys(secret_names(platform) if platform else {"password"}, "sealed")
+        secrets = _new_secrets(new_password, password_stdin, login or str(present.fields.get("login") or ""))
+        check_account(present.platform, present.fields | fields, secrets or kept, policy=OutboundPolicy.of(settings))
+        if not secrets:
+            try:
+                check_kept(present.fields, fields, kept)
+            except InvalidRequest:
+                instead = "as the address or the login changes, the password is needed again: use --password-stdin"
+                secrets = {"password": passwords.ask("Password for the new address or login", instead=instead)}
+        vault = Vault.from_file(settings.key_file, production=settings.production)
+        changed = store.accounts.update(
+            user, present.id, name=rename, fields=fields, sealed_secrets=vault.seal(secrets) if secrets else None
+        )
+    if as_json:
+        print_json(account_json(changed))
+    else:
+        say(f"Changed the account '{changed.name}' of {changed.owner}")
+
+
+def try_out(
+    name: Name,
+    user: User = "root",
+    project: Annotated[str | None, typer.Option(help="Keystone v3 project.")] = None,
+    domain: Annotated[str | None, typer.Option(help="Keystone v3 domain.")] = None,
+    tenant: Annotated[str | None, typer.Option(help="Keystone v2.0 tenant.")] = None,
+    region: Annotated[str | None, typer.Option(help="Region to publish to.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Sign in to the cloud with an account, and say what works. Nothing is uploaded.
+
+    The OS_… variables are not read. The exit code is 1 if something does not work.
+    """
+    given = {"keystoneProject": project, "keystoneDomain": domain, "tenantName": tenant, "publishLocation": region}
+    target = {element: value for element, value in given.items() if value}
+    settings = read_settings()
+    with open_store(settings) as store:
+        find_account(store, user, name)
+    command = programs.sign_in(user=user, account=name, target=target, as_json=as_json)
+    programs.become(command, programs.configured(settings))
+
+
+def find_account(store: Store, user: str, name: str) -> StoredAccount:
+    """Raises `NotFound`."""
+    found = store.accounts.find(user, name=name)
+    if found is None:
+        raise NotFound(f"{user} has no account '{name}'; see: publisher accounts list")
+    return found
+
+
+def account_json(account: StoredAccount) -> dict[str, Any]:
+    return {
+        "id": account.id,
+        "user": account.owner,
+        "name": account.name,
+        "platform": account.platform,
+        "fields": {snake_case(name): value for name, value in account.fields.items()},
+        "created": iso(account.created),
+        "modified": iso(account.modified),
+    }
+
+
+def _new_secrets(ask: bool, stdin: bool, login: str) -> dict[str, str]:
+    if ask and stdin:
+        raise InvalidRequest("use either --new-password or --password-stdin")
+    if stdin:
+        return {"password": passwords.from_stdin()}
+    if ask:
+        return {"password": passwords.ask(f"New password of {login}", instead="use --password-stdin")}
+    return {}

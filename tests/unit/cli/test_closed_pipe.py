@@ -1,0 +1,78 @@
+"""`publisher … | head -1`: a reader that goes away is no failure, and never shows a traceback."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from publisher.core.store import Store
+from tests.unit.cli.conftest import Cli
+from tests.unit.cli.test_help import READS
+from tests.unit.core.records import add_ticket
+
+pytestmark = pytest.mark.long
+
+OUTCOMES = {"status 1 --wait", "logs 1 --follow", "doctor", "doctor --json", "devcloud status"}
+"""Whose exit code says more than that all was printed."""
+
+
+_DRIVER = """\
+import os, sys
+from publisher.cli.main import app
+import publisher.core.store
+
+with open(sys.argv[1], "w") as codes:
+    for command in sys.argv[2:]:
+        if not (child := os.fork()):
+            sys.argv = ["publisher", *command.split()]
+            app()
+        codes.write(f"{os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])} {command}\\n")
+        codes.flush()
+"""
+"""Runs commands as the program does, in children: what all of them import is imported once."""
+
+
+def without_a_reader(file: Path, *commands: str, errors: int = subprocess.PIPE) -> tuple[dict[str, int], str]:
+    """Run commands, one after the other, whose output nobody reads: their exit codes, and what they say to the standard
+    error."""
+    unread, output = os.pipe()
+    os.close(unread)
+    try:
+        driven = subprocess.run(
+            [sys.executable, "-c", _DRIVER, file, *commands],
+            stdout=output,
+            stderr=errors,
+            text=True,
+            timeout=170,
+            check=True,
+        )
+    finally:
+        os.close(output)
+    ended = [line.split(" ", 1) for line in file.read_text().splitlines()]
+    return {command: int(code) for code, command in ended}, driven.stderr or ""
+
+
+def test_whatever_is_listed(cli: Cli, cli_store: Store) -> None:
+    add_ticket(cli_store)
+    cli.ok("roles", "add", "publishers", "--entitlement", "image_publish")
+    commands = {f"{each} 1" if each in {"status", "logs"} else each for each in READS - {"devcloud env"}}
+    commands |= {"--help", "tickets --help", "tickets list --json", "top --once", "sweep"}
+    commands -= OUTCOMES
+
+    assert without_a_reader(cli.directory / "codes", *commands) == (dict.fromkeys(commands, 0), "")
+
+
+def test_no_outcome_is_claimed_that_nobody_knows(cli: Cli, cli_store: Store) -> None:
+    add_ticket(cli_store)
+    assert without_a_reader(cli.directory / "codes", *OUTCOMES) == (dict.fromkeys(OUTCOMES, -signal.SIGPIPE), "")
+
+
+@pytest.mark.parametrize("errors", [subprocess.PIPE, subprocess.STDOUT])
+def test_an_error_stays_an_error(cli: Cli, errors: int) -> None:
+    assert cli.ok("users", "list")
+    assert without_a_reader(cli.directory / "codes", "status 99", errors=errors)[0] == {"status 99": 2}

@@ -1,0 +1,72 @@
+"""The JSON that every command prints: its keys are in snake_case."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from publisher.core.store import Store
+from publisher.core.store.fleet import Member
+from tests.unit.cli.conftest import Cli
+from tests.unit.cli.test_help import READS
+from tests.unit.core.records import add_ticket
+
+SNAKE_CASE = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
+FIXED = {"devcloud env"}
+"""Its keys are the names of variables."""
+
+
+def keys(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        yield from value
+        for each in value.values():
+            yield from keys(each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from keys(each)
+
+
+@pytest.fixture
+def full(cli: Cli, cli_store: Store) -> Cli:
+    """With one of everything that is listed."""
+    account = ["--keystone-url", "https://cloud.example.com:5000", "--login", "demo"]
+    cli.ok("accounts", "add", "lab", *account, "--glance-url", "https://images.example.com", OS_PASSWORD="x")
+    cli.ok("roles", "add", "publishers", "--entitlement", "image_publish")
+    cli.ok("appliances", "add", "4")
+    ticket = add_ticket(cli_store)
+    cli_store.fleet.join(Member("here-1", "here", 1, "publisher@here", "0.1.0", 4))
+    claim = cli_store.leases.claim(ticket.id, "here-1", 60)
+    assert claim
+    cli_store.leases.plan(claim, "an-object-in-the-cloud")
+    return cli
+
+
+def test_keys_are_in_snake_case(full: Cli) -> None:
+    wrong: dict[str, str] = {}
+    for name in sorted(READS - FIXED):
+        arguments = [*name.split(), *(["1"] if name in {"status", "logs"} else [])]
+        options = ["--history"] if name == "status" else []
+        printed = json.loads(full.run(*arguments, *options, "--json").stdout)
+        wrong |= {f"{name}: {key}": name for key in keys(printed) if not SNAKE_CASE.fullmatch(key)}
+    assert wrong == {}
+
+
+def test_so_are_those_of_a_sweep(cli: Cli, cli_store: Store) -> None:
+    """Of a ticket's account that cannot be looked into, as its secrets cannot be opened."""
+    claim = cli_store.leases.claim(add_ticket(cli_store).id, "here-1", 60)
+    assert claim
+    cli_store.leases.plan(claim, "an-object-in-the-cloud")
+    command = [sys.executable, "-m", "publisher.cli.main", "sweep", "--dry-run", "--json"]
+    swept = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+    printed = json.loads(swept.stdout)
+    assert printed.keys() == {"dry_run", "findings"}
+    (finding,) = printed["findings"]
+    assert finding.keys() == {"outcome", "platform", "account", "cloud_id", "ticket_uid", "age_seconds", "error"}
+    assert finding["outcome"] == "failed"

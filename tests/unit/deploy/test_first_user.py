@@ -1,0 +1,46 @@
+"""Each way to deploy says how the first user is added, with a command that works."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+import pytest
+
+from publisher.core.settings import Settings
+from publisher.core.store import Store
+from publisher.core.store.users import verify_password
+from tests.unit.cli.conftest import Cli, bare_cli
+from tests.unit.deploy.files import REPOSITORY
+
+__all__ = ["bare_cli"]
+
+SECTIONS = dict(
+    re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", (REPOSITORY / "docs/deployment.md").read_text(), re.M | re.S)
+)
+FIRST_USER = re.compile(r"(?:publisher|publisher-run) (users add [^`\n]*)")
+
+
+@pytest.mark.parametrize("section", ["Docker Compose", "systemd", "Kubernetes", "Procfile"])
+def test_the_command_of_the_page_adds_an_administrator(bare_cli: Cli, sqlite_url: str, section: str) -> None:
+    command, _, given = FIRST_USER.findall(SECTIONS[section])[0].partition("  ")[0].partition(" < ")
+    assert given in ("", "root.password")
+    # Compose gives the command a terminal, where it shows the password that it generates.
+    arguments = [each.replace("--generate", "--password-stdin") for each in shlex.split(command)]
+
+    bare_cli.ok(*arguments, input="open sesame\n")
+
+    store = Store.open(Settings.from_environment())
+    try:
+        root = store.users.get("root")
+        assert root
+        assert root.administrator
+        assert verify_password(store.users.password_hash("root"), "open sesame")
+    finally:
+        store.close()
+
+
+def test_the_procfile_says_it_too() -> None:
+    assert (
+        "#   publisher users add root --admin --password-stdin < root.password" in (REPOSITORY / "Procfile").read_text()
+    )

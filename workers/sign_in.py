@@ -1,0 +1,112 @@
+"""What `publisher accounts test` becomes: signs in once with a stored account, and says what works.
+
+`python -m workers.sign_in [--target ELEMENT=VALUE]… [--json] USER ACCOUNT`
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from publisher.closed_pipe import no_outcome, quiet_end
+from publisher.core.errors import NotFound, PublisherError
+from publisher.core.network import OutboundPolicy
+from publisher.core.settings import Settings
+from publisher.core.store import Store
+from publisher.core.store.accounts import StoredAccount
+from publisher.core.ticket import Account, Target
+from publisher.core.vault import Vault
+from workers.clouds import plugin
+from workers.clouds.base import CloudPublisher, Timeouts
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was tried. `message` says what works, or what is wrong and what to do."""
+
+    name: str
+    ok: bool
+    message: str
+
+
+def main() -> int:
+    """The exit code: 0 where all works, else 1."""
+    parser = argparse.ArgumentParser(prog="publisher accounts test")
+    parser.add_argument("--target", action="append", default=[])
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("user")
+    parser.add_argument("account")
+    options = parser.parse_args()
+    checks = []
+    try:
+        settings = Settings.from_environment()
+        store = Store.open(settings)
+        store.check_schema()
+        account = store.accounts.find(options.user, name=options.account)
+        if account is None:
+            raise NotFound(f"{options.user} has no account '{options.account}'")
+        target = dict(each.split("=", 1) for each in options.target)
+        for check in tried(account, target, settings, store.deployment):
+            checks.append(check)
+            if not options.json:
+                sys.stdout.write(f"{'works ' if check.ok else 'FAILED'}  {check.name}: {check.message}\n")
+    except (PublisherError, SQLAlchemyError) as error:
+        reason = str(error) if isinstance(error, PublisherError) else f"the database: {type(error).__name__}"
+        sys.stderr.write(f"Error: {reason}\n")
+        return 1
+    ok = all(each.ok for each in checks)
+    if options.json:
+        told = {"ok": ok, "account": options.account, "user": options.user, "checks": [asdict(each) for each in checks]}
+        sys.stdout.write(json.dumps(told) + "\n")
+    return int(not ok)
+
+
+def tried(account: StoredAccount, target: Mapping[str, str], settings: Settings, deployment: str) -> Iterator[Check]:
+    """One check after the other, until one fails."""
+    where = account.fields.get("keystoneUrl") or account.platform
+    cloud: CloudPublisher | None = None
+
+    def connect() -> str:
+        nonlocal cloud
+        vault = Vault.from_file(settings.key_file, production=settings.production)
+        cloud = plugin(account.platform).connect(
+            Account(account.platform, account.fields, vault.open(account.sealed_secrets)),
+            Target(account.platform, dict(target)),
+            Timeouts(settings.connect_timeout_seconds, settings.call_timeout_seconds, settings.verify_seconds),
+            OutboundPolicy.of(settings),
+        )
+        return f"signed in to {where} as '{account.fields.get('login', '')}'"
+
+    def look() -> str:
+        assert cloud is not None  # noqa: S101  # it is only called after `connect`
+        found = len(cloud.tagged(deployment))
+        return f"the cloud lists {found} {'image' if found == 1 else 'images'} of this installation"
+
+    try:
+        for name, step in (("sign in", connect), ("images", look)):
+            check = _check(name, step)
+            yield check
+            if not check.ok:
+                return
+    finally:
+        if cloud is not None:
+            cloud.close()
+
+
+def _check(name: str, step: Callable[[], str]) -> Check:
+    try:
+        return Check(name, True, step())
+    except PublisherError as error:
+        return Check(name, False, str(error))
+
+
+if __name__ == "__main__":
+    with quiet_end(), no_outcome():
+        code = main()
+        sys.stdout.flush()
+    sys.exit(code)
