@@ -41,6 +41,9 @@ CASES = (
     ImageCase("trunc.qcow2", ("is incomplete", "transfer the file again")),
 )
 
+SENT = (*CASES, ImageCase("c.qcow2.xz", disk_format="qcow2", virtual_size=8 << 20))
+"""As they are sent: with those that are unpacked on the way in."""
+
 
 # Mutated headers ------------------------------------------------------------------------------------------------------
 

@@ -232,8 +232,8 @@ def _translated(host: str) -> Iterator[None]:
             f"{host} did not answer in time, or the transfer stalled", reason=Reason.CONNECTION
         ) from None
     except aiohttp.ClientError as error:
-        if words := tls.fault(error, host, "location", bundle=False):
-            raise PermanentCloudError(words, reason=Reason.CONFIGURATION) from None
+        if fault := tls.fault(error, host, "location", bundle=False):
+            raise PermanentCloudError(fault, reason=Reason.CONFIGURATION) from None
         raise TransientCloudError(
             f"the connection to {host} failed: {type(error).__name__}", reason=Reason.CONNECTION
         ) from None

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from tests import disks
-from tests.image_cases import CASES, ImageCase
+from tests.image_cases import SENT, ImageCase
 from tests.unit.cli.conftest import Cli
 
 ACCOUNT = ("--keystone-url", "https://cloud.example:5000", "--login", "x", "--project", "p")
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", SENT, ids=lambda case: case.name)
 def test_files_from_outside(cli: Cli, case: ImageCase) -> None:
     file = cli.image_file(case.name, case.content)
     for arguments in (("images", "add", file, "--appliance", "4"), ("publish", file, "--platform", "memory")):

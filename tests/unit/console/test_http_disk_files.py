@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from tests import disks
-from tests.image_cases import CASES, ImageCase
+from tests.image_cases import SENT, ImageCase
 from tests.unit.console.test_http_images import Browsers, upload
 from tests.unit.intake.conftest import IMAGES, Service
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", SENT, ids=lambda case: case.name)
 def test_files_from_outside(fresh: Service, browser: Browsers, case: ImageCase) -> None:
     answer = upload(browser("alice"), case.content, file_name=case.name)
     found = fresh.store.images.latest(1)[0]

@@ -11,7 +11,7 @@ from sqlalchemy import update
 from publisher.core.store.engine import writing
 from publisher.core.store.tables import images
 from tests import disks
-from tests.image_cases import CASES, ImageCase, mutated
+from tests.image_cases import SENT, ImageCase, mutated
 from tests.unit.intake.conftest import JSON, XML, Service, json_body
 
 ALICE = "users/alice/appliances/14/images"
@@ -19,7 +19,7 @@ BYTES = "application/octet-stream"
 MUTATED = range(500 if os.environ.get("FULL") else 100)
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", SENT, ids=lambda case: case.name)
 def test_files_from_outside(fresh: Service, case: ImageCase) -> None:
     before = fresh.store.images.list()
     for accept in (XML, JSON):

@@ -10,14 +10,15 @@ import pytest
 
 from memory_cloud.publisher import CLOUD
 from publisher.core.errors import InvalidRequest
-from publisher.core.image import Image, ImageState, digest
+from publisher.core.hashing import digest
+from publisher.core.image import Image, ImageState
 from publisher.core.settings import Settings
 from publisher.core.store import Store
 from publisher.core.ticket import State, Target
 from publisher.core.vault import Vault
 from tests import disks
 from tests.disks import GIB
-from tests.image_cases import CASES, ImageCase
+from tests.image_cases import CASES, SENT, ImageCase
 from tests.unit.core.records import APPLIANCE, OWNER, add_owner, add_ticket, current
 from tests.unit.workers.test_registration import Origin, begin, files, now, origin, registrar, settings, start
 from workers.clouds.openstack.publisher import OpenStackPublisher
@@ -29,7 +30,7 @@ __all__ = ["origin", "registrar", "settings"]
 
 
 @pytest.mark.parametrize("by_url", [True, False], ids=["from a URL", "under the image root"])
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", SENT, ids=lambda case: case.name)
 def test_files_from_outside(
     registrar: Registrar, sqlite_store: Store, settings: Settings, origin: Origin, case: ImageCase, by_url: bool
 ) -> None:
