@@ -62,18 +62,20 @@ class Intake:
         return float(times.user + times.system)
 
 
-APP = "publisher.intake.app:create_app"
+MODULE = "publisher.intake.server"
 
 
 @contextlib.contextmanager
-def intake(directory: Path, database_url: str = "", access_log: bool = False, *, app: str = APP) -> Iterator[Intake]:
-    """A real one, over a new store with one user. `app` is the factory of another than the service's own."""
+def intake(
+    directory: Path, database_url: str = "", access_log: bool = False, *, module: str = MODULE
+) -> Iterator[Intake]:
+    """A real one, over a new store with one user. `module` is what runs in place of the service's own."""
     settings = Settings(data_dir=directory, intake_port=free_port(), database_url=database_url, access_log=access_log)
     store = Store.open(settings)
     store.migrate()
     store.users.add(LOGIN, PASSWORD)
     server = Server(
-        [app if part == APP else part for part in programs.intake(settings)],
+        [module if part == MODULE else part for part in programs.intake(settings)],
         directory / "intake.log",
         ready=lambda: listens(settings.intake_port),
         environment=os.environ | settings.environment() | {"PYTHONPATH": str(Path(__file__).parents[1])},

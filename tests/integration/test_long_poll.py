@@ -32,7 +32,7 @@ def running(tmp_path: Path) -> Iterator[Intake]:
     # As most systems start a program: the intake has to ask for more itself.
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(1024, before[1]), before[1]))
     try:
-        with intake(tmp_path, app="tests.servers.patient_intake:create_app") as started:
+        with intake(tmp_path, module="tests.servers.patient_intake") as started:
             if before[1] < CALLERS + RESERVE:
                 missing(f"a limit of {CALLERS + RESERVE} descriptors a process (it is {before[1]})")
             resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))

@@ -1,16 +1,20 @@
 """The service's intake, where callers may wait for an hour, and that tells how many wait.
 
-Callers who arrive one after the other on a slow machine all wait at one time then.
+Callers who arrive one after the other on a slow machine all wait at one time then. Run in place of
+`publisher.intake.server`, with the same options.
 """
 
 from __future__ import annotations
 
+import sys
+
 from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
+from uvicorn.main import main
 
 from publisher.intake import app as real
-from publisher.intake import waiting
+from publisher.intake import server, waiting
 
 WAIT_SECONDS = 3600
 WAITING = "/how-many-wait"
@@ -25,3 +29,8 @@ def create_app() -> FastAPI:
 
     app.add_route(WAITING, how_many)
     return app
+
+
+if __name__ == "__main__":
+    apps = {"publisher.intake.app:create_app": "tests.servers.patient_intake:create_app"}
+    main([*(apps.get(each, each) for each in server.OPTIONS), *sys.argv[1:]])
