@@ -167,7 +167,7 @@ def test_an_expired_lease_is_never_renewed(store: Store, state: str) -> None:
         store.tickets.request_cancel(ticket.id)
     put_back(store, ticket, lease_until=1, wake_at=1)
     before = everything(store)
-    for name in ("renew", "hold", "check", "phase", "plan"):
+    for name in ("renew", "hold", "check", "phase", "region", "plan"):
         with pytest.raises(LeaseLost):
             WRITES[name](store.leases, expired)
         assert everything(store) == before, name
@@ -193,6 +193,7 @@ WRITES: dict[str, Callable[[Leases, Claim], object]] = {
     "hold": lambda leases, claim: leases.hold(claim, 60),
     "check": lambda leases, claim: leases.check(claim),
     "phase": lambda leases, claim: leases.phase(claim, Phase.UPLOADING, "x"),
+    "region": lambda leases, claim: leases.region(claim, "RegionOne"),
     "plan": lambda leases, claim: leases.plan(claim, "new"),
     "mark present": lambda leases, claim: leases.mark(claim, "cloud-1", "present"),
     "mark gone": lambda leases, claim: leases.mark(claim, "cloud-1", "gone"),
@@ -268,7 +269,7 @@ def test_what_may_be_written_while_a_cancel_is_waited_for(store: Store) -> None:
     store.leases.plan(held, "cloud-1")
     store.tickets.request_cancel(ticket.id)
     before = everything(store)
-    for name in ("renew", "check", "phase", "plan", "published", "failed", "retry", "release"):
+    for name in ("renew", "check", "phase", "region", "plan", "published", "failed", "retry", "release"):
         with pytest.raises(Cancelled):
             WRITES[name](store.leases, held)
         assert everything(store) == before, name
