@@ -6,10 +6,12 @@ import errno
 import hashlib
 import io
 import os
+import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from functools import cache
 from pathlib import Path
+from queue import SimpleQueue
 
 from publisher.core.image import Digests
 
@@ -43,9 +45,30 @@ class Hasher:
         return Digests(self.size, *(each.hexdigest() for each in self._hashes))
 
 
+class _HashingThreads:
+    """Daemons, unlike those of a ThreadPoolExecutor, which waits at exit for one that a signal caught at its start."""
+
+    def __init__(self, count: int) -> None:
+        self._work: SimpleQueue[tuple[Future[None], Callable[[bytes | memoryview], None], bytes | memoryview]]
+        self._work = SimpleQueue()
+        for number in range(count):
+            threading.Thread(target=self._run, name=f"hashing-{number}", daemon=True).start()
+
+    def submit(self, update: Callable[[bytes | memoryview], None], piece: bytes | memoryview) -> Future[None]:
+        future: Future[None] = Future()
+        self._work.put((future, update, piece))
+        return future
+
+    def _run(self) -> None:
+        while True:
+            future, update, piece = self._work.get()
+            update(piece)
+            future.set_result(None)
+
+
 @cache
-def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(4, "hashing")
+def _threads() -> _HashingThreads:
+    return _HashingThreads(4)
 
 
 # Threads do not survive a fork.
