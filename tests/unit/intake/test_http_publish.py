@@ -13,6 +13,7 @@ from publisher.core.platforms import installed
 from publisher.core.store.tickets import Tickets
 from publisher.core.ticket import State
 from publisher.core.vault import Vault
+from tests import disks
 from tests.unit.intake.conftest import (
     ACCOUNT,
     JSON,
@@ -579,10 +580,8 @@ def test_a_bad_display_name(service: Service, kind: str, name: str, words: str) 
 
 
 def test_an_images_own_name_has_to_suit_the_cloud_as_well(fresh: Service) -> None:
-    answer = fresh.post(
-        "users/root/appliances/4/images?name=web%20%F0%9F%98%80", b"QFI\xfb" + (3).to_bytes(4, "big") + bytes(16)
-        + (5 << 30).to_bytes(8, "big") + bytes(500), content_type="application/octet-stream", accept=JSON,
-    )  # fmt: skip
+    path = "users/root/appliances/4/images?name=web%20%F0%9F%98%80"
+    answer = fresh.post(path, disks.qcow2(5 << 30), content_type="application/octet-stream", accept=JSON)
     assert answer.status == 201, answer.body
     path = f"users/root/appliances/4/images/{answer.json['dbId']}/pimages"
     body = json_body(image=None, displayName=None)
