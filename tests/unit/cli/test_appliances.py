@@ -18,7 +18,7 @@ def test_one_is_described_and_listed(cli: Cli) -> None:
         "architecture": "arm64",
         "images_bytes": 0,
     }
-    cli.ok("images", "add", cli.image_file(content=b"x" * (1 << 20)), "--appliance", 4)
+    cli.ok("images", "add", cli.image_file(content=b"x" * (1 << 20)), "--appliance", 4, "--format", "raw")
     (listed,) = cli.json("appliances", "list")["appliances"]
     assert (listed["id"], listed["name"], listed["images_bytes"]) == (4, "web", 1 << 20)
     assert cli.ok("appliances", "list") == "4\troot\tweb\t2.1\tDebian 12\tarm64\t1.0 MiB\n"
@@ -47,7 +47,7 @@ def test_refusals(cli: Cli) -> None:
     for arguments, words in (
         (["add", 4], "root has an appliance 4 already"),
         (["add", "--user", "anna"], "there is no user 'anna'"),
-        (["add", "--name", ""], "name: has 1 to 255"),
+        (["add", "--name", ""], "name: is needed: 1 to 255 characters"),
         (["add", 0], "equal to 1"),
         (["remove", 9], "root has no appliance 9"),
         (["remove", 4, "--user", "anna"], "anna has no appliance 4"),
