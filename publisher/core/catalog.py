@@ -12,6 +12,7 @@ from pathlib import Path
 from publisher.core import unfinished
 from publisher.core.checksums import Checksums, check
 from publisher.core.compression import HEAD_BYTES, compression_of, unpacked_name
+from publisher.core.directories import make_directory
 from publisher.core.disk_format import VIRTUAL_SIZE_MAX, DiskFile, examine
 from publisher.core.errors import Conflict, ImageFileError, InvalidRequest
 from publisher.core.hashing import digest, pieces
@@ -55,7 +56,7 @@ def register(
     checksum than `expected`, or lies outside the root by way of a link, and `Conflict` where the id is taken; the root
     then is as it was.
     """
-    image_root.mkdir(parents=True, exist_ok=True, mode=0o750)
+    make_directory(image_root, 0o750)
     root = image_root.resolve()
     if not file.is_file():
         raise InvalidRequest("there is no such file", field=_shown(file))

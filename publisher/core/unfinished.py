@@ -23,6 +23,7 @@ from typing import Self
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from publisher.core.directories import make_directory
 from publisher.core.errors import PublisherError
 
 logger = logging.getLogger(__name__)
@@ -60,7 +61,8 @@ class _Mark:
         self.kept = False
 
     def __enter__(self) -> Path:
-        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
+        for directory in (self.path.parent.parent, self.path.parent):
+            make_directory(directory, 0o750)
         self._descriptor = _locked(self.path)
         return self.path
 

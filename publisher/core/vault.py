@@ -21,6 +21,7 @@ from typing import Protocol
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
+from publisher.core.directories import make_directory
 from publisher.core.errors import ConfigurationError
 
 logger = logging.getLogger(__name__)
@@ -106,7 +107,7 @@ def _open_to_others(path: Path) -> bool:
 
 
 def _generate(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_directory(path.parent, 0o700)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".key-")  # mode 0600
     try:
         with os.fdopen(descriptor, "wb") as file:

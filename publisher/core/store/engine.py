@@ -18,6 +18,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.util import queue
 
+from publisher.core.directories import make_directory
 from publisher.core.errors import ConfigurationError
 from publisher.core.store.clock import SteadyClock
 
@@ -99,7 +100,7 @@ def _open_sqlite(url: URL) -> Engine:
     if not url.database or url.database == ":memory:":
         raise ConfigurationError("PUBLISHER_DATABASE_URL: SQLite needs a file, for every process to see the tickets")
     file = Path(url.database)
-    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_directory(file.parent, 0o700)
     clock = SteadyClock()
     # isolation_level None: the driver begins nothing by itself, the listener below does.
     engine = create_engine(

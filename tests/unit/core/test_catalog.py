@@ -315,3 +315,17 @@ def test_a_file_whose_name_is_not_utf8(sqlite_store: Store, root: Path, tmp_path
     with pytest.raises(InvalidRequest, match="is not UTF-8 or cannot be shown; rename it") as raised:
         register(sqlite_store, root, kept, owner=OWNER, appliance_id=APPLIANCE, name="b")
     assert str(raised.value).isprintable()
+
+
+def test_what_is_made_above_the_image_root_is_for_its_owner_alone(sqlite_store: Store, tmp_path: Path) -> None:
+    file = tmp_path / "disk.img"
+    file.write_bytes(CONTENT)
+    add_owner(sqlite_store)
+    root = tmp_path / "new" / "data" / "images"
+    before = os.umask(0)
+    try:
+        register(sqlite_store, root, file, owner=OWNER, appliance_id=APPLIANCE)
+    finally:
+        os.umask(before)
+    modes = [each.stat().st_mode & 0o777 for each in (root.parents[1], root.parent, root)]
+    assert modes == [0o700, 0o700, 0o750]
