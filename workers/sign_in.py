@@ -103,6 +103,8 @@ def _check(name: str, step: Callable[[], str]) -> Check:
         return Check(name, True, step())
     except PublisherError as error:
         return Check(name, False, str(error))
+    except Exception as error:  # a mistake in a plugin, or one that cannot be loaded
+        return Check(name, False, f"an unexpected error in the plugin: {type(error).__name__}")
 
 
 if __name__ == "__main__":
