@@ -21,6 +21,7 @@ from tornado.web import RequestHandler
 
 from publisher.cli.programs import worker_node
 from publisher.cli.redis_server import answers
+from publisher.cli.supervisor import DEATHS_MAX
 from publisher.core.settings import Settings
 from tests import disks
 from tests.installation import (
@@ -38,6 +39,8 @@ from tests.servers.process import free_port
 from tests.servers.redis import find_redis
 
 pytestmark = pytest.mark.real
+
+WORKER = "workers.app worker"
 
 
 @pytest.fixture
@@ -179,7 +182,7 @@ def test_the_first_lines_are_the_address_and_the_login(installation: Installatio
 def test_a_part_that_dies_is_started_again(installation: Installation, part: str) -> None:
     name = {"redis-server": "redis", "workers.app worker": "worker", "uvicorn": "intake"}.get(part, "flower")
     image = installation.directory.with_suffix(".img")
-    image.write_bytes(os.urandom(1 << 20))
+    image.write_bytes(disks.raw(os.urandom(1 << 20)))
     arguments = ["publish", str(image), "--platform", "memory", "--login", "x", "--wait", "--timeout", "120"]
     options = [] if name == "flower" else ["--no-flower"]
     with running(installation, *options) as up:
@@ -203,12 +206,19 @@ def test_a_part_that_dies_is_started_again(installation: Installation, part: str
 def test_a_part_that_dies_again_and_again_ends_everything(installation: Installation) -> None:
     with running(installation, "--no-flower", "--quiet") as up:
         children = up.children
-        # It cannot come back, and says why.
-        installation.directory.joinpath("secret.key").write_text("no key\n")
-        up.child("workers.app worker").kill()
-        assert up.process.wait(3 * START_SECONDS) == 1
-        assert "Error: worker stopped unexpectedly (exit code " in up.said
-        assert "for the 5th time in a row; its last lines:" in up.said
+        killed: set[int] = set()
+
+        def kill_again() -> bool:
+            found = [each for each in up.children if each.pid not in killed and WORKER in " ".join(each.cmdline())]
+            for each in found:
+                each.kill()
+                killed.add(each.pid)
+            return len(killed) == DEATHS_MAX
+
+        eventually(kill_again, 2 * START_SECONDS, lambda: up.said)
+        assert up.process.wait(STOP_SECONDS) == 1
+        assert "Error: worker stopped unexpectedly (killed by SIGKILL), for the 5th time in a row" in up.said
+        assert "its last lines:" in up.said
         assert "worker.log" in up.said
         assert [each for each in children if alive(each)] == []
 
