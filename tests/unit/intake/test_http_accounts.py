@@ -76,7 +76,7 @@ def test_create(fresh: Service) -> None:
         "name": "lab",
         "parentUri": "users/alice",
         "uri": "users/alice/accounts/1",
-        "targetPlatform": {"name": "openstack", "type": "openstack"},
+        "targetPlatform": {"dbId": 101, "name": "openstack", "type": "openstack"},
         "secretsMissing": True,
         **FIELDS,
     }
@@ -376,7 +376,7 @@ def test_references_that_will_not_do(
 def test_a_name_alone_that_nobody_knows(fresh: Service, name: str) -> None:
     create(fresh)
     create(fresh, login="bob", name="bobs")
-    asked = json_body(None, credAccount={"name": name, "targetPlatform": {"name": "openstack"}})
+    asked = json_body(None, credAccount={"name": name, "targetPlatform": {"dbId": 101, "name": "openstack"}})
     answer = fresh.post(NESTED, asked, content_type=JSON, login="alice")
     assert answer.status == 400
     assert answer.problem().startswith("credAccount: refers to a stored account")

@@ -91,7 +91,9 @@ def test_every_change_has_an_entry(fresh: Service) -> None:
 
 def test_images_that_are_sent_and_named(fresh: Service) -> None:
     images = "users/alice/appliances/14/images"
-    sent = fresh.post(f"{images}?name=mine", b"bytes", content_type="application/octet-stream", login="alice")
+    sent = fresh.post(
+        f"{images}?name=mine&format=raw", b"bytes", content_type="application/octet-stream", login="alice"
+    )
     assert sent.status == 201
     fresh.settings.images.joinpath("disk.raw").write_bytes(b"a disk")
     named = fresh.post(images, json.dumps({"location": "disk.raw"}), content_type=JSON, accept=JSON, login="alice")

@@ -78,7 +78,7 @@ class TestForms:
         request = document() | {"@type": "PublishImageOpenStack"}
         request["credAccount"] = {name: value for name, value in ACCOUNT.items() if name != "targetPlatform"}
         ticket = published(service, service.post(path, json.dumps(request), content_type=JSON))
-        assert ticket["credAccount"]["targetPlatform"] == {"name": "openstack", "type": "openstack"}
+        assert ticket["credAccount"]["targetPlatform"] == {"dbId": 101, "name": "openstack", "type": "openstack"}
 
     def test_the_type_on_the_account_alone(self, service: Service, path: str) -> None:
         body = xml_body(attributes=DECLARED).replace("<credAccount>", '<credAccount xsi:type="n:CredAccountOpenStack">')
