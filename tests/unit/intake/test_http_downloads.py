@@ -38,7 +38,9 @@ def image(fresh: Service) -> Image:
 def add(service: Service, name: str = "disk.raw", owner: str = "alice", appliance_id: int = 14) -> Image:
     file = service.settings.data_dir / name
     file.write_bytes(CONTENT)
-    return catalog.register(service.store, service.settings.images, file, owner=owner, appliance_id=appliance_id)
+    return catalog.register(
+        service.store, service.settings.images, file, owner=owner, appliance_id=appliance_id, format="raw"
+    )
 
 
 def path_of(image: Image) -> str:
