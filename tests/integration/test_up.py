@@ -178,9 +178,11 @@ def test_the_first_lines_are_the_address_and_the_login(installation: Installatio
         assert "Traceback" not in up.said
 
 
-@pytest.mark.parametrize("part", ["celery -A workers.app flower", "redis-server", "workers.app worker", "uvicorn"])
-def test_a_part_that_dies_is_started_again(installation: Installation, part: str) -> None:
-    name = {"redis-server": "redis", "workers.app worker": "worker", "uvicorn": "intake"}.get(part, "flower")
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [("flower", "workers.app flower"), ("redis", "redis-server"), ("worker", WORKER), ("intake", "publisher.intake")],
+)
+def test_a_part_that_dies_is_started_again(installation: Installation, name: str, command: str) -> None:
     image = installation.directory.with_suffix(".img")
     image.write_bytes(disks.raw(os.urandom(1 << 20)))
     arguments = ["publish", str(image), "--platform", "memory", "--login", "x", "--wait", "--timeout", "120"]
@@ -189,7 +191,7 @@ def test_a_part_that_dies_is_started_again(installation: Installation, part: str
         before = up.children
         published = installation.run(*arguments, OS_PASSWORD=CLOUD_PASSWORD)
         assert published.returncode == 0, published.stderr
-        killed = up.child(part)
+        killed = up.child(command)
         killed.kill()
         eventually(lambda: f"{name} answers again" in up.said, START_SECONDS, lambda: up.said)
         assert f"Warning: {name} stopped unexpectedly (killed by SIGKILL); it is started again in 0.5 s" in up.said
