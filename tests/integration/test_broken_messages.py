@@ -175,7 +175,8 @@ def test_over_redis(tmp_path: Path, redis: RedisServer) -> None:
 
 def test_over_rabbitmq(tmp_path: Path, rabbitmq: RabbitServer) -> None:
     address = urlsplit(rabbitmq.url)
-    with amqp.Connection(f"{address.hostname}:{address.port}") as connection:
+    # Confirmed: a message that is still on its way to the queue is not counted there.
+    with amqp.Connection(f"{address.hostname}:{address.port}", confirm_publish=True) as connection:
         channel = connection.channel()
         with Stack.in_directory(tmp_path / "data", rabbitmq.url) as stack:
             channel.queue_purge(QUEUE_NAME)
