@@ -44,7 +44,9 @@ def emptied(devcloud: DevCloud) -> Iterator[DevCloud]:
 @pytest.mark.real
 def test_the_promise_is_kept_through_a_short_run(tmp_path: Path, emptied: DevCloud) -> None:
     said: list[str] = []
-    assert chaos(Plan(seed=7, minutes=0.35, store="sqlite", broker="embedded"), tmp_path, emptied, said.append), said
+    assert chaos(Plan(seed=7, minutes=0.35, store="sqlite", broker="embedded"), tmp_path, emptied, said.append), (
+        "\n".join(said)
+    )
 
 
 def test_the_same_seed_gives_the_same_faults() -> None:
