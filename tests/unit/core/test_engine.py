@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -61,3 +63,36 @@ def test_the_database_is_for_its_owner_alone(tmp_path: Path) -> None:
         os.umask(before)
     assert modes == {"store.db": 0o600, "store.db-wal": 0o600, "store.db-shm": 0o600}
     assert (tmp_path / "data").stat().st_mode & 0o777 == 0o700
+
+
+_OTHER_PROCESS = """\
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1])
+print([row[0] for row in connection.execute("SELECT number FROM written ORDER BY number")])
+connection.close()
+"""
+
+
+def test_what_is_committed_is_seen_by_every_process(tmp_path: Path) -> None:
+    """A further connection must not drop the locks of those that are open: another process would take itself for the
+    last one, and delete the write-ahead log that this one goes on writing to."""
+
+    def seen() -> str:
+        command = [sys.executable, "-c", _OTHER_PROCESS, str(tmp_path / "store.db")]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout.strip()
+
+    def write(number: int) -> None:
+        with writing(engine) as connection:
+            connection.execute(text("INSERT INTO written VALUES (:number)"), {"number": number})
+
+    engine = open_engine(f"sqlite:///{tmp_path / 'store.db'}")
+    with writing(engine) as connection:
+        connection.execute(text("CREATE TABLE written (number INTEGER)"))
+    first, second = engine.connect(), engine.connect()
+    write(1)
+    assert seen() == "[1]"
+    write(2)
+    assert seen() == "[1, 2]"
+    first.close()
+    second.close()
+    engine.dispose()
