@@ -17,5 +17,5 @@ CaBundle = Annotated[
 
 
 def read_bundle(file: Path) -> dict[str, str]:
-    """As the account's element. What is in it is checked with the account. Raises `OSError`."""
+    """Read a bundle of certificates into the account's element, unchecked. Raises `OSError`."""
     return {"caBundle": file.read_text("utf-8", "replace")}

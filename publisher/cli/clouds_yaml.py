@@ -18,7 +18,7 @@ CLOUDS_FILES = (
     Path("~/.config/openstack/clouds.yaml"),
     Path("/etc/openstack/clouds.yaml"),
 )
-"""Where OpenStack's own clients look, in their order; the first that is there is read, and no other."""
+"""Places of the file, in the order of OpenStack's own clients. Only the first file that exists is read."""
 _TOLD_BY_REQUESTS = {
     "project_id", "project_name", "project_domain_id", "project_domain_name", "tenant_id", "tenant_name", "region_name",
     "regions",
@@ -29,16 +29,16 @@ _OF_THE_PROJECT = ("project_domain_id", "project_domain_name")
 
 @dataclass(frozen=True, slots=True)
 class Cloud:
-    """What a clouds.yaml tells of one cloud."""
+    """One cloud of a clouds.yaml."""
 
     account: dict[str, str]
     password: str | None = field(repr=False)
     unused: tuple[str, ...]
-    """What else it tells, by name."""
+    """Names of the entries that are not used."""
 
     @property
     def warning(self) -> str | None:
-        """What is not used, and what to do about it; None where all of it is."""
+        """A warning that names the unused entries, and says what to do; None if all are used."""
         if not self.unused:
             return None
         words = f"Not used of the clouds.yaml: {', '.join(self.unused)}"
@@ -72,7 +72,10 @@ class _Told:
 
 
 def read_cloud(name: str, file: Path | None) -> Cloud:
-    """Raises `InvalidRequest` where there is no such file or cloud, or it signs in without a password."""
+    """Read one cloud from a clouds.yaml.
+
+    Raises `InvalidRequest` if the file or the cloud is missing, or if it signs in without a password.
+    """
     path = file or _clouds_file()
     clouds = _mapping(_read_yaml(path), "clouds", path)
     if name not in clouds:
