@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, settings
 from publisher.core.store import Store
 from publisher.core.store.engine import open_engine
 from publisher.devcloud.cloud import DevCloud
-from tests import blame, skips
+from tests import blame, distribution, skips
+from tests.clouds import Glance
 from tests.devcloud_venv import devcloud_venv
 from tests.servers.postgres import PostgresServer, postgres_server
 from tests.servers.rabbitmq import RabbitServer, rabbitmq_server
@@ -26,30 +27,9 @@ os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([*_FOUND, *filter(None,
 settings.register_profile("same", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("same")
 
-LONGEST = (
-    "tests/integration/test_publish.py",
-    "tests/integration/test_promises.py",
-    "tests/chaos/test_chaos.py",
-    "tests/contract/test_cloud_plugins.py",
-    "tests/browser/test_publications.py",
-    "tests/browser/test_forms.py",
-    "tests/integration/test_devcloud.py",
-    "tests/integration/test_drain.py",
-    "tests/integration/test_agreement.py",
-    "tests/integration/test_queue.py",
-    "tests/browser/test_pages.py",
-    "tests/integration/test_up.py",
-)
-"""Files of tests with real servers: begun last, one of them would keep one core idle at the end."""
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    places = {name: place for place, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: places.get(item.nodeid.partition("::")[0], len(LONGEST)))
-
 
 def pytest_configure(config: pytest.Config) -> None:
-    for plugin in (blame, skips):
+    for plugin in (blame, distribution, skips):
         config.pluginmanager.register(plugin)
 
 
@@ -74,9 +54,17 @@ def rabbitmq() -> Iterator[RabbitServer]:
         yield server
 
 
+@pytest.fixture(scope="module")
+def devcloud(shared_devcloud: DevCloud) -> DevCloud:
+    """A real Keystone and Glance, without images at first. A test that stops it starts it again."""
+    # Tickets of all files have the same numbers, by which images are found.
+    Glance(shared_devcloud).empty()
+    return shared_devcloud
+
+
 @pytest.fixture(scope="session")
-def devcloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevCloud]:
-    """A real Keystone and Glance. Where a test fills or restarts it, that test leaves it running and empty."""
+def shared_devcloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevCloud]:
+    """Whatever the tests of other files have left is in it: use `devcloud`."""
     cloud = DevCloud(tmp_path_factory.mktemp("devcloud") / "cloud", devcloud_venv())
     try:
         cloud.up(say=print)

@@ -36,9 +36,7 @@ IMAGE = {
 @pytest.fixture
 def emptied(devcloud: DevCloud) -> Iterator[DevCloud]:
     yield devcloud
-    glance = Glance(devcloud)
-    for image in glance.images():
-        glance.delete(image["id"])
+    Glance(devcloud).empty()
 
 
 @pytest.mark.real

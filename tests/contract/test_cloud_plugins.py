@@ -130,8 +130,7 @@ def _keystone_v3(cloud: DevCloud) -> Iterator[Harness]:
     fields = {name: account[name] for name in ("keystoneUrl", "glanceUrl", "login", "keystoneVersion")}
     target = {name: body[name] for name in ("keystoneDomain", "keystoneProject", "displayName")}
     yield Harness(OpenStackPublisher, Account("openstack", fields, secrets), Target("openstack", target))
-    for image in Glance(cloud).images():
-        Glance(cloud).delete(image["id"])
+    Glance(cloud).empty()
 
 
 @pytest.fixture

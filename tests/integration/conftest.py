@@ -16,8 +16,7 @@ def glance(devcloud: DevCloud) -> Iterator[Glance]:
     """What is in the real Glance; nothing afterwards."""
     glance = Glance(devcloud)
     yield glance
-    for image in glance.images():
-        glance.delete(image["id"])
+    glance.empty()
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ from redis.exceptions import ConnectionError
 from publisher.core.settings import Settings
 from publisher.core.store import Store
 from publisher.devcloud.cloud import DevCloud
-from tests.clouds import Glance, publish_body
+from tests.clouds import publish_body
 from tests.installation import Installation, running
 from tests.patience import PATIENCE
 from tests.servers.process import free_port
@@ -96,8 +96,6 @@ def test_the_clouds_password_is_in_no_file_message_log_or_answer(tmp_path: Path,
     for secret in (right, WRONG):
         for form in (secret.encode(), b64encode(secret.encode())):
             assert [name for name, text in said.items() if form in text] == []
-    for image in Glance(devcloud).images():
-        Glance(devcloud).delete(image["id"])
 
 
 def flower_says(installation: Installation) -> dict[str, bytes]:

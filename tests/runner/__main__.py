@@ -49,9 +49,9 @@ CLOUD = Part("install Keystone and Glance", python("publisher.cli.main", "devclo
 FAST = Part("tests without servers, the long ones left out", pytest("-q", "-n", "auto", "-m", "not real and not long"))
 WITHOUT_SERVERS = Part("tests without servers", pytest("-q", "-n", "auto", "-m", "not real"))
 WITH_SERVERS = Part(
-    # A file's tests share what its fixtures started. `tests/conftest.py` has the longest files first.
+    # They mostly wait: four at a time keep two cores busy. `tests/distribution.py` says which runs where.
     "tests with servers",
-    pytest("-m", "real", "-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"),
+    pytest("-m", "real", "-n", "4", "--dist", "loadfile", "--no-loadscope-reorder"),
 )
 CHAOS = Part("chaos", python("tests.chaos"))
 PROMISES = Part(
@@ -67,14 +67,15 @@ TARGETS = {
 }
 
 
-def run_parts(target: str, parts: Sequence[Part]) -> int:
-    """The exit code: 0 where every part is right."""
+def run_parts(target: str, parts: Sequence[Part], *, grace_seconds: float = 20.0, stop_seconds: float = 10.0) -> int:
+    """The exit code: 0 where every part is right. The times are those of `processes.run`."""
     began = time.monotonic()
     results: list[Result] = []
     stopped = 0
     with tempfile.TemporaryDirectory(prefix="runner-") as directory:
         for part in parts:
-            result, stopped = run_part(part, Path(directory) / f"failures-{len(results)}")
+            failures_file = Path(directory) / f"failures-{len(results)}"
+            result, stopped = run_part(part, failures_file, grace_seconds, stop_seconds)
             results.append(result)
             say(f"{target}: {result.part} {result.words}")
             if stopped or (part.needed and not result.right):
@@ -85,11 +86,12 @@ def run_parts(target: str, parts: Sequence[Part]) -> int:
     return 0 if all(each.right for each in results) else 1
 
 
-def run_part(part: Part, failures_file: Path) -> tuple[Result, int]:
+def run_part(part: Part, failures_file: Path, grace_seconds: float, stop_seconds: float) -> tuple[Result, int]:
     """And the signal that stopped it, 0 where none did."""
     began = time.monotonic()
+    variables = environment() | part.variables | {failures.VARIABLE: str(failures_file)}
     try:
-        outcome = run(part.command, environment() | part.variables | {failures.VARIABLE: str(failures_file)})
+        outcome = run(part.command, variables, grace_seconds=grace_seconds, stop_seconds=stop_seconds)
     except Stopped as stopped:
         words = f"was stopped by {stopped} after {time.monotonic() - began:.0f} s"
         return Result(part.name, words, read(failures_file)), stopped.number

@@ -53,7 +53,7 @@ def take_charge() -> None:
 
 
 def run(
-    command: Sequence[str], environment: Mapping[str, str], *, grace_seconds: float = 20.0, stop_seconds: float = 10.0
+    command: Sequence[str], environment: Mapping[str, str], *, grace_seconds: float, stop_seconds: float
 ) -> Outcome:
     """Until the program has ended, and all that it started.
 

@@ -50,6 +50,7 @@ import sys
 from tests.runner.__main__ import Part, run_parts
 from tests.runner.processes import run, take_charge
 take_charge()
+patience = {{"grace_seconds": 0.5, "stop_seconds": 0.5}}
 program = [sys.executable, "-c", {program!r}]
 """
 
@@ -98,7 +99,7 @@ def test_nothing_outlives_a_run_that_is_ended(
 ) -> None:
     make = shutil.which("make") or missing("make")
     forever = f"{PROGRAM}open('program', 'w').write(str(__import__('os').getpid()))\ntime.sleep(600)\n"
-    run = script(tmp_path, forever, 'sys.exit(run_parts("all", [Part("a part", program)]))\n')
+    run = script(tmp_path, forever, 'sys.exit(run_parts("all", [Part("a part", program)], **patience))\n')
     (tmp_path / "Makefile").write_text(f"all:\n\t@exec {sys.executable} {run}\n")
     with (tmp_path / "out").open("wb") as out:
         process = subprocess.Popen(
@@ -129,7 +130,7 @@ def test_nothing_outlives_a_run_that_is_ended(
 
 
 def test_what_a_run_leaves_behind_is_a_failure(tmp_path: Path) -> None:
-    rest = "print(run(program, {}, grace_seconds=0.5, stop_seconds=0.5))\n"
+    rest = "print(run(program, {}, **patience))\n"
     done = subprocess.run(
         [sys.executable, script(tmp_path, PROGRAM, rest)],
         cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=300, check=True,

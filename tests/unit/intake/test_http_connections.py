@@ -6,6 +6,7 @@ import shutil
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,10 @@ import pytest
 from tests.unit.intake.conftest import Answer, real_server, xml_body
 from tests.unit.intake.test_http_server import FLAT, GET, LOGIN, POST, Intake, read_answers
 
+SHORT_SECONDS = 0.5
+"""How long the server waits for what never comes. Tests wait far longer for its end, and assume no time for it."""
 SECONDS = 2.0
-"""What the server waits. Tests wait for the end far longer than that, and never assume that it comes soon."""
+"""How long it waits where a test sends a little now and then: a pause of the test itself must not pass for silence."""
 FORM = (
     "POST /console/sign-in HTTP/1.1\r\nHost: x\r\nOrigin: http://x\r\n"
     "Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 100\r\n\r\n"
@@ -27,10 +30,21 @@ IMAGE = (
 
 @pytest.fixture(scope="module")
 def impatient(filled_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Intake]:
-    directory = tmp_path_factory.mktemp("impatient")
-    shutil.copyfile(filled_template, directory / "publisher.db")
-    limits = {"keep_alive_seconds": SECONDS, "request_head_seconds": SECONDS, "request_body_seconds": SECONDS}
-    with real_server(directory, **limits, stall_seconds=SECONDS) as process:
+    with intake_that_waits(SHORT_SECONDS, filled_template, tmp_path_factory.mktemp("impatient")) as intake:
+        yield intake
+
+
+@pytest.fixture(scope="module")
+def less_impatient(filled_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Intake]:
+    with intake_that_waits(SECONDS, filled_template, tmp_path_factory.mktemp("less-impatient")) as intake:
+        yield intake
+
+
+@contextmanager
+def intake_that_waits(seconds: float, database: Path, directory: Path) -> Iterator[Intake]:
+    shutil.copyfile(database, directory / "publisher.db")
+    limits = {"keep_alive_seconds": seconds, "request_head_seconds": seconds, "request_body_seconds": seconds}
+    with real_server(directory, **limits, stall_seconds=seconds) as process:
         yield Intake(process.port, process.log, process.pid)
 
 
@@ -119,11 +133,11 @@ def test_a_body_that_nobody_wants(impatient: Intake) -> None:
     assert answer.status == 404
 
 
-def test_a_body_in_pieces_is_waited_for(impatient: Intake) -> None:
+def test_a_body_in_pieces_is_waited_for(less_impatient: Intake) -> None:
     """As long as enough of it comes, it may take longer than the time that a silence may."""
     body = xml_body().encode()
     padded = body + b" " * 500_000
-    with impatient.connect() as connection:
+    with less_impatient.connect() as connection:
         connection.sendall(f"{POST}Content-Length: {len(padded)}\r\n\r\n".encode())
         began = time.monotonic()
         pieces = [padded[at : at + 10_000] for at in range(0, len(padded), 10_000)]
@@ -135,23 +149,23 @@ def test_a_body_in_pieces_is_waited_for(impatient: Intake) -> None:
     assert answer.status == 201
 
 
-def test_who_waits_for_an_answer_is_not_hurried(impatient: Intake) -> None:
+def test_who_waits_for_an_answer_is_not_hurried(less_impatient: Intake) -> None:
     """A long poll sends nothing for longer than a head may take."""
-    made = impatient.request("POST", FLAT, xml_body().encode(), Content_Type="application/xml")
-    path = made.headers["location"].partition(f":{impatient.port}")[2] + "/status"
-    etag = impatient.request("GET", path).headers["etag"]
+    made = less_impatient.request("POST", FLAT, xml_body().encode(), Content_Type="application/xml")
+    path = made.headers["location"].partition(f":{less_impatient.port}")[2] + "/status"
+    etag = less_impatient.request("GET", path).headers["etag"]
     began = time.monotonic()
-    answer = impatient.request("GET", f"{path}?wait={3 * SECONDS}", If_None_Match=etag)
+    answer = less_impatient.request("GET", f"{path}?wait={3 * SECONDS}", If_None_Match=etag)
     assert answer.status == 304
     assert time.monotonic() - began >= 2.9 * SECONDS
 
 
-def test_other_callers_are_answered_meanwhile(impatient: Intake) -> None:
-    silent = [impatient.connect() for _ in range(200)]
+def test_other_callers_are_answered_meanwhile(less_impatient: Intake) -> None:
+    silent = [less_impatient.connect() for _ in range(200)]
     try:
         for connection, sent in zip(silent, [b"", GET.encode(), FORM.encode(), IMAGE.encode()] * 50, strict=True):
             connection.sendall(sent)
-        impatient.alive()
+        less_impatient.alive()
         for connection in silent:
             assert all(answer.status == 408 for answer in answers_until_closed(connection))
     finally:
@@ -166,7 +180,7 @@ def test_the_settings_reach_the_server(filled_template: Path, tmp_path: Path) ->
         intake = Intake(process.port, process.log, process.pid)
         with intake.connect() as connection:
             connection.sendall(GET.encode())
-            connection.settimeout(2 * SECONDS)
+            connection.settimeout(2 * SHORT_SECONDS)
             with pytest.raises(TimeoutError):
                 connection.recv(1)
             connection.settimeout(20)

@@ -1,0 +1,124 @@
+"""What goes wrong with a publication, and what the caller is told."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from publisher.core.image import Image
+from publisher.devcloud.cloud import DevCloud
+from tests import disks
+from tests.clouds import Glance, publish_body
+from tests.servers.redis import RedisServer
+from tests.stack import Stack
+
+pytestmark = pytest.mark.real
+
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def failing(tmp_path_factory: pytest.TempPathFactory, redis: RedisServer) -> Iterator[Stack]:
+    """One service for all that fails; the images of its tests have numbers of their own."""
+    with Stack.in_directory(tmp_path_factory.mktemp("failing"), redis.url, attempts_max=3) as running:
+        yield running
+
+
+@pytest.fixture
+def small(failing: Stack, tmp_path: Path) -> Image:
+    file = tmp_path / "small.raw"
+    file.write_bytes(os.urandom(MIB))
+    return failing.add_image(file)
+
+
+def uri(image: Image) -> str:
+    return f"users/root/appliances/4/images/{image.id}"
+
+
+def assert_failed(stack: Stack, glance: Glance, body: dict[str, Any], *words: str) -> None:
+    """The ticket fails with words that a person can act on, and nothing is left in the cloud."""
+    ticket = stack.publish(body)
+    status = stack.wait(ticket)
+    assert (status["error"], status["complete"], status["cancelled"]) == (True, False, False), status
+    for word in words:
+        assert word in status["errorMessage"], status["errorMessage"]
+    assert "Traceback" not in str(status)
+    assert body["credAccount"]["password"] not in str(status)
+    assert glance.images(ticket) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"account__password": "wrong-password"}, ["credAccount.login, credAccount.password"]),
+        ({"account__login": "nobody"}, ["rejected the login 'nobody'"]),
+        ({"keystoneDomain": "nowhere"}, ["keystoneDomain ('nowhere')"]),
+        ({"keystoneProject": "nix"}, ["no project 'nix'", "may use: images"]),
+        ({"publicImage": True}, ["policy forbids", "publicImage"]),
+        ({"publishLocation": "Elsewhere", "account__glanceUrl": None}, ["region 'Elsewhere'", "glanceUrl"]),
+        ({"account__glanceUrl": "http://127.0.0.1:9"}, ["Glance at http://127.0.0.1:9", "refused"]),
+        ({"account__keystoneUrl": "http://127.0.0.1:9"}, ["Keystone at http://127.0.0.1:9", "refused", "3 attempts"]),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_what_the_cloud_refuses(
+    failing: Stack, small: Image, devcloud: DevCloud, glance: Glance, changes: dict[str, Any], words: list[str]
+) -> None:
+    assert_failed(failing, glance, publish_body(devcloud, uri(small), **changes), *words)
+
+
+@pytest.mark.parametrize("what", ["vanished", "shorter", "longer", "a link"])
+def test_an_image_file_that_is_no_longer_what_was_registered(
+    failing: Stack, small: Image, tmp_path: Path, devcloud: DevCloud, glance: Glance, what: str
+) -> None:
+    kept = failing.settings.images / small.location
+    match what:
+        case "vanished":
+            kept.unlink()
+            words = "no longer there"
+        case "shorter":
+            os.truncate(kept, MIB - 1)
+            words = f"{MIB - 1} bytes, but {MIB} were registered"
+        case "longer":
+            os.truncate(kept, MIB + 1)
+            words = f"{MIB + 1} bytes, but {MIB} were registered"
+        case _:
+            kept.unlink()
+            kept.symlink_to(tmp_path / "small.raw")
+            words = "cannot be opened"
+    assert_failed(failing, glance, publish_body(devcloud, uri(small)), words)
+
+
+def test_content_that_changed_is_found_out_by_its_hash_and_removed(
+    failing: Stack, small: Image, devcloud: DevCloud, glance: Glance
+) -> None:
+    (failing.settings.images / small.location).write_bytes(os.urandom(MIB))
+    assert_failed(failing, glance, publish_body(devcloud, uri(small)), "sha512", "removed from the cloud")
+
+
+def test_an_image_that_leads_elsewhere_and_was_registered_before_that_was_looked_for(
+    failing: Stack, tmp_path: Path, devcloud: DevCloud, glance: Glance
+) -> None:
+    file = tmp_path / "disk.qcow2"
+    file.write_bytes(disks.qcow2())
+    image = failing.add_image(file, format=None)
+    # A qcow2 whose contents are in another file.
+    with (failing.settings.images / image.location).open("r+b") as opened:
+        opened.seek(8)
+        opened.write((512).to_bytes(8, "big") + (11).to_bytes(4, "big"))
+    assert_failed(failing, glance, publish_body(devcloud, uri(image)), "a backing file", "qemu-img convert -O qcow2")
+
+
+def test_an_image_above_the_clouds_limit(failing: Stack, devcloud: DevCloud, glance: Glance, tmp_path: Path) -> None:
+    file = tmp_path / "large.raw"
+    file.write_bytes(os.urandom(48 * MIB))
+    image = failing.add_image(file)
+    devcloud.up(overrides={"DEFAULT": {"image_size_cap": str(8 * MIB)}})
+    try:
+        assert_failed(failing, glance, publish_body(devcloud, uri(image)), "413", "quota")
+    finally:
+        devcloud.up()
