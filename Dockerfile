@@ -1,7 +1,7 @@
 # One image for all parts: the command tells which (serve, worker, flower, migrate). `--target devcloud` is the cloud to try it with.
 FROM python:3.13-slim AS build
 WORKDIR /source
-COPY pyproject.toml constraints.txt README.md ./
+COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY publisher publisher
 COPY workers workers
 # The embedded Redis is for one machine alone, and pip has nothing more to do.
@@ -15,7 +15,7 @@ RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-de
  && useradd --uid 10001 --create-home --home-dir /var/lib/publisher publisher \
  && install -d -o publisher -g publisher /opt/devcloud
 WORKDIR /source
-COPY pyproject.toml constraints.txt README.md ./
+COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY publisher publisher
 COPY workers workers
 RUN python -m venv /opt/publisher \

@@ -12,7 +12,7 @@ from publisher.cli.main import app
 from publisher.core.configuration import table
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-DOCUMENTS = sorted([REPOSITORY / "README.md", REPOSITORY / "CHANGELOG.md", *(REPOSITORY / "docs").rglob("*.md")])
+DOCUMENTS = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md")])
 
 
 def test_every_setting_is_documented_as_it_is() -> None:
