@@ -3,12 +3,14 @@
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from argon2 import PasswordHasher
 from hypothesis import HealthCheck, settings
 
-from publisher.core.store import Store
+from publisher.core.store import Store, users
 from publisher.core.store.engine import open_engine
 from publisher.devcloud.cloud import DevCloud
 from tests import blame, distribution, skips
@@ -31,6 +33,28 @@ settings.load_profile("same")
 def pytest_configure(config: pytest.Config) -> None:
     for plugin in (blame, distribution, skips):
         config.pluginmanager.register(plugin)
+
+
+@pytest.fixture(autouse=True)
+def quick_hashes() -> Iterator[None]:
+    """Passwords that this process stores cost next to nothing, then and whenever they are checked.
+
+    A file that tests the cost of a hash has a fixture of this name that does nothing.
+    """
+    with quick_hashing():
+        yield
+
+
+_QUICK = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+_QUICK_DUMMY = _QUICK.hash("no such user")
+
+
+@contextmanager
+def quick_hashing() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(users, "_hasher", _QUICK)
+        patch.setattr(users, "_DUMMY_HASH", _QUICK_DUMMY)
+        yield
 
 
 @pytest.fixture(scope="session")

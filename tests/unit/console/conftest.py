@@ -17,7 +17,6 @@ from tests.unit.intake.conftest import (
     filled_template,
     fresh,
     no_secrets_in_logs,
-    quick_hashes,
     start,
 )
 
@@ -26,7 +25,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from starlette.testclient import TestClient
 
-__all__ = ["filled_template", "fresh", "no_secrets_in_logs", "quick_hashes", "start"]
+__all__ = ["filled_template", "fresh", "no_secrets_in_logs", "start"]
 
 HERE = "http://console.example"
 

@@ -18,7 +18,6 @@ from typing import Any
 from xml.sax.saxutils import escape
 
 import pytest
-from argon2 import PasswordHasher
 from fastapi import FastAPI
 from lxml import etree
 
@@ -31,6 +30,7 @@ from publisher.core.store.leases import Claim
 from publisher.core.ticket import Ticket
 from publisher.intake.app import create_app
 from publisher.intake.wire import xsd
+from tests.conftest import quick_hashing
 from tests.patience import PATIENCE
 from tests.servers.process import Server, free_port, listens
 
@@ -267,22 +267,13 @@ def _markup(value: Any) -> str:
 
 
 @pytest.fixture(scope="session")
-def quick_hashes() -> Iterator[None]:
-    """Hashes that take no time: what a password's hash costs is not what is tested here."""
-    with pytest.MonkeyPatch.context() as patch:
-        hasher = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
-        patch.setattr(users, "_hasher", hasher)
-        patch.setattr(users, "_DUMMY_HASH", hasher.hash("no such user"))
-        yield
-
-
-@pytest.fixture(scope="session")
-def filled_template(quick_hashes: None, sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def filled_template(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A database file with the users and images, to be copied."""
     file = tmp_path_factory.mktemp("intake") / "filled.db"
     shutil.copyfile(sqlite_template, file)
     store = Store(open_engine(f"sqlite:///{file}"))
-    fill(store)
+    with quick_hashing():
+        fill(store)
     store.close()
     return file
 

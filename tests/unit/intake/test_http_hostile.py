@@ -302,7 +302,7 @@ def test_logins_that_no_one_has(service: Service) -> None:
     logins_that_no_one_has(service)
 
 
-def test_the_same_on_every_database(quick_hashes: None, database_url: str, tmp_path: Path) -> None:
+def test_the_same_on_every_database(database_url: str, tmp_path: Path) -> None:
     store = Store(open_engine(database_url))
     fill(store)
     store.close()

@@ -9,6 +9,11 @@ import pytest
 from bench import signins
 
 
+@pytest.fixture(autouse=True)
+def quick_hashes() -> None:
+    """What a hash costs is what this is about."""
+
+
 @pytest.mark.real
 def test_while_others_guess(tmp_path: Path) -> None:
     result = signins.run(tmp_path, callers=40, seconds=5.0, addresses=20)

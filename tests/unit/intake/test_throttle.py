@@ -128,7 +128,7 @@ def test_requests() -> None:
 
 
 @pytest.fixture
-def hashed(quick_hashes: None, sqlite_store: Store, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def hashed(sqlite_store: Store, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The passwords that were hashed, in a store where Alice's is `right`."""
     sqlite_store.users.add("alice", "right")
     seen: list[str] = []
