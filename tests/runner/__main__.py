@@ -44,14 +44,18 @@ def pytest(*arguments: str) -> list[str]:
     return python("pytest", "-p", "tests.runner.failures", *arguments)
 
 
+CORES = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
 SERVERS = Part("install servers", ["sh", "tests/install_servers.sh"], needed=True)
 CLOUD = Part("install Keystone and Glance", python("publisher.cli.main", "devcloud", "install"), needed=True)
-FAST = Part("tests without servers, the long ones left out", pytest("-q", "-n", "auto", "-m", "not real and not long"))
-WITHOUT_SERVERS = Part("tests without servers", pytest("-q", "-n", "auto", "-m", "not real"))
+FAST = Part(
+    "tests without servers, the long ones left out", pytest("-q", "-n", str(CORES + 1), "-m", "not real and not long")
+)
+WITHOUT_SERVERS = Part("tests without servers", pytest("-q", "-n", str(CORES + 1), "-m", "not real"))
 WITH_SERVERS = Part(
-    # They mostly wait: four at a time keep two cores busy. `tests/distribution.py` says which runs where.
+    # They mostly wait: two at a time keep a core busy. `tests/distribution.py` says which runs where.
     "tests with servers",
-    pytest("-m", "real", "-n", "4", "--dist", "loadfile", "--no-loadscope-reorder"),
+    pytest("-m", "real", "-n", str(2 * CORES), "--dist", "loadfile", "--no-loadscope-reorder"),
 )
 CHAOS = Part("chaos", python("tests.chaos"))
 PROMISES = Part(
