@@ -27,6 +27,7 @@ from publisher.core.settings import Settings
 from publisher.core.store import Store
 from publisher.core.vault import Vault
 from publisher.intake import problems
+from publisher.intake.admission import Admission
 from publisher.intake.auth import Authenticator, keep_signatures_out_of_logs
 from publisher.intake.conformance import Conformance
 from publisher.intake.exchange import API, Services, Wakers, count_address
@@ -128,9 +129,10 @@ class Intake(FastAPI):
 
     def build_middleware_stack(self) -> ASGIApp:
         # Outside of all that the framework puts around it: its answer to an unexpected error has headers and id, too.
-        production = cast(Services, self.state.services).settings.production
-        app = Conformance(super().build_middleware_stack(), pages_below=BASE, page=console.refusal)
-        return Observed(SecurityHeaders(app, production=production))
+        made = cast(Services, self.state.services)
+        app: ASGIApp = Admission(super().build_middleware_stack(), made.authenticator)
+        app = Conformance(app, pages_below=BASE, page=console.refusal)
+        return Observed(SecurityHeaders(app, production=made.settings.production))
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:

@@ -11,9 +11,10 @@ import secrets
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
-from typing import Protocol, TypeVar
+from typing import Protocol
 from urllib.parse import parse_qsl, unquote_to_bytes
+
+from starlette.concurrency import run_in_threadpool
 
 from publisher.core.errors import NotAllowed, NotAuthenticated, NotFound
 from publisher.core.names import check_name, check_text
@@ -23,8 +24,6 @@ from publisher.core.store.users import User, verify_password
 from publisher.core.vault import Sealer
 from publisher.intake.hashing import AllPlacesTaken, Hashing
 from publisher.intake.throttle import SignIns, network_of
-
-_T = TypeVar("_T")
 
 _CACHED_MAX = 10_000
 
@@ -96,13 +95,11 @@ class Authenticator:
 
     def verified(self, login: str, password: str, address: str, *, door: str = "api") -> tuple[User, str]:
         """As `sign_in`, and the hash of the password that was verified."""
-        # First of all: else the right one among thousands of guesses would be told by its being remembered.
-        self._sign_ins.check_login(login, address)
-        remembered = self._remembered(login, password)
-        if remembered is None:
-            # Before anything is waited for, the store included.
-            self._sign_ins.check(login, address)
-            self._admitted(login, address, door, lambda: self._hashing.check_room(network_of(address)))
+        try:
+            remembered = self._admitted(login, password, address)
+        except AllPlacesTaken:
+            self._note_refusal(login, address, door)
+            raise
         # No login has a NUL, and PostgreSQL could not be asked for one.
         found = None if "\0" in login else self._store.users.signing_in(login)
         stored = found[1] if found else None
@@ -111,6 +108,20 @@ class Authenticator:
         if not (right or self._verify(login, password, stored, address, door)) or not found:
             raise NotAuthenticated("the login or the password is wrong")
         return found
+
+    async def check_admission(self, authorization: str, address: str) -> None:
+        """Raise `TooMany` if `user` would, without waiting for anything. In the event loop: thousands of guesses a
+        second are refused before they take a thread."""
+        try:
+            login, password = _basic(authorization)
+        except NotAuthenticated:
+            return
+        try:
+            self._admitted(login, password, address)
+        except AllPlacesTaken:
+            if words := self._sign_ins.count_refusal(login, address):
+                await run_in_threadpool(self._sign_ins.note, words, login, address, door="api")
+            raise
 
     def signer(self, raw_path: bytes, query: bytes) -> User | None:
         """The user whose API key signed the request target; None where it names no key, and Basic is to decide.
@@ -146,18 +157,31 @@ class Authenticator:
                 to_note.extend(self._sign_ins.count_failure(login, address))
             return right
 
-        right = self._admitted(login, address, door, lambda: self._hashing.verify(network_of(address), verify))
+        try:
+            right = self._hashing.verify(network_of(address), verify)
+        except AllPlacesTaken:
+            self._note_refusal(login, address, door)
+            raise
         self._sign_ins.note(to_note, login, address, door=door)
         if right and stored is not None:
             self._remember(login, password, stored)
         return right
 
-    def _admitted(self, login: str, address: str, door: str, ask: Callable[[], _T]) -> _T:
-        try:
-            return ask()
-        except AllPlacesTaken:
-            self._sign_ins.note(self._sign_ins.count_refusal(login, address), login, address, door=door)
-            raise
+    def _admitted(self, login: str, password: str, address: str) -> str | None:
+        """The hash that this password was found to fit lately; None where it has to be hashed, and there is room.
+
+        Raises `TooMany`, before anything is waited for, the store included.
+        """
+        # First of all: else the right one among thousands of guesses would be told by its being remembered.
+        self._sign_ins.check_login(login, address)
+        remembered = self._remembered(login, password)
+        if remembered is None:
+            self._sign_ins.check(login, address)
+            self._hashing.check_room(network_of(address))
+        return remembered
+
+    def _note_refusal(self, login: str, address: str, door: str) -> None:
+        self._sign_ins.note(self._sign_ins.count_refusal(login, address), login, address, door=door)
 
     def _remembered(self, login: str, password: str) -> str | None:
         """The hash that the password was last found to fit; None where that is too long ago."""

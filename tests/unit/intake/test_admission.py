@@ -1,0 +1,132 @@
+"""Refusals have a pace that leaves room for others, and a guess that has no room goes no further."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+from starlette.responses import PlainTextResponse
+from starlette.types import Message, Receive, Scope, Send
+
+from publisher.core.store import Store
+from publisher.intake import auth
+from publisher.intake.admission import Admission
+from publisher.intake.auth import Authenticator
+from publisher.intake.hashing import AllPlacesTaken
+from publisher.intake.throttle import SignIns
+from tests.patience import PATIENCE
+from tests.unit.intake.conftest import PASSWORDS, Service, basic
+
+PER_SECOND = 200
+
+
+class NoKeys:
+    def open(self, sealed: bytes) -> dict[str, str]:
+        raise NotImplementedError
+
+
+@pytest.fixture
+def admission(sqlite_store: Store) -> Admission:
+    """Around an app that answers each path's last part as its status."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await PlainTextResponse("", int(scope["path"].rsplit("/", 1)[1]))(scope, receive, send)
+
+    sign_ins = SignIns(sqlite_store.audit, login_failures=0, address_failures=0)
+    return Admission(app, Authenticator(sqlite_store, 60.0, NoKeys(), sign_ins))
+
+
+async def ask(admission: Admission, status: int) -> int:
+    scope: dict[str, Any] = {"type": "http", "method": "GET", "path": f"/{status}", "query_string": b"", "headers": []}
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def receive() -> Message:
+        raise NotImplementedError
+
+    await admission(scope, receive, send)
+    return int(sent[0]["status"])
+
+
+def test_refusals_have_a_pace_and_nothing_else_waits_for_them(admission: Admission) -> None:
+    async def all_at_once() -> tuple[list[int], int]:
+        refusals = [asyncio.create_task(ask(admission, 429)) for _ in range(40)]
+        assert await ask(admission, 200) == 200
+        assert await ask(admission, 401) == 401
+        left = sum(not each.done() for each in refusals)
+        return await asyncio.gather(*refusals), left
+
+    began = time.monotonic()
+    statuses, left = asyncio.run(all_at_once())
+    assert statuses == [429] * 40
+    assert left > 0
+    # No assumption about the machine: a slow one takes longer.
+    assert time.monotonic() - began >= 39 / PER_SECOND
+
+
+def test_a_refusal_that_comes_alone_goes_at_once(admission: Admission) -> None:
+    async def one() -> tuple[float, float]:
+        began = asyncio.get_running_loop().time()
+        assert await ask(admission, 429) == 429
+        return began, admission._next_refusal - 1 / PER_SECOND
+
+    began, due = asyncio.run(one())
+    # When it was due is when it came, not later.
+    assert began <= due <= time.monotonic()
+
+
+def test_however_many_are_refused_none_waits_for_long(admission: Admission) -> None:
+    async def after_a_million() -> None:
+        admission._next_refusal = asyncio.get_running_loop().time() + 1e6 / PER_SECOND
+        assert await asyncio.wait_for(ask(admission, 429), 60 * PATIENCE) == 429
+
+    asyncio.run(after_a_million())
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The authorizations that have come as far as to a route."""
+    seen: list[str] = []
+    user = Authenticator.user
+
+    def note(self: Authenticator, authorization: str | None, address: str) -> Any:
+        seen.append(str(authorization))
+        return user(self, authorization, address)
+
+    monkeypatch.setattr(Authenticator, "user", note)
+    return seen
+
+
+def test_a_guess_without_room_reaches_no_route(
+    fresh: Service, asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = "users/alice"
+    assert fresh.get(path, login="alice").status == 200
+    authenticator: Authenticator = fresh.app.state.services.authenticator
+
+    def full(network: str) -> None:
+        raise AllPlacesTaken
+
+    monkeypatch.setattr(authenticator._hashing, "check_room", full)
+    asked.clear()
+    refused = fresh.get(path, login="guest", password="wrong")
+    assert refused.status == 429
+    assert refused.headers["retry-after"] == "5"
+    assert "too many sign-ins at a time" in refused.problem().lower()
+    assert asked == []
+    # A password that is known needs no room.
+    assert fresh.get(path, login="alice").status == 200
+    assert asked == [basic("alice", PASSWORDS["alice"])]
+
+
+@pytest.mark.parametrize("authorization", ["", "Basic", "Basic !", "Bearer x", "Basic bm9jb2xvbg=="])
+def test_what_is_no_basic_login_is_left_to_the_route(
+    fresh: Service, authorization: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auth, "verify_password", lambda *_: pytest.fail("there is nothing to verify"))
+    answer = fresh.call("GET", "users/alice/appliances/4/pimages", login=None, headers={"Authorization": authorization})
+    assert answer.status == 401
