@@ -44,12 +44,16 @@ def broker_url(request: pytest.FixtureRequest) -> str:
     return url
 
 
+SILENCE_SECONDS = 1.0
+"""How long a queue waits for a broker that never answers. Any other has PATIENCE."""
+
+
 @pytest.fixture
-def open_queue() -> Iterator[Callable[[str], WakeQueue]]:
+def open_queue() -> Iterator[Callable[..., WakeQueue]]:
     opened: list[WakeQueue] = []
 
-    def open_(url: str) -> WakeQueue:
-        opened.append(WakeQueue(Broker(url), timeout_seconds=1.0))
+    def open_(url: str, timeout_seconds: float = PATIENCE) -> WakeQueue:
+        opened.append(WakeQueue(Broker(url), timeout_seconds=timeout_seconds))
         return opened[-1]
 
     yield open_
@@ -77,7 +81,7 @@ def refused(queue: WakeQueue) -> QueueUnavailable:
 # The message ----------------------------------------------------
 
 
-def test_a_message_holds_the_id_and_nothing_else(broker_url: str, open_queue: Callable[[str], WakeQueue]) -> None:
+def test_a_message_holds_the_id_and_nothing_else(broker_url: str, open_queue: Callable[..., WakeQueue]) -> None:
     open_queue(broker_url).send(4711)
     message = take(broker_url)
     assert message.content_type == "application/json"
@@ -91,14 +95,14 @@ def test_a_message_holds_the_id_and_nothing_else(broker_url: str, open_queue: Ca
     assert message.properties["correlation_id"] == told["id"]
 
 
-def test_each_message_is_a_task_of_its_own(broker_url: str, open_queue: Callable[[str], WakeQueue]) -> None:
+def test_each_message_is_a_task_of_its_own(broker_url: str, open_queue: Callable[..., WakeQueue]) -> None:
     queue = open_queue(broker_url)
     queue.send(1)
     queue.send(1)
     assert take(broker_url).headers["id"] != take(broker_url).headers["id"]
 
 
-def test_a_celery_worker_consumes_it(broker_url: str, open_queue: Callable[[str], WakeQueue], tmp_path: Path) -> None:
+def test_a_celery_worker_consumes_it(broker_url: str, open_queue: Callable[..., WakeQueue], tmp_path: Path) -> None:
     queue = open_queue(broker_url)
     queue.send(1)  # one that waits already, and two that come while it runs
     command = [sys.executable, "-m", "tests.servers.celery_worker", broker_url, QUEUE.name, PUBLISH_TASK]
@@ -120,7 +124,7 @@ def test_a_celery_worker_consumes_it(broker_url: str, open_queue: Callable[[str]
             worker.terminate()
 
 
-def test_threads_share_one_queue(broker_url: str, open_queue: Callable[[str], WakeQueue]) -> None:
+def test_threads_share_one_queue(broker_url: str, open_queue: Callable[..., WakeQueue]) -> None:
     queue = open_queue(broker_url)
 
     def send_ten(first: int) -> None:
@@ -139,7 +143,7 @@ def test_threads_share_one_queue(broker_url: str, open_queue: Callable[[str], Wa
 
 
 @pytest.mark.parametrize("scheme", ["redis", "amqp"])
-def test_nobody_listens(scheme: str, open_queue: Callable[[str], WakeQueue]) -> None:
+def test_nobody_listens(scheme: str, open_queue: Callable[..., WakeQueue]) -> None:
     queue = open_queue(f"{scheme}://somebody:hunter2@127.0.0.1:{free_port()}//")
     for _ in range(2):
         error = refused(queue)
@@ -147,24 +151,24 @@ def test_nobody_listens(scheme: str, open_queue: Callable[[str], WakeQueue]) -> 
         assert str(error) == "the message broker cannot be reached: Connection refused"
 
 
-def test_no_socket_of_that_name(open_queue: Callable[[str], WakeQueue]) -> None:
+def test_no_socket_of_that_name(open_queue: Callable[..., WakeQueue]) -> None:
     error = refused(open_queue("redis+socket://:hunter2@/nowhere/redis.sock"))
     assert "hunter2" not in str(error)
     assert "cannot be reached" in str(error)
 
 
 @pytest.mark.parametrize("scheme", ["redis", "amqp"])
-def test_somebody_listens_and_never_answers(scheme: str, open_queue: Callable[[str], WakeQueue]) -> None:
+def test_somebody_listens_and_never_answers(scheme: str, open_queue: Callable[..., WakeQueue]) -> None:
     with silent_server() as port:
-        queue = open_queue(f"{scheme}://somebody:hunter2@127.0.0.1:{port}//")
+        queue = open_queue(f"{scheme}://somebody:hunter2@127.0.0.1:{port}//", SILENCE_SECONDS)
         for _ in range(2):
             assert "hunter2" not in str(refused(queue))
 
 
 @pytest.mark.parametrize("scheme", ["redis", "amqp"])
-def test_checking_a_broker_that_never_answers(scheme: str, open_queue: Callable[[str], WakeQueue]) -> None:
+def test_checking_a_broker_that_never_answers(scheme: str, open_queue: Callable[..., WakeQueue]) -> None:
     with silent_server() as port:
-        queue = open_queue(f"{scheme}://127.0.0.1:{port}//")
+        queue = open_queue(f"{scheme}://127.0.0.1:{port}//", SILENCE_SECONDS)
         began = time.monotonic()
         with pytest.raises(QueueUnavailable):
             queue.check()
@@ -172,14 +176,14 @@ def test_checking_a_broker_that_never_answers(scheme: str, open_queue: Callable[
         refused(queue)
 
 
-def test_checking_a_broker_that_is_there(broker_url: str, open_queue: Callable[[str], WakeQueue]) -> None:
+def test_checking_a_broker_that_is_there(broker_url: str, open_queue: Callable[..., WakeQueue]) -> None:
     queue = open_queue(broker_url)
     queue.check()
     queue.send(5)
     assert json.loads(take(broker_url).body)[0] == [5]
 
 
-def test_a_wrong_password_is_told_without_it(open_queue: Callable[[str], WakeQueue]) -> None:
+def test_a_wrong_password_is_told_without_it(open_queue: Callable[..., WakeQueue]) -> None:
     with redis_server(password="right") as server:
         for login in (":hunter2@", ""):
             error = refused(open_queue(f"redis://{login}127.0.0.1:{server.port}/0"))
@@ -190,15 +194,15 @@ def test_a_wrong_password_is_told_without_it(open_queue: Callable[[str], WakeQue
 
 
 def test_a_wrong_login_at_rabbitmq_is_told_without_it(
-    rabbitmq: RabbitServer, open_queue: Callable[[str], WakeQueue]
+    rabbitmq: RabbitServer, open_queue: Callable[..., WakeQueue]
 ) -> None:
     error = refused(open_queue(f"amqp://guest:hunter2@127.0.0.1:{rabbitmq.port}//"))
     assert "hunter2" not in str(error)
 
 
-def test_a_redis_that_hangs_and_comes_back(open_queue: Callable[[str], WakeQueue]) -> None:
+def test_a_redis_that_hangs_and_comes_back(open_queue: Callable[..., WakeQueue]) -> None:
     with redis_server() as server:
-        queue = open_queue(server.url)
+        queue = open_queue(server.url, SILENCE_SECONDS)
         queue.send(1)
         server.pause()
         refused(queue)
@@ -209,7 +213,7 @@ def test_a_redis_that_hangs_and_comes_back(open_queue: Callable[[str], WakeQueue
             pass
 
 
-def test_a_restarted_redis_is_reached_over_the_stale_connection(open_queue: Callable[[str], WakeQueue]) -> None:
+def test_a_restarted_redis_is_reached_over_the_stale_connection(open_queue: Callable[..., WakeQueue]) -> None:
     with redis_server() as server:
         for url in (server.url, server.socket_url):
             queue = open_queue(url)
@@ -226,7 +230,7 @@ def test_a_restarted_redis_is_reached_over_the_stale_connection(open_queue: Call
 
 
 def test_a_restarted_rabbitmq_is_reached_and_has_kept_its_messages(
-    rabbitmq: RabbitServer, open_queue: Callable[[str], WakeQueue]
+    rabbitmq: RabbitServer, open_queue: Callable[..., WakeQueue]
 ) -> None:
     with Connection(rabbitmq.url) as connection:
         QUEUE(connection.default_channel).declare()
@@ -242,10 +246,10 @@ def test_a_restarted_rabbitmq_is_reached_and_has_kept_its_messages(
     assert [json.loads(take(rabbitmq.url).body)[0] for _ in range(2)] == [[1], [2]]
 
 
-def test_many_callers_of_a_silent_broker_do_not_wait_in_line(open_queue: Callable[[str], WakeQueue]) -> None:
+def test_many_callers_of_a_silent_broker_do_not_wait_in_line(open_queue: Callable[..., WakeQueue]) -> None:
     """An intake has dozens of threads, and each answers its caller in spite of the broker."""
     with silent_server() as port:
-        queue = open_queue(f"redis://127.0.0.1:{port}/0")
+        queue = open_queue(f"redis://127.0.0.1:{port}/0", SILENCE_SECONDS)
         took: list[float] = []
 
         def call() -> None:
@@ -262,7 +266,7 @@ def test_many_callers_of_a_silent_broker_do_not_wait_in_line(open_queue: Callabl
         assert max(took) < BOUND_SECONDS
 
 
-def test_a_url_in_base64_is_not_told_either(open_queue: Callable[[str], WakeQueue]) -> None:
+def test_a_url_in_base64_is_not_told_either(open_queue: Callable[..., WakeQueue]) -> None:
     secret = base64.b64encode(b"hunter2").decode().strip("=")
     assert secret not in str(refused(open_queue(f"amqp://u:{secret}@127.0.0.1:{free_port()}//")))
 
