@@ -25,8 +25,9 @@ from publisher.core.unfinished import Arrival
 logger = logging.getLogger(__name__)
 
 _READ_BEFORE_MAX = 1000
-_read_before: dict[tuple[int, int, int, int], str] = {}
-"""Device, inode, size and time of writing (ns) of files, to their SHA-256."""
+_read_before: dict[tuple[int, ...], str] = {}
+"""Device, inode, size, time of writing and time of change (ns) of files, to their SHA-256. Nobody can set the time of
+change: it tells apart two files, or contents, that are the same in all else."""
 
 
 def register(
@@ -189,7 +190,7 @@ def _is_same(file: io.FileIO, image: Image) -> bool:
     if found.st_size != image.size or found.st_mtime <= (image.registered or 0.0):
         return found.st_size == image.size
     # Written since. Brought back from a backup, it may yet be what it was: read once, until it is written again.
-    seen = found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+    seen = found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
     sha256 = _read_before.get(seen) or hashlib.file_digest(file, "sha256").hexdigest()
     if len(_read_before) >= _READ_BEFORE_MAX:
         _read_before.clear()

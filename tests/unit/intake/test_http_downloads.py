@@ -372,6 +372,17 @@ def test_a_file_that_was_brought_back(fresh: Service, image: Image, monkeypatch:
     assert is_whole(fresh.get(path, login="alice"))
 
 
+def test_a_file_that_was_brought_back_and_then_changed(fresh: Service, image: Image) -> None:
+    file = file_of(fresh, image)
+    os.utime(file, (4e9, 4e9))
+    assert is_whole(fresh.get(f"{path_of(image)}/downloads", login="alice"))
+    # As large as before, and to look at as old as before.
+    with file.open("r+b") as opened:
+        opened.write(bytes(10))
+    os.utime(file, (4e9, 4e9))
+    assert fresh.get(f"{path_of(image)}/downloads", login="alice").status == 409
+
+
 def test_the_same_file_while_it_is_deleted(fresh: Service, image: Image) -> None:
     opened = catalog.open_image(fresh.settings.images, image)
     with opened:
