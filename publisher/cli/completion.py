@@ -1,6 +1,6 @@
-"""What a shell offers for what is in the store: the numbers of tickets and images, the names of users.
+"""Completes arguments from the store: numbers of tickets and images, names of users.
 
-A shell waits while it completes: what the store has not told by then is not offered.
+A shell waits while it completes, so the store gets little time to answer; without an answer nothing is offered.
 """
 
 from __future__ import annotations

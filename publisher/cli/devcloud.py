@@ -115,8 +115,8 @@ def _cloud() -> Iterator[DevCloud]:
 
 
 def _environment(data_dir: Path) -> Path:
-    """Where it is installed: where the variable says, else beside our own environment if it is there already, where
-    `make demo` and `make test` put it, else in the data directory."""
+    """Return the virtual environment of Keystone and Glance: the one that the variable names, else `.venv-devcloud`
+    beside our own if it exists (`make demo` and `make test` put it there), else one in the data directory."""
     if named := os.environ.get(VENV_VARIABLE):
         return Path(named)
     beside = Path(sys.prefix).with_name(".venv-devcloud")
@@ -124,7 +124,7 @@ def _environment(data_dir: Path) -> Path:
 
 
 def _command(name: str) -> str:
-    """As it is typed to have this very installation."""
+    """Return the shell command that acts on this installation."""
     directory = os.environ.get(_DIRECTORY)
     where = f"{_DIRECTORY}={shlex.quote(directory)} " if directory else ""
     return f"{where}publisher devcloud {name}"

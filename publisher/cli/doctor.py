@@ -45,7 +45,7 @@ _STYLES = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "bold red"}
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one check found; `advice` is what to do about it, where there is something to do."""
+    """The result of one check. `advice` says how to fix a failure, if there is a way."""
 
     name: str
     level: Level

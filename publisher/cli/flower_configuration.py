@@ -22,7 +22,7 @@ NOUNS = {PUBLISH_TASK: "ticket", REGISTER_TASK: "image"}
 
 
 def format_task(task: Any) -> Any:
-    """What Flower shows of a task, of which it gives a copy: `ticket 17`, and one column for how it went."""
+    """Format a copy of a task for Flower: its name is `ticket 17`, and one column shows how it went."""
     noun, number = NOUNS.get(task.name), re.fullmatch(r"\((\d+),\)", task.args or "")
     if noun and number:
         task.args = f"{noun} {number[1]}"

@@ -151,7 +151,7 @@ def delete(id: Id, yes: Yes = False, as_json: Json = False) -> None:
 
 
 def find_image(store: Store, id: int) -> Image:
-    """Raises `NotFound`."""
+    """Return the image with that number. Raises `NotFound`."""
     image = store.images.get(id) if id <= ID_MAX else None
     if image is None:
         raise NotFound(f"there is no image {id}; see: publisher images list")

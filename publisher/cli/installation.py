@@ -69,7 +69,7 @@ def open_store(settings: Settings, *, check: bool = True) -> Iterator[Store]:
 
 @contextmanager
 def database_errors() -> Iterator[None]:
-    """Raises `StoreUnavailable` for whatever the database cannot do in the block."""
+    """Translate database errors in the block to `StoreUnavailable`."""
     from sqlalchemy.exc import SQLAlchemyError
 
     try:

@@ -16,7 +16,7 @@ Pressed = Callable[[float], str]
 
 @contextmanager
 def keys() -> Iterator[Pressed]:
-    """Where the standard input is no terminal, no key is ever pressed."""
+    """Read single key presses. If standard input is not a terminal, no key is ever pressed."""
     if not sys.stdin.isatty():
         yield _none
         return
