@@ -12,7 +12,7 @@ from publisher.devcloud.cloud import DevCloud
 from tests.patience import PATIENCE
 
 _tokens: dict[tuple[str, str], str] = {}
-"""The last token of a user, by his password and Keystone's address: most tests need no sign-in of their own."""
+"""The last token of a user, by Keystone's address and the user's password: most tests need no sign-in of their own."""
 
 
 @dataclass(frozen=True)

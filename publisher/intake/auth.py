@@ -119,6 +119,7 @@ class Authenticator:
         try:
             self._admitted(login, password, address)
         except AllPlacesTaken:
+            # Only what has to be written takes a thread: the first refusal of a login, not the thousands after it.
             if words := self._sign_ins.count_refusal(login, address):
                 await run_in_threadpool(self._sign_ins.note, words, login, address, door="api")
             raise
