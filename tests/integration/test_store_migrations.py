@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import inspect, text
 
 from publisher.core.errors import ConfigurationError
 from publisher.core.store import Store
 from publisher.core.store.engine import open_engine, writing
+from publisher.core.store.store import _revisions
 from publisher.core.store.tables import metadata
 from tests.conftest import open_store
 from tests.patience import PATIENCE
@@ -75,6 +77,11 @@ def test_a_newer_database_is_reported_as_such(store: Store) -> None:
 def test_the_migrations_make_the_tables_that_the_program_knows(store: Store) -> None:
     with store.engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+
+
+def test_the_versions_that_the_store_knows_are_those_of_alembic(store: Store) -> None:
+    scripts = ScriptDirectory.from_config(store._alembic())
+    assert list(_revisions()) == [each.revision for each in reversed(list(scripts.walk_revisions()))]
 
 
 def test_each_installation_has_an_id_of_its_own(empty_database: Callable[[], str]) -> None:

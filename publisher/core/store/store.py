@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, column, inspect, select, table
 
 from publisher.core.errors import ConfigurationError
 from publisher.core.settings import Settings
@@ -36,7 +33,11 @@ from publisher.core.store.sweeping import Sweeping
 from publisher.core.store.tickets import Tickets
 from publisher.core.store.users import Users
 
+if TYPE_CHECKING:
+    from alembic.config import Config
+
 _MIGRATIONS = Path(__file__).parent / "migrations"
+_ALEMBIC_VERSION = table("alembic_version", column("version_num"))
 
 
 class Store:
@@ -95,8 +96,13 @@ class Store:
 
     def migrate(self) -> None:
         """Bring the tables up to this version, forward only. Raises `ConfigurationError` where they are newer."""
-        if self._is_newer(self._revision()):
+        found = self._revision()
+        if found == _revisions()[-1]:
+            return
+        if _is_newer(found):
             self.check_schema()
+        from alembic import command  # which takes 0.15 s to load, and is seldom needed
+
         command.upgrade(self._alembic(), "head")
 
     def check_schema(self, *, or_newer: bool = False) -> None:
@@ -105,8 +111,8 @@ class Store:
         Raises `ConfigurationError`; with `or_newer` not for those of a later version: what runs in the middle of an
         upgrade goes on with them until it is restarted.
         """
-        found, wanted = self._revision(), self._scripts.get_current_head()
-        if self._is_newer(found):
+        found, wanted = self._revision(), _revisions()[-1]
+        if _is_newer(found):
             if or_newer:
                 return
             raise ConfigurationError(
@@ -131,19 +137,27 @@ class Store:
             return str(connection.execute(query).scalar_one())
 
     def _revision(self) -> str | None:
+        """Return the version that Alembic noted in the database, `None` where there are no tables."""
         with reading(self.engine) as connection:
-            return MigrationContext.configure(connection).get_current_revision()
-
-    def _is_newer(self, revision: str | None) -> bool:
-        """Whether the tables are of a version that this software has never heard of."""
-        return revision is not None and revision not in {each.revision for each in self._scripts.walk_revisions()}
-
-    @cached_property
-    def _scripts(self) -> ScriptDirectory:
-        return ScriptDirectory.from_config(self._alembic())
+            if not inspect(connection).has_table(_ALEMBIC_VERSION.name):
+                return None
+            return connection.execute(select(_ALEMBIC_VERSION.c.version_num)).scalar_one_or_none()
 
     def _alembic(self) -> Config:
+        from alembic.config import Config
+
         config = Config()
         config.set_main_option("script_location", str(_MIGRATIONS))
         config.attributes["engine"] = self.engine
         return config
+
+
+@cache
+def _revisions() -> tuple[str, ...]:
+    """Return the versions that the tables have had, the newest last: the first part of each migration's file name."""
+    return tuple(sorted(path.name.partition("_")[0] for path in (_MIGRATIONS / "versions").glob("[0-9]*_*.py")))
+
+
+def _is_newer(revision: str | None) -> bool:
+    """Tell whether the tables are of a version that this software has never heard of."""
+    return revision is not None and revision not in _revisions()

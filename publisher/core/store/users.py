@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from base64 import b64encode
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
+from argon2.low_level import ARGON2_VERSION
 from sqlalchemy import Connection, Engine, Row, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
@@ -21,7 +24,6 @@ from publisher.core.store.tables import sessions, users
 from publisher.core.uris import user_uri, webhook_uri
 
 _hasher = PasswordHasher()
-_DUMMY_HASH = _hasher.hash("no such user")
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,9 +202,16 @@ class Users:
 def verify_password(stored_hash: str | None, password: str) -> bool:
     """Takes as long for a login that does not exist (`None`) as for one that does."""
     try:
-        return _hasher.verify(_DUMMY_HASH if stored_hash is None else stored_hash, password) and stored_hash is not None
+        return _hasher.verify(_unknown_hash() if stored_hash is None else stored_hash, password)
     except (VerificationError, InvalidHashError):
         return False
+
+
+def _unknown_hash() -> str:
+    """Return a hash that no password has. To check against it takes as long as to check a real one."""
+    salt, digest = (b64encode(os.urandom(size)).decode().rstrip("=") for size in (_hasher.salt_len, _hasher.hash_len))
+    costs = f"m={_hasher.memory_cost},t={_hasher.time_cost},p={_hasher.parallelism}"
+    return f"$argon2id$v={ARGON2_VERSION}${costs}${salt}${digest}"
 
 
 def _check_administrators(connection: Connection, login: str) -> None:

@@ -6,6 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from argon2 import Parameters, PasswordHasher, extract_parameters
+from argon2.exceptions import VerifyMismatchError
 
 from publisher.core.errors import Conflict, InvalidRequest, NotFound
 from publisher.core.store import Store
@@ -28,6 +30,23 @@ def test_a_user_is_added_and_verified(store: Store) -> None:
 @pytest.mark.parametrize("stored", [None, "", "-", "no hash", "$argon2id$v=19$m=65536,t=3,p=4$c2hvcnQ$c2hvcnQ"])
 def test_without_a_hash_nothing_is_verified(stored: str | None) -> None:
     assert not verify_password(stored, "no such user")
+
+
+def test_an_unknown_login_costs_as_much_as_a_wrong_password(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    checked: list[Parameters] = []
+
+    def verify(self: PasswordHasher, stored: str, password: str) -> bool:
+        checked.append(extract_parameters(stored))
+        with pytest.raises(VerifyMismatchError):  # the whole work is done, not broken off at a malformed hash
+            return real_verify(self, stored, password)
+        raise VerifyMismatchError
+
+    real_verify = PasswordHasher.verify
+    monkeypatch.setattr(PasswordHasher, "verify", verify)
+    store.users.add("root", "correct horse")
+    for stored in (store.users.password_hash("root"), None):
+        assert not verify_password(stored, "wrong")
+    assert checked[0] == checked[1]
 
 
 def test_the_same_password_is_stored_differently(store: Store) -> None:
