@@ -1,0 +1,96 @@
+"""What people and programs see of this service, compared with golden files.
+
+A change that users are not to notice leaves these files as they are, byte by byte. Where they are to change,
+`pytest tests/unit/golden --regen-all` writes them, and `git diff` shows what users will see.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+from prometheus_client.parser import text_string_to_metric_families
+from pytest_regressions.file_regression import FileRegressionFixture
+from typer.testing import CliRunner
+
+import workers.metrics  # noqa: F401  # and what a worker counts
+from publisher.cli.main import app
+from publisher.core.configuration import table
+from publisher.core.metrics import exposition
+from publisher.core.store_metrics import store_registry
+from publisher.intake.wire import xsd
+from tests.browser.pages import PAGES
+from tests.unit.console.conftest import Browser
+from tests.unit.intake.conftest import Service
+
+FILES = Path(__file__).parent / "files"
+WIDTH = {"COLUMNS": "100", "TERMINAL_WIDTH": "100"}
+
+
+def commands(command: Any, *names: str) -> Iterator[str]:
+    """Yield every command and group of commands, with the names that lead to it."""
+    yield " ".join(names)
+    for name, each in getattr(command, "commands", {}).items():
+        yield from commands(each, *names, name)
+
+
+HELP = {f"help/{name.replace(' ', '-')}.txt": name for name in commands(typer.main.get_command(app), "publisher")}
+PAGE = {f"pages/{re.sub('[^a-z0-9]+', '-', path).strip('-')}.html": path for path in ("/sign-in", *PAGES)}
+SCHEMAS = {"schema.xsd": False, "schema-extended.xsd": True}
+OTHERS = {"openapi.json", "settings.md", "metrics.txt"}
+
+Golden = Callable[[str, str], None]
+
+
+@pytest.fixture
+def golden(file_regression: FileRegressionFixture) -> Golden:
+    """Compare a text with the golden file of that name."""
+    return lambda text, file: file_regression.check(
+        text, encoding="utf-8", newline="", extension=Path(file).suffix, fullpath=FILES / file
+    )
+
+
+def test_there_is_no_file_that_nothing_is_compared_with() -> None:
+    there = {str(file.relative_to(FILES)) for file in FILES.rglob("*") if file.is_file()}
+    assert there == {*HELP, *PAGE, *SCHEMAS, *OTHERS}
+
+
+def test_openapi(service: Service, golden: Golden) -> None:
+    served = service.get("openapi.json", login=None).json
+    golden(json.dumps(served, indent=1, ensure_ascii=False) + "\n", "openapi.json")
+
+
+@pytest.mark.parametrize("file", SCHEMAS)
+def test_schema(golden: Golden, file: str) -> None:
+    golden(xsd.document(extended=SCHEMAS[file]).decode(), file)
+
+
+@pytest.mark.parametrize("file", HELP)
+def test_help(golden: Golden, file: str) -> None:
+    result = CliRunner().invoke(app, [*HELP[file].split()[1:], "--help"], prog_name="publisher", env=WIDTH)
+    assert result.exit_code == 0
+    golden("".join(f"{line.rstrip()}\n" for line in result.output.splitlines()), file)
+
+
+def test_settings(golden: Golden) -> None:
+    golden(table() + "\n", "settings.md")
+
+
+def test_metrics(service: Service, golden: Golden) -> None:
+    told = text_string_to_metric_families(exposition(store_registry(service.store, 60)).decode())
+    golden("".join(sorted(f"{each.name} ({each.type}): {each.documentation}\n" for each in told)), "metrics.txt")
+
+
+@pytest.mark.parametrize("file", PAGE)
+def test_page(root: Browser, golden: Golden, file: str) -> None:
+    golden(lasting(root.get(PAGE[file]).text), file)
+
+
+def lasting(page: str) -> str:
+    """Return the page without the tokens that are made anew for each session and each form."""
+    return re.sub(r'(name="(?:csrf|page)" (?:content|value)=)"[\w-]{22,}"', r'\1"…"', page)
