@@ -18,11 +18,13 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 import psutil
+from sqlalchemy.exc import OperationalError
 
 from publisher.core import catalog
 from publisher.core.image import Image
 from publisher.core.settings import Settings
 from publisher.core.store import Store
+from publisher.core.store.engine import writing
 from tests.patience import PATIENCE
 from tests.servers.process import free_port
 
@@ -54,6 +56,12 @@ class Worker:
 
     def signal(self, number: signal.Signals) -> None:
         os.killpg(self.process.pid, number)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether all of its threads are."""
+        threads = Path(f"/proc/{self.process.pid}/task").glob("*/stat")
+        return all(thread.read_text().rpartition(")")[2].split()[0] == "T" for thread in threads)
 
     def connections_to(self, url: str) -> list[int]:
         """The local ports of its connections to a server, those that wait to be closed left out."""
@@ -146,6 +154,21 @@ class Stack:
         if wait:
             until(lambda: worker.ready, 60, self._explain)
         return worker
+
+    def pause(self, worker: Worker) -> None:
+        """Stop a worker with SIGSTOP, at a moment when it does not keep others from writing to SQLite."""
+
+        def stopped_without_the_lock() -> bool:
+            worker.signal(signal.SIGSTOP)
+            until(lambda: worker.stopped, 10, self._explain)
+            try:
+                with writing(self.store.engine, wait_seconds=1.0 * PATIENCE):
+                    return True
+            except OperationalError:
+                worker.signal(signal.SIGCONT)
+                return False
+
+        until(stopped_without_the_lock, 60, self._explain)
 
     # As a caller --------------------------------------------------------------------------------------------------
 

@@ -137,7 +137,7 @@ def publications(stack: Stack, devcloud: DevCloud) -> int:
         assert stack.wait(cancelled)["cancelled"]
 
     # A worker that is paused learns of it only afterwards.
-    stack.workers[0].signal(signal.SIGSTOP)
+    stack.pause(stack.workers[0])
     late = stack.publish(publish_body(devcloud, URI))
     assert stack.call("DELETE", f"{late['uri']}/cancel").status == 204
     assert stack.status(late)["cancelled"]

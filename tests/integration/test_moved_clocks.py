@@ -126,7 +126,7 @@ def test_a_worker_that_is_stopped_past_its_lease_goes_on_at_once(
         ticket = stack.publish(publish_body(devcloud, URI, account__glanceUrl=slow.url))
         until(lambda: stack.status(ticket)["percentage"] >= 10, 60, stack._explain)
         (worker,) = stack.workers
-        worker.signal(signal.SIGSTOP)
+        stack.pause(worker)
         time.sleep(21)  # that it is stopped past its lease is what this is about
         worker.signal(signal.SIGCONT)
         until(lambda: current(stack.store, ticket["dbId"]).attempt == 2, 5, stack._explain)

@@ -143,7 +143,7 @@ def test_a_worker_that_was_paused_past_its_lease_stops_its_upload_and_writes_not
         image = stack.add_image(file, id=7)
         ticket = publish_half(stack, devcloud, slow)
         paused = stack.workers[0]
-        paused.signal(signal.SIGSTOP)
+        stack.pause(paused)
         stack.add_worker()
         until(lambda: ticket_of(stack, ticket["dbId"]).lease_token == 2, SCALE.lease_seconds + 30)
         slow.bytes_per_second = None

@@ -131,7 +131,7 @@ def test_a_worker_that_was_paused_past_its_lease_writes_nothing(
 ) -> None:
     with Proxy(devcloud.glance_url, bytes_per_second=8 * MIB) as slow:
         ticket = upload(stack, devcloud, slow, until_percentage=30)
-        stack.workers[0].signal(signal.SIGSTOP)
+        stack.pause(stack.workers[0])
         stack.add_worker()
         until(lambda: stack.store.tickets.list()[0].lease_token == 2, 30)
         stack.workers[0].signal(signal.SIGCONT)
