@@ -156,13 +156,16 @@ class Stack:
         return worker
 
     def pause(self, worker: Worker) -> None:
-        """Stop a worker with SIGSTOP, at a moment when it does not keep others from writing to SQLite."""
+        """Stop a worker with SIGSTOP, at a moment when it does not keep others from writing to SQLite.
+
+        Each trial is far shorter than any lease, so that the worker does not lose one to a trial that fails.
+        """
 
         def stopped_without_the_lock() -> bool:
             worker.signal(signal.SIGSTOP)
             until(lambda: worker.stopped, 10, self._explain)
             try:
-                with writing(self.store.engine, wait_seconds=1.0 * PATIENCE):
+                with writing(self.store.engine, wait_seconds=0.2):
                     return True
             except OperationalError:
                 worker.signal(signal.SIGCONT)
