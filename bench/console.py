@@ -27,10 +27,10 @@ from rich.table import Table
 from sqlalchemy import insert, select, text
 
 from bench.longpoll import LOGIN, PASSWORD, Intake, add_tickets, intake
-from publisher.core.store import Store
-from publisher.core.store.engine import writing
-from publisher.core.store.tables import tickets, users
 from publisher.core.ticket import State
+from publisher.store import Store
+from publisher.store.engine import writing
+from publisher.store.tables import tickets, users
 from tests.servers.postgres import postgres_server
 
 TICKETS = 100_000

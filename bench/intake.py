@@ -35,13 +35,13 @@ from bench.load import Load, Report, report_of, run
 from publisher.cli import programs
 from publisher.core.image import Digests, Image
 from publisher.core.settings import Settings
-from publisher.core.store import Store
-from publisher.core.store.engine import reading, writing
-from publisher.core.store.tables import tickets
 from publisher.core.ticket import Phase, State
 from publisher.core.uris import image_uri, ticket_uri
-from publisher.intake.negotiation import Format
 from publisher.intake.wire.codec import write_document
+from publisher.store import Store
+from publisher.store.engine import reading, writing
+from publisher.store.tables import tickets
+from publisher.web.negotiation import Format
 from tests.servers.postgres import PostgresServer, postgres_server
 from tests.servers.process import Server, free_port, listens
 from tests.servers.redis import redis_server

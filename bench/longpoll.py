@@ -29,11 +29,11 @@ from sqlalchemy import insert, select, update
 from publisher.cli import programs
 from publisher.core.image import Digests
 from publisher.core.settings import Settings
-from publisher.core.store import Store
-from publisher.core.store.engine import db_now, writing
-from publisher.core.store.tables import tickets
 from publisher.core.ticket import State, Ticket
 from publisher.core.uris import ticket_uri
+from publisher.store import Store
+from publisher.store.engine import db_now, writing
+from publisher.store.tables import tickets
 from tests.servers.process import Server, free_port, listens
 
 LOGIN, PASSWORD = "bench", "pass-w0rd"

@@ -24,10 +24,10 @@ from pathlib import Path
 from sqlalchemy import update
 
 from bench.longpoll import LOGIN, Intake, add_tickets, intake, request_of, warm_up
-from publisher.core.store import Store
-from publisher.core.store.engine import db_now, writing
-from publisher.core.store.tables import tickets as tickets_table
 from publisher.core.ticket import State, Ticket
+from publisher.store import Store
+from publisher.store.engine import db_now, writing
+from publisher.store.tables import tickets as tickets_table
 
 TARGET_SECONDS = 0.25
 _PAUSE_SECONDS = 0.02

@@ -10,9 +10,9 @@ import pytest
 from argon2 import PasswordHasher
 from hypothesis import HealthCheck, settings
 
-from publisher.core.store import Store, users
-from publisher.core.store.engine import open_engine
 from publisher.devcloud.cloud import DevCloud
+from publisher.store import Store, users
+from publisher.store.engine import open_engine
 from tests import blame, distribution, skips
 from tests.clouds import Glance
 from tests.devcloud_venv import devcloud_venv

@@ -1,6 +1,6 @@
 """Disk images as small as they can be, made by hand: what a tool writes of an empty disk of that size.
 
-Layouts as in `publisher.core.disk_headers`.
+Layouts as in `publisher.files.disk_headers`.
 """
 
 from __future__ import annotations

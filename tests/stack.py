@@ -20,11 +20,11 @@ from urllib.parse import urlsplit
 import psutil
 from sqlalchemy.exc import OperationalError
 
-from publisher.core import catalog
 from publisher.core.image import Image
 from publisher.core.settings import Settings
-from publisher.core.store import Store
-from publisher.core.store.engine import writing
+from publisher.services import image_files
+from publisher.store import Store
+from publisher.store.engine import writing
 from tests.patience import PATIENCE
 from tests.servers.process import free_port
 
@@ -204,7 +204,7 @@ class Stack:
         self, file: Path, *, id: int | None = None, appliance_id: int = 4, format: str | None = "raw", **more: Any
     ) -> Image:
         """What most tests register are random bytes. With None for the format, the file is asked what it is."""
-        return catalog.register(
+        return image_files.register(
             self.store,
             self.settings.images,
             file,

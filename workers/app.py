@@ -10,10 +10,10 @@ from celery.app.amqp import AMQP
 from celery.signals import setup_logging
 from kombu.connection import Connection
 
-from publisher.core import logs
 from publisher.core.broker import Broker
-from publisher.core.queue import PUBLISH_TASK, QUEUE, REGISTER_TASK
 from publisher.core.settings import Settings
+from publisher.services.wakeups import PUBLISH_TASK, QUEUE, REGISTER_TASK
+from publisher.telemetry import logs
 from workers import messages
 
 messages.install()

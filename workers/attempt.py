@@ -12,8 +12,6 @@ from dataclasses import replace
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from publisher.core import tracing
-from publisher.core.disk_format import examine_opened
 from publisher.core.errors import (
     Cancelled,
     ConfigurationError,
@@ -28,12 +26,14 @@ from publisher.core.errors import (
     TransientCloudError,
 )
 from publisher.core.image import Image, open_under
-from publisher.core.network import OutboundPolicy
 from publisher.core.settings import Settings
-from publisher.core.store import Store
 from publisher.core.ticket import MIB, Account, Phase, State, Target
 from publisher.core.uris import appliance_uri, image_uri, ticket_uri
 from publisher.core.vault import Vault
+from publisher.files.disk_format import examine_opened
+from publisher.outbound.policy import OutboundPolicy
+from publisher.store import Store
+from publisher.telemetry import tracing
 from workers import metrics
 from workers.backoff import retry_delay
 from workers.bounded import BoundedCloud

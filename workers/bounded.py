@@ -13,9 +13,9 @@ from typing import TypeVar
 
 from publisher.core.errors import LeaseLost, Reason, TransientCloudError
 from publisher.core.image import Image
-from publisher.core.network import OutboundPolicy
 from publisher.core.ticket import Account, Target
-from workers.aside import aside
+from publisher.outbound.policy import OutboundPolicy
+from workers.abandonable import aside
 from workers.clouds.base import CloudImage, CloudPublisher, Tagged, TicketRef, Timeouts
 from workers.transfer import Transfer
 

@@ -20,11 +20,11 @@ from fsspec.callbacks import Callback
 from yarl import URL
 
 from publisher.core.errors import InvalidRequest, PermanentCloudError, PublisherError, Reason, TransientCloudError
-from publisher.core.locations import check_remote
-from publisher.core.network import OutboundPolicy
 from publisher.core.settings import Settings
+from publisher.outbound.policy import OutboundPolicy
+from publisher.services.image_sources import check_remote
 from workers import tls
-from workers.outbound import aiohttp_connector, trust
+from workers.http_clients import aiohttp_connector, trust
 
 # It logs the URLs that it opens.
 logging.getLogger("fsspec").setLevel(logging.INFO)

@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from publisher.core.logs import with_context
-from publisher.core.store.fleet import Fleet, Member
+from publisher.store.fleet import Fleet, Member
+from publisher.telemetry.logs import with_context
 from workers.drain import Drain
 
 logger = logging.getLogger(__name__)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from publisher.core.store import Store
-from publisher.core.store.leases import Claim
 from publisher.core.ticket import CloudRef
+from publisher.store import Store
+from publisher.store.leases import Claim
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,10 +18,10 @@ from typing import Self
 from sqlalchemy.exc import SQLAlchemyError
 
 from publisher.core.errors import Cancelled, DeadlinePassed, LeaseLost, ShuttingDown, Stopped
-from publisher.core.logs import with_context
 from publisher.core.settings import Settings
-from publisher.core.store.leases import Claim, Leases
 from publisher.core.ticket import State
+from publisher.store.leases import Claim, Leases
+from publisher.telemetry.logs import with_context
 from workers import metrics
 from workers.drain import Drain
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from publisher.core.metrics import counter, histogram
+from publisher.telemetry.metrics import counter, histogram
 
 _UPLOAD_BUCKETS = (1.0, 5.0, 15.0, 60.0, 180.0, 600.0, 1800.0, 3600.0, 14400.0, 43200.0)
 

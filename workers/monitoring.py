@@ -11,12 +11,12 @@ from typing import Any
 
 from publisher.core.allowed_hosts import is_allowed
 from publisher.core.errors import NotAllowed, NotAuthenticated, PublisherError
-from publisher.core.health import Check, Readiness, store_check
-from publisher.core.metrics import CONTENT_TYPE, exposition
-from publisher.core.monitors import Monitors
 from publisher.core.settings import Settings
-from publisher.core.store import Store
-from publisher.core.store_metrics import store_registry
+from publisher.services.health import Check, Readiness, store_check
+from publisher.store import Store
+from publisher.telemetry.metrics import CONTENT_TYPE, exposition
+from publisher.telemetry.metrics_access import Monitors
+from publisher.telemetry.store_metrics import store_registry
 from workers.drain import Drain
 
 logger = logging.getLogger(__name__)

@@ -10,12 +10,12 @@ import time
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from publisher.core import unfinished
 from publisher.core.errors import QueueUnavailable
-from publisher.core.queue import WakeQueue
 from publisher.core.settings import Settings
-from publisher.core.store import Store
-from publisher.core.store.fleet import WorkerState
+from publisher.files import unfinished
+from publisher.services.wakeups import WakeQueue
+from publisher.store import Store
+from publisher.store.fleet import WorkerState
 
 logger = logging.getLogger(__name__)
 

@@ -16,10 +16,7 @@ from typing import Self
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from publisher.core import unfinished
 from publisher.core.checksums import check
-from publisher.core.compression import HEAD_BYTES, compression_of, unpacked_name
-from publisher.core.disk_format import examine
 from publisher.core.errors import (
     ImageFileError,
     ImageTooLarge,
@@ -29,14 +26,17 @@ from publisher.core.errors import (
     ShuttingDown,
     TransientCloudError,
 )
-from publisher.core.hashing import Hasher, pieces
 from publisher.core.image import Digests, Image, ImageState, open_under
-from publisher.core.image_writer import ImageWriter, UnpackLimits, Written
-from publisher.core.locations import file_name, is_remote
-from publisher.core.logs import bound, with_context
 from publisher.core.settings import Settings
-from publisher.core.store import Store
-from publisher.core.store.registrations import Registration, Registrations
+from publisher.files import unfinished
+from publisher.files.compression import HEAD_BYTES, compression_of, unpacked_name
+from publisher.files.disk_format import examine
+from publisher.files.hashing import Hasher, pieces
+from publisher.files.image_writer import ImageWriter, UnpackLimits, Written
+from publisher.services.image_sources import file_name, is_remote
+from publisher.store import Store
+from publisher.store.registrations import Registration, Registrations
+from publisher.telemetry.logs import bound, with_context
 from workers.backoff import retry_delay
 from workers.fetch import fetch
 

@@ -7,16 +7,16 @@ import time
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from publisher.core import tracing
 from publisher.core.errors import LeaseLost
-from publisher.core.logs import bound
-from publisher.core.network import OutboundPolicy
-from publisher.core.publishing import Waker, wake
 from publisher.core.settings import Settings
-from publisher.core.store import Store
-from publisher.core.store.leases import Claim
 from publisher.core.ticket import State
 from publisher.core.vault import Vault
+from publisher.outbound.policy import OutboundPolicy
+from publisher.services.publishing import Waker, wake
+from publisher.store import Store
+from publisher.store.leases import Claim
+from publisher.telemetry import tracing
+from publisher.telemetry.logs import bound
 from workers import metrics
 from workers.attempt import Attempt
 from workers.drain import Drain

@@ -13,14 +13,14 @@ from dataclasses import asdict, dataclass
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from publisher.closed_pipe import no_outcome, quiet_end
+from publisher.core.closed_pipe import no_outcome, quiet_end
 from publisher.core.errors import NotFound, PublisherError
-from publisher.core.network import OutboundPolicy
 from publisher.core.settings import Settings
-from publisher.core.store import Store
-from publisher.core.store.accounts import StoredAccount
 from publisher.core.ticket import Account, Target
 from publisher.core.vault import Vault
+from publisher.outbound.policy import OutboundPolicy
+from publisher.store import Store
+from publisher.store.accounts import StoredAccount
 from workers.clouds import plugin
 from workers.clouds.base import CloudPublisher, Timeouts
 

@@ -15,12 +15,12 @@ from enum import StrEnum
 from sqlalchemy.exc import SQLAlchemyError
 
 from publisher.core.errors import PermanentCloudError, PublisherError
-from publisher.core.network import OutboundPolicy
 from publisher.core.settings import Settings
-from publisher.core.store import Store
-from publisher.core.store.sweeping import Scope, Standing
 from publisher.core.ticket import Account, Target
 from publisher.core.vault import Vault
+from publisher.outbound.policy import OutboundPolicy
+from publisher.store import Store
+from publisher.store.orphans import Scope, Standing
 from workers import metrics
 from workers.bounded import BoundedCloud
 from workers.clouds import plugin

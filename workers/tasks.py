@@ -12,25 +12,26 @@ from typing import Any, TypeVar
 from celery.signals import worker_init, worker_ready, worker_shutdown
 from sqlalchemy.exc import SQLAlchemyError
 
-from publisher.core import tracing, unfinished
-from publisher.core.logs import bound, with_context
-from publisher.core.platforms import installed
-from publisher.core.queue import PUBLISH_TASK, REGISTER_TASK, WakeQueue
-from publisher.core.store import Store
-from publisher.core.store.fleet import Member
 from publisher.core.vault import Vault
+from publisher.files import unfinished
+from publisher.platforms.platform import installed
+from publisher.services.wakeups import PUBLISH_TASK, REGISTER_TASK, WakeQueue
+from publisher.store import Store
+from publisher.store.fleet import Member
+from publisher.telemetry import tracing
+from publisher.telemetry.logs import bound, with_context
 from publisher.version import __version__
 from workers.app import app, settings
+from workers.celery_events import Message, tell_image, tell_ticket
 from workers.clouds import plugin
 from workers.drain import Drain
-from workers.events import Message, tell_image, tell_ticket
 from workers.heartbeat import Heartbeat
 from workers.monitoring import Consumer, readiness, serve
-from workers.notifier import Notifier
 from workers.reconciler import Reconciler
 from workers.registration import Registrar
 from workers.runner import Runner
 from workers.sweeper import Sweeper
+from workers.webhook_sender import Notifier
 
 drain = Drain(settings.drain_seconds)
 HOST = socket.gethostname()

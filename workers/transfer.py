@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from publisher.core.errors import ImageFileError, InvalidRequest, PermanentCloudError, Reason, TransientCloudError
-from publisher.core.network import EVERYWHERE, OutboundPolicy
+from publisher.outbound.policy import EVERYWHERE, OutboundPolicy
 from workers import tls as tls_faults
-from workers.incoming import Incoming
+from workers.socket_reader import Incoming
 
 _CHUNK_BYTES = 1 << 20
 """Sent at a time. With smaller pieces the receiver is woken for each, and an upload takes longer by a tenth."""

@@ -39,7 +39,7 @@ def _beginning(incomplete: str, kind: str) -> Offer:
             told.append(_names(kind, incomplete))
 
     # Loaded before: what is waited for is the store's answer.
-    importlib.import_module("publisher.core.store")
+    importlib.import_module("publisher.store")
     asking = threading.Thread(target=ask, daemon=True)
     asking.start()
     asking.join(_SECONDS)
@@ -47,7 +47,7 @@ def _beginning(incomplete: str, kind: str) -> Offer:
 
 
 def _names(kind: str, beginning: str) -> Sequence[tuple[str, str]]:
-    from publisher.core.store import Store
+    from publisher.store import Store
 
     settings = Settings.from_environment()
     if not settings.database_url and not (settings.data_dir / "publisher.db").exists():

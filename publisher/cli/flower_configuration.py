@@ -14,8 +14,8 @@ from flower.urls import settings as application_settings
 from flower.views.monitor import Healthcheck, Metrics
 from tornado.web import TemplateModule, authenticated
 
-from publisher.core.queue import PUBLISH_TASK, REGISTER_TASK
 from publisher.core.settings import Settings
+from publisher.services.wakeups import PUBLISH_TASK, REGISTER_TASK
 
 CONSOLE = f"{Settings.from_environment().intake}/console"
 NOUNS = {PUBLISH_TASK: "ticket", REGISTER_TASK: "image"}

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from publisher.cli.output import say_warning
-from publisher.core.configuration import only_for_a_trial, unknown
 from publisher.core.errors import ConfigurationError, PublisherError
 from publisher.core.settings import Settings
+from publisher.core.settings_report import only_for_a_trial, unknown
 
 if TYPE_CHECKING:
     from sqlalchemy.exc import SQLAlchemyError
 
-    from publisher.core.store import Store
+    from publisher.store import Store
 
 
 class StoreUnavailable(PublisherError):
@@ -49,8 +49,8 @@ def open_store(settings: Settings, *, check: bool = True) -> Iterator[Store]:
     Raises `ConfigurationError`, or `StoreUnavailable` for whatever the database cannot do, inside the block too.
     """
     # Imported here, as in the commands: `publisher --help` need not wait for it.
-    from publisher.core.store import Store
-    from publisher.core.store.audit import Actor
+    from publisher.store import Store
+    from publisher.store.audit import Actor
 
     if check and not settings.database_url and not (settings.data_dir / "publisher.db").exists():
         raise ConfigurationError(

@@ -10,25 +10,25 @@ import typer
 from typer.core import TyperGroup
 
 from publisher.cli import (
-    accounts,
-    appliances,
-    audit,
-    config,
-    devcloud,
-    doctor,
-    fleet,
-    images,
-    logs,
-    publish,
-    roles,
-    servers,
-    tickets,
-    top,
-    up,
-    users,
+    accounts_command,
+    appliances_command,
+    audit_command,
+    config_command,
+    devcloud_command,
+    doctor_command,
+    fleet_command,
+    images_command,
+    logs_command,
+    publish_command,
+    roles_command,
+    servers_command,
+    tickets_command,
+    top_command,
+    up_command,
+    users_command,
 )
 from publisher.cli.output import say_error
-from publisher.closed_pipe import quiet_end, reader_is_gone
+from publisher.core.closed_pipe import quiet_end, reader_is_gone
 from publisher.core.errors import ConfigurationError, Conflict, InvalidRequest, NotFound, PublisherError
 from publisher.version import __version__
 
@@ -96,28 +96,28 @@ def main(
 PUBLISHING, KEPT, OPERATING, PARTS = "Publishing", "What is kept", "Operating", "The parts, one by one"
 """The panels of the help."""
 
-app.command(rich_help_panel=PUBLISHING, epilog=publish.EXAMPLES)(publish.publish)
-app.command(rich_help_panel=PUBLISHING, epilog=tickets.STATUS_EXAMPLES)(tickets.status)
-app.command(rich_help_panel=PUBLISHING, epilog=logs.EXAMPLES)(logs.logs)
-app.command(rich_help_panel=PUBLISHING, epilog=tickets.CANCEL_EXAMPLES)(tickets.cancel)
-app.add_typer(tickets.app, name="tickets", rich_help_panel=PUBLISHING)
-app.add_typer(images.app, name="images", rich_help_panel=KEPT)
-app.add_typer(appliances.app, name="appliances", rich_help_panel=KEPT)
-app.add_typer(accounts.app, name="accounts", rich_help_panel=KEPT)
-app.add_typer(users.app, name="users", rich_help_panel=KEPT)
-app.add_typer(roles.app, name="roles", rich_help_panel=KEPT)
-app.command(rich_help_panel=OPERATING, epilog=up.EXAMPLES)(up.up)
-app.command(rich_help_panel=OPERATING, epilog=top.EXAMPLES)(top.top)
-app.command(rich_help_panel=OPERATING, epilog=doctor.EXAMPLES)(doctor.doctor)
-app.command(rich_help_panel=OPERATING, epilog=config.EXAMPLES)(config.config)
-app.command(rich_help_panel=OPERATING, epilog=servers.SWEEP_EXAMPLES)(servers.sweep)
-app.add_typer(fleet.app, name="fleet", rich_help_panel=OPERATING)
-app.add_typer(audit.app, name="audit", rich_help_panel=OPERATING)
-app.add_typer(devcloud.app, name="devcloud", rich_help_panel=OPERATING)
-app.command(rich_help_panel=PARTS, epilog=servers.SERVE_EXAMPLES)(servers.serve)
-app.command(rich_help_panel=PARTS, epilog=servers.WORKER_EXAMPLES)(servers.worker)
-app.command(rich_help_panel=PARTS, epilog=servers.FLOWER_EXAMPLES)(servers.flower)
-app.command(rich_help_panel=PARTS, epilog=servers.MIGRATE_EXAMPLES)(servers.migrate)
+app.command(rich_help_panel=PUBLISHING, epilog=publish_command.EXAMPLES)(publish_command.publish)
+app.command(rich_help_panel=PUBLISHING, epilog=tickets_command.STATUS_EXAMPLES)(tickets_command.status)
+app.command(rich_help_panel=PUBLISHING, epilog=logs_command.EXAMPLES)(logs_command.logs)
+app.command(rich_help_panel=PUBLISHING, epilog=tickets_command.CANCEL_EXAMPLES)(tickets_command.cancel)
+app.add_typer(tickets_command.app, name="tickets", rich_help_panel=PUBLISHING)
+app.add_typer(images_command.app, name="images", rich_help_panel=KEPT)
+app.add_typer(appliances_command.app, name="appliances", rich_help_panel=KEPT)
+app.add_typer(accounts_command.app, name="accounts", rich_help_panel=KEPT)
+app.add_typer(users_command.app, name="users", rich_help_panel=KEPT)
+app.add_typer(roles_command.app, name="roles", rich_help_panel=KEPT)
+app.command(rich_help_panel=OPERATING, epilog=up_command.EXAMPLES)(up_command.up)
+app.command(rich_help_panel=OPERATING, epilog=top_command.EXAMPLES)(top_command.top)
+app.command(rich_help_panel=OPERATING, epilog=doctor_command.EXAMPLES)(doctor_command.doctor)
+app.command(rich_help_panel=OPERATING, epilog=config_command.EXAMPLES)(config_command.config)
+app.command(rich_help_panel=OPERATING, epilog=servers_command.SWEEP_EXAMPLES)(servers_command.sweep)
+app.add_typer(fleet_command.app, name="fleet", rich_help_panel=OPERATING)
+app.add_typer(audit_command.app, name="audit", rich_help_panel=OPERATING)
+app.add_typer(devcloud_command.app, name="devcloud", rich_help_panel=OPERATING)
+app.command(rich_help_panel=PARTS, epilog=servers_command.SERVE_EXAMPLES)(servers_command.serve)
+app.command(rich_help_panel=PARTS, epilog=servers_command.WORKER_EXAMPLES)(servers_command.worker)
+app.command(rich_help_panel=PARTS, epilog=servers_command.FLOWER_EXAMPLES)(servers_command.flower)
+app.command(rich_help_panel=PARTS, epilog=servers_command.MIGRATE_EXAMPLES)(servers_command.migrate)
 
 if __name__ == "__main__":
     app()

@@ -49,7 +49,7 @@ def worker_node(name: str = WORKER_NAME) -> str:
 def sweep(*, dry_run: bool, as_json: bool) -> list[str]:
     """The command of one sweep of the clouds."""
     options = ["--dry-run"] * dry_run + ["--json"] * as_json
-    return [sys.executable, "-m", "workers.sweep", *options]
+    return [sys.executable, "-m", "workers.sweep_command", *options]
 
 
 def sign_in(*, user: str, account: str, target: Mapping[str, str], as_json: bool) -> list[str]:

@@ -12,9 +12,9 @@ from publisher.cli.watching import rate
 from publisher.core.ticket import State, Ticket
 
 if TYPE_CHECKING:
-    from publisher.core.store import Store
-    from publisher.core.store.fleet import WorkerStanding
-    from publisher.core.store.statistics import Queue, Throughput
+    from publisher.store import Store
+    from publisher.store.fleet import WorkerStanding
+    from publisher.store.statistics import Queue, Throughput
 
 WINDOW_SECONDS = 3600.0
 """The last hour: over which throughput and failures are counted."""

@@ -16,8 +16,8 @@ from publisher.cli.output import Json, iso, print_json, say, snake_case
 from publisher.core.errors import InvalidRequest, NotFound
 
 if TYPE_CHECKING:
-    from publisher.core.store import Store
-    from publisher.core.store.accounts import StoredAccount
+    from publisher.store import Store
+    from publisher.store.accounts import StoredAccount
 
 SHOW_EXAMPLES = examples("accounts show production", "accounts show production --user anna --json")
 SET_EXAMPLES = examples(
@@ -79,11 +79,11 @@ def change(
     The OS_… variables are not read. Where the address or the login changes, the password is needed again. Publications
     that are running keep the account as it was.
     """
-    from publisher.core.network import OutboundPolicy
-    from publisher.core.publishing import check_account, check_kept
     from publisher.core.vault import Vault
-    from publisher.intake.requests import secret_names
-    from publisher.intake.wire.platforms import find_platform
+    from publisher.intake.publish_request import secret_names
+    from publisher.outbound.policy import OutboundPolicy
+    from publisher.platforms.wire_types import find_platform
+    from publisher.services.publishing import check_account, check_kept
 
     given = {"keystoneUrl": keystone_url, "glanceUrl": glance_url, "login": login, "userDomain": user_domain}
     given["interface"] = openrc.interface(interface) if interface else interface

@@ -11,12 +11,12 @@ from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Ta
 from rich.text import Text
 
 from publisher.cli.output import err, mebibytes, say, say_error
-from publisher.closed_pipe import die, reader_is_gone
+from publisher.core.closed_pipe import die, reader_is_gone
 from publisher.core.errors import NotFound
 from publisher.core.ticket import Phase, State, Ticket
 
 if TYPE_CHECKING:
-    from publisher.core.store import Store
+    from publisher.store import Store
 
 EXIT_CODES = {State.PUBLISHED: 0, State.FAILED: 1, State.CANCELLED: 3}
 EXIT_TIMED_OUT = 4

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from fastapi import Request, Response
 
-from publisher.intake.exchange import services
+from publisher.web.request import services
 
 _SESSION, _FLASH = "publisher_session", "publisher_flash"
 _FLASH_SECONDS = 60

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from publisher.console import BASE
-from publisher.core.store.users import User
+from publisher.store.users import User
 
 
 @dataclass(frozen=True, slots=True)

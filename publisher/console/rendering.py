@@ -8,8 +8,8 @@ from importlib.resources import files
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from publisher.console import BASE, formats, passwords
-from publisher.console.elements import platform_label
+from publisher.console import BASE, new_password, template_filters
+from publisher.console.form_fields import platform_label
 from publisher.version import __version__
 
 
@@ -23,17 +23,17 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters.update(
-        size=formats.size,
-        rate=formats.rate,
-        duration=formats.duration,
-        moment=formats.moment,
-        plural=formats.plural,
-        spelled=formats.spelled,
-        site=formats.site,
-        segments=formats.segments,
+        size=template_filters.size,
+        rate=template_filters.rate,
+        duration=template_filters.duration,
+        moment=template_filters.moment,
+        plural=template_filters.plural,
+        spelled=template_filters.spelled,
+        site=template_filters.site,
+        segments=template_filters.segments,
         platform=platform_label,
     )
-    made.globals.update(base=BASE, static=static, version=__version__, password_min=passwords.MIN)
+    made.globals.update(base=BASE, static=static, version=__version__, password_min=new_password.MIN)
     return made
 
 

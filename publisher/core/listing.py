@@ -1,7 +1,7 @@
 """Lists in part and in order: which objects a caller wants of a list, how many, and which first.
 
 A list says what its fields are by a mapping of their names on the wire (`targetPlatform.name`) to what their values are
-taken from: columns in the store (`publisher.core.store.listing`), functions of an object for a list in memory (`page`
+taken from: columns in the store (`publisher.store.list_queries`), functions of an object for a list in memory (`page`
 here). Whatever a list is made of, the same parameters find the same objects in the same order.
 """
 

@@ -1,7 +1,7 @@
 """A real Keystone and Glance on loopback, in an environment of their own."""
 
 from publisher.devcloud.cloud import DevCloud
-from publisher.devcloud.errors import DevCloudError
+from publisher.devcloud.devcloud_error import DevCloudError
 from publisher.devcloud.identity import ADMIN, DEMO, STRANGER, UPLOADER, USERS, User
 
 __all__ = ["ADMIN", "DEMO", "STRANGER", "UPLOADER", "USERS", "DevCloud", "DevCloudError", "User"]

@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 from publisher.devcloud import config, databases, environment
 from publisher.devcloud.config import Sections
-from publisher.devcloud.errors import DevCloudError
+from publisher.devcloud.devcloud_error import DevCloudError
 from publisher.devcloud.identity import ADMIN, SERVICE_USER, USERS, Identity
 from publisher.devcloud.servers import PortTakenError, Server, glance_server, keystone_server
 from publisher.devcloud.state import State

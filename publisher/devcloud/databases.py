@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from publisher.devcloud import config
+from publisher.devcloud.devcloud_error import DevCloudError
 from publisher.devcloud.environment import process_environment
-from publisher.devcloud.errors import DevCloudError
 
 _MANAGE = Path(__file__).parent / "inside" / "manage.py"
 _LIMIT_SECONDS = 300

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from publisher.devcloud.config import REGION
-from publisher.devcloud.errors import DevCloudError
+from publisher.devcloud.devcloud_error import DevCloudError
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from publisher.devcloud.config import HOST
+from publisher.devcloud.devcloud_error import DevCloudError
 from publisher.devcloud.environment import process_environment
-from publisher.devcloud.errors import DevCloudError
 
 _APPLICATION = Path(__file__).parent / "inside" / "application.py"
 _POLL_SECONDS = 0.05

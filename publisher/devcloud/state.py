@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from publisher.devcloud.config import HOST
-from publisher.devcloud.errors import DevCloudError
+from publisher.devcloud.devcloud_error import DevCloudError
 from publisher.devcloud.identity import SERVICE_USER, USERS
 from publisher.devcloud.servers import free_port
 

@@ -13,9 +13,9 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from publisher.core.errors import TooMany
-from publisher.intake.auth import Authenticator
-from publisher.intake.exchange import API, address
-from publisher.intake.problems import problem
+from publisher.intake.error_documents import problem
+from publisher.web.auth import Authenticator
+from publisher.web.request import API, address
 
 _REFUSALS_PER_SECOND = 200
 _WAIT_SECONDS_MAX = 1.0

@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from publisher.intake.problems import problem
+from publisher.intake.error_documents import problem
 
 _CLOSE = (b"connection", b"close")
 _LAST = (408, 500)

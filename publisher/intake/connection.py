@@ -16,8 +16,8 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from publisher.core.settings import Settings
-from publisher.intake.negotiation import Format, NotAcceptable, answer_format, media_type
-from publisher.intake.problems import problem_document
+from publisher.intake.error_documents import problem_document
+from publisher.web.negotiation import Format, NotAcceptable, answer_format, media_type
 
 _HEAD_KEPT_BYTES = 1024
 _REQUEST_LINE = re.compile(rb"\A\s*([A-Za-z]{1,20}) ([!-~]{1,900})(?:[ \r\n]|\Z)")

@@ -8,8 +8,8 @@ from __future__ import annotations
 from fastapi import Request
 
 from publisher.core.errors import InvalidRequest, NotFound, PublisherError
-from publisher.intake.negotiation import Format, NotAcceptable
-from publisher.intake.wire.platforms import find_platform
+from publisher.platforms.wire_types import find_platform
+from publisher.web.negotiation import Format, NotAcceptable
 
 PARAMETER = "extensions"
 _VALUES = {"": False, "false": False, "true": True}

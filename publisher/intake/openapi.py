@@ -14,17 +14,17 @@ from typing import Any
 
 from starlette.routing import BaseRoute
 
-from publisher.intake import examples
-from publisher.intake.exchange import API
-from publisher.intake.negotiation import Format
+from publisher.intake import openapi_examples
 from publisher.intake.resources import ID_MAX, RESOURCES, Login, Parameter, Resource, routed
 from publisher.intake.wire import xml
 from publisher.intake.wire.codec import write_document
-from publisher.intake.wire.fields import TYPE_KEY, Document, Field, Kind, ObjectType
-from publisher.intake.wire.platforms import PLATFORMS
-from publisher.intake.wire.polymorphism import concrete_type
+from publisher.intake.wire.platform_resolution import concrete_type
 from publisher.intake.wire.schema import CRED_ACCOUNT, NAMESPACE, PUBLISH_IMAGE, REQUEST_ONLY, TYPES
+from publisher.platforms.fields import TYPE_KEY, Document, Field, Kind, ObjectType
+from publisher.platforms.wire_types import PLATFORMS
 from publisher.version import __version__
+from publisher.web.negotiation import Format
+from publisher.web.request import API
 
 Json = dict[str, Any]
 
@@ -160,7 +160,7 @@ def _operation(resource: Resource) -> Json:
         "security": _security(resource.login),
     }
     if resource.body:
-        content = _content(resource.body, examples.REQUESTS[resource.body], request=True)
+        content = _content(resource.body, openapi_examples.REQUESTS[resource.body], request=True)
         content |= {media_type: _binary() for media_type in resource.also_body}
         made["requestBody"] = {"required": True, "content": content}
     return made
@@ -214,7 +214,7 @@ def _responses(resource: Resource) -> Json:
         answered["headers"] = {name: {"$ref": f"#/components/headers/{name}"} for name in headers}
     content: Json = {}
     if resource.answer:
-        content = _content(resource.answer, examples.ANSWERS[resource.answer], request=False)
+        content = _content(resource.answer, openapi_examples.ANSWERS[resource.answer], request=False)
     content |= {media_type: _other(media_type) for media_type in resource.also_answer}
     if content:
         answered["content"] = content
@@ -243,7 +243,7 @@ def _binary() -> Json:
 def _problem(status: int) -> Json:
     made: Json = {
         "description": HTTPStatus(status).phrase,
-        "content": _content("uforgeError", examples.problem(status), request=False),
+        "content": _content("uforgeError", openapi_examples.problem(status), request=False),
     }
     header = {401: "WWW-Authenticate", 429: "Retry-After", 503: "Retry-After"}.get(status)
     if header:

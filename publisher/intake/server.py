@@ -10,7 +10,7 @@ import sys
 from uvicorn.main import main
 
 OPTIONS = (
-    *("--factory", "publisher.intake.app:create_app", "--http", "publisher.intake.connection:CallerConnection"),
+    *("--factory", "publisher.app:create_app", "--http", "publisher.intake.connection:CallerConnection"),
     *("--ws", "none", "--no-server-header"),
 )
 

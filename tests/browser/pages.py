@@ -6,11 +6,11 @@ from __future__ import annotations
 import hashlib
 
 from publisher.core.image import Digests
-from publisher.core.store import Store
-from publisher.core.store.audit import Actor
-from publisher.core.store.fleet import Member
-from publisher.core.store.leases import Claim
 from publisher.core.ticket import MIB, Phase, State, Ticket
+from publisher.store import Store
+from publisher.store.audit import Actor
+from publisher.store.fleet import Member
+from publisher.store.leases import Claim
 
 SIZE = 3 << 30
 DIGEST = hashlib.sha512(b"web-frontend").hexdigest()

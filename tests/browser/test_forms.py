@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from publisher.core.store.fleet import Member
 from publisher.devcloud.cloud import DevCloud
+from publisher.store.fleet import Member
 from tests import disks
 from tests.browser.conftest import WAIT_MILLISECONDS, LookAt, Site
 from tests.clouds import Glance

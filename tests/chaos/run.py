@@ -18,13 +18,13 @@ from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from publisher.core import catalog
 from publisher.core.image import Image
-from publisher.core.store.engine import db_now, writing
-from publisher.core.store.tables import journal
 from publisher.core.ticket import State, Ticket
 from publisher.core.uris import image_uri
 from publisher.devcloud.cloud import DevCloud
+from publisher.services import image_files
+from publisher.store.engine import db_now, writing
+from publisher.store.tables import journal
 from tests.chaos.callers import Caller, Heard, Order, orders
 from tests.chaos.faults import KINDS, Hands, Log, schedule
 from tests.chaos.service import WORKERS, Service
@@ -162,7 +162,7 @@ def _register(service: Service, rng: random.Random, directory: Path) -> list[Ima
     for size in (*SIZES, BROKEN_SIZE):
         file = directory / f"{size}.raw"
         file.write_bytes(rng.randbytes(size))
-        image = catalog.register(
+        image = image_files.register(
             service.store, service.settings.images, file, owner="root", appliance_id=4, format="raw"
         )
         images.append(image)

@@ -22,8 +22,8 @@ import redis as redis_client
 
 from publisher.cli import redis_server as embedded_redis
 from publisher.core.settings import Settings
-from publisher.core.store import Store
 from publisher.devcloud.cloud import DevCloud
+from publisher.store import Store
 from tests.chaos.cloud_proxy import CloudProxy
 from tests.chaos.disk import Disk
 from tests.patience import PATIENCE

@@ -10,8 +10,8 @@ from typing import Self
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from publisher.core.store import Store
 from publisher.core.ticket import State
+from publisher.store import Store
 from tests.chaos.faults import Done
 
 _EVERY_SECONDS = 0.2

@@ -13,11 +13,11 @@ import pytest
 
 from memory_cloud.publisher import CLOUD, MemoryPublisher
 from publisher.core.errors import Cancelled, PermanentCloudError
-from publisher.core.hashing import digest
 from publisher.core.image import Image
-from publisher.core.network import EVERYWHERE
 from publisher.core.ticket import Account, CloudRef, Target
 from publisher.devcloud.cloud import DevCloud
+from publisher.files.hashing import digest
+from publisher.outbound.policy import EVERYWHERE
 from tests.clouds import Glance, publish_body
 from tests.devcloud_venv import devcloud_venv
 from tests.glance_behind_v2 import GlanceBehindV2

@@ -20,9 +20,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from publisher.cli import programs
-from publisher.core.queue import PUBLISH_TASK, WakeQueue
 from publisher.core.ticket import State
 from publisher.devcloud.cloud import DevCloud
+from publisher.services.wakeups import PUBLISH_TASK, WakeQueue
 from tests.clouds import Glance, publish_body
 from tests.patience import PATIENCE
 from tests.proxy import Proxy

@@ -15,9 +15,9 @@ import amqp
 import pytest
 import redis as redis_client
 
-from publisher.core.queue import PUBLISH_TASK, QUEUE_NAME, REGISTER_TASK
 from publisher.core.ticket import State
 from publisher.core.vault import Vault
+from publisher.services.wakeups import PUBLISH_TASK, QUEUE_NAME, REGISTER_TASK
 from tests.servers.rabbitmq import RabbitServer
 from tests.servers.redis import RedisServer
 from tests.stack import Stack, until

@@ -14,8 +14,8 @@ import pytest
 from publisher.cli.ping import ping_workers
 from publisher.core.broker import Broker
 from publisher.core.errors import QueueUnavailable
-from publisher.core.queue import WakeQueue
 from publisher.core.settings import Settings
+from publisher.services.wakeups import WakeQueue
 from tests.patience import PATIENCE
 from tests.servers.certificates import Authority, authority
 from tests.servers.tls import tls_before

@@ -17,12 +17,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from publisher.core.catalog import register
 from publisher.core.image import Image
 from publisher.core.settings import Settings
-from publisher.core.store import Store
 from publisher.core.vault import Vault
-from publisher.intake.keys import image_key
+from publisher.intake.download_keys import image_key
+from publisher.services.image_files import register
+from publisher.store import Store
 from tests.conftest import open_store
 from tests.installation import eventually
 from tests.patience import PATIENCE

@@ -11,18 +11,18 @@ import pytest
 from lxml import etree
 from sqlalchemy import update
 
-from publisher.core.hashing import digest
 from publisher.core.image import DISK_FORMATS, ImageState, formats
-from publisher.core.platforms import installed
-from publisher.core.store import Store
-from publisher.core.store.engine import db_now, writing
-from publisher.core.store.tables import images, tickets
-from publisher.core.store.users import ENTITLEMENTS
 from publisher.core.ticket import State
 from publisher.core.vault import Vault
-from publisher.intake import auth
-from publisher.intake.wire.fields import Field, Kind
-from publisher.intake.wire.platforms import PLATFORMS, Platform
+from publisher.files.hashing import digest
+from publisher.platforms.fields import Field, Kind
+from publisher.platforms.platform import installed
+from publisher.platforms.wire_types import PLATFORMS, Platform
+from publisher.store import Store
+from publisher.store.engine import db_now, writing
+from publisher.store.tables import images, tickets
+from publisher.store.users import ENTITLEMENTS
+from publisher.web import auth
 from tests.servers.redis import RedisServer
 from tests.stack import PASSWORD, Stack
 from tests.strict_client import FORMATS, SECRET, UFORGE, XML, StrictClient

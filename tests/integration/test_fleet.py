@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from publisher.core.store.fleet import WorkerStanding, WorkerState
 from publisher.core.ticket import State
 from publisher.devcloud.cloud import DevCloud
+from publisher.store.fleet import WorkerStanding, WorkerState
 from tests.clouds import Glance, publish_body
 from tests.patience import PATIENCE
 from tests.proxy import Proxy

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from publisher.core.settings import Settings
-from publisher.core.store import Store
 from publisher.core.ticket import State
 from publisher.core.vault import Vault
 from publisher.devcloud.cloud import DevCloud
+from publisher.store import Store
 from tests.clouds import Glance
 from tests.servers.hashless import hashless
 from tests.unit.core.records import add_image, add_ticket, current, words

@@ -256,7 +256,7 @@ def test_one_trace_goes_from_the_post_to_the_last_byte(
 def test_without_an_endpoint_nothing_of_it_is_loaded(tmp_path: Path) -> None:
     # redis imports other parts of it by itself, where they are installed.
     code = (
-        "import sys, workers.runner, publisher.intake.app; from publisher.core import tracing;"
+        "import sys, workers.runner, publisher.app; from publisher.telemetry import tracing;"
         "assert tracing.configure('x') is None;"
         "print([m for m in sys.modules if m.startswith(('opentelemetry.sdk.trace', 'opentelemetry.exporter'))])"
     )

@@ -15,8 +15,8 @@ from kombu.connection import Connection
 
 from publisher.core.broker import Broker
 from publisher.core.errors import QueueUnavailable
-from publisher.core.queue import PUBLISH_TASK, QUEUE, WakeQueue
 from publisher.core.settings import Settings
+from publisher.services.wakeups import PUBLISH_TASK, QUEUE, WakeQueue
 from tests.patience import PATIENCE
 from tests.servers.process import free_port
 from tests.servers.rabbitmq import RabbitServer

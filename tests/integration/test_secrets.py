@@ -16,8 +16,8 @@ from redis.connection import ConnectionPool, UnixDomainSocketConnection
 from redis.exceptions import ConnectionError
 
 from publisher.core.settings import Settings
-from publisher.core.store import Store
 from publisher.devcloud.cloud import DevCloud
+from publisher.store import Store
 from tests.clouds import publish_body
 from tests.installation import Installation, running
 from tests.patience import PATIENCE

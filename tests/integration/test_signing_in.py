@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from publisher.core.errors import PermanentCloudError, Reason, TransientCloudError
-from publisher.core.network import EVERYWHERE
 from publisher.core.ticket import Account, Target
 from publisher.devcloud.cloud import DevCloud
+from publisher.outbound.policy import EVERYWHERE
 from tests.cloud_administration import PASSWORD, Administrator
 from workers.clouds.base import Timeouts
 from workers.clouds.openstack.publisher import OpenStackPublisher

@@ -9,8 +9,8 @@ import pytest
 from publisher.core.errors import Conflict, InvalidRequest, NotFound
 from publisher.core.fiql import parse
 from publisher.core.listing import Listing, Page
-from publisher.core.store import Store
-from publisher.core.store.accounts import StoredAccount
+from publisher.store import Store
+from publisher.store.accounts import StoredAccount
 from tests.unit.core.records import add_ticket
 
 FIELDS = {"keystoneUrl": "https://cloud.example.com:5000", "login": "demo"}

@@ -10,12 +10,12 @@ from sqlalchemy.exc import DBAPIError
 
 from publisher.core.errors import Conflict, NotFound
 from publisher.core.image import Digests
-from publisher.core.store import Store
-from publisher.core.store.audit import Actor
-from publisher.core.store.engine import writing
-from publisher.core.store.fleet import Member
-from publisher.core.store.idempotency import IdempotencyKey, KeyTaken
-from publisher.core.store.users import ENTITLEMENTS
+from publisher.store import Store
+from publisher.store.audit import Actor
+from publisher.store.engine import writing
+from publisher.store.fleet import Member
+from publisher.store.idempotency import IdempotencyKey, KeyTaken
+from publisher.store.users import ENTITLEMENTS
 from tests.unit.core.records import APPLIANCE, OWNER, add_image_row, add_owner, add_ticket
 
 ALICE = Actor("alice", "api", "192.0.2.7", "r-1")

@@ -8,13 +8,13 @@ import pytest
 from sqlalchemy import insert, update
 
 from publisher.core.errors import NotFound, Reason
-from publisher.core.store import Store
-from publisher.core.store.audit import Actor
-from publisher.core.store.engine import db_now, writing
-from publisher.core.store.fleet import Member, WorkerState
-from publisher.core.store.statistics import Notifications, Queue, Throughput
-from publisher.core.store.tables import notifications, tickets, workers
 from publisher.core.ticket import State
+from publisher.store import Store
+from publisher.store.audit import Actor
+from publisher.store.engine import db_now, writing
+from publisher.store.fleet import Member, WorkerState
+from publisher.store.statistics import Notifications, Queue, Throughput
+from publisher.store.tables import notifications, tickets, workers
 from tests.unit.core.records import add_ticket, put_back
 
 ONE = Member("here-1", "here", 1, "publisher@here", "0.1.0", 4)

@@ -10,10 +10,10 @@ import pytest
 from sqlalchemy import func, select, update
 
 from publisher.core.errors import Conflict
-from publisher.core.store import Store
-from publisher.core.store.engine import db_now, reading, writing
-from publisher.core.store.idempotency import IdempotencyKey, KeyTaken
-from publisher.core.store.tables import history, idempotency_keys, tickets
+from publisher.store import Store
+from publisher.store.engine import db_now, reading, writing
+from publisher.store.idempotency import IdempotencyKey, KeyTaken
+from publisher.store.tables import history, idempotency_keys, tickets
 from tests.patience import PATIENCE
 from tests.unit.core.records import add_ticket
 

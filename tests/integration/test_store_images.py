@@ -14,10 +14,10 @@ from publisher.core.errors import Conflict, InvalidRequest, NotFound
 from publisher.core.fiql import parse
 from publisher.core.image import Digests, Image, ImageState
 from publisher.core.listing import Listing
-from publisher.core.store import Store
-from publisher.core.store.engine import writing
-from publisher.core.store.tables import images, tickets
 from publisher.core.ticket import State, Ticket
+from publisher.store import Store
+from publisher.store.engine import writing
+from publisher.store.tables import images, tickets
 from tests.unit.core.records import APPLIANCE, OWNER, add_image_row, add_owner, add_ticket
 
 DIGESTS = Digests(1000, "5" * 32, "2" * 64, "f" * 128)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import insert, update
 
-from publisher.core.store import Store
-from publisher.core.store.engine import writing
-from publisher.core.store.inspection import Notice, Selection
-from publisher.core.store.tables import notifications, samples, tickets
 from publisher.core.ticket import Phase, State
+from publisher.store import Store
+from publisher.store.engine import writing
+from publisher.store.inspection import Notice, Selection
+from publisher.store.tables import notifications, samples, tickets
 from tests.unit.core.records import OWNER, add_ticket
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from publisher.core.errors import Cancelled, LeaseLost
-from publisher.core.store import Store
-from publisher.core.store.engine import db_now, reading
-from publisher.core.store.leases import Claim, Leases
-from publisher.core.store.rows import change
-from publisher.core.store.tables import history, journal, tickets
 from publisher.core.ticket import TRANSITIONS, CloudRef, Phase, State, Ticket
+from publisher.store import Store
+from publisher.store.engine import db_now, reading
+from publisher.store.leases import Claim, Leases
+from publisher.store.tables import history, journal, tickets
+from publisher.store.ticket_rows import change
 from tests.conftest import open_store
 from tests.patience import PATIENCE
 from tests.servers import missing

@@ -10,12 +10,12 @@ import pytest
 from sqlalchemy import func, select
 
 from publisher.core.errors import TooMany
-from publisher.core.store import Store
-from publisher.core.store.engine import open_engine, reading
-from publisher.core.store.leases import Claim
-from publisher.core.store.limits import Limits
-from publisher.core.store.tables import tickets
 from publisher.core.ticket import State, Ticket
+from publisher.store import Store
+from publisher.store.engine import open_engine, reading
+from publisher.store.leases import Claim
+from publisher.store.limits import Limits
+from publisher.store.tables import tickets
 from tests.patience import PATIENCE
 from tests.unit.core.records import add_ticket, put_back
 

@@ -28,8 +28,8 @@ from sqlalchemy import (
 from publisher.core.errors import InvalidRequest
 from publisher.core.fiql import parse
 from publisher.core.listing import Field, Kind, Listing, Page, Value, page
-from publisher.core.store.engine import open_engine, reading, writing
-from publisher.core.store.listing import Fields, select_page
+from publisher.store.engine import open_engine, reading, writing
+from publisher.store.list_queries import Fields, select_page
 from tests.servers.postgres import PostgresServer
 
 THINGS = Table(

@@ -11,10 +11,10 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import inspect, text
 
 from publisher.core.errors import ConfigurationError
-from publisher.core.store import Store
-from publisher.core.store.engine import open_engine, writing
-from publisher.core.store.store import _revisions
-from publisher.core.store.tables import metadata
+from publisher.store import Store
+from publisher.store.engine import open_engine, writing
+from publisher.store.store import _revisions
+from publisher.store.tables import metadata
 from tests.conftest import open_store
 from tests.patience import PATIENCE
 from tests.servers.postgres import PostgresServer

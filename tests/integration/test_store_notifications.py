@@ -10,10 +10,10 @@ import pytest
 from sqlalchemy import func, insert, select, update
 
 from publisher.core.errors import LeaseLost
-from publisher.core.store import Store
-from publisher.core.store.engine import reading, writing
-from publisher.core.store.tables import notifications
 from publisher.core.ticket import State, Ticket
+from publisher.store import Store
+from publisher.store.engine import reading, writing
+from publisher.store.tables import notifications
 from tests.unit.core.records import OWNER, add_ticket, words
 
 URL = "https://hooks.example.com/tickets"

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from publisher.core.errors import Conflict
-from publisher.core.platforms import cloud_account
-from publisher.core.store import Store
-from publisher.core.store.accounts import StoredAccount
-from publisher.core.store.engine import reading
-from publisher.core.store.tables import tickets
 from publisher.core.ticket import State, Ticket
+from publisher.platforms.platform import cloud_account
+from publisher.store import Store
+from publisher.store.accounts import StoredAccount
+from publisher.store.engine import reading
+from publisher.store.tables import tickets
 from tests.unit.core.records import OWNER, add_owner, add_ticket, current, words
 
 FIELDS = {"keystoneUrl": "https://cloud.example.com:5000", "login": "joe"}

@@ -7,11 +7,11 @@ import uuid
 import pytest
 from sqlalchemy import insert, select, text
 
-from publisher.core.store import Store
-from publisher.core.store.engine import reading, writing
-from publisher.core.store.publications import COUNTED_MAX, Wanted, page_query
-from publisher.core.store.tables import tickets
 from publisher.core.ticket import Sample, State
+from publisher.store import Store
+from publisher.store.engine import reading, writing
+from publisher.store.publications import COUNTED_MAX, Wanted, page_query
+from publisher.store.tables import tickets
 from tests.unit.core.records import add_ticket, current, put_back
 
 MANY = 3000

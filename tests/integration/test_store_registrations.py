@@ -9,8 +9,8 @@ import pytest
 
 from publisher.core.errors import Conflict, LeaseLost, NotFound
 from publisher.core.image import Digests, Image, ImageState
-from publisher.core.store import Store
-from publisher.core.store.registrations import Registration
+from publisher.store import Store
+from publisher.store.registrations import Registration
 from tests.patience import PATIENCE
 from tests.unit.core.records import APPLIANCE, OWNER, add_owner, add_ticket
 

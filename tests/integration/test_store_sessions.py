@@ -6,10 +6,10 @@ import pytest
 from sqlalchemy import select, update
 
 from publisher.core.errors import NotAuthenticated
-from publisher.core.store import Store
-from publisher.core.store.engine import db_now, reading, writing
-from publisher.core.store.sessions import session_id
-from publisher.core.store.tables import sessions
+from publisher.store import Store
+from publisher.store.engine import db_now, reading, writing
+from publisher.store.sessions import session_id
+from publisher.store.tables import sessions
 from tests.unit.core.records import OWNER, add_owner
 
 

@@ -11,11 +11,11 @@ import pytest
 from sqlalchemy import select, text, update
 
 from publisher.core.errors import Cancelled, Conflict, LeaseLost, NotFound
-from publisher.core.store import Store
-from publisher.core.store.engine import db_now, reading, writing
-from publisher.core.store.leases import Claim
-from publisher.core.store.tables import images, tickets, tombstones
 from publisher.core.ticket import FINAL, State, Ticket
+from publisher.store import Store
+from publisher.store.engine import db_now, reading, writing
+from publisher.store.leases import Claim
+from publisher.store.tables import images, tickets, tombstones
 from tests.conftest import open_store
 from tests.patience import PATIENCE
 from tests.servers.postgres import PostgresServer

@@ -13,15 +13,15 @@ from alembic import command
 from sqlalchemy import Connection, MetaData, Table, select
 
 from memory_cloud.publisher import CLOUD, StoredImage
-from publisher.core.hashing import digest
 from publisher.core.image import Image
-from publisher.core.platforms import cloud_account
 from publisher.core.settings import Settings
-from publisher.core.store import Store
-from publisher.core.store.engine import writing
-from publisher.core.store.tables import tickets
 from publisher.core.ticket import State
 from publisher.core.vault import Vault
+from publisher.files.hashing import digest
+from publisher.platforms.platform import cloud_account
+from publisher.store import Store
+from publisher.store.engine import writing
+from publisher.store.tables import tickets
 from tests.servers.postgres import PostgresServer
 from tests.unit.core.records import current
 from workers.runner import Runner

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from publisher.core.errors import Conflict, InvalidRequest, NotFound
-from publisher.core.store import Store
-from publisher.core.store.api_keys import ApiKey
-from publisher.core.store.users import User
+from publisher.store import Store
+from publisher.store.api_keys import ApiKey
+from publisher.store.users import User
 
 
 @pytest.fixture(autouse=True)

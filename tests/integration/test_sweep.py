@@ -53,8 +53,8 @@ def test_what_a_failed_ticket_left_goes_and_all_else_stays(
             assert stack.wait(each)["published"]
         (kept_image,), (lost_image,) = glance.images(kept), glance.images(lost)
         # As if the second ticket's worker had broken off, and its clean-up had failed.
-        from publisher.core.store.engine import writing
-        from publisher.core.store.tables import tickets
+        from publisher.store.engine import writing
+        from publisher.store.tables import tickets
 
         sealed = stack.store.tickets.get(stack.publish(publish_body(devcloud, URI))["dbId"])
         assert sealed is not None

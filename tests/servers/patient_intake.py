@@ -13,15 +13,15 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from uvicorn.main import main
 
-from publisher.intake import app as real
-from publisher.intake import server, waiting
+from publisher import app as real
+from publisher.intake import long_poll, server
 
 WAIT_SECONDS = 3600
 WAITING = "/how-many-wait"
 
 
 def create_app() -> FastAPI:
-    waiting.WAIT_MAX_SECONDS = WAIT_SECONDS
+    long_poll.WAIT_MAX_SECONDS = WAIT_SECONDS
     app = real.create_app()
 
     async def how_many(request: Request) -> PlainTextResponse:
@@ -32,5 +32,5 @@ def create_app() -> FastAPI:
 
 
 if __name__ == "__main__":
-    apps = {"publisher.intake.app:create_app": "tests.servers.patient_intake:create_app"}
+    apps = {"publisher.app:create_app": "tests.servers.patient_intake:create_app"}
     main([*(apps.get(each, each) for each in server.OPTIONS), *sys.argv[1:]])

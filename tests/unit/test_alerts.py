@@ -14,11 +14,11 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-import publisher.intake.observing as observing  # what the intake counts is declared by now
+import publisher.intake.request_metrics as observing  # what the intake counts is declared by now
 import workers.metrics as worker_metrics  # and what a worker does
-from publisher.core.metrics import exposition
-from publisher.core.store import Store
-from publisher.core.store_metrics import store_registry
+from publisher.store import Store
+from publisher.telemetry.metrics import exposition
+from publisher.telemetry.store_metrics import store_registry
 from tests.patience import PATIENCE
 from tests.servers import missing
 
@@ -85,8 +85,8 @@ def test_what_they_ask_for_is_served(sqlite_store: Store) -> None:
 
 def test_labels_that_they_ask_for_have_the_values_that_are_served() -> None:
     from publisher.core.errors import Reason
-    from publisher.core.store.fleet import WorkerState
     from publisher.core.ticket import State
+    from publisher.store.fleet import WorkerState
 
     known = {
         "reason": set(Reason),

@@ -9,7 +9,7 @@ import pytest
 import typer.main
 
 from publisher.cli.main import app
-from publisher.core.configuration import table
+from publisher.core.settings_report import table
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md")])

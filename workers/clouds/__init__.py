@@ -6,7 +6,7 @@ from functools import cache
 from importlib.metadata import entry_points
 
 from publisher.core.errors import ConfigurationError
-from publisher.core.platforms import ENTRY_POINT_GROUP
+from publisher.platforms.platform import ENTRY_POINT_GROUP
 from workers.clouds.base import CloudPublisher
 
 

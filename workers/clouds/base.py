@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Protocol, Self
 
 from publisher.core.image import Image
-from publisher.core.network import OutboundPolicy
 from publisher.core.ticket import Account, CloudRef, Target
+from publisher.outbound.policy import OutboundPolicy
 from workers.transfer import Transfer
 
 
@@ -116,7 +116,7 @@ class CloudPublisher(ABC):
         check: Callable[[], None] = lambda: None,
     ) -> Self:
         """Sign in. A wrong credential is a `PermanentCloudError`. Whatever address the account, or the cloud itself,
-        names is connected to as `policy` allows: `policy.connect`, or a client of `workers.outbound`.
+        names is connected to as `policy` allows: `policy.connect`, or a client of `workers.http_clients`.
 
         `check` is called by every method before each request, and while it waits: it breaks the method off by
         raising what is to be let pass, and later may do so no more, for the clean-up. A method that is not heard of for

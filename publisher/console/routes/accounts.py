@@ -7,17 +7,17 @@ from collections.abc import Mapping
 from fastapi import APIRouter, Response
 
 from publisher.console import BASE
-from publisher.console.elements import account_elements, filled_in, offered, platform_named, told
-from publisher.console.formats import sentence
+from publisher.console.form_fields import account_elements, filled_in, offered, platform_named, told
+from publisher.console.page_request import Posted, Visit, Visiting
 from publisher.console.paths import local, with_parameter
-from publisher.console.visit import Posted, Visit, Visiting
+from publisher.console.template_filters import sentence
 from publisher.core.errors import Conflict, InvalidRequest, NotFound
-from publisher.core.publishing import check_account, check_kept
-from publisher.core.store.accounts import StoredAccount
-from publisher.intake.exchange import Id
-from publisher.intake.requests import account_parts, secret_names
-from publisher.intake.wire.platforms import Platform
-from publisher.intake.writers import WriterRoute
+from publisher.intake.publish_request import account_parts, secret_names
+from publisher.platforms.wire_types import Platform
+from publisher.services.publishing import check_account, check_kept
+from publisher.store.accounts import StoredAccount
+from publisher.web.request import Id
+from publisher.web.writer_threads import WriterRoute
 
 router = APIRouter(route_class=WriterRoute)
 

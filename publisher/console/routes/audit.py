@@ -7,8 +7,8 @@ from urllib.parse import quote, unquote, urlencode
 
 from fastapi import APIRouter, Response
 
-from publisher.console.visit import Visiting
-from publisher.intake.exchange import Id
+from publisher.console.page_request import Visiting
+from publisher.web.request import Id
 
 router = APIRouter()
 

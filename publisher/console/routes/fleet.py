@@ -9,16 +9,16 @@ from dataclasses import dataclass
 
 from fastapi import APIRouter, Response
 
-from publisher.console.live import Sight
+from publisher.console.live_updates import Sight
+from publisher.console.page_request import Posted, Visit, Visiting
 from publisher.console.rendering import render
-from publisher.console.visit import Posted, Visit, Visiting
 from publisher.core.errors import NotFound
 from publisher.core.settings import Settings
-from publisher.core.store import Store
-from publisher.core.store.fleet import WorkerStanding, WorkerState
-from publisher.core.store.statistics import Queue, Throughput
 from publisher.core.ticket import State, Ticket
-from publisher.intake.writers import WriterRoute
+from publisher.store import Store
+from publisher.store.fleet import WorkerStanding, WorkerState
+from publisher.store.statistics import Queue, Throughput
+from publisher.web.writer_threads import WriterRoute
 
 router = APIRouter(route_class=WriterRoute)
 

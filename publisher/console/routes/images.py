@@ -7,16 +7,17 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Response
 from starlette.background import BackgroundTask
 
-from publisher.console.live import Sight
+from publisher.console.live_updates import Sight
+from publisher.console.page_request import Visit, Visiting
 from publisher.console.rendering import render
-from publisher.console.visit import Visit, Visiting
-from publisher.core import catalog, unfinished
 from publisher.core.errors import NotFound
 from publisher.core.image import Image, ImageState
-from publisher.core.registering import wake_image
-from publisher.intake.exchange import Id
+from publisher.files import unfinished
 from publisher.intake.routes.downloads import send_image
-from publisher.intake.writers import WriterRoute
+from publisher.services import image_files
+from publisher.services.image_registration import wake_image
+from publisher.web.request import Id
+from publisher.web.writer_threads import WriterRoute
 
 router = APIRouter(route_class=WriterRoute)
 
@@ -110,7 +111,7 @@ def delete_page(visit: Visiting, id: Id) -> Response:
 def delete(visit: Visiting, id: Id) -> Response:
     visit.require(_DELETE)
     found = _found(visit, id)
-    catalog.delete(visit.store, visit.services.settings.images, found.owner, found.appliance_id, id)
+    image_files.delete(visit.store, visit.services.settings.images, found.owner, found.appliance_id, id)
     return visit.redirect("/images", f"Image {id}, {found.name}, is deleted.")
 
 

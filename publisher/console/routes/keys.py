@@ -6,12 +6,12 @@ from collections.abc import Mapping
 
 from fastapi import APIRouter, Response
 
-from publisher.console.elements import told
-from publisher.console.visit import Posted, Visit, Visiting
+from publisher.console.form_fields import told
+from publisher.console.page_request import Posted, Visit, Visiting
 from publisher.core.errors import InvalidRequest
-from publisher.intake.auth import new_api_key
-from publisher.intake.exchange import Id
-from publisher.intake.writers import WriterRoute
+from publisher.web.auth import new_api_key
+from publisher.web.request import Id
+from publisher.web.writer_threads import WriterRoute
 
 router = APIRouter(route_class=WriterRoute)
 

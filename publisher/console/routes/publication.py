@@ -7,21 +7,21 @@ from typing import Any
 from fastapi import APIRouter, Response
 from starlette.background import BackgroundTask
 
-from publisher.console.live import Sight
-from publisher.console.plot import plot
+from publisher.console.live_updates import Sight
+from publisher.console.page_request import Visit, Visiting
 from publisher.console.rendering import render
+from publisher.console.throughput_chart import plot
 from publisher.console.timeline import timeline
-from publisher.console.visit import Visit, Visiting
 from publisher.core.errors import Conflict, NotFound
-from publisher.core.publishing import wake
-from publisher.core.store.rows import Version
 from publisher.core.ticket import State, Ticket
 from publisher.core.uris import ticket_uri
-from publisher.intake.answers import ticket_account_document
-from publisher.intake.exchange import API, Id
-from publisher.intake.keys import image_of
-from publisher.intake.wire.fields import TYPE_KEY
-from publisher.intake.writers import WriterRoute
+from publisher.intake.documents import ticket_account_document
+from publisher.intake.download_keys import image_of
+from publisher.platforms.fields import TYPE_KEY
+from publisher.services.publishing import wake
+from publisher.store.ticket_rows import Version
+from publisher.web.request import API, Id
+from publisher.web.writer_threads import WriterRoute
 
 router = APIRouter(route_class=WriterRoute)
 

@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 
 from fastapi import APIRouter, Response
 
-from publisher.console.listing import COUNT, Listing
-from publisher.console.live import Sight
+from publisher.console.first_steps import first_steps
+from publisher.console.live_updates import Sight
+from publisher.console.page_request import Visit, Visiting
+from publisher.console.publication_filter import COUNT, Listing
 from publisher.console.rendering import render
-from publisher.console.start import first_steps
-from publisher.console.visit import Visit, Visiting
-from publisher.core.store.publications import COUNTED_MAX, PublicationPage
-from publisher.core.store.rows import Version, version_of
 from publisher.core.ticket import State, Ticket
+from publisher.store.publications import COUNTED_MAX, PublicationPage
+from publisher.store.ticket_rows import Version, version_of
 
 router = APIRouter()
 

@@ -11,18 +11,18 @@ from fastapi.responses import PlainTextResponse
 from starlette.background import BackgroundTask
 
 from publisher.console import BASE
-from publisher.console.draft import NOT_STORED, Draft, as_before, draft
-from publisher.console.formats import sentence
+from publisher.console.first_steps import first_steps
+from publisher.console.page_request import Form, Posted, Visit, Visiting
 from publisher.console.paths import with_parameter
-from publisher.console.start import first_steps
-from publisher.console.visit import Form, Posted, Visit, Visiting
+from publisher.console.publish_form import NOT_STORED, Draft, as_before, draft
+from publisher.console.template_filters import sentence
 from publisher.core.errors import Conflict, InvalidRequest, NotFound, TooMany
-from publisher.core.publishing import accept, wake
-from publisher.core.store.idempotency import IdempotencyKey, KeyTaken
 from publisher.core.ticket import Ticket
-from publisher.intake.exchange import API, base_url
-from publisher.intake.problems import status_of
-from publisher.intake.writers import WriterRoute
+from publisher.intake.error_documents import status_of
+from publisher.services.publishing import accept, wake
+from publisher.store.idempotency import IdempotencyKey, KeyTaken
+from publisher.web.request import API, base_url
+from publisher.web.writer_threads import WriterRoute
 
 router = APIRouter(route_class=WriterRoute)
 

@@ -10,17 +10,17 @@ from fastapi.responses import JSONResponse
 from starlette.background import BackgroundTask
 
 from publisher.console import BASE
-from publisher.console.elements import told
-from publisher.console.formats import sentence
-from publisher.console.visit import Posted, Sent, Visit, Visiting
+from publisher.console.form_fields import told
+from publisher.console.page_request import Posted, Sent, Visit, Visiting
+from publisher.console.template_filters import sentence
 from publisher.core.checksums import checksums
 from publisher.core.errors import Conflict, InvalidRequest, PublisherError
 from publisher.core.image import formats
-from publisher.core.registering import begin, wake_image
-from publisher.intake.negotiation import UnsupportedMediaType
-from publisher.intake.problems import status_of
-from publisher.intake.uploads import received
-from publisher.intake.writers import WriterRoute
+from publisher.intake.error_documents import status_of
+from publisher.services.image_registration import begin, wake_image
+from publisher.web.negotiation import UnsupportedMediaType
+from publisher.web.uploads import received
+from publisher.web.writer_threads import WriterRoute
 
 router = APIRouter(route_class=WriterRoute)
 

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 
 from fastapi import APIRouter, Response
 
-from publisher.console.elements import told
-from publisher.console.formats import sentence
-from publisher.console.visit import Form, Posted, Visit, Visiting
+from publisher.console.form_fields import told
+from publisher.console.page_request import Form, Posted, Visit, Visiting
+from publisher.console.template_filters import sentence
 from publisher.core.errors import Conflict, InvalidRequest, NotFound
-from publisher.core.store.roles import ENTITLEMENT_DESCRIPTIONS, Role
-from publisher.intake.writers import WriterRoute
+from publisher.store.roles import ENTITLEMENT_DESCRIPTIONS, Role
+from publisher.web.writer_threads import WriterRoute
 
 router = APIRouter(route_class=WriterRoute)
 

@@ -9,13 +9,13 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import RedirectResponse
 
 from publisher.console import BASE, cookies
+from publisher.console.page_request import Form, Posted, Visiting, page
 from publisher.console.paths import local
-from publisher.console.visit import Form, Posted, Visiting, page
 from publisher.core.errors import NotAllowed, NotAuthenticated
-from publisher.core.store.users import User
 from publisher.core.uris import user_uri
-from publisher.intake.exchange import actor, address, services
-from publisher.intake.writers import WriterRoute
+from publisher.store.users import User
+from publisher.web.request import actor, address, services
+from publisher.web.writer_threads import WriterRoute
 
 router = APIRouter(route_class=WriterRoute)
 signed_in_router = APIRouter(route_class=WriterRoute)

@@ -6,16 +6,16 @@ from collections.abc import Mapping
 
 from fastapi import APIRouter, Response
 
-from publisher.console.elements import told
-from publisher.console.formats import sentence
-from publisher.console.passwords import new_password
-from publisher.console.visit import Form, Posted, Visit, Visiting
-from publisher.core import first_user
+from publisher.console.form_fields import told
+from publisher.console.new_password import new_password
+from publisher.console.page_request import Form, Posted, Visit, Visiting
+from publisher.console.template_filters import sentence
 from publisher.core.errors import Conflict, InvalidRequest, NotFound
-from publisher.core.store.roles import ENTITLEMENT_DESCRIPTIONS
-from publisher.core.store.users import User
 from publisher.core.uris import user_uri
-from publisher.intake.writers import WriterRoute
+from publisher.services import first_user
+from publisher.store.roles import ENTITLEMENT_DESCRIPTIONS
+from publisher.store.users import User
+from publisher.web.writer_threads import WriterRoute
 
 router = APIRouter(route_class=WriterRoute)
 

@@ -8,18 +8,18 @@ from itertools import count
 from fastapi import APIRouter, Response
 
 from publisher.core.errors import InvalidRequest
-from publisher.core.publishing import check_account, check_kept
-from publisher.core.store.accounts import Accounts, StoredAccount
 from publisher.core.uris import account_uri, parse_account_uri
-from publisher.intake.answers import account_document
-from publisher.intake.exchange import Body, Calling, Id
-from publisher.intake.listing import Listed
-from publisher.intake.requests import account_parts, secret_names
+from publisher.intake.documents import account_document
+from publisher.intake.list_parameters import Listed
+from publisher.intake.publish_request import account_parts, secret_names
 from publisher.intake.wire.codec import write_document
-from publisher.intake.wire.fields import TYPE_KEY, Document
-from publisher.intake.wire.platforms import Platform, find_platform
 from publisher.intake.wire.schema import CRED_ACCOUNT, TYPES
-from publisher.intake.writers import WriterRoute
+from publisher.platforms.fields import TYPE_KEY, Document
+from publisher.platforms.wire_types import Platform, find_platform
+from publisher.services.publishing import check_account, check_kept
+from publisher.store.accounts import Accounts, StoredAccount
+from publisher.web.request import Body, Calling, Id
+from publisher.web.writer_threads import WriterRoute
 
 router = APIRouter(route_class=WriterRoute)
 

@@ -8,12 +8,12 @@ from datetime import UTC, datetime
 
 from fastapi import APIRouter, Response
 
-from publisher.core.store.api_keys import ApiKey
 from publisher.core.uris import api_key_uri
-from publisher.intake import auth
-from publisher.intake.exchange import Body, Calling, Id
-from publisher.intake.wire.fields import Document
-from publisher.intake.writers import WriterRoute
+from publisher.platforms.fields import Document
+from publisher.store.api_keys import ApiKey
+from publisher.web import auth
+from publisher.web.request import Body, Calling, Id
+from publisher.web.writer_threads import WriterRoute
 
 router = APIRouter(route_class=WriterRoute)
 

@@ -6,10 +6,10 @@ import time
 
 from fastapi import APIRouter, Response
 
-from publisher.core.store.appliances import Contents
-from publisher.intake.answers import appliance_document
-from publisher.intake.exchange import Calling, Id
-from publisher.intake.listing import Listed
+from publisher.intake.documents import appliance_document
+from publisher.intake.list_parameters import Listed
+from publisher.store.appliances import Contents
+from publisher.web.request import Calling, Id
 
 router = APIRouter()
 

@@ -18,14 +18,14 @@ from fastapi import APIRouter, Request, Response
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from publisher.core.catalog import open_image
 from publisher.core.errors import ImageFileError, NotAuthenticated, NotFound
 from publisher.core.image import Image
-from publisher.intake import auth
 from publisher.intake.conformance import is_head
-from publisher.intake.exchange import Id, Services, caller_has, services, signed_in
-from publisher.intake.keys import image_key, image_of, is_key, ticket_key
-from publisher.intake.problems import problem
+from publisher.intake.download_keys import image_key, image_of, is_key, ticket_key
+from publisher.intake.error_documents import problem
+from publisher.services.image_files import open_image
+from publisher.web import auth
+from publisher.web.request import Id, Services, caller_has, services, signed_in
 
 router = APIRouter()
 

@@ -8,15 +8,15 @@ from collections.abc import Sequence
 
 from fastapi import APIRouter, Response
 
-from publisher.core import catalog
 from publisher.core.image import Image
 from publisher.core.uris import parse_image_uri
-from publisher.intake.answers import image_document, image_status_document
-from publisher.intake.exchange import Caller, Calling, Id
-from publisher.intake.keys import image_key
-from publisher.intake.listing import Listed
+from publisher.intake.documents import image_document, image_status_document
+from publisher.intake.download_keys import image_key
+from publisher.intake.list_parameters import Listed
 from publisher.intake.routes.pimages import list_tickets, owner_of_appliance
-from publisher.intake.writers import WriterRoute
+from publisher.services import image_files
+from publisher.web.request import Caller, Calling, Id
+from publisher.web.writer_threads import WriterRoute
 
 router = APIRouter(route_class=WriterRoute)
 
@@ -84,14 +84,14 @@ def published_images_of_image(caller: Calling, uid: str, aid: Id, itid: Id) -> R
 @router.delete(_IMAGES + "/{itid:id}")
 def delete_image(caller: Calling, uid: str, aid: Id, itid: Id) -> Response:
     owner = caller.owner(uid, "appliance_create")
-    catalog.delete(caller.store, caller.services.settings.images, owner, aid, itid)
+    image_files.delete(caller.store, caller.services.settings.images, owner, aid, itid)
     return Response(status_code=204)
 
 
 @router.delete(_IMAGES)
 def delete_images(caller: Calling, uid: str, aid: Id) -> Response:
     owner = owner_of_appliance(caller, uid, aid)
-    catalog.delete(caller.store, caller.services.settings.images, owner, aid)
+    image_files.delete(caller.store, caller.services.settings.images, owner, aid)
     return Response(status_code=204)
 
 

@@ -10,13 +10,13 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CollectorRegistry
 
 from publisher.core.errors import ConfigurationError, NotAllowed, NotAuthenticated
-from publisher.core.health import Readiness, broker_check, disk_check, store_check
-from publisher.core.metrics import CONTENT_TYPE, exposition
-from publisher.core.monitors import Monitors
 from publisher.core.settings import Settings
-from publisher.core.store import Store
-from publisher.core.store_metrics import store_registry
-from publisher.intake.exchange import host_is_allowed
+from publisher.services.health import Readiness, broker_check, disk_check, store_check
+from publisher.store import Store
+from publisher.telemetry.metrics import CONTENT_TYPE, exposition
+from publisher.telemetry.metrics_access import Monitors
+from publisher.telemetry.store_metrics import store_registry
+from publisher.web.request import host_is_allowed
 
 router = APIRouter()
 

@@ -9,7 +9,7 @@ from importlib.resources import files
 from fastapi import APIRouter, Request, Response
 
 from publisher.core.errors import NotFound
-from publisher.intake.exchange import API, constant
+from publisher.web.request import API, constant
 
 router = APIRouter()
 page_router = APIRouter()

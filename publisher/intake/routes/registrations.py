@@ -8,15 +8,15 @@ from fastapi.concurrency import run_in_threadpool
 from publisher.core.checksums import checksums
 from publisher.core.errors import InvalidRequest
 from publisher.core.image import Image
-from publisher.core.registering import begin, wake_image
 from publisher.core.uris import image_uri, parse_appliance_uri
-from publisher.intake.answers import image_document
-from publisher.intake.exchange import Caller, Calling, Id, bounded_body
-from publisher.intake.keys import image_key
-from publisher.intake.negotiation import media_type
-from publisher.intake.uploads import received
-from publisher.intake.wire.fields import Document
-from publisher.intake.writers import WriterRoute, run_as_writer
+from publisher.intake.documents import image_document
+from publisher.intake.download_keys import image_key
+from publisher.platforms.fields import Document
+from publisher.services.image_registration import begin, wake_image
+from publisher.web.negotiation import media_type
+from publisher.web.request import Caller, Calling, Id, bounded_body
+from publisher.web.uploads import received
+from publisher.web.writer_threads import WriterRoute, run_as_writer
 
 router = APIRouter(route_class=WriterRoute)
 

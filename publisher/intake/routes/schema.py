@@ -5,8 +5,8 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 
 from publisher.intake import extensions
-from publisher.intake.exchange import constant
 from publisher.intake.wire import xml, xsd
+from publisher.web.request import constant
 
 router = APIRouter()
 

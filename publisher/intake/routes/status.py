@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
-from publisher.intake.exchange import answer, services, signer
-from publisher.intake.negotiation import answer_format
 from publisher.version import UFORGE_API_VERSION
+from publisher.web.negotiation import answer_format
+from publisher.web.request import answer, services, signer
 
 router = APIRouter()
 

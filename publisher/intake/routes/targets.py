@@ -12,8 +12,12 @@ from fastapi import APIRouter, Response
 from publisher.core.errors import NotFound
 from publisher.core.image import target_format as target_of
 from publisher.core.listing import Field, Kind, Value, page
-from publisher.core.platforms import formats, installed, taken
-from publisher.core.target_formats import (
+from publisher.core.uris import target_format_uri, target_platform_uri
+from publisher.intake import extensions
+from publisher.intake.list_parameters import Listed
+from publisher.platforms.fields import Document
+from publisher.platforms.platform import formats, installed, taken
+from publisher.platforms.target_formats import (
     API_FORMATS,
     CLOUD,
     DEFINED,
@@ -22,12 +26,8 @@ from publisher.core.target_formats import (
     target_format_number,
     target_type,
 )
-from publisher.core.uris import target_format_uri, target_platform_uri
-from publisher.intake import extensions
-from publisher.intake.exchange import Caller, Calling
-from publisher.intake.listing import Listed
-from publisher.intake.wire.fields import Document
-from publisher.intake.wire.platforms import find_platform
+from publisher.platforms.wire_types import find_platform
+from publisher.web.request import Caller, Calling
 
 router = APIRouter()
 

@@ -9,11 +9,11 @@ from datetime import UTC, datetime
 from fastapi import APIRouter, Response
 
 from publisher.core.errors import NotFound
-from publisher.core.store.roles import ENTITLEMENT_DESCRIPTIONS, Role
-from publisher.core.store.users import User
 from publisher.core.uris import user_uri
-from publisher.intake.exchange import Caller, Calling
-from publisher.intake.wire.fields import Document
+from publisher.platforms.fields import Document
+from publisher.store.roles import ENTITLEMENT_DESCRIPTIONS, Role
+from publisher.store.users import User
+from publisher.web.request import Caller, Calling
 
 router = APIRouter()
 

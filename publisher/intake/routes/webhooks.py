@@ -10,12 +10,12 @@ import time
 from fastapi import APIRouter, Response
 
 from publisher.core.errors import NotFound
-from publisher.core.notifying import subscribe
 from publisher.core.uris import webhook_uri
-from publisher.intake.exchange import Body, Caller, Calling
 from publisher.intake.wire.codec import write_document
-from publisher.intake.wire.fields import Document
-from publisher.intake.writers import WriterRoute
+from publisher.platforms.fields import Document
+from publisher.services.webhooks import subscribe
+from publisher.web.request import Body, Caller, Calling
+from publisher.web.writer_threads import WriterRoute
 
 router = APIRouter(route_class=WriterRoute)
 

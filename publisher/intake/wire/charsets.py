@@ -6,7 +6,7 @@ import codecs
 import re
 
 from publisher.core.errors import InvalidRequest
-from publisher.intake.negotiation import UnsupportedMediaType
+from publisher.web.negotiation import UnsupportedMediaType
 
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from publisher.core.errors import InvalidRequest
-from publisher.intake.negotiation import Format
-from publisher.intake.wire import charsets, json, limits, xml
-from publisher.intake.wire.fields import Document
-from publisher.intake.wire.platforms import Platform
+from publisher.intake.wire import charsets, json, xml
+from publisher.platforms.fields import Document
+from publisher.platforms.wire_types import Platform
+from publisher.web import body_limits
+from publisher.web.negotiation import Format
 
 
 def read_document(
@@ -15,7 +16,7 @@ def read_document(
     root: str,
     *,
     charset: str | None = None,
-    limit: int = limits.MAX_BODY_BYTES,
+    limit: int = body_limits.MAX_BODY_BYTES,
     platform: Platform | None = None,
 ) -> Document:
     """The document in a request's body, which must be of that root and may have `limit` bytes.
@@ -27,7 +28,7 @@ def read_document(
     if body_format is Format.JSON:
         charsets.check_json(charset)
         return json.parse(root, body, limit=limit, platform=platform)
-    limits.check_size(body, limit)
+    body_limits.check_size(body, limit)
     body = charsets.xml_in_utf8(body, charset)
     name, document = xml.parse(body, limit=max(limit, len(body)), platform=platform)
     if name != root:

@@ -11,14 +11,14 @@ from collections import Counter
 from typing import ClassVar, NoReturn
 
 from publisher.core.errors import InvalidRequest
-from publisher.intake.wire import limits
-from publisher.intake.wire.fields import TYPE_KEY, Document, Field, Kind
-from publisher.intake.wire.platforms import Platform
-from publisher.intake.wire.polymorphism import join
+from publisher.intake.wire.platform_resolution import join
 from publisher.intake.wire.reader import Node, read
 from publisher.intake.wire.schema import root_field
 from publisher.intake.wire.values import from_json, json_kind, to_json
 from publisher.intake.wire.writer import as_document, as_items, ordered, type_of
+from publisher.platforms.fields import TYPE_KEY, Document, Field, Kind
+from publisher.platforms.wire_types import Platform
+from publisher.web import body_limits
 
 CONTENT_TYPE = "application/json"
 
@@ -32,13 +32,15 @@ _CLOSING = frozenset("]}")
 _INTEGER_CHARACTERS = 21
 
 
-def parse(root: str, body: bytes, *, limit: int = limits.MAX_BODY_BYTES, platform: Platform | None = None) -> Document:
+def parse(
+    root: str, body: bytes, *, limit: int = body_limits.MAX_BODY_BYTES, platform: Platform | None = None
+) -> Document:
     """The document in `body`, which may have `limit` bytes, read as one whose root element is `root`.
 
     `platform` is what a published image or an account is of that does not tell itself.
     Raises BodyTooLarge, and InvalidRequest naming the element at fault where there is one.
     """
-    limits.check_size(body, limit)
+    body_limits.check_size(body, limit)
     try:
         text = body.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -91,11 +93,11 @@ def _check_extent(text: str) -> None:
         depth += (mark in _OPENING) - (mark in _CLOSING)
         elements += mark in _OPENING or mark == ","
         strings += mark.startswith('"')
-        if depth > limits.MAX_DEPTH:
-            raise limits.too_deep()
+        if depth > body_limits.MAX_DEPTH:
+            raise body_limits.too_deep()
         # Each element has a name and a value at most: more strings are no JSON, or of too many elements.
-        if elements > limits.MAX_ELEMENTS or strings > 2 * limits.MAX_ELEMENTS:
-            raise limits.too_many()
+        if elements > body_limits.MAX_ELEMENTS or strings > 2 * body_limits.MAX_ELEMENTS:
+            raise body_limits.too_many()
 
 
 def _parse_int(digits: str) -> int:

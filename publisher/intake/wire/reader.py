@@ -8,9 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
-from publisher.intake.wire.fields import TYPE_KEY, Document, Field, Kind, ObjectType
-from publisher.intake.wire.platforms import Platform
-from publisher.intake.wire.polymorphism import (
+from publisher.intake.wire.platform_resolution import (
     Told,
     account_platform,
     concrete_type,
@@ -19,6 +17,8 @@ from publisher.intake.wire.polymorphism import (
     join,
 )
 from publisher.intake.wire.schema import CRED_ACCOUNT, PUBLISH_IMAGE, TYPES, root_field
+from publisher.platforms.fields import TYPE_KEY, Document, Field, Kind, ObjectType
+from publisher.platforms.wire_types import Platform
 
 
 class Node(ABC):

@@ -7,8 +7,7 @@ not listed: in a request they are ignored like any unknown element.
 
 from __future__ import annotations
 
-from publisher.core.target_formats import API_FORMATS
-from publisher.intake.wire.fields import (
+from publisher.platforms.fields import (
     CERTIFICATE_LIMIT,
     Field,
     Kind,
@@ -23,7 +22,8 @@ from publisher.intake.wire.fields import (
     strings,
     uris,
 )
-from publisher.intake.wire.platforms import PLATFORMS
+from publisher.platforms.target_formats import API_FORMATS
+from publisher.platforms.wire_types import PLATFORMS
 
 NAMESPACE = "http://www.usharesoft.com/uforge"
 

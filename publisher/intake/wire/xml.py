@@ -13,14 +13,14 @@ from typing import ClassVar
 from lxml import etree
 
 from publisher.core.errors import InvalidRequest
-from publisher.intake.wire import limits
-from publisher.intake.wire.fields import TYPE_KEY, Document, Field, Kind
-from publisher.intake.wire.platforms import Platform
-from publisher.intake.wire.polymorphism import join
+from publisher.intake.wire.platform_resolution import join
 from publisher.intake.wire.reader import Node, read
 from publisher.intake.wire.schema import NAMESPACE, ROOTS, root_field
 from publisher.intake.wire.values import from_text, to_text
 from publisher.intake.wire.writer import as_document, as_items, ordered, type_of
+from publisher.platforms.fields import TYPE_KEY, Document, Field, Kind
+from publisher.platforms.wire_types import Platform
+from publisher.web import body_limits
 
 XSI = "http://www.w3.org/2001/XMLSchema-instance"
 CONTENT_TYPE = "application/xml"
@@ -34,13 +34,15 @@ _ROOT_START = re.compile(r"\A\ufeff?(?:\s++|<!--.*?-->|<\?.*?\?>)*+<[^\s/>!?]+",
 _NO_DOCTYPE = "a DOCTYPE is not accepted"
 
 
-def parse(body: bytes, *, limit: int = limits.MAX_BODY_BYTES, platform: Platform | None = None) -> tuple[str, Document]:
+def parse(
+    body: bytes, *, limit: int = body_limits.MAX_BODY_BYTES, platform: Platform | None = None
+) -> tuple[str, Document]:
     """The root element's name and the document in `body`, which may have `limit` bytes.
 
     `platform` is what a published image or an account is of that does not tell itself.
     Raises BodyTooLarge, and InvalidRequest naming the element at fault where there is one.
     """
-    limits.check_size(body, limit)
+    body_limits.check_size(body, limit)
     element = _parse_strictly(body)
     _check_extent(element)
     name = etree.QName(element)
@@ -143,10 +145,10 @@ def _check_extent(root: etree._Element) -> None:
             continue
         depth += 1
         elements += 1
-        if depth > limits.MAX_DEPTH:
-            raise limits.too_deep()
-        if elements > limits.MAX_ELEMENTS:
-            raise limits.too_many()
+        if depth > body_limits.MAX_DEPTH:
+            raise body_limits.too_deep()
+        if elements > body_limits.MAX_ELEMENTS:
+            raise body_limits.too_many()
 
 
 class _Element(Node):

@@ -11,9 +11,9 @@ from functools import cache
 
 from lxml import etree
 
-from publisher.intake.wire.fields import Field, Kind, ObjectType
-from publisher.intake.wire.platforms import PLATFORMS, Platform
 from publisher.intake.wire.schema import JSON_ONLY, NAMESPACE, REQUEST_ONLY, ROOTS, TYPES
+from publisher.platforms.fields import Field, Kind, ObjectType
+from publisher.platforms.wire_types import PLATFORMS, Platform
 
 _XS = "http://www.w3.org/2001/XMLSchema"
 _TNS = "tns"

@@ -1,6 +1,6 @@
 """The platform `memory`: it asks for nothing, and has a format that the API does not know."""
 
-from publisher.core.platforms import Platform, PlatformElement
+from publisher.platforms.platform import Platform, PlatformElement
 
 PLATFORM = Platform(
     formats=("memorydisk",),

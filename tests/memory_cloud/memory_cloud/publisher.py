@@ -16,8 +16,8 @@ from typing import ClassVar, Self
 
 from publisher.core.errors import PermanentCloudError, Reason, TransientCloudError
 from publisher.core.image import Image
-from publisher.core.network import OutboundPolicy
 from publisher.core.ticket import Account, Target
+from publisher.outbound.policy import OutboundPolicy
 from workers.clouds.base import CloudImage, CloudPublisher, Tagged, TicketRef, Timeouts
 from workers.transfer import Transfer
 

@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 
 from publisher.cli.main import app
 from publisher.core.settings import Settings
-from publisher.core.store import Store
+from publisher.store import Store
 from tests import disks
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from publisher.cli import clouds_yaml
 from publisher.core.settings import Settings
-from publisher.core.store import Store
 from publisher.core.vault import Vault
+from publisher.store import Store
 from tests.servers.certificates import authority
 from tests.unit.cli.conftest import Cli
 

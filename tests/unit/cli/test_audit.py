@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import pwd
 
-from publisher.core.store import Store
-from publisher.core.store.audit import Actor
+from publisher.store import Store
+from publisher.store.audit import Actor
 from tests.unit.cli.conftest import Cli
 
 ME = pwd.getpwuid(os.getuid()).pw_name

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from publisher.core.store import Store
+from publisher.store import Store
 from tests.unit.cli.conftest import Cli
 from tests.unit.cli.test_help import READS
 from tests.unit.core.records import add_ticket
@@ -24,7 +24,7 @@ OUTCOMES = {"status 1 --wait", "logs 1 --follow", "doctor", "doctor --json", "de
 _DRIVER = """\
 import os, sys
 from publisher.cli.main import app
-import publisher.core.store
+import publisher.store
 
 with open(sys.argv[1], "w") as codes:
     for command in sys.argv[2:]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from publisher.cli import completion
-from publisher.core.store import Store
+from publisher.store import Store
 from tests.unit.cli.conftest import Cli
 from tests.unit.core.records import add_ticket
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 import json
 
 from publisher.cli import programs
-from publisher.core.configuration import table
 from publisher.core.settings import Settings
+from publisher.core.settings_report import table
 from tests.unit.cli.conftest import Cli
 
 URL = "postgresql://publisher:hunter2@127.0.0.1:1/publisher"

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from publisher.cli import doctor
-from publisher.cli.doctor import Finding, Level
+from publisher.cli import doctor_command
+from publisher.cli.doctor_command import Finding, Level
 from publisher.core.errors import QueueUnavailable
 from publisher.core.settings import Settings
-from publisher.core.store import Store
-from publisher.core.store.engine import writing
 from publisher.core.vault import Vault
+from publisher.store import Store
+from publisher.store.engine import writing
 from tests.unit.cli.conftest import Cli
 
 
@@ -44,8 +44,8 @@ def test_all_is_well(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     settings.images.mkdir()
     (cli.directory / "publisher.db").chmod(0o600)
     Vault.from_file(settings.key_file)
-    monkeypatch.setattr("publisher.core.queue.WakeQueue.check", lambda self: None)
-    monkeypatch.setattr(doctor, "ping_workers", lambda settings, *, timeout_seconds: ["publisher@here"])
+    monkeypatch.setattr("publisher.services.wakeups.WakeQueue.check", lambda self: None)
+    monkeypatch.setattr(doctor_command, "ping_workers", lambda settings, *, timeout_seconds: ["publisher@here"])
 
     result = cli.run("doctor")
 
@@ -63,37 +63,37 @@ def test_the_key(bare_cli: Cli, tmp_path: Path) -> None:
     settings = Settings.from_environment()
     settings.key_file.write_text("nonsense")
     settings.key_file.chmod(0o600)
-    assert level(doctor.check_key(settings)) is Level.FAIL
+    assert level(doctor_command.check_key(settings)) is Level.FAIL
 
     settings.key_file.unlink()
     Vault.from_file(settings.key_file)
-    assert level(doctor.check_key(settings)) is Level.OK
+    assert level(doctor_command.check_key(settings)) is Level.OK
 
     settings.key_file.chmod(0o644)
-    assert level(doctor.check_key(settings)) is Level.FAIL
+    assert level(doctor_command.check_key(settings)) is Level.FAIL
 
 
 def test_the_image_root(bare_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Settings.from_environment()
     settings.images.touch()
-    assert level(doctor.check_image_root(settings)) is Level.FAIL
+    assert level(doctor_command.check_image_root(settings)) is Level.FAIL
 
     settings.images.unlink()
     settings.images.mkdir()
-    assert level(doctor.check_image_root(settings)) is Level.OK
+    assert level(doctor_command.check_image_root(settings)) is Level.OK
 
     # Root may read and write what it likes: so the answer of the kernel is replaced.
     monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)
-    assert level(doctor.check_image_root(settings)) is Level.WARN
+    assert level(doctor_command.check_image_root(settings)) is Level.WARN
     monkeypatch.setattr(os, "access", lambda path, mode: False)
-    assert level(doctor.check_image_root(settings)) is Level.FAIL
+    assert level(doctor_command.check_image_root(settings)) is Level.FAIL
 
 
 def test_a_plugin_that_does_not_load(bare_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("publisher.core.platforms.installed", lambda: ("memory",))
-    monkeypatch.setattr(doctor, "_LOAD", "raise ImportError('no SDK here')")
+    monkeypatch.setattr("publisher.platforms.platform.installed", lambda: ("memory",))
+    monkeypatch.setattr(doctor_command, "_LOAD", "raise ImportError('no SDK here')")
 
-    (finding,) = doctor.check_plugins(Settings.from_environment())
+    (finding,) = doctor_command.check_plugins(Settings.from_environment())
 
     assert finding.level is Level.FAIL
     assert "no SDK here" in finding.message
@@ -101,20 +101,20 @@ def test_a_plugin_that_does_not_load(bare_cli: Cli, monkeypatch: pytest.MonkeyPa
 
 def test_no_worker(bare_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Settings.from_environment()
-    monkeypatch.setattr(doctor, "ping_workers", lambda settings, *, timeout_seconds: [])
-    assert level(doctor.check_workers(settings)) is Level.WARN
+    monkeypatch.setattr(doctor_command, "ping_workers", lambda settings, *, timeout_seconds: [])
+    assert level(doctor_command.check_workers(settings)) is Level.WARN
 
     def unavailable(settings: Settings, *, timeout_seconds: float) -> list[str]:
         raise QueueUnavailable
 
-    monkeypatch.setattr(doctor, "ping_workers", unavailable)
-    assert level(doctor.check_workers(settings)) is Level.WARN
+    monkeypatch.setattr(doctor_command, "ping_workers", unavailable)
+    assert level(doctor_command.check_workers(settings)) is Level.WARN
 
 
 def test_a_database_of_another_version(bare_cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "publisher.db").touch()
 
-    (finding,) = doctor.check_database(Settings.from_environment())
+    (finding,) = doctor_command.check_database(Settings.from_environment())
 
     assert finding.level is Level.FAIL
     assert "publisher migrate" in finding.message

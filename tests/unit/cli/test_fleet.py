@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import re
 
-from publisher.core.store import Store
-from publisher.core.store.fleet import Member
+from publisher.store import Store
+from publisher.store.fleet import Member
 from tests.unit.cli.conftest import Cli
 
 ONE = Member("here-1", "here", 1, "publisher@here", "0.1.0", 4)

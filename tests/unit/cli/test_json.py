@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from publisher.core.store import Store
-from publisher.core.store.fleet import Member
+from publisher.store import Store
+from publisher.store.fleet import Member
 from tests.unit.cli.conftest import Cli
 from tests.unit.cli.test_help import READS
 from tests.unit.core.records import add_ticket

@@ -6,20 +6,20 @@ from functools import partial
 import pytest
 from sqlalchemy import insert, update
 
-from publisher.cli import logs
+from publisher.cli import logs_command
 from publisher.core.errors import Reason
-from publisher.core.store import Store
-from publisher.core.store.engine import db_now, writing
-from publisher.core.store.leases import Claim
-from publisher.core.store.tables import samples, tickets
 from publisher.core.ticket import Phase
+from publisher.store import Store
+from publisher.store.engine import db_now, writing
+from publisher.store.leases import Claim
+from publisher.store.tables import samples, tickets
 from tests.unit.cli.conftest import Cli
 from tests.unit.core.records import add_ticket
 
 
 @pytest.fixture(autouse=True)
 def quick_polls(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logs, "_POLL_SECONDS", 0.02)
+    monkeypatch.setattr(logs_command, "_POLL_SECONDS", 0.02)
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_following_until_it_ends(
         ]
     )
     # Between two looks the worker goes one step on.
-    monkeypatch.setattr("publisher.cli.logs.time.sleep", lambda _: next(steps)())
+    monkeypatch.setattr("publisher.cli.logs_command.time.sleep", lambda _: next(steps)())
 
     result = cli.run("logs", claim.ticket.id, "--follow", *["--json"] * as_json)
 
@@ -101,7 +101,7 @@ def test_ctrl_c_only_stops_the_following(cli: Cli, monkeypatch: pytest.MonkeyPat
     def interrupted(_: float) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("publisher.cli.logs.time.sleep", interrupted)
+    monkeypatch.setattr("publisher.cli.logs_command.time.sleep", interrupted)
     result = cli.run("logs", 1, "--follow")
 
     assert result.exit_code == 130

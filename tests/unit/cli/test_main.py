@@ -21,7 +21,7 @@ HEAVY = (
     "redis",
     "cryptography",
     "argon2",
-    "publisher.core.store",
+    "publisher.store",
 )
 
 
@@ -91,5 +91,5 @@ def test_ctrl_c_ends_with_130(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("publisher.core.store.users.Users.list", interrupted)
+    monkeypatch.setattr("publisher.store.users.Users.list", interrupted)
     assert cli.run("users", "list").exit_code == 130

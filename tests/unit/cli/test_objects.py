@@ -9,9 +9,9 @@ import sys
 import pytest
 
 from publisher.core.settings import Settings
-from publisher.core.store import Store
 from publisher.core.ticket import State
 from publisher.core.vault import Vault
+from publisher.store import Store
 from tests.unit.cli.conftest import Cli
 from tests.unit.core.records import add_ticket
 

@@ -14,10 +14,10 @@ from rich.console import Console
 
 from publisher.cli import watching
 from publisher.core.settings import Settings
-from publisher.core.store import Store
-from publisher.core.store.leases import Claim
 from publisher.core.ticket import Phase
 from publisher.core.vault import Vault
+from publisher.store import Store
+from publisher.store.leases import Claim
 from tests.unit.cli.conftest import Cli
 
 PASSWORD = "hunter2-of-the-cloud"

@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import pytest
 
-from publisher.cli import servers
+from publisher.cli import servers_command
 from publisher.cli.main import app
 from tests.servers.process import free_port
 from tests.unit.cli.conftest import Cli
@@ -49,9 +49,9 @@ def test_serve(bare_cli: Cli) -> None:
 
 @pytest.mark.usefixtures("_executed")
 def test_sweep(bare_cli: Cli) -> None:
-    assert became(bare_cli, "sweep").command[1:] == ["-m", "workers.sweep"]
+    assert became(bare_cli, "sweep").command[1:] == ["-m", "workers.sweep_command"]
     program = became(bare_cli, "sweep", "--dry-run", "--json", PUBLISHER_SWEEP_GRACE_SECONDS="60")
-    assert program.command[1:] == ["-m", "workers.sweep", "--dry-run", "--json"]
+    assert program.command[1:] == ["-m", "workers.sweep_command", "--dry-run", "--json"]
     assert program.environment["PUBLISHER_SWEEP_GRACE_SECONDS"] == "60.0"
 
 
@@ -69,7 +69,7 @@ def test_worker(bare_cli: Cli) -> None:
 def test_flower_is_behind_a_login_and_read_only(bare_cli: Cli) -> None:
     program = became(bare_cli, "flower")
 
-    password_file = bare_cli.directory / servers.FLOWER_PASSWORD_FILE
+    password_file = bare_cli.directory / servers_command.FLOWER_PASSWORD_FILE
     password = password_file.read_text().strip()
     assert password_file.stat().st_mode & 0o777 == 0o600
     assert program.environment["FLOWER_BASIC_AUTH"] == f"operator:{password}"
@@ -90,7 +90,7 @@ def test_flowers_password_may_be_in_a_file_of_its_own(bare_cli: Cli, tmp_path: P
     program = became(bare_cli, "flower", PUBLISHER_FLOWER_PASSWORD_FILE=str(file))
 
     assert program.environment["FLOWER_BASIC_AUTH"] == "operator:open sesame"
-    assert not (bare_cli.directory / servers.FLOWER_PASSWORD_FILE).exists()
+    assert not (bare_cli.directory / servers_command.FLOWER_PASSWORD_FILE).exists()
 
 
 @pytest.mark.usefixtures("_executed")

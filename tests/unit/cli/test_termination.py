@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from publisher.core.store import Store
+from publisher.store import Store
 from tests.unit.cli.conftest import Cli
 from tests.unit.cli.terminal import on_a_terminal
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from publisher.core.store import Store
+from publisher.store import Store
 from tests.unit.cli.conftest import Cli
 from tests.unit.core.records import add_ticket
 

@@ -14,14 +14,14 @@ import pytest
 from rich.console import Console
 from sqlalchemy import update
 
-from publisher.cli import top
+from publisher.cli import top_command
 from publisher.cli.output import duration
 from publisher.cli.snapshot import take
-from publisher.core.store import Store
-from publisher.core.store.engine import db_now, writing
-from publisher.core.store.fleet import Member
-from publisher.core.store.tables import tickets, workers
 from publisher.core.ticket import Phase
+from publisher.store import Store
+from publisher.store.engine import db_now, writing
+from publisher.store.fleet import Member
+from publisher.store.tables import tickets, workers
 from tests.patience import PATIENCE
 from tests.unit.cli.conftest import Cli
 from tests.unit.core.records import add_ticket, put_back
@@ -100,7 +100,7 @@ def test_a_worker_that_drains_or_has_stopped(fleet: Store) -> None:
     console = Console(record=True, width=150, file=io.StringIO())
     fleet.fleet.ask_to_drain(BUSY.name)
     fleet.fleet.stopped(DEAD.name)
-    console.print(top.draw(take(fleet, 45)))
+    console.print(top_command.draw(take(fleet, 45)))
     shown = console.export_text()
 
     assert "1 of 4, draining" in shown

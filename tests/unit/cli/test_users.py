@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from publisher.core.store import Store
-from publisher.core.store.users import verify_password
+from publisher.store import Store
+from publisher.store.users import verify_password
 from tests.unit.cli.conftest import Cli
 from tests.unit.cli.terminal import on_a_terminal
 

@@ -7,11 +7,11 @@ from itertools import chain
 import pytest
 from starlette.datastructures import ImmutableMultiDict
 
-from publisher.console.elements import account_elements, filled_in, offered, target_elements
-from publisher.core.platforms import PLATFORMS as ASKED
-from publisher.core.platforms import installed
-from publisher.intake.wire.fields import Kind
-from publisher.intake.wire.platforms import PLATFORMS, Platform, find_platform
+from publisher.console.form_fields import account_elements, filled_in, offered, target_elements
+from publisher.platforms.fields import Kind
+from publisher.platforms.platform import PLATFORMS as ASKED
+from publisher.platforms.platform import installed
+from publisher.platforms.wire_types import PLATFORMS, Platform, find_platform
 
 
 @pytest.mark.parametrize("platform", PLATFORMS, ids=lambda platform: platform.name)

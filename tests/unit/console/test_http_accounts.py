@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from publisher.core.store.accounts import StoredAccount
+from publisher.store.accounts import StoredAccount
 from tests.unit.console.conftest import Browser, Page
 from tests.unit.intake.conftest import SECRET, Service
 

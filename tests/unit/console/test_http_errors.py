@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from publisher.core.errors import TooMany
-from publisher.core.store.publications import Publications
+from publisher.store.publications import Publications
 from tests.unit.console.conftest import Browser
 from tests.unit.intake.conftest import Service
 

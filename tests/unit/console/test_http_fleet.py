@@ -10,11 +10,11 @@ from sqlalchemy import update
 from publisher.console.routes.audit import page_of
 from publisher.console.routes.fleet import Look
 from publisher.core.errors import Reason
-from publisher.core.store.audit import Actor
-from publisher.core.store.engine import db_now, writing
-from publisher.core.store.fleet import Member
-from publisher.core.store.tables import workers
 from publisher.core.ticket import Phase
+from publisher.store.audit import Actor
+from publisher.store.engine import db_now, writing
+from publisher.store.fleet import Member
+from publisher.store.tables import workers
 from tests.unit.console.conftest import Browser
 from tests.unit.intake.conftest import Service, xml_body
 

@@ -9,8 +9,8 @@ import pytest
 from sqlalchemy import update
 
 from publisher.core.image import ImageState
-from publisher.core.store.engine import writing
-from publisher.core.store.tables import tickets
+from publisher.store.engine import writing
+from publisher.store.tables import tickets
 from tests import disks
 from tests.compressed import COMPRESS
 from tests.unit.console.conftest import Browser, Page, browse

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import pytest
 
-from publisher.core import first_user
+from publisher.services import first_user
 from tests.unit.console.conftest import Browser, Page, browse
 from tests.unit.intake.conftest import PASSWORDS, Service
 

@@ -7,14 +7,14 @@ from collections.abc import Callable
 import pytest
 from sqlalchemy import insert
 
-from publisher.console.plot import plot
+from publisher.console.page_request import Visit
 from publisher.console.routes.publication import Parts
-from publisher.console.visit import Visit
+from publisher.console.throughput_chart import plot
 from publisher.core.errors import NotFound
-from publisher.core.store.engine import db_now, writing
-from publisher.core.store.tables import notifications, samples
 from publisher.core.ticket import Phase, Sample, State, Ticket
 from publisher.core.uris import ticket_uri
+from publisher.store.engine import db_now, writing
+from publisher.store.tables import notifications, samples
 from tests.unit.console.conftest import Browser, Page
 from tests.unit.intake.conftest import SECRET, Service, xml_body
 

@@ -12,7 +12,7 @@ import pytest
 from fastapi import Response
 from starlette.types import Message
 
-from publisher.console.live import Sight, Streams
+from publisher.console.live_updates import Sight, Streams
 from publisher.console.routes.publications import Rows
 from publisher.core.errors import NotFound, TooMany
 from publisher.core.ticket import Phase
@@ -212,7 +212,7 @@ def test_a_page_of_what_is_gone_loads_itself_again() -> None:
 
 
 def test_who_signs_out_is_shown_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("publisher.console.live._ASSURE_SECONDS", 0.0)
+    monkeypatch.setattr("publisher.console.live_updates._ASSURE_SECONDS", 0.0)
     sent = events(Streams(1, 0.001), lambda: Sight({"a": "secret"}), lambda: False, lambda _: False)
     assert sent == [": \n\n", "event: reload\ndata:\n\n"]
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from publisher.core.store.accounts import StoredAccount
 from publisher.core.ticket import State
+from publisher.store.accounts import StoredAccount
 from tests.unit.console.conftest import HERE, Browser, Page, browse
 from tests.unit.intake.conftest import ACCOUNT, IMAGES, JSON, PASSWORDS, SECRET, Service
 

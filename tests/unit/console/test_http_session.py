@@ -10,10 +10,10 @@ from collections.abc import Callable
 import pytest
 from sqlalchemy import select, update
 
-from publisher.core.store.engine import db_now, reading, writing
-from publisher.core.store.tables import sessions
-from publisher.core.store.users import User
-from publisher.intake.auth import Authenticator
+from publisher.store.engine import db_now, reading, writing
+from publisher.store.tables import sessions
+from publisher.store.users import User
+from publisher.web.auth import Authenticator
 from tests.unit.console.conftest import HERE, Browser, browse
 from tests.unit.intake.conftest import PASSWORDS, Service
 

@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from publisher.core.settings import Settings
-from publisher.core.store import Store
+from publisher.store import Store
 from tests.patience import PATIENCE
 from tests.unit.intake.conftest import IMAGE_SIZE, PASSWORDS, Process, real_server
 

@@ -5,12 +5,12 @@ from typing import Any
 
 from sqlalchemy import update
 
-from publisher.core.hashing import digest
 from publisher.core.image import Digests, Image
-from publisher.core.store import Store
-from publisher.core.store.engine import db_now, writing
-from publisher.core.store.tables import tickets, users
 from publisher.core.ticket import Ticket
+from publisher.files.hashing import digest
+from publisher.store import Store
+from publisher.store.engine import db_now, writing
+from publisher.store.tables import tickets, users
 
 OWNER = "root"
 APPLIANCE = 4

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from publisher.core.catalog import register
 from publisher.core.checksums import checksum
 from publisher.core.errors import Conflict, InvalidRequest
 from publisher.core.image import Image
-from publisher.core.store import Store
+from publisher.services.image_files import register
+from publisher.store import Store
 from tests import disks
 from tests.compressed import COMPRESS
 from tests.unit.core.records import APPLIANCE, OWNER, add_owner
@@ -259,7 +259,7 @@ def test_a_checksum_is_compared(sqlite_store: Store, root: Path, file: Path, way
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
-@pytest.mark.parametrize("where", ["os.pwrite", "os.fsync", "publisher.core.catalog.examine", "os.ftruncate"])
+@pytest.mark.parametrize("where", ["os.pwrite", "os.fsync", "publisher.services.image_files.examine", "os.ftruncate"])
 def test_being_interrupted_anywhere_leaves_nothing_behind(
     sqlite_store: Store, root: Path, file: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException], where: str
 ) -> None:

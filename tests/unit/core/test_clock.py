@@ -9,9 +9,9 @@ import pytest
 from sqlalchemy.exc import TimeoutError as NoConnection
 from sqlalchemy.util import queue
 
-from publisher.core.store import Store
-from publisher.core.store.clock import SteadyClock
-from publisher.core.store.engine import db_now, open_engine, reading
+from publisher.store import Store
+from publisher.store.clock import SteadyClock
+from publisher.store.engine import db_now, open_engine, reading
 
 HOUR = 3600.0
 

@@ -6,8 +6,8 @@ import hashlib
 
 import pytest
 
-from publisher.core.compression import HEAD_BYTES, Unpacker, compression_of, unpacked_name, without_suffix
 from publisher.core.errors import InvalidRequest
+from publisher.files.compression import HEAD_BYTES, Unpacker, compression_of, unpacked_name, without_suffix
 from tests.compressed import COMPRESS, xz_with_a_dictionary_of, zst_with_a_window_of
 
 CONTENT = hashlib.shake_256(b"disk").digest(200_000) + bytes(3 << 20) + b"a disk" * 50_000

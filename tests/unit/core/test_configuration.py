@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from publisher.core.configuration import Source, hide_secrets, in_force, only_for_a_trial, table, unknown
 from publisher.core.settings import Settings
+from publisher.core.settings_report import Source, hide_secrets, in_force, only_for_a_trial, table, unknown
 
 
 @pytest.mark.parametrize(

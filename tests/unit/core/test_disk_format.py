@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from publisher.core.disk_format import DiskFile, examine
 from publisher.core.errors import InvalidRequest
+from publisher.files.disk_format import DiskFile, examine
 from tests import disks
 from tests.disks import GIB, KIB, MIB, SECTOR, TIB
 

@@ -6,9 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 from sqlalchemy import update
 
-from publisher.core.store import Store
-from publisher.core.store.engine import db_now, writing
-from publisher.core.store.tables import elections
+from publisher.store import Store
+from publisher.store.engine import db_now, writing
+from publisher.store.tables import elections
 from tests.patience import PATIENCE
 
 

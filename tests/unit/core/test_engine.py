@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import event, text
 
-from publisher.core.store import engine as module
-from publisher.core.store.engine import open_engine, writing
+from publisher.store import engine as module
+from publisher.store.engine import open_engine, writing
 from tests.patience import PATIENCE
 
 

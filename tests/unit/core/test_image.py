@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from publisher.core.errors import ImageFileError
-from publisher.core.hashing import digest
 from publisher.core.image import open_under
+from publisher.files.hashing import digest
 from tests.patience import PATIENCE
 
 

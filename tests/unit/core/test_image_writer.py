@@ -15,8 +15,8 @@ import pytest
 
 from publisher.core.checksums import Checksums, checksum
 from publisher.core.errors import ImageTooLarge, InvalidRequest
-from publisher.core.hashing import digest, pieces
-from publisher.core.image_writer import ImageWriter, UnpackLimits, Written, clone
+from publisher.files.hashing import digest, pieces
+from publisher.files.image_writer import ImageWriter, UnpackLimits, Written, clone
 from tests.compressed import COMPRESS
 
 MIB = 1 << 20
@@ -76,7 +76,7 @@ def test_only_zeros_to_the_end(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", COMPRESS)
 def test_a_bomb_is_refused(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("publisher.core.image_writer._FREE_BYTES", MIB)
+    monkeypatch.setattr("publisher.files.image_writer._FREE_BYTES", MIB)
     bomb = COMPRESS[kind](b"bomb" * MIB)
     with pytest.raises(ImageTooLarge, match="unpacks to more than 3 times its size"):
         written(tmp_path / "disk", bomb, limits=UnpackLimits(bytes_max=1 << 40, ratio_max=3))
@@ -136,7 +136,7 @@ def test_what_is_no_checksum(text: str) -> None:
 
 @pytest.mark.parametrize("kind", [None, *COMPRESS])
 def test_some_room_is_left_on_the_disk(tmp_path: Path, kind: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("publisher.core.image_writer._ROOM_BYTES", 100_000)
+    monkeypatch.setattr("publisher.files.image_writer._ROOM_BYTES", 100_000)
     free = iter([1000, 1000, 999])
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=next(free)))
     limits = UnpackLimits(bytes_max=1 << 40, ratio_max=0, free_bytes_min=1000)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from publisher.core.errors import InvalidRequest
-from publisher.core.locations import check_remote
+from publisher.services.image_sources import check_remote
 
 
 @pytest.mark.parametrize("allowed", ["*", "*/*", "bucket", "*bucket", "s3:*", "http://bucket", "s3://other"])

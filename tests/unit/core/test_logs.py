@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 import publisher.intake
-from publisher.core import logs
 from publisher.core.errors import ConfigurationError
 from publisher.core.settings import Settings
+from publisher.telemetry import logs
 
 SECRET = "hunter2"
 LOGGERS = ("", "publisher", "workers", "celery", "uvicorn", "uvicorn.error", "uvicorn.access", "alembic", "apscheduler")

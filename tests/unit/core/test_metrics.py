@@ -9,11 +9,11 @@ from collections.abc import Iterator
 import pytest
 from prometheus_client import CollectorRegistry
 
-from publisher.core import tracing
 from publisher.core.broker import Broker
 from publisher.core.errors import QueueUnavailable
-from publisher.core.metrics import exposition
-from publisher.core.queue import WakeQueue
+from publisher.services.wakeups import WakeQueue
+from publisher.telemetry import tracing
+from publisher.telemetry.metrics import exposition
 from tests.servers.process import free_port
 
 

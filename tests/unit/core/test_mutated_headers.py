@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from publisher.core.disk_format import VIRTUAL_SIZE_MAX, examine
 from publisher.core.errors import InvalidRequest
 from publisher.core.image import DISK_FORMATS
+from publisher.files.disk_format import VIRTUAL_SIZE_MAX, examine
 from tests.image_cases import CASES, ImageCase, mutated
 
 COUNT = 5000 if os.environ.get("FULL") else 600

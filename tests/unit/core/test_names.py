@@ -10,9 +10,9 @@ import pytest
 
 from publisher.core.errors import InvalidRequest
 from publisher.core.names import check_basic_plane, check_name, safe_name
-from publisher.core.store import Store
 from publisher.core.vault import Vault
-from publisher.intake.auth import new_api_key
+from publisher.store import Store
+from publisher.web.auth import new_api_key
 from tests.unit.core.records import OWNER, add_owner
 
 UNDECODED = os.fsdecode(b"b\xff")

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from publisher.core.errors import ConfigurationError, NetworkRefused, PermanentCloudError, Reason
-from publisher.core.network import EVERYWHERE, AddressInfo, OutboundPolicy
 from publisher.core.settings import Settings
+from publisher.outbound.policy import EVERYWHERE, AddressInfo, OutboundPolicy
 from tests.patience import PATIENCE
 from tests.servers.listening import listening
 

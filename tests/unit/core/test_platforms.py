@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from memory_cloud.platform import PLATFORM
-from publisher.core import platforms
 from publisher.core.errors import InvalidRequest
-from publisher.core.platforms import Platform, brought, check_request, cloud_account, definition, installed
+from publisher.platforms import platform
+from publisher.platforms.platform import Platform, brought, check_request, cloud_account, definition, installed
 
 GOOD: dict[str, Any] = {"keystoneUrl": "https://cloud.example.com:5000", "login": "me"}
 SECRET = {"password": "x"}
@@ -20,7 +20,7 @@ SECRET = {"password": "x"}
 def test_the_product_installs_no_platform_that_only_tests_have() -> None:
     declared = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]["entry-points"]
     assert {name: set(entries) for name, entries in declared.items()} == {"image_publisher.clouds": {"openstack"}}
-    assert set(platforms.PLATFORMS) == {"openstack", "susecloud", "cloudwatt"}
+    assert set(platform.PLATFORMS) == {"openstack", "susecloud", "cloudwatt"}
 
 
 def test_a_package_brings_its_platform() -> None:
@@ -37,12 +37,12 @@ def test_a_platform_that_cannot_be_used_is_left_out(
     places = {
         "aws": "memory_cloud.platform:PLATFORM",
         "absent": "no_such_module:PLATFORM",
-        "nameless": "publisher.core.platforms:_OPENSTACK",
-        "something": "publisher.core.platforms:installed",
+        "nameless": "publisher.platforms.platform:_OPENSTACK",
+        "something": "publisher.platforms.platform:installed",
         "memory": "memory_cloud.platform:PLATFORM",
     }
-    found = [EntryPoint(name, place, platforms.DEFINITION_GROUP) for name, place in places.items()]
-    monkeypatch.setattr(platforms, "entry_points", lambda group: found)
+    found = [EntryPoint(name, place, platform.DEFINITION_GROUP) for name, place in places.items()]
+    monkeypatch.setattr(platform, "entry_points", lambda group: found)
     with caplog.at_level(logging.ERROR):
         assert set(brought.__wrapped__()) == {"memory"}
     for name in ("aws", "absent", "nameless", "something"):

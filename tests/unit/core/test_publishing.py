@@ -7,11 +7,11 @@ import pytest
 
 from publisher.core.errors import InvalidRequest, QueueUnavailable
 from publisher.core.image import Image
-from publisher.core.network import EVERYWHERE
-from publisher.core.publishing import PublishRequest, accept, wake
-from publisher.core.store import Store
 from publisher.core.ticket import Phase, State
 from publisher.core.vault import Vault
+from publisher.outbound.policy import EVERYWHERE
+from publisher.services.publishing import PublishRequest, accept, wake
+from publisher.store import Store
 from tests.unit.core.records import APPLIANCE, OWNER, add_image, add_owner, put_back
 
 

@@ -5,7 +5,7 @@ from itertools import product
 import pytest
 
 from publisher.core.image import DISK_FORMATS, formats, full_name, target_format
-from publisher.core.target_formats import (
+from publisher.platforms.target_formats import (
     API_FORMATS,
     API_PLATFORMS,
     format_number,

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from publisher.core.unfinished import Arrival, discard_abandoned, fetching, is_ours
+from publisher.files.unfinished import Arrival, discard_abandoned, fetching, is_ours
 
 BROUGHT = "0123456789ab4def8123456789abcdef"
 KILLED = """
 import sys, time
 from pathlib import Path
-from publisher.core.unfinished import Arrival, fetching
+from publisher.files.unfinished import Arrival, fetching
 root = Path(sys.argv[1])
 with Arrival(root, "disk", lambda _: False) as arrival, fetching(root, 7, 1) as incoming:
     arrival.path.write_bytes(b"half")

@@ -10,8 +10,8 @@ from argon2 import Parameters, PasswordHasher, extract_parameters
 from argon2.exceptions import VerifyMismatchError
 
 from publisher.core.errors import Conflict, InvalidRequest, NotFound
-from publisher.core.store import Store
-from publisher.core.store.users import ENTITLEMENTS, verify_password
+from publisher.store import Store
+from publisher.store.users import ENTITLEMENTS, verify_password
 from tests.patience import PATIENCE
 from tests.unit.core.records import add_image
 

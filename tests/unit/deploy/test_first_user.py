@@ -8,8 +8,8 @@ import shlex
 import pytest
 
 from publisher.core.settings import Settings
-from publisher.core.store import Store
-from publisher.core.store.users import verify_password
+from publisher.store import Store
+from publisher.store.users import verify_password
 from tests.unit.cli.conftest import Cli, bare_cli
 from tests.unit.deploy.files import REPOSITORY
 

@@ -13,8 +13,8 @@ import yaml
 from sqlalchemy import text
 
 from publisher.core.settings import Settings
-from publisher.core.store import Store
-from publisher.core.store.engine import reading
+from publisher.store import Store
+from publisher.store.engine import reading
 from tests.servers import missing
 from tests.unit.cli.test_help import COMMANDS
 from tests.unit.core.records import add_ticket

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from publisher.core.settings import Settings
-from publisher.core.store import Store
-from publisher.core.store.users import verify_password
+from publisher.store import Store
+from publisher.store.users import verify_password
 from tests.servers import missing
 from tests.unit.cli.test_help import COMMANDS
 from tests.unit.deploy.files import DEPLOY, REPOSITORY, unknown_variables

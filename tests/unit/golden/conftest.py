@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from publisher.core.settings import Settings
-from publisher.core.store import Store, engine
+from publisher.store import Store, engine
 from tests.browser.pages import fill
 from tests.conftest import quick_hashing
 from tests.unit.console.conftest import Browser, browse

@@ -20,10 +20,10 @@ from typer.testing import CliRunner
 
 import workers.metrics  # noqa: F401  # and what a worker counts
 from publisher.cli.main import app
-from publisher.core.configuration import table
-from publisher.core.metrics import exposition
-from publisher.core.store_metrics import store_registry
+from publisher.core.settings_report import table
 from publisher.intake.wire import xsd
+from publisher.telemetry.metrics import exposition
+from publisher.telemetry.store_metrics import store_registry
 from tests.browser.pages import PAGES
 from tests.unit.console.conftest import Browser
 from tests.unit.intake.conftest import Service

@@ -21,15 +21,15 @@ import pytest
 from fastapi import FastAPI
 from lxml import etree
 
+from publisher.app import create_app
 from publisher.core.errors import QueueUnavailable
 from publisher.core.image import Digests, Image
 from publisher.core.settings import Settings
-from publisher.core.store import Store, users
-from publisher.core.store.engine import open_engine
-from publisher.core.store.leases import Claim
 from publisher.core.ticket import Ticket
-from publisher.intake.app import create_app
 from publisher.intake.wire import xsd
+from publisher.store import Store, users
+from publisher.store.engine import open_engine
+from publisher.store.leases import Claim
 from tests.conftest import quick_hashing
 from tests.patience import PATIENCE
 from tests.servers.process import Server, free_port, listens

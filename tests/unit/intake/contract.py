@@ -12,12 +12,12 @@ from urllib.parse import quote_plus
 from sqlalchemy import update
 
 from publisher.core.image import ImageState
-from publisher.core.store.engine import writing
-from publisher.core.store.tables import images
 from publisher.core.ticket import State
-from publisher.intake.auth import signature
-from publisher.intake.negotiation import Format
 from publisher.intake.wire.codec import write_document
+from publisher.store.engine import writing
+from publisher.store.tables import images
+from publisher.web.auth import signature
+from publisher.web.negotiation import Format
 from tests.unit.intake.conftest import ACCOUNT, JSON, TARGET, XML, Answer, Service, add_image, json_body
 
 

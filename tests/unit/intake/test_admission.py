@@ -10,12 +10,12 @@ import pytest
 from starlette.responses import PlainTextResponse
 from starlette.types import Message, Receive, Scope, Send
 
-from publisher.core.store import Store
-from publisher.intake import auth
 from publisher.intake.admission import Admission
-from publisher.intake.auth import Authenticator
-from publisher.intake.hashing import AllPlacesTaken
-from publisher.intake.throttle import SignIns
+from publisher.store import Store
+from publisher.web import auth
+from publisher.web.auth import Authenticator
+from publisher.web.password_hashing import AllPlacesTaken
+from publisher.web.rate_limits import SignIns
 from tests.patience import PATIENCE
 from tests.unit.intake.conftest import PASSWORDS, Service, basic
 

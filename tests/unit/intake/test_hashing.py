@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import pytest
 
 from publisher.core.errors import TooMany
-from publisher.intake.hashing import Hashing
+from publisher.web.password_hashing import Hashing
 from tests.patience import PATIENCE
 from tests.stack import until
 

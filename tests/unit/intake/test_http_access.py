@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from publisher.core.store import users
-from publisher.intake import auth
+from publisher.store import users
+from publisher.web import auth
 from tests.unit.intake.conftest import PASSWORDS, Service, basic
 from tests.unit.intake.contract import CONTRACT, Belongings, Row
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from lxml import etree
 
-from publisher.core.store import Store
 from publisher.core.ticket import Phase, Ticket
+from publisher.store import Store
 from tests.unit.intake.conftest import (
     IMAGE_SIZE,
     JSON,

@@ -11,9 +11,9 @@ from urllib.parse import quote_plus
 import pytest
 
 from publisher.core.settings import Settings
-from publisher.core.store import Store
 from publisher.core.vault import Vault
-from publisher.intake.auth import API_SECRET, signature, signed_text
+from publisher.store import Store
+from publisher.web.auth import API_SECRET, signature, signed_text
 from tests.patience import PATIENCE
 from tests.unit.intake.conftest import JSON, UFORGE, XML, Service, basic, real_server
 from tests.unit.intake.contract import Key, make_key

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from publisher.core.store.audit import Actor
 from publisher.intake.resources import routed
+from publisher.store.audit import Actor
 from tests.unit.intake.conftest import ACCOUNT, JSON, PASSWORDS, SECRET, Service, json_body, ticket_path
 
 ALICE = Actor("alice", "api", "testclient")

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from publisher.core.image import ImageState
-from publisher.core.store.tickets import Tickets
 from publisher.core.ticket import State
+from publisher.store.tickets import Tickets
 from tests.unit.intake.conftest import JSON, UFORGE, XML, Answer, Service, json_body, xml_body
 from tests.unit.intake.contract import CONTRACT, FILES, GETS, Belongings, Row
 

@@ -8,8 +8,8 @@ import os
 import pytest
 from sqlalchemy import update
 
-from publisher.core.store.engine import writing
-from publisher.core.store.tables import images
+from publisher.store.engine import writing
+from publisher.store.tables import images
 from tests import disks
 from tests.image_cases import SENT, ImageCase, mutated
 from tests.unit.intake.conftest import JSON, XML, Service, json_body

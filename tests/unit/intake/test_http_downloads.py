@@ -15,13 +15,13 @@ from urllib.parse import quote
 import pytest
 from sqlalchemy import update
 
-from publisher.core import catalog
 from publisher.core.image import Image
-from publisher.core.store.engine import writing
-from publisher.core.store.tables import images
 from publisher.core.ticket import Ticket
-from publisher.intake.auth import NoSignatures, signature
 from publisher.intake.routes.downloads import disposition
+from publisher.services import image_files
+from publisher.store.engine import writing
+from publisher.store.tables import images
+from publisher.web.auth import NoSignatures, signature
 from tests.unit.intake.conftest import JSON, Answer, Service, ticket_path, xml_body
 
 CONTENT = bytes(range(256)) * 4000
@@ -38,7 +38,7 @@ def image(fresh: Service) -> Image:
 def add(service: Service, name: str = "disk.raw", owner: str = "alice", appliance_id: int = 14) -> Image:
     file = service.settings.data_dir / name
     file.write_bytes(CONTENT)
-    return catalog.register(
+    return image_files.register(
         service.store, service.settings.images, file, owner=owner, appliance_id=appliance_id, format="raw"
     )
 
@@ -384,7 +384,7 @@ def test_a_file_that_was_brought_back_and_then_changed(fresh: Service, image: Im
 
 
 def test_the_same_file_while_it_is_deleted(fresh: Service, image: Image) -> None:
-    opened = catalog.open_image(fresh.settings.images, image)
+    opened = image_files.open_image(fresh.settings.images, image)
     with opened:
         assert fresh.call("DELETE", path_of(image), login="alice").status == 204
         assert not file_of(fresh, image).exists()

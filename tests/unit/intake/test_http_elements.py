@@ -9,9 +9,9 @@ from xml.sax.saxutils import escape
 
 import pytest
 
-from publisher.intake.wire.fields import Field, Kind
-from publisher.intake.wire.platforms import PLATFORMS
 from publisher.intake.wire.schema import TYPES
+from publisher.platforms.fields import Field, Kind
+from publisher.platforms.wire_types import PLATFORMS
 from tests.unit.intake.conftest import ACCOUNT, JSON, SECRET, UFORGE, XML, XSI, Answer, Service, document
 
 PUBLISH, STORE = "users/alice/appliances/14/images/21/pimages", "users/alice/accounts"

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from publisher.core.store import Store
-from publisher.core.store import engine as store_engine
-from publisher.core.store.engine import open_engine
-from publisher.core.store.tickets import Tickets
+from publisher.store import Store
+from publisher.store import engine as store_engine
+from publisher.store.engine import open_engine
+from publisher.store.tickets import Tickets
 from tests.unit.intake.conftest import (
     DATA,
     JSON,

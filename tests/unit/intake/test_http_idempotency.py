@@ -11,9 +11,9 @@ import pytest
 from cryptography.fernet import Fernet
 from sqlalchemy import select, update
 
-from publisher.core.store import tables
-from publisher.core.store.engine import reading, writing
 from publisher.core.vault import Vault
+from publisher.store import tables
+from publisher.store.engine import reading, writing
 from tests.patience import PATIENCE
 from tests.unit.intake.conftest import JSON, SECRET, XML, Answer, Service, image_uri, json_body, ticket_path, xml_body
 

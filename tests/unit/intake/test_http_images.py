@@ -10,10 +10,10 @@ from urllib.parse import quote
 import pytest
 from sqlalchemy import update
 
-from publisher.core import catalog
 from publisher.core.image import Image, ImageState
-from publisher.core.store.engine import writing
-from publisher.core.store.tables import images
+from publisher.services import image_files
+from publisher.store.engine import writing
+from publisher.store.tables import images
 from tests.unit.intake.conftest import JSON, Service, image_uri, ticket_path
 
 APPLIANCE = "users/alice/appliances/14"
@@ -30,7 +30,7 @@ def add_file(service: Service, name: str = "disk.raw", content: bytes = b"a disk
     """An image of alice's appliance 14, brought under the image root."""
     file = service.settings.data_dir / name
     file.write_bytes(content)
-    return catalog.register(
+    return image_files.register(
         service.store, service.settings.images, file, owner="alice", appliance_id=14, format="raw", **values
     )
 
@@ -240,7 +240,7 @@ def test_delete_leaves_what_an_operator_keeps(fresh: Service) -> None:
         file = root / location
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(b"kept")
-        image = catalog.register(fresh.store, root, file, owner="alice", appliance_id=14, format="raw")
+        image = image_files.register(fresh.store, root, file, owner="alice", appliance_id=14, format="raw")
         assert fresh.call("DELETE", path_of(image), login="alice").status == 204
         assert file.exists()
 
@@ -248,7 +248,7 @@ def test_delete_leaves_what_an_operator_keeps(fresh: Service) -> None:
 def test_delete_leaves_a_file_that_another_image_has(fresh: Service) -> None:
     image = add_file(fresh)
     file = fresh.settings.images / image.location
-    second = catalog.register(fresh.store, fresh.settings.images, file, owner="bob", appliance_id=24, format="raw")
+    second = image_files.register(fresh.store, fresh.settings.images, file, owner="bob", appliance_id=24, format="raw")
     assert fresh.call("DELETE", path_of(image), login="alice").status == 204
     assert file.exists()
     assert fresh.call("DELETE", path_of(second), login="bob").status == 204
@@ -316,7 +316,7 @@ def test_one_of_the_same_number_is_another(fresh: Service) -> None:
     fresh.call("DELETE", image_uri(21), login="alice")
     file = fresh.settings.data_dir / "disk.raw"
     file.write_bytes(b"bob's")
-    catalog.register(fresh.store, fresh.settings.images, file, owner="bob", appliance_id=24, id=21, format="raw")
+    image_files.register(fresh.store, fresh.settings.images, file, owner="bob", appliance_id=24, id=21, format="raw")
     left = fresh.get(ticket_path(ticket), login="alice", accept=JSON).json
     assert not {"sha256sum", "downloadUri", "fileSize"} & set(left)
     assert fresh.get(f"{APPLIANCE}/pimages/{ticket.id}/downloads", login="alice").status == 404

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from publisher.core.store import Store
 from publisher.core.ticket import State, Ticket
+from publisher.store import Store
 from tests.unit.intake.conftest import JSON, Service, ticket_path
 
 ALICE = "users/alice/appliances/14"

@@ -11,9 +11,9 @@ from urllib.parse import urlencode
 
 import pytest
 
-from publisher.core.platforms import PLATFORMS as KNOWN
-from publisher.core.platforms import installed
 from publisher.intake.wire.schema import FORMAT_NAMES
+from publisher.platforms.platform import PLATFORMS as KNOWN
+from publisher.platforms.platform import installed
 from tests.unit.intake.conftest import ACCOUNT, JSON, XML, Answer, Service
 
 ACCOUNTS, PLATFORMS, FORMATS = (f"users/alice/{each}" for each in ("accounts", "targetplatforms", "targetformats"))

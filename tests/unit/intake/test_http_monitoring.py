@@ -11,14 +11,14 @@ from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import insert
 from sqlalchemy.exc import OperationalError
 
+from publisher.app import Intake
 from publisher.core.errors import ConfigurationError, Reason
-from publisher.core.monitors import Monitors
 from publisher.core.settings import Settings
-from publisher.core.store.engine import db_now, writing
-from publisher.core.store.fleet import Member
-from publisher.core.store.tables import notifications, sightings
 from publisher.core.ticket import State
-from publisher.intake.app import Intake
+from publisher.store.engine import db_now, writing
+from publisher.store.fleet import Member
+from publisher.store.tables import notifications, sightings
+from publisher.telemetry.metrics_access import Monitors
 from tests.unit.core.records import put_back
 from tests.unit.intake.conftest import JSON, Answer, Service, ticket_path
 
@@ -120,8 +120,8 @@ def test_a_store_that_is_away_is_said_and_no_old_number_told(
     local: Callable[..., Service], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service = local()
-    monkeypatch.setattr("publisher.core.store_metrics._FRESH_SECONDS", 0.0)
-    monkeypatch.setattr("publisher.core.store_metrics._FRESH_TIMES", 0)
+    monkeypatch.setattr("publisher.telemetry.store_metrics._FRESH_SECONDS", 0.0)
+    monkeypatch.setattr("publisher.telemetry.store_metrics._FRESH_TIMES", 0)
 
     def away(*_: object) -> None:
         raise OperationalError("", {}, Exception())
@@ -137,7 +137,7 @@ def test_the_store_is_not_asked_by_each_who_asks(
     local: Callable[..., Service], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service = local()
-    monkeypatch.setattr("publisher.core.store_metrics._FRESH_SECONDS", 60.0)
+    monkeypatch.setattr("publisher.telemetry.store_metrics._FRESH_SECONDS", 60.0)
     depths = []
     for _ in range(2):
         service.publish(login="alice")

@@ -17,12 +17,12 @@ import schemathesis
 from lxml import etree
 from starlette.routing import Route
 
-from publisher.intake import examples
-from publisher.intake.exchange import API
-from publisher.intake.negotiation import Format
+from publisher.intake import openapi_examples
 from publisher.intake.openapi import document
 from publisher.intake.resources import RESOURCES, Resource, routed
 from publisher.intake.wire.codec import read_document, write_document
+from publisher.web.negotiation import Format
+from publisher.web.request import API
 from tests.patience import PATIENCE
 from tests.servers import missing
 from tests.unit.intake.conftest import JSON, SECRET, XML, Service, real_server
@@ -110,9 +110,9 @@ def test_the_examples_are_valid(answers_schema: etree.XMLSchema) -> None:
                 (Format.JSON, json.dumps(content[JSON]["example"])),
             ):
                 name = root.removesuffix("Request")
-                assert read_document(text.encode(), form, name) == examples.REQUESTS[name]
+                assert read_document(text.encode(), form, name) == openapi_examples.REQUESTS[name]
         seen.add(root)
-    roots = set(examples.ANSWERS) | {f"{root}Request" for root in examples.REQUESTS} | {"uforgeError"}
+    roots = set(openapi_examples.ANSWERS) | {f"{root}Request" for root in openapi_examples.REQUESTS} | {"uforgeError"}
     assert seen == roots
 
 
@@ -124,7 +124,7 @@ def validator(document: dict[str, Any], name: str) -> Any:
 
 def test_the_schemas_can_fail() -> None:
     made = whole()
-    answer = json.loads(write_document(Format.JSON, "publishImage", examples.ANSWERS["publishImage"]))
+    answer = json.loads(write_document(Format.JSON, "publishImage", openapi_examples.ANSWERS["publishImage"]))
     wrong: list[dict[str, Any]] = [
         {"@type": "PublishImageAws"},
         {"@type": None},
@@ -139,7 +139,9 @@ def test_the_schemas_can_fail() -> None:
     assert validator(made, "publishImage").is_valid(answer)
     for change in wrong:
         assert not validator(made, "publishImage").is_valid(answer | change), change
-    request = json.loads(write_document(Format.JSON, "publishImage", examples.REQUESTS["publishImage"], request=True))
+    request = json.loads(
+        write_document(Format.JSON, "publishImage", openapi_examples.REQUESTS["publishImage"], request=True)
+    )
     assert validator(made, "publishImageRequest").is_valid(request | {"unknown": 1})
     for change in ({"credAccount": {"dbId": "x"}}, {"publicImage": "true"}, {"displayName": "x" * 4097}):
         assert not validator(made, "publishImageRequest").is_valid(request | change), change

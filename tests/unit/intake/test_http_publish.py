@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from publisher.core.platforms import installed
-from publisher.core.store.tickets import Tickets
 from publisher.core.ticket import State
 from publisher.core.vault import Vault
+from publisher.platforms.platform import installed
+from publisher.store.tickets import Tickets
 from tests import disks
 from tests.unit.intake.conftest import (
     ACCOUNT,

@@ -13,9 +13,9 @@ from sqlalchemy import update
 from sqlalchemy.exc import OperationalError
 
 from publisher.core.image import ImageState
-from publisher.core.store.engine import writing
-from publisher.core.store.images import Images
-from publisher.core.store.tables import images
+from publisher.store.engine import writing
+from publisher.store.images import Images
+from publisher.store.tables import images
 from tests import disks
 from tests.compressed import COMPRESS
 from tests.unit.intake.conftest import JSON, UFORGE, XML, Service
@@ -196,7 +196,7 @@ def test_refused_bytes_leave_nothing(start: Any, parameters: str, content: bytes
 
 
 def test_the_disk_is_full(fresh: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("publisher.core.registering.Incoming.room", 10)
+    monkeypatch.setattr("publisher.services.image_registration.Incoming.room", 10)
     before = count(fresh)
     answer = fresh.post(ALICE, QCOW2, content_type=BYTES, login="alice")
     assert answer.status == 503

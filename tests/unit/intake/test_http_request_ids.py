@@ -8,7 +8,7 @@ import uuid
 import pytest
 from structlog.contextvars import get_contextvars
 
-from publisher.core import publishing
+from publisher.services import publishing
 from tests.unit.intake.conftest import JSON, Service, image_uri, json_body
 
 

@@ -12,9 +12,9 @@ from urllib.parse import urlencode
 
 import pytest
 
-from publisher.core.store import users
-from publisher.core.store.tickets import Tickets
-from publisher.intake import auth
+from publisher.store import users
+from publisher.store.tickets import Tickets
+from publisher.web import auth
 from tests.patience import PATIENCE
 from tests.stack import until
 from tests.unit.console.conftest import HERE, browse
@@ -170,7 +170,7 @@ def test_reads_go_on_while_nobody_can_write(
             assert fresh.get(f"{ticket_path(ticket)}/status", login="alice").status == 200
             assert fresh.call("GET", "/healthz", login=None).status == 200
         # That somebody is there is written down now and then; where it cannot be, the page comes all the same.
-        monkeypatch.setattr("publisher.core.store.sessions._SEEN_SECONDS", 0.0)
+        monkeypatch.setattr("publisher.store.sessions._SEEN_SECONDS", 0.0)
         assert signed_in.get("/publications").status == 200
         assert not any(each.done() for each in writers)
     finally:

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from publisher.core.store import tables
-from publisher.core.store.engine import writing
-from publisher.core.store.leases import Claim
 from publisher.core.ticket import Phase, State, Ticket
+from publisher.store import tables
+from publisher.store.engine import writing
+from publisher.store.leases import Claim
 from tests.unit.intake.conftest import IMAGE_SIZE, JSON, XML, Answer, Service, ticket_path
 
 FLAT = "users/alice/appliances/14/pimages"

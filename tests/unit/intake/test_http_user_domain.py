@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from lxml import etree
 
-from publisher.core.store.engine import reading
-from publisher.core.store.tables import tickets
 from publisher.core.ticket import Ticket
+from publisher.store.engine import reading
+from publisher.store.tables import tickets
 from tests.unit.intake.conftest import ACCOUNT, JSON, XML, Answer, Service, image_uri, json_body, xml_body
 
 PATH = "users/root/appliances/4/pimages"

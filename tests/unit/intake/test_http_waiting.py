@@ -14,13 +14,13 @@ from sqlalchemy import delete
 from sqlalchemy.exc import OperationalError
 from starlette.requests import ClientDisconnect
 
-from publisher.core.store import tables
-from publisher.core.store.engine import writing
 from publisher.core.ticket import Phase, Ticket
-from publisher.intake import waiting
-from publisher.intake.answers import status_document
-from publisher.intake.negotiation import Format
-from publisher.intake.waiting import Watcher
+from publisher.intake import long_poll
+from publisher.intake.documents import status_document
+from publisher.intake.long_poll import Watcher
+from publisher.store import tables
+from publisher.store.engine import writing
+from publisher.web.negotiation import Format
 from tests.installation import eventually
 from tests.unit.intake.conftest import IMAGE_SIZE, JSON, XML, Answer, Service, ticket_path
 
@@ -201,7 +201,7 @@ def test_many_wait_at_the_cost_of_one(fresh: Service, hold: Holding, monkeypatch
     monkeypatch.setattr(fresh.store.tickets, "versions", looked)
     held = [hold(ticket, accept=accept) for accept in (XML, JSON) for _ in range(5)]
     others = [hold(other) for _ in range(2)]
-    monkeypatch.setattr(waiting, "status_document", written)
+    monkeypatch.setattr(long_poll, "status_document", written)
     fresh.claim(ticket)
     answers = [each.result(AT_ONCE) for each in held]
     assert {answer.status for answer in answers} == {200}

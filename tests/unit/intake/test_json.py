@@ -8,8 +8,9 @@ from datetime import UTC, datetime
 import pytest
 
 from publisher.core.errors import InvalidRequest
-from publisher.intake.wire import json, limits
-from publisher.intake.wire.fields import Document
+from publisher.intake.wire import json
+from publisher.platforms.fields import Document
+from publisher.web import body_limits
 from tests.patience import PATIENCE
 
 TYPE = '"@type": "PublishImageOpenStack"'
@@ -139,13 +140,13 @@ def test_brackets_in_strings_do_not_count() -> None:
 @pytest.mark.parametrize("unit", ['\\"', '"', "\\", '""', '"\\'])
 def test_the_time_that_a_body_takes_grows_with_its_size_only(unit: str) -> None:
     started = time.monotonic()
-    refused(b'{"' + unit.encode() * (limits.MAX_BODY_BYTES // len(unit) - 8))
+    refused(b'{"' + unit.encode() * (body_limits.MAX_BODY_BYTES // len(unit) - 8))
     assert time.monotonic() - started < 5 * PATIENCE
 
 
 def test_a_body_may_be_as_large_as_the_limit_and_no_larger() -> None:
     assert json.parse("status", b"{}", limit=2) == {}
-    with pytest.raises(limits.BodyTooLarge, match="3 bytes; at most 2"):
+    with pytest.raises(body_limits.BodyTooLarge, match="3 bytes; at most 2"):
         json.parse("status", b"{ }", limit=2)
 
 

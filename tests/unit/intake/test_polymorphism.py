@@ -9,9 +9,9 @@ import pytest
 
 from publisher.core.errors import InvalidRequest
 from publisher.intake.wire import json, xml
-from publisher.intake.wire.fields import Document
-from publisher.intake.wire.platforms import PLATFORMS, Platform, find_platform
 from publisher.intake.wire.schema import NAMESPACE, SECRET_FIELDS, TYPES
+from publisher.platforms.fields import Document
+from publisher.platforms.wire_types import PLATFORMS, Platform, find_platform
 
 Parse = Callable[..., Document]
 

@@ -10,13 +10,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from publisher.core.errors import InvalidRequest
-from publisher.intake.negotiation import Format
 from publisher.intake.wire import json, xml
 from publisher.intake.wire.codec import read_document, write_document
-from publisher.intake.wire.fields import TYPE_KEY, Document, Field, Kind
-from publisher.intake.wire.platforms import PLATFORMS, Platform, find_platform
-from publisher.intake.wire.polymorphism import concrete_type
+from publisher.intake.wire.platform_resolution import concrete_type
 from publisher.intake.wire.schema import ROOTS, TYPES, root_field
+from publisher.platforms.fields import TYPE_KEY, Document, Field, Kind
+from publisher.platforms.wire_types import PLATFORMS, Platform, find_platform
+from publisher.web.negotiation import Format
 
 # Control characters are refused but for the white space among them, which test_xml.py looks at.
 _TEXT = st.text(

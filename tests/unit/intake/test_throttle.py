@@ -8,12 +8,12 @@ import pytest
 from cryptography.fernet import Fernet
 
 from publisher.core.errors import NotAuthenticated, TooMany
-from publisher.core.store import Store, users
-from publisher.core.store.audit import Actor
 from publisher.core.vault import Vault
-from publisher.intake import auth
-from publisher.intake.auth import Authenticator
-from publisher.intake.throttle import Requests, SignIns
+from publisher.store import Store, users
+from publisher.store.audit import Actor
+from publisher.web import auth
+from publisher.web.auth import Authenticator
+from publisher.web.rate_limits import Requests, SignIns
 from tests.stack import until
 from tests.unit.intake.conftest import basic
 

@@ -10,10 +10,11 @@ import pytest
 from lxml import etree
 
 from publisher.core.errors import InvalidRequest
-from publisher.intake.wire import limits, xml
-from publisher.intake.wire.fields import Document
-from publisher.intake.wire.platforms import PLATFORMS
+from publisher.intake.wire import xml
 from publisher.intake.wire.schema import NAMESPACE, TYPES
+from publisher.platforms.fields import Document
+from publisher.platforms.wire_types import PLATFORMS
+from publisher.web import body_limits
 
 DATA = Path(__file__).parents[2] / "data"
 XSI = 'xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance"'
@@ -208,7 +209,7 @@ def test_the_bounds_themselves_are_accepted() -> None:
 def test_a_body_may_be_as_large_as_the_limit_and_no_larger() -> None:
     body = image()
     assert xml.parse(body, limit=len(body)) == ("publishImage", {})
-    with pytest.raises(limits.BodyTooLarge, match=f"{len(body)} bytes; at most {len(body) - 1}"):
+    with pytest.raises(body_limits.BodyTooLarge, match=f"{len(body)} bytes; at most {len(body) - 1}"):
         xml.parse(body, limit=len(body) - 1)
 
 

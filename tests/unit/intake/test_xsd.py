@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from lxml import etree
 
 from publisher.intake.wire import xml, xsd
-from publisher.intake.wire.fields import Document
-from publisher.intake.wire.platforms import PLATFORMS
 from publisher.intake.wire.schema import JSON_ONLY, REQUEST_ONLY, ROOTS, TYPES, root_field
+from publisher.platforms.fields import Document
+from publisher.platforms.wire_types import PLATFORMS
 from tests.unit.intake.conftest import JSON, UFORGE, XML, XSI, XSI_TYPE, Service
 from tests.unit.intake.test_round_trip import documents
 

@@ -6,8 +6,8 @@ import pytest
 
 from publisher.core.errors import Cancelled
 from tests.patience import PATIENCE
-from workers import aside as module
-from workers.aside import aside
+from workers import abandonable as module
+from workers.abandonable import aside
 
 
 def never() -> None:

@@ -10,12 +10,12 @@ import pytest
 
 from memory_cloud.publisher import CLOUD
 from publisher.core.errors import InvalidRequest
-from publisher.core.hashing import digest
 from publisher.core.image import Image, ImageState
 from publisher.core.settings import Settings
-from publisher.core.store import Store
 from publisher.core.ticket import State, Target
 from publisher.core.vault import Vault
+from publisher.files.hashing import digest
+from publisher.store import Store
 from tests import disks
 from tests.disks import GIB
 from tests.image_cases import CASES, SENT, ImageCase

@@ -11,10 +11,10 @@ from billiard.einfo import ExceptionInfo
 from celery.worker.request import Request
 
 from publisher.core.image import ImageState
-from publisher.core.store import Store
 from publisher.core.ticket import State
+from publisher.store import Store
 from tests.unit.core.records import add_ticket, current
-from workers.events import Ended, Message, tell_image, tell_ticket
+from workers.celery_events import Ended, Message, tell_image, tell_ticket
 
 
 def test_a_ticket(sqlite_store: Store) -> None:

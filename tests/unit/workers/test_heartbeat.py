@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from publisher.core.store import Store
-from publisher.core.store.engine import open_engine
-from publisher.core.store.fleet import Member, WorkerState
+from publisher.store import Store
+from publisher.store.engine import open_engine
+from publisher.store.fleet import Member, WorkerState
 from tests.patience import PATIENCE
 from tests.stack import until
 from workers.drain import Drain

@@ -16,11 +16,11 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from publisher.core.errors import CloudError, PermanentCloudError, Stopped, TransientCloudError
-from publisher.core.network import EVERYWHERE
 from publisher.core.settings import Settings
-from publisher.core.store import Store
 from publisher.core.ticket import Account, State, Target
 from publisher.core.vault import Vault
+from publisher.outbound.policy import EVERYWHERE
+from publisher.store import Store
 from tests.keystone_v2 import KeystoneV2Stub
 from tests.patience import PATIENCE
 from tests.servers.answering import serving
@@ -30,7 +30,7 @@ from tests.unit.core.records import add_image, add_ticket, current
 from workers.clouds.base import Timeouts
 from workers.clouds.openstack import images
 from workers.clouds.openstack.publisher import OpenStackPublisher
-from workers.outbound import ANSWER_BYTES_MAX
+from workers.http_clients import ANSWER_BYTES_MAX
 from workers.runner import Runner
 from workers.transfer import Transfer
 

@@ -11,9 +11,9 @@ from sqlalchemy.exc import OperationalError
 
 from publisher.core.errors import LeaseLost
 from publisher.core.settings import Settings
-from publisher.core.store import Store
-from publisher.core.store.leases import Leases
 from publisher.core.ticket import Ticket
+from publisher.store import Store
+from publisher.store.leases import Leases
 from tests.stack import until
 from tests.unit.core.records import add_ticket
 from workers import lease as module

@@ -15,7 +15,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from publisher.core.settings import Settings
-from publisher.core.store import Store
+from publisher.store import Store
 from tests.patience import PATIENCE
 from tests.servers.process import free_port
 from tests.unit.core.records import add_ticket
@@ -33,7 +33,7 @@ class Worker:
 
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("publisher.core.health._FRESH_SECONDS", 0.0)
+    monkeypatch.setattr("publisher.services.health._FRESH_SECONDS", 0.0)
 
 
 @pytest.fixture

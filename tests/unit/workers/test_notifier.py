@@ -13,21 +13,21 @@ import pytest
 from sqlalchemy import insert, update
 
 from publisher.core.errors import ConfigurationError
-from publisher.core.network import EVERYWHERE
-from publisher.core.notifying import subscribe
 from publisher.core.settings import Settings
-from publisher.core.store import Store
-from publisher.core.store.engine import writing
-from publisher.core.store.tables import notifications, users
 from publisher.core.ticket import Ticket
 from publisher.core.vault import Vault
+from publisher.outbound.policy import EVERYWHERE
+from publisher.services.webhooks import subscribe
+from publisher.store import Store
+from publisher.store.engine import writing
+from publisher.store.tables import notifications, users
 from tests.patience import PATIENCE
 from tests.servers.certificates import authority
 from tests.servers.listening import listening
 from tests.servers.receiver import Receiver, receiver
 from tests.stack import until
 from tests.unit.core.records import OWNER, add_ticket, words
-from workers.notifier import Notifier, delays
+from workers.webhook_sender import Notifier, delays
 
 
 @pytest.fixture

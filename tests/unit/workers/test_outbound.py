@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from publisher.core.errors import InvalidRequest, NetworkRefused, PermanentCloudError, Reason
-from publisher.core.network import EVERYWHERE, OutboundPolicy
 from publisher.core.settings import Settings
-from publisher.core.store import Store
 from publisher.core.ticket import Account, State, Target
 from publisher.core.vault import Vault
+from publisher.outbound.policy import EVERYWHERE, OutboundPolicy
+from publisher.store import Store
 from tests.keystone_v2 import KeystoneV2Stub
 from tests.servers.answering import redirecting, serving
 from tests.servers.certificates import Authority, authority
@@ -28,7 +28,7 @@ from workers.clouds.base import Timeouts
 from workers.clouds.openstack.publisher import OpenStackPublisher
 from workers.clouds.openstack.session import Reach, SignIn, sign_in
 from workers.fetch import fetch
-from workers.outbound import trust
+from workers.http_clients import trust
 from workers.runner import Runner
 from workers.transfer import Transfer
 

@@ -11,12 +11,12 @@ from keystoneauth1 import _fair_semaphore
 from keystoneauth1.token_endpoint import Token
 from keystoneclient.v3.client import Client
 
-from publisher.core.network import EVERYWHERE
+from publisher.outbound.policy import EVERYWHERE
 from tests.servers.answering import serving
 from workers.clouds.base import Timeouts
 from workers.clouds.openstack.images import Images
 from workers.clouds.openstack.session import Reach
-from workers.outbound import trust
+from workers.http_clients import trust
 
 REACH = Reach(Timeouts(5.0, 20.0, 20.0), EVERYWHERE, trust())
 

@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 
 from publisher.core.broker import Broker
-from publisher.core.queue import WakeQueue
 from publisher.core.settings import Settings
-from publisher.core.store import Store
-from publisher.core.store.engine import db_now, open_engine, writing
-from publisher.core.store.fleet import Member
-from publisher.core.store.limits import Limits
-from publisher.core.store.tables import tickets
 from publisher.core.ticket import Ticket
+from publisher.services.wakeups import WakeQueue
+from publisher.store import Store
+from publisher.store.engine import db_now, open_engine, writing
+from publisher.store.fleet import Member
+from publisher.store.limits import Limits
+from publisher.store.tables import tickets
 from tests.patience import PATIENCE
 from tests.servers.process import free_port
 from tests.servers.redis import RedisServer

@@ -24,10 +24,10 @@ from sqlalchemy.exc import OperationalError
 from publisher.core.checksums import checksum
 from publisher.core.image import Image, ImageState
 from publisher.core.settings import Settings
-from publisher.core.store import Store
-from publisher.core.store.engine import writing
-from publisher.core.store.registrations import Registration, Registrations
-from publisher.core.store.tables import images
+from publisher.store import Store
+from publisher.store.engine import writing
+from publisher.store.registrations import Registration, Registrations
+from publisher.store.tables import images
 from tests import disks
 from tests.compressed import COMPRESS
 from tests.patience import PATIENCE
@@ -593,7 +593,7 @@ def test_there_must_be_room_for_all_of_it(
     free = len(CONTENT) - 1
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=free))
     written: list[bytes] = []
-    monkeypatch.setattr("publisher.core.image_writer.ImageWriter.write", lambda _, piece: written.append(piece))
+    monkeypatch.setattr("publisher.files.image_writer.ImageWriter.write", lambda _, piece: written.append(piece))
     origin.answers["/disk"] = whole
     id = begin(sqlite_store, origin.url("/disk"))
     assert registrar.run(id) is ImageState.QUEUED

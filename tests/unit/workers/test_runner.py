@@ -28,12 +28,12 @@ from publisher.core.errors import (
     TransientCloudError,
 )
 from publisher.core.image import Image
-from publisher.core.metrics import exposition
-from publisher.core.network import OutboundPolicy
 from publisher.core.settings import Settings
-from publisher.core.store import Store
 from publisher.core.ticket import Account, CloudRef, Phase, State, Target, Ticket
 from publisher.core.vault import Vault
+from publisher.outbound.policy import OutboundPolicy
+from publisher.store import Store
+from publisher.telemetry.metrics import exposition
 from tests.patience import PATIENCE
 from tests.unit.core.records import add_image, add_ticket, current, put_back, words
 from workers.backoff import retry_delay

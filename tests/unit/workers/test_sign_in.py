@@ -9,8 +9,8 @@ import pytest
 from keystoneauth1.identity import v3
 
 from publisher.core.errors import PermanentCloudError, TransientCloudError
-from publisher.core.network import EVERYWHERE
 from publisher.core.ticket import Account, Target
+from publisher.outbound.policy import EVERYWHERE
 from tests.keystone_v2 import KeystoneV2Stub
 from tests.servers.uploads import Upload, upload_server
 from workers.clouds.base import Timeouts

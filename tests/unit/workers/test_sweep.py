@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from publisher.core.settings import Settings
-from publisher.core.store import Store
 from publisher.core.vault import Vault
+from publisher.store import Store
 from tests.unit.workers.test_sweeper import ticket_that_left
-from workers import sweep
+from workers import sweep_command
 
 
 @pytest.fixture
@@ -29,12 +29,12 @@ def test_it_fails_where_it_could_not_look_and_says_where(
     options: list[str],
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["sweep", *options])
-    assert sweep.main() == 0, "nothing was made anywhere"
+    assert sweep_command.main() == 0, "nothing was made anywhere"
     account = {"login": "refuse", "keystoneUrl": "http://cloud.example.com"}
     ticket_that_left(sqlite_store, vault, "unreachable", account=account, target={"keystoneProject": "p"})
     for _ in range(2):
         capsys.readouterr()
-        assert sweep.main() == 1, "also at the second time: who asks wants to know"
+        assert sweep_command.main() == 1, "also at the second time: who asks wants to know"
         said = capsys.readouterr()
         where = "memory account refuse p http://cloud.example.com"
         assert said.err == f"Error: could not look everywhere, not in: {where}\n"

@@ -14,11 +14,11 @@ from sqlalchemy import select
 from memory_cloud.publisher import CLOUD, MemoryPublisher, StoredImage
 from publisher.core.errors import TransientCloudError
 from publisher.core.settings import Settings
-from publisher.core.store import Store
-from publisher.core.store.engine import db_now, reading, writing
-from publisher.core.store.tables import sightings, sweep_refusals, tombstones
 from publisher.core.ticket import Account, State, Target, Ticket
 from publisher.core.vault import Vault
+from publisher.store import Store
+from publisher.store.engine import db_now, reading, writing
+from publisher.store.tables import sightings, sweep_refusals, tombstones
 from tests.patience import PATIENCE
 from tests.unit.core.records import APPLIANCE, OWNER, add_owner, add_ticket, current, put_back
 from workers.sweeper import OFFICE, Finding, Outcome, Sweeper, words

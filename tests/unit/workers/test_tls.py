@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from publisher.core.errors import PermanentCloudError, Reason
-from publisher.core.network import EVERYWHERE
 from publisher.core.ticket import Account, Target
+from publisher.outbound.policy import EVERYWHERE
 from tests.keystone_v2 import KeystoneV2Stub
 from tests.servers.certificates import Authority, authority
 from workers.clouds.base import Timeouts
 from workers.clouds.openstack.publisher import OpenStackPublisher
-from workers.outbound import trust
+from workers.http_clients import trust
 from workers.transfer import Transfer
 
 PASSWORD = "hunter2-of-the-cloud"

@@ -17,14 +17,14 @@ from urllib3.util import parse_url
 
 from publisher.core.errors import CloudError, InvalidRequest, PermanentCloudError, Reason, TransientCloudError
 from publisher.core.image import DISK_FORMATS, Image
-from publisher.core.network import OutboundPolicy
-from publisher.core.platforms import NAME_LENGTH_MAX
 from publisher.core.ticket import Account, Target
+from publisher.outbound.policy import OutboundPolicy
+from publisher.platforms.platform import NAME_LENGTH_MAX
 from workers.clouds.base import CloudImage, CloudPublisher, Tagged, TicketRef, Timeouts
 from workers.clouds.openstack.errors import answered, translated, words_of
 from workers.clouds.openstack.images import Images
 from workers.clouds.openstack.session import ImageService, Reach, SignIn, image_service, sign_in
-from workers.outbound import trust
+from workers.http_clients import trust
 from workers.transfer import Answer, Transfer
 
 logger = logging.getLogger(__name__)

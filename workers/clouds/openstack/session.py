@@ -15,11 +15,11 @@ from keystoneauth1.identity import BaseIdentityPlugin, v2, v3
 from keystoneauth1.session import Session
 
 from publisher.core.errors import PermanentCloudError, Reason
-from publisher.core.network import OutboundPolicy
 from publisher.core.ticket import Account, Target
+from publisher.outbound.policy import OutboundPolicy
 from workers.clouds.base import Timeouts
 from workers.clouds.openstack.errors import translated, words_of_login
-from workers.outbound import requests_session
+from workers.http_clients import requests_session
 
 with warnings.catch_warnings():
     # It warns, as it is imported, that parts of it are old; v2.0 itself is.

@@ -1,0 +1,208 @@
+"""The intake as an ASGI application; `publisher.intake.server` serves it."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import resource
+import signal
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from types import FrameType
+from typing import Any, cast
+
+from fastapi import Depends, FastAPI
+from fastapi.concurrency import run_in_threadpool
+from fastapi.telemetry import TelemetryConfig
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from publisher.console import BASE
+from publisher.console import pages as console
+from publisher.core.settings import Settings
+from publisher.core.vault import Vault
+from publisher.files import unfinished
+from publisher.intake import error_documents
+from publisher.intake.admission import Admission
+from publisher.intake.conformance import Conformance
+from publisher.intake.long_poll import Watcher
+from publisher.intake.openapi import document
+from publisher.intake.request_metrics import Observed
+from publisher.intake.routes import (
+    accounts,
+    apikeys,
+    appliances,
+    downloads,
+    images,
+    monitoring,
+    openapi,
+    pimages,
+    registrations,
+    schema,
+    status,
+    targets,
+    users,
+    webhooks,
+)
+from publisher.outbound.policy import OutboundPolicy
+from publisher.services.wakeups import WakeQueue
+from publisher.store import Store
+from publisher.telemetry import logs, tracing
+from publisher.version import __version__
+from publisher.web.auth import Authenticator, keep_signatures_out_of_logs
+from publisher.web.rate_limits import Throttle
+from publisher.web.request import API, Services, Wakers, count_address
+from publisher.web.security_headers import SecurityHeaders
+
+
+def create_app(settings: Settings | None = None, waker: Wakers | None = None) -> FastAPI:
+    """Raises `ConfigurationError` where the database, the key or a setting is not right."""
+    if settings is None:
+        # This process is the intake, and its logs are ours to arrange; not so where something else makes the app.
+        settings = Settings.from_environment()
+        logs.configure(settings)
+    store = Store.open(settings)
+    store.check_schema()
+    queue = WakeQueue.open(settings)
+    vault = Vault.from_file(settings.key_file, production=settings.production)
+    watcher = Watcher(store)
+    throttle = Throttle.from_settings(settings, store.audit)
+    observed = monitoring.Monitoring.of(store, settings)
+    keep_signatures_out_of_logs()
+
+    def stop() -> None:
+        watcher.close()
+        streams.close()
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        _allow_connections()
+        _collect_rarely()
+        with suppress(SQLAlchemyError):  # the reconciler does so later
+            await run_in_threadpool(unfinished.discard_abandoned, settings.images, store.images.has_file)
+        with _told_to_stop(stop):
+            yield
+        stop()
+        queue.close()
+        store.close()
+        tracing.close()
+
+    app = Intake(
+        title="Image publisher",
+        version=__version__,
+        lifespan=lifespan,
+        # Ours are in routes/openapi.py: these would load their pages' parts from other hosts.
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        dependencies=[Depends(count_address)] if settings.address_requests_per_second else [],
+        telemetry=_telemetry(),
+    )
+    app.state.services = Services(
+        settings=settings,
+        store=store,
+        sealer=vault,
+        waker=waker or queue,
+        authenticator=Authenticator(store, settings.credential_cache_seconds, vault, throttle.sign_ins),
+        throttle=throttle,
+        policy=OutboundPolicy.of(settings),
+    )
+    app.state.watcher = watcher
+    app.state.monitoring = observed
+    app.add_middleware(OneSlash)
+    error_documents.install(app)
+    for module in (
+        status, schema, pimages, images, registrations, downloads, appliances, accounts, targets, apikeys, users,
+        webhooks,
+    ):  # fmt: skip
+        app.include_router(module.router, prefix=API)
+    app.include_router(openapi.router, prefix=API)
+    app.include_router(openapi.page_router)
+    app.include_router(monitoring.router)
+    streams = console.mount(app, app.state.services)
+    return app
+
+
+class Intake(FastAPI):
+    """The app, whose OpenAPI document is made of our own tables: the framework's would know of no document."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        # Outside of all that the framework puts around it: its answer to an unexpected error has headers and id, too.
+        made = cast(Services, self.state.services)
+        app: ASGIApp = Admission(super().build_middleware_stack(), made.authenticator)
+        app = Conformance(app, pages_below=BASE, page=console.refusal)
+        return Observed(SecurityHeaders(app, production=made.settings.production))
+
+    def openapi(self) -> dict[str, Any]:
+        if self.openapi_schema is None:
+            public_url = cast(Services, self.state.services).settings.public_url
+            self.openapi_schema = document(self.routes, f"{public_url.rstrip('/')}{API}")
+        return self.openapi_schema
+
+
+def _telemetry() -> TelemetryConfig:
+    """The framework's own: spans where there is a place to send them to, and nothing besides."""
+    provider = tracing.configure("intake")
+    return {
+        "tracing": provider is not None,
+        "tracer_provider": provider,
+        "metrics": False,
+        "logs": False,
+        "operation_spans": False,
+    }
+
+
+def _collect_rarely() -> None:
+    """Thousands of callers that wait are hundreds of thousands of objects that are no garbage: to look through all of
+    them in the middle of answering costs a sixth of the time that it takes."""
+    gc.set_threshold(100_000, 50, 1000)
+
+
+def _allow_connections() -> None:
+    """Each caller that waits for an answer has a connection, and what most systems allow by default is a thousand."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+@contextmanager
+def _told_to_stop(stop: Callable[[], None]) -> Iterator[None]:
+    """Call `stop` in the event loop as soon as the server is told to end.
+
+    Uvicorn tells the app only when all requests have their answers, those of callers who wait for a change included.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def told(number: int, frame: FrameType | None) -> None:
+        loop.call_soon_threadsafe(stop)
+        if callable(handler := before[signal.Signals(number)]):
+            handler(number, frame)
+
+    for number, handler in before.items():
+        if callable(handler):
+            signal.signal(number, told)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if signal.getsignal(number) is told:
+                signal.signal(number, handler)
+
+
+class OneSlash:
+    """Takes `/api//status` for `/api/status`: so a client writes it whose base URL ends with a slash."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"].startswith(f"{API}//"):
+            # In place: those around this one look there for the route that was found.
+            scope["path"] = API + scope["path"][len(API) + 1 :]
+        await self._app(scope, receive, send)

@@ -1,0 +1,150 @@
+"""`publisher accounts`: cloud accounts kept here, for requests to name instead of telling them whole."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from publisher.cli import openrc, passwords, stored_accounts
+from publisher.cli.certificates import CaBundle, read_bundle
+from publisher.cli.clouds_yaml import CLOUDS_FILES, FILE_VARIABLE, Cloud, read_cloud
+from publisher.cli.completion import users
+from publisher.cli.examples import examples
+from publisher.cli.installation import open_store, read_settings
+from publisher.cli.openrc import Interface, KeystoneVersion, UserDomain, is_from_command_line
+from publisher.cli.output import Json, Yes, confirm, err, print_json, print_table, say
+from publisher.cli.stored_accounts import Name, User, account_json, find_account
+from publisher.core.errors import InvalidRequest
+
+app = typer.Typer(help="Cloud accounts kept here.", no_args_is_help=True)
+
+
+@app.command(
+    epilog=examples("accounts add production --user anna", "accounts add production --from-clouds-yaml mycloud")
+)
+def add(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="The name to keep it under.")],
+    user: User = "root",
+    platform: Annotated[str, typer.Option(help="The kind of cloud.")] = "openstack",
+    keystone_url: Annotated[str | None, typer.Option(envvar="OS_AUTH_URL", help="Keystone's address.")] = None,
+    glance_url: Annotated[
+        str | None, typer.Option(help="Glance's address; taken from Keystone's catalog if not given.")
+    ] = None,
+    login: Annotated[str | None, typer.Option(envvar="OS_USERNAME", help="Login of the cloud account.")] = None,
+    password_stdin: Annotated[
+        bool,
+        typer.Option(
+            "--password-stdin",
+            help="Read the cloud account's password from the standard input; else it is that of the clouds.yaml or of"
+            f" {passwords.CLOUD_VARIABLE}, or asked for.",
+        ),
+    ] = False,
+    user_domain: UserDomain = None,
+    interface: Interface = None,
+    keystone_version: KeystoneVersion = None,
+    ca_bundle: CaBundle = None,
+    from_clouds_yaml: Annotated[
+        str | None,
+        typer.Option(metavar="CLOUD", help="Take what no option gives from this cloud of a clouds.yaml."),
+    ] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            help=f"The clouds.yaml; else that of {FILE_VARIABLE}, or the first of"
+            f" {', '.join(str(each) for each in CLOUDS_FILES)}."
+        ),
+    ] = None,
+) -> None:
+    """Keep a cloud account under a name.
+
+    What is not given is taken from the clouds.yaml, where one is asked for, else from the OS_… variables.
+    The project, its domain and the region are told by each request to publish.
+    """
+    from publisher.core.vault import Vault
+    from publisher.outbound.policy import OutboundPolicy
+    from publisher.services.publishing import check_account
+
+    if file and not from_clouds_yaml:
+        raise InvalidRequest("--file needs --from-clouds-yaml CLOUD")
+    cloud = read_cloud(from_clouds_yaml, file) if from_clouds_yaml else None
+    options = {"keystone_url": "keystoneUrl", "glance_url": "glanceUrl", "login": "login"}
+    options |= {"keystone_version": "keystoneVersion", "user_domain": "userDomain", "interface": "interface"}
+    given = {
+        element: str(context.params[option])
+        for option, element in options.items()
+        # A variable is about another cloud than the one that was asked for.
+        if context.params[option] and (cloud is None or is_from_command_line(context, option))
+    }
+    if cloud is None and (domain := openrc.user_domain(context)):
+        given["userDomain"] = domain
+    for element, read in (("interface", openrc.interface), ("keystoneVersion", openrc.version)):
+        if value := read(given.get(element)):
+            given[element] = value
+    if cloud and cloud.warning:
+        say(cloud.warning, console=err)
+    account: dict[str, Any] = (cloud.account if cloud else {}) | given
+    if ca_bundle and (cloud is None or is_from_command_line(context, "ca_bundle")):
+        account |= read_bundle(ca_bundle)
+    settings = read_settings()
+    with open_store(settings) as store:
+        password = _password(password_stdin, cloud, account.get("login"))
+        secrets = {"password": password}
+        check_account(platform, account, secrets, policy=OutboundPolicy.of(settings))
+        vault = Vault.from_file(settings.key_file, production=settings.production)
+        stored = store.accounts.add(
+            owner=user, name=name, platform=platform, fields=account, sealed_secrets=vault.seal(secrets)
+        )
+    say(f"Added the account '{stored.name}' of {stored.owner}, number {stored.id}")
+
+
+@app.command("list", epilog=examples("accounts list", "accounts list --user anna --json"))
+def list_(
+    user: Annotated[str | None, typer.Option(help="Those of this user alone.", autocompletion=users)] = None,
+    as_json: Json = False,
+) -> None:
+    """List the accounts, without their secrets."""
+    with open_store(read_settings()) as store:
+        accounts = store.accounts.list(user)
+    if as_json:
+        print_json({"accounts": [account_json(each) for each in accounts]})
+        return
+    rows = [
+        [
+            str(each.id),
+            each.owner,
+            each.name,
+            each.platform,
+            str(each.fields.get("login", "")),
+            str(each.fields.get("keystoneUrl", "")),
+        ]
+        for each in accounts
+    ]
+    print_table(["Id", "User", "Name", "Platform", "Login", "Address"], rows)
+
+
+@app.command(epilog=examples("accounts remove production --user anna"))
+def remove(name: Name, user: User = "root", yes: Yes = False) -> None:
+    """Remove an account. Publications that run with it continue."""
+    with open_store(read_settings()) as store:
+        found = find_account(store, user, name)
+        confirm(f"Remove the account '{name}' of {user}, with its password?", yes=yes)
+        store.accounts.remove(user, found.id)
+    say(f"Removed the account '{name}' of {user}")
+
+
+app.command("show", epilog=stored_accounts.SHOW_EXAMPLES)(stored_accounts.show)
+app.command("set", epilog=stored_accounts.SET_EXAMPLES)(stored_accounts.change)
+app.command("test", epilog=stored_accounts.TEST_EXAMPLES)(stored_accounts.try_out)
+
+
+def _password(stdin: bool, cloud: Cloud | None, login: str | None) -> str:
+    if stdin:
+        return passwords.from_stdin()
+    # As with the other variables: that one is about another cloud.
+    found = cloud.password if cloud else os.environ.get(passwords.CLOUD_VARIABLE)
+    instead = "use --password-stdin" if cloud else f"set {passwords.CLOUD_VARIABLE}, or use --password-stdin"
+    return found or passwords.ask(f"Password of {login or 'the cloud account'}", instead=instead)

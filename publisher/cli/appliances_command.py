@@ -1,0 +1,100 @@
+"""`publisher appliances`: what images are generated from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from publisher.cli.completion import users
+from publisher.cli.examples import examples
+from publisher.cli.images_command import ID_MAX
+from publisher.cli.installation import open_store, read_settings
+from publisher.cli.output import Json, Yes, confirm, iso, mebibytes, print_json, print_table, say
+from publisher.core.errors import NotFound
+
+if TYPE_CHECKING:
+    from publisher.store.appliances import Appliance
+
+app = typer.Typer(help="What images are generated from.", no_args_is_help=True)
+
+User = Annotated[str, typer.Option(help="Whose appliance it is.", autocompletion=users)]
+Id = Annotated[int, typer.Argument(min=1, max=ID_MAX, help="Its number.")]
+
+
+@app.command(epilog=examples("appliances add --name web", 'appliances add 4 --user anna --distribution "Debian 12"'))
+def add(
+    id: Annotated[
+        int | None, typer.Argument(min=1, max=ID_MAX, help="Its number; the user's next free one by default.")
+    ] = None,
+    user: User = "root",
+    name: Annotated[str | None, typer.Option(help="Its name; appliance-NUMBER by default.")] = None,
+    version: Annotated[str, typer.Option(help="Its version.")] = "1",
+    distribution: Annotated[str, typer.Option(help="The operating system in it, such as 'Debian 12'.")] = "unknown",
+    architecture: Annotated[str, typer.Option(help="The processor that it is for.")] = "x86_64",
+    description: Annotated[str, typer.Option(help="What it is.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Describe an appliance. One that is not described is made by its first image."""
+    with open_store(read_settings()) as store:
+        appliance = store.appliances.add(
+            user,
+            id=id,
+            name=name,
+            version=version,
+            description=description,
+            distribution=distribution,
+            architecture=architecture,
+        )
+    if as_json:
+        print_json(_json(appliance, 0))
+    else:
+        say(f"Added the appliance '{appliance.name}' of {appliance.owner}, number {appliance.id}")
+
+
+@app.command("list", epilog=examples("appliances list --user anna"))
+def list_(
+    user: Annotated[str | None, typer.Option(help="Those of this user alone.", autocompletion=users)] = None,
+    as_json: Json = False,
+) -> None:
+    """List the appliances, and the bytes that their images take."""
+    with open_store(read_settings()) as store:
+        found = store.appliances.list(user)
+        contents = {owner: store.appliances.contents(owner) for owner in {each.owner for each in found}}
+    sized = [(each, contents[each.owner][each.id].size if each.id in contents[each.owner] else 0) for each in found]
+    if as_json:
+        print_json({"appliances": [_json(appliance, size) for appliance, size in sized]})
+        return
+    rows = [
+        [str(each.id), each.owner, each.name, each.version, each.distribution, each.architecture, mebibytes(size)]
+        for each, size in sized
+    ]
+    print_table(["Id", "User", "Name", "Version", "Distribution", "Architecture", "Images"], rows)
+
+
+@app.command(epilog=examples("appliances remove 4 --user anna"))
+def remove(id: Id, user: User = "root", yes: Yes = False) -> None:
+    """Remove an appliance that has neither images nor published images."""
+    with open_store(read_settings()) as store:
+        if store.appliances.find(user, id) is None:
+            raise NotFound(f"{user} has no appliance {id}; see: publisher appliances list")
+        confirm(f"Remove the appliance {id} of {user}?", yes=yes)
+        store.appliances.remove(user, id)
+    say(f"Removed the appliance {id} of {user}")
+
+
+def _json(appliance: Appliance, size: int) -> dict[str, Any]:
+    from publisher.core.uris import appliance_uri
+
+    return {
+        "id": appliance.id,
+        "uri": appliance_uri(appliance.owner, appliance.id),
+        "owner": appliance.owner,
+        "name": appliance.name,
+        "version": appliance.version,
+        "description": appliance.description,
+        "distribution": appliance.distribution,
+        "architecture": appliance.architecture,
+        "images_bytes": size,
+        "created": iso(appliance.created),
+    }

@@ -1,0 +1,66 @@
+"""`publisher audit`: who did what."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from publisher.cli.examples import examples
+from publisher.cli.installation import open_store
+from publisher.cli.output import Json, iso, print_json, print_table
+from publisher.core.settings import Settings
+
+if TYPE_CHECKING:
+    from publisher.store.audit import AuditEntry
+
+app = typer.Typer(help="Who did what.", no_args_is_help=True)
+
+
+@app.command("list", epilog=examples("audit list --user anna", "audit list --object users/root/accounts/1 --json"))
+def list_(
+    user: Annotated[str | None, typer.Option(help="Only what this user did.")] = None,
+    object: Annotated[
+        str | None,
+        typer.Option(metavar="URI", help="Only what was done to this, such as users/root/accounts/1."),
+    ] = None,
+    count: Annotated[int, typer.Option(min=1, max=1_000_000, help="How many entries at the most.")] = 100,
+    before: Annotated[int | None, typer.Option(help="Only those before the entry of this number.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the changes that were made over the API, in the console and by this command, the newest first.
+
+    What workers do to a ticket is in its history (`publisher status --history`).
+    """
+    with open_store(Settings.from_environment()) as store:
+        entries = store.audit.latest(count, before=before, actor=user, object=object)
+    if as_json:
+        print_json({"entries": [_json(each) for each in entries]})
+        return
+    columns = ["Number", "Time", "User", "Door", "Address", "Action", "Object", "Detail"]
+    print_table(columns, [[_printable(cell) for cell in _cells(each)] for each in entries])
+
+
+def _cells(entry: AuditEntry) -> list[str]:
+    actor = entry.actor
+    who = [actor.login, actor.door, actor.address or ""]
+    return [str(entry.id), iso(entry.at) or "", *who, entry.action, entry.object, entry.detail]
+
+
+def _json(entry: AuditEntry) -> dict[str, Any]:
+    return {
+        "id": entry.id,
+        "at": iso(entry.at),
+        "user": entry.actor.login,
+        "door": entry.actor.door,
+        "address": entry.actor.address,
+        "request_id": entry.actor.request_id,
+        "action": entry.action,
+        "object": entry.object,
+        "detail": entry.detail,
+    }
+
+
+def _printable(text: str) -> str:
+    """A login that somebody tried may be anything, control characters for the terminal among it."""
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)

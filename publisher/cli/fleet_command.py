@@ -1,0 +1,69 @@
+"""`publisher fleet`: the workers there are, as the store knows them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from publisher.cli.examples import examples
+from publisher.cli.installation import open_store
+from publisher.cli.output import Json, iso, print_json, print_table, say
+from publisher.core.settings import Settings
+
+if TYPE_CHECKING:
+    from publisher.store.fleet import WorkerStanding
+
+app = typer.Typer(help="The workers there are.", no_args_is_help=True)
+
+
+@app.command("list", epilog=examples("fleet list", "fleet list --json"))
+def list_(as_json: Json = False) -> None:
+    """List the workers that run, or did within the last day; those heard of last come first."""
+    settings = Settings.from_environment()
+    with open_store(settings) as store:
+        found = store.fleet.workers()
+    if as_json:
+        print_json({"workers": [_json(each, settings.silent_seconds) for each in found]})
+        return
+    rows = [
+        [
+            each.member.name,
+            each.state(settings.silent_seconds),
+            f"{each.silent_seconds:.0f} s ago",
+            f"{len(each.ticket_ids)} of {each.member.concurrency}",
+            ", ".join(str(id) for id in each.ticket_ids),
+            each.member.version,
+        ]
+        for each in found
+    ]
+    print_table(["Name", "State", "Heard of", "Busy", "Tickets", "Version"], rows)
+
+
+@app.command(epilog=examples("fleet drain worker-1.example.com-4711"))
+def drain(name: Annotated[str, typer.Argument(help="A worker's name, as `publisher fleet list` has it.")]) -> None:
+    """Have a worker take nothing new, and end.
+
+    Its uploads go on for PUBLISHER_DRAIN_SECONDS; what has not ended then goes back to the queue. Whatever starts
+    workers may start another in its place.
+    """
+    settings = Settings.from_environment()
+    with open_store(settings) as store:
+        store.fleet.ask_to_drain(name)
+    say(f"{name} is asked to drain; it hears that within {settings.heartbeat_seconds:g} s")
+
+
+def _json(worker: WorkerStanding, silent_seconds: float) -> dict[str, Any]:
+    return {
+        "name": worker.member.name,
+        "state": worker.state(silent_seconds).value,
+        "host": worker.member.host,
+        "pid": worker.member.pid,
+        "node": worker.member.node,
+        "version": worker.member.version,
+        "concurrency": worker.member.concurrency,
+        "started": iso(worker.started),
+        "silent_seconds": worker.silent_seconds,
+        "stopped": iso(worker.stopped),
+        "ticket_ids": list(worker.ticket_ids),
+    }

@@ -1,0 +1,198 @@
+"""`publisher images`: the catalog of generated images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from publisher.cli.completion import images as image_numbers
+from publisher.cli.completion import users
+from publisher.cli.examples import examples
+from publisher.cli.installation import open_store, read_settings
+from publisher.cli.output import Json, Yes, confirm, err, iso, mebibytes, print_json, print_table, say
+from publisher.cli.signals import terminated_in_order
+from publisher.core.errors import NotFound
+
+if TYPE_CHECKING:
+    from publisher.core.image import Image
+    from publisher.store import Store
+
+app = typer.Typer(help="The catalog of generated images.", no_args_is_help=True)
+
+ID_MAX = (1 << 63) - 1
+"""The largest number that the database's columns hold."""
+
+FIRST_APPLIANCE = 1
+"""The appliance of images for which none is named. It is created with the first of them."""
+
+Format = Annotated[
+    str | None, typer.Option("--format", help="Image format, such as qcow2; checked against what the file really is.")
+]
+Id = Annotated[int, typer.Argument(min=1, max=ID_MAX, help="An image's number.", autocompletion=image_numbers)]
+Link = Annotated[bool, typer.Option("--link", help="Hard-link the file into the image root in place of copying it.")]
+
+
+@app.command(epilog=examples("images add disk.qcow2", "images add disk.img --appliance 4 --format raw --link"))
+def add(
+    file: Annotated[Path, typer.Argument(help="A disk image: qcow2, raw, vmdk, vdi, vhd or ISO.")],
+    appliance: Annotated[
+        int, typer.Option(min=1, max=ID_MAX, help="The appliance that it belongs to; created if it does not exist.")
+    ] = FIRST_APPLIANCE,
+    user: Annotated[str, typer.Option(help="The user that it belongs to.", autocompletion=users)] = "root",
+    id: Annotated[int | None, typer.Option(min=1, max=ID_MAX, help="Its number; the next free one by default.")] = None,
+    format: Format = None,
+    name: Annotated[str | None, typer.Option(help="Its name; that of the file by default.")] = None,
+    link: Link = False,
+    md5: Annotated[str | None, typer.Option(help="The MD5 that the file, or the disk in it, must have.")] = None,
+    sha256: Annotated[str | None, typer.Option(help="Likewise its SHA-256.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Register a disk image, so that it can be published. A file under the image root stays where it is.
+
+    One that is compressed (gz, xz, zst, bz2) is unpacked into the image root.
+    """
+    from publisher.core.checksums import checksum
+    from publisher.files.image_writer import UnpackLimits
+    from publisher.services.image_files import register
+
+    given = {"md5": md5, "sha256": sha256}
+    expected = tuple(checksum(name, text, f"--{name}") for name, text in given.items() if text is not None)
+
+    settings = read_settings()
+    with open_store(settings) as store, terminated_in_order(), hashing(file) as on_progress:
+        image = register(
+            store,
+            settings.images,
+            file,
+            owner=user,
+            appliance_id=appliance,
+            id=id,
+            format=format,
+            name=name,
+            link=link,
+            expected=expected,
+            limits=UnpackLimits.of(settings),
+            virtual_size_max=settings.virtual_size_max,
+            on_progress=on_progress,
+        )
+    if as_json:
+        print_json(image_json(image))
+    else:
+        say(f"Image {image.id}: {image.name}, {image.format}, {mebibytes(image.size)}, sha256 {image.sha256}")
+    warn(image)
+
+
+@app.command("list", epilog=examples("images list", "images list --user anna --json"))
+def list_(
+    user: Annotated[str | None, typer.Option(help="Only those of this user.", autocompletion=users)] = None,
+    appliance: Annotated[int | None, typer.Option(help="Only those of this appliance.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the images."""
+    with open_store(read_settings()) as store:
+        images = store.images.list(owner=user, appliance_id=appliance)
+    if as_json:
+        print_json({"images": [image_json(image) for image in images]})
+        return
+    rows = [
+        [str(each.id), each.owner, str(each.appliance_id), each.name, each.format, mebibytes(each.size), each.location]
+        for each in images
+    ]
+    print_table(["Id", "User", "Appliance", "Name", "Format", "Size", "Location"], rows)
+    for image in images:
+        warn(image)
+
+
+@app.command(epilog=examples("images show 7", "images show 7 --json"))
+def show(id: Id, as_json: Json = False) -> None:
+    """Show an image."""
+    with open_store(read_settings()) as store:
+        image = find_image(store, id)
+    if as_json:
+        print_json(image_json(image))
+        return
+    lines = {
+        "Image": f"{image.id} of {image.owner}, appliance {image.appliance_id}",
+        "Name": image.name,
+        "State": image.state.value,
+        "Format": image.format,
+        "Size": f"{mebibytes(image.size)} ({image.size} bytes)",
+        "Disk": f"{mebibytes(image.virtual_size)}",
+        "MD5": image.md5,
+        "SHA-256": image.sha256,
+        "File": image.location,
+        "Created": iso(image.created),
+    }
+    for label, value in lines.items():
+        if value:
+            say(f"{label:<9} {value}")
+
+
+@app.command(epilog=examples("images delete 7", "images delete 7 --yes"))
+def delete(id: Id, yes: Yes = False, as_json: Json = False) -> None:
+    """Delete an image, and its file if the service created it. What was published stays in the clouds."""
+    from publisher.services import image_files
+
+    settings = read_settings()
+    with open_store(settings) as store:
+        image = find_image(store, id)
+        confirm(f"Delete image {id}, '{image.name}' of {image.owner}?", yes=yes)
+        image_files.delete(store, settings.images, image.owner, image.appliance_id, id)
+    if as_json:
+        print_json({"deleted": [id]})
+    else:
+        say(f"Deleted image {id}")
+
+
+def find_image(store: Store, id: int) -> Image:
+    """Return the image with that number. Raises `NotFound`."""
+    image = store.images.get(id) if id <= ID_MAX else None
+    if image is None:
+        raise NotFound(f"there is no image {id}; see: publisher images list")
+    return image
+
+
+def image_json(image: Image) -> dict[str, Any]:
+    from publisher.core.uris import image_uri
+
+    return {
+        "id": image.id,
+        "uri": image_uri(image.owner, image.appliance_id, image.id),
+        "owner": image.owner,
+        "appliance_id": image.appliance_id,
+        "name": image.name,
+        "format": image.format,
+        "disk_format": image.disk_format,
+        "size_bytes": image.size,
+        "virtual_size_bytes": image.virtual_size,
+        "md5": image.md5,
+        "sha256": image.sha256,
+        "sha512": image.sha512,
+        "location": image.location,
+        "warning": image.warning,
+        "created": iso(image.created),
+    }
+
+
+def warn(image: Image) -> None:
+    """Say on the standard error what is to be known about an image, if anything is."""
+    if image.warning:
+        say(f"Image {image.id}: {image.warning}", console=err)
+    if image.glance_objection:
+        say(f"Image {image.id} cannot be published to OpenStack: {image.glance_objection}", console=err)
+
+
+@contextmanager
+def hashing(file: Path) -> Iterator[Callable[[int], None]]:
+    """A progress bar on the standard error, where that is a terminal, for what `register` reads of the file."""
+    total = file.stat().st_size if file.is_file() else 0
+    columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), DownloadColumn(binary_units=True)
+    with Progress(*columns, TimeRemainingColumn(), console=err, transient=True, disable=not err.is_terminal) as bar:
+        task = bar.add_task(f"Registering {escape(file.name)}", total=total)
+        yield lambda count: bar.advance(task, count)

@@ -1,0 +1,191 @@
+"""`publisher logs`: all that is known of a ticket, in the order in which it happened."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from publisher.cli.examples import examples
+from publisher.cli.installation import open_store, read_settings
+from publisher.cli.output import Json, err, iso, mebibytes, print_json, say, say_error
+from publisher.cli.tickets_command import TicketId, print_ticket, ticket_json
+from publisher.cli.watching import (
+    EXIT_CODES,
+    EXIT_INTERRUPTED,
+    EXIT_TIMED_OUT,
+    find_ticket,
+    pace,
+    say_how_to_go_on,
+)
+from publisher.core.closed_pipe import die, no_outcome, reader_is_gone
+from publisher.core.ticket import Phase, State
+
+if TYPE_CHECKING:
+    from publisher.store import Store
+    from publisher.store.inspection import Dossier
+
+_POLL_SECONDS = 0.5
+
+EXAMPLES = examples("logs 12", "logs 12 --follow", "logs 12 --json")
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing that happened. `kind` is `ticket`, `cloud`, `upload` or `notice`."""
+
+    at: float
+    kind: str
+    words: str
+
+
+def logs(
+    ticket: TicketId,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until it ends.")] = False,
+    timeout: Annotated[
+        float | None,
+        typer.Option("--timeout", min=0, metavar="SECONDS", help="With --follow: no longer than this."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Tell all that is known of a ticket, in order: states, phases, retries and why, cloud objects, pace of uploads.
+
+    With --follow the exit code is 0 published, 1 failed, 3 cancelled, 4 not within --timeout.
+    With --follow --json each event is a line of its own.
+    """
+    with open_store(read_settings()) as store, no_outcome(when=follow):
+        dossier = _dossier(store, ticket)
+        if not follow:
+            _print(dossier, as_json=as_json)
+            return
+        if not as_json:
+            _print_head(dossier)
+        code = _follow(store, ticket, timeout_seconds=timeout, as_json=as_json)
+    raise typer.Exit(code)
+
+
+def events(dossier: Dossier) -> list[Event]:
+    """What happened, the earliest first; of what was changed several times in one place, the latest."""
+    return sorted(_events(dossier), key=lambda each: each.at)
+
+
+def _events(dossier: Dossier) -> Iterator[Event]:
+    for entry in dossier.history:
+        yield Event(entry.at, "ticket", f"{entry.to_state}: {entry.words}")
+    for thing in dossier.cloud_objects:
+        yield Event(thing.created, "cloud", f"{thing.cloud_id} is to be made")
+        if thing.state != "planned":
+            yield Event(thing.modified, "cloud", f"{thing.cloud_id} is {thing.state}")
+    ticket = dossier.ticket
+    for each in dossier.paces:
+        if each.attempt == ticket.attempt and not ticket.final:
+            continue  # it goes on; how far it is, the ticket itself tells
+        rate = f", {mebibytes(each.bytes_per_second)}/s" if each.bytes_per_second is not None else ""
+        words = f"attempt {each.attempt}: {mebibytes(each.sent_last)} sent{rate}"
+        yield Event(each.last, "upload", f"{words} ({each.samples} samples)")
+    for notice in dossier.notices:
+        error = f": {notice.error}" if notice.error else ""
+        yield Event(notice.created, "notice", f"{notice.event}, {notice.state}, attempt {notice.attempt}{error}")
+
+
+def _dossier(store: Store, ticket_id: int) -> Dossier:
+    """Raises `NotFound`."""
+    find_ticket(store, ticket_id)
+    dossier = store.inspection.dossier(ticket_id)
+    # It may have been deleted in between.
+    return dossier or _dossier(store, ticket_id)
+
+
+def _print(dossier: Dossier, *, as_json: bool) -> None:
+    if as_json:
+        print_json(_json(dossier))
+        return
+    _print_head(dossier)
+    for event in events(dossier):
+        _tell(event, as_json=False)
+
+
+def _json(dossier: Dossier) -> dict[str, Any]:
+    return {
+        "ticket": ticket_json(dossier.ticket),
+        "reason": dossier.reason,
+        "request_id": dossier.request_id,
+        "traceparent": dossier.traceparent,
+        "cloud_objects": [
+            asdict(each) | {"created": iso(each.created), "modified": iso(each.modified)}
+            for each in dossier.cloud_objects
+        ],
+        "uploads": [
+            {
+                "attempt": each.attempt,
+                "samples": each.samples,
+                "first": iso(each.first),
+                "last": iso(each.last),
+                "sent_bytes": each.sent_last,
+                "bytes_per_second": each.bytes_per_second,
+            }
+            for each in dossier.paces
+        ],
+        "events": [_event_json(each) for each in events(dossier)],
+    }
+
+
+def _event_json(event: Event) -> dict[str, Any]:
+    return {"at": iso(event.at), "kind": event.kind, "words": event.words}
+
+
+def _print_head(dossier: Dossier) -> None:
+    ticket = dossier.ticket
+    print_ticket(
+        ticket,
+        {
+            "Reason": dossier.reason,
+            "Attempts": str(ticket.attempt),
+            "Worker": ticket.worker,
+            "Request": dossier.request_id,
+            "Trace": dossier.traceparent,
+        },
+    )
+
+
+def _follow(store: Store, ticket_id: int, *, timeout_seconds: float | None, as_json: bool) -> int:
+    until = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+    told: set[object] = set()
+    try:
+        while True:
+            dossier = _dossier(store, ticket_id)
+            for mark, event in [*((each, each) for each in events(dossier)), *_going_on(dossier)]:
+                if mark not in told:
+                    told.add(mark)
+                    _tell(event, as_json=as_json)
+            if dossier.ticket.final:
+                return EXIT_CODES[dossier.ticket.state]
+            if reader_is_gone():
+                die()
+            if until is not None and time.monotonic() >= until:
+                say_error(f"ticket {ticket_id} has not ended after {timeout_seconds:g} s; it goes on")
+                return EXIT_TIMED_OUT
+            time.sleep(_POLL_SECONDS)
+    except KeyboardInterrupt:
+        say(f"Stopped watching; ticket {ticket_id} goes on.", console=err)
+        say_how_to_go_on(ticket_id)
+        return EXIT_INTERRUPTED
+
+
+def _going_on(dossier: Dossier) -> Iterator[tuple[object, Event]]:
+    """How far the upload is, and what it is told only once for: each tenth of each attempt."""
+    ticket = dossier.ticket
+    if ticket.state is State.PUBLISHING and ticket.phase is Phase.UPLOADING and ticket.progressed:
+        tenth = ticket.attempt, ticket.progress.percentage // 10
+        yield tenth, Event(ticket.progressed, "upload", pace(ticket))
+
+
+def _tell(event: Event, *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(_event_json(event)))
+    else:
+        say(f"{iso(event.at)}  {event.kind:<6}  {event.words}")

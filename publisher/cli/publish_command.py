@@ -1,0 +1,303 @@
+"""`publisher publish`: one image to one cloud, by the same way as a request to the intake."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from publisher.cli import openrc, passwords
+from publisher.cli.certificates import CaBundle, read_bundle
+from publisher.cli.completion import images, users
+from publisher.cli.examples import examples
+from publisher.cli.images_command import FIRST_APPLIANCE, ID_MAX, Format, Link, find_image, hashing, warn
+from publisher.cli.installation import open_store, read_settings
+from publisher.cli.openrc import (
+    ACCOUNT,
+    TARGET,
+    Interface,
+    KeystoneVersion,
+    Project,
+    ProjectDomain,
+    Region,
+    Tenant,
+    UserDomain,
+)
+from publisher.cli.output import Json, err, out, print_json, say
+from publisher.cli.signals import terminated_in_order
+from publisher.cli.stored_accounts import find_account
+from publisher.cli.tickets_command import Timeout, Wait, ticket_json, wake_worker
+from publisher.cli.watching import find_ticket, watch
+from publisher.core.closed_pipe import no_outcome
+from publisher.core.errors import Conflict, InvalidRequest, NotFound
+from publisher.core.settings import Settings
+
+if TYPE_CHECKING:
+    from publisher.core.image import Image
+    from publisher.core.ticket import Ticket
+    from publisher.services.publishing import PublishRequest
+    from publisher.store import Store
+    from publisher.store.accounts import StoredAccount
+
+FIRST_USER = "root"
+_OF_THE_ACCOUNT = (
+    *("keystone_url", "glance_url", "login", "password_stdin", "user_domain", "interface", "keystone_version"),
+    "ca_bundle",
+)
+"""Options that a stored account takes the place of."""
+_OPTIONS = {
+    "credAccount.keystoneUrl": "--keystone-url or OS_AUTH_URL",
+    "credAccount.glanceUrl": "--glance-url",
+    "credAccount.login": "--login or OS_USERNAME",
+    "credAccount.password": passwords.CLOUD_VARIABLE,
+    "credAccount.userDomain": "--user-domain or OS_USER_DOMAIN_NAME",
+    "credAccount.interface": "--interface or OS_INTERFACE",
+    "credAccount.keystoneVersion": "--keystone-version or OS_IDENTITY_API_VERSION",
+    "keystoneDomain": "--domain or OS_PROJECT_DOMAIN_NAME",
+    "keystoneProject": "--project or OS_PROJECT_NAME",
+    "tenantName": "--tenant or OS_TENANT_NAME",
+    "displayName": "--name",
+}
+"""How the elements of a request are given here."""
+
+EXAMPLES = examples(
+    'publish disk.qcow2 --name "My image" --wait',
+    "publish 7 --project demo --domain Default --region RegionOne",
+    "publish 7 --account production --project demo --wait",
+    "publish 7 --wait --timeout 3600 --json < password --password-stdin",
+)
+FILE = "A file that is registered first"
+
+
+def publish(
+    context: typer.Context,
+    image: Annotated[
+        str, typer.Argument(help="The number of an image, or a file to register first.", autocompletion=images)
+    ],
+    user: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Whose image it is; the image's own user, or for a file {FIRST_USER}.", autocompletion=users
+        ),
+    ] = None,
+    appliance: Annotated[
+        int | None, typer.Option(min=1, max=ID_MAX, help=f"Likewise its appliance; for a file {FIRST_APPLIANCE}.")
+    ] = None,
+    stored: Annotated[
+        str | None,
+        typer.Option(
+            "--account",
+            metavar="NAME",
+            help="A stored account; the OS_… variables are not read.",
+            rich_help_panel=ACCOUNT,
+        ),
+    ] = None,
+    platform: Annotated[str, typer.Option(help="The kind of cloud.", rich_help_panel=ACCOUNT)] = "openstack",
+    keystone_url: Annotated[
+        str | None, typer.Option(envvar="OS_AUTH_URL", help="Keystone's address.", rich_help_panel=ACCOUNT)
+    ] = None,
+    glance_url: Annotated[
+        str | None,
+        typer.Option(help="Glance's address; taken from Keystone's catalog if not given.", rich_help_panel=ACCOUNT),
+    ] = None,
+    login: Annotated[
+        str | None, typer.Option(envvar="OS_USERNAME", help="Login of the cloud account.", rich_help_panel=ACCOUNT)
+    ] = None,
+    password_stdin: Annotated[
+        bool,
+        typer.Option(
+            "--password-stdin",
+            help="Read the cloud account's password from the standard input; else it is that of"
+            f" {passwords.CLOUD_VARIABLE}, or asked for.",
+            rich_help_panel=ACCOUNT,
+        ),
+    ] = False,
+    project: Project = None,
+    domain: ProjectDomain = None,
+    user_domain: UserDomain = None,
+    tenant: Tenant = None,
+    region: Region = None,
+    interface: Interface = None,
+    keystone_version: KeystoneVersion = None,
+    public: Annotated[
+        bool, typer.Option("--public", help="Let every project of the cloud see the image.", rich_help_panel=TARGET)
+    ] = False,
+    name: Annotated[
+        str | None, typer.Option(help="The image's name in the cloud; its own by default.", rich_help_panel=TARGET)
+    ] = None,
+    ca_bundle: CaBundle = None,
+    format: Format = None,
+    link: Link = False,
+    wait: Wait = False,
+    timeout: Timeout = None,
+    as_json: Json = False,
+) -> None:
+    """Publish an image to a cloud.
+
+    Without --account, what you do not give is taken from the OS_… variables of the `openstack` command.
+    With --wait the exit code is 0 published, 1 failed, 3 cancelled, 4 not within --timeout.
+    """
+    with_variables = stored is None
+    target = _given(
+        keystoneProject=openrc.project(context) if with_variables else _typed(context, "project"),
+        keystoneDomain=domain if with_variables else _typed(context, "domain"),
+        tenantName=tenant if with_variables else _typed(context, "tenant"),
+        publishLocation=region if with_variables else _typed(context, "region"),
+        displayName=name,
+    ) | {"publicImage": public}
+    from publisher.services.publishing import PublishRequest
+
+    settings = read_settings()
+    with open_store(settings) as store, no_outcome(when=wait), _naming_options():
+        found = find_image(store, int(image)) if image.isdecimal() else None
+        owner = user or (found.owner if found else FIRST_USER)
+        request = PublishRequest(
+            owner=owner,
+            appliance_id=appliance or (found.appliance_id if found else FIRST_APPLIANCE),
+            image_id=found.id if found else 0,
+            platform=platform,
+            target=target,
+        )
+        if stored:
+            request = _with_stored(context, request, find_account(store, owner, stored))
+        else:
+            account = _given(
+                keystoneUrl=keystone_url,
+                glanceUrl=glance_url,
+                login=login,
+                userDomain=openrc.user_domain(context),
+                interface=openrc.interface(interface),
+                keystoneVersion=openrc.version(keystone_version),
+            )
+            request = replace(
+                request,
+                account=account | (read_bundle(ca_bundle) if ca_bundle else {}),
+                secrets={"password": _password(password_stdin, login)},
+            )
+        with terminated_in_order():
+            if found is None:
+                ticket = _register_and_accept(store, settings, Path(image), request, format=format, link=link)
+            else:
+                ticket = _accept(store, settings, request)
+        wake_worker(store, settings, ticket.id)
+        if not as_json:
+            say(f"Ticket {ticket.id}: '{ticket.name}' to {ticket.platform}; see: publisher status {ticket.id}")
+        code = watch(store, ticket.id, console=err if as_json else out, timeout_seconds=timeout) if wait else 0
+        if as_json:
+            print_json(ticket_json(find_ticket(store, ticket.id)))
+    raise typer.Exit(code)
+
+
+@contextmanager
+def _naming_options() -> Iterator[None]:
+    """What is wrong with an element of a request is said with the option that it was, or was not, given by."""
+    try:
+        yield
+    except InvalidRequest as error:
+        if error.field not in _OPTIONS:
+            raise
+        raise InvalidRequest(f"{error}; it is given by {_OPTIONS[error.field]}") from None
+
+
+def _given(**values: str | None) -> dict[str, Any]:
+    """Without what is not given: an empty variable is the same as none."""
+    return {name: value for name, value in values.items() if value}
+
+
+def _password(stdin: bool, login: str | None) -> str:
+    if stdin:
+        return passwords.from_stdin()
+    return os.environ.get(passwords.CLOUD_VARIABLE) or passwords.ask(
+        f"Password of {login or 'the cloud account'}",
+        instead=f"set {passwords.CLOUD_VARIABLE}, or use --password-stdin",
+    )
+
+
+def _typed(context: typer.Context, option: str) -> str | None:
+    """An option's value if it was given on the command line itself: variables may be about another cloud."""
+    value: str | None = context.params[option]
+    return value if openrc.is_from_command_line(context, option) else None
+
+
+def _with_stored(context: typer.Context, request: PublishRequest, account: StoredAccount) -> PublishRequest:
+    """The request, with a stored account. Raises `InvalidRequest` for an option that contradicts it."""
+    from publisher.intake.publish_request import secret_names
+    from publisher.platforms.wire_types import find_platform
+
+    for option in _OF_THE_ACCOUNT:
+        if openrc.is_from_command_line(context, option):
+            flag = f"--{option.replace('_', '-')}"
+            raise InvalidRequest(f"{flag}: the account '{account.name}' has its own; leave out {flag} or --account")
+    if openrc.is_from_command_line(context, "platform") and request.platform != account.platform:
+        raise InvalidRequest(f"--platform: '{account.name}' is an account of {account.platform}; leave out --platform")
+    platform = find_platform(account.platform)
+    return replace(
+        request,
+        platform=account.platform,
+        account=account.fields | {"name": account.name},
+        account_id=account.id,
+        sealed_secrets=account.sealed_secrets,
+        sealed_names=secret_names(platform) if platform else frozenset({"password"}),
+    )
+
+
+def _register_and_accept(
+    store: Store, settings: Settings, file: Path, request: PublishRequest, *, format: str | None, link: bool
+) -> Ticket:
+    """The ticket of a file that is registered first. Without a ticket, no image is left either."""
+    from publisher.services import image_files
+
+    image = _register(store, settings, file, request, format=format, link=link)
+    warn(image)
+    try:
+        return _accept(store, settings, replace(request, image_id=image.id))
+    except BaseException:
+        # There is a ticket after all where an interrupt came just after it was committed: then the image stays.
+        with contextlib.suppress(Conflict, NotFound):
+            image_files.delete(store, settings.images, image.owner, image.appliance_id, image.id)
+        raise
+
+
+def _register(
+    store: Store, settings: Settings, file: Path, request: PublishRequest, *, format: str | None, link: bool
+) -> Image:
+    """Register the file that a request is about, once the rest of the request is known to be good."""
+    from publisher.files.image_writer import UnpackLimits
+    from publisher.platforms.platform import check_image, check_request
+    from publisher.services.image_files import register
+
+    if not file.exists():
+        raise InvalidRequest("is neither the number of an image nor a file", field=str(file))
+    # Checked before, too: a mistake in the request shall leave no image registered.
+    secrets = request.secrets or dict.fromkeys(request.sealed_names, "sealed")
+    check_request(request.platform, request.account, secrets, request.target)
+    with hashing(file) as on_progress:
+        return register(
+            store,
+            settings.images,
+            file,
+            owner=request.owner,
+            appliance_id=request.appliance_id,
+            format=format,
+            link=link,
+            limits=UnpackLimits.of(settings),
+            virtual_size_max=settings.virtual_size_max,
+            on_found=lambda disk: check_image(request.platform, file.name, disk.glance_objection),
+            on_progress=on_progress,
+        )
+
+
+def _accept(store: Store, settings: Settings, request: PublishRequest) -> Ticket:
+    """The ticket, committed. No worker has been woken yet."""
+    from publisher.core.vault import Vault
+    from publisher.outbound.policy import OutboundPolicy
+    from publisher.services.publishing import accept
+
+    vault = Vault.from_file(settings.key_file, production=settings.production)
+    return accept(store, vault, request, policy=OutboundPolicy.of(settings))

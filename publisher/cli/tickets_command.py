@@ -1,0 +1,240 @@
+"""`publisher status`, `cancel` and `tickets`: what became of a publish request."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.text import Text
+
+from publisher.cli.completion import tickets as ticket_numbers
+from publisher.cli.completion import users
+from publisher.cli.examples import examples
+from publisher.cli.images_command import ID_MAX
+from publisher.cli.installation import open_store, read_settings
+from publisher.cli.output import Json, Yes, confirm, err, iso, mebibytes, out, print_json, print_table, say
+from publisher.cli.watching import find_ticket, watch
+from publisher.core.closed_pipe import no_outcome
+from publisher.core.errors import Conflict
+from publisher.core.settings import Settings
+from publisher.core.ticket import HistoryEntry, State, Ticket
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from publisher.store import Store
+
+app = typer.Typer(help="Publish requests.", no_args_is_help=True)
+
+TicketId = Annotated[int, typer.Argument(min=1, max=ID_MAX, help="A ticket's number.", autocompletion=ticket_numbers)]
+Wait = Annotated[bool, typer.Option("--wait", help="Show how it goes on until it ends.")]
+Timeout = Annotated[
+    float | None, typer.Option("--timeout", min=0, metavar="SECONDS", help="With --wait: watch no longer than this.")
+]
+
+
+STATUS_EXAMPLES = examples("status 12", "status 12 --wait --timeout 600", "status 12 --history --json")
+CANCEL_EXAMPLES = examples("cancel 12", "cancel 12 && publisher status 12 --wait")
+
+
+def status(
+    ticket: TicketId,
+    wait: Wait = False,
+    timeout: Timeout = None,
+    history: Annotated[bool, typer.Option("--history", help="All that happened to it, too.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show a ticket.
+
+    With --wait the exit code is 0 published, 1 failed, 3 cancelled, 4 not within --timeout.
+    """
+    with open_store(read_settings()) as store, no_outcome(when=wait):
+        code = watch(store, ticket, console=err if as_json else out, timeout_seconds=timeout) if wait else 0
+        show(store, ticket, history=history, as_json=as_json, brief=wait)
+    raise typer.Exit(code)
+
+
+def cancel(ticket: TicketId, as_json: Json = False) -> None:
+    """Cancel a ticket. What it has uploaded is removed from the cloud."""
+    with open_store(read_settings()) as store:
+        asked = store.tickets.request_cancel(ticket)
+    if as_json:
+        print_json(ticket_json(asked))
+    elif asked.state is State.CANCELLED:
+        say(f"Ticket {ticket} was cancelled")
+    else:
+        say(f"Ticket {ticket} is being cancelled; see: publisher status {ticket} --wait")
+
+
+@app.command("show", epilog=examples("tickets show 12", "tickets show 12 --history --json"))
+def show_one(
+    ticket: TicketId,
+    history: Annotated[bool, typer.Option("--history", help="Show its history, too.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show a ticket."""
+    with open_store(read_settings()) as store:
+        show(store, ticket, history=history, as_json=as_json)
+
+
+@app.command(epilog=examples("tickets retry 12", "tickets retry 12 --wait --timeout 600"))
+def retry(ticket: TicketId, wait: Wait = False, timeout: Timeout = None, as_json: Json = False) -> None:
+    """Queue a failed or cancelled ticket again.
+
+    With --wait the exit code is 0 published, 1 failed, 3 cancelled, 4 not within --timeout.
+    """
+    settings = read_settings()
+    with open_store(settings) as store, no_outcome(when=wait):
+        store.tickets.retry(ticket)
+        wake_worker(store, settings, ticket)
+        if not as_json:
+            say(f"Ticket {ticket} is queued again")
+        code = watch(store, ticket, console=err if as_json else out, timeout_seconds=timeout) if wait else 0
+        if as_json:
+            print_json(ticket_json(find_ticket(store, ticket)))
+    raise typer.Exit(code)
+
+
+@app.command(epilog=examples("tickets delete 12", "tickets delete 12 --yes"))
+def delete(ticket: TicketId, yes: Yes = False, as_json: Json = False) -> None:
+    """Delete a ticket that has ended, with its history. What it published stays in the cloud."""
+    with open_store(read_settings()) as store:
+        found = find_ticket(store, ticket)
+        if not found.final:
+            raise Conflict(f"ticket {ticket} is {found.state}; cancel it first: publisher cancel {ticket}")
+        confirm(f"Delete ticket {ticket}, '{found.name}' to {found.platform}, with its history?", yes=yes)
+        store.tickets.remove(ticket)
+    if as_json:
+        print_json({"deleted": [ticket]})
+    else:
+        say(f"Deleted ticket {ticket}")
+
+
+@app.command(
+    "list",
+    epilog=examples(
+        "tickets list --state failed",
+        "tickets list --user anna --platform openstack --count 10",
+        "tickets list --count 0 --json",
+    ),
+)
+def list_(
+    user: Annotated[str | None, typer.Option(help="Only those of this user.", autocompletion=users)] = None,
+    state: Annotated[State | None, typer.Option(help="Only those in this state.")] = None,
+    platform: Annotated[str | None, typer.Option(help="Only those to this kind of cloud.")] = None,
+    count: Annotated[int, typer.Option(min=0, help="No more than so many; 0: all.")] = 50,
+    before: Annotated[int | None, typer.Option(min=1, help="Only those of a smaller number: to go on.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List tickets, the newest first."""
+    from publisher.store.inspection import Selection
+
+    with open_store(read_settings()) as store:
+        # One more, to know whether there are more.
+        found = store.inspection.latest(Selection(state, platform, user, before), count + 1 if count else None)
+    shown = found[:count] if count else found
+    more = len(found) > len(shown)
+    if as_json:
+        print_json({"tickets": [ticket_json(ticket) for ticket in shown], "more": more})
+        return
+    rows = [
+        [str(each.id), each.owner, str(each.image_id), each.platform, each.name, each.state, each.error or each.message]
+        for each in shown
+    ]
+    print_table(["Id", "User", "Image", "Platform", "Name", "State", "Message"], rows)
+    if more:
+        say(f"There are more; go on with --before {shown[-1].id}, or see all with --count 0", console=err)
+
+
+def wake_worker(store: Store, settings: Settings, ticket_id: int) -> None:
+    """Wake a worker for a queued ticket, and say what to do where the broker cannot be reached."""
+    from publisher.services.publishing import wake
+    from publisher.services.wakeups import WakeQueue
+
+    queue = WakeQueue.open(settings)
+    try:
+        if not wake(store, queue, ticket_id):
+            what = "check PUBLISHER_BROKER_URL" if settings.broker_url else "run: publisher up"
+            say(f"Ticket {ticket_id} is safe, and waits until a worker runs; {what}", console=err)
+    finally:
+        queue.close()
+
+
+def show(store: Store, ticket_id: int, *, history: bool, as_json: bool, brief: bool = False) -> None:
+    """Print a ticket; `brief` leaves out, in what is for people, the ticket itself. Raises `NotFound`."""
+    ticket = find_ticket(store, ticket_id)
+    entries = store.tickets.history(ticket_id) if history else []
+    if as_json:
+        print_json(ticket_json(ticket) | ({"history": [_entry_json(entry) for entry in entries]} if history else {}))
+        return
+    if not brief:
+        print_ticket(ticket)
+    if history:
+        _print_history(entries)
+
+
+def ticket_json(ticket: Ticket) -> dict[str, Any]:
+    from publisher.core.uris import ticket_uri
+
+    return {
+        "id": ticket.id,
+        "uid": ticket.uid,
+        "uri": ticket_uri(ticket.owner, ticket.appliance_id, ticket.image_id, ticket.id),
+        "owner": ticket.owner,
+        "appliance_id": ticket.appliance_id,
+        "image_id": ticket.image_id,
+        "platform": ticket.platform,
+        "name": ticket.name,
+        "state": ticket.state.value,
+        "phase": ticket.phase.value,
+        "message": ticket.message,
+        "percentage": ticket.progress.percentage,
+        "sent_bytes": ticket.progress.sent,
+        "total_bytes": ticket.progress.total,
+        "attempt": ticket.attempt,
+        "worker": ticket.worker,
+        "cloud_id": ticket.cloud_id,
+        "location": ticket.location,
+        "error": ticket.error,
+        "error_detail": ticket.error_detail,
+        "created": iso(ticket.created),
+        "modified": iso(ticket.modified),
+        "started": iso(ticket.started),
+        "finished": iso(ticket.finished),
+    }
+
+
+def _entry_json(entry: HistoryEntry) -> dict[str, Any]:
+    return {
+        "at": iso(entry.at),
+        "from_state": entry.from_state.value if entry.from_state else None,
+        "to_state": entry.to_state.value,
+        "phase": entry.phase.value,
+        "words": entry.words,
+    }
+
+
+def print_ticket(ticket: Ticket, further: Mapping[str, str | None] = {}) -> None:  # is only read
+    """For people: what is known of a ticket, and what else they are to be told."""
+    sent, total = ticket.progress.sent, ticket.progress.total
+    lines = {
+        "Ticket": f"{ticket.id} ({ticket.uid})",
+        "Image": f"{ticket.image_id} of {ticket.owner}, appliance {ticket.appliance_id}",
+        "To": f"{ticket.platform}, as '{ticket.name}'",
+        "State": ticket.state.value,
+        "Message": ticket.message,
+        "Error": ticket.error,
+        "Sent": f"{mebibytes(sent)} of {mebibytes(total)} ({ticket.progress.percentage} %)",
+        "Cloud id": ticket.cloud_id,
+        "Location": ticket.location,
+        "Accepted": iso(ticket.created),
+        "Finished": iso(ticket.finished),
+    }
+    for label, value in (lines | dict(further)).items():
+        if value:
+            out.print(Text.assemble((f"{label:<10}", "bold"), value), soft_wrap=True)
+
+
+def _print_history(entries: Sequence[HistoryEntry]) -> None:
+    for entry in entries:
+        say(f"{iso(entry.at)}  {entry.to_state.value:<10}  {entry.words}")

@@ -1,0 +1,185 @@
+"""`publisher top`: the fleet, live."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.columns import Columns
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.padding import Padding
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from publisher.cli.examples import examples
+from publisher.cli.installation import StoreUnavailable, database_errors, open_store, read_settings
+from publisher.cli.keys import keys
+from publisher.cli.output import Json, duration, mebibytes, out, print_json
+from publisher.cli.snapshot import Snapshot, Working, seconds_left, snapshot_json, take
+from publisher.cli.watching import rate
+from publisher.core.ticket import State, Ticket
+from publisher.version import __version__
+
+if TYPE_CHECKING:
+    from publisher.store import Store
+
+EXAMPLES = examples("top", "top --every 5", "top --once", "top --json")
+_QUIT = {"q", "Q"}
+_BAR_WIDTH = 20
+_FILE_WIDTH = 160
+
+
+def top(
+    once: Annotated[bool, typer.Option("--once", help="Print it once, and end.")] = False,
+    every: Annotated[float, typer.Option(min=0.2, metavar="SECONDS", help="How often it is drawn anew.")] = 1.0,
+    as_json: Json = False,
+) -> None:
+    """Show the fleet, live: workers and what each does, the queue, tickets, throughput, failures of the last hour.
+
+    q or Ctrl-C ends it. Where the output is no terminal, it is printed once.
+    """
+    settings = read_settings()
+    silent_seconds = settings.silent_seconds
+    with open_store(settings) as store:
+        if as_json:
+            print_json(snapshot_json(take(store, silent_seconds)))
+        elif once or not out.is_terminal:
+            _print(draw(take(store, silent_seconds)))
+        else:
+            _live(store, silent_seconds, every)
+
+
+def draw(snapshot: Snapshot) -> RenderableType:
+    """One picture of the fleet."""
+    numbers = Columns([_tickets(snapshot), _throughput(snapshot), _failures(snapshot)], padding=(0, 4))
+    return Group(_head(snapshot), Padding(numbers, (1, 0)), _workers(snapshot))
+
+
+def _print(picture: RenderableType) -> None:
+    if out.is_terminal:
+        out.print(picture)
+        return
+    # A file has no width of its own, and is not to be padded to the one that it is given.
+    console = Console(width=_FILE_WIDTH, highlight=False)
+    with console.capture() as printed:
+        console.print(picture)
+    for line in printed.get().splitlines():
+        typer.echo(line.rstrip())
+
+
+def _live(store: Store, silent_seconds: float, every: float) -> None:
+    """Until q or Ctrl-C. A database that is away is waited for, with what was known last."""
+    picture: RenderableType = ""
+    try:
+        with keys() as pressed, Live(console=out, screen=True, auto_refresh=False) as screen:
+            while True:
+                try:
+                    with database_errors():
+                        picture = draw(take(store, silent_seconds))
+                    screen.update(picture, refresh=True)
+                except StoreUnavailable as error:
+                    screen.update(Group(Text(str(error), style="bold red"), picture), refresh=True)
+                if pressed(every) in _QUIT:
+                    return
+    except KeyboardInterrupt:
+        """It is the other way to end it."""
+
+
+def _head(snapshot: Snapshot) -> Text:
+    alive = sum(each.alive for each in snapshot.workers)
+    queue = f"{snapshot.queue.depth} queued"
+    if snapshot.queue.oldest_seconds:
+        queue += f", the oldest for {duration(snapshot.queue.oldest_seconds)}"
+    head = Text.assemble(
+        (f"image-publisher {__version__}", "bold"),
+        f"   {time.strftime('%H:%M:%S', time.localtime(snapshot.at))}   ",
+        (f"{alive} {'worker' if alive == 1 else 'workers'}", "" if alive else "bold red"),
+        f"   {queue}",
+    )
+    if snapshot.abandoned:
+        head.append(f"   {snapshot.abandoned} to be taken over", style="bold yellow")
+    return head
+
+
+def _tickets(snapshot: Snapshot) -> RenderableType:
+    rows = (
+        [platform, *(str(snapshot.counts.get((platform, state), 0)) for state in State)]
+        for platform in snapshot.platforms
+    )
+    return _table("Tickets", ["", *(state.value for state in State)], rows, empty="none")
+
+
+def _throughput(snapshot: Snapshot) -> RenderableType:
+    rows = (
+        [
+            each.platform,
+            str(each.images),
+            mebibytes(each.bytes),
+            f"{mebibytes(each.bytes / each.seconds)}/s" if each.seconds else "",
+        ]
+        for each in snapshot.throughput
+    )
+    return _table("Published, last hour", ["", "images", "size", "each at"], rows, empty="nothing")
+
+
+def _failures(snapshot: Snapshot) -> RenderableType:
+    by_count = sorted(snapshot.failures.items(), key=lambda each: (-each[1], each[0]))
+    rows = ([reason, str(count)] for reason, count in by_count)
+    return _table("Failed, last hour", ["reason", "tickets"], rows, empty="none")
+
+
+def _table(title: str, columns: list[str], rows: Iterable[list[str]], *, empty: str) -> RenderableType:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="right" if number else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    return Group(Text(title, style="bold"), table if table.row_count else Text(empty, style="dim"))
+
+
+def _workers(snapshot: Snapshot) -> RenderableType:
+    if not snapshot.workers:
+        return Text("No worker has told of itself; start one: publisher worker", style="yellow")
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("worker", "ticket", "cloud", "image", "doing", "", "", "", ""):
+        table.add_column(column, no_wrap=True, overflow="ellipsis")
+    for worker in sorted(snapshot.workers, key=lambda each: (not each.alive, each.standing.member.name)):
+        for row in _worker_rows(worker, snapshot.at):
+            table.add_row(*row)
+    return table
+
+
+def _worker_rows(worker: Working, now: float) -> Iterator[list[RenderableType]]:
+    yield [Text(worker.standing.member.name, style="bold" if worker.alive else "dim"), *[""] * 3, _standing(worker)]
+    for ticket in worker.tickets:
+        yield ["", *_ticket_cells(ticket, now)]
+
+
+def _standing(worker: Working) -> Text:
+    standing = worker.standing
+    if standing.stopped is not None:
+        return Text("stopped", style="dim")
+    if not worker.alive:
+        return Text(f"silent for {duration(standing.silent_seconds)}", style="bold red")
+    busy = f"{len(worker.tickets)} of {standing.member.concurrency}"
+    return Text(f"{busy}, draining", style="yellow") if standing.drain else Text(busy, style="green")
+
+
+def _ticket_cells(ticket: Ticket, now: float) -> list[RenderableType]:
+    fast, left = rate(ticket), seconds_left(ticket, now)
+    attempt = f", attempt {ticket.attempt}" if ticket.attempt > 1 else ""
+    doing = ticket.phase.value if ticket.state is State.PUBLISHING else ticket.state.value
+    return [
+        Text(str(ticket.id)),
+        Text(ticket.platform),
+        Text(ticket.name),
+        Text(f"{doing}{attempt}"),
+        ProgressBar(total=max(ticket.progress.total, 1), completed=ticket.progress.sent, width=_BAR_WIDTH),
+        Text(f"{ticket.progress.percentage} %", justify="right"),
+        Text(f"{mebibytes(fast)}/s" if fast is not None else ""),
+        Text(f"{duration(left)} left" if left is not None else ""),
+    ]

@@ -1,0 +1,254 @@
+"""`publisher users`: who may use the intake."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from publisher.cli import passwords
+from publisher.cli.completion import users as logins
+from publisher.cli.examples import examples
+from publisher.cli.installation import open_store, read_settings
+from publisher.cli.output import Json, Yes, confirm, out, print_json, print_table, say, say_warning
+from publisher.core.errors import InvalidRequest, NotFound
+from publisher.services import first_user
+
+app = typer.Typer(help="Who may use the intake.", no_args_is_help=True)
+
+Login = Annotated[str, typer.Argument(help="The user's login.", autocompletion=logins)]
+PasswordStdin = Annotated[
+    bool, typer.Option("--password-stdin", help="Read the password from the first line of the standard input.")
+]
+PasswordFile = Annotated[
+    Path | None, typer.Option("--password-file", help="Read the password from the first line of this file.")
+]
+Generate = Annotated[bool, typer.Option("--generate", help="Generate a password and show it. Needs a terminal.")]
+GenerateTo = Annotated[
+    Path | None,
+    typer.Option("--generate-to", metavar="FILE", help="Generate a password and write it to this file, mode 0600."),
+]
+
+
+@app.command(
+    epilog=examples(
+        "users add anna --admin --generate",
+        "users add robot --role publishers --generate-to robot.password",
+        "users add ben --entitlement image_publish --password-stdin < password",
+    )
+)
+def add(
+    login: Annotated[str, typer.Argument(help="The login of the new user.")],
+    admin: Annotated[bool, typer.Option("--admin", help="An administrator may do everything.")] = False,
+    entitlement: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="What the user may do; repeat the option for more."),
+    ] = None,
+    role: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="A role of the user's; repeat the option for more.")
+    ] = None,
+    password_stdin: PasswordStdin = False,
+    password_file: PasswordFile = None,
+    generate: Generate = False,
+    generate_to: GenerateTo = None,
+) -> None:
+    """Add a user, with the rights that you name and no others.
+
+    The password is asked for, unless an option says where it comes from.
+    """
+    source = _PasswordSource(password_stdin, password_file, generate, generate_to)
+    with open_store(read_settings()) as store, source.password() as password:
+        user = store.users.add(
+            login,
+            password,
+            administrator=admin,
+            entitlements=frozenset(entitlement or ()),
+            roles=frozenset(role or ()),
+        )
+    say(f"Added the {'administrator' if user.administrator else 'user'} '{user.login}'")
+    source.show(password)
+    if not (admin or entitlement or role):
+        say_warning(f"'{login}' has no rights yet; grant some with a role: publisher users roles {login} --add ROLE")
+
+
+@app.command(epilog=examples("users passwd anna", "users passwd anna --generate-to anna.password"))
+def passwd(
+    login: Login,
+    password_stdin: PasswordStdin = False,
+    password_file: PasswordFile = None,
+    generate: Generate = False,
+    generate_to: GenerateTo = None,
+) -> None:
+    """Change a user's password. The user is signed out everywhere."""
+    settings = read_settings()
+    source = _PasswordSource(password_stdin, password_file, generate, generate_to)
+    with open_store(settings) as store, source.password() as password:
+        store.users.set_password(login, password)
+    first_user.forget_password(settings, login)
+    say(f"'{login}' has a new password")
+    source.show(password)
+
+
+@app.command("list", epilog=examples("users list", "users list --json"))
+def list_(
+    as_json: Json = False,
+) -> None:
+    """List the users."""
+    with open_store(read_settings()) as store:
+        users = store.users.list()
+    if as_json:
+        print_json(
+            {
+                "users": [
+                    {
+                        "login": user.login,
+                        "administrator": user.administrator,
+                        "entitlements": sorted(user.entitlements),
+                        "roles": [role.name for role in user.roles],
+                    }
+                    for user in users
+                ]
+            }
+        )
+        return
+    rows = [
+        [
+            user.login,
+            "administrator" if user.administrator else "user",
+            ", ".join(sorted(user.entitlements)),
+            ", ".join(role.name for role in user.roles),
+        ]
+        for user in users
+    ]
+    print_table(["Login", "Kind", "Entitlements", "Roles"], rows)
+
+
+@app.command(epilog=examples("users roles anna", "users roles anna --add publishers"))
+def roles(
+    login: Login,
+    add: Annotated[list[str] | None, typer.Option(help="A role to give to the user; again for another.")] = None,
+    remove: Annotated[list[str] | None, typer.Option(help="A role to take from the user; again for another.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Give roles to a user, take others away, and list what it has then. It holds from the next request on."""
+    with open_store(read_settings()) as store:
+        user = store.users.change_roles(login, add=frozenset(add or ()), remove=frozenset(remove or ()))
+    if as_json:
+        print_json({"login": user.login, "roles": [role.name for role in user.roles]})
+        return
+    print_table(["Role", "Entitlements"], [[role.name, ", ".join(sorted(role.entitlements))] for role in user.roles])
+
+
+@app.command(epilog=examples("users notify anna https://ci.example.com/hook", "users notify anna --off"))
+def notify(
+    login: Login,
+    url: Annotated[str | None, typer.Argument(help="Where the user is told of publications that end.")] = None,
+    off: Annotated[bool, typer.Option("--off", help="Tell the user nothing, and forget its secret.")] = False,
+    new_secret: Annotated[
+        bool, typer.Option("--new-secret", help="Make another secret to sign with, in place of the present one.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Tell a user of its publications by webhook. The secret that they are signed with is shown as it is made.
+
+    With neither a URL nor an option: show where the user is told. A secret alone, without a URL, is for requests that
+    name a URL themselves.
+    """
+    from publisher.core.vault import Vault
+    from publisher.outbound.policy import OutboundPolicy
+    from publisher.services.webhooks import subscribe
+
+    if off and (url or new_secret):
+        raise InvalidRequest("--off goes with nothing else")
+    settings = read_settings()
+    secret = None
+    with open_store(settings) as store:
+        if off:
+            store.users.set_notify(login, None, None)
+        elif url or new_secret:
+            vault = Vault.from_file(settings.key_file, production=settings.production)
+            policy = OutboundPolicy.of(settings)
+            secret = subscribe(store, vault, policy, login, url, new_secret=new_secret)
+        now = store.users.notify(login)
+    if as_json:
+        shown = {"login": login, "url": now.url, "signed": now.sealed_secret is not None}
+        print_json(shown | ({"secret": secret} if secret else {}))
+        return
+    say(f"'{login}' is told at {now.url}" if now.url else f"'{login}' is not told of its publications")
+    if secret and out.is_terminal:
+        say(f"Secret: {secret}")
+    elif secret:
+        say_warning(
+            "a secret was made, and is not shown, as the output is not a terminal; make another one and see it with:"
+            f" publisher users notify {login} --new-secret --json"
+        )
+
+
+@app.command(epilog=examples("users remove anna", "users remove anna --yes"))
+def remove(login: Login, yes: Yes = False) -> None:
+    """Remove a user, with its cloud accounts, API keys and appliances.
+
+    You cannot remove a user who owns images, nor the last administrator.
+    """
+    with open_store(read_settings()) as store:
+        if store.users.get(login) is None:
+            raise NotFound(f"there is no user '{login}'; see: publisher users list")
+        confirm(f"Remove the user '{login}', with its cloud accounts, API keys and appliances?", yes=yes)
+        store.users.remove(login)
+    say(f"Removed the user '{login}'")
+
+
+@dataclass(frozen=True, slots=True)
+class _PasswordSource:
+    """Where the options say that a password comes from; it is asked for where they say nothing."""
+
+    stdin: bool
+    file: Path | None
+    generate: bool
+    generate_to: Path | None
+
+    @contextmanager
+    def password(self) -> Iterator[str]:
+        """The password. A file that it is written to is kept only if the block succeeds.
+
+        Raises `InvalidRequest` where the options contradict each other, or a generated password could not be shown.
+        """
+        if sum((self.stdin, self.file is not None, self.generate, self.generate_to is not None)) > 1:
+            raise InvalidRequest("use only one of --password-stdin, --password-file, --generate and --generate-to")
+        if self.generate and not out.is_terminal:
+            raise InvalidRequest(
+                "--generate: the output is not a terminal, and a password is printed nowhere else; use"
+                " --generate-to FILE, or --password-stdin"
+            )
+        if not self.generate_to:
+            yield self._given()
+            return
+        if self.generate_to.exists():
+            raise InvalidRequest(f"--generate-to: {self.generate_to} exists; name another file, or remove it first")
+        password = passwords.generate()
+        # First the file: a password that was never written down would be of no use.
+        passwords.write(self.generate_to, password)
+        try:
+            yield password
+        except BaseException:
+            self.generate_to.unlink(missing_ok=True)
+            raise
+
+    def show(self, password: str) -> None:
+        if self.generate:
+            say(f"Password: {password}")
+        elif self.generate_to:
+            say(f"The password is in {self.generate_to}")
+
+    def _given(self) -> str:
+        if self.stdin:
+            return passwords.from_stdin()
+        if self.file:
+            return passwords.from_file(self.file)
+        if self.generate:
+            return passwords.generate()
+        return passwords.ask("Password", instead="use --password-stdin, --password-file or --generate-to", confirm=True)

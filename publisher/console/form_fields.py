@@ -1,0 +1,147 @@
+"""A platform's elements as the fields of a form: made of the tables that documents are read by, for any platform."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from publisher.console.template_filters import sentence, spelled
+from publisher.core.errors import InvalidRequest
+from publisher.intake.wire.schema import CRED_ACCOUNT
+from publisher.intake.wire.values import from_text
+from publisher.platforms.fields import STRING_LIMIT, Document, Field, Kind
+from publisher.platforms.platform import definition, installed
+from publisher.platforms.wire_types import PLATFORMS, Platform, find_platform
+
+ACCOUNT_PREFIX = f"{CRED_ACCOUNT}."
+"""Of the names of an account's fields, where they stand beside those of what is published."""
+
+_NEVER_IN_FORMS = (Kind.LIST, Kind.OBJECT, Kind.POLYMORPHIC)
+
+_CALLED = {"caBundle": "CA bundle", "md5sum": "MD5", "sha256sum": "SHA-256"}
+_HINTS = {
+    "keystoneUrl": "Where the cloud signs its users in, such as https://cloud.example.com:5000",
+    "glanceUrl": "Only if the cloud's catalog does not tell the right one",
+    "userDomain": "Name or id of the user's domain, in Keystone v3. If empty: the domain of the project",
+    "interface": "Which of the catalog's addresses of the image service to use",
+    "keystoneDomain": "Name or id of the project's domain. If empty: the domain with the id default",
+    "keystoneProject": "Its name or id; may be empty where the login has one project only",
+    "tenantName": "The project's name in Keystone v2.0",
+    "displayName": "The image's own name where this is empty",
+    "publicImage": "Every project of the cloud may use it; many clouds allow this to administrators only",
+    "caBundle": "Certificates (PEM) of the authorities to trust, where the system's own are not enough",
+}
+_VERBS = ("is", "has", "must", "may", "cannot", "names", "leads", "consists")
+"""What is wrong begins with one of these where it is a sentence about its field."""
+_MEANINGS = {"the image root": "the directory of generated images on the server"}
+_KEPT = "Leave empty to keep what is stored"
+_OPTIONS = {
+    "keystoneVersion": (("v3", "v3 (default)"), ("v2.0", "v2.0")),
+    "interface": (("", "public (default)"), ("internal", "internal"), ("admin", "admin")),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Element:
+    """A field of a form. `name` is the element's path in the document; `kind` is `text`, `url`, `number`, `password`,
+    `area`, `choice` or `tick`."""
+
+    name: str
+    label: str
+    hint: str
+    kind: str
+    required: bool
+    options: tuple[tuple[str, str], ...] = ()
+
+
+def offered() -> list[Platform]:
+    """The platforms that a plugin is installed for, and that documents know of."""
+    here = installed()
+    return [each for each in PLATFORMS if each.name in here]
+
+
+def platform_named(name: str) -> Platform | None:
+    return find_platform(name)
+
+
+def platform_label(name: str) -> str:
+    """What people call a platform; its name where documents do not know of it."""
+    found = platform_named(name)
+    return found.label if found else name
+
+
+def account_elements(platform: Platform, *, prefix: str = "", secrets_kept: bool = False) -> list[Element]:
+    """Of an account: what is needed first. `secrets_kept`: there are secrets that are kept where none is entered."""
+    needed = definition(platform.name).account
+    made = [
+        _element(each, prefix, required=each.name in needed, kept=each.secret and secrets_kept)
+        for each in platform.cred_account
+        if each.kind not in _NEVER_IN_FORMS
+    ]
+    return sorted(made, key=lambda each: needed.index(name) if (name := each.name[len(prefix) :]) in needed else 99)
+
+
+def target_elements(platform: Platform) -> list[Element]:
+    """Of what is published: what it is called first."""
+    made = [_element(each, "", required=False) for each in platform.publish_image if each.kind not in _NEVER_IN_FORMS]
+    return sorted(made, key=lambda each: (each.name != "displayName", each.kind == "tick"))
+
+
+def filled_in(fields: Iterable[Field], form: Mapping[str, str], prefix: str = "") -> tuple[Document, dict[str, str]]:
+    """What was filled in, by the elements' names, and what is wrong with it, by the names of the form's fields."""
+    document: Document = {}
+    errors: dict[str, str] = {}
+    for field in fields:
+        path = prefix + field.name
+        try:
+            if field.kind is Kind.BOOLEAN:
+                document[field.name] = path in form
+            elif field.kind not in _NEVER_IN_FORMS and (value := _value(field, form.get(path, ""), path)) is not None:
+                document[field.name] = value
+        except InvalidRequest as error:
+            errors |= told(error)
+    return document, errors
+
+
+def told(error: InvalidRequest, names: Mapping[str, str] = {}) -> dict[str, str]:
+    """What is wrong, by the name of the form's field. `names`: what fields are called in a form that are not called as
+    the error has them."""
+    if not error.field:
+        return {"": sentence(str(error))}
+    name = names.get(error.field, error.field)
+    words = str(error).removeprefix(f"{error.field}: ")
+    for term, meaning in _MEANINGS.items():
+        words = words.replace(term, f"{term}, {meaning}", 1)
+    subject = _called(name.rpartition(".")[2])
+    return {name: sentence(f"{subject} {words}" if words.partition(" ")[0] in _VERBS else f"{subject}: {words}")}
+
+
+def _element(field: Field, prefix: str, *, required: bool, kept: bool = False) -> Element:
+    hint = _KEPT if kept else _HINTS.get(field.name, "")
+    required = required and not kept
+    options = _OPTIONS.get(field.name, ())
+    kind = "choice" if options else _kind(field)
+    return Element(prefix + field.name, _called(field.name), hint, kind, required, options)
+
+
+def _called(name: str) -> str:
+    return _CALLED.get(name) or spelled(name)
+
+
+def _kind(field: Field) -> str:
+    if field.secret:
+        return "password"
+    if field.limit > STRING_LIMIT:
+        return "area"
+    match field.kind:
+        case Kind.BOOLEAN:
+            return "tick"
+        case Kind.INTEGER | Kind.LONG:
+            return "number"
+        case Kind.URI:
+            return "url"
+    return "text"
+
+
+def _value(field: Field, text: str, path: str) -> object | None:
+    return from_text(field, text if field.secret else text.strip(), path)

@@ -1,0 +1,174 @@
+"""What all pages share: who is signed in, what was sent, and the page or the redirect that answers it."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, cast
+from urllib.parse import parse_qsl
+
+from fastapi import Depends, Request, Response
+from fastapi.responses import HTMLResponse, RedirectResponse
+from starlette.datastructures import ImmutableMultiDict
+
+from publisher.console import BASE, cookies
+from publisher.console.cookies import Flash
+from publisher.console.live_updates import Sight, Streams
+from publisher.console.navigation import Section, current, has_page, sections
+from publisher.console.rendering import render
+from publisher.core.errors import InvalidRequest, NotAllowed, NotAuthenticated
+from publisher.store import Store
+from publisher.store.roles import Role
+from publisher.store.sessions import Session
+from publisher.store.users import User
+from publisher.web import auth
+from publisher.web.request import Services, actor, bounded_body, services
+
+Form = ImmutableMultiDict[str, str]
+
+_FORM_TYPE = "application/x-www-form-urlencoded"
+_FIELDS_MAX = 1000
+_SAFE = ("GET", "HEAD")
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """A request of somebody who is signed in."""
+
+    request: Request
+    services: Services
+    session: Session
+    user: User
+
+    @property
+    def store(self) -> Store:
+        """The store; what the user changes by way of it is written down with it, in the audit log."""
+        return self.services.store.acting(actor(self.request, self.user.login, "console"))
+
+    @property
+    def owner(self) -> str | None:
+        """Whose objects alone the user may see; None where that is everybody's."""
+        return None if self.user.administrator else self.user.login
+
+    @property
+    def sections(self) -> list[Section]:
+        """The navigation."""
+        return sections(self.user)
+
+    @property
+    def section(self) -> Section | None:
+        """The entry of the navigation that this page belongs to."""
+        return current(self.user, self.request.url.path)
+
+    def has_page(self, path: str) -> bool:
+        """Whether the navigation has that page for the user: others link to it only then."""
+        return has_page(self.user, path)
+
+    @property
+    def flower_url(self) -> str:
+        """Where Flower is, beside the intake."""
+        return f"{self.services.settings.flower}/"
+
+    def may(self, entitlement: str) -> bool:
+        return self.user.may(entitlement)
+
+    def require(self, entitlement: str) -> None:
+        """Raises `NotAllowed`."""
+        auth.require(self.user, entitlement)
+
+    def require_administrator(self) -> None:
+        """Raises `NotAllowed`."""
+        if not self.user.administrator:
+            raise NotAllowed("this is for administrators")
+
+    def audit(self, action: str, uri: str, detail: str = "") -> None:
+        """Write down what the user has done to the object of that URI, where the store does not do so by itself."""
+        self.services.store.audit.add(actor(self.request, self.user.login, "console"), action, uri, detail)
+
+    def page(self, template: str, /, *, status: int = 200, **context: object) -> Response:
+        """A page, with what was last said."""
+        return page(self.request, template, status=status, visit=self, **context)
+
+    def redirect(self, path: str, said: str | Flash | None = None) -> Response:
+        """To another page, whose path is below the console's own, after something was done; `said` is shown there."""
+        response = RedirectResponse(BASE + path, 303)
+        if said is not None:
+            cookies.set_flash(self.request, response, Flash(said) if isinstance(said, str) else said)
+        return response
+
+    def live(self, look: Callable[[], Sight]) -> Response:
+        """What keeps a page up to date, for as long as it is open, and the user signed in with the same rights. Raises
+        `TooMany`."""
+        streams = cast(Streams, self.request.app.state.streams)
+        return streams.response(look, self._as_it_was, self.user.login)
+
+    def _as_it_was(self) -> bool:
+        now = _signed_in(self.request, seen=False)
+        return now is not None and _rights(now[1]) == _rights(self.user)
+
+
+def page(request: Request, template: str, /, *, status: int = 200, **context: object) -> Response:
+    """A page for whoever asks. `visit` in the context tells who is signed in, None that nobody is."""
+    said = cookies.flash(request)
+    response = HTMLResponse(render(template, flash=said, path=request.url.path, **context), status)
+    if said is not None:
+        cookies.drop_flash(request, response)
+    return response
+
+
+def visit(request: Request) -> Visit:
+    """Raises `NotAuthenticated`."""
+    found = _signed_in(request, seen=not request.url.path.endswith("/events"))
+    if found is None:
+        raise NotAuthenticated
+    made = Visit(request, services(request), *found)
+    request.state.visit = made
+    return made
+
+
+def _signed_in(request: Request, *, seen: bool) -> tuple[Session, User] | None:
+    made, value = services(request), cookies.session_value(request)
+    session = (
+        made.store.sessions.find(value, idle_seconds=made.settings.session_idle_seconds, seen=seen) if value else None
+    )
+    user = made.store.users.get(session.login) if session else None
+    return (session, user) if session and user else None
+
+
+def _rights(user: User) -> tuple[bool, frozenset[str], frozenset[Role]]:
+    return user.administrator, user.entitlements, frozenset(user.roles)
+
+
+async def _sent(request: Request) -> Form | None:
+    """The fields of a form; None where something else was sent. Raises `BodyTooLarge`, `InvalidRequest`."""
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != _FORM_TYPE:
+        return None
+    try:
+        fields = parse_qsl((await bounded_body(request)).decode(), keep_blank_values=True, max_num_fields=_FIELDS_MAX)
+    except ValueError:  # not UTF-8, or too many
+        raise InvalidRequest("the form cannot be read") from None
+    # No text in the store has a NUL, and PostgreSQL could not be asked for one.
+    return ImmutableMultiDict([(name, value.replace("\0", "")) for name, value in fields])
+
+
+def _posted(form: Annotated[Form | None, Depends(_sent)]) -> Form:
+    if form is None:
+        raise InvalidRequest("a form is needed")
+    return form
+
+
+Visiting = Annotated[Visit, Depends(visit)]
+Posted = Annotated[Form, Depends(_posted)]
+Sent = Annotated[Form | None, Depends(_sent)]
+
+
+def protected(request: Request, visit: Visiting, form: Sent) -> None:
+    """Of every route but those of signing in: somebody is signed in, and what changes something was sent by a page of
+    ours. Raises `NotAuthenticated`, `NotAllowed`, or `TooMany` where the user asks too often."""
+    visit.services.throttle.users.count(visit.user.login)
+    if request.method in _SAFE:
+        return
+    token = request.headers.get("x-csrf-token") or (form.get("csrf", "") if form else "")
+    if not hmac.compare_digest(token.encode(), visit.session.csrf.encode()):
+        raise NotAllowed("this form was not made by the console, or is too old; load its page again")

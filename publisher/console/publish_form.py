@@ -1,0 +1,187 @@
+"""A publication that is being thought of: what can be chosen, what was filled in, and the request that it makes."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from publisher.console.form_fields import (
+    ACCOUNT_PREFIX,
+    Element,
+    account_elements,
+    filled_in,
+    offered,
+    platform_named,
+    target_elements,
+    told,
+)
+from publisher.core.errors import InvalidRequest, NotFound
+from publisher.core.image import Image, ImageState
+from publisher.core.ticket import Ticket
+from publisher.core.uris import account_uri, image_uri
+from publisher.intake.publish_request import publish_request
+from publisher.intake.wire.codec import write_document
+from publisher.intake.wire.schema import CRED_ACCOUNT, PUBLISH_IMAGE
+from publisher.platforms.fields import TYPE_KEY, Document
+from publisher.platforms.wire_types import Platform
+from publisher.services.publishing import PublishRequest
+from publisher.store import Store
+from publisher.store.accounts import StoredAccount
+from publisher.web.negotiation import Format
+
+NOT_STORED = "other"
+"""Of the accounts: one that is filled in here, and not kept."""
+
+_FIELDS = {"imageUri": "image", CRED_ACCOUNT: "account", f"{CRED_ACCOUNT}.targetPlatform.name": "platform"}
+"""What the form calls what errors name otherwise."""
+
+_OF_THE_IMAGE = "displayName"
+"""What another image is called otherwise."""
+_IMAGES_MAX = 200
+_SECRET = "CLOUD-PASSWORD"  # noqa: S105  # what stands for one
+
+
+@dataclass(frozen=True)
+class Draft:
+    """`owner` is whose the image, the account and the ticket are."""
+
+    owner: str
+    images: list[Image]
+    image: Image | None
+    accounts: list[StoredAccount]
+    account: StoredAccount | None
+    platforms: list[Platform]
+    platform: Platform
+    form: Mapping[str, str]
+
+    @property
+    def account_elements(self) -> list[Element]:
+        """To be filled in; none where a stored account is chosen."""
+        return [] if self.account else account_elements(self.platform, prefix=ACCOUNT_PREFIX)
+
+    @property
+    def target_elements(self) -> list[Element]:
+        return target_elements(self.platform)
+
+    @cached_property
+    def errors(self) -> dict[str, str]:
+        """What is wrong with what was filled in, as far as each field tells by itself."""
+        return self._read[1]
+
+    def told(self, error: InvalidRequest) -> dict[str, str]:
+        """What is wrong, by the name of the form's field: what is wrong with a stored account is so with the choice."""
+        if self.account and (error.field or "").startswith(ACCOUNT_PREFIX):
+            return {"account": " ".join(told(error).values())}
+        return told(error, _FIELDS)
+
+    def request(self) -> PublishRequest:
+        """Raises `InvalidRequest`."""
+        if self.image is None:
+            raise InvalidRequest("is needed: the image to publish", field="imageUri")
+        return publish_request(
+            self._read[0],
+            owner=self.owner,
+            appliance_id=self.image.appliance_id,
+            image_id=self.image.id,
+            stored=self.account,
+        )
+
+    def command(self, api: str, login: str) -> str:
+        """What would ask for the same over the API, whose address is `api`. No password is in it."""
+        if self.image is None:
+            return ""
+        document = self._read[0]
+        account = document[CRED_ACCOUNT]
+        assert isinstance(account, dict)  # noqa: S101  # as it is made below
+        asked = [each for each in self.account_elements if each.kind == "password" and each.required]
+        secrets = {each.name.removeprefix(ACCOUNT_PREFIX): _SECRET for each in asked}
+        hidden = {each.name for each in self.platform.cred_account if each.secret}
+        shown = document | {CRED_ACCOUNT: {name: account[name] for name in account if name not in hidden} | secrets}
+        body = json.loads(write_document(Format.JSON, PUBLISH_IMAGE, shown, request=True))
+        words = json.dumps(body, indent=2, ensure_ascii=False)
+        uri = f"{api}/{image_uri(self.owner, self.image.appliance_id, self.image.id)}/pimages"
+        return " \\\n  ".join(
+            (
+                f"curl -u {shlex.quote(login)}",
+                "-H 'Accept: application/json'",
+                "-H 'Content-Type: application/json'",
+                f"-d {shlex.quote(words)}",
+                shlex.quote(uri),
+            )
+        )
+
+    @cached_property
+    def _read(self) -> tuple[Document, dict[str, str]]:
+        target, errors = filled_in(self.platform.publish_image, self.form)
+        document: Document = {TYPE_KEY: self.platform.publish_image_type, **target}
+        kind: Document = {TYPE_KEY: self.platform.cred_account_type}
+        if self.account:
+            document[CRED_ACCOUNT] = kind | {"uri": account_uri(self.owner, self.account.id)}
+        else:
+            account, more = filled_in(self.platform.cred_account, self.form, ACCOUNT_PREFIX)
+            document[CRED_ACCOUNT] = kind | account
+            errors = errors | more
+        return document, errors
+
+
+def draft(store: Store, login: str, visible_to: str | None, form: Mapping[str, str], *, recall: bool = False) -> Draft:
+    """What a user thinks of: of its own things, or, where `visible_to` is None, of those of the image's owner.
+
+    Where nothing is chosen yet, it is what is newest. With `recall`, where in the cloud it goes is as the account was
+    last used, but for what is filled in. Raises `NotFound` for an image or account that is not theirs.
+    """
+    wanted = _image(store, visible_to, form["image"]) if form.get("image") else None
+    owner = wanted.owner if wanted else login
+    images = list(store.images.latest(_IMAGES_MAX, owner=owner, state=ImageState.READY))
+    if wanted and wanted.id not in {each.id for each in images}:
+        images.insert(0, wanted)
+    image = wanted or (images[0] if images else None)
+    accounts = store.accounts.list(owner)[::-1]
+    account = _account(accounts, form.get("account"))
+    platforms = offered()
+    if recall and account and (last := store.publications.last_of_account(account.id, owner)):
+        form = {**_texts(last.target, but=_OF_THE_IMAGE), **form}
+    named = platform_named(account.platform if account else form.get("platform", ""))
+    return Draft(owner, images, image, accounts, account, platforms, named or platforms[0], form)
+
+
+def as_before(store: Store, visible_to: str | None, ticket: Ticket) -> dict[str, str]:
+    """A form filled in as for that ticket; nothing in it is secret. An image or account that is gone is left out."""
+    image = store.images.get(ticket.image_id)
+    form = _texts(ticket.target) | {"platform": ticket.platform}
+    if image and visible_to in (None, image.owner):
+        form["image"] = str(image.id)
+        if ticket.account_id and store.accounts.find(image.owner, id=ticket.account_id):
+            return form | {"account": str(ticket.account_id)}
+    account = _texts(ticket.account)
+    return form | {"account": NOT_STORED} | {f"{ACCOUNT_PREFIX}{name}": value for name, value in account.items()}
+
+
+def _texts(fields: Mapping[str, object], *, but: str = "") -> dict[str, str]:
+    """As a form has them: what is ticked is true, and what is not is not there."""
+    return {
+        name: "true" if value is True else str(value)
+        for name, value in fields.items()
+        if name != but and isinstance(value, str | int) and value not in ("", False)
+    }
+
+
+def _image(store: Store, visible_to: str | None, id: str) -> Image:
+    image = store.images.get(int(id)) if id.isascii() and id.isdecimal() and len(id) < 19 else None
+    if image is None or visible_to not in (None, image.owner):
+        raise NotFound("there is no such image")
+    return image
+
+
+def _account(accounts: list[StoredAccount], id: str | None) -> StoredAccount | None:
+    if id == NOT_STORED:
+        return None
+    if not id:
+        return accounts[0] if accounts else None
+    for each in accounts:
+        if str(each.id) == id:
+            return each
+    raise NotFound("there is no such account")

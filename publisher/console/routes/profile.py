@@ -1,0 +1,68 @@
+"""One's own: what one may do, where one is signed in, and one's password."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from fastapi import APIRouter, Response
+
+from publisher.console import cookies
+from publisher.console.form_fields import told
+from publisher.console.new_password import new_password
+from publisher.console.page_request import Posted, Visit, Visiting
+from publisher.core.errors import InvalidRequest, NotAuthenticated
+from publisher.core.uris import user_uri
+from publisher.services import first_user
+from publisher.store.roles import ENTITLEMENT_DESCRIPTIONS
+from publisher.store.sessions import session_id
+from publisher.web.request import address
+from publisher.web.writer_threads import WriterRoute
+
+router = APIRouter(route_class=WriterRoute)
+
+
+@router.get("/me")
+def me(visit: Visiting) -> Response:
+    return _page(visit)
+
+
+@router.post("/me/password")
+def change_password(visit: Visiting, form: Posted) -> Response:
+    services, login = visit.services, visit.user.login
+    try:
+        # Limited as signing in is: who finds somebody's page open is not to find out the password by it.
+        services.authenticator.sign_in(login, form.get("current", ""), address(visit.request), door="console")
+    except NotAuthenticated:
+        return _page(visit, {"current": "Current password is wrong."}, 400)
+    try:
+        password_hash = visit.store.users.set_password(login, new_password(form))
+    except InvalidRequest as error:
+        return _page(visit, told(error), 400)
+    first_user.forget_password(services.settings, login)
+    # All of the user's sessions have ended, this one with them: here it goes on.
+    settings = services.settings
+    seconds, idle_seconds = settings.session_seconds, settings.session_idle_seconds
+    value, _ = services.store.sessions.begin(login, password_hash, seconds=seconds, idle_seconds=idle_seconds)
+    response = visit.redirect("/me", "Your password is changed. Wherever else you were signed in, you are no more.")
+    cookies.set_session(visit.request, response, value, seconds)
+    return response
+
+
+@router.post("/me/sessions/{id}/end")
+def end_session(visit: Visiting, id: str) -> Response:
+    """Sign out elsewhere."""
+    visit.services.store.sessions.end_one(visit.user.login, id)
+    visit.audit("session.end", user_uri(visit.user.login), "elsewhere")
+    return visit.redirect("/me", "You are signed out there.")
+
+
+def _page(visit: Visit, errors: Mapping[str, str] = {}, status: int = 200) -> Response:
+    settings = visit.services.settings
+    return visit.page(
+        "me.html",
+        status=status,
+        errors=errors,
+        entitlements={name: words for name, words in ENTITLEMENT_DESCRIPTIONS.items() if visit.may(name)},
+        sessions=visit.services.store.sessions.of(visit.user.login, idle_seconds=settings.session_idle_seconds),
+        this=session_id(cookies.session_value(visit.request) or ""),
+    )

@@ -1,0 +1,1 @@
+"""Image files on this machine: their formats, their hashes, and how they are written."""

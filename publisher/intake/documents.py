@@ -1,0 +1,280 @@
+"""Tickets, images and accounts as the documents that callers get.
+
+No secret can be in them: they are made from what was stored in clear.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import UTC, datetime
+from pathlib import PurePosixPath
+from typing import Any
+
+from publisher.core import uris
+from publisher.core.image import Image, ImageState, target_format
+from publisher.core.ticket import Progress, State, Ticket
+from publisher.platforms.fields import TYPE_KEY, Document
+from publisher.platforms.target_formats import format_number, platform_number, target_format_number, target_type
+from publisher.platforms.wire_types import Platform, find_platform
+from publisher.store.accounts import StoredAccount
+from publisher.store.appliances import Appliance, Contents
+
+_ETA_LONGEST_SECONDS = 10 * 365 * 86400.0
+"""The first bytes of a slow upload may promise a year that no calendar has."""
+
+
+def ticket_document(ticket: Ticket, image: Image | None, key: str | None = None) -> Document:
+    """The `publishImage` of a ticket; `image` is None where it was deleted since. `key` is the one-time key for a
+    download of the image."""
+    platform = _platform(ticket)
+    target = {field.name: ticket.target.get(field.name) for field in platform.publish_image}
+    document: Document = {
+        TYPE_KEY: platform.publish_image_type,
+        **_object(ticket),
+        "size": ticket.progress.total,
+        "status": status_document(ticket),
+        "uploaded": ticket.state is State.PUBLISHED,
+        "parentUri": uris.appliance_uri(ticket.owner, ticket.appliance_id),
+        "credAccount": ticket_account_document(ticket),
+        "name": ticket.name,
+        "statusUri": _status_uri(ticket),
+        "uri": _uri(ticket),
+        "cloudId": ticket.cloud_id,
+        "imageUri": uris.image_uri(ticket.owner, ticket.appliance_id, ticket.image_id),
+        "publishLocation": ticket.location or ticket.target.get("publishLocation"),
+        **target,
+    }
+    if image:
+        document |= {
+            "md5sum": image.md5,
+            "sha256sum": image.sha256,
+            "fileSize": image.size,
+            **_formats(image),
+        }
+    if image and key:
+        document |= {
+            "downloadKey": key,
+            "downloadUri": uris.ticket_download_uri(ticket.owner, ticket.appliance_id, ticket.id, key),
+            "fileName": image.file_name,
+        }
+    if ticket.state is State.PUBLISHED:
+        document["uploadedTime"] = _time(ticket.finished)
+    return document
+
+
+def status_document(ticket: Ticket) -> Document:
+    """The `status` of a ticket. Exactly one of complete, error and cancelled ends true.
+
+    It follows from the ticket alone, so that it is the same, with the same ETag, until the ticket changes.
+    """
+    failed = ticket.state is State.FAILED
+    return {
+        **_object(ticket),
+        "bytesLoaded": ticket.progress.sent,
+        "bytesTotal": ticket.progress.total,
+        "cancelled": ticket.state is State.CANCELLED,
+        "complete": ticket.state is State.PUBLISHED,
+        "detailedError": failed and bool(ticket.error_detail),
+        "detailedErrorMsg": ticket.error_detail if failed else None,
+        "error": failed,
+        "errorMessage": ticket.error if failed else None,
+        "eta": _eta(ticket),
+        "message": ticket.message,
+        "parentUri": _uri(ticket),
+        "percentage": ticket.progress.percentage,
+        "published": ticket.state is State.PUBLISHED,
+        "uri": _status_uri(ticket),
+    }
+
+
+def _eta(ticket: Ticket) -> datetime | None:
+    ends = ticket.upload_ends
+    return None if ends is None or ends - ticket.changed > _ETA_LONGEST_SECONDS else _time(ends)
+
+
+def image_document(image: Image, *, distribution: str | None = None, key: str | None = None) -> Document:
+    """The `image` of a generated image, or of one that is still being registered.
+
+    `distribution` is that of its appliance, `key` the one-time key for a download.
+    """
+    uri = uris.image_uri(image.owner, image.appliance_id, image.id)
+    document: Document = {
+        **_image_object(image),
+        "status": image_status_document(image),
+        "uploaded": image.ready,
+        "parentUri": uris.appliance_uri(image.owner, image.appliance_id),
+        "basePublishImagesUri": f"{uri}/pimages",
+        "compress": False,
+        "distributionName": distribution,
+        "imageCreated": image.ready,
+        "name": image.name,
+        "revision": image.revision,
+        "simulated": False,
+        # Clients reckon with these from the first answer on.
+        "size": image.size,
+        "fileSize": image.size,
+        **_formats(image),
+        "statusUri": f"{uri}/status",
+        "uri": uri,
+        "version": str(image.revision),
+    }
+    if image.ready:
+        document |= {
+            "md5sum": image.md5,
+            "mimeType": "application/octet-stream",
+            "sha256sum": image.sha256,
+            "uploadedTime": _time(image.registered),
+            "fileExtension": PurePosixPath(image.file_name).suffix.removeprefix("."),
+            "fileName": image.file_name,
+            "vmDiskSize": image.virtual_size,
+            "warning": image.warning,
+        }
+    if image.ready and key:
+        document |= {"downloadKey": key, "downloadUri": uris.download_uri(uri, image.file_name, key)}
+    return document
+
+
+def _formats(image: Image) -> Document:
+    name = image.told_format
+    target = target_format(name)
+    format = {"dbId": format_number(name), "name": name}
+    return {
+        "format": format,
+        "targetFormat": {
+            "dbId": target_format_number(target, name),
+            "name": target,
+            "format": format,
+            "type": target_type(target),
+        },
+    }
+
+
+def image_status_document(image: Image) -> Document:
+    """The `status` of an image's registration. Exactly one of complete, error and cancelled ends true."""
+    failed = image.state is ImageState.FAILED
+    sent, total = image.sent, max(image.sent, image.total)
+    uri = uris.image_uri(image.owner, image.appliance_id, image.id)
+    return {
+        **_image_object(image),
+        "bytesLoaded": sent,
+        "bytesTotal": total,
+        "cancelled": image.state is ImageState.CANCELLED,
+        "complete": image.ready,
+        "detailedError": False,
+        "error": failed,
+        "errorMessage": image.error if failed else None,
+        "message": image.message,
+        "parentUri": uri,
+        "percentage": 100 if image.ready else Progress(sent, total).percentage if image.total else 0,
+        "published": False,
+        "uri": f"{uri}/status",
+    }
+
+
+def _image_object(image: Image) -> Document:
+    seen = f"{image.id} {image.created} {image.modified} {image.state} {image.sent} {image.downloads}"
+    return {
+        "created": _time(image.created),
+        "dbId": image.id,
+        "digest": hashlib.sha256(seen.encode()).hexdigest()[:32],
+        "lastModified": _time(image.modified),
+    }
+
+
+def appliance_document(appliance: Appliance, contents: Contents) -> Document:
+    """The `appliance`. Of one with very many images, or published images, they are not named."""
+    uri = uris.appliance_uri(appliance.owner, appliance.id)
+    document: Document = {
+        "created": _time(appliance.created),
+        "dbId": appliance.id,
+        "lastModified": _time(appliance.modified),
+        "archName": appliance.architecture,
+        "baseImagesStatusUri": f"{uri}/images/statuses",
+        "baseImagesUri": f"{uri}/images",
+        "basePublishImagesStatusUri": f"{uri}/pimages/statuses",
+        "basePublishImagesUri": f"{uri}/pimages",
+        "description": appliance.description,
+        "distributionName": appliance.distribution,
+        "imageUris": None if contents.images is None else [f"{uri}/images/{id}" for id in contents.images],
+        "name": appliance.name,
+        "publishImageUris": None
+        if contents.tickets is None
+        else [f"{uri}/images/{image}/pimages/{id}" for image, id in contents.tickets],
+        "revision": 1,
+        "size": contents.size,
+        "uri": uri,
+        "version": appliance.version,
+    }
+    return document | {"digest": hashlib.sha256(repr(document).encode()).hexdigest()[:32]}
+
+
+def ticket_account_document(ticket: Ticket) -> Document:
+    """The `credAccount` that a ticket publishes with, as it was when the ticket was made."""
+    document = _account(_platform(ticket), ticket.account)
+    if ticket.account_id is not None:
+        document |= {
+            "dbId": ticket.account_id,
+            "name": ticket.account.get("name"),
+            "parentUri": uris.user_uri(ticket.owner),
+            # There it can be read when the account itself has been deleted, too.
+            "uri": f"{_uri(ticket)}/accounts/{ticket.account_id}",
+        }
+    return document
+
+
+def account_document(account: StoredAccount) -> Document:
+    """The `credAccount` of a stored account."""
+    platform = find_platform(account.platform)
+    if platform is None:
+        raise ValueError(f"account {account.id} is of the unknown platform {account.platform!r}")
+    seen = f"{account.id} {account.name} {account.modified} {sorted(account.fields.items())}".encode()
+    return _account(platform, account.fields) | {
+        "created": _time(account.created),
+        "dbId": account.id,
+        # A secret that was replaced is a change, too; sealed anew, it never looks as before.
+        "digest": hashlib.sha256(seen + account.sealed_secrets).hexdigest()[:32],
+        "lastModified": _time(account.modified),
+        "name": account.name,
+        "parentUri": uris.user_uri(account.owner),
+        "uri": uris.account_uri(account.owner, account.id),
+    }
+
+
+def _account(platform: Platform, fields: dict[str, Any]) -> Document:
+    own = {field.name: fields.get(field.name) for field in platform.cred_account if not field.secret}
+    return {
+        TYPE_KEY: platform.cred_account_type,
+        "targetPlatform": {"dbId": platform_number(platform.name), "name": platform.name, "type": platform.name},
+        "secretsMissing": True,
+        **own,
+    }
+
+
+def _object(ticket: Ticket) -> Document:
+    """What every object begins with."""
+    seen = f"{ticket.uid} {ticket.changed} {ticket.progress.sent} {ticket.state}"
+    return {
+        "created": _time(ticket.created),
+        "dbId": ticket.id,
+        "digest": hashlib.sha256(seen.encode()).hexdigest()[:32],
+        "lastModified": _time(ticket.changed),
+    }
+
+
+def _platform(ticket: Ticket) -> Platform:
+    platform = find_platform(ticket.platform)
+    if platform is None:
+        raise ValueError(f"ticket {ticket.id} is of the unknown platform {ticket.platform!r}")
+    return platform
+
+
+def _uri(ticket: Ticket) -> str:
+    return uris.ticket_uri(ticket.owner, ticket.appliance_id, ticket.image_id, ticket.id)
+
+
+def _status_uri(ticket: Ticket) -> str:
+    return f"{_uri(ticket)}/status"
+
+
+def _time(seconds: float | None) -> datetime | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)

@@ -1,0 +1,140 @@
+"""A `publishImage` document, or a `credAccount`, to what the core understands."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from publisher.core.errors import InvalidRequest
+from publisher.core.uris import parse_account_uri, parse_appliance_uri, parse_image_uri
+from publisher.intake.wire.schema import CRED_ACCOUNT, SECRET_FIELDS, TYPES
+from publisher.platforms.fields import TYPE_KEY, Document
+from publisher.platforms.wire_types import Platform, find_platform
+from publisher.services.publishing import PublishRequest
+from publisher.store.accounts import Accounts, StoredAccount
+
+_OF_ANY_ACCOUNT = {TYPE_KEY} | {field.name for field in TYPES[CRED_ACCOUNT].fields}
+
+
+def referred_account(accounts: Accounts, document: Document, owner: str) -> StoredAccount | None:
+    """The stored account that a `publishImage` names by `dbId`, `uri` or `name`; None where it names none.
+
+    Raises `InvalidRequest` where the user has none like it, or where they name different ones.
+    """
+    account = document.get(CRED_ACCOUNT)
+    if not isinstance(account, dict):
+        return None
+    id, name = _id_referred_to(account, owner), str(account.get("name") or "").strip()
+    if id is None and not name:
+        return None
+    found = accounts.find(owner, name=name) if id is None else accounts.find(owner, id=id)
+    if found is None:
+        # A whole account may have a name and be no reference by that.
+        if id is None and set(account) - _OF_ANY_ACCOUNT:
+            return None
+        raise _no_such_account()
+    if name not in ("", found.name):
+        raise InvalidRequest(f"'{name}' is not the name of account {found.id}", field=f"{CRED_ACCOUNT}.name")
+    return found
+
+
+def account_parts(document: Document, platform: Platform) -> tuple[dict[str, Any], dict[str, str]]:
+    """What a `credAccount` has of the platform's own elements: those in clear, and the secrets."""
+    given = {each.name: document[each.name] for each in platform.cred_account if document.get(each.name) is not None}
+    # An empty one is none: so some callers echo an account that they were not told the secret of.
+    secrets = {name: str(value) for name, value in given.items() if name in SECRET_FIELDS and value}
+    return {name: value for name, value in given.items() if name not in SECRET_FIELDS}, secrets
+
+
+def secret_names(platform: Platform) -> frozenset[str]:
+    """The secrets that an account of the platform may have."""
+    return frozenset(field.name for field in platform.cred_account if field.secret)
+
+
+def publish_request(
+    document: Document,
+    *,
+    owner: str,
+    appliance_id: int,
+    image_id: int | None,
+    stored: StoredAccount | None = None,
+) -> PublishRequest:
+    """What is asked for. `image_id` is that of the nested route; on the flat one `imageUri` tells it. `stored` is the
+    account that the document refers to: what the document itself has of it counts more.
+
+    Raises `InvalidRequest` for what contradicts the path or the stored account, or is missing.
+    """
+    platform = _platform(document)
+    inline = document[CRED_ACCOUNT]
+    assert isinstance(inline, dict)  # noqa: S101  # so it was for `_platform`
+    account, secrets = account_parts(inline, platform)
+    own_elements: frozenset[str] = frozenset()
+    if stored:
+        if stored.platform != platform.name:
+            raise InvalidRequest(
+                f"'{stored.name}' is an account of {stored.platform}, not of {platform.name}", field=CRED_ACCOUNT
+            )
+        # Some callers echo the account as it was listed: what is as it is stored is not their own.
+        own_elements = frozenset(secrets) | {name for name in account if account[name] != stored.fields.get(name)}
+        account = stored.fields | account | {"name": stored.name}
+    own = {field.name for field in platform.publish_image} | {"publishLocation"}
+    return PublishRequest(
+        owner=owner,
+        appliance_id=appliance_id,
+        image_id=_image_id(document, owner, appliance_id, image_id),
+        platform=platform.name,
+        account=account,
+        secrets=secrets,
+        target={name: document[name] for name in own if document.get(name) is not None},
+        account_id=stored.id if stored else None,
+        own_elements=own_elements,
+        sealed_secrets=stored.sealed_secrets if stored else None,
+        sealed_names=secret_names(platform) if stored else frozenset(),
+        notify=str(document["notify"]) if document.get("notify") else None,
+    )
+
+
+def _platform(document: Document) -> Platform:
+    account = document.get(CRED_ACCOUNT)
+    if not isinstance(account, dict):
+        raise InvalidRequest("is needed: the cloud account to publish with", field=CRED_ACCOUNT)
+    for typed in (document, account):
+        name = TYPES[str(typed[TYPE_KEY])].platform if typed.get(TYPE_KEY) else None
+        if name and (platform := find_platform(name)):
+            return platform
+    raise InvalidRequest(
+        "is needed: the platform to publish to, such as openstack", field=f"{CRED_ACCOUNT}.targetPlatform.name"
+    )
+
+
+def _id_referred_to(account: Document, owner: str) -> int | None:
+    """By `dbId`, `uri` or both. Raises `InvalidRequest`."""
+    ids = [] if account.get("dbId") is None else [int(str(account["dbId"]))]
+    if account.get("uri"):
+        login, id = parse_account_uri(str(account["uri"]), f"{CRED_ACCOUNT}.uri")
+        if login != owner:
+            raise _no_such_account()
+        ids.append(id)
+    if len(set(ids)) > 1:
+        raise InvalidRequest(f"contradicts the dbId, {ids[0]}", field=f"{CRED_ACCOUNT}.uri")
+    return ids[0] if ids else None
+
+
+def _no_such_account() -> InvalidRequest:
+    return InvalidRequest("refers to a stored account, and there is none like it", field=CRED_ACCOUNT)
+
+
+def _image_id(document: Document, owner: str, appliance_id: int, image_id: int | None) -> int:
+    # The manual's name for the appliance and the client library's.
+    for field in ("applianceUri", "parentUri"):
+        uri = document.get(field)
+        if uri is not None and parse_appliance_uri(str(uri), field) != (owner, appliance_id):
+            raise InvalidRequest(f"'{uri}' is not the appliance of the request's path", field=field)
+    uri = document.get("imageUri")
+    if uri is None:
+        if image_id is None:
+            raise InvalidRequest("is needed: the image to publish", field="imageUri")
+        return image_id
+    login, appliance, image = parse_image_uri(str(uri), "imageUri")
+    if (login, appliance) != (owner, appliance_id) or image_id not in (None, image):
+        raise InvalidRequest(f"'{uri}' contradicts the request's path", field="imageUri")
+    return image

@@ -1,0 +1,1 @@
+"""What the service may connect to for its callers, and the HTTP clients that obey it."""

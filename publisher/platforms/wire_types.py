@@ -1,0 +1,181 @@
+"""The cloud platforms of the API, and the elements that each adds to a published image and to a cloud account.
+
+Here is what can be said on the wire. Whether a platform can be published to is the plugins' business. Platforms that
+other packages bring stand behind those of the API; clients that know the API alone must not meet them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from publisher.platforms.fields import (
+    CERTIFICATE_LIMIT,
+    Field,
+    a_list,
+    an_object,
+    booleans,
+    integers,
+    secrets,
+    strings,
+    uris,
+)
+from publisher.platforms.platform import PlatformElement, brought
+from publisher.platforms.target_formats import API_PLATFORMS
+
+
+@dataclass(frozen=True, slots=True)
+class Platform:
+    """One cloud platform.
+
+    name: `targetPlatform/type`, in lower case.
+    label: what its types are called: PublishImage<label>, CredAccount<label>.
+    publish_image, cred_account: what its types have beyond the abstract ones, in the order of the answers.
+    aliases: other names that callers know it by.
+    """
+
+    name: str
+    label: str
+    publish_image: tuple[Field, ...]
+    cred_account: tuple[Field, ...]
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def extension(self) -> bool:
+        """Whether the API does not know it."""
+        return self.name not in API_PLATFORMS
+
+    @property
+    def publish_image_type(self) -> str:
+        """The name of the concrete type of its published images."""
+        return f"PublishImage{self.label}"
+
+    @property
+    def cred_account_type(self) -> str:
+        """The name of the concrete type of its accounts."""
+        return f"CredAccount{self.label}"
+
+
+_LOGIN = (*strings("login"), *secrets("password"))
+_CA_BUNDLE = (Field("caBundle", limit=CERTIFICATE_LIMIT),)
+"""Ours, where the account names the addresses of its cloud. It is read and never written."""
+_KEYSTONE = (*uris("glanceUrl", "keystoneUrl"), *_LOGIN, *_CA_BUNDLE, *strings("userDomain", "interface"))
+"""The last two are ours as well; answers have them in JSON only."""
+_AMAZON = (*strings("accessKeyId", "accountNumber", "keyPairName"), *secrets("secretAccessKeyId"))
+_PORT = integers("port", minimum=1, maximum=65535)
+_PROXY = (*strings("proxyHost"), *integers("proxyPort", minimum=1, maximum=65535))
+_REGISTRY_IMAGE = strings("namespace", "repositoryName", "tagName")
+# An account with certificates extends an intermediate type of the API: they come before what the platform adds.
+_CERTIFICATES = (
+    *uris("baseCertificatesUri"),
+    *a_list("certificates", an_object("certificate"), secret=True),
+    *a_list("certificateUris", uris("uri")),
+)
+
+_OF_THE_API: tuple[Platform, ...] = (
+    Platform(
+        "openstack",
+        "OpenStack",
+        (
+            *strings("keystoneDomain", "keystoneProject", "displayName"),
+            *booleans("publicImage"),
+            *strings("tenantName"),
+        ),
+        (*_KEYSTONE, *strings("keystoneVersion")),
+    ),
+    Platform(
+        "susecloud",
+        "SuseCloud",
+        (
+            *strings("keystoneDomain", "keystoneProject", "displayName"),
+            *booleans("publicImage"),
+            *strings("tenantName"),
+        ),
+        _KEYSTONE,
+    ),
+    Platform(
+        "cloudwatt",
+        "Cloudwatt",
+        (
+            *strings("displayName", "keystoneDomain", "keystoneProject"),
+            *booleans("publicImage"),
+            *strings("tenantName"),
+        ),
+        _KEYSTONE,
+    ),
+    Platform("k5", "K5", strings("keystoneDomain", "keystoneProject", "displayName"), _LOGIN),
+    Platform("aws", "Aws", strings("region"), (*_CERTIFICATES, *_AMAZON)),
+    Platform("outscale", "Outscale", strings("bucket", "region"), _AMAZON),
+    Platform(
+        "azure",
+        "Azure",
+        strings("storageAccount", "container", "resourceGroup", "blob", "displayName", "region"),
+        (
+            *strings("tenantId", "subscriptionId", "applicationId"),
+            *secrets("applicationKey"),
+            *uris("endpointUrl"),
+            *_CA_BUNDLE,
+        ),
+    ),
+    Platform(
+        "google",
+        "Google",
+        strings(
+            "bucket",
+            "bucketLocation",
+            "diskNamePrefix",
+            "description",
+            "projectId",
+            "storageClass",
+            "zoneName",
+        ),
+        _CERTIFICATES,
+    ),
+    Platform("docker", "Docker", _REGISTRY_IMAGE, (*uris("endpointUrl"), *_LOGIN, *_CA_BUNDLE)),
+    Platform("openshift", "OpenShift", _REGISTRY_IMAGE, (*uris("registryUrl"), *secrets("token"), *_CA_BUNDLE)),
+    Platform(
+        "vsphere",
+        "VSphere",
+        strings("datastore", "displayName", "esxHost", "network"),
+        (*strings("hostname"), *_LOGIN, *_PORT, *_PROXY),
+        aliases=("vcenter",),
+    ),
+    Platform(
+        "vclouddirector",
+        "VCloudDirector",
+        strings("catalogName", "displayName", "vdcName"),
+        (*strings("hostname", "organizationName"), *_LOGIN, *_PORT, *_PROXY),
+        aliases=("vcd",),
+    ),
+    Platform(
+        "cloudstack",
+        "CloudStack",
+        (
+            *strings("description", "displayName"),
+            *booleans("featuredEnabled", "passwordEnabled", "publicImage"),
+            *strings("zoneName"),
+        ),
+        (*uris("endpointUrl"), *strings("publicApiKey"), *secrets("secretApiKey"), *_CA_BUNDLE),
+    ),
+    Platform("oracle", "Oracle", strings("computeEndPoint", "displayName"), (*_LOGIN, *strings("domainName"))),
+)
+
+
+def _fields(elements: tuple[PlatformElement, ...]) -> tuple[Field, ...]:
+    makers = {"string": strings, "uri": uris, "boolean": booleans, "integer": integers, "secret": secrets}
+    return tuple(field for each in elements for field in makers[each.kind](each.name))
+
+
+PLATFORMS: tuple[Platform, ...] = (
+    *_OF_THE_API,
+    *(
+        Platform(name, each.label, _fields(each.target_elements), _fields(each.account_elements))
+        for name, each in brought().items()
+    ),
+)
+
+_BY_NAME = {name: platform for platform in PLATFORMS for name in (platform.name, *platform.aliases)}
+
+
+def find_platform(name: str) -> Platform | None:
+    """The platform of that name or alias, in upper or lower case; None where there is none."""
+    return _BY_NAME.get(name.strip().lower())

@@ -1,0 +1,1 @@
+"""The use cases, which the API, the console and the command line call."""

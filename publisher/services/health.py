@@ -1,0 +1,106 @@
+"""Whether a process can do its work, for those who route to it or restart it."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import make_url
+from sqlalchemy.exc import SQLAlchemyError
+
+from publisher.core.errors import PublisherError, QueueUnavailable
+from publisher.core.settings import Settings
+from publisher.services.wakeups import WakeQueue
+from publisher.store import Store
+
+_FRESH_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """`wrong` is what is not as it should be, None where nothing is; `needed`: without it the process is not ready."""
+
+    wrong: str | None
+    needed: bool = True
+
+
+class Readiness:
+    """What is asked is answered from at most a second ago, so that nobody can make it a burden. For several threads."""
+
+    def __init__(self, checks: Mapping[str, Callable[[], Check]]) -> None:
+        self._checks = checks
+        self._lock = threading.Lock()
+        self._until = 0.0
+        self._report: tuple[bool, dict[str, Any]] = False, {}
+
+    def report(self) -> tuple[bool, dict[str, Any]]:
+        """Whether it is ready, and the same in detail, to be sent as JSON."""
+        with self._lock:
+            if time.monotonic() >= self._until:
+                found = {name: check() for name, check in self._checks.items()}
+                ready = all(each.wrong is None for each in found.values() if each.needed)
+                checks = {
+                    name: {"ok": each.wrong is None, "needed": each.needed}
+                    | ({"detail": each.wrong} if each.wrong else {})
+                    for name, each in found.items()
+                }
+                self._report = ready, {"ready": ready, "checks": checks}
+                self._until = time.monotonic() + _FRESH_SECONDS
+            return self._report
+
+
+def store_check(store: Store) -> Check:
+    """That it answers, and has the tables of this version; or of a later one, in the middle of an upgrade."""
+    try:
+        store.check_schema(or_newer=True)
+    except PublisherError as error:
+        return Check(str(error))
+    except SQLAlchemyError as error:
+        return Check(f"the store does not answer: {type(error).__name__}")
+    return Check(None)
+
+
+def disk_check(settings: Settings) -> Check:
+    """That there is room on the disk: for the ticket store where that is SQLite, and for images.
+
+    Without room for the store no ticket can be accepted. Without room for images publishing goes on.
+    """
+    database = make_url(settings.database)
+    directory = Path(database.database or "").parent
+    if database.get_backend_name() == "sqlite" and (full := disk_shortage(settings, directory)):
+        return Check(f"{full}; no ticket can be accepted")
+    if full := disk_shortage(settings, settings.images):
+        return Check(f"{full}; no image can be registered", needed=False)
+    return Check(None)
+
+
+def disk_shortage(settings: Settings, directory: Path) -> str | None:
+    """What is wrong with the room left on that directory's disk; None where there is enough.
+
+    A directory that is not there yet is judged by the one that it will be in.
+    """
+    place = next((each for each in (directory, *directory.absolute().parents) if each.exists()), directory)
+    try:
+        free = shutil.disk_usage(place).free
+    except OSError as error:
+        return f"the free space of {directory} cannot be read: {error.strerror}"
+    if free < settings.disk_free_bytes_min:
+        return f"{free >> 20} MiB are free at {directory}, less than {settings.disk_free_bytes_min >> 20} MiB"
+    return None
+
+
+def broker_check(settings: Settings) -> Check:
+    """Without it tickets are accepted all the same, and wait: it is told, but not needed."""
+    queue = WakeQueue.open(settings)
+    try:
+        queue.check()
+    except QueueUnavailable as error:
+        return Check(f"{error}; what is accepted waits until it is back", needed=False)
+    finally:
+        queue.close()
+    return Check(None, needed=False)

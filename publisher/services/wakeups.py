@@ -1,0 +1,153 @@
+"""Waking workers. A message holds the id of a ticket or an image and nothing else: whatever reads the broker learns
+nothing from it.
+
+The message is written here as Celery's protocol has it (docs.celeryq.dev, "Message Protocol", version 2), through
+kombu, so that whoever enqueues needs neither Celery nor the workers' code.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+import uuid
+
+from kombu.connection import Connection
+from kombu.entity import Exchange, Queue
+from kombu.exceptions import KombuError
+
+from publisher.core.broker import Broker
+from publisher.core.errors import QueueUnavailable
+from publisher.core.settings import Settings
+from publisher.telemetry.metrics import BROKER_SEND_FAILURES, BROKER_SENDS
+
+QUEUE_NAME = "publisher"
+PUBLISH_TASK = "publisher.publish"
+REGISTER_TASK = "publisher.register"
+QUEUE = Queue(QUEUE_NAME, Exchange(QUEUE_NAME, type="direct"), routing_key=QUEUE_NAME)
+
+logger = logging.getLogger(__name__)
+
+
+class WakeQueue:
+    """Sends wake-up messages. Safe to use from several threads."""
+
+    def __init__(self, broker: Broker, *, timeout_seconds: float) -> None:
+        self._broker = broker
+        self._timeout_seconds = timeout_seconds
+        self._lock = threading.Lock()
+        self._connection: Connection | None = None
+
+    @classmethod
+    def open(cls, settings: Settings) -> WakeQueue:
+        return cls(Broker.of(settings), timeout_seconds=settings.send_timeout_seconds)
+
+    def send(self, ticket_id: int) -> None:
+        """Wake a worker for a ticket. Raises `QueueUnavailable`, after two and a half time-outs at the latest."""
+        self._send(PUBLISH_TASK, ticket_id)
+
+    def send_image(self, image_id: int) -> None:
+        """Wake a worker for an image that is to be registered. Raises `QueueUnavailable`, as `send` does."""
+        self._send(REGISTER_TASK, image_id)
+
+    def _send(self, task: str, id: int) -> None:
+        """Raises `QueueUnavailable`, after two and a half time-outs at the latest."""
+        try:
+            self._send_in_turn(task, id)
+        except QueueUnavailable:
+            BROKER_SEND_FAILURES.inc()
+            raise
+        BROKER_SENDS.inc()
+
+    def _send_in_turn(self, task: str, id: int) -> None:
+        # While one waits for a broker that does not answer, the others do not wait in line behind it.
+        if not self._lock.acquire(timeout=self._timeout_seconds / 2):
+            raise QueueUnavailable("the message broker cannot be reached: it has not answered the send before")
+        try:
+            try:
+                self._publish(task, id)
+            except _CONNECTION_ERRORS:
+                # The connection that was kept open may be stale; a fresh one tells whether the broker is there.
+                self._drop()
+                try:
+                    self._publish(task, id)
+                except _CONNECTION_ERRORS as error:
+                    self._drop()
+                    raise QueueUnavailable(f"the message broker cannot be reached: {_reason(error)}") from None
+        finally:
+            self._lock.release()
+
+    def check(self) -> None:
+        """Connect to the broker. Raises `QueueUnavailable`."""
+        with self._lock:
+            self._drop()
+            try:
+                self._connect()
+            except _CONNECTION_ERRORS as error:
+                self._drop()
+                raise QueueUnavailable(f"the message broker cannot be reached: {_reason(error)}") from None
+
+    def close(self) -> None:
+        with self._lock:
+            self._drop()
+
+    def _connect(self) -> Connection:
+        if self._connection is None:
+            self._connection = self._broker.connection(self._timeout_seconds)
+            self._connection.ensure_connection(max_retries=1, interval_start=0, timeout=self._timeout_seconds)
+        return self._connection
+
+    def _publish(self, task: str, id: int) -> None:
+        task_id = str(uuid.uuid4())
+        argument = [id]
+        self._connect().Producer().publish(
+            (argument, {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}),
+            # The default exchange leads to the queue of that name. A binding of our own exchange would be lost with a
+            # Redis that is restarted, and kombu, which reconnects by itself, would send into nothing.
+            exchange="",
+            routing_key=QUEUE.name,
+            declare=[QUEUE],
+            serializer="json",
+            delivery_mode="persistent",
+            timeout=self._timeout_seconds,
+            headers={
+                "lang": "py",
+                "task": task,
+                "id": task_id,
+                "root_id": task_id,
+                "parent_id": None,
+                "group": None,
+                "argsrepr": f"({id},)",
+                "kwargsrepr": "{}",
+                "origin": f"publisher@{socket.gethostname()}",
+            },
+            correlation_id=task_id,
+        )
+
+    def _drop(self) -> None:
+        if self._connection is not None:
+            try:
+                self._connection.release()
+            except _CONNECTION_ERRORS:
+                logger.debug("closing a broken broker connection failed")
+            self._connection = None
+
+
+def _errors() -> tuple[type[Exception], ...]:
+    import amqp.exceptions
+    import redis.exceptions
+
+    return (OSError, KombuError, redis.exceptions.RedisError, amqp.exceptions.AMQPError)
+
+
+_CONNECTION_ERRORS = _errors()
+
+
+def _reason(error: BaseException) -> str:
+    """What went wrong, without the broker's URL, which may hold a password."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    return type(error).__name__

@@ -1,0 +1,224 @@
+"""Appliances: what images are generated from. Of them no more is kept than callers are told."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Engine, Row, Table, delete, func, insert, select
+from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+from sqlalchemy.exc import IntegrityError
+
+from publisher.core.errors import Conflict, NotFound
+from publisher.core.listing import Field, Kind, Listing, Page
+from publisher.core.names import check_name, check_text
+from publisher.core.uris import appliance_uri
+from publisher.store.audit import note
+from publisher.store.engine import db_now, reading, writing
+from publisher.store.list_queries import Fields, select_page
+from publisher.store.tables import appliances, images, tickets
+
+VERSION, DISTRIBUTION, ARCHITECTURE = "1", "unknown", "x86_64"
+"""Of an appliance that nobody described."""
+
+_NAMED_MAX = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Appliance:
+    """An appliance of a user, numbered among that user's. Times in seconds since the epoch."""
+
+    owner: str
+    id: int
+    name: str
+    version: str
+    description: str
+    distribution: str
+    architecture: str
+    created: float
+    modified: float
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What belongs to an appliance."""
+
+    size: int = 0
+    """Bytes of all its images' files."""
+    images: Sequence[int] | None = ()
+    """Their ids; None where there are more than 100."""
+    tickets: Sequence[tuple[int, int]] | None = ()
+    """Image id and own id of each published image; None where there are more than 100."""
+
+
+_COLUMNS = [appliances.c[each.name] for each in fields(Appliance)]
+
+
+_FIELDS: Fields = {
+    "dbId": Field(appliances.c.id, Kind.NUMBER),
+    "created": Field(appliances.c.created, Kind.TIME),
+    "lastModified": Field(appliances.c.modified, Kind.TIME),
+    "name": Field(appliances.c.name),
+    "version": Field(appliances.c.version),
+    "description": Field(appliances.c.description),
+    "distributionName": Field(appliances.c.distribution),
+    "archName": Field(appliances.c.architecture),
+}
+
+
+class Appliances:
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def add(
+        self,
+        owner: str,
+        *,
+        id: int | None = None,
+        name: str | None = None,
+        version: str = VERSION,
+        description: str = "",
+        distribution: str = DISTRIBUTION,
+        architecture: str = ARCHITECTURE,
+    ) -> Appliance:
+        """`id` is the next free one by default, and the name is made of it.
+
+        Raises `InvalidRequest` for a text that is empty or too long, `Conflict` where the id is taken or the owner
+        unknown.
+        """
+        texts = {"version": version, "distribution": distribution, "architecture": architecture}
+        if name is not None:
+            texts["name"] = name
+        for field, text in texts.items():
+            check_name(text, field)
+        check_text(description, "description")
+        try:
+            with writing(self._engine) as connection:
+                number = _next_id(connection, owner) if id is None else id
+                row = _row(owner, number) | texts | {"description": description}
+                added = _appliance(connection.execute(insert(appliances).values(row).returning(*_COLUMNS)).one())
+                note(connection, "appliance.create", appliance_uri(owner, number), detail=f"{added.name!r}")
+                return added
+        except IntegrityError:
+            if id is not None and self.find(owner, id):
+                raise Conflict(f"{owner} has an appliance {id} already") from None
+            raise Conflict(f"there is no user '{owner}'") from None
+
+    def find(self, owner: str, id: int) -> Appliance | None:
+        query = select(*_COLUMNS).where(appliances.c.owner == owner, appliances.c.id == id)
+        with reading(self._engine) as connection:
+            row = connection.execute(query).one_or_none()
+        return _appliance(row) if row else None
+
+    def get(self, owner: str, id: int) -> Appliance:
+        """Raises `NotFound`, another user's appliance being as good as none."""
+        found = self.find(owner, id)
+        if found is None:
+            raise _none(owner, id)
+        return found
+
+    def list(self, owner: str | None = None) -> list[Appliance]:
+        query = select(*_COLUMNS).order_by(appliances.c.owner, appliances.c.id)
+        if owner is not None:
+            query = query.where(appliances.c.owner == owner)
+        with reading(self._engine) as connection:
+            return [_appliance(row) for row in connection.execute(query)]
+
+    def page(self, owner: str, listing: Listing) -> Page[Appliance]:
+        """Those of the user's appliances that are wanted. Raises `InvalidRequest`."""
+        query = select(*_COLUMNS).where(appliances.c.owner == owner)
+        with reading(self._engine) as connection:
+            found = select_page(connection, query, _FIELDS, listing)
+        return Page(found.total, [_appliance(row) for row in found.items])
+
+    def contents(
+        self, owner: str, id: int | None = None, *, platforms: Collection[str] | None = None
+    ) -> dict[int, Contents]:
+        """What belongs to each of a user's appliances, or to one of them. What is empty is left out; so are published
+        images of other platforms than those in `platforms`, where they are given."""
+        size = select(images.c.appliance_id, func.sum(images.c.size)).group_by(images.c.appliance_id)
+        with reading(self._engine) as connection:
+            sizes = connection.execute(size.where(*_theirs(images, owner, id))).all()
+            of_images = _named(connection, images, _theirs(images, owner, id))
+            wanted = [] if platforms is None else [tickets.c.platform.in_(platforms)]
+            of_tickets = _named(connection, tickets, [*_theirs(tickets, owner, id), *wanted])
+        found: dict[int, Contents] = {}
+        for key, total in sizes:
+            rows = of_images[key]
+            found[key] = Contents(size=int(total), images=None if rows is None else [row.id for row in rows])
+        for key, rows in of_tickets.items():
+            pairs = None if rows is None else [(row.image_id, row.id) for row in rows]
+            found[key] = replace(found.get(key, Contents()), tickets=pairs)
+        return found
+
+    def remove(self, owner: str, id: int) -> None:
+        """Raises `NotFound`, or `Conflict` where it has images or published images."""
+        mine = appliances.c.owner == owner, appliances.c.id == id
+        with writing(self._engine) as connection:
+            # Held until the end: whoever adds an image meanwhile waits, and then makes the appliance anew.
+            if connection.execute(select(appliances.c.id).where(*mine).with_for_update()).one_or_none() is None:
+                raise _none(owner, id)
+            for table, words in ((images, "images"), (tickets, "published images")):
+                theirs = table.c.owner == owner, table.c.appliance_id == id
+                if connection.execute(select(table.c.id).where(*theirs).limit(1)).one_or_none():
+                    raise Conflict(f"appliance {id} of {owner} still has {words}; delete them first")
+            connection.execute(delete(appliances).where(*mine))
+            note(connection, "appliance.delete", appliance_uri(owner, id))
+
+
+def ensure(connection: Connection, owner: str, id: int) -> None:
+    """Make an appliance on its first use, as part of the transaction of what uses it.
+
+    Raises `IntegrityError` where there is no such user.
+    """
+    postgresql = connection.dialect.name == "postgresql"
+    made = (postgresql_insert if postgresql else sqlite_insert)(appliances).values(_row(owner, id))
+    # One that is there is written as it is: that holds it, so that it is not removed before our transaction ends.
+    connection.execute(made.on_conflict_do_update(index_elements=["owner", "id"], set_={"owner": owner}))
+
+
+def _row(owner: str, id: int) -> dict[str, Any]:
+    return {
+        "owner": owner,
+        "id": id,
+        "name": f"appliance-{id}",
+        "version": VERSION,
+        "description": "",
+        "distribution": DISTRIBUTION,
+        "architecture": ARCHITECTURE,
+        "created": db_now(),
+        "modified": db_now(),
+    }
+
+
+def _theirs(table: Table, owner: str, id: int | None) -> list[ColumnElement[bool]]:
+    return [table.c.owner == owner] + ([] if id is None else [table.c.appliance_id == id])
+
+
+def _named(
+    connection: Connection, table: Table, theirs: Sequence[ColumnElement[bool]]
+) -> dict[int, Sequence[Row[Any]] | None]:
+    """Those rows of each appliance in the table; None where they are too many."""
+    counted = select(table.c.appliance_id, func.count().label("number")).where(*theirs).group_by(table.c.appliance_id)
+    few = select(table.c.appliance_id).where(*theirs).group_by(table.c.appliance_id).having(func.count() <= _NAMED_MAX)
+    own = [table.c.id, *([table.c.image_id] if table is tickets else [])]
+    rows = select(table.c.appliance_id, *own).where(*theirs, table.c.appliance_id.in_(few)).order_by(table.c.id)
+    named: dict[int, list[Row[Any]]] = {}
+    for row in connection.execute(rows):
+        named.setdefault(row.appliance_id, []).append(row)
+    return {row.appliance_id: named.get(row.appliance_id) for row in connection.execute(counted)}
+
+
+def _next_id(connection: Connection, owner: str) -> int:
+    highest = select(func.max(appliances.c.id)).where(appliances.c.owner == owner)
+    return (connection.execute(highest).scalar() or 0) + 1
+
+
+def _none(owner: str, id: int) -> NotFound:
+    return NotFound(f"{owner} has no appliance {id}")
+
+
+def _appliance(row: Row[Any]) -> Appliance:
+    return Appliance(**row._mapping)

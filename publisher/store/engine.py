@@ -1,0 +1,222 @@
+"""The connection to the database: SQLite (write-ahead log) or PostgreSQL, behind the same code."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import URL, Connection, Double, Engine, QueuePool, Table, create_engine, event, func, make_url, select
+from sqlalchemy.exc import ArgumentError
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.util import queue
+
+from publisher.core.directories import make_directory
+from publisher.core.errors import ConfigurationError
+from publisher.store.clock import SteadyClock
+
+_BUSY_SECONDS = 10
+_CONNECT_SECONDS = 5
+
+
+class _SteadyQueue(queue.Queue[Any]):
+    """SQLAlchemy's own waits by the time of day: for hours, where somebody sets the clock back meanwhile."""
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+        if block and timeout is not None:
+            with self.not_empty:
+                if not self.not_empty.wait_for(self._qsize, timeout):
+                    raise queue.Empty
+                return super().get(block=False)
+        return super().get(block, timeout)
+
+
+class _SteadyPool(QueuePool):
+    __module__ = QueuePool.__module__  # which gives its logger the name
+    _queue_class = _SteadyQueue
+
+
+_POOL: dict[str, Any] = {"poolclass": _SteadyPool, "pool_size": 30, "max_overflow": 0, "pool_timeout": 10}
+"""Connections are made as they are needed, and kept: to make one for a single request costs more than the request."""
+_TURN = "publisher_turn"
+_WRITING = "publisher_writing"
+_DURABLE = "publisher_durable"
+_UNTIL = "publisher_until"
+_BUSY_INFO = "publisher_busy_seconds"
+_CLOCK = "publisher_clock"
+
+
+class db_now(FunctionElement[float]):  # noqa: N801  # an SQL function, named as such
+    """The database's clock, in seconds since the epoch. The workers' own clocks decide nothing."""
+
+    type = Double()
+    inherit_cache = True
+
+
+@compiles(db_now, "postgresql")
+def _postgresql_now(element: db_now, compiler: SQLCompiler, **options: Any) -> str:
+    # clock_timestamp() moves on within a transaction, now() does not.
+    return "CAST(EXTRACT(EPOCH FROM clock_timestamp()) AS DOUBLE PRECISION)"
+
+
+@compiles(db_now, "sqlite")
+def _sqlite_now(element: db_now, compiler: SQLCompiler, **options: Any) -> str:
+    return "publisher_now()"
+
+
+def open_engine(url: str) -> Engine:
+    """Raises `ConfigurationError` for a URL that names no database we know."""
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise ConfigurationError("PUBLISHER_DATABASE_URL is not a SQLAlchemy database URL") from None
+    match parsed.get_backend_name():
+        case "sqlite":
+            return _open_sqlite(parsed)
+        case "postgresql":
+            return create_engine(
+                parsed.set(drivername="postgresql+psycopg"),
+                **_POOL,
+                pool_pre_ping=True,
+                connect_args={
+                    "connect_timeout": _CONNECT_SECONDS,
+                    "options": "-c statement_timeout=30000 -c lock_timeout=10000"
+                    " -c idle_in_transaction_session_timeout=60000",
+                    "tcp_user_timeout": 20000,
+                },
+            )
+        case other:
+            raise ConfigurationError(f"PUBLISHER_DATABASE_URL: '{other}' is not supported; use sqlite or postgresql")
+
+
+def _open_sqlite(url: URL) -> Engine:
+    if not url.database or url.database == ":memory:":
+        raise ConfigurationError("PUBLISHER_DATABASE_URL: SQLite needs a file, for every process to see the tickets")
+    file = Path(url.database)
+    make_directory(file.parent, 0o700)
+    clock = SteadyClock()
+    # isolation_level None: the driver begins nothing by itself, the listener below does.
+    engine = create_engine(
+        url,
+        **_POOL,
+        execution_options={_TURN: threading.Lock(), _CLOCK: clock},
+        connect_args={"timeout": _BUSY_SECONDS, "isolation_level": None, "check_same_thread": False},
+    )
+
+    @event.listens_for(engine, "do_connect")
+    def _make_private(*_: object) -> None:
+        # SQLite itself would go by the umask. Its other files take their permissions from this one. A file that is
+        # there is not opened: closing it again would drop the locks that SQLite holds on it in this process (fcntl(2)).
+        # Another process would then delete the write-ahead log, and with it what was committed.
+        with suppress(FileExistsError):
+            os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+
+    @event.listens_for(engine, "connect")
+    def _connected(connection: sqlite3.Connection, _: object) -> None:
+        _use_write_ahead_log(connection)
+        connection.execute("PRAGMA foreign_keys = ON")
+        # Deterministic is, to SQLite, what does not change within one statement.
+        connection.create_function("publisher_now", 0, clock.now, deterministic=True)
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        # A transaction that reads first and writes later would fail at once where another has written in between
+        # (SQLITE_BUSY_SNAPSHOT); one that takes the write lock at the start waits its turn.
+        options = connection.get_execution_options()
+        _wait_until(connection, options.get(_UNTIL))
+        if options.get(_WRITING):
+            connection.exec_driver_sql(f"PRAGMA synchronous = {'FULL' if options.get(_DURABLE) else 'NORMAL'}")
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        else:
+            connection.exec_driver_sql("BEGIN")
+
+    return engine
+
+
+def _wait_until(connection: Connection, moment: float | None) -> None:
+    """Have SQLite wait for others until then (by `time.monotonic`), or as long as ever where it is no moment."""
+    seconds: float = _BUSY_SECONDS
+    if moment is not None and moment - time.monotonic() < _BUSY_SECONDS - 1:
+        seconds = max(moment - time.monotonic(), 0.05)
+    if connection.info.get(_BUSY_INFO, _BUSY_SECONDS) != seconds:
+        connection.exec_driver_sql(f"PRAGMA busy_timeout = {round(seconds * 1000)}")
+        connection.info[_BUSY_INFO] = seconds
+
+
+def _use_write_ahead_log(connection: sqlite3.Connection) -> None:
+    """Two processes that make the file together are in each other's way, and this statement alone waits for nobody."""
+    deadline = time.monotonic() + _BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+        else:
+            return
+
+
+@contextmanager
+def reading(engine: Engine) -> Iterator[Connection]:
+    """One transaction that only reads.
+
+    On PostgreSQL none is begun: each statement there sees what is committed when it starts, in a transaction or not.
+    """
+    options = {"isolation_level": "AUTOCOMMIT"} if engine.dialect.name == "postgresql" else {}
+    with engine.connect().execution_options(**options) as connection, connection.begin():
+        yield connection
+
+
+@contextmanager
+def writing(engine: Engine, *, durable: bool = True, wait_seconds: float | None = None) -> Iterator[Connection]:
+    """One transaction that may write: committed at the end of the block, rolled back on an exception.
+
+    What is `durable` survives a power cut that follows the commit. What is not may be undone by one, all later
+    transactions included, but never in part. To wait for the disk can take long where an image is being written to it.
+    `wait_seconds` is how long others may hold what is to be written; as long as ever where it is None.
+    """
+    wait = _BUSY_SECONDS if wait_seconds is None else wait_seconds
+    options = {_WRITING: True, _DURABLE: durable, _UNTIL: time.monotonic() + wait}
+    with _turn(engine, wait), engine.connect().execution_options(**options) as connection, connection.begin():
+        if not durable and engine.dialect.name == "postgresql":
+            connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
+        if wait_seconds is not None and engine.dialect.name == "postgresql":
+            connection.exec_driver_sql(f"SET LOCAL lock_timeout = {max(1, round(wait_seconds * 1000))}")
+        yield connection
+
+
+@contextmanager
+def _turn(engine: Engine, wait_seconds: float) -> Iterator[None]:
+    """On SQLite, where one writes at a time: this thread's turn to.
+
+    Whoever finds the database locked by another process sleeps and tries again, ever more rarely, and is overtaken by
+    those who have just come. Threads need not do that to each other.
+    """
+    lock: threading.Lock | None = engine.get_execution_options().get(_TURN)
+    # Who waits for longer asks the database, which then has little time left to say no.
+    held = lock is not None and lock.acquire(timeout=wait_seconds)
+    try:
+        yield
+    finally:
+        if lock is not None and held:
+            lock.release()
+
+
+def keep_others_out(connection: Connection, table: Table) -> None:
+    """Nobody else writes to the table until this transaction, which writes, has ended. For what is seldom written."""
+    if connection.dialect.name == "postgresql":  # SQLite lets one at a time write, whatever the table
+        name = connection.dialect.identifier_preparer.format_table(table)
+        connection.exec_driver_sql(f"LOCK TABLE {name} IN SHARE ROW EXCLUSIVE MODE")
+
+
+def next_id(connection: Connection, table: Table) -> int:
+    """A number for a row whose key is a name. Others must be kept out."""
+    return int(connection.execute(select(func.coalesce(func.max(table.c.id), 0) + 1)).scalar_one())

@@ -1,0 +1,135 @@
+"""The workers there are: each says every few seconds that it lives, and is told here when it is to drain."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from sqlalchemy import Engine, case, delete, select, update
+from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+
+from publisher.core.errors import NotFound
+from publisher.core.ticket import State
+from publisher.core.uris import worker_uri
+from publisher.store.audit import note
+from publisher.store.engine import db_now, reading, writing
+from publisher.store.tables import tickets, workers
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A worker, as it tells of itself. `name` is what its tickets name it by, `node` what Celery and Flower do."""
+
+    name: str
+    host: str
+    pid: int
+    node: str
+    version: str
+    concurrency: int
+
+
+class WorkerState(StrEnum):
+    ALIVE = "alive"
+    DRAINING = "draining"
+    SILENT = "silent"
+    """Nothing was heard of it for too long: killed, paused, or cut off from the store."""
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStanding:
+    """A worker, as the store knows it. Times are seconds since the epoch, by the database's clock."""
+
+    member: Member
+    started: float
+    silent_seconds: float
+    """Since it last said that it lives."""
+    drain: bool
+    """It takes nothing new, and ends: it was asked to, here or by a signal."""
+    stopped: float | None
+    """When it ended, where it said so."""
+    ticket_ids: Sequence[int]
+    """What it is working on."""
+
+    def alive(self, within_seconds: float) -> bool:
+        return self.stopped is None and self.silent_seconds <= within_seconds
+
+    def state(self, silent_seconds: float) -> WorkerState:
+        """One that was silent for longer than so counts as dead."""
+        if self.stopped is not None:
+            return WorkerState.STOPPED
+        if not self.alive(silent_seconds):
+            return WorkerState.SILENT
+        return WorkerState.DRAINING if self.drain else WorkerState.ALIVE
+
+
+class Fleet:
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._insert = postgresql_insert if engine.dialect.name == "postgresql" else sqlite_insert
+
+    def join(self, member: Member) -> None:
+        """Say that a worker has begun. What was known of an earlier one of that name, as of a container that was
+        started again, holds no longer."""
+        with writing(self._engine, durable=False) as connection:
+            connection.execute(delete(workers).where(workers.c.name == member.name))
+        self.beat(member)
+
+    def beat(self, member: Member, *, draining: bool = False) -> bool:
+        """Say that a worker lives, and whether it is `draining` by itself; whether it was asked to drain."""
+        row = {
+            "name": member.name,
+            "host": member.host,
+            "pid": member.pid,
+            "node": member.node,
+            "version": member.version,
+            "concurrency": member.concurrency,
+        }
+        insert = self._insert(workers).values(row | {"started": db_now(), "seen": db_now(), "drain": draining})
+        heard = {"seen": db_now(), "stopped": None} | ({"drain": True} if draining else {})
+        said = insert.on_conflict_do_update(index_elements=[workers.c.name], set_=heard).returning(workers.c.drain)
+        with writing(self._engine, durable=False) as connection:
+            return bool(connection.execute(said).scalar_one())
+
+    def stopped(self, name: str) -> None:
+        """A worker has ended, in order."""
+        with writing(self._engine, durable=False) as connection:
+            connection.execute(update(workers).where(workers.c.name == name).values(stopped=db_now()))
+
+    def ask_to_drain(self, name: str) -> None:
+        """Have a worker take nothing new, and end. Repeatable. Raises `NotFound` where there is none that runs."""
+        with writing(self._engine) as connection:
+            asked = update(workers).where(workers.c.name == name, workers.c.stopped.is_(None)).values(drain=True)
+            if connection.execute(asked).rowcount != 1:
+                raise NotFound(f"there is no worker '{name}'")
+            note(connection, "worker.drain", worker_uri(name))
+
+    def workers(self) -> list[WorkerStanding]:
+        """Those that run, or did lately: those that were heard of last come first."""
+        silent = case((workers.c.seen > db_now(), 0.0), else_=db_now() - workers.c.seen).label("silent")
+        held = select(tickets.c.id, tickets.c.worker).where(
+            tickets.c.state.in_([State.PUBLISHING, State.CANCELLING]), tickets.c.lease_until >= db_now()
+        )
+        with reading(self._engine) as connection:
+            rows = connection.execute(select(workers, silent).order_by("silent", workers.c.name)).all()
+            work: dict[str | None, list[int]] = {}
+            for id, worker in connection.execute(held.order_by(tickets.c.id)):
+                work.setdefault(worker, []).append(id)
+        return [
+            WorkerStanding(
+                Member(row.name, row.host, row.pid, row.node, row.version, row.concurrency),
+                started=row.started,
+                silent_seconds=row.silent,
+                drain=row.drain,
+                stopped=row.stopped,
+                ticket_ids=work.get(row.name, []),
+            )
+            for row in rows
+        ]
+
+    def forget(self, silent_seconds: float) -> int:
+        """Those of whom nothing was heard for so long; how many."""
+        with writing(self._engine, durable=False) as connection:
+            return connection.execute(delete(workers).where(workers.c.seen < db_now() - silent_seconds)).rowcount

@@ -1,0 +1,81 @@
+"""Keys that callers give their requests, so that a request which is sent again makes no second ticket."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from sqlalchemy import Connection, Engine, delete, insert, select
+from sqlalchemy.exc import IntegrityError
+
+from publisher.core.errors import Conflict
+from publisher.core.ticket import Ticket
+from publisher.store.engine import db_now, reading, writing
+from publisher.store.tables import idempotency_keys, tickets
+from publisher.store.ticket_rows import TICKET_COLUMNS, ticket_of
+
+
+@dataclass(frozen=True, slots=True)
+class IdempotencyKey:
+    """A key, and the request that it was given to."""
+
+    owner: str
+    """Login of the caller: each has keys of its own."""
+    key: str
+    fingerprints: tuple[str, ...] = field(repr=False)
+    """Of the request, by each of the vault's keys; the first is the one to store."""
+    seconds: float
+    """How long the key holds."""
+
+
+class KeyTaken(Conflict):
+    """Another request took the key first."""
+
+
+class IdempotencyKeys:
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def ticket(self, key: IdempotencyKey) -> Ticket | None:
+        """The ticket of the first request with this key; None where there was none.
+
+        Raises `Conflict` where that was another request.
+        """
+        query = (
+            select(*[*TICKET_COLUMNS, idempotency_keys.c.digest])
+            .join(idempotency_keys, idempotency_keys.c.ticket_id == tickets.c.id)
+            .where(idempotency_keys.c.owner == key.owner, idempotency_keys.c.key == key.key)
+            .where(idempotency_keys.c.created > db_now() - key.seconds)
+        )
+        with reading(self._engine) as connection:
+            row = connection.execute(query).one_or_none()
+        if row is None:
+            return None
+        if row.digest not in key.fingerprints:
+            raise Conflict("Idempotency-Key: was given to another request before; a new request needs a new key")
+        return ticket_of(row)
+
+    def purge(self, seconds: float) -> int:
+        """Forget the keys that are older than that; how many."""
+        expired = idempotency_keys.c.created <= db_now() - seconds
+        with writing(self._engine, durable=False) as connection:
+            return connection.execute(delete(idempotency_keys).where(expired)).rowcount
+
+
+def take(connection: Connection, key: IdempotencyKey, ticket_id: int) -> None:
+    """In the transaction that makes the ticket. Raises `KeyTaken`: then the transaction has to be rolled back.
+
+    Where another transaction is about to take the key this one waits for its end.
+    """
+    same = idempotency_keys.c.owner == key.owner, idempotency_keys.c.key == key.key
+    connection.execute(delete(idempotency_keys).where(*same, idempotency_keys.c.created <= db_now() - key.seconds))
+    row = {
+        "owner": key.owner,
+        "key": key.key,
+        "digest": key.fingerprints[0],
+        "ticket_id": ticket_id,
+        "created": db_now(),
+    }
+    try:
+        connection.execute(insert(idempotency_keys).values(row))
+    except IntegrityError:
+        raise KeyTaken("Idempotency-Key: another request with this key is being taken in; try again") from None

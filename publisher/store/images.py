@@ -1,0 +1,233 @@
+"""The catalog of generated images."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
+
+from sqlalchemy import Connection, Engine, Row, case, delete, func, insert, or_, select, text, update
+from sqlalchemy.exc import IntegrityError
+
+from publisher.core.errors import Conflict, NotFound
+from publisher.core.image import DISK_FORMATS, Digests, Image, ImageState, formats, full_name, target_format
+from publisher.core.listing import Field, Kind, Listing, Page
+from publisher.core.ticket import FINAL
+from publisher.core.uris import image_uri
+from publisher.store.appliances import ensure
+from publisher.store.audit import note
+from publisher.store.engine import db_now, reading, writing
+from publisher.store.list_queries import Fields, select_page
+from publisher.store.tables import images, tickets
+
+_COLUMNS = [images.c[each.name] for each in fields(Image)]
+_NUMBER = re.compile(r"[0-9]{1,18}", re.ASCII)
+
+# As `Image.told_format` has it.
+_STORED = func.coalesce(func.nullif(images.c.format, ""), images.c.wanted_format, "raw")
+_FORMAT = case({old: new for old in DISK_FORMATS if (new := full_name(old)) != old}, value=_STORED, else_=_STORED)
+_TARGET = case({each: target_format(full_name(each)) for each in {*formats(), *DISK_FORMATS}}, value=_STORED)
+_FIELDS: Fields = {
+    "dbId": Field(images.c.id, Kind.NUMBER),
+    "created": Field(images.c.created, Kind.TIME),
+    "lastModified": Field(images.c.modified, Kind.TIME),
+    "name": Field(images.c.name),
+    "size": Field(images.c.size, Kind.NUMBER),
+    "fileSize": Field(images.c.size, Kind.NUMBER),
+    "vmDiskSize": Field(images.c.virtual_size, Kind.NUMBER),
+    "sha256sum": Field(images.c.sha256),
+    "revision": Field(images.c.revision, Kind.NUMBER),
+    "status.complete": Field(images.c.state == ImageState.READY, Kind.BOOLEAN),
+    "format.name": Field(_FORMAT, Kind.NAME),
+    "targetFormat.name": Field(_TARGET, Kind.NAME),
+    "targetFormat.format.name": Field(_FORMAT, Kind.NAME),
+}
+
+
+class Images:
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def add(
+        self,
+        *,
+        owner: str,
+        appliance_id: int,
+        name: str,
+        format: str,
+        disk_format: str,
+        virtual_size: int,
+        digests: Digests,
+        location: str,
+        warning: str | None = None,
+        glance_objection: str | None = None,
+        id: int | None = None,
+    ) -> Image:
+        """The image's appliance is made, too, where there is none. Raises `Conflict` where the id is taken or the owner
+        unknown."""
+        row: dict[str, Any] = {
+            "owner": owner,
+            "appliance_id": appliance_id,
+            "name": name,
+            "format": format,
+            "disk_format": disk_format,
+            "size": digests.size,
+            "virtual_size": virtual_size,
+            "md5": digests.md5,
+            "sha256": digests.sha256,
+            "sha512": digests.sha512,
+            "location": location,
+            "warning": warning,
+            "glance_objection": glance_objection,
+            "created": db_now(),
+            "modified": db_now(),
+            "registered": db_now(),
+            "sent": digests.size,
+            "total": digests.size,
+        } | ({} if id is None else {"id": id})
+        try:
+            with writing(self._engine) as connection:
+                ensure(connection, owner, appliance_id)
+                added = _image(connection.execute(insert(images).values(row).returning(*_COLUMNS)).one())
+                note(connection, "image.create", image_uri(owner, appliance_id, added.id), detail=f"{name!r}, {format}")
+                if id is not None and self._engine.dialect.name == "postgresql":
+                    # A sequence does not see the ids that were given: move it past them. Never back: a number that was
+                    # given once, to an image that is deleted by now, would name another one.
+                    past = text("SELECT setval('images_id_seq', greatest(last_value, :id)) FROM images_id_seq")
+                    connection.execute(past, {"id": id})
+                return added
+        except IntegrityError as error:
+            if id is not None and self.get(id):
+                raise Conflict(f"there is an image {id} already; leave out --id to have a number given") from None
+            raise Conflict(f"there is no user '{owner}'") from error
+
+    def get(self, id: int) -> Image | None:
+        with reading(self._engine) as connection:
+            row = connection.execute(select(*_COLUMNS).where(images.c.id == id)).one_or_none()
+        return _image(row) if row else None
+
+    def has_file(self, location: str) -> bool:
+        """Whether an image has its file there, under the image root."""
+        with reading(self._engine) as connection:
+            return bool(connection.execute(select(images.c.id).where(images.c.location == location).limit(1)).scalar())
+
+    def find(self, owner: str, appliance_id: int, id: int) -> Image:
+        """Raises `NotFound`, another user's image being as good as none."""
+        image = self.get(id)
+        if image is None or (image.owner, image.appliance_id) != (owner, appliance_id):
+            raise _none(owner, appliance_id, id)
+        return image
+
+    def list(self, *, owner: str | None = None, appliance_id: int | None = None, id: int | None = None) -> list[Image]:
+        query = select(*_COLUMNS).order_by(images.c.id)
+        if owner is not None:
+            query = query.where(images.c.owner == owner)
+        if appliance_id is not None:
+            query = query.where(images.c.appliance_id == appliance_id)
+        if id is not None:
+            query = query.where(images.c.id == id)
+        with reading(self._engine) as connection:
+            return [_image(row) for row in connection.execute(query)]
+
+    def page(self, owner: str, appliance_id: int, listing: Listing) -> Page[Image]:
+        """Those of an appliance's images that are wanted. Raises `InvalidRequest`."""
+        query = select(*_COLUMNS).where(images.c.owner == owner, images.c.appliance_id == appliance_id)
+        with reading(self._engine) as connection:
+            found = select_page(connection, query, _FIELDS, listing)
+        return Page(found.total, [_image(row) for row in found.items])
+
+    def latest(
+        self,
+        count: int,
+        *,
+        before: int | None = None,
+        owner: str | None = None,
+        text: str = "",
+        state: ImageState | None = None,
+    ) -> Sequence[Image]:
+        """The newest first: those before the one of that number, of that owner, with that text in the name, in upper or
+        lower case, or as the number, and in that state."""
+        query = select(*_COLUMNS).order_by(images.c.id.desc()).limit(count)
+        if before is not None:
+            query = query.where(images.c.id < before)
+        if owner is not None:
+            query = query.where(images.c.owner == owner)
+        if text:
+            named = images.c.name.icontains(text, autoescape=True)
+            query = query.where(or_(named, images.c.id == int(text)) if _NUMBER.fullmatch(text) else named)
+        if state is not None:
+            query = query.where(images.c.state == state)
+        with reading(self._engine) as connection:
+            return [_image(row) for row in connection.execute(query)]
+
+    def remove(self, id: int) -> bool:
+        """Whatever needs it."""
+        with writing(self._engine) as connection:
+            return connection.execute(delete(images).where(images.c.id == id)).rowcount == 1
+
+    def delete(self, owner: str, appliance_id: int, id: int | None = None) -> Sequence[Image]:
+        """Delete an image, or all of an appliance: all or none. Answers those whose file no other image has.
+
+        Raises `NotFound`, or `Conflict` where one is still being registered, or is needed by a ticket that has not
+        ended.
+        """
+        theirs = [images.c.owner == owner, images.c.appliance_id == appliance_id]
+        if id is not None:
+            theirs.append(images.c.id == id)
+        with writing(self._engine) as connection:
+            # Held until the end: who makes a ticket for one of them waits (see `hold`), and finds it gone.
+            query = select(*_COLUMNS).where(*theirs).order_by(images.c.id).with_for_update()
+            found = [_image(row) for row in connection.execute(query)]
+            if id is not None and not found:
+                raise _none(owner, appliance_id, id)
+            others = "" if id is not None else ". None was deleted"
+            for image in found:
+                if not image.final:
+                    raise Conflict(f"image {image.id} is still being registered; cancel that first{others}")
+            ids = select(images.c.id).where(*theirs)
+            needed = select(tickets.c.id, tickets.c.image_id).where(
+                tickets.c.image_id.in_(ids), tickets.c.state.not_in(FINAL)
+            )
+            if first := connection.execute(needed.order_by(tickets.c.id).limit(1)).one_or_none():
+                raise Conflict(
+                    f"image {first.image_id} is needed by ticket {first.id}, which has not ended; cancel it"
+                    f" first{others}"
+                )
+            # By number: an image that was added since is none of those that were looked at.
+            for image in found:
+                connection.execute(delete(images).where(images.c.id == image.id))
+            note(connection, "image.delete", *(image_uri(owner, appliance_id, image.id) for image in found))
+            locations = {image.location for image in found}
+            shared = set(
+                connection.execute(select(images.c.location).where(images.c.location.in_(locations))).scalars()
+            )
+        return [image for image in found if image.location not in shared]
+
+    def use_key(self, image: Image) -> bool:
+        """Use up the one-time key of an image as it was read; False where that has been done already."""
+        used = (
+            update(images)
+            .where(images.c.id == image.id, images.c.downloads == image.downloads, images.c.state == ImageState.READY)
+            .values(downloads=images.c.downloads + 1, modified=db_now())
+        )
+        with writing(self._engine) as connection:
+            return connection.execute(used).rowcount == 1
+
+
+def hold(connection: Connection, id: int) -> bool:
+    """Keep an image from being deleted or registered anew until the end of the transaction; False where there is no
+    such image, or it is not ready."""
+    query = select(images.c.id).where(images.c.id == id, images.c.state == ImageState.READY)
+    return connection.execute(query.with_for_update(read=True)).one_or_none() is not None
+
+
+def _none(owner: str, appliance_id: int, id: int) -> NotFound:
+    return NotFound(f"appliance {appliance_id} of {owner} has no image {id}")
+
+
+def _image(row: Row[Any]) -> Image:
+    # Earlier versions stored `qcow2` where this one says `openstackqcow2`.
+    wanted = row.wanted_format and full_name(row.wanted_format)
+    read = {"state": ImageState(row.state), "format": full_name(row.format), "wanted_format": wanted}
+    return Image(**{**row._mapping, **read})

@@ -1,0 +1,40 @@
+"""Offices that one process at a time may hold."""
+
+from __future__ import annotations
+
+from sqlalchemy import Engine, or_, update
+from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+
+from publisher.store.engine import db_now, writing
+from publisher.store.tables import elections
+
+
+class Elections:
+    """Who holds an office is a row; it is lost by not being renewed."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._insert = postgresql_insert if engine.dialect.name == "postgresql" else sqlite_insert
+
+    def hold(self, office: str, holder: str, seconds: float) -> bool:
+        """Take the office, or keep it, for so long; False where somebody else has it."""
+        vacate = self._insert(elections).values(office=office, holder="", until=0.0).on_conflict_do_nothing()
+        take = (
+            update(elections)
+            .where(elections.c.office == office)
+            .where(or_(elections.c.holder == holder, elections.c.until < db_now()))
+            .values(holder=holder, until=db_now() + seconds)
+        )
+        with writing(self._engine) as connection:
+            taken = connection.execute(take).rowcount == 1
+            if not taken:
+                connection.execute(vacate)
+                taken = connection.execute(take).rowcount == 1
+            return taken
+
+    def resign(self, office: str, holder: str) -> None:
+        """Leave the office to whoever asks for it next; nothing where somebody else has it."""
+        leave = update(elections).where(elections.c.office == office, elections.c.holder == holder).values(until=0.0)
+        with writing(self._engine, durable=False) as connection:
+            connection.execute(leave)

@@ -1,0 +1,121 @@
+"""Notifications on their way: taken by a sender, told, tried again or given up.
+
+Each try is a line of the ticket's history.
+They are made by `outbox`, and go with their ticket.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Engine, Row, func, select, update
+
+from publisher.core.ticket import Phase, State
+from publisher.store.engine import db_now, reading, writing
+from publisher.store.tables import notifications, tickets
+from publisher.store.ticket_rows import record
+
+_RECEIVERS_AT_ONCE = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Notification:
+    """`state` is `waiting`, `sent` or `failed`. The URL may hold a secret, in its path or query."""
+
+    id: int
+    uid: str
+    """The same at each try: by it receivers know one that comes twice."""
+    ticket_id: int
+    owner: str
+    url: str = field(repr=False)
+    event: str
+    body: str = field(repr=False)
+    state: str
+    attempt: int
+    created: float
+    error: str | None
+
+
+_COLUMNS = [notifications.c[name] for name in Notification.__dataclass_fields__]
+_WAITS = notifications.c.state == "waiting"
+
+
+class Notifications:
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def receivers(self, *, of_each: int, but_of: Collection[str] = ()) -> Sequence[tuple[str, str]]:
+        """Who is to be told something now, as owner and URL, but for these owners': of each owner so many, who has
+        waited longest first, and of all owners the first before the second of any."""
+        due = (
+            select(notifications.c.owner, notifications.c.url, func.min(notifications.c.next_at).label("since"))
+            .where(_WAITS, notifications.c.next_at <= db_now(), notifications.c.owner.not_in(but_of))
+            .group_by(notifications.c.owner, notifications.c.url)
+            .subquery()
+        )
+        turn = func.row_number().over(partition_by=due.c.owner, order_by=(due.c.since, due.c.url)).label("turn")
+        ranked = select(due, turn).subquery()
+        query = (
+            select(ranked.c.owner, ranked.c.url)
+            .where(ranked.c.turn <= of_each)
+            .order_by(ranked.c.turn, ranked.c.since)
+            .limit(_RECEIVERS_AT_ONCE)
+        )
+        with reading(self._engine) as connection:
+            return [(owner, url) for owner, url in connection.execute(query)]
+
+    def take(self, owner: str, url: str, held_seconds: float) -> Notification | None:
+        """The receiver's oldest one that is due, its next try counted; None where there is none.
+
+        For so long nobody else gets it. If nothing is noted of the try by then, as its sender died, it is due again.
+        """
+        oldest = (
+            select(notifications.c.id)
+            .where(_WAITS, notifications.c.next_at <= db_now())
+            .where(notifications.c.owner == owner, notifications.c.url == url)
+            .order_by(notifications.c.id)
+            .limit(1)
+            .with_for_update(skip_locked=True)
+        )
+        with writing(self._engine, durable=False) as connection:
+            id = connection.execute(oldest).scalar()
+            if id is None:
+                return None
+            taken = (
+                update(notifications)
+                .where(notifications.c.id == id)
+                .values(attempt=notifications.c.attempt + 1, next_at=db_now() + held_seconds)
+                .returning(*_COLUMNS)
+            )
+            return _notification(connection.execute(taken).one())
+
+    def sent(self, told: Notification, words: str) -> None:
+        self._note(told, words, state="sent", error=None)
+
+    def again(self, told: Notification, words: str, *, delay_seconds: float, error: str) -> None:
+        self._note(told, words, next_at=db_now() + delay_seconds, error=error)
+
+    def given_up(self, told: Notification, words: str, *, error: str) -> None:
+        self._note(told, words, state="failed", error=error)
+
+    def list(self, ticket_id: int) -> Sequence[Notification]:
+        query = select(*_COLUMNS).where(notifications.c.ticket_id == ticket_id).order_by(notifications.c.id)
+        with reading(self._engine) as connection:
+            return [_notification(row) for row in connection.execute(query)]
+
+    def _note(self, told: Notification, words: str, **values: Any) -> None:
+        """How a try went; nothing where another one has begun since, or the ticket was deleted."""
+        mine = notifications.c.id == told.id, _WAITS, notifications.c.attempt == told.attempt
+        # The ticket is locked first, as by those who delete it.
+        ticket = select(tickets.c.state, tickets.c.phase).where(tickets.c.id == told.ticket_id)
+        with writing(self._engine, durable=False) as connection:
+            row = connection.execute(ticket.with_for_update(read=True, key_share=True)).one_or_none()
+            if row and connection.execute(update(notifications).where(*mine).values(values)).rowcount == 1:
+                state = State(row.state)
+                record(connection, told.ticket_id, state, state, Phase(row.phase), words)
+
+
+def _notification(row: Row[Any]) -> Notification:
+    return Notification(**row._mapping)

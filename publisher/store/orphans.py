@@ -1,0 +1,225 @@
+"""What the sweeper needs to know: which cloud accounts there are, and which of the objects in them nobody needs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import Connection, Engine, and_, delete, exists, null, select, update
+from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+
+from publisher.core.ticket import FINAL, State
+from publisher.platforms.platform import image_service
+from publisher.store.engine import db_now, reading, writing
+from publisher.store.tables import accounts, journal, sightings, sweep_refusals, tickets, tombstones
+
+_SIGHTINGS_KEPT_SECONDS = 30 * 86400.0
+_LEFT_ALONE_SECONDS_MAX = 86400.0
+_DOUBLINGS_MAX = 16
+_SECRETS_KEPT_SECONDS = 30 * 86400.0
+"""Of a deleted ticket that left something: it may be long gone, and the password be another one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """An account of a cloud, and where in that cloud to look."""
+
+    platform: str
+    account: dict[str, Any]
+    target: dict[str, Any]
+    sealed_secrets: bytes = field(repr=False)
+
+
+class Standing(StrEnum):
+    """What our records say of an object that carries our tag."""
+
+    KEPT = "kept"
+    """It was published, or its ticket has not ended, or only just."""
+    ORPHAN = "orphan"
+    """We made it, and the ticket ended without it."""
+    UNKNOWN = "unknown"
+    """No record says that we made it: not ours to delete."""
+
+
+class Sweeping:
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._insert = postgresql_insert if engine.dialect.name == "postgresql" else sqlite_insert
+
+    def scopes(self) -> list[Scope]:
+        """Each place once where tickets, deleted ones too, have made something, and that can be signed in to: with the
+        stored account, or with secrets that the ticket still has.
+
+        A ticket that never made anything may just have had a wrong password, or named a project that there is not:
+        neither is to be tried again and again.
+        """
+        found: dict[tuple[str, str, str], Scope] = {}
+        columns = tickets.c.platform, tickets.c.account, tickets.c.target, tickets.c.sealed_secrets
+        made = select(*columns).where(exists().where(journal.c.ticket_id == tickets.c.id))
+        stored = select(accounts.c.platform, accounts.c.fields, accounts.c.sealed_secrets).order_by(accounts.c.id)
+        ways = tombstones.c.platform, tombstones.c.account, tombstones.c.target, tombstones.c.sealed_secrets
+        deleted = select(*ways).where(tombstones.c.sealed_secrets.is_not(None)).order_by(tombstones.c.created.desc())
+        with reading(self._engine) as connection:
+            of_tickets: dict[tuple[str, str, str], Scope] = {}
+            targets: dict[tuple[str, str, str], dict[str, Any]] = {}
+            for platform, account, target, secrets in connection.execute(made.order_by(tickets.c.id.desc())):
+                place = image_service(platform, account, target)
+                targets.setdefault(place, target)
+                # Published tickets have lost their secrets.
+                if secrets is not None:
+                    of_tickets.setdefault(place, Scope(platform, account, target, secrets))
+            # Stored accounts do not say where in the cloud: that is where one that is the same now has been before.
+            for platform, account, secrets in connection.execute(stored):
+                for place, target in targets.items():
+                    if image_service(platform, account, target) == place:
+                        found.setdefault(place, Scope(platform, account, target, secrets))
+            for place, scope in of_tickets.items():
+                found.setdefault(place, scope)
+            for platform, account, target, secrets in connection.execute(deleted):
+                scope = Scope(platform, account, target or {}, secrets)
+                found.setdefault(image_service(platform, account, scope.target), scope)
+        return list(found.values())
+
+    def left_alone(self, scope: Scope) -> bool:
+        """Whether the account has refused the sweeper, and is not to be tried again yet."""
+        refused = exists().where(sweep_refusals.c.account == _digest(scope), sweep_refusals.c.until > db_now())
+        with reading(self._engine) as connection:
+            return bool(connection.execute(select(refused)).scalar())
+
+    def refused(self, scope: Scope, every_seconds: float) -> None:
+        """Note that the account refused the sweeper: it is left alone for ever longer, until a day, or until it is
+        changed. `every_seconds` is how often is swept."""
+        account = _digest(scope)
+        with writing(self._engine, durable=False) as connection:
+            query = select(sweep_refusals.c.refusals).where(sweep_refusals.c.account == account)
+            refusals = (connection.execute(query).scalar() or 0) + 1
+            # Half a turn less, so that the turn itself finds the time over.
+            turns = 2.0 ** min(refusals, _DOUBLINGS_MAX) - 0.5
+            seconds = min(turns * every_seconds, max(_LEFT_ALONE_SECONDS_MAX, every_seconds / 2))
+            row = {"refusals": refusals, "until": db_now() + seconds, "last": db_now()}
+            noted = self._insert(sweep_refusals).values(account=account, **row)
+            connection.execute(noted.on_conflict_do_update(index_elements=["account"], set_=row))
+
+    def admitted(self, scope: Scope) -> None:
+        """Note that the account lets the sweeper in."""
+        with writing(self._engine, durable=False) as connection:
+            connection.execute(delete(sweep_refusals).where(sweep_refusals.c.account == _digest(scope)))
+
+    def standing(self, ticket_uid: str, cloud_id: str, grace_seconds: float) -> Standing:
+        with reading(self._engine) as connection:
+            return self._standing(connection, ticket_uid, cloud_id, grace_seconds)
+
+    def _standing(self, connection: Connection, ticket_uid: str, cloud_id: str, grace_seconds: float) -> Standing:
+        ours = exists().where(journal.c.ticket_id == tickets.c.id, journal.c.cloud_id == cloud_id)
+        columns = tickets.c.state, tickets.c.cloud_id, tickets.c.lease_until, tickets.c.finished
+        ticket = connection.execute(
+            select(*columns, ours.label("ours"), db_now().label("now")).where(tickets.c.uid == ticket_uid)
+        ).one_or_none()
+        if ticket is None:
+            grave = connection.execute(
+                select(tombstones.c.published).where(
+                    tombstones.c.ticket_uid == ticket_uid, tombstones.c.cloud_id == cloud_id
+                )
+            ).one_or_none()
+            if grave is None:
+                return Standing.UNKNOWN
+            return Standing.KEPT if grave.published else Standing.ORPHAN
+        if (
+            ticket.state not in FINAL
+            or ticket.lease_until >= ticket.now
+            or (ticket.finished or 0.0) > ticket.now - grace_seconds
+            or (ticket.state == State.PUBLISHED and ticket.cloud_id in (None, cloud_id))
+        ):
+            return Standing.KEPT
+        return Standing.ORPHAN if ticket.ours else Standing.UNKNOWN
+
+    def seen_for(self, ticket_uid: str, cloud_id: str) -> float | None:
+        """How long ago the object was first seen as an orphan, in seconds; None where it was not."""
+        query = select(db_now() - sightings.c.first).where(*_sighting(ticket_uid, cloud_id))
+        with reading(self._engine) as connection:
+            return connection.execute(query).scalar_one_or_none()
+
+    def see(self, ticket_uid: str, cloud_id: str) -> None:
+        """Note that an orphan was seen."""
+        row = {"ticket_uid": ticket_uid, "cloud_id": cloud_id, "first": db_now(), "last": db_now()}
+        seen = self._insert(sightings).values(row)
+        again = seen.on_conflict_do_update(index_elements=["ticket_uid", "cloud_id"], set_={"last": db_now()})
+        with writing(self._engine, durable=False) as connection:
+            connection.execute(again)
+
+    def lose_sight(self, ticket_uid: str, cloud_id: str) -> None:
+        """Somebody needs it after all: should it be an orphan again, that is another first sighting."""
+        with writing(self._engine, durable=False) as connection:
+            connection.execute(delete(sightings).where(*_sighting(ticket_uid, cloud_id)))
+
+    def forget_old(self) -> None:
+        """Forget sightings of objects that are not there any more, refusals of accounts that are not there any more,
+        and the secrets of tickets deleted long ago."""
+        old = sightings.c.last < db_now() - _SIGHTINGS_KEPT_SECONDS
+        buried = tombstones.c.created < db_now() - _SECRETS_KEPT_SECONDS, tombstones.c.sealed_secrets.is_not(None)
+        nothing = {"account": null(), "target": null(), "sealed_secrets": None}
+        with writing(self._engine, durable=False) as connection:
+            connection.execute(delete(sightings).where(old))
+            connection.execute(delete(sweep_refusals).where(sweep_refusals.c.last < db_now() - _SIGHTINGS_KEPT_SECONDS))
+            connection.execute(update(tombstones).where(*buried).values(nothing))
+
+    @contextmanager
+    def removing(self, ticket_uid: str, cloud_id: str, grace_seconds: float, seconds: float) -> Iterator[bool]:
+        """Inside, for so long, no worker takes up the ticket; and then the object is noted as gone. False, and nothing
+        is noted, where it must stay after all.
+
+        From the beginning on it is noted as condemned: should this process be paused for longer, a worker that takes up
+        the ticket adopts it no more."""
+        same_ticket = tickets.c.uid == ticket_uid
+        with writing(self._engine) as connection:
+            # The ticket's row is locked before it is looked at, for its owner may have it tried again just now.
+            token = connection.execute(select(tickets.c.lease_token).where(same_ticket).with_for_update()).scalar()
+            free = self._standing(connection, ticket_uid, cloud_id, grace_seconds) is Standing.ORPHAN
+            if free:
+                connection.execute(update(tickets).where(same_ticket).values(lease_until=db_now() + seconds))
+                self._mark(connection, ticket_uid, cloud_id, "condemned")
+        if not free:
+            yield False
+            return
+        gone = False
+        try:
+            yield True
+            gone = True
+        finally:
+            with writing(self._engine) as connection:
+                # Not the lease of a worker that has it since.
+                held = same_ticket, tickets.c.lease_token == token
+                connection.execute(update(tickets).where(*held).values(lease_until=0.0))
+                if gone:
+                    self._note_gone(connection, ticket_uid, cloud_id)
+
+    def _note_gone(self, connection: Connection, ticket_uid: str, cloud_id: str) -> None:
+        self._mark(connection, ticket_uid, cloud_id, "gone")
+        left = tickets.c.uid == ticket_uid, tickets.c.cloud_id == cloud_id
+        connection.execute(update(tickets).where(*left).values(cloud_id=None))
+        connection.execute(delete(sightings).where(*_sighting(ticket_uid, cloud_id)))
+        connection.execute(
+            delete(tombstones).where(tombstones.c.ticket_uid == ticket_uid, tombstones.c.cloud_id == cloud_id)
+        )
+
+    def _mark(self, connection: Connection, ticket_uid: str, cloud_id: str, state: str) -> None:
+        ids = select(tickets.c.id).where(tickets.c.uid == ticket_uid).scalar_subquery()
+        same = and_(journal.c.ticket_id == ids, journal.c.cloud_id == cloud_id)
+        connection.execute(update(journal).where(same).values(state=state, modified=db_now()))
+
+
+def _sighting(ticket_uid: str, cloud_id: str) -> tuple[Any, ...]:
+    return sightings.c.ticket_uid == ticket_uid, sightings.c.cloud_id == cloud_id
+
+
+def _digest(scope: Scope) -> str:
+    """Of all that it is signed in with."""
+    place = image_service(scope.platform, scope.account, scope.target)
+    told = json.dumps([place, scope.account], sort_keys=True).encode()
+    return hashlib.sha256(told + scope.sealed_secrets).hexdigest()

@@ -1,0 +1,63 @@
+"""The stored account that a ticket was published with, as it is when the ticket is tried again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Connection, exists, select
+
+from publisher.core.errors import Conflict
+from publisher.core.ticket import Ticket
+from publisher.platforms.platform import SECRETS_GO_BY, cloud_account, image_service
+from publisher.store.tables import accounts, journal, tickets
+
+
+def present_account(connection: Connection, ticket: Ticket) -> tuple[dict[str, Any], str]:
+    """What the ticket's row gets of the account, and words for its history; nothing where it named no account.
+
+    A password or an address that was corrected is used; what the request gave itself stays. With an account that was
+    deleted, or whose secrets the request gave itself, the ticket goes on with what it has.
+
+    Raises `Conflict` where the account leads to another image service now, and this ticket may have left something in
+    the one before: only with what it was signed in with there can that be removed.
+    """
+    if ticket.account_id is None:
+        return {}, ""
+    mine = accounts.c.id == ticket.account_id, accounts.c.owner == ticket.owner
+    columns = accounts.c.name, accounts.c.fields, accounts.c.sealed_secrets
+    stored = connection.execute(select(*columns).where(*mine)).one_or_none()
+    if stored is None:
+        return {}, "; its account was deleted, so with what was known of it"
+    query = select(tickets.c.own_elements).where(tickets.c.id == ticket.id)
+    own = set(connection.execute(query).scalar_one_or_none() or ())
+    if _is_apart(ticket, own, stored.fields):
+        return {}, "; the request gave of its account itself what that would change, so as it was"
+    account = stored.fields | {name: ticket.account[name] for name in own & set(ticket.account)} | {"name": stored.name}
+    before = image_service(ticket.platform, ticket.account, ticket.target)
+    if image_service(ticket.platform, account, ticket.target) != before and _left_something(connection, ticket):
+        raise Conflict(
+            f"ticket {ticket.id} may have left something in the cloud, and its account '{stored.name}' leads to another"
+            " one now; publish the image anew, and what is left is removed by the sweeper"
+        )
+    found = {
+        "account": account,
+        "sealed_secrets": stored.sealed_secrets,
+        "cloud_account": cloud_account(ticket.platform, account, ticket.target),
+    }
+    return found, f", with the account '{stored.name}' as it is now"
+
+
+def _is_apart(ticket: Ticket, own: set[str], stored: dict[str, Any]) -> bool:
+    """Whether the request gave its own secrets, or has the account's sent elsewhere and the account leads elsewhere by
+    now: neither secrets are for where the others go."""
+    # What the request gave itself and is not here in clear is a secret.
+    if own - set(ticket.account):
+        return True
+    of_the_account = [name for name in SECRETS_GO_BY if name not in own]
+    leads_elsewhere = any(stored.get(name) != ticket.account.get(name) for name in of_the_account)
+    return leads_elsewhere and not own.isdisjoint(SECRETS_GO_BY)
+
+
+def _left_something(connection: Connection, ticket: Ticket) -> bool:
+    left = exists().where(journal.c.ticket_id == ticket.id, journal.c.state != "gone")
+    return bool(connection.execute(select(left)).scalar())

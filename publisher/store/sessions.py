@@ -1,0 +1,124 @@
+"""Who is signed in at the console. The table has digests of the cookies only: who reads it cannot sign in with that."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from sqlalchemy import Engine, delete, insert, or_, select, update
+from sqlalchemy.exc import OperationalError
+
+from publisher.core.errors import NotAuthenticated
+from publisher.store.engine import db_now, reading, writing
+from publisher.store.tables import sessions, users
+
+_VALUE_BYTES = 32
+_SEEN_SECONDS = 60.0
+"""That somebody is there is written down this often, not with each request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """Times are seconds since the epoch, by the database's clock."""
+
+    login: str
+    csrf: str = field(repr=False)
+    """What each form of the session has to send back."""
+    created: float
+    expires: float
+
+
+@dataclass(frozen=True, slots=True)
+class SignedIn:
+    """One of a user's sessions, as the user is told of it. With `id` one can end it, and not sign in."""
+
+    id: str
+    created: float
+    seen: float
+    expires: float
+
+
+class Sessions:
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def begin(self, login: str, password_hash: str, *, seconds: float, idle_seconds: float) -> tuple[str, Session]:
+        """Sign a user in, for so long at most: the value of the cookie, which is kept nowhere, and the session.
+
+        What has expired is removed. Raises `NotAuthenticated` where the user's password is not the verified one, of
+        that hash, any more.
+        """
+        value, csrf = secrets.token_urlsafe(_VALUE_BYTES), secrets.token_urlsafe(_VALUE_BYTES)
+        row = {
+            "digest": _digest(value),
+            "login": login,
+            "csrf": csrf,
+            "created": db_now(),
+            "seen": db_now(),
+            "expires": db_now() + seconds,
+        }
+        over = or_(sessions.c.expires <= db_now(), sessions.c.seen <= db_now() - idle_seconds)
+        with writing(self._engine) as connection:
+            # Held until the end: whoever changes the password at the same time ends this session, too.
+            same = select(users.c.login).where(users.c.login == login, users.c.password_hash == password_hash)
+            if connection.execute(same.with_for_update(read=True)).one_or_none() is None:
+                raise NotAuthenticated("the login or the password is wrong")
+            connection.execute(delete(sessions).where(over))
+            times = sessions.c.created, sessions.c.expires
+            made = connection.execute(insert(sessions).values(row).returning(*times)).one()
+        return value, Session(login, csrf, made.created, made.expires)
+
+    def find(self, value: str, *, idle_seconds: float, seen: bool = True) -> Session | None:
+        """The session of a cookie; None where it has ended, or nobody was there for so long. `seen`: somebody is."""
+        query = select(sessions, (db_now() - sessions.c.seen).label("silent")).where(
+            sessions.c.digest == _digest(value),
+            sessions.c.expires > db_now(),
+            sessions.c.seen > db_now() - idle_seconds,
+        )
+        with reading(self._engine) as connection:
+            row = connection.execute(query).one_or_none()
+        if row is None:
+            return None
+        if seen and row.silent >= min(_SEEN_SECONDS, idle_seconds / 2):
+            self._see(row.digest)
+        return Session(row.login, row.csrf, row.created, row.expires)
+
+    def _see(self, digest: str) -> None:
+        """Somebody only reads: where the store cannot be written to just now, the next request tells as well."""
+        with suppress(OperationalError), writing(self._engine, durable=False, wait_seconds=0.0) as connection:
+            connection.execute(update(sessions).where(sessions.c.digest == digest).values(seen=db_now()))
+
+    def end(self, value: str) -> None:
+        """Sign out. Repeatable."""
+        with writing(self._engine) as connection:
+            connection.execute(delete(sessions).where(sessions.c.digest == _digest(value)))
+
+    def of(self, login: str, *, idle_seconds: float) -> Sequence[SignedIn]:
+        """A user's sessions, the one begun last first."""
+        columns = sessions.c.digest, sessions.c.created, sessions.c.seen, sessions.c.expires
+        going_on = sessions.c.expires > db_now(), sessions.c.seen > db_now() - idle_seconds
+        query = select(*columns).where(sessions.c.login == login, *going_on).order_by(sessions.c.created.desc())
+        with reading(self._engine) as connection:
+            return [SignedIn(*row) for row in connection.execute(query)]
+
+    def end_one(self, login: str, id: str) -> None:
+        """End one of a user's own. Repeatable."""
+        with writing(self._engine) as connection:
+            connection.execute(delete(sessions).where(sessions.c.login == login, sessions.c.digest == id))
+
+    def end_all(self, login: str) -> None:
+        """Sign a user out everywhere."""
+        with writing(self._engine) as connection:
+            connection.execute(delete(sessions).where(sessions.c.login == login))
+
+
+def session_id(value: str) -> str:
+    """The `id` of a cookie's session."""
+    return _digest(value)
+
+
+def _digest(value: str) -> str:
+    return hashlib.sha256(value.encode()).hexdigest()

@@ -1,0 +1,163 @@
+"""The store as a whole: an engine and its repositories."""
+
+from __future__ import annotations
+
+from functools import cache, cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sqlalchemy import Engine, column, inspect, select, table
+
+from publisher.core.errors import ConfigurationError
+from publisher.core.settings import Settings
+from publisher.store import tables
+from publisher.store.accounts import Accounts
+from publisher.store.api_keys import ApiKeys
+from publisher.store.appliances import Appliances
+from publisher.store.audit import Actor, Audit, acting
+from publisher.store.engine import open_engine, reading
+from publisher.store.fleet import Fleet
+from publisher.store.idempotency import IdempotencyKeys
+from publisher.store.images import Images
+from publisher.store.inspection import Inspection
+from publisher.store.leadership import Elections
+from publisher.store.leases import Leases
+from publisher.store.limits import Limits, Places, Room
+from publisher.store.notifications import Notifications
+from publisher.store.orphans import Sweeping
+from publisher.store.publications import Publications
+from publisher.store.registrations import Registrations
+from publisher.store.roles import Roles
+from publisher.store.sessions import Sessions
+from publisher.store.statistics import Statistics
+from publisher.store.tickets import Tickets
+from publisher.store.users import Users
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+
+_MIGRATIONS = Path(__file__).parent / "migrations"
+_ALEMBIC_VERSION = table("alembic_version", column("version_num"))
+
+
+class Store:
+    """Tickets, images and users, in one database."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        wake_again_seconds: float = 5.0,
+        limits: Limits | None = None,
+        room: Room | None = None,
+    ) -> None:
+        limits = limits or Limits()
+        self.engine = engine
+        self._wake_again_seconds = wake_again_seconds
+        self._limits = limits
+        # Shared by all who act: it remembers what it has counted.
+        self._room = room or Room(limits)
+        places = Places(limits)
+        self.tickets = Tickets(engine, wake_again_seconds=wake_again_seconds, room=self._room, places=places)
+        self.leases = Leases(engine, places)
+        self.images = Images(engine)
+        self.appliances = Appliances(engine)
+        self.users = Users(engine)
+        self.roles = Roles(engine)
+        self.api_keys = ApiKeys(engine)
+        self.accounts = Accounts(engine)
+        self.registrations = Registrations(engine, wake_again_seconds=wake_again_seconds)
+        self.idempotency_keys = IdempotencyKeys(engine)
+        self.elections = Elections(engine)
+        self.sweeping = Sweeping(engine)
+        self.fleet = Fleet(engine)
+        self.statistics = Statistics(engine)
+        self.audit = Audit(engine)
+        self.inspection = Inspection(engine, self.tickets)
+        self.notifications = Notifications(engine)
+        self.sessions = Sessions(engine)
+        self.publications = Publications(engine)
+
+    @classmethod
+    def open(cls, settings: Settings) -> Store:
+        limits = Limits(
+            account_uploads=settings.account_uploads_max,
+            user_uploads=settings.user_uploads_max,
+            queue=settings.queue_max,
+            user_queue=settings.user_queue_max,
+        )
+        return cls(open_engine(settings.database), wake_again_seconds=settings.wake_again_seconds, limits=limits)
+
+    def acting(self, actor: Actor) -> Store:
+        """The same store, for one who acts: each change made by way of it is in the audit log. Only this one is to be
+        closed."""
+        engine = acting(self.engine, actor)
+        return Store(engine, wake_again_seconds=self._wake_again_seconds, limits=self._limits, room=self._room)
+
+    def migrate(self) -> None:
+        """Bring the tables up to this version, forward only. Raises `ConfigurationError` where they are newer."""
+        found = self._revision()
+        if found == _revisions()[-1]:
+            return
+        if _is_newer(found):
+            self.check_schema()
+        from alembic import command  # which takes 0.15 s to load, and is seldom needed
+
+        command.upgrade(self._alembic(), "head")
+
+    def check_schema(self, *, or_newer: bool = False) -> None:
+        """Check that the tables are of this version.
+
+        Raises `ConfigurationError`; with `or_newer` not for those of a later version: what runs in the middle of an
+        upgrade goes on with them until it is restarted.
+        """
+        found, wanted = self._revision(), _revisions()[-1]
+        if _is_newer(found):
+            if or_newer:
+                return
+            raise ConfigurationError(
+                f"the database is newer than this software: its tables are of version {found}, this software knows"
+                f" {wanted} at most; install the version of the software that upgraded it, or go back to a backup from"
+                " before that upgrade"
+            )
+        if found != wanted:
+            raise ConfigurationError(
+                f"the database's tables are of version {found or 'none'}, this software needs {wanted};"
+                " run: publisher migrate"
+            )
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+    @cached_property
+    def deployment(self) -> str:
+        """The id of this installation, made when its tables were: part of the tags on what it makes in clouds."""
+        query = select(tables.installation.c.value).where(tables.installation.c.name == "deployment")
+        with reading(self.engine) as connection:
+            return str(connection.execute(query).scalar_one())
+
+    def _revision(self) -> str | None:
+        """Return the version that Alembic noted in the database, `None` where there are no tables."""
+        with reading(self.engine) as connection:
+            if not inspect(connection).has_table(_ALEMBIC_VERSION.name):
+                return None
+            return connection.execute(select(_ALEMBIC_VERSION.c.version_num)).scalar_one_or_none()
+
+    def _alembic(self) -> Config:
+        from alembic.config import Config
+
+        config = Config()
+        config.set_main_option("script_location", str(_MIGRATIONS))
+        config.attributes["engine"] = self.engine
+        return config
+
+
+@cache
+def _revisions() -> tuple[str, ...]:
+    """Return the versions that the tables have had, the newest last: the first part of each migration's file name."""
+    return tuple(sorted(path.name.partition("_")[0] for path in (_MIGRATIONS / "versions").glob("[0-9]*_*.py")))
+
+
+def _is_newer(revision: str | None) -> bool:
+    """Tell whether the tables are of a version that this software has never heard of."""
+    return revision is not None and revision not in _revisions()

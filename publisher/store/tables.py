@@ -1,0 +1,385 @@
+"""The tables. All times are seconds since the epoch, by the database's clock; sizes are bytes."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    false,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+# SQLite numbers rows by itself only in a column of exactly this type.
+BigId = BigInteger().with_variant(Integer, "sqlite")
+
+installation = Table(
+    "installation",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("value", Text, nullable=False),
+)
+
+users = Table(
+    "users",
+    metadata,
+    Column("login", String(255), primary_key=True),
+    Column("password_hash", Text, nullable=False),
+    Column("administrator", Boolean, nullable=False),
+    # Those given to the user directly; the user's roles give others.
+    Column("entitlements", JSON, nullable=False),
+    Column("roles", JSON, nullable=False, server_default="[]"),
+    Column("created", Double, nullable=False),
+    Column("id", BigInteger, nullable=False, server_default="0"),
+    # Where the user's tickets are told of, and the secret that this is signed with.
+    Column("notify_url", Text),
+    Column("sealed_notify_secret", LargeBinary),
+)
+
+roles = Table(
+    "roles",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("description", Text, nullable=False),
+    Column("entitlements", JSON, nullable=False),
+    Column("created", Double, nullable=False),
+    Column("id", BigInteger, nullable=False, server_default="0"),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", BigId, primary_key=True, autoincrement=True),
+    Column("owner", String(255), ForeignKey("users.login", ondelete="CASCADE"), nullable=False, index=True),
+    Column("name", String(255), nullable=False),
+    Column("description", Text, nullable=False),
+    Column("public_key", String(64), nullable=False, unique=True),
+    Column("sealed_secret", LargeBinary, nullable=False),
+    Column("created", Double, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+accounts = Table(
+    "accounts",
+    metadata,
+    Column("id", BigId, primary_key=True, autoincrement=True),
+    Column("owner", String(255), ForeignKey("users.login", ondelete="CASCADE"), nullable=False),
+    Column("name", String(255), nullable=False),
+    Column("platform", String(32), nullable=False),
+    Column("fields", JSON, nullable=False),
+    Column("sealed_secrets", LargeBinary, nullable=False),
+    Column("created", Double, nullable=False),
+    Column("modified", Double, nullable=False),
+    UniqueConstraint("owner", "name"),
+    sqlite_autoincrement=True,
+)
+
+appliances = Table(
+    "appliances",
+    metadata,
+    Column("owner", String(255), ForeignKey("users.login", ondelete="CASCADE"), primary_key=True),
+    # Its number is the caller's to choose: each user's appliances are numbered for themselves.
+    Column("id", BigInteger, primary_key=True, autoincrement=False),
+    Column("name", String(255), nullable=False),
+    Column("version", String(255), nullable=False),
+    Column("description", Text, nullable=False),
+    Column("distribution", String(255), nullable=False),
+    Column("architecture", String(255), nullable=False),
+    Column("created", Double, nullable=False),
+    Column("modified", Double, nullable=False),
+)
+
+images = Table(
+    "images",
+    metadata,
+    Column("id", BigId, primary_key=True, autoincrement=True),
+    Column("owner", String(255), ForeignKey("users.login"), nullable=False),
+    Column("appliance_id", BigInteger, nullable=False),
+    Column("name", String(255), nullable=False),
+    Column("format", String(32), nullable=False),
+    Column("disk_format", String(16), nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("virtual_size", BigInteger, nullable=False),
+    Column("md5", String(32), nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("sha512", String(128), nullable=False),
+    Column("location", Text, nullable=False),
+    Column("created", Double, nullable=False),
+    # The registration: how far it is, and what went wrong. Until it is `ready`, what describes the file is empty or 0.
+    Column("state", String(16), nullable=False, server_default="ready"),
+    # Where the file is fetched from, and which format and checksums its caller says that it has; None where not told.
+    Column("source", Text),
+    Column("wanted_format", String(32)),
+    Column("wanted_md5", String(32)),
+    Column("wanted_sha256", String(64)),
+    Column("error", Text),
+    # What its owner should know about the file, and why Glance would refuse it.
+    Column("warning", Text),
+    Column("glance_objection", Text),
+    Column("sent", BigInteger, nullable=False, server_default="0"),
+    Column("total", BigInteger, nullable=False, server_default="0"),
+    Column("attempt", Integer, nullable=False, server_default="0"),
+    # How often it was generated.
+    Column("revision", Integer, nullable=False, server_default="1"),
+    # How many one-time keys for its download were used up.
+    Column("downloads", Integer, nullable=False, server_default="0"),
+    Column("modified", Double, nullable=False, server_default="0"),
+    Column("registered", Double),
+    # As in a ticket.
+    Column("not_before", Double, nullable=False, server_default="0"),
+    Column("lease_token", BigInteger, nullable=False, server_default="0"),
+    Column("lease_until", Double, nullable=False, server_default="0"),
+    Column("worker", String(255)),
+    Column("wake_at", Double, nullable=False, server_default="0"),
+    Column("wakes", Integer, nullable=False, server_default="0"),
+    Index(None, "owner", "appliance_id"),
+    Index(None, "state", "wake_at"),
+    sqlite_autoincrement=True,
+)
+
+tickets = Table(
+    "tickets",
+    metadata,
+    Column("id", BigId, primary_key=True, autoincrement=True),
+    Column("uid", String(36), nullable=False, unique=True),
+    Column("owner", String(255), nullable=False),
+    Column("appliance_id", BigInteger, nullable=False),
+    # No foreign key: a ticket stays readable when its image has been deleted.
+    Column("image_id", BigInteger, nullable=False),
+    Column("platform", String(32), nullable=False),
+    # Which stored account was named, if one was. No foreign key: what the ticket needs of it is copied.
+    Column("account_id", BigInteger),
+    Column("account", JSON, nullable=False),
+    # Where a stored account was named: what the request gave itself all the same, secrets by their names alone.
+    Column("own_elements", JSON),
+    # Which account of which cloud that is, as a digest (publisher.platforms.platform.cloud_account).
+    Column("cloud_account", String(64), nullable=False, server_default=""),
+    Column("sealed_secrets", LargeBinary),
+    Column("target", JSON, nullable=False),
+    Column("name", String(255), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("phase", String(16), nullable=False),
+    Column("sent", BigInteger, nullable=False),
+    Column("total", BigInteger, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("cloud_id", String(255)),
+    Column("location", Text),
+    Column("error", Text),
+    Column("error_detail", Text),
+    Column("created", Double, nullable=False),
+    Column("modified", Double, nullable=False),
+    # When it was made, or last tried again by its owner: its deadline counts from here.
+    Column("accepted", Double, nullable=False, server_default="0"),
+    Column("started", Double),
+    # When `sent` last changed.
+    Column("progressed", Double),
+    Column("finished", Double),
+    # A queued ticket is not claimed before this time: the delay before a retry.
+    # As in an image, for downloads of it by way of this ticket.
+    Column("downloads", Integer, nullable=False, server_default="0"),
+    Column("not_before", Double, nullable=False),
+    # The lease: which worker, its fencing token, and until when.
+    Column("lease_token", BigInteger, nullable=False),
+    Column("lease_until", Double, nullable=False),
+    Column("worker", String(255)),
+    # When the reconciler wakes a worker for it next, and how often it has.
+    Column("wake_at", Double, nullable=False),
+    Column("wakes", Integer, nullable=False),
+    # Why it failed, or is to be tried again: one of a few (publisher.core.errors.Reason).
+    Column("reason", String(32)),
+    # The request that made it, as the logs name it; and its trace (W3C Trace Context, traceparent).
+    Column("request_id", String(64)),
+    Column("traceparent", String(64)),
+    # Where its end is told to, besides to where its owner's tickets are.
+    Column("notify_url", Text),
+    Index(None, "owner", "appliance_id"),
+    Index(None, "image_id"),
+    Index(None, "finished"),
+    Index(None, "state", "id"),
+    Index(None, "owner", "id"),
+    Index(None, "platform", "id"),
+    Index(None, "state", "wake_at"),
+    Index(None, "cloud_account", "state", "id"),
+    Index(None, "owner", "state", "id"),
+    sqlite_autoincrement=True,
+)
+
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("owner", String(255), primary_key=True),
+    Column("key", String(255), primary_key=True),
+    # HMAC-SHA256 of the request: its method, path and body. The key is derived from the vault's.
+    Column("digest", String(64), nullable=False),
+    Column("ticket_id", BigInteger, ForeignKey("tickets.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("created", Double, nullable=False, index=True),
+)
+
+history = Table(
+    "ticket_history",
+    metadata,
+    Column("id", BigId, primary_key=True, autoincrement=True),
+    Column("ticket_id", BigInteger, ForeignKey("tickets.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("at", Double, nullable=False),
+    Column("from_state", String(16)),
+    Column("to_state", String(16), nullable=False),
+    Column("phase", String(16), nullable=False),
+    Column("words", Text, nullable=False),
+)
+
+journal = Table(
+    "ticket_journal",
+    metadata,
+    Column("ticket_id", BigInteger, ForeignKey("tickets.id", ondelete="CASCADE"), primary_key=True),
+    Column("cloud_id", String(255), primary_key=True),
+    Column("state", String(16), nullable=False),
+    Column("created", Double, nullable=False),
+    Column("modified", Double, nullable=False),
+)
+
+# What tickets that were deleted have, or may have, left in a cloud.
+tombstones = Table(
+    "tombstones",
+    metadata,
+    Column("ticket_uid", String(36), primary_key=True),
+    Column("cloud_id", String(255), primary_key=True),
+    # In which the ticket ended.
+    Column("state", String(16), nullable=False),
+    # This is what it published: the user's own from now on.
+    Column("published", Boolean, nullable=False),
+    Column("created", Double, nullable=False),
+    # With what the sweeper signs in to look for it, and where; for a while only, and for nothing that was published.
+    Column("platform", String(32)),
+    Column("account", JSON),
+    Column("target", JSON),
+    Column("sealed_secrets", LargeBinary),
+)
+
+# Cloud objects that nobody seems to need, and when the sweeper saw them.
+sightings = Table(
+    "sightings",
+    metadata,
+    Column("ticket_uid", String(36), primary_key=True),
+    Column("cloud_id", String(255), primary_key=True),
+    Column("first", Double, nullable=False),
+    Column("last", Double, nullable=False),
+)
+
+# Accounts that refused the sweeper, and for how long they are left alone.
+sweep_refusals = Table(
+    "sweep_refusals",
+    metadata,
+    # A digest of all that it is signed in with: another password is another account.
+    Column("account", String(64), primary_key=True),
+    Column("refusals", Integer, nullable=False),
+    Column("until", Double, nullable=False),
+    Column("last", Double, nullable=False),
+)
+
+elections = Table(
+    "elections",
+    metadata,
+    Column("office", String(64), primary_key=True),
+    Column("holder", String(255), nullable=False),
+    Column("until", Double, nullable=False),
+)
+
+# How an upload went on: for the plot of its throughput. Written ever more rarely, so that a long one has some hundreds.
+samples = Table(
+    "ticket_samples",
+    metadata,
+    Column("id", BigId, primary_key=True, autoincrement=True),
+    Column("ticket_id", BigInteger, ForeignKey("tickets.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("attempt", Integer, nullable=False),
+    Column("at", Double, nullable=False),
+    Column("sent", BigInteger, nullable=False),
+)
+
+# The workers there are, each of which says every few seconds that it lives.
+workers = Table(
+    "workers",
+    metadata,
+    Column("name", String(255), primary_key=True),
+    Column("host", String(255), nullable=False),
+    Column("pid", Integer, nullable=False),
+    # Its name in Celery, and so in Flower.
+    Column("node", String(255), nullable=False),
+    Column("version", String(64), nullable=False),
+    Column("concurrency", Integer, nullable=False),
+    Column("started", Double, nullable=False),
+    Column("seen", Double, nullable=False),
+    # It was asked to drain: it takes nothing new, and ends once it has nothing left.
+    Column("drain", Boolean, nullable=False, server_default=false()),
+    # When it ended, where it said so.
+    Column("stopped", Double),
+)
+
+# Those who are signed in at the console. The cookie's value is not in here, only its digest.
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("digest", String(64), primary_key=True),
+    Column("login", String(255), ForeignKey("users.login", ondelete="CASCADE"), nullable=False, index=True),
+    Column("csrf", String(64), nullable=False),
+    Column("created", Double, nullable=False),
+    Column("seen", Double, nullable=False),
+    Column("expires", Double, nullable=False, index=True),
+)
+
+# What is to be told to whom, until it has been.
+notifications = Table(
+    "notifications",
+    metadata,
+    Column("id", BigId, primary_key=True, autoincrement=True),
+    # Its number for those who are told, the same at each try.
+    Column("uid", String(36), nullable=False, unique=True),
+    Column("ticket_id", BigInteger, ForeignKey("tickets.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("owner", String(255), nullable=False),
+    Column("url", Text, nullable=False),
+    Column("event", String(64), nullable=False),
+    Column("body", Text, nullable=False),
+    # `waiting`, `sent` or `failed`.
+    Column("state", String(16), nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("next_at", Double, nullable=False),
+    Column("created", Double, nullable=False),
+    Column("error", Text),
+    Index(None, "state", "next_at"),
+)
+
+# Who did what. Only ever added to.
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", BigId, primary_key=True, autoincrement=True),
+    Column("at", Double, nullable=False, index=True),
+    Column("actor", String(255), nullable=False),
+    # Such as `ticket.cancel`, `account.create`.
+    Column("action", String(64), nullable=False),
+    # The URI of what it was done to, as the API has it.
+    Column("object", Text, nullable=False),
+    Column("detail", Text, nullable=False),
+    # From where: `api`, `console` or `terminal`; the caller's address; and the request, as the logs name it.
+    Column("door", String(16), nullable=False),
+    Column("address", String(64)),
+    Column("request_id", String(64)),
+)

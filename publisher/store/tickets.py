@@ -1,0 +1,384 @@
+"""Tickets as callers and the reconciler see them: made, read, cancelled, woken. A worker's side is in `leases`."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Collection, Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Engine, and_, case, delete, func, insert, or_, select, update
+
+from publisher.core.errors import Conflict, NotFound
+from publisher.core.ticket import FINAL, CloudRef, HistoryEntry, Phase, Sample, State, Ticket
+from publisher.core.uris import ticket_uri
+from publisher.platforms.platform import cloud_account
+from publisher.store.audit import note
+from publisher.store.engine import db_now, reading, writing
+from publisher.store.idempotency import IdempotencyKey, take
+from publisher.store.images import hold
+from publisher.store.limits import Places, Room
+from publisher.store.present_account import present_account
+from publisher.store.tables import history, images, journal, samples, tickets, tombstones
+from publisher.store.ticket_rows import (
+    TICKET_COLUMNS,
+    VERSION_COLUMNS,
+    Version,
+    change,
+    record,
+    ticket_of,
+    wake_delay,
+)
+
+_IDS_AT_ONCE = 1000
+"""In one statement: what it may name is limited."""
+
+_WAKES_BEFORE_HASTE = 2
+"""One that was woken less often has had its message for some seconds only."""
+
+_URI_COLUMNS = [tickets.c[name] for name in ("owner", "appliance_id", "image_id", "id")]
+
+
+class Tickets:
+    def __init__(self, engine: Engine, *, wake_again_seconds: float, room: Room, places: Places) -> None:
+        self._engine = engine
+        self._room = room
+        self._places = places
+        self._wake_again_seconds = wake_again_seconds
+
+    def create(
+        self,
+        *,
+        owner: str,
+        appliance_id: int,
+        image_id: int,
+        image_size: int,
+        platform: str,
+        account: dict[str, Any],
+        sealed_secrets: bytes,
+        target: dict[str, Any],
+        name: str,
+        account_id: int | None = None,
+        own_elements: Collection[str] = (),
+        notify_url: str | None = None,
+        idempotency_key: IdempotencyKey | None = None,
+        request_id: str | None = None,
+        traceparent: str | None = None,
+    ) -> Ticket:
+        """Commit a queued ticket. The caller then wakes a worker; if it does not, the reconciler will.
+
+        Raises `Conflict` where the image has been deleted meanwhile, or is being registered anew, and `KeyTaken` where
+        another ticket has the key already: no ticket is made then.
+        """
+        row = {
+            "uid": str(uuid.uuid4()),
+            "owner": owner,
+            "appliance_id": appliance_id,
+            "image_id": image_id,
+            "platform": platform,
+            "account_id": account_id,
+            "account": account,
+            "own_elements": sorted(own_elements) if account_id is not None else None,
+            "cloud_account": cloud_account(platform, account, target),
+            "sealed_secrets": sealed_secrets,
+            "target": target,
+            "name": name,
+            "notify_url": notify_url,
+            "state": State.QUEUED,
+            "phase": Phase.WAITING,
+            "sent": 0,
+            "total": image_size,
+            "attempt": 0,
+            "created": db_now(),
+            "modified": db_now(),
+            "accepted": db_now(),
+            "not_before": 0.0,
+            "lease_token": 0,
+            "lease_until": 0.0,
+            "wake_at": db_now() + self._wake_again_seconds,
+            "wakes": 0,
+            "request_id": request_id,
+            "traceparent": traceparent,
+        }
+        with writing(self._engine) as connection:
+            _hold_image(connection, image_id)
+            ticket = ticket_of(connection.execute(insert(tickets).values(row).returning(*TICKET_COLUMNS)).one())
+            record(connection, ticket.id, None, State.QUEUED, Phase.WAITING, "Accepted")
+            if idempotency_key is not None:
+                take(connection, idempotency_key, ticket.id)
+            note(connection, "ticket.create", _uri(ticket), detail=f"to {platform}, as {name!r}")
+            return ticket
+
+    def check_room(self, owner: str) -> None:
+        """Raises `TooMany` where no other ticket is to be accepted now, of anybody or of this user."""
+        with reading(self._engine) as connection:
+            self._room.check(connection, owner)
+
+    def get(self, id: int) -> Ticket | None:
+        with reading(self._engine) as connection:
+            row = connection.execute(select(*TICKET_COLUMNS).where(tickets.c.id == id)).one_or_none()
+        return ticket_of(row) if row else None
+
+    def versions(self, ids: Collection[int]) -> dict[int, Version]:
+        """How each of these tickets stands, to be compared; those that were deleted are left out."""
+        columns = tickets.c.id, *VERSION_COLUMNS
+        with reading(self._engine) as connection:
+            return {
+                id: (modified, progressed, state, phase, sent)
+                for part in _parts(ids)
+                for id, modified, progressed, state, phase, sent in connection.execute(
+                    select(*columns).where(tickets.c.id.in_(part))
+                )
+            }
+
+    def several(self, ids: Collection[int]) -> dict[int, Ticket]:
+        """Those of these tickets that there are."""
+        with reading(self._engine) as connection:
+            return {
+                row.id: ticket_of(row)
+                for part in _parts(ids)
+                for row in connection.execute(select(*TICKET_COLUMNS).where(tickets.c.id.in_(part)))
+            }
+
+    def list(
+        self, *, owner: str | None = None, appliance_id: int | None = None, image_id: int | None = None
+    ) -> list[Ticket]:
+        query = select(*TICKET_COLUMNS).order_by(tickets.c.id)
+        if owner is not None:
+            query = query.where(tickets.c.owner == owner)
+        if appliance_id is not None:
+            query = query.where(tickets.c.appliance_id == appliance_id)
+        if image_id is not None:
+            query = query.where(tickets.c.image_id == image_id)
+        with reading(self._engine) as connection:
+            return [ticket_of(row) for row in connection.execute(query)]
+
+    def history(self, id: int) -> Sequence[HistoryEntry]:
+        query = select(history).where(history.c.ticket_id == id).order_by(history.c.id)
+        with reading(self._engine) as connection:
+            return [
+                HistoryEntry(
+                    row.at,
+                    State(row.from_state) if row.from_state else None,
+                    State(row.to_state),
+                    Phase(row.phase),
+                    row.words,
+                )
+                for row in connection.execute(query)
+            ]
+
+    def samples(self, id: int) -> Sequence[Sample]:
+        """How its uploads went on, oldest first."""
+        query = select(samples.c.attempt, samples.c.at, samples.c.sent).where(samples.c.ticket_id == id)
+        with reading(self._engine) as connection:
+            return [Sample(*row) for row in connection.execute(query.order_by(samples.c.id))]
+
+    def journal(self, id: int) -> Sequence[CloudRef]:
+        """The cloud objects that the ticket has, or may have, made; oldest first."""
+        query = select(journal).where(journal.c.ticket_id == id).order_by(journal.c.created)
+        with reading(self._engine) as connection:
+            return [CloudRef(row.cloud_id, row.state) for row in connection.execute(query)]
+
+    def counts(self) -> dict[State, int]:
+        query = select(tickets.c.state, func.count()).group_by(tickets.c.state)
+        with reading(self._engine) as connection:
+            found = {State(state): count for state, count in connection.execute(query)}
+        return {state: found.get(state, 0) for state in State}
+
+    def request_cancel(self, id: int) -> Ticket:
+        """Cancel a ticket: at once where no cloud was touched, else a worker stops and cleans up first.
+
+        Raises `NotFound`, or `Conflict` where the ticket has ended already. Repeatable.
+        """
+        # The state may change between reading and writing; each write is guarded, so look again.
+        cancelled = False
+        for _ in range(10):
+            ticket = self.get(id)
+            if ticket is None:
+                raise NotFound(f"there is no ticket {id}")
+            if ticket.state is State.CANCELLING or (cancelled and ticket.state is State.CANCELLED):
+                return ticket
+            if ticket.final:
+                raise Conflict(f"ticket {id} has ended already: {ticket.state}")
+            cancelled = self._cancel_from(ticket)
+        raise Conflict(f"ticket {id} changes too fast to be cancelled; try again")
+
+    def _cancel_from(self, ticket: Ticket) -> bool:
+        touched = any(ref.state != "gone" for ref in self.journal(ticket.id))
+        at_once = ticket.state is State.QUEUED and not touched
+        # One that no worker holds is to be taken up at once, for the clean-up.
+        values: dict[str, Any] = {"finished": db_now()} if at_once else {"wake_at": db_now(), "wakes": 0}
+        with writing(self._engine) as connection:
+            cancelled = change(
+                connection,
+                ticket.id,
+                ticket.state,
+                State.CANCELLED if at_once else State.CANCELLING,
+                tickets.c.lease_token == ticket.lease_token,
+                words="Cancelled before any upload" if at_once else "Cancel requested",
+                **values,
+            )
+            if cancelled:
+                note(connection, "ticket.cancel", _uri(ticket))
+        return cancelled
+
+    def retry(self, id: int) -> Ticket:
+        """Queue a failed or cancelled ticket again, as new, with its stored account as that is now.
+
+        Raises `NotFound`, or `Conflict` for any other state, where the image was deleted, or where something may be
+        left in a cloud that the account does not lead to any more.
+        """
+        ticket = self.get(id)
+        if ticket is None:
+            raise NotFound(f"there is no ticket {id}")
+        if ticket.state not in (State.FAILED, State.CANCELLED):
+            raise Conflict(f"ticket {id} is {ticket.state}; only a failed or cancelled one can be tried again")
+        with writing(self._engine) as connection:
+            _hold_image(connection, ticket.image_id)
+            account, words = present_account(connection, ticket)
+            queued = change(
+                connection,
+                id,
+                ticket.state,
+                State.QUEUED,
+                tickets.c.lease_token == ticket.lease_token,
+                words=f"To be tried again, as its owner asked{words}",
+                phase=Phase.WAITING,
+                sent=0,
+                # It may have been generated again since.
+                total=select(images.c.size).where(images.c.id == ticket.image_id).scalar_subquery(),
+                progressed=None,
+                attempt=0,
+                error=None,
+                error_detail=None,
+                reason=None,
+                started=None,
+                finished=None,
+                accepted=db_now(),
+                worker=None,
+                not_before=0.0,
+                wake_at=db_now() + self._wake_again_seconds,
+                wakes=0,
+                location=None,
+                **account,
+            )
+            if queued:
+                # The attempts are counted anew.
+                connection.execute(delete(samples).where(samples.c.ticket_id == id))
+                note(connection, "ticket.retry", _uri(ticket))
+        found = self.get(id)
+        if not queued or found is None:
+            raise Conflict(f"ticket {id} was changed meanwhile; look at it again")
+        return found
+
+    def use_key(self, ticket: Ticket) -> bool:
+        """Use up the one-time key of a ticket as it was read; False where that has been done already."""
+        used = (
+            update(tickets)
+            .where(tickets.c.id == ticket.id, tickets.c.downloads == ticket.downloads)
+            .values(downloads=tickets.c.downloads + 1, modified=db_now())
+        )
+        with writing(self._engine) as connection:
+            return connection.execute(used).rowcount == 1
+
+    def remove(self, id: int) -> None:
+        """Forget a ticket that has ended, with its history. What it published stays in the cloud.
+
+        Raises `NotFound`, or `Conflict` where it has not ended.
+        """
+        with writing(self._engine) as connection:
+            found = _locked(connection, tickets.c.id == id)
+            if not found:
+                raise NotFound(f"there is no ticket {id}")
+            if (state := found[id]) not in FINAL:
+                raise Conflict(f"ticket {id} is {state}; cancel it first")
+            _forget(connection, found)
+
+    def remove_all(self, owner: str, appliance_id: int) -> None:
+        """Forget all tickets of an appliance; none where one of them has not ended. Raises `Conflict`."""
+        with writing(self._engine) as connection:
+            found = _locked(connection, tickets.c.owner == owner, tickets.c.appliance_id == appliance_id)
+            for id, state in found.items():
+                if state not in FINAL:
+                    raise Conflict(f"ticket {id} has not ended; cancel it first. None was deleted")
+            _forget(connection, found)
+
+    def due(self, limit: int = 100) -> Sequence[int]:
+        """Tickets that no worker holds although one should: to be woken now. Oldest first."""
+        waiting = and_(tickets.c.state == State.QUEUED, tickets.c.not_before <= db_now())
+        abandoned = and_(tickets.c.state.in_([State.PUBLISHING, State.CANCELLING]), tickets.c.lease_until < db_now())
+        query = (
+            select(tickets.c.id)
+            .where(tickets.c.wake_at <= db_now(), or_(waiting, abandoned))
+            .order_by(tickets.c.wake_at, tickets.c.id)
+            .limit(limit)
+        )
+        with reading(self._engine) as connection:
+            return connection.execute(query).scalars().all()
+
+    def hasten(self, count: int) -> None:
+        """Have so many tickets woken now, the oldest that wait and have room: as many threads are free, and would have
+        taken them up if their messages had not been lost."""
+        with reading(self._engine) as connection:
+            ids = self._places.oldest(connection, count, tickets.c.wakes >= _WAKES_BEFORE_HASTE)
+        if ids:
+            with writing(self._engine, durable=False) as connection:
+                waiting = tickets.c.id.in_(ids), tickets.c.state == State.QUEUED
+                connection.execute(update(tickets).where(*waiting).values(wake_at=db_now(), wakes=0))
+
+    def woken(self, id: int, *, sent: bool) -> None:
+        """Note that a worker was woken for a ticket, or could not be."""
+        delay = wake_delay(tickets, self._wake_again_seconds)
+        values = (
+            {"wake_at": db_now() + delay, "wakes": tickets.c.wakes + 1} if sent else {"wake_at": db_now(), "wakes": 0}
+        )
+        with writing(self._engine) as connection:
+            connection.execute(update(tickets).where(tickets.c.id == id).values(values))
+
+
+def _locked(connection: Connection, *which: ColumnElement[bool]) -> dict[int, State]:
+    """The tickets' states, oldest first, which nobody changes until the transaction has ended."""
+    query = select(tickets.c.id, tickets.c.state).where(*which).order_by(tickets.c.id).with_for_update()
+    return {row.id: State(row.state) for row in connection.execute(query)}
+
+
+def _forget(connection: Connection, ids: Collection[int]) -> None:
+    """Delete these tickets, which have been locked: none that came meanwhile, nor one that is being tried again."""
+    for part in _parts(ids):
+        these = tickets.c.id.in_(part)
+        _remember(connection, these)
+        gone = connection.execute(delete(tickets).where(these).returning(*_URI_COLUMNS)).all()
+        note(connection, "ticket.delete", *(ticket_uri(*row) for row in gone))
+
+
+def _remember(connection: Connection, *which: ColumnElement[bool]) -> None:
+    """What tickets that are about to be deleted have made, or may have made, in a cloud, and the way to it."""
+    published = and_(tickets.c.state == State.PUBLISHED, tickets.c.cloud_id == journal.c.cloud_id)
+    # A published ticket has no secrets any more.
+    ways = [
+        case((tickets.c.sealed_secrets.is_not(None), tickets.c[name]))
+        for name in ("platform", "account", "target", "sealed_secrets")
+    ]
+    left = (
+        select(tickets.c.uid, journal.c.cloud_id, tickets.c.state, published, db_now(), *ways)
+        .join(journal, journal.c.ticket_id == tickets.c.id)
+        .where(*which, journal.c.state != "gone")
+    )
+    columns = ["ticket_uid", "cloud_id", "state", "published", "created"]
+    columns += ["platform", "account", "target", "sealed_secrets"]
+    connection.execute(insert(tombstones).from_select(columns, left))
+
+
+def _hold_image(connection: Connection, image_id: int) -> None:
+    if not hold(connection, image_id):
+        raise Conflict(f"image {image_id} was deleted, or is not ready any more")
+
+
+def _uri(ticket: Ticket) -> str:
+    return ticket_uri(ticket.owner, ticket.appliance_id, ticket.image_id, ticket.id)
+
+
+def _parts(ids: Collection[int]) -> Iterator[Sequence[int]]:
+    rest = iter(ids)
+    while part := tuple(islice(rest, _IDS_AT_ONCE)):
+        yield part

@@ -1,0 +1,234 @@
+"""Users, their password hashes, entitlements and roles."""
+
+from __future__ import annotations
+
+import os
+from base64 import b64encode
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from argon2 import PasswordHasher
+from argon2.exceptions import InvalidHashError, VerificationError
+from argon2.low_level import ARGON2_VERSION
+from sqlalchemy import Connection, Engine, Row, delete, func, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from publisher.core.errors import Conflict, InvalidRequest, NotFound
+from publisher.core.names import check_name
+from publisher.core.uris import user_uri, webhook_uri
+from publisher.store.audit import note
+from publisher.store.engine import db_now, keep_others_out, next_id, reading, writing
+from publisher.store.roles import ENTITLEMENTS as ENTITLEMENTS
+from publisher.store.roles import Role, check_entitlements, roles_named
+from publisher.store.tables import sessions, users
+
+_hasher = PasswordHasher()
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """`entitlements` are those given directly; the roles give others."""
+
+    login: str
+    administrator: bool
+    entitlements: frozenset[str]
+    created: float
+    id: int
+    roles: tuple[Role, ...] = ()
+
+    def may(self, entitlement: str) -> bool:
+        return (
+            self.administrator
+            or entitlement in self.entitlements
+            or any(entitlement in role.entitlements for role in self.roles)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Notify:
+    """Where a user is told of its publications, if it is, and what that is signed with."""
+
+    url: str | None = field(repr=False)
+    sealed_secret: bytes | None = field(repr=False)
+
+
+class Users:
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def add(
+        self,
+        login: str,
+        password: str,
+        *,
+        administrator: bool = False,
+        entitlements: frozenset[str] = frozenset(ENTITLEMENTS),
+        roles: frozenset[str] = frozenset(),
+    ) -> User:
+        """Raises `InvalidRequest` for a bad login, password, entitlement or role, `Conflict` where the login is
+        taken."""
+        check_name(login, "login")
+        if set(login) & set("/:?# ") or login in (".", ".."):
+            raise InvalidRequest("has no '/', ':', '?', '#' or space in it, and is not . or ..", field="login")
+        if not password:
+            raise InvalidRequest("must not be empty", field="password")
+        check_entitlements(entitlements)
+        row: dict[str, Any] = {
+            "login": login,
+            "password_hash": _hasher.hash(password),
+            "administrator": administrator,
+            "entitlements": sorted(entitlements),
+            "roles": sorted(roles),
+            "created": db_now(),
+        }
+        try:
+            with writing(self._engine) as connection:
+                given = _existing(connection, roles)
+                keep_others_out(connection, users)
+                row["id"] = next_id(connection, users)
+                added = _user(connection.execute(insert(users).values(row).returning(users)).one(), given)
+                may = "everything" if administrator else ", ".join(sorted(entitlements | roles))
+                note(connection, "user.create", user_uri(login), detail=f"may: {may}")
+                return added
+        except IntegrityError:
+            raise Conflict(f"there is a user '{login}' already") from None
+
+    def set_password(self, login: str, password: str) -> str:
+        """Whoever is signed in with the old one is no more. Returns the hash. Raises `NotFound`."""
+        password_hash = _hasher.hash(password)  # which takes long: nobody else is kept from writing meanwhile
+        with writing(self._engine) as connection:
+            change = update(users).where(users.c.login == login).values(password_hash=password_hash)
+            if connection.execute(change).rowcount != 1:
+                raise NotFound(f"there is no user '{login}'")
+            connection.execute(delete(sessions).where(sessions.c.login == login))
+            note(connection, "user.password", user_uri(login))
+            return password_hash
+
+    def notify(self, login: str) -> Notify:
+        """Raises `NotFound`."""
+        query = select(users.c.notify_url, users.c.sealed_notify_secret).where(users.c.login == login)
+        with reading(self._engine) as connection:
+            row = connection.execute(query).one_or_none()
+        if row is None:
+            raise NotFound(f"there is no user '{login}'")
+        return Notify(row.notify_url, row.sealed_notify_secret)
+
+    def set_notify(self, login: str, url: str | None, sealed_secret: bytes | None) -> None:
+        """Raises `NotFound`."""
+        with writing(self._engine) as connection:
+            values = {"notify_url": url, "sealed_notify_secret": sealed_secret}
+            change = update(users).where(users.c.login == login).values(values)
+            if connection.execute(change).rowcount != 1:
+                raise NotFound(f"there is no user '{login}'")
+            note(connection, "user.notify", webhook_uri(login))
+
+    def change_roles(
+        self, login: str, *, add: frozenset[str] = frozenset(), remove: frozenset[str] = frozenset()
+    ) -> User:
+        """Give roles to a user and take others away. Raises `NotFound` for the user, `InvalidRequest` for a role that
+        is not there, that the user does not have, or that is in both sets."""
+        if both := add & remove:
+            raise InvalidRequest(f"both given and taken away: {', '.join(sorted(both))}", field="roles")
+        with writing(self._engine) as connection:
+            query = select(users).where(users.c.login == login).with_for_update()
+            row = connection.execute(query).one_or_none()
+            if row is None:
+                raise NotFound(f"there is no user '{login}'")
+            if lacking := remove - set(row.roles):
+                raise InvalidRequest(f"'{login}' does not have: {', '.join(sorted(lacking))}", field="roles")
+            _existing(connection, add)
+            names = sorted((set(row.roles) | add) - remove)
+            change = update(users).where(users.c.login == login).values(roles=names).returning(users)
+            given = [f"+{name}" for name in sorted(add)] + [f"-{name}" for name in sorted(remove)]
+            note(connection, "user.roles", user_uri(login), detail=", ".join(given))
+            return _user(connection.execute(change).one(), roles_named(connection, names))
+
+    def change_rights(self, login: str, *, administrator: bool, entitlements: frozenset[str]) -> User:
+        """What a user may do by itself, whatever its roles give besides. Raises `NotFound`, `InvalidRequest` for an
+        entitlement that there is not, or `Conflict` where the user is the last administrator."""
+        check_entitlements(entitlements)
+        with writing(self._engine) as connection:
+            # Of two administrators who make users of each other at the same time, one stays.
+            keep_others_out(connection, users)
+            mine = update(users).where(users.c.login == login).returning(users)
+            row = connection.execute(
+                mine.values(administrator=administrator, entitlements=sorted(entitlements))
+            ).one_or_none()
+            if row is None:
+                raise NotFound(f"there is no user '{login}'")
+            _check_administrators(connection, login)
+            may = "everything" if administrator else ", ".join(sorted(entitlements)) or "nothing"
+            note(connection, "user.rights", user_uri(login), detail=f"may: {may}")
+            return _user(row, roles_named(connection, row.roles))
+
+    def remove(self, login: str) -> None:
+        """Raises `NotFound`, or `Conflict` where the user owns images or is the last administrator."""
+        try:
+            with writing(self._engine) as connection:
+                # Of two administrators who remove each other at the same time, one stays.
+                keep_others_out(connection, users)
+                if connection.execute(delete(users).where(users.c.login == login)).rowcount != 1:
+                    raise NotFound(f"there is no user '{login}'")
+                _check_administrators(connection, login)
+                note(connection, "user.delete", user_uri(login))
+        except IntegrityError:
+            raise Conflict(f"'{login}' still owns images") from None
+
+    def get(self, login: str) -> User | None:
+        found = self.signing_in(login)
+        return found[0] if found else None
+
+    def list(self) -> list[User]:
+        with reading(self._engine) as connection:
+            rows = connection.execute(select(users).order_by(users.c.login)).all()
+            known = roles_named(connection, (name for row in rows for name in row.roles))
+        return [_user(row, known) for row in rows]
+
+    def password_hash(self, login: str) -> str | None:
+        found = self.signing_in(login)
+        return found[1] if found else None
+
+    def signing_in(self, login: str) -> tuple[User, str] | None:
+        """A user and the hash of its password, read together."""
+        with reading(self._engine) as connection:
+            row = connection.execute(select(users).where(users.c.login == login)).one_or_none()
+            if row is None:
+                return None
+            known = roles_named(connection, row.roles) if row.roles else ()
+        return _user(row, known), str(row.password_hash)
+
+
+def verify_password(stored_hash: str | None, password: str) -> bool:
+    """Takes as long for a login that does not exist (`None`) as for one that does."""
+    try:
+        return _hasher.verify(_unknown_hash() if stored_hash is None else stored_hash, password)
+    except (VerificationError, InvalidHashError):
+        return False
+
+
+def _unknown_hash() -> str:
+    """Return a hash that no password has. To check against it takes as long as to check a real one."""
+    salt, digest = (b64encode(os.urandom(size)).decode().rstrip("=") for size in (_hasher.salt_len, _hasher.hash_len))
+    costs = f"m={_hasher.memory_cost},t={_hasher.time_cost},p={_hasher.parallelism}"
+    return f"$argon2id$v={ARGON2_VERSION}${costs}${salt}${digest}"
+
+
+def _check_administrators(connection: Connection, login: str) -> None:
+    """Raises `Conflict` where what was done to a user leaves none."""
+    left = select(func.count()).select_from(users).where(users.c.administrator)
+    if connection.execute(left).scalar_one() == 0:
+        raise Conflict(f"'{login}' is the last administrator")
+
+
+def _existing(connection: Connection, names: frozenset[str]) -> tuple[Role, ...]:
+    """These roles, held until the transaction ends. Raises `InvalidRequest` where one is not there."""
+    found = roles_named(connection, names, keep=True) if names else ()
+    if unknown := names - {role.name for role in found}:
+        raise InvalidRequest(f"there is no role {', '.join(sorted(unknown))}", field="roles")
+    return found
+
+
+def _user(row: Row[Any], known: Iterable[Role]) -> User:
+    held = tuple(role for role in known if role.name in row.roles)
+    return User(row.login, row.administrator, frozenset(row.entitlements), row.created, row.id, held)

@@ -1,0 +1,1 @@
+"""Logs, traces and metrics, and who may read them."""

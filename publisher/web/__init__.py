@@ -1,0 +1,1 @@
+"""What the API and the console share: requests, sign-ins, limits, uploads."""

@@ -1,0 +1,257 @@
+"""Who calls, and whether they may."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import logging
+import re
+import secrets
+import threading
+import time
+from collections import OrderedDict
+from typing import Protocol
+from urllib.parse import parse_qsl, unquote_to_bytes
+
+from starlette.concurrency import run_in_threadpool
+
+from publisher.core.errors import NotAllowed, NotAuthenticated, NotFound
+from publisher.core.names import check_name, check_text
+from publisher.core.vault import Sealer
+from publisher.store import Store
+from publisher.store.api_keys import ApiKey
+from publisher.store.users import User, verify_password
+from publisher.web.password_hashing import AllPlacesTaken, Hashing
+from publisher.web.rate_limits import SignIns, network_of
+
+_CACHED_MAX = 10_000
+
+API_SECRET = "secretKey"  # noqa: S105  # the name under which an API key's secret is sealed
+
+_PUBLIC_BYTES = 20
+_SECRET_BYTES = 32
+
+_BASE = b"/api"
+_SIGNATURE = b"&signature="
+_PUBLIC_KEY = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_NO_SECRET = secrets.token_bytes(32).hex()
+"""What is compared with where there is no such key."""
+
+
+class Opener(Protocol):
+    """The half of the vault that opens: here for the secrets of API keys alone. Those of clouds only workers open."""
+
+    def open(self, sealed: bytes) -> dict[str, str]: ...
+
+
+_SECRET_PARAMETERS = re.compile(r"(signature=|[?&](?:downloadId|id)=)[^&\s]+", re.IGNORECASE)
+
+
+class NoSignatures(logging.Filter):
+    """Takes signatures out of the server's log of requests: what is signed could be sent again by its readers. Keys of
+    downloads likewise."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if isinstance(record.args, tuple):
+            record.args = tuple(
+                _SECRET_PARAMETERS.sub(r"\1...", each) if isinstance(each, str) else each for each in record.args
+            )
+        return True
+
+
+_NO_SIGNATURES = NoSignatures()
+
+
+def keep_signatures_out_of_logs() -> None:
+    logging.getLogger("uvicorn.access").addFilter(_NO_SIGNATURES)
+
+
+class Authenticator:
+    """HTTP Basic over the user store, and requests signed with an API key.
+
+    A password once verified is not hashed again for a while.
+    """
+
+    def __init__(self, store: Store, cache_seconds: float, opener: Opener, sign_ins: SignIns) -> None:
+        self._store = store
+        self._sign_ins = sign_ins
+        self._opener = opener
+        self._cache_seconds = cache_seconds
+        self._pepper = secrets.token_bytes(32)
+        self._verified: OrderedDict[bytes, tuple[str, float]] = OrderedDict()
+        self._lock = threading.Lock()
+        self._hashing = Hashing()
+
+    def user(self, authorization: str | None, address: str) -> User:
+        """The user of an `Authorization` header that comes from that address. Raises `NotAuthenticated`, or `TooMany`
+        where too many have been wrong."""
+        return self.sign_in(*_basic(authorization), address)
+
+    def sign_in(self, login: str, password: str, address: str, *, door: str = "api") -> User:
+        """Raises what `user` does, after as long for a login that there is not as for one that there is. `door` is for
+        the audit log."""
+        return self.verified(login, password, address, door=door)[0]
+
+    def verified(self, login: str, password: str, address: str, *, door: str = "api") -> tuple[User, str]:
+        """As `sign_in`, and the hash of the password that was verified."""
+        try:
+            remembered = self._admitted(login, password, address)
+        except AllPlacesTaken:
+            self._note_refusal(login, address, door)
+            raise
+        # No login has a NUL, and PostgreSQL could not be asked for one.
+        found = None if "\0" in login else self._store.users.signing_in(login)
+        stored = found[1] if found else None
+        # A changed password makes what is remembered useless at once.
+        right = remembered is not None and remembered == stored
+        if not (right or self._verify(login, password, stored, address, door)) or not found:
+            raise NotAuthenticated("the login or the password is wrong")
+        return found
+
+    async def check_admission(self, authorization: str, address: str) -> None:
+        """Raise `TooMany` if `user` would, without waiting for anything. In the event loop: thousands of guesses a
+        second are refused before they take a thread."""
+        try:
+            login, password = _basic(authorization)
+        except NotAuthenticated:
+            return
+        try:
+            self._admitted(login, password, address)
+        except AllPlacesTaken:
+            # Only what has to be written takes a thread: the first refusal of a login, not the thousands after it.
+            if words := self._sign_ins.count_refusal(login, address):
+                await run_in_threadpool(self._sign_ins.note, words, login, address, door="api")
+            raise
+
+    def signer(self, raw_path: bytes, query: bytes) -> User | None:
+        """The user whose API key signed the request target; None where it names no key, and Basic is to decide.
+
+        Raises `NotAuthenticated`.
+        """
+        keys = [value for name, value in parse_qsl(query.decode("latin-1"), True) if name == "apiKey"]
+        if not keys:
+            return None
+        before, mark, given = query.rpartition(_SIGNATURE)
+        text = signed_text(raw_path, before)
+        if len(keys) > 1 or not mark or text is None:
+            raise NotAuthenticated("a request with an apiKey names one, and ends with its signature")
+        found = self._store.api_keys.sealed_secret(keys[0]) if _PUBLIC_KEY.fullmatch(keys[0]) else None
+        secret = self._opener.open(found[1])[API_SECRET] if found else _NO_SECRET
+        right = hmac.compare_digest(signature(secret, text), unquote_to_bytes(given.replace(b"+", b" ")))
+        user = self._store.users.get(found[0]) if found and right else None
+        if user is None:
+            raise NotAuthenticated("the API key or the signature is wrong")
+        return user
+
+    def _verify(self, login: str, password: str, stored: str | None, address: str, door: str) -> bool:
+        """Hash the password, in its turn. Raises `TooMany`."""
+        to_note: list[str] = []
+
+        def verify() -> bool:
+            # Again: of thousands that come at once no more are hashed than are allowed.
+            self._sign_ins.check(login, address)
+            right = verify_password(stored, password)
+            if right:
+                self._sign_ins.succeeded(login, address)
+            else:
+                to_note.extend(self._sign_ins.count_failure(login, address))
+            return right
+
+        try:
+            right = self._hashing.verify(network_of(address), verify)
+        except AllPlacesTaken:
+            self._note_refusal(login, address, door)
+            raise
+        self._sign_ins.note(to_note, login, address, door=door)
+        if right and stored is not None:
+            self._remember(login, password, stored)
+        return right
+
+    def _admitted(self, login: str, password: str, address: str) -> str | None:
+        """The hash that this password was found to fit lately; None where it has to be hashed, and there is room.
+
+        Raises `TooMany`, before anything is waited for, the store included.
+        """
+        # First of all: else the right one among thousands of guesses would be told by its being remembered.
+        self._sign_ins.check_login(login, address)
+        remembered = self._remembered(login, password)
+        if remembered is None:
+            self._sign_ins.check(login, address)
+            self._hashing.check_room(network_of(address))
+        return remembered
+
+    def _note_refusal(self, login: str, address: str, door: str) -> None:
+        self._sign_ins.note(self._sign_ins.count_refusal(login, address), login, address, door=door)
+
+    def _remembered(self, login: str, password: str) -> str | None:
+        """The hash that the password was last found to fit; None where that is too long ago."""
+        with self._lock:
+            stored, until = self._verified.get(self._key(login, password), ("", 0.0))
+        return stored if until > time.monotonic() else None
+
+    def _remember(self, login: str, password: str, stored: str) -> None:
+        with self._lock:
+            self._verified[self._key(login, password)] = stored, time.monotonic() + self._cache_seconds
+            while len(self._verified) > _CACHED_MAX:
+                self._verified.popitem(last=False)
+
+    def _key(self, login: str, password: str) -> bytes:
+        return hmac.digest(self._pepper, "\0".join((login, password)).encode(), hashlib.sha256)
+
+
+def signed_text(raw_path: bytes, query: bytes) -> bytes | None:
+    """What is signed: the raw request target below the base path, `query` being what stands before the signature.
+
+    A base URL that ends with a slash makes two of them, of which neither is signed. None for a path not below it.
+    """
+    below = raw_path.removeprefix(_BASE + b"/")
+    return None if below == raw_path else below.removeprefix(b"/") + b"?" + query
+
+
+def signature(secret: str, text: bytes) -> bytes:
+    """The Base64 of the HMAC-SHA1, as yet not encoded for a URL. (SHA-1 is what callers use; HMAC stands on it.)"""
+    return base64.b64encode(hmac.digest(secret.encode(), text, "sha1"))
+
+
+def new_api_key(store: Store, sealer: Sealer, owner: str, name: str, description: str) -> tuple[ApiKey, str]:
+    """An API key, and its secret half, which is told this once. Raises `InvalidRequest` for a bad name."""
+    check_name(name, "name")
+    check_text(description, "description")
+    # Both halves are ours to make. Hexadecimal digits need no encoding in a URL.
+    secret = secrets.token_hex(_SECRET_BYTES)
+    key = store.api_keys.add(
+        owner=owner,
+        name=name,
+        description=description,
+        public_key=secrets.token_hex(_PUBLIC_BYTES),
+        sealed_secret=sealer.seal({API_SECRET: secret}),
+    )
+    return key, secret
+
+
+def owner(store: Store, user: User, login: str) -> str:
+    """Whose objects the path names: the user's own, or anybody's for an administrator. Raises `NotFound`, so that
+    other users' objects cannot be told from none."""
+    if user.login == login or (user.administrator and "\0" not in login and store.users.get(login)):
+        return login
+    raise NotFound(f"there is no user '{login}'")
+
+
+def require(user: User, entitlement: str) -> None:
+    """Raises `NotAllowed`."""
+    if not user.may(entitlement):
+        raise NotAllowed(f"the entitlement '{entitlement}' is needed for this")
+
+
+def _basic(authorization: str | None) -> tuple[str, str]:
+    scheme, _, encoded = (authorization or "").partition(" ")
+    if scheme.lower() != "basic":
+        raise NotAuthenticated("sign in with HTTP Basic, or sign the request with an API key")
+    try:
+        login, colon, password = base64.b64decode(encoded.strip(), validate=True).decode().partition(":")
+    except ValueError:  # neither base64 nor ASCII, or not UTF-8
+        raise NotAuthenticated("the Authorization header cannot be read") from None
+    if not colon or "\0" in login:
+        raise NotAuthenticated("the Authorization header cannot be read")
+    return login, password

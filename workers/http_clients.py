@@ -1,0 +1,190 @@
+"""Connections to what callers name, for the clients that make their own: requests, under the OpenStack clients, and
+aiohttp. Each address is looked at as the connection to it is made (`publisher.outbound.policy`), after redirects, too.
+
+Proxies that the environment names are not used: behind one, nobody here would see the address that is connected to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import io
+import os
+import socket
+import ssl
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+import requests
+import requests.utils
+from aiohttp.abc import ResolveResult
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, NameResolutionError, NewConnectionError
+
+from publisher.core.errors import PermanentCloudError
+from publisher.outbound.policy import AddressInfo, OutboundPolicy, address_of
+from workers.socket_reader import Incoming
+
+ANSWER_BYTES_MAX = 4 << 20
+"""No answer to a call, but an image, is as long."""
+_CALL_SECONDS = 60.0
+"""Where a call names no time-out."""
+
+
+def trust(ca_bundle: str | None = None) -> ssl.SSLContext:
+    """The authorities in a bundle (PEM) and no others; without one those of requests, or of REQUESTS_CA_BUNDLE."""
+    if ca_bundle:
+        return ssl.create_default_context(cadata=ca_bundle)
+    trusted = Path(os.environ.get("REQUESTS_CA_BUNDLE") or requests.utils.DEFAULT_CA_BUNDLE_PATH)
+    if trusted.is_dir():
+        return ssl.create_default_context(capath=str(trusted))
+    return ssl.create_default_context(cafile=str(trusted))
+
+
+# requests -------------------------------------------------------------------------------------------------------------
+
+
+def requests_session(
+    policy: OutboundPolicy,
+    tls: ssl.SSLContext,
+    *,
+    connect_seconds: float = 10.0,
+    check: Callable[[], None] = lambda: None,
+) -> requests.Session:
+    """For one thread at a time. Servers are verified against `tls`, whatever a single call says.
+
+    A call's time-out is for its whole answer, which may be `ANSWER_BYTES_MAX` long, and is taken for UTF-8, not
+    compressed. `check` is called before each request and, while its answer is awaited, several times a second; it
+    breaks the call off by raising.
+    """
+    session = requests.Session()
+    # No proxy, no .netrc, no other authorities.
+    session.trust_env = False
+    session.headers["Accept-Encoding"] = "identity"
+    adapter = _Adapter(policy, tls, connect_seconds, check)
+    for scheme in list(session.adapters):
+        session.mount(scheme, adapter)
+    return session
+
+
+class _Adapter(HTTPAdapter):
+    def __init__(
+        self, policy: OutboundPolicy, tls: ssl.SSLContext, connect_seconds: float, check: Callable[[], None]
+    ) -> None:
+        self._policy = policy
+        self._tls = tls
+        self._connect_seconds = connect_seconds
+        self._check = check
+        self._ends = 0.0
+        super().__init__()
+
+    def send(self, request: Any, stream: bool = False, timeout: Any = None, *rest: Any, **more: Any) -> Any:
+        self._check()
+        seconds = float(timeout or _CALL_SECONDS)
+        self._ends = time.monotonic() + seconds
+        connect_seconds = min(self._connect_seconds, seconds)
+        response = super().send(request, True, (connect_seconds, seconds), *rest, **more)
+        try:
+            body = response.raw.read(ANSWER_BYTES_MAX + 1, decode_content=False)
+        except HTTPError as error:
+            raise requests.exceptions.ConnectionError(error, request=request) from error
+        finally:
+            response.raw.close()
+        if len(body) > ANSWER_BYTES_MAX:
+            raise PermanentCloudError(f"{_host(request.url)} answers with more than {ANSWER_BYTES_MAX >> 20} MiB")
+        # What a server says of its encodings may cost any time and memory to believe.
+        response.raw, response.encoding = io.BytesIO(body), "utf-8"
+        return response
+
+    def _look(self) -> None:
+        self._check()
+        if time.monotonic() > self._ends:
+            raise TimeoutError("the answer timed out")
+
+    def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
+        super().init_poolmanager(*arguments, **options)
+        self.poolmanager.pool_classes_by_scheme = _pools(self._policy, self._look)
+
+    def build_connection_pool_key_attributes(self, request: Any, verify: Any, cert: Any = None) -> Any:
+        host, _ = super().build_connection_pool_key_attributes(request, verify, cert)
+        return host, {"ssl_context": self._tls}
+
+    def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
+        """The context says it all."""
+
+
+def _pools(policy: OutboundPolicy, look: Callable[[], None]) -> dict[str, type[HTTPConnectionPool]]:
+    class Answer(http.client.HTTPResponse):
+        def __init__(self, sock: socket.socket, *arguments: Any, **options: Any) -> None:
+            read: Any = Incoming(sock, look)
+            super().__init__(read, *arguments, **options)
+
+    class Plain(HTTPConnection):
+        response_class = Answer
+
+        def _new_conn(self) -> socket.socket:
+            return _checked(self, self._dns_host, policy)
+
+    class Encrypted(HTTPSConnection):
+        response_class = Answer
+
+        def _new_conn(self) -> socket.socket:
+            return _checked(self, self._dns_host, policy)
+
+    class PlainPool(HTTPConnectionPool):
+        ConnectionCls = Plain
+
+    class EncryptedPool(HTTPSConnectionPool):
+        ConnectionCls = Encrypted
+
+    return {"http": PlainPool, "https": EncryptedPool}
+
+
+def _host(url: str) -> str:
+    return urlsplit(url).netloc.rpartition("@")[2]
+
+
+def _checked(connection: HTTPConnection, host: str, policy: OutboundPolicy) -> socket.socket:
+    """What urllib3 itself does here, but for the choice of the address."""
+    try:
+        return policy.connect(host, connection.port, connection.timeout)
+    except socket.gaierror as error:
+        raise NameResolutionError(host, connection, error) from error
+    except TimeoutError as error:
+        raise ConnectTimeoutError(connection, f"Connection to {host} timed out") from error
+    except OSError as error:
+        raise NewConnectionError(connection, f"Failed to establish a new connection: {error}") from error
+
+
+# aiohttp --------------------------------------------------------------------------------------------------------------
+
+
+def aiohttp_connector(policy: OutboundPolicy, tls: ssl.SSLContext) -> aiohttp.TCPConnector:
+    """To be made, and used, in a running loop. For a session without `trust_env`."""
+
+    def made(info: AddressInfo) -> socket.socket:
+        # Addresses that are named as such are resolved by nobody.
+        policy.permitted(address_of(info), [info], address_of)
+        return socket.socket(*info[:3])
+
+    return aiohttp.TCPConnector(resolver=_Resolver(policy), socket_factory=made, ssl=tls)
+
+
+class _Resolver(aiohttp.ThreadedResolver):
+    """Finds the addresses that are allowed."""
+
+    def __init__(self, policy: OutboundPolicy) -> None:
+        super().__init__(asyncio.get_running_loop())
+        self._policy = policy
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        found = await super().resolve(host, port, family)
+        return self._policy.permitted(host, found, lambda each: each["host"])

@@ -1,0 +1,59 @@
+"""What `publisher sweep` becomes: one sweep, now. `python -m workers.sweep_command [--dry-run] [--json]`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import socket
+import sys
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from publisher.core.closed_pipe import quiet_end
+from publisher.core.errors import PublisherError
+from publisher.core.settings import Settings
+from publisher.core.vault import Vault
+from publisher.store import Store
+from workers.sweeper import Outcome, Sweeper, words
+
+
+def main() -> int:
+    """The exit code: 0, or 1 where something could not be looked into, or not be removed."""
+    parser = argparse.ArgumentParser(prog="publisher sweep")
+    parser.add_argument("--dry-run", action="store_true")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    try:
+        settings = Settings.from_environment()
+        store = Store.open(settings)
+        store.check_schema()
+        vault = Vault.from_file(settings.key_file, production=settings.production)
+        sweeper = Sweeper(store, vault, settings, worker=f"{socket.gethostname()}-{os.getpid()}")
+        findings = []
+        for found in sweeper.sweep(dry_run=options.dry_run):
+            findings.append(found)
+            if not options.json:
+                sys.stdout.write(words(found) + "\n")
+    except (PublisherError, SQLAlchemyError) as error:
+        reason = str(error) if isinstance(error, PublisherError) else f"the database: {type(error).__name__}"
+        sys.stderr.write(f"Error: {reason}\n")
+        return 1
+    if options.json:
+        sys.stdout.write(
+            json.dumps({"dry_run": options.dry_run, "findings": [dataclasses.asdict(each) for each in findings]}) + "\n"
+        )
+    elif not findings:
+        sys.stdout.write("Nothing was found that nobody needs\n")
+    failed = [each for each in findings if each.outcome is Outcome.FAILED]
+    if unseen := [each for each in failed if each.cloud_id is None]:
+        where = "; ".join(f"{each.platform} account {each.account}" for each in unseen)
+        sys.stderr.write(f"Error: could not look everywhere, not in: {where}\n")
+    return int(bool(failed))
+
+
+if __name__ == "__main__":
+    with quiet_end():
+        code = main()
+    sys.exit(code)

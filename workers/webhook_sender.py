@@ -1,0 +1,214 @@
+"""Sends webhooks (Standard Webhooks): what the store's outbox holds, signed, until each is taken or given up.
+
+Every worker has one; one at a time is elected, through the store. A receiver is told one thing at a time, a slow one
+keeps no other waiting, and after each thing it is decided anew, fairly between users, who is told next. What a sender
+that died has sent may be sent again, with the same `webhook-id`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import threading
+from collections import Counter
+from datetime import UTC, datetime
+from urllib.parse import urlsplit
+
+import aiohttp
+from sqlalchemy.exc import SQLAlchemyError
+from standardwebhooks import Webhook
+
+from publisher.core.errors import ConfigurationError, NetworkRefused, NotFound
+from publisher.core.settings import Settings
+from publisher.core.vault import Vault
+from publisher.outbound.policy import OutboundPolicy
+from publisher.services.webhooks import open_secret
+from publisher.store import Store
+from publisher.store.notifications import Notification
+from publisher.version import __version__
+from workers import tls
+from workers.http_clients import aiohttp_connector, trust
+
+logger = logging.getLogger(__name__)
+
+OFFICE = "notifier"
+_TERM_TURNS = 3
+_AT_ONCE, _AT_ONCE_OF_USER = 32, 4
+"""Receivers that are told something at a time: with those of one user that do not answer, others' are told still."""
+_SHARED = 16
+"""From so many on a user gets one only, and who has one gets no more: there is room for those who have none."""
+_HELD_SECONDS = 15.0
+"""How long beyond its time-out a try may take to be noted."""
+_GONE = 410
+_USER_AGENT = f"image-publisher/{__version__}"
+
+Receiver = tuple[str, str]
+"""A user, and a URL of its own."""
+
+
+class NoSecret(ConfigurationError):
+    """There is nothing to sign with any more."""
+
+
+class Notifier:
+    def __init__(self, store: Store, vault: Vault, settings: Settings, *, holder: str, stop: threading.Event) -> None:
+        """Raises `ConfigurationError`."""
+        self._store = store
+        self._vault = vault
+        self._policy = OutboundPolicy.of(settings)
+        self._delays = delays(settings.notify_retry_seconds)
+        self._timeout_seconds = settings.notify_timeout_seconds
+        self._seconds = settings.reconcile_seconds
+        self._holder = holder
+        self._stop = stop
+        self._tls = trust()
+        self._busy: set[Receiver] = set()
+        self._choosing = threading.Lock()
+        self._elected = False
+
+    def run(self) -> None:
+        """Until the worker stops."""
+        while not self._stop.wait(self._seconds):
+            try:
+                self._elected = self._store.elections.hold(OFFICE, self._holder, self._seconds * _TERM_TURNS)
+                if self._elected:
+                    self.turn()
+            except SQLAlchemyError as error:
+                self._elected = False
+                logger.warning("the store did not answer: %s", type(error).__name__)
+            except Exception:  # a mistake at one turn must not be the end of all webhooks
+                logger.exception("unexpected, while webhooks were sent")
+        try:
+            self._store.elections.resign(OFFICE, self._holder)
+        except SQLAlchemyError as error:
+            logger.warning("the store did not answer: %s", type(error).__name__)
+
+    def turn(self) -> list[threading.Thread]:
+        """Begin to tell those who are to be told something, as many as there is room for; the threads that do."""
+        with self._choosing:
+            if len(self._busy) >= _AT_ONCE:
+                return []
+            users = Counter(owner for owner, _ in list(self._busy))
+            full = [owner for owner, count in users.items() if count >= self._most_of_user()]
+            begun = []
+            for receiver in self._store.notifications.receivers(of_each=_AT_ONCE_OF_USER, but_of=full):
+                if len(self._busy) >= _AT_ONCE:
+                    break
+                if receiver in self._busy or users[receiver[0]] >= self._most_of_user():
+                    continue
+                users[receiver[0]] += 1
+                self._busy.add(receiver)
+                # Its time-outs end it; what is not noted when the worker ends is sent again.
+                begun.append(threading.Thread(target=self._tell_one, args=(receiver,), name="webhook", daemon=True))
+                begun[-1].start()
+            return begun
+
+    def _most_of_user(self) -> int:
+        return _AT_ONCE_OF_USER if len(self._busy) < _SHARED else 1
+
+    def _tell_one(self, receiver: Receiver) -> None:
+        """One thing; then the room is whose turn it is."""
+        try:
+            try:
+                told = self._store.notifications.take(*receiver, self._timeout_seconds + _HELD_SECONDS)
+                if told is not None:
+                    self._tell(told)
+            finally:
+                self._busy.discard(receiver)
+            if told is not None and self._elected and not self._stop.is_set():
+                self.turn()
+        except SQLAlchemyError as error:
+            logger.warning("the store did not answer: %s", type(error).__name__)
+
+    def _tell(self, told: Notification) -> None:
+        """One try. Only the receiver's host is shown: the rest of a URL may be what gives access."""
+        host = urlsplit(told.url).netloc.rpartition("@")[2]
+        what = f"{told.event}, try {told.attempt}"
+        notifications = self._store.notifications
+        try:
+            status = self._send(told)
+        except (NetworkRefused, NoSecret) as error:
+            notifications.given_up(told, f"{host} is not told ({what}): {error}", error=str(error))
+        except Exception as error:
+            self._again(told, host, _reason(error))
+        else:
+            if 200 <= status < 300:
+                notifications.sent(told, f"Told {host} ({what}): it answered {status}")
+            elif status == _GONE:
+                error_words = f"it answered {status}: it wants no more"
+                notifications.given_up(told, f"{host} is not told ({what}): {error_words}", error=error_words)
+            else:
+                self._again(told, host, f"it answered {status}")
+
+    def _again(self, told: Notification, host: str, error: str) -> None:
+        words = f"{host} could not be told ({told.event}, try {told.attempt}): {error}"
+        logger.info("ticket %d: %s", told.ticket_id, words)
+        if told.attempt > len(self._delays):
+            self._store.notifications.given_up(told, f"{words}; given up", error=error)
+            return
+        # Spread by a quarter, so that many do not come again at once.
+        delay = self._delays[told.attempt - 1] * random.uniform(0.75, 1.25)  # noqa: S311  # no secret
+        self._store.notifications.again(told, f"{words}; again in {delay:.0f} s", delay_seconds=delay, error=error)
+
+    def _send(self, told: Notification) -> int:
+        """The status of the answer. Raises `NetworkRefused`, `NoSecret`, and whatever goes wrong on the way."""
+        now = datetime.now(UTC)
+        headers = {
+            "Content-Type": "application/json",
+            "User-Agent": _USER_AGENT,
+            "webhook-id": told.uid,
+            "webhook-timestamp": str(int(now.timestamp())),
+            "webhook-signature": Webhook(self._secret(told.owner)).sign(told.uid, now, told.body),
+        }
+        return asyncio.run(self._post(told.url, headers, told.body.encode()))
+
+    async def _post(self, url: str, headers: dict[str, str], body: bytes) -> int:
+        """The answer's body is not read."""
+        connector = aiohttp_connector(self._policy, self._tls)
+        timeout = aiohttp.ClientTimeout(total=self._timeout_seconds)
+        async with (
+            aiohttp.ClientSession(connector=connector, timeout=timeout) as session,
+            session.post(url, data=body, headers=headers, allow_redirects=False) as answer,
+        ):
+            return answer.status
+
+    def _secret(self, owner: str) -> str:
+        try:
+            sealed = self._store.users.notify(owner).sealed_secret
+        except NotFound:
+            sealed = None
+        if sealed is None:
+            raise NoSecret(f"'{owner}' has no secret to sign it with any more")
+        return open_secret(self._vault, sealed)
+
+
+def delays(text: str) -> list[float]:
+    """Of `notify_retry_seconds`. Raises `ConfigurationError`."""
+    try:
+        found = [float(each) for each in text.split(",") if each.strip()]
+    except ValueError:
+        found = [-1.0]
+    if not all(0 <= each < float("inf") for each in found):
+        raise ConfigurationError("PUBLISHER_NOTIFY_RETRY_SECONDS: give seconds, with commas between") from None
+    return found
+
+
+def _reason(error: Exception) -> str:
+    """For people, without the URL."""
+    if isinstance(error, TimeoutError):
+        return "it did not answer in time"
+    if words := tls.fault(error, "its server", "its URL", bundle=False):
+        return words
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return "its name cannot be resolved"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return error.os_error.strerror or "no connection"
+    if isinstance(error, aiohttp.InvalidURL):
+        return "its URL is not valid"
+    if isinstance(error, aiohttp.ClientError | OSError):
+        return "the connection was lost"
+    if isinstance(error, ConfigurationError):
+        return str(error)
+    logger.error("unexpected, while a webhook was sent: %s", type(error).__name__)
+    return "an unexpected error in the publisher"
