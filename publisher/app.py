@@ -68,7 +68,7 @@ def create_app(settings: Settings | None = None, waker: Wakers | None = None) ->
     vault = Vault.from_file(settings.key_file, production=settings.production)
     watcher = Watcher(store)
     throttle = Throttle.from_settings(settings, store.audit)
-    observed = monitoring.Monitoring.of(store, settings)
+    observed = monitoring.MonitoringState.of(store, settings)
     keep_signatures_out_of_logs()
 
     def stop() -> None:

@@ -29,7 +29,7 @@ from urllib3.exceptions import ConnectTimeoutError, HTTPError, NameResolutionErr
 
 from publisher.core.errors import PermanentCloudError
 from publisher.outbound.policy import AddressInfo, OutboundPolicy, address_of
-from workers.socket_reader import Incoming
+from workers.socket_reader import SocketReader
 
 ANSWER_BYTES_MAX = 4 << 20
 """No answer to a call, but an image, is as long."""
@@ -122,7 +122,7 @@ class _Adapter(HTTPAdapter):
 def _pools(policy: OutboundPolicy, look: Callable[[], None]) -> dict[str, type[HTTPConnectionPool]]:
     class Answer(http.client.HTTPResponse):
         def __init__(self, sock: socket.socket, *arguments: Any, **options: Any) -> None:
-            read: Any = Incoming(sock, look)
+            read: Any = SocketReader(sock, look)
             super().__init__(read, *arguments, **options)
 
     class Plain(HTTPConnection):

@@ -12,7 +12,7 @@ from typing import Any
 from publisher.core.allowed_hosts import is_allowed
 from publisher.core.errors import NotAllowed, NotAuthenticated, PublisherError
 from publisher.core.settings import Settings
-from publisher.services.health import Check, Readiness, store_check
+from publisher.services.health import Readiness, ReadinessCheck, store_check
 from publisher.store import Store
 from publisher.telemetry.metrics import CONTENT_TYPE, exposition
 from publisher.telemetry.metrics_access import Monitors
@@ -34,11 +34,11 @@ class Consumer:
     def runs(self, consumer: Any) -> None:
         self._consumer = consumer
 
-    def check(self) -> Check:
+    def check(self) -> ReadinessCheck:
         if self._consumer is None:
-            return Check("the worker has not heard the broker yet")
+            return ReadinessCheck("the worker has not heard the broker yet")
         # Celery has none while it tries to connect again.
-        return Check(None if self._consumer.connection is not None else "the connection to the broker is lost")
+        return ReadinessCheck(None if self._consumer.connection is not None else "the connection to the broker is lost")
 
 
 def readiness(store: Store, consumer: Consumer, drain: Drain) -> Readiness:
@@ -48,12 +48,12 @@ def readiness(store: Store, consumer: Consumer, drain: Drain) -> Readiness:
         {
             "store": lambda: store_check(store),
             "consumer": consumer.check,
-            "drain": lambda: Check(draining if drain.begun.is_set() else None),
+            "drain": lambda: ReadinessCheck(draining if drain.begun.is_set() else None),
         }
     )
 
 
-class Monitoring:
+class MonitoringServer:
     """Serves from a thread of its own, as long as the process lives."""
 
     def __init__(self, store: Store, settings: Settings, ready: Readiness) -> None:
@@ -103,12 +103,12 @@ class Monitoring:
         return _json(200 if ready else 503, report)
 
 
-def serve(store: Store, settings: Settings, ready: Readiness) -> Monitoring | None:
+def serve(store: Store, settings: Settings, ready: Readiness) -> MonitoringServer | None:
     """Where a port is set. One that cannot be had costs the metrics, and not the work."""
     if not settings.worker_metrics_port:
         return None
     try:
-        return Monitoring(store, settings, ready)
+        return MonitoringServer(store, settings, ready)
     except (OSError, OverflowError) as error:
         logger.error(
             "no metrics of this worker: %s:%d cannot be listened on: %s; see PUBLISHER_WORKER_METRICS_PORT",

@@ -19,7 +19,7 @@ from publisher.store.fleet import WorkerState
 
 logger = logging.getLogger(__name__)
 
-OFFICE = "reconciler"
+ROLE = "reconciler"
 _TERM_TURNS = 3
 """How many turns an elected reconciler may miss before another takes over."""
 
@@ -46,7 +46,7 @@ class Reconciler:
         """Until the worker stops."""
         while not self._stop.wait(self._seconds):
             try:
-                if self._store.elections.hold(OFFICE, self._holder, self._seconds * _TERM_TURNS):
+                if self._store.leadership.hold(ROLE, self._holder, self._seconds * _TERM_TURNS):
                     self._purge()
                     self.turn()
             except QueueUnavailable as error:
@@ -57,7 +57,7 @@ class Reconciler:
                 logger.exception("unexpected, while looking for tickets to wake")
         try:
             # Another worker's takes over at its next turn, and wakes what this worker hands back.
-            self._store.elections.resign(OFFICE, self._holder)
+            self._store.leadership.resign(ROLE, self._holder)
         except SQLAlchemyError as error:
             logger.warning("the store did not answer: %s", type(error).__name__)
         self._queue.close()

@@ -127,7 +127,9 @@ class Registrar:
         # What an earlier attempt, or the image's last generation, has left. No ticket needs that any more.
         unfinished.discard(root, image.location)
         unfinished.discard_fetched(root, image.id, claim.token)
-        with Progress(self._registrations, claim, self._settings, self._shutting_down, asked=asked) as progress:
+        with RegistrationLease(
+            self._registrations, claim, self._settings, self._shutting_down, asked=asked
+        ) as progress:
             if is_remote(source):
                 self._bring_in(claim, progress, lambda writer: _fetch(source, writer, self._settings, progress))
                 return
@@ -140,7 +142,7 @@ class Registrar:
             check(image.expected, digests.by_algorithm())
             self._ready(claim, digests, root / source, source)
 
-    def _bring_in(self, claim: Registration, progress: Progress, fill: Callable[[ImageWriter], None]) -> None:
+    def _bring_in(self, claim: Registration, progress: RegistrationLease, fill: Callable[[ImageWriter], None]) -> None:
         """Have a new file filled, bring it under the root, and register it."""
         image, root = claim.image, self._settings.images
         location = ""
@@ -193,7 +195,7 @@ class Registrar:
         return ImageState.FAILED
 
 
-class Progress:
+class RegistrationLease:
     """Holds the claim while it is a context: renews the lease and writes the progress, from a thread of its own.
 
     Work that has not called `check` for long is stuck: the lease is renewed no longer.
@@ -268,8 +270,8 @@ class Progress:
                 logger.warning("image %d: the store did not answer: %s", self._claim.image.id, type(error).__name__)
 
 
-def _digest(file: io.FileIO, progress: Progress) -> Digests:
-    """Hash a file. Raises what `Progress.check` raises."""
+def _digest(file: io.FileIO, progress: RegistrationLease) -> Digests:
+    """Hash a file. Raises what `RegistrationLease.check` raises."""
     hasher = Hasher()
     for piece in pieces(file):
         progress.check()
@@ -279,7 +281,7 @@ def _digest(file: io.FileIO, progress: Progress) -> Digests:
 
 
 def _write(
-    image: Image, incoming: Path, settings: Settings, progress: Progress, fill: Callable[[ImageWriter], None]
+    image: Image, incoming: Path, settings: Settings, progress: RegistrationLease, fill: Callable[[ImageWriter], None]
 ) -> Written:
     """Have a file written and finished. Raises what `fill` and `ImageWriter` raise."""
     limits = UnpackLimits.of(settings)
@@ -293,7 +295,7 @@ def _write(
         raise
 
 
-def _copy(file: io.FileIO, writer: ImageWriter, progress: Progress) -> None:
+def _copy(file: io.FileIO, writer: ImageWriter, progress: RegistrationLease) -> None:
     """Unpack a file under the image root."""
     for piece in pieces(file):
         progress.check()
@@ -301,7 +303,7 @@ def _copy(file: io.FileIO, writer: ImageWriter, progress: Progress) -> None:
         progress.sent = writer.received
 
 
-def _fetch(source: str, writer: ImageWriter, settings: Settings, progress: Progress) -> None:
+def _fetch(source: str, writer: ImageWriter, settings: Settings, progress: RegistrationLease) -> None:
     """Fetch what a URL names. Raises what `fetch` raises, and `ImageTooLarge`."""
     looked_at = 0
 

@@ -26,7 +26,7 @@ from workers.clouds.base import CloudPublisher, Timeouts
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class SignInCheck:
     """One thing that was tried. `message` says what works, or what is wrong and what to do."""
 
     name: str
@@ -66,7 +66,9 @@ def main() -> int:
     return int(not ok)
 
 
-def tried(account: StoredAccount, target: Mapping[str, str], settings: Settings, deployment: str) -> Iterator[Check]:
+def tried(
+    account: StoredAccount, target: Mapping[str, str], settings: Settings, deployment: str
+) -> Iterator[SignInCheck]:
     """One check after the other, until one fails."""
     where = account.fields.get("keystoneUrl") or account.platform
     cloud: CloudPublisher | None = None
@@ -98,13 +100,13 @@ def tried(account: StoredAccount, target: Mapping[str, str], settings: Settings,
             cloud.close()
 
 
-def _check(name: str, step: Callable[[], str]) -> Check:
+def _check(name: str, step: Callable[[], str]) -> SignInCheck:
     try:
-        return Check(name, True, step())
+        return SignInCheck(name, True, step())
     except PublisherError as error:
-        return Check(name, False, str(error))
+        return SignInCheck(name, False, str(error))
     except Exception as error:  # a mistake in a plugin, or one that cannot be loaded
-        return Check(name, False, f"an unexpected error in the plugin: {type(error).__name__}")
+        return SignInCheck(name, False, f"an unexpected error in the plugin: {type(error).__name__}")
 
 
 if __name__ == "__main__":

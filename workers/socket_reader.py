@@ -16,7 +16,7 @@ _WAIT_SECONDS = 0.25
 """How long to wait for the other side before looking whether to go on."""
 
 
-class Incoming(io.RawIOBase):
+class SocketReader(io.RawIOBase):
     """A socket as `http.client.HTTPResponse` wants to read it: `first` has been read already, and `look` ends the
     reading by raising, however the answer comes: never, drop by drop, or without end."""
 

@@ -28,7 +28,7 @@ from workers.clouds.base import Tagged, Timeouts
 
 logger = logging.getLogger(__name__)
 
-OFFICE = "sweeper"
+ROLE = "sweeper"
 _LOOK_SECONDS = 60.0
 """How often a worker looks whether it is time to sweep."""
 _CALLS_OF_A_DELETION = 5
@@ -48,7 +48,7 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class SweepFinding:
     """What became of one object, or of one account that could not be looked into."""
 
     outcome: Outcome
@@ -77,8 +77,8 @@ class Sweeper:
         every = self._settings.sweep_seconds
         while every and not self._stop.wait(min(every, _LOOK_SECONDS)):
             try:
-                # Another name at each turn: so the office is free only once the time since the last turn is over.
-                if self._store.elections.hold(OFFICE, f"{self._worker}-{uuid.uuid4()}", every):
+                # Another name at each turn: so the role is free only once the time since the last turn is over.
+                if self._store.leadership.hold(ROLE, f"{self._worker}-{uuid.uuid4()}", every):
                     for each in self.sweep(patient=True):
                         _log(each)
             except SQLAlchemyError as error:
@@ -86,7 +86,7 @@ class Sweeper:
             except Exception:  # the next turn may go well
                 logger.exception("unexpected, while sweeping")
 
-    def sweep(self, *, dry_run: bool = False, patient: bool = False) -> Iterator[Finding]:
+    def sweep(self, *, dry_run: bool = False, patient: bool = False) -> Iterator[SweepFinding]:
         """All that is not as it should be. A cloud that does not answer keeps no other from being swept.
 
         `patient`: an account that has refused is left alone for a while. Whoever asks for a sweep wants to know now.
@@ -109,7 +109,7 @@ class Sweeper:
 
     def _look_into(
         self, account: Account, scope: Scope, done: set[tuple[str, str]], dry_run: bool
-    ) -> Iterator[Finding]:
+    ) -> Iterator[SweepFinding]:
         try:
             cloud = self._connect(account, scope)
             try:
@@ -132,7 +132,7 @@ class Sweeper:
             logger.exception("unexpected, while sweeping")
             yield _finding(Outcome.FAILED, scope, error="an unexpected error; the log tells more")
 
-    def _look_at(self, tagged: Tagged, cloud: BoundedCloud, scope: Scope, dry_run: bool) -> Iterator[Finding]:
+    def _look_at(self, tagged: Tagged, cloud: BoundedCloud, scope: Scope, dry_run: bool) -> Iterator[SweepFinding]:
         sweeping, grace = self._store.sweeping, self._settings.sweep_grace_seconds
         key = tagged.ticket_uid, tagged.cloud_id
         match sweeping.standing(*key, grace):
@@ -153,7 +153,7 @@ class Sweeper:
                 else:
                     yield _finding(Outcome.SEEN, scope, tagged)
 
-    def _remove(self, tagged: Tagged, cloud: BoundedCloud, scope: Scope) -> Iterator[Finding]:
+    def _remove(self, tagged: Tagged, cloud: BoundedCloud, scope: Scope) -> Iterator[SweepFinding]:
         held_seconds = _CALLS_OF_A_DELETION * self._settings.call_timeout_seconds
         grace = self._settings.sweep_grace_seconds
         try:
@@ -177,22 +177,22 @@ class Sweeper:
         )
 
 
-def _finding(outcome: Outcome, scope: Scope, tagged: Tagged | None = None, error: str | None = None) -> Finding:
+def _finding(outcome: Outcome, scope: Scope, tagged: Tagged | None = None, error: str | None = None) -> SweepFinding:
     project = scope.target.get("keystoneProject") or scope.target.get("tenantName")
     names = [scope.account.get("login"), project, scope.account.get("keystoneUrl")]
     account = " ".join(str(name) for name in names if name)
     if tagged is None:
-        return Finding(outcome, scope.platform, account, error=error)
-    return Finding(outcome, scope.platform, account, tagged.cloud_id, tagged.ticket_uid, tagged.age_seconds, error)
+        return SweepFinding(outcome, scope.platform, account, error=error)
+    return SweepFinding(outcome, scope.platform, account, tagged.cloud_id, tagged.ticket_uid, tagged.age_seconds, error)
 
 
-def _log(found: Finding) -> None:
+def _log(found: SweepFinding) -> None:
     metrics.SWEEP_FINDINGS.labels(found.outcome).inc()
     level = logging.WARNING if found.outcome in (Outcome.UNKNOWN, Outcome.FAILED) else logging.INFO
     logger.log(level, "sweeping: %s", words(found))
 
 
-def words(found: Finding) -> str:
+def words(found: SweepFinding) -> str:
     """One line for a person."""
     where = f"{found.platform} account {found.account}"
     if found.cloud_id is None:

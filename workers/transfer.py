@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 from publisher.core.errors import ImageFileError, InvalidRequest, PermanentCloudError, Reason, TransientCloudError
 from publisher.outbound.policy import EVERYWHERE, OutboundPolicy
 from workers import tls as tls_faults
-from workers.socket_reader import Incoming
+from workers.socket_reader import SocketReader
 
 _CHUNK_BYTES = 1 << 20
 """Sent at a time. With smaller pieces the receiver is woken for each, and an upload takes longer by a tenth."""
@@ -245,7 +245,7 @@ class Transfer:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"no answer within {answer_seconds:.0f} s after the last byte")
 
-        incoming = Incoming(sock, look, first)
+        incoming = SocketReader(sock, look, first)
         read = http.client.HTTPResponse(incoming, method="PUT")  # type: ignore[arg-type]  # all it does is read
         read.begin()
         if incoming.ended:

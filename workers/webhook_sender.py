@@ -32,7 +32,7 @@ from workers.http_clients import aiohttp_connector, trust
 
 logger = logging.getLogger(__name__)
 
-OFFICE = "notifier"
+ROLE = "notifier"
 _TERM_TURNS = 3
 _AT_ONCE, _AT_ONCE_OF_USER = 32, 4
 """Receivers that are told something at a time: with those of one user that do not answer, others' are told still."""
@@ -71,7 +71,7 @@ class Notifier:
         """Until the worker stops."""
         while not self._stop.wait(self._seconds):
             try:
-                self._elected = self._store.elections.hold(OFFICE, self._holder, self._seconds * _TERM_TURNS)
+                self._elected = self._store.leadership.hold(ROLE, self._holder, self._seconds * _TERM_TURNS)
                 if self._elected:
                     self.turn()
             except SQLAlchemyError as error:
@@ -80,7 +80,7 @@ class Notifier:
             except Exception:  # a mistake at one turn must not be the end of all webhooks
                 logger.exception("unexpected, while webhooks were sent")
         try:
-            self._store.elections.resign(OFFICE, self._holder)
+            self._store.leadership.resign(ROLE, self._holder)
         except SQLAlchemyError as error:
             logger.warning("the store did not answer: %s", type(error).__name__)
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from publisher.cli import openrc, passwords, stored_accounts
-from publisher.cli.certificates import CaBundle, read_bundle
+from publisher.cli.ca_bundle import CaBundle, read_bundle
 from publisher.cli.clouds_yaml import CLOUDS_FILES, FILE_VARIABLE, Cloud, read_cloud
 from publisher.cli.completion import users
 from publisher.cli.examples import examples

@@ -20,15 +20,15 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask whether it is meant.")]
 
 
-class _Stream(Console):
+class _CurrentStream(Console):
     """Leaves it to the caller what a reader that is gone means; Rich itself would end the process with 1."""
 
     def on_broken_pipe(self) -> None:
         raise  # Rich calls this while it handles the error
 
 
-out = _Stream(highlight=False)
-err = _Stream(stderr=True, highlight=False)
+out = _CurrentStream(highlight=False)
+err = _CurrentStream(stderr=True, highlight=False)
 
 
 def say(words: str, *, console: Console = out) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from publisher.cli import openrc, passwords
-from publisher.cli.certificates import CaBundle, read_bundle
+from publisher.cli.ca_bundle import CaBundle, read_bundle
 from publisher.cli.completion import images, users
 from publisher.cli.examples import examples
 from publisher.cli.images_command import FIRST_APPLIANCE, ID_MAX, Format, Link, find_image, hashing, warn

@@ -54,7 +54,7 @@ class Snapshot:
         return max(0, self.total(State.PUBLISHING, State.CANCELLING) - held)
 
 
-def take(store: Store, silent_seconds: float) -> Snapshot:
+def take_snapshot(store: Store, silent_seconds: float) -> Snapshot:
     """The installation now; a worker that has said nothing for so long counts as dead."""
     standings = store.fleet.workers()
     tickets = store.tickets.several({id for each in standings for id in each.ticket_ids})

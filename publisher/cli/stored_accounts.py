@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from publisher.cli import openrc, passwords, programs
-from publisher.cli.certificates import read_bundle
+from publisher.cli.ca_bundle import read_bundle
 from publisher.cli.completion import users
 from publisher.cli.examples import examples
 from publisher.cli.installation import open_store, read_settings

@@ -19,7 +19,7 @@ from publisher.cli.examples import examples
 from publisher.cli.installation import StoreUnavailable, database_errors, open_store, read_settings
 from publisher.cli.keys import keys
 from publisher.cli.output import Json, duration, mebibytes, out, print_json
-from publisher.cli.snapshot import Snapshot, Working, seconds_left, snapshot_json, take
+from publisher.cli.snapshot import Snapshot, Working, seconds_left, snapshot_json, take_snapshot
 from publisher.cli.watching import rate
 from publisher.core.ticket import State, Ticket
 from publisher.version import __version__
@@ -46,9 +46,9 @@ def top(
     silent_seconds = settings.silent_seconds
     with open_store(settings) as store:
         if as_json:
-            print_json(snapshot_json(take(store, silent_seconds)))
+            print_json(snapshot_json(take_snapshot(store, silent_seconds)))
         elif once or not out.is_terminal:
-            _print(draw(take(store, silent_seconds)))
+            _print(draw(take_snapshot(store, silent_seconds)))
         else:
             _live(store, silent_seconds, every)
 
@@ -79,7 +79,7 @@ def _live(store: Store, silent_seconds: float, every: float) -> None:
             while True:
                 try:
                     with database_errors():
-                        picture = draw(take(store, silent_seconds))
+                        picture = draw(take_snapshot(store, silent_seconds))
                     screen.update(picture, refresh=True)
                 except StoreUnavailable as error:
                     screen.update(Group(Text(str(error), style="bold red"), picture), refresh=True)

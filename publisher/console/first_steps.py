@@ -9,7 +9,7 @@ from publisher.store.users import User
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class FirstStep:
     """`path` is below the console's own; None where the user may not go on there, or need not."""
 
     title: str
@@ -19,25 +19,25 @@ class Step:
     done: bool
 
 
-def first_steps(store: Store, user: User) -> list[Step]:
+def first_steps(store: Store, user: User) -> list[FirstStep]:
     has_account = bool(store.accounts.list(user.login))
     has_image = bool(store.images.latest(1, owner=user.login))
     return [
-        Step(
+        FirstStep(
             "A cloud account",
             "Where images go, and who signs in there. Its password is kept encrypted, and is never shown again.",
             "Add an account",
             "/accounts/new" if user.may("cloud_account_create") and not has_account else None,
             has_account,
         ),
-        Step(
+        FirstStep(
             "An image",
             "A disk that was built elsewhere: qcow2, raw, vmdk and others. Upload it from here, or say where it is.",
             "Add an image",
             "/images/new" if user.may("image_generate") and not has_image else None,
             has_image,
         ),
-        Step(
+        FirstStep(
             "The publication",
             "The image is uploaded, its hash compared with the cloud's own, and a page shows how far it is.",
             "New publication",

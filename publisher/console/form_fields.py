@@ -11,7 +11,7 @@ from publisher.intake.wire.schema import CRED_ACCOUNT
 from publisher.intake.wire.values import from_text
 from publisher.platforms.fields import STRING_LIMIT, Document, Field, Kind
 from publisher.platforms.platform import definition, installed
-from publisher.platforms.wire_types import PLATFORMS, Platform, find_platform
+from publisher.platforms.wire_types import PLATFORMS, PlatformTypes, find_platform
 
 ACCOUNT_PREFIX = f"{CRED_ACCOUNT}."
 """Of the names of an account's fields, where they stand beside those of what is published."""
@@ -54,13 +54,13 @@ class Element:
     options: tuple[tuple[str, str], ...] = ()
 
 
-def offered() -> list[Platform]:
+def offered() -> list[PlatformTypes]:
     """The platforms that a plugin is installed for, and that documents know of."""
     here = installed()
     return [each for each in PLATFORMS if each.name in here]
 
 
-def platform_named(name: str) -> Platform | None:
+def platform_named(name: str) -> PlatformTypes | None:
     return find_platform(name)
 
 
@@ -70,7 +70,7 @@ def platform_label(name: str) -> str:
     return found.label if found else name
 
 
-def account_elements(platform: Platform, *, prefix: str = "", secrets_kept: bool = False) -> list[Element]:
+def account_elements(platform: PlatformTypes, *, prefix: str = "", secrets_kept: bool = False) -> list[Element]:
     """Of an account: what is needed first. `secrets_kept`: there are secrets that are kept where none is entered."""
     needed = definition(platform.name).account
     made = [
@@ -81,7 +81,7 @@ def account_elements(platform: Platform, *, prefix: str = "", secrets_kept: bool
     return sorted(made, key=lambda each: needed.index(name) if (name := each.name[len(prefix) :]) in needed else 99)
 
 
-def target_elements(platform: Platform) -> list[Element]:
+def target_elements(platform: PlatformTypes) -> list[Element]:
     """Of what is published: what it is called first."""
     made = [_element(each, "", required=False) for each in platform.publish_image if each.kind not in _NEVER_IN_FORMS]
     return sorted(made, key=lambda each: (each.name != "displayName", each.kind == "tick"))

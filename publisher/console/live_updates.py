@@ -39,7 +39,7 @@ proxy takes the silence for a fault."""
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
+class PageParts:
     """A page's changing elements, as they are now: HTML by the `id` of each.
 
     `lists`: of each list in the page, by its `id`, those of its items in their order.
@@ -65,11 +65,11 @@ class Streams:
         """How many are open."""
         return len(self._open)
 
-    def response(self, look: Callable[[], Sight], allowed: Callable[[], bool], login: str) -> StreamingResponse:
+    def response(self, look: Callable[[], PageParts], allowed: Callable[[], bool], login: str) -> StreamingResponse:
         """Raises `TooMany`. `look` and `allowed` ask the store, and run in a thread; where `look` raises `NotFound`, or
         `allowed` is False, the page is told to load itself again. `login` is whose page it is."""
         self._begin(login)
-        return _Stream(self._events(look, allowed), lambda: self._end(login))
+        return _EventStream(self._events(look, allowed), lambda: self._end(login))
 
     def _begin(self, login: str) -> None:
         with self._counting:
@@ -91,12 +91,12 @@ class Streams:
         for each in self._open:
             each.set()
 
-    async def _events(self, look: Callable[[], Sight], allowed: Callable[[], bool]) -> AsyncIterator[str]:
+    async def _events(self, look: Callable[[], PageParts], allowed: Callable[[], bool]) -> AsyncIterator[str]:
         ended = asyncio.Event()
         self._open.add(ended)
         try:
             loop = asyncio.get_running_loop()
-            before = Sight({})
+            before = PageParts({})
             assured = loop.time()
             while not self._closed:
                 try:
@@ -124,7 +124,7 @@ class Streams:
         return await anyio.to_thread.run_sync(ask, limiter=self._threads)
 
 
-class _Stream(StreamingResponse):
+class _EventStream(StreamingResponse):
     """Tells when it has ended, whether or not it ever began to be sent."""
 
     def __init__(self, events: AsyncIterator[str], ended: Callable[[], None]) -> None:
@@ -138,7 +138,7 @@ class _Stream(StreamingResponse):
             self._ended()
 
 
-def _difference(before: Sight, now: Sight) -> str:
+def _difference(before: PageParts, now: PageParts) -> str:
     """The event that makes of one sight the other; empty where they are the same."""
     parts = {id: html for id, html in now.parts.items() if before.parts.get(id) != html}
     lists = {id: items for id, items in now.lists.items() if before.lists.get(id) != items}

@@ -14,7 +14,7 @@ from starlette.datastructures import ImmutableMultiDict
 
 from publisher.console import BASE, cookies
 from publisher.console.cookies import Flash
-from publisher.console.live_updates import Sight, Streams
+from publisher.console.live_updates import PageParts, Streams
 from publisher.console.navigation import Section, current, has_page, sections
 from publisher.console.rendering import render
 from publisher.core.errors import InvalidRequest, NotAllowed, NotAuthenticated
@@ -97,7 +97,7 @@ class Visit:
             cookies.set_flash(self.request, response, Flash(said) if isinstance(said, str) else said)
         return response
 
-    def live(self, look: Callable[[], Sight]) -> Response:
+    def live(self, look: Callable[[], PageParts]) -> Response:
         """What keeps a page up to date, for as long as it is open, and the user signed in with the same rights. Raises
         `TooMany`."""
         streams = cast(Streams, self.request.app.state.streams)

@@ -20,7 +20,7 @@ _TEXT_MAX = 255
 
 
 @dataclass(frozen=True, slots=True)
-class Listing:
+class PublicationFilter:
     """A page: those wanted, from before or after a ticket's number. What an address has beside that is not minded."""
 
     wanted: Wanted
@@ -30,7 +30,7 @@ class Listing:
     """No others than the owner's may be shown, whatever the address says."""
 
     @classmethod
-    def of(cls, parameters: QueryParams, owner: str | None) -> Listing:
+    def of(cls, parameters: QueryParams, owner: str | None) -> PublicationFilter:
         """`owner` is the one whose publications alone may be shown; None where that is everybody's."""
 
         def text(name: str) -> str:

@@ -26,7 +26,7 @@ from publisher.intake.publish_request import publish_request
 from publisher.intake.wire.codec import write_document
 from publisher.intake.wire.schema import CRED_ACCOUNT, PUBLISH_IMAGE
 from publisher.platforms.fields import TYPE_KEY, Document
-from publisher.platforms.wire_types import Platform
+from publisher.platforms.wire_types import PlatformTypes
 from publisher.services.publishing import PublishRequest
 from publisher.store import Store
 from publisher.store.accounts import StoredAccount
@@ -53,8 +53,8 @@ class Draft:
     image: Image | None
     accounts: list[StoredAccount]
     account: StoredAccount | None
-    platforms: list[Platform]
-    platform: Platform
+    platforms: list[PlatformTypes]
+    platform: PlatformTypes
     form: Mapping[str, str]
 
     @property

@@ -9,7 +9,7 @@ from publisher.core.ticket import HistoryEntry, Phase, State
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class TimelineStep:
     at: float
     words: str
     kind: str
@@ -18,11 +18,11 @@ class Step:
     """Until the next one; None for the last."""
 
 
-def timeline(history: Sequence[HistoryEntry]) -> list[Step]:
+def timeline(history: Sequence[HistoryEntry]) -> list[TimelineStep]:
     """Oldest first."""
     following = [each.at for each in history[1:]] + [None]
     return [
-        Step(entry.at, entry.words, _kind(entry), None if until is None else max(until - entry.at, 0.0))
+        TimelineStep(entry.at, entry.words, _kind(entry), None if until is None else max(until - entry.at, 0.0))
         for entry, until in zip(history, following, strict=True)
     ]
 

@@ -39,7 +39,7 @@ _HALF_A_MICROSECOND = 5e-7
 _MILLISECOND = 1e-3
 
 
-class Kind(Enum):
+class ListFieldKind(Enum):
     """What a field holds, and so what it can be compared with. The value tells a caller."""
 
     TEXT = "text"
@@ -52,11 +52,11 @@ class Kind(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Field(Generic[Source]):
+class ListField(Generic[Source]):
     """One field that a list can be filtered and ordered by. `source` is where its value comes from."""
 
     source: Source
-    kind: Kind = Kind.TEXT
+    kind: ListFieldKind = ListFieldKind.TEXT
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +87,9 @@ class Page(Generic[Item]):
 class Terms(Protocol[Source, Condition]):
     """What conditions are made of. A field without a value meets none but a negated one."""
 
-    def compare(self, field: Field[Source], how: Callable[[Any, Any], Any], value: Value) -> Condition: ...
+    def compare(self, field: ListField[Source], how: Callable[[Any, Any], Any], value: Value) -> Condition: ...
 
-    def match(self, field: Field[Source], pattern: str) -> Condition:
+    def match(self, field: ListField[Source], pattern: str) -> Condition:
         """`pattern` is as in SQLite's GLOB and in `fnmatch`; of a NAME, in lower case."""
         ...
 
@@ -99,7 +99,7 @@ class Terms(Protocol[Source, Condition]):
 
 
 def condition(
-    expression: Expression, fields: Mapping[str, Field[Source]], terms: Terms[Source, Condition]
+    expression: Expression, fields: Mapping[str, ListField[Source]], terms: Terms[Source, Condition]
 ) -> Condition:
     """A query in the terms given. Raises `InvalidRequest` where the fields do not allow it."""
     if isinstance(expression, Joined):
@@ -109,10 +109,10 @@ def condition(
     field = known_field(fields, expression.selector, "query")
     if len(expression.pieces) > 1:
         return terms.match(field, _pattern(expression, field.kind))
-    if field.kind is Kind.BOOLEAN and expression.operator != "==":
+    if field.kind is ListFieldKind.BOOLEAN and expression.operator != "==":
         raise InvalidRequest(f"{expression.selector} is true or false: it goes with == and != alone", field="query")
     value = _value(expression, field.kind)
-    if field.kind is not Kind.TIME:
+    if field.kind is not ListFieldKind.TIME:
         return terms.compare(field, _OPERATORS[expression.operator], value)
     # Answers show whole milliseconds of a time that is known more exactly: all times that look the same are equal.
     earliest = float(value) - _HALF_A_MICROSECOND
@@ -131,7 +131,7 @@ def condition(
             return terms.compare(field, operator.lt, earliest)
 
 
-def known_field(fields: Mapping[str, Field[Source]], name: str, parameter: str) -> Field[Source]:
+def known_field(fields: Mapping[str, ListField[Source]], name: str, parameter: str) -> ListField[Source]:
     """Raises `InvalidRequest` that names the parameter, and the fields there are."""
     try:
         return fields[name]
@@ -142,7 +142,7 @@ def known_field(fields: Mapping[str, Field[Source]], name: str, parameter: str) 
 
 
 def page(
-    items: Sequence[Item], fields: Mapping[str, Field[Callable[[Item], Value | None]]], listing: Listing
+    items: Sequence[Item], fields: Mapping[str, ListField[Callable[[Item], Value | None]]], listing: Listing
 ) -> Page[Item]:
     """The part that is wanted of a list in memory, whose items come by number. Raises `InvalidRequest`."""
     ordered = [*enumerate(items)]
@@ -167,7 +167,7 @@ class _InMemory(Generic[Item]):
     """Conditions as functions of an item."""
 
     def compare(
-        self, field: Field[Callable[[Item], Value | None]], how: Callable[[Any, Any], Any], value: Value
+        self, field: ListField[Callable[[Item], Value | None]], how: Callable[[Any, Any], Any], value: Value
     ) -> Callable[[Item], bool]:
         def holds(item: Item) -> bool:
             found = _comparable(field, item)
@@ -175,7 +175,7 @@ class _InMemory(Generic[Item]):
 
         return holds
 
-    def match(self, field: Field[Callable[[Item], Value | None]], pattern: str) -> Callable[[Item], bool]:
+    def match(self, field: ListField[Callable[[Item], Value | None]], pattern: str) -> Callable[[Item], bool]:
         matches = re.compile(translate(pattern)).match
 
         def holds(item: Item) -> bool:
@@ -192,34 +192,34 @@ class _InMemory(Generic[Item]):
         return lambda item: joined(each(item) for each in conditions)
 
 
-def _comparable(field: Field[Callable[[Item], Value | None]], item: Item) -> Value | None:
+def _comparable(field: ListField[Callable[[Item], Value | None]], item: Item) -> Value | None:
     value = field.source(item)
-    return value.lower() if field.kind is Kind.NAME and isinstance(value, str) else value
+    return value.lower() if field.kind is ListFieldKind.NAME and isinstance(value, str) else value
 
 
-def _pattern(comparison: Comparison, kind: Kind) -> str:
-    if kind not in (Kind.TEXT, Kind.NAME) or comparison.operator != "==":
+def _pattern(comparison: Comparison, kind: ListFieldKind) -> str:
+    if kind not in (ListFieldKind.TEXT, ListFieldKind.NAME) or comparison.operator != "==":
         raise InvalidRequest(
             f"{comparison.selector} is compared with a '*': it stands for any text with == and != alone,"
             " and in no number, boolean or dateTime",
             field="query",
         )
     pattern = "*".join(glob.escape(piece) for piece in comparison.pieces)
-    return pattern.lower() if kind is Kind.NAME else pattern
+    return pattern.lower() if kind is ListFieldKind.NAME else pattern
 
 
-def _value(comparison: Comparison, kind: Kind) -> Value:
+def _value(comparison: Comparison, kind: ListFieldKind) -> Value:
     (text,) = comparison.pieces
     match kind:
-        case Kind.TEXT:
+        case ListFieldKind.TEXT:
             return text
-        case Kind.NAME:
+        case ListFieldKind.NAME:
             return text.lower()
-        case Kind.BOOLEAN if text.lower() in ("true", "false"):
+        case ListFieldKind.BOOLEAN if text.lower() in ("true", "false"):
             return text.lower() == "true"
-        case Kind.NUMBER if _NUMBER.fullmatch(text) and abs(int(text)) <= _NUMBER_MAX:
+        case ListFieldKind.NUMBER if _NUMBER.fullmatch(text) and abs(int(text)) <= _NUMBER_MAX:
             return int(text)
-        case Kind.TIME if (moment := _moment(text)) is not None:
+        case ListFieldKind.TIME if (moment := _moment(text)) is not None:
             return moment
     raise InvalidRequest(
         f"{comparison.selector} is {kind.value}, and cannot be compared with '{_shown(text)}'", field="query"

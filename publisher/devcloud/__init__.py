@@ -2,6 +2,6 @@
 
 from publisher.devcloud.cloud import DevCloud
 from publisher.devcloud.devcloud_error import DevCloudError
-from publisher.devcloud.identity import ADMIN, DEMO, STRANGER, UPLOADER, USERS, User
+from publisher.devcloud.identity import ADMIN, DEMO, STRANGER, UPLOADER, USERS, CloudUser
 
-__all__ = ["ADMIN", "DEMO", "STRANGER", "UPLOADER", "USERS", "DevCloud", "DevCloudError", "User"]
+__all__ = ["ADMIN", "DEMO", "STRANGER", "UPLOADER", "USERS", "CloudUser", "DevCloud", "DevCloudError"]

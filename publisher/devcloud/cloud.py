@@ -14,7 +14,7 @@ from publisher.devcloud.config import Sections
 from publisher.devcloud.devcloud_error import DevCloudError
 from publisher.devcloud.identity import ADMIN, SERVICE_USER, USERS, Identity
 from publisher.devcloud.servers import PortTakenError, Server, glance_server, keystone_server
-from publisher.devcloud.state import State
+from publisher.devcloud.state import CloudState
 
 _CREATION_ATTEMPTS = 3
 _NO_OVERRIDES: Sections = MappingProxyType({})
@@ -54,7 +54,7 @@ class DevCloud:
             raise DevCloudError("the development cloud needs Linux (its processes are known by /proc)")
         self._make_directory()
         with self._alone():
-            environment.ensure(self.venv, say)
+            environment.install(self.venv, say)
             state = self._load()
             if state is None or not state.complete:
                 say(f"Creating a cloud in {self.directory}")
@@ -65,7 +65,7 @@ class DevCloud:
 
     def install(self, *, say: Callable[[str], None] = _say_nothing) -> None:
         """Make the environment that `up` needs, unless there is one."""
-        environment.ensure(self.venv, say)
+        environment.install(self.venv, say)
 
     def down(self) -> None:
         """Stop both servers, if they run; the data stays. Uploads in progress get half a minute to end."""
@@ -138,10 +138,10 @@ class DevCloud:
         """Kill Glance's processes, as a crash would: uploads in progress break off."""
         self._glance().kill()
 
-    def _create(self, overrides: Sections, token_seconds: int, host: str) -> State:
+    def _create(self, overrides: Sections, token_seconds: int, host: str) -> CloudState:
         """Make a new cloud, on other ports should somebody have taken ours in the meantime."""
         for attempt in range(_CREATION_ATTEMPTS):
-            state = State.new(host)
+            state = CloudState.new(host)
             try:
                 self._create_on(state, overrides, token_seconds)
             except BaseException as error:
@@ -153,7 +153,7 @@ class DevCloud:
                 break
         return state
 
-    def _create_on(self, state: State, overrides: Sections, token_seconds: int) -> None:
+    def _create_on(self, state: CloudState, overrides: Sections, token_seconds: int) -> None:
         keystone, glance = self._servers(state)
         for server in (keystone, glance):
             server.kill()  # what an earlier attempt may have left, when its process was killed
@@ -169,7 +169,7 @@ class DevCloud:
         glance.wait()
         replace(state, complete=True).save(self._state_file)
 
-    def _make_databases(self, state: State) -> None:
+    def _make_databases(self, state: CloudState) -> None:
         keystone, glance = self._servers(state)
         password = state.passwords[ADMIN.name]
         makings = [
@@ -183,7 +183,7 @@ class DevCloud:
             for making in makings:
                 making.abandon()
 
-    def _resume(self, state: State, overrides: Sections, token_seconds: int) -> None:
+    def _resume(self, state: CloudState, overrides: Sections, token_seconds: int) -> None:
         servers = self._servers(state)
         changes = self._configure(state, overrides, token_seconds)
         for server, changed in zip(servers, changes, strict=True):
@@ -193,7 +193,7 @@ class DevCloud:
         for server in servers:
             server.wait()
 
-    def _configure(self, state: State, overrides: Sections, token_seconds: int) -> tuple[bool, bool]:
+    def _configure(self, state: CloudState, overrides: Sections, token_seconds: int) -> tuple[bool, bool]:
         """Write the configurations; tell for Keystone and for Glance whether it is another than before."""
         keystone, glance = self._servers(state)
         glance_sections = config.glance(
@@ -210,7 +210,7 @@ class DevCloud:
             config.write_glance(glance.home, self.venv, config.merged(glance_sections, overrides)),
         )
 
-    def _servers(self, state: State) -> tuple[Server, Server]:
+    def _servers(self, state: CloudState) -> tuple[Server, Server]:
         return (
             keystone_server(self.directory / "keystone", self.venv, state.keystone_port, host=state.host),
             glance_server(self.directory / "glance", self.venv, state.glance_port, host=state.host),
@@ -226,10 +226,10 @@ class DevCloud:
     def _state_file(self) -> Path:
         return self.directory / "state.json"
 
-    def _load(self) -> State | None:
-        return State.load(self._state_file)
+    def _load(self) -> CloudState | None:
+        return CloudState.load(self._state_file)
 
-    def _state(self) -> State:
+    def _state(self) -> CloudState:
         state = self._load()
         if state is None:
             raise DevCloudError(

@@ -32,7 +32,7 @@ def ready(venv: Path) -> bool:
     return stamp == _digest() if stamp is not None else _holds_the_pins(venv)
 
 
-def ensure(venv: Path, say: Callable[[str], None]) -> None:
+def install(venv: Path, say: Callable[[str], None]) -> None:
     """Make the environment, or remake one of ours that is half-made or out of date.
 
     Scripts in an environment hold its absolute path, so it cannot be made elsewhere and moved in. It is made

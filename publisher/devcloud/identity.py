@@ -11,7 +11,7 @@ from publisher.devcloud.devcloud_error import DevCloudError
 
 
 @dataclass(frozen=True)
-class User:
+class CloudUser:
     """A user and the project that they work in, both of one domain."""
 
     name: str
@@ -19,12 +19,12 @@ class User:
     domain: str
 
 
-ADMIN = User("admin", "admin", "Default")
-UPLOADER = User("uploader", "images", "lab")
-STRANGER = User("stranger", "other", "lab")
-DEMO = User("demo", "demo", "Default")
+ADMIN = CloudUser("admin", "admin", "Default")
+UPLOADER = CloudUser("uploader", "images", "lab")
+STRANGER = CloudUser("stranger", "other", "lab")
+DEMO = CloudUser("demo", "demo", "Default")
 
-USERS: Mapping[str, User] = {user.name: user for user in (ADMIN, UPLOADER, STRANGER, DEMO)}
+USERS: Mapping[str, CloudUser] = {user.name: user for user in (ADMIN, UPLOADER, STRANGER, DEMO)}
 
 SERVICE_USER = "glance"
 """Glance's own user: it checks other users' tokens."""

@@ -14,7 +14,7 @@ from publisher.devcloud.servers import free_port
 
 
 @dataclass(frozen=True)
-class State:
+class CloudState:
     """One cloud's address, ports and passwords; `complete` once its creation has come to its end."""
 
     keystone_port: int
@@ -24,7 +24,7 @@ class State:
     host: str = HOST
 
     @classmethod
-    def new(cls, host: str = HOST) -> "State":
+    def new(cls, host: str = HOST) -> "CloudState":
         """Ports of that address that are free now, and random passwords."""
         keystone_port = free_port(host)
         glance_port = free_port(host)
@@ -34,7 +34,7 @@ class State:
         return cls(keystone_port, glance_port, passwords, host=host)
 
     @classmethod
-    def load(cls, path: Path) -> "State | None":
+    def load(cls, path: Path) -> "CloudState | None":
         """The state that was saved, or None. Raises DevCloudError when the file cannot be understood."""
         try:
             return cls(**json.loads(path.read_text(encoding="utf-8")))

@@ -15,7 +15,7 @@ from publisher.core.image import Image, ImageState, target_format
 from publisher.core.ticket import Progress, State, Ticket
 from publisher.platforms.fields import TYPE_KEY, Document
 from publisher.platforms.target_formats import format_number, platform_number, target_format_number, target_type
-from publisher.platforms.wire_types import Platform, find_platform
+from publisher.platforms.wire_types import PlatformTypes, find_platform
 from publisher.store.accounts import StoredAccount
 from publisher.store.appliances import Appliance, Contents
 
@@ -240,7 +240,7 @@ def account_document(account: StoredAccount) -> Document:
     }
 
 
-def _account(platform: Platform, fields: dict[str, Any]) -> Document:
+def _account(platform: PlatformTypes, fields: dict[str, Any]) -> Document:
     own = {field.name: fields.get(field.name) for field in platform.cred_account if not field.secret}
     return {
         TYPE_KEY: platform.cred_account_type,
@@ -261,7 +261,7 @@ def _object(ticket: Ticket) -> Document:
     }
 
 
-def _platform(ticket: Ticket) -> Platform:
+def _platform(ticket: Ticket) -> PlatformTypes:
     platform = find_platform(ticket.platform)
     if platform is None:
         raise ValueError(f"ticket {ticket.id} is of the unknown platform {ticket.platform!r}")

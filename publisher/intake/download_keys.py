@@ -11,16 +11,16 @@ import hmac
 
 from publisher.core.image import Image
 from publisher.core.ticket import Ticket
-from publisher.web.request import Keeper
+from publisher.web.request import SecretKeeper
 
 _PURPOSE = "download"
 
 
-def image_key(keeper: Keeper, image: Image) -> str:
+def image_key(keeper: SecretKeeper, image: Image) -> str:
     return _key(keeper, "image", image.id, image.downloads, image)
 
 
-def ticket_key(keeper: Keeper, ticket: Ticket, image: Image) -> str:
+def ticket_key(keeper: SecretKeeper, ticket: Ticket, image: Image) -> str:
     """The key for the download of a ticket's image under the ticket's own URI."""
     return _key(keeper, "ticket", ticket.id, ticket.downloads, image)
 
@@ -37,5 +37,5 @@ def is_key(given: str, key: str) -> bool:
     return hmac.compare_digest(given.encode(), key.encode())
 
 
-def _key(keeper: Keeper, kind: str, id: int, used_up: int, image: Image) -> str:
+def _key(keeper: SecretKeeper, kind: str, id: int, used_up: int, image: Image) -> str:
     return keeper.mac(_PURPOSE, f"{kind} {id} {image.id} {image.registered!r} {used_up}")

@@ -46,7 +46,7 @@ def wait_seconds(request: Request) -> float:
     return float(given[0])
 
 
-class Sight:
+class TicketStatus:
     """A ticket as it was read, and its status, written once for all who wait for it."""
 
     __slots__ = ("_written", "ticket", "version")
@@ -67,8 +67,8 @@ class Sight:
 class _Group:
     """Those who have seen the same of the same ticket."""
 
-    sight: Sight
-    waiters: set[asyncio.Future[Sight]] = field(default_factory=set)
+    sight: TicketStatus
+    waiters: set[asyncio.Future[TicketStatus]] = field(default_factory=set)
 
 
 _Seen = tuple[int, Version]
@@ -98,7 +98,7 @@ class Watcher:
         ended is not waited for. Raises `NotFound` where the ticket is deleted meanwhile, `SQLAlchemyError` where the
         store is away at the end, `ClientDisconnect`.
         """
-        sight = Sight(ticket)
+        sight = TicketStatus(ticket)
         conditional = is_conditional(request)
         until = asyncio.get_running_loop().time() + seconds
         gone: asyncio.Task[None] | None = None
@@ -125,14 +125,14 @@ class Watcher:
         if self._task is not None:
             self._task.cancel()
 
-    async def _changed(self, sight: Sight, until: float, gone: asyncio.Task[None]) -> Sight:
+    async def _changed(self, sight: TicketStatus, until: float, gone: asyncio.Task[None]) -> TicketStatus:
         """The ticket once it is not as it was seen; as it was seen where the time is up before."""
         loop = asyncio.get_running_loop()
         if self._closed or loop.time() >= until:
             return sight
         seen = sight.ticket.id, sight.version
         group = self._groups.setdefault(seen, _Group(sight))
-        waiter: asyncio.Future[Sight] = loop.create_future()
+        waiter: asyncio.Future[TicketStatus] = loop.create_future()
         group.waiters.add(waiter)
         timer = loop.call_at(until, self._time_is_up, waiter, group)
         hang_up = _hang_up(waiter)
@@ -149,7 +149,7 @@ class Watcher:
             if not group.waiters and self._groups.get(seen) is group:
                 del self._groups[seen]
 
-    def _time_is_up(self, waiter: asyncio.Future[Sight], group: _Group) -> None:
+    def _time_is_up(self, waiter: asyncio.Future[TicketStatus], group: _Group) -> None:
         stale = asyncio.get_running_loop().time() - self._looked > _STALE_SECONDS
         if not self._away and not stale:
             _wake(waiter, group.sight)
@@ -184,12 +184,12 @@ class Watcher:
                 elif not waiter.done():
                     waiter.set_exception(NotFound(f"there is no published image {each[0]} any more"))
 
-    def _read(self, seen: list[_Seen]) -> dict[_Seen, Sight | None]:
+    def _read(self, seen: list[_Seen]) -> dict[_Seen, TicketStatus | None]:
         """Those of them that are not as they were seen, and how they are now; None where there is none any more."""
         versions = self._store.tickets.versions({id for id, _ in seen})
         changed = [(id, version) for id, version in seen if versions.get(id) != version]
         found = self._store.tickets.several({id for id, _ in changed})
-        sights = {id: Sight(ticket) for id, ticket in found.items()}
+        sights = {id: TicketStatus(ticket) for id, ticket in found.items()}
         return {each: sights.get(each[0]) for each in changed}
 
 
@@ -197,7 +197,7 @@ def _known(request: Request, status: Rendered) -> bool:
     return caller_has(request, status.etag, status.changed)
 
 
-def _wake(waiter: asyncio.Future[Sight], sight: Sight) -> None:
+def _wake(waiter: asyncio.Future[TicketStatus], sight: TicketStatus) -> None:
     if not waiter.done():
         waiter.set_result(sight)
 
@@ -207,7 +207,7 @@ async def _hung_up(request: Request) -> None:
         """A body, which nobody needs."""
 
 
-def _hang_up(waiter: asyncio.Future[Sight]) -> Callable[[object], None]:
+def _hang_up(waiter: asyncio.Future[TicketStatus]) -> Callable[[object], None]:
     def hang_up(_: object) -> None:
         if not waiter.done():
             waiter.set_exception(ClientDisconnect())

@@ -8,7 +8,7 @@ from publisher.core.errors import InvalidRequest
 from publisher.core.uris import parse_account_uri, parse_appliance_uri, parse_image_uri
 from publisher.intake.wire.schema import CRED_ACCOUNT, SECRET_FIELDS, TYPES
 from publisher.platforms.fields import TYPE_KEY, Document
-from publisher.platforms.wire_types import Platform, find_platform
+from publisher.platforms.wire_types import PlatformTypes, find_platform
 from publisher.services.publishing import PublishRequest
 from publisher.store.accounts import Accounts, StoredAccount
 
@@ -37,7 +37,7 @@ def referred_account(accounts: Accounts, document: Document, owner: str) -> Stor
     return found
 
 
-def account_parts(document: Document, platform: Platform) -> tuple[dict[str, Any], dict[str, str]]:
+def account_parts(document: Document, platform: PlatformTypes) -> tuple[dict[str, Any], dict[str, str]]:
     """What a `credAccount` has of the platform's own elements: those in clear, and the secrets."""
     given = {each.name: document[each.name] for each in platform.cred_account if document.get(each.name) is not None}
     # An empty one is none: so some callers echo an account that they were not told the secret of.
@@ -45,7 +45,7 @@ def account_parts(document: Document, platform: Platform) -> tuple[dict[str, Any
     return {name: value for name, value in given.items() if name not in SECRET_FIELDS}, secrets
 
 
-def secret_names(platform: Platform) -> frozenset[str]:
+def secret_names(platform: PlatformTypes) -> frozenset[str]:
     """The secrets that an account of the platform may have."""
     return frozenset(field.name for field in platform.cred_account if field.secret)
 
@@ -93,7 +93,7 @@ def publish_request(
     )
 
 
-def _platform(document: Document) -> Platform:
+def _platform(document: Document) -> PlatformTypes:
     account = document.get(CRED_ACCOUNT)
     if not isinstance(account, dict):
         raise InvalidRequest("is needed: the cloud account to publish with", field=CRED_ACCOUNT)

@@ -24,7 +24,7 @@ from publisher.platforms.target_formats import API_PLATFORMS
 
 
 @dataclass(frozen=True, slots=True)
-class Platform:
+class PlatformTypes:
     """One cloud platform.
 
     name: `targetPlatform/type`, in lower case.
@@ -71,8 +71,8 @@ _CERTIFICATES = (
     *a_list("certificateUris", uris("uri")),
 )
 
-_OF_THE_API: tuple[Platform, ...] = (
-    Platform(
+_OF_THE_API: tuple[PlatformTypes, ...] = (
+    PlatformTypes(
         "openstack",
         "OpenStack",
         (
@@ -82,7 +82,7 @@ _OF_THE_API: tuple[Platform, ...] = (
         ),
         (*_KEYSTONE, *strings("keystoneVersion")),
     ),
-    Platform(
+    PlatformTypes(
         "susecloud",
         "SuseCloud",
         (
@@ -92,7 +92,7 @@ _OF_THE_API: tuple[Platform, ...] = (
         ),
         _KEYSTONE,
     ),
-    Platform(
+    PlatformTypes(
         "cloudwatt",
         "Cloudwatt",
         (
@@ -102,10 +102,10 @@ _OF_THE_API: tuple[Platform, ...] = (
         ),
         _KEYSTONE,
     ),
-    Platform("k5", "K5", strings("keystoneDomain", "keystoneProject", "displayName"), _LOGIN),
-    Platform("aws", "Aws", strings("region"), (*_CERTIFICATES, *_AMAZON)),
-    Platform("outscale", "Outscale", strings("bucket", "region"), _AMAZON),
-    Platform(
+    PlatformTypes("k5", "K5", strings("keystoneDomain", "keystoneProject", "displayName"), _LOGIN),
+    PlatformTypes("aws", "Aws", strings("region"), (*_CERTIFICATES, *_AMAZON)),
+    PlatformTypes("outscale", "Outscale", strings("bucket", "region"), _AMAZON),
+    PlatformTypes(
         "azure",
         "Azure",
         strings("storageAccount", "container", "resourceGroup", "blob", "displayName", "region"),
@@ -116,7 +116,7 @@ _OF_THE_API: tuple[Platform, ...] = (
             *_CA_BUNDLE,
         ),
     ),
-    Platform(
+    PlatformTypes(
         "google",
         "Google",
         strings(
@@ -130,23 +130,23 @@ _OF_THE_API: tuple[Platform, ...] = (
         ),
         _CERTIFICATES,
     ),
-    Platform("docker", "Docker", _REGISTRY_IMAGE, (*uris("endpointUrl"), *_LOGIN, *_CA_BUNDLE)),
-    Platform("openshift", "OpenShift", _REGISTRY_IMAGE, (*uris("registryUrl"), *secrets("token"), *_CA_BUNDLE)),
-    Platform(
+    PlatformTypes("docker", "Docker", _REGISTRY_IMAGE, (*uris("endpointUrl"), *_LOGIN, *_CA_BUNDLE)),
+    PlatformTypes("openshift", "OpenShift", _REGISTRY_IMAGE, (*uris("registryUrl"), *secrets("token"), *_CA_BUNDLE)),
+    PlatformTypes(
         "vsphere",
         "VSphere",
         strings("datastore", "displayName", "esxHost", "network"),
         (*strings("hostname"), *_LOGIN, *_PORT, *_PROXY),
         aliases=("vcenter",),
     ),
-    Platform(
+    PlatformTypes(
         "vclouddirector",
         "VCloudDirector",
         strings("catalogName", "displayName", "vdcName"),
         (*strings("hostname", "organizationName"), *_LOGIN, *_PORT, *_PROXY),
         aliases=("vcd",),
     ),
-    Platform(
+    PlatformTypes(
         "cloudstack",
         "CloudStack",
         (
@@ -156,7 +156,7 @@ _OF_THE_API: tuple[Platform, ...] = (
         ),
         (*uris("endpointUrl"), *strings("publicApiKey"), *secrets("secretApiKey"), *_CA_BUNDLE),
     ),
-    Platform("oracle", "Oracle", strings("computeEndPoint", "displayName"), (*_LOGIN, *strings("domainName"))),
+    PlatformTypes("oracle", "Oracle", strings("computeEndPoint", "displayName"), (*_LOGIN, *strings("domainName"))),
 )
 
 
@@ -165,10 +165,10 @@ def _fields(elements: tuple[PlatformElement, ...]) -> tuple[Field, ...]:
     return tuple(field for each in elements for field in makers[each.kind](each.name))
 
 
-PLATFORMS: tuple[Platform, ...] = (
+PLATFORMS: tuple[PlatformTypes, ...] = (
     *_OF_THE_API,
     *(
-        Platform(name, each.label, _fields(each.target_elements), _fields(each.account_elements))
+        PlatformTypes(name, each.label, _fields(each.target_elements), _fields(each.account_elements))
         for name, each in brought().items()
     ),
 )
@@ -176,6 +176,6 @@ PLATFORMS: tuple[Platform, ...] = (
 _BY_NAME = {name: platform for platform in PLATFORMS for name in (platform.name, *platform.aliases)}
 
 
-def find_platform(name: str) -> Platform | None:
+def find_platform(name: str) -> PlatformTypes | None:
     """The platform of that name or alias, in upper or lower case; None where there is none."""
     return _BY_NAME.get(name.strip().lower())

@@ -22,7 +22,7 @@ _FRESH_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class ReadinessCheck:
     """`wrong` is what is not as it should be, None where nothing is; `needed`: without it the process is not ready."""
 
     wrong: str | None
@@ -32,7 +32,7 @@ class Check:
 class Readiness:
     """What is asked is answered from at most a second ago, so that nobody can make it a burden. For several threads."""
 
-    def __init__(self, checks: Mapping[str, Callable[[], Check]]) -> None:
+    def __init__(self, checks: Mapping[str, Callable[[], ReadinessCheck]]) -> None:
         self._checks = checks
         self._lock = threading.Lock()
         self._until = 0.0
@@ -54,18 +54,18 @@ class Readiness:
             return self._report
 
 
-def store_check(store: Store) -> Check:
+def store_check(store: Store) -> ReadinessCheck:
     """That it answers, and has the tables of this version; or of a later one, in the middle of an upgrade."""
     try:
         store.check_schema(or_newer=True)
     except PublisherError as error:
-        return Check(str(error))
+        return ReadinessCheck(str(error))
     except SQLAlchemyError as error:
-        return Check(f"the store does not answer: {type(error).__name__}")
-    return Check(None)
+        return ReadinessCheck(f"the store does not answer: {type(error).__name__}")
+    return ReadinessCheck(None)
 
 
-def disk_check(settings: Settings) -> Check:
+def disk_check(settings: Settings) -> ReadinessCheck:
     """That there is room on the disk: for the ticket store where that is SQLite, and for images.
 
     Without room for the store no ticket can be accepted. Without room for images publishing goes on.
@@ -73,10 +73,10 @@ def disk_check(settings: Settings) -> Check:
     database = make_url(settings.database)
     directory = Path(database.database or "").parent
     if database.get_backend_name() == "sqlite" and (full := disk_shortage(settings, directory)):
-        return Check(f"{full}; no ticket can be accepted")
+        return ReadinessCheck(f"{full}; no ticket can be accepted")
     if full := disk_shortage(settings, settings.images):
-        return Check(f"{full}; no image can be registered", needed=False)
-    return Check(None)
+        return ReadinessCheck(f"{full}; no image can be registered", needed=False)
+    return ReadinessCheck(None)
 
 
 def disk_shortage(settings: Settings, directory: Path) -> str | None:
@@ -94,13 +94,13 @@ def disk_shortage(settings: Settings, directory: Path) -> str | None:
     return None
 
 
-def broker_check(settings: Settings) -> Check:
+def broker_check(settings: Settings) -> ReadinessCheck:
     """Without it tickets are accepted all the same, and wait: it is told, but not needed."""
     queue = WakeQueue.open(settings)
     try:
         queue.check()
     except QueueUnavailable as error:
-        return Check(f"{error}; what is accepted waits until it is back", needed=False)
+        return ReadinessCheck(f"{error}; what is accepted waits until it is back", needed=False)
     finally:
         queue.close()
-    return Check(None, needed=False)
+    return ReadinessCheck(None, needed=False)

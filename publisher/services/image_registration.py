@@ -69,7 +69,7 @@ def wake_image(store: Store, waker: ImageWaker, image_id: int) -> None:
         store.registrations.woken(image_id, sent=False)
 
 
-class Incoming:
+class IncomingImage:
     """An image that a caller sends: unpacked where it is compressed, written under the image root and hashed as it
     comes.
 

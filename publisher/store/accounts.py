@@ -10,10 +10,10 @@ from sqlalchemy import Engine, Row, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from publisher.core.errors import Conflict, NotFound
-from publisher.core.listing import Field, Kind, Listing, Page
+from publisher.core.listing import ListField, ListFieldKind, Listing, Page
 from publisher.core.names import check_name
 from publisher.core.uris import account_uri
-from publisher.store.audit import note
+from publisher.store.audit import audit_change
 from publisher.store.engine import db_now, reading, writing
 from publisher.store.list_queries import NUMBER, Fields, select_page
 from publisher.store.tables import accounts
@@ -35,12 +35,12 @@ class StoredAccount:
 
 _COLUMNS = [accounts.c[each.name] for each in fields(StoredAccount)]
 _FIELDS: Fields = {
-    NUMBER: Field(accounts.c.id, Kind.NUMBER),
-    "created": Field(accounts.c.created, Kind.TIME),
-    "lastModified": Field(accounts.c.modified, Kind.TIME),
-    "name": Field(accounts.c.name),
-    "targetPlatform.name": Field(accounts.c.platform, Kind.NAME),
-    "targetPlatform.type": Field(accounts.c.platform, Kind.NAME),
+    NUMBER: ListField(accounts.c.id, ListFieldKind.NUMBER),
+    "created": ListField(accounts.c.created, ListFieldKind.TIME),
+    "lastModified": ListField(accounts.c.modified, ListFieldKind.TIME),
+    "name": ListField(accounts.c.name),
+    "targetPlatform.name": ListField(accounts.c.platform, ListFieldKind.NAME),
+    "targetPlatform.type": ListField(accounts.c.platform, ListFieldKind.NAME),
 }
 """What a list of them can be filtered and ordered by."""
 
@@ -65,7 +65,7 @@ class Accounts:
         try:
             with writing(self._engine) as connection:
                 added = _account(connection.execute(insert(accounts).values(row).returning(*_COLUMNS)).one())
-                note(connection, "account.create", account_uri(owner, added.id), detail=f"{platform}, {name!r}")
+                audit_change(connection, "account.create", account_uri(owner, added.id), detail=f"{platform}, {name!r}")
                 return added
         except IntegrityError:
             if self.find(owner, name=name):
@@ -140,7 +140,7 @@ class Accounts:
                 account = _account(connection.execute(changed).one())
                 given = {"name": name, "secrets": sealed_secrets}
                 parts = sorted([each for each, value in given.items() if value is not None] + list(fields or {}))
-                note(connection, "account.change", account_uri(owner, id), detail=", ".join(parts))
+                audit_change(connection, "account.change", account_uri(owner, id), detail=", ".join(parts))
                 return account
         except IntegrityError:
             raise _taken(name or "") from None
@@ -151,7 +151,7 @@ class Accounts:
             gone = delete(accounts).where(accounts.c.owner == owner, accounts.c.id == id)
             if connection.execute(gone).rowcount != 1:
                 raise _none(owner, id)
-            note(connection, "account.delete", account_uri(owner, id))
+            audit_change(connection, "account.delete", account_uri(owner, id))
 
 
 def _none(owner: str, id: int) -> NotFound:

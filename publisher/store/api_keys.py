@@ -10,7 +10,7 @@ from sqlalchemy.exc import IntegrityError
 
 from publisher.core.errors import Conflict, NotFound
 from publisher.core.uris import api_key_uri
-from publisher.store.audit import note
+from publisher.store.audit import audit_change
 from publisher.store.engine import db_now, reading, writing
 from publisher.store.tables import api_keys
 
@@ -47,7 +47,7 @@ class ApiKeys:
         try:
             with writing(self._engine) as connection:
                 added = _api_key(connection.execute(insert(api_keys).values(row).returning(*_COLUMNS)).one())
-                note(connection, "key.create", api_key_uri(owner, added.id), detail=f"{name!r}, {public_key}")
+                audit_change(connection, "key.create", api_key_uri(owner, added.id), detail=f"{name!r}, {public_key}")
                 return added
         except IntegrityError:
             raise Conflict(f"there is no user '{owner}', or such a public key already") from None
@@ -77,7 +77,7 @@ class ApiKeys:
             gone = delete(api_keys).where(api_keys.c.owner == owner, api_keys.c.id == id)
             if connection.execute(gone).rowcount != 1:
                 raise _none(owner, id)
-            note(connection, "key.delete", api_key_uri(owner, id))
+            audit_change(connection, "key.delete", api_key_uri(owner, id))
 
     def sealed_secret(self, public_key: str) -> tuple[str, bytes] | None:
         """The owner and the sealed secret of a key; None where there is no such key."""

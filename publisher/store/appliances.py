@@ -12,10 +12,10 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.exc import IntegrityError
 
 from publisher.core.errors import Conflict, NotFound
-from publisher.core.listing import Field, Kind, Listing, Page
+from publisher.core.listing import ListField, ListFieldKind, Listing, Page
 from publisher.core.names import check_name, check_text
 from publisher.core.uris import appliance_uri
-from publisher.store.audit import note
+from publisher.store.audit import audit_change
 from publisher.store.engine import db_now, reading, writing
 from publisher.store.list_queries import Fields, select_page
 from publisher.store.tables import appliances, images, tickets
@@ -57,14 +57,14 @@ _COLUMNS = [appliances.c[each.name] for each in fields(Appliance)]
 
 
 _FIELDS: Fields = {
-    "dbId": Field(appliances.c.id, Kind.NUMBER),
-    "created": Field(appliances.c.created, Kind.TIME),
-    "lastModified": Field(appliances.c.modified, Kind.TIME),
-    "name": Field(appliances.c.name),
-    "version": Field(appliances.c.version),
-    "description": Field(appliances.c.description),
-    "distributionName": Field(appliances.c.distribution),
-    "archName": Field(appliances.c.architecture),
+    "dbId": ListField(appliances.c.id, ListFieldKind.NUMBER),
+    "created": ListField(appliances.c.created, ListFieldKind.TIME),
+    "lastModified": ListField(appliances.c.modified, ListFieldKind.TIME),
+    "name": ListField(appliances.c.name),
+    "version": ListField(appliances.c.version),
+    "description": ListField(appliances.c.description),
+    "distributionName": ListField(appliances.c.distribution),
+    "archName": ListField(appliances.c.architecture),
 }
 
 
@@ -99,7 +99,7 @@ class Appliances:
                 number = _next_id(connection, owner) if id is None else id
                 row = _row(owner, number) | texts | {"description": description}
                 added = _appliance(connection.execute(insert(appliances).values(row).returning(*_COLUMNS)).one())
-                note(connection, "appliance.create", appliance_uri(owner, number), detail=f"{added.name!r}")
+                audit_change(connection, "appliance.create", appliance_uri(owner, number), detail=f"{added.name!r}")
                 return added
         except IntegrityError:
             if id is not None and self.find(owner, id):
@@ -165,10 +165,10 @@ class Appliances:
                 if connection.execute(select(table.c.id).where(*theirs).limit(1)).one_or_none():
                     raise Conflict(f"appliance {id} of {owner} still has {words}; delete them first")
             connection.execute(delete(appliances).where(*mine))
-            note(connection, "appliance.delete", appliance_uri(owner, id))
+            audit_change(connection, "appliance.delete", appliance_uri(owner, id))
 
 
-def ensure(connection: Connection, owner: str, id: int) -> None:
+def ensure_appliance(connection: Connection, owner: str, id: int) -> None:
     """Make an appliance on its first use, as part of the transaction of what uses it.
 
     Raises `IntegrityError` where there is no such user.

@@ -83,7 +83,7 @@ def acting(engine: Engine, actor: Actor) -> Engine:
     return engine.execution_options(**{_ACTOR: actor})
 
 
-def note(connection: Connection, action: str, *objects: str, detail: str = "") -> None:
+def audit_change(connection: Connection, action: str, *objects: str, detail: str = "") -> None:
     """Write down what the connection's transaction does, where somebody acts. `detail` never has a secret in it."""
     actor: Actor | None = connection.get_execution_options().get(_ACTOR)
     if actor is not None and objects:

@@ -13,7 +13,7 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from publisher.core.errors import NotFound
 from publisher.core.ticket import State
 from publisher.core.uris import worker_uri
-from publisher.store.audit import note
+from publisher.store.audit import audit_change
 from publisher.store.engine import db_now, reading, writing
 from publisher.store.tables import tickets, workers
 
@@ -104,7 +104,7 @@ class Fleet:
             asked = update(workers).where(workers.c.name == name, workers.c.stopped.is_(None)).values(drain=True)
             if connection.execute(asked).rowcount != 1:
                 raise NotFound(f"there is no worker '{name}'")
-            note(connection, "worker.drain", worker_uri(name))
+            audit_change(connection, "worker.drain", worker_uri(name))
 
     def workers(self) -> list[WorkerStanding]:
         """Those that run, or did lately: those that were heard of last come first."""

@@ -61,7 +61,7 @@ class IdempotencyKeys:
             return connection.execute(delete(idempotency_keys).where(expired)).rowcount
 
 
-def take(connection: Connection, key: IdempotencyKey, ticket_id: int) -> None:
+def claim_key(connection: Connection, key: IdempotencyKey, ticket_id: int) -> None:
     """In the transaction that makes the ticket. Raises `KeyTaken`: then the transaction has to be rolled back.
 
     Where another transaction is about to take the key this one waits for its end.

@@ -12,11 +12,11 @@ from sqlalchemy.exc import IntegrityError
 
 from publisher.core.errors import Conflict, NotFound
 from publisher.core.image import DISK_FORMATS, Digests, Image, ImageState, formats, full_name, target_format
-from publisher.core.listing import Field, Kind, Listing, Page
+from publisher.core.listing import ListField, ListFieldKind, Listing, Page
 from publisher.core.ticket import FINAL
 from publisher.core.uris import image_uri
-from publisher.store.appliances import ensure
-from publisher.store.audit import note
+from publisher.store.appliances import ensure_appliance
+from publisher.store.audit import audit_change
 from publisher.store.engine import db_now, reading, writing
 from publisher.store.list_queries import Fields, select_page
 from publisher.store.tables import images, tickets
@@ -29,19 +29,19 @@ _STORED = func.coalesce(func.nullif(images.c.format, ""), images.c.wanted_format
 _FORMAT = case({old: new for old in DISK_FORMATS if (new := full_name(old)) != old}, value=_STORED, else_=_STORED)
 _TARGET = case({each: target_format(full_name(each)) for each in {*formats(), *DISK_FORMATS}}, value=_STORED)
 _FIELDS: Fields = {
-    "dbId": Field(images.c.id, Kind.NUMBER),
-    "created": Field(images.c.created, Kind.TIME),
-    "lastModified": Field(images.c.modified, Kind.TIME),
-    "name": Field(images.c.name),
-    "size": Field(images.c.size, Kind.NUMBER),
-    "fileSize": Field(images.c.size, Kind.NUMBER),
-    "vmDiskSize": Field(images.c.virtual_size, Kind.NUMBER),
-    "sha256sum": Field(images.c.sha256),
-    "revision": Field(images.c.revision, Kind.NUMBER),
-    "status.complete": Field(images.c.state == ImageState.READY, Kind.BOOLEAN),
-    "format.name": Field(_FORMAT, Kind.NAME),
-    "targetFormat.name": Field(_TARGET, Kind.NAME),
-    "targetFormat.format.name": Field(_FORMAT, Kind.NAME),
+    "dbId": ListField(images.c.id, ListFieldKind.NUMBER),
+    "created": ListField(images.c.created, ListFieldKind.TIME),
+    "lastModified": ListField(images.c.modified, ListFieldKind.TIME),
+    "name": ListField(images.c.name),
+    "size": ListField(images.c.size, ListFieldKind.NUMBER),
+    "fileSize": ListField(images.c.size, ListFieldKind.NUMBER),
+    "vmDiskSize": ListField(images.c.virtual_size, ListFieldKind.NUMBER),
+    "sha256sum": ListField(images.c.sha256),
+    "revision": ListField(images.c.revision, ListFieldKind.NUMBER),
+    "status.complete": ListField(images.c.state == ImageState.READY, ListFieldKind.BOOLEAN),
+    "format.name": ListField(_FORMAT, ListFieldKind.NAME),
+    "targetFormat.name": ListField(_TARGET, ListFieldKind.NAME),
+    "targetFormat.format.name": ListField(_FORMAT, ListFieldKind.NAME),
 }
 
 
@@ -88,9 +88,11 @@ class Images:
         } | ({} if id is None else {"id": id})
         try:
             with writing(self._engine) as connection:
-                ensure(connection, owner, appliance_id)
+                ensure_appliance(connection, owner, appliance_id)
                 added = _image(connection.execute(insert(images).values(row).returning(*_COLUMNS)).one())
-                note(connection, "image.create", image_uri(owner, appliance_id, added.id), detail=f"{name!r}, {format}")
+                audit_change(
+                    connection, "image.create", image_uri(owner, appliance_id, added.id), detail=f"{name!r}, {format}"
+                )
                 if id is not None and self._engine.dialect.name == "postgresql":
                     # A sequence does not see the ids that were given: move it past them. Never back: a number that was
                     # given once, to an image that is deleted by now, would name another one.
@@ -176,7 +178,7 @@ class Images:
         if id is not None:
             theirs.append(images.c.id == id)
         with writing(self._engine) as connection:
-            # Held until the end: who makes a ticket for one of them waits (see `hold`), and finds it gone.
+            # Held until the end: who makes a ticket for one of them waits (see `lock_ready_image`), and finds it gone.
             query = select(*_COLUMNS).where(*theirs).order_by(images.c.id).with_for_update()
             found = [_image(row) for row in connection.execute(query)]
             if id is not None and not found:
@@ -197,7 +199,7 @@ class Images:
             # By number: an image that was added since is none of those that were looked at.
             for image in found:
                 connection.execute(delete(images).where(images.c.id == image.id))
-            note(connection, "image.delete", *(image_uri(owner, appliance_id, image.id) for image in found))
+            audit_change(connection, "image.delete", *(image_uri(owner, appliance_id, image.id) for image in found))
             locations = {image.location for image in found}
             shared = set(
                 connection.execute(select(images.c.location).where(images.c.location.in_(locations))).scalars()
@@ -215,7 +217,7 @@ class Images:
             return connection.execute(used).rowcount == 1
 
 
-def hold(connection: Connection, id: int) -> bool:
+def lock_ready_image(connection: Connection, id: int) -> bool:
     """Keep an image from being deleted or registered anew until the end of the transaction; False where there is no
     such image, or it is not ready."""
     query = select(images.c.id).where(images.c.id == id, images.c.state == ImageState.READY)

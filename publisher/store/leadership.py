@@ -1,4 +1,4 @@
-"""Offices that one process at a time may hold."""
+"""Roles that one process at a time may hold: the reconciler, the sweeper, …"""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from publisher.store.engine import db_now, writing
 from publisher.store.tables import elections
 
 
-class Elections:
-    """Who holds an office is a row; it is lost by not being renewed."""
+class Leadership:
+    """A row for each role names its holder, who loses it unless it renews it in time."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._insert = postgresql_insert if engine.dialect.name == "postgresql" else sqlite_insert
 
-    def hold(self, office: str, holder: str, seconds: float) -> bool:
-        """Take the office, or keep it, for so long; False where somebody else has it."""
-        vacate = self._insert(elections).values(office=office, holder="", until=0.0).on_conflict_do_nothing()
+    def hold(self, role: str, holder: str, seconds: float) -> bool:
+        """Take or keep the role for `seconds`. False if another process holds it."""
+        vacate = self._insert(elections).values(office=role, holder="", until=0.0).on_conflict_do_nothing()
         take = (
             update(elections)
-            .where(elections.c.office == office)
+            .where(elections.c.office == role)
             .where(or_(elections.c.holder == holder, elections.c.until < db_now()))
             .values(holder=holder, until=db_now() + seconds)
         )
@@ -33,8 +33,8 @@ class Elections:
                 taken = connection.execute(take).rowcount == 1
             return taken
 
-    def resign(self, office: str, holder: str) -> None:
-        """Leave the office to whoever asks for it next; nothing where somebody else has it."""
-        leave = update(elections).where(elections.c.office == office, elections.c.holder == holder).values(until=0.0)
+    def resign(self, role: str, holder: str) -> None:
+        """Give the role up. Does nothing if another process holds it."""
+        leave = update(elections).where(elections.c.office == role, elections.c.holder == holder).values(until=0.0)
         with writing(self._engine, durable=False) as connection:
             connection.execute(leave)

@@ -20,9 +20,9 @@ from sqlalchemy import ColumnElement, Connection, Engine, case, insert, select, 
 from publisher.core.errors import Cancelled, LeaseLost, Reason
 from publisher.core.ticket import CloudRef, Phase, State, Ticket
 from publisher.store.engine import db_now, reading, writing
-from publisher.store.limits import Places
+from publisher.store.limits import UploadSlots
 from publisher.store.tables import journal, samples, tickets
-from publisher.store.ticket_rows import TICKET_COLUMNS, change, record, ticket_of
+from publisher.store.ticket_rows import TICKET_COLUMNS, append_history, ticket_of, transition
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Claim:
 
 
 class Leases:
-    def __init__(self, engine: Engine, places: Places) -> None:
+    def __init__(self, engine: Engine, places: UploadSlots) -> None:
         self._engine = engine
         self._places = places
 
@@ -71,7 +71,7 @@ class Leases:
                 words = "The lease of the worker before ran out; claimed"
             if not free:
                 return None
-            claimed = change(
+            claimed = transition(
                 connection,
                 id,
                 ticket.state,
@@ -127,14 +127,14 @@ class Leases:
         """Say what is being done now. Raises `Cancelled` or `LeaseLost`."""
         with writing(self._engine, durable=False) as connection:
             self._update(connection, claim, phase=phase, modified=db_now())
-            record(connection, claim.ticket.id, State.PUBLISHING, State.PUBLISHING, phase, words)
+            append_history(connection, claim.ticket.id, State.PUBLISHING, State.PUBLISHING, phase, words)
 
     def region(self, claim: Claim, region: str) -> None:
         """Note which region of the cloud the image goes to. Raises `Cancelled` or `LeaseLost`."""
         words = f"Signed in; the image goes to region {region}"
         with writing(self._engine, durable=False) as connection:
             self._update(connection, claim, location=region, modified=db_now())
-            record(connection, claim.ticket.id, State.PUBLISHING, State.PUBLISHING, Phase.AUTHENTICATING, words)
+            append_history(connection, claim.ticket.id, State.PUBLISHING, State.PUBLISHING, Phase.AUTHENTICATING, words)
 
     # The journal of cloud objects --------------------------------------------------------------------------------
 
@@ -262,7 +262,7 @@ class Leases:
 
     def _requeue(self, claim: Claim, words: str, delay_seconds: float, **values: Any) -> None:
         with writing(self._engine, durable=False) as connection:
-            if not change(
+            if not transition(
                 connection,
                 claim.ticket.id,
                 State.PUBLISHING,
@@ -285,7 +285,7 @@ class Leases:
 
     def _end(self, claim: Claim, from_state: State, state: State, *, words: str, **values: Any) -> None:
         with writing(self._engine, durable=False) as connection:
-            if not change(
+            if not transition(
                 connection,
                 claim.ticket.id,
                 from_state,

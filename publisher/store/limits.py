@@ -41,7 +41,7 @@ _WAITS = (tickets.c.state == State.QUEUED, tickets.c.not_before <= db_now(), tic
 _GOES_ON = tickets.c.state == State.PUBLISHING
 
 
-class Places:
+class UploadSlots:
     """Who may be taken up. To be asked in a transaction."""
 
     def __init__(self, limits: Limits) -> None:
@@ -102,7 +102,7 @@ class Places:
         return query
 
 
-class Room:
+class QueueCapacity:
     """Whether more tickets are accepted."""
 
     def __init__(self, limits: Limits) -> None:

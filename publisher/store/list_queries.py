@@ -26,9 +26,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeEngine
 
-from publisher.core.listing import Field, Kind, Listing, Page, Value, condition, known_field
+from publisher.core.listing import ListField, ListFieldKind, Listing, Page, Value, condition, known_field
 
-Fields = Mapping[str, Field[ColumnElement[Any]]]
+Fields = Mapping[str, ListField[ColumnElement[Any]]]
 
 NUMBER = "dbId"
 """The field that every list has, and whose order is the order of the list where no other is asked for."""
@@ -68,20 +68,20 @@ class _Columns:
     def __init__(self, database: str) -> None:
         self._sqlite = database == "sqlite"
 
-    def comparable(self, field: Field[ColumnElement[Any]]) -> ColumnElement[Any]:
-        if field.kind not in (Kind.TEXT, Kind.NAME):
+    def comparable(self, field: ListField[ColumnElement[Any]]) -> ColumnElement[Any]:
+        if field.kind not in (ListFieldKind.TEXT, ListFieldKind.NAME):
             return field.source
         text = collate(field.source, "BINARY" if self._sqlite else "C")
-        return func.lower(text) if field.kind is Kind.NAME else text
+        return func.lower(text) if field.kind is ListFieldKind.NAME else text
 
     def compare(
-        self, field: Field[ColumnElement[Any]], how: Callable[[Any, Any], Any], value: Value
+        self, field: ListField[ColumnElement[Any]], how: Callable[[Any, Any], Any], value: Value
     ) -> ColumnElement[bool]:
         # Of the value's own type, not the column's: a number may be compared with that is too large for the column.
         found: ColumnElement[bool] = how(self.comparable(field), literal(value, _TYPES[type(value)]()))
         return found
 
-    def match(self, field: Field[ColumnElement[Any]], pattern: str) -> ColumnElement[bool]:
+    def match(self, field: ListField[ColumnElement[Any]], pattern: str) -> ColumnElement[bool]:
         # LIKE takes upper and lower case for the same in SQLite, and not in PostgreSQL.
         if self._sqlite:
             return self.comparable(field).bool_op("GLOB")(literal(pattern, String()))

@@ -15,7 +15,7 @@ from sqlalchemy import Engine, Row, func, select, update
 from publisher.core.ticket import Phase, State
 from publisher.store.engine import db_now, reading, writing
 from publisher.store.tables import notifications, tickets
-from publisher.store.ticket_rows import record
+from publisher.store.ticket_rows import append_history
 
 _RECEIVERS_AT_ONCE = 200
 
@@ -114,7 +114,7 @@ class Notifications:
             row = connection.execute(ticket.with_for_update(read=True, key_share=True)).one_or_none()
             if row and connection.execute(update(notifications).where(*mine).values(values)).rowcount == 1:
                 state = State(row.state)
-                record(connection, told.ticket_id, state, state, Phase(row.phase), words)
+                append_history(connection, told.ticket_id, state, state, Phase(row.phase), words)
 
 
 def _notification(row: Row[Any]) -> Notification:

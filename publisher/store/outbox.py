@@ -26,7 +26,7 @@ _COLUMNS = [
 ]  # fmt: skip
 
 
-def tell(connection: Connection, ticket_id: int) -> None:
+def enqueue_webhooks(connection: Connection, ticket_id: int) -> None:
     """Put it down for everybody who is to be told of a ticket that has just ended: where its request, and its owner,
     wish it."""
     query = (

@@ -41,7 +41,7 @@ class PublicationPage:
 
 
 @dataclass(frozen=True, slots=True)
-class Notification:
+class NotificationStanding:
     """What was told, or is to be, of a ticket. Times are seconds since the epoch."""
 
     event: str
@@ -138,12 +138,12 @@ class Publications:
             row = connection.execute(query.order_by(tickets.c.id.desc()).limit(1)).one_or_none()
             return None if row is None else ticket_of(row)
 
-    def notifications(self, ticket_id: int) -> Sequence[Notification]:
+    def notifications(self, ticket_id: int) -> Sequence[NotificationStanding]:
         """Oldest first."""
-        columns = [notifications.c[name] for name in Notification.__slots__]
+        columns = [notifications.c[name] for name in NotificationStanding.__slots__]
         query = select(*columns).where(notifications.c.ticket_id == ticket_id).order_by(notifications.c.id)
         with reading(self._engine) as connection:
-            return [Notification(*row) for row in connection.execute(query)]
+            return [NotificationStanding(*row) for row in connection.execute(query)]
 
 
 def page_query(wanted: Wanted, count: int, *, before: int | None = None, after: int | None = None) -> Select[Any]:

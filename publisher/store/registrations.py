@@ -18,8 +18,8 @@ from publisher.core.errors import Conflict, LeaseLost, NotFound
 from publisher.core.image import Digests, Image, ImageState
 from publisher.core.ticket import FINAL
 from publisher.core.uris import image_uri
-from publisher.store.appliances import ensure
-from publisher.store.audit import note
+from publisher.store.appliances import ensure_appliance
+from publisher.store.audit import audit_change
 from publisher.store.engine import db_now, reading, writing
 from publisher.store.tables import images, tickets
 from publisher.store.ticket_rows import wake_delay
@@ -79,9 +79,11 @@ class Registrations:
         }
         try:
             with writing(self._engine) as connection:
-                ensure(connection, owner, appliance_id)
+                ensure_appliance(connection, owner, appliance_id)
                 begun = _image(connection.execute(insert(images).values(row).returning(*_COLUMNS)).one())
-                note(connection, "image.create", image_uri(owner, appliance_id, begun.id), detail=f"{name!r}, fetched")
+                audit_change(
+                    connection, "image.create", image_uri(owner, appliance_id, begun.id), detail=f"{name!r}, fetched"
+                )
                 return begun
         except IntegrityError:
             raise Conflict(f"there is no user '{owner}'") from None
@@ -105,7 +107,7 @@ class Registrations:
             needed = select(tickets.c.id).where(tickets.c.image_id == id, tickets.c.state.not_in(FINAL))
             if (ticket := connection.execute(needed.order_by(tickets.c.id).limit(1)).scalar()) is not None:
                 raise Conflict(f"image {id} is needed by ticket {ticket}, which has not ended; cancel it first")
-            note(connection, "image.generate", image_uri(owner, appliance_id, id))
+            audit_change(connection, "image.generate", image_uri(owner, appliance_id, id))
             # Once it was found to have them, another generation of it is another file.
             forgotten = _wanted(()) if image.ready else {}
             changed = update(images).where(images.c.id == id).returning(*_COLUMNS)
@@ -137,7 +139,7 @@ class Registrations:
         with writing(self._engine) as connection:
             ended = update(images).where(*mine, going_on).values(state=ImageState.CANCELLED, modified=db_now())
             if connection.execute(ended).rowcount == 1:
-                note(connection, "image.cancel", image_uri(owner, appliance_id, id))
+                audit_change(connection, "image.cancel", image_uri(owner, appliance_id, id))
                 return
             state = connection.execute(select(images.c.state).where(*mine)).scalar()
         if state is None:

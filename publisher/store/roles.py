@@ -12,7 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from publisher.core.errors import Conflict, InvalidRequest, NotFound
 from publisher.core.names import check_line, check_name
 from publisher.core.uris import role_uri
-from publisher.store.audit import note
+from publisher.store.audit import audit_change
 from publisher.store.engine import db_now, keep_others_out, next_id, reading, writing
 from publisher.store.tables import roles, users
 
@@ -61,7 +61,7 @@ class Roles:
                 keep_others_out(connection, roles)
                 row["id"] = next_id(connection, roles)
                 added = _role(connection.execute(insert(roles).values(row).returning(roles)).one())
-                note(connection, "role.create", role_uri(name), detail=", ".join(sorted(entitlements)))
+                audit_change(connection, "role.create", role_uri(name), detail=", ".join(sorted(entitlements)))
                 return added
         except IntegrityError:
             raise Conflict(f"there is a role '{name}' already") from None
@@ -79,7 +79,7 @@ class Roles:
             everyone = connection.execute(select(users.c.login, users.c.roles).order_by(users.c.login))
             if having := [row.login for row in everyone if name in row.roles]:
                 raise Conflict(f"'{name}' is a role of {', '.join(having)}; take it from them first")
-            note(connection, "role.delete", role_uri(name))
+            audit_change(connection, "role.delete", role_uri(name))
 
 
 def check_entitlements(entitlements: Iterable[str]) -> None:

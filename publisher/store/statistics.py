@@ -33,7 +33,7 @@ class Throughput:
 
 
 @dataclass(frozen=True, slots=True)
-class Notifications:
+class NotificationBacklog:
     """What is to be told to those who asked to be told."""
 
     waiting: int
@@ -88,14 +88,14 @@ class Statistics:
                 for platform, count, size, took in connection.execute(query)
             ]
 
-    def notifications(self) -> Notifications:
+    def notifications(self) -> NotificationBacklog:
         by_state = select(notifications.c.state, func.count(), func.min(notifications.c.created))
         with reading(self._engine) as connection:
             rows = connection.execute(by_state.group_by(notifications.c.state)).all()
             now = connection.execute(select(db_now())).scalar_one()
         found = {state: (count, first) for state, count, first in rows}
         waiting, first = found.get("waiting", (0, now))
-        return Notifications(waiting, found.get("failed", (0, now))[0], max(0.0, now - first))
+        return NotificationBacklog(waiting, found.get("failed", (0, now))[0], max(0.0, now - first))
 
     def orphans(self) -> int:
         """Objects in clouds that nobody needs, as the sweeper last saw them."""

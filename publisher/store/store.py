@@ -20,9 +20,9 @@ from publisher.store.fleet import Fleet
 from publisher.store.idempotency import IdempotencyKeys
 from publisher.store.images import Images
 from publisher.store.inspection import Inspection
-from publisher.store.leadership import Elections
+from publisher.store.leadership import Leadership
 from publisher.store.leases import Leases
-from publisher.store.limits import Limits, Places, Room
+from publisher.store.limits import Limits, QueueCapacity, UploadSlots
 from publisher.store.notifications import Notifications
 from publisher.store.orphans import Sweeping
 from publisher.store.publications import Publications
@@ -49,15 +49,15 @@ class Store:
         *,
         wake_again_seconds: float = 5.0,
         limits: Limits | None = None,
-        room: Room | None = None,
+        room: QueueCapacity | None = None,
     ) -> None:
         limits = limits or Limits()
         self.engine = engine
         self._wake_again_seconds = wake_again_seconds
         self._limits = limits
         # Shared by all who act: it remembers what it has counted.
-        self._room = room or Room(limits)
-        places = Places(limits)
+        self._room = room or QueueCapacity(limits)
+        places = UploadSlots(limits)
         self.tickets = Tickets(engine, wake_again_seconds=wake_again_seconds, room=self._room, places=places)
         self.leases = Leases(engine, places)
         self.images = Images(engine)
@@ -68,7 +68,7 @@ class Store:
         self.accounts = Accounts(engine)
         self.registrations = Registrations(engine, wake_again_seconds=wake_again_seconds)
         self.idempotency_keys = IdempotencyKeys(engine)
-        self.elections = Elections(engine)
+        self.leadership = Leadership(engine)
         self.sweeping = Sweeping(engine)
         self.fleet = Fleet(engine)
         self.statistics = Statistics(engine)

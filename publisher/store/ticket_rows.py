@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Connection, Row, Table, case, insert, upda
 
 from publisher.core.ticket import FINAL, TRANSITIONS, Phase, Progress, State, Ticket
 from publisher.store.engine import db_now
-from publisher.store.outbox import tell
+from publisher.store.outbox import enqueue_webhooks
 from publisher.store.tables import history, tickets
 
 _WAKE_AGAIN_LONGEST_SECONDS = 300.0
@@ -53,7 +53,7 @@ def wake_delay(table: Table, first_seconds: float) -> ColumnElement[float]:
     return case((growing > _WAKE_AGAIN_LONGEST_SECONDS, _WAKE_AGAIN_LONGEST_SECONDS), else_=growing)
 
 
-def change(
+def transition(
     connection: Connection,
     ticket_id: int,
     from_state: State,
@@ -78,13 +78,13 @@ def change(
     row = connection.execute(statement).one_or_none()
     if row is None:
         return False
-    record(connection, ticket_id, from_state, to_state, row.phase, words)
+    append_history(connection, ticket_id, from_state, to_state, row.phase, words)
     if to_state in FINAL:
-        tell(connection, ticket_id)
+        enqueue_webhooks(connection, ticket_id)
     return True
 
 
-def record(
+def append_history(
     connection: Connection,
     ticket_id: int,
     from_state: State | None,

@@ -13,20 +13,20 @@ from publisher.core.errors import Conflict, NotFound
 from publisher.core.ticket import FINAL, CloudRef, HistoryEntry, Phase, Sample, State, Ticket
 from publisher.core.uris import ticket_uri
 from publisher.platforms.platform import cloud_account
-from publisher.store.audit import note
+from publisher.store.audit import audit_change
 from publisher.store.engine import db_now, reading, writing
-from publisher.store.idempotency import IdempotencyKey, take
-from publisher.store.images import hold
-from publisher.store.limits import Places, Room
+from publisher.store.idempotency import IdempotencyKey, claim_key
+from publisher.store.images import lock_ready_image
+from publisher.store.limits import QueueCapacity, UploadSlots
 from publisher.store.present_account import present_account
 from publisher.store.tables import history, images, journal, samples, tickets, tombstones
 from publisher.store.ticket_rows import (
     TICKET_COLUMNS,
     VERSION_COLUMNS,
     Version,
-    change,
-    record,
+    append_history,
     ticket_of,
+    transition,
     wake_delay,
 )
 
@@ -40,7 +40,7 @@ _URI_COLUMNS = [tickets.c[name] for name in ("owner", "appliance_id", "image_id"
 
 
 class Tickets:
-    def __init__(self, engine: Engine, *, wake_again_seconds: float, room: Room, places: Places) -> None:
+    def __init__(self, engine: Engine, *, wake_again_seconds: float, room: QueueCapacity, places: UploadSlots) -> None:
         self._engine = engine
         self._room = room
         self._places = places
@@ -103,10 +103,10 @@ class Tickets:
         with writing(self._engine) as connection:
             _hold_image(connection, image_id)
             ticket = ticket_of(connection.execute(insert(tickets).values(row).returning(*TICKET_COLUMNS)).one())
-            record(connection, ticket.id, None, State.QUEUED, Phase.WAITING, "Accepted")
+            append_history(connection, ticket.id, None, State.QUEUED, Phase.WAITING, "Accepted")
             if idempotency_key is not None:
-                take(connection, idempotency_key, ticket.id)
-            note(connection, "ticket.create", _uri(ticket), detail=f"to {platform}, as {name!r}")
+                claim_key(connection, idempotency_key, ticket.id)
+            audit_change(connection, "ticket.create", _uri(ticket), detail=f"to {platform}, as {name!r}")
             return ticket
 
     def check_room(self, owner: str) -> None:
@@ -209,7 +209,7 @@ class Tickets:
         # One that no worker holds is to be taken up at once, for the clean-up.
         values: dict[str, Any] = {"finished": db_now()} if at_once else {"wake_at": db_now(), "wakes": 0}
         with writing(self._engine) as connection:
-            cancelled = change(
+            cancelled = transition(
                 connection,
                 ticket.id,
                 ticket.state,
@@ -219,7 +219,7 @@ class Tickets:
                 **values,
             )
             if cancelled:
-                note(connection, "ticket.cancel", _uri(ticket))
+                audit_change(connection, "ticket.cancel", _uri(ticket))
         return cancelled
 
     def retry(self, id: int) -> Ticket:
@@ -236,7 +236,7 @@ class Tickets:
         with writing(self._engine) as connection:
             _hold_image(connection, ticket.image_id)
             account, words = present_account(connection, ticket)
-            queued = change(
+            queued = transition(
                 connection,
                 id,
                 ticket.state,
@@ -265,7 +265,7 @@ class Tickets:
             if queued:
                 # The attempts are counted anew.
                 connection.execute(delete(samples).where(samples.c.ticket_id == id))
-                note(connection, "ticket.retry", _uri(ticket))
+                audit_change(connection, "ticket.retry", _uri(ticket))
         found = self.get(id)
         if not queued or found is None:
             raise Conflict(f"ticket {id} was changed meanwhile; look at it again")
@@ -348,7 +348,7 @@ def _forget(connection: Connection, ids: Collection[int]) -> None:
         these = tickets.c.id.in_(part)
         _remember(connection, these)
         gone = connection.execute(delete(tickets).where(these).returning(*_URI_COLUMNS)).all()
-        note(connection, "ticket.delete", *(ticket_uri(*row) for row in gone))
+        audit_change(connection, "ticket.delete", *(ticket_uri(*row) for row in gone))
 
 
 def _remember(connection: Connection, *which: ColumnElement[bool]) -> None:
@@ -370,7 +370,7 @@ def _remember(connection: Connection, *which: ColumnElement[bool]) -> None:
 
 
 def _hold_image(connection: Connection, image_id: int) -> None:
-    if not hold(connection, image_id):
+    if not lock_ready_image(connection, image_id):
         raise Conflict(f"image {image_id} was deleted, or is not ready any more")
 
 

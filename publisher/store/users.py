@@ -17,7 +17,7 @@ from sqlalchemy.exc import IntegrityError
 from publisher.core.errors import Conflict, InvalidRequest, NotFound
 from publisher.core.names import check_name
 from publisher.core.uris import user_uri, webhook_uri
-from publisher.store.audit import note
+from publisher.store.audit import audit_change
 from publisher.store.engine import db_now, keep_others_out, next_id, reading, writing
 from publisher.store.roles import ENTITLEMENTS as ENTITLEMENTS
 from publisher.store.roles import Role, check_entitlements, roles_named
@@ -89,7 +89,7 @@ class Users:
                 row["id"] = next_id(connection, users)
                 added = _user(connection.execute(insert(users).values(row).returning(users)).one(), given)
                 may = "everything" if administrator else ", ".join(sorted(entitlements | roles))
-                note(connection, "user.create", user_uri(login), detail=f"may: {may}")
+                audit_change(connection, "user.create", user_uri(login), detail=f"may: {may}")
                 return added
         except IntegrityError:
             raise Conflict(f"there is a user '{login}' already") from None
@@ -102,7 +102,7 @@ class Users:
             if connection.execute(change).rowcount != 1:
                 raise NotFound(f"there is no user '{login}'")
             connection.execute(delete(sessions).where(sessions.c.login == login))
-            note(connection, "user.password", user_uri(login))
+            audit_change(connection, "user.password", user_uri(login))
             return password_hash
 
     def notify(self, login: str) -> Notify:
@@ -121,7 +121,7 @@ class Users:
             change = update(users).where(users.c.login == login).values(values)
             if connection.execute(change).rowcount != 1:
                 raise NotFound(f"there is no user '{login}'")
-            note(connection, "user.notify", webhook_uri(login))
+            audit_change(connection, "user.notify", webhook_uri(login))
 
     def change_roles(
         self, login: str, *, add: frozenset[str] = frozenset(), remove: frozenset[str] = frozenset()
@@ -141,7 +141,7 @@ class Users:
             names = sorted((set(row.roles) | add) - remove)
             change = update(users).where(users.c.login == login).values(roles=names).returning(users)
             given = [f"+{name}" for name in sorted(add)] + [f"-{name}" for name in sorted(remove)]
-            note(connection, "user.roles", user_uri(login), detail=", ".join(given))
+            audit_change(connection, "user.roles", user_uri(login), detail=", ".join(given))
             return _user(connection.execute(change).one(), roles_named(connection, names))
 
     def change_rights(self, login: str, *, administrator: bool, entitlements: frozenset[str]) -> User:
@@ -159,7 +159,7 @@ class Users:
                 raise NotFound(f"there is no user '{login}'")
             _check_administrators(connection, login)
             may = "everything" if administrator else ", ".join(sorted(entitlements)) or "nothing"
-            note(connection, "user.rights", user_uri(login), detail=f"may: {may}")
+            audit_change(connection, "user.rights", user_uri(login), detail=f"may: {may}")
             return _user(row, roles_named(connection, row.roles))
 
     def remove(self, login: str) -> None:
@@ -171,7 +171,7 @@ class Users:
                 if connection.execute(delete(users).where(users.c.login == login)).rowcount != 1:
                     raise NotFound(f"there is no user '{login}'")
                 _check_administrators(connection, login)
-                note(connection, "user.delete", user_uri(login))
+                audit_change(connection, "user.delete", user_uri(login))
         except IntegrityError:
             raise Conflict(f"'{login}' still owns images") from None
 

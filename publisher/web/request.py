@@ -47,7 +47,7 @@ class Wakers(Waker, ImageWaker, Protocol):
     """Wakes workers, for whatever there is to do."""
 
 
-class Keeper(Sealer, Protocol):
+class SecretKeeper(Sealer, Protocol):
     """The vault, but for what opens it."""
 
     def mac(self, purpose: str, text: str) -> str: ...
@@ -59,7 +59,7 @@ class Services:
 
     settings: Settings
     store: Store
-    sealer: Keeper
+    sealer: SecretKeeper
     waker: Wakers
     authenticator: auth.Authenticator
     throttle: Throttle

@@ -13,7 +13,7 @@ from publisher.core.checksums import Checksums
 from publisher.core.image import Image
 from publisher.core.settings import Settings
 from publisher.intake.error_documents import NoRoom, TooSlow
-from publisher.services.image_registration import Incoming
+from publisher.services.image_registration import IncomingImage
 from publisher.store import Store
 from publisher.web.body_limits import BodyTooLarge
 from publisher.web.digest_headers import told_digests
@@ -41,7 +41,7 @@ async def received(
     """
     # Opened, written and closed in threads: the disk may be slow.
     expected = (*expected, *told_digests(request.headers))
-    incoming = Incoming(store, settings, name=name, format=format, file_name=file_name, expected=expected)
+    incoming = IncomingImage(store, settings, name=name, format=format, file_name=file_name, expected=expected)
     await run_in_threadpool(incoming.__enter__)
     try:
         if (declared := declared_length(request)) is not None:

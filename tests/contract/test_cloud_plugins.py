@@ -23,7 +23,7 @@ from tests.devcloud_venv import devcloud_venv
 from tests.glance_behind_v2 import GlanceBehindV2
 from tests.patience import PATIENCE
 from workers.clouds.base import CloudPublisher, TicketRef, Timeouts
-from workers.clouds.openstack.images import Images
+from workers.clouds.openstack.images import GlanceImages
 from workers.clouds.openstack.publisher import OpenStackPublisher
 from workers.transfer import Transfer
 
@@ -363,8 +363,8 @@ def test_what_one_node_of_the_cloud_does_not_know_yet_is_deleted(
     record, file = image
     first = openstack.connect().upload(record, openstack.ref, transfer_of(file))
     with monkeypatch.context() as patched:
-        patched.setattr(Images, "list", lambda self, filters: [])
-        patched.setattr(Images, "get", lambda self, cloud_id: None)
+        patched.setattr(GlanceImages, "list", lambda self, filters: [])
+        patched.setattr(GlanceImages, "get", lambda self, cloud_id: None)
         cloud = openstack.connect()
         assert cloud.find(openstack.ref) is None
     second = cloud.upload(record, openstack.ref, transfer_of(file))

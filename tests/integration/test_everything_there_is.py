@@ -17,7 +17,7 @@ from publisher.core.vault import Vault
 from publisher.files.hashing import digest
 from publisher.platforms.fields import Field, Kind
 from publisher.platforms.platform import installed
-from publisher.platforms.wire_types import PLATFORMS, Platform
+from publisher.platforms.wire_types import PLATFORMS, PlatformTypes
 from publisher.store import Store
 from publisher.store.engine import db_now, writing
 from publisher.store.tables import images, tickets
@@ -112,7 +112,7 @@ def add_image_in(stack: Stack, state: ImageState, wanted: str | None) -> None:
     change(stack.store, images, id, state=state, wanted_format=wanted, registered=None, error=error, **values)
 
 
-def add_accounts(store: Store, vault: Vault, platform: Platform) -> int:
+def add_accounts(store: Store, vault: Vault, platform: PlatformTypes) -> int:
     """One with secrets and one without; the former's number."""
     secrets = {field.name: SECRET for field in platform.cred_account if field.secret and field.item is None}
     made = [
@@ -137,7 +137,7 @@ def values(fields: tuple[Field, ...]) -> dict[str, Any]:
 
 
 def add_ticket(
-    store: Store, platform: Platform, image: int, state: State, account: int | None, *, owner: str = "root"
+    store: Store, platform: PlatformTypes, image: int, state: State, account: int | None, *, owner: str = "root"
 ) -> None:
     found = store.images.get(image)
     assert found is not None

@@ -13,7 +13,7 @@ from publisher.store import Store
 from publisher.store.audit import Actor
 from publisher.store.engine import db_now, writing
 from publisher.store.fleet import Member, WorkerState
-from publisher.store.statistics import Notifications, Queue, Throughput
+from publisher.store.statistics import NotificationBacklog, Queue, Throughput
 from publisher.store.tables import notifications, tickets, workers
 from tests.unit.core.records import add_ticket, put_back
 
@@ -93,7 +93,7 @@ def test_samples_of_an_upload(store: Store) -> None:
 
 
 def test_what_is_to_be_told_and_what_is_left(store: Store) -> None:
-    assert store.statistics.notifications() == Notifications(0, 0, 0.0)
+    assert store.statistics.notifications() == NotificationBacklog(0, 0, 0.0)
     assert store.statistics.orphans() == 0
     ticket = add_ticket(store)
     row = {"ticket_id": ticket.id, "owner": "root", "url": "http://x", "event": "e", "body": "b", "attempt": 0}

@@ -14,7 +14,7 @@ from publisher.store import Store
 from publisher.store.engine import db_now, reading
 from publisher.store.leases import Claim, Leases
 from publisher.store.tables import history, journal, tickets
-from publisher.store.ticket_rows import change
+from publisher.store.ticket_rows import transition
 from tests.conftest import open_store
 from tests.patience import PATIENCE
 from tests.servers import missing
@@ -431,7 +431,7 @@ def test_a_transition_that_is_not_in_the_table_is_a_mistake_in_the_program(store
                     store.engine.begin() as connection,
                     pytest.raises(ValueError, match=f"no transition from {from_state} to {to_state}"),
                 ):
-                    change(connection, ticket.id, from_state, to_state, words="x")
+                    transition(connection, ticket.id, from_state, to_state, words="x")
     assert everything(store) == before
 
 
@@ -439,8 +439,10 @@ def test_a_change_whose_guard_does_not_hold_writes_nothing(store: Store) -> None
     ticket = add_ticket(store)
     before = everything(store)
     with store.engine.begin() as connection:
-        assert not change(connection, ticket.id, State.PUBLISHING, State.PUBLISHED, words="x")
-        assert not change(connection, ticket.id, State.QUEUED, State.PUBLISHING, tickets.c.lease_token == 5, words="x")
+        assert not transition(connection, ticket.id, State.PUBLISHING, State.PUBLISHED, words="x")
+        assert not transition(
+            connection, ticket.id, State.QUEUED, State.PUBLISHING, tickets.c.lease_token == 5, words="x"
+        )
     assert everything(store) == before
 
 

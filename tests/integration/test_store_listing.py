@@ -27,7 +27,7 @@ from sqlalchemy import (
 
 from publisher.core.errors import InvalidRequest
 from publisher.core.fiql import parse
-from publisher.core.listing import Field, Kind, Listing, Page, Value, page
+from publisher.core.listing import ListField, ListFieldKind, Listing, Page, Value, page
 from publisher.store.engine import open_engine, reading, writing
 from publisher.store.list_queries import Fields, select_page
 from tests.servers.postgres import PostgresServer
@@ -42,8 +42,14 @@ THINGS = Table(
     Column("ready", Boolean),
     Column("made", Double),
 )
-KINDS = {"dbId": Kind.NUMBER, "name": Kind.TEXT, "format.name": Kind.NAME, "size": Kind.NUMBER, "ready": Kind.BOOLEAN,
-         "made": Kind.TIME}  # fmt: skip
+KINDS = {
+    "dbId": ListFieldKind.NUMBER,
+    "name": ListFieldKind.TEXT,
+    "format.name": ListFieldKind.NAME,
+    "size": ListFieldKind.NUMBER,
+    "ready": ListFieldKind.BOOLEAN,
+    "made": ListFieldKind.TIME,
+}
 SOURCES = {"dbId": "id", "format.name": "format"}
 TARGETS = {"openstackqcow2": "openstack", "raw": "Google"}
 """Of a field that no column holds."""
@@ -77,10 +83,10 @@ Lister = Callable[[Listing], Page[int]]
 
 
 def in_memory(listing: Listing) -> Page[int]:
-    fields: dict[str, Field[Callable[[Thing], Value | None]]] = {
-        name: Field(attrgetter(SOURCES.get(name, name)), kind) for name, kind in KINDS.items()
+    fields: dict[str, ListField[Callable[[Thing], Value | None]]] = {
+        name: ListField(attrgetter(SOURCES.get(name, name)), kind) for name, kind in KINDS.items()
     }
-    fields["targetFormat.name"] = Field(target, Kind.NAME)
+    fields["targetFormat.name"] = ListField(target, ListFieldKind.NAME)
     found = page(ROWS, fields, listing)
     return Page(found.total, [each.id for each in found.items])
 
@@ -92,8 +98,8 @@ def target(thing: Thing) -> str:
 def stored(engine: Engine) -> Lister:
     computed = case(TARGETS, value=THINGS.c.format, else_="any")
     fields: Fields = {
-        **{name: Field(THINGS.c[SOURCES.get(name, name)], kind) for name, kind in KINDS.items()},
-        "targetFormat.name": Field(computed, Kind.NAME),
+        **{name: ListField(THINGS.c[SOURCES.get(name, name)], kind) for name, kind in KINDS.items()},
+        "targetFormat.name": ListField(computed, ListFieldKind.NAME),
     }
     with writing(engine) as connection:
         THINGS.create(connection)

@@ -13,7 +13,7 @@ from publisher.console.paths import local, with_parameter
 from publisher.console.template_filters import sentence
 from publisher.core.errors import Conflict, InvalidRequest, NotFound
 from publisher.intake.publish_request import account_parts, secret_names
-from publisher.platforms.wire_types import Platform
+from publisher.platforms.wire_types import PlatformTypes
 from publisher.services.publishing import check_account, check_kept
 from publisher.store.accounts import StoredAccount
 from publisher.web.request import Id
@@ -126,7 +126,7 @@ def _found(visit: Visit, id: int) -> StoredAccount:
     return found
 
 
-def _platform(name: str) -> Platform:
+def _platform(name: str) -> PlatformTypes:
     return platform_named(name) or offered()[0]
 
 
@@ -136,7 +136,7 @@ def _texts(fields: Mapping[str, object]) -> dict[str, str]:
 
 def _form(
     visit: Visit,
-    platform: Platform,
+    platform: PlatformTypes,
     account: StoredAccount | None,
     values: Mapping[str, str],
     errors: Mapping[str, str] = {},

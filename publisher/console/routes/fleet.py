@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from fastapi import APIRouter, Response
 
-from publisher.console.live_updates import Sight
+from publisher.console.live_updates import PageParts
 from publisher.console.page_request import Posted, Visit, Visiting
 from publisher.console.rendering import render
 from publisher.core.errors import NotFound
@@ -100,9 +100,9 @@ def events(visit: Visiting) -> Response:
     visit.require_administrator()
     look = Look(visit.services.store, visit.services.settings)
 
-    def parts() -> Sight:
+    def parts() -> PageParts:
         now = look()
-        return Sight({f"fleet-{part}": render(f"fleet/{part}.html", fleet=now) for part in _PARTS})
+        return PageParts({f"fleet-{part}": render(f"fleet/{part}.html", fleet=now) for part in _PARTS})
 
     return visit.live(parts)
 

@@ -7,7 +7,7 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Response
 from starlette.background import BackgroundTask
 
-from publisher.console.live_updates import Sight
+from publisher.console.live_updates import PageParts
 from publisher.console.page_request import Visit, Visiting
 from publisher.console.rendering import render
 from publisher.core.errors import NotFound
@@ -59,11 +59,11 @@ def events(visit: Visiting, id: Id) -> Response:
     """How its registration stands; once that has ended, the page loads itself again."""
     _found(visit, id)
 
-    def look() -> Sight:
+    def look() -> PageParts:
         now = _found(visit, id)
         if now.final:
             raise NotFound
-        return Sight({"standing": render("images/standing.html", image=now)})
+        return PageParts({"standing": render("images/standing.html", image=now)})
 
     return visit.live(look)
 

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Response
 from starlette.background import BackgroundTask
 
-from publisher.console.live_updates import Sight
+from publisher.console.live_updates import PageParts
 from publisher.console.page_request import Visit, Visiting
 from publisher.console.rendering import render
 from publisher.console.throughput_chart import plot
@@ -59,14 +59,14 @@ class Parts:
         self._visit = visit
         self._id = id
         self._seen: Version | None = None
-        self._sight = Sight({})
+        self._sight = PageParts({})
 
-    def __call__(self) -> Sight:
+    def __call__(self) -> PageParts:
         """Raises `NotFound` once it was deleted."""
         version = self._visit.store.tickets.versions([self._id]).get(self._id)
         if version is None or version != self._seen:
             shown = _shown(self._visit, _ticket(self._visit, self._id))
-            self._sight = Sight({name: render(f"publications/{name}.html", **shown) for name in _LIVE})
+            self._sight = PageParts({name: render(f"publications/{name}.html", **shown) for name in _LIVE})
             self._seen = version
         return self._sight
 

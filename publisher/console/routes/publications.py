@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from fastapi import APIRouter, Response
 
 from publisher.console.first_steps import first_steps
-from publisher.console.live_updates import Sight
+from publisher.console.live_updates import PageParts
 from publisher.console.page_request import Visit, Visiting
-from publisher.console.publication_filter import COUNT, Listing
+from publisher.console.publication_filter import COUNT, PublicationFilter
 from publisher.console.rendering import render
 from publisher.core.ticket import State, Ticket
 from publisher.store.publications import COUNTED_MAX, PublicationPage
@@ -51,7 +51,7 @@ def events(visit: Visiting) -> Response:
 class Rows:
     """Looks at a page of the list again and again."""
 
-    def __init__(self, visit: Visit, listing: Listing) -> None:
+    def __init__(self, visit: Visit, listing: PublicationFilter) -> None:
         self._visit = visit
         self._listing = listing
         self._rows: dict[int, tuple[Version, str]] = {}
@@ -60,7 +60,7 @@ class Rows:
         # To search takes longer than to look at what was found.
         self._found = _ids(_page(visit, listing)) if listing.wanted.words else None
 
-    def __call__(self) -> Sight:
+    def __call__(self) -> PageParts:
         publications = self._visit.store.publications
         tickets = _page(self._visit, self._listing).tickets if self._found is None else publications.these(self._found)
         changed = [each for each in tickets if each.id not in self._rows or self._rows[each.id][0] != version_of(each)]
@@ -75,7 +75,7 @@ class Rows:
                 counted_max=COUNTED_MAX,
             )
         parts = {f"ticket-{id}": html for id, (_, html) in self._rows.items()}
-        return Sight(parts | {"counts": self._counts}, {"publications": tuple(parts)})
+        return PageParts(parts | {"counts": self._counts}, {"publications": tuple(parts)})
 
     def _row(self, ticket: Ticket, rates: Mapping[int, float]) -> tuple[Version, str]:
         version, before = version_of(ticket), self._rows.get(ticket.id)
@@ -85,11 +85,11 @@ class Rows:
         return version, render("publications/row.html", ticket=ticket, rates=rates, owner_shown=owner_shown)
 
 
-def _listing(visit: Visit) -> Listing:
-    return Listing.of(visit.request.query_params, visit.owner)
+def _listing(visit: Visit) -> PublicationFilter:
+    return PublicationFilter.of(visit.request.query_params, visit.owner)
 
 
-def _page(visit: Visit, listing: Listing) -> PublicationPage:
+def _page(visit: Visit, listing: PublicationFilter) -> PublicationPage:
     return visit.store.publications.page(listing.wanted, COUNT, before=listing.before, after=listing.after)
 
 
@@ -103,5 +103,5 @@ def _ids(page: PublicationPage) -> list[int]:
     return [ticket.id for ticket in page.tickets]
 
 
-def _counts(visit: Visit, listing: Listing) -> dict[State, int]:
+def _counts(visit: Visit, listing: PublicationFilter) -> dict[State, int]:
     return visit.store.publications.counts(listing.wanted.owner)

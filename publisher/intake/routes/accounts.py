@@ -15,7 +15,7 @@ from publisher.intake.publish_request import account_parts, secret_names
 from publisher.intake.wire.codec import write_document
 from publisher.intake.wire.schema import CRED_ACCOUNT, TYPES
 from publisher.platforms.fields import TYPE_KEY, Document
-from publisher.platforms.wire_types import Platform, find_platform
+from publisher.platforms.wire_types import PlatformTypes, find_platform
 from publisher.services.publishing import check_account, check_kept
 from publisher.store.accounts import Accounts, StoredAccount
 from publisher.web.request import Body, Calling, Id
@@ -98,7 +98,7 @@ def delete_account(caller: Calling, uid: str, caid: Id) -> Response:
     return Response(status_code=204)
 
 
-def _platform(document: Document) -> Platform | None:
+def _platform(document: Document) -> PlatformTypes | None:
     type_name = document.get(TYPE_KEY)
     return find_platform(TYPES[str(type_name)].platform) if type_name else None
 
@@ -107,7 +107,7 @@ def _name(document: Document) -> str:
     return str(document.get("name") or "").strip()
 
 
-def _free_name(store: Accounts, owner: str, platform: Platform) -> str:
+def _free_name(store: Accounts, owner: str, platform: PlatformTypes) -> str:
     """That of the platform, with a number where the user has such an account already."""
     taken = {each.name for each in store.list(owner)}
     names = (platform.name if number == 1 else f"{platform.name}-{number}" for number in count(1))

@@ -26,7 +26,7 @@ _HEADERS = {"Cache-Control": "no-store"}
 
 
 @dataclass(frozen=True, slots=True)
-class Monitoring:
+class MonitoringState:
     """What these routes need; in the app's state."""
 
     registry: CollectorRegistry
@@ -36,7 +36,7 @@ class Monitoring:
     """All callers come from this machine, as far as can be seen: so it is taken to be in production mode."""
 
     @classmethod
-    def of(cls, store: Store, settings: Settings) -> Monitoring:
+    def of(cls, store: Store, settings: Settings) -> MonitoringState:
         """Raises `ConfigurationError`."""
         checks = {
             "store": lambda: store_check(store),
@@ -51,8 +51,8 @@ class Monitoring:
         )
 
 
-def _monitoring(request: Request) -> Monitoring:
-    return cast(Monitoring, request.app.state.monitoring)
+def _monitoring(request: Request) -> MonitoringState:
+    return cast(MonitoringState, request.app.state.monitoring)
 
 
 @router.get("/metrics")

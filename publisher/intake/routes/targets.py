@@ -11,7 +11,7 @@ from fastapi import APIRouter, Response
 
 from publisher.core.errors import NotFound
 from publisher.core.image import target_format as target_of
-from publisher.core.listing import Field, Kind, Value, page
+from publisher.core.listing import ListField, ListFieldKind, Value, page
 from publisher.core.uris import target_format_uri, target_platform_uri
 from publisher.intake import extensions
 from publisher.intake.list_parameters import Listed
@@ -53,7 +53,7 @@ class _Target:
         return self.name if target_type(self.name) == CLOUD else None
 
 
-_Fields: TypeAlias = Mapping[str, Field[Callable[[_Target], Value | None]]]
+_Fields: TypeAlias = Mapping[str, ListField[Callable[[_Target], Value | None]]]
 
 
 def _yes(_: _Target) -> bool:
@@ -61,20 +61,20 @@ def _yes(_: _Target) -> bool:
 
 
 _PLATFORM_FIELDS: _Fields = {
-    "dbId": Field(lambda target: target.number, Kind.NUMBER),
-    "name": Field(lambda target: target.name, Kind.NAME),
-    "type": Field(lambda target: target.name, Kind.NAME),
-    "access": Field(_yes, Kind.BOOLEAN),
-    "active": Field(_yes, Kind.BOOLEAN),
+    "dbId": ListField(lambda target: target.number, ListFieldKind.NUMBER),
+    "name": ListField(lambda target: target.name, ListFieldKind.NAME),
+    "type": ListField(lambda target: target.name, ListFieldKind.NAME),
+    "access": ListField(_yes, ListFieldKind.BOOLEAN),
+    "active": ListField(_yes, ListFieldKind.BOOLEAN),
 }
 _FORMAT_FIELDS: _Fields = {
-    "dbId": Field(lambda target: target.number, Kind.NUMBER),
-    "name": Field(lambda target: target.name, Kind.NAME),
-    "format.name": Field(lambda target: target.format, Kind.NAME),
-    "type": Field(lambda target: target_type(target.name), Kind.NAME),
-    "credAccountType": Field(lambda target: target.account_type, Kind.NAME),
-    "access": Field(_yes, Kind.BOOLEAN),
-    "active": Field(_yes, Kind.BOOLEAN),
+    "dbId": ListField(lambda target: target.number, ListFieldKind.NUMBER),
+    "name": ListField(lambda target: target.name, ListFieldKind.NAME),
+    "format.name": ListField(lambda target: target.format, ListFieldKind.NAME),
+    "type": ListField(lambda target: target_type(target.name), ListFieldKind.NAME),
+    "credAccountType": ListField(lambda target: target.account_type, ListFieldKind.NAME),
+    "access": ListField(_yes, ListFieldKind.BOOLEAN),
+    "active": ListField(_yes, ListFieldKind.BOOLEAN),
 }
 
 

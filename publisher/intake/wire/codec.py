@@ -5,7 +5,7 @@ from __future__ import annotations
 from publisher.core.errors import InvalidRequest
 from publisher.intake.wire import charsets, json, xml
 from publisher.platforms.fields import Document
-from publisher.platforms.wire_types import Platform
+from publisher.platforms.wire_types import PlatformTypes
 from publisher.web import body_limits
 from publisher.web.negotiation import Format
 
@@ -17,7 +17,7 @@ def read_document(
     *,
     charset: str | None = None,
     limit: int = body_limits.MAX_BODY_BYTES,
-    platform: Platform | None = None,
+    platform: PlatformTypes | None = None,
 ) -> Document:
     """The document in a request's body, which must be of that root and may have `limit` bytes.
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from publisher.core.errors import InvalidRequest
 from publisher.intake.wire.schema import CRED_ACCOUNT, PUBLISH_IMAGE, TYPES
-from publisher.platforms.wire_types import PLATFORMS, Platform, find_platform
+from publisher.platforms.wire_types import PLATFORMS, PlatformTypes, find_platform
 
 _BY_NAME = {platform.name: platform for platform in PLATFORMS}
 
@@ -31,7 +31,7 @@ class Told:
     reference: bool = False
 
 
-def declared_platform(abstract: str, type_name: str, path: str) -> Platform | None:
+def declared_platform(abstract: str, type_name: str, path: str) -> PlatformTypes | None:
     """The platform of the concrete type that a request names, None where it names none or the abstract type.
 
     Raises InvalidRequest naming `path` where there is no such type, or it is a type of something else.
@@ -45,7 +45,7 @@ def declared_platform(abstract: str, type_name: str, path: str) -> Platform | No
     return _BY_NAME[object_type.platform]
 
 
-def account_platform(told: Told, path: str, type_key: str) -> Platform | None:
+def account_platform(told: Told, path: str, type_key: str) -> PlatformTypes | None:
     """The platform of an account, None where it does not tell. Raises InvalidRequest naming what is wrong.
 
     The declared type is the surest word. `targetPlatform/type` is an enumeration. `targetPlatform/name` comes last:
@@ -70,8 +70,8 @@ def account_platform(told: Told, path: str, type_key: str) -> Platform | None:
 
 
 def image_platform(
-    declared: Platform | None, account: Platform | None, account_path: str, fallback: Platform | None
-) -> Platform | None:
+    declared: PlatformTypes | None, account: PlatformTypes | None, account_path: str, fallback: PlatformTypes | None
+) -> PlatformTypes | None:
     """The platform of a published image and of its account, None where neither tells and there is no fallback.
 
     Raises InvalidRequest where the two disagree.
@@ -83,7 +83,7 @@ def image_platform(
     return declared or account or fallback
 
 
-def concrete_type(abstract: str, platform: Platform | None) -> str:
+def concrete_type(abstract: str, platform: PlatformTypes | None) -> str:
     """The name of the abstract type's concrete type for that platform; of the abstract type itself without one."""
     if platform is None:
         return abstract
@@ -95,7 +95,7 @@ def join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
 
-def _known(name: str, path: str) -> Platform:
+def _known(name: str, path: str) -> PlatformTypes:
     platform = find_platform(name)
     if platform is None:
         known = ", ".join(each.name for each in PLATFORMS)

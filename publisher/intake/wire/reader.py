@@ -18,7 +18,7 @@ from publisher.intake.wire.platform_resolution import (
 )
 from publisher.intake.wire.schema import CRED_ACCOUNT, PUBLISH_IMAGE, TYPES, root_field
 from publisher.platforms.fields import TYPE_KEY, Document, Field, Kind, ObjectType
-from publisher.platforms.wire_types import Platform
+from publisher.platforms.wire_types import PlatformTypes
 
 
 class Node(ABC):
@@ -50,12 +50,12 @@ class Node(ABC):
         """The name of the concrete type that the element declares, "" where it declares none."""
 
 
-def read(node: Node, root: str, platform: Platform | None = None) -> Document:
+def read(node: Node, root: str, platform: PlatformTypes | None = None) -> Document:
     """The document that `node` is the root of. `platform` holds where the document tells none itself."""
     return _read_object(node, root_field(root), platform)
 
 
-def _read_object(node: Node, field: Field, platform: Platform | None) -> Document:
+def _read_object(node: Node, field: Field, platform: PlatformTypes | None) -> Document:
     if field.kind is not Kind.POLYMORPHIC:
         return _read_fields(node, TYPES[field.type], platform)
     platform = _platform_of(node, field.type, platform)
@@ -63,7 +63,7 @@ def _read_object(node: Node, field: Field, platform: Platform | None) -> Documen
     return {TYPE_KEY: concrete_type(field.type, platform), **document} if platform else document
 
 
-def _read_fields(node: Node, object_type: ObjectType, platform: Platform | None) -> Document:
+def _read_fields(node: Node, object_type: ObjectType, platform: PlatformTypes | None) -> Document:
     document: Document = {}
     for field in object_type.fields:
         child = node.child(field.name)
@@ -73,7 +73,7 @@ def _read_fields(node: Node, object_type: ObjectType, platform: Platform | None)
     return document
 
 
-def _read_value(node: Node, field: Field, platform: Platform | None) -> object | None:
+def _read_value(node: Node, field: Field, platform: PlatformTypes | None) -> object | None:
     if field.kind in (Kind.OBJECT, Kind.POLYMORPHIC):
         return _read_object(node, field, platform)
     if field.item is None:
@@ -82,7 +82,7 @@ def _read_value(node: Node, field: Field, platform: Platform | None) -> object |
     return [value for value in values if value is not None]
 
 
-def _platform_of(node: Node, abstract: str, fallback: Platform | None) -> Platform | None:
+def _platform_of(node: Node, abstract: str, fallback: PlatformTypes | None) -> PlatformTypes | None:
     if abstract == CRED_ACCOUNT:
         return _platform_of_account(node) or fallback
     declared = declared_platform(PUBLISH_IMAGE, node.declared_type(), join(node.path, node.type_key))
@@ -91,7 +91,7 @@ def _platform_of(node: Node, abstract: str, fallback: Platform | None) -> Platfo
     return image_platform(declared, told, join(node.path, CRED_ACCOUNT), fallback)
 
 
-def _platform_of_account(node: Node) -> Platform | None:
+def _platform_of_account(node: Node) -> PlatformTypes | None:
     target = node.child("targetPlatform")
     fields = TYPES["targetPlatform"].by_name
 

@@ -16,7 +16,7 @@ from sqlalchemy import update
 
 from publisher.cli import top_command
 from publisher.cli.output import duration
-from publisher.cli.snapshot import take
+from publisher.cli.snapshot import take_snapshot
 from publisher.core.ticket import Phase
 from publisher.store import Store
 from publisher.store.engine import db_now, writing
@@ -100,7 +100,7 @@ def test_a_worker_that_drains_or_has_stopped(fleet: Store) -> None:
     console = Console(record=True, width=150, file=io.StringIO())
     fleet.fleet.ask_to_drain(BUSY.name)
     fleet.fleet.stopped(DEAD.name)
-    console.print(top_command.draw(take(fleet, 45)))
+    console.print(top_command.draw(take_snapshot(fleet, 45)))
     shown = console.export_text()
 
     assert "1 of 4, draining" in shown

@@ -11,11 +11,11 @@ from publisher.console.form_fields import account_elements, filled_in, offered, 
 from publisher.platforms.fields import Kind
 from publisher.platforms.platform import PLATFORMS as ASKED
 from publisher.platforms.platform import installed
-from publisher.platforms.wire_types import PLATFORMS, Platform, find_platform
+from publisher.platforms.wire_types import PLATFORMS, PlatformTypes, find_platform
 
 
 @pytest.mark.parametrize("platform", PLATFORMS, ids=lambda platform: platform.name)
-def test_every_platform_has_its_form(platform: Platform) -> None:
+def test_every_platform_has_its_form(platform: PlatformTypes) -> None:
     elements = [*account_elements(platform), *target_elements(platform)]
     fields = {each.name: each for each in chain(platform.cred_account, platform.publish_image)}
     names = [each.name for each in elements]
@@ -28,7 +28,7 @@ def test_every_platform_has_its_form(platform: Platform) -> None:
 
 
 @pytest.mark.parametrize("platform", PLATFORMS, ids=lambda platform: platform.name)
-def test_what_is_filled_in_is_read_as_documents_are(platform: Platform) -> None:
+def test_what_is_filled_in_is_read_as_documents_are(platform: PlatformTypes) -> None:
     fields = [each for each in platform.cred_account if each.kind is not Kind.LIST]
     form = {f"x.{each.name}": "7" if each.kind is Kind.INTEGER else f" {each.name} " for each in fields}
     document, errors = filled_in(platform.cred_account, form, "x.")

@@ -12,7 +12,7 @@ import pytest
 from fastapi import Response
 from starlette.types import Message
 
-from publisher.console.live_updates import Sight, Streams
+from publisher.console.live_updates import PageParts, Streams
 from publisher.console.routes.publications import Rows
 from publisher.core.errors import NotFound, TooMany
 from publisher.core.ticket import Phase
@@ -176,7 +176,7 @@ def test_a_search_is_done_once_and_what_it_found_is_kept_up_to_date(fresh: Servi
 
 
 def events(
-    streams: Streams, look: Callable[[], Sight], allowed: Callable[[], bool], until: Callable[[str], bool]
+    streams: Streams, look: Callable[[], PageParts], allowed: Callable[[], bool], until: Callable[[str], bool]
 ) -> list[str]:
     """What is sent, until it is as wanted."""
 
@@ -192,7 +192,11 @@ def events(
 
 
 def test_only_what_changed_is_sent() -> None:
-    sights = [Sight({"a": "1", "b": "1"}), Sight({"a": "1", "b": "1"}), Sight({"a": "2", "b": "1"}, {"c": ("a", "b")})]
+    sights = [
+        PageParts({"a": "1", "b": "1"}),
+        PageParts({"a": "1", "b": "1"}),
+        PageParts({"a": "2", "b": "1"}, {"c": ("a", "b")}),
+    ]
     left = iter(sights)
     sent = events(Streams(1, 0.001), lambda: next(left), lambda: True, lambda chunk: "2" in chunk)
     changes = [json.loads(each.split("data: ")[1]) for each in sent]
@@ -203,7 +207,7 @@ def test_only_what_changed_is_sent() -> None:
 
 
 def test_a_page_of_what_is_gone_loads_itself_again() -> None:
-    def gone() -> Sight:
+    def gone() -> PageParts:
         raise NotFound
 
     streams = Streams(1, 0.001)
@@ -213,18 +217,18 @@ def test_a_page_of_what_is_gone_loads_itself_again() -> None:
 
 def test_who_signs_out_is_shown_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("publisher.console.live_updates._ASSURE_SECONDS", 0.0)
-    sent = events(Streams(1, 0.001), lambda: Sight({"a": "secret"}), lambda: False, lambda _: False)
+    sent = events(Streams(1, 0.001), lambda: PageParts({"a": "secret"}), lambda: False, lambda _: False)
     assert sent == [": \n\n", "event: reload\ndata:\n\n"]
 
 
 def test_so_many_pages_at_a_time_and_no_more() -> None:
     async def open_two() -> None:
         streams = Streams(1, 0.001)
-        one = streams.response(lambda: Sight({"a": "1"}), lambda: True, "alice").body_iterator
+        one = streams.response(lambda: PageParts({"a": "1"}), lambda: True, "alice").body_iterator
         await anext(aiter(one))
         assert len(streams) == 1
         with pytest.raises(TooMany):
-            streams.response(lambda: Sight({}), lambda: True, "bob")
+            streams.response(lambda: PageParts({}), lambda: True, "bob")
         streams.close()
         assert [each async for each in one] == []
         assert len(streams) == 0
@@ -241,12 +245,12 @@ def test_so_many_pages_of_one_user_at_a_time() -> None:
 
     async def open_many() -> None:
         streams = Streams(100, 0.001)
-        opened = [streams.response(lambda: Sight({}), lambda: True, "alice") for _ in range(20)]
+        opened = [streams.response(lambda: PageParts({}), lambda: True, "alice") for _ in range(20)]
         with pytest.raises(TooMany, match="you have so many pages open"):
-            streams.response(lambda: Sight({}), lambda: True, "alice")
-        streams.response(lambda: Sight({}), lambda: True, "bob")
+            streams.response(lambda: PageParts({}), lambda: True, "alice")
+        streams.response(lambda: PageParts({}), lambda: True, "bob")
         await opened[0]({"type": "http", "asgi": {"spec_version": "2.3"}}, gone, taken)
-        streams.response(lambda: Sight({}), lambda: True, "alice")
+        streams.response(lambda: PageParts({}), lambda: True, "alice")
 
     asyncio.run(open_many())
 
@@ -257,7 +261,7 @@ def test_an_open_page_ends_where_its_user_s_rights_change(
 ) -> None:
     asked: list[Callable[[], bool]] = []
 
-    def noted(self: Streams, look: Callable[[], Sight], allowed: Callable[[], bool], login: str) -> Response:
+    def noted(self: Streams, look: Callable[[], PageParts], allowed: Callable[[], bool], login: str) -> Response:
         assert login == "alice"
         asked.append(allowed)
         return Response()

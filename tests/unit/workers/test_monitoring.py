@@ -21,7 +21,7 @@ from tests.servers.process import free_port
 from tests.unit.core.records import add_ticket
 from workers import metrics as metrics  # what a worker counts is declared by now
 from workers.drain import Drain
-from workers.monitoring import Consumer, Monitoring, readiness, serve
+from workers.monitoring import Consumer, MonitoringServer, readiness, serve
 
 
 @dataclass
@@ -92,7 +92,7 @@ def test_nothing_else_is_there(worker: Worker) -> None:
 def test_with_a_token_whoever_has_it(sqlite_store: Store, tmp_path: Path) -> None:
     (tmp_path / "token").write_text("secret-of-tests")
     settings = Settings(worker_metrics_port=free_port(), metrics_token_file=tmp_path / "token")
-    served = Monitoring(sqlite_store, settings, readiness(sqlite_store, Consumer(), Drain(60)))
+    served = MonitoringServer(sqlite_store, settings, readiness(sqlite_store, Consumer(), Drain(60)))
     try:
         assert get(served.port, "/metrics")[0] == 401
         assert get(served.port, "/metrics", Authorization="Bearer secret-of-tests")[0] == 200

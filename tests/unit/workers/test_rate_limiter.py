@@ -14,7 +14,7 @@ from keystoneclient.v3.client import Client
 from publisher.outbound.policy import EVERYWHERE
 from tests.servers.answering import serving
 from workers.clouds.base import Timeouts
-from workers.clouds.openstack.images import Images
+from workers.clouds.openstack.images import GlanceImages
 from workers.clouds.openstack.session import Reach
 from workers.http_clients import trust
 
@@ -40,7 +40,7 @@ def test_a_clock_that_is_set_back_keeps_no_call_waiting(cloud: str, monkeypatch:
     slept: list[float] = []
     monkeypatch.setattr(_fair_semaphore, "time", SimpleNamespace(time=lambda: day[0], sleep=slept.append))
     session = REACH.session(Token(cloud, "a token"))
-    images, identity = Images(session, cloud), Client(session=session, endpoint_override=cloud)
+    images, identity = GlanceImages(session, cloud), Client(session=session, endpoint_override=cloud)
     day[0] -= 3600.0
     assert images.list({}) == []
     assert identity.auth.projects() == []

@@ -21,7 +21,7 @@ from publisher.store.engine import db_now, reading, writing
 from publisher.store.tables import sightings, sweep_refusals, tombstones
 from tests.patience import PATIENCE
 from tests.unit.core.records import APPLIANCE, OWNER, add_owner, add_ticket, current, put_back
-from workers.sweeper import OFFICE, Finding, Outcome, Sweeper, words
+from workers.sweeper import ROLE, Outcome, Sweeper, SweepFinding, words
 
 HOUR = 3600.0
 
@@ -81,7 +81,7 @@ def first_seen_an_hour_ago(store: Store) -> None:
         connection.execute(sightings.update().values(first=db_now() - HOUR - 1))
 
 
-def twice(store: Store, sweeper: Sweeper) -> list[Finding]:
+def twice(store: Store, sweeper: Sweeper) -> list[SweepFinding]:
     """Sweep, and again an hour later."""
     list(sweeper.sweep())
     first_seen_an_hour_ago(store)
@@ -273,7 +273,7 @@ def test_a_turn_that_fails_is_not_the_last(
     stop = threading.Event()
     each = Sweeper(store, vault, dataclasses.replace(settings, sweep_seconds=0.01), worker="a", stop=stop)
 
-    def fails(*, patient: bool) -> list[Finding]:
+    def fails(*, patient: bool) -> list[SweepFinding]:
         assert patient
         turns.append(None)
         if len(turns) == 2:
@@ -452,18 +452,18 @@ def test_of_many_workers_one_sweeps_at_a_time(store: Store, vault: Vault, settin
     often = dataclasses.replace(settings, sweep_seconds=0.01)
 
     class Noting(Sweeper):
-        def sweep(self, *, dry_run: bool = False, patient: bool = False) -> Iterator[Finding]:
+        def sweep(self, *, dry_run: bool = False, patient: bool = False) -> Iterator[SweepFinding]:
             swept.append(threading.current_thread().name)
             stop.set()
             yield from ()
 
-    assert store.elections.hold(OFFICE, "another", 60)
+    assert store.leadership.hold(ROLE, "another", 60)
     Noting(store, vault, dataclasses.replace(often, sweep_seconds=0), worker="a", stop=stop).run()
     assert swept == [], "turned off"
     sweeper = threading.Thread(target=Noting(store, vault, often, worker="a", stop=stop).run)
     sweeper.start()
     assert not stop.wait(0.3)
     assert swept == [], "it is another's turn"
-    store.elections.resign(OFFICE, "another")
+    store.leadership.resign(ROLE, "another")
     sweeper.join(10 * PATIENCE)
     assert len(swept) == 1

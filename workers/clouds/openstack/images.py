@@ -29,7 +29,7 @@ _LIST_SECONDS = 300.0
 _WORD = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
-class Images:
+class GlanceImages:
     """Raises `CloudError`, and what stops the session's calls."""
 
     def __init__(self, session: Session, endpoint: str) -> None:

@@ -22,7 +22,7 @@ from publisher.outbound.policy import OutboundPolicy
 from publisher.platforms.platform import NAME_LENGTH_MAX
 from workers.clouds.base import CloudImage, CloudPublisher, Tagged, TicketRef, Timeouts
 from workers.clouds.openstack.errors import answered, translated, words_of
-from workers.clouds.openstack.images import Images
+from workers.clouds.openstack.images import GlanceImages
 from workers.clouds.openstack.session import ImageService, Reach, SignIn, image_service, sign_in
 from workers.http_clients import trust
 from workers.transfer import Answer, Transfer
@@ -48,7 +48,7 @@ class OpenStackPublisher(CloudPublisher):
         self.region = service.region
         self._target = target
         self._reach = reach
-        self._images = Images(session, service.url)
+        self._images = GlanceImages(session, service.url)
         self._to_fill: dict[str, Any] | None = None
         """The record of an image that waits for its bytes."""
         self._planned: str | None = None

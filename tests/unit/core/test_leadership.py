@@ -1,0 +1,61 @@
+"""One at a time holds a role, on each kind of database."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from sqlalchemy import update
+
+from publisher.store import Store
+from publisher.store.engine import db_now, writing
+from publisher.store.tables import elections
+from tests.patience import PATIENCE
+
+
+def run_out(store: Store, role: str) -> None:
+    with writing(store.engine) as connection:
+        connection.execute(update(elections).where(elections.c.office == role).values(until=db_now() - 0.001))
+
+
+def test_one_holds_it_and_keeps_it_by_renewing(store: Store) -> None:
+    assert store.leadership.hold("cleaner", "a", 60)
+    assert not store.leadership.hold("cleaner", "b", 60)
+    assert store.leadership.hold("cleaner", "a", 60)
+    assert not store.leadership.hold("cleaner", "b", 60)
+
+
+def test_roles_are_apart(store: Store) -> None:
+    assert store.leadership.hold("cleaner", "a", 60)
+    assert store.leadership.hold("cook", "b", 60)
+
+
+def test_one_that_is_not_renewed_passes_on(store: Store) -> None:
+    assert store.leadership.hold("cleaner", "a", 60)
+    run_out(store, "cleaner")
+    assert store.leadership.hold("cleaner", "b", 60)
+    assert not store.leadership.hold("cleaner", "a", 60)
+
+
+def test_of_many_that_run_one_is_elected(stores: Callable[[], Store]) -> None:
+    candidates = [stores() for _ in range(8)]
+    for round_ in range(5):
+        start = threading.Barrier(8)
+
+        def stand(number: int, role: str = f"role-{round_}", start: threading.Barrier = start) -> bool:
+            start.wait(30 * PATIENCE)
+            return candidates[number].leadership.hold(role, str(number), 60)
+
+        with ThreadPoolExecutor(8) as pool:
+            assert sum(pool.map(stand, range(8))) == 1
+        run_out(candidates[0], f"role-{round_}")
+        start.reset()
+        with ThreadPoolExecutor(8) as pool:
+            assert sum(pool.map(stand, range(8))) == 1
+
+
+def test_one_that_is_resigned_is_free_at_once(store: Store) -> None:
+    assert store.leadership.hold("cleaner", "a", 60)
+    store.leadership.resign("cleaner", "b")
+    assert not store.leadership.hold("cleaner", "b", 60)
+    store.leadership.resign("cleaner", "a")
+    assert store.leadership.hold("cleaner", "b", 60)
