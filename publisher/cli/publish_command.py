@@ -227,7 +227,6 @@ def _typed(context: typer.Context, option: str) -> str | None:
 
 def _with_stored(context: typer.Context, request: PublishRequest, account: StoredAccount) -> PublishRequest:
     """The request, with a stored account. Raises `InvalidRequest` for an option that contradicts it."""
-    from publisher.intake.publish_request import secret_names
     from publisher.platforms.wire_types import find_platform
 
     for option in _OF_THE_ACCOUNT:
@@ -243,7 +242,7 @@ def _with_stored(context: typer.Context, request: PublishRequest, account: Store
         account=account.fields | {"name": account.name},
         account_id=account.id,
         sealed_secrets=account.sealed_secrets,
-        sealed_names=secret_names(platform) if platform else frozenset({"password"}),
+        sealed_names=platform.secret_names if platform else frozenset({"password"}),
     )
 
 

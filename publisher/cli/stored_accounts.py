@@ -80,7 +80,6 @@ def change(
     that are running keep the account as it was.
     """
     from publisher.core.vault import Vault
-    from publisher.intake.publish_request import secret_names
     from publisher.outbound.policy import OutboundPolicy
     from publisher.platforms.wire_types import find_platform
     from publisher.services.publishing import check_account, check_kept
@@ -96,7 +95,7 @@ def change(
     with open_store(settings) as store:
         present = find_account(store, user, name)
         platform = find_platform(present.platform)
-        kept = dict.fromkeys(secret_names(platform) if platform else {"password"}, "sealed")
+        kept = dict.fromkeys(platform.secret_names if platform else {"password"}, "sealed")
         secrets = _new_secrets(new_password, password_stdin, login or str(present.fields.get("login") or ""))
         check_account(present.platform, present.fields | fields, secrets or kept, policy=OutboundPolicy.of(settings))
         if not secrets:

@@ -16,7 +16,7 @@ from publisher.console import BASE
 from publisher.console.page_request import page
 from publisher.console.template_filters import sentence
 from publisher.core.errors import NotAuthenticated, PublisherError
-from publisher.intake.error_documents import STORE_RETRY_SECONDS, allowed_methods, status_of
+from publisher.web.error_status import STORE_RETRY_SECONDS, allowed_methods, status_of
 
 logger = logging.getLogger(__name__)
 

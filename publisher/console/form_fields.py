@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 from publisher.console.template_filters import sentence, spelled
 from publisher.core.errors import InvalidRequest
-from publisher.intake.wire.schema import CRED_ACCOUNT
-from publisher.intake.wire.values import from_text
-from publisher.platforms.fields import STRING_LIMIT, Document, Field, Kind
+from publisher.platforms.fields import CRED_ACCOUNT, STRING_LIMIT, Document, Field, Kind
 from publisher.platforms.platform import definition, installed
+from publisher.platforms.values import from_text
 from publisher.platforms.wire_types import PLATFORMS, PlatformTypes, find_platform
 
 ACCOUNT_PREFIX = f"{CRED_ACCOUNT}."

@@ -24,8 +24,7 @@ from publisher.core.ticket import Ticket
 from publisher.core.uris import account_uri, image_uri
 from publisher.intake.publish_request import publish_request
 from publisher.intake.wire.codec import write_document
-from publisher.intake.wire.schema import CRED_ACCOUNT, PUBLISH_IMAGE
-from publisher.platforms.fields import TYPE_KEY, Document
+from publisher.platforms.fields import CRED_ACCOUNT, PUBLISH_IMAGE, TYPE_KEY, Document
 from publisher.platforms.wire_types import PlatformTypes
 from publisher.services.publishing import PublishRequest
 from publisher.store import Store

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from publisher.core.image import Image
+
 MIB = 1 << 20
 _SECRET_LENGTH_MIN = 3
 """Characters: what is shorter would be found everywhere."""
@@ -245,3 +247,13 @@ class HistoryEntry:
     to_state: State
     phase: Phase
     words: str
+
+
+def image_of(ticket: Ticket, found: Image | None) -> Image | None:
+    """Return `found`, the image that has the number of the ticket's image now, if it is that image.
+
+    None if it is another image that got the number later.
+    """
+    if found is None or (found.owner, found.appliance_id) != (ticket.owner, ticket.appliance_id):
+        return None
+    return found if found.created <= ticket.created else None

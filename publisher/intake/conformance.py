@@ -10,12 +10,11 @@ from fastapi import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from publisher.intake.error_documents import problem
+from publisher.web.request import HEAD_ONLY
 
 _CLOSE = (b"connection", b"close")
 _LAST = (408, 500)
 """Statuses after which the connection is of no more use: the rest of the request, or our own state, is in doubt."""
-_HEAD = "publisher.head"
-"""In the scope of a request for the headers alone."""
 
 Page = Callable[[Request, int, str, Mapping[str, str]], ASGIApp]
 
@@ -26,11 +25,6 @@ class Refusal:
     message: str
     kind: str
     headers: dict[str, str]
-
-
-def is_head(request: Request) -> bool:
-    """Whether only the headers of the answer are wanted: to its route, the request's method is GET then."""
-    return _HEAD in request.scope
 
 
 class Conformance:
@@ -50,7 +44,7 @@ class Conformance:
         app: ASGIApp = self._app
         if refusal := _refusal(scope):
             app = self._refused(scope, refusal)
-        inner = {**scope, "method": "GET", _HEAD: True} if scope["method"] == "HEAD" else scope
+        inner = {**scope, "method": "GET", HEAD_ONLY: True} if scope["method"] == "HEAD" else scope
         ended = False
 
         async def answer(message: Message) -> None:

@@ -25,13 +25,6 @@ def ticket_key(keeper: SecretKeeper, ticket: Ticket, image: Image) -> str:
     return _key(keeper, "ticket", ticket.id, ticket.downloads, image)
 
 
-def image_of(ticket: Ticket, found: Image | None) -> Image | None:
-    """`found`, which has the number of the ticket's image, where it is that image, and not one of that number since."""
-    if found is None or (found.owner, found.appliance_id) != (ticket.owner, ticket.appliance_id):
-        return None
-    return found if found.created <= ticket.created else None
-
-
 def is_key(given: str, key: str) -> bool:
     """In a time that tells nothing."""
     return hmac.compare_digest(given.encode(), key.encode())

@@ -12,52 +12,15 @@ from fastapi.exceptions import RequestValidationError
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.routing import Match
 
-from publisher.core.errors import (
-    Conflict,
-    ImageTooLarge,
-    InvalidRequest,
-    NotAllowed,
-    NotAuthenticated,
-    NotFound,
-    PublisherError,
-    TooMany,
-)
+from publisher.core.errors import PublisherError, TooMany
 from publisher.intake.wire.codec import write_document
-from publisher.web.body_limits import BodyTooLarge
-from publisher.web.negotiation import Format, NotAcceptable, UnsupportedMediaType, answer_format
+from publisher.web.error_status import STORE_RETRY_SECONDS, NoRoom, RangeNotSatisfiable, allowed_methods, status_of
+from publisher.web.negotiation import Format, NotAcceptable, answer_format
 
 logger = logging.getLogger(__name__)
 
 REALM = 'Basic realm="image publisher", charset="UTF-8"'
-STORE_RETRY_SECONDS = 5
-
-
-class TooSlow(PublisherError):
-    """The request did not come in time."""
-
-
-class NoRoom(PublisherError):
-    """There is no room left for the image; nothing was kept of it, try again later."""
-
-    retry_after_seconds = 300
-
-
-_STATUS: list[tuple[type[PublisherError], int]] = [
-    (BodyTooLarge, 413),
-    (ImageTooLarge, 413),
-    (InvalidRequest, 400),
-    (NotAuthenticated, 401),
-    (NotAllowed, 403),
-    (NotFound, 404),
-    (NotAcceptable, 406),
-    (TooSlow, 408),
-    (Conflict, 409),
-    (UnsupportedMediaType, 415),
-    (TooMany, 429),
-    (NoRoom, 503),
-]
 
 
 def install(app: FastAPI) -> None:
@@ -68,11 +31,6 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(SQLAlchemyError, _store_error)
     app.add_exception_handler(ClientDisconnect, _gone)
     app.add_exception_handler(Exception, _unexpected)
-
-
-def status_of(error: Exception) -> int:
-    """The HTTP status of an error of ours; 500 for what no caller can do anything about."""
-    return next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
 
 
 def problem(
@@ -110,6 +68,8 @@ async def _publisher_error(request: Request, error: Exception) -> Response:
     headers = {"WWW-Authenticate": REALM} if status == 401 else {}
     if isinstance(error, TooMany | NoRoom):
         headers["Retry-After"] = str(error.retry_after_seconds)
+    if isinstance(error, RangeNotSatisfiable):
+        headers["Content-Range"] = error.content_range
     return problem(request, status, str(error), kind=type(error).__name__, headers=headers)
 
 
@@ -146,18 +106,6 @@ async def _store_error(request: Request, error: Exception) -> Response:
 async def _gone(request: Request, error: Exception) -> Response:
     """The caller hung up before its request was complete; nobody reads this."""
     return problem(request, 400, "the request body ended too early", kind="InvalidRequest")
-
-
-def allowed_methods(request: Request) -> list[str]:
-    """The methods of the request's path: the framework itself tells those of the first route only."""
-    allowed = [
-        method
-        for method in ("GET", "POST", "PUT", "DELETE")
-        if any(
-            route.matches({**request.scope, "method": method})[0] is Match.FULL for route in request.app.router.routes
-        )
-    ]
-    return ["GET", "HEAD", *allowed[1:]] if "GET" in allowed else allowed
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 from publisher.core.errors import InvalidRequest
+from publisher.intake.caller import Caller
 from publisher.store.idempotency import IdempotencyKey
-from publisher.web.request import Caller
 
 HEADER = "Idempotency-Key"
 _KEY = re.compile(r"[\x21-\x7e][\x20-\x7e]{0,254}")

@@ -20,11 +20,12 @@ from starlette.requests import ClientDisconnect
 
 from publisher.core.errors import InvalidRequest, NotFound
 from publisher.core.ticket import Ticket
+from publisher.intake.caller import rendered
 from publisher.intake.documents import status_document
 from publisher.store import Store
 from publisher.store.ticket_rows import Version, version_of
+from publisher.web.conditional import Rendered, caller_has, is_conditional, last_modified
 from publisher.web.negotiation import Format
-from publisher.web.request import Rendered, caller_has, is_conditional, last_modified, rendered
 
 logger = logging.getLogger(__name__)
 

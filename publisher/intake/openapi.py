@@ -19,8 +19,8 @@ from publisher.intake.resources import ID_MAX, RESOURCES, Login, Parameter, Reso
 from publisher.intake.wire import xml
 from publisher.intake.wire.codec import write_document
 from publisher.intake.wire.platform_resolution import concrete_type
-from publisher.intake.wire.schema import CRED_ACCOUNT, NAMESPACE, PUBLISH_IMAGE, REQUEST_ONLY, TYPES
-from publisher.platforms.fields import TYPE_KEY, Document, Field, Kind, ObjectType
+from publisher.intake.wire.schema import NAMESPACE, REQUEST_ONLY, TYPES
+from publisher.platforms.fields import CRED_ACCOUNT, PUBLISH_IMAGE, TYPE_KEY, Document, Field, Kind, ObjectType
 from publisher.platforms.wire_types import PLATFORMS
 from publisher.version import __version__
 from publisher.web.negotiation import Format

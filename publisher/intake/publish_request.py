@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from publisher.core.errors import InvalidRequest
 from publisher.core.uris import parse_account_uri, parse_appliance_uri, parse_image_uri
-from publisher.intake.wire.schema import CRED_ACCOUNT, SECRET_FIELDS, TYPES
-from publisher.platforms.fields import TYPE_KEY, Document
+from publisher.intake.wire.schema import TYPES
+from publisher.platforms.fields import CRED_ACCOUNT, TYPE_KEY, Document
 from publisher.platforms.wire_types import PlatformTypes, find_platform
 from publisher.services.publishing import PublishRequest
 from publisher.store.accounts import Accounts, StoredAccount
@@ -37,19 +35,6 @@ def referred_account(accounts: Accounts, document: Document, owner: str) -> Stor
     return found
 
 
-def account_parts(document: Document, platform: PlatformTypes) -> tuple[dict[str, Any], dict[str, str]]:
-    """What a `credAccount` has of the platform's own elements: those in clear, and the secrets."""
-    given = {each.name: document[each.name] for each in platform.cred_account if document.get(each.name) is not None}
-    # An empty one is none: so some callers echo an account that they were not told the secret of.
-    secrets = {name: str(value) for name, value in given.items() if name in SECRET_FIELDS and value}
-    return {name: value for name, value in given.items() if name not in SECRET_FIELDS}, secrets
-
-
-def secret_names(platform: PlatformTypes) -> frozenset[str]:
-    """The secrets that an account of the platform may have."""
-    return frozenset(field.name for field in platform.cred_account if field.secret)
-
-
 def publish_request(
     document: Document,
     *,
@@ -66,7 +51,7 @@ def publish_request(
     platform = _platform(document)
     inline = document[CRED_ACCOUNT]
     assert isinstance(inline, dict)  # noqa: S101  # so it was for `_platform`
-    account, secrets = account_parts(inline, platform)
+    account, secrets = platform.account_parts(inline)
     own_elements: frozenset[str] = frozenset()
     if stored:
         if stored.platform != platform.name:
@@ -88,7 +73,7 @@ def publish_request(
         account_id=stored.id if stored else None,
         own_elements=own_elements,
         sealed_secrets=stored.sealed_secrets if stored else None,
-        sealed_names=secret_names(platform) if stored else frozenset(),
+        sealed_names=platform.secret_names if stored else frozenset(),
         notify=str(document["notify"]) if document.get("notify") else None,
     )
 

@@ -16,6 +16,10 @@ name. A polymorphic object names its concrete type under TYPE_KEY.
 
 TYPE_KEY = "@type"
 
+PUBLISH_IMAGE = "publishImage"
+CRED_ACCOUNT = "credAccount"
+"""The abstract types to which each platform adds elements."""
+
 STRING_LIMIT = 4096
 """Characters of a string, unless its field says otherwise."""
 

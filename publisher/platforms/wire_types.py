@@ -7,9 +7,11 @@ other packages bring stand behind those of the API; clients that know the API al
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from publisher.platforms.fields import (
     CERTIFICATE_LIMIT,
+    Document,
     Field,
     a_list,
     an_object,
@@ -53,6 +55,20 @@ class PlatformTypes:
     def cred_account_type(self) -> str:
         """The name of the concrete type of its accounts."""
         return f"CredAccount{self.label}"
+
+    @property
+    def secret_names(self) -> frozenset[str]:
+        """The names of the secrets that an account may have."""
+        return frozenset(field.name for field in self.cred_account if field.secret)
+
+    def account_parts(self, document: Document) -> tuple[dict[str, Any], dict[str, str]]:
+        """Split a `credAccount` into its elements in clear and its secrets. Elements of no account are left out.
+
+        An empty secret counts as missing: some clients send an account back without the secret that they never saw.
+        """
+        given = {each.name: document[each.name] for each in self.cred_account if document.get(each.name) is not None}
+        secrets = {name: str(value) for name, value in given.items() if name in self.secret_names and value}
+        return {name: value for name, value in given.items() if name not in self.secret_names}, secrets
 
 
 _LOGIN = (*strings("login"), *secrets("password"))

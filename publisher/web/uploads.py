@@ -12,11 +12,11 @@ from fastapi.concurrency import run_in_threadpool
 from publisher.core.checksums import Checksums
 from publisher.core.image import Image
 from publisher.core.settings import Settings
-from publisher.intake.error_documents import NoRoom, TooSlow
 from publisher.services.image_registration import IncomingImage
 from publisher.store import Store
 from publisher.web.body_limits import BodyTooLarge
 from publisher.web.digest_headers import told_digests
+from publisher.web.error_status import NoRoom, TooSlow
 from publisher.web.request import declared_length
 from publisher.web.writer_threads import run_as_writer
 

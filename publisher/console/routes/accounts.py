@@ -12,7 +12,6 @@ from publisher.console.page_request import Posted, Visit, Visiting
 from publisher.console.paths import local, with_parameter
 from publisher.console.template_filters import sentence
 from publisher.core.errors import Conflict, InvalidRequest, NotFound
-from publisher.intake.publish_request import account_parts, secret_names
 from publisher.platforms.wire_types import PlatformTypes
 from publisher.services.publishing import check_account, check_kept
 from publisher.store.accounts import StoredAccount
@@ -46,7 +45,7 @@ def create(visit: Visiting, form: Posted) -> Response:
     document, errors = filled_in(platform.cred_account, form)
     if errors:
         return _form(visit, platform, None, form, errors)
-    fields, secrets = account_parts(document, platform)
+    fields, secrets = platform.account_parts(document)
     try:
         check_account(platform.name, fields, secrets, policy=visit.services.policy)
         account = visit.store.accounts.add(
@@ -79,16 +78,16 @@ def change(visit: Visiting, form: Posted, id: Id) -> Response:
     document, errors = filled_in(platform.cred_account, form)
     if errors:
         return _form(visit, platform, present, form, errors)
-    fields, secrets = account_parts(document, platform)
+    fields, secrets = platform.account_parts(document)
     # What was emptied is taken away; what is no field of the form stays.
-    shown = {each.name for each in account_elements(platform)} - secret_names(platform)
+    shown = {each.name for each in account_elements(platform)} - platform.secret_names
     changed = {name: fields.get(name) for name in shown if fields.get(name) != present.fields.get(name)}
     try:
         # Secrets are replaced together or kept together: what is sealed cannot be opened here and added to.
-        kept = dict.fromkeys(secret_names(platform), "sealed")
+        kept = dict.fromkeys(platform.secret_names, "sealed")
         check_account(platform.name, present.fields | changed, secrets or kept, policy=visit.services.policy)
         if not secrets:
-            check_kept(present.fields, changed, secret_names(platform))
+            check_kept(present.fields, changed, platform.secret_names)
         visit.store.accounts.update(
             present.owner,
             id,

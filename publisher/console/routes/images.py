@@ -13,9 +13,9 @@ from publisher.console.rendering import render
 from publisher.core.errors import NotFound
 from publisher.core.image import Image, ImageState
 from publisher.files import unfinished
-from publisher.intake.routes.downloads import send_image
 from publisher.services import image_files
 from publisher.services.image_registration import wake_image
+from publisher.web.file_response import send_image
 from publisher.web.request import Id
 from publisher.web.writer_threads import WriterRoute
 

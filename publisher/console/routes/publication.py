@@ -13,11 +13,9 @@ from publisher.console.rendering import render
 from publisher.console.throughput_chart import plot
 from publisher.console.timeline import timeline
 from publisher.core.errors import Conflict, NotFound
-from publisher.core.ticket import State, Ticket
+from publisher.core.ticket import State, Ticket, image_of
 from publisher.core.uris import ticket_uri
-from publisher.intake.documents import ticket_account_document
-from publisher.intake.download_keys import image_of
-from publisher.platforms.fields import TYPE_KEY
+from publisher.platforms.wire_types import find_platform
 from publisher.services.publishing import wake
 from publisher.store.ticket_rows import Version
 from publisher.web.request import API, Id
@@ -29,7 +27,6 @@ _PATH = "/publications/{id:id}"
 _ENTITLEMENT = "image_publish"
 _LIVE = ("summary", "actions", "throughput", "timeline", "cloud")
 """The elements of the page that change, each with a template of its own."""
-_NOT_SHOWN = {TYPE_KEY, "targetPlatform", "secretsMissing", "uri", "parentUri", "dbId"}
 
 
 @router.get(_PATH)
@@ -39,7 +36,7 @@ def publication(visit: Visiting, id: Id) -> Response:
     return visit.page(
         "publications/publication.html",
         image=image,
-        account=[(name, value) for name, value in ticket_account_document(ticket).items() if name not in _NOT_SHOWN],
+        account=_account(ticket),
         notifications=visit.store.publications.notifications(id),
         uri=f"{API}/{_uri(ticket)}",
         **_shown(visit, ticket),
@@ -126,6 +123,15 @@ def _ticket(visit: Visit, id: int) -> Ticket:
     if ticket is None or visit.owner not in (None, ticket.owner):
         raise NotFound(f"There is no publication {id}.")
     return ticket
+
+
+def _account(ticket: Ticket) -> list[tuple[str, Any]]:
+    """The elements of the ticket's account, as they were when the ticket was created. Secrets are left out."""
+    platform = find_platform(ticket.platform)
+    names = [each.name for each in platform.cred_account if not each.secret] if platform else []
+    if ticket.account_id is not None:
+        names.append("name")
+    return [(name, ticket.account.get(name)) for name in names]
 
 
 def _changeable(visit: Visit, id: int) -> Ticket:

@@ -18,9 +18,9 @@ from publisher.console.publish_form import NOT_STORED, Draft, as_before, draft
 from publisher.console.template_filters import sentence
 from publisher.core.errors import Conflict, InvalidRequest, NotFound, TooMany
 from publisher.core.ticket import Ticket
-from publisher.intake.error_documents import status_of
 from publisher.services.publishing import accept, wake
 from publisher.store.idempotency import IdempotencyKey, KeyTaken
+from publisher.web.error_status import status_of
 from publisher.web.request import API, base_url
 from publisher.web.writer_threads import WriterRoute
 

@@ -16,8 +16,8 @@ from publisher.console.template_filters import sentence
 from publisher.core.checksums import checksums
 from publisher.core.errors import Conflict, InvalidRequest, PublisherError
 from publisher.core.image import formats
-from publisher.intake.error_documents import status_of
 from publisher.services.image_registration import begin, wake_image
+from publisher.web.error_status import status_of
 from publisher.web.negotiation import UnsupportedMediaType
 from publisher.web.uploads import received
 from publisher.web.writer_threads import WriterRoute

@@ -9,16 +9,16 @@ from fastapi import APIRouter, Response
 
 from publisher.core.errors import InvalidRequest
 from publisher.core.uris import account_uri, parse_account_uri
+from publisher.intake.caller import Calling
 from publisher.intake.documents import account_document
 from publisher.intake.list_parameters import Listed
-from publisher.intake.publish_request import account_parts, secret_names
 from publisher.intake.wire.codec import write_document
-from publisher.intake.wire.schema import CRED_ACCOUNT, TYPES
-from publisher.platforms.fields import TYPE_KEY, Document
+from publisher.intake.wire.schema import TYPES
+from publisher.platforms.fields import CRED_ACCOUNT, TYPE_KEY, Document
 from publisher.platforms.wire_types import PlatformTypes, find_platform
 from publisher.services.publishing import check_account, check_kept
 from publisher.store.accounts import Accounts, StoredAccount
-from publisher.web.request import Body, Calling, Id
+from publisher.web.request import Body, Id
 from publisher.web.writer_threads import WriterRoute
 
 router = APIRouter(route_class=WriterRoute)
@@ -42,7 +42,7 @@ def create_account(caller: Calling, body: Body, uid: str) -> Response:
     platform = _platform(document)
     if platform is None:
         raise InvalidRequest("is needed: the platform of the account, such as openstack", field="targetPlatform.name")
-    fields, secrets = account_parts(document, platform)
+    fields, secrets = platform.account_parts(document)
     check_account(platform.name, fields, secrets, policy=caller.services.policy)
     store = caller.store.accounts
     account = store.add(
@@ -75,12 +75,12 @@ def change_account(caller: Calling, body: Body, uid: str, caid: Id) -> Response:
         raise InvalidRequest(
             f"account {caid} is of {present.platform}; make another for another platform", field="targetPlatform.name"
         )
-    fields, secrets = account_parts(document, platform)
+    fields, secrets = platform.account_parts(document)
     # Secrets are replaced together or kept together: what is sealed cannot be opened here and added to.
-    sealed = dict.fromkeys(secret_names(platform), "sealed")
+    sealed = dict.fromkeys(platform.secret_names, "sealed")
     check_account(platform.name, present.fields | fields, secrets or sealed, policy=caller.services.policy)
     if not secrets:
-        check_kept(present.fields, fields, secret_names(platform))
+        check_kept(present.fields, fields, platform.secret_names)
     changed = store.update(
         owner,
         caid,

@@ -9,10 +9,11 @@ from datetime import UTC, datetime
 from fastapi import APIRouter, Response
 
 from publisher.core.uris import api_key_uri
+from publisher.intake.caller import Calling
 from publisher.platforms.fields import Document
 from publisher.store.api_keys import ApiKey
 from publisher.web import auth
-from publisher.web.request import Body, Calling, Id
+from publisher.web.request import Body, Id
 from publisher.web.writer_threads import WriterRoute
 
 router = APIRouter(route_class=WriterRoute)

@@ -10,12 +10,13 @@ from fastapi import APIRouter, Response
 
 from publisher.core.image import Image
 from publisher.core.uris import parse_image_uri
+from publisher.intake.caller import Caller, Calling
 from publisher.intake.documents import image_document, image_status_document
 from publisher.intake.download_keys import image_key
 from publisher.intake.list_parameters import Listed
 from publisher.intake.routes.pimages import list_tickets, owner_of_appliance
 from publisher.services import image_files
-from publisher.web.request import Caller, Calling, Id
+from publisher.web.request import Id
 from publisher.web.writer_threads import WriterRoute
 
 router = APIRouter(route_class=WriterRoute)

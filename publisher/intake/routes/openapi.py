@@ -9,7 +9,8 @@ from importlib.resources import files
 from fastapi import APIRouter, Request, Response
 
 from publisher.core.errors import NotFound
-from publisher.web.request import API, constant
+from publisher.web.conditional import constant
+from publisher.web.request import API
 
 router = APIRouter()
 page_router = APIRouter()

@@ -10,10 +10,11 @@ from fastapi.concurrency import run_in_threadpool
 
 from publisher.core.errors import NotFound
 from publisher.core.image import Image
-from publisher.core.ticket import Ticket
+from publisher.core.ticket import Ticket, image_of
 from publisher.core.uris import parse_image_uri, ticket_uri
+from publisher.intake.caller import Caller, Calling
 from publisher.intake.documents import status_document, ticket_account_document, ticket_document
-from publisher.intake.download_keys import image_of, ticket_key
+from publisher.intake.download_keys import ticket_key
 from publisher.intake.idempotency_header import idempotency_key
 from publisher.intake.long_poll import Watcher, wait_seconds
 from publisher.intake.publish_request import publish_request, referred_account
@@ -21,7 +22,8 @@ from publisher.platforms.fields import TYPE_KEY, Document
 from publisher.services.publishing import accept, wake
 from publisher.store import Store
 from publisher.store.idempotency import KeyTaken
-from publisher.web.request import Body, Caller, Calling, Id, last_modified, respond
+from publisher.web.conditional import last_modified, respond
+from publisher.web.request import Body, Id
 from publisher.web.writer_threads import WriterRoute
 
 router = APIRouter(route_class=WriterRoute)

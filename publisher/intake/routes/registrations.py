@@ -9,12 +9,13 @@ from publisher.core.checksums import checksums
 from publisher.core.errors import InvalidRequest
 from publisher.core.image import Image
 from publisher.core.uris import image_uri, parse_appliance_uri
+from publisher.intake.caller import Caller, Calling
 from publisher.intake.documents import image_document
 from publisher.intake.download_keys import image_key
 from publisher.platforms.fields import Document
 from publisher.services.image_registration import begin, wake_image
 from publisher.web.negotiation import media_type
-from publisher.web.request import Caller, Calling, Id, bounded_body
+from publisher.web.request import Id, bounded_body
 from publisher.web.uploads import received
 from publisher.web.writer_threads import WriterRoute, run_as_writer
 

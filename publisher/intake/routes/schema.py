@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request, Response
 
 from publisher.intake import extensions
 from publisher.intake.wire import xml, xsd
-from publisher.web.request import constant
+from publisher.web.conditional import constant
 
 router = APIRouter()
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
+from publisher.intake.caller import answer
 from publisher.version import UFORGE_API_VERSION
 from publisher.web.negotiation import answer_format
-from publisher.web.request import answer, services, signer
+from publisher.web.request import services, signer
 
 router = APIRouter()
 

@@ -14,6 +14,7 @@ from publisher.core.image import target_format as target_of
 from publisher.core.listing import ListField, ListFieldKind, Value, page
 from publisher.core.uris import target_format_uri, target_platform_uri
 from publisher.intake import extensions
+from publisher.intake.caller import Caller, Calling
 from publisher.intake.list_parameters import Listed
 from publisher.platforms.fields import Document
 from publisher.platforms.platform import formats, installed, taken
@@ -27,7 +28,6 @@ from publisher.platforms.target_formats import (
     target_type,
 )
 from publisher.platforms.wire_types import find_platform
-from publisher.web.request import Caller, Calling
 
 router = APIRouter()
 

@@ -11,10 +11,11 @@ from fastapi import APIRouter, Response
 
 from publisher.core.errors import NotFound
 from publisher.core.uris import webhook_uri
+from publisher.intake.caller import Caller, Calling
 from publisher.intake.wire.codec import write_document
 from publisher.platforms.fields import Document
 from publisher.services.webhooks import subscribe
-from publisher.web.request import Body, Caller, Calling
+from publisher.web.request import Body
 from publisher.web.writer_threads import WriterRoute
 
 router = APIRouter(route_class=WriterRoute)

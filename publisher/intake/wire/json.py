@@ -14,9 +14,9 @@ from publisher.core.errors import InvalidRequest
 from publisher.intake.wire.platform_resolution import join
 from publisher.intake.wire.reader import Node, read
 from publisher.intake.wire.schema import root_field
-from publisher.intake.wire.values import from_json, json_kind, to_json
 from publisher.intake.wire.writer import as_document, as_items, ordered, type_of
 from publisher.platforms.fields import TYPE_KEY, Document, Field, Kind
+from publisher.platforms.values import from_json, json_kind, to_json
 from publisher.platforms.wire_types import PlatformTypes
 from publisher.web import body_limits
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from publisher.core.errors import InvalidRequest
-from publisher.intake.wire.schema import CRED_ACCOUNT, PUBLISH_IMAGE, TYPES
+from publisher.intake.wire.schema import TYPES
+from publisher.platforms.fields import CRED_ACCOUNT, PUBLISH_IMAGE
 from publisher.platforms.wire_types import PLATFORMS, PlatformTypes, find_platform
 
 _BY_NAME = {platform.name: platform for platform in PLATFORMS}

@@ -16,8 +16,8 @@ from publisher.intake.wire.platform_resolution import (
     image_platform,
     join,
 )
-from publisher.intake.wire.schema import CRED_ACCOUNT, PUBLISH_IMAGE, TYPES, root_field
-from publisher.platforms.fields import TYPE_KEY, Document, Field, Kind, ObjectType
+from publisher.intake.wire.schema import TYPES, root_field
+from publisher.platforms.fields import CRED_ACCOUNT, PUBLISH_IMAGE, TYPE_KEY, Document, Field, Kind, ObjectType
 from publisher.platforms.wire_types import PlatformTypes
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from publisher.platforms.fields import (
     CERTIFICATE_LIMIT,
+    CRED_ACCOUNT,
+    PUBLISH_IMAGE,
     Field,
     Kind,
     ObjectType,
@@ -29,9 +31,6 @@ NAMESPACE = "http://www.usharesoft.com/uforge"
 
 FORMAT_NAMES = API_FORMATS
 """What `format/name` may be in an answer to a client that knows the API alone."""
-
-PUBLISH_IMAGE = "publishImage"
-CRED_ACCOUNT = "credAccount"
 
 # What the larger types extend ---------------------------------------------------------------------------------------
 

@@ -17,11 +17,11 @@ from sqlalchemy import update
 
 from publisher.core.image import Image
 from publisher.core.ticket import Ticket
-from publisher.intake.routes.downloads import disposition
 from publisher.services import image_files
 from publisher.store.engine import writing
 from publisher.store.tables import images
 from publisher.web.auth import NoSignatures, signature
+from publisher.web.file_response import disposition
 from tests.unit.intake.conftest import JSON, Answer, Service, ticket_path, xml_body
 
 CONTENT = bytes(range(256)) * 4000

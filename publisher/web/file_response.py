@@ -1,0 +1,114 @@
+"""Download an image file: the whole file, or a range of bytes."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import re
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack
+from email.utils import formatdate
+from urllib.parse import quote
+
+from anyio import to_thread
+from fastapi import Request, Response
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from publisher.core.errors import ImageFileError, NotAuthenticated
+from publisher.core.image import Image
+from publisher.services.image_files import open_image
+from publisher.web.conditional import caller_has
+from publisher.web.error_status import RangeNotSatisfiable
+from publisher.web.request import Services, is_head
+
+_CHUNK_BYTES = 256 << 10
+_RANGE = re.compile(r"bytes[ \t]*=[ \t]*([0-9]{0,19})-([0-9]{0,19})[ \t]*", re.IGNORECASE)
+
+
+def bad_key() -> NotAuthenticated:
+    return NotAuthenticated("the download key is wrong or used up; sign in, or get the image again for another key")
+
+
+def send_image(request: Request, made: Services, image: Image, use_key: Callable[[], bool] | None = None) -> Response:
+    """Answer with the image's file, or the range of it that the request asks for.
+
+    `use_key` uses up the request's one-time key, and returns False if another request was faster.
+    Raises `Conflict`, `NotAuthenticated`, `RangeNotSatisfiable`.
+    """
+    with ExitStack() as opened:
+        file = opened.enter_context(open_image(made.settings.images, image))
+        changed = math.ceil(image.registered or 0.0)
+        headers = {
+            "ETag": f'"{image.sha256}"',
+            "Last-Modified": formatdate(min(changed, math.floor(time.time())), usegmt=True),
+            "Accept-Ranges": "bytes",
+            "Cache-Control": "private, no-cache",
+            "Vary": "Authorization",
+        }
+        if caller_has(request, headers["ETag"], changed):
+            return Response(status_code=304, headers=headers)
+        headers |= {"Content-Disposition": disposition(image.file_name), "Content-Type": "application/octet-stream"}
+        part = _wanted(request, headers["ETag"], image.size)
+        if part is not None and not part:
+            raise RangeNotSatisfiable(image.size)
+        if part is not None:
+            headers["Content-Range"] = f"bytes {part.start}-{part.stop - 1}/{image.size}"
+        sent = range(image.size) if part is None else part
+        headers["Content-Length"] = str(len(sent))
+        if is_head(request):
+            return Response(headers=headers)
+        # Last of all: what is refused uses no key up.
+        if use_key and not use_key():
+            raise bad_key()
+        opened.pop_all()
+        return _FileBody(file, sent, 200 if part is None else 206, headers)
+
+
+def _wanted(request: Request, etag: str, size: int) -> range | None:
+    """The bytes asked for, none where the file has none of them; None for the whole file.
+
+    RFC 9110, 14.2: what is not understood is ignored, and several ranges at once may be. By If-Range the range is
+    meant for that very file; a date tells less surely than its ETag which it is, and counts as another file.
+    """
+    match = _RANGE.fullmatch(request.headers.get("range", "")) if not is_head(request) else None
+    if match is None or request.headers.get("if-range", etag) != etag:
+        return None
+    first, last = match.groups()
+    if first and last and int(last) < int(first):
+        return None
+    if first:
+        return range(int(first), min(int(last) + 1, size) if last else size)
+    # So many of the last bytes.
+    return range(max(0, size - int(last)), size) if last else None
+
+
+def disposition(file_name: str) -> str:
+    """The Content-Disposition of a download (RFC 6266): the name as far as it is plain, and all of it, encoded."""
+    plain = re.sub(r"[^A-Za-z0-9!#$&+.^_`|~ ()-]", "_", file_name)
+    return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(file_name, safe='')}"
+
+
+class _FileBody(StreamingResponse):
+    """Bytes of an open file, which it closes. They are read in threads, a chunk at a time, as the caller takes them."""
+
+    def __init__(self, file: io.FileIO, part: range, status: int, headers: dict[str, str]) -> None:
+        super().__init__(_chunks(file, part), status, headers)
+        self._file = file
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._file:
+            await super().__call__(scope, receive, send)
+
+
+async def _chunks(file: io.FileIO, part: range) -> AsyncIterator[bytes]:
+    at = part.start
+    while at < part.stop:
+        chunk = await to_thread.run_sync(os.pread, file.fileno(), min(_CHUNK_BYTES, part.stop - at), at)
+        if not chunk:
+            # All that can be done by now: the caller sees that the connection ended before the file did.
+            raise ImageFileError("an image file was cut short while it was being downloaded")
+        yield chunk
+        at += len(chunk)
