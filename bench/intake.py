@@ -41,6 +41,7 @@ from publisher.intake.wire.codec import write_document
 from publisher.store import Store
 from publisher.store.engine import reading, writing
 from publisher.store.tables import tickets
+from publisher.store.tickets import NewTicket
 from publisher.web.negotiation import Format
 from tests.servers.postgres import PostgresServer, postgres_server
 from tests.servers.process import Server, free_port, listens
@@ -161,11 +162,11 @@ def fill(settings: Settings, count: int) -> Image:
         owner=LOGIN, appliance_id=APPLIANCE, name="bench", format="openstackqcow2", disk_format="qcow2",
         virtual_size=1 << 30, digests=hashes, location="bench.qcow2",
     )  # fmt: skip
-    ticket = store.tickets.create(
+    ticket = store.tickets.create(NewTicket(
         owner=LOGIN, appliance_id=APPLIANCE, image_id=image.id, image_size=image.size, platform="openstack",
         account={"login": "admin", "keystoneUrl": "http://keystone.example.com:5000/v3"}, sealed_secrets=b"0" * 140,
         target={"displayName": "bench", "keystoneProject": "images"}, name="bench",
-    )  # fmt: skip
+    ))  # fmt: skip
     with reading(store.engine) as connection:
         row = dict(connection.execute(select(tickets).where(tickets.c.id == ticket.id)).one()._mapping)
     row |= {"state": State.PUBLISHED, "phase": Phase.FINISHING, "sent": image.size, "finished": row["created"]}

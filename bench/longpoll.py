@@ -34,6 +34,7 @@ from publisher.core.uris import ticket_uri
 from publisher.store import Store
 from publisher.store.engine import db_now, writing
 from publisher.store.tables import tickets
+from publisher.store.tickets import NewTicket
 from tests.servers.process import Server, free_port, listens
 
 LOGIN, PASSWORD = "bench", "pass-w0rd"
@@ -100,15 +101,17 @@ def add_tickets(store: Store, count: int) -> list[Ticket]:
         location="disk.qcow2",
     )
     first = store.tickets.create(
-        owner=LOGIN,
-        appliance_id=1,
-        image_id=image.id,
-        image_size=IMAGE_SIZE,
-        platform="openstack",
-        account={"login": "demo", "keystoneUrl": "http://127.0.0.1:5000"},
-        sealed_secrets=b"-",
-        target={"displayName": "an image"},
-        name="an image",
+        NewTicket(
+            owner=LOGIN,
+            appliance_id=1,
+            image_id=image.id,
+            image_size=IMAGE_SIZE,
+            platform="openstack",
+            account={"login": "demo", "keystoneUrl": "http://127.0.0.1:5000"},
+            sealed_secrets=b"-",
+            target={"displayName": "an image"},
+            name="an image",
+        )
     )
     with writing(store.engine) as connection:
         row = dict(connection.execute(select(tickets)).one()._mapping)

@@ -46,17 +46,17 @@ from publisher.intake.routes import (
     webhooks,
 )
 from publisher.outbound.policy import OutboundPolicy
-from publisher.services.wakeups import WakeQueue
+from publisher.services.wakeups import Sender, WakeQueue, Wakeups
 from publisher.store import Store
 from publisher.telemetry import logs, tracing
 from publisher.version import __version__
 from publisher.web.auth import Authenticator, keep_signatures_out_of_logs
 from publisher.web.rate_limits import Throttle
-from publisher.web.request import API, Services, Wakers, count_address
+from publisher.web.request import API, Services, count_address
 from publisher.web.security_headers import SecurityHeaders
 
 
-def create_app(settings: Settings | None = None, waker: Wakers | None = None) -> FastAPI:
+def create_app(settings: Settings | None = None, waker: Sender | None = None) -> FastAPI:
     """Raises `ConfigurationError` where the database, the key or a setting is not right."""
     if settings is None:
         # This process is the intake, and its logs are ours to arrange; not so where something else makes the app.
@@ -104,7 +104,7 @@ def create_app(settings: Settings | None = None, waker: Wakers | None = None) ->
         settings=settings,
         store=store,
         sealer=vault,
-        waker=waker or queue,
+        wakeups=Wakeups(store, waker or queue),
         authenticator=Authenticator(store, settings.credential_cache_seconds, vault, throttle.sign_ins),
         throttle=throttle,
         policy=OutboundPolicy.of(settings),

@@ -12,7 +12,7 @@ from publisher.core.settings import Settings
 from publisher.core.ticket import State
 from publisher.core.vault import Vault
 from publisher.outbound.policy import OutboundPolicy
-from publisher.services.publishing import Waker, wake
+from publisher.services.wakeups import Wakeups
 from publisher.store import Store
 from publisher.store.leases import Claim
 from publisher.telemetry import tracing
@@ -40,14 +40,14 @@ class Runner:
         *,
         worker: str,
         drain: Drain | None = None,
-        waker: Waker | None = None,
+        wakeups: Wakeups | None = None,
     ) -> None:
         self._store = store
         self._vault = vault
         self._settings = settings
         self._worker = worker
         self._drain = drain or Drain(settings.drain_seconds)
-        self._waker = waker
+        self._wakeups = wakeups
         self._policy = OutboundPolicy.of(settings)
 
     def run(self, ticket_id: int, *, go_on: bool = False) -> State | None:
@@ -120,16 +120,16 @@ class Runner:
         finally:
             metrics.ATTEMPTS.labels(claim.ticket.platform, outcome).inc()
         logger.info("ticket %d: %s", ticket_id, state)
-        if state is State.QUEUED and self._drain.over and self._waker:
+        if state is State.QUEUED and self._drain.over and self._wakeups:
             # Its own message went back to the broker as this worker stopped, and is used up by now.
-            wake(self._store, self._waker, ticket_id)
+            self._wakeups.ticket(ticket_id)
         self._wake_next(claim)
         return state
 
     def _wake_next(self, claim: Claim) -> None:
         """Tell those that wait for the place that is free now; the reconciler does it where this worker cannot."""
-        if self._waker is None:
+        if self._wakeups is None:
             return
         for ticket_id in self._store.leases.next_waiting(claim):
-            if wake(self._store, self._waker, ticket_id):
+            if self._wakeups.ticket(ticket_id):
                 self._store.tickets.woken(ticket_id, sent=True)

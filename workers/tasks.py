@@ -15,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from publisher.core.vault import Vault
 from publisher.files import unfinished
 from publisher.platforms.platform import installed
-from publisher.services.wakeups import PUBLISH_TASK, REGISTER_TASK, WakeQueue
+from publisher.services.wakeups import PUBLISH_TASK, REGISTER_TASK, WakeQueue, Wakeups
 from publisher.store import Store
 from publisher.store.fleet import Member
 from publisher.telemetry import tracing
@@ -59,7 +59,7 @@ def vault() -> Vault:
 
 @cache
 def runner() -> Runner:
-    return Runner(store(), vault(), settings, worker=WORKER, drain=drain, waker=queue())
+    return Runner(store(), vault(), settings, worker=WORKER, drain=drain, wakeups=Wakeups(store(), queue()))
 
 
 @cache

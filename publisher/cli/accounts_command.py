@@ -66,7 +66,7 @@ def add(
     """
     from publisher.core.vault import Vault
     from publisher.outbound.policy import OutboundPolicy
-    from publisher.services.publishing import check_account
+    from publisher.services import accounts
 
     if file and not from_clouds_yaml:
         raise InvalidRequest("--file needs --from-clouds-yaml CLOUD")
@@ -92,11 +92,15 @@ def add(
     settings = read_settings()
     with open_store(settings) as store:
         password = _password(password_stdin, cloud, account.get("login"))
-        secrets = {"password": password}
-        check_account(platform, account, secrets, policy=OutboundPolicy.of(settings))
-        vault = Vault.from_file(settings.key_file, production=settings.production)
-        stored = store.accounts.add(
-            owner=user, name=name, platform=platform, fields=account, sealed_secrets=vault.seal(secrets)
+        stored = accounts.create(
+            store,
+            Vault.from_file(settings.key_file, production=settings.production),
+            owner=user,
+            name=name,
+            platform=platform,
+            fields=account,
+            secrets={"password": password},
+            policy=OutboundPolicy.of(settings),
         )
     say(f"Added the account '{stored.name}' of {stored.owner}, number {stored.id}")
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -185,7 +186,6 @@ def publish(
                 ticket = _register_and_accept(store, settings, Path(image), request, format=format, link=link)
             else:
                 ticket = _accept(store, settings, request)
-        wake_worker(store, settings, ticket.id)
         if not as_json:
             say(f"Ticket {ticket.id}: '{ticket.name}' to {ticket.platform}; see: publisher status {ticket.id}")
         code = watch(store, ticket.id, console=err if as_json else out, timeout_seconds=timeout) if wait else 0
@@ -274,7 +274,7 @@ def _register(
     if not file.exists():
         raise InvalidRequest("is neither the number of an image nor a file", field=str(file))
     # Checked before, too: a mistake in the request shall leave no image registered.
-    secrets = request.secrets or dict.fromkeys(request.sealed_names, "sealed")
+    secrets = request.secrets or request.sealed_names
     check_request(request.platform, request.account, secrets, request.target)
     with hashing(file) as on_progress:
         return register(
@@ -293,10 +293,11 @@ def _register(
 
 
 def _accept(store: Store, settings: Settings, request: PublishRequest) -> Ticket:
-    """The ticket, committed. No worker has been woken yet."""
+    """Commit the ticket and wake a worker."""
     from publisher.core.vault import Vault
     from publisher.outbound.policy import OutboundPolicy
-    from publisher.services.publishing import accept
+    from publisher.services.publishing import publish
 
     vault = Vault.from_file(settings.key_file, production=settings.production)
-    return accept(store, vault, request, policy=OutboundPolicy.of(settings))
+    policy, wake = OutboundPolicy.of(settings), partial(wake_worker, store, settings)
+    return publish(store, vault, lambda: request, policy=policy, wake=wake).ticket

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -81,8 +82,7 @@ def change(
     """
     from publisher.core.vault import Vault
     from publisher.outbound.policy import OutboundPolicy
-    from publisher.platforms.wire_types import find_platform
-    from publisher.services.publishing import check_account, check_kept
+    from publisher.services import accounts
 
     given = {"keystoneUrl": keystone_url, "glanceUrl": glance_url, "login": login, "userDomain": user_domain}
     given["interface"] = openrc.interface(interface) if interface else interface
@@ -94,20 +94,17 @@ def change(
     settings = read_settings()
     with open_store(settings) as store:
         present = find_account(store, user, name)
-        platform = find_platform(present.platform)
-        kept = dict.fromkeys(platform.secret_names if platform else {"password"}, "sealed")
         secrets = _new_secrets(new_password, password_stdin, login or str(present.fields.get("login") or ""))
-        check_account(present.platform, present.fields | fields, secrets or kept, policy=OutboundPolicy.of(settings))
-        if not secrets:
-            try:
-                check_kept(present.fields, fields, kept)
-            except InvalidRequest:
-                instead = "as the address or the login changes, the password is needed again: use --password-stdin"
-                secrets = {"password": passwords.ask("Password for the new address or login", instead=instead)}
         vault = Vault.from_file(settings.key_file, production=settings.production)
-        changed = store.accounts.update(
-            user, present.id, name=rename, fields=fields, sealed_secrets=vault.seal(secrets) if secrets else None
+        change_it = partial(
+            accounts.change, store, vault, present, name=rename, fields=fields, policy=OutboundPolicy.of(settings)
         )
+        try:
+            changed = change_it(secrets=secrets)
+        except accounts.SecretNeeded:
+            instead = "as the address or the login changes, the password is needed again: use --password-stdin"
+            asked = passwords.ask("Password for the new address or login", instead=instead)
+            changed = change_it(secrets={"password": asked})
     if as_json:
         print_json(account_json(changed))
     else:

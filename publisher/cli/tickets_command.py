@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -56,8 +57,11 @@ def status(
 
 def cancel(ticket: TicketId, as_json: Json = False) -> None:
     """Cancel a ticket. What it has uploaded is removed from the cloud."""
-    with open_store(read_settings()) as store:
-        asked = store.tickets.request_cancel(ticket)
+    from publisher.services import publishing
+
+    settings = read_settings()
+    with open_store(settings) as store:
+        asked = publishing.cancel(store, ticket, partial(wake_worker, store, settings))
     if as_json:
         print_json(ticket_json(asked))
     elif asked.state is State.CANCELLED:
@@ -83,10 +87,11 @@ def retry(ticket: TicketId, wait: Wait = False, timeout: Timeout = None, as_json
 
     With --wait the exit code is 0 published, 1 failed, 3 cancelled, 4 not within --timeout.
     """
+    from publisher.services import publishing
+
     settings = read_settings()
     with open_store(settings) as store, no_outcome(when=wait):
-        store.tickets.retry(ticket)
-        wake_worker(store, settings, ticket)
+        publishing.retry(store, ticket, partial(wake_worker, store, settings))
         if not as_json:
             say(f"Ticket {ticket} is queued again")
         code = watch(store, ticket, console=err if as_json else out, timeout_seconds=timeout) if wait else 0
@@ -147,13 +152,12 @@ def list_(
 
 
 def wake_worker(store: Store, settings: Settings, ticket_id: int) -> None:
-    """Wake a worker for a queued ticket, and say what to do where the broker cannot be reached."""
-    from publisher.services.publishing import wake
-    from publisher.services.wakeups import WakeQueue
+    """Wake a worker for a ticket, and say what to do if the broker cannot be reached."""
+    from publisher.services.wakeups import WakeQueue, Wakeups
 
     queue = WakeQueue.open(settings)
     try:
-        if not wake(store, queue, ticket_id):
+        if not Wakeups(store, queue).ticket(ticket_id):
             what = "check PUBLISHER_BROKER_URL" if settings.broker_url else "run: publisher up"
             say(f"Ticket {ticket_id} is safe, and waits until a worker runs; {what}", console=err)
     finally:

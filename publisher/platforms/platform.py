@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
@@ -125,33 +125,52 @@ def taken(platform: str) -> tuple[str, ...]:
     return definition(platform).takes
 
 
-def check_request(platform: str, account: dict[str, Any], secrets: dict[str, str], target: dict[str, Any]) -> None:
-    """Raises `InvalidRequest` that names the element at fault."""
+def check_request(platform: str, account: dict[str, Any], secrets: Collection[str], target: dict[str, Any]) -> None:
+    """Check all that a platform requires of a publish request. `secrets` are the names of those that are there.
+
+    Raises `InvalidRequest` that names the element at fault.
+    """
+    check_account(platform, account, secrets)
+    asked = definition(platform)
+    for name in asked.names:
+        if text := str(target.get(name) or ""):
+            _check_name(asked, platform, name, text, name)
+    if asked is _OPENSTACK:
+        _check_target(account, target)
+
+
+def check_account(platform: str, account: dict[str, Any], secrets: Collection[str]) -> None:
+    """Check all that a platform requires of an account. `secrets` are the names of those that are there.
+
+    Raises `InvalidRequest` that names the element at fault, as in a publish request.
+    """
     if platform not in installed():
         raise InvalidRequest(
             f"'{platform}' is not supported here; supported are {', '.join(installed())}",
             field="credAccount.targetPlatform.name",
         )
     asked = definition(platform)
-    given = account | secrets
     for name in asked.account:
-        if not given.get(name):
+        if not account.get(name) and name not in secrets:
             raise InvalidRequest(f"is needed to publish to {platform}", field=f"credAccount.{name}")
     for name in asked.addresses:
-        if given.get(name):
-            check_address(f"credAccount.{name}", str(given[name]))
+        if account.get(name):
+            check_address(f"credAccount.{name}", str(account[name]))
     for name in asked.names:
-        if text := str(target.get(name) or account.get(name) or ""):
-            path = f"credAccount.{name}" if name in account else name
-            if len(text) > NAME_LENGTH_MAX:
-                raise InvalidRequest(f"is longer than {NAME_LENGTH_MAX} characters", field=path)
-            check_name(text, path, trimmed=False)
-            if name == "displayName" and asked.basic_plane:
-                check_basic_plane(text, path, platform)
+        if text := str(account.get(name) or ""):
+            _check_name(asked, platform, name, text, f"credAccount.{name}")
     if bundle := account.get("caBundle"):
         check_bundle(str(bundle), "credAccount.caBundle")
     if asked is _OPENSTACK:
-        _check_openstack(account, target)
+        _check_openstack_account(account)
+
+
+def _check_name(asked: Platform, platform: str, name: str, text: str, path: str) -> None:
+    if len(text) > NAME_LENGTH_MAX:
+        raise InvalidRequest(f"is longer than {NAME_LENGTH_MAX} characters", field=path)
+    check_name(text, path, trimmed=False)
+    if name == "displayName" and asked.basic_plane:
+        check_basic_plane(text, path, platform)
 
 
 def check_image(platform: str, name: str, glance_objection: str | None) -> None:
@@ -188,15 +207,18 @@ def image_service(platform: str, account: dict[str, Any], target: dict[str, Any]
     return cloud_account(platform, account, target), *where
 
 
-def _check_openstack(account: dict[str, Any], target: dict[str, Any]) -> None:
+def _check_openstack_account(account: dict[str, Any]) -> None:
     version = account.get("keystoneVersion")
     if version not in (None, "v2.0", "v3"):
         raise InvalidRequest(f"'{version}' is unknown; use v3 or v2.0", field="credAccount.keystoneVersion")
-    if version == "v2.0" and not (target.get("tenantName") or target.get("keystoneProject")):
-        raise InvalidRequest("is needed with Keystone v2.0", field="tenantName")
     if account.get("interface") and account["interface"] not in INTERFACES:
         known = ", ".join(INTERFACES)
         raise InvalidRequest(f"'{account['interface']}' is unknown; use one of {known}", field="credAccount.interface")
+
+
+def _check_target(account: dict[str, Any], target: dict[str, Any]) -> None:
+    if account.get("keystoneVersion") == "v2.0" and not (target.get("tenantName") or target.get("keystoneProject")):
+        raise InvalidRequest("is needed with Keystone v2.0", field="tenantName")
 
 
 def check_address(field: str, address: str) -> None:

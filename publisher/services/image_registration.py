@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 
 from publisher.core.checksums import Checksums
-from publisher.core.errors import InvalidRequest, QueueUnavailable
+from publisher.core.errors import InvalidRequest
 from publisher.core.image import Image, check_format
 from publisher.core.names import check_name, safe_name
 from publisher.core.settings import Settings
@@ -20,14 +19,8 @@ from publisher.files.unfinished import Arrival
 from publisher.outbound.policy import OutboundPolicy
 from publisher.outbound.precheck import check_named
 from publisher.services.image_sources import checked_source, file_name, is_fetched_by_http
+from publisher.services.wakeups import Wake
 from publisher.store import Store
-
-logger = logging.getLogger(__name__)
-
-
-class ImageWaker(Protocol):
-    def send_image(self, image_id: int) -> None:
-        """Raises `QueueUnavailable`."""
 
 
 def begin(
@@ -40,12 +33,13 @@ def begin(
     name: str = "",
     format: str = "",
     expected: Checksums = (),
+    wake: Wake,
 ) -> Image:
-    """Commit an image that a worker is to fetch and to register. Raises `InvalidRequest`."""
+    """Commit an image that a worker is to fetch and register, and wake one. Raises `InvalidRequest`."""
     source = checked_source(location, settings.images, settings.location_hosts)
     if is_fetched_by_http(source):
         check_named(OutboundPolicy.of(settings), {"location": source})
-    return store.registrations.begin(
+    image = store.registrations.begin(
         owner=owner,
         appliance_id=appliance_id,
         name=_checked_name(name, file_name(source)),
@@ -53,20 +47,20 @@ def begin(
         source=source,
         expected=expected,
     )
+    wake(image.id)
+    return image
+
+
+def again(store: Store, owner: str, appliance_id: int, id: int, wake: Wake) -> Image:
+    """Have a worker fetch an image again from where it came. Raises `NotFound`, `Conflict`."""
+    image = store.registrations.again(owner, appliance_id, id)
+    wake(image.id)
+    return image
 
 
 def _checked_name(name: str, file: str) -> str:
     """An image's name; by default that of its file, without the suffixes. Raises `InvalidRequest`."""
     return check_name(name or Path(without_suffix(file)).stem, "name", trimmed=False)
-
-
-def wake_image(store: Store, waker: ImageWaker, image_id: int) -> None:
-    """Wake a worker for an image. With the broker away that is left to the reconciler."""
-    try:
-        waker.send_image(image_id)
-    except QueueUnavailable as error:
-        logger.warning("image %d is to be registered, but no worker was woken: %s", image_id, error)
-        store.registrations.woken(image_id, sent=False)
 
 
 class IncomingImage:

@@ -1,31 +1,25 @@
-"""Accepting a publish request: checked, committed as a ticket, and only then is a worker woken."""
+"""The use cases of tickets: publish, cancel, retry. Each commits first and wakes a worker only then."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
-from publisher.core.errors import Conflict, InvalidRequest, QueueUnavailable
+from publisher.core.errors import Conflict, InvalidRequest
 from publisher.core.image import Image
 from publisher.core.ticket import Ticket
 from publisher.core.vault import Sealer
 from publisher.outbound.policy import OutboundPolicy
 from publisher.outbound.precheck import check_named
-from publisher.platforms.platform import SECRETS_GO_BY, addresses, check_address, check_image, check_request
+from publisher.platforms.platform import addresses, check_address, check_image, check_request
+from publisher.services.wakeups import Wake
 from publisher.services.webhooks import check_signing
 from publisher.store import Store
-from publisher.store.idempotency import IdempotencyKey
+from publisher.store.idempotency import IdempotencyKey, KeyTaken
+from publisher.store.tickets import NewTicket
 from publisher.telemetry.logs import current_request_id
 from publisher.telemetry.tracing import current_traceparent
-
-logger = logging.getLogger(__name__)
-
-
-class Waker(Protocol):
-    def send(self, ticket_id: int) -> None:
-        """Raises `QueueUnavailable`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,29 +42,71 @@ class PublishRequest:
     own_elements: frozenset[str] = frozenset()
     """Of `account` and `secrets`, what the request gave itself and does not have from the stored account."""
     notify: str | None = field(default=None, repr=False)
-    """Where the end of it is told to, besides to where all of its owner's are."""
+    """Extra webhook URL for this ticket, in addition to the owner's."""
 
 
-def accept(
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The ticket of a request, and whether this request created it."""
+
+    ticket: Ticket
+    new: bool
+
+
+def publish(
     store: Store,
     sealer: Sealer,
-    request: PublishRequest,
-    idempotency_key: IdempotencyKey | None = None,
+    request: Callable[[], PublishRequest],
+    key: IdempotencyKey | None = None,
     *,
     policy: OutboundPolicy,
-) -> Ticket:
-    """Check a request and commit its ticket.
+    wake: Wake,
+) -> Accepted:
+    """Check a request, commit its ticket and wake a worker.
 
-    Raises `InvalidRequest` that names what is wrong, `Conflict` for an image that is not ready, `KeyTaken` where
-    another ticket has the key already, `TooMany` where too many tickets wait already.
+    A request that is sent again with the same key gets the first ticket; `request` is not even read then.
+    Raises `InvalidRequest` that names what is wrong, `Conflict` if the image is not ready or the key belongs to another
+    request, and `TooMany` if too many tickets are waiting.
     """
+    if key and (first := store.idempotency_keys.ticket(key)):
+        return Accepted(first, new=False)
+    try:
+        ticket = _commit(store, sealer, request(), key, policy)
+    except KeyTaken:
+        # The same request, sent twice at the same time. The other one was faster.
+        if key and (first := store.idempotency_keys.ticket(key)):
+            return Accepted(first, new=False)
+        raise
+    wake(ticket.id)
+    return Accepted(ticket, new=True)
+
+
+def cancel(store: Store, ticket_id: int, wake: Wake) -> Ticket:
+    """Cancel a ticket. If a cloud was touched, a worker cleans up first. Raises `NotFound`, `Conflict`."""
+    ticket = store.tickets.request_cancel(ticket_id)
+    # A worker that is uploading notices by itself. If there is none, one must come and clean up.
+    if not ticket.final:
+        wake(ticket_id)
+    return ticket
+
+
+def retry(store: Store, ticket_id: int, wake: Wake) -> Ticket:
+    """Queue a failed or cancelled ticket again. Raises `NotFound`, `Conflict`."""
+    ticket = store.tickets.retry(ticket_id)
+    wake(ticket_id)
+    return ticket
+
+
+def _commit(
+    store: Store, sealer: Sealer, request: PublishRequest, key: IdempotencyKey | None, policy: OutboundPolicy
+) -> Ticket:
     image = _image(store, request)
     stored = None if request.secrets else request.sealed_secrets
-    # What is sealed cannot be looked at here; that it is there was checked when the account was stored.
-    secrets = request.secrets if stored is None else dict.fromkeys(request.sealed_names, "sealed")
-    # The image's own name, where no other is given, has to be one that the cloud takes, too.
-    name = str(request.target.get("displayName") or image.name)
-    check_request(request.platform, request.account, secrets, request.target | {"displayName": name})
+    # Sealed secrets cannot be read here. They were checked when the account was stored.
+    given = request.secrets if stored is None else request.sealed_names
+    # If no name is given, the image's own name must be acceptable to the cloud, too.
+    target = request.target | {"displayName": str(request.target.get("displayName") or image.name)}
+    check_request(request.platform, request.account, given, target)
     check_image(request.platform, f"image {image.id} ({image.name})", image.glance_objection)
     if request.notify:
         check_address("notify", request.notify)
@@ -78,66 +114,29 @@ def accept(
     check_named(policy, addresses(request.platform, request.account) | {"notify": request.notify})
     store.tickets.check_room(request.owner)
     return store.tickets.create(
-        owner=request.owner,
-        appliance_id=request.appliance_id,
-        image_id=image.id,
-        image_size=image.size,
-        platform=request.platform,
-        account_id=request.account_id,
-        account=request.account,
-        own_elements=request.own_elements,
-        sealed_secrets=sealer.seal(request.secrets) if stored is None else stored,
-        target=request.target | {"displayName": name},
-        name=name,
-        notify_url=request.notify,
-        idempotency_key=idempotency_key,
-        request_id=current_request_id(),
-        traceparent=current_traceparent(),
+        NewTicket(
+            owner=request.owner,
+            appliance_id=request.appliance_id,
+            image_id=image.id,
+            image_size=image.size,
+            platform=request.platform,
+            account_id=request.account_id,
+            account=request.account,
+            own_elements=request.own_elements,
+            sealed_secrets=sealer.seal(request.secrets) if stored is None else stored,
+            target=target,
+            name=target["displayName"],
+            notify_url=request.notify,
+            request_id=current_request_id(),
+            traceparent=current_traceparent(),
+        ),
+        key,
     )
-
-
-def check_account(platform: str, account: dict[str, Any], secrets: dict[str, str], *, policy: OutboundPolicy) -> None:
-    """Check an account that is to be stored. Raises `InvalidRequest` that names the element of it at fault."""
-    try:
-        # The project is told by each request, not by the account: it is not what is missing here.
-        check_request(platform, account, secrets, {"tenantName": "any"})
-        check_named(policy, addresses(platform, account))
-    except InvalidRequest as error:
-        at_fault = error.field or ""
-        words = str(error).removeprefix(f"{at_fault}: ")
-        raise InvalidRequest(words, field=at_fault.removeprefix("credAccount.")) from None
-
-
-def check_kept(present: Mapping[str, Any], fields: Mapping[str, Any], secrets: Collection[str]) -> None:
-    """Check a change of a stored account that has no secrets with it: those that are kept are not sent elsewhere, nor
-    for another login. `fields` are those that are given, `secrets` the names of those there may be.
-
-    Raises `InvalidRequest` that names the secret which is needed again.
-    """
-    if any(name in fields and _lines(fields[name]) != _lines(present.get(name)) for name in SECRETS_GO_BY):
-        name = "password" if "password" in secrets else min(secrets, default="password")
-        raise InvalidRequest("is needed again where the address or the login changes", field=name)
-
-
-def wake(store: Store, waker: Waker, ticket_id: int) -> bool:
-    """Wake a worker for an accepted ticket. With the broker away that is left to the reconciler; False then."""
-    try:
-        waker.send(ticket_id)
-    except QueueUnavailable as error:
-        logger.warning("ticket %d is accepted, but no worker was woken: %s", ticket_id, error)
-        store.tickets.woken(ticket_id, sent=False)
-        return False
-    return True
-
-
-def _lines(value: object) -> list[str]:
-    """None is as good as empty, and forms have line ends of their own."""
-    return [line.strip() for line in str(value or "").strip().splitlines()]
 
 
 def _image(store: Store, request: PublishRequest) -> Image:
     image = store.images.get(request.image_id)
-    # Another user's image is as good as none: its id must not be told from one that does not exist.
+    # Another user's image gets the same answer as a missing one, so that nobody can probe for ids.
     if image is None or (image.owner, image.appliance_id) != (request.owner, request.appliance_id):
         raise InvalidRequest(
             f"appliance {request.appliance_id} of {request.owner} has no image {request.image_id}", field="imageUri"

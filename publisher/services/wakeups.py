@@ -11,6 +11,8 @@ import logging
 import socket
 import threading
 import uuid
+from collections.abc import Callable
+from typing import Protocol
 
 from kombu.connection import Connection
 from kombu.entity import Exchange, Queue
@@ -19,6 +21,7 @@ from kombu.exceptions import KombuError
 from publisher.core.broker import Broker
 from publisher.core.errors import QueueUnavailable
 from publisher.core.settings import Settings
+from publisher.store import Store
 from publisher.telemetry.metrics import BROKER_SEND_FAILURES, BROKER_SENDS
 
 QUEUE_NAME = "publisher"
@@ -27,6 +30,45 @@ REGISTER_TASK = "publisher.register"
 QUEUE = Queue(QUEUE_NAME, Exchange(QUEUE_NAME, type="direct"), routing_key=QUEUE_NAME)
 
 logger = logging.getLogger(__name__)
+
+Wake = Callable[[int], object]
+"""Wakes a worker for the ticket, or the image, with that id: at once, or once the response is sent."""
+
+
+class Sender(Protocol):
+    """Sends wake-up messages. Both methods raise `QueueUnavailable`."""
+
+    def send(self, ticket_id: int) -> None: ...
+
+    def send_image(self, image_id: int) -> None: ...
+
+
+class Wakeups:
+    """Wakes workers for what is committed. If the broker is away, the reconciler wakes them later."""
+
+    def __init__(self, store: Store, sender: Sender) -> None:
+        self._store = store
+        self._sender = sender
+
+    def ticket(self, ticket_id: int) -> bool:
+        """Wake a worker for a ticket. Returns False if the broker is away."""
+        try:
+            self._sender.send(ticket_id)
+        except QueueUnavailable as error:
+            logger.warning("ticket %d is accepted, but no worker was woken: %s", ticket_id, error)
+            self._store.tickets.woken(ticket_id, sent=False)
+            return False
+        return True
+
+    def image(self, image_id: int) -> bool:
+        """Wake a worker for an image that is to be registered. Returns False if the broker is away."""
+        try:
+            self._sender.send_image(image_id)
+        except QueueUnavailable as error:
+            logger.warning("image %d is to be registered, but no worker was woken: %s", image_id, error)
+            self._store.registrations.woken(image_id, sent=False)
+            return False
+        return True
 
 
 class WakeQueue:

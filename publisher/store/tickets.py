@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
@@ -39,6 +40,27 @@ _WAKES_BEFORE_HASTE = 2
 _URI_COLUMNS = [tickets.c[name] for name in ("owner", "appliance_id", "image_id", "id")]
 
 
+@dataclass(frozen=True, slots=True)
+class NewTicket:
+    """A ticket that is to be created: whose it is, its image, its account and where the image goes."""
+
+    owner: str
+    appliance_id: int
+    image_id: int
+    image_size: int
+    platform: str
+    account: dict[str, Any]
+    sealed_secrets: bytes = field(repr=False)
+    target: dict[str, Any]
+    name: str
+    account_id: int | None = None
+    own_elements: Collection[str] = ()
+    """Names of what the request gave itself, besides what is from the stored account."""
+    notify_url: str | None = field(default=None, repr=False)
+    request_id: str | None = None
+    traceparent: str | None = None
+
+
 class Tickets:
     def __init__(self, engine: Engine, *, wake_again_seconds: float, room: QueueCapacity, places: UploadSlots) -> None:
         self._engine = engine
@@ -46,48 +68,30 @@ class Tickets:
         self._places = places
         self._wake_again_seconds = wake_again_seconds
 
-    def create(
-        self,
-        *,
-        owner: str,
-        appliance_id: int,
-        image_id: int,
-        image_size: int,
-        platform: str,
-        account: dict[str, Any],
-        sealed_secrets: bytes,
-        target: dict[str, Any],
-        name: str,
-        account_id: int | None = None,
-        own_elements: Collection[str] = (),
-        notify_url: str | None = None,
-        idempotency_key: IdempotencyKey | None = None,
-        request_id: str | None = None,
-        traceparent: str | None = None,
-    ) -> Ticket:
-        """Commit a queued ticket. The caller then wakes a worker; if it does not, the reconciler will.
+    def create(self, new: NewTicket, idempotency_key: IdempotencyKey | None = None) -> Ticket:
+        """Commit a queued ticket. The caller then wakes a worker; if it does not, the reconciler does.
 
-        Raises `Conflict` where the image has been deleted meanwhile, or is being registered anew, and `KeyTaken` where
-        another ticket has the key already: no ticket is made then.
+        Raises `Conflict` if the image was deleted or is being registered again, and `KeyTaken` if another ticket has
+        the key already. No ticket is created then.
         """
         row = {
             "uid": str(uuid.uuid4()),
-            "owner": owner,
-            "appliance_id": appliance_id,
-            "image_id": image_id,
-            "platform": platform,
-            "account_id": account_id,
-            "account": account,
-            "own_elements": sorted(own_elements) if account_id is not None else None,
-            "cloud_account": cloud_account(platform, account, target),
-            "sealed_secrets": sealed_secrets,
-            "target": target,
-            "name": name,
-            "notify_url": notify_url,
+            "owner": new.owner,
+            "appliance_id": new.appliance_id,
+            "image_id": new.image_id,
+            "platform": new.platform,
+            "account_id": new.account_id,
+            "account": new.account,
+            "own_elements": sorted(new.own_elements) if new.account_id is not None else None,
+            "cloud_account": cloud_account(new.platform, new.account, new.target),
+            "sealed_secrets": new.sealed_secrets,
+            "target": new.target,
+            "name": new.name,
+            "notify_url": new.notify_url,
             "state": State.QUEUED,
             "phase": Phase.WAITING,
             "sent": 0,
-            "total": image_size,
+            "total": new.image_size,
             "attempt": 0,
             "created": db_now(),
             "modified": db_now(),
@@ -97,16 +101,16 @@ class Tickets:
             "lease_until": 0.0,
             "wake_at": db_now() + self._wake_again_seconds,
             "wakes": 0,
-            "request_id": request_id,
-            "traceparent": traceparent,
+            "request_id": new.request_id,
+            "traceparent": new.traceparent,
         }
         with writing(self._engine) as connection:
-            _hold_image(connection, image_id)
+            _hold_image(connection, new.image_id)
             ticket = ticket_of(connection.execute(insert(tickets).values(row).returning(*TICKET_COLUMNS)).one())
             append_history(connection, ticket.id, None, State.QUEUED, Phase.WAITING, "Accepted")
             if idempotency_key is not None:
                 claim_key(connection, idempotency_key, ticket.id)
-            audit_change(connection, "ticket.create", _uri(ticket), detail=f"to {platform}, as {name!r}")
+            audit_change(connection, "ticket.create", _uri(ticket), detail=f"to {new.platform}, as {new.name!r}")
             return ticket
 
     def check_room(self, owner: str) -> None:

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Annotated, Protocol, cast
 
-from fastapi import Depends, Path, Request
+from fastapi import BackgroundTasks, Depends, Path, Request
 from pydantic import BeforeValidator
 from starlette.convertors import Convertor, register_url_convertor
 
@@ -15,8 +15,7 @@ from publisher.core.allowed_hosts import is_allowed
 from publisher.core.settings import Settings
 from publisher.core.vault import Sealer
 from publisher.outbound.policy import OutboundPolicy
-from publisher.services.image_registration import ImageWaker
-from publisher.services.publishing import Waker
+from publisher.services.wakeups import Wake, Wakeups
 from publisher.store import Store
 from publisher.store.audit import Actor
 from publisher.store.users import User
@@ -34,10 +33,6 @@ _LENGTH_DIGITS = 19
 """Of a Content-Length in 64 bits."""
 
 
-class Wakers(Waker, ImageWaker, Protocol):
-    """Wakes workers, for whatever there is to do."""
-
-
 class SecretKeeper(Sealer, Protocol):
     """The vault, but for what opens it."""
 
@@ -51,7 +46,7 @@ class Services:
     settings: Settings
     store: Store
     sealer: SecretKeeper
-    waker: Wakers
+    wakeups: Wakeups
     authenticator: auth.Authenticator
     throttle: Throttle
     policy: OutboundPolicy
@@ -168,3 +163,8 @@ register_url_convertor("id", IdConvertor())
 Body = Annotated[bytes, Depends(bounded_body)]
 Id = Annotated[int, BeforeValidator(_canonical_id), Path(le=_ID_MAX)]
 """An id in a path. What none can have, more than 64 bits among it, is not found, and is never asked of the database."""
+
+
+def wake_later(after: BackgroundTasks, wake: Wake) -> Wake:
+    """Wake a worker after the response is sent, so that no caller waits for the broker. By then, all is committed."""
+    return lambda id: after.add_task(wake, id)

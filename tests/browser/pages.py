@@ -11,6 +11,7 @@ from publisher.store import Store
 from publisher.store.audit import Actor
 from publisher.store.fleet import Member
 from publisher.store.leases import Claim
+from publisher.store.tickets import NewTicket
 
 SIZE = 3 << 30
 DIGEST = hashlib.sha512(b"web-frontend").hexdigest()
@@ -110,15 +111,17 @@ def surround(store: Store) -> None:
 
 def ticket(store: Store, name: str, owner: str = "root") -> Ticket:
     return store.tickets.create(
-        owner=owner,
-        appliance_id=4,
-        image_id=1,
-        image_size=SIZE,
-        platform="openstack",
-        account={"keystoneUrl": "https://cloud.example.com:5000", "login": "demo", "keystoneVersion": "v3"},
-        sealed_secrets=b"-",
-        target={"displayName": name, "keystoneDomain": "Default", "keystoneProject": "demo", "publicImage": False},
-        name=name,
+        NewTicket(
+            owner=owner,
+            appliance_id=4,
+            image_id=1,
+            image_size=SIZE,
+            platform="openstack",
+            account={"keystoneUrl": "https://cloud.example.com:5000", "login": "demo", "keystoneVersion": "v3"},
+            sealed_secrets=b"-",
+            target={"displayName": name, "keystoneDomain": "Default", "keystoneProject": "demo", "publicImage": False},
+            name=name,
+        )
     )
 
 

@@ -21,6 +21,7 @@ from publisher.platforms.wire_types import PLATFORMS, PlatformTypes
 from publisher.store import Store
 from publisher.store.engine import db_now, writing
 from publisher.store.tables import images, tickets
+from publisher.store.tickets import NewTicket
 from publisher.store.users import ENTITLEMENTS
 from publisher.web import auth
 from tests.servers.redis import RedisServer
@@ -142,16 +143,18 @@ def add_ticket(
     found = store.images.get(image)
     assert found is not None
     made = store.tickets.create(
-        owner=owner,
-        appliance_id=found.appliance_id,
-        image_id=image,
-        image_size=found.size,
-        platform=platform.name,
-        account=values(platform.cred_account) | ({"name": f"{platform.name} 0"} if account else {}),
-        sealed_secrets=b"",
-        target=values(platform.publish_image),
-        name=f"{platform.name} é",
-        account_id=account,
+        NewTicket(
+            owner=owner,
+            appliance_id=found.appliance_id,
+            image_id=image,
+            image_size=found.size,
+            platform=platform.name,
+            account=values(platform.cred_account) | ({"name": f"{platform.name} 0"} if account else {}),
+            sealed_secrets=b"",
+            target=values(platform.publish_image),
+            name=f"{platform.name} é",
+            account_id=account,
+        )
     )
     change(store, tickets, made.id, state=state, lease_until=db_now() + 3600)
     if state in ENDED:

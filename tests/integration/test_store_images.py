@@ -18,6 +18,7 @@ from publisher.core.ticket import State, Ticket
 from publisher.store import Store
 from publisher.store.engine import writing
 from publisher.store.tables import images, tickets
+from publisher.store.tickets import NewTicket
 from tests.unit.core.records import APPLIANCE, OWNER, add_image_row, add_owner, add_ticket
 
 DIGESTS = Digests(1000, "5" * 32, "2" * 64, "f" * 128)
@@ -33,10 +34,10 @@ def add(store: Store, appliance_id: int = APPLIANCE, location: str = "disk.raw",
 
 
 def add_ticket_of(store: Store, image: Image) -> Ticket:
-    return store.tickets.create(
+    return store.tickets.create(NewTicket(
         owner=OWNER, appliance_id=APPLIANCE, image_id=image.id, image_size=1, platform="memory", account={},
         sealed_secrets=b"x", target={}, name="x",
-    )  # fmt: skip
+    ))  # fmt: skip
 
 
 def together(*calls: Callable[[], Any]) -> list[Any]:

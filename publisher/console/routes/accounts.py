@@ -13,7 +13,7 @@ from publisher.console.paths import local, with_parameter
 from publisher.console.template_filters import sentence
 from publisher.core.errors import Conflict, InvalidRequest, NotFound
 from publisher.platforms.wire_types import PlatformTypes
-from publisher.services.publishing import check_account, check_kept
+from publisher.services import accounts as account_cases
 from publisher.store.accounts import StoredAccount
 from publisher.web.request import Id
 from publisher.web.writer_threads import WriterRoute
@@ -47,13 +47,15 @@ def create(visit: Visiting, form: Posted) -> Response:
         return _form(visit, platform, None, form, errors)
     fields, secrets = platform.account_parts(document)
     try:
-        check_account(platform.name, fields, secrets, policy=visit.services.policy)
-        account = visit.store.accounts.add(
+        account = account_cases.create(
+            visit.store,
+            visit.services.sealer,
             owner=visit.user.login,
             name=form.get("name", "").strip(),
             platform=platform.name,
             fields=fields,
-            sealed_secrets=visit.services.sealer.seal(secrets),
+            secrets=secrets,
+            policy=visit.services.policy,
         )
     except InvalidRequest as error:
         return _form(visit, platform, None, form, told(error))
@@ -83,17 +85,14 @@ def change(visit: Visiting, form: Posted, id: Id) -> Response:
     shown = {each.name for each in account_elements(platform)} - platform.secret_names
     changed = {name: fields.get(name) for name in shown if fields.get(name) != present.fields.get(name)}
     try:
-        # Secrets are replaced together or kept together: what is sealed cannot be opened here and added to.
-        kept = dict.fromkeys(platform.secret_names, "sealed")
-        check_account(platform.name, present.fields | changed, secrets or kept, policy=visit.services.policy)
-        if not secrets:
-            check_kept(present.fields, changed, platform.secret_names)
-        visit.store.accounts.update(
-            present.owner,
-            id,
+        account_cases.change(
+            visit.store,
+            visit.services.sealer,
+            present,
             name=form.get("name", "").strip(),
             fields=changed,
-            sealed_secrets=visit.services.sealer.seal(secrets) if secrets else None,
+            secrets=secrets,
+            policy=visit.services.policy,
         )
     except InvalidRequest as error:
         return _form(visit, platform, present, form, told(error))

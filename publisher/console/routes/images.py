@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Response
-from starlette.background import BackgroundTask
+from fastapi import APIRouter, BackgroundTasks, Response
 
 from publisher.console.live_updates import PageParts
 from publisher.console.page_request import Visit, Visiting
@@ -13,10 +12,9 @@ from publisher.console.rendering import render
 from publisher.core.errors import NotFound
 from publisher.core.image import Image, ImageState
 from publisher.files import unfinished
-from publisher.services import image_files
-from publisher.services.image_registration import wake_image
+from publisher.services import image_files, image_registration
 from publisher.web.file_response import send_image
-from publisher.web.request import Id
+from publisher.web.request import Id, wake_later
 from publisher.web.writer_threads import WriterRoute
 
 router = APIRouter(route_class=WriterRoute)
@@ -74,14 +72,12 @@ def file(visit: Visiting, id: Id) -> Response:
 
 
 @router.post("/images/{id}/again")
-def generate_again(visit: Visiting, id: Id) -> Response:
+def generate_again(visit: Visiting, after: BackgroundTasks, id: Id) -> Response:
     visit.require(_REGISTER)
     found = _found(visit, id)
-    services = visit.services
-    visit.store.registrations.again(found.owner, found.appliance_id, id)
-    response = visit.redirect(f"/images/{id}", "The image is fetched again.")
-    response.background = BackgroundTask(wake_image, services.store, services.waker, id)
-    return response
+    wake = wake_later(after, visit.services.wakeups.image)
+    image_registration.again(visit.store, found.owner, found.appliance_id, id, wake)
+    return visit.redirect(f"/images/{id}", "The image is fetched again.")
 
 
 @router.post("/images/{id}/cancel")

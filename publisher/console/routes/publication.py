@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter, Response
-from starlette.background import BackgroundTask
+from fastapi import APIRouter, BackgroundTasks, Response
 
 from publisher.console.live_updates import PageParts
 from publisher.console.page_request import Visit, Visiting
@@ -16,9 +15,9 @@ from publisher.core.errors import Conflict, NotFound
 from publisher.core.ticket import State, Ticket, image_of
 from publisher.core.uris import ticket_uri
 from publisher.platforms.wire_types import find_platform
-from publisher.services.publishing import wake
+from publisher.services import publishing
 from publisher.store.ticket_rows import Version
-from publisher.web.request import API, Id
+from publisher.web.request import API, Id, wake_later
 from publisher.web.writer_threads import WriterRoute
 
 router = APIRouter(route_class=WriterRoute)
@@ -77,14 +76,13 @@ def ask_to_cancel(visit: Visiting, id: Id) -> Response:
 
 
 @router.post(_PATH + "/cancel")
-def cancel(visit: Visiting, id: Id) -> Response:
+def cancel(visit: Visiting, after: BackgroundTasks, id: Id) -> Response:
     _changeable(visit, id)
-    cancelled = visit.store.tickets.request_cancel(id)
+    cancelled = publishing.cancel(visit.store, id, wake_later(after, visit.services.wakeups.ticket))
     if cancelled.final:
         return visit.redirect(f"/publications/{id}", "The publication is cancelled.")
-    # A worker that is at it notices by itself. Where none is, one has to come and clean up.
     said = "The upload is being stopped, and what was uploaded is being removed."
-    return _woken(visit, id, visit.redirect(f"/publications/{id}", said))
+    return visit.redirect(f"/publications/{id}", said)
 
 
 @router.get(_PATH + "/retry")
@@ -96,10 +94,10 @@ def ask_to_retry(visit: Visiting, id: Id) -> Response:
 
 
 @router.post(_PATH + "/retry")
-def retry(visit: Visiting, id: Id) -> Response:
+def retry(visit: Visiting, after: BackgroundTasks, id: Id) -> Response:
     _changeable(visit, id)
-    visit.store.tickets.retry(id)
-    return _woken(visit, id, visit.redirect(f"/publications/{id}", "The publication is queued again."))
+    publishing.retry(visit.store, id, wake_later(after, visit.services.wakeups.ticket))
+    return visit.redirect(f"/publications/{id}", "The publication is queued again.")
 
 
 @router.get(_PATH + "/delete")
@@ -155,12 +153,6 @@ def _shown(visit: Visit, ticket: Ticket) -> dict[str, Any]:
 def _confirm(visit: Visit, action: str, ticket: Ticket) -> Response:
     left = [each.cloud_id for each in visit.store.tickets.journal(ticket.id) if each.state != "gone"]
     return visit.page(f"publications/{action}.html", ticket=ticket, left=left)
-
-
-def _woken(visit: Visit, id: int, response: Response) -> Response:
-    """Waking a worker must not keep anybody waiting, whatever the broker does."""
-    response.background = BackgroundTask(wake, visit.store, visit.services.waker, id)
-    return response
 
 
 def _uri(ticket: Ticket) -> str:

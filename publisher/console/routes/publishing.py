@@ -6,9 +6,8 @@ import json
 import secrets
 from collections.abc import Mapping
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, BackgroundTasks, Response
 from fastapi.responses import PlainTextResponse
-from starlette.background import BackgroundTask
 
 from publisher.console import BASE
 from publisher.console.first_steps import first_steps
@@ -18,10 +17,10 @@ from publisher.console.publish_form import NOT_STORED, Draft, as_before, draft
 from publisher.console.template_filters import sentence
 from publisher.core.errors import Conflict, InvalidRequest, NotFound, TooMany
 from publisher.core.ticket import Ticket
-from publisher.services.publishing import accept, wake
-from publisher.store.idempotency import IdempotencyKey, KeyTaken
+from publisher.services import publishing
+from publisher.store.idempotency import IdempotencyKey
 from publisher.web.error_status import status_of
-from publisher.web.request import API, base_url
+from publisher.web.request import API, base_url, wake_later
 from publisher.web.writer_threads import WriterRoute
 
 router = APIRouter(route_class=WriterRoute)
@@ -47,31 +46,29 @@ def new_publication(visit: Visiting) -> Response:
 
 
 @router.post(_NEW)
-def publish(visit: Visiting, form: Posted) -> Response:
-    """Or, with `show`, the form once more, for what was chosen."""
+def publish(visit: Visiting, form: Posted, after: BackgroundTasks) -> Response:
+    """Publish what the form describes or, with `show`, show the form again for what was chosen."""
     visit.require(_ENTITLEMENT)
     if "show" in form:
         return _page(visit, _shown(visit, form))
     drafted = _draft(visit, form)
     if drafted.errors:
         return _page(visit, drafted, drafted.errors, 400)
-    services, key = visit.services, _key(visit, form)
+    services = visit.services
     try:
-        if key and (before := services.store.idempotency_keys.ticket(key)):
-            return _accepted(visit, before)
-        ticket = accept(visit.store, services.sealer, drafted.request(), key, policy=services.policy)
+        accepted = publishing.publish(
+            visit.store,
+            services.sealer,
+            drafted.request,
+            _key(visit, form),
+            policy=services.policy,
+            wake=wake_later(after, services.wakeups.ticket),
+        )
     except InvalidRequest as error:
         return _page(visit, drafted, drafted.told(error), 400)
-    except KeyTaken as error:
-        # A second click, while the first was being accepted.
-        same = services.store.idempotency_keys.ticket(key) if key else None
-        return _accepted(visit, same) if same else _page(visit, drafted, {"": sentence(str(error))}, 409)
     except (Conflict, TooMany) as error:
         return _page(visit, drafted, {"": sentence(str(error))}, status_of(error))
-    response = _accepted(visit, ticket)
-    # The ticket is safe. Waking a worker must not keep anybody waiting, whatever the broker does.
-    response.background = BackgroundTask(wake, services.store, services.waker, ticket.id)
-    return response
+    return _accepted(visit, accepted.ticket)
 
 
 @router.post(_NEW + "/command")

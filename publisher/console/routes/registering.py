@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, BackgroundTasks, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
-from starlette.background import BackgroundTask
 
 from publisher.console import BASE
 from publisher.console.form_fields import told
@@ -16,9 +15,10 @@ from publisher.console.template_filters import sentence
 from publisher.core.checksums import checksums
 from publisher.core.errors import Conflict, InvalidRequest, PublisherError
 from publisher.core.image import formats
-from publisher.services.image_registration import begin, wake_image
+from publisher.services.image_registration import begin
 from publisher.web.error_status import status_of
 from publisher.web.negotiation import UnsupportedMediaType
+from publisher.web.request import wake_later
 from publisher.web.uploads import received
 from publisher.web.writer_threads import WriterRoute
 
@@ -36,28 +36,26 @@ def new_image(visit: Visiting) -> Response:
 
 
 @router.post(_NEW)
-def register(visit: Visiting, form: Posted) -> Response:
+def register(visit: Visiting, form: Posted, after: BackgroundTasks) -> Response:
     """An image that a worker is to fetch."""
     visit.require(_ENTITLEMENT)
-    services = visit.services
     try:
         image = begin(
             visit.store,
-            services.settings,
+            visit.services.settings,
             owner=visit.user.login,
             appliance_id=_appliance(visit, form.get("appliance", "")),
             location=form.get("location", ""),
             name=_name(form.get("name", "")),
             format=form.get("format", ""),
             expected=checksums(md5=form.get("md5sum"), sha256=form.get("sha256sum", "").strip()),
+            wake=wake_later(after, visit.services.wakeups.image),
         )
     except InvalidRequest as error:
         return _page(visit, form, told(error), 400)
     except Conflict as error:
         return _page(visit, form, {"": sentence(str(error))}, 409)
-    response = visit.redirect(f"/images/{image.id}", f"Image {image.id} is being fetched by a worker.")
-    response.background = BackgroundTask(wake_image, services.store, services.waker, image.id)
-    return response
+    return visit.redirect(f"/images/{image.id}", f"Image {image.id} is being fetched by a worker.")
 
 
 @router.post("/images/upload")

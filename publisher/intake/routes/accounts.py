@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from itertools import count
 
 from fastapi import APIRouter, Response
 
@@ -16,8 +15,8 @@ from publisher.intake.wire.codec import write_document
 from publisher.intake.wire.schema import TYPES
 from publisher.platforms.fields import CRED_ACCOUNT, TYPE_KEY, Document
 from publisher.platforms.wire_types import PlatformTypes, find_platform
-from publisher.services.publishing import check_account, check_kept
-from publisher.store.accounts import Accounts, StoredAccount
+from publisher.services import accounts as account_cases
+from publisher.store.accounts import StoredAccount
 from publisher.web.request import Body, Id
 from publisher.web.writer_threads import WriterRoute
 
@@ -43,14 +42,16 @@ def create_account(caller: Calling, body: Body, uid: str) -> Response:
     if platform is None:
         raise InvalidRequest("is needed: the platform of the account, such as openstack", field="targetPlatform.name")
     fields, secrets = platform.account_parts(document)
-    check_account(platform.name, fields, secrets, policy=caller.services.policy)
-    store = caller.store.accounts
-    account = store.add(
+    store = caller.store
+    account = account_cases.create(
+        store,
+        caller.services.sealer,
         owner=owner,
-        name=_name(document) or _free_name(store, owner, platform),
+        name=_name(document) or account_cases.free_name(store, owner, platform.name),
         platform=platform.name,
         fields=fields,
-        sealed_secrets=caller.services.sealer.seal(secrets),
+        secrets=secrets,
+        policy=caller.services.policy,
     )
     return caller.created(CRED_ACCOUNT, account_document(account), account_uri(owner, account.id))
 
@@ -65,8 +66,7 @@ def account(caller: Calling, uid: str, caid: Id) -> Response:
 @router.put(_ACCOUNTS + "/{caid}")
 def change_account(caller: Calling, body: Body, uid: str, caid: Id) -> Response:
     owner = caller.owner(uid, _CREATE)
-    store = caller.store.accounts
-    present = store.get(owner, caid)
+    present = caller.services.store.accounts.get(owner, caid)
     caller.check_shown(present.platform)
     document = caller.read(body, CRED_ACCOUNT, present.platform)
     _check_same(document, present)
@@ -76,17 +76,14 @@ def change_account(caller: Calling, body: Body, uid: str, caid: Id) -> Response:
             f"account {caid} is of {present.platform}; make another for another platform", field="targetPlatform.name"
         )
     fields, secrets = platform.account_parts(document)
-    # Secrets are replaced together or kept together: what is sealed cannot be opened here and added to.
-    sealed = dict.fromkeys(platform.secret_names, "sealed")
-    check_account(platform.name, present.fields | fields, secrets or sealed, policy=caller.services.policy)
-    if not secrets:
-        check_kept(present.fields, fields, platform.secret_names)
-    changed = store.update(
-        owner,
-        caid,
+    changed = account_cases.change(
+        caller.store,
+        caller.services.sealer,
+        present,
         name=_name(document) or None,
         fields=fields,
-        sealed_secrets=caller.services.sealer.seal(secrets) if secrets else None,
+        secrets=secrets,
+        policy=caller.services.policy,
     )
     body = write_document(caller.form, CRED_ACCOUNT, account_document(changed))
     return Response(body, media_type=caller.form.content_type)
@@ -105,13 +102,6 @@ def _platform(document: Document) -> PlatformTypes | None:
 
 def _name(document: Document) -> str:
     return str(document.get("name") or "").strip()
-
-
-def _free_name(store: Accounts, owner: str, platform: PlatformTypes) -> str:
-    """That of the platform, with a number where the user has such an account already."""
-    taken = {each.name for each in store.list(owner)}
-    names = (platform.name if number == 1 else f"{platform.name}-{number}" for number in count(1))
-    return next(name for name in names if name not in taken)
 
 
 def _check_same(document: Document, present: StoredAccount) -> None:

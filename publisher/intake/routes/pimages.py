@@ -19,11 +19,11 @@ from publisher.intake.idempotency_header import idempotency_key
 from publisher.intake.long_poll import Watcher, wait_seconds
 from publisher.intake.publish_request import publish_request, referred_account
 from publisher.platforms.fields import TYPE_KEY, Document
-from publisher.services.publishing import accept, wake
+from publisher.services import publishing
+from publisher.services.publishing import PublishRequest
 from publisher.store import Store
-from publisher.store.idempotency import KeyTaken
 from publisher.web.conditional import last_modified, respond
-from publisher.web.request import Body, Id
+from publisher.web.request import Body, Id, wake_later
 from publisher.web.writer_threads import WriterRoute
 
 router = APIRouter(route_class=WriterRoute)
@@ -101,20 +101,17 @@ def published_image_account(caller: Calling, uid: str, aid: Id, itid: Id, pitid:
 @router.delete(_IMAGE + "/pimages/{pitid}/cancel")
 def cancel_publication(caller: Calling, after: BackgroundTasks, uid: str, aid: Id, itid: Id, pitid: Id) -> Response:
     ticket = _ticket(caller, caller.owner(uid, "image_publish"), aid, itid, pitid)
-    cancelled = caller.store.tickets.request_cancel(ticket.id)
-    # A worker that is at it notices by itself. Where none is, one has to come and clean up.
-    if not cancelled.final:
-        after.add_task(wake, caller.services.store, caller.services.waker, ticket.id)
-    return Response(status_code=204, background=after)
+    publishing.cancel(caller.store, ticket.id, wake_later(after, caller.services.wakeups.ticket))
+    return Response(status_code=204)
 
 
 @router.post(_IMAGE + "/pimages/{pitid}/retry")
 def retry_publication(caller: Calling, after: BackgroundTasks, uid: str, aid: Id, itid: Id, pitid: Id) -> Response:
     ticket = _ticket(caller, caller.owner(uid, "image_publish"), aid, itid, pitid)
     caller.check_shown(ticket.platform)
-    queued = caller.store.tickets.retry(ticket.id)
-    after.add_task(wake, caller.services.store, caller.services.waker, ticket.id)
-    return _created(caller, queued, after)
+    return _created(
+        caller, publishing.retry(caller.store, ticket.id, wake_later(after, caller.services.wakeups.ticket))
+    )
 
 
 @router.delete(_IMAGE + "/pimages/{pitid}")
@@ -133,37 +130,35 @@ def owner_of_appliance(caller: Caller, uid: str, aid: int) -> str:
 
 def _publish(caller: Caller, body: bytes, after: BackgroundTasks, uid: str, aid: int, itid: int | None) -> Response:
     owner = caller.owner(uid, "image_publish")
-    store = caller.services.store
+
+    def request() -> PublishRequest:
+        store = caller.services.store
+        if itid is not None and not _has_image(store, owner, aid, itid):
+            raise NotFound(f"appliance {aid} of {owner} has no image {itid}")
+        document = caller.read(body, "publishImage")
+        account = referred_account(store.accounts, document, owner)
+        if account and not document.get(TYPE_KEY):
+            # Only the account tells the platform, and with it the elements that the document may have.
+            document = caller.read(body, "publishImage", account.platform)
+        return publish_request(document, owner=owner, appliance_id=aid, image_id=itid, stored=account)
+
+    services = caller.services
     key = idempotency_key(caller, body)
-    if key and (before := store.idempotency_keys.ticket(key)):
-        return _created(caller, before, after)
-    if itid is not None and not _has_image(store, owner, aid, itid):
-        raise NotFound(f"appliance {aid} of {owner} has no image {itid}")
-    document = caller.read(body, "publishImage")
-    account = referred_account(store.accounts, document, owner)
-    if account and not document.get(TYPE_KEY):
-        # Only now is it known what it is of, and with that, which elements it may have.
-        document = caller.read(body, "publishImage", account.platform)
-    request = publish_request(document, owner=owner, appliance_id=aid, image_id=itid, stored=account)
-    try:
-        ticket = accept(caller.store, caller.services.sealer, request, key, policy=caller.services.policy)
-    except KeyTaken:
-        # The same request, sent twice at a time: the other one was faster.
-        same = store.idempotency_keys.ticket(key) if key else None
-        if same is None:
-            raise
-        return _created(caller, same, after)
-    # The ticket is safe. Waking a worker must not keep the caller waiting, whatever the broker does.
-    after.add_task(wake, store, caller.services.waker, ticket.id)
-    return _created(caller, ticket, after)
+    accepted = publishing.publish(
+        caller.store,
+        services.sealer,
+        request,
+        key,
+        policy=services.policy,
+        wake=wake_later(after, caller.services.wakeups.ticket),
+    )
+    return _created(caller, accepted.ticket)
 
 
-def _created(caller: Caller, ticket: Ticket, after: BackgroundTasks) -> Response:
+def _created(caller: Caller, ticket: Ticket) -> Response:
     document = _document(caller, ticket, caller.services.store.images.get(ticket.image_id))
     uri = ticket_uri(ticket.owner, ticket.appliance_id, ticket.image_id, ticket.id)
-    created = caller.created("publishImage", document, uri)
-    created.background = after
-    return created
+    return caller.created("publishImage", document, uri)
 
 
 def _of_user(caller: Caller, uid: str, img: str | None) -> list[Ticket]:

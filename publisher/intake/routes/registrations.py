@@ -13,9 +13,9 @@ from publisher.intake.caller import Caller, Calling
 from publisher.intake.documents import image_document
 from publisher.intake.download_keys import image_key
 from publisher.platforms.fields import Document
-from publisher.services.image_registration import begin, wake_image
+from publisher.services import image_registration
 from publisher.web.negotiation import media_type
-from publisher.web.request import Id, bounded_body
+from publisher.web.request import Id, bounded_body, wake_later
 from publisher.web.uploads import received
 from publisher.web.writer_threads import WriterRoute, run_as_writer
 
@@ -61,10 +61,11 @@ async def register_image(
 @router.post(_IMAGES + "/{itid:id}")
 def generate_again(caller: Calling, after: BackgroundTasks, uid: str, aid: Id, itid: Id) -> Response:
     """Fetch an image again from where it was fetched. Its body, if there is one, is not looked at."""
-    store = caller.store
-    image = store.registrations.again(caller.owner(uid, _ENTITLEMENT), aid, itid)
-    after.add_task(wake_image, store, caller.services.waker, image.id)
-    return _created(caller, image, after)
+    owner = caller.owner(uid, _ENTITLEMENT)
+    return _created(
+        caller,
+        image_registration.again(caller.store, owner, aid, itid, wake_later(after, caller.services.wakeups.image)),
+    )
 
 
 @router.delete(_IMAGES + "/{itid}/status")
@@ -78,20 +79,18 @@ def _begin(caller: Caller, after: BackgroundTasks, owner: str, aid: int, body: b
     uri = document.get("parentUri")
     if uri is not None and parse_appliance_uri(str(uri), "parentUri") != (owner, aid):
         raise InvalidRequest(f"'{uri}' is not the appliance of the request's path", field="parentUri")
-    services = caller.services
-    image = begin(
+    image = image_registration.begin(
         caller.store,
-        services.settings,
+        caller.services.settings,
         owner=owner,
         appliance_id=aid,
         location=str(document.get("location") or ""),
         name=str(document.get("name") or ""),
         format=_format(document),
         expected=checksums(md5=document.get("md5sum"), sha256=document.get("sha256sum")),
+        wake=wake_later(after, caller.services.wakeups.image),
     )
-    # The image is committed. Waking a worker must not keep the caller waiting, whatever the broker does.
-    after.add_task(wake_image, services.store, services.waker, image.id)
-    return _created(caller, image, after)
+    return _created(caller, image)
 
 
 def _format(document: Document) -> str:
@@ -104,9 +103,7 @@ def _format(document: Document) -> str:
     return ""
 
 
-def _created(caller: Caller, image: Image, after: BackgroundTasks | None = None) -> Response:
+def _created(caller: Caller, image: Image) -> Response:
     key = image_key(caller.services.sealer, image)
     uri = image_uri(image.owner, image.appliance_id, image.id)
-    created = caller.created("image", image_document(image, key=key), uri)
-    created.background = after
-    return created
+    return caller.created("image", image_document(image, key=key), uri)

@@ -16,6 +16,7 @@ import pytest
 
 from publisher.core.settings import Settings
 from publisher.store import Store
+from publisher.store.tickets import NewTicket
 from tests.patience import PATIENCE
 from tests.unit.intake.conftest import IMAGE_SIZE, PASSWORDS, Process, real_server
 
@@ -27,10 +28,10 @@ def directory(filled_template: Path, tmp_path: Path) -> Path:
 
 
 def add(store: Store, name: str) -> int:
-    return store.tickets.create(
+    return store.tickets.create(NewTicket(
         owner="alice", appliance_id=14, image_id=21, image_size=IMAGE_SIZE, platform="memory", account={},
         sealed_secrets=b"-", target={}, name=name,
-    ).id  # fmt: skip
+    )).id  # fmt: skip
 
 
 def changes(lines: Iterator[str]) -> Iterator[Any]:

@@ -11,6 +11,7 @@ from publisher.files.hashing import digest
 from publisher.store import Store
 from publisher.store.engine import db_now, writing
 from publisher.store.tables import tickets, users
+from publisher.store.tickets import NewTicket
 
 OWNER = "root"
 APPLIANCE = 4
@@ -65,7 +66,7 @@ def add_ticket(store: Store, **values: Any) -> Ticket:
         if store.users.get(OWNER) is None:
             add_owner(store)
         add_image_row(store, Digests(1000, "5" * 32, "2" * 64, "f" * 128), "none.raw", id=row["image_id"])
-    return store.tickets.create(**row)
+    return store.tickets.create(NewTicket(**row))
 
 
 def current(store: Store, ticket: Ticket | int) -> Ticket:

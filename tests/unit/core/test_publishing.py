@@ -1,4 +1,4 @@
-"""Accepting a request: checked, committed, and only then is a worker woken."""
+"""A publish request is checked and committed, and only then is a worker woken."""
 
 import logging
 from pathlib import Path
@@ -7,10 +7,11 @@ import pytest
 
 from publisher.core.errors import InvalidRequest, QueueUnavailable
 from publisher.core.image import Image
-from publisher.core.ticket import Phase, State
+from publisher.core.ticket import Phase, State, Ticket
 from publisher.core.vault import Vault
-from publisher.outbound.policy import EVERYWHERE
-from publisher.services.publishing import PublishRequest, accept, wake
+from publisher.outbound.policy import EVERYWHERE, OutboundPolicy
+from publisher.services.publishing import PublishRequest, publish
+from publisher.services.wakeups import Wakeups
 from publisher.store import Store
 from tests.unit.core.records import APPLIANCE, OWNER, add_image, add_owner, put_back
 
@@ -37,6 +38,14 @@ class Broker:
         if self.away:
             raise QueueUnavailable("the message broker cannot be reached: Connection refused")
         self.sent.append(ticket_id)
+
+    def send_image(self, image_id: int) -> None:
+        raise NotImplementedError
+
+
+def accept(store: Store, vault: Vault, request: PublishRequest, *, policy: OutboundPolicy) -> Ticket:
+    """The ticket of a request; nobody is woken."""
+    return publish(store, vault, lambda: request, policy=policy, wake=lambda id: None).ticket
 
 
 def request(image: Image, **values: object) -> PublishRequest:
@@ -113,7 +122,7 @@ def test_anothers_image_cannot_be_told_from_none(sqlite_store: Store, vault: Vau
 def test_a_worker_is_woken(sqlite_store: Store, vault: Vault, image: Image) -> None:
     broker = Broker()
     ticket = accept(sqlite_store, vault, request(image), policy=EVERYWHERE)
-    assert wake(sqlite_store, broker, ticket.id)
+    assert Wakeups(sqlite_store, broker).ticket(ticket.id)
     assert broker.sent == [ticket.id]
     assert sqlite_store.tickets.due() == []
 
@@ -125,7 +134,7 @@ def test_with_the_broker_away_the_ticket_stays_and_is_woken_later(
     broker.away = True
     ticket = accept(sqlite_store, vault, request(image), policy=EVERYWHERE)
     with caplog.at_level(logging.WARNING):
-        assert not wake(sqlite_store, broker, ticket.id)
+        assert not Wakeups(sqlite_store, broker).ticket(ticket.id)
     assert f"ticket {ticket.id} is accepted, but no worker was woken" in caplog.text
     assert sqlite_store.tickets.get(ticket.id) is not None
     assert sqlite_store.tickets.due() == [ticket.id]
@@ -133,7 +142,7 @@ def test_with_the_broker_away_the_ticket_stays_and_is_woken_later(
 
 def test_a_ticket_whose_message_was_lost_is_due_after_a_while(sqlite_store: Store, vault: Vault, image: Image) -> None:
     ticket = accept(sqlite_store, vault, request(image), policy=EVERYWHERE)
-    wake(sqlite_store, Broker(), ticket.id)
+    Wakeups(sqlite_store, Broker()).ticket(ticket.id)
     put_back(sqlite_store, ticket, wake_at=0.001)
     assert sqlite_store.tickets.due() == [ticket.id]
 

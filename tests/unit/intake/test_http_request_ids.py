@@ -8,7 +8,7 @@ import uuid
 import pytest
 from structlog.contextvars import get_contextvars
 
-from publisher.services import publishing
+from publisher.services import wakeups
 from tests.unit.intake.conftest import JSON, Service, image_uri, json_body
 
 
@@ -44,13 +44,13 @@ def test_it_is_on_the_ticket_and_in_the_logs(
     fresh: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     bound: list[object] = []
-    warn = publishing.logger.warning
+    warn = wakeups.logger.warning
 
     def warned(*arguments: object) -> None:
         bound.append(get_contextvars().get("request_id"))
         warn(*arguments)
 
-    monkeypatch.setattr(publishing.logger, "warning", warned)
+    monkeypatch.setattr(wakeups.logger, "warning", warned)
     fresh.waker.break_down()
     with caplog.at_level(logging.WARNING):
         answer = fresh.post(

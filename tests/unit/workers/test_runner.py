@@ -32,6 +32,7 @@ from publisher.core.settings import Settings
 from publisher.core.ticket import Account, CloudRef, Phase, State, Target, Ticket
 from publisher.core.vault import Vault
 from publisher.outbound.policy import OutboundPolicy
+from publisher.services.wakeups import Wakeups
 from publisher.store import Store
 from publisher.telemetry.metrics import exposition
 from tests.patience import PATIENCE
@@ -191,6 +192,9 @@ class Waker:
     def send(self, ticket_id: int) -> None:
         self.sent.append(ticket_id)
 
+    def send_image(self, image_id: int) -> None:
+        raise NotImplementedError
+
 
 @pytest.fixture
 def waker() -> Waker:
@@ -199,7 +203,7 @@ def waker() -> Waker:
 
 @pytest.fixture
 def runner(sqlite_store: Store, vault: Vault, settings: Settings, drain: Drain, waker: Waker) -> Runner:
-    return Runner(sqlite_store, vault, settings, worker="a", drain=drain, waker=waker)
+    return Runner(sqlite_store, vault, settings, worker="a", drain=drain, wakeups=Wakeups(sqlite_store, waker))
 
 
 @pytest.fixture(autouse=True)
@@ -1116,7 +1120,7 @@ def test_a_drain_that_is_over_hands_the_ticket_back(
     how: str,
 ) -> None:  # fmt: skip
     drain = Drain(0 if how == "time is up" else 60)
-    runner = Runner(sqlite_store, vault, settings, worker="a", drain=drain, waker=waker)
+    runner = Runner(sqlite_store, vault, settings, worker="a", drain=drain, wakeups=Wakeups(sqlite_store, waker))
 
     def ask() -> None:
         drain.ask(now=how == "at once")

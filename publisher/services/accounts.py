@@ -1,0 +1,100 @@
+"""The use cases of stored cloud accounts: create and change. Secrets are sealed here; only workers open them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from itertools import count
+from typing import Any
+
+from publisher.core.errors import InvalidRequest
+from publisher.core.vault import Sealer
+from publisher.outbound.policy import OutboundPolicy
+from publisher.outbound.precheck import check_named
+from publisher.platforms.platform import SECRETS_GO_BY, addresses, check_account
+from publisher.platforms.wire_types import find_platform
+from publisher.store import Store
+from publisher.store.accounts import StoredAccount
+
+
+class SecretNeeded(InvalidRequest):
+    """The secret is needed again."""
+
+
+def create(
+    store: Store,
+    sealer: Sealer,
+    *,
+    owner: str,
+    name: str,
+    platform: str,
+    fields: dict[str, Any],
+    secrets: dict[str, str],
+    policy: OutboundPolicy,
+) -> StoredAccount:
+    """Store a new account.
+
+    Raises `InvalidRequest` that names the element at fault, and `Conflict` if the owner has an account of that name.
+    """
+    _check(platform, fields, secrets, policy)
+    return store.accounts.add(
+        owner=owner, name=name, platform=platform, fields=fields, sealed_secrets=sealer.seal(secrets)
+    )
+
+
+def change(
+    store: Store,
+    sealer: Sealer,
+    present: StoredAccount,
+    *,
+    name: str | None,
+    fields: dict[str, Any],
+    secrets: dict[str, str],
+    policy: OutboundPolicy,
+) -> StoredAccount:
+    """Change a stored account. What is not given stays; a field that is None is removed.
+
+    Secrets are replaced together or kept together, because sealed ones cannot be opened here to add to them.
+    Raises `InvalidRequest` that names the element at fault, `SecretNeeded` if secrets are kept but would go elsewhere,
+    `NotFound`, and `Conflict` if the owner has another account of that name.
+    """
+    platform = find_platform(present.platform)
+    kept = platform.secret_names if platform else frozenset({"password"})
+    _check(present.platform, present.fields | fields, secrets or kept, policy)
+    if not secrets:
+        _check_kept(present.fields, fields, kept)
+    return store.accounts.update(
+        present.owner,
+        present.id,
+        name=name,
+        fields=fields,
+        sealed_secrets=sealer.seal(secrets) if secrets else None,
+    )
+
+
+def free_name(store: Store, owner: str, platform: str) -> str:
+    """The platform's name, with a number if the user has such an account already."""
+    taken = {each.name for each in store.accounts.list(owner)}
+    names = (platform if number == 1 else f"{platform}-{number}" for number in count(1))
+    return next(name for name in names if name not in taken)
+
+
+def _check(platform: str, fields: dict[str, Any], secrets: Collection[str], policy: OutboundPolicy) -> None:
+    try:
+        check_account(platform, fields, secrets)
+        check_named(policy, addresses(platform, fields))
+    except InvalidRequest as error:
+        at_fault = error.field or ""
+        words = str(error).removeprefix(f"{at_fault}: ")
+        raise InvalidRequest(words, field=at_fault.removeprefix("credAccount.")) from None
+
+
+def _check_kept(present: Mapping[str, Any], fields: Mapping[str, Any], secrets: Collection[str]) -> None:
+    """Refuse to send kept secrets to another address or for another login."""
+    if any(name in fields and _lines(fields[name]) != _lines(present.get(name)) for name in SECRETS_GO_BY):
+        name = "password" if "password" in secrets else min(secrets, default="password")
+        raise SecretNeeded("is needed again where the address or the login changes", field=name)
+
+
+def _lines(value: object) -> list[str]:
+    """The lines of a value. None equals the empty text; forms have line ends of their own."""
+    return [line.strip() for line in str(value or "").strip().splitlines()]
