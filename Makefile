@@ -1,4 +1,4 @@
-# Everything works from nothing: each target makes the environment that it needs.
+# Each target creates the environment that it needs, so every target works on a fresh checkout.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
@@ -9,7 +9,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 export PUBLISHER_DEVCLOUD_VENV ?= $(CURDIR)/.venv-devcloud
 
-help:  ## this list
+help:  ## show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1|\2/p' Makefile | column -t -s '|'
 
 demo: .venv/.runtime  ## publish two images to a real OpenStack cloud on this machine; KEEP=1 leaves it running
@@ -18,39 +18,39 @@ demo: .venv/.runtime  ## publish two images to a real OpenStack cloud on this ma
 demo-stop: .venv/.runtime  ## stop what `make demo KEEP=1` left running
 	@$(BIN)/python -m demo.run --stop
 
-# The runner takes the shell's place, so that a signal to `make` reaches it; it ends all that tests have started.
+# The runner replaces the shell, so that a signal to `make` reaches it. It stops every process that the tests have started.
 RUN := exec $(BIN)/python -m tests.runner
 
-test: .venv/.development  ## all tests, against real servers
+test: .venv/.development  ## run all tests, against real servers
 	@$(RUN) test
 
-test-fast: .venv/.development  ## the tests that need no server, nor much time
+test-fast: .venv/.development  ## run the tests that need no server and little time
 	@$(RUN) test-fast
 
-lint: .venv/.development  ## style, types, directions of imports
+lint: .venv/.development  ## check style, types and import directions
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-chaos: .venv/.development  ## kill, pause, cut and fill things for MINUTES=2 while images are published; SEED, STORE, BROKER, KEEP
+chaos: .venv/.development  ## inject faults for MINUTES=2 while images are published; options: SEED, STORE, BROKER, KEEP
 	@$(RUN) chaos --minutes $(or $(MINUTES),2) $(if $(SEED),--seed $(SEED)) \
 		--store $(or $(STORE),sqlite) --broker $(or $(BROKER),embedded) $(if $(KEEP),--keep)
 
-promises: .venv/.development  ## what is promised of time, at full size: 1 GiB images, the default lease
+promises: .venv/.development  ## measure the promised time limits at full size: 1 GiB images, the default lease
 	@$(RUN) promises
 
-bench: .venv/.development  ## what the intake takes, and an upload beside other ways to send an image
+bench: .venv/.development  ## measure the intake, and compare an upload with other ways to send an image
 	$(BIN)/python -m bench.intake
 	$(BIN)/python -m bench.upload
 	$(BIN)/python -m bench.longpoll
 	$(BIN)/python -m bench.console
 	$(BIN)/python -m bench.signins
 
-screenshots: .venv/.development  ## pictures of the console's main pages, into docs/screenshots
+screenshots: .venv/.development  ## save screenshots of the console's main pages in docs/screenshots
 	$(BIN)/python -m tests.browser.screenshots
 
-clean:  ## remove all that these targets made
+clean:  ## remove everything that these targets have created
 	[ ! -x $(BIN)/python ] || $(BIN)/python -m demo.run --stop || true
 	rm -rf .venv .venv-devcloud .venv-devcloud.lock .demo .test-run .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis *.egg-info
 
@@ -62,6 +62,6 @@ clean:  ## remove all that these targets made
 	@touch $@
 
 .venv/.development: .venv/.runtime
-	@echo 'Installing what the tests need'
+	@echo 'Installing the packages that the tests need'
 	@$(PIP) --editable '.[dev]'
 	@touch $@
