@@ -1,1 +1,1 @@
-"""What the intake and the workers share. Knows no HTTP server, no Celery and no cloud SDK."""
+"""What the intake and the workers share. Uses no HTTP server, no Celery and no cloud SDK."""

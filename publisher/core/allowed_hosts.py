@@ -1,4 +1,4 @@
-"""Checks the host that a request names: a page elsewhere can make a browser send any name (DNS rebinding)."""
+"""Checks the host that a request names. A foreign page can make a browser send any name (DNS rebinding)."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _ALWAYS = ("localhost", "*.localhost")
 
 
 def is_allowed(host_header: str, settings: Settings, *, local_address: str) -> bool:
-    """Whether the `Host` of a request is one of ours.
+    """Return whether the `Host` of a request is one of ours.
 
     Ours are `PUBLISHER_ALLOWED_HOSTS`, the host of `PUBLISHER_PUBLIC_URL`, loopback, this machine's name, and
-    `local_address`, at which the connection came in.
+    `local_address`: the address that received the connection.
     """
     host = _host_of(f"//{host_header}")
     if not host:

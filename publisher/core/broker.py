@@ -1,4 +1,4 @@
-"""The message broker: its address, and how it is connected to, by TLS where its URL says so."""
+"""The message broker: its address, and how to connect to it, with TLS if its URL says so."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from publisher.core.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Broker:
-    """`verify`: check the certificate and the host name, against `ca_file` or the system's authorities."""
+    """How to connect to the broker. `verify`: check its certificate and host name.
+
+    `ca_file`: the authorities to check against; None: those that the system trusts.
+    """
 
     url: str
     ca_file: Path | None = None
@@ -23,11 +26,11 @@ class Broker:
 
     @classmethod
     def of(cls, settings: Settings) -> Broker:
-        """The broker of an installation."""
+        """Return the broker of an installation."""
         return cls(settings.broker, settings.broker_ca_file, settings.broker_tls_verify)
 
     def connection(self, timeout_seconds: float, *, connect_seconds: float | None = None) -> Connection:
-        """A connection, not yet opened, whose sends give up in time."""
+        """Return an unopened connection whose operations time out."""
         return Connection(
             self.url,
             connect_timeout=connect_seconds or timeout_seconds,
@@ -37,7 +40,7 @@ class Broker:
 
     @property
     def trust(self) -> str:
-        """How the broker's certificate is checked, in words for a person; empty for a URL without TLS."""
+        """How the broker's certificate is checked, as text for people; empty for a URL without TLS."""
         if not self.uses_tls:
             return ""
         if not self.verify:
@@ -52,7 +55,7 @@ class Broker:
     def tls(self) -> dict[str, Any] | None:
         """The `ssl` options of kombu's transport, which Celery calls `broker_use_ssl`; None for a URL without TLS.
 
-        Kombu's own defaults check nothing: no certificate of a Redis, no host name of a RabbitMQ (kombu 5.7).
+        Kombu's own defaults are unsafe: no certificate check for Redis, no host name check for RabbitMQ (kombu 5.7).
         """
         if not self.uses_tls:
             return None
@@ -60,13 +63,13 @@ class Broker:
         ca_file = str(self.ca_file) if self.ca_file else None
         if urlsplit(self.url).scheme.lower() == "rediss":
             return {"ssl_cert_reqs": required, "ssl_ca_certs": ca_file, "ssl_check_hostname": self.verify}
-        # The host's name is checked where it is given here, whatever `cert_reqs` says.
+        # Passing `server_hostname` turns on the check of the host name, whatever `cert_reqs` says.
         host = {"server_hostname": urlsplit(self.url).hostname or "localhost"} if self.verify else {}
         return {"cert_reqs": required, "ca_certs": ca_file, **host}
 
     def _transport_options(self, timeout_seconds: float) -> dict[str, Any]:
         if self.url.startswith(("amqp", "pyamqp")):
-            # Wait for the broker's word that it has the message.
+            # Wait until the broker confirms that it has the message.
             return {
                 "confirm_publish": True,
                 "read_timeout": timeout_seconds,

@@ -1,4 +1,4 @@
-"""Bundles of certificates (PEM) that callers give: the authorities that their clouds are trusted by."""
+"""Certificate bundles (PEM) that callers give: the authorities to check their clouds' certificates against."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ BUNDLE_CHARACTERS_MAX = 64 * 1024
 
 
 def check_bundle(bundle: str, field: str) -> None:
-    """Raises `InvalidRequest` for what is no bundle. It is stored in clear: a private key has no place in it."""
+    """Check a bundle. Raises `InvalidRequest`. Bundles are stored in clear, so private keys are refused."""
     if len(bundle) > BUNDLE_CHARACTERS_MAX:
         raise InvalidRequest(f"is longer than {BUNDLE_CHARACTERS_MAX} characters", field=field)
     if "PRIVATE KEY" in bundle:

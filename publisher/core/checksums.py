@@ -1,4 +1,4 @@
-"""Checksums that a caller says an image has, compared with what came."""
+"""Checksums that a caller declares for an image, and their comparison with the received bytes."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from publisher.core.errors import InvalidRequest
 
 HEX_DIGITS = {"md5": 32, "sha256": 64, "sha512": 128}
-"""The algorithms, by our names, and the length of each one's checksum."""
+"""Maps each algorithm, by our name for it, to the length of its checksum in hex digits."""
 
 
 @dataclass(frozen=True, slots=True)
 class Checksum:
-    """What a caller says."""
+    """A checksum that a caller declared."""
 
     algorithm: str
     """One of `HEX_DIGITS`."""
@@ -28,7 +28,7 @@ Checksums = tuple[Checksum, ...]
 
 
 def checksum(algorithm: str, text: str, field: str) -> Checksum:
-    """A checksum as it is given in hex. Raises `InvalidRequest`."""
+    """Parse a checksum in hex. Raises `InvalidRequest`."""
     value = text.strip().lower()
     digits = HEX_DIGITS[algorithm]
     if not re.fullmatch(rf"[0-9a-f]{{{digits}}}", value):
@@ -37,15 +37,15 @@ def checksum(algorithm: str, text: str, field: str) -> Checksum:
 
 
 def checksums(*, md5: object = None, sha256: object = None) -> Checksums:
-    """Those of a document, or of a request's parameters, by the names of the wire contract. Raises `InvalidRequest`."""
+    """Parse the checksums of a document or of request parameters, named as on the wire. Raises `InvalidRequest`."""
     given = {"md5": ("md5sum", md5), "sha256": ("sha256sum", sha256)}
     return tuple(checksum(algorithm, str(text), field) for algorithm, (field, text) in given.items() if text)
 
 
 def check(expected: Checksums, *found: Mapping[str, str]) -> None:
-    """Compare each checksum with those that were found, of which one has to be the same.
+    """Compare each checksum with the computed ones: one of them must be equal.
 
-    A compressed image has two: of the bytes as they were sent, and of the disk inside. Raises `InvalidRequest`.
+    A compressed image has two: of the bytes as sent and of the disk inside. Raises `InvalidRequest`.
     """
     for each in expected:
         values = list(dict.fromkeys(one[each.algorithm] for one in found if each.algorithm in one))

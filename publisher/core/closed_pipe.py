@@ -1,4 +1,4 @@
-"""A reader that goes away before all is printed (`publisher tickets list | head -1`) is no failure."""
+"""Treats a reader that leaves before everything is printed (`publisher tickets list | head -1`) as normal."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _OUTPUTS = (1, 2)
-"""The descriptors of the standard output and the standard error."""
+"""File descriptors of standard output and standard error."""
 
 
 @contextmanager
 def quiet_end() -> Iterator[None]:
-    """End the process with 0, and print nothing more, where the reader of its output is gone.
+    """Exit with 0 and print nothing more if the reader of the output is gone.
 
-    Any other broken connection is an error as before.
+    Any other broken connection stays an error.
     """
     try:
         yield
-        # Now, for a reader that is gone to be noticed before the interpreter ends.
+        # Flush now to notice a missing reader before the interpreter exits.
         sys.stdout.flush()
     except BrokenPipeError:
         if not reader_is_gone():
             raise
     except SystemExit as error:
-        # Libraries that print end the process with 1 then.
+        # Printing libraries exit with 1 in this case.
         if not isinstance(error.__context__, BrokenPipeError):
             raise
     else:
@@ -38,7 +38,7 @@ def quiet_end() -> Iterator[None]:
 
 @contextmanager
 def no_outcome(*, when: bool = True) -> Iterator[None]:
-    """Where an exit code of 0 would say more than that all was printed: end as by SIGPIPE instead."""
+    """Die as by SIGPIPE if the reader is gone, where exit code 0 would claim more than that all was printed."""
     try:
         yield
     except BrokenPipeError:
@@ -48,14 +48,14 @@ def no_outcome(*, when: bool = True) -> Iterator[None]:
 
 
 def die() -> None:
-    """End at once, as a program does that was never told to ignore SIGPIPE."""
+    """Die at once, like a program that does not ignore SIGPIPE."""
     _discard_output()
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     os.kill(os.getpid(), signal.SIGPIPE)
 
 
 def reader_is_gone() -> bool:
-    """Whether nobody reads the standard output, or the standard error, any more."""
+    """Return whether the reader of standard output or of standard error is gone."""
     poll = select.poll()
     for descriptor in _OUTPUTS:
         poll.register(descriptor, 0)
@@ -63,7 +63,7 @@ def reader_is_gone() -> bool:
 
 
 def _discard_output() -> None:
-    """Else what is still in the buffers would be written, and fail, as the interpreter ends."""
+    """Discard what is still buffered: otherwise the interpreter would try to write it on exit, and fail."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for descriptor in _OUTPUTS:
         os.dup2(nowhere, descriptor)

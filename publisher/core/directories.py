@@ -1,4 +1,4 @@
-"""Directories that are made for their owner alone, whoever makes them first."""
+"""Creation of directories that only their owner may use."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def make_directory(path: Path, mode: int) -> None:
-    """Make a directory with that mode, unless it is there. What is missing above it is for its owner alone (0700)."""
+    """Create a directory with this mode if it is missing. Missing parents get mode 0700."""
     for above in reversed(path.absolute().parents):
         if not above.exists():
             above.mkdir(mode=0o700, exist_ok=True)

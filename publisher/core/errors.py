@@ -10,24 +10,24 @@ from enum import StrEnum
 
 
 class Reason(StrEnum):
-    """Why a ticket failed, or has to be tried again: for statistics and alerts. People read the message."""
+    """Why a ticket failed or must be retried. For statistics and alerts; people read the message."""
 
     CREDENTIALS = "credentials"
     FORBIDDEN = "forbidden"
     QUOTA = "quota"
     INTEGRITY = "integrity"
-    """What the cloud received is not what was registered."""
+    """The cloud received something other than what was registered."""
     REFUSED = "refused"
-    """By the cloud, for any other reason."""
+    """The cloud refused for any other reason."""
     CONNECTION = "connection"
-    """No connection, or one that was lost, or that moved no byte for too long."""
+    """The connection failed, was lost, or moved no byte for too long."""
     UNAVAILABLE = "unavailable"
-    """The cloud answered that it cannot at the moment: 408, 429, from 500 up."""
+    """The cloud cannot serve the request at the moment: it answered with status 408, 429, or 500 and above."""
     NETWORK_POLICY = "network_policy"
     """The installation does not allow connections to that address."""
     IMAGE_FILE = "image_file"
     REQUEST = "request"
-    """What was asked for cannot be done."""
+    """The request cannot be fulfilled."""
     DEADLINE = "deadline"
     CONFIGURATION = "configuration"
     WORKER_LOST = "worker_lost"
@@ -40,13 +40,13 @@ class PublisherError(Exception):
     reason: Reason = Reason.INTERNAL
 
     def __init__(self, message: str | None = None, *, reason: Reason | None = None) -> None:
-        """`reason` where it is another than that of the class."""
+        """`reason` overrides the reason of the class."""
         super().__init__(message or (type(self).__doc__ or "").strip().splitlines()[0])
         if reason is not None:
             self.reason = reason
 
 
-# What a caller asked for ---------------------------------------------
+# Errors in a caller's request ---------------------------------------------
 
 
 class InvalidRequest(PublisherError):
@@ -55,7 +55,7 @@ class InvalidRequest(PublisherError):
     reason = Reason.REQUEST
 
     def __init__(self, message: str | None = None, *, field: str | None = None) -> None:
-        """`field` is the path of the element at fault ("credAccount.port"); the message then begins with it."""
+        """`field` is the path of the invalid element ("credAccount.port"); the message then begins with it."""
         super().__init__(f"{field}: {message}" if field and message else message)
         self.field = field
 
@@ -91,7 +91,7 @@ class TooMany(PublisherError):
             self.retry_after_seconds = retry_after_seconds
 
 
-# What a cloud answered ---------------------------------------------
+# Errors from a cloud ---------------------------------------------
 
 
 class CloudError(PublisherError):
@@ -118,7 +118,7 @@ class TransientCloudError(CloudError):
     def __init__(
         self, message: str | None = None, *, retry_after_seconds: float | None = None, reason: Reason | None = None
     ) -> None:
-        """`retry_after_seconds` is what the cloud itself asked for, where it did."""
+        """`retry_after_seconds` is the delay that the cloud asked for, if it did."""
         super().__init__(message, reason=reason)
         self.retry_after_seconds = retry_after_seconds
 
@@ -129,7 +129,7 @@ class ImageFileError(PublisherError):
     reason = Reason.IMAGE_FILE
 
 
-# What makes a worker stop ---------------------------------------------
+# Reasons for a worker to stop ---------------------------------------------
 
 
 class Stopped(PublisherError):

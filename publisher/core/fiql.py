@@ -1,9 +1,10 @@
-"""FIQL, the language in which callers say which objects of a list they want.
+"""FIQL, the query language for filtering lists.
 
-draft-nottingham-atompub-fiql-00 without its tests for mere presence and its durations; and values in quotes, single or
-double, in which any character may stand: `name=='two words';(format.name==ISO,size=lt=1000)`. `;` (and) binds tighter
-than `,` (or). A `*` in a value stands for any text; in quotes a backslash takes the meaning of the character after it.
-What the fields are, and what may be compared with them, is not known here: see `publisher.core.listing`.
+Follows draft-nottingham-atompub-fiql-00, but without tests for mere presence and without durations. In addition, values
+may be quoted, with single or double quotes, and then contain any character:
+`name=='two words';(format.name==ISO,size=lt=1000)`. `;` (and) binds tighter than `,` (or). A `*` in a value stands for
+any text. In quotes, a backslash escapes the next character. This module does not know the fields of a list or what they
+can be compared with: see `publisher.core.listing`.
 """
 
 from __future__ import annotations
@@ -15,15 +16,15 @@ from typing import TypeAlias
 from publisher.core.errors import InvalidRequest
 
 LENGTH_MAX = 4096
-"""Characters of a query."""
+"""Maximum length of a query, in characters."""
 COMPARISONS_MAX = 100
 DEPTH_MAX = 20
-"""Of parentheses within parentheses."""
+"""Maximum nesting of parentheses."""
 
 OPERATORS = ("==", "!=", "=lt=", "=le=", "=gt=", "=ge=")
 
 _SHOWN = 20
-"""Characters of a query that a message shows."""
+"""How many characters of a query a message shows."""
 
 _SELECTOR = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 _OPERATOR = re.compile(r"[!=<>][A-Za-z]*=?")
@@ -34,7 +35,7 @@ _BLANKS = re.compile(r"\s*")
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """`pieces` is the value, cut where it has wildcards: a single piece where it has none."""
+    """One comparison. `pieces` is the value split at its wildcards: a single piece if it has none."""
 
     selector: str
     operator: str
@@ -43,7 +44,7 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """Two expressions or more, of which every one, or any one, is to hold."""
+    """Two or more expressions, combined by "and" (`every`) or by "or"."""
 
     every: bool
     parts: tuple[Expression, ...]
@@ -53,16 +54,16 @@ Expression: TypeAlias = "Comparison | Joined"
 
 
 def parse(query: str) -> Expression:
-    """Raises `InvalidRequest` for what is no query, or is too long or too deep for one."""
+    """Parse a query. Raises `InvalidRequest` if it is malformed, too long or nested too deeply."""
     if len(query) > LENGTH_MAX:
         raise _wrong(f"{len(query)} characters are too many; at most {LENGTH_MAX} are accepted")
-    if "\0" in query:  # PostgreSQL could not be asked for it
+    if "\0" in query:  # PostgreSQL rejects it
         raise _wrong("the character U+0000 is not accepted")
     return _Parser(query).whole()
 
 
 class _Parser:
-    """By recursive descent, no deeper than `DEPTH_MAX`."""
+    """A recursive descent parser, limited to a depth of `DEPTH_MAX`."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -132,7 +133,7 @@ class _Parser:
         return match[0]
 
     def _skip(self, start: int) -> None:
-        """To what follows the blanks there."""
+        """Move to `start` and past the blanks there."""
         blanks = _BLANKS.match(self._text, start)
         self._at = blanks.end() if blanks else start
 

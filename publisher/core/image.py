@@ -1,4 +1,4 @@
-"""A generated image in the catalog, and what its file really is. Reads files; knows no database and no cloud."""
+"""A registered disk image and what its file really contains. Reads files; uses no database and no cloud."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DISK_FORMATS = ("qcow2", "raw", "vmdk", "vdi", "vhd", "iso")
 
 
 class ImageState(StrEnum):
-    """How far the registration of an image is. The last three are final, until the image is generated again."""
+    """The state of an image's registration. The last three are final until the image is registered again."""
 
     QUEUED = "queued"
     FETCHING = "fetching"
@@ -26,9 +26,9 @@ class ImageState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """A generated image. Sizes in bytes, times in seconds since the epoch.
+    """A registered disk image. Sizes in bytes, times in seconds since the epoch.
 
-    Until it is ready, nothing is known of its file: sizes are 0, hashes and formats empty.
+    Until it is ready, its file is unknown: sizes are 0, hashes and formats are empty.
     """
 
     id: int
@@ -38,37 +38,37 @@ class Image:
     format: str
     """The image format of the wire contract (`targetFormat/format/name`)."""
     disk_format: str
-    """What the file is: one of `DISK_FORMATS`."""
+    """The format of the file: one of `DISK_FORMATS`."""
     size: int
     virtual_size: int
-    """Size of the disk inside, as the file's header or footer tells it; of a raw disk the same as `size`."""
+    """Size of the disk inside, from the file's header or footer; for a raw disk, equal to `size`."""
     md5: str
     sha256: str
     sha512: str
     location: str
-    """Path of the file under the image root, with `/`, without `..`."""
+    """Path of the file under the image root, with `/` and without `..`."""
     created: float
     state: ImageState = ImageState.READY
     source: str | None = None
-    """Where the file was fetched from, as it was given; None where it was sent to us, or added by an operator."""
+    """The URL that the file was fetched from, as given. None if a caller uploaded it or an operator added it."""
     wanted_format: str | None = None
-    """The format that its caller said it has, if they did; `format` is what it was found to be."""
+    """The format that the caller declared, if any; `format` is the detected one."""
     wanted_md5: str | None = None
     wanted_sha256: str | None = None
-    """The checksums that its caller said it has, if they did."""
+    """The checksums that the caller declared, if any."""
     error: str | None = None
     warning: str | None = None
-    """What its owner should know about the file; the image can be published all the same."""
+    """A note to the owner about the file. The image can still be published."""
     glance_objection: str | None = None
-    """Why Glance would refuse the file after its last byte, and what to do; None where it takes the file."""
+    """Why Glance would refuse the file after its last byte, and what to do. None if Glance accepts the file."""
     sent: int = 0
     total: int = 0
-    """Bytes that the registration has read, and will have to; 0 where that is not known yet."""
+    """Bytes that the registration has read, and will read in total; 0 while unknown."""
     attempt: int = 0
     revision: int = 1
-    """How often it was generated."""
+    """How many times it has been registered."""
     downloads: int = 0
-    """How many one-time keys for its download were used up."""
+    """How many one-time download keys were used."""
     modified: float = 0.0
     registered: float | None = None
     """When it became ready."""
@@ -83,7 +83,7 @@ class Image:
 
     @property
     def message(self) -> str:
-        """What is happening, in words for a person."""
+        """The current activity, as text for people."""
         match self.state:
             case ImageState.QUEUED if self.error:
                 return f"Waiting to try again (attempt {self.attempt + 1}): {self.error}"
@@ -99,7 +99,7 @@ class Image:
 
     @property
     def told_format(self) -> str:
-        """The format that callers are told. Until the file was read, it is the one they asked for, or else `raw`."""
+        """The format that the API reports. Until the file has been read, the declared one, or else `raw`."""
         return self.format or self.wanted_format or "raw"
 
     @property
@@ -109,7 +109,7 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class Digests:
-    """What reading a file once tells about it. Hashes in lower-case hex."""
+    """The result of reading a file once: its size in bytes and its hashes in lower-case hex."""
 
     size: int
     md5: str
@@ -121,10 +121,10 @@ class Digests:
 
 
 def open_under(root: Path, location: str) -> int:
-    """Open a file under the image root for reading and return its descriptor, which the caller closes.
+    """Open a file under the image root for reading and return its descriptor. The caller closes it.
 
-    Each part of the path is opened beneath the one before and without following links, so that no link, not even one
-    swapped in meanwhile, leads out of the root. Raises `ImageFileError`.
+    Each part of the path is opened relative to its parent directory, without following links. So no link leads out
+    of the root, not even one that is swapped in meanwhile. Raises `ImageFileError`.
     """
     parts = PurePosixPath(location).parts
     if not parts or location.startswith("/") or ".." in parts or "\0" in location:
@@ -138,7 +138,7 @@ def open_under(root: Path, location: str) -> int:
             inner = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=descriptor)
             os.close(descriptor)
             descriptor = inner
-        # Not blocking: a named pipe in place of the image must not hang the worker.
+        # Non-blocking: a named pipe in place of the image must not hang the worker.
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         opened = os.open(parts[-1], flags, dir_fd=descriptor)
     except FileNotFoundError:
@@ -170,7 +170,7 @@ DISK_FORMAT_OF = {
     "google": "raw",
     "ISO": "iso",
 }
-"""The disk format that an image format of the wire contract stands for."""
+"""Maps each image format of the wire contract to the disk format of its file."""
 
 FORMAT_OF_DISK = {
     "qcow2": "openstackqcow2",
@@ -180,16 +180,16 @@ FORMAT_OF_DISK = {
     "vdi": "openstackvdi",
     "vhd": "openstackvhd",
 }
-"""By what kind of file an image is, the format that it has where its caller names none, or only that kind."""
+"""Maps each disk format to the default image format, for callers that name no format or only a disk format."""
 
 
 def full_name(format: str) -> str:
-    """The contract's name of a format that may be named by the kind of file alone."""
+    """Return the contract's name of a format that may be given as a disk format."""
     return FORMAT_OF_DISK.get(format, format)
 
 
 def check_format(name: str) -> str:
-    """The contract's name of a format. Raises `InvalidRequest` for an unknown one."""
+    """Return the contract's name of a format. Raises `InvalidRequest` if it is unknown."""
     known = {each.lower(): each for each in DISK_FORMAT_OF}
     known |= FORMAT_OF_DISK
     canonical = known.get(name.lower())
@@ -200,14 +200,14 @@ def check_format(name: str) -> str:
 
 
 def formats() -> tuple[str, ...]:
-    """Every format that an image can have, by the contract's names."""
+    """Return every image format, by the contract's names."""
     return tuple(DISK_FORMAT_OF)
 
 
 def target_format(format: str) -> str:
-    """The `targetFormat/name` of an image of that format: what it is made for, which callers query by.
+    """Return the `targetFormat/name` of an image with this format: its purpose, which callers can filter by.
 
-    That is a cloud where the format is a cloud's own, and otherwise the format's kind: `raw` or `iso`.
+    This is a cloud if the format belongs to one cloud, and otherwise the disk format: `raw` or `iso`.
     """
     return next((name for name in _TARGETS if format.lower().startswith(name)), _TARGET_OF.get(format, format.lower()))
 

@@ -1,8 +1,8 @@
-"""Lists in part and in order: which objects a caller wants of a list, how many, and which first.
+"""Filtering, ordering and paging of lists.
 
-A list says what its fields are by a mapping of their names on the wire (`targetPlatform.name`) to what their values are
-taken from: columns in the store (`publisher.store.list_queries`), functions of an object for a list in memory (`page`
-here). Whatever a list is made of, the same parameters find the same objects in the same order.
+A list describes its fields by a mapping from their names on the wire (`targetPlatform.name`) to the source of their
+values: columns in the store (`publisher.store.list_queries`), or functions of an object for a list in memory (`page`
+here). The same parameters select the same objects in the same order, whatever the list is made of.
 """
 
 from __future__ import annotations
@@ -40,20 +40,20 @@ _MILLISECOND = 1e-3
 
 
 class ListFieldKind(Enum):
-    """What a field holds, and so what it can be compared with. The value tells a caller."""
+    """The type of a field, which decides what it can be compared with. The value is its description for callers."""
 
     TEXT = "text"
     NAME = "one of a few names"
-    """In upper or lower case, which makes no difference; ASCII."""
+    """ASCII; compared without regard to case."""
     NUMBER = "an integer"
     BOOLEAN = "true or false"
     TIME = "a dateTime with an offset, such as 2026-01-02T03:04:05.678Z (a '+' is written %2B in a URI)"
-    """Seconds since the epoch; compared in milliseconds, which is what answers show."""
+    """Seconds since the epoch. Compared in milliseconds, which is the precision of answers."""
 
 
 @dataclass(frozen=True, slots=True)
 class ListField(Generic[Source]):
-    """One field that a list can be filtered and ordered by. `source` is where its value comes from."""
+    """A field that a list can be filtered and ordered by. `source` is where its value comes from."""
 
     source: Source
     kind: ListFieldKind = ListFieldKind.TEXT
@@ -61,12 +61,12 @@ class ListField(Generic[Source]):
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """Which part of a list is wanted. As it is made: all of it, by number.
+    """Which part of a list is wanted. By default: everything, ordered by id.
 
-    order_by: the name of a field; objects alike in it, and all where it is None, are in the order of their numbers.
-    descending: the other way round.
-    count: how many at the most; None is all.
-    offset: how many are left out at the beginning.
+    order_by: the name of a field. Objects with the same value, and all objects if this is None, are ordered by id.
+    descending: reverse the order.
+    count: maximum number of objects; None: unlimited.
+    offset: number of objects to skip at the beginning.
     """
 
     query: Expression | None = None
@@ -78,19 +78,19 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[Item]):
-    """A part of a list. `total` counts all that match, on this page or not."""
+    """A part of a list. `total` counts all matching objects, on this page or not."""
 
     total: int
     items: list[Item]
 
 
 class Terms(Protocol[Source, Condition]):
-    """What conditions are made of. A field without a value meets none but a negated one."""
+    """Builds conditions. A field without a value satisfies no condition except a negated one."""
 
     def compare(self, field: ListField[Source], how: Callable[[Any, Any], Any], value: Value) -> Condition: ...
 
     def match(self, field: ListField[Source], pattern: str) -> Condition:
-        """`pattern` is as in SQLite's GLOB and in `fnmatch`; of a NAME, in lower case."""
+        """Match a text by a pattern in the syntax of SQLite's GLOB and `fnmatch`; for a NAME it is in lower case."""
         ...
 
     def negate(self, condition: Condition) -> Condition: ...
@@ -101,7 +101,7 @@ class Terms(Protocol[Source, Condition]):
 def condition(
     expression: Expression, fields: Mapping[str, ListField[Source]], terms: Terms[Source, Condition]
 ) -> Condition:
-    """A query in the terms given. Raises `InvalidRequest` where the fields do not allow it."""
+    """Translate a query into a condition, by the given terms. Raises `InvalidRequest` if the fields do not allow it."""
     if isinstance(expression, Joined):
         return terms.join([condition(each, fields, terms) for each in expression.parts], every=expression.every)
     if expression.operator == "!=":
@@ -114,7 +114,7 @@ def condition(
     value = _value(expression, field.kind)
     if field.kind is not ListFieldKind.TIME:
         return terms.compare(field, _OPERATORS[expression.operator], value)
-    # Answers show whole milliseconds of a time that is known more exactly: all times that look the same are equal.
+    # Times are stored more precisely than answers show them: all times that look the same must be equal.
     earliest = float(value) - _HALF_A_MICROSECOND
     later = earliest + _MILLISECOND
     from_then_on, before_that = terms.compare(field, operator.ge, earliest), terms.compare(field, operator.lt, later)
@@ -132,7 +132,7 @@ def condition(
 
 
 def known_field(fields: Mapping[str, ListField[Source]], name: str, parameter: str) -> ListField[Source]:
-    """Raises `InvalidRequest` that names the parameter, and the fields there are."""
+    """Look up a field. Raises `InvalidRequest`, with the name of the parameter and a list of the known fields."""
     try:
         return fields[name]
     except KeyError:
@@ -144,7 +144,7 @@ def known_field(fields: Mapping[str, ListField[Source]], name: str, parameter: s
 def page(
     items: Sequence[Item], fields: Mapping[str, ListField[Callable[[Item], Value | None]]], listing: Listing
 ) -> Page[Item]:
-    """The part that is wanted of a list in memory, whose items come by number. Raises `InvalidRequest`."""
+    """Select the wanted part of a list in memory, whose items are ordered by id. Raises `InvalidRequest`."""
     ordered = [*enumerate(items)]
     if listing.query:
         wanted = condition(listing.query, fields, _InMemory[Item]())
@@ -164,7 +164,7 @@ def page(
 
 
 class _InMemory(Generic[Item]):
-    """Conditions as functions of an item."""
+    """Builds conditions as functions of an item."""
 
     def compare(
         self, field: ListField[Callable[[Item], Value | None]], how: Callable[[Any, Any], Any], value: Value

@@ -1,20 +1,20 @@
-"""Names that callers give: of images, accounts, appliances, users, keys; and of files."""
+"""Checks of names that callers give: of images, accounts, appliances, users, keys and files."""
 
 from __future__ import annotations
 
 from publisher.core.errors import InvalidRequest
 
 NAME_MAX = 255
-"""Characters."""
+"""In characters."""
 _FILE_NAME_BYTES = 200
-"""Linux takes 255 (NAME_MAX)."""
+"""In bytes. Linux allows 255 (NAME_MAX)."""
 _BASIC_PLANE_END = 0xFFFF
 
 
 def check_name(name: str, field: str, *, longest: int = NAME_MAX, trimmed: bool = True) -> str:
-    """The name, where it is one that lists, logs and terminals can show. Raises `InvalidRequest`.
+    """Return the name if lists, logs and terminals can show it. Raises `InvalidRequest` otherwise.
 
-    `trimmed`: whether blanks at either end are refused.
+    `trimmed`: refuse blanks at either end.
     """
     if not name:
         raise InvalidRequest(f"is needed: 1 to {longest} characters", field=field)
@@ -30,14 +30,14 @@ def check_name(name: str, field: str, *, longest: int = NAME_MAX, trimmed: bool 
 
 
 def check_text(text: str, field: str) -> str:
-    """Any text, of several lines, too. Raises `InvalidRequest`."""
+    """Check a text, which may have several lines. Raises `InvalidRequest`."""
     if any(_is_undecoded(each) for each in text):
         raise InvalidRequest("is not UTF-8; send it encoded in UTF-8", field=field)
     return text
 
 
 def check_line(text: str, field: str) -> str:
-    """Any text of one line. Raises `InvalidRequest`."""
+    """Check a text of one line. Raises `InvalidRequest`."""
     for position, each in enumerate(text):
         if not each.isprintable():
             what = "a line break" if each in "\r\n\x0b\x0c\x85\u2028\u2029" else "a character that cannot be shown"
@@ -46,21 +46,21 @@ def check_line(text: str, field: str) -> str:
 
 
 def check_basic_plane(name: str, field: str, cloud: str) -> None:
-    """Refuse what takes four bytes in UTF-8: emoji and rare scripts, for clouds that take none. Raises
-    `InvalidRequest`."""
+    """Refuse characters that take four bytes in UTF-8 (emoji and rare scripts), for clouds that do not accept them.
+    Raises `InvalidRequest`."""
     for each in name:
         if ord(each) > _BASIC_PLANE_END:
             raise InvalidRequest(f"has the character U+{ord(each):04X}, which {cloud} does not take", field=field)
 
 
 def safe_name(name: str) -> str:
-    """A name that is one for a file, whatever was given: no directory, not hidden, not too long."""
+    """Turn any name into a safe file name: no directory, not hidden, not too long."""
     kept = "".join(each if each.isprintable() and each not in "/\\\0" else "_" for each in name).lstrip(".")
-    # Its end tells the format, to people.
+    # Keep the end of the name: people recognise the format by it.
     encoded = kept.encode()[-_FILE_NAME_BYTES:]
     return encoded.decode(errors="ignore") or "image"
 
 
 def _is_undecoded(character: str) -> bool:
-    """What is no UTF-8 becomes U+FFFD on its way through HTTP, and a lone surrogate on the command line."""
+    """Return whether this stands for invalid UTF-8: U+FFFD from HTTP, a lone surrogate from the command line."""
     return character == "\ufffd" or "\ud800" <= character <= "\udfff"

@@ -1,7 +1,7 @@
-"""Checks how the database and the broker are reached, at start, before a driver reads it.
+"""Checks the URLs of the database and the broker at start, before a driver reads them.
 
-The drivers' own errors quote the URL, password included, or read a wrong one as if it were right: an unquoted `@` or
-`/` in a password moves the host. No message here shows any part of what follows the scheme.
+The drivers' own errors quote the URL with its password, or drivers accept a wrong URL: an unquoted `@` or `/` in a
+password changes the host. No message here shows any part of what follows the scheme.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _BROKEN_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _PORT_MAX = 65535
 _ENCODE = "in a login or password write % as %25, @ as %40, : as %3A, / as %2F, ? as %3F, # as %23, ; as %3B, [ as %5B"
 _MEANT = {"postgres": "postgresql", "mysql": "postgresql", "mariadb": "postgresql", "unix": "redis+socket"}
-"""Schemes that other programs use, and what to use here."""
+"""Maps schemes that other programs use to the ones to use here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ def check_broker_url(name: str, url: str) -> None:
     example = "redis://HOST:6379/0 or amqp://LOGIN:PASSWORD@HOST:5672//"
     parts = _split(name, url, BROKER_SCHEMES, example)
     if ";" in url:
-        # kombu takes what follows for another broker.
+        # kombu treats what follows as another broker.
         raise ConfigurationError(f"{name}: it contains ';'; name one broker, and {_ENCODE}")
     if "ssl_" in url.partition("?")[2]:
         raise ConfigurationError(
@@ -68,7 +68,7 @@ def check_ca_file(name: str, file: str) -> None:
 
 
 def _split(name: str, url: str, schemes: tuple[str, ...], example: str) -> _Parts:
-    """Take the URL apart. Raises `ConfigurationError` that names the variable, and shows the scheme at most."""
+    """Split the URL. Raises `ConfigurationError`, which names the variable and shows at most the scheme."""
     if any(each.isspace() or not each.isprintable() for each in url):
         raise ConfigurationError(
             f"{name}: it contains a blank, a line break or a control character; write it in one line"

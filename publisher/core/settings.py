@@ -16,13 +16,13 @@ from publisher.core.errors import ConfigurationError
 from publisher.core.service_urls import check_broker_url, check_ca_file, check_database_url
 
 PREFIX = "PUBLISHER_"
-EVERYWHERE = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}  # noqa: S104  # only to be recognised
-"""Addresses to listen on that are none to connect to, and what to connect to instead."""
+EVERYWHERE = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}  # noqa: S104  # only compared with, never bound
+"""Maps each address that means "listen everywhere" to the loopback address to connect to instead."""
 
 FILE_SUFFIX = "_FILE"
-"""`PUBLISHER_DATABASE_URL_FILE` names the file that has the value of `PUBLISHER_DATABASE_URL`: so for every setting."""
+"""`PUBLISHER_DATABASE_URL_FILE` names a file with the value of `PUBLISHER_DATABASE_URL`. Works for every setting."""
 _UNIX_SOCKET_PATH_MAX = 100
-"""Bytes. The kernel's limit for a socket's path is 107 (unix(7)); Redis and its clients need all of it."""
+"""In bytes. The kernel's limit for the path of a socket is 107 (unix(7)); Redis and its clients use the full path."""
 
 
 def _default_data_dir() -> Path:
@@ -34,8 +34,8 @@ def _default_data_dir() -> Path:
 class Settings:
     """Every setting, with its default. The environment variable of `image_root` is `PUBLISHER_IMAGE_ROOT`.
 
-    Durations are in seconds, sizes in bytes. An empty string is the same as an unset variable. Any value can be in the
-    first line of a file instead, which the variable with `_FILE` added names.
+    Durations are in seconds, sizes in bytes. An empty string is the same as an unset variable. Any value can instead be
+    the first line of a file; the variable's name with `_FILE` appended then names that file.
     """
 
     data_dir: Path = field(
@@ -229,7 +229,7 @@ class Settings:
         default="127.0.0.1", metadata={"help": "Address that a worker's metrics and health are told on."}
     )
     worker_concurrency: int = field(default=4, metadata={"help": "Publications that one worker runs at a time."})
-    # Less than `worker_concurrency`: with a single worker, too, one account leaves a thread to others.
+    # Less than `worker_concurrency`: even with a single worker, one account leaves a thread free for others.
     account_uploads_max: int = field(
         default=3,
         metadata={"help": "Publications to one cloud account at a time, by all workers together; 0: no limit."},
@@ -312,7 +312,7 @@ class Settings:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Settings:
-        """Raises `ConfigurationError`, naming the variable, where a value cannot be read."""
+        """Read the settings. Raises `ConfigurationError`, with the variable's name, if a value is invalid."""
         environment = os.environ if environment is None else environment
         hints = get_type_hints(cls)
         values: dict[str, object] = {}
@@ -325,7 +325,7 @@ class Settings:
         return cls(**values)  # type: ignore[arg-type]  # each value was read as its field's own type
 
     def environment(self) -> dict[str, str]:
-        """The variables that make another process read these same settings."""
+        """Return the environment variables that give another process these same settings."""
         return {
             variable(s.name): str(getattr(self, s.name))
             for s in fields(self)
@@ -342,8 +342,8 @@ class Settings:
 
     @property
     def embedded_redis_socket(self) -> Path:
-        """Where the embedded Redis listens: a path that follows from the data directory alone, so that every process
-        of the installation finds it."""
+        """The socket of the embedded Redis. The path depends only on the data directory, so that every process of the
+        installation finds it."""
         socket = self.data_dir.absolute() / "redis.sock"
         if len(os.fsencode(socket)) <= _UNIX_SOCKET_PATH_MAX:
             return socket
@@ -352,12 +352,12 @@ class Settings:
 
     @property
     def silent_seconds(self) -> float:
-        """A worker of whom nothing was heard for so long counts as dead."""
+        """A worker that has sent no heartbeat for this long counts as dead."""
         return 4 * self.heartbeat_seconds
 
     @property
     def intake(self) -> str:
-        """Where callers find the intake, without a slash at the end: the API is below `/api` there."""
+        """URL of the intake for callers, without a trailing slash. The API is at `/api` below it."""
         if self.public_url:
             return self.public_url.rstrip("/").removesuffix("/api")
         host = EVERYWHERE.get(self.intake_host, self.intake_host)
@@ -365,12 +365,12 @@ class Settings:
 
     @property
     def flower(self) -> str:
-        """Where operators find Flower, without a slash at the end."""
+        """URL of Flower for operators, without a trailing slash."""
         return self.flower_url.rstrip("/") or f"http://127.0.0.1:{self.flower_port}"
 
     @property
     def flower_prefix(self) -> str:
-        """The path below which Flower answers, with a slash before it; empty where that is the root."""
+        """The path prefix that Flower answers below, with a leading slash; empty if that is the root."""
         return urlsplit(self.flower_url).path.rstrip("/")
 
     @property
@@ -387,16 +387,16 @@ _CHECKS: Mapping[str, Callable[[str, str], None]] = {
     "broker_ca_file": check_ca_file,
     "database_url": check_database_url,
 }
-"""Settings to the function that refuses a bad value, by the name of its variable."""
+"""Maps settings to the function that rejects an invalid value. The first argument is the variable's name."""
 
 
 def variable(name: str) -> str:
-    """The environment variable of a setting."""
+    """Return the name of a setting's environment variable."""
     return PREFIX + name.upper()
 
 
 def _given(name: str, environment: Mapping[str, str]) -> tuple[str, str]:
-    """The variable that gives a setting, and its text; empty where none does."""
+    """Return the variable that gives a setting, and its text; the text is empty if no variable does."""
     plain = variable(name)
     by_file = plain + FILE_SUFFIX
     file = environment.get(by_file, "")
@@ -412,7 +412,7 @@ def _given(name: str, environment: Mapping[str, str]) -> tuple[str, str]:
 
 
 def _why(error: OSError | UnicodeDecodeError) -> str:
-    # What cannot be decoded is quoted by the error's own words, and may be a password.
+    # The decoding error quotes the undecodable bytes, which may be a password.
     return error.strerror or type(error).__name__ if isinstance(error, OSError) else "it is not UTF-8"
 
 

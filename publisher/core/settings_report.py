@@ -1,5 +1,5 @@
-"""The settings as an operator sees them: what is in force and where it comes from, what is no setting at all, and
-what of it is only fit for a trial. The table in docs/operations.md is made here."""
+"""The settings as an operator sees them: current values and their sources, unknown variables, and values that are only
+fit for a trial. Generates the table in docs/operations.md."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from publisher.core.settings import FILE_SUFFIX, PREFIX, Settings, variable
 OTHER_VARIABLES = {
     "PUBLISHER_DEVCLOUD_VENV": "The environment that the development cloud is installed in.",
 }
-"""What has our prefix and is no setting, with its meaning."""
+"""Variables with our prefix that are not settings, and their meanings."""
 
 _DEFAULTS = {"data_dir": "~/.local/share/image-publisher"}
-"""Those that are different on each machine, as the documents have them."""
+"""Defaults that differ between machines, as the documents show them."""
 
 _PASSWORD = re.compile(r"(://[^:/@]*):.*@")
 _SECRET_PARAMETER = re.compile(r"([?&][^=&]*(?:pass|secret|token|key)[^=&]*=)[^&]*", re.IGNORECASE)
@@ -33,7 +33,7 @@ class Source(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class InForce:
-    """One setting. `value` is what it is, with secrets hidden."""
+    """One setting. `value` is its current value, with secrets hidden."""
 
     name: str
     variable: str
@@ -44,7 +44,7 @@ class InForce:
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """A variable of our prefix that nothing reads, and the one that may have been meant."""
+    """A variable with our prefix that nothing reads, and the setting that was probably meant."""
 
     variable: str
     meant: str | None
@@ -56,7 +56,7 @@ class Unknown:
 
 
 def in_force(settings: Settings, environment: Mapping[str, str] | None = None) -> list[InForce]:
-    """Every setting, as it was read from that environment."""
+    """Return every setting, as read from this environment."""
     environment = os.environ if environment is None else environment
     return [
         InForce(
@@ -71,11 +71,11 @@ def in_force(settings: Settings, environment: Mapping[str, str] | None = None) -
 
 
 def unknown(environment: Mapping[str, str] | None = None) -> list[Unknown]:
-    """Variables that a slip of the pen has made, most likely."""
+    """Return the unknown variables with our prefix, which are probably typing errors."""
     environment = os.environ if environment is None else environment
     known = {variable(setting.name) for setting in fields(Settings)} | OTHER_VARIABLES.keys()
     readable = known | {f"{each}{FILE_SUFFIX}" for each in known - OTHER_VARIABLES.keys()}
-    # What all of them begin with would make any two look alike.
+    # Without the common prefix, which would make any two names look similar.
     names = [each.removeprefix(PREFIX) for each in known]
     found = []
     for each in sorted(environment):
@@ -86,7 +86,7 @@ def unknown(environment: Mapping[str, str] | None = None) -> list[Unknown]:
 
 
 def only_for_a_trial(settings: Settings) -> Iterator[str]:
-    """What an installation in production should not be left with, and what to set instead."""
+    """Yield what is unfit for production in these settings, and what to set instead."""
     if settings.database.startswith("sqlite"):
         yield "the ticket store is SQLite, for one machine alone; set PUBLISHER_DATABASE_URL to a PostgreSQL"
     if not settings.broker_url:
@@ -106,7 +106,7 @@ def only_for_a_trial(settings: Settings) -> Iterator[str]:
 
 
 def table() -> str:
-    """All settings as a table in Markdown."""
+    """Return all settings as a table in Markdown."""
     rows = ["| variable | default | meaning |", "|---|---|---|"]
     for setting in fields(Settings):
         default = _DEFAULTS.get(setting.name, setting.default)
@@ -116,7 +116,7 @@ def table() -> str:
 
 
 def hide_secrets(text: str) -> str:
-    """A URL without its password, and without parameters that look like one; any other text as it is."""
+    """Return a URL without its password and secret-looking parameters; any other text unchanged."""
     if "://" not in text:
         return text
     return _SECRET_PARAMETER.sub(r"\1***", _PASSWORD.sub(r"\1:***@", text))

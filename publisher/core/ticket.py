@@ -1,4 +1,4 @@
-"""A ticket: its states, the transitions between them, and what it tells. Pure values, no I/O."""
+"""A ticket: its states, the transitions between them, and its derived values. Pure values, no I/O."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from publisher.core.image import Image
 
 MIB = 1 << 20
 _SECRET_LENGTH_MIN = 3
-"""Characters: what is shorter would be found everywhere."""
+"""In characters. A shorter secret would match everywhere."""
 
 
 class State(StrEnum):
-    """Where a ticket stands. The last three are final."""
+    """The state of a ticket. The last three are final."""
 
     QUEUED = "queued"
     PUBLISHING = "publishing"
@@ -29,28 +29,28 @@ FINAL = frozenset({State.PUBLISHED, State.FAILED, State.CANCELLED})
 TRANSITIONS: frozenset[tuple[State, State]] = frozenset(
     {
         (State.QUEUED, State.PUBLISHING),  # a worker claims it
-        (State.QUEUED, State.CANCELLED),  # cancelled before any cloud was touched
+        (State.QUEUED, State.CANCELLED),  # cancelled before it touched any cloud
         (
             State.QUEUED,
             State.CANCELLING,
-        ),  # cancelled between two attempts: something may be left in the cloud
-        (State.PUBLISHING, State.PUBLISHING),  # its lease ran out and another worker claims it
-        (State.PUBLISHING, State.QUEUED),  # to be tried again
+        ),  # cancelled between two attempts: objects may be left in the cloud
+        (State.PUBLISHING, State.PUBLISHING),  # its lease expired and another worker claims it
+        (State.PUBLISHING, State.QUEUED),  # will be retried
         (State.PUBLISHING, State.PUBLISHED),
         (State.PUBLISHING, State.FAILED),
         (State.PUBLISHING, State.CANCELLING),
-        (State.CANCELLING, State.CANCELLING),  # the lease of the worker that cleans up ran out
+        (State.CANCELLING, State.CANCELLING),  # the lease of the worker that cleans up expired
         (State.CANCELLING, State.CANCELLED),
-        (State.CANCELLING, State.FAILED),  # what was uploaded cannot be removed
-        (State.FAILED, State.QUEUED),  # its owner has it tried again
+        (State.CANCELLING, State.FAILED),  # what was uploaded cannot be deleted
+        (State.FAILED, State.QUEUED),  # its owner retries it
         (State.CANCELLED, State.QUEUED),
     }
 )
-"""Every change of state that may happen. The store refuses any other."""
+"""Every allowed change of state. The store refuses any other."""
 
 
 class Phase(StrEnum):
-    """What a worker is doing with a ticket. For people; nothing is decided by it."""
+    """What a worker is doing with a ticket. For display only: no decision depends on it."""
 
     WAITING = "waiting"
     PREPARING = "preparing"
@@ -63,7 +63,7 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How much of the image has been sent in this attempt. Bytes."""
+    """How much of the image has been sent in this attempt, in bytes."""
 
     sent: int = 0
     total: int = 0
@@ -76,26 +76,26 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class CloudRef:
-    """One object in a cloud that a ticket may own: written down before it is made, so that none can be forgotten."""
+    """A journal entry: one cloud object that a ticket may own. Written before it is created, so none is forgotten."""
 
     cloud_id: str
     state: str = "planned"
-    """`planned` (its creation was or will be asked for), `present` (the cloud confirmed it), `condemned` (its deletion
-    was or will be asked for: nobody uses it any more, as that may happen late) or `gone`."""
+    """`planned` (its creation was or will be requested), `present` (the cloud confirmed it), `condemned` (its deletion
+    was or will be requested; as that may happen late, nobody uses it any more) or `gone`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """A cloud account as a ticket carries it. Secrets are apart from it, sealed; see `publisher.core.vault`."""
+    """A cloud account as part of a ticket. Its secrets are kept apart, sealed; see `publisher.core.vault`."""
 
     platform: str
     fields: dict[str, Any] = field(default_factory=dict)
-    """The wire contract's own elements of the platform's credAccount, without its secrets."""
+    """The elements of the platform's credAccount in the wire contract, without its secrets."""
     secrets: dict[str, str] = field(default_factory=dict, repr=False)
-    """Filled in a worker only."""
+    """Filled only in a worker."""
 
     def hide_secrets(self, words: str) -> str:
-        """What a cloud says, without the secrets: it, or what is before it, may repeat what it got."""
+        """Remove the secrets from a cloud's message: the cloud, or a proxy before it, may repeat what it received."""
         for secret in self.secrets.values():
             if len(secret) >= _SECRET_LENGTH_MIN:
                 words = words.replace(secret, "***")
@@ -104,7 +104,7 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where in the cloud the image goes, and under which name: the platform's own elements of a publishImage."""
+    """Where in the cloud the image goes and by which name: the platform's own elements of a publishImage."""
 
     platform: str
     fields: dict[str, Any] = field(default_factory=dict)
@@ -116,7 +116,7 @@ class Ticket:
 
     id: int
     uid: str
-    """Unique among all installations; the tag on each cloud object that belongs to this ticket."""
+    """Unique across all installations. Each cloud object of this ticket is tagged with it."""
     owner: str
     appliance_id: int
     image_id: int
@@ -141,19 +141,19 @@ class Ticket:
     lease_token: int
     worker: str | None
     account_id: int | None = None
-    """The stored account that was named, if one was. What is needed of it is copied: it may be gone."""
+    """The stored account that the request named, if any. The ticket has its own copy, so the account may be gone."""
     downloads: int = 0
-    """How many one-time keys for the download of its image were used up."""
+    """How many one-time download keys for its image were used."""
     progressed: float | None = None
-    """When `progress.sent` last grew in this attempt; None while nothing was sent."""
+    """When `progress.sent` last grew in this attempt; None if nothing has been sent."""
     accepted: float = 0.0
-    """When it was made, or last tried again by its owner."""
+    """When it was created, or last retried by its owner."""
     reason: str | None = None
-    """Why it failed, or is to be tried again: one of `publisher.core.errors.Reason`."""
+    """Why it failed or will be retried: one of `publisher.core.errors.Reason`."""
     request_id: str | None = None
-    """The request that made it, as the logs name it."""
+    """Id of the request that created it, as in the logs."""
     traceparent: str | None = None
-    """The trace that the request belongs to (W3C Trace Context)."""
+    """The trace of that request (W3C Trace Context)."""
 
     @property
     def final(self) -> bool:
@@ -161,12 +161,12 @@ class Ticket:
 
     @property
     def changed(self) -> float:
-        """When anything of it last changed: its progress is written without touching `modified`."""
+        """When anything in it last changed. Progress updates do not touch `modified`."""
         return max(self.modified, self.progressed or 0.0)
 
     @property
     def message(self) -> str:
-        """What is happening, in words for a person."""
+        """The current activity, as text for people."""
         match self.state:
             case State.QUEUED if self.error:
                 return f"Waiting to try again (attempt {self.attempt + 1}): {self.error}"
@@ -187,8 +187,8 @@ class Ticket:
 
     @property
     def region(self) -> str | None:
-        """The region of the cloud that the image goes to; None while that is unknown, or where it has none."""
-        # Where there is no region, an endpoint is what tells the place.
+        """The region of the cloud that the image goes to; None while it is unknown or if the cloud has none."""
+        # Without a region, `location` is the URL of an endpoint.
         return None if self.location is None or "://" in self.location else self.location
 
     def _phase_message(self) -> str:
@@ -209,9 +209,9 @@ class Ticket:
 
     @property
     def upload_ends(self) -> float | None:
-        """When the upload ends at its mean rate so far; None while that cannot be told.
+        """When the upload will end at its mean rate so far; None while unknown.
 
-        It follows from what is stored alone, not from when it is asked for: it changes only with the ticket.
+        Computed only from stored values, not from the current time, so it changes only when the ticket does.
         """
         uploading = self.state is State.PUBLISHING and self.phase is Phase.UPLOADING
         if not uploading or not self.started or not self.progressed or not self.progress.sent:
@@ -221,7 +221,7 @@ class Ticket:
 
     @property
     def bytes_per_second(self) -> float | None:
-        """The mean rate of the upload, while it goes on or once it is published; None while that cannot be told."""
+        """The mean rate of the upload, while it runs or after it was published; None while unknown."""
         going_on = self.state is State.PUBLISHING and self.phase is Phase.UPLOADING
         if not self.started or not self.progressed or not (going_on or self.state is State.PUBLISHED):
             return None
@@ -230,8 +230,10 @@ class Ticket:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """How much of the image had been sent at a moment of an attempt. One that was handed back, and does not count,
-    has the number of the next: there `sent` begins anew."""
+    """How much of the image had been sent at one moment of an attempt, in bytes.
+
+    An attempt that a worker handed back does not count: the next one has the same number, and its `sent` restarts.
+    """
 
     attempt: int
     at: float
@@ -240,7 +242,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class HistoryEntry:
-    """One line of a ticket's history."""
+    """One entry of a ticket's history."""
 
     at: float
     from_state: State | None

@@ -1,4 +1,4 @@
-"""URIs of the publishing API, relative to its base path and without a leading slash, as they stand in bodies."""
+"""URIs of the publishing API, relative to its base path and without a leading slash, as they appear in documents."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from publisher.core.errors import InvalidRequest
 
 _IMAGE = re.compile(r"(?:/?(?:api/)?)users/([^/]+)/appliances/(\d{1,18})/images/(\d{1,18})/?", re.ASCII)
 _ACCOUNT = re.compile(
-    # As it is stored, or as a ticket names it.
+    # As stored, or as a ticket names it.
     r"(?:/?(?:api/)?)users/([^/]+)/(?:appliances/\d+/images/\d+/pimages/\d+/)?accounts/(\d{1,18})/?",
     re.ASCII,
 )
@@ -29,12 +29,12 @@ def api_key_uri(login: str, key_id: int) -> str:
 
 
 def role_uri(name: str) -> str:
-    """As the audit log names one; the API has none."""
+    """Return the name of a role in the audit log; the API has no such URI."""
     return f"roles/{quote(name, safe='')}"
 
 
 def worker_uri(name: str) -> str:
-    """Likewise."""
+    """Return the name of a worker in the audit log; the API has no such URI."""
     return f"workers/{quote(name, safe='')}"
 
 
@@ -51,7 +51,7 @@ def image_uri(login: str, appliance_id: int, image_id: int) -> str:
 
 
 def download_uri(image_uri: str, file_name: str, key: str) -> str:
-    """Where an image's file is downloaded from, with the one-time key that this takes without a login."""
+    """Return the URI to download an image's file from. `key` is a one-time key that replaces the login."""
     return f"{image_uri}/downloads/{quote(file_name, safe='')}?downloadId={key}"
 
 
@@ -72,7 +72,7 @@ def target_format_uri(login: str, platform: str, format: str) -> str:
 
 
 def parse_image_uri(uri: str, field: str) -> tuple[str, int, int]:
-    """Login, appliance id, image id. Raises `InvalidRequest`."""
+    """Return login, appliance id and image id. Raises `InvalidRequest`."""
     match = _IMAGE.fullmatch(uri)
     if not match:
         raise InvalidRequest(f"'{uri}' is not of the form users/USER/appliances/4/images/7", field=field)
@@ -80,7 +80,7 @@ def parse_image_uri(uri: str, field: str) -> tuple[str, int, int]:
 
 
 def parse_appliance_uri(uri: str, field: str) -> tuple[str, int]:
-    """Login and appliance id. Raises `InvalidRequest`."""
+    """Return login and appliance id. Raises `InvalidRequest`."""
     match = _APPLIANCE.fullmatch(uri)
     if not match:
         raise InvalidRequest(f"'{uri}' is not of the form users/USER/appliances/4", field=field)
@@ -88,7 +88,7 @@ def parse_appliance_uri(uri: str, field: str) -> tuple[str, int]:
 
 
 def parse_account_uri(uri: str, field: str) -> tuple[str, int]:
-    """Login and account id. Raises `InvalidRequest`."""
+    """Return login and account id. Raises `InvalidRequest`."""
     match = _ACCOUNT.fullmatch(uri)
     if not match:
         raise InvalidRequest(f"'{uri}' is not of the form users/USER/accounts/3", field=field)

@@ -1,9 +1,9 @@
 """Encryption of secrets at rest (Fernet: AES-128-CBC with HMAC-SHA256), with key rotation.
 
-The secrets of cloud accounts are sealed by the intake and opened by workers only; those of API keys the intake opens,
-to check signatures. Rotation: a new key comes onto the last line of the key file, and onto the first once everybody has
-it; old lines still open what they sealed, and can go once no ticket, no stored account and no API key is left that was
-sealed with them.
+The intake seals the secrets of cloud accounts, and only workers open them. The intake opens the secrets of API keys, to
+check signatures. To rotate: append the new key as the last line of the key file, and move it to the first line once
+every process has it. Old lines still open what they sealed. Remove them once no ticket, stored account or API key is
+left that was sealed with them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 class Sealer(Protocol):
-    """The half of the vault that those who accept requests need."""
+    """The part of the vault that is needed to accept requests."""
 
     def seal(self, secrets: dict[str, str]) -> bytes: ...
 
@@ -36,20 +36,20 @@ class Sealer(Protocol):
 
 
 class Vault:
-    """Seals a ticket's secrets, and opens them again."""
+    """Seals and opens secrets."""
 
     def __init__(self, keys: Sequence[str]) -> None:
-        """Raises `ValueError` where one of them is no Fernet key, or there is none."""
+        """Take the keys, the first of which encrypts. Raises `ValueError` if there is none or one is no Fernet key."""
         self._fernet = MultiFernet([Fernet(key) for key in keys])
-        # Not the keys themselves: what is made with these must tell nothing of what is sealed.
+        # Derived keys, not the keys themselves: codes and fingerprints must reveal nothing about sealed secrets.
         self._mac_key = hmac.digest(base64.urlsafe_b64decode(keys[0]), b"codes", "sha256")
         self._fingerprinting = [hmac.digest(key.encode(), b"fingerprints", "sha256") for key in keys]
 
     @classmethod
     def from_file(cls, path: Path, *, production: bool = False) -> Vault:
-        """Read the keys (one a line); make the file, mode 0600, where there is none.
+        """Read the keys (one a line). Create the file with mode 0600 if it is missing.
 
-        Raises `ConfigurationError` where the file is unreadable, open to others, or holds no valid key.
+        Raises `ConfigurationError` if the file is unreadable, open to others, or holds no valid key.
         """
         if not path.exists():
             _generate(path)
@@ -74,19 +74,19 @@ class Vault:
         return self._fernet.encrypt(json.dumps(secrets).encode())
 
     def mac(self, purpose: str, text: str) -> str:
-        """A code of 43 letters, for URLs, that only who has the first key can make (HMAC-SHA256).
+        """Return a code of 43 characters for URLs (HMAC-SHA256). Only the holder of the first key can make it.
 
-        Codes for different purposes never meet. With another first key they are others.
+        Codes for different purposes never match. A different first key gives different codes.
         """
         key = hmac.digest(self._mac_key, purpose.encode(), "sha256")
         return base64.urlsafe_b64encode(hmac.digest(key, text.encode(), "sha256")).rstrip(b"=").decode()
 
     def fingerprints(self, text: bytes) -> list[str]:
-        """The HMAC-SHA256, in hex, by each key: the first is what to store, and any may be what was stored."""
+        """Return the HMAC-SHA256 by each key, in hex. Store the first; a stored one may match any of them."""
         return [hmac.digest(key, text, "sha256").hex() for key in self._fingerprinting]
 
     def open(self, sealed: bytes) -> dict[str, str]:
-        """Raises `ConfigurationError` where no key opens it."""
+        """Decrypt secrets. Raises `ConfigurationError` if no key opens them."""
         try:
             secrets: dict[str, str] = json.loads(self._fernet.decrypt(sealed))
         except InvalidToken:
@@ -98,9 +98,9 @@ class Vault:
 
 
 def _open_to_others(path: Path) -> bool:
-    """Whether anybody but us can read the file, or write to it.
+    """Return whether anyone but us can read the file or write to it.
 
-    Where it is somebody else's, its group may read it: so Kubernetes and systemd give a service its secrets.
+    If another user owns it, its group may read it: Kubernetes and systemd provide secrets this way.
     """
     found = path.stat()
     return bool(found.st_mode & (0o077 if found.st_uid == os.geteuid() else 0o037))
@@ -112,7 +112,7 @@ def _generate(path: Path) -> None:
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(Fernet.generate_key() + b"\n")
-        # A link fails where the file exists already: of two processes that start together, one key wins.
+        # Linking fails if the file exists: when two processes start together, only one key wins.
         with contextlib.suppress(FileExistsError):
             os.link(name, path)
     finally:
