@@ -1,4 +1,4 @@
-"""The ticket store: SQLAlchemy tables, and one repository a noun."""
+"""The ticket store: SQLAlchemy tables, and one repository for each kind of object."""
 
 from publisher.store.store import Store
 

@@ -1,4 +1,4 @@
-"""Cloud accounts that users keep here, to publish with by reference. Their secrets come sealed, and stay so."""
+"""Stored cloud accounts, which publish requests can name. Their secrets arrive sealed and stay sealed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from publisher.store.tables import accounts
 
 @dataclass(frozen=True, slots=True)
 class StoredAccount:
-    """`fields` are the wire contract's own elements of the platform's credAccount, without its secrets."""
+    """A user's account. `fields` are the platform's elements of credAccount in the wire contract, without secrets."""
 
     id: int
     owner: str
@@ -42,7 +42,7 @@ _FIELDS: Fields = {
     "targetPlatform.name": ListField(accounts.c.platform, ListFieldKind.NAME),
     "targetPlatform.type": ListField(accounts.c.platform, ListFieldKind.NAME),
 }
-"""What a list of them can be filtered and ordered by."""
+"""The fields by which a list of accounts can be filtered and ordered."""
 
 
 class Accounts:
@@ -52,7 +52,10 @@ class Accounts:
     def add(
         self, *, owner: str, name: str, platform: str, fields: dict[str, Any], sealed_secrets: bytes
     ) -> StoredAccount:
-        """Raises `InvalidRequest` for a bad name, `Conflict` where the owner has one of that name, or is unknown."""
+        """Store an account.
+
+        Raises `InvalidRequest` for a bad name, `Conflict` if the owner has an account of that name or does not exist.
+        """
         row = {
             "owner": owner,
             "name": check_name(name, "name"),
@@ -73,14 +76,17 @@ class Accounts:
             raise Conflict(f"there is no user '{owner}'") from None
 
     def get(self, owner: str, id: int) -> StoredAccount:
-        """Raises `NotFound`, another user's account being as good as none."""
+        """Return an account. Raises `NotFound` if it is missing or belongs to someone else."""
         found = self.find(owner, id=id)
         if found is None:
             raise _none(owner, id)
         return found
 
     def find(self, owner: str | None, *, id: int | None = None, name: str | None = None) -> StoredAccount | None:
-        """The user's account of that id, or that name, or both; anybody's of that id where no user is given."""
+        """Return the account with this id, this name, or both; None if there is none.
+
+        Without an owner, finds any user's account with this id.
+        """
         if id is None and (name is None or owner is None):
             raise ValueError("neither an id nor an owner's name for it is given")
         query = select(*_COLUMNS)
@@ -102,7 +108,7 @@ class Accounts:
             return [_account(row) for row in connection.execute(query)]
 
     def page(self, owner: str, listing: Listing, *, platforms: Collection[str] | None = None) -> Page[StoredAccount]:
-        """Those of the user's accounts that are wanted, or of them those of some platforms. Raises `InvalidRequest`."""
+        """Return the wanted part of a user's accounts, if given only those of `platforms`. Raises `InvalidRequest`."""
         query = select(*_COLUMNS).where(accounts.c.owner == owner)
         if platforms is not None:
             query = query.where(accounts.c.platform.in_(platforms))
@@ -119,9 +125,9 @@ class Accounts:
         fields: dict[str, Any] | None = None,
         sealed_secrets: bytes | None = None,
     ) -> StoredAccount:
-        """Replace what is given; `fields` one by one, `sealed_secrets` as a whole. What is not given is kept.
+        """Change what is given and keep the rest. `fields` are replaced one by one, `sealed_secrets` as a whole.
 
-        Raises `InvalidRequest` for a bad name, `NotFound`, or `Conflict` where another one has the name.
+        Raises `InvalidRequest` for a bad name, `NotFound`, or `Conflict` if another account has the name.
         """
         mine = accounts.c.owner == owner, accounts.c.id == id
         values: dict[str, Any] = {"modified": db_now()}
@@ -131,7 +137,7 @@ class Accounts:
             values["sealed_secrets"] = sealed_secrets
         try:
             with writing(self._engine) as connection:
-                # Held until the end: of two changes at the same time, neither undoes the other's fields.
+                # Locked until the end, so that two concurrent changes do not overwrite each other's fields.
                 row = connection.execute(select(accounts.c.fields).where(*mine).with_for_update()).one_or_none()
                 if row is None:
                     raise _none(owner, id)
@@ -146,7 +152,7 @@ class Accounts:
             raise _taken(name or "") from None
 
     def remove(self, owner: str, id: int) -> None:
-        """Tickets that were published with it keep what they need of it. Raises `NotFound`."""
+        """Delete an account. Tickets that used it keep their copy. Raises `NotFound`."""
         with writing(self._engine) as connection:
             gone = delete(accounts).where(accounts.c.owner == owner, accounts.c.id == id)
             if connection.execute(gone).rowcount != 1:

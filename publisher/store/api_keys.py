@@ -1,4 +1,4 @@
-"""API keys: with the secret half of one, a caller signs its requests."""
+"""API keys. A caller signs its requests with the secret half of a key."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from publisher.store.tables import api_keys
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """A pair without its secret half, which is read only to check a signature (`ApiKeys.sealed_secret`)."""
+    """A key without its secret half, which is read only to check a signature (`ApiKeys.sealed_secret`)."""
 
     id: int
     owner: str
@@ -35,7 +35,7 @@ class ApiKeys:
         self._engine = engine
 
     def add(self, *, owner: str, name: str, description: str, public_key: str, sealed_secret: bytes) -> ApiKey:
-        """Raises `Conflict` where the public key is taken or the owner unknown."""
+        """Store a key. Raises `Conflict` if the public key is taken or the owner unknown."""
         row = {
             "owner": owner,
             "name": name,
@@ -53,7 +53,7 @@ class ApiKeys:
             raise Conflict(f"there is no user '{owner}', or such a public key already") from None
 
     def list(self, owner: str | None) -> list[ApiKey]:
-        """Everybody's where no owner is given."""
+        """Return a user's keys, or the keys of all users if no owner is given."""
         query = select(*_COLUMNS).order_by(api_keys.c.id)
         if owner is not None:
             query = query.where(api_keys.c.owner == owner)
@@ -61,7 +61,7 @@ class ApiKeys:
             return [_api_key(row) for row in connection.execute(query)]
 
     def get(self, owner: str | None, id: int) -> ApiKey:
-        """Raises `NotFound`, another user's key being as good as none where an owner is given."""
+        """Return a key. Raises `NotFound` if it is missing or, with an owner given, belongs to someone else."""
         query = select(*_COLUMNS).where(api_keys.c.id == id)
         if owner is not None:
             query = query.where(api_keys.c.owner == owner)
@@ -72,7 +72,7 @@ class ApiKeys:
         return _api_key(row)
 
     def remove(self, owner: str, id: int) -> None:
-        """Raises `NotFound`, another user's key being as good as none."""
+        """Delete a key. Raises `NotFound` if it is missing or belongs to someone else."""
         with writing(self._engine) as connection:
             gone = delete(api_keys).where(api_keys.c.owner == owner, api_keys.c.id == id)
             if connection.execute(gone).rowcount != 1:
@@ -80,7 +80,7 @@ class ApiKeys:
             audit_change(connection, "key.delete", api_key_uri(owner, id))
 
     def sealed_secret(self, public_key: str) -> tuple[str, bytes] | None:
-        """The owner and the sealed secret of a key; None where there is no such key."""
+        """Return the owner and the sealed secret of a key; None if there is no such key."""
         query = select(api_keys.c.owner, api_keys.c.sealed_secret).where(api_keys.c.public_key == public_key)
         with reading(self._engine) as connection:
             row = connection.execute(query).one_or_none()

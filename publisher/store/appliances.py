@@ -1,4 +1,4 @@
-"""Appliances: what images are generated from. Of them no more is kept than callers are told."""
+"""Appliances, which group images. Only what callers see of them is stored."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from publisher.store.list_queries import Fields, select_page
 from publisher.store.tables import appliances, images, tickets
 
 VERSION, DISTRIBUTION, ARCHITECTURE = "1", "unknown", "x86_64"
-"""Of an appliance that nobody described."""
+"""Defaults of an appliance that nobody described."""
 
 _NAMED_MAX = 100
 
 
 @dataclass(frozen=True, slots=True)
 class Appliance:
-    """An appliance of a user, numbered among that user's. Times in seconds since the epoch."""
+    """A user's appliance. Its id is unique among that user's appliances. Times are seconds since the epoch."""
 
     owner: str
     id: int
@@ -43,14 +43,14 @@ class Appliance:
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What belongs to an appliance."""
+    """The images and tickets of an appliance."""
 
     size: int = 0
-    """Bytes of all its images' files."""
+    """Total size of its images' files, in bytes."""
     images: Sequence[int] | None = ()
-    """Their ids; None where there are more than 100."""
+    """Ids of its images; None if there are more than 100."""
     tickets: Sequence[tuple[int, int]] | None = ()
-    """Image id and own id of each published image; None where there are more than 100."""
+    """Image id and own id of each published image; None if there are more than 100."""
 
 
 _COLUMNS = [appliances.c[each.name] for each in fields(Appliance)]
@@ -83,9 +83,9 @@ class Appliances:
         distribution: str = DISTRIBUTION,
         architecture: str = ARCHITECTURE,
     ) -> Appliance:
-        """`id` is the next free one by default, and the name is made of it.
+        """Add an appliance. By default `id` is the next free one, and the name is derived from it.
 
-        Raises `InvalidRequest` for a text that is empty or too long, `Conflict` where the id is taken or the owner
+        Raises `InvalidRequest` for a text that is empty or too long, `Conflict` if the id is taken or the owner is
         unknown.
         """
         texts = {"version": version, "distribution": distribution, "architecture": architecture}
@@ -113,7 +113,7 @@ class Appliances:
         return _appliance(row) if row else None
 
     def get(self, owner: str, id: int) -> Appliance:
-        """Raises `NotFound`, another user's appliance being as good as none."""
+        """Return an appliance. Raises `NotFound` if it is missing or belongs to someone else."""
         found = self.find(owner, id)
         if found is None:
             raise _none(owner, id)
@@ -127,7 +127,7 @@ class Appliances:
             return [_appliance(row) for row in connection.execute(query)]
 
     def page(self, owner: str, listing: Listing) -> Page[Appliance]:
-        """Those of the user's appliances that are wanted. Raises `InvalidRequest`."""
+        """Return the wanted part of a user's appliances. Raises `InvalidRequest`."""
         query = select(*_COLUMNS).where(appliances.c.owner == owner)
         with reading(self._engine) as connection:
             found = select_page(connection, query, _FIELDS, listing)
@@ -136,8 +136,10 @@ class Appliances:
     def contents(
         self, owner: str, id: int | None = None, *, platforms: Collection[str] | None = None
     ) -> dict[int, Contents]:
-        """What belongs to each of a user's appliances, or to one of them. What is empty is left out; so are published
-        images of other platforms than those in `platforms`, where they are given."""
+        """Return the contents of each of a user's appliances, or of one of them.
+
+        Empty appliances are left out. If `platforms` is given, published images of other platforms are left out, too.
+        """
         size = select(images.c.appliance_id, func.sum(images.c.size)).group_by(images.c.appliance_id)
         with reading(self._engine) as connection:
             sizes = connection.execute(size.where(*_theirs(images, owner, id))).all()
@@ -154,10 +156,10 @@ class Appliances:
         return found
 
     def remove(self, owner: str, id: int) -> None:
-        """Raises `NotFound`, or `Conflict` where it has images or published images."""
+        """Delete an appliance. Raises `NotFound`, or `Conflict` if it has images or published images."""
         mine = appliances.c.owner == owner, appliances.c.id == id
         with writing(self._engine) as connection:
-            # Held until the end: whoever adds an image meanwhile waits, and then makes the appliance anew.
+            # Locked until the end: adding an image meanwhile waits, and then creates the appliance again.
             if connection.execute(select(appliances.c.id).where(*mine).with_for_update()).one_or_none() is None:
                 raise _none(owner, id)
             for table, words in ((images, "images"), (tickets, "published images")):
@@ -169,13 +171,13 @@ class Appliances:
 
 
 def ensure_appliance(connection: Connection, owner: str, id: int) -> None:
-    """Make an appliance on its first use, as part of the transaction of what uses it.
+    """Create an appliance on its first use, in the transaction of that use.
 
-    Raises `IntegrityError` where there is no such user.
+    Raises `IntegrityError` if there is no such user.
     """
     postgresql = connection.dialect.name == "postgresql"
     made = (postgresql_insert if postgresql else sqlite_insert)(appliances).values(_row(owner, id))
-    # One that is there is written as it is: that holds it, so that it is not removed before our transaction ends.
+    # Write an existing row unchanged: this locks it, so that nobody deletes it before our transaction ends.
     connection.execute(made.on_conflict_do_update(index_elements=["owner", "id"], set_={"owner": owner}))
 
 
@@ -200,7 +202,7 @@ def _theirs(table: Table, owner: str, id: int | None) -> list[ColumnElement[bool
 def _named(
     connection: Connection, table: Table, theirs: Sequence[ColumnElement[bool]]
 ) -> dict[int, Sequence[Row[Any]] | None]:
-    """Those rows of each appliance in the table; None where they are too many."""
+    """Return the rows of each appliance in the table; None instead of the rows if there are too many."""
     counted = select(table.c.appliance_id, func.count().label("number")).where(*theirs).group_by(table.c.appliance_id)
     few = select(table.c.appliance_id).where(*theirs).group_by(table.c.appliance_id).having(func.count() <= _NAMED_MAX)
     own = [table.c.id, *([table.c.image_id] if table is tickets else [])]

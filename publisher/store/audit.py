@@ -1,7 +1,7 @@
-"""Who did what, and from where. Entries are added and read, never changed or removed.
+"""The audit log. Entries are added and read, never changed or removed.
 
-An entry is written by the transaction that makes the change, so that neither is there without the other. Who acts comes
-with the engine that the repositories work on (see `Store.acting`); where nobody does, in a worker, nothing is written.
+The transaction that makes a change also writes its entry, so that neither exists without the other. The actor comes
+with the engine that the repositories use (see `Store.acting`). Without an actor, as in a worker, no entry is written.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from publisher.store.engine import db_now, reading, writing
 from publisher.store.tables import audit
 
 UNKNOWN = "(unknown)"
-"""The actor's login, where whoever it was has not shown to be that user."""
+"""Login of an actor who has not proved to be that user."""
 _ACTOR = "publisher_actor"
 _SHORT = 64
-"""Of what a proxy says of the caller: whatever that is, it must not keep a change from being made."""
+"""Maximum length of what a proxy may supply about the caller: an overlong text must not make a change fail."""
 
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Who does something, and by which door: `api`, `console` or `terminal`."""
+    """Who acts, and through which interface (`door`): `api`, `console` or `terminal`."""
 
     login: str
     door: str
@@ -38,9 +38,9 @@ class AuditEntry:
     at: float
     actor: Actor
     action: str
-    """Such as `ticket.cancel`, `account.create`."""
+    """For example `ticket.cancel` or `account.create`."""
     object: str
-    """The URI of what it was done to, as the API has it, or would have it."""
+    """The URI of the affected object in the API, or what it would be there."""
     detail: str
 
 
@@ -49,14 +49,14 @@ class Audit:
         self._engine = engine
 
     def add(self, actor: Actor, action: str, object: str, detail: str = "") -> None:
-        """Write down what has been done. `detail` is for people, and never has a secret in it."""
+        """Add an entry for something that was done. `detail` is for people and never contains a secret."""
         with writing(self._engine) as connection:
             _write(connection, [_row(actor, action, object, detail)])
 
     def latest(
         self, count: int = 100, *, before: int | None = None, actor: str | None = None, object: str | None = None
     ) -> Sequence[AuditEntry]:
-        """The newest entries first; those before the entry of that number, of that actor, on that object."""
+        """Return entries, newest first: only those with an id below `before`, of this actor, on this object."""
         query = select(audit).order_by(audit.c.id.desc()).limit(count)
         if before is not None:
             query = query.where(audit.c.id < before)
@@ -79,19 +79,19 @@ class Audit:
 
 
 def acting(engine: Engine, actor: Actor) -> Engine:
-    """The same engine, with its connections; what is changed by way of it is written down as done by the actor."""
+    """Return the same engine, with its connections. Changes made through it are recorded as done by the actor."""
     return engine.execution_options(**{_ACTOR: actor})
 
 
 def audit_change(connection: Connection, action: str, *objects: str, detail: str = "") -> None:
-    """Write down what the connection's transaction does, where somebody acts. `detail` never has a secret in it."""
+    """Record what the connection's transaction changes, if there is an actor. `detail` never contains a secret."""
     actor: Actor | None = connection.get_execution_options().get(_ACTOR)
     if actor is not None and objects:
         _write(connection, [_row(actor, action, object, detail) for object in objects])
 
 
 def _write(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
-    # One alone goes out as one statement, without the preparations for many.
+    # A single row goes out as one plain statement, without the preparations for many.
     connection.execute(insert(audit).values(at=db_now()), rows if len(rows) > 1 else rows[0])
 
 

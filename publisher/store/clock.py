@@ -1,4 +1,4 @@
-"""The clock of an SQLite database: every process that opens the file reads the time itself."""
+"""The clock of an SQLite database. Each process that opens the file reads the time itself."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable
 
 _CATCH_UP = 0.1
-"""Seconds a second: at most so fast does the clock approach the time of day."""
+"""How fast the clock approaches the time of day at most, in seconds per second."""
 
 
 def _since_boot() -> float:
-    """Seconds that nobody sets; those that the machine sleeps count, where the system tells them."""
+    """Return seconds from a clock that nobody can set. Includes sleep of the machine if the system supports it."""
     boottime = getattr(time, "CLOCK_BOOTTIME", None)
     return time.monotonic() if boottime is None else time.clock_gettime(boottime)
 
@@ -19,8 +19,8 @@ def _since_boot() -> float:
 class SteadyClock:
     """Seconds since the epoch that never jump and never run backwards.
 
-    It follows the time of day. Where somebody sets that, it gains or loses a tenth of each second until both agree
-    again. So a clock that is set neither ends a lease or a deadline early, nor keeps anything waiting for hours.
+    The clock follows the time of day. If someone sets that, this clock gains or loses a tenth of each second until both
+    agree again. So setting the clock ends no lease or deadline early, and keeps nothing waiting for hours.
     """
 
     def __init__(self, time_of_day: Callable[[], float] = time.time, steady: Callable[[], float] = _since_boot) -> None:

@@ -1,4 +1,4 @@
-"""The connection to the database: SQLite (write-ahead log) or PostgreSQL, behind the same code."""
+"""The connection to the database: SQLite (write-ahead log) or PostgreSQL, with the same code."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _CONNECT_SECONDS = 5
 
 
 class _SteadyQueue(queue.Queue[Any]):
-    """SQLAlchemy's own waits by the time of day: for hours, where somebody sets the clock back meanwhile."""
+    """A queue whose waits ignore the time of day. SQLAlchemy's own waits for hours if the clock is set back."""
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
         if block and timeout is not None:
@@ -39,12 +39,12 @@ class _SteadyQueue(queue.Queue[Any]):
 
 
 class _SteadyPool(QueuePool):
-    __module__ = QueuePool.__module__  # which gives its logger the name
+    __module__ = QueuePool.__module__  # the name of its logger
     _queue_class = _SteadyQueue
 
 
 _POOL: dict[str, Any] = {"poolclass": _SteadyPool, "pool_size": 30, "max_overflow": 0, "pool_timeout": 10}
-"""Connections are made as they are needed, and kept: to make one for a single request costs more than the request."""
+"""Connections are opened on demand and kept: opening one costs more than a request."""
 _TURN = "publisher_turn"
 _WRITING = "publisher_writing"
 _DURABLE = "publisher_durable"
@@ -54,7 +54,7 @@ _CLOCK = "publisher_clock"
 
 
 class db_now(FunctionElement[float]):  # noqa: N801  # an SQL function, named as such
-    """The database's clock, in seconds since the epoch. The workers' own clocks decide nothing."""
+    """The database's clock, in seconds since the epoch. The workers' own clocks do not matter."""
 
     type = Double()
     inherit_cache = True
@@ -62,7 +62,7 @@ class db_now(FunctionElement[float]):  # noqa: N801  # an SQL function, named as
 
 @compiles(db_now, "postgresql")
 def _postgresql_now(element: db_now, compiler: SQLCompiler, **options: Any) -> str:
-    # clock_timestamp() moves on within a transaction, now() does not.
+    # clock_timestamp() advances within a transaction, now() does not.
     return "CAST(EXTRACT(EPOCH FROM clock_timestamp()) AS DOUBLE PRECISION)"
 
 
@@ -72,7 +72,7 @@ def _sqlite_now(element: db_now, compiler: SQLCompiler, **options: Any) -> str:
 
 
 def open_engine(url: str) -> Engine:
-    """Raises `ConfigurationError` for a URL that names no database we know."""
+    """Open the database. Raises `ConfigurationError` if the URL names no supported database."""
     try:
         parsed = make_url(url)
     except ArgumentError:
@@ -102,7 +102,7 @@ def _open_sqlite(url: URL) -> Engine:
     file = Path(url.database)
     make_directory(file.parent, 0o700)
     clock = SteadyClock()
-    # isolation_level None: the driver begins nothing by itself, the listener below does.
+    # isolation_level None: the driver must not begin transactions; the listener below does.
     engine = create_engine(
         url,
         **_POOL,
@@ -112,9 +112,9 @@ def _open_sqlite(url: URL) -> Engine:
 
     @event.listens_for(engine, "do_connect")
     def _make_private(*_: object) -> None:
-        # SQLite itself would go by the umask. Its other files take their permissions from this one. A file that is
-        # there is not opened: closing it again would drop the locks that SQLite holds on it in this process (fcntl(2)).
-        # Another process would then delete the write-ahead log, and with it what was committed.
+        # By itself, SQLite would follow the umask. Its other files get their permissions from this one. Do not open an
+        # existing file: closing it would drop the locks that SQLite holds on it in this process (fcntl(2)). Another
+        # process would then delete the write-ahead log, and with it committed data.
         with suppress(FileExistsError):
             os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
@@ -122,13 +122,13 @@ def _open_sqlite(url: URL) -> Engine:
     def _connected(connection: sqlite3.Connection, _: object) -> None:
         _use_write_ahead_log(connection)
         connection.execute("PRAGMA foreign_keys = ON")
-        # Deterministic is, to SQLite, what does not change within one statement.
+        # To SQLite, deterministic means: does not change within one statement.
         connection.create_function("publisher_now", 0, clock.now, deterministic=True)
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
-        # A transaction that reads first and writes later would fail at once where another has written in between
-        # (SQLITE_BUSY_SNAPSHOT); one that takes the write lock at the start waits its turn.
+        # A transaction that reads first and writes later fails at once if another one has written in between
+        # (SQLITE_BUSY_SNAPSHOT). One that takes the write lock at the start waits for its turn.
         options = connection.get_execution_options()
         _wait_until(connection, options.get(_UNTIL))
         if options.get(_WRITING):
@@ -141,7 +141,7 @@ def _open_sqlite(url: URL) -> Engine:
 
 
 def _wait_until(connection: Connection, moment: float | None) -> None:
-    """Have SQLite wait for others until then (by `time.monotonic`), or as long as ever where it is no moment."""
+    """Make SQLite wait for locks until this moment (by `time.monotonic`), or for the default time if it is None."""
     seconds: float = _BUSY_SECONDS
     if moment is not None and moment - time.monotonic() < _BUSY_SECONDS - 1:
         seconds = max(moment - time.monotonic(), 0.05)
@@ -151,7 +151,10 @@ def _wait_until(connection: Connection, moment: float | None) -> None:
 
 
 def _use_write_ahead_log(connection: sqlite3.Connection) -> None:
-    """Two processes that make the file together are in each other's way, and this statement alone waits for nobody."""
+    """Turn on the write-ahead log.
+
+    Two processes that create the file together block each other, and for this one statement SQLite does not wait.
+    """
     deadline = time.monotonic() + _BUSY_SECONDS
     while True:
         try:
@@ -166,9 +169,9 @@ def _use_write_ahead_log(connection: sqlite3.Connection) -> None:
 
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
-    """One transaction that only reads.
+    """Run a transaction that only reads.
 
-    On PostgreSQL none is begun: each statement there sees what is committed when it starts, in a transaction or not.
+    On PostgreSQL no transaction is begun: each statement sees what was committed when it started, with or without one.
     """
     options = {"isolation_level": "AUTOCOMMIT"} if engine.dialect.name == "postgresql" else {}
     with engine.connect().execution_options(**options) as connection, connection.begin():
@@ -177,11 +180,11 @@ def reading(engine: Engine) -> Iterator[Connection]:
 
 @contextmanager
 def writing(engine: Engine, *, durable: bool = True, wait_seconds: float | None = None) -> Iterator[Connection]:
-    """One transaction that may write: committed at the end of the block, rolled back on an exception.
+    """Run a transaction that may write. Commits at the end of the block, rolls back on an exception.
 
-    What is `durable` survives a power cut that follows the commit. What is not may be undone by one, all later
-    transactions included, but never in part. To wait for the disk can take long where an image is being written to it.
-    `wait_seconds` is how long others may hold what is to be written; as long as ever where it is None.
+    A `durable` transaction survives a power cut after its commit. A power cut may undo one that is not durable, and all
+    later ones, but never in part. This saves the wait for the disk, which is long while an image is written to it.
+    `wait_seconds` is how long to wait for locks of others; None: the default time.
     """
     wait = _BUSY_SECONDS if wait_seconds is None else wait_seconds
     options = {_WRITING: True, _DURABLE: durable, _UNTIL: time.monotonic() + wait}
@@ -195,13 +198,13 @@ def writing(engine: Engine, *, durable: bool = True, wait_seconds: float | None 
 
 @contextmanager
 def _turn(engine: Engine, wait_seconds: float) -> Iterator[None]:
-    """On SQLite, where one writes at a time: this thread's turn to.
+    """Wait for this thread's turn to write, on SQLite, which allows one writer at a time.
 
-    Whoever finds the database locked by another process sleeps and tries again, ever more rarely, and is overtaken by
-    those who have just come. Threads need not do that to each other.
+    A writer that finds the database locked by another process sleeps and retries, ever more rarely, and newcomers
+    overtake it. This lock avoids that between threads.
     """
     lock: threading.Lock | None = engine.get_execution_options().get(_TURN)
-    # Who waits for longer asks the database, which then has little time left to say no.
+    # On a timeout, ask the database: it has little time left before it refuses.
     held = lock is not None and lock.acquire(timeout=wait_seconds)
     try:
         yield
@@ -211,12 +214,12 @@ def _turn(engine: Engine, wait_seconds: float) -> Iterator[None]:
 
 
 def keep_others_out(connection: Connection, table: Table) -> None:
-    """Nobody else writes to the table until this transaction, which writes, has ended. For what is seldom written."""
-    if connection.dialect.name == "postgresql":  # SQLite lets one at a time write, whatever the table
+    """Lock out other writers of a table until this writing transaction ends. Only for rarely written tables."""
+    if connection.dialect.name == "postgresql":  # SQLite allows only one writer anyway
         name = connection.dialect.identifier_preparer.format_table(table)
         connection.exec_driver_sql(f"LOCK TABLE {name} IN SHARE ROW EXCLUSIVE MODE")
 
 
 def next_id(connection: Connection, table: Table) -> int:
-    """A number for a row whose key is a name. Others must be kept out."""
+    """Return the next id for a row whose key is a name. Other writers must be locked out."""
     return int(connection.execute(select(func.coalesce(func.max(table.c.id), 0) + 1)).scalar_one())

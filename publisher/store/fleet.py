@@ -1,4 +1,4 @@
-"""The workers there are: each says every few seconds that it lives, and is told here when it is to drain."""
+"""The workers. Each sends a heartbeat every few seconds, and learns from the answer whether it must drain."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from publisher.store.tables import tickets, workers
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A worker, as it tells of itself. `name` is what its tickets name it by, `node` what Celery and Flower do."""
+    """A worker, as it describes itself. Tickets use `name`; Celery and Flower use `node`."""
 
     name: str
     host: str
@@ -34,30 +34,30 @@ class WorkerState(StrEnum):
     ALIVE = "alive"
     DRAINING = "draining"
     SILENT = "silent"
-    """Nothing was heard of it for too long: killed, paused, or cut off from the store."""
+    """It has sent no heartbeat for too long: killed, paused, or cut off from the store."""
     STOPPED = "stopped"
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerStanding:
-    """A worker, as the store knows it. Times are seconds since the epoch, by the database's clock."""
+    """What the store knows of a worker. Times are seconds since the epoch, by the database's clock."""
 
     member: Member
     started: float
     silent_seconds: float
-    """Since it last said that it lives."""
+    """Time since its last heartbeat."""
     drain: bool
-    """It takes nothing new, and ends: it was asked to, here or by a signal."""
+    """It takes no new tickets and will exit: it was asked to, here or by a signal."""
     stopped: float | None
-    """When it ended, where it said so."""
+    """When it exited, if it reported that."""
     ticket_ids: Sequence[int]
-    """What it is working on."""
+    """The tickets that it works on."""
 
     def alive(self, within_seconds: float) -> bool:
         return self.stopped is None and self.silent_seconds <= within_seconds
 
     def state(self, silent_seconds: float) -> WorkerState:
-        """One that was silent for longer than so counts as dead."""
+        """Return its state. A worker that was silent for longer than `silent_seconds` counts as dead."""
         if self.stopped is not None:
             return WorkerState.STOPPED
         if not self.alive(silent_seconds):
@@ -71,14 +71,13 @@ class Fleet:
         self._insert = postgresql_insert if engine.dialect.name == "postgresql" else sqlite_insert
 
     def join(self, member: Member) -> None:
-        """Say that a worker has begun. What was known of an earlier one of that name, as of a container that was
-        started again, holds no longer."""
+        """Record that a worker has started. Replaces an earlier worker of that name, such as a restarted container."""
         with writing(self._engine, durable=False) as connection:
             connection.execute(delete(workers).where(workers.c.name == member.name))
         self.beat(member)
 
     def beat(self, member: Member, *, draining: bool = False) -> bool:
-        """Say that a worker lives, and whether it is `draining` by itself; whether it was asked to drain."""
+        """Record a heartbeat, and whether the worker is `draining` by itself. Return whether it was asked to drain."""
         row = {
             "name": member.name,
             "host": member.host,
@@ -94,12 +93,12 @@ class Fleet:
             return bool(connection.execute(said).scalar_one())
 
     def stopped(self, name: str) -> None:
-        """A worker has ended, in order."""
+        """Record that a worker has exited in order."""
         with writing(self._engine, durable=False) as connection:
             connection.execute(update(workers).where(workers.c.name == name).values(stopped=db_now()))
 
     def ask_to_drain(self, name: str) -> None:
-        """Have a worker take nothing new, and end. Repeatable. Raises `NotFound` where there is none that runs."""
+        """Ask a worker to drain. Can be repeated. Raises `NotFound` if no such worker is running."""
         with writing(self._engine) as connection:
             asked = update(workers).where(workers.c.name == name, workers.c.stopped.is_(None)).values(drain=True)
             if connection.execute(asked).rowcount != 1:
@@ -107,7 +106,7 @@ class Fleet:
             audit_change(connection, "worker.drain", worker_uri(name))
 
     def workers(self) -> list[WorkerStanding]:
-        """Those that run, or did lately: those that were heard of last come first."""
+        """Return the workers that run or did so lately, the one with the latest heartbeat first."""
         silent = case((workers.c.seen > db_now(), 0.0), else_=db_now() - workers.c.seen).label("silent")
         held = select(tickets.c.id, tickets.c.worker).where(
             tickets.c.state.in_([State.PUBLISHING, State.CANCELLING]), tickets.c.lease_until >= db_now()
@@ -130,6 +129,6 @@ class Fleet:
         ]
 
     def forget(self, silent_seconds: float) -> int:
-        """Those of whom nothing was heard for so long; how many."""
+        """Delete the workers without a heartbeat for `silent_seconds`. Return how many."""
         with writing(self._engine, durable=False) as connection:
             return connection.execute(delete(workers).where(workers.c.seen < db_now() - silent_seconds)).rowcount

@@ -1,4 +1,4 @@
-"""Keys that callers give their requests, so that a request which is sent again makes no second ticket."""
+"""Idempotency keys of requests, so that a repeated request creates no second ticket."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from publisher.store.ticket_rows import TICKET_COLUMNS, ticket_of
 
 @dataclass(frozen=True, slots=True)
 class IdempotencyKey:
-    """A key, and the request that it was given to."""
+    """A key, and the request that it came with."""
 
     owner: str
-    """Login of the caller: each has keys of its own."""
+    """Login of the caller. Each caller has its own keys."""
     key: str
     fingerprints: tuple[str, ...] = field(repr=False)
-    """Of the request, by each of the vault's keys; the first is the one to store."""
+    """Fingerprints of the request, by each of the vault's keys; store the first."""
     seconds: float
-    """How long the key holds."""
+    """How long the key is valid."""
 
 
 class KeyTaken(Conflict):
@@ -36,9 +36,9 @@ class IdempotencyKeys:
         self._engine = engine
 
     def ticket(self, key: IdempotencyKey) -> Ticket | None:
-        """The ticket of the first request with this key; None where there was none.
+        """Return the ticket of the first request with this key; None if there was none.
 
-        Raises `Conflict` where that was another request.
+        Raises `Conflict` if that was a different request.
         """
         query = (
             select(*[*TICKET_COLUMNS, idempotency_keys.c.digest])
@@ -55,16 +55,16 @@ class IdempotencyKeys:
         return ticket_of(row)
 
     def purge(self, seconds: float) -> int:
-        """Forget the keys that are older than that; how many."""
+        """Delete the keys that are older than `seconds`. Return how many."""
         expired = idempotency_keys.c.created <= db_now() - seconds
         with writing(self._engine, durable=False) as connection:
             return connection.execute(delete(idempotency_keys).where(expired)).rowcount
 
 
 def claim_key(connection: Connection, key: IdempotencyKey, ticket_id: int) -> None:
-    """In the transaction that makes the ticket. Raises `KeyTaken`: then the transaction has to be rolled back.
+    """Store the key, in the transaction that creates the ticket. Raises `KeyTaken`: then roll the transaction back.
 
-    Where another transaction is about to take the key this one waits for its end.
+    If another transaction is storing the same key, waits until that ends.
     """
     same = idempotency_keys.c.owner == key.owner, idempotency_keys.c.key == key.key
     connection.execute(delete(idempotency_keys).where(*same, idempotency_keys.c.created <= db_now() - key.seconds))

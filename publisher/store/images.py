@@ -1,4 +1,4 @@
-"""The catalog of generated images."""
+"""The catalog of registered images."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from publisher.store.tables import images, tickets
 _COLUMNS = [images.c[each.name] for each in fields(Image)]
 _NUMBER = re.compile(r"[0-9]{1,18}", re.ASCII)
 
-# As `Image.told_format` has it.
+# The same as `Image.told_format`.
 _STORED = func.coalesce(func.nullif(images.c.format, ""), images.c.wanted_format, "raw")
 _FORMAT = case({old: new for old in DISK_FORMATS if (new := full_name(old)) != old}, value=_STORED, else_=_STORED)
 _TARGET = case({each: target_format(full_name(each)) for each in {*formats(), *DISK_FORMATS}}, value=_STORED)
@@ -64,8 +64,10 @@ class Images:
         glance_objection: str | None = None,
         id: int | None = None,
     ) -> Image:
-        """The image's appliance is made, too, where there is none. Raises `Conflict` where the id is taken or the owner
-        unknown."""
+        """Add a registered image, and its appliance if that is missing.
+
+        Raises `Conflict` if the id is taken or the owner unknown.
+        """
         row: dict[str, Any] = {
             "owner": owner,
             "appliance_id": appliance_id,
@@ -94,8 +96,8 @@ class Images:
                     connection, "image.create", image_uri(owner, appliance_id, added.id), detail=f"{name!r}, {format}"
                 )
                 if id is not None and self._engine.dialect.name == "postgresql":
-                    # A sequence does not see the ids that were given: move it past them. Never back: a number that was
-                    # given once, to an image that is deleted by now, would name another one.
+                    # The sequence does not know ids that were given explicitly: move it past them. Never back: an id
+                    # that belonged to a deleted image must not name another one.
                     past = text("SELECT setval('images_id_seq', greatest(last_value, :id)) FROM images_id_seq")
                     connection.execute(past, {"id": id})
                 return added
@@ -110,12 +112,12 @@ class Images:
         return _image(row) if row else None
 
     def has_file(self, location: str) -> bool:
-        """Whether an image has its file there, under the image root."""
+        """Return whether an image has its file there, under the image root."""
         with reading(self._engine) as connection:
             return bool(connection.execute(select(images.c.id).where(images.c.location == location).limit(1)).scalar())
 
     def find(self, owner: str, appliance_id: int, id: int) -> Image:
-        """Raises `NotFound`, another user's image being as good as none."""
+        """Return an image. Raises `NotFound` if it is missing or belongs to someone else."""
         image = self.get(id)
         if image is None or (image.owner, image.appliance_id) != (owner, appliance_id):
             raise _none(owner, appliance_id, id)
@@ -133,7 +135,7 @@ class Images:
             return [_image(row) for row in connection.execute(query)]
 
     def page(self, owner: str, appliance_id: int, listing: Listing) -> Page[Image]:
-        """Those of an appliance's images that are wanted. Raises `InvalidRequest`."""
+        """Return the wanted part of an appliance's images. Raises `InvalidRequest`."""
         query = select(*_COLUMNS).where(images.c.owner == owner, images.c.appliance_id == appliance_id)
         with reading(self._engine) as connection:
             found = select_page(connection, query, _FIELDS, listing)
@@ -148,8 +150,8 @@ class Images:
         text: str = "",
         state: ImageState | None = None,
     ) -> Sequence[Image]:
-        """The newest first: those before the one of that number, of that owner, with that text in the name, in upper or
-        lower case, or as the number, and in that state."""
+        """Return images, newest first: only those with an id below `before`, of this owner, in this state, and with
+        `text` in the name (in upper or lower case) or as the id."""
         query = select(*_COLUMNS).order_by(images.c.id.desc()).limit(count)
         if before is not None:
             query = query.where(images.c.id < before)
@@ -164,21 +166,20 @@ class Images:
             return [_image(row) for row in connection.execute(query)]
 
     def remove(self, id: int) -> bool:
-        """Whatever needs it."""
+        """Delete an image even if something needs it. Return whether it existed."""
         with writing(self._engine) as connection:
             return connection.execute(delete(images).where(images.c.id == id)).rowcount == 1
 
     def delete(self, owner: str, appliance_id: int, id: int | None = None) -> Sequence[Image]:
-        """Delete an image, or all of an appliance: all or none. Answers those whose file no other image has.
+        """Delete an image, or all images of an appliance: all or none. Return those whose file no other image has.
 
-        Raises `NotFound`, or `Conflict` where one is still being registered, or is needed by a ticket that has not
-        ended.
+        Raises `NotFound`, or `Conflict` if one is still being registered or is needed by an unfinished ticket.
         """
         theirs = [images.c.owner == owner, images.c.appliance_id == appliance_id]
         if id is not None:
             theirs.append(images.c.id == id)
         with writing(self._engine) as connection:
-            # Held until the end: who makes a ticket for one of them waits (see `lock_ready_image`), and finds it gone.
+            # Locked until the end: creating a ticket for one of them waits (see `lock_ready_image`) and finds it gone.
             query = select(*_COLUMNS).where(*theirs).order_by(images.c.id).with_for_update()
             found = [_image(row) for row in connection.execute(query)]
             if id is not None and not found:
@@ -196,7 +197,7 @@ class Images:
                     f"image {first.image_id} is needed by ticket {first.id}, which has not ended; cancel it"
                     f" first{others}"
                 )
-            # By number: an image that was added since is none of those that were looked at.
+            # By id: an image that was added since has not been checked.
             for image in found:
                 connection.execute(delete(images).where(images.c.id == image.id))
             audit_change(connection, "image.delete", *(image_uri(owner, appliance_id, image.id) for image in found))
@@ -207,7 +208,7 @@ class Images:
         return [image for image in found if image.location not in shared]
 
     def use_key(self, image: Image) -> bool:
-        """Use up the one-time key of an image as it was read; False where that has been done already."""
+        """Use up the one-time key of an image as it was read. Return False if the key was used already."""
         used = (
             update(images)
             .where(images.c.id == image.id, images.c.downloads == image.downloads, images.c.state == ImageState.READY)
@@ -218,8 +219,8 @@ class Images:
 
 
 def lock_ready_image(connection: Connection, id: int) -> bool:
-    """Keep an image from being deleted or registered anew until the end of the transaction; False where there is no
-    such image, or it is not ready."""
+    """Keep an image from being deleted or registered again until the transaction ends. Return False if there is no such
+    image or it is not ready."""
     query = select(images.c.id).where(images.c.id == id, images.c.state == ImageState.READY)
     return connection.execute(query.with_for_update(read=True)).one_or_none() is not None
 

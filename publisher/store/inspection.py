@@ -1,4 +1,4 @@
-"""Looking through the tickets, and all that is known of one of them: for operators."""
+"""Search in tickets and full details of one ticket, for operators."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from publisher.store.tickets import Tickets
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which tickets are wanted; what is None does not matter. `before`: those of a smaller number alone."""
+    """A filter for tickets; None matches any value. `before`: only tickets with a smaller id."""
 
     state: State | None = None
     platform: str | None = None
@@ -26,7 +26,7 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class CloudObject:
-    """A line of a ticket's journal: what it has, or may have, made in a cloud. See `publisher.core.ticket.CloudRef`."""
+    """An entry of a ticket's journal: what it may have created in a cloud. See `publisher.core.ticket.CloudRef`."""
 
     cloud_id: str
     state: str
@@ -36,7 +36,7 @@ class CloudObject:
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How the upload of one attempt went, from its samples. Times are seconds since the epoch, sizes bytes."""
+    """The progress of one attempt's upload, from its samples. Times are seconds since the epoch, sizes bytes."""
 
     attempt: int
     samples: int
@@ -47,13 +47,13 @@ class Pace:
 
     @property
     def bytes_per_second(self) -> float | None:
-        """None where a single sample tells nothing."""
+        """The mean rate; None if there is only one sample."""
         return (self.sent_last - self.sent_first) / (self.last - self.first) if self.last > self.first else None
 
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """One telling of a ticket's end, or the attempt at it. The address is left out: it may hold a token."""
+    """A notification of a ticket's end, delivered or not. Has no URL, which may contain a token."""
 
     event: str
     state: str
@@ -64,11 +64,11 @@ class Notice:
 
 @dataclass(frozen=True, slots=True)
 class Dossier:
-    """All that is known of a ticket."""
+    """All details of a ticket."""
 
     ticket: Ticket
     reason: str | None
-    """Why it failed, or is to be tried again: one of `publisher.core.errors.Reason`."""
+    """Why it failed or will be retried: one of `publisher.core.errors.Reason`."""
     request_id: str | None
     traceparent: str | None
     history: Sequence[HistoryEntry]
@@ -83,7 +83,7 @@ class Inspection:
         self._tickets = tickets
 
     def latest(self, selection: Selection, count: int | None) -> Sequence[Ticket]:
-        """The newest tickets of those that are wanted, the newest first; all where `count` is None."""
+        """Return the newest tickets that match, newest first; all of them if `count` is None."""
         query = select(*TICKET_COLUMNS).order_by(tickets.c.id.desc()).limit(count)
         for column, wanted in (
             (tickets.c.state, selection.state),
@@ -98,7 +98,7 @@ class Inspection:
             return [ticket_of(row) for row in connection.execute(query)]
 
     def dossier(self, id: int) -> Dossier | None:
-        """None where there is no such ticket."""
+        """Return all details of a ticket; None if there is no such ticket."""
         ticket = self._tickets.get(id)
         query = select(tickets.c.reason, tickets.c.request_id, tickets.c.traceparent).where(tickets.c.id == id)
         with reading(self._engine) as connection:
@@ -117,8 +117,10 @@ class Inspection:
             )
 
     def names(self, kind: str, beginning: str, count: int) -> Sequence[tuple[str, str]]:
-        """What begins so and can be named on a command line, with a word about each: of `tickets` and `images` the
-        newest, of `users` the first."""
+        """Return completions for the command line, each with a description: names or ids that begin with `beginning`.
+
+        For `tickets` and `images` the newest ones, for `users` the first by login.
+        """
         name, about, order = {
             "tickets": (cast(tickets.c.id, String), tickets.c.name, tickets.c.id.desc()),
             "images": (cast(images.c.id, String), images.c.name, images.c.id.desc()),

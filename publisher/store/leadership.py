@@ -11,7 +11,7 @@ from publisher.store.tables import elections
 
 
 class Leadership:
-    """A row for each role names its holder, who loses it unless it renews it in time."""
+    """Elects one holder for each role. A holder that does not renew in time loses the role."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine

@@ -1,12 +1,12 @@
-"""Tickets as a worker sees them: claimed under a lease, and written to only while that lease holds.
+"""The workers' side of tickets: a worker claims a ticket under a lease and writes to it only while the lease holds.
 
-A claim gives the ticket a new fencing token. Every write names the token, so that a worker whose ticket another has
-claimed, however late it wakes up, changes nothing. The database's clock decides when a lease has run out. One that has
-cannot be renewed, and nothing new is begun under it; how an attempt has ended is written down as long as nobody else
-has claimed the ticket.
+A claim gives the ticket a new fencing token. Every write names the token, so a worker whose ticket was claimed by
+another one changes nothing, however late it wakes up. The database's clock decides when a lease has expired. An
+expired lease cannot be renewed, and nothing new is started under it. The outcome of an attempt is still recorded,
+unless another worker has claimed the ticket.
 
-Only what is written before a cloud is touched is made to survive a power cut. Whatever else a power cut undoes, the
-next attempt does again: it finds what is in the cloud, and comes to the same end.
+Only what is written before a cloud is touched is made to survive a power cut. If a power cut undoes anything else, the
+next attempt does it again: it finds what is in the cloud and reaches the same result.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from publisher.store.ticket_rows import TICKET_COLUMNS, append_history, ticket_o
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A ticket that this worker holds, and the token that proves it."""
+    """A ticket that this worker holds, and the fencing token that proves it."""
 
     ticket: Ticket
     token: int
@@ -35,7 +35,7 @@ class Claim:
     """When it was claimed, by the database's clock."""
     cloud_account: str
     taken_over: bool = False
-    """From a worker whose lease had run out."""
+    """Whether it was taken over from a worker whose lease had expired."""
 
 
 class Leases:
@@ -44,23 +44,25 @@ class Leases:
         self._places = places
 
     def claim(self, id: int, worker: str, lease_seconds: float) -> Claim | None:
-        """Take a ticket that is queued and due, or whose holder's lease has run out; None where there is nothing to
-        take, which is how most second deliveries of a message end, or no place for it: `next_waiting` tells of it once
-        there is."""
+        """Claim a ticket that is queued and due, or whose holder's lease has expired.
+
+        Returns None if there is nothing to claim, which is the usual result of a message's second delivery, or if no
+        slot is free. In the latter case `next_waiting` returns the ticket once there is a slot.
+        """
         query = (
             select(*[*TICKET_COLUMNS, tickets.c.lease_until, tickets.c.cloud_account, db_now().label("now")])
             .where(tickets.c.id == id)
             .with_for_update()
         )
-        # A server that crashed and forgot a claim would give its token a second time, while the first worker goes on
-        # with it. SQLite forgets nothing unless the machine fails, and the worker with it.
+        # A database server that lost a claim in a crash would issue its token again, while the first worker still uses
+        # it. SQLite loses nothing unless the machine fails, and the worker with it.
         with writing(self._engine, durable=self._engine.dialect.name != "sqlite") as connection:
             row = connection.execute(query).one_or_none()
             if row is None:
                 return None
             ticket = ticket_of(row)
             if ticket.state is State.QUEUED:
-                # The sweeper holds one while it removes what an earlier try has left.
+                # The sweeper holds the lease of a queued ticket while it deletes what an earlier attempt left.
                 free = ticket.not_before <= row.now and row.lease_until < row.now
                 free = free and self._places.take(connection, id, row.cloud_account, ticket.owner)
                 to_state, words = State.PUBLISHING, "Claimed"
@@ -86,7 +88,7 @@ class Leases:
                 worker=worker,
                 lease_token=ticket.lease_token + 1,
                 lease_until=db_now() + lease_seconds,
-                # The reconciler looks again when the lease runs out.
+                # The reconciler looks again when the lease expires.
                 wake_at=db_now() + lease_seconds,
                 wakes=0,
             )
@@ -97,16 +99,18 @@ class Leases:
         return Claim(ticket_of(now), ticket.lease_token + 1, row.now, row.cloud_account, taken_over)
 
     def next_waiting(self, claim: Claim) -> Sequence[int]:
-        """The tickets that wait for the place which this one has left: to be woken."""
+        """Return the tickets that wait for the slot which this claim has left. The caller wakes them."""
         with writing(self._engine, durable=False) as connection:
             return self._places.next(connection, claim.cloud_account, claim.ticket.owner)
 
     def renew(self, claim: Claim, lease_seconds: float, *, sent: int, sample: bool = False) -> None:
-        """Write the progress and renew the lease; a `sample` of the progress is kept. Raises `Cancelled` or
-        `LeaseLost`."""
+        """Write the progress and renew the lease; with `sample`, also keep a sample of the progress.
+
+        Raises `Cancelled` or `LeaseLost`.
+        """
         until = db_now() + lease_seconds
         with writing(self._engine, durable=False) as connection:
-            # To renew the lease alone, where nothing more was sent, changes nothing that callers see.
+            # Without new bytes, a renewal changes nothing that callers see.
             progressed = case((tickets.c.sent != sent, db_now()), else_=tickets.c.progressed)
             self._update(connection, claim, sent=sent, progressed=progressed, lease_until=until, wake_at=until)
             if sample:
@@ -115,22 +119,22 @@ class Leases:
                 connection.execute(insert(samples).values(row))
 
     def hold(self, claim: Claim, lease_seconds: float) -> None:
-        """Renew the lease, of a ticket that is being cancelled, too. Raises `LeaseLost`."""
+        """Renew the lease, also of a ticket that is being cancelled. Raises `LeaseLost`."""
         self._give(claim, lease_seconds, tickets.c.lease_until >= db_now())
 
     def check(self, claim: Claim) -> None:
-        """Look whether the work may go on, without writing. Raises `Cancelled` or `LeaseLost`."""
+        """Check that the work may continue, without writing. Raises `Cancelled` or `LeaseLost`."""
         with reading(self._engine) as connection:
             self._refuse(connection, claim)
 
     def phase(self, claim: Claim, phase: Phase, words: str) -> None:
-        """Say what is being done now. Raises `Cancelled` or `LeaseLost`."""
+        """Record the current phase. Raises `Cancelled` or `LeaseLost`."""
         with writing(self._engine, durable=False) as connection:
             self._update(connection, claim, phase=phase, modified=db_now())
             append_history(connection, claim.ticket.id, State.PUBLISHING, State.PUBLISHING, phase, words)
 
     def region(self, claim: Claim, region: str) -> None:
-        """Note which region of the cloud the image goes to. Raises `Cancelled` or `LeaseLost`."""
+        """Record the region of the cloud that the image goes to. Raises `Cancelled` or `LeaseLost`."""
         words = f"Signed in; the image goes to region {region}"
         with writing(self._engine, durable=False) as connection:
             self._update(connection, claim, location=region, modified=db_now())
@@ -144,7 +148,7 @@ class Leases:
             return [CloudRef(row.cloud_id, row.state) for row in connection.execute(query)]
 
     def plan(self, claim: Claim, cloud_id: str) -> None:
-        """Write down a cloud object before it is made. Raises `Cancelled` or `LeaseLost`: then it must not be."""
+        """Record a cloud object before it is created. Raises `Cancelled` or `LeaseLost`: then do not create it."""
         with writing(self._engine) as connection:
             self._update(connection, claim, modified=db_now())
             connection.execute(
@@ -158,7 +162,7 @@ class Leases:
             )
 
     def mark(self, claim: Claim, cloud_id: str, state: str) -> None:
-        """Note that a cloud object is `present`, `condemned` or `gone`. Holds in a ticket that is being cancelled, too.
+        """Record that a cloud object is `present`, `condemned` or `gone`, also for a ticket that is being cancelled.
 
         Raises `LeaseLost`.
         """
@@ -179,7 +183,7 @@ class Leases:
     # Outcomes -----------------------------------------------------------------------------------------------------
 
     def published(self, claim: Claim, *, cloud_id: str, location: str | None) -> None:
-        """Raises `Cancelled` or `LeaseLost`."""
+        """Record that the image was published. Raises `Cancelled` or `LeaseLost`."""
         self._end(
             claim,
             State.PUBLISHING,
@@ -196,11 +200,11 @@ class Leases:
         )
 
     def failed(self, claim: Claim, *, error: str, detail: str | None = None, reason: Reason = Reason.INTERNAL) -> None:
-        """Raises `Cancelled` or `LeaseLost`."""
+        """Record that the ticket failed. Raises `Cancelled` or `LeaseLost`."""
         self._fail(claim, State.PUBLISHING, error, detail, reason)
 
     def cancelled(self, claim: Claim) -> None:
-        """Raises `LeaseLost`."""
+        """Record that the cancel is done. Raises `LeaseLost`."""
         self._end(
             claim,
             State.CANCELLING,
@@ -210,20 +214,20 @@ class Leases:
         )
 
     def not_cleaned(self, claim: Claim, *, error: str, detail: str, reason: Reason = Reason.INTERNAL) -> None:
-        """End a ticket that is being cancelled, but whose remains in the cloud stay. Raises `LeaseLost`."""
+        """Fail a ticket that is being cancelled and whose objects stay in the cloud. Raises `LeaseLost`."""
         self._fail(claim, State.CANCELLING, error, detail, reason)
 
     def retry(self, claim: Claim, *, delay_seconds: float, error: str, reason: Reason = Reason.UNAVAILABLE) -> None:
-        """Hand the ticket back, to be tried again after a while. Raises `Cancelled` or `LeaseLost`."""
+        """Hand the ticket back for a retry after a delay. Raises `Cancelled` or `LeaseLost`."""
         words = f"To be tried again in {delay_seconds:.0f} s: {error}"
         self._requeue(claim, words, delay_seconds, error=error, reason=reason)
 
     def release(self, claim: Claim, words: str) -> None:
-        """Hand the ticket back at once; the attempt does not count. Raises `Cancelled` or `LeaseLost`."""
+        """Hand the ticket back at once, without counting the attempt. Raises `Cancelled` or `LeaseLost`."""
         self._requeue(claim, words, 0.0, attempt=tickets.c.attempt - 1)
 
     def hand_over(self, claim: Claim, *, delay_seconds: float = 0.0) -> None:
-        """Leave a ticket that is being cancelled to whoever takes it up, after a while. Raises `LeaseLost`."""
+        """Leave a ticket that is being cancelled to the next claim, after a delay. Raises `LeaseLost`."""
         self._give(claim, delay_seconds)
 
     def _fail(self, claim: Claim, from_state: State, error: str, detail: str | None, reason: Reason) -> None:
@@ -238,8 +242,10 @@ class Leases:
         )
 
     def give_up(self, claim: Claim) -> None:
-        """Let anybody claim the ticket at once, and not only when the lease has run out. Raises `LeaseLost` where it
-        was claimed already, or has ended."""
+        """Let any worker claim the ticket at once, before the lease expires.
+
+        Raises `LeaseLost` if the ticket was claimed already or has ended.
+        """
         with writing(self._engine, durable=False) as connection:
             given_up = connection.execute(
                 update(tickets)
@@ -308,7 +314,7 @@ class Leases:
             raise LeaseLost
 
     def _refuse(self, connection: Connection, claim: Claim) -> None:
-        """Raise what a refused write means; nothing where the ticket is held after all."""
+        """Raise the error that explains a refused write; return if the ticket is held after all."""
         expired = (tickets.c.lease_until < db_now()).label("expired")
         query = select(tickets.c.state, tickets.c.lease_token, expired).where(tickets.c.id == claim.ticket.id)
         row = connection.execute(query).one_or_none()

@@ -1,7 +1,7 @@
-"""How much may go on, and wait, at a time: in all, for one user, for one cloud account.
+"""Limits on concurrent uploads and on queued tickets: in total, for each user and for each cloud account.
 
-A ticket that a worker has taken up keeps its place until its state says otherwise, even if that worker is gone: whoever
-takes it over needs no other. Places go to the oldest ticket that waits and could be taken up.
+A claimed ticket keeps its slot until its state changes, even if its worker is gone: a worker that takes it over needs
+no new slot. A free slot goes to the oldest waiting ticket that can be claimed.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ _COUNT_AGAIN_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """0 is no limit."""
+    """The limits; 0: unlimited."""
 
     account_uploads: int = 0
     """Tickets that are being published to one cloud account."""
     user_uploads: int = 0
     """Tickets of one user that are being published."""
     queue: int = 0
-    """Tickets that wait."""
+    """Queued tickets in total."""
     user_queue: int = 0
-    """Tickets of one user that wait."""
+    """Queued tickets of one user."""
 
 
 _WAITS = (tickets.c.state == State.QUEUED, tickets.c.not_before <= db_now(), tickets.c.lease_until < db_now())
@@ -42,13 +42,13 @@ _GOES_ON = tickets.c.state == State.PUBLISHING
 
 
 class UploadSlots:
-    """Who may be taken up. To be asked in a transaction."""
+    """Decides which tickets may be claimed. Call its methods inside a transaction."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
 
     def take(self, connection: Connection, ticket_id: int, cloud_account: str, owner: str) -> bool:
-        """Whether there is a place for a ticket that waits. Holds until the end of this transaction, which writes."""
+        """Return whether a slot is free for a waiting ticket. Holds until the end of this transaction, which writes."""
         for column, value, most in self._shared(cloud_account, owner):
             _lock(connection, value)
             older = self._waiting(column, value).where(tickets.c.id < ticket_id).limit(most).subquery()
@@ -58,18 +58,18 @@ class UploadSlots:
         return True
 
     def next(self, connection: Connection, cloud_account: str, owner: str) -> list[int]:
-        """The tickets that wait for the places that are free now with this account, and with this user."""
+        """Return the tickets that wait for the free slots of this account and of this user."""
         found: set[int] = set()
         for column, value, most in self._shared(cloud_account, owner):
             free = most - _going_on(connection, column, value)
             if free > 0:
                 query = self._waiting(column, value).order_by(tickets.c.id).limit(free)
-                # One that is being changed is looked at by whoever does that; to wait for each other would be a knot.
+                # Skip tickets that are being changed: whoever changes them checks them. Waiting here could deadlock.
                 found |= set(connection.execute(query.with_for_update(skip_locked=True)).scalars())
         return sorted(found)
 
     def oldest(self, connection: Connection, count: int, *which: ColumnElement[bool]) -> list[int]:
-        """The oldest tickets that wait and have room, whosever they are."""
+        """Return the oldest waiting tickets that have a free slot, of any owner."""
         query = select(tickets.c.id).where(*_WAITS, *which)
         for column, most in (
             (tickets.c.cloud_account, self._limits.account_uploads),
@@ -80,20 +80,20 @@ class UploadSlots:
         return list(connection.execute(query.order_by(tickets.c.id).limit(count)).scalars())
 
     def wake_next(self, connection: Connection, cloud_account: str, owner: str) -> None:
-        """Have the reconciler wake them at its next turn, should nobody else."""
+        """Make the waiting tickets due, so that the reconciler wakes them on its next run if nobody else does."""
         ids = self.next(connection, cloud_account, owner)
         if ids:
             connection.execute(update(tickets).where(tickets.c.id.in_(ids)).values(wake_at=db_now(), wakes=0))
 
     def _shared(self, cloud_account: str, owner: str) -> Iterator[tuple[Column[str], str, int]]:
-        """What has a limit, always in the same order: so that no two transactions lock each other out."""
+        """Yield what is limited, always in the same order so that two transactions cannot deadlock."""
         if self._limits.account_uploads and cloud_account:
             yield tickets.c.cloud_account, cloud_account, self._limits.account_uploads
         if self._limits.user_uploads:
             yield tickets.c.owner, owner, self._limits.user_uploads
 
     def _waiting(self, column: Column[str], value: str) -> Any:
-        """Those that wait for a place and, as far as other limits go, could have it."""
+        """Select the tickets that wait for a slot and that the other limits allow."""
         query = select(tickets.c.id).where(column == value, *_WAITS)
         others = {"cloud_account": self._limits.account_uploads, "owner": self._limits.user_uploads}
         for name, most in others.items():
@@ -103,18 +103,18 @@ class UploadSlots:
 
 
 class QueueCapacity:
-    """Whether more tickets are accepted."""
+    """Decides whether more tickets are accepted."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._counted = -math.inf
 
     def check(self, connection: Connection, owner: str) -> None:
-        """Raises `TooMany` where so many tickets wait, of this user or in all, that no other is to be accepted."""
+        """Check that the queue has room, in total and for this user. Raises `TooMany`."""
         limits = self._limits
         if _wait(connection, limits.user_queue, tickets.c.owner == owner):
             raise TooMany(f"{limits.user_queue} of your images wait to be published already; try again later")
-        # To count a hundred thousand takes 20 ms: once a second does, for a limit that need not be met to the last.
+        # Counting a hundred thousand takes 20 ms. Once a second is enough, as the limit need not be exact.
         if time.monotonic() - self._counted > _COUNT_AGAIN_SECONDS:
             if _wait(connection, limits.queue):
                 raise TooMany(f"{limits.queue} images wait to be published already; try again later")
@@ -122,7 +122,7 @@ class QueueCapacity:
 
 
 def _wait(connection: Connection, at_least: int, *whose: ColumnElement[bool]) -> bool:
-    """Whether so many tickets wait. Counted no further, and on an index."""
+    """Return whether at least this many tickets are queued. Counts no further, on an index."""
     query = select(tickets.c.id).where(tickets.c.state == State.QUEUED, *whose).limit(1).offset(at_least - 1)
     return at_least > 0 and connection.execute(query).first() is not None
 
@@ -137,7 +137,7 @@ def _has_room(column: Column[str], most: int) -> ColumnElement[bool]:
 
 
 def _lock(connection: Connection, value: str) -> None:
-    """Until the end of the transaction nobody else gives a place away. SQLite lets one at a time write anyway."""
+    """Keep others from giving slots away until the transaction ends. SQLite allows only one writer anyway."""
     if connection.dialect.name == "postgresql":
         key = int.from_bytes(hashlib.sha256(value.encode()).digest()[:8], signed=True)
         connection.execute(select(func.pg_advisory_xact_lock(cast(literal(key), BigInteger))))

@@ -1,4 +1,4 @@
-"""The part of a list that is wanted, out of the database: the same on SQLite and PostgreSQL."""
+"""Selects the wanted part of a list from the database, with the same result on SQLite and PostgreSQL."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ from publisher.core.listing import ListField, ListFieldKind, Listing, Page, Valu
 Fields = Mapping[str, ListField[ColumnElement[Any]]]
 
 NUMBER = "dbId"
-"""The field that every list has, and whose order is the order of the list where no other is asked for."""
+"""The field that every list has. Lists are ordered by it by default."""
 
 _TYPES: dict[type, type[TypeEngine[Any]]] = {str: String, int: BigInteger, float: Double, bool: Boolean}
 
 
 def select_page(connection: Connection, query: Select[Any], fields: Fields, listing: Listing) -> Page[Row[Any]]:
-    """The rows that are wanted of those that `query` selects. Raises `InvalidRequest`.
+    """Return the wanted rows of those that `query` selects. Raises `InvalidRequest`.
 
-    To let callers filter a list takes a mapping of its fields, which has `dbId` (a `case` will do for one that is
-    computed), and this instead of executing the query:
+    To let callers filter a list, define a mapping of its fields that includes `dbId` (a computed field can be a
+    `case`), and call this function instead of executing the query:
 
-        _FIELDS = {"dbId": Field(images.c.id, Kind.NUMBER), "name": Field(images.c.name)}
+        _FIELDS = {"dbId": ListField(images.c.id, ListFieldKind.NUMBER), "name": ListField(images.c.name)}
         page = select_page(connection, select(*_COLUMNS).where(images.c.owner == owner), _FIELDS, listing)
     """
     terms = _Columns(connection.dialect.name)
@@ -51,7 +51,7 @@ def select_page(connection: Connection, query: Select[Any], fields: Fields, list
     order = [terms.comparable(fields[NUMBER])]
     if listing.order_by:
         order.insert(0, terms.comparable(known_field(fields, listing.order_by, "orderBy")))
-    # What has no value is the least, as the databases would otherwise not agree.
+    # Rows without a value come first: by default the databases differ in this.
     ordered = query.order_by(
         *(each.desc().nulls_last() if listing.descending else each.asc().nulls_first() for each in order)
     )
@@ -63,7 +63,7 @@ def select_page(connection: Connection, query: Select[Any], fields: Fields, list
 
 
 class _Columns:
-    """Conditions on columns. Text is compared by code points: in any other order the databases differ."""
+    """Builds conditions on columns. Text is compared by code points: in any other order the databases differ."""
 
     def __init__(self, database: str) -> None:
         self._sqlite = database == "sqlite"
@@ -77,12 +77,12 @@ class _Columns:
     def compare(
         self, field: ListField[ColumnElement[Any]], how: Callable[[Any, Any], Any], value: Value
     ) -> ColumnElement[bool]:
-        # Of the value's own type, not the column's: a number may be compared with that is too large for the column.
+        # Use the type of the value, not of the column: the value may be a number that is too large for the column.
         found: ColumnElement[bool] = how(self.comparable(field), literal(value, _TYPES[type(value)]()))
         return found
 
     def match(self, field: ListField[ColumnElement[Any]], pattern: str) -> ColumnElement[bool]:
-        # LIKE takes upper and lower case for the same in SQLite, and not in PostgreSQL.
+        # LIKE ignores case in SQLite but not in PostgreSQL.
         if self._sqlite:
             return self.comparable(field).bool_op("GLOB")(literal(pattern, String()))
         return self.comparable(field).like(_like(pattern), escape="/")
@@ -95,7 +95,7 @@ class _Columns:
 
 
 def _like(pattern: str) -> str:
-    """A pattern of GLOB, in which `[*]` is an asterisk, as one of LIKE."""
+    """Translate a GLOB pattern, in which `[*]` is an asterisk, to a LIKE pattern."""
 
     def translated(match: re.Match[str]) -> str:
         mark = match[0]

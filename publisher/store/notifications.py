@@ -1,7 +1,7 @@
-"""Notifications on their way: taken by a sender, told, tried again or given up.
+"""Delivery of notifications: a sender takes one, sends it, and retries it or gives up.
 
-Each try is a line of the ticket's history.
-They are made by `outbox`, and go with their ticket.
+Each delivery attempt adds an entry to the ticket's history. `outbox` creates the notifications. They are deleted with
+their ticket.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _RECEIVERS_AT_ONCE = 200
 
 @dataclass(frozen=True, slots=True)
 class Notification:
-    """`state` is `waiting`, `sent` or `failed`. The URL may hold a secret, in its path or query."""
+    """A notification. `state` is `waiting`, `sent` or `failed`. The URL may contain a secret in its path or query."""
 
     id: int
     uid: str
-    """The same at each try: by it receivers know one that comes twice."""
+    """The same for each delivery attempt, so that receivers can recognise a repeated one."""
     ticket_id: int
     owner: str
     url: str = field(repr=False)
@@ -47,8 +47,11 @@ class Notifications:
         self._engine = engine
 
     def receivers(self, *, of_each: int, but_of: Collection[str] = ()) -> Sequence[tuple[str, str]]:
-        """Who is to be told something now, as owner and URL, but for these owners': of each owner so many, who has
-        waited longest first, and of all owners the first before the second of any."""
+        """Return the receivers that are due, as owner and URL, except those of the owners `but_of`.
+
+        For each owner at most `of_each`, the longest waiting first. Owners take turns: the first receiver of every
+        owner comes before the second of any.
+        """
         due = (
             select(notifications.c.owner, notifications.c.url, func.min(notifications.c.next_at).label("since"))
             .where(_WAITS, notifications.c.next_at <= db_now(), notifications.c.owner.not_in(but_of))
@@ -67,9 +70,9 @@ class Notifications:
             return [(owner, url) for owner, url in connection.execute(query)]
 
     def take(self, owner: str, url: str, held_seconds: float) -> Notification | None:
-        """The receiver's oldest one that is due, its next try counted; None where there is none.
+        """Take the receiver's oldest due notification and count the attempt; None if there is none.
 
-        For so long nobody else gets it. If nothing is noted of the try by then, as its sender died, it is due again.
+        Nobody else gets it for `held_seconds`. If no result is recorded by then, as its sender died, it is due again.
         """
         oldest = (
             select(notifications.c.id)
@@ -106,9 +109,9 @@ class Notifications:
             return [_notification(row) for row in connection.execute(query)]
 
     def _note(self, told: Notification, words: str, **values: Any) -> None:
-        """How a try went; nothing where another one has begun since, or the ticket was deleted."""
+        """Record the result of an attempt. Does nothing if another attempt has started or the ticket was deleted."""
         mine = notifications.c.id == told.id, _WAITS, notifications.c.attempt == told.attempt
-        # The ticket is locked first, as by those who delete it.
+        # Lock the ticket first, in the same order as a deletion does.
         ticket = select(tickets.c.state, tickets.c.phase).where(tickets.c.id == told.ticket_id)
         with writing(self._engine, durable=False) as connection:
             row = connection.execute(ticket.with_for_update(read=True, key_share=True)).one_or_none()

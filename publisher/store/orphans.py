@@ -1,4 +1,4 @@
-"""What the sweeper needs to know: which cloud accounts there are, and which of the objects in them nobody needs."""
+"""The sweeper's view of the store: which cloud accounts there are, and which objects in them are orphans."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _SIGHTINGS_KEPT_SECONDS = 30 * 86400.0
 _LEFT_ALONE_SECONDS_MAX = 86400.0
 _DOUBLINGS_MAX = 16
 _SECRETS_KEPT_SECONDS = 30 * 86400.0
-"""Of a deleted ticket that left something: it may be long gone, and the password be another one."""
+"""For a deleted ticket that left something. After that, it may be long gone and the password changed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """An account of a cloud, and where in that cloud to look."""
+    """A cloud account, and the place in that cloud to search."""
 
     platform: str
     account: dict[str, Any]
@@ -37,14 +37,14 @@ class Scope:
 
 
 class Standing(StrEnum):
-    """What our records say of an object that carries our tag."""
+    """What our records say about an object with our tag."""
 
     KEPT = "kept"
-    """It was published, or its ticket has not ended, or only just."""
+    """It was published, or its ticket has not ended or ended only recently."""
     ORPHAN = "orphan"
-    """We made it, and the ticket ended without it."""
+    """We created it, and the ticket ended without it."""
     UNKNOWN = "unknown"
-    """No record says that we made it: not ours to delete."""
+    """No record says that we created it: it is not ours to delete."""
 
 
 class Sweeping:
@@ -53,11 +53,11 @@ class Sweeping:
         self._insert = postgresql_insert if engine.dialect.name == "postgresql" else sqlite_insert
 
     def scopes(self) -> list[Scope]:
-        """Each place once where tickets, deleted ones too, have made something, and that can be signed in to: with the
-        stored account, or with secrets that the ticket still has.
+        """Return the places in clouds to search, each once: where tickets, also deleted ones, have created something.
 
-        A ticket that never made anything may just have had a wrong password, or named a project that there is not:
-        neither is to be tried again and again.
+        Only places that the sweeper can sign in to: with a stored account, or with secrets that the ticket still has. A
+        ticket that never created anything may have had a wrong password or named a missing project. Neither should be
+        tried again and again.
         """
         found: dict[tuple[str, str, str], Scope] = {}
         columns = tickets.c.platform, tickets.c.account, tickets.c.target, tickets.c.sealed_secrets
@@ -71,10 +71,10 @@ class Sweeping:
             for platform, account, target, secrets in connection.execute(made.order_by(tickets.c.id.desc())):
                 place = image_service(platform, account, target)
                 targets.setdefault(place, target)
-                # Published tickets have lost their secrets.
+                # Published tickets have no secrets any more.
                 if secrets is not None:
                     of_tickets.setdefault(place, Scope(platform, account, target, secrets))
-            # Stored accounts do not say where in the cloud: that is where one that is the same now has been before.
+            # A stored account has no target. Use the targets of tickets with which it leads to the same image service.
             for platform, account, secrets in connection.execute(stored):
                 for place, target in targets.items():
                     if image_service(platform, account, target) == place:
@@ -87,19 +87,19 @@ class Sweeping:
         return list(found.values())
 
     def left_alone(self, scope: Scope) -> bool:
-        """Whether the account has refused the sweeper, and is not to be tried again yet."""
+        """Return whether the account refused the sweeper and must not be tried again yet."""
         refused = exists().where(sweep_refusals.c.account == _digest(scope), sweep_refusals.c.until > db_now())
         with reading(self._engine) as connection:
             return bool(connection.execute(select(refused)).scalar())
 
     def refused(self, scope: Scope, every_seconds: float) -> None:
-        """Note that the account refused the sweeper: it is left alone for ever longer, until a day, or until it is
-        changed. `every_seconds` is how often is swept."""
+        """Record that the account refused the sweeper. It is left alone for twice as long each time, up to a day, or
+        until it is changed. `every_seconds` is the interval between sweeps."""
         account = _digest(scope)
         with writing(self._engine, durable=False) as connection:
             query = select(sweep_refusals.c.refusals).where(sweep_refusals.c.account == account)
             refusals = (connection.execute(query).scalar() or 0) + 1
-            # Half a turn less, so that the turn itself finds the time over.
+            # Half an interval less, so that the time is over when the sweep comes.
             turns = 2.0 ** min(refusals, _DOUBLINGS_MAX) - 0.5
             seconds = min(turns * every_seconds, max(_LEFT_ALONE_SECONDS_MAX, every_seconds / 2))
             row = {"refusals": refusals, "until": db_now() + seconds, "last": db_now()}
@@ -107,7 +107,7 @@ class Sweeping:
             connection.execute(noted.on_conflict_do_update(index_elements=["account"], set_=row))
 
     def admitted(self, scope: Scope) -> None:
-        """Note that the account lets the sweeper in."""
+        """Record that the account let the sweeper in."""
         with writing(self._engine, durable=False) as connection:
             connection.execute(delete(sweep_refusals).where(sweep_refusals.c.account == _digest(scope)))
 
@@ -140,13 +140,13 @@ class Sweeping:
         return Standing.ORPHAN if ticket.ours else Standing.UNKNOWN
 
     def seen_for(self, ticket_uid: str, cloud_id: str) -> float | None:
-        """How long ago the object was first seen as an orphan, in seconds; None where it was not."""
+        """Return how many seconds ago the object was first seen as an orphan; None if it was not."""
         query = select(db_now() - sightings.c.first).where(*_sighting(ticket_uid, cloud_id))
         with reading(self._engine) as connection:
             return connection.execute(query).scalar_one_or_none()
 
     def see(self, ticket_uid: str, cloud_id: str) -> None:
-        """Note that an orphan was seen."""
+        """Record that an orphan was seen."""
         row = {"ticket_uid": ticket_uid, "cloud_id": cloud_id, "first": db_now(), "last": db_now()}
         seen = self._insert(sightings).values(row)
         again = seen.on_conflict_do_update(index_elements=["ticket_uid", "cloud_id"], set_={"last": db_now()})
@@ -154,13 +154,13 @@ class Sweeping:
             connection.execute(again)
 
     def lose_sight(self, ticket_uid: str, cloud_id: str) -> None:
-        """Somebody needs it after all: should it be an orphan again, that is another first sighting."""
+        """Forget an orphan that is needed after all. If it is seen again, that counts as the first time."""
         with writing(self._engine, durable=False) as connection:
             connection.execute(delete(sightings).where(*_sighting(ticket_uid, cloud_id)))
 
     def forget_old(self) -> None:
-        """Forget sightings of objects that are not there any more, refusals of accounts that are not there any more,
-        and the secrets of tickets deleted long ago."""
+        """Delete old sightings of objects that are gone, old refusals of accounts that are gone, and the secrets of
+        tickets that were deleted long ago."""
         old = sightings.c.last < db_now() - _SIGHTINGS_KEPT_SECONDS
         buried = tombstones.c.created < db_now() - _SECRETS_KEPT_SECONDS, tombstones.c.sealed_secrets.is_not(None)
         nothing = {"account": null(), "target": null(), "sealed_secrets": None}
@@ -171,14 +171,15 @@ class Sweeping:
 
     @contextmanager
     def removing(self, ticket_uid: str, cloud_id: str, grace_seconds: float, seconds: float) -> Iterator[bool]:
-        """Inside, for so long, no worker takes up the ticket; and then the object is noted as gone. False, and nothing
-        is noted, where it must stay after all.
+        """Keep workers from claiming the ticket for `seconds` while the caller deletes the object.
 
-        From the beginning on it is noted as condemned: should this process be paused for longer, a worker that takes up
-        the ticket adopts it no more."""
+        Records the object as gone when the block ends. Yields False, and records nothing, if the object must stay. The
+        object is recorded as condemned from the beginning: even if this process is paused for longer than `seconds`, a
+        worker that claims the ticket does not adopt it.
+        """
         same_ticket = tickets.c.uid == ticket_uid
         with writing(self._engine) as connection:
-            # The ticket's row is locked before it is looked at, for its owner may have it tried again just now.
+            # Lock the ticket's row before reading it: its owner may be retrying it at this moment.
             token = connection.execute(select(tickets.c.lease_token).where(same_ticket).with_for_update()).scalar()
             free = self._standing(connection, ticket_uid, cloud_id, grace_seconds) is Standing.ORPHAN
             if free:
@@ -193,7 +194,7 @@ class Sweeping:
             gone = True
         finally:
             with writing(self._engine) as connection:
-                # Not the lease of a worker that has it since.
+                # Only our own lease, not that of a worker that has claimed the ticket since.
                 held = same_ticket, tickets.c.lease_token == token
                 connection.execute(update(tickets).where(*held).values(lease_until=0.0))
                 if gone:
@@ -219,7 +220,7 @@ def _sighting(ticket_uid: str, cloud_id: str) -> tuple[Any, ...]:
 
 
 def _digest(scope: Scope) -> str:
-    """Of all that it is signed in with."""
+    """Return a digest of everything that the sweeper signs in with."""
     place = image_service(scope.platform, scope.account, scope.target)
     told = json.dumps([place, scope.account], sort_keys=True).encode()
     return hashlib.sha256(told + scope.sealed_secrets).hexdigest()

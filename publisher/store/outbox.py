@@ -1,6 +1,6 @@
-"""What is to be told to whom when a ticket has ended: written in the transaction that ends it, sent later.
+"""Webhook notifications of a ticket's end: written in the transaction that ends the ticket, sent later.
 
-So nothing is told that did not happen, and nothing that did is forgotten, whatever dies in between.
+So no notification is sent for something that did not happen, and none is lost if a process dies in between.
 """
 
 from __future__ import annotations
@@ -27,8 +27,7 @@ _COLUMNS = [
 
 
 def enqueue_webhooks(connection: Connection, ticket_id: int) -> None:
-    """Put it down for everybody who is to be told of a ticket that has just ended: where its request, and its owner,
-    wish it."""
+    """Add the notifications for a ticket that has just ended: to its request's webhook and to its owner's, if set."""
     query = (
         select(*_COLUMNS, users.c.notify_url.label("owner_url"))
         .join(users, users.c.login == tickets.c.owner, isouter=True)
@@ -65,7 +64,7 @@ def _content(row: Any) -> dict[str, Any]:
         "state": row.state,
         "cloudId": row.cloud_id,
         "publishLocation": row.location,
-        # One that was cancelled may have an error of an earlier attempt.
+        # A cancelled ticket may have an error from an earlier attempt.
         "error": row.error if row.state == State.FAILED else None,
     }
     moment = datetime.fromtimestamp(row.finished, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

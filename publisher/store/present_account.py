@@ -1,4 +1,4 @@
-"""The stored account that a ticket was published with, as it is when the ticket is tried again."""
+"""The present values of a ticket's stored account, for when the ticket is retried."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from publisher.store.tables import accounts, journal, tickets
 
 
 def present_account(connection: Connection, ticket: Ticket) -> tuple[dict[str, Any], str]:
-    """What the ticket's row gets of the account, and words for its history; nothing where it named no account.
+    """Return what to change in the ticket's row, and words for its history; nothing if it named no stored account.
 
-    A password or an address that was corrected is used; what the request gave itself stays. With an account that was
-    deleted, or whose secrets the request gave itself, the ticket goes on with what it has.
+    Corrections to the stored account, such as a new password or address, are used. What the request gave itself stays.
+    If the account was deleted, or the request gave its secrets itself, the ticket keeps the values it has.
 
-    Raises `Conflict` where the account leads to another image service now, and this ticket may have left something in
-    the one before: only with what it was signed in with there can that be removed.
+    Raises `Conflict` if the account leads to another image service now, and this ticket may have left something in the
+    previous one, which can only be deleted with the previous credentials.
     """
     if ticket.account_id is None:
         return {}, ""
@@ -48,9 +48,12 @@ def present_account(connection: Connection, ticket: Ticket) -> tuple[dict[str, A
 
 
 def _is_apart(ticket: Ticket, own: set[str], stored: dict[str, Any]) -> bool:
-    """Whether the request gave its own secrets, or has the account's sent elsewhere and the account leads elsewhere by
-    now: neither secrets are for where the others go."""
-    # What the request gave itself and is not here in clear is a secret.
+    """Return whether the ticket must keep its own values.
+
+    This is so if the request gave the secrets itself. It is also so if the request gave a part of the address and
+    another part has changed in the account. In both cases secrets would go to an address that they were not meant for.
+    """
+    # Elements that the request gave itself, and that are not stored in clear, are secrets.
     if own - set(ticket.account):
         return True
     of_the_account = [name for name in SECRETS_GO_BY if name not in own]

@@ -1,4 +1,4 @@
-"""Tickets as people look at them: the newest first, a page at a time, as quickly for a hundred thousand as for ten."""
+"""Lists of tickets for people: newest first, page by page, as fast with a hundred thousand tickets as with ten."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ from publisher.store.tables import notifications, samples, tickets
 from publisher.store.ticket_rows import TICKET_COLUMNS, ticket_of
 
 COUNTED_MAX = 1000
-"""What is more than this many is not counted: that would take ever longer."""
+"""Counting stops above this number, because it would take ever longer."""
 _ID_DIGITS_MAX = 18
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which tickets. None, or empty text, is any."""
+    """A filter for tickets. None, or empty text, matches any."""
 
     owner: str | None = None
     state: State | None = None
     platform: str = ""
     words: str = ""
-    """A part of the name, in upper or lower case, or the ticket's number."""
+    """A part of the name, in upper or lower case, or the ticket's id."""
 
 
 @dataclass(frozen=True, slots=True)
 class PublicationPage:
-    """Newest first. Their accounts and targets are left out."""
+    """A page of tickets, newest first. Their accounts and targets are left out."""
 
     tickets: Sequence[Ticket]
     newer: bool
-    """Whether there are such, beyond this page."""
+    """Whether there are newer tickets, beyond this page."""
     older: bool
 
 
 @dataclass(frozen=True, slots=True)
 class NotificationStanding:
-    """What was told, or is to be, of a ticket. Times are seconds since the epoch."""
+    """A notification of a ticket's end and its state. Times are seconds since the epoch."""
 
     event: str
     url: str
@@ -70,7 +70,7 @@ class Publications:
     def page(
         self, wanted: Wanted, count: int, *, before: int | None = None, after: int | None = None
     ) -> PublicationPage:
-        """The newest of them; or the next older ones than the ticket `before`, or the next newer ones than `after`."""
+        """Return the newest tickets; or the next ones older than the ticket `before`, or newer than `after`."""
         query = page_query(wanted, count, before=before, after=after)
         with reading(self._engine) as connection:
             rows = connection.execute(query).all()
@@ -81,13 +81,16 @@ class Publications:
         return PublicationPage(found, newer=before is not None, older=more)
 
     def these(self, ids: Collection[int]) -> Sequence[Ticket]:
-        """Those of these tickets that there are; newest first, as in a page."""
+        """Return those of these tickets that exist, newest first as in a page."""
         query = select(*_COLUMNS).where(tickets.c.id.in_(ids)).order_by(tickets.c.id.desc())
         with reading(self._engine) as connection:
             return [ticket_of(row, _LEFT_OUT) for row in connection.execute(query)]
 
     def of_image(self, image: Image, count: int, *, unfinished: bool = False) -> Sequence[Ticket]:
-        """The newest of an image, or of those of it that have not ended; not those of another that had its number."""
+        """Return an image's newest tickets, or its newest unfinished ones.
+
+        Leaves out the tickets of an earlier image that had the same id.
+        """
         mine = (
             tickets.c.image_id == image.id,
             tickets.c.owner == image.owner,
@@ -101,14 +104,14 @@ class Publications:
             return [ticket_of(row, _LEFT_OUT) for row in connection.execute(query)]
 
     def counts(self, owner: str | None = None) -> dict[State, int]:
-        """How many there are in each state, up to `COUNTED_MAX`."""
+        """Count the tickets in each state. A count of `COUNTED_MAX` + 1 means that there may be more."""
         with reading(self._engine) as connection:
             return {state: connection.execute(_count_query(state, owner)).scalar_one() for state in State}
 
     def platforms(self) -> Sequence[str]:
-        """Those that there are tickets of."""
+        """Return the platforms that have tickets."""
         first = select(func.min(tickets.c.platform).label("platform")).cte("there", recursive=True)
-        # From one to the next: of each, only one entry of the index is read.
+        # Jump from one platform to the next, so that only one entry of the index is read for each.
         following = select(func.min(tickets.c.platform)).where(tickets.c.platform > first.c.platform).scalar_subquery()
         there = first.union_all(select(following).where(first.c.platform.is_not(None)))
         with reading(self._engine) as connection:
@@ -116,7 +119,10 @@ class Publications:
             return found.scalars().all()
 
     def rates(self, ids: Collection[int]) -> dict[int, float]:
-        """Bytes per second of the upload itself, in the last attempt that has one; of tickets without one nothing."""
+        """Return the mean rate of each ticket's upload, in bytes per second, in the last attempt that has a rate.
+
+        Tickets without a rate are left out.
+        """
         took, sent = (
             func.max(samples.c.at) - func.min(samples.c.at),
             func.max(samples.c.sent) - func.min(samples.c.sent),
@@ -131,7 +137,7 @@ class Publications:
             return {id: sent / took for id, sent, took in connection.execute(query) if took > 0}
 
     def last_of_account(self, account_id: int, owner: str) -> Ticket | None:
-        """The newest of an owner's tickets that used that stored account; those long ago are not looked through."""
+        """Return the owner's newest ticket with this stored account. Searches the `COUNTED_MAX` newest tickets only."""
         recent = select(tickets.c.id).where(tickets.c.owner == owner).order_by(tickets.c.id.desc()).limit(COUNTED_MAX)
         query = select(*TICKET_COLUMNS).where(tickets.c.id.in_(recent), tickets.c.account_id == account_id)
         with reading(self._engine) as connection:
@@ -139,7 +145,7 @@ class Publications:
             return None if row is None else ticket_of(row)
 
     def notifications(self, ticket_id: int) -> Sequence[NotificationStanding]:
-        """Oldest first."""
+        """Return the notifications of a ticket, oldest first."""
         columns = [notifications.c[name] for name in NotificationStanding.__slots__]
         query = select(*columns).where(notifications.c.ticket_id == ticket_id).order_by(notifications.c.id)
         with reading(self._engine) as connection:
@@ -147,7 +153,7 @@ class Publications:
 
 
 def page_query(wanted: Wanted, count: int, *, before: int | None = None, after: int | None = None) -> Select[Any]:
-    """One more than `count`, which tells whether there are more; from `after` on, the oldest first."""
+    """Select one ticket more than `count`, to see whether there are more. With `after`, the oldest come first."""
     query = select(*_COLUMNS).where(*_conditions(wanted)).limit(count + 1)
     if after is not None:
         return query.where(tickets.c.id > after).order_by(tickets.c.id)

@@ -1,7 +1,7 @@
-"""Registrations of images: begun by callers, woken by the reconciler, done by workers under a lease.
+"""Registrations of images: callers request them, the reconciler wakes workers, and workers do them under a lease.
 
-As with tickets, a claim gives a new fencing token, every write of a worker names it, and the database's clock decides
-when a lease has run out. A cancel ends a registration at once: the worker that is at it finds so at its next write.
+As with tickets, a claim gives a new fencing token, each write of a worker names it, and the database's clock decides
+when a lease has expired. A cancel ends a registration at once: its worker notices at its next write.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ _UNREAD: dict[str, Any] = {
     "warning": None,
     "glance_objection": None,
 }
-"""What describes a file that nobody has read yet."""
+"""Values for a file that nobody has read yet."""
 _UNEXPIRED = images.c.lease_until >= db_now()
 
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """An image that this worker registers, and the token that proves it."""
+    """An image that this worker registers, and the fencing token that proves it."""
 
     image: Image
     token: int
@@ -63,7 +63,7 @@ class Registrations:
         source: str,
         expected: Checksums = (),
     ) -> Image:
-        """Commit an image that a worker is to fetch. Raises `Conflict` where the owner is unknown."""
+        """Commit an image for a worker to fetch. Raises `Conflict` if the owner is unknown."""
         row = _UNREAD | {
             "owner": owner,
             "appliance_id": appliance_id,
@@ -89,10 +89,10 @@ class Registrations:
             raise Conflict(f"there is no user '{owner}'") from None
 
     def again(self, owner: str, appliance_id: int, id: int) -> Image:
-        """Have an image fetched again from where it was fetched.
+        """Queue an image to be fetched again from its source.
 
-        Raises `NotFound`, or `Conflict` where it was not fetched, is being registered, or is needed by a ticket that
-        has not ended.
+        Raises `NotFound`, or `Conflict` if it was not fetched, is being registered, or is needed by an unfinished
+        ticket.
         """
         mine = images.c.id == id, images.c.owner == owner, images.c.appliance_id == appliance_id
         with writing(self._engine) as connection:
@@ -108,7 +108,7 @@ class Registrations:
             if (ticket := connection.execute(needed.order_by(tickets.c.id).limit(1)).scalar()) is not None:
                 raise Conflict(f"image {id} is needed by ticket {ticket}, which has not ended; cancel it first")
             audit_change(connection, "image.generate", image_uri(owner, appliance_id, id))
-            # Once it was found to have them, another generation of it is another file.
+            # A ready image had these checksums. Fetched again, it may be another file, so they no longer apply.
             forgotten = _wanted(()) if image.ready else {}
             changed = update(images).where(images.c.id == id).returning(*_COLUMNS)
             return _image(
@@ -133,7 +133,7 @@ class Registrations:
             )
 
     def cancel(self, owner: str, appliance_id: int, id: int) -> None:
-        """Raises `NotFound`, or `Conflict` where it has ended."""
+        """Cancel a registration. Raises `NotFound`, or `Conflict` if it has ended."""
         mine = images.c.id == id, images.c.owner == owner, images.c.appliance_id == appliance_id
         going_on = images.c.state.in_([ImageState.QUEUED, ImageState.FETCHING])
         with writing(self._engine) as connection:
@@ -149,7 +149,7 @@ class Registrations:
     # For the reconciler -------------------------------------------------------------------------------------------
 
     def due(self, limit: int = 100) -> Sequence[int]:
-        """Images that no worker registers although one should: to be woken now. Oldest first."""
+        """Return the images to wake now: those that a worker should register but none does. Oldest first."""
         waiting = and_(images.c.state == ImageState.QUEUED, images.c.not_before <= db_now())
         abandoned = and_(images.c.state == ImageState.FETCHING, images.c.lease_until < db_now())
         query = (
@@ -162,7 +162,7 @@ class Registrations:
             return connection.execute(query).scalars().all()
 
     def woken(self, id: int, *, sent: bool) -> None:
-        """Note that a worker was woken for an image, or could not be."""
+        """Record that a worker was woken for an image, or could not be."""
         delay = wake_delay(images, self._wake_again_seconds)
         values = (
             {"wake_at": db_now() + delay, "wakes": images.c.wakes + 1} if sent else {"wake_at": db_now(), "wakes": 0}
@@ -173,7 +173,7 @@ class Registrations:
     # For a worker -------------------------------------------------------------------------------------------------
 
     def claim(self, id: int, worker: str, lease_seconds: float) -> Registration | None:
-        """Take an image that is queued and due, or whose worker's lease ran out; None where there is none to take."""
+        """Claim an image that is queued and due, or whose worker's lease has expired; None if there is none."""
         free = or_(
             and_(images.c.state == ImageState.QUEUED, images.c.not_before <= db_now()),
             and_(images.c.state == ImageState.FETCHING, images.c.lease_until < db_now()),
@@ -203,17 +203,19 @@ class Registrations:
         return Registration(_of(dict(zip((each.name for each in _COLUMNS), values, strict=True))), token)
 
     def renew(self, claim: Registration, lease_seconds: float, *, sent: int, total: int) -> None:
-        """Write the progress and renew the lease. Raises `LeaseLost`: once it has run out, and after a cancel, too."""
+        """Write the progress and renew the lease. Raises `LeaseLost` if it has expired, also after a cancel."""
         until = db_now() + lease_seconds
         self._write(claim, _UNEXPIRED, sent=sent, total=total, lease_until=until, wake_at=until)
 
     def give_up(self, claim: Registration) -> None:
-        """Let anybody claim the image at once, and not only when the lease has run out. Raises `LeaseLost` where it
-        was claimed already, or is not wanted any more."""
+        """Let any worker claim the image at once, before the lease expires.
+
+        Raises `LeaseLost` if the image was claimed already or its registration has ended.
+        """
         self._write(claim, lease_until=0.0, wake_at=db_now(), wakes=0)
 
     def place(self, claim: Registration, location: str) -> None:
-        """Write down where the file will be, before it is there. Raises `LeaseLost`."""
+        """Record where the file will be, before it is there. Raises `LeaseLost`."""
         self._write(claim, _UNEXPIRED, location=location, durable=True)
 
     def ready(
@@ -227,7 +229,7 @@ class Registrations:
         warning: str | None = None,
         glance_objection: str | None = None,
     ) -> None:
-        """Raises `LeaseLost`."""
+        """Record that the image is ready. Raises `LeaseLost`."""
         self._write(
             claim,
             durable=True,
@@ -249,15 +251,15 @@ class Registrations:
         )
 
     def failed(self, claim: Registration, error: str) -> None:
-        """Raises `LeaseLost`."""
+        """Record that the registration failed. Raises `LeaseLost`."""
         self._write(claim, state=ImageState.FAILED, error=error, modified=db_now())
 
     def retry(self, claim: Registration, *, delay_seconds: float, error: str) -> None:
-        """Have it tried again after a while. Raises `LeaseLost`."""
+        """Hand the image back for a retry after a delay. Raises `LeaseLost`."""
         self._requeue(claim, delay_seconds, error=error)
 
     def release(self, claim: Registration) -> None:
-        """Hand it back at once; the attempt does not count. Raises `LeaseLost`."""
+        """Hand the image back at once, without counting the attempt. Raises `LeaseLost`."""
         self._requeue(claim, 0.0, attempt=images.c.attempt - 1)
 
     def _requeue(self, claim: Registration, delay_seconds: float, **values: Any) -> None:

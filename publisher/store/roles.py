@@ -1,4 +1,4 @@
-"""Roles: named sets of entitlements, which users are given by name."""
+"""Roles: named sets of entitlements. Users refer to them by name."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ENTITLEMENT_DESCRIPTIONS = {
     "api_key_access": "List, create and delete API keys",
 }
 ENTITLEMENTS = tuple(ENTITLEMENT_DESCRIPTIONS)
-"""What a user may be allowed, by the names of the publishing API."""
+"""All entitlements, by their names in the publishing API."""
 
 _NAME_MAX = 64
 
@@ -44,7 +44,10 @@ class Roles:
         self._engine = engine
 
     def add(self, name: str, *, entitlements: frozenset[str], description: str = "") -> Role:
-        """Raises `InvalidRequest` for a bad name, description or entitlement, `Conflict` where the name is taken."""
+        """Add a role.
+
+        Raises `InvalidRequest` for a bad name, description or entitlement, `Conflict` if the name is taken.
+        """
         check_name(name, "name", longest=_NAME_MAX)
         check_line(description, "description")
         check_entitlements(entitlements)
@@ -71,9 +74,9 @@ class Roles:
             return [_role(row) for row in connection.execute(select(roles).order_by(roles.c.name))]
 
     def remove(self, name: str) -> None:
-        """Raises `NotFound`, or `Conflict` where a user has the role."""
+        """Delete a role. Raises `NotFound`, or `Conflict` if a user has the role."""
         with writing(self._engine) as connection:
-            # Deleted first: whoever gives it to a user at this moment waits for us, and then finds no such role.
+            # Delete first: giving the role to a user at this moment waits for us and then finds no such role.
             if connection.execute(delete(roles).where(roles.c.name == name)).rowcount != 1:
                 raise NotFound(f"there is no role '{name}'")
             everyone = connection.execute(select(users.c.login, users.c.roles).order_by(users.c.login))
@@ -83,7 +86,7 @@ class Roles:
 
 
 def check_entitlements(entitlements: Iterable[str]) -> None:
-    """Raises `InvalidRequest`."""
+    """Check that these entitlements exist. Raises `InvalidRequest`."""
     if unknown := set(entitlements) - set(ENTITLEMENTS):
         raise InvalidRequest(
             f"unknown: {', '.join(sorted(unknown))}; known are {', '.join(ENTITLEMENTS)}",
@@ -92,7 +95,7 @@ def check_entitlements(entitlements: Iterable[str]) -> None:
 
 
 def roles_named(connection: Connection, names: Iterable[str], *, keep: bool = False) -> tuple[Role, ...]:
-    """Those of these roles that there are, by name; `keep` holds them until the transaction ends."""
+    """Return those of these roles that exist, by name. `keep` locks them until the transaction ends."""
     query = select(roles).where(roles.c.name.in_(sorted(set(names)))).order_by(roles.c.name)
     if keep:
         query = query.with_for_update(read=True)

@@ -1,4 +1,4 @@
-"""Who is signed in at the console. The table has digests of the cookies only: who reads it cannot sign in with that."""
+"""Console sessions. The table has only digests of the cookies, so that nobody can sign in with its contents."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from publisher.store.tables import sessions, users
 
 _VALUE_BYTES = 32
 _SEEN_SECONDS = 60.0
-"""That somebody is there is written down this often, not with each request."""
+"""How often a session's activity is recorded at most, instead of with each request."""
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """Times are seconds since the epoch, by the database's clock."""
+    """A console session. Times are seconds since the epoch, by the database's clock."""
 
     login: str
     csrf: str = field(repr=False)
-    """What each form of the session has to send back."""
+    """The token that each form of the session must send back."""
     created: float
     expires: float
 
 
 @dataclass(frozen=True, slots=True)
 class SignedIn:
-    """One of a user's sessions, as the user is told of it. With `id` one can end it, and not sign in."""
+    """One of a user's sessions, as shown to the user. Its `id` can end the session but not sign in."""
 
     id: str
     created: float
@@ -46,10 +46,10 @@ class Sessions:
         self._engine = engine
 
     def begin(self, login: str, password_hash: str, *, seconds: float, idle_seconds: float) -> tuple[str, Session]:
-        """Sign a user in, for so long at most: the value of the cookie, which is kept nowhere, and the session.
+        """Sign a user in for `seconds` at most. Return the value of the cookie, which is not stored, and the session.
 
-        What has expired is removed. Raises `NotAuthenticated` where the user's password is not the verified one, of
-        that hash, any more.
+        Deletes expired sessions. Raises `NotAuthenticated` if the user's password is no longer the verified one, with
+        this hash.
         """
         value, csrf = secrets.token_urlsafe(_VALUE_BYTES), secrets.token_urlsafe(_VALUE_BYTES)
         row = {
@@ -62,7 +62,7 @@ class Sessions:
         }
         over = or_(sessions.c.expires <= db_now(), sessions.c.seen <= db_now() - idle_seconds)
         with writing(self._engine) as connection:
-            # Held until the end: whoever changes the password at the same time ends this session, too.
+            # Locked until the end, so that a concurrent change of the password ends this session, too.
             same = select(users.c.login).where(users.c.login == login, users.c.password_hash == password_hash)
             if connection.execute(same.with_for_update(read=True)).one_or_none() is None:
                 raise NotAuthenticated("the login or the password is wrong")
@@ -72,7 +72,7 @@ class Sessions:
         return value, Session(login, csrf, made.created, made.expires)
 
     def find(self, value: str, *, idle_seconds: float, seen: bool = True) -> Session | None:
-        """The session of a cookie; None where it has ended, or nobody was there for so long. `seen`: somebody is."""
+        """Return the session of a cookie; None if it has ended or was idle for too long. `seen`: record activity."""
         query = select(sessions, (db_now() - sessions.c.seen).label("silent")).where(
             sessions.c.digest == _digest(value),
             sessions.c.expires > db_now(),
@@ -87,17 +87,17 @@ class Sessions:
         return Session(row.login, row.csrf, row.created, row.expires)
 
     def _see(self, digest: str) -> None:
-        """Somebody only reads: where the store cannot be written to just now, the next request tells as well."""
+        """Record activity. Skipped if the store is busy: a read must not wait, and the next request records it."""
         with suppress(OperationalError), writing(self._engine, durable=False, wait_seconds=0.0) as connection:
             connection.execute(update(sessions).where(sessions.c.digest == digest).values(seen=db_now()))
 
     def end(self, value: str) -> None:
-        """Sign out. Repeatable."""
+        """Sign out. Can be repeated."""
         with writing(self._engine) as connection:
             connection.execute(delete(sessions).where(sessions.c.digest == _digest(value)))
 
     def of(self, login: str, *, idle_seconds: float) -> Sequence[SignedIn]:
-        """A user's sessions, the one begun last first."""
+        """Return a user's sessions, newest first."""
         columns = sessions.c.digest, sessions.c.created, sessions.c.seen, sessions.c.expires
         going_on = sessions.c.expires > db_now(), sessions.c.seen > db_now() - idle_seconds
         query = select(*columns).where(sessions.c.login == login, *going_on).order_by(sessions.c.created.desc())
@@ -105,7 +105,7 @@ class Sessions:
             return [SignedIn(*row) for row in connection.execute(query)]
 
     def end_one(self, login: str, id: str) -> None:
-        """End one of a user's own. Repeatable."""
+        """End one of a user's own sessions. Can be repeated."""
         with writing(self._engine) as connection:
             connection.execute(delete(sessions).where(sessions.c.login == login, sessions.c.digest == id))
 
@@ -116,7 +116,7 @@ class Sessions:
 
 
 def session_id(value: str) -> str:
-    """The `id` of a cookie's session."""
+    """Return the `id` of a cookie's session."""
     return _digest(value)
 
 

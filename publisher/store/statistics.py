@@ -1,4 +1,4 @@
-"""Numbers about all tickets, for operators: the console, the metrics and the terminal show the same ones."""
+"""Figures about all tickets, for operators. The console, the metrics and the command line show the same ones."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ from publisher.store.tables import notifications, sightings, tickets
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """What waits for a worker."""
+    """Tickets that wait for a worker."""
 
     depth: int
-    """Tickets that are queued, whether they may be claimed now or are to be tried again later."""
+    """Queued tickets, whether they may be claimed now or will be retried later."""
     oldest_seconds: float
-    """How long the oldest of those that may be claimed now has waited; 0 where none does."""
+    """How long the oldest ticket that may be claimed now has waited; 0 if there is none."""
 
 
 @dataclass(frozen=True, slots=True)
 class Throughput:
-    """What was published to one platform in a time."""
+    """What was published to one platform in a period."""
 
     platform: str
     images: int
     bytes: int
     seconds: float
-    """All their uploads together: from the last claim of each until it was published."""
+    """Total time of the uploads: each from its last claim until it was published."""
 
 
 @dataclass(frozen=True, slots=True)
 class NotificationBacklog:
-    """What is to be told to those who asked to be told."""
+    """Webhook notifications that are not delivered."""
 
     waiting: int
     failed: int
-    """Given up."""
+    """Notifications that were given up."""
     oldest_seconds: float
-    """How long the oldest of those that wait has; 0 where none does."""
+    """How long the oldest waiting notification has waited; 0 if there is none."""
 
 
 class Statistics:
@@ -48,13 +48,13 @@ class Statistics:
         self._engine = engine
 
     def counts(self) -> dict[tuple[str, State], int]:
-        """Tickets by platform and state; combinations that there are none of are left out."""
+        """Count the tickets by platform and state. Combinations without tickets are left out."""
         query = select(tickets.c.platform, tickets.c.state, func.count()).group_by(tickets.c.platform, tickets.c.state)
         with reading(self._engine) as connection:
             return {(platform, State(state)): count for platform, state, count in connection.execute(query)}
 
     def queue(self) -> Queue:
-        """How much waits, and for how long."""
+        """Return how many tickets wait, and for how long."""
         waiting = tickets.c.state == State.QUEUED
         since = func.max(db_now() - func.coalesce(func.nullif(tickets.c.not_before, 0.0), tickets.c.accepted))
         with reading(self._engine) as connection:
@@ -63,7 +63,7 @@ class Statistics:
         return Queue(depth, max(0.0, oldest or 0.0))
 
     def failures(self, seconds: float) -> dict[str, int]:
-        """Tickets that failed in the last `seconds`, by their reason (`publisher.core.errors.Reason`)."""
+        """Count the tickets that failed in the last `seconds`, by reason (`publisher.core.errors.Reason`)."""
         reason = func.coalesce(tickets.c.reason, "internal")
         query = (
             select(reason, func.count())
@@ -74,7 +74,7 @@ class Statistics:
             return {str(row[0]): int(row[1]) for row in connection.execute(query)}
 
     def throughput(self, seconds: float) -> list[Throughput]:
-        """What was published in the last `seconds`, by platform."""
+        """Return what was published in the last `seconds`, by platform."""
         took = func.sum(tickets.c.finished - func.coalesce(tickets.c.started, tickets.c.finished))
         query = (
             select(tickets.c.platform, func.count(), func.sum(tickets.c.total), took)
@@ -98,6 +98,6 @@ class Statistics:
         return NotificationBacklog(waiting, found.get("failed", (0, now))[0], max(0.0, now - first))
 
     def orphans(self) -> int:
-        """Objects in clouds that nobody needs, as the sweeper last saw them."""
+        """Count the orphans in clouds, as the sweeper last saw them."""
         with reading(self._engine) as connection:
             return connection.execute(select(func.count()).select_from(sightings)).scalar_one()

@@ -41,7 +41,7 @@ _ALEMBIC_VERSION = table("alembic_version", column("version_num"))
 
 
 class Store:
-    """Tickets, images and users, in one database."""
+    """The store: tickets, images, users and all else, in one database."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class Store:
         self.engine = engine
         self._wake_again_seconds = wake_again_seconds
         self._limits = limits
-        # Shared by all who act: it remembers what it has counted.
+        # Shared by the stores of all actors, because it remembers its last count.
         self._room = room or QueueCapacity(limits)
         places = UploadSlots(limits)
         self.tickets = Tickets(engine, wake_again_seconds=wake_again_seconds, room=self._room, places=places)
@@ -89,27 +89,29 @@ class Store:
         return cls(open_engine(settings.database), wake_again_seconds=settings.wake_again_seconds, limits=limits)
 
     def acting(self, actor: Actor) -> Store:
-        """The same store, for one who acts: each change made by way of it is in the audit log. Only this one is to be
-        closed."""
+        """Return this store for an actor: each change made through it is recorded in the audit log.
+
+        Close only the original store.
+        """
         engine = acting(self.engine, actor)
         return Store(engine, wake_again_seconds=self._wake_again_seconds, limits=self._limits, room=self._room)
 
     def migrate(self) -> None:
-        """Bring the tables up to this version, forward only. Raises `ConfigurationError` where they are newer."""
+        """Upgrade the tables to this version. Raises `ConfigurationError` if they are newer: there is no way back."""
         found = self._revision()
         if found == _revisions()[-1]:
             return
         if _is_newer(found):
             self.check_schema()
-        from alembic import command  # which takes 0.15 s to load, and is seldom needed
+        from alembic import command  # slow to import (0.15 s) and seldom needed
 
         command.upgrade(self._alembic(), "head")
 
     def check_schema(self, *, or_newer: bool = False) -> None:
         """Check that the tables are of this version.
 
-        Raises `ConfigurationError`; with `or_newer` not for those of a later version: what runs in the middle of an
-        upgrade goes on with them until it is restarted.
+        Raises `ConfigurationError`. With `or_newer`, a later version is accepted: during an upgrade, a running process
+        continues with the new tables until it is restarted.
         """
         found, wanted = self._revision(), _revisions()[-1]
         if _is_newer(found):
@@ -131,13 +133,13 @@ class Store:
 
     @cached_property
     def deployment(self) -> str:
-        """The id of this installation, made when its tables were: part of the tags on what it makes in clouds."""
+        """The id of this installation, created with its tables. Part of the tags on its objects in clouds."""
         query = select(tables.installation.c.value).where(tables.installation.c.name == "deployment")
         with reading(self.engine) as connection:
             return str(connection.execute(query).scalar_one())
 
     def _revision(self) -> str | None:
-        """Return the version that Alembic noted in the database, `None` where there are no tables."""
+        """Return the version that Alembic recorded in the database; None if there are no tables."""
         with reading(self.engine) as connection:
             if not inspect(connection).has_table(_ALEMBIC_VERSION.name):
                 return None
@@ -154,10 +156,10 @@ class Store:
 
 @cache
 def _revisions() -> tuple[str, ...]:
-    """Return the versions that the tables have had, the newest last: the first part of each migration's file name."""
+    """Return the versions of the tables, newest last: the first part of each migration's file name."""
     return tuple(sorted(path.name.partition("_")[0] for path in (_MIGRATIONS / "versions").glob("[0-9]*_*.py")))
 
 
 def _is_newer(revision: str | None) -> bool:
-    """Tell whether the tables are of a version that this software has never heard of."""
+    """Return whether the tables are of a version that this software does not know."""
     return revision is not None and revision not in _revisions()

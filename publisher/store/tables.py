@@ -29,7 +29,7 @@ metadata = MetaData(
     }
 )
 
-# SQLite numbers rows by itself only in a column of exactly this type.
+# SQLite generates ids only in a column of exactly this type.
 BigId = BigInteger().with_variant(Integer, "sqlite")
 
 installation = Table(
@@ -45,12 +45,12 @@ users = Table(
     Column("login", String(255), primary_key=True),
     Column("password_hash", Text, nullable=False),
     Column("administrator", Boolean, nullable=False),
-    # Those given to the user directly; the user's roles give others.
+    # Entitlements given to the user directly; the user's roles give further ones.
     Column("entitlements", JSON, nullable=False),
     Column("roles", JSON, nullable=False, server_default="[]"),
     Column("created", Double, nullable=False),
     Column("id", BigInteger, nullable=False, server_default="0"),
-    # Where the user's tickets are told of, and the secret that this is signed with.
+    # The webhook for the user's tickets, and the secret that signs its messages.
     Column("notify_url", Text),
     Column("sealed_notify_secret", LargeBinary),
 )
@@ -97,7 +97,7 @@ appliances = Table(
     "appliances",
     metadata,
     Column("owner", String(255), ForeignKey("users.login", ondelete="CASCADE"), primary_key=True),
-    # Its number is the caller's to choose: each user's appliances are numbered for themselves.
+    # The caller may choose this number: each user's appliances are numbered separately.
     Column("id", BigInteger, primary_key=True, autoincrement=False),
     Column("name", String(255), nullable=False),
     Column("version", String(255), nullable=False),
@@ -124,27 +124,27 @@ images = Table(
     Column("sha512", String(128), nullable=False),
     Column("location", Text, nullable=False),
     Column("created", Double, nullable=False),
-    # The registration: how far it is, and what went wrong. Until it is `ready`, what describes the file is empty or 0.
+    # The registration: its state and its error. Until it is `ready`, what describes the file is empty or 0.
     Column("state", String(16), nullable=False, server_default="ready"),
-    # Where the file is fetched from, and which format and checksums its caller says that it has; None where not told.
+    # The URL that the file is fetched from, and the format and checksums that the caller declared; None if not given.
     Column("source", Text),
     Column("wanted_format", String(32)),
     Column("wanted_md5", String(32)),
     Column("wanted_sha256", String(64)),
     Column("error", Text),
-    # What its owner should know about the file, and why Glance would refuse it.
+    # A note to the owner about the file, and why Glance would refuse it.
     Column("warning", Text),
     Column("glance_objection", Text),
     Column("sent", BigInteger, nullable=False, server_default="0"),
     Column("total", BigInteger, nullable=False, server_default="0"),
     Column("attempt", Integer, nullable=False, server_default="0"),
-    # How often it was generated.
+    # How many times it has been registered.
     Column("revision", Integer, nullable=False, server_default="1"),
-    # How many one-time keys for its download were used up.
+    # How many one-time download keys were used.
     Column("downloads", Integer, nullable=False, server_default="0"),
     Column("modified", Double, nullable=False, server_default="0"),
     Column("registered", Double),
-    # As in a ticket.
+    # The same as in a ticket.
     Column("not_before", Double, nullable=False, server_default="0"),
     Column("lease_token", BigInteger, nullable=False, server_default="0"),
     Column("lease_until", Double, nullable=False, server_default="0"),
@@ -163,15 +163,15 @@ tickets = Table(
     Column("uid", String(36), nullable=False, unique=True),
     Column("owner", String(255), nullable=False),
     Column("appliance_id", BigInteger, nullable=False),
-    # No foreign key: a ticket stays readable when its image has been deleted.
+    # No foreign key: a ticket stays readable after its image was deleted.
     Column("image_id", BigInteger, nullable=False),
     Column("platform", String(32), nullable=False),
-    # Which stored account was named, if one was. No foreign key: what the ticket needs of it is copied.
+    # The stored account that the request named, if any. No foreign key: the ticket has its own copy.
     Column("account_id", BigInteger),
     Column("account", JSON, nullable=False),
-    # Where a stored account was named: what the request gave itself all the same, secrets by their names alone.
+    # For a stored account: the elements that the request gave nevertheless, secrets only by name.
     Column("own_elements", JSON),
-    # Which account of which cloud that is, as a digest (publisher.platforms.platform.cloud_account).
+    # A digest that identifies the account and its cloud (publisher.platforms.platform.cloud_account).
     Column("cloud_account", String(64), nullable=False, server_default=""),
     Column("sealed_secrets", LargeBinary),
     Column("target", JSON, nullable=False),
@@ -187,29 +187,29 @@ tickets = Table(
     Column("error_detail", Text),
     Column("created", Double, nullable=False),
     Column("modified", Double, nullable=False),
-    # When it was made, or last tried again by its owner: its deadline counts from here.
+    # When it was created, or last retried by its owner. Its deadline counts from here.
     Column("accepted", Double, nullable=False, server_default="0"),
     Column("started", Double),
     # When `sent` last changed.
     Column("progressed", Double),
     Column("finished", Double),
-    # A queued ticket is not claimed before this time: the delay before a retry.
-    # As in an image, for downloads of it by way of this ticket.
+    # As in an image, for downloads through this ticket.
     Column("downloads", Integer, nullable=False, server_default="0"),
+    # A queued ticket is not claimed before this time: the delay before a retry.
     Column("not_before", Double, nullable=False),
-    # The lease: which worker, its fencing token, and until when.
+    # The lease: its worker, its fencing token and its end.
     Column("lease_token", BigInteger, nullable=False),
     Column("lease_until", Double, nullable=False),
     Column("worker", String(255)),
-    # When the reconciler wakes a worker for it next, and how often it has.
+    # When the reconciler wakes a worker for it next, and how often it has done so.
     Column("wake_at", Double, nullable=False),
     Column("wakes", Integer, nullable=False),
-    # Why it failed, or is to be tried again: one of a few (publisher.core.errors.Reason).
+    # Why it failed or will be retried (publisher.core.errors.Reason).
     Column("reason", String(32)),
-    # The request that made it, as the logs name it; and its trace (W3C Trace Context, traceparent).
+    # The id in the logs of the request that created it, and its trace (W3C Trace Context, traceparent).
     Column("request_id", String(64)),
     Column("traceparent", String(64)),
-    # Where its end is told to, besides to where its owner's tickets are.
+    # Webhook URL for this ticket, in addition to the owner's.
     Column("notify_url", Text),
     Index(None, "owner", "appliance_id"),
     Index(None, "image_id"),
@@ -228,7 +228,7 @@ idempotency_keys = Table(
     metadata,
     Column("owner", String(255), primary_key=True),
     Column("key", String(255), primary_key=True),
-    # HMAC-SHA256 of the request: its method, path and body. The key is derived from the vault's.
+    # HMAC-SHA256 of the request's method, path and body. Its key is derived from the vault's.
     Column("digest", String(64), nullable=False),
     Column("ticket_id", BigInteger, ForeignKey("tickets.id", ondelete="CASCADE"), nullable=False, index=True),
     Column("created", Double, nullable=False, index=True),
@@ -256,25 +256,25 @@ journal = Table(
     Column("modified", Double, nullable=False),
 )
 
-# What tickets that were deleted have, or may have, left in a cloud.
+# What deleted tickets have left, or may have left, in a cloud.
 tombstones = Table(
     "tombstones",
     metadata,
     Column("ticket_uid", String(36), primary_key=True),
     Column("cloud_id", String(255), primary_key=True),
-    # In which the ticket ended.
+    # The state in which the ticket ended.
     Column("state", String(16), nullable=False),
-    # This is what it published: the user's own from now on.
+    # The ticket published this object: it now belongs to the user alone.
     Column("published", Boolean, nullable=False),
     Column("created", Double, nullable=False),
-    # With what the sweeper signs in to look for it, and where; for a while only, and for nothing that was published.
+    # How the sweeper signs in to look for it, and where. Kept for a limited time, and not for published objects.
     Column("platform", String(32)),
     Column("account", JSON),
     Column("target", JSON),
     Column("sealed_secrets", LargeBinary),
 )
 
-# Cloud objects that nobody seems to need, and when the sweeper saw them.
+# Orphans in clouds, and when the sweeper saw them.
 sightings = Table(
     "sightings",
     metadata,
@@ -284,11 +284,11 @@ sightings = Table(
     Column("last", Double, nullable=False),
 )
 
-# Accounts that refused the sweeper, and for how long they are left alone.
+# Accounts that refused the sweeper, and until when they are left alone.
 sweep_refusals = Table(
     "sweep_refusals",
     metadata,
-    # A digest of all that it is signed in with: another password is another account.
+    # A digest of everything that the sweeper signs in with: a new password makes it another account.
     Column("account", String(64), primary_key=True),
     Column("refusals", Integer, nullable=False),
     Column("until", Double, nullable=False),
@@ -303,7 +303,7 @@ elections = Table(
     Column("until", Double, nullable=False),
 )
 
-# How an upload went on: for the plot of its throughput. Written ever more rarely, so that a long one has some hundreds.
+# The course of an upload, for the plot of its throughput. Samples get rarer: a long upload has some hundreds.
 samples = Table(
     "ticket_samples",
     metadata,
@@ -314,26 +314,26 @@ samples = Table(
     Column("sent", BigInteger, nullable=False),
 )
 
-# The workers there are, each of which says every few seconds that it lives.
+# The workers, each with its last heartbeat.
 workers = Table(
     "workers",
     metadata,
     Column("name", String(255), primary_key=True),
     Column("host", String(255), nullable=False),
     Column("pid", Integer, nullable=False),
-    # Its name in Celery, and so in Flower.
+    # Its name in Celery and in Flower.
     Column("node", String(255), nullable=False),
     Column("version", String(64), nullable=False),
     Column("concurrency", Integer, nullable=False),
     Column("started", Double, nullable=False),
     Column("seen", Double, nullable=False),
-    # It was asked to drain: it takes nothing new, and ends once it has nothing left.
+    # It was asked to drain: it takes no new tickets and exits once it has none left.
     Column("drain", Boolean, nullable=False, server_default=false()),
-    # When it ended, where it said so.
+    # When it exited, if it reported that.
     Column("stopped", Double),
 )
 
-# Those who are signed in at the console. The cookie's value is not in here, only its digest.
+# Console sessions. Only the digest of the cookie's value is stored.
 sessions = Table(
     "sessions",
     metadata,
@@ -345,12 +345,12 @@ sessions = Table(
     Column("expires", Double, nullable=False, index=True),
 )
 
-# What is to be told to whom, until it has been.
+# Webhook notifications and their delivery.
 notifications = Table(
     "notifications",
     metadata,
     Column("id", BigId, primary_key=True, autoincrement=True),
-    # Its number for those who are told, the same at each try.
+    # The id for receivers, the same for each delivery attempt.
     Column("uid", String(36), nullable=False, unique=True),
     Column("ticket_id", BigInteger, ForeignKey("tickets.id", ondelete="CASCADE"), nullable=False, index=True),
     Column("owner", String(255), nullable=False),
@@ -366,19 +366,19 @@ notifications = Table(
     Index(None, "state", "next_at"),
 )
 
-# Who did what. Only ever added to.
+# The audit log. Entries are only added.
 audit = Table(
     "audit",
     metadata,
     Column("id", BigId, primary_key=True, autoincrement=True),
     Column("at", Double, nullable=False, index=True),
     Column("actor", String(255), nullable=False),
-    # Such as `ticket.cancel`, `account.create`.
+    # For example `ticket.cancel` or `account.create`.
     Column("action", String(64), nullable=False),
-    # The URI of what it was done to, as the API has it.
+    # The URI of the affected object, as in the API.
     Column("object", Text, nullable=False),
     Column("detail", Text, nullable=False),
-    # From where: `api`, `console` or `terminal`; the caller's address; and the request, as the logs name it.
+    # The origin: `api`, `console` or `terminal`; the caller's address; and the request's id in the logs.
     Column("door", String(16), nullable=False),
     Column("address", String(64)),
     Column("request_id", String(64)),

@@ -1,4 +1,4 @@
-"""How a ticket is read from its row, and the one way in which its state is changed."""
+"""Reads a ticket from its row, and has the only function that changes a ticket's state."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ TICKET_COLUMNS = [tickets.c[name] for name in (*_PLAIN, "state", "phase", "sent"
 VERSION_COLUMNS = [tickets.c[name] for name in ("modified", "progressed", "state", "phase", "sent")]
 
 Version = tuple[float, float | None, str, str, int]
-"""What is different whenever anything of a ticket is that callers see."""
+"""A value that changes whenever anything in a ticket changes that callers see."""
 
 
 def version_of(ticket: Ticket) -> Version:
-    """The same as `VERSION_COLUMNS` of the ticket's row."""
+    """Return the same values as `VERSION_COLUMNS` of the ticket's row."""
     return ticket.modified, ticket.progressed, ticket.state, ticket.phase, ticket.progress.sent
 
 
 def ticket_of(row: Row[Any], left_out: Mapping[str, Any] | None = None) -> Ticket:
-    """`left_out` is what stands for columns that were not read."""
+    """Build a ticket from a row. `left_out` has values for columns that were not read."""
     values: Mapping[Any, Any] = {**row._mapping, **left_out} if left_out else row._mapping
     return Ticket(
         **{name: values[name] for name in _PLAIN},
@@ -47,8 +47,8 @@ def ticket_of(row: Row[Any], left_out: Mapping[str, Any] | None = None) -> Ticke
 
 
 def wake_delay(table: Table, first_seconds: float) -> ColumnElement[float]:
-    """How long until a row of the table is woken again: ever longer, so that a long queue is not filled with copies of
-    its messages."""
+    """Return how long until a row of the table is woken again. Grows each time, so that a long queue does not fill with
+    copies of its messages."""
     growing = first_seconds * (1 + table.c.wakes * table.c.wakes)
     return case((growing > _WAKE_AGAIN_LONGEST_SECONDS, _WAKE_AGAIN_LONGEST_SECONDS), else_=growing)
 
@@ -62,10 +62,10 @@ def transition(
     words: str,
     **values: Any,
 ) -> bool:
-    """One guarded UPDATE and its line of history, and what is to be told of an end; False, and nothing written, where
-    the guards did not hold.
+    """Change a ticket's state by a guarded UPDATE. Return False, and write nothing, if a guard does not hold.
 
-    Raises `ValueError` for a transition that is not in the table: a mistake in the program.
+    Also writes the entry of its history and, for a final state, the notifications. Raises `ValueError` for a transition
+    that is not in the table, which is a programming error.
     """
     if (from_state, to_state) not in TRANSITIONS:
         raise ValueError(f"no transition from {from_state} to {to_state}")
@@ -92,7 +92,7 @@ def append_history(
     phase: Phase,
     words: str,
 ) -> None:
-    """Write one line of a ticket's history."""
+    """Write one entry of a ticket's history."""
     connection.execute(
         insert(history).values(
             ticket_id=ticket_id,

@@ -1,4 +1,4 @@
-"""Tickets as callers and the reconciler see them: made, read, cancelled, woken. A worker's side is in `leases`."""
+"""Tickets for callers and the reconciler: create, read, cancel and wake. For the workers' side see `leases`."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ from publisher.store.ticket_rows import (
 )
 
 _IDS_AT_ONCE = 1000
-"""In one statement: what it may name is limited."""
+"""Maximum number of ids in one statement: databases limit its parameters."""
 
 _WAKES_BEFORE_HASTE = 2
-"""One that was woken less often has had its message for some seconds only."""
+"""A ticket that was woken less often got its message only some seconds ago."""
 
 _URI_COLUMNS = [tickets.c[name] for name in ("owner", "appliance_id", "image_id", "id")]
 
@@ -114,7 +114,7 @@ class Tickets:
             return ticket
 
     def check_room(self, owner: str) -> None:
-        """Raises `TooMany` where no other ticket is to be accepted now, of anybody or of this user."""
+        """Check that the queue has room for another ticket of this user. Raises `TooMany`."""
         with reading(self._engine) as connection:
             self._room.check(connection, owner)
 
@@ -124,7 +124,7 @@ class Tickets:
         return ticket_of(row) if row else None
 
     def versions(self, ids: Collection[int]) -> dict[int, Version]:
-        """How each of these tickets stands, to be compared; those that were deleted are left out."""
+        """Return a value for each ticket that tells whether it has changed. Deleted tickets are left out."""
         columns = tickets.c.id, *VERSION_COLUMNS
         with reading(self._engine) as connection:
             return {
@@ -136,7 +136,7 @@ class Tickets:
             }
 
     def several(self, ids: Collection[int]) -> dict[int, Ticket]:
-        """Those of these tickets that there are."""
+        """Return those of these tickets that exist."""
         with reading(self._engine) as connection:
             return {
                 row.id: ticket_of(row)
@@ -172,13 +172,13 @@ class Tickets:
             ]
 
     def samples(self, id: int) -> Sequence[Sample]:
-        """How its uploads went on, oldest first."""
+        """Return the progress samples of its uploads, oldest first."""
         query = select(samples.c.attempt, samples.c.at, samples.c.sent).where(samples.c.ticket_id == id)
         with reading(self._engine) as connection:
             return [Sample(*row) for row in connection.execute(query.order_by(samples.c.id))]
 
     def journal(self, id: int) -> Sequence[CloudRef]:
-        """The cloud objects that the ticket has, or may have, made; oldest first."""
+        """Return the cloud objects that the ticket has created, or may have created, oldest first."""
         query = select(journal).where(journal.c.ticket_id == id).order_by(journal.c.created)
         with reading(self._engine) as connection:
             return [CloudRef(row.cloud_id, row.state) for row in connection.execute(query)]
@@ -190,11 +190,11 @@ class Tickets:
         return {state: found.get(state, 0) for state in State}
 
     def request_cancel(self, id: int) -> Ticket:
-        """Cancel a ticket: at once where no cloud was touched, else a worker stops and cleans up first.
+        """Cancel a ticket: at once if no cloud was touched, otherwise a worker stops and cleans up first.
 
-        Raises `NotFound`, or `Conflict` where the ticket has ended already. Repeatable.
+        Raises `NotFound`, or `Conflict` if the ticket has ended already. Can be repeated.
         """
-        # The state may change between reading and writing; each write is guarded, so look again.
+        # The state may change between reading and writing. Each write is guarded, so read again and retry.
         cancelled = False
         for _ in range(10):
             ticket = self.get(id)
@@ -210,7 +210,7 @@ class Tickets:
     def _cancel_from(self, ticket: Ticket) -> bool:
         touched = any(ref.state != "gone" for ref in self.journal(ticket.id))
         at_once = ticket.state is State.QUEUED and not touched
-        # One that no worker holds is to be taken up at once, for the clean-up.
+        # A ticket that no worker holds is due at once, for the clean-up.
         values: dict[str, Any] = {"finished": db_now()} if at_once else {"wake_at": db_now(), "wakes": 0}
         with writing(self._engine) as connection:
             cancelled = transition(
@@ -227,10 +227,10 @@ class Tickets:
         return cancelled
 
     def retry(self, id: int) -> Ticket:
-        """Queue a failed or cancelled ticket again, as new, with its stored account as that is now.
+        """Queue a failed or cancelled ticket again, like a new one, with the present values of its stored account.
 
-        Raises `NotFound`, or `Conflict` for any other state, where the image was deleted, or where something may be
-        left in a cloud that the account does not lead to any more.
+        Raises `NotFound`, or `Conflict` if the ticket is in another state, if the image was deleted, or if something
+        may be left in a cloud that the account does not lead to any more.
         """
         ticket = self.get(id)
         if ticket is None:
@@ -249,7 +249,7 @@ class Tickets:
                 words=f"To be tried again, as its owner asked{words}",
                 phase=Phase.WAITING,
                 sent=0,
-                # It may have been generated again since.
+                # The image may have been registered again since.
                 total=select(images.c.size).where(images.c.id == ticket.image_id).scalar_subquery(),
                 progressed=None,
                 attempt=0,
@@ -267,7 +267,7 @@ class Tickets:
                 **account,
             )
             if queued:
-                # The attempts are counted anew.
+                # The count of attempts restarts.
                 connection.execute(delete(samples).where(samples.c.ticket_id == id))
                 audit_change(connection, "ticket.retry", _uri(ticket))
         found = self.get(id)
@@ -276,7 +276,7 @@ class Tickets:
         return found
 
     def use_key(self, ticket: Ticket) -> bool:
-        """Use up the one-time key of a ticket as it was read; False where that has been done already."""
+        """Use up the one-time key of a ticket as it was read. Return False if the key was used already."""
         used = (
             update(tickets)
             .where(tickets.c.id == ticket.id, tickets.c.downloads == ticket.downloads)
@@ -286,9 +286,9 @@ class Tickets:
             return connection.execute(used).rowcount == 1
 
     def remove(self, id: int) -> None:
-        """Forget a ticket that has ended, with its history. What it published stays in the cloud.
+        """Delete an ended ticket and its history. What it published stays in the cloud.
 
-        Raises `NotFound`, or `Conflict` where it has not ended.
+        Raises `NotFound`, or `Conflict` if it has not ended.
         """
         with writing(self._engine) as connection:
             found = _locked(connection, tickets.c.id == id)
@@ -299,7 +299,7 @@ class Tickets:
             _forget(connection, found)
 
     def remove_all(self, owner: str, appliance_id: int) -> None:
-        """Forget all tickets of an appliance; none where one of them has not ended. Raises `Conflict`."""
+        """Delete all tickets of an appliance, or none if one of them has not ended. Raises `Conflict`."""
         with writing(self._engine) as connection:
             found = _locked(connection, tickets.c.owner == owner, tickets.c.appliance_id == appliance_id)
             for id, state in found.items():
@@ -308,7 +308,7 @@ class Tickets:
             _forget(connection, found)
 
     def due(self, limit: int = 100) -> Sequence[int]:
-        """Tickets that no worker holds although one should: to be woken now. Oldest first."""
+        """Return the tickets to wake now: those that a worker should hold but none does. Oldest first."""
         waiting = and_(tickets.c.state == State.QUEUED, tickets.c.not_before <= db_now())
         abandoned = and_(tickets.c.state.in_([State.PUBLISHING, State.CANCELLING]), tickets.c.lease_until < db_now())
         query = (
@@ -321,8 +321,10 @@ class Tickets:
             return connection.execute(query).scalars().all()
 
     def hasten(self, count: int) -> None:
-        """Have so many tickets woken now, the oldest that wait and have room: as many threads are free, and would have
-        taken them up if their messages had not been lost."""
+        """Make the `count` oldest waiting tickets with a free slot due now.
+
+        That many worker threads are free: they would have claimed these tickets if their messages had not been lost.
+        """
         with reading(self._engine) as connection:
             ids = self._places.oldest(connection, count, tickets.c.wakes >= _WAKES_BEFORE_HASTE)
         if ids:
@@ -331,7 +333,7 @@ class Tickets:
                 connection.execute(update(tickets).where(*waiting).values(wake_at=db_now(), wakes=0))
 
     def woken(self, id: int, *, sent: bool) -> None:
-        """Note that a worker was woken for a ticket, or could not be."""
+        """Record that a worker was woken for a ticket, or could not be."""
         delay = wake_delay(tickets, self._wake_again_seconds)
         values = (
             {"wake_at": db_now() + delay, "wakes": tickets.c.wakes + 1} if sent else {"wake_at": db_now(), "wakes": 0}
@@ -341,13 +343,13 @@ class Tickets:
 
 
 def _locked(connection: Connection, *which: ColumnElement[bool]) -> dict[int, State]:
-    """The tickets' states, oldest first, which nobody changes until the transaction has ended."""
+    """Return the tickets' states, oldest ticket first, and lock the tickets until the transaction ends."""
     query = select(tickets.c.id, tickets.c.state).where(*which).order_by(tickets.c.id).with_for_update()
     return {row.id: State(row.state) for row in connection.execute(query)}
 
 
 def _forget(connection: Connection, ids: Collection[int]) -> None:
-    """Delete these tickets, which have been locked: none that came meanwhile, nor one that is being tried again."""
+    """Delete these tickets, which must be locked. Leaves tickets that were added or retried meanwhile."""
     for part in _parts(ids):
         these = tickets.c.id.in_(part)
         _remember(connection, these)
@@ -356,7 +358,7 @@ def _forget(connection: Connection, ids: Collection[int]) -> None:
 
 
 def _remember(connection: Connection, *which: ColumnElement[bool]) -> None:
-    """What tickets that are about to be deleted have made, or may have made, in a cloud, and the way to it."""
+    """Record what tickets that are about to be deleted may have left in a cloud, and how to sign in there."""
     published = and_(tickets.c.state == State.PUBLISHED, tickets.c.cloud_id == journal.c.cloud_id)
     # A published ticket has no secrets any more.
     ways = [

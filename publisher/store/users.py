@@ -28,7 +28,7 @@ _hasher = PasswordHasher()
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """`entitlements` are those given directly; the roles give others."""
+    """A user. `entitlements` are those given directly; the roles give further ones."""
 
     login: str
     administrator: bool
@@ -47,7 +47,7 @@ class User:
 
 @dataclass(frozen=True, slots=True)
 class Notify:
-    """Where a user is told of its publications, if it is, and what that is signed with."""
+    """A user's webhook, if it has one, and the secret that signs its messages."""
 
     url: str | None = field(repr=False)
     sealed_secret: bytes | None = field(repr=False)
@@ -66,8 +66,10 @@ class Users:
         entitlements: frozenset[str] = frozenset(ENTITLEMENTS),
         roles: frozenset[str] = frozenset(),
     ) -> User:
-        """Raises `InvalidRequest` for a bad login, password, entitlement or role, `Conflict` where the login is
-        taken."""
+        """Add a user.
+
+        Raises `InvalidRequest` for a bad login, password, entitlement or role, `Conflict` if the login is taken.
+        """
         check_name(login, "login")
         if set(login) & set("/:?# ") or login in (".", ".."):
             raise InvalidRequest("has no '/', ':', '?', '#' or space in it, and is not . or ..", field="login")
@@ -95,8 +97,8 @@ class Users:
             raise Conflict(f"there is a user '{login}' already") from None
 
     def set_password(self, login: str, password: str) -> str:
-        """Whoever is signed in with the old one is no more. Returns the hash. Raises `NotFound`."""
-        password_hash = _hasher.hash(password)  # which takes long: nobody else is kept from writing meanwhile
+        """Change a password and end the user's sessions. Return the new hash. Raises `NotFound`."""
+        password_hash = _hasher.hash(password)  # slow, so done before the transaction, which blocks other writers
         with writing(self._engine) as connection:
             change = update(users).where(users.c.login == login).values(password_hash=password_hash)
             if connection.execute(change).rowcount != 1:
@@ -106,7 +108,7 @@ class Users:
             return password_hash
 
     def notify(self, login: str) -> Notify:
-        """Raises `NotFound`."""
+        """Return a user's webhook. Raises `NotFound`."""
         query = select(users.c.notify_url, users.c.sealed_notify_secret).where(users.c.login == login)
         with reading(self._engine) as connection:
             row = connection.execute(query).one_or_none()
@@ -115,7 +117,7 @@ class Users:
         return Notify(row.notify_url, row.sealed_notify_secret)
 
     def set_notify(self, login: str, url: str | None, sealed_secret: bytes | None) -> None:
-        """Raises `NotFound`."""
+        """Set or remove a user's webhook. Raises `NotFound`."""
         with writing(self._engine) as connection:
             values = {"notify_url": url, "sealed_notify_secret": sealed_secret}
             change = update(users).where(users.c.login == login).values(values)
@@ -126,8 +128,11 @@ class Users:
     def change_roles(
         self, login: str, *, add: frozenset[str] = frozenset(), remove: frozenset[str] = frozenset()
     ) -> User:
-        """Give roles to a user and take others away. Raises `NotFound` for the user, `InvalidRequest` for a role that
-        is not there, that the user does not have, or that is in both sets."""
+        """Give a user roles and take others away.
+
+        Raises `NotFound` if the user is missing, and `InvalidRequest` for a role that does not exist, that the user
+        does not have, or that is in both sets.
+        """
         if both := add & remove:
             raise InvalidRequest(f"both given and taken away: {', '.join(sorted(both))}", field="roles")
         with writing(self._engine) as connection:
@@ -145,11 +150,14 @@ class Users:
             return _user(connection.execute(change).one(), roles_named(connection, names))
 
     def change_rights(self, login: str, *, administrator: bool, entitlements: frozenset[str]) -> User:
-        """What a user may do by itself, whatever its roles give besides. Raises `NotFound`, `InvalidRequest` for an
-        entitlement that there is not, or `Conflict` where the user is the last administrator."""
+        """Set what a user may do directly; its roles may give more.
+
+        Raises `NotFound`, `InvalidRequest` for an unknown entitlement, or `Conflict` if the user is the last
+        administrator.
+        """
         check_entitlements(entitlements)
         with writing(self._engine) as connection:
-            # Of two administrators who make users of each other at the same time, one stays.
+            # If two administrators demote each other at the same time, one must stay.
             keep_others_out(connection, users)
             mine = update(users).where(users.c.login == login).returning(users)
             row = connection.execute(
@@ -163,10 +171,10 @@ class Users:
             return _user(row, roles_named(connection, row.roles))
 
     def remove(self, login: str) -> None:
-        """Raises `NotFound`, or `Conflict` where the user owns images or is the last administrator."""
+        """Delete a user. Raises `NotFound`, or `Conflict` if the user owns images or is the last administrator."""
         try:
             with writing(self._engine) as connection:
-                # Of two administrators who remove each other at the same time, one stays.
+                # If two administrators delete each other at the same time, one must stay.
                 keep_others_out(connection, users)
                 if connection.execute(delete(users).where(users.c.login == login)).rowcount != 1:
                     raise NotFound(f"there is no user '{login}'")
@@ -190,7 +198,7 @@ class Users:
         return found[1] if found else None
 
     def signing_in(self, login: str) -> tuple[User, str] | None:
-        """A user and the hash of its password, read together."""
+        """Return a user and its password hash, read together."""
         with reading(self._engine) as connection:
             row = connection.execute(select(users).where(users.c.login == login)).one_or_none()
             if row is None:
@@ -200,7 +208,7 @@ class Users:
 
 
 def verify_password(stored_hash: str | None, password: str) -> bool:
-    """Takes as long for a login that does not exist (`None`) as for one that does."""
+    """Check a password. Takes as long for an unknown login (`None`) as for a known one."""
     try:
         return _hasher.verify(_unknown_hash() if stored_hash is None else stored_hash, password)
     except (VerificationError, InvalidHashError):
@@ -208,21 +216,21 @@ def verify_password(stored_hash: str | None, password: str) -> bool:
 
 
 def _unknown_hash() -> str:
-    """Return a hash that no password has. To check against it takes as long as to check a real one."""
+    """Return a hash that no password matches. Checking against it takes as long as against a real one."""
     salt, digest = (b64encode(os.urandom(size)).decode().rstrip("=") for size in (_hasher.salt_len, _hasher.hash_len))
     costs = f"m={_hasher.memory_cost},t={_hasher.time_cost},p={_hasher.parallelism}"
     return f"$argon2id$v={ARGON2_VERSION}${costs}${salt}${digest}"
 
 
 def _check_administrators(connection: Connection, login: str) -> None:
-    """Raises `Conflict` where what was done to a user leaves none."""
+    """Check that a change to this user leaves an administrator. Raises `Conflict`."""
     left = select(func.count()).select_from(users).where(users.c.administrator)
     if connection.execute(left).scalar_one() == 0:
         raise Conflict(f"'{login}' is the last administrator")
 
 
 def _existing(connection: Connection, names: frozenset[str]) -> tuple[Role, ...]:
-    """These roles, held until the transaction ends. Raises `InvalidRequest` where one is not there."""
+    """Return these roles, locked until the transaction ends. Raises `InvalidRequest` if one is missing."""
     found = roles_named(connection, names, keep=True) if names else ()
     if unknown := names - {role.name for role in found}:
         raise InvalidRequest(f"there is no role {', '.join(sorted(unknown))}", field="roles")
