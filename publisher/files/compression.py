@@ -1,4 +1,4 @@
-"""Compressed files (gz, xz, zst, bz2): recognised by their first bytes, and unpacked as a stream, in bounded memory."""
+"""Compressed files (gz, xz, zst, bz2): recognised by their first bytes and unpacked as a stream, in bounded memory."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ else:
     from backports import zstd
 
 HEAD_BYTES = 10
-"""Of a file, from which it is told whether it is compressed."""
+"""How many bytes at the start of a file show whether it is compressed."""
 
 _BLOCK_BYTES = 1 << 20
-"""Unpacked at a time."""
+"""Maximum size of an unpacked block."""
 _FED_BYTES = 32 << 10
-"""Packed bytes looked at a time: what is left of them after a member is copied, and there may be very many members."""
+"""Packed bytes processed at a time. The rest is copied after each member, and there may be very many members."""
 _WINDOW_LOG_MAX = 27
-"""128 MiB: what `zstd --ultra -22` needs. Only `--long` asks for more."""
+"""Logarithm of 128 MiB, which `zstd --ultra -22` needs. Only `--long` needs more."""
 _XZ_MEMORY_MAX = 256 << 20
-"""`xz -9` needs 65 MiB."""
+"""In bytes. `xz -9` needs 65 MiB."""
 
 
 class _Decompressor(Protocol):
-    """What lzma, bz2 and zstd have in common. It unpacks one member (stream, frame)."""
+    """The common interface of lzma, bz2 and zstd. Unpacks one member (stream, frame)."""
 
     @property
     def eof(self) -> bool: ...
@@ -44,7 +44,7 @@ class _Decompressor(Protocol):
 
 
 class _Gzip:
-    """zlib's, which has another interface."""
+    """Adapts zlib, which has a different interface."""
 
     def __init__(self) -> None:
         self._inner = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
@@ -64,19 +64,19 @@ class _Gzip:
 
     def decompress(self, data: bytes, max_length: int) -> bytes:
         block = self._inner.decompress(self._inner.unconsumed_tail + data, max_length)
-        # More may be inside, though all input is taken.
+        # More output may be pending although all input was taken.
         self._full = len(block) == max_length
         return block
 
 
 @dataclass(frozen=True, slots=True)
 class Compression:
-    """A way that files are compressed."""
+    """A compression format."""
 
     name: str
     suffixes: tuple[str, ...]
     magic: re.Pattern[bytes]
-    """Of each member."""
+    """The beginning of each member."""
     magic_bytes: int
     member: Callable[[], _Decompressor]
     padded: bool = False
@@ -95,24 +95,27 @@ _KNOWN = (
     # RFC 1952: deflate, and none of the reserved flags.
     Compression("gz", (".gz", ".gzip"), re.compile(rb"\x1f\x8b\x08[\x00-\x1f]", re.DOTALL), 4, _Gzip, padded=True),
     Compression("xz", (".xz",), re.compile(rb"\xfd7zXZ\x00"), 6, _xz, padded=True),
-    # RFC 8878: a frame, or one that is skipped.
+    # RFC 8878: a frame, or a skippable frame.
     Compression("zst", (".zst", ".zstd"), re.compile(rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18"), 4, _zst),
-    # "BZh", the level, and pi or its square root: of the first block, or of the end.
+    # "BZh", the level, and the digits of pi (first block) or of its square root (end of the stream).
     Compression(
         "bz2", (".bz2",), re.compile(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)"), 10, bz2.BZ2Decompressor
     ),
 )  # fmt: skip
 _BROKEN = (zlib.error, lzma.LZMAError, zstd.ZstdError, OSError, EOFError, ValueError)
-"""What the libraries raise. bz2 raises OSError."""
+"""Exceptions that the libraries raise. bz2 raises OSError."""
 
 
 def compression_of(head: bytes) -> Compression | None:
-    """How a file is compressed that begins so; None where it is not. `head` has `HEAD_BYTES`, or is the whole file."""
+    """Return the compression of a file with this beginning; None if it is not compressed.
+
+    `head` has `HEAD_BYTES` bytes, or is the whole file.
+    """
     return next((each for each in _KNOWN if each.magic.match(head)), None)
 
 
 def unpacked_name(file_name: str, compression: Compression | None) -> str:
-    """The name of the file inside: without the suffix that tells of the compression."""
+    """Return the name of the file inside: without the suffix of the compression."""
     if compression is None:
         return file_name
     found = next((each for each in compression.suffixes if file_name.lower().endswith(each)), "")
@@ -120,7 +123,7 @@ def unpacked_name(file_name: str, compression: Compression | None) -> str:
 
 
 def without_suffix(file_name: str) -> str:
-    """A file's name without the suffix of any compression: what is inside is not known yet."""
+    """Return a file's name without the suffix of any compression, for when the content is not known yet."""
     for each in _KNOWN:
         if (name := unpacked_name(file_name, each)) != file_name:
             return name
@@ -128,24 +131,24 @@ def without_suffix(file_name: str) -> str:
 
 
 class Unpacker:
-    """Unpacks a compressed file that comes piece by piece."""
+    """Unpacks a compressed file that arrives piece by piece."""
 
     def __init__(self, compression: Compression, field: str) -> None:
-        """`field` is what is at fault where it cannot be unpacked."""
+        """`field` is what errors name as invalid if the file cannot be unpacked."""
         self._compression = compression
         self._field = field
         self._member: _Decompressor | None = None
         self._held = b""
-        """The beginning of the next member, too short to be recognised."""
+        """The beginning of the next member, while it is too short to be recognised."""
 
     def unpack(self, piece: bytes | memoryview) -> Iterator[bytes]:
-        """What was in that piece, at most 1 MiB at a time. Raises `InvalidRequest`."""
+        """Yield the content of this piece, at most 1 MiB at a time. Raises `InvalidRequest`."""
         view = memoryview(piece)
         for start in range(0, len(view), _FED_BYTES):
             yield from self._unpack(bytes(view[start : start + _FED_BYTES]))
 
     def finish(self) -> None:
-        """Raises `InvalidRequest` where the file is not complete."""
+        """Check that the file is complete. Raises `InvalidRequest`."""
         if self._member is not None:
             raise self._refused("is incomplete: its end is missing; send all of it")
         if self._held:
@@ -162,7 +165,7 @@ class Unpacker:
                 return
 
     def _begin(self, data: bytes) -> bytes:
-        """Begin the next member, if there is one; what there is of it. Raises `InvalidRequest`."""
+        """Begin the next member, if there is one. Return its data so far. Raises `InvalidRequest`."""
         data, self._held = self._held + data, b""
         if self._compression.padded:
             data = data.lstrip(b"\0")
@@ -175,7 +178,7 @@ class Unpacker:
         return data
 
     def _step(self, data: bytes) -> tuple[bytes, bytes]:
-        """Unpack some; and what was left over after the end of the member. Raises `InvalidRequest`."""
+        """Unpack one block. Return it, and the data after the end of the member. Raises `InvalidRequest`."""
         assert self._member is not None  # noqa: S101  # `_begin` was called
         try:
             block = self._member.decompress(data, _BLOCK_BYTES)

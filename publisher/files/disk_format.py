@@ -1,8 +1,8 @@
-"""What a disk image file is. Every way in asks here before it registers a file; reads little of it, however large.
+"""Identifies disk image files. A file is examined here before it is registered, whichever way it came.
 
-`oslo_utils.imageutils.format_inspector` recognises the formats and decides whether a file is safe, as in Glance. What
-it leaves out is in `disk_headers` (sizes, tables, files that lead elsewhere) and in `file_signatures` (archives, web
-pages, other formats).
+Reads little, however large the file is. `oslo_utils.imageutils.format_inspector` recognises the formats and decides
+whether a file is safe, as in Glance. `disk_headers` adds sizes, tables and references to other files, and
+`file_signatures` adds archives, web pages and other formats.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ from publisher.files.disk_headers import (
     vmdk_size,
 )
 
-# It logs what it finds wrong as warnings and errors. Here each is an answer to the caller.
+# It logs problems as warnings and errors. Here, each is an answer to the caller.
 logging.getLogger(format_inspector.__name__).setLevel(logging.CRITICAL)
 
 VIRTUAL_SIZE_MAX = 64 << 40
-"""Bytes: 64 TiB. What `PUBLISHER_VIRTUAL_SIZE_MAX` is by default."""
+"""In bytes: 64 TiB, the default of `PUBLISHER_VIRTUAL_SIZE_MAX`."""
 
 _VIRTUAL_SIZE_LARGEST = (1 << 63) - 1
-"""What the database's columns hold."""
+"""The maximum of the database's columns."""
 
 _HEAD_BYTES = 1 << 20
-"""Holds the longest descriptor of a VMDK that QEMU reads."""
+"""Covers the longest VMDK descriptor that QEMU reads."""
 _TAIL_BYTES = 3 * SECTOR
-"""Holds the footer of a stream-optimized VMDK."""
+"""Covers the footer of a stream-optimized VMDK."""
 
 _PROMISES = {
     ".qcow": "qcow2",
@@ -64,36 +64,36 @@ _PROMISES = {
     ".ovf": "OVF",
     ".dmg": "DMG",
 }
-"""Suffixes of file names, and what they promise. `.img`, `.bin` and the like are used for all kinds of images."""
+"""Maps file name suffixes to the formats that they promise. `.img`, `.bin` and the like are used for all formats."""
 
 _UNFINISHED = (".part", ".partial", ".crdownload", ".download", ".aria2", ".filepart")
-"""What programs name a file while they still write to it."""
+"""Suffixes that programs use while they still write a file."""
 
 
 @dataclass(frozen=True, slots=True)
 class DiskFile:
-    """What was found out about a file."""
+    """The result of examining a file."""
 
     format: str
     """The image format of the wire contract."""
     disk_format: str
-    """What the file is: one of `DISK_FORMATS`."""
+    """The format of the file: one of `DISK_FORMATS`."""
     virtual_size: int
-    """Bytes of the disk inside."""
+    """Size of the disk inside, in bytes."""
     warning: str | None = None
-    """What its owner should know, in words; the image can be published all the same."""
+    """A note to the owner, as text. The image can still be published."""
     glance_objection: str | None = None
-    """Why Glance would refuse the file after its last byte, and what to do; None where it takes the file."""
+    """Why Glance would refuse the file after its last byte, and what to do. None if Glance accepts the file."""
 
 
 def examine(
     path: Path, *, wanted_format: str | None, file_name: str, virtual_size_max: int = VIRTUAL_SIZE_MAX
 ) -> DiskFile:
-    """Find out what a complete file is, from its first and last bytes and the tables that these name.
+    """Identify a complete file from its first and last bytes and the tables that these point to.
 
-    `wanted_format` is what the caller says that it is, by a name of the wire contract; None where they say nothing.
-    `file_name` is what it is called, without the suffix of a compression. Raises `InvalidRequest` that says what the
-    file is and what to do, for one that cannot be registered.
+    `wanted_format` is the format that the caller declared, by a name of the wire contract, or None. `file_name` is the
+    file's name without the suffix of a compression. Raises `InvalidRequest` for a file that cannot be registered, which
+    says what the file is and what to do.
     """
     suffix = PurePath(file_name).suffix.lower()
     if suffix in _UNFINISHED:
@@ -119,9 +119,9 @@ def examine_opened(
     promised: str | None = None,
     virtual_size_max: int = VIRTUAL_SIZE_MAX,
 ) -> DiskFile:
-    """The same for a file that is open; its position is neither used nor moved.
+    """Identify an open file. Its position is neither used nor moved. See `examine`.
 
-    `promised` is the format that its name stands for, if it is to be compared.
+    `promised` is the format that its name promises, to be compared with its content, or None.
     """
     wanted = None if wanted_format is None else check_format(wanted_format)
     file = OpenedFile(descriptor, os.fstat(descriptor).st_size, file_name)
@@ -150,31 +150,31 @@ def examine_opened(
 
 
 def _inspected(file: OpenedFile, head: bytes) -> dict[str, FileInspector]:
-    """The inspectors that recognise the file, by the name of their format."""
-    # A file that is cut off in its header is recognised as well: what it lacks is told by its header.
+    """Return the inspectors that recognise the file, by the name of their format."""
+    # A file that is cut off in its header must be recognised, too: its header tells what is missing.
     padded = head.ljust(file_signatures.HEAD_BYTES, b"\0")
     tail = file.read(max(0, file.size - _TAIL_BYTES), _TAIL_BYTES)
     matches = {}
     for name, kind in format_inspector.ALL_FORMATS.items():
         inspector = kind()
         try:
-            # They take a stream, and keep of it what they name: its beginning, and its end.
+            # They take a stream, and keep the parts that they need: its beginning and its end.
             inspector.eat_chunk(padded)
             inspector.eat_chunk(tail)
             inspector.finish()
             if name != "raw" and inspector.format_match:
                 matches[name] = inspector
-        except Exception:  # noqa: S112  # of any kind: what they stumble over is not of their format
+        except Exception:  # noqa: S112  # of any kind: if an inspector fails, the file is not of its format
             continue
     return matches
 
 
 _FRONT = {"qcow2": (0, b"QFI\xfb"), "vmdk": (0, b"KDMV"), "vhd": (0, b"conectix"), "vdi": (64, b"\x7f\x10\xda\xbe")}
-"""Where the formats begin, and how. Where the rest of a header is wrong, not every inspector recognises it."""
+"""The offset and the first bytes of the formats. If the rest of a header is wrong, some inspectors do not match."""
 
 
 def _recognised(file: OpenedFile, head: bytes, matches: Mapping[str, FileInspector]) -> str | None:
-    """One of `DISK_FORMATS` but raw; None where it is none of these."""
+    """Return one of `DISK_FORMATS` except raw; None if the file is none of these."""
     if _is_descriptor(head):
         command = f"qemu-img convert -O vmdk -o subformat=streamOptimized {file.quoted} single.vmdk"
         raise leads_elsewhere(file, "describes a VMDK disk whose data is in other files", command)
@@ -184,7 +184,7 @@ def _recognised(file: OpenedFile, head: bytes, matches: Mapping[str, FileInspect
         raise damaged(file, f"it is {' and '.join(sorted(found))} at the same time")
     if found:
         return next(iter(found))
-    # Nothing at the front of a VHD of fixed size tells that it is one.
+    # A VHD of fixed size has no signature at its start.
     return "vhd" if vhd_footer(file) else None
 
 
@@ -200,7 +200,7 @@ def _is_udf(head: bytes) -> bool:
 
 
 def _refuse_foreign(file: OpenedFile, head: bytes) -> None:
-    """Raise for what is no disk, or none of a format that is taken."""
+    """Raise if the file is no disk, or has a format that is not supported."""
     tail = file.read(max(0, file.size - SECTOR), SECTOR)
     if found := file_signatures.foreign(head, tail):
         what, to_do = found
@@ -208,7 +208,7 @@ def _refuse_foreign(file: OpenedFile, head: bytes) -> None:
 
 
 def _check_promise(file: OpenedFile, promised: str | None, found: str) -> None:
-    # A raw disk may hold an ISO 9660 file system: hybrid images are both.
+    # A raw disk may contain an ISO 9660 file system: hybrid images are both.
     if promised not in (None, found) and (promised, found) != ("raw", "iso"):
         raise InvalidRequest(
             f"{file.name} is named as a {promised} file, but its content is {'not' if found == 'raw' else found}; check"
@@ -217,7 +217,7 @@ def _check_promise(file: OpenedFile, promised: str | None, found: str) -> None:
 
 
 def _refuse_unknown(file: OpenedFile, head: bytes) -> None:
-    """Raise where a file that nobody says is raw does not begin as a disk does."""
+    """Raise if the file does not begin like a disk, and nobody declared it as raw."""
     if file_signatures.structure(head) is None:
         raise InvalidRequest(
             f"{file.name} is {_guess(head)}: it has no known disk format, partition table, boot sector or file system;"
@@ -237,11 +237,11 @@ def _is_text(part: bytes) -> bool:
 
 
 def _format_named(wanted: str | None, disk_format: str) -> str:
-    """The contract's name of the format: the one that is wanted, checked against what the file is."""
+    """Return the contract's name of the format: the wanted one, checked against the file, or else the default."""
     if wanted is None:
         return FORMAT_OF_DISK[disk_format]
     expected = DISK_FORMAT_OF[wanted]
-    # A raw disk may hold an ISO 9660 file system: hybrid images are both.
+    # A raw disk may contain an ISO 9660 file system: hybrid images are both.
     if expected != disk_format and not (expected == "raw" and disk_format == "iso"):
         raise InvalidRequest(f"'{wanted}' means a {expected} file, but the file is {disk_format}", field="format")
     return wanted
@@ -257,7 +257,7 @@ def _virtual_size(file: OpenedFile, found: str | None, matches: Mapping[str, Fil
     if found is None:
         return file.size
     size = _SIZES[found](file)
-    # The inspectors know neither a VHD of fixed size nor an ISO that is UDF alone: they see no difference to raw.
+    # To the inspectors, a VHD of fixed size and an ISO with UDF alone look the same as raw.
     if found in matches or (found in _FRONT and not is_fixed_vhd(file)):
         _check_safe(file, found, matches)
     return size
@@ -271,7 +271,7 @@ def _check_virtual_size(file: OpenedFile, size: int, largest: int) -> None:
 
 
 def _check_safe(file: OpenedFile, disk_format: str, matches: Mapping[str, FileInspector]) -> None:
-    """What is safe is for the inspector to decide."""
+    """Raise if the inspector of the format considers the file unsafe."""
     if disk_format not in matches:
         raise damaged(file, f"it begins as a {disk_format} file, but its header is not one")
     if wrong := _unsafe(matches[disk_format]):
@@ -282,7 +282,7 @@ def _check_safe(file: OpenedFile, disk_format: str, matches: Mapping[str, FileIn
 
 
 def _unsafe(inspector: FileInspector) -> str:
-    """What the safety check of an inspector finds, in its own words; empty where that is nothing."""
+    """Return what an inspector's safety check finds, in its own words; empty if it finds nothing."""
     try:
         inspector.safety_check()
     except format_inspector.SafetyCheckFailed as error:
@@ -293,7 +293,7 @@ def _unsafe(inspector: FileInspector) -> str:
 
 
 def _warning(file: OpenedFile, head: bytes) -> str | None:
-    """Of a raw disk."""
+    """Return a warning about a raw disk, or None."""
     if file_signatures.structure(head) is None:
         return "No partition table, boot sector or file system was found in the image; it may not boot"
     if file_signatures.disk_end(head) > file.size:
@@ -302,7 +302,7 @@ def _warning(file: OpenedFile, head: bytes) -> str | None:
 
 
 def _glance_objection(file: OpenedFile, disk_format: str, matches: Mapping[str, FileInspector]) -> str | None:
-    """What Glance does with the bytes of an upload (33.0.0, glance/location.py, `ImageProxy.set_data`)."""
+    """Return why Glance would refuse an upload, or None (33.0.0, glance/location.py, `ImageProxy.set_data`)."""
     source = "vpc" if disk_format == "vhd" else "raw"
     to_do = f"run `qemu-img convert -f {source} -O qcow2 {file.quoted} disk.qcow2` and register the result"
     if disk_format == "vhd" and is_fixed_vhd(file):

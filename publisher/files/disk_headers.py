@@ -1,8 +1,8 @@
-"""Headers and tables of the known disk formats: the size of the disk inside, and whether all of it is in the file.
+"""Headers and tables of the known disk formats: the size of the disk inside, and whether the file is complete.
 
 Layouts: qcow2: QEMU docs/interop/qcow2.txt; vmdk: VMware Virtual Disk Format 1.1; vdi: VirtualBox VDICore.h; vhd:
-Microsoft VHD specification; iso: ECMA-119. Each function reads a few MiB at most, however much the header claims. All
-raise `InvalidRequest` that says what is wrong and what to do.
+Microsoft VHD specification; iso: ECMA-119. Each function reads a few MiB at most, whatever the header claims. All raise
+`InvalidRequest`, which says what is wrong and what to do.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from publisher.core.errors import InvalidRequest
 
 SECTOR = 512
 FOOTER_BYTES = 512
-"""Of a VHD: at the end of the file, and in a dynamic one a copy of it at the front."""
+"""Size of a VHD's footer, at the end of the file. A dynamic VHD has a copy of it at the start."""
 
 _TABLE_BYTES_MAX = 1 << 20
-"""How much is read of one table. Only images of several TiB have larger ones."""
+"""Maximum number of bytes read from one table. Only images of several TiB have larger tables."""
 _INNER_BYTES_MAX = 4 << 20
-"""How much is read of the tables that a table points to, all together."""
+"""Maximum number of bytes read from all the tables that a table points to."""
 _QCOW2_OFFSET = 0x00FFFFFFFFFFFE00
 _QCOW2_COMPRESSED = 1 << 62
 _QCOW2_L1_BYTES_MAX = 32 << 20
@@ -32,22 +32,22 @@ _QCOW2_L1_BYTES_MAX = 32 << 20
 _GD_AT_END = (1 << 64) - 1
 _VDI_BLOCK_BYTES = 1 << 20
 _VDI_UNUSED = 0xFFFFFFFE
-"""From here on, entries of a block map are no positions in the file: "not allocated" and "all zeros"."""
+"""From this value on, entries of a block map are no positions in the file but mean "not allocated" or "all zeros"."""
 _VHD_UNUSED = 0xFFFFFFFF
 _ISO_PADDING_BYTES = 300 * 2048
-"""What may lack at the end of an ISO image: programs count padding that they do not always write."""
+"""How much may be missing at the end of an ISO image: programs count padding that they do not always write."""
 
 
 @dataclass(frozen=True, slots=True)
 class OpenedFile:
-    """A file that is open for reading, and what it is called in messages."""
+    """A file that is open for reading, and its name for messages."""
 
     descriptor: int
     size: int
     name: str
 
     def read(self, offset: int, length: int) -> bytes:
-        """Shorter than asked for where the file ends; empty beyond its end."""
+        """Return the bytes at `offset`: fewer than `length` at the end of the file, none beyond it."""
         if offset >= self.size:
             return b""
         pieces = []
@@ -58,7 +58,7 @@ class OpenedFile:
 
     @property
     def quoted(self) -> str:
-        """The name, for a shell."""
+        """The name, quoted for a shell."""
         return shlex.quote(self.name)
 
 
@@ -164,7 +164,7 @@ def _check_qcow2_tables(file: OpenedFile, header: _Qcow2) -> None:
     l1 = _numbers(file, header.l1_offset, header.l1_entries, "Q", big_endian=True)
     tables = sorted({entry & _QCOW2_OFFSET for entry in l1} - {0})
     _check_end(file, tables)
-    # What was written last is at the end of the file, and so are most often the tables that tell where it is.
+    # The data written last is at the end of the file, and so, most often, are the tables that point to it.
     for table in tables[-(_INNER_BYTES_MAX // header.cluster or 1) :]:
         entries = _numbers(file, table, header.cluster // 8, "Q", big_endian=True)
         _check_end(file, _qcow2_clusters(entries, header.cluster_bits))
@@ -181,7 +181,7 @@ def _qcow2_clusters(entries: Iterable[int], cluster_bits: int) -> Iterator[int]:
 
 
 def vmdk_size(file: OpenedFile) -> int:
-    """Of a file with a sparse header; a descriptor alone has no disk in it."""
+    """Return the disk size of a VMDK with a sparse header. A descriptor alone contains no disk."""
     head = file.read(0, SECTOR).ljust(SECTOR, b"\0")
     _, capacity, grain, descriptor, descriptor_sectors, entries_per_table, _, directory = struct.unpack_from(
         "<IQQQQIQQ", head, 8
@@ -280,12 +280,12 @@ def vhd_size(file: OpenedFile) -> int:
 
 
 def is_fixed_vhd(file: OpenedFile) -> bool:
-    """It is the disk itself, and then a footer."""
+    """Return whether the file is a VHD of fixed size: the disk itself, and then a footer."""
     return vhd_footer(file)[60:64] == b"\0\0\0\2"
 
 
 def vhd_footer(file: OpenedFile) -> bytes:
-    """Empty where there is none at the end of the file."""
+    """Return the footer; empty if there is none at the end of the file."""
     footer = file.read(max(0, file.size - FOOTER_BYTES), FOOTER_BYTES)
     return footer if footer.startswith(b"conectix") and len(footer) == FOOTER_BYTES else b""
 
@@ -306,7 +306,7 @@ def _check_vhd_tables(file: OpenedFile, header: int, size: int) -> None:
 
 
 def iso_size(file: OpenedFile) -> int:
-    """The file's own: a disk of it is as long."""
+    """Return the size of the file, which is also that of the disk."""
     descriptor = file.read(0x8000, 2048).ljust(2048, b"\0")
     if descriptor[0] == 1:
         told = struct.unpack_from("<I", descriptor, 80)[0] * struct.unpack_from("<H", descriptor, 128)[0]
@@ -319,7 +319,7 @@ def iso_size(file: OpenedFile) -> int:
 
 
 def _numbers(file: OpenedFile, offset: int, count: int, kind: str, *, big_endian: bool = False) -> array[int]:
-    """The first numbers of a table: "I" of 4 bytes, "Q" of 8."""
+    """Return the first numbers of a table. `kind`: "I" for 4 bytes, "Q" for 8."""
     numbers = array(kind)
     width = numbers.itemsize
     content = file.read(offset, min(count * width, _TABLE_BYTES_MAX))
@@ -337,7 +337,7 @@ def _check_inside(file: OpenedFile, what: str, offset: int, length: int, alignme
 
 
 def _check_end(file: OpenedFile, positions: Iterable[int]) -> None:
-    """Each of the positions is one that something begins at."""
+    """Check that the file reaches these positions, at which parts of the disk begin."""
     last = max(positions, default=0)
     if last >= file.size > 0:
         raise incomplete(file, f"a part of its disk is at {last}, and the file ends at {file.size}")

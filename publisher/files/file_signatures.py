@@ -1,4 +1,4 @@
-"""What files begin with that are no disk images, or disk images that no platform takes; and what disks begin with."""
+"""Signatures of files that are no disk images, of disk images that no platform takes, and of the start of a disk."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import struct
 import tarfile
 
 HEAD_BYTES = 0x10600
-"""How much of a file is looked at here: up to the superblock that is farthest from the front (UFS2)."""
+"""How much of a file is examined here: up to the superblock that is farthest from the start (UFS2)."""
 
 CONVERT = "run `qemu-img convert -O qcow2 {name} disk.qcow2` and register the result"
 
@@ -60,7 +60,7 @@ _OTHERS: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"\x7fELF", "a program (ELF)", "register a disk image that it is installed on"),
     (0x202, b"HdrS", "a Linux kernel", "register a disk image that it is installed on"),
 )  # fmt: skip
-"""Offset, bytes there, what the file is, what to do. `{name}` is the file's own, quoted for a shell."""
+"""Offset, bytes there, what the file is, what to do. `{name}` is the file's name, quoted for a shell."""
 
 _ASK = "open its address in a browser to see what the server says, then fetch the image itself"
 _TEXTS: tuple[tuple[re.Pattern[bytes], str, str], ...] = (
@@ -76,8 +76,10 @@ _TEXTS: tuple[tuple[re.Pattern[bytes], str, str], ...] = (
 
 
 def foreign(head: bytes, tail: bytes) -> tuple[str, str] | None:
-    """What a file is that cannot be registered, and what to do, with `{name}` for its name. None where nothing of the
-    kind is recognised. `tail` is the file's last 512 bytes."""
+    """Return what a file is that cannot be registered, and what to do, with `{name}` for its name.
+
+    Returns None if the file has no such signature. `tail` is the file's last 512 bytes.
+    """
     if found := next(((what, to_do) for at, magic, what, to_do in _OTHERS if head.startswith(magic, at)), None):
         return found
     if tail.startswith(b"koly"):
@@ -89,7 +91,7 @@ def foreign(head: bytes, tail: bytes) -> tuple[str, str] | None:
 
 
 def _is_tar(head: bytes) -> bool:
-    """Those of before POSIX have no magic number; their header has a sum."""
+    """Recognise archives from before POSIX: they have no magic number, but a checksum in their header."""
     if not any(head[:100]) or len(head) < 512:
         return False
     try:
@@ -130,12 +132,12 @@ _STRUCTURES: tuple[tuple[int, bytes, str], ...] = (
 
 
 def structure(head: bytes) -> str | None:
-    """What a disk begins with: its partition table, boot sector or file system. None where none is recognised."""
+    """Return what a disk begins with: a partition table, boot sector or file system. None if it has none of them."""
     return next((what for at, magic, what in _STRUCTURES if head.startswith(magic, at)), None)
 
 
 def disk_end(head: bytes) -> int:
-    """Where the disk ends at the earliest, in bytes, by its GPT or else by the partitions of its MBR; 0 without."""
+    """Return the minimum size of the disk in bytes, by its GPT or else its MBR's partitions; 0 if it has neither."""
     for sector in (512, 4096):
         if head.startswith(b"EFI PART", sector) and len(head) >= sector + 40:
             last: int = struct.unpack_from("<Q", head, sector + 32)[0]
@@ -148,5 +150,5 @@ def disk_end(head: bytes) -> int:
 
 
 def _is_file_system(head: bytes) -> bool:
-    """It has a boot sector of its own, with code in place of partitions."""
+    """Return whether the boot sector belongs to a file system: it has code in place of partitions."""
     return head[3:8] in (b"NTFS ", b"EXFAT") or head[54:58] == b"FAT1" or head[82:87] == b"FAT32"

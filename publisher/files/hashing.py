@@ -1,4 +1,4 @@
-"""The hashes of an image's bytes, computed piece by piece. The holes of a sparse file are not read."""
+"""Hashes of an image's bytes, computed piece by piece. Holes of a sparse file are not read."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from publisher.core.image import Digests
 READ_BYTES = 1 << 20
 ZEROS = bytes(READ_BYTES)
 _SHARED_BYTES = 256 << 10
-"""A piece of this size or more is worth handing to other threads."""
+"""Minimum size of a piece to share among threads."""
 
 
 class Hasher:
-    """Computes `Digests` of bytes that are handed over piece by piece."""
+    """Computes the `Digests` of bytes that arrive piece by piece."""
 
     def __init__(self) -> None:
         self.size = 0
         self._hashes = hashlib.md5(usedforsecurity=False), hashlib.sha256(), hashlib.sha512()
 
     def update(self, piece: bytes | memoryview) -> None:
-        """hashlib lets go of the interpreter's lock, so that a large piece is hashed on several cores at a time."""
+        """Hash a piece. hashlib releases the interpreter's lock, so several cores can hash a large piece at once."""
         *others, own = self._hashes
         shared = [_threads().submit(each.update, piece) for each in others] if len(piece) >= _SHARED_BYTES else []
         own.update(piece)
@@ -46,7 +46,10 @@ class Hasher:
 
 
 class _HashingThreads:
-    """Daemons, unlike those of a ThreadPoolExecutor, which waits at exit for one that a signal caught at its start."""
+    """Daemon threads that hash.
+
+    A ThreadPoolExecutor has no daemons: at exit it would wait for a thread that a signal interrupted at its start.
+    """
 
     def __init__(self, count: int) -> None:
         self._work: SimpleQueue[tuple[Future[None], Callable[[bytes | memoryview], None], bytes | memoryview]]
@@ -76,7 +79,7 @@ os.register_at_fork(after_in_child=_threads.cache_clear)
 
 
 def digest(path: Path, on_progress: Callable[[int], None] = lambda _: None) -> Digests:
-    """Read the file once, in constant memory. `on_progress` gets the bytes of each step."""
+    """Hash a file, reading it once and in constant memory. `on_progress` gets the number of bytes of each step."""
     hasher = Hasher()
     with io.FileIO(path) as file:
         for piece in pieces(file):
@@ -86,13 +89,13 @@ def digest(path: Path, on_progress: Callable[[int], None] = lambda _: None) -> D
 
 
 def pieces(file: io.FileIO) -> Iterator[bytes | memoryview]:
-    """All of a file, from its beginning, at most 1 MiB at a time. A piece is good until the next one is asked for.
+    """Yield all of a file, from its beginning, at most 1 MiB at a time.
 
-    A hole comes as pieces of `ZEROS`, without being read.
+    A piece is valid until the next one is requested. Holes come as pieces of `ZEROS`, without being read.
     """
     buffer = memoryview(bytearray(READ_BYTES))
     zeros = memoryview(ZEROS)
-    # What is appended meanwhile is left out.
+    # Data that is appended meanwhile is left out.
     size = os.fstat(file.fileno()).st_size
     for start, end, data in _extents(file.fileno(), size):
         if not data:
@@ -106,14 +109,14 @@ def pieces(file: io.FileIO) -> Iterator[bytes | memoryview]:
 
 
 def _extents(descriptor: int, size: int) -> Iterator[tuple[int, int, bool]]:
-    """The parts of a file, in order: from where to where, and whether there is data, or a hole (lseek(2))."""
+    """Yield the parts of a file in order: start, end, and whether it is data or a hole (lseek(2))."""
     position = 0
     while position < size:
         try:
             data = min(os.lseek(descriptor, position, os.SEEK_DATA), size)
         except OSError as error:
             if error.errno != errno.ENXIO:
-                # This file system knows no holes.
+                # This file system does not report holes.
                 yield position, size, True
                 return
             data = size

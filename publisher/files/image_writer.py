@@ -1,5 +1,5 @@
-"""Writing an image file that comes piece by piece, whichever way it comes: unpacked where it is compressed, its runs of
-zeros left out as holes, and hashed."""
+"""Writes an image file that arrives piece by piece, whichever way it comes: unpacks it if it is compressed, leaves runs
+of zeros out as holes, and hashes it."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ from publisher.files.compression import HEAD_BYTES, Compression, Unpacker, compr
 from publisher.files.hashing import ZEROS, Hasher
 
 _RUN_BYTES = 64 << 10
-"""So many zeros in a row become a hole."""
+"""How many zeros in a row become a hole."""
 _FREE_BYTES = 64 << 20
-"""So much a compressed image may unpack to, however small it is."""
+"""Size that any compressed image may unpack to, however small it is."""
 _FREE_ZERO_BYTES = 64 << 30
-"""Likewise with its zeros, which take time but no room."""
+"""The same for its zeros, which take time but no space."""
 _ROOM_BYTES = 64 << 20
-"""After so much that was written, the free space is looked at again."""
+"""How many bytes are written before the free space is checked again."""
 _ZEROS_PER_BYTE = 32
-"""So many zeros count as one byte."""
+"""How many zeros count as one byte."""
 _FICLONE = 0x40049409
 """ioctl_ficlonerange(2)."""
 
 
 @dataclass(frozen=True, slots=True)
 class UnpackLimits:
-    """How large a compressed image may become, and what any image leaves free on the disk. In bytes."""
+    """How large a compressed image may become, and how much space any image must leave free. In bytes."""
 
     bytes_max: int = 1 << 40
     ratio_max: int = 200
-    """To which each byte of it may unpack; 0: any number."""
+    """How many bytes each compressed byte may unpack to; 0: unlimited."""
     free_bytes_min: int = 0
 
     @classmethod
@@ -51,24 +51,24 @@ class UnpackLimits:
 
 
 UNPACK_LIMITS = UnpackLimits()
-"""What the settings are by default."""
+"""The limits of the default settings."""
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """An image file that is complete."""
+    """A complete image file."""
 
     digests: Digests
-    """Of the disk, unpacked."""
+    """Digests of the unpacked disk."""
     compression: Compression | None
-    """What it was compressed by."""
+    """How the image was compressed; None if it was not."""
 
 
 class ImageWriter:
-    """Writes one image file. Use as a context; the file is its caller's to delete where it has not been finished.
+    """Writes one image file. Use as a context manager. If the file is not finished, the caller must delete it.
 
-    `write` and `finish` raise `InvalidRequest` for what cannot be unpacked, `ImageTooLarge` for what would become too
-    large, and `OSError`, where the disk is full.
+    `write` and `finish` raise `InvalidRequest` for a file that cannot be unpacked, `ImageTooLarge` for one that would
+    become too large, and `OSError`, for example if the disk is full.
     """
 
     def __init__(
@@ -80,10 +80,9 @@ class ImageWriter:
         expected: Checksums = (),
         check: Callable[[], None] = lambda: None,
     ) -> None:
-        """`field` is what is at fault where the image cannot be taken; `check` is called every now and then, and stops
-        a long unpacking by raising."""
+        """`field` is what errors name as invalid. `check` is called regularly while unpacking; it may raise."""
         self.received = 0
-        """Bytes that have come."""
+        """Number of bytes received."""
         self._path = path
         self._limits = limits
         self._field = field
@@ -97,11 +96,11 @@ class ImageWriter:
         self._hasher = Hasher()
         self._data_bytes = 0
         self._room_at = 0
-        """How many bytes of data there will be when the free space is looked at next."""
+        """The number of data bytes at which the free space is checked next."""
         self._sent_hashes = {each.algorithm: hashlib.new(each.algorithm, usedforsecurity=False) for each in expected}
 
     def __enter__(self) -> Self:
-        # Made by us, or by whoever keeps it locked; never something else that has been put there.
+        # We created the file, or the holder of its lock did. O_NOFOLLOW: never open a link that was put in its place.
         self._file = io.FileIO(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666), "r+")
         return self
 
@@ -120,8 +119,10 @@ class ImageWriter:
             self._begin()
 
     def finish(self) -> Written:
-        """Once all has come: have it safely on the disk. Raises `InvalidRequest` for what is not complete, or has
-        another checksum than its caller said."""
+        """Finish the file once all has arrived, and make it durable.
+
+        Raises `InvalidRequest` if the image is incomplete or has another checksum than the caller declared.
+        """
         if not self._begun:
             self._begin()
         if self._unpacker is not None:
@@ -131,7 +132,7 @@ class ImageWriter:
         if self._unpacker is not None:
             found.insert(0, {name: each.hexdigest() for name, each in self._sent_hashes.items()})
         check(self._expected, *found)
-        # A hole at the end.
+        # The image may end with a hole.
         os.ftruncate(self._file.fileno(), self._hasher.size)
         os.fsync(self._file.fileno())
         return Written(digests, self._compression)
@@ -175,7 +176,7 @@ class ImageWriter:
             )
 
     def _write(self, piece: bytes | memoryview) -> None:
-        """Write what is not zeros, and hash all of it."""
+        """Write the data, except zeros, and hash all of it."""
         view, offset, end = memoryview(piece), self._hasher.size, 0
         for start in range(0, len(view), _RUN_BYTES):
             run = view[start : start + _RUN_BYTES]
@@ -197,7 +198,7 @@ class ImageWriter:
 
 
 def clone(source: io.FileIO, path: Path) -> bool:
-    """Have a new file share its blocks with `source`, where the file system can; nothing is read or written then."""
+    """Create a file that shares its blocks with `source`, without reading or writing. False if unsupported."""
     with path.open("xb") as file:
         try:
             fcntl.ioctl(file, _FICLONE, source.fileno())

@@ -1,7 +1,7 @@
-"""What is on its way into the image root.
+"""Files on their way into the image root.
 
-Whoever brings a file in keeps a mark in `.incoming`, locked (flock(2)), until the file's image is committed. The lock
-ends with its process, however that ends: a mark that nobody locks tells of what a killed process has left.
+Whoever adds a file keeps a mark in `.incoming`, locked (flock(2)), until the file's image is committed. The lock ends
+with its process, however that ends. So an unlocked mark leads to what a killed process has left.
 """
 
 from __future__ import annotations
@@ -30,31 +30,31 @@ logger = logging.getLogger(__name__)
 
 DIRECTORY = ".incoming"
 _BROUGHT = re.compile(r"[0-9a-f]{12}4[0-9a-f]{3}[89ab][0-9a-f]{15}")
-"""The directories that files are brought into: random UUIDs."""
+"""Names of the directories that files are added in: random UUIDs."""
 _OLD_SECONDS = 86400.0
-"""For so long nobody has written to it: whoever did is gone, on whichever machine."""
+"""After this long without a write, the writer is gone, on whichever machine it ran."""
 _TRIES = 100
 
 
 def new_location(file_name: str) -> str:
-    """A place under the root for a file that is brought in."""
+    """Return a new location under the root for a file."""
     return f"{uuid.uuid4().hex}/{file_name}"
 
 
 def is_brought(location: str) -> bool:
-    """Whether a path under the root is one of a file that was brought in by us."""
+    """Return whether a path under the root is that of a file that we added."""
     directory, *name = PurePosixPath(location).parts or ("",)
     return len(name) == 1 and _BROUGHT.fullmatch(directory) is not None
 
 
 def is_ours(location: str) -> bool:
-    """Whether a path under the root is one that only we write to: of a file that was brought in, or is on its way."""
+    """Return whether only we write to a path under the root: an added file, or one on its way."""
     directory = next(iter(PurePosixPath(location).parts), "")
     return directory == DIRECTORY or _BROUGHT.fullmatch(directory) is not None
 
 
 class _Mark:
-    """A new file, empty and locked. Deleted at the end of the context, unless it is to be `kept`."""
+    """A new file, empty and locked. Deleted at the end of the context, unless `kept` is set."""
 
     def __init__(self, root: Path, name: str) -> None:
         self.path = root / DIRECTORY / f"{name}{_this_boot()}"
@@ -77,14 +77,16 @@ class _Mark:
 
 
 class Arrival:
-    """A new file's place under the root, in a directory of its own. Use as a context: what is there is deleted where it
-    ends with an error, unless an image has it."""
+    """A new file's place under the root, in a directory of its own. Use as a context manager.
+
+    If the context ends with an error, the file is deleted unless an image has it.
+    """
 
     def __init__(self, root: Path, file_name: str, has_file: Callable[[str], bool]) -> None:
-        """`has_file` tells whether an image has its file at a location."""
+        """`has_file` returns whether an image has its file at a location."""
         self.location = new_location(file_name)
         self.committing = False
-        """Set before the image is committed: from then on an error does not tell whether it was."""
+        """Set this before the image is committed: from then on, an error does not show whether it was."""
         self._root = root
         self._has_file = has_file
         self._mark = _Mark(root, PurePosixPath(self.location).parts[0])
@@ -113,7 +115,7 @@ class Arrival:
         self.close(keep=kind is None)
 
     def close(self, *, keep: bool) -> None:
-        """`keep` the file: it has an image."""
+        """End the arrival. `keep`: keep the file, because an image has it."""
         try:
             if not keep:
                 self._undo()
@@ -125,7 +127,7 @@ class Arrival:
             if self.committing and self._has_file(self.location):
                 return
         except SQLAlchemyError:
-            # The next start looks again (`discard_abandoned`).
+            # The next start checks again (`discard_abandoned`).
             self._mark.kept = True
             return
         discard(self._root, self.location)
@@ -134,28 +136,32 @@ class Arrival:
 
 
 def fetching(root: Path, image_id: int, token: int) -> AbstractContextManager[Path]:
-    """Where the worker with that fencing token writes an image to that it fetches. It is its own mark; moved away once
-    it is complete, or deleted at the end of the context."""
+    """Return a context manager for the file that a worker fetches an image into; `token` is its fencing token.
+
+    The file is its own mark. It is moved away once it is complete, or deleted at the end of the context.
+    """
     return _Mark(root, f"{image_id}-{token}")
 
 
 def bring_in(root: Path, file: Path, location: str) -> None:
-    """Move a complete file to its place under the root, which no other file has."""
+    """Move a complete file to its new location under the root."""
     place = root / location
     place.parent.mkdir(mode=0o750)
     file.rename(place)
 
 
 def discard_fetched(root: Path, image_id: int, token: int) -> None:
-    """Delete what the holders of earlier tokens have left. Who comes too late deletes nothing of those after it."""
+    """Delete what holders of earlier fencing tokens have left. A late caller deletes nothing of later holders."""
     for file in (root / DIRECTORY).glob(f"{image_id}-*"):
         if int(file.name.partition(".")[0].rpartition("-")[2]) < token:
             file.unlink(missing_ok=True)
 
 
 def discard(root: Path, location: str) -> None:
-    """Delete a file that was brought under the root by us; what an operator keeps there, and what is not there, is let
-    be."""
+    """Delete a file that we added under the root.
+
+    Ignores missing files and those that an operator keeps there.
+    """
     if is_brought(location):
         directory, name = PurePosixPath(location).parts
         try:
@@ -165,10 +171,10 @@ def discard(root: Path, location: str) -> None:
 
 
 def discard_abandoned(root: Path, has_file: Callable[[str], bool]) -> None:
-    """Delete what processes that were killed have left. `has_file` tells whether an image has its file at a location.
+    """Delete what killed processes have left. `has_file` returns whether an image has its file at a location.
 
-    What somebody writes is locked, and let be. So is, for a day, what another machine, or this one before it was last
-    started, has left: not every file system shows the locks of other machines. What cannot be deleted is logged.
+    Leaves locked files, which are being written. Also leaves, for a day, files from another machine or from before this
+    machine's last boot: not every file system shows the locks of other machines. Logs what cannot be deleted.
     """
     for mark in sorted((root / DIRECTORY).glob("*")):
         try:
@@ -207,13 +213,13 @@ def _discard_if_abandoned(root: Path, mark: Path, has_file: Callable[[str], bool
 
 
 def _locked(path: Path) -> int:
-    """A new file, opened and locked."""
+    """Create a file, lock it, and return its descriptor."""
     for _ in range(_TRIES):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
         try:
             with contextlib.suppress(OSError):  # a file system without locks
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
-            # Somebody who looked for what was left may have found it before it was locked, and deleted it.
+            # A search for abandoned files may have found the file before it was locked, and deleted it.
             if os.fstat(descriptor).st_nlink:
                 return descriptor
         except BaseException:
@@ -226,7 +232,7 @@ def _locked(path: Path) -> int:
 
 @cache
 def _this_boot() -> str:
-    """A suffix that tells this start of this machine from all others: among its processes, locks are seen."""
+    """Return a suffix that identifies this boot of this machine: only its processes surely see each other's locks."""
     try:
         return "." + Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
     except OSError:
@@ -234,7 +240,7 @@ def _this_boot() -> str:
 
 
 def _delete_file(root: Path, directory: str, name: str) -> None:
-    """Without following a link, as it is opened. Raises `OSError`."""
+    """Delete a file and its directory. Never follows a link in place of the directory. Raises `OSError`."""
     with contextlib.suppress(FileNotFoundError):
         opened = os.open(root / directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         try:
