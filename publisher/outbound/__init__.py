@@ -1,1 +1,1 @@
-"""What the service may connect to for its callers, and the HTTP clients that obey it."""
+"""Outbound connections on behalf of callers: which ones are allowed, and the HTTP clients that obey that."""

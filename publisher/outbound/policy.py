@@ -1,7 +1,7 @@
-"""Which addresses this installation connects to, of all that callers may name.
+"""Decides which of the addresses that callers name this installation connects to.
 
-A name proves nothing: it may resolve to any address, and to another one a moment later. So the address itself is looked
-at, as the connection to it is made, and no name is resolved a second time in between.
+A name proves nothing: it may resolve to any address, and to another one a moment later. So the address itself is
+checked when the connection is made, and the name is not resolved again in between.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from publisher.core.settings import Settings
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 AddressInfo = tuple[int, int, int, str, tuple[Any, ...]]
-"""As `socket.getaddrinfo` has it."""
+"""An item that `socket.getaddrinfo` returns."""
 Found = TypeVar("Found")
 
 _NAT64 = IPv6Network("64:ff9b::/96")
@@ -37,16 +37,16 @@ _INNER: dict[str, tuple[Network, ...]] = {
         "a reserved address": "192.0.0.0/24 192.0.2.0/24 198.51.100.0/24 203.0.113.0/24 240.0.0.0/4 2001:db8::/32",
     }.items()
 }
-"""What no caller has any business with. Private networks (RFC 1918, unique local) are not in here: clouds are there."""
+"""Addresses that callers have no reason to use. Private networks (RFC 1918, unique local) are not: clouds use them."""
 _TRIED_MAX = 5
-"""Addresses of one host."""
+"""Maximum number of addresses to try for one host."""
 _IPV6_IN_USE = (IPv6Network("2000::/3"), IPv6Network("fc00::/7"))
-"""Global unicast and unique local addresses; all others are reserved."""
+"""Global unicast and unique local addresses. All others are reserved."""
 
 
 @dataclass(frozen=True, slots=True)
 class OutboundPolicy:
-    """What is in `deny` is refused; else what is in `allow` is not; else inner addresses are, where it is `guarded`."""
+    """Rules for addresses. Those in `deny` are refused, others in `allow` are not, and inner ones are if `guarded`."""
 
     guarded: bool = False
     allow: tuple[Network, ...] = ()
@@ -54,7 +54,7 @@ class OutboundPolicy:
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
-        """Raises `ConfigurationError` that names the setting at fault."""
+        """Read the policy from the settings. Raises `ConfigurationError` with the name of an invalid setting."""
         return cls(
             guarded=settings.production,
             allow=_networks("PUBLISHER_OUTBOUND_ALLOW", settings.outbound_allow),
@@ -63,11 +63,11 @@ class OutboundPolicy:
 
     @property
     def open(self) -> bool:
-        """It refuses nothing."""
+        """Whether the policy refuses nothing."""
         return not self.guarded and not self.deny
 
     def refusal(self, address: str) -> str | None:
-        """What the address is that it must not be, for people; None where it may be connected to."""
+        """Return the reason to refuse an address, for people; None if connections to it are allowed."""
         given = ip_address(address)
         reached = tuple(_reached(given))
         if any(_within(each, self.deny) for each in (given, *reached)):
@@ -78,7 +78,7 @@ class OutboundPolicy:
         return next((kind for kind in kinds if kind), None)
 
     def permitted(self, host: str, found: Sequence[Found], address_of: Callable[[Found], str]) -> list[Found]:
-        """Those of the addresses found for a host that may be connected to. Raises `NetworkRefused` for none."""
+        """Return the allowed ones of a host's addresses. Raises `NetworkRefused` if all were refused."""
         refusals = {address_of(each): self.refusal(address_of(each)) for each in found}
         permitted = [each for each in found if refusals[address_of(each)] is None]
         kinds = sorted({kind for kind in refusals.values() if kind})
@@ -94,10 +94,10 @@ class OutboundPolicy:
         *,
         resolve: Callable[..., Sequence[AddressInfo]] = socket.getaddrinfo,
     ) -> socket.socket:
-        """A TCP connection to one of the host's addresses, of those that are allowed.
+        """Open a TCP connection to one of the host's allowed addresses.
 
-        The name is resolved here, once. The time-out is for all addresses together, of which a few are tried. Raises
-        `NetworkRefused`, before anything is sent, and `OSError` where nobody answers.
+        Resolves the name once. The time-out covers all addresses together, of which a few are tried. Raises
+        `NetworkRefused`, before anything is sent, and `OSError` if no address answers.
         """
         host = host.strip("[]")
         try:
@@ -108,7 +108,7 @@ class OutboundPolicy:
         tried = self.permitted(host, found, address_of)[:_TRIED_MAX]
         ends = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         for count, info in enumerate(tried):
-            # Of what time is left, each has its share: one that does not answer keeps no other from being tried.
+            # Each address gets its share of the remaining time, so that a silent one leaves time for the others.
             share = None if ends is None else max(ends - time.monotonic(), 0.001) / (len(tried) - count)
             try:
                 made = _connected(info, share)
@@ -121,7 +121,7 @@ class OutboundPolicy:
 
 
 EVERYWHERE = OutboundPolicy()
-"""Refuses nothing."""
+"""The policy that refuses nothing."""
 
 
 def address_of(info: AddressInfo) -> str:
@@ -150,7 +150,7 @@ def _networks(variable: str, text: str) -> tuple[Network, ...]:
 
 
 def _reached(address: Address) -> Iterator[Address]:
-    """Where a connection to an address ends, or may end."""
+    """Yield the addresses at which a connection to this address ends, or may end."""
     if isinstance(address, IPv6Address) and address.ipv4_mapped:
         yield from _reached(address.ipv4_mapped)
         return
@@ -158,7 +158,7 @@ def _reached(address: Address) -> Iterator[Address]:
         yield IPv4Address(int(address) & 0xFFFFFFFF)
         return
     yield address
-    if address.is_unspecified:  # to the kernel, that is this machine
+    if address.is_unspecified:  # the kernel takes this for the local machine
         yield ip_address("127.0.0.1" if address.version == 4 else "::1")
     if isinstance(address, IPv6Address):
         if address.sixtofour:

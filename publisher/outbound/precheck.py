@@ -1,6 +1,6 @@
-"""An early look at the addresses that a request names, so that its caller hears at once what a worker would refuse.
+"""An early check of the addresses in a request, so that its caller learns at once what a worker would refuse.
 
-It decides nothing: what cannot be resolved just now is let pass, and the worker looks at the address it connects to.
+It is not decisive: names that cannot be resolved now pass, and the worker checks the address when it connects.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from publisher.core.errors import InvalidRequest, NetworkRefused
 from publisher.outbound.policy import AddressInfo, OutboundPolicy, address_of
 
 _LOOK_SECONDS = 0.5
-"""For all names of a request together."""
+"""Time limit for all names of a request together."""
 _LOOKUPS_MAX = 16
-"""Names that are looked up at a time: a resolver that does not answer must not gather ever more threads."""
+"""Maximum number of concurrent lookups: a resolver that does not answer must not accumulate threads."""
 
 _lookups = threading.BoundedSemaphore(_LOOKUPS_MAX)
 
 
 def check_named(policy: OutboundPolicy, named: Mapping[str, object]) -> None:
-    """`named` are URLs by the field that holds each; None and what is no URL is left to others.
+    """Check the hosts of `named`: URLs by the field that contains them. Ignores None and what is no URL.
 
-    Raises `InvalidRequest` that names the field. Takes no time where the policy refuses nothing, else half a second at
-    most.
+    Raises `InvalidRequest` with the name of the field. Takes no time if the policy refuses nothing, and otherwise at
+    most half a second.
     """
     if policy.open:
         return
@@ -38,7 +38,7 @@ def check_named(policy: OutboundPolicy, named: Mapping[str, object]) -> None:
         try:
             found = lookups[host].result(max(0.0, deadline - time.monotonic()))
             policy.permitted(host, found, address_of)
-        except (OSError, UnicodeError):  # a time-out among them
+        except (OSError, UnicodeError):  # includes time-outs
             continue
         except NetworkRefused as error:
             raise InvalidRequest(str(error), field=field) from None
@@ -52,7 +52,7 @@ def _host(url: object) -> str | None:
 
 
 def _look_up(host: str) -> Future[Sequence[AddressInfo]]:
-    """Its addresses: at once where it is one, in whatever notation, else from a thread; perhaps never."""
+    """Resolve a host in a thread, or at once if it is an address in any notation. The result may never arrive."""
     outcome: Future[Sequence[AddressInfo]] = Future()
     try:
         outcome.set_result(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST))
