@@ -1,8 +1,8 @@
-"""Logs of a process: JSON lines for machines, or lines that people read on a terminal.
+"""Logs of a process: JSON lines for machines, or lines for people on a terminal.
 
-Whatever is logged through the standard library, by us, uvicorn or Celery, comes out in the same form, and carries what
-is bound at the time: the request, the ticket, the attempt, the worker. Threads that help have to be given that
-(`with_context`).
+Everything that is logged through the standard library, by us, uvicorn or Celery, has the same form. It carries the
+context that is bound at the time: the request, the ticket, the attempt, the worker. Helper threads must be given that
+context (`with_context`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from publisher.core.errors import ConfigurationError
 from publisher.core.settings import Settings
 
 bound = bound_contextvars
-"""A context: what is logged inside carries these names and values."""
+"""A context manager: log messages inside carry these names and values."""
 
 _FORMATS = ("json", "console")
 _OURS = ("publisher", "workers", "uvicorn", "celery")
@@ -32,7 +32,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 def configure(settings: Settings, *, level: int | None = None, stream: TextIO | None = None) -> None:
-    """Have all that this process logs go to `stream` (by default standard error) in one form. Repeatable.
+    """Send all logs of this process to `stream` (by default standard error) in one form. Can be repeated.
 
     Raises `ConfigurationError`.
     """
@@ -42,7 +42,7 @@ def configure(settings: Settings, *, level: int | None = None, stream: TextIO | 
     handler.setFormatter(formatter(settings, colours=stream.isatty()))
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    # What others say at DEBUG may show what they send.
+    # DEBUG messages of other libraries may show the data that they send.
     root.setLevel(max(level, logging.INFO))
     for name in _OURS:
         logging.getLogger(name).setLevel(level)
@@ -53,7 +53,7 @@ def configure(settings: Settings, *, level: int | None = None, stream: TextIO | 
 
 
 def formatter(settings: Settings | None = None, *, colours: bool = False) -> logging.Formatter:
-    """Also for `logging.config`, which calls it without arguments. Raises `ConfigurationError`."""
+    """Return the formatter. `logging.config` calls this without arguments. Raises `ConfigurationError`."""
     settings = settings or Settings.from_environment()
     as_json = _format(settings) == "json"
     shared: list[Processor] = [
@@ -63,7 +63,7 @@ def formatter(settings: Settings | None = None, *, colours: bool = False) -> log
         _no_colour_message,
         structlog.processors.TimeStamper(fmt="iso" if as_json else "%Y-%m-%d %H:%M:%S", utc=as_json, key="timestamp"),
     ]
-    # No traceback shows local variables: passwords are among them.
+    # No traceback shows local variables: they may contain passwords.
     rendered: list[Processor] = (
         [
             structlog.processors.format_exc_info,
@@ -83,7 +83,7 @@ def formatter(settings: Settings | None = None, *, colours: bool = False) -> log
 
 
 def level_of(settings: Settings) -> int:
-    """Raises `ConfigurationError`."""
+    """Return the log level. Raises `ConfigurationError`."""
     level = logging.getLevelNamesMapping().get(settings.log_level.upper())
     if level is None:
         raise ConfigurationError(f"PUBLISHER_LOG_LEVEL: '{settings.log_level}' is no level")
@@ -91,18 +91,18 @@ def level_of(settings: Settings) -> int:
 
 
 def with_context(work: Callable[[], None]) -> Callable[[], None]:
-    """For the target of a thread: what it logs carries what is bound now."""
+    """Wrap the target of a thread, so that its logs carry the context that is bound now."""
     context = contextvars.copy_context()
     return lambda: context.run(work)
 
 
 def request_id(given: str | None = None) -> str:
-    """The id of a request: the one that its caller has `given`, where that is fit for a log, or a new one."""
+    """Return the id of a request: the caller's own if it is `given` and fit for a log, otherwise a new one."""
     return given if given and _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
 
 
 def current_request_id() -> str | None:
-    """That of the request which is being answered."""
+    """Return the id of the current request."""
     found = get_contextvars().get("request_id")
     return str(found) if found else None
 
@@ -115,7 +115,7 @@ def _format(settings: Settings) -> str:
 
 
 def _take_over_uvicorn() -> None:
-    """It sets up handlers of its own before it loads the app; but not for requests that are not to be logged."""
+    """Remove uvicorn's own handlers, which it sets up before it loads the app. Without an access log, that has none."""
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
         logger = logging.getLogger(name)
         if logger.handlers:
@@ -124,6 +124,6 @@ def _take_over_uvicorn() -> None:
 
 
 def _no_colour_message(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    """Uvicorn gives each message a second time, with colours."""
+    """Drop the coloured copy that uvicorn adds to each message."""
     event.pop("color_message", None)
     return event

@@ -1,9 +1,9 @@
-"""What a process counts, for Prometheus: declared with `counter` and `histogram`, served by `exposition`.
+"""A process's own metrics, for Prometheus: declared with `counter` and `histogram`, served by `exposition`.
 
-What the store knows is not counted here, but read from it (`publisher.telemetry.store_metrics`): that is the same
-whichever process is asked. Labels have few values: no ticket, no user, no path is one.
+What the store knows is not counted here but read from the store (`publisher.telemetry.store_metrics`), so that each
+process reports the same. Labels have few values: no ticket, user or path is a label.
 
-Where PROMETHEUS_MULTIPROC_DIR names a directory, the processes that share it count together: each tells the sums.
+If PROMETHEUS_MULTIPROC_DIR names a directory, the processes that share it count together: each reports the sums.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def histogram(name: str, help: str, labels: Sequence[str] = (), *, buckets: Sequ
 
 
 def exposition(store: CollectorRegistry) -> bytes:
-    """What this process and its siblings have counted, and what `store` tells, in Prometheus' text format."""
+    """Return the metrics of this process, its siblings and `store`, in Prometheus' text format."""
     counted = _REGISTRY
     if DIRECTORY_VARIABLE in os.environ:
         counted = CollectorRegistry()

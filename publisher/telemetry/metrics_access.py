@@ -1,4 +1,4 @@
-"""Who may read the metrics: they hold no secret, but they are nobody else's business."""
+"""Access to the metrics. They contain no secrets but are not public."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from publisher.core.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Monitors:
-    """With a token's file, whoever has the token; else those on this machine, unless a proxy stands between."""
+    """With a token file, admits callers that have the token. Otherwise admits this machine, but not by a proxy."""
 
     token_file: Path | None
 
     @classmethod
     def of(cls, settings: Settings) -> Monitors:
-        """Raises `ConfigurationError` where the token cannot be read."""
+        """Return the rules of an installation. Raises `ConfigurationError` if the token cannot be read."""
         made = cls(settings.metrics_token_file)
         if made.token_file:
             made._token(made.token_file)
         return made
 
     def admit(self, address: str, authorization: str | None, *, by_proxy: bool, own_host: bool) -> None:
-        """Admit a request from `address`; `own_host` tells whether its `Host` is one of ours.
+        """Admit a request from `address`. `own_host`: whether its `Host` is one of ours.
 
         Raises `NotAuthenticated` or `NotAllowed`.
         """
@@ -40,7 +40,7 @@ class Monitors:
                 )
             return
         scheme, _, token = (authorization or "").partition(" ")
-        # Read each time: so it can be changed while everything runs.
+        # Read each time, so that it can be changed without a restart.
         wanted = self._token(self.token_file)
         if scheme.lower() != "bearer" or not hmac.compare_digest(token.strip().encode(), wanted.encode()):
             raise NotAuthenticated("the metrics need a bearer token")

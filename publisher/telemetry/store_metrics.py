@@ -1,4 +1,4 @@
-"""What the store knows, as metrics: read when somebody asks, so that all processes tell the same."""
+"""Metrics from the store. They are read on request, so that all processes report the same."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from publisher.version import __version__
 
 _FRESH_SECONDS = 1.0
 _FRESH_TIMES = 10
-"""What took long to read is kept for longer: to be asked often must not become a burden to the store."""
+"""Cache results for this many times as long as reading took, so that frequent requests do not burden the store."""
 _WINDOWS = {"1h": 3600.0, "24h": 86400.0}
 _LOST_SECONDS = 3600.0
-"""A worker that went silent longer ago is no news."""
+"""Workers that went silent longer ago than this are left out."""
 
 
 def store_registry(store: Store, silent_seconds: float) -> CollectorRegistry:
-    """To be served beside what the process counts. A worker that is silent for longer than so counts as dead."""
+    """Return the store's metrics, to serve with the process's own. `silent_seconds`: when a worker counts as dead."""
     registry = CollectorRegistry()
     registry.register(StoreCollector(store, silent_seconds))
     return registry
 
 
 class StoreCollector(Collector):
-    """Safe to use from several threads."""
+    """Reads metrics from the store. Thread-safe."""
 
     def __init__(self, store: Store, silent_seconds: float) -> None:
         self._store = store
@@ -43,7 +43,7 @@ class StoreCollector(Collector):
         self._until = 0.0
 
     def describe(self) -> list[Metric]:
-        """Nothing: so the store is not asked when this is registered."""
+        """Return nothing, so that registering the collector does not query the store."""
         return []
 
     def collect(self) -> Iterator[Metric]:
@@ -60,7 +60,7 @@ class StoreCollector(Collector):
                 found += each()
             up = 1
         except SQLAlchemyError:
-            # What was read before is not told again: it may not be so any more.
+            # Do not repeat earlier values: they may be wrong by now.
             found, up = [], 0
         took = time.monotonic() - began
         found.append(_gauge("publisher_store_up", "Whether the store answers.", up))

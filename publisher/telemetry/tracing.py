@@ -1,7 +1,7 @@
-"""Traces (OpenTelemetry), where OTEL_EXPORTER_OTLP_ENDPOINT says where to: from the POST to the last byte.
+"""Traces (OpenTelemetry) from the POST to the last byte, if OTEL_EXPORTER_OTLP_ENDPOINT is set.
 
-Elsewhere nothing of it is imported, and nothing done. The standard's variables (OTEL_…) hold; the extra `otel` has what
-is needed.
+Otherwise nothing is imported and nothing is done. The standard's variables (OTEL_…) apply. The extra `otel` installs
+the packages that are needed.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ _provider: TracerProvider | None = None
 
 
 def configure(service: str) -> TracerProvider | None:
-    """Send this process's spans, as of `service`, to where the environment says; None where it says nothing.
+    """Send this process's spans, in the name of `service`, to the endpoint in the environment. None if there is none.
 
-    Repeatable.
+    Can be repeated.
     """
     global _provider
     if _provider is None and any(os.environ.get(name) for name in _ENDPOINTS):
@@ -44,7 +44,7 @@ def configure(service: str) -> TracerProvider | None:
 
 
 def close() -> None:
-    """Send what is not sent yet."""
+    """Send the remaining spans and stop."""
     global _provider
     if _provider is not None:
         _provider.shutdown()
@@ -52,7 +52,7 @@ def close() -> None:
 
 
 def current_traceparent() -> str | None:
-    """The span that goes on now, as W3C Trace Context has it; None where none does."""
+    """Return the current span in the form of W3C Trace Context; None if there is none."""
     if _provider is None:
         return None
     from opentelemetry.trace import get_current_span
@@ -63,7 +63,7 @@ def current_traceparent() -> str | None:
 
 @contextmanager
 def span(name: str, attributes: Attributes, *, traceparent: str | None = None) -> Iterator[Span | None]:
-    """Inside, a span goes on: a child of the one that `traceparent` names. None where nothing is traced."""
+    """Run the block in a span, a child of the span that `traceparent` names. Yields None if tracing is off."""
     if _provider is None:
         yield None
         return
@@ -72,7 +72,7 @@ def span(name: str, attributes: Attributes, *, traceparent: str | None = None) -
 
     parent = TraceContextTextMapPropagator().extract({"traceparent": traceparent} if traceparent else {})
     tracer = _provider.get_tracer(_TRACER, __version__)
-    # What an exception says is for the log and the ticket.
+    # The text of an exception belongs in the log and the ticket.
     options: dict[str, Any] = {"record_exception": False, "set_status_on_exception": False}
     with tracer.start_as_current_span(
         name, context=parent, kind=SpanKind.CONSUMER, attributes=dict(attributes), **options
@@ -81,7 +81,7 @@ def span(name: str, attributes: Attributes, *, traceparent: str | None = None) -
 
 
 class Steps:
-    """Spans that follow each other, as children of the one that goes on: each begins where the one before ends."""
+    """Consecutive spans, children of the current one. Each begins where the previous one ends."""
 
     def __init__(self) -> None:
         self._step: Span | None = None
@@ -104,7 +104,7 @@ def _started(service: str) -> TracerProvider:
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
     class NoQueries(SpanProcessor):
-        """FastAPI notes the query of a request, which may have a signature, or the key of a download."""
+        """Hides the query of a request, which FastAPI records: it may contain a signature or a download key."""
 
         def on_start(self, span: Any, parent_context: Any = None) -> None:
             if _QUERY in (span.attributes or {}):
