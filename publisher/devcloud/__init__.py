@@ -1,4 +1,4 @@
-"""A real Keystone and Glance on loopback, in an environment of their own."""
+"""A real Keystone and Glance on loopback, in a virtual environment of their own."""
 
 from publisher.devcloud.cloud import DevCloud
 from publisher.devcloud.devcloud_error import DevCloudError

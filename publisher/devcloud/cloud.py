@@ -21,14 +21,14 @@ _NO_OVERRIDES: Sections = MappingProxyType({})
 
 
 def _say_nothing(words: str) -> None:
-    """Be silent about what goes on."""
+    """Ignore progress messages."""
 
 
 class DevCloud:
-    """A cloud whose data, logs and process ids are in one directory, of mode 0700.
+    """A cloud whose data, logs and process ids are in one directory with mode 0700.
 
-    It outlives the process that started it: any DevCloud of the same directory can stop it or use it. The
-    users are those of `publisher.devcloud.identity.USERS`. Methods raise DevCloudError.
+    It outlives the process that started it: any DevCloud with the same directory can stop or use it. Its users are
+    those of `publisher.devcloud.identity.USERS`. Methods raise DevCloudError.
     """
 
     def __init__(self, directory: Path, venv: Path) -> None:
@@ -43,12 +43,12 @@ class DevCloud:
         token_seconds: int = 3600,
         host: str = config.HOST,
     ) -> None:
-        """Have it running and answering; a cloud that does is left alone.
+        """Start the cloud and wait until it answers. Does nothing if it is running already.
 
-        The first time, this makes the environment (a minute or two) unless there is one, and the cloud (8 s);
-        later starts take 3 s and find everything as it was. `overrides` are further options for
-        glance-api.conf, and `token_seconds` is how long a token lasts; a server whose options differ from
-        those it runs with is restarted. `host` is where a new cloud listens, and what its catalog names.
+        The first call installs the environment (a minute or two) if it is missing, and creates the cloud (8 s). Later
+        starts take 3 s and find all data unchanged. `overrides` are additional options for glance-api.conf, and
+        `token_seconds` is the lifetime of tokens. A server whose options have changed is restarted. `host` is the
+        address that a new cloud listens on and that its catalog names.
         """
         if not sys.platform.startswith("linux"):
             raise DevCloudError("the development cloud needs Linux (its processes are known by /proc)")
@@ -64,11 +64,11 @@ class DevCloud:
             say(f"Keystone {self.keystone_url}/v3, Glance {self.glance_url}")
 
     def install(self, *, say: Callable[[str], None] = _say_nothing) -> None:
-        """Make the environment that `up` needs, unless there is one."""
+        """Install the environment that `up` needs, if it is missing."""
         environment.install(self.venv, say)
 
     def down(self) -> None:
-        """Stop both servers, if they run; the data stays. Uploads in progress get half a minute to end."""
+        """Stop both servers if they run. The data stays. Uploads in progress get half a minute to end."""
         if self._load() is None:
             return
         with self._alone():
@@ -76,7 +76,7 @@ class DevCloud:
             self.stop_keystone()
 
     def running(self) -> bool:
-        """Tell whether both servers run."""
+        """Return whether both servers run."""
         state = self._load()
         return state is not None and all(server.running() for server in self._servers(state))
 
@@ -91,14 +91,14 @@ class DevCloud:
         return self._glance().url
 
     def password(self, user: str = "uploader") -> str:
-        """The password of one of `USERS`, random for each cloud."""
+        """Return the password of one of `USERS`, which is random for each cloud."""
         try:
             return self._state().passwords[user]
         except KeyError:
             raise DevCloudError(f"there is no user {user!r}: there are {', '.join(USERS)}") from None
 
     def env(self, user: str = "uploader") -> dict[str, str]:
-        """The OS_… variables with which the `openstack` command, or an SDK, works as that user."""
+        """Return the OS_… variables that let the `openstack` command or an SDK work as this user."""
         password = self.password(user)
         who = USERS[user]
         return {
@@ -115,11 +115,11 @@ class DevCloud:
         }
 
     def openstack(self) -> Path:
-        """The `openstack` command."""
+        """Return the path of the `openstack` command."""
         return self.venv / "bin" / "openstack"
 
     def start_keystone(self) -> None:
-        """Start Keystone unless it runs, and wait until it answers."""
+        """Start Keystone if it is not running, and wait until it answers."""
         _start(self._keystone())
 
     def stop_keystone(self) -> None:
@@ -127,19 +127,19 @@ class DevCloud:
         self._keystone().stop()
 
     def start_glance(self) -> None:
-        """Start Glance, with the options of the last `up`, unless it runs, and wait until it answers."""
+        """Start Glance with the options of the last `up` if it is not running, and wait until it answers."""
         _start(self._glance())
 
     def stop_glance(self) -> None:
-        """Stop Glance; uploads in progress get half a minute to end."""
+        """Stop Glance. Uploads in progress get half a minute to end."""
         self._glance().stop()
 
     def kill_glance(self) -> None:
-        """Kill Glance's processes, as a crash would: uploads in progress break off."""
+        """Kill Glance's processes, as a crash would. This aborts uploads in progress."""
         self._glance().kill()
 
     def _create(self, overrides: Sections, token_seconds: int, host: str) -> CloudState:
-        """Make a new cloud, on other ports should somebody have taken ours in the meantime."""
+        """Create a cloud. Tries again with other ports if somebody has taken ours in the meantime."""
         for attempt in range(_CREATION_ATTEMPTS):
             state = CloudState.new(host)
             try:
@@ -156,7 +156,7 @@ class DevCloud:
     def _create_on(self, state: CloudState, overrides: Sections, token_seconds: int) -> None:
         keystone, glance = self._servers(state)
         for server in (keystone, glance):
-            server.kill()  # what an earlier attempt may have left, when its process was killed
+            server.kill()  # left by an earlier attempt whose process was killed
             shutil.rmtree(server.home, ignore_errors=True)
         state.save(self._state_file)
         self._configure(state, overrides, token_seconds)
@@ -194,7 +194,7 @@ class DevCloud:
             server.wait()
 
     def _configure(self, state: CloudState, overrides: Sections, token_seconds: int) -> tuple[bool, bool]:
-        """Write the configurations; tell for Keystone and for Glance whether it is another than before."""
+        """Write the configurations. Return for Keystone and for Glance whether it has changed."""
         keystone, glance = self._servers(state)
         glance_sections = config.glance(
             glance.home,
@@ -255,7 +255,7 @@ class DevCloud:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Let one process at a time bring the cloud up or down; the others wait."""
+        """Let only one process at a time start or stop the cloud; others wait."""
         with self._lock_file.open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield

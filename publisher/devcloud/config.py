@@ -1,7 +1,7 @@
-"""The configuration files of Keystone and Glance, as this cloud wants them.
+"""The configuration files of Keystone and Glance in the development cloud.
 
-Only what must differ from the servers' own defaults is here. A value may not begin a new line; `$` starts a
-reference to another option.
+Contains only what differs from the servers' own defaults. A value must not contain a line break; `$` begins a reference
+to another option.
 """
 
 import shutil
@@ -17,31 +17,31 @@ _MIB = 1 << 20
 
 
 def database(home: Path) -> Path:
-    """The SQLite file of the service that lives in `home`."""
+    """Return the SQLite file of the service in `home`."""
     return home / "database.sqlite"
 
 
 def keystone(home: Path, *, url: str, token_seconds: int) -> Sections:
-    """`keystone.conf`: Fernet tokens that last `token_seconds`; every key and file below `home`."""
+    """Return `keystone.conf`: Fernet tokens valid for `token_seconds`; all keys and files below `home`."""
     return {
         "DEFAULT": {"log_file": str(home / "keystone.log"), "public_endpoint": url},
         "database": {"connection": _connection(home)},
         "token": {"provider": "fernet", "expiration": str(token_seconds)},
         "fernet_tokens": {"key_repository": str(home / "fernet-keys")},
-        # Unless told so, receipts and credentials go to /etc.
+        # By default, receipts and credentials go to /etc.
         "fernet_receipts": {"key_repository": str(home / "receipt-keys")},
         "credential": {"key_repository": str(home / "credential-keys")},
-        # Without a cache each request reads the token's user, project and roles anew: some 30 statements. The memory
-        # of the only process is cache enough.
+        # Without a cache, each request reads the token's user, project and roles again: some 30 statements. With a
+        # single process, a cache in memory is enough.
         "cache": {"enabled": "true", "backend": "dogpile.cache.memory"},
-        # The default of 12 costs half a second of CPU a login. These passwords are random and long.
+        # The default of 12 costs half a second of CPU for each login. These passwords are random and long.
         "identity": {"password_hash_rounds": "4"},
         "oslo_policy": {"policy_file": str(home / "policy.yaml")},
     }
 
 
 def glance(home: Path, *, venv: Path, url: str, keystone_url: str, password: str) -> Sections:
-    """`glance-api.conf`: images in files below `home`, tokens checked by the Keystone at `keystone_url`.
+    """Return `glance-api.conf`: images in files below `home`; the Keystone at `keystone_url` checks tokens.
 
     `password` is that of the service user `glance`.
     """
@@ -80,7 +80,7 @@ def glance(home: Path, *, venv: Path, url: str, keystone_url: str, password: str
         "os_glance_tasks_store": {"filesystem_store_datadir": str(home / "tasks")},
         "oslo_concurrency": {"lock_path": str(home / "locks")},
         "oslo_policy": {"policy_file": str(home / "policy.yaml")},
-        # Only read once DEFAULT.use_keystone_limits is true.
+        # Glance reads this only if DEFAULT.use_keystone_limits is true.
         "oslo_limit": {
             **service_user,
             "system_scope": "all",
@@ -96,14 +96,14 @@ def glance(home: Path, *, venv: Path, url: str, keystone_url: str, password: str
 
 
 def write_keystone(home: Path, sections: Sections) -> bool:
-    """Lay out Keystone's directory and configuration; tell whether the configuration is new or changed."""
+    """Create Keystone's directory and configuration. Return whether the configuration is new or changed."""
     _directories(home, "fernet-keys", "receipt-keys", "credential-keys")
     (home / "policy.yaml").write_text("{}\n")
     return _write_ini(home / "keystone.conf", sections)
 
 
 def write_glance(home: Path, venv: Path, sections: Sections) -> bool:
-    """Lay out Glance's directory and configuration; tell whether the configuration is new or changed."""
+    """Create Glance's directory and configuration. Return whether the configuration is new or changed."""
     _directories(home, "images", "staging", "tasks", "locks")
     (home / "policy.yaml").write_text("{}\n")
     shutil.copyfile(venv / "etc" / "glance" / "glance-api-paste.ini", home / "glance-api-paste.ini")
@@ -111,7 +111,7 @@ def write_glance(home: Path, venv: Path, sections: Sections) -> bool:
 
 
 def merged(sections: Sections, overrides: Sections) -> Sections:
-    """The sections with the overrides' keys added or replaced."""
+    """Return the sections with the keys of `overrides` added or replaced."""
     names = {**sections, **overrides}
     return {name: {**sections.get(name, {}), **overrides.get(name, {})} for name in names}
 

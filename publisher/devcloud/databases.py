@@ -1,4 +1,4 @@
-"""The databases of Keystone and Glance, and Keystone's keys, made by the services' own commands."""
+"""Creates the databases of Keystone and Glance, and Keystone's keys, with the services' own commands."""
 
 import json
 import os
@@ -20,14 +20,14 @@ _LIMIT_SECONDS = 300
 
 @dataclass(frozen=True)
 class Making:
-    """A database in the making, in a process beside ours."""
+    """The creation of a database, in another process."""
 
     home: Path
     log: Path
     process: subprocess.Popen[bytes]
 
     def finish(self) -> None:
-        """Wait for its end. Raises DevCloudError when it fails or takes longer than five minutes."""
+        """Wait until it ends. Raises DevCloudError if it fails or takes longer than five minutes."""
         try:
             failed = self.process.wait(_LIMIT_SECONDS) != 0
         except subprocess.TimeoutExpired:
@@ -36,20 +36,20 @@ class Making:
         if failed:
             raise DevCloudError(f"the database in {self.home} could not be made: read {self.log}")
         with closing(sqlite3.connect(config.database(self.home))) as connection:
-            # Readers and the writer do not block each other then. It is kept in the file.
+            # With this, readers and the writer do not block each other. The file keeps the mode.
             connection.execute("PRAGMA journal_mode=WAL")
 
     def abandon(self) -> None:
-        """End it at once, if it has not ended."""
+        """Kill the process if it has not ended."""
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
 
 
 def make_keystone(home: Path, venv: Path, *, url: str, admin_password: str) -> Making:
-    """Begin Keystone's: tables, keys, and a user `admin` with the service catalog's first entries."""
+    """Start creating Keystone's tables, its keys, and a user `admin` with the first entries of the service catalog."""
     endpoints = [f"--bootstrap-{interface}-url" for interface in ("public", "internal", "admin")]
-    owner = ["--keystone-user", "root", "--keystone-group", "root"] if os.geteuid() == 0 else []  # it insists
+    owner = ["--keystone-user", "root", "--keystone-group", "root"] if os.geteuid() == 0 else []  # required
     commands = [
         ["db_sync"],
         ["fernet_setup", *owner],
@@ -57,13 +57,13 @@ def make_keystone(home: Path, venv: Path, *, url: str, admin_password: str) -> M
         ["bootstrap", "--bootstrap-region-id", config.REGION]
         + [word for endpoint in endpoints for word in (endpoint, f"{url}/v3")],
     ]
-    # By the environment, as other users can read a command line.
+    # In the environment, because other users can read a command line.
     secrets = {"OS_BOOTSTRAP_PASSWORD": admin_password}
     return _manage(home, venv, "keystone", home / "keystone.conf", commands, secrets)
 
 
 def make_glance(home: Path, venv: Path) -> Making:
-    """Begin Glance's tables."""
+    """Start creating Glance's tables."""
     return _manage(home, venv, "glance", home / "glance-api.conf", [["db_sync"]], {})
 
 

@@ -1,4 +1,4 @@
-"""What can go wrong with the development cloud."""
+"""The error of the development cloud."""
 
 
 class DevCloudError(Exception):

@@ -1,4 +1,4 @@
-"""The virtual environment that Keystone and Glance run in: apart from ours, because its pins are not ours."""
+"""The virtual environment of Keystone and Glance. It is not ours, because its pinned versions differ."""
 
 import fcntl
 import hashlib
@@ -25,7 +25,7 @@ _COMPILER_HINT = "uWSGI needs a C compiler: apt-get install gcc python3-dev"
 
 
 def ready(venv: Path) -> bool:
-    """Tell whether the environment is complete and holds exactly the versions of our constraints."""
+    """Return whether the environment is complete and has exactly the versions of our constraints."""
     if not (venv / "bin" / "python").exists():
         return False
     stamp = _stamp(venv)
@@ -33,12 +33,12 @@ def ready(venv: Path) -> bool:
 
 
 def install(venv: Path, say: Callable[[str], None]) -> None:
-    """Make the environment, or remake one of ours that is half-made or out of date.
+    """Create the environment. Replaces one of ours that is incomplete or out of date.
 
-    Scripts in an environment hold its absolute path, so it cannot be made elsewhere and moved in. It is made
-    in place instead, under a stamp that says "unfinished" until the last step.
+    Scripts in an environment contain its absolute path, so it cannot be created elsewhere and moved. It is created in
+    place, with a stamp that says "unfinished" until the last step.
 
-    Raises DevCloudError when pip fails, or when the directory exists and is not ours to replace.
+    Raises DevCloudError if pip fails, or if the directory exists and is not ours to replace.
     """
     if ready(venv):
         return
@@ -50,7 +50,7 @@ def install(venv: Path, say: Callable[[str], None]) -> None:
 
 
 def process_environment(venv: Path) -> dict[str, str]:
-    """The cloud's processes' variables: ours, but no proxy and no settings of Python or OpenStack."""
+    """Return the variables for the cloud's processes: ours, without proxies and settings of Python or OpenStack."""
     inherited = {
         name: value
         for name, value in os.environ.items()
@@ -117,7 +117,7 @@ def _copied(lines: Iterable[str], out: TextIO) -> Iterator[str]:
 
 
 def _milestones(lines: Iterable[str]) -> Iterator[str]:
-    """Of pip's hundreds of lines, those that show that it moves."""
+    """Yield progress messages, selected from pip's hundreds of lines."""
     pins = len(_pins())
     collected = 0
     for line in lines:
@@ -161,7 +161,7 @@ def _normal(name: str) -> str:
 
 
 def _holds_the_pins(venv: Path) -> bool:
-    """Whether somebody else's environment will do: everything that we ask for, all of it as pinned."""
+    """Return whether a foreign environment will do: it must have all that we need, in the pinned versions."""
     places = [str(place) for place in venv.glob("lib/python3*/site-packages")]
     installed = {_normal(found.name): found.version for found in distributions(path=places)}
     return all(installed.get(name) == version for name, version in _pins().items())

@@ -1,4 +1,4 @@
-"""Who is in the cloud, and how they come into it: domains, projects, users, roles and the image endpoint."""
+"""The cloud's users, and their creation: domains, projects, users, roles and the image endpoint."""
 
 import http.client
 import json
@@ -12,7 +12,7 @@ from publisher.devcloud.devcloud_error import DevCloudError
 
 @dataclass(frozen=True)
 class CloudUser:
-    """A user and the project that they work in, both of one domain."""
+    """A user and the project they work in, both in the same domain."""
 
     name: str
     project: str
@@ -31,9 +31,9 @@ SERVICE_USER = "glance"
 
 
 class Identity:
-    """Keystone's administration by its v3 interface, as the user `admin`.
+    """Administration of Keystone through its v3 API, as the user `admin`.
 
-    Each method raises DevCloudError when Keystone does not answer, or not as expected.
+    Each method raises DevCloudError if Keystone does not answer as expected.
     """
 
     def __init__(self, host: str, port: int, admin_password: str) -> None:
@@ -53,7 +53,7 @@ class Identity:
         self._token = headers["X-Subject-Token"]
 
     def populate(self, passwords: Mapping[str, str], *, image_url: str) -> None:
-        """Create everything but what the bootstrap has made. `passwords`: by name, Glance's included."""
+        """Create everything that the bootstrap has not created. `passwords` are by user name and include Glance's."""
         roles = {role["name"]: role["id"] for role in self._get("/roles")["roles"]}
         self._create_glance(roles, passwords[SERVICE_USER], image_url)
         users = [user for user in USERS.values() if user != ADMIN]
@@ -68,14 +68,14 @@ class Identity:
         project = self._create("project", name="service", domain_id="default")
         person = self._create("user", name=SERVICE_USER, domain_id="default", password=password)
         self._put(f"/projects/{project}/users/{person}/roles/{roles['service']}")
-        # To read the limits and the catalog, if unified limits are on.
+        # Needed to read the limits and the catalog if unified limits are on.
         self._put(f"/system/users/{person}/roles/{roles['reader']}")
         service = self._create("service", name="glance", type="image")
         for interface in ("public", "internal", "admin"):
             self._create("endpoint", service_id=service, interface=interface, url=image_url, region_id=REGION)
 
     def _domains(self, names: Iterable[str]) -> dict[str, str]:
-        """The ids of the domains, created unless it is the one that is always there."""
+        """Return the ids of the domains. Creates them, except the one that always exists."""
         ids = {"Default": "default"}
         for name in names:
             if name not in ids:

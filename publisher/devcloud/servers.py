@@ -1,4 +1,4 @@
-"""One server process group: uWSGI with Keystone's or Glance's application, started, awaited and stopped."""
+"""A server's process group: uWSGI with the application of Keystone or Glance. Can be started, awaited and stopped."""
 
 import http.client
 import os
@@ -21,15 +21,15 @@ _POLL_SECONDS = 0.05
 _UWSGI_OPTIONS = (
     *("--master", "--die-on-term", "--no-orphans", "--lazy-apps", "--need-app", "--enable-threads"),
     *("--thunder-lock", "--buffer-size", "65535", "--disable-logging"),
-    # uWSGI closes after each answer but says HTTP/1.1: a client with a pool of connections would now and then
-    # send its next request into a closed one.
+    # uWSGI closes the connection after each response but says HTTP/1.1: a client with a connection pool would now and
+    # then send its next request into a closed connection.
     *("--add-header", "Connection: close"),
-    # Each worker leaves a line once it takes requests.
+    # Each worker process writes a line when it accepts requests.
     *("--hook-accepting", "appendn:uwsgi.ready a worker is ready"),
 )
 
-# Long silences in either direction; HTTP chunks beyond the default limit of 1 MiB; and at SIGTERM the
-# requests in progress come to their end, uploads among them.
+# Allow long silences in both directions and HTTP chunks above the default limit of 1 MiB. On SIGTERM, finish the
+# requests in progress, including uploads.
 _GLANCE_OPTIONS = (
     *("--socket-timeout", "120", "--chunked-input-timeout", "120", "--chunked-input-limit", str(64 << 20)),
     *("--hook-master-start", "unix_signal:15 gracefully_kill_them_all"),
@@ -37,7 +37,7 @@ _GLANCE_OPTIONS = (
 
 
 def free_port(host: str = HOST) -> int:
-    """A TCP port of that address of ours that nobody listens on at this moment."""
+    """Return a TCP port of this local address that nobody listens on at the moment."""
     with socket.socket() as probe:
         probe.bind((host, 0))
         port: int = probe.getsockname()[1]
@@ -45,48 +45,48 @@ def free_port(host: str = HOST) -> int:
 
 
 class PortTakenError(DevCloudError):
-    """Another process has the port; at the cloud's creation, the answer is to take another port."""
+    """Another process has the port. While a cloud is created, the remedy is another port."""
 
 
 @dataclass(frozen=True)
 class Server:
-    """A uWSGI whose home, working directory and log are in one directory that no other server uses.
+    """A uWSGI server whose home, working directory and log are in a directory that no other server uses.
 
-    Its process id stands in a file there, so that another process can stop it. It is signalled only after a
-    look at /proc has shown that it works in that directory: a recycled id is never hit.
+    A file there contains its process id, so that another process can stop it. Before a signal is sent, /proc must show
+    that the process works in that directory: so a recycled process id is never hit.
     """
 
     name: str
     home: Path
     venv: Path
     host: str
-    """The address, or name of this machine, that it listens on and is found at."""
+    """The address, or this machine's name, that it listens on and is reached at."""
     port: int
     application: str
     health: str
-    """The path to ask for; the server is up when that gives 200."""
+    """The path to request. The server is up when the response is 200."""
     processes: int = 1
     threads: int = 4
     options: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
 
-    # The children of this process: somebody has to reap them, whichever object it is that stops them.
+    # The children of this process: they must be reaped, whichever object stops them.
     _children: ClassVar[dict[int, subprocess.Popen[bytes]]] = {}
 
     @property
     def url(self) -> str:
-        """The server's root, without a slash at the end."""
+        """The server's root URL, without a trailing slash."""
         return f"http://{self.host}:{self.port}"
 
     @property
     def log(self) -> Path:
-        """What uWSGI and the application's start print."""
+        """The output of uWSGI and of the application's start."""
         return self.home / "uwsgi.log"
 
     def start(self) -> None:
-        """Start it in a session of its own, unless it runs; returns at once, see `wait`.
+        """Start the server in its own session if it is not running. Returns at once; see `wait`.
 
-        Raises PortTakenError when another process has the port and keeps it for some seconds.
+        Raises PortTakenError if another process has the port and keeps it for some seconds.
         """
         if self.running():
             return
@@ -111,10 +111,10 @@ class Server:
         self._pid_file.write_text(f"{process.pid}\n")
 
     def wait(self, limit_seconds: float = 60) -> None:
-        """Wait until all its workers are ready and it answers.
+        """Wait until all its worker processes are ready and it answers.
 
-        Before that, a SIGTERM would miss the workers that still load the application.
-        Raises DevCloudError as soon as the server has died, or after `limit_seconds`.
+        Before that, a SIGTERM would miss the worker processes that still load the application. Raises DevCloudError as
+        soon as the server has died, or after `limit_seconds`.
         """
 
         def healthy() -> bool:
@@ -126,7 +126,7 @@ class Server:
             raise DevCloudError(f"{self.name} did not answer within {limit_seconds:.0f} s: read {self.log}")
 
     def stop(self, limit_seconds: float = 30) -> None:
-        """End it with SIGTERM, which lets Glance finish its uploads; after `limit_seconds` with SIGKILL."""
+        """Stop the server with SIGTERM, which lets Glance finish its uploads; after `limit_seconds` with SIGKILL."""
         session = self._session()
         if not self._members(session):
             return
@@ -136,20 +136,20 @@ class Server:
         self.kill()
 
     def kill(self) -> None:
-        """End all its processes with SIGKILL, as a crash of the machine would.
+        """Kill all its processes with SIGKILL, as a crash of the machine would.
 
-        Raises DevCloudError when one of them is still there after ten seconds.
+        Raises DevCloudError if one of them still exists after ten seconds.
         """
         session = self._session()
         if self._members(session):
-            # While a process of the session lives, the kernel gives its number to nobody else.
+            # While a process of the session lives, the kernel does not reuse the session's number.
             os.killpg(session, signal.SIGKILL)
         if not _poll(lambda: not self._members(session), 10):
             raise DevCloudError(f"{self.name} (session {session}) cannot be killed: see ps -s {session}")
         self._pid_file.unlink(missing_ok=True)
 
     def running(self) -> bool:
-        """Tell whether its main process lives; it may still be starting."""
+        """Return whether its main process lives. It may still be starting."""
         session = self._session()
         self._reap(session)
         return self._works_here(session)
@@ -169,14 +169,14 @@ class Server:
             return 0
 
     def _session(self) -> int:
-        """The id of the main process, which is that of its session and process group too; 0 for none."""
+        """Return the id of the main process, which is also that of its session and process group, or 0."""
         try:
             return int(self._pid_file.read_text())
         except (OSError, ValueError):
             return 0
 
     def _members(self, session: int) -> list[int]:
-        """The live processes of the session that are ours."""
+        """Return the live processes of the session that are ours."""
         self._reap(session)
         if session == 0:
             return []
@@ -186,7 +186,7 @@ class Server:
     def _works_here(self, pid: int) -> bool:
         try:
             return pid > 0 and Path(f"/proc/{pid}/cwd").readlink() == self.home
-        except OSError:  # gone, a zombie, or of another user
+        except OSError:  # gone, a zombie, or another user's process
             return False
 
     def _reap(self, pid: int) -> None:
@@ -205,7 +205,7 @@ class Server:
             connection.close()
 
     def _await_port(self) -> None:
-        # As uWSGI does it: what lingers of connections that ended is no hindrance, a listener is.
+        # Like uWSGI: remains of closed connections do not block the port, a listener does.
         def free() -> bool:
             with socket.socket() as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -223,7 +223,7 @@ class Server:
 
 
 def keystone_server(home: Path, venv: Path, port: int, *, host: str = HOST) -> Server:
-    """Keystone, with its configuration in `home`."""
+    """Return Keystone's server, with its configuration in `home`."""
     return Server(
         name="Keystone",
         home=home,
@@ -237,7 +237,7 @@ def keystone_server(home: Path, venv: Path, port: int, *, host: str = HOST) -> S
 
 
 def glance_server(home: Path, venv: Path, port: int, *, host: str = HOST, python_path: Path | None = None) -> Server:
-    """Glance, with its configuration in `home`; `python_path` holds further modules that this may name."""
+    """Return Glance's server, with its configuration in `home`. `python_path` has modules that this may name."""
     extra = {"PYTHONPATH": str(python_path)} if python_path else {}
     return Server(
         name="Glance",
@@ -261,7 +261,7 @@ def _session_of(pid: int) -> int | None:
 
 
 def _poll(condition: Callable[[], bool], limit_seconds: float) -> bool:
-    """Ask until it is so; False when it is not after `limit_seconds`."""
+    """Wait until the condition holds. False if it does not within `limit_seconds`."""
     deadline = time.monotonic() + limit_seconds
     while not condition():
         if time.monotonic() >= deadline:

@@ -1,4 +1,4 @@
-"""What a cloud must remember between starts, in `state.json`: its ports and its users' passwords."""
+"""The part of a cloud that persists between starts, in `state.json`: its ports and its users' passwords."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from publisher.devcloud.servers import free_port
 
 @dataclass(frozen=True)
 class CloudState:
-    """One cloud's address, ports and passwords; `complete` once its creation has come to its end."""
+    """A cloud's address, ports and passwords. `complete`: its creation has finished."""
 
     keystone_port: int
     glance_port: int
@@ -25,7 +25,7 @@ class CloudState:
 
     @classmethod
     def new(cls, host: str = HOST) -> "CloudState":
-        """Ports of that address that are free now, and random passwords."""
+        """Return a state with free ports of this address and random passwords."""
         keystone_port = free_port(host)
         glance_port = free_port(host)
         while glance_port == keystone_port:
@@ -35,7 +35,7 @@ class CloudState:
 
     @classmethod
     def load(cls, path: Path) -> "CloudState | None":
-        """The state that was saved, or None. Raises DevCloudError when the file cannot be understood."""
+        """Return the saved state, or None. Raises DevCloudError if the file is invalid."""
         try:
             return cls(**json.loads(path.read_text(encoding="utf-8")))
         except FileNotFoundError:
@@ -44,7 +44,7 @@ class CloudState:
             raise DevCloudError(f"{path} is damaged ({error}): remove {path.parent}") from error
 
     def save(self, path: Path) -> None:
-        """Replace the file at once; only its owner can read it."""
+        """Replace the file atomically. Only its owner can read it."""
         fresh = path.with_suffix(".new")
         fresh.unlink(missing_ok=True)
         with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:

@@ -1,1 +1,1 @@
-"""Programs for the interpreter of the cloud's own environment. Nothing of ours imports them, nor they us."""
+"""Programs for the interpreter of the cloud's own environment. Neither imports the other's modules."""

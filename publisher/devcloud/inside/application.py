@@ -1,8 +1,8 @@
-"""The WSGI application that uWSGI serves: the one of the module that DEVCLOUD_APPLICATION names.
+"""The WSGI application for uWSGI: that of the module in DEVCLOUD_APPLICATION.
 
-SQLite gives "database is locked" at once, without waiting, when two transactions have both read and then
-both want to write; and oslo.db begins each with a plain BEGIN. Of uploads at the same time, most would get a
-500. BEGIN IMMEDIATE takes the write lock first, so that they wait for each other instead.
+SQLite fails at once with "database is locked", without waiting, if two transactions have both read and then both want
+to write; and oslo.db begins each transaction with a plain BEGIN. Of several concurrent uploads, most would get a 500.
+BEGIN IMMEDIATE takes the write lock first, so that transactions wait for each other instead.
 """
 
 import importlib

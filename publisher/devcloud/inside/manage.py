@@ -1,8 +1,8 @@
-"""Run several `keystone-manage` or `glance-manage` commands at the price of one.
+"""Run several `keystone-manage` or `glance-manage` commands in about the time of one.
 
-Called as `python -P manage.py MODULE PROGRAM COMMANDS`, with COMMANDS a JSON list of argument lists. Most of
-such a command's time goes into imports, so they are done once and every command runs in a fork: each wants a
-process of its own, as the configuration is a global. Ends with the first exit status that is not 0.
+Call: `python -P manage.py MODULE PROGRAM COMMANDS`, where COMMANDS is a JSON list of argument lists. Most of the time
+of such a command goes into imports. So this imports once and runs each command in a fork: a command needs its own
+process, because the configuration is global. Exits with the first exit status that is not 0.
 """
 
 import importlib
@@ -30,7 +30,7 @@ def _run_and_exit(main: Callable[[], object], arguments: list[str]) -> NoReturn:
 
 
 def run(module: str, program: str, commands: list[list[str]]) -> int:
-    """Run the commands one after the other and return the first exit status that is not 0, or 0."""
+    """Run the commands one after the other. Return the first exit status that is not 0, or 0."""
     main = importlib.import_module(module).main
     for command in commands:
         child = os.fork()
