@@ -1,4 +1,4 @@
-"""What the schema is written in: fields, and the object types that are made of them."""
+"""The building blocks of the schema: fields, and the object types that consist of them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from functools import cached_property
 from typing import Any
 
 Document = dict[str, object]
-"""An object in memory: its values under their element names, None or absent when unset.
+"""An object in memory: its values by element name. An unset value is None or absent.
 
-Numbers are int, booleans bool, dateTimes aware datetime, objects a Document, lists a list under the plural wrapper's
-name. A polymorphic object names its concrete type under TYPE_KEY.
+Numbers are int, booleans bool, dateTimes aware datetime, objects a Document, and lists a list under the plural
+wrapper's name. A polymorphic object has the name of its concrete type under TYPE_KEY.
 """
 
 TYPE_KEY = "@type"
@@ -21,14 +21,14 @@ CRED_ACCOUNT = "credAccount"
 """The abstract types to which each platform adds elements."""
 
 STRING_LIMIT = 4096
-"""Characters of a string, unless its field says otherwise."""
+"""Maximum length of a string in characters, unless its field has its own limit."""
 
 CERTIFICATE_LIMIT = 64 * 1024
-"""Characters of a certificate's (base64) content."""
+"""Maximum length of a certificate's (base64) content in characters."""
 
 
 class Kind(Enum):
-    """What an element holds."""
+    """The type of an element's value."""
 
     STRING = "a string"
     URI = "a URI"
@@ -45,12 +45,12 @@ class Kind(Enum):
 class Field:
     """One element of an object type.
 
-    type: of OBJECT, the object type's name; of POLYMORPHIC, the abstract type's.
-    item: of LIST, the singular element inside the wrapper.
-    required: an answer without it is a mistake of ours; a LIST that is required is written even when it is empty.
-    secret: never in an answer, nor in the words of an error.
-    limit: of STRING and URI, the most characters accepted.
-    minimum, maximum: of INTEGER and LONG, where they are narrower than 32 and 64 bits.
+    type: for OBJECT, the name of the object type; for POLYMORPHIC, that of the abstract type.
+    item: for LIST, the singular element inside the wrapper.
+    required: an answer without it is a programming error. A required LIST is written even if it is empty.
+    secret: never part of an answer or of an error message.
+    limit: for STRING and URI, the maximum length in characters.
+    minimum, maximum: for INTEGER and LONG, if narrower than 32 and 64 bits.
     """
 
     name: str
@@ -65,7 +65,7 @@ class Field:
 
     @property
     def bounds(self) -> tuple[int, int]:
-        """The least and the greatest value of a number."""
+        """The minimum and the maximum of a number."""
         bits = 31 if self.kind is Kind.INTEGER else 63
         least = -(1 << bits) if self.minimum is None else self.minimum
         greatest = (1 << bits) - 1 if self.maximum is None else self.maximum
@@ -74,9 +74,9 @@ class Field:
 
 @dataclass(frozen=True)
 class ObjectType:
-    """A type of object: its fields, inherited ones first, in the order that answers have them.
+    """A type of object. `fields` are in the order of answers, inherited ones first.
 
-    abstract: the abstract type that this one is a concrete type of ("publishImage", "credAccount"), or "".
+    abstract: the abstract type of which this is a concrete type ("publishImage", "credAccount"), or "".
     platform: the cloud platform that it belongs to, or "".
     """
 
@@ -87,55 +87,55 @@ class ObjectType:
 
     @cached_property
     def by_name(self) -> dict[str, Field]:
-        """The fields under their element names."""
+        """The fields by element name."""
         return {field.name: field for field in self.fields}
 
 
 def strings(*names: str) -> tuple[Field, ...]:
-    """Fields that hold text."""
+    """Return fields for text."""
     return tuple(Field(name) for name in names)
 
 
 def secrets(*names: str) -> tuple[Field, ...]:
-    """Fields that hold text that no answer and no message may show."""
+    """Return fields for secret text, which no answer and no message may show."""
     return tuple(Field(name, secret=True) for name in names)
 
 
 def uris(*names: str) -> tuple[Field, ...]:
-    """Fields that hold a URI: text that white space around does not belong to."""
+    """Return fields for a URI: text, without the white space around it."""
     return tuple(Field(name, Kind.URI) for name in names)
 
 
 def booleans(*names: str) -> tuple[Field, ...]:
-    """Fields that are true or false."""
+    """Return fields for true or false."""
     return tuple(Field(name, Kind.BOOLEAN) for name in names)
 
 
 def integers(*names: str, **bounds: Any) -> tuple[Field, ...]:
-    """Fields that hold a number of 32 bits, or within `minimum` and `maximum`."""
+    """Return fields for a number of 32 bits, or between `minimum` and `maximum`."""
     return tuple(Field(name, Kind.INTEGER, **bounds) for name in names)
 
 
 def longs(*names: str) -> tuple[Field, ...]:
-    """Fields that hold a number of 64 bits."""
+    """Return fields for a number of 64 bits."""
     return tuple(Field(name, Kind.LONG) for name in names)
 
 
 def date_times(*names: str) -> tuple[Field, ...]:
-    """Fields that hold a moment."""
+    """Return fields for a moment in time."""
     return tuple(Field(name, Kind.DATE_TIME) for name in names)
 
 
 def an_object(name: str, type_name: str = "") -> tuple[Field, ...]:
-    """A field that holds an object, of the type of the same name unless told."""
+    """Return a field for an object. By default its type has the same name."""
     return (Field(name, Kind.OBJECT, type_name or name),)
 
 
 def polymorphic(name: str) -> tuple[Field, ...]:
-    """A field that holds an object of one of the abstract type's concrete types."""
+    """Return a field for an object of one of the abstract type's concrete types."""
     return (Field(name, Kind.POLYMORPHIC, name),)
 
 
 def a_list(wrapper: str, item: tuple[Field, ...], *, required: bool = False, secret: bool = False) -> tuple[Field, ...]:
-    """A list of `item`, inside an element named `wrapper`."""
+    """Return a field for a list of `item`, inside an element named `wrapper`."""
     return (Field(wrapper, Kind.LIST, item=item[0], required=required, secret=secret),)
