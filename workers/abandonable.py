@@ -1,6 +1,6 @@
-"""A call that cannot be interrupted, made in a thread of its own, which is left to itself where the work must stop.
+"""Make a call that cannot be interrupted in its own thread, which is abandoned if the work must stop.
 
-For what changes nothing, as signing in to a cloud. The time-outs of the call itself end the thread that is left.
+Use it for calls that change nothing, such as signing in to a cloud. The call's own time-outs end an abandoned thread.
 """
 
 from __future__ import annotations
@@ -14,14 +14,17 @@ from publisher.telemetry.logs import with_context
 
 _LOOK_SECONDS = 0.1
 _LEFT_MAX = 32
-"""Threads that may be left at a time, in a worker: callers who publish and cancel must not make ever more of them."""
+"""Threads of a worker that may be abandoned at a time, so that callers who publish and cancel cannot pile them up."""
 
 _left = threading.BoundedSemaphore(_LEFT_MAX)
 Result = TypeVar("Result")
 
 
 def aside(call: Callable[[], Result], *, check: Callable[[], None], discard: Callable[[Result], None]) -> Result:
-    """What `call` returns or raises. `check` stops the waiting by raising; a result that comes later is discarded."""
+    """Return what `call` returns, or raise what it raises.
+
+    `check` is called while waiting, and stops the wait by raising. `discard` then gets a result that comes later.
+    """
     outcome: Future[Result] = Future()
 
     def work() -> None:

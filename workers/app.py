@@ -1,4 +1,4 @@
-"""The Celery app and its settings; see docs/decisions/ for why they are what they are."""
+"""The Celery app and its settings; docs/decisions/ explains them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from publisher.telemetry import logs
 from workers import messages
 
 messages.install()
-# It is about pickled messages, which nobody reads here, and stands ahead of everything that matters.
+# The warning is about pickled messages, which nothing here reads, and would hide what matters.
 warnings.filterwarnings("ignore", "You're running the worker with superuser privileges")
 settings = Settings.from_environment()
 
@@ -27,16 +27,19 @@ if settings.broker.startswith(("redis", "rediss")):
         "socket_connect_timeout": 5,
         "socket_timeout": 30,
         "socket_keepalive": True,
-        # A message is gone from Redis once it is received. Where the connection breaks while tickets are in hand, kombu
-        # would acknowledge their messages over that very connection later, which fails with an AttributeError, at which
-        # Celery ends the worker (kombu 5.7). The store knows what is to be done without them.
+        # Redis deletes a message once it is received. If the connection breaks while tickets are in progress, kombu
+        # would later acknowledge their messages over that broken connection, which fails with an AttributeError, and
+        # Celery then ends the worker (kombu 5.7). The store knows what is to be done without the messages.
         "ack_emulation": False,
     }
 
 
 class EagerConnection(Connection):
-    """Looks every other second for a broker that is away. Celery does so ever more rarely, in the end twice a minute,
-    and has no setting for it: so long would tickets wait once the broker is back."""
+    """Tries to reconnect to the broker every two seconds.
+
+    Celery tries less and less often, in the end twice a minute, and has no setting for it. Tickets would wait that long
+    once the broker is back.
+    """
 
     def ensure_connection(self, *arguments: Any, **options: Any) -> Any:
         options = {"interval_start": 1, "interval_step": 1, "interval_max": 2} | options
@@ -44,35 +47,36 @@ class EagerConnection(Connection):
 
 
 class Amqp(AMQP):  # type: ignore[misc]  # Celery has no types
-    """Celery's own, with that connection."""
+    """Celery's AMQP, which uses `EagerConnection`."""
 
     Connection = EagerConnection
 
 
 app = Celery("publisher", broker=settings.broker, include=["workers.tasks"], amqp=Amqp)
 app.conf.update(
-    # The ticket store is the truth: no result backend, and a message may be lost or delivered twice.
+    # The ticket store is the truth: there is no result backend, and messages may be lost or delivered twice.
     task_ignore_result=True,
     task_default_queue=QUEUE.name,
     task_queues=[QUEUE],
     task_routes={PUBLISH_TASK: {"queue": QUEUE.name}, REGISTER_TASK: {"queue": QUEUE.name}},
     task_serializer="json",
     accept_content=["json"],
-    # Acknowledged at the end, one message for each free thread: none waits here behind a long upload while another
-    # worker is idle. A second delivery, after whatever time-out, finds the ticket leased and does nothing.
+    # Acknowledge at the end, and prefetch one message for each free thread, so that none waits here behind a long
+    # upload while another worker is idle. A second delivery, after any time-out, finds the ticket leased and does
+    # nothing.
     task_acks_late=True,
     task_reject_on_worker_lost=True,
     worker_prefetch_multiplier=1,
-    # After a reconnection, Celery would raise the reduced count again from the threads of the tasks that end, over a
-    # connection that its main thread reads: the worker hears nothing more from RabbitMQ (Celery 5.7).
+    # After a reconnection, Celery would raise the reduced count again from the threads of finishing tasks, over a
+    # connection that its main thread reads: then the worker receives nothing more from RabbitMQ (Celery 5.7).
     worker_enable_prefetch_count_reduction=False,
     # sendfile and TLS release the interpreter's lock, and threads see the request to shut down.
     worker_pool="threads",
     worker_consumer="workers.messages:CarefulConsumer",
     worker_concurrency=settings.worker_concurrency,
     worker_send_task_events=True,
-    # RabbitMQ closes the channel of who has not acknowledged within its consumer_timeout: another connection is opened,
-    # and the upload goes on. Without this the worker would end.
+    # RabbitMQ closes the channel of a consumer that does not acknowledge within consumer_timeout. With this setting,
+    # the worker opens another connection and the upload continues; without it, the worker would end.
     broker_channel_error_retry=True,
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,
@@ -84,5 +88,5 @@ app.conf.update(
 
 @setup_logging.connect  # type: ignore[untyped-decorator]  # Celery has no types
 def _log(loglevel: int, **_: Any) -> None:
-    """Celery sets up no logs itself where somebody does it here."""
+    """Set up our own logs. Celery sets up none if this signal has a receiver."""
     logs.configure(settings, level=loglevel)

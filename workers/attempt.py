@@ -1,6 +1,6 @@
-"""One attempt at one claimed ticket, and how it ends. Knows no Celery and no cloud SDK.
+"""One attempt at a claimed ticket, and its outcome. Knows no Celery and no cloud SDK.
 
-This is the one place where exceptions become outcomes; only their type decides.
+This is the only place that turns exceptions into outcomes; only their type decides.
 """
 
 from __future__ import annotations
@@ -46,14 +46,15 @@ from workers.transfer import Transfer
 logger = logging.getLogger(__name__)
 
 _CLEANING_UP = "; cleaning up: "
-"""In the error of a ticket that has failed, between why it has and why what it left cannot be removed yet."""
+"""Separates, in the error of a failed ticket, the reason of the failure from the reason why its leftovers cannot be
+deleted yet."""
 
 _HASHES_TRUSTED = ("sha512", "sha256", "md5")
-"""What a cloud may tell of an image it received; the first that it tells is compared."""
+"""Hashes that a cloud may report for an image it received. The first that it reports is compared."""
 
 
 class Attempt:
-    """One attempt at one claimed ticket."""
+    """One attempt at a claimed ticket."""
 
     def __init__(self, store: Store, vault: Vault, settings: Settings, policy: OutboundPolicy, lease: Lease) -> None:
         self._store = store
@@ -68,15 +69,15 @@ class Attempt:
         self._cloud: BoundedCloud | None = None
         self._account: Account | None = None
         self._check = lease.check
-        """What breaks off the calls to the cloud: another one while cleaning up."""
+        """Stops calls to the cloud by raising. The clean-up sets another one."""
         self._steps = tracing.Steps()
 
     def outcome(self) -> State:
-        """Do the work, and write down how it ended. Raises `LeaseLost` and `SQLAlchemyError` only."""
+        """Do the work and record how it ended. Raises only `LeaseLost` and `SQLAlchemyError`."""
         try:
             try:
                 return self._decide()
-            except Cancelled:  # noticed while an outcome was being written
+            except Cancelled:  # noticed while the outcome was being recorded
                 return self._cancel()
         finally:
             self._steps.end()
@@ -137,12 +138,13 @@ class Attempt:
         metrics.PUBLICATION_SECONDS.labels(self._ticket.platform).observe(self._lease.seconds_since_acceptance)
 
     def _examined(self, image: Image, descriptor: int) -> Image:
-        """The image as its file is found to be now: an earlier version may have registered it, and looked less closely.
+        """Examine the file again and return the image with the results.
 
-        Raises `ImageFileError` for what may be sent to no cloud.
+        An earlier version of this service may have registered it with fewer checks. Raises `ImageFileError` if the
+        image must not be sent to any cloud.
         """
         if os.fstat(descriptor).st_size != image.size:
-            return image  # the transfer finds that it is another file
+            return image  # the transfer detects that the file has changed
         try:
             disk = examine_opened(
                 descriptor,
@@ -190,10 +192,10 @@ class Attempt:
         return cloud.finish(uploaded, image)
 
     def _verify(self, uploaded: CloudImage, image: Image, transfer: Transfer) -> None:
-        """Raises `PermanentCloudError` where what the cloud received is not what was registered."""
+        """Raise `PermanentCloudError` if what the cloud received differs from the registered image."""
         untold = uploaded.complete and _hash_of(uploaded) is None
         if untold and transfer.sha256 is None:
-            # What was sent is still there, and was not written to since.
+            # The file that was sent is still open, and has not been written to since.
             transfer.read_again()
         if wrong := _difference(uploaded, image, transfer):
             raise PermanentCloudError(f"{wrong}; the image was removed from the cloud again", reason=Reason.INTEGRITY)
@@ -212,7 +214,7 @@ class Attempt:
         left = self._lease.seconds_left
         if left <= 0:
             return self._too_late(error)
-        # A wait beyond the deadline ends with it.
+        # Do not wait beyond the deadline.
         delay = min(retry_delay(self._settings, self._ticket.attempt, retry_after_seconds), left)
         logger.warning("ticket %d: %s; again in %.1f s", self._ticket.id, error, delay)
         self._leases.retry(self._claim, delay_seconds=delay, error=error, reason=reason)
@@ -221,17 +223,20 @@ class Attempt:
 
     def _too_late(self, last_error: str | None) -> State:
         words = f"given up: not published within {_duration(self._settings.deadline_seconds)} of its acceptance"
-        # It may say so already, where the clean-up had to be tried again.
+        # The error may say so already, if the clean-up had to be repeated.
         if last_error and not last_error.startswith(words):
             words += f"; the last error: {last_error}"
         return self._fail(words, Reason.DEADLINE)
 
     def _fail(self, error: str, reason: Reason, detail: str | None = None) -> State:
-        """Clean up, then fail. Where the cloud cannot be reached for that, the ticket is tried again later."""
+        """Clean up, then fail the ticket.
+
+        If the cloud cannot be reached for the clean-up, the ticket is tried again later.
+        """
         try:
             self._clean_up(self._lease.check_wanted)
         except (TransientCloudError, ShuttingDown) as blocked:
-            # What has failed leaves nothing behind: a cloud that is away is waited for.
+            # A failed ticket must leave nothing behind, so wait for a cloud that does not answer.
             if self._ticket.attempt < self._clean_ups_max:
                 delay = retry_delay(self._settings, self._ticket.attempt)
                 words = f"{error}{_CLEANING_UP}{self._words(blocked)}"
@@ -252,18 +257,18 @@ class Attempt:
         return State.FAILED
 
     def _cancel(self) -> State:
-        """Ends only once the cloud is verified clean; until then the ticket stays in `cancelling`."""
+        """Clean up, then cancel the ticket. It stays in `cancelling` until the cloud is verified clean."""
         try:
             self._clean_up(self._lease.check_held)
         except (LeaseLost, SQLAlchemyError):
             raise
         except (PermanentCloudError, ConfigurationError) as error:
-            # Trying again would not mend it: a person has to look.
+            # Another try would not help: a person has to look.
             return self._not_cleaned(error)
         except Exception as error:
             if isinstance(error, PublisherError):
                 logger.warning("ticket %d: cleaning up: %s", self._ticket.id, self._words(error))
-            else:  # a mistake in a plugin: another may have the next try
+            else:  # a mistake in a plugin: another worker may have the next try
                 logger.exception("ticket %d: unexpected, while cleaning up", self._ticket.id)
                 error = PublisherError("an unexpected error in the worker")
             if self._ticket.attempt >= self._clean_ups_max:
@@ -283,7 +288,7 @@ class Attempt:
 
     @property
     def _clean_ups_max(self) -> int:
-        """The attempt after which what cannot be removed is left to the sweeper."""
+        """The attempt after which leftovers are left to the sweeper."""
         return self._settings.attempts_max + self._settings.clean_up_attempts
 
     def _clean_up(self, check: Callable[[], None]) -> None:
@@ -361,7 +366,7 @@ def _duration(seconds: float) -> str:
 
 
 def _difference(uploaded: CloudImage, image: Image, transfer: Transfer) -> str | None:
-    """How what the cloud received differs from what was registered; None where it does not."""
+    """Describe how what the cloud received differs from the registered image; None if it does not."""
     if not uploaded.complete:
         return "the cloud does not list the image as complete"
     if uploaded.size != image.size:
@@ -370,12 +375,12 @@ def _difference(uploaded: CloudImage, image: Image, transfer: Transfer) -> str |
         algorithm, value = told
         same = value == getattr(image, algorithm)
         return None if same else f"the {algorithm} that the cloud computed is not the registered one"
-    # A cloud that tells no hash: what left this worker is compared.
+    # The cloud reports no hash, so compare what left this worker.
     if transfer.sha256 is None:
         return "the cloud reports no hash, and its bytes were not sent in this attempt"
     return None if transfer.sha256 == image.sha256 else "the sha256 of what was sent is not the registered one"
 
 
 def _hash_of(uploaded: CloudImage) -> tuple[str, str] | None:
-    """The algorithm and the value of the hash that is to be compared; None where the cloud tells none."""
+    """Return algorithm and value of the hash to compare; None if the cloud reports none."""
     return next(((name, uploaded.hashes[name]) for name in _HASHES_TRUSTED if name in uploaded.hashes), None)

@@ -1,4 +1,4 @@
-"""How long until what went wrong for now is tried again."""
+"""Compute how long to wait before the next attempt."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ import random
 from publisher.core.settings import Settings
 
 _DOUBLINGS_MAX = 60
-"""More than make a difference, and fewer than a float can hold."""
+"""A limit high enough to make no difference, and low enough that a float can hold the result."""
 _ASKED_MAX_SECONDS = 86400.0
 
 
 def retry_delay(settings: Settings, attempt: int, retry_after_seconds: float | None = None) -> float:
-    """Seconds before the next attempt: doubling, spread by a quarter so that many tickets do not return at once, and
-    never less than the cloud asked for, within a day."""
+    """Return the seconds before the next attempt.
+
+    The delay doubles with each attempt, spread by a quarter so that many tickets do not return at the same moment. It
+    is never shorter than the cloud asked for, up to a day.
+    """
     doubled = settings.retry_first_seconds * 2.0 ** min(attempt - 1, _DOUBLINGS_MAX)
     delay = min(doubled, settings.retry_longest_seconds) * random.uniform(0.75, 1.25)  # noqa: S311  # no secret
     return max(delay, min(retry_after_seconds or 0.0, _ASKED_MAX_SECONDS))

@@ -1,7 +1,7 @@
-"""A cloud's plugin whose every call has its time, by the monotonic clock.
+"""A cloud plugin whose calls all have a time limit, by the monotonic clock.
 
-A call that is not heard of any more, because a library below it sleeps for hours or a mistake keeps it going round, is
-left to itself. So it holds neither its ticket nor the worker's thread.
+A call that gives no sign of life is abandoned, because a library below it may sleep for hours or a mistake may keep it
+in a loop. So it blocks neither its ticket nor the worker's thread.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from workers.transfer import Transfer
 logger = logging.getLogger(__name__)
 
 _STOP_SECONDS = 1.0
-"""For so long a call whose lease is lost may take to notice so itself."""
+"""How long a call whose lease is lost may take to notice it by itself."""
 Result = TypeVar("Result")
 
 
@@ -33,7 +33,7 @@ class CallStuck(TransientCloudError):
 
 
 class Pulse:
-    """When the plugin was last heard of, and when it last moved a byte. Seconds of the monotonic clock."""
+    """When the plugin last gave a sign of life, and when it last moved a byte. Seconds of the monotonic clock."""
 
     def __init__(self, check: Callable[[], None]) -> None:
         self._check = check
@@ -46,14 +46,17 @@ class Pulse:
         self.moved = time.monotonic()
 
     def check(self) -> None:
-        """What the plugin calls before each request, and while it waits."""
+        """Record a sign of life. The plugin calls this before each request and while it waits."""
         self.beat()
         self._check()
 
 
 class BoundedCloud:
-    """The same methods as `CloudPublisher`. Each also raises `CallStuck`, and then this cloud can be used no more; and
-    what `look` raises, which is called several times a second while the plugin works."""
+    """A plugin with the same methods as `CloudPublisher`, but with time limits.
+
+    Each method also raises `CallStuck`, after which this object cannot be used any more. `look` is called several times
+    a second while the plugin works; each method raises what it raises.
+    """
 
     def __init__(self, cloud: CloudPublisher, timeouts: Timeouts, pulse: Pulse, look: Callable[[], None]) -> None:
         self._cloud = cloud
@@ -61,7 +64,7 @@ class BoundedCloud:
         self._pulse = pulse
         self._look = look
         self.left = False
-        """A call was left to itself: it may still use the connections."""
+        """Whether a call was abandoned. It may still use the connections."""
 
     @classmethod
     def connect(
@@ -75,8 +78,11 @@ class BoundedCloud:
         check: Callable[[], None] = lambda: None,
         look: Callable[[], None] = lambda: None,
     ) -> BoundedCloud:
-        """As `CloudPublisher.connect`. What `check` raises ends the wait at once, even in the middle of a request: an
-        address that leads nowhere takes long to find out."""
+        """Connect as `CloudPublisher.connect` does.
+
+        What `check` raises ends the wait immediately, even during a request: it can take long to find out that an
+        address leads nowhere.
+        """
         pulse = Pulse(check)
         cloud = _within(
             "connect",
@@ -113,8 +119,8 @@ class BoundedCloud:
         return self._call("tagged", lambda: self._cloud.tagged(deployment))
 
     def close(self) -> None:
-        """Never raises: the work is done by then."""
-        if self.left:  # whoever uses the connections still closes them
+        """Close the connections. Never raises: the work is done by then."""
+        if self.left:  # the abandoned call closes the connections it still uses
             return
         try:
             _within("close", self._cloud.close, self._pulse, self._timeouts, self._timeouts.silent_seconds)
@@ -147,7 +153,7 @@ def _within(
     left: Callable[[], None] = lambda: None,
     discard: Callable[[Result], None] = lambda _: None,
 ) -> Result:
-    """What the call returns or raises. Raises `CallStuck`, and what `look` raises."""
+    """Return what the call returns, or raise what it raises. Also raises `CallStuck`, and what `look` raises."""
     pulse.beat()
     began = time.monotonic()
 

@@ -1,7 +1,8 @@
-"""What Celery's monitors, such as Flower, are told of how a message ended: the same as the ticket store says.
+"""Report to Celery's monitors, such as Flower, how a message ended, as the ticket store has it.
 
-Celery knows success and failure of a task, and a task here fails for no reason of its own. So its event is sent by us
-wherever a ticket was not published: a task that has `failed` is a ticket that has failed, with its error.
+Celery knows only success and failure of a task, and here a failed ticket is no failure of the task's code. So this
+module sends the event itself whenever a ticket was not published: a task that has `failed` is a ticket that has failed,
+with the ticket's error.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ _WORDS_MAX = 500
 
 
 class Ended(Ignore):  # type: ignore[misc]  # Celery has no types
-    """The work has ended in another way than well, and all of it is written down: Celery has nothing to do about it.
+    """The work ended without success, and all of it is recorded: Celery has nothing to do about it.
 
     `state` is what a monitor shows, in lower case: `failed` or `retried`, which Celery knows, `cancelled`, or `ignored`
-    where there was nothing to do.
+    if there was nothing to do.
     """
 
     def __init__(self, state: str, words: str) -> None:
@@ -36,10 +37,10 @@ class Ended(Ignore):  # type: ignore[misc]  # Celery has no types
 
 
 class Message(Request):  # type: ignore[misc]
-    """A message in a worker's hands, whose end is told as it is."""
+    """A message in progress, whose outcome is reported as the ticket store has it."""
 
     _unheard: ClassVar[bool] = False
-    """The last time, telling failed: that is logged once."""
+    """Whether the last event could not be sent: only the first failure is logged."""
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
         done = super().on_failure(exc_info, send_failed_event, return_ok)  # it acknowledges the message
@@ -51,9 +52,9 @@ class Message(Request):  # type: ignore[misc]
         return done
 
     def _tell(self, ended: Ended) -> None:
-        """Monitors only look on: what they cannot be told keeps nothing from going on."""
+        """Send the event of how the message ended. A failure only costs the monitors this event."""
         field = "exception" if ended.state in ("failed", "retried") else "result"
-        # The clock may have been set back meanwhile.
+        # The clock may have been set back in the meantime.
         runtime = max(0.0, time.time() - self.time_start) if self.time_start else None
         try:
             self.send_event(f"task-{ended.state}", runtime=runtime, **{field: ended.words})
@@ -66,9 +67,9 @@ class Message(Request):  # type: ignore[misc]
 
 
 def tell_ticket(state: State | None, ticket: Ticket | None) -> str:
-    """How a worker left a ticket (`Runner.run`), and how that stands by now: the result of the task.
+    """Return the result of a task from how the worker left its ticket (`Runner.run`) and the ticket as it is now.
 
-    Raises `Ended` unless it was published.
+    Raises `Ended` unless the ticket was published.
     """
     match state:
         case State.PUBLISHED:
@@ -85,7 +86,10 @@ def tell_ticket(state: State | None, ticket: Ticket | None) -> str:
 
 
 def tell_image(state: ImageState | None, image: Image | None) -> str:
-    """The same for the registration of an image (`Registrar.run`). Raises `Ended` unless it is ready."""
+    """Return the result of a task from how the worker left its image (`Registrar.run`).
+
+    Raises `Ended` unless it is ready.
+    """
     match state:
         case ImageState.READY:
             return "registered"

@@ -1,7 +1,7 @@
-"""How a worker stops: it takes nothing new, what it has goes on for a while, and the rest is handed back.
+"""How a worker stops: it takes no new tickets, continues its uploads for a while, and hands the rest back.
 
-Whatever the signal, Celery's own shutdown is the warm one, which waits for the threads: they cannot be killed, so its
-cold one would wait for them as well, and would tell them of it only afterwards. How long that takes is decided here.
+After any signal, Celery runs its warm shutdown, which waits for the threads. Threads cannot be killed, so Celery's cold
+shutdown would wait for them, too, and would notify them only afterwards. This module decides how long that takes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,11 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 
 class Drain:
-    """Asked once, uploads may go on for `seconds`; asked again, or at once, they stop now."""
+    """The request to stop.
+
+    After the first request, uploads may continue for `seconds`; after a second one, or with `now`, they stop
+    immediately.
+    """
 
     def __init__(self, seconds: float) -> None:
         self.begun = threading.Event()
@@ -27,29 +31,34 @@ class Drain:
         self._listening = False
 
     def ask(self, *, now: bool = False) -> None:
-        """May be called by a signal's handler, in the middle of an earlier call too."""
+        """Ask the worker to drain. May be called by a signal handler, even while an earlier call is running."""
         if now or self._asked:
             self._until = -math.inf
         else:
             self._until = time.monotonic() + self._seconds
-        # Never a second time: the call that this one interrupts may hold the event's lock.
+        # Set the event only once: the call that this one interrupts may hold the event's lock.
         if not self._asked:
             self._asked = True
             self.begun.set()
 
     @property
     def over(self) -> bool:
-        """What is not finished is to be handed back."""
+        """Whether the time is up and unfinished work must be handed back."""
         return time.monotonic() >= self._until
 
     def begin(self) -> None:
-        """Stop this process as a first SIGTERM does, from any thread; nothing where it stops already, or where nobody
-        listens."""
+        """Stop this process as a first SIGTERM does. May be called from any thread.
+
+        Does nothing if the process is stopping already, or before `listen` was called.
+        """
         if self._listening and not self._asked:
             os.kill(os.getpid(), signal.SIGTERM)
 
     def listen(self) -> None:
-        """Be asked by SIGTERM and SIGINT, at once by SIGQUIT. After Celery has set its handlers, in the main thread."""
+        """Handle signals: SIGTERM and SIGINT drain, SIGQUIT stops immediately.
+
+        Call it in the main thread, after Celery has set its own handlers.
+        """
         warm = signal.getsignal(signal.SIGTERM)
 
         def asked(number: int, frame: FrameType | None) -> None:

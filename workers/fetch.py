@@ -1,6 +1,6 @@
-"""Fetching images by URL, through fsspec: http, https, and s3 where s3fs is installed.
+"""Fetch images by URL, through fsspec: http, https, and s3 if s3fs is installed.
 
-No message and no log here shows a URL: its query may be what gives access (pre-signed URLs).
+No message and no log of this module shows a URL: its query may grant access (pre-signed URLs).
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from publisher.services.image_sources import check_remote
 from workers import tls
 from workers.http_clients import aiohttp_connector, trust
 
-# It logs the URLs that it opens.
+# fsspec logs the URLs that it opens.
 logging.getLogger("fsspec").setLevel(logging.INFO)
 
 _PIECE_BYTES = 4 << 20
 _CHECK_SECONDS = 0.25
 _TRANSIENT = {408, 425, 429}
 _ENCODINGS = {"", "identity", "gzip", "x-gzip", "zstd"}
-"""Those whose bytes are those of a file that is compressed so."""
+"""Encodings whose bytes are those of a compressed file."""
 
 
 def fetch(
@@ -44,13 +44,15 @@ def fetch(
     take: Callable[[bytes], None],
     check: Callable[[], None],
 ) -> None:
-    """Hand over the bytes that a URL names: `expect` gets how many there will be, where that is told, `take` the bytes.
-    `check` is called every now and then, and stops the fetching by raising.
+    """Fetch the bytes that a URL names, and hand them over.
 
-    Raises `InvalidRequest` for a host that is not allowed, `NetworkRefused` for one whose address is not, on the way of
-    a redirect, too, `PermanentCloudError` where there is no such file or it may not be had, `TransientCloudError` where
-    another attempt may succeed; and whatever `take` and `check` raise. A connection that moves no byte for
-    `stall_seconds` is broken off.
+    `expect` gets the number of bytes, if the server reports it; `take` gets the bytes. `check` is called regularly, and
+    stops the fetch by raising.
+
+    Raises `InvalidRequest` for a host that is not allowed, `NetworkRefused` for an address that is not allowed (both
+    also after a redirect), `PermanentCloudError` if the file does not exist or access is denied, `TransientCloudError`
+    if another attempt may succeed, and what `take` and `check` raise. A connection that moves no byte for
+    `stall_seconds` is closed.
     """
     check_remote(url, settings.location_hosts)
     parts = urlsplit(url)
@@ -62,7 +64,7 @@ def fetch(
 
 
 class _Sink(Callback):  # type: ignore[misc]  # fsspec has no types
-    """What fsspec writes to, and tells the size."""
+    """The file-like object that fsspec writes to and reports the size to."""
 
     def __init__(self, expect: Callable[[int], None], take: Callable[[bytes], None]) -> None:
         super().__init__()
@@ -77,13 +79,13 @@ class _Sink(Callback):  # type: ignore[misc]  # fsspec has no types
         self._take(piece)
         return len(piece)
 
-    # Whatever has these is a file to fsspec.
+    # fsspec takes an object for a file if it has these methods.
 
     def read(self, size: int = -1) -> bytes:
         raise io.UnsupportedOperation("read")
 
     def close(self) -> None:
-        """There is nothing to close."""
+        """Do nothing: there is nothing to close."""
 
 
 def _fetch_http(
@@ -113,8 +115,9 @@ def _fetch_http(
         tracing = aiohttp.TraceConfig()
         tracing.on_request_redirect.append(check_redirect)
         tracing.on_request_end.append(check_encoding)
-        # What a server compresses on the way is not what was generated. Where it does so nevertheless, or takes the
-        # compression of the file itself for an encoding, the file is unpacked within bounds, as any compressed one.
+        # Ask for no compression: the hash is that of the generated file. A server may compress nevertheless, or report
+        # the compression of the file itself as an encoding: then the file is unpacked within limits, like any
+        # compressed file.
         headers = {"Accept-Encoding": "identity"}
         connector = aiohttp_connector(OutboundPolicy.of(settings), trust())
         return aiohttp.ClientSession(
@@ -136,7 +139,7 @@ def _fetch_http(
 
 
 async def _checked(work: Coroutine[Any, Any, None], check: Callable[[], None]) -> None:
-    """Do the work until `check` raises: while the server sends nothing, too."""
+    """Do the work until `check` raises, even while the server sends nothing."""
     task = asyncio.ensure_future(work)
     try:
         while not (await asyncio.wait([task], timeout=_CHECK_SECONDS))[0]:
@@ -144,7 +147,7 @@ async def _checked(work: Coroutine[Any, Any, None], check: Callable[[], None]) -
         task.result()
     finally:
         task.cancel()
-        # Its exception, if it has one, is not to be logged: it may show the URL.
+        # Collect the task's exception so that it is not logged: it may show the URL.
         await asyncio.gather(task, return_exceptions=True)
 
 
@@ -170,7 +173,7 @@ def _fetch_s3(
         expect(int(file.size))
         while True:
             check()
-            # Not around `take`, whose OSError is one of our own disk.
+            # `take` is outside: its OSError is about our own disk.
             with _s3_translated(bucket):
                 piece = file.read(_PIECE_BYTES)
             if not piece:
@@ -180,8 +183,11 @@ def _fetch_s3(
 
 @contextmanager
 def _s3_translated(bucket: str) -> Iterator[None]:
-    """s3fs makes an OSError of what a server answers, and lets botocore's own errors through. It has tried again itself
-    by then, for some ten seconds."""
+    """Translate the errors of s3fs and botocore.
+
+    s3fs turns what a server answers into an OSError, and lets botocore's own errors through. By then it has retried for
+    some ten seconds.
+    """
     from botocore.exceptions import BotoCoreError, HTTPClientError, NoCredentialsError
     from botocore.exceptions import ConnectionError as NotConnected
 

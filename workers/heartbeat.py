@@ -1,6 +1,6 @@
-"""Says every few seconds, in the store, that this worker lives, and hears there that it is to drain.
+"""Record in the store every few seconds that this worker lives, and learn there that it must drain.
 
-It goes on while the worker drains, and ends with the process.
+The heartbeat continues while the worker drains, and ends with the process.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Heartbeat:
         self._thread.start()
 
     def stop(self) -> None:
-        """Say that the worker has ended, in order. A store that is away does not hold it up for long."""
+        """Record that the worker has ended normally. A store that does not answer delays this only briefly."""
         if not self._ended.is_set():
             self._ended.set()
             self._thread.join(_LAST_WORDS_SECONDS)
@@ -57,14 +57,14 @@ class Heartbeat:
         self._fleet.stopped(self._member.name)
 
     def _try(self, say: Callable[[], None]) -> None:
-        """What cannot be said now is said later: the work does not depend on it."""
+        """Call `say` and survive its failure: the next beat tries again, and the work does not depend on it."""
         try:
             say()
         except SQLAlchemyError as error:
             if not self._away:
                 logger.warning("the store did not answer the heartbeat: %s", type(error).__name__)
             self._away = True
-        except Exception:  # a mistake must not make a worker that lives look dead
+        except Exception:  # a mistake must not make a live worker look dead
             if not self._away:
                 logger.exception("unexpected, at the heartbeat")
             self._away = True

@@ -1,7 +1,7 @@
-"""Connections to what callers name, for the clients that make their own: requests, under the OpenStack clients, and
-aiohttp. Each address is looked at as the connection to it is made (`publisher.outbound.policy`), after redirects, too.
+"""HTTP clients for addresses that callers name: requests, for the OpenStack clients, and aiohttp.
 
-Proxies that the environment names are not used: behind one, nobody here would see the address that is connected to.
+Each address is checked as the connection to it is made (`publisher.outbound.policy`), including after redirects.
+Proxies that the environment names are not used: behind a proxy, this process would not see the real address.
 """
 
 from __future__ import annotations
@@ -32,13 +32,16 @@ from publisher.outbound.policy import AddressInfo, OutboundPolicy, address_of
 from workers.socket_reader import SocketReader
 
 ANSWER_BYTES_MAX = 4 << 20
-"""No answer to a call, but an image, is as long."""
+"""Longer than any answer to a call, except an image."""
 _CALL_SECONDS = 60.0
-"""Where a call names no time-out."""
+"""Time-out of a call that names none."""
 
 
 def trust(ca_bundle: str | None = None) -> ssl.SSLContext:
-    """The authorities in a bundle (PEM) and no others; without one those of requests, or of REQUESTS_CA_BUNDLE."""
+    """Return a TLS context that trusts only the authorities of a bundle (PEM).
+
+    Without a bundle, it trusts those of REQUESTS_CA_BUNDLE, or else those of requests.
+    """
     if ca_bundle:
         return ssl.create_default_context(cadata=ca_bundle)
     trusted = Path(os.environ.get("REQUESTS_CA_BUNDLE") or requests.utils.DEFAULT_CA_BUNDLE_PATH)
@@ -57,14 +60,14 @@ def requests_session(
     connect_seconds: float = 10.0,
     check: Callable[[], None] = lambda: None,
 ) -> requests.Session:
-    """For one thread at a time. Servers are verified against `tls`, whatever a single call says.
+    """Return a session for one thread at a time. It verifies servers against `tls`, whatever a single call says.
 
-    A call's time-out is for its whole answer, which may be `ANSWER_BYTES_MAX` long, and is taken for UTF-8, not
-    compressed. `check` is called before each request and, while its answer is awaited, several times a second; it
-    breaks the call off by raising.
+    The time-out of a call covers its whole answer, which may have `ANSWER_BYTES_MAX` bytes, and is read as UTF-8
+    without decompression. `check` is called before each request and, during the wait for its answer, several times a
+    second; it stops the call by raising.
     """
     session = requests.Session()
-    # No proxy, no .netrc, no other authorities.
+    # Use no proxy, no .netrc and no other authorities.
     session.trust_env = False
     session.headers["Accept-Encoding"] = "identity"
     adapter = _Adapter(policy, tls, connect_seconds, check)
@@ -98,7 +101,7 @@ class _Adapter(HTTPAdapter):
             response.raw.close()
         if len(body) > ANSWER_BYTES_MAX:
             raise PermanentCloudError(f"{_host(request.url)} answers with more than {ANSWER_BYTES_MAX >> 20} MiB")
-        # What a server says of its encodings may cost any time and memory to believe.
+        # Do not trust the server's encodings: decoding could cost any amount of time and memory.
         response.raw, response.encoding = io.BytesIO(body), "utf-8"
         return response
 
@@ -116,7 +119,7 @@ class _Adapter(HTTPAdapter):
         return host, {"ssl_context": self._tls}
 
     def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
-        """The context says it all."""
+        """Do nothing: the TLS context holds all that is needed."""
 
 
 def _pools(policy: OutboundPolicy, look: Callable[[], None]) -> dict[str, type[HTTPConnectionPool]]:
@@ -151,7 +154,7 @@ def _host(url: str) -> str:
 
 
 def _checked(connection: HTTPConnection, host: str, policy: OutboundPolicy) -> socket.socket:
-    """What urllib3 itself does here, but for the choice of the address."""
+    """Connect as urllib3 does here, except that `policy` chooses the address."""
     try:
         return policy.connect(host, connection.port, connection.timeout)
     except socket.gaierror as error:
@@ -166,10 +169,10 @@ def _checked(connection: HTTPConnection, host: str, policy: OutboundPolicy) -> s
 
 
 def aiohttp_connector(policy: OutboundPolicy, tls: ssl.SSLContext) -> aiohttp.TCPConnector:
-    """To be made, and used, in a running loop. For a session without `trust_env`."""
+    """Return a connector for a session without `trust_env`. Create and use it in a running loop."""
 
     def made(info: AddressInfo) -> socket.socket:
-        # Addresses that are named as such are resolved by nobody.
+        # aiohttp does not resolve numeric addresses, so they are checked here.
         policy.permitted(address_of(info), [info], address_of)
         return socket.socket(*info[:3])
 
@@ -177,7 +180,7 @@ def aiohttp_connector(policy: OutboundPolicy, tls: ssl.SSLContext) -> aiohttp.TC
 
 
 class _Resolver(aiohttp.ThreadedResolver):
-    """Finds the addresses that are allowed."""
+    """A resolver that returns only the allowed addresses."""
 
     def __init__(self, policy: OutboundPolicy) -> None:
         super().__init__(asyncio.get_running_loop())

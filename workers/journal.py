@@ -1,4 +1,4 @@
-"""What a ticket has, or may have, made in a cloud: how a plugin notes it."""
+"""The journal of what a ticket has created, or may have created, in a cloud."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from publisher.store.leases import Claim
 
 @dataclass(frozen=True, slots=True)
 class TicketJournal:
-    """The ticket's journal, written under its lease. What is removed may be noted while the ticket is cancelled."""
+    """The ticket's journal, written under its lease. Deletions can be recorded even after a cancel."""
 
     store: Store
     claim: Claim

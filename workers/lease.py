@@ -1,7 +1,7 @@
-"""Holding a ticket: the lease is renewed, progress written and a cancel noticed by a thread beside the work.
+"""Hold a ticket: a thread beside the work renews the lease, writes progress and notices a cancel.
 
-The work itself never waits for the database. It leaves the bytes it has sent in `sent`, and calls `check()` often. Work
-that does not any more is stuck: then the lease is renewed no longer, and another worker takes the ticket up.
+The work itself never waits for the database. It leaves the number of bytes sent in `sent`, and calls `check()` often.
+Work that stops calling it is stuck: then the lease is no longer renewed, and another worker takes the ticket over.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ logger = logging.getLogger(__name__)
 
 _SAMPLE_SECONDS = 0.5
 _SAMPLES_GROWING = 100
-"""After this many samples at that distance, they become ever more rare: an upload of a day has some 800."""
+"""After this many samples at that distance, samples become rarer and rarer: an upload of a day has some 800."""
 
 
 class Lease:
-    """Use as a context: the ticket is held inside it."""
+    """A context that holds the ticket."""
 
     def __init__(self, leases: Leases, claim: Claim, settings: Settings, drain: Drain, *, asked: float) -> None:
-        """`asked` is when the claim was asked for, by the monotonic clock: the store may have taken long to answer."""
+        """`asked` is when the claim was requested, by the monotonic clock: the store may have been slow."""
         self.claim = claim
         self.sent = 0
         """Bytes of the image sent in this attempt."""
@@ -69,12 +69,12 @@ class Lease:
     ) -> None:
         self._ended.set()
         self._thread.join()
-        # A call that was left to itself is not to go on.
+        # An abandoned call must not go on.
         self._over = True
 
     @property
     def seconds_left(self) -> float:
-        """Until the ticket's deadline; below 0 once it has passed, infinite where it has none."""
+        """Seconds until the ticket's deadline: negative once it has passed, infinite if there is none."""
         return self._deadline - time.monotonic()
 
     @property
@@ -82,16 +82,16 @@ class Lease:
         return max(0.0, time.monotonic() - self._accepted)
 
     def check(self) -> None:
-        """Raises `LeaseLost`, `Cancelled`, `DeadlinePassed` or `ShuttingDown` where the work must stop.
+        """Raise `LeaseLost`, `Cancelled`, `DeadlinePassed` or `ShuttingDown` if the work must stop.
 
-        Costs next to nothing.
+        Cheap enough to call often.
         """
         self.check_wanted()
         if self.seconds_left <= 0:
             raise DeadlinePassed
 
     def check_wanted(self) -> None:
-        """Raises as `check` does, but for the deadline. For the clean-up after a failure."""
+        """Raise as `check` does, but ignore the deadline. For the clean-up after a failure."""
         self.check_held()
         if self._cancelled:
             raise Cancelled
@@ -99,22 +99,26 @@ class Lease:
             raise ShuttingDown
 
     def check_held(self) -> None:
-        """Raises `LeaseLost`. For the clean-up, which goes on in spite of a cancel."""
+        """Raise `LeaseLost` if the lease is lost. For the clean-up, which continues after a cancel."""
         if self._over or not self._holds():
             raise LeaseLost
         self._checked = time.monotonic()
 
     def _holds(self) -> bool:
-        """A process that was paused for longer than its lease knows so by its own clock, before it asks anybody."""
+        """Return whether the lease still holds.
+
+        Uses this process's own clock first: after a pause longer than the lease, it knows that the lease is lost
+        without asking the store.
+        """
         if time.monotonic() - self._renewed > self._settings.lease_seconds:
             self._lost = True
         return not self._lost
 
     @contextmanager
     def uploading(self) -> Iterator[None]:
-        """Inside, samples of the progress are kept: the first and the last value, and some hundreds between them.
+        """Keep samples of the progress inside this context: the first, the last, and some hundreds between them.
 
-        Raises `LeaseLost` or `Cancelled` as it begins.
+        Raises `LeaseLost` or `Cancelled` at its beginning.
         """
         began = self._uploading_since = time.monotonic()
         self._write(self.sent, sample=True)
@@ -127,13 +131,13 @@ class Lease:
             platform = self.claim.ticket.platform
             metrics.UPLOAD_SECONDS.labels(platform, outcome).observe(time.monotonic() - began)
             self._count(self.sent)
-            # Whatever stops the work, or is wrong with the store, is noticed by what comes next.
+            # Later steps notice what stops the work, and errors of the store.
             with suppress(Stopped, SQLAlchemyError):
                 self._write(self.sent, sample=True)
 
     def _count(self, sent: int) -> None:
         with self._writing:
-            # Less than before: the upload began anew.
+            # Fewer than before: the upload has started again.
             more = sent - self._counted if sent >= self._counted else sent
             self._counted = sent
         metrics.UPLOADED_BYTES.labels(self.claim.ticket.platform).inc(more)
@@ -179,6 +183,6 @@ class Lease:
                 self._lost = True
                 return
             except SQLAlchemyError as error:
-                # Tried again at the next turn; if that lasts, the lease runs out and `check` stops the work.
+                # The next turn tries again. If the store stays away, the lease runs out and `check` stops the work.
                 metrics.STORE_ERRORS.inc()
                 logger.warning("ticket %d: the store did not answer: %s", self.claim.ticket.id, type(error).__name__)

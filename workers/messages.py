@@ -1,8 +1,8 @@
-"""Messages that nobody can read: each is logged, refused and forgotten. Whatever lies in the broker ends no worker.
+"""Log, refuse and forget messages that cannot be read, so that no message in the broker can end a worker.
 
-kombu and Celery expect that whoever may write to the broker writes as they do, and let the whole worker end where that
-is not so: after which RabbitMQ hands the same message to the next. Nothing is lost with such a message, for the ticket
-store tells what is to be done.
+kombu and Celery assume that every writer to the broker follows their format. If one does not, they end the whole
+worker, and RabbitMQ hands the same message to the next one. Refusing such a message loses nothing: the ticket store
+knows what is to be done.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from kombu.transport.redis import Channel, Transport
 logger = logging.getLogger(__name__)
 
 _BODY_BYTES_MAX = 64 << 10
-"""Ours have some hundred."""
+"""Our own messages have a few hundred bytes."""
 
 
 class BrokenMessage(ValueError):
-    """No message of ours is like this."""
+    """A message that this service cannot have sent."""
 
 
 class ReadableAmqpMessage(AmqpMessage):  # type: ignore[misc]  # amqp has no types
-    """Where its properties cannot be read, it has none. So it is known by no task's name, and is refused."""
+    """An AMQP message with empty properties if they cannot be read. It then names no task, and is refused."""
 
     properties: dict[str, Any]
 
@@ -42,7 +42,7 @@ class ReadableAmqpMessage(AmqpMessage):  # type: ignore[misc]  # amqp has no typ
 
 
 class ReadingChannel(Channel):
-    """Redis: a message that cannot be taken apart is gone from there already, and is left out."""
+    """Redis channel that skips a message that cannot be parsed: Redis has deleted it already."""
 
     def _brpop_read(self, **options: Any) -> Any:
         return self._leave_out(lambda: super(ReadingChannel, self)._brpop_read(**options))  # type: ignore[no-untyped-call]
@@ -61,7 +61,7 @@ class ReadingChannel(Channel):
 
 
 class CarefulConsumer(Consumer):  # type: ignore[misc]  # Celery has no types
-    """Celery's own, that refuses a message of which it can make nothing."""
+    """Celery's consumer, which also refuses messages that it cannot handle."""
 
     def create_task_handler(self, *arguments: Any, **options: Any) -> Callable[[Any], None]:
         handle = super().create_task_handler(*arguments, **options)
@@ -101,21 +101,21 @@ class CarefulConsumer(Consumer):  # type: ignore[misc]  # Celery has no types
 
 
 def _check(message: Any) -> None:
-    """Raises `BrokenMessage`."""
+    """Check that the message looks like one of ours. Raises `BrokenMessage`."""
     size = len(message.body or b"")
     if size > _BODY_BYTES_MAX:
         raise BrokenMessage(f"its body has {size} bytes, and may have {_BODY_BYTES_MAX}")
     if not isinstance(message.headers, dict):
         raise BrokenMessage("its headers are no table")
     if message.headers.get("eta"):
-        # It would be held here, and another one fetched in its stead.
+        # The worker would keep it in memory and fetch another message in the meantime.
         raise BrokenMessage("it is for later, which the ticket store decides")
 
 
 def install() -> None:
-    """Have kombu read as this module says; once, before any connection."""
-    # A message is gone from Redis once it is received. Where the connection breaks while tickets are in hand, kombu
-    # would put their messages back over that very connection, which fails with an AttributeError (kombu 5.7).
+    """Install these classes in kombu. Call once, before the first connection."""
+    # Redis deletes a message once it is received. If the connection breaks while tickets are in progress, kombu would
+    # put their messages back over that broken connection, which fails with an AttributeError (kombu 5.7).
     Channel.do_restore = False
     Transport.Channel = ReadingChannel
     method_framing.Message = ReadableAmqpMessage

@@ -1,4 +1,4 @@
-"""What a worker counts. Few labels with few values each: no ticket, no user."""
+"""The metrics of a worker. Labels are few and have few values: no ticket, no user."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A worker's metrics and health, over HTTP on a port of its own: /metrics, /healthz, /readyz."""
+"""Serve a worker's metrics and health over HTTP on its own port: /metrics, /healthz, /readyz."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _Answer = tuple[int, str, bytes, dict[str, str]]
 
 
 class Consumer:
-    """Whether this worker hears the broker. Told by Celery's signals, asked by whoever wants to know."""
+    """Tells whether this worker is connected to the broker. Celery's signals set the consumer."""
 
     def __init__(self) -> None:
         self._consumer: Any = None
@@ -37,12 +37,12 @@ class Consumer:
     def check(self) -> ReadinessCheck:
         if self._consumer is None:
             return ReadinessCheck("the worker has not heard the broker yet")
-        # Celery has none while it tries to connect again.
+        # While Celery reconnects, its consumer has no connection.
         return ReadinessCheck(None if self._consumer.connection is not None else "the connection to the broker is lost")
 
 
 def readiness(store: Store, consumer: Consumer, drain: Drain) -> Readiness:
-    """Ready is a worker that takes tickets."""
+    """Return the readiness checks of a worker. A worker is ready if it takes tickets."""
     draining = "it drains, and takes nothing new"
     return Readiness(
         {
@@ -54,7 +54,7 @@ def readiness(store: Store, consumer: Consumer, drain: Drain) -> Readiness:
 
 
 class MonitoringServer:
-    """Serves from a thread of its own, as long as the process lives."""
+    """Serves from its own thread for as long as the process lives."""
 
     def __init__(self, store: Store, settings: Settings, ready: Readiness) -> None:
         self._registry = store_registry(store, settings.silent_seconds)
@@ -104,7 +104,7 @@ class MonitoringServer:
 
 
 def serve(store: Store, settings: Settings, ready: Readiness) -> MonitoringServer | None:
-    """Where a port is set. One that cannot be had costs the metrics, and not the work."""
+    """Start the server if a port is set. Without its port, a worker has no metrics but still works."""
     if not settings.worker_metrics_port:
         return None
     try:
@@ -136,7 +136,7 @@ def _handler(answers: dict[str, Callable[[BaseHTTPRequestHandler], _Answer]]) ->
             return "image-publisher"
 
         def log_message(self, format: str, *arguments: object) -> None:
-            """Not each request."""
+            """Do not log every request."""
 
     return Handler
 

@@ -1,6 +1,8 @@
-"""Wakes the tickets that no worker holds although one should: whose message was lost or never sent, whose worker died,
-whose time to be tried again has come; and likewise the images that are to be registered. Every worker has one; one at
-a time is elected, through the store."""
+"""Wake tickets that no worker holds although one should.
+
+These are tickets whose message was lost or never sent, whose worker died, or whose next attempt is due; and likewise
+the images that wait for registration. Every worker has a reconciler; one at a time is elected through the store.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +23,11 @@ logger = logging.getLogger(__name__)
 
 ROLE = "reconciler"
 _TERM_TURNS = 3
-"""How many turns an elected reconciler may miss before another takes over."""
+"""Number of turns that an elected reconciler may miss before another takes over."""
 
 _PURGE_SECONDS = 600.0
 _SILENT_KEPT_SECONDS = 86400.0
-"""For so long a worker is remembered after its last word."""
+"""How long a worker is remembered after its last heartbeat."""
 
 
 class Reconciler:
@@ -43,7 +45,7 @@ class Reconciler:
         self._purge_at = time.monotonic()
 
     def run(self) -> None:
-        """Until the worker stops."""
+        """Run a turn every `reconcile_seconds` while elected, until the worker stops."""
         while not self._stop.wait(self._seconds):
             try:
                 if self._store.leadership.hold(ROLE, self._holder, self._seconds * _TERM_TURNS):
@@ -56,14 +58,17 @@ class Reconciler:
             except Exception:  # there may be no other worker to do it
                 logger.exception("unexpected, while looking for tickets to wake")
         try:
-            # Another worker's takes over at its next turn, and wakes what this worker hands back.
+            # Another worker's reconciler takes over at its next turn, and wakes what this worker hands back.
             self._store.leadership.resign(ROLE, self._holder)
         except SQLAlchemyError as error:
             logger.warning("the store did not answer: %s", type(error).__name__)
         self._queue.close()
 
     def _purge(self) -> None:
-        """Every now and then. A key that has expired counts as unused, whether it is still there or not."""
+        """Delete old records and files, every `_PURGE_SECONDS`.
+
+        Code that reads a key ignores it once it has expired, so this may be late.
+        """
         if time.monotonic() >= self._purge_at:
             self._purge_at = time.monotonic() + _PURGE_SECONDS
             unfinished.discard_abandoned(self._image_root, self._store.images.has_file)
@@ -71,14 +76,14 @@ class Reconciler:
             self._store.fleet.forget(_SILENT_KEPT_SECONDS)
 
     def _free_threads(self) -> int:
-        """How many more tickets the workers could take up now."""
+        """Return how many more tickets the workers could take now."""
         workers = [
             each for each in self._store.fleet.workers() if each.state(self._silent_seconds) is WorkerState.ALIVE
         ]
         return sum(max(0, each.member.concurrency - len(each.ticket_ids)) for each in workers)
 
     def turn(self) -> int:
-        """Wake every ticket and every image that is due; how many. Raises `QueueUnavailable`."""
+        """Wake every ticket and every image that is due, and return their number. Raises `QueueUnavailable`."""
         if free := self._free_threads():
             self._store.tickets.hasten(free)
         due = self._store.tickets.due()

@@ -1,4 +1,4 @@
-"""One generated image, from its claim until it is registered: fetched, unpacked, hashed, examined."""
+"""Register one generated image: claim it, fetch it, unpack it, hash it and examine it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from workers.fetch import fetch
 logger = logging.getLogger(__name__)
 
 _ROOM_BYTES = 64 << 20
-"""So often it is looked whether there is room for the rest."""
+"""After this many bytes, check again that the disk has space for the rest."""
 
 
 class RegistrationFreed(LeaseLost):
@@ -51,7 +51,7 @@ class RegistrationFreed(LeaseLost):
 
 
 class Registrar:
-    """Registers images, several at a time where it is called from several threads."""
+    """Registers images. May be called from several threads, one image each."""
 
     def __init__(
         self, store: Store, settings: Settings, *, worker: str, shutting_down: threading.Event | None = None
@@ -63,11 +63,11 @@ class Registrar:
         self._shutting_down = shutting_down or threading.Event()
 
     def run(self, image_id: int, *, go_on: bool = False) -> ImageState | None:
-        """Claim an image and bring it as far as it gets. Never raises for what goes wrong with it.
+        """Claim an image and register it as far as possible. Never raises for what goes wrong with the image.
 
-        Returns its state afterwards as this worker left it; None where there was nothing to claim, it was cancelled or
-        taken over on the way, or the store did not answer. To `go_on` is to claim an image anew whose lease was lost,
-        unless another worker has it by then.
+        Returns the image's state as this worker left it. Returns None if there was nothing to claim, the image was
+        cancelled or taken over meanwhile, or the store did not answer. With `go_on`, an image whose lease was lost is
+        claimed again, unless another worker has claimed it by then.
         """
         if self._shutting_down.is_set():
             return None
@@ -86,7 +86,7 @@ class Registrar:
             return None
 
     def _run(self, image_id: int) -> ImageState | None:
-        """Raises `LeaseLost`, `RegistrationFreed` and `SQLAlchemyError`."""
+        """Claim the image and register it. Raises `LeaseLost`, `RegistrationFreed` and `SQLAlchemyError`."""
         asked = time.monotonic()
         claim = self._registrations.claim(image_id, self._worker, self._settings.lease_seconds)
         if claim is None:
@@ -102,7 +102,7 @@ class Registrar:
         return state
 
     def _outcome(self, claim: Registration, asked: float) -> ImageState:
-        """Do the work, and write down how it ended. Raises `LeaseLost` and `SQLAlchemyError` only."""
+        """Do the work and record how it ended. Raises only `LeaseLost` and `SQLAlchemyError`."""
         if claim.image.attempt > self._settings.attempts_max:
             return self._failed(claim, f"given up: {self._settings.attempts_max} workers broke off while at it")
         try:
@@ -124,7 +124,7 @@ class Registrar:
     def _register(self, claim: Registration, asked: float) -> None:
         image, root = claim.image, self._settings.images
         source = image.source or ""
-        # What an earlier attempt, or the image's last generation, has left. No ticket needs that any more.
+        # Discard what an earlier attempt or an earlier generation of the image has left: no ticket needs it any more.
         unfinished.discard(root, image.location)
         unfinished.discard_fetched(root, image.id, claim.token)
         with RegistrationLease(
@@ -143,7 +143,7 @@ class Registrar:
             self._ready(claim, digests, root / source, source)
 
     def _bring_in(self, claim: Registration, progress: RegistrationLease, fill: Callable[[ImageWriter], None]) -> None:
-        """Have a new file filled, bring it under the root, and register it."""
+        """Let `fill` write a new file, move the file under the image root, and register it."""
         image, root = claim.image, self._settings.images
         location = ""
         with unfinished.fetching(root, image.id, claim.token) as incoming:
@@ -154,7 +154,8 @@ class Registrar:
                 unfinished.bring_in(root, incoming, location)
                 self._ready(claim, written.digests, root / location, location)
             except SQLAlchemyError:
-                # Perhaps it is committed, and only the answer was lost. If not, the next attempt discards the file.
+                # The commit may have succeeded and only the answer was lost. If not, the next attempt discards the
+                # file.
                 raise
             except BaseException:
                 unfinished.discard(root, location)
@@ -196,9 +197,9 @@ class Registrar:
 
 
 class RegistrationLease:
-    """Holds the claim while it is a context: renews the lease and writes the progress, from a thread of its own.
+    """Holds the claim inside its context: a thread of its own renews the lease and writes the progress.
 
-    Work that has not called `check` for long is stuck: the lease is renewed no longer.
+    Work that has not called `check` for a long time is stuck: then the lease is no longer renewed.
     """
 
     def __init__(
@@ -210,14 +211,14 @@ class RegistrationLease:
         *,
         asked: float,
     ) -> None:
-        """`asked` is when the claim was asked for, by the monotonic clock."""
+        """`asked` is the time at which the claim was requested, by the monotonic clock."""
         self.sent = self.total = 0
         self._registrations = registrations
         self._claim = claim
         self._settings = settings
         self._shutting_down = shutting_down
         self._renewed = self._checked = asked
-        # Some of the work, to have a whole image written to the disk, takes long and cannot be broken off.
+        # Some steps, such as flushing a whole image to the disk, take long and cannot be interrupted.
         self._silent_seconds = settings.verify_seconds + settings.stall_seconds
         self._lost = False
         self._ended = threading.Event()
@@ -234,7 +235,7 @@ class RegistrationLease:
         self._thread.join()
 
     def check(self) -> None:
-        """Raises `LeaseLost` or `ShuttingDown` where the work must stop. Costs next to nothing."""
+        """Raise `LeaseLost` or `ShuttingDown` if the work must stop. Cheap enough to call often."""
         if not self._holds():
             raise LeaseLost
         self._checked = time.monotonic()
@@ -242,13 +243,17 @@ class RegistrationLease:
             raise ShuttingDown
 
     def _holds(self) -> bool:
-        """A process that was paused for longer than its lease knows so by its own clock, before it asks anybody."""
+        """Return whether the lease still holds.
+
+        Uses this process's own clock first: after a pause longer than the lease, it knows that the lease is lost
+        without asking the store.
+        """
         if time.monotonic() - self._renewed > self._settings.lease_seconds:
             self._lost = True
         return not self._lost
 
     def _keep(self) -> None:
-        # Written at every turn, moved or not: that is how a cancel is noticed.
+        # Write at every turn, even without progress: the write is what notices a cancel.
         while not self._ended.wait(self._settings.progress_seconds):
             if not self._holds():
                 return
@@ -283,7 +288,7 @@ def _digest(file: io.FileIO, progress: RegistrationLease) -> Digests:
 def _write(
     image: Image, incoming: Path, settings: Settings, progress: RegistrationLease, fill: Callable[[ImageWriter], None]
 ) -> Written:
-    """Have a file written and finished. Raises what `fill` and `ImageWriter` raise."""
+    """Let `fill` write a file, and finish it. Raises what `fill` and `ImageWriter` raise."""
     limits = UnpackLimits.of(settings)
     try:
         with ImageWriter(incoming, limits, field="location", expected=image.expected, check=progress.check) as writer:
@@ -304,7 +309,7 @@ def _copy(file: io.FileIO, writer: ImageWriter, progress: RegistrationLease) -> 
 
 
 def _fetch(source: str, writer: ImageWriter, settings: Settings, progress: RegistrationLease) -> None:
-    """Fetch what a URL names. Raises what `fetch` raises, and `ImageTooLarge`."""
+    """Fetch the file that a URL names. Raises what `fetch` raises, and `ImageTooLarge`."""
     looked_at = 0
 
     def expect(total: int) -> None:

@@ -1,4 +1,7 @@
-"""A ticket, from its message to whoever comes next: claimed, held under a lease, attempted. Knows no Celery."""
+"""Run a ticket: claim it, hold it under a lease, attempt it, and wake the tickets that waited for it.
+
+Knows no Celery.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ class LeaseFreed(LeaseLost):
 
 
 class Runner:
-    """Runs tickets, several at a time where it is called from several threads."""
+    """Runs tickets. May be called from several threads, one ticket each."""
 
     def __init__(
         self,
@@ -51,11 +54,11 @@ class Runner:
         self._policy = OutboundPolicy.of(settings)
 
     def run(self, ticket_id: int, *, go_on: bool = False) -> State | None:
-        """Claim a ticket and bring it as far as it gets. Never raises for what goes wrong with the ticket.
+        """Claim a ticket and publish it as far as possible. Never raises for what goes wrong with the ticket.
 
-        Returns its state afterwards as this worker left it; None where there was nothing to claim, the lease was lost
-        on the way, or the store did not answer. To `go_on` is to claim a ticket anew whose lease was lost, unless
-        another worker has it by then: who was paused for longer than its lease may be the only one.
+        Returns the ticket's state as this worker left it. Returns None if there was nothing to claim, the lease was
+        lost meanwhile, or the store did not answer. With `go_on`, a ticket whose lease was lost is claimed again,
+        unless another worker has claimed it by then: after a pause longer than the lease, this may be the only worker.
         """
         if self._drain.begun.is_set():
             return None
@@ -71,12 +74,12 @@ class Runner:
                 logger.warning("ticket %d: the lease was lost; another worker has the ticket", ticket_id)
             except SQLAlchemyError as error:
                 metrics.STORE_ERRORS.inc()
-                # Nothing can be written down. Once the lease runs out, the ticket is taken up where it stands.
+                # Nothing can be recorded. Once the lease runs out, a worker resumes the ticket where it stands.
                 logger.warning("ticket %d: the store did not answer: %s", ticket_id, type(error).__name__)
             return None
 
     def _run(self, ticket_id: int) -> State | None:
-        """Raises `LeaseLost`, `LeaseFreed` and `SQLAlchemyError`."""
+        """Claim the ticket and attempt it. Raises `LeaseLost`, `LeaseFreed` and `SQLAlchemyError`."""
         asked = time.monotonic()
         claim = self._store.leases.claim(ticket_id, self._worker, self._settings.lease_seconds)
         if claim is None:
@@ -90,7 +93,7 @@ class Runner:
             raise LeaseFreed from None
 
     def _traced(self, claim: Claim, asked: float) -> State:
-        """Raises `LeaseLost` and `SQLAlchemyError`."""
+        """Attempt the ticket inside a tracing span. Raises `LeaseLost` and `SQLAlchemyError`."""
         ticket = claim.ticket
         told: tracing.Attributes = {
             "publisher.ticket": ticket.id,
@@ -108,7 +111,7 @@ class Runner:
             return state
 
     def _attempt(self, claim: Claim, asked: float) -> State:
-        """Raises `LeaseLost` and `SQLAlchemyError`."""
+        """Attempt the ticket under its lease. Raises `LeaseLost` and `SQLAlchemyError`."""
         ticket_id = claim.ticket.id
         logger.info("ticket %d: claimed, attempt %d", ticket_id, claim.ticket.attempt)
         if claim.taken_over:
@@ -121,13 +124,13 @@ class Runner:
             metrics.ATTEMPTS.labels(claim.ticket.platform, outcome).inc()
         logger.info("ticket %d: %s", ticket_id, state)
         if state is State.QUEUED and self._drain.over and self._wakeups:
-            # Its own message went back to the broker as this worker stopped, and is used up by now.
+            # The ticket's own message went back to the broker as this worker stopped, and has been consumed by now.
             self._wakeups.ticket(ticket_id)
         self._wake_next(claim)
         return state
 
     def _wake_next(self, claim: Claim) -> None:
-        """Tell those that wait for the place that is free now; the reconciler does it where this worker cannot."""
+        """Wake the tickets that waited for the slot that is free now. If this fails, the reconciler wakes them."""
         if self._wakeups is None:
             return
         for ticket_id in self._store.leases.next_waiting(claim):

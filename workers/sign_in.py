@@ -1,4 +1,4 @@
-"""What `publisher accounts test` becomes: signs in once with a stored account, and says what works.
+"""Sign in once with a stored account, and report what works. Runs as `publisher accounts test`.
 
 `python -m workers.sign_in [--target ELEMENT=VALUE]… [--json] USER ACCOUNT`
 """
@@ -27,7 +27,7 @@ from workers.clouds.base import CloudPublisher, Timeouts
 
 @dataclass(frozen=True, slots=True)
 class SignInCheck:
-    """One thing that was tried. `message` says what works, or what is wrong and what to do."""
+    """One step that was tried. `message` says what works, or what is wrong and how to fix it."""
 
     name: str
     ok: bool
@@ -35,7 +35,7 @@ class SignInCheck:
 
 
 def main() -> int:
-    """The exit code: 0 where all works, else 1."""
+    """Run the command and return its exit code: 0 if all steps work, else 1."""
     parser = argparse.ArgumentParser(prog="publisher accounts test")
     parser.add_argument("--target", action="append", default=[])
     parser.add_argument("--json", action="store_true")
@@ -69,7 +69,7 @@ def main() -> int:
 def tried(
     account: StoredAccount, target: Mapping[str, str], settings: Settings, deployment: str
 ) -> Iterator[SignInCheck]:
-    """One check after the other, until one fails."""
+    """Try the steps in order and yield their results. Stops at the first that fails."""
     where = account.fields.get("keystoneUrl") or account.platform
     cloud: CloudPublisher | None = None
 
@@ -105,7 +105,7 @@ def _check(name: str, step: Callable[[], str]) -> SignInCheck:
         return SignInCheck(name, True, step())
     except PublisherError as error:
         return SignInCheck(name, False, str(error))
-    except Exception as error:  # a mistake in a plugin, or one that cannot be loaded
+    except Exception as error:  # a mistake in a plugin, or a plugin that cannot be loaded
         return SignInCheck(name, False, f"an unexpected error in the plugin: {type(error).__name__}")
 
 

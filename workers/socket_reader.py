@@ -1,4 +1,4 @@
-"""Reading an answer from a socket, with a look at whether to go on before each read and all along the waiting."""
+"""Read an answer from a socket, and call a check before each read and while waiting."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 _WAIT_SECONDS = 0.25
-"""How long to wait for the other side before looking whether to go on."""
+"""How long to wait for data before the check is called again."""
 
 
 class SocketReader(io.RawIOBase):
-    """A socket as `http.client.HTTPResponse` wants to read it: `first` has been read already, and `look` ends the
-    reading by raising, however the answer comes: never, drop by drop, or without end."""
+    """A socket in the form that `http.client.HTTPResponse` reads from.
+
+    `first` is what has been read already. `look` ends the read by raising, whether the answer never comes, comes drop
+    by drop, or never ends.
+    """
 
     def __init__(self, sock: socket.socket, look: Callable[[], None], first: bytes | None = None) -> None:
         self.ended = False
@@ -26,7 +29,8 @@ class SocketReader(io.RawIOBase):
         self._look = look
         self._first = first
         sock.setblocking(False)
-        # As with any file of a socket, that stays open for as long as this is, whoever closes it before.
+        # Like any file made from a socket, this keeps the socket open as long as this object exists, even if others
+        # close it.
         self._held = sock.makefile("rb", buffering=0)
         self._something = select.poll()
         self._something.register(sock, select.POLLIN)

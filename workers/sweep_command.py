@@ -1,4 +1,7 @@
-"""What `publisher sweep` becomes: one sweep, now. `python -m workers.sweep_command [--dry-run] [--json]`."""
+"""Run one sweep now. Runs as `publisher sweep`.
+
+`python -m workers.sweep_command [--dry-run] [--json]`
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,10 @@ from workers.sweeper import Outcome, Sweeper, words
 
 
 def main() -> int:
-    """The exit code: 0, or 1 where something could not be looked into, or not be removed."""
+    """Run the command and return its exit code.
+
+    The code is 1 if the cloud of an account could not be listed or an orphan could not be deleted, else 0.
+    """
     parser = argparse.ArgumentParser(prog="publisher sweep")
     parser.add_argument("--dry-run", action="store_true")
     parser.add_argument("--json", action="store_true")

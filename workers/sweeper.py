@@ -1,6 +1,6 @@
-"""Removes from the clouds what tickets have made and nobody needs: what could not be cleaned up when they failed.
+"""Delete orphans: what tickets have created in clouds, no ticket needs, and could not be deleted when they failed.
 
-Whatever is in doubt stays, and is reported; see docs/operations.md, "What is left in the clouds".
+Objects in doubt stay, and are reported; see docs/operations.md.
 """
 
 from __future__ import annotations
@@ -30,31 +30,31 @@ logger = logging.getLogger(__name__)
 
 ROLE = "sweeper"
 _LOOK_SECONDS = 60.0
-"""How often a worker looks whether it is time to sweep."""
+"""How often a worker checks whether a sweep is due."""
 _CALLS_OF_A_DELETION = 5
-"""More calls than a plugin makes for one: so many time-outs long the ticket is held."""
+"""More calls than a plugin makes for one deletion. The ticket is held for this many call time-outs."""
 
 
 class Outcome(StrEnum):
     UNKNOWN = "unknown"
-    """It carries our tag, but no record says that we made it: left alone."""
+    """The object carries our tag, but no record says that we created it. It stays."""
     SEEN = "seen"
-    """An orphan; too short a time ago for the first time, or just now."""
+    """An orphan that was first found now, or too short a time ago to be deleted."""
     DUE = "due"
-    """An orphan that is to be removed; only where nothing is to be."""
+    """An orphan that would be deleted. Used only in a dry run."""
     REMOVED = "removed"
     FAILED = "failed"
-    """An orphan that could not be removed; or, without an object, an account that could not be looked into."""
+    """An orphan that could not be deleted; or, without a `cloud_id`, an account whose cloud could not be listed."""
 
 
 @dataclass(frozen=True, slots=True)
 class SweepFinding:
-    """What became of one object, or of one account that could not be looked into."""
+    """What happened to one object, or to one account whose cloud could not be listed."""
 
     outcome: Outcome
     platform: str
     account: str
-    """Login, project and address, for people."""
+    """Login, project and address, for people to read."""
     cloud_id: str | None = None
     ticket_uid: str | None = None
     age_seconds: float | None = None
@@ -73,11 +73,12 @@ class Sweeper:
         self._policy = OutboundPolicy.of(settings)
 
     def run(self) -> None:
-        """Sweep every `sweep_seconds`, of all workers one, until the worker stops."""
+        """Run a sweep every `sweep_seconds` on one elected worker, until the worker stops."""
         every = self._settings.sweep_seconds
         while every and not self._stop.wait(min(every, _LOOK_SECONDS)):
             try:
-                # Another name at each turn: so the role is free only once the time since the last turn is over.
+                # Use a new name at each turn, so that no worker can renew the role: it is free only once
+                # `sweep_seconds` have passed.
                 if self._store.leadership.hold(ROLE, f"{self._worker}-{uuid.uuid4()}", every):
                     for each in self.sweep(patient=True):
                         _log(each)
@@ -87,9 +88,11 @@ class Sweeper:
                 logger.exception("unexpected, while sweeping")
 
     def sweep(self, *, dry_run: bool = False, patient: bool = False) -> Iterator[SweepFinding]:
-        """All that is not as it should be. A cloud that does not answer keeps no other from being swept.
+        """Sweep all accounts and yield each object that needs attention.
 
-        `patient`: an account that has refused is left alone for a while. Whoever asks for a sweep wants to know now.
+        A cloud that fails does not stop the sweep of the others.
+
+        `patient`: skip accounts that have refused the login recently. A sweep that a person starts must not skip them.
         """
         done: set[tuple[str, str]] = set()
         for scope in self._store.sweeping.scopes():
@@ -193,7 +196,7 @@ def _log(found: SweepFinding) -> None:
 
 
 def words(found: SweepFinding) -> str:
-    """One line for a person."""
+    """Describe a finding in one line, for people to read."""
     where = f"{found.platform} account {found.account}"
     if found.cloud_id is None:
         return f"{where} cannot be looked into: {found.error}"

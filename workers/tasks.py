@@ -1,4 +1,4 @@
-"""What Celery calls: a few lines each."""
+"""The tasks and signal handlers that Celery calls: a few lines each."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ HOST = socket.gethostname()
 WORKER = f"{HOST}-{os.getpid()}"
 consumer = Consumer()
 heartbeats: list[Heartbeat] = []
-"""Of this process; one, once it is ready."""
+"""The heartbeat of this process; empty until the worker is ready."""
 Found = TypeVar("Found")
 
 
@@ -74,20 +74,20 @@ def notifier() -> Notifier:
 
 @app.task(name=PUBLISH_TASK, Request=Message)  # type: ignore[untyped-decorator]  # Celery has no types
 def publish(ticket_id: int) -> str:
-    """Bring one ticket as far as it gets."""
+    """Publish one ticket as far as possible."""
     state = runner().run(ticket_id, go_on=True)
     return tell_ticket(state, _read(store().tickets.get, ticket_id))
 
 
 @app.task(name=REGISTER_TASK, Request=Message)  # type: ignore[untyped-decorator]
 def register(image_id: int) -> str:
-    """Bring the registration of one image as far as it gets."""
+    """Register one image as far as possible."""
     state = registrar().run(image_id, go_on=True)
     return tell_image(state, _read(store().images.get, image_id))
 
 
 def _read(get: Callable[[int], Found | None], id: int) -> Found | None:
-    """How it stands, for monitors; None where that cannot be read."""
+    """Read a record, for monitors. Returns None if it cannot be read."""
     try:
         return get(id)
     except SQLAlchemyError:
@@ -96,11 +96,15 @@ def _read(get: Callable[[int], Found | None], id: int) -> Found | None:
 
 @worker_init.connect  # type: ignore[untyped-decorator]
 def _prepare(**_: Any) -> None:
-    """Fail now, not at the first ticket, where something is not set up; and load the plugins while nobody waits."""
+    """Fail at the start, not at the first ticket, if something is not set up.
+
+    Load the plugins before the first ticket needs them.
+    """
     tracing.configure("worker")
     serve(store(), settings, readiness(store(), consumer, drain))
     store().check_schema()
-    # Of workers that were killed here: the reconciler may run on another machine, which does not see their locks.
+    # Left by workers that were killed on this machine: the reconciler may run on another one, which does not see their
+    # locks.
     unfinished.discard_abandoned(settings.images, store().images.has_file)
     runner()
     notifier()

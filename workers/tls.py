@@ -1,27 +1,27 @@
-"""What is wrong with a connection that TLS did not come about on, in words for a person."""
+"""Explain in words why a TLS connection failed."""
 
 from __future__ import annotations
 
 import ssl
 
 _OTHER_NAME = {62, 63, 64}
-"""X509_V_ERR_HOSTNAME_MISMATCH, and the same for mail and IP addresses (openssl/x509_vfy.h)."""
+"""X509_V_ERR_HOSTNAME_MISMATCH, and its counterparts for mail and IP addresses (openssl/x509_vfy.h)."""
 _EXPIRED, _NOT_YET_VALID = 10, 9
 _NO_TLS = {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"}
-"""How OpenSSL calls an answer that is no TLS: that of a server which speaks plain HTTP, for one."""
+"""OpenSSL's reasons for an answer that is not TLS, such as that of a server that speaks plain HTTP."""
 _ADD = "have its authority added to what this worker trusts (REQUESTS_CA_BUNDLE)"
 _GIVE = "give its authority's as caBundle, or have it added to what this worker trusts (REQUESTS_CA_BUNDLE)"
 
 
 def fault(error: BaseException, where: str, element: str, *, bundle: bool = True) -> str | None:
-    """A sentence about what TLS found wrong at `where`; None where it found nothing. `element` gives its address.
+    """Return a sentence about the TLS error in the connection to `where`; None if TLS did not fail.
 
-    `bundle`: the account may have a bundle of authorities.
+    `element`: the request's field that holds the address. `bundle`: the account can have its own CA bundle.
     """
     cause = _cause(error)
     if isinstance(cause, ssl.SSLCertVerificationError):
         return _of_certificate(cause, where, element, _GIVE if bundle else _ADD)
-    # What broke off is no fault of TLS.
+    # A connection that was cut is not a TLS error.
     if cause is None or isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError | ssl.SSLSyscallError):
         return None
     if cause.reason in _NO_TLS:
@@ -41,7 +41,7 @@ def _of_certificate(error: ssl.SSLCertVerificationError, where: str, element: st
 
 
 def _cause(error: BaseException) -> ssl.SSLError | None:
-    """The error of TLS itself: clients wrap it in their own, as a cause, a context, a reason or an argument."""
+    """Find the original TLS error. Clients wrap it in their own: as a cause, a context, a reason or an argument."""
     waiting: list[object] = [error]
     seen: set[int] = set()
     while waiting:
@@ -49,7 +49,7 @@ def _cause(error: BaseException) -> ssl.SSLError | None:
         if not isinstance(each, BaseException) or id(each) in seen:
             continue
         seen.add(id(each))
-        # Those of aiohttp are errors of TLS as well, and know nothing of what was wrong.
+        # aiohttp's TLS errors derive from ssl.SSLError, too, but do not hold the reason.
         if isinstance(each, ssl.SSLError) and type(each).__module__ == "ssl":
             return each
         waiting += [each.__cause__, each.__context__, getattr(each, "reason", None), *each.args]

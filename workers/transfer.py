@@ -1,7 +1,9 @@
-"""The upload engine: one image file on its way to a cloud. Sized, rewindable, counted, cancellable.
+"""The upload engine: sends one image file to a cloud.
 
-Over plain HTTP the kernel sends the file (sendfile(2)); over TLS large reads go through one reused buffer. Memory stays
-the same whatever the size of the image.
+Knows the size, counts the bytes, can restart and can be cancelled.
+
+Over plain HTTP the kernel sends the file (sendfile(2)); over TLS, large reads go through one reused buffer. Memory use
+does not depend on the size of the image.
 """
 
 from __future__ import annotations
@@ -26,9 +28,9 @@ from workers import tls as tls_faults
 from workers.socket_reader import SocketReader
 
 _CHUNK_BYTES = 1 << 20
-"""Sent at a time. With smaller pieces the receiver is woken for each, and an upload takes longer by a tenth."""
+"""Bytes sent at a time. With smaller pieces the receiver wakes up for each, and an upload takes a tenth longer."""
 _WAIT_SECONDS = 0.25
-"""How long to wait for the other side before looking whether to go on."""
+"""How long to wait for the other side before `check` is called again."""
 _ANSWER_BYTES_MAX = 64 << 10
 _LATE_ANSWER_SECONDS = 5.0
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -45,9 +47,10 @@ class Answer:
 
 
 class Transfer:
-    """The bytes of one image, sent at most once at a time, and as often as need be.
+    """The bytes of one image. They can be sent as often as needed, but only once at a time.
 
-    `check` is called at least twice a second and stops the transfer by raising; `on_sent` gets the bytes sent so far.
+    `check` is called at least twice a second and stops the transfer by raising; `on_sent` gets the number of bytes sent
+    so far.
     """
 
     def __init__(
@@ -62,7 +65,7 @@ class Transfer:
     ) -> None:
         self.size = size
         self.sha256: str | None = None
-        """Hash of what was sent, where it went through `chunks` or was read again; None where the cloud is to tell its
+        """Hash of what was sent, if the bytes went through `chunks` or `read_again`. None if the cloud must report its
         own."""
         self._descriptor = descriptor
         self._check = check
@@ -73,7 +76,7 @@ class Transfer:
         self._verify_file()
 
     def watch(self, *, looked: Callable[[], None], moved: Callable[[], None]) -> None:
-        """Have somebody told of each look at whether to go on, and of each piece that was sent."""
+        """Also call `looked` at each check, and `moved` for each piece that was sent."""
         check, on_sent = self._check, self._on_sent
 
         def watched_check() -> None:
@@ -87,7 +90,7 @@ class Transfer:
         self._check, self._on_sent = watched_check, watched_sent
 
     def chunks(self) -> Iterator[memoryview]:
-        """The whole image from its start, for a cloud whose SDK wants to be fed; hashed on the way."""
+        """Yield the whole image from its start, and hash it meanwhile. For a cloud whose SDK reads from an iterator."""
         self._verify_file()
         hashed = hashlib.sha256()
         self.sha256 = None
@@ -106,8 +109,7 @@ class Transfer:
         self.sha256 = hashed.hexdigest()
 
     def read_again(self) -> None:
-        """Hash what was sent, for a cloud that tells no hash of its own. Raises `ImageFileError`, and what `check`
-        raises."""
+        """Hash the file again, for a cloud that reports no hash. Raises `ImageFileError`, and what `check` raises."""
         self._verify_file()
         hashed = hashlib.sha256()
         buffer = memoryview(bytearray(_CHUNK_BYTES))
@@ -133,10 +135,9 @@ class Transfer:
     ) -> Answer:
         """Send the whole image from its start as the body of one PUT, and return the answer, whatever its status.
 
-        An answer that comes before the last byte ends the upload. Raises `TransientCloudError` where the connection
-        fails, stalls or is cut without an answer, `PermanentCloudError` where the server's certificate is not trusted,
-        `NetworkRefused`, `ImageFileError` where the file is not what it was, and what `check` raises: then the
-        connection is reset.
+        An answer before the last byte ends the upload. Raises `TransientCloudError` if the connection fails, stalls or
+        is cut without an answer, `PermanentCloudError` if the server's certificate is not trusted, `NetworkRefused`,
+        `ImageFileError` if the file has changed, and what `check` raises. After an exception the connection is reset.
         """
         self._verify_file()
         parts = urlsplit(url)
@@ -163,7 +164,8 @@ class Transfer:
             except OSError as error:
                 if error.errno not in _GONE and not isinstance(error, ssl.SSLEOFError):
                     raise
-                # Refused early: the reason was sent before the connection was closed, and can still be read.
+                # The server refused early: it sent the reason before it closed the connection, so the reason can still
+                # be read.
                 answer_seconds = _LATE_ANSWER_SECONDS
             answer = self._answer(connection.sock, first, answer_seconds)
         except BaseException as error:
@@ -173,7 +175,7 @@ class Transfer:
         return answer
 
     def _send(self, sock: socket.socket) -> bytes | None:
-        """Send the file, unless the server answers before its end: then this returns what `_first_byte` has read."""
+        """Send the file. If the server answers before the end, stop and return what `_first_byte` has read."""
         send_some = self._encrypted(sock) if isinstance(sock, ssl.SSLSocket) else self._plain(sock)
         incoming = select.poll()
         incoming.register(sock, select.POLLIN)
@@ -194,8 +196,8 @@ class Transfer:
         return None
 
     def _plain(self, sock: socket.socket) -> Callable[[int], int]:
-        # Waiting is left to the kernel (socket(7), SO_SNDTIMEO), and not done by poll(2): so that one call hands over
-        # a whole piece, and not just what there is room for at the moment.
+        # Let the kernel wait (socket(7), SO_SNDTIMEO) instead of poll(2): so one call hands over a whole piece, not
+        # just what fits in the buffer at the moment.
         sock.settimeout(None)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", 0, int(_WAIT_SECONDS * 1_000_000)))
         target = sock.fileno()
@@ -236,8 +238,10 @@ class Transfer:
         return send_some
 
     def _answer(self, sock: socket.socket, first: bytes | None, answer_seconds: float) -> Answer:
-        """Await and read the answer, of which `first` has been read: the server may hash and store for long after the
-        last byte."""
+        """Wait for the answer and read it. `first` is what has been read of it.
+
+        The server may hash and store for a long time after the last byte.
+        """
         deadline = time.monotonic() + answer_seconds
 
         def look() -> None:
@@ -246,14 +250,15 @@ class Transfer:
                 raise TimeoutError(f"no answer within {answer_seconds:.0f} s after the last byte")
 
         incoming = SocketReader(sock, look, first)
-        read = http.client.HTTPResponse(incoming, method="PUT")  # type: ignore[arg-type]  # all it does is read
+        read = http.client.HTTPResponse(incoming, method="PUT")  # type: ignore[arg-type]  # it only reads
         read.begin()
         if incoming.ended:
-            raise http.client.RemoteDisconnected("")  # within the header, which the parser takes for its end
+            raise http.client.RemoteDisconnected("")  # cut within the header, which the parser takes for its end
         return Answer(read.status, dict(read.headers.items()), read.read(_ANSWER_BYTES_MAX))
 
     def _verify_file(self) -> None:
-        """Raises `ImageFileError` where the file is not as long as recorded, or was written to since it was opened."""
+        """Raise `ImageFileError` if the file's size is not as recorded, or the file was written to since it was
+        opened."""
         status = os.fstat(self._descriptor)
         if status.st_size != self.size:
             raise ImageFileError(
@@ -264,9 +269,9 @@ class Transfer:
 
 
 def _first_byte(sock: socket.socket) -> bytes | None:
-    """The first byte of an answer, empty where the server has hung up, None while none has come.
+    """Return the first byte of an answer. Empty if the server has closed the connection, None if nothing has arrived.
 
-    Only reading tells: over TLS what has come may be no part of the answer, but a session ticket.
+    Only reading shows this: over TLS, the data that has arrived may be a session ticket and no part of the answer.
     """
     try:
         return sock.recv(1)
@@ -279,7 +284,7 @@ def _shrank() -> ImageFileError:
 
 
 def _translated(error: BaseException, where: str) -> BaseException:
-    """What failed on the way to a server, as the runner knows it; anything else as it is."""
+    """Turn an error of the connection into one that the runner handles; return any other unchanged."""
     if words := tls_faults.fault(error, where, "glanceUrl"):
         return PermanentCloudError(words, reason=Reason.CONFIGURATION)
     if isinstance(error, http.client.HTTPException):
@@ -293,7 +298,7 @@ def _translated(error: BaseException, where: str) -> BaseException:
 
 
 def _reset(connection: http.client.HTTPConnection) -> None:
-    """Close without sending what is still buffered, so that the server notices at once."""
+    """Close without sending what is still buffered, so that the server notices immediately."""
     if connection.sock is not None:
         with contextlib.suppress(OSError):  # it may never have been connected
             connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

@@ -1,8 +1,8 @@
-"""Sends webhooks (Standard Webhooks): what the store's outbox holds, signed, until each is taken or given up.
+"""Send webhooks (Standard Webhooks): signs what the store's outbox holds and sends it until it is accepted or given up.
 
-Every worker has one; one at a time is elected, through the store. A receiver is told one thing at a time, a slow one
-keeps no other waiting, and after each thing it is decided anew, fairly between users, who is told next. What a sender
-that died has sent may be sent again, with the same `webhook-id`.
+Every worker has a sender; one at a time is elected through the store. A receiver gets one notification at a time, so a
+slow receiver does not delay others. After each notification, the next receiver is chosen, fairly between users. A
+notification that a dead sender has sent may be sent again, with the same `webhook-id`.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ logger = logging.getLogger(__name__)
 ROLE = "notifier"
 _TERM_TURNS = 3
 _AT_ONCE, _AT_ONCE_OF_USER = 32, 4
-"""Receivers that are told something at a time: with those of one user that do not answer, others' are told still."""
+"""Receivers served at a time, in total and of each user: so one user's dead receivers do not block those of others."""
 _SHARED = 16
-"""From so many on a user gets one only, and who has one gets no more: there is room for those who have none."""
+"""From this number of busy receivers on, each user gets only one, which leaves room for users who have none."""
 _HELD_SECONDS = 15.0
-"""How long beyond its time-out a try may take to be noted."""
+"""How long after its time-out the result of a try may still be recorded."""
 _GONE = 410
 _USER_AGENT = f"image-publisher/{__version__}"
 
 Receiver = tuple[str, str]
-"""A user, and a URL of its own."""
+"""A user, and one of the user's URLs."""
 
 
 class NoSecret(ConfigurationError):
@@ -53,7 +53,7 @@ class NoSecret(ConfigurationError):
 
 class Notifier:
     def __init__(self, store: Store, vault: Vault, settings: Settings, *, holder: str, stop: threading.Event) -> None:
-        """Raises `ConfigurationError`."""
+        """Create the sender. Raises `ConfigurationError`."""
         self._store = store
         self._vault = vault
         self._policy = OutboundPolicy.of(settings)
@@ -68,7 +68,7 @@ class Notifier:
         self._elected = False
 
     def run(self) -> None:
-        """Until the worker stops."""
+        """Send notifications while elected, until the worker stops."""
         while not self._stop.wait(self._seconds):
             try:
                 self._elected = self._store.leadership.hold(ROLE, self._holder, self._seconds * _TERM_TURNS)
@@ -77,7 +77,7 @@ class Notifier:
             except SQLAlchemyError as error:
                 self._elected = False
                 logger.warning("the store did not answer: %s", type(error).__name__)
-            except Exception:  # a mistake at one turn must not be the end of all webhooks
+            except Exception:  # a mistake in one turn must not end all webhooks
                 logger.exception("unexpected, while webhooks were sent")
         try:
             self._store.leadership.resign(ROLE, self._holder)
@@ -85,7 +85,7 @@ class Notifier:
             logger.warning("the store did not answer: %s", type(error).__name__)
 
     def turn(self) -> list[threading.Thread]:
-        """Begin to tell those who are to be told something, as many as there is room for; the threads that do."""
+        """Start to notify as many receivers as there is room for. Returns the threads that do it."""
         with self._choosing:
             if len(self._busy) >= _AT_ONCE:
                 return []
@@ -99,7 +99,7 @@ class Notifier:
                     continue
                 users[receiver[0]] += 1
                 self._busy.add(receiver)
-                # Its time-outs end it; what is not noted when the worker ends is sent again.
+                # Its time-outs end the thread. If the worker ends first, what is not recorded is sent again.
                 begun.append(threading.Thread(target=self._tell_one, args=(receiver,), name="webhook", daemon=True))
                 begun[-1].start()
             return begun
@@ -108,7 +108,7 @@ class Notifier:
         return _AT_ONCE_OF_USER if len(self._busy) < _SHARED else 1
 
     def _tell_one(self, receiver: Receiver) -> None:
-        """One thing; then the room is whose turn it is."""
+        """Send one notification, then give the free place to the next receiver."""
         try:
             try:
                 told = self._store.notifications.take(*receiver, self._timeout_seconds + _HELD_SECONDS)
@@ -122,7 +122,7 @@ class Notifier:
             logger.warning("the store did not answer: %s", type(error).__name__)
 
     def _tell(self, told: Notification) -> None:
-        """One try. Only the receiver's host is shown: the rest of a URL may be what gives access."""
+        """Try once. Messages show only the receiver's host: the rest of the URL may be a secret."""
         host = urlsplit(told.url).netloc.rpartition("@")[2]
         what = f"{told.event}, try {told.attempt}"
         notifications = self._store.notifications
@@ -147,12 +147,15 @@ class Notifier:
         if told.attempt > len(self._delays):
             self._store.notifications.given_up(told, f"{words}; given up", error=error)
             return
-        # Spread by a quarter, so that many do not come again at once.
+        # Spread by a quarter, so that many tries do not repeat at the same moment.
         delay = self._delays[told.attempt - 1] * random.uniform(0.75, 1.25)  # noqa: S311  # no secret
         self._store.notifications.again(told, f"{words}; again in {delay:.0f} s", delay_seconds=delay, error=error)
 
     def _send(self, told: Notification) -> int:
-        """The status of the answer. Raises `NetworkRefused`, `NoSecret`, and whatever goes wrong on the way."""
+        """Send a notification and return the status of the answer.
+
+        Raises `NetworkRefused`, `NoSecret`, and whatever goes wrong on the way.
+        """
         now = datetime.now(UTC)
         headers = {
             "Content-Type": "application/json",
@@ -164,7 +167,7 @@ class Notifier:
         return asyncio.run(self._post(told.url, headers, told.body.encode()))
 
     async def _post(self, url: str, headers: dict[str, str], body: bytes) -> int:
-        """The answer's body is not read."""
+        """Post the body and return the status. Does not read the answer's body."""
         connector = aiohttp_connector(self._policy, self._tls)
         timeout = aiohttp.ClientTimeout(total=self._timeout_seconds)
         async with (
@@ -184,7 +187,7 @@ class Notifier:
 
 
 def delays(text: str) -> list[float]:
-    """Of `notify_retry_seconds`. Raises `ConfigurationError`."""
+    """Parse `notify_retry_seconds`. Raises `ConfigurationError`."""
     try:
         found = [float(each) for each in text.split(",") if each.strip()]
     except ValueError:
@@ -195,7 +198,7 @@ def delays(text: str) -> list[float]:
 
 
 def _reason(error: Exception) -> str:
-    """For people, without the URL."""
+    """Describe an error for people to read, without the URL."""
     if isinstance(error, TimeoutError):
         return "it did not answer in time"
     if words := tls.fault(error, "its server", "its URL", bundle=False):

@@ -12,7 +12,7 @@ from workers.clouds.base import CloudPublisher
 
 @cache
 def plugin(platform: str) -> type[CloudPublisher]:
-    """Raises `ConfigurationError` where no plugin for the platform is installed on this worker."""
+    """Load the plugin for a platform. Raises `ConfigurationError` if this worker has none."""
     for entry in entry_points(group=ENTRY_POINT_GROUP, name=platform):
         loaded: type[CloudPublisher] = entry.load()
         return loaded

@@ -15,7 +15,7 @@ from workers.transfer import Transfer
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """How long a plugin waits for its cloud. Seconds."""
+    """How long a plugin waits for its cloud. In seconds."""
 
     connect_seconds: float = 10.0
     call_seconds: float = 60.0
@@ -23,67 +23,74 @@ class Timeouts:
 
     @property
     def silent_seconds(self) -> float:
-        """A method that has not called `check` for so long is stuck: within one request it may be silent."""
+        """How long a method may go without a call of `check`.
+
+        After that it is stuck: within one request it may be silent.
+        """
         return self.connect_seconds + 2 * self.call_seconds
 
     @property
     def verifying_seconds(self) -> float:
-        """The same for `upload` and `finish`, in which the cloud takes an image over."""
+        """The same limit for `upload` and `finish`, during which the cloud processes the image."""
         return self.verify_seconds + self.silent_seconds
 
     @property
     def longest_seconds(self) -> float:
-        """No method takes longer, counted from the last byte of an image that it moved."""
+        """How long any method may take, counted from the last byte of an image that it moved."""
         return self.verify_seconds + 10 * self.call_seconds
 
 
 @dataclass(frozen=True, slots=True)
 class CloudImage:
-    """An image as the cloud tells it."""
+    """An image as the cloud reports it."""
 
     cloud_id: str
     complete: bool
-    """All its bytes are there, and the cloud says that it can be used."""
+    """Whether all bytes have arrived and the cloud says that the image is usable."""
     size: int | None = None
-    """Bytes, as the cloud counted them."""
+    """Number of bytes that the cloud counted."""
     hashes: Mapping[str, str] = field(default_factory=dict)
-    """Algorithm ("sha512", "sha256", "md5") to lower-case hex, of what the cloud received; empty if it tells none."""
+    """Hashes of what the cloud received: algorithm ("sha512", "sha256", "md5") to lower-case hex. Empty if it reports
+    none."""
     location: str | None = None
-    """Where it is, for people: a region or an endpoint."""
+    """Where the image is, for people to read: a region or an endpoint."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tagged:
-    """An object in the cloud that says that it was made by an installation, for a ticket."""
+    """An object in the cloud whose tags say that an installation created it for a ticket."""
 
     cloud_id: str
     ticket_uid: str
     age_seconds: float | None = None
-    """Since the cloud made it, about; None where it does not tell."""
+    """Approximate time since the cloud created it; None if the cloud does not say."""
 
 
 class Journal(Protocol):
-    """The ticket's list of the cloud objects that it has made. Each method may raise `LeaseLost` or `Cancelled`."""
+    """The ticket's list of the cloud objects that it has created. Each method may raise `LeaseLost` or `Cancelled`."""
 
     def entries(self) -> Sequence[CloudRef]: ...
 
     def plan(self, cloud_id: str) -> None:
-        """Write an object down before it is made."""
+        """Record an object before it is created."""
 
     def present(self, cloud_id: str) -> None:
-        """The cloud has confirmed it."""
+        """Record that the cloud has confirmed the object."""
 
     def condemn(self, cloud_id: str) -> None:
-        """Write down that an object is about to be deleted. No other attempt uses it from then on, as the deletion may
-        come late: from a worker that was paused, or over a connection that stalled."""
+        """Record that an object is about to be deleted.
+
+        No other attempt uses the object from then on, because the deletion may arrive late: from a worker that was
+        paused, or over a connection that stalled.
+        """
 
     def gone(self, cloud_id: str) -> None:
-        """The cloud has confirmed that it is not there, or no longer."""
+        """Record that the cloud has confirmed that the object does not exist, or no longer does."""
 
 
 @dataclass(frozen=True, slots=True)
 class TicketRef:
-    """What a plugin knows of the ticket it works for. Each cloud object carries `uid` and `deployment` as its tags."""
+    """What a plugin knows of the ticket it works for. Each cloud object carries `uid` and `deployment` as tags."""
 
     uid: str
     deployment: str
@@ -96,14 +103,14 @@ class TicketRef:
 class CloudPublisher(ABC):
     """One cloud account that images are published to.
 
-    Methods raise `InvalidRequest` and `PermanentCloudError` for what another attempt would not mend, and
-    `TransientCloudError` for what it might. Only the type decides. Their messages are shown to the caller: they say
-    what to do, and never hold a secret. Every call to the cloud has a time-out.
+    Methods raise `InvalidRequest` and `PermanentCloudError` for errors that another attempt would not fix, and
+    `TransientCloudError` for errors that it might fix. Only the type decides. The messages are shown to the caller:
+    they say what to do, and never contain a secret. Every call to the cloud has a time-out.
     """
 
     platform: ClassVar[str]
     region: str | None = None
-    """Where in the cloud its images go, once it is signed in to; None where the cloud has no regions, or tells none."""
+    """Region that images go to, known after sign-in. None if the cloud has no regions, or does not name them."""
 
     @classmethod
     @abstractmethod
@@ -115,38 +122,44 @@ class CloudPublisher(ABC):
         policy: OutboundPolicy,
         check: Callable[[], None] = lambda: None,
     ) -> Self:
-        """Sign in. A wrong credential is a `PermanentCloudError`. Whatever address the account, or the cloud itself,
-        names is connected to as `policy` allows: `policy.connect`, or a client of `workers.http_clients`.
+        """Sign in and return the signed-in plugin. A wrong credential raises `PermanentCloudError`.
 
-        `check` is called by every method before each request, and while it waits: it breaks the method off by
-        raising what is to be let pass, and later may do so no more, for the clean-up. A method that is not heard of for
-        longer than `timeouts` allow is left to itself, and the ticket is tried again (`workers.bounded`)."""
+        Every address that the account or the cloud itself names must be connected to through `policy`: with
+        `policy.connect`, or with a client of `workers.http_clients`.
+
+        Every method calls `check` before each request and while it waits. `check` stops the method by raising; let the
+        exception pass. Later calls may return normally again, so that the same object can clean up. A method that does
+        not call `check` for longer than `timeouts` allow is abandoned, and the ticket is tried again
+        (`workers.bounded`).
+        """
 
     @abstractmethod
     def check(self, image: Image) -> None:
-        """What can be told before any byte is sent: name, format, permissions, quota."""
+        """Check what can be checked before any byte is sent: name, format, permissions, quota."""
 
     @abstractmethod
     def find(self, ticket: TicketRef) -> CloudImage | None:
-        """What an earlier attempt left in the cloud, complete or not. What is of no use is condemned and
-        deleted."""
+        """Return what an earlier attempt left in the cloud, complete or not. Condemn and delete what is of no use."""
 
     @abstractmethod
     def upload(self, image: Image, ticket: TicketRef, transfer: Transfer) -> CloudImage:
-        """Make the image, or go on with the incomplete one that `find` told of, and send its bytes."""
+        """Create the image, or continue the incomplete one that `find` returned, and send its bytes."""
 
     @abstractmethod
     def finish(self, uploaded: CloudImage, image: Image) -> CloudImage:
-        """What remains once the bytes are there: sharing, tags. Repeatable."""
+        """Do what remains after the upload: sharing, tags. Must be repeatable."""
 
     @abstractmethod
     def delete(self, cloud_id: str) -> None:
-        """Remove an object and return once the cloud confirms that it is gone. One that is not there is no error; where
-        the id was chosen here, it can be made no more: a request for that may still be on its way."""
+        """Delete an object, and return once the cloud confirms that it is gone.
+
+        An object that does not exist is not an error. If the id was chosen by the plugin, it must also become
+        impossible to create the object later: a request to create it may still be on its way.
+        """
 
     @abstractmethod
     def tagged(self, deployment: str) -> Sequence[Tagged]:
-        """All objects of this account that carry the installation's id, whatever their state."""
+        """Return all objects of this account that carry the installation's id, whatever their state."""
 
     def close(self) -> None:  # noqa: B027  # most have nothing to close
-        """Let go of connections."""
+        """Close connections."""

@@ -1,1 +1,1 @@
-"""OpenStack: Keystone v3 and v2.0 to sign in, Glance v2 to hold the images."""
+"""OpenStack: sign-in to Keystone v3 and v2.0, images in Glance v2."""

@@ -1,4 +1,4 @@
-"""Turns what the OpenStack clients raise, and what Glance answers, into the errors that the runner knows."""
+"""Turn exceptions of the OpenStack clients and answers of Glance into the errors that the runner handles."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ _REASONS = {
     507: Reason.QUOTA,
 }
 _BROKEN_OFF = ("the connection was reset", "the connection was closed")
-"""So some servers take it that a client begins with TLS, and they speak none."""
+"""What a client that begins with TLS gets from some servers that do not speak it."""
 _WORDS_MAX = 300
 _TEXT_MAX = 4096
-"""Of an error page that is looked at: patterns may take time that grows faster than the page does."""
+"""How much of an error page is read: the time that patterns take may grow faster than the page."""
 _TAG = re.compile(r"(?is)<(script|style)\b[^>]*>.*?</\1\s*>|<!--.*?-->|</?[a-z!][^>]*>")
 _GENERIC = "The request you have made requires authentication"
-"""What Keystone says to a login whatever is wrong with it."""
+"""What Keystone answers to a refused login, whatever the cause."""
 _CREDENTIAL_LIKE = re.compile(
     r"""(?ix) \b(x-auth-token|x-subject-token|password|passwd|secret|token)\b
         ["']? \s* [=:] \s* (?: "(?:[^"\\]|\\.)*"? | '(?:[^'\\]|\\.)*'? | \S+ )"""
@@ -44,10 +44,10 @@ _CREDENTIAL_LIKE = re.compile(
 
 @contextmanager
 def translated(service: str, element: str = "glanceUrl", *, by_token: bool = False) -> Iterator[None]:
-    """Every client exception inside becomes a `CloudError`; `service` ("Glance at http://…") begins its message, and
-    `element` is where its address can be given.
+    """Turn every client exception inside into a `CloudError`.
 
-    `by_token`: the service knows the login by a token alone, as in `answered`.
+    `service` ("Glance at http://…") begins its message, and `element` is the request's field that sets the address.
+    `by_token`: the service knows the login only by a token, as in `answered`.
     """
     try:
         yield
@@ -72,10 +72,11 @@ def translated(service: str, element: str = "glanceUrl", *, by_token: bool = Fal
 def answered(
     service: str, status: int, words: str, headers: Mapping[str, str] | None = None, *, by_token: bool = False
 ) -> CloudError:
-    """The error that an HTTP status of 400 and above stands for.
+    """Return the error for an HTTP status of 400 or above.
 
-    Who is known `by_token` was signed in by Keystone a moment ago: a 401 then tells of the token, which may have run
-    out, and nothing of the login. Another attempt signs in anew, and hears from Keystone if it is the login after all.
+    `by_token`: the service received a token that Keystone issued a moment ago. A 401 then says that the token may have
+    expired, and nothing about the login. Another attempt signs in again, and Keystone refuses that if the login is the
+    problem.
     """
     said = f"{service} answered {status}" + (f": {words}" if words else "")
     if status == 401 and by_token:
@@ -92,7 +93,7 @@ def answered(
 
 
 def words_of(body: bytes) -> str:
-    """What an error page says, in one line: the `message` where it is JSON."""
+    """Return what an error page says, in one line: its `message` if the page is JSON."""
     text = body[:_TEXT_MAX].decode("utf-8", "replace")
     try:
         told = json.loads(text)
@@ -105,13 +106,13 @@ def words_of(body: bytes) -> str:
 
 
 def words_of_login(error: keystone.Unauthorized) -> str:
-    """What Keystone says of a login that it refuses, beyond that it does; empty where that is nothing."""
+    """Return what Keystone says about a refused login beyond its generic sentence; empty if it says no more."""
     said = _words(error.message)
     return "" if said.startswith(_GENERIC) else said.removesuffix(".")
 
 
 def _words(text: object) -> str:
-    """One line of plain text without anything that looks like a credential."""
+    """Return one line of plain text, without anything that looks like a credential."""
     line = " ".join(html.unescape(_TAG.sub(" ", str(text or "")[:_TEXT_MAX])).split())
     line = re.sub(r"^(?:HTTP )?\d{3} \w[\w ]*?:? (?=\d{3} )", "", line)
     return _CREDENTIAL_LIKE.sub(r"\1=***", line)[:_WORDS_MAX]
@@ -135,7 +136,7 @@ def _kind(error: Exception) -> str:
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds; RFC 9110 section 10.2.3 allows a number or a date."""
+    """Return the seconds to wait. RFC 9110 section 10.2.3 allows a number or a date."""
     value = next((value for name, value in headers.items() if name.lower() == "retry-after"), None)
     if value is None:
         return None

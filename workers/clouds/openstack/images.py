@@ -1,8 +1,8 @@
 """The records of images in Glance, as plain dicts.
 
-python-glanceclient's own are not used: they are checked against a schema that the server gives, and a server which a
-caller names may give one that takes for ever to be checked, or that refers to any address. Here nothing is believed of
-an answer but its shape, and no answer is followed without end.
+python-glanceclient's image records are not used: it validates them against a schema that the server provides. Callers
+name the server, so it may provide a schema that takes for ever to validate, or that refers to any address. This module
+trusts nothing in an answer but its shape, and limits how far it follows an answer.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from workers.clouds.openstack.errors import answered, translated, words_of
 
 _PATH = "/v2/images"
 _PAGE, _PAGES_MAX = 200, 2000
-"""Images that are asked for at a time, and how often. A server may give fewer than it is asked for."""
+"""Number of images requested for each page, and the maximum number of pages. A server may return fewer images."""
 _LIST_BYTES_MAX = 256 << 20
 _LIST_SECONDS = 300.0
-"""For all pages of a list together, as the bytes are: room for a hundred thousand images."""
+"""Limit for all pages of a list together, like the limit of bytes. Enough for a hundred thousand images."""
 _WORD = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 class GlanceImages:
-    """Raises `CloudError`, and what stops the session's calls."""
+    """Calls to Glance's image API. Methods raise `CloudError`, and what stops the session's calls."""
 
     def __init__(self, session: Session, endpoint: str) -> None:
         self._service = f"Glance at {endpoint}"
-        # keystoneauth formats this address as text that has fields in it.
+        # keystoneauth formats this address as a template with fields.
         self._adapter = Adapter(session, service_type="image", endpoint_override=endpoint.replace("%", "%%"))
 
     def create(self, record: Mapping[str, Any], *, may_be: Collection[int] = ()) -> int:
-        """The status of the answer: a good one, or one of `may_be`."""
+        """Create a record and return the status of the answer: a success, or one of `may_be`."""
         return int(self._call("POST", _PATH, may_be=may_be, json=dict(record)).status_code)
 
     def get(self, cloud_id: str) -> dict[str, Any] | None:
@@ -51,7 +51,7 @@ class GlanceImages:
         return record
 
     def delete(self, cloud_id: str) -> bool:
-        """Ask for the deletion; False where there is no such image, or no longer."""
+        """Request a deletion. Returns False if the image does not exist, or no longer does."""
         status = self._call("DELETE", f"{_PATH}/{cloud_id}", may_be=(404, 409)).status_code
         if status == 409:
             raise TransientCloudError(f"{self._service}: image {cloud_id} is in use")
@@ -79,7 +79,10 @@ class GlanceImages:
         return found
 
     def _next(self, page: dict[str, Any], filters: Mapping[str, str]) -> str | None:
-        """Of the next page, which is at the same place; only where it goes on is up to the server."""
+        """Return the query of the next page; None after the last.
+
+        The server decides only where the page begins, not which address serves it.
+        """
         link = page.get("next")
         if link is None:
             return None

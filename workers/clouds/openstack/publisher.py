@@ -1,7 +1,7 @@
-"""Publishing to Glance (Image API v2, docs.openstack.org/api-ref/image/v2).
+"""Publish to Glance (Image API v2, docs.openstack.org/api-ref/image/v2).
 
-An image's id is chosen here and journalled before the image is made, so that no answer that is lost on the way can
-leave an image that nobody knows of, and a creation that is repeated cannot make a second one.
+The plugin chooses an image's id and writes it to the journal before it creates the image. So a lost answer cannot leave
+an unknown image, and a repeated creation cannot make a second one.
 """
 
 from __future__ import annotations
@@ -32,10 +32,13 @@ logger = logging.getLogger(__name__)
 GIB = 1 << 30
 _TICKET, _DEPLOYMENT = "publisher_ticket", "publisher_deployment"
 _ITSELF = "publisher_cloud_id"
-"""The image's own id. Nova's snapshots of a server that was booted from it, and the images that Cinder makes of its
-volumes, have this property too, as all others, and another id."""
+"""Property that holds the image's own id.
+
+Nova's snapshots of a server that was booted from the image, and the images that Cinder makes of its volumes, inherit
+this property like all others, but have another id.
+"""
 _SNAPSHOT = ("base_image_ref", "instance_uuid")
-"""What Nova adds to a snapshot."""
+"""Properties that Nova adds to a snapshot."""
 
 
 class OpenStackPublisher(CloudPublisher):
@@ -52,7 +55,7 @@ class OpenStackPublisher(CloudPublisher):
         self._to_fill: dict[str, Any] | None = None
         """The record of an image that waits for its bytes."""
         self._planned: str | None = None
-        """An id that was journalled, and whose image was perhaps never made."""
+        """An id that is in the journal, and whose image was perhaps never created."""
 
     @classmethod
     def connect(
@@ -83,7 +86,7 @@ class OpenStackPublisher(CloudPublisher):
         entries = {entry.cloud_id: entry.state for entry in ticket.journal.entries()}
         journalled = {cloud_id: state for cloud_id, state in entries.items() if state != "gone"}
         for cloud_id in self._tagged(ticket):
-            if cloud_id not in journalled:  # the journal is older than the image: it came back from a backup
+            if cloud_id not in journalled:  # the journal is older than the image: it was restored from a backup
                 if cloud_id not in entries:
                     ticket.journal.plan(cloud_id)
                 ticket.journal.present(cloud_id)
@@ -93,13 +96,13 @@ class OpenStackPublisher(CloudPublisher):
             record = self._images.get(cloud_id)
             if record is None and state == "planned" and not self._planned:
                 self._planned = cloud_id
-            elif record is None:  # one too many; or one that is there, though this node of the cloud does not know it
+            elif record is None:  # one too many; or it exists, but this node of the cloud does not know it yet
                 self._delete_noted(ticket, cloud_id)
             elif record["status"] == "active" and complete is None:
                 complete = self._cloud_image(record)
             elif record["status"] == "queued" and self._to_fill is None and complete is None:
                 self._to_fill = record
-            else:  # half-made, by an uploader that is gone, or one too many
+            else:  # half-made by an uploader that is gone, or one too many
                 self._delete_noted(ticket, cloud_id)
         if complete and self._to_fill:
             self._delete_noted(ticket, str(self._to_fill["id"]))
@@ -111,7 +114,7 @@ class OpenStackPublisher(CloudPublisher):
     def upload(self, image: Image, ticket: TicketRef, transfer: Transfer) -> CloudImage:
         cloud_id = self._record(image, ticket)
         answer = self._put(cloud_id, transfer)
-        if answer.status == 401:  # the token ran out: sign in again, once
+        if answer.status == 401:  # the token has expired: sign in again, once
             self._session.invalidate()
             answer = self._put(cloud_id, transfer)
         if answer.status >= 300:
@@ -123,12 +126,12 @@ class OpenStackPublisher(CloudPublisher):
         return self._cloud_image(record)
 
     def finish(self, uploaded: CloudImage, image: Image) -> CloudImage:
-        """Nothing remains: visibility and properties are given as the record is made."""
+        """Do nothing: visibility and properties were set when the record was created."""
         return uploaded
 
     def delete(self, cloud_id: str) -> None:
         if not self._images.delete(cloud_id):
-            # The request that makes it may still be on its way. Glance gives no id a second time, deleted or not.
+            # The request that creates it may still be on its way. Glance accepts no id twice, even after a deletion.
             self._images.create({"id": cloud_id, "name": "Deleted before it was made"}, may_be=(403, 409, 413))
             if not self._images.delete(cloud_id):
                 return
@@ -141,18 +144,18 @@ class OpenStackPublisher(CloudPublisher):
     def tagged(self, deployment: str) -> Sequence[Tagged]:
         with translated(self._service, by_token=True):
             project = self._session.get_project_id()
-        # Others' images are listed as well, where they are public or shared.
+        # The list also contains images of others that are public or shared.
         found = self._images.list({_DEPLOYMENT: deployment} | ({"owner": project} if project else {}))
         return [Tagged(str(each["id"]), str(each.get(_TICKET)), _age(each)) for each in found if not _is_copy(each)]
 
     # Records --------------------------------------------------------------------------------------
 
     def _record(self, image: Image, ticket: TicketRef) -> str:
-        """The id of an image that waits for these bytes."""
+        """Return the id of an image record that waits for these bytes."""
         if self._to_fill is None:
             return self._create(image, ticket)
         cloud_id = str(self._to_fill["id"])
-        # The image may have been generated again since the record was made.
+        # The image may have been generated again since the record was created.
         told = self._properties(cloud_id, image, ticket)
         if all(self._to_fill.get(name) == told[name] for name in ("disk_format", "min_disk", "publisher_sha256")):
             return cloud_id
@@ -160,7 +163,10 @@ class OpenStackPublisher(CloudPublisher):
         return self._create(image, ticket)
 
     def _create(self, image: Image, ticket: TicketRef) -> str:
-        """Make the record of the image, empty. Each turn but the last ends with an id that is used up."""
+        """Create an empty record of the image, and return its id.
+
+        Each turn but the last ends with an id that is used up.
+        """
         while True:
             cloud_id = self._planned or str(uuid.uuid4())
             if not self._planned:
@@ -174,7 +180,8 @@ class OpenStackPublisher(CloudPublisher):
                     " and have an administrator share it",
                     reason=Reason.FORBIDDEN,
                 )
-            # An earlier request, whose answer was lost, has made it; or it was, and is deleted again.
+            # An earlier request whose answer was lost may have created the image; or the image was created and deleted
+            # again.
             if status == 409 and self._images.get(cloud_id) is None:
                 self._delete_noted(ticket, cloud_id)
                 continue
@@ -182,7 +189,7 @@ class OpenStackPublisher(CloudPublisher):
             return cloud_id
 
     def _properties(self, cloud_id: str, image: Image, ticket: TicketRef) -> dict[str, Any]:
-        # What is stored as it boots needs a disk as large; an ISO is not installed by being copied.
+        # A disk image needs a disk of its size to boot; an ISO is not copied to the disk.
         min_disk = 0 if image.disk_format == "iso" else -(-image.virtual_size // GIB)
         return {
             "id": cloud_id,
@@ -225,7 +232,7 @@ class OpenStackPublisher(CloudPublisher):
         with translated(self._service, by_token=True):
             token = str(self._session.get_token())
         return transfer.put(
-            # As all other calls write the address.
+            # Normalize the address as all other calls do.
             parse_url(f"{self._endpoint}/v2/images/{cloud_id}/file").url,
             {
                 "X-Auth-Token": token,
@@ -259,7 +266,7 @@ class OpenStackPublisher(CloudPublisher):
 
 
 def _is_copy(record: Mapping[str, Any]) -> bool:
-    """It is the user's own, and has our tags only because it was made from an image of ours."""
+    """Return whether a user made this image from one of ours. It has our tags only because it inherited them."""
     if record.get(_ITSELF, record["id"]) != record["id"]:
         return True
     return record.get("image_type") == "snapshot" or any(name in record for name in _SNAPSHOT)

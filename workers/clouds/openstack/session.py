@@ -1,4 +1,4 @@
-"""Signing in to Keystone, v3 or v2.0, and finding the image service."""
+"""Sign in to Keystone, v3 or v2.0, and find the image service."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from workers.clouds.openstack.errors import translated, words_of_login
 from workers.http_clients import requests_session
 
 with warnings.catch_warnings():
-    # It warns, as it is imported, that parts of it are old; v2.0 itself is.
+    # keystoneclient warns on import that parts of it are old; v2.0 itself is.
     warnings.simplefilter("ignore")
     from keystoneclient import discover
     from keystoneclient.v2_0 import client as keystone_v2
@@ -33,13 +33,16 @@ _VERSION_SUFFIX = re.compile(r"/(v2\.0|v3)/*$")
 _GLANCE_VERSION = re.compile(r"/v[12](\.\d+)?$")
 _FIRST_DOMAIN = "default"
 _NAMES_SHOWN_MAX, _NAME_SHOWN_MAX = 20, 64
-"""How many names an error shows, and of each how many characters."""
+"""Maximum number of names that an error shows, and of characters of each."""
 _ID = re.compile(r"[0-9a-f]{32}")
 
 
 class UnlimitedSession(Session):
-    """Sends each request at once. The clients' rate limiter sleeps by the time of day, with a limit and without: for an
-    hour, where somebody sets the clock back by one (keystoneauth1._fair_semaphore)."""
+    """A session that sends each request immediately.
+
+    The clients' rate limiter (keystoneauth1._fair_semaphore) sleeps by the time of day, even without a limit: for an
+    hour if somebody sets the clock back by one.
+    """
 
     def request(self, url: str, method: str, *more: Any, **options: Any) -> Any:
         return super().request(url, method, *more, **(options | {"rate_semaphore": nullcontext()}))
@@ -47,16 +50,16 @@ class UnlimitedSession(Session):
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """How the cloud is reached."""
+    """How to reach the cloud."""
 
     timeouts: Timeouts
     policy: OutboundPolicy
     tls: ssl.SSLContext
     check: Callable[[], None] = lambda: None
-    """Breaks a call off by raising."""
+    """Stops a call by raising."""
 
     def session(self, auth: Any) -> Session:
-        """Of the OpenStack clients; they follow redirects themselves, over the same session."""
+        """Return a session for the OpenStack clients. They follow redirects themselves, over the same session."""
         connect_seconds = self.timeouts.connect_seconds
         plain = requests_session(self.policy, self.tls, connect_seconds=connect_seconds, check=self.check)
         return UnlimitedSession(
@@ -66,16 +69,16 @@ class Reach:
 
 @dataclass(frozen=True, slots=True)
 class SignIn:
-    """Who signs in where: read from the account and the target of a ticket."""
+    """Who signs in, and where: read from the account and the target of a ticket."""
 
     keystone_url: str
-    """Without a version."""
+    """Address without the version."""
     version: str | None
-    """`v3` or `v2.0`; None where neither the account nor the address tells."""
+    """`v3` or `v2.0`; None if neither the account nor the address says."""
     login: str
     password: str
     user_domain: str
-    """A name or an id, as of the project's domain and the project."""
+    """A name or an id; so are the project's domain and the project."""
     project_domain: str
     project: str | None
     glance_url: str | None
@@ -108,10 +111,10 @@ class SignIn:
 
 
 def sign_in(who: SignIn, reach: Reach) -> Session:
-    """A session with a token scoped to the project. Raises `CloudError`.
+    """Return a session with a token scoped to the project. Raises `CloudError`.
 
-    Keystone answers one and the same 401 to a wrong password and to an unknown project, so this looks further before
-    it tells which of them it was.
+    Keystone answers the same 401 to a wrong password and to an unknown project. So after a 401, this looks further to
+    report which of them it was.
     """
     with translated(who.service, "keystoneUrl"):
         version = who.version or _discover(who, reach)
@@ -131,23 +134,23 @@ def sign_in(who: SignIn, reach: Reach) -> Session:
 
 @dataclass(frozen=True, slots=True)
 class ImageService:
-    """Where Glance is."""
+    """The address of Glance."""
 
     url: str
-    """Without a version."""
+    """Address without the version."""
     region: str | None
-    """None where neither the request nor the catalog tells."""
+    """None if neither the request nor the catalog says."""
 
 
 def image_service(session: Session, who: SignIn) -> ImageService:
-    """The account's, or the catalog's. Raises `CloudError`."""
+    """Find the image service in the account or in Keystone's catalog. Raises `CloudError`."""
     if who.glance_url:
         return ImageService(who.glance_url, who.region)
     assert isinstance(session.auth, BaseIdentityPlugin)  # noqa: S101  # as `sign_in` makes it
     with translated(who.service, "keystoneUrl"):
         catalog = session.auth.get_access(session).service_catalog
         found = catalog.get_endpoints_data(service_type="image", interface=who.interface)
-    # The first of each region counts.
+    # The first endpoint of each region counts.
     regions = {each.region_name: str(each.catalog_url) for several in found.values() for each in reversed(several)}
     if not regions:
         raise PermanentCloudError(
@@ -169,7 +172,7 @@ def image_service(session: Session, who: SignIn) -> ImageService:
 
 
 def _some(names: Iterable[str]) -> str:
-    """What a cloud offers, in words: it may offer any number."""
+    """Join the names that a cloud offers, shortened: it may offer any number."""
     found = sorted(name[:_NAME_SHOWN_MAX] for name in names)
     more = [f"and {len(found) - _NAMES_SHOWN_MAX} more"] if len(found) > _NAMES_SHOWN_MAX else []
     return ", ".join(found[:_NAMES_SHOWN_MAX] + more)
@@ -217,7 +220,7 @@ def _domain(prefix: str, domain: str) -> dict[str, Any]:
 
 
 def _is_id(given: str | None) -> bool:
-    """Whether Keystone gives ids that look like this, and hardly anybody a name."""
+    """Return whether this has the form of a Keystone id, which few people use as a name."""
     return given is not None and _ID.fullmatch(given) is not None
 
 
@@ -230,7 +233,7 @@ class _Project:
 
 
 def _find_project(who: SignIn, version: str, reach: Reach) -> str:
-    """The id of the project that is meant, where its name alone did not do: it may be an id, or the only one."""
+    """Find the id of the requested project. Its name alone failed: it may be an id, or the login's only project."""
     session = reach.session(_unscoped(who, version))
     try:
         session.get_token()
@@ -249,7 +252,7 @@ def _find_project(who: SignIn, version: str, reach: Reach) -> str:
 
 
 def _why_not(who: SignIn, projects: list[_Project]) -> str:
-    """Why the login cannot use the project, and which it can."""
+    """Explain why the login cannot use the project, and list those it can use."""
     usable = _some(each.name for each in projects if each.enabled) or "none"
     if not who.project:
         return f"is needed; '{who.login}' may use: {usable}"
@@ -266,12 +269,12 @@ def _why_not(who: SignIn, projects: list[_Project]) -> str:
 
 
 def _projects(who: SignIn, version: str, session: Session) -> list[_Project]:
-    """All that the login has a role in, disabled ones too."""
+    """Return all projects in which the login has a role, including disabled ones."""
     listed: Any
     if version == "v2.0":
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
-            # keystoneauth formats this address as text that has fields in it.
+            # keystoneauth formats this address as a template with fields.
             address = f"{who.keystone_url}/v2.0".replace("%", "%%")
             listed = keystone_v2.Client(session=session, endpoint_override=address).tenants.list()
     else:
@@ -291,7 +294,10 @@ def _where_the_user_is(who: SignIn) -> str:
 
 
 def _login_refused(who: SignIn, version: str, error: Unauthorized) -> PermanentCloudError:
-    """Of an unknown user and a wrong password Keystone says the same; of a password that has expired, more."""
+    """Explain a refused login.
+
+    Keystone answers the same for an unknown user and a wrong password, and says more for an expired password.
+    """
     said = words_of_login(error)
     if said and "expired" in said:
         return PermanentCloudError(
