@@ -1,1 +1,1 @@
-"""The `publisher` command: one module a noun, and the programs that `publisher up` runs."""
+"""The `publisher` command: one module for each noun, and the programs that `publisher up` runs."""

@@ -1,4 +1,4 @@
-"""`publisher accounts`: cloud accounts kept here, for requests to name instead of telling them whole."""
+"""`publisher accounts`: manage stored cloud accounts, which requests can name instead of sending them whole."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def add(
     given = {
         element: str(context.params[option])
         for option, element in options.items()
-        # A variable is about another cloud than the one that was asked for.
+        # If a cloud was named, the variables may be about another one.
         if context.params[option] and (cloud is None or is_from_command_line(context, option))
     }
     if cloud is None and (domain := openrc.user_domain(context)):
@@ -148,7 +148,7 @@ app.command("test", epilog=stored_accounts.TEST_EXAMPLES)(stored_accounts.try_ou
 def _password(stdin: bool, cloud: Cloud | None, login: str | None) -> str:
     if stdin:
         return passwords.from_stdin()
-    # As with the other variables: that one is about another cloud.
+    # Like the other variables, this one may be about another cloud.
     found = cloud.password if cloud else os.environ.get(passwords.CLOUD_VARIABLE)
     instead = "use --password-stdin" if cloud else f"set {passwords.CLOUD_VARIABLE}, or use --password-stdin"
     return found or passwords.ask(f"Password of {login or 'the cloud account'}", instead=instead)

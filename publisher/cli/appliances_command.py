@@ -1,4 +1,4 @@
-"""`publisher appliances`: what images are generated from."""
+"""`publisher appliances`: manage what images are generated from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`publisher audit`: who did what."""
+"""`publisher audit`: show the audit log."""
 
 from __future__ import annotations
 
@@ -62,5 +62,5 @@ def _json(entry: AuditEntry) -> dict[str, Any]:
 
 
 def _printable(text: str) -> str:
-    """A login that somebody tried may be anything, control characters for the terminal among it."""
+    """Escape control characters: somebody may have tried to sign in with any text as login."""
     return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)

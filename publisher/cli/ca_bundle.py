@@ -1,4 +1,4 @@
-"""The option that names the authorities by which a cloud is trusted."""
+"""The option that names the CA bundle by which a cloud is trusted."""
 
 from __future__ import annotations
 
@@ -17,5 +17,5 @@ CaBundle = Annotated[
 
 
 def read_bundle(file: Path) -> dict[str, str]:
-    """Read a bundle of certificates into the account's element, unchecked. Raises `OSError`."""
+    """Read a CA bundle into the account's element, unchecked. Raises `OSError`."""
     return {"caBundle": file.read_text("utf-8", "replace")}

@@ -1,4 +1,4 @@
-"""A cloud of a clouds.yaml as a cloud account, read as the `openstack` command reads it."""
+"""Read a cloud of a clouds.yaml as a cloud account, as the `openstack` command reads it."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ class Cloud:
 
 
 class _Told:
-    """The entries of one cloud. OpenStack's clients take those of `auth` from beside it, too."""
+    """The entries of one cloud. Like OpenStack's clients, it also finds entries of `auth` that stand beside it."""
 
     def __init__(self, cloud: Mapping[Any, Any], auth: Mapping[Any, Any]) -> None:
         self._cloud, self._auth = cloud, auth
         self._used = {"auth"}
 
     def first(self, *names: str) -> str | None:
-        """The value of the first of these names that has one. All of them count as used."""
+        """Return the value of the first of these names that has one. All of them count as used."""
         self._used |= set(names)
         for name in names:
             for name_there in (name, name.replace("_", "-")):
@@ -86,7 +86,8 @@ def read_cloud(name: str, file: Path | None) -> Cloud:
     if kind.removeprefix("v2").removeprefix("v3") != "password":
         raise InvalidRequest(f"cloud '{name}' of {path} signs in by {kind}; only password is supported")
     user_domain = told.first(*_OF_THE_USER, "default_domain")
-    # Of these, the project's domain counts here in one case: without a domain of its own, the user is in the first.
+    # The project's domain matters here in one case: if it is given and the user's domain is not, the user is in the
+    # first domain.
     project_domain = cloud["auth"].get(_OF_THE_PROJECT[0]) or cloud["auth"].get(_OF_THE_PROJECT[1])
     found = {
         "keystoneUrl": told.first("auth_url"),
@@ -116,15 +117,15 @@ def _read_yaml(path: Path) -> dict[Any, Any]:
     import yaml
 
     class Texts(yaml.SafeLoader):
-        """Reads every value as the text that stands there: a password of digits is no number."""
+        """Loads every value as the text in the file: a password of digits is not a number."""
 
-        # All that is left is `<<`, which merges what is shared.
+        # Only `<<` is left, which merges shared entries.
         yaml_implicit_resolvers = {"<": yaml.SafeLoader.yaml_implicit_resolvers["<"]}
 
     try:
         read = yaml.load(path.read_text("utf-8"), Texts)  # noqa: S506  # it is a SafeLoader
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        # Its own words would quote the line, and there may be a password on it.
+        # The library's message would quote the line, which may contain a password.
         mark = getattr(error, "problem_mark", None)
         raise InvalidRequest(f"{path} is not valid YAML{f', line {mark.line + 1}' if mark else ''}") from None
     return read if isinstance(read, dict) else {}

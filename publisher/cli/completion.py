@@ -1,6 +1,6 @@
-"""Completes arguments from the store: numbers of tickets and images, names of users.
+"""Complete arguments from the store: numbers of tickets and images, names of users.
 
-A shell waits while it completes, so the store gets little time to answer; without an answer nothing is offered.
+A shell waits while it completes, so the store gets little time to answer. Without an answer nothing is offered.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ def _beginning(incomplete: str, kind: str) -> Offer:
     told: list[Sequence[tuple[str, str]]] = []
 
     def ask() -> None:
-        # Whatever is wrong, a shell that completes is not the place to say so.
+        # Whatever is wrong, a shell's completion is not the place to say so.
         with contextlib.suppress(Exception):
             told.append(_names(kind, incomplete))
 
-    # Loaded before: what is waited for is the store's answer.
+    # Import it first, so that the time limit only covers the store's answer.
     importlib.import_module("publisher.store")
     asking = threading.Thread(target=ask, daemon=True)
     asking.start()
@@ -51,7 +51,7 @@ def _names(kind: str, beginning: str) -> Sequence[tuple[str, str]]:
 
     settings = Settings.from_environment()
     if not settings.database_url and not (settings.data_dir / "publisher.db").exists():
-        return []  # opening it would make an empty one
+        return []  # opening it would create an empty one
     store = Store.open(settings)
     try:
         return store.inspection.names(kind, beginning, _COUNT)

@@ -1,4 +1,4 @@
-"""`publisher config`: the settings, and where each comes from."""
+"""`publisher config`: show the settings, and where each comes from."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ def status(as_json: Json = False) -> None:
 
 
 def _wait_for_a_stop() -> None:
-    # Only now: what is blocked stays so in the servers that were started.
+    # Block signals only now: the servers that were started would inherit the block.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
     signal.sigwait(_STOP_SIGNALS)
     signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -1,4 +1,4 @@
-"""`publisher doctor`: what is wrong with this installation, and what to do about it."""
+"""`publisher doctor`: check an installation and suggest fixes."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def check_database(settings: Settings) -> Iterator[Finding]:
     from sqlalchemy import make_url
 
     if not settings.database_url and not (settings.data_dir / "publisher.db").exists():
-        # Opening it would make an empty one.
+        # Opening it would create an empty one.
         yield Finding("database", Level.FAIL, f"there is none in {settings.data_dir} yet", "run: publisher migrate")
         return
     try:
@@ -171,7 +171,7 @@ def check_disk(settings: Settings) -> Iterator[Finding]:
 
 
 def check_permissions(settings: Settings) -> Iterator[Finding]:
-    """Older versions left these to the umask."""
+    """Check file modes: older versions left them to the umask."""
     wanted = {settings.data_dir: 0o700} | dict.fromkeys((settings.data_dir / "publisher.db",), 384)
     loose = [(path, mode) for path, mode in wanted.items() if path.exists() and path.stat().st_mode & 0o077]
     for path, mode in loose:
@@ -181,7 +181,7 @@ def check_permissions(settings: Settings) -> Iterator[Finding]:
 
 
 def check_plugins(settings: Settings) -> Iterator[Finding]:
-    """Each is loaded in a process of its own, all at the same time: the command line itself loads no cloud SDK."""
+    """Load each plugin in a process of its own, all at the same time: the command line itself loads no cloud SDK."""
     from publisher.platforms.platform import ENTRY_POINT_GROUP, installed
 
     names = installed()

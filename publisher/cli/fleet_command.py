@@ -1,4 +1,4 @@
-"""`publisher fleet`: the workers there are, as the store knows them."""
+"""`publisher fleet`: show and drain the workers that the store knows."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Flower's configuration file, a program that Flower runs at its start (`--conf`).
 
-It sets how Flower shows our tasks, a link back to the console, and that every page asks for the login. All else is in
-Flower's environment.
+It sets how Flower shows our tasks, adds a link back to the console, and makes every page ask for the login. Flower's
+environment sets everything else.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def format_task(task: Any) -> Any:
 
 
 class WithLink(TemplateModule):
-    """Tornado's module for a page's parts, which puts a link at the end of each page."""
+    """Tornado's module for a page's parts, which adds a link to the end of each page."""
 
     def html_body(self) -> str:
         link = f'<a href="{escape(CONSOLE)}">Image publisher: the console</a>'
@@ -40,6 +40,6 @@ class WithLink(TemplateModule):
 
 application_settings["ui_modules"] = {"Template": WithLink}
 
-# Flower asks for its login everywhere but here.
+# Flower asks for its login everywhere but in these handlers.
 for handler in (Metrics, Healthcheck):
     handler.get = authenticated(handler.get)

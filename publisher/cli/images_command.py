@@ -1,4 +1,4 @@
-"""`publisher images`: the catalog of generated images."""
+"""`publisher images`: manage the catalog of generated images."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 app = typer.Typer(help="The catalog of generated images.", no_args_is_help=True)
 
 ID_MAX = (1 << 63) - 1
-"""The largest number that the database's columns hold."""
+"""The largest number that the database's columns can hold."""
 
 FIRST_APPLIANCE = 1
-"""The appliance of images for which none is named. It is created with the first of them."""
+"""The appliance of images for which none is named. The first such image creates it."""
 
 Format = Annotated[
     str | None, typer.Option("--format", help="Image format, such as qcow2; checked against what the file really is.")
@@ -181,7 +181,7 @@ def image_json(image: Image) -> dict[str, Any]:
 
 
 def warn(image: Image) -> None:
-    """Say on the standard error what is to be known about an image, if anything is."""
+    """Print an image's warnings to the standard error, if it has any."""
     if image.warning:
         say(f"Image {image.id}: {image.warning}", console=err)
     if image.glance_objection:
@@ -190,7 +190,7 @@ def warn(image: Image) -> None:
 
 @contextmanager
 def hashing(file: Path) -> Iterator[Callable[[int], None]]:
-    """A progress bar on the standard error, where that is a terminal, for what `register` reads of the file."""
+    """Show a progress bar for what `register` reads of the file, if the standard error is a terminal."""
     total = file.stat().st_size if file.is_file() else 0
     columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), DownloadColumn(binary_units=True)
     with Progress(*columns, TimeRemainingColumn(), console=err, transient=True, disable=not err.is_terminal) as bar:

@@ -1,4 +1,4 @@
-"""The installation that a command works on: its settings, and its store, opened and of the right version."""
+"""Open the installation that a command works on: its settings, and its store with the current tables."""
 
 from __future__ import annotations
 
@@ -26,10 +26,9 @@ class StoreUnavailable(PublisherError):
 
 
 def read_settings(*, serving: bool = False) -> Settings:
-    """The settings of the environment, with a warning of each variable that is none.
+    """Return the settings of the environment, and warn of variables that look like settings and are none.
 
-    What is `serving`, not one command of a person's, also warns of what is unfit for production, where that is said to
-    be meant. Raises `ConfigurationError`.
+    With `serving`, also warn of settings that are unfit for production in production mode. Raises `ConfigurationError`.
     """
     settings = Settings.from_environment()
     for each in unknown():
@@ -42,13 +41,13 @@ def read_settings(*, serving: bool = False) -> Settings:
 
 @contextmanager
 def open_store(settings: Settings, *, check: bool = True) -> Iterator[Store]:
-    """The store, closed again at the end of the block; `check` refuses tables of another version.
+    """Open the store, and close it at the end of the block. `check` refuses tables of another version.
 
-    What is changed by way of it is in the audit log, as done at a terminal by the user of the operating system.
+    The audit log attributes each change to the user of the operating system, at a terminal.
 
-    Raises `ConfigurationError`, or `StoreUnavailable` for whatever the database cannot do, inside the block too.
+    Raises `ConfigurationError`, or `StoreUnavailable` for any database error, including one inside the block.
     """
-    # Imported here, as in the commands: `publisher --help` need not wait for it.
+    # Imported here, as in the commands, so that `publisher --help` need not wait for it.
     from publisher.store import Store
     from publisher.store.audit import Actor
 
@@ -79,7 +78,7 @@ def database_errors() -> Iterator[None]:
 
 
 def make_private(directory: Path, *, follow_links: bool = True) -> None:
-    """Make a directory for its owner alone. Raises `ConfigurationError` where others may write to one that is there."""
+    """Make a directory for its owner alone. Raises `ConfigurationError` if it exists and others may write to it."""
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     found = directory.stat(follow_symlinks=follow_links)
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
@@ -90,7 +89,10 @@ def make_private(directory: Path, *, follow_links: bool = True) -> None:
 
 
 def _system_user() -> str:
-    """By its number, where it has no name: what variables say anybody may set."""
+    """Return the name of the user who runs this, or the number if there is no name.
+
+    Anybody may set variables like USER.
+    """
     try:
         return pwd.getpwuid(os.getuid()).pw_name
     except KeyError:
@@ -98,6 +100,6 @@ def _system_user() -> str:
 
 
 def _reason(error: SQLAlchemyError) -> str:
-    """The driver's own words, without the statement that SQLAlchemy adds."""
+    """Return the driver's own words, without the statement that SQLAlchemy adds."""
     lines = str(getattr(error, "orig", None) or error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

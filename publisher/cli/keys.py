@@ -1,4 +1,4 @@
-"""Single keys of a terminal, without Return."""
+"""Read single keys from a terminal, without Return."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 Pressed = Callable[[float], str]
-"""The key that is pressed within so many seconds; empty where none is."""
+"""Returns the key that is pressed within a number of seconds; empty if none is."""
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""`publisher logs`: all that is known of a ticket, in the order in which it happened."""
+"""`publisher logs`: show all that is known of a ticket, in order of time."""
 
 from __future__ import annotations
 
@@ -69,7 +69,10 @@ def logs(
 
 
 def events(dossier: Dossier) -> list[Event]:
-    """What happened, the earliest first; of what was changed several times in one place, the latest."""
+    """Return what happened, the earliest first.
+
+    Where a record was changed several times, only the latest change is known.
+    """
     return sorted(_events(dossier), key=lambda each: each.at)
 
 
@@ -83,7 +86,7 @@ def _events(dossier: Dossier) -> Iterator[Event]:
     ticket = dossier.ticket
     for each in dossier.paces:
         if each.attempt == ticket.attempt and not ticket.final:
-            continue  # it goes on; how far it is, the ticket itself tells
+            continue  # the attempt goes on, and the ticket itself has its progress
         rate = f", {mebibytes(each.bytes_per_second)}/s" if each.bytes_per_second is not None else ""
         words = f"attempt {each.attempt}: {mebibytes(each.sent_last)} sent{rate}"
         yield Event(each.last, "upload", f"{words} ({each.samples} samples)")
@@ -93,10 +96,10 @@ def _events(dossier: Dossier) -> Iterator[Event]:
 
 
 def _dossier(store: Store, ticket_id: int) -> Dossier:
-    """Raises `NotFound`."""
+    """Read all that is known of a ticket. Raises `NotFound`."""
     find_ticket(store, ticket_id)
     dossier = store.inspection.dossier(ticket_id)
-    # It may have been deleted in between.
+    # The ticket may have been deleted in between.
     return dossier or _dossier(store, ticket_id)
 
 
@@ -177,7 +180,7 @@ def _follow(store: Store, ticket_id: int, *, timeout_seconds: float | None, as_j
 
 
 def _going_on(dossier: Dossier) -> Iterator[tuple[object, Event]]:
-    """How far the upload is, and what it is told only once for: each tenth of each attempt."""
+    """Yield the progress of the upload, with a key that lets it be printed once for each tenth of each attempt."""
     ticket = dossier.ticket
     if ticket.state is State.PUBLISHING and ticket.phase is Phase.UPLOADING and ticket.progressed:
         tenth = ticket.attempt, ticket.progress.percentage // 10

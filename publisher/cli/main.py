@@ -1,4 +1,4 @@
-"""The `publisher` command. Commands translate; what they do is decided in the core."""
+"""The `publisher` command. Commands only translate; the core decides what they do."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from publisher.core.errors import ConfigurationError, Conflict, InvalidRequest, 
 from publisher.version import __version__
 
 WRONG_INPUT = (InvalidRequest, NotFound, Conflict, ConfigurationError)
-"""What the caller can put right: exit code 2, like a wrong option. Anything else ends with 1."""
+"""Errors that the caller can correct: exit code 2, like a wrong option. All others end with 1."""
 
 
 class ConnectionBroken(PublisherError):
@@ -41,7 +41,7 @@ class ConnectionBroken(PublisherError):
 
 
 class Commands(TyperGroup):
-    """Says what went wrong in one line, and never shows a traceback for it."""
+    """A command group that reports an error in one line, and never shows a traceback for it."""
 
     def main(self, *args: Any, **options: Any) -> Any:
         with quiet_end():
@@ -58,7 +58,7 @@ class Commands(TyperGroup):
         except BrokenPipeError:
             if reader_is_gone():
                 raise
-            # Typer would take it for the output's, and end without a word.
+            # Typer would take this for a broken output, and end without a message.
             raise ConnectionBroken from None
 
 
@@ -73,7 +73,7 @@ app = typer.Typer(
     help="Publishes machine images to clouds.",
     epilog="Exit codes: 0 done, 1 failed, 2 wrong input, 3 cancelled, 4 not in time, 130 interrupted.",
     no_args_is_help=True,
-    # A traceback in Rich's form would show local variables, passwords among them.
+    # Rich's tracebacks would show local variables, including passwords.
     pretty_exceptions_enable=False,
 )
 
@@ -94,7 +94,7 @@ def main(
 
 
 PUBLISHING, KEPT, OPERATING, PARTS = "Publishing", "What is kept", "Operating", "The parts, one by one"
-"""The panels of the help."""
+"""The headings of the groups in the help."""
 
 app.command(rich_help_panel=PUBLISHING, epilog=publish_command.EXAMPLES)(publish_command.publish)
 app.command(rich_help_panel=PUBLISHING, epilog=tickets_command.STATUS_EXAMPLES)(tickets_command.status)

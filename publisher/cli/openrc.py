@@ -1,8 +1,10 @@
-"""Options whose values an openrc file gives: the OS_… variables, read as the `openstack` command reads them.
+"""Options whose values an openrc file provides: the OS_… variables, read as the `openstack` command reads them.
 
-There (openstacksdk `openstack/config/loader.py`, osc-lib `client_config.py`, keystoneauth) an id goes before a name, a
-variable of its own before `OS_DOMAIN_…`, `OS_PROJECT_…` before `OS_TENANT_…`, and a domain that nothing tells is the
-one with the id `default`, for the user and the project apart.
+The rules are those of openstacksdk (`openstack/config/loader.py`), osc-lib (`client_config.py`) and keystoneauth:
+
+- An id goes before a name.
+- A variable for the user or the project goes before `OS_DOMAIN_…`, and `OS_PROJECT_…` before `OS_TENANT_…`.
+- A domain that is not given is the one with the id `default`, separately for the user and the project.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import typer
 
 FIRST_DOMAIN = "default"
 ACCOUNT, TARGET = "The cloud account", "Where it goes"
-"""Under which headings a command with many options shows these."""
+"""The headings under which a command with many options shows these."""
 _VERSIONS = {"3": "v3", "2": "v2.0", "2.0": "v2.0"}
 
 
@@ -23,12 +25,12 @@ def _domain_variables(whose: str) -> list[str]:
 
 
 def version(text: str | None) -> str | None:
-    """A version of the Identity API, as the element `keystoneVersion` has it; what is none, as it is."""
+    """Return a version of the Identity API as the element `keystoneVersion` has it; any other text unchanged."""
     return _VERSIONS.get(text.removeprefix("v"), text) if text else None
 
 
 def interface(text: str | None) -> str | None:
-    """`publicURL` is the same as `public`."""
+    """Return an interface without the suffix `URL`: `publicURL` is the same as `public`."""
     return text.removesuffix("URL") if text else None
 
 
@@ -91,8 +93,11 @@ def is_from_command_line(context: typer.Context, option: str) -> bool:
 
 
 def user_domain(context: typer.Context) -> str | None:
-    """The user's domain: of the option and its variables, or, where the variables tell the project's alone, the first;
-    None where it is to be that of the project."""
+    """Return the user's domain.
+
+    It comes from the option and its variables. If the variables give only the project's domain, it is the first domain.
+    None: it is the same as the project's.
+    """
     given: str | None = context.params.get("user_domain")
     if given or is_from_command_line(context, "domain"):
         return given
@@ -101,7 +106,7 @@ def user_domain(context: typer.Context) -> str | None:
 
 
 def project(context: typer.Context) -> str | None:
-    """The project of Keystone v3; None where the command line names a tenant instead, whatever the variables tell."""
+    """Return the Keystone v3 project; None if the command line names a tenant instead, whatever the variables say."""
     if is_from_command_line(context, "tenant") and not is_from_command_line(context, "project"):
         return None
     found: str | None = context.params.get("project")

@@ -1,4 +1,4 @@
-"""What the command prints: for people on a terminal, for scripts as JSON."""
+"""Print output: for people on a terminal, for scripts as JSON."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask whether it is
 
 
 class _CurrentStream(Console):
-    """Leaves it to the caller what a reader that is gone means; Rich itself would end the process with 1."""
+    """A console that lets the caller handle a reader that is gone; Rich itself would end the process with 1."""
 
     def on_broken_pipe(self) -> None:
         raise  # Rich calls this while it handles the error
@@ -45,8 +45,10 @@ def say_warning(words: str) -> None:
 
 
 def confirm(question: str, *, yes: bool) -> None:
-    """Ask before something is removed, unless `yes`. Raises `typer.Exit` where the answer is no, `InvalidRequest` where
-    there is no terminal to ask at."""
+    """Ask before something is removed, unless `yes`.
+
+    Raises `typer.Exit` if the answer is no, and `InvalidRequest` if there is no terminal to ask at.
+    """
     if yes:
         return
     if not sys.stdin.isatty():
@@ -57,17 +59,17 @@ def confirm(question: str, *, yes: bool) -> None:
 
 
 def snake_case(name: str) -> str:
-    """An element of the HTTP API (`keystoneUrl`) as keys are written in JSON here (`keystone_url`)."""
+    """Return an element of the HTTP API (`keystoneUrl`) as a key of this command's JSON (`keystone_url`)."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
 
 
 def print_json(value: Any) -> None:
-    """Print an object whose keys are stable; times in it are ISO 8601 (see `iso`)."""
+    """Print an object whose keys are stable; its times are ISO 8601 (see `iso`)."""
     typer.echo(json.dumps(value, indent=2))
 
 
 def iso(seconds: float | None) -> str | None:
-    """A time in seconds since the epoch as ISO 8601, in UTC."""
+    """Return a time in seconds since the epoch as ISO 8601, in UTC."""
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
 
 
@@ -76,7 +78,7 @@ def mebibytes(size: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """In the largest two units that it has: `12 s`, `3 min 5 s`, `2 h 10 min`, `3 d 4 h`."""
+    """Return a duration in its two largest units: `12 s`, `3 min 5 s`, `2 h 10 min`, `3 d 4 h`."""
     units = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
     whole = round(seconds)
     counts = []
@@ -88,10 +90,13 @@ def duration(seconds: float) -> str:
 
 
 def print_table(columns: list[str], rows: list[list[str]]) -> None:
-    """A table on a terminal; tab-separated lines without a heading, to be cut and counted, elsewhere."""
+    """Print a table on a terminal.
+
+    Elsewhere, print tab-separated lines without a heading, for other programs to read.
+    """
     if not out.is_terminal:
         for row in rows:
-            typer.echo("\t".join(row))  # Rich would make spaces of the tabs
+            typer.echo("\t".join(row))  # Rich would replace the tabs by spaces
         return
     table = Table(*columns, box=None, pad_edge=False, header_style="bold")
     for row in rows:

@@ -1,4 +1,7 @@
-"""Passwords: read from where no other user of the machine sees them, or made up. Never an option's value."""
+"""Read passwords from where other users of the machine cannot see them, or generate them.
+
+They are never an option's value.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +15,16 @@ import typer
 from publisher.core.errors import InvalidRequest
 
 CLOUD_VARIABLE = "OS_PASSWORD"
-"""Where OpenStack's own clients look for a cloud account's password."""
+"""The variable in which OpenStack's own clients look for a cloud account's password."""
 
 
 def generate() -> str:
-    """144 random bits, of characters that need no quoting in a URL or a shell."""
+    """Return 144 random bits, in characters that need no quoting in a URL or a shell."""
     return secrets.token_urlsafe(18)
 
 
 def from_stdin() -> str:
-    """The first line of the standard input. Raises `InvalidRequest` where it is empty."""
+    """Read the first line of the standard input. Raises `InvalidRequest` if it is empty."""
     password = sys.stdin.readline().rstrip("\r\n")
     if not password:
         raise InvalidRequest("no password came in on the standard input")
@@ -29,7 +32,7 @@ def from_stdin() -> str:
 
 
 def from_file(path: Path) -> str:
-    """The first line of a file. Raises `InvalidRequest` where it is empty, or `OSError`."""
+    """Read the first line of a file. Raises `InvalidRequest` if it is empty, or `OSError`."""
     with path.open(encoding="utf-8", errors="strict") as file:
         password = file.readline().rstrip("\r\n")
     if not password:
@@ -38,14 +41,14 @@ def from_file(path: Path) -> str:
 
 
 def ask(prompt: str, *, instead: str, confirm: bool = False) -> str:
-    """Ask at the terminal. Raises `InvalidRequest` where there is none, saying what to do `instead`."""
+    """Ask at the terminal. Without a terminal, raises `InvalidRequest`, which says what to do `instead`."""
     if not sys.stdin.isatty():
         raise InvalidRequest(f"there is no terminal to ask for a password at; {instead}")
     return str(typer.prompt(prompt, hide_input=True, confirmation_prompt=confirm, err=True))
 
 
 def write(path: Path, password: str) -> None:
-    """Keep a password in a file of mode 0600, in place of the one that may be there."""
+    """Write a password to a file of mode 0600, and replace an existing one."""
     fresh = path.with_name(f"{path.name}.new")
     fresh.unlink(missing_ok=True)
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -55,7 +58,7 @@ def write(path: Path, password: str) -> None:
 
 
 def kept(path: Path) -> str:
-    """The password kept in a file, made up at the first call."""
+    """Return the password kept in a file. The first call generates it."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         write(path, generate())

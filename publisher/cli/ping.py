@@ -1,4 +1,4 @@
-"""Asking the Celery workers whether they are there, over the broker and without Celery."""
+"""Ask the Celery workers whether they run, over the broker and without Celery."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ _CONTROL = "celery"
 
 
 def ping_workers(settings: Settings, *, timeout_seconds: float, only: str | None = None) -> list[str]:
-    """The names of the workers that answer in time, or just of the one asked for, which is waited for no longer than
-    it takes. Raises `QueueUnavailable`."""
+    """Return the names of the workers that answer in time.
+
+    With `only`, asks a single worker and returns as soon as it answers. Raises `QueueUnavailable`.
+    """
     from kombu.exceptions import KombuError
     from kombu.pidbox import Mailbox
     from redis.exceptions import RedisError

@@ -19,7 +19,7 @@ WORKER_NAME = "publisher"
 
 
 def intake(settings: Settings, *, processes: int = 1, behind_proxy: bool = False) -> list[str]:
-    """The command of the intake. `behind_proxy` believes the X-Forwarded-… headers of a proxy on this machine."""
+    """Return the command of the intake. `behind_proxy` trusts the X-Forwarded-… headers of a proxy on this machine."""
     return [
         *(sys.executable, "-m", "publisher.intake.server"),
         *("--host", settings.intake_host, "--port", str(settings.intake_port), "--workers", str(processes)),
@@ -31,9 +31,9 @@ def intake(settings: Settings, *, processes: int = 1, behind_proxy: bool = False
 
 
 def worker(settings: Settings, *, name: str = WORKER_NAME) -> list[str]:
-    """The command of a worker. Pool and concurrency are in the Celery app's own settings.
+    """Return the command of a worker. The Celery app's own settings hold the pool and the concurrency.
 
-    Gossip and mingling are for workers that tell each other things; ours meet in the store.
+    Gossip and mingling let workers exchange state with each other; ours share the store instead.
     """
     return [
         *(sys.executable, "-m", "celery", "--quiet", "-A", "workers.app", "worker", "-n", f"{name}@%h"),
@@ -42,35 +42,37 @@ def worker(settings: Settings, *, name: str = WORKER_NAME) -> list[str]:
 
 
 def worker_node(name: str = WORKER_NAME) -> str:
-    """The name under which that worker answers."""
+    """Return the name under which that worker answers."""
     return f"{name}@{socket.gethostname()}"
 
 
 def sweep(*, dry_run: bool, as_json: bool) -> list[str]:
-    """The command of one sweep of the clouds."""
+    """Return the command of one sweep of the clouds."""
     options = ["--dry-run"] * dry_run + ["--json"] * as_json
     return [sys.executable, "-m", "workers.sweep_command", *options]
 
 
 def sign_in(*, user: str, account: str, target: Mapping[str, str], as_json: bool) -> list[str]:
-    """The command that signs in to a cloud with a stored account. `target`: elements of the API that say where."""
+    """Return the command that signs in with a stored account. `target`: elements of the API that say where."""
     options = [each for name, value in target.items() for each in ("--target", f"{name}={value}")]
     options += ["--json"] * as_json
     return [sys.executable, "-m", "workers.sign_in", *options, "--", user, account]
 
 
 def flower() -> list[str]:
-    """The command of Flower; its options are in the environment, where a password is not seen by others.
+    """Return the command of Flower. Its options are in the environment, where other users cannot see a password.
 
-    Its configuration file, which is a program, would be whatever lies in the working directory: it is given ours.
+    The command names our configuration file, because Flower would otherwise run any such file in the working directory.
     """
     configuration = Path(__file__).with_name("flower_configuration.py")
     return [sys.executable, "-m", "celery", "-A", "workers.app", "flower", f"--conf={configuration}"]
 
 
 def flower_environment(*, address: str, port: int, login: str, password: str, prefix: str = "") -> dict[str, str]:
-    """Flower behind a login, showing only: it changes nothing at the workers and keeps nothing. `prefix` is the path
-    below which it answers."""
+    """Return the environment of a Flower that asks for a login and is read-only.
+
+    It changes nothing at the workers and keeps nothing. `prefix` is the path below which it answers.
+    """
     return {
         "FLOWER_ADDRESS": address,
         "FLOWER_PORT": str(port),
@@ -79,21 +81,24 @@ def flower_environment(*, address: str, port: int, login: str, password: str, pr
         "FLOWER_TASKS_COLUMNS": "name,args,state,result,received,runtime,worker,uuid",
         **({"FLOWER_URL_PREFIX": prefix.strip("/")} if prefix else {}),
         "FLOWER_PERSISTENT": "false",
-        # It warns of each worker that is a moment late to answer it.
+        # Otherwise it warns of each worker that answers a moment late.
         "FLOWER_LOGGING": "error",
     }
 
 
 def inherited(environment: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment for a child, without what could open Flower up, and without a cloud account of the caller's."""
+    """Return the environment for a child, without what could open Flower up, and without the caller's cloud account."""
     environment = os.environ if environment is None else environment
     kept = {name: value for name, value in environment.items() if not name.startswith(("FLOWER_", "OS_"))}
     return kept | {"PYTHONUNBUFFERED": "1"}
 
 
 def configured(settings: Settings, environment: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The variables that make a child read these settings. What was read from a file is left to be read from there
-    again: an environment is seen in more places than a file."""
+    """Return the variables that make a child read these settings.
+
+    A setting that was read from a file is left out, so that the child reads the file again: an environment is visible
+    in more places than a file.
+    """
     environment = os.environ if environment is None else environment
     return {
         name: value for name, value in settings.environment().items() if not environment.get(f"{name}{FILE_SUFFIX}")
@@ -101,12 +106,15 @@ def configured(settings: Settings, environment: Mapping[str, str] | None = None)
 
 
 def become(command: list[str], environment: Mapping[str, str]) -> NoReturn:
-    """Go on as that program: signals, exit code and all are its own. `environment` is added to what is inherited."""
+    """Replace this process by the program, which then handles signals and sets the exit code.
+
+    `environment` is added to what is inherited.
+    """
     os.execvpe(command[0], command, inherited() | dict(environment))  # noqa: S606  # no shell is wanted
 
 
 def log_level(settings: Settings) -> str:
-    """Raises `ConfigurationError`."""
+    """Return the log level in capitals. Raises `ConfigurationError`."""
     level = settings.log_level.upper()
     if level not in _LOG_LEVELS:
         raise ConfigurationError(f"PUBLISHER_LOG_LEVEL: '{settings.log_level}' is none of {', '.join(_LOG_LEVELS)}")

@@ -1,4 +1,4 @@
-"""`publisher publish`: one image to one cloud, by the same way as a request to the intake."""
+"""`publisher publish`: publish one image to one cloud, in the same way as a request to the intake."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ _OF_THE_ACCOUNT = (
     *("keystone_url", "glance_url", "login", "password_stdin", "user_domain", "interface", "keystone_version"),
     "ca_bundle",
 )
-"""Options that a stored account takes the place of."""
+"""Options that a stored account replaces."""
 _OPTIONS = {
     "credAccount.keystoneUrl": "--keystone-url or OS_AUTH_URL",
     "credAccount.glanceUrl": "--glance-url",
@@ -65,7 +65,7 @@ _OPTIONS = {
     "tenantName": "--tenant or OS_TENANT_NAME",
     "displayName": "--name",
 }
-"""How the elements of a request are given here."""
+"""The options and variables that set the elements of a request."""
 
 EXAMPLES = examples(
     'publish disk.qcow2 --name "My image" --wait',
@@ -196,7 +196,7 @@ def publish(
 
 @contextmanager
 def _naming_options() -> Iterator[None]:
-    """What is wrong with an element of a request is said with the option that it was, or was not, given by."""
+    """Add to an error about an element of the request the option that sets it."""
     try:
         yield
     except InvalidRequest as error:
@@ -206,7 +206,7 @@ def _naming_options() -> Iterator[None]:
 
 
 def _given(**values: str | None) -> dict[str, Any]:
-    """Without what is not given: an empty variable is the same as none."""
+    """Leave out the values that are not given: an empty variable is the same as none."""
     return {name: value for name, value in values.items() if value}
 
 
@@ -220,13 +220,13 @@ def _password(stdin: bool, login: str | None) -> str:
 
 
 def _typed(context: typer.Context, option: str) -> str | None:
-    """An option's value if it was given on the command line itself: variables may be about another cloud."""
+    """Return an option's value only if the command line itself sets it: variables may be about another cloud."""
     value: str | None = context.params[option]
     return value if openrc.is_from_command_line(context, option) else None
 
 
 def _with_stored(context: typer.Context, request: PublishRequest, account: StoredAccount) -> PublishRequest:
-    """The request, with a stored account. Raises `InvalidRequest` for an option that contradicts it."""
+    """Return the request with a stored account. Raises `InvalidRequest` for an option that contradicts the account."""
     from publisher.platforms.wire_types import find_platform
 
     for option in _OF_THE_ACCOUNT:
@@ -249,7 +249,7 @@ def _with_stored(context: typer.Context, request: PublishRequest, account: Store
 def _register_and_accept(
     store: Store, settings: Settings, file: Path, request: PublishRequest, *, format: str | None, link: bool
 ) -> Ticket:
-    """The ticket of a file that is registered first. Without a ticket, no image is left either."""
+    """Register a file and accept its request. Returns the ticket. If that fails, the image is removed again."""
     from publisher.services import image_files
 
     image = _register(store, settings, file, request, format=format, link=link)
@@ -257,7 +257,7 @@ def _register_and_accept(
     try:
         return _accept(store, settings, replace(request, image_id=image.id))
     except BaseException:
-        # There is a ticket after all where an interrupt came just after it was committed: then the image stays.
+        # If an interrupt arrived just after the commit, there is a ticket nevertheless, and the image stays.
         with contextlib.suppress(Conflict, NotFound):
             image_files.delete(store, settings.images, image.owner, image.appliance_id, image.id)
         raise
@@ -266,14 +266,14 @@ def _register_and_accept(
 def _register(
     store: Store, settings: Settings, file: Path, request: PublishRequest, *, format: str | None, link: bool
 ) -> Image:
-    """Register the file that a request is about, once the rest of the request is known to be good."""
+    """Register the file of a request, after the rest of the request has been checked."""
     from publisher.files.image_writer import UnpackLimits
     from publisher.platforms.platform import check_image, check_request
     from publisher.services.image_files import register
 
     if not file.exists():
         raise InvalidRequest("is neither the number of an image nor a file", field=str(file))
-    # Checked before, too: a mistake in the request shall leave no image registered.
+    # Checked first, so that a mistake in the request leaves no registered image behind.
     secrets = request.secrets or request.sealed_names
     check_request(request.platform, request.account, secrets, request.target)
     with hashing(file) as on_progress:

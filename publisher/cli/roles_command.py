@@ -1,4 +1,4 @@
-"""`publisher roles`: named sets of entitlements, to be given to users."""
+"""`publisher roles`: manage named sets of entitlements, to be given to users."""
 
 from __future__ import annotations
 

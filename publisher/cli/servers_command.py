@@ -1,4 +1,4 @@
-"""`publisher serve`, `worker`, `flower`, `sweep`, `migrate`: the parts of an installation, one by one."""
+"""`publisher serve`, `worker`, `flower`, `sweep`, `migrate`: run a single service of an installation."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SWEEP_EXAMPLES = examples("sweep --dry-run", "sweep")
 MIGRATE_EXAMPLES = examples("migrate")
 
 _METRICS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
-"""Of prometheus_client, which has to find it when it is imported."""
+"""A variable of prometheus_client, which reads it when it is imported."""
 FLOWER_LOGIN = "operator"
 FLOWER_PASSWORD_FILE = "flower.password"  # noqa: S105  # a file's name
 
@@ -107,9 +107,9 @@ def sweep(
 
 
 def shared_metrics(settings: Settings) -> dict[str, str]:
-    """Where the processes of one intake count together: a directory, emptied, as the variable that names it.
+    """Return the variable that names the directory in which the processes of one intake count together.
 
-    Raises `ConfigurationError` where another user has the directory.
+    The directory is emptied. Raises `ConfigurationError` if another user owns it.
     """
     if directory := os.environ.get(_METRICS_VARIABLE):
         return {_METRICS_VARIABLE: directory}

@@ -1,4 +1,4 @@
-"""Ending a command in order: what it has begun is undone first."""
+"""End a command in order: what it has begun is undone first."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 
 @contextmanager
 def terminated_in_order() -> Iterator[None]:
-    """Within the block, SIGTERM and SIGHUP end the command by an exception, as Ctrl-C does by itself.
+    """Let SIGTERM and SIGHUP end the command by an exception within the block, as Ctrl-C does by itself.
 
-    The exit code is then 128 and the signal's number. A second signal does not interrupt what is being undone.
+    The exit code is then 128 plus the signal's number. A second signal does not interrupt the clean-up.
     """
-    # What is ignored stays so: `nohup` asks for that.
+    # Signals that are ignored stay ignored: `nohup` relies on that.
     taken = [number for number in _SIGNALS if signal.getsignal(number) is signal.SIG_DFL]
     before = {number: signal.signal(number, _end) for number in taken}
     try:

@@ -1,4 +1,4 @@
-"""How the whole installation stands at a moment: what `publisher top` shows, and prints as JSON."""
+"""The state of the whole installation at one moment: what `publisher top` shows, and prints as JSON."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from publisher.store.statistics import Queue, Throughput
 
 WINDOW_SECONDS = 3600.0
-"""The last hour: over which throughput and failures are counted."""
+"""The last hour: the period over which throughput and failures are counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Snapshot:
     counts: Mapping[tuple[str, State], int]
     """Tickets by platform and state."""
     throughput: Sequence[Throughput]
-    """Of the last `WINDOW_SECONDS`, as are the failures by their reason."""
+    """Throughput in the last `WINDOW_SECONDS`. `failures` counts those of the same period, by reason."""
     failures: Mapping[str, int]
 
     @property
@@ -49,13 +49,13 @@ class Snapshot:
 
     @property
     def abandoned(self) -> int:
-        """Tickets that no worker holds although they were begun: the next free one takes them over."""
+        """Tickets that were begun but that no worker holds. The next free worker takes them over."""
         held = sum(len(each.tickets) for each in self.workers)
         return max(0, self.total(State.PUBLISHING, State.CANCELLING) - held)
 
 
 def take_snapshot(store: Store, silent_seconds: float) -> Snapshot:
-    """The installation now; a worker that has said nothing for so long counts as dead."""
+    """Return the installation as it is now. A worker that has been silent for `silent_seconds` counts as dead."""
     standings = store.fleet.workers()
     tickets = store.tickets.several({id for each in standings for id in each.ticket_ids})
     return Snapshot(
@@ -72,7 +72,7 @@ def take_snapshot(store: Store, silent_seconds: float) -> Snapshot:
 
 
 def seconds_left(ticket: Ticket, now: float) -> float | None:
-    """Until the upload ends at its rate so far; None while that cannot be told."""
+    """Return the seconds until the upload ends at its rate so far; None while that is unknown."""
     return None if ticket.upload_ends is None else max(0.0, ticket.upload_ends - now)
 
 

@@ -48,7 +48,7 @@ def show(name: Name, user: User = "root", as_json: Json = False) -> None:
     lines |= {"Created": iso(account.created) or "", "Modified": iso(account.modified) or ""}
     width = max(len(label) for label in lines)
     for label, value in lines.items():
-        # A bundle of certificates has many lines; that there is one is all that is to be seen.
+        # A CA bundle has many lines: show only its first.
         first, *more = value.splitlines()
         say(f"{label:<{width}}  {first}{' …' if more else ''}")
 
@@ -134,7 +134,7 @@ def try_out(
 
 
 def find_account(store: Store, user: str, name: str) -> StoredAccount:
-    """Raises `NotFound`."""
+    """Return a user's account by its name. Raises `NotFound`."""
     found = store.accounts.find(user, name=name)
     if found is None:
         raise NotFound(f"{user} has no account '{name}'; see: publisher accounts list")

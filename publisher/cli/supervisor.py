@@ -1,7 +1,7 @@
-"""Running several programs as one: started in order, watched, and stopped in the opposite order.
+"""Run several programs as one: start them in order, watch them, and stop them in the opposite order.
 
-A program that dies later is started again; one that dies again and again ends everything. Nothing is left running: not
-after Ctrl-C, not when a program is given up, and (on Linux) not when the supervisor itself is killed.
+A program that dies later is restarted; one that dies repeatedly ends everything. Nothing is left running: not after
+Ctrl-C, not when a program is given up, and (on Linux) not when the supervisor itself is killed.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from typing import Self
 from publisher.core.errors import PublisherError
 
 STOP_SECONDS_MAX = 9.0
-"""All programs together; whichever still runs is killed then."""
+"""Time for all programs together to stop. Those that still run are killed then."""
 DEATHS_MAX = 5
-"""After so many without having run for `STEADY_SECONDS` in between, a program is given up."""
+"""After this many deaths without a run of `STEADY_SECONDS` in between, a program is given up."""
 STEADY_SECONDS = 60.0
 _AGAIN_SECONDS = 0.5
-"""Before a program is started again; this doubles with each death."""
+"""Delay before the first restart of a program. It doubles with each death."""
 _POLL_SECONDS = 0.1
 _TAIL_LINES = 15
 _LOG_BYTES_MAX = 10 << 20
@@ -43,8 +43,11 @@ if os.getppid() != int(sys.argv[1]):
     os._exit(1)
 os.execvp(sys.argv[2], sys.argv[2:])
 """
-"""Becomes the program of its arguments, after it has asked the kernel (PR_SET_PDEATHSIG, prctl(2)) to be killed when
-its parent dies. A program of its own: to run code between fork and exec is not safe in a process with threads."""
+"""Python code that becomes the program of its arguments, after it has asked the kernel to be killed when its parent
+dies (PR_SET_PDEATHSIG, prctl(2)).
+
+It is a program of its own because running code between fork and exec is not safe in a process with threads.
+"""
 
 
 class ProgramFailed(PublisherError):
@@ -52,12 +55,12 @@ class ProgramFailed(PublisherError):
 
 
 class StopAsked(Exception):  # not an error
-    """A signal asks for everything to be stopped."""
+    """Raised when a signal asks to stop everything."""
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """What to run. `ready` tells whether it answers by now; it must return within about a second."""
+    """What to run. `ready` returns whether it answers by now; it must return within about a second."""
 
     name: str
     command: Sequence[str]
@@ -65,15 +68,15 @@ class Program:
     ready: Callable[[], bool]
     ready_seconds: float = 60.0
     stop_seconds: float = 2.0
-    """How long it may take to stop by itself, once asked to."""
+    """How long it may take to stop by itself after SIGTERM."""
 
 
 class Supervisor:
-    """Use as a context, from the main thread: whatever was started in it is stopped at its end.
+    """A context that stops, at its end, every program that was started in it. Use it from the main thread.
 
-    A first SIGINT, SIGTERM or SIGHUP ends the block quietly at the next call in it; a second one kills what still
-    runs. `say` gets each line that a program prints, with the program's name; `warn` gets what the supervisor itself
-    has to tell: that a program died and is started again, and that it answers again.
+    A first SIGINT, SIGTERM or SIGHUP ends the block quietly at the next call in it; a second one kills what still runs.
+    `say` gets each line that a program prints, with the program's name. `warn` gets the supervisor's own messages: that
+    a program died and is restarted, and that it answers again.
     """
 
     def __init__(
@@ -84,19 +87,19 @@ class Supervisor:
         self._warn = warn
         self._running: list[_Process] = []
         self._deaths: dict[str, int] = {}
-        """Of each program, since it last ran for long."""
+        """Number of deaths of each program since its last long run."""
         self._again: dict[_Process, float] = {}
-        """Those that have died, and when each is started again."""
+        """Programs that have died, and when each is restarted."""
         self._answering: dict[_Process, float] = {}
-        """Those that were started again, and until when each has to answer."""
-        # Of all queues this is the one that a signal handler may put into.
+        """Programs that were restarted, and until when each must answer."""
+        # The only kind of queue that a signal handler may put into.
         self._events: queue.SimpleQueue[_Process | None] = queue.SimpleQueue()
         self._signals = 0
         self._handlers: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> Self:
         for each in _STOP_SIGNALS:
-            # nohup(1) has it ignored, and means it.
+            # nohup(1) has set it to be ignored, and that must stay so.
             if each is not signal.SIGHUP or signal.getsignal(each) is not signal.SIG_IGN:
                 self._handlers[each] = signal.signal(each, self._asked_to_stop)
         return self
@@ -112,9 +115,9 @@ class Supervisor:
         return isinstance(error, StopAsked)
 
     def start(self, *programs: Program) -> None:
-        """Start programs side by side, and wait until each of them answers. They stop last one first.
+        """Start programs side by side, and wait until each of them answers. They stop in the opposite order.
 
-        Raises `ProgramFailed` where one ends or does not answer in time, and `StopAsked`.
+        Raises `ProgramFailed` if one ends or does not answer in time, and `StopAsked`.
         """
         started = []
         for program in programs:
@@ -125,13 +128,15 @@ class Supervisor:
             self._wait_until_ready(process)
 
     def check(self) -> None:
-        """Raises `ProgramFailed` where a program has ended, and `StopAsked`."""
+        """Raise `ProgramFailed` if a program has ended, or `StopAsked`."""
         if ended := self._look(timeout_seconds=0):
             raise ProgramFailed(f"{ended.told_end()}{ended.last_words()}")
 
     def wait(self) -> None:
-        """Until a signal asks to stop, starting again what dies. Raises `StopAsked`, or `ProgramFailed` for a program
-        that dies again and again."""
+        """Wait until a signal asks to stop, and restart programs that die.
+
+        Raises `StopAsked`, or `ProgramFailed` for a program that dies repeatedly.
+        """
         while True:
             busy = self._again or self._answering
             if ended := self._look(timeout_seconds=_POLL_SECONDS if busy else None):
@@ -143,7 +148,7 @@ class Supervisor:
                 self._await_answer(each, until)
 
     def stop(self) -> None:
-        """Stop all programs, the last one first; those that do not in their time are killed."""
+        """Stop all programs, the last one first. Those that exceed their time are killed."""
         until = time.monotonic() + STOP_SECONDS_MAX
         while self._running:
             process = self._running[-1]
@@ -158,7 +163,7 @@ class Supervisor:
         return _Process(program, self._logs, self._say, self._events.put)
 
     def _died(self, process: _Process) -> None:
-        """Raises `ProgramFailed` where that was once too often."""
+        """Schedule a restart. Raises `ProgramFailed` if the program has died too often."""
         name = process.program.name
         self._answering.pop(process, None)
         steady = process.ran_seconds >= STEADY_SECONDS
@@ -201,7 +206,7 @@ class Supervisor:
         self.check()
 
     def _look(self, *, timeout_seconds: float | None) -> _Process | None:
-        """A program that has ended, if one has by then. Raises `StopAsked`."""
+        """Return a program that has ended; None if none has within the time-out. Raises `StopAsked`."""
         if self._signals:
             raise StopAsked
         try:
@@ -218,7 +223,7 @@ class Supervisor:
 
 
 class _Process:
-    """A program that runs, in a session of its own, so that the terminal's Ctrl-C reaches the supervisor alone."""
+    """A program that runs in a session of its own, so that the terminal's Ctrl-C reaches only the supervisor."""
 
     def __init__(
         self,
@@ -256,13 +261,13 @@ class _Process:
             self._popen.terminate()
 
     def kill(self) -> None:
-        """With all the processes that it started itself."""
+        """Kill the program and all processes that it has started."""
         if not self.ended.is_set():
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._popen.pid, signal.SIGKILL)
 
     def close(self) -> None:
-        """Once it has ended: see its last lines out."""
+        """Wait for its last lines, after it has ended."""
         for thread in self._threads:
             thread.join(timeout=1)
 

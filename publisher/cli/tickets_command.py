@@ -1,4 +1,4 @@
-"""`publisher status`, `cancel` and `tickets`: what became of a publish request."""
+"""`publisher status`, `cancel` and `tickets`: show, cancel and retry publish requests."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def list_(
     from publisher.store.inspection import Selection
 
     with open_store(read_settings()) as store:
-        # One more, to know whether there are more.
+        # Read one more, to know whether there are more.
         found = store.inspection.latest(Selection(state, platform, user, before), count + 1 if count else None)
     shown = found[:count] if count else found
     more = len(found) > len(shown)
@@ -165,7 +165,7 @@ def wake_worker(store: Store, settings: Settings, ticket_id: int) -> None:
 
 
 def show(store: Store, ticket_id: int, *, history: bool, as_json: bool, brief: bool = False) -> None:
-    """Print a ticket; `brief` leaves out, in what is for people, the ticket itself. Raises `NotFound`."""
+    """Print a ticket. `brief` prints only the history, unless the output is JSON. Raises `NotFound`."""
     ticket = find_ticket(store, ticket_id)
     entries = store.tickets.history(ticket_id) if history else []
     if as_json:
@@ -218,8 +218,8 @@ def _entry_json(entry: HistoryEntry) -> dict[str, Any]:
     }
 
 
-def print_ticket(ticket: Ticket, further: Mapping[str, str | None] = {}) -> None:  # is only read
-    """For people: what is known of a ticket, and what else they are to be told."""
+def print_ticket(ticket: Ticket, further: Mapping[str, str | None] = {}) -> None:  # it is only read
+    """Print a ticket for people, followed by the `further` lines."""
     sent, total = ticket.progress.sent, ticket.progress.total
     lines = {
         "Ticket": f"{ticket.id} ({ticket.uid})",

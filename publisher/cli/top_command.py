@@ -1,4 +1,4 @@
-"""`publisher top`: the fleet, live."""
+"""`publisher top`: show the fleet, live."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def top(
 
 
 def draw(snapshot: Snapshot) -> RenderableType:
-    """One picture of the fleet."""
+    """Draw the fleet once."""
     numbers = Columns([_tickets(snapshot), _throughput(snapshot), _failures(snapshot)], padding=(0, 4))
     return Group(_head(snapshot), Padding(numbers, (1, 0)), _workers(snapshot))
 
@@ -63,7 +63,7 @@ def _print(picture: RenderableType) -> None:
     if out.is_terminal:
         out.print(picture)
         return
-    # A file has no width of its own, and is not to be padded to the one that it is given.
+    # A file has no width of its own, so lines must not be padded to the console's width.
     console = Console(width=_FILE_WIDTH, highlight=False)
     with console.capture() as printed:
         console.print(picture)
@@ -72,7 +72,7 @@ def _print(picture: RenderableType) -> None:
 
 
 def _live(store: Store, silent_seconds: float, every: float) -> None:
-    """Until q or Ctrl-C. A database that is away is waited for, with what was known last."""
+    """Draw until q or Ctrl-C. While the database is away, show the last picture."""
     picture: RenderableType = ""
     try:
         with keys() as pressed, Live(console=out, screen=True, auto_refresh=False) as screen:
@@ -86,7 +86,7 @@ def _live(store: Store, silent_seconds: float, every: float) -> None:
                 if pressed(every) in _QUIT:
                     return
     except KeyboardInterrupt:
-        """It is the other way to end it."""
+        """Ctrl-C is the other way to end it."""
 
 
 def _head(snapshot: Snapshot) -> Text:

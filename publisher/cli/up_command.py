@@ -1,4 +1,4 @@
-"""`publisher up`: a whole installation with one command, for one machine."""
+"""`publisher up`: run a whole installation on one machine with one command."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def up(
 
     settings = read_settings(serving=True)
     settings = replace(settings, worker_concurrency=concurrency or settings.worker_concurrency)
-    # Database, logs and images are nobody else's business.
+    # Only the owner may read the database, logs and images.
     os.umask(0o077)
     echo = _Echo(silent=quiet)
     with _alone(settings), Supervisor(settings.data_dir / "logs", echo.say, say_warning) as supervisor:
@@ -65,7 +65,7 @@ def up(
         with open_store(settings, check=False) as store:
             store.migrate()
             first_password = _first_user(store, settings)
-        # Made now, so that intake and worker need not race to it.
+        # Made now, so that the intake and the worker need not race to make it.
         Vault.from_file(settings.key_file, production=settings.production)
         supervisor.check()
         supervisor.start(*children)
@@ -101,10 +101,11 @@ def _worker(settings: Settings) -> Program:
     return Program(
         "worker",
         programs.worker(settings),
-        # Nobody else is there to go on with what it hands back, and Ctrl-C is not to take half a minute.
+        # Drain for no time: no other worker could continue what it hands back, and Ctrl-C should not take half a
+        # minute.
         programs.inherited() | programs.configured(replace(settings, drain_seconds=0.0)),
         ready=lambda: _answers_ping(settings, programs.worker_node()),
-        # Long enough to break an upload off and hand its ticket back.
+        # Long enough to stop an upload and hand its ticket back.
         stop_seconds=4,
     )
 
@@ -122,7 +123,7 @@ def _flower(settings: Settings) -> Program:
         "flower",
         programs.flower(),
         programs.inherited() | programs.configured(settings) | options,
-        # It answers; that it asks for its login is as it should be.
+        # Any answer will do: 401 means that it runs and asks for its login.
         ready=lambda: _http_status(FLOWER_ADDRESS, settings.flower_port, healthcheck) == 401,
         stop_seconds=1.5,
     )
@@ -130,7 +131,7 @@ def _flower(settings: Settings) -> Program:
 
 @contextmanager
 def _alone(settings: Settings) -> Iterator[None]:
-    """Let one `publisher up` at a time run on a data directory. Raises `ConfigurationError`."""
+    """Allow only one `publisher up` at a time on a data directory. Raises `ConfigurationError`."""
     make_private(settings.data_dir)
     with (settings.data_dir / "up.lock").open("w") as lock:
         try:
@@ -144,7 +145,7 @@ def _alone(settings: Settings) -> Iterator[None]:
 
 
 def _check_ports(settings: Settings, *, flower: bool) -> None:
-    """Raises `ConfigurationError` that says which setting to change."""
+    """Check that the ports are free. Raises `ConfigurationError`, which says which setting to change."""
     _check_port("PUBLISHER_INTAKE", settings.intake_host, settings.intake_port)
     if flower:
         if settings.flower_port == settings.intake_port:
@@ -171,11 +172,14 @@ def _check_port(prefix: str, host: str, port: int) -> None:
 
 
 def _first_user(store: Store, settings: Settings) -> str | None:
-    """Where there is no user yet, add an administrator; the password then, which is also kept in a file."""
+    """Add an administrator if there is no user yet.
+
+    Returns the new password, which is also kept in a file, else None.
+    """
     if store.users.list():
         return None
     password = passwords.generate()
-    # First the file: a password that was never written down would be of no use.
+    # Write the file first: a user whose password was never recorded would be useless.
     passwords.write(settings.data_dir / FIRST_PASSWORD_FILE, password)
     store.users.add(FIRST_LOGIN, password, administrator=True)
     return password
@@ -200,7 +204,7 @@ def _answers_ping(settings: Settings, node: str) -> bool:
 
 
 class _Echo:
-    """Shows what the parts print: from the moment on when a person has read the address and the login."""
+    """Shows what the programs print, but holds it back until the panel with address and login has been shown."""
 
     def __init__(self, *, silent: bool) -> None:
         self._silent = silent
@@ -214,7 +218,7 @@ class _Echo:
                 self._show(name, line)
 
     def say(self, name: str, line: str) -> None:
-        # Redis has a page of its own ways, of which nothing concerns us; the log file has it.
+        # Redis prints a page about itself that does not matter here; the log file has it.
         if self._silent or name == "redis":
             return
         with self._lock:

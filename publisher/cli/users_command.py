@@ -1,4 +1,4 @@
-"""`publisher users`: who may use the intake."""
+"""`publisher users`: manage the users of the intake."""
 
 from __future__ import annotations
 
@@ -204,7 +204,7 @@ def remove(login: Login, yes: Yes = False) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _PasswordSource:
-    """Where the options say that a password comes from; it is asked for where they say nothing."""
+    """Where the options say that a password comes from. Without such an option, it is asked for."""
 
     stdin: bool
     file: Path | None
@@ -213,9 +213,9 @@ class _PasswordSource:
 
     @contextmanager
     def password(self) -> Iterator[str]:
-        """The password. A file that it is written to is kept only if the block succeeds.
+        """Provide the password. A file that it is written to is kept only if the block succeeds.
 
-        Raises `InvalidRequest` where the options contradict each other, or a generated password could not be shown.
+        Raises `InvalidRequest` if the options contradict each other, or a generated password could not be shown.
         """
         if sum((self.stdin, self.file is not None, self.generate, self.generate_to is not None)) > 1:
             raise InvalidRequest("use only one of --password-stdin, --password-file, --generate and --generate-to")
@@ -230,7 +230,7 @@ class _PasswordSource:
         if self.generate_to.exists():
             raise InvalidRequest(f"--generate-to: {self.generate_to} exists; name another file, or remove it first")
         password = passwords.generate()
-        # First the file: a password that was never written down would be of no use.
+        # Write the file first: a password that was never recorded would be useless.
         passwords.write(self.generate_to, password)
         try:
             yield password

@@ -1,4 +1,4 @@
-"""Following a ticket until it ends: a live bar on a terminal, a line for each step elsewhere."""
+"""Watch a ticket until it ends: a live bar on a terminal, a line for each step elsewhere."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _POLL_SECONDS = 0.25
 
 
 def find_ticket(store: Store, ticket_id: int) -> Ticket:
-    """Raises `NotFound`."""
+    """Return a ticket by its number. Raises `NotFound`."""
     ticket = store.tickets.get(ticket_id)
     if ticket is None:
         raise NotFound(f"there is no ticket {ticket_id}; see: publisher tickets list")
@@ -34,10 +34,10 @@ def find_ticket(store: Store, ticket_id: int) -> Ticket:
 
 
 def watch(store: Store, ticket_id: int, *, console: Console, timeout_seconds: float | None = None) -> int:
-    """Show how a ticket goes on until it ends; the exit code that tells how it did.
+    """Show a ticket's progress until it ends, and return the exit code.
 
-    0 published, 1 failed, 3 cancelled, 4 not within the time-out, 130 Ctrl-C. Neither of the last two stops the
-    publication itself. Raises `NotFound`.
+    0 published, 1 failed, 3 cancelled, 4 not within the time-out, 130 Ctrl-C. The last two do not stop the publication.
+    Raises `NotFound`.
     """
     until = None if timeout_seconds is None else time.monotonic() + timeout_seconds
     try:
@@ -63,14 +63,14 @@ def watch(store: Store, ticket_id: int, *, console: Console, timeout_seconds: fl
 
 
 def rate(ticket: Ticket) -> float | None:
-    """Bytes a second, the mean of this attempt so far; None while nothing is being uploaded."""
+    """Return the bytes a second, the mean of this attempt so far; None while nothing is being uploaded."""
     if ticket.upload_ends is None or not ticket.started or not ticket.progressed:
         return None
     return ticket.progress.sent / max(ticket.progressed - ticket.started, 1e-3)
 
 
 def pace(ticket: Ticket) -> str:
-    """How far an upload is, how fast it is and how long it will take, in words."""
+    """Describe the percentage, the speed and the remaining time of an upload."""
     words, fast, ends = f"{ticket.progress.percentage} %", rate(ticket), ticket.upload_ends
     if fast is not None and ends is not None:
         words += f", {mebibytes(fast)}/s, {max(ends - time.time(), 0.0):.0f} s left"
@@ -78,7 +78,7 @@ def pace(ticket: Ticket) -> str:
 
 
 def tell_outcome(ticket: Ticket, *, console: Console) -> None:
-    """Say how a ticket ended; what went wrong goes to the standard error."""
+    """Say how a ticket ended. Failures go to the standard error."""
     if ticket.state is State.PUBLISHED:
         where = f" as {ticket.cloud_id}" if ticket.cloud_id else ""
         say(f"Ticket {ticket.id}: '{ticket.name}' is published to {ticket.platform}{where}", console=console)
@@ -131,7 +131,7 @@ class _Bar:
 
     def show(self, ticket: Ticket) -> None:
         if ticket.attempt != self._attempt:
-            # Another attempt begins at the first byte again: the rate of the one before tells nothing.
+            # Another attempt starts at the first byte again, so the rate of the previous one is no guide.
             self._attempt = ticket.attempt
             self._progress.reset(self._task)
         self._progress.update(
@@ -153,7 +153,7 @@ class _Lines:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Nothing is open."""
+        """Do nothing: there is nothing to close."""
 
     def show(self, ticket: Ticket) -> None:
         if ticket.final:
