@@ -1,4 +1,4 @@
-"""The console's cookies: who is signed in, and what the next page is to say. No script can read them."""
+"""The console's cookies: the session, and the message for the next page. Scripts cannot read them."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _FLASH_MAX = 2000
 
 @dataclass(frozen=True, slots=True)
 class Flash:
-    """A sentence on the next page. `kind` is `done` or `problem`."""
+    """A sentence to show on the next page. `kind` is `done` or `problem`."""
 
     words: str
     kind: str = "done"
 
 
 def secure(request: Request) -> bool:
-    """Whether browsers are to send the cookies over TLS only."""
+    """Return whether browsers may send the cookies only over TLS."""
     settings = services(request).settings
     return request.url.scheme == "https" or settings.production or settings.public_url.startswith("https:")
 
@@ -44,7 +44,7 @@ def drop_session(request: Request, response: Response) -> None:
 def flash(request: Request) -> Flash | None:
     try:
         words, kind = json.loads(base64.urlsafe_b64decode(request.cookies.get(_name(request, _FLASH), "")))
-    except (ValueError, TypeError, RecursionError):  # none, or none of ours
+    except (ValueError, TypeError, RecursionError):  # there is none, or it is not ours
         return None
     return Flash(str(words), "problem" if kind == "problem" else "done")
 
@@ -59,7 +59,7 @@ def drop_flash(request: Request, response: Response) -> None:
 
 
 def _name(request: Request, name: str) -> str:
-    # Browsers take a cookie of this name only from this very host, over TLS, and for all of its paths.
+    # With this prefix, browsers accept the cookie only from this very host, over TLS, and for all of its paths.
     return f"__Host-{name}" if secure(request) else name
 
 

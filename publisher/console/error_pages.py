@@ -1,4 +1,7 @@
-"""Errors as pages. Programs get documents (`publisher.intake.error_documents`); people get words and a way back."""
+"""Show errors as pages.
+
+Programs get documents (`publisher.intake.error_documents`); people get words and a way back.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +67,7 @@ async def _publisher_error(request: Request, error: Exception) -> Response:
 
 
 def _to_sign_in(request: Request) -> Response:
-    """Afterwards back to the page that was wanted. What was to be changed is to be asked for again."""
+    """Redirect to the sign-in page, and from there back to this page. A change must be requested again."""
     if request.method != "GET":
         return RedirectResponse(f"{BASE}/sign-in", 303)
     wanted = request.url.path + (f"?{request.url.query}" if request.url.query else "")

@@ -1,4 +1,4 @@
-"""The way of a newcomer: what there has to be before the first image is in a cloud, and how far that is."""
+"""The first steps of a new user: what must exist before the first image is in a cloud, and what exists already."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from publisher.store.users import User
 
 @dataclass(frozen=True, slots=True)
 class FirstStep:
-    """`path` is below the console's own; None where the user may not go on there, or need not."""
+    """One step. `path` is below the console's own; None if the user cannot do the step now, or has done it."""
 
     title: str
     words: str

@@ -1,4 +1,4 @@
-"""A platform's elements as the fields of a form: made of the tables that documents are read by, for any platform."""
+"""Turn the elements of any platform into form fields, from the same tables that documents are read by."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from publisher.platforms.values import from_text
 from publisher.platforms.wire_types import PLATFORMS, PlatformTypes, find_platform
 
 ACCOUNT_PREFIX = f"{CRED_ACCOUNT}."
-"""Of the names of an account's fields, where they stand beside those of what is published."""
+"""Prefix of the account's fields, where they stand beside those of the published image."""
 
 _NEVER_IN_FORMS = (Kind.LIST, Kind.OBJECT, Kind.POLYMORPHIC)
 
@@ -31,7 +31,7 @@ _HINTS = {
     "caBundle": "Certificates (PEM) of the authorities to trust, where the system's own are not enough",
 }
 _VERBS = ("is", "has", "must", "may", "cannot", "names", "leads", "consists")
-"""What is wrong begins with one of these where it is a sentence about its field."""
+"""An error that begins with one of these is a sentence about its field."""
 _MEANINGS = {"the image root": "the directory of generated images on the server"}
 _KEPT = "Leave empty to keep what is stored"
 _OPTIONS = {
@@ -42,8 +42,11 @@ _OPTIONS = {
 
 @dataclass(frozen=True, slots=True)
 class Element:
-    """A field of a form. `name` is the element's path in the document; `kind` is `text`, `url`, `number`, `password`,
-    `area`, `choice` or `tick`."""
+    """A field of a form.
+
+    `name` is the element's path in the document. `kind` is `text`, `url`, `number`, `password`, `area`, `choice` or
+    `tick`.
+    """
 
     name: str
     label: str
@@ -54,7 +57,7 @@ class Element:
 
 
 def offered() -> list[PlatformTypes]:
-    """The platforms that a plugin is installed for, and that documents know of."""
+    """Return the platforms that have an installed plugin and a document type."""
     here = installed()
     return [each for each in PLATFORMS if each.name in here]
 
@@ -64,13 +67,16 @@ def platform_named(name: str) -> PlatformTypes | None:
 
 
 def platform_label(name: str) -> str:
-    """What people call a platform; its name where documents do not know of it."""
+    """Return the platform's label; its name if it has no document type."""
     found = platform_named(name)
     return found.label if found else name
 
 
 def account_elements(platform: PlatformTypes, *, prefix: str = "", secrets_kept: bool = False) -> list[Element]:
-    """Of an account: what is needed first. `secrets_kept`: there are secrets that are kept where none is entered."""
+    """Return the fields of an account, the required ones first.
+
+    `secrets_kept`: an empty secret keeps the stored one.
+    """
     needed = definition(platform.name).account
     made = [
         _element(each, prefix, required=each.name in needed, kept=each.secret and secrets_kept)
@@ -81,13 +87,13 @@ def account_elements(platform: PlatformTypes, *, prefix: str = "", secrets_kept:
 
 
 def target_elements(platform: PlatformTypes) -> list[Element]:
-    """Of what is published: what it is called first."""
+    """Return the fields of the published image, its name first."""
     made = [_element(each, "", required=False) for each in platform.publish_image if each.kind not in _NEVER_IN_FORMS]
     return sorted(made, key=lambda each: (each.name != "displayName", each.kind == "tick"))
 
 
 def filled_in(fields: Iterable[Field], form: Mapping[str, str], prefix: str = "") -> tuple[Document, dict[str, str]]:
-    """What was filled in, by the elements' names, and what is wrong with it, by the names of the form's fields."""
+    """Read a form. Returns the values by element, and the errors by form field."""
     document: Document = {}
     errors: dict[str, str] = {}
     for field in fields:
@@ -103,8 +109,7 @@ def filled_in(fields: Iterable[Field], form: Mapping[str, str], prefix: str = ""
 
 
 def told(error: InvalidRequest, names: Mapping[str, str] = {}) -> dict[str, str]:
-    """What is wrong, by the name of the form's field. `names`: what fields are called in a form that are not called as
-    the error has them."""
+    """Return an error by the form's field. `names` maps the error's names to those that the form uses instead."""
     if not error.field:
         return {"": sentence(str(error))}
     name = names.get(error.field, error.field)

@@ -1,7 +1,7 @@
-"""Pages that keep up with the store while they are open, by server-sent events.
+"""Keep open pages up to date with the store, by server-sent events.
 
-Each open page has its part of the store looked at once a second, whichever process changed it, and is sent what is not
-as it was: elements of the page, made by the same templates as the page itself.
+For each open page, the store is read once a second, so that changes by any process are found. The page gets the
+elements that have changed, rendered by the same templates as the page itself.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ logger = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 1.0
 _AT_ONCE = 4
-"""Looks at a time: whoever asks for a page is not to wait behind those that are open."""
+"""Reads of the store at a time, so that new pages do not wait behind open ones."""
 _OF_USER = 20
-"""As many pages a user may have open, so that others have some, too."""
+"""Pages that one user may have open at a time, so that others can have some, too."""
 _ASSURE_SECONDS = 15.0
-"""How often it is looked whether the user is still signed in, with the same rights, and something is sent, so that no
-proxy takes the silence for a fault."""
+"""How often the stream checks that the user is still signed in with the same rights, and sends something so that
+proxies do not close it."""
 
 
 @dataclass(frozen=True, slots=True)
 class PageParts:
-    """A page's changing elements, as they are now: HTML by the `id` of each.
+    """The current state of a page's changing elements: HTML by the `id` of each element.
 
-    `lists`: of each list in the page, by its `id`, those of its items in their order.
+    `lists` has, for each list in the page, the ids of its items in order, by the list's `id`.
     """
 
     parts: Mapping[str, str]
@@ -50,7 +50,7 @@ class PageParts:
 
 
 class Streams:
-    """Of one intake process. Streams live in its event loop; `response` may be called from any thread."""
+    """The streams of one intake process. They run in its event loop; `response` may be called from any thread."""
 
     def __init__(self, most: int, look_seconds: float = _LOOK_SECONDS) -> None:
         self._most = most
@@ -62,12 +62,15 @@ class Streams:
         self._threads = CapacityLimiter(_AT_ONCE)
 
     def __len__(self) -> int:
-        """How many are open."""
+        """Return how many streams are open."""
         return len(self._open)
 
     def response(self, look: Callable[[], PageParts], allowed: Callable[[], bool], login: str) -> StreamingResponse:
-        """Raises `TooMany`. `look` and `allowed` ask the store, and run in a thread; where `look` raises `NotFound`, or
-        `allowed` is False, the page is told to load itself again. `login` is whose page it is."""
+        """Open a stream for a page of the user `login`. Raises `TooMany`.
+
+        `look` and `allowed` read the store, and run in a thread. If `look` raises `NotFound`, or `allowed` returns
+        False, the page is told to reload.
+        """
         self._begin(login)
         return _EventStream(self._events(look, allowed), lambda: self._end(login))
 
@@ -86,7 +89,7 @@ class Streams:
                 del self._of_users[login]
 
     def close(self) -> None:
-        """End all streams, and begin none from here on."""
+        """End all streams, and open no new ones."""
         self._closed = True
         for each in self._open:
             each.set()
@@ -113,7 +116,7 @@ class Streams:
                     yield "event: reload\ndata:\n\n"
                     return
                 except SQLAlchemyError as error:
-                    # The page stays as it is; the next look may succeed.
+                    # The page stays as it is; the next read may succeed.
                     logger.warning("an open page cannot be kept up to date: %s", type(error).__name__)
                 with suppress(TimeoutError):
                     await asyncio.wait_for(ended.wait(), self._look_seconds)
@@ -125,7 +128,7 @@ class Streams:
 
 
 class _EventStream(StreamingResponse):
-    """Tells when it has ended, whether or not it ever began to be sent."""
+    """A response that reports its end, even if it never began to be sent."""
 
     def __init__(self, events: AsyncIterator[str], ended: Callable[[], None]) -> None:
         super().__init__(events, headers={"X-Accel-Buffering": "no"}, media_type="text/event-stream")
@@ -139,7 +142,7 @@ class _EventStream(StreamingResponse):
 
 
 def _difference(before: PageParts, now: PageParts) -> str:
-    """The event that makes of one sight the other; empty where they are the same."""
+    """Return the event that turns one state of the page into the next; empty if they are the same."""
     parts = {id: html for id, html in now.parts.items() if before.parts.get(id) != html}
     lists = {id: items for id, items in now.lists.items() if before.lists.get(id) != items}
     if not parts and not lists:

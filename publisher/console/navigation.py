@@ -1,4 +1,4 @@
-"""The entries of the navigation, in their order: one line for each page that stands in it."""
+"""The entries of the navigation, in order: one line for each page in it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from publisher.store.users import User
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """An entry. `path` is below the console's own, `icon` one of `macros/icons.html`."""
+    """An entry. `path` is below the console's own, `icon` is one of `macros/icons.html`."""
 
     name: str
     path: str
@@ -24,7 +24,7 @@ class Section:
         return self.entitlement is None or user.may(self.entitlement)
 
     def holds(self, path: str) -> bool:
-        """Whether the page of that path is in here."""
+        """Return whether the page at this path belongs to this entry."""
         here = BASE + self.path
         return path == here or path.startswith(f"{here}/")
 
@@ -47,10 +47,10 @@ def sections(user: User) -> list[Section]:
 
 
 def current(user: User, path: str) -> Section | None:
-    """The entry that a page belongs to: of several that hold it, the nearest."""
+    """Return the entry that a page belongs to; if several match, the one with the longest path."""
     return max((each for each in sections(user) if each.holds(path)), key=lambda each: len(each.path), default=None)
 
 
 def has_page(user: User, path: str) -> bool:
-    """Whether there is such an entry for that user: pages link to others only where they are."""
+    """Return whether the user has such an entry. Pages link only to pages that the user has."""
     return any(each.path == path for each in sections(user))

@@ -1,4 +1,4 @@
-"""New passwords, as forms ask for them: twice."""
+"""Read a new password from a form that asks for it twice."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from publisher.core.errors import InvalidRequest
 
 MIN = 8
-"""Characters, of a password that is chosen in the console."""
+"""Minimum number of characters in a password that is chosen in the console."""
 _MAX = 4096
 
 
 def new_password(form: Mapping[str, str]) -> str:
-    """Raises `InvalidRequest`."""
+    """Return the new password. Raises `InvalidRequest`."""
     password = form.get("password", "")
     if not password:
         raise InvalidRequest("must not be empty", field="password")

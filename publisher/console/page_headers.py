@@ -1,4 +1,4 @@
-"""The headers of every page: nothing of it is kept, framed, or taken from elsewhere."""
+"""The headers of every page: it must not be cached, framed, or load anything from elsewhere."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _ALWAYS = {
     ),
     "X-Frame-Options": "DENY",
     "X-Content-Type-Options": "nosniff",
-    # Forms tell where they are from; other hosts are told nothing.
+    # The console's forms send their origin; other hosts get none.
     "Referrer-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
 }
 
 
 class PageHeaders:
-    """Around the console."""
+    """Middleware around the console, which adds the headers."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -33,7 +33,7 @@ class PageHeaders:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 headers.update(_ALWAYS)
-                # The paths of static files change with their content.
+                # The paths of static files change with their content, so browsers may keep them.
                 kept = static and message["status"] == 200
                 headers["Cache-Control"] = "public, max-age=31536000, immutable" if kept else "no-store"
             await send(message)

@@ -1,4 +1,4 @@
-"""What all pages share: who is signed in, what was sent, and the page or the redirect that answers it."""
+"""What all pages share: the signed-in user, the form that was sent, and the page or redirect that answers."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _SAFE = ("GET", "HEAD")
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """A request of somebody who is signed in."""
+    """A request of a signed-in user."""
 
     request: Request
     services: Services
@@ -43,17 +43,17 @@ class Visit:
 
     @property
     def store(self) -> Store:
-        """The store; what the user changes by way of it is written down with it, in the audit log."""
+        """The store. Changes made through it are in the audit log, attributed to the user."""
         return self.services.store.acting(actor(self.request, self.user.login, "console"))
 
     @property
     def owner(self) -> str | None:
-        """Whose objects alone the user may see; None where that is everybody's."""
+        """The login whose objects the user may see; None if the user may see those of all."""
         return None if self.user.administrator else self.user.login
 
     @property
     def sections(self) -> list[Section]:
-        """The navigation."""
+        """The entries of the navigation."""
         return sections(self.user)
 
     @property
@@ -62,44 +62,46 @@ class Visit:
         return current(self.user, self.request.url.path)
 
     def has_page(self, path: str) -> bool:
-        """Whether the navigation has that page for the user: others link to it only then."""
+        """Return whether the user's navigation has this page. Other pages link to it only then."""
         return has_page(self.user, path)
 
     @property
     def flower_url(self) -> str:
-        """Where Flower is, beside the intake."""
+        """Address of Flower, next to the intake's."""
         return f"{self.services.settings.flower}/"
 
     def may(self, entitlement: str) -> bool:
         return self.user.may(entitlement)
 
     def require(self, entitlement: str) -> None:
-        """Raises `NotAllowed`."""
+        """Raise `NotAllowed` unless the user has the entitlement."""
         auth.require(self.user, entitlement)
 
     def require_administrator(self) -> None:
-        """Raises `NotAllowed`."""
+        """Raise `NotAllowed` unless the user is an administrator."""
         if not self.user.administrator:
             raise NotAllowed("this is for administrators")
 
     def audit(self, action: str, uri: str, detail: str = "") -> None:
-        """Write down what the user has done to the object of that URI, where the store does not do so by itself."""
+        """Record in the audit log what the user did to the object of that URI, where the store does not do so."""
         self.services.store.audit.add(actor(self.request, self.user.login, "console"), action, uri, detail)
 
     def page(self, template: str, /, *, status: int = 200, **context: object) -> Response:
-        """A page, with what was last said."""
+        """Return a page, with the message that the last request left."""
         return page(self.request, template, status=status, visit=self, **context)
 
     def redirect(self, path: str, said: str | Flash | None = None) -> Response:
-        """To another page, whose path is below the console's own, after something was done; `said` is shown there."""
+        """Redirect to another page, which shows `said`, after a change. `path` is below the console's own."""
         response = RedirectResponse(BASE + path, 303)
         if said is not None:
             cookies.set_flash(self.request, response, Flash(said) if isinstance(said, str) else said)
         return response
 
     def live(self, look: Callable[[], PageParts]) -> Response:
-        """What keeps a page up to date, for as long as it is open, and the user signed in with the same rights. Raises
-        `TooMany`."""
+        """Return the events that keep a page up to date.
+
+        They end when the page is closed, or the user is signed out or gets other rights. Raises `TooMany`.
+        """
         streams = cast(Streams, self.request.app.state.streams)
         return streams.response(look, self._as_it_was, self.user.login)
 
@@ -109,7 +111,7 @@ class Visit:
 
 
 def page(request: Request, template: str, /, *, status: int = 200, **context: object) -> Response:
-    """A page for whoever asks. `visit` in the context tells who is signed in, None that nobody is."""
+    """Render a page, with the message that the last request left. `visit` in the context is None for strangers."""
     said = cookies.flash(request)
     response = HTMLResponse(render(template, flash=said, path=request.url.path, **context), status)
     if said is not None:
@@ -118,7 +120,7 @@ def page(request: Request, template: str, /, *, status: int = 200, **context: ob
 
 
 def visit(request: Request) -> Visit:
-    """Raises `NotAuthenticated`."""
+    """Return the signed-in user's visit. Raises `NotAuthenticated`."""
     found = _signed_in(request, seen=not request.url.path.endswith("/events"))
     if found is None:
         raise NotAuthenticated
@@ -141,14 +143,14 @@ def _rights(user: User) -> tuple[bool, frozenset[str], frozenset[Role]]:
 
 
 async def _sent(request: Request) -> Form | None:
-    """The fields of a form; None where something else was sent. Raises `BodyTooLarge`, `InvalidRequest`."""
+    """Read the fields of a form; None if the body is not a form. Raises `BodyTooLarge`, `InvalidRequest`."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != _FORM_TYPE:
         return None
     try:
         fields = parse_qsl((await bounded_body(request)).decode(), keep_blank_values=True, max_num_fields=_FIELDS_MAX)
     except ValueError:  # not UTF-8, or too many
         raise InvalidRequest("the form cannot be read") from None
-    # No text in the store has a NUL, and PostgreSQL could not be asked for one.
+    # No text in the store has a NUL, and PostgreSQL refuses one in a query.
     return ImmutableMultiDict([(name, value.replace("\0", "")) for name, value in fields])
 
 
@@ -164,8 +166,11 @@ Sent = Annotated[Form | None, Depends(_sent)]
 
 
 def protected(request: Request, visit: Visiting, form: Sent) -> None:
-    """Of every route but those of signing in: somebody is signed in, and what changes something was sent by a page of
-    ours. Raises `NotAuthenticated`, `NotAllowed`, or `TooMany` where the user asks too often."""
+    """Protect every route except those of signing in.
+
+    Somebody must be signed in, and a change must come from a form of the console. Raises `NotAuthenticated`,
+    `NotAllowed`, or `TooMany` if the user sends requests too often.
+    """
     visit.services.throttle.users.count(visit.user.login)
     if request.method in _SAFE:
         return

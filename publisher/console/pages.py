@@ -1,4 +1,4 @@
-"""The console as an application of its own, which the intake mounts: its errors are pages."""
+"""The console as an application that the intake mounts, so that its errors are pages."""
 
 from __future__ import annotations
 
@@ -35,21 +35,23 @@ from publisher.web.request import Services, count_address
 MODULES = (
     publishing, publications, publication, registering, images, accounts, keys, fleet, users, roles, audit, profile,
 )  # fmt: skip
-"""The modules of pages; each has a `router`. What is new comes before what is numbered: `/images/new` is no image.
-Their entries in the navigation are in `navigation.py`."""
+"""The modules of pages; each has a `router`. Fixed paths come before numbered ones: `/images/new` is no image's number.
+
+The entries of the navigation are in `navigation.py`.
+"""
 
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
 
 def mount(app: FastAPI, services: Services) -> Streams:
-    """Serve the console of that app. What is returned is to be closed when the server is told to stop."""
+    """Mount the console in the app. Close the returned streams when the server is told to stop."""
     console = FastAPI(
         title="Console",
         openapi_url=None,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        # What the app that mounts it counts, it counts of its own routes alone.
+        # The app that mounts this counts requests only for its own routes.
         dependencies=[Depends(count_address)] if services.settings.address_requests_per_second else [],
     )
     streams = Streams(services.settings.console_streams_max)
@@ -60,17 +62,17 @@ def mount(app: FastAPI, services: Services) -> Streams:
     console.include_router(session.router)
     for router in (session.signed_in_router, *(module.router for module in MODULES)):
         console.include_router(router, dependencies=[Depends(protected)])
-    # Who is not signed in is not told which pages there are.
+    # Sign-in comes first even for unknown paths, so that strangers cannot find out which pages exist.
     console.add_api_route("/{path:path}", _nothing, dependencies=[Depends(protected)])
     app.add_route(BASE, _home)
     app.add_route("/", _root, methods=_METHODS)
-    # Around all of it: the page that tells of a mistake of ours is made outside of the app's own middleware.
+    # Around everything: the page for an unexpected error is made outside the app's own middleware.
     app.mount(BASE, PageHeaders(console))
     return streams
 
 
 def refusal(request: Request, status: int, words: str, headers: Mapping[str, str]) -> ASGIApp:
-    """The page that answers a request which does not get as far as the console."""
+    """Return the page for a request that is refused before it reaches the console."""
     shown = error_pages.error_page(request, status, words)
     shown.headers.update(headers)
     return PageHeaders(shown)
@@ -81,7 +83,7 @@ async def _home(_: Request) -> Response:
 
 
 async def _root(request: Request) -> Response:
-    """To the console, whoever asks for a page; to programs there is nothing here."""
+    """Redirect browsers to the console; for programs there is nothing here."""
     if request.method not in ("GET", "HEAD") or "text/html" not in request.headers.get("accept", ""):
         raise HTTPException(404)
     return RedirectResponse(BASE, 303)

@@ -1,4 +1,4 @@
-"""Paths that a form or an address names, to go on to afterwards: ours alone."""
+"""Check paths that a form or an address names as the next page: only the console's own are followed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from publisher.console import BASE
 
 
 def local(wanted: str) -> str | None:
-    """The page that was wanted, where it is one of ours."""
+    """Return the requested path if it is a page of the console, else None."""
     try:
         parts = urlsplit(wanted)
     except ValueError:
@@ -18,7 +18,7 @@ def local(wanted: str) -> str | None:
 
 
 def with_parameter(path: str, name: str, value: object) -> str:
-    """The path with that parameter in its query, instead of any other of the name."""
+    """Return the path with this parameter in its query, in place of any other of the same name."""
     parts = urlsplit(path)
     query = [each for each in parse_qsl(parts.query) if each[0] != name]
     return f"{parts.path}?{urlencode([*query, (name, str(value))])}"

@@ -1,4 +1,4 @@
-"""Which publications a page of the list shows, as its address says."""
+"""Choose the publications of a list page from its address."""
 
 from __future__ import annotations
 
@@ -21,17 +21,20 @@ _TEXT_MAX = 255
 
 @dataclass(frozen=True, slots=True)
 class PublicationFilter:
-    """A page: those wanted, from before or after a ticket's number. What an address has beside that is not minded."""
+    """A page of the list: the filter, and the ticket number before or after which it begins.
+
+    Ignores unknown parameters.
+    """
 
     wanted: Wanted
     before: int | None = None
     after: int | None = None
     own: bool = False
-    """No others than the owner's may be shown, whatever the address says."""
+    """Whether only the owner's publications may be shown, whatever the address says."""
 
     @classmethod
     def of(cls, parameters: QueryParams, owner: str | None) -> PublicationFilter:
-        """`owner` is the one whose publications alone may be shown; None where that is everybody's."""
+        """Read an address. Only publications of `owner` are shown; None: those of all users."""
 
         def text(name: str) -> str:
             return parameters.get(name, "").replace("\0", "").strip()[:_TEXT_MAX]
@@ -56,7 +59,7 @@ class PublicationFilter:
         return self.query != ""
 
     def in_state(self, state: State | None) -> str:
-        """The address of the first page of those in that state."""
+        """Return the address of the first page of publications in this state."""
         return replace(self, wanted=replace(self.wanted, state=state), before=None, after=None).address
 
     def from_before(self, id: int) -> str:
@@ -75,7 +78,7 @@ class PublicationFilter:
 
     @property
     def events(self) -> str:
-        """Where the page is kept up to date from."""
+        """Address of the events that keep the page up to date."""
         return f"{_PATH}/events{self.query}"
 
     @property

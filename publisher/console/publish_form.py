@@ -1,4 +1,4 @@
-"""A publication that is being thought of: what can be chosen, what was filled in, and the request that it makes."""
+"""The form of a new publication: the choices, what was filled in, and the publish request that it makes."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ from publisher.store.accounts import StoredAccount
 from publisher.web.negotiation import Format
 
 NOT_STORED = "other"
-"""Of the accounts: one that is filled in here, and not kept."""
+"""The choice of an account that is filled in here and not stored."""
 
 _FIELDS = {"imageUri": "image", CRED_ACCOUNT: "account", f"{CRED_ACCOUNT}.targetPlatform.name": "platform"}
-"""What the form calls what errors name otherwise."""
+"""The form's names for fields that errors name differently."""
 
 _OF_THE_IMAGE = "displayName"
-"""What another image is called otherwise."""
+"""The field that is not recalled, because another image has another name."""
 _IMAGES_MAX = 200
 _SECRET = "CLOUD-PASSWORD"  # noqa: S105  # what stands for one
 
 
 @dataclass(frozen=True)
 class Draft:
-    """`owner` is whose the image, the account and the ticket are."""
+    """A publication that is being filled in. `owner` owns the image, the account and the ticket."""
 
     owner: str
     images: list[Image]
@@ -58,7 +58,7 @@ class Draft:
 
     @property
     def account_elements(self) -> list[Element]:
-        """To be filled in; none where a stored account is chosen."""
+        """The fields to fill in; none if a stored account is chosen."""
         return [] if self.account else account_elements(self.platform, prefix=ACCOUNT_PREFIX)
 
     @property
@@ -67,17 +67,20 @@ class Draft:
 
     @cached_property
     def errors(self) -> dict[str, str]:
-        """What is wrong with what was filled in, as far as each field tells by itself."""
+        """Errors in what was filled in, as far as each field can be checked alone."""
         return self._read[1]
 
     def told(self, error: InvalidRequest) -> dict[str, str]:
-        """What is wrong, by the name of the form's field: what is wrong with a stored account is so with the choice."""
+        """Return an error by the form's field that it is about.
+
+        Errors in a stored account belong to the choice of account.
+        """
         if self.account and (error.field or "").startswith(ACCOUNT_PREFIX):
             return {"account": " ".join(told(error).values())}
         return told(error, _FIELDS)
 
     def request(self) -> PublishRequest:
-        """Raises `InvalidRequest`."""
+        """Return the publish request. Raises `InvalidRequest`."""
         if self.image is None:
             raise InvalidRequest("is needed: the image to publish", field="imageUri")
         return publish_request(
@@ -89,7 +92,7 @@ class Draft:
         )
 
     def command(self, api: str, login: str) -> str:
-        """What would ask for the same over the API, whose address is `api`. No password is in it."""
+        """Return a curl command that sends the same request to the API at `api`. It contains no password."""
         if self.image is None:
             return ""
         document = self._read[0]
@@ -127,10 +130,11 @@ class Draft:
 
 
 def draft(store: Store, login: str, visible_to: str | None, form: Mapping[str, str], *, recall: bool = False) -> Draft:
-    """What a user thinks of: of its own things, or, where `visible_to` is None, of those of the image's owner.
+    """Return a draft for a user.
 
-    Where nothing is chosen yet, it is what is newest. With `recall`, where in the cloud it goes is as the account was
-    last used, but for what is filled in. Raises `NotFound` for an image or account that is not theirs.
+    It offers the user's own objects or, if `visible_to` is None, those of the image's owner. If nothing is chosen, the
+    newest is. With `recall`, the target is that of the account's last use, except for what is filled in. Raises
+    `NotFound` for an image or account of others.
     """
     wanted = _image(store, visible_to, form["image"]) if form.get("image") else None
     owner = wanted.owner if wanted else login
@@ -148,7 +152,7 @@ def draft(store: Store, login: str, visible_to: str | None, form: Mapping[str, s
 
 
 def as_before(store: Store, visible_to: str | None, ticket: Ticket) -> dict[str, str]:
-    """A form filled in as for that ticket; nothing in it is secret. An image or account that is gone is left out."""
+    """Return a form filled in like a ticket, without secrets. An image or account that no longer exists is left out."""
     image = store.images.get(ticket.image_id)
     form = _texts(ticket.target) | {"platform": ticket.platform}
     if image and visible_to in (None, image.owner):
@@ -160,7 +164,7 @@ def as_before(store: Store, visible_to: str | None, ticket: Ticket) -> dict[str,
 
 
 def _texts(fields: Mapping[str, object], *, but: str = "") -> dict[str, str]:
-    """As a form has them: what is ticked is true, and what is not is not there."""
+    """Return fields as a form sends them: a ticked box is "true", and one that is not ticked is missing."""
     return {
         name: "true" if value is True else str(value)
         for name, value in fields.items()

@@ -1,4 +1,4 @@
-"""Templates to HTML. Whatever they are given is escaped."""
+"""Render templates to HTML. All values are escaped."""
 
 from __future__ import annotations
 
@@ -43,6 +43,6 @@ def render(template: str, /, **context: object) -> str:
 
 @cache
 def static(name: str) -> str:
-    """The path of a style sheet or script, which changes with its content."""
+    """Return the path of a style sheet or script, which changes with its content."""
     digest = hashlib.sha256(files("publisher.console").joinpath("static", name).read_bytes()).hexdigest()
     return f"{BASE}/static/{name}?v={digest[:12]}"

@@ -1,4 +1,4 @@
-"""How sizes, rates and times are written for people."""
+"""Format sizes, rates, times and addresses for people."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from urllib.parse import urlsplit
 from markupsafe import Markup, escape
 
 NONE = "\N{EN DASH}"
-"""What there is not."""
+"""Shown where there is no value."""
 _STEP = 1024.0
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
 def size(count: float | None, *, down: bool = False) -> str:
-    """Bytes, in the largest unit of which there is one. `down`: not rounded up, of what is still becoming more."""
+    """Format bytes in the largest unit that fits. `down` never rounds up, for a size that is still growing."""
     if count is None:
         return NONE
     power = 0
@@ -34,7 +34,7 @@ def rate(bytes_per_second: float | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """The two largest units of it."""
+    """Format a duration in its two largest units."""
     if seconds is None:
         return NONE
     if seconds < 10:
@@ -48,7 +48,10 @@ def duration(seconds: float | None) -> str:
 
 
 def moment(seconds: float | None, style: str = "full") -> str:
-    """A time, in UTC; a script makes it the reader's own. `style`: `full`, `clock`, or `ago` for how long since."""
+    """Format a time in UTC; a script converts it to the reader's zone.
+
+    `style`: `full`, `clock`, or `ago` for the age.
+    """
     if seconds is None:
         return NONE
     at = datetime.fromtimestamp(seconds, UTC)
@@ -59,7 +62,7 @@ def moment(seconds: float | None, style: str = "full") -> str:
 
 
 def site(url: str) -> str:
-    """Of a URL only where it leads: its path or query may be what gives access."""
+    """Return only the scheme and host of a URL: its path or query may be a secret."""
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -68,19 +71,19 @@ def site(url: str) -> str:
 
 
 def spelled(name: str) -> str:
-    """A field of the API in words: `keystoneUrl` is "Keystone URL"."""
+    """Return the name of an API field in words: `keystoneUrl` is "Keystone URL"."""
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name).lower()
     words = re.sub(r"\b(url|id|uri)\b", lambda match: match[1].upper(), words)
     return words[:1].upper() + words[1:]
 
 
 def sentence(words: str) -> str:
-    """Words as errors have them, with a capital and a full stop."""
+    """Turn an error's text into a sentence, with a capital and a full stop."""
     return words[:1].upper() + words[1:] + ("" if words.endswith((".", "!", "?")) else ".") if words else ""
 
 
 def segments(address: str) -> str:
-    """An address that breaks at its slashes alone."""
+    """Format an address so that it breaks only at its slashes."""
     parts = re.findall(r"[^/]+/*|/+", address)
     return Markup('<span class="segments">{}</span>').format(
         Markup("").join(Markup("<span>{}</span>").format(each) for each in parts)

@@ -1,4 +1,4 @@
-"""The plot of an upload's throughput, as SVG: made here, so that it needs no script."""
+"""Plot the throughput of an upload as SVG. Made on the server, so that it needs no script."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from publisher.console.template_filters import duration, rate
 from publisher.core.ticket import Sample
 
 WIDTH, HEIGHT = 1000, 180
-"""Of the plot's own units. Its width is stretched to that of the page, its height is in pixels."""
+"""Size in the plot's own units. The width is stretched to the page; the height is in pixels."""
 _POINTS_MAX = 240
 _RATE_TICKS = 4
 _TIME_TICKS = 6
@@ -24,7 +24,7 @@ _TIME_STEPS = [
 @dataclass(frozen=True, slots=True)
 class Tick:
     at: float
-    """Of a rate pixels from the top, of a time per cent of the width."""
+    """For a rate, pixels from the top; for a time, per cent of the width."""
     words: str
 
 
@@ -44,15 +44,15 @@ class Plot:
     rates: Sequence[Tick]
     times: Sequence[Tick]
     words: str
-    """What is to be seen, for those who cannot."""
+    """A description of the plot, for readers who cannot see it."""
 
 
 _Points = list[tuple[float, float]]
-"""Seconds since the first sample, and bytes per second until then."""
+"""Seconds since the first sample, and the bytes per second up to then."""
 
 
 def plot(samples: Sequence[Sample]) -> Plot | None:
-    """None where there is nothing to be seen yet."""
+    """Draw the samples. Returns None if there is nothing to draw yet."""
     runs = [(attempt, points) for attempt, points in _runs(samples) if points]
     if not runs:
         return None
@@ -81,7 +81,7 @@ def plot(samples: Sequence[Sample]) -> Plot | None:
 
 
 def _runs(samples: Sequence[Sample]) -> list[tuple[int, _Points]]:
-    """The rates of each attempt; of one that was begun anew, as two."""
+    """Return the rates of each attempt. An attempt whose upload started again gives two runs."""
     if not samples:
         return []
     begin = samples[0].at
@@ -100,25 +100,27 @@ def _runs(samples: Sequence[Sample]) -> list[tuple[int, _Points]]:
 
 
 def _told(samples: list[Sample]) -> list[Sample]:
-    """Without the last but one where nothing more was sent after it: what had gone out by then, the cloud took in until
-    the last. The rate did not fall to nothing."""
+    """Drop the last but one sample if nothing was sent after it.
+
+    The cloud was still processing what had been sent by then, so the rate did not fall to zero.
+    """
     return samples[:-2] + samples[-1:] if len(samples) > 2 and samples[-1].sent == samples[-2].sent else samples
 
 
 def _thinned(points: _Points) -> _Points:
-    """No more than can be seen: neighbours are made their mean."""
+    """Reduce the points to as many as can be seen, by averaging neighbours."""
     size = math.ceil(len(points) / _POINTS_MAX)
     if size <= 1:
         return points
     parts = [points[start : start + size] for start in range(0, len(points), size)]
-    # Each begins where the one before ended; of the very first point nothing was before.
+    # Each part begins where the previous one ended; the very first point has no predecessor.
     begins = [points[0][0], *(part[-1][0] for part in parts)]
     means = [_mean(part, begin) for part, begin in zip(parts, begins, strict=False)]
     return [points[0], *((part[-1][0], mean) for part, mean in zip(parts, means, strict=True))]
 
 
 def _mean(points: _Points, begin: float) -> float:
-    """Bytes by time: what was slow for long counts for more."""
+    """Return the mean rate, weighted by time: a slow rate that lasts long counts for more."""
     sent = math.fsum(speed * (at - before) for (at, speed), before in zip(points, _before(points, begin), strict=True))
     return sent / (points[-1][0] - begin) if points[-1][0] > begin else points[-1][1]
 
@@ -128,13 +130,13 @@ def _before(points: _Points, begin: float) -> list[float]:
 
 
 def _times(last: float) -> list[float]:
-    """From 0 to the last at most, by a step that people count in."""
+    """Return times from 0 to at most `last`, in a step that people count in."""
     step = next((each for each in _TIME_STEPS if last / each < _TIME_TICKS), _TIME_STEPS[-1])
     return [step * each for each in range(min(int(last / step), _TIME_TICKS) + 1)]
 
 
 def _round_step(least: float) -> float:
-    """The next larger 1, 2, 2.5 or 5 of its power of ten MiB."""
+    """Round up to 1, 2, 2.5 or 5 times a power of ten MiB."""
     unit = least / (1 << 20) or 1.0
     power = 10.0 ** math.floor(math.log10(unit))
     return next(each * power for each in (1, 2, 2.5, 5, 10) if each * power >= unit * 0.999) * (1 << 20)

@@ -13,13 +13,13 @@ class TimelineStep:
     at: float
     words: str
     kind: str
-    """What it means: `queued`, `claimed`, `phase`, `retrying`, `cancelling`, `published`, `failed`, `cancelled`."""
+    """The kind of step: `queued`, `claimed`, `phase`, `retrying`, `cancelling`, `published`, `failed`, `cancelled`."""
     seconds: float | None
-    """Until the next one; None for the last."""
+    """Seconds until the next step; None for the last."""
 
 
 def timeline(history: Sequence[HistoryEntry]) -> list[TimelineStep]:
-    """Oldest first."""
+    """Return the steps of a history, oldest first."""
     following = [each.at for each in history[1:]] + [None]
     return [
         TimelineStep(entry.at, entry.words, _kind(entry), None if until is None else max(until - entry.at, 0.0))

@@ -1,1 +1,1 @@
-"""The console's pages, one module a noun. A route translates and decides nothing."""
+"""The console's pages, one module for each noun. A route only translates and decides nothing."""

@@ -1,4 +1,4 @@
-"""Cloud accounts: the list, a new one, changing and deleting one. Their secrets come in, and never go out."""
+"""Pages for cloud accounts: list, add, change and delete. Secrets are stored, and never shown."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def accounts(visit: Visiting) -> Response:
 
 @router.get("/accounts/new")
 def new_account(visit: Visiting, platform: str = "", next: str = "") -> Response:
-    """`next`: the page to go on to, with the new account chosen."""
+    """Show an empty form. `next`: the page to continue on, with the new account chosen."""
     visit.require(_CREATE)
     return _form(visit, _platform(platform), None, {"next": next})
 
 
 @router.post("/accounts/new")
 def create(visit: Visiting, form: Posted) -> Response:
-    """Or, with `show`, the form once more, for the platform that was chosen."""
+    """Store an account; or, with `show`, show the form again for the chosen platform."""
     visit.require(_CREATE)
     platform = _platform(form.get("platform", ""))
     if "show" in form:
@@ -81,7 +81,7 @@ def change(visit: Visiting, form: Posted, id: Id) -> Response:
     if errors:
         return _form(visit, platform, present, form, errors)
     fields, secrets = platform.account_parts(document)
-    # What was emptied is taken away; what is no field of the form stays.
+    # An emptied field is removed; fields that the form does not have stay.
     shown = {each.name for each in account_elements(platform)} - platform.secret_names
     changed = {name: fields.get(name) for name in shown if fields.get(name) != present.fields.get(name)}
     try:
@@ -103,7 +103,7 @@ def change(visit: Visiting, form: Posted, id: Id) -> Response:
 
 @router.get("/accounts/{id}/delete")
 def delete_page(visit: Visiting, id: Id) -> Response:
-    """What deleting it would do."""
+    """Show what the deletion would do."""
     visit.require(_DELETE)
     return visit.page("accounts/delete.html", account=_found(visit, id))
 
@@ -117,7 +117,7 @@ def delete(visit: Visiting, id: Id) -> Response:
 
 
 def _found(visit: Visit, id: int) -> StoredAccount:
-    """Raises `NotFound`, another user's account being as good as none."""
+    """Return an account. Raises `NotFound` if it is missing or belongs to someone else."""
     found = visit.services.store.accounts.find(visit.owner, id=id)
     if found is None:
         raise NotFound(f"There is no account {id}.")

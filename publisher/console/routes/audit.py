@@ -1,4 +1,4 @@
-"""The audit log, for administrators: who did what, the newest first."""
+"""The audit log, for administrators, newest entries first."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PAGES = (
     (re.compile(r"users/[^/]+/accounts/(\d+)"), "/accounts/"),
     (re.compile(r"users/([^/]+)"), "/users/"),
 )
-"""URIs of objects, and the pages that these have in the console."""
+"""URIs of objects, and the console pages of these objects."""
 
 
 @router.get("/audit")
@@ -41,7 +41,10 @@ def audit(visit: Visiting, user: str = "", object: str = "", before: Id | None =
 
 
 def page_of(uri: str) -> str | None:
-    """The path of an object's page, below the console's own; None where it has none. The object itself may be gone."""
+    """Return the path of an object's page, below the console's own; None if it has none.
+
+    The object may no longer exist.
+    """
     for pattern, path in _PAGES:
         if match := pattern.fullmatch(uri):
             return path + quote(unquote(match[1]), safe="")

@@ -1,4 +1,4 @@
-"""The fleet, for administrators: which workers live, what they do, what waits, and what went wrong."""
+"""The fleet, for administrators: live workers and their tickets, the queue, and failures."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ _PARTS = ("numbers", "workers", "throughput", "failures")
 
 @dataclass(frozen=True, slots=True)
 class FleetSight:
-    """All that the page shows, as it is at one moment."""
+    """All that the page shows, at one moment."""
 
     workers: list[tuple[WorkerStanding, WorkerState]]
     tickets: Mapping[int, Ticket]
     queue: Queue
     working: int
-    """Tickets that workers are at."""
+    """Number of tickets that workers hold."""
     rates: Mapping[str, tuple[Throughput | None, Throughput | None]]
-    """By platform, of the last hour and of the last day."""
+    """Throughput by platform: in the last hour and in the last day."""
     failures: Mapping[str, tuple[int, int]]
-    """By reason, in the last hour and in the last day."""
+    """Failures by reason: in the last hour and in the last day."""
 
     @property
     def living(self) -> list[tuple[WorkerStanding, WorkerState]]:
@@ -56,12 +56,12 @@ class FleetSight:
 
     @property
     def places(self) -> int:
-        """How much the workers that live do at a time, all together."""
+        """How many tickets all live workers together can hold at a time."""
         return sum(worker.member.concurrency for worker, state in self.workers if state is WorkerState.ALIVE)
 
 
 class Look:
-    """Looks at the fleet again and again."""
+    """Reads the state of the fleet repeatedly."""
 
     def __init__(self, store: Store, settings: Settings) -> None:
         self._store = store
@@ -70,9 +70,9 @@ class Look:
 
     def __call__(self) -> FleetSight:
         store = self._store
-        # By name: none is to change its place while one looks.
+        # Sorted by name, so that no worker changes its place between updates.
         workers = sorted(store.fleet.workers(), key=lambda each: each.member.name)
-        # What was done within a day is summed up now and then: of a hundred thousand, that takes its time.
+        # Totals of a whole day are counted only every few seconds: among a hundred thousand tickets, that takes long.
         if time.monotonic() - self._counted >= _COUNT_SECONDS:
             self._counted = time.monotonic()
             statistics = store.statistics
@@ -107,12 +107,12 @@ def events(visit: Visiting) -> Response:
     return visit.live(parts)
 
 
-# A worker's name may have any character: it is told in the query.
+# A worker's name may contain any character, so it is given in the query.
 
 
 @router.get("/fleet/drain")
 def drain_page(visit: Visiting, worker: str) -> Response:
-    """What draining it would do."""
+    """Show what draining the worker would do."""
     visit.require_administrator()
     found = _found(visit, worker)
     return visit.page("fleet/drain.html", worker=found, drain_seconds=visit.services.settings.drain_seconds)
@@ -127,7 +127,7 @@ def drain(visit: Visiting, form: Posted) -> Response:
 
 
 def _found(visit: Visit, name: str) -> WorkerStanding:
-    """Raises `NotFound`."""
+    """Return a worker that has not stopped. Raises `NotFound`."""
     found = next((each for each in visit.services.store.fleet.workers() if each.member.name == name), None)
     if found is None or found.stopped is not None:
         raise NotFound("There is no such worker, or it has ended.")
@@ -140,5 +140,5 @@ def _rates(hour: list[Throughput], day: list[Throughput]) -> dict[str, tuple[Thr
 
 
 def _failures(hour: Mapping[str, int], day: Mapping[str, int]) -> dict[str, tuple[int, int]]:
-    """The most frequent first."""
+    """Return the failures, the most frequent reason first."""
     return {reason: (hour.get(reason, 0), day[reason]) for reason in sorted(day, key=lambda each: (-day[each], each))}

@@ -1,4 +1,4 @@
-"""Images: the list, and one of them; its file; generating it again, cancelling its registration, deleting it."""
+"""Pages for images: the list, one image and its file; generate again, cancel the registration, delete."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def image(visit: Visiting, id: Id) -> Response:
 
 @router.get("/images/{id}/events")
 def events(visit: Visiting, id: Id) -> Response:
-    """How its registration stands; once that has ended, the page loads itself again."""
+    """Send the state of the registration. Once it has ended, the page reloads."""
     _found(visit, id)
 
     def look() -> PageParts:
@@ -90,7 +90,7 @@ def cancel(visit: Visiting, id: Id) -> Response:
 
 @router.get("/images/{id}/delete")
 def delete_page(visit: Visiting, id: Id) -> Response:
-    """What deleting it would do."""
+    """Show what the deletion would do."""
     visit.require(_DELETE)
     found = _found(visit, id)
     publications = visit.services.store.publications
@@ -112,7 +112,7 @@ def delete(visit: Visiting, id: Id) -> Response:
 
 
 def _found(visit: Visit, id: int) -> Image:
-    """Raises `NotAllowed`, or `NotFound`, another user's image being as good as none."""
+    """Return an image. Raises `NotAllowed`, or `NotFound` if it is missing or belongs to someone else."""
     visit.require(_SEE)
     found = visit.services.store.images.get(id)
     if found is None or visit.owner not in (None, found.owner):

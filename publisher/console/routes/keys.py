@@ -1,4 +1,4 @@
-"""API keys: the list, a new one, deleting one. The secret half is on the page that makes a key, and on no other."""
+"""Pages for API keys: list, add and delete. Only the page that creates a key shows its secret half."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def create(visit: Visiting, form: Posted) -> Response:
 
 @router.get("/keys/{id}/delete")
 def delete_page(visit: Visiting, id: Id) -> Response:
-    """What deleting it would do."""
+    """Show what the deletion would do."""
     visit.require(_ENTITLEMENT)
     return visit.page("keys/delete.html", key=visit.services.store.api_keys.get(visit.owner, id))
 

@@ -1,4 +1,4 @@
-"""One's own: what one may do, where one is signed in, and one's password."""
+"""Pages for the signed-in user: rights, active sessions and password."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def me(visit: Visiting) -> Response:
 def change_password(visit: Visiting, form: Posted) -> Response:
     services, login = visit.services, visit.user.login
     try:
-        # Limited as signing in is: who finds somebody's page open is not to find out the password by it.
+        # Limited like sign-in: somebody at an unlocked browser must not be able to guess the password here.
         services.authenticator.sign_in(login, form.get("current", ""), address(visit.request), door="console")
     except NotAuthenticated:
         return _page(visit, {"current": "Current password is wrong."}, 400)
@@ -39,7 +39,7 @@ def change_password(visit: Visiting, form: Posted) -> Response:
     except InvalidRequest as error:
         return _page(visit, told(error), 400)
     first_user.forget_password(services.settings, login)
-    # All of the user's sessions have ended, this one with them: here it goes on.
+    # This ended all sessions of the user, including the current one, so begin a new one here.
     settings = services.settings
     seconds, idle_seconds = settings.session_seconds, settings.session_idle_seconds
     value, _ = services.store.sessions.begin(login, password_hash, seconds=seconds, idle_seconds=idle_seconds)
@@ -50,7 +50,7 @@ def change_password(visit: Visiting, form: Posted) -> Response:
 
 @router.post("/me/sessions/{id}/end")
 def end_session(visit: Visiting, id: str) -> Response:
-    """Sign out elsewhere."""
+    """End another session of the user."""
     visit.services.store.sessions.end_one(visit.user.login, id)
     visit.audit("session.end", user_uri(visit.user.login), "elsewhere")
     return visit.redirect("/me", "You are signed out there.")

@@ -1,4 +1,4 @@
-"""One publication: how it stands and how it came there; cancel it, try it again, delete it."""
+"""Pages for one publication: its state and history; cancel, retry, delete."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ router = APIRouter(route_class=WriterRoute)
 _PATH = "/publications/{id:id}"
 _ENTITLEMENT = "image_publish"
 _LIVE = ("summary", "actions", "throughput", "timeline", "cloud")
-"""The elements of the page that change, each with a template of its own."""
+"""The page's changing elements, each with a template of its own."""
 
 
 @router.get(_PATH)
@@ -49,7 +49,7 @@ def events(visit: Visiting, id: Id) -> Response:
 
 
 class Parts:
-    """Looks at a publication again and again."""
+    """Reads a publication repeatedly, for its live updates."""
 
     def __init__(self, visit: Visit, id: int) -> None:
         self._visit = visit
@@ -58,7 +58,7 @@ class Parts:
         self._sight = PageParts({})
 
     def __call__(self) -> PageParts:
-        """Raises `NotFound` once it was deleted."""
+        """Return the current elements of the page. Raises `NotFound` once the publication is deleted."""
         version = self._visit.store.tickets.versions([self._id]).get(self._id)
         if version is None or version != self._seen:
             shown = _shown(self._visit, _ticket(self._visit, self._id))
@@ -116,7 +116,7 @@ def delete(visit: Visiting, id: Id) -> Response:
 
 
 def _ticket(visit: Visit, id: int) -> Ticket:
-    """Raises `NotFound`; another user's is as good as none."""
+    """Return a ticket. Raises `NotFound` if it is missing or belongs to someone else."""
     ticket = visit.store.tickets.get(id)
     if ticket is None or visit.owner not in (None, ticket.owner):
         raise NotFound(f"There is no publication {id}.")
@@ -133,7 +133,7 @@ def _account(ticket: Ticket) -> list[tuple[str, Any]]:
 
 
 def _changeable(visit: Visit, id: int) -> Ticket:
-    """Raises `NotFound`, `NotAllowed`."""
+    """Return a ticket that the user may change. Raises `NotFound`, `NotAllowed`."""
     ticket = _ticket(visit, id)
     visit.require(_ENTITLEMENT)
     return ticket

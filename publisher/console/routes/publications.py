@@ -1,4 +1,4 @@
-"""Publications: the list of them."""
+"""The list of publications."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def events(visit: Visiting) -> Response:
 
 
 class Rows:
-    """Looks at a page of the list again and again."""
+    """Reads a page of the list repeatedly, for its live updates."""
 
     def __init__(self, visit: Visit, listing: PublicationFilter) -> None:
         self._visit = visit
@@ -57,7 +57,7 @@ class Rows:
         self._rows: dict[int, tuple[Version, str]] = {}
         self._counts = ""
         self._counted = 0.0
-        # To search takes longer than to look at what was found.
+        # A search takes longer than reading again what it found.
         self._found = _ids(_page(visit, listing)) if listing.wanted.words else None
 
     def __call__(self) -> PageParts:
@@ -94,7 +94,7 @@ def _page(visit: Visit, listing: PublicationFilter) -> PublicationPage:
 
 
 def _rates(visit: Visit, tickets: Sequence[Ticket]) -> dict[int, float]:
-    """Of those that are published, the rate of the upload itself."""
+    """Return the upload rates of those tickets that are published."""
     ended = [each.id for each in tickets if each.state is State.PUBLISHED]
     return visit.store.publications.rates(ended) if ended else {}
 

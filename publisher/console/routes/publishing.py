@@ -1,4 +1,4 @@
-"""A new publication: what is to be published, by which account, and as what."""
+"""Pages for a new publication: which image, by which account, and under which name."""
 
 from __future__ import annotations
 
@@ -28,16 +28,18 @@ router = APIRouter(route_class=WriterRoute)
 _NEW = "/publications/new"
 _ENTITLEMENT = "image_publish"
 _WITH_ANY_ACCOUNT = ("image", "account", "platform", "displayName")
-"""The fields that stay as they are when another account is chosen."""
+"""The fields that keep their values when another account is chosen."""
 _PAGE_ID = "page"
-"""A field of the form, another in each page that is made."""
+"""A field of the form with a value of its own in each page."""
 _PAGE_ID_MAX = 64
 
 
 @router.get(_NEW)
 def new_publication(visit: Visiting) -> Response:
-    """What the address names (`image`, `account`) is chosen already; with `again`, the number of a publication, all of
-    it is as it was there."""
+    """Show the form. The address can choose `image` and `account`.
+
+    With `again`, the number of a publication, all fields are filled in as they were for that publication.
+    """
     visit.require(_ENTITLEMENT)
     given = dict(visit.request.query_params)
     if again := given.pop("again", ""):
@@ -73,7 +75,7 @@ def publish(visit: Visiting, form: Posted, after: BackgroundTasks) -> Response:
 
 @router.post(_NEW + "/command")
 def command(visit: Visiting, form: Posted) -> Response:
-    """The same over the API, as far as the form is filled in."""
+    """Return the equivalent curl command, as far as the form is filled in."""
     visit.require(_ENTITLEMENT)
     return PlainTextResponse(_command(visit, _draft(visit, form)))
 
@@ -83,7 +85,7 @@ def _accepted(visit: Visit, ticket: Ticket) -> Response:
 
 
 def _key(visit: Visit, form: Form) -> IdempotencyKey | None:
-    """Of the form of one page: a second click, or going back and sending it again, makes no second ticket."""
+    """Return the key of this page's form, so that a second click or a repeated submission makes no second ticket."""
     if not (page := form.get(_PAGE_ID, "")[:_PAGE_ID_MAX]):
         return None
     filled_in = sorted((name, value) for name, value in form.multi_items() if name != "csrf")
@@ -98,14 +100,14 @@ def _draft(visit: Visit, form: Mapping[str, str], *, recall: bool = False) -> Dr
 
 
 def _shown(visit: Visit, form: Form) -> Draft:
-    """What was filled in stays, but for where in the cloud it goes when another account was chosen."""
+    """Keep what was filled in; if another account was chosen, recall that account's target instead."""
     if form.get("shown") in (None, form.get("account")):
         return _draft(visit, form)
     return _draft(visit, {name: form[name] for name in _WITH_ANY_ACCOUNT if name in form}, recall=True)
 
 
 def _as_before(visit: Visit, id: str) -> dict[str, str]:
-    """Raises `NotFound`; another user's publication is as good as none."""
+    """Fill the form in like a publication. Raises `NotFound` if it is missing or belongs to someone else."""
     found = visit.services.store.tickets.get(int(id)) if id.isascii() and id.isdecimal() and len(id) < 19 else None
     if found is None or visit.owner not in (None, found.owner):
         raise NotFound("there is no such publication")
@@ -113,7 +115,10 @@ def _as_before(visit: Visit, id: str) -> dict[str, str]:
 
 
 def _store_at(visit: Visit, drafted: Draft) -> str | None:
-    """Where an account is stored, and from where it is gone on here; None where the user may not, or for another."""
+    """Return the address that stores an account and returns here.
+
+    None if the user may not, or publishes for another.
+    """
     if not visit.may("cloud_account_create") or drafted.owner != visit.user.login:
         return None
     here = BASE + _NEW

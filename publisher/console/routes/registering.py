@@ -1,4 +1,4 @@
-"""A new image: sent from the browser, or fetched from where it is."""
+"""Pages for a new image: uploaded by the browser, or fetched by a worker."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def new_image(visit: Visiting) -> Response:
 
 @router.post(_NEW)
 def register(visit: Visiting, form: Posted, after: BackgroundTasks) -> Response:
-    """An image that a worker is to fetch."""
+    """Begin the registration of an image that a worker fetches."""
     visit.require(_ENTITLEMENT)
     try:
         image = begin(
@@ -70,7 +70,7 @@ async def upload(
     md5sum: str = "",
     sha256sum: str = "",
 ) -> Response:
-    """The image that the body is, sent by a script, which is told in JSON where to go on, or what is wrong."""
+    """Register the image in the request's body. A script sends it, and gets the next page or an error in JSON."""
     try:
         visit.require(_ENTITLEMENT)
         if form is not None:
@@ -96,13 +96,12 @@ async def upload(
 
 
 def _name(given: str) -> str:
-    """Blanks alone are not the same as no name: they are refused like anywhere else."""
+    """Strip a name, but keep one of blanks only: unlike an empty name, it is refused later, as everywhere else."""
     return given.strip() or given
 
 
 def _appliance(visit: Visit, given: str) -> int:
-    """The number of the appliance that was chosen; the next free one where that is to be a new one. Raises
-    `InvalidRequest`."""
+    """Return the chosen appliance's number; for a new appliance, the next free one. Raises `InvalidRequest`."""
     if given:
         if not (given.isascii() and given.isdecimal() and 0 < int(given[:20]) <= _APPLIANCE_MAX):
             raise InvalidRequest("is not the number of an appliance", field="appliance")

@@ -1,4 +1,4 @@
-"""Roles, for administrators: the list, a new one, deleting one."""
+"""Pages for roles, for administrators: list, add and delete."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def create(visit: Visiting, form: Posted) -> Response:
     return visit.redirect("/roles", f"The role {role.name} can be given to users now.")
 
 
-# A role's name may have any character, a slash among them: it is told in the query.
+# A role's name may contain any character, including a slash, so it is given in the query.
 
 
 @router.get("/roles/delete")
 def delete_page(visit: Visiting, name: str) -> Response:
-    """What deleting it would do."""
+    """Show what the deletion would do."""
     visit.require_administrator()
     role = _found(visit, name)
     having = [user.login for user in visit.services.store.users.list() if name in {each.name for each in user.roles}]
@@ -57,7 +57,7 @@ def delete(visit: Visiting, form: Posted) -> Response:
 
 
 def _found(visit: Visit, name: str) -> Role:
-    """Raises `NotFound`."""
+    """Return a role. Raises `NotFound`."""
     found = next((each for each in visit.services.store.roles.list() if each.name == name), None)
     if found is None:
         raise NotFound("There is no such role.")

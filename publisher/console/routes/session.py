@@ -1,4 +1,4 @@
-"""Signing in, and out."""
+"""Sign in and sign out."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def sign_in_page(request: Request, next: str = "") -> Response:
 
 
 def from_here(request: Request) -> None:
-    """Nobody signs in by a form of another site, and so unknowingly as somebody else. Raises `NotAllowed`."""
+    """Refuse sign-in forms of other sites, which could sign a user in as somebody else. Raises `NotAllowed`."""
     if request.headers.get("sec-fetch-site") == "same-origin":
         return
     ours = {request.url.netloc, urlsplit(services(request).settings.public_url).netloc} - {""}
@@ -40,8 +40,11 @@ def from_here(request: Request) -> None:
 
 
 def _verified(request: Request, form: Posted) -> tuple[User, str] | None:
-    """The user, and the hash that the password fits; None where login or password is wrong. Apart from the route: who
-    waits for a password to be hashed holds no thread that others need to write. Raises `TooMany`."""
+    """Return the user and the matching password hash; None if login or password is wrong. Raises `TooMany`.
+
+    It is a dependency of the route, so that a request that waits for a password hash holds no thread that others need
+    to write.
+    """
     login, password = _login(form), form.get("password", "")[:_PASSWORD_MAX]
     try:
         return services(request).authenticator.verified(login, password, address(request), door="console")
@@ -64,7 +67,7 @@ def sign_in(request: Request, form: Posted, verified: Verified) -> Response:
         value, _ = made.store.sessions.begin(user.login, password_hash, seconds=seconds, idle_seconds=idle_seconds)
     except NotAuthenticated:
         return _page(request, form.get("next", ""), _login(form), wrong=True)
-    # Another session, whatever cookie there was: nobody else can know this one.
+    # Always begin a new session, whatever cookie the browser sent: nobody else can know its value.
     if before := cookies.session_value(request):
         made.store.sessions.end(before)
     made.store.audit.add(actor(request, user.login, "console"), "session.begin", user_uri(user.login))
@@ -92,7 +95,7 @@ def _page(request: Request, next: str, login: str, *, wrong: bool = False) -> Re
 
 
 def _netloc(url: str) -> str | None:
-    """None where it is no URL."""
+    """Return the host and port of a URL; None if it is not valid."""
     try:
         return urlsplit(url).netloc
     except ValueError:

@@ -1,4 +1,4 @@
-"""Users, for administrators: the list, a new one, what one may do, its password, deleting it."""
+"""Pages for users, for administrators: list, add, change rights and password, delete."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from publisher.web.writer_threads import WriterRoute
 router = APIRouter(route_class=WriterRoute)
 
 _NEW = "/users/-/new"
-"""No login has a slash: whatever users are called, this is none of them."""
+"""A login cannot contain a slash, so no user's page has this path."""
 
 
 @router.get("/users")
@@ -96,7 +96,7 @@ def change_password(visit: Visiting, form: Posted, login: str) -> Response:
 
 @router.get("/users/{login}/delete")
 def delete_page(visit: Visiting, login: str) -> Response:
-    """What deleting it would do."""
+    """Show what the deletion would do."""
     visit.require_administrator()
     store = visit.services.store
     found = _found(visit, login)
@@ -120,7 +120,7 @@ def delete(visit: Visiting, login: str) -> Response:
 
 
 def _found(visit: Visit, login: str) -> User:
-    """Raises `NotFound`."""
+    """Return a user. Raises `NotFound`."""
     found = None if "\0" in login else visit.services.store.users.get(login)
     if found is None:
         raise NotFound(f"There is no user {login}.")
@@ -128,7 +128,7 @@ def _found(visit: Visit, login: str) -> User:
 
 
 def _role_options(visit: Visit) -> list[tuple[str, str]]:
-    """The names of all roles, and what they are for."""
+    """Return the name and the description of each role."""
     return [(each.name, each.description or each.name) for each in visit.services.store.roles.list()]
 
 
