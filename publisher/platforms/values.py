@@ -1,4 +1,4 @@
-"""Leaf values: what an element of each kind may hold on the wire, and what that is in memory."""
+"""Leaf values: what an element of each kind may contain on the wire, and its value in memory."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ _TEXT_KINDS = frozenset({Kind.STRING, Kind.URI})
 _NUMBER_KINDS = frozenset({Kind.INTEGER, Kind.LONG})
 _BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 
-# XML cannot carry these at all. DEL and the C1 block it can, but they are no part of any name or password, and a
-# terminal or a log would act on them.
+# XML cannot carry these at all. It can carry DEL and the C1 block, but they belong in no name or password, and a
+# terminal or a log would interpret them.
 _FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufffe\uffff]")
 
 _NAMES = frozenset({"name", "displayName"})
-"""Of what a request makes. Elsewhere blanks are as good as nothing."""
+"""Names of what a request creates: blanks are an error here. In other elements, blanks count as empty."""
 
-# More digits than any number of 64 bits has. Longer ones are not converted: that takes quadratic time.
+# More digits than any 64-bit number has. Longer numbers are not converted: that takes quadratic time.
 _INTEGER = re.compile(r"[+-]?[0-9]{1,32}")
 
-# The offset is not optional: a moment without one is a guess.
+# The offset is required: a time without one is ambiguous.
 _DATE_TIME = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2})(\.[0-9]+)?(Z|[+-][0-9]{2}:?[0-9]{2})")
 
 
 def from_text(field: Field, text: str, path: str) -> object | None:
-    """The value of an XML element's text, None where it is empty. Raises InvalidRequest naming `path`."""
+    """Read the text of an XML element; None if it is empty. Raises InvalidRequest, which names `path`."""
     if field.kind is Kind.STRING:
-        # Lines of blanks are how a document is laid out.
+        # Blanks with line breaks are only the layout of the document.
         if "\n" not in text:
             _check_seen(text, path)
         return _string(field, text, path)
@@ -50,9 +50,11 @@ def from_text(field: Field, text: str, path: str) -> object | None:
 
 
 def from_json(field: Field, value: object, path: str) -> object | None:
-    """The value of a JSON member, None where it is null or an empty string. Raises InvalidRequest naming `path`.
+    """Read the value of a JSON member; None if it is null or an empty string.
 
-    JSON has numbers and booleans of its own, so that a string in their place is a mistake, and they in its.
+    Raises InvalidRequest, which names `path`.
+
+    JSON has numbers and booleans of its own, so a string in their place is an error, and the reverse.
     """
     if value is None:
         return None
@@ -73,9 +75,9 @@ def from_json(field: Field, value: object, path: str) -> object | None:
 
 
 def to_json(field: Field, value: object) -> str | int | bool:
-    """What JSON carries for a value of ours. Raises ValueError where the value is not of the field's kind."""
+    """Convert a value to JSON. Raises ValueError if the value is not of the field's kind."""
     if field.kind in _TEXT_KINDS and isinstance(value, str):
-        # Words of a cloud or of a library may hold anything; an answer must be readable all the same.
+        # Text from a cloud or a library may contain anything; the answer must be readable nevertheless.
         return _FORBIDDEN.sub("\ufffd", value)
     if field.kind is Kind.BOOLEAN and isinstance(value, bool):
         return value
@@ -90,7 +92,7 @@ def to_json(field: Field, value: object) -> str | int | bool:
 
 
 def to_text(field: Field, value: object) -> str:
-    """What XML carries for a value of ours. Raises ValueError where the value is not of the field's kind."""
+    """Convert a value to the text of an XML element. Raises ValueError if the value is not of the field's kind."""
     plain = to_json(field, value)
     if isinstance(plain, bool):
         return "true" if plain else "false"
@@ -98,7 +100,7 @@ def to_text(field: Field, value: object) -> str:
 
 
 def json_kind(value: object) -> str:
-    """How to name a JSON value to the caller that sent it, without showing it."""
+    """Name the kind of a JSON value for the caller that sent it, without showing the value."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -142,14 +144,14 @@ def _date_time(field: Field, text: str, path: str) -> datetime:
         try:
             return datetime.fromisoformat(f"{moment}{(fraction or '')[:7]}{offset}")
         except ValueError:
-            pass  # the shape is right, but there is no such day, hour or offset
+            pass  # the form is right, but there is no such day, hour or offset
     raise _wrong(field, text, path, "a dateTime with an offset, such as 2026-01-02T03:04:05.678Z")
 
 
 def _iso(moment: datetime) -> str:
     offset = moment.utcoffset()
     if not offset or offset % timedelta(minutes=1):
-        # An offset with seconds in it has no form in ISO 8601.
+        # ISO 8601 has no form for an offset with seconds.
         return moment.astimezone(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
     return moment.isoformat(timespec="milliseconds")
 

@@ -13,7 +13,7 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-"""RFC 7303, 3.3, knows no others."""
+"""The only byte order marks in RFC 7303, section 3.3."""
 
 _KNOWN = frozenset(
     {"utf-8", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be", "ascii", "koi8-r", "koi8-u",
@@ -21,7 +21,8 @@ _KNOWN = frozenset(
     | {f"iso8859-{part}" for part in (*range(1, 12), *range(13, 17))}
     | {f"cp{page}" for page in range(1250, 1259)}
 )  # fmt: skip
-"""Character sets, by Python's names. Python decodes much else, which is none, or takes quadratic time."""
+"""Supported character sets, by Python's names. Python has other codecs that are no character sets or take quadratic
+time."""
 _OF_JSON = frozenset({"utf-8", "ascii"})
 
 _DECLARED = re.compile(r"""\A(<\?xml\s[^>]*?)\sencoding\s*=\s*(?:"[^"]*"|'[^']*')""")
@@ -29,10 +30,12 @@ _DECLARATION_CHARACTERS = 256
 
 
 def xml_in_utf8(body: bytes, charset: str | None) -> bytes:
-    """The body in UTF-8, declaring no other encoding, where a byte order mark or the `charset` of its type tells which
-    it has: the mark counts more. Untouched where neither does: then the XML declaration tells.
+    """Convert an XML body to UTF-8 without an encoding declaration, if its character set is known.
 
-    Raises `UnsupportedMediaType`, or `InvalidRequest` for bytes that are none of that character set.
+    A byte order mark decides first, then the `charset` of the content type. Without either, the body is returned
+    unchanged, and its XML declaration decides.
+
+    Raises `UnsupportedMediaType`, or `InvalidRequest` for bytes that are invalid in that character set.
     """
     known = _known(charset)
     encoding = next((name for mark, name in _MARKS if body.startswith(mark)), known)
@@ -47,7 +50,7 @@ def xml_in_utf8(body: bytes, charset: str | None) -> bytes:
 
 
 def check_json(charset: str | None) -> None:
-    """Raises `UnsupportedMediaType` for a `charset` that JSON never has."""
+    """Raise `UnsupportedMediaType` if JSON never has this `charset`."""
     if _known(charset) not in (None, *_OF_JSON):
         raise UnsupportedMediaType(f"charset: JSON is in UTF-8, not in {charset}")
 

@@ -1,4 +1,4 @@
-"""A document in the format that a request came in, or that its answer is to have."""
+"""Read and write documents, in the format of the request or of its answer."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ def read_document(
     limit: int = body_limits.MAX_BODY_BYTES,
     platform: PlatformTypes | None = None,
 ) -> Document:
-    """The document in a request's body, which must be of that root and may have `limit` bytes.
+    """Read the document in a request's body. Its root must be `root`; it may have `limit` bytes.
 
-    `charset` is what the body's Content-Type tells of it. `platform` is what a published image or an account is of
-    that does not tell itself.
-    Raises BodyTooLarge, UnsupportedMediaType, and InvalidRequest naming the element at fault where there is one.
+    `charset` is the one in the body's Content-Type. `platform` applies to a published image or an account that does not
+    name its own.
+
+    Raises BodyTooLarge, UnsupportedMediaType, and InvalidRequest, which names the element at fault if there is one.
     """
     if body_format is Format.JSON:
         charsets.check_json(charset)
@@ -37,7 +38,7 @@ def read_document(
 
 
 def write_document(answer_format: Format, root: str, document: Document, *, request: bool = False) -> bytes:
-    """`document` as an answer's body, or a request's. Raises ValueError where it does not fit the schema."""
+    """Write `document` as the body of an answer or a request. Raises ValueError if it does not fit the schema."""
     if answer_format is Format.JSON:
         return json.render(root, document, request=request)
     return xml.render(root, document, request=request)

@@ -1,4 +1,4 @@
-"""UForge documents in JSON: the XML's mirror, without the name of the root.
+"""UForge documents in JSON: they mirror the XML, without the name of the root.
 
 Lists are `{"plural": {"singular": [...]}}` as in the XML; a polymorphic object names its type under "@type".
 """
@@ -22,23 +22,24 @@ from publisher.web import body_limits
 
 CONTENT_TYPE = "application/json"
 
-# A whole string, or what opens, closes or separates values. The string always matches, even one that is never closed
-# (possessive, and its end optional): trying again at each quote inside it would take quadratic time.
+# A whole string, or a character that opens, closes or separates values. The string always matches, even if it is never
+# closed (possessive, with an optional end): a new try at each quote inside it would take quadratic time.
 _MARK = re.compile(r'"(?:[^"\\]|\\.)*+["\\]?|[][{},]', re.DOTALL)
 _OPENING = frozenset("{[")
 _CLOSING = frozenset("]}")
 
-# As many characters as tell that a number is out of the range of 64 bits. Converting more takes quadratic time.
+# Enough characters to know that a number exceeds 64 bits. Converting more takes quadratic time.
 _INTEGER_CHARACTERS = 21
 
 
 def parse(
     root: str, body: bytes, *, limit: int = body_limits.MAX_BODY_BYTES, platform: PlatformTypes | None = None
 ) -> Document:
-    """The document in `body`, which may have `limit` bytes, read as one whose root element is `root`.
+    """Read the document in `body`, which may have `limit` bytes, as if its root element were `root`.
 
-    `platform` is what a published image or an account is of that does not tell itself.
-    Raises BodyTooLarge, and InvalidRequest naming the element at fault where there is one.
+    `platform` applies to a published image or an account that does not name its own.
+
+    Raises BodyTooLarge, and InvalidRequest, which names the element at fault if there is one.
     """
     body_limits.check_size(body, limit)
     try:
@@ -56,15 +57,15 @@ def parse(
     except json.JSONDecodeError as error:
         raise InvalidRequest(f"the request body is not JSON: {error}") from error
     document = read(_Member(value, ""), root, platform)
-    if repeated:  # in a part that is not read, and a mistake all the same
+    if repeated:  # in a part that is not read, but still an error
         raise InvalidRequest("is given more than once", field=repeated[0])
     return document
 
 
 def render(root: str, document: Document, *, request: bool = False) -> bytes:
-    """`document` as an answer, or as a request, which alone may have secrets in it.
+    """Write `document` as an answer, or as a request. Only a request may contain secrets.
 
-    Raises ValueError where the document does not fit the schema.
+    Raises ValueError if the document does not fit the schema.
     """
     members = _members(root_field(root), document, request=request)
     return json.dumps(members, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
@@ -74,7 +75,7 @@ def render(root: str, document: Document, *, request: bool = False) -> bytes:
 
 
 class _Object(dict[str, object]):
-    """A JSON object that remembers a name it was given twice."""
+    """A JSON object that remembers a name that occurred twice."""
 
     def __init__(self, members: list[tuple[str, object]], all_repeated: list[str]) -> None:
         super().__init__(members)
@@ -86,7 +87,7 @@ class _Object(dict[str, object]):
 
 
 def _check_extent(text: str) -> None:
-    """Keep the parser, which is recursive, from what is nested too deeply for it, or takes it long."""
+    """Refuse bodies that are nested too deeply for the recursive parser, or would take it too long."""
     depth = elements = strings = 0
     for match in _MARK.finditer(text):
         mark = match[0]
@@ -95,7 +96,7 @@ def _check_extent(text: str) -> None:
         strings += mark.startswith('"')
         if depth > body_limits.MAX_DEPTH:
             raise body_limits.too_deep()
-        # Each element has a name and a value at most: more strings are no JSON, or of too many elements.
+        # Each element has at most a name and a value: with more strings, the body is no JSON or has too many elements.
         if elements > body_limits.MAX_ELEMENTS or strings > 2 * body_limits.MAX_ELEMENTS:
             raise body_limits.too_many()
 

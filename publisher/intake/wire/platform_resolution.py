@@ -1,8 +1,8 @@
-"""Which concrete type an object of an abstract type is.
+"""Find the concrete type of an object of an abstract type.
 
-A caller tells it in one of three ways: it names the type; it names none, and the account's target platform tells;
+A caller declares it in one of three ways: it names the type; it names none, and the account's target platform decides;
 or it leaves the type empty, as the API's manual does, which is the same as naming none. A published image and its
-account are of the same platform, so that either tells about the other.
+account have the same platform, so either decides for the other.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _BY_NAME = {platform.name: platform for platform in PLATFORMS}
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What an account in a request tells about its platform, before any of its other elements is read.
+    """What an account in a request says about its platform, before its other elements are read.
 
     type_name: the concrete type it names, or "".
     platform_name, platform_type: `targetPlatform/name` and `targetPlatform/type`, or "".
@@ -33,9 +33,9 @@ class Told:
 
 
 def declared_platform(abstract: str, type_name: str, path: str) -> PlatformTypes | None:
-    """The platform of the concrete type that a request names, None where it names none or the abstract type.
+    """Return the platform of the concrete type that a request names; None if it names none or the abstract type.
 
-    Raises InvalidRequest naming `path` where there is no such type, or it is a type of something else.
+    Raises InvalidRequest, which names `path`, if the type is unknown or belongs to another abstract type.
     """
     if type_name in ("", abstract, abstract[0].upper() + abstract[1:]):
         return None
@@ -47,10 +47,12 @@ def declared_platform(abstract: str, type_name: str, path: str) -> PlatformTypes
 
 
 def account_platform(told: Told, path: str, type_key: str) -> PlatformTypes | None:
-    """The platform of an account, None where it does not tell. Raises InvalidRequest naming what is wrong.
+    """Return the platform of an account; None if it does not say.
 
-    The declared type is the surest word. `targetPlatform/type` is an enumeration. `targetPlatform/name` comes last:
-    it is a label that an administrator may choose, so that it may be none of ours, or contradict.
+    Raises InvalidRequest, which names the element at fault.
+
+    The declared type decides first, then `targetPlatform/type`, which is an enumeration. `targetPlatform/name` comes
+    last: it is a label that an administrator may choose, so it may be unknown here, or contradict the others.
     """
     declared = declared_platform(CRED_ACCOUNT, told.type_name, join(path, type_key))
     by_type = None
@@ -73,9 +75,9 @@ def account_platform(told: Told, path: str, type_key: str) -> PlatformTypes | No
 def image_platform(
     declared: PlatformTypes | None, account: PlatformTypes | None, account_path: str, fallback: PlatformTypes | None
 ) -> PlatformTypes | None:
-    """The platform of a published image and of its account, None where neither tells and there is no fallback.
+    """Return the platform of a published image and its account; `fallback` if neither says.
 
-    Raises InvalidRequest where the two disagree.
+    Raises InvalidRequest if the two disagree.
     """
     if declared and account and declared is not account:
         raise InvalidRequest(
@@ -85,14 +87,14 @@ def image_platform(
 
 
 def concrete_type(abstract: str, platform: PlatformTypes | None) -> str:
-    """The name of the abstract type's concrete type for that platform; of the abstract type itself without one."""
+    """Return the name of the concrete type for that platform; without a platform, that of the abstract type."""
     if platform is None:
         return abstract
     return platform.publish_image_type if abstract == PUBLISH_IMAGE else platform.cred_account_type
 
 
 def join(path: str, name: str) -> str:
-    """The path of the element `name` inside the one at `path`."""
+    """Return the path of the element `name` inside the one at `path`."""
     return f"{path}.{name}" if path else name
 
 

@@ -1,6 +1,6 @@
-"""From a parsed body to a Document: the walk along the schema that both codecs share.
+"""Turn a parsed body into a Document: the walk along the schema that both codecs share.
 
-A codec gives the body as nodes; what is known here is the schema, and nothing of XML or JSON.
+A codec provides the body as nodes; this module knows the schema, and nothing of XML or JSON.
 """
 
 from __future__ import annotations
@@ -22,36 +22,39 @@ from publisher.platforms.wire_types import PlatformTypes
 
 
 class Node(ABC):
-    """One element of a body, at a path from the root ("credAccount.port", "" the root itself).
+    """One element of a body, at a path from the root ("credAccount.port"; "" is the root itself).
 
-    Every method raises InvalidRequest naming the path where the node is not what is asked for.
+    Every method raises InvalidRequest, which names the path, if the node has another form than requested.
     """
 
     type_key: ClassVar[str]
-    """What the format calls the name of a concrete type."""
+    """The format's own name for the attribute that names a concrete type."""
 
     def __init__(self, path: str) -> None:
         self.path = path
 
     @abstractmethod
     def child(self, name: str) -> Node | None:
-        """The element of that name, None where there is none; raises where there are several, or can be none."""
+        """Return the element of that name; None if there is none.
+
+        Raises if there are several, or if there can be none.
+        """
 
     @abstractmethod
     def items(self, name: str) -> list[Node]:
-        """The elements of that name inside this one, a list's wrapper, in their order."""
+        """Return the elements of that name inside this one, a list's wrapper, in order."""
 
     @abstractmethod
     def leaf(self, field: Field) -> object | None:
-        """The value of this element, which `field` describes; None where it is empty."""
+        """Return the value of this element, which `field` describes; None if it is empty."""
 
     @abstractmethod
     def declared_type(self) -> str:
-        """The name of the concrete type that the element declares, "" where it declares none."""
+        """Return the name of the concrete type that the element declares; "" if it declares none."""
 
 
 def read(node: Node, root: str, platform: PlatformTypes | None = None) -> Document:
-    """The document that `node` is the root of. `platform` holds where the document tells none itself."""
+    """Read the document whose root is `node`. `platform` applies if the document names none."""
     return _read_object(node, root_field(root), platform)
 
 

@@ -1,8 +1,8 @@
-"""The UForge document types, as data: which elements each has, in which order, and what they hold.
+"""The UForge document types, as data: the elements of each, their order, and what they contain.
 
-Both codecs read this table and nothing else: an element is added here, once. The order is the order of the answers,
-which existing clients check; in requests it does not matter. Elements of the API that this service has no use for are
-not listed: in a request they are ignored like any unknown element.
+Both codecs read only this table, so an element is added here, once. The order is that of the answers, which existing
+clients check; in requests it does not matter. Elements of the API that this service does not use are not listed: in a
+request they are ignored like unknown elements.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from publisher.platforms.wire_types import PLATFORMS
 NAMESPACE = "http://www.usharesoft.com/uforge"
 
 FORMAT_NAMES = API_FORMATS
-"""What `format/name` may be in an answer to a client that knows the API alone."""
+"""What `format/name` may be in an answer to a client that knows only the API."""
 
 # What the larger types extend ---------------------------------------------------------------------------------------
 
@@ -96,12 +96,14 @@ _CRED_ACCOUNT = (
 )
 
 REQUEST_ONLY = frozenset({"applianceUri", "caBundle", "location", "notify"})
-"""Elements that are read and never written: the manual's name for `parentUri` of a published image; and of our own, the
-authorities that a cloud is trusted by, and where an image is to be fetched from and who is to be told of a publication,
-whose URLs may hold a secret."""
+"""Elements that are read and never written.
+
+`applianceUri` is the manual's name for `parentUri` of a published image. The others are our own: the CA bundle of a
+cloud, the URL to fetch an image from, and the URL of a webhook. These URLs may contain a secret.
+"""
 
 JSON_ONLY = frozenset({"userDomain", "interface", "warning"})
-"""Elements of our own that answers have in JSON alone: clients that are bound to the schema refuse the XML."""
+"""Elements of our own that only JSON answers have: clients bound to the schema would refuse the XML."""
 
 _ASKED = uris("applianceUri", "notify")
 
@@ -178,9 +180,9 @@ _PLAIN = {
         *a_list("roles", an_object("role"), required=True),
         *uris("uri"),
     ),
-    # The secret key is not marked as a secret: the answer that creates the pair is where it is shown, once.
+    # The secret key is not marked as a secret: the answer that creates the pair shows it, once.
     "apiKeyPair": (*_OBJECT, *strings("name", "description", "publicKey", "secretKey"), *uris("uri")),
-    # Ours, not the API's. As with an API key, its secret is shown once.
+    # Our own, not the API's. As with an API key, its secret is shown once.
     "webhook": (*_OBJECT, *uris("url"), *strings("secret"), *uris("uri")),
     "localizedErrorMsg": (*strings("message", "messageId"), *a_list("parameters", strings("parameter"))),
     "uforgeError": (
@@ -213,7 +215,7 @@ def _list_type(wrapper: str, item: tuple[Field, ...]) -> ObjectType:
 def _every_type() -> dict[str, ObjectType]:
     types = [ObjectType(name, fields) for name, fields in _PLAIN.items()]
     types += [_list_type(wrapper, item) for wrapper, item in _LISTS.items()]
-    # The abstract types themselves, for an object that does not tell its type: what all their concrete types share.
+    # The abstract types themselves, for an object without a type: the elements that all their concrete types share.
     types.append(ObjectType(PUBLISH_IMAGE, (*_PUBLISH_IMAGE, *_ASKED), abstract=PUBLISH_IMAGE))
     types.append(ObjectType(CRED_ACCOUNT, _CRED_ACCOUNT, abstract=CRED_ACCOUNT))
     for platform in PLATFORMS:
@@ -225,18 +227,18 @@ def _every_type() -> dict[str, ObjectType]:
 
 
 TYPES = _every_type()
-"""Every object type, under its name."""
+"""Every object type, by name."""
 
 _INNER = {"imageFormat", "installProfile", "instance", "certificate", "entitlement", "localizedErrorMsg"}
 ROOTS = (frozenset(_PLAIN) - _INNER) | frozenset(_LISTS) | {PUBLISH_IMAGE, CRED_ACCOUNT}
-"""What may be the root of a document."""
+"""The names that the root of a document may have."""
 
 SECRET_FIELDS = frozenset(field.name for platform in PLATFORMS for field in platform.cred_account if field.secret)
 """The elements of cloud accounts that are stored encrypted and left out of every answer."""
 
 
 def root_field(root: str) -> Field:
-    """The element that a document of that root consists of. Raises ValueError for a name that is not in ROOTS."""
+    """Return the element that is the root of such a document. Raises ValueError for a name that is not in ROOTS."""
     if root not in ROOTS:
         raise ValueError(f"{root!r} is no root of a UForge document")
     kind = Kind.POLYMORPHIC if TYPES[root].abstract else Kind.OBJECT

@@ -1,6 +1,6 @@
-"""From a Document to what is written: the checks that both codecs make of it.
+"""Check a Document as both codecs write it.
 
-What is wrong here is a mistake of ours and not of a caller, hence ValueError.
+An error here is a mistake of this service and not of a caller, so it is a ValueError.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from publisher.platforms.fields import TYPE_KEY, Document, Field, Kind, ObjectTy
 
 
 def type_of(field: Field, document: Document, *, request: bool) -> ObjectType:
-    """The type to write `document` as. Raises ValueError where it does not name a type that `field` may hold.
+    """Return the type to write `document` as. Raises ValueError if it does not name a type that `field` may hold.
 
     Only a request may leave the type out: existing clients need it in an answer.
     """
@@ -30,11 +30,11 @@ def type_of(field: Field, document: Document, *, request: bool) -> ObjectType:
 def ordered(
     object_type: ObjectType, document: Document, *, request: bool, xml: bool = False
 ) -> Iterator[tuple[Field, object]]:
-    """The values to write, in the order of the schema; those that are None or empty are left out.
+    """Yield the values to write, in the order of the schema, without those that are None or empty.
 
-    An answer never has a secret in it, nor an element that is only read, nor, in XML, one of ours: they are left out
-    even where the document has them. Raises ValueError for a value that the type has no element for, and for a required
-    one that is missing.
+    An answer never contains a secret or an element of REQUEST_ONLY, and in XML none of JSON_ONLY: they are left out
+    even if the document has them. Raises ValueError for a value that the type has no element for, and for a required
+    element that is missing.
     """
     unknown = set(document) - set(object_type.by_name) - {TYPE_KEY}
     if unknown:
@@ -52,14 +52,14 @@ def ordered(
 
 
 def as_document(field: Field, value: object) -> Document:
-    """`value`, which must be a Document. Raises ValueError where it is not."""
+    """Return `value`, which must be a Document. Raises ValueError if it is not."""
     if not isinstance(value, dict):
         raise ValueError(f"{field.name} holds an object, not {type(value).__name__}")
     return value
 
 
 def as_items(field: Field, value: object) -> list[object]:
-    """`value`, which must be a list. Raises ValueError where it is not."""
+    """Return `value`, which must be a list. Raises ValueError if it is not."""
     if not isinstance(value, list | tuple):
         raise ValueError(f"{field.name} holds a list, not {type(value).__name__}")
     return list(value)

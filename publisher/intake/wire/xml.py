@@ -1,7 +1,7 @@
 """UForge documents in XML.
 
-A body is read strictly and safely: no DTD, no entities, nothing from the network. One flaw is forgiven, because the
-API's own manual has it: an `xsi` prefix that is never declared.
+A body is read strictly and safely: no DTD, no entities, nothing from the network. One error is accepted, because the
+API's own manual contains it: an `xsi` prefix that is never declared.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from publisher.web import body_limits
 
 XSI = "http://www.w3.org/2001/XMLSchema-instance"
 CONTENT_TYPE = "application/xml"
-"""To the letter: existing clients compare it, so that no charset may follow."""
+"""Exactly this: existing clients compare it, so no charset may follow."""
 
 _PREFIX = "ns0"
 _XSI_TYPE = f"{{{XSI}}}type"
@@ -37,10 +37,11 @@ _NO_DOCTYPE = "a DOCTYPE is not accepted"
 def parse(
     body: bytes, *, limit: int = body_limits.MAX_BODY_BYTES, platform: PlatformTypes | None = None
 ) -> tuple[str, Document]:
-    """The root element's name and the document in `body`, which may have `limit` bytes.
+    """Read `body`, which may have `limit` bytes. Returns the root element's name and the document.
 
-    `platform` is what a published image or an account is of that does not tell itself.
-    Raises BodyTooLarge, and InvalidRequest naming the element at fault where there is one.
+    `platform` applies to a published image or an account that does not name its own.
+
+    Raises BodyTooLarge, and InvalidRequest, which names the element at fault if there is one.
     """
     body_limits.check_size(body, limit)
     element = _parse_strictly(body)
@@ -54,14 +55,14 @@ def parse(
 
 
 def render(root: str, document: Document, *, request: bool = False) -> bytes:
-    """`document` as an answer, or as a request, which alone may have secrets in it.
+    """Write `document` as an answer, or as a request. Only a request may contain secrets.
 
-    The root is qualified and its children are not; there is no default namespace. Raises ValueError where the
-    document does not fit the schema.
+    The root is qualified and its children are not; there is no default namespace. Raises ValueError if the document
+    does not fit the schema.
     """
     element = etree.Element(f"{{{NAMESPACE}}}{root}", nsmap={_PREFIX: NAMESPACE, "xsi": XSI})
     _fill(element, root_field(root), document, request=request)
-    etree.cleanup_namespaces(element)  # `xsi` stays only where something has a type
+    etree.cleanup_namespaces(element)  # keep `xsi` only where an element has a type
     return etree.tostring(element, xml_declaration=True, encoding="UTF-8")
 
 
@@ -87,7 +88,7 @@ def _parse_strictly(body: bytes) -> etree._Element:
     try:
         element = etree.fromstring(body, parser)
     except etree.XMLSyntaxError as error:
-        # Of the parser's own log: the error's holds what other documents had wrong, too.
+        # Use the parser's own log: the error's log also has the errors of other documents.
         fault = _other_fault(parser.error_log)
         if fault or not len(parser.error_log):
             raise _malformed(f"{fault.message} in line {fault.line}" if fault else error.msg) from error
@@ -98,19 +99,19 @@ def _parse_strictly(body: bytes) -> etree._Element:
 
 
 def _parse_with_undeclared_xsi(body: bytes) -> etree._Element:
-    """The body with `xsi` declared on its root element. Raises InvalidRequest where that is not all it lacks.
+    """Parse the body with `xsi` declared on its root element. Raises InvalidRequest if it has other errors, too.
 
-    The declaration goes into the text, which is then parsed as strictly as any other: the parser reports no more than
-    a hundred faults, and after the first one it no longer minds what follows the root.
+    The declaration is inserted into the text, which is then parsed as strictly as any other: the parser reports at most
+    a hundred errors, and after the first one it ignores what follows the root.
     """
     try:
         text = body.decode(_encoding(body))
     except (LookupError, UnicodeDecodeError) as error:
         raise _malformed("its encoding cannot be read") from error
-    text = _DECLARATION.sub("", text, count=1)  # it would name the encoding that the text no longer has
+    text = _DECLARATION.sub("", text, count=1)  # it names an encoding that the text no longer has
     text, declared = _ROOT_START.subn(rf'\g<0> xmlns:xsi="{XSI}"', text, count=1)
     if not declared:
-        # What else may precede the root: comments and instructions are passed over.
+        # Only a DOCTYPE can be before the root: comments and instructions are skipped.
         raise InvalidRequest(_NO_DOCTYPE)
     try:
         return etree.fromstring(text.encode(), _parser())
@@ -120,8 +121,8 @@ def _parse_with_undeclared_xsi(body: bytes) -> etree._Element:
 
 def _encoding(body: bytes) -> str:
     if body.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return "UTF-16"  # which the parser does not tell of a body that has no declaration
-    # An undeclared prefix does not keep the forgiving parser from the document, nor from its declaration.
+        return "UTF-16"  # the parser does not report it for a body without a declaration
+    # In spite of an undeclared prefix, the recovering parser reads the document and its declaration.
     return etree.fromstring(body, _parser(recover=True)).getroottree().docinfo.encoding or "UTF-8"
 
 
@@ -130,7 +131,7 @@ def _malformed(reason: str) -> InvalidRequest:
 
 
 def _other_fault(faults: etree._ListErrorLog) -> etree._LogEntry | None:
-    """The first fault that is not an undeclared `xsi` prefix."""
+    """Return the first error that is not an undeclared `xsi` prefix."""
     for fault in faults:
         if fault.type_name != "NS_ERR_UNDEFINED_NAMESPACE" or not fault.message.startswith(_UNDECLARED_XSI):
             return fault
@@ -193,7 +194,7 @@ class _Element(Node):
             self._children = {}
             for element in self._element:
                 name = etree.QName(element)
-                # Children carry no namespace. Some callers qualify them all the same, and can only mean these.
+                # Children have no namespace. Some callers qualify them nevertheless, and can only mean these.
                 if name.namespace in (None, NAMESPACE):
                     self._children.setdefault(name.localname, []).append(element)
         return self._children

@@ -1,7 +1,7 @@
-"""The schema table as an XML Schema 1.0 document, for clients that bind classes to it or validate what they get.
+"""Write the schema table as an XML Schema 1.0 document, for clients that generate classes from it or validate answers.
 
-It describes the answers, and the requests of clients that stick to it: the order of the elements is binding, as it is
-for existing clients, and what no answer in XML has is left out.
+It describes the answers, and the requests of clients that follow it. The order of the elements is binding, as it is for
+existing clients. Elements that no XML answer has are left out.
 """
 
 from __future__ import annotations
@@ -20,22 +20,25 @@ _TNS = "tns"
 
 _BUILT_IN = {
     Kind.STRING: "xs:string",
-    # Not xs:anyURI: what callers and clouds name is passed on as it is, and may be no URI to the letter.
+    # Not xs:anyURI: what callers and clouds send is passed on unchanged, and may not be a valid URI.
     Kind.URI: "xs:string",
     Kind.BOOLEAN: "xs:boolean",
     Kind.INTEGER: "xs:int",
     Kind.LONG: "xs:long",
-    # Neither this nor the boolean is narrowed to the forms that answers have: a pattern makes generators of bound
-    # classes take them for strings.
+    # Neither this nor the boolean is restricted to the forms that answers have: with a pattern, class generators would
+    # take them for strings.
     Kind.DATE_TIME: "xs:dateTime",
 }
 _TYPE = ("targetPlatform", "type")
-"""An enumeration, in the order of the platforms. (`format/name` is an open list, and any string.)"""
+"""An enumeration, in the order of the platforms. (`format/name` is an open list, so it is any string.)"""
 
 
 @cache
 def document(extended: bool = False) -> bytes:
-    """The schema, always the same: of the API, or `extended` by the platforms that packages bring."""
+    """Return the schema of the API; with `extended`, also with the platforms of other packages.
+
+    It is always the same.
+    """
     platforms = [each for each in PLATFORMS if extended or not each.extension]
     names = {each.name for each in platforms}
     schema = etree.Element(
