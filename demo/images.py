@@ -1,4 +1,4 @@
-"""Images for the demonstration: a disk that boots, from what Debian carries, and as large as wanted."""
+"""Images for the demonstration: a disk that boots, made from a Debian package, of any size."""
 
 import os
 import random
@@ -12,11 +12,11 @@ from typing import BinaryIO
 
 _MIB = 1 << 20
 _CLUSTER = 1 << 16
-_ENTRIES_OF_A_TABLE = _CLUSTER // 8  # of L1, L2 and the refcount table: 64 bits each
+_ENTRIES_OF_A_TABLE = _CLUSTER // 8  # for L1, L2 and the refcount table: 64 bits each
 _ENTRIES_OF_A_REFCOUNT_BLOCK = _CLUSTER // 2  # 16 bits each
 _COPIED = 1 << 63  # in an L1 or L2 entry: the cluster's refcount is 1
 
-# Debian packages that hold a bootable ISO, and where in them it is.
+# Debian packages that contain a bootable ISO, and its path in them.
 _PACKAGES = {
     "ipxe": Path("usr/lib/ipxe/ipxe.iso"),
     "grub-rescue-pc": Path("usr/lib/grub-rescue/grub-rescue-cdrom.iso"),
@@ -28,10 +28,10 @@ class DemoImageError(Exception):
 
 
 def bootable_iso(directory: Path) -> Path:
-    """The path of an ISO that boots, fetched into `directory` if there is none yet.
+    """Return the path of an ISO that boots, and fetch it into `directory` if there is none yet.
 
-    In this order: the file that the environment variable DEMO_ISO names, one that was fetched before, one of
-    an installed Debian package, one of a Debian package that is downloaded and unpacked but not installed.
+    It tries in this order: the file that the environment variable DEMO_ISO names; an ISO fetched earlier; one from an
+    installed Debian package; one from a Debian package that is downloaded and unpacked but not installed.
 
     Raises DemoImageError.
     """
@@ -61,10 +61,10 @@ def write_qcow2(
 ) -> None:
     """Write a QCOW2 disk (version 3, clusters of 64 KiB, no backing file).
 
-    It begins with `contents`, goes on with bytes that depend on `seed` alone up to `data_bytes`, and the rest
-    of its `virtual_size` bytes, a multiple of 512, is unallocated. The file appears once it is complete.
+    It starts with `contents`, followed by bytes that depend only on `seed`, up to `data_bytes`. The rest of its
+    `virtual_size` bytes, a multiple of 512, is unallocated. The file appears only once it is complete.
 
-    Raises ValueError when the sizes do not fit into each other.
+    Raises ValueError if the sizes do not fit each other.
     """
     if virtual_size % 512 or not 0 <= data_bytes <= virtual_size:
         raise ValueError(f"{data_bytes} bytes of data do not fit a disk of {virtual_size} bytes")
@@ -83,7 +83,7 @@ def write_qcow2(
 
 
 def pieces(path: Path) -> Iterator[bytes]:
-    """A file's contents in pieces of 1 MiB."""
+    """Yield a file's contents in pieces of 1 MiB."""
     with path.open("rb") as file:
         while piece := file.read(_MIB):
             yield piece
@@ -137,7 +137,7 @@ class _Layout:
 
     @property
     def clusters(self) -> int:
-        """Of the whole file."""
+        """Number of clusters of the whole file."""
         return self.data + self.data_clusters
 
 
@@ -154,7 +154,7 @@ def _write_tables(out: BinaryIO, layout: _Layout) -> None:
 
 
 def _header(layout: _Layout) -> bytes:
-    """The 104 bytes of version 3's header and the mark that no extension follows."""
+    """Return the 104 bytes of version 3's header, and the mark that no extension follows."""
     return struct.pack(
         ">4sI QI I Q I I Q Q I I Q QQQ I I 8x",
         *(b"QFI\xfb", 3),
@@ -176,7 +176,7 @@ def _entries(first: int, count: int, flags: int = 0) -> bytes:
 
 
 def _filled(contents: Iterable[bytes], data_bytes: int, seed: int) -> Iterator[bytes]:
-    """The contents, and random bytes up to `data_bytes`: what compresses well would flatter a transfer."""
+    """Yield the contents, then random bytes up to `data_bytes`: data that compresses well would flatter a transfer."""
     left = data_bytes
     for piece in contents:
         left -= len(piece)
@@ -194,7 +194,7 @@ def _ceil(amount: int, unit: int) -> int:
 
 
 def _checked(path: Path) -> Path:
-    """The path, if it is that of an ISO 9660 file."""
+    """Return the path if it is an ISO 9660 file."""
     try:
         with path.open("rb") as file:
             file.seek(0x8001)
@@ -207,7 +207,7 @@ def _checked(path: Path) -> Path:
 
 
 def _fetch(package: str, path: Path, directory: Path) -> Path | None:
-    """Download and unpack a package, without installing it, and keep its ISO; None without such a package."""
+    """Download and unpack a package without installing it, and keep its ISO. Returns None if there is none."""
     apt_get, dpkg_deb = shutil.which("apt-get"), shutil.which("dpkg-deb")
     if apt_get is None or dpkg_deb is None:
         raise DemoImageError("this is not Debian or Ubuntu: set DEMO_ISO to any bootable ISO")
@@ -233,7 +233,7 @@ def _download(apt_get: str, package: str, directory: Path) -> bool:
     download = [apt_get, "download", "--quiet", package]
     if _run(download, directory):
         return True
-    # Package lists are often absent or old, in containers above all. Only root can renew them.
+    # Package lists are often missing or old, especially in containers. Only root can update them.
     return os.geteuid() == 0 and _run([apt_get, "update", "--quiet"], directory) and _run(download, directory)
 
 

@@ -39,7 +39,7 @@ console = Console(highlight=False)
 
 
 class DemoFailed(Exception):
-    """The demonstration did not come to its end."""
+    """The demonstration did not complete."""
 
 
 def main() -> int:
@@ -79,7 +79,7 @@ def main() -> int:
 
 
 def demonstrate() -> tuple[list[str], Mapping[str, int]]:
-    """Returns the ids of the images in the cloud, and the ports of what runs."""
+    """Run the demonstration. Returns the ids of the images in the cloud, and the ports of the services by name."""
     step("A real OpenStack on this machine: Keystone and Glance (the first time they are installed: a minute or two)")
     publisher("devcloud", "up")
     cloud: dict[str, str] = json.loads(output(PUBLISHER, "devcloud", "env", "--json", "--user", "uploader"))
@@ -112,7 +112,10 @@ def demonstrate() -> tuple[list[str], Mapping[str, int]]:
 def publish_and_fetch_back(
     number: int, file: Path, name: str, cloud: Mapping[str, str], ports: Mapping[str, int]
 ) -> tuple[str, str, str, str]:
-    """The id in the cloud, the image's name, the sha256 of what was registered, and of what came back."""
+    """Publish an image and fetch it back.
+
+    Returns the id in the cloud, the image's name, the sha256 of what was registered, and that of what came back.
+    """
     step(f"Publishing image {number}: {name}")
     request = HOME / f"publish-{number}.xml"
     request.write_text(request_xml(number, name, cloud))
@@ -120,7 +123,7 @@ def publish_and_fetch_back(
     url = f"http://127.0.0.1:{ports['intake']}/api/users/root/appliances/4/pimages"
     headers = ["-H", "Content-type: application/xml", "-H", "Accept: application/xml"]
     show("curl", "-u", "root:…", *headers, "--data-binary", f"@{request.relative_to(REPOSITORY)}", url)
-    # The login goes in on standard input, for it not to be seen in the list of processes.
+    # curl reads the login from the standard input, so that it does not appear in the list of processes.
     curl = [shutil.which("curl") or "curl", "-sS", "--max-time", "30", "-K", "-", "-w", "\n%{http_code}"]
     answer = subprocess.run(
         [*curl, *headers, "--data-binary", f"@{request}", url],
@@ -152,13 +155,13 @@ def openstack(cloud: Mapping[str, str], *arguments: str) -> None:
 
 
 def remove_from_cloud(images: Sequence[str]) -> None:
-    """So that a demonstration that is repeated does not fill the disk."""
+    """Delete the images, so that repeated demonstrations do not fill the disk."""
     cloud: dict[str, str] = json.loads(output(PUBLISHER, "devcloud", "env", "--json", "--user", "uploader"))
     openstack(cloud, "image", "delete", *images)
 
 
 def request_xml(number: int, name: str, cloud: Mapping[str, str]) -> str:
-    """The body of the request, as the publishing API has it."""
+    """Return the body of the request in the form of the publishing API."""
     said = {key: escape(value) for key, value in cloud.items()}
     return f"""\
 <ns0:publishImage xmlns:ns0="http://www.usharesoft.com/uforge" xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance"
@@ -181,7 +184,7 @@ def request_xml(number: int, name: str, cloud: Mapping[str, str]) -> str:
 
 
 def made_qcow2() -> Path:
-    """A qcow2 that holds the bootable ISO and random data: made once."""
+    """Return a qcow2 that holds the bootable ISO and random data. It is made once."""
     file = HOME / "images" / "disk.qcow2"
     if not file.exists():
         unfinished = file.with_suffix(".unfinished")
@@ -195,7 +198,7 @@ def made_qcow2() -> Path:
 
 
 def start() -> dict[str, int]:
-    """Start `publisher up`, detached, and wait until it answers; the ports it listens on."""
+    """Start `publisher up`, detached, and wait until it answers. Returns the ports that it listens on."""
     (HOME / "images").mkdir(exist_ok=True)
     ports = {"intake": usual_or_free(8000), "flower": usual_or_free(5555)}
     environment = os.environ | {
@@ -225,7 +228,7 @@ def start() -> dict[str, int]:
 
 
 def stop(*, quiet: bool = False) -> None:
-    """Stop everything that the demonstration started, now or earlier."""
+    """Stop everything that this or an earlier demonstration started."""
     pid_file = HOME / "up.pid"
     if pid_file.exists():
         pid = int(pid_file.read_text())
@@ -242,7 +245,7 @@ def stop(*, quiet: bool = False) -> None:
 
 
 def is_ours(pid: int) -> bool:
-    """Whether the process is our `publisher up`, and not one that has got its number since."""
+    """Return whether the process is our `publisher up`, and not a later process with the same number."""
     try:
         command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
         return PUBLISHER.encode() in command and b"up" in command and "State:\tZ" not in status_of(pid)
