@@ -1,1 +1,1 @@
-"""What `make bench` runs: each program beside what else does its work, in the same rounds."""
+"""The benchmarks of `make bench`: each program runs in the same rounds as other programs that do its work."""

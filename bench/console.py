@@ -35,12 +35,12 @@ from tests.servers.postgres import postgres_server
 
 TICKETS = 100_000
 FIRST_PAGE_SECONDS = 0.1
-"""What the first page may take, at the median."""
+"""Limit for the median time of the first page."""
 _ROWS_AT_ONCE = 10_000
 _OWNERS = 100
 _FAILED_PART = 0.02
 _GOING_ON = 200
-"""The newest ones, in every state."""
+"""Number of the newest tickets, which are in every state."""
 
 PAGES = {
     "the first page": "",
@@ -55,13 +55,13 @@ PAGES = {
 
 @dataclass(frozen=True)
 class Visitor:
-    """A browser that is signed in."""
+    """A signed-in browser."""
 
     connection: http.client.HTTPConnection
     cookie: str
 
     def seconds(self, query: str) -> float:
-        """Until all of the page has come."""
+        """Return the seconds until the whole page has arrived."""
         began = time.perf_counter()
         self.connection.request("GET", f"/console/publications{query}", headers={"Cookie": self.cookie})
         answer = self.connection.getresponse()
@@ -81,7 +81,7 @@ def sign_in(port: int) -> Visitor:
 
 
 def fill(store: Store, count: int) -> None:
-    """Mostly published, by many users; the newest ones are in every state."""
+    """Add tickets of many users, mostly published; the newest ones are in every state."""
     chance = random.Random(1)  # noqa: S311  # no secret
     add_tickets(store, 1)
     with writing(store.engine) as connection:

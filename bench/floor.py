@@ -1,5 +1,6 @@
-"""The floor under the intake's benchmark: what accepting a ticket costs at the very least, without HTTP, without a
-user, without a check. A loop of one INSERT, committed to the disk, and one `apply_async`.
+"""The lower limit for the intake's benchmark: the least that accepting a ticket costs, without HTTP, user and checks.
+
+It is a loop of one INSERT, committed to the disk, and one `apply_async`.
 
 Reads {"database_url", "broker_url", "seconds"} as JSON from standard input, and writes a `bench.load.Report` as JSON.
 """
@@ -26,7 +27,7 @@ _INSERT = f"INSERT INTO tickets (uid, {_COPIED}) SELECT {{}}, {_COPIED} FROM tic
 
 
 def inserting(database_url: str) -> Callable[[str], object]:
-    """Inserts a ticket like the first one, in a transaction of its own, by the bare driver."""
+    """Return a function that inserts a ticket like the first one, in its own transaction, through the bare driver."""
     url = make_url(database_url)
     if url.get_backend_name() == "sqlite":
         connection = sqlite3.connect(str(url.database), isolation_level=None, timeout=10)

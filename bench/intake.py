@@ -52,9 +52,9 @@ LOGIN, PASSWORD = "root", "a-password-of-benchmarks"
 AUTHORIZATION = "Basic " + b64encode(f"{LOGIN}:{PASSWORD}".encode()).decode()
 APPLIANCE = 4
 SMALL = 100
-"""Tickets in the small store."""
+"""Number of tickets in the small store."""
 FLAT = 0.2
-"""By how much the polls of the large store may differ from those of the small one."""
+"""How much the poll rate of the large store may differ from that of the small one, as a fraction."""
 ROWS_AT_ONCE = 10_000
 
 Way = Callable[[], Report]
@@ -62,7 +62,7 @@ Way = Callable[[], Report]
 
 @dataclass(frozen=True)
 class Intake:
-    """An intake process over a store that holds tickets 1 to `count`, of one image."""
+    """An intake process over a store that holds tickets 1 to `count`, all of one image."""
 
     port: int
     pid: int
@@ -71,14 +71,14 @@ class Intake:
     database_url: str
 
     def publish(self, clients: int, seconds: float) -> Report:
-        """POST the publish request of an image with its cloud account, in XML as UForge clients write it."""
+        """POST a publish request for an image with its cloud account, in XML as UForge clients write it."""
         headers = {"Authorization": AUTHORIZATION, "Content-Type": "application/xml"}
         path = f"/api/users/{LOGIN}/appliances/{APPLIANCE}/pimages"
         body = publish_request(self.image).decode()
         return run(Load(self.port, "POST", [path], headers, body, clients, seconds), self.pid, "201")
 
     def polls(self, clients: int, seconds: float) -> tuple[Way, Way]:
-        """GET the status of random tickets; and then again, knowing what the first ones answered."""
+        """Return two functions: a GET of the status of random tickets, and the same with the ETags of the first."""
         known: dict[str, str] = {}
         headers = {"Authorization": AUTHORIZATION}
 
@@ -98,7 +98,10 @@ class Intake:
         return f"/api/{ticket_uri(LOGIN, APPLIANCE, self.image.id, id)}/status"
 
     def sign_in(self, again: int = 50) -> tuple[float, float]:
-        """Seconds of the first poll with a password, and the median of later ones; one caller, one connection."""
+        """Return the seconds of the first poll with a password, and the median of later ones.
+
+        One caller, one connection.
+        """
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         taken: list[float] = []
         for _ in range(1 + again):
@@ -152,8 +155,10 @@ def intake(directory: Path, database_url: str, broker_url: str, count: int) -> I
 
 
 def fill(settings: Settings, count: int) -> Image:
-    """Make the tables, a user, an image, and published tickets of it. The first one is accepted as any other is, and
-    the rest are copies of it."""
+    """Create the tables, a user, an image, and published tickets of the image.
+
+    The first ticket is accepted as any other; the rest are copies of it.
+    """
     store = Store.open(settings)
     store.migrate()
     store.users.add(LOGIN, PASSWORD, administrator=True)
@@ -175,7 +180,7 @@ def fill(settings: Settings, count: int) -> Image:
         with writing(store.engine, durable=False) as connection:
             connection.execute(insert(tickets), [row | {"id": id, "uid": str(uuid.uuid4())} for id in ids])
     if store.engine.dialect.name == "postgresql":
-        # The ids were given: move the sequence past them. And what autovacuum would do some time soon, is done.
+        # The ids were given, so move the sequence past them. Also do now what autovacuum would do some time later.
         with store.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.execute(text("SELECT setval(pg_get_serial_sequence('tickets', 'id'), max(id)) FROM tickets"))
             connection.execute(text("VACUUM ANALYZE tickets"))
@@ -185,7 +190,7 @@ def fill(settings: Settings, count: int) -> Image:
 
 @contextmanager
 def flower(directory: Path, broker_url: str) -> Iterator[tuple[int, int]]:
-    """Flower, which sends tasks for whoever signs in; its port and its process."""
+    """Run Flower, which sends tasks for signed-in users. Yields its port and its process."""
     port = free_port()
     settings = Settings(data_dir=directory, broker_url=broker_url)
     options = programs.flower_environment(address="127.0.0.1", port=port, login=LOGIN, password=PASSWORD)
@@ -255,7 +260,10 @@ def measure(
     flowers: tuple[int, int],
     given: argparse.Namespace,
 ) -> None:
-    """`fresh` makes a database and tells its URL, empty for SQLite's in the data directory."""
+    """Measure all ways on one database.
+
+    `fresh` makes a database and returns its URL; empty: SQLite in the data directory.
+    """
     directory.mkdir()
     with (
         intake(directory / "small", fresh(), broker_url, SMALL) as small,
@@ -273,11 +281,11 @@ def measure(
             FLOOR: lambda: floor(large.database_url, broker_url, given.seconds),
         }
         for way in ways.values():
-            way()  # a first one, not counted
+            way()  # a first run, not counted
         rounds: dict[str, list[Report]] = {name: [] for name in ways}
         for turn in range(given.rounds):
-            # Whatever is slow for some seconds, is so for the one and the other: every second round goes backwards.
-            # A conditional poll needs to know what the plain one before it was answered, or the one of the last round.
+            # Reverse every second round, so that a slow period affects both neighbours alike. A conditional poll needs
+            # the answers of a plain poll, from the same round or the previous one.
             for name in list(ways)[:: -1 if turn % 2 else 1]:
                 rounds[name].append(ways[name]())
     print_table(console, database, rounds, given)
@@ -293,7 +301,7 @@ def poll_name(count: int, *, known: bool = False) -> str:
 
 
 def ratio(each: list[Report], other: list[Report]) -> float:
-    """Of the rates, round by round."""
+    """Return the median ratio of the rates, round by round."""
     return statistics.median(one.rate / two.rate for one, two in zip(each, other, strict=True))
 
 

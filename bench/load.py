@@ -1,5 +1,9 @@
-"""The clients of the intake's benchmark: a process of its own, which asks over connections kept open as fast as it is
-answered. Reads a `Load` as JSON from standard input, and writes a `Report` as JSON."""
+"""The clients of the intake's benchmark, in a process of their own.
+
+They send requests over open connections as fast as they get answers.
+
+Reads a `Load` as JSON from standard input, and writes a `Report` as JSON.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +24,7 @@ _ETAG = re.compile(rb"\r\netag: *(\S+)", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Load:
-    """Requests for `seconds`, `clients` of them at a time, each for a path drawn at random."""
+    """Requests for `seconds`, from `clients` clients at a time, each for a random path."""
 
     port: int
     method: str
@@ -30,13 +34,15 @@ class Load:
     clients: int = 16
     seconds: float = 1.0
     etags: dict[str, str] = field(default_factory=dict)
-    """What is known of paths already, sent as If-None-Match."""
+    """ETags already known for paths, sent as If-None-Match."""
 
 
 @dataclass
 class Report:
-    """What came back. Latencies and CPU in seconds; `etags` are those of the answers, by path. `cpu` is of the asking,
-    `server_cpu` of the process that answered, where it was watched."""
+    """The results. Latencies and CPU are in seconds; `etags` are those of the answers, by path.
+
+    `cpu` is that of the clients, `server_cpu` that of the process that answered, if it was watched.
+    """
 
     latencies: list[float] = field(default_factory=list)
     statuses: dict[str, int] = field(default_factory=dict)
@@ -56,18 +62,20 @@ class Report:
 
     @property
     def server_cpu_each(self) -> float:
-        """Of one answer."""
+        """Seconds of the server's CPU for one answer."""
         return self.server_cpu / len(self.latencies)
 
     @property
     def busy(self) -> float:
-        """How much of a core the asking took."""
+        """Share of a core that the clients used."""
         return self.cpu / self.seconds
 
 
 def run(load: Load, pid: int, status: str) -> Report:
-    """Ask from a process of its own, and watch the one that answers. Ends the program where it answers anything but
-    that status."""
+    """Send the requests from a process of their own, and watch the process that answers.
+
+    Ends the program if an answer has another status than `status`.
+    """
     cpu = cpu_seconds(pid)
     report = report_of([sys.executable, "-m", "bench.load"], json.dumps(asdict(load)), load.seconds)
     report.server_cpu = cpu_seconds(pid) - cpu
@@ -77,7 +85,7 @@ def run(load: Load, pid: int, status: str) -> Report:
 
 
 def report_of(command: list[str], given: str, seconds: float) -> Report:
-    """What a program reports that works for some seconds. Raises `CalledProcessError`, `TimeoutExpired`."""
+    """Run a program that works for `seconds`, and return its report. Raises `CalledProcessError`, `TimeoutExpired`."""
     done = subprocess.run(command, input=given, stdout=subprocess.PIPE, text=True, check=True, timeout=seconds + 60)
     return Report(**json.loads(done.stdout))
 
@@ -135,7 +143,7 @@ class Client(asyncio.Protocol):
 
 
 async def ask(load: Load) -> Report:
-    """Raises `ConnectionError` where a server hangs up early."""
+    """Send the requests. Raises `ConnectionError` if a server closes a connection early."""
     loop = asyncio.get_running_loop()
     report = Report()
     cpu, started = time.process_time(), time.perf_counter()

@@ -70,7 +70,7 @@ MODULE = "publisher.intake.server"
 def intake(
     directory: Path, database_url: str = "", access_log: bool = False, *, module: str = MODULE
 ) -> Iterator[Intake]:
-    """A real one, over a new store with one user. `module` is what runs in place of the service's own."""
+    """Run a real intake over a new store with one user. `module` runs in place of the service's own."""
     settings = Settings(data_dir=directory, intake_port=free_port(), database_url=database_url, access_log=access_log)
     store = Store.open(settings)
     store.migrate()
@@ -122,14 +122,14 @@ def add_tickets(store: Store, count: int) -> list[Ticket]:
 
 
 def change_all(store: Store) -> None:
-    """In one transaction, as fast as can be."""
+    """Change all tickets in one transaction, as fast as possible."""
     with writing(store.engine) as connection:
         connection.execute(update(tickets).values(state=State.PUBLISHED, modified=db_now(), finished=db_now()))
 
 
 @dataclass
 class Waiting(asyncio.Protocol):
-    """One caller on a raw connection: it notes its answer, and when that came."""
+    """One caller on a raw connection. It records its answer, and when the answer arrived."""
 
     request: bytes
     all_there: asyncio.Event
@@ -168,7 +168,7 @@ def request_of(ticket: Ticket, wait: float) -> bytes:
 
 
 def warm_up(running: Intake) -> None:
-    """Have the password hashed: whoever is first to send it waits for that."""
+    """Let the intake hash the password, which delays the first request that sends it."""
     connection = http.client.HTTPConnection("127.0.0.1", running.port, timeout=60)
     connection.request("GET", f"/api/users/{LOGIN}", headers={"Authorization": authorization()})
     assert connection.getresponse().status == 200
@@ -180,7 +180,7 @@ def authorization() -> str:
 
 
 async def held(running: Intake, waited_for: list[Ticket], callers: int, wait: float = 60) -> Callers:
-    """As many callers as that, all of them waiting, of these tickets in turn."""
+    """Connect `callers` callers that all wait, for these tickets in turn."""
     loop, everyone, left = asyncio.get_running_loop(), asyncio.Event(), [callers]
     waiting = [
         Waiting(request_of(waited_for[number % len(waited_for)], wait), everyone, left) for number in range(callers)
@@ -208,7 +208,7 @@ class Callers:
 
 
 async def at_rest(running: Intake) -> None:
-    """Until the intake has taken in all requests and does next to nothing."""
+    """Wait until the intake has received all requests and is almost idle."""
     quiet = 0
     while quiet < 3:
         before = running.cpu_seconds

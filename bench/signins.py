@@ -36,7 +36,7 @@ _ANSWER_SECONDS = 60
 
 @dataclass
 class Measured:
-    """Seconds until each answer, and the statuses of all."""
+    """Seconds until each answer, and the statuses of all answers."""
 
     seconds: list[float] = field(default_factory=list)
     statuses: Counter[int] = field(default_factory=Counter)
@@ -51,13 +51,13 @@ class Result:
     polls: Measured = field(default_factory=Measured)
     health: Measured = field(default_factory=Measured)
     long_polls: Measured = field(default_factory=Measured)
-    """From the change of the ticket to the answer."""
+    """Seconds from the change of the ticket to the answer."""
     guesses: dict[int, int] = field(default_factory=dict)
-    """How many wrong passwords had an answer of each status."""
+    """Number of answers to wrong passwords, by status."""
 
 
 class Caller:
-    """One connection after the other, as the server lets it: it sends a request and reads the answer."""
+    """Sends a request and reads the answer, again and again. Opens a new connection when the server closes one."""
 
     def __init__(self, port: int, address: str = "127.0.0.1") -> None:
         self._port = port
@@ -65,7 +65,7 @@ class Caller:
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def ask(self, request: bytes) -> int:
-        """The answer's status."""
+        """Send a request and return the status of the answer."""
         if self._streams is None:
             self._streams = await asyncio.open_connection("127.0.0.1", self._port, local_addr=(self._address, 0))
         reader, writer = self._streams
@@ -86,7 +86,10 @@ class Caller:
 
 
 async def guess(port: int, callers: int, seconds: float, addresses: int) -> Counter[int]:
-    """So many callers, each of whom sends wrong passwords as fast as they are answered."""
+    """Run `callers` callers, each of which sends wrong passwords as fast as they are answered.
+
+    Returns counts by status.
+    """
     answers: Counter[int] = Counter()
     until = time.monotonic() + seconds
 
@@ -105,7 +108,7 @@ async def guess(port: int, callers: int, seconds: float, addresses: int) -> Coun
 
 
 async def measure(running: Intake, tickets: list[Ticket], ended: Callable[[], bool]) -> Result:
-    """Polls, health and long polls, one after the other, until those who guess have ended."""
+    """Measure polls, health checks and long polls until the callers that guess have ended."""
     result = Result()
     poll = request_of(tickets[0], 0).replace(b"?wait=0", b"")
     health = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"

@@ -56,7 +56,7 @@ class Run:
 
 
 class Cloud:
-    """What the contenders need of the cloud, by plain REST."""
+    """What the contenders need of the cloud, through plain REST."""
 
     def __init__(self, cloud: DevCloud) -> None:
         self.devcloud = cloud
@@ -127,8 +127,10 @@ def command(argv: list[str], env: dict[str, str]) -> Run:
 
 
 def peak_memory(pid: int) -> int:
-    """Bytes: the largest that the process has been (proc(5), VmHWM). The `ru_maxrss` of a child is no use here: it
-    begins with its parent's."""
+    """Return the largest size that the process has had, in bytes (proc(5), VmHWM).
+
+    The `ru_maxrss` of a child is of no use here: it starts with the parent's.
+    """
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), 0)
 
@@ -198,7 +200,7 @@ def publish(cloud: Cloud, stack: Stack, size: int) -> Run:
     pid = stack.workers[0].process.pid
     worker = psutil.Process(pid)
     idle = worker.memory_info().rss
-    Path(f"/proc/{pid}/clear_refs").write_text("5")  # begin a new peak (proc(5))
+    Path(f"/proc/{pid}/clear_refs").write_text("5")  # start a new peak (proc(5))
     cpu = cpu_seconds(pid)
     started = time.perf_counter()
     ticket = stack.publish(request(cloud, f"users/root/appliances/4/images/{image.id}"))
@@ -218,7 +220,7 @@ _HEAD_BYTES = 1 << 14
 
 
 class FirstByte(socketserver.ThreadingTCPServer):
-    """Stands before Glance, passes everything on, and notes when the first byte of an image goes by."""
+    """A proxy in front of Glance, which records when the first byte of an image passes."""
 
     daemon_threads = True
     allow_reuse_address = True
@@ -233,7 +235,7 @@ class Passing(socketserver.BaseRequestHandler):
     server: FirstByte
 
     def handle(self) -> None:
-        # Either side may hang up at any time.
+        # Either side may close the connection at any time.
         with contextlib.suppress(OSError), socket.create_connection(self.server.target) as onward:
             back = threading.Thread(target=self._back, args=(onward,), daemon=True)
             back.start()
@@ -256,7 +258,7 @@ class Passing(socketserver.BaseRequestHandler):
 
 
 def first_bytes(cloud: Cloud, stack: Stack, image_id: int, runs: int) -> list[float]:
-    """Seconds from the POST to the first byte of the image at Glance, with an idle worker."""
+    """Return the seconds from the POST to the first byte of the image at Glance, with an idle worker."""
     host, port = cloud.devcloud.glance_url.removeprefix("http://").split(":")
     taken: list[float] = []
     with FirstByte((host, int(port))) as proxy:
@@ -307,7 +309,7 @@ def measure(cloud: Cloud, directory: Path, given: argparse.Namespace, console: C
             tiny = stack.add_image(tiny_file)
             runs: dict[str, list[Run]] = {}
             ways = contenders(cloud, stack, file, image.size)
-            publish(cloud, stack, other.size)  # a first one, not counted
+            publish(cloud, stack, other.size)  # a first run, not counted
             for turn in range(given.runs):
                 for name, way in ways.items():
                     runs.setdefault(name, []).append(way())
