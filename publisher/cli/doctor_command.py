@@ -182,7 +182,7 @@ def check_permissions(settings: Settings) -> Iterator[Finding]:
 
 def check_plugins(settings: Settings) -> Iterator[Finding]:
     """Load each plugin in a process of its own, all at the same time: the command line itself loads no cloud SDK."""
-    from publisher.platforms.platform import ENTRY_POINT_GROUP, installed
+    from publisher.platforms.registry import PLUGIN_GROUP, installed
 
     names = installed()
     if not names:
@@ -191,7 +191,7 @@ def check_plugins(settings: Settings) -> Iterator[Finding]:
         (
             name,
             subprocess.Popen(
-                [sys.executable, "-W", "ignore", "-c", _LOAD, ENTRY_POINT_GROUP, name],
+                [sys.executable, "-W", "ignore", "-c", _LOAD, PLUGIN_GROUP, name],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,

@@ -227,7 +227,7 @@ def _typed(context: typer.Context, option: str) -> str | None:
 
 def _with_stored(context: typer.Context, request: PublishRequest, account: StoredAccount) -> PublishRequest:
     """Return the request with a stored account. Raises `InvalidRequest` for an option that contradicts the account."""
-    from publisher.platforms.wire_types import find_platform
+    from publisher.platforms.registry import platform_of
 
     for option in _OF_THE_ACCOUNT:
         if openrc.is_from_command_line(context, option):
@@ -235,14 +235,13 @@ def _with_stored(context: typer.Context, request: PublishRequest, account: Store
             raise InvalidRequest(f"{flag}: the account '{account.name}' has its own; leave out {flag} or --account")
     if openrc.is_from_command_line(context, "platform") and request.platform != account.platform:
         raise InvalidRequest(f"--platform: '{account.name}' is an account of {account.platform}; leave out --platform")
-    platform = find_platform(account.platform)
     return replace(
         request,
         platform=account.platform,
         account=account.fields | {"name": account.name},
         account_id=account.id,
         sealed_secrets=account.sealed_secrets,
-        sealed_names=platform.secret_names if platform else frozenset({"password"}),
+        sealed_names=platform_of(account.platform).secret_names,
     )
 
 
@@ -268,7 +267,7 @@ def _register(
 ) -> Image:
     """Register the file of a request, after the rest of the request has been checked."""
     from publisher.files.image_writer import UnpackLimits
-    from publisher.platforms.platform import check_image, check_request
+    from publisher.platforms.registry import check_request, platform_of
     from publisher.services.image_files import register
 
     if not file.exists():
@@ -287,7 +286,7 @@ def _register(
             link=link,
             limits=UnpackLimits.of(settings),
             virtual_size_max=settings.virtual_size_max,
-            on_found=lambda disk: check_image(request.platform, file.name, disk.glance_objection),
+            on_found=lambda disk: platform_of(request.platform).check_image(file.name, disk.glance_objection),
             on_progress=on_progress,
         )
 

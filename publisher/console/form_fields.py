@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from publisher.console.template_filters import sentence, spelled
 from publisher.core.errors import InvalidRequest
 from publisher.platforms.fields import CRED_ACCOUNT, STRING_LIMIT, Document, Field, Kind
-from publisher.platforms.platform import definition, installed
+from publisher.platforms.platform import Platform
+from publisher.platforms.registry import PLATFORMS, find_platform, installed
 from publisher.platforms.values import from_text
-from publisher.platforms.wire_types import PLATFORMS, PlatformTypes, find_platform
 
 ACCOUNT_PREFIX = f"{CRED_ACCOUNT}."
 """Prefix of the account's fields, where they stand beside those of the published image."""
@@ -19,25 +19,14 @@ _NEVER_IN_FORMS = (Kind.LIST, Kind.OBJECT, Kind.POLYMORPHIC)
 
 _CALLED = {"caBundle": "CA bundle", "md5sum": "MD5", "sha256sum": "SHA-256"}
 _HINTS = {
-    "keystoneUrl": "Where the cloud signs its users in, such as https://cloud.example.com:5000",
-    "glanceUrl": "Only if the cloud's catalog does not tell the right one",
-    "userDomain": "Name or id of the user's domain, in Keystone v3. If empty: the domain of the project",
-    "interface": "Which of the catalog's addresses of the image service to use",
-    "keystoneDomain": "Name or id of the project's domain. If empty: the domain with the id default",
-    "keystoneProject": "Its name or id; may be empty where the login has one project only",
-    "tenantName": "The project's name in Keystone v2.0",
     "displayName": "The image's own name where this is empty",
-    "publicImage": "Every project of the cloud may use it; many clouds allow this to administrators only",
     "caBundle": "Certificates (PEM) of the authorities to trust, where the system's own are not enough",
 }
+"""For elements of any platform. A platform's own hints come first."""
 _VERBS = ("is", "has", "must", "may", "cannot", "names", "leads", "consists")
 """An error that begins with one of these is a sentence about its field."""
 _MEANINGS = {"the image root": "the directory of generated images on the server"}
 _KEPT = "Leave empty to keep what is stored"
-_OPTIONS = {
-    "keystoneVersion": (("v3", "v3 (default)"), ("v2.0", "v2.0")),
-    "interface": (("", "public (default)"), ("internal", "internal"), ("admin", "admin")),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +45,13 @@ class Element:
     options: tuple[tuple[str, str], ...] = ()
 
 
-def offered() -> list[PlatformTypes]:
+def offered() -> list[Platform]:
     """Return the platforms that have an installed plugin and a document type."""
     here = installed()
     return [each for each in PLATFORMS if each.name in here]
 
 
-def platform_named(name: str) -> PlatformTypes | None:
+def platform_named(name: str) -> Platform | None:
     return find_platform(name)
 
 
@@ -72,23 +61,27 @@ def platform_label(name: str) -> str:
     return found.label if found else name
 
 
-def account_elements(platform: PlatformTypes, *, prefix: str = "", secrets_kept: bool = False) -> list[Element]:
+def account_elements(platform: Platform, *, prefix: str = "", secrets_kept: bool = False) -> list[Element]:
     """Return the fields of an account, the required ones first.
 
     `secrets_kept`: an empty secret keeps the stored one.
     """
-    needed = definition(platform.name).account
+    needed = platform.required
     made = [
-        _element(each, prefix, required=each.name in needed, kept=each.secret and secrets_kept)
-        for each in platform.cred_account
+        _element(platform, each, prefix, required=each.name in needed, kept=each.secret and secrets_kept)
+        for each in platform.account_fields
         if each.kind not in _NEVER_IN_FORMS
     ]
     return sorted(made, key=lambda each: needed.index(name) if (name := each.name[len(prefix) :]) in needed else 99)
 
 
-def target_elements(platform: PlatformTypes) -> list[Element]:
+def target_elements(platform: Platform) -> list[Element]:
     """Return the fields of the published image, its name first."""
-    made = [_element(each, "", required=False) for each in platform.publish_image if each.kind not in _NEVER_IN_FORMS]
+    made = [
+        _element(platform, each, "", required=False)
+        for each in platform.target_fields
+        if each.kind not in _NEVER_IN_FORMS
+    ]
     return sorted(made, key=lambda each: (each.name != "displayName", each.kind == "tick"))
 
 
@@ -120,10 +113,10 @@ def told(error: InvalidRequest, names: Mapping[str, str] = {}) -> dict[str, str]
     return {name: sentence(f"{subject} {words}" if words.partition(" ")[0] in _VERBS else f"{subject}: {words}")}
 
 
-def _element(field: Field, prefix: str, *, required: bool, kept: bool = False) -> Element:
-    hint = _KEPT if kept else _HINTS.get(field.name, "")
+def _element(platform: Platform, field: Field, prefix: str, *, required: bool, kept: bool = False) -> Element:
+    hint = _KEPT if kept else platform.hints.get(field.name) or _HINTS.get(field.name, "")
     required = required and not kept
-    options = _OPTIONS.get(field.name, ())
+    options = platform.choices.get(field.name, ())
     kind = "choice" if options else _kind(field)
     return Element(prefix + field.name, _called(field.name), hint, kind, required, options)
 

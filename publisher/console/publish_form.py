@@ -25,7 +25,7 @@ from publisher.core.uris import account_uri, image_uri
 from publisher.intake.publish_request import publish_request
 from publisher.intake.wire.codec import write_document
 from publisher.platforms.fields import CRED_ACCOUNT, PUBLISH_IMAGE, TYPE_KEY, Document
-from publisher.platforms.wire_types import PlatformTypes
+from publisher.platforms.platform import Platform
 from publisher.services.publishing import PublishRequest
 from publisher.store import Store
 from publisher.store.accounts import StoredAccount
@@ -52,8 +52,8 @@ class Draft:
     image: Image | None
     accounts: list[StoredAccount]
     account: StoredAccount | None
-    platforms: list[PlatformTypes]
-    platform: PlatformTypes
+    platforms: list[Platform]
+    platform: Platform
     form: Mapping[str, str]
 
     @property
@@ -100,7 +100,7 @@ class Draft:
         assert isinstance(account, dict)  # noqa: S101  # as it is made below
         asked = [each for each in self.account_elements if each.kind == "password" and each.required]
         secrets = {each.name.removeprefix(ACCOUNT_PREFIX): _SECRET for each in asked}
-        hidden = {each.name for each in self.platform.cred_account if each.secret}
+        hidden = {each.name for each in self.platform.account_fields if each.secret}
         shown = document | {CRED_ACCOUNT: {name: account[name] for name in account if name not in hidden} | secrets}
         body = json.loads(write_document(Format.JSON, PUBLISH_IMAGE, shown, request=True))
         words = json.dumps(body, indent=2, ensure_ascii=False)
@@ -117,13 +117,13 @@ class Draft:
 
     @cached_property
     def _read(self) -> tuple[Document, dict[str, str]]:
-        target, errors = filled_in(self.platform.publish_image, self.form)
+        target, errors = filled_in(self.platform.target_fields, self.form)
         document: Document = {TYPE_KEY: self.platform.publish_image_type, **target}
         kind: Document = {TYPE_KEY: self.platform.cred_account_type}
         if self.account:
             document[CRED_ACCOUNT] = kind | {"uri": account_uri(self.owner, self.account.id)}
         else:
-            account, more = filled_in(self.platform.cred_account, self.form, ACCOUNT_PREFIX)
+            account, more = filled_in(self.platform.account_fields, self.form, ACCOUNT_PREFIX)
             document[CRED_ACCOUNT] = kind | account
             errors = errors | more
         return document, errors

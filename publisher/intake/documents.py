@@ -14,8 +14,9 @@ from publisher.core import uris
 from publisher.core.image import Image, ImageState, target_format
 from publisher.core.ticket import Progress, State, Ticket
 from publisher.platforms.fields import TYPE_KEY, Document
+from publisher.platforms.platform import Platform
+from publisher.platforms.registry import find_platform
 from publisher.platforms.target_formats import format_number, platform_number, target_format_number, target_type
-from publisher.platforms.wire_types import PlatformTypes, find_platform
 from publisher.store.accounts import StoredAccount
 from publisher.store.appliances import Appliance, Contents
 
@@ -27,7 +28,7 @@ def ticket_document(ticket: Ticket, image: Image | None, key: str | None = None)
     """The `publishImage` of a ticket; `image` is None where it was deleted since. `key` is the one-time key for a
     download of the image."""
     platform = _platform(ticket)
-    target = {field.name: ticket.target.get(field.name) for field in platform.publish_image}
+    target = {field.name: ticket.target.get(field.name) for field in platform.target_fields}
     document: Document = {
         TYPE_KEY: platform.publish_image_type,
         **_object(ticket),
@@ -240,8 +241,8 @@ def account_document(account: StoredAccount) -> Document:
     }
 
 
-def _account(platform: PlatformTypes, fields: dict[str, Any]) -> Document:
-    own = {field.name: fields.get(field.name) for field in platform.cred_account if not field.secret}
+def _account(platform: Platform, fields: dict[str, Any]) -> Document:
+    own = {field.name: fields.get(field.name) for field in platform.account_fields if not field.secret}
     return {
         TYPE_KEY: platform.cred_account_type,
         "targetPlatform": {"dbId": platform_number(platform.name), "name": platform.name, "type": platform.name},
@@ -261,7 +262,7 @@ def _object(ticket: Ticket) -> Document:
     }
 
 
-def _platform(ticket: Ticket) -> PlatformTypes:
+def _platform(ticket: Ticket) -> Platform:
     platform = find_platform(ticket.platform)
     if platform is None:
         raise ValueError(f"ticket {ticket.id} is of the unknown platform {ticket.platform!r}")

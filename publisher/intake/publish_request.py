@@ -6,7 +6,8 @@ from publisher.core.errors import InvalidRequest
 from publisher.core.uris import parse_account_uri, parse_appliance_uri, parse_image_uri
 from publisher.intake.wire.schema import TYPES
 from publisher.platforms.fields import CRED_ACCOUNT, TYPE_KEY, Document
-from publisher.platforms.wire_types import PlatformTypes, find_platform
+from publisher.platforms.platform import Platform
+from publisher.platforms.registry import find_platform
 from publisher.services.publishing import PublishRequest
 from publisher.store.accounts import Accounts, StoredAccount
 
@@ -61,7 +62,7 @@ def publish_request(
         # Some callers echo the account as it was listed: what is as it is stored is not their own.
         own_elements = frozenset(secrets) | {name for name in account if account[name] != stored.fields.get(name)}
         account = stored.fields | account | {"name": stored.name}
-    own = {field.name for field in platform.publish_image} | {"publishLocation"}
+    own = {field.name for field in platform.target_fields} | {"publishLocation"}
     return PublishRequest(
         owner=owner,
         appliance_id=appliance_id,
@@ -78,7 +79,7 @@ def publish_request(
     )
 
 
-def _platform(document: Document) -> PlatformTypes:
+def _platform(document: Document) -> Platform:
     account = document.get(CRED_ACCOUNT)
     if not isinstance(account, dict):
         raise InvalidRequest("is needed: the cloud account to publish with", field=CRED_ACCOUNT)

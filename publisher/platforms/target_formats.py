@@ -28,6 +28,7 @@ _PLATFORMS = {
     "cloudstack": 113,
     "oracle": 114,
 }
+API_ORDER = {name: place for place, name in enumerate(_PLATFORMS)}
 API_PLATFORMS = frozenset(_PLATFORMS)
 """What `targetPlatform/type` may be in the API: existing clients know this enumeration."""
 

@@ -10,8 +10,8 @@ from publisher.core.errors import InvalidRequest
 from publisher.core.vault import Sealer
 from publisher.outbound.policy import OutboundPolicy
 from publisher.outbound.precheck import check_named
-from publisher.platforms.platform import SECRETS_GO_BY, addresses, check_account
-from publisher.platforms.wire_types import find_platform
+from publisher.platforms.platform import Platform
+from publisher.platforms.registry import check_account, platform_of
 from publisher.store import Store
 from publisher.store.accounts import StoredAccount
 
@@ -57,11 +57,11 @@ def change(
     Raises `InvalidRequest` that names the element at fault, `SecretNeeded` if secrets are kept but would go elsewhere,
     `NotFound`, and `Conflict` if the owner has another account of that name.
     """
-    platform = find_platform(present.platform)
-    kept = platform.secret_names if platform else frozenset({"password"})
+    platform = platform_of(present.platform)
+    kept = platform.secret_names
     _check(present.platform, present.fields | fields, secrets or kept, policy)
     if not secrets:
-        _check_kept(present.fields, fields, kept)
+        _check_kept(platform, present.fields, fields)
     return store.accounts.update(
         present.owner,
         present.id,
@@ -81,16 +81,17 @@ def free_name(store: Store, owner: str, platform: str) -> str:
 def _check(platform: str, fields: dict[str, Any], secrets: Collection[str], policy: OutboundPolicy) -> None:
     try:
         check_account(platform, fields, secrets)
-        check_named(policy, addresses(platform, fields))
+        check_named(policy, platform_of(platform).account_addresses(fields))
     except InvalidRequest as error:
         at_fault = error.field or ""
         words = str(error).removeprefix(f"{at_fault}: ")
         raise InvalidRequest(words, field=at_fault.removeprefix("credAccount.")) from None
 
 
-def _check_kept(present: Mapping[str, Any], fields: Mapping[str, Any], secrets: Collection[str]) -> None:
+def _check_kept(platform: Platform, present: Mapping[str, Any], fields: Mapping[str, Any]) -> None:
     """Refuse to send kept secrets to another address or for another login."""
-    if any(name in fields and _lines(fields[name]) != _lines(present.get(name)) for name in SECRETS_GO_BY):
+    if any(name in fields and _lines(fields[name]) != _lines(present.get(name)) for name in platform.secret_routing):
+        secrets = platform.secret_names
         name = "password" if "password" in secrets else min(secrets, default="password")
         raise SecretNeeded("is needed again where the address or the login changes", field=name)
 

@@ -12,7 +12,8 @@ from publisher.core.ticket import Ticket
 from publisher.core.vault import Sealer
 from publisher.outbound.policy import OutboundPolicy
 from publisher.outbound.precheck import check_named
-from publisher.platforms.platform import addresses, check_address, check_image, check_request
+from publisher.platforms.platform import check_address
+from publisher.platforms.registry import check_request, platform_of
 from publisher.services.wakeups import Wake
 from publisher.services.webhooks import check_signing
 from publisher.store import Store
@@ -107,11 +108,12 @@ def _commit(
     # If no name is given, the image's own name must be acceptable to the cloud, too.
     target = request.target | {"displayName": str(request.target.get("displayName") or image.name)}
     check_request(request.platform, request.account, given, target)
-    check_image(request.platform, f"image {image.id} ({image.name})", image.glance_objection)
+    platform = platform_of(request.platform)
+    platform.check_image(f"image {image.id} ({image.name})", image.glance_objection)
     if request.notify:
         check_address("notify", request.notify)
         check_signing(store, request.owner, "notify")
-    check_named(policy, addresses(request.platform, request.account) | {"notify": request.notify})
+    check_named(policy, platform.account_addresses(request.account) | {"notify": request.notify})
     store.tickets.check_room(request.owner)
     return store.tickets.create(
         NewTicket(

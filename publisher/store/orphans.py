@@ -15,7 +15,7 @@ from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from publisher.core.ticket import FINAL, State
-from publisher.platforms.platform import image_service
+from publisher.platforms.registry import image_service
 from publisher.store.engine import db_now, reading, writing
 from publisher.store.tables import accounts, journal, sightings, sweep_refusals, tickets, tombstones
 
@@ -59,15 +59,15 @@ class Sweeping:
         ticket that never created anything may have had a wrong password or named a missing project. Neither should be
         tried again and again.
         """
-        found: dict[tuple[str, str, str], Scope] = {}
+        found: dict[tuple[str, ...], Scope] = {}
         columns = tickets.c.platform, tickets.c.account, tickets.c.target, tickets.c.sealed_secrets
         made = select(*columns).where(exists().where(journal.c.ticket_id == tickets.c.id))
         stored = select(accounts.c.platform, accounts.c.fields, accounts.c.sealed_secrets).order_by(accounts.c.id)
         ways = tombstones.c.platform, tombstones.c.account, tombstones.c.target, tombstones.c.sealed_secrets
         deleted = select(*ways).where(tombstones.c.sealed_secrets.is_not(None)).order_by(tombstones.c.created.desc())
         with reading(self._engine) as connection:
-            of_tickets: dict[tuple[str, str, str], Scope] = {}
-            targets: dict[tuple[str, str, str], dict[str, Any]] = {}
+            of_tickets: dict[tuple[str, ...], Scope] = {}
+            targets: dict[tuple[str, ...], dict[str, Any]] = {}
             for platform, account, target, secrets in connection.execute(made.order_by(tickets.c.id.desc())):
                 place = image_service(platform, account, target)
                 targets.setdefault(place, target)

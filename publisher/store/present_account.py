@@ -8,7 +8,7 @@ from sqlalchemy import Connection, exists, select
 
 from publisher.core.errors import Conflict
 from publisher.core.ticket import Ticket
-from publisher.platforms.platform import SECRETS_GO_BY, cloud_account, image_service
+from publisher.platforms.registry import cloud_account, image_service, platform_of
 from publisher.store.tables import accounts, journal, tickets
 
 
@@ -56,9 +56,10 @@ def _is_apart(ticket: Ticket, own: set[str], stored: dict[str, Any]) -> bool:
     # Elements that the request gave itself, and that are not stored in clear, are secrets.
     if own - set(ticket.account):
         return True
-    of_the_account = [name for name in SECRETS_GO_BY if name not in own]
+    routing = platform_of(ticket.platform).secret_routing
+    of_the_account = [name for name in routing if name not in own]
     leads_elsewhere = any(stored.get(name) != ticket.account.get(name) for name in of_the_account)
-    return leads_elsewhere and not own.isdisjoint(SECRETS_GO_BY)
+    return leads_elsewhere and not own.isdisjoint(routing)
 
 
 def _left_something(connection: Connection, ticket: Ticket) -> bool:

@@ -16,8 +16,8 @@ from publisher.core.ticket import State
 from publisher.core.vault import Vault
 from publisher.files.hashing import digest
 from publisher.platforms.fields import Field, Kind
-from publisher.platforms.platform import installed
-from publisher.platforms.wire_types import PLATFORMS, PlatformTypes
+from publisher.platforms.platform import Platform
+from publisher.platforms.registry import PLATFORMS, installed
 from publisher.store import Store
 from publisher.store.engine import db_now, writing
 from publisher.store.tables import images, tickets
@@ -113,15 +113,15 @@ def add_image_in(stack: Stack, state: ImageState, wanted: str | None) -> None:
     change(stack.store, images, id, state=state, wanted_format=wanted, registered=None, error=error, **values)
 
 
-def add_accounts(store: Store, vault: Vault, platform: PlatformTypes) -> int:
+def add_accounts(store: Store, vault: Vault, platform: Platform) -> int:
     """One with secrets and one without; the former's number."""
-    secrets = {field.name: SECRET for field in platform.cred_account if field.secret and field.item is None}
+    secrets = {field.name: SECRET for field in platform.account_fields if field.secret and field.item is None}
     made = [
         store.accounts.add(
             owner="root",
             name=f"{platform.name} {number}",
             platform=platform.name,
-            fields=values(platform.cred_account),
+            fields=values(platform.account_fields),
             sealed_secrets=vault.seal(each),
         ).id
         for number, each in enumerate((secrets, {}))
@@ -138,7 +138,7 @@ def values(fields: tuple[Field, ...]) -> dict[str, Any]:
 
 
 def add_ticket(
-    store: Store, platform: PlatformTypes, image: int, state: State, account: int | None, *, owner: str = "root"
+    store: Store, platform: Platform, image: int, state: State, account: int | None, *, owner: str = "root"
 ) -> None:
     found = store.images.get(image)
     assert found is not None
@@ -149,9 +149,9 @@ def add_ticket(
             image_id=image,
             image_size=found.size,
             platform=platform.name,
-            account=values(platform.cred_account) | ({"name": f"{platform.name} 0"} if account else {}),
+            account=values(platform.account_fields) | ({"name": f"{platform.name} 0"} if account else {}),
             sealed_secrets=b"",
-            target=values(platform.publish_image),
+            target=values(platform.target_fields),
             name=f"{platform.name} é",
             account_id=account,
         )

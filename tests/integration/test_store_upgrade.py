@@ -18,7 +18,7 @@ from publisher.core.settings import Settings
 from publisher.core.ticket import State
 from publisher.core.vault import Vault
 from publisher.files.hashing import digest
-from publisher.platforms.platform import cloud_account
+from publisher.platforms.registry import cloud_account
 from publisher.store import Store
 from publisher.store.engine import writing
 from publisher.store.tables import tickets
@@ -111,7 +111,7 @@ def image_of(settings: Settings) -> dict[str, Any]:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("version", ["0001", "0002", "0003", "0004", "0005"])
+@pytest.mark.parametrize("version", ["0001", "0002", "0003", "0004", "0005", "0009"])
 def test_tickets_in_flight_go_on_after_an_upgrade(
     old: Callable[[str], Store], settings: Settings, version: str
 ) -> None:

@@ -6,14 +6,14 @@ from functools import cache
 from importlib.metadata import entry_points
 
 from publisher.core.errors import ConfigurationError
-from publisher.platforms.platform import ENTRY_POINT_GROUP
+from publisher.platforms.registry import PLUGIN_GROUP
 from workers.clouds.base import CloudPublisher
 
 
 @cache
 def plugin(platform: str) -> type[CloudPublisher]:
     """Load the plugin for a platform. Raises `ConfigurationError` if this worker has none."""
-    for entry in entry_points(group=ENTRY_POINT_GROUP, name=platform):
+    for entry in entry_points(group=PLUGIN_GROUP, name=platform):
         loaded: type[CloudPublisher] = entry.load()
         return loaded
     raise ConfigurationError(f"this worker has no plugin for the platform '{platform}'")

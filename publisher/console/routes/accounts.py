@@ -12,7 +12,7 @@ from publisher.console.page_request import Posted, Visit, Visiting
 from publisher.console.paths import local, with_parameter
 from publisher.console.template_filters import sentence
 from publisher.core.errors import Conflict, InvalidRequest, NotFound
-from publisher.platforms.wire_types import PlatformTypes
+from publisher.platforms.platform import Platform
 from publisher.services import accounts as account_cases
 from publisher.store.accounts import StoredAccount
 from publisher.web.request import Id
@@ -42,7 +42,7 @@ def create(visit: Visiting, form: Posted) -> Response:
     platform = _platform(form.get("platform", ""))
     if "show" in form:
         return _form(visit, platform, None, form)
-    document, errors = filled_in(platform.cred_account, form)
+    document, errors = filled_in(platform.account_fields, form)
     if errors:
         return _form(visit, platform, None, form, errors)
     fields, secrets = platform.account_parts(document)
@@ -77,7 +77,7 @@ def change(visit: Visiting, form: Posted, id: Id) -> Response:
     visit.require(_CREATE)
     present = _found(visit, id)
     platform = _platform(present.platform)
-    document, errors = filled_in(platform.cred_account, form)
+    document, errors = filled_in(platform.account_fields, form)
     if errors:
         return _form(visit, platform, present, form, errors)
     fields, secrets = platform.account_parts(document)
@@ -124,7 +124,7 @@ def _found(visit: Visit, id: int) -> StoredAccount:
     return found
 
 
-def _platform(name: str) -> PlatformTypes:
+def _platform(name: str) -> Platform:
     return platform_named(name) or offered()[0]
 
 
@@ -134,7 +134,7 @@ def _texts(fields: Mapping[str, object]) -> dict[str, str]:
 
 def _form(
     visit: Visit,
-    platform: PlatformTypes,
+    platform: Platform,
     account: StoredAccount | None,
     values: Mapping[str, str],
     errors: Mapping[str, str] = {},

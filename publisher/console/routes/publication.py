@@ -14,7 +14,7 @@ from publisher.console.timeline import timeline
 from publisher.core.errors import Conflict, NotFound
 from publisher.core.ticket import State, Ticket, image_of
 from publisher.core.uris import ticket_uri
-from publisher.platforms.wire_types import find_platform
+from publisher.platforms.registry import find_platform
 from publisher.services import publishing
 from publisher.store.ticket_rows import Version
 from publisher.web.request import API, Id, wake_later
@@ -126,7 +126,7 @@ def _ticket(visit: Visit, id: int) -> Ticket:
 def _account(ticket: Ticket) -> list[tuple[str, Any]]:
     """The elements of the ticket's account, as they were when the ticket was created. Secrets are left out."""
     platform = find_platform(ticket.platform)
-    names = [each.name for each in platform.cred_account if not each.secret] if platform else []
+    names = [each.name for each in platform.account_fields if not each.secret] if platform else []
     if ticket.account_id is not None:
         names.append("name")
     return [(name, ticket.account.get(name)) for name in names]

@@ -14,7 +14,8 @@ from publisher.intake.list_parameters import Listed
 from publisher.intake.wire.codec import write_document
 from publisher.intake.wire.schema import TYPES
 from publisher.platforms.fields import CRED_ACCOUNT, TYPE_KEY, Document
-from publisher.platforms.wire_types import PlatformTypes, find_platform
+from publisher.platforms.platform import Platform
+from publisher.platforms.registry import find_platform
 from publisher.services import accounts as account_cases
 from publisher.store.accounts import StoredAccount
 from publisher.web.request import Body, Id
@@ -95,7 +96,7 @@ def delete_account(caller: Calling, uid: str, caid: Id) -> Response:
     return Response(status_code=204)
 
 
-def _platform(document: Document) -> PlatformTypes | None:
+def _platform(document: Document) -> Platform | None:
     type_name = document.get(TYPE_KEY)
     return find_platform(TYPES[str(type_name)].platform) if type_name else None
 

@@ -17,7 +17,7 @@ from publisher.intake import extensions
 from publisher.intake.caller import Caller, Calling
 from publisher.intake.list_parameters import Listed
 from publisher.platforms.fields import Document
-from publisher.platforms.platform import formats, installed, taken
+from publisher.platforms.registry import find_platform, installed, platform_of
 from publisher.platforms.target_formats import (
     API_FORMATS,
     CLOUD,
@@ -27,7 +27,6 @@ from publisher.platforms.target_formats import (
     target_format_number,
     target_type,
 )
-from publisher.platforms.wire_types import find_platform
 
 router = APIRouter()
 
@@ -116,7 +115,7 @@ def target_formats(caller: Calling, uid: str, listing: Listed) -> Response:
 def target_format(caller: Calling, uid: str, platform: str, format: str) -> Response:
     """`platform` is the target's name, such as `raw`, or a platform that takes the format."""
     owner = caller.owner(uid, _ENTITLEMENT)
-    common = platform in _offered() and format in taken(platform)
+    common = platform in _offered() and format in platform_of(platform).takes
     found = _Target(target_of(format) if common else platform, format)
     if found not in _targets():
         raise NotFound("there is no such target format")
@@ -132,8 +131,8 @@ def _offered() -> list[str]:
 
 def _targets() -> list[_Target]:
     """The formats of each platform's own; then those that are no cloud's own, where a platform takes them."""
-    own = [_Target(name, format) for name in _offered() for format in formats(name)]
-    common = dict.fromkeys(format for name in _offered() for format in taken(name))
+    own = [_Target(name, format) for name in _offered() for format in platform_of(name).formats]
+    common = dict.fromkeys(format for name in _offered() for format in platform_of(name).takes)
     return own + [_Target(target_of(format), format) for format in common]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from publisher.core.errors import InvalidRequest
 from publisher.intake.wire import charsets, json, xml
 from publisher.platforms.fields import Document
-from publisher.platforms.wire_types import PlatformTypes
+from publisher.platforms.platform import Platform
 from publisher.web import body_limits
 from publisher.web.negotiation import Format
 
@@ -17,7 +17,7 @@ def read_document(
     *,
     charset: str | None = None,
     limit: int = body_limits.MAX_BODY_BYTES,
-    platform: PlatformTypes | None = None,
+    platform: Platform | None = None,
 ) -> Document:
     """Read the document in a request's body. Its root must be `root`; it may have `limit` bytes.
 

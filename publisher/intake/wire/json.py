@@ -16,8 +16,8 @@ from publisher.intake.wire.reader import Node, read
 from publisher.intake.wire.schema import root_field
 from publisher.intake.wire.writer import as_document, as_items, ordered, type_of
 from publisher.platforms.fields import TYPE_KEY, Document, Field, Kind
+from publisher.platforms.platform import Platform
 from publisher.platforms.values import from_json, json_kind, to_json
-from publisher.platforms.wire_types import PlatformTypes
 from publisher.web import body_limits
 
 CONTENT_TYPE = "application/json"
@@ -33,7 +33,7 @@ _INTEGER_CHARACTERS = 21
 
 
 def parse(
-    root: str, body: bytes, *, limit: int = body_limits.MAX_BODY_BYTES, platform: PlatformTypes | None = None
+    root: str, body: bytes, *, limit: int = body_limits.MAX_BODY_BYTES, platform: Platform | None = None
 ) -> Document:
     """Read the document in `body`, which may have `limit` bytes, as if its root element were `root`.
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from publisher.core.errors import InvalidRequest
 from publisher.intake.wire.schema import TYPES
 from publisher.platforms.fields import CRED_ACCOUNT, PUBLISH_IMAGE
-from publisher.platforms.wire_types import PLATFORMS, PlatformTypes, find_platform
+from publisher.platforms.platform import Platform
+from publisher.platforms.registry import PLATFORMS, find_platform
 
 _BY_NAME = {platform.name: platform for platform in PLATFORMS}
 
@@ -32,7 +33,7 @@ class Told:
     reference: bool = False
 
 
-def declared_platform(abstract: str, type_name: str, path: str) -> PlatformTypes | None:
+def declared_platform(abstract: str, type_name: str, path: str) -> Platform | None:
     """Return the platform of the concrete type that a request names; None if it names none or the abstract type.
 
     Raises InvalidRequest, which names `path`, if the type is unknown or belongs to another abstract type.
@@ -46,7 +47,7 @@ def declared_platform(abstract: str, type_name: str, path: str) -> PlatformTypes
     return _BY_NAME[object_type.platform]
 
 
-def account_platform(told: Told, path: str, type_key: str) -> PlatformTypes | None:
+def account_platform(told: Told, path: str, type_key: str) -> Platform | None:
     """Return the platform of an account; None if it does not say.
 
     Raises InvalidRequest, which names the element at fault.
@@ -73,8 +74,8 @@ def account_platform(told: Told, path: str, type_key: str) -> PlatformTypes | No
 
 
 def image_platform(
-    declared: PlatformTypes | None, account: PlatformTypes | None, account_path: str, fallback: PlatformTypes | None
-) -> PlatformTypes | None:
+    declared: Platform | None, account: Platform | None, account_path: str, fallback: Platform | None
+) -> Platform | None:
     """Return the platform of a published image and its account; `fallback` if neither says.
 
     Raises InvalidRequest if the two disagree.
@@ -86,7 +87,7 @@ def image_platform(
     return declared or account or fallback
 
 
-def concrete_type(abstract: str, platform: PlatformTypes | None) -> str:
+def concrete_type(abstract: str, platform: Platform | None) -> str:
     """Return the name of the concrete type for that platform; without a platform, that of the abstract type."""
     if platform is None:
         return abstract
@@ -98,7 +99,7 @@ def join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
 
-def _known(name: str, path: str) -> PlatformTypes:
+def _known(name: str, path: str) -> Platform:
     platform = find_platform(name)
     if platform is None:
         known = ", ".join(each.name for each in PLATFORMS)

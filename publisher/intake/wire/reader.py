@@ -18,7 +18,7 @@ from publisher.intake.wire.platform_resolution import (
 )
 from publisher.intake.wire.schema import TYPES, root_field
 from publisher.platforms.fields import CRED_ACCOUNT, PUBLISH_IMAGE, TYPE_KEY, Document, Field, Kind, ObjectType
-from publisher.platforms.wire_types import PlatformTypes
+from publisher.platforms.platform import Platform
 
 
 class Node(ABC):
@@ -53,12 +53,12 @@ class Node(ABC):
         """Return the name of the concrete type that the element declares; "" if it declares none."""
 
 
-def read(node: Node, root: str, platform: PlatformTypes | None = None) -> Document:
+def read(node: Node, root: str, platform: Platform | None = None) -> Document:
     """Read the document whose root is `node`. `platform` applies if the document names none."""
     return _read_object(node, root_field(root), platform)
 
 
-def _read_object(node: Node, field: Field, platform: PlatformTypes | None) -> Document:
+def _read_object(node: Node, field: Field, platform: Platform | None) -> Document:
     if field.kind is not Kind.POLYMORPHIC:
         return _read_fields(node, TYPES[field.type], platform)
     platform = _platform_of(node, field.type, platform)
@@ -66,7 +66,7 @@ def _read_object(node: Node, field: Field, platform: PlatformTypes | None) -> Do
     return {TYPE_KEY: concrete_type(field.type, platform), **document} if platform else document
 
 
-def _read_fields(node: Node, object_type: ObjectType, platform: PlatformTypes | None) -> Document:
+def _read_fields(node: Node, object_type: ObjectType, platform: Platform | None) -> Document:
     document: Document = {}
     for field in object_type.fields:
         child = node.child(field.name)
@@ -76,7 +76,7 @@ def _read_fields(node: Node, object_type: ObjectType, platform: PlatformTypes | 
     return document
 
 
-def _read_value(node: Node, field: Field, platform: PlatformTypes | None) -> object | None:
+def _read_value(node: Node, field: Field, platform: Platform | None) -> object | None:
     if field.kind in (Kind.OBJECT, Kind.POLYMORPHIC):
         return _read_object(node, field, platform)
     if field.item is None:
@@ -85,7 +85,7 @@ def _read_value(node: Node, field: Field, platform: PlatformTypes | None) -> obj
     return [value for value in values if value is not None]
 
 
-def _platform_of(node: Node, abstract: str, fallback: PlatformTypes | None) -> PlatformTypes | None:
+def _platform_of(node: Node, abstract: str, fallback: Platform | None) -> Platform | None:
     if abstract == CRED_ACCOUNT:
         return _platform_of_account(node) or fallback
     declared = declared_platform(PUBLISH_IMAGE, node.declared_type(), join(node.path, node.type_key))
@@ -94,7 +94,7 @@ def _platform_of(node: Node, abstract: str, fallback: PlatformTypes | None) -> P
     return image_platform(declared, told, join(node.path, CRED_ACCOUNT), fallback)
 
 
-def _platform_of_account(node: Node) -> PlatformTypes | None:
+def _platform_of_account(node: Node) -> Platform | None:
     target = node.child("targetPlatform")
     fields = TYPES["targetPlatform"].by_name
 

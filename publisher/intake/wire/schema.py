@@ -24,8 +24,8 @@ from publisher.platforms.fields import (
     strings,
     uris,
 )
+from publisher.platforms.registry import PLATFORMS
 from publisher.platforms.target_formats import API_FORMATS
-from publisher.platforms.wire_types import PLATFORMS
 
 NAMESPACE = "http://www.usharesoft.com/uforge"
 
@@ -219,9 +219,9 @@ def _every_type() -> dict[str, ObjectType]:
     types.append(ObjectType(PUBLISH_IMAGE, (*_PUBLISH_IMAGE, *_ASKED), abstract=PUBLISH_IMAGE))
     types.append(ObjectType(CRED_ACCOUNT, _CRED_ACCOUNT, abstract=CRED_ACCOUNT))
     for platform in PLATFORMS:
-        image_fields = (*_PUBLISH_IMAGE, *platform.publish_image, *_ASKED)
+        image_fields = (*_PUBLISH_IMAGE, *platform.target_fields, *_ASKED)
         types.append(ObjectType(platform.publish_image_type, image_fields, PUBLISH_IMAGE, platform.name))
-        account_fields = (*_CRED_ACCOUNT, *platform.cred_account)
+        account_fields = (*_CRED_ACCOUNT, *platform.account_fields)
         types.append(ObjectType(platform.cred_account_type, account_fields, CRED_ACCOUNT, platform.name))
     return {object_type.name: object_type for object_type in types}
 
@@ -233,7 +233,7 @@ _INNER = {"imageFormat", "installProfile", "instance", "certificate", "entitleme
 ROOTS = (frozenset(_PLAIN) - _INNER) | frozenset(_LISTS) | {PUBLISH_IMAGE, CRED_ACCOUNT}
 """The names that the root of a document may have."""
 
-SECRET_FIELDS = frozenset(field.name for platform in PLATFORMS for field in platform.cred_account if field.secret)
+SECRET_FIELDS = frozenset(field.name for platform in PLATFORMS for field in platform.account_fields if field.secret)
 """The elements of cloud accounts that are stored encrypted and left out of every answer."""
 
 

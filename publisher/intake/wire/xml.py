@@ -18,8 +18,8 @@ from publisher.intake.wire.reader import Node, read
 from publisher.intake.wire.schema import NAMESPACE, ROOTS, root_field
 from publisher.intake.wire.writer import as_document, as_items, ordered, type_of
 from publisher.platforms.fields import TYPE_KEY, Document, Field, Kind
+from publisher.platforms.platform import Platform
 from publisher.platforms.values import from_text, to_text
-from publisher.platforms.wire_types import PlatformTypes
 from publisher.web import body_limits
 
 XSI = "http://www.w3.org/2001/XMLSchema-instance"
@@ -35,7 +35,7 @@ _NO_DOCTYPE = "a DOCTYPE is not accepted"
 
 
 def parse(
-    body: bytes, *, limit: int = body_limits.MAX_BODY_BYTES, platform: PlatformTypes | None = None
+    body: bytes, *, limit: int = body_limits.MAX_BODY_BYTES, platform: Platform | None = None
 ) -> tuple[str, Document]:
     """Read `body`, which may have `limit` bytes. Returns the root element's name and the document.
 

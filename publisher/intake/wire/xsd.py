@@ -13,7 +13,8 @@ from lxml import etree
 
 from publisher.intake.wire.schema import JSON_ONLY, NAMESPACE, REQUEST_ONLY, ROOTS, TYPES
 from publisher.platforms.fields import Field, Kind, ObjectType
-from publisher.platforms.wire_types import PLATFORMS, PlatformTypes
+from publisher.platforms.platform import Platform
+from publisher.platforms.registry import PLATFORMS
 
 _XS = "http://www.w3.org/2001/XMLSchema"
 _TNS = "tns"
@@ -58,7 +59,7 @@ def _add(parent: etree._Element, tag: str, **attributes: str) -> etree._Element:
     return etree.SubElement(parent, f"{{{_XS}}}{tag}", attributes)
 
 
-def _add_type(schema: etree._Element, object_type: ObjectType, platforms: Sequence[PlatformTypes]) -> None:
+def _add_type(schema: etree._Element, object_type: ObjectType, platforms: Sequence[Platform]) -> None:
     made = _add(schema, "complexType", name=object_type.name)
     fields = _answered(object_type)
     if object_type.platform:

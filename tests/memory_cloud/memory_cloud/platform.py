@@ -1,11 +1,13 @@
-"""The platform `memory`: it asks for nothing, and has a format that the API does not know."""
+"""The platform `memory`: it requires nothing, and has a format that the API does not know."""
 
-from publisher.platforms.platform import Platform, PlatformElement
+from publisher.platforms.fields import secrets, strings
+from publisher.platforms.platform import Platform
 
 PLATFORM = Platform(
+    name="memory",
+    label="Memory",
+    account_fields=(*strings("login"), *secrets("password")),
+    target_fields=strings("displayName"),
     formats=("memorydisk",),
     takes=("raw", "ISO"),
-    label="Memory",
-    account_elements=(PlatformElement("login"), PlatformElement("password", "secret")),
-    target_elements=(PlatformElement("displayName"),),
 )

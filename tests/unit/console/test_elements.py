@@ -9,29 +9,28 @@ from starlette.datastructures import ImmutableMultiDict
 
 from publisher.console.form_fields import account_elements, filled_in, offered, target_elements
 from publisher.platforms.fields import Kind
-from publisher.platforms.platform import PLATFORMS as ASKED
-from publisher.platforms.platform import installed
-from publisher.platforms.wire_types import PLATFORMS, PlatformTypes, find_platform
+from publisher.platforms.platform import Platform
+from publisher.platforms.registry import PLATFORMS, find_platform, installed
 
 
 @pytest.mark.parametrize("platform", PLATFORMS, ids=lambda platform: platform.name)
-def test_every_platform_has_its_form(platform: PlatformTypes) -> None:
+def test_every_platform_has_its_form(platform: Platform) -> None:
     elements = [*account_elements(platform), *target_elements(platform)]
-    fields = {each.name: each for each in chain(platform.cred_account, platform.publish_image)}
+    fields = {each.name: each for each in chain(platform.account_fields, platform.target_fields)}
     names = [each.name for each in elements]
     assert set(names) == {name for name, field in fields.items() if field.kind is not Kind.LIST}
     for element in elements:
         assert element.label[:1].isupper()
         assert (element.kind == "password") == fields[element.name].secret
-        assert element.required == (element.name in getattr(ASKED.get(platform.name), "account", ()))
+        assert element.required == (element.name in platform.required)
     assert len({each.label for each in elements}) == len(elements)
 
 
 @pytest.mark.parametrize("platform", PLATFORMS, ids=lambda platform: platform.name)
-def test_what_is_filled_in_is_read_as_documents_are(platform: PlatformTypes) -> None:
-    fields = [each for each in platform.cred_account if each.kind is not Kind.LIST]
+def test_what_is_filled_in_is_read_as_documents_are(platform: Platform) -> None:
+    fields = [each for each in platform.account_fields if each.kind is not Kind.LIST]
     form = {f"x.{each.name}": "7" if each.kind is Kind.INTEGER else f" {each.name} " for each in fields}
-    document, errors = filled_in(platform.cred_account, form, "x.")
+    document, errors = filled_in(platform.account_fields, form, "x.")
     assert errors == {}
     for field in fields:
         value = document[field.name]
@@ -39,14 +38,14 @@ def test_what_is_filled_in_is_read_as_documents_are(platform: PlatformTypes) -> 
             assert value == f" {field.name} ", "a password may begin with a blank"
         else:
             assert value == (7 if field.kind is Kind.INTEGER else field.name)
-    document, errors = filled_in(platform.cred_account, dict.fromkeys(form, ""), "x.")
+    document, errors = filled_in(platform.account_fields, dict.fromkeys(form, ""), "x.")
     assert (document, errors) == ({}, {})
 
 
 def test_a_number_that_is_none_is_told_at_its_field() -> None:
     vsphere = find_platform("vsphere")
     assert vsphere
-    document, errors = filled_in(vsphere.cred_account, {"port": "99999", "proxyPort": "x", "hostname": "h"})
+    document, errors = filled_in(vsphere.account_fields, {"port": "99999", "proxyPort": "x", "hostname": "h"})
     assert document == {"hostname": "h"}
     assert errors == {
         "port": "Port: '99999' is not a number from 1 to 65535.",
@@ -58,7 +57,7 @@ def test_a_tick_is_true_and_none_is_false() -> None:
     openstack = find_platform("openstack")
     assert openstack
     for form, value in ((ImmutableMultiDict([("publicImage", "true")]), True), (ImmutableMultiDict([]), False)):
-        assert filled_in(openstack.publish_image, form)[0] == {"publicImage": value}
+        assert filled_in(openstack.target_fields, form)[0] == {"publicImage": value}
 
 
 def test_what_is_stored_of_a_secret_may_be_kept() -> None:

@@ -10,8 +10,17 @@ import pytest
 
 from memory_cloud.platform import PLATFORM
 from publisher.core.errors import InvalidRequest
-from publisher.platforms import platform
-from publisher.platforms.platform import Platform, brought, check_request, cloud_account, definition, installed
+from publisher.platforms import registry
+from publisher.platforms.fields import Kind
+from publisher.platforms.registry import (
+    PLATFORMS,
+    check_request,
+    cloud_account,
+    find_platform,
+    installed,
+    platform_of,
+)
+from publisher.platforms.target_formats import API_ORDER, API_PLATFORMS
 
 GOOD: dict[str, Any] = {"keystoneUrl": "https://cloud.example.com:5000", "login": "me"}
 SECRET = {"password": "x"}
@@ -19,34 +28,52 @@ SECRET = {"password": "x"}
 
 def test_the_product_installs_no_platform_that_only_tests_have() -> None:
     declared = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]["entry-points"]
-    assert {name: set(entries) for name, entries in declared.items()} == {"image_publisher.clouds": {"openstack"}}
-    assert set(platform.PLATFORMS) == {"openstack", "susecloud", "cloudwatt"}
+    groups = {name: set(entries) for name, entries in declared.items()}
+    assert groups == {registry.PLUGIN_GROUP: {"openstack"}, registry.PLATFORM_GROUP: API_PLATFORMS}
+
+
+def test_the_platforms_of_the_api_come_first_in_its_order() -> None:
+    names = [each.name for each in PLATFORMS]
+    assert names == [*API_ORDER, "memory"]
 
 
 def test_a_package_brings_its_platform() -> None:
     assert installed() == ("memory", "openstack")
-    assert brought() == {"memory": PLATFORM}
-    assert definition("memory") is PLATFORM
-    assert definition("nimbus") == Platform()
+    assert find_platform("memory") is PLATFORM
+    assert platform_of("memory") is PLATFORM
+    assert find_platform("nimbus") is None
+    assert (platform_of("nimbus").name, platform_of("nimbus").account_fields) == ("nimbus", ())
 
 
 def test_a_platform_that_cannot_be_used_is_left_out(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """And the others are offered."""
+    """The others are offered."""
     places = {
         "aws": "memory_cloud.platform:PLATFORM",
         "absent": "no_such_module:PLATFORM",
-        "nameless": "publisher.platforms.platform:_OPENSTACK",
-        "something": "publisher.platforms.platform:installed",
+        "another": "memory_cloud.platform:PLATFORM",
+        "something": "publisher.platforms.registry:installed",
         "memory": "memory_cloud.platform:PLATFORM",
     }
-    found = [EntryPoint(name, place, platform.DEFINITION_GROUP) for name, place in places.items()]
-    monkeypatch.setattr(platform, "entry_points", lambda group: found)
+    found = [EntryPoint(name, place, registry.PLATFORM_GROUP) for name, place in places.items()]
+    monkeypatch.setattr(registry, "entry_points", lambda group: found)
     with caplog.at_level(logging.ERROR):
-        assert set(brought.__wrapped__()) == {"memory"}
-    for name in ("aws", "absent", "nameless", "something"):
+        assert registry.known_platforms() == (PLATFORM,)
+    for name in ("aws", "absent", "another", "something"):
         assert f"the platform '{name}'" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["aws", "azure", "google", "memory"])
+def test_two_accounts_of_a_cloud_are_two_accounts(name: str) -> None:
+    """Each has its own upload limit, and is swept on its own."""
+    platform = platform_of(name)
+    plain = [each.name for each in platform.account_fields if not each.secret and each.kind is Kind.STRING]
+    for field in plain:
+        one, other = cloud_account(name, {field: "1"}, {}), cloud_account(name, {field: "2"}, {})
+        assert one != other, field
+    secret = dict.fromkeys(platform.secret_names, "x")
+    assert cloud_account(name, secret, {}) == cloud_account(name, {}, {}), "a new secret is the same account"
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 
 from publisher.intake.wire.schema import TYPES
 from publisher.platforms.fields import Field, Kind
-from publisher.platforms.wire_types import PLATFORMS
+from publisher.platforms.registry import PLATFORMS
 from tests.unit.intake.conftest import ACCOUNT, JSON, SECRET, UFORGE, XML, XSI, Answer, Service, document
 
 PUBLISH, STORE = "users/alice/appliances/14/images/21/pimages", "users/alice/accounts"
@@ -57,9 +57,9 @@ def cases() -> list[Any]:
         first = platform.name == "openstack"
         image, account = TYPES[platform.publish_image_type], TYPES[platform.cred_account_type]
         for root, object_type, own, inside in (
-            ("publishImage", image, platform.publish_image, False),
-            ("publishImage", account, platform.cred_account, True),
-            ("credAccount", account, platform.cred_account, False),
+            ("publishImage", image, platform.target_fields, False),
+            ("publishImage", account, platform.account_fields, True),
+            ("credAccount", account, platform.account_fields, False),
         ):
             fields = object_type.fields if first else own
             made.append(

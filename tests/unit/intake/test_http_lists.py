@@ -12,8 +12,7 @@ from urllib.parse import urlencode
 import pytest
 
 from publisher.intake.wire.schema import FORMAT_NAMES
-from publisher.platforms.platform import PLATFORMS as KNOWN
-from publisher.platforms.platform import installed
+from publisher.platforms.registry import installed, platform_of
 from tests.unit.intake.conftest import ACCOUNT, JSON, XML, Answer, Service
 
 ACCOUNTS, PLATFORMS, FORMATS = (f"users/alice/{each}" for each in ("accounts", "targetplatforms", "targetformats"))
@@ -257,9 +256,9 @@ def test_who_may_see_what_is_offered(service: Service, path: str) -> None:
 
 
 def test_every_platform_that_is_known_says_its_formats() -> None:
-    for name, platform in KNOWN.items():
-        assert platform.formats, name
-        assert {*platform.formats, *platform.takes} <= FORMAT_NAMES
+    for platform in (platform_of(name) for name in installed()):
+        assert platform.formats, platform.name
+        assert platform.extension or {*platform.formats, *platform.takes} <= FORMAT_NAMES
 
 
 # What the API does not know -----------------------------------------------------------------------------------------

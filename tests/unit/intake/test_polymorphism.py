@@ -11,13 +11,14 @@ from publisher.core.errors import InvalidRequest
 from publisher.intake.wire import json, xml
 from publisher.intake.wire.schema import NAMESPACE, SECRET_FIELDS, TYPES
 from publisher.platforms.fields import Document
-from publisher.platforms.wire_types import PLATFORMS, PlatformTypes, find_platform
+from publisher.platforms.platform import Platform
+from publisher.platforms.registry import PLATFORMS, find_platform
 
 Parse = Callable[..., Document]
 
 
 def from_xml(
-    image_type: str | None, account: dict[str, object] | None, *, platform: PlatformTypes | None = None
+    image_type: str | None, account: dict[str, object] | None, *, platform: Platform | None = None
 ) -> Document:
     def typed(name: object) -> str:
         return "" if name is None else f' xsi:type="{f"n:{name}" if name else ""}"'
@@ -36,7 +37,7 @@ def from_xml(
 
 
 def from_json(
-    image_type: str | None, account: dict[str, object] | None, *, platform: PlatformTypes | None = None
+    image_type: str | None, account: dict[str, object] | None, *, platform: Platform | None = None
 ) -> Document:
     body: dict[str, object] = {} if image_type is None else {"@type": image_type}
     if account is not None:
@@ -139,7 +140,7 @@ def test_a_platform_holds_where_the_document_tells_none(parse: Parse) -> None:
 
 @both
 @pytest.mark.parametrize("platform", PLATFORMS, ids=lambda platform: platform.name)
-def test_every_platform_has_its_types(parse: Parse, platform: PlatformTypes) -> None:
+def test_every_platform_has_its_types(parse: Parse, platform: Platform) -> None:
     expected = (platform.publish_image_type, platform.cred_account_type)
     assert types_of(parse(None, {"platform": {"type": platform.name}})) == expected
     assert set(expected) <= set(TYPES)

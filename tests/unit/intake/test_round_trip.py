@@ -15,7 +15,8 @@ from publisher.intake.wire.codec import read_document, write_document
 from publisher.intake.wire.platform_resolution import concrete_type
 from publisher.intake.wire.schema import ROOTS, TYPES, root_field
 from publisher.platforms.fields import TYPE_KEY, Document, Field, Kind
-from publisher.platforms.wire_types import PLATFORMS, PlatformTypes, find_platform
+from publisher.platforms.platform import Platform
+from publisher.platforms.registry import PLATFORMS, find_platform
 from publisher.web.negotiation import Format
 
 # Control characters are refused but for the white space among them, which test_xml.py looks at.
@@ -32,7 +33,7 @@ _MOMENTS = st.builds(
 )
 
 
-def values(field: Field, platform: PlatformTypes) -> st.SearchStrategy[object]:
+def values(field: Field, platform: Platform) -> st.SearchStrategy[object]:
     if field.item is not None:
         return st.lists(values(field.item, platform), max_size=2)
     if field.kind in (Kind.OBJECT, Kind.POLYMORPHIC):
@@ -47,7 +48,7 @@ def values(field: Field, platform: PlatformTypes) -> st.SearchStrategy[object]:
     }[field.kind]
 
 
-def documents(field: Field, platform: PlatformTypes) -> st.SearchStrategy[Document]:
+def documents(field: Field, platform: Platform) -> st.SearchStrategy[Document]:
     """Documents of one platform: an image and its account must agree."""
 
     @st.composite

@@ -13,7 +13,7 @@ from publisher.core.errors import InvalidRequest
 from publisher.intake.wire import xml
 from publisher.intake.wire.schema import NAMESPACE, TYPES
 from publisher.platforms.fields import Document
-from publisher.platforms.wire_types import PLATFORMS
+from publisher.platforms.registry import PLATFORMS
 from publisher.web import body_limits
 
 DATA = Path(__file__).parents[2] / "data"

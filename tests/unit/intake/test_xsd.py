@@ -12,7 +12,7 @@ from lxml import etree
 from publisher.intake.wire import xml, xsd
 from publisher.intake.wire.schema import JSON_ONLY, REQUEST_ONLY, ROOTS, TYPES, root_field
 from publisher.platforms.fields import Document
-from publisher.platforms.wire_types import PLATFORMS
+from publisher.platforms.registry import PLATFORMS
 from tests.unit.intake.conftest import JSON, UFORGE, XML, XSI, XSI_TYPE, Service
 from tests.unit.intake.test_round_trip import documents
 
