@@ -68,7 +68,7 @@ def test_create(fresh: Service) -> None:
     assert answer.status == 201
     made = answer.json
     assert list(made)[:2] == ["@type", "created"]
-    assert made.pop("created") == made.pop("lastModified")
+    assert made.pop("created") <= made.pop("lastModified"), "the database may read its clock twice"
     assert made.pop("digest")
     assert made == {
         "@type": "CredAccountOpenStack",
