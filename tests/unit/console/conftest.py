@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 from lxml import html
 
+from tests.in_process import InProcess
 from tests.unit.intake.conftest import (
     PASSWORDS,
     Service,
@@ -19,11 +19,6 @@ from tests.unit.intake.conftest import (
     no_secrets_in_logs,
     start,
 )
-
-with warnings.catch_warnings():
-    # It would rather have httpx2, a fork of the httpx that we have.
-    warnings.simplefilter("ignore")
-    from starlette.testclient import TestClient
 
 __all__ = ["filled_template", "fresh", "no_secrets_in_logs", "start"]
 
@@ -66,7 +61,7 @@ class Page:
 class Browser:
     """A person's: keeps cookies, follows nothing by itself."""
 
-    def __init__(self, client: TestClient) -> None:
+    def __init__(self, client: InProcess) -> None:
         self.client = client
 
     def get(self, path: str, **headers: str) -> Page:
@@ -96,8 +91,7 @@ def browser(fresh: Service) -> Callable[..., Browser]:
 
 
 def browse(service: Service, login: str | None = None, *, url: str = HERE) -> Browser:
-    client = TestClient(service.app, base_url=url, follow_redirects=False, raise_server_exceptions=False)
-    made = Browser(client)
+    made = Browser(InProcess(service.app, base_url=url, portal=service.client.portal))
     if login is not None:
         assert made.sign_in(login).status == 303
     return made

@@ -8,8 +8,7 @@ import os
 import shutil
 import signal
 import sys
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import wraps
@@ -18,7 +17,8 @@ from typing import Any
 from xml.sax.saxutils import escape
 
 import pytest
-from fastapi import FastAPI
+from fastapi import FastAPI, routing
+from fastapi.params import Depends
 from lxml import etree
 
 from publisher.app import create_app
@@ -31,13 +31,9 @@ from publisher.store import Store, users
 from publisher.store.engine import open_engine
 from publisher.store.leases import Claim
 from tests.conftest import quick_hashing
+from tests.in_process import InProcess
 from tests.patience import PATIENCE
 from tests.servers.process import Server, free_port, listens
-
-with warnings.catch_warnings():
-    # It would rather have httpx2, a fork of the httpx that we have.
-    warnings.simplefilter("ignore")
-    from starlette.testclient import TestClient
 
 UFORGE = "http://www.usharesoft.com/uforge"
 XSI = "http://www.w3.org/2001/XMLSchema-instance"
@@ -130,12 +126,12 @@ class Wakings:
 class Service:
     """An intake to talk to."""
 
-    def __init__(self, app: FastAPI, client: TestClient, settings: Settings, store: Store, waker: Wakings) -> None:
+    def __init__(self, app: FastAPI, client: InProcess, settings: Settings, store: Store, waker: Wakings) -> None:
         self.app = app
         self.settings = settings
         self.store = store
         self.waker = waker
-        self._client = client
+        self.client = client
 
     def call(
         self,
@@ -158,13 +154,13 @@ class Service:
         if content_type is not None:
             sent["Content-Type"] = content_type
         raw = {name: value.encode("latin-1") for name, value in sent.items()}
-        request = self._client.build_request(
+        request = self.client.build_request(
             method, path if path.startswith("/") else f"/api/{path}", content=body, headers=raw
         )
         for name in ("accept", "content-type"):
             if name.title() not in sent:
                 request.headers.pop(name, None)
-        response = self._client.send(request, follow_redirects=False)
+        response = self.client.send(request, follow_redirects=False)
         return Answer(response.status_code, response.headers, response.content)
 
     def get(self, path: str, **options: Any) -> Answer:
@@ -300,6 +296,18 @@ def add_image(store: Store, id: int, owner: str, appliance: int) -> Image:
     )
 
 
+_examine = routing._build_dependant_with_parameterless_dependencies
+_examined: dict[tuple[Any, ...], Any] = {}
+
+
+def _examine_once(*, path: str, call: Callable[..., Any], dependencies: Sequence[Depends]) -> Any:
+    """FastAPI examines the functions behind the routes anew in each app. They are the same in all apps here."""
+    key = (path, call, *((each.dependency, each.use_cache, each.scope) for each in dependencies))
+    if key not in _examined:
+        _examined[key] = _examine(path=path, call=call, dependencies=dependencies)
+    return _examined[key]
+
+
 @contextmanager
 def serving(directory: Path, *, real_queue: bool = False, **settings: Any) -> Iterator[Service]:
     # Tests claim what they like, of tickets that share an account, and try wrong passwords by the hundred.
@@ -308,7 +316,8 @@ def serving(directory: Path, *, real_queue: bool = False, **settings: Any) -> It
     waker = Wakings()
     app = create_app(made, waker=None if real_queue else waker)
     waker.store = app.state.services.store
-    with TestClient(app, raise_server_exceptions=False) as client:
+    with pytest.MonkeyPatch.context() as patch, InProcess(app) as client:
+        patch.setattr(routing, _examine.__name__, _examine_once)
         yield Service(app, client, made, app.state.services.store, waker)
 
 

@@ -94,12 +94,12 @@ def test_what_a_key_may_be(fresh: Service, key: str) -> None:
 
 
 def test_two_keys_are_none(fresh: Service) -> None:
-    request = fresh._client.build_request("POST", f"/api/{NESTED}", content=xml_body(image=21))
+    request = fresh.client.build_request("POST", f"/api/{NESTED}", content=xml_body(image=21))
     request.headers["Authorization"] = "Basic YWxpY2U6cGFzcy13MHJkLTBmLWFsaWNl"
     request.headers["Content-Type"] = XML
     raw = [*request.headers.raw, (b"Idempotency-Key", b"a"), (b"Idempotency-Key", b"b")]
     request.headers = type(request.headers)(raw)
-    assert fresh._client.send(request).status_code == 400
+    assert fresh.client.send(request).status_code == 400
     assert tickets(fresh) == []
 
 

@@ -257,7 +257,7 @@ def test_the_store_comes_back(fresh: Service, hold: Holding, monkeypatch: pytest
 def test_who_waits_is_answered_when_the_intake_stops(fresh: Service, hold: Holding) -> None:
     ticket = fresh.publish()
     held = [hold(ticket) for _ in range(3)]
-    fresh._client.portal.call(watcher(fresh).close)  # type: ignore[union-attr]
+    fresh.client.portal.call(watcher(fresh).close)  # type: ignore[union-attr]
     assert {each.result(AT_ONCE).status for each in held} == {200}
     began = time.monotonic()
     assert poll(fresh, ticket, "60").status == 200
