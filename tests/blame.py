@@ -21,9 +21,12 @@ _FAILED = pytest.StashKey[bool]()
 _QUICK_SECONDS = 0.003
 _FREEZES_AT_MOST = 16
 _freezes = 0
+_OLD = 2
+"""The generation of what is left of earlier tests; what one test makes stays in those before, however much it is."""
 
 
 def pytest_collection_finish() -> None:
+    gc.set_threshold(100_000, 50, 1000)
     gc.collect()
     _freeze()
 
@@ -51,14 +54,15 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object]:
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, object, object]:
     done = yield
     if not item.stash.get(_FAILED, False):
         with _complaints() as heard:
             # The test's arguments are of no use any more.
             getattr(item, "funcargs", {}).clear()
             began = time.process_time()
-            gc.collect()
+            # What the tests of a file shared is given up after the last of them.
+            gc.collect(_OLD if nextitem is None or nextitem.path != item.path else _OLD - 1)
             if time.process_time() - began > _QUICK_SECONDS:
                 _freeze()
         if heard:

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from argon2 import PasswordHasher
 from hypothesis import HealthCheck, settings
+from sqlalchemy import URL, Engine, create_engine
 
 from publisher.devcloud.cloud import DevCloud
-from publisher.store import Store, users
-from publisher.store.engine import open_engine
+from publisher.store import Store, engine, users
 from tests import blame, distribution, skips
 from tests.clouds import Glance
 from tests.devcloud_venv import devcloud_venv
@@ -52,6 +52,24 @@ _QUICK = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
 def quick_hashing() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(users, "_hasher", _QUICK)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def statements_compiled_once() -> Iterator[None]:
+    """All SQLite engines of this process share what SQLAlchemy makes of a statement; each would compile it anew."""
+    template = create_engine("sqlite://", query_cache_size=5000)
+    template.connect().close()  # from then on the dialect knows what SQLite can do
+    template.dispose()
+    open_sqlite = engine._open_sqlite
+
+    def open_one(url: URL) -> Engine:
+        opened = open_sqlite(url)
+        opened.dialect, opened._compiled_cache = template.dialect, template._compiled_cache
+        return opened
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, open_sqlite.__name__, open_one)
         yield
 
 
@@ -100,7 +118,7 @@ def shared_devcloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevClo
 
 def open_store(url: str) -> Store:
     """With a short `wake_again_seconds`, so that tests need not wait."""
-    return Store(open_engine(url), wake_again_seconds=5.0)
+    return Store(engine.open_engine(url), wake_again_seconds=5.0)
 
 
 @pytest.fixture(scope="session")

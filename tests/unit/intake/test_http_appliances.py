@@ -13,7 +13,7 @@ def test_one_that_nobody_described(fresh: Service) -> None:
     ticket = fresh.publish(login="alice", image=21)
     answer = fresh.get(f"{ALICE}/14", login="alice", accept=JSON)
     found = answer.json
-    assert found.pop("created") == found.pop("lastModified")
+    assert found.pop("created") <= found.pop("lastModified"), "the database may read its clock twice"
     assert found.pop("digest")
     assert found == {
         "dbId": 14,
