@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,11 +19,16 @@ from publisher.cli.output import Json, Yes, confirm, err, print_json, print_tabl
 from publisher.cli.stored_accounts import Name, User, account_json, find_account
 from publisher.core.errors import InvalidRequest
 
+if TYPE_CHECKING:
+    from publisher.platforms.platform import Platform
+
 app = typer.Typer(help="Cloud accounts kept here.", no_args_is_help=True)
 
 
 @app.command(
-    epilog=examples("accounts add production --user anna", "accounts add production --from-clouds-yaml mycloud")
+    # Options that this command does not know may be the platform's.
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+    epilog=examples("accounts add production --user anna", "accounts add production --from-clouds-yaml mycloud"),
 )
 def add(
     context: typer.Context,
@@ -64,34 +69,28 @@ def add(
     What is not given is taken from the clouds.yaml, where one is asked for, else from the OS_… variables.
     The project, its domain and the region are told by each request to publish.
     """
+    from publisher.cli.platform_options import read_options, read_secrets
     from publisher.core.vault import Vault
     from publisher.outbound.policy import OutboundPolicy
+    from publisher.platforms.openstack import OpenStack
+    from publisher.platforms.registry import check_installed, platform_of
     from publisher.services import accounts
 
     if file and not from_clouds_yaml:
         raise InvalidRequest("--file needs --from-clouds-yaml CLOUD")
-    cloud = read_cloud(from_clouds_yaml, file) if from_clouds_yaml else None
-    options = {"keystone_url": "keystoneUrl", "glance_url": "glanceUrl", "login": "login"}
-    options |= {"keystone_version": "keystoneVersion", "user_domain": "userDomain", "interface": "interface"}
-    given = {
-        element: str(context.params[option])
-        for option, element in options.items()
-        # If a cloud was named, the variables may be about another one.
-        if context.params[option] and (cloud is None or is_from_command_line(context, option))
-    }
-    if cloud is None and (domain := openrc.user_domain(context)):
-        given["userDomain"] = domain
-    for element, read in (("interface", openrc.interface), ("keystoneVersion", openrc.version)):
-        if value := read(given.get(element)):
-            given[element] = value
-    if cloud and cloud.warning:
-        say(cloud.warning, console=err)
-    account: dict[str, Any] = (cloud.account if cloud else {}) | given
-    if ca_bundle and (cloud is None or is_from_command_line(context, "ca_bundle")):
-        account |= read_bundle(ca_bundle)
+    check_installed(platform)
+    described = platform_of(platform)
+    more = read_options(context.args, described)
     settings = read_settings()
     with open_store(settings) as store:
-        password = _password(password_stdin, cloud, account.get("login"))
+        if isinstance(described, OpenStack):
+            cloud = read_cloud(from_clouds_yaml, file) if from_clouds_yaml else None
+            account = _openstack_account(context, cloud) | more
+            secrets = {"password": _password(password_stdin, cloud, account.get("login"))}
+        else:
+            # The OS_… variables and the clouds.yaml describe OpenStack's accounts only.
+            account = _other_account(context, described) | more
+            secrets = read_secrets(described, stdin=password_stdin)
         stored = accounts.create(
             store,
             Vault.from_file(settings.key_file, production=settings.production),
@@ -99,7 +98,7 @@ def add(
             name=name,
             platform=platform,
             fields=account,
-            secrets={"password": password},
+            secrets=secrets,
             policy=OutboundPolicy.of(settings),
         )
     say(f"Added the account '{stored.name}' of {stored.owner}, number {stored.id}")
@@ -143,6 +142,46 @@ def remove(name: Name, user: User = "root", yes: Yes = False) -> None:
 app.command("show", epilog=stored_accounts.SHOW_EXAMPLES)(stored_accounts.show)
 app.command("set", epilog=stored_accounts.SET_EXAMPLES)(stored_accounts.change)
 app.command("test", epilog=stored_accounts.TEST_EXAMPLES)(stored_accounts.try_out)
+
+
+def _openstack_account(context: typer.Context, cloud: Cloud | None) -> dict[str, Any]:
+    """Return the account that the options, the clouds.yaml or the OS_… variables describe, without its password."""
+    options = {"keystone_url": "keystoneUrl", "glance_url": "glanceUrl", "login": "login"}
+    options |= {"keystone_version": "keystoneVersion", "user_domain": "userDomain", "interface": "interface"}
+    given = {
+        element: str(context.params[option])
+        for option, element in options.items()
+        # If a cloud was named, the variables may be about another one.
+        if context.params[option] and (cloud is None or is_from_command_line(context, option))
+    }
+    if cloud is None and (domain := openrc.user_domain(context)):
+        given["userDomain"] = domain
+    for element, read in (("interface", openrc.interface), ("keystoneVersion", openrc.version)):
+        if value := read(given.get(element)):
+            given[element] = value
+    if cloud and cloud.warning:
+        say(cloud.warning, console=err)
+    account: dict[str, Any] = (cloud.account if cloud else {}) | given
+    ca_bundle: Path | None = context.params["ca_bundle"]
+    if ca_bundle and (cloud is None or is_from_command_line(context, "ca_bundle")):
+        account |= read_bundle(ca_bundle)
+    return account
+
+
+def _other_account(context: typer.Context, platform: Platform) -> dict[str, Any]:
+    """Return what the command's own options say of an account that is not OpenStack's. Raises `InvalidRequest`."""
+    elements = {"login": "login", "ca_bundle": "caBundle", "keystone_url": "", "glance_url": "", "user_domain": ""}
+    elements |= {"interface": "", "keystone_version": "", "from_clouds_yaml": ""}
+    has = {each.name for each in platform.account_fields}
+    account: dict[str, Any] = {}
+    for option, element in elements.items():
+        if not is_from_command_line(context, option):
+            continue
+        if element not in has:
+            raise InvalidRequest(f"--{option.replace('_', '-')} is no option of the platform {platform.name}")
+        value = context.params[option]
+        account |= read_bundle(value) if option == "ca_bundle" else {element: value}
+    return account
 
 
 def _password(stdin: bool, cloud: Cloud | None, login: str | None) -> str:

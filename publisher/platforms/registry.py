@@ -79,12 +79,17 @@ def check_request(platform: str, account: dict[str, Any], secrets: Collection[st
 
 def check_account(platform: str, account: dict[str, Any], secrets: Collection[str]) -> None:
     """Check that a platform can be published to, and all that it requires of an account. Raises `InvalidRequest`."""
+    check_installed(platform)
+    platform_of(platform).check_account(account, secrets)
+
+
+def check_installed(platform: str) -> None:
+    """Check that a plugin is installed for a platform. Raises `InvalidRequest`."""
     if platform not in installed():
         raise InvalidRequest(
             f"'{platform}' is not supported here; supported are {', '.join(installed())}",
             field="credAccount.targetPlatform.name",
         )
-    platform_of(platform).check_account(account, secrets)
 
 
 def cloud_account(platform: str, account: dict[str, Any], target: dict[str, Any]) -> str:

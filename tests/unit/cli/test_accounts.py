@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 
 from publisher.cli import clouds_yaml
+from publisher.cli.platform_options import option_name, read_options
+from publisher.core.errors import InvalidRequest
 from publisher.core.settings import Settings
 from publisher.core.vault import Vault
+from publisher.platforms.registry import platform_of
 from publisher.store import Store
 from tests.servers.certificates import authority
 from tests.unit.cli.conftest import Cli
@@ -257,3 +260,39 @@ def test_an_address_that_production_mode_refuses(cli: Cli) -> None:
     refused = cli.run("accounts", "add", "lab", *options, OS_PASSWORD=PASSWORD, PUBLISHER_PRODUCTION="true")
     assert refused.exit_code == 2
     assert "keystoneUrl: '127.0.0.1' is a loopback address" in refused.stderr
+
+
+def test_an_account_of_another_platform(cli: Cli) -> None:
+    """Its elements are options. OpenStack's variables are about another cloud."""
+    cli.ok(
+        "accounts", "add", "other", "--platform", "memory", "--login=joe", "--password-stdin", input=f"{PASSWORD}\n",
+        OS_USERNAME="somebody", OS_AUTH_URL="http://elsewhere",
+    )  # fmt: skip
+    (account,) = cli.json("accounts", "list")["accounts"]
+    assert (account["platform"], account["fields"]) == ("memory", {"login": "joe"})
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--logn", "joe"], "--logn is no option of the platform memory; it has --login"),
+        (["--keystone-url", "http://k"], "--keystone-url is no option of the platform memory"),
+        (["--from-clouds-yaml", "lab"], "--from-clouds-yaml is no option of the platform memory"),
+        (["surplus"], "surplus is no option of the platform memory"),
+        (["--password", "x"], "--password is no option of the platform memory"),
+    ],
+)
+def test_an_option_that_is_not_the_platforms(cli: Cli, options: list[str], words: str) -> None:
+    result = cli.run("accounts", "add", "x", "--platform", "memory", *options, "--password-stdin", input="secret\n")
+    assert result.exit_code == 2
+    assert words in result.stderr
+
+
+def test_the_elements_of_a_platform_are_options() -> None:
+    vsphere = platform_of("vsphere")
+    given = ["--hostname", "vc.example.com", "--port=443", "--proxy-host", "proxy"]
+    assert read_options(given, vsphere) == {"hostname": "vc.example.com", "port": 443, "proxyHost": "proxy"}
+    for wrong in (["--port", "x"], ["--port"], ["--password", "x"]):
+        with pytest.raises(InvalidRequest, match=wrong[0]):
+            read_options(wrong, vsphere)
+    assert option_name("accessKeyId") == "--access-key-id"
