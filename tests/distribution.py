@@ -1,10 +1,15 @@
-"""Which tests with real servers run in which order, and in which of xdist's processes.
+"""Which tests run in which order, and in which of xdist's processes.
 
-The tests of a file run in one process, as they share what the file's fixtures start; those of the longest files, whose
-fixtures start nothing that is shared, run wherever there is time. `tests/conftest.py` registers these hooks.
+The longest files come first, then those with real servers: they wait a lot, and the others, which compute, fill the
+gaps at the end. The tests of a file run in one process, as they share what the file's fixtures start; those of the
+longest files, whose fixtures start nothing that is shared, run wherever there is time. `tests/conftest.py` registers
+these hooks.
 """
 
 from __future__ import annotations
+
+import re
+from pathlib import Path
 
 import pytest
 from xdist.remote import Producer
@@ -12,26 +17,33 @@ from xdist.scheduler import LoadFileScheduling
 
 LONGEST = (
     "tests/unit/intake/test_http_schemathesis.py",
-    "tests/chaos/test_chaos.py",
-    "tests/browser/test_pages.py",
-    "tests/browser/test_publications.py",
-    "tests/integration/test_up.py",
-    "tests/integration/test_readme.py",
-    "tests/integration/test_promises.py",
     "tests/integration/test_devcloud.py",
+    "tests/browser/test_pages.py",
+    "tests/chaos/test_chaos.py",
+    "tests/integration/test_up.py",
+    "tests/browser/test_publications.py",
+    "tests/integration/test_promises.py",
+    "tests/integration/test_publish.py",
     "tests/integration/test_moved_clocks.py",
-    "tests/integration/test_sweep.py",
-    "tests/contract/test_cloud_plugins.py",
-    "tests/browser/test_forms.py",
     "tests/integration/test_drain.py",
     "tests/integration/test_broker_tls.py",
+    "tests/integration/test_sweep.py",
+    "tests/integration/test_readme.py",
+    "tests/browser/test_forms.py",
+    "tests/contract/test_cloud_plugins.py",
+    "tests/unit/intake/test_http_connections.py",
+    "tests/unit/workers/test_runner.py",
+    "tests/unit/workers/test_transfer.py",
     "tests/integration/test_queue.py",
+    "tests/integration/test_publish_refused.py",
     "tests/integration/test_observed.py",
-    "tests/integration/test_publish.py",
+    "tests/unit/intake/test_http_elements.py",
+    "tests/unit/intake/test_http_contract.py",
 )
 """Begun last, one of these would keep one core idle at the end."""
 
 APART = (
+    "tests/unit/intake/test_http_elements.py",
     "tests/unit/intake/test_http_schemathesis.py",
     "tests/integration/test_broker_tls.py",
     "tests/integration/test_drain.py",
@@ -42,9 +54,27 @@ APART = (
 )
 
 
+_MARK_OF_ALL = re.compile(r"^pytestmark = pytest\.mark\.(\w+)$", re.MULTILINE)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Import no file all of whose tests would be left out: each process would take a second for all of them."""
+    wanted = str(config.getoption("markexpr")).split(" and ")
+    if collection_path.suffix != ".py" or not all(each.startswith("not ") for each in wanted):
+        return None
+    mark = _MARK_OF_ALL.search(collection_path.read_text())
+    return True if mark and f"not {mark[1]}" in wanted else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     places = {name: place for place, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: places.get(file_of(item.nodeid), len(LONGEST)))
+    real = {file_of(item.nodeid) for item in items if item.get_closest_marker("real")}
+
+    def place(item: pytest.Item) -> tuple[int, bool]:
+        file = file_of(item.nodeid)
+        return places.get(file, len(LONGEST)), file not in real
+
+    items.sort(key=place)
 
 
 @pytest.hookimpl(optionalhook=True)

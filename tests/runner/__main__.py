@@ -51,12 +51,9 @@ CLOUD = Part("install Keystone and Glance", python("publisher.cli.main", "devclo
 FAST = Part(
     "tests without servers, the long ones left out", pytest("-q", "-n", str(CORES + 1), "-m", "not real and not long")
 )
-WITHOUT_SERVERS = Part("tests without servers", pytest("-q", "-n", str(CORES + 1), "-m", "not real"))
-WITH_SERVERS = Part(
-    # They mostly wait: two at a time keep a core busy. `tests/distribution.py` says which runs where.
-    "tests with servers",
-    pytest("-m", "real", "-n", str(2 * CORES), "--dist", "loadfile", "--no-loadscope-reorder"),
-)
+# Most of those with servers mostly wait: several at a time, and the others among them, keep a core busy.
+# `tests/distribution.py` says which runs where.
+TESTS = Part("tests", pytest("-q", "-n", str(3 * CORES), "--dist", "loadfile", "--no-loadscope-reorder"))
 CHAOS = Part("chaos", python("tests.chaos"))
 PROMISES = Part(
     "promises",
@@ -64,7 +61,7 @@ PROMISES = Part(
     {"FULL": "1"},
 )
 TARGETS = {
-    "test": [SERVERS, CLOUD, WITHOUT_SERVERS, WITH_SERVERS],
+    "test": [SERVERS, CLOUD, TESTS],
     "test-fast": [FAST],
     "chaos": [SERVERS, CLOUD, CHAOS],
     "promises": [SERVERS, CLOUD, PROMISES],
