@@ -35,6 +35,12 @@ class InProcess(TestClient):
         self.portal = portal
         self._transport = _InOneCall(self)
 
+    def exchange(self, request: httpx.Request) -> httpx.Response:
+        """The answer to just this request: no cookie is kept."""
+        response = self._transport.handle_request(request)
+        response.read()
+        return response
+
 
 class _InOneCall(httpx.BaseTransport):
     def __init__(self, client: InProcess) -> None:

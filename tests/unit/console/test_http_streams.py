@@ -47,6 +47,7 @@ def signed_in(server: Process) -> httpx.Client:
     return client
 
 
+@pytest.mark.long
 def test_what_another_process_changes_is_seen_and_the_server_ends_in_time(directory: Path) -> None:
     store = Store.open(Settings(data_dir=directory))
     one = add(store, "one")

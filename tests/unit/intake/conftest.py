@@ -160,7 +160,7 @@ class Service:
         for name in ("accept", "content-type"):
             if name.title() not in sent:
                 request.headers.pop(name, None)
-        response = self.client.send(request, follow_redirects=False)
+        response = self.client.exchange(request)
         return Answer(response.status_code, response.headers, response.content)
 
     def get(self, path: str, **options: Any) -> Answer:

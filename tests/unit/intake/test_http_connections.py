@@ -107,7 +107,7 @@ def trickle(connection: socket.socket, piece: bytes) -> None:
         f"{POST}Content-Length: 100000\r\n\r\n",
         f"{POST}Transfer-Encoding: chunked\r\n\r\n4000\r\n",
         FORM.replace("100\r\n", "5000\r\n"),
-        IMAGE,
+        pytest.param(IMAGE, marks=pytest.mark.long),
     ],
     ids=["document", "chunks", "form", "image"],
 )
@@ -133,6 +133,7 @@ def test_a_body_that_nobody_wants(impatient: Intake) -> None:
     assert answer.status == 404
 
 
+@pytest.mark.long
 def test_a_body_in_pieces_is_waited_for(less_impatient: Intake) -> None:
     """As long as enough of it comes, it may take longer than the time that a silence may."""
     body = xml_body().encode()
@@ -149,6 +150,7 @@ def test_a_body_in_pieces_is_waited_for(less_impatient: Intake) -> None:
     assert answer.status == 201
 
 
+@pytest.mark.long
 def test_who_waits_for_an_answer_is_not_hurried(less_impatient: Intake) -> None:
     """A long poll sends nothing for longer than a head may take."""
     made = less_impatient.request("POST", FLAT, xml_body().encode(), Content_Type="application/xml")
@@ -160,6 +162,7 @@ def test_who_waits_for_an_answer_is_not_hurried(less_impatient: Intake) -> None:
     assert time.monotonic() - began >= 2.9 * SECONDS
 
 
+@pytest.mark.long
 def test_other_callers_are_answered_meanwhile(less_impatient: Intake) -> None:
     silent = [less_impatient.connect() for _ in range(200)]
     try:

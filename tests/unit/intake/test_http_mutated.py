@@ -22,6 +22,7 @@ from tests.unit.intake.conftest import PASSWORDS, UFORGE, Process, real_server, 
 from tests.unit.intake.contract import Belongings
 from tests.unit.intake.mutations import Sent, Session, mutated, valid
 
+pytestmark = pytest.mark.long
 FULL = bool(os.environ.get("FULL"))
 SEED = os.environ.get("SEED", "requests")
 COUNT = 20_000 if FULL else 600

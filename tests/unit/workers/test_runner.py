@@ -990,6 +990,7 @@ def test_a_worker_that_was_paused_knows_so_by_its_own_clock(
     assert "chunk" not in script.asked
 
 
+@pytest.mark.long
 def test_who_was_paused_goes_on_at_once_where_nobody_else_is(
     sqlite_store: Store, ticket: Ticket, vault: Vault, settings: Settings, script: Script
 ) -> None:
@@ -1009,6 +1010,7 @@ def test_who_was_paused_goes_on_at_once_where_nobody_else_is(
     assert len(script.images) == 1
 
 
+@pytest.mark.long
 def test_a_lease_that_was_lost_is_free_for_anybody(
     sqlite_store: Store, ticket: Ticket, vault: Vault, settings: Settings, script: Script, drain: Drain
 ) -> None:
