@@ -66,7 +66,8 @@ def add_ticket(store: Store, **values: Any) -> Ticket:
         if store.users.get(OWNER) is None:
             add_owner(store)
         add_image_row(store, Digests(1000, "5" * 32, "2" * 64, "f" * 128), "none.raw", id=row["image_id"])
-    return store.tickets.create(NewTicket(**row))
+    key = row.pop("idempotency_key", None)
+    return store.tickets.create(NewTicket(**row), key)
 
 
 def current(store: Store, ticket: Ticket | int) -> Ticket:

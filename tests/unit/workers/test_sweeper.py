@@ -440,7 +440,7 @@ def test_a_cloud_that_is_away_is_looked_into_at_every_turn(
 def test_a_place_is_swept_once(store: Store, vault: Vault) -> None:
     for number in range(3):
         ticket_that_left(store, vault, f"left-{number}")
-    ticket_that_left(store, vault, "elsewhere", target={"displayName": "x", "keystoneProject": "other"})
+    ticket_that_left(store, vault, "elsewhere", target={"displayName": "x", "publishLocation": "other"})
     store_account(store, vault)
     assert len(store.sweeping.scopes()) == 2
 
