@@ -227,22 +227,13 @@ def _typed(context: typer.Context, option: str) -> str | None:
 
 def _with_stored(context: typer.Context, request: PublishRequest, account: StoredAccount) -> PublishRequest:
     """Return the request with a stored account. Raises `InvalidRequest` for an option that contradicts the account."""
-    from publisher.platforms.registry import platform_of
-
     for option in _OF_THE_ACCOUNT:
         if openrc.is_from_command_line(context, option):
             flag = f"--{option.replace('_', '-')}"
             raise InvalidRequest(f"{flag}: the account '{account.name}' has its own; leave out {flag} or --account")
     if openrc.is_from_command_line(context, "platform") and request.platform != account.platform:
         raise InvalidRequest(f"--platform: '{account.name}' is an account of {account.platform}; leave out --platform")
-    return replace(
-        request,
-        platform=account.platform,
-        account=account.fields | {"name": account.name},
-        account_id=account.id,
-        sealed_secrets=account.sealed_secrets,
-        sealed_names=platform_of(account.platform).secret_names,
-    )
+    return replace(request, platform=account.platform).using(account)
 
 
 def _register_and_accept(

@@ -22,7 +22,6 @@ from publisher.core.errors import InvalidRequest, NotFound
 from publisher.core.image import Image, ImageState
 from publisher.core.ticket import Ticket
 from publisher.core.uris import account_uri, image_uri
-from publisher.intake.publish_request import publish_request
 from publisher.intake.wire.codec import write_document
 from publisher.platforms.fields import CRED_ACCOUNT, PUBLISH_IMAGE, TYPE_KEY, Document
 from publisher.platforms.platform import Platform
@@ -68,7 +67,7 @@ class Draft:
     @cached_property
     def errors(self) -> dict[str, str]:
         """Errors in what was filled in, as far as each field can be checked alone."""
-        return self._read[1]
+        return self._read.errors
 
     def told(self, error: InvalidRequest) -> dict[str, str]:
         """Return an error by the form's field that it is about.
@@ -83,25 +82,31 @@ class Draft:
         """Return the publish request. Raises `InvalidRequest`."""
         if self.image is None:
             raise InvalidRequest("is needed: the image to publish", field="imageUri")
-        return publish_request(
-            self._read[0],
+        account, secrets = self.platform.account_parts(self._read.account)
+        request = PublishRequest(
             owner=self.owner,
             appliance_id=self.image.appliance_id,
             image_id=self.image.id,
-            stored=self.account,
+            platform=self.platform.name,
+            account=account,
+            secrets=secrets,
+            target=self._read.target,
         )
+        return request.using(self.account) if self.account else request
 
     def command(self, api: str, login: str) -> str:
         """Return a curl command that sends the same request to the API at `api`. It contains no password."""
         if self.image is None:
             return ""
-        document = self._read[0]
-        account = document[CRED_ACCOUNT]
-        assert isinstance(account, dict)  # noqa: S101  # as it is made below
-        asked = [each for each in self.account_elements if each.kind == "password" and each.required]
-        secrets = {each.name.removeprefix(ACCOUNT_PREFIX): _SECRET for each in asked}
-        hidden = {each.name for each in self.platform.account_fields if each.secret}
-        shown = document | {CRED_ACCOUNT: {name: account[name] for name in account if name not in hidden} | secrets}
+        account: Document = {TYPE_KEY: self.platform.cred_account_type}
+        if self.account:
+            account["uri"] = account_uri(self.owner, self.account.id)
+        else:
+            asked = [each for each in self.account_elements if each.kind == "password" and each.required]
+            hidden = self.platform.secret_names
+            account |= {name: value for name, value in self._read.account.items() if name not in hidden}
+            account |= {each.name.removeprefix(ACCOUNT_PREFIX): _SECRET for each in asked}
+        shown: Document = {TYPE_KEY: self.platform.publish_image_type, **self._read.target, CRED_ACCOUNT: account}
         body = json.loads(write_document(Format.JSON, PUBLISH_IMAGE, shown, request=True))
         words = json.dumps(body, indent=2, ensure_ascii=False)
         uri = f"{api}/{image_uri(self.owner, self.image.appliance_id, self.image.id)}/pimages"
@@ -116,17 +121,22 @@ class Draft:
         )
 
     @cached_property
-    def _read(self) -> tuple[Document, dict[str, str]]:
+    def _read(self) -> _FilledIn:
         target, errors = filled_in(self.platform.target_fields, self.form)
-        document: Document = {TYPE_KEY: self.platform.publish_image_type, **target}
-        kind: Document = {TYPE_KEY: self.platform.cred_account_type}
-        if self.account:
-            document[CRED_ACCOUNT] = kind | {"uri": account_uri(self.owner, self.account.id)}
-        else:
+        account: Document = {}
+        if not self.account:
             account, more = filled_in(self.platform.account_fields, self.form, ACCOUNT_PREFIX)
-            document[CRED_ACCOUNT] = kind | account
             errors = errors | more
-        return document, errors
+        return _FilledIn(target, account, errors)
+
+
+@dataclass(frozen=True, slots=True)
+class _FilledIn:
+    """What was filled in: where the image goes, the account unless it is a stored one, and what is wrong with them."""
+
+    target: Document
+    account: Document
+    errors: dict[str, str]
 
 
 def draft(store: Store, login: str, visible_to: str | None, form: Mapping[str, str], *, recall: bool = False) -> Draft:

@@ -44,26 +44,17 @@ def publish_request(
     image_id: int | None,
     stored: StoredAccount | None = None,
 ) -> PublishRequest:
-    """What is asked for. `image_id` is that of the nested route; on the flat one `imageUri` tells it. `stored` is the
-    account that the document refers to: what the document itself has of it counts more.
+    """Turn a `publishImage` into a request. `stored` is the account that the document refers to.
 
-    Raises `InvalidRequest` for what contradicts the path or the stored account, or is missing.
+    `image_id` comes from the nested route; on the flat route it is None, and `imageUri` names the image.
+    Raises `InvalidRequest` for what is missing, or contradicts the path or the stored account.
     """
     platform = _platform(document)
     inline = document[CRED_ACCOUNT]
     assert isinstance(inline, dict)  # noqa: S101  # so it was for `_platform`
     account, secrets = platform.account_parts(inline)
-    own_elements: frozenset[str] = frozenset()
-    if stored:
-        if stored.platform != platform.name:
-            raise InvalidRequest(
-                f"'{stored.name}' is an account of {stored.platform}, not of {platform.name}", field=CRED_ACCOUNT
-            )
-        # Some callers echo the account as it was listed: what is as it is stored is not their own.
-        own_elements = frozenset(secrets) | {name for name in account if account[name] != stored.fields.get(name)}
-        account = stored.fields | account | {"name": stored.name}
     own = {field.name for field in platform.target_fields} | {"publishLocation"}
-    return PublishRequest(
+    request = PublishRequest(
         owner=owner,
         appliance_id=appliance_id,
         image_id=_image_id(document, owner, appliance_id, image_id),
@@ -71,12 +62,9 @@ def publish_request(
         account=account,
         secrets=secrets,
         target={name: document[name] for name in own if document.get(name) is not None},
-        account_id=stored.id if stored else None,
-        own_elements=own_elements,
-        sealed_secrets=stored.sealed_secrets if stored else None,
-        sealed_names=platform.secret_names if stored else frozenset(),
         notify=str(document["notify"]) if document.get("notify") else None,
     )
+    return request.using(stored) if stored else request
 
 
 def _platform(document: Document) -> Platform:

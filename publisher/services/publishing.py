@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from publisher.core.errors import Conflict, InvalidRequest
@@ -12,11 +12,13 @@ from publisher.core.ticket import Ticket
 from publisher.core.vault import Sealer
 from publisher.outbound.policy import OutboundPolicy
 from publisher.outbound.precheck import check_named
+from publisher.platforms.fields import CRED_ACCOUNT
 from publisher.platforms.platform import check_address
 from publisher.platforms.registry import check_request, platform_of
 from publisher.services.wakeups import Wake
 from publisher.services.webhooks import check_signing
 from publisher.store import Store
+from publisher.store.accounts import StoredAccount
 from publisher.store.idempotency import IdempotencyKey, KeyTaken
 from publisher.store.tickets import NewTicket
 from publisher.telemetry.logs import current_request_id
@@ -44,6 +46,26 @@ class PublishRequest:
     """Of `account` and `secrets`, what the request gave itself and does not have from the stored account."""
     notify: str | None = field(default=None, repr=False)
     """Extra webhook URL for this ticket, in addition to the owner's."""
+
+    def using(self, stored: StoredAccount) -> PublishRequest:
+        """Return the request with a stored account. What the request itself says of the account counts more.
+
+        Raises `InvalidRequest` if the account is of another platform.
+        """
+        if stored.platform != self.platform:
+            raise InvalidRequest(
+                f"'{stored.name}' is an account of {stored.platform}, not of {self.platform}", field=CRED_ACCOUNT
+            )
+        # Some callers send the account back as it was listed: what equals the stored value is not their own.
+        own = {name for name, value in self.account.items() if value != stored.fields.get(name)}
+        return replace(
+            self,
+            account=stored.fields | self.account | {"name": stored.name},
+            account_id=stored.id,
+            own_elements=frozenset(own | set(self.secrets)),
+            sealed_secrets=stored.sealed_secrets,
+            sealed_names=platform_of(stored.platform).secret_names,
+        )
 
 
 @dataclass(frozen=True, slots=True)
