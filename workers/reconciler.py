@@ -10,14 +10,13 @@ import logging
 import threading
 import time
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from publisher.core.errors import QueueUnavailable
 from publisher.core.settings import Settings
 from publisher.files import unfinished
 from publisher.services.wakeups import WakeQueue
 from publisher.store import Store
 from publisher.store.fleet import WorkerState
+from workers.leader_loop import LeaderLoop
 
 logger = logging.getLogger(__name__)
 
@@ -36,9 +35,14 @@ class Reconciler:
     ) -> None:
         self._store = store
         self._queue = queue
-        self._seconds = settings.reconcile_seconds
-        self._holder = holder
-        self._stop = stop
+        self._loop = LeaderLoop(
+            store,
+            ROLE,
+            holder=holder,
+            look_seconds=settings.reconcile_seconds,
+            term_seconds=settings.reconcile_seconds * _TERM_TURNS,
+            stop=stop,
+        )
         self._image_root = settings.images
         self._idempotency_seconds = settings.idempotency_seconds
         self._silent_seconds = settings.silent_seconds
@@ -46,23 +50,15 @@ class Reconciler:
 
     def run(self) -> None:
         """Run a turn every `reconcile_seconds` while elected, until the worker stops."""
-        while not self._stop.wait(self._seconds):
-            try:
-                if self._store.leadership.hold(ROLE, self._holder, self._seconds * _TERM_TURNS):
-                    self._purge()
-                    self.turn()
-            except QueueUnavailable as error:
-                logger.warning("%s; tickets stay queued until it is back", error)
-            except SQLAlchemyError as error:
-                logger.warning("the store did not answer: %s", type(error).__name__)
-            except Exception:  # there may be no other worker to do it
-                logger.exception("unexpected, while looking for tickets to wake")
-        try:
-            # Another worker's reconciler takes over at its next turn, and wakes what this worker hands back.
-            self._store.leadership.resign(ROLE, self._holder)
-        except SQLAlchemyError as error:
-            logger.warning("the store did not answer: %s", type(error).__name__)
+        self._loop.run(self._purge_and_turn)
         self._queue.close()
+
+    def _purge_and_turn(self) -> None:
+        try:
+            self._purge()
+            self.turn()
+        except QueueUnavailable as error:
+            logger.warning("%s; tickets stay queued until it is back", error)
 
     def _purge(self) -> None:
         """Delete old records and files, every `_PURGE_SECONDS`.

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -25,6 +24,7 @@ from workers import metrics
 from workers.bounded import BoundedCloud
 from workers.clouds import plugin
 from workers.clouds.base import Tagged, Timeouts
+from workers.leader_loop import LeaderLoop
 
 logger = logging.getLogger(__name__)
 
@@ -75,17 +75,20 @@ class Sweeper:
     def run(self) -> None:
         """Run a sweep every `sweep_seconds` on one elected worker, until the worker stops."""
         every = self._settings.sweep_seconds
-        while every and not self._stop.wait(min(every, _LOOK_SECONDS)):
-            try:
-                # Use a new name at each turn, so that no worker can renew the role: it is free only once
-                # `sweep_seconds` have passed.
-                if self._store.leadership.hold(ROLE, f"{self._worker}-{uuid.uuid4()}", every):
-                    for each in self.sweep(patient=True):
-                        _log(each)
-            except SQLAlchemyError as error:
-                logger.warning("the store did not answer: %s", type(error).__name__)
-            except Exception:  # the next turn may go well
-                logger.exception("unexpected, while sweeping")
+        if every:
+            LeaderLoop(
+                self._store,
+                ROLE,
+                holder=self._worker,
+                look_seconds=min(every, _LOOK_SECONDS),
+                term_seconds=every,
+                stop=self._stop,
+                renews=False,
+            ).run(self._sweep_and_log)
+
+    def _sweep_and_log(self) -> None:
+        for each in self.sweep(patient=True):
+            _log(each)
 
     def sweep(self, *, dry_run: bool = False, patient: bool = False) -> Iterator[SweepFinding]:
         """Sweep all accounts and yield each object that needs attention.

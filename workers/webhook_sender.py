@@ -29,6 +29,7 @@ from publisher.store.notifications import Notification
 from publisher.version import __version__
 from workers import tls
 from workers.http_clients import aiohttp_connector, trust
+from workers.leader_loop import LeaderLoop
 
 logger = logging.getLogger(__name__)
 
@@ -59,30 +60,22 @@ class Notifier:
         self._policy = OutboundPolicy.of(settings)
         self._delays = delays(settings.notify_retry_seconds)
         self._timeout_seconds = settings.notify_timeout_seconds
-        self._seconds = settings.reconcile_seconds
-        self._holder = holder
         self._stop = stop
+        self._loop = LeaderLoop(
+            store,
+            ROLE,
+            holder=holder,
+            look_seconds=settings.reconcile_seconds,
+            term_seconds=settings.reconcile_seconds * _TERM_TURNS,
+            stop=stop,
+        )
         self._tls = trust()
         self._busy: set[Receiver] = set()
         self._choosing = threading.Lock()
-        self._elected = False
 
     def run(self) -> None:
         """Send notifications while elected, until the worker stops."""
-        while not self._stop.wait(self._seconds):
-            try:
-                self._elected = self._store.leadership.hold(ROLE, self._holder, self._seconds * _TERM_TURNS)
-                if self._elected:
-                    self.turn()
-            except SQLAlchemyError as error:
-                self._elected = False
-                logger.warning("the store did not answer: %s", type(error).__name__)
-            except Exception:  # a mistake in one turn must not end all webhooks
-                logger.exception("unexpected, while webhooks were sent")
-        try:
-            self._store.leadership.resign(ROLE, self._holder)
-        except SQLAlchemyError as error:
-            logger.warning("the store did not answer: %s", type(error).__name__)
+        self._loop.run(self.turn)
 
     def turn(self) -> list[threading.Thread]:
         """Start to notify as many receivers as there is room for. Returns the threads that do it."""
@@ -116,7 +109,7 @@ class Notifier:
                     self._tell(told)
             finally:
                 self._busy.discard(receiver)
-            if told is not None and self._elected and not self._stop.is_set():
+            if told is not None and self._loop.elected and not self._stop.is_set():
                 self.turn()
         except SQLAlchemyError as error:
             logger.warning("the store did not answer: %s", type(error).__name__)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, cast
 from urllib.parse import parse_qsl
 
@@ -32,7 +33,7 @@ _FIELDS_MAX = 1000
 _SAFE = ("GET", "HEAD")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Visit:
     """A request of a signed-in user."""
 
@@ -41,7 +42,7 @@ class Visit:
     session: Session
     user: User
 
-    @property
+    @cached_property
     def store(self) -> Store:
         """The store. Changes made through it are in the audit log, attributed to the user."""
         return self.services.store.acting(actor(self.request, self.user.login, "console"))

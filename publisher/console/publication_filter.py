@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlencode
@@ -11,11 +10,11 @@ from starlette.datastructures import QueryParams
 
 from publisher.console import BASE
 from publisher.core.ticket import State
+from publisher.core.uris import parse_id
 from publisher.store.publications import Wanted
 
 COUNT = 50
 _PATH = f"{BASE}/publications"
-_NUMBER = re.compile(r"[0-9]{1,18}")
 _TEXT_MAX = 255
 
 
@@ -49,8 +48,8 @@ class PublicationFilter:
         before, after = text("before"), text("after")
         return cls(
             wanted,
-            int(before) if _NUMBER.fullmatch(before) else None,
-            int(after) if _NUMBER.fullmatch(after) else None,
+            parse_id(before),
+            parse_id(after),
             own=owner is not None,
         )
 

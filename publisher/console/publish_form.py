@@ -21,7 +21,7 @@ from publisher.console.form_fields import (
 from publisher.core.errors import InvalidRequest, NotFound
 from publisher.core.image import Image, ImageState
 from publisher.core.ticket import Ticket
-from publisher.core.uris import account_uri, image_uri
+from publisher.core.uris import account_uri, image_uri, parse_id
 from publisher.intake.wire.codec import write_document
 from publisher.platforms.fields import CRED_ACCOUNT, PUBLISH_IMAGE, TYPE_KEY, Document
 from publisher.platforms.platform import Platform
@@ -183,7 +183,8 @@ def _texts(fields: Mapping[str, object], *, but: str = "") -> dict[str, str]:
 
 
 def _image(store: Store, visible_to: str | None, id: str) -> Image:
-    image = store.images.get(int(id)) if id.isascii() and id.isdecimal() and len(id) < 19 else None
+    number = parse_id(id)
+    image = store.images.get(number) if number is not None else None
     if image is None or visible_to not in (None, image.owner):
         raise NotFound("there is no such image")
     return image

@@ -16,6 +16,14 @@ _ACCOUNT = re.compile(
 _APPLIANCE = re.compile(r"(?:/?(?:api/)?)users/([^/]+)/appliances/(\d{1,18})/?", re.ASCII)
 
 
+_ID = re.compile(r"[0-9]{1,18}", re.ASCII)
+
+
+def parse_id(text: str) -> int | None:
+    """Return the id that a text is; None if no object can have such an id."""
+    return int(text) if _ID.fullmatch(text) else None
+
+
 def user_uri(login: str) -> str:
     return f"users/{quote(login, safe='')}"
 

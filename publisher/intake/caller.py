@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated
 
 from fastapi import Depends, Request, Response
@@ -21,7 +22,7 @@ from publisher.web.negotiation import Format, answer_format, body_format, charse
 from publisher.web.request import API, Services, actor, base_url, services, signed_in
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Caller:
     """An authenticated request."""
 
@@ -30,9 +31,9 @@ class Caller:
     user: User
     form: Format
 
-    @property
+    @cached_property
     def store(self) -> Store:
-        """The store for what the caller changes: who did so is written down with it."""
+        """The store. Changes made through it are in the audit log, attributed to the caller."""
         return self.services.store.acting(actor(self.request, self.user.login))
 
     def owner(self, login: str, entitlement: str | None) -> str:

@@ -7,8 +7,6 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Engine, Row, Table, delete, func, insert, select
-from sqlalchemy.dialects.postgresql import insert as postgresql_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.exc import IntegrityError
 
 from publisher.core.errors import Conflict, NotFound
@@ -16,7 +14,7 @@ from publisher.core.listing import ListField, ListFieldKind, Listing, Page
 from publisher.core.names import check_name, check_text
 from publisher.core.uris import appliance_uri
 from publisher.store.audit import audit_change
-from publisher.store.engine import db_now, reading, writing
+from publisher.store.engine import db_now, reading, upsert, writing
 from publisher.store.list_queries import Fields, select_page
 from publisher.store.tables import appliances, images, tickets
 
@@ -175,8 +173,7 @@ def ensure_appliance(connection: Connection, owner: str, id: int) -> None:
 
     Raises `IntegrityError` if there is no such user.
     """
-    postgresql = connection.dialect.name == "postgresql"
-    made = (postgresql_insert if postgresql else sqlite_insert)(appliances).values(_row(owner, id))
+    made = upsert(connection, appliances).values(_row(owner, id))
     # Write an existing row unchanged: this locks it, so that nobody deletes it before our transaction ends.
     connection.execute(made.on_conflict_do_update(index_elements=["owner", "id"], set_={"owner": owner}))
 

@@ -12,6 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Connection, Double, Engine, QueuePool, Table, create_engine, event, func, make_url, select
+from sqlalchemy.dialects.postgresql import Insert as PostgresqlInsert
+from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+from sqlalchemy.dialects.sqlite import Insert as SqliteInsert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
@@ -223,3 +227,8 @@ def keep_others_out(connection: Connection, table: Table) -> None:
 def next_id(connection: Connection, table: Table) -> int:
     """Return the next id for a row whose key is a name. Other writers must be locked out."""
     return int(connection.execute(select(func.coalesce(func.max(table.c.id), 0) + 1)).scalar_one())
+
+
+def upsert(database: Engine | Connection, table: Table) -> PostgresqlInsert | SqliteInsert:
+    """Return an INSERT that can say what to do if the row exists: `on_conflict_do_update`, `on_conflict_do_nothing`."""
+    return postgresql_insert(table) if database.dialect.name == "postgresql" else sqlite_insert(table)

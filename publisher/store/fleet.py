@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from sqlalchemy import Engine, case, delete, select, update
-from sqlalchemy.dialects.postgresql import insert as postgresql_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from publisher.core.errors import NotFound
 from publisher.core.ticket import State
 from publisher.core.uris import worker_uri
 from publisher.store.audit import audit_change
-from publisher.store.engine import db_now, reading, writing
+from publisher.store.engine import db_now, reading, upsert, writing
 from publisher.store.tables import tickets, workers
 
 
@@ -68,7 +66,6 @@ class WorkerStanding:
 class Fleet:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._insert = postgresql_insert if engine.dialect.name == "postgresql" else sqlite_insert
 
     def join(self, member: Member) -> None:
         """Record that a worker has started. Replaces an earlier worker of that name, such as a restarted container."""
@@ -86,7 +83,7 @@ class Fleet:
             "version": member.version,
             "concurrency": member.concurrency,
         }
-        insert = self._insert(workers).values(row | {"started": db_now(), "seen": db_now(), "drain": draining})
+        insert = upsert(self._engine, workers).values(row | {"started": db_now(), "seen": db_now(), "drain": draining})
         heard = {"seen": db_now(), "stopped": None} | ({"drain": True} if draining else {})
         said = insert.on_conflict_do_update(index_elements=[workers.c.name], set_=heard).returning(workers.c.drain)
         with writing(self._engine, durable=False) as connection:

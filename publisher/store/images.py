@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
@@ -14,7 +13,7 @@ from publisher.core.errors import Conflict, NotFound
 from publisher.core.image import DISK_FORMATS, Digests, Image, ImageState, formats, full_name, target_format
 from publisher.core.listing import ListField, ListFieldKind, Listing, Page
 from publisher.core.ticket import FINAL
-from publisher.core.uris import image_uri
+from publisher.core.uris import image_uri, parse_id
 from publisher.store.appliances import ensure_appliance
 from publisher.store.audit import audit_change
 from publisher.store.engine import db_now, reading, writing
@@ -22,7 +21,6 @@ from publisher.store.list_queries import Fields, select_page
 from publisher.store.tables import images, tickets
 
 _COLUMNS = [images.c[each.name] for each in fields(Image)]
-_NUMBER = re.compile(r"[0-9]{1,18}", re.ASCII)
 
 # The same as `Image.told_format`.
 _STORED = func.coalesce(func.nullif(images.c.format, ""), images.c.wanted_format, "raw")
@@ -159,7 +157,8 @@ class Images:
             query = query.where(images.c.owner == owner)
         if text:
             named = images.c.name.icontains(text, autoescape=True)
-            query = query.where(or_(named, images.c.id == int(text)) if _NUMBER.fullmatch(text) else named)
+            id = parse_id(text)
+            query = query.where(named if id is None else or_(named, images.c.id == id))
         if state is not None:
             query = query.where(images.c.state == state)
         with reading(self._engine) as connection:

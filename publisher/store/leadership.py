@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from sqlalchemy import Engine, or_, update
-from sqlalchemy.dialects.postgresql import insert as postgresql_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
-from publisher.store.engine import db_now, writing
+from publisher.store.engine import db_now, upsert, writing
 from publisher.store.tables import elections
 
 
@@ -15,11 +13,10 @@ class Leadership:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._insert = postgresql_insert if engine.dialect.name == "postgresql" else sqlite_insert
 
     def hold(self, role: str, holder: str, seconds: float) -> bool:
         """Take or keep the role for `seconds`. False if another process holds it."""
-        vacate = self._insert(elections).values(office=role, holder="", until=0.0).on_conflict_do_nothing()
+        vacate = upsert(self._engine, elections).values(office=role, holder="", until=0.0).on_conflict_do_nothing()
         take = (
             update(elections)
             .where(elections.c.office == role)

@@ -11,12 +11,10 @@ from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import Connection, Engine, and_, delete, exists, null, select, update
-from sqlalchemy.dialects.postgresql import insert as postgresql_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from publisher.core.ticket import FINAL, State
 from publisher.platforms.registry import image_service
-from publisher.store.engine import db_now, reading, writing
+from publisher.store.engine import db_now, reading, upsert, writing
 from publisher.store.tables import accounts, journal, sightings, sweep_refusals, tickets, tombstones
 
 _SIGHTINGS_KEPT_SECONDS = 30 * 86400.0
@@ -50,7 +48,6 @@ class Standing(StrEnum):
 class Sweeping:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._insert = postgresql_insert if engine.dialect.name == "postgresql" else sqlite_insert
 
     def scopes(self) -> list[Scope]:
         """Return the places in clouds to search, each once: where tickets, also deleted ones, have created something.
@@ -103,7 +100,7 @@ class Sweeping:
             turns = 2.0 ** min(refusals, _DOUBLINGS_MAX) - 0.5
             seconds = min(turns * every_seconds, max(_LEFT_ALONE_SECONDS_MAX, every_seconds / 2))
             row = {"refusals": refusals, "until": db_now() + seconds, "last": db_now()}
-            noted = self._insert(sweep_refusals).values(account=account, **row)
+            noted = upsert(self._engine, sweep_refusals).values(account=account, **row)
             connection.execute(noted.on_conflict_do_update(index_elements=["account"], set_=row))
 
     def admitted(self, scope: Scope) -> None:
@@ -148,7 +145,7 @@ class Sweeping:
     def see(self, ticket_uid: str, cloud_id: str) -> None:
         """Record that an orphan was seen."""
         row = {"ticket_uid": ticket_uid, "cloud_id": cloud_id, "first": db_now(), "last": db_now()}
-        seen = self._insert(sightings).values(row)
+        seen = upsert(self._engine, sightings).values(row)
         again = seen.on_conflict_do_update(index_elements=["ticket_uid", "cloud_id"], set_={"last": db_now()})
         with writing(self._engine, durable=False) as connection:
             connection.execute(again)

@@ -10,13 +10,13 @@ from sqlalchemy import ColumnElement, Engine, Select, func, or_, select
 
 from publisher.core.image import Image
 from publisher.core.ticket import FINAL, State, Ticket
+from publisher.core.uris import parse_id
 from publisher.store.engine import reading
 from publisher.store.tables import notifications, samples, tickets
 from publisher.store.ticket_rows import TICKET_COLUMNS, ticket_of
 
 COUNTED_MAX = 1000
 """Counting stops above this number, because it would take ever longer."""
-_ID_DIGITS_MAX = 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,9 +172,8 @@ def _conditions(wanted: Wanted) -> list[ColumnElement[bool]]:
         conditions.append(tickets.c.platform == wanted.platform)
     if wanted.words:
         named = tickets.c.name.icontains(wanted.words, autoescape=True)
-        number = wanted.words.removeprefix("#")
-        is_number = number.isascii() and number.isdecimal() and len(number) <= _ID_DIGITS_MAX
-        conditions.append(or_(named, tickets.c.id == int(number)) if is_number else named)
+        id = parse_id(wanted.words.removeprefix("#"))
+        conditions.append(named if id is None else or_(named, tickets.c.id == id))
     return conditions
 
 

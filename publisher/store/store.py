@@ -57,26 +57,85 @@ class Store:
         self._limits = limits
         # Shared by the stores of all actors, because it remembers its last count.
         self._room = room or QueueCapacity(limits)
-        places = UploadSlots(limits)
-        self.tickets = Tickets(engine, wake_again_seconds=wake_again_seconds, room=self._room, places=places)
-        self.leases = Leases(engine, places)
-        self.images = Images(engine)
-        self.appliances = Appliances(engine)
-        self.users = Users(engine)
-        self.roles = Roles(engine)
-        self.api_keys = ApiKeys(engine)
-        self.accounts = Accounts(engine)
-        self.registrations = Registrations(engine, wake_again_seconds=wake_again_seconds)
-        self.idempotency_keys = IdempotencyKeys(engine)
-        self.leadership = Leadership(engine)
-        self.sweeping = Sweeping(engine)
-        self.fleet = Fleet(engine)
-        self.statistics = Statistics(engine)
-        self.audit = Audit(engine)
-        self.inspection = Inspection(engine, self.tickets)
-        self.notifications = Notifications(engine)
-        self.sessions = Sessions(engine)
-        self.publications = Publications(engine)
+        self._slots = UploadSlots(limits)
+
+    # A request needs a few of these repositories, so each is created when it is first used.
+
+    @cached_property
+    def tickets(self) -> Tickets:
+        return Tickets(self.engine, wake_again_seconds=self._wake_again_seconds, room=self._room, places=self._slots)
+
+    @cached_property
+    def leases(self) -> Leases:
+        return Leases(self.engine, self._slots)
+
+    @cached_property
+    def images(self) -> Images:
+        return Images(self.engine)
+
+    @cached_property
+    def appliances(self) -> Appliances:
+        return Appliances(self.engine)
+
+    @cached_property
+    def users(self) -> Users:
+        return Users(self.engine)
+
+    @cached_property
+    def roles(self) -> Roles:
+        return Roles(self.engine)
+
+    @cached_property
+    def api_keys(self) -> ApiKeys:
+        return ApiKeys(self.engine)
+
+    @cached_property
+    def accounts(self) -> Accounts:
+        return Accounts(self.engine)
+
+    @cached_property
+    def registrations(self) -> Registrations:
+        return Registrations(self.engine, wake_again_seconds=self._wake_again_seconds)
+
+    @cached_property
+    def idempotency_keys(self) -> IdempotencyKeys:
+        return IdempotencyKeys(self.engine)
+
+    @cached_property
+    def leadership(self) -> Leadership:
+        return Leadership(self.engine)
+
+    @cached_property
+    def sweeping(self) -> Sweeping:
+        return Sweeping(self.engine)
+
+    @cached_property
+    def fleet(self) -> Fleet:
+        return Fleet(self.engine)
+
+    @cached_property
+    def statistics(self) -> Statistics:
+        return Statistics(self.engine)
+
+    @cached_property
+    def audit(self) -> Audit:
+        return Audit(self.engine)
+
+    @cached_property
+    def inspection(self) -> Inspection:
+        return Inspection(self.engine, self.tickets)
+
+    @cached_property
+    def notifications(self) -> Notifications:
+        return Notifications(self.engine)
+
+    @cached_property
+    def sessions(self) -> Sessions:
+        return Sessions(self.engine)
+
+    @cached_property
+    def publications(self) -> Publications:
+        return Publications(self.engine)
 
     @classmethod
     def open(cls, settings: Settings) -> Store:

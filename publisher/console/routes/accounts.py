@@ -25,7 +25,7 @@ _CREATE, _DELETE = "cloud_account_create", "cloud_account_delete"
 
 @router.get("/accounts")
 def accounts(visit: Visiting) -> Response:
-    return visit.page("accounts/list.html", accounts=visit.services.store.accounts.list(visit.owner))
+    return visit.page("accounts/list.html", accounts=visit.store.accounts.list(visit.owner))
 
 
 @router.get("/accounts/new")
@@ -118,7 +118,7 @@ def delete(visit: Visiting, id: Id) -> Response:
 
 def _found(visit: Visit, id: int) -> StoredAccount:
     """Return an account. Raises `NotFound` if it is missing or belongs to someone else."""
-    found = visit.services.store.accounts.find(visit.owner, id=id)
+    found = visit.store.accounts.find(visit.owner, id=id)
     if found is None:
         raise NotFound(f"There is no account {id}.")
     return found

@@ -27,7 +27,7 @@ _PAGES = (
 def audit(visit: Visiting, user: str = "", object: str = "", before: Id | None = None) -> Response:
     visit.require_administrator()
     filters = {"user": _text(user), "object": _text(object)}
-    entries = visit.services.store.audit.latest(
+    entries = visit.store.audit.latest(
         _PAGE + 1, before=before, actor=filters["user"] or None, object=filters["object"] or None
     )
     shown = entries[:_PAGE]

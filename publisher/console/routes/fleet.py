@@ -92,13 +92,13 @@ class Look:
 @router.get("/fleet")
 def fleet(visit: Visiting) -> Response:
     visit.require_administrator()
-    return visit.page("fleet/fleet.html", fleet=Look(visit.services.store, visit.services.settings)())
+    return visit.page("fleet/fleet.html", fleet=Look(visit.store, visit.services.settings)())
 
 
 @router.get("/fleet/events")
 def events(visit: Visiting) -> Response:
     visit.require_administrator()
-    look = Look(visit.services.store, visit.services.settings)
+    look = Look(visit.store, visit.services.settings)
 
     def parts() -> PageParts:
         now = look()
@@ -128,7 +128,7 @@ def drain(visit: Visiting, form: Posted) -> Response:
 
 def _found(visit: Visit, name: str) -> WorkerStanding:
     """Return a worker that has not stopped. Raises `NotFound`."""
-    found = next((each for each in visit.services.store.fleet.workers() if each.member.name == name), None)
+    found = next((each for each in visit.store.fleet.workers() if each.member.name == name), None)
     if found is None or found.stopped is not None:
         raise NotFound("There is no such worker, or it has ended.")
     return found

@@ -29,7 +29,7 @@ def images(visit: Visiting, q: str = "", state: str = "", before: Id | None = No
     visit.require(_SEE)
     text = q.strip()[:_TEXT_MAX].replace("\0", "")
     wanted = ImageState(state) if state in set(ImageState) else None
-    store = visit.services.store.images
+    store = visit.store.images
     found = store.latest(_PAGE + 1, before=before, owner=visit.owner, text=text, state=wanted)
     filters = {"q": text, "state": wanted or ""}
     return visit.page(
@@ -46,7 +46,7 @@ def images(visit: Visiting, q: str = "", state: str = "", before: Id | None = No
 @router.get("/images/{id}")
 def image(visit: Visiting, id: Id) -> Response:
     found = _found(visit, id)
-    store = visit.services.store
+    store = visit.store
     appliance = store.appliances.find(found.owner, found.appliance_id)
     tickets = store.publications.of_image(found, _PAGE)
     return visit.page("images/image.html", image=found, appliance=appliance, tickets=tickets, most=_PAGE)
@@ -93,7 +93,7 @@ def delete_page(visit: Visiting, id: Id) -> Response:
     """Show what the deletion would do."""
     visit.require(_DELETE)
     found = _found(visit, id)
-    publications = visit.services.store.publications
+    publications = visit.store.publications
     return visit.page(
         "images/delete.html",
         image=found,
@@ -114,7 +114,7 @@ def delete(visit: Visiting, id: Id) -> Response:
 def _found(visit: Visit, id: int) -> Image:
     """Return an image. Raises `NotAllowed`, or `NotFound` if it is missing or belongs to someone else."""
     visit.require(_SEE)
-    found = visit.services.store.images.get(id)
+    found = visit.store.images.get(id)
     if found is None or visit.owner not in (None, found.owner):
         raise NotFound(f"There is no image {id}.")
     return found

@@ -39,17 +39,17 @@ def create(visit: Visiting, form: Posted) -> Response:
 def delete_page(visit: Visiting, id: Id) -> Response:
     """Show what the deletion would do."""
     visit.require(_ENTITLEMENT)
-    return visit.page("keys/delete.html", key=visit.services.store.api_keys.get(visit.owner, id))
+    return visit.page("keys/delete.html", key=visit.store.api_keys.get(visit.owner, id))
 
 
 @router.post("/keys/{id}/delete")
 def delete(visit: Visiting, id: Id) -> Response:
     visit.require(_ENTITLEMENT)
-    key = visit.services.store.api_keys.get(visit.owner, id)
+    key = visit.store.api_keys.get(visit.owner, id)
     visit.store.api_keys.remove(key.owner, id)
     return visit.redirect("/keys", f"The key {key.name} is deleted, and good for nothing from now on.")
 
 
 def _list(visit: Visit, form: Mapping[str, str], errors: Mapping[str, str] = {}, status: int = 200) -> Response:
-    found = visit.services.store.api_keys.list(visit.owner)
+    found = visit.store.api_keys.list(visit.owner)
     return visit.page("keys/list.html", status=status, keys=found, form=form, errors=errors)

@@ -51,7 +51,7 @@ def change_password(visit: Visiting, form: Posted) -> Response:
 @router.post("/me/sessions/{id}/end")
 def end_session(visit: Visiting, id: str) -> Response:
     """End another session of the user."""
-    visit.services.store.sessions.end_one(visit.user.login, id)
+    visit.store.sessions.end_one(visit.user.login, id)
     visit.audit("session.end", user_uri(visit.user.login), "elsewhere")
     return visit.redirect("/me", "You are signed out there.")
 
@@ -63,6 +63,6 @@ def _page(visit: Visit, errors: Mapping[str, str] = {}, status: int = 200) -> Re
         status=status,
         errors=errors,
         entitlements={name: words for name, words in ENTITLEMENT_DESCRIPTIONS.items() if visit.may(name)},
-        sessions=visit.services.store.sessions.of(visit.user.login, idle_seconds=settings.session_idle_seconds),
+        sessions=visit.store.sessions.of(visit.user.login, idle_seconds=settings.session_idle_seconds),
         this=session_id(cookies.session_value(visit.request) or ""),
     )

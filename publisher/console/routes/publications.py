@@ -28,7 +28,7 @@ def publications(visit: Visiting) -> Response:
     listing = _listing(visit)
     counts = _counts(visit, listing)
     if not listing.filtered and not any(counts.values()):
-        return visit.page("publications/welcome.html", steps=first_steps(visit.services.store, visit.user))
+        return visit.page("publications/welcome.html", steps=first_steps(visit.store, visit.user))
     page = _page(visit, listing)
     return visit.page(
         "publications/list.html",

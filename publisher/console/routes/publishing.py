@@ -17,6 +17,7 @@ from publisher.console.publish_form import NOT_STORED, Draft, as_before, draft
 from publisher.console.template_filters import sentence
 from publisher.core.errors import Conflict, InvalidRequest, NotFound, TooMany
 from publisher.core.ticket import Ticket
+from publisher.core.uris import parse_id
 from publisher.services import publishing
 from publisher.store.idempotency import IdempotencyKey
 from publisher.web.error_status import status_of
@@ -96,7 +97,7 @@ def _key(visit: Visit, form: Form) -> IdempotencyKey | None:
 
 
 def _draft(visit: Visit, form: Mapping[str, str], *, recall: bool = False) -> Draft:
-    return draft(visit.services.store, visit.user.login, visit.owner, form, recall=recall)
+    return draft(visit.store, visit.user.login, visit.owner, form, recall=recall)
 
 
 def _shown(visit: Visit, form: Form) -> Draft:
@@ -108,10 +109,11 @@ def _shown(visit: Visit, form: Form) -> Draft:
 
 def _as_before(visit: Visit, id: str) -> dict[str, str]:
     """Fill the form in like a publication. Raises `NotFound` if it is missing or belongs to someone else."""
-    found = visit.services.store.tickets.get(int(id)) if id.isascii() and id.isdecimal() and len(id) < 19 else None
+    number = parse_id(id)
+    found = visit.store.tickets.get(number) if number is not None else None
     if found is None or visit.owner not in (None, found.owner):
         raise NotFound("there is no such publication")
-    return as_before(visit.services.store, visit.owner, found)
+    return as_before(visit.store, visit.owner, found)
 
 
 def _store_at(visit: Visit, drafted: Draft) -> str | None:
@@ -141,5 +143,5 @@ def _page(visit: Visit, drafted: Draft, errors: Mapping[str, str] = {}, status: 
         errors=errors,
         store_at=_store_at(visit, drafted),
         command=_command(visit, drafted),
-        steps=first_steps(visit.services.store, visit.user),
+        steps=first_steps(visit.store, visit.user),
     )

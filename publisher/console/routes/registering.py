@@ -106,7 +106,7 @@ def _appliance(visit: Visit, given: str) -> int:
         if not (given.isascii() and given.isdecimal() and 0 < int(given[:20]) <= _APPLIANCE_MAX):
             raise InvalidRequest("is not the number of an appliance", field="appliance")
         return int(given)
-    owned = visit.services.store.appliances.list(visit.user.login)
+    owned = visit.store.appliances.list(visit.user.login)
     return max((each.id for each in owned), default=0) + 1
 
 
@@ -117,7 +117,7 @@ def _page(visit: Visit, form: Mapping[str, str], errors: Mapping[str, str] = {},
         status=status,
         form=form,
         errors=errors,
-        appliances=visit.services.store.appliances.list(visit.user.login),
+        appliances=visit.store.appliances.list(visit.user.login),
         formats=formats(),
         hosts=[each.strip() for each in settings.location_hosts.split(",") if each.strip()],
         bytes_max=settings.upload_bytes_max,

@@ -44,7 +44,7 @@ def delete_page(visit: Visiting, name: str) -> Response:
     """Show what the deletion would do."""
     visit.require_administrator()
     role = _found(visit, name)
-    having = [user.login for user in visit.services.store.users.list() if name in {each.name for each in user.roles}]
+    having = [user.login for user in visit.store.users.list() if name in {each.name for each in user.roles}]
     return visit.page("roles/delete.html", role=role, having=having)
 
 
@@ -58,7 +58,7 @@ def delete(visit: Visiting, form: Posted) -> Response:
 
 def _found(visit: Visit, name: str) -> Role:
     """Return a role. Raises `NotFound`."""
-    found = next((each for each in visit.services.store.roles.list() if each.name == name), None)
+    found = next((each for each in visit.store.roles.list() if each.name == name), None)
     if found is None:
         raise NotFound("There is no such role.")
     return found
@@ -71,7 +71,7 @@ def _page(
     chosen: frozenset[str] = frozenset(),
     status: int = 200,
 ) -> Response:
-    store = visit.services.store
+    store = visit.store
     holders: dict[str, list[str]] = {}
     for user in store.users.list():
         for role in user.roles:

@@ -26,9 +26,7 @@ _NEW = "/users/-/new"
 @router.get("/users")
 def users(visit: Visiting) -> Response:
     visit.require_administrator()
-    return visit.page(
-        "users/list.html", users=visit.services.store.users.list(), entitlements=len(ENTITLEMENT_DESCRIPTIONS)
-    )
+    return visit.page("users/list.html", users=visit.store.users.list(), entitlements=len(ENTITLEMENT_DESCRIPTIONS))
 
 
 @router.get(_NEW)
@@ -98,7 +96,7 @@ def change_password(visit: Visiting, form: Posted, login: str) -> Response:
 def delete_page(visit: Visiting, login: str) -> Response:
     """Show what the deletion would do."""
     visit.require_administrator()
-    store = visit.services.store
+    store = visit.store
     found = _found(visit, login)
     return visit.page(
         "users/delete.html",
@@ -121,7 +119,7 @@ def delete(visit: Visiting, login: str) -> Response:
 
 def _found(visit: Visit, login: str) -> User:
     """Return a user. Raises `NotFound`."""
-    found = None if "\0" in login else visit.services.store.users.get(login)
+    found = None if "\0" in login else visit.store.users.get(login)
     if found is None:
         raise NotFound(f"There is no user {login}.")
     return found
@@ -129,7 +127,7 @@ def _found(visit: Visit, login: str) -> User:
 
 def _role_options(visit: Visit) -> list[tuple[str, str]]:
     """Return the name and the description of each role."""
-    return [(each.name, each.description or each.name) for each in visit.services.store.roles.list()]
+    return [(each.name, each.description or each.name) for each in visit.store.roles.list()]
 
 
 def _new(

@@ -29,7 +29,7 @@ _CREATE, _DELETE = "cloud_account_create", "cloud_account_delete"
 
 @router.get(_ACCOUNTS)
 def accounts(caller: Calling, uid: str, listing: Listed) -> Response:
-    found = caller.services.store.accounts.page(caller.owner(uid, None), listing, platforms=caller.platforms)
+    found = caller.store.accounts.page(caller.owner(uid, None), listing, platforms=caller.platforms)
     documents = [account_document(each) for each in found.items]
     # A list from which an account was deleted is no older than before: its date is that of asking.
     return caller.answer("credAccounts", {"total": found.total, "credAccounts": documents}, time.time())
@@ -59,7 +59,7 @@ def create_account(caller: Calling, body: Body, uid: str) -> Response:
 
 @router.get(_ACCOUNTS + "/{caid}")
 def account(caller: Calling, uid: str, caid: Id) -> Response:
-    found = caller.services.store.accounts.get(caller.owner(uid, None), caid)
+    found = caller.store.accounts.get(caller.owner(uid, None), caid)
     caller.check_shown(found.platform)
     return caller.answer(CRED_ACCOUNT, account_document(found), found.modified)
 
@@ -67,7 +67,7 @@ def account(caller: Calling, uid: str, caid: Id) -> Response:
 @router.put(_ACCOUNTS + "/{caid}")
 def change_account(caller: Calling, body: Body, uid: str, caid: Id) -> Response:
     owner = caller.owner(uid, _CREATE)
-    present = caller.services.store.accounts.get(owner, caid)
+    present = caller.store.accounts.get(owner, caid)
     caller.check_shown(present.platform)
     document = caller.read(body, CRED_ACCOUNT, present.platform)
     _check_same(document, present)

@@ -24,7 +24,7 @@ _ENTITLEMENT = "api_key_access"
 
 @router.get(_KEYS)
 def api_keys(caller: Calling, uid: str) -> Response:
-    found = caller.services.store.api_keys.list(caller.owner(uid, _ENTITLEMENT))
+    found = caller.store.api_keys.list(caller.owner(uid, _ENTITLEMENT))
     documents = [_document(each) for each in found]
     # A list from which a key was deleted is no older than before: its date is that of asking, its ETag tells more.
     return caller.answer("apiKeyPairs", {"total": len(documents), "apiKeyPairs": documents}, time.time())
@@ -44,7 +44,7 @@ def create_api_key(caller: Calling, body: Body, uid: str) -> Response:
 
 @router.get(_KEYS + "/{id}")
 def api_key(caller: Calling, uid: str, id: Id) -> Response:
-    key = caller.services.store.api_keys.get(caller.owner(uid, _ENTITLEMENT), id)
+    key = caller.store.api_keys.get(caller.owner(uid, _ENTITLEMENT), id)
     return caller.answer("apiKeyPair", _document(key), key.created)
 
 

@@ -22,7 +22,7 @@ _APPLIANCES = "/users/{uid}/appliances"
 @router.get(_APPLIANCES)
 def appliances(caller: Calling, uid: str, listing: Listed) -> Response:
     owner = caller.owner(uid, "appliance_create")
-    store = caller.services.store.appliances
+    store = caller.store.appliances
     found = store.page(owner, listing)
     contents = store.contents(owner, platforms=caller.platforms)
     documents = [appliance_document(each, contents.get(each.id, Contents())) for each in found.items]
@@ -32,7 +32,7 @@ def appliances(caller: Calling, uid: str, listing: Listed) -> Response:
 @router.get(_APPLIANCES + "/{aid}")
 def appliance(caller: Calling, uid: str, aid: Id) -> Response:
     owner = caller.owner(uid, "appliance_create")
-    store = caller.services.store.appliances
+    store = caller.store.appliances
     found = store.get(owner, aid)
     contents = store.contents(owner, aid, platforms=caller.platforms).get(aid, Contents())
     return caller.answer("appliance", appliance_document(found, contents), time.time())

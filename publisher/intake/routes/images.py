@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Sequence
 
 from fastapi import APIRouter, Response
 
 from publisher.core.image import Image
-from publisher.core.uris import parse_image_uri
+from publisher.core.uris import parse_id, parse_image_uri
 from publisher.intake.caller import Caller, Calling
 from publisher.intake.documents import image_document, image_status_document
 from publisher.intake.download_keys import image_key
@@ -31,14 +30,14 @@ _IMAGES = _USER + "/appliances/{aid}/images"
 @router.get(_IMAGES)
 def images(caller: Calling, uid: str, aid: Id, listing: Listed) -> Response:
     owner = owner_of_appliance(caller, uid, aid)
-    found = caller.services.store.images.page(owner, aid, listing)
+    found = caller.store.images.page(owner, aid, listing)
     return _list(caller, found.items, found.total)
 
 
 @router.get(_IMAGES + "/statuses")
 def image_statuses(caller: Calling, uid: str, aid: Id) -> Response:
     owner = owner_of_appliance(caller, uid, aid)
-    found = caller.services.store.images.list(owner=owner, appliance_id=aid)
+    found = caller.store.images.list(owner=owner, appliance_id=aid)
     documents = [image_status_document(image) for image in found]
     return caller.answer("statuses", {"total": len(documents), "statuses": documents}, time.time())
 
@@ -47,11 +46,11 @@ def image_statuses(caller: Calling, uid: str, aid: Id) -> Response:
 def images_of_user(caller: Calling, uid: str, img: str | None = None) -> Response:
     """`img` is an image's URI or its number. Raises `InvalidRequest` where it is neither."""
     owner = caller.owner(uid, "image_generate")
-    store = caller.services.store.images
+    store = caller.store.images
     if img is None:
         return _list(caller, store.list(owner=owner))
-    if re.fullmatch(r"[0-9]{1,18}", img):
-        return _list(caller, store.list(owner=owner, id=int(img)))
+    if (id := parse_id(img)) is not None:
+        return _list(caller, store.list(owner=owner, id=id))
     login, appliance_id, image_id = parse_image_uri(img, "img")
     return _list(caller, store.list(owner=owner, appliance_id=appliance_id, id=image_id) if login == owner else [])
 
@@ -59,7 +58,7 @@ def images_of_user(caller: Calling, uid: str, img: str | None = None) -> Respons
 @router.get(_IMAGES + "/{itid:id}")
 def image(caller: Calling, uid: str, aid: Id, itid: Id) -> Response:
     found = _image(caller, uid, aid, itid)
-    appliance = caller.services.store.appliances.find(found.owner, aid)
+    appliance = caller.store.appliances.find(found.owner, aid)
     document = image_document(
         found,
         distribution=appliance.distribution if appliance else None,
@@ -78,7 +77,7 @@ def image_status(caller: Calling, uid: str, aid: Id, itid: Id) -> Response:
 def published_images_of_image(caller: Calling, uid: str, aid: Id, itid: Id) -> Response:
     """An extension of ours: where an image's `basePublishImagesUri` leads."""
     found = _image(caller, uid, aid, itid)
-    tickets = caller.services.store.tickets.list(owner=found.owner, appliance_id=aid, image_id=itid)
+    tickets = caller.store.tickets.list(owner=found.owner, appliance_id=aid, image_id=itid)
     return list_tickets(caller, tickets)
 
 
@@ -97,12 +96,12 @@ def delete_images(caller: Calling, uid: str, aid: Id) -> Response:
 
 
 def _image(caller: Caller, uid: str, aid: int, itid: int) -> Image:
-    return caller.services.store.images.find(caller.owner(uid, "appliance_create"), aid, itid)
+    return caller.store.images.find(caller.owner(uid, "appliance_create"), aid, itid)
 
 
 def _list(caller: Caller, found: Sequence[Image], total: int | None = None) -> Response:
     # With their keys: existing clients download an image from the `downloadUri` that they find in a list.
-    owned = caller.services.store.appliances.list(found[0].owner) if found else []
+    owned = caller.store.appliances.list(found[0].owner) if found else []
     distributions = {each.id: each.distribution for each in owned}
     documents = [
         image_document(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from fastapi import APIRouter, BackgroundTasks, Request, Response
@@ -11,7 +10,7 @@ from fastapi.concurrency import run_in_threadpool
 from publisher.core.errors import NotFound
 from publisher.core.image import Image
 from publisher.core.ticket import Ticket, image_of
-from publisher.core.uris import parse_image_uri, ticket_uri
+from publisher.core.uris import parse_id, parse_image_uri, ticket_uri
 from publisher.intake.caller import Caller, Calling
 from publisher.intake.documents import status_document, ticket_account_document, ticket_document
 from publisher.intake.download_keys import ticket_key
@@ -46,13 +45,13 @@ def publish_image(caller: Calling, body: Body, after: BackgroundTasks, uid: str,
 @router.get(_APPLIANCE + "/pimages")
 def published_images(caller: Calling, uid: str, aid: Id) -> Response:
     owner = owner_of_appliance(caller, uid, aid)
-    return list_tickets(caller, caller.services.store.tickets.list(owner=owner, appliance_id=aid))
+    return list_tickets(caller, caller.store.tickets.list(owner=owner, appliance_id=aid))
 
 
 @router.get(_APPLIANCE + "/pimages/statuses")
 def statuses(caller: Calling, uid: str, aid: Id) -> Response:
     owner = owner_of_appliance(caller, uid, aid)
-    return _statuses(caller, caller.services.store.tickets.list(owner=owner, appliance_id=aid))
+    return _statuses(caller, caller.store.tickets.list(owner=owner, appliance_id=aid))
 
 
 @router.get(_USER + "/pimages")
@@ -75,7 +74,7 @@ def delete_published_images(caller: Calling, uid: str, aid: Id) -> Response:
 def published_image(caller: Calling, uid: str, aid: Id, itid: Id, pitid: Id) -> Response:
     ticket = _ticket(caller, caller.owner(uid, None), aid, itid, pitid)
     caller.check_shown(ticket.platform)
-    image = caller.services.store.images.get(ticket.image_id)
+    image = caller.store.images.get(ticket.image_id)
     # That the image is generated again changes what is told of it here.
     changed = max(last_modified(ticket), image.modified if image else 0.0)
     return caller.answer("publishImage", _document(caller, ticket, image), changed)
@@ -124,7 +123,7 @@ def delete_published_image(caller: Calling, uid: str, aid: Id, itid: Id, pitid: 
 def owner_of_appliance(caller: Caller, uid: str, aid: int) -> str:
     """Raises `NotFound` for an appliance that the user does not have: an empty list would say that it has."""
     owner = caller.owner(uid, "appliance_create")
-    caller.services.store.appliances.get(owner, aid)
+    caller.store.appliances.get(owner, aid)
     return owner
 
 
@@ -132,7 +131,7 @@ def _publish(caller: Caller, body: bytes, after: BackgroundTasks, uid: str, aid:
     owner = caller.owner(uid, "image_publish")
 
     def request() -> PublishRequest:
-        store = caller.services.store
+        store = caller.store
         if itid is not None and not _has_image(store, owner, aid, itid):
             raise NotFound(f"appliance {aid} of {owner} has no image {itid}")
         document = caller.read(body, "publishImage")
@@ -156,7 +155,7 @@ def _publish(caller: Caller, body: bytes, after: BackgroundTasks, uid: str, aid:
 
 
 def _created(caller: Caller, ticket: Ticket) -> Response:
-    document = _document(caller, ticket, caller.services.store.images.get(ticket.image_id))
+    document = _document(caller, ticket, caller.store.images.get(ticket.image_id))
     uri = ticket_uri(ticket.owner, ticket.appliance_id, ticket.image_id, ticket.id)
     return caller.created("publishImage", document, uri)
 
@@ -164,11 +163,11 @@ def _created(caller: Caller, ticket: Ticket) -> Response:
 def _of_user(caller: Caller, uid: str, img: str | None) -> list[Ticket]:
     """A user's tickets, or those of one image: `img` is its URI or its number. Raises `InvalidRequest`."""
     owner = caller.owner(uid, "image_generate")
-    tickets = caller.services.store.tickets
+    tickets = caller.store.tickets
     if img is None:
         return tickets.list(owner=owner)
-    if re.fullmatch(r"[0-9]{1,18}", img):
-        return tickets.list(owner=owner, image_id=int(img))
+    if (id := parse_id(img)) is not None:
+        return tickets.list(owner=owner, image_id=id)
     login, appliance_id, image_id = parse_image_uri(img, "img")
     return tickets.list(owner=owner, appliance_id=appliance_id, image_id=image_id) if login == owner else []
 
@@ -176,7 +175,7 @@ def _of_user(caller: Caller, uid: str, img: str | None) -> list[Ticket]:
 def list_tickets(caller: Caller, found: Sequence[Ticket]) -> Response:
     shown = caller.platforms
     tickets = [each for each in found if each.platform in shown]
-    images = {image.id: image for image in caller.services.store.images.list(owner=tickets[0].owner)} if tickets else {}
+    images = {image.id: image for image in caller.store.images.list(owner=tickets[0].owner)} if tickets else {}
     documents = [_document(caller, ticket, images.get(ticket.image_id)) for ticket in tickets]
     listed = {"total": len(documents), "publishImages": documents}
     changed = max([last_modified(*tickets), *(image.modified for image in images.values())])
@@ -208,7 +207,7 @@ def _polled(caller: Caller, uid: str, aid: int, itid: int, pitid: int) -> Ticket
 
 
 def _ticket(caller: Caller, owner: str, aid: int, itid: int, pitid: int) -> Ticket:
-    ticket = caller.services.store.tickets.get(pitid)
+    ticket = caller.store.tickets.get(pitid)
     if ticket is None or (ticket.owner, ticket.appliance_id, ticket.image_id) != (owner, aid, itid):
         raise NotFound(f"image {itid} has no published image {pitid}")
     return ticket

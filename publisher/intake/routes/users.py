@@ -46,7 +46,7 @@ def roles(caller: Calling, uid: str) -> Response:
 
 def _found(caller: Caller, uid: str) -> User:
     owner = caller.owner(uid, None)
-    found = caller.user if owner == caller.user.login else caller.services.store.users.get(owner)
+    found = caller.user if owner == caller.user.login else caller.store.users.get(owner)
     if found is None:  # removed since a moment ago
         raise NotFound(f"there is no user '{owner}'")
     return found

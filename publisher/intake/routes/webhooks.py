@@ -27,7 +27,7 @@ _ENTITLEMENT = "image_publish"
 @router.get(_WEBHOOK)
 def webhook(caller: Calling, uid: str) -> Response:
     owner = caller.owner(uid, _ENTITLEMENT)
-    if caller.services.store.users.notify(owner).sealed_secret is None:
+    if caller.store.users.notify(owner).sealed_secret is None:
         raise NotFound(f"{owner} has no webhook")
     # When it changed is not kept.
     return caller.answer("webhook", _document(caller, owner), time.time())
@@ -50,4 +50,4 @@ def forget_webhook(caller: Calling, uid: str) -> Response:
 
 
 def _document(caller: Caller, owner: str) -> Document:
-    return {"url": caller.services.store.users.notify(owner).url, "uri": webhook_uri(owner)}
+    return {"url": caller.store.users.notify(owner).url, "uri": webhook_uri(owner)}

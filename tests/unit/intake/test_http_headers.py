@@ -9,6 +9,7 @@ import pytest
 from fastapi import Response
 from starlette.testclient import TestClient
 
+from publisher.store.accounts import Accounts
 from tests.unit.intake.conftest import JSON, Answer, Service, image_uri, ticket_path
 
 ALWAYS = {
@@ -50,7 +51,7 @@ def test_every_answer_has_them(fresh: Service) -> None:
 
 
 def test_an_unexpected_error_has_them(fresh: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fresh.store.accounts, "page", lambda *_: 1 / 0)
+    monkeypatch.setattr(Accounts, "page", lambda *_: 1 / 0)
     answer = fresh.get("users/alice/accounts", login="alice")
     assert answer.status == 500
     assert protects(answer)

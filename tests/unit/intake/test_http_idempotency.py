@@ -14,6 +14,7 @@ from sqlalchemy import select, update
 from publisher.core.vault import Vault
 from publisher.store import tables
 from publisher.store.engine import reading, writing
+from publisher.store.idempotency import IdempotencyKeys
 from tests.patience import PATIENCE
 from tests.unit.intake.conftest import JSON, SECRET, XML, Answer, Service, image_uri, json_body, ticket_path, xml_body
 
@@ -180,19 +181,21 @@ def test_a_key_outlives_a_new_secret_key(fresh: Service) -> None:
 def test_many_at_once_make_one_ticket(fresh: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     """Even where none of them finds the key when it looks first."""
     everyone = threading.Barrier(4)
-    look: Callable[..., Any] = fresh.store.idempotency_keys.ticket
+    look: Callable[..., Any] = IdempotencyKeys.ticket
     first_look = threading.local()
+    waited: list[int] = []
 
-    def together(key: Any) -> Any:
-        found = look(key)
+    def together(keys: IdempotencyKeys, key: Any) -> Any:
+        found = look(keys, key)
         if not getattr(first_look, "done", False):
             first_look.done = True
-            everyone.wait(20 * PATIENCE)
+            waited.append(everyone.wait(20 * PATIENCE))
         return found
 
-    monkeypatch.setattr(fresh.store.idempotency_keys, "ticket", together)
+    monkeypatch.setattr(IdempotencyKeys, "ticket", together)
     with ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(lambda _: post(fresh, "k"), range(4)))
+    assert sorted(waited) == [0, 1, 2, 3], "each of them looked before any had made a ticket"
     assert [answer.status for answer in answers] == [201] * 4
     assert len({answer.headers["location"] for answer in answers}) == 1
     assert len(tickets(fresh)) == 1

@@ -9,6 +9,7 @@ import pytest
 from structlog.contextvars import get_contextvars
 
 from publisher.services import wakeups
+from publisher.store.tickets import Tickets
 from tests.unit.intake.conftest import JSON, Service, image_uri, json_body
 
 
@@ -29,7 +30,7 @@ def test_so_does_one_to_an_unexpected_error(fresh: Service, monkeypatch: pytest.
     def fail(*_: object) -> None:
         raise KeyError("x")
 
-    monkeypatch.setattr(fresh.store.tickets, "get", fail)
+    monkeypatch.setattr(Tickets, "get", fail)
     answer = fresh.get(f"{image_uri(7)}/pimages/1", headers={"X-Request-Id": "mine-1"})
     assert (answer.status, answer.headers["x-request-id"]) == (500, "mine-1")
 

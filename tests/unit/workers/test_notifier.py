@@ -360,4 +360,4 @@ def test_a_mistake_is_not_the_end_of_all_webhooks(
     monkeypatch.setattr(made, "turn", turn)
     made.run()
     assert turns == [0, 1]
-    assert "unexpected, while webhooks were sent" in caplog.text
+    assert "notifier: unexpected" in caplog.text
