@@ -19,7 +19,7 @@ _FAILED = pytest.StashKey[bool]()
 
 
 _QUICK_SECONDS = 0.003
-_FREEZES_AT_MOST = 16
+_FREEZES_AT_MOST = 64
 _freezes = 0
 _OLD = 2
 """The generation of what is left of earlier tests; what one test makes stays in those before, however much it is."""

@@ -29,20 +29,25 @@ def same_headers(head: Answer, got: Answer) -> None:
         assert head.headers["content-length"] == str(len(got.body))
 
 
+@pytest.fixture(scope="module")
+def belongings(service: Service) -> Belongings:
+    """Alice's, which those who only look at them share."""
+    return Belongings.make(service, "alice", State.FAILED, ImageState.READY)
+
+
 # HEAD -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("accept", [XML, JSON])
 @pytest.mark.parametrize("row", GETS, ids=str)
-def test_head_of_every_resource(service: Service, row: Row, accept: str) -> None:
-    objects = Belongings.make(service, "alice")
+def test_head_of_every_resource(service: Service, belongings: Belongings, row: Row, accept: str) -> None:
     head = Row("HEAD", *(getattr(row, name) for name in ("path", "entitlement", "root")))
     for login in ("alice", "root", "bob", "carol", None):
-        got = objects.ask(row, login, accept=accept)
-        same = objects.ask(head, login, accept=accept)
+        got = belongings.ask(row, login, accept=accept)
+        same = belongings.ask(head, login, accept=accept)
         same_headers(same, got)
-    etag = objects.ask(row, "alice", accept=accept).headers["etag"]
-    path = objects.path(row)
+    etag = belongings.ask(row, "alice", accept=accept).headers["etag"]
+    path = belongings.path(row)
     known = {"If-None-Match": etag}
     same_headers(*(service.call(m, path, login="alice", accept=accept, headers=known) for m in ("HEAD", "GET")))
 
@@ -66,14 +71,13 @@ def test_head_of_the_metrics(service: Service) -> None:
 
 
 @pytest.mark.parametrize("row", CONTRACT + FILES, ids=str)
-def test_allowed_methods_name_head_with_get(service: Service, row: Row) -> None:
-    objects = Belongings.make(service, "alice", State.FAILED, ImageState.READY)
-    answer = service.call("PATCH", objects.path(row), login="alice")
+def test_allowed_methods_name_head_with_get(service: Service, belongings: Belongings, row: Row) -> None:
+    answer = service.call("PATCH", belongings.path(row), login="alice")
     assert answer.status == 405
     allowed = answer.headers["allow"].split(", ")
     assert ("HEAD" in allowed) is ("GET" in allowed)
     assert row.method in allowed
-    refused = service.call("HEAD", objects.path(row), login="alice")
+    refused = service.call("HEAD", belongings.path(row), login="alice")
     assert (refused.status == 405) is ("GET" not in allowed)
 
 
