@@ -22,7 +22,7 @@ from publisher.core.errors import InvalidRequest
 if TYPE_CHECKING:
     from publisher.platforms.platform import Platform
 
-app = typer.Typer(help="Cloud accounts kept here.", no_args_is_help=True)
+app = typer.Typer(help="Manage stored cloud accounts.", no_args_is_help=True)
 
 
 @app.command(
@@ -32,20 +32,18 @@ app = typer.Typer(help="Cloud accounts kept here.", no_args_is_help=True)
 )
 def add(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="The name to keep it under.")],
+    name: Annotated[str, typer.Argument(help="Name of the new account.")],
     user: User = "root",
-    platform: Annotated[str, typer.Option(help="The kind of cloud.")] = "openstack",
-    keystone_url: Annotated[str | None, typer.Option(envvar="OS_AUTH_URL", help="Keystone's address.")] = None,
-    glance_url: Annotated[
-        str | None, typer.Option(help="Glance's address; taken from Keystone's catalog if not given.")
-    ] = None,
-    login: Annotated[str | None, typer.Option(envvar="OS_USERNAME", help="Login of the cloud account.")] = None,
+    platform: Annotated[str, typer.Option(help="Platform of the account.")] = "openstack",
+    keystone_url: Annotated[str | None, typer.Option(envvar="OS_AUTH_URL", help="Keystone's URL.")] = None,
+    glance_url: Annotated[str | None, typer.Option(help="Glance's URL (default: from Keystone's catalog).")] = None,
+    login: Annotated[str | None, typer.Option(envvar="OS_USERNAME", help="Login name in the cloud.")] = None,
     password_stdin: Annotated[
         bool,
         typer.Option(
             "--password-stdin",
-            help="Read the cloud account's password from the standard input; else it is that of the clouds.yaml or of"
-            f" {passwords.CLOUD_VARIABLE}, or asked for.",
+            help="Read the password from the first line of standard input. Otherwise it comes from"
+            f" clouds.yaml, {passwords.CLOUD_VARIABLE} or a prompt. Other platforms: one line for each secret.",
         ),
     ] = False,
     user_domain: UserDomain = None,
@@ -54,20 +52,23 @@ def add(
     ca_bundle: CaBundle = None,
     from_clouds_yaml: Annotated[
         str | None,
-        typer.Option(metavar="CLOUD", help="Take what no option gives from this cloud of a clouds.yaml."),
+        typer.Option(metavar="CLOUD", help="Take missing values from this cloud in a clouds.yaml file."),
     ] = None,
     file: Annotated[
         Path | None,
         typer.Option(
-            help=f"The clouds.yaml; else that of {FILE_VARIABLE}, or the first of"
-            f" {', '.join(str(each) for each in CLOUDS_FILES)}."
+            help=f"Path of the clouds.yaml file (default: {FILE_VARIABLE}, otherwise the first that exists of"
+            f" {', '.join(str(each) for each in CLOUDS_FILES)})."
         ),
     ] = None,
 ) -> None:
-    """Keep a cloud account under a name.
+    """Store a cloud account under a name.
 
-    What is not given is taken from the clouds.yaml, where one is asked for, else from the OS_… variables.
-    The project, its domain and the region are told by each request to publish.
+    For OpenStack, missing values come from clouds.yaml (--from-clouds-yaml) or the OS_… variables.
+    An account contains no project, project domain or region: each publish request names them.
+
+    The plain account elements of other platforms are options, too: --access-key-id for accessKeyId.
+    The command prompts for secret elements, unless you use --password-stdin.
     """
     from publisher.cli.platform_options import read_options, read_secrets
     from publisher.core.vault import Vault
@@ -106,10 +107,10 @@ def add(
 
 @app.command("list", epilog=examples("accounts list", "accounts list --user anna --json"))
 def list_(
-    user: Annotated[str | None, typer.Option(help="Those of this user alone.", autocompletion=users)] = None,
+    user: Annotated[str | None, typer.Option(help="Show only accounts of this user.", autocompletion=users)] = None,
     as_json: Json = False,
 ) -> None:
-    """List the accounts, without their secrets."""
+    """List accounts, without their secrets."""
     with open_store(read_settings()) as store:
         accounts = store.accounts.list(user)
     if as_json:
@@ -131,7 +132,7 @@ def list_(
 
 @app.command(epilog=examples("accounts remove production --user anna"))
 def remove(name: Name, user: User = "root", yes: Yes = False) -> None:
-    """Remove an account. Publications that run with it continue."""
+    """Remove an account. Tickets that already use it continue."""
     with open_store(read_settings()) as store:
         found = find_account(store, user, name)
         confirm(f"Remove the account '{name}' of {user}, with its password?", yes=yes)

@@ -1,4 +1,4 @@
-"""`publisher appliances`: manage what images are generated from."""
+"""`publisher appliances`: manage appliances, which group images."""
 
 from __future__ import annotations
 
@@ -16,26 +16,30 @@ from publisher.core.errors import NotFound
 if TYPE_CHECKING:
     from publisher.store.appliances import Appliance
 
-app = typer.Typer(help="What images are generated from.", no_args_is_help=True)
+app = typer.Typer(help="Manage appliances, which group images.", no_args_is_help=True)
 
-User = Annotated[str, typer.Option(help="Whose appliance it is.", autocompletion=users)]
-Id = Annotated[int, typer.Argument(min=1, max=ID_MAX, help="Its number.")]
+User = Annotated[str, typer.Option(help="User who owns the appliance.", autocompletion=users)]
+Id = Annotated[int, typer.Argument(min=1, max=ID_MAX, help="Number of the appliance.")]
 
 
 @app.command(epilog=examples("appliances add --name web", 'appliances add 4 --user anna --distribution "Debian 12"'))
 def add(
     id: Annotated[
-        int | None, typer.Argument(min=1, max=ID_MAX, help="Its number; the user's next free one by default.")
+        int | None,
+        typer.Argument(min=1, max=ID_MAX, help="Number of the appliance (default: the user's next free number)."),
     ] = None,
     user: User = "root",
-    name: Annotated[str | None, typer.Option(help="Its name; appliance-NUMBER by default.")] = None,
-    version: Annotated[str, typer.Option(help="Its version.")] = "1",
-    distribution: Annotated[str, typer.Option(help="The operating system in it, such as 'Debian 12'.")] = "unknown",
-    architecture: Annotated[str, typer.Option(help="The processor that it is for.")] = "x86_64",
-    description: Annotated[str, typer.Option(help="What it is.")] = "",
+    name: Annotated[str | None, typer.Option(help="Name of the appliance (default: appliance-NUMBER).")] = None,
+    version: Annotated[str, typer.Option(help="Version of the appliance.")] = "1",
+    distribution: Annotated[str, typer.Option(help="Operating system, such as 'Debian 12'.")] = "unknown",
+    architecture: Annotated[str, typer.Option(help="Processor architecture.")] = "x86_64",
+    description: Annotated[str, typer.Option(help="Description of the appliance.")] = "",
     as_json: Json = False,
 ) -> None:
-    """Describe an appliance. One that is not described is made by its first image."""
+    """Add an appliance.
+
+    This is optional: the first image of an appliance creates it, without a description.
+    """
     with open_store(read_settings()) as store:
         appliance = store.appliances.add(
             user,
@@ -54,10 +58,10 @@ def add(
 
 @app.command("list", epilog=examples("appliances list --user anna"))
 def list_(
-    user: Annotated[str | None, typer.Option(help="Those of this user alone.", autocompletion=users)] = None,
+    user: Annotated[str | None, typer.Option(help="Show only appliances of this user.", autocompletion=users)] = None,
     as_json: Json = False,
 ) -> None:
-    """List the appliances, and the bytes that their images take."""
+    """List appliances and the total size of their images."""
     with open_store(read_settings()) as store:
         found = store.appliances.list(user)
         contents = {owner: store.appliances.contents(owner) for owner in {each.owner for each in found}}
@@ -74,7 +78,7 @@ def list_(
 
 @app.command(epilog=examples("appliances remove 4 --user anna"))
 def remove(id: Id, user: User = "root", yes: Yes = False) -> None:
-    """Remove an appliance that has neither images nor published images."""
+    """Remove an appliance that has no images and no tickets."""
     with open_store(read_settings()) as store:
         if store.appliances.find(user, id) is None:
             raise NotFound(f"{user} has no appliance {id}; see: publisher appliances list")

@@ -14,23 +14,25 @@ from publisher.core.settings import Settings
 if TYPE_CHECKING:
     from publisher.store.audit import AuditEntry
 
-app = typer.Typer(help="Who did what.", no_args_is_help=True)
+app = typer.Typer(help="Show the audit log.", no_args_is_help=True)
 
 
 @app.command("list", epilog=examples("audit list --user anna", "audit list --object users/root/accounts/1 --json"))
 def list_(
-    user: Annotated[str | None, typer.Option(help="Only what this user did.")] = None,
+    user: Annotated[str | None, typer.Option(help="Show only actions of this user.")] = None,
     object: Annotated[
         str | None,
-        typer.Option(metavar="URI", help="Only what was done to this, such as users/root/accounts/1."),
+        typer.Option(metavar="URI", help="Show only actions on this object, such as users/root/accounts/1."),
     ] = None,
-    count: Annotated[int, typer.Option(min=1, max=1_000_000, help="How many entries at the most.")] = 100,
-    before: Annotated[int | None, typer.Option(help="Only those before the entry of this number.")] = None,
+    count: Annotated[int, typer.Option(min=1, max=1_000_000, help="Maximum number of entries to show.")] = 100,
+    before: Annotated[
+        int | None, typer.Option(help="Show only entries with a smaller number, to continue a list.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """List the changes that were made over the API, in the console and by this command, the newest first.
+    """List changes made through the API, the console and this command, newest first.
 
-    What workers do to a ticket is in its history (`publisher status --history`).
+    What workers do to a ticket is in its history: see publisher status --history.
     """
     with open_store(Settings.from_environment()) as store:
         entries = store.audit.latest(count, before=before, actor=user, object=object)

@@ -11,7 +11,7 @@ CaBundle = Annotated[
     Path | None,
     typer.Option(
         envvar="OS_CACERT",
-        help="File of certificates (PEM): the authorities that the cloud is trusted by, in place of the workers' own.",
+        help="PEM file of the CA certificates to trust for this cloud, instead of the workers' own.",
     ),
 ]
 

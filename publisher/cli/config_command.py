@@ -1,4 +1,4 @@
-"""`publisher config`: show the settings, and where each comes from."""
+"""`publisher config`: show the settings and the source of each."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ EXAMPLES = examples("config", "config --changed", "config --json", "config --doc
 
 
 def config(
-    changed: Annotated[bool, typer.Option("--changed", help="Only those that are not left at their defaults.")] = False,
+    changed: Annotated[bool, typer.Option("--changed", help="Leave out settings that use their defaults.")] = False,
     docs: Annotated[
-        bool, typer.Option("--docs", help="Print the table of all settings in Markdown, as the documents have it.")
+        bool, typer.Option("--docs", help="Print a Markdown table of all settings, as in the documentation.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Show the settings in force, and where each comes from.
+    """Show the settings in force and the source of each.
 
-    Passwords in addresses are hidden. Variables that begin like settings and are none are warned about.
+    Passwords in URLs are hidden. Variables that look like settings but are not cause a warning.
     """
     if docs:
         typer.echo(table(), nl=False)

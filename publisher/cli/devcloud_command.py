@@ -1,4 +1,4 @@
-"""`publisher devcloud`: a real Keystone and Glance on loopback, to publish to."""
+"""`publisher devcloud`: run a real Keystone and Glance on this machine, to publish to."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from publisher.core.errors import PublisherError
 if TYPE_CHECKING:
     from publisher.devcloud import DevCloud
 
-app = typer.Typer(help="A real Keystone and Glance on loopback, to try things out with.", no_args_is_help=True)
+app = typer.Typer(help="Run a real Keystone and Glance on this machine, for trials.", no_args_is_help=True)
 
 _STOP_SIGNALS = {signal.SIGINT, signal.SIGTERM}
 VENV_VARIABLE = "PUBLISHER_DEVCLOUD_VENV"
@@ -36,11 +36,14 @@ class DevCloudFailed(PublisherError):
 @app.command(epilog=examples("devcloud up", "devcloud up --host devcloud --stay"))
 def up(
     host: Annotated[
-        str, typer.Option(help="The address, or name of this machine, that a new one listens on and is found at.")
+        str,
+        typer.Option(
+            help="Address or host name of this machine for a new cloud to listen on and to name in its catalog."
+        ),
     ] = "127.0.0.1",
-    stay: Annotated[bool, typer.Option("--stay", help="Stay until Ctrl-C or SIGTERM, and stop it then.")] = False,
+    stay: Annotated[bool, typer.Option("--stay", help="Wait for Ctrl-C or SIGTERM, then stop the cloud.")] = False,
 ) -> None:
-    """Start it and wait until it answers. The first start installs it: a minute or two."""
+    """Start the cloud and wait until it answers. The first start installs it, which takes a minute or two."""
     with _cloud() as cloud:
         cloud.up(say=lambda words: say(words, console=err), host=host)
         say(f'What to sign in there with: {_command("env")}    (into this shell: eval "$(…)")')
@@ -51,7 +54,7 @@ def up(
 
 @app.command(epilog=examples("devcloud install"))
 def install() -> None:
-    """Install what `up` needs, without starting it."""
+    """Install Keystone and Glance without starting them."""
     with _cloud() as cloud:
         cloud.install(say=lambda words: say(words, console=err))
     say("Keystone and Glance are installed")
@@ -59,7 +62,7 @@ def install() -> None:
 
 @app.command(epilog=examples("devcloud down"))
 def down() -> None:
-    """Stop it. What it holds stays."""
+    """Stop the cloud. Its data is kept."""
     with _cloud() as cloud:
         cloud.down()
     say("The development cloud is stopped")
@@ -67,10 +70,13 @@ def down() -> None:
 
 @app.command(epilog=examples("devcloud env", "devcloud env --json"))
 def env(
-    user: Annotated[str, typer.Option(help="The user of the cloud.")] = "uploader",
+    user: Annotated[str, typer.Option(help="User of the cloud.")] = "uploader",
     as_json: Json = False,
 ) -> None:
-    """Print the OS_… variables of an account in it, password included: eval "$(publisher devcloud env)"."""
+    """Print the OS_… variables of an account in the cloud, with its password.
+
+    To set them in this shell: eval "$(publisher devcloud env)"
+    """
     with _cloud() as cloud:
         variables = cloud.env(user)
     if as_json:
@@ -82,7 +88,7 @@ def env(
 
 @app.command(epilog=examples("devcloud status"))
 def status(as_json: Json = False) -> None:
-    """Tell whether it runs; exit code 1 if it does not."""
+    """Show whether the cloud runs. The exit code is 1 if it does not."""
     with _cloud() as cloud:
         running = cloud.running()
         keystone, glance = (cloud.keystone_url, cloud.glance_url) if running else (None, None)

@@ -14,12 +14,12 @@ from publisher.core.settings import Settings
 if TYPE_CHECKING:
     from publisher.store.fleet import WorkerStanding
 
-app = typer.Typer(help="The workers there are.", no_args_is_help=True)
+app = typer.Typer(help="Show and drain workers.", no_args_is_help=True)
 
 
 @app.command("list", epilog=examples("fleet list", "fleet list --json"))
 def list_(as_json: Json = False) -> None:
-    """List the workers that run, or did within the last day; those heard of last come first."""
+    """List the workers that ran within the last 24 hours, latest heartbeat first."""
     settings = Settings.from_environment()
     with open_store(settings) as store:
         found = store.fleet.workers()
@@ -41,11 +41,11 @@ def list_(as_json: Json = False) -> None:
 
 
 @app.command(epilog=examples("fleet drain worker-1.example.com-4711"))
-def drain(name: Annotated[str, typer.Argument(help="A worker's name, as `publisher fleet list` has it.")]) -> None:
-    """Have a worker take nothing new, and end.
+def drain(name: Annotated[str, typer.Argument(help="Name of the worker, as shown by publisher fleet list.")]) -> None:
+    """Drain a worker: finish current uploads, then exit.
 
-    Its uploads go on for PUBLISHER_DRAIN_SECONDS; what has not ended then goes back to the queue. Whatever starts
-    workers may start another in its place.
+    Tickets that have not ended after PUBLISHER_DRAIN_SECONDS go back to the queue.
+    A service manager may start a new worker in its place.
     """
     settings = Settings.from_environment()
     with open_store(settings) as store:

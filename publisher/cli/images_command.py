@@ -1,4 +1,4 @@
-"""`publisher images`: manage the catalog of generated images."""
+"""`publisher images`: manage registered images."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from publisher.core.image import Image
     from publisher.store import Store
 
-app = typer.Typer(help="The catalog of generated images.", no_args_is_help=True)
+app = typer.Typer(help="Manage registered images.", no_args_is_help=True)
 
 ID_MAX = (1 << 63) - 1
 """The largest number that the database's columns can hold."""
@@ -32,30 +32,37 @@ FIRST_APPLIANCE = 1
 """The appliance of images for which none is named. The first such image creates it."""
 
 Format = Annotated[
-    str | None, typer.Option("--format", help="Image format, such as qcow2; checked against what the file really is.")
+    str | None, typer.Option("--format", help="Format of the image, such as qcow2. The file's content must match.")
 ]
-Id = Annotated[int, typer.Argument(min=1, max=ID_MAX, help="An image's number.", autocompletion=image_numbers)]
-Link = Annotated[bool, typer.Option("--link", help="Hard-link the file into the image root in place of copying it.")]
+Id = Annotated[int, typer.Argument(min=1, max=ID_MAX, help="Number of the image.", autocompletion=image_numbers)]
+Link = Annotated[bool, typer.Option("--link", help="Hard-link the file into the image root instead of copying it.")]
 
 
 @app.command(epilog=examples("images add disk.qcow2", "images add disk.img --appliance 4 --format raw --link"))
 def add(
-    file: Annotated[Path, typer.Argument(help="A disk image: qcow2, raw, vmdk, vdi, vhd or ISO.")],
+    file: Annotated[Path, typer.Argument(help="Disk image to register: qcow2, raw, vmdk, vdi, vhd or ISO.")],
     appliance: Annotated[
-        int, typer.Option(min=1, max=ID_MAX, help="The appliance that it belongs to; created if it does not exist.")
+        int, typer.Option(min=1, max=ID_MAX, help="Appliance of the image. It is created if it does not exist.")
     ] = FIRST_APPLIANCE,
-    user: Annotated[str, typer.Option(help="The user that it belongs to.", autocompletion=users)] = "root",
-    id: Annotated[int | None, typer.Option(min=1, max=ID_MAX, help="Its number; the next free one by default.")] = None,
+    user: Annotated[str, typer.Option(help="User who owns the image.", autocompletion=users)] = "root",
+    id: Annotated[
+        int | None, typer.Option(min=1, max=ID_MAX, help="Number of the image (default: the next free number).")
+    ] = None,
     format: Format = None,
-    name: Annotated[str | None, typer.Option(help="Its name; that of the file by default.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the image (default: the file's name).")] = None,
     link: Link = False,
-    md5: Annotated[str | None, typer.Option(help="The MD5 that the file, or the disk in it, must have.")] = None,
-    sha256: Annotated[str | None, typer.Option(help="Likewise its SHA-256.")] = None,
+    md5: Annotated[
+        str | None, typer.Option(help="Expected MD5 of the file, or of the disk image compressed in it.")
+    ] = None,
+    sha256: Annotated[
+        str | None, typer.Option(help="Expected SHA-256 of the file, or of the disk image compressed in it.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Register a disk image, so that it can be published. A file under the image root stays where it is.
+    """Register a disk image, so that it can be published.
 
-    One that is compressed (gz, xz, zst, bz2) is unpacked into the image root.
+    The file is copied into the image root, unless it is there already.
+    A compressed file (gz, xz, zst, bz2) is unpacked into the image root.
     """
     from publisher.core.checksums import checksum
     from publisher.files.image_writer import UnpackLimits
@@ -90,11 +97,11 @@ def add(
 
 @app.command("list", epilog=examples("images list", "images list --user anna --json"))
 def list_(
-    user: Annotated[str | None, typer.Option(help="Only those of this user.", autocompletion=users)] = None,
-    appliance: Annotated[int | None, typer.Option(help="Only those of this appliance.")] = None,
+    user: Annotated[str | None, typer.Option(help="Show only images of this user.", autocompletion=users)] = None,
+    appliance: Annotated[int | None, typer.Option(help="Show only images of this appliance.")] = None,
     as_json: Json = False,
 ) -> None:
-    """List the images."""
+    """List images."""
     with open_store(read_settings()) as store:
         images = store.images.list(owner=user, appliance_id=appliance)
     if as_json:
@@ -136,7 +143,7 @@ def show(id: Id, as_json: Json = False) -> None:
 
 @app.command(epilog=examples("images delete 7", "images delete 7 --yes"))
 def delete(id: Id, yes: Yes = False, as_json: Json = False) -> None:
-    """Delete an image, and its file if the service created it. What was published stays in the clouds."""
+    """Delete an image, and its file if the service created it. Published copies stay in the clouds."""
     from publisher.services import image_files
 
     settings = read_settings()

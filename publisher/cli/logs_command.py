@@ -1,4 +1,4 @@
-"""`publisher logs`: show all that is known of a ticket, in order of time."""
+"""`publisher logs`: show everything known about a ticket, in order of time."""
 
 from __future__ import annotations
 
@@ -45,17 +45,19 @@ class Event:
 
 def logs(
     ticket: TicketId,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until it ends.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Show new events until the ticket ends.")] = False,
     timeout: Annotated[
         float | None,
-        typer.Option("--timeout", min=0, metavar="SECONDS", help="With --follow: no longer than this."),
+        typer.Option(
+            "--timeout", min=0, metavar="SECONDS", help="With --follow: maximum time to wait for the ticket's end."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Tell all that is known of a ticket, in order: states, phases, retries and why, cloud objects, pace of uploads.
+    """Show all events of a ticket in order: states, phases, retries and their reasons, cloud objects, upload rates.
 
-    With --follow the exit code is 0 published, 1 failed, 3 cancelled, 4 not within --timeout.
-    With --follow --json each event is a line of its own.
+    Exit codes with --follow: 0 published, 1 failed, 3 cancelled, 4 not ended within --timeout.
+    With --follow --json, each event is one line.
     """
     with open_store(read_settings()) as store, no_outcome(when=follow):
         dossier = _dossier(store, ticket)

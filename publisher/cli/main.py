@@ -70,8 +70,8 @@ def _fail(words: str, code: int) -> NoReturn:
 
 app = typer.Typer(
     cls=Commands,
-    help="Publishes machine images to clouds.",
-    epilog="Exit codes: 0 done, 1 failed, 2 wrong input, 3 cancelled, 4 not in time, 130 interrupted.",
+    help="Publish machine images to clouds.",
+    epilog="Exit codes: 0 success, 1 failure, 2 invalid input, 3 cancelled, 4 timed out, 130 interrupted.",
     no_args_is_help=True,
     # Rich's tracebacks would show local variables, including passwords.
     pretty_exceptions_enable=False,
@@ -87,13 +87,13 @@ def _version(asked: bool) -> None:
 @app.callback()
 def main(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Publishes machine images to clouds."""
+    """Publish machine images to clouds."""
 
 
-PUBLISHING, KEPT, OPERATING, PARTS = "Publishing", "What is kept", "Operating", "The parts, one by one"
+PUBLISHING, RESOURCES, OPERATIONS, SERVICES = "Publishing", "Resources", "Operations", "Services"
 """The headings of the groups in the help."""
 
 app.command(rich_help_panel=PUBLISHING, epilog=publish_command.EXAMPLES)(publish_command.publish)
@@ -101,23 +101,23 @@ app.command(rich_help_panel=PUBLISHING, epilog=tickets_command.STATUS_EXAMPLES)(
 app.command(rich_help_panel=PUBLISHING, epilog=logs_command.EXAMPLES)(logs_command.logs)
 app.command(rich_help_panel=PUBLISHING, epilog=tickets_command.CANCEL_EXAMPLES)(tickets_command.cancel)
 app.add_typer(tickets_command.app, name="tickets", rich_help_panel=PUBLISHING)
-app.add_typer(images_command.app, name="images", rich_help_panel=KEPT)
-app.add_typer(appliances_command.app, name="appliances", rich_help_panel=KEPT)
-app.add_typer(accounts_command.app, name="accounts", rich_help_panel=KEPT)
-app.add_typer(users_command.app, name="users", rich_help_panel=KEPT)
-app.add_typer(roles_command.app, name="roles", rich_help_panel=KEPT)
-app.command(rich_help_panel=OPERATING, epilog=up_command.EXAMPLES)(up_command.up)
-app.command(rich_help_panel=OPERATING, epilog=top_command.EXAMPLES)(top_command.top)
-app.command(rich_help_panel=OPERATING, epilog=doctor_command.EXAMPLES)(doctor_command.doctor)
-app.command(rich_help_panel=OPERATING, epilog=config_command.EXAMPLES)(config_command.config)
-app.command(rich_help_panel=OPERATING, epilog=servers_command.SWEEP_EXAMPLES)(servers_command.sweep)
-app.add_typer(fleet_command.app, name="fleet", rich_help_panel=OPERATING)
-app.add_typer(audit_command.app, name="audit", rich_help_panel=OPERATING)
-app.add_typer(devcloud_command.app, name="devcloud", rich_help_panel=OPERATING)
-app.command(rich_help_panel=PARTS, epilog=servers_command.SERVE_EXAMPLES)(servers_command.serve)
-app.command(rich_help_panel=PARTS, epilog=servers_command.WORKER_EXAMPLES)(servers_command.worker)
-app.command(rich_help_panel=PARTS, epilog=servers_command.FLOWER_EXAMPLES)(servers_command.flower)
-app.command(rich_help_panel=PARTS, epilog=servers_command.MIGRATE_EXAMPLES)(servers_command.migrate)
+app.add_typer(images_command.app, name="images", rich_help_panel=RESOURCES)
+app.add_typer(appliances_command.app, name="appliances", rich_help_panel=RESOURCES)
+app.add_typer(accounts_command.app, name="accounts", rich_help_panel=RESOURCES)
+app.add_typer(users_command.app, name="users", rich_help_panel=RESOURCES)
+app.add_typer(roles_command.app, name="roles", rich_help_panel=RESOURCES)
+app.command(rich_help_panel=OPERATIONS, epilog=up_command.EXAMPLES)(up_command.up)
+app.command(rich_help_panel=OPERATIONS, epilog=top_command.EXAMPLES)(top_command.top)
+app.command(rich_help_panel=OPERATIONS, epilog=doctor_command.EXAMPLES)(doctor_command.doctor)
+app.command(rich_help_panel=OPERATIONS, epilog=config_command.EXAMPLES)(config_command.config)
+app.command(rich_help_panel=OPERATIONS, epilog=servers_command.SWEEP_EXAMPLES)(servers_command.sweep)
+app.add_typer(fleet_command.app, name="fleet", rich_help_panel=OPERATIONS)
+app.add_typer(audit_command.app, name="audit", rich_help_panel=OPERATIONS)
+app.add_typer(devcloud_command.app, name="devcloud", rich_help_panel=OPERATIONS)
+app.command(rich_help_panel=SERVICES, epilog=servers_command.SERVE_EXAMPLES)(servers_command.serve)
+app.command(rich_help_panel=SERVICES, epilog=servers_command.WORKER_EXAMPLES)(servers_command.worker)
+app.command(rich_help_panel=SERVICES, epilog=servers_command.FLOWER_EXAMPLES)(servers_command.flower)
+app.command(rich_help_panel=SERVICES, epilog=servers_command.MIGRATE_EXAMPLES)(servers_command.migrate)
 
 if __name__ == "__main__":
     app()

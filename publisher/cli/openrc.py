@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 FIRST_DOMAIN = "default"
-ACCOUNT, TARGET = "The cloud account", "Where it goes"
+ACCOUNT, TARGET = "Cloud account", "Target"
 """The headings under which a command with many options shows these."""
 _VERSIONS = {"3": "v3", "2": "v2.0", "2.0": "v2.0"}
 
@@ -38,7 +38,7 @@ Project = Annotated[
     str | None,
     typer.Option(
         envvar=["OS_PROJECT_ID", "OS_TENANT_ID", "OS_PROJECT_NAME"],
-        help="Keystone v3 project: its name or id.",
+        help="Name or id of the Keystone v3 project.",
         rich_help_panel=TARGET,
     ),
 ]
@@ -46,7 +46,7 @@ ProjectDomain = Annotated[
     str | None,
     typer.Option(
         envvar=_domain_variables("PROJECT"),
-        help="Keystone v3 domain of the project: its name or id. Also the user's, if no variable or option gives that.",
+        help="Name or id of the project's Keystone v3 domain. Also the user's domain, if nothing else sets it.",
         rich_help_panel=TARGET,
     ),
 ]
@@ -54,17 +54,19 @@ UserDomain = Annotated[
     str | None,
     typer.Option(
         envvar=_domain_variables("USER"),
-        help="Keystone v3 domain of the user: its name or id.",
+        help="Name or id of the user's Keystone v3 domain.",
         rich_help_panel=ACCOUNT,
     ),
 ]
 Tenant = Annotated[
-    str | None, typer.Option(envvar="OS_TENANT_NAME", help="Keystone v2.0 tenant.", rich_help_panel=TARGET)
+    str | None, typer.Option(envvar="OS_TENANT_NAME", help="Name of the Keystone v2.0 tenant.", rich_help_panel=TARGET)
 ]
 Region = Annotated[
     str | None,
     typer.Option(
-        envvar="OS_REGION_NAME", help="Region to publish to; needed where there are several.", rich_help_panel=TARGET
+        envvar="OS_REGION_NAME",
+        help="Region to publish to. Required if the cloud has several.",
+        rich_help_panel=TARGET,
     ),
 ]
 Interface = Annotated[
@@ -72,7 +74,7 @@ Interface = Annotated[
     typer.Option(
         envvar=["OS_INTERFACE", "OS_ENDPOINT_TYPE"],
         metavar="public|internal|admin",
-        help="Which of the catalog's addresses of Glance to use; public if not given.",
+        help="Interface of the Glance endpoint in Keystone's catalog (default: public).",
         rich_help_panel=ACCOUNT,
     ),
 ]
@@ -81,7 +83,7 @@ KeystoneVersion = Annotated[
     typer.Option(
         envvar="OS_IDENTITY_API_VERSION",
         metavar="v3|v2.0",
-        help="Found out by asking Keystone if not given.",
+        help="Version of the Keystone API (default: detected by asking Keystone).",
         rich_help_panel=ACCOUNT,
     ),
 ]

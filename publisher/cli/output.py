@@ -17,7 +17,7 @@ from publisher.core.errors import InvalidRequest
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask whether it is meant.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 
 
 class _CurrentStream(Console):

@@ -73,49 +73,54 @@ EXAMPLES = examples(
     "publish 7 --account production --project demo --wait",
     "publish 7 --wait --timeout 3600 --json < password --password-stdin",
 )
-FILE = "A file that is registered first"
 
 
 def publish(
     context: typer.Context,
     image: Annotated[
-        str, typer.Argument(help="The number of an image, or a file to register first.", autocompletion=images)
+        str, typer.Argument(help="Number of a registered image, or a file to register first.", autocompletion=images)
     ],
     user: Annotated[
         str | None,
         typer.Option(
-            help=f"Whose image it is; the image's own user, or for a file {FIRST_USER}.", autocompletion=users
+            help=f"User who owns the image (default: the image's owner; for a file: {FIRST_USER}).",
+            autocompletion=users,
         ),
     ] = None,
     appliance: Annotated[
-        int | None, typer.Option(min=1, max=ID_MAX, help=f"Likewise its appliance; for a file {FIRST_APPLIANCE}.")
+        int | None,
+        typer.Option(
+            min=1,
+            max=ID_MAX,
+            help=f"Appliance of the image (default: the image's appliance; for a file: {FIRST_APPLIANCE}).",
+        ),
     ] = None,
     stored: Annotated[
         str | None,
         typer.Option(
             "--account",
             metavar="NAME",
-            help="A stored account; the OS_… variables are not read.",
+            help="Name of a stored account to use. The OS_… variables are then ignored.",
             rich_help_panel=ACCOUNT,
         ),
     ] = None,
-    platform: Annotated[str, typer.Option(help="The kind of cloud.", rich_help_panel=ACCOUNT)] = "openstack",
+    platform: Annotated[str, typer.Option(help="Platform to publish to.", rich_help_panel=ACCOUNT)] = "openstack",
     keystone_url: Annotated[
-        str | None, typer.Option(envvar="OS_AUTH_URL", help="Keystone's address.", rich_help_panel=ACCOUNT)
+        str | None, typer.Option(envvar="OS_AUTH_URL", help="Keystone's URL.", rich_help_panel=ACCOUNT)
     ] = None,
     glance_url: Annotated[
         str | None,
-        typer.Option(help="Glance's address; taken from Keystone's catalog if not given.", rich_help_panel=ACCOUNT),
+        typer.Option(help="Glance's URL (default: from Keystone's catalog).", rich_help_panel=ACCOUNT),
     ] = None,
     login: Annotated[
-        str | None, typer.Option(envvar="OS_USERNAME", help="Login of the cloud account.", rich_help_panel=ACCOUNT)
+        str | None, typer.Option(envvar="OS_USERNAME", help="Login name in the cloud.", rich_help_panel=ACCOUNT)
     ] = None,
     password_stdin: Annotated[
         bool,
         typer.Option(
             "--password-stdin",
-            help="Read the cloud account's password from the standard input; else it is that of"
-            f" {passwords.CLOUD_VARIABLE}, or asked for.",
+            help="Read the password from the first line of standard input. Otherwise it comes from"
+            f" {passwords.CLOUD_VARIABLE} or a prompt.",
             rich_help_panel=ACCOUNT,
         ),
     ] = False,
@@ -127,10 +132,11 @@ def publish(
     interface: Interface = None,
     keystone_version: KeystoneVersion = None,
     public: Annotated[
-        bool, typer.Option("--public", help="Let every project of the cloud see the image.", rich_help_panel=TARGET)
+        bool,
+        typer.Option("--public", help="Make the image visible to all projects of the cloud.", rich_help_panel=TARGET),
     ] = False,
     name: Annotated[
-        str | None, typer.Option(help="The image's name in the cloud; its own by default.", rich_help_panel=TARGET)
+        str | None, typer.Option(help="Name of the image in the cloud (default: its own name).", rich_help_panel=TARGET)
     ] = None,
     ca_bundle: CaBundle = None,
     format: Format = None,
@@ -141,8 +147,8 @@ def publish(
 ) -> None:
     """Publish an image to a cloud.
 
-    Without --account, what you do not give is taken from the OS_… variables of the `openstack` command.
-    With --wait the exit code is 0 published, 1 failed, 3 cancelled, 4 not within --timeout.
+    Without --account, missing values come from the OS_… variables of the openstack command.
+    Exit codes with --wait: 0 published, 1 failed, 3 cancelled, 4 not ended within --timeout.
     """
     with_variables = stored is None
     target = _given(

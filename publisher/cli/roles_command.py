@@ -1,4 +1,4 @@
-"""`publisher roles`: manage named sets of entitlements, to be given to users."""
+"""`publisher roles`: manage named sets of entitlements to grant to users."""
 
 from __future__ import annotations
 
@@ -11,16 +11,14 @@ from publisher.cli.installation import open_store, read_settings
 from publisher.cli.output import Json, Yes, confirm, print_json, print_table, say
 from publisher.core.errors import NotFound
 
-app = typer.Typer(help="Named sets of entitlements, to be given to users.", no_args_is_help=True)
+app = typer.Typer(help="Manage roles: named sets of entitlements to grant to users.", no_args_is_help=True)
 
 
 @app.command(epilog=examples("roles add publishers --entitlement image_publish"))
 def add(
-    name: Annotated[str, typer.Argument(help="The name of the new role.")],
-    entitlement: Annotated[
-        list[str], typer.Option(help="What those who have the role may do; give it again for another.")
-    ],
-    description: Annotated[str, typer.Option(help="What the role is for.")] = "",
+    name: Annotated[str, typer.Argument(help="Name of the new role.")],
+    entitlement: Annotated[list[str], typer.Option(help="Entitlement that the role grants. Can be repeated.")],
+    description: Annotated[str, typer.Option(help="Description of the role.")] = "",
 ) -> None:
     """Add a role."""
     with open_store(read_settings()) as store:
@@ -30,7 +28,7 @@ def add(
 
 @app.command("list", epilog=examples("roles list", "roles list --json"))
 def list_(as_json: Json = False) -> None:
-    """List the roles."""
+    """List roles."""
     with open_store(read_settings()) as store:
         roles = store.roles.list()
     if as_json:
@@ -48,7 +46,7 @@ def list_(as_json: Json = False) -> None:
 
 
 @app.command(epilog=examples("roles remove publishers"))
-def remove(name: Annotated[str, typer.Argument(help="The role's name.")], yes: Yes = False) -> None:
+def remove(name: Annotated[str, typer.Argument(help="Name of the role.")], yes: Yes = False) -> None:
     """Remove a role that no user has."""
     with open_store(read_settings()) as store:
         if name not in {role.name for role in store.roles.list()}:

@@ -29,15 +29,17 @@ FLOWER_PASSWORD_FILE = "flower.password"  # noqa: S105  # a file's name
 
 
 def serve(
-    host: Annotated[str | None, typer.Option(help="Address to listen on (PUBLISHER_INTAKE_HOST).")] = None,
-    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port (PUBLISHER_INTAKE_PORT).")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
+    host: Annotated[str | None, typer.Option(help="Address to listen on (default: PUBLISHER_INTAKE_HOST).")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Port to listen on (default: PUBLISHER_INTAKE_PORT).")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Number of intake processes.")] = 1,
     proxy_headers: Annotated[
         bool,
-        typer.Option("--proxy-headers", help="Believe the X-Forwarded-… headers of a proxy on this machine."),
+        typer.Option("--proxy-headers", help="Trust the X-Forwarded-… headers of a proxy on this machine."),
     ] = False,
 ) -> None:
-    """Run the intake."""
+    """Run the intake, which serves the API and the console."""
     settings = read_settings(serving=True)
     settings = replace(settings, intake_host=host or settings.intake_host, intake_port=port or settings.intake_port)
     command = programs.intake(settings, processes=workers, behind_proxy=proxy_headers)
@@ -47,10 +49,11 @@ def serve(
 
 def worker(
     concurrency: Annotated[
-        int | None, typer.Option(min=1, help="Publications at a time (PUBLISHER_WORKER_CONCURRENCY).")
+        int | None,
+        typer.Option(min=1, help="Number of tickets to publish at a time (default: PUBLISHER_WORKER_CONCURRENCY)."),
     ] = None,
     name: Annotated[
-        str, typer.Option(help="Its name in Flower; one on each machine may have it.")
+        str, typer.Option(help="Name of the worker in Flower, unique on this machine.")
     ] = programs.WORKER_NAME,
 ) -> None:
     """Run a worker."""
@@ -61,11 +64,13 @@ def worker(
 
 def flower(
     address: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port (PUBLISHER_FLOWER_PORT).")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Port to listen on (default: PUBLISHER_FLOWER_PORT).")
+    ] = None,
 ) -> None:
-    """Run Flower, behind a login.
+    """Run Flower, protected by a login.
 
-    FLOWER_… variables of your own stand above these options.
+    FLOWER_… variables in the environment override these options.
     """
     settings = read_settings(serving=True)
     password_file = flower_password_file(settings)
@@ -87,7 +92,7 @@ def flower_password_file(settings: Settings) -> Path:
 
 
 def migrate() -> None:
-    """Bring the database's tables up to this version."""
+    """Upgrade the database's tables to this version."""
     with open_store(read_settings(), check=False) as store:
         store.migrate()
         store.check_schema()
@@ -95,12 +100,15 @@ def migrate() -> None:
 
 
 def sweep(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be removed.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Report what would be deleted, and delete nothing.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Remove from the clouds what tickets that failed have left there. Workers do so by themselves, too.
+    """Delete orphans: what failed tickets have left in the clouds. Workers also do this regularly.
 
-    Only what is seen for the second time, PUBLISHER_SWEEP_GRACE_SECONDS after the first; what is in doubt is reported.
+    An orphan is deleted if an earlier sweep found it at least PUBLISHER_SWEEP_GRACE_SECONDS ago.
+    Objects in doubt are reported and kept.
     """
     settings = read_settings()
     programs.become(programs.sweep(dry_run=dry_run, as_json=as_json), programs.configured(settings))

@@ -32,12 +32,12 @@ TEST_EXAMPLES = examples(
     "accounts test production --project demo --json",
 )
 
-Name = Annotated[str, typer.Argument(help="The account's name.")]
-User = Annotated[str, typer.Option(help="Whose account it is.", autocompletion=users)]
+Name = Annotated[str, typer.Argument(help="Name of the account.")]
+User = Annotated[str, typer.Option(help="User who owns the account.", autocompletion=users)]
 
 
 def show(name: Name, user: User = "root", as_json: Json = False) -> None:
-    """Show an account, without its password."""
+    """Show an account, without its secrets."""
     with open_store(read_settings()) as store:
         account = find_account(store, user, name)
     if as_json:
@@ -56,29 +56,32 @@ def show(name: Name, user: User = "root", as_json: Json = False) -> None:
 def change(
     name: Name,
     user: User = "root",
-    rename: Annotated[str | None, typer.Option(metavar="NAME", help="Another name for it.")] = None,
-    keystone_url: Annotated[str | None, typer.Option(metavar="URL", help="Keystone's address.")] = None,
-    glance_url: Annotated[str | None, typer.Option(metavar="URL", help="Glance's address.")] = None,
-    login: Annotated[str | None, typer.Option(help="Login of the cloud account.")] = None,
-    user_domain: Annotated[str | None, typer.Option(help="Keystone v3 domain of the user: its name or id.")] = None,
+    rename: Annotated[str | None, typer.Option(metavar="NAME", help="New name of the account.")] = None,
+    keystone_url: Annotated[str | None, typer.Option(metavar="URL", help="Keystone's URL.")] = None,
+    glance_url: Annotated[str | None, typer.Option(metavar="URL", help="Glance's URL.")] = None,
+    login: Annotated[str | None, typer.Option(help="Login name in the cloud.")] = None,
+    user_domain: Annotated[str | None, typer.Option(help="Name or id of the user's Keystone v3 domain.")] = None,
     interface: Annotated[
         str | None,
-        typer.Option(metavar="public|internal|admin", help="Which of the catalog's addresses of Glance to use."),
+        typer.Option(metavar="public|internal|admin", help="Interface of the Glance endpoint in Keystone's catalog."),
     ] = None,
-    keystone_version: Annotated[str | None, typer.Option(metavar="v3|v2.0", help="Version of Keystone's API.")] = None,
+    keystone_version: Annotated[
+        str | None, typer.Option(metavar="v3|v2.0", help="Version of the Keystone API.")
+    ] = None,
     ca_bundle: Annotated[
-        Path | None, typer.Option(help="File of certificates (PEM): the authorities that the cloud is trusted by.")
+        Path | None, typer.Option(help="PEM file of the CA certificates to trust for this cloud.")
     ] = None,
-    new_password: Annotated[bool, typer.Option("--new-password", help="Ask for a new password.")] = False,
+    new_password: Annotated[bool, typer.Option("--new-password", help="Prompt for a new password.")] = False,
     password_stdin: Annotated[
-        bool, typer.Option("--password-stdin", help="Read the new password from the standard input.")
+        bool, typer.Option("--password-stdin", help="Read the new password from the first line of standard input.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Change an account. What you do not give stays; an empty text ("") removes a value.
+    """Change an account. Omitted options keep their values; an empty value ("") removes one.
 
-    The OS_… variables are not read. Where the address or the login changes, the password is needed again. Publications
-    that are running keep the account as it was.
+    The command ignores the OS_… variables.
+    If a URL or the login changes, it needs the password again.
+    Tickets that have not ended keep the old values. A retry uses the new ones.
     """
     from publisher.core.vault import Vault
     from publisher.outbound.policy import OutboundPolicy
@@ -114,15 +117,15 @@ def change(
 def try_out(
     name: Name,
     user: User = "root",
-    project: Annotated[str | None, typer.Option(help="Keystone v3 project.")] = None,
-    domain: Annotated[str | None, typer.Option(help="Keystone v3 domain.")] = None,
-    tenant: Annotated[str | None, typer.Option(help="Keystone v2.0 tenant.")] = None,
+    project: Annotated[str | None, typer.Option(help="Name or id of the Keystone v3 project.")] = None,
+    domain: Annotated[str | None, typer.Option(help="Name or id of the project's Keystone v3 domain.")] = None,
+    tenant: Annotated[str | None, typer.Option(help="Name of the Keystone v2.0 tenant.")] = None,
     region: Annotated[str | None, typer.Option(help="Region to publish to.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Sign in to the cloud with an account, and say what works. Nothing is uploaded.
+    """Sign in to the cloud with an account and show what works. Nothing is uploaded.
 
-    The OS_… variables are not read. The exit code is 1 if something does not work.
+    The command ignores the OS_… variables. The exit code is 1 if a step fails.
     """
     given = {"keystoneProject": project, "keystoneDomain": domain, "tenantName": tenant, "publishLocation": region}
     target = {element: value for element, value in given.items() if value}

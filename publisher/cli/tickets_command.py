@@ -25,12 +25,15 @@ if TYPE_CHECKING:
 
     from publisher.store import Store
 
-app = typer.Typer(help="Publish requests.", no_args_is_help=True)
+app = typer.Typer(help="Manage tickets, the records of publish requests.", no_args_is_help=True)
 
-TicketId = Annotated[int, typer.Argument(min=1, max=ID_MAX, help="A ticket's number.", autocompletion=ticket_numbers)]
-Wait = Annotated[bool, typer.Option("--wait", help="Show how it goes on until it ends.")]
+TicketId = Annotated[
+    int, typer.Argument(min=1, max=ID_MAX, help="Number of the ticket.", autocompletion=ticket_numbers)
+]
+Wait = Annotated[bool, typer.Option("--wait", help="Show the progress until the ticket ends.")]
 Timeout = Annotated[
-    float | None, typer.Option("--timeout", min=0, metavar="SECONDS", help="With --wait: watch no longer than this.")
+    float | None,
+    typer.Option("--timeout", min=0, metavar="SECONDS", help="With --wait: maximum time to wait for the ticket's end."),
 ]
 
 
@@ -42,12 +45,12 @@ def status(
     ticket: TicketId,
     wait: Wait = False,
     timeout: Timeout = None,
-    history: Annotated[bool, typer.Option("--history", help="All that happened to it, too.")] = False,
+    history: Annotated[bool, typer.Option("--history", help="Also show the ticket's history.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Show a ticket.
+    """Show a ticket, or follow it to its end with --wait.
 
-    With --wait the exit code is 0 published, 1 failed, 3 cancelled, 4 not within --timeout.
+    Exit codes with --wait: 0 published, 1 failed, 3 cancelled, 4 not ended within --timeout.
     """
     with open_store(read_settings()) as store, no_outcome(when=wait):
         code = watch(store, ticket, console=err if as_json else out, timeout_seconds=timeout) if wait else 0
@@ -56,7 +59,7 @@ def status(
 
 
 def cancel(ticket: TicketId, as_json: Json = False) -> None:
-    """Cancel a ticket. What it has uploaded is removed from the cloud."""
+    """Cancel a ticket and remove its upload from the cloud."""
     from publisher.services import publishing
 
     settings = read_settings()
@@ -73,7 +76,7 @@ def cancel(ticket: TicketId, as_json: Json = False) -> None:
 @app.command("show", epilog=examples("tickets show 12", "tickets show 12 --history --json"))
 def show_one(
     ticket: TicketId,
-    history: Annotated[bool, typer.Option("--history", help="Show its history, too.")] = False,
+    history: Annotated[bool, typer.Option("--history", help="Also show the ticket's history.")] = False,
     as_json: Json = False,
 ) -> None:
     """Show a ticket."""
@@ -85,7 +88,7 @@ def show_one(
 def retry(ticket: TicketId, wait: Wait = False, timeout: Timeout = None, as_json: Json = False) -> None:
     """Queue a failed or cancelled ticket again.
 
-    With --wait the exit code is 0 published, 1 failed, 3 cancelled, 4 not within --timeout.
+    Exit codes with --wait: 0 published, 1 failed, 3 cancelled, 4 not ended within --timeout.
     """
     from publisher.services import publishing
 
@@ -102,7 +105,7 @@ def retry(ticket: TicketId, wait: Wait = False, timeout: Timeout = None, as_json
 
 @app.command(epilog=examples("tickets delete 12", "tickets delete 12 --yes"))
 def delete(ticket: TicketId, yes: Yes = False, as_json: Json = False) -> None:
-    """Delete a ticket that has ended, with its history. What it published stays in the cloud."""
+    """Delete a ticket that has ended, with its history. The published image stays in the cloud."""
     with open_store(read_settings()) as store:
         found = find_ticket(store, ticket)
         if not found.final:
@@ -124,14 +127,16 @@ def delete(ticket: TicketId, yes: Yes = False, as_json: Json = False) -> None:
     ),
 )
 def list_(
-    user: Annotated[str | None, typer.Option(help="Only those of this user.", autocompletion=users)] = None,
-    state: Annotated[State | None, typer.Option(help="Only those in this state.")] = None,
-    platform: Annotated[str | None, typer.Option(help="Only those to this kind of cloud.")] = None,
-    count: Annotated[int, typer.Option(min=0, help="No more than so many; 0: all.")] = 50,
-    before: Annotated[int | None, typer.Option(min=1, help="Only those of a smaller number: to go on.")] = None,
+    user: Annotated[str | None, typer.Option(help="Show only tickets of this user.", autocompletion=users)] = None,
+    state: Annotated[State | None, typer.Option(help="Show only tickets in this state.")] = None,
+    platform: Annotated[str | None, typer.Option(help="Show only tickets to this platform.")] = None,
+    count: Annotated[int, typer.Option(min=0, help="Maximum number to show (0: all).")] = 50,
+    before: Annotated[
+        int | None, typer.Option(min=1, help="Show only tickets with a smaller number, to continue a list.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """List tickets, the newest first."""
+    """List tickets, newest first."""
     from publisher.store.inspection import Selection
 
     with open_store(read_settings()) as store:

@@ -34,13 +34,13 @@ _FILE_WIDTH = 160
 
 
 def top(
-    once: Annotated[bool, typer.Option("--once", help="Print it once, and end.")] = False,
-    every: Annotated[float, typer.Option(min=0.2, metavar="SECONDS", help="How often it is drawn anew.")] = 1.0,
+    once: Annotated[bool, typer.Option("--once", help="Print the view once and exit.")] = False,
+    every: Annotated[float, typer.Option(min=0.2, metavar="SECONDS", help="Time between updates.")] = 1.0,
     as_json: Json = False,
 ) -> None:
-    """Show the fleet, live: workers and what each does, the queue, tickets, throughput, failures of the last hour.
+    """Show the fleet, live: workers, tickets, the queue, and the last hour's throughput and failures.
 
-    q or Ctrl-C ends it. Where the output is no terminal, it is printed once.
+    Press q or Ctrl-C to exit. If the output is not a terminal, the view is printed once.
     """
     settings = read_settings()
     silent_seconds = settings.silent_seconds

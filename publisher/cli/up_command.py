@@ -39,15 +39,19 @@ _COLOURS = {"intake": "cyan", "worker": "green", "flower": "yellow"}
 
 
 def up(
-    no_flower: Annotated[bool, typer.Option("--no-flower", help="Leave Flower out.")] = False,
+    no_flower: Annotated[bool, typer.Option("--no-flower", help="Do not start Flower.")] = False,
     concurrency: Annotated[
-        int | None, typer.Option(min=1, help="Publications at a time (PUBLISHER_WORKER_CONCURRENCY).")
+        int | None,
+        typer.Option(min=1, help="Number of tickets to publish at a time (default: PUBLISHER_WORKER_CONCURRENCY)."),
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Leave the output to the log files.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Write the components' output to the log files only.")
+    ] = False,
 ) -> None:
-    """Run everything: a broker if none is configured, the intake, a worker, Flower. Ctrl-C stops all of it.
+    """Run all components on this machine: the intake, a worker, Flower, and a broker if none is configured.
 
-    A part that dies is started again. One that dies again and again stops everything.
+    Press Ctrl-C to stop them all.
+    A component that dies is restarted; one that dies repeatedly stops them all.
     """
     from publisher.core.vault import Vault
 

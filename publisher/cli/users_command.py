@@ -18,19 +18,19 @@ from publisher.cli.output import Json, Yes, confirm, out, print_json, print_tabl
 from publisher.core.errors import InvalidRequest, NotFound
 from publisher.services import first_user
 
-app = typer.Typer(help="Who may use the intake.", no_args_is_help=True)
+app = typer.Typer(help="Manage users, their roles and webhooks.", no_args_is_help=True)
 
-Login = Annotated[str, typer.Argument(help="The user's login.", autocompletion=logins)]
+Login = Annotated[str, typer.Argument(help="Login of the user.", autocompletion=logins)]
 PasswordStdin = Annotated[
-    bool, typer.Option("--password-stdin", help="Read the password from the first line of the standard input.")
+    bool, typer.Option("--password-stdin", help="Read the password from the first line of standard input.")
 ]
 PasswordFile = Annotated[
     Path | None, typer.Option("--password-file", help="Read the password from the first line of this file.")
 ]
-Generate = Annotated[bool, typer.Option("--generate", help="Generate a password and show it. Needs a terminal.")]
+Generate = Annotated[bool, typer.Option("--generate", help="Generate a password and show it. Requires a terminal.")]
 GenerateTo = Annotated[
     Path | None,
-    typer.Option("--generate-to", metavar="FILE", help="Generate a password and write it to this file, mode 0600."),
+    typer.Option("--generate-to", metavar="FILE", help="Generate a password and write it to this new file, mode 0600."),
 ]
 
 
@@ -42,23 +42,25 @@ GenerateTo = Annotated[
     )
 )
 def add(
-    login: Annotated[str, typer.Argument(help="The login of the new user.")],
-    admin: Annotated[bool, typer.Option("--admin", help="An administrator may do everything.")] = False,
+    login: Annotated[str, typer.Argument(help="Login of the new user.")],
+    admin: Annotated[
+        bool, typer.Option("--admin", help="Make the user an administrator, who may do everything.")
+    ] = False,
     entitlement: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="What the user may do; repeat the option for more."),
+        typer.Option(metavar="NAME", help="Entitlement to grant to the user. Can be repeated."),
     ] = None,
     role: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="A role of the user's; repeat the option for more.")
+        list[str] | None, typer.Option(metavar="NAME", help="Role to grant to the user. Can be repeated.")
     ] = None,
     password_stdin: PasswordStdin = False,
     password_file: PasswordFile = None,
     generate: Generate = False,
     generate_to: GenerateTo = None,
 ) -> None:
-    """Add a user, with the rights that you name and no others.
+    """Add a user with only the rights that you grant.
 
-    The password is asked for, unless an option says where it comes from.
+    The command prompts for the password, unless an option says where it comes from.
     """
     source = _PasswordSource(password_stdin, password_file, generate, generate_to)
     with open_store(read_settings()) as store, source.password() as password:
@@ -83,7 +85,7 @@ def passwd(
     generate: Generate = False,
     generate_to: GenerateTo = None,
 ) -> None:
-    """Change a user's password. The user is signed out everywhere."""
+    """Change a user's password and end all of the user's sessions."""
     settings = read_settings()
     source = _PasswordSource(password_stdin, password_file, generate, generate_to)
     with open_store(settings) as store, source.password() as password:
@@ -97,7 +99,7 @@ def passwd(
 def list_(
     as_json: Json = False,
 ) -> None:
-    """List the users."""
+    """List users."""
     with open_store(read_settings()) as store:
         users = store.users.list()
     if as_json:
@@ -130,11 +132,14 @@ def list_(
 @app.command(epilog=examples("users roles anna", "users roles anna --add publishers"))
 def roles(
     login: Login,
-    add: Annotated[list[str] | None, typer.Option(help="A role to give to the user; again for another.")] = None,
-    remove: Annotated[list[str] | None, typer.Option(help="A role to take from the user; again for another.")] = None,
+    add: Annotated[list[str] | None, typer.Option(help="Role to grant. Can be repeated.")] = None,
+    remove: Annotated[list[str] | None, typer.Option(help="Role to revoke. Can be repeated.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Give roles to a user, take others away, and list what it has then. It holds from the next request on."""
+    """Grant roles to a user or revoke them, then list the user's roles.
+
+    The change applies from the user's next request.
+    """
     with open_store(read_settings()) as store:
         user = store.users.change_roles(login, add=frozenset(add or ()), remove=frozenset(remove or ()))
     if as_json:
@@ -146,17 +151,18 @@ def roles(
 @app.command(epilog=examples("users notify anna https://ci.example.com/hook", "users notify anna --off"))
 def notify(
     login: Login,
-    url: Annotated[str | None, typer.Argument(help="Where the user is told of publications that end.")] = None,
-    off: Annotated[bool, typer.Option("--off", help="Tell the user nothing, and forget its secret.")] = False,
+    url: Annotated[str | None, typer.Argument(help="URL to call when one of the user's tickets ends.")] = None,
+    off: Annotated[bool, typer.Option("--off", help="Remove the webhook and its secret.")] = False,
     new_secret: Annotated[
-        bool, typer.Option("--new-secret", help="Make another secret to sign with, in place of the present one.")
+        bool, typer.Option("--new-secret", help="Replace the secret that signs the webhooks with a new one.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Tell a user of its publications by webhook. The secret that they are signed with is shown as it is made.
+    """Set a user's webhook, which is called when one of the user's tickets ends.
 
-    With neither a URL nor an option: show where the user is told. A secret alone, without a URL, is for requests that
-    name a URL themselves.
+    Without a URL or an option, the command shows the webhook.
+    The secret that signs the webhooks is shown once, when it is created.
+    A secret without a URL is for publish requests that name a URL themselves.
     """
     from publisher.core.vault import Vault
     from publisher.outbound.policy import OutboundPolicy
@@ -190,7 +196,7 @@ def notify(
 
 @app.command(epilog=examples("users remove anna", "users remove anna --yes"))
 def remove(login: Login, yes: Yes = False) -> None:
-    """Remove a user, with its cloud accounts, API keys and appliances.
+    """Remove a user and the user's cloud accounts, API keys and appliances.
 
     You cannot remove a user who owns images, nor the last administrator.
     """
