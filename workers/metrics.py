@@ -8,33 +8,33 @@ _UPLOAD_BUCKETS = (1.0, 5.0, 15.0, 60.0, 180.0, 600.0, 1800.0, 3600.0, 14400.0, 
 
 UPLOADED_BYTES = counter(
     "publisher_uploaded_bytes",
-    "Bytes of images that were sent to clouds, those of broken uploads included.",
+    "Bytes of images sent to clouds, including those of interrupted uploads.",
     ["platform"],
 )
 UPLOAD_SECONDS = histogram(
     "publisher_upload_duration_seconds",
-    "Time that uploads took, until the cloud had taken the last byte (complete), or they ended otherwise (broken_off).",
+    "Time until the cloud accepted the last byte of an upload (complete), or the upload was interrupted (broken_off).",
     ["platform", "outcome"],
     buckets=_UPLOAD_BUCKETS,
 )
 PUBLICATION_SECONDS = histogram(
     "publisher_publication_duration_seconds",
-    "Time from the acceptance of a ticket until its image was published.",
+    "Time from accepting a ticket to publishing its image.",
     ["platform"],
     buckets=_UPLOAD_BUCKETS,
 )
 ATTEMPTS = counter(
     "publisher_attempts",
-    "Attempts at tickets, by the state that each left its ticket in, or `lost`.",
+    "Attempts to publish a ticket, by the resulting state of the ticket, or `lost`.",
     ["platform", "outcome"],
 )
-RETRIES = counter("publisher_retries", "Attempts that are to be repeated, by reason.", ["platform", "reason"])
-FAILURES = counter("publisher_failures", "Tickets that failed, by reason.", ["platform", "reason"])
+RETRIES = counter("publisher_retries", "Attempts that will be retried, by reason.", ["platform", "reason"])
+FAILURES = counter("publisher_failures", "Failed tickets, by reason.", ["platform", "reason"])
 LEASES_LOST = counter(
     "publisher_leases_lost",
-    "Leases that ran out while a ticket was worked on, as seen by the worker that lost it (holder), or took it over"
-    " (successor).",
+    "Leases that expired during an attempt, counted by the worker that lost the lease (holder) or by the one that took"
+    " the ticket over (successor).",
     ["seen_by"],
 )
-STORE_ERRORS = counter("publisher_store_errors", "Times that the store did not answer a worker.")
-SWEEP_FINDINGS = counter("publisher_sweep_findings", "What sweeps found in clouds, by what became of it.", ["outcome"])
+STORE_ERRORS = counter("publisher_store_errors", "Times that the ticket store failed to answer a worker.")
+SWEEP_FINDINGS = counter("publisher_sweep_findings", "Findings of sweeps, by outcome.", ["outcome"])

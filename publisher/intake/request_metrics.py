@@ -18,11 +18,13 @@ _NO_ROUTE = "none"
 _NO_ANSWER = "none"
 
 _REQUESTS = metrics.counter(
-    "publisher_http_requests", "Requests to the intake, by the route's template.", ["method", "route", "status"]
+    "publisher_http_requests",
+    "Requests to the intake, by method, route template and status.",
+    ["method", "route", "status"],
 )
 _DURATION = metrics.histogram(
     "publisher_http_request_duration_seconds",
-    "Time until a request was answered, but for those that asked to wait.",
+    "Time to answer a request, excluding requests with a `wait` parameter.",
     ["method", "route"],
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0, 600.0),
 )

@@ -40,7 +40,8 @@ def exposition(store: CollectorRegistry) -> bytes:
     return generate_latest(counted) + generate_latest(store)
 
 
-BROKER_SENDS = counter("publisher_broker_sends", "Wake-up messages that the broker took.")
+BROKER_SENDS = counter("publisher_broker_sends", "Wake-up messages that the broker accepted.")
 BROKER_SEND_FAILURES = counter(
-    "publisher_broker_send_failures", "Wake-up messages that the broker did not take; the reconciler sends them again."
+    "publisher_broker_send_failures",
+    "Wake-up messages that the broker did not accept. The reconciler sends them again.",
 )

@@ -63,36 +63,48 @@ class StoreCollector(Collector):
             # Do not repeat earlier values: they may be wrong by now.
             found, up = [], 0
         took = time.monotonic() - began
-        found.append(_gauge("publisher_store_up", "Whether the store answers.", up))
-        found.append(_gauge("publisher_store_read_seconds", "How long the store took to tell all of this.", took))
-        version = GaugeMetricFamily("publisher_build_info", "The version that runs.", labels=["version"])
+        found.append(_gauge("publisher_store_up", "1 if the ticket store answers, else 0.", up))
+        found.append(
+            _gauge(
+                "publisher_store_read_seconds", "Time to read these metrics from the ticket store, in seconds.", took
+            )
+        )
+        version = GaugeMetricFamily("publisher_build_info", "Version of the running program.", labels=["version"])
         version.add_metric([__version__], 1)
         self._read = [*found, version]
         self._until = time.monotonic() + max(_FRESH_SECONDS, _FRESH_TIMES * took)
 
     def _tickets(self) -> Iterator[Metric]:
         counts = self._store.statistics.counts()
-        tickets = GaugeMetricFamily("publisher_tickets", "Tickets there are.", labels=["state", "platform"])
+        tickets = GaugeMetricFamily(
+            "publisher_tickets", "Number of tickets, by state and platform.", labels=["state", "platform"]
+        )
         for platform in sorted({platform for platform, _ in counts}):
             for state in State:
                 tickets.add_metric([state, platform], counts.get((platform, state), 0))
         yield tickets
         queue = self._store.statistics.queue()
-        yield _gauge("publisher_queue_depth", "Tickets that wait for a worker, now or later.", queue.depth)
         yield _gauge(
-            "publisher_queue_oldest_seconds", "How long the oldest ticket that may begin waits.", queue.oldest_seconds
+            "publisher_queue_depth", "Number of queued tickets, including those that wait for a retry.", queue.depth
+        )
+        yield _gauge(
+            "publisher_queue_oldest_seconds",
+            "Waiting time of the oldest ticket that is ready for a worker, in seconds.",
+            queue.oldest_seconds,
         )
 
     def _recent(self) -> Iterator[Metric]:
         failures = GaugeMetricFamily(
-            "publisher_recent_failures", "Tickets that failed lately, by reason.", labels=["reason", "window"]
+            "publisher_recent_failures",
+            "Number of tickets that failed within the window, by reason.",
+            labels=["reason", "window"],
         )
         images, size, seconds = (
             GaugeMetricFamily(f"publisher_recent_{name}", help, labels=["platform", "window"])
             for name, help in (
-                ("published_images", "Images that were published lately."),
-                ("published_bytes", "Bytes of the images that were published lately."),
-                ("publication_seconds", "Time that the images which were published lately took, all together."),
+                ("published_images", "Number of images published within the window."),
+                ("published_bytes", "Total size of the images published within the window, in bytes."),
+                ("publication_seconds", "Total time to publish the images published within the window, in seconds."),
             )
         )
         for window, length in _WINDOWS.items():
@@ -108,29 +120,33 @@ class StoreCollector(Collector):
 
     def _fleet(self) -> Iterator[Metric]:
         found = [(each, each.state(self._silent_seconds)) for each in self._store.fleet.workers()]
-        workers = GaugeMetricFamily("publisher_workers", "Workers there are.", labels=["state"])
+        workers = GaugeMetricFamily("publisher_workers", "Number of workers, by state.", labels=["state"])
         for state in (WorkerState.ALIVE, WorkerState.DRAINING, WorkerState.SILENT):
             workers.add_metric([state], sum(1 for each, its in found if its is state and _lately(each)))
         yield workers
         alive = [each for each, state in found if state is WorkerState.ALIVE]
         slots = sum(each.member.concurrency for each in alive)
         busy = sum(len(each.ticket_ids) for each in alive)
-        yield _gauge("publisher_worker_slots", "Publications that the workers which live can run at a time.", slots)
-        yield _gauge("publisher_worker_slots_busy", "Publications that they run.", busy)
+        yield _gauge("publisher_worker_slots", "Number of tickets that the live workers can process at a time.", slots)
+        yield _gauge("publisher_worker_slots_busy", "Number of tickets that the live workers are processing.", busy)
 
     def _rest(self) -> Iterator[Metric]:
         told = self._store.statistics.notifications()
         notifications = GaugeMetricFamily(
-            "publisher_notifications", "Notifications that wait to be delivered, or were given up.", labels=["state"]
+            "publisher_notifications",
+            "Number of webhook notifications that are waiting or have failed.",
+            labels=["state"],
         )
         notifications.add_metric(["waiting"], told.waiting)
         notifications.add_metric(["failed"], told.failed)
         yield notifications
         yield _gauge(
-            "publisher_notification_oldest_seconds", "How long the oldest notification waits.", told.oldest_seconds
+            "publisher_notification_oldest_seconds",
+            "Age of the oldest waiting webhook notification, in seconds.",
+            told.oldest_seconds,
         )
         orphans = self._store.statistics.orphans()
-        yield _gauge("publisher_orphans", "Objects in clouds that the sweeper saw and nobody needs.", orphans)
+        yield _gauge("publisher_orphans", "Number of orphans in clouds, as found by the sweeper.", orphans)
 
 
 def _gauge(name: str, help: str, value: float) -> GaugeMetricFamily:
