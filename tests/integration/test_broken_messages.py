@@ -18,10 +18,10 @@ import redis as redis_client
 from publisher.core.ticket import State
 from publisher.core.vault import Vault
 from publisher.services.wakeups import PUBLISH_TASK, QUEUE_NAME, REGISTER_TASK
+from tests.records import add_image, add_ticket, current
 from tests.servers.rabbitmq import RabbitServer
 from tests.servers.redis import RedisServer
 from tests.stack import Stack, until
-from tests.unit.core.records import add_image, add_ticket, current
 
 pytestmark = pytest.mark.real
 

@@ -10,9 +10,9 @@ import pytest
 from publisher.devcloud.cloud import DevCloud
 from tests.clouds import Glance, publish_body
 from tests.proxy import Proxy
+from tests.records import put_back
 from tests.servers.redis import RedisServer
 from tests.stack import Stack, until
-from tests.unit.core.records import put_back
 
 pytestmark = pytest.mark.real
 

@@ -17,11 +17,11 @@ from publisher.devcloud.cloud import DevCloud
 from tests.clouds import Glance, publish_body
 from tests.integration.test_publish import assert_one_right_image
 from tests.proxy import Proxy
+from tests.records import current
 from tests.servers import missing
 from tests.servers.postgres import PostgresServer
 from tests.servers.redis import RedisServer
 from tests.stack import Stack, until
-from tests.unit.core.records import current
 
 pytestmark = pytest.mark.real
 

@@ -13,8 +13,8 @@ from publisher.core.vault import Vault
 from publisher.devcloud.cloud import DevCloud
 from publisher.store import Store
 from tests.clouds import Glance
+from tests.records import add_image, add_ticket, current, words
 from tests.servers.hashless import hashless
-from tests.unit.core.records import add_image, add_ticket, current, words
 from workers.runner import Runner
 
 pytestmark = pytest.mark.real

@@ -11,7 +11,7 @@ from publisher.core.fiql import parse
 from publisher.core.listing import Listing, Page
 from publisher.store import Store
 from publisher.store.accounts import StoredAccount
-from tests.unit.core.records import add_ticket
+from tests.records import add_ticket
 
 FIELDS = {"keystoneUrl": "https://cloud.example.com:5000", "login": "demo"}
 SEALED = b"\0sealed"

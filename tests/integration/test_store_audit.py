@@ -16,7 +16,7 @@ from publisher.store.engine import writing
 from publisher.store.fleet import Member
 from publisher.store.idempotency import IdempotencyKey, KeyTaken
 from publisher.store.users import ENTITLEMENTS
-from tests.unit.core.records import APPLIANCE, OWNER, add_image_row, add_owner, add_ticket
+from tests.records import APPLIANCE, OWNER, add_image_row, add_owner, add_ticket
 
 ALICE = Actor("alice", "api", "192.0.2.7", "r-1")
 DIGESTS = Digests(1000, "5" * 32, "2" * 64, "f" * 128)

@@ -15,7 +15,7 @@ from publisher.store.engine import db_now, writing
 from publisher.store.fleet import Member, WorkerState
 from publisher.store.statistics import NotificationBacklog, Queue, Throughput
 from publisher.store.tables import notifications, tickets, workers
-from tests.unit.core.records import add_ticket, put_back
+from tests.records import add_ticket, put_back
 
 ONE = Member("here-1", "here", 1, "publisher@here", "0.1.0", 4)
 OTHER = Member("there-2", "there", 2, "publisher@there", "0.1.0", 2)

@@ -15,7 +15,7 @@ from publisher.store.engine import db_now, reading, writing
 from publisher.store.idempotency import IdempotencyKey, KeyTaken
 from publisher.store.tables import history, idempotency_keys, tickets
 from tests.patience import PATIENCE
-from tests.unit.core.records import add_ticket
+from tests.records import add_ticket
 
 DAY = 86400.0
 

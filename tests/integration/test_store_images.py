@@ -19,7 +19,7 @@ from publisher.store import Store
 from publisher.store.engine import writing
 from publisher.store.tables import images, tickets
 from publisher.store.tickets import NewTicket
-from tests.unit.core.records import APPLIANCE, OWNER, add_image_row, add_owner, add_ticket
+from tests.records import APPLIANCE, OWNER, add_image_row, add_owner, add_ticket
 
 DIGESTS = Digests(1000, "5" * 32, "2" * 64, "f" * 128)
 

@@ -10,7 +10,7 @@ from publisher.store import Store
 from publisher.store.engine import writing
 from publisher.store.inspection import Notice, Selection
 from publisher.store.tables import notifications, samples, tickets
-from tests.unit.core.records import OWNER, add_ticket
+from tests.records import OWNER, add_ticket
 
 
 def test_the_newest_tickets_of_a_kind(store: Store) -> None:

@@ -17,9 +17,9 @@ from publisher.store.tables import history, journal, tickets
 from publisher.store.ticket_rows import transition
 from tests.conftest import open_store
 from tests.patience import PATIENCE
+from tests.records import add_ticket, current, put_back, words
 from tests.servers import missing
 from tests.servers.postgres import PostgresServer, find_postgres
-from tests.unit.core.records import add_ticket, current, put_back, words
 
 
 def claim(store: Store, ticket: Ticket, worker: str = "a", seconds: float = 60) -> Claim:

@@ -17,7 +17,7 @@ from publisher.store.leases import Claim
 from publisher.store.limits import Limits
 from publisher.store.tables import tickets
 from tests.patience import PATIENCE
-from tests.unit.core.records import add_ticket, put_back
+from tests.records import add_ticket, put_back
 
 
 @pytest.fixture

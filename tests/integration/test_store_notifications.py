@@ -14,7 +14,7 @@ from publisher.core.ticket import State, Ticket
 from publisher.store import Store
 from publisher.store.engine import reading, writing
 from publisher.store.tables import notifications
-from tests.unit.core.records import OWNER, add_ticket, words
+from tests.records import OWNER, add_ticket, words
 
 URL = "https://hooks.example.com/tickets"
 MINE = "https://hooks.example.com/mine"

@@ -13,7 +13,7 @@ from publisher.store import Store
 from publisher.store.accounts import StoredAccount
 from publisher.store.engine import reading
 from publisher.store.tables import tickets
-from tests.unit.core.records import OWNER, add_owner, add_ticket, current, words
+from tests.records import OWNER, add_owner, add_ticket, current, words
 
 FIELDS = {"keystoneUrl": "https://cloud.example.com:5000", "login": "joe"}
 TARGET = {"keystoneProject": "p", "displayName": "x"}

@@ -12,7 +12,7 @@ from publisher.store import Store
 from publisher.store.engine import reading, writing
 from publisher.store.publications import COUNTED_MAX, Wanted, page_query
 from publisher.store.tables import tickets
-from tests.unit.core.records import add_ticket, current, put_back
+from tests.records import add_ticket, current, put_back
 
 MANY = 3000
 

@@ -12,7 +12,7 @@ from publisher.core.image import Digests, Image, ImageState
 from publisher.store import Store
 from publisher.store.registrations import Registration
 from tests.patience import PATIENCE
-from tests.unit.core.records import APPLIANCE, OWNER, add_owner, add_ticket
+from tests.records import APPLIANCE, OWNER, add_owner, add_ticket
 
 DIGESTS = Digests(9, "5" * 32, "2" * 64, "f" * 128)
 

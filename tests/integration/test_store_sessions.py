@@ -10,7 +10,7 @@ from publisher.store import Store
 from publisher.store.engine import db_now, reading, writing
 from publisher.store.sessions import session_id
 from publisher.store.tables import sessions
-from tests.unit.core.records import OWNER, add_owner
+from tests.records import OWNER, add_owner
 
 
 @pytest.fixture

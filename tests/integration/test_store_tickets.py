@@ -18,8 +18,8 @@ from publisher.store.leases import Claim
 from publisher.store.tables import images, tickets, tombstones
 from tests.conftest import open_store
 from tests.patience import PATIENCE
+from tests.records import add_ticket, current, put_back, words
 from tests.servers.postgres import PostgresServer
-from tests.unit.core.records import add_ticket, current, put_back, words
 
 
 def claim(store: Store, ticket: Ticket, worker: str = "a", seconds: float = 60) -> Claim:

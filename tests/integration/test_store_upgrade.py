@@ -22,8 +22,8 @@ from publisher.platforms.registry import cloud_account
 from publisher.store import Store
 from publisher.store.engine import writing
 from publisher.store.tables import tickets
+from tests.records import current
 from tests.servers.postgres import PostgresServer
-from tests.unit.core.records import current
 from workers.runner import Runner
 
 CONTENT = b"an image that was registered long ago"

@@ -15,9 +15,9 @@ from publisher.core.ticket import State
 from publisher.devcloud.cloud import DevCloud
 from tests.clouds import Glance, publish_body
 from tests.patience import PATIENCE
+from tests.records import put_back
 from tests.servers.redis import RedisServer
 from tests.stack import REPOSITORY, Stack
-from tests.unit.core.records import put_back
 
 pytestmark = pytest.mark.real
 

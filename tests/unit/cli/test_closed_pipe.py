@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from publisher.store import Store
+from tests.records import add_ticket
 from tests.unit.cli.conftest import Cli
 from tests.unit.cli.test_help import READS
-from tests.unit.core.records import add_ticket
 
 pytestmark = pytest.mark.long
 

@@ -13,8 +13,8 @@ from publisher.store import Store
 from publisher.store.engine import db_now, writing
 from publisher.store.leases import Claim
 from publisher.store.tables import samples, tickets
+from tests.records import add_ticket
 from tests.unit.cli.conftest import Cli
-from tests.unit.core.records import add_ticket
 
 
 @pytest.fixture(autouse=True)

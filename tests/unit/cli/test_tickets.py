@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from publisher.store import Store
+from tests.records import add_ticket
 from tests.unit.cli.conftest import Cli
-from tests.unit.core.records import add_ticket
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from publisher.core.names import check_basic_plane, check_name, safe_name
 from publisher.core.vault import Vault
 from publisher.store import Store
 from publisher.web.auth import new_api_key
-from tests.unit.core.records import OWNER, add_owner
+from tests.records import OWNER, add_owner
 
 UNDECODED = os.fsdecode(b"b\xff")
 """An argument of a command that is not UTF-8."""

@@ -15,9 +15,9 @@ from sqlalchemy import text
 from publisher.core.settings import Settings
 from publisher.store import Store
 from publisher.store.engine import reading
+from tests.records import add_ticket
 from tests.servers import missing
 from tests.unit.cli.test_help import COMMANDS
-from tests.unit.core.records import add_ticket
 from tests.unit.deploy.files import DEPLOY, unknown_variables
 
 DIRECTORY = DEPLOY / "kubernetes"

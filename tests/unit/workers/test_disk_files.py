@@ -19,7 +19,7 @@ from publisher.store import Store
 from tests import disks
 from tests.disks import GIB
 from tests.image_cases import CASES, SENT, ImageCase
-from tests.unit.core.records import APPLIANCE, OWNER, add_owner, add_ticket, current
+from tests.records import APPLIANCE, OWNER, add_owner, add_ticket, current
 from tests.unit.workers.test_registration import Origin, begin, files, now, origin, registrar, settings, start
 from workers.clouds.openstack.publisher import OpenStackPublisher
 from workers.clouds.openstack.session import ImageService, Reach

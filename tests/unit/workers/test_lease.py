@@ -14,8 +14,8 @@ from publisher.core.settings import Settings
 from publisher.core.ticket import Ticket
 from publisher.store import Store
 from publisher.store.leases import Leases
+from tests.records import add_ticket
 from tests.stack import until
-from tests.unit.core.records import add_ticket
 from workers import lease as module
 from workers.drain import Drain
 from workers.lease import Lease

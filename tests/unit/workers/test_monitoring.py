@@ -17,8 +17,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from publisher.core.settings import Settings
 from publisher.store import Store
 from tests.patience import PATIENCE
+from tests.records import add_ticket
 from tests.servers.process import free_port
-from tests.unit.core.records import add_ticket
 from workers import metrics as metrics  # what a worker counts is declared by now
 from workers.drain import Drain
 from workers.monitoring import Consumer, MonitoringServer, readiness, serve

@@ -21,9 +21,9 @@ from publisher.store.fleet import Member
 from publisher.store.limits import Limits
 from publisher.store.tables import tickets
 from tests.patience import PATIENCE
+from tests.records import add_ticket, put_back
 from tests.servers.process import free_port
 from tests.servers.redis import RedisServer
-from tests.unit.core.records import add_ticket, put_back
 from workers.reconciler import ROLE, Reconciler
 
 

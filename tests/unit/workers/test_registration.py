@@ -31,7 +31,7 @@ from publisher.store.tables import images
 from tests import disks
 from tests.compressed import COMPRESS
 from tests.patience import PATIENCE
-from tests.unit.core.records import OWNER, add_owner
+from tests.records import OWNER, add_owner
 from workers.registration import Registrar
 
 CONTENT = disks.qcow2(5 << 30) + b"x" * 100_000

@@ -36,7 +36,7 @@ from publisher.services.wakeups import Wakeups
 from publisher.store import Store
 from publisher.telemetry.metrics import exposition
 from tests.patience import PATIENCE
-from tests.unit.core.records import add_image, add_ticket, current, put_back, words
+from tests.records import add_image, add_ticket, current, put_back, words
 from workers.backoff import retry_delay
 from workers.clouds.base import CloudImage, CloudPublisher, Tagged, TicketRef, Timeouts
 from workers.drain import Drain

@@ -20,7 +20,7 @@ from publisher.store import Store
 from publisher.store.engine import db_now, reading, writing
 from publisher.store.tables import sightings, sweep_refusals, tombstones
 from tests.patience import PATIENCE
-from tests.unit.core.records import APPLIANCE, OWNER, add_owner, add_ticket, current, put_back
+from tests.records import APPLIANCE, OWNER, add_owner, add_ticket, current, put_back
 from workers.sweeper import ROLE, Outcome, Sweeper, SweepFinding, words
 
 HOUR = 3600.0

@@ -22,11 +22,11 @@ from publisher.store import Store
 from publisher.store.engine import writing
 from publisher.store.tables import notifications, users
 from tests.patience import PATIENCE
+from tests.records import OWNER, add_ticket, words
 from tests.servers.certificates import authority
 from tests.servers.listening import listening
 from tests.servers.receiver import Receiver, receiver
 from tests.stack import until
-from tests.unit.core.records import OWNER, add_ticket, words
 from workers.webhook_sender import Notifier, delays
 
 

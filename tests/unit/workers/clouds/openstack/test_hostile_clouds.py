@@ -23,10 +23,10 @@ from publisher.outbound.policy import EVERYWHERE
 from publisher.store import Store
 from tests.keystone_v2 import KeystoneV2Stub
 from tests.patience import PATIENCE
+from tests.records import add_image, add_ticket, current
 from tests.servers.answering import serving
 from tests.servers.uploads import Upload, upload_server
 from tests.stack import until
-from tests.unit.core.records import add_image, add_ticket, current
 from workers.clouds.base import Timeouts
 from workers.clouds.openstack import images
 from workers.clouds.openstack.publisher import OpenStackPublisher

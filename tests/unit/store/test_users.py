@@ -13,7 +13,7 @@ from publisher.core.errors import Conflict, InvalidRequest, NotFound
 from publisher.store import Store
 from publisher.store.users import ENTITLEMENTS, verify_password
 from tests.patience import PATIENCE
-from tests.unit.core.records import add_image
+from tests.records import add_image
 
 
 def test_a_user_is_added_and_verified(store: Store) -> None:

@@ -13,7 +13,7 @@ from publisher.outbound.policy import EVERYWHERE, OutboundPolicy
 from publisher.services.publishing import PublishRequest, publish
 from publisher.services.wakeups import Wakeups
 from publisher.store import Store
-from tests.unit.core.records import APPLIANCE, OWNER, add_image, add_owner, put_back
+from tests.records import APPLIANCE, OWNER, add_image, add_owner, put_back
 
 
 @pytest.fixture

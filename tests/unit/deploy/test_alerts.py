@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,8 +20,8 @@ from publisher.telemetry.metrics import exposition
 from publisher.telemetry.store_metrics import store_registry
 from tests.patience import PATIENCE
 from tests.servers import missing
+from tests.unit.deploy.files import REPOSITORY
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 PROMETHEUS = REPOSITORY / "deploy" / "prometheus"
 DASHBOARD = REPOSITORY / "deploy" / "grafana" / "dashboard.json"
 RULES: list[dict[str, Any]] = [

@@ -14,7 +14,7 @@ from publisher.services.image_files import register
 from publisher.store import Store
 from tests import disks
 from tests.compressed import COMPRESS
-from tests.unit.core.records import APPLIANCE, OWNER, add_owner
+from tests.records import APPLIANCE, OWNER, add_owner
 
 CONTENT = disks.raw(b"a disk" * 1000)
 

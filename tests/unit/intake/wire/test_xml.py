@@ -16,7 +16,7 @@ from publisher.platforms.fields import Document
 from publisher.platforms.registry import PLATFORMS
 from publisher.web import body_limits
 
-DATA = Path(__file__).parents[2] / "data"
+DATA = Path(__file__).parents[3] / "data"
 XSI = 'xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance"'
 
 

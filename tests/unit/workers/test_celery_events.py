@@ -13,7 +13,7 @@ from celery.worker.request import Request
 from publisher.core.image import ImageState
 from publisher.core.ticket import State
 from publisher.store import Store
-from tests.unit.core.records import add_ticket, current
+from tests.records import add_ticket, current
 from workers.celery_events import Ended, Message, tell_image, tell_ticket
 
 

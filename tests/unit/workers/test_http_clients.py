@@ -19,11 +19,11 @@ from publisher.core.vault import Vault
 from publisher.outbound.policy import EVERYWHERE, OutboundPolicy
 from publisher.store import Store
 from tests.keystone_v2 import KeystoneV2Stub
+from tests.records import add_image, add_ticket, current, words
 from tests.servers.answering import redirecting, serving
 from tests.servers.certificates import Authority, authority
 from tests.servers.listening import Listening, listening
 from tests.servers.uploads import Upload, upload_server
-from tests.unit.core.records import add_image, add_ticket, current, words
 from workers.clouds.base import Timeouts
 from workers.clouds.openstack.publisher import OpenStackPublisher
 from workers.clouds.openstack.session import Reach, SignIn, sign_in
