@@ -13,8 +13,8 @@ from publisher.core.settings import Settings
 from publisher.core.vault import Vault
 from publisher.platforms.registry import platform_of
 from publisher.store import Store
+from tests.command import Cli
 from tests.servers.certificates import authority
-from tests.unit.cli.conftest import Cli
 
 PASSWORD = "hunter2-of-the-cloud"
 KEYSTONE = "https://cloud.example.com:5000"

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from tests.unit.cli.conftest import Cli
+from tests.command import Cli
 
 
 def test_one_is_described_and_listed(cli: Cli) -> None:

@@ -7,7 +7,7 @@ import pwd
 
 from publisher.store import Store
 from publisher.store.audit import Actor
-from tests.unit.cli.conftest import Cli
+from tests.command import Cli
 
 ME = pwd.getpwuid(os.getuid()).pw_name
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from publisher.store import Store
+from tests.command import Cli
 from tests.records import add_ticket
-from tests.unit.cli.conftest import Cli
 from tests.unit.cli.test_help import READS
 
 pytestmark = pytest.mark.long

@@ -12,8 +12,8 @@ import pytest
 
 from publisher.cli import completion
 from publisher.store import Store
+from tests.command import Cli
 from tests.records import add_ticket
-from tests.unit.cli.conftest import Cli
 
 pytestmark = pytest.mark.long
 """Each question starts the command anew, as a shell does."""

@@ -5,7 +5,7 @@ import json
 from publisher.cli import programs
 from publisher.core.settings import Settings
 from publisher.core.settings_report import table
-from tests.unit.cli.conftest import Cli
+from tests.command import Cli
 
 URL = "postgresql://publisher:hunter2@127.0.0.1:1/publisher"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from publisher.devcloud import DevCloud, DevCloudError
-from tests.unit.cli.conftest import Cli
+from tests.command import Cli
 
 
 def test_its_variables_are_quoted_for_the_shell(bare_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

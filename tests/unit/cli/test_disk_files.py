@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests import disks
+from tests.command import Cli
 from tests.image_cases import SENT, ImageCase
-from tests.unit.cli.conftest import Cli
 
 ACCOUNT = ("--keystone-url", "https://cloud.example:5000", "--login", "x", "--project", "p")
 

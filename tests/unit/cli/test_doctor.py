@@ -16,7 +16,7 @@ from publisher.core.settings import Settings
 from publisher.core.vault import Vault
 from publisher.store import Store
 from publisher.store.engine import writing
-from tests.unit.cli.conftest import Cli
+from tests.command import Cli
 
 
 def levels(answer: dict[str, Any]) -> dict[str, str]:

@@ -4,7 +4,7 @@ import re
 
 from publisher.store import Store
 from publisher.store.fleet import Member
-from tests.unit.cli.conftest import Cli
+from tests.command import Cli
 
 ONE = Member("here-1", "here", 1, "publisher@here", "0.1.0", 4)
 OTHER = Member("there-2", "there", 2, "publisher@there", "0.1.0", 2)

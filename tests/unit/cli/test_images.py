@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import hashlib
 
+from tests.command import Cli
 from tests.compressed import COMPRESS
-from tests.unit.cli.conftest import Cli
 
 
 def test_an_image_is_copied_in_and_listed(cli: Cli) -> None:

@@ -13,8 +13,8 @@ import pytest
 
 from publisher.store import Store
 from publisher.store.fleet import Member
+from tests.command import Cli
 from tests.records import add_ticket
-from tests.unit.cli.conftest import Cli
 from tests.unit.cli.test_help import READS
 
 SNAKE_CASE = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")

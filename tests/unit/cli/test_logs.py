@@ -13,8 +13,8 @@ from publisher.store import Store
 from publisher.store.engine import db_now, writing
 from publisher.store.leases import Claim
 from publisher.store.tables import samples, tickets
+from tests.command import Cli
 from tests.records import add_ticket
-from tests.unit.cli.conftest import Cli
 
 
 @pytest.fixture(autouse=True)

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from publisher.version import __version__
+from tests.command import Cli
 from tests.patience import PATIENCE
-from tests.unit.cli.conftest import Cli
 
 HEAVY = (
     "sqlalchemy",

@@ -12,8 +12,8 @@ from publisher.core.settings import Settings
 from publisher.core.ticket import State
 from publisher.core.vault import Vault
 from publisher.store import Store
+from tests.command import Cli
 from tests.records import add_ticket
-from tests.unit.cli.conftest import Cli
 
 KEYSTONE = "https://cloud.example.com:5000"
 

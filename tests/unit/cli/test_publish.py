@@ -18,7 +18,7 @@ from publisher.core.ticket import Phase
 from publisher.core.vault import Vault
 from publisher.store import Store
 from publisher.store.leases import Claim
-from tests.unit.cli.conftest import Cli
+from tests.command import Cli
 
 PASSWORD = "hunter2-of-the-cloud"
 MEMORY = ("--platform", "memory", "--login", "x")

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from publisher.store import Store
-from tests.unit.cli.conftest import Cli
+from tests.command import Cli
 
 
 @pytest.fixture(autouse=True)

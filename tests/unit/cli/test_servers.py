@@ -12,8 +12,8 @@ import pytest
 
 from publisher.cli import servers_command
 from publisher.cli.main import app
+from tests.command import Cli
 from tests.servers.process import free_port
-from tests.unit.cli.conftest import Cli
 
 
 class Became(Exception):

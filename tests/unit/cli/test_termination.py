@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from publisher.store import Store
-from tests.unit.cli.conftest import Cli
+from tests.command import Cli
 from tests.unit.cli.terminal import on_a_terminal
 
 pytestmark = pytest.mark.long

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from publisher.store import Store
+from tests.command import Cli
 from tests.records import add_ticket
-from tests.unit.cli.conftest import Cli
 
 
 @pytest.fixture

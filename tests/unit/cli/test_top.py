@@ -22,9 +22,9 @@ from publisher.store import Store
 from publisher.store.engine import db_now, writing
 from publisher.store.fleet import Member
 from publisher.store.tables import tickets, workers
+from tests.command import Cli
 from tests.patience import PATIENCE
 from tests.records import add_ticket, put_back
-from tests.unit.cli.conftest import Cli
 
 BUSY = Member("busy-1", "here", 1, "publisher@here", "0.1.0", 4)
 DEAD = Member("dead-2", "there", 2, "publisher@there", "0.1.0", 2)

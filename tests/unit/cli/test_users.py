@@ -4,7 +4,7 @@ import pytest
 
 from publisher.store import Store
 from publisher.store.users import verify_password
-from tests.unit.cli.conftest import Cli
+from tests.command import Cli
 from tests.unit.cli.terminal import on_a_terminal
 
 

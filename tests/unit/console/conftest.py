@@ -11,16 +11,7 @@ import pytest
 from lxml import html
 
 from tests.in_process import InProcess
-from tests.unit.intake.conftest import (
-    PASSWORDS,
-    Service,
-    filled_template,
-    fresh,
-    no_secrets_in_logs,
-    start,
-)
-
-__all__ = ["filled_template", "fresh", "no_secrets_in_logs", "start"]
+from tests.service import PASSWORDS, Service
 
 HERE = "http://console.example"
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from publisher.store.accounts import StoredAccount
+from tests.service import SECRET, Service
 from tests.unit.console.conftest import Browser, Page
-from tests.unit.intake.conftest import SECRET, Service
 
 Browsers = Callable[..., Browser]
 

@@ -6,8 +6,8 @@ import pytest
 
 from tests import disks
 from tests.image_cases import SENT, ImageCase
+from tests.service import IMAGES, Service
 from tests.unit.console.test_http_images import Browsers, upload
-from tests.unit.intake.conftest import IMAGES, Service
 
 
 @pytest.mark.parametrize("case", SENT, ids=lambda case: case.name)

@@ -9,8 +9,8 @@ from sqlalchemy.exc import OperationalError
 
 from publisher.core.errors import TooMany
 from publisher.store.publications import Publications
+from tests.service import Service
 from tests.unit.console.conftest import Browser
-from tests.unit.intake.conftest import Service
 
 Browsers = Callable[..., Browser]
 

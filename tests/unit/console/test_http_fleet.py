@@ -15,8 +15,8 @@ from publisher.store.audit import Actor
 from publisher.store.engine import db_now, writing
 from publisher.store.fleet import Member
 from publisher.store.tables import workers
+from tests.service import Service, xml_body
 from tests.unit.console.conftest import Browser
-from tests.unit.intake.conftest import Service, xml_body
 
 Browsers = Callable[..., Browser]
 

@@ -13,8 +13,8 @@ from publisher.store.engine import writing
 from publisher.store.tables import tickets
 from tests import disks
 from tests.compressed import COMPRESS
+from tests.service import IMAGES, Service, add_image
 from tests.unit.console.conftest import Browser, Page, browse
-from tests.unit.intake.conftest import IMAGES, Service, add_image
 
 Browsers = Callable[..., Browser]
 

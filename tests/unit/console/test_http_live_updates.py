@@ -18,7 +18,7 @@ from publisher.core.settings import Settings
 from publisher.store import Store
 from publisher.store.tickets import NewTicket
 from tests.patience import PATIENCE
-from tests.unit.intake.conftest import IMAGE_SIZE, PASSWORDS, Process, real_server
+from tests.service import IMAGE_SIZE, PASSWORDS, Process, real_server
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from urllib.parse import quote
 import pytest
 
 from publisher.services import first_user
+from tests.service import PASSWORDS, Service
 from tests.unit.console.conftest import Browser, Page, browse
-from tests.unit.intake.conftest import PASSWORDS, Service
 
 Browsers = Callable[..., Browser]
 

@@ -15,8 +15,8 @@ from publisher.core.ticket import Phase, Sample, State, Ticket
 from publisher.core.uris import ticket_uri
 from publisher.store.engine import db_now, writing
 from publisher.store.tables import notifications, samples
+from tests.service import SECRET, Service, xml_body
 from tests.unit.console.conftest import Browser, Page
-from tests.unit.intake.conftest import SECRET, Service, xml_body
 
 Browsers = Callable[..., Browser]
 MIB = 1 << 20

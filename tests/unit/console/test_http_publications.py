@@ -16,8 +16,8 @@ from publisher.console.live_updates import PageParts, Streams
 from publisher.console.routes.publications import Rows
 from publisher.core.errors import NotFound, TooMany
 from publisher.core.ticket import Phase
+from tests.service import Service, xml_body
 from tests.unit.console.conftest import Browser, Page
-from tests.unit.intake.conftest import Service, xml_body
 
 Browsers = Callable[..., Browser]
 

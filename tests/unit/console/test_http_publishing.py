@@ -11,8 +11,8 @@ import pytest
 
 from publisher.core.ticket import State
 from publisher.store.accounts import StoredAccount
+from tests.service import ACCOUNT, IMAGES, JSON, PASSWORDS, SECRET, Service
 from tests.unit.console.conftest import HERE, Browser, Page, browse
-from tests.unit.intake.conftest import ACCOUNT, IMAGES, JSON, PASSWORDS, SECRET, Service
 
 Browsers = Callable[..., Browser]
 

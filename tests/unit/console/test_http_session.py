@@ -14,8 +14,8 @@ from publisher.store.engine import db_now, reading, writing
 from publisher.store.tables import sessions
 from publisher.store.users import User
 from publisher.web.auth import Authenticator
+from tests.service import PASSWORDS, Service
 from tests.unit.console.conftest import HERE, Browser, browse
-from tests.unit.intake.conftest import PASSWORDS, Service
 
 Browsers = Callable[..., Browser]
 

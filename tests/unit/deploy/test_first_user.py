@@ -10,10 +10,8 @@ import pytest
 from publisher.core.settings import Settings
 from publisher.store import Store
 from publisher.store.users import verify_password
-from tests.unit.cli.conftest import Cli, bare_cli
+from tests.command import Cli
 from tests.unit.deploy.files import REPOSITORY
-
-__all__ = ["bare_cli"]
 
 SECTIONS = dict(
     re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", (REPOSITORY / "docs/deployment.md").read_text(), re.M | re.S)

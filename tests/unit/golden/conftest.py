@@ -13,8 +13,8 @@ from publisher.core.settings import Settings
 from publisher.store import Store, engine
 from tests.browser.pages import fill
 from tests.conftest import quick_hashing
+from tests.service import PASSWORDS, Service, serving
 from tests.unit.console.conftest import Browser, browse
-from tests.unit.intake.conftest import PASSWORDS, Service, serving
 
 
 class Clock:

@@ -25,8 +25,8 @@ from publisher.intake.wire import xsd
 from publisher.telemetry.metrics import exposition
 from publisher.telemetry.store_metrics import store_registry
 from tests.browser.pages import PAGES
+from tests.service import Service
 from tests.unit.console.conftest import Browser
-from tests.unit.intake.conftest import Service
 
 FILES = Path(__file__).parent / "files"
 WIDTH = {"COLUMNS": "100", "TERMINAL_WIDTH": "100"}

@@ -18,7 +18,7 @@ from publisher.store.engine import writing
 from publisher.store.tables import images
 from publisher.web.auth import signature
 from publisher.web.negotiation import Format
-from tests.unit.intake.conftest import ACCOUNT, JSON, TARGET, XML, Answer, Service, add_image, json_body
+from tests.service import ACCOUNT, JSON, TARGET, XML, Answer, Service, add_image, json_body
 
 
 @dataclass(frozen=True)

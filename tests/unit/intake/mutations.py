@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from urllib.parse import quote, urlencode
 
 from publisher.web.negotiation import Format
-from tests.unit.intake.conftest import JSON, XML, basic
+from tests.service import JSON, XML, basic
 from tests.unit.intake.contract import CONTRACT, FILES, Belongings
 
 FORM = "application/x-www-form-urlencoded"

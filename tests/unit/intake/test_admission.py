@@ -17,7 +17,7 @@ from publisher.web.auth import Authenticator
 from publisher.web.password_hashing import AllPlacesTaken
 from publisher.web.rate_limits import SignIns
 from tests.patience import PATIENCE
-from tests.unit.intake.conftest import PASSWORDS, Service, basic
+from tests.service import PASSWORDS, Service, basic
 
 PER_SECOND = 200
 

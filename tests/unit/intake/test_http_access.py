@@ -8,7 +8,7 @@ import pytest
 
 from publisher.store import users
 from publisher.web import auth
-from tests.unit.intake.conftest import PASSWORDS, Service, basic
+from tests.service import PASSWORDS, Service, basic
 from tests.unit.intake.contract import CONTRACT, Belongings, Row
 
 NOBODY = "nobody"

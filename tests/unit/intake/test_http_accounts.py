@@ -11,7 +11,7 @@ import pytest
 from publisher.core.ticket import Ticket
 from publisher.core.vault import Vault
 from tests.servers.certificates import authority
-from tests.unit.intake.conftest import (
+from tests.service import (
     ACCOUNT,
     JSON,
     SECRET,

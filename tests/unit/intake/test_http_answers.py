@@ -11,7 +11,7 @@ from lxml import etree
 
 from publisher.core.ticket import Phase, Ticket
 from publisher.store import Store
-from tests.unit.intake.conftest import (
+from tests.service import (
     IMAGE_SIZE,
     JSON,
     PASSWORDS,

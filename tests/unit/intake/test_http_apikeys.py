@@ -15,7 +15,7 @@ from publisher.core.vault import Vault
 from publisher.store import Store
 from publisher.web.auth import API_SECRET, signature, signed_text
 from tests.patience import PATIENCE
-from tests.unit.intake.conftest import JSON, UFORGE, XML, Service, basic, real_server
+from tests.service import JSON, UFORGE, XML, Service, basic, real_server
 from tests.unit.intake.contract import Key, make_key
 
 PUBLIC, SECRET_KEY = "PUBKEY", "SECKEY+/x"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.intake.conftest import IMAGE_SIZE, JSON, Service, add_image, ticket_path
+from tests.service import IMAGE_SIZE, JSON, Service, add_image, ticket_path
 
 ALICE = "users/alice/appliances"
 

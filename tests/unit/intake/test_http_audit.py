@@ -10,7 +10,7 @@ import pytest
 
 from publisher.intake.resources import routed
 from publisher.store.audit import Actor
-from tests.unit.intake.conftest import ACCOUNT, JSON, PASSWORDS, SECRET, Service, json_body, ticket_path
+from tests.service import ACCOUNT, JSON, PASSWORDS, SECRET, Service, json_body, ticket_path
 
 ALICE = Actor("alice", "api", "testclient")
 

@@ -11,7 +11,7 @@ import pytest
 from publisher.core.image import ImageState
 from publisher.core.ticket import State
 from publisher.store.tickets import Tickets
-from tests.unit.intake.conftest import JSON, UFORGE, XML, Answer, Service, json_body, xml_body
+from tests.service import JSON, UFORGE, XML, Answer, Service, json_body, xml_body
 from tests.unit.intake.contract import CONTRACT, FILES, GETS, Belongings, Row
 
 FLAT = "users/root/appliances/4/pimages"

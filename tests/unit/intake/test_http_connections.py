@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.intake.conftest import Answer, real_server, xml_body
+from tests.service import Answer, real_server, xml_body
 from tests.unit.intake.test_http_server import FLAT, GET, LOGIN, POST, Intake, read_answers
 
 SHORT_SECONDS = 0.5

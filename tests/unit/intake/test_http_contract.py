@@ -12,7 +12,7 @@ from lxml import etree
 
 from publisher.core.image import Image
 from publisher.intake.resources import RESOURCES
-from tests.unit.intake.conftest import JSON, PASSWORDS, UFORGE, XML, Answer, Service
+from tests.service import JSON, PASSWORDS, UFORGE, XML, Answer, Service
 from tests.unit.intake.contract import CONTRACT, FILES, GETS, Belongings, Row, make_key
 
 pytestmark = pytest.mark.long

@@ -12,7 +12,7 @@ from publisher.store.engine import writing
 from publisher.store.tables import images
 from tests import disks
 from tests.image_cases import SENT, ImageCase, mutated
-from tests.unit.intake.conftest import JSON, XML, Service, json_body
+from tests.service import JSON, XML, Service, json_body
 
 ALICE = "users/alice/appliances/14/images"
 BYTES = "application/octet-stream"

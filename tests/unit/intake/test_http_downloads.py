@@ -22,7 +22,7 @@ from publisher.store.engine import writing
 from publisher.store.tables import images
 from publisher.web.auth import NoSignatures, signature
 from publisher.web.file_response import disposition
-from tests.unit.intake.conftest import JSON, Answer, Service, ticket_path, xml_body
+from tests.service import JSON, Answer, Service, ticket_path, xml_body
 
 CONTENT = bytes(range(256)) * 4000
 """More than one chunk."""

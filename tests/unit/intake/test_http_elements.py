@@ -12,7 +12,7 @@ import pytest
 from publisher.intake.wire.schema import TYPES
 from publisher.platforms.fields import Field, Kind
 from publisher.platforms.registry import PLATFORMS
-from tests.unit.intake.conftest import ACCOUNT, JSON, SECRET, UFORGE, XML, XSI, Answer, Service, document
+from tests.service import ACCOUNT, JSON, SECRET, UFORGE, XML, XSI, Answer, Service, document
 
 PUBLISH, STORE = "users/alice/appliances/14/images/21/pimages", "users/alice/accounts"
 pytestmark = pytest.mark.long

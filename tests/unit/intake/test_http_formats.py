@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.intake.conftest import (
+from tests.service import (
     ACCOUNT,
     DATA,
     JSON,

@@ -15,7 +15,7 @@ from publisher.store import Store
 from publisher.store import engine as store_engine
 from publisher.store.engine import open_engine
 from publisher.store.tickets import Tickets
-from tests.unit.intake.conftest import (
+from tests.service import (
     DATA,
     JSON,
     SECRET,

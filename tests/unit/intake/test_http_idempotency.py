@@ -16,7 +16,7 @@ from publisher.store import tables
 from publisher.store.engine import reading, writing
 from publisher.store.idempotency import IdempotencyKeys
 from tests.patience import PATIENCE
-from tests.unit.intake.conftest import JSON, SECRET, XML, Answer, Service, image_uri, json_body, ticket_path, xml_body
+from tests.service import JSON, SECRET, XML, Answer, Service, image_uri, json_body, ticket_path, xml_body
 
 NESTED = "users/alice/appliances/14/images/21/pimages"
 FLAT = "users/alice/appliances/14/pimages"

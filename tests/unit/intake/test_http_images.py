@@ -14,7 +14,7 @@ from publisher.core.image import Image, ImageState
 from publisher.services import image_files
 from publisher.store.engine import writing
 from publisher.store.tables import images
-from tests.unit.intake.conftest import JSON, Service, image_uri, ticket_path
+from tests.service import JSON, Service, image_uri, ticket_path
 
 APPLIANCE = "users/alice/appliances/14"
 ALICE = f"{APPLIANCE}/images"

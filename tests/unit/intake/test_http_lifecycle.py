@@ -8,7 +8,7 @@ import pytest
 
 from publisher.core.ticket import State, Ticket
 from publisher.store import Store
-from tests.unit.intake.conftest import JSON, Service, ticket_path
+from tests.service import JSON, Service, ticket_path
 
 ALICE = "users/alice/appliances/14"
 

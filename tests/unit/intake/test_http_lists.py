@@ -13,7 +13,7 @@ import pytest
 
 from publisher.intake.wire.schema import FORMAT_NAMES
 from publisher.platforms.registry import installed, platform_of
-from tests.unit.intake.conftest import ACCOUNT, JSON, XML, Answer, Service
+from tests.service import ACCOUNT, JSON, XML, Answer, Service
 
 ACCOUNTS, PLATFORMS, FORMATS = (f"users/alice/{each}" for each in ("accounts", "targetplatforms", "targetformats"))
 WRAPPERS = {ACCOUNTS: "credAccounts", PLATFORMS: "targetPlatforms", FORMATS: "targetFormats"}

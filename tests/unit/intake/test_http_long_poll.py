@@ -22,7 +22,7 @@ from publisher.store import tables
 from publisher.store.engine import writing
 from publisher.web.negotiation import Format
 from tests.installation import eventually
-from tests.unit.intake.conftest import IMAGE_SIZE, JSON, XML, Answer, Service, ticket_path
+from tests.service import IMAGE_SIZE, JSON, XML, Answer, Service, ticket_path
 
 pytestmark = pytest.mark.long
 

@@ -20,7 +20,7 @@ from publisher.store.fleet import Member
 from publisher.store.tables import notifications, sightings
 from publisher.telemetry.metrics_access import Monitors
 from tests.records import put_back
-from tests.unit.intake.conftest import JSON, Answer, Service, ticket_path
+from tests.service import JSON, Answer, Service, ticket_path
 
 Numbers = dict[tuple[str, frozenset[tuple[str, str]]], float]
 TOKEN = "a-token-of-tests"

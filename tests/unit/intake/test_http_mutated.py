@@ -18,7 +18,7 @@ from typing import BinaryIO
 import pytest
 from lxml import etree
 
-from tests.unit.intake.conftest import PASSWORDS, UFORGE, Process, real_server, serving
+from tests.service import PASSWORDS, UFORGE, Process, real_server, serving
 from tests.unit.intake.contract import Belongings
 from tests.unit.intake.mutations import Sent, Session, mutated, valid
 

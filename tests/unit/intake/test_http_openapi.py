@@ -25,7 +25,7 @@ from publisher.web.negotiation import Format
 from publisher.web.request import API
 from tests.patience import PATIENCE
 from tests.servers import missing
-from tests.unit.intake.conftest import JSON, SECRET, XML, Service, real_server
+from tests.service import JSON, SECRET, XML, Service, real_server
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from publisher.outbound import precheck
 from tests.patience import PATIENCE
 from tests.servers.certificates import Authority, authority
 from tests.servers.listening import Listening, listening
-from tests.unit.intake.conftest import ACCOUNT, JSON, XML, Answer, Service, image_uri, json_body, xml_body
+from tests.service import ACCOUNT, JSON, XML, Answer, Service, image_uri, json_body, xml_body
 
 PATH = "users/root/appliances/4/pimages"
 OUTSIDE = {"account__keystoneUrl": "https://8.8.8.8:5000", "account__glanceUrl": None}

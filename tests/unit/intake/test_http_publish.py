@@ -14,7 +14,7 @@ from publisher.core.vault import Vault
 from publisher.platforms.registry import installed
 from publisher.store.tickets import Tickets
 from tests import disks
-from tests.unit.intake.conftest import (
+from tests.service import (
     ACCOUNT,
     JSON,
     SECRET,

@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 
 from publisher.core.settings import Settings
-from tests.unit.intake.conftest import JSON, XML, Answer, Service, ticket_path
+from tests.service import JSON, XML, Answer, Service, ticket_path
 from tests.unit.intake.contract import make_key
 from tests.unit.intake.test_http_apikeys import ask
 

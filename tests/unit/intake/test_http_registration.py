@@ -18,7 +18,7 @@ from publisher.store.images import Images
 from publisher.store.tables import images
 from tests import disks
 from tests.compressed import COMPRESS
-from tests.unit.intake.conftest import JSON, UFORGE, XML, Service
+from tests.service import JSON, UFORGE, XML, Service
 
 ALICE = "users/alice/appliances/14/images"
 BYTES = "application/octet-stream"

@@ -10,7 +10,7 @@ from structlog.contextvars import get_contextvars
 
 from publisher.services import wakeups
 from publisher.store.tickets import Tickets
-from tests.unit.intake.conftest import JSON, Service, image_uri, json_body
+from tests.service import JSON, Service, image_uri, json_body
 
 
 def test_every_answer_tells_one(service: Service) -> None:

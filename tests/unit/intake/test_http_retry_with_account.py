@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from publisher.core.ticket import Ticket
-from tests.unit.intake.conftest import ACCOUNT, JSON, Service, json_body
+from tests.service import ACCOUNT, JSON, Service, json_body
 
 PATH = "users/root/appliances/4/pimages"
 

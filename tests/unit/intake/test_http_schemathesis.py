@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.intake.conftest import JSON, PASSWORDS, XML, Service, json_body, real_server, serving
+from tests.service import JSON, PASSWORDS, XML, Service, json_body, real_server, serving
 from tests.unit.intake.contract import Belongings
 
 CHECKS = (

@@ -10,7 +10,7 @@ from fastapi import Response
 from starlette.testclient import TestClient
 
 from publisher.store.accounts import Accounts
-from tests.unit.intake.conftest import JSON, Answer, Service, image_uri, ticket_path
+from tests.service import JSON, Answer, Service, image_uri, ticket_path
 
 ALWAYS = {
     "x-content-type-options": "nosniff",

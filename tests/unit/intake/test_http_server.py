@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from tests.patience import PATIENCE
-from tests.unit.intake.conftest import DATA, PASSWORDS, Answer, basic, real_server, xml_body
+from tests.service import DATA, PASSWORDS, Answer, basic, real_server, xml_body
 
 FLAT = "/api/users/root/appliances/4/pimages"
 LOGIN = f"Authorization: {basic('root', PASSWORDS['root'])}\r\n"

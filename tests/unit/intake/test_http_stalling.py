@@ -17,9 +17,9 @@ from publisher.store import users
 from publisher.store.tickets import Tickets
 from publisher.web import auth
 from tests.patience import PATIENCE
+from tests.service import JSON, PASSWORDS, Answer, Service, basic, ticket_path, xml_body
 from tests.stack import until
 from tests.unit.console.conftest import HERE, browse
-from tests.unit.intake.conftest import JSON, PASSWORDS, Answer, Service, basic, ticket_path, xml_body
 
 with warnings.catch_warnings():
     # It would rather have httpx2, a fork of the httpx that we have.

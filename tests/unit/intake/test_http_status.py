@@ -15,7 +15,7 @@ from publisher.core.ticket import Phase, State, Ticket
 from publisher.store import tables
 from publisher.store.engine import writing
 from publisher.store.leases import Claim
-from tests.unit.intake.conftest import IMAGE_SIZE, JSON, XML, Answer, Service, ticket_path
+from tests.service import IMAGE_SIZE, JSON, XML, Answer, Service, ticket_path
 
 FLAT = "users/alice/appliances/14/pimages"
 

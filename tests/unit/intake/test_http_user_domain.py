@@ -12,7 +12,7 @@ from lxml import etree
 from publisher.core.ticket import Ticket
 from publisher.store.engine import reading
 from publisher.store.tables import tickets
-from tests.unit.intake.conftest import ACCOUNT, JSON, XML, Answer, Service, image_uri, json_body, xml_body
+from tests.service import ACCOUNT, JSON, XML, Answer, Service, image_uri, json_body, xml_body
 
 PATH = "users/root/appliances/4/pimages"
 OURS = {"userDomain": "people", "interface": "internal"}

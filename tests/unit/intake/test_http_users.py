@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.unit.intake.conftest import JSON, PASSWORDS, Service
+from tests.service import JSON, PASSWORDS, Service
 
 BASES = {
     "baseApiKeysUri": "users/alice/apikeys",

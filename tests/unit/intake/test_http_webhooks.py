@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.intake.conftest import JSON, UFORGE, XML, Answer, Service, json_body, xml_body
+from tests.service import JSON, UFORGE, XML, Answer, Service, json_body, xml_body
 
 ALICE = "users/alice/webhook"
 PATH = "users/alice/appliances/14/images/21/pimages"

@@ -14,8 +14,8 @@ from publisher.store.audit import Actor
 from publisher.web import auth
 from publisher.web.auth import Authenticator
 from publisher.web.rate_limits import Requests, SignIns
+from tests.service import basic
 from tests.stack import until
-from tests.unit.intake.conftest import basic
 
 HERE, THERE = "192.0.2.1", "192.0.2.2"
 

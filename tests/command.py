@@ -1,0 +1,41 @@
+"""The `publisher` command, run in this process on an installation of its own."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from typer.testing import CliRunner, Result
+
+from publisher.cli.main import app
+from tests import disks
+
+
+@dataclass
+class Cli:
+    """An installation in a directory; its broker does not run."""
+
+    directory: Path
+    runner: CliRunner = field(default_factory=CliRunner)
+
+    def run(self, *arguments: str | Path | int, input: str | None = None, **variables: str) -> Result:
+        result = self.runner.invoke(app, [str(each) for each in arguments], input=input, env=variables)
+        # Whatever goes wrong is said in words.
+        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+        assert "Traceback" not in result.output
+        return result
+
+    def ok(self, *arguments: str | Path | int, input: str | None = None, **variables: str) -> str:
+        result = self.run(*arguments, input=input, **variables)
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    def json(self, *arguments: str | Path | int, **variables: str) -> Any:
+        return json.loads(self.ok(*arguments, "--json", **variables))
+
+    def image_file(self, name: str = "disk.img", content: bytes = disks.raw(b"a disk" * 1000)) -> Path:
+        file = self.directory / name
+        file.write_bytes(content)
+        return file
