@@ -32,7 +32,6 @@ LONGEST = (
     "tests/browser/test_forms.py",
     "tests/contract/test_cloud_plugins.py",
     "tests/unit/intake/test_http_connections.py",
-    "tests/unit/workers/test_runner.py",
     "tests/unit/workers/test_transfer.py",
     "tests/integration/test_queue.py",
     "tests/integration/test_publish_refused.py",

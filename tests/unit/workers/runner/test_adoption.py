@@ -1,0 +1,76 @@
+"""An attempt uses what an earlier one has left in the cloud, if that is right."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from publisher.core.image import Image
+from publisher.core.ticket import State, Ticket
+from publisher.store import Store
+from tests.records import current, put_back
+from tests.unit.workers.runner.scripted_cloud import Script, cloud_ids
+from workers.clouds.base import CloudImage
+from workers.journal import TicketJournal
+from workers.runner import Runner
+
+
+def leave(store: Store, ticket: Ticket, script: Script, image: CloudImage) -> None:
+    """What a worker that was killed has left: in the cloud and in the journal."""
+    claim = store.leases.claim(ticket.id, "killed", 60)
+    assert claim
+    store.leases.plan(claim, image.cloud_id)
+    store.leases.mark(claim, image.cloud_id, "present")
+    script.images[image.cloud_id] = image
+    put_back(store, ticket, lease_until=1)
+
+
+def test_what_is_found_complete_is_adopted(
+    sqlite_store: Store, ticket: Ticket, image: Image, runner: Runner, script: Script
+) -> None:
+    leave(sqlite_store, ticket, script, CloudImage("left", True, image.size, {"sha512": image.sha512}))
+    assert runner.run(ticket.id) is State.PUBLISHED
+    assert "upload" not in script.asked
+    assert script.asked[-1] == "finish"
+    now = current(sqlite_store, ticket)
+    assert (now.cloud_id, now.attempt) == ("left", 2)
+    assert cloud_ids(sqlite_store, ticket) == ["present"]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"hashes": {"sha512": "0" * 128}}, {"size": 5}, {"hashes": {}}], ids=["hash", "size", "no hash"]
+)
+def test_what_is_found_wrong_is_removed_and_made_anew(
+    sqlite_store: Store, ticket: Ticket, image: Image, runner: Runner, script: Script, wrong: dict[str, Any]
+) -> None:
+    found = CloudImage("left", True, image.size, {"sha512": image.sha512})
+    leave(sqlite_store, ticket, script, dataclasses.replace(found, **wrong))
+    assert runner.run(ticket.id) is State.PUBLISHED
+    now = current(sqlite_store, ticket)
+    assert list(script.images) == [now.cloud_id]
+    assert now.cloud_id != "left"
+    assert cloud_ids(sqlite_store, ticket) == ["gone", "present"]
+
+
+def test_what_is_found_incomplete_is_filled(
+    sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script
+) -> None:
+    leave(sqlite_store, ticket, script, CloudImage("left", complete=False))
+    assert runner.run(ticket.id) is State.PUBLISHED
+    assert list(script.images) == ["left"]
+
+
+def test_what_another_worker_may_still_delete_is_not_used(
+    sqlite_store: Store, ticket: Ticket, image: Image, runner: Runner, script: Script
+) -> None:
+    """It was paused, or its connection stalled, between the decision and the deletion."""
+    left = CloudImage("left", True, image.size, {"sha512": image.sha512})
+    leave(sqlite_store, ticket, script, left)
+    paused = sqlite_store.leases.claim(ticket.id, "paused", 60)
+    assert paused
+    TicketJournal(sqlite_store, paused).condemn("left")
+    put_back(sqlite_store, ticket, lease_until=1)
+    assert runner.run(ticket.id) is State.PUBLISHED
+    script.images.pop("left", None)  # now it comes
+    assert list(script.images) == [current(sqlite_store, ticket).cloud_id]
+    assert cloud_ids(sqlite_store, ticket) == ["gone", "present"]

@@ -1,0 +1,66 @@
+"""The image's file: it must be what was registered, before and during the upload."""
+
+import os
+
+import pytest
+
+from publisher.core.image import Image
+from publisher.core.settings import Settings
+from publisher.core.ticket import State, Ticket
+from publisher.store import Store
+from tests.records import current
+from tests.unit.workers.runner.scripted_cloud import CONTENT, Script
+from workers.runner import Runner
+
+
+@pytest.mark.parametrize(
+    ("happens", "words_"),
+    [
+        ("deleted", "image 1 has been deleted"),
+        ("vanished", "no longer there; generate the image again"),
+        ("shrunk", "bytes, but"),
+        ("grown", "bytes, but"),
+        ("a link", "cannot be opened"),
+        ("a directory", "not a regular file"),
+        ("the root is gone", "cannot be opened|no longer there"),
+    ],
+)
+def test_a_file_that_is_not_what_was_registered(
+    sqlite_store: Store,
+    ticket: Ticket,
+    image: Image,
+    runner: Runner,
+    script: Script,
+    settings: Settings,
+    happens: str,
+    words_: str,
+) -> None:
+    file = settings.images / image.location
+    match happens:
+        case "deleted":
+            sqlite_store.images.remove(image.id)
+        case "shrunk":
+            os.truncate(file, 5)
+        case "grown":
+            file.write_bytes(CONTENT + b"x")
+        case _:
+            file.unlink()
+            if happens == "a link":
+                file.symlink_to("/etc/passwd")
+            elif happens == "a directory":
+                file.mkdir()
+            elif happens == "the root is gone":
+                settings.images.rmdir()
+    assert runner.run(ticket.id) is State.FAILED
+    error = current(sqlite_store, ticket).error or ""
+    assert any(part in error for part in words_.split("|")), error
+    assert script.asked == [], "nothing was asked of the cloud"
+
+
+def test_a_file_that_shrinks_meanwhile(
+    sqlite_store: Store, ticket: Ticket, image: Image, runner: Runner, script: Script, settings: Settings
+) -> None:
+    script.on["chunk"] = lambda: os.truncate(settings.images / image.location, 1 << 20)
+    assert runner.run(ticket.id) is State.FAILED
+    assert "shorter while it was uploaded" in (current(sqlite_store, ticket).error or "")
+    assert script.images == {}

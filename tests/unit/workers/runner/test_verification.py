@@ -1,0 +1,70 @@
+"""What the cloud received is compared with what was registered."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from publisher.core.errors import (
+    Reason,
+)
+from publisher.core.image import Image
+from publisher.core.settings import Settings
+from publisher.core.ticket import State, Ticket
+from publisher.store import Store
+from tests.records import current, words
+from tests.unit.workers.runner.scripted_cloud import CONTENT, Script, cloud_ids
+from workers.runner import Runner
+
+
+@pytest.mark.parametrize(
+    ("received", "error"),
+    [
+        ({"hashes": {"sha512": "0" * 128}}, "the sha512 that the cloud computed is not the registered one"),
+        ({"hashes": {"md5": "0" * 32}}, "the md5 that the cloud computed is not the registered one"),
+        ({"size": 5}, f"the cloud received 5 bytes of {len(CONTENT)}"),
+        ({"complete": False}, "the cloud does not list the image as complete"),
+    ],
+)
+def test_what_arrived_wrong_is_removed(
+    sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script, received: dict[str, Any], error: str
+) -> None:
+    script.received = lambda image: dataclasses.replace(image, **received)
+    assert runner.run(ticket.id) is State.FAILED
+    assert current(sqlite_store, ticket).error == f"{error}; the image was removed from the cloud again"
+    assert current(sqlite_store, ticket).reason == Reason.INTEGRITY
+    assert script.images == {}
+    assert cloud_ids(sqlite_store, ticket) == ["gone"]
+    assert "finish" not in script.asked
+
+
+@pytest.mark.parametrize("from_the_kernel", [False, True])
+def test_a_cloud_that_tells_no_hash_is_believed_by_what_was_sent(
+    sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script, from_the_kernel: bool
+) -> None:
+    script.received = lambda image: dataclasses.replace(image, hashes={})
+    script.from_the_kernel = from_the_kernel
+    assert runner.run(ticket.id) is State.PUBLISHED
+    told = "The cloud verified nothing: it reports no hash. Its size is right, and what was sent is what was registered"
+    assert told in words(sqlite_store, ticket)
+
+
+@pytest.mark.parametrize("from_the_kernel", [False, True])
+def test_a_cloud_that_tells_no_hash_and_was_sent_something_else(
+    sqlite_store: Store, ticket: Ticket, image: Image, settings: Settings, runner: Runner, script: Script,
+    from_the_kernel: bool,
+) -> None:  # fmt: skip
+    (settings.images / image.location).write_bytes(bytes(len(CONTENT)))
+    script.received = lambda image: dataclasses.replace(image, hashes={})
+    script.from_the_kernel = from_the_kernel
+    assert runner.run(ticket.id) is State.FAILED
+    error = current(sqlite_store, ticket).error
+    assert error == "the sha256 of what was sent is not the registered one; the image was removed from the cloud again"
+    assert script.images == {}
+
+
+def test_a_cloud_that_tells_a_hash_is_not_said_to_have_verified_nothing(
+    sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script
+) -> None:
+    assert runner.run(ticket.id) is State.PUBLISHED
+    assert "verified nothing" not in " ".join(words(sqlite_store, ticket))
