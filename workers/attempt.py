@@ -45,10 +45,6 @@ from workers.transfer import Transfer
 
 logger = logging.getLogger(__name__)
 
-_CLEANING_UP = "; cleaning up: "
-"""Separates, in the error of a failed ticket, the reason of the failure from the reason why its leftovers cannot be
-deleted yet."""
-
 _HASHES_TRUSTED = ("sha512", "sha256", "md5")
 """Hashes that a cloud may report for an image it received. The first that it reports is compared."""
 
@@ -109,9 +105,8 @@ class Attempt:
         return State.PUBLISHED
 
     def _publish(self) -> None:
-        failed, cleaning_up, _ = (self._ticket.error or "").partition(_CLEANING_UP)
-        if cleaning_up:
-            raise PermanentCloudError(failed, reason=Reason(self._ticket.reason or Reason.INTERNAL))
+        if self._ticket.failure:
+            raise PermanentCloudError(self._ticket.failure, reason=Reason(self._ticket.reason or Reason.INTERNAL))
         if self._ticket.attempt > self._settings.attempts_max:
             broke_off = f"given up: {self._settings.attempts_max} workers broke off while at it"
             raise PermanentCloudError(broke_off, reason=Reason.WORKER_LOST)
@@ -222,9 +217,10 @@ class Attempt:
         return State.QUEUED
 
     def _too_late(self, last_error: str | None) -> State:
+        if self._ticket.failure:  # it has failed already, and only its clean-up is repeated
+            return self._fail(self._ticket.failure, Reason(self._ticket.reason or Reason.DEADLINE))
         words = f"given up: not published within {_duration(self._settings.deadline_seconds)} of its acceptance"
-        # The error may say so already, if the clean-up had to be repeated.
-        if last_error and not last_error.startswith(words):
+        if last_error:
             words += f"; the last error: {last_error}"
         return self._fail(words, Reason.DEADLINE)
 
@@ -239,8 +235,8 @@ class Attempt:
             # A failed ticket must leave nothing behind, so wait for a cloud that does not answer.
             if self._ticket.attempt < self._clean_ups_max:
                 delay = retry_delay(self._settings, self._ticket.attempt)
-                words = f"{error}{_CLEANING_UP}{self._words(blocked)}"
-                self._leases.retry(self._claim, delay_seconds=delay, error=words, reason=reason)
+                words = f"{error}; cleaning up: {self._words(blocked)}"
+                self._leases.retry(self._claim, delay_seconds=delay, error=words, reason=reason, failure=error)
                 metrics.RETRIES.labels(self._ticket.platform, reason).inc()
                 return State.QUEUED
             detail = self._leftover(blocked)

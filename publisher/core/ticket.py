@@ -154,6 +154,8 @@ class Ticket:
     """Id of the request that created it, as in the logs."""
     traceparent: str | None = None
     """The trace of that request (W3C Trace Context)."""
+    failure: str | None = None
+    """Why it fails as soon as its leftovers are deleted; None if it has not failed yet."""
 
     @property
     def final(self) -> bool:

@@ -217,10 +217,21 @@ class Leases:
         """Fail a ticket that is being cancelled and whose objects stay in the cloud. Raises `LeaseLost`."""
         self._fail(claim, State.CANCELLING, error, detail, reason)
 
-    def retry(self, claim: Claim, *, delay_seconds: float, error: str, reason: Reason = Reason.UNAVAILABLE) -> None:
-        """Hand the ticket back for a retry after a delay. Raises `Cancelled` or `LeaseLost`."""
+    def retry(
+        self,
+        claim: Claim,
+        *,
+        delay_seconds: float,
+        error: str,
+        reason: Reason = Reason.UNAVAILABLE,
+        failure: str | None = None,
+    ) -> None:
+        """Hand the ticket back for a retry after a delay. Raises `Cancelled` or `LeaseLost`.
+
+        With `failure`, the next attempt only cleans up, and fails the ticket with these words.
+        """
         words = f"To be tried again in {delay_seconds:.0f} s: {error}"
-        self._requeue(claim, words, delay_seconds, error=error, reason=reason)
+        self._requeue(claim, words, delay_seconds, error=error, reason=reason, failure=failure)
 
     def release(self, claim: Claim, words: str) -> None:
         """Hand the ticket back at once, without counting the attempt. Raises `Cancelled` or `LeaseLost`."""
@@ -238,6 +249,7 @@ class Leases:
             words=f"Failed: {error}",
             error=error,
             error_detail=detail,
+            failure=None,
             reason=reason,
         )
 

@@ -185,6 +185,8 @@ tickets = Table(
     Column("location", Text),
     Column("error", Text),
     Column("error_detail", Text),
+    # Why the ticket fails as soon as its leftovers are deleted.
+    Column("failure", Text),
     Column("created", Double, nullable=False),
     Column("modified", Double, nullable=False),
     # When it was created, or last retried by its owner. Its deadline counts from here.

@@ -18,7 +18,7 @@ _PLAIN = [
     "id", "uid", "owner", "appliance_id", "image_id", "platform", "account", "sealed_secrets", "target", "name",
     "attempt", "cloud_id", "location", "error", "error_detail", "created", "modified", "started", "finished",
     "not_before", "lease_token", "worker", "account_id", "downloads", "progressed", "accepted",
-    "reason", "request_id", "traceparent",
+    "reason", "request_id", "traceparent", "failure",
 ]  # fmt: skip
 
 TICKET_COLUMNS = [tickets.c[name] for name in (*_PLAIN, "state", "phase", "sent", "total")]

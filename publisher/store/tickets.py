@@ -255,6 +255,7 @@ class Tickets:
                 attempt=0,
                 error=None,
                 error_detail=None,
+                failure=None,
                 reason=None,
                 started=None,
                 finished=None,

@@ -124,6 +124,13 @@ def test_tickets_in_flight_go_on_after_an_upgrade(
         rows.add("images", **image_of(settings))
         queued = rows.ticket(State.QUEUED, attempt=0)
         waiting = rows.ticket(State.QUEUED, journal="planned", error="Glance is away")
+        failing = (
+            rows.ticket(
+                State.QUEUED, journal="present", error="forbidden; cleaning up: Glance is away", reason="forbidden"
+            )
+            if version >= "0005"
+            else None
+        )  # since then it has a reason
         abandoned = rows.ticket(State.PUBLISHING, journal="present", worker="gone", phase="uploading", sent=7)
         held = rows.ticket(State.PUBLISHING, journal="present", worker="alive", lease_until=later, wake_at=later)
         cancelling = rows.ticket(State.CANCELLING, journal="present", worker="gone")
@@ -143,9 +150,12 @@ def test_tickets_in_flight_go_on_after_an_upgrade(
     assert image.ready
     runner = Runner(store, vault, settings, worker="new")
     due = store.tickets.due()
-    assert set(due) == {queued, waiting, abandoned, cancelling}
+    assert set(due) == {queued, waiting, abandoned, cancelling} | ({failing} if failing else set())
     for ticket_id in due:
         runner.run(ticket_id)
+    if failing:
+        failed_now = current(store, failing)
+        assert (failed_now.state, failed_now.error, failed_now.failure) == (State.FAILED, "forbidden", None)
     assert {id: current(store, id).state for id in (queued, waiting, abandoned, held, cancelling)} == {
         queued: State.PUBLISHED,
         waiting: State.PUBLISHED,

@@ -47,6 +47,16 @@ def test_a_failure_whose_clean_up_fails_for_now(
     assert now.reason == Reason.FORBIDDEN, "not why it could not be cleaned up"
 
 
+def test_the_words_of_a_cloud_do_not_fail_a_ticket(
+    sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script
+) -> None:
+    script.fail("upload", TransientCloudError("503 busy; cleaning up: please come back"))
+    assert runner.run(ticket.id) is State.QUEUED
+    script.on.clear()
+    due_now(sqlite_store, ticket)
+    assert runner.run(ticket.id) is State.PUBLISHED
+
+
 def test_a_clean_up_is_given_up_in_the_end(sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script) -> None:
     for _ in range(2):
         sqlite_store.leases.claim(ticket.id, "doomed", 60)
