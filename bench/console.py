@@ -1,9 +1,10 @@
-"""How soon the console's list of publications is there, with 100,000 tickets in the store.
+"""Measure how fast the console's list of publications loads, with 100,000 tickets in the store.
 
     python -m bench.console [TICKETS] [--rounds N]
 
-An intake in a process of its own, as `publisher serve` starts it, on SQLite and on PostgreSQL; this process asks as a
-browser does that is signed in, one page at a time. Ends with 1 where the first page's median is above what it may be.
+Intakes on SQLite and on PostgreSQL run in processes of their own, as `publisher serve` starts them. This process
+requests one page at a time, as a signed-in browser does. The exit code is 1 if the first page's median exceeds its
+limit.
 """
 
 from __future__ import annotations
@@ -116,9 +117,11 @@ def filled(directory: Path, database_url: str, count: int) -> Iterator[Intake]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("tickets", nargs="?", type=int, default=TICKETS)
-    parser.add_argument("--rounds", type=int, default=30)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "tickets", nargs="?", type=int, default=TICKETS, help="number of tickets in the store (default: %(default)s)"
+    )
+    parser.add_argument("--rounds", type=int, default=30, help="number of rounds (default: %(default)s)")
     arguments = parser.parse_args()
     with ExitStack() as running:
         directory = Path(running.enter_context(tempfile.TemporaryDirectory()))

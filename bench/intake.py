@@ -1,9 +1,9 @@
-"""What the intake can take: accepted publishes and status polls per second, on SQLite and on PostgreSQL.
+"""Measure how many publish requests and status polls one intake process answers per second.
 
-One intake process, as `publisher serve` starts it, over a real Redis, with no worker running. Beside it, in the same
-rounds: a peer, Flower's `POST /api/task/send-task`, which keeps no ticket, and a floor, a bare loop of an INSERT that
-waits for the disk and an `apply_async` (see bench/floor.py). Medians of all rounds are printed, and ratios round by
-round. Polls are of random tickets of a small store and of a large one: they must cost the same.
+The intake runs on SQLite and on PostgreSQL, as `publisher serve` starts it, with a real Redis and no worker. The same
+rounds also measure a peer, Flower's `POST /api/task/send-task`, which stores no ticket, and a floor, a bare loop of an
+INSERT committed to disk and an `apply_async` (see bench/floor.py). The output shows the medians of all rounds, and
+ratios round by round. Polls ask for random tickets in a small store and in a large one: both must cost the same.
 """
 
 from __future__ import annotations
@@ -229,11 +229,13 @@ PUBLISH, FLOWER, FLOOR = "publish", "Flower send-task", "INSERT + apply_async"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--clients", type=int, default=16, help="requests at a time")
-    parser.add_argument("--tickets", type=int, default=100_000, help="in the large store")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=1.0, help="of each way in each round")
-    parser.add_argument("--quick", action="store_true", help="two short rounds and 10,000 tickets: does it run at all?")
+    parser.add_argument("--clients", type=int, default=16, help="number of concurrent requests (default: %(default)s)")
+    parser.add_argument(
+        "--tickets", type=int, default=100_000, help="tickets in the large store (default: %(default)s)"
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="number of rounds (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=1.0, help="length of each measurement (default: %(default)s)")
+    parser.add_argument("--quick", action="store_true", help="run two short rounds with 10,000 tickets, as a check")
     given = parser.parse_args()
     if given.quick:
         given.rounds, given.seconds, given.tickets = 2, 0.5, 10_000

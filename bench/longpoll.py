@@ -1,9 +1,9 @@
-"""How soon callers that wait for a ticket have their answers once it changes, and what their waiting costs.
+"""Measure how soon waiting callers get an answer after their ticket changes, and what their waiting costs.
 
     python -m bench.longpoll [CALLERS] [TICKETS] [--database URL] [--access-log]
 
-An intake in a process of its own, as `publisher serve` starts it; this process holds the callers' connections, and
-changes the tickets in the store, as a worker does. With more tickets than one, all change at once.
+The intake runs in a process of its own, as `publisher serve` starts it. This process holds the callers' connections and
+changes the tickets in the store, as a worker does. All tickets change at once.
 """
 
 from __future__ import annotations
@@ -244,11 +244,15 @@ async def measure(running: Intake, callers: int, count: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("callers", type=int, nargs="?", default=5000)
-    parser.add_argument("tickets", type=int, nargs="?", default=1)
-    parser.add_argument("--database", default="", help="SQLAlchemy URL of an empty database; SQLite by default")
-    parser.add_argument("--access-log", action="store_true", help="with the log of requests, which costs the most")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "callers", type=int, nargs="?", default=5000, help="number of callers that wait (default: %(default)s)"
+    )
+    parser.add_argument(
+        "tickets", type=int, nargs="?", default=1, help="number of tickets that they wait for (default: %(default)s)"
+    )
+    parser.add_argument("--database", default="", help="SQLAlchemy URL of an empty database (default: SQLite)")
+    parser.add_argument("--access-log", action="store_true", help="write the access log, which costs the most")
     given = parser.parse_args()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

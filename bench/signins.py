@@ -1,9 +1,9 @@
-"""How soon known callers are answered while others try wrong passwords, all at once and from many addresses.
+"""Measure how soon known callers get answers while others try wrong passwords, all at once and from many addresses.
 
     python -m bench.signins [--callers 60] [--seconds 60] [--addresses 20]
 
-An intake in a process of its own; those who guess in another; this one measures. Loopback has as many addresses as are
-wanted (127.0.0.x) on Linux.
+The intake and the callers that guess run in processes of their own; this process measures. On Linux, loopback has as
+many addresses as needed (127.0.0.x). The exit code is 1 if a p99 exceeds its limit.
 """
 
 from __future__ import annotations
@@ -164,9 +164,11 @@ def run(directory: Path, *, callers: int, seconds: float, addresses: int) -> Res
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--callers", type=int, default=60)
-    parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--addresses", type=int, default=20)
+    parser.add_argument("--callers", type=int, default=60, help="number of callers that guess (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=60.0, help="how long they guess (default: %(default)s)")
+    parser.add_argument(
+        "--addresses", type=int, default=20, help="number of addresses that they call from (default: %(default)s)"
+    )
     parser.add_argument("--guess", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.guess:

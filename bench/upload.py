@@ -1,8 +1,9 @@
-"""One image to the same Glance, by us and by the clients that people use: wall time, CPU and memory.
+"""Compare uploads of one image to the same Glance by this service and by other clients: wall time, CPU and memory.
 
-Every contender sends the same file, in turn, several times; medians and ratios are printed. Ours is the whole path,
-from the POST to the ticket's end: with its ticket store, queue, lease, progress and verification. For the others it is
-the bare upload into an image record that was made before, but for the `openstack` command, which makes its own.
+All contenders send the same file several times, in turn. The output shows medians and ratios. Our figures cover the
+whole path from the POST to the ticket's end, including the ticket store, the queue, the lease, progress and
+verification. The others only upload into an image record that exists already, except for the `openstack` command,
+which creates its own.
 """
 
 from __future__ import annotations
@@ -278,9 +279,14 @@ def first_bytes(cloud: Cloud, stack: Stack, image_id: int, runs: int) -> list[fl
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--mib", type=int, default=2048, help="size of the image")
-    parser.add_argument("--runs", type=int, default=5, help="how often each contender sends it")
-    parser.add_argument("--first-byte-runs", type=int, default=20)
+    parser.add_argument("--mib", type=int, default=2048, help="size of the image in MiB (default: %(default)s)")
+    parser.add_argument("--runs", type=int, default=5, help="uploads by each contender (default: %(default)s)")
+    parser.add_argument(
+        "--first-byte-runs",
+        type=int,
+        default=20,
+        help="measurements of the time to the first byte (default: %(default)s)",
+    )
     given = parser.parse_args()
     console = Console(width=120)
     venv = Path(os.environ.get("PUBLISHER_DEVCLOUD_VENV", ".venv-devcloud"))

@@ -1,7 +1,7 @@
-"""The demonstration: two images go through the intake, the queue and a worker into a real OpenStack on this machine.
+"""Publish two images to a real OpenStack cloud on this machine, through the intake, the queue and a worker.
 
-It does what a caller would do, with the commands that it prints: curl posts the request, the ticket is polled, and the
-`openstack` client fetches the image back.
+The demonstration prints its main commands: curl posts the request, `publisher status --wait` follows the
+ticket, and the `openstack` client downloads the image again.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class DemoFailed(Exception):
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--keep", action="store_true", help="leave everything running at the end")
+    parser.add_argument("--keep", action="store_true", help="keep everything running at the end")
     parser.add_argument("--stop", action="store_true", help="stop what --keep left running")
     given = parser.parse_args()
     os.umask(0o077)

@@ -36,11 +36,19 @@ class SignInCheck:
 
 def main() -> int:
     """Run the command and return its exit code: 0 if all steps work, else 1."""
-    parser = argparse.ArgumentParser(prog="publisher accounts test")
-    parser.add_argument("--target", action="append", default=[])
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("user")
-    parser.add_argument("account")
+    parser = argparse.ArgumentParser(
+        prog="publisher accounts test", description="Sign in to the cloud with a stored account and show what works."
+    )
+    parser.add_argument(
+        "--target",
+        action="append",
+        default=[],
+        metavar="ELEMENT=VALUE",
+        help="element of the API that says where to sign in; can be repeated",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("user", help="user who owns the account")
+    parser.add_argument("account", help="name of the account")
     options = parser.parse_args()
     checks = []
     try:

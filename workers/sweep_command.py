@@ -27,9 +27,11 @@ def main() -> int:
 
     The code is 1 if the cloud of an account could not be listed or an orphan could not be deleted, else 0.
     """
-    parser = argparse.ArgumentParser(prog="publisher sweep")
-    parser.add_argument("--dry-run", action="store_true")
-    parser.add_argument("--json", action="store_true")
+    parser = argparse.ArgumentParser(
+        prog="publisher sweep", description="Delete orphans: what failed tickets have left in the clouds."
+    )
+    parser.add_argument("--dry-run", action="store_true", help="report what would be deleted, and delete nothing")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args()
     try:
         settings = Settings.from_environment()

@@ -81,7 +81,7 @@ def change(
 
     The command ignores the OS_… variables.
     If a URL or the login changes, it needs the password again.
-    Tickets that have not ended keep the old values. A retry uses the new ones.
+    Tickets that have not ended keep the old values; publisher tickets retry uses the new ones.
     """
     from publisher.core.vault import Vault
     from publisher.outbound.policy import OutboundPolicy

@@ -150,8 +150,10 @@ def test_a_publication_that_is_refused_leaves_no_image(cli: Cli) -> None:
 @pytest.mark.long
 def test_an_account_is_tried_out(cli: Cli) -> None:
     """On a cloud that takes any password but one."""
-    cli.ok("accounts", "add", "good", "--platform", "memory", "--login", "x", OS_PASSWORD="x")
-    cli.ok("accounts", "add", "bad", "--platform", "memory", "--login", "refuse", OS_PASSWORD="x")
+    for name, login in (("good", "x"), ("bad", "refuse")):
+        cli.ok(
+            "accounts", "add", name, "--platform", "memory", "--login", login, "--password-stdin", input="x\n"
+        )  # fmt: skip
     told = {}
     for name in ("good", "bad"):
         command = [sys.executable, "-m", "publisher.cli.main", "accounts", "test", name]
