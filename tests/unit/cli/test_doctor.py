@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import json
 import os
 from collections.abc import Iterator
@@ -17,6 +18,20 @@ from publisher.core.vault import Vault
 from publisher.store import Store
 from publisher.store.engine import writing
 from tests.command import Cli
+
+
+@pytest.fixture(autouse=True, scope="module")
+def plugins_are_loaded_once() -> Iterator[None]:
+    """That takes half a second, as each has a process of its own, and comes to the same for each installation here."""
+    found = functools.cache(lambda: list(doctor_command.check_plugins(Settings.from_environment())))
+
+    def check_plugins(settings: Settings) -> Iterator[Finding]:
+        return iter(found())
+
+    with pytest.MonkeyPatch.context() as patch:
+        checks = [check_plugins if check is doctor_command.check_plugins else check for check in doctor_command.CHECKS]
+        patch.setattr(doctor_command, "CHECKS", tuple(checks))
+        yield
 
 
 def levels(answer: dict[str, Any]) -> dict[str, str]:

@@ -13,7 +13,6 @@ from urllib.parse import SplitResult, urljoin, urlsplit
 
 import jsonschema_rs
 import pytest
-import schemathesis
 from lxml import etree
 from starlette.routing import Route
 
@@ -69,6 +68,8 @@ def whole() -> dict[str, Any]:
 
 
 def test_the_document_is_valid(served: dict[str, Any]) -> None:
+    import schemathesis  # here, as it takes long and every process collects this file
+
     for each in (served, whole()):
         schemathesis.openapi.from_dict(each).validate()
         operations = [operation for methods in each["paths"].values() for operation in methods.values()]
