@@ -10,7 +10,7 @@ import pytest
 from publisher.core.settings import Settings
 from publisher.core.vault import Vault
 from publisher.store import Store
-from tests.unit.workers.test_sweeper import ticket_that_left
+from tests.unit.workers.leftovers import ticket_that_left
 from workers import sweep_command
 
 

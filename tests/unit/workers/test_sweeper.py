@@ -11,19 +11,18 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from memory_cloud.publisher import CLOUD, MemoryPublisher, StoredImage
+from memory_cloud.publisher import CLOUD, MemoryPublisher
 from publisher.core.errors import TransientCloudError
 from publisher.core.settings import Settings
-from publisher.core.ticket import Account, State, Target, Ticket
+from publisher.core.ticket import Account, State, Target
 from publisher.core.vault import Vault
 from publisher.store import Store
 from publisher.store.engine import db_now, reading, writing
 from publisher.store.tables import sightings, sweep_refusals, tombstones
 from tests.patience import PATIENCE
 from tests.records import APPLIANCE, OWNER, add_owner, add_ticket, current, put_back
+from tests.unit.workers.leftovers import HOUR, put, ticket_that_left
 from workers.sweeper import ROLE, Outcome, Sweeper, SweepFinding, words
-
-HOUR = 3600.0
 
 
 @pytest.fixture
@@ -46,34 +45,6 @@ def _empty_cloud() -> Iterator[None]:
     CLOUD.images.clear()
     yield
     CLOUD.images.clear()
-
-
-def put(store: Store, cloud_id: str, ticket_uid: str) -> None:
-    CLOUD.images[cloud_id] = StoredImage(ticket_uid, "an image", deployment=store.deployment)
-
-
-def ticket_that_left(
-    store: Store, vault: Vault, cloud_id: str, state: State = State.FAILED, **values: object
-) -> Ticket:
-    """A ticket with an object in the cloud and in its journal, that ended long ago, or has not ended."""
-    ticket = add_ticket(store, **{"sealed_secrets": vault.seal({"password": "x"})} | values)
-    claim = store.leases.claim(ticket.id, "a", 60)
-    assert claim
-    store.leases.plan(claim, cloud_id)
-    store.leases.mark(claim, cloud_id, "present")
-    put(store, cloud_id, ticket.uid)
-    match state:
-        case State.FAILED:
-            store.leases.failed(claim, error="the quota is used up")
-        case State.PUBLISHED:
-            store.leases.published(claim, cloud_id=cloud_id, location=None)
-        case State.QUEUED:
-            store.leases.retry(claim, delay_seconds=0, error="later")
-        case State.CANCELLING:
-            store.tickets.request_cancel(ticket.id)
-    if state in (State.FAILED, State.PUBLISHED):
-        put_back(store, ticket, finished=2 * HOUR)
-    return current(store, ticket)
 
 
 def first_seen_an_hour_ago(store: Store) -> None:

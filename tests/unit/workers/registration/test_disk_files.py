@@ -20,13 +20,11 @@ from tests import disks
 from tests.disks import GIB
 from tests.image_cases import CASES, SENT, ImageCase
 from tests.records import APPLIANCE, OWNER, add_owner, add_ticket, current
-from tests.unit.workers.test_registration import Origin, begin, files, now, origin, registrar, settings, start
+from tests.unit.workers.registration.origin import Origin, begin, files, now, start
 from workers.clouds.openstack.publisher import OpenStackPublisher
 from workers.clouds.openstack.session import ImageService, Reach
 from workers.registration import Registrar
 from workers.runner import Runner
-
-__all__ = ["origin", "registrar", "settings"]
 
 
 @pytest.mark.parametrize("by_url", [True, False], ids=["from a URL", "under the image root"])
