@@ -41,8 +41,10 @@ CASES = (
     ImageCase("trunc.qcow2", ("is incomplete", "transfer the file again")),
 )
 
-SENT = (*CASES, ImageCase("c.qcow2.xz", disk_format="qcow2", virtual_size=8 << 20))
-"""As they are sent: with those that are unpacked on the way in."""
+REFUSED = tuple(case for case in CASES if case.refused)
+ACCEPTED = tuple(case for case in CASES if not case.refused)
+ACCEPTED_ON_THE_WAY_IN = (*ACCEPTED, ImageCase("c.qcow2.xz", disk_format="qcow2", virtual_size=8 << 20))
+"""With those that are unpacked on the way in."""
 
 
 # Mutated headers ------------------------------------------------------------------------------------------------------

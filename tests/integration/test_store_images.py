@@ -14,7 +14,7 @@ from publisher.core.errors import Conflict, InvalidRequest, NotFound
 from publisher.core.fiql import parse
 from publisher.core.image import Digests, Image, ImageState
 from publisher.core.listing import Listing
-from publisher.core.ticket import State, Ticket
+from publisher.core.ticket import FINAL, State, Ticket
 from publisher.store import Store
 from publisher.store.engine import writing
 from publisher.store.tables import images, tickets
@@ -184,32 +184,51 @@ def test_deleting_answers_whose_files_may_go(store: Store) -> None:
         store.images.delete("nobody", 5, other.id)
 
 
-@pytest.mark.parametrize("state", [state for state in State if state is not State.CANCELLING])
-def test_an_image_that_a_ticket_needs_stays(store: Store, state: State) -> None:
-    image = add(store, 4)
-    other = add(store, 4)
+def two_images_and_a_ticket(store: Store, state: State) -> tuple[Image, Image, Ticket]:
+    image, other = add(store, 4), add(store, 4)
     ticket = add_ticket(store, image_id=image.id)
     with writing(store.engine) as connection:
         connection.execute(update(tickets).values(state=state))
-    if ticket_ended := state in (State.PUBLISHED, State.FAILED, State.CANCELLED):
-        assert store.images.delete(OWNER, 4) == [image, other]
-    else:
-        with pytest.raises(Conflict, match=rf"image {image.id} is needed by ticket {ticket.id}.*None was deleted"):
-            store.images.delete(OWNER, 4)
-    assert store.images.list() == ([] if ticket_ended else [image, other])
+    return image, other, ticket
 
 
-@pytest.mark.parametrize("state", ImageState)
-def test_an_image_that_is_being_registered_stays(store: Store, state: ImageState) -> None:
+@pytest.mark.parametrize("state", [State.QUEUED, State.PUBLISHING])
+def test_an_image_that_a_ticket_needs_stays(store: Store, state: State) -> None:
+    image, other, ticket = two_images_and_a_ticket(store, state)
+    with pytest.raises(Conflict, match=rf"image {image.id} is needed by ticket {ticket.id}.*None was deleted"):
+        store.images.delete(OWNER, 4)
+    assert store.images.list() == [image, other]
+
+
+@pytest.mark.parametrize("state", [state for state in State if state in FINAL])
+def test_an_image_whose_ticket_has_ended_is_deleted(store: Store, state: State) -> None:
+    image, other, _ = two_images_and_a_ticket(store, state)
+    assert store.images.delete(OWNER, 4) == [image, other]
+    assert store.images.list() == []
+
+
+def image_in(store: Store, state: ImageState) -> Image:
     image = add(store, 4)
     with writing(store.engine) as connection:
         connection.execute(update(images).values(state=state))
-    if state in (ImageState.QUEUED, ImageState.FETCHING):
-        with pytest.raises(Conflict, match="cancel that first"):
-            store.images.delete(OWNER, 4, image.id)
-    else:
+    return image
+
+
+REGISTERING = [ImageState.QUEUED, ImageState.FETCHING]
+
+
+@pytest.mark.parametrize("state", REGISTERING)
+def test_an_image_that_is_being_registered_stays(store: Store, state: ImageState) -> None:
+    image = image_in(store, state)
+    with pytest.raises(Conflict, match="cancel that first"):
         store.images.delete(OWNER, 4, image.id)
-        assert store.images.list() == []
+
+
+@pytest.mark.parametrize("state", [state for state in ImageState if state not in REGISTERING])
+def test_an_image_whose_registration_has_ended_is_deleted(store: Store, state: ImageState) -> None:
+    image = image_in(store, state)
+    store.images.delete(OWNER, 4, image.id)
+    assert store.images.list() == []
 
 
 def test_a_ticket_needs_an_image_that_is_ready(store: Store) -> None:

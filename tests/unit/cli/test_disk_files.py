@@ -3,24 +3,37 @@
 from __future__ import annotations
 
 import pytest
+from typer.testing import Result
 
 from tests import disks
 from tests.command import Cli
-from tests.image_cases import SENT, ImageCase
+from tests.image_cases import ACCEPTED_ON_THE_WAY_IN, REFUSED, ImageCase
 
 ACCOUNT = ("--keystone-url", "https://cloud.example:5000", "--login", "x", "--project", "p")
 
 
-@pytest.mark.parametrize("case", SENT, ids=lambda case: case.name)
-def test_files_from_outside(cli: Cli, case: ImageCase) -> None:
+def register_and_publish(cli: Cli, case: ImageCase) -> list[Result]:
     file = cli.image_file(case.name, case.content)
-    for arguments in (("images", "add", file, "--appliance", "4"), ("publish", file, "--platform", "memory")):
-        result = cli.run(*arguments, OS_PASSWORD="secret")
-        assert result.exit_code == (2 if case.refused else 0), result.output
+    commands = (("images", "add", file, "--appliance", "4"), ("publish", file, "--platform", "memory"))
+    return [cli.run(*arguments, OS_PASSWORD="secret") for arguments in commands]
+
+
+@pytest.mark.parametrize("case", REFUSED, ids=lambda case: case.name)
+def test_a_file_that_is_refused_is_not_registered(cli: Cli, case: ImageCase) -> None:
+    for result in register_and_publish(cli, case):
+        assert result.exit_code == 2, result.output
         assert all(part in " ".join(result.stderr.split()) for part in case.refused), result.stderr
+    assert cli.json("images", "list")["images"] == []
+
+
+@pytest.mark.parametrize("case", ACCEPTED_ON_THE_WAY_IN, ids=lambda case: case.name)
+def test_a_file_is_registered_with_its_format_and_size(cli: Cli, case: ImageCase) -> None:
+    for result in register_and_publish(cli, case):
+        assert result.exit_code == 0, result.output
     found = cli.json("images", "list")["images"]
-    expected = [] if case.refused else [(case.disk_format, case.virtual_size)] * 2
-    assert [(each["disk_format"], each["virtual_size_bytes"]) for each in found] == expected
+    assert [(each["disk_format"], each["virtual_size_bytes"]) for each in found] == [
+        (case.disk_format, case.virtual_size)
+    ] * 2
 
 
 def test_a_warning_is_shown(cli: Cli) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -64,10 +65,9 @@ def test_as_json(cli: Cli, claim: Claim) -> None:
     assert {each["kind"] for each in answer["events"]} == {"ticket", "cloud", "upload"}
 
 
-@pytest.mark.parametrize("as_json", [False, True])
-def test_following_until_it_ends(
-    cli: Cli, cli_store: Store, claim: Claim, monkeypatch: pytest.MonkeyPatch, as_json: bool
-) -> None:
+@pytest.fixture
+def follow(cli: Cli, cli_store: Store, claim: Claim, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Follows the ticket until it has failed; what is printed."""
     steps = iter(
         [
             *(partial(cli_store.leases.renew, claim, 60, sent=sent) for sent in (100, 105, 900)),
@@ -77,15 +77,25 @@ def test_following_until_it_ends(
     # Between two looks the worker goes one step on.
     monkeypatch.setattr("publisher.cli.logs_command.time.sleep", lambda _: next(steps)())
 
-    result = cli.run("logs", claim.ticket.id, "--follow", *["--json"] * as_json)
+    def follow_with(*options: str) -> str:
+        result = cli.run("logs", claim.ticket.id, "--follow", *options)
+        assert result.exit_code == 1
+        assert result.stdout.count("the cloud is full") == 1
+        # 10 and 10.5 percent are one step.
+        assert result.stdout.count("10 %, ") == 1
+        return result.stdout
 
-    assert result.exit_code == 1
-    assert result.stdout.count("the cloud is full") == 1
-    assert result.stdout.count("Accepted\n" if not as_json else '"queued: Accepted"') == 1
-    # 10 and 10.5 percent are one step.
-    assert result.stdout.count("10 %, ") == 1
-    if as_json:
-        assert all(set(json.loads(line)) == {"at", "kind", "words"} for line in result.stdout.splitlines())
+    return follow_with
+
+
+def test_following_until_it_ends(follow: Callable[..., str]) -> None:
+    assert follow().count("Accepted\n") == 1
+
+
+def test_following_until_it_ends_in_json(follow: Callable[..., str]) -> None:
+    printed = follow("--json")
+    assert printed.count('"queued: Accepted"') == 1
+    assert all(set(json.loads(line)) == {"at", "kind", "words"} for line in printed.splitlines())
 
 
 @pytest.mark.usefixtures("claim")

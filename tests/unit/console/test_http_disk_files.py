@@ -5,22 +5,25 @@ from __future__ import annotations
 import pytest
 
 from tests import disks
-from tests.image_cases import SENT, ImageCase
+from tests.image_cases import ACCEPTED_ON_THE_WAY_IN, REFUSED, ImageCase
 from tests.service import IMAGES, Service
 from tests.unit.console.test_http_images import Browsers, upload
 
 
-@pytest.mark.parametrize("case", SENT, ids=lambda case: case.name)
-def test_files_from_outside(fresh: Service, browser: Browsers, case: ImageCase) -> None:
+@pytest.mark.parametrize("case", REFUSED, ids=lambda case: case.name)
+def test_a_file_that_is_refused_is_not_registered(fresh: Service, browser: Browsers, case: ImageCase) -> None:
     answer = upload(browser("alice"), case.content, file_name=case.name)
+    assert answer.status == 400
+    assert all(part in answer.text for part in case.refused), answer.text
+    assert len(fresh.store.images.list()) == len(IMAGES)
+
+
+@pytest.mark.parametrize("case", ACCEPTED_ON_THE_WAY_IN, ids=lambda case: case.name)
+def test_a_file_is_registered_with_its_format_and_size(fresh: Service, browser: Browsers, case: ImageCase) -> None:
+    answer = upload(browser("alice"), case.content, file_name=case.name)
+    assert answer.status == 201, answer.text
     found = fresh.store.images.latest(1)[0]
-    if case.refused:
-        assert answer.status == 400
-        assert all(part in answer.text for part in case.refused), answer.text
-        assert len(fresh.store.images.list()) == len(IMAGES)
-    else:
-        assert answer.status == 201, answer.text
-        assert (found.disk_format, found.virtual_size) == (case.disk_format, case.virtual_size)
+    assert (found.disk_format, found.virtual_size) == (case.disk_format, case.virtual_size)
 
 
 def test_an_image_s_page_says_what_is_to_be_known(fresh: Service, browser: Browsers) -> None:

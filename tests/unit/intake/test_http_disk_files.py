@@ -11,32 +11,38 @@ from sqlalchemy import update
 from publisher.store.engine import writing
 from publisher.store.tables import images
 from tests import disks
-from tests.image_cases import SENT, ImageCase, mutated
-from tests.service import JSON, XML, Service, json_body
+from tests.image_cases import ACCEPTED_ON_THE_WAY_IN, REFUSED, ImageCase, mutated
+from tests.service import JSON, XML, Answer, Service, json_body
 
 ALICE = "users/alice/appliances/14/images"
 BYTES = "application/octet-stream"
 MUTATED = range(500 if os.environ.get("FULL") else 100)
 
 
-@pytest.mark.parametrize("case", SENT, ids=lambda case: case.name)
-def test_files_from_outside(fresh: Service, case: ImageCase) -> None:
+def send(service: Service, case: ImageCase) -> list[Answer]:
+    """In either format of the answer."""
+    path = f"{ALICE}?fileName={case.name}"
+    return [
+        service.post(path, case.content, content_type=BYTES, login="alice", accept=accept) for accept in (XML, JSON)
+    ]
+
+
+@pytest.mark.parametrize("case", REFUSED, ids=lambda case: case.name)
+def test_a_file_that_is_refused_leaves_nothing(fresh: Service, case: ImageCase) -> None:
     before = fresh.store.images.list()
-    for accept in (XML, JSON):
-        answer = fresh.post(
-            f"{ALICE}?fileName={case.name}", case.content, content_type=BYTES, login="alice", accept=accept
-        )
-        if case.refused:
-            assert answer.status == 400
-            assert all(part in answer.problem() for part in case.refused), answer.problem()
-        else:
-            assert answer.status == 201, answer.body
-    if case.refused:
-        assert fresh.store.images.list() == before
-        assert [each for each in fresh.settings.images.rglob("*") if each.is_file()] == []
-    else:
-        found = fresh.store.images.list()[-1]
-        assert (found.disk_format, found.virtual_size) == (case.disk_format, case.virtual_size)
+    for answer in send(fresh, case):
+        assert answer.status == 400
+        assert all(part in answer.problem() for part in case.refused), answer.problem()
+    assert fresh.store.images.list() == before
+    assert [each for each in fresh.settings.images.rglob("*") if each.is_file()] == []
+
+
+@pytest.mark.parametrize("case", ACCEPTED_ON_THE_WAY_IN, ids=lambda case: case.name)
+def test_a_file_is_registered_with_its_format_and_size(fresh: Service, case: ImageCase) -> None:
+    for answer in send(fresh, case):
+        assert answer.status == 201, answer.body
+    found = fresh.store.images.list()[-1]
+    assert (found.disk_format, found.virtual_size) == (case.disk_format, case.virtual_size)
 
 
 def test_mutated_headers(service: Service) -> None:

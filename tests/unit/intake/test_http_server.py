@@ -261,27 +261,37 @@ def test_an_error_of_http_names_the_request(intake: Intake) -> None:
     assert (answer.json["requestMethod"], answer.json["requestUri"]) == ("POST", FLAT)
 
 
-@pytest.mark.parametrize(
-    "framing",
-    [
-        "Content-Length: 5\r\nTransfer-Encoding: chunked",
-        "Transfer-Encoding: chunked\r\nContent-Length: 0",
-        "Transfer-Encoding: chunked\r\nContent-Length: 5",
-    ],
-)
-@pytest.mark.parametrize("path", [FLAT, "/api/status", "/api/nowhere", "/console/sign-in", "/healthz"])
-def test_both_lengths(intake: Intake, framing: str, path: str) -> None:
+BOTH_LENGTHS = [
+    "Content-Length: 5\r\nTransfer-Encoding: chunked",
+    "Transfer-Encoding: chunked\r\nContent-Length: 0",
+    "Transfer-Encoding: chunked\r\nContent-Length: 5",
+]
+
+
+def refused_for_both_lengths(intake: Intake, head: str, framing: str) -> Answer:
     """What follows is no request of its own, whoever counts the bytes."""
-    head = POST.replace(FLAT, path).replace("POST", "GET" if path == "/healthz" else "POST")
     hidden = "GET /api/status HTTP/1.1\r\nHost: x\r\n\r\n"
     (answer,) = intake.exchange(f"{head}{framing}\r\n\r\n0\r\n\r\n{hidden}", answers=2)
     assert answer.status == 400
     assert answer.headers["connection"] == "close"
-    if path == "/console/sign-in":
-        assert b"Transfer-Encoding" in answer.body
-        assert answer.headers["content-type"].startswith("text/html")
-    else:
-        assert "Transfer-Encoding" in answer.problem()
+    return answer
+
+
+@pytest.mark.parametrize("framing", BOTH_LENGTHS)
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("POST", FLAT), ("POST", "/api/status"), ("POST", "/api/nowhere"), ("GET", "/healthz")],
+)
+def test_both_lengths(intake: Intake, framing: str, method: str, path: str) -> None:
+    answer = refused_for_both_lengths(intake, POST.replace(FLAT, path).replace("POST", method), framing)
+    assert "Transfer-Encoding" in answer.problem()
+
+
+@pytest.mark.parametrize("framing", BOTH_LENGTHS)
+def test_both_lengths_are_refused_by_a_page_in_the_console(intake: Intake, framing: str) -> None:
+    answer = refused_for_both_lengths(intake, POST.replace(FLAT, "/console/sign-in"), framing)
+    assert b"Transfer-Encoding" in answer.body
+    assert answer.headers["content-type"].startswith("text/html")
 
 
 def test_http_1_0_has_no_chunks(intake: Intake) -> None:

@@ -25,15 +25,20 @@ def test_an_image_for_openstack_has_a_format_of_openstacks() -> None:
     assert {target_format(each) for each in formats()} < TARGETS
 
 
-@pytest.mark.parametrize("disk_format", DISK_FORMATS)
-def test_without_a_format_an_image_is_for_openstack_or_of_its_own_kind(disk_format: str) -> None:
+OF_THEIR_OWN_KIND = {"raw": "raw", "iso": "ISO"}
+
+
+@pytest.mark.parametrize("disk_format", [each for each in DISK_FORMATS if each not in OF_THEIR_OWN_KIND])
+def test_without_a_format_an_image_is_for_openstack(disk_format: str) -> None:
     format = full_name(disk_format)
-    if disk_format in ("raw", "iso"):
-        assert (target_format(format), format) in (("raw", "raw"), ("iso", "ISO"))
-        assert target_type(target_format(format)) != "cloud"
-    else:
-        assert (target_format(format), target_type("openstack")) == ("openstack", "cloud")
-        assert format == f"openstack{disk_format}"
+    assert (target_format(format), target_type("openstack")) == ("openstack", "cloud")
+    assert format == f"openstack{disk_format}"
+
+
+@pytest.mark.parametrize(("disk_format", "format"), OF_THEIR_OWN_KIND.items())
+def test_without_a_format_a_raw_image_or_an_iso_is_of_its_own_kind(disk_format: str, format: str) -> None:
+    assert (target_format(full_name(disk_format)), full_name(disk_format)) == (disk_format, format)
+    assert target_type(disk_format) != "cloud"
 
 
 @pytest.mark.parametrize(

@@ -275,10 +275,11 @@ def test_being_interrupted_anywhere_leaves_nothing_behind(
     assert sqlite_store.images.list() == []
 
 
-@pytest.mark.parametrize("committed", [True, False])
+@pytest.mark.parametrize(("committed", "kept"), [(True, 2), (False, 0)])
 def test_being_interrupted_while_it_is_committed(
-    sqlite_store: Store, root: Path, file: Path, monkeypatch: pytest.MonkeyPatch, committed: bool
+    sqlite_store: Store, root: Path, file: Path, monkeypatch: pytest.MonkeyPatch, committed: bool, kept: int
 ) -> None:
+    """What is kept: the file and its directory."""
     commit = sqlite_store.images.add
 
     def interrupted(**values: Any) -> Image:
@@ -290,7 +291,7 @@ def test_being_interrupted_while_it_is_committed(
     with pytest.raises(KeyboardInterrupt):
         add(sqlite_store, root, file)
     assert [(root / each.location).exists() for each in sqlite_store.images.list()] == [True] * committed
-    assert len(inventory(root)) == (2 if committed else 0)
+    assert len(inventory(root)) == kept
 
 
 # Names ------------------------------------------------------------

@@ -40,8 +40,11 @@ pytest.importorskip("no_such_module_as_this")
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("variables", "failed"), [({}, set()), ({"CI": "true"}, {"itself", "by_its_fixture", "file"})])
-def test_what_is_missing(tmp_path: Path, variables: dict[str, str], failed: set[str]) -> None:
+@pytest.mark.parametrize(
+    ("variables", "failed", "exit_code"),
+    [({}, set(), 0), ({"CI": "true"}, {"itself", "by_its_fixture", "file"}, 1)],
+)
+def test_what_is_missing(tmp_path: Path, variables: dict[str, str], failed: set[str], exit_code: int) -> None:
     (tmp_path / "conftest.py").write_text(
         "from tests import skips\ndef pytest_configure(config): config.pluginmanager.register(skips)\n"
     )
@@ -63,4 +66,4 @@ def test_what_is_missing(tmp_path: Path, variables: dict[str, str], failed: set[
         name for name in ("itself", "by_its_fixture", "file") if any(f"test_{name}" in line for line in found)
     } == failed
     assert len(found) == len(failed), done.stdout
-    assert done.returncode == (1 if failed else 0)
+    assert done.returncode == exit_code

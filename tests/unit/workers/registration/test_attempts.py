@@ -40,9 +40,9 @@ def trickle(origin: Origin) -> Callable[[BaseHTTPRequestHandler], None]:
     return answer
 
 
-@pytest.mark.parametrize("how", ["cancelled", "shut down"])
+@pytest.mark.parametrize(("how", "state"), [("cancelled", ImageState.CANCELLED), ("shut down", ImageState.QUEUED)])
 def test_it_stops_at_once_though_the_server_sends_nothing(
-    sqlite_store: Store, settings: Settings, origin: Origin, registrar: Registrar, how: str
+    sqlite_store: Store, settings: Settings, origin: Origin, registrar: Registrar, how: str, state: ImageState
 ) -> None:
     origin.answers["/disk"] = origin.stall
     stop = threading.Event()
@@ -58,13 +58,22 @@ def test_it_stops_at_once_though_the_server_sends_nothing(
     thread.join(10 * PATIENCE)
     assert not thread.is_alive()
     assert files(settings) == []
-    assert now(sqlite_store, id).state is (ImageState.CANCELLED if how == "cancelled" else ImageState.QUEUED)
+    assert now(sqlite_store, id).state is state
 
 
-@pytest.mark.parametrize("how", ["cancelled", "taken over", "shut down"])
+@pytest.mark.parametrize(
+    ("how", "state", "returned", "attempts"),
+    [
+        ("cancelled", ImageState.CANCELLED, None, 1),
+        ("taken over", ImageState.FETCHING, None, 1),
+        ("shut down", ImageState.QUEUED, ImageState.QUEUED, 0),
+    ],
+)
 def test_it_stops_when_it_must(
-    sqlite_store: Store, settings: Settings, origin: Origin, registrar: Registrar, how: str
-) -> None:
+    sqlite_store: Store, settings: Settings, origin: Origin, registrar: Registrar, how: str, state: ImageState,
+    returned: ImageState | None, attempts: int,
+) -> None:  # fmt: skip
+    """An attempt that a shutdown ends does not count."""
     origin.answers["/disk"] = trickle(origin)
     stop = threading.Event()
     first = Registrar(sqlite_store, settings, worker="w2", shutting_down=stop)
@@ -86,14 +95,9 @@ def test_it_stops_when_it_must(
     thread.join(10 * PATIENCE)
     assert not thread.is_alive()
     assert files(settings) == []
-    expected = {"cancelled": ImageState.CANCELLED, "taken over": ImageState.FETCHING, "shut down": ImageState.QUEUED}
     image = now(sqlite_store, id)
-    assert image.state is expected[how]
-    if how == "shut down":
-        assert states == [ImageState.QUEUED]
-        assert image.attempt == 0, "that does not count"
-    else:
-        assert states == [None]
+    assert (image.state, image.attempt) == (state, attempts)
+    assert states == [returned]
 
 
 def test_what_an_earlier_attempt_left_is_removed(

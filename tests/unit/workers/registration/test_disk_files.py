@@ -18,7 +18,7 @@ from publisher.files.hashing import digest
 from publisher.store import Store
 from tests import disks
 from tests.disks import GIB
-from tests.image_cases import CASES, SENT, ImageCase
+from tests.image_cases import ACCEPTED_ON_THE_WAY_IN, CASES, REFUSED, ImageCase
 from tests.records import APPLIANCE, OWNER, add_owner, add_ticket, current
 from tests.unit.workers.registration.origin import Origin, begin, files, now, start
 from workers.clouds.openstack.publisher import OpenStackPublisher
@@ -27,27 +27,46 @@ from workers.registration import Registrar
 from workers.runner import Runner
 
 
-@pytest.mark.parametrize("by_url", [True, False], ids=["from a URL", "under the image root"])
-@pytest.mark.parametrize("case", SENT, ids=lambda case: case.name)
-def test_files_from_outside(
-    registrar: Registrar, sqlite_store: Store, settings: Settings, origin: Origin, case: ImageCase, by_url: bool
-) -> None:
+def source_of(case: ImageCase, settings: Settings, origin: Origin, by_url: bool) -> str:
+    """Where a registration finds the file: at a URL, or under the image root."""
+
     def answer(handler: BaseHTTPRequestHandler) -> None:
         start(handler, 200, **{"Content-Length": str(len(case.content))})
         handler.wfile.write(case.content)
 
     origin.answers[f"/{case.name}"] = answer
-    if not by_url:
-        (settings.images / case.name).write_bytes(case.content)
-    id = begin(sqlite_store, origin.url(f"/{case.name}") if by_url else case.name)
-    assert registrar.run(id) is (ImageState.FAILED if case.refused else ImageState.READY)
+    if by_url:
+        return origin.url(f"/{case.name}")
+    (settings.images / case.name).write_bytes(case.content)
+    return case.name
+
+
+SOURCES = pytest.mark.parametrize("by_url", [True, False], ids=["from a URL", "under the image root"])
+
+
+@SOURCES
+@pytest.mark.parametrize("case", REFUSED, ids=lambda case: case.name)
+def test_a_file_that_is_refused_leaves_nothing(
+    registrar: Registrar, sqlite_store: Store, settings: Settings, origin: Origin, case: ImageCase, by_url: bool
+) -> None:
+    id = begin(sqlite_store, source_of(case, settings, origin, by_url))
+    before = files(settings)
+    assert registrar.run(id) is ImageState.FAILED
     image = now(sqlite_store, id)
-    if case.refused:
-        assert all(part in str(image.error) for part in case.refused), image.error
-        assert image.attempt == 1
-        assert files(settings) == ([] if by_url else [case.name])
-    else:
-        assert (image.disk_format, image.virtual_size) == (case.disk_format, case.virtual_size)
+    assert all(part in str(image.error) for part in case.refused), image.error
+    assert image.attempt == 1
+    assert files(settings) == before
+
+
+@SOURCES
+@pytest.mark.parametrize("case", ACCEPTED_ON_THE_WAY_IN, ids=lambda case: case.name)
+def test_a_file_is_registered_with_its_format_and_size(
+    registrar: Registrar, sqlite_store: Store, settings: Settings, origin: Origin, case: ImageCase, by_url: bool
+) -> None:
+    id = begin(sqlite_store, source_of(case, settings, origin, by_url))
+    assert registrar.run(id) is ImageState.READY
+    image = now(sqlite_store, id)
+    assert (image.disk_format, image.virtual_size) == (case.disk_format, case.virtual_size)
 
 
 def add_as_before(store: Store, root: Path, content: bytes, disk_format: str, name: str) -> Image:
@@ -62,7 +81,7 @@ def add_as_before(store: Store, root: Path, content: bytes, disk_format: str, na
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case.refused], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", REFUSED, ids=lambda case: case.name)
 def test_an_old_image_that_is_refused_now_is_sent_to_no_cloud(
     sqlite_store: Store, settings: Settings, case: ImageCase
 ) -> None:

@@ -173,18 +173,18 @@ def s3(origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("s3")
 @pytest.mark.parametrize(
-    ("answer", "state", "words"),
+    ("answer", "state", "size", "words"),
     [
-        (whole, ImageState.READY, ""),
-        (answering(404), ImageState.FAILED, "bucket has no such file"),
-        (answering(403), ImageState.FAILED, "bucket refuses to give the file"),
-        (answering(500), ImageState.QUEUED, "bucket cannot be read for now"),
-        (None, ImageState.QUEUED, "the connection to the server of bucket failed"),
+        (whole, ImageState.READY, len(CONTENT), ""),
+        (answering(404), ImageState.FAILED, 0, "bucket has no such file"),
+        (answering(403), ImageState.FAILED, 0, "bucket refuses to give the file"),
+        (answering(500), ImageState.QUEUED, 0, "bucket cannot be read for now"),
+        (None, ImageState.QUEUED, 0, "the connection to the server of bucket failed"),
     ],
 )
 def test_from_s3(
     sqlite_store: Store, settings: Settings, registrar: Registrar, origin: Origin, monkeypatch: pytest.MonkeyPatch,
-    answer: Any, state: ImageState, words: str,
+    answer: Any, state: ImageState, size: int, words: str,
 ) -> None:  # fmt: skip
     # Where there is no such key, s3fs looks whether there are some below it.
     origin.answers |= {"/bucket/disk": answer, "/bucket": answering(404)}
@@ -195,4 +195,4 @@ def test_from_s3(
     assert Registrar(sqlite_store, allowed, worker="w1").run(id) is state
     image = now(sqlite_store, id)
     assert words in str(image.error)
-    assert image.size == (len(CONTENT) if state is ImageState.READY else 0)
+    assert image.size == size

@@ -55,9 +55,9 @@ def test_a_lost_lease_stops_the_work_and_writes_nothing(
     assert words(sqlite_store, ticket)[-1].endswith("claimed by another")
 
 
-@pytest.mark.parametrize("why", ["failed", "cancelled"])
+@pytest.mark.parametrize(("why", "state"), [("failed", State.PUBLISHING), ("cancelled", State.CANCELLING)])
 def test_a_lease_lost_while_cleaning_up(
-    sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script, why: str
+    sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script, why: str, state: State
 ) -> None:
     def end() -> None:
         if why == "failed":
@@ -68,7 +68,7 @@ def test_a_lease_lost_while_cleaning_up(
     script.on["delete"] = lambda: take_over(sqlite_store, ticket)
     assert runner.run(ticket.id) is None
     now = current(sqlite_store, ticket)
-    assert (now.worker, now.state) == ("another", State.PUBLISHING if why == "failed" else State.CANCELLING)
+    assert (now.worker, now.state) == ("another", state)
     assert now.error is None
     assert cloud_ids(sqlite_store, ticket) == ["condemned"]
 

@@ -126,12 +126,21 @@ def test_its_schema_is_never_asked_for() -> None:
     assert [each for each in glance.paths if "schemas" in each] == []
 
 
-@pytest.mark.parametrize(("limit", "value"), [("_PAGES_MAX", 20), ("_LIST_BYTES_MAX", 400), ("_LIST_SECONDS", 0.2)])
-def test_a_list_without_end_comes_to_one(monkeypatch: pytest.MonkeyPatch, limit: str, value: float) -> None:
+@pytest.mark.parametrize(
+    ("limit", "value", "words", "requests_max"),
+    [
+        ("_PAGES_MAX", 20, "a list without end", 20),
+        ("_LIST_BYTES_MAX", 400, "a list without end", 1000),
+        ("_LIST_SECONDS", 0.2, "no whole list", 1000),
+    ],
+)
+def test_a_list_without_end_comes_to_one(
+    monkeypatch: pytest.MonkeyPatch, limit: str, value: float, words: str, requests_max: int
+) -> None:
     monkeypatch.setattr(images, limit, value)
     glance = HostileGlance(endless)
-    refused(glance, "no whole list" if limit == "_LIST_SECONDS" else "a list without end")
-    assert 1 < len(glance.paths) <= (value if limit == "_PAGES_MAX" else 1000)
+    refused(glance, words)
+    assert 1 < len(glance.paths) <= requests_max
     assert all("limit=200" in each for each in glance.paths)
 
 
