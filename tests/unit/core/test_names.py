@@ -35,7 +35,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad(name: str) -> None:
+def test_a_name_that_no_list_can_show_is_refused(name: str) -> None:
     with pytest.raises(InvalidRequest) as raised:
         check_name(name, "name")
     assert str(raised.value).startswith(f"name: {BAD[name]}")
@@ -43,7 +43,7 @@ def test_bad(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["a", "Årgång 日本", "web \U0001f600", "a" * 255])
-def test_good(name: str) -> None:
+def test_a_name_in_any_script_is_accepted(name: str) -> None:
     assert check_name(name, "name") == name
 
 
@@ -80,7 +80,7 @@ MAKERS: dict[str, Callable[[Store, str], object]] = {
 
 @pytest.mark.parametrize("what", MAKERS)
 @pytest.mark.parametrize("name", ["", "  ", "a\nb", "a\u2028b", "\x1b[31m", UNDECODED, "b\ufffd", "x" * 256])
-def test_whatever_it_is_the_name_of(sqlite_store: Store, what: str, name: str) -> None:
+def test_everything_with_a_name_refuses_a_bad_one(sqlite_store: Store, what: str, name: str) -> None:
     add_owner(sqlite_store)
     with pytest.raises(InvalidRequest) as raised:
         MAKERS[what](sqlite_store, name)
@@ -89,7 +89,7 @@ def test_whatever_it_is_the_name_of(sqlite_store: Store, what: str, name: str) -
 
 
 @pytest.mark.parametrize("name", ["", "  ", "a\nb", "\x1b[31m", "b\ufffd", "x" * 256])
-def test_of_an_api_key(sqlite_store: Store, tmp_path: Path, name: str) -> None:
+def test_an_api_key_with_a_bad_name_is_refused(sqlite_store: Store, tmp_path: Path, name: str) -> None:
     add_owner(sqlite_store)
     vault = Vault.from_file(tmp_path / "key")
     with pytest.raises(InvalidRequest, match=r"^name: "):

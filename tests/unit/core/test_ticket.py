@@ -95,7 +95,7 @@ def test_percentages_grow_with_what_is_sent(total: int, sent: list[int]) -> None
 
 
 @pytest.mark.parametrize(("sent", "total", "percentage"), [(0, 0, 0), (5, 0, 0), (999, 1000, 99), (1, 3, 33)])
-def test_percentages(sent: int, total: int, percentage: int) -> None:
+def test_a_percentage_is_rounded_down(sent: int, total: int, percentage: int) -> None:
     assert Progress(sent, total).percentage == percentage
 
 

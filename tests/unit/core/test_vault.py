@@ -91,7 +91,7 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path, kind: str) -> Non
         Vault.from_file(tmp_path / "key")
 
 
-def test_rotation(tmp_path: Path) -> None:
+def test_a_rotated_vault_opens_old_secrets_and_seals_with_the_new_key(tmp_path: Path) -> None:
     old, new = Fernet.generate_key(), Fernet.generate_key()
     sealed_before = Vault.from_file(key_file(tmp_path / "old", old)).seal(SECRETS)
     rotated = Vault.from_file(key_file(tmp_path / "rotated", new, old))
@@ -135,7 +135,7 @@ def test_of_processes_that_make_the_key_together_one_wins(tmp_path: Path) -> Non
         assert [each.name for each in path.parent.iterdir()] == ["key"]
 
 
-def test_codes(tmp_path: Path) -> None:
+def test_a_code_depends_on_purpose_text_and_key(tmp_path: Path) -> None:
     vault = Vault.from_file(tmp_path / "key")
     code = vault.mac("download", "image 7")
     assert len(code) == 43

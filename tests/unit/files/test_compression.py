@@ -78,7 +78,7 @@ def test_what_takes_much_memory_is_refused(packed: bytes) -> None:
 @pytest.mark.parametrize(
     "head", [b"", b"\x1f\x8b", b"\x1f\x8b\x08\xff", b"BZh9 is no block", b"BZip", b"\xeb\x63\x90", bytes(10)]
 )
-def test_what_is_not_compressed(head: bytes) -> None:
+def test_an_uncompressed_file_is_recognised(head: bytes) -> None:
     assert compression_of(head[:HEAD_BYTES]) is None
 
 

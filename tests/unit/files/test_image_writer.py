@@ -44,7 +44,7 @@ def room(path: Path) -> int:
     [(3, SPARSE[:40_000] + bytes(5)), (65536, SPARSE), (5 * MIB, SPARSE)],
     ids=["3 bytes", "64 KiB", "5 MiB"],
 )
-def test_written_as_it_is_but_for_zeros(tmp_path: Path, step: int, content: bytes) -> None:
+def test_an_image_is_written_as_it_is_but_for_zeros(tmp_path: Path, step: int, content: bytes) -> None:
     done = written(tmp_path / "disk", content, step=step)
     assert (tmp_path / "disk").read_bytes() == content
     assert done.compression is None
@@ -54,7 +54,7 @@ def test_written_as_it_is_but_for_zeros(tmp_path: Path, step: int, content: byte
 
 
 @pytest.mark.parametrize("kind", COMPRESS)
-def test_unpacked(tmp_path: Path, kind: str) -> None:
+def test_a_compressed_image_is_unpacked_and_hashed(tmp_path: Path, kind: str) -> None:
     done = written(tmp_path / "disk", COMPRESS[kind](SPARSE))
     assert (tmp_path / "disk").read_bytes() == SPARSE
     assert done.compression is not None
@@ -131,7 +131,7 @@ def test_checksums_are_compared(tmp_path: Path, algorithm: str, kind: str | None
 
 
 @pytest.mark.parametrize("text", ["", "xyz", "0" * 31, "0" * 33, "g" * 32])
-def test_what_is_no_checksum(text: str) -> None:
+def test_a_value_that_is_no_checksum_is_refused(text: str) -> None:
     with pytest.raises(InvalidRequest, match="sum: is no md5 checksum; give its 32 hexadecimal digits"):
         checksum("md5", text, "sum")
 

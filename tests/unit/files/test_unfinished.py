@@ -148,6 +148,6 @@ def test_a_mark_that_was_taken_for_abandoned_before_it_was_locked(
 
 
 @pytest.mark.parametrize("location", [".incoming/7-1", f"{BROUGHT}/disk", f"./{BROUGHT}/disk"])
-def test_ours(location: str) -> None:
+def test_files_that_the_service_placed_are_told_from_others(location: str) -> None:
     assert is_ours(location)
     assert not is_ours(f"kept/{location.removeprefix('./')}")

@@ -91,7 +91,7 @@ def test_two_accounts_of_a_cloud_are_two_accounts(name: str) -> None:
         (GOOD | {"userDomain": "people", "interface": "internal"}, {"keystoneDomain": "lab"}),
     ],
 )
-def test_accepted(account: dict[str, Any], target: dict[str, Any]) -> None:
+def test_a_right_request_is_accepted(account: dict[str, Any], target: dict[str, Any]) -> None:
     check_request("openstack", account, SECRET, target)
 
 
@@ -120,7 +120,9 @@ def test_accepted(account: dict[str, Any], target: dict[str, Any]) -> None:
         (GOOD | {"keystoneUrl": "http://cloud:5000/\x00"}, {}, "credAccount.keystoneUrl"),
     ],
 )
-def test_refused(account: dict[str, Any], target: dict[str, Any], field: str) -> None:
+def test_a_wrong_request_is_refused_by_the_name_of_the_field(
+    account: dict[str, Any], target: dict[str, Any], field: str
+) -> None:
     with pytest.raises(InvalidRequest) as raised:
         check_request("openstack", account, SECRET, target)
     assert raised.value.field == field

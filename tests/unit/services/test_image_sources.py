@@ -19,5 +19,5 @@ def test_buckets_that_are_admitted(allowed: str) -> None:
     check_remote("s3://bucket/disk.raw", allowed)
 
 
-def test_all_hosts() -> None:
+def test_an_asterisk_allows_all_hosts() -> None:
     check_remote("https://images.example.com/disk.raw", "*")

@@ -17,7 +17,7 @@ HOUR = 3600.0
 
 
 @pytest.mark.parametrize("moved", [-HOUR, HOUR, 48 * HOUR, -48 * HOUR])
-def test_it_never_jumps_and_comes_near_in_the_end(moved: float) -> None:
+def test_the_clock_never_jumps_and_comes_near_in_the_end(moved: float) -> None:
     day, steady = [1000 * HOUR], [5.0]
     clock = SteadyClock(lambda: day[0], lambda: steady[0])
     assert clock.now() == 1000 * HOUR
@@ -33,7 +33,7 @@ def test_it_never_jumps_and_comes_near_in_the_end(moved: float) -> None:
     assert now == pytest.approx(day[0])
 
 
-def test_it_follows_small_corrections() -> None:
+def test_the_clock_follows_small_corrections() -> None:
     day, steady = [1000.0], [0.0]
     clock = SteadyClock(lambda: day[0], lambda: steady[0])
     for _ in range(100):

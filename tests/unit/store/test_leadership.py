@@ -17,7 +17,7 @@ def run_out(store: Store, role: str) -> None:
         connection.execute(update(elections).where(elections.c.office == role).values(until=db_now() - 0.001))
 
 
-def test_one_holds_it_and_keeps_it_by_renewing(store: Store) -> None:
+def test_one_holds_a_role_and_keeps_it_by_renewing(store: Store) -> None:
     assert store.leadership.hold("cleaner", "a", 60)
     assert not store.leadership.hold("cleaner", "b", 60)
     assert store.leadership.hold("cleaner", "a", 60)
@@ -29,7 +29,7 @@ def test_roles_are_apart(store: Store) -> None:
     assert store.leadership.hold("cook", "b", 60)
 
 
-def test_one_that_is_not_renewed_passes_on(store: Store) -> None:
+def test_a_role_that_is_not_renewed_passes_on(store: Store) -> None:
     assert store.leadership.hold("cleaner", "a", 60)
     run_out(store, "cleaner")
     assert store.leadership.hold("cleaner", "b", 60)
@@ -53,7 +53,7 @@ def test_of_many_that_run_one_is_elected(stores: Callable[[], Store]) -> None:
             assert sum(pool.map(stand, range(8))) == 1
 
 
-def test_one_that_is_resigned_is_free_at_once(store: Store) -> None:
+def test_a_role_that_is_resigned_is_free_at_once(store: Store) -> None:
     assert store.leadership.hold("cleaner", "a", 60)
     store.leadership.resign("cleaner", "b")
     assert not store.leadership.hold("cleaner", "b", 60)

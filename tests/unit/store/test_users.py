@@ -55,7 +55,7 @@ def test_the_same_password_is_stored_differently(store: Store) -> None:
     assert store.users.password_hash("a") != store.users.password_hash("b")
 
 
-def test_entitlements(store: Store) -> None:
+def test_a_user_may_do_what_it_is_entitled_to_and_an_administrator_all(store: Store) -> None:
     store.users.add("guest", "x", entitlements=frozenset({"image_generate"}))
     guest = store.users.get("guest")
     assert guest is not None

@@ -111,7 +111,7 @@ def test_warnings_are_lines_too() -> None:
     assert "DeprecationWarning: old" in line["message"]
 
 
-def test_for_people() -> None:
+def test_a_line_for_people_has_the_context_and_no_colours() -> None:
     stream = configured()
     with logs.bound(ticket=7):
         logging.getLogger("celery").info("worker0@here ready.")

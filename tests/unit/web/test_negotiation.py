@@ -35,7 +35,7 @@ from publisher.web.negotiation import Format, NotAcceptable, UnsupportedMediaTyp
         (", application/json ,", Format.JSON),
     ],
 )
-def test_the_answers_format(accept: str | None, expected: Format) -> None:
+def test_the_answer_has_the_format_that_is_accepted_most(accept: str | None, expected: Format) -> None:
     assert answer_format(accept) is expected
 
 
@@ -56,7 +56,7 @@ def test_nothing_else_is_acceptable(accept: str) -> None:
         ("Application/JSON ;charset=utf-8", Format.JSON),
     ],
 )
-def test_the_bodys_format(content_type: str, expected: Format) -> None:
+def test_the_content_type_names_the_format_of_the_body(content_type: str, expected: Format) -> None:
     assert body_format(content_type) is expected
 
 

@@ -42,7 +42,7 @@ def test_a_login_is_limited_at_that_address_alone(sqlite_store: Store) -> None:
     assert not limited(sign_ins, "bob", HERE)
 
 
-def test_it_is_noted_once(sqlite_store: Store) -> None:
+def test_a_limited_sign_in_is_audited_once(sqlite_store: Store) -> None:
     sign_ins = limits(sqlite_store)
     for _ in range(3):
         sign_ins.failed("alice", HERE, door="console")
@@ -53,7 +53,7 @@ def test_it_is_noted_once(sqlite_store: Store) -> None:
     assert entry.detail == f"3 failures of this login from {HERE}"
 
 
-def test_who_knows_the_password_in_the_end_begins_anew(sqlite_store: Store) -> None:
+def test_a_successful_sign_in_resets_the_count(sqlite_store: Store) -> None:
     sign_ins = limits(sqlite_store)
     for _ in range(2):
         sign_ins.failed("alice", HERE)
@@ -75,7 +75,7 @@ def test_an_address_is_limited_for_all_logins(sqlite_store: Store) -> None:
 
 
 @pytest.mark.long
-def test_the_window_passes(sqlite_store: Store) -> None:
+def test_a_limit_ends_with_its_window(sqlite_store: Store) -> None:
     sign_ins = limits(sqlite_store, seconds=4)
     for _ in range(3):
         sign_ins.failed("alice", HERE)
@@ -83,7 +83,7 @@ def test_the_window_passes(sqlite_store: Store) -> None:
     until(lambda: not limited(sign_ins, "alice", HERE), 5)
 
 
-def test_no_limit(sqlite_store: Store) -> None:
+def test_zero_means_no_limit_of_sign_ins(sqlite_store: Store) -> None:
     sign_ins = limits(sqlite_store, login=0, address=0)
     for _ in range(500):
         sign_ins.failed("alice", HERE)
@@ -100,13 +100,15 @@ def test_no_limit(sqlite_store: Store) -> None:
         ("", "", True),
     ],
 )
-def test_what_one_address_is(sqlite_store: Store, one: str, other: str, same: bool) -> None:
+def test_an_ipv6_network_of_64_bits_counts_as_one_address(
+    sqlite_store: Store, one: str, other: str, same: bool
+) -> None:
     sign_ins = limits(sqlite_store, login=1)
     sign_ins.failed("alice", one)
     assert limited(sign_ins, "alice", other) is same
 
 
-def test_requests() -> None:
+def test_more_requests_than_allowed_are_refused_for_this_user_alone() -> None:
     requests = Requests(0.5)
     for _ in range(5):
         requests.count("alice")

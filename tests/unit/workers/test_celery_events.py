@@ -17,7 +17,7 @@ from tests.records import add_ticket, current
 from workers.celery_events import Ended, Message, tell_image, tell_ticket
 
 
-def test_a_ticket(sqlite_store: Store) -> None:
+def test_monitors_read_how_a_ticket_stands(sqlite_store: Store) -> None:
     ticket = add_ticket(sqlite_store)
     claim = sqlite_store.leases.claim(ticket.id, "worker", 60)
     assert claim
@@ -53,7 +53,7 @@ def test_a_ticket_that_was_cancelled(sqlite_store: Store) -> None:
         assert ended.value.state == told
 
 
-def test_an_image(sqlite_store: Store) -> None:
+def test_monitors_read_how_a_registration_stands(sqlite_store: Store) -> None:
     add_ticket(sqlite_store)
     image = sqlite_store.images.get(1)
     assert image

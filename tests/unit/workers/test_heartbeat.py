@@ -33,7 +33,7 @@ def state(store: Store) -> WorkerState | None:
     return next((each.state(10.0) for each in store.fleet.workers()), None)
 
 
-def test_it_lives_drains_and_ends(sqlite_store: Store) -> None:
+def test_a_worker_is_listed_as_living_draining_and_ended(sqlite_store: Store) -> None:
     drain = Asked(60)
     heart = Heartbeat(sqlite_store.fleet, ME, 0.02, drain)
     heart.start()

@@ -57,7 +57,7 @@ def by_name(server: Listening) -> list[str]:
 
 
 @pytest.mark.parametrize("version", ["v3", "v2.0", ""])
-def test_keystone(inner: Listening, version: str) -> None:
+def test_an_inner_keystone_is_refused(inner: Listening, version: str) -> None:
     for url in by_name(inner):
         who = SignIn.of(account(url, keystoneVersion=version), Target("openstack", {"keystoneProject": "t"}))
         with pytest.raises(NetworkRefused, match="a loopback address"):
@@ -72,7 +72,7 @@ def test_a_redirect_of_keystone(inner: Listening, version: str) -> None:
             sign_in(who, Reach(TIMEOUTS, GUARDED, trust()))
 
 
-def test_glance(inner: Listening) -> None:
+def test_an_inner_glance_is_refused(inner: Listening) -> None:
     """Keystone is where it may be, Glance is not: by the account, and by the catalog."""
     policy = OutboundPolicy.of(Settings(outbound_deny="127.0.0.2"))
     with KeystoneV2Stub("http://127.0.0.2:9", users={"joe": PASSWORD}, tenants={"t"}) as keystone:
@@ -86,13 +86,13 @@ def test_glance(inner: Listening) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_the_transfer(inner: Listening, tmp_path: Path, scheme: str) -> None:
+def test_no_image_is_sent_to_an_inner_address(inner: Listening, tmp_path: Path, scheme: str) -> None:
     (tmp_path / "disk").write_bytes(b"a disk")
     with (tmp_path / "disk").open("rb") as file, pytest.raises(NetworkRefused):
         Transfer(file.fileno(), 6, policy=GUARDED).put(f"{scheme}://localhost:{inner.port}/x", {}, tls=trust())
 
 
-def test_fetching(inner: Listening) -> None:
+def test_no_image_is_fetched_from_an_inner_address(inner: Listening) -> None:
     settings = Settings(production=True, outbound_allow="127.0.0.2", location_hosts="*")
     with serving(redirecting(f"http://localhost:{inner.port}/disk.raw")) as redirect:
         for url in (*by_name(inner), redirect):

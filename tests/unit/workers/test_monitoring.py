@@ -85,7 +85,7 @@ def test_it_lives_and_is_ready_once_it_takes_tickets(worker: Worker) -> None:
     assert get(worker.port, "/healthz")[0] == 200
 
 
-def test_nothing_else_is_there(worker: Worker) -> None:
+def test_other_paths_are_not_found(worker: Worker) -> None:
     assert get(worker.port, "/")[0] == 404
 
 

@@ -144,7 +144,7 @@ def test_the_image_is_sent_again_from_its_start(sender: Sender, content: bytes) 
 
 
 @pytest.mark.parametrize("size", [1, 4096, MIB, MIB + 1])
-def test_small_images(sender: Sender, content: bytes, size: int) -> None:
+def test_a_small_image_arrives_as_it_is(sender: Sender, content: bytes, size: int) -> None:
     sender.file.write_bytes(content[:size])
     with upload_server(take_all, tls=sender.server_tls) as server:
         assert sender.put(server, size=size).status == 201
@@ -280,11 +280,11 @@ def begin_a_body(upload: Upload) -> None:
 @pytest.mark.parametrize(
     "behaviour", [read_slowly, read_all_and_wait, begin_to_answer, begin_a_body], ids=lambda each: str(each.__name__)
 )
-def test_it_stops_at_once_and_the_server_notices(sender: Sender, behaviour: Callable[[Upload], None]) -> None:
+def test_a_transfer_stops_at_once_and_the_server_notices(sender: Sender, behaviour: Callable[[Upload], None]) -> None:
     stopped(sender, behaviour)
 
 
-def test_it_stops_where_the_server_reads_nothing(sender: Sender) -> None:
+def test_a_transfer_stops_though_the_server_reads_nothing(sender: Sender) -> None:
     stopped(sender, wait_for_the_end, notices=False)
     assert 0 < sender.sent[-1] < SIZE
 
@@ -327,7 +327,7 @@ def test_a_server_that_takes_no_byte_is_left(sender: Sender) -> None:
 # Connections that fail ------------------------------------------
 
 
-def test_reset_half_way(sender: Sender) -> None:
+def test_a_connection_that_is_reset_half_way_is_a_transient_error(sender: Sender) -> None:
     def reset(upload: Upload) -> None:
         upload.read_body(SIZE // 2)
         upload.reset()
@@ -358,7 +358,7 @@ def test_an_answer_that_is_none(sender: Sender, answer: bytes) -> None:
         sender.put(server)
 
 
-def test_nobody_listens(file: Path) -> None:
+def test_a_refused_connection_is_a_transient_error(file: Path) -> None:
     port = free_port()
     with (
         file.open("rb") as opened,
@@ -452,7 +452,7 @@ def test_chunks_that_were_not_all_taken_have_no_hash(file: Path) -> None:
         assert transfer.sha256 is None
 
 
-def test_chunks_stop(file: Path) -> None:
+def test_chunks_end_when_the_ticket_is_cancelled(file: Path) -> None:
     stop = threading.Event()
 
     def check() -> None:

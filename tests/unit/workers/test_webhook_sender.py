@@ -85,7 +85,9 @@ def state(store: Store, ticket: Ticket) -> tuple[str, int, str | None]:
     return told.state, told.attempt, told.error
 
 
-def test_told_and_signed(sqlite_store: Store, secret: str, hooks: Receiver, tell: Callable[..., None]) -> None:
+def test_a_webhook_is_sent_and_signed(
+    sqlite_store: Store, secret: str, hooks: Receiver, tell: Callable[..., None]
+) -> None:
     ticket = ended(sqlite_store, hooks.url)
     tell()
     (content,) = hooks.verified(secret)
@@ -122,7 +124,7 @@ def test_tried_again_until_it_is_taken(
     ("statuses", "tries", "error"),
     [([500] * 9, 4, "it answered 500"), ([410], 1, "it answered 410: it wants no more")],
 )
-def test_given_up(
+def test_a_receiver_that_fails_is_given_up(
     sqlite_store: Store,
     hooks: Receiver,
     tell: Callable[..., None],

@@ -41,7 +41,7 @@ def trickle(origin: Origin) -> Callable[[BaseHTTPRequestHandler], None]:
 
 
 @pytest.mark.parametrize(("how", "state"), [("cancelled", ImageState.CANCELLED), ("shut down", ImageState.QUEUED)])
-def test_it_stops_at_once_though_the_server_sends_nothing(
+def test_a_fetch_stops_at_once_though_the_server_sends_nothing(
     sqlite_store: Store, settings: Settings, origin: Origin, registrar: Registrar, how: str, state: ImageState
 ) -> None:
     origin.answers["/disk"] = origin.stall
@@ -69,7 +69,7 @@ def test_it_stops_at_once_though_the_server_sends_nothing(
         ("shut down", ImageState.QUEUED, ImageState.QUEUED, 0),
     ],
 )
-def test_it_stops_when_it_must(
+def test_a_fetch_stops_and_leaves_no_file(
     sqlite_store: Store, settings: Settings, origin: Origin, registrar: Registrar, how: str, state: ImageState,
     returned: ImageState | None, attempts: int,
 ) -> None:  # fmt: skip
@@ -126,7 +126,7 @@ def test_what_an_earlier_attempt_left_is_removed(
     assert files(settings) == [now(sqlite_store, id).location]
 
 
-def test_who_was_paused_deletes_nothing_of_who_took_over(
+def test_a_paused_worker_deletes_no_file_of_the_next_one(
     registrar: Registrar, sqlite_store: Store, settings: Settings, origin: Origin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     origin.answers["/disk"] = whole
@@ -147,7 +147,7 @@ def test_who_was_paused_deletes_nothing_of_who_took_over(
     assert files(settings) == [f".incoming/{id}-2"]
 
 
-def test_given_up_where_each_worker_breaks_off(registrar: Registrar, sqlite_store: Store) -> None:
+def test_a_registration_that_kills_its_workers_fails(registrar: Registrar, sqlite_store: Store) -> None:
     id = begin(sqlite_store, "http://127.0.0.1:1/disk")
     for _ in range(3):
         assert sqlite_store.registrations.claim(id, "dead", -1.0)

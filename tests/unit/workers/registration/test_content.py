@@ -105,7 +105,7 @@ def test_a_compressed_file_under_the_image_root_is_unpacked_beside_it(
     ],
     ids=["large", "large, untold", "large, xz", "large, encoded", "deflate", "br", "cut", "loop", "chain"],
 )
-def test_what_will_not_get_better_fails_at_once(
+def test_wrong_content_fails_at_once(
     sqlite_store: Store, settings: Settings, registrar: Registrar, origin: Origin, answer: Any, words: str
 ) -> None:
     origin.answers["/disk"] = answer()
@@ -118,14 +118,14 @@ def test_what_will_not_get_better_fails_at_once(
     assert (image.attempt, files(settings)) == (1, [])
 
 
-def test_an_error_page_may_be_encoded(registrar: Registrar, sqlite_store: Store, origin: Origin) -> None:
+def test_an_encoded_error_page_is_tried_again(registrar: Registrar, sqlite_store: Store, origin: Origin) -> None:
     origin.answers["/disk"] = answering(503, **{"Content-Encoding": "br"})
     id = begin(sqlite_store, origin.url("/disk"))
     assert registrar.run(id) is ImageState.QUEUED
     assert "answered 503" in str(now(sqlite_store, id).error)
 
 
-def test_there_must_be_room_for_all_of_it(
+def test_a_full_disk_is_noticed_before_the_first_byte(
     registrar: Registrar, sqlite_store: Store, settings: Settings, origin: Origin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     free = len(CONTENT) - 1

@@ -131,7 +131,7 @@ def test_openstack_refuses_before_any_byte_what_glance_would_after_the_last(
     ],
     ids=["vhd", "vdi", "vmdk", "qcow2", "iso", "vhd of whole cylinders"],
 )
-def test_the_disk_that_openstack_asks_for(
+def test_min_disk_is_rounded_up_to_gib(
     registrar: Registrar, sqlite_store: Store, settings: Settings, content: bytes, name: str, min_disk: int
 ) -> None:
     """In GiB, rounded up: what Nova compares a flavor's disk with."""

@@ -39,7 +39,7 @@ def run_to_the_end(registrar: Registrar, store: Store, id: int) -> Image:
 
 
 @pytest.mark.parametrize("answer", [whole, untold])
-def test_fetched(
+def test_an_image_is_fetched_and_registered(
     registrar: Registrar, sqlite_store: Store, settings: Settings, origin: Origin, answer: Any,
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
@@ -57,7 +57,9 @@ def test_fetched(
     assert SECRET not in caplog.text
 
 
-def test_under_the_image_root(registrar: Registrar, sqlite_store: Store, settings: Settings) -> None:
+def test_a_file_under_the_image_root_is_registered_in_place(
+    registrar: Registrar, sqlite_store: Store, settings: Settings
+) -> None:
     file = settings.images / "kept" / "disk.qcow2"
     file.parent.mkdir()
     file.write_bytes(CONTENT)
@@ -86,7 +88,7 @@ def test_under_the_image_root(registrar: Registrar, sqlite_store: Store, setting
         (whole, "raw", "format: 'raw' means a raw file, but the file is qcow2"),
     ],
 )
-def test_what_another_attempt_would_not_mend(
+def test_a_permanent_error_fails_at_once(
     registrar: Registrar, sqlite_store: Store, settings: Settings, origin: Origin, answer: Any, format: str | None,
     words: str,
 ) -> None:  # fmt: skip
@@ -99,7 +101,7 @@ def test_what_another_attempt_would_not_mend(
     assert (image.attempt, files(settings)) == (1, [])
 
 
-def test_a_redirect_to_a_host_that_is_allowed(registrar: Registrar, sqlite_store: Store, origin: Origin) -> None:
+def test_a_redirect_to_an_allowed_host_is_followed(registrar: Registrar, sqlite_store: Store, origin: Origin) -> None:
     origin.answers |= {"/old": answering(302, Location="/new.qcow2"), "/new.qcow2": whole}
     id = begin(sqlite_store, origin.url("/old"))
     assert registrar.run(id) is ImageState.READY
@@ -114,7 +116,7 @@ def test_a_redirect_to_a_host_that_is_allowed(registrar: Registrar, sqlite_store
         (cut, "the connection to 127.0.0.1 failed"),
     ],
 )
-def test_what_another_attempt_may_mend(
+def test_a_transient_error_is_tried_again(
     registrar: Registrar, sqlite_store: Store, settings: Settings, origin: Origin, answer: Any, words: str
 ) -> None:
     origin.answers["/disk"] = answer
@@ -137,7 +139,9 @@ def test_what_another_attempt_may_mend(
     assert files(settings) == []
 
 
-def test_after_the_time_that_the_server_asks_for(registrar: Registrar, sqlite_store: Store, origin: Origin) -> None:
+def test_the_next_attempt_waits_as_long_as_the_server_asks(
+    registrar: Registrar, sqlite_store: Store, origin: Origin
+) -> None:
     origin.answers["/disk"] = answering(503, **{"Retry-After": "300"})
     id = begin(sqlite_store, origin.url("/disk"))
     assert registrar.run(id) is ImageState.QUEUED
@@ -145,14 +149,14 @@ def test_after_the_time_that_the_server_asks_for(registrar: Registrar, sqlite_st
     assert sqlite_store.registrations.due() == []
 
 
-def test_one_that_stalls_is_tried_again(registrar: Registrar, sqlite_store: Store, origin: Origin) -> None:
+def test_a_fetch_that_stalls_is_tried_again(registrar: Registrar, sqlite_store: Store, origin: Origin) -> None:
     origin.answers["/disk"] = origin.stall
     id = begin(sqlite_store, origin.url("/disk"))
     assert registrar.run(id) is ImageState.QUEUED
     assert "stalled" in str(now(sqlite_store, id).error)
 
 
-def test_nobody_is_there(registrar: Registrar, sqlite_store: Store) -> None:
+def test_a_refused_connection_is_tried_again(registrar: Registrar, sqlite_store: Store) -> None:
     id = begin(sqlite_store, "http://127.0.0.1:1/disk")
     assert registrar.run(id) is ImageState.QUEUED
     assert "the connection to 127.0.0.1 failed" in str(now(sqlite_store, id).error)
@@ -182,7 +186,7 @@ def s3(origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
         (None, ImageState.QUEUED, 0, "the connection to the server of bucket failed"),
     ],
 )
-def test_from_s3(
+def test_an_image_is_fetched_from_s3(
     sqlite_store: Store, settings: Settings, registrar: Registrar, origin: Origin, monkeypatch: pytest.MonkeyPatch,
     answer: Any, state: ImageState, size: int, words: str,
 ) -> None:  # fmt: skip

@@ -25,7 +25,7 @@ def leave(store: Store, ticket: Ticket, script: Script, image: CloudImage) -> No
     put_back(store, ticket, lease_until=1)
 
 
-def test_what_is_found_complete_is_adopted(
+def test_a_complete_image_is_adopted(
     sqlite_store: Store, ticket: Ticket, image: Image, runner: Runner, script: Script
 ) -> None:
     leave(sqlite_store, ticket, script, CloudImage("left", True, image.size, {"sha512": image.sha512}))
@@ -40,7 +40,7 @@ def test_what_is_found_complete_is_adopted(
 @pytest.mark.parametrize(
     "wrong", [{"hashes": {"sha512": "0" * 128}}, {"size": 5}, {"hashes": {}}], ids=["hash", "size", "no hash"]
 )
-def test_what_is_found_wrong_is_removed_and_made_anew(
+def test_a_wrong_image_is_removed_and_made_anew(
     sqlite_store: Store, ticket: Ticket, image: Image, runner: Runner, script: Script, wrong: dict[str, Any]
 ) -> None:
     found = CloudImage("left", True, image.size, {"sha512": image.sha512})
@@ -52,15 +52,13 @@ def test_what_is_found_wrong_is_removed_and_made_anew(
     assert cloud_ids(sqlite_store, ticket) == ["gone", "present"]
 
 
-def test_what_is_found_incomplete_is_filled(
-    sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script
-) -> None:
+def test_an_incomplete_image_is_filled(sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script) -> None:
     leave(sqlite_store, ticket, script, CloudImage("left", complete=False))
     assert runner.run(ticket.id) is State.PUBLISHED
     assert list(script.images) == ["left"]
 
 
-def test_what_another_worker_may_still_delete_is_not_used(
+def test_an_image_that_another_worker_may_still_delete_is_not_used(
     sqlite_store: Store, ticket: Ticket, image: Image, runner: Runner, script: Script
 ) -> None:
     """It was paused, or its connection stalled, between the decision and the deletion."""

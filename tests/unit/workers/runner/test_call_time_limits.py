@@ -52,7 +52,7 @@ def test_a_call_that_sleeps_holds_neither_the_ticket_nor_the_thread(
     assert script.secrets == [{"password": SECRET}] * 2, "signed in anew: the call before may still use its connections"
 
 
-def test_a_call_that_goes_round_for_ever_comes_to_an_end(
+def test_a_call_that_loops_for_ever_is_ended(
     sqlite_store: Store, ticket: Ticket, vault: Vault, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It looks whether to go on, again and again, and gets nowhere."""

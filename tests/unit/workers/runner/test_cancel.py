@@ -56,7 +56,7 @@ def test_a_cancel_during_the_upload_is_noticed_at_once(
 
 
 @pytest.mark.parametrize("error", [TransientCloudError("Glance is away"), KeyError("internal: 10.9.8.7")])
-def test_a_cancel_whose_clean_up_fails_stays_until_it_is_done(
+def test_a_cancel_lasts_until_its_clean_up_succeeds(
     sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script, error: Exception
 ) -> None:
     script.on["chunk"] = lambda: cancel(sqlite_store, ticket)
@@ -75,7 +75,7 @@ def test_a_cancel_whose_clean_up_fails_stays_until_it_is_done(
 
 
 @pytest.mark.parametrize("error", [TransientCloudError("Glance is away"), KeyError("internal: 10.9.8.7")])
-def test_a_cancel_whose_clean_up_goes_on_failing_comes_to_an_end(
+def test_a_cancel_whose_clean_up_goes_on_failing_fails(
     sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script, error: Exception
 ) -> None:
     script.on["chunk"] = lambda: cancel(sqlite_store, ticket)

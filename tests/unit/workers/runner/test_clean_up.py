@@ -14,7 +14,7 @@ from tests.unit.workers.runner.scripted_cloud import Script, cloud_ids, due_now
 from workers.runner import Runner
 
 
-def test_what_is_deleted_is_condemned_first(
+def test_an_image_is_condemned_before_it_is_deleted(
     sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script
 ) -> None:
     script.fail("chunk", PermanentCloudError("the quota is used up"))
@@ -25,7 +25,7 @@ def test_what_is_deleted_is_condemned_first(
 
 
 @pytest.mark.parametrize("attempts", [0, 2], ids=["at first", "at the last attempt"])
-def test_a_failure_whose_clean_up_fails_for_now(
+def test_a_clean_up_that_fails_is_tried_again(
     sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script, attempts: int
 ) -> None:
     for _ in range(attempts):
@@ -57,7 +57,9 @@ def test_the_words_of_a_cloud_do_not_fail_a_ticket(
     assert runner.run(ticket.id) is State.PUBLISHED
 
 
-def test_a_clean_up_is_given_up_in_the_end(sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script) -> None:
+def test_a_clean_up_is_given_up_and_names_what_is_left(
+    sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script
+) -> None:
     for _ in range(2):
         sqlite_store.leases.claim(ticket.id, "doomed", 60)
         put_back(sqlite_store, ticket, lease_until=1)
@@ -75,7 +77,7 @@ def test_a_clean_up_is_given_up_in_the_end(sqlite_store: Store, ticket: Ticket, 
 
 
 @pytest.mark.parametrize("error", [PermanentCloudError("protected"), KeyError("internal: 10.9.8.7")])
-def test_a_failure_whose_clean_up_fails_for_good(
+def test_a_permanent_error_of_a_clean_up_names_what_is_left(
     sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script, error: Exception
 ) -> None:
     script.fail("finish", PermanentCloudError("forbidden"))

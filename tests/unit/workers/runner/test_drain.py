@@ -13,7 +13,7 @@ from workers.drain import Drain
 from workers.runner import Runner
 
 
-def test_a_drain_lets_what_goes_on_end_and_takes_nothing_new(
+def test_a_drain_finishes_the_upload_and_takes_no_new_ticket(
     ticket: Ticket, runner: Runner, script: Script, drain: Drain, waker: Waker
 ) -> None:
     script.on["connect"] = drain.ask

@@ -52,7 +52,7 @@ def test_a_permanent_error_fails_and_cleans_up(
 
 
 @pytest.mark.parametrize("step", ["connect", "find", "chunk", "finish"])
-def test_an_unknown_exception_fails_and_its_text_stays_here(
+def test_an_unknown_exception_fails_and_its_text_is_not_shown(
     sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script, step: str
 ) -> None:
     script.fail(step, KeyError("internal: 10.9.8.7"))
@@ -64,7 +64,7 @@ def test_an_unknown_exception_fails_and_its_text_stays_here(
     assert script.images == {}
 
 
-def test_secrets_that_no_key_opens(
+def test_secrets_that_no_key_opens_fail_the_ticket(
     sqlite_store: Store, ticket: Ticket, settings: Settings, tmp_path: Path, script: Script
 ) -> None:
     stranger = Runner(sqlite_store, Vault.from_file(tmp_path / "other" / "key"), settings, worker="b")

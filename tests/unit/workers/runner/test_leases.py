@@ -56,7 +56,7 @@ def test_a_lost_lease_stops_the_work_and_writes_nothing(
 
 
 @pytest.mark.parametrize(("why", "state"), [("failed", State.PUBLISHING), ("cancelled", State.CANCELLING)])
-def test_a_lease_lost_while_cleaning_up(
+def test_a_lease_lost_while_cleaning_up_writes_nothing(
     sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script, why: str, state: State
 ) -> None:
     def end() -> None:
@@ -73,7 +73,7 @@ def test_a_lease_lost_while_cleaning_up(
     assert cloud_ids(sqlite_store, ticket) == ["condemned"]
 
 
-def test_a_plugin_may_raise_a_lost_lease_itself(
+def test_a_lost_lease_that_a_plugin_raises_ends_the_attempt(
     sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script
 ) -> None:
     script.fail("upload", LeaseLost())
@@ -81,7 +81,7 @@ def test_a_plugin_may_raise_a_lost_lease_itself(
     assert current(sqlite_store, ticket).state is State.PUBLISHING
 
 
-def test_a_worker_that_was_paused_knows_so_by_its_own_clock(
+def test_a_worker_that_was_paused_stops_by_its_own_clock(
     sqlite_store: Store, ticket: Ticket, vault: Vault, settings: Settings, script: Script
 ) -> None:
     """Its keeper was paused with it, and nobody has claimed the ticket yet: it must stop all the same."""
@@ -92,7 +92,7 @@ def test_a_worker_that_was_paused_knows_so_by_its_own_clock(
 
 
 @pytest.mark.long
-def test_who_was_paused_goes_on_at_once_where_nobody_else_is(
+def test_a_paused_worker_claims_its_ticket_again_if_no_other_did(
     sqlite_store: Store, ticket: Ticket, vault: Vault, settings: Settings, script: Script
 ) -> None:
     """With its keeper, as SIGSTOP pauses a process."""
@@ -112,7 +112,7 @@ def test_who_was_paused_goes_on_at_once_where_nobody_else_is(
 
 
 @pytest.mark.long
-def test_a_lease_that_was_lost_is_free_for_anybody(
+def test_a_draining_worker_leaves_a_lost_lease_to_others(
     sqlite_store: Store, ticket: Ticket, vault: Vault, settings: Settings, script: Script, drain: Drain
 ) -> None:
     """A worker that drains takes nothing up again, and keeps nobody else from it either."""

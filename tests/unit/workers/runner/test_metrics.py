@@ -60,7 +60,7 @@ def test_a_failure_is_counted_by_its_reason(ticket: Ticket, runner: Runner, scri
     assert counted("publisher_failures_total", reason="quota") == before + 1
 
 
-def test_a_lease_that_is_lost_is_counted_by_who_loses_it_and_who_takes_over(
+def test_a_lost_lease_is_counted_by_its_holder_and_its_successor(
     sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script
 ) -> None:
     before = [counted("publisher_leases_lost_total", seen_by=each) for each in ("holder", "successor")]

@@ -22,7 +22,9 @@ from tests.unit.workers.runner.scripted_cloud import SECRET, Script, cloud_ids, 
 from workers.runner import Runner
 
 
-def test_published(sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script) -> None:
+def test_an_image_is_published_step_by_step(
+    sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script
+) -> None:
     assert runner.run(ticket.id) is State.PUBLISHED
     now = current(sqlite_store, ticket)
     (cloud_id,) = script.images
@@ -41,7 +43,7 @@ def test_published(sqlite_store: Store, ticket: Ticket, runner: Runner, script: 
     ]
 
 
-def test_published_by_the_memory_plugin(
+def test_the_memory_plugin_stores_the_image(
     sqlite_store: Store, ticket: Ticket, image: Image, runner: Runner, vault: Vault
 ) -> None:
     assert runner.run(ticket.id) is State.PUBLISHED
@@ -61,7 +63,7 @@ def test_a_flaky_cloud_gets_one_image(sqlite_store: Store, image: Image, runner:
 
 
 @pytest.mark.parametrize("state", ["published", "held", "waiting", "unknown"])
-def test_a_message_too_many_does_nothing(
+def test_second_delivery_is_ignored(
     sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script, state: str
 ) -> None:
     id = ticket.id
@@ -101,7 +103,9 @@ def test_eight_runners_publish_once(
     assert script.asked.count("upload") == 1
 
 
-def test_progress_is_seen_while_it_uploads(sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script) -> None:
+def test_progress_is_stored_during_an_upload(
+    sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script
+) -> None:
     seen: list[int] = []
 
     def look() -> None:

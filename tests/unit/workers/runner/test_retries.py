@@ -34,14 +34,18 @@ def test_a_transient_error_waits_then_publishes(
     assert cloud_ids(sqlite_store, ticket) == ["present"]
 
 
-def test_the_cloud_says_when_to_come_back(sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script) -> None:
+def test_the_next_attempt_waits_as_long_as_the_cloud_asks(
+    sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script
+) -> None:
     script.fail("connect", TransientCloudError("slow down", retry_after_seconds=500))
     runner.run(ticket.id)
     now = current(sqlite_store, ticket)
     assert 499 < now.not_before - now.modified < 501
 
 
-def test_attempts_come_to_an_end(sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script) -> None:
+def test_a_ticket_fails_after_its_last_attempt(
+    sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script
+) -> None:
     script.fail("chunk", TransientCloudError("away"))
     for _ in range(2):
         assert runner.run(ticket.id) is State.QUEUED
@@ -51,7 +55,7 @@ def test_attempts_come_to_an_end(sqlite_store: Store, ticket: Ticket, runner: Ru
     assert script.images == {}
 
 
-def test_a_ticket_that_kills_its_workers_comes_to_an_end(
+def test_a_ticket_that_kills_its_workers_fails(
     sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script
 ) -> None:
     for _ in range(3):

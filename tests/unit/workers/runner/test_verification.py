@@ -26,7 +26,7 @@ from workers.runner import Runner
         ({"complete": False}, "the cloud does not list the image as complete"),
     ],
 )
-def test_what_arrived_wrong_is_removed(
+def test_an_image_that_arrived_wrong_is_removed(
     sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script, received: dict[str, Any], error: str
 ) -> None:
     script.received = lambda image: dataclasses.replace(image, **received)
@@ -39,7 +39,7 @@ def test_what_arrived_wrong_is_removed(
 
 
 @pytest.mark.parametrize("from_the_kernel", [False, True])
-def test_a_cloud_that_tells_no_hash_is_believed_by_what_was_sent(
+def test_without_a_hash_of_the_cloud_the_bytes_sent_are_compared(
     sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script, from_the_kernel: bool
 ) -> None:
     script.received = lambda image: dataclasses.replace(image, hashes={})
@@ -50,7 +50,7 @@ def test_a_cloud_that_tells_no_hash_is_believed_by_what_was_sent(
 
 
 @pytest.mark.parametrize("from_the_kernel", [False, True])
-def test_a_cloud_that_tells_no_hash_and_was_sent_something_else(
+def test_without_a_hash_of_the_cloud_wrong_bytes_are_noticed(
     sqlite_store: Store, ticket: Ticket, image: Image, settings: Settings, runner: Runner, script: Script,
     from_the_kernel: bool,
 ) -> None:  # fmt: skip
@@ -63,7 +63,7 @@ def test_a_cloud_that_tells_no_hash_and_was_sent_something_else(
     assert script.images == {}
 
 
-def test_a_cloud_that_tells_a_hash_is_not_said_to_have_verified_nothing(
+def test_with_a_hash_of_the_cloud_no_warning_is_written(
     sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script
 ) -> None:
     assert runner.run(ticket.id) is State.PUBLISHED

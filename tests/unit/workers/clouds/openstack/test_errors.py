@@ -108,14 +108,14 @@ def test_what_an_error_page_says(body: bytes, words: str) -> None:
         ("Wed, 21 Oct 2015 07:28:00 GMT", 0, 0),
     ],
 )
-def test_when_to_come_back(value: str, least: float, most: float) -> None:
+def test_retry_after_is_read(value: str, least: float, most: float) -> None:
     error = answered("Glance", 503, "", {"retry-after": value})
     assert isinstance(error, TransientCloudError)
     assert error.retry_after_seconds is not None
     assert least <= error.retry_after_seconds <= most
 
 
-def test_when_to_come_back_by_a_date() -> None:
+def test_retry_after_is_read_from_a_date() -> None:
     before = datetime.now(UTC)
     date = format_datetime(before + timedelta(days=1), usegmt=True)
     error = answered("Glance", 503, "", {"retry-after": date})

@@ -41,7 +41,7 @@ def address(fault: str, keystone: KeystoneV2Stub) -> str:
 
 
 @pytest.mark.parametrize("fault", SENTENCES)
-def test_of_a_keystone(ours: Authority, fault: str) -> None:
+def test_a_keystone_with_wrong_tls_is_refused_in_words(ours: Authority, fault: str) -> None:
     with server(fault, ours) as keystone:
         url = address(fault, keystone)
         fields = {"keystoneUrl": url, "login": "joe", "keystoneVersion": "v2.0"}
@@ -56,7 +56,7 @@ def test_of_a_keystone(ours: Authority, fault: str) -> None:
 
 
 @pytest.mark.parametrize("fault", SENTENCES)
-def test_of_a_glance_that_is_sent_an_image(ours: Authority, tmp_path: Path, fault: str) -> None:
+def test_a_glance_with_wrong_tls_is_sent_no_image(ours: Authority, tmp_path: Path, fault: str) -> None:
     (tmp_path / "disk").write_bytes(b"a disk")
     with server(fault, ours) as glance, (tmp_path / "disk").open("rb") as file:
         tls = trust() if fault == "no authority" else trust(ours.pem)
