@@ -63,7 +63,7 @@ def test_another_network_takes_the_place_of_who_came_last(attempts: Attempts) ->
     other = attempts.ask("b")
     assert refused(inside[3])
     attempts.opened.set()
-    assert other.result(60) is False
+    assert [each.result(60) for each in (other, *inside[:3])] == [False] * 4
     # And its turn is the next one.
     assert attempts.begun == ["0", "b", "1", "2"]
 
