@@ -57,7 +57,10 @@ from publisher.web.security_headers import SecurityHeaders
 
 
 def create_app(settings: Settings | None = None, waker: Sender | None = None) -> FastAPI:
-    """Raises `ConfigurationError` where the database, the key or a setting is not right."""
+    """Create the intake: the API and the console.
+
+    Raises `ConfigurationError` if the database, the key or a setting is not right.
+    """
     if settings is None:
         # This process is the intake, and its logs are ours to arrange; not so where something else makes the app.
         settings = Settings.from_environment()

@@ -19,7 +19,7 @@ from publisher.console import BASE
 from publisher.console.page_request import page
 from publisher.console.template_filters import sentence
 from publisher.core.errors import NotAuthenticated, PublisherError
-from publisher.web.error_status import STORE_RETRY_SECONDS, allowed_methods, status_of
+from publisher.web.error_status import STORE_RETRY_SECONDS, RangeNotSatisfiable, allowed_methods, status_of
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +31,7 @@ _TITLES = {
     409: "That is not possible now",
     413: "That is too large",
     415: "That cannot be read",
+    416: "The file has no such part",
     429: "Too many at a time",
     500: "Something went wrong",
     503: "The ticket store does not answer",
@@ -61,9 +62,12 @@ async def _publisher_error(request: Request, error: Exception) -> Response:
     status = status_of(error)
     if status == 500:
         return await _unexpected(request, error)
-    return error_page(
+    shown = error_page(
         request, status, sentence(str(error)), retry_after_seconds=getattr(error, "retry_after_seconds", None)
     )
+    if isinstance(error, RangeNotSatisfiable):
+        shown.headers["Content-Range"] = error.content_range
+    return shown
 
 
 def _to_sign_in(request: Request) -> Response:

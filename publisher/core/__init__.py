@@ -1,1 +1,1 @@
-"""What the intake and the workers share. Uses no HTTP server, no Celery and no cloud SDK."""
+"""Values and rules: tickets, images, errors, settings. Imports none of the other packages."""

@@ -1,1 +1,1 @@
-"""Outbound connections on behalf of callers: which ones are allowed, and the HTTP clients that obey that."""
+"""Outbound connections on behalf of callers: which ones are allowed, and the early check of a request."""

@@ -85,8 +85,9 @@ class Platform:
         An empty secret counts as missing: some clients send an account back without the secret that they never saw.
         """
         given = {each.name: document[each.name] for each in self.account_fields if document.get(each.name) is not None}
-        secrets = {name: str(value) for name, value in given.items() if name in self.secret_names and value}
-        return {name: value for name, value in given.items() if name not in self.secret_names}, secrets
+        secret = self.secret_names
+        secrets = {name: str(value) for name, value in given.items() if name in secret and value}
+        return {name: value for name, value in given.items() if name not in secret}, secrets
 
     def identity(self, account: dict[str, Any], target: dict[str, Any]) -> list[Any]:
         """Say which account of which cloud this is: what has its own limit, and is swept once.

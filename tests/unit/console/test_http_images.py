@@ -138,6 +138,9 @@ def test_an_image_is_sent_and_got_back(fresh: Service, browser: Browsers) -> Non
     file = alice.client.get(f"/console/images/{image.id}/file")
     assert file.content == BYTES
     assert 'filename="sent.qcow2"' in file.headers["content-disposition"]
+    beyond = alice.get(f"/images/{image.id}/file", Range=f"bytes={len(file.content)}-")
+    assert (beyond.status, beyond.headers["content-range"]) == (416, f"bytes */{len(file.content)}")
+    assert "The file has no such part" in beyond.text
     assert fresh.store.audit.latest(1)[0].action == "image.create"
     assert list((fresh.settings.images / ".incoming").iterdir()) == []
 
