@@ -40,7 +40,7 @@ from workers.bounded import BoundedCloud
 from workers.clouds import plugin
 from workers.clouds.base import CloudImage, TicketRef, Timeouts
 from workers.journal import TicketJournal
-from workers.lease import Lease
+from workers.lease import TicketLease
 from workers.transfer import Transfer
 
 logger = logging.getLogger(__name__)
@@ -52,7 +52,9 @@ _HASHES_TRUSTED = ("sha512", "sha256", "md5")
 class Attempt:
     """One attempt at a claimed ticket."""
 
-    def __init__(self, store: Store, vault: Vault, settings: Settings, policy: OutboundPolicy, lease: Lease) -> None:
+    def __init__(
+        self, store: Store, vault: Vault, settings: Settings, policy: OutboundPolicy, lease: TicketLease
+    ) -> None:
         self._store = store
         self._leases = store.leases
         self._vault = vault
