@@ -73,7 +73,7 @@ class Attempt:
         try:
             try:
                 return self._decide()
-            except Cancelled:  # noticed while the outcome was being recorded
+            except Cancelled:  # the store told it while the outcome was recorded
                 return self._cancel()
         finally:
             self._steps.end()
@@ -84,7 +84,9 @@ class Attempt:
         try:
             self._lease.check()
             self._publish()
-        except (LeaseLost, Cancelled, SQLAlchemyError):
+        except Cancelled:
+            return self._cancel()
+        except (LeaseLost, SQLAlchemyError):
             raise
         except ShuttingDown:
             self._leases.release(self._claim, "The worker shuts down and hands the ticket back")
@@ -241,7 +243,9 @@ class Attempt:
                 metrics.RETRIES.labels(self._ticket.platform, reason).inc()
                 return State.QUEUED
             detail = self._leftover(blocked)
-        except (LeaseLost, Cancelled, SQLAlchemyError):
+        except Cancelled:
+            return self._cancel()
+        except (LeaseLost, SQLAlchemyError):
             raise
         except PublisherError as blocked:
             detail = self._leftover(blocked)
