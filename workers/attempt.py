@@ -172,7 +172,7 @@ class Attempt:
         for entry in self._journal.entries():
             if entry.state == "condemned":
                 self._remove(entry.cloud_id, check)
-        uploaded = cloud.find(ref)
+        found = uploaded = cloud.find(ref)
         if uploaded and uploaded.complete and (wrong := _difference(uploaded, image, transfer)):
             logger.warning("ticket %d: what an earlier attempt left is of no use: %s", self._ticket.id, wrong)
             self._remove(uploaded.cloud_id, check)
@@ -180,7 +180,7 @@ class Attempt:
         if uploaded is None or not uploaded.complete:
             self._phase(Phase.UPLOADING, f"Uploading {image.size / MIB:.1f} MiB")
             with self._lease.uploading():
-                uploaded = cloud.upload(image, ref, transfer)
+                uploaded = cloud.upload(image, replace(ref, found=found), transfer)
             self._phase(Phase.VERIFYING, "Comparing what the cloud received with what was registered")
             self._verify(uploaded, image, transfer)
         else:
