@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from publisher.console.template_filters import sentence, spelled
 from publisher.core.errors import InvalidRequest
-from publisher.platforms.fields import CRED_ACCOUNT, STRING_LIMIT, Document, Field, Kind
-from publisher.platforms.platform import Platform
+from publisher.platforms.platform import CRED_ACCOUNT, STRING_LIMIT, Document, Field, Kind, Platform
 from publisher.platforms.registry import PLATFORMS, find_platform, installed
 from publisher.platforms.values import from_text
 

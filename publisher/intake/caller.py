@@ -12,7 +12,7 @@ from fastapi import Depends, Request, Response
 
 from publisher.intake import extensions
 from publisher.intake.wire.codec import read_document, write_document
-from publisher.platforms.fields import Document
+from publisher.platforms.platform import Document
 from publisher.platforms.registry import PLATFORMS, find_platform
 from publisher.store import Store
 from publisher.store.users import User

@@ -14,7 +14,7 @@ from typing import Any
 from fastapi.routing import iter_route_contexts
 from starlette.routing import BaseRoute
 
-from publisher.platforms.fields import CRED_ACCOUNT, PUBLISH_IMAGE
+from publisher.platforms.platform import CRED_ACCOUNT, PUBLISH_IMAGE
 
 ID_MAX = (1 << 63) - 1
 

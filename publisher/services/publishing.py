@@ -12,8 +12,7 @@ from publisher.core.ticket import Ticket
 from publisher.core.vault import Sealer
 from publisher.outbound.policy import OutboundPolicy
 from publisher.outbound.precheck import check_named
-from publisher.platforms.fields import CRED_ACCOUNT
-from publisher.platforms.platform import check_address
+from publisher.platforms.platform import CRED_ACCOUNT, check_address
 from publisher.platforms.registry import check_request, platform_of
 from publisher.services.wakeups import Wake
 from publisher.services.webhooks import check_signing

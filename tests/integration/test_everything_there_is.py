@@ -15,8 +15,7 @@ from publisher.core.image import DISK_FORMATS, ImageState, formats
 from publisher.core.ticket import State
 from publisher.core.vault import Vault
 from publisher.files.hashing import digest
-from publisher.platforms.fields import Field, Kind
-from publisher.platforms.platform import Platform
+from publisher.platforms.platform import Field, Kind, Platform
 from publisher.platforms.registry import PLATFORMS, installed
 from publisher.store import Store
 from publisher.store.engine import db_now, writing

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Response
 
 from publisher.core.uris import api_key_uri
 from publisher.intake.caller import Calling
-from publisher.platforms.fields import Document
+from publisher.platforms.platform import Document
 from publisher.store.api_keys import ApiKey
 from publisher.web import auth
 from publisher.web.request import Body, Id

@@ -17,7 +17,7 @@ from publisher.intake.download_keys import ticket_key
 from publisher.intake.idempotency_header import idempotency_key
 from publisher.intake.long_poll import Watcher, wait_seconds
 from publisher.intake.publish_request import publish_request, referred_account
-from publisher.platforms.fields import TYPE_KEY, Document
+from publisher.platforms.platform import TYPE_KEY, Document
 from publisher.services import publishing
 from publisher.services.publishing import PublishRequest
 from publisher.store import Store

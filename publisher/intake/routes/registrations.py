@@ -12,7 +12,7 @@ from publisher.core.uris import image_uri, parse_appliance_uri
 from publisher.intake.caller import Caller, Calling
 from publisher.intake.documents import image_document
 from publisher.intake.download_keys import image_key
-from publisher.platforms.fields import Document
+from publisher.platforms.platform import Document
 from publisher.services import image_registration
 from publisher.web.negotiation import media_type
 from publisher.web.request import Id, bounded_body, wake_later

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Response
 from publisher.core.errors import NotFound
 from publisher.core.uris import user_uri
 from publisher.intake.caller import Caller, Calling
-from publisher.platforms.fields import Document
+from publisher.platforms.platform import Document
 from publisher.store.roles import ENTITLEMENT_DESCRIPTIONS, Role
 from publisher.store.users import User
 

@@ -13,7 +13,7 @@ from publisher.core.errors import NotFound
 from publisher.core.uris import webhook_uri
 from publisher.intake.caller import Caller, Calling
 from publisher.intake.wire.codec import write_document
-from publisher.platforms.fields import Document
+from publisher.platforms.platform import Document
 from publisher.services.webhooks import subscribe
 from publisher.web.request import Body
 from publisher.web.writer_threads import WriterRoute

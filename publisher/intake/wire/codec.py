@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from publisher.core.errors import InvalidRequest
 from publisher.intake.wire import charsets, json, xml
-from publisher.platforms.fields import Document
-from publisher.platforms.platform import Platform
+from publisher.platforms.platform import Document, Platform
 from publisher.web import body_limits
 from publisher.web.negotiation import Format
 

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 
 from publisher.core.errors import InvalidRequest
 from publisher.intake.wire.schema import TYPES
-from publisher.platforms.fields import CRED_ACCOUNT, PUBLISH_IMAGE
-from publisher.platforms.platform import Platform
+from publisher.platforms.platform import CRED_ACCOUNT, PUBLISH_IMAGE, Platform
 from publisher.platforms.registry import PLATFORMS, find_platform
 
 _BY_NAME = {platform.name: platform for platform in PLATFORMS}

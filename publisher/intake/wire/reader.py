@@ -17,8 +17,16 @@ from publisher.intake.wire.platform_resolution import (
     join,
 )
 from publisher.intake.wire.schema import TYPES, root_field
-from publisher.platforms.fields import CRED_ACCOUNT, PUBLISH_IMAGE, TYPE_KEY, Document, Field, Kind, ObjectType
-from publisher.platforms.platform import Platform
+from publisher.platforms.platform import (
+    CRED_ACCOUNT,
+    PUBLISH_IMAGE,
+    TYPE_KEY,
+    Document,
+    Field,
+    Kind,
+    ObjectType,
+    Platform,
+)
 
 
 class Node(ABC):

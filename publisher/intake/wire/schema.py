@@ -7,7 +7,7 @@ request they are ignored like unknown elements.
 
 from __future__ import annotations
 
-from publisher.platforms.fields import (
+from publisher.platforms.platform import (
     CERTIFICATE_LIMIT,
     CRED_ACCOUNT,
     PUBLISH_IMAGE,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from publisher.intake.wire.schema import JSON_ONLY, REQUEST_ONLY, TYPES
-from publisher.platforms.fields import TYPE_KEY, Document, Field, Kind, ObjectType
+from publisher.platforms.platform import TYPE_KEY, Document, Field, Kind, ObjectType
 
 
 def type_of(field: Field, document: Document, *, request: bool) -> ObjectType:

@@ -17,8 +17,7 @@ from publisher.intake.wire.platform_resolution import join
 from publisher.intake.wire.reader import Node, read
 from publisher.intake.wire.schema import NAMESPACE, ROOTS, root_field
 from publisher.intake.wire.writer import as_document, as_items, ordered, type_of
-from publisher.platforms.fields import TYPE_KEY, Document, Field, Kind
-from publisher.platforms.platform import Platform
+from publisher.platforms.platform import TYPE_KEY, Document, Field, Kind, Platform
 from publisher.platforms.values import from_text, to_text
 from publisher.web import body_limits
 

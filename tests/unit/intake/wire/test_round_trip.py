@@ -14,8 +14,7 @@ from publisher.intake.wire import json, xml
 from publisher.intake.wire.codec import read_document, write_document
 from publisher.intake.wire.platform_resolution import concrete_type
 from publisher.intake.wire.schema import ROOTS, TYPES, root_field
-from publisher.platforms.fields import TYPE_KEY, Document, Field, Kind
-from publisher.platforms.platform import Platform
+from publisher.platforms.platform import TYPE_KEY, Document, Field, Kind, Platform
 from publisher.platforms.registry import PLATFORMS, find_platform
 from publisher.web.negotiation import Format
 
