@@ -17,8 +17,7 @@ from publisher.store import Store
 from publisher.web.body_limits import BodyTooLarge
 from publisher.web.digest_headers import told_digests
 from publisher.web.error_status import NoRoom, TooSlow
-from publisher.web.request import declared_length
-from publisher.web.writer_threads import run_as_writer
+from publisher.web.request import declared_length, run_as_writer
 
 
 async def received(

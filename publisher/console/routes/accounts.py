@@ -15,8 +15,7 @@ from publisher.core.errors import Conflict, InvalidRequest, NotFound
 from publisher.platforms.platform import Platform
 from publisher.services import accounts as account_cases
 from publisher.store.accounts import StoredAccount
-from publisher.web.request import Id
-from publisher.web.writer_threads import WriterRoute
+from publisher.web.request import Id, WriterRoute
 
 router = APIRouter(route_class=WriterRoute)
 

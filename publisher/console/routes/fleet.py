@@ -18,7 +18,7 @@ from publisher.core.ticket import State, Ticket
 from publisher.store import Store
 from publisher.store.fleet import WorkerStanding, WorkerState
 from publisher.store.statistics import Queue, Throughput
-from publisher.web.writer_threads import WriterRoute
+from publisher.web.request import WriterRoute
 
 router = APIRouter(route_class=WriterRoute)
 

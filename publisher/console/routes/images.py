@@ -14,8 +14,7 @@ from publisher.core.image import Image, ImageState
 from publisher.files import unfinished
 from publisher.services import image_files, image_registration
 from publisher.web.file_response import send_image
-from publisher.web.request import Id, wake_later
-from publisher.web.writer_threads import WriterRoute
+from publisher.web.request import Id, WriterRoute, wake_later
 
 router = APIRouter(route_class=WriterRoute)
 

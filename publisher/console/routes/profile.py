@@ -15,8 +15,7 @@ from publisher.core.uris import user_uri
 from publisher.services import first_user
 from publisher.store.roles import ENTITLEMENT_DESCRIPTIONS
 from publisher.store.sessions import session_id
-from publisher.web.request import address
-from publisher.web.writer_threads import WriterRoute
+from publisher.web.request import WriterRoute, address
 
 router = APIRouter(route_class=WriterRoute)
 

@@ -17,8 +17,7 @@ from publisher.core.uris import ticket_uri
 from publisher.platforms.registry import find_platform
 from publisher.services import publishing
 from publisher.store.ticket_rows import Version
-from publisher.web.request import API, Id, wake_later
-from publisher.web.writer_threads import WriterRoute
+from publisher.web.request import API, Id, WriterRoute, wake_later
 
 router = APIRouter(route_class=WriterRoute)
 

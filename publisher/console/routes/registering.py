@@ -18,9 +18,8 @@ from publisher.core.image import formats
 from publisher.services.image_registration import begin
 from publisher.web.error_status import status_of
 from publisher.web.negotiation import UnsupportedMediaType
-from publisher.web.request import wake_later
+from publisher.web.request import WriterRoute, wake_later
 from publisher.web.uploads import received
-from publisher.web.writer_threads import WriterRoute
 
 router = APIRouter(route_class=WriterRoute)
 

@@ -14,8 +14,7 @@ from publisher.console.paths import local
 from publisher.core.errors import NotAllowed, NotAuthenticated
 from publisher.core.uris import user_uri
 from publisher.store.users import User
-from publisher.web.request import actor, address, services
-from publisher.web.writer_threads import WriterRoute
+from publisher.web.request import WriterRoute, actor, address, services
 
 router = APIRouter(route_class=WriterRoute)
 signed_in_router = APIRouter(route_class=WriterRoute)

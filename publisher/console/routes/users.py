@@ -15,7 +15,7 @@ from publisher.core.uris import user_uri
 from publisher.services import first_user
 from publisher.store.roles import ENTITLEMENT_DESCRIPTIONS
 from publisher.store.users import User
-from publisher.web.writer_threads import WriterRoute
+from publisher.web.request import WriterRoute
 
 router = APIRouter(route_class=WriterRoute)
 

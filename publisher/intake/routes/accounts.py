@@ -18,8 +18,7 @@ from publisher.platforms.platform import Platform
 from publisher.platforms.registry import find_platform
 from publisher.services import accounts as account_cases
 from publisher.store.accounts import StoredAccount
-from publisher.web.request import Body, Id
-from publisher.web.writer_threads import WriterRoute
+from publisher.web.request import Body, Id, WriterRoute
 
 router = APIRouter(route_class=WriterRoute)
 

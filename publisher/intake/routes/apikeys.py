@@ -13,8 +13,7 @@ from publisher.intake.caller import Calling
 from publisher.platforms.fields import Document
 from publisher.store.api_keys import ApiKey
 from publisher.web import auth
-from publisher.web.request import Body, Id
-from publisher.web.writer_threads import WriterRoute
+from publisher.web.request import Body, Id, WriterRoute
 
 router = APIRouter(route_class=WriterRoute)
 

@@ -15,8 +15,7 @@ from publisher.intake.download_keys import image_key
 from publisher.intake.list_parameters import Listed
 from publisher.intake.routes.pimages import list_tickets, owner_of_appliance
 from publisher.services import image_files
-from publisher.web.request import Id
-from publisher.web.writer_threads import WriterRoute
+from publisher.web.request import Id, WriterRoute
 
 router = APIRouter(route_class=WriterRoute)
 

@@ -22,8 +22,7 @@ from publisher.services import publishing
 from publisher.services.publishing import PublishRequest
 from publisher.store import Store
 from publisher.web.conditional import last_modified, respond
-from publisher.web.request import Body, Id, wake_later
-from publisher.web.writer_threads import WriterRoute
+from publisher.web.request import Body, Id, WriterRoute, wake_later
 
 router = APIRouter(route_class=WriterRoute)
 

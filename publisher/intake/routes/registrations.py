@@ -15,9 +15,8 @@ from publisher.intake.download_keys import image_key
 from publisher.platforms.fields import Document
 from publisher.services import image_registration
 from publisher.web.negotiation import media_type
-from publisher.web.request import Id, bounded_body, wake_later
+from publisher.web.request import Id, WriterRoute, bounded_body, run_as_writer, wake_later
 from publisher.web.uploads import received
-from publisher.web.writer_threads import WriterRoute, run_as_writer
 
 router = APIRouter(route_class=WriterRoute)
 

@@ -15,8 +15,7 @@ from publisher.intake.caller import Caller, Calling
 from publisher.intake.wire.codec import write_document
 from publisher.platforms.fields import Document
 from publisher.services.webhooks import subscribe
-from publisher.web.request import Body
-from publisher.web.writer_threads import WriterRoute
+from publisher.web.request import Body, WriterRoute
 
 router = APIRouter(route_class=WriterRoute)
 
