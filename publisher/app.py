@@ -136,7 +136,7 @@ class Intake(FastAPI):
         made = cast(Services, self.state.services)
         app: ASGIApp = Admission(super().build_middleware_stack(), made.authenticator)
         app = Conformance(app, pages_below=BASE, page=console.refusal)
-        return Observed(SecurityHeaders(app, production=made.settings.production))
+        return Observed(SecurityHeaders(app, pages_below=BASE, production=made.settings.production))
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:

@@ -12,7 +12,6 @@ from starlette.types import ASGIApp
 
 from publisher.console import BASE, error_pages
 from publisher.console.live_updates import Streams
-from publisher.console.page_headers import PageHeaders
 from publisher.console.page_request import protected
 from publisher.console.routes import (
     accounts,
@@ -66,8 +65,7 @@ def mount(app: FastAPI, services: Services) -> Streams:
     console.add_api_route("/{path:path}", _nothing, dependencies=[Depends(protected)])
     app.add_route(BASE, _home)
     app.add_route("/", _root, methods=_METHODS)
-    # Around everything: the page for an unexpected error is made outside the app's own middleware.
-    app.mount(BASE, PageHeaders(console))
+    app.mount(BASE, console)
     return streams
 
 
@@ -75,7 +73,7 @@ def refusal(request: Request, status: int, words: str, headers: Mapping[str, str
     """Return the page for a request that is refused before it reaches the console."""
     shown = error_pages.error_page(request, status, words)
     shown.headers.update(headers)
-    return PageHeaders(shown)
+    return shown
 
 
 async def _home(_: Request) -> Response:
