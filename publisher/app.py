@@ -23,9 +23,9 @@ from publisher.console import pages as console
 from publisher.core.settings import Settings
 from publisher.core.vault import Vault
 from publisher.files import unfinished
-from publisher.intake import error_documents
 from publisher.intake.admission import Admission
 from publisher.intake.conformance import Conformance
+from publisher.intake.error_documents import error_document
 from publisher.intake.long_poll import Watcher
 from publisher.intake.openapi import document
 from publisher.intake.request_metrics import Observed
@@ -50,6 +50,7 @@ from publisher.services.wakeups import Sender, WakeQueue, Wakeups
 from publisher.store import Store
 from publisher.telemetry import logs, tracing
 from publisher.version import __version__
+from publisher.web import error_handlers
 from publisher.web.auth import Authenticator, keep_signatures_out_of_logs
 from publisher.web.rate_limits import Throttle
 from publisher.web.request import API, Services, count_address
@@ -115,7 +116,7 @@ def create_app(settings: Settings | None = None, waker: Sender | None = None) ->
     app.state.watcher = watcher
     app.state.monitoring = observed
     app.add_middleware(OneSlash)
-    error_documents.install(app)
+    error_handlers.install(app, error_document)
     for module in (
         status, schema, pimages, images, registrations, downloads, appliances, accounts, targets, apikeys, users,
         webhooks,

@@ -16,7 +16,7 @@ from publisher.services.image_registration import IncomingImage
 from publisher.store import Store
 from publisher.web.body_limits import BodyTooLarge
 from publisher.web.digest_headers import told_digests
-from publisher.web.error_status import NoRoom, TooSlow
+from publisher.web.error_handlers import NoRoom, TooSlow
 from publisher.web.request import declared_length, run_as_writer
 
 

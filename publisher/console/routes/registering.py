@@ -16,7 +16,7 @@ from publisher.core.checksums import checksums
 from publisher.core.errors import Conflict, InvalidRequest, PublisherError
 from publisher.core.image import formats
 from publisher.services.image_registration import begin
-from publisher.web.error_status import status_of
+from publisher.web.error_handlers import status_of
 from publisher.web.negotiation import UnsupportedMediaType
 from publisher.web.request import WriterRoute, wake_later
 from publisher.web.uploads import received
