@@ -3,7 +3,6 @@ its route runs in."""
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ from typing import Annotated, Any, ParamSpec, Protocol, TypeVar, cast
 import anyio
 from anyio import CapacityLimiter, to_thread
 from anyio.lowlevel import RunVar
-from fastapi import BackgroundTasks, Depends, Path, Request
+from fastapi import BackgroundTasks, Depends, Request
 from fastapi.routing import APIRoute
 from pydantic import BeforeValidator
 from sqlalchemy.exc import TimeoutError as StoreTimeout
@@ -22,6 +21,7 @@ from starlette.convertors import Convertor, register_url_convertor
 
 from publisher.core.allowed_hosts import is_allowed
 from publisher.core.settings import Settings
+from publisher.core.uris import ID_PATTERN, parse_id
 from publisher.core.vault import Sealer
 from publisher.outbound.policy import OutboundPolicy
 from publisher.services.wakeups import Wake, Wakeups
@@ -36,10 +36,9 @@ API = "/api"
 HEAD_ONLY = "publisher.head"
 """In the scope of a request for the headers alone."""
 
-_ID = re.compile(r"[1-9][0-9]{0,18}")
-_ID_MAX = (1 << 63) - 1
 _LENGTH_DIGITS = 19
-"""Of a Content-Length in 64 bits."""
+_LENGTH_MAX = (1 << 63) - 1
+"""A Content-Length in 64 bits."""
 
 _WRITERS = 16
 """Number of threads that write to the store. Fewer than the store has connections, so that readers have some, too."""
@@ -136,7 +135,7 @@ def declared_length(request: Request) -> int | None:
     declared = request.headers.get("content-length", "")
     if not declared.isdecimal():
         return None
-    return int(declared) if len(declared) <= _LENGTH_DIGITS else _ID_MAX
+    return int(declared) if len(declared) <= _LENGTH_DIGITS else _LENGTH_MAX
 
 
 def signer(request: Request) -> User | None:
@@ -160,16 +159,16 @@ async def bounded_body(request: Request) -> bytes:
     return bytes(body)
 
 
-def _canonical_id(text: str) -> str:
-    if not _ID.fullmatch(text):
+def _id(text: str) -> int:
+    if (id := parse_id(text)) is None:
         raise ValueError("not an id")
-    return text
+    return id
 
 
 class IdConvertor(Convertor[str]):
     """`{itid:id}` in a route's path: other paths beside it, such as `statuses`, are not taken for ids."""
 
-    regex = _ID.pattern
+    regex = ID_PATTERN
 
     def convert(self, value: str) -> str:
         return value
@@ -181,8 +180,8 @@ class IdConvertor(Convertor[str]):
 register_url_convertor("id", IdConvertor())
 
 Body = Annotated[bytes, Depends(bounded_body)]
-Id = Annotated[int, BeforeValidator(_canonical_id), Path(le=_ID_MAX)]
-"""An id in a path. What none can have, more than 64 bits among it, is not found, and is never asked of the database."""
+Id = Annotated[int, BeforeValidator(_id)]
+"""An id in a path. What cannot be an id is not found, without a query to the database."""
 
 
 def wake_later(after: BackgroundTasks, wake: Wake) -> Wake:

@@ -15,6 +15,7 @@ from publisher.console.template_filters import sentence
 from publisher.core.checksums import checksums
 from publisher.core.errors import Conflict, InvalidRequest, PublisherError
 from publisher.core.image import formats
+from publisher.core.uris import parse_id
 from publisher.services.image_registration import begin
 from publisher.web.error_handlers import status_of
 from publisher.web.negotiation import UnsupportedMediaType
@@ -25,7 +26,6 @@ router = APIRouter(route_class=WriterRoute)
 
 _NEW = "/images/new"
 _ENTITLEMENT = "image_generate"
-_APPLIANCE_MAX = (1 << 63) - 1
 
 
 @router.get(_NEW)
@@ -102,9 +102,9 @@ def _name(given: str) -> str:
 def _appliance(visit: Visit, given: str) -> int:
     """Return the chosen appliance's number; for a new appliance, the next free one. Raises `InvalidRequest`."""
     if given:
-        if not (given.isascii() and given.isdecimal() and 0 < int(given[:20]) <= _APPLIANCE_MAX):
+        if (id := parse_id(given)) is None:
             raise InvalidRequest("is not the number of an appliance", field="appliance")
-        return int(given)
+        return id
     owned = visit.store.appliances.list(visit.user.login)
     return max((each.id for each in owned), default=0) + 1
 
