@@ -18,8 +18,8 @@ from fastapi.telemetry import TelemetryConfig
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from publisher.console import BASE
 from publisher.console import pages as console
+from publisher.console.rendering import BASE
 from publisher.core.settings import Settings
 from publisher.core.vault import Vault
 from publisher.files import unfinished

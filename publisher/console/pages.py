@@ -11,31 +11,27 @@ from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
-from publisher.console import BASE
 from publisher.console.live_updates import Streams
 from publisher.console.page_request import page, protected
+from publisher.console.rendering import BASE, sentence
 from publisher.console.routes import (
     accounts,
     audit,
     fleet,
     images,
     keys,
-    profile,
     publication,
     publications,
     publishing,
-    registering,
-    roles,
     session,
     users,
 )
-from publisher.console.template_filters import sentence
 from publisher.web import error_handlers
 from publisher.web.error_handlers import Problem
 from publisher.web.request import Services, count_address
 
 MODULES = (
-    publishing, publications, publication, registering, images, accounts, keys, fleet, users, roles, audit, profile,
+    publishing, publications, publication, images, accounts, keys, fleet, users, audit,
 )  # fmt: skip
 """The modules of pages; each has a `router`. Fixed paths come before numbered ones: `/images/new` is no image's number.
 

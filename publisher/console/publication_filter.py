@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 
 from starlette.datastructures import QueryParams
 
-from publisher.console import BASE
+from publisher.console.rendering import BASE
 from publisher.core.ticket import State
 from publisher.core.uris import parse_id
 from publisher.store.publications import Wanted

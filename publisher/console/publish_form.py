@@ -14,7 +14,6 @@ from publisher.console.form_fields import (
     account_elements,
     filled_in,
     offered,
-    platform_named,
     target_elements,
     told,
 )
@@ -25,6 +24,7 @@ from publisher.core.uris import account_uri, image_uri, parse_id
 from publisher.intake.wire.codec import write_document
 from publisher.platforms.fields import CRED_ACCOUNT, PUBLISH_IMAGE, TYPE_KEY, Document
 from publisher.platforms.platform import Platform
+from publisher.platforms.registry import find_platform
 from publisher.services.publishing import PublishRequest
 from publisher.store import Store
 from publisher.store.accounts import StoredAccount
@@ -157,7 +157,7 @@ def draft(store: Store, login: str, visible_to: str | None, form: Mapping[str, s
     platforms = offered()
     if recall and account and (last := store.publications.last_of_account(account.id, owner)):
         form = {**_texts(last.target, but=_OF_THE_IMAGE), **form}
-    named = platform_named(account.platform if account else form.get("platform", ""))
+    named = find_platform(account.platform if account else form.get("platform", ""))
     return Draft(owner, images, image, accounts, account, platforms, named or platforms[0], form)
 
 

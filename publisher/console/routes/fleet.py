@@ -9,9 +9,8 @@ from dataclasses import dataclass
 
 from fastapi import APIRouter, Response
 
-from publisher.console.live_updates import PageParts
 from publisher.console.page_request import Posted, Visit, Visiting
-from publisher.console.rendering import render
+from publisher.console.rendering import PageParts, render
 from publisher.core.errors import NotFound
 from publisher.core.settings import Settings
 from publisher.core.ticket import State, Ticket

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import APIRouter, BackgroundTasks, Response
 
-from publisher.console.live_updates import PageParts
 from publisher.console.page_request import Visit, Visiting
-from publisher.console.rendering import render
+from publisher.console.rendering import PageParts, render
 from publisher.console.throughput_chart import plot
-from publisher.console.timeline import timeline
 from publisher.core.errors import Conflict, NotFound
-from publisher.core.ticket import State, Ticket, image_of
+from publisher.core.ticket import HistoryEntry, Phase, State, Ticket, image_of
 from publisher.core.uris import ticket_uri
 from publisher.platforms.registry import find_platform
 from publisher.services import publishing
@@ -25,6 +25,16 @@ _PATH = "/publications/{id:id}"
 _ENTITLEMENT = "image_publish"
 _LIVE = ("summary", "actions", "throughput", "timeline", "cloud")
 """The page's changing elements, each with a template of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class TimelineStep:
+    at: float
+    words: str
+    kind: str
+    """The kind of step: `queued`, `claimed`, `phase`, `retrying`, `cancelling`, `published`, `failed`, `cancelled`."""
+    seconds: float | None
+    """Seconds until the next step; None for the last."""
 
 
 @router.get(_PATH)
@@ -143,7 +153,7 @@ def _shown(visit: Visit, ticket: Ticket) -> dict[str, Any]:
     return {
         "ticket": ticket,
         "rate": visit.store.publications.rates([ticket.id]).get(ticket.id) if ticket.final else None,
-        "steps": timeline(history),
+        "steps": _timeline(history),
         "plot": plot(visit.store.tickets.samples(ticket.id)),
         "may_change": visit.may(_ENTITLEMENT),
     }
@@ -156,3 +166,24 @@ def _confirm(visit: Visit, action: str, ticket: Ticket) -> Response:
 
 def _uri(ticket: Ticket) -> str:
     return ticket_uri(ticket.owner, ticket.appliance_id, ticket.image_id, ticket.id)
+
+
+def _timeline(history: Sequence[HistoryEntry]) -> list[TimelineStep]:
+    """Return the steps of a history, oldest first."""
+    following = [each.at for each in history[1:]] + [None]
+    return [
+        TimelineStep(entry.at, entry.words, _kind(entry), None if until is None else max(until - entry.at, 0.0))
+        for entry, until in zip(history, following, strict=True)
+    ]
+
+
+def _kind(entry: HistoryEntry) -> str:
+    match entry.from_state, entry.to_state:
+        case State.PUBLISHING, State.QUEUED:
+            return "retrying"
+        case _, State.PUBLISHING | State.CANCELLING if entry.phase is Phase.PREPARING:
+            return "claimed"
+        case _, State.PUBLISHING:
+            return "phase"
+        case _, state:
+            return state

@@ -9,12 +9,10 @@ from collections.abc import Mapping
 from fastapi import APIRouter, BackgroundTasks, Response
 from fastapi.responses import PlainTextResponse
 
-from publisher.console import BASE
-from publisher.console.first_steps import first_steps
+from publisher.console.navigation import first_steps
 from publisher.console.page_request import Form, Posted, Visit, Visiting
-from publisher.console.paths import with_parameter
 from publisher.console.publish_form import NOT_STORED, Draft, as_before, draft
-from publisher.console.template_filters import sentence
+from publisher.console.rendering import BASE, sentence, with_parameter
 from publisher.core.errors import Conflict, InvalidRequest, NotFound, TooMany
 from publisher.core.ticket import Ticket
 from publisher.core.uris import parse_id
