@@ -8,9 +8,8 @@ from fastapi import APIRouter, Response
 
 from publisher.core.errors import InvalidRequest
 from publisher.core.uris import account_uri, parse_account_uri
-from publisher.intake.caller import Calling
+from publisher.intake.caller import Calling, Listed
 from publisher.intake.documents import account_document
-from publisher.intake.list_parameters import Listed
 from publisher.intake.wire.codec import write_document
 from publisher.intake.wire.schema import TYPES
 from publisher.platforms.fields import CRED_ACCOUNT, TYPE_KEY, Document

@@ -6,9 +6,8 @@ import time
 
 from fastapi import APIRouter, Response
 
-from publisher.intake.caller import Calling
+from publisher.intake.caller import Calling, Listed
 from publisher.intake.documents import appliance_document
-from publisher.intake.list_parameters import Listed
 from publisher.store.appliances import Contents
 from publisher.web.request import Id
 

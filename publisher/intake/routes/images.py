@@ -9,11 +9,10 @@ from fastapi import APIRouter, Response
 
 from publisher.core.image import Image
 from publisher.core.uris import parse_id, parse_image_uri
-from publisher.intake.caller import Caller, Calling
+from publisher.intake.caller import Caller, Calling, Listed
 from publisher.intake.documents import image_document, image_status_document
 from publisher.intake.download_keys import image_key
-from publisher.intake.list_parameters import Listed
-from publisher.intake.routes.pimages import list_tickets, owner_of_appliance
+from publisher.intake.routes.pimages import list_tickets
 from publisher.services import image_files
 from publisher.web.request import Id
 from publisher.web.writer_threads import WriterRoute
@@ -29,14 +28,14 @@ _IMAGES = _USER + "/appliances/{aid}/images"
 
 @router.get(_IMAGES)
 def images(caller: Calling, uid: str, aid: Id, listing: Listed) -> Response:
-    owner = owner_of_appliance(caller, uid, aid)
+    owner = caller.owner_of_appliance(uid, aid)
     found = caller.store.images.page(owner, aid, listing)
     return _list(caller, found.items, found.total)
 
 
 @router.get(_IMAGES + "/statuses")
 def image_statuses(caller: Calling, uid: str, aid: Id) -> Response:
-    owner = owner_of_appliance(caller, uid, aid)
+    owner = caller.owner_of_appliance(uid, aid)
     found = caller.store.images.list(owner=owner, appliance_id=aid)
     documents = [image_status_document(image) for image in found]
     return caller.answer("statuses", {"total": len(documents), "statuses": documents}, time.time())
@@ -90,7 +89,7 @@ def delete_image(caller: Calling, uid: str, aid: Id, itid: Id) -> Response:
 
 @router.delete(_IMAGES)
 def delete_images(caller: Calling, uid: str, aid: Id) -> Response:
-    owner = owner_of_appliance(caller, uid, aid)
+    owner = caller.owner_of_appliance(uid, aid)
     image_files.delete(caller.store, caller.services.settings.images, owner, aid)
     return Response(status_code=204)
 

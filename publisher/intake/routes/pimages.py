@@ -14,7 +14,6 @@ from publisher.core.uris import parse_id, parse_image_uri, ticket_uri
 from publisher.intake.caller import Caller, Calling
 from publisher.intake.documents import status_document, ticket_account_document, ticket_document
 from publisher.intake.download_keys import ticket_key
-from publisher.intake.idempotency_header import idempotency_key
 from publisher.intake.long_poll import Watcher, wait_seconds
 from publisher.intake.publish_request import publish_request, referred_account
 from publisher.platforms.fields import TYPE_KEY, Document
@@ -44,13 +43,13 @@ def publish_image(caller: Calling, body: Body, after: BackgroundTasks, uid: str,
 
 @router.get(_APPLIANCE + "/pimages")
 def published_images(caller: Calling, uid: str, aid: Id) -> Response:
-    owner = owner_of_appliance(caller, uid, aid)
+    owner = caller.owner_of_appliance(uid, aid)
     return list_tickets(caller, caller.store.tickets.list(owner=owner, appliance_id=aid))
 
 
 @router.get(_APPLIANCE + "/pimages/statuses")
 def statuses(caller: Calling, uid: str, aid: Id) -> Response:
-    owner = owner_of_appliance(caller, uid, aid)
+    owner = caller.owner_of_appliance(uid, aid)
     return _statuses(caller, caller.store.tickets.list(owner=owner, appliance_id=aid))
 
 
@@ -66,7 +65,7 @@ def statuses_of_user(caller: Calling, uid: str, img: str | None = None) -> Respo
 
 @router.delete(_APPLIANCE + "/pimages")
 def delete_published_images(caller: Calling, uid: str, aid: Id) -> Response:
-    caller.store.tickets.remove_all(owner_of_appliance(caller, uid, aid), aid)
+    caller.store.tickets.remove_all(caller.owner_of_appliance(uid, aid), aid)
     return Response(status_code=204)
 
 
@@ -120,13 +119,6 @@ def delete_published_image(caller: Calling, uid: str, aid: Id, itid: Id, pitid: 
     return Response(status_code=204)
 
 
-def owner_of_appliance(caller: Caller, uid: str, aid: int) -> str:
-    """Raises `NotFound` for an appliance that the user does not have: an empty list would say that it has."""
-    owner = caller.owner(uid, "appliance_create")
-    caller.store.appliances.get(owner, aid)
-    return owner
-
-
 def _publish(caller: Caller, body: bytes, after: BackgroundTasks, uid: str, aid: int, itid: int | None) -> Response:
     owner = caller.owner(uid, "image_publish")
 
@@ -142,7 +134,7 @@ def _publish(caller: Caller, body: bytes, after: BackgroundTasks, uid: str, aid:
         return publish_request(document, owner=owner, appliance_id=aid, image_id=itid, stored=account)
 
     services = caller.services
-    key = idempotency_key(caller, body)
+    key = caller.idempotency_key(body)
     accepted = publishing.publish(
         caller.store,
         services.sealer,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
-from publisher.intake import extensions
+from publisher.intake.caller import extensions_wanted
 from publisher.intake.wire import xml, xsd
 from publisher.web.conditional import constant
 
@@ -14,4 +14,4 @@ router = APIRouter()
 @router.get("/schema/uforge.xsd")
 def schema(request: Request) -> Response:
     """It has one form only: whatever `Accept` says, that is the answer. Raises `InvalidRequest`."""
-    return constant(request, xsd.document(extensions.asked(request)), xml.CONTENT_TYPE)
+    return constant(request, xsd.document(extensions_wanted(request)), xml.CONTENT_TYPE)

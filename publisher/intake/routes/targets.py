@@ -13,9 +13,7 @@ from publisher.core.errors import NotFound
 from publisher.core.image import target_format as target_of
 from publisher.core.listing import ListField, ListFieldKind, Value, page
 from publisher.core.uris import target_format_uri, target_platform_uri
-from publisher.intake import extensions
-from publisher.intake.caller import Caller, Calling
-from publisher.intake.list_parameters import Listed
+from publisher.intake.caller import Caller, Calling, Listed, not_shown
 from publisher.platforms.fields import Document
 from publisher.platforms.registry import find_platform, installed, platform_of
 from publisher.platforms.target_formats import (
@@ -120,7 +118,7 @@ def target_format(caller: Calling, uid: str, platform: str, format: str) -> Resp
     if found not in _targets():
         raise NotFound("there is no such target format")
     if not _shown(caller, [found]):
-        raise extensions.not_shown(platform)
+        raise not_shown(platform)
     return caller.answer("targetFormat", _format_document(owner, found), caller.services.started)
 
 
