@@ -33,12 +33,10 @@ from publisher.intake.routes import (
     accounts,
     apikeys,
     appliances,
-    downloads,
     images,
     monitoring,
     openapi,
     pimages,
-    registrations,
     schema,
     status,
     targets,
@@ -116,12 +114,8 @@ def create_app(settings: Settings | None = None, waker: Sender | None = None) ->
     app.state.monitoring = observed
     app.add_middleware(OneSlash)
     error_documents.install(app)
-    for module in (
-        status, schema, pimages, images, registrations, downloads, appliances, accounts, targets, apikeys, users,
-        webhooks,
-    ):  # fmt: skip
+    for module in (status, schema, openapi, pimages, images, appliances, accounts, apikeys, targets, users, webhooks):
         app.include_router(module.router, prefix=API)
-    app.include_router(openapi.router, prefix=API)
     app.include_router(openapi.page_router)
     app.include_router(monitoring.router)
     streams = console.mount(app, app.state.services)

@@ -1,29 +1,39 @@
-"""Generated images: get, list, how they stand; delete."""
+"""Images: list, register, get, delete and download them; show and cancel their registration."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, BackgroundTasks, Request, Response
+from fastapi.concurrency import run_in_threadpool
 
+from publisher.core.checksums import checksums
+from publisher.core.errors import InvalidRequest, NotFound
 from publisher.core.image import Image
-from publisher.core.uris import parse_id, parse_image_uri
+from publisher.core.uris import image_uri, parse_appliance_uri, parse_id, parse_image_uri
 from publisher.intake.caller import Caller, Calling, Listed
 from publisher.intake.documents import image_document, image_status_document
-from publisher.intake.download_keys import image_key
-from publisher.intake.routes.pimages import list_tickets
-from publisher.services import image_files
-from publisher.web.request import Id
-from publisher.web.writer_threads import WriterRoute
+from publisher.intake.download_keys import image_key, is_key, key_alone
+from publisher.platforms.fields import Document
+from publisher.services import image_files, image_registration
+from publisher.web import auth
+from publisher.web.file_response import bad_key, send_image
+from publisher.web.negotiation import media_type
+from publisher.web.request import Id, bounded_body, services, signed_in, wake_later
+from publisher.web.uploads import received
+from publisher.web.writer_threads import WriterRoute, run_as_writer
 
 router = APIRouter(route_class=WriterRoute)
 
 _USER = "/users/{uid}"
 _IMAGES = _USER + "/appliances/{aid}/images"
+_ENTITLEMENT = "image_generate"
+_BYTES = "application/octet-stream"
 
-# A list from which an image was deleted is no older than before, and one that is being registered moves on all the
-# time: the date of these answers is that of asking, and their ETag tells more.
+# These answers are dated with the time of the request: deleting an image makes a list no newer, and a registration
+# changes all the time. Their ETag is exact.
 
 
 @router.get(_IMAGES)
@@ -31,14 +41,6 @@ def images(caller: Calling, uid: str, aid: Id, listing: Listed) -> Response:
     owner = caller.owner_of_appliance(uid, aid)
     found = caller.store.images.page(owner, aid, listing)
     return _list(caller, found.items, found.total)
-
-
-@router.get(_IMAGES + "/statuses")
-def image_statuses(caller: Calling, uid: str, aid: Id) -> Response:
-    owner = caller.owner_of_appliance(uid, aid)
-    found = caller.store.images.list(owner=owner, appliance_id=aid)
-    documents = [image_status_document(image) for image in found]
-    return caller.answer("statuses", {"total": len(documents), "statuses": documents}, time.time())
 
 
 @router.get(_USER + "/images")
@@ -52,6 +54,48 @@ def images_of_user(caller: Calling, uid: str, img: str | None = None) -> Respons
         return _list(caller, store.list(owner=owner, id=id))
     login, appliance_id, image_id = parse_image_uri(img, "img")
     return _list(caller, store.list(owner=owner, appliance_id=appliance_id, id=image_id) if login == owner else [])
+
+
+@router.post(_IMAGES)
+async def register_image(
+    request: Request,
+    caller: Calling,
+    after: BackgroundTasks,
+    uid: str,
+    aid: Id,
+    name: str = "",
+    format: str = "",
+    fileName: str = "",  # noqa: N803  # a parameter's name on the wire
+    md5sum: str = "",
+    sha256sum: str = "",
+) -> Response:
+    """A document that tells where the image is, or, as application/octet-stream, the image itself."""
+    owner = await run_in_threadpool(caller.owner, uid, _ENTITLEMENT)
+    if media_type(request.headers.get("content-type")) != _BYTES:
+        body = await bounded_body(request)
+        return await run_as_writer(_begin, caller, after, owner, aid, body)
+    image = await received(
+        request,
+        caller.services.settings,
+        caller.store,
+        owner=owner,
+        appliance_id=aid,
+        name=name,
+        format=format,
+        file_name=fileName,
+        expected=checksums(md5=md5sum, sha256=sha256sum),
+    )
+    return _created(caller, image)
+
+
+@router.post(_IMAGES + "/{itid:id}")
+def generate_again(caller: Calling, after: BackgroundTasks, uid: str, aid: Id, itid: Id) -> Response:
+    """Fetch an image again from where it was fetched. Its body, if there is one, is not looked at."""
+    owner = caller.owner(uid, _ENTITLEMENT)
+    return _created(
+        caller,
+        image_registration.again(caller.store, owner, aid, itid, wake_later(after, caller.services.wakeups.image)),
+    )
 
 
 @router.get(_IMAGES + "/{itid:id}")
@@ -72,12 +116,12 @@ def image_status(caller: Calling, uid: str, aid: Id, itid: Id) -> Response:
     return caller.answer("status", image_status_document(found), _modified(found))
 
 
-@router.get(_IMAGES + "/{itid}/pimages")
-def published_images_of_image(caller: Calling, uid: str, aid: Id, itid: Id) -> Response:
-    """An extension of ours: where an image's `basePublishImagesUri` leads."""
-    found = _image(caller, uid, aid, itid)
-    tickets = caller.store.tickets.list(owner=found.owner, appliance_id=aid, image_id=itid)
-    return list_tickets(caller, tickets)
+@router.get(_IMAGES + "/statuses")
+def image_statuses(caller: Calling, uid: str, aid: Id) -> Response:
+    owner = caller.owner_of_appliance(uid, aid)
+    found = caller.store.images.list(owner=owner, appliance_id=aid)
+    documents = [image_status_document(image) for image in found]
+    return caller.answer("statuses", {"total": len(documents), "statuses": documents}, time.time())
 
 
 @router.delete(_IMAGES + "/{itid:id}")
@@ -92,6 +136,73 @@ def delete_images(caller: Calling, uid: str, aid: Id) -> Response:
     owner = caller.owner_of_appliance(uid, aid)
     image_files.delete(caller.store, caller.services.settings.images, owner, aid)
     return Response(status_code=204)
+
+
+@router.delete(_IMAGES + "/{itid}/status")
+def cancel_registration(caller: Calling, uid: str, aid: Id, itid: Id) -> Response:
+    caller.store.registrations.cancel(caller.owner(uid, _ENTITLEMENT), aid, itid)
+    return Response(status_code=204)
+
+
+@router.get(_IMAGES + "/{itid}/downloads")
+def image_file(request: Request, uid: str, aid: Id, itid: Id) -> Response:
+    return _image_file(request, uid, aid, itid, None)
+
+
+@router.get(_IMAGES + "/{itid}/downloads/{file_name}")
+def named_image_file(request: Request, uid: str, aid: Id, itid: Id, file_name: str) -> Response:
+    return _image_file(request, uid, aid, itid, file_name)
+
+
+def _image_file(request: Request, uid: str, aid: int, itid: int, file_name: str | None) -> Response:
+    made = services(request)
+    key = key_alone(request, "downloadId")
+    if key is None:
+        image = made.store.images.find(auth.owner(made.store, signed_in(request), uid), aid, itid)
+    else:
+        found = made.store.images.get(itid)
+        right = found and found.ready and is_key(key, image_key(made.sealer, found))
+        if not found or not right or (found.owner, found.appliance_id) != (uid, aid):
+            raise bad_key()
+        image = found
+    if file_name not in (None, image.file_name):
+        raise NotFound(f"image {itid} has no file '{file_name}'")
+    return send_image(request, made, image, None if key is None else partial(made.store.images.use_key, image))
+
+
+def _begin(caller: Caller, after: BackgroundTasks, owner: str, aid: int, body: bytes) -> Response:
+    document = caller.read(body, "image")
+    uri = document.get("parentUri")
+    if uri is not None and parse_appliance_uri(str(uri), "parentUri") != (owner, aid):
+        raise InvalidRequest(f"'{uri}' is not the appliance of the request's path", field="parentUri")
+    image = image_registration.begin(
+        caller.store,
+        caller.services.settings,
+        owner=owner,
+        appliance_id=aid,
+        location=str(document.get("location") or ""),
+        name=str(document.get("name") or ""),
+        format=_format(document),
+        expected=checksums(md5=document.get("md5sum"), sha256=document.get("sha256sum")),
+        wake=wake_later(after, caller.services.wakeups.image),
+    )
+    return _created(caller, image)
+
+
+def _format(document: Document) -> str:
+    """As `format/name`, or as `targetFormat/format/name`."""
+    target = document.get("targetFormat")
+    for holder in (document, target if isinstance(target, dict) else {}):
+        format = holder.get("format")
+        if isinstance(format, dict) and format.get("name"):
+            return str(format["name"])
+    return ""
+
+
+def _created(caller: Caller, image: Image) -> Response:
+    key = image_key(caller.services.sealer, image)
+    uri = image_uri(image.owner, image.appliance_id, image.id)
+    return caller.created("image", image_document(image, key=key), uri)
 
 
 def _image(caller: Caller, uid: str, aid: int, itid: int) -> Image:

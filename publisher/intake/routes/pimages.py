@@ -1,8 +1,9 @@
-"""Published images: publish, get, list, how they stand; cancel, try again, delete."""
+"""Published images: publish, list, get, cancel, retry, delete and download them; show their status."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from fastapi import APIRouter, BackgroundTasks, Request, Response
 from fastapi.concurrency import run_in_threadpool
@@ -13,15 +14,17 @@ from publisher.core.ticket import Ticket, image_of
 from publisher.core.uris import parse_id, parse_image_uri, ticket_uri
 from publisher.intake.caller import Caller, Calling
 from publisher.intake.documents import status_document, ticket_account_document, ticket_document
-from publisher.intake.download_keys import ticket_key
+from publisher.intake.download_keys import is_key, key_alone, ticket_key
 from publisher.intake.long_poll import Watcher, wait_seconds
 from publisher.intake.publish_request import publish_request, referred_account
 from publisher.platforms.fields import TYPE_KEY, Document
 from publisher.services import publishing
 from publisher.services.publishing import PublishRequest
 from publisher.store import Store
+from publisher.web import auth
 from publisher.web.conditional import last_modified, respond
-from publisher.web.request import Body, Id, wake_later
+from publisher.web.file_response import bad_key, send_image
+from publisher.web.request import Body, Id, services, signed_in, wake_later
 from publisher.web.writer_threads import WriterRoute
 
 router = APIRouter(route_class=WriterRoute)
@@ -41,32 +44,24 @@ def publish_image(caller: Calling, body: Body, after: BackgroundTasks, uid: str,
     return _publish(caller, body, after, uid, aid, itid)
 
 
+@router.get(_IMAGE + "/pimages")
+def published_images_of_image(caller: Calling, uid: str, aid: Id, itid: Id) -> Response:
+    """List the published images of one image. An extension: an image's `basePublishImagesUri` leads here."""
+    owner = caller.owner(uid, "appliance_create")
+    caller.store.images.find(owner, aid, itid)
+    return _list(caller, caller.store.tickets.list(owner=owner, appliance_id=aid, image_id=itid))
+
+
 @router.get(_APPLIANCE + "/pimages")
 def published_images(caller: Calling, uid: str, aid: Id) -> Response:
     owner = caller.owner_of_appliance(uid, aid)
-    return list_tickets(caller, caller.store.tickets.list(owner=owner, appliance_id=aid))
+    return _list(caller, caller.store.tickets.list(owner=owner, appliance_id=aid))
 
 
 @router.get(_APPLIANCE + "/pimages/statuses")
 def statuses(caller: Calling, uid: str, aid: Id) -> Response:
     owner = caller.owner_of_appliance(uid, aid)
     return _statuses(caller, caller.store.tickets.list(owner=owner, appliance_id=aid))
-
-
-@router.get(_USER + "/pimages")
-def published_images_of_user(caller: Calling, uid: str, img: str | None = None) -> Response:
-    return list_tickets(caller, _of_user(caller, uid, img))
-
-
-@router.get(_USER + "/pimages/status")
-def statuses_of_user(caller: Calling, uid: str, img: str | None = None) -> Response:
-    return _statuses(caller, _of_user(caller, uid, img))
-
-
-@router.delete(_APPLIANCE + "/pimages")
-def delete_published_images(caller: Calling, uid: str, aid: Id) -> Response:
-    caller.store.tickets.remove_all(caller.owner_of_appliance(uid, aid), aid)
-    return Response(status_code=204)
 
 
 @router.get(_IMAGE + "/pimages/{pitid}")
@@ -119,6 +114,42 @@ def delete_published_image(caller: Calling, uid: str, aid: Id, itid: Id, pitid: 
     return Response(status_code=204)
 
 
+@router.delete(_APPLIANCE + "/pimages")
+def delete_published_images(caller: Calling, uid: str, aid: Id) -> Response:
+    caller.store.tickets.remove_all(caller.owner_of_appliance(uid, aid), aid)
+    return Response(status_code=204)
+
+
+@router.get(_APPLIANCE + "/pimages/{pitid}/downloads")
+def published_image_file(request: Request, uid: str, aid: Id, pitid: Id) -> Response:
+    made = services(request)
+    key = key_alone(request, "downloadId", "id")
+    owner = uid if key is not None else auth.owner(made.store, signed_in(request), uid)
+    ticket = made.store.tickets.get(pitid)
+    if ticket and (ticket.owner, ticket.appliance_id) != (owner, aid):
+        ticket = None
+    image = image_of(ticket, made.store.images.get(ticket.image_id)) if ticket else None
+    if key is not None:
+        # Who has no key is told nothing, not even what there is.
+        if not (ticket and image and image.ready and is_key(key, ticket_key(made.sealer, ticket, image))):
+            raise bad_key()
+    elif not ticket:
+        raise NotFound(f"appliance {aid} of {owner} has no published image {pitid}")
+    if not image:
+        raise NotFound(f"the image of published image {pitid} was deleted")
+    return send_image(request, made, image, None if key is None else partial(made.store.tickets.use_key, ticket))
+
+
+@router.get(_USER + "/pimages")
+def published_images_of_user(caller: Calling, uid: str, img: str | None = None) -> Response:
+    return _list(caller, _of_user(caller, uid, img))
+
+
+@router.get(_USER + "/pimages/status")
+def statuses_of_user(caller: Calling, uid: str, img: str | None = None) -> Response:
+    return _statuses(caller, _of_user(caller, uid, img))
+
+
 def _publish(caller: Caller, body: bytes, after: BackgroundTasks, uid: str, aid: int, itid: int | None) -> Response:
     owner = caller.owner(uid, "image_publish")
 
@@ -164,7 +195,7 @@ def _of_user(caller: Caller, uid: str, img: str | None) -> list[Ticket]:
     return tickets.list(owner=owner, appliance_id=appliance_id, image_id=image_id) if login == owner else []
 
 
-def list_tickets(caller: Caller, found: Sequence[Ticket]) -> Response:
+def _list(caller: Caller, found: Sequence[Ticket]) -> Response:
     shown = caller.platforms
     tickets = [each for each in found if each.platform in shown]
     images = {image.id: image for image in caller.store.images.list(owner=tickets[0].owner)} if tickets else {}
