@@ -1,4 +1,13 @@
-"""The caller of an API route: who it is, what its request asks for, and the answers in its format.
+"""What each route of the API has: a declaration, the caller, and answers in the caller's format.
+
+A route is declared where it is written:
+
+    @router.get("/users/{uid}/roles")
+    @Operation("The roles of a user", answer="roles")
+    def roles(caller: Calling, uid: str) -> Response: ...
+
+The `Caller` requires the declared entitlement, reads the declared body and writes the declared answer. The OpenAPI
+document is made from the declarations.
 
 Platforms and formats that only packages describe are extensions. XML answers leave them out unless the request has
 `extensions=true`: existing clients have classes bound to the API's schema, and one unknown name makes a whole list
@@ -10,9 +19,11 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
+from enum import Enum
 from functools import cached_property
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Request, Response
 
@@ -30,10 +41,96 @@ from publisher.web.conditional import Rendered, respond
 from publisher.web.negotiation import Format, NotAcceptable, answer_format, body_format, charset
 from publisher.web.request import API, Services, actor, base_url, services, signed_in
 
-_IDEMPOTENCY_HEADER = "Idempotency-Key"
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e][\x20-\x7e]{0,254}")
 _NUMBER_MAX = (1 << 31) - 1
 _BOOLEANS = {"": False, "true": True, "false": False}
+
+
+_Endpoint = TypeVar("_Endpoint", bound=Callable[..., Any])
+_DECLARATION = "publisher_operation"
+
+
+# Declarations -------------------------------------------------------------------------------------------------------
+
+
+class Login(Enum):
+    """What a route asks of its caller."""
+
+    NONE = "nothing"
+    REQUIRED = "a login"
+    OR_KEY = "a login, or a one-time key"
+    SIGNED_OR_NONE = "no login, but where there is an API key, a right signature"
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A parameter of the query, or a header if `place` says so."""
+
+    name: str
+    description: str
+    schema: dict[str, Any]
+    place: str = "query"
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """The declaration of a route, written as the decorator between the router's and the function.
+
+    entitlement: what the caller must be entitled to; "" if any login is enough.
+    body, answer: the root elements of the request and of the answer; "" for none.
+    also_body, also_answer: media types beside those of documents, or instead of them if there is no root.
+    conflict: why the route may answer 409; "" if it never does.
+    not_found: whether the object, or what it belongs to, may be missing.
+    """
+
+    summary: str
+    _: KW_ONLY
+    entitlement: str = ""
+    body: str = ""
+    answer: str = ""
+    status: int = 200
+    parameters: tuple[Parameter, ...] = ()
+    conflict: str = ""
+    login: Login = Login.REQUIRED
+    also_body: tuple[str, ...] = ()
+    also_answer: tuple[str, ...] = ()
+    not_found: bool = True
+
+    def __call__(self, endpoint: _Endpoint) -> _Endpoint:
+        setattr(endpoint, _DECLARATION, self)
+        return endpoint
+
+
+def declaration(endpoint: object) -> Operation:
+    """Return the declaration of a route's function. Raises LookupError if it has none."""
+    declared = getattr(endpoint, _DECLARATION, None)
+    if not isinstance(declared, Operation):
+        raise LookupError(f"{endpoint!r} is a route of the API and has no @Operation")
+    return declared
+
+
+EXTENSIONS = Parameter(
+    "extensions",
+    "Name platforms and formats that the API does not know in XML, too. In JSON they are always named.",
+    {"type": "boolean"},
+)
+IDEMPOTENCY_KEY = Parameter(
+    "Idempotency-Key",
+    "The same request sent again with the same key makes nothing new, and has the first one's answer.",
+    {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
+    "header",
+)
+LISTING = (
+    Parameter("query", "FIQL, such as `name=='*nginx*'`: only those that match.", {"type": "string"}),
+    Parameter("orderBy", "The element to order by.", {"type": "string"}),
+    Parameter("descending", "The greatest first.", {"type": "boolean"}),
+    Parameter("count", "So many at most; `total` counts all matches.", {"type": "integer", "minimum": 1}),
+    Parameter("offset", "So many of the matches are left out first.", {"type": "integer", "minimum": 0}),
+)
+OF_IMAGE = Parameter("img", "Only those of one image: its URI, or its number.", {"type": "string"})
+
+
+# The caller ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -44,20 +141,21 @@ class Caller:
     services: Services
     user: User
     form: Format
+    operation: Operation
 
     @cached_property
     def store(self) -> Store:
         """The store. Changes made through it are in the audit log, attributed to the caller."""
         return self.services.store.acting(actor(self.request, self.user.login))
 
-    def owner(self, login: str, entitlement: str | None) -> str:
+    def owner(self, login: str) -> str:
         """Return the user whose objects the path names.
 
-        Raises `NotFound` for another user's objects, and `NotAllowed` if the caller lacks the entitlement.
+        Raises `NotFound` for another user's objects, and `NotAllowed` if the caller lacks the declared entitlement.
         """
         found = auth.owner(self.services.store, self.user, login)
-        if entitlement:
-            auth.require(self.user, entitlement)
+        if self.operation.entitlement:
+            auth.require(self.user, self.operation.entitlement)
         return found
 
     def owner_of_appliance(self, login: str, appliance_id: int) -> str:
@@ -65,14 +163,14 @@ class Caller:
 
         Raises `NotFound` for an appliance that the user does not have: an empty list would say that it exists.
         """
-        owner = self.owner(login, "appliance_create")
+        owner = self.owner(login)
         self.store.appliances.get(owner, appliance_id)
         return owner
 
     # What the request asks for
 
-    def read(self, body: bytes, root: str, platform: str = "") -> Document:
-        """Read the document in the request's body. `platform` applies if the document does not name its own.
+    def read(self, body: bytes, platform: str = "") -> Document:
+        """Read the declared document in the request's body. `platform` applies if the document does not name its own.
 
         Raises `UnsupportedMediaType`, `BodyTooLarge`, `InvalidRequest`.
         """
@@ -81,7 +179,7 @@ class Caller:
         return read_document(
             body,
             body_format(content_type),
-            root,
+            self.operation.body,
             charset=charset(content_type),
             limit=limit,
             platform=find_platform(platform),
@@ -93,11 +191,11 @@ class Caller:
         Two requests are the same if their method, their path and every byte of their body are equal. The query does
         not count: with an API key it contains a signature.
         """
-        given = self.request.headers.getlist(_IDEMPOTENCY_HEADER)
+        given = self.request.headers.getlist(IDEMPOTENCY_KEY.name)
         if not given:
             return None
         if len(given) > 1 or not _IDEMPOTENCY_KEY.fullmatch(given[0]):
-            raise InvalidRequest("is one key of 1 to 255 printable ASCII characters", field=_IDEMPOTENCY_HEADER)
+            raise InvalidRequest("is one key of 1 to 255 printable ASCII characters", field=IDEMPOTENCY_KEY.name)
         scope = self.request.scope
         request = f"{scope['method']}\0{scope['path']}\0".encode() + body
         return IdempotencyKey(
@@ -126,20 +224,30 @@ class Caller:
 
     # Answers
 
-    def answer(self, root: str, document: Document, modified: float) -> Response:
+    def answer(self, document: Document, modified: float) -> Response:
         """Return 200, or 304 if the caller has this answer. `modified` is in seconds since the epoch."""
-        return answer(self.request, self.form, root, document, modified)
+        return answer(self.request, self.form, self.operation.answer, document, modified)
 
-    def created(self, root: str, document: Document, uri: str) -> Response:
+    def created(self, document: Document, uri: str) -> Response:
         """Return 201 with the absolute `Location` of the new object."""
-        base = base_url(self.request)
-        body = write_document(self.form, root, document)
-        return Response(body, 201, headers={"Location": f"{base}{API}/{uri}"}, media_type=self.form.content_type)
+        created = self._written(document, 201)
+        created.headers["Location"] = f"{base_url(self.request)}{API}/{uri}"
+        return created
+
+    def changed(self, document: Document) -> Response:
+        """Return 200 with the object after the change."""
+        return self._written(document, 200)
+
+    def _written(self, document: Document, status: int) -> Response:
+        body = write_document(self.form, self.operation.answer, document)
+        return Response(body, status, media_type=self.form.content_type)
 
 
 def caller(request: Request) -> Caller:
     """Return the caller of an API request. Raises `NotAuthenticated`, `TooMany`, `NotAcceptable`."""
-    return Caller(request, services(request), signed_in(request), answer_format(request.headers.get("accept")))
+    user = signed_in(request)
+    form = answer_format(request.headers.get("accept"))
+    return Caller(request, services(request), user, form, declaration(request.scope["endpoint"]))
 
 
 Calling = Annotated[Caller, Depends(caller)]
@@ -170,7 +278,7 @@ def not_shown(platform: str) -> PublisherError:
 
 def extensions_wanted(request: Request) -> bool:
     """Return whether the query has `extensions=true`. Raises `InvalidRequest` for a value that is not a boolean."""
-    return _boolean(request, "extensions")
+    return _boolean(request, EXTENSIONS.name)
 
 
 def listing(request: Request) -> Listing:

@@ -13,8 +13,10 @@ from fastapi import Request
 
 from publisher.core.image import Image
 from publisher.core.ticket import Ticket
+from publisher.intake.caller import Parameter
 from publisher.web.request import SecretKeeper
 
+DOWNLOAD_KEY = Parameter("downloadId", "A download key, which works once.", {"type": "string"})
 _PURPOSE = "download"
 
 

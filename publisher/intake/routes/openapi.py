@@ -9,6 +9,7 @@ from importlib.resources import files
 from fastapi import APIRouter, Request, Response
 
 from publisher.core.errors import NotFound
+from publisher.intake.caller import Login, Operation
 from publisher.web.conditional import constant
 from publisher.web.request import API
 
@@ -48,6 +49,7 @@ _HEADERS = {
 
 
 @router.get("/openapi.json")
+@Operation("This document", login=Login.NONE, also_answer=("application/json",))
 def openapi(request: Request) -> Response:
     """It has one form only: whatever `Accept` says, that is the answer."""
     body = json.dumps(request.app.openapi(), ensure_ascii=False, separators=(",", ":")).encode()

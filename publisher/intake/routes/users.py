@@ -10,7 +10,7 @@ from fastapi import APIRouter, Response
 
 from publisher.core.errors import NotFound
 from publisher.core.uris import user_uri
-from publisher.intake.caller import Caller, Calling
+from publisher.intake.caller import Caller, Calling, Operation
 from publisher.platforms.fields import Document
 from publisher.store.roles import ENTITLEMENT_DESCRIPTIONS, Role
 from publisher.store.users import User
@@ -34,18 +34,20 @@ _BASES = {
 
 
 @router.get(_USER)
+@Operation("A user", answer="user")
 def user(caller: Calling, uid: str) -> Response:
-    return caller.answer("user", _user_document(_found(caller, uid)), time.time())
+    return caller.answer(_user_document(_found(caller, uid)), time.time())
 
 
 @router.get(_USER + "/roles")
+@Operation("The roles of a user", answer="roles")
 def roles(caller: Calling, uid: str) -> Response:
     documents = [_role_document(each) for each in _found(caller, uid).roles]
-    return caller.answer("roles", {"total": len(documents), "roles": documents}, time.time())
+    return caller.answer({"total": len(documents), "roles": documents}, time.time())
 
 
 def _found(caller: Caller, uid: str) -> User:
-    owner = caller.owner(uid, None)
+    owner = caller.owner(uid)
     found = caller.user if owner == caller.user.login else caller.store.users.get(owner)
     if found is None:  # removed since a moment ago
         raise NotFound(f"there is no user '{owner}'")

@@ -11,8 +11,7 @@ from fastapi import APIRouter, Response
 
 from publisher.core.errors import NotFound
 from publisher.core.uris import webhook_uri
-from publisher.intake.caller import Caller, Calling
-from publisher.intake.wire.codec import write_document
+from publisher.intake.caller import Caller, Calling, Operation
 from publisher.platforms.fields import Document
 from publisher.services.webhooks import subscribe
 from publisher.web.request import Body
@@ -21,31 +20,39 @@ from publisher.web.writer_threads import WriterRoute
 router = APIRouter(route_class=WriterRoute)
 
 _WEBHOOK = "/users/{uid}/webhook"
-_ENTITLEMENT = "image_publish"
 
 
 @router.get(_WEBHOOK)
+@Operation("Where a user is told of its publications", entitlement="image_publish", answer="webhook")
 def webhook(caller: Calling, uid: str) -> Response:
-    owner = caller.owner(uid, _ENTITLEMENT)
+    owner = caller.owner(uid)
     if caller.store.users.notify(owner).sealed_secret is None:
         raise NotFound(f"{owner} has no webhook")
     # When it changed is not kept.
-    return caller.answer("webhook", _document(caller, owner), time.time())
+    return caller.answer(_document(caller, owner), time.time())
 
 
 @router.put(_WEBHOOK)
+@Operation(
+    "Have a user told: where this makes the secret that is signed with, it is in this answer and in no other",
+    entitlement="image_publish",
+    body="webhook",
+    answer="webhook",
+)
 def set_webhook(caller: Calling, body: Body, uid: str) -> Response:
-    owner = caller.owner(uid, _ENTITLEMENT)
-    url = caller.read(body, "webhook").get("url")
+    owner = caller.owner(uid)
+    url = caller.read(body).get("url")
     services = caller.services
     secret = subscribe(caller.store, services.sealer, services.policy, owner, str(url) if url else None)
-    shown = write_document(caller.form, "webhook", _document(caller, owner) | {"secret": secret})
-    return Response(shown, media_type=caller.form.content_type, headers={"Cache-Control": "no-store"})
+    changed = caller.changed(_document(caller, owner) | {"secret": secret})
+    changed.headers["Cache-Control"] = "no-store"
+    return changed
 
 
 @router.delete(_WEBHOOK)
+@Operation("Tell a user no more, and forget the secret", entitlement="image_publish", status=204)
 def forget_webhook(caller: Calling, uid: str) -> Response:
-    caller.store.users.set_notify(caller.owner(uid, _ENTITLEMENT), None, None)
+    caller.store.users.set_notify(caller.owner(uid), None, None)
     return Response(status_code=204)
 
 
