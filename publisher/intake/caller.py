@@ -31,6 +31,7 @@ from publisher.core.errors import InvalidRequest, NotFound, PublisherError
 from publisher.core.fiql import parse
 from publisher.core.listing import Listing
 from publisher.intake.wire.codec import read_document, write_document
+from publisher.intake.wire.reader import AccountResolver
 from publisher.platforms.fields import Document
 from publisher.platforms.registry import PLATFORMS, find_platform
 from publisher.store import Store
@@ -169,8 +170,9 @@ class Caller:
 
     # What the request asks for
 
-    def read(self, body: bytes, platform: str = "") -> Document:
-        """Read the declared document in the request's body. `platform` applies if the document does not name its own.
+    def read(self, body: bytes, resolve: AccountResolver | None = None) -> Document:
+        """Read the declared document in the request's body. `resolve` finds the platform of an account that does not
+        declare one.
 
         Raises `UnsupportedMediaType`, `BodyTooLarge`, `InvalidRequest`.
         """
@@ -182,7 +184,7 @@ class Caller:
             self.operation.body,
             charset=charset(content_type),
             limit=limit,
-            platform=find_platform(platform),
+            resolve=resolve,
         )
 
     def idempotency_key(self, body: bytes) -> IdempotencyKey | None:

@@ -84,7 +84,7 @@ def change_account(caller: Calling, body: Body, uid: str, caid: Id) -> Response:
     owner = caller.owner(uid)
     present = caller.store.accounts.get(owner, caid)
     caller.check_shown(present.platform)
-    document = caller.read(body, present.platform)
+    document = caller.read(body, lambda _: find_platform(present.platform))
     _check_same(document, present)
     platform = _platform(document)
     if platform is None or platform.name != present.platform:

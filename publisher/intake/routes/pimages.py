@@ -16,8 +16,8 @@ from publisher.intake.caller import EXTENSIONS, IDEMPOTENCY_KEY, OF_IMAGE, Calle
 from publisher.intake.documents import status_document, ticket_account_document, ticket_document
 from publisher.intake.download_keys import DOWNLOAD_KEY, is_key, key_alone, ticket_key
 from publisher.intake.long_poll import WAIT, Watcher, wait_seconds
-from publisher.intake.publish_request import publish_request, referred_account
-from publisher.platforms.fields import CRED_ACCOUNT, PUBLISH_IMAGE, TYPE_KEY, Document
+from publisher.intake.publish_request import read_publish_request
+from publisher.platforms.fields import CRED_ACCOUNT, PUBLISH_IMAGE, Document
 from publisher.services import publishing
 from publisher.services.publishing import PublishRequest
 from publisher.store import Store
@@ -225,15 +225,9 @@ def _publish(caller: Caller, body: bytes, after: BackgroundTasks, uid: str, aid:
     owner = caller.owner(uid)
 
     def request() -> PublishRequest:
-        store = caller.store
-        if itid is not None and not _has_image(store, owner, aid, itid):
+        if itid is not None and not _has_image(caller.store, owner, aid, itid):
             raise NotFound(f"appliance {aid} of {owner} has no image {itid}")
-        document = caller.read(body)
-        account = referred_account(store.accounts, document, owner)
-        if account and not document.get(TYPE_KEY):
-            # Only the account tells the platform, and with it the elements that the document may have.
-            document = caller.read(body, account.platform)
-        return publish_request(document, owner=owner, appliance_id=aid, image_id=itid, stored=account)
+        return read_publish_request(caller, body, owner=owner, appliance_id=aid, image_id=itid)
 
     services = caller.services
     key = caller.idempotency_key(body)

@@ -1,24 +1,29 @@
 """Turn a parsed body into a Document: the walk along the schema that both codecs share.
 
 A codec provides the body as nodes; this module knows the schema, and nothing of XML or JSON.
+
+The elements of a published image and of an account depend on their platform, so the platform is found first. A caller
+declares it in one of three ways: it names the concrete type; it names none, and the account's target platform decides;
+or it leaves the type empty, as the API's manual does, which is the same as naming none. A published image and its
+account have the same platform, so either decides for the other. If neither does, a stored account may.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import ClassVar
 
-from publisher.intake.wire.platform_resolution import (
-    Told,
-    account_platform,
-    concrete_type,
-    declared_platform,
-    image_platform,
-    join,
-)
+from publisher.core.errors import InvalidRequest
 from publisher.intake.wire.schema import TYPES, root_field
 from publisher.platforms.fields import CRED_ACCOUNT, PUBLISH_IMAGE, TYPE_KEY, Document, Field, Kind, ObjectType
 from publisher.platforms.platform import Platform
+from publisher.platforms.registry import PLATFORMS, find_platform
+
+AccountResolver = Callable[[Document], Platform | None]
+"""Finds the platform of an account that does not declare one, from the elements that all accounts share."""
+
+_BY_NAME = {platform.name: platform for platform in PLATFORMS}
 
 
 class Node(ABC):
@@ -53,15 +58,35 @@ class Node(ABC):
         """Return the name of the concrete type that the element declares; "" if it declares none."""
 
 
-def read(node: Node, root: str, platform: Platform | None = None) -> Document:
-    """Read the document whose root is `node`. `platform` applies if the document names none."""
-    return _read_object(node, root_field(root), platform)
+def read(node: Node, root: str, resolve: AccountResolver | None = None) -> Document:
+    """Read the document whose root is `node`. `resolve` is asked if neither the document nor its account declares a
+    platform.
+    """
+    field = root_field(root)
+    platform = _platform_of(node, field.type, resolve) if field.kind is Kind.POLYMORPHIC else None
+    return _read_object(node, field, platform)
+
+
+def concrete_type(abstract: str, platform: Platform | None) -> str:
+    """Return the name of the concrete type for that platform; without a platform, that of the abstract type."""
+    if platform is None:
+        return abstract
+    return platform.publish_image_type if abstract == PUBLISH_IMAGE else platform.cred_account_type
+
+
+def join(path: str, name: str) -> str:
+    """Return the path of the element `name` inside the one at `path`."""
+    return f"{path}.{name}" if path else name
+
+
+# Values -------------------------------------------------------------------------------------------------------------
 
 
 def _read_object(node: Node, field: Field, platform: Platform | None) -> Document:
+    """Read an object. `platform` is the one of the object around it, if that has one."""
     if field.kind is not Kind.POLYMORPHIC:
         return _read_fields(node, TYPES[field.type], platform)
-    platform = _platform_of(node, field.type, platform)
+    platform = platform or _platform_of(node, field.type)
     document = _read_fields(node, TYPES[concrete_type(field.type, platform)], platform)
     return {TYPE_KEY: concrete_type(field.type, platform), **document} if platform else document
 
@@ -85,16 +110,35 @@ def _read_value(node: Node, field: Field, platform: Platform | None) -> object |
     return [value for value in values if value is not None]
 
 
-def _platform_of(node: Node, abstract: str, fallback: Platform | None) -> Platform | None:
-    if abstract == CRED_ACCOUNT:
-        return _platform_of_account(node) or fallback
-    declared = declared_platform(PUBLISH_IMAGE, node.declared_type(), join(node.path, node.type_key))
-    account = node.child(CRED_ACCOUNT)
-    told = None if account is None else _platform_of_account(account)
-    return image_platform(declared, told, join(node.path, CRED_ACCOUNT), fallback)
+# Platforms ----------------------------------------------------------------------------------------------------------
+
+
+def _platform_of(node: Node, abstract: str, resolve: AccountResolver | None = None) -> Platform | None:
+    """Return the platform of a published image or an account; None if nothing tells it.
+
+    Raises InvalidRequest if an image and its account disagree, or for a type or a platform that does not exist.
+    """
+    account = node if abstract == CRED_ACCOUNT else node.child(CRED_ACCOUNT)
+    declared = _declared_platform(PUBLISH_IMAGE, node) if abstract == PUBLISH_IMAGE else None
+    of_account = None if account is None else _platform_of_account(account)
+    if declared and of_account and declared is not of_account:
+        raise InvalidRequest(
+            f"an account of {of_account.name} cannot be used with {declared.publish_image_type}",
+            field=join(node.path, CRED_ACCOUNT),
+        )
+    platform = declared or of_account
+    if platform is None and account is not None and resolve is not None:
+        return resolve(_read_fields(account, TYPES[CRED_ACCOUNT], None))
+    return platform
 
 
 def _platform_of_account(node: Node) -> Platform | None:
+    """Return the platform that an account declares.
+
+    The declared type decides first, then `targetPlatform/type`, which is an enumeration. `targetPlatform/name` comes
+    last: it is a label that an administrator may choose, so it may be unknown here, or contradict the others.
+    """
+    declared = _declared_platform(CRED_ACCOUNT, node)
     target = node.child("targetPlatform")
     fields = TYPES["targetPlatform"].by_name
 
@@ -102,10 +146,42 @@ def _platform_of_account(node: Node) -> Platform | None:
         child = None if target is None else target.child(name)
         return "" if child is None else str(child.leaf(fields[name]) or "")
 
-    told = Told(
-        type_name=node.declared_type(),
-        platform_name=text("name"),
-        platform_type=text("type"),
-        reference=any(node.child(name) is not None for name in ("dbId", "uri", "name")),
-    )
-    return account_platform(told, node.path, node.type_key)
+    platform_name, platform_type = text("name"), text("type")
+    if platform_type:
+        by_type = _known(platform_type, join(node.path, "targetPlatform.type"))
+        if declared and declared is not by_type:
+            raise InvalidRequest(
+                f"{platform_type[:80]!r} contradicts the account's type, {declared.cred_account_type}",
+                field=join(node.path, "targetPlatform.type"),
+            )
+        return by_type
+    if declared or not platform_name:
+        return declared
+    if any(node.child(name) is not None for name in ("dbId", "uri", "name")):  # it may refer to a stored account
+        return find_platform(platform_name)
+    return _known(platform_name, join(node.path, "targetPlatform.name"))
+
+
+def _declared_platform(abstract: str, node: Node) -> Platform | None:
+    """Return the platform of the concrete type that `node` declares; None if it declares none or the abstract type.
+
+    Raises InvalidRequest if the type is unknown or belongs to another abstract type.
+    """
+    type_name = node.declared_type()
+    if type_name in ("", abstract, abstract[0].upper() + abstract[1:]):
+        return None
+    object_type = TYPES.get(type_name)
+    if object_type is None or object_type.abstract != abstract or not object_type.platform:
+        known = ", ".join(sorted(concrete_type(abstract, platform) for platform in PLATFORMS))
+        raise InvalidRequest(
+            f"{type_name[:80]!r} is not a type of {abstract}; those are {known}", field=join(node.path, node.type_key)
+        )
+    return _BY_NAME[object_type.platform]
+
+
+def _known(name: str, path: str) -> Platform:
+    platform = find_platform(name)
+    if platform is None:
+        known = ", ".join(each.name for each in PLATFORMS)
+        raise InvalidRequest(f"{name[:80]!r} is not a platform; those are {known}", field=path)
+    return platform
