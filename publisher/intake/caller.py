@@ -31,7 +31,7 @@ from publisher.core.errors import InvalidRequest, NotFound, PublisherError
 from publisher.core.fiql import parse
 from publisher.core.listing import Listing
 from publisher.intake.wire.codec import read_document, write_document
-from publisher.intake.wire.reader import AccountResolver
+from publisher.intake.wire.walk import AccountResolver
 from publisher.platforms.fields import Document
 from publisher.platforms.registry import PLATFORMS, find_platform
 from publisher.store import Store

@@ -20,8 +20,8 @@ from publisher.intake import openapi_examples
 from publisher.intake.caller import Login, Operation, Parameter, declaration
 from publisher.intake.wire import xml
 from publisher.intake.wire.codec import write_document
-from publisher.intake.wire.reader import concrete_type
 from publisher.intake.wire.schema import NAMESPACE, REQUEST_ONLY, TYPES
+from publisher.intake.wire.walk import concrete_type
 from publisher.platforms.fields import CRED_ACCOUNT, PUBLISH_IMAGE, TYPE_KEY, Document, Field, Kind, ObjectType
 from publisher.platforms.registry import PLATFORMS
 from publisher.version import __version__

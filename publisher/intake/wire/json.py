@@ -11,9 +11,17 @@ from collections import Counter
 from typing import ClassVar, NoReturn
 
 from publisher.core.errors import InvalidRequest
-from publisher.intake.wire.reader import AccountResolver, Node, join, read
 from publisher.intake.wire.schema import root_field
-from publisher.intake.wire.writer import as_document, as_items, ordered, type_of
+from publisher.intake.wire.walk import (
+    AccountResolver,
+    Node,
+    as_document,
+    as_items,
+    join,
+    ordered,
+    read,
+    type_of,
+)
 from publisher.platforms.fields import TYPE_KEY, Document, Field, Kind
 from publisher.platforms.values import from_json, json_kind, to_json
 from publisher.web import body_limits

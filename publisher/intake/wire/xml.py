@@ -13,9 +13,17 @@ from typing import ClassVar
 from lxml import etree
 
 from publisher.core.errors import InvalidRequest
-from publisher.intake.wire.reader import AccountResolver, Node, join, read
 from publisher.intake.wire.schema import NAMESPACE, ROOTS, root_field
-from publisher.intake.wire.writer import as_document, as_items, ordered, type_of
+from publisher.intake.wire.walk import (
+    AccountResolver,
+    Node,
+    as_document,
+    as_items,
+    join,
+    ordered,
+    read,
+    type_of,
+)
 from publisher.platforms.fields import TYPE_KEY, Document, Field, Kind
 from publisher.platforms.values import from_text, to_text
 from publisher.web import body_limits

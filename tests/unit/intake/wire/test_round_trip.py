@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from publisher.core.errors import InvalidRequest
 from publisher.intake.wire import json, xml
 from publisher.intake.wire.codec import read_document, write_document
-from publisher.intake.wire.reader import concrete_type
 from publisher.intake.wire.schema import ROOTS, TYPES, root_field
+from publisher.intake.wire.walk import concrete_type
 from publisher.platforms.fields import TYPE_KEY, Document, Field, Kind
 from publisher.platforms.platform import Platform
 from publisher.platforms.registry import PLATFORMS, find_platform

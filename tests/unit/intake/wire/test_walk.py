@@ -9,8 +9,8 @@ import pytest
 
 from publisher.core.errors import InvalidRequest
 from publisher.intake.wire import json, xml
-from publisher.intake.wire.reader import AccountResolver
 from publisher.intake.wire.schema import NAMESPACE, SECRET_FIELDS, TYPES
+from publisher.intake.wire.walk import AccountResolver
 from publisher.platforms.fields import Document
 from publisher.platforms.platform import Platform
 from publisher.platforms.registry import PLATFORMS, find_platform
