@@ -31,17 +31,15 @@ from publisher.intake.openapi import document
 from publisher.intake.request_metrics import Observed
 from publisher.intake.routes import (
     accounts,
+    api_description,
     apikeys,
     appliances,
     images,
     monitoring,
-    openapi,
     pimages,
-    schema,
     status,
     targets,
     users,
-    webhooks,
 )
 from publisher.outbound.policy import OutboundPolicy
 from publisher.services.wakeups import Sender, WakeQueue, Wakeups
@@ -93,7 +91,7 @@ def create_app(settings: Settings | None = None, waker: Sender | None = None) ->
         title="Image publisher",
         version=__version__,
         lifespan=lifespan,
-        # Ours are in routes/openapi.py: these would load their pages' parts from other hosts.
+        # Ours are in routes/api_description.py: these would load their pages' parts from other hosts.
         openapi_url=None,
         docs_url=None,
         redoc_url=None,
@@ -114,9 +112,9 @@ def create_app(settings: Settings | None = None, waker: Sender | None = None) ->
     app.state.monitoring = observed
     app.add_middleware(OneSlash)
     error_documents.install(app)
-    for module in (status, schema, openapi, pimages, images, appliances, accounts, apikeys, targets, users, webhooks):
+    for module in (status, api_description, pimages, images, appliances, accounts, apikeys, targets, users):
         app.include_router(module.router, prefix=API)
-    app.include_router(openapi.page_router)
+    app.include_router(api_description.page_router)
     app.include_router(monitoring.router)
     streams = console.mount(app, app.state.services)
     return app
