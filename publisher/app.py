@@ -24,9 +24,8 @@ from publisher.core.settings import Settings
 from publisher.core.vault import Vault
 from publisher.files import unfinished
 from publisher.intake import error_documents
-from publisher.intake.admission import Admission
-from publisher.intake.conformance import Conformance
 from publisher.intake.long_poll import Watcher
+from publisher.intake.middleware import Admission, Conformance
 from publisher.intake.openapi import document
 from publisher.intake.request_metrics import Observed
 from publisher.intake.routes import (
