@@ -2,6 +2,8 @@
 
 A route is declared where it is written:
 
+    router = api_router()
+
     @router.get("/users/{uid}/roles")
     @Operation("The roles of a user", answer="roles")
     def roles(caller: Calling, uid: str) -> Response: ...
@@ -25,7 +27,7 @@ from enum import Enum
 from functools import cached_property
 from typing import Annotated, Any, TypeVar
 
-from fastapi import Depends, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 
 from publisher.core.errors import InvalidRequest, NotFound, PublisherError
 from publisher.core.fiql import parse
@@ -41,6 +43,7 @@ from publisher.web import auth
 from publisher.web.conditional import Rendered, respond
 from publisher.web.negotiation import Format, NotAcceptable, answer_format, body_format, charset
 from publisher.web.request import API, Services, actor, base_url, services, signed_in
+from publisher.web.writer_threads import WriterRoute
 
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e][\x20-\x7e]{0,254}")
 _NUMBER_MAX = (1 << 31) - 1
@@ -100,6 +103,11 @@ class Operation:
     def __call__(self, endpoint: _Endpoint) -> _Endpoint:
         setattr(endpoint, _DECLARATION, self)
         return endpoint
+
+
+def api_router() -> APIRouter:
+    """Return a router for routes of the API. Those that may change something run in the threads of writers."""
+    return APIRouter(route_class=WriterRoute)
 
 
 def declaration(endpoint: object) -> Operation:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 
-from fastapi import APIRouter, Response
+from fastapi import Response
 
 from publisher.core.errors import InvalidRequest
 from publisher.core.uris import account_uri, parse_account_uri
-from publisher.intake.caller import EXTENSIONS, LISTING, Calling, Listed, Operation
+from publisher.intake.caller import EXTENSIONS, LISTING, Calling, Listed, Operation, api_router
 from publisher.intake.documents import account_document
 from publisher.intake.wire.schema import TYPES
 from publisher.platforms.fields import CRED_ACCOUNT, TYPE_KEY, Document
@@ -17,9 +17,8 @@ from publisher.platforms.registry import find_platform
 from publisher.services import accounts as account_cases
 from publisher.store.accounts import StoredAccount
 from publisher.web.request import Body, Id
-from publisher.web.writer_threads import WriterRoute
 
-router = APIRouter(route_class=WriterRoute)
+router = api_router()
 
 _ACCOUNTS = "/users/{uid}/accounts"
 

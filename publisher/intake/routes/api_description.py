@@ -9,12 +9,12 @@ from importlib.resources import files
 from fastapi import APIRouter, Request, Response
 
 from publisher.core.errors import NotFound
-from publisher.intake.caller import EXTENSIONS, Login, Operation, extensions_wanted
+from publisher.intake.caller import EXTENSIONS, Login, Operation, api_router, extensions_wanted
 from publisher.intake.wire import xml, xsd
 from publisher.web.conditional import constant
 from publisher.web.request import API
 
-router = APIRouter()
+router = api_router()
 page_router = APIRouter()
 
 _ASSETS = ("swagger-ui-bundle.js", "swagger-ui.css", "favicon-32x32.png")

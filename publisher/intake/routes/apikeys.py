@@ -6,17 +6,16 @@ import hashlib
 import time
 from datetime import UTC, datetime
 
-from fastapi import APIRouter, Response
+from fastapi import Response
 
 from publisher.core.uris import api_key_uri
-from publisher.intake.caller import Calling, Operation
+from publisher.intake.caller import Calling, Operation, api_router
 from publisher.platforms.fields import Document
 from publisher.store.api_keys import ApiKey
 from publisher.web import auth
 from publisher.web.request import Body, Id
-from publisher.web.writer_threads import WriterRoute
 
-router = APIRouter(route_class=WriterRoute)
+router = api_router()
 
 _KEYS = "/users/{uid}/apikeys"
 

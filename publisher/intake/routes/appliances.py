@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 
-from fastapi import APIRouter, Response
+from fastapi import Response
 
-from publisher.intake.caller import EXTENSIONS, LISTING, Calling, Listed, Operation
+from publisher.intake.caller import EXTENSIONS, LISTING, Calling, Listed, Operation, api_router
 from publisher.intake.documents import appliance_document
 from publisher.store.appliances import Contents
 from publisher.web.request import Id
 
-router = APIRouter()
+router = api_router()
 
 _APPLIANCES = "/users/{uid}/appliances"
 

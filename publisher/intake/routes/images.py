@@ -4,28 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from functools import partial
 
-from fastapi import APIRouter, BackgroundTasks, Request, Response
+from fastapi import BackgroundTasks, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from publisher.core.checksums import checksums
-from publisher.core.errors import InvalidRequest, NotFound
+from publisher.core.errors import InvalidRequest
 from publisher.core.image import Image
 from publisher.core.uris import image_uri, parse_appliance_uri, parse_id, parse_image_uri
-from publisher.intake.caller import LISTING, OF_IMAGE, Caller, Calling, Listed, Login, Operation, Parameter
+from publisher.intake.caller import LISTING, OF_IMAGE, Caller, Calling, Listed, Login, Operation, Parameter, api_router
 from publisher.intake.documents import image_document, image_status_document
-from publisher.intake.download_keys import DOWNLOAD_KEY, image_key, is_key, key_alone
+from publisher.intake.downloads import DOWNLOAD_KEY, image_key, send_image_file
 from publisher.platforms.fields import Document
 from publisher.services import image_files, image_registration
-from publisher.web import auth
-from publisher.web.file_response import bad_key, send_image
 from publisher.web.negotiation import media_type
-from publisher.web.request import Id, bounded_body, services, signed_in, wake_later
+from publisher.web.request import Id, bounded_body, wake_later
 from publisher.web.uploads import received
-from publisher.web.writer_threads import WriterRoute, run_as_writer
+from publisher.web.writer_threads import run_as_writer
 
-router = APIRouter(route_class=WriterRoute)
+router = api_router()
 
 _USER = "/users/{uid}"
 _IMAGES = _USER + "/appliances/{aid}/images"
@@ -190,7 +187,7 @@ def cancel_registration(caller: Calling, uid: str, aid: Id, itid: Id) -> Respons
     also_answer=(_BYTES,),
 )
 def image_file(request: Request, uid: str, aid: Id, itid: Id) -> Response:
-    return _image_file(request, uid, aid, itid, None)
+    return send_image_file(request, uid, aid, itid)
 
 
 @router.get(_IMAGES + "/{itid}/downloads/{file_name}")
@@ -202,23 +199,7 @@ def image_file(request: Request, uid: str, aid: Id, itid: Id) -> Response:
     also_answer=(_BYTES,),
 )
 def named_image_file(request: Request, uid: str, aid: Id, itid: Id, file_name: str) -> Response:
-    return _image_file(request, uid, aid, itid, file_name)
-
-
-def _image_file(request: Request, uid: str, aid: int, itid: int, file_name: str | None) -> Response:
-    made = services(request)
-    key = key_alone(request, DOWNLOAD_KEY.name)
-    if key is None:
-        image = made.store.images.find(auth.owner(made.store, signed_in(request), uid), aid, itid)
-    else:
-        found = made.store.images.get(itid)
-        right = found and found.ready and is_key(key, image_key(made.sealer, found))
-        if not found or not right or (found.owner, found.appliance_id) != (uid, aid):
-            raise bad_key()
-        image = found
-    if file_name not in (None, image.file_name):
-        raise NotFound(f"image {itid} has no file '{file_name}'")
-    return send_image(request, made, image, None if key is None else partial(made.store.images.use_key, image))
+    return send_image_file(request, uid, aid, itid, file_name)
 
 
 def _begin(caller: Caller, after: BackgroundTasks, owner: str, aid: int, body: bytes) -> Response:

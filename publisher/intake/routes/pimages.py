@@ -3,31 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
-from fastapi import APIRouter, BackgroundTasks, Request, Response
+from fastapi import BackgroundTasks, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from publisher.core.errors import NotFound
 from publisher.core.image import Image
 from publisher.core.ticket import Ticket, image_of
 from publisher.core.uris import parse_id, parse_image_uri, ticket_uri
-from publisher.intake.caller import EXTENSIONS, IDEMPOTENCY_KEY, OF_IMAGE, Caller, Calling, Login, Operation, Parameter
+from publisher.intake.caller import (
+    EXTENSIONS,
+    IDEMPOTENCY_KEY,
+    OF_IMAGE,
+    Caller,
+    Calling,
+    Login,
+    Operation,
+    Parameter,
+    api_router,
+)
 from publisher.intake.documents import status_document, ticket_account_document, ticket_document
-from publisher.intake.download_keys import DOWNLOAD_KEY, is_key, key_alone, ticket_key
+from publisher.intake.downloads import DOWNLOAD_KEY, send_ticket_file, ticket_key
 from publisher.intake.long_poll import WAIT, Watcher, wait_seconds
 from publisher.intake.publish_request import read_publish_request
 from publisher.platforms.fields import CRED_ACCOUNT, PUBLISH_IMAGE, Document
 from publisher.services import publishing
 from publisher.services.publishing import PublishRequest
 from publisher.store import Store
-from publisher.web import auth
 from publisher.web.conditional import last_modified, respond
-from publisher.web.file_response import bad_key, send_image
-from publisher.web.request import Body, Id, services, signed_in, wake_later
-from publisher.web.writer_threads import WriterRoute
+from publisher.web.request import Body, Id, wake_later
 
-router = APIRouter(route_class=WriterRoute)
+router = api_router()
 
 _USER = "/users/{uid}"
 _APPLIANCE = _USER + "/appliances/{aid}"
@@ -184,22 +190,7 @@ def delete_published_images(caller: Calling, uid: str, aid: Id) -> Response:
     also_answer=("application/octet-stream",),
 )
 def published_image_file(request: Request, uid: str, aid: Id, pitid: Id) -> Response:
-    made = services(request)
-    key = key_alone(request, DOWNLOAD_KEY.name, "id")
-    owner = uid if key is not None else auth.owner(made.store, signed_in(request), uid)
-    ticket = made.store.tickets.get(pitid)
-    if ticket and (ticket.owner, ticket.appliance_id) != (owner, aid):
-        ticket = None
-    image = image_of(ticket, made.store.images.get(ticket.image_id)) if ticket else None
-    if key is not None:
-        # Who has no key is told nothing, not even what there is.
-        if not (ticket and image and image.ready and is_key(key, ticket_key(made.sealer, ticket, image))):
-            raise bad_key()
-    elif not ticket:
-        raise NotFound(f"appliance {aid} of {owner} has no published image {pitid}")
-    if not image:
-        raise NotFound(f"the image of published image {pitid} was deleted")
-    return send_image(request, made, image, None if key is None else partial(made.store.tickets.use_key, ticket))
+    return send_ticket_file(request, uid, aid, pitid)
 
 
 @router.get(_USER + "/pimages")

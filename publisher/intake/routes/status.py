@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 
-from publisher.intake.caller import Login, Operation, answer
+from publisher.intake.caller import Login, Operation, answer, api_router
 from publisher.version import UFORGE_API_VERSION
 from publisher.web.negotiation import answer_format
 from publisher.web.request import services, signer
 
-router = APIRouter()
+router = api_router()
 
 
 @router.get("/status")

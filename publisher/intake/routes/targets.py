@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from fastapi import APIRouter, Response
+from fastapi import Response
 
 from publisher.core.errors import NotFound
 from publisher.core.image import target_format as target_of
 from publisher.core.listing import ListField, ListFieldKind, Value, page
 from publisher.core.uris import target_format_uri, target_platform_uri
-from publisher.intake.caller import EXTENSIONS, LISTING, Caller, Calling, Listed, Operation, not_shown
+from publisher.intake.caller import EXTENSIONS, LISTING, Caller, Calling, Listed, Operation, api_router, not_shown
 from publisher.platforms.fields import Document
 from publisher.platforms.registry import find_platform, installed, platform_of
 from publisher.platforms.target_formats import (
@@ -26,7 +26,7 @@ from publisher.platforms.target_formats import (
     target_type,
 )
 
-router = APIRouter()
+router = api_router()
 
 _PLATFORMS = "/users/{uid}/targetplatforms"
 _FORMATS = "/users/{uid}/targetformats"

@@ -9,19 +9,18 @@ import hashlib
 import time
 from datetime import UTC, datetime
 
-from fastapi import APIRouter, Response
+from fastapi import Response
 
 from publisher.core.errors import NotFound
 from publisher.core.uris import user_uri, webhook_uri
-from publisher.intake.caller import Caller, Calling, Operation
+from publisher.intake.caller import Caller, Calling, Operation, api_router
 from publisher.platforms.fields import Document
 from publisher.services.webhooks import subscribe
 from publisher.store.roles import ENTITLEMENT_DESCRIPTIONS, Role
 from publisher.store.users import User
 from publisher.web.request import Body
-from publisher.web.writer_threads import WriterRoute
 
-router = APIRouter(route_class=WriterRoute)
+router = api_router()
 
 _USER = "/users/{uid}"
 _BASES = {
