@@ -164,11 +164,6 @@ class Images:
         with reading(self._engine) as connection:
             return [_image(row) for row in connection.execute(query)]
 
-    def remove(self, id: int) -> bool:
-        """Delete an image even if something needs it. Return whether it existed."""
-        with writing(self._engine) as connection:
-            return connection.execute(delete(images).where(images.c.id == id)).rowcount == 1
-
     def delete(self, owner: str, appliance_id: int, id: int | None = None) -> Sequence[Image]:
         """Delete an image, or all images of an appliance: all or none. Return those whose file no other image has.
 

@@ -18,7 +18,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Engine, case, insert, select, update
 
 from publisher.core.errors import Cancelled, LeaseLost, Reason
-from publisher.core.ticket import CloudRef, Phase, State, Ticket
+from publisher.core.ticket import Phase, State, Ticket
 from publisher.store.engine import db_now, reading, writing
 from publisher.store.limits import UploadSlots
 from publisher.store.tables import journal, samples, tickets
@@ -141,11 +141,6 @@ class Leases:
             append_history(connection, claim.ticket.id, State.PUBLISHING, State.PUBLISHING, Phase.AUTHENTICATING, words)
 
     # The journal of cloud objects --------------------------------------------------------------------------------
-
-    def journal(self, claim: Claim) -> Sequence[CloudRef]:
-        query = select(journal).where(journal.c.ticket_id == claim.ticket.id).order_by(journal.c.created)
-        with reading(self._engine) as connection:
-            return [CloudRef(row.cloud_id, row.state) for row in connection.execute(query)]
 
     def plan(self, claim: Claim, cloud_id: str) -> None:
         """Record a cloud object before it is created. Raises `Cancelled` or `LeaseLost`: then do not create it."""

@@ -24,6 +24,7 @@ from publisher.store.tables import images, tickets
 from publisher.store.tickets import NewTicket
 from publisher.store.users import ENTITLEMENTS
 from publisher.web import auth
+from tests.records import remove_image
 from tests.servers.redis import RedisServer
 from tests.stack import PASSWORD, Stack
 from tests.strict_client import FORMATS, SECRET, UFORGE, XML, StrictClient
@@ -82,7 +83,7 @@ def fill(stack: Stack) -> None:
     add_ticket(store, PLATFORMS[0], add_image(stack, OF_BOB, "raw", owner="bob"), State.FAILED, None, owner="bob")
     gone = add_image(stack, READY, "openstackvmdk")
     add_ticket(store, PLATFORMS[0], gone, State.CANCELLED, None)
-    store.images.remove(gone)
+    remove_image(store, gone)
 
 
 def add_image(stack: Stack, appliance: int, format: str, *, owner: str = "root", name: str = "disk.img") -> int:
