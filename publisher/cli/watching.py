@@ -62,16 +62,9 @@ def watch(store: Store, ticket_id: int, *, console: Console, timeout_seconds: fl
     return EXIT_CODES[ticket.state]
 
 
-def rate(ticket: Ticket) -> float | None:
-    """Return the bytes a second, the mean of this attempt so far; None while nothing is being uploaded."""
-    if ticket.upload_ends is None or not ticket.started or not ticket.progressed:
-        return None
-    return ticket.progress.sent / max(ticket.progressed - ticket.started, 1e-3)
-
-
 def pace(ticket: Ticket) -> str:
     """Describe the percentage, the speed and the remaining time of an upload."""
-    words, fast, ends = f"{ticket.progress.percentage} %", rate(ticket), ticket.upload_ends
+    words, fast, ends = f"{ticket.progress.percentage} %", ticket.bytes_per_second, ticket.upload_ends
     if fast is not None and ends is not None:
         words += f", {mebibytes(fast)}/s, {max(ends - time.time(), 0.0):.0f} s left"
     return words

@@ -35,6 +35,8 @@ class Notification:
     state: str
     attempt: int
     created: float
+    next_at: float
+    """When it is due, if it waits."""
     error: str | None
 
 
@@ -104,6 +106,7 @@ class Notifications:
         self._note(told, words, state="failed", error=error)
 
     def list(self, ticket_id: int) -> Sequence[Notification]:
+        """Return the notifications of a ticket, oldest first."""
         query = select(*_COLUMNS).where(notifications.c.ticket_id == ticket_id).order_by(notifications.c.id)
         with reading(self._engine) as connection:
             return [_notification(row) for row in connection.execute(query)]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Engine, column, inspect, select, table
+from sqlalchemy import Engine, String, cast, column, inspect, select, table
 
 from publisher.core.errors import ConfigurationError
 from publisher.core.settings import Settings
@@ -19,7 +20,6 @@ from publisher.store.engine import open_engine, reading
 from publisher.store.fleet import Fleet
 from publisher.store.idempotency import IdempotencyKeys
 from publisher.store.images import Images
-from publisher.store.inspection import Inspection
 from publisher.store.leadership import Leadership
 from publisher.store.leases import Leases
 from publisher.store.limits import Limits, QueueCapacity, UploadSlots
@@ -122,10 +122,6 @@ class Store:
         return Audit(self.engine)
 
     @cached_property
-    def inspection(self) -> Inspection:
-        return Inspection(self.engine, self.tickets)
-
-    @cached_property
     def notifications(self) -> Notifications:
         return Notifications(self.engine)
 
@@ -196,6 +192,20 @@ class Store:
         query = select(tables.installation.c.value).where(tables.installation.c.name == "deployment")
         with reading(self.engine) as connection:
             return str(connection.execute(query).scalar_one())
+
+    def names(self, kind: str, beginning: str, count: int) -> Sequence[tuple[str, str]]:
+        """Return completions for the command line, each with a description: names or ids that begin with `beginning`.
+
+        For `tickets` and `images` the newest ones, for `users` the first by login.
+        """
+        name, about, order = {
+            "tickets": (cast(tables.tickets.c.id, String), tables.tickets.c.name, tables.tickets.c.id.desc()),
+            "images": (cast(tables.images.c.id, String), tables.images.c.name, tables.images.c.id.desc()),
+            "users": (tables.users.c.login, tables.users.c.login, tables.users.c.login),
+        }[kind]
+        query = select(name, about).where(name.startswith(beginning, autoescape=True)).order_by(order).limit(count)
+        with reading(self.engine) as connection:
+            return [(str(row[0]), str(row[1])) for row in connection.execute(query)]
 
     def _revision(self) -> str | None:
         """Return the version that Alembic recorded in the database; None if there are no tables."""

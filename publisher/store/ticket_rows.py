@@ -1,13 +1,15 @@
-"""Reads a ticket from its row, and has the only function that changes a ticket's state."""
+"""The rows of tickets: select them and read tickets from them. Only `transition` changes a ticket's state."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Table, case, insert, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, Table, case, insert, or_, select, update
 
 from publisher.core.ticket import FINAL, TRANSITIONS, Phase, Progress, State, Ticket
+from publisher.core.uris import parse_id
 from publisher.store.engine import db_now
 from publisher.store.outbox import enqueue_webhooks
 from publisher.store.tables import history, tickets
@@ -23,6 +25,15 @@ _PLAIN = [
 
 TICKET_COLUMNS = [tickets.c[name] for name in (*_PLAIN, "state", "phase", "sent", "total")]
 
+_NOT_LISTED: dict[str, Any] = {
+    "account": {},
+    "sealed_secrets": None,
+    "target": {},
+    "error_detail": None,
+    "location": None,
+}
+"""Values for the columns that a brief list does not read."""
+_LISTED_COLUMNS = [each for each in TICKET_COLUMNS if each.name not in _NOT_LISTED]
 
 VERSION_COLUMNS = [tickets.c[name] for name in ("modified", "progressed", "state", "phase", "sent")]
 
@@ -35,9 +46,60 @@ def version_of(ticket: Ticket) -> Version:
     return ticket.modified, ticket.progressed, ticket.state, ticket.phase, ticket.progress.sent
 
 
-def ticket_of(row: Row[Any], left_out: Mapping[str, Any] | None = None) -> Ticket:
-    """Build a ticket from a row. `left_out` has values for columns that were not read."""
-    values: Mapping[Any, Any] = {**row._mapping, **left_out} if left_out else row._mapping
+@dataclass(frozen=True, slots=True)
+class TicketFilter:
+    """Which tickets to select. None matches any, and so does an empty text in `platform` and `words`."""
+
+    owner: str | None = None
+    appliance_id: int | None = None
+    image_id: int | None = None
+    state: State | None = None
+    platform: str | None = None
+    words: str = ""
+    """A part of the name, in upper or lower case, or the ticket's id."""
+    ids: Collection[int] | None = None
+
+    def conditions(self) -> list[ColumnElement[bool]]:
+        found = [
+            tickets.c[name] == wanted
+            for name in ("owner", "appliance_id", "image_id", "state")
+            if (wanted := getattr(self, name)) is not None
+        ]
+        if self.platform:
+            found.append(tickets.c.platform == self.platform)
+        if self.words:
+            named = tickets.c.name.icontains(self.words, autoescape=True)
+            id = parse_id(self.words.removeprefix("#"))
+            found.append(named if id is None else or_(named, tickets.c.id == id))
+        if self.ids is not None:
+            found.append(tickets.c.id.in_(self.ids))
+        return found
+
+
+def select_tickets(
+    wanted: TicketFilter,
+    *,
+    count: int | None = None,
+    before: int | None = None,
+    after: int | None = None,
+    newest_first: bool = False,
+    brief: bool = False,
+) -> Select[Any]:
+    """Select at most `count` tickets, with an id below `before` or above `after`.
+
+    With `brief`, accounts and targets are left out, which a list for people does not show.
+    """
+    query = select(*(_LISTED_COLUMNS if brief else TICKET_COLUMNS)).where(*wanted.conditions()).limit(count)
+    if before is not None:
+        query = query.where(tickets.c.id < before)
+    if after is not None:
+        query = query.where(tickets.c.id > after)
+    return query.order_by(tickets.c.id.desc() if newest_first else tickets.c.id)
+
+
+def ticket_of(row: Row[Any], *, brief: bool = False) -> Ticket:
+    """Build a ticket from a row; `brief` as in `select_tickets`."""
+    values: Mapping[Any, Any] = {**row._mapping, **_NOT_LISTED} if brief else row._mapping
     return Ticket(
         **{name: values[name] for name in _PLAIN},
         state=State(values["state"]),

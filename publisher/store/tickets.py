@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, and_, case, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, and_, case, delete, insert, or_, select, update
 
 from publisher.core.errors import Conflict, NotFound
 from publisher.core.ticket import FINAL, CloudRef, HistoryEntry, Phase, Sample, State, Ticket
@@ -24,8 +24,10 @@ from publisher.store.tables import history, images, journal, samples, tickets, t
 from publisher.store.ticket_rows import (
     TICKET_COLUMNS,
     VERSION_COLUMNS,
+    TicketFilter,
     Version,
     append_history,
+    select_tickets,
     ticket_of,
     transition,
     wake_delay,
@@ -136,24 +138,29 @@ class Tickets:
             }
 
     def several(self, ids: Collection[int]) -> dict[int, Ticket]:
-        """Return those of these tickets that exist."""
+        """Return those of these tickets that exist, by their ids."""
         with reading(self._engine) as connection:
             return {
                 row.id: ticket_of(row)
                 for part in _parts(ids)
-                for row in connection.execute(select(*TICKET_COLUMNS).where(tickets.c.id.in_(part)))
+                for row in connection.execute(select_tickets(TicketFilter(ids=part)))
             }
 
     def list(
-        self, *, owner: str | None = None, appliance_id: int | None = None, image_id: int | None = None
+        self,
+        *,
+        owner: str | None = None,
+        appliance_id: int | None = None,
+        image_id: int | None = None,
+        state: State | None = None,
+        platform: str | None = None,
+        before: int | None = None,
+        count: int | None = None,
+        newest_first: bool = False,
     ) -> list[Ticket]:
-        query = select(*TICKET_COLUMNS).order_by(tickets.c.id)
-        if owner is not None:
-            query = query.where(tickets.c.owner == owner)
-        if appliance_id is not None:
-            query = query.where(tickets.c.appliance_id == appliance_id)
-        if image_id is not None:
-            query = query.where(tickets.c.image_id == image_id)
+        """Return the tickets that match, at most `count` and with an id below `before`, by default the oldest first."""
+        wanted = TicketFilter(owner, appliance_id, image_id, state, platform)
+        query = select_tickets(wanted, before=before, count=count, newest_first=newest_first)
         with reading(self._engine) as connection:
             return [ticket_of(row) for row in connection.execute(query)]
 
@@ -181,13 +188,7 @@ class Tickets:
         """Return the cloud objects that the ticket has created, or may have created, oldest first."""
         query = select(journal).where(journal.c.ticket_id == id).order_by(journal.c.created)
         with reading(self._engine) as connection:
-            return [CloudRef(row.cloud_id, row.state) for row in connection.execute(query)]
-
-    def counts(self) -> dict[State, int]:
-        query = select(tickets.c.state, func.count()).group_by(tickets.c.state)
-        with reading(self._engine) as connection:
-            found = {State(state): count for state, count in connection.execute(query)}
-        return {state: found.get(state, 0) for state in State}
+            return [CloudRef(row.cloud_id, row.state, row.created, row.modified) for row in connection.execute(query)]
 
     def request_cancel(self, id: int) -> Ticket:
         """Cancel a ticket: at once if no cloud was touched, otherwise a worker stops and cleans up first.

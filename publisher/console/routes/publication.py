@@ -36,7 +36,7 @@ def publication(visit: Visiting, id: Id) -> Response:
         "publications/publication.html",
         image=image,
         account=_account(ticket),
-        notifications=visit.store.publications.notifications(id),
+        notifications=visit.store.notifications.list(id),
         uri=f"{API}/{_uri(ticket)}",
         **_shown(visit, ticket),
     )
