@@ -12,7 +12,7 @@ from rich.text import Text
 
 from publisher.cli.output import err, mebibytes, say, say_error
 from publisher.core.closed_pipe import die, reader_is_gone
-from publisher.core.errors import NotFound
+from publisher.core.errors import require_own
 from publisher.core.ticket import Phase, State, Ticket
 
 if TYPE_CHECKING:
@@ -27,10 +27,8 @@ _POLL_SECONDS = 0.25
 
 def find_ticket(store: Store, ticket_id: int) -> Ticket:
     """Return a ticket by its number. Raises `NotFound`."""
-    ticket = store.tickets.get(ticket_id)
-    if ticket is None:
-        raise NotFound(f"there is no ticket {ticket_id}; see: publisher tickets list")
-    return ticket
+    missing = f"there is no ticket {ticket_id}; see: publisher tickets list"
+    return require_own(store.tickets.get(ticket_id), missing, None)
 
 
 def watch(store: Store, ticket_id: int, *, console: Console, timeout_seconds: float | None = None) -> int:

@@ -18,7 +18,7 @@ from publisher.console.form_fields import (
     target_elements,
     told,
 )
-from publisher.core.errors import InvalidRequest, NotFound
+from publisher.core.errors import InvalidRequest, NotFound, own, require_own
 from publisher.core.image import Image, ImageState
 from publisher.core.ticket import Ticket
 from publisher.core.uris import account_uri, image_uri, parse_id
@@ -163,9 +163,9 @@ def draft(store: Store, login: str, visible_to: str | None, form: Mapping[str, s
 
 def as_before(store: Store, visible_to: str | None, ticket: Ticket) -> dict[str, str]:
     """Return a form filled in like a ticket, without secrets. An image or account that no longer exists is left out."""
-    image = store.images.get(ticket.image_id)
+    image = own(store.images.get(ticket.image_id), visible_to)
     form = _texts(ticket.target) | {"platform": ticket.platform}
-    if image and visible_to in (None, image.owner):
+    if image:
         form["image"] = str(image.id)
         if ticket.account_id and store.accounts.find(image.owner, id=ticket.account_id):
             return form | {"account": str(ticket.account_id)}
@@ -185,9 +185,7 @@ def _texts(fields: Mapping[str, object], *, but: str = "") -> dict[str, str]:
 def _image(store: Store, visible_to: str | None, id: str) -> Image:
     number = parse_id(id)
     image = store.images.get(number) if number is not None else None
-    if image is None or visible_to not in (None, image.owner):
-        raise NotFound("there is no such image")
-    return image
+    return require_own(image, "there is no such image", visible_to)
 
 
 def _account(accounts: list[StoredAccount], id: str | None) -> StoredAccount | None:

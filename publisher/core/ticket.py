@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from publisher.core.errors import own
 from publisher.core.image import Image
 
 MIB = 1 << 20
@@ -265,6 +266,5 @@ def image_of(ticket: Ticket, found: Image | None) -> Image | None:
 
     None if it is another image that got the number later.
     """
-    if found is None or (found.owner, found.appliance_id) != (ticket.owner, ticket.appliance_id):
-        return None
-    return found if found.created <= ticket.created else None
+    mine = own(found, ticket.owner, appliance_id=ticket.appliance_id)
+    return mine if mine and mine.created <= ticket.created else None

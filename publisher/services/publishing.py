@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from publisher.core.errors import Conflict, InvalidRequest
+from publisher.core.errors import Conflict, InvalidRequest, NotFound
 from publisher.core.image import Image
 from publisher.core.ticket import Ticket
 from publisher.core.vault import Sealer
@@ -159,12 +159,10 @@ def _commit(
 
 
 def _image(store: Store, request: PublishRequest) -> Image:
-    image = store.images.get(request.image_id)
-    # Another user's image gets the same answer as a missing one, so that nobody can probe for ids.
-    if image is None or (image.owner, image.appliance_id) != (request.owner, request.appliance_id):
-        raise InvalidRequest(
-            f"appliance {request.appliance_id} of {request.owner} has no image {request.image_id}", field="imageUri"
-        )
+    try:
+        image = store.images.find(request.owner, request.appliance_id, request.image_id)
+    except NotFound as error:
+        raise InvalidRequest(str(error), field="imageUri") from None
     if not image.ready:
         raise Conflict(f"image {image.id} is not ready, but {image.state}; its status tells more")
     return image

@@ -125,6 +125,12 @@ class Tickets:
             row = connection.execute(select(*TICKET_COLUMNS).where(tickets.c.id == id)).one_or_none()
         return ticket_of(row) if row else None
 
+    def _required(self, id: int) -> Ticket:
+        found = self.get(id)
+        if found is None:
+            raise _none(id)
+        return found
+
     def versions(self, ids: Collection[int]) -> dict[int, Version]:
         """Return a value for each ticket that tells whether it has changed. Deleted tickets are left out."""
         columns = tickets.c.id, *VERSION_COLUMNS
@@ -198,9 +204,7 @@ class Tickets:
         # The state may change between reading and writing. Each write is guarded, so read again and retry.
         cancelled = False
         for _ in range(10):
-            ticket = self.get(id)
-            if ticket is None:
-                raise NotFound(f"there is no ticket {id}")
+            ticket = self._required(id)
             if ticket.state is State.CANCELLING or (cancelled and ticket.state is State.CANCELLED):
                 return ticket
             if ticket.final:
@@ -233,9 +237,7 @@ class Tickets:
         Raises `NotFound`, or `Conflict` if the ticket is in another state, if the image was deleted, or if something
         may be left in a cloud that the account does not lead to any more.
         """
-        ticket = self.get(id)
-        if ticket is None:
-            raise NotFound(f"there is no ticket {id}")
+        ticket = self._required(id)
         if ticket.state not in (State.FAILED, State.CANCELLED):
             raise Conflict(f"ticket {id} is {ticket.state}; only a failed or cancelled one can be tried again")
         with writing(self._engine) as connection:
@@ -295,7 +297,7 @@ class Tickets:
         with writing(self._engine) as connection:
             found = _locked(connection, tickets.c.id == id)
             if not found:
-                raise NotFound(f"there is no ticket {id}")
+                raise _none(id)
             if (state := found[id]) not in FINAL:
                 raise Conflict(f"ticket {id} is {state}; cancel it first")
             _forget(connection, found)
@@ -342,6 +344,10 @@ class Tickets:
         )
         with writing(self._engine) as connection:
             connection.execute(update(tickets).where(tickets.c.id == id).values(values))
+
+
+def _none(id: int) -> NotFound:
+    return NotFound(f"there is no ticket {id}")
 
 
 def _locked(connection: Connection, *which: ColumnElement[bool]) -> dict[int, State]:

@@ -102,7 +102,7 @@ class Users:
         with writing(self._engine) as connection:
             change = update(users).where(users.c.login == login).values(password_hash=password_hash)
             if connection.execute(change).rowcount != 1:
-                raise NotFound(f"there is no user '{login}'")
+                raise _none(login)
             connection.execute(delete(sessions).where(sessions.c.login == login))
             audit_change(connection, "user.password", user_uri(login))
             return password_hash
@@ -113,7 +113,7 @@ class Users:
         with reading(self._engine) as connection:
             row = connection.execute(query).one_or_none()
         if row is None:
-            raise NotFound(f"there is no user '{login}'")
+            raise _none(login)
         return Notify(row.notify_url, row.sealed_notify_secret)
 
     def set_notify(self, login: str, url: str | None, sealed_secret: bytes | None) -> None:
@@ -122,7 +122,7 @@ class Users:
             values = {"notify_url": url, "sealed_notify_secret": sealed_secret}
             change = update(users).where(users.c.login == login).values(values)
             if connection.execute(change).rowcount != 1:
-                raise NotFound(f"there is no user '{login}'")
+                raise _none(login)
             audit_change(connection, "user.notify", webhook_uri(login))
 
     def change_roles(
@@ -139,7 +139,7 @@ class Users:
             query = select(users).where(users.c.login == login).with_for_update()
             row = connection.execute(query).one_or_none()
             if row is None:
-                raise NotFound(f"there is no user '{login}'")
+                raise _none(login)
             if lacking := remove - set(row.roles):
                 raise InvalidRequest(f"'{login}' does not have: {', '.join(sorted(lacking))}", field="roles")
             _existing(connection, add)
@@ -164,7 +164,7 @@ class Users:
                 mine.values(administrator=administrator, entitlements=sorted(entitlements))
             ).one_or_none()
             if row is None:
-                raise NotFound(f"there is no user '{login}'")
+                raise _none(login)
             _check_administrators(connection, login)
             may = "everything" if administrator else ", ".join(sorted(entitlements)) or "nothing"
             audit_change(connection, "user.rights", user_uri(login), detail=f"may: {may}")
@@ -177,7 +177,7 @@ class Users:
                 # If two administrators delete each other at the same time, one must stay.
                 keep_others_out(connection, users)
                 if connection.execute(delete(users).where(users.c.login == login)).rowcount != 1:
-                    raise NotFound(f"there is no user '{login}'")
+                    raise _none(login)
                 _check_administrators(connection, login)
                 audit_change(connection, "user.delete", user_uri(login))
         except IntegrityError:
@@ -220,6 +220,10 @@ def _unknown_hash() -> str:
     salt, digest = (b64encode(os.urandom(size)).decode().rstrip("=") for size in (_hasher.salt_len, _hasher.hash_len))
     costs = f"m={_hasher.memory_cost},t={_hasher.time_cost},p={_hasher.parallelism}"
     return f"$argon2id$v={ARGON2_VERSION}${costs}${salt}${digest}"
+
+
+def _none(login: str) -> NotFound:
+    return NotFound(f"there is no user '{login}'")
 
 
 def _check_administrators(connection: Connection, login: str) -> None:

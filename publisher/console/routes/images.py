@@ -9,7 +9,7 @@ from fastapi import APIRouter, BackgroundTasks, Response
 from publisher.console.live_updates import PageParts
 from publisher.console.page_request import Visit, Visiting
 from publisher.console.rendering import render
-from publisher.core.errors import NotFound
+from publisher.core.errors import NotFound, require_own
 from publisher.core.image import Image, ImageState
 from publisher.files import unfinished
 from publisher.services import image_files, image_registration
@@ -114,10 +114,7 @@ def delete(visit: Visiting, id: Id) -> Response:
 def _found(visit: Visit, id: int) -> Image:
     """Return an image. Raises `NotAllowed`, or `NotFound` if it is missing or belongs to someone else."""
     visit.require(_SEE)
-    found = visit.store.images.get(id)
-    if found is None or visit.owner not in (None, found.owner):
-        raise NotFound(f"There is no image {id}.")
-    return found
+    return require_own(visit.store.images.get(id), f"There is no image {id}.", visit.owner)
 
 
 def _list_path(query: dict[str, str]) -> str:

@@ -11,7 +11,7 @@ from publisher.console.page_request import Visit, Visiting
 from publisher.console.rendering import render
 from publisher.console.throughput_chart import plot
 from publisher.console.timeline import timeline
-from publisher.core.errors import Conflict, NotFound
+from publisher.core.errors import Conflict, require_own
 from publisher.core.ticket import State, Ticket, image_of
 from publisher.core.uris import ticket_uri
 from publisher.platforms.registry import find_platform
@@ -117,10 +117,7 @@ def delete(visit: Visiting, id: Id) -> Response:
 
 def _ticket(visit: Visit, id: int) -> Ticket:
     """Return a ticket. Raises `NotFound` if it is missing or belongs to someone else."""
-    ticket = visit.store.tickets.get(id)
-    if ticket is None or visit.owner not in (None, ticket.owner):
-        raise NotFound(f"There is no publication {id}.")
-    return ticket
+    return require_own(visit.store.tickets.get(id), f"There is no publication {id}.", visit.owner)
 
 
 def _account(ticket: Ticket) -> list[tuple[str, Any]]:

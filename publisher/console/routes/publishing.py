@@ -15,7 +15,7 @@ from publisher.console.page_request import Form, Posted, Visit, Visiting
 from publisher.console.paths import with_parameter
 from publisher.console.publish_form import NOT_STORED, Draft, as_before, draft
 from publisher.console.template_filters import sentence
-from publisher.core.errors import Conflict, InvalidRequest, NotFound, TooMany
+from publisher.core.errors import Conflict, InvalidRequest, TooMany, require_own
 from publisher.core.ticket import Ticket
 from publisher.core.uris import parse_id
 from publisher.services import publishing
@@ -111,9 +111,7 @@ def _as_before(visit: Visit, id: str) -> dict[str, str]:
     """Fill the form in like a publication. Raises `NotFound` if it is missing or belongs to someone else."""
     number = parse_id(id)
     found = visit.store.tickets.get(number) if number is not None else None
-    if found is None or visit.owner not in (None, found.owner):
-        raise NotFound("there is no such publication")
-    return as_before(visit.store, visit.owner, found)
+    return as_before(visit.store, visit.owner, require_own(found, "there is no such publication", visit.owner))
 
 
 def _store_at(visit: Visit, drafted: Draft) -> str | None:

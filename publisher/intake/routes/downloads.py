@@ -6,7 +6,7 @@ from functools import partial
 
 from fastapi import APIRouter, Request, Response
 
-from publisher.core.errors import NotFound
+from publisher.core.errors import NotFound, own
 from publisher.core.ticket import image_of
 from publisher.intake.download_keys import image_key, is_key, ticket_key
 from publisher.web import auth
@@ -35,9 +35,7 @@ def published_image_file(request: Request, uid: str, aid: Id, pitid: Id) -> Resp
     made = services(request)
     key = _key_alone(request, "downloadId", "id")
     owner = uid if key is not None else auth.owner(made.store, signed_in(request), uid)
-    ticket = made.store.tickets.get(pitid)
-    if ticket and (ticket.owner, ticket.appliance_id) != (owner, aid):
-        ticket = None
+    ticket = own(made.store.tickets.get(pitid), owner, appliance_id=aid)
     image = image_of(ticket, made.store.images.get(ticket.image_id)) if ticket else None
     if key is not None:
         # Who has no key is told nothing, not even what there is.
@@ -56,9 +54,8 @@ def _image_file(request: Request, uid: str, aid: int, itid: int, file_name: str 
     if key is None:
         image = made.store.images.find(auth.owner(made.store, signed_in(request), uid), aid, itid)
     else:
-        found = made.store.images.get(itid)
-        right = found and found.ready and is_key(key, image_key(made.sealer, found))
-        if not found or not right or (found.owner, found.appliance_id) != (uid, aid):
+        found = own(made.store.images.get(itid), uid, appliance_id=aid)
+        if not found or not found.ready or not is_key(key, image_key(made.sealer, found)):
             raise bad_key()
         image = found
     if file_name not in (None, image.file_name):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from fastapi import APIRouter, BackgroundTasks, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from publisher.core.errors import NotFound
+from publisher.core.errors import NotFound, require_own
 from publisher.core.image import Image
 from publisher.core.ticket import Ticket, image_of
 from publisher.core.uris import parse_id, parse_image_uri, ticket_uri
@@ -20,7 +20,6 @@ from publisher.intake.publish_request import publish_request, referred_account
 from publisher.platforms.fields import TYPE_KEY, Document
 from publisher.services import publishing
 from publisher.services.publishing import PublishRequest
-from publisher.store import Store
 from publisher.web.conditional import last_modified, respond
 from publisher.web.request import Body, Id, wake_later
 from publisher.web.writer_threads import WriterRoute
@@ -132,8 +131,8 @@ def _publish(caller: Caller, body: bytes, after: BackgroundTasks, uid: str, aid:
 
     def request() -> PublishRequest:
         store = caller.store
-        if itid is not None and not _has_image(store, owner, aid, itid):
-            raise NotFound(f"appliance {aid} of {owner} has no image {itid}")
+        if itid is not None:
+            store.images.find(owner, aid, itid)  # raises `NotFound`
         document = caller.read(body, "publishImage")
         account = referred_account(store.accounts, document, owner)
         if account and not document.get(TYPE_KEY):
@@ -197,17 +196,10 @@ def _statuses(caller: Caller, found: Sequence[Ticket]) -> Response:
     return caller.answer("statuses", listed, last_modified(*tickets))
 
 
-def _has_image(store: Store, owner: str, aid: int, itid: int) -> bool:
-    image = store.images.get(itid)
-    return image is not None and (image.owner, image.appliance_id) == (owner, aid)
-
-
 def _polled(caller: Caller, uid: str, aid: int, itid: int, pitid: int) -> Ticket:
     return _ticket(caller, caller.owner(uid, "image_publish"), aid, itid, pitid)
 
 
 def _ticket(caller: Caller, owner: str, aid: int, itid: int, pitid: int) -> Ticket:
-    ticket = caller.store.tickets.get(pitid)
-    if ticket is None or (ticket.owner, ticket.appliance_id, ticket.image_id) != (owner, aid, itid):
-        raise NotFound(f"image {itid} has no published image {pitid}")
-    return ticket
+    found, missing = caller.store.tickets.get(pitid), f"image {itid} has no published image {pitid}"
+    return require_own(found, missing, owner, appliance_id=aid, image_id=itid)
