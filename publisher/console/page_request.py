@@ -20,9 +20,8 @@ from publisher.console.navigation import Section, current, has_page, sections
 from publisher.console.rendering import render
 from publisher.core.errors import InvalidRequest, NotAllowed, NotAuthenticated
 from publisher.store import Store
-from publisher.store.roles import Role
 from publisher.store.sessions import Session
-from publisher.store.users import User
+from publisher.store.users import Role, User
 from publisher.web import auth
 from publisher.web.request import Services, actor, bounded_body, services
 

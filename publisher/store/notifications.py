@@ -1,7 +1,7 @@
 """Delivery of notifications: a sender takes one, sends it, and retries it or gives up.
 
-Each delivery attempt adds an entry to the ticket's history. `outbox` creates the notifications. They are deleted with
-their ticket.
+Each delivery attempt adds an entry to the ticket's history. `ticket_rows` creates the notifications. They are deleted
+with their ticket.
 """
 
 from __future__ import annotations

@@ -17,21 +17,19 @@ from publisher.store.api_keys import ApiKeys
 from publisher.store.appliances import Appliances
 from publisher.store.audit import Actor, Audit, acting
 from publisher.store.engine import open_engine, reading
-from publisher.store.fleet import Fleet
+from publisher.store.fleet import Fleet, Leadership
 from publisher.store.idempotency import IdempotencyKeys
 from publisher.store.images import Images
-from publisher.store.leadership import Leadership
 from publisher.store.leases import Leases
 from publisher.store.limits import Limits, QueueCapacity, UploadSlots
 from publisher.store.notifications import Notifications
 from publisher.store.orphans import Sweeping
 from publisher.store.publications import Publications
 from publisher.store.registrations import Registrations
-from publisher.store.roles import Roles
 from publisher.store.sessions import Sessions
 from publisher.store.statistics import Statistics
 from publisher.store.tickets import Tickets
-from publisher.store.users import Users
+from publisher.store.users import Roles, Users
 
 if TYPE_CHECKING:
     from alembic.config import Config

@@ -8,19 +8,18 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, and_, case, delete, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, and_, case, delete, exists, insert, or_, select, update
 
 from publisher.core.errors import Conflict, NotFound
 from publisher.core.ticket import FINAL, CloudRef, HistoryEntry, Phase, Sample, State, Ticket
 from publisher.core.uris import ticket_uri
-from publisher.platforms.registry import cloud_account
+from publisher.platforms.registry import cloud_account, image_service, platform_of
 from publisher.store.audit import audit_change
 from publisher.store.engine import db_now, reading, writing
 from publisher.store.idempotency import IdempotencyKey, claim_key
 from publisher.store.images import lock_ready_image
 from publisher.store.limits import QueueCapacity, UploadSlots
-from publisher.store.present_account import present_account
-from publisher.store.tables import history, images, journal, samples, tickets, tombstones
+from publisher.store.tables import accounts, history, images, journal, samples, tickets, tombstones
 from publisher.store.ticket_rows import (
     TICKET_COLUMNS,
     VERSION_COLUMNS,
@@ -242,7 +241,7 @@ class Tickets:
             raise Conflict(f"ticket {id} is {ticket.state}; only a failed or cancelled one can be tried again")
         with writing(self._engine) as connection:
             _hold_image(connection, ticket.image_id)
-            account, words = present_account(connection, ticket)
+            account, words = _present_account(connection, ticket)
             queued = transition(
                 connection,
                 id,
@@ -396,3 +395,60 @@ def _parts(ids: Collection[int]) -> Iterator[Sequence[int]]:
     rest = iter(ids)
     while part := tuple(islice(rest, _IDS_AT_ONCE)):
         yield part
+
+
+def _present_account(connection: Connection, ticket: Ticket) -> tuple[dict[str, Any], str]:
+    """Return what to change in the row of a ticket that is retried, and words for its history.
+
+    Nothing if it named no stored account.
+
+    Corrections to the stored account, such as a new password or address, are used. What the request gave itself stays.
+    If the account was deleted, or the request gave its secrets itself, the ticket keeps the values it has.
+
+    Raises `Conflict` if the account leads to another image service now, and this ticket may have left something in the
+    previous one, which can only be deleted with the previous credentials.
+    """
+    if ticket.account_id is None:
+        return {}, ""
+    mine = accounts.c.id == ticket.account_id, accounts.c.owner == ticket.owner
+    columns = accounts.c.name, accounts.c.fields, accounts.c.sealed_secrets
+    stored = connection.execute(select(*columns).where(*mine)).one_or_none()
+    if stored is None:
+        return {}, "; its account was deleted, so with what was known of it"
+    query = select(tickets.c.own_elements).where(tickets.c.id == ticket.id)
+    own = set(connection.execute(query).scalar_one_or_none() or ())
+    if _is_apart(ticket, own, stored.fields):
+        return {}, "; the request gave of its account itself what that would change, so as it was"
+    account = stored.fields | {name: ticket.account[name] for name in own & set(ticket.account)} | {"name": stored.name}
+    before = image_service(ticket.platform, ticket.account, ticket.target)
+    if image_service(ticket.platform, account, ticket.target) != before and _left_something(connection, ticket):
+        raise Conflict(
+            f"ticket {ticket.id} may have left something in the cloud, and its account '{stored.name}' leads to another"
+            " one now; publish the image anew, and what is left is removed by the sweeper"
+        )
+    found = {
+        "account": account,
+        "sealed_secrets": stored.sealed_secrets,
+        "cloud_account": cloud_account(ticket.platform, account, ticket.target),
+    }
+    return found, f", with the account '{stored.name}' as it is now"
+
+
+def _is_apart(ticket: Ticket, own: set[str], stored: dict[str, Any]) -> bool:
+    """Return whether the ticket must keep its own values.
+
+    This is so if the request gave the secrets itself. It is also so if the request gave a part of the address and
+    another part has changed in the account. In both cases secrets would go to an address that they were not meant for.
+    """
+    # Elements that the request gave itself, and that are not stored in clear, are secrets.
+    if own - set(ticket.account):
+        return True
+    routing = platform_of(ticket.platform).secret_routing
+    of_the_account = [name for name in routing if name not in own]
+    leads_elsewhere = any(stored.get(name) != ticket.account.get(name) for name in of_the_account)
+    return leads_elsewhere and not own.isdisjoint(routing)
+
+
+def _left_something(connection: Connection, ticket: Ticket) -> bool:
+    left = exists().where(journal.c.ticket_id == ticket.id, journal.c.state != "gone")
+    return bool(connection.execute(select(left)).scalar())

@@ -13,8 +13,8 @@ from publisher.console.page_request import Posted, Visit, Visiting
 from publisher.core.errors import InvalidRequest, NotAuthenticated
 from publisher.core.uris import user_uri
 from publisher.services import first_user
-from publisher.store.roles import ENTITLEMENT_DESCRIPTIONS
 from publisher.store.sessions import session_id
+from publisher.store.users import ENTITLEMENT_DESCRIPTIONS
 from publisher.web.request import address
 from publisher.web.writer_threads import WriterRoute
 

@@ -10,7 +10,7 @@ from publisher.console.form_fields import told
 from publisher.console.page_request import Form, Posted, Visit, Visiting
 from publisher.console.template_filters import sentence
 from publisher.core.errors import Conflict, InvalidRequest, NotFound
-from publisher.store.roles import ENTITLEMENT_DESCRIPTIONS, Role
+from publisher.store.users import ENTITLEMENT_DESCRIPTIONS, Role
 from publisher.web.writer_threads import WriterRoute
 
 router = APIRouter(route_class=WriterRoute)

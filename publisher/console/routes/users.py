@@ -13,8 +13,7 @@ from publisher.console.template_filters import sentence
 from publisher.core.errors import Conflict, InvalidRequest, NotFound
 from publisher.core.uris import user_uri
 from publisher.services import first_user
-from publisher.store.roles import ENTITLEMENT_DESCRIPTIONS
-from publisher.store.users import User
+from publisher.store.users import ENTITLEMENT_DESCRIPTIONS, User
 from publisher.web.writer_threads import WriterRoute
 
 router = APIRouter(route_class=WriterRoute)

@@ -12,8 +12,7 @@ from publisher.core.errors import NotFound
 from publisher.core.uris import user_uri
 from publisher.intake.caller import Caller, Calling
 from publisher.platforms.fields import Document
-from publisher.store.roles import ENTITLEMENT_DESCRIPTIONS, Role
-from publisher.store.users import User
+from publisher.store.users import ENTITLEMENT_DESCRIPTIONS, Role, User
 
 router = APIRouter()
 
