@@ -33,7 +33,7 @@ from publisher.files.compression import HEAD_BYTES, compression_of, unpacked_nam
 from publisher.files.disk_format import examine
 from publisher.files.hashing import Hasher, pieces
 from publisher.files.image_writer import ImageWriter, UnpackLimits, Written
-from publisher.services.image_sources import file_name, is_remote
+from publisher.services.image_files import is_remote, source_name
 from publisher.store import Store
 from publisher.store.registrations import Registration, Registrations
 from publisher.telemetry.logs import bound, with_context
@@ -149,7 +149,7 @@ class Registrar:
         with unfinished.fetching(root, image.id, claim.token) as incoming:
             try:
                 written = _write(image, incoming, self._settings, progress, fill)
-                location = unfinished.new_location(unpacked_name(file_name(image.source or ""), written.compression))
+                location = unfinished.new_location(unpacked_name(source_name(image.source or ""), written.compression))
                 self._registrations.place(claim, location)
                 unfinished.bring_in(root, incoming, location)
                 self._ready(claim, written.digests, root / location, location)
@@ -167,7 +167,7 @@ class Registrar:
         disk = examine(
             file,
             wanted_format=claim.image.wanted_format,
-            file_name=file_name(location),
+            file_name=source_name(location),
             virtual_size_max=self._settings.virtual_size_max,
         )
         if location == claim.image.source:

@@ -12,7 +12,7 @@ from fastapi.concurrency import run_in_threadpool
 from publisher.core.checksums import Checksums
 from publisher.core.image import Image
 from publisher.core.settings import Settings
-from publisher.services.image_registration import IncomingImage
+from publisher.services.image_files import IncomingImage
 from publisher.store import Store
 from publisher.web.body_limits import BodyTooLarge
 from publisher.web.digest_headers import told_digests
@@ -46,7 +46,7 @@ async def received(
     try:
         if (declared := declared_length(request)) is not None:
             _check_size(declared, settings.upload_bytes_max)
-            if declared > await run_in_threadpool(lambda: incoming.room):
+            if declared > await run_in_threadpool(lambda: incoming.capacity):
                 raise NoRoom
         async for piece in _pieces(request, settings.stall_seconds):
             _check_size(incoming.size + len(piece), settings.upload_bytes_max)

@@ -12,7 +12,7 @@ from publisher.console.rendering import render
 from publisher.core.errors import NotFound, require_own
 from publisher.core.image import Image, ImageState
 from publisher.files import unfinished
-from publisher.services import image_files, image_registration
+from publisher.services import image_files
 from publisher.web.file_response import send_image
 from publisher.web.request import Id, wake_later
 from publisher.web.writer_threads import WriterRoute
@@ -76,7 +76,7 @@ def generate_again(visit: Visiting, after: BackgroundTasks, id: Id) -> Response:
     visit.require(_REGISTER)
     found = _found(visit, id)
     wake = wake_later(after, visit.services.wakeups.image)
-    image_registration.again(visit.store, found.owner, found.appliance_id, id, wake)
+    image_files.fetch_again(visit.store, found.owner, found.appliance_id, id, wake)
     return visit.redirect(f"/images/{id}", "The image is fetched again.")
 
 

@@ -15,7 +15,7 @@ from publisher.console.template_filters import sentence
 from publisher.core.checksums import checksums
 from publisher.core.errors import Conflict, InvalidRequest, PublisherError
 from publisher.core.image import formats
-from publisher.services.image_registration import begin
+from publisher.services.image_files import fetch
 from publisher.web.error_status import status_of
 from publisher.web.negotiation import UnsupportedMediaType
 from publisher.web.request import wake_later
@@ -40,7 +40,7 @@ def register(visit: Visiting, form: Posted, after: BackgroundTasks) -> Response:
     """Begin the registration of an image that a worker fetches."""
     visit.require(_ENTITLEMENT)
     try:
-        image = begin(
+        image = fetch(
             visit.store,
             visit.services.settings,
             owner=visit.user.login,

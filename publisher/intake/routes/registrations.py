@@ -13,7 +13,7 @@ from publisher.intake.caller import Caller, Calling
 from publisher.intake.documents import image_document
 from publisher.intake.download_keys import image_key
 from publisher.platforms.fields import Document
-from publisher.services import image_registration
+from publisher.services import image_files
 from publisher.web.negotiation import media_type
 from publisher.web.request import Id, bounded_body, wake_later
 from publisher.web.uploads import received
@@ -64,7 +64,7 @@ def generate_again(caller: Calling, after: BackgroundTasks, uid: str, aid: Id, i
     owner = caller.owner(uid, _ENTITLEMENT)
     return _created(
         caller,
-        image_registration.again(caller.store, owner, aid, itid, wake_later(after, caller.services.wakeups.image)),
+        image_files.fetch_again(caller.store, owner, aid, itid, wake_later(after, caller.services.wakeups.image)),
     )
 
 
@@ -79,7 +79,7 @@ def _begin(caller: Caller, after: BackgroundTasks, owner: str, aid: int, body: b
     uri = document.get("parentUri")
     if uri is not None and parse_appliance_uri(str(uri), "parentUri") != (owner, aid):
         raise InvalidRequest(f"'{uri}' is not the appliance of the request's path", field="parentUri")
-    image = image_registration.begin(
+    image = image_files.fetch(
         caller.store,
         caller.services.settings,
         owner=owner,
