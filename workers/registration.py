@@ -16,7 +16,6 @@ from typing import Self
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from publisher.core.checksums import check
 from publisher.core.errors import (
     ImageFileError,
     ImageTooLarge,
@@ -26,7 +25,7 @@ from publisher.core.errors import (
     ShuttingDown,
     TransientCloudError,
 )
-from publisher.core.image import Digests, Image, ImageState, open_under
+from publisher.core.image import Digests, Image, ImageState, check_checksums, open_under
 from publisher.core.settings import Settings
 from publisher.files import unfinished
 from publisher.files.compression import HEAD_BYTES, compression_of, unpacked_name
@@ -139,7 +138,7 @@ class Registrar:
                     self._bring_in(claim, progress, lambda writer: _copy(file, writer, progress))
                     return
                 digests = _digest(file, progress)
-            check(image.expected, digests.by_algorithm())
+            check_checksums(image.expected, digests.by_algorithm())
             self._ready(claim, digests, root / source, source)
 
     def _bring_in(self, claim: Registration, progress: RegistrationLease, fill: Callable[[ImageWriter], None]) -> None:

@@ -18,10 +18,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 from urllib.parse import unquote, urlsplit
 
-from publisher.core.checksums import Checksums, check
 from publisher.core.directories import make_directory
 from publisher.core.errors import Conflict, ImageFileError, InvalidRequest
-from publisher.core.image import Digests, Image, check_format, open_under
+from publisher.core.image import Checksums, Digests, Image, check_checksums, check_format, open_under
 from publisher.core.names import check_name, safe_name
 from publisher.core.settings import Settings
 from publisher.files import unfinished
@@ -103,7 +102,7 @@ def register(
         disk = found(file) if compression is None else None
         if kept is not None and disk is not None:
             digests = digest(file, on_progress)
-            check(expected, digests.by_algorithm())
+            check_checksums(expected, digests.by_algorithm())
             return add(disk, digests, kept)
         with Arrival(root, safe_name(file_name), store.images.has_file) as arrival:
             digests = _bring_in(source, file, arrival, expected, limits, on_progress, link=link and disk is not None)
@@ -156,7 +155,7 @@ def _bring_in(
             os.link(file.resolve(), arrival.path)
         if link or (compression_of(os.pread(source.fileno(), HEAD_BYTES, 0)) is None and clone(source, arrival.path)):
             digests = digest(arrival.path, on_progress)
-            check(expected, digests.by_algorithm())
+            check_checksums(expected, digests.by_algorithm())
             return digests
         # Not by copy_file_range(2): the file must be read anyway, to hash it.
         with ImageWriter(arrival.path, limits, field=_shown(file), expected=expected) as writer:

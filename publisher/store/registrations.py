@@ -13,9 +13,8 @@ from typing import Any
 from sqlalchemy import ColumnElement, Engine, and_, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
-from publisher.core.checksums import Checksums
 from publisher.core.errors import Conflict, LeaseLost
-from publisher.core.image import Digests, Image, ImageState
+from publisher.core.image import Checksums, Digests, Image, ImageState
 from publisher.core.ticket import FINAL
 from publisher.core.uris import image_uri
 from publisher.store.appliances import ensure_appliance

@@ -9,8 +9,7 @@ from collections.abc import AsyncIterator
 from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
 
-from publisher.core.checksums import Checksums
-from publisher.core.image import Image
+from publisher.core.image import Checksums, Image
 from publisher.core.settings import Settings
 from publisher.services.image_files import IncomingImage
 from publisher.store import Store

@@ -12,9 +12,8 @@ from publisher.console import BASE
 from publisher.console.form_fields import told
 from publisher.console.page_request import Posted, Sent, Visit, Visiting
 from publisher.console.template_filters import sentence
-from publisher.core.checksums import checksums
 from publisher.core.errors import Conflict, InvalidRequest, PublisherError
-from publisher.core.image import formats
+from publisher.core.image import checksums, formats
 from publisher.services.image_files import fetch
 from publisher.web.error_status import status_of
 from publisher.web.negotiation import UnsupportedMediaType

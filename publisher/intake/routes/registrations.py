@@ -5,9 +5,8 @@ from __future__ import annotations
 from fastapi import APIRouter, BackgroundTasks, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from publisher.core.checksums import checksums
 from publisher.core.errors import InvalidRequest
-from publisher.core.image import Image
+from publisher.core.image import Image, checksums
 from publisher.core.uris import image_uri, parse_appliance_uri
 from publisher.intake.caller import Caller, Calling
 from publisher.intake.documents import image_document

@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from publisher.core.checksums import checksum
 from publisher.core.errors import Conflict, InvalidRequest
-from publisher.core.image import Image
+from publisher.core.image import Image, checksum
 from publisher.services.image_files import check_remote, register
 from publisher.store import Store
 from tests import disks
