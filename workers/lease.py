@@ -170,7 +170,7 @@ class Lease:
             try:
                 if self._cancelled:
                     if due:
-                        self._leases.hold(self.claim, self._settings.lease_seconds)
+                        self._leases.extend(self.claim, self._settings.lease_seconds)
                         self._renewed = asked
                 elif due or sent != written:
                     self._write(sent, sample=self._sample_due(asked))

@@ -149,7 +149,7 @@ class Registrar:
             try:
                 written = _write(image, incoming, self._settings, progress, fill)
                 location = unfinished.new_location(unpacked_name(source_name(image.source or ""), written.compression))
-                self._registrations.place(claim, location)
+                self._registrations.record_location(claim, location)
                 unfinished.bring_in(root, incoming, location)
                 self._ready(claim, written.digests, root / location, location)
             except SQLAlchemyError:
@@ -170,7 +170,7 @@ class Registrar:
             virtual_size_max=self._settings.virtual_size_max,
         )
         if location == claim.image.source:
-            self._registrations.place(claim, location)
+            self._registrations.record_location(claim, location)
         self._registrations.ready(
             claim,
             format=disk.format,

@@ -104,7 +104,7 @@ class Notifier:
         """Send one notification, then give the free place to the next receiver."""
         try:
             try:
-                told = self._store.notifications.take(*receiver, self._timeout_seconds + _HELD_SECONDS)
+                told = self._store.notifications.claim(*receiver, self._timeout_seconds + _HELD_SECONDS)
                 if told is not None:
                     self._tell(told)
             finally:

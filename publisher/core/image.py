@@ -117,7 +117,7 @@ class Image:
         return checksums(md5=self.wanted_md5, sha256=self.wanted_sha256)
 
     @property
-    def told_format(self) -> str:
+    def reported_format(self) -> str:
         """The format that the API reports. Until the file has been read, the declared one, or else `raw`."""
         return self.format or self.wanted_format or "raw"
 

@@ -136,7 +136,7 @@ def image_document(image: Image, *, distribution: str | None = None, key: str | 
 
 
 def _formats(image: Image) -> Document:
-    name = image.told_format
+    name = image.reported_format
     target = target_format(name)
     format = {"dbId": format_number(name), "name": name}
     return {

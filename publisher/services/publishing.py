@@ -136,7 +136,7 @@ def _commit(
         check_address("notify", request.notify)
         check_signing(store, request.owner, "notify")
     check_named(policy, platform.account_addresses(request.account) | {"notify": request.notify})
-    store.tickets.check_room(request.owner)
+    store.tickets.check_capacity(request.owner)
     return store.tickets.create(
         NewTicket(
             owner=request.owner,

@@ -140,21 +140,21 @@ class Leadership:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def hold(self, role: str, holder: str, seconds: float) -> bool:
-        """Take or keep the role for `seconds`. False if another process holds it."""
+    def acquire(self, role: str, holder: str, seconds: float) -> bool:
+        """Acquire or renew the role for `seconds`. False if another process holds it."""
         vacate = upsert(self._engine, elections).values(office=role, holder="", until=0.0).on_conflict_do_nothing()
-        take = (
+        take_over = (
             update(elections)
             .where(elections.c.office == role)
             .where(or_(elections.c.holder == holder, elections.c.until < db_now()))
             .values(holder=holder, until=db_now() + seconds)
         )
         with writing(self._engine) as connection:
-            taken = connection.execute(take).rowcount == 1
-            if not taken:
+            acquired = connection.execute(take_over).rowcount == 1
+            if not acquired:
                 connection.execute(vacate)
-                taken = connection.execute(take).rowcount == 1
-            return taken
+                acquired = connection.execute(take_over).rowcount == 1
+            return acquired
 
     def resign(self, role: str, holder: str) -> None:
         """Give the role up. Does nothing if another process holds it."""

@@ -22,7 +22,7 @@ from publisher.store.tables import images, tickets
 
 IMAGE_COLUMNS = [images.c[each.name] for each in fields(Image)]
 
-# The same as `Image.told_format`.
+# The same as `Image.reported_format`.
 _STORED = func.coalesce(func.nullif(images.c.format, ""), images.c.wanted_format, "raw")
 _FORMAT = case({old: new for old in DISK_FORMATS if (new := full_name(old)) != old}, value=_STORED, else_=_STORED)
 _TARGET = case({each: target_format(full_name(each)) for each in {*formats(), *DISK_FORMATS}}, value=_STORED)

@@ -39,9 +39,9 @@ class Claim:
 
 
 class Leases:
-    def __init__(self, engine: Engine, places: UploadSlots) -> None:
+    def __init__(self, engine: Engine, slots: UploadSlots) -> None:
         self._engine = engine
-        self._places = places
+        self._slots = slots
 
     def claim(self, id: int, worker: str, lease_seconds: float) -> Claim | None:
         """Claim a ticket that is queued and due, or whose holder's lease has expired.
@@ -64,7 +64,7 @@ class Leases:
             if ticket.state is State.QUEUED:
                 # The sweeper holds the lease of a queued ticket while it deletes what an earlier attempt left.
                 free = ticket.not_before <= row.now and row.lease_until < row.now
-                free = free and self._places.take(connection, id, row.cloud_account, ticket.owner)
+                free = free and self._slots.reserve(connection, id, row.cloud_account, ticket.owner)
                 to_state, words = State.PUBLISHING, "Claimed"
             elif ticket.final:
                 return None
@@ -101,7 +101,7 @@ class Leases:
     def next_waiting(self, claim: Claim) -> Sequence[int]:
         """Return the tickets that wait for the slot which this claim has left. The caller wakes them."""
         with writing(self._engine, durable=False) as connection:
-            return self._places.next(connection, claim.cloud_account, claim.ticket.owner)
+            return self._slots.next(connection, claim.cloud_account, claim.ticket.owner)
 
     def renew(self, claim: Claim, lease_seconds: float, *, sent: int, sample: bool = False) -> None:
         """Write the progress and renew the lease; with `sample`, also keep a sample of the progress.
@@ -118,7 +118,7 @@ class Leases:
                 row = {"ticket_id": ticket.id, "attempt": ticket.attempt, "at": db_now(), "sent": sent}
                 connection.execute(insert(samples).values(row))
 
-    def hold(self, claim: Claim, lease_seconds: float) -> None:
+    def extend(self, claim: Claim, lease_seconds: float) -> None:
         """Renew the lease, also of a ticket that is being cancelled. Raises `LeaseLost`."""
         self._give(claim, lease_seconds, tickets.c.lease_until >= db_now())
 
@@ -294,7 +294,7 @@ class Leases:
             ):
                 self._refuse(connection, claim)
                 return
-            self._places.wake_next(connection, claim.cloud_account, claim.ticket.owner)
+            self._slots.wake_next(connection, claim.cloud_account, claim.ticket.owner)
 
     def _end(self, claim: Claim, from_state: State, state: State, *, words: str, **values: Any) -> None:
         with writing(self._engine, durable=False) as connection:
@@ -311,7 +311,7 @@ class Leases:
             ):
                 self._refuse(connection, claim)
                 raise LeaseLost
-            self._places.wake_next(connection, claim.cloud_account, claim.ticket.owner)
+            self._slots.wake_next(connection, claim.cloud_account, claim.ticket.owner)
 
     def _update(self, connection: Connection, claim: Claim, **values: Any) -> None:
         guards = tickets.c.id == claim.ticket.id, tickets.c.state == State.PUBLISHING

@@ -212,7 +212,7 @@ class Registrations:
         """
         self._write(claim, lease_until=0.0, wake_at=db_now(), wakes=0)
 
-    def place(self, claim: Registration, location: str) -> None:
+    def record_location(self, claim: Registration, location: str) -> None:
         """Record where the file will be, before it is there. Raises `LeaseLost`."""
         self._write(claim, _UNEXPIRED, location=location, durable=True)
 

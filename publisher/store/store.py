@@ -47,21 +47,23 @@ class Store:
         *,
         wake_again_seconds: float = 5.0,
         limits: Limits | None = None,
-        room: QueueCapacity | None = None,
+        capacity: QueueCapacity | None = None,
     ) -> None:
         limits = limits or Limits()
         self.engine = engine
         self._wake_again_seconds = wake_again_seconds
         self._limits = limits
         # Shared by the stores of all actors, because it remembers its last count.
-        self._room = room or QueueCapacity(limits)
+        self._capacity = capacity or QueueCapacity(limits)
         self._slots = UploadSlots(limits)
 
     # A request needs a few of these repositories, so each is created when it is first used.
 
     @cached_property
     def tickets(self) -> Tickets:
-        return Tickets(self.engine, wake_again_seconds=self._wake_again_seconds, room=self._room, places=self._slots)
+        return Tickets(
+            self.engine, wake_again_seconds=self._wake_again_seconds, capacity=self._capacity, slots=self._slots
+        )
 
     @cached_property
     def leases(self) -> Leases:
@@ -147,7 +149,7 @@ class Store:
         Close only the original store.
         """
         engine = acting(self.engine, actor)
-        return Store(engine, wake_again_seconds=self._wake_again_seconds, limits=self._limits, room=self._room)
+        return Store(engine, wake_again_seconds=self._wake_again_seconds, limits=self._limits, capacity=self._capacity)
 
     def migrate(self) -> None:
         """Upgrade the tables to this version. Raises `ConfigurationError` if they are newer: there is no way back."""

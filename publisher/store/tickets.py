@@ -63,10 +63,12 @@ class NewTicket:
 
 
 class Tickets:
-    def __init__(self, engine: Engine, *, wake_again_seconds: float, room: QueueCapacity, places: UploadSlots) -> None:
+    def __init__(
+        self, engine: Engine, *, wake_again_seconds: float, capacity: QueueCapacity, slots: UploadSlots
+    ) -> None:
         self._engine = engine
-        self._room = room
-        self._places = places
+        self._capacity = capacity
+        self._slots = slots
         self._wake_again_seconds = wake_again_seconds
 
     def create(self, new: NewTicket, idempotency_key: IdempotencyKey | None = None) -> Ticket:
@@ -114,10 +116,10 @@ class Tickets:
             audit_change(connection, "ticket.create", _uri(ticket), detail=f"to {new.platform}, as {new.name!r}")
             return ticket
 
-    def check_room(self, owner: str) -> None:
+    def check_capacity(self, owner: str) -> None:
         """Check that the queue has room for another ticket of this user. Raises `TooMany`."""
         with reading(self._engine) as connection:
-            self._room.check(connection, owner)
+            self._capacity.check(connection, owner)
 
     def get(self, id: int) -> Ticket | None:
         with reading(self._engine) as connection:
@@ -329,7 +331,7 @@ class Tickets:
         That many worker threads are free: they would have claimed these tickets if their messages had not been lost.
         """
         with reading(self._engine) as connection:
-            ids = self._places.oldest(connection, count, tickets.c.wakes >= _WAKES_BEFORE_HASTE)
+            ids = self._slots.oldest(connection, count, tickets.c.wakes >= _WAKES_BEFORE_HASTE)
         if ids:
             with writing(self._engine, durable=False) as connection:
                 waiting = tickets.c.id.in_(ids), tickets.c.state == State.QUEUED

@@ -202,7 +202,7 @@ def test_a_sender_that_dies_is_followed_by_another_with_the_same_id(
     """The receiver has taken it, and nobody has noted that."""
     ticket = ended(sqlite_store, hooks.url)
     lost = Notifier(sqlite_store, vault, settings, holder="lost", stop=threading.Event())
-    taken = sqlite_store.notifications.take(OWNER, hooks.url, 60)
+    taken = sqlite_store.notifications.claim(OWNER, hooks.url, 60)
     assert taken
     assert lost._send(taken) == 204
     tell()
