@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
 
-from publisher.core.settings import FILE_SUFFIX, PREFIX, Settings, variable
+from publisher.core.settings import Settings
+from publisher.core.settings_reader import FILE_SUFFIX, PREFIX, variable
 
 OTHER_VARIABLES = {
     "PUBLISHER_DEVCLOUD_VENV": "The environment that the development cloud is installed in.",

@@ -59,7 +59,7 @@ def test_doctor_tells_of_it_and_of_what_is_only_fit_for_a_trial(bare_cli: Cli) -
 def test_a_child_reads_from_a_file_what_its_parent_did(bare_cli: Cli) -> None:
     file = bare_cli.directory / "url"
     file.write_text(URL)
-    environment = {"PUBLISHER_DATABASE_URL_FILE": str(file), "PUBLISHER_LEASE_SECONDS": "7"}
+    environment = {"PUBLISHER_DATABASE_URL_FILE": str(file), "PUBLISHER_LEASE_SECONDS": "70"}
     settings = Settings.from_environment(environment)
 
     passed = programs.configured(settings, environment)

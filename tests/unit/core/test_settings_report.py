@@ -28,11 +28,11 @@ def test_what_is_secret_in_a_url_is_hidden(url: str, shown: str) -> None:
 def test_where_each_setting_comes_from(tmp_path: Path) -> None:
     url = tmp_path / "url"
     url.write_text("postgresql://publisher:hunter2@db/publisher\n")
-    environment = {"PUBLISHER_DATABASE_URL_FILE": str(url), "PUBLISHER_LEASE_SECONDS": "7", "PUBLISHER_BROKER_URL": ""}
+    environment = {"PUBLISHER_DATABASE_URL_FILE": str(url), "PUBLISHER_LEASE_SECONDS": "70", "PUBLISHER_BROKER_URL": ""}
     found = {each.name: each for each in in_force(Settings.from_environment(environment), environment)}
 
     assert found.keys() == {setting.name for setting in fields(Settings)}
-    assert (found["lease_seconds"].value, found["lease_seconds"].source) == ("7.0", Source.ENVIRONMENT)
+    assert (found["lease_seconds"].value, found["lease_seconds"].source) == ("70.0", Source.ENVIRONMENT)
     assert (found["broker_url"].value, found["broker_url"].source) == ("", Source.DEFAULT)
     assert found["database_url"].source is Source.FILE
     assert "hunter2" not in repr(found)
