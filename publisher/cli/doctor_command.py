@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -19,6 +19,7 @@ from publisher.cli.ping import ping_workers
 from publisher.core.closed_pipe import no_outcome
 from publisher.core.errors import PublisherError, QueueUnavailable
 from publisher.core.settings import Settings
+from publisher.core.settings_reader import Reading, variable
 from publisher.core.settings_report import only_for_a_trial, unknown
 
 _PING_SECONDS = 1.0
@@ -59,13 +60,11 @@ def doctor(as_json: Json = False) -> None:
 
     The exit code is 1 if a check fails.
     """
-    settings = Settings.from_environment()
     findings: list[Finding] = []
-    for check in CHECKS:
-        for finding in check(settings):
-            findings.append(finding)
-            if not as_json:
-                _print(finding)
+    for finding in _findings(Settings.examine()):
+        findings.append(finding)
+        if not as_json:
+            _print(finding)
     ok = all(finding.level is not Level.FAIL for finding in findings)
     if as_json:
         print_json(
@@ -80,14 +79,28 @@ def doctor(as_json: Json = False) -> None:
     raise typer.Exit(0 if ok else 1)
 
 
-def check_settings(settings: Settings) -> Iterator[Finding]:
+def _findings(reading: Reading[Settings]) -> Iterator[Finding]:
+    yield from check_settings(reading)
+    invalid = {name for each in reading.problems for name in each.names}
+    for check in CHECKS:
+        name, needed = _NEEDED.get(check, ("", frozenset()))
+        if missing := sorted(needed & invalid):
+            advice = "correct the settings, then run this again"
+            yield Finding(name, Level.WARN, f"not checked: it needs {', '.join(map(variable, missing))}", advice)
+        else:
+            yield from check(reading.settings)
+
+
+def check_settings(reading: Reading[Settings]) -> Iterator[Finding]:
+    for problem in reading.problems:
+        yield Finding("settings", Level.FAIL, problem.message, "correct it, or remove it to use the default")
     wrong = [each.message for each in unknown()]
-    wrong += only_for_a_trial(settings) if settings.production else []
+    wrong += only_for_a_trial(reading.settings) if reading.settings.production else []
     for words in wrong:
         message, _, advice = words.partition("; ")
         yield Finding("settings", Level.WARN, message, advice)
-    if not wrong:
-        yield Finding("settings", Level.OK, "each variable is one that is read")
+    if not wrong and not reading.problems:
+        yield Finding("settings", Level.OK, "all values are valid, and each variable is a setting")
 
 
 def check_database(settings: Settings) -> Iterator[Finding]:
@@ -227,7 +240,6 @@ def check_workers(settings: Settings) -> Iterator[Finding]:
 
 
 CHECKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
-    check_settings,
     check_database,
     check_broker,
     check_key,
@@ -237,6 +249,17 @@ CHECKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
     check_plugins,
     check_workers,
 )
+_BROKER = frozenset(("data_dir", "broker_url", "broker_ca_file", "broker_tls_verify", "send_timeout_seconds"))
+_NEEDED: Mapping[Callable[[Settings], Iterator[Finding]], tuple[str, frozenset[str]]] = {
+    check_database: ("database", frozenset(("data_dir", "database_url"))),
+    check_broker: ("broker", _BROKER),
+    check_key: ("key", frozenset(("data_dir", "secret_key_file"))),
+    check_image_root: ("images", frozenset(("data_dir", "image_root"))),
+    check_disk: ("disk", frozenset(("data_dir", "database_url", "image_root", "disk_free_bytes_min"))),
+    check_permissions: ("permissions", frozenset(("data_dir",))),
+    check_workers: ("worker", _BROKER),
+}
+"""The name of a check, and the settings that it needs: with a default, it would examine another installation."""
 
 
 def _print(finding: Finding) -> None:

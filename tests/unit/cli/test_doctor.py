@@ -164,3 +164,24 @@ def test_a_newer_database_is_reported_as_such(cli: Cli, cli_store: Store) -> Non
         result = cli.run(command)
         assert result.exit_code != 0
         assert "the database is newer than this software" in result.output
+
+
+def test_it_runs_with_invalid_settings_and_shows_all_of_them(cli: Cli) -> None:
+    variables = {
+        "PUBLISHER_INTAKE_PORT": "99999",
+        "PUBLISHER_LEASE_SECONDS": "-5",
+        "PUBLISHER_BROKER_URL": "kafka://mq",
+    }
+    result = cli.run("doctor", "--json", **variables)
+
+    assert result.exit_code == 1
+    checks = json.loads(result.stdout)["checks"]
+    failed = [each["message"] for each in checks if each["name"] == "settings"]
+    assert [message.partition(":")[0] for message in failed] == [
+        *("PUBLISHER_BROKER_URL", "PUBLISHER_INTAKE_PORT", "PUBLISHER_LEASE_SECONDS")
+    ]
+    found = {each["name"]: each for each in checks}
+    assert found["database"]["level"] == "ok"
+    # With the default broker, the check would examine another installation.
+    for name in ("broker", "worker"):
+        assert (found[name]["level"], found[name]["message"]) == ("warn", "not checked: it needs PUBLISHER_BROKER_URL")
