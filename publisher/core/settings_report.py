@@ -9,9 +9,10 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
+from typing import get_type_hints
 
 from publisher.core.settings import Settings
-from publisher.core.settings_reader import FILE_SUFFIX, PREFIX, variable
+from publisher.core.settings_reader import FILE_SUFFIX, PREFIX, allowed, variable
 
 OTHER_VARIABLES = {
     "PUBLISHER_DEVCLOUD_VENV": "The environment that the development cloud is installed in.",
@@ -34,12 +35,13 @@ class Source(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class InForce:
-    """One setting. `value` is its current value, with secrets hidden."""
+    """One setting. `value` is its current value, with secrets hidden; `allowed` says which values it may have."""
 
     name: str
     variable: str
     value: str
     source: Source
+    allowed: str
     help: str
 
 
@@ -59,12 +61,14 @@ class Unknown:
 def in_force(settings: Settings, environment: Mapping[str, str] | None = None) -> list[InForce]:
     """Return every setting, as read from this environment."""
     environment = os.environ if environment is None else environment
+    hints = get_type_hints(Settings, include_extras=True)
     return [
         InForce(
             setting.name,
             variable(setting.name),
             _shown(getattr(settings, setting.name)),
             _source(setting.name, environment),
+            allowed(hints[setting.name]),
             setting.metadata["help"],
         )
         for setting in fields(Settings)
@@ -108,11 +112,13 @@ def only_for_a_trial(settings: Settings) -> Iterator[str]:
 
 def table() -> str:
     """Return all settings as a table in Markdown."""
-    rows = ["| variable | default | meaning |", "|---|---|---|"]
+    rows = ["| variable | default | allowed | meaning |", "|---|---|---|---|"]
+    hints = get_type_hints(Settings, include_extras=True)
     for setting in fields(Settings):
         default = _DEFAULTS.get(setting.name, setting.default)
         shown = "" if default in ("", None) else str(default)
-        rows.append(f"| `{variable(setting.name)}` | {shown} | {setting.metadata['help']} |")
+        cells = f"`{variable(setting.name)}`", shown, allowed(hints[setting.name]), setting.metadata["help"]
+        rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows) + "\n"
 
 

@@ -32,6 +32,7 @@ def test_as_json(bare_cli: Cli) -> None:
         "variable": "PUBLISHER_INTAKE_PORT",
         "value": "8000",
         "source": "default",
+        "allowed": "1 to 65535",
         "help": "Port that the intake listens on.",
     }
 

@@ -36,6 +36,9 @@ def test_where_each_setting_comes_from(tmp_path: Path) -> None:
     assert (found["broker_url"].value, found["broker_url"].source) == ("", Source.DEFAULT)
     assert found["database_url"].source is Source.FILE
     assert "hunter2" not in repr(found)
+    assert found["lease_seconds"].allowed == "0.001 to 86400"
+    assert found["log_format"].allowed == "json or console"
+    assert found["image_root"].allowed == ""
 
 
 @pytest.mark.parametrize(
@@ -72,4 +75,4 @@ def test_what_is_only_fit_for_a_trial(tmp_path: Path) -> None:
 def test_the_table_has_a_row_for_each_setting() -> None:
     rows = table().splitlines()[2:]
     assert len(rows) == len(fields(Settings))
-    assert "| `PUBLISHER_INTAKE_PORT` | 8000 | Port that the intake listens on. |" in rows
+    assert "| `PUBLISHER_INTAKE_PORT` | 8000 | 1 to 65535 | Port that the intake listens on. |" in rows
