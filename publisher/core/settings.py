@@ -85,211 +85,218 @@ class Settings:
 
     data_dir: Path = field(
         default_factory=_default_data_dir,
-        metadata={"help": "Where the embedded database, broker, key and image root live."},
+        metadata={"help": "Directory of the embedded database and broker, the secret key, and the images."},
     )
     database_url: Annotated[str, check_database_url] = _setting(
-        "",
-        "SQLAlchemy URL; empty: SQLite in the data directory.",
+        "", "SQLAlchemy URL of the ticket store. Empty: SQLite in the data directory."
     )
     broker_url: Annotated[str, check_broker_url] = _setting(
-        "",
-        "redis://, rediss:// or amqp:// URL; empty: the embedded Redis.",
+        "", "URL of the broker: redis://, rediss:// or amqp://. Empty: the embedded Redis."
     )
     broker_ca_file: Annotated[Path | None, check_ca_file] = _setting(
         None,
-        "Certificates (PEM) of the authority that vouches for a broker reached by rediss:// or amqps://; empty: "
-        "the authorities that the system trusts.",
+        "PEM file with the authority's certificates for a broker at rediss:// or amqps://. Empty: the authorities"
+        " that the system trusts.",
     )
     broker_tls_verify: bool = _setting(
         True,
-        "Check the certificate and the host name of a broker reached by rediss:// or amqps://. Turn this off for a "
-        "trial only.",
+        "Check the certificate and host name of a broker at rediss:// or amqps://. Turn this off only for a trial.",
     )
-    image_root: Path | None = _setting(
-        None,
-        "Directory of the generated images; empty: `images` in the data directory.",
-    )
+    image_root: Path | None = _setting(None, "Directory of the image files. Empty: `images` in the data directory.")
     secret_key_file: Path | None = _setting(
-        None,
-        "Fernet keys, one a line, the first encrypts; empty: `secret.key` in the data directory.",
+        None, "File with Fernet keys, one per line; the first one encrypts. Empty: `secret.key` in the data directory."
     )
     disk_free_bytes_min: BytesOrZero = _setting(
         64 << 20,
-        "Free space below which `/readyz` and `publisher doctor` report the disk of the SQLite database or of the "
-        "images as full, and no image is taken in.",
+        "Minimum free disk space in bytes. Below it, `/readyz` and `publisher doctor` report the disk of the SQLite"
+        " database or the images as full, and no image can be registered.",
     )
     production: bool = _setting(
         False,
-        "Production mode: warns about what is only fit for a trial, and connects to no loopback, link-local, "
-        "metadata or reserved address that a caller names.",
+        "Production mode: warn about settings that are only fit for a trial, and never connect to a loopback,"
+        " link-local, metadata or reserved address for a caller.",
     )
-    log_level: LogLevel = _setting("INFO", "DEBUG, INFO, WARNING or ERROR.")
+    log_level: LogLevel = _setting("INFO", "Least severe level to log.")
     log_format: LogFormat = _setting(
         "",
-        "`json`, one object a line, or `console`, for people; empty: `json` in production mode.",
+        "Format of log lines: `json` for one object per line, `console` for people. Empty: `json` in production"
+        " mode, otherwise `console`.",
     )
 
-    access_log: bool = _setting(False, "Whether the intake logs each request; a proxy in front may do better.")
+    access_log: bool = _setting(False, "Log each request to the intake. A proxy in front can often do this better.")
     intake_host: str = _setting("127.0.0.1", "Address that the intake listens on.")
     intake_port: Port = _setting(8000, "Port that the intake listens on.")
     public_url: Annotated[str, check_http_url] = _setting(
-        "",
-        "URL of the intake as callers see it, for `Location`; empty: taken from the request.",
+        "", "URL of the intake as callers see it, used in `Location`. Empty: taken from each request."
     )
     allowed_hosts: str = _setting(
         "",
-        "Host names that callers may use for the intake, separated by commas: `publish.example.com`, "
-        "`*.example.com`; `*` allows any. Loopback, this machine's own name and addresses and the host of "
-        "`PUBLISHER_PUBLIC_URL` are always allowed.",
+        "Host names that callers may use for the intake, separated by commas: `publish.example.com`,"
+        " `*.example.com`; `*` allows all. Loopback, this machine's name and addresses, and the host of"
+        " `PUBLISHER_PUBLIC_URL` are always allowed.",
     )
-    flower_port: Port = _setting(5555, "Port of Flower in `publisher up`.")
+    flower_port: Port = _setting(5555, "Port of Flower, as started by `publisher up` and `publisher flower`.")
     flower_url: Annotated[str, check_http_url] = _setting(
         "",
-        "URL of Flower as browsers see it, for the console's link; a path in it is that below which Flower "
-        "answers; empty: its port on this machine.",
+        "URL of Flower as browsers see it, for the console's link. Flower answers below its path. Empty: the port"
+        " of Flower on this machine.",
     )
     flower_password_file: Path | None = _setting(
-        None,
-        "Flower's password; empty: `flower.password` in the data directory, made up at the start.",
+        None, "File with Flower's password. Empty: `flower.password` in the data directory, created at the first start."
     )
-    request_bytes_max: RequestBytes = _setting(1 << 20, "Largest request body.")
-    keep_alive_seconds: TimeoutOrZero = _setting(5.0, "A connection without a request is closed after this long.")
+    request_bytes_max: RequestBytes = _setting(1 << 20, "Maximum size of a request body in bytes, images excepted.")
+    keep_alive_seconds: TimeoutOrZero = _setting(
+        5.0, "Time before an idle connection is closed, in seconds. 0: close it after each answer."
+    )
     request_head_seconds: TimeoutOrZero = _setting(
-        20.0,
-        "Time to send the headers of a request, from connecting or from their first byte; then the connection is "
-        "closed (408); 0: no limit.",
+        20.0, "Time limit for the headers of a request, in seconds. Then the connection is closed (408). 0: no limit."
     )
     request_body_seconds: TimeoutOrZero = _setting(
         20.0,
-        "A request body that is too slow for this long is broken off (408); for images it is "
-        "PUBLISHER_STALL_SECONDS; 0: no limit.",
+        "Time after which a request body that stays too slow is refused (408), in seconds."
+        " `PUBLISHER_STALL_SECONDS` applies to images instead. 0: no limit.",
     )
     request_bytes_per_second_min: CountOrZero = _setting(
-        500,
-        "A request body that comes at fewer bytes a second is too slow.",
+        500, "Minimum rate of a request body, in bytes per second. A slower body is too slow."
     )
-    credential_cache_seconds: TimeoutOrZero = _setting(60.0, "How long a verified password is not hashed again.")
+    credential_cache_seconds: TimeoutOrZero = _setting(
+        60.0, "Time for which a verified password need not be hashed again, in seconds. 0: hash it for each request."
+    )
     sign_in_failures_max: CountOrZero = _setting(
         10,
-        "After so many failed sign-ins of a login from one address in a minute no other is looked at (429); 0: no "
-        "limit.",
+        "Maximum number of failed sign-ins per minute with one login from one address; further ones get 429. 0: no"
+        " limit.",
     )
-    address_sign_in_failures_max: CountOrZero = _setting(100, "Likewise of all logins from one address; 0: no limit.")
+    address_sign_in_failures_max: CountOrZero = _setting(
+        100,
+        "Maximum number of failed sign-ins per minute from one address, with any login; further ones get 429. 0: no"
+        " limit.",
+    )
     user_requests_per_second: Rate = _setting(
         0.0,
-        "Requests of one user, on the average of ten seconds and for each intake process; more are refused (429); "
-        "0: no limit.",
+        "Maximum request rate of one user on each intake process, averaged over ten seconds; further requests get"
+        " 429. 0: no limit.",
     )
     address_requests_per_second: Rate = _setting(
         0.0,
-        "Likewise from one address, with or without a login; 0: no limit.",
+        "Maximum request rate of one address on each intake process, averaged over ten seconds; further requests"
+        " get 429. 0: no limit.",
     )
-    session_seconds: Period = _setting(604800.0, "How long one stays signed in at the console, at most.")
+    session_seconds: Period = _setting(604800.0, "Maximum duration of a console session, in seconds.")
     session_idle_seconds: Period = _setting(
-        28800.0,
-        "Who asks the console for nothing for so long is signed out; pages that are only open do not count.",
+        28800.0, "Idle time before a console session ends, in seconds. Open live pages do not count."
     )
-    console_streams_max: CountOrZero = _setting(
-        200,
-        "Pages of the console that one intake process keeps up to date at a time.",
+    console_streams_max: CountOrZero = _setting(200, "Maximum number of live console pages on each intake process.")
+    idempotency_seconds: Period = _setting(
+        86400.0, "Time for which an `Idempotency-Key` is remembered after its first request, in seconds."
     )
-    idempotency_seconds: Period = _setting(86400.0, "How long an `Idempotency-Key` holds after its first request.")
     location_hosts: str = _setting(
         "",
-        "Hosts that images may be fetched from, with commas between: `images.example.com`, `*.example.com`, "
-        "`10.0.0.7:8080`; and buckets, which `*` is not: `s3://bucket`, `s3://images-*`; empty: from none.",
+        "Hosts and buckets that images may be fetched from, separated by commas: `images.example.com`,"
+        " `*.example.com`, `10.0.0.7:8080`, `s3://bucket`, `s3://images-*`. `*` allows all hosts, but no bucket."
+        " Empty: none.",
     )
     outbound_allow: Annotated[str, parse_networks] = _setting(
         "",
-        "Networks (CIDR, with commas between) that callers may have connected to although production mode would not.",
+        "Networks (CIDR, separated by commas) that callers may have connected to even if production mode forbids it.",
     )
     outbound_deny: Annotated[str, parse_networks] = _setting(
         "",
-        "Networks that are never connected to for a caller, in any mode, whatever else allows them.",
+        "Networks (CIDR, separated by commas) that are never connected to for a caller, in any mode. This takes"
+        " precedence.",
     )
-    upload_bytes_max: Bytes = _setting(1 << 40, "Largest image that may be sent or fetched, as it comes and unpacked.")
+    upload_bytes_max: Bytes = _setting(
+        1 << 40, "Maximum size in bytes of an image that is uploaded or fetched, both compressed and unpacked."
+    )
     unpack_ratio_max: CountOrZero = _setting(
         200,
-        "Bytes to which each byte of a compressed image may unpack, a zero counting as a thirty-second of one; 0: "
-        "any number.",
+        "Maximum ratio of an image's unpacked size to its compressed size. Zero bytes count as a thirty-second"
+        " each. 0: no limit.",
     )
-    virtual_size_max: Bytes = _setting(64 << 40, "Largest disk that an image may hold, unpacked: 8 EiB - 1 at most.")
+    virtual_size_max: Bytes = _setting(64 << 40, "Maximum virtual size of an image's disk, in bytes.")
     metrics_token_file: Path | None = _setting(
         None,
-        "Whoever has the token in this file may read the metrics; empty: those on the same machine.",
+        "File with the bearer token for reading the metrics. Empty: only this machine may read them, and not"
+        " through a proxy.",
     )
     send_timeout_seconds: Timeout = _setting(
-        1.0,
-        "How long the intake tries to wake a worker before it leaves that for later.",
+        1.0, "Time limit for the intake to wake a worker, in seconds. If it fails, the ticket is woken later."
     )
 
     worker_metrics_port: PortOrZero = _setting(
-        0,
-        "Port of a worker's metrics and health, another for each worker of a machine; 0: none.",
+        0, "Port of a worker's metrics and health checks; each worker on a machine needs its own. 0: none."
     )
-    worker_metrics_host: str = _setting("127.0.0.1", "Address that a worker's metrics and health are told on.")
-    worker_concurrency: Threads = _setting(4, "Publications that one worker runs at a time.")
+    worker_metrics_host: str = _setting("127.0.0.1", "Address that a worker's metrics and health checks listen on.")
+    worker_concurrency: Threads = _setting(4, "Number of tickets that one worker publishes at a time.")
     # Less than `worker_concurrency`: even with a single worker, one account leaves a thread free for others.
     account_uploads_max: CountOrZero = _setting(
-        3,
-        "Publications to one cloud account at a time, by all workers together; 0: no limit.",
+        3, "Maximum number of simultaneous uploads to one cloud account, across all workers. 0: no limit."
     )
     user_uploads_max: CountOrZero = _setting(
-        0,
-        "Publications of one user at a time, by all workers together; 0: no limit.",
+        0, "Maximum number of simultaneous uploads of one user, across all workers. 0: no limit."
     )
-    queue_max: QueueLength = _setting(100000, "With so many tickets waiting no other is accepted (429); 0: no limit.")
+    queue_max: QueueLength = _setting(
+        100000, "Maximum number of queued tickets; further publish requests get 429. 0: no limit."
+    )
     user_queue_max: QueueLength = _setting(
-        10000,
-        "With so many of its tickets waiting no other of a user is accepted (429); 0: no limit.",
+        10000, "Maximum number of queued tickets of one user; the user's further publish requests get 429. 0: no limit."
     )
     drain_seconds: TimeoutOrZero = _setting(
         30.0,
-        "How long a worker that is asked to stop goes on with its uploads before it hands them back.",
+        "Time for which a worker that is stopped continues its uploads before it returns them to the queue, in"
+        " seconds.",
     )
     heartbeat_seconds: Timeout = _setting(
         5.0,
-        "How often a worker says that it lives; after four times that without a word it counts as dead.",
+        "Interval between two heartbeats of a worker, in seconds. A worker counts as dead after four intervals"
+        " without one.",
     )
     lease_seconds: Timeout = _setting(
-        45.0,
-        "A worker that has not renewed its lease for this long has lost the ticket.",
+        45.0, "Duration of a lease, in seconds. A worker that does not renew it in time loses the ticket."
     )
-    lease_renew_seconds: Timeout = _setting(10.0, "How often a lease is renewed.")
-    progress_seconds: Timeout = _setting(0.5, "Progress is written, and a cancel noticed, at most this often.")
-    reconcile_seconds: Timeout = _setting(2.0, "How often forgotten tickets are looked for and woken.")
+    lease_renew_seconds: Timeout = _setting(10.0, "Interval between two renewals of a lease, in seconds.")
+    progress_seconds: Timeout = _setting(
+        0.5,
+        "Minimum interval between two updates of a ticket's progress, in seconds. A cancel is noticed at the same"
+        " interval.",
+    )
+    reconcile_seconds: Timeout = _setting(2.0, "Interval at which overdue tickets are found and woken, in seconds.")
     wake_again_seconds: Timeout = _setting(
-        5.0,
-        "A queued ticket is woken again after this long, then ever more rarely.",
+        5.0, "Time before a queued ticket is woken again, in seconds. Later wakes are further apart."
     )
-    attempts_max: Count = _setting(6, "Attempts before a transient error fails the ticket.")
+    attempts_max: Count = _setting(6, "Maximum number of attempts; then a transient error fails the ticket.")
     clean_up_attempts: CountOrZero = _setting(
-        300,
-        "Further attempts to remove what a failed ticket left, before that is left to the sweeper.",
+        300, "Number of further attempts to delete what a failed ticket created; then this is left to the sweeper."
     )
-    retry_first_seconds: TimeoutOrZero = _setting(2.0, "Delay before the second attempt; it doubles.")
-    retry_longest_seconds: PeriodOrZero = _setting(300.0, "Longest delay between two attempts.")
+    retry_first_seconds: TimeoutOrZero = _setting(
+        2.0, "Delay before the second attempt, in seconds. It doubles with each further attempt."
+    )
+    retry_longest_seconds: PeriodOrZero = _setting(300.0, "Maximum delay between two attempts, in seconds.")
     deadline_seconds: PeriodOrZero = _setting(
-        86400.0,
-        "A ticket that is not published this long after it was accepted fails; 0: no such limit.",
+        86400.0, "Time limit for a ticket from acceptance to publication, in seconds; then it fails. 0: no limit."
     )
     sweep_seconds: PeriodOrZero = _setting(
-        3600.0,
-        "How often the clouds are searched for what nobody needs; 0: only by `publisher sweep`.",
+        3600.0, "Interval between two sweeps for orphans, in seconds. 0: sweep only with `publisher sweep`."
     )
     sweep_grace_seconds: PeriodOrZero = _setting(
-        3600.0,
-        "What nobody needs is removed if it is seen again at least this much later.",
+        3600.0, "Minimum time between the first sighting of an orphan and its deletion, in seconds."
     )
     notify_retry_seconds: Annotated[str, parse_delays] = _setting(
         "5,300,1800,7200,18000,36000,50400,72000,86400",
-        "Delays (commas between) before a webhook that failed is tried again; after the last, no more.",
+        "Delays before a failed webhook is sent again, in seconds, separated by commas. After the last one, it is"
+        " given up.",
     )
-    notify_timeout_seconds: Timeout = _setting(15.0, "Time-out of one try to send a webhook.")
-    connect_timeout_seconds: Timeout = _setting(10.0, "Time-out of a connection to a cloud.")
-    call_timeout_seconds: Timeout = _setting(60.0, "Time-out of one call to a cloud.")
-    stall_seconds: Timeout = _setting(120.0, "An upload that moves no byte for this long is broken off and retried.")
-    verify_seconds: Timeout = _setting(900.0, "How long a cloud may take over an image after its last byte was sent.")
+    notify_timeout_seconds: Timeout = _setting(15.0, "Time limit for one attempt to send a webhook, in seconds.")
+    connect_timeout_seconds: Timeout = _setting(10.0, "Time limit for connecting to a cloud, in seconds.")
+    call_timeout_seconds: Timeout = _setting(60.0, "Time limit for one call to a cloud, in seconds.")
+    stall_seconds: Timeout = _setting(
+        120.0,
+        "Time without a transferred byte after which an image's transfer is aborted, in seconds. Uploads to clouds"
+        " are then retried.",
+    )
+    verify_seconds: Timeout = _setting(
+        900.0, "Time limit for a cloud to process an image after its last byte, in seconds."
+    )
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Settings:
