@@ -64,7 +64,7 @@ def check_ca_file(file: Path) -> None:
     try:
         ssl.create_default_context(cafile=file)
     except ssl.SSLError:
-        raise ValueError(f"{file} holds no certificate that can be read; give PEM text") from None
+        raise ValueError(f"{file} contains no valid certificate; use the PEM format") from None
     except OSError as error:
         raise ValueError(f"{file} cannot be read: {error.strerror}") from None
 
@@ -102,22 +102,22 @@ def parse_delays(text: str) -> list[float]:
 def _split(url: str, schemes: tuple[str, ...], example: str) -> _Parts:
     """Split the URL. Raises `ValueError`, which shows at most the scheme."""
     if any(each.isspace() or not each.isprintable() for each in url):
-        raise ValueError("it contains a blank, a line break or a control character; write it in one line")
+        raise ValueError("it contains a space, a line break or a control character; remove it")
     found = _SCHEME.fullmatch(url)
     if not found:
         raise ValueError(f"it does not begin with a scheme; write {example}")
     scheme, rest = found[1].lower(), found[2]
     base = scheme if scheme in schemes else scheme.partition("+")[0]
     if base not in schemes:
-        hint = f"; did you mean {_MEANT[base]}://?" if base in _MEANT else ""
-        raise ValueError(f"the scheme is none of {', '.join(schemes)}{hint} Write {example}")
+        hint = f" (did you mean {_MEANT[base]}://?)" if base in _MEANT else ""
+        raise ValueError(f"the scheme is none of {', '.join(schemes)}{hint}; write {example}")
     authority, path = re.fullmatch(r"([^/?#]*)(.*)", rest, re.DOTALL).groups()  # type: ignore[union-attr]  # matches all
     login, _, hosts = authority.rpartition("@")
     local = not authority
     if "@" in login or (not local and "@" in path) or "#" in url or _BROKEN_ESCAPE.search(login) or "[" in login:
         raise ValueError(f"the login or the password contains a character that must be encoded; {_ENCODE}")
     if "," in hosts or ";" in hosts:
-        raise ValueError("it names several hosts; name one, such as a proxy, or an address that moves with the primary")
+        raise ValueError("it names several hosts; name one, such as a proxy or an address that follows the primary")
     host = _HOST.fullmatch(hosts)
     if not host or not _is_port(host[2]):
         raise ValueError(f"the port is not a number from 1 to {_PORT_MAX}, or a password is not encoded; {_ENCODE}")

@@ -53,9 +53,28 @@ class Unknown:
     meant: str | None
 
     @property
+    def problem(self) -> str:
+        return f"{self.variable} is not a setting"
+
+    @property
+    def advice(self) -> str:
+        return f"did you mean {self.meant}?" if self.meant else "see: publisher config"
+
+    @property
     def message(self) -> str:
-        hint = f"did you mean {self.meant}?" if self.meant else "see: publisher config"
-        return f"{self.variable} is no setting; {hint}"
+        return f"{self.problem}; {self.advice}"
+
+
+@dataclass(frozen=True, slots=True)
+class TrialOnly:
+    """Something in the settings that is unfit for production, and what to do about it."""
+
+    problem: str
+    advice: str
+
+    @property
+    def message(self) -> str:
+        return f"{self.problem}; {self.advice}"
 
 
 def in_force(settings: Settings, environment: Mapping[str, str] | None = None) -> list[InForce]:
@@ -90,23 +109,26 @@ def unknown(environment: Mapping[str, str] | None = None) -> list[Unknown]:
     return found
 
 
-def only_for_a_trial(settings: Settings) -> Iterator[str]:
-    """Yield what is unfit for production in these settings, and what to set instead."""
+def only_for_a_trial(settings: Settings) -> Iterator[TrialOnly]:
+    """Yield what is unfit for production in these settings."""
     if settings.database.startswith("sqlite"):
-        yield "the ticket store is SQLite, for one machine alone; set PUBLISHER_DATABASE_URL to a PostgreSQL"
+        yield TrialOnly(
+            "the ticket store is SQLite, which works on one machine only",
+            "set PUBLISHER_DATABASE_URL to a PostgreSQL database",
+        )
     if not settings.broker_url:
-        yield "the broker is the embedded Redis, for one machine alone; set PUBLISHER_BROKER_URL"
+        yield TrialOnly("the broker is the embedded Redis, which works on one machine only", "set PUBLISHER_BROKER_URL")
     if not settings.broker_tls_verify:
-        yield "the broker's certificate is not checked; remove PUBLISHER_BROKER_TLS_VERIFY"
+        yield TrialOnly("the broker's certificate is not checked", "remove PUBLISHER_BROKER_TLS_VERIFY")
     if not settings.secret_key_file:
-        yield (
-            "the secret key is one that was made by itself; put one in a file that is backed up, and name it with"
-            " PUBLISHER_SECRET_KEY_FILE"
+        yield TrialOnly(
+            "the secret key was generated and may have no backup",
+            "put a key into a file, back it up, and set PUBLISHER_SECRET_KEY_FILE",
         )
     if not settings.public_url:
-        yield (
-            "the address in `Location` is the one that a request came in at, or the name that it used of"
-            " PUBLISHER_ALLOWED_HOSTS; set PUBLISHER_PUBLIC_URL to the one that callers see"
+        yield TrialOnly(
+            "`Location` has the host name that the caller used",
+            "set PUBLISHER_PUBLIC_URL to the URL that callers see",
         )
 
 

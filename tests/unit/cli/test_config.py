@@ -45,7 +45,7 @@ def test_every_command_warns_of_a_variable_that_is_none_once(cli: Cli) -> None:
     result = cli.run("users", "list", "--json", PUBLISHER_DATABSE_URL=URL, PUBLISHER_DEVCLOUD_VENV="/x")
 
     assert result.stderr.count("\n") == 1
-    assert "PUBLISHER_DATABSE_URL is no setting; did you mean PUBLISHER_DATABASE_URL?" in result.stderr
+    assert "PUBLISHER_DATABSE_URL is not a setting; did you mean PUBLISHER_DATABASE_URL?" in result.stderr
     assert json.loads(result.stdout)["users"]
 
 

@@ -52,7 +52,7 @@ def test_where_each_setting_comes_from(tmp_path: Path) -> None:
 def test_a_variable_that_is_none(variable: str, meant: str | None) -> None:
     (found,) = unknown({variable: "1", "OTHER": "1"})
     assert (found.variable, found.meant) == (variable, meant)
-    assert found.message.startswith(f"{variable} is no setting")
+    assert found.message.startswith(f"{variable} is not a setting")
 
 
 def test_what_is_read_is_known() -> None:
