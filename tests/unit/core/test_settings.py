@@ -241,7 +241,7 @@ def test_a_value_may_be_in_a_file(tmp_path: Path) -> None:
     assert Settings.from_environment({"PUBLISHER_INTAKE_PORT_FILE": str(file)}).intake_port == 8000
 
 
-def test_files_that_give_no_value(tmp_path: Path) -> None:
+def test_a_file_without_a_usable_value_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "value"
     for content in (None, b"\xff secret", b"http"):
         if content:

@@ -21,11 +21,11 @@ from publisher.core.settings_report import Source, hide_secrets, in_force, only_
         ("images.example.com, 10.0.0.7:8080", "images.example.com, 10.0.0.7:8080"),
     ],
 )  # fmt: skip
-def test_what_is_secret_in_a_url_is_hidden(url: str, shown: str) -> None:
+def test_secrets_in_urls_are_hidden(url: str, shown: str) -> None:
     assert hide_secrets(url) == shown
 
 
-def test_where_each_setting_comes_from(tmp_path: Path) -> None:
+def test_each_setting_has_its_source(tmp_path: Path) -> None:
     url = tmp_path / "url"
     url.write_text("postgresql://publisher:hunter2@db/publisher\n")
     environment = {"PUBLISHER_DATABASE_URL_FILE": str(url), "PUBLISHER_LEASE_SECONDS": "70", "PUBLISHER_BROKER_URL": ""}
@@ -49,19 +49,19 @@ def test_where_each_setting_comes_from(tmp_path: Path) -> None:
         ("PUBLISHER_COLOUR", None),
     ],
 )
-def test_a_variable_that_is_none(variable: str, meant: str | None) -> None:
+def test_an_unknown_variable_is_reported_with_the_likely_name(variable: str, meant: str | None) -> None:
     (found,) = unknown({variable: "1", "OTHER": "1"})
     assert (found.variable, found.meant) == (variable, meant)
     assert found.message.startswith(f"{variable} is not a setting")
 
 
-def test_what_is_read_is_known() -> None:
+def test_variables_that_are_read_are_not_unknown() -> None:
     known = "PUBLISHER_DATABASE_URL", "PUBLISHER_DATABASE_URL_FILE", "PUBLISHER_DEVCLOUD_VENV"
     assert unknown(dict.fromkeys(known, "x")) == []
     assert unknown({"PUBLISHER_DEVCLOUD_VENV_FILE": "x"}) != []
 
 
-def test_what_is_only_fit_for_a_trial(tmp_path: Path) -> None:
+def test_settings_for_a_trial_are_reported(tmp_path: Path) -> None:
     assert len(list(only_for_a_trial(Settings(data_dir=tmp_path)))) == 4
     complete = Settings(
         database_url="postgresql://db/publisher",
