@@ -18,38 +18,34 @@ from fastapi.telemetry import TelemetryConfig
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from publisher.console import BASE
 from publisher.console import pages as console
+from publisher.console.rendering import BASE
 from publisher.core.settings import Settings
 from publisher.core.vault import Vault
 from publisher.files import unfinished
-from publisher.intake import error_documents
-from publisher.intake.admission import Admission
-from publisher.intake.conformance import Conformance
+from publisher.intake.error_documents import error_document
 from publisher.intake.long_poll import Watcher
+from publisher.intake.middleware import Admission, Conformance
 from publisher.intake.openapi import document
 from publisher.intake.request_metrics import Observed
 from publisher.intake.routes import (
     accounts,
+    api_description,
     apikeys,
     appliances,
-    downloads,
     images,
     monitoring,
-    openapi,
     pimages,
-    registrations,
-    schema,
     status,
     targets,
     users,
-    webhooks,
 )
 from publisher.outbound.policy import OutboundPolicy
 from publisher.services.wakeups import Sender, WakeQueue, Wakeups
 from publisher.store import Store
 from publisher.telemetry import logs, tracing
 from publisher.version import __version__
+from publisher.web import error_handlers
 from publisher.web.auth import Authenticator, keep_signatures_out_of_logs
 from publisher.web.rate_limits import Throttle
 from publisher.web.request import API, Services, count_address
@@ -95,7 +91,7 @@ def create_app(settings: Settings | None = None, waker: Sender | None = None) ->
         title="Image publisher",
         version=__version__,
         lifespan=lifespan,
-        # Ours are in routes/openapi.py: these would load their pages' parts from other hosts.
+        # Ours are in routes/api_description.py: these would load their pages' parts from other hosts.
         openapi_url=None,
         docs_url=None,
         redoc_url=None,
@@ -115,14 +111,10 @@ def create_app(settings: Settings | None = None, waker: Sender | None = None) ->
     app.state.watcher = watcher
     app.state.monitoring = observed
     app.add_middleware(OneSlash)
-    error_documents.install(app)
-    for module in (
-        status, schema, pimages, images, registrations, downloads, appliances, accounts, targets, apikeys, users,
-        webhooks,
-    ):  # fmt: skip
+    error_handlers.install(app, error_document)
+    for module in (status, api_description, pimages, images, appliances, accounts, apikeys, targets, users):
         app.include_router(module.router, prefix=API)
-    app.include_router(openapi.router, prefix=API)
-    app.include_router(openapi.page_router)
+    app.include_router(api_description.page_router)
     app.include_router(monitoring.router)
     streams = console.mount(app, app.state.services)
     return app
@@ -136,7 +128,7 @@ class Intake(FastAPI):
         made = cast(Services, self.state.services)
         app: ASGIApp = Admission(super().build_middleware_stack(), made.authenticator)
         app = Conformance(app, pages_below=BASE, page=console.refusal)
-        return Observed(SecurityHeaders(app, production=made.settings.production))
+        return Observed(SecurityHeaders(app, pages_below=BASE, production=made.settings.production))
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:

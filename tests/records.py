@@ -10,7 +10,7 @@ from publisher.core.ticket import Ticket
 from publisher.files.hashing import digest
 from publisher.store import Store
 from publisher.store.engine import db_now, writing
-from publisher.store.tables import tickets, users
+from publisher.store.tables import images, tickets, users
 from publisher.store.tickets import NewTicket
 
 OWNER = "root"
@@ -68,6 +68,18 @@ def add_ticket(store: Store, **values: Any) -> Ticket:
         add_image_row(store, Digests(1000, "5" * 32, "2" * 64, "f" * 128), "none.raw", id=row["image_id"])
     key = row.pop("idempotency_key", None)
     return store.tickets.create(NewTicket(**row), key)
+
+
+def remove_image(store: Store, id: int) -> None:
+    """Delete an image, even one that a ticket needs."""
+    with writing(store.engine) as connection:
+        connection.execute(images.delete().where(images.c.id == id))
+
+
+def sign_out(store: Store, login: str) -> None:
+    """End all of a user's sessions."""
+    for each in store.sessions.of(login, idle_seconds=3600.0):
+        store.sessions.end_one(login, each.id)
 
 
 def current(store: Store, ticket: Ticket | int) -> Ticket:

@@ -40,7 +40,7 @@ from workers.bounded import BoundedCloud
 from workers.clouds import plugin
 from workers.clouds.base import CloudImage, TicketRef, Timeouts
 from workers.journal import TicketJournal
-from workers.lease import Lease
+from workers.lease import TicketLease
 from workers.transfer import Transfer
 
 logger = logging.getLogger(__name__)
@@ -52,7 +52,9 @@ _HASHES_TRUSTED = ("sha512", "sha256", "md5")
 class Attempt:
     """One attempt at a claimed ticket."""
 
-    def __init__(self, store: Store, vault: Vault, settings: Settings, policy: OutboundPolicy, lease: Lease) -> None:
+    def __init__(
+        self, store: Store, vault: Vault, settings: Settings, policy: OutboundPolicy, lease: TicketLease
+    ) -> None:
         self._store = store
         self._leases = store.leases
         self._vault = vault
@@ -64,8 +66,6 @@ class Attempt:
         self._policy = policy
         self._cloud: BoundedCloud | None = None
         self._account: Account | None = None
-        self._check = lease.check
-        """Stops calls to the cloud by raising. The clean-up sets another one."""
         self._steps = tracing.Steps()
 
     def outcome(self) -> State:
@@ -73,18 +73,20 @@ class Attempt:
         try:
             try:
                 return self._decide()
-            except Cancelled:  # noticed while the outcome was being recorded
+            except Cancelled:  # the store told it while the outcome was recorded
                 return self._cancel()
         finally:
             self._steps.end()
             if self._cloud:
-                self._cloud.close()
+                self._cloud.close(self._lease.check_held)
 
     def _decide(self) -> State:
         try:
             self._lease.check()
             self._publish()
-        except (LeaseLost, Cancelled, SQLAlchemyError):
+        except Cancelled:
+            return self._cancel()
+        except (LeaseLost, SQLAlchemyError):
             raise
         except ShuttingDown:
             self._leases.release(self._claim, "The worker shuts down and hands the ticket back")
@@ -160,29 +162,30 @@ class Attempt:
 
     def _upload(self, image: Image, transfer: Transfer) -> CloudImage:
         self._phase(Phase.AUTHENTICATING, "Signing in to the cloud")
-        cloud = self._connect()
+        check = self._lease.check
+        cloud = self._connect(check)
         if cloud.region:
             self._leases.region(self._claim, cloud.region)
         cloud.check(image)
         ref = self._ref()
-        self._lease.check()
+        check()
         for entry in self._journal.entries():
             if entry.state == "condemned":
-                self._remove(entry.cloud_id)
-        uploaded = cloud.find(ref)
+                self._remove(entry.cloud_id, check)
+        found = uploaded = cloud.find(ref)
         if uploaded and uploaded.complete and (wrong := _difference(uploaded, image, transfer)):
             logger.warning("ticket %d: what an earlier attempt left is of no use: %s", self._ticket.id, wrong)
-            self._remove(uploaded.cloud_id)
+            self._remove(uploaded.cloud_id, check)
             uploaded = None
         if uploaded is None or not uploaded.complete:
             self._phase(Phase.UPLOADING, f"Uploading {image.size / MIB:.1f} MiB")
             with self._lease.uploading():
-                uploaded = cloud.upload(image, ref, transfer)
+                uploaded = cloud.upload(image, replace(ref, found=found), transfer)
             self._phase(Phase.VERIFYING, "Comparing what the cloud received with what was registered")
             self._verify(uploaded, image, transfer)
         else:
             self._phase(Phase.VERIFYING, "An earlier attempt had uploaded it all: hash and size are right")
-        self._lease.check()
+        check()
         self._phase(Phase.FINISHING, "Finishing")
         return cloud.finish(uploaded, image)
 
@@ -240,7 +243,9 @@ class Attempt:
                 metrics.RETRIES.labels(self._ticket.platform, reason).inc()
                 return State.QUEUED
             detail = self._leftover(blocked)
-        except (LeaseLost, Cancelled, SQLAlchemyError):
+        except Cancelled:
+            return self._cancel()
+        except (LeaseLost, SQLAlchemyError):
             raise
         except PublisherError as blocked:
             detail = self._leftover(blocked)
@@ -288,17 +293,17 @@ class Attempt:
         return self._settings.attempts_max + self._settings.clean_up_attempts
 
     def _clean_up(self, check: Callable[[], None]) -> None:
-        self._check = check
+        """Delete all that the journal lists, and raise what `check` raises."""
         for entry in self._journal.entries():
             if entry.state != "gone":
                 check()
-                self._remove(entry.cloud_id)
+                self._remove(entry.cloud_id, check)
 
-    def _remove(self, cloud_id: str) -> None:
-        cloud = self._connect()
+    def _remove(self, cloud_id: str, check: Callable[[], None]) -> None:
+        cloud = self._connect(check)
         self._lease.check_held()
         self._journal.condemn(cloud_id)
-        cloud.delete(cloud_id)
+        cloud.delete(cloud_id, check)
         self._journal.gone(cloud_id)
 
     def _leftover(self, blocked: Exception) -> str:
@@ -310,7 +315,8 @@ class Attempt:
 
     # Parts ----------------------------------------------------------------------------------------
 
-    def _connect(self) -> BoundedCloud:
+    def _connect(self, check: Callable[[], None]) -> BoundedCloud:
+        """Sign in, if that is not done yet. `check` stops this, and by default the calls that follow, by raising."""
         if self._cloud is None or self._cloud.left:
             ticket = self._ticket
             if ticket.sealed_secrets is None:
@@ -323,9 +329,6 @@ class Attempt:
                 self._settings.call_timeout_seconds,
                 self._settings.verify_seconds,
             )
-
-            def check() -> None:
-                self._check()
 
             self._cloud = BoundedCloud.connect(
                 plugin(ticket.platform),

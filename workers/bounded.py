@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 from publisher.core.errors import LeaseLost, Reason, TransientCloudError
@@ -49,6 +50,16 @@ class Pulse:
         """Record a sign of life. The plugin calls this before each request and while it waits."""
         self.beat()
         self._check()
+
+    @contextmanager
+    def checking(self, check: Callable[[], None] | None) -> Iterator[None]:
+        """Within the context, let `check` decide whether the plugin must stop. None: what decides otherwise."""
+        usual = self._check
+        self._check = check or usual
+        try:
+            yield
+        finally:
+            self._check = usual
 
 
 class BoundedCloud:
@@ -112,18 +123,21 @@ class BoundedCloud:
     def finish(self, uploaded: CloudImage, image: Image) -> CloudImage:
         return self._call("finish", lambda: self._cloud.finish(uploaded, image), verifies=True)
 
-    def delete(self, cloud_id: str) -> None:
-        self._call("delete", lambda: self._cloud.delete(cloud_id))
+    def delete(self, cloud_id: str, check: Callable[[], None] | None = None) -> None:
+        """Delete an object. `check` replaces the one that `connect` got, for a clean-up that continues after a stop."""
+        with self._pulse.checking(check):
+            self._call("delete", lambda: self._cloud.delete(cloud_id))
 
     def tagged(self, deployment: str) -> Sequence[Tagged]:
         return self._call("tagged", lambda: self._cloud.tagged(deployment))
 
-    def close(self) -> None:
-        """Close the connections. Never raises: the work is done by then."""
+    def close(self, check: Callable[[], None] | None = None) -> None:
+        """Close the connections; `check` as for `delete`. Never raises: the work is done by then."""
         if self.left:  # the abandoned call closes the connections it still uses
             return
         try:
-            _within("close", self._cloud.close, self._pulse, self._timeouts, self._timeouts.silent_seconds)
+            with self._pulse.checking(check):
+                _within("close", self._cloud.close, self._pulse, self._timeouts, self._timeouts.silent_seconds)
         except Exception:
             logger.exception("unexpected, while the connections to a cloud were closed")
 

@@ -22,7 +22,7 @@ from yarl import URL
 from publisher.core.errors import InvalidRequest, PermanentCloudError, PublisherError, Reason, TransientCloudError
 from publisher.core.settings import Settings
 from publisher.outbound.policy import OutboundPolicy
-from publisher.services.image_sources import check_remote
+from publisher.services.image_files import check_remote
 from workers import tls
 from workers.http_clients import aiohttp_connector, trust
 

@@ -47,7 +47,7 @@ class LeaderLoop:
             try:
                 # A name that is new at each turn can renew nothing.
                 name = self._holder if self._renews else f"{self._holder}-{uuid.uuid4()}"
-                self.elected = self._store.leadership.hold(self._role, name, self._term_seconds)
+                self.elected = self._store.leadership.acquire(self._role, name, self._term_seconds)
                 if self.elected:
                     turn()
             except SQLAlchemyError as error:

@@ -1,7 +1,7 @@
-"""Hold a ticket: a thread beside the work renews the lease, writes progress and notices a cancel.
+"""Hold a claim: a thread beside the work renews the lease, writes progress and notices when the work must stop.
 
-The work itself never waits for the database. It leaves the number of bytes sent in `sent`, and calls `check()` often.
-Work that stops calling it is stuck: then the lease is no longer renewed, and another worker takes the ticket over.
+The work itself never waits for the database. It leaves the number of bytes done in `sent`, and calls `check()` often.
+Work that stops calling it is stuck: then the lease is no longer renewed, and another worker takes over.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Self
@@ -33,32 +33,41 @@ _SAMPLES_GROWING = 100
 
 
 class Lease:
-    """A context that holds the ticket."""
+    """A context that holds the claim of one record: a ticket, or an image that is registered."""
 
-    def __init__(self, leases: Leases, claim: Claim, settings: Settings, drain: Drain, *, asked: float) -> None:
-        """`asked` is when the claim was requested, by the monotonic clock: the store may have been slow."""
-        self.claim = claim
-        self.sent = 0
-        """Bytes of the image sent in this attempt."""
-        self._leases = leases
-        self._settings = settings
-        self._drain = drain
-        self._renewed = asked
-        self._checked = asked
-        self._silent_seconds = settings.stall_seconds + settings.lease_seconds
-        self._accepted = asked + claim.ticket.accepted - claim.now
-        self._deadline = math.inf
-        if settings.deadline_seconds:
-            self._deadline = self._accepted + settings.deadline_seconds
+    def __init__(
+        self,
+        name: str,
+        renew: Callable[[], bool],
+        settings: Settings,
+        *,
+        stops: Callable[[], bool],
+        silent_seconds: float,
+        asked: float,
+        deadline: float = math.inf,
+    ) -> None:
+        """`renew` is called every `progress_seconds`. It says whether it has renewed the lease, or only looked.
+
+        It raises `LeaseLost` or `Cancelled`, and `SQLAlchemyError` if the store did not answer. `name` ("ticket 7")
+        begins messages of the log. `stops` says whether this worker must hand its work back. Work that has not called
+        `check` for `silent_seconds` is stuck. `asked` is when the claim was requested: the store may have been slow.
+        `deadline` is when the work must be done. Both are times of the monotonic clock.
+        """
+        self.sent = self.total = 0
+        """Bytes done in this attempt, and how many there are; 0 if that is not known."""
+        self.cancelled = False
+        self._name = name
+        self._renew = renew
+        self._stops = stops
+        self._progress_seconds = settings.progress_seconds
+        self._lease_seconds = settings.lease_seconds
+        self._silent_seconds = silent_seconds
+        self._deadline = deadline
+        self._renewed = self._checked = asked
         self._lost = False
         self._over = False
-        self._cancelled = claim.ticket.state is State.CANCELLING
-        self._uploading_since: float | None = None
-        self._sampled = 0.0
-        self._counted = 0
-        self._writing = threading.Lock()
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=with_context(self._keep), name=f"lease-{claim.ticket.id}", daemon=True)
+        self._thread = threading.Thread(target=with_context(self._keep), name=f"lease of {name}", daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -74,15 +83,11 @@ class Lease:
 
     @property
     def seconds_left(self) -> float:
-        """Seconds until the ticket's deadline: negative once it has passed, infinite if there is none."""
+        """Seconds until the deadline: negative once it has passed, infinite if there is none."""
         return self._deadline - time.monotonic()
 
-    @property
-    def seconds_since_acceptance(self) -> float:
-        return max(0.0, time.monotonic() - self._accepted)
-
     def check(self) -> None:
-        """Raise `LeaseLost`, `Cancelled`, `DeadlinePassed` or `ShuttingDown` if the work must stop.
+        """Raise `LeaseLost`, `Cancelled`, `ShuttingDown` or `DeadlinePassed` if the work must stop.
 
         Cheap enough to call often.
         """
@@ -93,9 +98,9 @@ class Lease:
     def check_wanted(self) -> None:
         """Raise as `check` does, but ignore the deadline. For the clean-up after a failure."""
         self.check_held()
-        if self._cancelled:
+        if self.cancelled:
             raise Cancelled
-        if self._drain.over:
+        if self._stops():
             raise ShuttingDown
 
     def check_held(self) -> None:
@@ -110,9 +115,60 @@ class Lease:
         Uses this process's own clock first: after a pause longer than the lease, it knows that the lease is lost
         without asking the store.
         """
-        if time.monotonic() - self._renewed > self._settings.lease_seconds:
+        if time.monotonic() - self._renewed > self._lease_seconds:
             self._lost = True
         return not self._lost
+
+    def _keep(self) -> None:
+        while not self._ended.wait(self._progress_seconds):
+            if not self._holds():
+                return
+            asked = time.monotonic()
+            if asked - self._checked > self._silent_seconds:
+                logger.error("%s: the work is stuck: it did not move for %.0f s", self._name, self._silent_seconds)
+                self._lost = True
+                return
+            try:
+                if self._renew():
+                    self._renewed = asked
+            except Cancelled:
+                self.cancelled = True
+            except LeaseLost:
+                self._lost = True
+                return
+            except SQLAlchemyError as error:
+                # The next turn tries again. If the store stays away, the lease runs out and `check` stops the work.
+                metrics.STORE_ERRORS.inc()
+                logger.warning("%s: the store did not answer: %s", self._name, type(error).__name__)
+
+
+class TicketLease(Lease):
+    """The lease of a ticket, which also counts what is uploaded, and keeps samples of the progress."""
+
+    def __init__(self, leases: Leases, claim: Claim, settings: Settings, drain: Drain, *, asked: float) -> None:
+        self._accepted = asked + claim.ticket.accepted - claim.now
+        super().__init__(
+            f"ticket {claim.ticket.id}",
+            self._renew_ticket,
+            settings,
+            stops=lambda: drain.over,
+            silent_seconds=settings.stall_seconds + settings.lease_seconds,
+            asked=asked,
+            deadline=self._accepted + (settings.deadline_seconds or math.inf),
+        )
+        self.claim = claim
+        self.cancelled = claim.ticket.state is State.CANCELLING
+        self._leases = leases
+        self._renew_seconds = settings.lease_renew_seconds
+        self._uploading_since: float | None = None
+        self._sampled = 0.0
+        self._counted = 0
+        self._written = 0
+        self._writing = threading.Lock()
+
+    @property
+    def seconds_since_acceptance(self) -> float:
+        return max(0.0, time.monotonic() - self._accepted)
 
     @contextmanager
     def uploading(self) -> Iterator[None]:
@@ -145,7 +201,7 @@ class Lease:
     def _write(self, sent: int, *, sample: bool) -> None:
         with self._writing:
             asked = time.monotonic()
-            self._leases.renew(self.claim, self._settings.lease_seconds, sent=sent, sample=sample)
+            self._leases.renew(self.claim, self._lease_seconds, sent=sent, sample=sample)
             self._renewed = asked
             if sample:
                 self._sampled = asked
@@ -154,35 +210,17 @@ class Lease:
         since = self._uploading_since
         return since is not None and now - self._sampled >= max(_SAMPLE_SECONDS, (now - since) / _SAMPLES_GROWING)
 
-    def _keep(self) -> None:
-        written = 0
-        while not self._ended.wait(self._settings.progress_seconds):
-            if not self._holds():
-                return
-            asked = time.monotonic()
-            if asked - self._checked > self._silent_seconds:
-                id = self.claim.ticket.id
-                logger.error("ticket %d: the work is stuck: it did not move for %.0f s", id, self._silent_seconds)
-                self._lost = True
-                return
-            sent, due = self.sent, asked - self._renewed >= self._settings.lease_renew_seconds
-            self._count(sent)
-            try:
-                if self._cancelled:
-                    if due:
-                        self._leases.hold(self.claim, self._settings.lease_seconds)
-                        self._renewed = asked
-                elif due or sent != written:
-                    self._write(sent, sample=self._sample_due(asked))
-                    written = sent
-                else:
-                    self._leases.check(self.claim)
-            except Cancelled:
-                self._cancelled = True
-            except LeaseLost:
-                self._lost = True
-                return
-            except SQLAlchemyError as error:
-                # The next turn tries again. If the store stays away, the lease runs out and `check` stops the work.
-                metrics.STORE_ERRORS.inc()
-                logger.warning("ticket %d: the store did not answer: %s", self.claim.ticket.id, type(error).__name__)
+    def _renew_ticket(self) -> bool:
+        now, sent = time.monotonic(), self.sent
+        due = now - self._renewed >= self._renew_seconds
+        self._count(sent)
+        if self.cancelled:
+            if due:
+                self._leases.extend(self.claim, self._lease_seconds)
+            return due
+        if due or sent != self._written:
+            self._write(sent, sample=self._sample_due(now))
+            self._written = sent
+            return True
+        self._leases.check(self.claim)
+        return False

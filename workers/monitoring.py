@@ -10,7 +10,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from publisher.core.allowed_hosts import is_allowed
-from publisher.core.errors import NotAllowed, NotAuthenticated, PublisherError
 from publisher.core.settings import Settings
 from publisher.services.health import Readiness, ReadinessCheck, store_check
 from publisher.store import Store
@@ -79,23 +78,18 @@ class MonitoringServer:
         return {"/metrics": self._metrics, "/healthz": lambda _: _json(200, {"alive": True}), "/readyz": self._readyz}
 
     def _metrics(self, request: BaseHTTPRequestHandler) -> _Answer:
-        try:
-            self._monitors.admit(
-                request.client_address[0],
-                request.headers.get("Authorization"),
-                by_proxy=False,
-                own_host=is_allowed(
-                    request.headers.get("Host", ""),
-                    self._settings,
-                    local_address=request.connection.getsockname()[0],
-                ),
-            )
-        except NotAuthenticated as error:
-            return _words(401, error, {"WWW-Authenticate": "Bearer"})
-        except NotAllowed as error:
-            return _words(403, error)
-        except PublisherError:
-            return _words(503, "the token that is wanted cannot be read")
+        refusal = self._monitors.refusal(
+            request.client_address[0],
+            request.headers.get("Authorization"),
+            by_proxy=False,
+            own_host=is_allowed(
+                request.headers.get("Host", ""),
+                self._settings,
+                local_address=request.connection.getsockname()[0],
+            ),
+        )
+        if refusal:
+            return _words(refusal.status, refusal.message, dict(refusal.headers))
         return 200, CONTENT_TYPE, exposition(self._registry), {}
 
     def _readyz(self, _: BaseHTTPRequestHandler) -> _Answer:

@@ -11,12 +11,9 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from publisher.core.checksums import check
 from publisher.core.errors import (
     ImageFileError,
     ImageTooLarge,
@@ -26,19 +23,20 @@ from publisher.core.errors import (
     ShuttingDown,
     TransientCloudError,
 )
-from publisher.core.image import Digests, Image, ImageState, open_under
+from publisher.core.image import Digests, Image, ImageState, check_checksums, open_under
 from publisher.core.settings import Settings
 from publisher.files import unfinished
 from publisher.files.compression import HEAD_BYTES, compression_of, unpacked_name
 from publisher.files.disk_format import examine
 from publisher.files.hashing import Hasher, pieces
 from publisher.files.image_writer import ImageWriter, UnpackLimits, Written
-from publisher.services.image_sources import file_name, is_remote
+from publisher.services.image_files import is_remote, source_name
 from publisher.store import Store
-from publisher.store.registrations import Registration, Registrations
-from publisher.telemetry.logs import bound, with_context
+from publisher.store.registrations import Registration
+from publisher.telemetry.logs import bound
 from workers.backoff import retry_delay
 from workers.fetch import fetch
+from workers.lease import Lease
 
 logger = logging.getLogger(__name__)
 
@@ -127,30 +125,49 @@ class Registrar:
         # Discard what an earlier attempt or an earlier generation of the image has left: no ticket needs it any more.
         unfinished.discard(root, image.location)
         unfinished.discard_fetched(root, image.id, claim.token)
-        with RegistrationLease(
-            self._registrations, claim, self._settings, self._shutting_down, asked=asked
-        ) as progress:
+        with self._lease(claim, asked) as lease:
             if is_remote(source):
-                self._bring_in(claim, progress, lambda writer: _fetch(source, writer, self._settings, progress))
+                self._bring_in(claim, lease, lambda writer: _fetch(source, writer, self._settings, lease))
                 return
             with io.FileIO(open_under(root, source)) as file:
-                progress.total = os.fstat(file.fileno()).st_size
+                lease.total = os.fstat(file.fileno()).st_size
                 if compression_of(os.pread(file.fileno(), HEAD_BYTES, 0)) is not None:
-                    self._bring_in(claim, progress, lambda writer: _copy(file, writer, progress))
+                    self._bring_in(claim, lease, lambda writer: _copy(file, writer, lease))
                     return
-                digests = _digest(file, progress)
-            check(image.expected, digests.by_algorithm())
+                digests = _digest(file, lease)
+            check_checksums(image.expected, digests.by_algorithm())
             self._ready(claim, digests, root / source, source)
 
-    def _bring_in(self, claim: Registration, progress: RegistrationLease, fill: Callable[[ImageWriter], None]) -> None:
+    def _lease(self, claim: Registration, asked: float) -> Lease:
+        """Return the lease of an image, which holds the claim once it is entered."""
+        settings = self._settings
+
+        def renew() -> bool:
+            # At every turn, even without progress: the write is what notices a cancel.
+            total = max(lease.sent, lease.total)
+            self._registrations.renew(claim, settings.lease_seconds, sent=lease.sent, total=total)
+            return True
+
+        lease = Lease(
+            f"image {claim.image.id}",
+            renew,
+            settings,
+            stops=self._shutting_down.is_set,
+            # Some steps, such as flushing a whole image to the disk, take long and cannot be interrupted.
+            silent_seconds=settings.verify_seconds + settings.stall_seconds,
+            asked=asked,
+        )
+        return lease
+
+    def _bring_in(self, claim: Registration, lease: Lease, fill: Callable[[ImageWriter], None]) -> None:
         """Let `fill` write a new file, move the file under the image root, and register it."""
         image, root = claim.image, self._settings.images
         location = ""
         with unfinished.fetching(root, image.id, claim.token) as incoming:
             try:
-                written = _write(image, incoming, self._settings, progress, fill)
-                location = unfinished.new_location(unpacked_name(file_name(image.source or ""), written.compression))
-                self._registrations.place(claim, location)
+                written = _write(image, incoming, self._settings, lease, fill)
+                location = unfinished.new_location(unpacked_name(source_name(image.source or ""), written.compression))
+                self._registrations.record_location(claim, location)
                 unfinished.bring_in(root, incoming, location)
                 self._ready(claim, written.digests, root / location, location)
             except SQLAlchemyError:
@@ -167,11 +184,11 @@ class Registrar:
         disk = examine(
             file,
             wanted_format=claim.image.wanted_format,
-            file_name=file_name(location),
+            file_name=source_name(location),
             virtual_size_max=self._settings.virtual_size_max,
         )
         if location == claim.image.source:
-            self._registrations.place(claim, location)
+            self._registrations.record_location(claim, location)
         self._registrations.ready(
             claim,
             format=disk.format,
@@ -196,102 +213,23 @@ class Registrar:
         return ImageState.FAILED
 
 
-class RegistrationLease:
-    """Holds the claim inside its context: a thread of its own renews the lease and writes the progress.
-
-    Work that has not called `check` for a long time is stuck: then the lease is no longer renewed.
-    """
-
-    def __init__(
-        self,
-        registrations: Registrations,
-        claim: Registration,
-        settings: Settings,
-        shutting_down: threading.Event,
-        *,
-        asked: float,
-    ) -> None:
-        """`asked` is the time at which the claim was requested, by the monotonic clock."""
-        self.sent = self.total = 0
-        self._registrations = registrations
-        self._claim = claim
-        self._settings = settings
-        self._shutting_down = shutting_down
-        self._renewed = self._checked = asked
-        # Some steps, such as flushing a whole image to the disk, take long and cannot be interrupted.
-        self._silent_seconds = settings.verify_seconds + settings.stall_seconds
-        self._lost = False
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=with_context(self._keep), name=f"image-{claim.image.id}", daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def check(self) -> None:
-        """Raise `LeaseLost` or `ShuttingDown` if the work must stop. Cheap enough to call often."""
-        if not self._holds():
-            raise LeaseLost
-        self._checked = time.monotonic()
-        if self._shutting_down.is_set():
-            raise ShuttingDown
-
-    def _holds(self) -> bool:
-        """Return whether the lease still holds.
-
-        Uses this process's own clock first: after a pause longer than the lease, it knows that the lease is lost
-        without asking the store.
-        """
-        if time.monotonic() - self._renewed > self._settings.lease_seconds:
-            self._lost = True
-        return not self._lost
-
-    def _keep(self) -> None:
-        # Write at every turn, even without progress: the write is what notices a cancel.
-        while not self._ended.wait(self._settings.progress_seconds):
-            if not self._holds():
-                return
-            asked = time.monotonic()
-            if asked - self._checked > self._silent_seconds:
-                id = self._claim.image.id
-                logger.error("image %d: the work is stuck: it did not move for %.0f s", id, self._silent_seconds)
-                self._lost = True
-                return
-            try:
-                self._registrations.renew(
-                    self._claim, self._settings.lease_seconds, sent=self.sent, total=max(self.sent, self.total)
-                )
-                self._renewed = asked
-            except LeaseLost:
-                self._lost = True
-                return
-            except SQLAlchemyError as error:
-                logger.warning("image %d: the store did not answer: %s", self._claim.image.id, type(error).__name__)
-
-
-def _digest(file: io.FileIO, progress: RegistrationLease) -> Digests:
-    """Hash a file. Raises what `RegistrationLease.check` raises."""
+def _digest(file: io.FileIO, lease: Lease) -> Digests:
+    """Hash a file. Raises what `Lease.check` raises."""
     hasher = Hasher()
     for piece in pieces(file):
-        progress.check()
+        lease.check()
         hasher.update(piece)
-        progress.sent = hasher.size
+        lease.sent = hasher.size
     return hasher.digests()
 
 
 def _write(
-    image: Image, incoming: Path, settings: Settings, progress: RegistrationLease, fill: Callable[[ImageWriter], None]
+    image: Image, incoming: Path, settings: Settings, lease: Lease, fill: Callable[[ImageWriter], None]
 ) -> Written:
     """Let `fill` write a file, and finish it. Raises what `fill` and `ImageWriter` raise."""
     limits = UnpackLimits.of(settings)
     try:
-        with ImageWriter(incoming, limits, field="location", expected=image.expected, check=progress.check) as writer:
+        with ImageWriter(incoming, limits, field="location", expected=image.expected, check=lease.check) as writer:
             fill(writer)
             return writer.finish()
     except OSError as error:
@@ -300,20 +238,20 @@ def _write(
         raise
 
 
-def _copy(file: io.FileIO, writer: ImageWriter, progress: RegistrationLease) -> None:
+def _copy(file: io.FileIO, writer: ImageWriter, lease: Lease) -> None:
     """Unpack a file under the image root."""
     for piece in pieces(file):
-        progress.check()
+        lease.check()
         writer.write(piece)
-        progress.sent = writer.received
+        lease.sent = writer.received
 
 
-def _fetch(source: str, writer: ImageWriter, settings: Settings, progress: RegistrationLease) -> None:
+def _fetch(source: str, writer: ImageWriter, settings: Settings, lease: Lease) -> None:
     """Fetch the file that a URL names. Raises what `fetch` raises, and `ImageTooLarge`."""
     looked_at = 0
 
     def expect(total: int) -> None:
-        progress.total = total
+        lease.total = total
         _check_size(total, settings)
         _check_room(total, settings)
 
@@ -322,13 +260,13 @@ def _fetch(source: str, writer: ImageWriter, settings: Settings, progress: Regis
         _check_size(writer.received + len(piece), settings)
         if writer.received - looked_at >= _ROOM_BYTES:
             looked_at = writer.received
-            _check_room(max(0, progress.total - writer.received), settings)
+            _check_room(max(0, lease.total - writer.received), settings)
         writer.write(piece)
-        progress.sent = writer.received
+        lease.sent = writer.received
 
-    fetch(source, settings, expect=expect, take=take, check=progress.check)
-    if progress.total and writer.received != progress.total:
-        raise TransientCloudError(f"{writer.received} of {progress.total} bytes came, then the connection ended")
+    fetch(source, settings, expect=expect, take=take, check=lease.check)
+    if lease.total and writer.received != lease.total:
+        raise TransientCloudError(f"{writer.received} of {lease.total} bytes came, then the connection ended")
 
 
 def _check_size(size: int, settings: Settings) -> None:

@@ -23,7 +23,7 @@ from publisher.telemetry.logs import bound
 from workers import metrics
 from workers.attempt import Attempt
 from workers.drain import Drain
-from workers.lease import Lease
+from workers.lease import TicketLease
 
 logger = logging.getLogger(__name__)
 
@@ -118,7 +118,7 @@ class Runner:
             metrics.LEASES_LOST.labels("successor").inc()
         outcome = "lost"
         try:
-            with Lease(self._store.leases, claim, self._settings, self._drain, asked=asked) as lease:
+            with TicketLease(self._store.leases, claim, self._settings, self._drain, asked=asked) as lease:
                 outcome = state = Attempt(self._store, self._vault, self._settings, self._policy, lease).outcome()
         finally:
             metrics.ATTEMPTS.labels(claim.ticket.platform, outcome).inc()

@@ -1,4 +1,4 @@
-"""The tasks and signal handlers that Celery calls: a few lines each."""
+"""The tasks and signal handlers that Celery calls, and the worker's process that they work for."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import os
 import socket
 import threading
 from collections.abc import Callable
-from functools import cache
+from functools import cached_property
 from typing import Any, TypeVar
 
 from celery.signals import worker_init, worker_ready, worker_shutdown
 from sqlalchemy.exc import SQLAlchemyError
 
+from publisher.core.settings import Settings
 from publisher.core.vault import Vault
 from publisher.files import unfinished
 from publisher.platforms.registry import installed
@@ -33,60 +34,101 @@ from workers.runner import Runner
 from workers.sweeper import Sweeper
 from workers.webhook_sender import Notifier
 
-drain = Drain(settings.drain_seconds)
-HOST = socket.gethostname()
-WORKER = f"{HOST}-{os.getpid()}"
-consumer = Consumer()
-heartbeats: list[Heartbeat] = []
-"""The heartbeat of this process; empty until the worker is ready."""
-Found = TypeVar("Found")
+Record = TypeVar("Record")
 
 
-@cache
-def store() -> Store:
-    return Store.open(settings)
+class WorkerProcess:
+    """What the process of a worker consists of.
+
+    Its parts are created when they are first used, and again if that failed: Celery only logs the errors of its signal
+    handlers, so a worker that was started before its database or its key file is there works once they are.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._host = socket.gethostname()
+        self._name = f"{self._host}-{os.getpid()}"
+        self._drain = Drain(settings.drain_seconds)
+        self._consumer = Consumer()
+        self._heartbeat: Heartbeat | None = None
+
+    @cached_property
+    def store(self) -> Store:
+        return Store.open(self._settings)
+
+    @cached_property
+    def _vault(self) -> Vault:
+        return Vault.from_file(self._settings.key_file, production=self._settings.production)
+
+    @cached_property
+    def _wakeups(self) -> Wakeups:
+        return Wakeups(self.store, WakeQueue.open(self._settings))
+
+    @cached_property
+    def runner(self) -> Runner:
+        return Runner(
+            self.store, self._vault, self._settings, worker=self._name, drain=self._drain, wakeups=self._wakeups
+        )
+
+    @cached_property
+    def registrar(self) -> Registrar:
+        return Registrar(self.store, self._settings, worker=self._name, shutting_down=self._drain.begun)
+
+    @cached_property
+    def _notifier(self) -> Notifier:
+        return Notifier(self.store, self._vault, self._settings, holder=self._name, stop=self._drain.begun)
+
+    def prepare(self) -> None:
+        """Report at the start, not at the first ticket, if something is not set up, and load the plugins."""
+        serve(self.store, self._settings, readiness(self.store, self._consumer, self._drain))
+        self.store.check_schema()
+        # Left by workers that were killed on this machine: the reconciler may run on another one, which does not see
+        # their locks.
+        unfinished.discard_abandoned(self._settings.images, self.store.images.has_file)
+        _ = self.runner, self._notifier
+        for platform in installed():
+            plugin(platform)
+
+    def begin(self, consumer: Any) -> None:
+        """Handle signals, and start what runs beside the tasks. `consumer` is Celery's, which takes the messages."""
+        self._drain.listen()
+        self._consumer.runs(consumer)
+        settings, name, stop = self._settings, self._name, self._drain.begun
+        member = Member(name, self._host, os.getpid(), consumer.hostname, __version__, settings.worker_concurrency)
+        reconciler = Reconciler(self.store, WakeQueue.open(settings), settings, holder=name, stop=stop)
+        sweeper = Sweeper(self.store, self._vault, settings, worker=name, stop=stop)
+        with bound(worker=name):
+            self._heartbeat = Heartbeat(self.store.fleet, member, settings.heartbeat_seconds, self._drain)
+            self._heartbeat.start()
+            jobs = {"reconciler": reconciler.run, "sweeper": sweeper.run, "notifier": self._notifier.run}
+            for job, run in jobs.items():
+                threading.Thread(target=with_context(run), name=job, daemon=True).start()
+
+    def end(self) -> None:
+        """Record in the store that this worker has ended."""
+        if self._heartbeat:
+            self._heartbeat.stop()
 
 
-@cache
-def queue() -> WakeQueue:
-    return WakeQueue.open(settings)
-
-
-@cache
-def vault() -> Vault:
-    return Vault.from_file(settings.key_file, production=settings.production)
-
-
-@cache
-def runner() -> Runner:
-    return Runner(store(), vault(), settings, worker=WORKER, drain=drain, wakeups=Wakeups(store(), queue()))
-
-
-@cache
-def registrar() -> Registrar:
-    return Registrar(store(), settings, worker=WORKER, shutting_down=drain.begun)
-
-
-@cache
-def notifier() -> Notifier:
-    return Notifier(store(), vault(), settings, holder=WORKER, stop=drain.begun)
+_process: WorkerProcess
+"""Created when Celery starts a worker, before the first task."""
 
 
 @app.task(name=PUBLISH_TASK, Request=Message)  # type: ignore[untyped-decorator]  # Celery has no types
 def publish(ticket_id: int) -> str:
     """Publish one ticket as far as possible."""
-    state = runner().run(ticket_id, go_on=True)
-    return tell_ticket(state, _read(store().tickets.get, ticket_id))
+    state = _process.runner.run(ticket_id, go_on=True)
+    return tell_ticket(state, _read(_process.store.tickets.get, ticket_id))
 
 
 @app.task(name=REGISTER_TASK, Request=Message)  # type: ignore[untyped-decorator]
 def register(image_id: int) -> str:
     """Register one image as far as possible."""
-    state = registrar().run(image_id, go_on=True)
-    return tell_image(state, _read(store().images.get, image_id))
+    state = _process.registrar.run(image_id, go_on=True)
+    return tell_image(state, _read(_process.store.images.get, image_id))
 
 
-def _read(get: Callable[[int], Found | None], id: int) -> Found | None:
+def _read(get: Callable[[int], Record | None], id: int) -> Record | None:
     """Read a record, for monitors. Returns None if it cannot be read."""
     try:
         return get(id)
@@ -96,39 +138,18 @@ def _read(get: Callable[[int], Found | None], id: int) -> Found | None:
 
 @worker_init.connect  # type: ignore[untyped-decorator]
 def _prepare(**_: Any) -> None:
-    """Fail at the start, not at the first ticket, if something is not set up.
-
-    Load the plugins before the first ticket needs them.
-    """
+    global _process
     tracing.configure("worker")
-    serve(store(), settings, readiness(store(), consumer, drain))
-    store().check_schema()
-    # Left by workers that were killed on this machine: the reconciler may run on another one, which does not see their
-    # locks.
-    unfinished.discard_abandoned(settings.images, store().images.has_file)
-    runner()
-    notifier()
-    for platform in installed():
-        plugin(platform)
+    _process = WorkerProcess(settings)
+    _process.prepare()
 
 
 @worker_ready.connect  # type: ignore[untyped-decorator]
 def _ready(sender: Any, **_: Any) -> None:
-    drain.listen()
-    consumer.runs(sender)
-    member = Member(WORKER, HOST, os.getpid(), sender.hostname, __version__, settings.worker_concurrency)
-    reconciler = Reconciler(store(), WakeQueue.open(settings), settings, holder=WORKER, stop=drain.begun)
-    sweeper = Sweeper(store(), vault(), settings, worker=WORKER, stop=drain.begun)
-    with bound(worker=WORKER):
-        heartbeats.append(Heartbeat(store().fleet, member, settings.heartbeat_seconds, drain))
-        heartbeats[-1].start()
-        threading.Thread(target=with_context(reconciler.run), name="reconciler", daemon=True).start()
-        threading.Thread(target=with_context(sweeper.run), name="sweeper", daemon=True).start()
-        threading.Thread(target=with_context(notifier().run), name="notifier", daemon=True).start()
+    _process.begin(sender)
 
 
 @worker_shutdown.connect  # type: ignore[untyped-decorator]
 def _ended(**_: Any) -> None:
-    for each in heartbeats:
-        each.stop()
+    _process.end()
     tracing.close()

@@ -20,6 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from standardwebhooks import Webhook
 
 from publisher.core.errors import ConfigurationError, NetworkRefused, NotFound
+from publisher.core.service_urls import parse_delays
 from publisher.core.settings import Settings
 from publisher.core.vault import Vault
 from publisher.outbound.policy import OutboundPolicy
@@ -58,7 +59,7 @@ class Notifier:
         self._store = store
         self._vault = vault
         self._policy = OutboundPolicy.of(settings)
-        self._delays = delays(settings.notify_retry_seconds)
+        self._delays = parse_delays(settings.notify_retry_seconds)
         self._timeout_seconds = settings.notify_timeout_seconds
         self._stop = stop
         self._loop = LeaderLoop(
@@ -104,7 +105,7 @@ class Notifier:
         """Send one notification, then give the free place to the next receiver."""
         try:
             try:
-                told = self._store.notifications.take(*receiver, self._timeout_seconds + _HELD_SECONDS)
+                told = self._store.notifications.claim(*receiver, self._timeout_seconds + _HELD_SECONDS)
                 if told is not None:
                     self._tell(told)
             finally:
@@ -177,17 +178,6 @@ class Notifier:
         if sealed is None:
             raise NoSecret(f"'{owner}' has no secret to sign it with any more")
         return open_secret(self._vault, sealed)
-
-
-def delays(text: str) -> list[float]:
-    """Parse `notify_retry_seconds`. Raises `ConfigurationError`."""
-    try:
-        found = [float(each) for each in text.split(",") if each.strip()]
-    except ValueError:
-        found = [-1.0]
-    if not all(0 <= each < float("inf") for each in found):
-        raise ConfigurationError("PUBLISHER_NOTIFY_RETRY_SECONDS: give seconds, with commas between") from None
-    return found
 
 
 def _reason(error: Exception) -> str:

@@ -54,6 +54,6 @@ def _names(kind: str, beginning: str) -> Sequence[tuple[str, str]]:
         return []  # opening it would create an empty one
     store = Store.open(settings)
     try:
-        return store.inspection.names(kind, beginning, _COUNT)
+        return store.names(kind, beginning, _COUNT)
     finally:
         store.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -19,6 +19,7 @@ from publisher.cli.ping import ping_workers
 from publisher.core.closed_pipe import no_outcome
 from publisher.core.errors import PublisherError, QueueUnavailable
 from publisher.core.settings import Settings
+from publisher.core.settings_reader import Reading, variable
 from publisher.core.settings_report import only_for_a_trial, unknown
 
 _PING_SECONDS = 1.0
@@ -59,13 +60,11 @@ def doctor(as_json: Json = False) -> None:
 
     The exit code is 1 if a check fails.
     """
-    settings = Settings.from_environment()
     findings: list[Finding] = []
-    for check in CHECKS:
-        for finding in check(settings):
-            findings.append(finding)
-            if not as_json:
-                _print(finding)
+    for finding in _findings(Settings.examine()):
+        findings.append(finding)
+        if not as_json:
+            _print(finding)
     ok = all(finding.level is not Level.FAIL for finding in findings)
     if as_json:
         print_json(
@@ -80,14 +79,26 @@ def doctor(as_json: Json = False) -> None:
     raise typer.Exit(0 if ok else 1)
 
 
-def check_settings(settings: Settings) -> Iterator[Finding]:
-    wrong = [each.message for each in unknown()]
-    wrong += only_for_a_trial(settings) if settings.production else []
-    for words in wrong:
-        message, _, advice = words.partition("; ")
-        yield Finding("settings", Level.WARN, message, advice)
-    if not wrong:
-        yield Finding("settings", Level.OK, "each variable is one that is read")
+def _findings(reading: Reading[Settings]) -> Iterator[Finding]:
+    yield from check_settings(reading)
+    invalid = {name for each in reading.problems for name in each.names}
+    for check in CHECKS:
+        name, needed = _NEEDED.get(check, ("", frozenset()))
+        if missing := sorted(needed & invalid):
+            advice = "correct the settings, then run this again"
+            yield Finding(name, Level.WARN, f"not checked: it needs {', '.join(map(variable, missing))}", advice)
+        else:
+            yield from check(reading.settings)
+
+
+def check_settings(reading: Reading[Settings]) -> Iterator[Finding]:
+    for problem in reading.problems:
+        yield Finding("settings", Level.FAIL, problem.message, "correct it, or remove it to use the default")
+    wrong = [*unknown(), *(only_for_a_trial(reading.settings) if reading.settings.production else ())]
+    for each in wrong:
+        yield Finding("settings", Level.WARN, each.problem, each.advice)
+    if not wrong and not reading.problems:
+        yield Finding("settings", Level.OK, "all values are valid, and each variable is a setting")
 
 
 def check_database(settings: Settings) -> Iterator[Finding]:
@@ -95,18 +106,20 @@ def check_database(settings: Settings) -> Iterator[Finding]:
 
     if not settings.database_url and not (settings.data_dir / "publisher.db").exists():
         # Opening it would create an empty one.
-        yield Finding("database", Level.FAIL, f"there is none in {settings.data_dir} yet", "run: publisher migrate")
+        yield Finding(
+            "database", Level.FAIL, f"there is no database in {settings.data_dir} yet", "run: publisher migrate"
+        )
         return
     try:
         with open_store(settings) as store:
             backend = make_url(settings.database).get_backend_name()
             users = len(store.users.list())
     except PublisherError as error:
-        yield Finding("database", Level.FAIL, str(error), "see PUBLISHER_DATABASE_URL and PUBLISHER_DATA_DIR")
+        yield Finding("database", Level.FAIL, str(error), "check PUBLISHER_DATABASE_URL and PUBLISHER_DATA_DIR")
         return
-    yield Finding("database", Level.OK, f"{backend}, tables of this version")
+    yield Finding("database", Level.OK, f"{backend}, with the tables of this version")
     if not users:
-        yield Finding("users", Level.WARN, "there is none", "run: publisher users add root --admin")
+        yield Finding("users", Level.WARN, "there are no users yet", "run: publisher users add root --admin")
 
 
 def check_broker(settings: Settings) -> Iterator[Finding]:
@@ -115,15 +128,19 @@ def check_broker(settings: Settings) -> Iterator[Finding]:
 
     broker, queue = Broker.of(settings), WakeQueue.open(settings)
     if broker.uses_tls and not broker.verify:
-        advice = "remove PUBLISHER_BROKER_TLS_VERIFY; name the authority of a private one with PUBLISHER_BROKER_CA_FILE"
+        advice = "remove PUBLISHER_BROKER_TLS_VERIFY; for a private authority, set PUBLISHER_BROKER_CA_FILE"
         yield Finding("broker TLS", Level.WARN, broker.trust, advice)
     elif broker.uses_tls:
         yield Finding("broker TLS", Level.OK, broker.trust)
     try:
         queue.check()
     except QueueUnavailable as error:
-        advice = "check PUBLISHER_BROKER_URL, and that it runs" if settings.broker_url else "start it: publisher up"
-        yield Finding("broker", Level.FAIL, f"{error}; accepted tickets wait", advice)
+        advice = (
+            "check PUBLISHER_BROKER_URL, and whether the broker runs"
+            if settings.broker_url
+            else "start it: publisher up"
+        )
+        yield Finding("broker", Level.FAIL, f"{error}; tickets wait until it can be reached", advice)
     else:
         yield Finding("broker", Level.OK, "answers" if settings.broker_url else "the embedded Redis answers")
     finally:
@@ -134,27 +151,34 @@ def check_key(settings: Settings) -> Iterator[Finding]:
     from publisher.core.vault import Vault
 
     if not settings.key_file.exists():
-        advice = "publisher up makes one; one that is elsewhere is named with PUBLISHER_SECRET_KEY_FILE"
-        yield Finding("key", Level.FAIL, f"there is no {settings.key_file}", advice)
+        advice = "start publisher up, which creates it; if you have a key elsewhere, set PUBLISHER_SECRET_KEY_FILE"
+        yield Finding("key", Level.FAIL, f"{settings.key_file} does not exist", advice)
         return
     try:
         Vault.from_file(settings.key_file)
     except PublisherError as error:
-        yield Finding("key", Level.FAIL, str(error), "put the right key file in its place")
+        yield Finding("key", Level.FAIL, str(error), "restore the right key file")
     else:
-        yield Finding("key", Level.OK, f"{settings.key_file}, readable by you alone")
+        yield Finding("key", Level.OK, f"{settings.key_file}, which only you can read")
 
 
 def check_image_root(settings: Settings) -> Iterator[Finding]:
     root = settings.images
     if not root.exists():
-        yield Finding("images", Level.WARN, f"there is no {root} yet", "the first `publisher images add` makes it")
+        yield Finding(
+            "images", Level.WARN, f"{root} does not exist yet", "add an image, which creates it: publisher images add"
+        )
     elif not root.is_dir():
-        yield Finding("images", Level.FAIL, f"{root} is not a directory", "see PUBLISHER_IMAGE_ROOT")
+        yield Finding("images", Level.FAIL, f"{root} is not a directory", "set PUBLISHER_IMAGE_ROOT to a directory")
     elif not os.access(root, os.R_OK | os.X_OK):
-        yield Finding("images", Level.FAIL, f"{root} cannot be read", f"give {_me()} leave to read it")
+        yield Finding("images", Level.FAIL, f"{root} cannot be read", f"allow {_me()} to read it")
     elif not os.access(root, os.W_OK):
-        yield Finding("images", Level.WARN, f"{root} cannot be written to", "images cannot be registered from here")
+        yield Finding(
+            "images",
+            Level.WARN,
+            f"{root} is read-only: no image can be registered here",
+            f"allow {_me()} to write to it",
+        )
     else:
         yield Finding("images", Level.OK, str(root))
 
@@ -164,9 +188,9 @@ def check_disk(settings: Settings) -> Iterator[Finding]:
 
     found = disk_check(settings)
     if found.wrong is None:
-        yield Finding("disk", Level.OK, "there is free space for tickets and images")
+        yield Finding("disk", Level.OK, "enough free space for tickets and images")
     else:
-        advice = "free some space, or put the data directory or PUBLISHER_IMAGE_ROOT on a larger disk"
+        advice = "free some space, or move the data directory or PUBLISHER_IMAGE_ROOT to a larger disk"
         yield Finding("disk", Level.FAIL, found.wrong, advice)
 
 
@@ -175,9 +199,9 @@ def check_permissions(settings: Settings) -> Iterator[Finding]:
     wanted = {settings.data_dir: 0o700} | dict.fromkeys((settings.data_dir / "publisher.db",), 384)
     loose = [(path, mode) for path, mode in wanted.items() if path.exists() and path.stat().st_mode & 0o077]
     for path, mode in loose:
-        yield Finding("permissions", Level.WARN, f"others may read {path}", f"run: chmod {mode:o} {path}")
+        yield Finding("permissions", Level.WARN, f"other users can read {path}", f"run: chmod {mode:o} {path}")
     if not loose:
-        yield Finding("permissions", Level.OK, "the data directory is for its owner alone")
+        yield Finding("permissions", Level.OK, "only the owner can read the data directory")
 
 
 def check_plugins(settings: Settings) -> Iterator[Finding]:
@@ -186,7 +210,7 @@ def check_plugins(settings: Settings) -> Iterator[Finding]:
 
     names = installed()
     if not names:
-        yield Finding("plugins", Level.FAIL, "there is none", "install image-publisher anew")
+        yield Finding("plugins", Level.FAIL, "no plugin is installed", "reinstall image-publisher")
     loading = [
         (
             name,
@@ -210,7 +234,12 @@ def check_plugins(settings: Settings) -> Iterator[Finding]:
             yield Finding(f"plugin {name}", Level.OK, "loads")
         else:
             reason = (errors.strip().splitlines() or ["no reason was given"])[-1]
-            yield Finding(f"plugin {name}", Level.FAIL, f"does not load: {reason}", "install what it needs")
+            yield Finding(
+                f"plugin {name}",
+                Level.FAIL,
+                f"does not load: {reason}",
+                "install the package that is missing, or reinstall the plugin",
+            )
 
 
 def check_workers(settings: Settings) -> Iterator[Finding]:
@@ -218,16 +247,15 @@ def check_workers(settings: Settings) -> Iterator[Finding]:
     try:
         found = ping_workers(settings, timeout_seconds=_PING_SECONDS)
     except QueueUnavailable:
-        yield Finding("worker", Level.WARN, "cannot be asked without a broker", advice)
+        yield Finding("worker", Level.WARN, "unknown, because the broker cannot be reached", advice)
         return
     if found:
         yield Finding("worker", Level.OK, f"{', '.join(found)} answers" if len(found) == 1 else ", ".join(found))
     else:
-        yield Finding("worker", Level.WARN, "none answers; tickets wait", advice)
+        yield Finding("worker", Level.WARN, "no worker answers; tickets wait", advice)
 
 
 CHECKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
-    check_settings,
     check_database,
     check_broker,
     check_key,
@@ -237,6 +265,17 @@ CHECKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
     check_plugins,
     check_workers,
 )
+_BROKER = frozenset(("data_dir", "broker_url", "broker_ca_file", "broker_tls_verify", "send_timeout_seconds"))
+_NEEDED: Mapping[Callable[[Settings], Iterator[Finding]], tuple[str, frozenset[str]]] = {
+    check_database: ("database", frozenset(("data_dir", "database_url"))),
+    check_broker: ("broker", _BROKER),
+    check_key: ("key", frozenset(("data_dir", "secret_key_file"))),
+    check_image_root: ("images", frozenset(("data_dir", "image_root"))),
+    check_disk: ("disk", frozenset(("data_dir", "database_url", "image_root", "disk_free_bytes_min"))),
+    check_permissions: ("permissions", frozenset(("data_dir",))),
+    check_workers: ("worker", _BROKER),
+}
+"""The name of a check, and the settings that it needs: with a default, it would examine another installation."""
 
 
 def _print(finding: Finding) -> None:

@@ -64,7 +64,7 @@ def add(
     The file is copied into the image root, unless it is there already.
     A compressed file (gz, xz, zst, bz2) is unpacked into the image root.
     """
-    from publisher.core.checksums import checksum
+    from publisher.core.image import checksum
     from publisher.files.image_writer import UnpackLimits
     from publisher.services.image_files import register
 

@@ -34,8 +34,8 @@ def read_settings(*, serving: bool = False) -> Settings:
     for each in unknown():
         say_warning(each.message)
     if serving and settings.production:
-        for words in only_for_a_trial(settings):
-            say_warning(words)
+        for found in only_for_a_trial(settings):
+            say_warning(found.message)
     return settings
 
 

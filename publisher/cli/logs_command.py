@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,15 +23,27 @@ from publisher.cli.watching import (
     say_how_to_go_on,
 )
 from publisher.core.closed_pipe import die, no_outcome, reader_is_gone
-from publisher.core.ticket import Phase, State
+from publisher.core.ticket import CloudRef, HistoryEntry, Phase, State, Ticket
 
 if TYPE_CHECKING:
     from publisher.store import Store
-    from publisher.store.inspection import Dossier
+    from publisher.store.notifications import Notification
+    from publisher.store.publications import Upload
 
 _POLL_SECONDS = 0.5
 
 EXAMPLES = examples("logs 12", "logs 12 --follow", "logs 12 --json")
+
+
+@dataclass(frozen=True, slots=True)
+class Dossier:
+    """All details of a ticket."""
+
+    ticket: Ticket
+    history: Sequence[HistoryEntry]
+    cloud_objects: Sequence[CloudRef]
+    uploads: Sequence[Upload]
+    notifications: Sequence[Notification]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,23 +98,26 @@ def _events(dossier: Dossier) -> Iterator[Event]:
         if thing.state != "planned":
             yield Event(thing.modified, "cloud", f"{thing.cloud_id} is {thing.state}")
     ticket = dossier.ticket
-    for each in dossier.paces:
+    for each in dossier.uploads:
         if each.attempt == ticket.attempt and not ticket.final:
             continue  # the attempt goes on, and the ticket itself has its progress
         rate = f", {mebibytes(each.bytes_per_second)}/s" if each.bytes_per_second is not None else ""
         words = f"attempt {each.attempt}: {mebibytes(each.sent_last)} sent{rate}"
         yield Event(each.last, "upload", f"{words} ({each.samples} samples)")
-    for notice in dossier.notices:
+    for notice in dossier.notifications:
         error = f": {notice.error}" if notice.error else ""
         yield Event(notice.created, "notice", f"{notice.event}, {notice.state}, attempt {notice.attempt}{error}")
 
 
 def _dossier(store: Store, ticket_id: int) -> Dossier:
-    """Read all that is known of a ticket. Raises `NotFound`."""
-    find_ticket(store, ticket_id)
-    dossier = store.inspection.dossier(ticket_id)
-    # The ticket may have been deleted in between.
-    return dossier or _dossier(store, ticket_id)
+    """Read all details of a ticket. Raises `NotFound`."""
+    return Dossier(
+        find_ticket(store, ticket_id),
+        store.tickets.history(ticket_id),
+        store.tickets.journal(ticket_id),
+        store.publications.uploads([ticket_id]).get(ticket_id, []),
+        store.notifications.list(ticket_id),
+    )
 
 
 def _print(dossier: Dossier, *, as_json: bool) -> None:
@@ -117,9 +132,9 @@ def _print(dossier: Dossier, *, as_json: bool) -> None:
 def _json(dossier: Dossier) -> dict[str, Any]:
     return {
         "ticket": ticket_json(dossier.ticket),
-        "reason": dossier.reason,
-        "request_id": dossier.request_id,
-        "traceparent": dossier.traceparent,
+        "reason": dossier.ticket.reason,
+        "request_id": dossier.ticket.request_id,
+        "traceparent": dossier.ticket.traceparent,
         "cloud_objects": [
             asdict(each) | {"created": iso(each.created), "modified": iso(each.modified)}
             for each in dossier.cloud_objects
@@ -133,7 +148,7 @@ def _json(dossier: Dossier) -> dict[str, Any]:
                 "sent_bytes": each.sent_last,
                 "bytes_per_second": each.bytes_per_second,
             }
-            for each in dossier.paces
+            for each in dossier.uploads
         ],
         "events": [_event_json(each) for each in events(dossier)],
     }
@@ -148,11 +163,11 @@ def _print_head(dossier: Dossier) -> None:
     print_ticket(
         ticket,
         {
-            "Reason": dossier.reason,
+            "Reason": dossier.ticket.reason,
             "Attempts": str(ticket.attempt),
             "Worker": ticket.worker,
-            "Request": dossier.request_id,
-            "Trace": dossier.traceparent,
+            "Request": dossier.ticket.request_id,
+            "Trace": dossier.ticket.traceparent,
         },
     )
 

@@ -8,8 +8,7 @@ from typing import Any
 
 from publisher.cli import passwords
 from publisher.core.errors import InvalidRequest
-from publisher.platforms.fields import Field, Kind
-from publisher.platforms.platform import Platform
+from publisher.platforms.platform import Field, Kind, Platform
 from publisher.platforms.values import from_text
 
 _STRUCTURED = (Kind.LIST, Kind.OBJECT, Kind.POLYMORPHIC)

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from publisher.core.errors import ConfigurationError
-from publisher.core.settings import FILE_SUFFIX, Settings
+from publisher.core.settings import Settings
+from publisher.core.settings_reader import FILE_SUFFIX
 
 _LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 

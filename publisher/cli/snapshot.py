@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from publisher.cli.output import iso
-from publisher.cli.watching import rate
 from publisher.core.ticket import State, Ticket
 
 if TYPE_CHECKING:
@@ -117,6 +116,6 @@ def _ticket_json(ticket: Ticket, now: float) -> dict[str, Any]:
         "sent_bytes": ticket.progress.sent,
         "total_bytes": ticket.progress.total,
         "percentage": ticket.progress.percentage,
-        "bytes_per_second": rate(ticket),
+        "bytes_per_second": ticket.bytes_per_second,
         "seconds_left": seconds_left(ticket, now),
     }

@@ -137,11 +137,16 @@ def list_(
     as_json: Json = False,
 ) -> None:
     """List tickets, newest first."""
-    from publisher.store.inspection import Selection
-
     with open_store(read_settings()) as store:
         # Read one more, to know whether there are more.
-        found = store.inspection.latest(Selection(state, platform, user, before), count + 1 if count else None)
+        found = store.tickets.list(
+            owner=user,
+            state=state,
+            platform=platform,
+            before=before,
+            count=count + 1 if count else None,
+            newest_first=True,
+        )
     shown = found[:count] if count else found
     more = len(found) > len(shown)
     if as_json:

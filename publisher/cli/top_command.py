@@ -20,7 +20,6 @@ from publisher.cli.installation import StoreUnavailable, database_errors, open_s
 from publisher.cli.keys import keys
 from publisher.cli.output import Json, duration, mebibytes, out, print_json
 from publisher.cli.snapshot import Snapshot, Working, seconds_left, snapshot_json, take_snapshot
-from publisher.cli.watching import rate
 from publisher.core.ticket import State, Ticket
 from publisher.version import __version__
 
@@ -170,7 +169,7 @@ def _standing(worker: Working) -> Text:
 
 
 def _ticket_cells(ticket: Ticket, now: float) -> list[RenderableType]:
-    fast, left = rate(ticket), seconds_left(ticket, now)
+    fast, left = ticket.bytes_per_second, seconds_left(ticket, now)
     attempt = f", attempt {ticket.attempt}" if ticket.attempt > 1 else ""
     doing = ticket.phase.value if ticket.state is State.PUBLISHING else ticket.state.value
     return [

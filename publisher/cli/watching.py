@@ -12,7 +12,7 @@ from rich.text import Text
 
 from publisher.cli.output import err, mebibytes, say, say_error
 from publisher.core.closed_pipe import die, reader_is_gone
-from publisher.core.errors import NotFound
+from publisher.core.errors import require_own
 from publisher.core.ticket import Phase, State, Ticket
 
 if TYPE_CHECKING:
@@ -27,10 +27,8 @@ _POLL_SECONDS = 0.25
 
 def find_ticket(store: Store, ticket_id: int) -> Ticket:
     """Return a ticket by its number. Raises `NotFound`."""
-    ticket = store.tickets.get(ticket_id)
-    if ticket is None:
-        raise NotFound(f"there is no ticket {ticket_id}; see: publisher tickets list")
-    return ticket
+    missing = f"there is no ticket {ticket_id}; see: publisher tickets list"
+    return require_own(store.tickets.get(ticket_id), missing, None)
 
 
 def watch(store: Store, ticket_id: int, *, console: Console, timeout_seconds: float | None = None) -> int:
@@ -62,16 +60,9 @@ def watch(store: Store, ticket_id: int, *, console: Console, timeout_seconds: fl
     return EXIT_CODES[ticket.state]
 
 
-def rate(ticket: Ticket) -> float | None:
-    """Return the bytes a second, the mean of this attempt so far; None while nothing is being uploaded."""
-    if ticket.upload_ends is None or not ticket.started or not ticket.progressed:
-        return None
-    return ticket.progress.sent / max(ticket.progressed - ticket.started, 1e-3)
-
-
 def pace(ticket: Ticket) -> str:
     """Describe the percentage, the speed and the remaining time of an upload."""
-    words, fast, ends = f"{ticket.progress.percentage} %", rate(ticket), ticket.upload_ends
+    words, fast, ends = f"{ticket.progress.percentage} %", ticket.bytes_per_second, ticket.upload_ends
     if fast is not None and ends is not None:
         words += f", {mebibytes(fast)}/s, {max(ends - time.time(), 0.0):.0f} s left"
     return words

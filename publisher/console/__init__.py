@@ -18,6 +18,3 @@ How to add a page:
 7. `visit.live(look)` keeps a page up to date (`live_updates.py`).
 8. Add the page to the list in `tests/browser/pages.py`, so that it is checked for accessibility.
 """
-
-BASE = "/console"
-"""The path below which all pages are."""

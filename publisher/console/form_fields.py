@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from publisher.console.template_filters import sentence, spelled
+from publisher.console.rendering import sentence, spelled
 from publisher.core.errors import InvalidRequest
-from publisher.platforms.fields import CRED_ACCOUNT, STRING_LIMIT, Document, Field, Kind
-from publisher.platforms.platform import Platform
-from publisher.platforms.registry import PLATFORMS, find_platform, installed
+from publisher.platforms.platform import CRED_ACCOUNT, STRING_LIMIT, Document, Field, Kind, Platform
+from publisher.platforms.registry import PLATFORMS, installed
 from publisher.platforms.values import from_text
 
 ACCOUNT_PREFIX = f"{CRED_ACCOUNT}."
@@ -27,6 +26,10 @@ _VERBS = ("is", "has", "must", "may", "cannot", "names", "leads", "consists")
 """An error that begins with one of these is a sentence about its field."""
 _MEANINGS = {"the image root": "the directory of generated images on the server"}
 _KEPT = "Leave empty to keep what is stored"
+
+PASSWORD_MIN = 8
+"""Minimum number of characters in a password that is chosen in the console."""
+_PASSWORD_MAX = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,16 +52,6 @@ def offered() -> list[Platform]:
     """Return the platforms that have an installed plugin and a document type."""
     here = installed()
     return [each for each in PLATFORMS if each.name in here]
-
-
-def platform_named(name: str) -> Platform | None:
-    return find_platform(name)
-
-
-def platform_label(name: str) -> str:
-    """Return the platform's label; its name if it has no document type."""
-    found = platform_named(name)
-    return found.label if found else name
 
 
 def account_elements(platform: Platform, *, prefix: str = "", secrets_kept: bool = False) -> list[Element]:
@@ -111,6 +104,20 @@ def told(error: InvalidRequest, names: Mapping[str, str] = {}) -> dict[str, str]
         words = words.replace(term, f"{term}, {meaning}", 1)
     subject = _called(name.rpartition(".")[2])
     return {name: sentence(f"{subject} {words}" if words.partition(" ")[0] in _VERBS else f"{subject}: {words}")}
+
+
+def new_password(form: Mapping[str, str]) -> str:
+    """Return the new password. Raises `InvalidRequest`."""
+    password = form.get("password", "")
+    if not password:
+        raise InvalidRequest("must not be empty", field="password")
+    if len(password) < PASSWORD_MIN:
+        raise InvalidRequest(f"has at least {PASSWORD_MIN} characters", field="password")
+    if len(password) > _PASSWORD_MAX:
+        raise InvalidRequest(f"has at most {_PASSWORD_MAX} characters", field="password")
+    if password != form.get("again"):
+        raise InvalidRequest("is not the same both times", field="password")
+    return password
 
 
 def _element(platform: Platform, field: Field, prefix: str, *, required: bool, kept: bool = False) -> Element:

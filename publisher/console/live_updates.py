@@ -11,9 +11,8 @@ import json
 import logging
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import TypeVar
 
 import anyio.to_thread
@@ -22,6 +21,7 @@ from fastapi.responses import StreamingResponse
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.types import Receive, Scope, Send
 
+from publisher.console.rendering import PageParts
 from publisher.core.errors import NotFound, TooMany
 
 _T = TypeVar("_T")
@@ -36,17 +36,6 @@ _OF_USER = 20
 _ASSURE_SECONDS = 15.0
 """How often the stream checks that the user is still signed in with the same rights, and sends something so that
 proxies do not close it."""
-
-
-@dataclass(frozen=True, slots=True)
-class PageParts:
-    """The current state of a page's changing elements: HTML by the `id` of each element.
-
-    `lists` has, for each list in the page, the ids of its items in order, by the list's `id`.
-    """
-
-    parts: Mapping[str, str]
-    lists: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 class Streams:

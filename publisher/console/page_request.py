@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import hmac
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,16 +15,13 @@ from fastapi import Depends, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 from starlette.datastructures import ImmutableMultiDict
 
-from publisher.console import BASE, cookies
-from publisher.console.cookies import Flash
-from publisher.console.live_updates import PageParts, Streams
+from publisher.console.live_updates import Streams
 from publisher.console.navigation import Section, current, has_page, sections
-from publisher.console.rendering import render
+from publisher.console.rendering import BASE, PageParts, render
 from publisher.core.errors import InvalidRequest, NotAllowed, NotAuthenticated
 from publisher.store import Store
-from publisher.store.roles import Role
 from publisher.store.sessions import Session
-from publisher.store.users import User
+from publisher.store.users import Role, User
 from publisher.web import auth
 from publisher.web.request import Services, actor, bounded_body, services
 
@@ -31,6 +30,17 @@ Form = ImmutableMultiDict[str, str]
 _FORM_TYPE = "application/x-www-form-urlencoded"
 _FIELDS_MAX = 1000
 _SAFE = ("GET", "HEAD")
+_SESSION, _FLASH = "publisher_session", "publisher_flash"
+_FLASH_SECONDS = 60
+_FLASH_MAX = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Flash:
+    """A sentence to show on the next page. `kind` is `done` or `problem`."""
+
+    words: str
+    kind: str = "done"
 
 
 @dataclass(frozen=True)
@@ -95,7 +105,7 @@ class Visit:
         """Redirect to another page, which shows `said`, after a change. `path` is below the console's own."""
         response = RedirectResponse(BASE + path, 303)
         if said is not None:
-            cookies.set_flash(self.request, response, Flash(said) if isinstance(said, str) else said)
+            _set_flash(self.request, response, Flash(said) if isinstance(said, str) else said)
         return response
 
     def live(self, look: Callable[[], PageParts]) -> Response:
@@ -113,10 +123,10 @@ class Visit:
 
 def page(request: Request, template: str, /, *, status: int = 200, **context: object) -> Response:
     """Render a page, with the message that the last request left. `visit` in the context is None for strangers."""
-    said = cookies.flash(request)
+    said = _flash(request)
     response = HTMLResponse(render(template, flash=said, path=request.url.path, **context), status)
     if said is not None:
-        cookies.drop_flash(request, response)
+        _drop_flash(request, response)
     return response
 
 
@@ -131,7 +141,7 @@ def visit(request: Request) -> Visit:
 
 
 def _signed_in(request: Request, *, seen: bool) -> tuple[Session, User] | None:
-    made, value = services(request), cookies.session_value(request)
+    made, value = services(request), session_value(request)
     session = (
         made.store.sessions.find(value, idle_seconds=made.settings.session_idle_seconds, seen=seen) if value else None
     )
@@ -178,3 +188,62 @@ def protected(request: Request, visit: Visiting, form: Sent) -> None:
     token = request.headers.get("x-csrf-token") or (form.get("csrf", "") if form else "")
     if not hmac.compare_digest(token.encode(), visit.session.csrf.encode()):
         raise NotAllowed("this form was not made by the console, or is too old; load its page again")
+
+
+# Cookies ------------------------------------------------------------------------------------------------------
+
+
+def secure(request: Request) -> bool:
+    """Return whether browsers may send the cookies only over TLS."""
+    settings = services(request).settings
+    return request.url.scheme == "https" or settings.production or settings.public_url.startswith("https:")
+
+
+def session_value(request: Request) -> str | None:
+    return request.cookies.get(_name(request, _SESSION))
+
+
+def set_session(request: Request, response: Response, value: str, seconds: float) -> None:
+    _set(request, response, _SESSION, value, int(seconds))
+
+
+def drop_session(request: Request, response: Response) -> None:
+    _drop(request, response, _SESSION)
+
+
+def _flash(request: Request) -> Flash | None:
+    try:
+        words, kind = json.loads(base64.urlsafe_b64decode(request.cookies.get(_name(request, _FLASH), "")))
+    except (ValueError, TypeError, RecursionError):  # there is none, or it is not ours
+        return None
+    return Flash(str(words), "problem" if kind == "problem" else "done")
+
+
+def _set_flash(request: Request, response: Response, said: Flash) -> None:
+    value = base64.urlsafe_b64encode(json.dumps([said.words[:_FLASH_MAX], said.kind]).encode()).decode()
+    _set(request, response, _FLASH, value, _FLASH_SECONDS)
+
+
+def _drop_flash(request: Request, response: Response) -> None:
+    _drop(request, response, _FLASH)
+
+
+def _name(request: Request, name: str) -> str:
+    # With this prefix, browsers accept the cookie only from this very host, over TLS, and for all of its paths.
+    return f"__Host-{name}" if secure(request) else name
+
+
+def _set(request: Request, response: Response, name: str, value: str, seconds: int) -> None:
+    response.set_cookie(
+        _name(request, name),
+        value,
+        max_age=seconds,
+        path="/",
+        secure=secure(request),
+        httponly=True,
+        samesite="lax",
+    )
+
+
+def _drop(request: Request, response: Response, name: str) -> None:
+    response.delete_cookie(_name(request, name), path="/", secure=secure(request), httponly=True, samesite="lax")

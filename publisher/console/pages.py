@@ -1,8 +1,9 @@
-"""The console as an application that the intake mounts, so that its errors are pages."""
+"""The console as an application that the intake mounts, so that its errors are pages, with words and a way back."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from urllib.parse import urlencode
 
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.responses import RedirectResponse
@@ -10,35 +11,46 @@ from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
-from publisher.console import BASE, error_pages
 from publisher.console.live_updates import Streams
-from publisher.console.page_headers import PageHeaders
-from publisher.console.page_request import protected
+from publisher.console.page_request import page, protected
+from publisher.console.rendering import BASE, sentence
 from publisher.console.routes import (
     accounts,
     audit,
     fleet,
     images,
     keys,
-    profile,
     publication,
     publications,
     publishing,
-    registering,
-    roles,
     session,
     users,
 )
-from publisher.core.errors import NotFound
+from publisher.web import error_handlers
+from publisher.web.error_handlers import Problem
 from publisher.web.request import Services, count_address
 
 MODULES = (
-    publishing, publications, publication, registering, images, accounts, keys, fleet, users, roles, audit, profile,
+    publishing, publications, publication, images, accounts, keys, fleet, users, audit,
 )  # fmt: skip
 """The modules of pages; each has a `router`. Fixed paths come before numbered ones: `/images/new` is no image's number.
 
 The entries of the navigation are in `navigation.py`.
 """
+
+_TITLES = {
+    400: "That cannot be done as it was asked",
+    403: "You may not do this",
+    404: "There is no such page",
+    405: "There is no such page",
+    409: "That is not possible now",
+    413: "That is too large",
+    415: "That cannot be read",
+    416: "The file has no such part",
+    429: "Too many at a time",
+    500: "Something went wrong",
+    503: "The ticket store does not answer",
+}
 
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
@@ -57,7 +69,7 @@ def mount(app: FastAPI, services: Services) -> Streams:
     streams = Streams(services.settings.console_streams_max)
     console.state.services = services
     console.state.streams = streams
-    error_pages.install(console)
+    error_handlers.install(console, _error_page)
     console.mount("/static", StaticFiles(packages=[("publisher.console", "static")]))
     console.include_router(session.router)
     for router in (session.signed_in_router, *(module.router for module in MODULES)):
@@ -66,16 +78,37 @@ def mount(app: FastAPI, services: Services) -> Streams:
     console.add_api_route("/{path:path}", _nothing, dependencies=[Depends(protected)])
     app.add_route(BASE, _home)
     app.add_route("/", _root, methods=_METHODS)
-    # Around everything: the page for an unexpected error is made outside the app's own middleware.
-    app.mount(BASE, PageHeaders(console))
+    app.mount(BASE, console)
     return streams
 
 
 def refusal(request: Request, status: int, words: str, headers: Mapping[str, str]) -> ASGIApp:
     """Return the page for a request that is refused before it reaches the console."""
-    shown = error_pages.error_page(request, status, words)
-    shown.headers.update(headers)
-    return PageHeaders(shown)
+    return _error_page(request, Problem(status, words, "", headers))
+
+
+def _error_page(request: Request, problem: Problem) -> Response:
+    if problem.status == 401:
+        return _to_sign_in(request)
+    shown = page(
+        request,
+        "error.html",
+        status=problem.status,
+        visit=getattr(request.state, "visit", None),
+        number=problem.status,
+        title=_TITLES.get(problem.status, _TITLES[500]),
+        words=problem.page_message or sentence(problem.message),
+    )
+    shown.headers.update(problem.headers)
+    return shown
+
+
+def _to_sign_in(request: Request) -> Response:
+    """Redirect to the sign-in page, and from there back to this page. A change must be requested again."""
+    if request.method != "GET":
+        return RedirectResponse(f"{BASE}/sign-in", 303)
+    wanted = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+    return RedirectResponse(f"{BASE}/sign-in?{urlencode({'next': wanted})}", 303)
 
 
 async def _home(_: Request) -> Response:
@@ -90,4 +123,4 @@ async def _root(request: Request) -> Response:
 
 
 def _nothing(path: str) -> Response:
-    raise NotFound("The address may be mistyped, or what it named may be gone.")
+    raise HTTPException(404)

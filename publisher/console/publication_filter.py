@@ -8,10 +8,10 @@ from urllib.parse import urlencode
 
 from starlette.datastructures import QueryParams
 
-from publisher.console import BASE
+from publisher.console.rendering import BASE
 from publisher.core.ticket import State
 from publisher.core.uris import parse_id
-from publisher.store.publications import Wanted
+from publisher.store.ticket_rows import TicketFilter
 
 COUNT = 50
 _PATH = f"{BASE}/publications"
@@ -25,7 +25,7 @@ class PublicationFilter:
     Ignores unknown parameters.
     """
 
-    wanted: Wanted
+    wanted: TicketFilter
     before: int | None = None
     after: int | None = None
     own: bool = False
@@ -39,7 +39,7 @@ class PublicationFilter:
             return parameters.get(name, "").replace("\0", "").strip()[:_TEXT_MAX]
 
         state = text("state")
-        wanted = Wanted(
+        wanted = TicketFilter(
             owner=owner or text("owner") or None,
             state=State(state) if state in list(State) else None,
             platform=text("platform"),

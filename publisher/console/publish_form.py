@@ -14,17 +14,16 @@ from publisher.console.form_fields import (
     account_elements,
     filled_in,
     offered,
-    platform_named,
     target_elements,
     told,
 )
-from publisher.core.errors import InvalidRequest, NotFound
+from publisher.core.errors import InvalidRequest, NotFound, own, require_own
 from publisher.core.image import Image, ImageState
 from publisher.core.ticket import Ticket
 from publisher.core.uris import account_uri, image_uri, parse_id
 from publisher.intake.wire.codec import write_document
-from publisher.platforms.fields import CRED_ACCOUNT, PUBLISH_IMAGE, TYPE_KEY, Document
-from publisher.platforms.platform import Platform
+from publisher.platforms.platform import CRED_ACCOUNT, PUBLISH_IMAGE, TYPE_KEY, Document, Platform
+from publisher.platforms.registry import find_platform
 from publisher.services.publishing import PublishRequest
 from publisher.store import Store
 from publisher.store.accounts import StoredAccount
@@ -157,15 +156,15 @@ def draft(store: Store, login: str, visible_to: str | None, form: Mapping[str, s
     platforms = offered()
     if recall and account and (last := store.publications.last_of_account(account.id, owner)):
         form = {**_texts(last.target, but=_OF_THE_IMAGE), **form}
-    named = platform_named(account.platform if account else form.get("platform", ""))
+    named = find_platform(account.platform if account else form.get("platform", ""))
     return Draft(owner, images, image, accounts, account, platforms, named or platforms[0], form)
 
 
 def as_before(store: Store, visible_to: str | None, ticket: Ticket) -> dict[str, str]:
     """Return a form filled in like a ticket, without secrets. An image or account that no longer exists is left out."""
-    image = store.images.get(ticket.image_id)
+    image = own(store.images.get(ticket.image_id), visible_to)
     form = _texts(ticket.target) | {"platform": ticket.platform}
-    if image and visible_to in (None, image.owner):
+    if image:
         form["image"] = str(image.id)
         if ticket.account_id and store.accounts.find(image.owner, id=ticket.account_id):
             return form | {"account": str(ticket.account_id)}
@@ -185,9 +184,7 @@ def _texts(fields: Mapping[str, object], *, but: str = "") -> dict[str, str]:
 def _image(store: Store, visible_to: str | None, id: str) -> Image:
     number = parse_id(id)
     image = store.images.get(number) if number is not None else None
-    if image is None or visible_to not in (None, image.owner):
-        raise NotFound("there is no such image")
-    return image
+    return require_own(image, "there is no such image", visible_to)
 
 
 def _account(accounts: list[StoredAccount], id: str | None) -> StoredAccount | None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 
-from publisher.console.template_filters import duration, rate
+from publisher.console.rendering import duration, rate
 from publisher.core.ticket import Sample
 
 WIDTH, HEIGHT = 1000, 180

@@ -1,4 +1,4 @@
-"""The whole exception tree.
+"""The whole exception tree, and the rule by which another user's object does not exist.
 
 Only the type of an error decides what happens next: the intake maps it to an HTTP status, the runner to a retry or
 to a failed ticket. The docstring of a class is its default message.
@@ -7,6 +7,9 @@ to a failed ticket. The docstring of a class is its default message.
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class Reason(StrEnum):
@@ -167,3 +170,25 @@ class ConfigurationError(PublisherError):
 
 class QueueUnavailable(PublisherError):
     """The message broker cannot be reached."""
+
+
+# Other users' objects ---------------------------------------------
+
+
+def own(found: T | None, owner: str | None, **attributes: int) -> T | None:
+    """Return the object that was found if it belongs to this owner and has these attributes; otherwise None.
+
+    If `owner` is None, it may belong to anyone. Another user's object is treated like a missing one, so that nobody
+    can probe for ids.
+    """
+    if found is None or owner not in (None, getattr(found, "owner", None)):
+        return None
+    return found if all(getattr(found, name) == value for name, value in attributes.items()) else None
+
+
+def require_own(found: T | None, missing: str, owner: str | None, **attributes: int) -> T:
+    """Return the object that was found, as `own` does. Raises `NotFound` with the message `missing`."""
+    mine = own(found, owner, **attributes)
+    if mine is None:
+        raise NotFound(missing)
+    return mine

@@ -1,17 +1,21 @@
-"""A registered disk image and what its file really contains. Reads files; uses no database and no cloud."""
+"""A registered disk image: its states, its formats, its checksums and its file. Uses no database and no cloud."""
 
 from __future__ import annotations
 
 import os
+import re
 import stat
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
 
-from publisher.core.checksums import Checksums, checksums
 from publisher.core.errors import ImageFileError, InvalidRequest
 
 DISK_FORMATS = ("qcow2", "raw", "vmdk", "vdi", "vhd", "iso")
+
+HEX_DIGITS = {"md5": 32, "sha256": 64, "sha512": 128}
+"""Maps each algorithm, by our name for it, to the length of its checksum in hex digits."""
 
 
 class ImageState(StrEnum):
@@ -22,6 +26,21 @@ class ImageState(StrEnum):
     READY = "ready"
     FAILED = "failed"
     CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class Checksum:
+    """A checksum that a caller declared."""
+
+    algorithm: str
+    """One of `HEX_DIGITS`."""
+    value: str
+    """Lower-case hex."""
+    field: str
+    """The element, header or option that it was given in."""
+
+
+Checksums = tuple[Checksum, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +117,7 @@ class Image:
         return checksums(md5=self.wanted_md5, sha256=self.wanted_sha256)
 
     @property
-    def told_format(self) -> str:
+    def reported_format(self) -> str:
         """The format that the API reports. Until the file has been read, the declared one, or else `raw`."""
         return self.format or self.wanted_format or "raw"
 
@@ -118,6 +137,36 @@ class Digests:
 
     def by_algorithm(self) -> dict[str, str]:
         return {"md5": self.md5, "sha256": self.sha256, "sha512": self.sha512}
+
+
+def checksum(algorithm: str, text: str, field: str) -> Checksum:
+    """Parse a checksum in hex. Raises `InvalidRequest`."""
+    value = text.strip().lower()
+    digits = HEX_DIGITS[algorithm]
+    if not re.fullmatch(rf"[0-9a-f]{{{digits}}}", value):
+        raise InvalidRequest(f"is no {algorithm} checksum; give its {digits} hexadecimal digits", field=field)
+    return Checksum(algorithm, value, field)
+
+
+def checksums(*, md5: object = None, sha256: object = None) -> Checksums:
+    """Parse the checksums of a document or of request parameters, named as on the wire. Raises `InvalidRequest`."""
+    given = {"md5": ("md5sum", md5), "sha256": ("sha256sum", sha256)}
+    return tuple(checksum(algorithm, str(text), field) for algorithm, (field, text) in given.items() if text)
+
+
+def check_checksums(expected: Checksums, *found: Mapping[str, str]) -> None:
+    """Compare each checksum with the computed ones: one of them must be equal.
+
+    A compressed image has two: of the bytes as sent and of the disk inside. Raises `InvalidRequest`.
+    """
+    for each in expected:
+        values = list(dict.fromkeys(one[each.algorithm] for one in found if each.algorithm in one))
+        if each.value not in values:
+            raise InvalidRequest(
+                f"the image's {each.algorithm} is {', unpacked '.join(values)}, not {each.value};"
+                " send the image again, or correct the checksum",
+                field=each.field,
+            )
 
 
 def open_under(root: Path, location: str) -> int:

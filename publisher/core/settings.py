@@ -1,33 +1,78 @@
-"""Settings, read once from the environment (`PUBLISHER_…`) and frozen."""
+"""Settings, read once from the environment (`PUBLISHER_…`), checked and frozen."""
+
+# ruff: noqa: RUF009  # `_setting` is `field`, which makes no default of its own
 
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import get_type_hints
+from typing import Annotated, TypeVar
 from urllib.parse import urlsplit
 
-from publisher.core.errors import ConfigurationError
-from publisher.core.service_urls import check_broker_url, check_ca_file, check_database_url
+from annotated_types import Ge, Le
 
-PREFIX = "PUBLISHER_"
+from publisher.core.errors import ConfigurationError
+from publisher.core.service_urls import (
+    check_broker_url,
+    check_ca_file,
+    check_database_url,
+    check_http_url,
+    parse_delays,
+    parse_networks,
+)
+from publisher.core.settings_reader import OneOf, Ordered, Reading, read, variable
+
 EVERYWHERE = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}  # noqa: S104  # only compared with, never bound
 """Maps each address that means "listen everywhere" to the loopback address to connect to instead."""
 
-FILE_SUFFIX = "_FILE"
-"""`PUBLISHER_DATABASE_URL_FILE` names a file with the value of `PUBLISHER_DATABASE_URL`. Works for every setting."""
 _UNIX_SOCKET_PATH_MAX = 100
 """In bytes. The kernel's limit for the path of a socket is 107 (unix(7)); Redis and its clients use the full path."""
+_DAY, _YEAR = 86400, 366 * 86400
+_FILE_BYTES_MAX = (1 << 63) - 1
+"""The largest offset in a file."""
+
+Port = Annotated[int, Ge(1), Le(65535)]
+PortOrZero = Annotated[int, Ge(0), Le(65535)]
+Timeout = Annotated[float, Ge(0.001), Le(_DAY)]
+TimeoutOrZero = Annotated[float, Ge(0), Le(_DAY)]
+Period = Annotated[float, Ge(0.001), Le(_YEAR)]
+PeriodOrZero = Annotated[float, Ge(0), Le(_YEAR)]
+Count = Annotated[int, Ge(1), Le(1_000_000)]
+CountOrZero = Annotated[int, Ge(0), Le(1_000_000)]
+QueueLength = Annotated[int, Ge(0), Le(1_000_000_000)]
+Threads = Annotated[int, Ge(1), Le(1000)]
+Rate = Annotated[float, Ge(0), Le(1_000_000)]
+RequestBytes = Annotated[int, Ge(1024), Le(1 << 30)]
+"""A request body is kept in memory, so that more than 1 GiB would be a mistake."""
+Bytes = Annotated[int, Ge(1), Le(_FILE_BYTES_MAX)]
+BytesOrZero = Annotated[int, Ge(0), Le(_FILE_BYTES_MAX)]
+LogLevel = Annotated[str, OneOf(("DEBUG", "INFO", "WARNING", "ERROR"))]
+LogFormat = Annotated[str, OneOf(("json", "console"))]
+
+_RULES = (
+    # The thread that renews the lease looks every `progress_seconds` whether a renewal is due.
+    Ordered(("lease_renew_seconds", "progress_seconds"), "lease_seconds"),
+    Ordered(("retry_first_seconds",), "retry_longest_seconds", or_equal=True),
+    Ordered(("session_idle_seconds",), "session_seconds", or_equal=True),
+    # A call includes its connection: a longer time-out of the connection would never be reached.
+    Ordered(("connect_timeout_seconds",), "call_timeout_seconds", or_equal=True),
+)
+"""Pairs that contradict each other. Pairs of which one value merely has no effect are accepted."""
+
+T = TypeVar("T")
 
 
 def _default_data_dir() -> Path:
     base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
     return Path(base) / "image-publisher"
+
+
+def _setting(default: T, help: str) -> T:
+    return field(default=default, metadata={"help": help})
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,289 +85,231 @@ class Settings:
 
     data_dir: Path = field(
         default_factory=_default_data_dir,
-        metadata={"help": "Where the embedded database, broker, key and image root live."},
+        metadata={"help": "Directory of the embedded database and broker, the secret key, and the images."},
     )
-    database_url: str = field(default="", metadata={"help": "SQLAlchemy URL; empty: SQLite in the data directory."})
-    broker_url: str = field(
-        default="", metadata={"help": "redis://, rediss:// or amqp:// URL; empty: the embedded Redis."}
+    database_url: Annotated[str, check_database_url] = _setting(
+        "", "SQLAlchemy URL of the ticket store. Empty: SQLite in the data directory."
     )
-    broker_ca_file: Path | None = field(
-        default=None,
-        metadata={
-            "help": "Certificates (PEM) of the authority that vouches for a broker reached by rediss:// or amqps://;"
-            " empty: the authorities that the system trusts."
-        },
+    broker_url: Annotated[str, check_broker_url] = _setting(
+        "", "URL of the broker: redis://, rediss:// or amqp://. Empty: the embedded Redis."
     )
-    broker_tls_verify: bool = field(
-        default=True,
-        metadata={
-            "help": "Check the certificate and the host name of a broker reached by rediss:// or amqps://. Turn this"
-            " off for a trial only."
-        },
+    broker_ca_file: Annotated[Path | None, check_ca_file] = _setting(
+        None,
+        "PEM file with the authority's certificates for a broker at rediss:// or amqps://. Empty: the authorities"
+        " that the system trusts.",
     )
-    image_root: Path | None = field(
-        default=None,
-        metadata={"help": "Directory of the generated images; empty: `images` in the data directory."},
+    broker_tls_verify: bool = _setting(
+        True,
+        "Check the certificate and host name of a broker at rediss:// or amqps://. Turn this off only for a trial.",
     )
-    secret_key_file: Path | None = field(
-        default=None,
-        metadata={"help": "Fernet keys, one a line, the first encrypts; empty: `secret.key` in the data directory."},
+    image_root: Path | None = _setting(None, "Directory of the image files. Empty: `images` in the data directory.")
+    secret_key_file: Path | None = _setting(
+        None, "File with Fernet keys, one per line; the first one encrypts. Empty: `secret.key` in the data directory."
     )
-    disk_free_bytes_min: int = field(
-        default=64 << 20,
-        metadata={
-            "help": "Free space below which `/readyz` and `publisher doctor` report the disk of the SQLite database or"
-            " of the images as full, and no image is taken in."
-        },
+    disk_free_bytes_min: BytesOrZero = _setting(
+        64 << 20,
+        "Minimum free disk space in bytes. Below it, `/readyz` and `publisher doctor` report the disk of the SQLite"
+        " database or the images as full, and no image can be registered.",
     )
-    production: bool = field(
-        default=False,
-        metadata={
-            "help": "Production mode: warns about what is only fit for a trial, and connects to no loopback,"
-            " link-local, metadata or reserved address that a caller names."
-        },
+    production: bool = _setting(
+        False,
+        "Production mode: warn about settings that are only fit for a trial, and never connect to a loopback,"
+        " link-local, metadata or reserved address for a caller.",
     )
-    log_level: str = field(default="INFO", metadata={"help": "DEBUG, INFO, WARNING or ERROR."})
-    log_format: str = field(
-        default="",
-        metadata={"help": "`json`, one object a line, or `console`, for people; empty: `json` in production mode."},
+    log_level: LogLevel = _setting("INFO", "Least severe level to log.")
+    log_format: LogFormat = _setting(
+        "",
+        "Format of log lines: `json` for one object per line, `console` for people. Empty: `json` in production"
+        " mode, otherwise `console`.",
     )
 
-    access_log: bool = field(
-        default=False,
-        metadata={"help": "Whether the intake logs each request; a proxy in front may do better."},
+    access_log: bool = _setting(False, "Log each request to the intake. A proxy in front can often do this better.")
+    intake_host: str = _setting("127.0.0.1", "Address that the intake listens on.")
+    intake_port: Port = _setting(8000, "Port that the intake listens on.")
+    public_url: Annotated[str, check_http_url] = _setting(
+        "", "URL of the intake as callers see it, used in `Location`. Empty: taken from each request."
     )
-    intake_host: str = field(default="127.0.0.1", metadata={"help": "Address that the intake listens on."})
-    intake_port: int = field(default=8000, metadata={"help": "Port that the intake listens on."})
-    public_url: str = field(
-        default="",
-        metadata={"help": "URL of the intake as callers see it, for `Location`; empty: taken from the request."},
+    allowed_hosts: str = _setting(
+        "",
+        "Host names that callers may use for the intake, separated by commas: `publish.example.com`,"
+        " `*.example.com`; `*` allows all. Loopback, this machine's name and addresses, and the host of"
+        " `PUBLISHER_PUBLIC_URL` are always allowed.",
     )
-    allowed_hosts: str = field(
-        default="",
-        metadata={
-            "help": "Host names that callers may use for the intake, separated by commas: `publish.example.com`,"
-            " `*.example.com`; `*` allows any. Loopback, this machine's own name and addresses and the host of"
-            " `PUBLISHER_PUBLIC_URL` are always allowed."
-        },
+    flower_port: Port = _setting(5555, "Port of Flower, as started by `publisher up` and `publisher flower`.")
+    flower_url: Annotated[str, check_http_url] = _setting(
+        "",
+        "URL of Flower as browsers see it, for the console's link. Flower answers below its path. Empty: the port"
+        " of Flower on this machine.",
     )
-    flower_port: int = field(default=5555, metadata={"help": "Port of Flower in `publisher up`."})
-    flower_url: str = field(
-        default="",
-        metadata={
-            "help": "URL of Flower as browsers see it, for the console's link; a path in it is that below which Flower"
-            " answers; empty: its port on this machine."
-        },
+    flower_password_file: Path | None = _setting(
+        None, "File with Flower's password. Empty: `flower.password` in the data directory, created at the first start."
     )
-    flower_password_file: Path | None = field(
-        default=None,
-        metadata={"help": "Flower's password; empty: `flower.password` in the data directory, made up at the start."},
+    request_bytes_max: RequestBytes = _setting(1 << 20, "Maximum size of a request body in bytes, images excepted.")
+    keep_alive_seconds: TimeoutOrZero = _setting(
+        5.0, "Time before an idle connection is closed, in seconds. 0: close it after each answer."
     )
-    request_bytes_max: int = field(default=1 << 20, metadata={"help": "Largest request body."})
-    keep_alive_seconds: float = field(
-        default=5.0, metadata={"help": "A connection without a request is closed after this long."}
+    request_head_seconds: TimeoutOrZero = _setting(
+        20.0, "Time limit for the headers of a request, in seconds. Then the connection is closed (408). 0: no limit."
     )
-    request_head_seconds: float = field(
-        default=20.0,
-        metadata={
-            "help": "Time to send the headers of a request, from connecting or from their first byte; then the"
-            " connection is closed (408); 0: no limit."
-        },
+    request_body_seconds: TimeoutOrZero = _setting(
+        20.0,
+        "Time after which a request body that stays too slow is refused (408), in seconds."
+        " `PUBLISHER_STALL_SECONDS` applies to images instead. 0: no limit.",
     )
-    request_body_seconds: float = field(
-        default=20.0,
-        metadata={
-            "help": "A request body that is too slow for this long is broken off (408); for images it is"
-            " PUBLISHER_STALL_SECONDS; 0: no limit."
-        },
+    request_bytes_per_second_min: CountOrZero = _setting(
+        500, "Minimum rate of a request body, in bytes per second. A slower body is too slow."
     )
-    request_bytes_per_second_min: int = field(
-        default=500, metadata={"help": "A request body that comes at fewer bytes a second is too slow."}
+    credential_cache_seconds: TimeoutOrZero = _setting(
+        60.0, "Time for which a verified password need not be hashed again, in seconds. 0: hash it for each request."
     )
-    credential_cache_seconds: float = field(
-        default=60.0, metadata={"help": "How long a verified password is not hashed again."}
+    sign_in_failures_max: CountOrZero = _setting(
+        10,
+        "Maximum number of failed sign-ins per minute with one login from one address; further ones get 429. 0: no"
+        " limit.",
     )
-    sign_in_failures_max: int = field(
-        default=10,
-        metadata={
-            "help": "After so many failed sign-ins of a login from one address in a minute no other is looked at (429);"
-            " 0: no limit."
-        },
+    address_sign_in_failures_max: CountOrZero = _setting(
+        100,
+        "Maximum number of failed sign-ins per minute from one address, with any login; further ones get 429. 0: no"
+        " limit.",
     )
-    address_sign_in_failures_max: int = field(
-        default=100,
-        metadata={"help": "Likewise of all logins from one address; 0: no limit."},
+    user_requests_per_second: Rate = _setting(
+        0.0,
+        "Maximum request rate of one user on each intake process, averaged over ten seconds; further requests get"
+        " 429. 0: no limit.",
     )
-    user_requests_per_second: float = field(
-        default=0.0,
-        metadata={
-            "help": "Requests of one user, on the average of ten seconds and for each intake process; more are refused"
-            " (429); 0: no limit."
-        },
+    address_requests_per_second: Rate = _setting(
+        0.0,
+        "Maximum request rate of one address on each intake process, averaged over ten seconds; further requests"
+        " get 429. 0: no limit.",
     )
-    address_requests_per_second: float = field(
-        default=0.0, metadata={"help": "Likewise from one address, with or without a login; 0: no limit."}
+    session_seconds: Period = _setting(604800.0, "Maximum duration of a console session, in seconds.")
+    session_idle_seconds: Period = _setting(
+        28800.0, "Idle time before a console session ends, in seconds. Open live pages do not count."
     )
-    session_seconds: float = field(
-        default=604800.0, metadata={"help": "How long one stays signed in at the console, at most."}
+    console_streams_max: CountOrZero = _setting(200, "Maximum number of live console pages on each intake process.")
+    idempotency_seconds: Period = _setting(
+        86400.0, "Time for which an `Idempotency-Key` is remembered after its first request, in seconds."
     )
-    session_idle_seconds: float = field(
-        default=28800.0,
-        metadata={
-            "help": "Who asks the console for nothing for so long is signed out; pages that are only open do not count."
-        },
+    location_hosts: str = _setting(
+        "",
+        "Hosts and buckets that images may be fetched from, separated by commas: `images.example.com`,"
+        " `*.example.com`, `10.0.0.7:8080`, `s3://bucket`, `s3://images-*`. `*` allows all hosts, but no bucket."
+        " Empty: none.",
     )
-    console_streams_max: int = field(
-        default=200,
-        metadata={"help": "Pages of the console that one intake process keeps up to date at a time."},
+    outbound_allow: Annotated[str, parse_networks] = _setting(
+        "",
+        "Networks (CIDR, separated by commas) that callers may have connected to even if production mode forbids it.",
     )
-    idempotency_seconds: float = field(
-        default=86400.0, metadata={"help": "How long an `Idempotency-Key` holds after its first request."}
+    outbound_deny: Annotated[str, parse_networks] = _setting(
+        "",
+        "Networks (CIDR, separated by commas) that are never connected to for a caller, in any mode. This takes"
+        " precedence.",
     )
-    location_hosts: str = field(
-        default="",
-        metadata={
-            "help": "Hosts that images may be fetched from, with commas between: `images.example.com`, `*.example.com`,"
-            " `10.0.0.7:8080`; and buckets, which `*` is not: `s3://bucket`, `s3://images-*`; empty: from none."
-        },
+    upload_bytes_max: Bytes = _setting(
+        1 << 40, "Maximum size in bytes of an image that is uploaded or fetched, both compressed and unpacked."
     )
-    outbound_allow: str = field(
-        default="",
-        metadata={
-            "help": "Networks (CIDR, with commas between) that callers may have connected to although production mode"
-            " would not."
-        },
+    unpack_ratio_max: CountOrZero = _setting(
+        200,
+        "Maximum ratio of an image's unpacked size to its compressed size. Zero bytes count as a thirty-second"
+        " each. 0: no limit.",
     )
-    outbound_deny: str = field(
-        default="",
-        metadata={"help": "Networks that are never connected to for a caller, in any mode, whatever else allows them."},
+    virtual_size_max: Bytes = _setting(64 << 40, "Maximum virtual size of an image's disk, in bytes.")
+    metrics_token_file: Path | None = _setting(
+        None,
+        "File with the bearer token for reading the metrics. Empty: only this machine may read them, and not"
+        " through a proxy.",
     )
-    upload_bytes_max: int = field(
-        default=1 << 40,
-        metadata={"help": "Largest image that may be sent or fetched, as it comes and unpacked."},
-    )
-    unpack_ratio_max: int = field(
-        default=200,
-        metadata={
-            "help": "Bytes to which each byte of a compressed image may unpack, a zero counting as a thirty-second of"
-            " one; 0: any number."
-        },
-    )
-    virtual_size_max: int = field(
-        default=64 << 40,
-        metadata={"help": "Largest disk that an image may hold, unpacked: 8 EiB - 1 at most."},
-    )
-    metrics_token_file: Path | None = field(
-        default=None,
-        metadata={"help": "Whoever has the token in this file may read the metrics; empty: those on the same machine."},
-    )
-    send_timeout_seconds: float = field(
-        default=1.0,
-        metadata={"help": "How long the intake tries to wake a worker before it leaves that for later."},
+    send_timeout_seconds: Timeout = _setting(
+        1.0, "Time limit for the intake to wake a worker, in seconds. If it fails, the ticket is woken later."
     )
 
-    worker_metrics_port: int = field(
-        default=0,
-        metadata={"help": "Port of a worker's metrics and health, another for each worker of a machine; 0: none."},
+    worker_metrics_port: PortOrZero = _setting(
+        0, "Port of a worker's metrics and health checks; each worker on a machine needs its own. 0: none."
     )
-    worker_metrics_host: str = field(
-        default="127.0.0.1", metadata={"help": "Address that a worker's metrics and health are told on."}
-    )
-    worker_concurrency: int = field(default=4, metadata={"help": "Publications that one worker runs at a time."})
+    worker_metrics_host: str = _setting("127.0.0.1", "Address that a worker's metrics and health checks listen on.")
+    worker_concurrency: Threads = _setting(4, "Number of tickets that one worker publishes at a time.")
     # Less than `worker_concurrency`: even with a single worker, one account leaves a thread free for others.
-    account_uploads_max: int = field(
-        default=3,
-        metadata={"help": "Publications to one cloud account at a time, by all workers together; 0: no limit."},
+    account_uploads_max: CountOrZero = _setting(
+        3, "Maximum number of simultaneous uploads to one cloud account, across all workers. 0: no limit."
     )
-    user_uploads_max: int = field(
-        default=0,
-        metadata={"help": "Publications of one user at a time, by all workers together; 0: no limit."},
+    user_uploads_max: CountOrZero = _setting(
+        0, "Maximum number of simultaneous uploads of one user, across all workers. 0: no limit."
     )
-    queue_max: int = field(
-        default=100000,
-        metadata={"help": "With so many tickets waiting no other is accepted (429); 0: no limit."},
+    queue_max: QueueLength = _setting(
+        100000, "Maximum number of queued tickets; further publish requests get 429. 0: no limit."
     )
-    user_queue_max: int = field(
-        default=10000,
-        metadata={"help": "With so many of its tickets waiting no other of a user is accepted (429); 0: no limit."},
+    user_queue_max: QueueLength = _setting(
+        10000, "Maximum number of queued tickets of one user; the user's further publish requests get 429. 0: no limit."
     )
-    drain_seconds: float = field(
-        default=30.0,
-        metadata={
-            "help": "How long a worker that is asked to stop goes on with its uploads before it hands them back."
-        },
+    drain_seconds: TimeoutOrZero = _setting(
+        30.0,
+        "Time for which a worker that is stopped continues its uploads before it returns them to the queue, in"
+        " seconds.",
     )
-    heartbeat_seconds: float = field(
-        default=5.0,
-        metadata={
-            "help": "How often a worker says that it lives; after four times that without a word it counts as dead."
-        },
+    heartbeat_seconds: Timeout = _setting(
+        5.0,
+        "Interval between two heartbeats of a worker, in seconds. A worker counts as dead after four intervals"
+        " without one.",
     )
-    lease_seconds: float = field(
-        default=45.0,
-        metadata={"help": "A worker that has not renewed its lease for this long has lost the ticket."},
+    lease_seconds: Timeout = _setting(
+        45.0, "Duration of a lease, in seconds. A worker that does not renew it in time loses the ticket."
     )
-    lease_renew_seconds: float = field(default=10.0, metadata={"help": "How often a lease is renewed."})
-    progress_seconds: float = field(
-        default=0.5, metadata={"help": "Progress is written, and a cancel noticed, at most this often."}
+    lease_renew_seconds: Timeout = _setting(10.0, "Interval between two renewals of a lease, in seconds.")
+    progress_seconds: Timeout = _setting(
+        0.5,
+        "Minimum interval between two updates of a ticket's progress, in seconds. A cancel is noticed at the same"
+        " interval.",
     )
-    reconcile_seconds: float = field(
-        default=2.0, metadata={"help": "How often forgotten tickets are looked for and woken."}
+    reconcile_seconds: Timeout = _setting(2.0, "Interval at which overdue tickets are found and woken, in seconds.")
+    wake_again_seconds: Timeout = _setting(
+        5.0, "Time before a queued ticket is woken again, in seconds. Later wakes are further apart."
     )
-    wake_again_seconds: float = field(
-        default=5.0,
-        metadata={"help": "A queued ticket is woken again after this long, then ever more rarely."},
+    attempts_max: Count = _setting(6, "Maximum number of attempts; then a transient error fails the ticket.")
+    clean_up_attempts: CountOrZero = _setting(
+        300, "Number of further attempts to delete what a failed ticket created; then this is left to the sweeper."
     )
-    attempts_max: int = field(default=6, metadata={"help": "Attempts before a transient error fails the ticket."})
-    clean_up_attempts: int = field(
-        default=300,
-        metadata={"help": "Further attempts to remove what a failed ticket left, before that is left to the sweeper."},
+    retry_first_seconds: TimeoutOrZero = _setting(
+        2.0, "Delay before the second attempt, in seconds. It doubles with each further attempt."
     )
-    retry_first_seconds: float = field(default=2.0, metadata={"help": "Delay before the second attempt; it doubles."})
-    retry_longest_seconds: float = field(default=300.0, metadata={"help": "Longest delay between two attempts."})
-    deadline_seconds: float = field(
-        default=86400.0,
-        metadata={"help": "A ticket that is not published this long after it was accepted fails; 0: no such limit."},
+    retry_longest_seconds: PeriodOrZero = _setting(300.0, "Maximum delay between two attempts, in seconds.")
+    deadline_seconds: PeriodOrZero = _setting(
+        86400.0, "Time limit for a ticket from acceptance to publication, in seconds; then it fails. 0: no limit."
     )
-    sweep_seconds: float = field(
-        default=3600.0,
-        metadata={"help": "How often the clouds are searched for what nobody needs; 0: only by `publisher sweep`."},
+    sweep_seconds: PeriodOrZero = _setting(
+        3600.0, "Interval between two sweeps for orphans, in seconds. 0: sweep only with `publisher sweep`."
     )
-    sweep_grace_seconds: float = field(
-        default=3600.0,
-        metadata={"help": "What nobody needs is removed if it is seen again at least this much later."},
+    sweep_grace_seconds: PeriodOrZero = _setting(
+        3600.0, "Minimum time between the first sighting of an orphan and its deletion, in seconds."
     )
-    notify_retry_seconds: str = field(
-        default="5,300,1800,7200,18000,36000,50400,72000,86400",
-        metadata={
-            "help": "Delays (commas between) before a webhook that failed is tried again; after the last, no more."
-        },
+    notify_retry_seconds: Annotated[str, parse_delays] = _setting(
+        "5,300,1800,7200,18000,36000,50400,72000,86400",
+        "Delays before a failed webhook is sent again, in seconds, separated by commas. After the last one, it is"
+        " given up.",
     )
-    notify_timeout_seconds: float = field(default=15.0, metadata={"help": "Time-out of one try to send a webhook."})
-    connect_timeout_seconds: float = field(default=10.0, metadata={"help": "Time-out of a connection to a cloud."})
-    call_timeout_seconds: float = field(default=60.0, metadata={"help": "Time-out of one call to a cloud."})
-    stall_seconds: float = field(
-        default=120.0,
-        metadata={"help": "An upload that moves no byte for this long is broken off and retried."},
+    notify_timeout_seconds: Timeout = _setting(15.0, "Time limit for one attempt to send a webhook, in seconds.")
+    connect_timeout_seconds: Timeout = _setting(10.0, "Time limit for connecting to a cloud, in seconds.")
+    call_timeout_seconds: Timeout = _setting(60.0, "Time limit for one call to a cloud, in seconds.")
+    stall_seconds: Timeout = _setting(
+        120.0,
+        "Time without a transferred byte after which an image's transfer is aborted, in seconds. Uploads to clouds"
+        " are then retried.",
     )
-    verify_seconds: float = field(
-        default=900.0,
-        metadata={"help": "How long a cloud may take over an image after its last byte was sent."},
+    verify_seconds: Timeout = _setting(
+        900.0, "Time limit for a cloud to process an image after its last byte, in seconds."
     )
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Settings:
-        """Read the settings. Raises `ConfigurationError`, with the variable's name, if a value is invalid."""
-        environment = os.environ if environment is None else environment
-        hints = get_type_hints(cls)
-        values: dict[str, object] = {}
-        for setting in fields(cls):
-            name, text = _given(setting.name, environment)
-            if text:
-                values[setting.name] = _read(name, text, hints[setting.name])
-                if check := _CHECKS.get(setting.name):
-                    check(name, text)
-        return cls(**values)  # type: ignore[arg-type]  # each value was read as its field's own type
+        """Read the settings. Raises `ConfigurationError` with one line for each invalid value."""
+        reading = cls.examine(environment)
+        if reading.problems:
+            raise ConfigurationError("\n".join(each.message for each in reading.problems))
+        return reading.settings
+
+    @classmethod
+    def examine(cls, environment: Mapping[str, str] | None = None) -> Reading[Settings]:
+        """Read the settings, with the default in place of each invalid value, and list what is wrong."""
+        return read(cls, os.environ if environment is None else environment, _RULES)
 
     def environment(self) -> dict[str, str]:
         """Return the environment variables that give another process these same settings."""
@@ -380,57 +367,3 @@ class Settings:
     @property
     def key_file(self) -> Path:
         return self.secret_key_file or self.data_dir / "secret.key"
-
-
-_CHECKS: Mapping[str, Callable[[str, str], None]] = {
-    "broker_url": check_broker_url,
-    "broker_ca_file": check_ca_file,
-    "database_url": check_database_url,
-}
-"""Maps settings to the function that rejects an invalid value. The first argument is the variable's name."""
-
-
-def variable(name: str) -> str:
-    """Return the name of a setting's environment variable."""
-    return PREFIX + name.upper()
-
-
-def _given(name: str, environment: Mapping[str, str]) -> tuple[str, str]:
-    """Return the variable that gives a setting, and its text; the text is empty if no variable does."""
-    plain = variable(name)
-    by_file = plain + FILE_SUFFIX
-    file = environment.get(by_file, "")
-    if not file:
-        return plain, environment.get(plain, "")
-    if environment.get(plain):
-        raise ConfigurationError(f"{plain} and {by_file} are both set; keep one of them")
-    try:
-        lines = Path(file).read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{by_file}: {file} cannot be read: {_why(error)}") from None
-    return by_file, lines[0].strip() if lines else ""
-
-
-def _why(error: OSError | UnicodeDecodeError) -> str:
-    # The decoding error quotes the undecodable bytes, which may be a password.
-    return error.strerror or type(error).__name__ if isinstance(error, OSError) else "it is not UTF-8"
-
-
-_TRUE, _FALSE = {"1", "true", "yes", "on"}, {"0", "false", "no", "off"}
-
-
-def _read(name: str, text: str, kind: object) -> object:
-    try:
-        if kind is bool:
-            if text.lower() not in _TRUE | _FALSE:
-                raise ValueError("use true or false")
-            return text.lower() in _TRUE
-        if kind is int:
-            return int(text)
-        if kind is float:
-            if not math.isfinite(float(text)):
-                raise ValueError("use a finite number")
-            return float(text)
-    except ValueError as error:
-        raise ConfigurationError(f"{name}: {error}") from None
-    return text if kind is str else Path(text)

@@ -9,8 +9,10 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
+from typing import get_type_hints
 
-from publisher.core.settings import FILE_SUFFIX, PREFIX, Settings, variable
+from publisher.core.settings import Settings
+from publisher.core.settings_reader import FILE_SUFFIX, PREFIX, allowed, variable
 
 OTHER_VARIABLES = {
     "PUBLISHER_DEVCLOUD_VENV": "The environment that the development cloud is installed in.",
@@ -33,12 +35,13 @@ class Source(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class InForce:
-    """One setting. `value` is its current value, with secrets hidden."""
+    """One setting. `value` is its current value, with secrets hidden; `allowed` says which values it may have."""
 
     name: str
     variable: str
     value: str
     source: Source
+    allowed: str
     help: str
 
 
@@ -50,20 +53,41 @@ class Unknown:
     meant: str | None
 
     @property
+    def problem(self) -> str:
+        return f"{self.variable} is not a setting"
+
+    @property
+    def advice(self) -> str:
+        return f"did you mean {self.meant}?" if self.meant else "see: publisher config"
+
+    @property
     def message(self) -> str:
-        hint = f"did you mean {self.meant}?" if self.meant else "see: publisher config"
-        return f"{self.variable} is no setting; {hint}"
+        return f"{self.problem}; {self.advice}"
+
+
+@dataclass(frozen=True, slots=True)
+class TrialOnly:
+    """Something in the settings that is unfit for production, and what to do about it."""
+
+    problem: str
+    advice: str
+
+    @property
+    def message(self) -> str:
+        return f"{self.problem}; {self.advice}"
 
 
 def in_force(settings: Settings, environment: Mapping[str, str] | None = None) -> list[InForce]:
     """Return every setting, as read from this environment."""
     environment = os.environ if environment is None else environment
+    hints = get_type_hints(Settings, include_extras=True)
     return [
         InForce(
             setting.name,
             variable(setting.name),
             _shown(getattr(settings, setting.name)),
             _source(setting.name, environment),
+            allowed(hints[setting.name]),
             setting.metadata["help"],
         )
         for setting in fields(Settings)
@@ -85,33 +109,38 @@ def unknown(environment: Mapping[str, str] | None = None) -> list[Unknown]:
     return found
 
 
-def only_for_a_trial(settings: Settings) -> Iterator[str]:
-    """Yield what is unfit for production in these settings, and what to set instead."""
+def only_for_a_trial(settings: Settings) -> Iterator[TrialOnly]:
+    """Yield what is unfit for production in these settings."""
     if settings.database.startswith("sqlite"):
-        yield "the ticket store is SQLite, for one machine alone; set PUBLISHER_DATABASE_URL to a PostgreSQL"
+        yield TrialOnly(
+            "the ticket store is SQLite, which works on one machine only",
+            "set PUBLISHER_DATABASE_URL to a PostgreSQL database",
+        )
     if not settings.broker_url:
-        yield "the broker is the embedded Redis, for one machine alone; set PUBLISHER_BROKER_URL"
+        yield TrialOnly("the broker is the embedded Redis, which works on one machine only", "set PUBLISHER_BROKER_URL")
     if not settings.broker_tls_verify:
-        yield "the broker's certificate is not checked; remove PUBLISHER_BROKER_TLS_VERIFY"
+        yield TrialOnly("the broker's certificate is not checked", "remove PUBLISHER_BROKER_TLS_VERIFY")
     if not settings.secret_key_file:
-        yield (
-            "the secret key is one that was made by itself; put one in a file that is backed up, and name it with"
-            " PUBLISHER_SECRET_KEY_FILE"
+        yield TrialOnly(
+            "the secret key was generated and may have no backup",
+            "put a key into a file, back it up, and set PUBLISHER_SECRET_KEY_FILE",
         )
     if not settings.public_url:
-        yield (
-            "the address in `Location` is the one that a request came in at, or the name that it used of"
-            " PUBLISHER_ALLOWED_HOSTS; set PUBLISHER_PUBLIC_URL to the one that callers see"
+        yield TrialOnly(
+            "`Location` has the host name that the caller used",
+            "set PUBLISHER_PUBLIC_URL to the URL that callers see",
         )
 
 
 def table() -> str:
     """Return all settings as a table in Markdown."""
-    rows = ["| variable | default | meaning |", "|---|---|---|"]
+    rows = ["| variable | default | allowed | meaning |", "|---|---|---|---|"]
+    hints = get_type_hints(Settings, include_extras=True)
     for setting in fields(Settings):
         default = _DEFAULTS.get(setting.name, setting.default)
         shown = "" if default in ("", None) else str(default)
-        rows.append(f"| `{variable(setting.name)}` | {shown} | {setting.metadata['help']} |")
+        cells = f"`{variable(setting.name)}`", shown, allowed(hints[setting.name]), setting.metadata["help"]
+        rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows) + "\n"
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from publisher.core.errors import own
 from publisher.core.image import Image
 
 MIB = 1 << 20
@@ -58,7 +59,11 @@ class Phase(StrEnum):
     UPLOADING = "uploading"
     VERIFYING = "verifying"
     FINISHING = "finishing"
-    CLEANING = "cleaning"
+
+
+def mean_rate(sent: int, seconds: float) -> float | None:
+    """Return the mean rate of an upload in bytes per second; None if no time has passed."""
+    return sent / seconds if seconds > 0 else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +87,9 @@ class CloudRef:
     state: str = "planned"
     """`planned` (its creation was or will be requested), `present` (the cloud confirmed it), `condemned` (its deletion
     was or will be requested; as that may happen late, nobody uses it any more) or `gone`."""
+    created: float = field(default=0.0, compare=False)
+    modified: float = field(default=0.0, compare=False)
+    """Times of the entry, in seconds since the epoch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,8 +212,6 @@ class Ticket:
                 return "Verifying checksum"
             case Phase.FINISHING:
                 return "Finishing: visibility and properties"
-            case Phase.CLEANING:
-                return "Removing what was uploaded"
             case _:
                 return "Preparing"
 
@@ -215,19 +221,21 @@ class Ticket:
 
         Computed only from stored values, not from the current time, so it changes only when the ticket does.
         """
-        uploading = self.state is State.PUBLISHING and self.phase is Phase.UPLOADING
-        if not uploading or not self.started or not self.progressed or not self.progress.sent:
+        rate = self.bytes_per_second
+        if not self._uploading or not rate or not self.progressed:
             return None
-        elapsed = max(self.progressed - self.started, 1e-3)
-        return self.progressed + (self.progress.total - self.progress.sent) * elapsed / self.progress.sent
+        return self.progressed + (self.progress.total - self.progress.sent) / rate
 
     @property
     def bytes_per_second(self) -> float | None:
         """The mean rate of the upload, while it runs or after it was published; None while unknown."""
-        going_on = self.state is State.PUBLISHING and self.phase is Phase.UPLOADING
-        if not self.started or not self.progressed or not (going_on or self.state is State.PUBLISHED):
+        if not self.started or not self.progressed or not (self._uploading or self.state is State.PUBLISHED):
             return None
-        return self.progress.sent / max(self.progressed - self.started, 1e-3) if self.progress.sent else None
+        return mean_rate(self.progress.sent, max(self.progressed - self.started, 1e-3)) if self.progress.sent else None
+
+    @property
+    def _uploading(self) -> bool:
+        return self.state is State.PUBLISHING and self.phase is Phase.UPLOADING
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,6 +266,5 @@ def image_of(ticket: Ticket, found: Image | None) -> Image | None:
 
     None if it is another image that got the number later.
     """
-    if found is None or (found.owner, found.appliance_id) != (ticket.owner, ticket.appliance_id):
-        return None
-    return found if found.created <= ticket.created else None
+    mine = own(found, ticket.owner, appliance_id=ticket.appliance_id)
+    return mine if mine and mine.created <= ticket.created else None

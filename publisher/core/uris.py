@@ -7,21 +7,23 @@ from urllib.parse import quote, unquote
 
 from publisher.core.errors import InvalidRequest
 
-_IMAGE = re.compile(r"(?:/?(?:api/)?)users/([^/]+)/appliances/(\d{1,18})/images/(\d{1,18})/?", re.ASCII)
+ID_PATTERN = "[1-9][0-9]{0,18}"
+ID_MAX = (1 << 63) - 1
+"""The largest id that the ticket store can hold."""
+
+_BASE = "(?:/?(?:api/)?)users/([^/]+)"
+_IMAGE = re.compile(f"{_BASE}/appliances/({ID_PATTERN})/images/({ID_PATTERN})/?")
 _ACCOUNT = re.compile(
     # As stored, or as a ticket names it.
-    r"(?:/?(?:api/)?)users/([^/]+)/(?:appliances/\d+/images/\d+/pimages/\d+/)?accounts/(\d{1,18})/?",
-    re.ASCII,
+    f"{_BASE}/(?:appliances/[0-9]+/images/[0-9]+/pimages/[0-9]+/)?accounts/({ID_PATTERN})/?"
 )
-_APPLIANCE = re.compile(r"(?:/?(?:api/)?)users/([^/]+)/appliances/(\d{1,18})/?", re.ASCII)
-
-
-_ID = re.compile(r"[0-9]{1,18}", re.ASCII)
+_APPLIANCE = re.compile(f"{_BASE}/appliances/({ID_PATTERN})/?")
 
 
 def parse_id(text: str) -> int | None:
-    """Return the id that a text is; None if no object can have such an id."""
-    return int(text) if _ID.fullmatch(text) else None
+    """Return the id that a text is, written without leading zeros; None if no object can have such an id."""
+    number = int(text) if re.fullmatch(ID_PATTERN, text) else 0
+    return number if 0 < number <= ID_MAX else None
 
 
 def user_uri(login: str) -> str:
@@ -81,23 +83,27 @@ def target_format_uri(login: str, platform: str, format: str) -> str:
 
 def parse_image_uri(uri: str, field: str) -> tuple[str, int, int]:
     """Return login, appliance id and image id. Raises `InvalidRequest`."""
-    match = _IMAGE.fullmatch(uri)
-    if not match:
-        raise InvalidRequest(f"'{uri}' is not of the form users/USER/appliances/4/images/7", field=field)
-    return unquote(match[1]), int(match[2]), int(match[3])
+    login, (appliance_id, image_id) = _parsed(_IMAGE, uri, "users/USER/appliances/4/images/7", field)
+    return login, appliance_id, image_id
 
 
 def parse_appliance_uri(uri: str, field: str) -> tuple[str, int]:
     """Return login and appliance id. Raises `InvalidRequest`."""
-    match = _APPLIANCE.fullmatch(uri)
-    if not match:
-        raise InvalidRequest(f"'{uri}' is not of the form users/USER/appliances/4", field=field)
-    return unquote(match[1]), int(match[2])
+    login, (appliance_id,) = _parsed(_APPLIANCE, uri, "users/USER/appliances/4", field)
+    return login, appliance_id
 
 
 def parse_account_uri(uri: str, field: str) -> tuple[str, int]:
     """Return login and account id. Raises `InvalidRequest`."""
-    match = _ACCOUNT.fullmatch(uri)
-    if not match:
-        raise InvalidRequest(f"'{uri}' is not of the form users/USER/accounts/3", field=field)
-    return unquote(match[1]), int(match[2])
+    login, (account_id,) = _parsed(_ACCOUNT, uri, "users/USER/accounts/3", field)
+    return login, account_id
+
+
+def _parsed(form: re.Pattern[str], uri: str, example: str, field: str) -> tuple[str, list[int]]:
+    """Return the login and the ids of a URI. Raises `InvalidRequest`."""
+    match = form.fullmatch(uri)
+    ids = [parse_id(each) for each in match.groups()[1:]] if match else []
+    found = [id for id in ids if id is not None]
+    if match is None or len(found) < len(ids):
+        raise InvalidRequest(f"'{uri}' is not of the form {example}", field=field)
+    return unquote(match[1]), found

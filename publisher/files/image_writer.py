@@ -15,9 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from publisher.core.checksums import Checksums, check
 from publisher.core.errors import ImageTooLarge, InvalidRequest
-from publisher.core.image import Digests
+from publisher.core.image import Checksums, Digests, check_checksums
 from publisher.core.settings import Settings
 from publisher.files.compression import HEAD_BYTES, Compression, Unpacker, compression_of
 from publisher.files.hashing import ZEROS, Hasher
@@ -131,7 +130,7 @@ class ImageWriter:
         found = [digests.by_algorithm()]
         if self._unpacker is not None:
             found.insert(0, {name: each.hexdigest() for name, each in self._sent_hashes.items()})
-        check(self._expected, *found)
+        check_checksums(self._expected, *found)
         # The image may end with a hole.
         os.ftruncate(self._file.fileno(), self._hasher.size)
         os.fsync(self._file.fileno())

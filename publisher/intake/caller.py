@@ -1,25 +1,144 @@
-"""The caller of an API route: who it is, what it may see, and its answers in the format that it asked for."""
+"""What each route of the API has: a declaration, the caller, and answers in the caller's format.
+
+A route is declared where it is written:
+
+    router = api_router()
+
+    @router.get("/users/{uid}/roles")
+    @Operation("The roles of a user", answer="roles")
+    def roles(caller: Calling, uid: str) -> Response: ...
+
+The `Caller` requires the declared entitlement, reads the declared body and writes the declared answer. The OpenAPI
+document is made from the declarations.
+
+Platforms and formats that only packages describe are extensions. XML answers leave them out unless the request has
+`extensions=true`: existing clients have classes bound to the API's schema, and one unknown name makes a whole list
+unreadable to them.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
+import re
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
+from enum import Enum
 from functools import cached_property
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
-from fastapi import Depends, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 
-from publisher.intake import extensions
+from publisher.core.errors import InvalidRequest, NotFound, PublisherError
+from publisher.core.fiql import parse
+from publisher.core.listing import Listing
 from publisher.intake.wire.codec import read_document, write_document
-from publisher.platforms.fields import Document
+from publisher.intake.wire.walk import AccountResolver
+from publisher.platforms.platform import Document
 from publisher.platforms.registry import PLATFORMS, find_platform
 from publisher.store import Store
+from publisher.store.idempotency import IdempotencyKey
 from publisher.store.users import User
 from publisher.web import auth
 from publisher.web.conditional import Rendered, respond
-from publisher.web.negotiation import Format, answer_format, body_format, charset
-from publisher.web.request import API, Services, actor, base_url, services, signed_in
+from publisher.web.negotiation import Format, NotAcceptable, answer_format, body_format, charset
+from publisher.web.request import API, Services, WriterRoute, actor, base_url, services, signed_in
+
+_IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e][\x20-\x7e]{0,254}")
+_NUMBER_MAX = (1 << 31) - 1
+_BOOLEANS = {"": False, "true": True, "false": False}
+
+
+_Endpoint = TypeVar("_Endpoint", bound=Callable[..., Any])
+_DECLARATION = "publisher_operation"
+
+
+# Declarations -------------------------------------------------------------------------------------------------------
+
+
+class Login(Enum):
+    """What a route asks of its caller."""
+
+    NONE = "nothing"
+    REQUIRED = "a login"
+    OR_KEY = "a login, or a one-time key"
+    SIGNED_OR_NONE = "no login, but where there is an API key, a right signature"
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A parameter of the query, or a header if `place` says so."""
+
+    name: str
+    description: str
+    schema: dict[str, Any]
+    place: str = "query"
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """The declaration of a route, written as the decorator between the router's and the function.
+
+    entitlement: what the caller must be entitled to; "" if any login is enough.
+    body, answer: the root elements of the request and of the answer; "" for none.
+    also_body, also_answer: media types beside those of documents, or instead of them if there is no root.
+    conflict: why the route may answer 409; "" if it never does.
+    not_found: whether the object, or what it belongs to, may be missing.
+    """
+
+    summary: str
+    _: KW_ONLY
+    entitlement: str = ""
+    body: str = ""
+    answer: str = ""
+    status: int = 200
+    parameters: tuple[Parameter, ...] = ()
+    conflict: str = ""
+    login: Login = Login.REQUIRED
+    also_body: tuple[str, ...] = ()
+    also_answer: tuple[str, ...] = ()
+    not_found: bool = True
+
+    def __call__(self, endpoint: _Endpoint) -> _Endpoint:
+        setattr(endpoint, _DECLARATION, self)
+        return endpoint
+
+
+def api_router() -> APIRouter:
+    """Return a router for routes of the API. Those that may change something run in the threads of writers."""
+    return APIRouter(route_class=WriterRoute)
+
+
+def declaration(endpoint: object) -> Operation:
+    """Return the declaration of a route's function. Raises LookupError if it has none."""
+    declared = getattr(endpoint, _DECLARATION, None)
+    if not isinstance(declared, Operation):
+        raise LookupError(f"{endpoint!r} is a route of the API and has no @Operation")
+    return declared
+
+
+EXTENSIONS = Parameter(
+    "extensions",
+    "Name platforms and formats that the API does not know in XML, too. In JSON they are always named.",
+    {"type": "boolean"},
+)
+IDEMPOTENCY_KEY = Parameter(
+    "Idempotency-Key",
+    "The same request sent again with the same key makes nothing new, and has the first one's answer.",
+    {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
+    "header",
+)
+LISTING = (
+    Parameter("query", "FIQL, such as `name=='*nginx*'`: only those that match.", {"type": "string"}),
+    Parameter("orderBy", "The element to order by.", {"type": "string"}),
+    Parameter("descending", "The greatest first.", {"type": "boolean"}),
+    Parameter("count", "So many at most; `total` counts all matches.", {"type": "integer", "minimum": 1}),
+    Parameter("offset", "So many of the matches are left out first.", {"type": "integer", "minimum": 0}),
+)
+OF_IMAGE = Parameter("img", "Only those of one image: its URI, or its number.", {"type": "string"})
+
+
+# The caller ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -30,21 +149,37 @@ class Caller:
     services: Services
     user: User
     form: Format
+    operation: Operation
 
     @cached_property
     def store(self) -> Store:
         """The store. Changes made through it are in the audit log, attributed to the caller."""
         return self.services.store.acting(actor(self.request, self.user.login))
 
-    def owner(self, login: str, entitlement: str | None) -> str:
-        """Whose objects the path names. Raises `NotFound` for others', `NotAllowed` without the entitlement."""
+    def owner(self, login: str) -> str:
+        """Return the user whose objects the path names.
+
+        Raises `NotFound` for another user's objects, and `NotAllowed` if the caller lacks the declared entitlement.
+        """
         found = auth.owner(self.services.store, self.user, login)
-        if entitlement:
-            auth.require(self.user, entitlement)
+        if self.operation.entitlement:
+            auth.require(self.user, self.operation.entitlement)
         return found
 
-    def read(self, body: bytes, root: str, platform: str = "") -> Document:
-        """The document in a request's body, of that platform where it does not tell its own.
+    def owner_of_appliance(self, login: str, appliance_id: int) -> str:
+        """Return the user who owns the appliance in the path.
+
+        Raises `NotFound` for an appliance that the user does not have: an empty list would say that it exists.
+        """
+        owner = self.owner(login)
+        self.store.appliances.get(owner, appliance_id)
+        return owner
+
+    # What the request asks for
+
+    def read(self, body: bytes, resolve: AccountResolver | None = None) -> Document:
+        """Read the declared document in the request's body. `resolve` finds the platform of an account that does not
+        declare one.
 
         Raises `UnsupportedMediaType`, `BodyTooLarge`, `InvalidRequest`.
         """
@@ -53,53 +188,146 @@ class Caller:
         return read_document(
             body,
             body_format(content_type),
-            root,
+            self.operation.body,
             charset=charset(content_type),
             limit=limit,
-            platform=find_platform(platform),
+            resolve=resolve,
         )
+
+    def idempotency_key(self, body: bytes) -> IdempotencyKey | None:
+        """Return the key in the header `Idempotency-Key`; None without one. Raises `InvalidRequest`.
+
+        Two requests are the same if their method, their path and every byte of their body are equal. The query does
+        not count: with an API key it contains a signature.
+        """
+        given = self.request.headers.getlist(IDEMPOTENCY_KEY.name)
+        if not given:
+            return None
+        if len(given) > 1 or not _IDEMPOTENCY_KEY.fullmatch(given[0]):
+            raise InvalidRequest("is one key of 1 to 255 printable ASCII characters", field=IDEMPOTENCY_KEY.name)
+        scope = self.request.scope
+        request = f"{scope['method']}\0{scope['path']}\0".encode() + body
+        return IdempotencyKey(
+            self.user.login,
+            given[0],
+            # A plain hash of the body would let readers of the database try passwords on it.
+            tuple(self.services.sealer.fingerprints(request)),
+            self.services.settings.idempotency_seconds,
+        )
+
+    @property
+    def extended(self) -> bool:
+        """Whether the answer may name platforms and formats that the API does not know. Raises `InvalidRequest`."""
+        return extensions_wanted(self.request) or self.form is Format.JSON
 
     @property
     def platforms(self) -> frozenset[str]:
         """The platforms that the answer may name. Raises `InvalidRequest`."""
-        extended = extensions.shown(self.request, self.form)
+        extended = self.extended
         return frozenset(each.name for each in PLATFORMS if extended or not each.extension)
 
-    @property
-    def extended(self) -> bool:
-        """Whether the answer may name formats that the API does not know. Raises `InvalidRequest`."""
-        return extensions.shown(self.request, self.form)
-
     def check_shown(self, platform: str) -> None:
-        """Raises `NotAcceptable` or `NotFound` where the answer may not name the platform; `InvalidRequest`."""
+        """Raise `NotAcceptable` or `NotFound` if the answer may not name the platform. Raises `InvalidRequest`."""
         if platform not in self.platforms:
-            raise extensions.not_shown(platform)
+            raise not_shown(platform)
 
-    def answer(self, root: str, document: Document, modified: float) -> Response:
-        """200, or 304 where the caller has it already. `modified` is in seconds since the epoch."""
-        return answer(self.request, self.form, root, document, modified)
+    # Answers
 
-    def created(self, root: str, document: Document, uri: str) -> Response:
-        """201 with the absolute `Location`."""
-        base = base_url(self.request)
-        body = write_document(self.form, root, document)
-        return Response(body, 201, headers={"Location": f"{base}{API}/{uri}"}, media_type=self.form.content_type)
+    def answer(self, document: Document, modified: float) -> Response:
+        """Return 200, or 304 if the caller has this answer. `modified` is in seconds since the epoch."""
+        return answer(self.request, self.form, self.operation.answer, document, modified)
+
+    def created(self, document: Document, uri: str) -> Response:
+        """Return 201 with the absolute `Location` of the new object."""
+        created = self._written(document, 201)
+        created.headers["Location"] = f"{base_url(self.request)}{API}/{uri}"
+        return created
+
+    def changed(self, document: Document) -> Response:
+        """Return 200 with the object after the change."""
+        return self._written(document, 200)
+
+    def _written(self, document: Document, status: int) -> Response:
+        body = write_document(self.form, self.operation.answer, document)
+        return Response(body, status, media_type=self.form.content_type)
+
+
+def caller(request: Request) -> Caller:
+    """Return the caller of an API request. Raises `NotAuthenticated`, `TooMany`, `NotAcceptable`."""
+    user = signed_in(request)
+    form = answer_format(request.headers.get("accept"))
+    return Caller(request, services(request), user, form, declaration(request.scope["endpoint"]))
+
+
+Calling = Annotated[Caller, Depends(caller)]
 
 
 def rendered(form: Format, root: str, document: Document, modified: float) -> Rendered:
-    """`modified` is in seconds since the epoch."""
+    """Write the answer's body and its validators. `modified` is in seconds since the epoch."""
     body = write_document(form, root, document)
     return Rendered(body, form.content_type, f'"{hashlib.sha256(body).hexdigest()[:32]}"', math.ceil(modified))
 
 
 def answer(request: Request, form: Format, root: str, document: Document, modified: float) -> Response:
-    """200, or 304 where the caller has it already. `modified` is in seconds since the epoch."""
+    """Return 200, or 304 if the caller has this answer. `modified` is in seconds since the epoch."""
     return respond(request, rendered(form, root, document, modified))
 
 
-def caller(request: Request) -> Caller:
-    """Raises `NotAuthenticated`, `NotAcceptable`."""
-    return Caller(request, services(request), signed_in(request), answer_format(request.headers.get("accept")))
+def not_shown(platform: str) -> PublisherError:
+    """Return the error for an object that the answer may not contain because of its platform."""
+    if find_platform(platform) is None:
+        return NotFound(f"it is of the platform '{platform}', which no installed package describes")
+    return NotAcceptable(
+        f"the API's schema does not know the platform '{platform}'; ask for application/json, or add extensions=true"
+    )
 
 
-Calling = Annotated[Caller, Depends(caller)]
+# Parameters of the query --------------------------------------------------------------------------------------------
+
+
+def extensions_wanted(request: Request) -> bool:
+    """Return whether the query has `extensions=true`. Raises `InvalidRequest` for a value that is not a boolean."""
+    return _boolean(request, EXTENSIONS.name)
+
+
+def listing(request: Request) -> Listing:
+    """Return which part of a list the query asks for. An empty parameter counts as missing.
+
+    Raises `InvalidRequest`, which names the parameter. The list itself checks the names of fields.
+    """
+    query = _given(request, "query")
+    descending = _boolean(request, "descending")
+    return Listing(
+        query=parse(query) if query else None,
+        order_by=_given(request, "orderBy") or None,
+        descending=descending,
+        count=_number(request, "count", 1),
+        offset=_number(request, "offset", 0) or 0,
+    )
+
+
+Listed = Annotated[Listing, Depends(listing)]
+"""Which part of a list is wanted. A route asks for it after `Calling`, so that the login is checked first."""
+
+
+def _given(request: Request, name: str) -> str:
+    values = request.query_params.getlist(name)
+    if len(values) > 1:
+        raise InvalidRequest("is given more than once", field=name)
+    return values[0].strip() if values else ""
+
+
+def _boolean(request: Request, name: str) -> bool:
+    value = _BOOLEANS.get(_given(request, name).lower())
+    if value is None:
+        raise InvalidRequest("is not true or false", field=name)
+    return value
+
+
+def _number(request: Request, name: str, least: int) -> int | None:
+    text = _given(request, name)
+    if not text:
+        return None
+    if not re.fullmatch(r"[0-9]{1,10}", text) or not least <= int(text) <= _NUMBER_MAX:
+        raise InvalidRequest(f"is not a number from {least} to {_NUMBER_MAX}", field=name)
+    return int(text)

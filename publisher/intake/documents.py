@@ -13,8 +13,7 @@ from typing import Any
 from publisher.core import uris
 from publisher.core.image import Image, ImageState, target_format
 from publisher.core.ticket import Progress, State, Ticket
-from publisher.platforms.fields import TYPE_KEY, Document
-from publisher.platforms.platform import Platform
+from publisher.platforms.platform import TYPE_KEY, Document, Platform
 from publisher.platforms.registry import find_platform
 from publisher.platforms.target_formats import format_number, platform_number, target_format_number, target_type
 from publisher.store.accounts import StoredAccount
@@ -136,7 +135,7 @@ def image_document(image: Image, *, distribution: str | None = None, key: str | 
 
 
 def _formats(image: Image) -> Document:
-    name = image.told_format
+    name = image.reported_format
     target = target_format(name)
     format = {"dbId": format_number(name), "name": name}
     return {

@@ -20,7 +20,7 @@ from starlette.requests import ClientDisconnect
 
 from publisher.core.errors import InvalidRequest, NotFound
 from publisher.core.ticket import Ticket
-from publisher.intake.caller import rendered
+from publisher.intake.caller import Parameter, rendered
 from publisher.intake.documents import status_document
 from publisher.store import Store
 from publisher.store.ticket_rows import Version, version_of
@@ -31,6 +31,11 @@ logger = logging.getLogger(__name__)
 
 WAIT_MAX_SECONDS = 60
 """Proxies take longer silence for a fault."""
+WAIT = Parameter(
+    "wait",
+    "Seconds to hold the answer until the status is another than that of `If-None-Match`, or than at first.",
+    {"type": "number", "minimum": 0, "maximum": WAIT_MAX_SECONDS},
+)
 _LOOK_SECONDS = 0.1
 _STALE_SECONDS = 5.0
 """What was last read so long ago is no answer any more: the store is as good as away."""
@@ -39,11 +44,11 @@ _NUMBER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 
 def wait_seconds(request: Request) -> float:
     """How long the query's `wait` lets an answer be held; 0 without one. Raises `InvalidRequest`."""
-    given = request.query_params.getlist("wait")
+    given = request.query_params.getlist(WAIT.name)
     if not given:
         return 0.0
     if len(given) > 1 or not _NUMBER.fullmatch(given[0]) or float(given[0]) > WAIT_MAX_SECONDS:
-        raise InvalidRequest(f"is one number of seconds from 0 to {WAIT_MAX_SECONDS}", field="wait")
+        raise InvalidRequest(f"is one number of seconds from 0 to {WAIT_MAX_SECONDS}", field=WAIT.name)
     return float(given[0])
 
 

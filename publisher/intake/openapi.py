@@ -1,7 +1,7 @@
-"""The API as an OpenAPI 3.1 document, made of the wire schema and of the table of resources.
+"""The API as an OpenAPI 3.1 document, made from the wire schema and the declarations of the routes.
 
-JSON is described to the letter. XML mirrors it; the XML Schema at `/schema/uforge.xsd` says of it what OpenAPI cannot:
-the order of the elements.
+It describes JSON exactly. XML mirrors it; the XML Schema at `/schema/uforge.xsd` adds what OpenAPI cannot express: the
+order of the elements.
 """
 
 from __future__ import annotations
@@ -9,24 +9,28 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
+from fastapi.routing import iter_route_contexts
 from starlette.routing import BaseRoute
 
 from publisher.intake import openapi_examples
-from publisher.intake.resources import ID_MAX, RESOURCES, Login, Parameter, Resource, routed
+from publisher.intake.caller import Login, Operation, Parameter, declaration
 from publisher.intake.wire import xml
 from publisher.intake.wire.codec import write_document
-from publisher.intake.wire.platform_resolution import concrete_type
 from publisher.intake.wire.schema import NAMESPACE, REQUEST_ONLY, TYPES
-from publisher.platforms.fields import CRED_ACCOUNT, PUBLISH_IMAGE, TYPE_KEY, Document, Field, Kind, ObjectType
+from publisher.intake.wire.walk import concrete_type
+from publisher.platforms.platform import CRED_ACCOUNT, PUBLISH_IMAGE, TYPE_KEY, Document, Field, Kind, ObjectType
 from publisher.platforms.registry import PLATFORMS
 from publisher.version import __version__
 from publisher.web.negotiation import Format
 from publisher.web.request import API
 
 Json = dict[str, Any]
+
+_ID_MAX = (1 << 63) - 1
 
 _DESCRIPTION = f"""\
 Publishes machine images to clouds: a request makes a ticket, which is polled until the image is there.
@@ -101,16 +105,74 @@ _CONDITIONS = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """A method on a path, which is below the base path and written as in the document."""
+
+    method: str
+    path: str
+    operation: Operation
+
+    @property
+    def cacheable(self) -> bool:
+        """Whether the answer has ETag and Last-Modified, and may be 304."""
+        return self.method == "GET"
+
+    @property
+    def errors(self) -> tuple[int, ...]:
+        """The statuses from 400 up that the route may answer. (405 belongs to the path's other methods.)"""
+        declared = self.operation
+        login = declared.login is not Login.NONE
+        possible = {
+            400: bool(declared.body or declared.also_body or declared.parameters),
+            401: login,
+            403: bool(declared.entitlement),
+            404: login and declared.not_found,
+            406: login or bool(declared.body or declared.answer),
+            408: bool(declared.also_body),
+            409: bool(declared.conflict),
+            413: bool(declared.body or declared.also_body),
+            415: bool(declared.body),
+            416: "application/octet-stream" in declared.also_answer,
+            429: login,
+            503: login,
+        }
+        return tuple(status for status, it_may in possible.items() if it_may)
+
+
+def resources(routes: Sequence[BaseRoute]) -> list[Resource]:
+    """Return the API's resources among an app's routes, in the order of the routes.
+
+    Raises LookupError if a route of the API has no declaration.
+    """
+    return [
+        Resource(method, _path(route.path), declaration(route.endpoint))
+        for route in iter_route_contexts(routes)
+        if route.path is not None and route.path.startswith(f"{API}/")
+        for method in sorted(route.methods or ())
+        if method != "HEAD"
+    ]
+
+
+def _path(path: str) -> str:
+    """Return a route's path as the document has it: `{file_name}` and `{itid:id}` become `{fileName}` and `{itid}`."""
+    return re.sub(r"\{(\w+)(:\w+)?\}", lambda match: f"{{{_camel_case(match[1])}}}", path.removeprefix(API))
+
+
+def _camel_case(name: str) -> str:
+    first, *others = name.split("_")
+    return first + "".join(each.title() for each in others)
+
+
 def document(routes: Sequence[BaseRoute], base_url: str = API) -> Json:
-    """What the API has by an app's routes. `base_url` is that of its base path."""
-    present = routed(routes)
-    resources = [each for each in RESOURCES if (each.method, API + each.key[1]) in present]
+    """Return the document of the API that an app's routes make up. `base_url` is the URL of the base path."""
+    present = resources(routes)
     paths: Json = {}
-    for resource in resources:
+    for resource in present:
         paths.setdefault(resource.path, {})[resource.method.lower()] = _operation(resource)
-    errors = sorted({status for resource in resources for status in resource.errors})
-    answers = {each.answer for each in resources if each.answer} | {"uforgeError"}
-    bodies = {each.body for each in resources if each.body}
+    errors = sorted({status for resource in present for status in resource.errors})
+    answers = {each.operation.answer for each in present if each.operation.answer} | {"uforgeError"}
+    bodies = {each.operation.body for each in present if each.operation.body}
     return {
         "openapi": "3.1.0",
         "info": {
@@ -119,7 +181,7 @@ def document(routes: Sequence[BaseRoute], base_url: str = API) -> Json:
             "description": _DESCRIPTION,
         },
         "servers": [{"url": base_url}],
-        "tags": [{"name": tag} for tag in dict.fromkeys(_tag(each.path) for each in resources)],
+        "tags": [{"name": tag} for tag in dict.fromkeys(_tag(each.path) for each in present)],
         "paths": paths,
         "components": {
             "schemas": _schemas(answers, bodies),
@@ -142,26 +204,27 @@ def document(routes: Sequence[BaseRoute], base_url: str = API) -> Json:
 
 
 def _operation(resource: Resource) -> Json:
-    needs = f"Needs {resource.login.value}"
-    if resource.entitlement:
-        needs += f" and the entitlement `{resource.entitlement}`"
+    declared = resource.operation
+    needs = f"Needs {declared.login.value}"
+    if declared.entitlement:
+        needs += f" and the entitlement `{declared.entitlement}`"
     description = f"{needs}."
-    if resource.conflict:
-        description += f" 409 where {resource.conflict}."
+    if declared.conflict:
+        description += f" 409 where {declared.conflict}."
     made: Json = {
         "tags": [_tag(resource.path)],
-        "summary": resource.summary,
+        "summary": declared.summary,
         "description": description,
         "operationId": re.sub(r"\W+", "_", f"{resource.method.lower()}{resource.path}").strip("_"),
         "parameters": [_path_parameter(name) for name in re.findall(r"\{(\w+)", resource.path)]
-        + [_parameter(each) for each in resource.parameters]
+        + [_parameter(each) for each in declared.parameters]
         + ([{"$ref": f"#/components/parameters/{name}"} for name in _CONDITIONS] if resource.cacheable else []),
         "responses": _responses(resource),
-        "security": _security(resource.login),
+        "security": _security(declared.login),
     }
-    if resource.body:
-        content = _content(resource.body, openapi_examples.REQUESTS[resource.body], request=True)
-        content |= {media_type: _binary() for media_type in resource.also_body}
+    if declared.body:
+        content = _content(declared.body, openapi_examples.REQUESTS[declared.body], request=True)
+        content |= {media_type: _binary() for media_type in declared.also_body}
         made["requestBody"] = {"required": True, "content": content}
     return made
 
@@ -185,7 +248,7 @@ def _path_parameter(name: str) -> Json:
     schema: Json = (
         {"type": "string", "minLength": 1}
         if isinstance(example, str)
-        else {"type": "integer", "format": "int64", "minimum": 1, "maximum": ID_MAX}
+        else {"type": "integer", "format": "int64", "minimum": 1, "maximum": _ID_MAX}
     )
     return {
         "name": name,
@@ -207,19 +270,20 @@ def _parameter(parameter: Parameter) -> Json:
 
 
 def _responses(resource: Resource) -> Json:
-    answered: Json = {"description": HTTPStatus(resource.status).phrase}
+    declared = resource.operation
+    answered: Json = {"description": HTTPStatus(declared.status).phrase}
     headers = ["ETag", "Last-Modified"] if resource.cacheable and resource.path != "/status" else []
-    headers += ["Location"] if resource.status == 201 else []
+    headers += ["Location"] if declared.status == 201 else []
     if headers:
         answered["headers"] = {name: {"$ref": f"#/components/headers/{name}"} for name in headers}
     content: Json = {}
-    if resource.answer:
-        content = _content(resource.answer, openapi_examples.ANSWERS[resource.answer], request=False)
-    content |= {media_type: _other(media_type) for media_type in resource.also_answer}
+    if declared.answer:
+        content = _content(declared.answer, openapi_examples.ANSWERS[declared.answer], request=False)
+    content |= {media_type: _other(media_type) for media_type in declared.also_answer}
     if content:
         answered["content"] = content
-    responses: Json = {str(resource.status): answered}
-    if "application/octet-stream" in resource.also_answer:
+    responses: Json = {str(declared.status): answered}
+    if "application/octet-stream" in declared.also_answer:
         responses["206"] = answered | {"description": "The range that was asked for"}
     if resource.cacheable:
         responses["304"] = {"description": "The caller has it already"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from http import HTTPStatus
 
-from publisher.platforms.fields import TYPE_KEY, Document
+from publisher.platforms.platform import TYPE_KEY, Document
 from publisher.version import UFORGE_API_VERSION
 
 _CREATED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

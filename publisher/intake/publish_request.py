@@ -1,12 +1,14 @@
-"""A `publishImage` document, or a `credAccount`, to what the core understands."""
+"""Read the `publishImage` document of a publish request."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from publisher.core.errors import InvalidRequest
 from publisher.core.uris import parse_account_uri, parse_appliance_uri, parse_image_uri
+from publisher.intake.caller import Caller
 from publisher.intake.wire.schema import TYPES
-from publisher.platforms.fields import CRED_ACCOUNT, TYPE_KEY, Document
-from publisher.platforms.platform import Platform
+from publisher.platforms.platform import CRED_ACCOUNT, TYPE_KEY, Document, Platform
 from publisher.platforms.registry import find_platform
 from publisher.services.publishing import PublishRequest
 from publisher.store.accounts import Accounts, StoredAccount
@@ -14,44 +16,22 @@ from publisher.store.accounts import Accounts, StoredAccount
 _OF_ANY_ACCOUNT = {TYPE_KEY} | {field.name for field in TYPES[CRED_ACCOUNT].fields}
 
 
-def referred_account(accounts: Accounts, document: Document, owner: str) -> StoredAccount | None:
-    """The stored account that a `publishImage` names by `dbId`, `uri` or `name`; None where it names none.
-
-    Raises `InvalidRequest` where the user has none like it, or where they name different ones.
-    """
-    account = document.get(CRED_ACCOUNT)
-    if not isinstance(account, dict):
-        return None
-    id, name = _id_referred_to(account, owner), str(account.get("name") or "").strip()
-    if id is None and not name:
-        return None
-    found = accounts.find(owner, name=name) if id is None else accounts.find(owner, id=id)
-    if found is None:
-        # A whole account may have a name and be no reference by that.
-        if id is None and set(account) - _OF_ANY_ACCOUNT:
-            return None
-        raise _no_such_account()
-    if name not in ("", found.name):
-        raise InvalidRequest(f"'{name}' is not the name of account {found.id}", field=f"{CRED_ACCOUNT}.name")
-    return found
-
-
-def publish_request(
-    document: Document,
-    *,
-    owner: str,
-    appliance_id: int,
-    image_id: int | None,
-    stored: StoredAccount | None = None,
+def read_publish_request(
+    caller: Caller, body: bytes, *, owner: str, appliance_id: int, image_id: int | None
 ) -> PublishRequest:
-    """Turn a `publishImage` into a request. `stored` is the account that the document refers to.
+    """Read the `publishImage` in a request's body.
 
     `image_id` comes from the nested route; on the flat route it is None, and `imageUri` names the image.
-    Raises `InvalidRequest` for what is missing, or contradicts the path or the stored account.
+
+    Raises `UnsupportedMediaType`, `BodyTooLarge`, and `InvalidRequest` for an element that is missing, or contradicts
+    the path or the stored account.
     """
+    reference = _Reference(caller.store.accounts, owner)
+    document = caller.read(body, reference.platform)
+    stored = reference.account or reference.find(document.get(CRED_ACCOUNT))
     platform = _platform(document)
     inline = document[CRED_ACCOUNT]
-    assert isinstance(inline, dict)  # noqa: S101  # so it was for `_platform`
+    assert isinstance(inline, dict)  # noqa: S101  # `_platform` has checked it
     account, secrets = platform.account_parts(inline)
     own = {field.name for field in platform.target_fields} | {"publishLocation"}
     request = PublishRequest(
@@ -65,6 +45,40 @@ def publish_request(
         notify=str(document["notify"]) if document.get("notify") else None,
     )
     return request.using(stored) if stored else request
+
+
+@dataclass(slots=True)
+class _Reference:
+    """The stored account that a `publishImage` refers to."""
+
+    accounts: Accounts
+    owner: str
+    account: StoredAccount | None = None
+
+    def platform(self, account: Document) -> Platform | None:
+        """Return the platform of the stored account: only this tells which elements the document may have."""
+        self.account = self.find(account)
+        return find_platform(self.account.platform) if self.account else None
+
+    def find(self, account: object) -> StoredAccount | None:
+        """Return the stored account that a `credAccount` names by `dbId`, `uri` or `name`; None if it names none.
+
+        Raises `InvalidRequest` if the user has no such account, or if the names belong to different ones.
+        """
+        if not isinstance(account, dict):
+            return None
+        id, name = _id_referred_to(account, self.owner), str(account.get("name") or "").strip()
+        if id is None and not name:
+            return None
+        found = self.accounts.find(self.owner, name=name) if id is None else self.accounts.find(self.owner, id=id)
+        if found is None:
+            # An account that is given in full may have a name without being a reference.
+            if id is None and set(account) - _OF_ANY_ACCOUNT:
+                return None
+            raise _no_such_account()
+        if name not in ("", found.name):
+            raise InvalidRequest(f"'{name}' is not the name of account {found.id}", field=f"{CRED_ACCOUNT}.name")
+        return found
 
 
 def _platform(document: Document) -> Platform:

@@ -14,6 +14,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from typing import Any, Self, TypeVar
 
 from publisher.core.errors import ConfigurationError, NetworkRefused
+from publisher.core.service_urls import parse_networks
 from publisher.core.settings import Settings
 
 Address = IPv4Address | IPv6Address
@@ -143,10 +144,9 @@ def _connected(info: AddressInfo, timeout_seconds: float | None) -> socket.socke
 
 def _networks(variable: str, text: str) -> tuple[Network, ...]:
     try:
-        return tuple(ip_network(each.strip()) for each in text.split(",") if each.strip())
+        return parse_networks(text)
     except ValueError as error:
-        advice = "give networks such as 10.0.0.0/8, with commas between"
-        raise ConfigurationError(f"{variable}: {error}; {advice}") from None
+        raise ConfigurationError(f"{variable}: {error}") from None
 
 
 def _reached(address: Address) -> Iterator[Address]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from publisher.platforms.common_fields import CA_BUNDLE
-from publisher.platforms.fields import secrets, strings, uris
-from publisher.platforms.platform import Platform
+from publisher.platforms.platform import CA_BUNDLE, Platform, secrets, strings, uris
 
 AZURE = Platform(
     "azure",

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from publisher.platforms.common_fields import CA_BUNDLE, LOGIN, REGISTRY_IMAGE
-from publisher.platforms.fields import uris
-from publisher.platforms.platform import Platform
+from publisher.platforms.platform import CA_BUNDLE, LOGIN, REGISTRY_IMAGE, Platform, uris
 
 DOCKER = Platform(
     "docker",

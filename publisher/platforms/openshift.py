@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from publisher.platforms.common_fields import CA_BUNDLE, REGISTRY_IMAGE
-from publisher.platforms.fields import secrets, uris
-from publisher.platforms.platform import Platform
+from publisher.platforms.platform import CA_BUNDLE, REGISTRY_IMAGE, Platform, secrets, uris
 
 OPENSHIFT = Platform(
     "openshift",

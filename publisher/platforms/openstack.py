@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from publisher.core.errors import InvalidRequest
-from publisher.platforms.common_fields import CA_BUNDLE, LOGIN
-from publisher.platforms.fields import booleans, strings, uris
-from publisher.platforms.platform import SECRET_ROUTING, Platform
+from publisher.platforms.platform import CA_BUNDLE, LOGIN, SECRET_ROUTING, Platform, booleans, strings, uris
 
 INTERFACES = ("public", "internal", "admin")
 """The kinds of endpoints that OpenStack's catalog has for each service."""

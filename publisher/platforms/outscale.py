@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from publisher.platforms.common_fields import AMAZON
-from publisher.platforms.fields import strings
-from publisher.platforms.platform import Platform
+from publisher.platforms.platform import AMAZON, Platform, strings
 
 OUTSCALE = Platform(
     "outscale",

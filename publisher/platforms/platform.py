@@ -1,4 +1,6 @@
-"""What a cloud platform is, for everything but its plugin: the service knows a cloud only by its `Platform`.
+"""What a cloud platform is, for everything but its plugin: its elements, and the rules for them.
+
+The service knows a cloud only by its `Platform`. The elements are `Field`s, of which the API's schema consists, too.
 
 A `Platform` loads no SDK. A package describes its cloud in a module of its own, and names it with an entry point of the
 group `image_publisher.platforms` (`publisher.platforms.registry`).
@@ -8,14 +10,170 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from enum import Enum
+from functools import cached_property
 from typing import Any
 from urllib.parse import urlsplit
 
 from publisher.core.certificates import check_bundle
 from publisher.core.errors import InvalidRequest
 from publisher.core.names import check_basic_plane, check_name
-from publisher.platforms.fields import Document, Field, Kind
 from publisher.platforms.target_formats import API_PLATFORMS
+
+# Elements ----------------------------------------------------------------------------------------
+
+Document = dict[str, object]
+"""An object in memory: its values by element name. An unset value is None or absent.
+
+Numbers are int, booleans bool, dateTimes aware datetime, objects a Document, and lists a list under the plural
+wrapper's name. A polymorphic object has the name of its concrete type under TYPE_KEY.
+"""
+
+TYPE_KEY = "@type"
+
+PUBLISH_IMAGE = "publishImage"
+CRED_ACCOUNT = "credAccount"
+"""The abstract types to which each platform adds elements."""
+
+STRING_LIMIT = 4096
+"""Maximum length of a string in characters, unless its field has its own limit."""
+
+CERTIFICATE_LIMIT = 64 * 1024
+"""Maximum length of a certificate's (base64) content in characters."""
+
+
+class Kind(Enum):
+    """The type of an element's value."""
+
+    STRING = "a string"
+    URI = "a URI"
+    BOOLEAN = "a boolean"
+    INTEGER = "an integer"
+    LONG = "a long integer"
+    DATE_TIME = "a dateTime"
+    OBJECT = "an object"
+    POLYMORPHIC = "an object of one of several types"
+    LIST = "a list"
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One element of an object type.
+
+    type: for OBJECT, the name of the object type; for POLYMORPHIC, that of the abstract type.
+    item: for LIST, the singular element inside the wrapper.
+    required: an answer without it is a programming error. A required LIST is written even if it is empty.
+    secret: never part of an answer or of an error message.
+    limit: for STRING and URI, the maximum length in characters.
+    minimum, maximum: for INTEGER and LONG, if narrower than 32 and 64 bits.
+    """
+
+    name: str
+    kind: Kind = Kind.STRING
+    type: str = ""
+    item: Field | None = None
+    required: bool = False
+    secret: bool = False
+    limit: int = STRING_LIMIT
+    minimum: int | None = None
+    maximum: int | None = None
+
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """The minimum and the maximum of a number."""
+        bits = 31 if self.kind is Kind.INTEGER else 63
+        least = -(1 << bits) if self.minimum is None else self.minimum
+        greatest = (1 << bits) - 1 if self.maximum is None else self.maximum
+        return least, greatest
+
+
+@dataclass(frozen=True)
+class ObjectType:
+    """A type of object. `fields` are in the order of answers, inherited ones first.
+
+    abstract: the abstract type of which this is a concrete type ("publishImage", "credAccount"), or "".
+    platform: the cloud platform that it belongs to, or "".
+    """
+
+    name: str
+    fields: tuple[Field, ...]
+    abstract: str = ""
+    platform: str = ""
+
+    @cached_property
+    def by_name(self) -> dict[str, Field]:
+        """The fields by element name."""
+        return {field.name: field for field in self.fields}
+
+
+def strings(*names: str) -> tuple[Field, ...]:
+    """Return fields for text."""
+    return tuple(Field(name) for name in names)
+
+
+def secrets(*names: str) -> tuple[Field, ...]:
+    """Return fields for secret text, which no answer and no message may show."""
+    return tuple(Field(name, secret=True) for name in names)
+
+
+def uris(*names: str) -> tuple[Field, ...]:
+    """Return fields for a URI: text, without the white space around it."""
+    return tuple(Field(name, Kind.URI) for name in names)
+
+
+def booleans(*names: str) -> tuple[Field, ...]:
+    """Return fields for true or false."""
+    return tuple(Field(name, Kind.BOOLEAN) for name in names)
+
+
+def integers(*names: str, **bounds: Any) -> tuple[Field, ...]:
+    """Return fields for a number of 32 bits, or between `minimum` and `maximum`."""
+    return tuple(Field(name, Kind.INTEGER, **bounds) for name in names)
+
+
+def longs(*names: str) -> tuple[Field, ...]:
+    """Return fields for a number of 64 bits."""
+    return tuple(Field(name, Kind.LONG) for name in names)
+
+
+def date_times(*names: str) -> tuple[Field, ...]:
+    """Return fields for a moment in time."""
+    return tuple(Field(name, Kind.DATE_TIME) for name in names)
+
+
+def an_object(name: str, type_name: str = "") -> tuple[Field, ...]:
+    """Return a field for an object. By default its type has the same name."""
+    return (Field(name, Kind.OBJECT, type_name or name),)
+
+
+def polymorphic(name: str) -> tuple[Field, ...]:
+    """Return a field for an object of one of the abstract type's concrete types."""
+    return (Field(name, Kind.POLYMORPHIC, name),)
+
+
+def a_list(wrapper: str, item: tuple[Field, ...], *, required: bool = False, secret: bool = False) -> tuple[Field, ...]:
+    """Return a field for a list of `item`, inside an element named `wrapper`."""
+    return (Field(wrapper, Kind.LIST, item=item[0], required=required, secret=secret),)
+
+
+# Elements of several platforms -------------------------------------------------------------------
+
+LOGIN = (*strings("login"), *secrets("password"))
+CA_BUNDLE = (Field("caBundle", limit=CERTIFICATE_LIMIT),)
+"""Ours, for accounts that name the addresses of their cloud. It is read and never written."""
+AMAZON = (*strings("accessKeyId", "accountNumber", "keyPairName"), *secrets("secretAccessKeyId"))
+PORT = integers("port", minimum=1, maximum=65535)
+PROXY = (*strings("proxyHost"), *integers("proxyPort", minimum=1, maximum=65535))
+REGISTRY_IMAGE = strings("namespace", "repositoryName", "tagName")
+CERTIFICATES = (
+    *uris("baseCertificatesUri"),
+    *a_list("certificates", an_object("certificate"), secret=True),
+    *a_list("certificateUris", uris("uri")),
+)
+"""An account with certificates extends an intermediate type of the API: they precede what the platform adds."""
+
+
+# Platforms ---------------------------------------------------------------------------------------
 
 NAME_LENGTH_MAX = 255
 """Characters: the limit of Glance and of most other clouds."""

@@ -6,7 +6,7 @@ import re
 from datetime import UTC, datetime, timedelta
 
 from publisher.core.errors import InvalidRequest
-from publisher.platforms.fields import Field, Kind
+from publisher.platforms.platform import Field, Kind
 
 _TEXT_KINDS = frozenset({Kind.STRING, Kind.URI})
 _NUMBER_KINDS = frozenset({Kind.INTEGER, Kind.LONG})

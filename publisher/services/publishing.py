@@ -6,14 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from publisher.core.errors import Conflict, InvalidRequest
+from publisher.core.errors import Conflict, InvalidRequest, NotFound
 from publisher.core.image import Image
 from publisher.core.ticket import Ticket
 from publisher.core.vault import Sealer
 from publisher.outbound.policy import OutboundPolicy
 from publisher.outbound.precheck import check_named
-from publisher.platforms.fields import CRED_ACCOUNT
-from publisher.platforms.platform import check_address
+from publisher.platforms.platform import CRED_ACCOUNT, check_address
 from publisher.platforms.registry import check_request, platform_of
 from publisher.services.wakeups import Wake
 from publisher.services.webhooks import check_signing
@@ -136,7 +135,7 @@ def _commit(
         check_address("notify", request.notify)
         check_signing(store, request.owner, "notify")
     check_named(policy, platform.account_addresses(request.account) | {"notify": request.notify})
-    store.tickets.check_room(request.owner)
+    store.tickets.check_capacity(request.owner)
     return store.tickets.create(
         NewTicket(
             owner=request.owner,
@@ -159,12 +158,10 @@ def _commit(
 
 
 def _image(store: Store, request: PublishRequest) -> Image:
-    image = store.images.get(request.image_id)
-    # Another user's image gets the same answer as a missing one, so that nobody can probe for ids.
-    if image is None or (image.owner, image.appliance_id) != (request.owner, request.appliance_id):
-        raise InvalidRequest(
-            f"appliance {request.appliance_id} of {request.owner} has no image {request.image_id}", field="imageUri"
-        )
+    try:
+        image = store.images.find(request.owner, request.appliance_id, request.image_id)
+    except NotFound as error:
+        raise InvalidRequest(str(error), field="imageUri") from None
     if not image.ready:
         raise Conflict(f"image {image.id} is not ready, but {image.state}; its status tells more")
     return image

@@ -1,4 +1,7 @@
-"""The workers. Each sends a heartbeat every few seconds, and learns from the answer whether it must drain."""
+"""The workers: their heartbeats, and the roles that only one process at a time may have.
+
+Each worker sends a heartbeat every few seconds, and learns from the answer whether it must drain.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from sqlalchemy import Engine, case, delete, select, update
+from sqlalchemy import Engine, case, delete, or_, select, update
 
 from publisher.core.errors import NotFound
 from publisher.core.ticket import State
 from publisher.core.uris import worker_uri
 from publisher.store.audit import audit_change
 from publisher.store.engine import db_now, reading, upsert, writing
-from publisher.store.tables import tickets, workers
+from publisher.store.tables import elections, tickets, workers
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,3 +132,32 @@ class Fleet:
         """Delete the workers without a heartbeat for `silent_seconds`. Return how many."""
         with writing(self._engine, durable=False) as connection:
             return connection.execute(delete(workers).where(workers.c.seen < db_now() - silent_seconds)).rowcount
+
+
+class Leadership:
+    """Elects one holder for each role. A holder that does not renew in time loses the role."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def acquire(self, role: str, holder: str, seconds: float) -> bool:
+        """Acquire or renew the role for `seconds`. False if another process holds it."""
+        vacate = upsert(self._engine, elections).values(office=role, holder="", until=0.0).on_conflict_do_nothing()
+        take_over = (
+            update(elections)
+            .where(elections.c.office == role)
+            .where(or_(elections.c.holder == holder, elections.c.until < db_now()))
+            .values(holder=holder, until=db_now() + seconds)
+        )
+        with writing(self._engine) as connection:
+            acquired = connection.execute(take_over).rowcount == 1
+            if not acquired:
+                connection.execute(vacate)
+                acquired = connection.execute(take_over).rowcount == 1
+            return acquired
+
+    def resign(self, role: str, holder: str) -> None:
+        """Give the role up. Does nothing if another process holds it."""
+        leave = update(elections).where(elections.c.office == role, elections.c.holder == holder).values(until=0.0)
+        with writing(self._engine, durable=False) as connection:
+            connection.execute(leave)

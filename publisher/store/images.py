@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, Row, case, delete, func, insert, or_, select, text, update
 from sqlalchemy.exc import IntegrityError
 
-from publisher.core.errors import Conflict, NotFound
+from publisher.core.errors import Conflict, NotFound, require_own
 from publisher.core.image import DISK_FORMATS, Digests, Image, ImageState, formats, full_name, target_format
 from publisher.core.listing import ListField, ListFieldKind, Listing, Page
 from publisher.core.ticket import FINAL
@@ -20,9 +20,9 @@ from publisher.store.engine import db_now, reading, writing
 from publisher.store.list_queries import Fields, select_page
 from publisher.store.tables import images, tickets
 
-_COLUMNS = [images.c[each.name] for each in fields(Image)]
+IMAGE_COLUMNS = [images.c[each.name] for each in fields(Image)]
 
-# The same as `Image.told_format`.
+# The same as `Image.reported_format`.
 _STORED = func.coalesce(func.nullif(images.c.format, ""), images.c.wanted_format, "raw")
 _FORMAT = case({old: new for old in DISK_FORMATS if (new := full_name(old)) != old}, value=_STORED, else_=_STORED)
 _TARGET = case({each: target_format(full_name(each)) for each in {*formats(), *DISK_FORMATS}}, value=_STORED)
@@ -89,7 +89,7 @@ class Images:
         try:
             with writing(self._engine) as connection:
                 ensure_appliance(connection, owner, appliance_id)
-                added = _image(connection.execute(insert(images).values(row).returning(*_COLUMNS)).one())
+                added = image_of_row(connection.execute(insert(images).values(row).returning(*IMAGE_COLUMNS)).one())
                 audit_change(
                     connection, "image.create", image_uri(owner, appliance_id, added.id), detail=f"{name!r}, {format}"
                 )
@@ -106,8 +106,8 @@ class Images:
 
     def get(self, id: int) -> Image | None:
         with reading(self._engine) as connection:
-            row = connection.execute(select(*_COLUMNS).where(images.c.id == id)).one_or_none()
-        return _image(row) if row else None
+            row = connection.execute(select(*IMAGE_COLUMNS).where(images.c.id == id)).one_or_none()
+        return image_of_row(row) if row else None
 
     def has_file(self, location: str) -> bool:
         """Return whether an image has its file there, under the image root."""
@@ -116,13 +116,10 @@ class Images:
 
     def find(self, owner: str, appliance_id: int, id: int) -> Image:
         """Return an image. Raises `NotFound` if it is missing or belongs to someone else."""
-        image = self.get(id)
-        if image is None or (image.owner, image.appliance_id) != (owner, appliance_id):
-            raise _none(owner, appliance_id, id)
-        return image
+        return require_own(self.get(id), _missing(owner, appliance_id, id), owner, appliance_id=appliance_id)
 
     def list(self, *, owner: str | None = None, appliance_id: int | None = None, id: int | None = None) -> list[Image]:
-        query = select(*_COLUMNS).order_by(images.c.id)
+        query = select(*IMAGE_COLUMNS).order_by(images.c.id)
         if owner is not None:
             query = query.where(images.c.owner == owner)
         if appliance_id is not None:
@@ -130,14 +127,14 @@ class Images:
         if id is not None:
             query = query.where(images.c.id == id)
         with reading(self._engine) as connection:
-            return [_image(row) for row in connection.execute(query)]
+            return [image_of_row(row) for row in connection.execute(query)]
 
     def page(self, owner: str, appliance_id: int, listing: Listing) -> Page[Image]:
         """Return the wanted part of an appliance's images. Raises `InvalidRequest`."""
-        query = select(*_COLUMNS).where(images.c.owner == owner, images.c.appliance_id == appliance_id)
+        query = select(*IMAGE_COLUMNS).where(images.c.owner == owner, images.c.appliance_id == appliance_id)
         with reading(self._engine) as connection:
             found = select_page(connection, query, _FIELDS, listing)
-        return Page(found.total, [_image(row) for row in found.items])
+        return Page(found.total, [image_of_row(row) for row in found.items])
 
     def latest(
         self,
@@ -150,7 +147,7 @@ class Images:
     ) -> Sequence[Image]:
         """Return images, newest first: only those with an id below `before`, of this owner, in this state, and with
         `text` in the name (in upper or lower case) or as the id."""
-        query = select(*_COLUMNS).order_by(images.c.id.desc()).limit(count)
+        query = select(*IMAGE_COLUMNS).order_by(images.c.id.desc()).limit(count)
         if before is not None:
             query = query.where(images.c.id < before)
         if owner is not None:
@@ -162,12 +159,7 @@ class Images:
         if state is not None:
             query = query.where(images.c.state == state)
         with reading(self._engine) as connection:
-            return [_image(row) for row in connection.execute(query)]
-
-    def remove(self, id: int) -> bool:
-        """Delete an image even if something needs it. Return whether it existed."""
-        with writing(self._engine) as connection:
-            return connection.execute(delete(images).where(images.c.id == id)).rowcount == 1
+            return [image_of_row(row) for row in connection.execute(query)]
 
     def delete(self, owner: str, appliance_id: int, id: int | None = None) -> Sequence[Image]:
         """Delete an image, or all images of an appliance: all or none. Return those whose file no other image has.
@@ -179,10 +171,10 @@ class Images:
             theirs.append(images.c.id == id)
         with writing(self._engine) as connection:
             # Locked until the end: creating a ticket for one of them waits (see `lock_ready_image`) and finds it gone.
-            query = select(*_COLUMNS).where(*theirs).order_by(images.c.id).with_for_update()
-            found = [_image(row) for row in connection.execute(query)]
+            query = select(*IMAGE_COLUMNS).where(*theirs).order_by(images.c.id).with_for_update()
+            found = [image_of_row(row) for row in connection.execute(query)]
             if id is not None and not found:
-                raise _none(owner, appliance_id, id)
+                raise no_image(owner, appliance_id, id)
             others = "" if id is not None else ". None was deleted"
             for image in found:
                 if not image.final:
@@ -224,12 +216,18 @@ def lock_ready_image(connection: Connection, id: int) -> bool:
     return connection.execute(query.with_for_update(read=True)).one_or_none() is not None
 
 
-def _none(owner: str, appliance_id: int, id: int) -> NotFound:
-    return NotFound(f"appliance {appliance_id} of {owner} has no image {id}")
+def no_image(owner: str, appliance_id: int, id: int) -> NotFound:
+    return NotFound(_missing(owner, appliance_id, id))
 
 
-def _image(row: Row[Any]) -> Image:
+def _missing(owner: str, appliance_id: int, id: int) -> str:
+    return f"appliance {appliance_id} of {owner} has no image {id}"
+
+
+def image_of_row(row: Row[Any]) -> Image:
+    """Build an image from a row that has `IMAGE_COLUMNS`, and maybe others."""
+    values = {each.name: row._mapping[each.name] for each in IMAGE_COLUMNS}
     # Earlier versions stored `qcow2` where this one says `openstackqcow2`.
     wanted = row.wanted_format and full_name(row.wanted_format)
     read = {"state": ImageState(row.state), "format": full_name(row.format), "wanted_format": wanted}
-    return Image(**{**row._mapping, **read})
+    return Image(**values | read)

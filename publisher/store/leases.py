@@ -18,7 +18,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Engine, case, insert, select, update
 
 from publisher.core.errors import Cancelled, LeaseLost, Reason
-from publisher.core.ticket import CloudRef, Phase, State, Ticket
+from publisher.core.ticket import Phase, State, Ticket
 from publisher.store.engine import db_now, reading, writing
 from publisher.store.limits import UploadSlots
 from publisher.store.tables import journal, samples, tickets
@@ -39,9 +39,9 @@ class Claim:
 
 
 class Leases:
-    def __init__(self, engine: Engine, places: UploadSlots) -> None:
+    def __init__(self, engine: Engine, slots: UploadSlots) -> None:
         self._engine = engine
-        self._places = places
+        self._slots = slots
 
     def claim(self, id: int, worker: str, lease_seconds: float) -> Claim | None:
         """Claim a ticket that is queued and due, or whose holder's lease has expired.
@@ -64,7 +64,7 @@ class Leases:
             if ticket.state is State.QUEUED:
                 # The sweeper holds the lease of a queued ticket while it deletes what an earlier attempt left.
                 free = ticket.not_before <= row.now and row.lease_until < row.now
-                free = free and self._places.take(connection, id, row.cloud_account, ticket.owner)
+                free = free and self._slots.reserve(connection, id, row.cloud_account, ticket.owner)
                 to_state, words = State.PUBLISHING, "Claimed"
             elif ticket.final:
                 return None
@@ -101,7 +101,7 @@ class Leases:
     def next_waiting(self, claim: Claim) -> Sequence[int]:
         """Return the tickets that wait for the slot which this claim has left. The caller wakes them."""
         with writing(self._engine, durable=False) as connection:
-            return self._places.next(connection, claim.cloud_account, claim.ticket.owner)
+            return self._slots.next(connection, claim.cloud_account, claim.ticket.owner)
 
     def renew(self, claim: Claim, lease_seconds: float, *, sent: int, sample: bool = False) -> None:
         """Write the progress and renew the lease; with `sample`, also keep a sample of the progress.
@@ -118,7 +118,7 @@ class Leases:
                 row = {"ticket_id": ticket.id, "attempt": ticket.attempt, "at": db_now(), "sent": sent}
                 connection.execute(insert(samples).values(row))
 
-    def hold(self, claim: Claim, lease_seconds: float) -> None:
+    def extend(self, claim: Claim, lease_seconds: float) -> None:
         """Renew the lease, also of a ticket that is being cancelled. Raises `LeaseLost`."""
         self._give(claim, lease_seconds, tickets.c.lease_until >= db_now())
 
@@ -141,11 +141,6 @@ class Leases:
             append_history(connection, claim.ticket.id, State.PUBLISHING, State.PUBLISHING, Phase.AUTHENTICATING, words)
 
     # The journal of cloud objects --------------------------------------------------------------------------------
-
-    def journal(self, claim: Claim) -> Sequence[CloudRef]:
-        query = select(journal).where(journal.c.ticket_id == claim.ticket.id).order_by(journal.c.created)
-        with reading(self._engine) as connection:
-            return [CloudRef(row.cloud_id, row.state) for row in connection.execute(query)]
 
     def plan(self, claim: Claim, cloud_id: str) -> None:
         """Record a cloud object before it is created. Raises `Cancelled` or `LeaseLost`: then do not create it."""
@@ -299,7 +294,7 @@ class Leases:
             ):
                 self._refuse(connection, claim)
                 return
-            self._places.wake_next(connection, claim.cloud_account, claim.ticket.owner)
+            self._slots.wake_next(connection, claim.cloud_account, claim.ticket.owner)
 
     def _end(self, claim: Claim, from_state: State, state: State, *, words: str, **values: Any) -> None:
         with writing(self._engine, durable=False) as connection:
@@ -316,7 +311,7 @@ class Leases:
             ):
                 self._refuse(connection, claim)
                 raise LeaseLost
-            self._places.wake_next(connection, claim.cloud_account, claim.ticket.owner)
+            self._slots.wake_next(connection, claim.cloud_account, claim.ticket.owner)
 
     def _update(self, connection: Connection, claim: Claim, **values: Any) -> None:
         guards = tickets.c.id == claim.ticket.id, tickets.c.state == State.PUBLISHING

@@ -47,7 +47,7 @@ class UploadSlots:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
 
-    def take(self, connection: Connection, ticket_id: int, cloud_account: str, owner: str) -> bool:
+    def reserve(self, connection: Connection, ticket_id: int, cloud_account: str, owner: str) -> bool:
         """Return whether a slot is free for a waiting ticket. Holds until the end of this transaction, which writes."""
         for column, value, most in self._shared(cloud_account, owner):
             _lock(connection, value)
@@ -76,7 +76,7 @@ class UploadSlots:
             (tickets.c.owner, self._limits.user_uploads),
         ):
             if most:
-                query = query.where(_has_room(column, most))
+                query = query.where(_has_free_slot(column, most))
         return list(connection.execute(query.order_by(tickets.c.id).limit(count)).scalars())
 
     def wake_next(self, connection: Connection, cloud_account: str, owner: str) -> None:
@@ -98,7 +98,7 @@ class UploadSlots:
         others = {"cloud_account": self._limits.account_uploads, "owner": self._limits.user_uploads}
         for name, most in others.items():
             if most and name != column.name:
-                query = query.where(_has_room(tickets.c[name], most))
+                query = query.where(_has_free_slot(tickets.c[name], most))
         return query
 
 
@@ -131,7 +131,7 @@ def _going_on(connection: Connection, column: Column[str], value: str) -> int:
     return int(connection.execute(select(func.count()).where(column == value, _GOES_ON)).scalar_one())
 
 
-def _has_room(column: Column[str], most: int) -> ColumnElement[bool]:
+def _has_free_slot(column: Column[str], most: int) -> ColumnElement[bool]:
     full = select(column).where(_GOES_ON).group_by(column).having(func.count() >= most)
     return column.not_in(full)
 

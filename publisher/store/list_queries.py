@@ -1,4 +1,4 @@
-"""Selects the wanted part of a list from the database, with the same result on SQLite and PostgreSQL."""
+"""Select the wanted part of a list from the database, with the same result on SQLite and PostgreSQL."""
 
 from __future__ import annotations
 

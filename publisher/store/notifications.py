@@ -1,7 +1,7 @@
-"""Delivery of notifications: a sender takes one, sends it, and retries it or gives up.
+"""Delivery of notifications: a sender claims one, sends it, and retries it or gives up.
 
-Each delivery attempt adds an entry to the ticket's history. `outbox` creates the notifications. They are deleted with
-their ticket.
+Each delivery attempt adds an entry to the ticket's history. `ticket_rows` creates the notifications. They are deleted
+with their ticket.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ class Notification:
     state: str
     attempt: int
     created: float
+    next_at: float
+    """When it is due, if it waits."""
     error: str | None
 
 
@@ -69,10 +71,10 @@ class Notifications:
         with reading(self._engine) as connection:
             return [(owner, url) for owner, url in connection.execute(query)]
 
-    def take(self, owner: str, url: str, held_seconds: float) -> Notification | None:
-        """Take the receiver's oldest due notification and count the attempt; None if there is none.
+    def claim(self, owner: str, url: str, lease_seconds: float) -> Notification | None:
+        """Claim the receiver's oldest due notification and count the attempt; None if there is none.
 
-        Nobody else gets it for `held_seconds`. If no result is recorded by then, as its sender died, it is due again.
+        Nobody else gets it for `lease_seconds`. If no result is recorded by then, as its sender died, it is due again.
         """
         oldest = (
             select(notifications.c.id)
@@ -86,38 +88,39 @@ class Notifications:
             id = connection.execute(oldest).scalar()
             if id is None:
                 return None
-            taken = (
+            claimed = (
                 update(notifications)
                 .where(notifications.c.id == id)
-                .values(attempt=notifications.c.attempt + 1, next_at=db_now() + held_seconds)
+                .values(attempt=notifications.c.attempt + 1, next_at=db_now() + lease_seconds)
                 .returning(*_COLUMNS)
             )
-            return _notification(connection.execute(taken).one())
+            return _notification(connection.execute(claimed).one())
 
-    def sent(self, told: Notification, words: str) -> None:
-        self._note(told, words, state="sent", error=None)
+    def sent(self, notification: Notification, words: str) -> None:
+        self._record(notification, words, state="sent", error=None)
 
-    def again(self, told: Notification, words: str, *, delay_seconds: float, error: str) -> None:
-        self._note(told, words, next_at=db_now() + delay_seconds, error=error)
+    def again(self, notification: Notification, words: str, *, delay_seconds: float, error: str) -> None:
+        self._record(notification, words, next_at=db_now() + delay_seconds, error=error)
 
-    def given_up(self, told: Notification, words: str, *, error: str) -> None:
-        self._note(told, words, state="failed", error=error)
+    def given_up(self, notification: Notification, words: str, *, error: str) -> None:
+        self._record(notification, words, state="failed", error=error)
 
     def list(self, ticket_id: int) -> Sequence[Notification]:
+        """Return the notifications of a ticket, oldest first."""
         query = select(*_COLUMNS).where(notifications.c.ticket_id == ticket_id).order_by(notifications.c.id)
         with reading(self._engine) as connection:
             return [_notification(row) for row in connection.execute(query)]
 
-    def _note(self, told: Notification, words: str, **values: Any) -> None:
+    def _record(self, notification: Notification, words: str, **values: Any) -> None:
         """Record the result of an attempt. Does nothing if another attempt has started or the ticket was deleted."""
-        mine = notifications.c.id == told.id, _WAITS, notifications.c.attempt == told.attempt
+        mine = notifications.c.id == notification.id, _WAITS, notifications.c.attempt == notification.attempt
         # Lock the ticket first, in the same order as a deletion does.
-        ticket = select(tickets.c.state, tickets.c.phase).where(tickets.c.id == told.ticket_id)
+        ticket = select(tickets.c.state, tickets.c.phase).where(tickets.c.id == notification.ticket_id)
         with writing(self._engine, durable=False) as connection:
             row = connection.execute(ticket.with_for_update(read=True, key_share=True)).one_or_none()
             if row and connection.execute(update(notifications).where(*mine).values(values)).rowcount == 1:
                 state = State(row.state)
-                append_history(connection, told.ticket_id, state, state, Phase(row.phase), words)
+                append_history(connection, notification.ticket_id, state, state, Phase(row.phase), words)
 
 
 def _notification(row: Row[Any]) -> Notification:

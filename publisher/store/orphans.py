@@ -100,8 +100,8 @@ class Sweeping:
             turns = 2.0 ** min(refusals, _DOUBLINGS_MAX) - 0.5
             seconds = min(turns * every_seconds, max(_LEFT_ALONE_SECONDS_MAX, every_seconds / 2))
             row = {"refusals": refusals, "until": db_now() + seconds, "last": db_now()}
-            noted = upsert(self._engine, sweep_refusals).values(account=account, **row)
-            connection.execute(noted.on_conflict_do_update(index_elements=["account"], set_=row))
+            refusal = upsert(self._engine, sweep_refusals).values(account=account, **row)
+            connection.execute(refusal.on_conflict_do_update(index_elements=["account"], set_=row))
 
     def admitted(self, scope: Scope) -> None:
         """Record that the account let the sweeper in."""
@@ -195,9 +195,9 @@ class Sweeping:
                 held = same_ticket, tickets.c.lease_token == token
                 connection.execute(update(tickets).where(*held).values(lease_until=0.0))
                 if gone:
-                    self._note_gone(connection, ticket_uid, cloud_id)
+                    self._record_gone(connection, ticket_uid, cloud_id)
 
-    def _note_gone(self, connection: Connection, ticket_uid: str, cloud_id: str) -> None:
+    def _record_gone(self, connection: Connection, ticket_uid: str, cloud_id: str) -> None:
         self._mark(connection, ticket_uid, cloud_id, "gone")
         left = tickets.c.uid == ticket_uid, tickets.c.cloud_id == cloud_id
         connection.execute(update(tickets).where(*left).values(cloud_id=None))
@@ -219,5 +219,5 @@ def _sighting(ticket_uid: str, cloud_id: str) -> tuple[Any, ...]:
 def _digest(scope: Scope) -> str:
     """Return a digest of everything that the sweeper signs in with."""
     place = image_service(scope.platform, scope.account, scope.target)
-    told = json.dumps([place, scope.account], sort_keys=True).encode()
-    return hashlib.sha256(told + scope.sealed_secrets).hexdigest()
+    sign_in = json.dumps([place, scope.account], sort_keys=True).encode()
+    return hashlib.sha256(sign_in + scope.sealed_secrets).hexdigest()

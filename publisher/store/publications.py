@@ -6,28 +6,16 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Engine, Select, func, or_, select
+from sqlalchemy import Engine, Select, func, select
 
 from publisher.core.image import Image
-from publisher.core.ticket import FINAL, State, Ticket
-from publisher.core.uris import parse_id
+from publisher.core.ticket import FINAL, State, Ticket, mean_rate
 from publisher.store.engine import reading
-from publisher.store.tables import notifications, samples, tickets
-from publisher.store.ticket_rows import TICKET_COLUMNS, ticket_of
+from publisher.store.tables import samples, tickets
+from publisher.store.ticket_rows import TICKET_COLUMNS, TicketFilter, select_tickets, ticket_of
 
 COUNTED_MAX = 1000
 """Counting stops above this number, because it would take ever longer."""
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """A filter for tickets. None, or empty text, matches any."""
-
-    owner: str | None = None
-    state: State | None = None
-    platform: str = ""
-    words: str = ""
-    """A part of the name, in upper or lower case, or the ticket's id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,26 +29,20 @@ class PublicationPage:
 
 
 @dataclass(frozen=True, slots=True)
-class NotificationStanding:
-    """A notification of a ticket's end and its state. Times are seconds since the epoch."""
+class Upload:
+    """The upload of one attempt, from its samples. Times are seconds since the epoch, sizes bytes."""
 
-    event: str
-    url: str
-    state: str
     attempt: int
-    created: float
-    next_at: float
-    error: str | None
+    samples: int
+    first: float
+    last: float
+    sent_first: int
+    sent_last: int
 
-
-_LEFT_OUT: dict[str, Any] = {
-    "account": {},
-    "sealed_secrets": None,
-    "target": {},
-    "error_detail": None,
-    "location": None,
-}
-_COLUMNS = [each for each in TICKET_COLUMNS if each.name not in _LEFT_OUT]
+    @property
+    def bytes_per_second(self) -> float | None:
+        """The mean rate; None if there is only one sample."""
+        return mean_rate(self.sent_last - self.sent_first, self.last - self.first)
 
 
 class Publications:
@@ -68,40 +50,32 @@ class Publications:
         self._engine = engine
 
     def page(
-        self, wanted: Wanted, count: int, *, before: int | None = None, after: int | None = None
+        self, wanted: TicketFilter, count: int, *, before: int | None = None, after: int | None = None
     ) -> PublicationPage:
         """Return the newest tickets; or the next ones older than the ticket `before`, or newer than `after`."""
-        query = page_query(wanted, count, before=before, after=after)
-        with reading(self._engine) as connection:
-            rows = connection.execute(query).all()
-        more = len(rows) > count
-        found = [ticket_of(row, _LEFT_OUT) for row in rows[:count]]
+        rows = self._read(page_query(wanted, count, before=before, after=after))
+        more, found = len(rows) > count, rows[:count]
         if after is not None:
             return PublicationPage(found[::-1], newer=more, older=True)
         return PublicationPage(found, newer=before is not None, older=more)
 
     def these(self, ids: Collection[int]) -> Sequence[Ticket]:
         """Return those of these tickets that exist, newest first as in a page."""
-        query = select(*_COLUMNS).where(tickets.c.id.in_(ids)).order_by(tickets.c.id.desc())
-        with reading(self._engine) as connection:
-            return [ticket_of(row, _LEFT_OUT) for row in connection.execute(query)]
+        return self._read(select_tickets(TicketFilter(ids=ids), newest_first=True, brief=True))
 
     def of_image(self, image: Image, count: int, *, unfinished: bool = False) -> Sequence[Ticket]:
         """Return an image's newest tickets, or its newest unfinished ones.
 
         Leaves out the tickets of an earlier image that had the same id.
         """
-        mine = (
-            tickets.c.image_id == image.id,
-            tickets.c.owner == image.owner,
-            tickets.c.appliance_id == image.appliance_id,
-            tickets.c.created >= image.created,
-        )
-        query = select(*_COLUMNS).where(*mine).order_by(tickets.c.id.desc()).limit(count)
-        if unfinished:
-            query = query.where(tickets.c.state.not_in(FINAL))
+        wanted = TicketFilter(image.owner, image.appliance_id, image.id)
+        query = select_tickets(wanted, count=count, newest_first=True, brief=True)
+        query = query.where(tickets.c.created >= image.created)
+        return self._read(query.where(tickets.c.state.not_in(FINAL)) if unfinished else query)
+
+    def _read(self, query: Select[Any]) -> Sequence[Ticket]:
         with reading(self._engine) as connection:
-            return [ticket_of(row, _LEFT_OUT) for row in connection.execute(query)]
+            return [ticket_of(row, brief=True) for row in connection.execute(query)]
 
     def counts(self, owner: str | None = None) -> dict[State, int]:
         """Count the tickets in each state. A count of `COUNTED_MAX` + 1 means that there may be more."""
@@ -118,23 +92,35 @@ class Publications:
             found = connection.execute(select(there.c.platform).where(there.c.platform.is_not(None)))
             return found.scalars().all()
 
+    def uploads(self, ids: Collection[int]) -> dict[int, list[Upload]]:
+        """Return the uploads of each ticket, the first attempt first. Tickets without samples are left out."""
+        query = (
+            select(
+                samples.c.ticket_id,
+                samples.c.attempt,
+                func.count(),
+                *(func.min(samples.c.at), func.max(samples.c.at)),
+                *(func.min(samples.c.sent), func.max(samples.c.sent)),
+            )
+            .where(samples.c.ticket_id.in_(ids))
+            .group_by(samples.c.ticket_id, samples.c.attempt)
+            .order_by(samples.c.attempt)
+        )
+        found: dict[int, list[Upload]] = {}
+        with reading(self._engine) as connection:
+            for id, *values in connection.execute(query):
+                found.setdefault(id, []).append(Upload(*values))
+        return found
+
     def rates(self, ids: Collection[int]) -> dict[int, float]:
         """Return the mean rate of each ticket's upload, in bytes per second, in the last attempt that has a rate.
 
         Tickets without a rate are left out.
         """
-        took, sent = (
-            func.max(samples.c.at) - func.min(samples.c.at),
-            func.max(samples.c.sent) - func.min(samples.c.sent),
-        )
-        query = (
-            select(samples.c.ticket_id, sent, took)
-            .where(samples.c.ticket_id.in_(ids))
-            .group_by(samples.c.ticket_id, samples.c.attempt)
-            .order_by(samples.c.attempt)
-        )
-        with reading(self._engine) as connection:
-            return {id: sent / took for id, sent, took in connection.execute(query) if took > 0}
+        uploads = self.uploads(ids).items()
+        return {
+            id: rate for id, attempts in uploads for each in attempts if (rate := each.bytes_per_second) is not None
+        }
 
     def last_of_account(self, account_id: int, owner: str) -> Ticket | None:
         """Return the owner's newest ticket with this stored account. Searches the `COUNTED_MAX` newest tickets only."""
@@ -144,37 +130,12 @@ class Publications:
             row = connection.execute(query.order_by(tickets.c.id.desc()).limit(1)).one_or_none()
             return None if row is None else ticket_of(row)
 
-    def notifications(self, ticket_id: int) -> Sequence[NotificationStanding]:
-        """Return the notifications of a ticket, oldest first."""
-        columns = [notifications.c[name] for name in NotificationStanding.__slots__]
-        query = select(*columns).where(notifications.c.ticket_id == ticket_id).order_by(notifications.c.id)
-        with reading(self._engine) as connection:
-            return [NotificationStanding(*row) for row in connection.execute(query)]
 
-
-def page_query(wanted: Wanted, count: int, *, before: int | None = None, after: int | None = None) -> Select[Any]:
+def page_query(wanted: TicketFilter, count: int, *, before: int | None = None, after: int | None = None) -> Select[Any]:
     """Select one ticket more than `count`, to see whether there are more. With `after`, the oldest come first."""
-    query = select(*_COLUMNS).where(*_conditions(wanted)).limit(count + 1)
     if after is not None:
-        return query.where(tickets.c.id > after).order_by(tickets.c.id)
-    if before is not None:
-        query = query.where(tickets.c.id < before)
-    return query.order_by(tickets.c.id.desc())
-
-
-def _conditions(wanted: Wanted) -> list[ColumnElement[bool]]:
-    conditions: list[ColumnElement[bool]] = []
-    if wanted.owner is not None:
-        conditions.append(tickets.c.owner == wanted.owner)
-    if wanted.state is not None:
-        conditions.append(tickets.c.state == wanted.state)
-    if wanted.platform:
-        conditions.append(tickets.c.platform == wanted.platform)
-    if wanted.words:
-        named = tickets.c.name.icontains(wanted.words, autoescape=True)
-        id = parse_id(wanted.words.removeprefix("#"))
-        conditions.append(named if id is None else or_(named, tickets.c.id == id))
-    return conditions
+        return select_tickets(wanted, count=count + 1, after=after, brief=True)
+    return select_tickets(wanted, count=count + 1, before=before, newest_first=True, brief=True)
 
 
 def _count_query(state: State, owner: str | None) -> Select[int]:

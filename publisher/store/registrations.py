@@ -7,24 +7,23 @@ when a lease has expired. A cancel ends a registration at once: its worker notic
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Engine, Row, and_, insert, or_, select, update
+from sqlalchemy import ColumnElement, Engine, and_, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
-from publisher.core.checksums import Checksums
-from publisher.core.errors import Conflict, LeaseLost, NotFound
-from publisher.core.image import Digests, Image, ImageState
+from publisher.core.errors import Conflict, LeaseLost
+from publisher.core.image import Checksums, Digests, Image, ImageState
 from publisher.core.ticket import FINAL
 from publisher.core.uris import image_uri
 from publisher.store.appliances import ensure_appliance
 from publisher.store.audit import audit_change
 from publisher.store.engine import db_now, reading, writing
+from publisher.store.images import IMAGE_COLUMNS, image_of_row, no_image
 from publisher.store.tables import images, tickets
 from publisher.store.ticket_rows import wake_delay
 
-_COLUMNS = [images.c[each.name] for each in fields(Image)]
 _UNREAD: dict[str, Any] = {
     "disk_format": "",
     "format": "",
@@ -80,7 +79,7 @@ class Registrations:
         try:
             with writing(self._engine) as connection:
                 ensure_appliance(connection, owner, appliance_id)
-                begun = _image(connection.execute(insert(images).values(row).returning(*_COLUMNS)).one())
+                begun = image_of_row(connection.execute(insert(images).values(row).returning(*IMAGE_COLUMNS)).one())
                 audit_change(
                     connection, "image.create", image_uri(owner, appliance_id, begun.id), detail=f"{name!r}, fetched"
                 )
@@ -96,10 +95,10 @@ class Registrations:
         """
         mine = images.c.id == id, images.c.owner == owner, images.c.appliance_id == appliance_id
         with writing(self._engine) as connection:
-            row = connection.execute(select(*_COLUMNS).where(*mine).with_for_update()).one_or_none()
+            row = connection.execute(select(*IMAGE_COLUMNS).where(*mine).with_for_update()).one_or_none()
             if row is None:
-                raise _none(owner, appliance_id, id)
-            image = _image(row)
+                raise no_image(owner, appliance_id, id)
+            image = image_of_row(row)
             if image.source is None:
                 raise Conflict(f"image {id} was not fetched from anywhere; register another one")
             if not image.final:
@@ -110,8 +109,8 @@ class Registrations:
             audit_change(connection, "image.generate", image_uri(owner, appliance_id, id))
             # A ready image had these checksums. Fetched again, it may be another file, so they no longer apply.
             forgotten = _wanted(()) if image.ready else {}
-            changed = update(images).where(images.c.id == id).returning(*_COLUMNS)
-            return _image(
+            changed = update(images).where(images.c.id == id).returning(*IMAGE_COLUMNS)
+            return image_of_row(
                 connection.execute(
                     changed.values(
                         state=ImageState.QUEUED,
@@ -143,7 +142,7 @@ class Registrations:
                 return
             state = connection.execute(select(images.c.state).where(*mine)).scalar()
         if state is None:
-            raise _none(owner, appliance_id, id)
+            raise no_image(owner, appliance_id, id)
         raise Conflict(f"the registration of image {id} has ended: it is {state}")
 
     # For the reconciler -------------------------------------------------------------------------------------------
@@ -193,14 +192,13 @@ class Registrations:
                 wakes=0,
                 modified=db_now(),
             )
-            .returning(*_COLUMNS, images.c.lease_token)
+            .returning(*IMAGE_COLUMNS, images.c.lease_token)
         )
         with writing(self._engine, durable=False) as connection:
             row = connection.execute(claimed).one_or_none()
         if row is None:
             return None
-        *values, token = row
-        return Registration(_of(dict(zip((each.name for each in _COLUMNS), values, strict=True))), token)
+        return Registration(image_of_row(row), row.lease_token)
 
     def renew(self, claim: Registration, lease_seconds: float, *, sent: int, total: int) -> None:
         """Write the progress and renew the lease. Raises `LeaseLost` if it has expired, also after a cancel."""
@@ -214,7 +212,7 @@ class Registrations:
         """
         self._write(claim, lease_until=0.0, wake_at=db_now(), wakes=0)
 
-    def place(self, claim: Registration, location: str) -> None:
+    def record_location(self, claim: Registration, location: str) -> None:
         """Record where the file will be, before it is there. Raises `LeaseLost`."""
         self._write(claim, _UNEXPIRED, location=location, durable=True)
 
@@ -280,15 +278,3 @@ class Registrations:
 def _wanted(expected: Checksums) -> dict[str, str | None]:
     values = {each.algorithm: each.value for each in expected}
     return {"wanted_md5": values.get("md5"), "wanted_sha256": values.get("sha256")}
-
-
-def _none(owner: str, appliance_id: int, id: int) -> NotFound:
-    return NotFound(f"appliance {appliance_id} of {owner} has no image {id}")
-
-
-def _image(row: Row[Any]) -> Image:
-    return _of(dict(row._mapping))
-
-
-def _of(values: dict[str, Any]) -> Image:
-    return Image(**values | {"state": ImageState(values["state"])})

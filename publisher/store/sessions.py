@@ -109,11 +109,6 @@ class Sessions:
         with writing(self._engine) as connection:
             connection.execute(delete(sessions).where(sessions.c.login == login, sessions.c.digest == id))
 
-    def end_all(self, login: str) -> None:
-        """Sign a user out everywhere."""
-        with writing(self._engine) as connection:
-            connection.execute(delete(sessions).where(sessions.c.login == login))
-
 
 def session_id(value: str) -> str:
     """Return the `id` of a cookie's session."""

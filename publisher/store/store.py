@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Engine, column, inspect, select, table
+from sqlalchemy import Engine, String, cast, column, inspect, select, table
 
 from publisher.core.errors import ConfigurationError
 from publisher.core.settings import Settings
@@ -16,22 +17,19 @@ from publisher.store.api_keys import ApiKeys
 from publisher.store.appliances import Appliances
 from publisher.store.audit import Actor, Audit, acting
 from publisher.store.engine import open_engine, reading
-from publisher.store.fleet import Fleet
+from publisher.store.fleet import Fleet, Leadership
 from publisher.store.idempotency import IdempotencyKeys
 from publisher.store.images import Images
-from publisher.store.inspection import Inspection
-from publisher.store.leadership import Leadership
 from publisher.store.leases import Leases
 from publisher.store.limits import Limits, QueueCapacity, UploadSlots
 from publisher.store.notifications import Notifications
 from publisher.store.orphans import Sweeping
 from publisher.store.publications import Publications
 from publisher.store.registrations import Registrations
-from publisher.store.roles import Roles
 from publisher.store.sessions import Sessions
 from publisher.store.statistics import Statistics
 from publisher.store.tickets import Tickets
-from publisher.store.users import Users
+from publisher.store.users import Roles, Users
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -49,21 +47,23 @@ class Store:
         *,
         wake_again_seconds: float = 5.0,
         limits: Limits | None = None,
-        room: QueueCapacity | None = None,
+        capacity: QueueCapacity | None = None,
     ) -> None:
         limits = limits or Limits()
         self.engine = engine
         self._wake_again_seconds = wake_again_seconds
         self._limits = limits
         # Shared by the stores of all actors, because it remembers its last count.
-        self._room = room or QueueCapacity(limits)
+        self._capacity = capacity or QueueCapacity(limits)
         self._slots = UploadSlots(limits)
 
     # A request needs a few of these repositories, so each is created when it is first used.
 
     @cached_property
     def tickets(self) -> Tickets:
-        return Tickets(self.engine, wake_again_seconds=self._wake_again_seconds, room=self._room, places=self._slots)
+        return Tickets(
+            self.engine, wake_again_seconds=self._wake_again_seconds, capacity=self._capacity, slots=self._slots
+        )
 
     @cached_property
     def leases(self) -> Leases:
@@ -122,10 +122,6 @@ class Store:
         return Audit(self.engine)
 
     @cached_property
-    def inspection(self) -> Inspection:
-        return Inspection(self.engine, self.tickets)
-
-    @cached_property
     def notifications(self) -> Notifications:
         return Notifications(self.engine)
 
@@ -153,7 +149,7 @@ class Store:
         Close only the original store.
         """
         engine = acting(self.engine, actor)
-        return Store(engine, wake_again_seconds=self._wake_again_seconds, limits=self._limits, room=self._room)
+        return Store(engine, wake_again_seconds=self._wake_again_seconds, limits=self._limits, capacity=self._capacity)
 
     def migrate(self) -> None:
         """Upgrade the tables to this version. Raises `ConfigurationError` if they are newer: there is no way back."""
@@ -196,6 +192,20 @@ class Store:
         query = select(tables.installation.c.value).where(tables.installation.c.name == "deployment")
         with reading(self.engine) as connection:
             return str(connection.execute(query).scalar_one())
+
+    def names(self, kind: str, beginning: str, count: int) -> Sequence[tuple[str, str]]:
+        """Return completions for the command line, each with a description: names or ids that begin with `beginning`.
+
+        For `tickets` and `images` the newest ones, for `users` the first by login.
+        """
+        name, about, order = {
+            "tickets": (cast(tables.tickets.c.id, String), tables.tickets.c.name, tables.tickets.c.id.desc()),
+            "images": (cast(tables.images.c.id, String), tables.images.c.name, tables.images.c.id.desc()),
+            "users": (tables.users.c.login, tables.users.c.login, tables.users.c.login),
+        }[kind]
+        query = select(name, about).where(name.startswith(beginning, autoescape=True)).order_by(order).limit(count)
+        with reading(self.engine) as connection:
+            return [(str(row[0]), str(row[1])) for row in connection.execute(query)]
 
     def _revision(self) -> str | None:
         """Return the version that Alembic recorded in the database; None if there are no tables."""

@@ -1,16 +1,20 @@
-"""Reads a ticket from its row, and has the only function that changes a ticket's state."""
+"""The rows of tickets: select them and read tickets from them. Only `transition` changes a ticket's state."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import uuid
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Table, case, insert, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, Table, case, insert, or_, select, update
 
 from publisher.core.ticket import FINAL, TRANSITIONS, Phase, Progress, State, Ticket
+from publisher.core.uris import image_uri, parse_id, ticket_uri
 from publisher.store.engine import db_now
-from publisher.store.outbox import enqueue_webhooks
-from publisher.store.tables import history, tickets
+from publisher.store.tables import history, notifications, tickets, users
 
 _WAKE_AGAIN_LONGEST_SECONDS = 300.0
 
@@ -23,6 +27,22 @@ _PLAIN = [
 
 TICKET_COLUMNS = [tickets.c[name] for name in (*_PLAIN, "state", "phase", "sent", "total")]
 
+_NOT_LISTED: dict[str, Any] = {
+    "account": {},
+    "sealed_secrets": None,
+    "target": {},
+    "error_detail": None,
+    "location": None,
+}
+"""Values for the columns that a brief list does not read."""
+_LISTED_COLUMNS = [each for each in TICKET_COLUMNS if each.name not in _NOT_LISTED]
+_NOTIFIED_COLUMNS = [
+    tickets.c[name]
+    for name in (
+        "id", "owner", "appliance_id", "image_id", "platform", "name", "state", "cloud_id", "location", "error",
+        "finished", "notify_url",
+    )
+]  # fmt: skip
 
 VERSION_COLUMNS = [tickets.c[name] for name in ("modified", "progressed", "state", "phase", "sent")]
 
@@ -35,9 +55,60 @@ def version_of(ticket: Ticket) -> Version:
     return ticket.modified, ticket.progressed, ticket.state, ticket.phase, ticket.progress.sent
 
 
-def ticket_of(row: Row[Any], left_out: Mapping[str, Any] | None = None) -> Ticket:
-    """Build a ticket from a row. `left_out` has values for columns that were not read."""
-    values: Mapping[Any, Any] = {**row._mapping, **left_out} if left_out else row._mapping
+@dataclass(frozen=True, slots=True)
+class TicketFilter:
+    """Which tickets to select. None matches any, and so does an empty text in `platform` and `words`."""
+
+    owner: str | None = None
+    appliance_id: int | None = None
+    image_id: int | None = None
+    state: State | None = None
+    platform: str | None = None
+    words: str = ""
+    """A part of the name, in upper or lower case, or the ticket's id."""
+    ids: Collection[int] | None = None
+
+    def conditions(self) -> list[ColumnElement[bool]]:
+        found = [
+            tickets.c[name] == wanted
+            for name in ("owner", "appliance_id", "image_id", "state")
+            if (wanted := getattr(self, name)) is not None
+        ]
+        if self.platform:
+            found.append(tickets.c.platform == self.platform)
+        if self.words:
+            named = tickets.c.name.icontains(self.words, autoescape=True)
+            id = parse_id(self.words.removeprefix("#"))
+            found.append(named if id is None else or_(named, tickets.c.id == id))
+        if self.ids is not None:
+            found.append(tickets.c.id.in_(self.ids))
+        return found
+
+
+def select_tickets(
+    wanted: TicketFilter,
+    *,
+    count: int | None = None,
+    before: int | None = None,
+    after: int | None = None,
+    newest_first: bool = False,
+    brief: bool = False,
+) -> Select[Any]:
+    """Select at most `count` tickets, with an id below `before` or above `after`.
+
+    With `brief`, accounts and targets are left out, which a list for people does not show.
+    """
+    query = select(*(_LISTED_COLUMNS if brief else TICKET_COLUMNS)).where(*wanted.conditions()).limit(count)
+    if before is not None:
+        query = query.where(tickets.c.id < before)
+    if after is not None:
+        query = query.where(tickets.c.id > after)
+    return query.order_by(tickets.c.id.desc() if newest_first else tickets.c.id)
+
+
+def ticket_of(row: Row[Any], *, brief: bool = False) -> Ticket:
+    """Build a ticket from a row; `brief` as in `select_tickets`."""
+    values: Mapping[Any, Any] = {**row._mapping, **_NOT_LISTED} if brief else row._mapping
     return Ticket(
         **{name: values[name] for name in _PLAIN},
         state=State(values["state"]),
@@ -103,3 +174,52 @@ def append_history(
             words=words,
         )
     )
+
+
+def enqueue_webhooks(connection: Connection, ticket_id: int) -> None:
+    """Add the notifications for a ticket that has just ended, to its request's webhook and to its owner's, if set.
+
+    They are written in the transaction that ends the ticket and sent later. So no notification is sent for something
+    that did not happen, and none is lost if a process dies in between.
+    """
+    query = (
+        select(*_NOTIFIED_COLUMNS, users.c.notify_url.label("owner_url"))
+        .join(users, users.c.login == tickets.c.owner, isouter=True)
+        .where(tickets.c.id == ticket_id)
+    )
+    row = connection.execute(query).one()
+    for url in sorted({row.notify_url, row.owner_url} - {None}):
+        event = f"publication.{row.state}"
+        connection.execute(
+            insert(notifications).values(
+                uid=f"msg_{uuid.uuid4().hex}",
+                ticket_id=row.id,
+                owner=row.owner,
+                url=url,
+                event=event,
+                body=json.dumps({"type": event, **_content(row)}, separators=(",", ":")),
+                state="waiting",
+                attempt=0,
+                next_at=db_now(),
+                created=db_now(),
+            )
+        )
+
+
+def _content(row: Any) -> dict[str, Any]:
+    uri = ticket_uri(row.owner, row.appliance_id, row.image_id, row.id)
+    data = {
+        "ticket": row.id,
+        "uri": uri,
+        "statusUri": f"{uri}/status",
+        "imageUri": image_uri(row.owner, row.appliance_id, row.image_id),
+        "platform": row.platform,
+        "name": row.name,
+        "state": row.state,
+        "cloudId": row.cloud_id,
+        "publishLocation": row.location,
+        # A cancelled ticket may have an error from an earlier attempt.
+        "error": row.error if row.state == State.FAILED else None,
+    }
+    moment = datetime.fromtimestamp(row.finished, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return {"timestamp": moment, "data": {name: value for name, value in data.items() if value is not None}}

@@ -8,24 +8,25 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, and_, case, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, and_, case, delete, exists, insert, or_, select, update
 
 from publisher.core.errors import Conflict, NotFound
 from publisher.core.ticket import FINAL, CloudRef, HistoryEntry, Phase, Sample, State, Ticket
 from publisher.core.uris import ticket_uri
-from publisher.platforms.registry import cloud_account
+from publisher.platforms.registry import cloud_account, image_service, platform_of
 from publisher.store.audit import audit_change
 from publisher.store.engine import db_now, reading, writing
 from publisher.store.idempotency import IdempotencyKey, claim_key
 from publisher.store.images import lock_ready_image
 from publisher.store.limits import QueueCapacity, UploadSlots
-from publisher.store.present_account import present_account
-from publisher.store.tables import history, images, journal, samples, tickets, tombstones
+from publisher.store.tables import accounts, history, images, journal, samples, tickets, tombstones
 from publisher.store.ticket_rows import (
     TICKET_COLUMNS,
     VERSION_COLUMNS,
+    TicketFilter,
     Version,
     append_history,
+    select_tickets,
     ticket_of,
     transition,
     wake_delay,
@@ -62,10 +63,12 @@ class NewTicket:
 
 
 class Tickets:
-    def __init__(self, engine: Engine, *, wake_again_seconds: float, room: QueueCapacity, places: UploadSlots) -> None:
+    def __init__(
+        self, engine: Engine, *, wake_again_seconds: float, capacity: QueueCapacity, slots: UploadSlots
+    ) -> None:
         self._engine = engine
-        self._room = room
-        self._places = places
+        self._capacity = capacity
+        self._slots = slots
         self._wake_again_seconds = wake_again_seconds
 
     def create(self, new: NewTicket, idempotency_key: IdempotencyKey | None = None) -> Ticket:
@@ -113,15 +116,21 @@ class Tickets:
             audit_change(connection, "ticket.create", _uri(ticket), detail=f"to {new.platform}, as {new.name!r}")
             return ticket
 
-    def check_room(self, owner: str) -> None:
+    def check_capacity(self, owner: str) -> None:
         """Check that the queue has room for another ticket of this user. Raises `TooMany`."""
         with reading(self._engine) as connection:
-            self._room.check(connection, owner)
+            self._capacity.check(connection, owner)
 
     def get(self, id: int) -> Ticket | None:
         with reading(self._engine) as connection:
             row = connection.execute(select(*TICKET_COLUMNS).where(tickets.c.id == id)).one_or_none()
         return ticket_of(row) if row else None
+
+    def _required(self, id: int) -> Ticket:
+        found = self.get(id)
+        if found is None:
+            raise _none(id)
+        return found
 
     def versions(self, ids: Collection[int]) -> dict[int, Version]:
         """Return a value for each ticket that tells whether it has changed. Deleted tickets are left out."""
@@ -136,24 +145,29 @@ class Tickets:
             }
 
     def several(self, ids: Collection[int]) -> dict[int, Ticket]:
-        """Return those of these tickets that exist."""
+        """Return those of these tickets that exist, by their ids."""
         with reading(self._engine) as connection:
             return {
                 row.id: ticket_of(row)
                 for part in _parts(ids)
-                for row in connection.execute(select(*TICKET_COLUMNS).where(tickets.c.id.in_(part)))
+                for row in connection.execute(select_tickets(TicketFilter(ids=part)))
             }
 
     def list(
-        self, *, owner: str | None = None, appliance_id: int | None = None, image_id: int | None = None
+        self,
+        *,
+        owner: str | None = None,
+        appliance_id: int | None = None,
+        image_id: int | None = None,
+        state: State | None = None,
+        platform: str | None = None,
+        before: int | None = None,
+        count: int | None = None,
+        newest_first: bool = False,
     ) -> list[Ticket]:
-        query = select(*TICKET_COLUMNS).order_by(tickets.c.id)
-        if owner is not None:
-            query = query.where(tickets.c.owner == owner)
-        if appliance_id is not None:
-            query = query.where(tickets.c.appliance_id == appliance_id)
-        if image_id is not None:
-            query = query.where(tickets.c.image_id == image_id)
+        """Return the tickets that match, at most `count` and with an id below `before`, by default the oldest first."""
+        wanted = TicketFilter(owner, appliance_id, image_id, state, platform)
+        query = select_tickets(wanted, before=before, count=count, newest_first=newest_first)
         with reading(self._engine) as connection:
             return [ticket_of(row) for row in connection.execute(query)]
 
@@ -181,13 +195,7 @@ class Tickets:
         """Return the cloud objects that the ticket has created, or may have created, oldest first."""
         query = select(journal).where(journal.c.ticket_id == id).order_by(journal.c.created)
         with reading(self._engine) as connection:
-            return [CloudRef(row.cloud_id, row.state) for row in connection.execute(query)]
-
-    def counts(self) -> dict[State, int]:
-        query = select(tickets.c.state, func.count()).group_by(tickets.c.state)
-        with reading(self._engine) as connection:
-            found = {State(state): count for state, count in connection.execute(query)}
-        return {state: found.get(state, 0) for state in State}
+            return [CloudRef(row.cloud_id, row.state, row.created, row.modified) for row in connection.execute(query)]
 
     def request_cancel(self, id: int) -> Ticket:
         """Cancel a ticket: at once if no cloud was touched, otherwise a worker stops and cleans up first.
@@ -197,9 +205,7 @@ class Tickets:
         # The state may change between reading and writing. Each write is guarded, so read again and retry.
         cancelled = False
         for _ in range(10):
-            ticket = self.get(id)
-            if ticket is None:
-                raise NotFound(f"there is no ticket {id}")
+            ticket = self._required(id)
             if ticket.state is State.CANCELLING or (cancelled and ticket.state is State.CANCELLED):
                 return ticket
             if ticket.final:
@@ -232,14 +238,12 @@ class Tickets:
         Raises `NotFound`, or `Conflict` if the ticket is in another state, if the image was deleted, or if something
         may be left in a cloud that the account does not lead to any more.
         """
-        ticket = self.get(id)
-        if ticket is None:
-            raise NotFound(f"there is no ticket {id}")
+        ticket = self._required(id)
         if ticket.state not in (State.FAILED, State.CANCELLED):
             raise Conflict(f"ticket {id} is {ticket.state}; only a failed or cancelled one can be tried again")
         with writing(self._engine) as connection:
             _hold_image(connection, ticket.image_id)
-            account, words = present_account(connection, ticket)
+            account, words = _present_account(connection, ticket)
             queued = transition(
                 connection,
                 id,
@@ -294,7 +298,7 @@ class Tickets:
         with writing(self._engine) as connection:
             found = _locked(connection, tickets.c.id == id)
             if not found:
-                raise NotFound(f"there is no ticket {id}")
+                raise _none(id)
             if (state := found[id]) not in FINAL:
                 raise Conflict(f"ticket {id} is {state}; cancel it first")
             _forget(connection, found)
@@ -327,7 +331,7 @@ class Tickets:
         That many worker threads are free: they would have claimed these tickets if their messages had not been lost.
         """
         with reading(self._engine) as connection:
-            ids = self._places.oldest(connection, count, tickets.c.wakes >= _WAKES_BEFORE_HASTE)
+            ids = self._slots.oldest(connection, count, tickets.c.wakes >= _WAKES_BEFORE_HASTE)
         if ids:
             with writing(self._engine, durable=False) as connection:
                 waiting = tickets.c.id.in_(ids), tickets.c.state == State.QUEUED
@@ -341,6 +345,10 @@ class Tickets:
         )
         with writing(self._engine) as connection:
             connection.execute(update(tickets).where(tickets.c.id == id).values(values))
+
+
+def _none(id: int) -> NotFound:
+    return NotFound(f"there is no ticket {id}")
 
 
 def _locked(connection: Connection, *which: ColumnElement[bool]) -> dict[int, State]:
@@ -389,3 +397,60 @@ def _parts(ids: Collection[int]) -> Iterator[Sequence[int]]:
     rest = iter(ids)
     while part := tuple(islice(rest, _IDS_AT_ONCE)):
         yield part
+
+
+def _present_account(connection: Connection, ticket: Ticket) -> tuple[dict[str, Any], str]:
+    """Return what to change in the row of a ticket that is retried, and words for its history.
+
+    Nothing if it named no stored account.
+
+    Corrections to the stored account, such as a new password or address, are used. What the request gave itself stays.
+    If the account was deleted, or the request gave its secrets itself, the ticket keeps the values it has.
+
+    Raises `Conflict` if the account leads to another image service now, and this ticket may have left something in the
+    previous one, which can only be deleted with the previous credentials.
+    """
+    if ticket.account_id is None:
+        return {}, ""
+    mine = accounts.c.id == ticket.account_id, accounts.c.owner == ticket.owner
+    columns = accounts.c.name, accounts.c.fields, accounts.c.sealed_secrets
+    stored = connection.execute(select(*columns).where(*mine)).one_or_none()
+    if stored is None:
+        return {}, "; its account was deleted, so with what was known of it"
+    query = select(tickets.c.own_elements).where(tickets.c.id == ticket.id)
+    own = set(connection.execute(query).scalar_one_or_none() or ())
+    if _is_apart(ticket, own, stored.fields):
+        return {}, "; the request gave of its account itself what that would change, so as it was"
+    account = stored.fields | {name: ticket.account[name] for name in own & set(ticket.account)} | {"name": stored.name}
+    before = image_service(ticket.platform, ticket.account, ticket.target)
+    if image_service(ticket.platform, account, ticket.target) != before and _left_something(connection, ticket):
+        raise Conflict(
+            f"ticket {ticket.id} may have left something in the cloud, and its account '{stored.name}' leads to another"
+            " one now; publish the image anew, and what is left is removed by the sweeper"
+        )
+    found = {
+        "account": account,
+        "sealed_secrets": stored.sealed_secrets,
+        "cloud_account": cloud_account(ticket.platform, account, ticket.target),
+    }
+    return found, f", with the account '{stored.name}' as it is now"
+
+
+def _is_apart(ticket: Ticket, own: set[str], stored: dict[str, Any]) -> bool:
+    """Return whether the ticket must keep its own values.
+
+    This is so if the request gave the secrets itself. It is also so if the request gave a part of the address and
+    another part has changed in the account. In both cases secrets would go to an address that they were not meant for.
+    """
+    # Elements that the request gave itself, and that are not stored in clear, are secrets.
+    if own - set(ticket.account):
+        return True
+    routing = platform_of(ticket.platform).secret_routing
+    of_the_account = [name for name in routing if name not in own]
+    leads_elsewhere = any(stored.get(name) != ticket.account.get(name) for name in of_the_account)
+    return leads_elsewhere and not own.isdisjoint(routing)
+
+
+def _left_something(connection: Connection, ticket: Ticket) -> bool:
+    left = exists().where(journal.c.ticket_id == ticket.id, journal.c.state != "gone")
+    return bool(connection.execute(select(left)).scalar())

@@ -1,4 +1,4 @@
-"""Users, their password hashes, entitlements and roles."""
+"""Users, their password hashes and entitlements, and roles: named sets of entitlements."""
 
 from __future__ import annotations
 
@@ -15,15 +15,35 @@ from sqlalchemy import Connection, Engine, Row, delete, func, insert, select, up
 from sqlalchemy.exc import IntegrityError
 
 from publisher.core.errors import Conflict, InvalidRequest, NotFound
-from publisher.core.names import check_name
-from publisher.core.uris import user_uri, webhook_uri
+from publisher.core.names import check_line, check_name
+from publisher.core.uris import role_uri, user_uri, webhook_uri
 from publisher.store.audit import audit_change
 from publisher.store.engine import db_now, keep_others_out, next_id, reading, writing
-from publisher.store.roles import ENTITLEMENTS as ENTITLEMENTS
-from publisher.store.roles import Role, check_entitlements, roles_named
-from publisher.store.tables import sessions, users
+from publisher.store.tables import roles, sessions, users
+
+ENTITLEMENT_DESCRIPTIONS = {
+    "image_publish": "Publish images, follow, cancel and delete their publication",
+    "image_generate": "List one's images and published images",
+    "appliance_create": "See appliances and what belongs to them",
+    "cloud_account_create": "Store and change cloud accounts",
+    "cloud_account_delete": "Delete cloud accounts",
+    "api_key_access": "List, create and delete API keys",
+}
+ENTITLEMENTS = tuple(ENTITLEMENT_DESCRIPTIONS)
+"""All entitlements, by their names in the publishing API."""
+
+_NAME_MAX = 64
 
 _hasher = PasswordHasher()
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    name: str
+    description: str
+    entitlements: frozenset[str]
+    created: float
+    id: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +122,7 @@ class Users:
         with writing(self._engine) as connection:
             change = update(users).where(users.c.login == login).values(password_hash=password_hash)
             if connection.execute(change).rowcount != 1:
-                raise NotFound(f"there is no user '{login}'")
+                raise _none(login)
             connection.execute(delete(sessions).where(sessions.c.login == login))
             audit_change(connection, "user.password", user_uri(login))
             return password_hash
@@ -113,7 +133,7 @@ class Users:
         with reading(self._engine) as connection:
             row = connection.execute(query).one_or_none()
         if row is None:
-            raise NotFound(f"there is no user '{login}'")
+            raise _none(login)
         return Notify(row.notify_url, row.sealed_notify_secret)
 
     def set_notify(self, login: str, url: str | None, sealed_secret: bytes | None) -> None:
@@ -122,7 +142,7 @@ class Users:
             values = {"notify_url": url, "sealed_notify_secret": sealed_secret}
             change = update(users).where(users.c.login == login).values(values)
             if connection.execute(change).rowcount != 1:
-                raise NotFound(f"there is no user '{login}'")
+                raise _none(login)
             audit_change(connection, "user.notify", webhook_uri(login))
 
     def change_roles(
@@ -139,7 +159,7 @@ class Users:
             query = select(users).where(users.c.login == login).with_for_update()
             row = connection.execute(query).one_or_none()
             if row is None:
-                raise NotFound(f"there is no user '{login}'")
+                raise _none(login)
             if lacking := remove - set(row.roles):
                 raise InvalidRequest(f"'{login}' does not have: {', '.join(sorted(lacking))}", field="roles")
             _existing(connection, add)
@@ -164,7 +184,7 @@ class Users:
                 mine.values(administrator=administrator, entitlements=sorted(entitlements))
             ).one_or_none()
             if row is None:
-                raise NotFound(f"there is no user '{login}'")
+                raise _none(login)
             _check_administrators(connection, login)
             may = "everything" if administrator else ", ".join(sorted(entitlements)) or "nothing"
             audit_change(connection, "user.rights", user_uri(login), detail=f"may: {may}")
@@ -177,7 +197,7 @@ class Users:
                 # If two administrators delete each other at the same time, one must stay.
                 keep_others_out(connection, users)
                 if connection.execute(delete(users).where(users.c.login == login)).rowcount != 1:
-                    raise NotFound(f"there is no user '{login}'")
+                    raise _none(login)
                 _check_administrators(connection, login)
                 audit_change(connection, "user.delete", user_uri(login))
         except IntegrityError:
@@ -207,6 +227,52 @@ class Users:
         return _user(row, known), str(row.password_hash)
 
 
+class Roles:
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def add(self, name: str, *, entitlements: frozenset[str], description: str = "") -> Role:
+        """Add a role.
+
+        Raises `InvalidRequest` for a bad name, description or entitlement, `Conflict` if the name is taken.
+        """
+        check_name(name, "name", longest=_NAME_MAX)
+        check_line(description, "description")
+        check_entitlements(entitlements)
+        if not entitlements:
+            raise InvalidRequest("a role has at least one", field="entitlements")
+        row: dict[str, Any] = {
+            "name": name,
+            "description": description,
+            "entitlements": sorted(entitlements),
+            "created": db_now(),
+        }
+        try:
+            with writing(self._engine) as connection:
+                keep_others_out(connection, roles)
+                row["id"] = next_id(connection, roles)
+                added = _role(connection.execute(insert(roles).values(row).returning(roles)).one())
+                audit_change(connection, "role.create", role_uri(name), detail=", ".join(sorted(entitlements)))
+                return added
+        except IntegrityError:
+            raise Conflict(f"there is a role '{name}' already") from None
+
+    def list(self) -> list[Role]:
+        with reading(self._engine) as connection:
+            return [_role(row) for row in connection.execute(select(roles).order_by(roles.c.name))]
+
+    def remove(self, name: str) -> None:
+        """Delete a role. Raises `NotFound`, or `Conflict` if a user has the role."""
+        with writing(self._engine) as connection:
+            # Delete first: giving the role to a user at this moment waits for us and then finds no such role.
+            if connection.execute(delete(roles).where(roles.c.name == name)).rowcount != 1:
+                raise NotFound(f"there is no role '{name}'")
+            everyone = connection.execute(select(users.c.login, users.c.roles).order_by(users.c.login))
+            if having := [row.login for row in everyone if name in row.roles]:
+                raise Conflict(f"'{name}' is a role of {', '.join(having)}; take it from them first")
+            audit_change(connection, "role.delete", role_uri(name))
+
+
 def verify_password(stored_hash: str | None, password: str) -> bool:
     """Check a password. Takes as long for an unknown login (`None`) as for a known one."""
     try:
@@ -220,6 +286,10 @@ def _unknown_hash() -> str:
     salt, digest = (b64encode(os.urandom(size)).decode().rstrip("=") for size in (_hasher.salt_len, _hasher.hash_len))
     costs = f"m={_hasher.memory_cost},t={_hasher.time_cost},p={_hasher.parallelism}"
     return f"$argon2id$v={ARGON2_VERSION}${costs}${salt}${digest}"
+
+
+def _none(login: str) -> NotFound:
+    return NotFound(f"there is no user '{login}'")
 
 
 def _check_administrators(connection: Connection, login: str) -> None:
@@ -240,3 +310,24 @@ def _existing(connection: Connection, names: frozenset[str]) -> tuple[Role, ...]
 def _user(row: Row[Any], known: Iterable[Role]) -> User:
     held = tuple(role for role in known if role.name in row.roles)
     return User(row.login, row.administrator, frozenset(row.entitlements), row.created, row.id, held)
+
+
+def check_entitlements(entitlements: Iterable[str]) -> None:
+    """Check that these entitlements exist. Raises `InvalidRequest`."""
+    if unknown := set(entitlements) - set(ENTITLEMENTS):
+        raise InvalidRequest(
+            f"unknown: {', '.join(sorted(unknown))}; known are {', '.join(ENTITLEMENTS)}",
+            field="entitlements",
+        )
+
+
+def roles_named(connection: Connection, names: Iterable[str], *, keep: bool = False) -> tuple[Role, ...]:
+    """Return those of these roles that exist, by name. `keep` locks them until the transaction ends."""
+    query = select(roles).where(roles.c.name.in_(sorted(set(names)))).order_by(roles.c.name)
+    if keep:
+        query = query.with_for_update(read=True)
+    return tuple(_role(row) for row in connection.execute(query))
+
+
+def _role(row: Row[Any]) -> Role:
+    return Role(row.name, row.description, frozenset(row.entitlements), row.created, row.id)

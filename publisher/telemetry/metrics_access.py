@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from publisher.core.errors import ConfigurationError, NotAllowed, NotAuthenticated
 from publisher.core.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsRefusal:
+    """The HTTP answer to a request that may not read the metrics."""
+
+    status: int
+    message: str
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +54,20 @@ class Monitors:
         wanted = self._token(self.token_file)
         if scheme.lower() != "bearer" or not hmac.compare_digest(token.strip().encode(), wanted.encode()):
             raise NotAuthenticated("the metrics need a bearer token")
+
+    def refusal(
+        self, address: str, authorization: str | None, *, by_proxy: bool, own_host: bool
+    ) -> MetricsRefusal | None:
+        """Return the answer to a request that `admit` refuses; None if it admits the request."""
+        try:
+            self.admit(address, authorization, by_proxy=by_proxy, own_host=own_host)
+        except NotAuthenticated as error:
+            return MetricsRefusal(401, str(error), {"WWW-Authenticate": "Bearer"})
+        except NotAllowed as error:
+            return MetricsRefusal(403, str(error))
+        except ConfigurationError:
+            return MetricsRefusal(503, "the token file of the metrics cannot be read")
+        return None
 
     def _token(self, file: Path) -> str:
         try:

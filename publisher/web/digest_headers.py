@@ -8,8 +8,8 @@ import re
 
 from starlette.datastructures import Headers
 
-from publisher.core.checksums import HEX_DIGITS, Checksum, Checksums
 from publisher.core.errors import InvalidRequest
+from publisher.core.image import HEX_DIGITS, Checksum, Checksums
 
 _ALGORITHMS = {"md5": "md5", "sha-256": "sha256", "sha-512": "sha512"}
 """By their names in the registry of hash algorithms for HTTP digest fields."""

@@ -21,7 +21,7 @@ from publisher.core.errors import ImageFileError, NotAuthenticated
 from publisher.core.image import Image
 from publisher.services.image_files import open_image
 from publisher.web.conditional import caller_has
-from publisher.web.error_status import RangeNotSatisfiable
+from publisher.web.error_handlers import RangeNotSatisfiable
 from publisher.web.request import Services, is_head
 
 _CHUNK_BYTES = 256 << 10

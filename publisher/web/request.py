@@ -1,18 +1,27 @@
-"""A request, as the API and the console see it: who sends it, from where, to which host, and its body."""
+"""A request, as the API and the console see it: who sends it, from where, to which host, its body, and the thread that
+its route runs in."""
 
 from __future__ import annotations
 
-import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Annotated, Protocol, cast
+from functools import partial, wraps
+from inspect import iscoroutinefunction
+from typing import Annotated, Any, ParamSpec, Protocol, TypeVar, cast
 
-from fastapi import BackgroundTasks, Depends, Path, Request
+import anyio
+from anyio import CapacityLimiter, to_thread
+from anyio.lowlevel import RunVar
+from fastapi import BackgroundTasks, Depends, Request
+from fastapi.routing import APIRoute
 from pydantic import BeforeValidator
+from sqlalchemy.exc import TimeoutError as StoreTimeout
 from starlette.convertors import Convertor, register_url_convertor
 
 from publisher.core.allowed_hosts import is_allowed
 from publisher.core.settings import Settings
+from publisher.core.uris import ID_PATTERN, parse_id
 from publisher.core.vault import Sealer
 from publisher.outbound.policy import OutboundPolicy
 from publisher.services.wakeups import Wake, Wakeups
@@ -27,10 +36,20 @@ API = "/api"
 HEAD_ONLY = "publisher.head"
 """In the scope of a request for the headers alone."""
 
-_ID = re.compile(r"[1-9][0-9]{0,18}")
-_ID_MAX = (1 << 63) - 1
 _LENGTH_DIGITS = 19
-"""Of a Content-Length in 64 bits."""
+_LENGTH_MAX = (1 << 63) - 1
+"""A Content-Length in 64 bits."""
+
+_WRITERS = 16
+"""Number of threads that write to the store. Fewer than the store has connections, so that readers have some, too."""
+_WAITING_MAX = 500
+_WAIT_SECONDS = 5.0
+_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+_writers: RunVar[CapacityLimiter] = RunVar("publisher_writers")
 
 
 class SecretKeeper(Sealer, Protocol):
@@ -116,7 +135,7 @@ def declared_length(request: Request) -> int | None:
     declared = request.headers.get("content-length", "")
     if not declared.isdecimal():
         return None
-    return int(declared) if len(declared) <= _LENGTH_DIGITS else _ID_MAX
+    return int(declared) if len(declared) <= _LENGTH_DIGITS else _LENGTH_MAX
 
 
 def signer(request: Request) -> User | None:
@@ -140,16 +159,16 @@ async def bounded_body(request: Request) -> bytes:
     return bytes(body)
 
 
-def _canonical_id(text: str) -> str:
-    if not _ID.fullmatch(text):
+def _id(text: str) -> int:
+    if (id := parse_id(text)) is None:
         raise ValueError("not an id")
-    return text
+    return id
 
 
 class IdConvertor(Convertor[str]):
     """`{itid:id}` in a route's path: other paths beside it, such as `statuses`, are not taken for ids."""
 
-    regex = _ID.pattern
+    regex = ID_PATTERN
 
     def convert(self, value: str) -> str:
         return value
@@ -161,10 +180,52 @@ class IdConvertor(Convertor[str]):
 register_url_convertor("id", IdConvertor())
 
 Body = Annotated[bytes, Depends(bounded_body)]
-Id = Annotated[int, BeforeValidator(_canonical_id), Path(le=_ID_MAX)]
-"""An id in a path. What none can have, more than 64 bits among it, is not found, and is never asked of the database."""
+Id = Annotated[int, BeforeValidator(_id)]
+"""An id in a path. What cannot be an id is not found, without a query to the database."""
 
 
 def wake_later(after: BackgroundTasks, wake: Wake) -> Wake:
     """Wake a worker after the response is sent, so that no caller waits for the broker. By then, all is committed."""
     return lambda id: after.add_task(wake, id)
+
+
+async def run_as_writer(function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+    """Call the function in one of the threads that write to the store, and return its result.
+
+    Readers have other threads, so they go on while another process locks the store. Raises SQLAlchemy's `TimeoutError`
+    if too many calls wait for a thread, or this one has waited too long; the function has not been called then.
+    """
+    try:
+        threads = _writers.get()
+    except LookupError:
+        threads = CapacityLimiter(_WRITERS)
+        _writers.set(threads)
+    if threads.statistics().tasks_waiting >= _WAITING_MAX:
+        raise StoreTimeout("too many wait to write to the store")
+    turn = object()
+    try:
+        with anyio.fail_after(_WAIT_SECONDS):
+            await threads.acquire_on_behalf_of(turn)
+    except TimeoutError:
+        raise StoreTimeout("the store has not been written to for too long") from None
+    try:
+        return await to_thread.run_sync(partial(function, *args, **kwargs), limiter=CapacityLimiter(1))
+    finally:
+        threads.release_on_behalf_of(turn)
+
+
+class WriterRoute(APIRoute):
+    """A route that runs in a writer's thread if its method may change something."""
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        if set(options.get("methods") or {"GET"}) - _SAFE and not iscoroutinefunction(endpoint):
+            endpoint = _as_writer(endpoint)
+        super().__init__(path, endpoint, **options)
+
+
+def _as_writer(endpoint: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(endpoint)
+    async def run(*args: Any, **kwargs: Any) -> Any:
+        return await run_as_writer(endpoint, *args, **kwargs)
+
+    return run

@@ -9,16 +9,14 @@ from collections.abc import AsyncIterator
 from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
 
-from publisher.core.checksums import Checksums
-from publisher.core.image import Image
+from publisher.core.image import Checksums, Image
 from publisher.core.settings import Settings
-from publisher.services.image_registration import IncomingImage
+from publisher.services.image_files import IncomingImage
 from publisher.store import Store
 from publisher.web.body_limits import BodyTooLarge
 from publisher.web.digest_headers import told_digests
-from publisher.web.error_status import NoRoom, TooSlow
-from publisher.web.request import declared_length
-from publisher.web.writer_threads import run_as_writer
+from publisher.web.error_handlers import NoRoom, TooSlow
+from publisher.web.request import declared_length, run_as_writer
 
 
 async def received(
@@ -46,7 +44,7 @@ async def received(
     try:
         if (declared := declared_length(request)) is not None:
             _check_size(declared, settings.upload_bytes_max)
-            if declared > await run_in_threadpool(lambda: incoming.room):
+            if declared > await run_in_threadpool(lambda: incoming.capacity):
                 raise NoRoom
         async for piece in _pieces(request, settings.stall_seconds):
             _check_size(incoming.size + len(piece), settings.upload_bytes_max)

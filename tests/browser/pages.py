@@ -79,7 +79,7 @@ def fill(store: Store) -> None:
     upload(store, claim(store, again, Phase.UPLOADING), 0.46)
     waiting = claim(store, ticket(store, "gateway"), Phase.UPLOADING)
     store.leases.retry(waiting, delay_seconds=9000, error="the connection to https://cloud.example.com:9292 was lost")
-    assert store.tickets.counts()[State.PUBLISHING] == 1
+    assert store.publications.counts()[State.PUBLISHING] == 1
     surround(store.acting(Actor("root", "console", "192.0.2.7")))
 
 

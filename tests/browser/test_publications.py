@@ -12,6 +12,7 @@ from publisher.devcloud.cloud import DevCloud
 from tests.browser.conftest import WAIT_MILLISECONDS, LookAt, Site
 from tests.clouds import Glance, publish_body
 from tests.proxy import Proxy
+from tests.records import sign_out
 from tests.stack import Stack, until
 
 pytestmark = pytest.mark.real
@@ -120,6 +121,6 @@ def test_who_is_signed_out_elsewhere_is_shown_nothing_more(
     ticket = stack.publish(publish_body(devcloud, URI))
     page.goto(f"{site.url}/publications/{ticket['dbId']}")
     expect(page.get_by_text("Live", exact=True)).to_be_visible()
-    stack.store.sessions.end_all("root")
+    sign_out(stack.store, "root")
     page.wait_for_url("**/sign-in?*")
     site.sign_in(page)

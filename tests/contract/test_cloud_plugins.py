@@ -211,7 +211,7 @@ def test_an_upload_that_was_stopped_is_gone_on_with_and_leaves_one_image(
     later = harness.connect()
     found = later.find(harness.ref)
     assert found is None or not found.complete
-    uploaded = later.upload(record, harness.ref, transfer_of(file))
+    uploaded = later.upload(record, replace(harness.ref, found=found), transfer_of(file))
     assert uploaded.complete
     assert harness.left() == {uploaded.cloud_id}
     again = harness.connect().find(harness.ref)
@@ -349,7 +349,7 @@ def test_a_record_of_an_image_that_was_generated_again_is_not_filled(
     found = cloud.find(openstack.ref)
     assert found is not None
     assert (found.cloud_id, found.complete) == (left, False)
-    uploaded = cloud.upload(record, openstack.ref, transfer_of(file))
+    uploaded = cloud.upload(record, replace(openstack.ref, found=found), transfer_of(file))
     assert openstack.journal.kept == {left: "gone", uploaded.cloud_id: "present"}
     (there,) = Glance(devcloud).images()
     assert (there["id"], there["disk_format"], there["publisher_sha256"]) == (uploaded.cloud_id, "raw", record.sha256)

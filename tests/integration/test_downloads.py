@@ -20,7 +20,7 @@ import pytest
 from publisher.core.image import Image
 from publisher.core.settings import Settings
 from publisher.core.vault import Vault
-from publisher.intake.download_keys import image_key
+from publisher.intake.downloads import image_key
 from publisher.services.image_files import register
 from publisher.store import Store
 from tests.conftest import open_store

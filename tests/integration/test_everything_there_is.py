@@ -15,8 +15,7 @@ from publisher.core.image import DISK_FORMATS, ImageState, formats
 from publisher.core.ticket import State
 from publisher.core.vault import Vault
 from publisher.files.hashing import digest
-from publisher.platforms.fields import Field, Kind
-from publisher.platforms.platform import Platform
+from publisher.platforms.platform import Field, Kind, Platform
 from publisher.platforms.registry import PLATFORMS, installed
 from publisher.store import Store
 from publisher.store.engine import db_now, writing
@@ -24,6 +23,7 @@ from publisher.store.tables import images, tickets
 from publisher.store.tickets import NewTicket
 from publisher.store.users import ENTITLEMENTS
 from publisher.web import auth
+from tests.records import remove_image
 from tests.servers.redis import RedisServer
 from tests.stack import PASSWORD, Stack
 from tests.strict_client import FORMATS, SECRET, UFORGE, XML, StrictClient
@@ -82,7 +82,7 @@ def fill(stack: Stack) -> None:
     add_ticket(store, PLATFORMS[0], add_image(stack, OF_BOB, "raw", owner="bob"), State.FAILED, None, owner="bob")
     gone = add_image(stack, READY, "openstackvmdk")
     add_ticket(store, PLATFORMS[0], gone, State.CANCELLED, None)
-    store.images.remove(gone)
+    remove_image(store, gone)
 
 
 def add_image(stack: Stack, appliance: int, format: str, *, owner: str = "root", name: str = "disk.img") -> int:

@@ -366,7 +366,7 @@ def test_one_account_has_its_places_and_each_that_is_free_is_taken_at_once(
         going_on: list[int] = []
 
         def look(_: dict[str, Any]) -> None:
-            going_on.append(stack.store.tickets.counts()[State.PUBLISHING])
+            going_on.append(stack.store.publications.counts()[State.PUBLISHING])
 
         for ticket in tickets:
             assert stack.wait(ticket, 60, each=look)["published"]

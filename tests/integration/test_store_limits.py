@@ -190,21 +190,21 @@ def test_places_hold_against_workers_that_race(limited: Callable[..., Store]) ->
 def test_a_full_queue_takes_no_more(limited: Callable[..., Store]) -> None:
     limits = {"queue": 3, "user_queue": 2}
     store = limited(**limits)
-    store.tickets.check_room("one")
+    store.tickets.check_capacity("one")
     first = add_ticket(store, owner="one")
-    store.tickets.check_room("one")
+    store.tickets.check_capacity("one")
     add_ticket(store, owner="one")
     with pytest.raises(TooMany, match="2 of your images wait to be published already; try again later"):
-        store.tickets.check_room("one")
-    store.tickets.check_room("another")
+        store.tickets.check_capacity("one")
+    store.tickets.check_capacity("another")
     add_ticket(store, owner="another")
-    store.tickets.check_room("another")  # all are counted once a second
+    store.tickets.check_capacity("another")  # all are counted once a second
     store = limited(**limits)
     with pytest.raises(TooMany, match=r"^3 images wait"):
-        store.tickets.check_room("another")
+        store.tickets.check_capacity("another")
     take(store, first)
-    store.tickets.check_room("another")
-    store.tickets.check_room("one")
+    store.tickets.check_capacity("another")
+    store.tickets.check_capacity("one")
 
 
 def test_counting_reads_an_index_alone(sqlite_store: Store) -> None:

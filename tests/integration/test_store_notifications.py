@@ -104,7 +104,7 @@ def test_a_ticket_and_its_owner_are_told_each_once(store: Store) -> None:
 
 def test_they_go_with_their_ticket(store: Store) -> None:
     ticket = published(store)
-    told = store.notifications.take(OWNER, URL, 60)
+    told = store.notifications.claim(OWNER, URL, 60)
     assert told
     store.tickets.remove(ticket.id)
     assert count(store) == 0
@@ -115,17 +115,17 @@ def test_one_sender_at_a_time(store: Store, stores: Callable[[], Store]) -> None
     ticket, other = published(store), stores()
     assert store.notifications.receivers(of_each=4) == [(OWNER, URL)]
     assert store.notifications.receivers(of_each=4, but_of=[OWNER]) == []
-    told = store.notifications.take(OWNER, URL, 60)
+    told = store.notifications.claim(OWNER, URL, 60)
     assert told
     assert (told.ticket_id, told.attempt) == (ticket.id, 1)
-    assert other.notifications.take(OWNER, URL, 60) is None
+    assert other.notifications.claim(OWNER, URL, 60) is None
     assert other.notifications.receivers(of_each=4) == []
     store.notifications.again(told, "not yet", delay_seconds=-1, error="it answered 500")
-    second = other.notifications.take(OWNER, URL, 60)
+    second = other.notifications.claim(OWNER, URL, 60)
     assert second
     assert (second.uid, second.attempt, second.error) == (told.uid, 2, "it answered 500")
     other.notifications.sent(second, "told")
-    assert other.notifications.take(OWNER, URL, 60) is None
+    assert other.notifications.claim(OWNER, URL, 60) is None
     assert words(store, ticket)[-2:] == ["not yet", "told"]
     entry = store.tickets.history(ticket.id)[-1]
     assert (entry.from_state, entry.to_state) == (State.PUBLISHED, State.PUBLISHED)
@@ -133,8 +133,8 @@ def test_one_sender_at_a_time(store: Store, stores: Callable[[], Store]) -> None
 
 def test_what_a_lost_sender_had_is_due_again_and_its_word_comes_too_late(store: Store) -> None:
     ticket = published(store)
-    lost = store.notifications.take(OWNER, URL, 0)
-    again = store.notifications.take(OWNER, URL, 60)
+    lost = store.notifications.claim(OWNER, URL, 0)
+    again = store.notifications.claim(OWNER, URL, 60)
     assert lost
     assert again
     assert (again.uid, again.attempt) == (lost.uid, 2)
@@ -150,7 +150,7 @@ def test_the_oldest_first(store: Store) -> None:
     first, second = published(store), published(store)
     with writing(store.engine) as connection:
         connection.execute(update(notifications).values(next_at=1.0))
-    taken = [store.notifications.take(OWNER, URL, 60) for _ in range(3)]
+    taken = [store.notifications.claim(OWNER, URL, 60) for _ in range(3)]
     assert [each and each.ticket_id for each in taken] == [first.id, second.id, None]
 
 

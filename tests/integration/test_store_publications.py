@@ -10,14 +10,15 @@ from sqlalchemy import insert, select, text
 from publisher.core.ticket import Sample, State
 from publisher.store import Store
 from publisher.store.engine import reading, writing
-from publisher.store.publications import COUNTED_MAX, Wanted, page_query
+from publisher.store.publications import COUNTED_MAX, page_query
 from publisher.store.tables import tickets
+from publisher.store.ticket_rows import TicketFilter
 from tests.records import add_ticket, current, put_back
 
 MANY = 3000
 
 
-def ids(store: Store, wanted: Wanted, count: int = 10, **where: int) -> list[int]:
+def ids(store: Store, wanted: TicketFilter, count: int = 10, **where: int) -> list[int]:
     return [ticket.id for ticket in store.publications.page(wanted, count, **where).tickets]
 
 
@@ -25,34 +26,36 @@ def test_those_that_are_wanted_newest_first(store: Store) -> None:
     mine, theirs = add_ticket(store, name="Web server"), add_ticket(store, owner="other", platform="openstack")
     last = add_ticket(store, name="50%_web")
     store.tickets.request_cancel(last.id)
-    assert ids(store, Wanted()) == [last.id, theirs.id, mine.id]
-    assert ids(store, Wanted(owner="other")) == ids(store, Wanted(platform="openstack")) == [theirs.id]
-    assert ids(store, Wanted(state=State.CANCELLED)) == ids(store, Wanted(words="%_")) == [last.id]
-    assert ids(store, Wanted(words="WEB")) == [last.id, mine.id]
-    assert ids(store, Wanted(words=str(theirs.id))) == ids(store, Wanted(words=f"#{theirs.id}")) == [theirs.id]
-    assert ids(store, Wanted(words="9" * 30)) == ids(store, Wanted(owner="other", state=State.FAILED)) == []
+    assert ids(store, TicketFilter()) == [last.id, theirs.id, mine.id]
+    assert ids(store, TicketFilter(owner="other")) == ids(store, TicketFilter(platform="openstack")) == [theirs.id]
+    assert ids(store, TicketFilter(state=State.CANCELLED)) == ids(store, TicketFilter(words="%_")) == [last.id]
+    assert ids(store, TicketFilter(words="WEB")) == [last.id, mine.id]
+    assert (
+        ids(store, TicketFilter(words=str(theirs.id))) == ids(store, TicketFilter(words=f"#{theirs.id}")) == [theirs.id]
+    )
+    assert ids(store, TicketFilter(words="9" * 30)) == ids(store, TicketFilter(owner="other", state=State.FAILED)) == []
     assert [ticket.id for ticket in store.publications.these([mine.id, last.id, 99])] == [last.id, mine.id]
     assert store.publications.platforms() == ["memory", "openstack"]
 
 
 def test_what_a_list_needs_not_is_not_read(store: Store) -> None:
     full = add_ticket(store, account={"login": "somebody"}, target={"displayName": "x"})
-    (ticket,) = store.publications.page(Wanted(), 10).tickets
+    (ticket,) = store.publications.page(TicketFilter(), 10).tickets
     assert (ticket.account, ticket.target, ticket.sealed_secrets) == ({}, {}, None)
     assert (ticket.id, ticket.name, ticket.state, ticket.progress) == (full.id, full.name, full.state, full.progress)
 
 
 def test_one_page_after_another(store: Store) -> None:
     one, two, three, four, five = (add_ticket(store).id for _ in range(5))
-    first = store.publications.page(Wanted(), 2)
+    first = store.publications.page(TicketFilter(), 2)
     assert ([each.id for each in first.tickets], first.newer, first.older) == ([five, four], False, True)
-    second = store.publications.page(Wanted(), 2, before=four)
+    second = store.publications.page(TicketFilter(), 2, before=four)
     assert ([each.id for each in second.tickets], second.newer, second.older) == ([three, two], True, True)
-    last = store.publications.page(Wanted(), 2, before=two)
+    last = store.publications.page(TicketFilter(), 2, before=two)
     assert ([each.id for each in last.tickets], last.newer, last.older) == ([one], True, False)
-    back = store.publications.page(Wanted(), 2, after=three)
+    back = store.publications.page(TicketFilter(), 2, after=three)
     assert ([each.id for each in back.tickets], back.newer, back.older) == ([five, four], False, True)
-    assert ids(store, Wanted(), 2, after=two) == [four, three]
+    assert ids(store, TicketFilter(), 2, after=two) == [four, three]
 
 
 def test_those_of_an_image(store: Store) -> None:
@@ -126,19 +129,21 @@ def test_states_are_counted_as_far_as_that_is_quick(full_store: Store) -> None:
 @pytest.mark.parametrize(
     ("wanted", "where"),
     [
-        (Wanted(), {}),
-        (Wanted(), {"before": MANY // 2}),
-        (Wanted(), {"after": MANY // 2}),
-        (Wanted(state=State.FAILED), {}),
-        (Wanted(state=State.QUEUED), {}),
-        (Wanted(state=State.PUBLISHED), {"before": MANY // 2}),
-        (Wanted(owner="user1"), {}),
-        (Wanted(owner="user1", state=State.FAILED), {}),
-        (Wanted(platform="memory"), {}),
-        (Wanted(platform="nothing"), {}),
+        (TicketFilter(), {}),
+        (TicketFilter(), {"before": MANY // 2}),
+        (TicketFilter(), {"after": MANY // 2}),
+        (TicketFilter(state=State.FAILED), {}),
+        (TicketFilter(state=State.QUEUED), {}),
+        (TicketFilter(state=State.PUBLISHED), {"before": MANY // 2}),
+        (TicketFilter(owner="user1"), {}),
+        (TicketFilter(owner="user1", state=State.FAILED), {}),
+        (TicketFilter(platform="memory"), {}),
+        (TicketFilter(platform="nothing"), {}),
     ],
 )
-def test_a_page_is_read_in_its_order_from_an_index(full_store: Store, wanted: Wanted, where: dict[str, int]) -> None:
+def test_a_page_is_read_in_its_order_from_an_index(
+    full_store: Store, wanted: TicketFilter, where: dict[str, int]
+) -> None:
     """Nothing is sorted, and not the whole table is read: it stays as quick, however many there are."""
     query = page_query(wanted, 50, **where)
     sql = str(query.compile(full_store.engine, compile_kwargs={"literal_binds": True}))
@@ -146,7 +151,7 @@ def test_a_page_is_read_in_its_order_from_an_index(full_store: Store, wanted: Wa
         if full_store.engine.dialect.name == "sqlite":
             plan = [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}")]
             # In the order of its numbers a table is its own index.
-            by_number = wanted == Wanted()
+            by_number = wanted == TicketFilter()
             assert len(plan) == 1, plan
             assert plan[0].startswith("SEARCH") or (by_number and plan[0].startswith("SCAN")), plan
         else:

@@ -28,7 +28,7 @@ def claimed(store: Store, image: Image, seconds: float = 60.0) -> Registration:
 
 
 def finish(store: Store, claim: Registration) -> None:
-    store.registrations.place(claim, "x.raw")
+    store.registrations.record_location(claim, "x.raw")
     store.registrations.ready(claim, format="raw", disk_format="raw", virtual_size=9, digests=DIGESTS)
 
 
@@ -73,7 +73,7 @@ def test_who_has_lost_its_lease_writes_nothing(store: Store) -> None:
     assert (claim.token, claim.image.attempt) == (2, 2)
     writes: list[Callable[[], None]] = [
         lambda: store.registrations.renew(late, 60.0, sent=1, total=2),
-        lambda: store.registrations.place(late, "other"),
+        lambda: store.registrations.record_location(late, "other"),
         lambda: finish(store, late),
         lambda: store.registrations.failed(late, "x"),
         lambda: store.registrations.retry(late, delay_seconds=0.0, error="x"),
@@ -92,7 +92,7 @@ def test_an_expired_lease_is_never_renewed(store: Store) -> None:
     with pytest.raises(LeaseLost):
         store.registrations.renew(late, 60.0, sent=1, total=2)
     with pytest.raises(LeaseLost):
-        store.registrations.place(late, "somewhere")
+        store.registrations.record_location(late, "somewhere")
     assert claimed(store, image).token == late.token + 1
 
 

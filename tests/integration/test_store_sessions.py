@@ -59,7 +59,7 @@ def test_a_session_is_found_by_its_cookie_until_it_is_ended(owned: Store) -> Non
     owned.sessions.end(one)
     assert owned.sessions.find(one, idle_seconds=100) is None
     assert owned.sessions.find(other, idle_seconds=100)
-    owned.sessions.end_all(OWNER)
+    owned.sessions.end_one(OWNER, session_id(other))
     assert owned.sessions.find(other, idle_seconds=100) is None
 
 

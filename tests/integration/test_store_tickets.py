@@ -227,7 +227,7 @@ def test_lists_and_counts(store: Store) -> None:
     assert [ticket.id for ticket in store.tickets.list(owner="root")] == [first.id, second.id]
     assert [ticket.id for ticket in store.tickets.list(owner="root", appliance_id=5)] == [second.id]
     assert store.tickets.list(owner="nobody") == []
-    assert store.tickets.counts() == dict.fromkeys(State, 0) | {State.QUEUED: 2, State.PUBLISHING: 1}
+    assert store.publications.counts() == dict.fromkeys(State, 0) | {State.QUEUED: 2, State.PUBLISHING: 1}
     assert store.tickets.get(999) is None
 
 
@@ -274,7 +274,7 @@ def test_fifty_tickets_are_written_to_at_once(stores: Callable[[], Store]) -> No
 
     with ThreadPoolExecutor(25) as pool:
         list(pool.map(work, range(50)))
-    assert processes[0].tickets.counts()[State.PUBLISHED] == 50
+    assert processes[0].publications.counts()[State.PUBLISHED] == 50
     assert {ticket.progress.percentage for ticket in processes[0].tickets.list()} == {100}
 
 

@@ -98,6 +98,8 @@ class TicketRef:
     image_uri: str
     appliance_uri: str
     journal: Journal
+    found: CloudImage | None = None
+    """For `upload`: what `find` returned. If that was complete, the worker has deleted it since."""
 
 
 class CloudPublisher(ABC):
@@ -139,11 +141,14 @@ class CloudPublisher(ABC):
 
     @abstractmethod
     def find(self, ticket: TicketRef) -> CloudImage | None:
-        """Return what an earlier attempt left in the cloud, complete or not. Condemn and delete what is of no use."""
+        """Return what an earlier attempt left in the cloud, complete or not. Condemn and delete what is of no use.
+
+        If `upload` needs to know more about it, return a subclass of `CloudImage`.
+        """
 
     @abstractmethod
     def upload(self, image: Image, ticket: TicketRef, transfer: Transfer) -> CloudImage:
-        """Create the image, or continue the incomplete one that `find` returned, and send its bytes."""
+        """Send the bytes to a new image, or to the incomplete one that `find` returned (`ticket.found`)."""
 
     @abstractmethod
     def finish(self, uploaded: CloudImage, image: Image) -> CloudImage:

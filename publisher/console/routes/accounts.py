@@ -6,17 +6,15 @@ from collections.abc import Mapping
 
 from fastapi import APIRouter, Response
 
-from publisher.console import BASE
-from publisher.console.form_fields import account_elements, filled_in, offered, platform_named, told
+from publisher.console.form_fields import account_elements, filled_in, offered, told
 from publisher.console.page_request import Posted, Visit, Visiting
-from publisher.console.paths import local, with_parameter
-from publisher.console.template_filters import sentence
+from publisher.console.rendering import BASE, local, sentence, with_parameter
 from publisher.core.errors import Conflict, InvalidRequest, NotFound
 from publisher.platforms.platform import Platform
+from publisher.platforms.registry import find_platform
 from publisher.services import accounts as account_cases
 from publisher.store.accounts import StoredAccount
-from publisher.web.request import Id
-from publisher.web.writer_threads import WriterRoute
+from publisher.web.request import Id, WriterRoute
 
 router = APIRouter(route_class=WriterRoute)
 
@@ -125,7 +123,7 @@ def _found(visit: Visit, id: int) -> StoredAccount:
 
 
 def _platform(name: str) -> Platform:
-    return platform_named(name) or offered()[0]
+    return find_platform(name) or offered()[0]
 
 
 def _texts(fields: Mapping[str, object]) -> dict[str, str]:

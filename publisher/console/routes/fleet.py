@@ -9,16 +9,15 @@ from dataclasses import dataclass
 
 from fastapi import APIRouter, Response
 
-from publisher.console.live_updates import PageParts
 from publisher.console.page_request import Posted, Visit, Visiting
-from publisher.console.rendering import render
+from publisher.console.rendering import PageParts, render
 from publisher.core.errors import NotFound
 from publisher.core.settings import Settings
 from publisher.core.ticket import State, Ticket
 from publisher.store import Store
 from publisher.store.fleet import WorkerStanding, WorkerState
 from publisher.store.statistics import Queue, Throughput
-from publisher.web.writer_threads import WriterRoute
+from publisher.web.request import WriterRoute
 
 router = APIRouter(route_class=WriterRoute)
 

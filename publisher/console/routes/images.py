@@ -1,27 +1,37 @@
-"""Pages for images: the list, one image and its file; generate again, cancel the registration, delete."""
+"""Pages for images: list, add, show, download, fetch again, cancel the registration, delete.
+
+A new image is uploaded by the browser, or fetched by a worker.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, BackgroundTasks, Response
+from fastapi import APIRouter, BackgroundTasks, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import JSONResponse
 
-from publisher.console.live_updates import PageParts
-from publisher.console.page_request import Visit, Visiting
-from publisher.console.rendering import render
-from publisher.core.errors import NotFound
-from publisher.core.image import Image, ImageState
+from publisher.console.form_fields import told
+from publisher.console.page_request import Posted, Sent, Visit, Visiting
+from publisher.console.rendering import BASE, PageParts, render, sentence
+from publisher.core.errors import Conflict, InvalidRequest, NotFound, PublisherError, require_own
+from publisher.core.image import Image, ImageState, checksums, formats
+from publisher.core.uris import parse_id
 from publisher.files import unfinished
-from publisher.services import image_files, image_registration
+from publisher.services import image_files
+from publisher.web.error_handlers import status_of
 from publisher.web.file_response import send_image
-from publisher.web.request import Id, wake_later
-from publisher.web.writer_threads import WriterRoute
+from publisher.web.negotiation import UnsupportedMediaType
+from publisher.web.request import Id, WriterRoute, wake_later
+from publisher.web.uploads import received
 
 router = APIRouter(route_class=WriterRoute)
 
 _SEE, _REGISTER, _DELETE = "image_generate", "image_generate", "appliance_create"
 _PAGE = 50
 _TEXT_MAX = 255
+_NEW = "/images/new"
 
 
 @router.get("/images")
@@ -41,6 +51,75 @@ def images(visit: Visiting, q: str = "", state: str = "", before: Id | None = No
         newest=_list_path(filters) if before else None,
         older=_list_path(filters | {"before": str(found[_PAGE - 1].id)}) if len(found) > _PAGE else None,
     )
+
+
+# Before the pages of numbered images: "new" is no number.
+
+
+@router.get(_NEW)
+def new_image(visit: Visiting) -> Response:
+    visit.require(_REGISTER)
+    return _new_page(visit, {})
+
+
+@router.post(_NEW)
+def register(visit: Visiting, form: Posted, after: BackgroundTasks) -> Response:
+    """Begin the registration of an image that a worker fetches."""
+    visit.require(_REGISTER)
+    try:
+        image = image_files.fetch(
+            visit.store,
+            visit.services.settings,
+            owner=visit.user.login,
+            appliance_id=_appliance(visit, form.get("appliance", "")),
+            location=form.get("location", ""),
+            name=_name(form.get("name", "")),
+            format=form.get("format", ""),
+            expected=checksums(md5=form.get("md5sum"), sha256=form.get("sha256sum", "").strip()),
+            wake=wake_later(after, visit.services.wakeups.image),
+        )
+    except InvalidRequest as error:
+        return _new_page(visit, form, told(error), 400)
+    except Conflict as error:
+        return _new_page(visit, form, {"": sentence(str(error))}, 409)
+    return visit.redirect(f"/images/{image.id}", f"Image {image.id} is being fetched by a worker.")
+
+
+@router.post("/images/upload")
+async def upload(
+    request: Request,
+    visit: Visiting,
+    form: Sent,
+    name: str = "",
+    format: str = "",
+    appliance: str = "",
+    file_name: str = "",
+    md5sum: str = "",
+    sha256sum: str = "",
+) -> Response:
+    """Register the image in the request's body. A script sends it, and gets the next page or an error in JSON."""
+    try:
+        visit.require(_REGISTER)
+        if form is not None:
+            raise UnsupportedMediaType("the body is to be the image: application/octet-stream")
+        image = await received(
+            request,
+            visit.services.settings,
+            visit.store,
+            owner=visit.user.login,
+            appliance_id=await run_in_threadpool(_appliance, visit, appliance),
+            name=_name(name),
+            format=format,
+            file_name=file_name,
+            expected=checksums(md5=md5sum, sha256=sha256sum),
+        )
+    except PublisherError as error:
+        words = " ".join(told(error).values()) if isinstance(error, InvalidRequest) else sentence(str(error))
+        return JSONResponse({"message": words}, status_of(error))
+    said = visit.redirect(f"/images/{image.id}", f"Image {image.id} is uploaded.")
+    answer = JSONResponse({"location": f"{BASE}/images/{image.id}"}, 201)
+    answer.raw_headers += [(key, value) for key, value in said.raw_headers if key == b"set-cookie"]
+    return answer
 
 
 @router.get("/images/{id}")
@@ -76,7 +155,7 @@ def generate_again(visit: Visiting, after: BackgroundTasks, id: Id) -> Response:
     visit.require(_REGISTER)
     found = _found(visit, id)
     wake = wake_later(after, visit.services.wakeups.image)
-    image_registration.again(visit.store, found.owner, found.appliance_id, id, wake)
+    image_files.fetch_again(visit.store, found.owner, found.appliance_id, id, wake)
     return visit.redirect(f"/images/{id}", "The image is fetched again.")
 
 
@@ -114,12 +193,38 @@ def delete(visit: Visiting, id: Id) -> Response:
 def _found(visit: Visit, id: int) -> Image:
     """Return an image. Raises `NotAllowed`, or `NotFound` if it is missing or belongs to someone else."""
     visit.require(_SEE)
-    found = visit.store.images.get(id)
-    if found is None or visit.owner not in (None, found.owner):
-        raise NotFound(f"There is no image {id}.")
-    return found
+    return require_own(visit.store.images.get(id), f"There is no image {id}.", visit.owner)
 
 
 def _list_path(query: dict[str, str]) -> str:
     given = {name: value for name, value in query.items() if value}
     return f"/images?{urlencode(given)}" if given else "/images"
+
+
+def _name(given: str) -> str:
+    """Strip a name, but keep one of blanks only: unlike an empty name, it is refused later, as everywhere else."""
+    return given.strip() or given
+
+
+def _appliance(visit: Visit, given: str) -> int:
+    """Return the chosen appliance's number; for a new appliance, the next free one. Raises `InvalidRequest`."""
+    if given:
+        if (id := parse_id(given)) is None:
+            raise InvalidRequest("is not the number of an appliance", field="appliance")
+        return id
+    owned = visit.store.appliances.list(visit.user.login)
+    return max((each.id for each in owned), default=0) + 1
+
+
+def _new_page(visit: Visit, form: Mapping[str, str], errors: Mapping[str, str] = {}, status: int = 200) -> Response:
+    settings = visit.services.settings
+    return visit.page(
+        "images/new.html",
+        status=status,
+        form=form,
+        errors=errors,
+        appliances=visit.store.appliances.list(visit.user.login),
+        formats=formats(),
+        hosts=[each.strip() for each in settings.location_hosts.split(",") if each.strip()],
+        bytes_max=settings.upload_bytes_max,
+    )

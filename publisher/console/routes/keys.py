@@ -10,8 +10,7 @@ from publisher.console.form_fields import told
 from publisher.console.page_request import Posted, Visit, Visiting
 from publisher.core.errors import InvalidRequest
 from publisher.web.auth import new_api_key
-from publisher.web.request import Id
-from publisher.web.writer_threads import WriterRoute
+from publisher.web.request import Id, WriterRoute
 
 router = APIRouter(route_class=WriterRoute)
 

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import APIRouter, BackgroundTasks, Response
 
-from publisher.console.live_updates import PageParts
 from publisher.console.page_request import Visit, Visiting
-from publisher.console.rendering import render
+from publisher.console.rendering import PageParts, render
 from publisher.console.throughput_chart import plot
-from publisher.console.timeline import timeline
-from publisher.core.errors import Conflict, NotFound
-from publisher.core.ticket import State, Ticket, image_of
+from publisher.core.errors import Conflict, require_own
+from publisher.core.ticket import HistoryEntry, Phase, State, Ticket, image_of
 from publisher.core.uris import ticket_uri
 from publisher.platforms.registry import find_platform
 from publisher.services import publishing
 from publisher.store.ticket_rows import Version
-from publisher.web.request import API, Id, wake_later
-from publisher.web.writer_threads import WriterRoute
+from publisher.web.request import API, Id, WriterRoute, wake_later
 
 router = APIRouter(route_class=WriterRoute)
 
@@ -26,6 +25,16 @@ _PATH = "/publications/{id:id}"
 _ENTITLEMENT = "image_publish"
 _LIVE = ("summary", "actions", "throughput", "timeline", "cloud")
 """The page's changing elements, each with a template of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class TimelineStep:
+    at: float
+    words: str
+    kind: str
+    """The kind of step: `queued`, `claimed`, `phase`, `retrying`, `cancelling`, `published`, `failed`, `cancelled`."""
+    seconds: float | None
+    """Seconds until the next step; None for the last."""
 
 
 @router.get(_PATH)
@@ -36,7 +45,7 @@ def publication(visit: Visiting, id: Id) -> Response:
         "publications/publication.html",
         image=image,
         account=_account(ticket),
-        notifications=visit.store.publications.notifications(id),
+        notifications=visit.store.notifications.list(id),
         uri=f"{API}/{_uri(ticket)}",
         **_shown(visit, ticket),
     )
@@ -117,10 +126,7 @@ def delete(visit: Visiting, id: Id) -> Response:
 
 def _ticket(visit: Visit, id: int) -> Ticket:
     """Return a ticket. Raises `NotFound` if it is missing or belongs to someone else."""
-    ticket = visit.store.tickets.get(id)
-    if ticket is None or visit.owner not in (None, ticket.owner):
-        raise NotFound(f"There is no publication {id}.")
-    return ticket
+    return require_own(visit.store.tickets.get(id), f"There is no publication {id}.", visit.owner)
 
 
 def _account(ticket: Ticket) -> list[tuple[str, Any]]:
@@ -144,7 +150,7 @@ def _shown(visit: Visit, ticket: Ticket) -> dict[str, Any]:
     return {
         "ticket": ticket,
         "rate": visit.store.publications.rates([ticket.id]).get(ticket.id) if ticket.final else None,
-        "steps": timeline(history),
+        "steps": _timeline(history),
         "plot": plot(visit.store.tickets.samples(ticket.id)),
         "may_change": visit.may(_ENTITLEMENT),
     }
@@ -157,3 +163,24 @@ def _confirm(visit: Visit, action: str, ticket: Ticket) -> Response:
 
 def _uri(ticket: Ticket) -> str:
     return ticket_uri(ticket.owner, ticket.appliance_id, ticket.image_id, ticket.id)
+
+
+def _timeline(history: Sequence[HistoryEntry]) -> list[TimelineStep]:
+    """Return the steps of a history, oldest first."""
+    following = [each.at for each in history[1:]] + [None]
+    return [
+        TimelineStep(entry.at, entry.words, _kind(entry), None if until is None else max(until - entry.at, 0.0))
+        for entry, until in zip(history, following, strict=True)
+    ]
+
+
+def _kind(entry: HistoryEntry) -> str:
+    match entry.from_state, entry.to_state:
+        case State.PUBLISHING, State.QUEUED:
+            return "retrying"
+        case _, State.PUBLISHING | State.CANCELLING if entry.phase is Phase.PREPARING:
+            return "claimed"
+        case _, State.PUBLISHING:
+            return "phase"
+        case _, state:
+            return state

@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 
 from fastapi import APIRouter, Response
 
-from publisher.console.first_steps import first_steps
-from publisher.console.live_updates import PageParts
+from publisher.console.navigation import first_steps
 from publisher.console.page_request import Visit, Visiting
 from publisher.console.publication_filter import COUNT, PublicationFilter
-from publisher.console.rendering import render
+from publisher.console.rendering import PageParts, render
 from publisher.core.ticket import State, Ticket
 from publisher.store.publications import COUNTED_MAX, PublicationPage
 from publisher.store.ticket_rows import Version, version_of

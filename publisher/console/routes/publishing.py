@@ -9,20 +9,17 @@ from collections.abc import Mapping
 from fastapi import APIRouter, BackgroundTasks, Response
 from fastapi.responses import PlainTextResponse
 
-from publisher.console import BASE
-from publisher.console.first_steps import first_steps
+from publisher.console.navigation import first_steps
 from publisher.console.page_request import Form, Posted, Visit, Visiting
-from publisher.console.paths import with_parameter
 from publisher.console.publish_form import NOT_STORED, Draft, as_before, draft
-from publisher.console.template_filters import sentence
-from publisher.core.errors import Conflict, InvalidRequest, NotFound, TooMany
+from publisher.console.rendering import BASE, sentence, with_parameter
+from publisher.core.errors import Conflict, InvalidRequest, TooMany, require_own
 from publisher.core.ticket import Ticket
 from publisher.core.uris import parse_id
 from publisher.services import publishing
 from publisher.store.idempotency import IdempotencyKey
-from publisher.web.error_status import status_of
-from publisher.web.request import API, base_url, wake_later
-from publisher.web.writer_threads import WriterRoute
+from publisher.web.error_handlers import status_of
+from publisher.web.request import API, WriterRoute, base_url, wake_later
 
 router = APIRouter(route_class=WriterRoute)
 
@@ -111,9 +108,7 @@ def _as_before(visit: Visit, id: str) -> dict[str, str]:
     """Fill the form in like a publication. Raises `NotFound` if it is missing or belongs to someone else."""
     number = parse_id(id)
     found = visit.store.tickets.get(number) if number is not None else None
-    if found is None or visit.owner not in (None, found.owner):
-        raise NotFound("there is no such publication")
-    return as_before(visit.store, visit.owner, found)
+    return as_before(visit.store, visit.owner, require_own(found, "there is no such publication", visit.owner))
 
 
 def _store_at(visit: Visit, drafted: Draft) -> str | None:

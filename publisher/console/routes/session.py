@@ -1,21 +1,23 @@
-"""Sign in and sign out."""
+"""Sign in and sign out, and the page of the signed-in user: rights, active sessions and password."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated
 from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import RedirectResponse
 
-from publisher.console import BASE, cookies
-from publisher.console.page_request import Form, Posted, Visiting, page
-from publisher.console.paths import local
-from publisher.core.errors import NotAllowed, NotAuthenticated
+from publisher.console.form_fields import PASSWORD_MIN, new_password, told
+from publisher.console.page_request import Form, Posted, Visit, Visiting, drop_session, page, session_value, set_session
+from publisher.console.rendering import BASE, local
+from publisher.core.errors import InvalidRequest, NotAllowed, NotAuthenticated
 from publisher.core.uris import user_uri
-from publisher.store.users import User
-from publisher.web.request import actor, address, services
-from publisher.web.writer_threads import WriterRoute
+from publisher.services import first_user
+from publisher.store.sessions import session_id
+from publisher.store.users import ENTITLEMENT_DESCRIPTIONS, User
+from publisher.web.request import WriterRoute, actor, address, services
 
 router = APIRouter(route_class=WriterRoute)
 signed_in_router = APIRouter(route_class=WriterRoute)
@@ -68,21 +70,56 @@ def sign_in(request: Request, form: Posted, verified: Verified) -> Response:
     except NotAuthenticated:
         return _page(request, form.get("next", ""), _login(form), wrong=True)
     # Always begin a new session, whatever cookie the browser sent: nobody else can know its value.
-    if before := cookies.session_value(request):
+    if before := session_value(request):
         made.store.sessions.end(before)
     made.store.audit.add(actor(request, user.login, "console"), "session.begin", user_uri(user.login))
     response = RedirectResponse(local(form.get("next", "")) or _HOME, 303)
-    cookies.set_session(request, response, value, seconds)
+    set_session(request, response, value, seconds)
     return response
 
 
 @signed_in_router.post("/sign-out")
 def sign_out(visit: Visiting) -> Response:
-    visit.store.sessions.end(cookies.session_value(visit.request) or "")
+    visit.store.sessions.end(session_value(visit.request) or "")
     visit.audit("session.end", user_uri(visit.user.login))
     response = visit.redirect("/sign-in", "You are signed out.")
-    cookies.drop_session(visit.request, response)
+    drop_session(visit.request, response)
     return response
+
+
+@signed_in_router.get("/me")
+def me(visit: Visiting) -> Response:
+    return _profile(visit)
+
+
+@signed_in_router.post("/me/password")
+def change_password(visit: Visiting, form: Posted) -> Response:
+    services, login = visit.services, visit.user.login
+    try:
+        # Limited like sign-in: somebody at an unlocked browser must not be able to guess the password here.
+        services.authenticator.sign_in(login, form.get("current", ""), address(visit.request), door="console")
+    except NotAuthenticated:
+        return _profile(visit, {"current": "Current password is wrong."}, 400)
+    try:
+        password_hash = visit.store.users.set_password(login, new_password(form))
+    except InvalidRequest as error:
+        return _profile(visit, told(error), 400)
+    first_user.forget_password(services.settings, login)
+    # This ended all sessions of the user, including the current one, so begin a new one here.
+    settings = services.settings
+    seconds, idle_seconds = settings.session_seconds, settings.session_idle_seconds
+    value, _ = services.store.sessions.begin(login, password_hash, seconds=seconds, idle_seconds=idle_seconds)
+    response = visit.redirect("/me", "Your password is changed. Wherever else you were signed in, you are no more.")
+    set_session(visit.request, response, value, seconds)
+    return response
+
+
+@signed_in_router.post("/me/sessions/{id}/end")
+def end_session(visit: Visiting, id: str) -> Response:
+    """End another session of the user."""
+    visit.store.sessions.end_one(visit.user.login, id)
+    visit.audit("session.end", user_uri(visit.user.login), "elsewhere")
+    return visit.redirect("/me", "You are signed out there.")
 
 
 def _login(form: Form) -> str:
@@ -100,3 +137,16 @@ def _netloc(url: str) -> str | None:
         return urlsplit(url).netloc
     except ValueError:
         return None
+
+
+def _profile(visit: Visit, errors: Mapping[str, str] = {}, status: int = 200) -> Response:
+    settings = visit.services.settings
+    return visit.page(
+        "me.html",
+        status=status,
+        errors=errors,
+        password_min=PASSWORD_MIN,
+        entitlements={name: words for name, words in ENTITLEMENT_DESCRIPTIONS.items() if visit.may(name)},
+        sessions=visit.store.sessions.of(visit.user.login, idle_seconds=settings.session_idle_seconds),
+        this=session_id(session_value(visit.request) or ""),
+    )

@@ -1,4 +1,4 @@
-"""Pages for users, for administrators: list, add, change rights and password, delete."""
+"""Pages for users and their roles, for administrators: list, add, change rights and password, delete."""
 
 from __future__ import annotations
 
@@ -6,16 +6,14 @@ from collections.abc import Mapping
 
 from fastapi import APIRouter, Response
 
-from publisher.console.form_fields import told
-from publisher.console.new_password import new_password
+from publisher.console.form_fields import PASSWORD_MIN, new_password, told
 from publisher.console.page_request import Form, Posted, Visit, Visiting
-from publisher.console.template_filters import sentence
+from publisher.console.rendering import sentence
 from publisher.core.errors import Conflict, InvalidRequest, NotFound
 from publisher.core.uris import user_uri
 from publisher.services import first_user
-from publisher.store.roles import ENTITLEMENT_DESCRIPTIONS
-from publisher.store.users import User
-from publisher.web.writer_threads import WriterRoute
+from publisher.store.users import ENTITLEMENT_DESCRIPTIONS, Role, User
+from publisher.web.request import WriterRoute
 
 router = APIRouter(route_class=WriterRoute)
 
@@ -32,7 +30,7 @@ def users(visit: Visiting) -> Response:
 @router.get(_NEW)
 def new_user(visit: Visiting) -> Response:
     visit.require_administrator()
-    return _new(visit, {}, chosen=frozenset())
+    return _new_user_page(visit, {}, chosen=frozenset())
 
 
 @router.post(_NEW)
@@ -48,22 +46,22 @@ def create(visit: Visiting, form: Posted) -> Response:
             roles=roles,
         )
     except InvalidRequest as error:
-        return _new(visit, form, told(error), chosen=chosen, roles=roles)
+        return _new_user_page(visit, form, told(error), chosen=chosen, roles=roles)
     except Conflict as error:
-        return _new(visit, form, {"login": sentence(str(error))}, chosen=chosen, roles=roles, status=409)
+        return _new_user_page(visit, form, {"login": sentence(str(error))}, chosen=chosen, roles=roles, status=409)
     return visit.redirect("/users", f"{user.login} is a user now.")
 
 
 @router.get("/users/{login}")
 def user(visit: Visiting, login: str) -> Response:
     visit.require_administrator()
-    return _page(visit, _found(visit, login))
+    return _user_page(visit, _user(visit, login))
 
 
 @router.post("/users/{login}/rights")
 def change_rights(visit: Visiting, form: Posted, login: str) -> Response:
     visit.require_administrator()
-    present = _found(visit, login)
+    present = _user(visit, login)
     wanted, have = frozenset(form.getlist("roles")), frozenset(role.name for role in present.roles)
     rights = "administrator" in form, frozenset(form.getlist("entitlements"))
     try:
@@ -72,8 +70,8 @@ def change_rights(visit: Visiting, form: Posted, login: str) -> Response:
         if rights != (present.administrator, present.entitlements):
             visit.store.users.change_rights(login, administrator=rights[0], entitlements=rights[1])
     except (InvalidRequest, Conflict) as error:
-        return _page(
-            visit, _found(visit, login), {"": sentence(str(error))}, 409 if isinstance(error, Conflict) else 400
+        return _user_page(
+            visit, _user(visit, login), {"": sentence(str(error))}, 409 if isinstance(error, Conflict) else 400
         )
     return visit.redirect(f"/{user_uri(login)}", "It holds from the next request on.")
 
@@ -81,13 +79,13 @@ def change_rights(visit: Visiting, form: Posted, login: str) -> Response:
 @router.post("/users/{login}/password")
 def change_password(visit: Visiting, form: Posted, login: str) -> Response:
     visit.require_administrator()
-    present = _found(visit, login)
+    present = _user(visit, login)
     if login == visit.user.login:
         return visit.redirect("/me")
     try:
         visit.store.users.set_password(login, new_password(form))
     except InvalidRequest as error:
-        return _page(visit, present, told(error), 400)
+        return _user_page(visit, present, told(error), 400)
     first_user.forget_password(visit.services.settings, login)
     return visit.redirect(f"/{user_uri(login)}", f"{login} has another password, and is signed out everywhere.")
 
@@ -97,7 +95,7 @@ def delete_page(visit: Visiting, login: str) -> Response:
     """Show what the deletion would do."""
     visit.require_administrator()
     store = visit.store
-    found = _found(visit, login)
+    found = _user(visit, login)
     return visit.page(
         "users/delete.html",
         who=found,
@@ -113,11 +111,51 @@ def delete_page(visit: Visiting, login: str) -> Response:
 @router.post("/users/{login}/delete")
 def delete(visit: Visiting, login: str) -> Response:
     visit.require_administrator()
-    visit.store.users.remove(_found(visit, login).login)
+    visit.store.users.remove(_user(visit, login).login)
     return visit.redirect("/users", f"{login} is deleted.")
 
 
-def _found(visit: Visit, login: str) -> User:
+@router.get("/roles")
+def roles(visit: Visiting) -> Response:
+    visit.require_administrator()
+    return _roles_page(visit, {})
+
+
+@router.post("/roles")
+def create_role(visit: Visiting, form: Posted) -> Response:
+    visit.require_administrator()
+    chosen = frozenset(form.getlist("entitlements"))
+    name, description = form.get("name", "").strip(), form.get("description", "").strip()
+    try:
+        role = visit.store.roles.add(name, entitlements=chosen, description=description)
+    except InvalidRequest as error:
+        return _roles_page(visit, form, told(error), chosen, 400)
+    except Conflict as error:
+        return _roles_page(visit, form, {"name": sentence(str(error))}, chosen, 409)
+    return visit.redirect("/roles", f"The role {role.name} can be given to users now.")
+
+
+# A role's name may contain any character, including a slash, so it is given in the query.
+
+
+@router.get("/roles/delete")
+def delete_role_page(visit: Visiting, name: str) -> Response:
+    """Show what the deletion would do."""
+    visit.require_administrator()
+    role = _role(visit, name)
+    having = [user.login for user in visit.store.users.list() if name in {each.name for each in user.roles}]
+    return visit.page("roles/delete.html", role=role, having=having)
+
+
+@router.post("/roles/delete")
+def delete_role(visit: Visiting, form: Posted) -> Response:
+    visit.require_administrator()
+    role = _role(visit, form.get("name", ""))
+    visit.store.roles.remove(role.name)
+    return visit.redirect("/roles", f"The role {role.name} is deleted.")
+
+
+def _user(visit: Visit, login: str) -> User:
     """Return a user. Raises `NotFound`."""
     found = None if "\0" in login else visit.store.users.get(login)
     if found is None:
@@ -130,7 +168,7 @@ def _role_options(visit: Visit) -> list[tuple[str, str]]:
     return [(each.name, each.description or each.name) for each in visit.store.roles.list()]
 
 
-def _new(
+def _new_user_page(
     visit: Visit,
     form: Form | Mapping[str, str],
     errors: Mapping[str, str] = {},
@@ -144,6 +182,7 @@ def _new(
         status=status or (400 if errors else 200),
         form=form,
         errors=errors,
+        password_min=PASSWORD_MIN,
         entitlements=ENTITLEMENT_DESCRIPTIONS,
         role_options=_role_options(visit),
         chosen=chosen,
@@ -151,13 +190,46 @@ def _new(
     )
 
 
-def _page(visit: Visit, found: User, errors: Mapping[str, str] = {}, status: int = 200) -> Response:
+def _user_page(visit: Visit, found: User, errors: Mapping[str, str] = {}, status: int = 200) -> Response:
     return visit.page(
         "users/user.html",
         status=status,
         who=found,
         errors=errors,
+        password_min=PASSWORD_MIN,
         entitlements=ENTITLEMENT_DESCRIPTIONS,
         role_options=_role_options(visit),
         chosen_roles=frozenset(role.name for role in found.roles),
+    )
+
+
+def _role(visit: Visit, name: str) -> Role:
+    """Return a role. Raises `NotFound`."""
+    found = next((each for each in visit.store.roles.list() if each.name == name), None)
+    if found is None:
+        raise NotFound("There is no such role.")
+    return found
+
+
+def _roles_page(
+    visit: Visit,
+    form: Form | Mapping[str, str],
+    errors: Mapping[str, str] = {},
+    chosen: frozenset[str] = frozenset(),
+    status: int = 200,
+) -> Response:
+    store = visit.store
+    holders: dict[str, list[str]] = {}
+    for user in store.users.list():
+        for role in user.roles:
+            holders.setdefault(role.name, []).append(user.login)
+    return visit.page(
+        "roles/list.html",
+        status=status,
+        roles=store.roles.list(),
+        holders=holders,
+        form=form,
+        errors=errors,
+        chosen=chosen,
+        entitlements=ENTITLEMENT_DESCRIPTIONS,
     )

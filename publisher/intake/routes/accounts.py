@@ -4,41 +4,45 @@ from __future__ import annotations
 
 import time
 
-from fastapi import APIRouter, Response
+from fastapi import Response
 
 from publisher.core.errors import InvalidRequest
 from publisher.core.uris import account_uri, parse_account_uri
-from publisher.intake.caller import Calling
+from publisher.intake.caller import EXTENSIONS, LISTING, Calling, Listed, Operation, api_router
 from publisher.intake.documents import account_document
-from publisher.intake.list_parameters import Listed
-from publisher.intake.wire.codec import write_document
 from publisher.intake.wire.schema import TYPES
-from publisher.platforms.fields import CRED_ACCOUNT, TYPE_KEY, Document
-from publisher.platforms.platform import Platform
+from publisher.platforms.platform import CRED_ACCOUNT, TYPE_KEY, Document, Platform
 from publisher.platforms.registry import find_platform
 from publisher.services import accounts as account_cases
 from publisher.store.accounts import StoredAccount
 from publisher.web.request import Body, Id
-from publisher.web.writer_threads import WriterRoute
 
-router = APIRouter(route_class=WriterRoute)
+router = api_router()
 
 _ACCOUNTS = "/users/{uid}/accounts"
-_CREATE, _DELETE = "cloud_account_create", "cloud_account_delete"
 
 
 @router.get(_ACCOUNTS)
+@Operation("The cloud accounts of a user", answer="credAccounts", parameters=(*LISTING, EXTENSIONS))
 def accounts(caller: Calling, uid: str, listing: Listed) -> Response:
-    found = caller.store.accounts.page(caller.owner(uid, None), listing, platforms=caller.platforms)
+    found = caller.store.accounts.page(caller.owner(uid), listing, platforms=caller.platforms)
     documents = [account_document(each) for each in found.items]
     # A list from which an account was deleted is no older than before: its date is that of asking.
-    return caller.answer("credAccounts", {"total": found.total, "credAccounts": documents}, time.time())
+    return caller.answer({"total": found.total, "credAccounts": documents}, time.time())
 
 
 @router.post(_ACCOUNTS)
+@Operation(
+    "Store a cloud account",
+    entitlement="cloud_account_create",
+    body=CRED_ACCOUNT,
+    answer=CRED_ACCOUNT,
+    status=201,
+    conflict="its name is taken",
+)
 def create_account(caller: Calling, body: Body, uid: str) -> Response:
-    owner = caller.owner(uid, _CREATE)
-    document = caller.read(body, CRED_ACCOUNT)
+    owner = caller.owner(uid)
+    document = caller.read(body)
     platform = _platform(document)
     if platform is None:
         raise InvalidRequest("is needed: the platform of the account, such as openstack", field="targetPlatform.name")
@@ -54,22 +58,31 @@ def create_account(caller: Calling, body: Body, uid: str) -> Response:
         secrets=secrets,
         policy=caller.services.policy,
     )
-    return caller.created(CRED_ACCOUNT, account_document(account), account_uri(owner, account.id))
+    return caller.created(account_document(account), account_uri(owner, account.id))
 
 
 @router.get(_ACCOUNTS + "/{caid}")
+@Operation("A cloud account", answer=CRED_ACCOUNT, parameters=(EXTENSIONS,))
 def account(caller: Calling, uid: str, caid: Id) -> Response:
-    found = caller.store.accounts.get(caller.owner(uid, None), caid)
+    found = caller.store.accounts.get(caller.owner(uid), caid)
     caller.check_shown(found.platform)
-    return caller.answer(CRED_ACCOUNT, account_document(found), found.modified)
+    return caller.answer(account_document(found), found.modified)
 
 
 @router.put(_ACCOUNTS + "/{caid}")
+@Operation(
+    "Change a cloud account: what is not given is kept",
+    entitlement="cloud_account_create",
+    body=CRED_ACCOUNT,
+    answer=CRED_ACCOUNT,
+    parameters=(EXTENSIONS,),
+    conflict="its name is taken",
+)
 def change_account(caller: Calling, body: Body, uid: str, caid: Id) -> Response:
-    owner = caller.owner(uid, _CREATE)
+    owner = caller.owner(uid)
     present = caller.store.accounts.get(owner, caid)
     caller.check_shown(present.platform)
-    document = caller.read(body, CRED_ACCOUNT, present.platform)
+    document = caller.read(body, lambda _: find_platform(present.platform))
     _check_same(document, present)
     platform = _platform(document)
     if platform is None or platform.name != present.platform:
@@ -86,13 +99,13 @@ def change_account(caller: Calling, body: Body, uid: str, caid: Id) -> Response:
         secrets=secrets,
         policy=caller.services.policy,
     )
-    body = write_document(caller.form, CRED_ACCOUNT, account_document(changed))
-    return Response(body, media_type=caller.form.content_type)
+    return caller.changed(account_document(changed))
 
 
 @router.delete(_ACCOUNTS + "/{caid}")
+@Operation("Delete a cloud account", entitlement="cloud_account_delete", status=204)
 def delete_account(caller: Calling, uid: str, caid: Id) -> Response:
-    caller.store.accounts.remove(caller.owner(uid, _DELETE), caid)
+    caller.store.accounts.remove(caller.owner(uid), caid)
     return Response(status_code=204)
 
 

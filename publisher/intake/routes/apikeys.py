@@ -6,51 +6,59 @@ import hashlib
 import time
 from datetime import UTC, datetime
 
-from fastapi import APIRouter, Response
+from fastapi import Response
 
 from publisher.core.uris import api_key_uri
-from publisher.intake.caller import Calling
-from publisher.platforms.fields import Document
+from publisher.intake.caller import Calling, Operation, api_router
+from publisher.platforms.platform import Document
 from publisher.store.api_keys import ApiKey
 from publisher.web import auth
 from publisher.web.request import Body, Id
-from publisher.web.writer_threads import WriterRoute
 
-router = APIRouter(route_class=WriterRoute)
+router = api_router()
 
 _KEYS = "/users/{uid}/apikeys"
-_ENTITLEMENT = "api_key_access"
 
 
 @router.get(_KEYS)
+@Operation("The API keys of a user, without their secrets", entitlement="api_key_access", answer="apiKeyPairs")
 def api_keys(caller: Calling, uid: str) -> Response:
-    found = caller.store.api_keys.list(caller.owner(uid, _ENTITLEMENT))
+    found = caller.store.api_keys.list(caller.owner(uid))
     documents = [_document(each) for each in found]
     # A list from which a key was deleted is no older than before: its date is that of asking, its ETag tells more.
-    return caller.answer("apiKeyPairs", {"total": len(documents), "apiKeyPairs": documents}, time.time())
+    return caller.answer({"total": len(documents), "apiKeyPairs": documents}, time.time())
 
 
 @router.post(_KEYS)
+@Operation(
+    "Make an API key: its secret is in this answer and in no other",
+    entitlement="api_key_access",
+    body="apiKeyPair",
+    answer="apiKeyPair",
+    status=201,
+)
 def create_api_key(caller: Calling, body: Body, uid: str) -> Response:
-    owner = caller.owner(uid, _ENTITLEMENT)
-    document = caller.read(body, "apiKeyPair")
+    owner = caller.owner(uid)
+    document = caller.read(body)
     name = str(document.get("name") or "").strip()
     description = str(document.get("description") or "")
     key, secret = auth.new_api_key(caller.store, caller.services.sealer, owner, name, description)
-    created = caller.created("apiKeyPair", _document(key) | {"secretKey": secret}, api_key_uri(owner, key.id))
+    created = caller.created(_document(key) | {"secretKey": secret}, api_key_uri(owner, key.id))
     created.headers["Cache-Control"] = "no-store"
     return created
 
 
 @router.get(_KEYS + "/{id}")
+@Operation("An API key, without its secret", entitlement="api_key_access", answer="apiKeyPair")
 def api_key(caller: Calling, uid: str, id: Id) -> Response:
-    key = caller.store.api_keys.get(caller.owner(uid, _ENTITLEMENT), id)
-    return caller.answer("apiKeyPair", _document(key), key.created)
+    key = caller.store.api_keys.get(caller.owner(uid), id)
+    return caller.answer(_document(key), key.created)
 
 
 @router.delete(_KEYS + "/{id}")
+@Operation("Delete an API key", entitlement="api_key_access", status=204)
 def delete_api_key(caller: Calling, uid: str, id: Id) -> Response:
-    caller.store.api_keys.remove(caller.owner(uid, _ENTITLEMENT), id)
+    caller.store.api_keys.remove(caller.owner(uid), id)
     return Response(status_code=204)
 
 

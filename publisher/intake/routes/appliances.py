@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import time
 
-from fastapi import APIRouter, Response
+from fastapi import Response
 
-from publisher.intake.caller import Calling
+from publisher.intake.caller import EXTENSIONS, LISTING, Calling, Listed, Operation, api_router
 from publisher.intake.documents import appliance_document
-from publisher.intake.list_parameters import Listed
 from publisher.store.appliances import Contents
 from publisher.web.request import Id
 
-router = APIRouter()
+router = api_router()
 
 _APPLIANCES = "/users/{uid}/appliances"
 
@@ -20,19 +19,23 @@ _APPLIANCES = "/users/{uid}/appliances"
 
 
 @router.get(_APPLIANCES)
+@Operation(
+    "The appliances of a user", entitlement="appliance_create", answer="appliances", parameters=(*LISTING, EXTENSIONS)
+)
 def appliances(caller: Calling, uid: str, listing: Listed) -> Response:
-    owner = caller.owner(uid, "appliance_create")
+    owner = caller.owner(uid)
     store = caller.store.appliances
     found = store.page(owner, listing)
     contents = store.contents(owner, platforms=caller.platforms)
     documents = [appliance_document(each, contents.get(each.id, Contents())) for each in found.items]
-    return caller.answer("appliances", {"total": found.total, "appliances": documents}, time.time())
+    return caller.answer({"total": found.total, "appliances": documents}, time.time())
 
 
 @router.get(_APPLIANCES + "/{aid}")
+@Operation("An appliance", entitlement="appliance_create", answer="appliance", parameters=(EXTENSIONS,))
 def appliance(caller: Calling, uid: str, aid: Id) -> Response:
-    owner = caller.owner(uid, "appliance_create")
+    owner = caller.owner(uid)
     store = caller.store.appliances
     found = store.get(owner, aid)
     contents = store.contents(owner, aid, platforms=caller.platforms).get(aid, Contents())
-    return caller.answer("appliance", appliance_document(found, contents), time.time())
+    return caller.answer(appliance_document(found, contents), time.time())

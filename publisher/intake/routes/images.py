@@ -1,51 +1,49 @@
-"""Generated images: get, list, how they stand; delete."""
+"""Images: list, register, get, delete and download them; show and cancel their registration."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
 
-from fastapi import APIRouter, Response
+from fastapi import BackgroundTasks, Request, Response
+from fastapi.concurrency import run_in_threadpool
 
-from publisher.core.image import Image
-from publisher.core.uris import parse_id, parse_image_uri
-from publisher.intake.caller import Caller, Calling
+from publisher.core.errors import InvalidRequest
+from publisher.core.image import Image, checksums
+from publisher.core.uris import image_uri, parse_appliance_uri, parse_id, parse_image_uri
+from publisher.intake.caller import LISTING, OF_IMAGE, Caller, Calling, Listed, Login, Operation, Parameter, api_router
 from publisher.intake.documents import image_document, image_status_document
-from publisher.intake.download_keys import image_key
-from publisher.intake.list_parameters import Listed
-from publisher.intake.routes.pimages import list_tickets, owner_of_appliance
+from publisher.intake.downloads import DOWNLOAD_KEY, image_key, send_image_file
+from publisher.platforms.platform import Document
 from publisher.services import image_files
-from publisher.web.request import Id
-from publisher.web.writer_threads import WriterRoute
+from publisher.web.negotiation import media_type
+from publisher.web.request import Id, bounded_body, run_as_writer, wake_later
+from publisher.web.uploads import received
 
-router = APIRouter(route_class=WriterRoute)
+router = api_router()
 
 _USER = "/users/{uid}"
 _IMAGES = _USER + "/appliances/{aid}/images"
+_BYTES = "application/octet-stream"
+_NOT_READY = "the image is not there yet"
 
-# A list from which an image was deleted is no older than before, and one that is being registered moves on all the
-# time: the date of these answers is that of asking, and their ETag tells more.
+# These answers are dated with the time of the request: deleting an image makes a list no newer, and a registration
+# changes all the time. Their ETag is exact.
 
 
 @router.get(_IMAGES)
+@Operation("The images of an appliance", entitlement="appliance_create", answer="images", parameters=LISTING)
 def images(caller: Calling, uid: str, aid: Id, listing: Listed) -> Response:
-    owner = owner_of_appliance(caller, uid, aid)
+    owner = caller.owner_of_appliance(uid, aid)
     found = caller.store.images.page(owner, aid, listing)
     return _list(caller, found.items, found.total)
 
 
-@router.get(_IMAGES + "/statuses")
-def image_statuses(caller: Calling, uid: str, aid: Id) -> Response:
-    owner = owner_of_appliance(caller, uid, aid)
-    found = caller.store.images.list(owner=owner, appliance_id=aid)
-    documents = [image_status_document(image) for image in found]
-    return caller.answer("statuses", {"total": len(documents), "statuses": documents}, time.time())
-
-
 @router.get(_USER + "/images")
+@Operation("The images of a user", entitlement="image_generate", answer="images", parameters=(OF_IMAGE,))
 def images_of_user(caller: Calling, uid: str, img: str | None = None) -> Response:
     """`img` is an image's URI or its number. Raises `InvalidRequest` where it is neither."""
-    owner = caller.owner(uid, "image_generate")
+    owner = caller.owner(uid)
     store = caller.store.images
     if img is None:
         return _list(caller, store.list(owner=owner))
@@ -55,7 +53,72 @@ def images_of_user(caller: Calling, uid: str, img: str | None = None) -> Respons
     return _list(caller, store.list(owner=owner, appliance_id=appliance_id, id=image_id) if login == owner else [])
 
 
+@router.post(_IMAGES)
+@Operation(
+    "Register an image: from a location, or with its bytes",
+    entitlement="image_generate",
+    body="image",
+    answer="image",
+    status=201,
+    parameters=(
+        Parameter("name", "Its name, where the body is its bytes.", {"type": "string"}),
+        Parameter("fileName", "What its file is called, where the body is its bytes.", {"type": "string"}),
+        Parameter("format", "Its format, where the body is its bytes.", {"type": "string"}),
+        Parameter("md5sum", "Its MD5, to be compared, where the body is its bytes.", {"type": "string"}),
+        Parameter("sha256sum", "Likewise its SHA-256.", {"type": "string"}),
+    ),
+    also_body=(_BYTES,),
+)
+async def register_image(
+    request: Request,
+    caller: Calling,
+    after: BackgroundTasks,
+    uid: str,
+    aid: Id,
+    name: str = "",
+    format: str = "",
+    fileName: str = "",  # noqa: N803  # a parameter's name on the wire
+    md5sum: str = "",
+    sha256sum: str = "",
+) -> Response:
+    """A document that tells where the image is, or, as application/octet-stream, the image itself."""
+    owner = await run_in_threadpool(caller.owner, uid)
+    if media_type(request.headers.get("content-type")) != _BYTES:
+        body = await bounded_body(request)
+        return await run_as_writer(_begin, caller, after, owner, aid, body)
+    image = await received(
+        request,
+        caller.services.settings,
+        caller.store,
+        owner=owner,
+        appliance_id=aid,
+        name=name,
+        format=format,
+        file_name=fileName,
+        expected=checksums(md5=md5sum, sha256=sha256sum),
+    )
+    return _created(caller, image)
+
+
+@router.post(_IMAGES + "/{itid:id}")
+@Operation(
+    "Fetch an image again from where it came",
+    entitlement="image_generate",
+    answer="image",
+    status=201,
+    conflict="it came from no location, or is in use",
+)
+def generate_again(caller: Calling, after: BackgroundTasks, uid: str, aid: Id, itid: Id) -> Response:
+    """Fetch an image again from where it was fetched. Its body, if there is one, is not looked at."""
+    owner = caller.owner(uid)
+    return _created(
+        caller,
+        image_files.fetch_again(caller.store, owner, aid, itid, wake_later(after, caller.services.wakeups.image)),
+    )
+
+
 @router.get(_IMAGES + "/{itid:id}")
+@Operation("An image", entitlement="appliance_create", answer="image")
 def image(caller: Calling, uid: str, aid: Id, itid: Id) -> Response:
     found = _image(caller, uid, aid, itid)
     appliance = caller.store.appliances.find(found.owner, aid)
@@ -64,39 +127,116 @@ def image(caller: Calling, uid: str, aid: Id, itid: Id) -> Response:
         distribution=appliance.distribution if appliance else None,
         key=image_key(caller.services.sealer, found),
     )
-    return caller.answer("image", document, _modified(found))
+    return caller.answer(document, _modified(found))
 
 
 @router.get(_IMAGES + "/{itid}/status")
+@Operation("How the registration of an image stands", entitlement="appliance_create", answer="status")
 def image_status(caller: Calling, uid: str, aid: Id, itid: Id) -> Response:
     found = _image(caller, uid, aid, itid)
-    return caller.answer("status", image_status_document(found), _modified(found))
+    return caller.answer(image_status_document(found), _modified(found))
 
 
-@router.get(_IMAGES + "/{itid}/pimages")
-def published_images_of_image(caller: Calling, uid: str, aid: Id, itid: Id) -> Response:
-    """An extension of ours: where an image's `basePublishImagesUri` leads."""
-    found = _image(caller, uid, aid, itid)
-    tickets = caller.store.tickets.list(owner=found.owner, appliance_id=aid, image_id=itid)
-    return list_tickets(caller, tickets)
+@router.get(_IMAGES + "/statuses")
+@Operation("How those of an appliance stand", entitlement="appliance_create", answer="statuses")
+def image_statuses(caller: Calling, uid: str, aid: Id) -> Response:
+    owner = caller.owner_of_appliance(uid, aid)
+    found = caller.store.images.list(owner=owner, appliance_id=aid)
+    documents = [image_status_document(image) for image in found]
+    return caller.answer({"total": len(documents), "statuses": documents}, time.time())
 
 
 @router.delete(_IMAGES + "/{itid:id}")
+@Operation(
+    "Delete an image", entitlement="appliance_create", status=204, conflict="a publication that has not ended uses it"
+)
 def delete_image(caller: Calling, uid: str, aid: Id, itid: Id) -> Response:
-    owner = caller.owner(uid, "appliance_create")
+    owner = caller.owner(uid)
     image_files.delete(caller.store, caller.services.settings.images, owner, aid, itid)
     return Response(status_code=204)
 
 
 @router.delete(_IMAGES)
+@Operation(
+    "Delete all images of an appliance",
+    entitlement="appliance_create",
+    status=204,
+    conflict="a publication that has not ended uses one of them, and none is deleted",
+)
 def delete_images(caller: Calling, uid: str, aid: Id) -> Response:
-    owner = owner_of_appliance(caller, uid, aid)
+    owner = caller.owner_of_appliance(uid, aid)
     image_files.delete(caller.store, caller.services.settings.images, owner, aid)
     return Response(status_code=204)
 
 
+@router.delete(_IMAGES + "/{itid}/status")
+@Operation("Cancel the registration of an image", entitlement="image_generate", status=204, conflict="it has ended")
+def cancel_registration(caller: Calling, uid: str, aid: Id, itid: Id) -> Response:
+    caller.store.registrations.cancel(caller.owner(uid), aid, itid)
+    return Response(status_code=204)
+
+
+@router.get(_IMAGES + "/{itid}/downloads")
+@Operation(
+    "The file of an image",
+    parameters=(DOWNLOAD_KEY,),
+    conflict=_NOT_READY,
+    login=Login.OR_KEY,
+    also_answer=(_BYTES,),
+)
+def image_file(request: Request, uid: str, aid: Id, itid: Id) -> Response:
+    return send_image_file(request, uid, aid, itid)
+
+
+@router.get(_IMAGES + "/{itid}/downloads/{file_name}")
+@Operation(
+    "The file of an image, under its name",
+    parameters=(DOWNLOAD_KEY,),
+    conflict=_NOT_READY,
+    login=Login.OR_KEY,
+    also_answer=(_BYTES,),
+)
+def named_image_file(request: Request, uid: str, aid: Id, itid: Id, file_name: str) -> Response:
+    return send_image_file(request, uid, aid, itid, file_name)
+
+
+def _begin(caller: Caller, after: BackgroundTasks, owner: str, aid: int, body: bytes) -> Response:
+    document = caller.read(body)
+    uri = document.get("parentUri")
+    if uri is not None and parse_appliance_uri(str(uri), "parentUri") != (owner, aid):
+        raise InvalidRequest(f"'{uri}' is not the appliance of the request's path", field="parentUri")
+    image = image_files.fetch(
+        caller.store,
+        caller.services.settings,
+        owner=owner,
+        appliance_id=aid,
+        location=str(document.get("location") or ""),
+        name=str(document.get("name") or ""),
+        format=_format(document),
+        expected=checksums(md5=document.get("md5sum"), sha256=document.get("sha256sum")),
+        wake=wake_later(after, caller.services.wakeups.image),
+    )
+    return _created(caller, image)
+
+
+def _format(document: Document) -> str:
+    """As `format/name`, or as `targetFormat/format/name`."""
+    target = document.get("targetFormat")
+    for holder in (document, target if isinstance(target, dict) else {}):
+        format = holder.get("format")
+        if isinstance(format, dict) and format.get("name"):
+            return str(format["name"])
+    return ""
+
+
+def _created(caller: Caller, image: Image) -> Response:
+    key = image_key(caller.services.sealer, image)
+    uri = image_uri(image.owner, image.appliance_id, image.id)
+    return caller.created(image_document(image, key=key), uri)
+
+
 def _image(caller: Caller, uid: str, aid: int, itid: int) -> Image:
-    return caller.store.images.find(caller.owner(uid, "appliance_create"), aid, itid)
+    return caller.store.images.find(caller.owner(uid), aid, itid)
 
 
 def _list(caller: Caller, found: Sequence[Image], total: int | None = None) -> Response:
@@ -112,7 +252,7 @@ def _list(caller: Caller, found: Sequence[Image], total: int | None = None) -> R
         for each in found
     ]
     listed = {"total": len(documents) if total is None else total, "images": documents}
-    return caller.answer("images", listed, time.time())
+    return caller.answer(listed, time.time())
 
 
 def _modified(image: Image) -> float:

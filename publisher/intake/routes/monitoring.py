@@ -9,7 +9,6 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CollectorRegistry
 
-from publisher.core.errors import ConfigurationError, NotAllowed, NotAuthenticated
 from publisher.core.settings import Settings
 from publisher.services.health import Readiness, broker_check, disk_check, store_check
 from publisher.store import Store
@@ -60,16 +59,11 @@ def metrics(request: Request) -> Response:
     monitoring = _monitoring(request)
     address = request.client.host if request.client else ""
     by_proxy = monitoring.behind_proxy or any(name in request.headers for name in _FORWARDED)
-    try:
-        monitoring.monitors.admit(
-            address, request.headers.get("authorization"), by_proxy=by_proxy, own_host=host_is_allowed(request)
-        )
-    except NotAuthenticated as error:
-        return PlainTextResponse(f"{error}\n", 401, {"WWW-Authenticate": "Bearer"})
-    except NotAllowed as error:
-        return PlainTextResponse(f"{error}\n", 403)
-    except ConfigurationError:
-        return PlainTextResponse("the token that is wanted cannot be read\n", 503)
+    refusal = monitoring.monitors.refusal(
+        address, request.headers.get("authorization"), by_proxy=by_proxy, own_host=host_is_allowed(request)
+    )
+    if refusal:
+        return PlainTextResponse(f"{refusal.message}\n", refusal.status, refusal.headers)
     return Response(exposition(monitoring.registry), media_type=CONTENT_TYPE, headers=_HEADERS)
 
 

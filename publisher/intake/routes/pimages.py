@@ -1,112 +1,159 @@
-"""Published images: publish, get, list, how they stand; cancel, try again, delete."""
+"""Published images: publish, list, get, cancel, retry, delete and download them; show their status."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fastapi import APIRouter, BackgroundTasks, Request, Response
+from fastapi import BackgroundTasks, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from publisher.core.errors import NotFound
+from publisher.core.errors import NotFound, require_own
 from publisher.core.image import Image
 from publisher.core.ticket import Ticket, image_of
 from publisher.core.uris import parse_id, parse_image_uri, ticket_uri
-from publisher.intake.caller import Caller, Calling
+from publisher.intake.caller import (
+    EXTENSIONS,
+    IDEMPOTENCY_KEY,
+    OF_IMAGE,
+    Caller,
+    Calling,
+    Login,
+    Operation,
+    Parameter,
+    api_router,
+)
 from publisher.intake.documents import status_document, ticket_account_document, ticket_document
-from publisher.intake.download_keys import ticket_key
-from publisher.intake.idempotency_header import idempotency_key
-from publisher.intake.long_poll import Watcher, wait_seconds
-from publisher.intake.publish_request import publish_request, referred_account
-from publisher.platforms.fields import TYPE_KEY, Document
+from publisher.intake.downloads import DOWNLOAD_KEY, send_ticket_file, ticket_key
+from publisher.intake.long_poll import WAIT, Watcher, wait_seconds
+from publisher.intake.publish_request import read_publish_request
+from publisher.platforms.platform import CRED_ACCOUNT, PUBLISH_IMAGE, Document
 from publisher.services import publishing
 from publisher.services.publishing import PublishRequest
-from publisher.store import Store
 from publisher.web.conditional import last_modified, respond
 from publisher.web.request import Body, Id, wake_later
-from publisher.web.writer_threads import WriterRoute
 
-router = APIRouter(route_class=WriterRoute)
+router = api_router()
 
 _USER = "/users/{uid}"
 _APPLIANCE = _USER + "/appliances/{aid}"
 _IMAGE = _APPLIANCE + "/images/{itid}"
 
+_NOT_READY = "the image is not there yet"
+
 
 @router.post(_APPLIANCE + "/pimages")
+@Operation(
+    "Publish the image that the body names",
+    entitlement="image_publish",
+    body=PUBLISH_IMAGE,
+    answer=PUBLISH_IMAGE,
+    status=201,
+    parameters=(IDEMPOTENCY_KEY,),
+    conflict=_NOT_READY,
+)
 def publish(caller: Calling, body: Body, after: BackgroundTasks, uid: str, aid: Id) -> Response:
     return _publish(caller, body, after, uid, aid, None)
 
 
 @router.post(_IMAGE + "/pimages")
+@Operation(
+    "Publish an image",
+    entitlement="image_publish",
+    body=PUBLISH_IMAGE,
+    answer=PUBLISH_IMAGE,
+    status=201,
+    parameters=(IDEMPOTENCY_KEY,),
+    conflict=_NOT_READY,
+)
 def publish_image(caller: Calling, body: Body, after: BackgroundTasks, uid: str, aid: Id, itid: Id) -> Response:
     return _publish(caller, body, after, uid, aid, itid)
 
 
+@router.get(_IMAGE + "/pimages")
+@Operation(
+    "The published images of an image", entitlement="appliance_create", answer="publishImages", parameters=(EXTENSIONS,)
+)
+def published_images_of_image(caller: Calling, uid: str, aid: Id, itid: Id) -> Response:
+    """List the published images of one image. An extension: an image's `basePublishImagesUri` leads here."""
+    owner = caller.owner(uid)
+    caller.store.images.find(owner, aid, itid)
+    return _list(caller, caller.store.tickets.list(owner=owner, appliance_id=aid, image_id=itid))
+
+
 @router.get(_APPLIANCE + "/pimages")
+@Operation(
+    "The published images of an appliance",
+    entitlement="appliance_create",
+    answer="publishImages",
+    parameters=(EXTENSIONS,),
+)
 def published_images(caller: Calling, uid: str, aid: Id) -> Response:
-    owner = owner_of_appliance(caller, uid, aid)
-    return list_tickets(caller, caller.store.tickets.list(owner=owner, appliance_id=aid))
+    owner = caller.owner_of_appliance(uid, aid)
+    return _list(caller, caller.store.tickets.list(owner=owner, appliance_id=aid))
 
 
 @router.get(_APPLIANCE + "/pimages/statuses")
+@Operation(
+    "How those of an appliance stand", entitlement="appliance_create", answer="statuses", parameters=(EXTENSIONS,)
+)
 def statuses(caller: Calling, uid: str, aid: Id) -> Response:
-    owner = owner_of_appliance(caller, uid, aid)
+    owner = caller.owner_of_appliance(uid, aid)
     return _statuses(caller, caller.store.tickets.list(owner=owner, appliance_id=aid))
 
 
-@router.get(_USER + "/pimages")
-def published_images_of_user(caller: Calling, uid: str, img: str | None = None) -> Response:
-    return list_tickets(caller, _of_user(caller, uid, img))
-
-
-@router.get(_USER + "/pimages/status")
-def statuses_of_user(caller: Calling, uid: str, img: str | None = None) -> Response:
-    return _statuses(caller, _of_user(caller, uid, img))
-
-
-@router.delete(_APPLIANCE + "/pimages")
-def delete_published_images(caller: Calling, uid: str, aid: Id) -> Response:
-    caller.store.tickets.remove_all(owner_of_appliance(caller, uid, aid), aid)
-    return Response(status_code=204)
-
-
 @router.get(_IMAGE + "/pimages/{pitid}")
+@Operation("A published image", answer=PUBLISH_IMAGE, parameters=(EXTENSIONS,))
 def published_image(caller: Calling, uid: str, aid: Id, itid: Id, pitid: Id) -> Response:
-    ticket = _ticket(caller, caller.owner(uid, None), aid, itid, pitid)
+    ticket = _ticket(caller, uid, aid, itid, pitid)
     caller.check_shown(ticket.platform)
     image = caller.store.images.get(ticket.image_id)
     # That the image is generated again changes what is told of it here.
     changed = max(last_modified(ticket), image.modified if image else 0.0)
-    return caller.answer("publishImage", _document(caller, ticket, image), changed)
+    return caller.answer(_document(caller, ticket, image), changed)
 
 
 @router.get(_IMAGE + "/pimages/{pitid}/status")
+@Operation("How a publication stands", entitlement="image_publish", answer="status", parameters=(WAIT,))
 async def published_image_status(request: Request, caller: Calling, uid: str, aid: Id, itid: Id, pitid: Id) -> Response:
     seconds = wait_seconds(request)
-    ticket = await run_in_threadpool(_polled, caller, uid, aid, itid, pitid)
+    ticket = await run_in_threadpool(_ticket, caller, uid, aid, itid, pitid)
     watcher: Watcher = request.app.state.watcher
     return respond(request, await watcher.status(request, caller.form, ticket, seconds))
 
 
 @router.get(_IMAGE + "/pimages/{pitid}/accounts/{caid}")
+@Operation(
+    "The account of a published image, as it was when the ticket was made",
+    answer=CRED_ACCOUNT,
+    parameters=(EXTENSIONS,),
+)
 def published_image_account(caller: Calling, uid: str, aid: Id, itid: Id, pitid: Id, caid: Id) -> Response:
-    ticket = _ticket(caller, caller.owner(uid, None), aid, itid, pitid)
+    ticket = _ticket(caller, uid, aid, itid, pitid)
     if ticket.account_id != caid:
         raise NotFound(f"published image {pitid} has no account {caid}")
     caller.check_shown(ticket.platform)
-    return caller.answer("credAccount", ticket_account_document(ticket), ticket.created)
+    return caller.answer(ticket_account_document(ticket), ticket.created)
 
 
 @router.delete(_IMAGE + "/pimages/{pitid}/cancel")
+@Operation("Cancel a publication", entitlement="image_publish", status=204, conflict="it has ended")
 def cancel_publication(caller: Calling, after: BackgroundTasks, uid: str, aid: Id, itid: Id, pitid: Id) -> Response:
-    ticket = _ticket(caller, caller.owner(uid, "image_publish"), aid, itid, pitid)
+    ticket = _ticket(caller, uid, aid, itid, pitid)
     publishing.cancel(caller.store, ticket.id, wake_later(after, caller.services.wakeups.ticket))
     return Response(status_code=204)
 
 
 @router.post(_IMAGE + "/pimages/{pitid}/retry")
+@Operation(
+    "Try a publication again",
+    entitlement="image_publish",
+    answer=PUBLISH_IMAGE,
+    status=201,
+    parameters=(EXTENSIONS,),
+    conflict="it has neither failed nor was it cancelled",
+)
 def retry_publication(caller: Calling, after: BackgroundTasks, uid: str, aid: Id, itid: Id, pitid: Id) -> Response:
-    ticket = _ticket(caller, caller.owner(uid, "image_publish"), aid, itid, pitid)
+    ticket = _ticket(caller, uid, aid, itid, pitid)
     caller.check_shown(ticket.platform)
     return _created(
         caller, publishing.retry(caller.store, ticket.id, wake_later(after, caller.services.wakeups.ticket))
@@ -114,35 +161,66 @@ def retry_publication(caller: Calling, after: BackgroundTasks, uid: str, aid: Id
 
 
 @router.delete(_IMAGE + "/pimages/{pitid}")
+@Operation("Forget a published image", entitlement="image_publish", status=204, conflict="it has not ended")
 def delete_published_image(caller: Calling, uid: str, aid: Id, itid: Id, pitid: Id) -> Response:
-    ticket = _ticket(caller, caller.owner(uid, "image_publish"), aid, itid, pitid)
+    ticket = _ticket(caller, uid, aid, itid, pitid)
     caller.store.tickets.remove(ticket.id)
     return Response(status_code=204)
 
 
-def owner_of_appliance(caller: Caller, uid: str, aid: int) -> str:
-    """Raises `NotFound` for an appliance that the user does not have: an empty list would say that it has."""
-    owner = caller.owner(uid, "appliance_create")
-    caller.store.appliances.get(owner, aid)
-    return owner
+@router.delete(_APPLIANCE + "/pimages")
+@Operation(
+    "Forget all published images of an appliance",
+    entitlement="appliance_create",
+    status=204,
+    conflict="one of them has not ended, and none is forgotten",
+)
+def delete_published_images(caller: Calling, uid: str, aid: Id) -> Response:
+    caller.store.tickets.remove_all(caller.owner_of_appliance(uid, aid), aid)
+    return Response(status_code=204)
+
+
+@router.get(_APPLIANCE + "/pimages/{pitid}/downloads")
+@Operation(
+    "The file of a published image",
+    parameters=(DOWNLOAD_KEY, Parameter("id", "The same.", {"type": "string"})),
+    conflict=_NOT_READY,
+    login=Login.OR_KEY,
+    also_answer=("application/octet-stream",),
+)
+def published_image_file(request: Request, uid: str, aid: Id, pitid: Id) -> Response:
+    return send_ticket_file(request, uid, aid, pitid)
+
+
+@router.get(_USER + "/pimages")
+@Operation(
+    "The published images of a user",
+    entitlement="image_generate",
+    answer="publishImages",
+    parameters=(OF_IMAGE, EXTENSIONS),
+)
+def published_images_of_user(caller: Calling, uid: str, img: str | None = None) -> Response:
+    return _list(caller, _of_user(caller, uid, img))
+
+
+@router.get(_USER + "/pimages/status")
+@Operation(
+    "How those of a user stand", entitlement="image_generate", answer="statuses", parameters=(OF_IMAGE, EXTENSIONS)
+)
+def statuses_of_user(caller: Calling, uid: str, img: str | None = None) -> Response:
+    return _statuses(caller, _of_user(caller, uid, img))
 
 
 def _publish(caller: Caller, body: bytes, after: BackgroundTasks, uid: str, aid: int, itid: int | None) -> Response:
-    owner = caller.owner(uid, "image_publish")
+    owner = caller.owner(uid)
 
     def request() -> PublishRequest:
-        store = caller.store
-        if itid is not None and not _has_image(store, owner, aid, itid):
-            raise NotFound(f"appliance {aid} of {owner} has no image {itid}")
-        document = caller.read(body, "publishImage")
-        account = referred_account(store.accounts, document, owner)
-        if account and not document.get(TYPE_KEY):
-            # Only the account tells the platform, and with it the elements that the document may have.
-            document = caller.read(body, "publishImage", account.platform)
-        return publish_request(document, owner=owner, appliance_id=aid, image_id=itid, stored=account)
+        if itid is not None:
+            caller.store.images.find(owner, aid, itid)  # raises `NotFound`
+        return read_publish_request(caller, body, owner=owner, appliance_id=aid, image_id=itid)
 
     services = caller.services
-    key = idempotency_key(caller, body)
+    key = caller.idempotency_key(body)
     accepted = publishing.publish(
         caller.store,
         services.sealer,
@@ -157,12 +235,12 @@ def _publish(caller: Caller, body: bytes, after: BackgroundTasks, uid: str, aid:
 def _created(caller: Caller, ticket: Ticket) -> Response:
     document = _document(caller, ticket, caller.store.images.get(ticket.image_id))
     uri = ticket_uri(ticket.owner, ticket.appliance_id, ticket.image_id, ticket.id)
-    return caller.created("publishImage", document, uri)
+    return caller.created(document, uri)
 
 
 def _of_user(caller: Caller, uid: str, img: str | None) -> list[Ticket]:
     """A user's tickets, or those of one image: `img` is its URI or its number. Raises `InvalidRequest`."""
-    owner = caller.owner(uid, "image_generate")
+    owner = caller.owner(uid)
     tickets = caller.store.tickets
     if img is None:
         return tickets.list(owner=owner)
@@ -172,14 +250,14 @@ def _of_user(caller: Caller, uid: str, img: str | None) -> list[Ticket]:
     return tickets.list(owner=owner, appliance_id=appliance_id, image_id=image_id) if login == owner else []
 
 
-def list_tickets(caller: Caller, found: Sequence[Ticket]) -> Response:
+def _list(caller: Caller, found: Sequence[Ticket]) -> Response:
     shown = caller.platforms
     tickets = [each for each in found if each.platform in shown]
     images = {image.id: image for image in caller.store.images.list(owner=tickets[0].owner)} if tickets else {}
     documents = [_document(caller, ticket, images.get(ticket.image_id)) for ticket in tickets]
     listed = {"total": len(documents), "publishImages": documents}
     changed = max([last_modified(*tickets), *(image.modified for image in images.values())])
-    return caller.answer("publishImages", listed, changed)
+    return caller.answer(listed, changed)
 
 
 def _document(caller: Caller, ticket: Ticket, found: Image | None) -> Document:
@@ -194,20 +272,10 @@ def _statuses(caller: Caller, found: Sequence[Ticket]) -> Response:
     shown = caller.platforms
     tickets = [each for each in found if each.platform in shown]
     listed = {"total": len(tickets), "statuses": [status_document(ticket) for ticket in tickets]}
-    return caller.answer("statuses", listed, last_modified(*tickets))
+    return caller.answer(listed, last_modified(*tickets))
 
 
-def _has_image(store: Store, owner: str, aid: int, itid: int) -> bool:
-    image = store.images.get(itid)
-    return image is not None and (image.owner, image.appliance_id) == (owner, aid)
-
-
-def _polled(caller: Caller, uid: str, aid: int, itid: int, pitid: int) -> Ticket:
-    return _ticket(caller, caller.owner(uid, "image_publish"), aid, itid, pitid)
-
-
-def _ticket(caller: Caller, owner: str, aid: int, itid: int, pitid: int) -> Ticket:
-    ticket = caller.store.tickets.get(pitid)
-    if ticket is None or (ticket.owner, ticket.appliance_id, ticket.image_id) != (owner, aid, itid):
-        raise NotFound(f"image {itid} has no published image {pitid}")
-    return ticket
+def _ticket(caller: Caller, uid: str, aid: int, itid: int, pitid: int) -> Ticket:
+    owner = caller.owner(uid)
+    found, missing = caller.store.tickets.get(pitid), f"image {itid} has no published image {pitid}"
+    return require_own(found, missing, owner, appliance_id=aid, image_id=itid)

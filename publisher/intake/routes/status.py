@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 
-from publisher.intake.caller import answer
+from publisher.intake.caller import Login, Operation, answer, api_router
 from publisher.version import UFORGE_API_VERSION
 from publisher.web.negotiation import answer_format
 from publisher.web.request import services, signer
 
-router = APIRouter()
+router = api_router()
 
 
 @router.get("/status")
+@Operation(
+    "Whether the service is alive",
+    answer="serviceStatus",
+    login=Login.SIGNED_OR_NONE,
+    not_found=False,
+    also_answer=("text/plain",),
+)
 def service_status(request: Request) -> Response:
     signer(request)
     accept = request.headers.get("accept", "")

@@ -7,16 +7,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from fastapi import APIRouter, Response
+from fastapi import Response
 
 from publisher.core.errors import NotFound
 from publisher.core.image import target_format as target_of
 from publisher.core.listing import ListField, ListFieldKind, Value, page
 from publisher.core.uris import target_format_uri, target_platform_uri
-from publisher.intake import extensions
-from publisher.intake.caller import Caller, Calling
-from publisher.intake.list_parameters import Listed
-from publisher.platforms.fields import Document
+from publisher.intake.caller import EXTENSIONS, LISTING, Caller, Calling, Listed, Operation, api_router, not_shown
+from publisher.platforms.platform import Document
 from publisher.platforms.registry import find_platform, installed, platform_of
 from publisher.platforms.target_formats import (
     API_FORMATS,
@@ -28,11 +26,10 @@ from publisher.platforms.target_formats import (
     target_type,
 )
 
-router = APIRouter()
+router = api_router()
 
 _PLATFORMS = "/users/{uid}/targetplatforms"
 _FORMATS = "/users/{uid}/targetformats"
-_ENTITLEMENT = "image_generate"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,47 +78,56 @@ _FORMAT_FIELDS: _Fields = {
 
 
 @router.get(_PLATFORMS)
+@Operation(
+    "The platforms to publish to",
+    entitlement="image_generate",
+    answer="targetPlatforms",
+    parameters=(*LISTING, EXTENSIONS),
+)
 def target_platforms(caller: Calling, uid: str, listing: Listed) -> Response:
-    owner = caller.owner(uid, _ENTITLEMENT)
+    owner = caller.owner(uid)
     shown = caller.platforms
     offered = [_Target(name) for name in _offered() if name in shown]
     found = page(offered, _PLATFORM_FIELDS, listing)
     documents = [_platform_document(owner, each) for each in found.items]
-    return caller.answer(
-        "targetPlatforms", {"total": found.total, "targetPlatforms": documents}, caller.services.started
-    )
+    return caller.answer({"total": found.total, "targetPlatforms": documents}, caller.services.started)
 
 
 @router.get(_PLATFORMS + "/{platform}")
+@Operation("A platform to publish to", entitlement="image_generate", answer="targetPlatform", parameters=(EXTENSIONS,))
 def target_platform(caller: Calling, uid: str, platform: str) -> Response:
     """By its name, or by its number."""
-    owner = caller.owner(uid, _ENTITLEMENT)
+    owner = caller.owner(uid)
     found = next((each for each in _offered() if platform in (each, str(platform_number(each)))), None)
     if found is None:
         raise NotFound("there is no such target platform")
     caller.check_shown(found)
-    return caller.answer("targetPlatform", _platform_document(owner, _Target(found)), caller.services.started)
+    return caller.answer(_platform_document(owner, _Target(found)), caller.services.started)
 
 
 @router.get(_FORMATS)
+@Operation(
+    "The formats to publish in", entitlement="image_generate", answer="targetFormats", parameters=(*LISTING, EXTENSIONS)
+)
 def target_formats(caller: Calling, uid: str, listing: Listed) -> Response:
-    owner = caller.owner(uid, _ENTITLEMENT)
+    owner = caller.owner(uid)
     found = page(_shown(caller, _targets()), _FORMAT_FIELDS, listing)
     documents = [_format_document(owner, each) for each in found.items]
-    return caller.answer("targetFormats", {"total": found.total, "targetFormats": documents}, caller.services.started)
+    return caller.answer({"total": found.total, "targetFormats": documents}, caller.services.started)
 
 
 @router.get(_FORMATS + "/{platform}/{format}")
+@Operation("A format to publish in", entitlement="image_generate", answer="targetFormat", parameters=(EXTENSIONS,))
 def target_format(caller: Calling, uid: str, platform: str, format: str) -> Response:
     """`platform` is the target's name, such as `raw`, or a platform that takes the format."""
-    owner = caller.owner(uid, _ENTITLEMENT)
+    owner = caller.owner(uid)
     common = platform in _offered() and format in platform_of(platform).takes
     found = _Target(target_of(format) if common else platform, format)
     if found not in _targets():
         raise NotFound("there is no such target format")
     if not _shown(caller, [found]):
-        raise extensions.not_shown(platform)
-    return caller.answer("targetFormat", _format_document(owner, found), caller.services.started)
+        raise not_shown(platform)
+    return caller.answer(_format_document(owner, found), caller.services.started)
 
 
 def _offered() -> list[str]:

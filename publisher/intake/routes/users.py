@@ -1,4 +1,7 @@
-"""A user and its roles."""
+"""A user, its roles and its webhook.
+
+The webhook is an extension. Its secret is in the answer that creates it, and in no other.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,17 @@ import hashlib
 import time
 from datetime import UTC, datetime
 
-from fastapi import APIRouter, Response
+from fastapi import Response
 
 from publisher.core.errors import NotFound
-from publisher.core.uris import user_uri
-from publisher.intake.caller import Caller, Calling
-from publisher.platforms.fields import Document
-from publisher.store.roles import ENTITLEMENT_DESCRIPTIONS, Role
-from publisher.store.users import User
+from publisher.core.uris import user_uri, webhook_uri
+from publisher.intake.caller import Caller, Calling, Operation, api_router
+from publisher.platforms.platform import Document
+from publisher.services.webhooks import subscribe
+from publisher.store.users import ENTITLEMENT_DESCRIPTIONS, Role, User
+from publisher.web.request import Body
 
-router = APIRouter()
+router = api_router()
 
 _USER = "/users/{uid}"
 _BASES = {
@@ -34,18 +38,54 @@ _BASES = {
 
 
 @router.get(_USER)
+@Operation("A user", answer="user")
 def user(caller: Calling, uid: str) -> Response:
-    return caller.answer("user", _user_document(_found(caller, uid)), time.time())
+    return caller.answer(_user_document(_found(caller, uid)), time.time())
 
 
 @router.get(_USER + "/roles")
+@Operation("The roles of a user", answer="roles")
 def roles(caller: Calling, uid: str) -> Response:
     documents = [_role_document(each) for each in _found(caller, uid).roles]
-    return caller.answer("roles", {"total": len(documents), "roles": documents}, time.time())
+    return caller.answer({"total": len(documents), "roles": documents}, time.time())
+
+
+@router.get(_USER + "/webhook")
+@Operation("Where a user is told of its publications", entitlement="image_publish", answer="webhook")
+def webhook(caller: Calling, uid: str) -> Response:
+    owner = caller.owner(uid)
+    if caller.store.users.notify(owner).sealed_secret is None:
+        raise NotFound(f"{owner} has no webhook")
+    # When it changed is not kept.
+    return caller.answer(_webhook_document(caller, owner), time.time())
+
+
+@router.put(_USER + "/webhook")
+@Operation(
+    "Have a user told: where this makes the secret that is signed with, it is in this answer and in no other",
+    entitlement="image_publish",
+    body="webhook",
+    answer="webhook",
+)
+def set_webhook(caller: Calling, body: Body, uid: str) -> Response:
+    owner = caller.owner(uid)
+    url = caller.read(body).get("url")
+    services = caller.services
+    secret = subscribe(caller.store, services.sealer, services.policy, owner, str(url) if url else None)
+    changed = caller.changed(_webhook_document(caller, owner) | {"secret": secret})
+    changed.headers["Cache-Control"] = "no-store"
+    return changed
+
+
+@router.delete(_USER + "/webhook")
+@Operation("Tell a user no more, and forget the secret", entitlement="image_publish", status=204)
+def forget_webhook(caller: Calling, uid: str) -> Response:
+    caller.store.users.set_notify(caller.owner(uid), None, None)
+    return Response(status_code=204)
 
 
 def _found(caller: Caller, uid: str) -> User:
-    owner = caller.owner(uid, None)
+    owner = caller.owner(uid)
     found = caller.user if owner == caller.user.login else caller.store.users.get(owner)
     if found is None:  # removed since a moment ago
         raise NotFound(f"there is no user '{owner}'")
@@ -87,3 +127,7 @@ def _role_document(role: Role) -> Document:
 
 def _digest(role: Role) -> str:
     return hashlib.sha256(f"{role.name} {role.created} {sorted(role.entitlements)}".encode()).hexdigest()[:32]
+
+
+def _webhook_document(caller: Caller, owner: str) -> Document:
+    return {"url": caller.store.users.notify(owner).url, "uri": webhook_uri(owner)}

@@ -1,13 +1,39 @@
-"""Read and write documents, in the format of the request or of its answer."""
+"""Read and write documents, in the format of the request or of its answer.
+
+The character set of a request's body follows RFC 7303 for XML and RFC 8259 for JSON.
+"""
 
 from __future__ import annotations
 
+import codecs
+import re
+
 from publisher.core.errors import InvalidRequest
-from publisher.intake.wire import charsets, json, xml
-from publisher.platforms.fields import Document
-from publisher.platforms.platform import Platform
+from publisher.intake.wire import json, xml
+from publisher.intake.wire.walk import AccountResolver
+from publisher.platforms.platform import Document
 from publisher.web import body_limits
-from publisher.web.negotiation import Format
+from publisher.web.negotiation import Format, UnsupportedMediaType
+
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+"""The only byte order marks in RFC 7303, section 3.3."""
+
+_KNOWN = frozenset(
+    {"utf-8", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be", "ascii", "koi8-r", "koi8-u",
+     "gb18030", "gbk", "gb2312", "big5", "shift_jis", "euc_jp", "euc_kr"}
+    | {f"iso8859-{part}" for part in (*range(1, 12), *range(13, 17))}
+    | {f"cp{page}" for page in range(1250, 1259)}
+)  # fmt: skip
+"""Supported character sets, by Python's names. Python has other codecs that are no character sets or take quadratic
+time."""
+_OF_JSON = frozenset({"utf-8", "ascii"})
+
+_DECLARED = re.compile(r"""\A(<\?xml\s[^>]*?)\sencoding\s*=\s*(?:"[^"]*"|'[^']*')""")
+_DECLARATION_CHARACTERS = 256
 
 
 def read_document(
@@ -17,21 +43,21 @@ def read_document(
     *,
     charset: str | None = None,
     limit: int = body_limits.MAX_BODY_BYTES,
-    platform: Platform | None = None,
+    resolve: AccountResolver | None = None,
 ) -> Document:
     """Read the document in a request's body. Its root must be `root`; it may have `limit` bytes.
 
-    `charset` is the one in the body's Content-Type. `platform` applies to a published image or an account that does not
-    name its own.
+    `charset` is the one in the body's Content-Type. `resolve` finds the platform of an account that does not
+    declare one; it is asked at most once.
 
     Raises BodyTooLarge, UnsupportedMediaType, and InvalidRequest, which names the element at fault if there is one.
     """
     if body_format is Format.JSON:
-        charsets.check_json(charset)
-        return json.parse(root, body, limit=limit, platform=platform)
+        _check_json(charset)
+        return json.parse(root, body, limit=limit, resolve=resolve)
     body_limits.check_size(body, limit)
-    body = charsets.xml_in_utf8(body, charset)
-    name, document = xml.parse(body, limit=max(limit, len(body)), platform=platform)
+    body = _xml_in_utf8(body, charset)
+    name, document = xml.parse(body, limit=max(limit, len(body)), resolve=resolve)
     if name != root:
         raise InvalidRequest(f"the root element must be {root}", field=name)
     return document
@@ -42,3 +68,44 @@ def write_document(answer_format: Format, root: str, document: Document, *, requ
     if answer_format is Format.JSON:
         return json.render(root, document, request=request)
     return xml.render(root, document, request=request)
+
+
+# Character sets -------------------------------------------------------------------------------------------------------
+
+
+def _xml_in_utf8(body: bytes, charset: str | None) -> bytes:
+    """Convert an XML body to UTF-8 without an encoding declaration, if its character set is known.
+
+    A byte order mark decides first, then the `charset` of the content type. Without either, the body is returned
+    unchanged, and its XML declaration decides.
+
+    Raises `UnsupportedMediaType`, or `InvalidRequest` for bytes that are invalid in that character set.
+    """
+    known = _known(charset)
+    encoding = next((name for mark, name in _MARKS if body.startswith(mark)), known)
+    if encoding is None:
+        return body
+    try:
+        text = body.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"the request body is not in {charset or encoding} at byte {error.start}") from None
+    head, rest = text[:_DECLARATION_CHARACTERS], text[_DECLARATION_CHARACTERS:]
+    return (_DECLARED.sub(r"\1", head) + rest).encode("utf-8", "surrogatepass")
+
+
+def _check_json(charset: str | None) -> None:
+    """Raise `UnsupportedMediaType` if JSON never has this `charset`."""
+    if _known(charset) not in (None, *_OF_JSON):
+        raise UnsupportedMediaType(f"charset: JSON is in UTF-8, not in {charset}")
+
+
+def _known(charset: str | None) -> str | None:
+    if charset is None:
+        return None
+    try:
+        name = codecs.lookup(charset).name
+    except (LookupError, ValueError):
+        name = ""
+    if name not in _KNOWN:
+        raise UnsupportedMediaType("charset: the character set is not known; use UTF-8")
+    return name

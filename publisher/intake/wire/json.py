@@ -11,12 +11,18 @@ from collections import Counter
 from typing import ClassVar, NoReturn
 
 from publisher.core.errors import InvalidRequest
-from publisher.intake.wire.platform_resolution import join
-from publisher.intake.wire.reader import Node, read
 from publisher.intake.wire.schema import root_field
-from publisher.intake.wire.writer import as_document, as_items, ordered, type_of
-from publisher.platforms.fields import TYPE_KEY, Document, Field, Kind
-from publisher.platforms.platform import Platform
+from publisher.intake.wire.walk import (
+    AccountResolver,
+    Node,
+    as_document,
+    as_items,
+    join,
+    ordered,
+    read,
+    type_of,
+)
+from publisher.platforms.platform import TYPE_KEY, Document, Field, Kind
 from publisher.platforms.values import from_json, json_kind, to_json
 from publisher.web import body_limits
 
@@ -33,11 +39,11 @@ _INTEGER_CHARACTERS = 21
 
 
 def parse(
-    root: str, body: bytes, *, limit: int = body_limits.MAX_BODY_BYTES, platform: Platform | None = None
+    root: str, body: bytes, *, limit: int = body_limits.MAX_BODY_BYTES, resolve: AccountResolver | None = None
 ) -> Document:
     """Read the document in `body`, which may have `limit` bytes, as if its root element were `root`.
 
-    `platform` applies to a published image or an account that does not name its own.
+    `resolve` finds the platform of an account that does not declare one.
 
     Raises BodyTooLarge, and InvalidRequest, which names the element at fault if there is one.
     """
@@ -56,7 +62,7 @@ def parse(
         value = json.loads(text, object_pairs_hook=to_object, parse_int=_parse_int, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
         raise InvalidRequest(f"the request body is not JSON: {error}") from error
-    document = read(_Member(value, ""), root, platform)
+    document = read(_Member(value, ""), root, resolve)
     if repeated:  # in a part that is not read, but still an error
         raise InvalidRequest("is given more than once", field=repeated[0])
     return document

@@ -7,7 +7,7 @@ request they are ignored like unknown elements.
 
 from __future__ import annotations
 
-from publisher.platforms.fields import (
+from publisher.platforms.platform import (
     CERTIFICATE_LIMIT,
     CRED_ACCOUNT,
     PUBLISH_IMAGE,
@@ -25,12 +25,8 @@ from publisher.platforms.fields import (
     uris,
 )
 from publisher.platforms.registry import PLATFORMS
-from publisher.platforms.target_formats import API_FORMATS
 
 NAMESPACE = "http://www.usharesoft.com/uforge"
-
-FORMAT_NAMES = API_FORMATS
-"""What `format/name` may be in an answer to a client that knows only the API."""
 
 # What the larger types extend ---------------------------------------------------------------------------------------
 

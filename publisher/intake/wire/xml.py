@@ -13,12 +13,18 @@ from typing import ClassVar
 from lxml import etree
 
 from publisher.core.errors import InvalidRequest
-from publisher.intake.wire.platform_resolution import join
-from publisher.intake.wire.reader import Node, read
 from publisher.intake.wire.schema import NAMESPACE, ROOTS, root_field
-from publisher.intake.wire.writer import as_document, as_items, ordered, type_of
-from publisher.platforms.fields import TYPE_KEY, Document, Field, Kind
-from publisher.platforms.platform import Platform
+from publisher.intake.wire.walk import (
+    AccountResolver,
+    Node,
+    as_document,
+    as_items,
+    join,
+    ordered,
+    read,
+    type_of,
+)
+from publisher.platforms.platform import TYPE_KEY, Document, Field, Kind
 from publisher.platforms.values import from_text, to_text
 from publisher.web import body_limits
 
@@ -35,11 +41,11 @@ _NO_DOCTYPE = "a DOCTYPE is not accepted"
 
 
 def parse(
-    body: bytes, *, limit: int = body_limits.MAX_BODY_BYTES, platform: Platform | None = None
+    body: bytes, *, limit: int = body_limits.MAX_BODY_BYTES, resolve: AccountResolver | None = None
 ) -> tuple[str, Document]:
     """Read `body`, which may have `limit` bytes. Returns the root element's name and the document.
 
-    `platform` applies to a published image or an account that does not name its own.
+    `resolve` finds the platform of an account that does not declare one.
 
     Raises BodyTooLarge, and InvalidRequest, which names the element at fault if there is one.
     """
@@ -51,7 +57,7 @@ def parse(
         raise InvalidRequest(f"the root element must be in the namespace {NAMESPACE}", field=name.localname)
     if name.localname not in ROOTS:
         raise InvalidRequest("is not the root of a document of this API", field=name.localname)
-    return name.localname, read(_Element(element, ""), name.localname, platform)
+    return name.localname, read(_Element(element, ""), name.localname, resolve)
 
 
 def render(root: str, document: Document, *, request: bool = False) -> bytes:

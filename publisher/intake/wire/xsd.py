@@ -12,8 +12,7 @@ from functools import cache
 from lxml import etree
 
 from publisher.intake.wire.schema import JSON_ONLY, NAMESPACE, REQUEST_ONLY, ROOTS, TYPES
-from publisher.platforms.fields import Field, Kind, ObjectType
-from publisher.platforms.platform import Platform
+from publisher.platforms.platform import Field, Kind, ObjectType, Platform
 from publisher.platforms.registry import PLATFORMS
 
 _XS = "http://www.w3.org/2001/XMLSchema"

@@ -1,7 +1,6 @@
 """The platform `memory`: it requires nothing, and has a format that the API does not know."""
 
-from publisher.platforms.fields import secrets, strings
-from publisher.platforms.platform import Platform
+from publisher.platforms.platform import Platform, secrets, strings
 
 PLATFORM = Platform(
     name="memory",

@@ -3,8 +3,7 @@
 from typing import Any
 
 from publisher.core.errors import InvalidRequest
-from publisher.platforms.fields import secrets, strings, uris
-from publisher.platforms.platform import Platform
+from publisher.platforms.platform import Platform, secrets, strings, uris
 
 
 class Nimbus(Platform):

@@ -10,7 +10,7 @@ from tests.command import Cli
 URL = "postgresql://publisher:hunter2@127.0.0.1:1/publisher"
 
 
-def test_the_settings_in_force(bare_cli: Cli) -> None:
+def test_settings_in_force_are_shown_without_passwords(bare_cli: Cli) -> None:
     result = bare_cli.run("config", PUBLISHER_DATABASE_URL=URL)
 
     assert result.exit_code == 0
@@ -22,7 +22,7 @@ def test_the_settings_in_force(bare_cli: Cli) -> None:
     }
 
 
-def test_as_json(bare_cli: Cli) -> None:
+def test_json_has_each_setting_and_unknown_variables(bare_cli: Cli) -> None:
     answer = bare_cli.json("config", PUBLISHER_LEASE_SECOND="7")
 
     assert answer["unknown"] == [{"variable": "PUBLISHER_LEASE_SECOND", "meant": "PUBLISHER_LEASE_SECONDS"}]
@@ -32,23 +32,24 @@ def test_as_json(bare_cli: Cli) -> None:
         "variable": "PUBLISHER_INTAKE_PORT",
         "value": "8000",
         "source": "default",
+        "allowed": "1 to 65535",
         "help": "Port that the intake listens on.",
     }
 
 
-def test_the_table_for_the_documents(bare_cli: Cli) -> None:
+def test_docs_prints_the_table_of_all_settings(bare_cli: Cli) -> None:
     assert bare_cli.ok("config", "--docs") == table()
 
 
-def test_every_command_warns_of_a_variable_that_is_none_once(cli: Cli) -> None:
+def test_every_command_warns_once_of_an_unknown_variable(cli: Cli) -> None:
     result = cli.run("users", "list", "--json", PUBLISHER_DATABSE_URL=URL, PUBLISHER_DEVCLOUD_VENV="/x")
 
     assert result.stderr.count("\n") == 1
-    assert "PUBLISHER_DATABSE_URL is no setting; did you mean PUBLISHER_DATABASE_URL?" in result.stderr
+    assert "PUBLISHER_DATABSE_URL is not a setting; did you mean PUBLISHER_DATABASE_URL?" in result.stderr
     assert json.loads(result.stdout)["users"]
 
 
-def test_doctor_tells_of_it_and_of_what_is_only_fit_for_a_trial(bare_cli: Cli) -> None:
+def test_doctor_warns_of_unknown_variables_and_of_trial_settings(bare_cli: Cli) -> None:
     result = bare_cli.run("doctor", "--json", PUBLISHER_LEASE_SECOND="7", PUBLISHER_PRODUCTION="true")
 
     found = [each for each in json.loads(result.stdout)["checks"] if each["name"] == "settings"]
@@ -56,10 +57,10 @@ def test_doctor_tells_of_it_and_of_what_is_only_fit_for_a_trial(bare_cli: Cli) -
     assert all(each["advice"] for each in found)
 
 
-def test_a_child_reads_from_a_file_what_its_parent_did(bare_cli: Cli) -> None:
+def test_a_child_reads_the_same_file_as_its_parent(bare_cli: Cli) -> None:
     file = bare_cli.directory / "url"
     file.write_text(URL)
-    environment = {"PUBLISHER_DATABASE_URL_FILE": str(file), "PUBLISHER_LEASE_SECONDS": "7"}
+    environment = {"PUBLISHER_DATABASE_URL_FILE": str(file), "PUBLISHER_LEASE_SECONDS": "70"}
     settings = Settings.from_environment(environment)
 
     passed = programs.configured(settings, environment)

@@ -22,7 +22,7 @@ from tests.command import Cli
 
 @pytest.fixture(autouse=True, scope="module")
 def plugins_are_loaded_once() -> Iterator[None]:
-    """That takes half a second, as each has a process of its own, and comes to the same for each installation here."""
+    """Load the plugins once: that takes half a second, and has the same result for each installation here."""
     found = functools.cache(lambda: list(doctor_command.check_plugins(Settings.from_environment())))
 
     def check_plugins(settings: Settings) -> Iterator[Finding]:
@@ -38,7 +38,7 @@ def levels(answer: dict[str, Any]) -> dict[str, str]:
     return {check["name"]: check["level"] for check in answer["checks"]}
 
 
-def test_where_nothing_is_set_up_each_failure_says_what_to_do(bare_cli: Cli) -> None:
+def test_each_failure_says_what_to_do(bare_cli: Cli) -> None:
     result = bare_cli.run("doctor", "--json")
 
     assert result.exit_code == 1
@@ -50,11 +50,11 @@ def test_where_nothing_is_set_up_each_failure_says_what_to_do(bare_cli: Cli) -> 
     ]
     assert found["plugin memory"] == "ok"
     assert all(check["advice"] for check in answer["checks"] if check["level"] != "ok")
-    # Looking makes nothing.
+    # The checks create nothing.
     assert list(bare_cli.directory.iterdir()) == []
 
 
-def test_all_is_well(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sound_installation_passes(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Settings.from_environment()
     settings.images.mkdir()
     (cli.directory / "publisher.db").chmod(0o600)
@@ -74,7 +74,7 @@ def level(findings: Iterator[Finding]) -> Level:
     return finding.level
 
 
-def test_the_key(bare_cli: Cli, tmp_path: Path) -> None:
+def test_the_key_must_be_valid_and_private(bare_cli: Cli, tmp_path: Path) -> None:
     settings = Settings.from_environment()
     settings.key_file.write_text("nonsense")
     settings.key_file.chmod(0o600)
@@ -88,7 +88,7 @@ def test_the_key(bare_cli: Cli, tmp_path: Path) -> None:
     assert level(doctor_command.check_key(settings)) is Level.FAIL
 
 
-def test_the_image_root(bare_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_image_root_must_be_a_writable_directory(bare_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Settings.from_environment()
     settings.images.touch()
     assert level(doctor_command.check_image_root(settings)) is Level.FAIL
@@ -97,14 +97,14 @@ def test_the_image_root(bare_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     settings.images.mkdir()
     assert level(doctor_command.check_image_root(settings)) is Level.OK
 
-    # Root may read and write what it likes: so the answer of the kernel is replaced.
+    # Root may read and write everything, so the kernel's answer is replaced.
     monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)
     assert level(doctor_command.check_image_root(settings)) is Level.WARN
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     assert level(doctor_command.check_image_root(settings)) is Level.FAIL
 
 
-def test_a_plugin_that_does_not_load(bare_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plugin_that_does_not_load_fails(bare_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("publisher.platforms.registry.installed", lambda: ("memory",))
     monkeypatch.setattr(doctor_command, "_LOAD", "raise ImportError('no SDK here')")
 
@@ -114,7 +114,7 @@ def test_a_plugin_that_does_not_load(bare_cli: Cli, monkeypatch: pytest.MonkeyPa
     assert "no SDK here" in finding.message
 
 
-def test_no_worker(bare_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_worker_is_a_warning(bare_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Settings.from_environment()
     monkeypatch.setattr(doctor_command, "ping_workers", lambda settings, *, timeout_seconds: [])
     assert level(doctor_command.check_workers(settings)) is Level.WARN
@@ -126,7 +126,7 @@ def test_no_worker(bare_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     assert level(doctor_command.check_workers(settings)) is Level.WARN
 
 
-def test_a_database_of_another_version(bare_cli: Cli, tmp_path: Path) -> None:
+def test_a_database_of_another_version_fails(bare_cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "publisher.db").touch()
 
     (finding,) = doctor_command.check_database(Settings.from_environment())
@@ -135,7 +135,7 @@ def test_a_database_of_another_version(bare_cli: Cli, tmp_path: Path) -> None:
     assert "publisher migrate" in finding.message
 
 
-def test_a_full_disk(cli: Cli) -> None:
+def test_a_full_disk_fails(cli: Cli) -> None:
     checks = {each["name"]: each for each in json.loads(cli.run("doctor", "--json").stdout)["checks"]}
     assert checks["disk"]["level"] == "ok"
     result = cli.run("doctor", "--json", PUBLISHER_DISK_FREE_BYTES_MIN=str(1 << 62))
@@ -145,7 +145,7 @@ def test_a_full_disk(cli: Cli) -> None:
     assert "no ticket can be accepted" in checks["disk"]["message"]
 
 
-def test_a_database_that_others_may_read(cli: Cli) -> None:
+def test_a_database_that_others_can_read_is_a_warning(cli: Cli) -> None:
     def permissions() -> list[str]:
         checks = json.loads(cli.run("doctor", "--json").stdout)["checks"]
         return [each["advice"] for each in checks if each["name"] == "permissions"]
@@ -164,3 +164,24 @@ def test_a_newer_database_is_reported_as_such(cli: Cli, cli_store: Store) -> Non
         result = cli.run(command)
         assert result.exit_code != 0
         assert "the database is newer than this software" in result.output
+
+
+def test_it_runs_with_invalid_settings_and_shows_all_of_them(cli: Cli) -> None:
+    variables = {
+        "PUBLISHER_INTAKE_PORT": "99999",
+        "PUBLISHER_LEASE_SECONDS": "-5",
+        "PUBLISHER_BROKER_URL": "kafka://mq",
+    }
+    result = cli.run("doctor", "--json", **variables)
+
+    assert result.exit_code == 1
+    checks = json.loads(result.stdout)["checks"]
+    failed = [each["message"] for each in checks if each["name"] == "settings"]
+    assert [message.partition(":")[0] for message in failed] == [
+        *("PUBLISHER_BROKER_URL", "PUBLISHER_INTAKE_PORT", "PUBLISHER_LEASE_SECONDS")
+    ]
+    found = {each["name"]: each for each in checks}
+    assert found["database"]["level"] == "ok"
+    # With the default broker, the check would examine another installation.
+    for name in ("broker", "worker"):
+        assert (found[name]["level"], found[name]["message"]) == ("warn", "not checked: it needs PUBLISHER_BROKER_URL")

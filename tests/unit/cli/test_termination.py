@@ -77,7 +77,7 @@ def test_nothing_is_left(
     assert "Traceback" not in said
     assert [str(each.relative_to(root)) for each in root.rglob("*") if not each.name.startswith(".")] == kept
     assert cli_store.images.list() == []
-    assert sum(cli_store.tickets.counts().values()) == 0
+    assert sum(cli_store.publications.counts().values()) == 0
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -8,8 +8,7 @@ import pytest
 from starlette.datastructures import ImmutableMultiDict
 
 from publisher.console.form_fields import account_elements, filled_in, offered, target_elements
-from publisher.platforms.fields import Kind
-from publisher.platforms.platform import Platform
+from publisher.platforms.platform import Kind, Platform
 from publisher.platforms.registry import PLATFORMS, find_platform, installed
 
 

@@ -10,6 +10,7 @@ from urllib.parse import quote
 import pytest
 
 from publisher.services import first_user
+from tests.records import remove_image
 from tests.service import PASSWORDS, Service
 from tests.unit.console.conftest import Browser, Page, browse
 
@@ -151,7 +152,7 @@ def test_one_administrator_stays(fresh: Service, browser: Browsers) -> None:
     page = root.post("/users/root/rights", {})
     assert page.status == 409
     assert "'root' is the last administrator" in page.words
-    fresh.store.images.remove(7)
+    remove_image(fresh.store, 7)
     assert root.post("/users/root/delete").status == 409
     assert fresh.store.users.get("root")
 
@@ -173,7 +174,7 @@ def test_a_user_is_deleted_once_no_image_is_left(fresh: Service, browser: Browse
     page = root.get("/users/bob/delete")
     assert "there are images of this user" in page.words
     assert root.post("/users/bob/delete").status == 409
-    fresh.store.images.remove(31)
+    remove_image(fresh.store, 31)
     assert "API keys" in root.get("/users/bob/delete").words
     assert root.post("/users/bob/delete").location == "/console/users"
     assert fresh.store.users.get("bob") is None

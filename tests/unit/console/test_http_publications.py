@@ -12,7 +12,8 @@ import pytest
 from fastapi import Response
 from starlette.types import Message
 
-from publisher.console.live_updates import PageParts, Streams
+from publisher.console.live_updates import Streams
+from publisher.console.rendering import PageParts
 from publisher.console.routes.publications import Rows
 from publisher.core.errors import NotFound, TooMany
 from publisher.core.ticket import Phase

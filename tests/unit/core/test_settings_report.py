@@ -21,21 +21,24 @@ from publisher.core.settings_report import Source, hide_secrets, in_force, only_
         ("images.example.com, 10.0.0.7:8080", "images.example.com, 10.0.0.7:8080"),
     ],
 )  # fmt: skip
-def test_what_is_secret_in_a_url_is_hidden(url: str, shown: str) -> None:
+def test_secrets_in_urls_are_hidden(url: str, shown: str) -> None:
     assert hide_secrets(url) == shown
 
 
-def test_where_each_setting_comes_from(tmp_path: Path) -> None:
+def test_each_setting_has_its_source(tmp_path: Path) -> None:
     url = tmp_path / "url"
     url.write_text("postgresql://publisher:hunter2@db/publisher\n")
-    environment = {"PUBLISHER_DATABASE_URL_FILE": str(url), "PUBLISHER_LEASE_SECONDS": "7", "PUBLISHER_BROKER_URL": ""}
+    environment = {"PUBLISHER_DATABASE_URL_FILE": str(url), "PUBLISHER_LEASE_SECONDS": "70", "PUBLISHER_BROKER_URL": ""}
     found = {each.name: each for each in in_force(Settings.from_environment(environment), environment)}
 
     assert found.keys() == {setting.name for setting in fields(Settings)}
-    assert (found["lease_seconds"].value, found["lease_seconds"].source) == ("7.0", Source.ENVIRONMENT)
+    assert (found["lease_seconds"].value, found["lease_seconds"].source) == ("70.0", Source.ENVIRONMENT)
     assert (found["broker_url"].value, found["broker_url"].source) == ("", Source.DEFAULT)
     assert found["database_url"].source is Source.FILE
     assert "hunter2" not in repr(found)
+    assert found["lease_seconds"].allowed == "0.001 to 86400"
+    assert found["log_format"].allowed == "json or console"
+    assert found["image_root"].allowed == ""
 
 
 @pytest.mark.parametrize(
@@ -46,19 +49,19 @@ def test_where_each_setting_comes_from(tmp_path: Path) -> None:
         ("PUBLISHER_COLOUR", None),
     ],
 )
-def test_a_variable_that_is_none(variable: str, meant: str | None) -> None:
+def test_an_unknown_variable_is_reported_with_the_likely_name(variable: str, meant: str | None) -> None:
     (found,) = unknown({variable: "1", "OTHER": "1"})
     assert (found.variable, found.meant) == (variable, meant)
-    assert found.message.startswith(f"{variable} is no setting")
+    assert found.message.startswith(f"{variable} is not a setting")
 
 
-def test_what_is_read_is_known() -> None:
+def test_variables_that_are_read_are_not_unknown() -> None:
     known = "PUBLISHER_DATABASE_URL", "PUBLISHER_DATABASE_URL_FILE", "PUBLISHER_DEVCLOUD_VENV"
     assert unknown(dict.fromkeys(known, "x")) == []
     assert unknown({"PUBLISHER_DEVCLOUD_VENV_FILE": "x"}) != []
 
 
-def test_what_is_only_fit_for_a_trial(tmp_path: Path) -> None:
+def test_settings_for_a_trial_are_reported(tmp_path: Path) -> None:
     assert len(list(only_for_a_trial(Settings(data_dir=tmp_path)))) == 4
     complete = Settings(
         database_url="postgresql://db/publisher",
@@ -72,4 +75,4 @@ def test_what_is_only_fit_for_a_trial(tmp_path: Path) -> None:
 def test_the_table_has_a_row_for_each_setting() -> None:
     rows = table().splitlines()[2:]
     assert len(rows) == len(fields(Settings))
-    assert "| `PUBLISHER_INTAKE_PORT` | 8000 | Port that the intake listens on. |" in rows
+    assert "| `PUBLISHER_INTAKE_PORT` | 8000 | 1 to 65535 | Port that the intake listens on. |" in rows

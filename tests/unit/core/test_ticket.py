@@ -130,7 +130,6 @@ def test_a_percentage_is_rounded_down(sent: int, total: int, percentage: int) ->
         ({"state": State.PUBLISHING, "phase": Phase.VERIFYING, "attempt": 1}, "Verifying checksum"),
         ({"state": State.PUBLISHING, "phase": Phase.VERIFYING, "attempt": 2}, "Verifying checksum (attempt 2)"),
         ({"state": State.PUBLISHING, "phase": Phase.FINISHING}, "Finishing: visibility and properties"),
-        ({"state": State.PUBLISHING, "phase": Phase.CLEANING}, "Removing what was uploaded"),
     ],
 )
 def test_messages(values: dict[str, Any], message: str) -> None:

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from publisher.core.checksums import Checksums, checksum
 from publisher.core.errors import ImageTooLarge, InvalidRequest
+from publisher.core.image import Checksums, checksum
 from publisher.files.hashing import digest, pieces
 from publisher.files.image_writer import ImageWriter, UnpackLimits, Written, clone
 from tests.compressed import COMPRESS

@@ -10,6 +10,8 @@ import pytest
 
 from publisher.core.ticket import Ticket
 from publisher.core.vault import Vault
+from publisher.intake.wire import json as json_codec
+from publisher.intake.wire import xml
 from tests.servers.certificates import authority
 from tests.service import (
     ACCOUNT,
@@ -285,6 +287,23 @@ def test_publish_by_reference(fresh: Service, by: tuple[str, ...], platform: Any
     assert ticket.account == FIELDS | {"name": "lab"}
     assert secrets_of(fresh, ticket) == {"password": SECRET}
     assert fresh.get(ticket_path(ticket), login="alice", accept=JSON).json["credAccount"] == told["credAccount"]
+
+
+@pytest.mark.parametrize("kind", [XML, JSON])
+def test_the_body_is_parsed_once(fresh: Service, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = create(fresh)
+    module = xml if kind == XML else json_codec
+    parses: list[str] = []
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        parses.append(kind)
+        return parse(*arguments, **options)
+
+    parse = module.parse
+    monkeypatch.setattr(module, "parse", counted)
+    asked = (xml_body if kind == XML else json_body)(None, credAccount={"dbId": made["dbId"]})
+    assert fresh.post(NESTED, asked, content_type=kind, login="alice").status == 201
+    assert len(parses) == 1
 
 
 @pytest.mark.parametrize("kind", [XML, JSON])

@@ -11,6 +11,7 @@ from lxml import etree
 
 from publisher.core.ticket import Phase, Ticket
 from publisher.store import Store
+from tests.records import remove_image
 from tests.service import (
     IMAGE_SIZE,
     JSON,
@@ -191,7 +192,7 @@ def progressed(service: Service) -> Iterator[Ticket]:
     yield store.tickets.request_cancel(cancelling.ticket.id)
     store.leases.cancelled(cancelling)
     yield service.ticket(cancelling.ticket.id)
-    store.images.remove(21)
+    remove_image(store, 21)
     yield service.ticket(ticket.id)
 
 
@@ -274,7 +275,7 @@ def test_what_a_ticket_tells(service: Service) -> None:
 
 def test_a_ticket_is_readable_after_its_image_was_deleted(fresh: Service) -> None:
     ticket = fresh.publish()
-    fresh.store.images.remove(21)
+    remove_image(fresh.store, 21)
     told = check(fresh, ticket_path(ticket), "publishImage")
     assert told.text("imageUri") == "users/alice/appliances/14/images/21"
     assert told.text("fileSize") is None

@@ -11,7 +11,7 @@ import pytest
 from lxml import etree
 
 from publisher.core.image import Image
-from publisher.intake.resources import RESOURCES
+from publisher.intake.openapi import resources
 from tests.service import JSON, PASSWORDS, UFORGE, XML, Answer, Service
 from tests.unit.intake.contract import CONTRACT, FILES, GETS, Belongings, Row, make_key
 
@@ -49,8 +49,9 @@ def check_error(answer: Answer, status: int, accept: str | None = None) -> str:
     return answer.problem()
 
 
-def test_the_services_own_table_says_the_same() -> None:
-    own = {re.sub(r"\{\w+\}", "{}", f"{each.method} {each.path[1:]}"): each for each in RESOURCES}
+def test_the_routes_are_declared_as_the_contract_says(service: Service) -> None:
+    found = resources(service.app.routes)
+    own = {re.sub(r"\{\w+\}", "{}", f"{each.method} {each.path[1:]}"): each.operation for each in found}
     for row in CONTRACT:
         each = own[re.sub(r"\{\w+\}", "{}", str(row))]
         assert (each.entitlement, each.answer, each.status, each.body) == (

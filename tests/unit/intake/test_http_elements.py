@@ -10,7 +10,7 @@ from xml.sax.saxutils import escape
 import pytest
 
 from publisher.intake.wire.schema import TYPES
-from publisher.platforms.fields import Field, Kind
+from publisher.platforms.platform import Field, Kind
 from publisher.platforms.registry import PLATFORMS
 from tests.service import ACCOUNT, JSON, SECRET, UFORGE, XML, XSI, Answer, Service, document
 

@@ -127,12 +127,12 @@ class TestForms:
     ],
 )
 def test_what_is_none_of_the_forms(service: Service, body: str, named: str) -> None:
-    before = service.store.tickets.counts()
+    before = service.store.publications.counts()
     for path in (FLAT, NESTED):
         answer = service.post(path, body)
         assert answer.status == 400
         assert named in answer.problem()
-    assert service.store.tickets.counts() == before
+    assert service.store.publications.counts() == before
 
 
 # Formats ----------------------------------------------------------------------------------------------------------
@@ -188,7 +188,7 @@ def test_accept(service: Service, accept: str | None, answered: str) -> None:
 @pytest.mark.parametrize("accept", REFUSED)
 def test_not_acceptable(service: Service, accept: str) -> None:
     ticket = published(service, service.post(FLAT, V3))
-    before = service.store.tickets.counts()
+    before = service.store.publications.counts()
     paths = [FLAT, f"{FLAT}/statuses", ticket["uri"], ticket["statusUri"]]
     for path in paths if accept == "text/plain" else [*paths, "status"]:
         answer = service.get(path, accept=accept)
@@ -196,7 +196,7 @@ def test_not_acceptable(service: Service, accept: str) -> None:
         assert answer.headers["content-type"] == XML
         assert "application/json" in answer.problem()
     assert service.post(FLAT, V3, accept=accept).status == 406
-    assert service.store.tickets.counts() == before
+    assert service.store.publications.counts() == before
 
 
 @pytest.mark.parametrize("accept", ["text/plain", "text/plain; charset=utf-8", "text/plain, */*;q=0.5"])

@@ -11,8 +11,8 @@ from urllib.parse import urlencode
 
 import pytest
 
-from publisher.intake.wire.schema import FORMAT_NAMES
 from publisher.platforms.registry import installed, platform_of
+from publisher.platforms.target_formats import API_FORMATS
 from tests.service import ACCOUNT, JSON, XML, Answer, Service
 
 ACCOUNTS, PLATFORMS, FORMATS = (f"users/alice/{each}" for each in ("accounts", "targetplatforms", "targetformats"))
@@ -193,7 +193,7 @@ def test_target_formats(service: Service, accept: str) -> None:
 
 def test_a_target_format(service: Service) -> None:
     every = listed(service, FORMATS).json["targetFormats"]["targetFormat"]
-    assert {each["format"]["name"] for each in every} - FORMAT_NAMES == {"memorydisk"}
+    assert {each["format"]["name"] for each in every} - API_FORMATS == {"memorydisk"}
     assert len({each["dbId"] for each in every}) == len(every)
     for each in every:
         assert service.get(each["uri"], login="alice", accept=JSON).json == each
@@ -258,7 +258,7 @@ def test_who_may_see_what_is_offered(service: Service, path: str) -> None:
 def test_every_platform_that_is_known_says_its_formats() -> None:
     for platform in (platform_of(name) for name in installed()):
         assert platform.formats, platform.name
-        assert platform.extension or {*platform.formats, *platform.takes} <= FORMAT_NAMES
+        assert platform.extension or {*platform.formats, *platform.takes} <= API_FORMATS
 
 
 # What the API does not know -----------------------------------------------------------------------------------------

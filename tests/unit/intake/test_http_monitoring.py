@@ -69,7 +69,7 @@ def test_the_numbers_are_the_stores(local: Callable[..., Service]) -> None:
 
     found = numbers(service.get("/metrics", login=None))
     by_state = {state: value(found, "publisher_tickets", state=state, platform="openstack") for state in State}
-    assert by_state == {state: float(store.tickets.counts()[state]) for state in State}
+    assert by_state == {state: float(store.publications.counts()[state]) for state in State}
     assert value(found, "publisher_queue_depth") == 1
     assert value(found, "publisher_queue_oldest_seconds") == pytest.approx(30, abs=5)
     for window in ("1h", "24h"):

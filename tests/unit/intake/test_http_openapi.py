@@ -13,12 +13,12 @@ from urllib.parse import SplitResult, urljoin, urlsplit
 
 import jsonschema_rs
 import pytest
+from fastapi.routing import iter_route_contexts
 from lxml import etree
 from starlette.routing import Route
 
 from publisher.intake import openapi_examples
-from publisher.intake.openapi import document
-from publisher.intake.resources import RESOURCES, Resource, routed
+from publisher.intake.openapi import document, resources
 from publisher.intake.wire.codec import read_document, write_document
 from publisher.web.negotiation import Format
 from publisher.web.request import API
@@ -35,50 +35,45 @@ def served(service: Service) -> dict[str, Any]:
     return made
 
 
-def named(resource: Resource) -> str:
-    return f"{resource.method} {resource.path}"
+# The routes -------------------------------------------------------------------------------------------------------
 
 
-# The table --------------------------------------------------------------------------------------------------------
+def test_every_route_of_the_api_is_in_the_document(service: Service, served: dict[str, Any]) -> None:
+    routes = [
+        f"{method} {re.sub(r'{[^}]*}', '{}', route.path)}"
+        for route in iter_route_contexts(service.app.routes)
+        if route.path is not None and route.path.startswith(f"{API}/")
+        for method in route.methods or ()
+        if method != "HEAD"
+    ]
+    paths = served["paths"].items()
+    shown = {f"{method.upper()} {API}{re.sub(r'{[^}]*}', '{}', path)}" for path, methods in paths for method in methods}
+    assert len(routes) == len(set(routes)), "a path has one route for each method"
+    assert set(routes) == shown
 
 
-def test_every_route_has_a_row_and_every_row_a_route(service: Service) -> None:
-    present = routed(service.app.routes)
-    routes = {(method, path.removeprefix(API)) for method, path in present if path.startswith(f"{API}/")}
-    rows = {resource.key: named(resource) for resource in RESOURCES}
-    assert len(rows) == len(RESOURCES), "no row is there twice"
-    assert routes - set(rows) == set(), "routes without a row"
-    assert set(rows) - routes == set(), "rows without a route"
+def test_a_route_without_a_declaration_is_refused() -> None:
+    async def undeclared(_: object) -> None: ...
 
-
-def test_the_paths_are_those_of_the_rows(served: dict[str, Any]) -> None:
-    shown = {f"{method.upper()} {path}" for path, methods in served["paths"].items() for method in methods}
-    assert shown == {named(resource) for resource in RESOURCES}
+    with pytest.raises(LookupError, match="undeclared"):
+        document([Route(f"{API}/users", undeclared)])
+    assert document([Route("/healthz", undeclared)])["paths"] == {}, "only the API's routes are declared"
 
 
 # The document -----------------------------------------------------------------------------------------------------
 
 
-def whole() -> dict[str, Any]:
-    """The document of an app that had every route."""
-
-    async def nothing(_: object) -> None: ...
-
-    return document([Route(API + each.path, nothing, methods=[each.method]) for each in RESOURCES])
-
-
 def test_the_document_is_valid(served: dict[str, Any]) -> None:
     import schemathesis  # here, as it takes long and every process collects this file
 
-    for each in (served, whole()):
-        schemathesis.openapi.from_dict(each).validate()
-        operations = [operation for methods in each["paths"].values() for operation in methods.values()]
-        ids = [operation["operationId"] for operation in operations]
-        assert len(set(ids)) == len(ids)
-        for reference in re.findall(r'"\$ref": ?"#/([^"]+)"', json.dumps(each)):
-            found: Any = each
-            for part in reference.split("/"):
-                found = found[part]
+    schemathesis.openapi.from_dict(served).validate()
+    operations = [operation for methods in served["paths"].values() for operation in methods.values()]
+    ids = [operation["operationId"] for operation in operations]
+    assert len(set(ids)) == len(ids)
+    for reference in re.findall(r'"\$ref": ?"#/([^"]+)"', json.dumps(served)):
+        found: Any = served
+        for part in reference.split("/"):
+            found = found[part]
 
 
 def contents(node: Any) -> list[tuple[dict[str, Any], str]]:
@@ -93,10 +88,9 @@ def contents(node: Any) -> list[tuple[dict[str, Any], str]]:
     return [(content, kind) for content, kind in found if {XML, JSON} <= set(content)]
 
 
-def test_the_examples_are_valid(answers_schema: etree.XMLSchema) -> None:
-    made = whole()
+def test_the_examples_are_valid(served: dict[str, Any], answers_schema: etree.XMLSchema) -> None:
     seen = set()
-    for content, kind in contents(made):
+    for content, kind in contents(served):
         for media_type in (XML, JSON):
             assert content[media_type]["schema"]["$ref"] == content[JSON]["schema"]["$ref"]
         root = content[JSON]["schema"]["$ref"].rpartition("/")[2]
@@ -104,7 +98,7 @@ def test_the_examples_are_valid(answers_schema: etree.XMLSchema) -> None:
         xml = etree.fromstring(content[XML]["example"].encode())
         answers_schema.assertValid(xml)
         assert etree.QName(xml).localname == content[XML]["schema"]["xml"]["name"] == root.removesuffix("Request")
-        validator(made, root).validate(content[JSON]["example"])
+        validator(served, root).validate(content[JSON]["example"])
         if kind:
             for form, text in (
                 (Format.XML, content[XML]["example"]),
@@ -123,8 +117,7 @@ def validator(document: dict[str, Any], name: str) -> Any:
     )
 
 
-def test_the_schemas_can_fail() -> None:
-    made = whole()
+def test_the_schemas_can_fail(served: dict[str, Any]) -> None:
     answer = json.loads(write_document(Format.JSON, "publishImage", openapi_examples.ANSWERS["publishImage"]))
     wrong: list[dict[str, Any]] = [
         {"@type": "PublishImageAws"},
@@ -137,15 +130,15 @@ def test_the_schemas_can_fail() -> None:
         {"status": answer["status"] | {"percentage": 101}},
         {"applianceUri": "users/root/appliances/4"},
     ]
-    assert validator(made, "publishImage").is_valid(answer)
+    assert validator(served, "publishImage").is_valid(answer)
     for change in wrong:
-        assert not validator(made, "publishImage").is_valid(answer | change), change
+        assert not validator(served, "publishImage").is_valid(answer | change), change
     request = json.loads(
         write_document(Format.JSON, "publishImage", openapi_examples.REQUESTS["publishImage"], request=True)
     )
-    assert validator(made, "publishImageRequest").is_valid(request | {"unknown": 1})
+    assert validator(served, "publishImageRequest").is_valid(request | {"unknown": 1})
     for change in ({"credAccount": {"dbId": "x"}}, {"publicImage": "true"}, {"displayName": "x" * 4097}):
-        assert not validator(made, "publishImageRequest").is_valid(request | change), change
+        assert not validator(served, "publishImageRequest").is_valid(request | change), change
 
 
 def test_secrets_are_for_requests_only(served: dict[str, Any]) -> None:
@@ -218,7 +211,7 @@ def test_nothing_else_is_served(service: Service, name: str) -> None:
 
 
 @pytest.mark.real
-def test_a_browser_shows_the_operations(filled_template: Path, tmp_path: Path) -> None:
+def test_a_browser_shows_the_operations(service: Service, filled_template: Path, tmp_path: Path) -> None:
     """With no host to be found but this one; and it has asked for nothing of another."""
     chromium = shutil.which("chromium") or missing("Chromium")
     shutil.copyfile(filled_template, tmp_path / "publisher.db")
@@ -228,7 +221,7 @@ def test_a_browser_shows_the_operations(filled_template: Path, tmp_path: Path) -
     assert "/users/{uid}/appliances/{aid}/pimages" in text
     assert "Failed to load" not in text
     operations = set(re.findall(r'id="(operations-(?!tag-)[^"]+)"', dom))
-    assert len(operations) == len(RESOURCES)
+    assert len(operations) == len(resources(service.app.routes))
     assert {"/api/openapi.json", "/docs/swagger-ui-bundle.js", "/docs/swagger-ui.css"} <= {each.path for each in asked}
     assert {each.hostname for each in asked} == {"127.0.0.1"}
 

@@ -35,10 +35,10 @@ ALICES = "users/alice/appliances/14/images/21/pimages"
 
 def refused(service: Service, body: str, path: str = FLAT, kind: str = XML, login: str = "root") -> str:
     """The message of the 400; no ticket was made and nobody woken."""
-    before = service.store.tickets.counts(), len(service.waker.ids)
+    before = service.store.publications.counts(), len(service.waker.ids)
     answer = service.post(path, body, content_type=kind, login=login)
     assert answer.status == 400, answer.body
-    assert (service.store.tickets.counts(), len(service.waker.ids)) == before
+    assert (service.store.publications.counts(), len(service.waker.ids)) == before
     return answer.problem()
 
 

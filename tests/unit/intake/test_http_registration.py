@@ -196,7 +196,7 @@ def test_refused_bytes_leave_nothing(start: Any, parameters: str, content: bytes
 
 
 def test_the_disk_is_full(fresh: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("publisher.services.image_registration.IncomingImage.room", 10)
+    monkeypatch.setattr("publisher.services.image_files.IncomingImage.capacity", 10)
     before = count(fresh)
     answer = fresh.post(ALICE, QCOW2, content_type=BYTES, login="alice")
     assert answer.status == 503

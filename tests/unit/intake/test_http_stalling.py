@@ -153,7 +153,7 @@ def test_reads_go_on_while_nobody_can_write(
     start: Callable[..., Service], callers: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch, begin: str
 ) -> None:
     # However slow the machine, no writer gives up before the reads below are done.
-    monkeypatch.setattr("publisher.web.writer_threads._WAIT_SECONDS", 60.0 * PATIENCE)
+    monkeypatch.setattr("publisher.web.request._WAIT_SECONDS", 60.0 * PATIENCE)
     monkeypatch.setattr("publisher.store.engine._BUSY_SECONDS", 60 * PATIENCE)
     fresh = start()
     ticket = fresh.publish()
@@ -178,7 +178,7 @@ def test_reads_go_on_while_nobody_can_write(
         monkeypatch.setattr("publisher.store.sessions._SEEN_SECONDS", 0.0)
         assert signed_in.get("/publications").status == 200
         assert not any(each.done() for each in writers)
-        monkeypatch.setattr("publisher.web.writer_threads._WAIT_SECONDS", 0.1)
+        monkeypatch.setattr("publisher.web.request._WAIT_SECONDS", 0.1)
         given_up = fresh.post(FLAT, xml_body())
         assert (given_up.status, int(given_up.headers["retry-after"]) > 0) == (503, True)
     finally:

@@ -11,7 +11,7 @@ import pytest
 from memory_cloud.platform import PLATFORM
 from publisher.core.errors import InvalidRequest
 from publisher.platforms import registry
-from publisher.platforms.fields import Kind
+from publisher.platforms.platform import Kind
 from publisher.platforms.registry import (
     PLATFORMS,
     check_request,

@@ -1,4 +1,4 @@
-"""Registering an image: brought under the root, or refused with the root as it was."""
+"""An image is registered under the root, or refused with the root unchanged; where images may be fetched from."""
 
 import hashlib
 import os
@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 
-from publisher.core.checksums import checksum
 from publisher.core.errors import Conflict, InvalidRequest
-from publisher.core.image import Image
-from publisher.services.image_files import register
+from publisher.core.image import Image, checksum
+from publisher.services.image_files import check_remote, register
 from publisher.store import Store
 from tests import disks
 from tests.compressed import COMPRESS
@@ -330,3 +329,18 @@ def test_what_is_made_above_the_image_root_is_for_its_owner_alone(sqlite_store: 
         os.umask(before)
     modes = [each.stat().st_mode & 0o777 for each in (root.parents[1], root.parent, root)]
     assert modes == [0o700, 0o700, 0o750]
+
+
+@pytest.mark.parametrize("allowed", ["*", "*/*", "bucket", "*bucket", "s3:*", "http://bucket", "s3://other"])
+def test_no_bucket_is_admitted_by_what_is_meant_for_hosts(allowed: str) -> None:
+    with pytest.raises(InvalidRequest, match="'bucket' is not among PUBLISHER_LOCATION_HOSTS"):
+        check_remote("s3://bucket/disk.raw", allowed)
+
+
+@pytest.mark.parametrize("allowed", ["*, s3://bucket", "s3://*", "S3://buck*"])
+def test_buckets_that_are_admitted(allowed: str) -> None:
+    check_remote("s3://bucket/disk.raw", allowed)
+
+
+def test_an_asterisk_allows_all_hosts() -> None:
+    check_remote("https://images.example.com/disk.raw", "*")

@@ -13,7 +13,7 @@ from publisher.outbound.policy import EVERYWHERE, OutboundPolicy
 from publisher.services.publishing import PublishRequest, publish
 from publisher.services.wakeups import Wakeups
 from publisher.store import Store
-from tests.records import APPLIANCE, OWNER, add_image, add_owner, put_back
+from tests.records import APPLIANCE, OWNER, add_image, add_owner, put_back, remove_image
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ def test_a_bad_request_makes_no_ticket(
 def test_anothers_image_cannot_be_told_from_none(sqlite_store: Store, vault: Vault, image: Image) -> None:
     with pytest.raises(InvalidRequest) as anothers:
         accept(sqlite_store, vault, request(image, owner="guest"), policy=EVERYWHERE)
-    sqlite_store.images.remove(image.id)
+    remove_image(sqlite_store, image.id)
     with pytest.raises(InvalidRequest) as none:
         accept(sqlite_store, vault, request(image, owner="guest"), policy=EVERYWHERE)
     assert str(anothers.value) == str(none.value)

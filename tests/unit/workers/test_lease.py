@@ -18,7 +18,7 @@ from tests.records import add_ticket
 from tests.stack import until
 from workers import lease as module
 from workers.drain import Drain
-from workers.lease import Lease
+from workers.lease import Lease, TicketLease
 
 LEASE_SECONDS = 3600.0
 
@@ -29,14 +29,14 @@ def ticket(sqlite_store: Store) -> Ticket:
 
 
 @contextmanager
-def held(store: Store, ticket: Ticket, *, took_seconds: float = 0) -> Iterator[Lease]:
+def held(store: Store, ticket: Ticket, *, took_seconds: float = 0) -> Iterator[TicketLease]:
     """`took_seconds`: for so long was the store at the claim."""
     # Much longer than any test waits.
     settings = Settings(progress_seconds=0.01, lease_seconds=LEASE_SECONDS)
     asked = time.monotonic() - took_seconds
     claim = store.leases.claim(ticket.id, "a", settings.lease_seconds)
     assert claim
-    with Lease(store.leases, claim, settings, Drain(60), asked=asked) as lease:
+    with TicketLease(store.leases, claim, settings, Drain(60), asked=asked) as lease:
         yield lease
 
 

@@ -130,7 +130,7 @@ def test_one_at_a_time_is_elected(sqlite_store: Store, redis: RedisServer) -> No
         threading.Thread(target=reconciler(sqlite_store, queue, stop, holder=str(number), seconds=0.7).run)
         for number, (queue, stop) in enumerate(zip(queues, stops, strict=True))
     ]
-    assert sqlite_store.leadership.hold(ROLE, "1", 60)
+    assert sqlite_store.leadership.acquire(ROLE, "1", 60)
     for thread in threads:
         thread.start()
     try:

@@ -428,7 +428,7 @@ def test_of_many_workers_one_sweeps_at_a_time(store: Store, vault: Vault, settin
             stop.set()
             yield from ()
 
-    assert store.leadership.hold(ROLE, "another", 60)
+    assert store.leadership.acquire(ROLE, "another", 60)
     Noting(store, vault, dataclasses.replace(often, sweep_seconds=0), worker="a", stop=stop).run()
     assert swept == [], "turned off"
     sweeper = threading.Thread(target=Noting(store, vault, often, worker="a", stop=stop).run)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Self
 
@@ -41,6 +42,16 @@ _SNAPSHOT = ("base_image_ref", "instance_uuid")
 """Properties that Nova adds to a snapshot."""
 
 
+@dataclass(frozen=True, slots=True)
+class Found(CloudImage):
+    """What an earlier attempt left, and what `upload` can use of it."""
+
+    waiting: Mapping[str, Any] | None = None
+    """The record of an image that waits for its bytes."""
+    planned: str | None = None
+    """An id that is in the journal, and whose image was perhaps never created."""
+
+
 class OpenStackPublisher(CloudPublisher):
     platform: ClassVar[str] = "openstack"
 
@@ -52,10 +63,6 @@ class OpenStackPublisher(CloudPublisher):
         self._target = target
         self._reach = reach
         self._images = GlanceImages(session, service.url)
-        self._to_fill: dict[str, Any] | None = None
-        """The record of an image that waits for its bytes."""
-        self._planned: str | None = None
-        """An id that is in the journal, and whose image was perhaps never created."""
 
     @classmethod
     def connect(
@@ -92,24 +99,28 @@ class OpenStackPublisher(CloudPublisher):
                 ticket.journal.present(cloud_id)
                 journalled[cloud_id] = "present"
         complete: CloudImage | None = None
+        waiting: dict[str, Any] | None = None
+        planned: str | None = None
         for cloud_id, state in journalled.items():
             record = self._images.get(cloud_id)
-            if record is None and state == "planned" and not self._planned:
-                self._planned = cloud_id
+            if record is None and state == "planned" and planned is None:
+                planned = cloud_id
             elif record is None:  # one too many; or it exists, but this node of the cloud does not know it yet
                 self._delete_noted(ticket, cloud_id)
             elif record["status"] == "active" and complete is None:
                 complete = self._cloud_image(record)
-            elif record["status"] == "queued" and self._to_fill is None and complete is None:
-                self._to_fill = record
+            elif record["status"] == "queued" and waiting is None and complete is None:
+                waiting = record
             else:  # half-made by an uploader that is gone, or one too many
                 self._delete_noted(ticket, cloud_id)
-        if complete and self._to_fill:
-            self._delete_noted(ticket, str(self._to_fill["id"]))
-            self._to_fill = None
-        if complete or self._to_fill is None:
-            return complete
-        return CloudImage(str(self._to_fill["id"]), complete=False)
+        if complete:
+            if waiting:
+                self._delete_noted(ticket, str(waiting["id"]))
+            size, hashes, location = complete.size, complete.hashes, complete.location
+            return Found(complete.cloud_id, True, size, hashes, location, planned=planned)
+        if waiting:
+            return Found(str(waiting["id"]), complete=False, waiting=waiting, planned=planned)
+        return Found(planned, complete=False, planned=planned) if planned else None
 
     def upload(self, image: Image, ticket: TicketRef, transfer: Transfer) -> CloudImage:
         cloud_id = self._record(image, ticket)
@@ -152,26 +163,28 @@ class OpenStackPublisher(CloudPublisher):
 
     def _record(self, image: Image, ticket: TicketRef) -> str:
         """Return the id of an image record that waits for these bytes."""
-        if self._to_fill is None:
-            return self._create(image, ticket)
-        cloud_id = str(self._to_fill["id"])
+        found = ticket.found if isinstance(ticket.found, Found) else None
+        planned = found.planned if found else None
+        if found is None or found.waiting is None:
+            return self._create(image, ticket, planned)
+        cloud_id = found.cloud_id
         # The image may have been generated again since the record was created.
         told = self._properties(cloud_id, image, ticket)
-        if all(self._to_fill.get(name) == told[name] for name in ("disk_format", "min_disk", "publisher_sha256")):
+        if all(found.waiting.get(name) == told[name] for name in ("disk_format", "min_disk", "publisher_sha256")):
             return cloud_id
         self._delete_noted(ticket, cloud_id)
-        return self._create(image, ticket)
+        return self._create(image, ticket, planned)
 
-    def _create(self, image: Image, ticket: TicketRef) -> str:
+    def _create(self, image: Image, ticket: TicketRef, planned: str | None = None) -> str:
         """Create an empty record of the image, and return its id.
 
-        Each turn but the last ends with an id that is used up.
+        `planned` is an id that is in the journal already. Each turn but the last ends with an id that is used up.
         """
         while True:
-            cloud_id = self._planned or str(uuid.uuid4())
-            if not self._planned:
+            cloud_id = planned or str(uuid.uuid4())
+            if not planned:
                 ticket.journal.plan(cloud_id)
-            self._planned = None
+            planned = None
             may_be = (403, 409) if self._public else (409,)
             status = self._images.create(self._properties(cloud_id, image, ticket), may_be=may_be)
             if status == 403:

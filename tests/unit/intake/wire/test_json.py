@@ -9,7 +9,7 @@ import pytest
 
 from publisher.core.errors import InvalidRequest
 from publisher.intake.wire import json
-from publisher.platforms.fields import Document
+from publisher.platforms.platform import Document
 from publisher.web import body_limits
 from tests.patience import PATIENCE
 

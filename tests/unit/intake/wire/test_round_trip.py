@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 from publisher.core.errors import InvalidRequest
 from publisher.intake.wire import json, xml
 from publisher.intake.wire.codec import read_document, write_document
-from publisher.intake.wire.platform_resolution import concrete_type
 from publisher.intake.wire.schema import ROOTS, TYPES, root_field
-from publisher.platforms.fields import TYPE_KEY, Document, Field, Kind
-from publisher.platforms.platform import Platform
+from publisher.intake.wire.walk import concrete_type
+from publisher.platforms.platform import TYPE_KEY, Document, Field, Kind, Platform
 from publisher.platforms.registry import PLATFORMS, find_platform
 from publisher.web.negotiation import Format
 
@@ -130,7 +129,7 @@ def test_both_formats_by_their_name() -> None:
 def test_a_platform_goes_through_to_either_format() -> None:
     for each in Format:
         body = write_document(each, "credAccount", {"dbId": 7}, request=True)
-        document = read_document(body, each, "credAccount", platform=find_platform("memory"))
+        document = read_document(body, each, "credAccount", resolve=lambda _: find_platform("memory"))
         assert document == {"@type": "CredAccountMemory", "dbId": 7}
 
 

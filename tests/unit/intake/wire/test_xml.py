@@ -12,7 +12,7 @@ from lxml import etree
 from publisher.core.errors import InvalidRequest
 from publisher.intake.wire import xml
 from publisher.intake.wire.schema import NAMESPACE, TYPES
-from publisher.platforms.fields import Document
+from publisher.platforms.platform import Document
 from publisher.platforms.registry import PLATFORMS
 from publisher.web import body_limits
 

@@ -11,7 +11,7 @@ from lxml import etree
 
 from publisher.intake.wire import xml, xsd
 from publisher.intake.wire.schema import JSON_ONLY, REQUEST_ONLY, ROOTS, TYPES, root_field
-from publisher.platforms.fields import Document
+from publisher.platforms.platform import Document
 from publisher.platforms.registry import PLATFORMS
 from tests.service import JSON, UFORGE, XML, XSI, XSI_TYPE, Service
 from tests.unit.intake.wire.test_round_trip import documents

@@ -112,7 +112,7 @@ def test_what_an_earlier_attempt_left_is_removed(
     left.write_bytes(b"half")
     placed = "0123456789ab4def8123456789abcdef/disk"
     sqlite_store.registrations.renew(claim, 60.0, sent=5, total=9)
-    sqlite_store.registrations.place(claim, placed)
+    sqlite_store.registrations.record_location(claim, placed)
     sqlite_store.registrations.give_up(claim)
     (settings.images / placed).parent.mkdir()
     (settings.images / placed).write_bytes(b"whole, but not told of")

@@ -15,8 +15,7 @@ from typing import Any
 
 import pytest
 
-from publisher.core.checksums import checksum
-from publisher.core.image import ImageState
+from publisher.core.image import ImageState, checksum
 from publisher.core.settings import Settings
 from publisher.store import Store
 from tests.compressed import COMPRESS

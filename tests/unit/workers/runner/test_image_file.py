@@ -8,7 +8,7 @@ from publisher.core.image import Image
 from publisher.core.settings import Settings
 from publisher.core.ticket import State, Ticket
 from publisher.store import Store
-from tests.records import current
+from tests.records import current, remove_image
 from tests.unit.workers.runner.scripted_cloud import CONTENT, Script
 from workers.runner import Runner
 
@@ -38,7 +38,7 @@ def test_a_file_that_is_not_what_was_registered_is_not_uploaded(
     file = settings.images / image.location
     match happens:
         case "deleted":
-            sqlite_store.images.remove(image.id)
+            remove_image(sqlite_store, image.id)
         case "shrunk":
             os.truncate(file, 5)
         case "grown":

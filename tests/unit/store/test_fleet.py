@@ -18,22 +18,22 @@ def run_out(store: Store, role: str) -> None:
 
 
 def test_one_holds_a_role_and_keeps_it_by_renewing(store: Store) -> None:
-    assert store.leadership.hold("cleaner", "a", 60)
-    assert not store.leadership.hold("cleaner", "b", 60)
-    assert store.leadership.hold("cleaner", "a", 60)
-    assert not store.leadership.hold("cleaner", "b", 60)
+    assert store.leadership.acquire("cleaner", "a", 60)
+    assert not store.leadership.acquire("cleaner", "b", 60)
+    assert store.leadership.acquire("cleaner", "a", 60)
+    assert not store.leadership.acquire("cleaner", "b", 60)
 
 
 def test_roles_are_apart(store: Store) -> None:
-    assert store.leadership.hold("cleaner", "a", 60)
-    assert store.leadership.hold("cook", "b", 60)
+    assert store.leadership.acquire("cleaner", "a", 60)
+    assert store.leadership.acquire("cook", "b", 60)
 
 
 def test_a_role_that_is_not_renewed_passes_on(store: Store) -> None:
-    assert store.leadership.hold("cleaner", "a", 60)
+    assert store.leadership.acquire("cleaner", "a", 60)
     run_out(store, "cleaner")
-    assert store.leadership.hold("cleaner", "b", 60)
-    assert not store.leadership.hold("cleaner", "a", 60)
+    assert store.leadership.acquire("cleaner", "b", 60)
+    assert not store.leadership.acquire("cleaner", "a", 60)
 
 
 def test_of_many_that_run_one_is_elected(stores: Callable[[], Store]) -> None:
@@ -43,7 +43,7 @@ def test_of_many_that_run_one_is_elected(stores: Callable[[], Store]) -> None:
 
         def stand(number: int, role: str = f"role-{round_}", start: threading.Barrier = start) -> bool:
             start.wait(30 * PATIENCE)
-            return candidates[number].leadership.hold(role, str(number), 60)
+            return candidates[number].leadership.acquire(role, str(number), 60)
 
         with ThreadPoolExecutor(8) as pool:
             assert sum(pool.map(stand, range(8))) == 1
@@ -54,8 +54,8 @@ def test_of_many_that_run_one_is_elected(stores: Callable[[], Store]) -> None:
 
 
 def test_a_role_that_is_resigned_is_free_at_once(store: Store) -> None:
-    assert store.leadership.hold("cleaner", "a", 60)
+    assert store.leadership.acquire("cleaner", "a", 60)
     store.leadership.resign("cleaner", "b")
-    assert not store.leadership.hold("cleaner", "b", 60)
+    assert not store.leadership.acquire("cleaner", "b", 60)
     store.leadership.resign("cleaner", "a")
-    assert store.leadership.hold("cleaner", "b", 60)
+    assert store.leadership.acquire("cleaner", "b", 60)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from sqlalchemy import insert, update
 
 from publisher.core.ticket import Phase, State
 from publisher.store import Store
 from publisher.store.engine import writing
-from publisher.store.inspection import Notice, Selection
 from publisher.store.tables import notifications, samples, tickets
 from tests.records import OWNER, add_ticket
 
@@ -17,15 +18,15 @@ def test_the_newest_tickets_of_a_kind(store: Store) -> None:
     first, second, third = (add_ticket(store, platform=each).id for each in ("memory", "openstack", "memory"))
     store.tickets.request_cancel(third)
 
-    def found(selection: Selection, count: int | None = None) -> list[int]:
-        return [each.id for each in store.inspection.latest(selection, count)]
+    def found(**wanted: Any) -> list[int]:
+        return [each.id for each in store.tickets.list(newest_first=True, **wanted)]
 
-    assert found(Selection()) == [third, second, first]
-    assert found(Selection(), 2) == [third, second]
-    assert found(Selection(before=third), 1) == [second]
-    assert found(Selection(platform="memory")) == [third, first]
-    assert found(Selection(state=State.QUEUED, owner=OWNER)) == [second, first]
-    assert found(Selection(owner="another")) == []
+    assert found() == [third, second, first]
+    assert found(count=2) == [third, second]
+    assert found(before=third, count=1) == [second]
+    assert found(platform="memory") == [third, first]
+    assert found(state=State.QUEUED, owner=OWNER) == [second, first]
+    assert found(owner="another") == []
 
 
 def test_all_that_is_known_of_a_ticket(store: Store) -> None:
@@ -45,25 +46,31 @@ def test_all_that_is_known_of_a_ticket(store: Store) -> None:
         known = {"reason": "quota", "request_id": "r-1", "traceparent": "00-1-2-01"}
         connection.execute(update(tickets).where(tickets.c.id == ticket.id).values(known))
 
-    dossier = store.inspection.dossier(ticket.id)
-
-    assert dossier
-    assert dossier.ticket == store.tickets.get(ticket.id)
-    assert (dossier.reason, dossier.request_id, dossier.traceparent) == ("quota", "r-1", "00-1-2-01")
-    assert [entry.words for entry in dossier.history] == ["Accepted", "Claimed by a-worker", "Uploading"]
-    (thing,) = dossier.cloud_objects
+    found = store.tickets.get(ticket.id)
+    assert found
+    assert (found.reason, found.request_id, found.traceparent) == ("quota", "r-1", "00-1-2-01")
+    assert [entry.words for entry in store.tickets.history(ticket.id)] == [
+        "Accepted",
+        "Claimed by a-worker",
+        "Uploading",
+    ]
+    (thing,) = store.tickets.journal(ticket.id)
     assert (thing.cloud_id, thing.state) == ("an-id", "present")
-    assert thing.modified >= thing.created
-    first, second = dossier.paces
+    assert thing.modified >= thing.created > 0
+    first, second = store.publications.uploads([ticket.id])[ticket.id]
     assert (first.attempt, first.samples, first.sent_last, first.bytes_per_second) == (1, 2, 500, 50.0)
     assert (second.attempt, second.bytes_per_second) == (2, None)
-    assert list(dossier.notices) == [Notice("publication.ended", "failed", 3, 30.0, "refused")]
-    assert store.inspection.dossier(ticket.id + 1) is None
+    assert store.publications.rates([ticket.id]) == {ticket.id: 50.0}
+    (notice,) = store.notifications.list(ticket.id)
+    assert (notice.event, notice.state, notice.attempt, notice.created) == ("publication.ended", "failed", 3, 30.0)
+    assert (notice.url, notice.error) == ("https://example.com/?token=x", "refused")
+    assert "token" not in repr(notice)
+    assert store.publications.uploads([ticket.id + 1]) == {}
 
 
 @pytest.mark.parametrize(("kind", "beginning"), [("tickets", "1"), ("images", "1"), ("users", "roo")])
 def test_what_begins_so(store: Store, kind: str, beginning: str) -> None:
     add_ticket(store)
-    assert [name for name, _ in store.inspection.names(kind, beginning, 5)] == [{"users": "root"}.get(kind, "1")]
-    assert store.inspection.names(kind, "%", 5) == []
-    assert store.inspection.names(kind, "", 0) == []
+    assert [name for name, _ in store.names(kind, beginning, 5)] == [{"users": "root"}.get(kind, "1")]
+    assert store.names(kind, "%", 5) == []
+    assert store.names(kind, "", 0) == []

@@ -1,4 +1,4 @@
-"""The three ways in which a request tells its concrete type, in both formats."""
+"""The ways in which a request declares its concrete type, in both formats."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import pytest
 from publisher.core.errors import InvalidRequest
 from publisher.intake.wire import json, xml
 from publisher.intake.wire.schema import NAMESPACE, SECRET_FIELDS, TYPES
-from publisher.platforms.fields import Document
-from publisher.platforms.platform import Platform
+from publisher.intake.wire.walk import AccountResolver
+from publisher.platforms.platform import Document, Platform
 from publisher.platforms.registry import PLATFORMS, find_platform
 
 Parse = Callable[..., Document]
 
 
 def from_xml(
-    image_type: str | None, account: dict[str, object] | None, *, platform: Platform | None = None
+    image_type: str | None, account: dict[str, object] | None, *, resolve: AccountResolver | None = None
 ) -> Document:
     def typed(name: object) -> str:
         return "" if name is None else f' xsi:type="{f"n:{name}" if name else ""}"'
@@ -33,16 +33,16 @@ def from_xml(
             leaves += f"<targetPlatform>{''.join(f'<{k}>{v}</{k}>' for k, v in target.items())}</targetPlatform>"
         inner = f"<credAccount{typed(account.get('@type'))}>{leaves}</credAccount>"
     body = f'<n:publishImage xmlns:n="{NAMESPACE}"{typed(image_type)}>{inner}</n:publishImage>'
-    return xml.parse(body.encode(), platform=platform)[1]
+    return xml.parse(body.encode(), resolve=resolve)[1]
 
 
 def from_json(
-    image_type: str | None, account: dict[str, object] | None, *, platform: Platform | None = None
+    image_type: str | None, account: dict[str, object] | None, *, resolve: AccountResolver | None = None
 ) -> Document:
     body: dict[str, object] = {} if image_type is None else {"@type": image_type}
     if account is not None:
         body["credAccount"] = {{"platform": "targetPlatform"}.get(name, name): each for name, each in account.items()}
-    return json.parse("publishImage", stdlib_json.dumps(body).encode(), platform=platform)
+    return json.parse("publishImage", stdlib_json.dumps(body).encode(), resolve=resolve)
 
 
 both = pytest.mark.parametrize("parse", [from_xml, from_json])
@@ -131,11 +131,36 @@ def test_a_type_that_cannot_be_is_refused(
 
 
 @both
-def test_a_platform_holds_where_the_document_tells_none(parse: Parse) -> None:
-    platform = find_platform("openstack")
-    assert types_of(parse(None, {"dbId": 7}, platform=platform)) == OPENSTACK
+def test_the_resolver_decides_if_the_document_declares_no_platform(parse: Parse) -> None:
+    asked: list[Document] = []
+
+    def resolve(account: Document) -> Platform | None:
+        asked.append(account)
+        return find_platform("openstack")
+
+    account: dict[str, object] = {"dbId": 7, "name": "mine", "keystoneUrl": "https://cloud.example.com"}
+    document = parse(None, account, resolve=resolve)
+    assert types_of(document) == OPENSTACK
+    assert document["credAccount"] == {"@type": "CredAccountOpenStack", **account}
+    assert asked == [{"dbId": 7, "name": "mine"}], "it is asked once, with what all accounts share"
+
+
+@both
+def test_the_resolver_is_not_asked_if_the_document_declares_a_platform(parse: Parse) -> None:
+    def resolve(_: Document) -> Platform | None:
+        raise AssertionError
+
     aws = ("PublishImageAws", "CredAccountAws")
-    assert types_of(parse("PublishImageAws", {"dbId": 7}, platform=platform)) == aws
+    assert types_of(parse("PublishImageAws", {"dbId": 7}, resolve=resolve)) == aws
+    assert types_of(parse(None, {"dbId": 7, "@type": "CredAccountAws"}, resolve=resolve)) == aws
+    assert types_of(parse(None, {"dbId": 7, "platform": {"type": "aws"}}, resolve=resolve)) == aws
+    assert parse(None, None, resolve=resolve) == {}, "there is no account to ask for"
+
+
+@both
+def test_a_document_of_no_platform_has_the_shared_elements(parse: Parse) -> None:
+    document = parse(None, {"dbId": 7, "keystoneUrl": "https://cloud.example.com"}, resolve=lambda _: None)
+    assert document == {"credAccount": {"dbId": 7}}
 
 
 @both

@@ -1,4 +1,4 @@
-"""GET /openapi.json: the API as an OpenAPI document; and /docs, a page to read it with. No login."""
+"""What describes the API, without a login: its XML Schema, its OpenAPI document, and /docs, a page that shows it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from importlib.resources import files
 from fastapi import APIRouter, Request, Response
 
 from publisher.core.errors import NotFound
+from publisher.intake.caller import EXTENSIONS, Login, Operation, api_router, extensions_wanted
+from publisher.intake.wire import xml, xsd
 from publisher.web.conditional import constant
 from publisher.web.request import API
 
-router = APIRouter()
+router = api_router()
 page_router = APIRouter()
 
 _ASSETS = ("swagger-ui-bundle.js", "swagger-ui.css", "favicon-32x32.png")
@@ -47,7 +49,20 @@ _HEADERS = {
 }
 
 
+@router.get("/schema/uforge.xsd")
+@Operation(
+    "The XML Schema of the documents",
+    login=Login.NONE,
+    parameters=(EXTENSIONS,),
+    also_answer=(xml.CONTENT_TYPE,),
+)
+def schema(request: Request) -> Response:
+    """It has one form only: whatever `Accept` says, that is the answer. Raises `InvalidRequest`."""
+    return constant(request, xsd.document(extensions_wanted(request)), xml.CONTENT_TYPE)
+
+
 @router.get("/openapi.json")
+@Operation("This document", login=Login.NONE, also_answer=("application/json",))
 def openapi(request: Request) -> Response:
     """It has one form only: whatever `Accept` says, that is the answer."""
     body = json.dumps(request.app.openapi(), ensure_ascii=False, separators=(",", ":")).encode()

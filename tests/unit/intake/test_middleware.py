@@ -10,7 +10,7 @@ import pytest
 from starlette.responses import PlainTextResponse
 from starlette.types import Message, Receive, Scope, Send
 
-from publisher.intake.admission import Admission
+from publisher.intake.middleware import Admission
 from publisher.store import Store
 from publisher.web import auth
 from publisher.web.auth import Authenticator
