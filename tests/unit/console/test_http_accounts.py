@@ -65,7 +65,7 @@ def test_the_domain_of_the_user_and_the_interface(fresh: Service, browser: Brows
     assert page.root.xpath("//input[@name='userDomain']/@value") == ["people"]
     assert page.root.xpath("//select[@name='interface']/option[@selected]/@value") == ["internal"]
     moved = alice.post(path, FILLED | {"userDomain": "others", "password": ""})
-    assert "Password is needed again" in wrong(moved, "password")
+    assert "Password must be given again" in wrong(moved, "password")
     assert alice.post(path, FILLED | {"userDomain": "people", "password": ""}).status == 303
     fields = fresh.store.accounts.get("alice", account.id).fields
     assert (fields["userDomain"], fields["interface"]) == ("people", None), "the default again"
@@ -125,7 +125,7 @@ def test_a_password_that_is_kept_does_not_go_elsewhere(
     path, fields = f"/accounts/{account.id}", FILLED | change | {"password": ""}
     page = alice.post(path, fields)
     assert page.status == 400
-    assert "is needed again where the address or the login changes" in wrong(page, "password")
+    assert "must be given again, because the address or the login changes" in wrong(page, "password")
     assert fresh.store.accounts.get("alice", account.id) == account
     assert alice.post(path, fields | {"password": "another"}).status == 303
     assert secret(fresh, fresh.store.accounts.get("alice", account.id)) == {"password": "another"}

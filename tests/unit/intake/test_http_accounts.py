@@ -204,7 +204,7 @@ def test_a_kept_secret_does_not_go_elsewhere(fresh: Service, given: dict[str, An
     made = create(fresh)
     answer = put(fresh, made["uri"], given)
     assert answer.status == 400
-    assert answer.problem() == "password: is needed again where the address or the login changes"
+    assert answer.problem() == "password: must be given again, because the address or the login changes"
     assert fresh.get(made["uri"], login="alice", accept=JSON).json == made
     assert put(fresh, made["uri"], given | {"password": OTHER_SECRET}).status == 200
     assert sealed(fresh, made) == {"password": OTHER_SECRET}

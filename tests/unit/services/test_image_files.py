@@ -210,7 +210,7 @@ def test_a_compressed_file_of_the_root_is_kept_beside_what_is_in_it(sqlite_store
     [
         (COMPRESS["xz"](CONTENT)[:-9], "the xz file is incomplete"),
         (COMPRESS["gz"](CONTENT) + b"and more", "the gz file is followed by other data"),
-        (COMPRESS["gz"](b""), "there is nothing in the file"),
+        (COMPRESS["gz"](b""), "the file contains no data"),
         (COMPRESS["gz"](COMPRESS["xz"](CONTENT)), "is compressed twice"),
     ],
 )

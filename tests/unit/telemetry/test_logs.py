@@ -137,7 +137,7 @@ def test_the_form_is_that_of_production_or_the_one_asked_for(wanted: str, produc
 
 
 def test_settings_that_are_none() -> None:
-    with pytest.raises(ConfigurationError, match="PUBLISHER_LOG_FORMAT: 'xml' is none of json, console"):
+    with pytest.raises(ConfigurationError, match="PUBLISHER_LOG_FORMAT: 'xml' is not one of json, console"):
         logs.formatter(Settings(log_format="xml"))
     with pytest.raises(ConfigurationError, match="PUBLISHER_LOG_LEVEL: 'loud'"):
         logs.configure(Settings(log_level="loud"))
