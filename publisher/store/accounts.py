@@ -46,6 +46,8 @@ _FIELDS: Fields = {
 
 
 class Accounts:
+    """Users' stored accounts."""
+
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 

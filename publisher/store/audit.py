@@ -45,6 +45,8 @@ class AuditEntry:
 
 
 class Audit:
+    """The audit log."""
+
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 

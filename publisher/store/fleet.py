@@ -67,6 +67,8 @@ class WorkerStanding:
 
 
 class Fleet:
+    """The workers of the installation."""
+
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 

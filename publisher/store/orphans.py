@@ -46,6 +46,8 @@ class Standing(StrEnum):
 
 
 class Sweeping:
+    """What the sweeper reads and records."""
+
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 

@@ -42,6 +42,8 @@ class SignedIn:
 
 
 class Sessions:
+    """Console sessions."""
+
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 

@@ -44,6 +44,8 @@ class NotificationBacklog:
 
 
 class Statistics:
+    """Figures about all tickets."""
+
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 

@@ -92,7 +92,7 @@ def test_an_image_is_seen_to_arrive_is_cancelled_and_tried_again(
         assert stayed(page)
         (arrived,) = glance.images(ticket)
         expect(page.locator("#cloud")).to_contain_text(arrived["id"])
-        for words in ("Cancel requested", "To be tried again, as its owner asked", "Uploading", "Published"):
+        for words in ("Cancel requested", "Queued again at its owner's request", "Uploading", "Published"):
             expect(page.locator("#timeline")).to_contain_text(words)
         expect(page.get_by_role("link", name="Delete…")).to_be_visible()
         look_at(page)

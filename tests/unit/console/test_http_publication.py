@@ -77,7 +77,7 @@ def test_a_failure_is_told_with_its_reason_and_a_retry_too(fresh: Service, brows
     page = page_of(alice, again)
     assert "waiting to retry" in page.words
     (step,) = page.root.xpath("//ol[@class='timeline']/li[@class='retrying']/p[1]/text()")
-    assert step == "To be tried again in 60 s: connection lost"
+    assert step == "Will be tried again in 60 s: connection lost"
 
 
 def test_somebody_elses_is_as_good_as_none(fresh: Service, browser: Browsers) -> None:
