@@ -70,6 +70,12 @@ def add_ticket(store: Store, **values: Any) -> Ticket:
     return store.tickets.create(NewTicket(**row), key)
 
 
+def password_hash(store: Store, login: str) -> str | None:
+    """The stored hash of a user's password."""
+    found = store.users.signing_in(login)
+    return found[1] if found else None
+
+
 def remove_image(store: Store, id: int) -> None:
     """Delete an image, even one that a ticket needs."""
     with writing(store.engine) as connection:

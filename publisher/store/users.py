@@ -215,10 +215,6 @@ class Users:
             known = roles_named(connection, (name for row in rows for name in row.roles))
         return [_user(row, known) for row in rows]
 
-    def password_hash(self, login: str) -> str | None:
-        found = self.signing_in(login)
-        return found[1] if found else None
-
     def signing_in(self, login: str) -> tuple[User, str] | None:
         """Return a user and its password hash, read together."""
         with reading(self._engine) as connection:

@@ -10,7 +10,7 @@ from urllib.parse import quote
 import pytest
 
 from publisher.services import first_user
-from tests.records import remove_image
+from tests.records import password_hash, remove_image
 from tests.service import PASSWORDS, Service
 from tests.unit.console.conftest import Browser, Page, browse
 
@@ -82,11 +82,11 @@ def test_administration_is_for_administrators(browser: Browsers, path: str) -> N
     "path", [NEW_USER, "/users/bob/rights", "/users/bob/password", "/users/bob/delete", "/roles", "/roles/delete"]
 )
 def test_nobody_else_changes_anything(fresh: Service, browser: Browsers, path: str) -> None:
-    before = fresh.store.users.list(), fresh.store.users.password_hash("bob")
+    before = fresh.store.users.list(), password_hash(fresh.store, "bob")
     fields = {"login": "new", "password": "x", "again": "x", "administrator": "true", "name": "r"}
     assert browser("alice").post(path, fields).status == 403
     assert browser("root").post(path, fields, csrf="wrong").status == 403
-    assert (fresh.store.users.list(), fresh.store.users.password_hash("bob")) == before
+    assert (fresh.store.users.list(), password_hash(fresh.store, "bob")) == before
 
 
 def test_a_user_is_added_and_signs_in(fresh: Service, browser: Browsers) -> None:
