@@ -100,7 +100,7 @@ def broker_check(settings: Settings) -> ReadinessCheck:
     try:
         queue.check()
     except QueueUnavailable as error:
-        return ReadinessCheck(f"{error}; what is accepted waits until it is back", needed=False)
+        return ReadinessCheck(f"{error}; accepted tickets wait until it is back", needed=False)
     finally:
         queue.close()
     return ReadinessCheck(None, needed=False)

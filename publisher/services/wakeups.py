@@ -54,7 +54,7 @@ class Wakeups:
         try:
             self._sender.send(ticket_id)
         except QueueUnavailable as error:
-            logger.warning("ticket %d is accepted, but no worker was woken: %s", ticket_id, error)
+            logger.warning("ticket %d was accepted, but no worker was woken: %s", ticket_id, error)
             self._store.tickets.woken(ticket_id, sent=False)
             return False
         return True

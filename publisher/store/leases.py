@@ -5,8 +5,8 @@ another one changes nothing, however late it wakes up. The database's clock deci
 expired lease cannot be renewed, and nothing new is started under it. The outcome of an attempt is still recorded,
 unless another worker has claimed the ticket.
 
-Only what is written before a cloud is touched is made to survive a power cut. If a power cut undoes anything else, the
-next attempt does it again: it finds what is in the cloud and reaches the same result.
+Only writes that must precede a change in a cloud are made to survive a power cut. If a power cut undoes any other
+write, the next attempt repeats it: it finds what is in the cloud and reaches the same result.
 """
 
 from __future__ import annotations

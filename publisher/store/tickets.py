@@ -56,7 +56,7 @@ class NewTicket:
     name: str
     account_id: int | None = None
     own_elements: Collection[str] = ()
-    """Names of what the request gave itself, besides what is from the stored account."""
+    """Names of the account elements that the request gave itself, if it named a stored account."""
     notify_url: str | None = field(default=None, repr=False)
     request_id: str | None = None
     traceparent: str | None = None
@@ -372,12 +372,12 @@ def _remember(connection: Connection, *which: ColumnElement[bool]) -> None:
     """Record what tickets that are about to be deleted may have left in a cloud, and how to sign in there."""
     published = and_(tickets.c.state == State.PUBLISHED, tickets.c.cloud_id == journal.c.cloud_id)
     # A published ticket has no secrets any more.
-    ways = [
+    sign_in = [
         case((tickets.c.sealed_secrets.is_not(None), tickets.c[name]))
         for name in ("platform", "account", "target", "sealed_secrets")
     ]
     left = (
-        select(tickets.c.uid, journal.c.cloud_id, tickets.c.state, published, db_now(), *ways)
+        select(tickets.c.uid, journal.c.cloud_id, tickets.c.state, published, db_now(), *sign_in)
         .join(journal, journal.c.ticket_id == tickets.c.id)
         .where(*which, journal.c.state != "gone")
     )

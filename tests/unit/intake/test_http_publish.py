@@ -512,7 +512,7 @@ class TestWaking:
         assert fresh.waker.ids == [ticket.id]
         assert ticket.state is State.QUEUED
         assert list(fresh.store.tickets.due()) == [ticket.id]
-        assert f"ticket {ticket.id} is accepted, but no worker was woken" in caplog.text
+        assert f"ticket {ticket.id} was accepted, but no worker was woken" in caplog.text
         again = fresh.get(f"{ticket_path(ticket)}/status", login="alice")
         assert again.text("message") == "Queued"
 

@@ -135,7 +135,7 @@ def test_with_the_broker_away_the_ticket_stays_and_is_woken_later(
     ticket = accept(sqlite_store, vault, request(image), policy=EVERYWHERE)
     with caplog.at_level(logging.WARNING):
         assert not Wakeups(sqlite_store, broker).ticket(ticket.id)
-    assert f"ticket {ticket.id} is accepted, but no worker was woken" in caplog.text
+    assert f"ticket {ticket.id} was accepted, but no worker was woken" in caplog.text
     assert sqlite_store.tickets.get(ticket.id) is not None
     assert sqlite_store.tickets.due() == [ticket.id]
 
