@@ -13,7 +13,7 @@ from publisher.console.paths import local, with_parameter
 from publisher.console.template_filters import sentence
 from publisher.core.errors import Conflict, InvalidRequest, NotFound
 from publisher.platforms.platform import Platform
-from publisher.services import accounts as account_cases
+from publisher.services import cloud_accounts
 from publisher.store.accounts import StoredAccount
 from publisher.web.request import Id
 from publisher.web.writer_threads import WriterRoute
@@ -47,7 +47,7 @@ def create(visit: Visiting, form: Posted) -> Response:
         return _form(visit, platform, None, form, errors)
     fields, secrets = platform.account_parts(document)
     try:
-        account = account_cases.create(
+        account = cloud_accounts.create(
             visit.store,
             visit.services.sealer,
             owner=visit.user.login,
@@ -85,7 +85,7 @@ def change(visit: Visiting, form: Posted, id: Id) -> Response:
     shown = {each.name for each in account_elements(platform)} - platform.secret_names
     changed = {name: fields.get(name) for name in shown if fields.get(name) != present.fields.get(name)}
     try:
-        account_cases.change(
+        cloud_accounts.change(
             visit.store,
             visit.services.sealer,
             present,

@@ -16,7 +16,7 @@ from publisher.intake.wire.schema import TYPES
 from publisher.platforms.fields import CRED_ACCOUNT, TYPE_KEY, Document
 from publisher.platforms.platform import Platform
 from publisher.platforms.registry import find_platform
-from publisher.services import accounts as account_cases
+from publisher.services import cloud_accounts
 from publisher.store.accounts import StoredAccount
 from publisher.web.request import Body, Id
 from publisher.web.writer_threads import WriterRoute
@@ -44,11 +44,11 @@ def create_account(caller: Calling, body: Body, uid: str) -> Response:
         raise InvalidRequest("is needed: the platform of the account, such as openstack", field="targetPlatform.name")
     fields, secrets = platform.account_parts(document)
     store = caller.store
-    account = account_cases.create(
+    account = cloud_accounts.create(
         store,
         caller.services.sealer,
         owner=owner,
-        name=_name(document) or account_cases.free_name(store, owner, platform.name),
+        name=_name(document) or cloud_accounts.free_name(store, owner, platform.name),
         platform=platform.name,
         fields=fields,
         secrets=secrets,
@@ -77,7 +77,7 @@ def change_account(caller: Calling, body: Body, uid: str, caid: Id) -> Response:
             f"account {caid} is of {present.platform}; make another for another platform", field="targetPlatform.name"
         )
     fields, secrets = platform.account_parts(document)
-    changed = account_cases.change(
+    changed = cloud_accounts.change(
         caller.store,
         caller.services.sealer,
         present,
