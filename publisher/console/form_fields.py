@@ -19,14 +19,14 @@ _NEVER_IN_FORMS = (Kind.LIST, Kind.OBJECT, Kind.POLYMORPHIC)
 
 _CALLED = {"caBundle": "CA bundle", "md5sum": "MD5", "sha256sum": "SHA-256"}
 _HINTS = {
-    "displayName": "The image's own name where this is empty",
-    "caBundle": "Certificates (PEM) of the authorities to trust, where the system's own are not enough",
+    "displayName": "Defaults to the name of the image",
+    "caBundle": "PEM certificates of authorities to trust, in addition to the system's own",
 }
 """For elements of any platform. A platform's own hints come first."""
 _VERBS = ("is", "has", "must", "may", "cannot", "names", "leads", "consists")
 """An error that begins with one of these is a sentence about its field."""
-_MEANINGS = {"the image root": "the directory of generated images on the server"}
-_KEPT = "Leave empty to keep what is stored"
+_MEANINGS = {"the image root": "the directory for image files on the server"}
+_KEPT = "Leave empty to keep the stored value"
 
 PASSWORD_MIN = 8
 """Minimum number of characters in a password that is chosen in the console."""
@@ -113,11 +113,11 @@ def new_password(form: Mapping[str, str]) -> str:
     if not password:
         raise InvalidRequest("must not be empty", field="password")
     if len(password) < PASSWORD_MIN:
-        raise InvalidRequest(f"has at least {PASSWORD_MIN} characters", field="password")
+        raise InvalidRequest(f"must have at least {PASSWORD_MIN} characters", field="password")
     if len(password) > _PASSWORD_MAX:
-        raise InvalidRequest(f"has at most {_PASSWORD_MAX} characters", field="password")
+        raise InvalidRequest(f"must have at most {_PASSWORD_MAX} characters", field="password")
     if password != form.get("again"):
-        raise InvalidRequest("is not the same both times", field="password")
+        raise InvalidRequest("must be the same in both fields", field="password")
     return password
 
 

@@ -92,7 +92,7 @@ class Visit:
     def require_administrator(self) -> None:
         """Raise `NotAllowed` unless the user is an administrator."""
         if not self.user.administrator:
-            raise NotAllowed("this is for administrators")
+            raise NotAllowed("only administrators may do this")
 
     def audit(self, action: str, uri: str, detail: str = "") -> None:
         """Record in the audit log what the user did to the object of that URI, where the store does not do so."""
@@ -168,7 +168,7 @@ async def _sent(request: Request) -> Form | None:
 
 def _posted(form: Annotated[Form | None, Depends(_sent)]) -> Form:
     if form is None:
-        raise InvalidRequest("a form is needed")
+        raise InvalidRequest("send a form")
     return form
 
 
@@ -188,7 +188,7 @@ def protected(request: Request, visit: Visiting, form: Sent) -> None:
         return
     token = request.headers.get("x-csrf-token") or (form.get("csrf", "") if form else "")
     if not hmac.compare_digest(token.encode(), visit.session.csrf.encode()):
-        raise NotAllowed("this form was not made by the console, or is too old; load its page again")
+        raise NotAllowed("this form is too old, or not from the console; reload its page")
 
 
 # Cookies ------------------------------------------------------------------------------------------------------

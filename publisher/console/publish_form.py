@@ -1,4 +1,4 @@
-"""The form of a new publication: the choices, what was filled in, and the publish request that it makes."""
+"""The form that publishes an image: the choices, what was filled in, and the publish request that it makes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _SECRET = "CLOUD-PASSWORD"  # noqa: S105  # what stands for one
 
 @dataclass(frozen=True)
 class Draft:
-    """A publication that is being filled in. `owner` owns the image, the account and the ticket."""
+    """A publish request that is being filled in. `owner` owns the image, the account and the ticket."""
 
     owner: str
     images: list[Image]
@@ -81,7 +81,7 @@ class Draft:
     def request(self) -> PublishRequest:
         """Return the publish request. Raises `InvalidRequest`."""
         if self.image is None:
-            raise InvalidRequest("is needed: the image to publish", field="imageUri")
+            raise InvalidRequest("choose the image to publish", field="imageUri")
         account, secrets = self.platform.account_parts(self._read.account)
         request = PublishRequest(
             owner=self.owner,
@@ -132,7 +132,7 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class _FilledIn:
-    """What was filled in: where the image goes, the account unless it is a stored one, and what is wrong with them."""
+    """What was filled in: the target, the account unless it is a stored one, and the errors in both."""
 
     target: Document
     account: Document

@@ -146,4 +146,4 @@ def _words(attempt: int, points: _Points) -> str:
     speeds = [speed for _, speed in points]
     mean = _mean(points, points[0][0])
     took = duration(points[-1][0] - points[0][0])
-    return f"Attempt {attempt}: {rate(mean)} in the mean, at most {rate(max(speeds))}, over {took}"
+    return f"Attempt {attempt}: {rate(mean)} on average, {rate(max(speeds))} at most, in {took}"

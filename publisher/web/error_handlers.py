@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 _REALM = 'Basic realm="image publisher", charset="UTF-8"'
 _STORE_RETRY_SECONDS = 5
-_GONE = "The address may be mistyped, or what it named may be gone."
+_GONE = "The address may be wrong, or what it names may have been deleted."
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +149,7 @@ def _store_error(request: Request, error: Exception) -> Problem:
         "the ticket store does not answer; nothing was accepted, try again",
         "StoreUnavailable",
         {"Retry-After": str(_STORE_RETRY_SECONDS)},
-        page_message="Nothing was changed. Try again in a moment.",
+        page_message="The ticket store does not answer. Nothing was changed; try again in a moment.",
     )
 
 
@@ -164,7 +164,7 @@ def _unexpected(request: Request, error: Exception) -> Problem:
         500,
         "an unexpected error; the intake's log tells more",
         "InternalError",
-        page_message="This is a mistake in the publisher; the intake's log tells more.",
+        page_message="This is a bug in the publisher. The intake's log has the details.",
     )
 
 

@@ -79,12 +79,12 @@ def test_the_colours_can_be_chosen_and_are_kept(site: Site) -> None:
     page = site.sign_in(site.open(color_scheme="light"))
     ground = "getComputedStyle(document.body).backgroundColor"
     light = page.evaluate(ground)
-    page.get_by_role("button", name="Colours").click()
+    page.get_by_role("button", name="Theme").click()
     dark = page.evaluate(ground)
     assert dark != light
     page.reload()
     assert page.evaluate(ground) == dark
-    page.get_by_role("button", name="Colours").click()
+    page.get_by_role("button", name="Theme").click()
     assert page.evaluate(ground) == light
 
 
@@ -93,12 +93,12 @@ def test_without_scripts_all_works_too(site: Site) -> None:
     page.get_by_label("Search by name or number").fill("payments")
     page.get_by_role("button", name="Filter").click()
     page.get_by_role("link", name="payments-api").click()
-    page.get_by_role("link", name="Try again…").click()
-    page.get_by_text("It is queued again, as new").wait_for()
-    page.get_by_role("button", name="Try it again").click()
-    page.get_by_text("The publication is queued again.").wait_for()
+    page.get_by_role("link", name="Retry…").click()
+    page.get_by_text("The ticket is queued again").wait_for()
+    page.get_by_role("button", name="Retry ticket").click()
+    page.get_by_text("Ticket queued again.").wait_for()
     page.get_by_role("link", name="Cancel…").click()
-    page.get_by_role("button", name="Cancel the publication").click()
-    page.get_by_text("The publication is cancelled.").wait_for()
+    page.get_by_role("button", name="Cancel ticket").click()
+    page.get_by_text("Ticket cancelled.").wait_for()
     page.get_by_role("button", name="Sign out").click()
     page.get_by_text("You are signed out.").wait_for()

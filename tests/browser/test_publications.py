@@ -47,7 +47,7 @@ def far(page: Page) -> int:
 def test_an_image_is_seen_to_arrive_is_cancelled_and_tried_again(
     page: Page, site: Site, stack: Stack, devcloud: DevCloud, look_at: LookAt
 ) -> None:
-    page.get_by_text("Your first image, in three steps").wait_for()
+    page.get_by_text("Publish your first image in three steps").wait_for()
     look_at(page)
     glance = Glance(devcloud)
     with Proxy(devcloud.glance_url, bytes_per_second=2 * MIB) as slow:
@@ -76,16 +76,16 @@ def test_an_image_is_seen_to_arrive_is_cancelled_and_tried_again(
         until(lambda: far(page) > seen, 20)
 
         page.get_by_role("link", name="Cancel…").click()
-        expect(page.get_by_text("what has been uploaded is removed from the cloud")).to_be_visible()
-        page.get_by_role("button", name="Cancel the publication").click()
-        expect(page.get_by_text("what was uploaded is being removed")).to_be_visible()
+        expect(page.get_by_text("what was uploaded is deleted from the cloud")).to_be_visible()
+        page.get_by_role("button", name="Cancel ticket").click()
+        expect(page.get_by_text("what was uploaded is being deleted")).to_be_visible()
         expect(page.locator("#summary .state")).to_have_text("cancelled")
         expect(page.locator("#timeline")).to_contain_text("nothing is left in the cloud")
         assert glance.images(ticket) == []
 
         slow.bytes_per_second = None
-        page.get_by_role("link", name="Try again…").click()
-        page.get_by_role("button", name="Try it again").click()
+        page.get_by_role("link", name="Retry…").click()
+        page.get_by_role("button", name="Retry ticket").click()
         stay(page)
         expect(page.locator("#summary .state")).to_have_text("published")
         assert stayed(page)
@@ -110,7 +110,7 @@ def test_what_has_the_focus_keeps_it_while_the_page_changes(
         page.keyboard.press("Enter")
         page.wait_for_url("**/publications/*")
         page.get_by_role("link", name="Cancel…").press("Enter")
-        page.get_by_role("button", name="Cancel the publication").press("Enter")
+        page.get_by_role("button", name="Cancel ticket").press("Enter")
         expect(page.locator("#summary .state")).to_have_text("cancelled")
 
 

@@ -61,7 +61,7 @@ def create(visit: Visiting, form: Posted) -> Response:
         return _form(visit, platform, None, form, {"name": sentence(str(error))}, 409)
     next = local(form.get("next", ""))
     path = with_parameter(next, "account", account.id).removeprefix(BASE) if next else "/accounts"
-    return visit.redirect(path, f"The account {account.name} is stored.")
+    return visit.redirect(path, f"Account {account.name} added.")
 
 
 @router.get("/accounts/{id}")
@@ -96,7 +96,7 @@ def change(visit: Visiting, form: Posted, id: Id) -> Response:
         return _form(visit, platform, present, form, told(error))
     except Conflict as error:
         return _form(visit, platform, present, form, {"name": sentence(str(error))}, 409)
-    return visit.redirect("/accounts", "The account is changed. What is on its way goes on with it as it was.")
+    return visit.redirect("/accounts", "Account saved. Running tickets keep the old settings.")
 
 
 @router.get("/accounts/{id}/delete")
@@ -111,7 +111,7 @@ def delete(visit: Visiting, id: Id) -> Response:
     visit.require(_DELETE)
     found = _found(visit, id)
     visit.store.accounts.remove(found.owner, id)
-    return visit.redirect("/accounts", f"The account {found.name} is deleted.")
+    return visit.redirect("/accounts", f"Account {found.name} deleted.")
 
 
 def _found(visit: Visit, id: int) -> StoredAccount:

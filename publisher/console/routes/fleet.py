@@ -54,8 +54,8 @@ class FleetSight:
         return sum(state in (WorkerState.ALIVE, WorkerState.DRAINING) for _, state in self.workers)
 
     @property
-    def places(self) -> int:
-        """How many tickets all live workers together can hold at a time."""
+    def slots(self) -> int:
+        """How many tickets all live workers together can work on at a time."""
         return sum(worker.member.concurrency for worker, state in self.workers if state is WorkerState.ALIVE)
 
 
@@ -122,14 +122,14 @@ def drain(visit: Visiting, form: Posted) -> Response:
     visit.require_administrator()
     name = _found(visit, form.get("worker", "")).member.name
     visit.store.fleet.ask_to_drain(name)
-    return visit.redirect("/fleet", f"{name} is asked to drain; it hears of that within a few seconds.")
+    return visit.redirect("/fleet", f"{name} will begin to drain within a few seconds.")
 
 
 def _found(visit: Visit, name: str) -> WorkerStanding:
     """Return a worker that has not stopped. Raises `NotFound`."""
     found = next((each for each in visit.store.fleet.workers() if each.member.name == name), None)
     if found is None or found.stopped is not None:
-        raise NotFound("There is no such worker, or it has ended.")
+        raise NotFound("There is no such worker, or it has stopped.")
     return found
 
 

@@ -1,4 +1,4 @@
-"""Pages for API keys: list, add and delete. Only the page that creates a key shows its secret half."""
+"""Pages for API keys: list, add and delete. Only the page that creates a key shows its secret key."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def delete(visit: Visiting, id: Id) -> Response:
     visit.require(_ENTITLEMENT)
     key = visit.store.api_keys.get(visit.owner, id)
     visit.store.api_keys.remove(key.owner, id)
-    return visit.redirect("/keys", f"The key {key.name} is deleted, and good for nothing from now on.")
+    return visit.redirect("/keys", f"API key {key.name} deleted.")
 
 
 def _list(visit: Visit, form: Mapping[str, str], errors: Mapping[str, str] = {}, status: int = 200) -> Response:

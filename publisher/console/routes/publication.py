@@ -1,4 +1,4 @@
-"""Pages for one publication: its state and history; cancel, retry, delete."""
+"""Pages for one ticket: its state and history; cancel, retry, delete."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def events(visit: Visiting, id: Id) -> Response:
 
 
 class Parts:
-    """Reads a publication repeatedly, for its live updates."""
+    """Reads a ticket repeatedly, for its live updates."""
 
     def __init__(self, visit: Visit, id: int) -> None:
         self._visit = visit
@@ -67,7 +67,7 @@ class Parts:
         self._sight = PageParts({})
 
     def __call__(self) -> PageParts:
-        """Return the current elements of the page. Raises `NotFound` once the publication is deleted."""
+        """Return the current elements of the page. Raises `NotFound` once the ticket is deleted."""
         version = self._visit.store.tickets.versions([self._id]).get(self._id)
         if version is None or version != self._seen:
             shown = _shown(self._visit, _ticket(self._visit, self._id))
@@ -80,7 +80,7 @@ class Parts:
 def ask_to_cancel(visit: Visiting, id: Id) -> Response:
     ticket = _changeable(visit, id)
     if ticket.final:
-        raise Conflict(f"publication {id} has ended already: {ticket.state}")
+        raise Conflict(f"ticket {id} has already ended: {ticket.state}")
     return _confirm(visit, "cancel", ticket)
 
 
@@ -89,8 +89,8 @@ def cancel(visit: Visiting, after: BackgroundTasks, id: Id) -> Response:
     _changeable(visit, id)
     cancelled = publishing.cancel(visit.store, id, wake_later(after, visit.services.wakeups.ticket))
     if cancelled.final:
-        return visit.redirect(f"/publications/{id}", "The publication is cancelled.")
-    said = "The upload is being stopped, and what was uploaded is being removed."
+        return visit.redirect(f"/publications/{id}", "Ticket cancelled.")
+    said = "The upload is being stopped, and what was uploaded is being deleted."
     return visit.redirect(f"/publications/{id}", said)
 
 
@@ -98,7 +98,7 @@ def cancel(visit: Visiting, after: BackgroundTasks, id: Id) -> Response:
 def ask_to_retry(visit: Visiting, id: Id) -> Response:
     ticket = _changeable(visit, id)
     if ticket.state not in (State.FAILED, State.CANCELLED):
-        raise Conflict(f"publication {id} is {ticket.state}; only a failed or cancelled one can be tried again")
+        raise Conflict(f"ticket {id} is {ticket.state}; only failed and cancelled tickets can be retried")
     return _confirm(visit, "retry", ticket)
 
 
@@ -106,14 +106,14 @@ def ask_to_retry(visit: Visiting, id: Id) -> Response:
 def retry(visit: Visiting, after: BackgroundTasks, id: Id) -> Response:
     _changeable(visit, id)
     publishing.retry(visit.store, id, wake_later(after, visit.services.wakeups.ticket))
-    return visit.redirect(f"/publications/{id}", "The publication is queued again.")
+    return visit.redirect(f"/publications/{id}", "Ticket queued again.")
 
 
 @router.get(_PATH + "/delete")
 def ask_to_delete(visit: Visiting, id: Id) -> Response:
     ticket = _changeable(visit, id)
     if not ticket.final:
-        raise Conflict(f"publication {id} is {ticket.state}; cancel it first")
+        raise Conflict(f"ticket {id} is {ticket.state}; cancel it first")
     return _confirm(visit, "delete", ticket)
 
 
@@ -121,14 +121,14 @@ def ask_to_delete(visit: Visiting, id: Id) -> Response:
 def delete(visit: Visiting, id: Id) -> Response:
     ticket = _changeable(visit, id)
     visit.store.tickets.remove(id)
-    return visit.redirect("/publications", f"Publication {id}, “{ticket.name}”, was deleted.")
+    return visit.redirect("/publications", f"Ticket {id} ({ticket.name}) deleted.")
 
 
 def _ticket(visit: Visit, id: int) -> Ticket:
     """Return a ticket. Raises `NotFound` if it is missing or belongs to someone else."""
     ticket = visit.store.tickets.get(id)
     if ticket is None or visit.owner not in (None, ticket.owner):
-        raise NotFound(f"There is no publication {id}.")
+        raise NotFound(f"There is no ticket {id}.")
     return ticket
 
 

@@ -39,7 +39,7 @@ def from_here(request: Request) -> None:
         return
     ours = {request.url.netloc, urlsplit(services(request).settings.public_url).netloc} - {""}
     if _netloc(request.headers.get("origin", "")) not in ours:
-        raise NotAllowed("this form was not made by the console; load its page again")
+        raise NotAllowed("this form is not from the console; reload its page")
 
 
 def _verified(request: Request, form: Posted) -> tuple[User, str] | None:
@@ -100,7 +100,7 @@ def change_password(visit: Visiting, form: Posted) -> Response:
         # Limited like sign-in: somebody at an unlocked browser must not be able to guess the password here.
         services.authenticator.sign_in(login, form.get("current", ""), address(visit.request), door="console")
     except NotAuthenticated:
-        return _profile(visit, {"current": "Current password is wrong."}, 400)
+        return _profile(visit, {"current": "The current password is wrong."}, 400)
     try:
         password_hash = visit.store.users.set_password(login, new_password(form))
     except InvalidRequest as error:
@@ -110,7 +110,7 @@ def change_password(visit: Visiting, form: Posted) -> Response:
     settings = services.settings
     seconds, idle_seconds = settings.session_seconds, settings.session_idle_seconds
     value, _ = services.store.sessions.begin(login, password_hash, seconds=seconds, idle_seconds=idle_seconds)
-    response = visit.redirect("/me", "Your password is changed. Wherever else you were signed in, you are no more.")
+    response = visit.redirect("/me", "Password changed. You are signed out everywhere else.")
     set_session(visit.request, response, value, seconds)
     return response
 
@@ -120,7 +120,7 @@ def end_session(visit: Visiting, id: str) -> Response:
     """End another session of the user."""
     visit.store.sessions.end_one(visit.user.login, id)
     visit.audit("session.end", user_uri(visit.user.login), "elsewhere")
-    return visit.redirect("/me", "You are signed out there.")
+    return visit.redirect("/me", "Session ended.")
 
 
 def _login(form: Form) -> str:

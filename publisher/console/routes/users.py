@@ -50,7 +50,7 @@ def create(visit: Visiting, form: Posted) -> Response:
         return _new_user_page(visit, form, told(error), chosen=chosen, roles=roles)
     except Conflict as error:
         return _new_user_page(visit, form, {"login": sentence(str(error))}, chosen=chosen, roles=roles, status=409)
-    return visit.redirect("/users", f"{user.login} is a user now.")
+    return visit.redirect("/users", f"User {user.login} created.")
 
 
 @router.get("/users/{login}")
@@ -74,7 +74,7 @@ def change_rights(visit: Visiting, form: Posted, login: str) -> Response:
         return _user_page(
             visit, _user(visit, login), {"": sentence(str(error))}, 409 if isinstance(error, Conflict) else 400
         )
-    return visit.redirect(f"/{user_uri(login)}", "It holds from the next request on.")
+    return visit.redirect(f"/{user_uri(login)}", "Saved. The change takes effect with the next request.")
 
 
 @router.post("/users/{login}/password")
@@ -88,7 +88,7 @@ def change_password(visit: Visiting, form: Posted, login: str) -> Response:
     except InvalidRequest as error:
         return _user_page(visit, present, told(error), 400)
     first_user.forget_password(visit.services.settings, login)
-    return visit.redirect(f"/{user_uri(login)}", f"{login} has another password, and is signed out everywhere.")
+    return visit.redirect(f"/{user_uri(login)}", f"Password changed. {login} is signed out everywhere.")
 
 
 @router.get("/users/{login}/delete")
@@ -113,7 +113,7 @@ def delete_page(visit: Visiting, login: str) -> Response:
 def delete(visit: Visiting, login: str) -> Response:
     visit.require_administrator()
     visit.store.users.remove(_user(visit, login).login)
-    return visit.redirect("/users", f"{login} is deleted.")
+    return visit.redirect("/users", f"User {login} deleted.")
 
 
 @router.get("/roles")
@@ -133,7 +133,7 @@ def create_role(visit: Visiting, form: Posted) -> Response:
         return _roles_page(visit, form, told(error), chosen, 400)
     except Conflict as error:
         return _roles_page(visit, form, {"name": sentence(str(error))}, chosen, 409)
-    return visit.redirect("/roles", f"The role {role.name} can be given to users now.")
+    return visit.redirect("/roles", f"Role {role.name} created.")
 
 
 # A role's name may contain any character, including a slash, so it is given in the query.
@@ -153,7 +153,7 @@ def delete_role(visit: Visiting, form: Posted) -> Response:
     visit.require_administrator()
     role = _role(visit, form.get("name", ""))
     visit.store.roles.remove(role.name)
-    return visit.redirect("/roles", f"The role {role.name} is deleted.")
+    return visit.redirect("/roles", f"Role {role.name} deleted.")
 
 
 def _user(visit: Visit, login: str) -> User:

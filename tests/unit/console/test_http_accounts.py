@@ -145,7 +145,7 @@ def test_it_is_deleted_after_it_was_said_what_that_does(fresh: Service, browser:
     alice = browser("alice")
     account = create(fresh, alice)
     page = alice.get(f"/accounts/{account.id}/delete")
-    assert "Publications that were asked for with it go on" in page.words
+    assert "Tickets that use it continue and can be retried" in page.words
     assert alice.post(f"/accounts/{account.id}/delete").location == "/console/accounts"
     assert fresh.store.accounts.list() == []
     assert fresh.store.audit.latest(1)[0].action == "account.delete"
@@ -166,7 +166,7 @@ def test_it_takes_the_entitlements_and_the_token(fresh: Service, browser: Browse
     carol = browser("carol")
     token = carol.get("/me").csrf
     assert carol.get("/accounts").status == 200
-    assert carol.get("/accounts").links("Add an account") == []
+    assert carol.get("/accounts").links("Add account") == []
     assert [carol.get(NEW).status, carol.post(NEW, FILLED, csrf=token).status] == [403, 403]
     alice = browser("alice")
     account = create(fresh, alice)

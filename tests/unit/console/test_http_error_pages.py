@@ -25,8 +25,8 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
 @pytest.mark.parametrize(
     ("error", "status", "heading", "retry_after"),
     [
-        (OperationalError("SELECT secret", {}, Exception()), 503, "The ticket store does not answer", "5"),
-        (TooMany("so many"), 429, "Too many at a time", "30"),
+        (OperationalError("SELECT secret", {}, Exception()), 503, "Temporarily unavailable", "5"),
+        (TooMany("so many"), 429, "Too many requests", "30"),
         (RuntimeError("a mistake, with its secret"), 500, "Something went wrong", None),
     ],
 )
@@ -45,7 +45,7 @@ def test_an_error_is_a_page(
     assert page.headers.get("retry-after") == retry_after
     assert page.headers["content-type"] == "text/html; charset=utf-8"
     assert page.headers["content-security-policy"]
-    assert page.links("Publications"), "the way on is shown"
+    assert page.links("Tickets"), "the way on is shown"
     assert "secret" not in page.text
 
 

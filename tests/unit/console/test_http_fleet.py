@@ -32,8 +32,8 @@ def silence(service: Service, name: str, seconds: float) -> None:
 
 def test_an_empty_fleet_says_how_one_is_started(browser: Browsers) -> None:
     page = browser("root").get("/fleet")
-    assert "No worker runs" in page.words
-    assert "Nothing within the last day" in page.words
+    assert "No workers are running" in page.words
+    assert "No failures in the last day" in page.words
 
 
 def test_what_each_worker_does_is_seen(fresh: Service, browser: Browsers) -> None:
@@ -55,7 +55,7 @@ def test_what_each_worker_does_is_seen(fresh: Service, browser: Browsers) -> Non
     assert rows["worker"].xpath(".//progress/@value") == ["25"]
     assert "Under way" in rows["worker"].text_content()
     assert rows["dead"].xpath(".//a") == rows["leaving"].xpath(".//a") == []
-    assert "Ended within the last day: ended" in page.words
+    assert "Stopped in the last day: ended" in page.words
 
 
 def test_its_numbers_are_those_of_the_store(fresh: Service, browser: Browsers) -> None:
@@ -80,13 +80,13 @@ def test_a_worker_is_drained_after_it_was_said_what_that_does(fresh: Service, br
     root = browser("root")
     (path,) = root.get("/fleet").links("Drain")
     page = root.get(path.removeprefix("/console"))
-    assert "It takes nothing new, and ends" in page.words
+    assert "It takes no new tickets and exits" in page.words
     assert root.post("/fleet/drain", {"worker": name}, csrf="wrong").status == 403
     assert root.post("/fleet/drain", {"worker": name}).location == "/console/fleet"
     (worker,) = fresh.store.fleet.workers()
     assert worker.drain
     assert fresh.store.audit.latest(1)[0].action == "worker.drain"
-    assert "It drains already" in root.get(path.removeprefix("/console")).words
+    assert "It is already draining" in root.get(path.removeprefix("/console")).words
     assert root.post("/fleet/drain", {"worker": "none"}).status == 404
 
 
@@ -117,7 +117,7 @@ def test_the_audit_log_is_read_newest_first_and_filtered(fresh: Service, browser
     assert "192.0.2.1" in page.words
     page = root.get("/audit?object=users/bob/7")
     assert len(page.root.xpath("//tbody/tr")) == 1
-    assert "Nothing is like that" in root.get("/audit?user=nob%00ody").words
+    assert "No entries match these filters" in root.get("/audit?user=nob%00ody").words
 
 
 def test_what_is_written_there_is_no_markup(fresh: Service, browser: Browsers) -> None:

@@ -93,7 +93,7 @@ def test_one_image_tells_all_of_itself(fresh: Service, browser: Browsers) -> Non
     for words in ("qcow2", "2.0 GiB", "2" * 64, "f" * 128, "5" * 32):
         assert words in page.words
     assert f"/console/publications/{ticket.id}" in page.root.xpath("//main//a/@href")
-    assert page.links("Publish") == ["/console/publications/new?image=21"]
+    assert "/console/publications/new?image=21" in page.links("Publish")
 
 
 def test_a_number_that_another_had_shows_nothing_of_that(fresh: Service, browser: Browsers) -> None:
@@ -104,7 +104,7 @@ def test_a_number_that_another_had_shows_nothing_of_that(fresh: Service, browser
     assert f"/console/publications/{ticket.id}" not in alice.get("/images/21").text
     page = alice.get("/images/21/delete")
     assert "It was never published" in page.words
-    assert f"publication {ticket.id}" not in page.words
+    assert f"ticket {ticket.id}" not in page.words
 
 
 @pytest.mark.parametrize("path", ["", "/events", "/file", "/delete"])
@@ -134,13 +134,13 @@ def test_an_image_is_sent_and_got_back(fresh: Service, browser: Browsers) -> Non
     assert (image.owner, image.appliance_id, image.name, image.format) == ("alice", 14, "Sent", "openstackqcow2")
     assert image.sha256 == hashlib.sha256(BYTES).hexdigest()
     page = alice.get(f"/images/{image.id}")
-    assert "is uploaded." in page.words, "the page that the script goes to says so"
+    assert "uploaded." in page.words, "the page that the script goes to says so"
     file = alice.client.get(f"/console/images/{image.id}/file")
     assert file.content == BYTES
     assert 'filename="sent.qcow2"' in file.headers["content-disposition"]
     beyond = alice.get(f"/images/{image.id}/file", Range=f"bytes={len(file.content)}-")
     assert (beyond.status, beyond.headers["content-range"]) == (416, f"bytes */{len(file.content)}")
-    assert "The file has no such part" in beyond.text
+    assert "Range not available" in beyond.text
     assert fresh.store.audit.latest(1)[0].action == "image.create"
     assert list((fresh.settings.images / ".incoming").iterdir()) == []
 
@@ -275,7 +275,7 @@ def test_one_is_deleted_after_it_was_said_what_that_does(fresh: Service, browser
     upload(alice, BYTES, file_name="a.qcow2")
     image = fresh.store.images.latest(1)[0]
     page = alice.get(f"/images/{image.id}/delete")
-    assert "Its file of 12.0 KiB is deleted" in page.words
+    assert "Its file (12.0 KiB) is deleted" in page.words
     assert "It was never published" in page.words
     assert alice.post(f"/images/{image.id}/delete").location == "/console/images"
     assert fresh.store.images.get(image.id) is None
@@ -287,7 +287,7 @@ def test_one_that_is_needed_is_not_deleted(fresh: Service, browser: Browsers) ->
     ticket = fresh.publish()
     alice = browser("alice")
     page = alice.get("/images/21/delete")
-    assert f"publication {ticket.id} still needs it" in page.words
+    assert f"ticket {ticket.id} still needs it" in page.words
     assert page.root.xpath("//button[contains(@class, 'danger')]") == []
     assert alice.post("/images/21/delete").status == 409
     assert fresh.store.images.get(21) is not None

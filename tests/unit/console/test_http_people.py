@@ -111,9 +111,9 @@ def test_a_user_is_added_and_signs_in(fresh: Service, browser: Browsers) -> None
         ({"login": "a b"}, "login", "Login has no"),
         ({"login": ""}, "login", "Login is needed"),
         ({"login": ".."}, "login", "Login has no"),
-        ({"again": "other"}, "password", "not the same both times"),
+        ({"again": "other"}, "password", "must be the same in both fields"),
         ({"password": "", "again": ""}, "password", "must not be empty"),
-        ({"password": "seven77", "again": "seven77"}, "password", "Password has at least 8 characters."),
+        ({"password": "seven77", "again": "seven77"}, "password", "Password must have at least 8 characters."),
         ({"login": "alice"}, "login", "There is a user 'alice' already."),
         ({"roles": "none"}, "", "there is no role none"),
         ({"entitlements": "all"}, "", "unknown: all"),
@@ -159,7 +159,7 @@ def test_one_administrator_stays(fresh: Service, browser: Browsers) -> None:
 def test_a_user_gets_another_password(fresh: Service, browser: Browsers) -> None:
     root, alice = browser("root"), browser("alice")
     page = root.post("/users/alice/password", {"password": "one-and-all", "again": "two"})
-    assert (page.status, "not the same" in wrong(page, "password")) == (400, True)
+    assert (page.status, "must be the same" in wrong(page, "password")) == (400, True)
     assert root.post("/users/alice/password", {"password": "one-and-all", "again": "one-and-all"}).status == 303
     assert alice.get("/publications").status == 303, "signed out"
     assert browser().sign_in("alice", "one-and-all").status == 303
@@ -171,7 +171,7 @@ def test_a_user_gets_another_password(fresh: Service, browser: Browsers) -> None
 def test_a_user_is_deleted_once_no_image_is_left(fresh: Service, browser: Browsers) -> None:
     root = browser("root")
     page = root.get("/users/bob/delete")
-    assert "there are images of this user" in page.words
+    assert "they own images" in page.words
     assert root.post("/users/bob/delete").status == 409
     fresh.store.images.remove(31)
     assert "API keys" in root.get("/users/bob/delete").words
@@ -202,10 +202,10 @@ def test_roles_are_added_and_deleted(fresh: Service, browser: Browsers) -> None:
     page = root.get("/roles")
     assert page.links("carol") == ["/console/users/carol"]
     (delete,) = page.links("Delete")
-    assert "take it from them first" in root.get(delete.removeprefix("/console")).words
+    assert "remove it from these users first" in root.get(delete.removeprefix("/console")).words
     assert root.post("/roles/delete", {"name": name}).status == 409
     root.post("/users/carol/rights", {})
-    assert "Nobody has it" in root.get(delete.removeprefix("/console")).words
+    assert "No user has it" in root.get(delete.removeprefix("/console")).words
     assert root.post("/roles/delete", {"name": name}).status == 303
     assert fresh.store.roles.list() == []
     assert root.get("/roles/delete?name=none").status == root.post("/roles/delete", {"name": "none"}).status == 404
@@ -218,7 +218,7 @@ def test_one_changes_one_s_own_password(fresh: Service, browser: Browsers) -> No
     alice, elsewhere = browser("alice"), browser("alice")
     fields = {"current": PASSWORDS["alice"], "password": "much-better", "again": "much-better"}
     page = alice.post("/me/password", fields | {"current": "wrong"})
-    assert (page.status, wrong(page, "current")) == (400, "Current password is wrong.")
+    assert (page.status, wrong(page, "current")) == (400, "The current password is wrong.")
     assert alice.post("/me/password", fields | {"again": "worse"}).status == 400
     answer = alice.post("/me/password", fields)
     assert (answer.status, answer.location) == (303, "/console/me")
@@ -264,6 +264,6 @@ def test_one_sees_where_one_is_signed_in_and_ends_it(browser: Browsers) -> None:
 
 
 def test_one_sees_what_one_may_do(browser: Browsers) -> None:
-    assert "Nothing yet" in browser("carol").get("/me").words
+    assert "None yet" in browser("carol").get("/me").words
     assert "Store and change cloud accounts" in browser("alice").get("/me").words
     assert "Everything" in browser("root").get("/me").words

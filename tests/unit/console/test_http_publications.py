@@ -38,10 +38,10 @@ def test_an_empty_installation_shows_the_way(fresh: Service, browser: Browsers) 
     page = browser("alice").get("/publications")
     steps = page.root.xpath("//ol[@class='steps']//h3/text()[1]")
     assert [each.strip() for each in steps] == [
-        "A cloud account", "An image", "The publication",
+        "Cloud account", "Image", "Publishing",
     ]  # fmt: skip
     done = page.root.xpath("//ol[@class='steps']/li[contains(@class, 'done')]//h3")
-    assert [each.text.strip() for each in done] == ["An image"]
+    assert [each.text.strip() for each in done] == ["Image"]
     publish(fresh, "one")
     assert "steps" not in browser("alice").get("/publications").text
 
@@ -103,7 +103,7 @@ def test_filters(fresh: Service, browser: Browsers) -> None:
     page = alice.get("/publications?state=cancelled&q=data")
     assert page.root.xpath("string(//input[@id='q']/@value)") == "data"
     assert page.links("Queued") == ["/console/publications?state=queued&q=data"]
-    assert "No publication is like that" in alice.get("/publications?q=none").words
+    assert "No tickets match these filters" in alice.get("/publications?q=none").words
 
 
 def test_pages_follow_each_other_without_a_gap(fresh: Service, browser: Browsers) -> None:
@@ -247,7 +247,7 @@ def test_so_many_pages_of_one_user_at_a_time() -> None:
     async def open_many() -> None:
         streams = Streams(100, 0.001)
         opened = [streams.response(lambda: PageParts({}), lambda: True, "alice") for _ in range(20)]
-        with pytest.raises(TooMany, match="you have so many pages open"):
+        with pytest.raises(TooMany, match="you have too many pages open"):
             streams.response(lambda: PageParts({}), lambda: True, "alice")
         streams.response(lambda: PageParts({}), lambda: True, "bob")
         await opened[0]({"type": "http", "asgi": {"spec_version": "2.3"}}, gone, taken)

@@ -46,7 +46,7 @@ def test_it_is_published_by_a_stored_account(fresh: Service, browser: Browsers) 
     assert (fresh.waker.ids, fresh.waker.committed) == ([ticket.id], [True])
     entry = fresh.store.audit.latest(1)[0]
     assert (entry.action, entry.actor.login, entry.actor.door) == ("ticket.create", "alice", "console")
-    assert f"this is ticket {ticket.id}" in alice.get(f"/publications/{ticket.id}").words
+    assert f"Ticket {ticket.id} accepted." in alice.get(f"/publications/{ticket.id}").words
 
 
 def test_the_broker_s_being_away_keeps_nobody_from_it(fresh: Service, browser: Browsers) -> None:
@@ -197,12 +197,12 @@ def test_without_an_image_the_way_to_one_is_shown(fresh: Service, browser: Brows
     visitor.sign_in("newcomer", "x")
     for path in (NEW, "/publications"):
         page = visitor.get(path)
-        assert page.links("Add an account") == ["/console/accounts/new"]
-        assert page.links("Add an image") == ["/console/images/new"]
+        assert page.links("Add account") == ["/console/accounts/new"]
+        assert page.links("Add image") == ["/console/images/new"]
         assert "/console/publications/new" not in page.root.xpath("//main//a/@href")
     store_account(fresh, "newcomer")
     page = visitor.get(NEW)
-    assert page.root.xpath("//li[contains(@class, 'done')]//h3/text()[1]") == ["A cloud account "]
+    assert page.root.xpath("//li[contains(@class, 'done')]//h3/text()[1]") == ["Cloud account "]
     assert page.root.xpath("//a[contains(@class, 'primary')]/@href") == ["/console/images/new"]
 
 
@@ -295,7 +295,7 @@ def test_one_is_published_again(fresh: Service, browser: Browsers) -> None:
 
 def test_who_stores_an_account_comes_back(fresh: Service, browser: Browsers) -> None:
     alice = browser("alice")
-    (link,) = alice.get(f"{NEW}?image=21").links("Store an account")
+    (link,) = alice.get(f"{NEW}?image=21").links("Store the account")
     form = alice.get(link.removeprefix("/console"))
     next = str(form.root.xpath("string(//input[@name='next']/@value)"))
     assert next == f"/console{NEW}?image=21"

@@ -26,7 +26,7 @@ def test_somebody_signs_in_and_out(fresh: Service, browser: Browsers) -> None:
     answer = alice.sign_in("alice")
     assert (answer.status, answer.location) == (303, "/console/publications")
     page = alice.get("/publications")
-    assert (page.status, page.heading) == (200, "Publications")
+    assert (page.status, page.heading) == (200, "Tickets")
     assert "alice" in page.words
 
     kept = alice.client.cookies["publisher_session"]
@@ -51,7 +51,7 @@ def test_a_wrong_password_signs_nobody_in(browser: Browsers, login: str, passwor
     visitor = browser()
     page = visitor.sign_in(login, password)
     assert page.status == 401
-    assert "The login or the password is wrong." in page.words
+    assert "Wrong login or password." in page.words
     assert "publisher_session" not in visitor.client.cookies
 
 
@@ -105,7 +105,7 @@ def test_requests_are_limited_as_those_of_the_api_are(start: Callable[..., Servi
     alice = browse(service, "alice")
     page = next(page for page in (alice.get("/me") for _ in range(100)) if page.status != 200)
     assert page.status == 429
-    assert page.heading == "Too many at a time"
+    assert page.heading == "Too many requests"
     assert 1 <= int(page.headers["retry-after"]) <= 60
     assert browse(service, "bob").get("/me").status == 200
     assert service.get("users/alice/accounts", login="alice").status == 429, "both are counted together"
@@ -140,7 +140,7 @@ def test_a_form_needs_the_token_of_its_session(browser: Browsers) -> None:
     for token in ("", "wrong", bob.get("/publications").csrf, "\N{SNOWMAN}"):
         page = alice.post("/sign-out", csrf=token)
         assert page.status == 403
-        assert "This form was not made by the console" in page.words
+        assert "not from the console" in page.words
     assert alice.get("/publications").status == 200
     token = alice.get("/publications").csrf
     answer = alice.client.post("/console/sign-out", headers={"X-CSRF-Token": token})
@@ -248,8 +248,8 @@ def test_static_files_are_kept_as_long_as_they_are_the_same(browser: Browsers) -
 def test_who_is_not_signed_in_is_not_told_which_pages_there_are(browser: Browsers) -> None:
     assert browser().get("/none").status == browser().get("/publications").status == 303
     page = browser("alice").get("/none")
-    assert (page.status, page.heading) == (404, "There is no such page")
-    assert page.links("Publications") == ["/console/publications"]
+    assert (page.status, page.heading) == (404, "Page not found")
+    assert page.links("Tickets") == ["/console/publications"]
 
 
 def test_the_console_has_a_front_door(browser: Browsers) -> None:
