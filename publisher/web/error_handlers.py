@@ -1,4 +1,4 @@
-"""What callers get for an error: the status, the words and the headers, the same in documents and in pages.
+"""Handle errors: choose the status, the words and the headers, the same for documents and pages.
 
 The API and the console differ only in how they render a `Problem`.
 """
@@ -54,7 +54,7 @@ Renderer = Callable[[Request, Problem], Response]
 
 
 class TooSlow(PublisherError):
-    """The request did not come in time."""
+    """The request did not arrive in time."""
 
 
 class NoRoom(PublisherError):
