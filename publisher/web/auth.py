@@ -140,7 +140,7 @@ class Authenticator:
         before, mark, given = query.rpartition(_SIGNATURE)
         text = signed_text(raw_path, before)
         if len(keys) > 1 or not mark or text is None:
-            raise NotAuthenticated("a request with an apiKey names one, and ends with its signature")
+            raise NotAuthenticated("a signed request must have one apiKey, and must end with its signature")
         found = self._store.api_keys.sealed_secret(keys[0]) if _PUBLIC_KEY.fullmatch(keys[0]) else None
         secret = self._opener.open(found[1])[API_SECRET] if found else _NO_SECRET
         right = hmac.compare_digest(signature(secret, text), unquote_to_bytes(given.replace(b"+", b" ")))
@@ -259,7 +259,7 @@ def _basic(authorization: str | None) -> tuple[str, str]:
     try:
         login, colon, password = base64.b64decode(encoded.strip(), validate=True).decode().partition(":")
     except ValueError:  # neither base64 nor ASCII, or not UTF-8
-        raise NotAuthenticated("the Authorization header cannot be read") from None
+        raise NotAuthenticated("the Authorization header is malformed") from None
     if not colon or "\0" in login:
-        raise NotAuthenticated("the Authorization header cannot be read")
+        raise NotAuthenticated("the Authorization header is malformed")
     return login, password

@@ -45,7 +45,7 @@ def _listed(headers: Headers, name: str, form: str) -> list[Checksum]:
         if algorithm := _ALGORITHMS.get(named[1].lower()):
             found.append(_decoded(algorithm, value[1], name))
     if not found:
-        raise InvalidRequest(f"has none of the algorithms known here: {', '.join(_ALGORITHMS)}", field=name)
+        raise InvalidRequest(f"has no supported algorithm; use one of {', '.join(_ALGORITHMS)}", field=name)
     return found
 
 

@@ -58,7 +58,7 @@ class TooSlow(PublisherError):
 
 
 class NoRoom(PublisherError):
-    """There is no room left for the image; nothing was kept of it, try again later."""
+    """There is no room for the image, and nothing of it was kept; try again later."""
 
     retry_after_seconds = 300
 
@@ -162,7 +162,7 @@ def _unexpected(request: Request, error: Exception) -> Problem:
     logger.error("unexpected", exc_info=error)
     return Problem(
         500,
-        "an unexpected error; the intake's log tells more",
+        "an unexpected error occurred; the intake's log has the details",
         "InternalError",
         page_message="This is a bug in the publisher. The intake's log has the details.",
     )

@@ -101,7 +101,7 @@ class Requests:
         who = network_of(who)
         if not self._limiter.hit(self._item, who):
             ends = self._limiter.get_window_stats(self._item, who).reset_time
-            raise TooMany("more requests than are allowed; wait, then go on", retry_after_seconds=_until(ends))
+            raise TooMany("too many requests; wait, then try again", retry_after_seconds=_until(ends))
 
 
 @dataclass(frozen=True, slots=True)

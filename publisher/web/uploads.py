@@ -68,7 +68,7 @@ async def _pieces(request: Request, stall_seconds: float) -> AsyncIterator[bytes
         except StopAsyncIteration:
             return
         except TimeoutError:
-            raise TooSlow(f"no byte of the image came for {stall_seconds:.0f} s") from None
+            raise TooSlow(f"no byte of the image arrived for {stall_seconds:.0f} s") from None
 
 
 def _check_size(size: int, limit: int) -> None:
