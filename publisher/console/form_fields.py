@@ -49,7 +49,7 @@ class Element:
     options: tuple[tuple[str, str], ...] = ()
 
 
-def offered() -> list[Platform]:
+def installed_platforms() -> list[Platform]:
     """Return the platforms that have an installed plugin and a document type."""
     here = installed()
     return [each for each in PLATFORMS if each.name in here]
@@ -91,11 +91,11 @@ def filled_in(fields: Iterable[Field], form: Mapping[str, str], prefix: str = ""
             elif field.kind not in _NEVER_IN_FORMS and (value := _value(field, form.get(path, ""), path)) is not None:
                 document[field.name] = value
         except InvalidRequest as error:
-            errors |= told(error)
+            errors |= field_errors(error)
     return document, errors
 
 
-def told(error: InvalidRequest, names: Mapping[str, str] = {}) -> dict[str, str]:
+def field_errors(error: InvalidRequest, names: Mapping[str, str] = {}) -> dict[str, str]:
     """Return an error by the form's field. `names` maps the error's names to those that the form uses instead."""
     if not error.field:
         return {"": sentence(str(error))}
@@ -103,7 +103,7 @@ def told(error: InvalidRequest, names: Mapping[str, str] = {}) -> dict[str, str]
     words = str(error).removeprefix(f"{error.field}: ")
     for term, meaning in _MEANINGS.items():
         words = words.replace(term, f"{term}, {meaning}", 1)
-    subject = _called(name.rpartition(".")[2])
+    subject = _label(name.rpartition(".")[2])
     return {name: sentence(f"{subject} {words}" if words.partition(" ")[0] in _VERBS else f"{subject}: {words}")}
 
 
@@ -126,10 +126,10 @@ def _element(platform: Platform, field: Field, prefix: str, *, required: bool, k
     required = required and not kept
     options = platform.choices.get(field.name, ())
     kind = "choice" if options else _kind(field)
-    return Element(prefix + field.name, _called(field.name), hint, kind, required, options)
+    return Element(prefix + field.name, _label(field.name), hint, kind, required, options)
 
 
-def _called(name: str) -> str:
+def _label(name: str) -> str:
     return _CALLED.get(name) or spelled(name)
 
 

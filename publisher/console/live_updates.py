@@ -58,7 +58,7 @@ class Streams:
         """Open a stream for a page of the user `login`. Raises `TooMany`.
 
         `look` and `allowed` read the store, and run in a thread. If `look` raises `NotFound`, or `allowed` returns
-        False, the page is told to reload.
+        False, the page reloads.
         """
         self._begin(login)
         return _EventStream(self._events(look, allowed), lambda: self._end(login))
@@ -97,10 +97,10 @@ class Streams:
                         yield ": \n\n"
                         if not await self._in_thread(allowed):
                             raise NotFound
-                    sight = await self._in_thread(look)
-                    if message := _difference(before, sight):
+                    now = await self._in_thread(look)
+                    if message := _difference(before, now):
                         yield message
-                    before = sight
+                    before = now
                 except NotFound:
                     yield "event: reload\ndata:\n\n"
                     return

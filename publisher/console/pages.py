@@ -56,7 +56,7 @@ _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
 
 def mount(app: FastAPI, services: Services) -> Streams:
-    """Mount the console in the app. Close the returned streams when the server is told to stop."""
+    """Mount the console in the app. Close the returned streams when the server stops."""
     console = FastAPI(
         title="Console",
         openapi_url=None,

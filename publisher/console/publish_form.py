@@ -12,10 +12,10 @@ from publisher.console.form_fields import (
     ACCOUNT_PREFIX,
     Element,
     account_elements,
+    field_errors,
     filled_in,
-    offered,
+    installed_platforms,
     target_elements,
-    told,
 )
 from publisher.core.errors import InvalidRequest, NotFound
 from publisher.core.image import Image, ImageState
@@ -69,14 +69,14 @@ class Draft:
         """Errors in what was filled in, as far as each field can be checked alone."""
         return self._read.errors
 
-    def told(self, error: InvalidRequest) -> dict[str, str]:
+    def field_errors(self, error: InvalidRequest) -> dict[str, str]:
         """Return an error by the form's field that it is about.
 
         Errors in a stored account belong to the choice of account.
         """
         if self.account and (error.field or "").startswith(ACCOUNT_PREFIX):
-            return {"account": " ".join(told(error).values())}
-        return told(error, _FIELDS)
+            return {"account": " ".join(field_errors(error).values())}
+        return field_errors(error, _FIELDS)
 
     def request(self) -> PublishRequest:
         """Return the publish request. Raises `InvalidRequest`."""
@@ -154,7 +154,7 @@ def draft(store: Store, login: str, visible_to: str | None, form: Mapping[str, s
     image = wanted or (images[0] if images else None)
     accounts = store.accounts.list(owner)[::-1]
     account = _account(accounts, form.get("account"))
-    platforms = offered()
+    platforms = installed_platforms()
     if recall and account and (last := store.publications.last_of_account(account.id, owner)):
         form = {**_texts(last.target, but=_OF_THE_IMAGE), **form}
     named = find_platform(account.platform if account else form.get("platform", ""))

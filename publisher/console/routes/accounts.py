@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from fastapi import APIRouter, Response
 
-from publisher.console.form_fields import account_elements, filled_in, offered, told
+from publisher.console.form_fields import account_elements, field_errors, filled_in, installed_platforms
 from publisher.console.page_request import Posted, Visit, Visiting
 from publisher.console.rendering import BASE, local, sentence, with_parameter
 from publisher.core.errors import Conflict, InvalidRequest, NotFound
@@ -56,7 +56,7 @@ def create(visit: Visiting, form: Posted) -> Response:
             policy=visit.services.policy,
         )
     except InvalidRequest as error:
-        return _form(visit, platform, None, form, told(error))
+        return _form(visit, platform, None, form, field_errors(error))
     except Conflict as error:
         return _form(visit, platform, None, form, {"name": sentence(str(error))}, 409)
     next = local(form.get("next", ""))
@@ -93,7 +93,7 @@ def change(visit: Visiting, form: Posted, id: Id) -> Response:
             policy=visit.services.policy,
         )
     except InvalidRequest as error:
-        return _form(visit, platform, present, form, told(error))
+        return _form(visit, platform, present, form, field_errors(error))
     except Conflict as error:
         return _form(visit, platform, present, form, {"name": sentence(str(error))}, 409)
     return visit.redirect("/accounts", "Account saved. Running tickets keep the old settings.")
@@ -123,7 +123,7 @@ def _found(visit: Visit, id: int) -> StoredAccount:
 
 
 def _platform(name: str) -> Platform:
-    return find_platform(name) or offered()[0]
+    return find_platform(name) or installed_platforms()[0]
 
 
 def _texts(fields: Mapping[str, object]) -> dict[str, str]:
@@ -141,7 +141,7 @@ def _form(
     return visit.page(
         "accounts/form.html",
         status=status or (400 if errors else 200),
-        platforms=offered(),
+        platforms=installed_platforms(),
         platform=platform,
         account=account,
         elements=account_elements(platform, secrets_kept=account is not None),

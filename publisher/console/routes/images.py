@@ -12,7 +12,7 @@ from fastapi import APIRouter, BackgroundTasks, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 
-from publisher.console.form_fields import told
+from publisher.console.form_fields import field_errors
 from publisher.console.page_request import Posted, Sent, Visit, Visiting
 from publisher.console.rendering import BASE, PageParts, render, sentence
 from publisher.core.checksums import checksums
@@ -54,7 +54,7 @@ def images(visit: Visiting, q: str = "", state: str = "", before: Id | None = No
     )
 
 
-# Before the pages of numbered images: "new" is no number.
+# These come before the pages of numbered images, whose paths match /images/new, too.
 
 
 @router.get(_NEW)
@@ -80,7 +80,7 @@ def register(visit: Visiting, form: Posted, after: BackgroundTasks) -> Response:
             wake=wake_later(after, visit.services.wakeups.image),
         )
     except InvalidRequest as error:
-        return _new_page(visit, form, told(error), 400)
+        return _new_page(visit, form, field_errors(error), 400)
     except Conflict as error:
         return _new_page(visit, form, {"": sentence(str(error))}, 409)
     return visit.redirect(f"/images/{image.id}", f"A worker is fetching image {image.id}.")
@@ -115,11 +115,11 @@ async def upload(
             expected=checksums(md5=md5sum, sha256=sha256sum),
         )
     except PublisherError as error:
-        words = " ".join(told(error).values()) if isinstance(error, InvalidRequest) else sentence(str(error))
+        words = " ".join(field_errors(error).values()) if isinstance(error, InvalidRequest) else sentence(str(error))
         return JSONResponse({"message": words}, status_of(error))
-    said = visit.redirect(f"/images/{image.id}", f"Image {image.id} uploaded.")
+    redirect = visit.redirect(f"/images/{image.id}", f"Image {image.id} uploaded.")
     answer = JSONResponse({"location": f"{BASE}/images/{image.id}"}, 201)
-    answer.raw_headers += [(key, value) for key, value in said.raw_headers if key == b"set-cookie"]
+    answer.raw_headers += [(key, value) for key, value in redirect.raw_headers if key == b"set-cookie"]
     return answer
 
 

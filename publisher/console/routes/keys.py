@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from fastapi import APIRouter, Response
 
-from publisher.console.form_fields import told
+from publisher.console.form_fields import field_errors
 from publisher.console.page_request import Posted, Visit, Visiting
 from publisher.core.errors import InvalidRequest
 from publisher.web.auth import new_api_key
@@ -30,7 +30,7 @@ def create(visit: Visiting, form: Posted) -> Response:
     try:
         key, secret = new_api_key(visit.store, visit.services.sealer, visit.user.login, name, description)
     except InvalidRequest as error:
-        return _list(visit, form, told(error), 400)
+        return _list(visit, form, field_errors(error), 400)
     return visit.page("keys/created.html", key=key, secret=secret, status=201)
 
 

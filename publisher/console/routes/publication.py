@@ -64,16 +64,16 @@ class Parts:
         self._visit = visit
         self._id = id
         self._seen: Version | None = None
-        self._sight = PageParts({})
+        self._parts = PageParts({})
 
     def __call__(self) -> PageParts:
         """Return the current elements of the page. Raises `NotFound` once the ticket is deleted."""
         version = self._visit.store.tickets.versions([self._id]).get(self._id)
         if version is None or version != self._seen:
             shown = _shown(self._visit, _ticket(self._visit, self._id))
-            self._sight = PageParts({name: render(f"publications/{name}.html", **shown) for name in _LIVE})
+            self._parts = PageParts({name: render(f"publications/{name}.html", **shown) for name in _LIVE})
             self._seen = version
-        return self._sight
+        return self._parts
 
 
 @router.get(_PATH + "/cancel")
@@ -90,8 +90,8 @@ def cancel(visit: Visiting, after: BackgroundTasks, id: Id) -> Response:
     cancelled = publishing.cancel(visit.store, id, wake_later(after, visit.services.wakeups.ticket))
     if cancelled.final:
         return visit.redirect(f"/publications/{id}", "Ticket cancelled.")
-    said = "The upload is being stopped, and what was uploaded is being deleted."
-    return visit.redirect(f"/publications/{id}", said)
+    message = "The upload is being stopped, and what was uploaded is being deleted."
+    return visit.redirect(f"/publications/{id}", message)
 
 
 @router.get(_PATH + "/retry")

@@ -65,7 +65,7 @@ def publish(visit: Visiting, form: Posted, after: BackgroundTasks) -> Response:
             wake=wake_later(after, services.wakeups.ticket),
         )
     except InvalidRequest as error:
-        return _page(visit, drafted, drafted.told(error), 400)
+        return _page(visit, drafted, drafted.field_errors(error), 400)
     except (Conflict, TooMany) as error:
         return _page(visit, drafted, {"": sentence(str(error))}, status_of(error))
     return _accepted(visit, accepted.ticket)

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import RedirectResponse
 
-from publisher.console.form_fields import PASSWORD_MIN, new_password, told
+from publisher.console.form_fields import PASSWORD_MIN, field_errors, new_password
 from publisher.console.page_request import Form, Posted, Visit, Visiting, drop_session, page, session_value, set_session
 from publisher.console.rendering import BASE, local
 from publisher.core.errors import InvalidRequest, NotAllowed, NotAuthenticated
@@ -104,7 +104,7 @@ def change_password(visit: Visiting, form: Posted) -> Response:
     try:
         password_hash = visit.store.users.set_password(login, new_password(form))
     except InvalidRequest as error:
-        return _profile(visit, told(error), 400)
+        return _profile(visit, field_errors(error), 400)
     first_user.forget_password(services.settings, login)
     # This ended all sessions of the user, including the current one, so begin a new one here.
     settings = services.settings

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from fastapi import APIRouter, Response
 
-from publisher.console.form_fields import PASSWORD_MIN, new_password, told
+from publisher.console.form_fields import PASSWORD_MIN, field_errors, new_password
 from publisher.console.page_request import Form, Posted, Visit, Visiting
 from publisher.console.rendering import sentence
 from publisher.core.errors import Conflict, InvalidRequest, NotFound
@@ -47,7 +47,7 @@ def create(visit: Visiting, form: Posted) -> Response:
             roles=roles,
         )
     except InvalidRequest as error:
-        return _new_user_page(visit, form, told(error), chosen=chosen, roles=roles)
+        return _new_user_page(visit, form, field_errors(error), chosen=chosen, roles=roles)
     except Conflict as error:
         return _new_user_page(visit, form, {"login": sentence(str(error))}, chosen=chosen, roles=roles, status=409)
     return visit.redirect("/users", f"User {user.login} created.")
@@ -86,7 +86,7 @@ def change_password(visit: Visiting, form: Posted, login: str) -> Response:
     try:
         visit.store.users.set_password(login, new_password(form))
     except InvalidRequest as error:
-        return _user_page(visit, present, told(error), 400)
+        return _user_page(visit, present, field_errors(error), 400)
     first_user.forget_password(visit.services.settings, login)
     return visit.redirect(f"/{user_uri(login)}", f"Password changed. {login} is signed out everywhere.")
 
@@ -130,7 +130,7 @@ def create_role(visit: Visiting, form: Posted) -> Response:
     try:
         role = visit.store.roles.add(name, entitlements=chosen, description=description)
     except InvalidRequest as error:
-        return _roles_page(visit, form, told(error), chosen, 400)
+        return _roles_page(visit, form, field_errors(error), chosen, 400)
     except Conflict as error:
         return _roles_page(visit, form, {"name": sentence(str(error))}, chosen, 409)
     return visit.redirect("/roles", f"Role {role.name} created.")

@@ -7,7 +7,7 @@ from itertools import chain
 import pytest
 from starlette.datastructures import ImmutableMultiDict
 
-from publisher.console.form_fields import account_elements, filled_in, offered, target_elements
+from publisher.console.form_fields import account_elements, filled_in, installed_platforms, target_elements
 from publisher.platforms.fields import Kind
 from publisher.platforms.platform import Platform
 from publisher.platforms.registry import PLATFORMS, find_platform, installed
@@ -69,5 +69,5 @@ def test_what_is_stored_of_a_secret_may_be_kept() -> None:
 
 
 def test_platforms_with_a_plugin_are_offered() -> None:
-    assert {each.name for each in offered()} == {name for name in installed() if find_platform(name)}
-    assert offered()[0].name == "openstack"
+    assert {each.name for each in installed_platforms()} == {name for name in installed() if find_platform(name)}
+    assert installed_platforms()[0].name == "openstack"

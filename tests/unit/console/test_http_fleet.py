@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import update
 
 from publisher.console.routes.audit import page_of
-from publisher.console.routes.fleet import Look
+from publisher.console.routes.fleet import FleetReader
 from publisher.core.errors import Reason
 from publisher.core.ticket import Phase
 from publisher.store.audit import Actor
@@ -63,7 +63,7 @@ def test_its_numbers_are_those_of_the_store(fresh: Service, browser: Browsers) -
     fresh.store.leases.published(done, cloud_id="c", location="l")
     for reason in (Reason.QUOTA, Reason.QUOTA, Reason.CONNECTION):
         fresh.store.leases.failed(fresh.claim(fresh.publish()), error="no", reason=reason)
-    seen = Look(fresh.store, fresh.settings)()
+    seen = FleetReader(fresh.store, fresh.settings)()
     assert (
         dict(seen.failures)
         == {"quota": (2, 2), "connection": (1, 1)}
