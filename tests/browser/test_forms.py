@@ -1,4 +1,4 @@
-"""A newcomer, from an empty installation to an image in a real Glance; and what forms do for whoever fills them in."""
+"""Forms in a real browser, and the way of a new user from an empty installation to an image in a real Glance."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def image(stack: Stack, disk: Path) -> None:
-    """There is one. Whoever begins with nothing comes before this."""
+    """Add an image. The test that begins without one must run before."""
     stack.add_image(disk)
 
 
 @pytest.fixture
 def slowly(stack: Stack) -> Iterator[Proxy]:
-    """The way to the intake, as from afar. Asked for before the browser that goes by it, and so ended after that."""
+    """Return a slow proxy to the intake. It is requested before the browser, so it ends after it."""
     with Proxy(f"http://127.0.0.1:{stack.settings.intake_port}") as proxy:
         yield proxy
 
@@ -58,7 +58,7 @@ def sign_in_by(proxy: Proxy, page: Page) -> None:
     page.wait_for_url("**/publications")
 
 
-def test_a_newcomer_gets_from_nothing_to_an_image_in_the_cloud(
+def test_a_new_user_publishes_a_first_image(
     slowly: Proxy, site: Site, devcloud: DevCloud, disk: Path, look_at: LookAt
 ) -> None:
     page = site.open()
@@ -105,7 +105,7 @@ def test_a_newcomer_gets_from_nothing_to_an_image_in_the_cloud(
     look_at(page)
 
 
-def test_an_upload_that_is_cancelled_leaves_nothing(slowly: Proxy, site: Site, stack: Stack, disk: Path) -> None:
+def test_a_cancelled_upload_leaves_nothing(slowly: Proxy, site: Site, stack: Stack, disk: Path) -> None:
     page = site.open()
     sign_in_by(slowly, page)
     before = stack.store.images.list()
@@ -121,7 +121,7 @@ def test_an_upload_that_is_cancelled_leaves_nothing(slowly: Proxy, site: Site, s
     until(lambda: list((stack.settings.images / ".incoming").iterdir()) == [], 20)
 
 
-def test_what_is_wrong_with_an_upload_is_said(page: Page, site: Site, disk: Path) -> None:
+def test_an_error_in_an_upload_is_shown(page: Page, site: Site, disk: Path) -> None:
     page.goto(f"{site.url}/images/new")
     page.get_by_label("File", exact=True).set_input_files(disk)
     page.get_by_label("Format").first.select_option("openstackqcow2")
@@ -130,7 +130,7 @@ def test_what_is_wrong_with_an_upload_is_said(page: Page, site: Site, disk: Path
 
 
 @pytest.mark.usefixtures("image")
-def test_without_scripts_it_is_said_how_else(site: Site) -> None:
+def test_without_scripts_other_ways_to_upload_are_shown(site: Site) -> None:
     page = site.sign_in(site.open(java_script_enabled=False))
     page.goto(f"{site.url}/images/new")
     page.get_by_text("Uploads from the browser need JavaScript").wait_for()
@@ -146,7 +146,7 @@ def test_without_scripts_it_is_said_how_else(site: Site) -> None:
 
 
 @pytest.mark.usefixtures("image")
-def test_the_command_follows_what_is_filled_in(page: Page, site: Site) -> None:
+def test_the_curl_command_follows_the_form(page: Page, site: Site) -> None:
     page.goto(f"{site.url}/publications/new?account=other")
     page.get_by_label("Display name").fill("it's mine")
     page.get_by_label("Keystone URL").fill("https://cloud.example.com:5000")
@@ -162,7 +162,7 @@ def test_the_command_follows_what_is_filled_in(page: Page, site: Site) -> None:
     expect(command).to_contain_text("CredAccountMemory")
 
 
-def test_a_mistake_is_shown_where_it_is(page: Page, site: Site, look_at: LookAt) -> None:
+def test_an_error_is_shown_at_its_field(page: Page, site: Site, look_at: LookAt) -> None:
     page.goto(f"{site.url}/accounts/new")
     page.get_by_label("Name", exact=True).fill("wrong")
     page.get_by_label("Keystone URL").fill("cloud.example.com")
@@ -188,7 +188,7 @@ def test_a_key_is_shown_once(page: Page, site: Site, look_at: LookAt) -> None:
     assert secret not in page.content()
 
 
-def test_the_fleet_keeps_itself_up_to_date(page: Page, site: Site, stack: Stack, look_at: LookAt) -> None:
+def test_the_fleet_updates_itself(page: Page, site: Site, stack: Stack, look_at: LookAt) -> None:
     page.goto(f"{site.url}/fleet")
     page.evaluate("window.stayed = true")
     mine = stack.store.fleet.workers()[0].member.name

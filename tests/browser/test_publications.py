@@ -1,4 +1,4 @@
-"""Somebody watches images arrive in a real Glance."""
+"""Pages that show images arriving in a real Glance."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def image(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 def stay(page: Page) -> None:
-    """From here on, a page that is loaded again is another one."""
+    """Mark the page, so that a reload can be noticed."""
     page.evaluate("window.stayed = true")
 
 
@@ -44,7 +44,7 @@ def far(page: Page) -> int:
     return int(page.locator("progress").first.get_attribute("value") or 0)
 
 
-def test_an_image_is_seen_to_arrive_is_cancelled_and_tried_again(
+def test_a_ticket_is_watched_cancelled_and_retried(
     page: Page, site: Site, stack: Stack, devcloud: DevCloud, look_at: LookAt
 ) -> None:
     page.get_by_text("Publish your first image in three steps").wait_for()
@@ -97,9 +97,7 @@ def test_an_image_is_seen_to_arrive_is_cancelled_and_tried_again(
         look_at(page)
 
 
-def test_what_has_the_focus_keeps_it_while_the_page_changes(
-    page: Page, site: Site, stack: Stack, devcloud: DevCloud
-) -> None:
+def test_the_focus_stays_while_the_page_changes(page: Page, site: Site, stack: Stack, devcloud: DevCloud) -> None:
     with Proxy(devcloud.glance_url, bytes_per_second=2 * MIB) as slow:
         stack.publish(publish_body(devcloud, URI, account__glanceUrl=slow.url, displayName="Watched"))
         page.goto(f"{site.url}/publications?q=Watched")
@@ -114,9 +112,7 @@ def test_what_has_the_focus_keeps_it_while_the_page_changes(
         expect(page.locator("#summary .state")).to_have_text("cancelled")
 
 
-def test_who_is_signed_out_elsewhere_is_shown_nothing_more(
-    page: Page, site: Site, stack: Stack, devcloud: DevCloud
-) -> None:
+def test_updates_end_after_signing_out_elsewhere(page: Page, site: Site, stack: Stack, devcloud: DevCloud) -> None:
     ticket = stack.publish(publish_body(devcloud, URI))
     page.goto(f"{site.url}/publications/{ticket['dbId']}")
     expect(page.get_by_text("Live", exact=True)).to_be_visible()

@@ -1,4 +1,4 @@
-"""What goes wrong is told to people as a page, and to programs as before."""
+"""Errors in the console are pages."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_an_error_is_a_page(
     assert "secret" not in page.text
 
 
-def test_what_cannot_be_read_is_refused(fresh: Service, browser: Browsers) -> None:
+def test_an_unreadable_form_is_refused(fresh: Service, browser: Browsers) -> None:
     alice = browser("alice")
     url = "/console/sign-in"
     form = {"Content-Type": "application/x-www-form-urlencoded", "Sec-Fetch-Site": "same-origin"}

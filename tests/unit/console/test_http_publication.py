@@ -1,4 +1,4 @@
-"""One publication: what its page tells, and what can be done with it."""
+"""The page of one ticket, and the actions on a ticket."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def failed(service: Service) -> Ticket:
     return service.ticket(ticket.id)
 
 
-def test_the_page_of_a_publication(fresh: Service, browser: Browsers) -> None:
+def test_the_page_shows_the_whole_ticket(fresh: Service, browser: Browsers) -> None:
     ticket = published(fresh)
     page = page_of(browser("alice"), ticket)
     assert page.status == 200
@@ -65,7 +65,7 @@ def test_the_page_of_a_publication(fresh: Service, browser: Browsers) -> None:
     assert SECRET not in page.text
 
 
-def test_a_failure_is_told_with_its_reason_and_a_retry_too(fresh: Service, browser: Browsers) -> None:
+def test_failures_and_retries_are_shown_with_their_reasons(fresh: Service, browser: Browsers) -> None:
     alice = browser("alice")
     page = page_of(alice, failed(fresh))
     assert "the cloud said no" in page.words
@@ -80,7 +80,7 @@ def test_a_failure_is_told_with_its_reason_and_a_retry_too(fresh: Service, brows
     assert step == "To be tried again in 60 s: connection lost"
 
 
-def test_somebody_elses_is_as_good_as_none(fresh: Service, browser: Browsers) -> None:
+def test_tickets_of_others_do_not_exist(fresh: Service, browser: Browsers) -> None:
     ticket = published(fresh)
     bob = browser("bob")
     for below in ("", "/events", "/cancel", "/retry", "/delete"):
@@ -105,7 +105,7 @@ def test_without_the_entitlement_nothing_can_be_changed(fresh: Service, browser:
     assert fresh.ticket(ticket.id).state is State.QUEUED
 
 
-def test_cancelling_says_what_it_will_do_and_does_it(fresh: Service, browser: Browsers) -> None:
+def test_cancelling_explains_its_effects_first(fresh: Service, browser: Browsers) -> None:
     alice, ticket = browser("alice"), fresh.publish(login="alice")
     assert page_of(alice, ticket).links("Cancel") == [f"/console/publications/{ticket.id}/cancel"]
     assert "nothing is in the cloud" in page_of(alice, ticket, "/cancel").words
@@ -127,7 +127,7 @@ def test_cancelling_says_what_it_will_do_and_does_it(fresh: Service, browser: Br
     assert audited(fresh) == ("alice", "ticket.cancel")
 
 
-def test_one_of_a_stored_account_is_tried_again_with_that_as_it_is_now(fresh: Service, browser: Browsers) -> None:
+def test_a_retry_uses_the_stored_account_as_it_is_now(fresh: Service, browser: Browsers) -> None:
     alice = browser("alice")
     sealer = fresh.app.state.services.sealer
     fields = {"keystoneUrl": "http://127.0.0.1:5000", "login": "joe"}
@@ -146,7 +146,7 @@ def test_one_of_a_stored_account_is_tried_again_with_that_as_it_is_now(fresh: Se
     assert "with the account 'lab' as it is now" in page_of(alice, ticket).words
 
 
-def test_a_failed_one_is_tried_again(fresh: Service, browser: Browsers) -> None:
+def test_a_failed_ticket_can_be_retried(fresh: Service, browser: Browsers) -> None:
     alice, ticket = browser("alice"), failed(fresh)
     fresh.waker.ids.clear()
     confirm = page_of(alice, ticket, "/retry")
@@ -160,7 +160,7 @@ def test_a_failed_one_is_tried_again(fresh: Service, browser: Browsers) -> None:
         assert (page.status, page.heading) == (409, "Not possible now")
 
 
-def test_a_record_goes_and_the_image_stays(fresh: Service, browser: Browsers) -> None:
+def test_deleting_a_ticket_keeps_the_published_image(fresh: Service, browser: Browsers) -> None:
     root, ticket = browser("root"), published(fresh)
     words = page_of(root, ticket, "/delete").words
     assert "The ticket and its history are deleted" in words
@@ -175,7 +175,7 @@ def test_a_record_goes_and_the_image_stays(fresh: Service, browser: Browsers) ->
     assert root.post(f"/publications/{going_on.id}/delete").status == 409
 
 
-def test_what_was_told_of_it(fresh: Service, browser: Browsers) -> None:
+def test_notifications_are_shown_without_secrets(fresh: Service, browser: Browsers) -> None:
     ticket = published(fresh)
     url = "https://me:pass@hook.example/a-secret?k=v"
     row = {
@@ -193,7 +193,7 @@ def test_what_was_told_of_it(fresh: Service, browser: Browsers) -> None:
         assert part in words
 
 
-def test_the_page_keeps_up(fresh: Service, browser: Browsers, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_is_updated(fresh: Service, browser: Browsers, monkeypatch: pytest.MonkeyPatch) -> None:
     alice, ticket = browser("alice"), fresh.publish(login="alice")
     looks: list[Parts] = []
 
@@ -245,8 +245,8 @@ def test_throughput_is_plotted(fresh: Service, browser: Browsers) -> None:
     assert browser("alice").get("/publications").root.xpath("//td[contains(@class, 'rate')]/text()") == ["8.0 MiB/s"]
 
 
-def test_the_mean_is_bytes_by_time() -> None:
-    """As `publisher logs` has it: of all samples, the first and the last."""
+def test_the_average_is_weighted_by_time() -> None:
+    """The average is computed as in `publisher logs`: from the first and the last sample."""
     slow = [Sample(1, 100.0, 0), Sample(1, 101.0, 50 * MIB), Sample(1, 111.0, 55 * MIB)]
     made = plot(slow)
     assert made
@@ -256,14 +256,14 @@ def test_the_mean_is_bytes_by_time() -> None:
     assert "512 KiB/s on average" in many.words
 
 
-def test_that_nothing_more_was_sent_at_the_end_is_no_plunge() -> None:
+def test_a_pause_at_the_end_is_not_plotted() -> None:
     made = plot([Sample(1, 0.0, 0), Sample(1, 1.0, 4 * MIB), Sample(1, 2.0, 8 * MIB), Sample(1, 2.5, 8 * MIB)])
     assert made
     assert "180.0" not in made.lines[0].path, "the floor"
     assert "3.2 MiB/s on average" in made.words
 
 
-def test_each_attempt_is_a_line_of_its_own() -> None:
+def test_each_attempt_has_its_own_line() -> None:
     made = plot(
         [
             Sample(1, 10.0, 0),
@@ -281,7 +281,7 @@ def test_each_attempt_is_a_line_of_its_own() -> None:
     assert made.words.startswith("Attempt 1: 2.0 MiB/s on average")
 
 
-def test_an_attempt_that_was_begun_anew_is_two_lines() -> None:
+def test_an_upload_that_started_again_has_two_lines() -> None:
     made = plot([Sample(1, 1.0, 0), Sample(1, 2.0, 9), Sample(1, 3.0, 0), Sample(1, 4.0, 9)])
     assert made
     assert len(made.lines) == 2
@@ -298,7 +298,7 @@ def test_a_long_upload_has_no_more_points_than_can_be_seen() -> None:
     assert made.lines[0].path.count("L") < 250
 
 
-def test_an_upload_that_stands_still_is_at_the_bottom() -> None:
+def test_a_stalled_upload_is_plotted_at_zero() -> None:
     made = plot([Sample(1, 1.0, 5), Sample(1, 9.0, 5)])
     assert made
     assert made.lines[0].path == "M0.0 180.0L1000.0 180.0"
