@@ -70,7 +70,7 @@ def test_the_content_can_be_skipped_to(site: Site) -> None:
     page = site.sign_in(site.open())
     page.goto(f"{site.url}/publications")
     page.keyboard.press("Tab")
-    assert page.evaluate("document.activeElement.textContent") == "Skip to the content"
+    assert page.evaluate("document.activeElement.textContent") == "Skip to content"
     page.keyboard.press("Enter")
     assert page.evaluate("document.activeElement.id") == "content"
 
