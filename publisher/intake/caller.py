@@ -78,7 +78,7 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """The declaration of a route, written as the decorator between the router's and the function.
+    """The declaration of a route: the decorator between the router's decorator and the function.
 
     entitlement: what the caller must be entitled to; "" if any login is enough.
     body, answer: the root elements of the request and of the answer; "" for none.

@@ -64,7 +64,7 @@ _ALWAYS = {
     "localizedErrorMsg": ("message", "messageId"),
     "uforgeError": ("localizedErrorMsg", "requestMethod", "requestUri", "statusCode", "timestamp"),
 }
-"""What an answer always has beside what the wire schema itself requires: callers may count on it."""
+"""Elements that an answer always has, in addition to those that the wire schema requires: callers may rely on them."""
 
 _ENUMERATIONS = {("targetPlatform", "type"): [platform.name for platform in PLATFORMS]}
 _PATH_PARAMETERS = {
@@ -320,7 +320,7 @@ def _content(root: str, example: Document, *, request: bool) -> Json:
     reference = _reference(root, request=request)
     return {
         Format.XML.value: {
-            # Only as the root of a document is the element in the namespace.
+            # The element is in the namespace only as the root of a document.
             "schema": reference | {"xml": {"name": root, "namespace": NAMESPACE, "prefix": "ns0"}},
             "example": written[Format.XML],
         },
@@ -332,7 +332,7 @@ def _content(root: str, example: Document, *, request: bool) -> Json:
 
 
 def _schemas(answers: set[str], bodies: set[str]) -> Json:
-    """Those of these roots, and of all that is in them."""
+    """Return the schemas of these roots and of everything inside them."""
     made: Json = {}
     for roots, request in ((answers, False), (bodies, True)):
         waiting = sorted(roots)
@@ -354,7 +354,7 @@ def _reference(name: str, *, request: bool) -> Json:
 
 
 def _type_schema(object_type: ObjectType, *, request: bool) -> tuple[Json, list[str]]:
-    """The schema of a type, and the types that are in it."""
+    """Return the schema of a type, and the names of the types inside it."""
     if object_type.abstract and not object_type.platform:
         return _abstract_schema(object_type.abstract, request=request)
     fields = [field for field in object_type.fields if request or not (field.secret or field.name in REQUEST_ONLY)]
@@ -385,7 +385,7 @@ def _abstract_schema(abstract: str, *, request: bool) -> tuple[Json, list[str]]:
     names = [concrete_type(abstract, platform) for platform in PLATFORMS]
     references = [_reference(name, request=request) for name in names]
     if request:
-        # Without "@type" the platform tells which it is, so that more than one of them may fit.
+        # Without "@type" the platform decides, so more than one of them may match.
         return {"anyOf": references, "description": f"The type is told by `{TYPE_KEY}` or by the platform."}, names
     mapping = {name: reference["$ref"] for name, reference in zip(names, references, strict=True)}
     return {"oneOf": references, "discriminator": {"propertyName": TYPE_KEY, "mapping": mapping}}, names
@@ -399,7 +399,7 @@ def _field_schema(field: Field, owner: ObjectType, inner: list[str], *, request:
     if field.kind in (Kind.OBJECT, Kind.POLYMORPHIC):
         name = field.type
         if name == CRED_ACCOUNT and owner.platform:
-            # A published image and its account are of the same platform.
+            # A published image and its account have the same platform.
             name = next(each for each in PLATFORMS if each.name == owner.platform).cred_account_type
         inner.append(name)
         return _reference(name, request=request)

@@ -96,7 +96,7 @@ def _platform(document: Document) -> Platform:
 
 
 def _id_referred_to(account: Document, owner: str) -> int | None:
-    """By `dbId`, `uri` or both. Raises `InvalidRequest`."""
+    """Return the id that `dbId`, `uri` or both name; None without them. Raises `InvalidRequest`."""
     ids = [] if account.get("dbId") is None else [int(str(account["dbId"]))]
     if account.get("uri"):
         login, id = parse_account_uri(str(account["uri"]), f"{CRED_ACCOUNT}.uri")
@@ -113,7 +113,7 @@ def _no_such_account() -> InvalidRequest:
 
 
 def _image_id(document: Document, owner: str, appliance_id: int, image_id: int | None) -> int:
-    # The manual's name for the appliance and the client library's.
+    # The manual calls the appliance `applianceUri`, the client library `parentUri`.
     for field in ("applianceUri", "parentUri"):
         uri = document.get(field)
         if uri is not None and parse_appliance_uri(str(uri), field) != (owner, appliance_id):

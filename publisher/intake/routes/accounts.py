@@ -1,4 +1,4 @@
-"""Cloud accounts: list, create, get, change, delete. Their secrets come in and never go out."""
+"""Cloud accounts: list, create, get, change, delete. Requests contain their secrets, answers never do."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _ACCOUNTS = "/users/{uid}/accounts"
 def accounts(caller: Calling, uid: str, listing: Listed) -> Response:
     found = caller.store.accounts.page(caller.owner(uid), listing, platforms=caller.platforms)
     documents = [account_document(each) for each in found.items]
-    # A list from which an account was deleted is no older than before: its date is that of asking.
+    # Deleting an account makes the list no newer, so the answer is dated with the time of the request.
     return caller.answer({"total": found.total, "credAccounts": documents}, time.time())
 
 
@@ -120,7 +120,7 @@ def _name(document: Document) -> str:
 
 
 def _check_same(document: Document, present: StoredAccount) -> None:
-    """Raises `InvalidRequest` where a document is that of another account than the path names."""
+    """Raise `InvalidRequest` if the document belongs to another account than the path names."""
     if document.get("dbId") not in (None, present.id):
         raise InvalidRequest("contradicts the request's path", field="dbId")
     uri = document.get("uri")

@@ -1,4 +1,4 @@
-"""API keys: list, create, get, delete. The secret half is in the answer that creates a pair, and in no other."""
+"""API keys: list, create, get, delete. Only the answer that creates a pair contains its secret key."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _KEYS = "/users/{uid}/apikeys"
 def api_keys(caller: Calling, uid: str) -> Response:
     found = caller.store.api_keys.list(caller.owner(uid))
     documents = [_document(each) for each in found]
-    # A list from which a key was deleted is no older than before: its date is that of asking, its ETag tells more.
+    # Deleting a key makes the list no newer, so the answer is dated with the time of the request. Its ETag is exact.
     return caller.answer({"total": len(documents), "apiKeyPairs": documents}, time.time())
 
 

@@ -1,4 +1,4 @@
-"""Appliances: what images are generated from. They are made by the command line, or on their first use."""
+"""Appliances, the labels that group images. The command line creates them, or their first use."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ router = api_router()
 
 _APPLIANCES = "/users/{uid}/appliances"
 
-# When an image of theirs came or went is not kept with them: the date of these answers is that of asking.
+# An appliance does not record when its images change, so these answers are dated with the time of the request.
 
 
 @router.get(_APPLIANCES)

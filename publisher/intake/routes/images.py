@@ -44,7 +44,7 @@ def images(caller: Calling, uid: str, aid: Id, listing: Listed) -> Response:
 @router.get(_USER + "/images")
 @Operation("The images of a user", entitlement="image_generate", answer="images", parameters=(OF_IMAGE,))
 def images_of_user(caller: Calling, uid: str, img: str | None = None) -> Response:
-    """`img` is an image's URI or its number. Raises `InvalidRequest` where it is neither."""
+    """List a user's images, or one image: `img` is its URI or its number. Raises `InvalidRequest` for anything else."""
     owner = caller.owner(uid)
     store = caller.store.images
     if img is None:
@@ -83,7 +83,7 @@ async def register_image(
     md5sum: str = "",
     sha256sum: str = "",
 ) -> Response:
-    """A document that tells where the image is, or, as application/octet-stream, the image itself."""
+    """Register an image: the body is a document that names its location, or the image itself (octet-stream)."""
     owner = await run_in_threadpool(caller.owner, uid)
     if media_type(request.headers.get("content-type")) != _BYTES:
         body = await bounded_body(request)
@@ -111,7 +111,7 @@ async def register_image(
     conflict="it came from no location, or is in use",
 )
 def generate_again(caller: Calling, after: BackgroundTasks, uid: str, aid: Id, itid: Id) -> Response:
-    """Fetch an image again from where it was fetched. Its body, if there is one, is not looked at."""
+    """Fetch an image again from its location. The request's body is ignored."""
     owner = caller.owner(uid)
     return _created(
         caller,
@@ -222,7 +222,7 @@ def _begin(caller: Caller, after: BackgroundTasks, owner: str, aid: int, body: b
 
 
 def _format(document: Document) -> str:
-    """As `format/name`, or as `targetFormat/format/name`."""
+    """Return the format in `format/name` or `targetFormat/format/name`; "" without one."""
     target = document.get("targetFormat")
     for holder in (document, target if isinstance(target, dict) else {}):
         format = holder.get("format")
@@ -242,7 +242,7 @@ def _image(caller: Caller, uid: str, aid: int, itid: int) -> Image:
 
 
 def _list(caller: Caller, found: Sequence[Image], total: int | None = None) -> Response:
-    # With their keys: existing clients download an image from the `downloadUri` that they find in a list.
+    # Include the keys: existing clients download an image from the `downloadUri` that they find in a list.
     owned = caller.store.appliances.list(found[0].owner) if found else []
     distributions = {each.id: each.distribution for each in owned}
     documents = [
@@ -258,5 +258,5 @@ def _list(caller: Caller, found: Sequence[Image], total: int | None = None) -> R
 
 
 def _modified(image: Image) -> float:
-    """One that is being registered changes all the time: its progress is written without touching `modified`."""
+    """Return when the image was changed. During registration that is now: progress does not update `modified`."""
     return image.modified if image.final else time.time()

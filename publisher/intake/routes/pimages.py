@@ -108,7 +108,7 @@ def published_image(caller: Calling, uid: str, aid: Id, itid: Id, pitid: Id) -> 
     ticket = _ticket(caller, uid, aid, itid, pitid)
     caller.check_shown(ticket.platform)
     image = caller.store.images.get(ticket.image_id)
-    # That the image is generated again changes what is told of it here.
+    # The answer describes the image, too, which changes when it is fetched again.
     changed = max(last_modified(ticket), image.modified if image else 0.0)
     return caller.answer(_document(caller, ticket, image), changed)
 
@@ -240,7 +240,7 @@ def _created(caller: Caller, ticket: Ticket) -> Response:
 
 
 def _of_user(caller: Caller, uid: str, img: str | None) -> list[Ticket]:
-    """A user's tickets, or those of one image: `img` is its URI or its number. Raises `InvalidRequest`."""
+    """Return a user's tickets, or those of one image: `img` is its URI or its number. Raises `InvalidRequest`."""
     owner = caller.owner(uid)
     tickets = caller.store.tickets
     if img is None:
@@ -262,14 +262,14 @@ def _list(caller: Caller, found: Sequence[Ticket]) -> Response:
 
 
 def _document(caller: Caller, ticket: Ticket, found: Image | None) -> Document:
-    """`found` is what has the number of the ticket's image by now."""
+    """Return the `publishImage`. `found` is the image that now has the number of the ticket's image."""
     image = image_of(ticket, found)
     key = ticket_key(caller.services.sealer, ticket, image) if image and image.ready else None
     return ticket_document(ticket, image, key)
 
 
 def _statuses(caller: Caller, found: Sequence[Ticket]) -> Response:
-    # Those of the published images that the lists of these have.
+    # Exactly the published images that the list of them contains.
     shown = caller.platforms
     tickets = [each for each in found if each.platform in shown]
     listed = {"total": len(tickets), "statuses": [status_document(ticket) for ticket in tickets]}

@@ -1,4 +1,4 @@
-"""GET /status: whether the service is alive. No login; but clients try their API keys here."""
+"""Whether the service is alive. No login is needed, but clients try their API keys here."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ _BASES = {
 }
 
 
-# When a user's roles changed is not kept: the date of these answers is that of asking, and their ETag tells more.
+# Changes of a user's roles have no date, so these answers are dated with the time of the request. Their ETag is exact.
 
 
 @router.get(_USER)
@@ -57,7 +57,7 @@ def webhook(caller: Calling, uid: str) -> Response:
     owner = caller.owner(uid)
     if caller.store.users.notify(owner).sealed_secret is None:
         raise NotFound(f"{owner} has no webhook")
-    # When it changed is not kept.
+    # Its changes have no date.
     return caller.answer(_webhook_document(caller, owner), time.time())
 
 
@@ -88,7 +88,7 @@ def forget_webhook(caller: Calling, uid: str) -> Response:
 def _found(caller: Caller, uid: str) -> User:
     owner = caller.owner(uid)
     found = caller.user if owner == caller.user.login else caller.store.users.get(owner)
-    if found is None:  # removed since a moment ago
+    if found is None:  # deleted a moment ago
         raise NotFound(f"there is no user '{owner}'")
     return found
 
@@ -116,7 +116,7 @@ def _role_document(role: Role) -> Document:
         "created": created,
         "dbId": role.id,
         "digest": _digest(role),
-        # A role is made and removed, never changed.
+        # Roles are created and deleted, never changed.
         "lastModified": created,
         "name": role.name,
         "description": role.description,

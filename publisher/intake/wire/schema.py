@@ -30,7 +30,7 @@ from publisher.platforms.target_formats import API_FORMATS
 NAMESPACE = "http://www.usharesoft.com/uforge"
 
 FORMAT_NAMES = API_FORMATS
-"""What `format/name` may be in an answer to a client that knows only the API."""
+"""The values of `format/name` in an answer to a client that knows only the API."""
 
 # What the larger types extend ---------------------------------------------------------------------------------------
 
