@@ -205,7 +205,7 @@ class Caller:
         if not given:
             return None
         if len(given) > 1 or not _IDEMPOTENCY_KEY.fullmatch(given[0]):
-            raise InvalidRequest("is one key of 1 to 255 printable ASCII characters", field=IDEMPOTENCY_KEY.name)
+            raise InvalidRequest("must be one key of 1 to 255 printable ASCII characters", field=IDEMPOTENCY_KEY.name)
         scope = self.request.scope
         request = f"{scope['method']}\0{scope['path']}\0".encode() + body
         return IdempotencyKey(
@@ -277,9 +277,9 @@ def answer(request: Request, form: Format, root: str, document: Document, modifi
 def not_shown(platform: str) -> PublisherError:
     """Return the error for an object that the answer may not contain because of its platform."""
     if find_platform(platform) is None:
-        return NotFound(f"it is of the platform '{platform}', which no installed package describes")
+        return NotFound(f"it belongs to the platform '{platform}', which no installed package describes")
     return NotAcceptable(
-        f"the API's schema does not know the platform '{platform}'; ask for application/json, or add extensions=true"
+        f"the API's schema does not have the platform '{platform}'; accept application/json, or add extensions=true"
     )
 
 

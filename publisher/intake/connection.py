@@ -155,7 +155,7 @@ class CallerConnection(H11Protocol):
 
     def _no_head(self) -> None:
         if self._head:
-            self._refuse(408, "the request's headers did not come in time")
+            self._refuse(408, "the request's headers did not arrive in time")
         else:
             self._close()
 
@@ -176,7 +176,7 @@ class CallerConnection(H11Protocol):
             and self._received_bytes - seen_bytes < max(1.0, seconds * self._patience.bytes_per_second)
         )
         if slow and slow_before:
-            self._refuse(408, "the request's body did not come in time")
+            self._refuse(408, "the request's body did not arrive in time")
         else:
             self._await_body(slow)
 

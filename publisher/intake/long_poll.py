@@ -48,7 +48,7 @@ def wait_seconds(request: Request) -> float:
     if not given:
         return 0.0
     if len(given) > 1 or not _NUMBER.fullmatch(given[0]) or float(given[0]) > WAIT_MAX_SECONDS:
-        raise InvalidRequest(f"is one number of seconds from 0 to {WAIT_MAX_SECONDS}", field=WAIT.name)
+        raise InvalidRequest(f"must be one number of seconds from 0 to {WAIT_MAX_SECONDS}", field=WAIT.name)
     return float(given[0])
 
 
@@ -188,7 +188,7 @@ class Watcher:
                 if sight is not None:
                     _wake(waiter, sight)
                 elif not waiter.done():
-                    waiter.set_exception(NotFound(f"there is no published image {each[0]} any more"))
+                    waiter.set_exception(NotFound(f"published image {each[0]} was deleted"))
 
     def _read(self, seen: list[_Seen]) -> dict[_Seen, TicketStatus | None]:
         """Return the tickets that have changed since they were seen; None for those that do not exist any more."""

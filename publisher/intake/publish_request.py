@@ -104,12 +104,14 @@ def _id_referred_to(account: Document, owner: str) -> int | None:
             raise _no_such_account()
         ids.append(id)
     if len(set(ids)) > 1:
-        raise InvalidRequest(f"contradicts the dbId, {ids[0]}", field=f"{CRED_ACCOUNT}.uri")
+        raise InvalidRequest(f"names another account than the dbId, {ids[0]}", field=f"{CRED_ACCOUNT}.uri")
     return ids[0] if ids else None
 
 
 def _no_such_account() -> InvalidRequest:
-    return InvalidRequest("refers to a stored account, and there is none like it", field=CRED_ACCOUNT)
+    return InvalidRequest(
+        "refers to a stored account that does not exist; send the dbId of one that does", field=CRED_ACCOUNT
+    )
 
 
 def _image_id(document: Document, owner: str, appliance_id: int, image_id: int | None) -> int:
@@ -117,7 +119,7 @@ def _image_id(document: Document, owner: str, appliance_id: int, image_id: int |
     for field in ("applianceUri", "parentUri"):
         uri = document.get(field)
         if uri is not None and parse_appliance_uri(str(uri), field) != (owner, appliance_id):
-            raise InvalidRequest(f"'{uri}' is not the appliance of the request's path", field=field)
+            raise InvalidRequest(f"'{uri}' is not the appliance in the request's path", field=field)
     uri = document.get("imageUri")
     if uri is None:
         if image_id is None:
@@ -125,5 +127,5 @@ def _image_id(document: Document, owner: str, appliance_id: int, image_id: int |
         return image_id
     login, appliance, image = parse_image_uri(str(uri), "imageUri")
     if (login, appliance) != (owner, appliance_id) or image_id not in (None, image):
-        raise InvalidRequest(f"'{uri}' contradicts the request's path", field="imageUri")
+        raise InvalidRequest(f"'{uri}' does not match the request's path", field="imageUri")
     return image

@@ -88,7 +88,8 @@ def change_account(caller: Calling, body: Body, uid: str, caid: Id) -> Response:
     platform = _platform(document)
     if platform is None or platform.name != present.platform:
         raise InvalidRequest(
-            f"account {caid} is of {present.platform}; make another for another platform", field="targetPlatform.name"
+            f"account {caid} is for {present.platform}; create another account for another platform",
+            field="targetPlatform.name",
         )
     fields, secrets = platform.account_parts(document)
     changed = account_cases.change(
@@ -122,7 +123,7 @@ def _name(document: Document) -> str:
 def _check_same(document: Document, present: StoredAccount) -> None:
     """Raise `InvalidRequest` if the document belongs to another account than the path names."""
     if document.get("dbId") not in (None, present.id):
-        raise InvalidRequest("contradicts the request's path", field="dbId")
+        raise InvalidRequest("is not the account in the request's path", field="dbId")
     uri = document.get("uri")
     if uri and parse_account_uri(str(uri), "uri") != (present.owner, present.id):
-        raise InvalidRequest(f"'{uri}' contradicts the request's path", field="uri")
+        raise InvalidRequest(f"'{uri}' is not the account in the request's path", field="uri")

@@ -206,7 +206,7 @@ def _begin(caller: Caller, after: BackgroundTasks, owner: str, aid: int, body: b
     document = caller.read(body)
     uri = document.get("parentUri")
     if uri is not None and parse_appliance_uri(str(uri), "parentUri") != (owner, aid):
-        raise InvalidRequest(f"'{uri}' is not the appliance of the request's path", field="parentUri")
+        raise InvalidRequest(f"'{uri}' is not the appliance in the request's path", field="parentUri")
     image = image_registration.begin(
         caller.store,
         caller.services.settings,

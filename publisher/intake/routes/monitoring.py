@@ -69,7 +69,7 @@ def metrics(request: Request) -> Response:
     except NotAllowed as error:
         return PlainTextResponse(f"{error}\n", 403)
     except ConfigurationError:
-        return PlainTextResponse("the token that is wanted cannot be read\n", 503)
+        return PlainTextResponse("the configured token cannot be read; check its file\n", 503)
     return Response(exposition(monitoring.registry), media_type=CONTENT_TYPE, headers=_HEADERS)
 
 

@@ -100,7 +100,7 @@ def target_platform(caller: Calling, uid: str, platform: str) -> Response:
     owner = caller.owner(uid)
     found = next((each for each in _offered() if platform in (each, str(platform_number(each)))), None)
     if found is None:
-        raise NotFound("there is no such target platform")
+        raise NotFound(f"there is no target platform '{platform}'")
     caller.check_shown(found)
     return caller.answer(_platform_document(owner, _Target(found)), caller.services.started)
 
@@ -124,7 +124,7 @@ def target_format(caller: Calling, uid: str, platform: str, format: str) -> Resp
     common = platform in _offered() and format in platform_of(platform).takes
     found = _Target(target_of(format) if common else platform, format)
     if found not in _targets():
-        raise NotFound("there is no such target format")
+        raise NotFound(f"the target platform '{platform}' has no format '{format}'")
     if not _shown(caller, [found]):
         raise not_shown(platform)
     return caller.answer(_format_document(owner, found), caller.services.started)

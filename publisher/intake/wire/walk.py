@@ -174,7 +174,7 @@ def _declared_platform(abstract: str, node: Node) -> Platform | None:
     if object_type is None or object_type.abstract != abstract or not object_type.platform:
         known = ", ".join(sorted(concrete_type(abstract, platform) for platform in PLATFORMS))
         raise InvalidRequest(
-            f"{type_name[:80]!r} is not a type of {abstract}; those are {known}", field=join(node.path, node.type_key)
+            f"{type_name[:80]!r} is not a type of {abstract}; use one of: {known}", field=join(node.path, node.type_key)
         )
     return _BY_NAME[object_type.platform]
 
@@ -183,7 +183,7 @@ def _known(name: str, path: str) -> Platform:
     platform = find_platform(name)
     if platform is None:
         known = ", ".join(each.name for each in PLATFORMS)
-        raise InvalidRequest(f"{name[:80]!r} is not a platform; those are {known}", field=path)
+        raise InvalidRequest(f"{name[:80]!r} is not a platform; use one of: {known}", field=path)
     return platform
 
 
