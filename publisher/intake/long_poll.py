@@ -33,7 +33,7 @@ WAIT_MAX_SECONDS = 60
 """Proxies take a longer silence for a failure."""
 WAIT = Parameter(
     "wait",
-    "Seconds to hold the answer until the status is another than that of `If-None-Match`, or than at first.",
+    "Seconds to hold the answer until the status differs from that of `If-None-Match` or, without one, changes.",
     {"type": "number", "minimum": 0, "maximum": WAIT_MAX_SECONDS},
 )
 _LOOK_SECONDS = 0.1

@@ -24,7 +24,7 @@ _ACCOUNTS = "/users/{uid}/accounts"
 
 
 @router.get(_ACCOUNTS)
-@Operation("The cloud accounts of a user", answer="credAccounts", parameters=(*LISTING, EXTENSIONS))
+@Operation("List the cloud accounts of a user", answer="credAccounts", parameters=(*LISTING, EXTENSIONS))
 def accounts(caller: Calling, uid: str, listing: Listed) -> Response:
     found = caller.store.accounts.page(caller.owner(uid), listing, platforms=caller.platforms)
     documents = [account_document(each) for each in found.items]
@@ -39,7 +39,7 @@ def accounts(caller: Calling, uid: str, listing: Listed) -> Response:
     body=CRED_ACCOUNT,
     answer=CRED_ACCOUNT,
     status=201,
-    conflict="its name is taken",
+    conflict="the name is taken",
 )
 def create_account(caller: Calling, body: Body, uid: str) -> Response:
     owner = caller.owner(uid)
@@ -63,7 +63,7 @@ def create_account(caller: Calling, body: Body, uid: str) -> Response:
 
 
 @router.get(_ACCOUNTS + "/{caid}")
-@Operation("A cloud account", answer=CRED_ACCOUNT, parameters=(EXTENSIONS,))
+@Operation("Get a cloud account", answer=CRED_ACCOUNT, parameters=(EXTENSIONS,))
 def account(caller: Calling, uid: str, caid: Id) -> Response:
     found = caller.store.accounts.get(caller.owner(uid), caid)
     caller.check_shown(found.platform)
@@ -72,12 +72,12 @@ def account(caller: Calling, uid: str, caid: Id) -> Response:
 
 @router.put(_ACCOUNTS + "/{caid}")
 @Operation(
-    "Change a cloud account: what is not given is kept",
+    "Change a cloud account; elements that are left out keep their values",
     entitlement="cloud_account_create",
     body=CRED_ACCOUNT,
     answer=CRED_ACCOUNT,
     parameters=(EXTENSIONS,),
-    conflict="its name is taken",
+    conflict="the name is taken",
 )
 def change_account(caller: Calling, body: Body, uid: str, caid: Id) -> Response:
     owner = caller.owner(uid)

@@ -51,7 +51,7 @@ _HEADERS = {
 
 @router.get("/schema/uforge.xsd")
 @Operation(
-    "The XML Schema of the documents",
+    "Get the XML Schema of the documents",
     login=Login.NONE,
     parameters=(EXTENSIONS,),
     also_answer=(xml.CONTENT_TYPE,),
@@ -62,7 +62,7 @@ def schema(request: Request) -> Response:
 
 
 @router.get("/openapi.json")
-@Operation("This document", login=Login.NONE, also_answer=("application/json",))
+@Operation("Get this document", login=Login.NONE, also_answer=("application/json",))
 def openapi(request: Request) -> Response:
     """Answer with the OpenAPI document, whatever `Accept` says."""
     body = json.dumps(request.app.openapi(), ensure_ascii=False, separators=(",", ":")).encode()

@@ -21,7 +21,7 @@ _KEYS = "/users/{uid}/apikeys"
 
 
 @router.get(_KEYS)
-@Operation("The API keys of a user, without their secrets", entitlement="api_key_access", answer="apiKeyPairs")
+@Operation("List the API keys of a user, without their secret keys", entitlement="api_key_access", answer="apiKeyPairs")
 def api_keys(caller: Calling, uid: str) -> Response:
     found = caller.store.api_keys.list(caller.owner(uid))
     documents = [_document(each) for each in found]
@@ -31,7 +31,7 @@ def api_keys(caller: Calling, uid: str) -> Response:
 
 @router.post(_KEYS)
 @Operation(
-    "Make an API key: its secret is in this answer and in no other",
+    "Create an API key; only this answer contains its secret key",
     entitlement="api_key_access",
     body="apiKeyPair",
     answer="apiKeyPair",
@@ -49,7 +49,7 @@ def create_api_key(caller: Calling, body: Body, uid: str) -> Response:
 
 
 @router.get(_KEYS + "/{id}")
-@Operation("An API key, without its secret", entitlement="api_key_access", answer="apiKeyPair")
+@Operation("Get an API key, without its secret key", entitlement="api_key_access", answer="apiKeyPair")
 def api_key(caller: Calling, uid: str, id: Id) -> Response:
     key = caller.store.api_keys.get(caller.owner(uid), id)
     return caller.answer(_document(key), key.created)

@@ -20,7 +20,10 @@ _APPLIANCES = "/users/{uid}/appliances"
 
 @router.get(_APPLIANCES)
 @Operation(
-    "The appliances of a user", entitlement="appliance_create", answer="appliances", parameters=(*LISTING, EXTENSIONS)
+    "List the appliances of a user",
+    entitlement="appliance_create",
+    answer="appliances",
+    parameters=(*LISTING, EXTENSIONS),
 )
 def appliances(caller: Calling, uid: str, listing: Listed) -> Response:
     owner = caller.owner(uid)
@@ -32,7 +35,7 @@ def appliances(caller: Calling, uid: str, listing: Listed) -> Response:
 
 
 @router.get(_APPLIANCES + "/{aid}")
-@Operation("An appliance", entitlement="appliance_create", answer="appliance", parameters=(EXTENSIONS,))
+@Operation("Get an appliance", entitlement="appliance_create", answer="appliance", parameters=(EXTENSIONS,))
 def appliance(caller: Calling, uid: str, aid: Id) -> Response:
     owner = caller.owner(uid)
     store = caller.store.appliances

@@ -14,7 +14,7 @@ router = api_router()
 
 @router.get("/status")
 @Operation(
-    "Whether the service is alive",
+    "Check whether the service is alive",
     answer="serviceStatus",
     login=Login.SIGNED_OR_NONE,
     not_found=False,

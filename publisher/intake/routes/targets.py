@@ -79,7 +79,7 @@ _FORMAT_FIELDS: _Fields = {
 
 @router.get(_PLATFORMS)
 @Operation(
-    "The platforms to publish to",
+    "List the target platforms",
     entitlement="image_generate",
     answer="targetPlatforms",
     parameters=(*LISTING, EXTENSIONS),
@@ -94,7 +94,7 @@ def target_platforms(caller: Calling, uid: str, listing: Listed) -> Response:
 
 
 @router.get(_PLATFORMS + "/{platform}")
-@Operation("A platform to publish to", entitlement="image_generate", answer="targetPlatform", parameters=(EXTENSIONS,))
+@Operation("Get a target platform", entitlement="image_generate", answer="targetPlatform", parameters=(EXTENSIONS,))
 def target_platform(caller: Calling, uid: str, platform: str) -> Response:
     """Get a platform by its name or its number."""
     owner = caller.owner(uid)
@@ -107,7 +107,7 @@ def target_platform(caller: Calling, uid: str, platform: str) -> Response:
 
 @router.get(_FORMATS)
 @Operation(
-    "The formats to publish in", entitlement="image_generate", answer="targetFormats", parameters=(*LISTING, EXTENSIONS)
+    "List the target formats", entitlement="image_generate", answer="targetFormats", parameters=(*LISTING, EXTENSIONS)
 )
 def target_formats(caller: Calling, uid: str, listing: Listed) -> Response:
     owner = caller.owner(uid)
@@ -117,7 +117,7 @@ def target_formats(caller: Calling, uid: str, listing: Listed) -> Response:
 
 
 @router.get(_FORMATS + "/{platform}/{format}")
-@Operation("A format to publish in", entitlement="image_generate", answer="targetFormat", parameters=(EXTENSIONS,))
+@Operation("Get a target format", entitlement="image_generate", answer="targetFormat", parameters=(EXTENSIONS,))
 def target_format(caller: Calling, uid: str, platform: str, format: str) -> Response:
     """Get a format. `platform` is the target's name, such as `raw`, or a platform that takes the format."""
     owner = caller.owner(uid)

@@ -39,20 +39,20 @@ _BASES = {
 
 
 @router.get(_USER)
-@Operation("A user", answer="user")
+@Operation("Get a user", answer="user")
 def user(caller: Calling, uid: str) -> Response:
     return caller.answer(_user_document(_found(caller, uid)), time.time())
 
 
 @router.get(_USER + "/roles")
-@Operation("The roles of a user", answer="roles")
+@Operation("List the roles of a user", answer="roles")
 def roles(caller: Calling, uid: str) -> Response:
     documents = [_role_document(each) for each in _found(caller, uid).roles]
     return caller.answer({"total": len(documents), "roles": documents}, time.time())
 
 
 @router.get(_USER + "/webhook")
-@Operation("Where a user is told of its publications", entitlement="image_publish", answer="webhook")
+@Operation("Get the webhook of a user", entitlement="image_publish", answer="webhook")
 def webhook(caller: Calling, uid: str) -> Response:
     owner = caller.owner(uid)
     if caller.store.users.notify(owner).sealed_secret is None:
@@ -63,7 +63,7 @@ def webhook(caller: Calling, uid: str) -> Response:
 
 @router.put(_USER + "/webhook")
 @Operation(
-    "Have a user told: where this makes the secret that is signed with, it is in this answer and in no other",
+    "Set the webhook of a user; if this creates the secret, only this answer contains it",
     entitlement="image_publish",
     body="webhook",
     answer="webhook",
@@ -79,7 +79,7 @@ def set_webhook(caller: Calling, body: Body, uid: str) -> Response:
 
 
 @router.delete(_USER + "/webhook")
-@Operation("Tell a user no more, and forget the secret", entitlement="image_publish", status=204)
+@Operation("Delete the webhook of a user and its secret", entitlement="image_publish", status=204)
 def forget_webhook(caller: Calling, uid: str) -> Response:
     caller.store.users.set_notify(caller.owner(uid), None, None)
     return Response(status_code=204)
