@@ -8,6 +8,7 @@ from publisher.core.errors import InvalidRequest
 from publisher.core.uris import parse_account_uri, parse_appliance_uri, parse_image_uri
 from publisher.intake.caller import Caller
 from publisher.intake.wire.schema import TYPES
+from publisher.intake.wire.walk import platform_of
 from publisher.platforms.fields import CRED_ACCOUNT, TYPE_KEY, Document
 from publisher.platforms.platform import Platform
 from publisher.platforms.registry import find_platform
@@ -29,11 +30,16 @@ def read_publish_request(
     """
     reference = _Reference(caller.store.accounts, owner)
     document = caller.read(body, reference.platform)
-    stored = reference.account or reference.find(document.get(CRED_ACCOUNT))
-    platform = _platform(document)
-    inline = document[CRED_ACCOUNT]
-    assert isinstance(inline, dict)  # noqa: S101  # `_platform` has checked it
-    account, secrets = platform.account_parts(inline)
+    given = document.get(CRED_ACCOUNT)
+    if not isinstance(given, dict):
+        raise InvalidRequest("is needed: the cloud account to publish with", field=CRED_ACCOUNT)
+    stored = reference.account or reference.find(given)
+    platform = platform_of(document)
+    if platform is None:
+        raise InvalidRequest(
+            "is needed: the platform to publish to, such as openstack", field=f"{CRED_ACCOUNT}.targetPlatform.name"
+        )
+    account, secrets = platform.account_parts(given)
     own = {field.name for field in platform.target_fields} | {"publishLocation"}
     request = PublishRequest(
         owner=owner,
@@ -61,13 +67,11 @@ class _Reference:
         self.account = self.find(account)
         return find_platform(self.account.platform) if self.account else None
 
-    def find(self, account: object) -> StoredAccount | None:
+    def find(self, account: Document) -> StoredAccount | None:
         """Return the stored account that a `credAccount` names by `dbId`, `uri` or `name`; None if it names none.
 
         Raises `InvalidRequest` if the user has no such account, or if the names belong to different ones.
         """
-        if not isinstance(account, dict):
-            return None
         id, name = _id_referred_to(account, self.owner), str(account.get("name") or "").strip()
         if id is None and not name:
             return None
@@ -80,19 +84,6 @@ class _Reference:
         if name not in ("", found.name):
             raise InvalidRequest(f"'{name}' is not the name of account {found.id}", field=f"{CRED_ACCOUNT}.name")
         return found
-
-
-def _platform(document: Document) -> Platform:
-    account = document.get(CRED_ACCOUNT)
-    if not isinstance(account, dict):
-        raise InvalidRequest("is needed: the cloud account to publish with", field=CRED_ACCOUNT)
-    for typed in (document, account):
-        name = TYPES[str(typed[TYPE_KEY])].platform if typed.get(TYPE_KEY) else None
-        if name and (platform := find_platform(name)):
-            return platform
-    raise InvalidRequest(
-        "is needed: the platform to publish to, such as openstack", field=f"{CRED_ACCOUNT}.targetPlatform.name"
-    )
 
 
 def _id_referred_to(account: Document, owner: str) -> int | None:

@@ -74,6 +74,12 @@ def concrete_type(abstract: str, platform: Platform | None) -> str:
     return platform.publish_image_type if abstract == PUBLISH_IMAGE else platform.cred_account_type
 
 
+def platform_of(document: Document) -> Platform | None:
+    """Return the platform of a published image or an account that was read; None if nothing declared it."""
+    type_name = document.get(TYPE_KEY)
+    return _BY_NAME[TYPES[str(type_name)].platform] if type_name else None
+
+
 def join(path: str, name: str) -> str:
     """Return the path of the element `name` inside the one at `path`."""
     return f"{path}.{name}" if path else name
