@@ -8,7 +8,7 @@ from publisher.core.errors import InvalidRequest
 from publisher.core.uris import parse_account_uri, parse_appliance_uri, parse_image_uri
 from publisher.intake.caller import Caller
 from publisher.intake.wire.schema import TYPES
-from publisher.intake.wire.walk import platform_of
+from publisher.intake.wire.walk import document_platform
 from publisher.platforms.fields import CRED_ACCOUNT, TYPE_KEY, Document
 from publisher.platforms.platform import Platform
 from publisher.platforms.registry import find_platform
@@ -34,7 +34,7 @@ def read_publish_request(
     if not isinstance(given, dict):
         raise InvalidRequest("is needed: the cloud account to publish with", field=CRED_ACCOUNT)
     stored = reference.account or reference.find(given)
-    platform = platform_of(document)
+    platform = document_platform(document)
     if platform is None:
         raise InvalidRequest(
             "is needed: the platform to publish to, such as openstack", field=f"{CRED_ACCOUNT}.targetPlatform.name"

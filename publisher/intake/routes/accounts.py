@@ -10,7 +10,7 @@ from publisher.core.errors import InvalidRequest
 from publisher.core.uris import account_uri, parse_account_uri
 from publisher.intake.caller import EXTENSIONS, LISTING, Calling, Listed, Operation, api_router
 from publisher.intake.documents import account_document
-from publisher.intake.wire.walk import platform_of
+from publisher.intake.wire.walk import document_platform
 from publisher.platforms.fields import CRED_ACCOUNT, Document
 from publisher.platforms.registry import find_platform
 from publisher.services import accounts as account_cases
@@ -43,7 +43,7 @@ def accounts(caller: Calling, uid: str, listing: Listed) -> Response:
 def create_account(caller: Calling, body: Body, uid: str) -> Response:
     owner = caller.owner(uid)
     document = caller.read(body)
-    platform = platform_of(document)
+    platform = document_platform(document)
     if platform is None:
         raise InvalidRequest("is needed: the platform of the account, such as openstack", field="targetPlatform.name")
     fields, secrets = platform.account_parts(document)
@@ -84,7 +84,7 @@ def change_account(caller: Calling, body: Body, uid: str, caid: Id) -> Response:
     caller.check_shown(present.platform)
     document = caller.read(body, lambda _: find_platform(present.platform))
     _check_same(document, present)
-    platform = platform_of(document)
+    platform = document_platform(document)
     if platform is None or platform.name != present.platform:
         raise InvalidRequest(
             f"account {caid} is for {present.platform}; create another account for another platform",

@@ -74,7 +74,7 @@ def concrete_type(abstract: str, platform: Platform | None) -> str:
     return platform.publish_image_type if abstract == PUBLISH_IMAGE else platform.cred_account_type
 
 
-def platform_of(document: Document) -> Platform | None:
+def document_platform(document: Document) -> Platform | None:
     """Return the platform of a published image or an account that was read; None if nothing declared it."""
     type_name = document.get(TYPE_KEY)
     return _BY_NAME[TYPES[str(type_name)].platform] if type_name else None
