@@ -120,7 +120,7 @@ def _read_value(node: Node, field: Field, platform: Platform | None) -> object |
 
 
 def _platform_of(node: Node, abstract: str, resolve: AccountResolver | None = None) -> Platform | None:
-    """Return the platform of a published image or an account; None if nothing tells it.
+    """Return the platform of a published image or an account; None if neither declares it and `resolve` finds none.
 
     Raises InvalidRequest if an image and its account disagree, or for a type or a platform that does not exist.
     """
