@@ -58,7 +58,7 @@ def create_app(settings: Settings | None = None, waker: Sender | None = None) ->
     Raises `ConfigurationError` if the database, the key or a setting is not right.
     """
     if settings is None:
-        # This process is the intake, and its logs are ours to arrange; not so where something else makes the app.
+        # This process is the intake, so it configures the logs. A test that creates the app does not want that.
         settings = Settings.from_environment()
         logs.configure(settings)
     store = Store.open(settings)
@@ -80,7 +80,7 @@ def create_app(settings: Settings | None = None, waker: Sender | None = None) ->
         _collect_rarely()
         with suppress(SQLAlchemyError):  # the reconciler does so later
             await run_in_threadpool(unfinished.discard_abandoned, settings.images, store.images.has_file)
-        with _told_to_stop(stop):
+        with _on_signal_to_stop(stop):
             yield
         stop()
         queue.close()
@@ -91,7 +91,7 @@ def create_app(settings: Settings | None = None, waker: Sender | None = None) ->
         title="Image publisher",
         version=__version__,
         lifespan=lifespan,
-        # Ours are in routes/api_description.py: these would load their pages' parts from other hosts.
+        # routes/api_description.py serves the docs. The framework's own pages would load their parts from other hosts.
         openapi_url=None,
         docs_url=None,
         redoc_url=None,
@@ -121,10 +121,10 @@ def create_app(settings: Settings | None = None, waker: Sender | None = None) ->
 
 
 class Intake(FastAPI):
-    """The app, whose OpenAPI document is made of our own tables: the framework's would know of no document."""
+    """The app. Its OpenAPI document comes from our own tables, because the framework does not know the documents."""
 
     def build_middleware_stack(self) -> ASGIApp:
-        # Outside of all that the framework puts around it: its answer to an unexpected error has headers and id, too.
+        # Outside of the framework's own middleware, so that its answer to an unexpected error has headers and id, too.
         made = cast(Services, self.state.services)
         app: ASGIApp = Admission(super().build_middleware_stack(), made.authenticator)
         app = Conformance(app, pages_below=BASE, page=console.refusal)
@@ -138,7 +138,7 @@ class Intake(FastAPI):
 
 
 def _telemetry() -> TelemetryConfig:
-    """The framework's own: spans where there is a place to send them to, and nothing besides."""
+    """Configure the framework's telemetry: only spans, if tracing is configured."""
     provider = tracing.configure("intake")
     return {
         "tracing": provider is not None,
@@ -150,23 +150,26 @@ def _telemetry() -> TelemetryConfig:
 
 
 def _collect_rarely() -> None:
-    """Thousands of callers that wait are hundreds of thousands of objects that are no garbage: to look through all of
-    them in the middle of answering costs a sixth of the time that it takes."""
+    """Make garbage collections rare.
+
+    Thousands of waiting callers are hundreds of thousands of live objects. Scanning them takes a sixth of the time of a
+    request.
+    """
     gc.set_threshold(100_000, 50, 1000)
 
 
 def _allow_connections() -> None:
-    """Each caller that waits for an answer has a connection, and what most systems allow by default is a thousand."""
+    """Raise the limit of open files: each waiting caller has a connection, and most systems allow only 1,024."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 @contextmanager
-def _told_to_stop(stop: Callable[[], None]) -> Iterator[None]:
-    """Call `stop` in the event loop as soon as the server is told to end.
+def _on_signal_to_stop(stop: Callable[[], None]) -> Iterator[None]:
+    """Call `stop` in the event loop as soon as the server gets a signal to end.
 
-    Uvicorn tells the app only when all requests have their answers, those of callers who wait for a change included.
+    Uvicorn informs the app only after all requests are answered, including those of callers that wait for a change.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -174,30 +177,30 @@ def _told_to_stop(stop: Callable[[], None]) -> Iterator[None]:
     loop = asyncio.get_running_loop()
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
-    def told(number: int, frame: FrameType | None) -> None:
+    def on_signal(number: int, frame: FrameType | None) -> None:
         loop.call_soon_threadsafe(stop)
         if callable(handler := before[signal.Signals(number)]):
             handler(number, frame)
 
     for number, handler in before.items():
         if callable(handler):
-            signal.signal(number, told)
+            signal.signal(number, on_signal)
     try:
         yield
     finally:
         for number, handler in before.items():
-            if signal.getsignal(number) is told:
+            if signal.getsignal(number) is on_signal:
                 signal.signal(number, handler)
 
 
 class OneSlash:
-    """Takes `/api//status` for `/api/status`: so a client writes it whose base URL ends with a slash."""
+    """Treats `/api//status` as `/api/status`, which clients send if their base URL ends with a slash."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"].startswith(f"{API}//"):
-            # In place: those around this one look there for the route that was found.
+            # In place, because the middleware around this one looks in this scope for the route.
             scope["path"] = API + scope["path"][len(API) + 1 :]
         await self._app(scope, receive, send)

@@ -1,4 +1,4 @@
-"""Rows that tests need in a store, with as little said as possible."""
+"""Rows that tests need in a store, with defaults for everything."""
 
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ APPLIANCE = 4
 
 
 def add_owner(store: Store) -> None:
-    """A user without a usable password: hashing one takes its time."""
+    """Add the owner, without a usable password, because hashing one is slow."""
     with writing(store.engine) as connection:
         connection.execute(
             users.insert().values(login=OWNER, password_hash="-", administrator=True, entitlements=[], created=db_now())
@@ -26,7 +26,7 @@ def add_owner(store: Store) -> None:
 
 
 def add_image(store: Store, root: Path, content: bytes, *, location: str = "disk.raw") -> Image:
-    """A raw image with its file under `root`; its owner, too, where that is not there yet."""
+    """Add a raw image with its file under `root`, and its owner if that is missing."""
     if store.users.get(OWNER) is None:
         add_owner(store)
     file = root / location
@@ -49,7 +49,7 @@ def add_image_row(store: Store, digests: Digests, location: str, **values: Any) 
 
 
 def add_ticket(store: Store, **values: Any) -> Ticket:
-    """A ticket of image 1, which is made where it is not there yet."""
+    """Add a ticket of image 1, and the image if it is missing."""
     plain: dict[str, Any] = {
         "owner": OWNER,
         "appliance_id": APPLIANCE,
@@ -70,6 +70,12 @@ def add_ticket(store: Store, **values: Any) -> Ticket:
     return store.tickets.create(NewTicket(**row), key)
 
 
+def password_hash(store: Store, login: str) -> str | None:
+    """Return the stored hash of a user's password."""
+    found = store.users.signing_in(login)
+    return found[1] if found else None
+
+
 def remove_image(store: Store, id: int) -> None:
     """Delete an image, even one that a ticket needs."""
     with writing(store.engine) as connection:
@@ -83,14 +89,14 @@ def sign_out(store: Store, login: str) -> None:
 
 
 def current(store: Store, ticket: Ticket | int) -> Ticket:
-    """The ticket as it is now."""
+    """Return the ticket's present state."""
     found = store.tickets.get(ticket if isinstance(ticket, int) else ticket.id)
     assert found is not None
     return found
 
 
 def put_back(store: Store, ticket: Ticket | int, **columns: float) -> None:
-    """Move times of a ticket into the past, by so many seconds before now: what waiting for them would do."""
+    """Set times of a ticket to so many seconds before now, instead of waiting."""
     id = ticket if isinstance(ticket, int) else ticket.id
     values = {name: db_now() - seconds for name, seconds in columns.items()}
     with writing(store.engine) as connection:
@@ -98,5 +104,5 @@ def put_back(store: Store, ticket: Ticket | int, **columns: float) -> None:
 
 
 def words(store: Store, ticket: Ticket | int) -> list[str]:
-    """What the ticket's history says, oldest first."""
+    """Return the texts of the ticket's history, oldest first."""
     return [entry.words for entry in store.tickets.history(ticket if isinstance(ticket, int) else ticket.id)]

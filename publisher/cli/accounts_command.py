@@ -75,7 +75,7 @@ def add(
     from publisher.outbound.policy import OutboundPolicy
     from publisher.platforms.openstack import OpenStack
     from publisher.platforms.registry import check_installed, platform_of
-    from publisher.services import accounts
+    from publisher.services import cloud_accounts
 
     if file and not from_clouds_yaml:
         raise InvalidRequest("--file needs --from-clouds-yaml CLOUD")
@@ -92,7 +92,7 @@ def add(
             # The OS_… variables and the clouds.yaml describe OpenStack's accounts only.
             account = _other_account(context, described) | more
             secrets = read_secrets(described, stdin=password_stdin)
-        stored = accounts.create(
+        stored = cloud_accounts.create(
             store,
             Vault.from_file(settings.key_file, production=settings.production),
             owner=user,

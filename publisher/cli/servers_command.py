@@ -14,7 +14,7 @@ from publisher.cli import passwords, programs
 from publisher.cli.examples import examples
 from publisher.cli.installation import make_private, open_store, read_settings
 from publisher.cli.output import Json, say
-from publisher.core.settings import Settings
+from publisher.core.settings import THREADS_MAX, Settings
 
 SERVE_EXAMPLES = examples("serve", "serve --host 0.0.0.0 --port 8080 --workers 2", "serve --proxy-headers")
 WORKER_EXAMPLES = examples("worker", "worker --concurrency 8", "worker --name second")
@@ -50,7 +50,11 @@ def serve(
 def worker(
     concurrency: Annotated[
         int | None,
-        typer.Option(min=1, help="Number of tickets to publish at a time (default: PUBLISHER_WORKER_CONCURRENCY)."),
+        typer.Option(
+            min=1,
+            max=THREADS_MAX,
+            help="Number of tickets to publish at a time (default: PUBLISHER_WORKER_CONCURRENCY).",
+        ),
     ] = None,
     name: Annotated[
         str, typer.Option(help="Name of the worker in Flower, unique on this machine.")

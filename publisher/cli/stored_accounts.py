@@ -85,7 +85,7 @@ def change(
     """
     from publisher.core.vault import Vault
     from publisher.outbound.policy import OutboundPolicy
-    from publisher.services import accounts
+    from publisher.services import cloud_accounts
 
     given = {"keystoneUrl": keystone_url, "glanceUrl": glance_url, "login": login, "userDomain": user_domain}
     given["interface"] = openrc.interface(interface) if interface else interface
@@ -100,11 +100,11 @@ def change(
         secrets = _new_secrets(new_password, password_stdin, login or str(present.fields.get("login") or ""))
         vault = Vault.from_file(settings.key_file, production=settings.production)
         change_it = partial(
-            accounts.change, store, vault, present, name=rename, fields=fields, policy=OutboundPolicy.of(settings)
+            cloud_accounts.change, store, vault, present, name=rename, fields=fields, policy=OutboundPolicy.of(settings)
         )
         try:
             changed = change_it(secrets=secrets)
-        except accounts.SecretNeeded:
+        except cloud_accounts.SecretNeeded:
             instead = "as the address or the login changes, the password is needed again: use --password-stdin"
             asked = passwords.ask("Password for the new address or login", instead=instead)
             changed = change_it(secrets={"password": asked})

@@ -25,7 +25,7 @@ from publisher.cli.ping import ping_workers
 from publisher.cli.servers_command import FLOWER_LOGIN, flower_password_file
 from publisher.cli.supervisor import Program, Supervisor
 from publisher.core.errors import ConfigurationError, QueueUnavailable
-from publisher.core.settings import EVERYWHERE, Settings
+from publisher.core.settings import EVERYWHERE, THREADS_MAX, Settings
 from publisher.services.first_user import LOGIN as FIRST_LOGIN
 from publisher.services.first_user import PASSWORD_FILE as FIRST_PASSWORD_FILE
 from publisher.version import __version__
@@ -42,7 +42,11 @@ def up(
     no_flower: Annotated[bool, typer.Option("--no-flower", help="Do not start Flower.")] = False,
     concurrency: Annotated[
         int | None,
-        typer.Option(min=1, help="Number of tickets to publish at a time (default: PUBLISHER_WORKER_CONCURRENCY)."),
+        typer.Option(
+            min=1,
+            max=THREADS_MAX,
+            help="Number of tickets to publish at a time (default: PUBLISHER_WORKER_CONCURRENCY).",
+        ),
     ] = None,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="Write the components' output to the log files only.")

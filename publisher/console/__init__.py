@@ -1,4 +1,4 @@
-"""The console: the intake's pages for people, under `/console`. The server makes them; scripts only add comfort.
+"""The console: the intake's pages for people, under `/console`. The server renders them; they work without scripts.
 
 How to add a page:
 

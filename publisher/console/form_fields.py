@@ -18,14 +18,14 @@ _NEVER_IN_FORMS = (Kind.LIST, Kind.OBJECT, Kind.POLYMORPHIC)
 
 _CALLED = {"caBundle": "CA bundle", "md5sum": "MD5", "sha256sum": "SHA-256"}
 _HINTS = {
-    "displayName": "The image's own name where this is empty",
-    "caBundle": "Certificates (PEM) of the authorities to trust, where the system's own are not enough",
+    "displayName": "Defaults to the name of the image",
+    "caBundle": "PEM certificates of authorities to trust, in addition to the system's own",
 }
 """For elements of any platform. A platform's own hints come first."""
 _VERBS = ("is", "has", "must", "may", "cannot", "names", "leads", "consists")
 """An error that begins with one of these is a sentence about its field."""
-_MEANINGS = {"the image root": "the directory of generated images on the server"}
-_KEPT = "Leave empty to keep what is stored"
+_MEANINGS = {"the image root": "the directory for image files on the server"}
+_KEPT = "Leave empty to keep the stored value"
 
 PASSWORD_MIN = 8
 """Minimum number of characters in a password that is chosen in the console."""
@@ -48,7 +48,7 @@ class Element:
     options: tuple[tuple[str, str], ...] = ()
 
 
-def offered() -> list[Platform]:
+def installed_platforms() -> list[Platform]:
     """Return the platforms that have an installed plugin and a document type."""
     here = installed()
     return [each for each in PLATFORMS if each.name in here]
@@ -90,11 +90,11 @@ def filled_in(fields: Iterable[Field], form: Mapping[str, str], prefix: str = ""
             elif field.kind not in _NEVER_IN_FORMS and (value := _value(field, form.get(path, ""), path)) is not None:
                 document[field.name] = value
         except InvalidRequest as error:
-            errors |= told(error)
+            errors |= field_errors(error)
     return document, errors
 
 
-def told(error: InvalidRequest, names: Mapping[str, str] = {}) -> dict[str, str]:
+def field_errors(error: InvalidRequest, names: Mapping[str, str] = {}) -> dict[str, str]:
     """Return an error by the form's field. `names` maps the error's names to those that the form uses instead."""
     if not error.field:
         return {"": sentence(str(error))}
@@ -102,7 +102,7 @@ def told(error: InvalidRequest, names: Mapping[str, str] = {}) -> dict[str, str]
     words = str(error).removeprefix(f"{error.field}: ")
     for term, meaning in _MEANINGS.items():
         words = words.replace(term, f"{term}, {meaning}", 1)
-    subject = _called(name.rpartition(".")[2])
+    subject = _label(name.rpartition(".")[2])
     return {name: sentence(f"{subject} {words}" if words.partition(" ")[0] in _VERBS else f"{subject}: {words}")}
 
 
@@ -112,11 +112,11 @@ def new_password(form: Mapping[str, str]) -> str:
     if not password:
         raise InvalidRequest("must not be empty", field="password")
     if len(password) < PASSWORD_MIN:
-        raise InvalidRequest(f"has at least {PASSWORD_MIN} characters", field="password")
+        raise InvalidRequest(f"must have at least {PASSWORD_MIN} characters", field="password")
     if len(password) > _PASSWORD_MAX:
-        raise InvalidRequest(f"has at most {_PASSWORD_MAX} characters", field="password")
+        raise InvalidRequest(f"must have at most {_PASSWORD_MAX} characters", field="password")
     if password != form.get("again"):
-        raise InvalidRequest("is not the same both times", field="password")
+        raise InvalidRequest("must be the same in both fields", field="password")
     return password
 
 
@@ -125,10 +125,10 @@ def _element(platform: Platform, field: Field, prefix: str, *, required: bool, k
     required = required and not kept
     options = platform.choices.get(field.name, ())
     kind = "choice" if options else _kind(field)
-    return Element(prefix + field.name, _called(field.name), hint, kind, required, options)
+    return Element(prefix + field.name, _label(field.name), hint, kind, required, options)
 
 
-def _called(name: str) -> str:
+def _label(name: str) -> str:
     return _CALLED.get(name) or spelled(name)
 
 

@@ -58,7 +58,7 @@ class Streams:
         """Open a stream for a page of the user `login`. Raises `TooMany`.
 
         `look` and `allowed` read the store, and run in a thread. If `look` raises `NotFound`, or `allowed` returns
-        False, the page is told to reload.
+        False, the page reloads.
         """
         self._begin(login)
         return _EventStream(self._events(look, allowed), lambda: self._end(login))
@@ -66,9 +66,9 @@ class Streams:
     def _begin(self, login: str) -> None:
         with self._counting:
             if self._of_users.total() >= self._most:
-                raise TooMany("so many pages are open that this one cannot be kept up to date")
+                raise TooMany("too many pages are open, so this one is not updated")
             if self._of_users[login] >= _OF_USER:
-                raise TooMany("you have so many pages open that this one cannot be kept up to date")
+                raise TooMany("you have too many pages open, so this one is not updated")
             self._of_users[login] += 1
 
     def _end(self, login: str) -> None:
@@ -97,16 +97,16 @@ class Streams:
                         yield ": \n\n"
                         if not await self._in_thread(allowed):
                             raise NotFound
-                    sight = await self._in_thread(look)
-                    if message := _difference(before, sight):
+                    now = await self._in_thread(look)
+                    if message := _difference(before, now):
                         yield message
-                    before = sight
+                    before = now
                 except NotFound:
                     yield "event: reload\ndata:\n\n"
                     return
                 except SQLAlchemyError as error:
                     # The page stays as it is; the next read may succeed.
-                    logger.warning("an open page cannot be kept up to date: %s", type(error).__name__)
+                    logger.warning("an open page cannot be updated: %s", type(error).__name__)
                 with suppress(TimeoutError):
                     await asyncio.wait_for(ended.wait(), self._look_seconds)
         finally:

@@ -31,8 +31,8 @@ class Section:
 
 
 SECTIONS: tuple[Section, ...] = (
-    Section("Publications", "/publications", "publications", "image_generate"),
-    Section("New publication", "/publications/new", "new", "image_publish"),
+    Section("Tickets", "/publications", "publications", "image_generate"),
+    Section("Publish an image", "/publications/new", "new", "image_publish"),
     Section("Images", "/images", "images", "image_generate"),
     Section("Accounts", "/accounts", "accounts"),
     Section("API keys", "/keys", "keys", "api_key_access"),
@@ -74,23 +74,23 @@ def first_steps(store: Store, user: User) -> list[FirstStep]:
     has_image = bool(store.images.latest(1, owner=user.login))
     return [
         FirstStep(
-            "A cloud account",
-            "Where images go, and who signs in there. Its password is kept encrypted, and is never shown again.",
-            "Add an account",
+            "Cloud account",
+            "Where images go, and how to sign in there. The password is stored encrypted and never shown.",
+            "Add account",
             "/accounts/new" if user.may("cloud_account_create") and not has_account else None,
             has_account,
         ),
         FirstStep(
-            "An image",
-            "A disk that was built elsewhere: qcow2, raw, vmdk and others. Upload it from here, or say where it is.",
-            "Add an image",
+            "Image",
+            "A disk image: qcow2, raw, VMDK and others. Upload it from this computer, or have a worker fetch it.",
+            "Add image",
             "/images/new" if user.may("image_generate") and not has_image else None,
             has_image,
         ),
         FirstStep(
-            "The publication",
-            "The image is uploaded, its hash compared with the cloud's own, and a page shows how far it is.",
-            "New publication",
+            "Publishing",
+            "A worker uploads the image and compares its hash with the cloud's. You can watch the progress.",
+            "Publish an image",
             "/publications/new" if user.may("image_publish") and has_image else None,
             False,
         ),

@@ -1,4 +1,4 @@
-"""What all pages share: the signed-in user, the form that was sent, and the page or redirect that answers."""
+"""A request for a page: the signed-in user, the form, the cookies, and the page or redirect that answers."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class Visit:
     def require_administrator(self) -> None:
         """Raise `NotAllowed` unless the user is an administrator."""
         if not self.user.administrator:
-            raise NotAllowed("this is for administrators")
+            raise NotAllowed("only administrators may do this")
 
     def audit(self, action: str, uri: str, detail: str = "") -> None:
         """Record in the audit log what the user did to the object of that URI, where the store does not do so."""
@@ -101,11 +101,11 @@ class Visit:
         """Return a page, with the message that the last request left."""
         return page(self.request, template, status=status, visit=self, **context)
 
-    def redirect(self, path: str, said: str | Flash | None = None) -> Response:
-        """Redirect to another page, which shows `said`, after a change. `path` is below the console's own."""
+    def redirect(self, path: str, message: str | Flash | None = None) -> Response:
+        """Redirect to another page, which shows `message`, after a change. `path` is below the console's own."""
         response = RedirectResponse(BASE + path, 303)
-        if said is not None:
-            _set_flash(self.request, response, Flash(said) if isinstance(said, str) else said)
+        if message is not None:
+            _set_flash(self.request, response, Flash(message) if isinstance(message, str) else message)
         return response
 
     def live(self, look: Callable[[], PageParts]) -> Response:
@@ -123,9 +123,9 @@ class Visit:
 
 def page(request: Request, template: str, /, *, status: int = 200, **context: object) -> Response:
     """Render a page, with the message that the last request left. `visit` in the context is None for strangers."""
-    said = _flash(request)
-    response = HTMLResponse(render(template, flash=said, path=request.url.path, **context), status)
-    if said is not None:
+    message = _flash(request)
+    response = HTMLResponse(render(template, flash=message, path=request.url.path, **context), status)
+    if message is not None:
         _drop_flash(request, response)
     return response
 
@@ -167,7 +167,7 @@ async def _sent(request: Request) -> Form | None:
 
 def _posted(form: Annotated[Form | None, Depends(_sent)]) -> Form:
     if form is None:
-        raise InvalidRequest("a form is needed")
+        raise InvalidRequest("send a form")
     return form
 
 
@@ -187,7 +187,7 @@ def protected(request: Request, visit: Visiting, form: Sent) -> None:
         return
     token = request.headers.get("x-csrf-token") or (form.get("csrf", "") if form else "")
     if not hmac.compare_digest(token.encode(), visit.session.csrf.encode()):
-        raise NotAllowed("this form was not made by the console, or is too old; load its page again")
+        raise NotAllowed("this form is too old, or not from the console; reload its page")
 
 
 # Cookies ------------------------------------------------------------------------------------------------------
@@ -219,8 +219,8 @@ def _flash(request: Request) -> Flash | None:
     return Flash(str(words), "problem" if kind == "problem" else "done")
 
 
-def _set_flash(request: Request, response: Response, said: Flash) -> None:
-    value = base64.urlsafe_b64encode(json.dumps([said.words[:_FLASH_MAX], said.kind]).encode()).decode()
+def _set_flash(request: Request, response: Response, message: Flash) -> None:
+    value = base64.urlsafe_b64encode(json.dumps([message.words[:_FLASH_MAX], message.kind]).encode()).decode()
     _set(request, response, _FLASH, value, _FLASH_SECONDS)
 
 

@@ -39,24 +39,24 @@ The entries of the navigation are in `navigation.py`.
 """
 
 _TITLES = {
-    400: "That cannot be done as it was asked",
-    403: "You may not do this",
-    404: "There is no such page",
-    405: "There is no such page",
-    409: "That is not possible now",
-    413: "That is too large",
-    415: "That cannot be read",
-    416: "The file has no such part",
-    429: "Too many at a time",
+    400: "Invalid request",
+    403: "Access denied",
+    404: "Page not found",
+    405: "Page not found",
+    409: "Not possible now",
+    413: "Too large",
+    415: "Unsupported content",
+    416: "Range not available",
+    429: "Too many requests",
     500: "Something went wrong",
-    503: "The ticket store does not answer",
+    503: "Temporarily unavailable",
 }
 
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
 
 def mount(app: FastAPI, services: Services) -> Streams:
-    """Mount the console in the app. Close the returned streams when the server is told to stop."""
+    """Mount the console in the app. Close the returned streams when the server stops."""
     console = FastAPI(
         title="Console",
         openapi_url=None,

@@ -1,4 +1,4 @@
-"""Choose the publications of a list page from its address."""
+"""Choose the tickets of a list page from its address."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class PublicationFilter:
     before: int | None = None
     after: int | None = None
     own: bool = False
-    """Whether only the owner's publications may be shown, whatever the address says."""
+    """Whether only the owner's tickets may be shown, whatever the address says."""
 
     @classmethod
     def of(cls, parameters: QueryParams, owner: str | None) -> PublicationFilter:
-        """Read an address. Only publications of `owner` are shown; None: those of all users."""
+        """Read an address. Only tickets of `owner` are shown; None: those of all users."""
 
         def text(name: str) -> str:
             return parameters.get(name, "").replace("\0", "").strip()[:_TEXT_MAX]
@@ -58,7 +58,7 @@ class PublicationFilter:
         return self.query != ""
 
     def in_state(self, state: State | None) -> str:
-        """Return the address of the first page of publications in this state."""
+        """Return the address of the first page of tickets in this state."""
         return replace(self, wanted=replace(self.wanted, state=state), before=None, after=None).address
 
     def from_before(self, id: int) -> str:

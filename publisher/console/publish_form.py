@@ -1,4 +1,4 @@
-"""The form of a new publication: the choices, what was filled in, and the publish request that it makes."""
+"""The form that publishes an image: the choices, what was filled in, and the publish request that it makes."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from publisher.console.form_fields import (
     ACCOUNT_PREFIX,
     Element,
     account_elements,
+    field_errors,
     filled_in,
-    offered,
+    installed_platforms,
     target_elements,
-    told,
 )
 from publisher.core.errors import InvalidRequest, NotFound, own, require_own
 from publisher.core.image import Image, ImageState
@@ -43,7 +43,7 @@ _SECRET = "CLOUD-PASSWORD"  # noqa: S105  # what stands for one
 
 @dataclass(frozen=True)
 class Draft:
-    """A publication that is being filled in. `owner` owns the image, the account and the ticket."""
+    """A publish request that is being filled in. `owner` owns the image, the account and the ticket."""
 
     owner: str
     images: list[Image]
@@ -68,19 +68,19 @@ class Draft:
         """Errors in what was filled in, as far as each field can be checked alone."""
         return self._read.errors
 
-    def told(self, error: InvalidRequest) -> dict[str, str]:
+    def field_errors(self, error: InvalidRequest) -> dict[str, str]:
         """Return an error by the form's field that it is about.
 
         Errors in a stored account belong to the choice of account.
         """
         if self.account and (error.field or "").startswith(ACCOUNT_PREFIX):
-            return {"account": " ".join(told(error).values())}
-        return told(error, _FIELDS)
+            return {"account": " ".join(field_errors(error).values())}
+        return field_errors(error, _FIELDS)
 
     def request(self) -> PublishRequest:
         """Return the publish request. Raises `InvalidRequest`."""
         if self.image is None:
-            raise InvalidRequest("is needed: the image to publish", field="imageUri")
+            raise InvalidRequest("choose the image to publish", field="imageUri")
         account, secrets = self.platform.account_parts(self._read.account)
         request = PublishRequest(
             owner=self.owner,
@@ -131,7 +131,7 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class _FilledIn:
-    """What was filled in: where the image goes, the account unless it is a stored one, and what is wrong with them."""
+    """What was filled in: the target, the account unless it is a stored one, and the errors in both."""
 
     target: Document
     account: Document
@@ -153,7 +153,7 @@ def draft(store: Store, login: str, visible_to: str | None, form: Mapping[str, s
     image = wanted or (images[0] if images else None)
     accounts = store.accounts.list(owner)[::-1]
     account = _account(accounts, form.get("account"))
-    platforms = offered()
+    platforms = installed_platforms()
     if recall and account and (last := store.publications.last_of_account(account.id, owner)):
         form = {**_texts(last.target, but=_OF_THE_IMAGE), **form}
     named = find_platform(account.platform if account else form.get("platform", ""))

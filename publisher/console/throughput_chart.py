@@ -88,7 +88,7 @@ def _runs(samples: Sequence[Sample]) -> list[tuple[int, _Points]]:
     runs = []
     for attempt, group in groupby(samples, key=lambda each: each.attempt):
         points: _Points = []
-        for one, next in pairwise(_told(list(group))):
+        for one, next in pairwise(_without_pause(list(group))):
             if next.sent < one.sent:
                 runs.append((attempt, _thinned(points)))
                 points = []
@@ -99,7 +99,7 @@ def _runs(samples: Sequence[Sample]) -> list[tuple[int, _Points]]:
     return runs
 
 
-def _told(samples: list[Sample]) -> list[Sample]:
+def _without_pause(samples: list[Sample]) -> list[Sample]:
     """Drop the last but one sample if nothing was sent after it.
 
     The cloud was still processing what had been sent by then, so the rate did not fall to zero.
@@ -146,4 +146,4 @@ def _words(attempt: int, points: _Points) -> str:
     speeds = [speed for _, speed in points]
     mean = _mean(points, points[0][0])
     took = duration(points[-1][0] - points[0][0])
-    return f"Attempt {attempt}: {rate(mean)} in the mean, at most {rate(max(speeds))}, over {took}"
+    return f"Attempt {attempt}: {rate(mean)} on average, {rate(max(speeds))} at most, in {took}"

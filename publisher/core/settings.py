@@ -31,6 +31,8 @@ EVERYWHERE = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}  # noqa: S10
 
 _UNIX_SOCKET_PATH_MAX = 100
 """In bytes. The kernel's limit for the path of a socket is 107 (unix(7)); Redis and its clients use the full path."""
+THREADS_MAX = 1000
+"""Maximum concurrency of one worker."""
 _DAY, _YEAR = 86400, 366 * 86400
 _FILE_BYTES_MAX = (1 << 63) - 1
 """The largest offset in a file."""
@@ -44,7 +46,7 @@ PeriodOrZero = Annotated[float, Ge(0), Le(_YEAR)]
 Count = Annotated[int, Ge(1), Le(1_000_000)]
 CountOrZero = Annotated[int, Ge(0), Le(1_000_000)]
 QueueLength = Annotated[int, Ge(0), Le(1_000_000_000)]
-Threads = Annotated[int, Ge(1), Le(1000)]
+Threads = Annotated[int, Ge(1), Le(THREADS_MAX)]
 Rate = Annotated[float, Ge(0), Le(1_000_000)]
 RequestBytes = Annotated[int, Ge(1024), Le(1 << 30)]
 """A request body is kept in memory, so that more than 1 GiB would be a mistake."""

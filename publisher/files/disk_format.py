@@ -1,4 +1,4 @@
-"""Identifies disk image files. A file is examined here before it is registered, whichever way it came.
+"""Identifies disk image files. Every file is examined here before it is registered.
 
 Reads little, however large the file is. `oslo_utils.imageutils.format_inspector` recognises the formats and decides
 whether a file is safe, as in Glance. `disk_headers` adds sizes, tables and references to other files, and
@@ -97,7 +97,7 @@ def examine(
     """
     suffix = PurePath(file_name).suffix.lower()
     if suffix in _UNFINISHED:
-        raise InvalidRequest(f"{file_name} is a download that has not ended, by its name; fetch it again")
+        raise InvalidRequest(f"{file_name} is an unfinished download, by its name; fetch it again")
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         return examine_opened(
@@ -151,7 +151,7 @@ def examine_opened(
 
 def _inspected(file: OpenedFile, head: bytes) -> dict[str, FileInspector]:
     """Return the inspectors that recognise the file, by the name of their format."""
-    # A file that is cut off in its header must be recognised, too: its header tells what is missing.
+    # A file that is cut off in its header must be recognised, too: its header shows what is missing.
     padded = head.ljust(file_signatures.HEAD_BYTES, b"\0")
     tail = file.read(max(0, file.size - _TAIL_BYTES), _TAIL_BYTES)
     matches = {}
@@ -266,14 +266,14 @@ def _virtual_size(file: OpenedFile, found: str | None, matches: Mapping[str, Fil
 def _check_virtual_size(file: OpenedFile, size: int, largest: int) -> None:
     if not 0 < size <= largest:
         raise InvalidRequest(
-            f"{file.name} holds a disk of {size} bytes; from 1 to {largest} are allowed (PUBLISHER_VIRTUAL_SIZE_MAX)"
+            f"{file.name} contains a disk of {size} bytes; from 1 to {largest} are allowed (PUBLISHER_VIRTUAL_SIZE_MAX)"
         )
 
 
 def _check_safe(file: OpenedFile, disk_format: str, matches: Mapping[str, FileInspector]) -> None:
     """Raise if the inspector of the format considers the file unsafe."""
     if disk_format not in matches:
-        raise damaged(file, f"it begins as a {disk_format} file, but its header is not one")
+        raise damaged(file, f"it begins like a {disk_format} file, but its header is invalid")
     if wrong := _unsafe(matches[disk_format]):
         if "footer" in wrong:
             raise incomplete(file, wrong)
@@ -309,7 +309,7 @@ def _glance_objection(file: OpenedFile, disk_format: str, matches: Mapping[str, 
         return f"Glance does not recognise a VHD of fixed size; {to_do}"
     seen = {"iso"} if set(matches) == {"iso", "gpt"} else set(matches)
     if len(seen) > 1:
-        return f"Glance takes it for several formats at once ({', '.join(sorted(seen))}); {to_do}"
+        return f"Glance detects several formats at once ({', '.join(sorted(seen))}); {to_do}"
     found = next(iter(seen), "raw")
     if disk_format not in ("raw", found):
         return f"Glance does not recognise it as {disk_format}; {to_do}"

@@ -63,7 +63,7 @@ class OpenedFile:
 
 
 def damaged(file: OpenedFile, why: str) -> InvalidRequest:
-    return InvalidRequest(f"{file.name} is damaged: {why}; make the image again, or convert its source again")
+    return InvalidRequest(f"{file.name} is damaged: {why}; create or convert the image again")
 
 
 def incomplete(file: OpenedFile, why: str) -> InvalidRequest:
@@ -72,8 +72,8 @@ def incomplete(file: OpenedFile, why: str) -> InvalidRequest:
 
 def leads_elsewhere(file: OpenedFile, what: str, command: str) -> InvalidRequest:
     return InvalidRequest(
-        f"{file.name} {what}, so it is not complete by itself; where all its parts are, run `{command}` and register"
-        " the result"
+        f"{file.name} {what}, so it is incomplete by itself; in the directory with all its parts, run `{command}` and"
+        " register the result"
     )
 
 
@@ -142,7 +142,7 @@ def _qcow2_header(file: OpenedFile) -> _Qcow2:
             f" `qemu-img convert -O qcow2 {file.quoted} new.qcow2` and register the result"
         )
     if not 9 <= bits <= 21:
-        raise damaged(file, f"its qcow2 header tells clusters of 2^{bits} bytes")
+        raise damaged(file, f"its qcow2 header declares clusters of 2^{bits} bytes")
     return _Qcow2(
         version, backing, bits, size, encryption, l1_entries, l1, refcounts, clusters, snapshots, snapshots_at,
         features if version == 3 else 0,
@@ -195,11 +195,11 @@ def vmdk_size(file: OpenedFile) -> int:
         file, file.read(descriptor * SECTOR, min(descriptor_sectors * SECTOR, _TABLE_BYTES_MAX)), one_file
     )
     if not 0 < grain <= 1 << 16 or grain & (grain - 1) or not 0 < entries_per_table <= 512:
-        raise damaged(file, f"its VMDK header tells grains of {grain} sectors, {entries_per_table} in a table")
+        raise damaged(file, f"its VMDK header declares grains of {grain} sectors, {entries_per_table} in a table")
     if directory == _GD_AT_END:
         directory = struct.unpack_from("<Q", file.read(max(0, file.size - 2 * SECTOR), SECTOR).ljust(64, b"\0"), 56)[0]
         if not directory or directory == _GD_AT_END:
-            raise incomplete(file, "the footer at its end is not there")
+            raise incomplete(file, "the footer at its end is missing")
     _check_vmdk_tables(file, -(-capacity // (grain * entries_per_table)), directory, entries_per_table)
     return int(capacity) * SECTOR
 
@@ -209,7 +209,7 @@ def _check_descriptor(file: OpenedFile, text: bytes, one_file: str) -> None:
     for line in text.split(b"\0")[0].decode("latin-1").lower().splitlines():
         name, _, value = (part.strip() for part in line.partition("="))
         if (name == "parentcid" and value != "ffffffff") or name == "parentfilenamehint":
-            raise leads_elsewhere(file, "is a VMDK that holds only the changes to another", one_file)
+            raise leads_elsewhere(file, "is a VMDK that contains only the changes to another", one_file)
         extents += line.split(" ")[0] in ("rw", "rdonly", "noaccess")
     if extents > 1:
         raise leads_elsewhere(file, "is a VMDK of several files", one_file)
@@ -237,16 +237,16 @@ def vdi_size(file: OpenedFile) -> int:
     if kind == 4 or any(head[0x1A8:0x1C8]):
         raise leads_elsewhere(
             file,
-            "is a VDI that holds only the changes to another",
+            "is a VDI that contains only the changes to another",
             f"VBoxManage clonemedium disk {file.quoted} flat.vdi --format VDI",
         )
     if kind not in (1, 2):
-        raise damaged(file, f"its VDI header tells type {kind}")
+        raise damaged(file, f"its VDI header has type {kind}")
     if block != _VDI_BLOCK_BYTES or size > blocks * block or allocated > blocks:
-        raise damaged(file, f"its VDI header tells {blocks} blocks of {block} bytes for a disk of {size}")
+        raise damaged(file, f"its VDI header declares {blocks} blocks of {block} bytes for a disk of {size}")
     _check_inside(file, "block map", block_map, blocks * 4, SECTOR)
     if data % SECTOR:
-        raise damaged(file, f"its VDI header has the data at {data}")
+        raise damaged(file, f"its VDI header declares data at {data}")
     used = [entry for entry in _numbers(file, block_map, blocks, "I") if entry < _VDI_UNUSED]
     _check_end(file, (data + entry * block for entry in used))
     if allocated:
@@ -260,22 +260,22 @@ def vdi_size(file: OpenedFile) -> int:
 def vhd_size(file: OpenedFile) -> int:
     footer = vhd_footer(file)
     if not footer:
-        raise incomplete(file, "it begins as a VHD, but the footer at the end of one is not there")
+        raise incomplete(file, "it begins like a VHD, but the footer at the end is missing")
     header, _, size, _, kind = struct.unpack_from(">Q24sQ4sI", footer, 16)
     match kind:
         case 2:
             if size > file.size - FOOTER_BYTES:
-                raise incomplete(file, f"its footer tells a disk of {size} bytes, and the file has {file.size}")
+                raise incomplete(file, f"its footer declares a disk of {size} bytes, and the file has {file.size}")
         case 3:
             _check_vhd_tables(file, header, size)
         case 4:
             raise leads_elsewhere(
                 file,
-                "is a VHD that holds only the changes to another",
+                "is a VHD that contains only the changes to another",
                 f"Convert-VHD -Path {file.quoted} -DestinationPath flat.vhd -VHDType Dynamic",
             )
         case _:
-            raise damaged(file, f"its VHD footer tells type {kind}")
+            raise damaged(file, f"its VHD footer has type {kind}")
     return int(size)
 
 
@@ -293,10 +293,10 @@ def vhd_footer(file: OpenedFile) -> bytes:
 def _check_vhd_tables(file: OpenedFile, header: int, size: int) -> None:
     dynamic = file.read(header, 1024).ljust(1024, b"\0")
     if not dynamic.startswith(b"cxsparse"):
-        raise damaged(file, "the header of a dynamic VHD is not where its footer has it")
+        raise damaged(file, "its footer leads to no header of a dynamic VHD")
     table, _, entries, block = struct.unpack_from(">QIII", dynamic, 16)
     if block < SECTOR or block & (block - 1) or size > entries * block:
-        raise damaged(file, f"its VHD header tells {entries} blocks of {block} bytes for a disk of {size}")
+        raise damaged(file, f"its VHD header declares {entries} blocks of {block} bytes for a disk of {size}")
     _check_inside(file, "block allocation table", table, entries * 4, SECTOR)
     used = [entry for entry in _numbers(file, table, entries, "I", big_endian=True) if entry != _VHD_UNUSED]
     _check_end(file, (entry * SECTOR for entry in used))
@@ -309,9 +309,9 @@ def iso_size(file: OpenedFile) -> int:
     """Return the size of the file, which is also that of the disk."""
     descriptor = file.read(0x8000, 2048).ljust(2048, b"\0")
     if descriptor[0] == 1:
-        told = struct.unpack_from("<I", descriptor, 80)[0] * struct.unpack_from("<H", descriptor, 128)[0]
-        if told > file.size + _ISO_PADDING_BYTES:
-            raise incomplete(file, f"it tells {told} bytes, and the file has {file.size}")
+        declared = struct.unpack_from("<I", descriptor, 80)[0] * struct.unpack_from("<H", descriptor, 128)[0]
+        if declared > file.size + _ISO_PADDING_BYTES:
+            raise incomplete(file, f"it declares {declared} bytes, and the file has {file.size}")
     return file.size
 
 

@@ -1,5 +1,7 @@
-"""Writes an image file that arrives piece by piece, whichever way it comes: unpacks it if it is compressed, leaves runs
-of zeros out as holes, and hashes it."""
+"""Writes an image file that arrives piece by piece.
+
+Unpacks it if it is compressed, leaves runs of zeros out as holes, and hashes it.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,7 @@ _FREE_BYTES = 64 << 20
 """Size that any compressed image may unpack to, however small it is."""
 _FREE_ZERO_BYTES = 64 << 30
 """The same for its zeros, which take time but no space."""
-_ROOM_BYTES = 64 << 20
+_CHECK_FREE_BYTES = 64 << 20
 """How many bytes are written before the free space is checked again."""
 _ZEROS_PER_BYTE = 32
 """How many zeros count as one byte."""
@@ -94,7 +96,7 @@ class ImageWriter:
         self._inner_head = b""
         self._hasher = Hasher()
         self._data_bytes = 0
-        self._room_at = 0
+        self._check_free_at = 0
         """The number of data bytes at which the free space is checked next."""
         self._sent_hashes = {each.algorithm: hashlib.new(each.algorithm, usedforsecurity=False) for each in expected}
 
@@ -186,8 +188,8 @@ class ImageWriter:
         self._hasher.update(view)
 
     def _write_all(self, data: memoryview, offset: int) -> None:
-        if self._limits.free_bytes_min and self._data_bytes >= self._room_at:
-            self._room_at = self._data_bytes + _ROOM_BYTES
+        if self._limits.free_bytes_min and self._data_bytes >= self._check_free_at:
+            self._check_free_at = self._data_bytes + _CHECK_FREE_BYTES
             if shutil.disk_usage(self._path.parent).free < self._limits.free_bytes_min:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self._data_bytes += len(data)

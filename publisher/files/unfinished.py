@@ -1,7 +1,7 @@
-"""Files on their way into the image root.
+"""Unfinished files: files that are being added under the image root.
 
-Whoever adds a file keeps a mark in `.incoming`, locked (flock(2)), until the file's image is committed. The lock ends
-with its process, however that ends. So an unlocked mark leads to what a killed process has left.
+While a process adds a file, it keeps a locked mark in `.incoming` (flock(2)), until the file's image is committed. The
+lock ends with the process, however that ends. So an unlocked mark shows what a killed process has left.
 """
 
 from __future__ import annotations
@@ -145,9 +145,9 @@ def fetching(root: Path, image_id: int, token: int) -> AbstractContextManager[Pa
 
 def bring_in(root: Path, file: Path, location: str) -> None:
     """Move a complete file to its new location under the root."""
-    place = root / location
-    place.parent.mkdir(mode=0o750)
-    file.rename(place)
+    path = root / location
+    path.parent.mkdir(mode=0o750)
+    file.rename(path)
 
 
 def discard_fetched(root: Path, image_id: int, token: int) -> None:
@@ -167,7 +167,7 @@ def discard(root: Path, location: str) -> None:
         try:
             _delete_file(root, directory, name)
         except OSError as error:
-            logger.warning("a file that is no longer needed is left at %s: %s", location, error)
+            logger.warning("a file that is no longer needed cannot be deleted: %s: %s", location, error)
 
 
 def discard_abandoned(root: Path, has_file: Callable[[str], bool]) -> None:
@@ -181,7 +181,7 @@ def discard_abandoned(root: Path, has_file: Callable[[str], bool]) -> None:
             with contextlib.suppress(FileNotFoundError):
                 _discard_if_abandoned(root, mark, has_file)
         except OSError as error:
-            logger.warning("what an upload that broke off has left cannot be deleted: %s: %s", mark, error.strerror)
+            logger.warning("the leftovers of an interrupted upload cannot be deleted: %s: %s", mark, error.strerror)
 
 
 def _discard_if_abandoned(root: Path, mark: Path, has_file: Callable[[str], bool]) -> None:
@@ -207,7 +207,7 @@ def _discard_if_abandoned(root: Path, mark: Path, has_file: Callable[[str], bool
             with contextlib.suppress(OSError):
                 (root / name).rmdir()
         mark.unlink(missing_ok=True)
-        logger.info("deleted what an upload that broke off has left: %s", mark.name)
+        logger.info("deleted the leftovers of an interrupted upload: %s", mark.name)
     finally:
         os.close(descriptor)
 
@@ -227,7 +227,7 @@ def _locked(path: Path) -> int:
             os.close(descriptor)
             raise
         os.close(descriptor)
-    raise PublisherError(f"{path} is deleted by somebody as soon as it is there")
+    raise PublisherError(f"{path} is deleted as soon as it is created")
 
 
 @cache

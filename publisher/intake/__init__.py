@@ -1,1 +1,1 @@
-"""The HTTP side: checks publish requests, answers with tickets, tells how they stand."""
+"""The HTTP API: it accepts publish requests, answers with tickets, and shows their status."""

@@ -59,10 +59,10 @@ _DECLARATION = "publisher_operation"
 class Login(Enum):
     """What a route asks of its caller."""
 
-    NONE = "nothing"
+    NONE = "no login"
     REQUIRED = "a login"
-    OR_KEY = "a login, or a one-time key"
-    SIGNED_OR_NONE = "no login, but where there is an API key, a right signature"
+    OR_KEY = "a login or a one-time key"
+    SIGNED_OR_NONE = "no login; a signature, if present, must be valid"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """The declaration of a route, written as the decorator between the router's and the function.
+    """The declaration of a route: the decorator between the router's decorator and the function.
 
     entitlement: what the caller must be entitled to; "" if any login is enough.
     body, answer: the root elements of the request and of the answer; "" for none.
@@ -119,23 +119,27 @@ def declaration(endpoint: object) -> Operation:
 
 EXTENSIONS = Parameter(
     "extensions",
-    "Name platforms and formats that the API does not know in XML, too. In JSON they are always named.",
+    "In XML, also name platforms and formats that the API does not define. JSON always names them.",
     {"type": "boolean"},
 )
 IDEMPOTENCY_KEY = Parameter(
     "Idempotency-Key",
-    "The same request sent again with the same key makes nothing new, and has the first one's answer.",
+    "Makes the request safe to repeat: sent again with the same key, it creates nothing new and gets the first answer.",
     {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
     "header",
 )
 LISTING = (
-    Parameter("query", "FIQL, such as `name=='*nginx*'`: only those that match.", {"type": "string"}),
-    Parameter("orderBy", "The element to order by.", {"type": "string"}),
-    Parameter("descending", "The greatest first.", {"type": "boolean"}),
-    Parameter("count", "So many at most; `total` counts all matches.", {"type": "integer", "minimum": 1}),
-    Parameter("offset", "So many of the matches are left out first.", {"type": "integer", "minimum": 0}),
+    Parameter(
+        "query", "A FIQL expression, such as `name=='*nginx*'`. Only objects that match are listed.", {"type": "string"}
+    ),
+    Parameter("orderBy", "The element to sort by.", {"type": "string"}),
+    Parameter("descending", "Sort in descending order.", {"type": "boolean"}),
+    Parameter("count", "Maximum number to list. `total` counts all matches.", {"type": "integer", "minimum": 1}),
+    Parameter("offset", "Number of matches to skip.", {"type": "integer", "minimum": 0}),
 )
-OF_IMAGE = Parameter("img", "Only those of one image: its URI, or its number.", {"type": "string"})
+OF_IMAGE = Parameter(
+    "img", "The URI or the number of an image. Only this image, or what belongs to it, is listed.", {"type": "string"}
+)
 
 
 # The caller ---------------------------------------------------------------------------------------------------------
@@ -204,7 +208,7 @@ class Caller:
         if not given:
             return None
         if len(given) > 1 or not _IDEMPOTENCY_KEY.fullmatch(given[0]):
-            raise InvalidRequest("is one key of 1 to 255 printable ASCII characters", field=IDEMPOTENCY_KEY.name)
+            raise InvalidRequest("must be one key of 1 to 255 printable ASCII characters", field=IDEMPOTENCY_KEY.name)
         scope = self.request.scope
         request = f"{scope['method']}\0{scope['path']}\0".encode() + body
         return IdempotencyKey(
@@ -276,9 +280,9 @@ def answer(request: Request, form: Format, root: str, document: Document, modifi
 def not_shown(platform: str) -> PublisherError:
     """Return the error for an object that the answer may not contain because of its platform."""
     if find_platform(platform) is None:
-        return NotFound(f"it is of the platform '{platform}', which no installed package describes")
+        return NotFound(f"it belongs to the platform '{platform}', which no installed package describes")
     return NotAcceptable(
-        f"the API's schema does not know the platform '{platform}'; ask for application/json, or add extensions=true"
+        f"the API's schema does not have the platform '{platform}'; accept application/json, or add extensions=true"
     )
 
 

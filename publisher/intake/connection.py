@@ -1,5 +1,7 @@
-"""A caller's connection. Uvicorn's own waits forever for a request that does not come, and answers what is not HTTP in
-plain text; here it ends in time, and errors are `uforgeError` documents."""
+"""The connection of a caller: uvicorn's, with time limits and with errors as `uforgeError` documents.
+
+Uvicorn itself waits forever for a request that does not come, and answers invalid HTTP in plain text.
+"""
 
 from __future__ import annotations
 
@@ -24,9 +26,9 @@ _REQUEST_LINE = re.compile(rb"\A\s*([A-Za-z]{1,20}) ([!-~]{1,900})(?:[ \r\n]|\Z)
 _UNKNOWN_METHOD = "UNKNOWN"
 _IMAGE = "application/octet-stream"
 _GRACE_SECONDS = 5.0
-"""By so much the connection outlasts the limit that the app itself keeps for an image, whose answer tells more."""
+"""Added to the app's own time limit for an image, so that the app answers first: its answer says more."""
 _LINGER_SECONDS = 10.0
-"""A closed connection whose caller does not read its last answer is broken off after so long."""
+"""A closed connection is aborted if its caller has not read the last answer after this time."""
 _MESSAGES = {
     400: "the request is not valid HTTP",
     431: "the request's headers are too large",
@@ -36,13 +38,13 @@ _MESSAGES = {
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long a connection waits. 0 is without a limit."""
+    """How long a connection waits for its caller. 0: no limit."""
 
     keep_alive_seconds: float
     head_seconds: float
     body_seconds: float
     image_seconds: float
-    """As `body_seconds`, for images."""
+    """Like `body_seconds`, for images."""
     bytes_per_second: float
 
     @classmethod
@@ -62,14 +64,14 @@ def _patience() -> Patience:
 
 
 class CallerConnection(H11Protocol):
-    """Each wait for the caller has one timer: for the head of a request, for its body, or for the caller to read."""
+    """A connection with one timer for each wait: for the head of a request, for its body, or for the caller to read."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._patience = _patience()
         self.timeout_keep_alive = self._patience.keep_alive_seconds  # type: ignore[assignment]  # given to call_later
         self._head = bytearray()
-        """The beginning of the request that is being received."""
+        """The first bytes of the request that is being received."""
         self._waits_for: object = None
         self._timer: asyncio.TimerHandle | None = None
         self._reader_timer: asyncio.TimerHandle | None = None
@@ -94,7 +96,7 @@ class CallerConnection(H11Protocol):
         self._watch()
 
     def on_response_complete(self) -> None:
-        # What came of the next request meanwhile.
+        # The bytes of the next request that have arrived meanwhile.
         self._head[:] = self.conn.trailing_data[0][:_HEAD_KEPT_BYTES]
         super().on_response_complete()
         if self._head and self.conn.their_state is h11.IDLE:
@@ -102,7 +104,7 @@ class CallerConnection(H11Protocol):
         self._watch()
 
     def send_400_response(self, msg: str) -> None:
-        """Uvicorn calls it where it handles what h11 has raised, which knows the status."""
+        """Refuse the request. Uvicorn calls this while it handles an error of h11, which knows the status."""
         error = sys.exception()
         status = error.error_status_hint if isinstance(error, h11.RemoteProtocolError) else 400
         status = status if status in _MESSAGES else 400
@@ -121,19 +123,19 @@ class CallerConnection(H11Protocol):
         self._linger()
 
     def _should_upgrade(self) -> bool:
-        return False  # a wish that every server may leave unheard (RFC 9110, 7.8)
+        return False  # a server may ignore it (RFC 9110, 7.8)
 
     # Waiting
 
     def _watch(self) -> None:
-        """See what is being waited for now, and begin to wait for that, unless it is the same as before."""
+        """Find what the connection waits for now. If that has changed, start its timer."""
         wanted: Callable[[], None] | None = None
         if not self.transport.is_closing():
             if self.conn.their_state is h11.SEND_BODY:
                 wanted = self._await_body
             elif self.conn.their_state is h11.IDLE and self.timeout_keep_alive_task is None:
                 wanted = self._await_head
-        # Another request is another wait, even where both are for a body.
+        # Another request is another wait, even if both wait for a body.
         waits_for = (wanted, self.cycle) if wanted else None
         if waits_for != self._waits_for:
             self._stop_waiting()
@@ -153,12 +155,12 @@ class CallerConnection(H11Protocol):
 
     def _no_head(self) -> None:
         if self._head:
-            self._refuse(408, "the request's headers did not come in time")
+            self._refuse(408, "the request's headers did not arrive in time")
         else:
             self._close()
 
     def _await_body(self, slow_before: bool = False) -> None:
-        """Look twice in the time that is given: slow is who was too slow both times."""
+        """Check twice within the time limit: a caller is slow if it was too slow both times."""
         content_type = next((value for name, value in self.headers if name == b"content-type"), b"")
         is_image = media_type(content_type.decode("latin-1")) == _IMAGE
         seconds = self._patience.image_seconds if is_image else self._patience.body_seconds
@@ -167,14 +169,14 @@ class CallerConnection(H11Protocol):
             self._timer = self.loop.call_later(seconds / 2, self._look_at_body, seconds / 2, seen, slow_before)
 
     def _look_at_body(self, seconds: float, seen_bytes: int | None, slow_before: bool) -> None:
-        # Bytes that we do not take in are none that the caller does not send.
+        # While we do not read, the caller cannot send: that does not make it slow.
         slow = (
             seen_bytes is not None
             and not self._we_do_not_read()
             and self._received_bytes - seen_bytes < max(1.0, seconds * self._patience.bytes_per_second)
         )
         if slow and slow_before:
-            self._refuse(408, "the request's body did not come in time")
+            self._refuse(408, "the request's body did not arrive in time")
         else:
             self._await_body(slow)
 
@@ -201,7 +203,7 @@ class CallerConnection(H11Protocol):
     # Ending
 
     def _refuse(self, status: int, message: str) -> None:
-        """Answer with a `uforgeError`, as far as no other answer has begun, and close."""
+        """Answer with a `uforgeError` unless another answer has begun, and close the connection."""
         answering = self.cycle is not None and not self.cycle.response_complete
         if not self.transport.is_closing() and self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             method, uri, form = self._request_in_question(answering)
@@ -220,7 +222,7 @@ class CallerConnection(H11Protocol):
             for event in (response, h11.Data(data=b"" if without_body else body), h11.EndOfMessage()):
                 self.transport.write(self.conn.send(event) or b"")
         if answering:
-            # What the app still says goes nowhere, and it learns so at once.
+            # Nobody gets the rest of the app's answer: tell the app at once.
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         self._close()

@@ -1,6 +1,6 @@
-"""Tickets, images and accounts as the documents that callers get.
+"""The documents of tickets, images, appliances and accounts, as callers get them.
 
-No secret can be in them: they are made from what was stored in clear.
+They contain no secrets: they are made from what is stored unencrypted.
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ from publisher.store.accounts import StoredAccount
 from publisher.store.appliances import Appliance, Contents
 
 _ETA_LONGEST_SECONDS = 10 * 365 * 86400.0
-"""The first bytes of a slow upload may promise a year that no calendar has."""
+"""A later end is not shown: after the first bytes of a slow upload, the estimate may exceed the largest date."""
 
 
 def ticket_document(ticket: Ticket, image: Image | None, key: str | None = None) -> Document:
-    """The `publishImage` of a ticket; `image` is None where it was deleted since. `key` is the one-time key for a
-    download of the image."""
+    """Return the `publishImage` of a ticket. `image` is None if it has been deleted.
+
+    `key` is the one-time key for a download of the image.
+    """
     platform = _platform(ticket)
     target = {field.name: ticket.target.get(field.name) for field in platform.target_fields}
     document: Document = {
@@ -63,9 +65,9 @@ def ticket_document(ticket: Ticket, image: Image | None, key: str | None = None)
 
 
 def status_document(ticket: Ticket) -> Document:
-    """The `status` of a ticket. Exactly one of complete, error and cancelled ends true.
+    """Return the `status` of a ticket. At the end exactly one of complete, error and cancelled is true.
 
-    It follows from the ticket alone, so that it is the same, with the same ETag, until the ticket changes.
+    It depends on the ticket alone, so it and its ETag stay the same until the ticket changes.
     """
     failed = ticket.state is State.FAILED
     return {
@@ -93,9 +95,9 @@ def _eta(ticket: Ticket) -> datetime | None:
 
 
 def image_document(image: Image, *, distribution: str | None = None, key: str | None = None) -> Document:
-    """The `image` of a generated image, or of one that is still being registered.
+    """Return the `image` of an image, which may still be in registration.
 
-    `distribution` is that of its appliance, `key` the one-time key for a download.
+    `distribution` is the one of its appliance, `key` the one-time key for a download.
     """
     uri = uris.image_uri(image.owner, image.appliance_id, image.id)
     document: Document = {
@@ -110,7 +112,7 @@ def image_document(image: Image, *, distribution: str | None = None, key: str | 
         "name": image.name,
         "revision": image.revision,
         "simulated": False,
-        # Clients reckon with these from the first answer on.
+        # Clients expect these in every answer.
         "size": image.size,
         "fileSize": image.size,
         **_formats(image),
@@ -150,7 +152,7 @@ def _formats(image: Image) -> Document:
 
 
 def image_status_document(image: Image) -> Document:
-    """The `status` of an image's registration. Exactly one of complete, error and cancelled ends true."""
+    """Return the `status` of an image's registration. At the end one of complete, error and cancelled is true."""
     failed = image.state is ImageState.FAILED
     sent, total = image.sent, max(image.sent, image.total)
     uri = uris.image_uri(image.owner, image.appliance_id, image.id)
@@ -182,7 +184,7 @@ def _image_object(image: Image) -> Document:
 
 
 def appliance_document(appliance: Appliance, contents: Contents) -> Document:
-    """The `appliance`. Of one with very many images, or published images, they are not named."""
+    """Return the `appliance`. Its images and published images are left out if there are very many."""
     uri = uris.appliance_uri(appliance.owner, appliance.id)
     document: Document = {
         "created": _time(appliance.created),
@@ -209,21 +211,21 @@ def appliance_document(appliance: Appliance, contents: Contents) -> Document:
 
 
 def ticket_account_document(ticket: Ticket) -> Document:
-    """The `credAccount` that a ticket publishes with, as it was when the ticket was made."""
+    """Return the `credAccount` that a ticket publishes with, as it was when the ticket was created."""
     document = _account(_platform(ticket), ticket.account)
     if ticket.account_id is not None:
         document |= {
             "dbId": ticket.account_id,
             "name": ticket.account.get("name"),
             "parentUri": uris.user_uri(ticket.owner),
-            # There it can be read when the account itself has been deleted, too.
+            # This URI works even after the account itself has been deleted.
             "uri": f"{_uri(ticket)}/accounts/{ticket.account_id}",
         }
     return document
 
 
 def account_document(account: StoredAccount) -> Document:
-    """The `credAccount` of a stored account."""
+    """Return the `credAccount` of a stored account."""
     platform = find_platform(account.platform)
     if platform is None:
         raise ValueError(f"account {account.id} is of the unknown platform {account.platform!r}")
@@ -231,7 +233,7 @@ def account_document(account: StoredAccount) -> Document:
     return _account(platform, account.fields) | {
         "created": _time(account.created),
         "dbId": account.id,
-        # A secret that was replaced is a change, too; sealed anew, it never looks as before.
+        # Replacing a secret is a change, too: sealing it again gives other bytes.
         "digest": hashlib.sha256(seen + account.sealed_secrets).hexdigest()[:32],
         "lastModified": _time(account.modified),
         "name": account.name,
@@ -251,7 +253,7 @@ def _account(platform: Platform, fields: dict[str, Any]) -> Document:
 
 
 def _object(ticket: Ticket) -> Document:
-    """What every object begins with."""
+    """Return the elements that every object begins with."""
     seen = f"{ticket.uid} {ticket.changed} {ticket.progress.sent} {ticket.state}"
     return {
         "created": _time(ticket.created),

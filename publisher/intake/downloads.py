@@ -20,7 +20,7 @@ from publisher.web import auth
 from publisher.web.file_response import bad_key, send_image
 from publisher.web.request import SecretKeeper, services, signed_in
 
-DOWNLOAD_KEY = Parameter("downloadId", "A download key, which works once.", {"type": "string"})
+DOWNLOAD_KEY = Parameter("downloadId", "A download key. It works once.", {"type": "string"})
 _PURPOSE = "download"
 
 

@@ -1,6 +1,6 @@
-"""Callers that wait for a ticket to change: one look at the store, ten times a second, for all of them.
+"""Long polling: callers wait for a ticket to change. One query, ten times a second, serves all of them.
 
-Who waits holds no thread and no connection to the database; while nobody waits, nothing is looked at.
+A waiting caller holds no thread and no connection to the database. While nobody waits, there are no queries.
 """
 
 from __future__ import annotations
@@ -30,30 +30,30 @@ from publisher.web.negotiation import Format
 logger = logging.getLogger(__name__)
 
 WAIT_MAX_SECONDS = 60
-"""Proxies take longer silence for a fault."""
+"""Proxies take a longer silence for a failure."""
 WAIT = Parameter(
     "wait",
-    "Seconds to hold the answer until the status is another than that of `If-None-Match`, or than at first.",
+    "Seconds to hold the answer until the status differs from that of `If-None-Match` or, without one, changes.",
     {"type": "number", "minimum": 0, "maximum": WAIT_MAX_SECONDS},
 )
 _LOOK_SECONDS = 0.1
 _STALE_SECONDS = 5.0
-"""What was last read so long ago is no answer any more: the store is as good as away."""
+"""If the last query is older, the store counts as unavailable."""
 _NUMBER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 
 
 def wait_seconds(request: Request) -> float:
-    """How long the query's `wait` lets an answer be held; 0 without one. Raises `InvalidRequest`."""
+    """Return the query's `wait`: how many seconds the answer may be held; 0 without one. Raises `InvalidRequest`."""
     given = request.query_params.getlist(WAIT.name)
     if not given:
         return 0.0
     if len(given) > 1 or not _NUMBER.fullmatch(given[0]) or float(given[0]) > WAIT_MAX_SECONDS:
-        raise InvalidRequest(f"is one number of seconds from 0 to {WAIT_MAX_SECONDS}", field=WAIT.name)
+        raise InvalidRequest(f"must be one number of seconds from 0 to {WAIT_MAX_SECONDS}", field=WAIT.name)
     return float(given[0])
 
 
 class TicketStatus:
-    """A ticket as it was read, and its status, written once for all who wait for it."""
+    """A ticket as it was read, and its status, which is written once for all who wait for it."""
 
     __slots__ = ("_written", "ticket", "version")
 
@@ -71,7 +71,7 @@ class TicketStatus:
 
 @dataclass(slots=True, eq=False)
 class _Group:
-    """Those who have seen the same of the same ticket."""
+    """The callers who have seen the same version of the same ticket."""
 
     sight: TicketStatus
     waiters: set[asyncio.Future[TicketStatus]] = field(default_factory=set)
@@ -81,28 +81,28 @@ _Seen = tuple[int, Version]
 
 
 class Watcher:
-    """Of one intake process; used in its event loop only."""
+    """Answers the waiting callers of one intake process. Its methods run in the event loop only."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._groups: dict[_Seen, _Group] = {}
         self._task: asyncio.Task[None] | None = None
-        # Of its own: in the common pool it would queue behind all who arrive.
+        # A thread of its own: in the common pool the query would queue behind all new requests.
         self._thread = CapacityLimiter(1)
         self._looked = -math.inf
         self._away = False
         self._closed = False
 
     def __len__(self) -> int:
-        """How many wait."""
+        """Return how many callers wait."""
         return sum(len(group.waiters) for group in self._groups.values())
 
     async def status(self, request: Request, form: Format, ticket: Ticket, seconds: float) -> Rendered:
-        """A ticket's status; held back, at most so long, while it is none that the caller does not have.
+        """Return a ticket's status as soon as it is new to the caller, or after that many seconds.
 
-        A conditional request is held while its answer would be 304, another one until the ticket changes. What has
-        ended is not waited for. Raises `NotFound` where the ticket is deleted meanwhile, `SQLAlchemyError` where the
-        store is away at the end, `ClientDisconnect`.
+        A conditional request is held while its answer would be 304; any other request is held until the ticket changes.
+        A ticket that has ended is answered at once. Raises `NotFound` if the ticket is deleted meanwhile,
+        `SQLAlchemyError` if the store is unavailable at the end, and `ClientDisconnect`.
         """
         sight = TicketStatus(ticket)
         conditional = is_conditional(request)
@@ -123,7 +123,7 @@ class Watcher:
         return sight.status(form)
 
     def close(self) -> None:
-        """Answer all who wait now, and hold nobody from here on."""
+        """Answer all who wait now, and hold no further request."""
         self._closed = True
         for group in self._groups.values():
             for waiter in group.waiters:
@@ -132,7 +132,7 @@ class Watcher:
             self._task.cancel()
 
     async def _changed(self, sight: TicketStatus, until: float, gone: asyncio.Task[None]) -> TicketStatus:
-        """The ticket once it is not as it was seen; as it was seen where the time is up before."""
+        """Return the ticket as soon as it differs from what was seen, or what was seen when the time is up."""
         loop = asyncio.get_running_loop()
         if self._closed or loop.time() >= until:
             return sight
@@ -172,11 +172,11 @@ class Watcher:
 
     async def _look(self) -> None:
         began = asyncio.get_running_loop().time()
-        # Who comes while the store is being read may have seen more than this look.
+        # A caller who comes during the query may have seen a newer version than the query returns.
         seen = list(self._groups)
         try:
             changed = await anyio.to_thread.run_sync(self._read, seen, limiter=self._thread)
-        except Exception as error:  # whatever it is, those who wait are answered, and the next look may succeed
+        except Exception as error:  # whatever it is: those who wait get an answer, and the next query may succeed
             if not self._away:
                 logger.error("the tickets that callers wait for cannot be read: %s", type(error).__name__)
             self._away = True
@@ -188,10 +188,10 @@ class Watcher:
                 if sight is not None:
                     _wake(waiter, sight)
                 elif not waiter.done():
-                    waiter.set_exception(NotFound(f"there is no published image {each[0]} any more"))
+                    waiter.set_exception(NotFound(f"published image {each[0]} was deleted"))
 
     def _read(self, seen: list[_Seen]) -> dict[_Seen, TicketStatus | None]:
-        """Those of them that are not as they were seen, and how they are now; None where there is none any more."""
+        """Return the tickets that have changed since they were seen; None for those that do not exist any more."""
         versions = self._store.tickets.versions({id for id, _ in seen})
         changed = [(id, version) for id, version in seen if versions.get(id) != version]
         found = self._store.tickets.several({id for id, _ in changed})
@@ -210,7 +210,7 @@ def _wake(waiter: asyncio.Future[TicketStatus], sight: TicketStatus) -> None:
 
 async def _hung_up(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
-        """A body, which nobody needs."""
+        """Ignore the request's body."""
 
 
 def _hang_up(waiter: asyncio.Future[TicketStatus]) -> Callable[[object], None]:

@@ -85,13 +85,13 @@ def _refusal(scope: Scope) -> Refusal | None:
         if b"content-length" in names:
             return _ambiguous("Content-Length and Transfer-Encoding: send one of them, not both")
         if scope.get("http_version") == "1.0":
-            return _ambiguous("Transfer-Encoding: HTTP/1.0 has none; send Content-Length")
+            return _ambiguous("Transfer-Encoding: not part of HTTP/1.0; send Content-Length")
     if b"content-encoding" in names and _has_body(scope):
         codings = ",".join(value.decode("latin-1") for name, value in scope["headers"] if name == b"content-encoding")
         if any(coding.strip().lower() not in ("", "identity") for coding in codings.split(",")):
             return Refusal(
                 415,
-                "Content-Encoding: encoded bodies are not accepted; send it unpacked",
+                "Content-Encoding: encoded bodies are not accepted; send the body unencoded",
                 "UnsupportedMediaType",
                 {"Accept-Encoding": "identity"},  # RFC 9110, 15.5.16
             )

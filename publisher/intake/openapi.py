@@ -33,26 +33,27 @@ Json = dict[str, Any]
 _ID_MAX = (1 << 63) - 1
 
 _DESCRIPTION = f"""\
-Publishes machine images to clouds: a request makes a ticket, which is polled until the image is there.
+Publishes machine images to clouds. A publish request creates a ticket; poll its status until the image is published.
 
-Documents are XML (`application/xml`, the default) or JSON (`application/json`), both ways, by `Accept` and
-`Content-Type`. Of an XML document only the root element is in a namespace, `{NAMESPACE}`, and JSON's `"@type"` is its
-`xsi:type`, with a prefix of that namespace. In a request the order of the elements does not matter, unknown elements
-are ignored, and `null` is the same as leaving an element out.
+Requests and answers are XML (`application/xml`, the default) or JSON (`application/json`), selected by `Content-Type`
+and `Accept`. In XML only the root element is in a namespace, `{NAMESPACE}`; `xsi:type`, whose value has a prefix of
+that namespace, is `"@type"` in JSON. In a request the order of the elements does not matter, unknown elements are
+ignored, and `null` means that an element is left out.
 
-Every `GET` can be asked as `HEAD`: the same headers, no body. Request bodies are not compressed (415).
+Every `GET` also works as `HEAD`, which returns the same headers and no body. Compressed request bodies are refused
+(415).
 
-A user acts on its own `uid`, an administrator on any; what belongs to others is not found.
+Users act on their own `uid`, administrators on any. Objects of other users are not found (404).
 """
 _SIGNING = (
-    "The public half of an API key, for a signed request: the text to sign is the request target below `/api/` as it"
-    " goes over the wire, query with this parameter included. Needs `signature`, which comes last."
+    "The public key of an API key, for a signed request. The text to sign is the request target below `/api/`, exactly"
+    " as it is sent, with the query and this parameter. The last parameter must be `signature`."
 )
 _SIGNATURE = "Base64(HMAC-SHA1(secret key, text)), form-URL-encoded; the last parameter of the query."
 
 _PLAIN: dict[Kind, Json] = {
     Kind.STRING: {"type": "string"},
-    Kind.URI: {"type": "string", "description": "Relative to the base path, where it names an object of this API."},
+    Kind.URI: {"type": "string", "description": "Relative to the base path if it names an object of this API."},
     Kind.BOOLEAN: {"type": "boolean"},
     Kind.INTEGER: {"type": "integer", "format": "int32"},
     Kind.LONG: {"type": "integer", "format": "int64"},
@@ -64,16 +65,16 @@ _ALWAYS = {
     "localizedErrorMsg": ("message", "messageId"),
     "uforgeError": ("localizedErrorMsg", "requestMethod", "requestUri", "statusCode", "timestamp"),
 }
-"""What an answer always has beside what the wire schema itself requires: callers may count on it."""
+"""Elements that an answer always has, in addition to those that the wire schema requires: callers may rely on them."""
 
 _ENUMERATIONS = {("targetPlatform", "type"): [platform.name for platform in PLATFORMS]}
 _PATH_PARAMETERS = {
     "uid": ("The login of the user.", "root"),
-    "aid": ("The appliance.", 4),
-    "itid": ("The image.", 7),
-    "pitid": ("The published image.", 1),
-    "caid": ("The cloud account.", 3),
-    "id": ("The object.", 2),
+    "aid": ("The number of the appliance.", 4),
+    "itid": ("The number of the image.", 7),
+    "pitid": ("The number of the published image.", 1),
+    "caid": ("The number of the cloud account.", 3),
+    "id": ("The number of the API key.", 2),
     "fileName": ("The name of the file.", "nginx.qcow2"),
     "platform": ("The name of the platform.", "openstack"),
     "format": ("The name of the format.", "openstackqcow2"),
@@ -83,16 +84,16 @@ _TAGS = {
     "images": "Images",
     "accounts": "Cloud accounts",
     "apikeys": "API keys",
-    "target": "What can be published to",
+    "target": "Targets",
     "appliances": "Appliances",
     "webhook": "Webhooks",
     "users": "Users",
 }
 _HEADERS: dict[str, Json] = {
-    "ETag": {"description": "Changes whenever the answer does.", "schema": {"type": "string"}, "required": True},
+    "ETag": {"description": "Changes whenever the answer changes.", "schema": {"type": "string"}, "required": True},
     "Last-Modified": {"description": "An HTTP date.", "schema": {"type": "string"}, "required": True},
     "Location": {
-        "description": "The absolute URL of what was made.",
+        "description": "The absolute URL of the new object.",
         "schema": {"type": "string", "format": "uri"},
         "required": True,
     },
@@ -101,7 +102,7 @@ _HEADERS: dict[str, Json] = {
 }
 _CONDITIONS = {
     "If-None-Match": "The ETag of the answer that the caller has.",
-    "If-Modified-Since": "The Last-Modified of the answer that the caller has; counts where there is no If-None-Match.",
+    "If-Modified-Since": "The Last-Modified of the answer that the caller has. Ignored if there is an If-None-Match.",
 }
 
 
@@ -210,7 +211,7 @@ def _operation(resource: Resource) -> Json:
         needs += f" and the entitlement `{declared.entitlement}`"
     description = f"{needs}."
     if declared.conflict:
-        description += f" 409 where {declared.conflict}."
+        description += f" 409 if {declared.conflict}."
     made: Json = {
         "tags": [_tag(resource.path)],
         "summary": declared.summary,
@@ -284,9 +285,9 @@ def _responses(resource: Resource) -> Json:
         answered["content"] = content
     responses: Json = {str(declared.status): answered}
     if "application/octet-stream" in declared.also_answer:
-        responses["206"] = answered | {"description": "The range that was asked for"}
+        responses["206"] = answered | {"description": "The requested range"}
     if resource.cacheable:
-        responses["304"] = {"description": "The caller has it already"}
+        responses["304"] = {"description": "The caller has this answer"}
     for status in resource.errors:
         responses[str(status)] = {"$ref": f"#/components/responses/Error{status}"}
     return responses
@@ -320,7 +321,7 @@ def _content(root: str, example: Document, *, request: bool) -> Json:
     reference = _reference(root, request=request)
     return {
         Format.XML.value: {
-            # Only as the root of a document is the element in the namespace.
+            # The element is in the namespace only as the root of a document.
             "schema": reference | {"xml": {"name": root, "namespace": NAMESPACE, "prefix": "ns0"}},
             "example": written[Format.XML],
         },
@@ -332,7 +333,7 @@ def _content(root: str, example: Document, *, request: bool) -> Json:
 
 
 def _schemas(answers: set[str], bodies: set[str]) -> Json:
-    """Those of these roots, and of all that is in them."""
+    """Return the schemas of these roots and of everything inside them."""
     made: Json = {}
     for roots, request in ((answers, False), (bodies, True)):
         waiting = sorted(roots)
@@ -354,7 +355,7 @@ def _reference(name: str, *, request: bool) -> Json:
 
 
 def _type_schema(object_type: ObjectType, *, request: bool) -> tuple[Json, list[str]]:
-    """The schema of a type, and the types that are in it."""
+    """Return the schema of a type, and the names of the types inside it."""
     if object_type.abstract and not object_type.platform:
         return _abstract_schema(object_type.abstract, request=request)
     fields = [field for field in object_type.fields if request or not (field.secret or field.name in REQUEST_ONLY)]
@@ -385,8 +386,8 @@ def _abstract_schema(abstract: str, *, request: bool) -> tuple[Json, list[str]]:
     names = [concrete_type(abstract, platform) for platform in PLATFORMS]
     references = [_reference(name, request=request) for name in names]
     if request:
-        # Without "@type" the platform tells which it is, so that more than one of them may fit.
-        return {"anyOf": references, "description": f"The type is told by `{TYPE_KEY}` or by the platform."}, names
+        # Without "@type" the platform decides, so more than one of them may match.
+        return {"anyOf": references, "description": f"`{TYPE_KEY}` or the platform decides the type."}, names
     mapping = {name: reference["$ref"] for name, reference in zip(names, references, strict=True)}
     return {"oneOf": references, "discriminator": {"propertyName": TYPE_KEY, "mapping": mapping}}, names
 
@@ -399,7 +400,7 @@ def _field_schema(field: Field, owner: ObjectType, inner: list[str], *, request:
     if field.kind in (Kind.OBJECT, Kind.POLYMORPHIC):
         name = field.type
         if name == CRED_ACCOUNT and owner.platform:
-            # A published image and its account are of the same platform.
+            # A published image and its account have the same platform.
             name = next(each for each in PLATFORMS if each.name == owner.platform).cred_account_type
         inner.append(name)
         return _reference(name, request=request)

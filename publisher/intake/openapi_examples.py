@@ -1,4 +1,4 @@
-"""Documents as they are in practice, one of each root: the examples of the OpenAPI document."""
+"""The examples of the OpenAPI document: one realistic document for each root."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ ANSWERS: dict[str, Document] = {
     "appliances": _list("appliances", _APPLIANCE_DOCUMENT),
     "credAccount": _CRED_ACCOUNT,
     "credAccounts": _list("credAccounts", _CRED_ACCOUNT),
-    # Hexadecimal digits stand in for the secret: a real one has as many.
+    # A placeholder for the secret: a real one has as many hexadecimal digits.
     "apiKeyPair": _KEY | {"secretKey": "c0ffee" * 10 + "c0ff"},
     "apiKeyPairs": _list("apiKeyPairs", _KEY),
     "targetPlatform": _PLATFORM,
@@ -185,7 +185,7 @@ ANSWERS: dict[str, Document] = {
     "roles": _list("roles", _ROLE),
     "webhook": {"url": "https://hooks.example.com/publications", "uri": f"{_USER}/webhook"},
 }
-"""Of each root that is answered."""
+"""The example of each root of an answer."""
 
 _ACCOUNT_TO_STORE: Document = {
     TYPE_KEY: "CredAccountOpenStack",
@@ -207,7 +207,7 @@ REQUESTS: dict[str, Document] = {
     "webhook": {"url": "https://hooks.example.com/publications"},
     "image": {"name": "nginx", "downloadUri": "https://images.example.com/nginx.qcow2", "format": {"name": "qcow2"}},
 }
-"""Of each root that is sent."""
+"""The example of each root of a request."""
 
 _MESSAGES = {
     400: ("credAccount.port: 'x' is not an integer", "InvalidRequest"),
@@ -224,7 +224,7 @@ _MESSAGES = {
 
 
 def problem(status: int) -> Document:
-    """The `uforgeError` of a status."""
+    """Return the `uforgeError` of a status."""
     message, kind = _MESSAGES.get(status, (HTTPStatus(status).phrase, "HttpError"))
     return {
         "localizedErrorMsg": {"message": message, "messageId": kind},

@@ -8,6 +8,7 @@ from publisher.core.errors import InvalidRequest
 from publisher.core.uris import parse_account_uri, parse_appliance_uri, parse_image_uri
 from publisher.intake.caller import Caller
 from publisher.intake.wire.schema import TYPES
+from publisher.intake.wire.walk import document_platform
 from publisher.platforms.platform import CRED_ACCOUNT, TYPE_KEY, Document, Platform
 from publisher.platforms.registry import find_platform
 from publisher.services.publishing import PublishRequest
@@ -28,11 +29,16 @@ def read_publish_request(
     """
     reference = _Reference(caller.store.accounts, owner)
     document = caller.read(body, reference.platform)
-    stored = reference.account or reference.find(document.get(CRED_ACCOUNT))
-    platform = _platform(document)
-    inline = document[CRED_ACCOUNT]
-    assert isinstance(inline, dict)  # noqa: S101  # `_platform` has checked it
-    account, secrets = platform.account_parts(inline)
+    given = document.get(CRED_ACCOUNT)
+    if not isinstance(given, dict):
+        raise InvalidRequest("is needed: the cloud account to publish with", field=CRED_ACCOUNT)
+    stored = reference.account or reference.find(given)
+    platform = document_platform(document)
+    if platform is None:
+        raise InvalidRequest(
+            "is needed: the platform to publish to, such as openstack", field=f"{CRED_ACCOUNT}.targetPlatform.name"
+        )
+    account, secrets = platform.account_parts(given)
     own = {field.name for field in platform.target_fields} | {"publishLocation"}
     request = PublishRequest(
         owner=owner,
@@ -60,13 +66,11 @@ class _Reference:
         self.account = self.find(account)
         return find_platform(self.account.platform) if self.account else None
 
-    def find(self, account: object) -> StoredAccount | None:
+    def find(self, account: Document) -> StoredAccount | None:
         """Return the stored account that a `credAccount` names by `dbId`, `uri` or `name`; None if it names none.
 
         Raises `InvalidRequest` if the user has no such account, or if the names belong to different ones.
         """
-        if not isinstance(account, dict):
-            return None
         id, name = _id_referred_to(account, self.owner), str(account.get("name") or "").strip()
         if id is None and not name:
             return None
@@ -81,21 +85,8 @@ class _Reference:
         return found
 
 
-def _platform(document: Document) -> Platform:
-    account = document.get(CRED_ACCOUNT)
-    if not isinstance(account, dict):
-        raise InvalidRequest("is needed: the cloud account to publish with", field=CRED_ACCOUNT)
-    for typed in (document, account):
-        name = TYPES[str(typed[TYPE_KEY])].platform if typed.get(TYPE_KEY) else None
-        if name and (platform := find_platform(name)):
-            return platform
-    raise InvalidRequest(
-        "is needed: the platform to publish to, such as openstack", field=f"{CRED_ACCOUNT}.targetPlatform.name"
-    )
-
-
 def _id_referred_to(account: Document, owner: str) -> int | None:
-    """By `dbId`, `uri` or both. Raises `InvalidRequest`."""
+    """Return the id that `dbId`, `uri` or both name; None without them. Raises `InvalidRequest`."""
     ids = [] if account.get("dbId") is None else [int(str(account["dbId"]))]
     if account.get("uri"):
         login, id = parse_account_uri(str(account["uri"]), f"{CRED_ACCOUNT}.uri")
@@ -103,20 +94,22 @@ def _id_referred_to(account: Document, owner: str) -> int | None:
             raise _no_such_account()
         ids.append(id)
     if len(set(ids)) > 1:
-        raise InvalidRequest(f"contradicts the dbId, {ids[0]}", field=f"{CRED_ACCOUNT}.uri")
+        raise InvalidRequest(f"names another account than the dbId, {ids[0]}", field=f"{CRED_ACCOUNT}.uri")
     return ids[0] if ids else None
 
 
 def _no_such_account() -> InvalidRequest:
-    return InvalidRequest("refers to a stored account, and there is none like it", field=CRED_ACCOUNT)
+    return InvalidRequest(
+        "refers to a stored account that does not exist; send the dbId of one that does", field=CRED_ACCOUNT
+    )
 
 
 def _image_id(document: Document, owner: str, appliance_id: int, image_id: int | None) -> int:
-    # The manual's name for the appliance and the client library's.
+    # The manual calls the appliance `applianceUri`, the client library `parentUri`.
     for field in ("applianceUri", "parentUri"):
         uri = document.get(field)
         if uri is not None and parse_appliance_uri(str(uri), field) != (owner, appliance_id):
-            raise InvalidRequest(f"'{uri}' is not the appliance of the request's path", field=field)
+            raise InvalidRequest(f"'{uri}' is not the appliance in the request's path", field=field)
     uri = document.get("imageUri")
     if uri is None:
         if image_id is None:
@@ -124,5 +117,5 @@ def _image_id(document: Document, owner: str, appliance_id: int, image_id: int |
         return image_id
     login, appliance, image = parse_image_uri(str(uri), "imageUri")
     if (login, appliance) != (owner, appliance_id) or image_id not in (None, image):
-        raise InvalidRequest(f"'{uri}' contradicts the request's path", field="imageUri")
+        raise InvalidRequest(f"'{uri}' does not match the request's path", field="imageUri")
     return image

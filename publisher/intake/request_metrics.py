@@ -1,5 +1,4 @@
-"""What is noted of each request: the id under which the logs, here and in the workers, name it, and how it was
-answered."""
+"""Give each request an id, which the logs of intake and workers show, and count and time the requests."""
 
 from __future__ import annotations
 
@@ -31,7 +30,7 @@ _DURATION = metrics.histogram(
 
 
 class Observed:
-    """Around everything else, so that each answer tells its id, whatever has made it."""
+    """Middleware around everything else, so that every answer has the id, whatever has made it."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -53,7 +52,7 @@ class Observed:
                 message["headers"] = [*message.get("headers", ()), (REQUEST_ID, id.encode())]
             await send(message)
             if message["type"] == "http.response.body" and not message.get("more_body"):
-                # Not when the app returns: what is left for after the answer keeps no caller waiting.
+                # Not when the app returns, which includes tasks after the answer: no caller waits for these.
                 _note(scope, status, time.perf_counter() - began)
                 noted = True
 
@@ -74,11 +73,11 @@ def _note(scope: Scope, status: str, seconds: float) -> None:
 
 
 def _template(scope: Scope) -> str:
-    """The path as its route has it, names in place of ids: there are as many as there are routes."""
+    """Return the path template of the request's route. Ids would give the metric too many values."""
     route: Any = scope.get("route")
     path: str | None = getattr(route, "path", None)
     if path is None:
         return _NO_ROUTE
-    # A route may know itself without the prefix of its router: one literal part, such as /api.
+    # A route may not know its router's prefix, which is one literal part, such as /api.
     prefix = "/" + scope["path"].split("/", 2)[1]
     return path if path.startswith(prefix) else prefix + path

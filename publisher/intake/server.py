@@ -1,6 +1,6 @@
-"""The intake as a process: `python -m publisher.intake.server --port 8000`. It takes uvicorn's options, after ours.
+"""Run the intake: `python -m publisher.intake.server --port 8000`. Takes uvicorn's options, which follow our own.
 
-However the intake is started, its connections end in time and answer errors as `publisher.intake.connection` has it.
+`publisher serve` and `publisher up` start it in the same way, so all connections obey `publisher.intake.connection`.
 """
 
 from __future__ import annotations

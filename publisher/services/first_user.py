@@ -1,4 +1,4 @@
-"""The administrator that `publisher up` makes where there is no user yet, and where it writes down the password."""
+"""The administrator that `publisher up` creates if there is no user yet, and the file with its first password."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ PASSWORD_FILE = "root.password"  # noqa: S105  # a file's name
 
 
 def forget_password(settings: Settings, login: str) -> None:
-    """Whoever has another password now: what the first start wrote down is not true any more of that user."""
+    """Delete the file with the first administrator's password, if that user's password has changed."""
     if login == LOGIN:
         (settings.data_dir / PASSWORD_FILE).unlink(missing_ok=True)

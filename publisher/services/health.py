@@ -1,4 +1,4 @@
-"""Whether a process can do its work, for those who route to it or restart it."""
+"""Readiness checks: whether a process can do its work, for whatever routes requests to it or restarts it."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _FRESH_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class ReadinessCheck:
-    """`wrong` is what is not as it should be, None where nothing is; `needed`: without it the process is not ready."""
+    """The result of one check: what is wrong, if anything, and whether the process is not ready then (`needed`)."""
 
     wrong: str | None
     needed: bool = True
 
 
 class Readiness:
-    """What is asked is answered from at most a second ago, so that nobody can make it a burden. For several threads."""
+    """Runs the checks. Results are cached for one second so that probes stay cheap. Thread-safe."""
 
     def __init__(self, checks: Mapping[str, Callable[[], ReadinessCheck]]) -> None:
         self._checks = checks
@@ -39,7 +39,7 @@ class Readiness:
         self._report: tuple[bool, dict[str, Any]] = False, {}
 
     def report(self) -> tuple[bool, dict[str, Any]]:
-        """Whether it is ready, and the same in detail, to be sent as JSON."""
+        """Return whether the process is ready, and the results of all checks as JSON values."""
         with self._lock:
             if time.monotonic() >= self._until:
                 found = {name: check() for name, check in self._checks.items()}
@@ -55,7 +55,7 @@ class Readiness:
 
 
 def store_check(store: Store) -> ReadinessCheck:
-    """That it answers, and has the tables of this version; or of a later one, in the middle of an upgrade."""
+    """Check that the store answers and has the tables of this version, or of a later one, as during an upgrade."""
     try:
         store.check_schema(or_newer=True)
     except PublisherError as error:
@@ -66,9 +66,9 @@ def store_check(store: Store) -> ReadinessCheck:
 
 
 def disk_check(settings: Settings) -> ReadinessCheck:
-    """That there is room on the disk: for the ticket store where that is SQLite, and for images.
+    """Check the free disk space: for the ticket store, if it is SQLite, and for images.
 
-    Without room for the store no ticket can be accepted. Without room for images publishing goes on.
+    Without space for the store no ticket can be accepted. Without space for images, publishing continues.
     """
     database = make_url(settings.database)
     directory = Path(database.database or "").parent
@@ -80,13 +80,13 @@ def disk_check(settings: Settings) -> ReadinessCheck:
 
 
 def disk_shortage(settings: Settings, directory: Path) -> str | None:
-    """What is wrong with the room left on that directory's disk; None where there is enough.
+    """Return what is wrong with the free space on a directory's disk; None if there is enough.
 
-    A directory that is not there yet is judged by the one that it will be in.
+    If the directory does not exist yet, its nearest existing parent counts.
     """
-    place = next((each for each in (directory, *directory.absolute().parents) if each.exists()), directory)
+    existing = next((each for each in (directory, *directory.absolute().parents) if each.exists()), directory)
     try:
-        free = shutil.disk_usage(place).free
+        free = shutil.disk_usage(existing).free
     except OSError as error:
         return f"the free space of {directory} cannot be read: {error.strerror}"
     if free < settings.disk_free_bytes_min:
@@ -95,12 +95,12 @@ def disk_shortage(settings: Settings, directory: Path) -> str | None:
 
 
 def broker_check(settings: Settings) -> ReadinessCheck:
-    """Without it tickets are accepted all the same, and wait: it is told, but not needed."""
+    """Check the broker. It is reported but not needed: without it, tickets are accepted and wait."""
     queue = WakeQueue.open(settings)
     try:
         queue.check()
     except QueueUnavailable as error:
-        return ReadinessCheck(f"{error}; what is accepted waits until it is back", needed=False)
+        return ReadinessCheck(f"{error}; accepted tickets wait until it is back", needed=False)
     finally:
         queue.close()
     return ReadinessCheck(None, needed=False)

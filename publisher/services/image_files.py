@@ -107,7 +107,7 @@ def register(
         with Arrival(root, safe_name(file_name), store.images.has_file) as arrival:
             digests = _bring_in(source, file, arrival, expected, limits, on_progress, link=link and disk is not None)
             if not digests.size:
-                raise InvalidRequest("there is nothing in the file", field=_shown(file))
+                raise InvalidRequest("the file contains no data", field=_shown(file))
             disk = disk or found(arrival.path)
             arrival.committing = True
             return add(disk, digests, arrival.location)
@@ -414,8 +414,8 @@ def open_image(image_root: Path, image: Image) -> io.FileIO:
     Raises `Conflict` if the image is not ready, or if its file is missing or has changed.
     """
     if not image.ready:
-        raise Conflict(f"image {image.id} is not ready, but {image.state}; its status tells more")
-    changed = Conflict(f"the file of image {image.id} is gone, or was changed; generate the image again")
+        raise Conflict(f"image {image.id} is not ready, but {image.state}; see its status")
+    changed = Conflict(f"the file of image {image.id} is missing or has changed; generate the image again")
     try:
         file = io.FileIO(open_under(image_root, image.location))
     except ImageFileError as error:

@@ -38,16 +38,16 @@ class PublishRequest:
     account_id: int | None = None
     """The stored account that `account` was taken from, if it was."""
     sealed_secrets: bytes | None = field(default=None, repr=False)
-    """Those of the stored account, used where the request has none itself."""
+    """The secrets of the stored account, used if the request has none itself."""
     sealed_names: frozenset[str] = frozenset()
-    """What is in `sealed_secrets`."""
+    """Names of the elements in `sealed_secrets`."""
     own_elements: frozenset[str] = frozenset()
-    """Of `account` and `secrets`, what the request gave itself and does not have from the stored account."""
+    """Names of the elements of `account` and `secrets` that the request gave itself."""
     notify: str | None = field(default=None, repr=False)
     """Extra webhook URL for this ticket, in addition to the owner's."""
 
     def using(self, stored: StoredAccount) -> PublishRequest:
-        """Return the request with a stored account. What the request itself says of the account counts more.
+        """Return the request with a stored account. The request's own account elements take precedence.
 
         Raises `InvalidRequest` if the account is of another platform.
         """
@@ -163,5 +163,5 @@ def _image(store: Store, request: PublishRequest) -> Image:
     except NotFound as error:
         raise InvalidRequest(str(error), field="imageUri") from None
     if not image.ready:
-        raise Conflict(f"image {image.id} is not ready, but {image.state}; its status tells more")
+        raise Conflict(f"image {image.id} is not ready, but {image.state}; see its status")
     return image

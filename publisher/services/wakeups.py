@@ -1,8 +1,7 @@
-"""Waking workers. A message holds the id of a ticket or an image and nothing else: whatever reads the broker learns
-nothing from it.
+"""Wakes workers. A message contains only the id of a ticket or an image, so whoever reads the broker learns nothing.
 
-The message is written here as Celery's protocol has it (docs.celeryq.dev, "Message Protocol", version 2), through
-kombu, so that whoever enqueues needs neither Celery nor the workers' code.
+Messages follow Celery's protocol (docs.celeryq.dev, "Message Protocol", version 2). They are sent through kombu, so
+that the sender needs neither Celery nor the workers' code.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ QUEUE = Queue(QUEUE_NAME, Exchange(QUEUE_NAME, type="direct"), routing_key=QUEUE
 logger = logging.getLogger(__name__)
 
 Wake = Callable[[int], object]
-"""Wakes a worker for the ticket, or the image, with that id: at once, or once the response is sent."""
+"""Wakes a worker for the ticket or image with this id: at once, or after the response is sent."""
 
 
 class Sender(Protocol):
@@ -44,24 +43,24 @@ class Sender(Protocol):
 
 
 class Wakeups:
-    """Wakes workers for what is committed. If the broker is away, the reconciler wakes them later."""
+    """Wakes workers for committed tickets and images. If the broker is unavailable, the reconciler does it later."""
 
     def __init__(self, store: Store, sender: Sender) -> None:
         self._store = store
         self._sender = sender
 
     def ticket(self, ticket_id: int) -> bool:
-        """Wake a worker for a ticket. Returns False if the broker is away."""
+        """Wake a worker for a ticket. Return False if the broker is unavailable."""
         try:
             self._sender.send(ticket_id)
         except QueueUnavailable as error:
-            logger.warning("ticket %d is accepted, but no worker was woken: %s", ticket_id, error)
+            logger.warning("ticket %d was accepted, but no worker was woken: %s", ticket_id, error)
             self._store.tickets.woken(ticket_id, sent=False)
             return False
         return True
 
     def image(self, image_id: int) -> bool:
-        """Wake a worker for an image that is to be registered. Returns False if the broker is away."""
+        """Wake a worker for an image that is to be registered. Return False if the broker is unavailable."""
         try:
             self._sender.send_image(image_id)
         except QueueUnavailable as error:
@@ -85,15 +84,15 @@ class WakeQueue:
         return cls(Broker.of(settings), timeout_seconds=settings.send_timeout_seconds)
 
     def send(self, ticket_id: int) -> None:
-        """Wake a worker for a ticket. Raises `QueueUnavailable`, after two and a half time-outs at the latest."""
+        """Wake a worker for a ticket. Raises `QueueUnavailable` after two and a half time-outs at most."""
         self._send(PUBLISH_TASK, ticket_id)
 
     def send_image(self, image_id: int) -> None:
-        """Wake a worker for an image that is to be registered. Raises `QueueUnavailable`, as `send` does."""
+        """Wake a worker for an image that is to be registered. Raises `QueueUnavailable` as `send` does."""
         self._send(REGISTER_TASK, image_id)
 
     def _send(self, task: str, id: int) -> None:
-        """Raises `QueueUnavailable`, after two and a half time-outs at the latest."""
+        """Send a message and count it. Raises `QueueUnavailable` as `send` does."""
         try:
             self._send_in_turn(task, id)
         except QueueUnavailable:
@@ -102,14 +101,14 @@ class WakeQueue:
         BROKER_SENDS.inc()
 
     def _send_in_turn(self, task: str, id: int) -> None:
-        # While one waits for a broker that does not answer, the others do not wait in line behind it.
+        # While one thread waits for a broker that does not answer, the others do not queue up behind it.
         if not self._lock.acquire(timeout=self._timeout_seconds / 2):
-            raise QueueUnavailable("the message broker cannot be reached: it has not answered the send before")
+            raise QueueUnavailable("the message broker cannot be reached: it has not answered the previous message")
         try:
             try:
                 self._publish(task, id)
             except _CONNECTION_ERRORS:
-                # The connection that was kept open may be stale; a fresh one tells whether the broker is there.
+                # The kept connection may be stale. A new one shows whether the broker is available.
                 self._drop()
                 try:
                     self._publish(task, id)
@@ -144,8 +143,8 @@ class WakeQueue:
         argument = [id]
         self._connect().Producer().publish(
             (argument, {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}),
-            # The default exchange leads to the queue of that name. A binding of our own exchange would be lost with a
-            # Redis that is restarted, and kombu, which reconnects by itself, would send into nothing.
+            # The default exchange leads to the queue of that name. The binding of an exchange of our own would be lost
+            # when Redis restarts, and messages with it, because kombu reconnects by itself.
             exchange="",
             routing_key=QUEUE.name,
             declare=[QUEUE],
@@ -186,7 +185,7 @@ _CONNECTION_ERRORS = _errors()
 
 
 def _reason(error: BaseException) -> str:
-    """What went wrong, without the broker's URL, which may hold a password."""
+    """Return what went wrong, without the broker's URL, which may contain a password."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.strerror:

@@ -1,4 +1,4 @@
-"""Who is told of publications, by signed webhooks (Standard Webhooks, standardwebhooks.com)."""
+"""Users' webhooks: their URLs and the secrets that sign the notifications (Standard Webhooks, standardwebhooks.com)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from publisher.outbound.precheck import check_named
 from publisher.platforms.platform import check_address
 from publisher.store import Store
 
-SECRET_PREFIX = "whsec_"  # noqa: S105  # not one itself
+SECRET_PREFIX = "whsec_"  # noqa: S105  # not a secret
 _SECRET_BYTES = 32
 _SEALED_AS = "notify"
 
@@ -21,10 +21,10 @@ _SEALED_AS = "notify"
 def subscribe(
     store: Store, sealer: Sealer, policy: OutboundPolicy, login: str, url: str | None, *, new_secret: bool = False
 ) -> str | None:
-    """Have a user told of all its publications at a URL; None leaves that as it is.
+    """Set the URL of a user's webhook; None keeps the present one.
 
-    Returns the secret that they are signed with where one is made: where the user has none, or another one is wanted.
-    It is shown to nobody ever again. Raises `InvalidRequest`, `NotFound`.
+    Returns a new secret if the user has none or `new_secret` is set, otherwise None. It cannot be shown again.
+    Raises `InvalidRequest`, `NotFound`.
     """
     if url is not None:
         check_receiver(policy, url, "url")
@@ -36,17 +36,17 @@ def subscribe(
 
 
 def check_receiver(policy: OutboundPolicy, url: str, field: str) -> None:
-    """Raises `InvalidRequest` for what is no URL to tell anything to, or one that is not connected to here."""
+    """Check the URL of a webhook. Raises `InvalidRequest` if it is invalid or may not be connected to."""
     check_address(field, url)
     check_named(policy, {field: url})
 
 
 def check_signing(store: Store, login: str, field: str) -> None:
-    """Raises `InvalidRequest` where a user has no secret: what is told in its name could not be signed."""
+    """Check that a user has a secret to sign notifications with. Raises `InvalidRequest`."""
     if store.users.notify(login).sealed_secret is None:
         raise InvalidRequest(
-            f"needs a secret to sign with, and '{login}' has none yet; make one by PUT {webhook_uri(login)}, or have it"
-            " made by: publisher users notify",
+            f"needs a secret to sign notifications with, and '{login}' has none; create one by PUT"
+            f" {webhook_uri(login)}, or run: publisher users notify",
             field=field,
         )
 
@@ -56,5 +56,5 @@ def make_secret() -> str:
 
 
 def open_secret(vault: Vault, sealed: bytes) -> str:
-    """Raises `ConfigurationError` where no key opens it."""
+    """Open a sealed secret. Raises `ConfigurationError` if no key opens it."""
     return vault.open(sealed)[_SEALED_AS]

@@ -46,6 +46,8 @@ _FIELDS: Fields = {
 
 
 class Accounts:
+    """Users' stored accounts."""
+
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
@@ -125,8 +127,9 @@ class Accounts:
         fields: dict[str, Any] | None = None,
         sealed_secrets: bytes | None = None,
     ) -> StoredAccount:
-        """Change what is given and keep the rest. `fields` are replaced one by one, `sealed_secrets` as a whole.
+        """Change an account; values that are not given stay.
 
+        `fields` are replaced one by one, `sealed_secrets` as a whole.
         Raises `InvalidRequest` for a bad name, `NotFound`, or `Conflict` if another account has the name.
         """
         mine = accounts.c.owner == owner, accounts.c.id == id

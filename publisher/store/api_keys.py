@@ -31,6 +31,8 @@ _COLUMNS = [api_keys.c[each.name] for each in fields(ApiKey)]
 
 
 class ApiKeys:
+    """Users' API keys."""
+
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 

@@ -67,6 +67,8 @@ _FIELDS: Fields = {
 
 
 class Appliances:
+    """Users' appliances."""
+
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 

@@ -40,11 +40,13 @@ class AuditEntry:
     action: str
     """For example `ticket.cancel` or `account.create`."""
     object: str
-    """The URI of the affected object in the API, or what it would be there."""
+    """The URI that the affected object has, or would have, in the API."""
     detail: str
 
 
 class Audit:
+    """The audit log."""
+
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 

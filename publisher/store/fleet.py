@@ -67,6 +67,8 @@ class WorkerStanding:
 
 
 class Fleet:
+    """The workers of the installation."""
+
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
@@ -87,10 +89,10 @@ class Fleet:
             "concurrency": member.concurrency,
         }
         insert = upsert(self._engine, workers).values(row | {"started": db_now(), "seen": db_now(), "drain": draining})
-        heard = {"seen": db_now(), "stopped": None} | ({"drain": True} if draining else {})
-        said = insert.on_conflict_do_update(index_elements=[workers.c.name], set_=heard).returning(workers.c.drain)
+        changes = {"seen": db_now(), "stopped": None} | ({"drain": True} if draining else {})
+        heartbeat = insert.on_conflict_do_update(index_elements=[workers.c.name], set_=changes)
         with writing(self._engine, durable=False) as connection:
-            return bool(connection.execute(said).scalar_one())
+            return bool(connection.execute(heartbeat.returning(workers.c.drain)).scalar_one())
 
     def stopped(self, name: str) -> None:
         """Record that a worker has exited in order."""

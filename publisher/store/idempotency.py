@@ -32,6 +32,8 @@ class KeyTaken(Conflict):
 
 
 class IdempotencyKeys:
+    """Idempotency keys and their tickets."""
+
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
@@ -51,7 +53,7 @@ class IdempotencyKeys:
         if row is None:
             return None
         if row.digest not in key.fingerprints:
-            raise Conflict("Idempotency-Key: was given to another request before; a new request needs a new key")
+            raise Conflict("Idempotency-Key: was used for another request; a new request needs a new key")
         return ticket_of(row)
 
     def purge(self, seconds: float) -> int:
@@ -78,4 +80,4 @@ def claim_key(connection: Connection, key: IdempotencyKey, ticket_id: int) -> No
     try:
         connection.execute(insert(idempotency_keys).values(row))
     except IntegrityError:
-        raise KeyTaken("Idempotency-Key: another request with this key is being taken in; try again") from None
+        raise KeyTaken("Idempotency-Key: another request with this key is being processed; try again") from None

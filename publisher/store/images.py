@@ -44,6 +44,8 @@ _FIELDS: Fields = {
 
 
 class Images:
+    """Registered images."""
+
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
@@ -101,7 +103,7 @@ class Images:
                 return added
         except IntegrityError as error:
             if id is not None and self.get(id):
-                raise Conflict(f"there is an image {id} already; leave out --id to have a number given") from None
+                raise Conflict(f"there is an image {id} already; leave out --id to use the next free number") from None
             raise Conflict(f"there is no user '{owner}'") from error
 
     def get(self, id: int) -> Image | None:

@@ -5,8 +5,8 @@ another one changes nothing, however late it wakes up. The database's clock deci
 expired lease cannot be renewed, and nothing new is started under it. The outcome of an attempt is still recorded,
 unless another worker has claimed the ticket.
 
-Only what is written before a cloud is touched is made to survive a power cut. If a power cut undoes anything else, the
-next attempt does it again: it finds what is in the cloud and reaches the same result.
+Only writes that must precede a change in a cloud are made to survive a power cut. If a power cut undoes any other
+write, the next attempt repeats it: it finds what is in the cloud and reaches the same result.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ class Claim:
 
 
 class Leases:
+    """Claims of tickets, and what workers write under them."""
+
     def __init__(self, engine: Engine, slots: UploadSlots) -> None:
         self._engine = engine
         self._slots = slots
@@ -70,7 +72,7 @@ class Leases:
                 return None
             else:
                 free, to_state = row.lease_until < row.now, ticket.state
-                words = "The lease of the worker before ran out; claimed"
+                words = "The previous worker's lease expired; claimed"
             if not free:
                 return None
             claimed = transition(
@@ -225,7 +227,7 @@ class Leases:
 
         With `failure`, the next attempt only cleans up, and fails the ticket with these words.
         """
-        words = f"To be tried again in {delay_seconds:.0f} s: {error}"
+        words = f"Will be tried again in {delay_seconds:.0f} s: {error}"
         self._requeue(claim, words, delay_seconds, error=error, reason=reason, failure=failure)
 
     def release(self, claim: Claim, words: str) -> None:

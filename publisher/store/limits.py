@@ -113,11 +113,11 @@ class QueueCapacity:
         """Check that the queue has room, in total and for this user. Raises `TooMany`."""
         limits = self._limits
         if _wait(connection, limits.user_queue, tickets.c.owner == owner):
-            raise TooMany(f"{limits.user_queue} of your images wait to be published already; try again later")
+            raise TooMany(f"{limits.user_queue} of your images are waiting to be published; try again later")
         # Counting a hundred thousand takes 20 ms. Once a second is enough, as the limit need not be exact.
         if time.monotonic() - self._counted > _COUNT_AGAIN_SECONDS:
             if _wait(connection, limits.queue):
-                raise TooMany(f"{limits.queue} images wait to be published already; try again later")
+                raise TooMany(f"{limits.queue} images are waiting to be published; try again later")
             self._counted = time.monotonic()
 
 

@@ -45,6 +45,8 @@ _WAITS = notifications.c.state == "waiting"
 
 
 class Notifications:
+    """Notifications and their delivery."""
+
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 

@@ -46,6 +46,8 @@ class Standing(StrEnum):
 
 
 class Sweeping:
+    """What the sweeper reads and records."""
+
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
@@ -58,14 +60,14 @@ class Sweeping:
         """
         found: dict[tuple[str, ...], Scope] = {}
         columns = tickets.c.platform, tickets.c.account, tickets.c.target, tickets.c.sealed_secrets
-        made = select(*columns).where(exists().where(journal.c.ticket_id == tickets.c.id))
+        created = select(*columns).where(exists().where(journal.c.ticket_id == tickets.c.id))
         stored = select(accounts.c.platform, accounts.c.fields, accounts.c.sealed_secrets).order_by(accounts.c.id)
-        ways = tombstones.c.platform, tombstones.c.account, tombstones.c.target, tombstones.c.sealed_secrets
-        deleted = select(*ways).where(tombstones.c.sealed_secrets.is_not(None)).order_by(tombstones.c.created.desc())
+        sign_in = tombstones.c.platform, tombstones.c.account, tombstones.c.target, tombstones.c.sealed_secrets
+        deleted = select(*sign_in).where(tombstones.c.sealed_secrets.is_not(None)).order_by(tombstones.c.created.desc())
         with reading(self._engine) as connection:
             of_tickets: dict[tuple[str, ...], Scope] = {}
             targets: dict[tuple[str, ...], dict[str, Any]] = {}
-            for platform, account, target, secrets in connection.execute(made.order_by(tickets.c.id.desc())):
+            for platform, account, target, secrets in connection.execute(created.order_by(tickets.c.id.desc())):
                 place = image_service(platform, account, target)
                 targets.setdefault(place, target)
                 # Published tickets have no secrets any more.
@@ -119,14 +121,14 @@ class Sweeping:
             select(*columns, ours.label("ours"), db_now().label("now")).where(tickets.c.uid == ticket_uid)
         ).one_or_none()
         if ticket is None:
-            grave = connection.execute(
+            tombstone = connection.execute(
                 select(tombstones.c.published).where(
                     tombstones.c.ticket_uid == ticket_uid, tombstones.c.cloud_id == cloud_id
                 )
             ).one_or_none()
-            if grave is None:
+            if tombstone is None:
                 return Standing.UNKNOWN
-            return Standing.KEPT if grave.published else Standing.ORPHAN
+            return Standing.KEPT if tombstone.published else Standing.ORPHAN
         if (
             ticket.state not in FINAL
             or ticket.lease_until >= ticket.now

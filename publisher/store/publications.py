@@ -46,6 +46,8 @@ class Upload:
 
 
 class Publications:
+    """Lists of tickets, and figures for them."""
+
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 

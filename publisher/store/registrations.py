@@ -48,6 +48,8 @@ class Registration:
 
 
 class Registrations:
+    """Images that workers register."""
+
     def __init__(self, engine: Engine, *, wake_again_seconds: float) -> None:
         self._engine = engine
         self._wake_again_seconds = wake_again_seconds
@@ -100,7 +102,7 @@ class Registrations:
                 raise no_image(owner, appliance_id, id)
             image = image_of_row(row)
             if image.source is None:
-                raise Conflict(f"image {id} was not fetched from anywhere; register another one")
+                raise Conflict(f"image {id} was not fetched from a location, so it cannot be fetched again")
             if not image.final:
                 raise Conflict(f"image {id} is being registered; cancel that first")
             needed = select(tickets.c.id).where(tickets.c.image_id == id, tickets.c.state.not_in(FINAL))

@@ -42,6 +42,8 @@ class SignedIn:
 
 
 class Sessions:
+    """Console sessions."""
+
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
@@ -60,16 +62,16 @@ class Sessions:
             "seen": db_now(),
             "expires": db_now() + seconds,
         }
-        over = or_(sessions.c.expires <= db_now(), sessions.c.seen <= db_now() - idle_seconds)
+        expired = or_(sessions.c.expires <= db_now(), sessions.c.seen <= db_now() - idle_seconds)
         with writing(self._engine) as connection:
             # Locked until the end, so that a concurrent change of the password ends this session, too.
             same = select(users.c.login).where(users.c.login == login, users.c.password_hash == password_hash)
             if connection.execute(same.with_for_update(read=True)).one_or_none() is None:
                 raise NotAuthenticated("the login or the password is wrong")
-            connection.execute(delete(sessions).where(over))
+            connection.execute(delete(sessions).where(expired))
             times = sessions.c.created, sessions.c.expires
-            made = connection.execute(insert(sessions).values(row).returning(*times)).one()
-        return value, Session(login, csrf, made.created, made.expires)
+            begun = connection.execute(insert(sessions).values(row).returning(*times)).one()
+        return value, Session(login, csrf, begun.created, begun.expires)
 
     def find(self, value: str, *, idle_seconds: float, seen: bool = True) -> Session | None:
         """Return the session of a cookie; None if it has ended or was idle for too long. `seen`: record activity."""

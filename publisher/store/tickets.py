@@ -56,13 +56,15 @@ class NewTicket:
     name: str
     account_id: int | None = None
     own_elements: Collection[str] = ()
-    """Names of what the request gave itself, besides what is from the stored account."""
+    """Names of the account elements that the request gave itself, if it named a stored account."""
     notify_url: str | None = field(default=None, repr=False)
     request_id: str | None = None
     traceparent: str | None = None
 
 
 class Tickets:
+    """Tickets for callers and the reconciler. Each method is a transaction of its own."""
+
     def __init__(
         self, engine: Engine, *, wake_again_seconds: float, capacity: QueueCapacity, slots: UploadSlots
     ) -> None:
@@ -250,7 +252,7 @@ class Tickets:
                 ticket.state,
                 State.QUEUED,
                 tickets.c.lease_token == ticket.lease_token,
-                words=f"To be tried again, as its owner asked{words}",
+                words=f"Queued again at its owner's request{words}",
                 phase=Phase.WAITING,
                 sent=0,
                 # The image may have been registered again since.
@@ -277,7 +279,7 @@ class Tickets:
                 audit_change(connection, "ticket.retry", _uri(ticket))
         found = self.get(id)
         if not queued or found is None:
-            raise Conflict(f"ticket {id} was changed meanwhile; look at it again")
+            raise Conflict(f"ticket {id} was changed meanwhile; try again")
         return found
 
     def use_key(self, ticket: Ticket) -> bool:
@@ -370,12 +372,12 @@ def _remember(connection: Connection, *which: ColumnElement[bool]) -> None:
     """Record what tickets that are about to be deleted may have left in a cloud, and how to sign in there."""
     published = and_(tickets.c.state == State.PUBLISHED, tickets.c.cloud_id == journal.c.cloud_id)
     # A published ticket has no secrets any more.
-    ways = [
+    sign_in = [
         case((tickets.c.sealed_secrets.is_not(None), tickets.c[name]))
         for name in ("platform", "account", "target", "sealed_secrets")
     ]
     left = (
-        select(tickets.c.uid, journal.c.cloud_id, tickets.c.state, published, db_now(), *ways)
+        select(tickets.c.uid, journal.c.cloud_id, tickets.c.state, published, db_now(), *sign_in)
         .join(journal, journal.c.ticket_id == tickets.c.id)
         .where(*which, journal.c.state != "gone")
     )
@@ -416,17 +418,17 @@ def _present_account(connection: Connection, ticket: Ticket) -> tuple[dict[str, 
     columns = accounts.c.name, accounts.c.fields, accounts.c.sealed_secrets
     stored = connection.execute(select(*columns).where(*mine)).one_or_none()
     if stored is None:
-        return {}, "; its account was deleted, so with what was known of it"
+        return {}, ", with its copy of the account, which was deleted"
     query = select(tickets.c.own_elements).where(tickets.c.id == ticket.id)
     own = set(connection.execute(query).scalar_one_or_none() or ())
     if _is_apart(ticket, own, stored.fields):
-        return {}, "; the request gave of its account itself what that would change, so as it was"
+        return {}, ", with the account as the request gave it"
     account = stored.fields | {name: ticket.account[name] for name in own & set(ticket.account)} | {"name": stored.name}
     before = image_service(ticket.platform, ticket.account, ticket.target)
     if image_service(ticket.platform, account, ticket.target) != before and _left_something(connection, ticket):
         raise Conflict(
             f"ticket {ticket.id} may have left something in the cloud, and its account '{stored.name}' leads to another"
-            " one now; publish the image anew, and what is left is removed by the sweeper"
+            " cloud now; publish the image again (the sweeper deletes what is left)"
         )
     found = {
         "account": account,

@@ -74,6 +74,8 @@ class Notify:
 
 
 class Users:
+    """Users and what they may do."""
+
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
@@ -92,7 +94,7 @@ class Users:
         """
         check_name(login, "login")
         if set(login) & set("/:?# ") or login in (".", ".."):
-            raise InvalidRequest("has no '/', ':', '?', '#' or space in it, and is not . or ..", field="login")
+            raise InvalidRequest("must not be . or .., or contain '/', ':', '?', '#' or a space", field="login")
         if not password:
             raise InvalidRequest("must not be empty", field="password")
         check_entitlements(entitlements)
@@ -213,10 +215,6 @@ class Users:
             known = roles_named(connection, (name for row in rows for name in row.roles))
         return [_user(row, known) for row in rows]
 
-    def password_hash(self, login: str) -> str | None:
-        found = self.signing_in(login)
-        return found[1] if found else None
-
     def signing_in(self, login: str) -> tuple[User, str] | None:
         """Return a user and its password hash, read together."""
         with reading(self._engine) as connection:
@@ -228,6 +226,8 @@ class Users:
 
 
 class Roles:
+    """Roles, by name."""
+
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
@@ -240,7 +240,7 @@ class Roles:
         check_line(description, "description")
         check_entitlements(entitlements)
         if not entitlements:
-            raise InvalidRequest("a role has at least one", field="entitlements")
+            raise InvalidRequest("needs at least one", field="entitlements")
         row: dict[str, Any] = {
             "name": name,
             "description": description,
@@ -269,7 +269,7 @@ class Roles:
                 raise NotFound(f"there is no role '{name}'")
             everyone = connection.execute(select(users.c.login, users.c.roles).order_by(users.c.login))
             if having := [row.login for row in everyone if name in row.roles]:
-                raise Conflict(f"'{name}' is a role of {', '.join(having)}; take it from them first")
+                raise Conflict(f"'{name}' is a role of {', '.join(having)}; remove it from them first")
             audit_change(connection, "role.delete", role_uri(name))
 
 

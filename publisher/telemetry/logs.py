@@ -86,7 +86,7 @@ def level_of(settings: Settings) -> int:
     """Return the log level. Raises `ConfigurationError`."""
     level = logging.getLevelNamesMapping().get(settings.log_level.upper())
     if level is None:
-        raise ConfigurationError(f"PUBLISHER_LOG_LEVEL: '{settings.log_level}' is no level")
+        raise ConfigurationError(f"PUBLISHER_LOG_LEVEL: '{settings.log_level}' is not a log level")
     return level
 
 
@@ -110,7 +110,7 @@ def current_request_id() -> str | None:
 def _format(settings: Settings) -> str:
     wanted = settings.log_format.lower() or ("json" if settings.production else "console")
     if wanted not in _FORMATS:
-        raise ConfigurationError(f"PUBLISHER_LOG_FORMAT: '{settings.log_format}' is none of {', '.join(_FORMATS)}")
+        raise ConfigurationError(f"PUBLISHER_LOG_FORMAT: '{settings.log_format}' is not one of {', '.join(_FORMATS)}")
     return wanted
 
 

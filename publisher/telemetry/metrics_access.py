@@ -23,7 +23,7 @@ class MetricsRefusal:
 
 @dataclass(frozen=True, slots=True)
 class Monitors:
-    """With a token file, admits callers that have the token. Otherwise admits this machine, but not by a proxy."""
+    """Decides who may read the metrics: with a token file, callers that have the token; else only this machine."""
 
     token_file: Path | None
 
@@ -42,11 +42,11 @@ class Monitors:
         """
         if self.token_file is None:
             if not own_host:
-                raise NotAllowed("the metrics are not shown under this host name; see PUBLISHER_ALLOWED_HOSTS")
+                raise NotAllowed("the metrics are not served under this host name; see PUBLISHER_ALLOWED_HOSTS")
             if by_proxy or not _is_loopback(address):
                 raise NotAllowed(
-                    "without a token the metrics are told on this machine only, and not in production mode, where a"
-                    " proxy stands between; see PUBLISHER_METRICS_TOKEN_FILE"
+                    "without a token, the metrics are served on this machine only, and not through a proxy, as in"
+                    " production mode; see PUBLISHER_METRICS_TOKEN_FILE"
                 )
             return
         scheme, _, token = (authorization or "").partition(" ")
@@ -73,7 +73,7 @@ class Monitors:
         try:
             token = file.read_text().strip()
         except (OSError, UnicodeDecodeError) as error:
-            words = getattr(error, "strerror", None) or "it is no text"
+            words = getattr(error, "strerror", None) or "it is not a text file"
             raise ConfigurationError(f"PUBLISHER_METRICS_TOKEN_FILE: {file} cannot be read: {words}") from None
         if not token:
             raise ConfigurationError(f"PUBLISHER_METRICS_TOKEN_FILE: {file} is empty")

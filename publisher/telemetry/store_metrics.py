@@ -131,19 +131,19 @@ class StoreCollector(Collector):
         yield _gauge("publisher_worker_slots_busy", "Number of tickets that the live workers are processing.", busy)
 
     def _rest(self) -> Iterator[Metric]:
-        told = self._store.statistics.notifications()
+        backlog = self._store.statistics.notifications()
         notifications = GaugeMetricFamily(
             "publisher_notifications",
             "Number of webhook notifications that are waiting or have failed.",
             labels=["state"],
         )
-        notifications.add_metric(["waiting"], told.waiting)
-        notifications.add_metric(["failed"], told.failed)
+        notifications.add_metric(["waiting"], backlog.waiting)
+        notifications.add_metric(["failed"], backlog.failed)
         yield notifications
         yield _gauge(
             "publisher_notification_oldest_seconds",
             "Age of the oldest waiting webhook notification, in seconds.",
-            told.oldest_seconds,
+            backlog.oldest_seconds,
         )
         orphans = self._store.statistics.orphans()
         yield _gauge("publisher_orphans", "Number of orphans in clouds, as found by the sweeper.", orphans)

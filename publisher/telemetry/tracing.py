@@ -39,7 +39,7 @@ def configure(service: str) -> TracerProvider | None:
         try:
             _provider = _started(service)
         except ImportError:
-            logger.error("traces are asked for, but what sends them is not installed: image-publisher[otel]")
+            logger.error("tracing is configured, but its packages are not installed; install image-publisher[otel]")
     return _provider
 
 

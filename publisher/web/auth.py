@@ -1,4 +1,4 @@
-"""Who calls, and whether they may."""
+"""Authenticate callers, by password or by a signed request, and check what they may do."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ _BASE = b"/api"
 _SIGNATURE = b"&signature="
 _PUBLIC_KEY = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _NO_SECRET = secrets.token_bytes(32).hex()
-"""What is compared with where there is no such key."""
+"""Stands in for the secret of an unknown key, so that the comparison takes as long."""
 
 
 class Opener(Protocol):
-    """The half of the vault that opens: here for the secrets of API keys alone. Those of clouds only workers open."""
+    """The half of the vault that decrypts. The intake needs it only for API keys; workers decrypt clouds' secrets."""
 
     def open(self, sealed: bytes) -> dict[str, str]: ...
 
@@ -49,8 +49,7 @@ _SECRET_PARAMETERS = re.compile(r"(signature=|[?&](?:downloadId|id)=)[^&\s]+", r
 
 
 class NoSignatures(logging.Filter):
-    """Takes signatures out of the server's log of requests: what is signed could be sent again by its readers. Keys of
-    downloads likewise."""
+    """Removes signatures and download keys from the server's request log, whose readers could use them."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if isinstance(record.args, tuple):
@@ -68,9 +67,9 @@ def keep_signatures_out_of_logs() -> None:
 
 
 class Authenticator:
-    """HTTP Basic over the user store, and requests signed with an API key.
+    """Authenticates HTTP Basic against the user store, and requests signed with an API key.
 
-    A password once verified is not hashed again for a while.
+    A verified password is remembered for a while, so that it is not hashed again for each request.
     """
 
     def __init__(self, store: Store, cache_seconds: float, opener: Opener, sign_ins: SignIns) -> None:
@@ -84,34 +83,40 @@ class Authenticator:
         self._hashing = Hashing()
 
     def user(self, authorization: str | None, address: str) -> User:
-        """The user of an `Authorization` header that comes from that address. Raises `NotAuthenticated`, or `TooMany`
-        where too many have been wrong."""
+        """Return the user of an `Authorization` header.
+
+        Raises `NotAuthenticated`, or `TooMany` if too many sign-ins from `address` have failed.
+        """
         return self.sign_in(*_basic(authorization), address)
 
     def sign_in(self, login: str, password: str, address: str, *, door: str = "api") -> User:
-        """Raises what `user` does, after as long for a login that there is not as for one that there is. `door` is for
-        the audit log."""
+        """Return the user with this login and password. Raises the errors of `user`.
+
+        An unknown login takes as long as a known one. `door` is for the audit log: `api` or `console`.
+        """
         return self.verified(login, password, address, door=door)[0]
 
     def verified(self, login: str, password: str, address: str, *, door: str = "api") -> tuple[User, str]:
-        """As `sign_in`, and the hash of the password that was verified."""
+        """Return what `sign_in` returns, and the hash of the verified password."""
         try:
             remembered = self._admitted(login, password, address)
         except AllPlacesTaken:
             self._note_refusal(login, address, door)
             raise
-        # No login has a NUL, and PostgreSQL could not be asked for one.
+        # No login has a NUL, and PostgreSQL refuses one in a query.
         found = None if "\0" in login else self._store.users.signing_in(login)
         stored = found[1] if found else None
-        # A changed password makes what is remembered useless at once.
+        # After a change of the password, the remembered one no longer matches.
         right = remembered is not None and remembered == stored
         if not (right or self._verify(login, password, stored, address, door)) or not found:
             raise NotAuthenticated("the login or the password is wrong")
         return found
 
     async def check_admission(self, authorization: str, address: str) -> None:
-        """Raise `TooMany` if `user` would, without waiting for anything. In the event loop: thousands of guesses a
-        second are refused before they take a thread."""
+        """Raise `TooMany` if `user` would raise it, without waiting.
+
+        It runs in the event loop, so that thousands of guesses a second are refused before they take a thread.
+        """
         try:
             login, password = _basic(authorization)
         except NotAuthenticated:
@@ -119,13 +124,13 @@ class Authenticator:
         try:
             self._admitted(login, password, address)
         except AllPlacesTaken:
-            # Only what has to be written takes a thread: the first refusal of a login, not the thousands after it.
+            # Only the first refusal of a login is written, so only that one takes a thread.
             if words := self._sign_ins.count_refusal(login, address):
                 await run_in_threadpool(self._sign_ins.note, words, login, address, door="api")
             raise
 
     def signer(self, raw_path: bytes, query: bytes) -> User | None:
-        """The user whose API key signed the request target; None where it names no key, and Basic is to decide.
+        """Return the user whose API key signed the request target; None if it names no key, so that Basic decides.
 
         Raises `NotAuthenticated`.
         """
@@ -135,7 +140,7 @@ class Authenticator:
         before, mark, given = query.rpartition(_SIGNATURE)
         text = signed_text(raw_path, before)
         if len(keys) > 1 or not mark or text is None:
-            raise NotAuthenticated("a request with an apiKey names one, and ends with its signature")
+            raise NotAuthenticated("a signed request must have one apiKey, and must end with its signature")
         found = self._store.api_keys.sealed_secret(keys[0]) if _PUBLIC_KEY.fullmatch(keys[0]) else None
         secret = self._opener.open(found[1])[API_SECRET] if found else _NO_SECRET
         right = hmac.compare_digest(signature(secret, text), unquote_to_bytes(given.replace(b"+", b" ")))
@@ -145,11 +150,11 @@ class Authenticator:
         return user
 
     def _verify(self, login: str, password: str, stored: str | None, address: str, door: str) -> bool:
-        """Hash the password, in its turn. Raises `TooMany`."""
+        """Hash the password when its turn comes, and return whether it is right. Raises `TooMany`."""
         to_note: list[str] = []
 
         def verify() -> bool:
-            # Again: of thousands that come at once no more are hashed than are allowed.
+            # Check again: thousands may come at once, and only as many as are allowed may be hashed.
             self._sign_ins.check(login, address)
             right = verify_password(stored, password)
             if right:
@@ -169,11 +174,11 @@ class Authenticator:
         return right
 
     def _admitted(self, login: str, password: str, address: str) -> str | None:
-        """The hash that this password was found to fit lately; None where it has to be hashed, and there is room.
+        """Return the hash that this password recently matched; None if it must be hashed and a turn is free.
 
-        Raises `TooMany`, before anything is waited for, the store included.
+        Raises `TooMany` without waiting, not even for the store.
         """
-        # First of all: else the right one among thousands of guesses would be told by its being remembered.
+        # This comes first: otherwise a guesser could recognise the right password because it is remembered.
         self._sign_ins.check_login(login, address)
         remembered = self._remembered(login, password)
         if remembered is None:
@@ -185,7 +190,7 @@ class Authenticator:
         self._sign_ins.note(self._sign_ins.count_refusal(login, address), login, address, door=door)
 
     def _remembered(self, login: str, password: str) -> str | None:
-        """The hash that the password was last found to fit; None where that is too long ago."""
+        """Return the hash that the password last matched; None if that is too long ago."""
         with self._lock:
             stored, until = self._verified.get(self._key(login, password), ("", 0.0))
         return stored if until > time.monotonic() else None
@@ -201,24 +206,25 @@ class Authenticator:
 
 
 def signed_text(raw_path: bytes, query: bytes) -> bytes | None:
-    """What is signed: the raw request target below the base path, `query` being what stands before the signature.
+    """Return the text that is signed: the raw request target below the base path; None for any other path.
 
-    A base URL that ends with a slash makes two of them, of which neither is signed. None for a path not below it.
+    `query` is the query up to the signature. A base URL that ends with a slash gives a path with two slashes, of which
+    neither is signed.
     """
     below = raw_path.removeprefix(_BASE + b"/")
     return None if below == raw_path else below.removeprefix(b"/") + b"?" + query
 
 
 def signature(secret: str, text: bytes) -> bytes:
-    """The Base64 of the HMAC-SHA1, as yet not encoded for a URL. (SHA-1 is what callers use; HMAC stands on it.)"""
+    """Return the HMAC-SHA1 in Base64, not yet encoded for a URL. UForge clients use SHA-1, which is safe in an HMAC."""
     return base64.b64encode(hmac.digest(secret.encode(), text, "sha1"))
 
 
 def new_api_key(store: Store, sealer: Sealer, owner: str, name: str, description: str) -> tuple[ApiKey, str]:
-    """An API key, and its secret half, which is told this once. Raises `InvalidRequest` for a bad name."""
+    """Create an API key. Returns it and its secret key, which cannot be read later. Raises `InvalidRequest`."""
     check_name(name, "name")
     check_text(description, "description")
-    # Both halves are ours to make. Hexadecimal digits need no encoding in a URL.
+    # Hexadecimal digits need no encoding in a URL.
     secret = secrets.token_hex(_SECRET_BYTES)
     key = store.api_keys.add(
         owner=owner,
@@ -231,15 +237,17 @@ def new_api_key(store: Store, sealer: Sealer, owner: str, name: str, description
 
 
 def owner(store: Store, user: User, login: str) -> str:
-    """Whose objects the path names: the user's own, or anybody's for an administrator. Raises `NotFound`, so that
-    other users' objects cannot be told from none."""
+    """Return the login whose objects a path names: the user's own, or anybody's for an administrator.
+
+    Raises `NotFound` for other users' objects, as if they did not exist.
+    """
     if user.login == login or (user.administrator and "\0" not in login and store.users.get(login)):
         return login
     raise NotFound(f"there is no user '{login}'")
 
 
 def require(user: User, entitlement: str) -> None:
-    """Raises `NotAllowed`."""
+    """Check that the user has the entitlement. Raises `NotAllowed`."""
     if not user.may(entitlement):
         raise NotAllowed(f"the entitlement '{entitlement}' is needed for this")
 
@@ -251,7 +259,7 @@ def _basic(authorization: str | None) -> tuple[str, str]:
     try:
         login, colon, password = base64.b64decode(encoded.strip(), validate=True).decode().partition(":")
     except ValueError:  # neither base64 nor ASCII, or not UTF-8
-        raise NotAuthenticated("the Authorization header cannot be read") from None
+        raise NotAuthenticated("the Authorization header is malformed") from None
     if not colon or "\0" in login:
-        raise NotAuthenticated("the Authorization header cannot be read")
+        raise NotAuthenticated("the Authorization header is malformed")
     return login, password

@@ -1,4 +1,4 @@
-"""How much of a request body the codecs are willing to read."""
+"""Limits on the size and structure of a request body."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ class BodyTooLarge(InvalidRequest):
 
 
 def check_size(body: bytes, limit: int) -> None:
-    """Raise BodyTooLarge where `body` has more than `limit` bytes."""
+    """Check the size of a body. Raises `BodyTooLarge` if it has more than `limit` bytes."""
     if len(body) > limit:
         raise BodyTooLarge(f"the request body has {len(body)} bytes; at most {limit} are accepted")
 
 
 def too_deep() -> InvalidRequest:
-    """The error for a body that is nested too deeply."""
+    """Return the error for a body that is nested too deeply."""
     return InvalidRequest(f"the request body is nested deeper than {MAX_DEPTH} levels")
 
 
 def too_many() -> InvalidRequest:
-    """The error for a body of too many elements."""
+    """Return the error for a body with too many elements."""
     return InvalidRequest(f"the request body has more than {MAX_ELEMENTS} elements")

@@ -1,4 +1,4 @@
-"""Conditional requests (RFC 9110, section 13): 304 where the caller has the current answer already."""
+"""Answer conditional requests (RFC 9110, section 13): 304 if the caller already has the current answer."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from publisher.web.request import services
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """A document as it goes out: to many, where many ask for the same."""
+    """A document in the form that is sent. Callers that ask for the same share it."""
 
     body: bytes
     media_type: str
     etag: str
     changed: int
-    """In whole seconds since the epoch, rounded up."""
+    """Time of the last change, in whole seconds since the epoch, rounded up."""
 
 
 def respond(request: Request, document: Rendered) -> Response:
-    """200, or 304 where the caller has it already."""
+    """Return a 200 with the document, or a 304 if the caller already has it."""
     headers = {
         "ETag": document.etag,
-        # A change and another one may share a second, which the date could not tell apart: what is given is the second
-        # after the change, and until that has come, the one before it, to which no later request is answered 304.
+        # Two changes may share a second, which the date cannot distinguish. So send the second after the change or,
+        # as long as that is in the future, the current one, which gets no later request a 304.
         "Last-Modified": formatdate(min(document.changed, math.floor(time.time())), usegmt=True),
         "Cache-Control": "private, no-cache",
         "Vary": "Accept, Authorization",
@@ -43,11 +43,12 @@ def respond(request: Request, document: Rendered) -> Response:
 
 
 def is_conditional(request: Request) -> bool:
+    """Return whether the request has a condition."""
     return "if-none-match" in request.headers or "if-modified-since" in request.headers
 
 
 def constant(request: Request, body: bytes, media_type: str, more: Mapping[str, str] | None = None) -> Response:
-    """200 with what stays the same as long as the service runs, or 304. `more` are headers."""
+    """Return a 200 with a body that never changes while the service runs, or a 304. `more` are further headers."""
     changed = math.ceil(services(request).started)
     headers = {
         "ETag": f'"{hashlib.sha256(body).hexdigest()[:32]}"',
@@ -61,14 +62,17 @@ def constant(request: Request, body: bytes, media_type: str, more: Mapping[str, 
 
 
 def caller_has(request: Request, etag: str, changed: int) -> bool:
-    """RFC 9110, 13.1.2 and 13.1.3: If-Modified-Since counts only where there is no If-None-Match."""
+    """Return whether the caller already has this answer.
+
+    RFC 9110, 13.1.2 and 13.1.3: If-Modified-Since counts only if there is no If-None-Match.
+    """
     if given := request.headers.getlist("if-none-match"):
         tags = {tag.strip().removeprefix("W/") for tag in ",".join(given).split(",")}
         return "*" in tags or etag in tags
     if (since := request.headers.get("if-modified-since")) is not None:
         try:
             moment = parsedate_to_datetime(since)
-            # One of the forms that HTTP has for a date names no zone, and means UTC.
+            # One of HTTP's date formats names no zone, and means UTC.
             return changed <= (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
         except (ValueError, OverflowError, IndexError):
             return False
@@ -76,5 +80,5 @@ def caller_has(request: Request, etag: str, changed: int) -> bool:
 
 
 def last_modified(*tickets: Ticket) -> float:
-    """When the newest of them changed; 0 where there is none."""
+    """Return when any of the tickets last changed, in seconds since the epoch; 0 if there are none."""
     return max((each.changed for each in tickets), default=0.0)

@@ -1,4 +1,4 @@
-"""The checksums that a request's headers tell of its body."""
+"""Read the checksums of a body from the headers of its request."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from publisher.core.errors import InvalidRequest
 from publisher.core.image import HEX_DIGITS, Checksum, Checksums
 
 _ALGORITHMS = {"md5": "md5", "sha-256": "sha256", "sha-512": "sha512"}
-"""By their names in the registry of hash algorithms for HTTP digest fields."""
+"""Our names of algorithms, by their names in the IANA registry for HTTP digest fields."""
 _MEMBER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+)=(.+)")
 _BYTE_SEQUENCE = re.compile(r":([A-Za-z0-9+/=]*):(?:\s*;.*)?")
-"""RFC 9651, 3.3.5: base64 between colons, and perhaps parameters."""
+"""RFC 9651, 3.3.5: base64 between colons, optionally followed by parameters."""
 
 
-def told_digests(headers: Headers) -> Checksums:
-    """Those of `Content-MD5` (RFC 1864), `Digest` (RFC 3230), `Content-Digest` and `Repr-Digest` (RFC 9530).
+def sent_checksums(headers: Headers) -> Checksums:
+    """Return the checksums that a request's headers give.
 
-    All of them are of the bytes as they are sent. Raises `InvalidRequest` that names the header for one that is
-    malformed, or has no algorithm that is known here: its sender counts on it.
+    The headers are `Content-MD5` (RFC 1864), `Digest` (RFC 3230), `Content-Digest` and `Repr-Digest` (RFC 9530). All
+    are checksums of the bytes as sent. Raises `InvalidRequest`, which names the header, if one is malformed or has only
+    unknown algorithms, because its sender relies on the check.
     """
     found = [_decoded("md5", each, "Content-MD5") for each in headers.getlist("content-md5")]
     found += _listed(headers, "Digest", r"(.*)")
@@ -44,7 +45,7 @@ def _listed(headers: Headers, name: str, form: str) -> list[Checksum]:
         if algorithm := _ALGORITHMS.get(named[1].lower()):
             found.append(_decoded(algorithm, value[1], name))
     if not found:
-        raise InvalidRequest(f"has none of the algorithms known here: {', '.join(_ALGORITHMS)}", field=name)
+        raise InvalidRequest(f"has no supported algorithm; use one of {', '.join(_ALGORITHMS)}", field=name)
     return found
 
 

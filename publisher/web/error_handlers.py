@@ -1,4 +1,4 @@
-"""What callers get for an error: the status, the words and the headers, the same in documents and in pages.
+"""Handle errors: choose the status, the words and the headers, the same for documents and pages.
 
 The API and the console differ only in how they render a `Problem`.
 """
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 _REALM = 'Basic realm="image publisher", charset="UTF-8"'
 _STORE_RETRY_SECONDS = 5
-_GONE = "The address may be mistyped, or what it named may be gone."
+_GONE = "The address may be wrong, or what it names may have been deleted."
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +54,11 @@ Renderer = Callable[[Request, Problem], Response]
 
 
 class TooSlow(PublisherError):
-    """The request did not come in time."""
+    """The request did not arrive in time."""
 
 
 class NoRoom(PublisherError):
-    """There is no room left for the image; nothing was kept of it, try again later."""
+    """There is no room for the image, and nothing of it was kept; try again later."""
 
     retry_after_seconds = 300
 
@@ -149,7 +149,7 @@ def _store_error(request: Request, error: Exception) -> Problem:
         "the ticket store does not answer; nothing was accepted, try again",
         "StoreUnavailable",
         {"Retry-After": str(_STORE_RETRY_SECONDS)},
-        page_message="Nothing was changed. Try again in a moment.",
+        page_message="The ticket store does not answer. Nothing was changed; try again in a moment.",
     )
 
 
@@ -162,9 +162,9 @@ def _unexpected(request: Request, error: Exception) -> Problem:
     logger.error("unexpected", exc_info=error)
     return Problem(
         500,
-        "an unexpected error; the intake's log tells more",
+        "an unexpected error occurred; the intake's log has the details",
         "InternalError",
-        page_message="This is a mistake in the publisher; the intake's log tells more.",
+        page_message="This is a bug in the publisher. The intake's log has the details.",
     )
 
 

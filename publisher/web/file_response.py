@@ -29,6 +29,7 @@ _RANGE = re.compile(r"bytes[ \t]*=[ \t]*([0-9]{0,19})-([0-9]{0,19})[ \t]*", re.I
 
 
 def bad_key() -> NotAuthenticated:
+    """Return the error for a download key that is wrong or used up."""
     return NotAuthenticated("the download key is wrong or used up; sign in, or get the image again for another key")
 
 
@@ -60,7 +61,7 @@ def send_image(request: Request, made: Services, image: Image, use_key: Callable
         headers["Content-Length"] = str(len(sent))
         if is_head(request):
             return Response(headers=headers)
-        # Last of all: what is refused uses no key up.
+        # This comes last, so that a refused request does not use up the key.
         if use_key and not use_key():
             raise bad_key()
         opened.pop_all()
@@ -68,10 +69,11 @@ def send_image(request: Request, made: Services, image: Image, use_key: Callable
 
 
 def _wanted(request: Request, etag: str, size: int) -> range | None:
-    """The bytes asked for, none where the file has none of them; None for the whole file.
+    """Return the requested range, empty if the file has none of its bytes; None for the whole file.
 
-    RFC 9110, 14.2: what is not understood is ignored, and several ranges at once may be. By If-Range the range is
-    meant for that very file; a date tells less surely than its ETag which it is, and counts as another file.
+    RFC 9110, 14.2: a range that is not understood is ignored, and so may be several ranges at once. With If-Range, the
+    range applies only to that version of the file. A date in If-Range is less reliable than an ETag, so it never
+    matches.
     """
     match = _RANGE.fullmatch(request.headers.get("range", "")) if not is_head(request) else None
     if match is None or request.headers.get("if-range", etag) != etag:
@@ -81,18 +83,18 @@ def _wanted(request: Request, etag: str, size: int) -> range | None:
         return None
     if first:
         return range(int(first), min(int(last) + 1, size) if last else size)
-    # So many of the last bytes.
+    # A suffix range: the last bytes.
     return range(max(0, size - int(last)), size) if last else None
 
 
 def disposition(file_name: str) -> str:
-    """The Content-Disposition of a download (RFC 6266): the name as far as it is plain, and all of it, encoded."""
+    """Return the Content-Disposition of a download (RFC 6266): the name in plain characters, and the exact name."""
     plain = re.sub(r"[^A-Za-z0-9!#$&+.^_`|~ ()-]", "_", file_name)
     return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(file_name, safe='')}"
 
 
 class _FileBody(StreamingResponse):
-    """Bytes of an open file, which it closes. They are read in threads, a chunk at a time, as the caller takes them."""
+    """Sends bytes of an open file, and closes it. Threads read a chunk at a time, as fast as the caller receives."""
 
     def __init__(self, file: io.FileIO, part: range, status: int, headers: dict[str, str]) -> None:
         super().__init__(_chunks(file, part), status, headers)
@@ -108,7 +110,7 @@ async def _chunks(file: io.FileIO, part: range) -> AsyncIterator[bytes]:
     while at < part.stop:
         chunk = await to_thread.run_sync(os.pread, file.fileno(), min(_CHUNK_BYTES, part.stop - at), at)
         if not chunk:
-            # All that can be done by now: the caller sees that the connection ended before the file did.
+            # The headers are sent, so all we can do is end the connection: the caller sees that bytes are missing.
             raise ImageFileError("an image file was cut short while it was being downloaded")
         yield chunk
         at += len(chunk)

@@ -1,4 +1,4 @@
-"""Which format an answer has, and which a request's body is in: XML unless JSON is asked for."""
+"""Choose the format of an answer, and find that of a request's body: XML unless JSON is requested."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from publisher.core.errors import PublisherError
 
 
 class Format(Enum):
-    """A format that documents are exchanged in. The value is the answer's Content-Type, to the letter."""
+    """A format of documents. The value is exactly the Content-Type of answers."""
 
     XML = "application/xml"
     JSON = "application/json"
 
     @property
     def content_type(self) -> str:
-        """The answer's Content-Type. Existing clients compare it, so that no charset may follow."""
+        """The Content-Type of answers, without a charset, because existing clients compare the whole value."""
         return self.value
 
 
@@ -34,10 +34,10 @@ _QUALITY = re.compile(r"(?:0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)")
 
 
 def answer_format(accept: str | None) -> Format:
-    """The format for an Accept header, None where there is none. Raises NotAcceptable (406).
+    """Return the format for an Accept header; `accept` is None if there is none. Raises `NotAcceptable`.
 
-    A format's quality is that of the most specific range that names it, as in RFC 9110, 12.5.1. At the same quality
-    the more specific naming wins, and then XML: `*/*` is XML, `*/*, application/json` is JSON.
+    A format's quality is that of the most specific range that matches it (RFC 9110, 12.5.1). At equal quality, the more
+    specific match wins, then XML: `*/*` is XML, `*/*, application/json` is JSON.
     """
     if accept is None or not accept.strip():
         return Format.XML
@@ -54,7 +54,7 @@ def answer_format(accept: str | None) -> Format:
 
 
 def body_format(content_type: str | None) -> Format:
-    """The format for a request's Content-Type, whose parameters do not matter. Raises UnsupportedMediaType (415)."""
+    """Return the format for a request's Content-Type, ignoring its parameters. Raises `UnsupportedMediaType`."""
     try:
         return _BY_MEDIA_TYPE[media_type(content_type)]
     except KeyError:
@@ -62,12 +62,12 @@ def body_format(content_type: str | None) -> Format:
 
 
 def media_type(content_type: str | None) -> str:
-    """What a Content-Type names, without its parameters; empty where there is none."""
+    """Return a Content-Type without its parameters; empty if there is none."""
     return (content_type or "").partition(";")[0].strip().lower()
 
 
 def charset(content_type: str | None) -> str | None:
-    """The charset parameter of a Content-Type; None where it has none."""
+    """Return the charset parameter of a Content-Type; None if it has none."""
     found = _CHARSET.search(content_type or "")
     return (found[1] or found[2] or "").strip() or None if found else None
 
@@ -78,15 +78,15 @@ def _range(part: str) -> tuple[str, float]:
         name, _, value = parameter.partition("=")
         if name.strip().lower() == "q":
             value = value.strip()
-            # A quality that cannot be read is no wish for that type.
+            # A malformed quality counts as 0.
             return media_range.lower(), float(value) if _QUALITY.fullmatch(value) else 0.0
     return media_range.lower(), 1.0
 
 
 def _specificity(media_range: str, media_type: str) -> int:
-    """How closely the range names the type: 3 exactly, 2 by its family, 1 like any other, 0 not at all.
+    """Return how closely a range matches a type: 3 exactly, 2 as `application/*`, 1 as `*/*`, 0 not at all.
 
-    An answer in XML is always called application/xml, so that `*/*` does not bring in text/xml beside it.
+    `*/*` does not match text/xml, because XML answers are always called application/xml.
     """
     if media_range == media_type:
         return 3

@@ -1,6 +1,6 @@
-"""Where passwords are hashed: by a few threads of their own, while a bounded number of callers wait for their turn.
+"""Hash passwords in a few threads of their own. A limited number of callers wait for their turn.
 
-Whoever can only be told to come back is told so at once: nobody waits for that, whatever is guessed, however often.
+If there is no room, a caller is refused at once, however many passwords are being guessed.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from limits.storage import MemoryStorage
 from publisher.core.errors import TooMany
 
 _THREADS = 2
-"""Each verification takes 64 MiB and a core for some 50 ms (argon2id): more at a time would only be a burden."""
+"""Each verification takes 64 MiB and a core for about 50 ms (argon2id), so more at a time would slow down the rest."""
 _WAITING_MAX = 12
-"""Each of them holds one of the forty threads that answer requests."""
+"""Each waiting caller holds one of the forty threads that answer requests."""
 _REMEMBERED_SECONDS = 60
 _NICENESS = 10
 
@@ -41,8 +41,11 @@ class _Turn:
 
 
 class Hashing:
-    """Turns go first to the networks that have failed least of late and have least waiting; among equals, to those who
-    came first. So whoever knows the password gets in while others guess, from however many places."""
+    """Decides whose password is hashed next.
+
+    The turn goes to the network with the fewest recent failures and waiting callers, then to the first caller.
+    So a user with the right password gets in while others guess, from however many networks.
+    """
 
     def __init__(self, threads: int = _THREADS, waiting_max: int = _WAITING_MAX) -> None:
         self._threads = threads
@@ -55,14 +58,14 @@ class Hashing:
         self._lock = threading.Lock()
 
     def check_room(self, network: str) -> None:
-        """Raises `AllPlacesTaken` where one more from that network could only be sent away."""
+        """Check that one more caller from this network may wait. Raises `AllPlacesTaken`."""
         with self._lock:
             self._check_room(network)
 
     def verify(self, network: str, verify: Callable[[], bool]) -> bool:
-        """What `verify`, which hashes a password, returns or raises, once its turn has come.
+        """Call `verify`, which hashes a password, when its turn comes, and return its result.
 
-        Raises `AllPlacesTaken` where too many wait, or where others come that go before this one.
+        Raises `AllPlacesTaken` if too many callers wait, or if later callers with precedence take its place.
         """
         turn = _Turn(network, verify, next(self._numbers), Future())
         with self._lock:
@@ -82,7 +85,7 @@ class Hashing:
             raise AllPlacesTaken()
 
     def _is_full(self) -> bool:
-        # One that nobody has begun with yet takes the place of a thread all the same.
+        # A turn that no thread has begun yet counts, too.
         return len(self._waiting) + len(self._running) >= self._threads + self._waiting_max
 
     def _rank(self, turn: _Turn) -> tuple[int, int]:
@@ -105,7 +108,7 @@ class Hashing:
                 turn.answer.set_result(right)
 
     def _next(self) -> _Turn | None:
-        """The turn that this thread takes; None where nobody waits, and the thread ends."""
+        """Return the next turn for this thread; None if nobody waits, so that the thread ends."""
         with self._lock:
             if not self._waiting:
                 self._at_work -= 1
@@ -123,7 +126,7 @@ class Hashing:
 
 
 def _give_way() -> None:
-    """On Linux, where each thread has a priority of its own: what hashes takes the processor from nobody."""
+    """Lower the priority of this thread, so that hashing slows down nothing else. Only Linux has them per thread."""
     if sys.platform == "linux":
         with suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)

@@ -1,4 +1,4 @@
-"""How often one may ask: sign-ins that fail, and requests. Counted in memory, by each intake process for itself."""
+"""Limit failed sign-ins and requests. Each intake process counts for itself, in memory."""
 
 from __future__ import annotations
 
@@ -21,54 +21,56 @@ from publisher.store.audit import UNKNOWN, Actor, Audit
 _LOGIN_MAX = 255
 _WINDOW_SECONDS = 60
 _AVERAGE_SECONDS = 10
-"""So long a burst may last, of all that is allowed for that time."""
+"""Length of the window: all requests that it allows may come in one burst."""
 
 
 class SignIns:
-    """Failed sign-ins, by whatever door: of a login from an address, and of any login from that address.
+    """Limits failed sign-ins, of one login from one address and of all logins from one address.
 
-    A login is never limited for all addresses: whoever does not know its password could lock its user out.
+    A login is never limited for all addresses, because anybody could then lock its user out.
     """
 
     def __init__(
         self, audit: Audit, *, login_failures: int, address_failures: int, window_seconds: int = _WINDOW_SECONDS
     ) -> None:
-        """A limit of 0 is none."""
+        """Set the numbers of failures that are allowed in a window; 0: no limit."""
         self._audit = audit
         self._limiter = FixedWindowRateLimiter(MemoryStorage())
         self._login = _item(login_failures, window_seconds, "login")
         self._address = _item(address_failures, window_seconds, "address")
 
     def check(self, login: str, address: str) -> None:
-        """Before a password is hashed. Raises `TooMany`, which tells when the next try is worth while."""
+        """Check that a password may be tried, before it is hashed. Raises `TooMany` with the time until then."""
         self.check_login(login, address)
         self._check(self._address, network_of(address))
 
     def check_login(self, login: str, address: str) -> None:
-        """The same, but for what others have tried from that address."""
+        """Check only the failures of this login from this address, not those of other logins. Raises `TooMany`."""
         self._check(self._login, _shortened(login), network_of(address))
 
     def failed(self, login: str, address: str, *, door: str = "api") -> None:
-        """Count a wrong password. The last one that is allowed is written to the audit log."""
+        """Count a wrong password. The last allowed one is written to the audit log."""
         self.note(self.count_failure(login, address), login, address, door=door)
 
     def count_failure(self, login: str, address: str) -> list[str]:
-        """As `failed`, but only in memory: returns what is to be noted."""
+        """Count a wrong password in memory only. Returns the words for `note`."""
         login, network = _shortened(login), network_of(address)
         return self._count(self._login, login, network) + self._count(self._address, network)
 
     def count_refusal(self, login: str, address: str) -> list[str]:
-        """A password that was not looked at counts for its login, too: else whoever keeps all places taken could tell a
-        remembered one by its being let in, as often as he likes."""
+        """Count a password that was refused unseen, for its login only. Returns the words for `note`.
+
+        Without this, an attacker who keeps all places taken could find a remembered password: only that one gets in.
+        """
         return self._count(self._login, _shortened(login), network_of(address))
 
     def note(self, words: list[str], login: str, address: str, *, door: str) -> None:
-        """Write to the audit log what was counted."""
+        """Write the words of a count to the audit log."""
         for each in words:
             self._audit.add(Actor(UNKNOWN, door, address or None), "sign_in.limited", user_uri(_shortened(login)), each)
 
     def succeeded(self, login: str, address: str) -> None:
-        """Forget the failures of a login whose password was known in the end."""
+        """Forget the failures of a login after the right password."""
         if self._login is not None:
             self._limiter.clear(self._login, _shortened(login), network_of(address))
 
@@ -85,32 +87,32 @@ class SignIns:
 
 
 class Requests:
-    """Requests of each of those who ask."""
+    """Limits the requests of each user or address."""
 
     def __init__(self, per_second: float) -> None:
-        """On the average of ten seconds. 0 is no limit."""
+        """Set the allowed rate, averaged over ten seconds; 0: no limit."""
         self._limiter = SlidingWindowCounterRateLimiter(MemoryStorage())
         self._item = _item(math.ceil(per_second * _AVERAGE_SECONDS), _AVERAGE_SECONDS, "requests")
 
     def count(self, who: str) -> None:
-        """Raises `TooMany`. `who` is a login or an address."""
+        """Count a request of `who`, a login or an address. Raises `TooMany`."""
         if self._item is None:
             return
         who = network_of(who)
         if not self._limiter.hit(self._item, who):
             ends = self._limiter.get_window_stats(self._item, who).reset_time
-            raise TooMany("more requests than are allowed; wait, then go on", retry_after_seconds=_until(ends))
+            raise TooMany("too many requests; wait, then try again", retry_after_seconds=_until(ends))
 
 
 @dataclass(frozen=True, slots=True)
 class Throttle:
-    """All limits of an intake process. The console signs in by the same ones as the API."""
+    """All limits of an intake process. The API and the console share those of sign-ins."""
 
     sign_ins: SignIns
     users: Requests
-    """By login."""
+    """Counted by login."""
     addresses: Requests
-    """By address, or network of addresses."""
+    """Counted by address or network."""
 
     @classmethod
     def from_settings(cls, settings: Settings, audit: Audit) -> Self:
@@ -125,17 +127,17 @@ class Throttle:
 
 
 def _shortened(login: str) -> str:
-    """What somebody tries may be anything: as the database can keep it."""
+    """Make a login of any content fit for the database."""
     return login[:_LOGIN_MAX].replace("\0", "")
 
 
 @lru_cache(4096)
 def network_of(address: str) -> str:
-    """What counts as one address: of IPv6, where everybody has as many as he likes, the network of 64 bits."""
+    """Return what counts as one address: in IPv6, where everybody has many addresses, the /64 network."""
     try:
         found = ipaddress.ip_address(address)
     except ValueError:
-        return address  # of a Unix socket: all its callers are one
+        return address  # a Unix socket, whose callers count as one
     if isinstance(found, ipaddress.IPv6Address):
         if found.ipv4_mapped:
             return str(found.ipv4_mapped)
@@ -148,5 +150,5 @@ def _item(amount: int, seconds: int, kind: str) -> RateLimitItemPerSecond | None
 
 
 def _until(moment: float) -> int:
-    """Whole seconds, for `Retry-After`."""
+    """Return the whole seconds until a moment, at least 1, for `Retry-After`."""
     return max(1, math.ceil(moment - time.time()))

@@ -34,7 +34,7 @@ from publisher.web.rate_limits import Throttle
 
 API = "/api"
 HEAD_ONLY = "publisher.head"
-"""In the scope of a request for the headers alone."""
+"""A key in the scope of a HEAD request."""
 
 _LENGTH_DIGITS = 19
 _LENGTH_MAX = (1 << 63) - 1
@@ -53,14 +53,14 @@ _writers: RunVar[CapacityLimiter] = RunVar("publisher_writers")
 
 
 class SecretKeeper(Sealer, Protocol):
-    """The vault, but for what opens it."""
+    """The half of the vault that encrypts."""
 
     def mac(self, purpose: str, text: str) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What the app was made with; in its state."""
+    """What the app works with, kept in its state."""
 
     settings: Settings
     store: Store
@@ -77,9 +77,9 @@ def services(request: Request) -> Services:
 
 
 def signed_in(request: Request) -> User:
-    """A request that names an API key stands by its signature, whatever else it has.
+    """Return the user of a request. If it names an API key, only its signature counts.
 
-    Raises `NotAuthenticated`, or `TooMany` where the user asks too often, or too many sign-ins have failed.
+    Raises `NotAuthenticated`, or `TooMany` if the user sends too many requests or too many sign-ins have failed.
     """
     made = services(request)
     user = signer(request) or made.authenticator.user(request.headers.get("authorization"), address(request))
@@ -88,31 +88,30 @@ def signed_in(request: Request) -> User:
 
 
 async def count_address(request: Request) -> None:
-    """Before anything else is looked at. Raises `TooMany`."""
+    """Count the request for its address, before anything else. Raises `TooMany`."""
     services(request).throttle.addresses.count(address(request))
 
 
 def address(request: Request) -> str:
-    """Where the request comes from; behind a proxy that is believed (`--proxy-headers`), what that says."""
+    """Return the caller's address; behind a trusted proxy (`--proxy-headers`), the one that the proxy names."""
     return request.client.host if request.client else ""
 
 
 def actor(request: Request, login: str, door: str = "api") -> Actor:
-    """Who asks, for the audit log."""
+    """Return the actor of a request, for the audit log."""
     return Actor(login, door, address(request) or None, getattr(request.state, "request_id", None))
 
 
 def host_is_allowed(request: Request) -> bool:
-    """Whether the request names this service by a host of its own."""
+    """Return whether the `Host` of the request is one of this service's."""
     server = request.scope.get("server") or ("",)
     return is_allowed(request.headers.get("host", ""), services(request).settings, local_address=server[0])
 
 
 def base_url(request: Request) -> str:
-    """The URL that the address of a new object begins with, without a slash at the end.
+    """Return the URL that the addresses of new objects begin with, without a slash at the end.
 
-    Without `PUBLISHER_PUBLIC_URL` it is the host that the request names, where that is one of ours; else the address
-    that the connection came in at.
+    It is `PUBLISHER_PUBLIC_URL`, or the request's `Host` if that is one of ours, or the connection's local address.
     """
     settings = services(request).settings
     if settings.public_url:
@@ -126,12 +125,12 @@ def base_url(request: Request) -> str:
 
 
 def is_head(request: Request) -> bool:
-    """Whether only the headers of the answer are wanted: to its route, the request's method is GET then."""
+    """Return whether this is a HEAD request. Its route sees the method GET."""
     return HEAD_ONLY in request.scope
 
 
 def declared_length(request: Request) -> int | None:
-    """What Content-Length announces; None where it announces nothing. More than 64 bits are as many as they have."""
+    """Return the Content-Length, at most `_LENGTH_MAX`; None if there is none."""
     declared = request.headers.get("content-length", "")
     if not declared.isdecimal():
         return None
@@ -139,14 +138,14 @@ def declared_length(request: Request) -> int | None:
 
 
 def signer(request: Request) -> User | None:
-    """The user whose API key signed the request; None where it names no key. Raises `NotAuthenticated`."""
+    """Return the user whose API key signed the request; None if it names no key. Raises `NotAuthenticated`."""
     return services(request).authenticator.signer(request.scope["raw_path"], request.scope["query_string"])
 
 
 async def bounded_body(request: Request) -> bytes:
-    """The request's body; no more of it is read than is allowed. Raises `BodyTooLarge`."""
+    """Read the request's body, no further than the limit. Raises `BodyTooLarge`."""
     limit = services(request).settings.request_bytes_max
-    # What is announced as too large is refused unread: whoever waits for our word (100-continue) need not send it.
+    # Refuse an announced size unread, so that a caller that waits for a 100-continue need not send the body.
     too_large = (declared_length(request) or 0) > limit
     body = bytearray()
     if not too_large:
@@ -166,7 +165,7 @@ def _id(text: str) -> int:
 
 
 class IdConvertor(Convertor[str]):
-    """`{itid:id}` in a route's path: other paths beside it, such as `statuses`, are not taken for ids."""
+    """Makes `{itid:id}` in a route's path match only ids, not other paths next to it, such as `statuses`."""
 
     regex = ID_PATTERN
 
@@ -185,7 +184,7 @@ Id = Annotated[int, BeforeValidator(_id)]
 
 
 def wake_later(after: BackgroundTasks, wake: Wake) -> Wake:
-    """Wake a worker after the response is sent, so that no caller waits for the broker. By then, all is committed."""
+    """Return a function that wakes a worker after the response is sent: no caller waits for the broker."""
     return lambda id: after.add_task(wake, id)
 
 

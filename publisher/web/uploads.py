@@ -1,4 +1,4 @@
-"""Images that callers send: taken in as they come, and registered once all of them is there."""
+"""Receive images that callers send: write them to the disk as they arrive, and register them when they are complete."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from publisher.core.settings import Settings
 from publisher.services.image_files import IncomingImage
 from publisher.store import Store
 from publisher.web.body_limits import BodyTooLarge
-from publisher.web.digest_headers import told_digests
+from publisher.web.digest_headers import sent_checksums
 from publisher.web.error_handlers import NoRoom, TooSlow
 from publisher.web.request import declared_length, run_as_writer
 
@@ -31,14 +31,13 @@ async def received(
     file_name: str = "",
     expected: Checksums = (),
 ) -> Image:
-    """The image that the request's body is. What has come is written to the disk, and no more of it kept in memory.
+    """Register the image in the request's body. Only one piece at a time is in memory.
 
-    The checksums that its headers tell are compared, besides those `expected`.
-
-    Raises `InvalidRequest`, `BodyTooLarge`, `TooSlow`, `NoRoom`, and `ClientDisconnect`; nothing is left of it then.
+    The image's checksums must match `expected` and those in the request's headers. Raises `InvalidRequest`,
+    `BodyTooLarge`, `TooSlow`, `NoRoom` or `ClientDisconnect`; then nothing of the image is kept.
     """
-    # Opened, written and closed in threads: the disk may be slow.
-    expected = (*expected, *told_digests(request.headers))
+    # Threads open, write and close the file, because the disk may be slow.
+    expected = (*expected, *sent_checksums(request.headers))
     incoming = IncomingImage(store, settings, name=name, format=format, file_name=file_name, expected=expected)
     await run_in_threadpool(incoming.__enter__)
     try:
@@ -55,12 +54,12 @@ async def received(
             raise NoRoom from None
         raise
     finally:
-        # Shielded: the caller's going away must not keep us from cleaning up.
+        # Shielded, so that the file is cleaned up even if the caller disconnects.
         await asyncio.shield(run_in_threadpool(incoming.__exit__, None, None, None))
 
 
 async def _pieces(request: Request, stall_seconds: float) -> AsyncIterator[bytes]:
-    """The body as it comes. Raises `TooSlow`, and `ClientDisconnect` where it ends before it is complete."""
+    """Yield the body as it arrives. Raises `TooSlow`, or `ClientDisconnect` if it ends too early."""
     stream = request.stream().__aiter__()
     while True:
         try:
@@ -68,7 +67,7 @@ async def _pieces(request: Request, stall_seconds: float) -> AsyncIterator[bytes
         except StopAsyncIteration:
             return
         except TimeoutError:
-            raise TooSlow(f"no byte of the image came for {stall_seconds:.0f} s") from None
+            raise TooSlow(f"no byte of the image arrived for {stall_seconds:.0f} s") from None
 
 
 def _check_size(size: int, limit: int) -> None:

@@ -1,5 +1,7 @@
-"""A real Chromium before a real intake. `page` is a page of somebody who is signed in; `look_at` checks one for those
-who cannot see it."""
+"""A real Chromium in front of a real intake.
+
+`page` is a page of a signed-in user, and `look_at` checks a page for accessibility.
+"""
 
 from __future__ import annotations
 
@@ -25,13 +27,13 @@ WAIT_MILLISECONDS = 20_000
 
 
 def executable() -> str | None:
-    """The Chromium that is installed here."""
+    """Return the path of the installed Chromium."""
     return shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    """Of a module alone: while it runs, asyncio cannot be used in the thread that the tests run in."""
+    """Run Chromium for one module. While it runs, the tests' thread cannot use asyncio."""
     path = executable()
     if path is None:
         missing("Chromium")
@@ -43,12 +45,12 @@ def chromium() -> Iterator[Browser]:
 
 @dataclass
 class Site:
-    """The console of a stack, as a browser meets it."""
+    """The console of a stack, as a browser sees it."""
 
     browser: Browser
     stack: Stack
     problems: list[str]
-    """What browsers have complained of: scripts that failed, what the page's policy forbids."""
+    """Complaints of browsers: failed scripts, and what the page's policy forbids."""
 
     @property
     def url(self) -> str:
@@ -79,14 +81,14 @@ class Site:
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory, redis: RedisServer) -> Iterator[Stack]:
-    """What the tests of a module share; a module that wants another has a fixture of this name."""
+    """Run the stack that the tests of a module share. A module can override it with a fixture of this name."""
     with Stack.in_directory(tmp_path_factory.mktemp("browser") / "data", redis.url) as running:
         yield running
 
 
 @pytest.fixture
 def site(chromium: Browser, stack: Stack) -> Iterator[Site]:
-    """No page of it may have complained of anything at the end."""
+    """Yield the console, and check at the end that no page has complained."""
     made = Site(chromium, stack, [])
     yield made
     for context in chromium.contexts:
@@ -96,7 +98,7 @@ def site(chromium: Browser, stack: Stack) -> Iterator[Site]:
 
 @pytest.fixture
 def page(site: Site) -> Page:
-    """Of an administrator who is signed in."""
+    """Return a page of a signed-in administrator."""
     return site.sign_in(site.open())
 
 
@@ -105,7 +107,7 @@ LookAt = Callable[[Page], None]
 
 @pytest.fixture(scope="session")
 def look_at() -> LookAt:
-    """Checks a page as it is now with axe-core: nothing of it may keep anybody from using it."""
+    """Return a function that checks a page for accessibility with axe-core."""
     axe = Axe()
 
     def check(page: Page) -> None:

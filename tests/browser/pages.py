@@ -1,5 +1,7 @@
-"""The pages that are looked at one by one: for people who cannot see them, by keyboard, on a phone. And what is in the
-store then. Who adds a page adds it here."""
+"""The pages that are checked for screen readers, keyboards and phones, and the store that they show.
+
+If you add a page to the console, add it here.
+"""
 
 from __future__ import annotations
 
@@ -55,11 +57,11 @@ PAGES = (
     "/me",
     "/no-such-page",
 )
-"""Paths below `/console`, of a store that was filled by `fill`, for an administrator."""
+"""Paths below `/console`, for an administrator, with a store that `fill` has filled."""
 
 
 def fill(store: Store) -> None:
-    """Tickets 1 to 4: published, failed, uploading, and waiting to be tried again."""
+    """Add tickets 1 to 4: published, failed, uploading, and waiting to retry."""
     store.images.add(
         owner="root",
         appliance_id=4,
@@ -84,7 +86,7 @@ def fill(store: Store) -> None:
 
 
 def surround(store: Store) -> None:
-    """What there is beside publications: an image on its way, an account, a key, people, workers."""
+    """Add everything but tickets: an image that is being fetched, an account, a key, users, workers."""
     store.registrations.begin(
         owner="root",
         appliance_id=4,
@@ -126,7 +128,7 @@ def ticket(store: Store, name: str, owner: str = "root") -> Ticket:
 
 
 def claim(store: Store, ticket: Ticket, phase: Phase) -> Claim:
-    """By a worker that there is not; until then it had come as far as that."""
+    """Claim a ticket for a worker that does not exist, and bring it to that phase."""
     claim = store.leases.claim(ticket.id, "builder-2:4711", 9000)
     assert claim
     store.leases.phase(claim, Phase.AUTHENTICATING, "Signing in to the cloud")
@@ -136,7 +138,7 @@ def claim(store: Store, ticket: Ticket, phase: Phase) -> Claim:
 
 
 def upload(store: Store, claim: Claim, part: float) -> None:
-    """So much of the image was sent."""
+    """Report that this part of the image was sent."""
     store.leases.renew(claim, 9000, sent=int(claim.ticket.progress.total * part))
 
 

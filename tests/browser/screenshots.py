@@ -1,8 +1,8 @@
-"""Pictures of the main pages, light and dark, for the documentation.
+"""Take screenshots of the main pages, light and dark, for the documentation.
 
     python -m tests.browser.screenshots [DIRECTORY]
 
-A real intake over a store with a few telling publications; no worker, so that all stays as it is shown.
+They show a real intake over a store with a few tickets. No worker runs, so nothing changes.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ BYTES_MAX = 150_000
 
 
 def tell(store: Store) -> None:
-    """More of a story than the tests need: names, times, and an upload that went on at a changing rate."""
+    """Fill the store with more than the tests need: names, times, and an upload at a changing rate."""
     fill(store)
     for name in ("database-node 15.4 (hardened)", "build agent, Debian 12", "ldap-master"):
         published(store, ticket(store, name))
@@ -67,13 +67,13 @@ def tell(store: Store) -> None:
 
 
 def beat(store: Store) -> None:
-    """The workers are alive, as far as the store can tell."""
+    """Make the workers look alive."""
     for worker in store.fleet.workers():
         store.fleet.beat(worker.member)
 
 
 def _spread(store: Store) -> None:
-    """As if it had all happened over an hour, not within a second."""
+    """Spread the events over an hour."""
     with writing(store.engine) as connection:
         last = connection.execute(select(func.max(tickets.c.id))).scalar_one()
         age = (last - tickets.c.id) * 290.0 + 20.0
@@ -95,7 +95,7 @@ def _spread(store: Store) -> None:
 
 
 def _sample(store: Store, ticket_id: int, attempts: list[tuple[int, float, int]]) -> None:
-    """A rate that goes up and down; of each attempt which part of the image it sent, and in how many seconds."""
+    """Add samples of a rate that goes up and down, for each attempt."""
     with writing(store.engine) as connection:
         total = connection.execute(select(tickets.c.total).where(tickets.c.id == ticket_id)).scalar_one()
         now = connection.execute(select(db_now())).scalar_one()

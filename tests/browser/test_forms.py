@@ -1,4 +1,4 @@
-"""A newcomer, from an empty installation to an image in a real Glance; and what forms do for whoever fills them in."""
+"""Forms in a real browser, and the way of a new user from an empty installation to an image in a real Glance."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def image(stack: Stack, disk: Path) -> None:
-    """There is one. Whoever begins with nothing comes before this."""
+    """Add an image. The test that begins without one must run before."""
     stack.add_image(disk)
 
 
 @pytest.fixture
 def slowly(stack: Stack) -> Iterator[Proxy]:
-    """The way to the intake, as from afar. Asked for before the browser that goes by it, and so ended after that."""
+    """Return a slow proxy to the intake. It is requested before the browser, so it ends after it."""
     with Proxy(f"http://127.0.0.1:{stack.settings.intake_port}") as proxy:
         yield proxy
 
@@ -58,26 +58,26 @@ def sign_in_by(proxy: Proxy, page: Page) -> None:
     page.wait_for_url("**/publications")
 
 
-def test_a_newcomer_gets_from_nothing_to_an_image_in_the_cloud(
+def test_a_new_user_publishes_a_first_image(
     slowly: Proxy, site: Site, devcloud: DevCloud, disk: Path, look_at: LookAt
 ) -> None:
     page = site.open()
     sign_in_by(slowly, page)
-    expect(page.get_by_text("Your first image, in three steps")).to_be_visible()
+    expect(page.get_by_text("Publish your first image in three steps")).to_be_visible()
     look_at(page)
 
-    page.get_by_role("link", name="Add an account").click()
+    page.get_by_role("link", name="Add account").click()
     page.get_by_label("Name", exact=True).fill("the lab")
     page.get_by_label("Keystone URL").fill(devcloud.keystone_url)
     page.get_by_label("Login").fill("uploader")
     page.get_by_label("Password").fill(devcloud.password("uploader"))
-    page.get_by_role("button", name="Store the account").click()
-    expect(page.get_by_text("The account the lab is stored.")).to_be_visible()
+    page.get_by_role("button", name="Add account").click()
+    expect(page.get_by_text("Account the lab added.")).to_be_visible()
     assert devcloud.password("uploader") not in page.content()
 
-    page.get_by_role("link", name="Publications", exact=True).click()
-    expect(page.get_by_role("heading", name=re.compile("A cloud account .* done"))).to_be_visible()
-    page.get_by_role("link", name="Add an image").click()
+    page.get_by_role("link", name="Tickets", exact=True).click()
+    expect(page.get_by_role("heading", name=re.compile("Cloud account .* done"))).to_be_visible()
+    page.get_by_role("link", name="Add image").click()
     page.get_by_label("File", exact=True).set_input_files(disk)
     slowly.bytes_per_second = 2 * MIB
     page.get_by_role("button", name="Upload").click()
@@ -105,7 +105,7 @@ def test_a_newcomer_gets_from_nothing_to_an_image_in_the_cloud(
     look_at(page)
 
 
-def test_an_upload_that_is_cancelled_leaves_nothing(slowly: Proxy, site: Site, stack: Stack, disk: Path) -> None:
+def test_a_cancelled_upload_leaves_nothing(slowly: Proxy, site: Site, stack: Stack, disk: Path) -> None:
     page = site.open()
     sign_in_by(slowly, page)
     before = stack.store.images.list()
@@ -115,13 +115,13 @@ def test_an_upload_that_is_cancelled_leaves_nothing(slowly: Proxy, site: Site, s
     page.get_by_role("button", name="Upload").click()
     until(lambda: value(page) > 0, 20, every=0.02)
     page.get_by_role("button", name="Cancel").click()
-    expect(page.get_by_text("Cancelled. Nothing was kept.")).to_be_visible()
+    expect(page.get_by_text("Cancelled. Nothing was stored.")).to_be_visible()
     expect(page.get_by_role("button", name="Upload")).to_be_enabled()
     assert stack.store.images.list() == before
     until(lambda: list((stack.settings.images / ".incoming").iterdir()) == [], 20)
 
 
-def test_what_is_wrong_with_an_upload_is_said(page: Page, site: Site, disk: Path) -> None:
+def test_an_error_in_an_upload_is_shown(page: Page, site: Site, disk: Path) -> None:
     page.goto(f"{site.url}/images/new")
     page.get_by_label("File", exact=True).set_input_files(disk)
     page.get_by_label("Format").first.select_option("openstackqcow2")
@@ -130,23 +130,23 @@ def test_what_is_wrong_with_an_upload_is_said(page: Page, site: Site, disk: Path
 
 
 @pytest.mark.usefixtures("image")
-def test_without_scripts_it_is_said_how_else(site: Site) -> None:
+def test_without_scripts_other_ways_to_upload_are_shown(site: Site) -> None:
     page = site.sign_in(site.open(java_script_enabled=False))
     page.goto(f"{site.url}/images/new")
-    page.get_by_text("To upload from the browser takes JavaScript").wait_for()
+    page.get_by_text("Uploads from the browser need JavaScript").wait_for()
     assert not page.get_by_label("File", exact=True).is_visible()
     page.goto(f"{site.url}/publications/new?account=other")
     page.get_by_label("Platform").select_option("memory")
     page.get_by_label("Display name").fill("Kept")
-    page.get_by_role("button", name="Show the fields").click()
+    page.get_by_role("button", name="Update fields").click()
     assert page.get_by_label("Keystone URL").count() == 0
     assert page.get_by_label("Display name").input_value() == "Kept"
     page.get_by_role("button", name="Publish").click()
-    page.get_by_text("Accepted: this is ticket").wait_for()
+    page.get_by_text(re.compile("Ticket .* accepted")).wait_for()
 
 
 @pytest.mark.usefixtures("image")
-def test_the_command_follows_what_is_filled_in(page: Page, site: Site) -> None:
+def test_the_curl_command_follows_the_form(page: Page, site: Site) -> None:
     page.goto(f"{site.url}/publications/new?account=other")
     page.get_by_label("Display name").fill("it's mine")
     page.get_by_label("Keystone URL").fill("https://cloud.example.com:5000")
@@ -162,13 +162,13 @@ def test_the_command_follows_what_is_filled_in(page: Page, site: Site) -> None:
     expect(command).to_contain_text("CredAccountMemory")
 
 
-def test_a_mistake_is_shown_where_it_is(page: Page, site: Site, look_at: LookAt) -> None:
+def test_an_error_is_shown_at_its_field(page: Page, site: Site, look_at: LookAt) -> None:
     page.goto(f"{site.url}/accounts/new")
     page.get_by_label("Name", exact=True).fill("wrong")
     page.get_by_label("Keystone URL").fill("cloud.example.com")
     page.get_by_label("Login").fill("demo")
     page.get_by_label("Password").fill("x")
-    page.get_by_role("button", name="Store the account").click()
+    page.get_by_role("button", name="Add account").click()
     field = page.get_by_label("Keystone URL")
     expect(field).to_have_attribute("aria-invalid", "true")
     expect(field).to_have_accessible_description(re.compile("must be an address"))
@@ -179,16 +179,16 @@ def test_a_mistake_is_shown_where_it_is(page: Page, site: Site, look_at: LookAt)
 def test_a_key_is_shown_once(page: Page, site: Site, look_at: LookAt) -> None:
     page.goto(f"{site.url}/keys")
     page.get_by_label("Name", exact=True).fill("ci")
-    page.get_by_role("button", name="Make a key").click()
+    page.get_by_role("button", name="Create key").click()
     secret = page.locator("#secret").inner_text()
     assert re.fullmatch("[0-9a-f]{64}", secret)
     look_at(page)
-    page.get_by_role("link", name="I have it").click()
+    page.get_by_role("link", name="Done").click()
     expect(page.get_by_role("cell", name="ci", exact=True)).to_be_visible()
     assert secret not in page.content()
 
 
-def test_the_fleet_keeps_itself_up_to_date(page: Page, site: Site, stack: Stack, look_at: LookAt) -> None:
+def test_the_fleet_updates_itself(page: Page, site: Site, stack: Stack, look_at: LookAt) -> None:
     page.goto(f"{site.url}/fleet")
     page.evaluate("window.stayed = true")
     mine = stack.store.fleet.workers()[0].member.name
@@ -198,14 +198,14 @@ def test_the_fleet_keeps_itself_up_to_date(page: Page, site: Site, stack: Stack,
     stack.store.fleet.join(other)
     expect(page.get_by_role("row", name="another:1")).to_be_visible()
     stack.store.fleet.stopped("another:1")
-    expect(page.get_by_text("Ended within the last day: another:1")).to_be_visible()
+    expect(page.get_by_text("Stopped in the last day: another:1")).to_be_visible()
     assert page.evaluate("window.stayed")
     look_at(page)
 
     row.get_by_role("link", name="Drain").click()
-    page.get_by_role("button", name="Drain the worker").click()
+    page.get_by_role("button", name="Drain worker").click()
     page.evaluate("window.stayed = true")
-    expect(page.get_by_text(f"{mine} is asked to drain")).to_be_visible()
+    expect(page.get_by_text(f"{mine} will begin to drain")).to_be_visible()
     until(lambda: stack.workers[0].process.poll() is not None, 60)
-    expect(page.get_by_text("Ended within the last day")).to_contain_text(mine)
+    expect(page.get_by_text("Stopped in the last day")).to_contain_text(mine)
     assert page.evaluate("window.stayed")

@@ -1,4 +1,4 @@
-"""Every page: usable without seeing it, without a mouse, on a phone, in the dark."""
+"""Every page works with a screen reader, without a mouse, on a phone, and in the dark theme."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ pytestmark = pytest.mark.real
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory, redis: RedisServer) -> Iterator[Stack]:
-    """Without workers: all stays as it was put there."""
+    """Return a site without workers, so that nothing changes."""
     with Stack.in_directory(tmp_path_factory.mktemp("pages") / "data", redis.url, workers=0) as running:
         fill(running.store)
         yield running
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_nothing_keeps_anybody_from_using_a_page(site: Site, look_at: LookAt, scheme: str) -> None:
+def test_every_page_is_accessible(site: Site, look_at: LookAt, scheme: str) -> None:
     page = site.open(color_scheme=scheme)
     page.goto(f"{site.url}/sign-in")
     look_at(page)
@@ -33,7 +33,7 @@ def test_nothing_keeps_anybody_from_using_a_page(site: Site, look_at: LookAt, sc
         look_at(page)
 
 
-def test_on_a_phone_nothing_is_wider_than_the_screen(site: Site, look_at: LookAt) -> None:
+def test_no_page_is_wider_than_a_phone(site: Site, look_at: LookAt) -> None:
     page = site.sign_in(site.open(viewport=PHONE, has_touch=True))
     for path in PAGES:
         page.goto(site.url + path)
@@ -54,7 +54,7 @@ _NUMBER = """() => {
 }"""
 
 
-def test_everything_can_be_reached_with_the_keyboard(site: Site) -> None:
+def test_every_control_can_be_reached_by_keyboard(site: Site) -> None:
     page = site.sign_in(site.open())
     for path in PAGES:
         page.goto(site.url + path)
@@ -66,39 +66,39 @@ def test_everything_can_be_reached_with_the_keyboard(site: Site) -> None:
         assert set(range(count)) <= reached, path
 
 
-def test_the_content_is_one_key_away(site: Site) -> None:
+def test_the_content_can_be_skipped_to(site: Site) -> None:
     page = site.sign_in(site.open())
     page.goto(f"{site.url}/publications")
     page.keyboard.press("Tab")
-    assert page.evaluate("document.activeElement.textContent") == "Skip to the content"
+    assert page.evaluate("document.activeElement.textContent") == "Skip to content"
     page.keyboard.press("Enter")
     assert page.evaluate("document.activeElement.id") == "content"
 
 
-def test_the_colours_can_be_chosen_and_are_kept(site: Site) -> None:
+def test_the_theme_can_be_chosen_and_is_kept(site: Site) -> None:
     page = site.sign_in(site.open(color_scheme="light"))
     ground = "getComputedStyle(document.body).backgroundColor"
     light = page.evaluate(ground)
-    page.get_by_role("button", name="Colours").click()
+    page.get_by_role("button", name="Theme").click()
     dark = page.evaluate(ground)
     assert dark != light
     page.reload()
     assert page.evaluate(ground) == dark
-    page.get_by_role("button", name="Colours").click()
+    page.get_by_role("button", name="Theme").click()
     assert page.evaluate(ground) == light
 
 
-def test_without_scripts_all_works_too(site: Site) -> None:
+def test_everything_works_without_scripts(site: Site) -> None:
     page = site.sign_in(site.open(java_script_enabled=False))
     page.get_by_label("Search by name or number").fill("payments")
     page.get_by_role("button", name="Filter").click()
     page.get_by_role("link", name="payments-api").click()
-    page.get_by_role("link", name="Try again…").click()
-    page.get_by_text("It is queued again, as new").wait_for()
-    page.get_by_role("button", name="Try it again").click()
-    page.get_by_text("The publication is queued again.").wait_for()
+    page.get_by_role("link", name="Retry…").click()
+    page.get_by_text("The ticket is queued again").wait_for()
+    page.get_by_role("button", name="Retry ticket").click()
+    page.get_by_text("Ticket queued again.").wait_for()
     page.get_by_role("link", name="Cancel…").click()
-    page.get_by_role("button", name="Cancel the publication").click()
-    page.get_by_text("The publication is cancelled.").wait_for()
+    page.get_by_role("button", name="Cancel ticket").click()
+    page.get_by_text("Ticket cancelled.").wait_for()
     page.get_by_role("button", name="Sign out").click()
     page.get_by_text("You are signed out.").wait_for()

@@ -1,4 +1,4 @@
-"""Somebody watches images arrive in a real Glance."""
+"""Pages that show images arriving in a real Glance."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def image(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 def stay(page: Page) -> None:
-    """From here on, a page that is loaded again is another one."""
+    """Mark the page, so that a reload can be noticed."""
     page.evaluate("window.stayed = true")
 
 
@@ -45,10 +45,10 @@ def far(page: Page) -> int:
     return int(page.locator("progress").first.get_attribute("value") or 0)
 
 
-def test_an_image_is_seen_to_arrive_is_cancelled_and_tried_again(
+def test_a_ticket_is_watched_cancelled_and_retried(
     page: Page, site: Site, stack: Stack, devcloud: DevCloud, look_at: LookAt
 ) -> None:
-    page.get_by_text("Your first image, in three steps").wait_for()
+    page.get_by_text("Publish your first image in three steps").wait_for()
     look_at(page)
     glance = Glance(devcloud)
     with Proxy(devcloud.glance_url, bytes_per_second=2 * MIB) as slow:
@@ -77,30 +77,28 @@ def test_an_image_is_seen_to_arrive_is_cancelled_and_tried_again(
         until(lambda: far(page) > seen, 20)
 
         page.get_by_role("link", name="Cancel…").click()
-        expect(page.get_by_text("what has been uploaded is removed from the cloud")).to_be_visible()
-        page.get_by_role("button", name="Cancel the publication").click()
-        expect(page.get_by_text("what was uploaded is being removed")).to_be_visible()
+        expect(page.get_by_text("what was uploaded is deleted from the cloud")).to_be_visible()
+        page.get_by_role("button", name="Cancel ticket").click()
+        expect(page.get_by_text("what was uploaded is being deleted")).to_be_visible()
         expect(page.locator("#summary .state")).to_have_text("cancelled")
         expect(page.locator("#timeline")).to_contain_text("nothing is left in the cloud")
         assert glance.images(ticket) == []
 
         slow.bytes_per_second = None
-        page.get_by_role("link", name="Try again…").click()
-        page.get_by_role("button", name="Try it again").click()
+        page.get_by_role("link", name="Retry…").click()
+        page.get_by_role("button", name="Retry ticket").click()
         stay(page)
         expect(page.locator("#summary .state")).to_have_text("published")
         assert stayed(page)
         (arrived,) = glance.images(ticket)
         expect(page.locator("#cloud")).to_contain_text(arrived["id"])
-        for words in ("Cancel requested", "To be tried again, as its owner asked", "Uploading", "Published"):
+        for words in ("Cancel requested", "Queued again at its owner's request", "Uploading", "Published"):
             expect(page.locator("#timeline")).to_contain_text(words)
         expect(page.get_by_role("link", name="Delete…")).to_be_visible()
         look_at(page)
 
 
-def test_what_has_the_focus_keeps_it_while_the_page_changes(
-    page: Page, site: Site, stack: Stack, devcloud: DevCloud
-) -> None:
+def test_the_focus_stays_while_the_page_changes(page: Page, site: Site, stack: Stack, devcloud: DevCloud) -> None:
     with Proxy(devcloud.glance_url, bytes_per_second=2 * MIB) as slow:
         stack.publish(publish_body(devcloud, URI, account__glanceUrl=slow.url, displayName="Watched"))
         page.goto(f"{site.url}/publications?q=Watched")
@@ -111,13 +109,11 @@ def test_what_has_the_focus_keeps_it_while_the_page_changes(
         page.keyboard.press("Enter")
         page.wait_for_url("**/publications/*")
         page.get_by_role("link", name="Cancel…").press("Enter")
-        page.get_by_role("button", name="Cancel the publication").press("Enter")
+        page.get_by_role("button", name="Cancel ticket").press("Enter")
         expect(page.locator("#summary .state")).to_have_text("cancelled")
 
 
-def test_who_is_signed_out_elsewhere_is_shown_nothing_more(
-    page: Page, site: Site, stack: Stack, devcloud: DevCloud
-) -> None:
+def test_updates_end_after_signing_out_elsewhere(page: Page, site: Site, stack: Stack, devcloud: DevCloud) -> None:
     ticket = stack.publish(publish_body(devcloud, URI))
     page.goto(f"{site.url}/publications/{ticket['dbId']}")
     expect(page.get_by_text("Live", exact=True)).to_be_visible()

@@ -133,7 +133,7 @@ def test_a_lease_runs_out_by_the_databases_clock(store: Store) -> None:
     assert now > until
     assert before <= now
     assert second.ticket.attempt == 2
-    assert words(store, ticket)[-1] == "The lease of the worker before ran out; claimed by b"
+    assert words(store, ticket)[-1] == "The previous worker's lease expired; claimed by b"
 
 
 def test_the_databases_clock_runs(store: Store) -> None:
@@ -410,10 +410,10 @@ def test_every_change_leaves_a_line_of_history(store: Store) -> None:
         (State.QUEUED, State.PUBLISHING, Phase.PREPARING, "Claimed by a"),
         (State.PUBLISHING, State.PUBLISHING, Phase.AUTHENTICATING, "Signing in"),
         (State.PUBLISHING, State.PUBLISHING, Phase.UPLOADING, "Uploading 1000 bytes"),
-        (State.PUBLISHING, State.QUEUED, Phase.WAITING, "To be tried again in 0 s: Glance is away"),
+        (State.PUBLISHING, State.QUEUED, Phase.WAITING, "Will be tried again in 0 s: Glance is away"),
         (State.QUEUED, State.PUBLISHING, Phase.PREPARING, "Claimed by b"),
         (State.PUBLISHING, State.CANCELLING, Phase.PREPARING, "Cancel requested"),
-        (State.CANCELLING, State.CANCELLING, Phase.PREPARING, "The lease of the worker before ran out; claimed by c"),
+        (State.CANCELLING, State.CANCELLING, Phase.PREPARING, "The previous worker's lease expired; claimed by c"),
         (State.CANCELLING, State.CANCELLED, Phase.PREPARING, "Cancelled: nothing is left in the cloud"),
     ]
     assert [entry.at for entry in history] == sorted(entry.at for entry in history)

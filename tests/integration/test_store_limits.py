@@ -194,13 +194,13 @@ def test_a_full_queue_takes_no_more(limited: Callable[..., Store]) -> None:
     first = add_ticket(store, owner="one")
     store.tickets.check_capacity("one")
     add_ticket(store, owner="one")
-    with pytest.raises(TooMany, match="2 of your images wait to be published already; try again later"):
+    with pytest.raises(TooMany, match="2 of your images are waiting to be published; try again later"):
         store.tickets.check_capacity("one")
     store.tickets.check_capacity("another")
     add_ticket(store, owner="another")
     store.tickets.check_capacity("another")  # all are counted once a second
     store = limited(**limits)
-    with pytest.raises(TooMany, match=r"^3 images wait"):
+    with pytest.raises(TooMany, match=r"^3 images are waiting"):
         store.tickets.check_capacity("another")
     take(store, first)
     store.tickets.check_capacity("another")

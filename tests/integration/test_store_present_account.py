@@ -56,7 +56,7 @@ def test_a_corrected_password_is_used(store: Store, account: StoredAccount) -> N
     assert (again.state, again.sealed_secrets) == (State.QUEUED, b"right")
     assert again.account == FIELDS | {"name": "lab"}
     assert again.location is None
-    assert words(store, ticket)[-1] == "To be tried again, as its owner asked, with the account 'lab' as it is now"
+    assert words(store, ticket)[-1] == "Queued again at its owner's request, with the account 'lab' as it is now"
     assert [each.cloud_id for each in store.tickets.journal(ticket.id)] == ["an-image"], "the same cloud: it is adopted"
 
 
@@ -106,13 +106,13 @@ def test_an_account_that_was_deleted(store: Store, account: StoredAccount) -> No
     store.accounts.remove(OWNER, account.id)
     again = store.tickets.retry(ticket.id)
     assert (again.account, again.sealed_secrets) == (ticket.account, b"mistyped")
-    assert "its account was deleted" in words(store, ticket)[-1]
+    assert "its copy of the account, which was deleted" in words(store, ticket)[-1]
 
 
 def test_a_ticket_with_an_account_of_its_own(store: Store, account: StoredAccount) -> None:
     ticket = failed(store, account, account_id=None, sealed_secrets=b"its own")
     assert store.tickets.retry(ticket.id).sealed_secrets == b"its own"
-    assert words(store, ticket)[-1] == "To be tried again, as its owner asked"
+    assert words(store, ticket)[-1] == "Queued again at its owner's request"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What operators look through: lists of tickets, and all that is known of one."""
+"""Lists of tickets, details of one, and completions for operators."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from publisher.store.tables import notifications, samples, tickets
 from tests.records import OWNER, add_ticket
 
 
-def test_the_newest_tickets_of_a_kind(store: Store) -> None:
+def test_lists_have_the_newest_matching_tickets_first(store: Store) -> None:
     first, second, third = (add_ticket(store, platform=each).id for each in ("memory", "openstack", "memory"))
     store.tickets.request_cancel(third)
 
@@ -29,7 +29,7 @@ def test_the_newest_tickets_of_a_kind(store: Store) -> None:
     assert found(owner="another") == []
 
 
-def test_all_that_is_known_of_a_ticket(store: Store) -> None:
+def test_all_details_of_a_ticket_can_be_read(store: Store) -> None:
     ticket = add_ticket(store)
     claim = store.leases.claim(ticket.id, "a-worker", 60)
     assert claim
@@ -69,7 +69,7 @@ def test_all_that_is_known_of_a_ticket(store: Store) -> None:
 
 
 @pytest.mark.parametrize(("kind", "beginning"), [("tickets", "1"), ("images", "1"), ("users", "roo")])
-def test_what_begins_so(store: Store, kind: str, beginning: str) -> None:
+def test_completions_begin_with_the_given_text(store: Store, kind: str, beginning: str) -> None:
     add_ticket(store)
     assert [name for name, _ in store.names(kind, beginning, 5)] == [{"users": "root"}.get(kind, "1")]
     assert store.names(kind, "%", 5) == []

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 
 from fastapi import APIRouter, Response
 
-from publisher.console.form_fields import account_elements, filled_in, offered, told
+from publisher.console.form_fields import account_elements, field_errors, filled_in, installed_platforms
 from publisher.console.page_request import Posted, Visit, Visiting
 from publisher.console.rendering import BASE, local, sentence, with_parameter
 from publisher.core.errors import Conflict, InvalidRequest, NotFound
 from publisher.platforms.platform import Platform
 from publisher.platforms.registry import find_platform
-from publisher.services import accounts as account_cases
+from publisher.services import cloud_accounts
 from publisher.store.accounts import StoredAccount
 from publisher.web.request import Id, WriterRoute
 
@@ -45,7 +45,7 @@ def create(visit: Visiting, form: Posted) -> Response:
         return _form(visit, platform, None, form, errors)
     fields, secrets = platform.account_parts(document)
     try:
-        account = account_cases.create(
+        account = cloud_accounts.create(
             visit.store,
             visit.services.sealer,
             owner=visit.user.login,
@@ -56,12 +56,12 @@ def create(visit: Visiting, form: Posted) -> Response:
             policy=visit.services.policy,
         )
     except InvalidRequest as error:
-        return _form(visit, platform, None, form, told(error))
+        return _form(visit, platform, None, form, field_errors(error))
     except Conflict as error:
         return _form(visit, platform, None, form, {"name": sentence(str(error))}, 409)
     next = local(form.get("next", ""))
     path = with_parameter(next, "account", account.id).removeprefix(BASE) if next else "/accounts"
-    return visit.redirect(path, f"The account {account.name} is stored.")
+    return visit.redirect(path, f"Account {account.name} added.")
 
 
 @router.get("/accounts/{id}")
@@ -83,7 +83,7 @@ def change(visit: Visiting, form: Posted, id: Id) -> Response:
     shown = {each.name for each in account_elements(platform)} - platform.secret_names
     changed = {name: fields.get(name) for name in shown if fields.get(name) != present.fields.get(name)}
     try:
-        account_cases.change(
+        cloud_accounts.change(
             visit.store,
             visit.services.sealer,
             present,
@@ -93,10 +93,10 @@ def change(visit: Visiting, form: Posted, id: Id) -> Response:
             policy=visit.services.policy,
         )
     except InvalidRequest as error:
-        return _form(visit, platform, present, form, told(error))
+        return _form(visit, platform, present, form, field_errors(error))
     except Conflict as error:
         return _form(visit, platform, present, form, {"name": sentence(str(error))}, 409)
-    return visit.redirect("/accounts", "The account is changed. What is on its way goes on with it as it was.")
+    return visit.redirect("/accounts", "Account saved. Running tickets keep the old settings.")
 
 
 @router.get("/accounts/{id}/delete")
@@ -111,7 +111,7 @@ def delete(visit: Visiting, id: Id) -> Response:
     visit.require(_DELETE)
     found = _found(visit, id)
     visit.store.accounts.remove(found.owner, id)
-    return visit.redirect("/accounts", f"The account {found.name} is deleted.")
+    return visit.redirect("/accounts", f"Account {found.name} deleted.")
 
 
 def _found(visit: Visit, id: int) -> StoredAccount:
@@ -123,7 +123,7 @@ def _found(visit: Visit, id: int) -> StoredAccount:
 
 
 def _platform(name: str) -> Platform:
-    return find_platform(name) or offered()[0]
+    return find_platform(name) or installed_platforms()[0]
 
 
 def _texts(fields: Mapping[str, object]) -> dict[str, str]:
@@ -141,7 +141,7 @@ def _form(
     return visit.page(
         "accounts/form.html",
         status=status or (400 if errors else 200),
-        platforms=offered(),
+        platforms=installed_platforms(),
         platform=platform,
         account=account,
         elements=account_elements(platform, secrets_kept=account is not None),

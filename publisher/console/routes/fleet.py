@@ -28,7 +28,7 @@ _PARTS = ("numbers", "workers", "throughput", "failures")
 
 
 @dataclass(frozen=True, slots=True)
-class FleetSight:
+class FleetView:
     """All that the page shows, at one moment."""
 
     workers: list[tuple[WorkerStanding, WorkerState]]
@@ -54,12 +54,12 @@ class FleetSight:
         return sum(state in (WorkerState.ALIVE, WorkerState.DRAINING) for _, state in self.workers)
 
     @property
-    def places(self) -> int:
-        """How many tickets all live workers together can hold at a time."""
+    def slots(self) -> int:
+        """How many tickets all live workers together can work on at a time."""
         return sum(worker.member.concurrency for worker, state in self.workers if state is WorkerState.ALIVE)
 
 
-class Look:
+class FleetReader:
     """Reads the state of the fleet repeatedly."""
 
     def __init__(self, store: Store, settings: Settings) -> None:
@@ -67,7 +67,7 @@ class Look:
         self._settings = settings
         self._counted = -math.inf
 
-    def __call__(self) -> FleetSight:
+    def __call__(self) -> FleetView:
         store = self._store
         # Sorted by name, so that no worker changes its place between updates.
         workers = sorted(store.fleet.workers(), key=lambda each: each.member.name)
@@ -78,7 +78,7 @@ class Look:
             self._rates = _rates(statistics.throughput(_HOUR), statistics.throughput(_DAY))
             self._failures = _failures(statistics.failures(_HOUR), statistics.failures(_DAY))
         counts = store.publications.counts()
-        return FleetSight(
+        return FleetView(
             workers=[(each, each.state(self._settings.silent_seconds)) for each in workers],
             tickets=store.tickets.several([id for each in workers for id in each.ticket_ids]),
             queue=store.statistics.queue(),
@@ -91,13 +91,13 @@ class Look:
 @router.get("/fleet")
 def fleet(visit: Visiting) -> Response:
     visit.require_administrator()
-    return visit.page("fleet/fleet.html", fleet=Look(visit.store, visit.services.settings)())
+    return visit.page("fleet/fleet.html", fleet=FleetReader(visit.store, visit.services.settings)())
 
 
 @router.get("/fleet/events")
 def events(visit: Visiting) -> Response:
     visit.require_administrator()
-    look = Look(visit.store, visit.services.settings)
+    look = FleetReader(visit.store, visit.services.settings)
 
     def parts() -> PageParts:
         now = look()
@@ -122,14 +122,14 @@ def drain(visit: Visiting, form: Posted) -> Response:
     visit.require_administrator()
     name = _found(visit, form.get("worker", "")).member.name
     visit.store.fleet.ask_to_drain(name)
-    return visit.redirect("/fleet", f"{name} is asked to drain; it hears of that within a few seconds.")
+    return visit.redirect("/fleet", f"{name} will begin to drain within a few seconds.")
 
 
 def _found(visit: Visit, name: str) -> WorkerStanding:
     """Return a worker that has not stopped. Raises `NotFound`."""
     found = next((each for each in visit.store.fleet.workers() if each.member.name == name), None)
     if found is None or found.stopped is not None:
-        raise NotFound("There is no such worker, or it has ended.")
+        raise NotFound("There is no such worker, or it has stopped.")
     return found
 
 

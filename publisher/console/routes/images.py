@@ -12,7 +12,7 @@ from fastapi import APIRouter, BackgroundTasks, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 
-from publisher.console.form_fields import told
+from publisher.console.form_fields import field_errors
 from publisher.console.page_request import Posted, Sent, Visit, Visiting
 from publisher.console.rendering import BASE, PageParts, render, sentence
 from publisher.core.errors import Conflict, InvalidRequest, NotFound, PublisherError, require_own
@@ -53,7 +53,7 @@ def images(visit: Visiting, q: str = "", state: str = "", before: Id | None = No
     )
 
 
-# Before the pages of numbered images: "new" is no number.
+# These come before the pages of numbered images, whose paths match /images/new, too.
 
 
 @router.get(_NEW)
@@ -79,10 +79,10 @@ def register(visit: Visiting, form: Posted, after: BackgroundTasks) -> Response:
             wake=wake_later(after, visit.services.wakeups.image),
         )
     except InvalidRequest as error:
-        return _new_page(visit, form, told(error), 400)
+        return _new_page(visit, form, field_errors(error), 400)
     except Conflict as error:
         return _new_page(visit, form, {"": sentence(str(error))}, 409)
-    return visit.redirect(f"/images/{image.id}", f"Image {image.id} is being fetched by a worker.")
+    return visit.redirect(f"/images/{image.id}", f"A worker is fetching image {image.id}.")
 
 
 @router.post("/images/upload")
@@ -101,7 +101,7 @@ async def upload(
     try:
         visit.require(_REGISTER)
         if form is not None:
-            raise UnsupportedMediaType("the body is to be the image: application/octet-stream")
+            raise UnsupportedMediaType("send the image as the body: application/octet-stream")
         image = await received(
             request,
             visit.services.settings,
@@ -114,11 +114,11 @@ async def upload(
             expected=checksums(md5=md5sum, sha256=sha256sum),
         )
     except PublisherError as error:
-        words = " ".join(told(error).values()) if isinstance(error, InvalidRequest) else sentence(str(error))
+        words = " ".join(field_errors(error).values()) if isinstance(error, InvalidRequest) else sentence(str(error))
         return JSONResponse({"message": words}, status_of(error))
-    said = visit.redirect(f"/images/{image.id}", f"Image {image.id} is uploaded.")
+    redirect = visit.redirect(f"/images/{image.id}", f"Image {image.id} uploaded.")
     answer = JSONResponse({"location": f"{BASE}/images/{image.id}"}, 201)
-    answer.raw_headers += [(key, value) for key, value in said.raw_headers if key == b"set-cookie"]
+    answer.raw_headers += [(key, value) for key, value in redirect.raw_headers if key == b"set-cookie"]
     return answer
 
 
@@ -156,7 +156,7 @@ def generate_again(visit: Visiting, after: BackgroundTasks, id: Id) -> Response:
     found = _found(visit, id)
     wake = wake_later(after, visit.services.wakeups.image)
     image_files.fetch_again(visit.store, found.owner, found.appliance_id, id, wake)
-    return visit.redirect(f"/images/{id}", "The image is fetched again.")
+    return visit.redirect(f"/images/{id}", "A worker is fetching the image again.")
 
 
 @router.post("/images/{id}/cancel")
@@ -164,7 +164,7 @@ def cancel(visit: Visiting, id: Id) -> Response:
     visit.require(_REGISTER)
     found = _found(visit, id)
     visit.store.registrations.cancel(found.owner, found.appliance_id, id)
-    return visit.redirect(f"/images/{id}", "The registration is cancelled.")
+    return visit.redirect(f"/images/{id}", "Registration cancelled.")
 
 
 @router.get("/images/{id}/delete")
@@ -187,7 +187,7 @@ def delete(visit: Visiting, id: Id) -> Response:
     visit.require(_DELETE)
     found = _found(visit, id)
     image_files.delete(visit.store, visit.services.settings.images, found.owner, found.appliance_id, id)
-    return visit.redirect("/images", f"Image {id}, {found.name}, is deleted.")
+    return visit.redirect("/images", f"Image {id} ({found.name}) deleted.")
 
 
 def _found(visit: Visit, id: int) -> Image:
@@ -202,7 +202,7 @@ def _list_path(query: dict[str, str]) -> str:
 
 
 def _name(given: str) -> str:
-    """Strip a name, but keep one of blanks only: unlike an empty name, it is refused later, as everywhere else."""
+    """Strip a name, but keep one of blanks only: unlike an empty name, it is refused later, as it is everywhere."""
     return given.strip() or given
 
 

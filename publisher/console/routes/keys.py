@@ -1,4 +1,4 @@
-"""Pages for API keys: list, add and delete. Only the page that creates a key shows its secret half."""
+"""Pages for API keys: list, add and delete. Only the page that creates a key shows its secret key."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from fastapi import APIRouter, Response
 
-from publisher.console.form_fields import told
+from publisher.console.form_fields import field_errors
 from publisher.console.page_request import Posted, Visit, Visiting
 from publisher.core.errors import InvalidRequest
 from publisher.web.auth import new_api_key
@@ -30,7 +30,7 @@ def create(visit: Visiting, form: Posted) -> Response:
     try:
         key, secret = new_api_key(visit.store, visit.services.sealer, visit.user.login, name, description)
     except InvalidRequest as error:
-        return _list(visit, form, told(error), 400)
+        return _list(visit, form, field_errors(error), 400)
     return visit.page("keys/created.html", key=key, secret=secret, status=201)
 
 
@@ -46,7 +46,7 @@ def delete(visit: Visiting, id: Id) -> Response:
     visit.require(_ENTITLEMENT)
     key = visit.store.api_keys.get(visit.owner, id)
     visit.store.api_keys.remove(key.owner, id)
-    return visit.redirect("/keys", f"The key {key.name} is deleted, and good for nothing from now on.")
+    return visit.redirect("/keys", f"API key {key.name} deleted.")
 
 
 def _list(visit: Visit, form: Mapping[str, str], errors: Mapping[str, str] = {}, status: int = 200) -> Response:

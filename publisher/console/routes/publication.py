@@ -1,4 +1,4 @@
-"""Pages for one publication: its state and history; cancel, retry, delete."""
+"""Pages for one ticket: its state and history; cancel, retry, delete."""
 
 from __future__ import annotations
 
@@ -58,29 +58,29 @@ def events(visit: Visiting, id: Id) -> Response:
 
 
 class Parts:
-    """Reads a publication repeatedly, for its live updates."""
+    """Reads a ticket repeatedly, for its live updates."""
 
     def __init__(self, visit: Visit, id: int) -> None:
         self._visit = visit
         self._id = id
         self._seen: Version | None = None
-        self._sight = PageParts({})
+        self._parts = PageParts({})
 
     def __call__(self) -> PageParts:
-        """Return the current elements of the page. Raises `NotFound` once the publication is deleted."""
+        """Return the current elements of the page. Raises `NotFound` once the ticket is deleted."""
         version = self._visit.store.tickets.versions([self._id]).get(self._id)
         if version is None or version != self._seen:
             shown = _shown(self._visit, _ticket(self._visit, self._id))
-            self._sight = PageParts({name: render(f"publications/{name}.html", **shown) for name in _LIVE})
+            self._parts = PageParts({name: render(f"publications/{name}.html", **shown) for name in _LIVE})
             self._seen = version
-        return self._sight
+        return self._parts
 
 
 @router.get(_PATH + "/cancel")
 def ask_to_cancel(visit: Visiting, id: Id) -> Response:
     ticket = _changeable(visit, id)
     if ticket.final:
-        raise Conflict(f"publication {id} has ended already: {ticket.state}")
+        raise Conflict(f"ticket {id} has already ended: {ticket.state}")
     return _confirm(visit, "cancel", ticket)
 
 
@@ -89,16 +89,16 @@ def cancel(visit: Visiting, after: BackgroundTasks, id: Id) -> Response:
     _changeable(visit, id)
     cancelled = publishing.cancel(visit.store, id, wake_later(after, visit.services.wakeups.ticket))
     if cancelled.final:
-        return visit.redirect(f"/publications/{id}", "The publication is cancelled.")
-    said = "The upload is being stopped, and what was uploaded is being removed."
-    return visit.redirect(f"/publications/{id}", said)
+        return visit.redirect(f"/publications/{id}", "Ticket cancelled.")
+    message = "The upload is being stopped, and what was uploaded is being deleted."
+    return visit.redirect(f"/publications/{id}", message)
 
 
 @router.get(_PATH + "/retry")
 def ask_to_retry(visit: Visiting, id: Id) -> Response:
     ticket = _changeable(visit, id)
     if ticket.state not in (State.FAILED, State.CANCELLED):
-        raise Conflict(f"publication {id} is {ticket.state}; only a failed or cancelled one can be tried again")
+        raise Conflict(f"ticket {id} is {ticket.state}; only failed and cancelled tickets can be retried")
     return _confirm(visit, "retry", ticket)
 
 
@@ -106,14 +106,14 @@ def ask_to_retry(visit: Visiting, id: Id) -> Response:
 def retry(visit: Visiting, after: BackgroundTasks, id: Id) -> Response:
     _changeable(visit, id)
     publishing.retry(visit.store, id, wake_later(after, visit.services.wakeups.ticket))
-    return visit.redirect(f"/publications/{id}", "The publication is queued again.")
+    return visit.redirect(f"/publications/{id}", "Ticket queued again.")
 
 
 @router.get(_PATH + "/delete")
 def ask_to_delete(visit: Visiting, id: Id) -> Response:
     ticket = _changeable(visit, id)
     if not ticket.final:
-        raise Conflict(f"publication {id} is {ticket.state}; cancel it first")
+        raise Conflict(f"ticket {id} is {ticket.state}; cancel it first")
     return _confirm(visit, "delete", ticket)
 
 
@@ -121,12 +121,12 @@ def ask_to_delete(visit: Visiting, id: Id) -> Response:
 def delete(visit: Visiting, id: Id) -> Response:
     ticket = _changeable(visit, id)
     visit.store.tickets.remove(id)
-    return visit.redirect("/publications", f"Publication {id}, “{ticket.name}”, was deleted.")
+    return visit.redirect("/publications", f"Ticket {id} ({ticket.name}) deleted.")
 
 
 def _ticket(visit: Visit, id: int) -> Ticket:
     """Return a ticket. Raises `NotFound` if it is missing or belongs to someone else."""
-    return require_own(visit.store.tickets.get(id), f"There is no publication {id}.", visit.owner)
+    return require_own(visit.store.tickets.get(id), f"There is no ticket {id}.", visit.owner)
 
 
 def _account(ticket: Ticket) -> list[tuple[str, Any]]:

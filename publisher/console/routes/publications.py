@@ -1,4 +1,4 @@
-"""The list of publications."""
+"""The list of tickets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pages for a new publication: which image, by which account, and under which name."""
+"""The form that publishes an image: which image, with which account, to which target."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _PAGE_ID_MAX = 64
 def new_publication(visit: Visiting) -> Response:
     """Show the form. The address can choose `image` and `account`.
 
-    With `again`, the number of a publication, all fields are filled in as they were for that publication.
+    With `again`, the number of a ticket, all fields are filled in as they were for that ticket.
     """
     visit.require(_ENTITLEMENT)
     given = dict(visit.request.query_params)
@@ -65,7 +65,7 @@ def publish(visit: Visiting, form: Posted, after: BackgroundTasks) -> Response:
             wake=wake_later(after, services.wakeups.ticket),
         )
     except InvalidRequest as error:
-        return _page(visit, drafted, drafted.told(error), 400)
+        return _page(visit, drafted, drafted.field_errors(error), 400)
     except (Conflict, TooMany) as error:
         return _page(visit, drafted, {"": sentence(str(error))}, status_of(error))
     return _accepted(visit, accepted.ticket)
@@ -79,7 +79,7 @@ def command(visit: Visiting, form: Posted) -> Response:
 
 
 def _accepted(visit: Visit, ticket: Ticket) -> Response:
-    return visit.redirect(f"/publications/{ticket.id}", f"Accepted: this is ticket {ticket.id}.")
+    return visit.redirect(f"/publications/{ticket.id}", f"Ticket {ticket.id} accepted.")
 
 
 def _key(visit: Visit, form: Form) -> IdempotencyKey | None:
@@ -105,16 +105,16 @@ def _shown(visit: Visit, form: Form) -> Draft:
 
 
 def _as_before(visit: Visit, id: str) -> dict[str, str]:
-    """Fill the form in like a publication. Raises `NotFound` if it is missing or belongs to someone else."""
+    """Fill the form in like a ticket. Raises `NotFound` if it is missing or belongs to someone else."""
     number = parse_id(id)
     found = visit.store.tickets.get(number) if number is not None else None
-    return as_before(visit.store, visit.owner, require_own(found, "there is no such publication", visit.owner))
+    return as_before(visit.store, visit.owner, require_own(found, "there is no such ticket", visit.owner))
 
 
 def _store_at(visit: Visit, drafted: Draft) -> str | None:
     """Return the address that stores an account and returns here.
 
-    None if the user may not, or publishes for another.
+    None if the user may not store accounts, or publishes for someone else.
     """
     if not visit.may("cloud_account_create") or drafted.owner != visit.user.login:
         return None

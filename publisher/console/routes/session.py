@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import RedirectResponse
 
-from publisher.console.form_fields import PASSWORD_MIN, new_password, told
+from publisher.console.form_fields import PASSWORD_MIN, field_errors, new_password
 from publisher.console.page_request import Form, Posted, Visit, Visiting, drop_session, page, session_value, set_session
 from publisher.console.rendering import BASE, local
 from publisher.core.errors import InvalidRequest, NotAllowed, NotAuthenticated
@@ -38,7 +38,7 @@ def from_here(request: Request) -> None:
         return
     ours = {request.url.netloc, urlsplit(services(request).settings.public_url).netloc} - {""}
     if _netloc(request.headers.get("origin", "")) not in ours:
-        raise NotAllowed("this form was not made by the console; load its page again")
+        raise NotAllowed("this form is not from the console; reload its page")
 
 
 def _verified(request: Request, form: Posted) -> tuple[User, str] | None:
@@ -99,17 +99,17 @@ def change_password(visit: Visiting, form: Posted) -> Response:
         # Limited like sign-in: somebody at an unlocked browser must not be able to guess the password here.
         services.authenticator.sign_in(login, form.get("current", ""), address(visit.request), door="console")
     except NotAuthenticated:
-        return _profile(visit, {"current": "Current password is wrong."}, 400)
+        return _profile(visit, {"current": "The current password is wrong."}, 400)
     try:
         password_hash = visit.store.users.set_password(login, new_password(form))
     except InvalidRequest as error:
-        return _profile(visit, told(error), 400)
+        return _profile(visit, field_errors(error), 400)
     first_user.forget_password(services.settings, login)
     # This ended all sessions of the user, including the current one, so begin a new one here.
     settings = services.settings
     seconds, idle_seconds = settings.session_seconds, settings.session_idle_seconds
     value, _ = services.store.sessions.begin(login, password_hash, seconds=seconds, idle_seconds=idle_seconds)
-    response = visit.redirect("/me", "Your password is changed. Wherever else you were signed in, you are no more.")
+    response = visit.redirect("/me", "Password changed. You are signed out everywhere else.")
     set_session(visit.request, response, value, seconds)
     return response
 
@@ -119,7 +119,7 @@ def end_session(visit: Visiting, id: str) -> Response:
     """End another session of the user."""
     visit.store.sessions.end_one(visit.user.login, id)
     visit.audit("session.end", user_uri(visit.user.login), "elsewhere")
-    return visit.redirect("/me", "You are signed out there.")
+    return visit.redirect("/me", "Session ended.")
 
 
 def _login(form: Form) -> str:

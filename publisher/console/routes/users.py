@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from fastapi import APIRouter, Response
 
-from publisher.console.form_fields import PASSWORD_MIN, new_password, told
+from publisher.console.form_fields import PASSWORD_MIN, field_errors, new_password
 from publisher.console.page_request import Form, Posted, Visit, Visiting
 from publisher.console.rendering import sentence
 from publisher.core.errors import Conflict, InvalidRequest, NotFound
@@ -46,10 +46,10 @@ def create(visit: Visiting, form: Posted) -> Response:
             roles=roles,
         )
     except InvalidRequest as error:
-        return _new_user_page(visit, form, told(error), chosen=chosen, roles=roles)
+        return _new_user_page(visit, form, field_errors(error), chosen=chosen, roles=roles)
     except Conflict as error:
         return _new_user_page(visit, form, {"login": sentence(str(error))}, chosen=chosen, roles=roles, status=409)
-    return visit.redirect("/users", f"{user.login} is a user now.")
+    return visit.redirect("/users", f"User {user.login} created.")
 
 
 @router.get("/users/{login}")
@@ -73,7 +73,7 @@ def change_rights(visit: Visiting, form: Posted, login: str) -> Response:
         return _user_page(
             visit, _user(visit, login), {"": sentence(str(error))}, 409 if isinstance(error, Conflict) else 400
         )
-    return visit.redirect(f"/{user_uri(login)}", "It holds from the next request on.")
+    return visit.redirect(f"/{user_uri(login)}", "Saved. The change takes effect with the next request.")
 
 
 @router.post("/users/{login}/password")
@@ -85,9 +85,9 @@ def change_password(visit: Visiting, form: Posted, login: str) -> Response:
     try:
         visit.store.users.set_password(login, new_password(form))
     except InvalidRequest as error:
-        return _user_page(visit, present, told(error), 400)
+        return _user_page(visit, present, field_errors(error), 400)
     first_user.forget_password(visit.services.settings, login)
-    return visit.redirect(f"/{user_uri(login)}", f"{login} has another password, and is signed out everywhere.")
+    return visit.redirect(f"/{user_uri(login)}", f"Password changed. {login} is signed out everywhere.")
 
 
 @router.get("/users/{login}/delete")
@@ -112,7 +112,7 @@ def delete_page(visit: Visiting, login: str) -> Response:
 def delete(visit: Visiting, login: str) -> Response:
     visit.require_administrator()
     visit.store.users.remove(_user(visit, login).login)
-    return visit.redirect("/users", f"{login} is deleted.")
+    return visit.redirect("/users", f"User {login} deleted.")
 
 
 @router.get("/roles")
@@ -129,10 +129,10 @@ def create_role(visit: Visiting, form: Posted) -> Response:
     try:
         role = visit.store.roles.add(name, entitlements=chosen, description=description)
     except InvalidRequest as error:
-        return _roles_page(visit, form, told(error), chosen, 400)
+        return _roles_page(visit, form, field_errors(error), chosen, 400)
     except Conflict as error:
         return _roles_page(visit, form, {"name": sentence(str(error))}, chosen, 409)
-    return visit.redirect("/roles", f"The role {role.name} can be given to users now.")
+    return visit.redirect("/roles", f"Role {role.name} created.")
 
 
 # A role's name may contain any character, including a slash, so it is given in the query.
@@ -152,7 +152,7 @@ def delete_role(visit: Visiting, form: Posted) -> Response:
     visit.require_administrator()
     role = _role(visit, form.get("name", ""))
     visit.store.roles.remove(role.name)
-    return visit.redirect("/roles", f"The role {role.name} is deleted.")
+    return visit.redirect("/roles", f"Role {role.name} deleted.")
 
 
 def _user(visit: Visit, login: str) -> User:

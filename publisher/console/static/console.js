@@ -1,8 +1,8 @@
-// Comfort only: without any of this the pages work, too.
+// Conveniences: the pages work without any of this.
 
-// Colours -------------------------------------------------------------------------------------
+// Theme -------------------------------------------------------------------------------------
 
-const THEMES = { "": "as the system", light: "light", dark: "dark" };
+const THEMES = { "": "system", light: "light", dark: "dark" };
 
 function setUpThemes() {
   const root = document.documentElement;
@@ -17,14 +17,14 @@ function setUpThemes() {
       try {
         localStorage.setItem("theme", root.dataset.theme);
       } catch {
-        // It holds for this page alone then.
+        // Then it applies to this page only.
       }
       show();
     });
   }
 }
 
-// Times in the reader's own zone, and as far back as they are -----------------------------------
+// Times in the reader's time zone, or as ages -----------------------------------
 
 const AGO = new Intl.RelativeTimeFormat("en", { numeric: "auto" });
 const UNITS = [["day", 86400], ["hour", 3600], ["minute", 60]];
@@ -48,9 +48,9 @@ function setTimes(within) {
   }
 }
 
-// Pages that are kept up to date -----------------------------------------------------------------
+// Live updates -----------------------------------------------------------------
 
-/** Make one element like another, changing only what differs: what has the focus keeps it. */
+/** Make one element like another. Changes only what differs, so that the focus stays where it is. */
 function morph(old, fresh) {
   if (old.nodeType !== fresh.nodeType || old.nodeName !== fresh.nodeName) return old.replaceWith(fresh);
   if (old.nodeType !== Node.ELEMENT_NODE) {
@@ -92,7 +92,7 @@ function change({ parts, lists }) {
   for (const [id, items] of Object.entries(lists)) arrange(document.getElementById(id), items, fresh);
 }
 
-/** Have a list's items in that order; only what is not in its place is moved. */
+/** Put the items of a list in this order. Moves only those that are out of place. */
 function arrange(list, items, fresh) {
   if (!list) return;
   const wanted = new Set(items);
@@ -132,12 +132,12 @@ function keepUpToDate(page) {
     source.addEventListener("error", () => {
       say(false);
       if (source?.readyState !== EventSource.CLOSED) return;
-      // The server answered with something else: it is full, or nobody is signed in any more.
+      // The server answered with something else: it has no room for more live pages, or the session has ended.
       close();
       setTimeout(open, 10_000);
     });
   };
-  // A browser has few connections to one host: pages that nobody sees leave them to others.
+  // A browser has few connections to one host, so hidden pages leave them to visible ones.
   document.addEventListener("visibilitychange", () => (document.hidden ? close() : open()));
   addEventListener("pagehide", close);
   addEventListener("pageshow", open);
@@ -157,11 +157,11 @@ function setUpSmallThings() {
       setTimeout(() => button.classList.remove("copied"), 1500);
     });
   }
-  // Filters take effect as they are chosen.
+  // Apply a filter as soon as it is chosen.
   for (const form of document.querySelectorAll("form[data-submit-on-change]")) {
     for (const select of form.querySelectorAll("select")) select.addEventListener("change", () => form.requestSubmit());
   }
-  // What is sent once is not sent twice.
+  // Do not send a form twice.
   for (const form of document.querySelectorAll('form[method="post"]')) {
     form.addEventListener("submit", () => setTimeout(() => form.querySelectorAll("button").forEach((button) => (button.disabled = true))));
     addEventListener("pageshow", () => form.querySelectorAll("button").forEach((button) => (button.disabled = false)));

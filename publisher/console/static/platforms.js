@@ -1,4 +1,4 @@
-// What is chosen decides which fields there are, and what is in them: the form comes again, with what is filled in.
+// The choice decides which fields the form has, and their values: ask the server for the form again, as it is filled in.
 
 for (const button of document.querySelectorAll("[data-show]")) {
   const { form } = button;

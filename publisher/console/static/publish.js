@@ -1,4 +1,4 @@
-// The form of a new publication: the command beside it follows what is filled in.
+// The form that publishes an image: keep the curl command next to it up to date.
 
 const form = document.getElementById("publication");
 
@@ -9,13 +9,13 @@ function follow() {
   async function ask() {
     const mine = ++asked;
     const fields = new FormData(form);
-    // What is secret is in no command, and need not go anywhere before the form does.
+    // The command contains no secrets, so do not send them before the form is sent.
     for (const secret of form.querySelectorAll("input[type=password]")) fields.delete(secret.name);
     try {
       const answer = await fetch(form.dataset.command, { method: "POST", body: new URLSearchParams(fields) });
       if (answer.ok && !answer.redirected && mine === asked) command.textContent = await answer.text();
     } catch {
-      // It stays as it was; the form works all the same.
+      // The command stays as it was; the form still works.
     }
   }
 

@@ -1,7 +1,7 @@
-// Before anything is drawn: the colours that were chosen here, where not those of the system.
+// Set the chosen theme before anything is drawn.
 try {
   const chosen = localStorage.getItem("theme");
   if (chosen === "light" || chosen === "dark") document.documentElement.dataset.theme = chosen;
 } catch {
-  // Without storage, the system's.
+  // Without storage, use the theme of the system.
 }

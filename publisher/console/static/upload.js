@@ -1,4 +1,4 @@
-// An image from this computer: sent as it is read, with its progress, and a way to stop it.
+// Upload an image from this computer: show the progress, and let the user stop it.
 
 const UNITS = ["B", "KiB", "MiB", "GiB", "TiB"];
 
@@ -52,13 +52,13 @@ function setUp(form) {
     try {
       answer = JSON.parse(request.responseText);
     } catch {
-      // A page, of which there is nothing to be told here.
+      // The answer is a page, for example the sign-in page. It has no message to show.
     }
     if (request.status === 201) {
       const { location: page } = answer;
       request = null;
       location.assign(page);
-    } else fail(answer.message ?? "The image was not taken. Load this page again; you may have been signed out.");
+    } else fail(answer.message ?? "The upload was refused. Reload this page; your session may have ended.");
   }
 
   form.addEventListener("submit", (event) => {
@@ -76,8 +76,8 @@ function setUp(form) {
     request.setRequestHeader("X-CSRF-Token", document.querySelector("meta[name=csrf]").content);
     request.upload.addEventListener("progress", (event) => tell(event, began));
     request.addEventListener("load", end);
-    request.addEventListener("error", () => fail("The connection broke off. Nothing was kept; try again."));
-    request.addEventListener("abort", () => fail("Cancelled. Nothing was kept."));
+    request.addEventListener("error", () => fail("The connection was lost. Nothing was stored; try again."));
+    request.addEventListener("abort", () => fail("Cancelled. Nothing was stored."));
     tell({ loaded: 0, total: image.size }, began);
     show(true);
     request.send(image);

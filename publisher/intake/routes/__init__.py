@@ -1,1 +1,1 @@
-"""The resources, one module each. A route translates and decides nothing."""
+"""The routes of the API. A route translates between HTTP and a service, and decides nothing."""

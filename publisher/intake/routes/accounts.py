@@ -1,4 +1,4 @@
-"""Cloud accounts: list, create, get, change, delete. Their secrets come in and never go out."""
+"""Cloud accounts: list, create, get, change, delete. Requests contain their secrets, answers never do."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from publisher.core.errors import InvalidRequest
 from publisher.core.uris import account_uri, parse_account_uri
 from publisher.intake.caller import EXTENSIONS, LISTING, Calling, Listed, Operation, api_router
 from publisher.intake.documents import account_document
-from publisher.intake.wire.schema import TYPES
-from publisher.platforms.platform import CRED_ACCOUNT, TYPE_KEY, Document, Platform
+from publisher.intake.wire.walk import document_platform
+from publisher.platforms.platform import CRED_ACCOUNT, Document
 from publisher.platforms.registry import find_platform
-from publisher.services import accounts as account_cases
+from publisher.services import cloud_accounts
 from publisher.store.accounts import StoredAccount
 from publisher.web.request import Body, Id
 
@@ -23,11 +23,11 @@ _ACCOUNTS = "/users/{uid}/accounts"
 
 
 @router.get(_ACCOUNTS)
-@Operation("The cloud accounts of a user", answer="credAccounts", parameters=(*LISTING, EXTENSIONS))
+@Operation("List the cloud accounts of a user", answer="credAccounts", parameters=(*LISTING, EXTENSIONS))
 def accounts(caller: Calling, uid: str, listing: Listed) -> Response:
     found = caller.store.accounts.page(caller.owner(uid), listing, platforms=caller.platforms)
     documents = [account_document(each) for each in found.items]
-    # A list from which an account was deleted is no older than before: its date is that of asking.
+    # Deleting an account makes the list no newer, so the answer is dated with the time of the request.
     return caller.answer({"total": found.total, "credAccounts": documents}, time.time())
 
 
@@ -38,21 +38,21 @@ def accounts(caller: Calling, uid: str, listing: Listed) -> Response:
     body=CRED_ACCOUNT,
     answer=CRED_ACCOUNT,
     status=201,
-    conflict="its name is taken",
+    conflict="the name is taken",
 )
 def create_account(caller: Calling, body: Body, uid: str) -> Response:
     owner = caller.owner(uid)
     document = caller.read(body)
-    platform = _platform(document)
+    platform = document_platform(document)
     if platform is None:
         raise InvalidRequest("is needed: the platform of the account, such as openstack", field="targetPlatform.name")
     fields, secrets = platform.account_parts(document)
     store = caller.store
-    account = account_cases.create(
+    account = cloud_accounts.create(
         store,
         caller.services.sealer,
         owner=owner,
-        name=_name(document) or account_cases.free_name(store, owner, platform.name),
+        name=_name(document) or cloud_accounts.free_name(store, owner, platform.name),
         platform=platform.name,
         fields=fields,
         secrets=secrets,
@@ -62,7 +62,7 @@ def create_account(caller: Calling, body: Body, uid: str) -> Response:
 
 
 @router.get(_ACCOUNTS + "/{caid}")
-@Operation("A cloud account", answer=CRED_ACCOUNT, parameters=(EXTENSIONS,))
+@Operation("Get a cloud account", answer=CRED_ACCOUNT, parameters=(EXTENSIONS,))
 def account(caller: Calling, uid: str, caid: Id) -> Response:
     found = caller.store.accounts.get(caller.owner(uid), caid)
     caller.check_shown(found.platform)
@@ -71,12 +71,12 @@ def account(caller: Calling, uid: str, caid: Id) -> Response:
 
 @router.put(_ACCOUNTS + "/{caid}")
 @Operation(
-    "Change a cloud account: what is not given is kept",
+    "Change a cloud account; elements that are left out keep their values",
     entitlement="cloud_account_create",
     body=CRED_ACCOUNT,
     answer=CRED_ACCOUNT,
     parameters=(EXTENSIONS,),
-    conflict="its name is taken",
+    conflict="the name is taken",
 )
 def change_account(caller: Calling, body: Body, uid: str, caid: Id) -> Response:
     owner = caller.owner(uid)
@@ -84,13 +84,14 @@ def change_account(caller: Calling, body: Body, uid: str, caid: Id) -> Response:
     caller.check_shown(present.platform)
     document = caller.read(body, lambda _: find_platform(present.platform))
     _check_same(document, present)
-    platform = _platform(document)
+    platform = document_platform(document)
     if platform is None or platform.name != present.platform:
         raise InvalidRequest(
-            f"account {caid} is of {present.platform}; make another for another platform", field="targetPlatform.name"
+            f"account {caid} is for {present.platform}; create another account for another platform",
+            field="targetPlatform.name",
         )
     fields, secrets = platform.account_parts(document)
-    changed = account_cases.change(
+    changed = cloud_accounts.change(
         caller.store,
         caller.services.sealer,
         present,
@@ -109,19 +110,14 @@ def delete_account(caller: Calling, uid: str, caid: Id) -> Response:
     return Response(status_code=204)
 
 
-def _platform(document: Document) -> Platform | None:
-    type_name = document.get(TYPE_KEY)
-    return find_platform(TYPES[str(type_name)].platform) if type_name else None
-
-
 def _name(document: Document) -> str:
     return str(document.get("name") or "").strip()
 
 
 def _check_same(document: Document, present: StoredAccount) -> None:
-    """Raises `InvalidRequest` where a document is that of another account than the path names."""
+    """Raise `InvalidRequest` if the document belongs to another account than the path names."""
     if document.get("dbId") not in (None, present.id):
-        raise InvalidRequest("contradicts the request's path", field="dbId")
+        raise InvalidRequest("is not the account in the request's path", field="dbId")
     uri = document.get("uri")
     if uri and parse_account_uri(str(uri), "uri") != (present.owner, present.id):
-        raise InvalidRequest(f"'{uri}' contradicts the request's path", field="uri")
+        raise InvalidRequest(f"'{uri}' is not the account in the request's path", field="uri")

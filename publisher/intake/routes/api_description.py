@@ -1,4 +1,4 @@
-"""What describes the API, without a login: its XML Schema, its OpenAPI document, and /docs, a page that shows it."""
+"""Descriptions of the API, without a login: its XML Schema, its OpenAPI document, and /docs, a page that shows it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ router = api_router()
 page_router = APIRouter()
 
 _ASSETS = ("swagger-ui-bundle.js", "swagger-ui.css", "favicon-32x32.png")
-"""The parts of Swagger UI, out of the package that carries them."""
+"""The files of Swagger UI that the page needs. Its package contains them."""
 
 _PAGE = """\
 <!DOCTYPE html>
@@ -40,8 +40,8 @@ _START = f"""\
 SwaggerUIBundle({{url: "{API.removeprefix("/")}/openapi.json", dom_id: "#swagger-ui", validatorUrl: null}});
 """
 _HEADERS = {
-    # Nothing is loaded from another host, and no script stands in the page itself. Swagger UI writes styles into its
-    # elements, and has its pictures in its style sheet.
+    # The page loads nothing from other hosts and contains no script. Swagger UI writes styles into its elements, and
+    # its style sheet contains its pictures.
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:;"
         " connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -51,20 +51,20 @@ _HEADERS = {
 
 @router.get("/schema/uforge.xsd")
 @Operation(
-    "The XML Schema of the documents",
+    "Get the XML Schema of the documents",
     login=Login.NONE,
     parameters=(EXTENSIONS,),
     also_answer=(xml.CONTENT_TYPE,),
 )
 def schema(request: Request) -> Response:
-    """It has one form only: whatever `Accept` says, that is the answer. Raises `InvalidRequest`."""
+    """Answer with the XML Schema, whatever `Accept` says. Raises `InvalidRequest`."""
     return constant(request, xsd.document(extensions_wanted(request)), xml.CONTENT_TYPE)
 
 
 @router.get("/openapi.json")
-@Operation("This document", login=Login.NONE, also_answer=("application/json",))
+@Operation("Get this document", login=Login.NONE, also_answer=("application/json",))
 def openapi(request: Request) -> Response:
-    """It has one form only: whatever `Accept` says, that is the answer."""
+    """Answer with the OpenAPI document, whatever `Accept` says."""
     body = json.dumps(request.app.openapi(), ensure_ascii=False, separators=(",", ":")).encode()
     return constant(request, body, "application/json")
 

@@ -1,4 +1,4 @@
-"""API keys: list, create, get, delete. The secret half is in the answer that creates a pair, and in no other."""
+"""API keys: list, create, get, delete. Only the answer that creates a pair contains its secret key."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ _KEYS = "/users/{uid}/apikeys"
 
 
 @router.get(_KEYS)
-@Operation("The API keys of a user, without their secrets", entitlement="api_key_access", answer="apiKeyPairs")
+@Operation("List the API keys of a user, without their secret keys", entitlement="api_key_access", answer="apiKeyPairs")
 def api_keys(caller: Calling, uid: str) -> Response:
     found = caller.store.api_keys.list(caller.owner(uid))
     documents = [_document(each) for each in found]
-    # A list from which a key was deleted is no older than before: its date is that of asking, its ETag tells more.
+    # Deleting a key makes the list no newer, so the answer is dated with the time of the request. Its ETag is exact.
     return caller.answer({"total": len(documents), "apiKeyPairs": documents}, time.time())
 
 
 @router.post(_KEYS)
 @Operation(
-    "Make an API key: its secret is in this answer and in no other",
+    "Create an API key; only this answer contains its secret key",
     entitlement="api_key_access",
     body="apiKeyPair",
     answer="apiKeyPair",
@@ -49,7 +49,7 @@ def create_api_key(caller: Calling, body: Body, uid: str) -> Response:
 
 
 @router.get(_KEYS + "/{id}")
-@Operation("An API key, without its secret", entitlement="api_key_access", answer="apiKeyPair")
+@Operation("Get an API key, without its secret key", entitlement="api_key_access", answer="apiKeyPair")
 def api_key(caller: Calling, uid: str, id: Id) -> Response:
     key = caller.store.api_keys.get(caller.owner(uid), id)
     return caller.answer(_document(key), key.created)

@@ -1,4 +1,4 @@
-"""Appliances: what images are generated from. They are made by the command line, or on their first use."""
+"""Appliances, the labels that group images. The command line creates them, or their first use."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ router = api_router()
 
 _APPLIANCES = "/users/{uid}/appliances"
 
-# When an image of theirs came or went is not kept with them: the date of these answers is that of asking.
+# An appliance does not record when its images change, so these answers are dated with the time of the request.
 
 
 @router.get(_APPLIANCES)
 @Operation(
-    "The appliances of a user", entitlement="appliance_create", answer="appliances", parameters=(*LISTING, EXTENSIONS)
+    "List the appliances of a user",
+    entitlement="appliance_create",
+    answer="appliances",
+    parameters=(*LISTING, EXTENSIONS),
 )
 def appliances(caller: Calling, uid: str, listing: Listed) -> Response:
     owner = caller.owner(uid)
@@ -32,7 +35,7 @@ def appliances(caller: Calling, uid: str, listing: Listed) -> Response:
 
 
 @router.get(_APPLIANCES + "/{aid}")
-@Operation("An appliance", entitlement="appliance_create", answer="appliance", parameters=(EXTENSIONS,))
+@Operation("Get an appliance", entitlement="appliance_create", answer="appliance", parameters=(EXTENSIONS,))
 def appliance(caller: Calling, uid: str, aid: Id) -> Response:
     owner = caller.owner(uid)
     store = caller.store.appliances

@@ -25,14 +25,14 @@ router = api_router()
 _USER = "/users/{uid}"
 _IMAGES = _USER + "/appliances/{aid}/images"
 _BYTES = "application/octet-stream"
-_NOT_READY = "the image is not there yet"
+_NOT_READY = "the image is not ready"
 
 # These answers are dated with the time of the request: deleting an image makes a list no newer, and a registration
 # changes all the time. Their ETag is exact.
 
 
 @router.get(_IMAGES)
-@Operation("The images of an appliance", entitlement="appliance_create", answer="images", parameters=LISTING)
+@Operation("List the images of an appliance", entitlement="appliance_create", answer="images", parameters=LISTING)
 def images(caller: Calling, uid: str, aid: Id, listing: Listed) -> Response:
     owner = caller.owner_of_appliance(uid, aid)
     found = caller.store.images.page(owner, aid, listing)
@@ -40,9 +40,9 @@ def images(caller: Calling, uid: str, aid: Id, listing: Listed) -> Response:
 
 
 @router.get(_USER + "/images")
-@Operation("The images of a user", entitlement="image_generate", answer="images", parameters=(OF_IMAGE,))
+@Operation("List the images of a user", entitlement="image_generate", answer="images", parameters=(OF_IMAGE,))
 def images_of_user(caller: Calling, uid: str, img: str | None = None) -> Response:
-    """`img` is an image's URI or its number. Raises `InvalidRequest` where it is neither."""
+    """List a user's images, or one image: `img` is its URI or its number. Raises `InvalidRequest` for anything else."""
     owner = caller.owner(uid)
     store = caller.store.images
     if img is None:
@@ -55,17 +55,17 @@ def images_of_user(caller: Calling, uid: str, img: str | None = None) -> Respons
 
 @router.post(_IMAGES)
 @Operation(
-    "Register an image: from a location, or with its bytes",
+    "Register an image: the body names its location, or is the image",
     entitlement="image_generate",
     body="image",
     answer="image",
     status=201,
     parameters=(
-        Parameter("name", "Its name, where the body is its bytes.", {"type": "string"}),
-        Parameter("fileName", "What its file is called, where the body is its bytes.", {"type": "string"}),
-        Parameter("format", "Its format, where the body is its bytes.", {"type": "string"}),
-        Parameter("md5sum", "Its MD5, to be compared, where the body is its bytes.", {"type": "string"}),
-        Parameter("sha256sum", "Likewise its SHA-256.", {"type": "string"}),
+        Parameter("name", "Name of the image, if the body is the image.", {"type": "string"}),
+        Parameter("fileName", "Name of the file, if the body is the image.", {"type": "string"}),
+        Parameter("format", "Format of the image, if the body is the image.", {"type": "string"}),
+        Parameter("md5sum", "Expected MD5 of the image, if the body is the image.", {"type": "string"}),
+        Parameter("sha256sum", "Expected SHA-256 of the image, if the body is the image.", {"type": "string"}),
     ),
     also_body=(_BYTES,),
 )
@@ -81,7 +81,7 @@ async def register_image(
     md5sum: str = "",
     sha256sum: str = "",
 ) -> Response:
-    """A document that tells where the image is, or, as application/octet-stream, the image itself."""
+    """Register an image: the body is a document that names its location, or the image itself (octet-stream)."""
     owner = await run_in_threadpool(caller.owner, uid)
     if media_type(request.headers.get("content-type")) != _BYTES:
         body = await bounded_body(request)
@@ -102,14 +102,14 @@ async def register_image(
 
 @router.post(_IMAGES + "/{itid:id}")
 @Operation(
-    "Fetch an image again from where it came",
+    "Fetch an image again from its location",
     entitlement="image_generate",
     answer="image",
     status=201,
-    conflict="it came from no location, or is in use",
+    conflict="the image has no location, or is in use",
 )
 def generate_again(caller: Calling, after: BackgroundTasks, uid: str, aid: Id, itid: Id) -> Response:
-    """Fetch an image again from where it was fetched. Its body, if there is one, is not looked at."""
+    """Fetch an image again from its location. The request's body is ignored."""
     owner = caller.owner(uid)
     return _created(
         caller,
@@ -118,7 +118,7 @@ def generate_again(caller: Calling, after: BackgroundTasks, uid: str, aid: Id, i
 
 
 @router.get(_IMAGES + "/{itid:id}")
-@Operation("An image", entitlement="appliance_create", answer="image")
+@Operation("Get an image", entitlement="appliance_create", answer="image")
 def image(caller: Calling, uid: str, aid: Id, itid: Id) -> Response:
     found = _image(caller, uid, aid, itid)
     appliance = caller.store.appliances.find(found.owner, aid)
@@ -131,14 +131,14 @@ def image(caller: Calling, uid: str, aid: Id, itid: Id) -> Response:
 
 
 @router.get(_IMAGES + "/{itid}/status")
-@Operation("How the registration of an image stands", entitlement="appliance_create", answer="status")
+@Operation("Get the status of an image's registration", entitlement="appliance_create", answer="status")
 def image_status(caller: Calling, uid: str, aid: Id, itid: Id) -> Response:
     found = _image(caller, uid, aid, itid)
     return caller.answer(image_status_document(found), _modified(found))
 
 
 @router.get(_IMAGES + "/statuses")
-@Operation("How those of an appliance stand", entitlement="appliance_create", answer="statuses")
+@Operation("List the registration statuses of an appliance's images", entitlement="appliance_create", answer="statuses")
 def image_statuses(caller: Calling, uid: str, aid: Id) -> Response:
     owner = caller.owner_of_appliance(uid, aid)
     found = caller.store.images.list(owner=owner, appliance_id=aid)
@@ -148,7 +148,10 @@ def image_statuses(caller: Calling, uid: str, aid: Id) -> Response:
 
 @router.delete(_IMAGES + "/{itid:id}")
 @Operation(
-    "Delete an image", entitlement="appliance_create", status=204, conflict="a publication that has not ended uses it"
+    "Delete an image",
+    entitlement="appliance_create",
+    status=204,
+    conflict="a publication that has not ended uses the image",
 )
 def delete_image(caller: Calling, uid: str, aid: Id, itid: Id) -> Response:
     owner = caller.owner(uid)
@@ -161,7 +164,7 @@ def delete_image(caller: Calling, uid: str, aid: Id, itid: Id) -> Response:
     "Delete all images of an appliance",
     entitlement="appliance_create",
     status=204,
-    conflict="a publication that has not ended uses one of them, and none is deleted",
+    conflict="a publication that has not ended uses one of them; then none is deleted",
 )
 def delete_images(caller: Calling, uid: str, aid: Id) -> Response:
     owner = caller.owner_of_appliance(uid, aid)
@@ -170,7 +173,12 @@ def delete_images(caller: Calling, uid: str, aid: Id) -> Response:
 
 
 @router.delete(_IMAGES + "/{itid}/status")
-@Operation("Cancel the registration of an image", entitlement="image_generate", status=204, conflict="it has ended")
+@Operation(
+    "Cancel the registration of an image",
+    entitlement="image_generate",
+    status=204,
+    conflict="the registration has ended",
+)
 def cancel_registration(caller: Calling, uid: str, aid: Id, itid: Id) -> Response:
     caller.store.registrations.cancel(caller.owner(uid), aid, itid)
     return Response(status_code=204)
@@ -178,7 +186,7 @@ def cancel_registration(caller: Calling, uid: str, aid: Id, itid: Id) -> Respons
 
 @router.get(_IMAGES + "/{itid}/downloads")
 @Operation(
-    "The file of an image",
+    "Download the file of an image",
     parameters=(DOWNLOAD_KEY,),
     conflict=_NOT_READY,
     login=Login.OR_KEY,
@@ -190,7 +198,7 @@ def image_file(request: Request, uid: str, aid: Id, itid: Id) -> Response:
 
 @router.get(_IMAGES + "/{itid}/downloads/{file_name}")
 @Operation(
-    "The file of an image, under its name",
+    "Download the file of an image under its name",
     parameters=(DOWNLOAD_KEY,),
     conflict=_NOT_READY,
     login=Login.OR_KEY,
@@ -204,7 +212,7 @@ def _begin(caller: Caller, after: BackgroundTasks, owner: str, aid: int, body: b
     document = caller.read(body)
     uri = document.get("parentUri")
     if uri is not None and parse_appliance_uri(str(uri), "parentUri") != (owner, aid):
-        raise InvalidRequest(f"'{uri}' is not the appliance of the request's path", field="parentUri")
+        raise InvalidRequest(f"'{uri}' is not the appliance in the request's path", field="parentUri")
     image = image_files.fetch(
         caller.store,
         caller.services.settings,
@@ -220,7 +228,7 @@ def _begin(caller: Caller, after: BackgroundTasks, owner: str, aid: int, body: b
 
 
 def _format(document: Document) -> str:
-    """As `format/name`, or as `targetFormat/format/name`."""
+    """Return the format in `format/name` or `targetFormat/format/name`; "" without one."""
     target = document.get("targetFormat")
     for holder in (document, target if isinstance(target, dict) else {}):
         format = holder.get("format")
@@ -240,7 +248,7 @@ def _image(caller: Caller, uid: str, aid: int, itid: int) -> Image:
 
 
 def _list(caller: Caller, found: Sequence[Image], total: int | None = None) -> Response:
-    # With their keys: existing clients download an image from the `downloadUri` that they find in a list.
+    # Include the keys: existing clients download an image from the `downloadUri` that they find in a list.
     owned = caller.store.appliances.list(found[0].owner) if found else []
     distributions = {each.id: each.distribution for each in owned}
     documents = [
@@ -256,5 +264,5 @@ def _list(caller: Caller, found: Sequence[Image], total: int | None = None) -> R
 
 
 def _modified(image: Image) -> float:
-    """One that is being registered changes all the time: its progress is written without touching `modified`."""
+    """Return when the image was changed. During registration that is now: progress does not update `modified`."""
     return image.modified if image.final else time.time()

@@ -1,4 +1,4 @@
-"""For the machines that look after this one: /metrics, /healthz, /readyz. No login, and outside the API."""
+"""For monitoring systems: /metrics, /healthz and /readyz, without a login and outside the API."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from publisher.web.request import host_is_allowed
 router = APIRouter()
 
 _FORWARDED = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip")
-"""By these a proxy is known; not every proxy sends one."""
+"""Headers by which a proxy is recognized. Not every proxy sends one."""
 _HEADERS = {"Cache-Control": "no-store"}
 
 
 @dataclass(frozen=True, slots=True)
 class MonitoringState:
-    """What these routes need; in the app's state."""
+    """What these routes need. The app's state holds it."""
 
     registry: CollectorRegistry
     monitors: Monitors
     readiness: Readiness
     behind_proxy: bool
-    """All callers come from this machine, as far as can be seen: so it is taken to be in production mode."""
+    """Behind a proxy all callers seem to be on this machine. Production mode assumes a proxy."""
 
     @classmethod
     def of(cls, store: Store, settings: Settings) -> MonitoringState:
-        """Raises `ConfigurationError`."""
+        """Return the state for these settings. Raises `ConfigurationError`."""
         checks = {
             "store": lambda: store_check(store),
             "broker": lambda: broker_check(settings),
@@ -69,12 +69,12 @@ def metrics(request: Request) -> Response:
 
 @router.get("/healthz")
 async def healthz() -> Response:
-    """That the process lives, and answers; whatever else may be wrong."""
+    """Answer that the process is alive, whatever else may be wrong."""
     return JSONResponse({"alive": True}, headers=_HEADERS)
 
 
 @router.get("/readyz")
 def readyz(request: Request) -> Response:
-    """Whether requests are to be sent here."""
+    """Answer 200 if this process can serve requests, else 503, with the result of each check."""
     ready, report = _monitoring(request).readiness.report()
     return JSONResponse(report, 200 if ready else 503, headers=_HEADERS)

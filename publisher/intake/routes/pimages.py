@@ -38,7 +38,7 @@ _USER = "/users/{uid}"
 _APPLIANCE = _USER + "/appliances/{aid}"
 _IMAGE = _APPLIANCE + "/images/{itid}"
 
-_NOT_READY = "the image is not there yet"
+_NOT_READY = "the image is not ready"
 
 
 @router.post(_APPLIANCE + "/pimages")
@@ -71,7 +71,10 @@ def publish_image(caller: Calling, body: Body, after: BackgroundTasks, uid: str,
 
 @router.get(_IMAGE + "/pimages")
 @Operation(
-    "The published images of an image", entitlement="appliance_create", answer="publishImages", parameters=(EXTENSIONS,)
+    "List the published images of an image",
+    entitlement="appliance_create",
+    answer="publishImages",
+    parameters=(EXTENSIONS,),
 )
 def published_images_of_image(caller: Calling, uid: str, aid: Id, itid: Id) -> Response:
     """List the published images of one image. An extension: an image's `basePublishImagesUri` leads here."""
@@ -82,7 +85,7 @@ def published_images_of_image(caller: Calling, uid: str, aid: Id, itid: Id) -> R
 
 @router.get(_APPLIANCE + "/pimages")
 @Operation(
-    "The published images of an appliance",
+    "List the published images of an appliance",
     entitlement="appliance_create",
     answer="publishImages",
     parameters=(EXTENSIONS,),
@@ -94,7 +97,10 @@ def published_images(caller: Calling, uid: str, aid: Id) -> Response:
 
 @router.get(_APPLIANCE + "/pimages/statuses")
 @Operation(
-    "How those of an appliance stand", entitlement="appliance_create", answer="statuses", parameters=(EXTENSIONS,)
+    "List the statuses of an appliance's published images",
+    entitlement="appliance_create",
+    answer="statuses",
+    parameters=(EXTENSIONS,),
 )
 def statuses(caller: Calling, uid: str, aid: Id) -> Response:
     owner = caller.owner_of_appliance(uid, aid)
@@ -102,18 +108,18 @@ def statuses(caller: Calling, uid: str, aid: Id) -> Response:
 
 
 @router.get(_IMAGE + "/pimages/{pitid}")
-@Operation("A published image", answer=PUBLISH_IMAGE, parameters=(EXTENSIONS,))
+@Operation("Get a published image", answer=PUBLISH_IMAGE, parameters=(EXTENSIONS,))
 def published_image(caller: Calling, uid: str, aid: Id, itid: Id, pitid: Id) -> Response:
     ticket = _ticket(caller, uid, aid, itid, pitid)
     caller.check_shown(ticket.platform)
     image = caller.store.images.get(ticket.image_id)
-    # That the image is generated again changes what is told of it here.
+    # The answer describes the image, too, which changes when it is fetched again.
     changed = max(last_modified(ticket), image.modified if image else 0.0)
     return caller.answer(_document(caller, ticket, image), changed)
 
 
 @router.get(_IMAGE + "/pimages/{pitid}/status")
-@Operation("How a publication stands", entitlement="image_publish", answer="status", parameters=(WAIT,))
+@Operation("Get the status of a publication", entitlement="image_publish", answer="status", parameters=(WAIT,))
 async def published_image_status(request: Request, caller: Calling, uid: str, aid: Id, itid: Id, pitid: Id) -> Response:
     seconds = wait_seconds(request)
     ticket = await run_in_threadpool(_ticket, caller, uid, aid, itid, pitid)
@@ -123,7 +129,7 @@ async def published_image_status(request: Request, caller: Calling, uid: str, ai
 
 @router.get(_IMAGE + "/pimages/{pitid}/accounts/{caid}")
 @Operation(
-    "The account of a published image, as it was when the ticket was made",
+    "Get the account of a published image, as it was when the ticket was created",
     answer=CRED_ACCOUNT,
     parameters=(EXTENSIONS,),
 )
@@ -136,7 +142,7 @@ def published_image_account(caller: Calling, uid: str, aid: Id, itid: Id, pitid:
 
 
 @router.delete(_IMAGE + "/pimages/{pitid}/cancel")
-@Operation("Cancel a publication", entitlement="image_publish", status=204, conflict="it has ended")
+@Operation("Cancel a publication", entitlement="image_publish", status=204, conflict="the publication has ended")
 def cancel_publication(caller: Calling, after: BackgroundTasks, uid: str, aid: Id, itid: Id, pitid: Id) -> Response:
     ticket = _ticket(caller, uid, aid, itid, pitid)
     publishing.cancel(caller.store, ticket.id, wake_later(after, caller.services.wakeups.ticket))
@@ -145,12 +151,12 @@ def cancel_publication(caller: Calling, after: BackgroundTasks, uid: str, aid: I
 
 @router.post(_IMAGE + "/pimages/{pitid}/retry")
 @Operation(
-    "Try a publication again",
+    "Retry a publication",
     entitlement="image_publish",
     answer=PUBLISH_IMAGE,
     status=201,
     parameters=(EXTENSIONS,),
-    conflict="it has neither failed nor was it cancelled",
+    conflict="the publication has neither failed nor been cancelled",
 )
 def retry_publication(caller: Calling, after: BackgroundTasks, uid: str, aid: Id, itid: Id, pitid: Id) -> Response:
     ticket = _ticket(caller, uid, aid, itid, pitid)
@@ -161,7 +167,9 @@ def retry_publication(caller: Calling, after: BackgroundTasks, uid: str, aid: Id
 
 
 @router.delete(_IMAGE + "/pimages/{pitid}")
-@Operation("Forget a published image", entitlement="image_publish", status=204, conflict="it has not ended")
+@Operation(
+    "Delete a published image", entitlement="image_publish", status=204, conflict="the publication has not ended"
+)
 def delete_published_image(caller: Calling, uid: str, aid: Id, itid: Id, pitid: Id) -> Response:
     ticket = _ticket(caller, uid, aid, itid, pitid)
     caller.store.tickets.remove(ticket.id)
@@ -170,10 +178,10 @@ def delete_published_image(caller: Calling, uid: str, aid: Id, itid: Id, pitid: 
 
 @router.delete(_APPLIANCE + "/pimages")
 @Operation(
-    "Forget all published images of an appliance",
+    "Delete all published images of an appliance",
     entitlement="appliance_create",
     status=204,
-    conflict="one of them has not ended, and none is forgotten",
+    conflict="one of them has not ended; then none is deleted",
 )
 def delete_published_images(caller: Calling, uid: str, aid: Id) -> Response:
     caller.store.tickets.remove_all(caller.owner_of_appliance(uid, aid), aid)
@@ -182,8 +190,8 @@ def delete_published_images(caller: Calling, uid: str, aid: Id) -> Response:
 
 @router.get(_APPLIANCE + "/pimages/{pitid}/downloads")
 @Operation(
-    "The file of a published image",
-    parameters=(DOWNLOAD_KEY, Parameter("id", "The same.", {"type": "string"})),
+    "Download the file of a published image",
+    parameters=(DOWNLOAD_KEY, Parameter("id", "The same as `downloadId`.", {"type": "string"})),
     conflict=_NOT_READY,
     login=Login.OR_KEY,
     also_answer=("application/octet-stream",),
@@ -194,7 +202,7 @@ def published_image_file(request: Request, uid: str, aid: Id, pitid: Id) -> Resp
 
 @router.get(_USER + "/pimages")
 @Operation(
-    "The published images of a user",
+    "List the published images of a user",
     entitlement="image_generate",
     answer="publishImages",
     parameters=(OF_IMAGE, EXTENSIONS),
@@ -205,7 +213,10 @@ def published_images_of_user(caller: Calling, uid: str, img: str | None = None) 
 
 @router.get(_USER + "/pimages/status")
 @Operation(
-    "How those of a user stand", entitlement="image_generate", answer="statuses", parameters=(OF_IMAGE, EXTENSIONS)
+    "List the statuses of a user's published images",
+    entitlement="image_generate",
+    answer="statuses",
+    parameters=(OF_IMAGE, EXTENSIONS),
 )
 def statuses_of_user(caller: Calling, uid: str, img: str | None = None) -> Response:
     return _statuses(caller, _of_user(caller, uid, img))
@@ -239,7 +250,7 @@ def _created(caller: Caller, ticket: Ticket) -> Response:
 
 
 def _of_user(caller: Caller, uid: str, img: str | None) -> list[Ticket]:
-    """A user's tickets, or those of one image: `img` is its URI or its number. Raises `InvalidRequest`."""
+    """Return a user's tickets, or those of one image: `img` is its URI or its number. Raises `InvalidRequest`."""
     owner = caller.owner(uid)
     tickets = caller.store.tickets
     if img is None:
@@ -261,14 +272,14 @@ def _list(caller: Caller, found: Sequence[Ticket]) -> Response:
 
 
 def _document(caller: Caller, ticket: Ticket, found: Image | None) -> Document:
-    """`found` is what has the number of the ticket's image by now."""
+    """Return the `publishImage`. `found` is the image that now has the number of the ticket's image."""
     image = image_of(ticket, found)
     key = ticket_key(caller.services.sealer, ticket, image) if image and image.ready else None
     return ticket_document(ticket, image, key)
 
 
 def _statuses(caller: Caller, found: Sequence[Ticket]) -> Response:
-    # Those of the published images that the lists of these have.
+    # Exactly the published images that the list of them contains.
     shown = caller.platforms
     tickets = [each for each in found if each.platform in shown]
     listed = {"total": len(tickets), "statuses": [status_document(ticket) for ticket in tickets]}

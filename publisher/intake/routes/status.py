@@ -1,4 +1,4 @@
-"""GET /status: whether the service is alive. No login; but clients try their API keys here."""
+"""Whether the service is alive. No login is needed, but clients try their API keys here."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ router = api_router()
 
 @router.get("/status")
 @Operation(
-    "Whether the service is alive",
+    "Check whether the service is alive",
     answer="serviceStatus",
     login=Login.SIGNED_OR_NONE,
     not_found=False,

@@ -1,4 +1,4 @@
-"""Where images can be published to, and as what: the platforms that plugins are installed for, and their formats."""
+"""Target platforms and target formats: the platforms with an installed plugin, and the formats that they take."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _FORMATS = "/users/{uid}/targetformats"
 
 @dataclass(frozen=True, slots=True)
 class _Target:
-    """A platform; or, with a format, what an image is made for: a platform, or a kind of machine."""
+    """A target platform; with a format, a target format, whose name is a platform or a kind of machine."""
 
     name: str
     format: str = ""
@@ -45,7 +45,7 @@ class _Target:
 
     @property
     def account_type(self) -> str | None:
-        """The platform whose accounts it is published with; None where that is left open."""
+        """The platform whose accounts publish it; None if any platform that takes the format does."""
         return self.name if target_type(self.name) == CLOUD else None
 
 
@@ -74,12 +74,12 @@ _FORMAT_FIELDS: _Fields = {
 }
 
 
-# What is installed is read once: the date of these answers is that of the service's start.
+# The installed plugins are read once, so these answers are dated with the start of the service.
 
 
 @router.get(_PLATFORMS)
 @Operation(
-    "The platforms to publish to",
+    "List the target platforms",
     entitlement="image_generate",
     answer="targetPlatforms",
     parameters=(*LISTING, EXTENSIONS),
@@ -94,20 +94,20 @@ def target_platforms(caller: Calling, uid: str, listing: Listed) -> Response:
 
 
 @router.get(_PLATFORMS + "/{platform}")
-@Operation("A platform to publish to", entitlement="image_generate", answer="targetPlatform", parameters=(EXTENSIONS,))
+@Operation("Get a target platform", entitlement="image_generate", answer="targetPlatform", parameters=(EXTENSIONS,))
 def target_platform(caller: Calling, uid: str, platform: str) -> Response:
-    """By its name, or by its number."""
+    """Get a platform by its name or its number."""
     owner = caller.owner(uid)
     found = next((each for each in _offered() if platform in (each, str(platform_number(each)))), None)
     if found is None:
-        raise NotFound("there is no such target platform")
+        raise NotFound(f"there is no target platform '{platform}'")
     caller.check_shown(found)
     return caller.answer(_platform_document(owner, _Target(found)), caller.services.started)
 
 
 @router.get(_FORMATS)
 @Operation(
-    "The formats to publish in", entitlement="image_generate", answer="targetFormats", parameters=(*LISTING, EXTENSIONS)
+    "List the target formats", entitlement="image_generate", answer="targetFormats", parameters=(*LISTING, EXTENSIONS)
 )
 def target_formats(caller: Calling, uid: str, listing: Listed) -> Response:
     owner = caller.owner(uid)
@@ -117,33 +117,33 @@ def target_formats(caller: Calling, uid: str, listing: Listed) -> Response:
 
 
 @router.get(_FORMATS + "/{platform}/{format}")
-@Operation("A format to publish in", entitlement="image_generate", answer="targetFormat", parameters=(EXTENSIONS,))
+@Operation("Get a target format", entitlement="image_generate", answer="targetFormat", parameters=(EXTENSIONS,))
 def target_format(caller: Calling, uid: str, platform: str, format: str) -> Response:
-    """`platform` is the target's name, such as `raw`, or a platform that takes the format."""
+    """Get a format. `platform` is the target's name, such as `raw`, or a platform that takes the format."""
     owner = caller.owner(uid)
     common = platform in _offered() and format in platform_of(platform).takes
     found = _Target(target_of(format) if common else platform, format)
     if found not in _targets():
-        raise NotFound("there is no such target format")
+        raise NotFound(f"the target platform '{platform}' has no format '{format}'")
     if not _shown(caller, [found]):
         raise not_shown(platform)
     return caller.answer(_format_document(owner, found), caller.services.started)
 
 
 def _offered() -> list[str]:
-    """What a plugin is installed for that documents know of: no request could name another."""
+    """Return the platforms that have a plugin and that documents know: no request could name another."""
     return [name for name in installed() if (known := find_platform(name)) and known.name == name]
 
 
 def _targets() -> list[_Target]:
-    """The formats of each platform's own; then those that are no cloud's own, where a platform takes them."""
+    """Return the formats of each platform; then the common formats that a platform takes."""
     own = [_Target(name, format) for name in _offered() for format in platform_of(name).formats]
     common = dict.fromkeys(format for name in _offered() for format in platform_of(name).takes)
     return own + [_Target(target_of(format), format) for format in common]
 
 
 def _shown(caller: Caller, targets: list[_Target]) -> list[_Target]:
-    """Those that the answer may name."""
+    """Return the targets that the answer may name."""
     extended, platforms = caller.extended, caller.platforms
     return [
         each

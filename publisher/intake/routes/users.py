@@ -34,35 +34,35 @@ _BASES = {
 }
 
 
-# When a user's roles changed is not kept: the date of these answers is that of asking, and their ETag tells more.
+# Changes of a user's roles have no date, so these answers are dated with the time of the request. Their ETag is exact.
 
 
 @router.get(_USER)
-@Operation("A user", answer="user")
+@Operation("Get a user", answer="user")
 def user(caller: Calling, uid: str) -> Response:
     return caller.answer(_user_document(_found(caller, uid)), time.time())
 
 
 @router.get(_USER + "/roles")
-@Operation("The roles of a user", answer="roles")
+@Operation("List the roles of a user", answer="roles")
 def roles(caller: Calling, uid: str) -> Response:
     documents = [_role_document(each) for each in _found(caller, uid).roles]
     return caller.answer({"total": len(documents), "roles": documents}, time.time())
 
 
 @router.get(_USER + "/webhook")
-@Operation("Where a user is told of its publications", entitlement="image_publish", answer="webhook")
+@Operation("Get the webhook of a user", entitlement="image_publish", answer="webhook")
 def webhook(caller: Calling, uid: str) -> Response:
     owner = caller.owner(uid)
     if caller.store.users.notify(owner).sealed_secret is None:
         raise NotFound(f"{owner} has no webhook")
-    # When it changed is not kept.
+    # Its changes have no date.
     return caller.answer(_webhook_document(caller, owner), time.time())
 
 
 @router.put(_USER + "/webhook")
 @Operation(
-    "Have a user told: where this makes the secret that is signed with, it is in this answer and in no other",
+    "Set the webhook of a user; if this creates the secret, only this answer contains it",
     entitlement="image_publish",
     body="webhook",
     answer="webhook",
@@ -78,7 +78,7 @@ def set_webhook(caller: Calling, body: Body, uid: str) -> Response:
 
 
 @router.delete(_USER + "/webhook")
-@Operation("Tell a user no more, and forget the secret", entitlement="image_publish", status=204)
+@Operation("Delete the webhook of a user and its secret", entitlement="image_publish", status=204)
 def forget_webhook(caller: Calling, uid: str) -> Response:
     caller.store.users.set_notify(caller.owner(uid), None, None)
     return Response(status_code=204)
@@ -87,7 +87,7 @@ def forget_webhook(caller: Calling, uid: str) -> Response:
 def _found(caller: Caller, uid: str) -> User:
     owner = caller.owner(uid)
     found = caller.user if owner == caller.user.login else caller.store.users.get(owner)
-    if found is None:  # removed since a moment ago
+    if found is None:  # deleted a moment ago
         raise NotFound(f"there is no user '{owner}'")
     return found
 
@@ -115,7 +115,7 @@ def _role_document(role: Role) -> Document:
         "created": created,
         "dbId": role.id,
         "digest": _digest(role),
-        # A role is made and removed, never changed.
+        # Roles are created and deleted, never changed.
         "lastModified": created,
         "name": role.name,
         "description": role.description,

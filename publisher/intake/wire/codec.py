@@ -88,7 +88,7 @@ def _xml_in_utf8(body: bytes, charset: str | None) -> bytes:
     try:
         text = body.decode(encoding)
     except UnicodeDecodeError as error:
-        raise InvalidRequest(f"the request body is not in {charset or encoding} at byte {error.start}") from None
+        raise InvalidRequest(f"the request body is not valid {charset or encoding} at byte {error.start}") from None
     head, rest = text[:_DECLARATION_CHARACTERS], text[_DECLARATION_CHARACTERS:]
     return (_DECLARED.sub(r"\1", head) + rest).encode("utf-8", "surrogatepass")
 
@@ -96,7 +96,7 @@ def _xml_in_utf8(body: bytes, charset: str | None) -> bytes:
 def _check_json(charset: str | None) -> None:
     """Raise `UnsupportedMediaType` if JSON never has this `charset`."""
     if _known(charset) not in (None, *_OF_JSON):
-        raise UnsupportedMediaType(f"charset: JSON is in UTF-8, not in {charset}")
+        raise UnsupportedMediaType(f"charset: JSON must be in UTF-8, not in {charset}")
 
 
 def _known(charset: str | None) -> str | None:
@@ -107,5 +107,5 @@ def _known(charset: str | None) -> str | None:
     except (LookupError, ValueError):
         name = ""
     if name not in _KNOWN:
-        raise UnsupportedMediaType("charset: the character set is not known; use UTF-8")
+        raise UnsupportedMediaType("charset: this character set is not supported; use UTF-8")
     return name

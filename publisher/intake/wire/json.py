@@ -51,7 +51,7 @@ def parse(
     try:
         text = body.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InvalidRequest(f"the request body is not UTF-8 at byte {error.start}") from error
+        raise InvalidRequest(f"the request body is not valid UTF-8 at byte {error.start}") from error
     _check_extent(text)
     repeated: list[str] = []
 

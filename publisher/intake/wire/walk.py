@@ -82,6 +82,12 @@ def concrete_type(abstract: str, platform: Platform | None) -> str:
     return platform.publish_image_type if abstract == PUBLISH_IMAGE else platform.cred_account_type
 
 
+def document_platform(document: Document) -> Platform | None:
+    """Return the platform of a published image or an account that was read; None if nothing declared it."""
+    type_name = document.get(TYPE_KEY)
+    return _BY_NAME[TYPES[str(type_name)].platform] if type_name else None
+
+
 def join(path: str, name: str) -> str:
     """Return the path of the element `name` inside the one at `path`."""
     return f"{path}.{name}" if path else name
@@ -122,7 +128,7 @@ def _read_value(node: Node, field: Field, platform: Platform | None) -> object |
 
 
 def _platform_of(node: Node, abstract: str, resolve: AccountResolver | None = None) -> Platform | None:
-    """Return the platform of a published image or an account; None if nothing tells it.
+    """Return the platform of a published image or an account; None if neither declares it and `resolve` finds none.
 
     Raises InvalidRequest if an image and its account disagree, or for a type or a platform that does not exist.
     """
@@ -182,7 +188,7 @@ def _declared_platform(abstract: str, node: Node) -> Platform | None:
     if object_type is None or object_type.abstract != abstract or not object_type.platform:
         known = ", ".join(sorted(concrete_type(abstract, platform) for platform in PLATFORMS))
         raise InvalidRequest(
-            f"{type_name[:80]!r} is not a type of {abstract}; those are {known}", field=join(node.path, node.type_key)
+            f"{type_name[:80]!r} is not a type of {abstract}; use one of: {known}", field=join(node.path, node.type_key)
         )
     return _BY_NAME[object_type.platform]
 
@@ -191,7 +197,7 @@ def _known(name: str, path: str) -> Platform:
     platform = find_platform(name)
     if platform is None:
         known = ", ".join(each.name for each in PLATFORMS)
-        raise InvalidRequest(f"{name[:80]!r} is not a platform; those are {known}", field=path)
+        raise InvalidRequest(f"{name[:80]!r} is not a platform; use one of: {known}", field=path)
     return platform
 
 

@@ -101,6 +101,14 @@ def test_in_production_what_is_only_fit_for_a_trial_is_warned_about(bare_cli: Cl
         assert "Warning" not in bare_cli.runner.invoke(app, [command], env={"PUBLISHER_PRODUCTION": ""}).stderr
 
 
+@pytest.mark.parametrize("command", ["worker", "up"])
+def test_a_concurrency_that_the_setting_may_not_have_is_refused(bare_cli: Cli, command: str) -> None:
+    result = bare_cli.run(command, "--concurrency", "1001")
+
+    assert result.exit_code == 2
+    assert "--concurrency" in result.stderr
+
+
 def test_a_log_level_that_is_none(bare_cli: Cli) -> None:
     result = bare_cli.run("worker", PUBLISHER_LOG_LEVEL="LOUD")
 

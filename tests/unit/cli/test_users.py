@@ -5,6 +5,7 @@ import pytest
 from publisher.store import Store
 from publisher.store.users import verify_password
 from tests.command import Cli
+from tests.records import password_hash
 from tests.unit.cli.terminal import on_a_terminal
 
 
@@ -14,7 +15,7 @@ def test_a_user_is_added_and_listed(cli: Cli, cli_store: Store) -> None:
     anna, root = cli.json("users", "list")["users"]
     assert anna == {"login": "anna", "administrator": False, "entitlements": ["image_publish"], "roles": []}
     assert root["administrator"]
-    assert verify_password(cli_store.users.password_hash("anna"), "open sesame")
+    assert verify_password(password_hash(cli_store, "anna"), "open sesame")
     assert "anna\tuser\timage_publish" in cli.ok("users", "list")
 
 
@@ -37,7 +38,7 @@ def test_a_generated_password_is_written_to_a_file(cli: Cli, cli_store: Store) -
     assert len(password) >= 20
     assert password not in said
     assert file.stat().st_mode & 0o777 == 0o600
-    assert verify_password(cli_store.users.password_hash("anna"), password)
+    assert verify_password(password_hash(cli_store, "anna"), password)
     again = cli.run("users", "passwd", "anna", "--generate-to", file)
     assert (again.exit_code, "exists" in again.stderr) == (2, True)
     failed = cli.run("users", "add", "anna", "--generate-to", cli.directory / "another")
@@ -47,7 +48,7 @@ def test_a_generated_password_is_written_to_a_file(cli: Cli, cli_store: Store) -
 @pytest.mark.parametrize("command", ["add", "passwd"])
 def test_no_password_is_printed_where_there_is_no_terminal(cli: Cli, cli_store: Store, command: str) -> None:
     login = "anna" if command == "add" else "root"
-    before = cli_store.users.password_hash("root")
+    before = password_hash(cli_store, "root")
 
     result = cli.run("users", command, login, "--generate")
 
@@ -55,14 +56,14 @@ def test_no_password_is_printed_where_there_is_no_terminal(cli: Cli, cli_store: 
     assert "--generate-to FILE" in result.stderr
     assert result.stdout == ""
     assert cli_store.users.get("anna") is None
-    assert cli_store.users.password_hash("root") == before
+    assert password_hash(cli_store, "root") == before
 
 
 @pytest.mark.long
 def test_on_a_terminal_a_generated_password_is_shown(cli: Cli, cli_store: Store) -> None:
     _, said = on_a_terminal("users", "add", "anna", "--generate")
     password = said.partition("Password: ")[2].splitlines()[0].strip()
-    assert verify_password(cli_store.users.password_hash("anna"), password)
+    assert verify_password(password_hash(cli_store, "anna"), password)
 
 
 @pytest.mark.long
@@ -78,7 +79,7 @@ def test_a_password_from_a_file(cli: Cli, cli_store: Store) -> None:
     file = cli.directory / "given"
     file.write_text("open sesame\nand a second line\n")
     cli.ok("users", "add", "anna", "--password-file", file)
-    assert verify_password(cli_store.users.password_hash("anna"), "open sesame")
+    assert verify_password(password_hash(cli_store, "anna"), "open sesame")
     file.write_text("\n")
     assert "holds no password" in cli.run("users", "passwd", "anna", "--password-file", file).stderr
 
@@ -98,7 +99,7 @@ def test_a_password_is_changed(cli: Cli, cli_store: Store) -> None:
 
     cli.ok("users", "passwd", "root", "--password-stdin", input="another\n")
 
-    assert verify_password(cli_store.users.password_hash("root"), "another")
+    assert verify_password(password_hash(cli_store, "root"), "another")
     assert not kept.exists()
 
 

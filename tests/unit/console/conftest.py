@@ -1,4 +1,4 @@
-"""The console as a browser meets it: the intake's app over a temporary store, and one client a person."""
+"""The console as a browser sees it: the intake's app over a temporary store, with one client for each user."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HERE = "http://console.example"
 
 @dataclass(frozen=True)
 class Page:
-    """What came back."""
+    """An answer of the console."""
 
     status: int
     headers: Mapping[str, str]
@@ -50,7 +50,7 @@ class Page:
 
 
 class Browser:
-    """A person's: keeps cookies, follows nothing by itself."""
+    """The browser of one user. Keeps cookies, and follows no redirects."""
 
     def __init__(self, client: InProcess) -> None:
         self.client = client
@@ -77,7 +77,7 @@ class Browser:
 
 @pytest.fixture
 def browser(fresh: Service) -> Callable[..., Browser]:
-    """Makes a browser, of somebody who is signed in where a login is given."""
+    """Return a function that makes a browser; with a login, the user is signed in."""
     return lambda login=None, **options: browse(fresh, login, **options)
 
 

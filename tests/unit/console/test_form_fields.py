@@ -1,4 +1,4 @@
-"""Forms for whatever platform: made of the tables that documents are read by."""
+"""Form fields of any platform, made from the tables by which documents are read."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from itertools import chain
 import pytest
 from starlette.datastructures import ImmutableMultiDict
 
-from publisher.console.form_fields import account_elements, filled_in, offered, target_elements
+from publisher.console.form_fields import account_elements, filled_in, installed_platforms, target_elements
 from publisher.platforms.platform import Kind, Platform
 from publisher.platforms.registry import PLATFORMS, find_platform, installed
 
@@ -26,7 +26,7 @@ def test_every_platform_has_its_form(platform: Platform) -> None:
 
 
 @pytest.mark.parametrize("platform", PLATFORMS, ids=lambda platform: platform.name)
-def test_what_is_filled_in_is_read_as_documents_are(platform: Platform) -> None:
+def test_a_form_is_read_like_a_document(platform: Platform) -> None:
     fields = [each for each in platform.account_fields if each.kind is not Kind.LIST]
     form = {f"x.{each.name}": "7" if each.kind is Kind.INTEGER else f" {each.name} " for each in fields}
     document, errors = filled_in(platform.account_fields, form, "x.")
@@ -41,7 +41,7 @@ def test_what_is_filled_in_is_read_as_documents_are(platform: Platform) -> None:
     assert (document, errors) == ({}, {})
 
 
-def test_a_number_that_is_none_is_told_at_its_field() -> None:
+def test_an_invalid_number_is_an_error_of_its_field() -> None:
     vsphere = find_platform("vsphere")
     assert vsphere
     document, errors = filled_in(vsphere.account_fields, {"port": "99999", "proxyPort": "x", "hostname": "h"})
@@ -52,14 +52,14 @@ def test_a_number_that_is_none_is_told_at_its_field() -> None:
     }
 
 
-def test_a_tick_is_true_and_none_is_false() -> None:
+def test_a_ticked_box_is_true_and_any_other_false() -> None:
     openstack = find_platform("openstack")
     assert openstack
     for form, value in ((ImmutableMultiDict([("publicImage", "true")]), True), (ImmutableMultiDict([]), False)):
         assert filled_in(openstack.target_fields, form)[0] == {"publicImage": value}
 
 
-def test_what_is_stored_of_a_secret_may_be_kept() -> None:
+def test_a_stored_secret_is_not_required_again() -> None:
     openstack = find_platform("openstack")
     assert openstack
     (kept,) = [each for each in account_elements(openstack, secrets_kept=True) if each.kind == "password"]
@@ -68,5 +68,5 @@ def test_what_is_stored_of_a_secret_may_be_kept() -> None:
 
 
 def test_platforms_with_a_plugin_are_offered() -> None:
-    assert {each.name for each in offered()} == {name for name in installed() if find_platform(name)}
-    assert offered()[0].name == "openstack"
+    assert {each.name for each in installed_platforms()} == {name for name in installed() if find_platform(name)}
+    assert installed_platforms()[0].name == "openstack"

@@ -1,4 +1,4 @@
-"""Cloud accounts: stored, changed, deleted; and what is secret of them never shown."""
+"""Cloud accounts: add, change, delete. Their secrets are never shown."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_an_account_is_stored_and_its_password_never_shown(fresh: Service, brows
     assert SECRET not in entry.detail
 
 
-def test_the_domain_of_the_user_and_the_interface(fresh: Service, browser: Browsers) -> None:
+def test_user_domain_and_interface_are_stored(fresh: Service, browser: Browsers) -> None:
     alice = browser("alice")
     form = alice.get(NEW + "?platform=openstack")
     assert form.root.xpath("//input[@name='userDomain']")
@@ -65,7 +65,7 @@ def test_the_domain_of_the_user_and_the_interface(fresh: Service, browser: Brows
     assert page.root.xpath("//input[@name='userDomain']/@value") == ["people"]
     assert page.root.xpath("//select[@name='interface']/option[@selected]/@value") == ["internal"]
     moved = alice.post(path, FILLED | {"userDomain": "others", "password": ""})
-    assert "Password is needed again" in wrong(moved, "password")
+    assert "Password must be given again" in wrong(moved, "password")
     assert alice.post(path, FILLED | {"userDomain": "people", "password": ""}).status == 303
     fields = fresh.store.accounts.get("alice", account.id).fields
     assert (fields["userDomain"], fields["interface"]) == ("people", None), "the default again"
@@ -83,7 +83,7 @@ def test_the_domain_of_the_user_and_the_interface(fresh: Service, browser: Brows
         ({"login": "x" * 5000}, "login", "too many"),
     ],
 )
-def test_what_is_wrong_is_told_at_its_field(
+def test_an_error_is_shown_at_its_field(
     fresh: Service, browser: Browsers, change: dict[str, str], field: str, words: str
 ) -> None:
     page = browser("alice").post(NEW, FILLED | change)
@@ -94,7 +94,7 @@ def test_what_is_wrong_is_told_at_its_field(
     assert fresh.store.accounts.list() == []
 
 
-def test_a_name_is_one_account_s(fresh: Service, browser: Browsers) -> None:
+def test_a_name_cannot_be_used_twice(fresh: Service, browser: Browsers) -> None:
     alice = browser("alice")
     create(fresh, alice)
     page = alice.post(NEW, FILLED)
@@ -102,7 +102,7 @@ def test_a_name_is_one_account_s(fresh: Service, browser: Browsers) -> None:
     assert "There is an account 'production' already." in wrong(page, "name")
 
 
-def test_an_empty_password_keeps_what_is_stored(fresh: Service, browser: Browsers) -> None:
+def test_an_empty_password_keeps_the_stored_one(fresh: Service, browser: Browsers) -> None:
     alice = browser("alice")
     account = create(fresh, alice)
     path = f"/accounts/{account.id}"
@@ -117,7 +117,7 @@ def test_an_empty_password_keeps_what_is_stored(fresh: Service, browser: Browser
 
 
 @pytest.mark.parametrize("change", [{"keystoneUrl": "https://elsewhere.example"}, {"login": "other"}])
-def test_a_password_that_is_kept_does_not_go_elsewhere(
+def test_a_stored_password_is_not_sent_to_another_address(
     fresh: Service, browser: Browsers, change: dict[str, str]
 ) -> None:
     alice = browser("alice")
@@ -125,13 +125,13 @@ def test_a_password_that_is_kept_does_not_go_elsewhere(
     path, fields = f"/accounts/{account.id}", FILLED | change | {"password": ""}
     page = alice.post(path, fields)
     assert page.status == 400
-    assert "is needed again where the address or the login changes" in wrong(page, "password")
+    assert "must be given again, because the address or the login changes" in wrong(page, "password")
     assert fresh.store.accounts.get("alice", account.id) == account
     assert alice.post(path, fields | {"password": "another"}).status == 303
     assert secret(fresh, fresh.store.accounts.get("alice", account.id)) == {"password": "another"}
 
 
-def test_what_is_wrong_with_a_change_changes_nothing(fresh: Service, browser: Browsers) -> None:
+def test_an_invalid_change_changes_nothing(fresh: Service, browser: Browsers) -> None:
     alice = browser("alice")
     account = create(fresh, alice)
     page = alice.post(f"/accounts/{account.id}", FILLED | {"keystoneUrl": "", "password": "another"})
@@ -141,17 +141,17 @@ def test_what_is_wrong_with_a_change_changes_nothing(fresh: Service, browser: Br
     assert fresh.store.accounts.get("alice", account.id) == account
 
 
-def test_it_is_deleted_after_it_was_said_what_that_does(fresh: Service, browser: Browsers) -> None:
+def test_deletion_explains_its_effects_first(fresh: Service, browser: Browsers) -> None:
     alice = browser("alice")
     account = create(fresh, alice)
     page = alice.get(f"/accounts/{account.id}/delete")
-    assert "Publications that were asked for with it go on" in page.words
+    assert "Tickets that use it continue and can be retried" in page.words
     assert alice.post(f"/accounts/{account.id}/delete").location == "/console/accounts"
     assert fresh.store.accounts.list() == []
     assert fresh.store.audit.latest(1)[0].action == "account.delete"
 
 
-def test_others_accounts_are_as_good_as_none(fresh: Service, browser: Browsers) -> None:
+def test_accounts_of_others_do_not_exist(fresh: Service, browser: Browsers) -> None:
     account = create(fresh, browser("bob"))
     alice, root = browser("alice"), browser("root")
     for path in (f"/accounts/{account.id}", f"/accounts/{account.id}/delete"):
@@ -162,11 +162,11 @@ def test_others_accounts_are_as_good_as_none(fresh: Service, browser: Browsers) 
     assert fresh.store.accounts.get("bob", account.id) == account
 
 
-def test_it_takes_the_entitlements_and_the_token(fresh: Service, browser: Browsers) -> None:
+def test_changes_need_the_entitlement_and_the_token(fresh: Service, browser: Browsers) -> None:
     carol = browser("carol")
     token = carol.get("/me").csrf
     assert carol.get("/accounts").status == 200
-    assert carol.get("/accounts").links("Add an account") == []
+    assert carol.get("/accounts").links("Add account") == []
     assert [carol.get(NEW).status, carol.post(NEW, FILLED, csrf=token).status] == [403, 403]
     alice = browser("alice")
     account = create(fresh, alice)
@@ -175,7 +175,7 @@ def test_it_takes_the_entitlements_and_the_token(fresh: Service, browser: Browse
     assert fresh.store.accounts.list() == [account]
 
 
-def test_another_platform_has_other_fields(browser: Browsers) -> None:
+def test_each_platform_has_its_own_fields(browser: Browsers) -> None:
     alice = browser("alice")
     page = alice.post(NEW, {"platform": "memory", "name": "Kept", "show": "1"})
     assert page.status == 200

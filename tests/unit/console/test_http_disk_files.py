@@ -26,7 +26,7 @@ def test_a_file_is_registered_with_its_format_and_size(fresh: Service, browser: 
     assert (found.disk_format, found.virtual_size) == (case.disk_format, case.virtual_size)
 
 
-def test_an_image_s_page_says_what_is_to_be_known(fresh: Service, browser: Browsers) -> None:
+def test_an_image_s_page_shows_its_warnings(fresh: Service, browser: Browsers) -> None:
     alice = browser("alice")
     assert "say so by the format 'raw'" in upload(alice, b"eleven byte", file_name="a").text
     assert upload(alice, b"eleven byte", file_name="a", format="raw").status == 201

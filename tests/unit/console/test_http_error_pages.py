@@ -1,4 +1,4 @@
-"""What goes wrong is told to people as a page, and to programs as before."""
+"""Errors in the console are pages."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
 @pytest.mark.parametrize(
     ("error", "status", "heading", "retry_after"),
     [
-        (OperationalError("SELECT secret", {}, Exception()), 503, "The ticket store does not answer", "5"),
-        (TooMany("so many"), 429, "Too many at a time", "30"),
+        (OperationalError("SELECT secret", {}, Exception()), 503, "Temporarily unavailable", "5"),
+        (TooMany("so many"), 429, "Too many requests", "30"),
         (RuntimeError("a mistake, with its secret"), 500, "Something went wrong", None),
     ],
 )
@@ -45,11 +45,11 @@ def test_an_error_is_a_page(
     assert page.headers.get("retry-after") == retry_after
     assert page.headers["content-type"] == "text/html; charset=utf-8"
     assert page.headers["content-security-policy"]
-    assert page.links("Publications"), "the way on is shown"
+    assert page.links("Tickets"), "the way on is shown"
     assert "secret" not in page.text
 
 
-def test_what_cannot_be_read_is_refused(fresh: Service, browser: Browsers) -> None:
+def test_an_unreadable_form_is_refused(fresh: Service, browser: Browsers) -> None:
     alice = browser("alice")
     url = "/console/sign-in"
     form = {"Content-Type": "application/x-www-form-urlencoded", "Sec-Fetch-Site": "same-origin"}

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import update
 
 from publisher.console.routes.audit import page_of
-from publisher.console.routes.fleet import Look
+from publisher.console.routes.fleet import FleetReader
 from publisher.core.errors import Reason
 from publisher.core.ticket import Phase
 from publisher.store.audit import Actor
@@ -30,13 +30,13 @@ def silence(service: Service, name: str, seconds: float) -> None:
         connection.execute(update(workers).where(workers.c.name == name).values(seen=db_now() - seconds))
 
 
-def test_an_empty_fleet_says_how_one_is_started(browser: Browsers) -> None:
+def test_an_empty_fleet_says_how_to_start_a_worker(browser: Browsers) -> None:
     page = browser("root").get("/fleet")
-    assert "No worker runs" in page.words
-    assert "Nothing within the last day" in page.words
+    assert "No workers are running" in page.words
+    assert "No failures in the last day" in page.words
 
 
-def test_what_each_worker_does_is_seen(fresh: Service, browser: Browsers) -> None:
+def test_each_worker_s_activity_is_shown(fresh: Service, browser: Browsers) -> None:
     for name in ("worker", "dead", "ended", "leaving"):
         join(fresh, name)
     silence(fresh, "dead", 100)
@@ -55,15 +55,15 @@ def test_what_each_worker_does_is_seen(fresh: Service, browser: Browsers) -> Non
     assert rows["worker"].xpath(".//progress/@value") == ["25"]
     assert "Under way" in rows["worker"].text_content()
     assert rows["dead"].xpath(".//a") == rows["leaving"].xpath(".//a") == []
-    assert "Ended within the last day: ended" in page.words
+    assert "Stopped in the last day: ended" in page.words
 
 
-def test_its_numbers_are_those_of_the_store(fresh: Service, browser: Browsers) -> None:
+def test_the_numbers_match_the_store(fresh: Service, browser: Browsers) -> None:
     done = fresh.claim(fresh.publish())
     fresh.store.leases.published(done, cloud_id="c", location="l")
     for reason in (Reason.QUOTA, Reason.QUOTA, Reason.CONNECTION):
         fresh.store.leases.failed(fresh.claim(fresh.publish()), error="no", reason=reason)
-    seen = Look(fresh.store, fresh.settings)()
+    seen = FleetReader(fresh.store, fresh.settings)()
     assert (
         dict(seen.failures)
         == {"quota": (2, 2), "connection": (1, 1)}
@@ -74,23 +74,23 @@ def test_its_numbers_are_those_of_the_store(fresh: Service, browser: Browsers) -
     assert "2.0 GiB" in page.root.xpath("string(//section[@id='fleet-throughput'])")
 
 
-def test_a_worker_is_drained_after_it_was_said_what_that_does(fresh: Service, browser: Browsers) -> None:
+def test_draining_explains_its_effects_first(fresh: Service, browser: Browsers) -> None:
     name = "host:1/a b"
     join(fresh, name)
     root = browser("root")
     (path,) = root.get("/fleet").links("Drain")
     page = root.get(path.removeprefix("/console"))
-    assert "It takes nothing new, and ends" in page.words
+    assert "It takes no new tickets and exits" in page.words
     assert root.post("/fleet/drain", {"worker": name}, csrf="wrong").status == 403
     assert root.post("/fleet/drain", {"worker": name}).location == "/console/fleet"
     (worker,) = fresh.store.fleet.workers()
     assert worker.drain
     assert fresh.store.audit.latest(1)[0].action == "worker.drain"
-    assert "It drains already" in root.get(path.removeprefix("/console")).words
+    assert "It is already draining" in root.get(path.removeprefix("/console")).words
     assert root.post("/fleet/drain", {"worker": "none"}).status == 404
 
 
-def test_nobody_else_drains_one_or_follows_the_fleet(fresh: Service, browser: Browsers) -> None:
+def test_only_administrators_see_the_fleet_and_drain_workers(fresh: Service, browser: Browsers) -> None:
     join(fresh, "worker")
     alice = browser("alice")
     assert alice.get("/fleet/events").status == 403
@@ -99,7 +99,7 @@ def test_nobody_else_drains_one_or_follows_the_fleet(fresh: Service, browser: Br
     assert not fresh.store.fleet.workers()[0].drain
 
 
-def test_the_audit_log_is_read_newest_first_and_filtered(fresh: Service, browser: Browsers) -> None:
+def test_the_audit_log_is_filtered_and_newest_first(fresh: Service, browser: Browsers) -> None:
     for number in range(130):
         fresh.store.audit.add(
             Actor("alice" if number % 2 else "bob", "api", "192.0.2.1"), "x.do", f"users/bob/{number}"
@@ -117,10 +117,10 @@ def test_the_audit_log_is_read_newest_first_and_filtered(fresh: Service, browser
     assert "192.0.2.1" in page.words
     page = root.get("/audit?object=users/bob/7")
     assert len(page.root.xpath("//tbody/tr")) == 1
-    assert "Nothing is like that" in root.get("/audit?user=nob%00ody").words
+    assert "No entries match these filters" in root.get("/audit?user=nob%00ody").words
 
 
-def test_what_is_written_there_is_no_markup(fresh: Service, browser: Browsers) -> None:
+def test_audit_entries_are_escaped(fresh: Service, browser: Browsers) -> None:
     fresh.store.audit.add(Actor("<script>", "api"), "x", "<img src=x>", "<b>bold</b>")
     page = browser("root").get("/audit?user=%3Cscript%3E")
     assert "<img src=x>" in page.words
@@ -139,5 +139,5 @@ def test_what_is_written_there_is_no_markup(fresh: Service, browser: Browsers) -
         ("", None),
     ],
 )
-def test_objects_lead_to_their_pages(uri: str, path: str | None) -> None:
+def test_objects_link_to_their_pages(uri: str, path: str | None) -> None:
     assert page_of(uri) == path

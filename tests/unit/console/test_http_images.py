@@ -1,4 +1,4 @@
-"""Images: the list, one of them, bringing one in, and what can be done with it."""
+"""Images: the list, one image, uploading and fetching, and the actions on an image."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def begin(service: Service, name: str = "fetched", owner: str = "alice") -> int:
     ).id
 
 
-def test_the_list_has_one_s_own_newest_first(browser: Browsers) -> None:
+def test_the_list_shows_own_images_newest_first(browser: Browsers) -> None:
     assert names(browser("alice").get("/images")) == ["image 23", "image 22", "image 21"]
     everybody = browser("root").get("/images")
     assert len(names(everybody)) == len(IMAGES)
@@ -72,7 +72,7 @@ def test_the_list_can_be_searched(fresh: Service, browser: Browsers, query: str,
     assert names(page) == found
 
 
-def test_the_list_comes_in_pages(fresh: Service, browser: Browsers) -> None:
+def test_the_list_is_paged(fresh: Service, browser: Browsers) -> None:
     for id in range(100, 160):
         add_image(fresh.store, id, "bob", 24)
     bob = browser("bob")
@@ -86,17 +86,17 @@ def test_the_list_comes_in_pages(fresh: Service, browser: Browsers) -> None:
     assert second.links("Newest") == ["/console/images?q=image"]
 
 
-def test_one_image_tells_all_of_itself(fresh: Service, browser: Browsers) -> None:
+def test_an_image_s_page_shows_all_of_its_data(fresh: Service, browser: Browsers) -> None:
     ticket = fresh.publish()
     page = browser("alice").get("/images/21")
     assert page.heading == "image 21"
     for words in ("qcow2", "2.0 GiB", "2" * 64, "f" * 128, "5" * 32):
         assert words in page.words
     assert f"/console/publications/{ticket.id}" in page.root.xpath("//main//a/@href")
-    assert page.links("Publish") == ["/console/publications/new?image=21"]
+    assert "/console/publications/new?image=21" in page.links("Publish")
 
 
-def test_a_number_that_another_had_shows_nothing_of_that(fresh: Service, browser: Browsers) -> None:
+def test_a_reused_number_shows_nothing_of_its_former_image(fresh: Service, browser: Browsers) -> None:
     ticket = fresh.publish()
     with writing(fresh.store.engine) as connection:
         connection.execute(update(tickets).values(owner="bob", appliance_id=24))
@@ -104,18 +104,18 @@ def test_a_number_that_another_had_shows_nothing_of_that(fresh: Service, browser
     assert f"/console/publications/{ticket.id}" not in alice.get("/images/21").text
     page = alice.get("/images/21/delete")
     assert "It was never published" in page.words
-    assert f"publication {ticket.id}" not in page.words
+    assert f"ticket {ticket.id}" not in page.words
 
 
 @pytest.mark.parametrize("path", ["", "/events", "/file", "/delete"])
-def test_others_images_are_as_good_as_none(browser: Browsers, path: str) -> None:
+def test_images_of_others_do_not_exist(browser: Browsers, path: str) -> None:
     alice = browser("alice")
     assert alice.get(f"/images/31{path}").status == alice.get(f"/images/999{path}").status == 404
     assert browser("root").get(f"/images/31{'' if path == '/events' else path}").status in (200, 409)
 
 
 @pytest.mark.parametrize("path", ["again", "cancel", "delete"])
-def test_nothing_is_done_to_others_images_nor_without_the_token(fresh: Service, browser: Browsers, path: str) -> None:
+def test_changes_need_the_owner_and_the_token(fresh: Service, browser: Browsers, path: str) -> None:
     id = begin(fresh, owner="bob")
     assert browser("alice").post(f"/images/{id}/{path}").status == 404
     assert browser("bob").post(f"/images/{id}/{path}", csrf="wrong").status == 403
@@ -124,7 +124,7 @@ def test_nothing_is_done_to_others_images_nor_without_the_token(fresh: Service, 
     assert (image.state, image.revision) == (ImageState.QUEUED, 1)
 
 
-def test_an_image_is_sent_and_got_back(fresh: Service, browser: Browsers) -> None:
+def test_an_uploaded_image_can_be_downloaded(fresh: Service, browser: Browsers) -> None:
     alice = browser("alice")
     pieces = (BYTES[at : at + 1000] for at in range(0, len(BYTES), 1000))
     answer = upload(alice, pieces, name="Sent ", appliance="14", file_name="sent.qcow2")
@@ -134,18 +134,18 @@ def test_an_image_is_sent_and_got_back(fresh: Service, browser: Browsers) -> Non
     assert (image.owner, image.appliance_id, image.name, image.format) == ("alice", 14, "Sent", "openstackqcow2")
     assert image.sha256 == hashlib.sha256(BYTES).hexdigest()
     page = alice.get(f"/images/{image.id}")
-    assert "is uploaded." in page.words, "the page that the script goes to says so"
+    assert "uploaded." in page.words, "the page that the script goes to says so"
     file = alice.client.get(f"/console/images/{image.id}/file")
     assert file.content == BYTES
     assert 'filename="sent.qcow2"' in file.headers["content-disposition"]
     beyond = alice.get(f"/images/{image.id}/file", Range=f"bytes={len(file.content)}-")
     assert (beyond.status, beyond.headers["content-range"]) == (416, f"bytes */{len(file.content)}")
-    assert "The file has no such part" in beyond.text
+    assert "Range not available" in beyond.text
     assert fresh.store.audit.latest(1)[0].action == "image.create"
     assert list((fresh.settings.images / ".incoming").iterdir()) == []
 
 
-def test_what_is_sent_without_an_appliance_makes_one(fresh: Service, browser: Browsers) -> None:
+def test_an_upload_without_an_appliance_creates_one(fresh: Service, browser: Browsers) -> None:
     assert upload(browser("alice"), BYTES, file_name="a").status == 201
     assert fresh.store.images.latest(1)[0].appliance_id == 16
 
@@ -167,7 +167,7 @@ def test_what_is_sent_without_an_appliance_makes_one(fresh: Service, browser: Br
         ({"file_name": "a"}, bytes(20001), 413, "larger than 20000 bytes"),
     ],
 )
-def test_what_is_wrong_with_what_is_sent_is_told_to_the_script(
+def test_the_script_gets_the_error_of_an_upload(
     start: Callable[..., Service], query: dict[str, str], body: bytes, status: int, words: str
 ) -> None:
     service = start(upload_bytes_max=20000)
@@ -180,7 +180,7 @@ def test_what_is_wrong_with_what_is_sent_is_told_to_the_script(
 
 
 @pytest.mark.parametrize("kind", COMPRESS)
-def test_a_compressed_one_is_unpacked(fresh: Service, browser: Browsers, kind: str) -> None:
+def test_a_compressed_upload_is_unpacked(fresh: Service, browser: Browsers, kind: str) -> None:
     sha256 = hashlib.sha256(BYTES).hexdigest()
     answer = upload(browser("alice"), COMPRESS[kind](BYTES), file_name=f"web.qcow2.{kind}", sha256sum=sha256)
     assert answer.status == 201, answer.text
@@ -196,7 +196,7 @@ def test_a_compressed_one_is_unpacked(fresh: Service, browser: Browsers, kind: s
         ({"name": "a\nb"}, "Name has a line break"),
     ],
 )
-def test_what_is_wrong_with_what_is_to_be_fetched(
+def test_an_error_in_a_fetch_request_is_shown(
     fresh: Service, browser: Browsers, given: dict[str, str], words: str
 ) -> None:
     file = fresh.settings.images / "base.qcow2"
@@ -208,7 +208,7 @@ def test_what_is_wrong_with_what_is_to_be_fetched(
     assert fresh.waker.images == []
 
 
-def test_a_form_is_no_image(browser: Browsers) -> None:
+def test_a_form_is_not_taken_for_an_image(browser: Browsers) -> None:
     alice = browser("alice")
     headers = {"Content-Type": "application/x-www-form-urlencoded", "X-CSRF-Token": alice.get("/me").csrf}
     answer = alice.client.post("/console/images/upload?file_name=a", content=b"a=b", headers=headers)
@@ -216,7 +216,7 @@ def test_a_form_is_no_image(browser: Browsers) -> None:
     assert "application/octet-stream" in answer.json()["message"]
 
 
-def test_nobody_sends_one_unasked(fresh: Service, browser: Browsers) -> None:
+def test_an_upload_needs_the_token(fresh: Service, browser: Browsers) -> None:
     assert upload(browser("alice"), BYTES, token="wrong", file_name="a").status == 403
     assert upload(browser("carol"), BYTES, file_name="a").status == 403
     stranger = browser()
@@ -224,7 +224,7 @@ def test_nobody_sends_one_unasked(fresh: Service, browser: Browsers) -> None:
     assert len(fresh.store.images.list()) == len(IMAGES)
 
 
-def test_one_is_fetched_from_where_it_is(fresh: Service, browser: Browsers) -> None:
+def test_an_image_is_fetched_from_its_location(fresh: Service, browser: Browsers) -> None:
     file = fresh.settings.images / "disks" / "base.qcow2"
     file.parent.mkdir(parents=True)
     file.write_bytes(BYTES)
@@ -256,26 +256,24 @@ def test_one_is_fetched_from_where_it_is(fresh: Service, browser: Browsers) -> N
         ({"location": "https://elsewhere.example/a"}, "location", "not among PUBLISHER_LOCATION_HOSTS"),
     ],
 )
-def test_what_is_wrong_with_a_location_is_told(
-    browser: Browsers, fields: dict[str, str], field: str, words: str
-) -> None:
+def test_an_error_in_a_location_is_shown(browser: Browsers, fields: dict[str, str], field: str, words: str) -> None:
     page = browser("alice").post("/images/new", fields)
     assert page.status == 400
     assert words in page.root.xpath(f"string(//p[@id='{field}-wrong'])")
 
 
-def test_where_it_was_fetched_is_told_without_what_may_be_secret(fresh: Service, browser: Browsers) -> None:
+def test_the_source_is_shown_without_its_query(fresh: Service, browser: Browsers) -> None:
     page = browser("alice").get(f"/images/{begin(fresh)}")
     assert "https://h.example/a" in page.words
     assert "token" not in page.text
 
 
-def test_one_is_deleted_after_it_was_said_what_that_does(fresh: Service, browser: Browsers) -> None:
+def test_deletion_explains_its_effects_first(fresh: Service, browser: Browsers) -> None:
     alice = browser("alice")
     upload(alice, BYTES, file_name="a.qcow2")
     image = fresh.store.images.latest(1)[0]
     page = alice.get(f"/images/{image.id}/delete")
-    assert "Its file of 12.0 KiB is deleted" in page.words
+    assert "Its file (12.0 KiB) is deleted" in page.words
     assert "It was never published" in page.words
     assert alice.post(f"/images/{image.id}/delete").location == "/console/images"
     assert fresh.store.images.get(image.id) is None
@@ -283,21 +281,21 @@ def test_one_is_deleted_after_it_was_said_what_that_does(fresh: Service, browser
     assert fresh.store.audit.latest(1)[0].action == "image.delete"
 
 
-def test_one_that_is_needed_is_not_deleted(fresh: Service, browser: Browsers) -> None:
+def test_a_needed_image_is_not_deleted(fresh: Service, browser: Browsers) -> None:
     ticket = fresh.publish()
     alice = browser("alice")
     page = alice.get("/images/21/delete")
-    assert f"publication {ticket.id} still needs it" in page.words
+    assert f"ticket {ticket.id} still needs it" in page.words
     assert page.root.xpath("//button[contains(@class, 'danger')]") == []
     assert alice.post("/images/21/delete").status == 409
     assert fresh.store.images.get(21) is not None
 
 
-def test_what_lies_under_the_root_by_itself_stays(fresh: Service, browser: Browsers) -> None:
+def test_a_file_that_the_service_did_not_create_stays(fresh: Service, browser: Browsers) -> None:
     assert "Its file stays" in browser("alice").get("/images/21/delete").words
 
 
-def test_entitlements_are_asked_for_one_by_one(fresh: Service, browser: Browsers) -> None:
+def test_each_action_needs_its_own_entitlement(fresh: Service, browser: Browsers) -> None:
     fresh.store.users.add("reader", "x", entitlements=frozenset({"image_generate"}))
     add_image(fresh.store, 77, "reader", 1)
     reader = browser()

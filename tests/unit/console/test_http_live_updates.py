@@ -1,4 +1,4 @@
-"""A page that is open, over a real server: it is told what other processes change, and does not keep the server."""
+"""Live updates over a real server: a page gets the changes of other processes; the server can end."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def signed_in(server: Process) -> httpx.Client:
 
 
 @pytest.mark.long
-def test_what_another_process_changes_is_seen_and_the_server_ends_in_time(directory: Path) -> None:
+def test_changes_by_another_process_are_shown_and_the_server_ends_in_time(directory: Path) -> None:
     store = Store.open(Settings(data_dir=directory))
     one = add(store, "one")
     with real_server(directory) as server:

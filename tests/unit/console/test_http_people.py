@@ -1,4 +1,4 @@
-"""API keys; users and roles, for administrators; and one's own page."""
+"""API keys; users and roles, for administrators; the page of the signed-in user."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from urllib.parse import quote
 import pytest
 
 from publisher.services import first_user
-from tests.records import remove_image
+from tests.records import password_hash, remove_image
 from tests.service import PASSWORDS, Service
 from tests.unit.console.conftest import Browser, Page, browse
 
@@ -26,7 +26,7 @@ def wrong(page: Page, field: str) -> str:
 # API keys -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_key_s_secret_is_shown_once_and_signs_requests(fresh: Service, browser: Browsers) -> None:
+def test_a_secret_key_is_shown_once_and_signs_requests(fresh: Service, browser: Browsers) -> None:
     alice = browser("alice")
     page = alice.post("/keys", {"name": "ci", "description": "of the pipeline"})
     assert page.status == 201
@@ -54,7 +54,7 @@ def test_a_key_needs_a_name(fresh: Service, browser: Browsers) -> None:
     assert fresh.store.api_keys.list(None) == []
 
 
-def test_others_keys_are_as_good_as_none(fresh: Service, browser: Browsers) -> None:
+def test_keys_of_others_do_not_exist(fresh: Service, browser: Browsers) -> None:
     browser("bob").post("/keys", {"name": "of bob"})
     alice, root = browser("alice"), browser("root")
     assert "of bob" not in alice.get("/keys").text
@@ -81,12 +81,12 @@ def test_administration_is_for_administrators(browser: Browsers, path: str) -> N
 @pytest.mark.parametrize(
     "path", [NEW_USER, "/users/bob/rights", "/users/bob/password", "/users/bob/delete", "/roles", "/roles/delete"]
 )
-def test_nobody_else_changes_anything(fresh: Service, browser: Browsers, path: str) -> None:
-    before = fresh.store.users.list(), fresh.store.users.password_hash("bob")
+def test_other_users_change_nothing(fresh: Service, browser: Browsers, path: str) -> None:
+    before = fresh.store.users.list(), password_hash(fresh.store, "bob")
     fields = {"login": "new", "password": "x", "again": "x", "administrator": "true", "name": "r"}
     assert browser("alice").post(path, fields).status == 403
     assert browser("root").post(path, fields, csrf="wrong").status == 403
-    assert (fresh.store.users.list(), fresh.store.users.password_hash("bob")) == before
+    assert (fresh.store.users.list(), password_hash(fresh.store, "bob")) == before
 
 
 def test_a_user_is_added_and_signs_in(fresh: Service, browser: Browsers) -> None:
@@ -109,18 +109,18 @@ def test_a_user_is_added_and_signs_in(fresh: Service, browser: Browsers) -> None
 @pytest.mark.parametrize(
     ("change", "field", "words"),
     [
-        ({"login": "a b"}, "login", "Login has no"),
+        ({"login": "a b"}, "login", "Login must not be . or .., or contain"),
         ({"login": ""}, "login", "Login is needed"),
-        ({"login": ".."}, "login", "Login has no"),
-        ({"again": "other"}, "password", "not the same both times"),
+        ({"login": ".."}, "login", "Login must not be . or .., or contain"),
+        ({"again": "other"}, "password", "must be the same in both fields"),
         ({"password": "", "again": ""}, "password", "must not be empty"),
-        ({"password": "seven77", "again": "seven77"}, "password", "Password has at least 8 characters."),
+        ({"password": "seven77", "again": "seven77"}, "password", "Password must have at least 8 characters."),
         ({"login": "alice"}, "login", "There is a user 'alice' already."),
         ({"roles": "none"}, "", "there is no role none"),
         ({"entitlements": "all"}, "", "unknown: all"),
     ],
 )
-def test_what_is_wrong_with_a_user_is_told(
+def test_an_error_in_a_new_user_is_shown(
     fresh: Service, browser: Browsers, change: dict[str, str], field: str, words: str
 ) -> None:
     page = browser("root").post(NEW_USER, {"login": "dora", "password": "p-w-p-w-p-w", "again": "p-w-p-w-p-w"} | change)
@@ -130,7 +130,7 @@ def test_what_is_wrong_with_a_user_is_told(
     assert len(fresh.store.users.list()) == len(PASSWORDS)
 
 
-def test_what_a_user_may_do_is_changed(fresh: Service, browser: Browsers) -> None:
+def test_entitlements_of_a_user_can_be_changed(fresh: Service, browser: Browsers) -> None:
     fresh.store.roles.add("watchers", entitlements=frozenset({"image_generate"}))
     root, carol = browser("root"), browser("carol")
     assert carol.get("/images").status == 403
@@ -147,7 +147,7 @@ def test_what_a_user_may_do_is_changed(fresh: Service, browser: Browsers) -> Non
     assert {each.action for each in fresh.store.audit.latest(10)} >= {"user.roles", "user.rights"}
 
 
-def test_one_administrator_stays(fresh: Service, browser: Browsers) -> None:
+def test_the_last_administrator_stays(fresh: Service, browser: Browsers) -> None:
     root = browser("root")
     page = root.post("/users/root/rights", {})
     assert page.status == 409
@@ -157,10 +157,10 @@ def test_one_administrator_stays(fresh: Service, browser: Browsers) -> None:
     assert fresh.store.users.get("root")
 
 
-def test_a_user_gets_another_password(fresh: Service, browser: Browsers) -> None:
+def test_an_administrator_changes_a_password(fresh: Service, browser: Browsers) -> None:
     root, alice = browser("root"), browser("alice")
     page = root.post("/users/alice/password", {"password": "one-and-all", "again": "two"})
-    assert (page.status, "not the same" in wrong(page, "password")) == (400, True)
+    assert (page.status, "must be the same" in wrong(page, "password")) == (400, True)
     assert root.post("/users/alice/password", {"password": "one-and-all", "again": "one-and-all"}).status == 303
     assert alice.get("/publications").status == 303, "signed out"
     assert browser().sign_in("alice", "one-and-all").status == 303
@@ -172,7 +172,7 @@ def test_a_user_gets_another_password(fresh: Service, browser: Browsers) -> None
 def test_a_user_is_deleted_once_no_image_is_left(fresh: Service, browser: Browsers) -> None:
     root = browser("root")
     page = root.get("/users/bob/delete")
-    assert "there are images of this user" in page.words
+    assert "they own images" in page.words
     assert root.post("/users/bob/delete").status == 409
     remove_image(fresh.store, 31)
     assert "API keys" in root.get("/users/bob/delete").words
@@ -181,7 +181,7 @@ def test_a_user_is_deleted_once_no_image_is_left(fresh: Service, browser: Browse
     assert root.get("/users/bob").status == root.get("/users/al%00ice").status == 404
 
 
-def test_users_have_pages_whatever_they_are_called(fresh: Service, browser: Browsers) -> None:
+def test_any_login_has_a_page(fresh: Service, browser: Browsers) -> None:
     root = browser("root")
     for login in ("åsa", "new", "-", "a%b", "<b>&\"'"):
         if login != "åsa":
@@ -195,7 +195,7 @@ def test_roles_are_added_and_deleted(fresh: Service, browser: Browsers) -> None:
     root = browser("root")
     name = "a/b ?&'"
     page = root.post("/roles", {"name": name})
-    assert (page.status, "has at least one" in page.words) == (400, True)
+    assert (page.status, "needs at least one" in page.words) == (400, True)
     fields = {"name": name, "description": "words", "entitlements": ["image_publish"]}
     assert root.post("/roles", fields).status == 303
     assert root.post("/roles", fields).status == 409
@@ -203,10 +203,10 @@ def test_roles_are_added_and_deleted(fresh: Service, browser: Browsers) -> None:
     page = root.get("/roles")
     assert page.links("carol") == ["/console/users/carol"]
     (delete,) = page.links("Delete")
-    assert "take it from them first" in root.get(delete.removeprefix("/console")).words
+    assert "remove it from these users first" in root.get(delete.removeprefix("/console")).words
     assert root.post("/roles/delete", {"name": name}).status == 409
     root.post("/users/carol/rights", {})
-    assert "Nobody has it" in root.get(delete.removeprefix("/console")).words
+    assert "No user has it" in root.get(delete.removeprefix("/console")).words
     assert root.post("/roles/delete", {"name": name}).status == 303
     assert fresh.store.roles.list() == []
     assert root.get("/roles/delete?name=none").status == root.post("/roles/delete", {"name": "none"}).status == 404
@@ -215,11 +215,11 @@ def test_roles_are_added_and_deleted(fresh: Service, browser: Browsers) -> None:
 # One's own ----------------------------------------------------------------------------------------------------------
 
 
-def test_one_changes_one_s_own_password(fresh: Service, browser: Browsers) -> None:
+def test_users_change_their_own_password(fresh: Service, browser: Browsers) -> None:
     alice, elsewhere = browser("alice"), browser("alice")
     fields = {"current": PASSWORDS["alice"], "password": "much-better", "again": "much-better"}
     page = alice.post("/me/password", fields | {"current": "wrong"})
-    assert (page.status, wrong(page, "current")) == (400, "Current password is wrong.")
+    assert (page.status, wrong(page, "current")) == (400, "The current password is wrong.")
     assert alice.post("/me/password", fields | {"again": "worse"}).status == 400
     answer = alice.post("/me/password", fields)
     assert (answer.status, answer.location) == (303, "/console/me")
@@ -230,14 +230,14 @@ def test_one_changes_one_s_own_password(fresh: Service, browser: Browsers) -> No
     assert "much-better" not in str(fresh.store.audit.latest(20))
 
 
-def test_who_finds_a_page_open_does_not_find_out_the_password(start: Callable[..., Service]) -> None:
+def test_the_password_cannot_be_guessed_at_an_unlocked_browser(start: Callable[..., Service]) -> None:
     alice = browse(start(sign_in_failures_max=10), "alice")
     fields = {"current": "guess", "password": "x", "again": "x"}
     assert [alice.post("/me/password", fields).status for _ in range(10)] == [400] * 10
     assert alice.post("/me/password", fields | {"current": PASSWORDS["alice"]}).status == 429
 
 
-def test_what_the_first_start_wrote_down_goes_with_the_password(start: Callable[..., Service]) -> None:
+def test_the_first_password_s_file_is_deleted_with_the_password(start: Callable[..., Service]) -> None:
     service = start()
     kept = service.settings.data_dir / first_user.PASSWORD_FILE
     kept.write_text("x")
@@ -248,7 +248,7 @@ def test_what_the_first_start_wrote_down_goes_with_the_password(start: Callable[
     assert not kept.exists()
 
 
-def test_one_sees_where_one_is_signed_in_and_ends_it(browser: Browsers) -> None:
+def test_users_see_and_end_their_sessions(browser: Browsers) -> None:
     alice, elsewhere, bob = browser("alice"), browser("alice"), browser("bob")
     page = alice.get("/me")
     (end,) = page.root.xpath("//form[contains(@action, '/me/sessions/')]/@action")
@@ -264,7 +264,7 @@ def test_one_sees_where_one_is_signed_in_and_ends_it(browser: Browsers) -> None:
     assert cookie not in page.text
 
 
-def test_one_sees_what_one_may_do(browser: Browsers) -> None:
-    assert "Nothing yet" in browser("carol").get("/me").words
+def test_users_see_their_entitlements(browser: Browsers) -> None:
+    assert "None yet" in browser("carol").get("/me").words
     assert "Store and change cloud accounts" in browser("alice").get("/me").words
     assert "Everything" in browser("root").get("/me").words

@@ -1,4 +1,4 @@
-"""One publication: what its page tells, and what can be done with it."""
+"""The page of one ticket, and the actions on a ticket."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def failed(service: Service) -> Ticket:
     return service.ticket(ticket.id)
 
 
-def test_the_page_of_a_publication(fresh: Service, browser: Browsers) -> None:
+def test_the_page_shows_the_whole_ticket(fresh: Service, browser: Browsers) -> None:
     ticket = published(fresh)
     page = page_of(browser("alice"), ticket)
     assert page.status == 200
@@ -51,7 +51,7 @@ def test_the_page_of_a_publication(fresh: Service, browser: Browsers) -> None:
     for part in ("published", "100 %", "cloud-7", "http://glance/v2/images/cloud-7", "Keystone URL", "http://127.0.0.1:5000",
                  "5" * 32, "2" * 64, "f" * 128, "image 21", "worker", "Keystone project"):  # fmt: skip
         assert part in page.words, part
-    assert page.links("its status") == [f"/api/{ticket_uri('alice', 14, 21, ticket.id)}/status"]
+    assert page.links("status") == [f"/api/{ticket_uri('alice', 14, 21, ticket.id)}/status"]
     steps = page.root.xpath("//ol[@class='timeline']/li")
     assert [(each.get("class"), each.findtext("p")) for each in steps] == [
         ("queued", "Accepted"),
@@ -65,7 +65,7 @@ def test_the_page_of_a_publication(fresh: Service, browser: Browsers) -> None:
     assert SECRET not in page.text
 
 
-def test_a_failure_is_told_with_its_reason_and_a_retry_too(fresh: Service, browser: Browsers) -> None:
+def test_failures_and_retries_are_shown_with_their_reasons(fresh: Service, browser: Browsers) -> None:
     alice = browser("alice")
     page = page_of(alice, failed(fresh))
     assert "the cloud said no" in page.words
@@ -77,15 +77,15 @@ def test_a_failure_is_told_with_its_reason_and_a_retry_too(fresh: Service, brows
     page = page_of(alice, again)
     assert "waiting to retry" in page.words
     (step,) = page.root.xpath("//ol[@class='timeline']/li[@class='retrying']/p[1]/text()")
-    assert step == "To be tried again in 60 s: connection lost"
+    assert step == "Will be tried again in 60 s: connection lost"
 
 
-def test_somebody_elses_is_as_good_as_none(fresh: Service, browser: Browsers) -> None:
+def test_tickets_of_others_do_not_exist(fresh: Service, browser: Browsers) -> None:
     ticket = published(fresh)
     bob = browser("bob")
     for below in ("", "/events", "/cancel", "/retry", "/delete"):
         page = page_of(bob, ticket, below)
-        assert (page.status, "There is no publication" in page.words) == (404, True)
+        assert (page.status, "There is no ticket" in page.words) == (404, True)
     assert bob.post(f"/publications/{ticket.id}/delete").status == 404
     assert bob.get("/publications/9999").status == bob.get("/publications/99999999999999999999").status == 404
     assert page_of(browser("root"), ticket).status == 200
@@ -105,14 +105,14 @@ def test_without_the_entitlement_nothing_can_be_changed(fresh: Service, browser:
     assert fresh.ticket(ticket.id).state is State.QUEUED
 
 
-def test_cancelling_says_what_it_will_do_and_does_it(fresh: Service, browser: Browsers) -> None:
+def test_cancelling_explains_its_effects_first(fresh: Service, browser: Browsers) -> None:
     alice, ticket = browser("alice"), fresh.publish(login="alice")
     assert page_of(alice, ticket).links("Cancel") == [f"/console/publications/{ticket.id}/cancel"]
-    assert "nothing of it is in the cloud" in page_of(alice, ticket, "/cancel").words
+    assert "nothing is in the cloud" in page_of(alice, ticket, "/cancel").words
     claim = fresh.claim(ticket)
     fresh.store.leases.plan(claim, "cloud-1")
     confirm = page_of(alice, ticket, "/cancel")
-    assert "what has been uploaded is removed from the cloud" in confirm.words
+    assert "what was uploaded is deleted from the cloud" in confirm.words
     assert fresh.ticket(ticket.id).state is State.PUBLISHING, "asking changes nothing"
 
     fresh.waker.ids.clear()
@@ -127,7 +127,7 @@ def test_cancelling_says_what_it_will_do_and_does_it(fresh: Service, browser: Br
     assert audited(fresh) == ("alice", "ticket.cancel")
 
 
-def test_one_of_a_stored_account_is_tried_again_with_that_as_it_is_now(fresh: Service, browser: Browsers) -> None:
+def test_a_retry_uses_the_stored_account_as_it_is_now(fresh: Service, browser: Browsers) -> None:
     alice = browser("alice")
     sealer = fresh.app.state.services.sealer
     fields = {"keystoneUrl": "http://127.0.0.1:5000", "login": "joe"}
@@ -146,27 +146,27 @@ def test_one_of_a_stored_account_is_tried_again_with_that_as_it_is_now(fresh: Se
     assert "with the account 'lab' as it is now" in page_of(alice, ticket).words
 
 
-def test_a_failed_one_is_tried_again(fresh: Service, browser: Browsers) -> None:
+def test_a_failed_ticket_can_be_retried(fresh: Service, browser: Browsers) -> None:
     alice, ticket = browser("alice"), failed(fresh)
     fresh.waker.ids.clear()
     confirm = page_of(alice, ticket, "/retry")
-    assert "It failed: the cloud said no" in confirm.words
-    assert "with the account as it was when the publication was accepted" in confirm.words
+    assert "The last attempt failed: the cloud said no" in confirm.words
+    assert "with the account as it was when the ticket was accepted" in confirm.words
     assert alice.post(f"/publications/{ticket.id}/retry").status == 303
     assert fresh.ticket(ticket.id).state is State.QUEUED
     assert fresh.waker.ids == [ticket.id]
     assert audited(fresh) == ("alice", "ticket.retry")
     for page in (page_of(alice, ticket, "/retry"), alice.post(f"/publications/{ticket.id}/retry")):
-        assert (page.status, page.heading) == (409, "That is not possible now")
+        assert (page.status, page.heading) == (409, "Not possible now")
 
 
-def test_a_record_goes_and_the_image_stays(fresh: Service, browser: Browsers) -> None:
+def test_deleting_a_ticket_keeps_the_published_image(fresh: Service, browser: Browsers) -> None:
     root, ticket = browser("root"), published(fresh)
     words = page_of(root, ticket, "/delete").words
-    assert "The record goes" in words
+    assert "The ticket and its history are deleted" in words
     assert "The image stays in the cloud, as cloud-7" in words
     assert root.post(f"/publications/{ticket.id}/delete").location == "/console/publications"
-    assert "“A machine image”, was deleted" in root.get("/publications").words
+    assert f"Ticket {ticket.id} (A machine image) deleted" in root.get("/publications").words
     assert fresh.store.tickets.get(ticket.id) is None
     assert audited(fresh) == ("root", "ticket.delete")
 
@@ -175,7 +175,7 @@ def test_a_record_goes_and_the_image_stays(fresh: Service, browser: Browsers) ->
     assert root.post(f"/publications/{going_on.id}/delete").status == 409
 
 
-def test_what_was_told_of_it(fresh: Service, browser: Browsers) -> None:
+def test_notifications_are_shown_without_secrets(fresh: Service, browser: Browsers) -> None:
     ticket = published(fresh)
     url = "https://me:pass@hook.example/a-secret?k=v"
     row = {
@@ -193,7 +193,7 @@ def test_what_was_told_of_it(fresh: Service, browser: Browsers) -> None:
         assert part in words
 
 
-def test_the_page_keeps_up(fresh: Service, browser: Browsers, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_is_updated(fresh: Service, browser: Browsers, monkeypatch: pytest.MonkeyPatch) -> None:
     alice, ticket = browser("alice"), fresh.publish(login="alice")
     looks: list[Parts] = []
 
@@ -240,30 +240,30 @@ def test_throughput_is_plotted(fresh: Service, browser: Browsers) -> None:
     with writing(fresh.store.engine) as connection:
         connection.execute(insert(samples), rows)
     page = page_of(browser("alice"), ticket)
-    assert "Attempt 1: 8.0 MiB/s in the mean, at most 8.0 MiB/s, over 9.0 s" in page.words
+    assert "Attempt 1: 8.0 MiB/s on average, 8.0 MiB/s at most, in 9.0 s" in page.words
     assert page.root.xpath("//dt[. = 'Rate']/following-sibling::dd/text()") == ["8.0 MiB/s"], "the same as in the list"
     assert browser("alice").get("/publications").root.xpath("//td[contains(@class, 'rate')]/text()") == ["8.0 MiB/s"]
 
 
-def test_the_mean_is_bytes_by_time() -> None:
-    """As `publisher logs` has it: of all samples, the first and the last."""
+def test_the_average_is_weighted_by_time() -> None:
+    """The average is computed as in `publisher logs`: from the first and the last sample."""
     slow = [Sample(1, 100.0, 0), Sample(1, 101.0, 50 * MIB), Sample(1, 111.0, 55 * MIB)]
     made = plot(slow)
     assert made
-    assert "5.0 MiB/s in the mean, at most 50.0 MiB/s, over 11 s" in made.words
+    assert "5.0 MiB/s on average, 50.0 MiB/s at most, in 11 s" in made.words
     many = plot([Sample(1, each * (1.0 if each < 500 else 2.0), each * MIB) for each in range(1001)])
     assert many
-    assert "512 KiB/s in the mean" in many.words
+    assert "512 KiB/s on average" in many.words
 
 
-def test_that_nothing_more_was_sent_at_the_end_is_no_plunge() -> None:
+def test_a_pause_at_the_end_is_not_plotted() -> None:
     made = plot([Sample(1, 0.0, 0), Sample(1, 1.0, 4 * MIB), Sample(1, 2.0, 8 * MIB), Sample(1, 2.5, 8 * MIB)])
     assert made
     assert "180.0" not in made.lines[0].path, "the floor"
-    assert "3.2 MiB/s in the mean" in made.words
+    assert "3.2 MiB/s on average" in made.words
 
 
-def test_each_attempt_is_a_line_of_its_own() -> None:
+def test_each_attempt_has_its_own_line() -> None:
     made = plot(
         [
             Sample(1, 10.0, 0),
@@ -278,10 +278,10 @@ def test_each_attempt_is_a_line_of_its_own() -> None:
     assert [tick.words for tick in made.rates] == ["0", "1.0 MiB/s", "2.0 MiB/s", "3.0 MiB/s", "4.0 MiB/s"]
     assert [tick.words for tick in made.times] == ["0 s", "5.0 s", "10 s"]
     assert made.lines[0].path.startswith("M0.0 ")
-    assert made.words.startswith("Attempt 1: 2.0 MiB/s in the mean")
+    assert made.words.startswith("Attempt 1: 2.0 MiB/s on average")
 
 
-def test_an_attempt_that_was_begun_anew_is_two_lines() -> None:
+def test_an_upload_that_started_again_has_two_lines() -> None:
     made = plot([Sample(1, 1.0, 0), Sample(1, 2.0, 9), Sample(1, 3.0, 0), Sample(1, 4.0, 9)])
     assert made
     assert len(made.lines) == 2
@@ -298,7 +298,7 @@ def test_a_long_upload_has_no_more_points_than_can_be_seen() -> None:
     assert made.lines[0].path.count("L") < 250
 
 
-def test_an_upload_that_stands_still_is_at_the_bottom() -> None:
+def test_a_stalled_upload_is_plotted_at_zero() -> None:
     made = plot([Sample(1, 1.0, 5), Sample(1, 9.0, 5)])
     assert made
     assert made.lines[0].path == "M0.0 180.0L1000.0 180.0"

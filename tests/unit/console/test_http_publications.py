@@ -1,4 +1,4 @@
-"""The list of publications: whose, which, in which order, and kept up to date."""
+"""The list of tickets: owners, filters, order, and live updates."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ def numbers(page: Page) -> list[int]:
     return [int(id.removeprefix("ticket-")) for id in page.root.xpath("//tbody[@id='publications']/tr/@id")]
 
 
-def test_an_empty_installation_shows_the_way(fresh: Service, browser: Browsers) -> None:
+def test_an_empty_installation_shows_the_first_steps(fresh: Service, browser: Browsers) -> None:
     page = browser("alice").get("/publications")
     steps = page.root.xpath("//ol[@class='steps']//h3/text()[1]")
     assert [each.strip() for each in steps] == [
-        "A cloud account", "An image", "The publication",
+        "Cloud account", "Image", "Publishing",
     ]  # fmt: skip
     done = page.root.xpath("//ol[@class='steps']/li[contains(@class, 'done')]//h3")
-    assert [each.text.strip() for each in done] == ["An image"]
+    assert [each.text.strip() for each in done] == ["Image"]
     publish(fresh, "one")
     assert "steps" not in browser("alice").get("/publications").text
 
 
-def test_each_sees_their_own_and_administrators_everybodys(fresh: Service, browser: Browsers) -> None:
+def test_users_see_their_own_tickets_and_administrators_all(fresh: Service, browser: Browsers) -> None:
     mine = publish(fresh, "one", "two")
     theirs = publish(fresh, "three", login="bob", image=31)
     alice, root = browser("alice"), browser("root")
@@ -60,7 +60,7 @@ def test_each_sees_their_own_and_administrators_everybodys(fresh: Service, brows
     assert "'image_generate' is needed" in refused.words
 
 
-def test_a_row_tells_how_it_stands(fresh: Service, browser: Browsers) -> None:
+def test_a_row_shows_the_state_of_its_ticket(fresh: Service, browser: Browsers) -> None:
     ticket = fresh.publish(login="alice")
     claim = fresh.claim(ticket)
     fresh.store.leases.phase(claim, Phase.UPLOADING, "Uploading")
@@ -74,14 +74,14 @@ def test_a_row_tells_how_it_stands(fresh: Service, browser: Browsers) -> None:
     assert (bar.get("value"), bar.get("max")) == (str(1 << 30), str(2 << 30))
 
 
-def test_names_are_text_and_no_markup(fresh: Service, browser: Browsers) -> None:
+def test_names_are_escaped(fresh: Service, browser: Browsers) -> None:
     publish(fresh, "<script>alert(1)</script>")
     page = browser("alice").get("/publications")
     assert page.root.xpath("//tbody//a/text()") == ["<script>alert(1)</script>"]
     assert "<script>alert" not in page.text
 
 
-def test_filters(fresh: Service, browser: Browsers) -> None:
+def test_the_list_can_be_filtered(fresh: Service, browser: Browsers) -> None:
     web, data, last = publish(fresh, "web server", "100%_data", "Web proxy")
     fresh.store.tickets.request_cancel(data)
     alice = browser("alice")
@@ -103,10 +103,10 @@ def test_filters(fresh: Service, browser: Browsers) -> None:
     page = alice.get("/publications?state=cancelled&q=data")
     assert page.root.xpath("string(//input[@id='q']/@value)") == "data"
     assert page.links("Queued") == ["/console/publications?state=queued&q=data"]
-    assert "No publication is like that" in alice.get("/publications?q=none").words
+    assert "No tickets match these filters" in alice.get("/publications?q=none").words
 
 
-def test_pages_follow_each_other_without_a_gap(fresh: Service, browser: Browsers) -> None:
+def test_pages_have_no_gaps(fresh: Service, browser: Browsers) -> None:
     ids = publish(fresh, *(f"image {each}" for each in range(120)))[::-1]
     alice = browser("alice")
     first = alice.get("/publications?q=image")
@@ -136,7 +136,7 @@ def test_states_are_counted(fresh: Service, browser: Browsers) -> None:
 
 
 def rows(browser: Browser, query: str = "") -> Rows:
-    """What keeps that browser's page up to date."""
+    """Return the live updates of that browser's page."""
     made: list[Rows] = []
     with pytest.MonkeyPatch.context() as patch:
 
@@ -150,7 +150,7 @@ def rows(browser: Browser, query: str = "") -> Rows:
     return made[0]
 
 
-def test_a_page_is_told_what_changes(fresh: Service, browser: Browsers) -> None:
+def test_a_page_gets_changes(fresh: Service, browser: Browsers) -> None:
     one, two = publish(fresh, "one", "two")
     look = rows(browser("alice"))
     before = look()
@@ -167,7 +167,7 @@ def test_a_page_is_told_what_changes(fresh: Service, browser: Browsers) -> None:
     assert look().lists == after.lists, "nobody sees what is not theirs"
 
 
-def test_a_search_is_done_once_and_what_it_found_is_kept_up_to_date(fresh: Service, browser: Browsers) -> None:
+def test_a_search_runs_once_and_its_results_are_updated(fresh: Service, browser: Browsers) -> None:
     one, _ = publish(fresh, "one", "two")
     look = rows(browser("alice"), "?q=one")
     publish(fresh, "one")
@@ -179,7 +179,7 @@ def test_a_search_is_done_once_and_what_it_found_is_kept_up_to_date(fresh: Servi
 def events(
     streams: Streams, look: Callable[[], PageParts], allowed: Callable[[], bool], until: Callable[[str], bool]
 ) -> list[str]:
-    """What is sent, until it is as wanted."""
+    """Collect what is sent until it is as expected."""
 
     async def read() -> list[str]:
         sent: list[str] = []
@@ -192,7 +192,7 @@ def events(
     return asyncio.run(asyncio.wait_for(read(), 20))
 
 
-def test_only_what_changed_is_sent() -> None:
+def test_only_changes_are_sent() -> None:
     sights = [
         PageParts({"a": "1", "b": "1"}),
         PageParts({"a": "1", "b": "1"}),
@@ -207,7 +207,7 @@ def test_only_what_changed_is_sent() -> None:
     ]
 
 
-def test_a_page_of_what_is_gone_loads_itself_again() -> None:
+def test_the_page_of_a_deleted_ticket_reloads() -> None:
     def gone() -> PageParts:
         raise NotFound
 
@@ -216,13 +216,13 @@ def test_a_page_of_what_is_gone_loads_itself_again() -> None:
     assert len(streams) == 0
 
 
-def test_who_signs_out_is_shown_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_updates_end_after_signing_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("publisher.console.live_updates._ASSURE_SECONDS", 0.0)
     sent = events(Streams(1, 0.001), lambda: PageParts({"a": "secret"}), lambda: False, lambda _: False)
     assert sent == [": \n\n", "event: reload\ndata:\n\n"]
 
 
-def test_so_many_pages_at_a_time_and_no_more() -> None:
+def test_the_number_of_live_pages_is_limited() -> None:
     async def open_two() -> None:
         streams = Streams(1, 0.001)
         one = streams.response(lambda: PageParts({"a": "1"}), lambda: True, "alice").body_iterator
@@ -237,7 +237,7 @@ def test_so_many_pages_at_a_time_and_no_more() -> None:
     asyncio.run(open_two())
 
 
-def test_so_many_pages_of_one_user_at_a_time() -> None:
+def test_the_number_of_live_pages_of_a_user_is_limited() -> None:
     async def gone() -> Message:
         return {"type": "http.disconnect"}
 
@@ -247,7 +247,7 @@ def test_so_many_pages_of_one_user_at_a_time() -> None:
     async def open_many() -> None:
         streams = Streams(100, 0.001)
         opened = [streams.response(lambda: PageParts({}), lambda: True, "alice") for _ in range(20)]
-        with pytest.raises(TooMany, match="you have so many pages open"):
+        with pytest.raises(TooMany, match="you have too many pages open"):
             streams.response(lambda: PageParts({}), lambda: True, "alice")
         streams.response(lambda: PageParts({}), lambda: True, "bob")
         await opened[0]({"type": "http", "asgi": {"spec_version": "2.3"}}, gone, taken)
@@ -257,7 +257,7 @@ def test_so_many_pages_of_one_user_at_a_time() -> None:
 
 
 @pytest.mark.parametrize("change", ["entitlements", "roles", "administrator", "nothing"])
-def test_an_open_page_ends_where_its_user_s_rights_change(
+def test_updates_end_if_the_user_s_entitlements_change(
     fresh: Service, browser: Browsers, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
     asked: list[Callable[[], bool]] = []

@@ -1,4 +1,4 @@
-"""A new publication: what can be chosen, what is wrong with it, and the command that asks for the same."""
+"""The form that publishes an image: choices, errors, and the equivalent curl command."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def wrong(page: Page, field: str) -> str:
     return str(page.root.xpath(f"string(//p[@id='{field}-wrong'])"))
 
 
-def test_it_is_published_by_a_stored_account(fresh: Service, browser: Browsers) -> None:
+def test_an_image_is_published_with_a_stored_account(fresh: Service, browser: Browsers) -> None:
     account = store_account(fresh)
     alice = browser("alice")
     answer = alice.post(NEW, {"image": "21", "account": str(account.id), "displayName": "Nice", "publicImage": "true"})
@@ -46,17 +46,17 @@ def test_it_is_published_by_a_stored_account(fresh: Service, browser: Browsers) 
     assert (fresh.waker.ids, fresh.waker.committed) == ([ticket.id], [True])
     entry = fresh.store.audit.latest(1)[0]
     assert (entry.action, entry.actor.login, entry.actor.door) == ("ticket.create", "alice", "console")
-    assert f"this is ticket {ticket.id}" in alice.get(f"/publications/{ticket.id}").words
+    assert f"Ticket {ticket.id} accepted." in alice.get(f"/publications/{ticket.id}").words
 
 
-def test_the_broker_s_being_away_keeps_nobody_from_it(fresh: Service, browser: Browsers) -> None:
+def test_publishing_works_without_the_broker(fresh: Service, browser: Browsers) -> None:
     fresh.waker.break_down()
     answer = browser("alice").post(NEW, {"image": "21", "account": "other", "platform": "openstack", **INLINE})
     assert answer.status == 303
     assert fresh.store.tickets.list()[0].state is State.QUEUED
 
 
-def test_an_account_may_be_filled_in_for_this_once(fresh: Service, browser: Browsers) -> None:
+def test_an_account_can_be_entered_for_one_ticket(fresh: Service, browser: Browsers) -> None:
     browser("alice").post(NEW, {"image": "21", "account": "other", "platform": "openstack", **INLINE})
     (ticket,) = fresh.store.tickets.list()
     assert ticket.account == {"keystoneUrl": ACCOUNT["keystoneUrl"], "login": "demo", "keystoneVersion": "v3"}
@@ -78,7 +78,7 @@ def test_an_account_may_be_filled_in_for_this_once(fresh: Service, browser: Brow
         ({"displayName": "a\x07b"}, "displayName", "U+0007"),
     ],
 )
-def test_what_is_wrong_is_told_at_its_field(
+def test_an_error_is_shown_at_its_field(
     fresh: Service, browser: Browsers, change: dict[str, str], field: str, words: str
 ) -> None:
     filled = {"image": "21", "account": "other", "platform": "openstack", "displayName": "Kept", **INLINE, **change}
@@ -93,14 +93,14 @@ def test_what_is_wrong_is_told_at_its_field(
     assert fresh.store.tickets.list() == []
 
 
-def test_what_is_wrong_with_a_stored_account_is_told_at_the_choice(fresh: Service, browser: Browsers) -> None:
+def test_an_error_in_a_stored_account_is_shown_at_the_choice(fresh: Service, browser: Browsers) -> None:
     account = store_account(fresh, keystoneUrl="")
     page = browser("alice").post(NEW, {"image": "21", "account": str(account.id)})
     assert page.status == 400
     assert wrong(page, "account") == "Keystone URL is needed to publish to openstack."
 
 
-def test_too_many_that_wait_and_an_image_that_is_gone_are_told(start: Callable[..., Service]) -> None:
+def test_a_full_queue_and_a_deleted_image_are_shown(start: Callable[..., Service]) -> None:
     service = start(user_queue_max=1)
     alice = browse(service, "alice")
     account = store_account(service)
@@ -111,7 +111,7 @@ def test_too_many_that_wait_and_an_image_that_is_gone_are_told(start: Callable[.
     assert page.root.xpath("//div[@role='alert']")
 
 
-def test_others_images_and_accounts_are_as_good_as_none(fresh: Service, browser: Browsers) -> None:
+def test_images_and_accounts_of_others_do_not_exist(fresh: Service, browser: Browsers) -> None:
     theirs, mine = store_account(fresh, "bob"), store_account(fresh)
     alice = browser("alice")
     assert alice.get(f"{NEW}?image=31").status == 404
@@ -125,7 +125,7 @@ def test_others_images_and_accounts_are_as_good_as_none(fresh: Service, browser:
     assert shown == {id for id, (owner, _) in IMAGES.items() if owner == "alice"}
 
 
-def test_an_administrator_publishes_what_is_another_s_as_theirs(fresh: Service, browser: Browsers) -> None:
+def test_an_administrator_publishes_for_the_owner_of_the_image(fresh: Service, browser: Browsers) -> None:
     account = store_account(fresh)
     root = browser("root")
     page = root.get(f"{NEW}?image=22")
@@ -135,13 +135,13 @@ def test_an_administrator_publishes_what_is_another_s_as_theirs(fresh: Service, 
     assert (ticket.owner, ticket.appliance_id) == ("alice", 15)
 
 
-def test_it_takes_the_entitlement_and_the_token(browser: Browsers) -> None:
+def test_publishing_needs_the_entitlement_and_the_token(browser: Browsers) -> None:
     carol = browser("carol")
     assert [carol.get(NEW).status, carol.post(NEW, {}, csrf=carol.get("/me").csrf).status] == [403, 403]
     assert browser("alice").post(NEW, {"image": "21"}, csrf="wrong").status == 403
 
 
-def test_the_command_beside_it_asks_for_the_same(fresh: Service, browser: Browsers) -> None:
+def test_the_curl_command_makes_the_same_request(fresh: Service, browser: Browsers) -> None:
     account = store_account(fresh)
     alice = browser("alice")
     name = 'it\'s "nice" $(x) 雲'
@@ -156,7 +156,7 @@ def test_the_command_beside_it_asks_for_the_same(fresh: Service, browser: Browse
     assert (ticket.name, ticket.account_id, ticket.image_id) == (name, account.id, 21)
 
 
-def test_no_password_is_in_the_command(browser: Browsers) -> None:
+def test_the_curl_command_contains_no_password(browser: Browsers) -> None:
     filled = {"image": "21", "account": "other", "platform": "openstack", **INLINE}
     alice = browser("alice")
     for page in (alice.post(f"{NEW}/command", filled), alice.post(NEW, filled | {"show": "1"})):
@@ -168,7 +168,7 @@ def test_no_password_is_in_the_command(browser: Browsers) -> None:
     assert body["credAccount"]["keystoneUrl"] == ACCOUNT["keystoneUrl"]
 
 
-def test_the_fields_are_those_of_the_platform(browser: Browsers) -> None:
+def test_the_form_has_the_fields_of_the_platform(browser: Browsers) -> None:
     alice = browser("alice")
     filled = {"image": "22", "account": "other", "platform": "memory", "show": "1", "displayName": "Kept"}
     page = alice.post(NEW, filled)
@@ -191,22 +191,22 @@ def test_the_fields_are_those_of_the_platform(browser: Browsers) -> None:
     assert openstack == ["image", "credAccount.keystoneUrl", "credAccount.login", "credAccount.password"]
 
 
-def test_without_an_image_the_way_to_one_is_shown(fresh: Service, browser: Browsers) -> None:
+def test_without_an_image_the_first_steps_are_shown(fresh: Service, browser: Browsers) -> None:
     fresh.store.users.add("newcomer", "x")
     visitor = browser()
     visitor.sign_in("newcomer", "x")
     for path in (NEW, "/publications"):
         page = visitor.get(path)
-        assert page.links("Add an account") == ["/console/accounts/new"]
-        assert page.links("Add an image") == ["/console/images/new"]
+        assert page.links("Add account") == ["/console/accounts/new"]
+        assert page.links("Add image") == ["/console/images/new"]
         assert "/console/publications/new" not in page.root.xpath("//main//a/@href")
     store_account(fresh, "newcomer")
     page = visitor.get(NEW)
-    assert page.root.xpath("//li[contains(@class, 'done')]//h3/text()[1]") == ["A cloud account "]
+    assert page.root.xpath("//li[contains(@class, 'done')]//h3/text()[1]") == ["Cloud account "]
     assert page.root.xpath("//a[contains(@class, 'primary')]/@href") == ["/console/images/new"]
 
 
-def test_a_form_that_is_sent_twice_makes_one_ticket(fresh: Service, browser: Browsers) -> None:
+def test_a_form_sent_twice_makes_one_ticket(fresh: Service, browser: Browsers) -> None:
     alice = browser("alice")
     page = str(alice.get(NEW).root.xpath("string(//input[@name='page']/@value)"))
     assert page
@@ -224,7 +224,7 @@ def test_a_form_that_is_sent_twice_makes_one_ticket(fresh: Service, browser: Bro
     assert another != page
 
 
-def test_in_production_mode_no_address_inside_is_taken(start: Callable[..., Service]) -> None:
+def test_production_mode_refuses_private_addresses(start: Callable[..., Service]) -> None:
     service = start(production=True)
     # A browser that came by https: in production mode the session's cookie goes by nothing else.
     alice = browse(service, "alice", url=HERE.replace("http:", "https:"))
@@ -241,7 +241,7 @@ def test_in_production_mode_no_address_inside_is_taken(start: Callable[..., Serv
 
 
 def filled(page: Page) -> dict[str, str]:
-    """What the form has, but for what is in it always."""
+    """Return the values of the form, without those that it always has."""
     inputs = page.root.xpath("//form[@id='publication']//input[@value != '']")
     given = {each.get("name"): each.get("value") for each in inputs if each.get("type") not in ("hidden", "checkbox")}
     ticked = {each.get("name"): "true" for each in page.root.xpath("//input[@checked]")}
@@ -249,7 +249,7 @@ def filled(page: Page) -> dict[str, str]:
     return given | ticked | {each.getparent().get("name"): each.get("value") for each in chosen}
 
 
-def test_it_goes_where_the_account_was_last_used(fresh: Service, browser: Browsers) -> None:
+def test_the_target_of_the_account_s_last_use_is_filled_in(fresh: Service, browser: Browsers) -> None:
     lab, production = store_account(fresh, name="lab"), store_account(fresh)
     alice = browser("alice")
     where = {"keystoneDomain": "Default", "keystoneProject": "web", "publicImage": "true", "displayName": "First"}
@@ -272,7 +272,7 @@ def test_it_goes_where_the_account_was_last_used(fresh: Service, browser: Browse
     assert "keystoneProject" not in filled(page)
 
 
-def test_one_is_published_again(fresh: Service, browser: Browsers) -> None:
+def test_a_ticket_can_be_published_again(fresh: Service, browser: Browsers) -> None:
     account = store_account(fresh)
     alice = browser("alice")
     wanted = {"image": "22", "account": str(account.id), "displayName": "Nice", "keystoneProject": "web"}
@@ -293,9 +293,9 @@ def test_one_is_published_again(fresh: Service, browser: Browsers) -> None:
     assert SECRET not in page.text
 
 
-def test_who_stores_an_account_comes_back(fresh: Service, browser: Browsers) -> None:
+def test_storing_an_account_leads_back_to_the_form(fresh: Service, browser: Browsers) -> None:
     alice = browser("alice")
-    (link,) = alice.get(f"{NEW}?image=21").links("Store an account")
+    (link,) = alice.get(f"{NEW}?image=21").links("Store the account")
     form = alice.get(link.removeprefix("/console"))
     next = str(form.root.xpath("string(//input[@name='next']/@value)"))
     assert next == f"/console{NEW}?image=21"

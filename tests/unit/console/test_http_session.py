@@ -1,4 +1,4 @@
-"""Signing in and out, and what protects who is signed in."""
+"""Signing in and out, and the protection of sessions."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from tests.unit.console.conftest import HERE, Browser, browse
 Browsers = Callable[..., Browser]
 
 
-def test_somebody_signs_in_and_out(fresh: Service, browser: Browsers) -> None:
+def test_users_sign_in_and_out(fresh: Service, browser: Browsers) -> None:
     alice = browser()
     assert alice.get("/publications").location == "/console/sign-in?next=%2Fconsole%2Fpublications"
     answer = alice.sign_in("alice")
     assert (answer.status, answer.location) == (303, "/console/publications")
     page = alice.get("/publications")
-    assert (page.status, page.heading) == (200, "Publications")
+    assert (page.status, page.heading) == (200, "Tickets")
     assert "alice" in page.words
 
     kept = alice.client.cookies["publisher_session"]
@@ -38,7 +38,7 @@ def test_somebody_signs_in_and_out(fresh: Service, browser: Browsers) -> None:
     assert actions == [("alice", "console", "session.end"), ("alice", "console", "session.begin")]
 
 
-def test_the_store_has_no_cookie(fresh: Service, browser: Browsers) -> None:
+def test_the_store_keeps_no_cookie(fresh: Service, browser: Browsers) -> None:
     value = browser("alice").client.cookies["publisher_session"]
     with reading(fresh.store.engine) as connection:
         (row,) = connection.execute(select(sessions)).all()
@@ -51,7 +51,7 @@ def test_a_wrong_password_signs_nobody_in(browser: Browsers, login: str, passwor
     visitor = browser()
     page = visitor.sign_in(login, password)
     assert page.status == 401
-    assert "The login or the password is wrong." in page.words
+    assert "Wrong login or password." in page.words
     assert "publisher_session" not in visitor.client.cookies
 
 
@@ -69,11 +69,11 @@ def test_a_wrong_password_signs_nobody_in(browser: Browsers, login: str, passwor
         ("//[", "/console/publications"),
     ],
 )
-def test_afterwards_one_is_where_one_wanted_to_be(browser: Browsers, wanted: str, got: str) -> None:
+def test_signing_in_leads_to_the_requested_page(browser: Browsers, wanted: str, got: str) -> None:
     assert browser().sign_in("alice", next=wanted).location == got
 
 
-def test_what_no_browser_sends_is_no_mistake_of_ours(browser: Browsers) -> None:
+def test_malformed_cookies_and_addresses_are_accepted(browser: Browsers) -> None:
     visitor = browser()
     assert visitor.get("/sign-in?next=//[").status == 200
     for text in ("null", "1", "[]", "[" * 4000):
@@ -81,7 +81,7 @@ def test_what_no_browser_sends_is_no_mistake_of_ours(browser: Browsers) -> None:
         assert visitor.get("/sign-in").status == 200
 
 
-def test_no_session_begins_by_a_password_that_is_changed_meanwhile(
+def test_a_password_changed_meanwhile_begins_no_session(
     fresh: Service, browser: Browsers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     verified = Authenticator.verified
@@ -100,26 +100,26 @@ def test_no_session_begins_by_a_password_that_is_changed_meanwhile(
         assert connection.execute(select(sessions)).all() == []
 
 
-def test_requests_are_limited_as_those_of_the_api_are(start: Callable[..., Service]) -> None:
+def test_requests_are_limited_as_in_the_api(start: Callable[..., Service]) -> None:
     service = start(user_requests_per_second=1.0)
     alice = browse(service, "alice")
     page = next(page for page in (alice.get("/me") for _ in range(100)) if page.status != 200)
     assert page.status == 429
-    assert page.heading == "Too many at a time"
+    assert page.heading == "Too many requests"
     assert 1 <= int(page.headers["retry-after"]) <= 60
     assert browse(service, "bob").get("/me").status == 200
     assert service.get("users/alice/accounts", login="alice").status == 429, "both are counted together"
 
 
 @pytest.mark.parametrize("path", ["/sign-in", "/publications", "/none"])
-def test_requests_of_an_address_are_limited_without_a_login_too(start: Callable[..., Service], path: str) -> None:
+def test_requests_of_an_address_are_limited_even_without_a_login(start: Callable[..., Service], path: str) -> None:
     visitor = browse(start(address_requests_per_second=1.0))
     page = next(page for page in (visitor.get(path) for _ in range(100)) if page.status not in (200, 303))
     assert page.status == 429
     assert visitor.sign_in("alice").status == 429
 
 
-def test_each_signing_in_makes_another_session(fresh: Service, browser: Browsers) -> None:
+def test_each_sign_in_begins_a_new_session(fresh: Service, browser: Browsers) -> None:
     alice = browser("alice")
     before = alice.client.cookies["publisher_session"]
     alice.sign_in("alice")
@@ -127,7 +127,7 @@ def test_each_signing_in_makes_another_session(fresh: Service, browser: Browsers
     assert fresh.store.sessions.find(before, idle_seconds=60) is None
 
 
-def test_nobody_signs_in_by_a_form_of_another_site(browser: Browsers) -> None:
+def test_a_form_of_another_site_signs_nobody_in(browser: Browsers) -> None:
     fields = {"login": "alice", "password": PASSWORDS["alice"]}
     for origin in ("https://elsewhere.example", "null", "", "http://["):
         page = browser().post("/sign-in", fields, csrf="", origin=origin)
@@ -140,7 +140,7 @@ def test_a_form_needs_the_token_of_its_session(browser: Browsers) -> None:
     for token in ("", "wrong", bob.get("/publications").csrf, "\N{SNOWMAN}"):
         page = alice.post("/sign-out", csrf=token)
         assert page.status == 403
-        assert "This form was not made by the console" in page.words
+        assert "not from the console" in page.words
     assert alice.get("/publications").status == 200
     token = alice.get("/publications").csrf
     answer = alice.client.post("/console/sign-out", headers={"X-CSRF-Token": token})
@@ -148,7 +148,7 @@ def test_a_form_needs_the_token_of_its_session(browser: Browsers) -> None:
 
 
 @pytest.mark.parametrize("column", ["seen", "expires"])
-def test_a_session_ends_by_itself(start: Callable[..., Service], column: str) -> None:
+def test_a_session_expires(start: Callable[..., Service], column: str) -> None:
     service = start(session_idle_seconds=100.0, session_seconds=1000.0)
     alice = browse(service, "alice")
     late = {"seen": 101.0, "expires": 1.0}[column]
@@ -160,7 +160,7 @@ def test_a_session_ends_by_itself(start: Callable[..., Service], column: str) ->
         assert connection.execute(select(sessions.c.login)).scalars().all() == ["bob"], "what expired is removed"
 
 
-def test_who_is_there_stays_signed_in_and_a_page_that_is_open_does_not_count(start: Callable[..., Service]) -> None:
+def test_activity_keeps_a_session_and_an_open_page_does_not(start: Callable[..., Service]) -> None:
     service = start(session_idle_seconds=100.0)
     alice = browse(service, "alice")
     value = alice.client.cookies["publisher_session"]
@@ -177,7 +177,7 @@ def test_who_is_there_stays_signed_in_and_a_page_that_is_open_does_not_count(sta
     assert silent() < 10
 
 
-def test_who_is_removed_or_has_another_password_is_signed_out(fresh: Service, browser: Browsers) -> None:
+def test_deletion_or_a_new_password_signs_the_user_out(fresh: Service, browser: Browsers) -> None:
     carol, alice = browser("carol"), browser("alice")
     fresh.store.users.remove("carol")
     fresh.store.users.set_password("alice", "another")
@@ -185,7 +185,7 @@ def test_who_is_removed_or_has_another_password_is_signed_out(fresh: Service, br
 
 
 @pytest.mark.parametrize("settings", [{"production": True}, {"public_url": "https://console.example"}, {}])
-def test_over_tls_the_cookie_is_for_this_host_alone(start: Callable[..., Service], settings: dict[str, object]) -> None:
+def test_over_tls_the_cookie_is_bound_to_the_host(start: Callable[..., Service], settings: dict[str, object]) -> None:
     service = start(**settings)
     visitor = browse(service, url="https://console.example")
     answer = visitor.post(
@@ -198,12 +198,12 @@ def test_over_tls_the_cookie_is_for_this_host_alone(start: Callable[..., Service
     assert visitor.get("/publications").status == 200
 
 
-def test_without_tls_the_cookie_is_kept_from_scripts_and_other_sites(browser: Browsers) -> None:
+def test_without_tls_scripts_and_other_sites_cannot_use_the_cookie(browser: Browsers) -> None:
     cookie = browser().sign_in("alice").headers["set-cookie"]
     assert re.match(r"publisher_session=[\w-]{43}; HttpOnly; Max-Age=604800; Path=/; SameSite=lax$", cookie)
 
 
-def test_passwords_cannot_be_guessed_at_will(start: Callable[..., Service]) -> None:
+def test_password_guesses_are_limited(start: Callable[..., Service]) -> None:
     service = start(sign_in_failures_max=10)
     guesser = browse(service)
     assert [guesser.sign_in("alice", f"guess {each}").status for each in range(10)] == [401] * 10
@@ -214,12 +214,12 @@ def test_passwords_cannot_be_guessed_at_will(start: Callable[..., Service]) -> N
     assert guesser.sign_in("bob").status == 303, "another login is not concerned"
 
 
-def test_who_signs_in_rightly_is_not_counted(browser: Browsers) -> None:
+def test_successful_sign_ins_are_not_counted(browser: Browsers) -> None:
     alice = browser()
     assert [alice.sign_in("alice").status for _ in range(15)] == [303] * 15
 
 
-def test_pages_have_the_headers_that_protect_them(browser: Browsers) -> None:
+def test_pages_have_security_headers(browser: Browsers) -> None:
     for page in (browser().get("/sign-in"), browser("alice").get("/publications"), browser("alice").get("/none")):
         policy = page.headers["content-security-policy"]
         assert "default-src 'none'" in policy
@@ -234,7 +234,7 @@ def test_pages_have_the_headers_that_protect_them(browser: Browsers) -> None:
             assert url.startswith("/console/static/")
 
 
-def test_static_files_are_kept_as_long_as_they_are_the_same(browser: Browsers) -> None:
+def test_static_files_are_cached_until_they_change(browser: Browsers) -> None:
     visitor = browser()
     (url,) = visitor.get("/sign-in").root.xpath("//link[@rel='stylesheet']/@href")
     assert re.fullmatch(r"/console/static/console\.css\?v=[0-9a-f]{12}", url)
@@ -245,19 +245,19 @@ def test_static_files_are_kept_as_long_as_they_are_the_same(browser: Browsers) -
     assert visitor.get("/static/none.css").headers["cache-control"] == "no-store"
 
 
-def test_who_is_not_signed_in_is_not_told_which_pages_there_are(browser: Browsers) -> None:
+def test_strangers_cannot_find_out_which_pages_exist(browser: Browsers) -> None:
     assert browser().get("/none").status == browser().get("/publications").status == 303
     page = browser("alice").get("/none")
-    assert (page.status, page.heading) == (404, "There is no such page")
-    assert page.links("Publications") == ["/console/publications"]
+    assert (page.status, page.heading) == (404, "Page not found")
+    assert page.links("Tickets") == ["/console/publications"]
 
 
-def test_the_console_has_a_front_door(browser: Browsers) -> None:
+def test_the_console_s_root_leads_to_the_tickets(browser: Browsers) -> None:
     answer = browser().client.get(f"{HERE}/console")
     assert (answer.status_code, answer.headers["location"]) == (303, "/console/publications")
 
 
-def test_problems_of_the_api_stay_documents(browser: Browsers) -> None:
+def test_errors_of_the_api_stay_documents(browser: Browsers) -> None:
     answer = browser("alice").client.get("/api/nothing")
     assert (answer.status_code, answer.headers["content-type"]) == (404, "application/xml")
     assert browser("alice").client.get("/api/users/alice").status_code == 401, "the cookie is not for the API"

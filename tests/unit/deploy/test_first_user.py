@@ -11,6 +11,7 @@ from publisher.core.settings import Settings
 from publisher.store import Store
 from publisher.store.users import verify_password
 from tests.command import Cli
+from tests.records import password_hash
 from tests.unit.deploy.files import REPOSITORY
 
 SECTIONS = dict(
@@ -33,7 +34,7 @@ def test_the_command_of_the_page_adds_an_administrator(bare_cli: Cli, sqlite_url
         root = store.users.get("root")
         assert root
         assert root.administrator
-        assert verify_password(store.users.password_hash("root"), "open sesame")
+        assert verify_password(password_hash(store, "root"), "open sesame")
     finally:
         store.close()
 

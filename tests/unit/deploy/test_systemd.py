@@ -14,6 +14,7 @@ import pytest
 from publisher.core.settings import Settings
 from publisher.store import Store
 from publisher.store.users import verify_password
+from tests.records import password_hash
 from tests.servers import missing
 from tests.unit.cli.test_help import COMMANDS
 from tests.unit.deploy.files import DEPLOY, REPOSITORY, unknown_variables
@@ -118,7 +119,7 @@ def test_the_documented_command_adds_the_first_user(tmp_path: Path, sqlite_url: 
         root = store.users.get("root")
         assert root
         assert root.administrator
-        assert verify_password(store.users.password_hash("root"), "open sesame")
+        assert verify_password(password_hash(store, "root"), "open sesame")
     finally:
         store.close()
 

@@ -210,8 +210,8 @@ def test_a_command_names_the_file_as_a_shell_takes_it(look: Examine) -> None:
         ("disk.iso", disks.raw(), "is named as a iso file"),
         ("disk.vhdx", disks.raw(), "is named as a vhdx file"),
         ("disk.raw", disks.qcow2(), "is named as a raw file, but its content is qcow2"),
-        ("disk.qcow2.part", disks.qcow2(), "a download that has not ended"),
-        ("disk.crdownload", disks.raw(), "a download that has not ended"),
+        ("disk.qcow2.part", disks.qcow2(), "an unfinished download"),
+        ("disk.crdownload", disks.raw(), "an unfinished download"),
     ],
 )
 @pytest.mark.parametrize("say_raw", [False, True])
@@ -269,7 +269,7 @@ ELSEWHERE = {
 @pytest.mark.parametrize("kind", ELSEWHERE)
 def test_what_leads_elsewhere_is_refused_with_the_command_that_flattens_it(look: Examine, kind: str) -> None:
     content, command = ELSEWHERE[kind]
-    with pytest.raises(InvalidRequest, match="not complete by itself") as raised:
+    with pytest.raises(InvalidRequest, match="incomplete by itself") as raised:
         look(content)
     assert command in str(raised.value)
 
@@ -281,8 +281,8 @@ def test_what_leads_elsewhere_is_refused_with_the_command_that_flattens_it(look:
         (disks.vmdk(text=disks.descriptor("vmfsSparse")), "Unsupported subformat"),
         (disks.vmdk(text=b"\0"), "No descriptor found"),
         (disks.vmdk(text=disks.descriptor() + b"what is this\n"), "Invalid VMDK descriptor"),
-        (put(disks.vmdk(), 28, "<Q", 2), "its header is not one"),
-        (put(disks.vmdk(), 4, "<I", 9), "its header is not one"),
+        (put(disks.vmdk(), 28, "<Q", 2), "its header is invalid"),
+        (put(disks.vmdk(), 4, "<I", 9), "its header is invalid"),
         (disks.qcow2(features=1 << 40), "Unknown QCOW2 features"),
         (disks.qcow2(features=16), "extended L2 entries.* -o extended_l2=off disk plain.qcow2"),
         (disks.qcow2(version=1), "qcow image of version 1"),

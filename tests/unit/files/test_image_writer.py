@@ -138,7 +138,7 @@ def test_a_value_that_is_no_checksum_is_refused(text: str) -> None:
 
 @pytest.mark.parametrize("kind", [None, *COMPRESS])
 def test_some_room_is_left_on_the_disk(tmp_path: Path, kind: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("publisher.files.image_writer._ROOM_BYTES", 100_000)
+    monkeypatch.setattr("publisher.files.image_writer._CHECK_FREE_BYTES", 100_000)
     free = iter([1000, 1000, 999])
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=next(free)))
     limits = UnpackLimits(bytes_max=1 << 40, ratio_max=0, free_bytes_min=1000)

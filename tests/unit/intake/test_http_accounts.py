@@ -206,7 +206,7 @@ def test_a_kept_secret_does_not_go_elsewhere(fresh: Service, given: dict[str, An
     made = create(fresh)
     answer = put(fresh, made["uri"], given)
     assert answer.status == 400
-    assert answer.problem() == "password: is needed again where the address or the login changes"
+    assert answer.problem() == "password: must be given again, because the address or the login changes"
     assert fresh.get(made["uri"], login="alice", accept=JSON).json == made
     assert put(fresh, made["uri"], given | {"password": OTHER_SECRET}).status == 200
     assert sealed(fresh, made) == {"password": OTHER_SECRET}
@@ -231,8 +231,8 @@ def test_change_of_the_secret_alone(fresh: Service) -> None:
         ({"uri": "users/alice/accounts/2"}, 400, "uri: "),
         ({"uri": "users/bob/accounts/1"}, 400, "uri: "),
         ({"uri": "nonsense"}, 400, "uri: "),
-        ({"@type": "CredAccountMemory"}, 400, "targetPlatform.name: account 1 is of openstack"),
-        ({"targetPlatform": {"type": "memory"}}, 400, "targetPlatform.name: account 1 is of openstack"),
+        ({"@type": "CredAccountMemory"}, 400, "targetPlatform.name: account 1 is for openstack"),
+        ({"targetPlatform": {"type": "memory"}}, 400, "targetPlatform.name: account 1 is for openstack"),
     ],
 )
 def test_changes_that_will_not_do(fresh: Service, given: dict[str, Any], status: int, words: str) -> None:
@@ -361,7 +361,7 @@ def test_a_whole_account_with_a_name_of_its_own_is_no_reference(fresh: Service) 
 @pytest.mark.parametrize(
     ("reference", "words"),
     [
-        ({"dbId": 999}, "credAccount: refers to a stored account, and there is none like it"),
+        ({"dbId": 999}, "credAccount: refers to a stored account that does not exist"),
         ({"dbId": 0}, "credAccount: refers"),
         ({"dbId": 2}, "credAccount: refers"),
         ({"uri": "users/alice/accounts/999"}, "credAccount: refers"),
@@ -369,7 +369,7 @@ def test_a_whole_account_with_a_name_of_its_own_is_no_reference(fresh: Service) 
         ({"uri": "users/bob/accounts/2"}, "credAccount: refers"),
         ({"uri": "users/bob/accounts/1"}, "credAccount: refers"),
         ({"uri": "users/alice/appliances/1"}, "credAccount.uri: "),
-        ({"dbId": 1, "uri": "users/alice/accounts/3"}, "credAccount.uri: contradicts"),
+        ({"dbId": 1, "uri": "users/alice/accounts/3"}, "credAccount.uri: names another account than the dbId, 1"),
         ({"dbId": 1, "uri": "users/bob/accounts/2"}, "credAccount: refers"),
         ({"dbId": 1, "name": "prod"}, "credAccount.name: "),
         ({"uri": "users/alice/accounts/1", "name": "unknown"}, "credAccount.name: "),

@@ -247,7 +247,7 @@ def test_it_is_ready_without_a_broker_and_says_so(fresh: Service) -> None:
     assert answer.json["checks"]["store"] == {"ok": True, "needed": True}
     broker = answer.json["checks"]["broker"]
     assert (broker["ok"], broker["needed"]) == (False, False)
-    assert "waits until it is back" in broker["detail"]
+    assert "accepted tickets wait until it is back" in broker["detail"]
 
 
 def test_it_is_not_ready_without_room_for_tickets(start: Callable[..., Service]) -> None:

@@ -512,7 +512,7 @@ class TestWaking:
         assert fresh.waker.ids == [ticket.id]
         assert ticket.state is State.QUEUED
         assert list(fresh.store.tickets.due()) == [ticket.id]
-        assert f"ticket {ticket.id} is accepted, but no worker was woken" in caplog.text
+        assert f"ticket {ticket.id} was accepted, but no worker was woken" in caplog.text
         again = fresh.get(f"{ticket_path(ticket)}/status", login="alice")
         assert again.text("message") == "Queued"
 
@@ -552,7 +552,7 @@ def test_a_full_queue_is_a_429_that_says_when_to_come_back(start: Callable[..., 
     before = len(service.store.tickets.list()), len(service.waker.ids)
     answer = service.post(FLAT, xml_body(), accept=kind)
     assert (answer.status, answer.headers["Retry-After"]) == (429, "30")
-    assert answer.problem() == "2 of your images wait to be published already; try again later"
+    assert answer.problem() == "2 of your images are waiting to be published; try again later"
     assert (len(service.store.tickets.list()), len(service.waker.ids)) == before
     service.publish()  # another user's
     service.store.tickets.request_cancel(accepted[0].id)

@@ -79,7 +79,7 @@ def test_requests_of_a_user(start: Callable[..., Service]) -> None:
     for _ in range(9):
         assert service.get(path, login="alice").status == 200
     answer = until_refused(lambda: service.get(path, login="alice"))
-    assert refused(answer) == "more requests than are allowed; wait, then go on"
+    assert refused(answer) == "too many requests; wait, then try again"
     # What has no login is not the user's.
     assert service.get("status", login=None).status == 200
     assert service.get("users/bob/accounts", login="bob").status == 200

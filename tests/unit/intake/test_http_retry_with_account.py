@@ -57,5 +57,5 @@ def test_an_account_that_leads_elsewhere_while_something_may_be_left(fresh: Serv
     change(fresh, account, login="anna", password="another")
     answer = fresh.post(retry_path(ticket), "", accept=JSON)
     assert answer.status == 409
-    assert "its account 'lab' leads to another one now; publish the image anew" in answer.problem()
+    assert "its account 'lab' leads to another cloud now; publish the image again" in answer.problem()
     assert fresh.ticket(ticket.id).account["login"] == ACCOUNT["login"]

@@ -65,8 +65,8 @@ def test_without_a_secret_nobody_is_told(fresh: Service) -> None:
     answer = fresh.post(PATH, json_body(image=None, notify=URL), content_type=JSON, login="alice")
     assert answer.status == 400
     assert answer.problem() == (
-        "notify: needs a secret to sign with, and 'alice' has none yet; make one by PUT users/alice/webhook, or have it"
-        " made by: publisher users notify"
+        "notify: needs a secret to sign notifications with, and 'alice' has none; create one by PUT"
+        " users/alice/webhook, or run: publisher users notify"
     )
     assert fresh.store.tickets.list() == []
 

@@ -35,7 +35,7 @@ def add(store: Store, root: Path, file: Path, *, id: int | None = None, link: bo
 
 
 def inventory(root: Path) -> set[Path]:
-    """All that is there, but for the directory of what is on its way, which stays."""
+    """Return all files, except the directory of unfinished files, which stays."""
     return set(root.rglob("*")) - {root / ".incoming"} if root.exists() else set()
 
 
@@ -52,7 +52,7 @@ def test_a_file_is_copied_in(sqlite_store: Store, root: Path, file: Path) -> Non
     assert file.exists()
 
 
-def test_two_files_of_one_name_do_not_meet(sqlite_store: Store, root: Path, file: Path) -> None:
+def test_two_files_of_one_name_are_kept_apart(sqlite_store: Store, root: Path, file: Path) -> None:
     assert add(sqlite_store, root, file).location != add(sqlite_store, root, file).location
 
 
@@ -62,7 +62,7 @@ def test_a_file_is_linked_in(sqlite_store: Store, root: Path, file: Path) -> Non
     assert not (root / image.location).is_symlink()
 
 
-def test_linking_a_link_links_what_it_leads_to(sqlite_store: Store, root: Path, file: Path, tmp_path: Path) -> None:
+def test_linking_a_link_links_its_target(sqlite_store: Store, root: Path, file: Path, tmp_path: Path) -> None:
     (tmp_path / "latest").symlink_to(file)
     image = add(sqlite_store, root, tmp_path / "latest", link=True)
     assert (root / image.location).stat().st_ino == file.stat().st_ino
@@ -97,7 +97,7 @@ def test_a_link_in_the_root_is_refused(
 
 
 @pytest.mark.parametrize("kind", ["none", "empty", "directory", "pipe", "dangling link"])
-def test_what_is_no_file_is_refused(sqlite_store: Store, root: Path, tmp_path: Path, kind: str) -> None:
+def test_anything_but_a_file_is_refused(sqlite_store: Store, root: Path, tmp_path: Path, kind: str) -> None:
     asked = tmp_path / "asked"
     match kind:
         case "empty":
@@ -123,7 +123,7 @@ def test_a_taken_id_leaves_nothing_behind(sqlite_store: Store, root: Path, file:
     assert file.read_bytes() == CONTENT
 
 
-def test_a_refused_file_of_the_root_is_kept(sqlite_store: Store, root: Path, file: Path) -> None:
+def test_a_refused_file_in_the_root_is_kept(sqlite_store: Store, root: Path, file: Path) -> None:
     add(sqlite_store, root, file, id=7)
     (root / "mine").write_bytes(CONTENT)
     with pytest.raises(Conflict):
@@ -137,7 +137,7 @@ def test_an_unknown_owner_leaves_nothing_behind(sqlite_store: Store, root: Path,
     assert inventory(root) == set()
 
 
-def test_being_interrupted_leaves_nothing_behind(sqlite_store: Store, root: Path, file: Path) -> None:
+def test_an_interruption_leaves_nothing_behind(sqlite_store: Store, root: Path, file: Path) -> None:
     def interrupt(_: int) -> None:
         raise KeyboardInterrupt
 
@@ -165,14 +165,14 @@ def test_a_qcow2_is_known_with_its_virtual_size(sqlite_store: Store, root: Path,
     assert image.size < image.virtual_size
 
 
-def test_hashing_tells_its_progress(sqlite_store: Store, root: Path, file: Path) -> None:
+def test_hashing_reports_its_progress(sqlite_store: Store, root: Path, file: Path) -> None:
     steps: list[int] = []
     register(sqlite_store, root, file, owner=OWNER, appliance_id=4, on_progress=steps.append)
     assert sum(steps) == len(CONTENT)
 
 
 @pytest.mark.parametrize("given", [None, 50])
-def test_ids_go_on_after_one_that_was_given(store: Store, tmp_path: Path, file: Path, given: int | None) -> None:
+def test_ids_continue_after_a_given_one(store: Store, tmp_path: Path, file: Path, given: int | None) -> None:
     add_owner(store)
     first = add(store, tmp_path / "root", file, id=given)
     assert add(store, tmp_path / "root", file).id == first.id + 1
@@ -194,7 +194,7 @@ def test_a_compressed_file_is_unpacked(sqlite_store: Store, root: Path, tmp_path
     assert packed.read_bytes() == COMPRESS[kind](disk), "that one is its owner's"
 
 
-def test_a_compressed_file_of_the_root_is_kept_beside_what_is_in_it(sqlite_store: Store, root: Path) -> None:
+def test_a_compressed_file_in_the_root_is_kept_beside_its_content(sqlite_store: Store, root: Path) -> None:
     (root / "a").mkdir(parents=True)
     packed = root / "a" / "disk.gz"
     packed.write_bytes(COMPRESS["gz"](CONTENT))
@@ -210,11 +210,11 @@ def test_a_compressed_file_of_the_root_is_kept_beside_what_is_in_it(sqlite_store
     [
         (COMPRESS["xz"](CONTENT)[:-9], "the xz file is incomplete"),
         (COMPRESS["gz"](CONTENT) + b"and more", "the gz file is followed by other data"),
-        (COMPRESS["gz"](b""), "there is nothing in the file"),
+        (COMPRESS["gz"](b""), "the file contains no data"),
         (COMPRESS["gz"](COMPRESS["xz"](CONTENT)), "is compressed twice"),
     ],
 )
-def test_what_cannot_be_unpacked_leaves_nothing_behind(
+def test_a_file_that_cannot_be_unpacked_leaves_nothing_behind(
     sqlite_store: Store, root: Path, file: Path, content: bytes, words: str
 ) -> None:
     file.write_bytes(content)
@@ -236,7 +236,7 @@ def test_holes_stay_holes(sqlite_store: Store, root: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("way", ["copied", "linked", "kept"])
-def test_a_checksum_is_compared(sqlite_store: Store, root: Path, file: Path, way: str) -> None:
+def test_a_wrong_checksum_is_refused(sqlite_store: Store, root: Path, file: Path, way: str) -> None:
     if way == "kept":
         root.mkdir()
         file = file.rename(root / "disk")
@@ -259,7 +259,7 @@ def test_a_checksum_is_compared(sqlite_store: Store, root: Path, file: Path, way
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
 @pytest.mark.parametrize("where", ["os.pwrite", "os.fsync", "publisher.services.image_files.examine", "os.ftruncate"])
-def test_being_interrupted_anywhere_leaves_nothing_behind(
+def test_an_interruption_at_any_point_leaves_nothing_behind(
     sqlite_store: Store, root: Path, file: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException], where: str
 ) -> None:
     def interrupt(*_: Any, **__: Any) -> None:
@@ -275,10 +275,10 @@ def test_being_interrupted_anywhere_leaves_nothing_behind(
 
 
 @pytest.mark.parametrize(("committed", "kept"), [(True, 2), (False, 0)])
-def test_being_interrupted_while_it_is_committed(
+def test_an_interruption_during_the_commit_keeps_the_file_of_an_image(
     sqlite_store: Store, root: Path, file: Path, monkeypatch: pytest.MonkeyPatch, committed: bool, kept: int
 ) -> None:
-    """What is kept: the file and its directory."""
+    """The file and its directory are kept if the image is in the store."""
     commit = sqlite_store.images.add
 
     def interrupted(**values: Any) -> Image:
@@ -303,7 +303,9 @@ def test_a_bad_name_is_refused(sqlite_store: Store, root: Path, file: Path, name
     assert inventory(root) == set()
 
 
-def test_a_file_whose_name_is_not_utf8(sqlite_store: Store, root: Path, tmp_path: Path) -> None:
+def test_a_file_with_a_name_that_is_not_utf8_is_refused_or_renamed(
+    sqlite_store: Store, root: Path, tmp_path: Path
+) -> None:
     file = Path(os.fsdecode(os.fsencode(tmp_path) + b"/b\xff.img"))
     file.write_bytes(CONTENT)
     with pytest.raises(InvalidRequest, match=r"^name: is not UTF-8"):
@@ -317,7 +319,7 @@ def test_a_file_whose_name_is_not_utf8(sqlite_store: Store, root: Path, tmp_path
     assert str(raised.value).isprintable()
 
 
-def test_what_is_made_above_the_image_root_is_for_its_owner_alone(sqlite_store: Store, tmp_path: Path) -> None:
+def test_only_the_owner_can_enter_directories_above_the_image_root(sqlite_store: Store, tmp_path: Path) -> None:
     file = tmp_path / "disk.img"
     file.write_bytes(CONTENT)
     add_owner(sqlite_store)
@@ -332,13 +334,13 @@ def test_what_is_made_above_the_image_root_is_for_its_owner_alone(sqlite_store: 
 
 
 @pytest.mark.parametrize("allowed", ["*", "*/*", "bucket", "*bucket", "s3:*", "http://bucket", "s3://other"])
-def test_no_bucket_is_admitted_by_what_is_meant_for_hosts(allowed: str) -> None:
+def test_patterns_for_hosts_admit_no_bucket(allowed: str) -> None:
     with pytest.raises(InvalidRequest, match="'bucket' is not among PUBLISHER_LOCATION_HOSTS"):
         check_remote("s3://bucket/disk.raw", allowed)
 
 
 @pytest.mark.parametrize("allowed", ["*, s3://bucket", "s3://*", "S3://buck*"])
-def test_buckets_that_are_admitted(allowed: str) -> None:
+def test_patterns_for_buckets_admit_buckets(allowed: str) -> None:
     check_remote("s3://bucket/disk.raw", allowed)
 
 

@@ -28,7 +28,7 @@ def vault(tmp_path: Path) -> Vault:
 
 
 class Broker:
-    """A waker that can be away."""
+    """A waker that can be unavailable."""
 
     def __init__(self) -> None:
         self.away = False
@@ -44,7 +44,7 @@ class Broker:
 
 
 def accept(store: Store, vault: Vault, request: PublishRequest, *, policy: OutboundPolicy) -> Ticket:
-    """The ticket of a request; nobody is woken."""
+    """Publish and return the ticket, without waking a worker."""
     return publish(store, vault, lambda: request, policy=policy, wake=lambda id: None).ticket
 
 
@@ -61,7 +61,7 @@ def request(image: Image, **values: object) -> PublishRequest:
     return PublishRequest(**(plain | values))  # type: ignore[arg-type]
 
 
-def test_an_accepted_request_is_a_queued_ticket(sqlite_store: Store, vault: Vault, image: Image) -> None:
+def test_an_accepted_request_becomes_a_queued_ticket(sqlite_store: Store, vault: Vault, image: Image) -> None:
     ticket = accept(sqlite_store, vault, request(image), policy=EVERYWHERE)
     assert sqlite_store.tickets.get(ticket.id) == ticket
     assert (ticket.state, ticket.phase, ticket.attempt, ticket.name) == (State.QUEUED, Phase.WAITING, 0, "web")
@@ -78,15 +78,13 @@ def test_no_secret_is_in_the_database(sqlite_store: Store, vault: Vault, image: 
         assert b"hunter2" not in file.read_bytes()
 
 
-def test_a_ticket_is_named_for_its_image_where_no_name_is_given(
-    sqlite_store: Store, vault: Vault, image: Image
-) -> None:
+def test_without_a_name_a_ticket_has_the_name_of_its_image(sqlite_store: Store, vault: Vault, image: Image) -> None:
     ticket = accept(sqlite_store, vault, request(image, target={}), policy=EVERYWHERE)
     assert ticket.name == image.name
     assert ticket.target == {"displayName": image.name}
 
 
-def test_every_ticket_has_a_uid_of_its_own(sqlite_store: Store, vault: Vault, image: Image) -> None:
+def test_each_ticket_has_its_own_uid(sqlite_store: Store, vault: Vault, image: Image) -> None:
     assert len({accept(sqlite_store, vault, request(image), policy=EVERYWHERE).uid for _ in range(3)}) == 3
 
 
@@ -101,7 +99,7 @@ def test_every_ticket_has_a_uid_of_its_own(sqlite_store: Store, vault: Vault, im
         ({"target": {"displayName": "x" * 256}}, "displayName"),
     ],
 )
-def test_a_bad_request_makes_no_ticket(
+def test_an_invalid_request_creates_no_ticket(
     sqlite_store: Store, vault: Vault, image: Image, values: dict[str, object], field: str
 ) -> None:
     with pytest.raises(InvalidRequest) as raised:
@@ -110,7 +108,7 @@ def test_a_bad_request_makes_no_ticket(
     assert sqlite_store.tickets.list() == []
 
 
-def test_anothers_image_cannot_be_told_from_none(sqlite_store: Store, vault: Vault, image: Image) -> None:
+def test_another_users_image_looks_like_a_missing_one(sqlite_store: Store, vault: Vault, image: Image) -> None:
     with pytest.raises(InvalidRequest) as anothers:
         accept(sqlite_store, vault, request(image, owner="guest"), policy=EVERYWHERE)
     remove_image(sqlite_store, image.id)
@@ -127,7 +125,7 @@ def test_a_worker_is_woken(sqlite_store: Store, vault: Vault, image: Image) -> N
     assert sqlite_store.tickets.due() == []
 
 
-def test_with_the_broker_away_the_ticket_stays_and_is_woken_later(
+def test_without_a_broker_the_ticket_is_kept_and_woken_later(
     sqlite_store: Store, vault: Vault, image: Image, caplog: pytest.LogCaptureFixture
 ) -> None:
     broker = Broker()
@@ -135,12 +133,12 @@ def test_with_the_broker_away_the_ticket_stays_and_is_woken_later(
     ticket = accept(sqlite_store, vault, request(image), policy=EVERYWHERE)
     with caplog.at_level(logging.WARNING):
         assert not Wakeups(sqlite_store, broker).ticket(ticket.id)
-    assert f"ticket {ticket.id} is accepted, but no worker was woken" in caplog.text
+    assert f"ticket {ticket.id} was accepted, but no worker was woken" in caplog.text
     assert sqlite_store.tickets.get(ticket.id) is not None
     assert sqlite_store.tickets.due() == [ticket.id]
 
 
-def test_a_ticket_whose_message_was_lost_is_due_after_a_while(sqlite_store: Store, vault: Vault, image: Image) -> None:
+def test_a_ticket_with_a_lost_message_becomes_due(sqlite_store: Store, vault: Vault, image: Image) -> None:
     ticket = accept(sqlite_store, vault, request(image), policy=EVERYWHERE)
     Wakeups(sqlite_store, Broker()).ticket(ticket.id)
     put_back(sqlite_store, ticket, wake_at=0.001)

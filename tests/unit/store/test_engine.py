@@ -1,4 +1,4 @@
-"""The connection to the database, as many threads of one process share it."""
+"""The engine: threads, processes and the clock of an SQLite database."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.patience import PATIENCE
 HOUR = 3600.0
 
 
-def test_threads_that_write_wait_for_each_other_and_not_for_the_database(
+def test_writing_threads_take_turns_before_they_reach_the_database(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as impatient:
@@ -46,7 +46,7 @@ def test_threads_that_write_wait_for_each_other_and_not_for_the_database(
     engine.dispose()
 
 
-def test_a_connection_that_was_made_is_kept(tmp_path: Path) -> None:
+def test_connections_are_kept_open(tmp_path: Path) -> None:
     engine = open_engine(f"sqlite:///{tmp_path / 'store.db'}")
     made: list[object] = []
     event.listen(engine, "connect", lambda connection, _: made.append(connection))
@@ -57,7 +57,7 @@ def test_a_connection_that_was_made_is_kept(tmp_path: Path) -> None:
     engine.dispose()
 
 
-def test_the_database_is_for_its_owner_alone(tmp_path: Path) -> None:
+def test_only_the_owner_can_read_the_database_file(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
         engine = open_engine(f"sqlite:///{tmp_path / 'data' / 'store.db'}")
@@ -79,9 +79,10 @@ connection.close()
 """
 
 
-def test_what_is_committed_is_seen_by_every_process(tmp_path: Path) -> None:
-    """A further connection must not drop the locks of those that are open: another process would take itself for the
-    last one, and delete the write-ahead log that this one goes on writing to."""
+def test_another_process_sees_what_is_committed(tmp_path: Path) -> None:
+    """A further connection must not drop the locks of the open ones.
+
+    Otherwise another process would take itself for the last one, and delete the write-ahead log that this one uses."""
 
     def seen() -> str:
         command = [sys.executable, "-c", _OTHER_PROCESS, str(tmp_path / "store.db")]
@@ -105,7 +106,7 @@ def test_what_is_committed_is_seen_by_every_process(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("moved", [-HOUR, HOUR, 48 * HOUR, -48 * HOUR])
-def test_the_clock_never_jumps_and_comes_near_in_the_end(moved: float) -> None:
+def test_the_clock_never_jumps_and_approaches_the_time_of_day(moved: float) -> None:
     day, steady = [1000 * HOUR], [5.0]
     clock = SteadyClock(lambda: day[0], lambda: steady[0])
     assert clock.now() == 1000 * HOUR
@@ -131,7 +132,7 @@ def test_the_clock_follows_small_corrections() -> None:
 
 
 @pytest.mark.parametrize("moved", [-HOUR, 48 * HOUR])
-def test_a_store_on_sqlite_does_not_see_its_machines_clock_move(
+def test_sqlite_ignores_jumps_of_the_machine_clock(
     sqlite_store: Store, monkeypatch: pytest.MonkeyPatch, moved: float
 ) -> None:
     def now() -> float:
@@ -144,8 +145,8 @@ def test_a_store_on_sqlite_does_not_see_its_machines_clock_move(
     assert 0 <= now() - first < 600
 
 
-def test_a_pool_does_not_wait_by_the_time_of_day(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Set back while somebody waits for a connection, the clock would make minutes of seconds."""
+def test_the_pool_does_not_wait_by_the_time_of_day(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the clock is set back while a thread waits for a connection, seconds would become minutes."""
     engine = open_engine(sqlite_url)
     engine.pool._timeout = 0.5  # type: ignore[attr-defined]
     held = [engine.connect() for _ in range(30)]
@@ -163,5 +164,5 @@ def test_a_pool_does_not_wait_by_the_time_of_day(sqlite_url: str, monkeypatch: p
     for each in held:
         each.close()
     with engine.connect():
-        """There is room again."""
+        pass  # a connection is free again
     engine.dispose()

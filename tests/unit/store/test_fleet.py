@@ -1,4 +1,4 @@
-"""One at a time holds a role, on each kind of database."""
+"""One process at a time has a role, on each kind of database."""
 
 import threading
 from collections.abc import Callable
@@ -17,26 +17,26 @@ def run_out(store: Store, role: str) -> None:
         connection.execute(update(elections).where(elections.c.office == role).values(until=db_now() - 0.001))
 
 
-def test_one_holds_a_role_and_keeps_it_by_renewing(store: Store) -> None:
+def test_the_holder_keeps_its_role_by_renewing(store: Store) -> None:
     assert store.leadership.acquire("cleaner", "a", 60)
     assert not store.leadership.acquire("cleaner", "b", 60)
     assert store.leadership.acquire("cleaner", "a", 60)
     assert not store.leadership.acquire("cleaner", "b", 60)
 
 
-def test_roles_are_apart(store: Store) -> None:
+def test_roles_are_independent(store: Store) -> None:
     assert store.leadership.acquire("cleaner", "a", 60)
     assert store.leadership.acquire("cook", "b", 60)
 
 
-def test_a_role_that_is_not_renewed_passes_on(store: Store) -> None:
+def test_an_expired_role_passes_to_another_process(store: Store) -> None:
     assert store.leadership.acquire("cleaner", "a", 60)
     run_out(store, "cleaner")
     assert store.leadership.acquire("cleaner", "b", 60)
     assert not store.leadership.acquire("cleaner", "a", 60)
 
 
-def test_of_many_that_run_one_is_elected(stores: Callable[[], Store]) -> None:
+def test_one_of_many_candidates_is_elected(stores: Callable[[], Store]) -> None:
     candidates = [stores() for _ in range(8)]
     for round_ in range(5):
         start = threading.Barrier(8)
@@ -53,7 +53,7 @@ def test_of_many_that_run_one_is_elected(stores: Callable[[], Store]) -> None:
             assert sum(pool.map(stand, range(8))) == 1
 
 
-def test_a_role_that_is_resigned_is_free_at_once(store: Store) -> None:
+def test_a_resigned_role_is_free_at_once(store: Store) -> None:
     assert store.leadership.acquire("cleaner", "a", 60)
     store.leadership.resign("cleaner", "b")
     assert not store.leadership.acquire("cleaner", "b", 60)

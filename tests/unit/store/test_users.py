@@ -13,13 +13,13 @@ from publisher.core.errors import Conflict, InvalidRequest, NotFound
 from publisher.store import Store
 from publisher.store.users import ENTITLEMENTS, verify_password
 from tests.patience import PATIENCE
-from tests.records import add_image
+from tests.records import add_image, password_hash
 
 
 def test_a_user_is_added_and_verified(store: Store) -> None:
     added = store.users.add("root", "correct horse", administrator=True)
     assert store.users.get("root") == added
-    stored = store.users.password_hash("root")
+    stored = password_hash(store, "root")
     assert stored is not None
     assert stored.startswith("$argon2id$")
     assert verify_password(stored, "correct horse")
@@ -28,7 +28,7 @@ def test_a_user_is_added_and_verified(store: Store) -> None:
 
 
 @pytest.mark.parametrize("stored", [None, "", "-", "no hash", "$argon2id$v=19$m=65536,t=3,p=4$c2hvcnQ$c2hvcnQ"])
-def test_without_a_hash_nothing_is_verified(stored: str | None) -> None:
+def test_no_password_matches_an_invalid_hash(stored: str | None) -> None:
     assert not verify_password(stored, "no such user")
 
 
@@ -44,18 +44,18 @@ def test_an_unknown_login_costs_as_much_as_a_wrong_password(store: Store, monkey
     real_verify = PasswordHasher.verify
     monkeypatch.setattr(PasswordHasher, "verify", verify)
     store.users.add("root", "correct horse")
-    for stored in (store.users.password_hash("root"), None):
+    for stored in (password_hash(store, "root"), None):
         assert not verify_password(stored, "wrong")
     assert checked[0] == checked[1]
 
 
-def test_the_same_password_is_stored_differently(store: Store) -> None:
+def test_equal_passwords_have_different_hashes(store: Store) -> None:
     store.users.add("a", "same")
     store.users.add("b", "same")
-    assert store.users.password_hash("a") != store.users.password_hash("b")
+    assert password_hash(store, "a") != password_hash(store, "b")
 
 
-def test_a_user_may_do_what_it_is_entitled_to_and_an_administrator_all(store: Store) -> None:
+def test_users_may_do_what_they_are_entitled_to_and_administrators_everything(store: Store) -> None:
     store.users.add("guest", "x", entitlements=frozenset({"image_generate"}))
     guest = store.users.get("guest")
     assert guest is not None
@@ -84,19 +84,19 @@ def test_a_taken_login_is_a_conflict(store: Store) -> None:
     store.users.add("root", "first")
     with pytest.raises(Conflict, match="'root' already"):
         store.users.add("root", "second")
-    assert verify_password(store.users.password_hash("root"), "first")
+    assert verify_password(password_hash(store, "root"), "first")
 
 
 def test_a_password_is_changed(store: Store) -> None:
     store.users.add("root", "old")
     store.users.set_password("root", "new")
-    assert verify_password(store.users.password_hash("root"), "new")
-    assert not verify_password(store.users.password_hash("root"), "old")
+    assert verify_password(password_hash(store, "root"), "new")
+    assert not verify_password(password_hash(store, "root"), "old")
     with pytest.raises(NotFound):
         store.users.set_password("nobody", "new")
 
 
-def test_the_last_administrator_stays(store: Store) -> None:
+def test_the_last_administrator_cannot_be_removed(store: Store) -> None:
     store.users.add("root", "x", administrator=True)
     store.users.add("guest", "x")
     with pytest.raises(Conflict, match="last administrator"):
@@ -108,7 +108,7 @@ def test_the_last_administrator_stays(store: Store) -> None:
     assert [user.login for user in store.users.list()] == ["second"]
 
 
-def test_of_administrators_who_remove_each_other_one_stays(store: Store) -> None:
+def test_one_of_two_administrators_who_remove_each_other_stays(store: Store) -> None:
     for number in range(8):
         store.users.add(f"admin{number}", "x", administrator=True)
     started = threading.Barrier(8)
@@ -131,7 +131,7 @@ def test_each_user_and_role_has_a_number(store: Store) -> None:
     assert [role.id for role in roles] == [1, 2]
 
 
-def test_who_owns_images_stays(store: Store, tmp_path: Path) -> None:
+def test_an_owner_of_images_cannot_be_removed(store: Store, tmp_path: Path) -> None:
     add_image(store, tmp_path / "root", b"content")
     store.users.add("other", "x", administrator=True)
     with pytest.raises(Conflict, match="still owns images"):
@@ -139,6 +139,6 @@ def test_who_owns_images_stays(store: Store, tmp_path: Path) -> None:
     assert store.users.get("root") is not None
 
 
-def test_removing_nobody(store: Store) -> None:
+def test_removing_an_unknown_user_is_refused(store: Store) -> None:
     with pytest.raises(NotFound):
         store.users.remove("nobody")

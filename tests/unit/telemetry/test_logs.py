@@ -1,4 +1,4 @@
-"""What a line of a log looks like, and what it carries."""
+"""The form of log lines, and the context that they carry."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def fail() -> None:
     raise RuntimeError(f"a password of {len(password)} characters")
 
 
-def test_json_lines_carry_what_is_bound() -> None:
+def test_json_lines_carry_the_bound_context() -> None:
     stream = configured(production=True)
     with logs.bound(ticket=7, request_id="r-1"), logs.bound(attempt=2):
         logging.getLogger("workers.runner").info("ticket %d: claimed", 7)
@@ -70,7 +70,7 @@ def test_json_lines_carry_what_is_bound() -> None:
     assert "ü" in stream.getvalue()
 
 
-def test_threads_that_help_carry_it_too() -> None:
+def test_helper_threads_carry_the_context() -> None:
     stream = configured(log_format="json")
 
     def say() -> None:
@@ -98,11 +98,11 @@ def test_a_traceback_shows_no_local_variable(form: str) -> None:
     assert form == "console" or len(text.splitlines()) == 1
 
 
-def test_warnings_are_lines_too() -> None:
+def test_warnings_are_logged() -> None:
     stream = configured(log_format="json")
     with warnings.catch_warnings():
         warnings.simplefilter("always")
-        # What pytest has put in its place would keep it from the log.
+        # pytest replaces this function, which would keep warnings out of the log.
         logging.captureWarnings(False)
         logging.captureWarnings(True)
         warnings.warn("old", DeprecationWarning, stacklevel=1)
@@ -130,27 +130,27 @@ def test_colours_on_a_terminal() -> None:
     ("wanted", "production", "shown"),
     [("", False, False), ("", True, True), ("JSON", False, True), ("console", True, False)],
 )
-def test_the_form_is_that_of_production_or_the_one_asked_for(wanted: str, production: bool, shown: bool) -> None:
+def test_the_form_follows_the_setting_or_production_mode(wanted: str, production: bool, shown: bool) -> None:
     stream = configured(log_format=wanted, production=production)
     logging.getLogger("publisher").info("said")
     assert stream.getvalue().startswith("{") is shown
 
 
-def test_settings_that_are_none() -> None:
-    with pytest.raises(ConfigurationError, match="PUBLISHER_LOG_FORMAT: 'xml' is none of json, console"):
+def test_unknown_levels_and_forms_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match="PUBLISHER_LOG_FORMAT: 'xml' is not one of json, console"):
         logs.formatter(Settings(log_format="xml"))
     with pytest.raises(ConfigurationError, match="PUBLISHER_LOG_LEVEL: 'loud'"):
         logs.configure(Settings(log_level="loud"))
 
 
-def test_at_debug_it_is_ours_that_is_shown_and_not_what_libraries_send() -> None:
+def test_debug_shows_our_messages_but_not_those_of_libraries() -> None:
     stream = configured(log_level="DEBUG", log_format="json")
     logging.getLogger("publisher.x").debug("ours")
     logging.getLogger("keystoneauth.session").debug("theirs")
     assert [each["message"] for each in lines(stream)] == ["ours"]
 
 
-def test_what_uvicorn_has_set_up_is_taken_over() -> None:
+def test_handlers_of_uvicorn_are_replaced() -> None:
     access = logging.getLogger("uvicorn.access")
     access.addHandler(logging.StreamHandler(io.StringIO()))
     access.propagate = False
@@ -163,7 +163,9 @@ def test_what_uvicorn_has_set_up_is_taken_over() -> None:
     assert len(lines(stream)) == 1
 
 
-def test_the_file_for_uvicorns_processes(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_of_uvicorn_use_the_same_form(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PUBLISHER_LOG_FORMAT", "json")
     file = Path(publisher.intake.__file__).parent / "logging.json"
     logging.config.dictConfig(json.loads(file.read_text()))
@@ -175,12 +177,12 @@ def test_the_file_for_uvicorns_processes(capsys: pytest.CaptureFixture[str], mon
 
 
 @pytest.mark.parametrize("given", ["a", "0af7651916cd43dd8448eb211c80319c", "a.b_c-d", "x" * 64])
-def test_a_callers_own_request_id(given: str) -> None:
+def test_a_request_id_of_the_caller_is_kept(given: str) -> None:
     assert logs.request_id(given) == given
 
 
 @pytest.mark.parametrize("given", [None, "", "x" * 65, "two words", "line\nbreak", '"', "ü", "a;b"])
-def test_one_that_is_not_fit_for_a_log(given: str | None) -> None:
+def test_an_unfit_request_id_is_replaced(given: str | None) -> None:
     made = logs.request_id(given)
     assert made != given
     assert made != logs.request_id(given)

@@ -1,4 +1,4 @@
-"""What a process counts, and traces that are not asked for."""
+"""Metrics of a process, and traces."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from tests.servers.process import free_port
 
 
 def counted(name: str) -> float:
-    """What is told of a counter without labels."""
+    """Return the value of a counter without labels."""
     lines = exposition(CollectorRegistry()).decode().splitlines()
     return next(float(line.split()[1]) for line in lines if line.startswith(f"{name} "))
 
 
-def test_a_wake_up_that_the_broker_does_not_take_is_counted() -> None:
+def test_a_failed_wake_up_is_counted() -> None:
     before = counted("publisher_broker_send_failures_total")
     sent = counted("publisher_broker_sends_total")
     queue = WakeQueue(Broker(f"redis://127.0.0.1:{free_port()}/0"), timeout_seconds=1.0)
@@ -54,7 +54,7 @@ def test_without_an_endpoint_nothing_is_traced() -> None:
         steps.end()
 
 
-def test_a_trace_goes_on_where_it_is_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trace_continues_that_of_the_request(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{free_port()}")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
     provider = tracing.configure("x")
@@ -67,7 +67,9 @@ def test_a_trace_goes_on_where_it_is_told_to(monkeypatch: pytest.MonkeyPatch) ->
     assert "2" * 16 not in told
 
 
-def test_one_that_cannot_be_sent_is_said(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_missing_packages_for_traces_are_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318")
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
     with caplog.at_level(logging.ERROR):

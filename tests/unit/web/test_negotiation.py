@@ -1,4 +1,4 @@
-"""Which format is answered, and which is read."""
+"""The formats of answers and of bodies."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from publisher.web.negotiation import Format, NotAcceptable, UnsupportedMediaTyp
         (", application/json ,", Format.JSON),
     ],
 )
-def test_the_answer_has_the_format_that_is_accepted_most(accept: str | None, expected: Format) -> None:
+def test_the_most_preferred_format_is_chosen(accept: str | None, expected: Format) -> None:
     assert answer_format(accept) is expected
 
 
@@ -61,10 +61,10 @@ def test_the_content_type_names_the_format_of_the_body(content_type: str, expect
 
 
 @pytest.mark.parametrize("content_type", [None, "", "text/plain", "application/*", "application/xml+json", "*/*"])
-def test_no_other_body_is_read(content_type: str | None) -> None:
+def test_any_other_content_type_is_refused(content_type: str | None) -> None:
     with pytest.raises(UnsupportedMediaType, match="application/xml"):
         body_format(content_type)
 
 
-def test_the_content_types_are_bare() -> None:
+def test_content_types_have_no_charset() -> None:
     assert [each.content_type for each in Format] == ["application/xml", "application/json"]

@@ -1,4 +1,4 @@
-"""Whose turn it is to have a password hashed, without HTTP."""
+"""The order in which passwords are hashed, without HTTP."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.stack import until
 
 
 class Attempts:
-    """Callers who wait for their turn, and what was hashed, in order."""
+    """Callers that wait for their turn, and what was hashed, in order."""
 
     def __init__(self, hashing: Hashing, pool: ThreadPoolExecutor) -> None:
         self._hashing = hashing
@@ -50,7 +50,7 @@ def refused(asked: Future[bool]) -> bool:
     return isinstance(asked.exception(60), TooMany)
 
 
-def test_a_full_house_is_told_at_once(attempts: Attempts) -> None:
+def test_a_caller_is_refused_at_once_if_there_is_no_room(attempts: Attempts) -> None:
     inside = [attempts.ask("a", str(number)) for number in range(4)]
     assert refused(attempts.ask("a"))
     attempts.opened.set()
@@ -58,7 +58,7 @@ def test_a_full_house_is_told_at_once(attempts: Attempts) -> None:
     assert attempts.begun == ["0", "1", "2", "3"]
 
 
-def test_another_network_takes_the_place_of_who_came_last(attempts: Attempts) -> None:
+def test_another_network_takes_the_last_caller_s_place(attempts: Attempts) -> None:
     inside = [attempts.ask("a", str(number)) for number in range(4)]
     other = attempts.ask("b")
     assert refused(inside[3])
@@ -68,7 +68,7 @@ def test_another_network_takes_the_place_of_who_came_last(attempts: Attempts) ->
     assert attempts.begun == ["0", "b", "1", "2"]
 
 
-def test_who_has_failed_comes_after_who_has_not(attempts: Attempts) -> None:
+def test_networks_without_failures_come_first(attempts: Attempts) -> None:
     attempts.opened.set()
     for _ in range(3):
         assert attempts.ask("guesser").result(60) is False
@@ -82,7 +82,7 @@ def test_who_has_failed_comes_after_who_has_not(attempts: Attempts) -> None:
     assert attempts.begun == ["first", "b", "c", "guesser"]
 
 
-def test_who_has_failed_does_not_get_in_before_who_has_not(attempts: Attempts) -> None:
+def test_a_network_with_failures_does_not_displace_one_without(attempts: Attempts) -> None:
     attempts.opened.set()
     for _ in range(3):
         attempts.ask("guesser").result(60)
@@ -93,7 +93,7 @@ def test_who_has_failed_does_not_get_in_before_who_has_not(attempts: Attempts) -
     assert [each.result(60) for each in inside] == [False] * 4
 
 
-def test_what_goes_wrong_is_told_to_who_asked(attempts: Attempts) -> None:
+def test_an_error_reaches_its_caller(attempts: Attempts) -> None:
     attempts.opened.set()
 
     def fail() -> bool:
@@ -105,7 +105,7 @@ def test_what_goes_wrong_is_told_to_who_asked(attempts: Attempts) -> None:
     assert hashing.verify("a", lambda: True) is True
 
 
-def test_no_thread_stays_where_nothing_is_to_be_done(attempts: Attempts) -> None:
+def test_idle_threads_end(attempts: Attempts) -> None:
     attempts.opened.set()
     assert attempts.ask("a", right=True).result(60) is True
     until(lambda: not [each for each in threading.enumerate() if each.name == "hashing"], 60)

@@ -32,7 +32,7 @@ def limited(sign_ins: SignIns, login: str, address: str) -> bool:
     return False
 
 
-def test_a_login_is_limited_at_that_address_alone(sqlite_store: Store) -> None:
+def test_a_login_is_limited_only_at_the_failing_address(sqlite_store: Store) -> None:
     sign_ins = limits(sqlite_store)
     for _ in range(3):
         assert not limited(sign_ins, "alice", HERE)
@@ -108,7 +108,7 @@ def test_an_ipv6_network_of_64_bits_counts_as_one_address(
     assert limited(sign_ins, "alice", other) is same
 
 
-def test_more_requests_than_allowed_are_refused_for_this_user_alone() -> None:
+def test_too_many_requests_are_refused_only_for_their_user() -> None:
     requests = Requests(0.5)
     for _ in range(5):
         requests.count("alice")
@@ -118,7 +118,7 @@ def test_more_requests_than_allowed_are_refused_for_this_user_alone() -> None:
         for _ in range(5):
             requests.count("alice")
 
-    with pytest.raises(TooMany, match="more requests than are allowed") as refused:
+    with pytest.raises(TooMany, match="too many requests") as refused:
         count_on()
     assert 1 <= refused.value.retry_after_seconds <= 10
     requests.count("bob")
@@ -131,7 +131,7 @@ def test_more_requests_than_allowed_are_refused_for_this_user_alone() -> None:
 
 @pytest.fixture
 def hashed(sqlite_store: Store, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The passwords that were hashed, in a store where Alice's is `right`."""
+    """Return the list of hashed passwords, in a store where Alice's is `right`."""
     sqlite_store.users.add("alice", "right")
     seen: list[str] = []
 
@@ -147,7 +147,7 @@ def authenticator(store: Store, sign_ins: SignIns) -> Authenticator:
     return Authenticator(store, 60.0, Vault([Fernet.generate_key().decode()]), sign_ins)
 
 
-def test_of_a_flood_no_more_is_hashed_than_is_allowed(sqlite_store: Store, hashed: list[str]) -> None:
+def test_a_flood_is_not_hashed_beyond_the_limit(sqlite_store: Store, hashed: list[str]) -> None:
     made = authenticator(sqlite_store, limits(sqlite_store))
     raised: list[type[Exception]] = []
 
@@ -167,7 +167,7 @@ def test_of_a_flood_no_more_is_hashed_than_is_allowed(sqlite_store: Store, hashe
     assert sum(issubclass(each, TooMany) for each in raised) == 40 - len(hashed)
 
 
-def test_a_remembered_password_does_not_tell_itself_to_who_guesses(sqlite_store: Store, hashed: list[str]) -> None:
+def test_guessing_does_not_reveal_a_remembered_password(sqlite_store: Store, hashed: list[str]) -> None:
     made = authenticator(sqlite_store, limits(sqlite_store))
     made.user(basic("alice", "right"), THERE)
     for number in range(3):
@@ -179,7 +179,7 @@ def test_a_remembered_password_does_not_tell_itself_to_who_guesses(sqlite_store:
     assert hashed.count("right") == 1
 
 
-def test_whose_password_is_remembered_goes_on_where_others_fail(sqlite_store: Store, hashed: list[str]) -> None:
+def test_a_remembered_password_works_while_others_fail(sqlite_store: Store, hashed: list[str]) -> None:
     made = authenticator(sqlite_store, limits(sqlite_store, address=3))
     made.user(basic("alice", "right"), HERE)
     for number in range(3):

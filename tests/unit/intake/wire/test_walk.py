@@ -103,7 +103,7 @@ def test_the_type_is_found(
         (None, {"@type": "CredAccountNope"}, "credAccount.<type>", "is not a type of credAccount"),
         (None, {"@type": "PublishImageAws"}, "credAccount.<type>", "is not a type of credAccount"),
         (None, {"platform": {"name": "nope"}}, "credAccount.targetPlatform.name", "'nope' is not a platform"),
-        (None, {"platform": {"type": "nope"}}, "credAccount.targetPlatform.type", "those are openstack, "),
+        (None, {"platform": {"type": "nope"}}, "credAccount.targetPlatform.type", "use one of: openstack, "),
         (None, {"dbId": 7, "platform": {"type": "nope"}}, "credAccount.targetPlatform.type", "not a platform"),
         (
             "PublishImageAws",

@@ -17,7 +17,7 @@ from publisher.store.accounts import StoredAccount
 
 
 class SecretNeeded(InvalidRequest):
-    """The secret is needed again."""
+    """The secret must be given again."""
 
 
 def create(
@@ -72,7 +72,7 @@ def change(
 
 
 def free_name(store: Store, owner: str, platform: str) -> str:
-    """The platform's name, with a number if the user has such an account already."""
+    """Return a name for a new account: the platform's, with a number if the user has such an account already."""
     taken = {each.name for each in store.accounts.list(owner)}
     names = (platform if number == 1 else f"{platform}-{number}" for number in count(1))
     return next(name for name in names if name not in taken)
@@ -93,9 +93,9 @@ def _check_kept(platform: Platform, present: Mapping[str, Any], fields: Mapping[
     if any(name in fields and _lines(fields[name]) != _lines(present.get(name)) for name in platform.secret_routing):
         secrets = platform.secret_names
         name = "password" if "password" in secrets else min(secrets, default="password")
-        raise SecretNeeded("is needed again where the address or the login changes", field=name)
+        raise SecretNeeded("must be given again, because the address or the login changes", field=name)
 
 
 def _lines(value: object) -> list[str]:
-    """The lines of a value. None equals the empty text; forms have line ends of their own."""
+    """Return the lines of a value. None equals an empty text, and the line ends that forms send do not matter."""
     return [line.strip() for line in str(value or "").strip().splitlines()]
