@@ -8,14 +8,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from publisher.cli import openrc, passwords, stored_accounts
+from publisher.cli import openrc, stored_accounts
 from publisher.cli.ca_bundle import CaBundle, read_bundle
 from publisher.cli.clouds_yaml import CLOUDS_FILES, FILE_VARIABLE, Cloud, read_cloud
-from publisher.cli.completion import users
-from publisher.cli.examples import examples
-from publisher.cli.installation import open_store, read_settings
+from publisher.cli.command import (
+    CLOUD_VARIABLE,
+    Json,
+    Yes,
+    ask_password,
+    complete_users,
+    confirm,
+    err,
+    examples,
+    open_store,
+    password_from_stdin,
+    print_json,
+    print_table,
+    read_settings,
+    say,
+)
 from publisher.cli.openrc import Interface, KeystoneVersion, UserDomain, is_from_command_line
-from publisher.cli.output import Json, Yes, confirm, err, print_json, print_table, say
 from publisher.cli.stored_accounts import Name, User, account_json, find_account
 from publisher.core.errors import InvalidRequest
 
@@ -43,7 +55,7 @@ def add(
         typer.Option(
             "--password-stdin",
             help="Read the password from the first line of standard input. Otherwise it comes from"
-            f" clouds.yaml, {passwords.CLOUD_VARIABLE} or a prompt. Other platforms: one line for each secret.",
+            f" clouds.yaml, {CLOUD_VARIABLE} or a prompt. Other platforms: one line for each secret.",
         ),
     ] = False,
     user_domain: UserDomain = None,
@@ -107,7 +119,9 @@ def add(
 
 @app.command("list", epilog=examples("accounts list", "accounts list --user anna --json"))
 def list_(
-    user: Annotated[str | None, typer.Option(help="Show only accounts of this user.", autocompletion=users)] = None,
+    user: Annotated[
+        str | None, typer.Option(help="Show only accounts of this user.", autocompletion=complete_users)
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """List accounts, without their secrets."""
@@ -187,8 +201,8 @@ def _other_account(context: typer.Context, platform: Platform) -> dict[str, Any]
 
 def _password(stdin: bool, cloud: Cloud | None, login: str | None) -> str:
     if stdin:
-        return passwords.from_stdin()
+        return password_from_stdin()
     # Like the other variables, this one may be about another cloud.
-    found = cloud.password if cloud else os.environ.get(passwords.CLOUD_VARIABLE)
-    instead = "use --password-stdin" if cloud else f"set {passwords.CLOUD_VARIABLE}, or use --password-stdin"
-    return found or passwords.ask(f"Password of {login or 'the cloud account'}", instead=instead)
+    found = cloud.password if cloud else os.environ.get(CLOUD_VARIABLE)
+    instead = "use --password-stdin" if cloud else f"set {CLOUD_VARIABLE}, or use --password-stdin"
+    return found or ask_password(f"Password of {login or 'the cloud account'}", instead=instead)

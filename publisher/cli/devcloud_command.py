@@ -13,9 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from publisher.cli.examples import examples
-from publisher.cli.installation import read_settings
-from publisher.cli.output import Json, err, print_json, say
+from publisher.cli.command import Json, err, examples, print_json, read_settings, say
 from publisher.core.closed_pipe import no_outcome
 from publisher.core.errors import PublisherError
 

@@ -12,9 +12,7 @@ from enum import StrEnum
 import typer
 from rich.text import Text
 
-from publisher.cli.examples import examples
-from publisher.cli.installation import open_store
-from publisher.cli.output import Json, out, print_json
+from publisher.cli.command import Json, examples, open_store, out, print_json
 from publisher.cli.ping import ping_workers
 from publisher.core.closed_pipe import no_outcome
 from publisher.core.errors import PublisherError, QueueUnavailable

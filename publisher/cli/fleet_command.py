@@ -6,9 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from publisher.cli.examples import examples
-from publisher.cli.installation import open_store
-from publisher.cli.output import Json, iso, print_json, print_table, say
+from publisher.cli.command import Json, examples, iso, open_store, print_json, print_table, say
 from publisher.core.settings import Settings
 
 if TYPE_CHECKING:

@@ -10,9 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from publisher.cli.examples import examples
-from publisher.cli.installation import open_store, read_settings
-from publisher.cli.output import Json, err, iso, mebibytes, print_json, say, say_error
+from publisher.cli.command import (
+    Json,
+    err,
+    examples,
+    iso,
+    mebibytes,
+    open_store,
+    print_json,
+    read_settings,
+    say,
+    say_error,
+)
 from publisher.cli.tickets_command import TicketId, print_ticket, ticket_json
 from publisher.cli.watching import (
     EXIT_CODES,

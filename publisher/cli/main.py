@@ -27,7 +27,7 @@ from publisher.cli import (
     up_command,
     users_command,
 )
-from publisher.cli.output import say_error
+from publisher.cli.command import say_error
 from publisher.core.closed_pipe import quiet_end, reader_is_gone
 from publisher.core.errors import ConfigurationError, Conflict, InvalidRequest, NotFound, PublisherError
 from publisher.version import __version__

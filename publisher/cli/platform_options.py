@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from publisher.cli import passwords
+from publisher.cli.command import ask_password, password_from_stdin
 from publisher.core.errors import InvalidRequest
 from publisher.platforms.platform import Field, Kind, Platform
 from publisher.platforms.values import from_text
@@ -42,8 +42,8 @@ def read_secrets(platform: Platform, *, stdin: bool) -> dict[str, str]:
     """Read the account's secrets: one line each of the standard input, in the platform's order, or at the terminal."""
     secrets = [each for each in platform.account_fields if each.secret and each.kind not in _STRUCTURED]
     if stdin:
-        return {each.name: passwords.from_stdin() for each in secrets}
-    return {each.name: passwords.ask(each.name, instead="use --password-stdin") for each in secrets}
+        return {each.name: password_from_stdin() for each in secrets}
+    return {each.name: ask_password(each.name, instead="use --password-stdin") for each in secrets}
 
 
 def _plain_fields(platform: Platform) -> list[Field]:

@@ -13,12 +13,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from publisher.cli import openrc, passwords
+from publisher.cli import openrc
 from publisher.cli.ca_bundle import CaBundle, read_bundle
-from publisher.cli.completion import images, users
-from publisher.cli.examples import examples
+from publisher.cli.command import (
+    CLOUD_VARIABLE,
+    Json,
+    ask_password,
+    complete_images,
+    complete_users,
+    err,
+    examples,
+    open_store,
+    out,
+    password_from_stdin,
+    print_json,
+    read_settings,
+    say,
+    terminated_in_order,
+)
 from publisher.cli.images_command import FIRST_APPLIANCE, ID_MAX, Format, Link, find_image, hashing, warn
-from publisher.cli.installation import open_store, read_settings
 from publisher.cli.openrc import (
     ACCOUNT,
     TARGET,
@@ -30,8 +43,6 @@ from publisher.cli.openrc import (
     Tenant,
     UserDomain,
 )
-from publisher.cli.output import Json, err, out, print_json, say
-from publisher.cli.signals import terminated_in_order
 from publisher.cli.stored_accounts import find_account
 from publisher.cli.tickets_command import Timeout, Wait, ticket_json, wake_worker
 from publisher.cli.watching import find_ticket, watch
@@ -56,7 +67,7 @@ _OPTIONS = {
     "credAccount.keystoneUrl": "--keystone-url or OS_AUTH_URL",
     "credAccount.glanceUrl": "--glance-url",
     "credAccount.login": "--login or OS_USERNAME",
-    "credAccount.password": passwords.CLOUD_VARIABLE,
+    "credAccount.password": CLOUD_VARIABLE,
     "credAccount.userDomain": "--user-domain or OS_USER_DOMAIN_NAME",
     "credAccount.interface": "--interface or OS_INTERFACE",
     "credAccount.keystoneVersion": "--keystone-version or OS_IDENTITY_API_VERSION",
@@ -78,13 +89,16 @@ EXAMPLES = examples(
 def publish(
     context: typer.Context,
     image: Annotated[
-        str, typer.Argument(help="Number of a registered image, or a file to register first.", autocompletion=images)
+        str,
+        typer.Argument(
+            help="Number of a registered image, or a file to register first.", autocompletion=complete_images
+        ),
     ],
     user: Annotated[
         str | None,
         typer.Option(
             help=f"User who owns the image (default: the image's owner; for a file: {FIRST_USER}).",
-            autocompletion=users,
+            autocompletion=complete_users,
         ),
     ] = None,
     appliance: Annotated[
@@ -120,7 +134,7 @@ def publish(
         typer.Option(
             "--password-stdin",
             help="Read the password from the first line of standard input. Otherwise it comes from"
-            f" {passwords.CLOUD_VARIABLE} or a prompt.",
+            f" {CLOUD_VARIABLE} or a prompt.",
             rich_help_panel=ACCOUNT,
         ),
     ] = False,
@@ -218,10 +232,10 @@ def _given(**values: str | None) -> dict[str, Any]:
 
 def _password(stdin: bool, login: str | None) -> str:
     if stdin:
-        return passwords.from_stdin()
-    return os.environ.get(passwords.CLOUD_VARIABLE) or passwords.ask(
+        return password_from_stdin()
+    return os.environ.get(CLOUD_VARIABLE) or ask_password(
         f"Password of {login or 'the cloud account'}",
-        instead=f"set {passwords.CLOUD_VARIABLE}, or use --password-stdin",
+        instead=f"set {CLOUD_VARIABLE}, or use --password-stdin",
     )
 
 

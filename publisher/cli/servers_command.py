@@ -10,10 +10,8 @@ from typing import Annotated
 
 import typer
 
-from publisher.cli import passwords, programs
-from publisher.cli.examples import examples
-from publisher.cli.installation import make_private, open_store, read_settings
-from publisher.cli.output import Json, say
+from publisher.cli import programs
+from publisher.cli.command import Json, examples, kept_password, make_private, open_store, read_settings, say
 from publisher.core.settings import Settings
 
 SERVE_EXAMPLES = examples("serve", "serve --host 0.0.0.0 --port 8080 --workers 2", "serve --proxy-headers")
@@ -79,7 +77,7 @@ def flower(
         port=port or settings.flower_port,
         prefix=settings.flower_prefix,
         login=FLOWER_LOGIN,
-        password="" if "FLOWER_BASIC_AUTH" in os.environ else passwords.kept(password_file),
+        password="" if "FLOWER_BASIC_AUTH" in os.environ else kept_password(password_file),
     )
     if "FLOWER_BASIC_AUTH" not in os.environ:
         say(f"Login {FLOWER_LOGIN}, password in {password_file}")

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from publisher.cli.output import iso
+from publisher.cli.command import iso
 from publisher.cli.watching import rate
 from publisher.core.ticket import State, Ticket
 

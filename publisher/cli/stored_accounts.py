@@ -8,12 +8,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from publisher.cli import openrc, passwords, programs
+from publisher.cli import openrc, programs
 from publisher.cli.ca_bundle import read_bundle
-from publisher.cli.completion import users
-from publisher.cli.examples import examples
-from publisher.cli.installation import open_store, read_settings
-from publisher.cli.output import Json, iso, print_json, say, snake_case
+from publisher.cli.command import (
+    Json,
+    ask_password,
+    complete_users,
+    examples,
+    iso,
+    open_store,
+    password_from_stdin,
+    print_json,
+    read_settings,
+    say,
+    snake_case,
+)
 from publisher.core.errors import InvalidRequest, NotFound
 
 if TYPE_CHECKING:
@@ -33,7 +42,7 @@ TEST_EXAMPLES = examples(
 )
 
 Name = Annotated[str, typer.Argument(help="Name of the account.")]
-User = Annotated[str, typer.Option(help="User who owns the account.", autocompletion=users)]
+User = Annotated[str, typer.Option(help="User who owns the account.", autocompletion=complete_users)]
 
 
 def show(name: Name, user: User = "root", as_json: Json = False) -> None:
@@ -106,7 +115,7 @@ def change(
             changed = change_it(secrets=secrets)
         except accounts.SecretNeeded:
             instead = "as the address or the login changes, the password is needed again: use --password-stdin"
-            asked = passwords.ask("Password for the new address or login", instead=instead)
+            asked = ask_password("Password for the new address or login", instead=instead)
             changed = change_it(secrets={"password": asked})
     if as_json:
         print_json(account_json(changed))
@@ -160,7 +169,7 @@ def _new_secrets(ask: bool, stdin: bool, login: str) -> dict[str, str]:
     if ask and stdin:
         raise InvalidRequest("use either --new-password or --password-stdin")
     if stdin:
-        return {"password": passwords.from_stdin()}
+        return {"password": password_from_stdin()}
     if ask:
-        return {"password": passwords.ask(f"New password of {login}", instead="use --password-stdin")}
+        return {"password": ask_password(f"New password of {login}", instead="use --password-stdin")}
     return {}

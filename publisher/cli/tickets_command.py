@@ -8,12 +8,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from publisher.cli.completion import tickets as ticket_numbers
-from publisher.cli.completion import users
-from publisher.cli.examples import examples
+from publisher.cli.command import (
+    Json,
+    Yes,
+    complete_tickets,
+    complete_users,
+    confirm,
+    err,
+    examples,
+    iso,
+    mebibytes,
+    open_store,
+    out,
+    print_json,
+    print_table,
+    read_settings,
+    say,
+)
 from publisher.cli.images_command import ID_MAX
-from publisher.cli.installation import open_store, read_settings
-from publisher.cli.output import Json, Yes, confirm, err, iso, mebibytes, out, print_json, print_table, say
 from publisher.cli.watching import find_ticket, watch
 from publisher.core.closed_pipe import no_outcome
 from publisher.core.errors import Conflict
@@ -28,7 +40,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Manage tickets, the records of publish requests.", no_args_is_help=True)
 
 TicketId = Annotated[
-    int, typer.Argument(min=1, max=ID_MAX, help="Number of the ticket.", autocompletion=ticket_numbers)
+    int, typer.Argument(min=1, max=ID_MAX, help="Number of the ticket.", autocompletion=complete_tickets)
 ]
 Wait = Annotated[bool, typer.Option("--wait", help="Show the progress until the ticket ends.")]
 Timeout = Annotated[
@@ -127,7 +139,9 @@ def delete(ticket: TicketId, yes: Yes = False, as_json: Json = False) -> None:
     ),
 )
 def list_(
-    user: Annotated[str | None, typer.Option(help="Show only tickets of this user.", autocompletion=users)] = None,
+    user: Annotated[
+        str | None, typer.Option(help="Show only tickets of this user.", autocompletion=complete_users)
+    ] = None,
     state: Annotated[State | None, typer.Option(help="Show only tickets in this state.")] = None,
     platform: Annotated[str | None, typer.Option(help="Show only tickets to this platform.")] = None,
     count: Annotated[int, typer.Option(min=0, help="Maximum number to show (0: all).")] = 50,

@@ -15,10 +15,19 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from publisher.cli.examples import examples
-from publisher.cli.installation import StoreUnavailable, database_errors, open_store, read_settings
+from publisher.cli.command import (
+    Json,
+    StoreUnavailable,
+    database_errors,
+    duration,
+    examples,
+    mebibytes,
+    open_store,
+    out,
+    print_json,
+    read_settings,
+)
 from publisher.cli.keys import keys
-from publisher.cli.output import Json, duration, mebibytes, out, print_json
 from publisher.cli.snapshot import Snapshot, Working, seconds_left, snapshot_json, take_snapshot
 from publisher.cli.watching import rate
 from publisher.core.ticket import State, Ticket

@@ -17,10 +17,19 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from publisher.cli import passwords, programs, redis_server
-from publisher.cli.examples import examples
-from publisher.cli.installation import make_private, open_store, read_settings
-from publisher.cli.output import out, say, say_warning
+from publisher.cli import programs, redis_server
+from publisher.cli.command import (
+    examples,
+    generate_password,
+    kept_password,
+    make_private,
+    open_store,
+    out,
+    read_settings,
+    say,
+    say_warning,
+    write_password,
+)
 from publisher.cli.ping import ping_workers
 from publisher.cli.servers_command import FLOWER_LOGIN, flower_password_file
 from publisher.cli.supervisor import Program, Supervisor
@@ -120,7 +129,7 @@ def _flower(settings: Settings) -> Program:
         port=settings.flower_port,
         prefix=settings.flower_prefix,
         login=FLOWER_LOGIN,
-        password=passwords.kept(flower_password_file(settings)),
+        password=kept_password(flower_password_file(settings)),
     )
     healthcheck = f"{settings.flower_prefix}/healthcheck"
     return Program(
@@ -182,9 +191,9 @@ def _first_user(store: Store, settings: Settings) -> str | None:
     """
     if store.users.list():
         return None
-    password = passwords.generate()
+    password = generate_password()
     # Write the file first: a user whose password was never recorded would be useless.
-    passwords.write(settings.data_dir / FIRST_PASSWORD_FILE, password)
+    write_password(settings.data_dir / FIRST_PASSWORD_FILE, password)
     store.users.add(FIRST_LOGIN, password, administrator=True)
     return password
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from publisher.cli.output import err, mebibytes, say, say_error
+from publisher.cli.command import err, mebibytes, say, say_error
 from publisher.core.closed_pipe import die, reader_is_gone
 from publisher.core.errors import NotFound
 from publisher.core.ticket import Phase, State, Ticket
