@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from publisher.cli import openrc
+from publisher.cli.accounts_command import find_account
 from publisher.cli.ca_bundle import CaBundle, read_bundle
 from publisher.cli.command import (
     CLOUD_VARIABLE,
@@ -43,7 +44,6 @@ from publisher.cli.openrc import (
     Tenant,
     UserDomain,
 )
-from publisher.cli.stored_accounts import find_account
 from publisher.cli.tickets_command import Timeout, Wait, ticket_json, wake_worker
 from publisher.cli.watching import find_ticket, watch
 from publisher.core.closed_pipe import no_outcome

@@ -16,7 +16,7 @@ from sqlalchemy import update
 
 from publisher.cli import top_command
 from publisher.cli.command import duration
-from publisher.cli.snapshot import take_snapshot
+from publisher.cli.top_command import take_snapshot
 from publisher.core.ticket import Phase
 from publisher.store import Store
 from publisher.store.engine import db_now, writing
