@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from publisher.cli import openrc, programs
-from publisher.cli.ca_bundle import CaBundle, read_bundle
 from publisher.cli.clouds_yaml import CLOUDS_FILES, FILE_VARIABLE, Cloud, read_cloud
 from publisher.cli.command import (
     CLOUD_VARIABLE,
@@ -30,7 +29,7 @@ from publisher.cli.command import (
     say,
     snake_case,
 )
-from publisher.cli.openrc import Interface, KeystoneVersion, UserDomain, is_from_command_line
+from publisher.cli.openrc import CaBundle, Interface, KeystoneVersion, UserDomain, is_from_command_line, read_bundle
 from publisher.core.errors import InvalidRequest, NotFound
 
 if TYPE_CHECKING:

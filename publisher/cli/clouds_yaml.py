@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from publisher.cli import openrc
-from publisher.cli.ca_bundle import read_bundle
+from publisher.cli.openrc import read_bundle
 from publisher.core.errors import InvalidRequest
 
 FILE_VARIABLE = "OS_CLIENT_CONFIG_FILE"

@@ -22,14 +22,16 @@ from publisher.cli.command import (
     say,
     say_error,
 )
-from publisher.cli.tickets_command import TicketId, print_ticket, ticket_json
-from publisher.cli.watching import (
+from publisher.cli.tickets_command import (
     EXIT_CODES,
     EXIT_INTERRUPTED,
     EXIT_TIMED_OUT,
+    TicketId,
     find_ticket,
     pace,
+    print_ticket,
     say_how_to_go_on,
+    ticket_json,
 )
 from publisher.core.closed_pipe import die, no_outcome, reader_is_gone
 from publisher.core.ticket import Phase, State

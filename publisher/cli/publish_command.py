@@ -15,7 +15,6 @@ import typer
 
 from publisher.cli import openrc
 from publisher.cli.accounts_command import find_account
-from publisher.cli.ca_bundle import CaBundle, read_bundle
 from publisher.cli.command import (
     CLOUD_VARIABLE,
     Json,
@@ -36,6 +35,7 @@ from publisher.cli.images_command import FIRST_APPLIANCE, ID_MAX, Format, Link, 
 from publisher.cli.openrc import (
     ACCOUNT,
     TARGET,
+    CaBundle,
     Interface,
     KeystoneVersion,
     Project,
@@ -43,9 +43,9 @@ from publisher.cli.openrc import (
     Region,
     Tenant,
     UserDomain,
+    read_bundle,
 )
-from publisher.cli.tickets_command import Timeout, Wait, ticket_json, wake_worker
-from publisher.cli.watching import find_ticket, watch
+from publisher.cli.tickets_command import Timeout, Wait, find_ticket, ticket_json, wake_worker, watch
 from publisher.core.closed_pipe import no_outcome
 from publisher.core.errors import Conflict, InvalidRequest, NotFound
 from publisher.core.settings import Settings

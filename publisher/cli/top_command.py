@@ -34,7 +34,7 @@ from publisher.cli.command import (
     print_json,
     read_settings,
 )
-from publisher.cli.watching import rate
+from publisher.cli.tickets_command import rate
 from publisher.core.ticket import State, Ticket
 from publisher.version import __version__
 

@@ -16,8 +16,7 @@ from publisher.files.compression import unpacked_name, without_suffix
 from publisher.files.disk_format import examine
 from publisher.files.image_writer import ImageWriter, UnpackLimits
 from publisher.files.unfinished import Arrival
-from publisher.outbound.policy import OutboundPolicy
-from publisher.outbound.precheck import check_named
+from publisher.outbound.policy import OutboundPolicy, check_named
 from publisher.services.image_sources import checked_source, file_name, is_fetched_by_http
 from publisher.services.wakeups import Wake
 from publisher.store import Store
