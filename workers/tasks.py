@@ -15,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from publisher.core.settings import Settings
 from publisher.core.vault import Vault
 from publisher.files import unfinished
-from publisher.platforms.registry import installed
+from publisher.platforms.platform import installed
 from publisher.services.wakeups import PUBLISH_TASK, REGISTER_TASK, WakeQueue, Wakeups
 from publisher.store import Store
 from publisher.store.fleet import Member

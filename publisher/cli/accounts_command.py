@@ -92,7 +92,7 @@ def add(
     from publisher.core.vault import Vault
     from publisher.outbound.policy import OutboundPolicy
     from publisher.platforms.openstack import OpenStack
-    from publisher.platforms.registry import check_installed, platform_of
+    from publisher.platforms.platform import check_installed, platform_of
     from publisher.services import accounts
 
     if file and not from_clouds_yaml:

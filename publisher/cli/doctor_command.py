@@ -180,7 +180,7 @@ def check_permissions(settings: Settings) -> Iterator[Finding]:
 
 def check_plugins(settings: Settings) -> Iterator[Finding]:
     """Load each plugin in a process of its own, all at the same time: the command line itself loads no cloud SDK."""
-    from publisher.platforms.registry import PLUGIN_GROUP, installed
+    from publisher.platforms.platform import PLUGIN_GROUP, installed
 
     names = installed()
     if not names:

@@ -278,7 +278,7 @@ def _register(
 ) -> Image:
     """Register the file of a request, after the rest of the request has been checked."""
     from publisher.files.image_writer import UnpackLimits
-    from publisher.platforms.registry import check_request, platform_of
+    from publisher.platforms.platform import check_request, platform_of
     from publisher.services.image_files import register
 
     if not file.exists():

@@ -7,8 +7,17 @@ from dataclasses import dataclass
 
 from publisher.console.template_filters import sentence, spelled
 from publisher.core.errors import InvalidRequest
-from publisher.platforms.platform import CRED_ACCOUNT, STRING_LIMIT, Document, Field, Kind, Platform
-from publisher.platforms.registry import PLATFORMS, find_platform, installed
+from publisher.platforms.platform import (
+    CRED_ACCOUNT,
+    STRING_LIMIT,
+    Document,
+    Field,
+    Kind,
+    Platform,
+    find_platform,
+    installed,
+    known_platforms,
+)
 from publisher.platforms.values import from_text
 
 ACCOUNT_PREFIX = f"{CRED_ACCOUNT}."
@@ -47,7 +56,7 @@ class Element:
 def offered() -> list[Platform]:
     """Return the platforms that have an installed plugin and a document type."""
     here = installed()
-    return [each for each in PLATFORMS if each.name in here]
+    return [each for each in known_platforms() if each.name in here]
 
 
 def platform_named(name: str) -> Platform | None:

@@ -12,8 +12,7 @@ from fastapi import Depends, Request, Response
 
 from publisher.intake import extensions
 from publisher.intake.wire.codec import read_document, write_document
-from publisher.platforms.platform import Document
-from publisher.platforms.registry import PLATFORMS, find_platform
+from publisher.platforms.platform import Document, find_platform, known_platforms
 from publisher.store import Store
 from publisher.store.users import User
 from publisher.web import auth
@@ -63,7 +62,7 @@ class Caller:
     def platforms(self) -> frozenset[str]:
         """The platforms that the answer may name. Raises `InvalidRequest`."""
         extended = extensions.shown(self.request, self.form)
-        return frozenset(each.name for each in PLATFORMS if extended or not each.extension)
+        return frozenset(each.name for each in known_platforms() if extended or not each.extension)
 
     @property
     def extended(self) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from fastapi import Request
 
 from publisher.core.errors import InvalidRequest, NotFound, PublisherError
-from publisher.platforms.registry import find_platform
+from publisher.platforms.platform import find_platform
 from publisher.web.negotiation import Format, NotAcceptable
 
 PARAMETER = "extensions"

@@ -5,8 +5,7 @@ from __future__ import annotations
 from publisher.core.errors import InvalidRequest
 from publisher.core.uris import parse_account_uri, parse_appliance_uri, parse_image_uri
 from publisher.intake.wire.schema import TYPES
-from publisher.platforms.platform import CRED_ACCOUNT, TYPE_KEY, Document, Platform
-from publisher.platforms.registry import find_platform
+from publisher.platforms.platform import CRED_ACCOUNT, TYPE_KEY, Document, Platform, find_platform
 from publisher.services.publishing import PublishRequest
 from publisher.store.accounts import Accounts, StoredAccount
 

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, exists, select
 
 from publisher.core.errors import Conflict
 from publisher.core.ticket import Ticket
-from publisher.platforms.registry import cloud_account, image_service, platform_of
+from publisher.platforms.platform import cloud_account, image_service, platform_of
 from publisher.store.tables import accounts, journal, tickets
 
 

@@ -14,7 +14,7 @@ from publisher.console.timeline import timeline
 from publisher.core.errors import Conflict, NotFound
 from publisher.core.ticket import State, Ticket, image_of
 from publisher.core.uris import ticket_uri
-from publisher.platforms.registry import find_platform
+from publisher.platforms.platform import find_platform
 from publisher.services import publishing
 from publisher.store.ticket_rows import Version
 from publisher.web.request import API, Id, wake_later

@@ -13,8 +13,7 @@ from publisher.intake.documents import account_document
 from publisher.intake.list_parameters import Listed
 from publisher.intake.wire.codec import write_document
 from publisher.intake.wire.schema import TYPES
-from publisher.platforms.platform import CRED_ACCOUNT, TYPE_KEY, Document, Platform
-from publisher.platforms.registry import find_platform
+from publisher.platforms.platform import CRED_ACCOUNT, TYPE_KEY, Document, Platform, find_platform
 from publisher.services import accounts as account_cases
 from publisher.store.accounts import StoredAccount
 from publisher.web.request import Body, Id

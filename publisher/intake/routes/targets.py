@@ -16,8 +16,7 @@ from publisher.core.uris import target_format_uri, target_platform_uri
 from publisher.intake import extensions
 from publisher.intake.caller import Caller, Calling
 from publisher.intake.list_parameters import Listed
-from publisher.platforms.platform import Document
-from publisher.platforms.registry import find_platform, installed, platform_of
+from publisher.platforms.platform import Document, find_platform, installed, platform_of
 from publisher.platforms.target_formats import (
     API_FORMATS,
     CLOUD,

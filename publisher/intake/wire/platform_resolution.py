@@ -11,10 +11,9 @@ from dataclasses import dataclass
 
 from publisher.core.errors import InvalidRequest
 from publisher.intake.wire.schema import TYPES
-from publisher.platforms.platform import CRED_ACCOUNT, PUBLISH_IMAGE, Platform
-from publisher.platforms.registry import PLATFORMS, find_platform
+from publisher.platforms.platform import CRED_ACCOUNT, PUBLISH_IMAGE, Platform, find_platform, known_platforms
 
-_BY_NAME = {platform.name: platform for platform in PLATFORMS}
+_BY_NAME = {platform.name: platform for platform in known_platforms()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +40,7 @@ def declared_platform(abstract: str, type_name: str, path: str) -> Platform | No
         return None
     object_type = TYPES.get(type_name)
     if object_type is None or object_type.abstract != abstract or not object_type.platform:
-        known = ", ".join(sorted(concrete_type(abstract, platform) for platform in PLATFORMS))
+        known = ", ".join(sorted(concrete_type(abstract, platform) for platform in known_platforms()))
         raise InvalidRequest(f"{type_name[:80]!r} is not a type of {abstract}; those are {known}", field=path)
     return _BY_NAME[object_type.platform]
 
@@ -101,6 +100,6 @@ def join(path: str, name: str) -> str:
 def _known(name: str, path: str) -> Platform:
     platform = find_platform(name)
     if platform is None:
-        known = ", ".join(each.name for each in PLATFORMS)
+        known = ", ".join(each.name for each in known_platforms())
         raise InvalidRequest(f"{name[:80]!r} is not a platform; those are {known}", field=path)
     return platform

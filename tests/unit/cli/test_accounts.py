@@ -11,7 +11,7 @@ from publisher.cli.platform_options import option_name, read_options
 from publisher.core.errors import InvalidRequest
 from publisher.core.settings import Settings
 from publisher.core.vault import Vault
-from publisher.platforms.registry import platform_of
+from publisher.platforms.platform import platform_of
 from publisher.store import Store
 from tests.command import Cli
 from tests.servers.certificates import authority

@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 import pytest
 
 from publisher.intake.wire.schema import FORMAT_NAMES
-from publisher.platforms.registry import installed, platform_of
+from publisher.platforms.platform import installed, platform_of
 from tests.service import ACCOUNT, JSON, XML, Answer, Service
 
 ACCOUNTS, PLATFORMS, FORMATS = (f"users/alice/{each}" for each in ("accounts", "targetplatforms", "targetformats"))
