@@ -19,8 +19,8 @@ from publisher.cli.command import (
     print_table,
     read_settings,
     say,
+    whole_number,
 )
-from publisher.cli.images_command import ID_MAX
 from publisher.core.errors import NotFound
 
 if TYPE_CHECKING:
@@ -29,14 +29,17 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Manage appliances, which group images.", no_args_is_help=True)
 
 User = Annotated[str, typer.Option(help="User who owns the appliance.", autocompletion=complete_users)]
-Id = Annotated[int, typer.Argument(min=1, max=ID_MAX, help="Number of the appliance.")]
+Id = Annotated[int, typer.Argument(parser=whole_number(), help="Number of the appliance.")]
 
 
 @app.command(epilog=examples("appliances add --name web", 'appliances add 4 --user anna --distribution "Debian 12"'))
 def add(
     id: Annotated[
         int | None,
-        typer.Argument(min=1, max=ID_MAX, help="Number of the appliance (default: the user's next free number)."),
+        typer.Argument(
+            parser=whole_number(),
+            help="Number of the appliance (default: the user's next free number).",
+        ),
     ] = None,
     user: User = "root",
     name: Annotated[str | None, typer.Option(help="Name of the appliance (default: appliance-NUMBER).")] = None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
+import math
 import os
 import pwd
 import re
@@ -13,12 +14,12 @@ import signal
 import stat
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from sqlalchemy.exc import SQLAlchemyError
 
     from publisher.store import Store
+
+Number = TypeVar("Number", int, float)
 
 # Installation -------------------------------------------------------------------------------------
 
@@ -220,6 +223,44 @@ def examples(*commands: str) -> str:
     """Put each command on a line of its own, as it is typed."""
     # In help texts, only an empty line starts a new line.
     return "\n\n".join(["Examples:", *(escape(f"  $ publisher {each}") for each in commands)])
+
+
+# Numbers ------------------------------------------------------------------------------------------
+
+ID_MAX = (1 << 63) - 1
+"""The largest number of a record: what a database's column can hold."""
+
+
+def whole_number(least: int = 1, most: int = ID_MAX) -> Callable[[str], int]:
+    """Return a parser of option values: whole numbers within these bounds."""
+
+    def parse(text: str) -> int:
+        try:
+            return _bounded(int(text), least, most)
+        except ValueError:
+            raise typer.BadParameter(f"'{text}' is not a number") from None
+
+    return parse
+
+
+def seconds(least: float = 0.0) -> Callable[[str], float]:
+    """Return a parser of option values: numbers of seconds."""
+
+    def parse(text: str) -> float:
+        try:
+            return _bounded(float(text), least, math.inf)
+        except ValueError:
+            raise typer.BadParameter(f"'{text}' is not a number") from None
+
+    return parse
+
+
+def _bounded(number: Number, least: Number, most: Number) -> Number:
+    if not number >= least:  # true for NaN, too
+        raise typer.BadParameter(f"{number} is too small; the smallest is {least}")
+    if number > most:
+        raise typer.BadParameter(f"{number} is too large; the largest is {most}")
+    return number
 
 
 # Passwords: never an option's value, which other users of the machine could see --------------------

@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from publisher.cli.command import (
+    ID_MAX,
     Json,
     Yes,
     complete_images,
@@ -27,6 +28,7 @@ from publisher.cli.command import (
     read_settings,
     say,
     terminated_in_order,
+    whole_number,
 )
 from publisher.core.errors import NotFound
 
@@ -36,16 +38,20 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Manage registered images.", no_args_is_help=True)
 
-ID_MAX = (1 << 63) - 1
-"""The largest number that the database's columns can hold."""
-
 FIRST_APPLIANCE = 1
 """The appliance of images for which none is named. The first such image creates it."""
 
 Format = Annotated[
     str | None, typer.Option("--format", help="Format of the image, such as qcow2. The file's content must match.")
 ]
-Id = Annotated[int, typer.Argument(min=1, max=ID_MAX, help="Number of the image.", autocompletion=complete_images)]
+Id = Annotated[
+    int,
+    typer.Argument(
+        parser=whole_number(),
+        help="Number of the image.",
+        autocompletion=complete_images,
+    ),
+]
 Link = Annotated[bool, typer.Option("--link", help="Hard-link the file into the image root instead of copying it.")]
 
 
@@ -53,11 +59,17 @@ Link = Annotated[bool, typer.Option("--link", help="Hard-link the file into the 
 def add(
     file: Annotated[Path, typer.Argument(help="Disk image to register: qcow2, raw, vmdk, vdi, vhd or ISO.")],
     appliance: Annotated[
-        int, typer.Option(min=1, max=ID_MAX, help="Appliance of the image. It is created if it does not exist.")
+        int,
+        typer.Option(
+            parser=whole_number(), metavar="NUMBER", help="Appliance of the image. It is created if it does not exist."
+        ),
     ] = FIRST_APPLIANCE,
     user: Annotated[str, typer.Option(help="User who owns the image.", autocompletion=complete_users)] = "root",
     id: Annotated[
-        int | None, typer.Option(min=1, max=ID_MAX, help="Number of the image (default: the next free number).")
+        int | None,
+        typer.Option(
+            parser=whole_number(), metavar="NUMBER", help="Number of the image (default: the next free number)."
+        ),
     ] = None,
     format: Format = None,
     name: Annotated[str | None, typer.Option(help="Name of the image (default: the file's name).")] = None,
@@ -111,7 +123,14 @@ def list_(
     user: Annotated[
         str | None, typer.Option(help="Show only images of this user.", autocompletion=complete_users)
     ] = None,
-    appliance: Annotated[int | None, typer.Option(help="Show only images of this appliance.")] = None,
+    appliance: Annotated[
+        int | None,
+        typer.Option(
+            parser=whole_number(),
+            metavar="NUMBER",
+            help="Show only images of this appliance.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """List images."""

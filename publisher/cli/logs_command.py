@@ -21,6 +21,7 @@ from publisher.cli.command import (
     read_settings,
     say,
     say_error,
+    seconds,
 )
 from publisher.cli.tickets_command import (
     EXIT_CODES,
@@ -60,7 +61,10 @@ def logs(
     timeout: Annotated[
         float | None,
         typer.Option(
-            "--timeout", min=0, metavar="SECONDS", help="With --follow: maximum time to wait for the ticket's end."
+            "--timeout",
+            parser=seconds(),
+            metavar="SECONDS",
+            help="With --follow: maximum time to wait for the ticket's end.",
         ),
     ] = None,
     as_json: Json = False,

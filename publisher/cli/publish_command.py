@@ -30,8 +30,9 @@ from publisher.cli.command import (
     read_settings,
     say,
     terminated_in_order,
+    whole_number,
 )
-from publisher.cli.images_command import FIRST_APPLIANCE, ID_MAX, Format, Link, find_image, hashing, warn
+from publisher.cli.images_command import FIRST_APPLIANCE, Format, Link, find_image, hashing, warn
 from publisher.cli.openrc import (
     ACCOUNT,
     TARGET,
@@ -104,8 +105,8 @@ def publish(
     appliance: Annotated[
         int | None,
         typer.Option(
-            min=1,
-            max=ID_MAX,
+            parser=whole_number(),
+            metavar="NUMBER",
             help=f"Appliance of the image (default: the image's appliance; for a file: {FIRST_APPLIANCE}).",
         ),
     ] = None,

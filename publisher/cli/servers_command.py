@@ -11,7 +11,16 @@ from typing import Annotated
 import typer
 
 from publisher.cli import programs
-from publisher.cli.command import Json, examples, kept_password, make_private, open_store, read_settings, say
+from publisher.cli.command import (
+    Json,
+    examples,
+    kept_password,
+    make_private,
+    open_store,
+    read_settings,
+    say,
+    whole_number,
+)
 from publisher.core.settings import Settings
 
 SERVE_EXAMPLES = examples("serve", "serve --host 0.0.0.0 --port 8080 --workers 2", "serve --proxy-headers")
@@ -26,12 +35,34 @@ FLOWER_LOGIN = "operator"
 FLOWER_PASSWORD_FILE = "flower.password"  # noqa: S105  # a file's name
 
 
+Concurrency = Annotated[
+    int | None,
+    typer.Option(
+        parser=whole_number(),
+        metavar="NUMBER",
+        help="Tickets that one worker publishes at a time (default: PUBLISHER_WORKER_CONCURRENCY).",
+    ),
+]
+
+
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on (default: PUBLISHER_INTAKE_HOST).")] = None,
     port: Annotated[
-        int | None, typer.Option(min=1, max=65535, help="Port to listen on (default: PUBLISHER_INTAKE_PORT).")
+        int | None,
+        typer.Option(
+            parser=whole_number(most=65535),
+            metavar="NUMBER",
+            help="Port to listen on (default: PUBLISHER_INTAKE_PORT).",
+        ),
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Number of intake processes.")] = 1,
+    workers: Annotated[
+        int,
+        typer.Option(
+            parser=whole_number(),
+            metavar="NUMBER",
+            help="Number of intake processes.",
+        ),
+    ] = 1,
     proxy_headers: Annotated[
         bool,
         typer.Option("--proxy-headers", help="Trust the X-Forwarded-… headers of a proxy on this machine."),
@@ -46,10 +77,7 @@ def serve(
 
 
 def worker(
-    concurrency: Annotated[
-        int | None,
-        typer.Option(min=1, help="Number of tickets to publish at a time (default: PUBLISHER_WORKER_CONCURRENCY)."),
-    ] = None,
+    concurrency: Concurrency = None,
     name: Annotated[
         str, typer.Option(help="Name of the worker in Flower, unique on this machine.")
     ] = programs.WORKER_NAME,
@@ -63,7 +91,12 @@ def worker(
 def flower(
     address: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[
-        int | None, typer.Option(min=1, max=65535, help="Port to listen on (default: PUBLISHER_FLOWER_PORT).")
+        int | None,
+        typer.Option(
+            parser=whole_number(most=65535),
+            metavar="NUMBER",
+            help="Port to listen on (default: PUBLISHER_FLOWER_PORT).",
+        ),
     ] = None,
 ) -> None:
     """Run Flower, protected by a login.

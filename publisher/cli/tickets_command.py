@@ -29,8 +29,9 @@ from publisher.cli.command import (
     read_settings,
     say,
     say_error,
+    seconds,
+    whole_number,
 )
-from publisher.cli.images_command import ID_MAX
 from publisher.core.closed_pipe import die, no_outcome, reader_is_gone
 from publisher.core.errors import Conflict, NotFound
 from publisher.core.settings import Settings
@@ -44,12 +45,19 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Manage tickets, the records of publish requests.", no_args_is_help=True)
 
 TicketId = Annotated[
-    int, typer.Argument(min=1, max=ID_MAX, help="Number of the ticket.", autocompletion=complete_tickets)
+    int,
+    typer.Argument(
+        parser=whole_number(),
+        help="Number of the ticket.",
+        autocompletion=complete_tickets,
+    ),
 ]
 Wait = Annotated[bool, typer.Option("--wait", help="Show the progress until the ticket ends.")]
 Timeout = Annotated[
     float | None,
-    typer.Option("--timeout", min=0, metavar="SECONDS", help="With --wait: maximum time to wait for the ticket's end."),
+    typer.Option(
+        "--timeout", parser=seconds(), metavar="SECONDS", help="With --wait: maximum time to wait for the ticket's end."
+    ),
 ]
 
 
@@ -148,9 +156,19 @@ def list_(
     ] = None,
     state: Annotated[State | None, typer.Option(help="Show only tickets in this state.")] = None,
     platform: Annotated[str | None, typer.Option(help="Show only tickets to this platform.")] = None,
-    count: Annotated[int, typer.Option(min=0, help="Maximum number to show (0: all).")] = 50,
+    count: Annotated[
+        int,
+        typer.Option(
+            parser=whole_number(0),
+            metavar="NUMBER",
+            help="Maximum number to show (0: all).",
+        ),
+    ] = 50,
     before: Annotated[
-        int | None, typer.Option(min=1, help="Show only tickets with a smaller number, to continue a list.")
+        int | None,
+        typer.Option(
+            parser=whole_number(), metavar="NUMBER", help="Show only tickets with a smaller number, to continue a list."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:

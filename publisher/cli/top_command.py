@@ -33,6 +33,7 @@ from publisher.cli.command import (
     out,
     print_json,
     read_settings,
+    seconds,
 )
 from publisher.cli.tickets_command import rate
 from publisher.core.ticket import State, Ticket
@@ -51,7 +52,7 @@ _FILE_WIDTH = 160
 
 def top(
     once: Annotated[bool, typer.Option("--once", help="Print the view once and exit.")] = False,
-    every: Annotated[float, typer.Option(min=0.2, metavar="SECONDS", help="Time between updates.")] = 1.0,
+    every: Annotated[float, typer.Option(parser=seconds(0.2), metavar="SECONDS", help="Time between updates.")] = 1.0,
     as_json: Json = False,
 ) -> None:
     """Show the fleet, live: workers, tickets, the queue, and the last hour's throughput and failures.

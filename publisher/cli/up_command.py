@@ -31,7 +31,7 @@ from publisher.cli.command import (
     write_password,
 )
 from publisher.cli.ping import ping_workers
-from publisher.cli.servers_command import FLOWER_LOGIN, flower_password_file
+from publisher.cli.servers_command import FLOWER_LOGIN, Concurrency, flower_password_file
 from publisher.cli.supervisor import Program, Supervisor
 from publisher.core.errors import ConfigurationError, QueueUnavailable
 from publisher.core.settings import EVERYWHERE, Settings
@@ -49,10 +49,7 @@ _COLOURS = {"intake": "cyan", "worker": "green", "flower": "yellow"}
 
 def up(
     no_flower: Annotated[bool, typer.Option("--no-flower", help="Do not start Flower.")] = False,
-    concurrency: Annotated[
-        int | None,
-        typer.Option(min=1, help="Number of tickets to publish at a time (default: PUBLISHER_WORKER_CONCURRENCY)."),
-    ] = None,
+    concurrency: Concurrency = None,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="Write the components' output to the log files only.")
     ] = False,

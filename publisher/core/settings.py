@@ -228,7 +228,7 @@ class Settings:
     worker_metrics_host: str = field(
         default="127.0.0.1", metadata={"help": "Address that a worker's metrics and health are told on."}
     )
-    worker_concurrency: int = field(default=4, metadata={"help": "Publications that one worker runs at a time."})
+    worker_concurrency: int = field(default=4, metadata={"help": "Tickets that one worker publishes at a time."})
     # Less than `worker_concurrency`: even with a single worker, one account leaves a thread free for others.
     account_uploads_max: int = field(
         default=3,
