@@ -164,7 +164,7 @@ def confirm(question: str, *, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        raise InvalidRequest("there is no terminal to ask for confirmation at; use --yes")
+        raise InvalidRequest("cannot ask for confirmation without a terminal; use --yes")
     if not typer.confirm(question, err=True):
         say("Nothing was removed", console=err)
         raise typer.Exit(1)
@@ -278,7 +278,7 @@ def password_from_stdin() -> str:
     """Read the first line of the standard input. Raises `InvalidRequest` if it is empty."""
     password = sys.stdin.readline().rstrip("\r\n")
     if not password:
-        raise InvalidRequest("no password came in on the standard input")
+        raise InvalidRequest("there is no password on standard input")
     return password
 
 
@@ -287,14 +287,14 @@ def password_from_file(path: Path) -> str:
     with path.open(encoding="utf-8", errors="strict") as file:
         password = file.readline().rstrip("\r\n")
     if not password:
-        raise InvalidRequest(f"{path} holds no password; write it on the first line")
+        raise InvalidRequest(f"{path} contains no password; write it on the first line")
     return password
 
 
 def ask_password(prompt: str, *, instead: str, confirm: bool = False) -> str:
     """Ask at the terminal. Without a terminal, raises `InvalidRequest`, which says what to do `instead`."""
     if not sys.stdin.isatty():
-        raise InvalidRequest(f"there is no terminal to ask for a password at; {instead}")
+        raise InvalidRequest(f"cannot ask for a password without a terminal; {instead}")
     return str(typer.prompt(prompt, hide_input=True, confirmation_prompt=confirm, err=True))
 
 

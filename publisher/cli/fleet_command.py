@@ -48,7 +48,7 @@ def drain(name: Annotated[str, typer.Argument(help="Name of the worker, as shown
     settings = Settings.from_environment()
     with open_store(settings) as store:
         store.fleet.ask_to_drain(name)
-    say(f"{name} is asked to drain; it hears that within {settings.heartbeat_seconds:g} s")
+    say(f"Asked {name} to drain; it starts within {settings.heartbeat_seconds:g} s")
 
 
 def _json(worker: WorkerStanding, silent_seconds: float) -> dict[str, Any]:

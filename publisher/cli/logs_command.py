@@ -97,7 +97,7 @@ def _events(dossier: Dossier) -> Iterator[Event]:
     for entry in dossier.history:
         yield Event(entry.at, "ticket", f"{entry.to_state}: {entry.words}")
     for thing in dossier.cloud_objects:
-        yield Event(thing.created, "cloud", f"{thing.cloud_id} is to be made")
+        yield Event(thing.created, "cloud", f"{thing.cloud_id} is planned")
         if thing.state != "planned":
             yield Event(thing.modified, "cloud", f"{thing.cloud_id} is {thing.state}")
     ticket = dossier.ticket
@@ -187,11 +187,11 @@ def _follow(store: Store, ticket_id: int, *, timeout_seconds: float | None, as_j
             if reader_is_gone():
                 die()
             if until is not None and time.monotonic() >= until:
-                say_error(f"ticket {ticket_id} has not ended after {timeout_seconds:g} s; it goes on")
+                say_error(f"ticket {ticket_id} has not ended after {timeout_seconds:g} s; it continues")
                 return EXIT_TIMED_OUT
             time.sleep(_POLL_SECONDS)
     except KeyboardInterrupt:
-        say(f"Stopped watching; ticket {ticket_id} goes on.", console=err)
+        say(f"Stopped watching; ticket {ticket_id} continues.", console=err)
         say_how_to_go_on(ticket_id)
         return EXIT_INTERRUPTED
 

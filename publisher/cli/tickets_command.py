@@ -189,7 +189,7 @@ def list_(
     ]
     print_table(["Id", "User", "Image", "Platform", "Name", "State", "Message"], rows)
     if more:
-        say(f"There are more; go on with --before {shown[-1].id}, or see all with --count 0", console=err)
+        say(f"There are more; continue with --before {shown[-1].id}, or show all with --count 0", console=err)
 
 
 def wake_worker(store: Store, settings: Settings, ticket_id: int) -> None:
@@ -200,7 +200,7 @@ def wake_worker(store: Store, settings: Settings, ticket_id: int) -> None:
     try:
         if not Wakeups(store, queue).ticket(ticket_id):
             what = "check PUBLISHER_BROKER_URL" if settings.broker_url else "run: publisher up"
-            say(f"Ticket {ticket_id} is safe, and waits until a worker runs; {what}", console=err)
+            say(f"Ticket {ticket_id} is stored and waits for a worker; {what}", console=err)
     finally:
         queue.close()
 
@@ -319,12 +319,12 @@ def watch(store: Store, ticket_id: int, *, console: Console, timeout_seconds: fl
                 if reader_is_gone():
                     die()
                 if until is not None and time.monotonic() >= until:
-                    say_error(f"ticket {ticket_id} has not ended after {timeout_seconds:g} s; it goes on")
+                    say_error(f"ticket {ticket_id} has not ended after {timeout_seconds:g} s; it continues")
                     say_how_to_go_on(ticket_id)
                     return EXIT_TIMED_OUT
                 time.sleep(_POLL_SECONDS)
     except KeyboardInterrupt:
-        say(f"Stopped watching; ticket {ticket_id} goes on.", console=err)
+        say(f"Stopped watching; ticket {ticket_id} continues.", console=err)
         say_how_to_go_on(ticket_id)
         return EXIT_INTERRUPTED
     tell_outcome(ticket, console=console)

@@ -160,7 +160,7 @@ def _table(title: str, columns: list[str], rows: Iterable[list[str]], *, empty: 
 
 def _workers(snapshot: Snapshot) -> RenderableType:
     if not snapshot.workers:
-        return Text("No worker has told of itself; start one: publisher worker", style="yellow")
+        return Text("No workers; start one: publisher worker", style="yellow")
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in ("worker", "ticket", "cloud", "image", "doing", "", "", "", ""):
         table.add_column(column, no_wrap=True, overflow="ellipsis")

@@ -169,7 +169,9 @@ def _check_port(prefix: str, host: str, port: int) -> None:
     try:
         family, _, _, _, address = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM)[0]
     except socket.gaierror as error:
-        raise ConfigurationError(f"{prefix}_HOST: '{host}' is no address of this machine: {error.strerror}") from None
+        raise ConfigurationError(
+            f"{prefix}_HOST: '{host}' is not an address of this machine: {error.strerror}"
+        ) from None
     with socket.socket(family, socket.SOCK_STREAM) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -253,7 +255,7 @@ def _print_panel(settings: Settings, first_password: str | None, *, flower: bool
         rows["Flower"] = settings.flower
         rows[""] = f"login {FLOWER_LOGIN}, password in {flower_password_file(settings)}"
     rows["Logs"] = str(settings.data_dir / "logs")
-    rows["Next"] = "publisher publish IMAGE.qcow2 --wait    (in another terminal; --help tells more)"
+    rows["Next"] = "publisher publish IMAGE.qcow2 --wait    (in another terminal; see --help)"
     rows["Stop"] = "Ctrl-C"
     if not out.is_terminal:
         say(f"image-publisher {__version__} is up")

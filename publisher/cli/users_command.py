@@ -183,7 +183,7 @@ def notify(
     from publisher.services.webhooks import subscribe
 
     if off and (url or new_secret):
-        raise InvalidRequest("--off goes with nothing else")
+        raise InvalidRequest("--off cannot be combined with other options")
     settings = read_settings()
     secret = None
     with open_store(settings) as store:
@@ -198,12 +198,12 @@ def notify(
         shown = {"login": login, "url": now.url, "signed": now.sealed_secret is not None}
         print_json(shown | ({"secret": secret} if secret else {}))
         return
-    say(f"'{login}' is told at {now.url}" if now.url else f"'{login}' is not told of its publications")
+    say(f"Webhook of '{login}': {now.url}" if now.url else f"'{login}' has no webhook")
     if secret and out.is_terminal:
         say(f"Secret: {secret}")
     elif secret:
         say_warning(
-            "a secret was made, and is not shown, as the output is not a terminal; make another one and see it with:"
+            "a secret was created but not shown: the output is not a terminal; create and show another one with:"
             f" publisher users notify {login} --new-secret --json"
         )
 
@@ -241,8 +241,7 @@ class _PasswordSource:
             raise InvalidRequest("use only one of --password-stdin, --password-file, --generate and --generate-to")
         if self.generate and not out.is_terminal:
             raise InvalidRequest(
-                "--generate: the output is not a terminal, and a password is printed nowhere else; use"
-                " --generate-to FILE, or --password-stdin"
+                "--generate: passwords are printed only on a terminal; use --generate-to FILE, or --password-stdin"
             )
         if not self.generate_to:
             yield self._given()

@@ -148,7 +148,7 @@ def _networks(variable: str, text: str) -> tuple[Network, ...]:
     try:
         return tuple(ip_network(each.strip()) for each in text.split(",") if each.strip())
     except ValueError as error:
-        advice = "give networks such as 10.0.0.0/8, with commas between"
+        advice = "give networks such as 10.0.0.0/8, separated by commas"
         raise ConfigurationError(f"{variable}: {error}; {advice}") from None
 
 

@@ -45,7 +45,7 @@ def test_a_file_is_registered_and_its_ticket_waits_for_a_worker(cli: Cli, cli_st
 
     assert result.exit_code == 0
     assert "publisher status 1" in result.stdout
-    assert "waits until a worker runs; run: publisher up" in result.stderr
+    assert "waits for a worker; run: publisher up" in result.stderr
     assert cli.json("images", "list")["images"][0]["appliance_id"] == 1
     shown = cli.json("status", 1, "--history")
     assert (shown["state"], shown["name"], shown["percentage"]) == ("queued", "shown", 0)
@@ -282,7 +282,7 @@ def test_ctrl_c_only_stops_the_watching(cli: Cli, ticket: int, monkeypatch: pyte
     result = cli.run("status", ticket, "--wait")
 
     assert result.exit_code == 130
-    assert f"ticket {ticket} goes on" in result.stderr
+    assert f"ticket {ticket} continues" in result.stderr
     assert f"publisher cancel {ticket}" in result.stderr
     assert cli.json("status", ticket)["state"] == "queued"
 
