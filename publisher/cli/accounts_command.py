@@ -341,7 +341,7 @@ def _other_account(context: typer.Context, platform: Platform) -> dict[str, Any]
         if not is_from_command_line(context, option):
             continue
         if element not in has:
-            raise InvalidRequest(f"--{option.replace('_', '-')} is no option of the platform {platform.name}")
+            raise InvalidRequest(f"--{option.replace('_', '-')} is not an option of the platform {platform.name}")
         value = context.params[option]
         account |= read_bundle(value) if option == "ca_bundle" else {element: value}
     return account

@@ -28,7 +28,7 @@ def read_options(arguments: Sequence[str], platform: Platform) -> dict[str, Any]
         option, given, value = rest.pop(0).partition("=")
         if option not in known:
             options = ", ".join(known) or "none"
-            raise InvalidRequest(f"{option} is no option of the platform {platform.name}; it has {options}")
+            raise InvalidRequest(f"{option} is not an option of the platform {platform.name}; it has {options}")
         if not given:
             if not rest:
                 raise InvalidRequest(f"{option} needs a value")

@@ -363,7 +363,7 @@ def known_platforms() -> tuple[Platform, ...]:
             found[entry.name] = loaded
         else:
             logger.error(
-                "the platform '%s' is left out: %s is no Platform of that name with a label", entry.name, entry.value
+                "the platform '%s' is left out: %s is not a Platform of that name with a label", entry.name, entry.value
             )
     return tuple(sorted(found.values(), key=lambda each: (API_ORDER.get(each.name, len(API_ORDER)), each.name)))
 

@@ -275,11 +275,11 @@ def test_an_account_of_another_platform(cli: Cli) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--logn", "joe"], "--logn is no option of the platform memory; it has --login"),
-        (["--keystone-url", "http://k"], "--keystone-url is no option of the platform memory"),
-        (["--from-clouds-yaml", "lab"], "--from-clouds-yaml is no option of the platform memory"),
-        (["surplus"], "surplus is no option of the platform memory"),
-        (["--password", "x"], "--password is no option of the platform memory"),
+        (["--logn", "joe"], "--logn is not an option of the platform memory; it has --login"),
+        (["--keystone-url", "http://k"], "--keystone-url is not an option of the platform memory"),
+        (["--from-clouds-yaml", "lab"], "--from-clouds-yaml is not an option of the platform memory"),
+        (["surplus"], "surplus is not an option of the platform memory"),
+        (["--password", "x"], "--password is not an option of the platform memory"),
     ],
 )
 def test_an_option_that_is_not_the_platforms(cli: Cli, options: list[str], words: str) -> None:
