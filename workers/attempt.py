@@ -100,7 +100,7 @@ class Attempt:
         except Exception as error:
             logger.exception("ticket %d: unexpected", self._ticket.id)
             return self._fail(
-                "an unexpected error in the publisher; its log tells more",
+                "an unexpected error in the publisher; see its log",
                 Reason.INTERNAL,
                 f"{type(error).__name__} in the worker",
             )
@@ -110,7 +110,7 @@ class Attempt:
         if self._ticket.failure:
             raise PermanentCloudError(self._ticket.failure, reason=Reason(self._ticket.reason or Reason.INTERNAL))
         if self._ticket.attempt > self._settings.attempts_max:
-            broke_off = f"given up: {self._settings.attempts_max} workers broke off while at it"
+            broke_off = f"given up: {self._settings.attempts_max} workers stopped while working on it"
             raise PermanentCloudError(broke_off, reason=Reason.WORKER_LOST)
         image = self._store.images.get(self._ticket.image_id)
         if image is None:
@@ -174,7 +174,7 @@ class Attempt:
                 self._remove(entry.cloud_id, check)
         found = uploaded = cloud.find(ref)
         if uploaded and uploaded.complete and (wrong := _difference(uploaded, image, transfer)):
-            logger.warning("ticket %d: what an earlier attempt left is of no use: %s", self._ticket.id, wrong)
+            logger.warning("ticket %d: what an earlier attempt left cannot be used: %s", self._ticket.id, wrong)
             self._remove(uploaded.cloud_id, check)
             uploaded = None
         if uploaded is None or not uploaded.complete:
@@ -184,7 +184,7 @@ class Attempt:
             self._phase(Phase.VERIFYING, "Comparing what the cloud received with what was registered")
             self._verify(uploaded, image, transfer)
         else:
-            self._phase(Phase.VERIFYING, "An earlier attempt had uploaded it all: hash and size are right")
+            self._phase(Phase.VERIFYING, "An earlier attempt uploaded everything: hash and size match")
         check()
         self._phase(Phase.FINISHING, "Finishing")
         return cloud.finish(uploaded, image)

@@ -28,7 +28,7 @@ Result = TypeVar("Result")
 
 
 class CallStuck(TransientCloudError):
-    """A call of a plugin neither ended in its time nor said that it goes on."""
+    """A call of a plugin neither ended in its time nor said that it continues."""
 
     reason = Reason.INTERNAL
 
@@ -184,7 +184,7 @@ def _within(
                 if now - lost > _STOP_SECONDS:
                     raise
             if now - pulse.heard > silent_seconds:
-                raise CallStuck(f"the plugin's call '{name}' was not heard of for {silent_seconds:.0f} s")
+                raise CallStuck(f"the plugin's call '{name}' gave no sign of life for {silent_seconds:.0f} s")
             if now - max(began, pulse.moved) > timeouts.longest_seconds:
                 raise CallStuck(f"the plugin's call '{name}' did not end within {timeouts.longest_seconds:.0f} s")
         except BaseException:

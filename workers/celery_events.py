@@ -48,10 +48,10 @@ class Message(Request):  # type: ignore[misc]
         if isinstance(error, ExceptionWithTraceback):
             error = error.exc
         if isinstance(error, Ended):
-            self._tell(error)
+            self._report(error)
         return done
 
-    def _tell(self, ended: Ended) -> None:
+    def _report(self, ended: Ended) -> None:
         """Send the event of how the message ended. A failure only costs the monitors this event."""
         field = "exception" if ended.state in ("failed", "retried") else "result"
         # The clock may have been set back in the meantime.
@@ -60,13 +60,13 @@ class Message(Request):  # type: ignore[misc]
             self.send_event(f"task-{ended.state}", runtime=runtime, **{field: ended.words})
         except Exception as error:
             if not Message._unheard:
-                logger.warning("monitors are not told how messages end: %s", type(error).__name__)
+                logger.warning("cannot report to monitors how messages end: %s", type(error).__name__)
             Message._unheard = True
         else:
             Message._unheard = False
 
 
-def tell_ticket(state: State | None, ticket: Ticket | None) -> str:
+def ticket_result(state: State | None, ticket: Ticket | None) -> str:
     """Return the result of a task from how the worker left its ticket (`Runner.run`) and the ticket as it is now.
 
     Raises `Ended` unless the ticket was published.
@@ -77,15 +77,15 @@ def tell_ticket(state: State | None, ticket: Ticket | None) -> str:
         case State.FAILED:
             raise Ended("failed", (ticket and ticket.error) or "the ticket failed")
         case State.CANCELLED:
-            raise Ended("cancelled", "cancelled, and nothing is left in the cloud")
+            raise Ended("cancelled", "cancelled; nothing is left in the cloud")
         case State.QUEUED | State.PUBLISHING | State.CANCELLING:
-            raise Ended("retried", ticket.message if ticket else "to be tried again")
+            raise Ended("retried", ticket.message if ticket else "will be retried")
     if ticket and ticket.state is State.CANCELLED and ticket.started is None:
-        raise Ended("cancelled", "cancelled before a worker took it up")
+        raise Ended("cancelled", "cancelled before a worker claimed it")
     raise Ended("ignored", f"nothing to do: the ticket is {ticket.state if ticket else 'gone'}")
 
 
-def tell_image(state: ImageState | None, image: Image | None) -> str:
+def image_result(state: ImageState | None, image: Image | None) -> str:
     """Return the result of a task from how the worker left its image (`Registrar.run`).
 
     Raises `Ended` unless it is ready.
@@ -96,7 +96,7 @@ def tell_image(state: ImageState | None, image: Image | None) -> str:
         case ImageState.FAILED:
             raise Ended("failed", (image and image.error) or "the registration failed")
         case ImageState.QUEUED | ImageState.FETCHING:
-            raise Ended("retried", (image and image.error) or "to be tried again")
+            raise Ended("retried", (image and image.error) or "will be retried")
     if image and image.state is ImageState.CANCELLED:
         raise Ended("cancelled", "cancelled")
     raise Ended("ignored", f"nothing to do: the image is {image.state if image else 'gone'}")

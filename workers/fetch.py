@@ -107,8 +107,8 @@ def _fetch_http(
         encoding = answered.response.headers.get("Content-Encoding", "").strip().lower()
         if answered.response.ok and encoding not in _ENCODINGS:
             raise PermanentCloudError(
-                f"{answered.url.host} sends the file encoded as '{encoding[:40]}', although asked not to; have it sent"
-                " as it is"
+                f"{answered.url.host} sends the file encoded as '{encoding[:40]}', although asked not to;"
+                " configure the server to send the file as it is"
             )
 
     async def session(loop: asyncio.AbstractEventLoop, **_: Any) -> aiohttp.ClientSession:
@@ -196,7 +196,9 @@ def _s3_translated(bucket: str) -> Iterator[None]:
     except (FileNotFoundError, PermissionError, TimeoutError):
         raise
     except OSError as error:
-        raise TransientCloudError(f"{bucket} cannot be read for now: {error.strerror or 'its server failed'}") from None
+        raise TransientCloudError(
+            f"{bucket} cannot be read at the moment: {error.strerror or 'its server failed'}"
+        ) from None
     except NoCredentialsError:
         raise PermanentCloudError(
             "this worker has no credentials for s3; see the AWS_… variables of boto3", reason=Reason.CONFIGURATION
@@ -218,7 +220,7 @@ def _translated(host: str) -> Iterator[None]:
     except FileNotFoundError:
         raise PermanentCloudError(f"{host} has no such file") from None
     except PermissionError:
-        raise PermanentCloudError(f"{host} refuses to give the file", reason=Reason.FORBIDDEN) from None
+        raise PermanentCloudError(f"{host} refuses access to the file", reason=Reason.FORBIDDEN) from None
     except aiohttp.TooManyRedirects as error:
         seen = [each.url for each in error.history]
         words = "redirects in a loop" if len(set(seen)) < len(seen) else f"redirects more than {len(seen)} times"

@@ -56,7 +56,7 @@ class ReadingChannel(Channel):
         except (Empty, *self.connection_errors, *self.connection.channel_errors):
             raise
         except Exception as error:
-            logger.warning("a message cannot be read, and is left out: %s", type(error).__name__)
+            logger.warning("skipped a message that cannot be read: %s", type(error).__name__)
             return True
 
 
@@ -74,25 +74,25 @@ class CarefulConsumer(Consumer):  # type: ignore[misc]  # Celery has no types
                 raise
             except Exception as error:
                 words = str(error) if isinstance(error, BrokenMessage) else type(error).__name__
-                logger.warning("a message is refused, of which nothing can be made: %s", words)
+                logger.warning("refused a message that is not one of ours: %s", words)
                 self._refuse(message)
 
         return careful
 
     def on_decode_error(self, message: Any, exc: Exception) -> None:
-        logger.warning("a message is refused, whose body cannot be read: %s", type(exc).__name__)
+        logger.warning("refused a message whose body cannot be read: %s", type(exc).__name__)
         self._refuse(message)
 
     def on_unknown_message(self, body: Any, message: Any) -> None:
-        logger.warning("a message is refused, which names no task")
+        logger.warning("refused a message that names no task")
         self._refuse(message)
 
     def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
-        logger.warning("a message is refused, whose task nobody knows: %.100r", message.headers.get("task"))
+        logger.warning("refused a message with an unknown task: %.100r", message.headers.get("task"))
         self._refuse(message)
 
     def on_invalid_task(self, body: Any, message: Any, exc: Exception) -> None:
-        logger.warning("a message is refused, which Celery takes for invalid: %s", type(exc).__name__)
+        logger.warning("refused a message that Celery considers invalid: %s", type(exc).__name__)
         self._refuse(message)
 
     def _refuse(self, message: Any) -> None:
@@ -104,12 +104,12 @@ def _check(message: Any) -> None:
     """Check that the message looks like one of ours. Raises `BrokenMessage`."""
     size = len(message.body or b"")
     if size > _BODY_BYTES_MAX:
-        raise BrokenMessage(f"its body has {size} bytes, and may have {_BODY_BYTES_MAX}")
+        raise BrokenMessage(f"its body has {size} bytes; the limit is {_BODY_BYTES_MAX}")
     if not isinstance(message.headers, dict):
-        raise BrokenMessage("its headers are no table")
+        raise BrokenMessage("its headers are not a table")
     if message.headers.get("eta"):
         # The worker would keep it in memory and fetch another message in the meantime.
-        raise BrokenMessage("it is for later, which the ticket store decides")
+        raise BrokenMessage("it has a start time, but only the ticket store delays work")
 
 
 def install() -> None:

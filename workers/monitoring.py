@@ -35,14 +35,14 @@ class Consumer:
 
     def check(self) -> ReadinessCheck:
         if self._consumer is None:
-            return ReadinessCheck("the worker has not heard the broker yet")
+            return ReadinessCheck("the worker is not connected to the broker yet")
         # While Celery reconnects, its consumer has no connection.
         return ReadinessCheck(None if self._consumer.connection is not None else "the connection to the broker is lost")
 
 
 def readiness(store: Store, consumer: Consumer, drain: Drain) -> Readiness:
     """Return the readiness checks of a worker. A worker is ready if it takes tickets."""
-    draining = "it drains, and takes nothing new"
+    draining = "the worker is draining and takes no new tickets"
     return Readiness(
         {
             "store": lambda: store_check(store),
@@ -105,7 +105,7 @@ def serve(store: Store, settings: Settings, ready: Readiness) -> MonitoringServe
         return MonitoringServer(store, settings, ready)
     except (OSError, OverflowError) as error:
         logger.error(
-            "no metrics of this worker: %s:%d cannot be listened on: %s; see PUBLISHER_WORKER_METRICS_PORT",
+            "this worker has no metrics: cannot listen on %s:%d: %s; see PUBLISHER_WORKER_METRICS_PORT",
             settings.worker_metrics_host,
             settings.worker_metrics_port,
             error,

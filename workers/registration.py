@@ -94,7 +94,7 @@ class Registrar:
             state = self._outcome(claim, asked)
         except LeaseLost:
             self._registrations.give_up(claim)
-            logger.warning("image %d: the lease was lost; whoever is free may claim the image", image_id)
+            logger.warning("image %d: the lease was lost; any worker may claim the image", image_id)
             raise RegistrationFreed from None
         logger.info("image %d: %s", image_id, state)
         return state
@@ -102,7 +102,7 @@ class Registrar:
     def _outcome(self, claim: Registration, asked: float) -> ImageState:
         """Do the work and record how it ended. Raises only `LeaseLost` and `SQLAlchemyError`."""
         if claim.image.attempt > self._settings.attempts_max:
-            return self._failed(claim, f"given up: {self._settings.attempts_max} workers broke off while at it")
+            return self._failed(claim, f"given up: {self._settings.attempts_max} workers stopped while working on it")
         try:
             self._register(claim, asked)
         except (LeaseLost, SQLAlchemyError):
@@ -116,7 +116,7 @@ class Registrar:
             return self._failed(claim, str(error))
         except Exception:
             logger.exception("image %d: unexpected", claim.image.id)
-            return self._failed(claim, "an unexpected error in the publisher; its log tells more")
+            return self._failed(claim, "an unexpected error in the publisher; see its log")
         return ImageState.READY
 
     def _register(self, claim: Registration, asked: float) -> None:

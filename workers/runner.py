@@ -89,7 +89,7 @@ class Runner:
         except LeaseLost:
             metrics.LEASES_LOST.labels("holder").inc()
             self._store.leases.give_up(claim)
-            logger.warning("ticket %d: the lease was lost; whoever is free may claim the ticket", ticket_id)
+            logger.warning("ticket %d: the lease was lost; any worker may claim the ticket", ticket_id)
             raise LeaseFreed from None
 
     def _traced(self, claim: Claim, asked: float) -> State:

@@ -53,11 +53,11 @@ def main() -> int:
             json.dumps({"dry_run": options.dry_run, "findings": [dataclasses.asdict(each) for each in findings]}) + "\n"
         )
     elif not findings:
-        sys.stdout.write("Nothing was found that nobody needs\n")
+        sys.stdout.write("No orphans found\n")
     failed = [each for each in findings if each.outcome is Outcome.FAILED]
     if unseen := [each for each in failed if each.cloud_id is None]:
         where = "; ".join(f"{each.platform} account {each.account}" for each in unseen)
-        sys.stderr.write(f"Error: could not look everywhere, not in: {where}\n")
+        sys.stderr.write(f"Error: could not list the images of: {where}\n")
     return int(bool(failed))
 
 

@@ -136,7 +136,7 @@ class Sweeper:
             raise
         except Exception:  # a mistake in one plugin must not keep the others' clouds from being swept
             logger.exception("unexpected, while sweeping")
-            yield _finding(Outcome.FAILED, scope, error="an unexpected error; the log tells more")
+            yield _finding(Outcome.FAILED, scope, error="an unexpected error; see the log")
 
     def _look_at(self, tagged: Tagged, cloud: BoundedCloud, scope: Scope, dry_run: bool) -> Iterator[SweepFinding]:
         sweeping, grace = self._store.sweeping, self._settings.sweep_grace_seconds
@@ -202,15 +202,15 @@ def words(found: SweepFinding) -> str:
     """Describe a finding in one line, for people to read."""
     where = f"{found.platform} account {found.account}"
     if found.cloud_id is None:
-        return f"{where} cannot be looked into: {found.error}"
+        return f"{where} cannot be listed: {found.error}"
     what = f"{found.cloud_id} of ticket {found.ticket_uid}, in {where}"
     match found.outcome:
         case Outcome.UNKNOWN:
-            return f"{what}: has our tag, but no record of it is here; left alone"
+            return f"{what}: has our tag, but there is no record of it; kept"
         case Outcome.SEEN:
-            return f"{what}: nobody needs it; removed once it is seen again later"
+            return f"{what}: an orphan; will be removed if a later sweep finds it again"
         case Outcome.DUE:
-            return f"{what}: nobody needs it; would be removed"
+            return f"{what}: an orphan; would be removed"
         case Outcome.REMOVED:
             return f"{what}: removed"
         case Outcome.FAILED:

@@ -15,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from publisher.core.settings import Settings
 from publisher.core.vault import Vault
 from publisher.files import unfinished
-from publisher.platforms.registry import installed
+from publisher.platforms.platform import installed
 from publisher.services.wakeups import PUBLISH_TASK, REGISTER_TASK, WakeQueue, Wakeups
 from publisher.store import Store
 from publisher.store.fleet import Member
@@ -23,7 +23,7 @@ from publisher.telemetry import tracing
 from publisher.telemetry.logs import bound, with_context
 from publisher.version import __version__
 from workers.app import app, settings
-from workers.celery_events import Message, tell_image, tell_ticket
+from workers.celery_events import Message, image_result, ticket_result
 from workers.clouds import plugin
 from workers.drain import Drain
 from workers.heartbeat import Heartbeat
@@ -118,14 +118,14 @@ _process: WorkerProcess
 def publish(ticket_id: int) -> str:
     """Publish one ticket as far as possible."""
     state = _process.runner.run(ticket_id, go_on=True)
-    return tell_ticket(state, _read(_process.store.tickets.get, ticket_id))
+    return ticket_result(state, _read(_process.store.tickets.get, ticket_id))
 
 
 @app.task(name=REGISTER_TASK, Request=Message)  # type: ignore[untyped-decorator]
 def register(image_id: int) -> str:
     """Register one image as far as possible."""
     state = _process.registrar.run(image_id, go_on=True)
-    return tell_image(state, _read(_process.store.images.get, image_id))
+    return image_result(state, _read(_process.store.images.get, image_id))
 
 
 def _read(get: Callable[[int], Record | None], id: int) -> Record | None:

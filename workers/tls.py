@@ -9,8 +9,8 @@ _OTHER_NAME = {62, 63, 64}
 _EXPIRED, _NOT_YET_VALID = 10, 9
 _NO_TLS = {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"}
 """OpenSSL's reasons for an answer that is not TLS, such as that of a server that speaks plain HTTP."""
-_ADD = "have its authority added to what this worker trusts (REQUESTS_CA_BUNDLE)"
-_GIVE = "give its authority's as caBundle, or have it added to what this worker trusts (REQUESTS_CA_BUNDLE)"
+_ADD = "add its CA to those that this worker trusts (REQUESTS_CA_BUNDLE)"
+_GIVE = "give its CA certificate as caBundle, or add it to those that this worker trusts (REQUESTS_CA_BUNDLE)"
 
 
 def fault(error: BaseException, where: str, element: str, *, bundle: bool = True) -> str | None:
@@ -25,16 +25,16 @@ def fault(error: BaseException, where: str, element: str, *, bundle: bool = True
     if cause is None or isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError | ssl.SSLSyscallError):
         return None
     if cause.reason in _NO_TLS:
-        return f"{where} speaks no TLS; use http:// in {element}, or the port on which it does"
-    return f"no TLS connection to {where} comes about ({cause.reason or 'no reason is told'}); check {element}"
+        return f"{where} does not use TLS; use http:// in {element}, or a port that uses TLS"
+    return f"the TLS connection to {where} failed ({cause.reason or 'unknown reason'}); check {element}"
 
 
 def _of_certificate(error: ssl.SSLCertVerificationError, where: str, element: str, advice: str) -> str:
     match error.verify_code:
         case code if code in _OTHER_NAME:
-            return f"the TLS certificate of {where} is for another host name; use in {element} the name it was made for"
+            return f"the TLS certificate of {where} is for another host name; use the certificate's name in {element}"
         case code if code == _EXPIRED:
-            return f"the TLS certificate of {where} has expired; have its operator renew it"
+            return f"the TLS certificate of {where} has expired; ask its operator to renew it"
         case code if code == _NOT_YET_VALID:
             return f"the TLS certificate of {where} is not valid yet; check the clocks of both machines"
     return f"the TLS certificate of {where} is not trusted ({error.verify_message}); {advice}"

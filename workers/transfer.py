@@ -142,7 +142,7 @@ class Transfer:
         self._verify_file()
         parts = urlsplit(url)
         if parts.scheme not in _DEFAULT_PORTS or not parts.hostname:
-            raise InvalidRequest(f"'{parts.scheme}://{parts.hostname or ''}' is no http or https address")
+            raise InvalidRequest(f"'{parts.scheme}://{parts.hostname or ''}' is not an http or https address")
         port = parts.port or _DEFAULT_PORTS[parts.scheme]
         where = f"{parts.hostname}:{port}"
         connection = http.client.HTTPConnection(parts.hostname, port)

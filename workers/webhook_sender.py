@@ -123,20 +123,20 @@ class Notifier:
         try:
             status = self._send(told)
         except (NetworkRefused, NoSecret) as error:
-            notifications.given_up(told, f"{host} is not told ({what}): {error}", error=str(error))
+            notifications.given_up(told, f"Webhook to {host} given up ({what}): {error}", error=str(error))
         except Exception as error:
             self._again(told, host, _reason(error))
         else:
             if 200 <= status < 300:
-                notifications.sent(told, f"Told {host} ({what}): it answered {status}")
+                notifications.sent(told, f"Webhook to {host} delivered ({what}): it answered {status}")
             elif status == _GONE:
-                error_words = f"it answered {status}: it wants no more"
-                notifications.given_up(told, f"{host} is not told ({what}): {error_words}", error=error_words)
+                error_words = f"it answered {status}: it wants no more webhooks"
+                notifications.given_up(told, f"Webhook to {host} given up ({what}): {error_words}", error=error_words)
             else:
                 self._again(told, host, f"it answered {status}")
 
     def _again(self, told: Notification, host: str, error: str) -> None:
-        words = f"{host} could not be told ({told.event}, try {told.attempt}): {error}"
+        words = f"Webhook to {host} failed ({told.event}, try {told.attempt}): {error}"
         logger.info("ticket %d: %s", told.ticket_id, words)
         if told.attempt > len(self._delays):
             self._store.notifications.given_up(told, f"{words}; given up", error=error)
@@ -176,7 +176,7 @@ class Notifier:
         except NotFound:
             sealed = None
         if sealed is None:
-            raise NoSecret(f"'{owner}' has no secret to sign it with any more")
+            raise NoSecret(f"'{owner}' no longer has a secret to sign it with")
         return open_secret(self._vault, sealed)
 
 

@@ -6,11 +6,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from publisher.cli.completion import users
-from publisher.cli.examples import examples
-from publisher.cli.images_command import ID_MAX
-from publisher.cli.installation import open_store, read_settings
-from publisher.cli.output import Json, Yes, confirm, iso, mebibytes, print_json, print_table, say
+from publisher.cli.command import (
+    Json,
+    Yes,
+    complete_users,
+    confirm,
+    examples,
+    iso,
+    mebibytes,
+    open_store,
+    print_json,
+    print_table,
+    read_settings,
+    say,
+    whole_number,
+)
 from publisher.core.errors import NotFound
 
 if TYPE_CHECKING:
@@ -18,15 +28,18 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Manage appliances, which group images.", no_args_is_help=True)
 
-User = Annotated[str, typer.Option(help="User who owns the appliance.", autocompletion=users)]
-Id = Annotated[int, typer.Argument(min=1, max=ID_MAX, help="Number of the appliance.")]
+User = Annotated[str, typer.Option(help="User who owns the appliance.", autocompletion=complete_users)]
+Id = Annotated[int, typer.Argument(parser=whole_number(), help="Number of the appliance.")]
 
 
 @app.command(epilog=examples("appliances add --name web", 'appliances add 4 --user anna --distribution "Debian 12"'))
 def add(
     id: Annotated[
         int | None,
-        typer.Argument(min=1, max=ID_MAX, help="Number of the appliance (default: the user's next free number)."),
+        typer.Argument(
+            parser=whole_number(),
+            help="Number of the appliance (default: the user's next free number).",
+        ),
     ] = None,
     user: User = "root",
     name: Annotated[str | None, typer.Option(help="Name of the appliance (default: appliance-NUMBER).")] = None,
@@ -58,7 +71,9 @@ def add(
 
 @app.command("list", epilog=examples("appliances list --user anna"))
 def list_(
-    user: Annotated[str | None, typer.Option(help="Show only appliances of this user.", autocompletion=users)] = None,
+    user: Annotated[
+        str | None, typer.Option(help="Show only appliances of this user.", autocompletion=complete_users)
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """List appliances and the total size of their images."""

@@ -6,9 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from publisher.cli.examples import examples
-from publisher.cli.installation import open_store
-from publisher.cli.output import Json, iso, print_json, print_table
+from publisher.cli.command import Json, examples, iso, open_store, print_json, print_table, whole_number
 from publisher.core.settings import Settings
 
 if TYPE_CHECKING:
@@ -24,9 +22,19 @@ def list_(
         str | None,
         typer.Option(metavar="URI", help="Show only actions on this object, such as users/root/accounts/1."),
     ] = None,
-    count: Annotated[int, typer.Option(min=1, max=1_000_000, help="Maximum number of entries to show.")] = 100,
+    count: Annotated[
+        int,
+        typer.Option(
+            parser=whole_number(most=1_000_000),
+            metavar="NUMBER",
+            help="Maximum number of entries to show.",
+        ),
+    ] = 100,
     before: Annotated[
-        int | None, typer.Option(help="Show only entries with a smaller number, to continue a list.")
+        int | None,
+        typer.Option(
+            parser=whole_number(), metavar="NUMBER", help="Show only entries with a smaller number, to continue a list."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:

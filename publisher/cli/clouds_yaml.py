@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from publisher.cli import openrc
-from publisher.cli.ca_bundle import read_bundle
+from publisher.cli.openrc import read_bundle
 from publisher.core.errors import InvalidRequest
 
 FILE_VARIABLE = "OS_CLIENT_CONFIG_FILE"
@@ -41,11 +41,13 @@ class Cloud:
         """A warning that names the unused entries, and says what to do; None if all are used."""
         if not self.unused:
             return None
-        words = f"Not used of the clouds.yaml: {', '.join(self.unused)}"
+        words = f"Ignored in clouds.yaml: {', '.join(self.unused)}"
         if {each.removeprefix("auth.") for each in self.unused} & _TOLD_BY_REQUESTS:
-            words += ". Project, its domain and region are told by each request to publish"
+            words += ". Each publish request names the project, its domain and the region"
         if {"verify", "insecure"} & set(self.unused):
-            words += ". Certificates are always verified; give the cloud's authorities as cacert or with --ca-bundle"
+            words += (
+                ". Certificates are always verified; give the cloud's CA certificates as cacert or with --ca-bundle"
+            )
         return words
 
 

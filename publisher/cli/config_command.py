@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from publisher.cli.examples import examples
-from publisher.cli.output import Json, print_json, print_table, say_warning
+from publisher.cli.command import Json, examples, print_json, print_table, say_warning
 from publisher.core.settings import Settings
 from publisher.core.settings_report import Source, in_force, table, unknown
 

@@ -13,9 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from publisher.cli.examples import examples
-from publisher.cli.installation import read_settings
-from publisher.cli.output import Json, err, print_json, say
+from publisher.cli.command import Json, err, examples, print_json, read_settings, say
 from publisher.core.closed_pipe import no_outcome
 from publisher.core.errors import PublisherError
 
@@ -46,7 +44,7 @@ def up(
     """Start the cloud and wait until it answers. The first start installs it, which takes a minute or two."""
     with _cloud() as cloud:
         cloud.up(say=lambda words: say(words, console=err), host=host)
-        say(f'What to sign in there with: {_command("env")}    (into this shell: eval "$(…)")')
+        say(f'Login for it: {_command("env")}    (load it into this shell: eval "$(…)")')
         if stay:
             _wait_for_a_stop()
             cloud.down()

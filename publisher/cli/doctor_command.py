@@ -12,9 +12,7 @@ from enum import StrEnum
 import typer
 from rich.text import Text
 
-from publisher.cli.examples import examples
-from publisher.cli.installation import open_store
-from publisher.cli.output import Json, out, print_json
+from publisher.cli.command import Json, examples, open_store, out, print_json
 from publisher.cli.ping import ping_workers
 from publisher.core.closed_pipe import no_outcome
 from publisher.core.errors import PublisherError, QueueUnavailable
@@ -206,7 +204,7 @@ def check_permissions(settings: Settings) -> Iterator[Finding]:
 
 def check_plugins(settings: Settings) -> Iterator[Finding]:
     """Load each plugin in a process of its own, all at the same time: the command line itself loads no cloud SDK."""
-    from publisher.platforms.registry import PLUGIN_GROUP, installed
+    from publisher.platforms.platform import PLUGIN_GROUP, installed
 
     names = installed()
     if not names:

@@ -6,9 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from publisher.cli.examples import examples
-from publisher.cli.installation import open_store
-from publisher.cli.output import Json, iso, print_json, print_table, say
+from publisher.cli.command import Json, examples, iso, open_store, print_json, print_table, say
 from publisher.core.settings import Settings
 
 if TYPE_CHECKING:
@@ -50,7 +48,7 @@ def drain(name: Annotated[str, typer.Argument(help="Name of the worker, as shown
     settings = Settings.from_environment()
     with open_store(settings) as store:
         store.fleet.ask_to_drain(name)
-    say(f"{name} is asked to drain; it hears that within {settings.heartbeat_seconds:g} s")
+    say(f"Asked {name} to drain; it starts within {settings.heartbeat_seconds:g} s")
 
 
 def _json(worker: WorkerStanding, silent_seconds: float) -> dict[str, Any]:

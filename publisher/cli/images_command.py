@@ -11,12 +11,25 @@ import typer
 from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from publisher.cli.completion import images as image_numbers
-from publisher.cli.completion import users
-from publisher.cli.examples import examples
-from publisher.cli.installation import open_store, read_settings
-from publisher.cli.output import Json, Yes, confirm, err, iso, mebibytes, print_json, print_table, say
-from publisher.cli.signals import terminated_in_order
+from publisher.cli.command import (
+    ID_MAX,
+    Json,
+    Yes,
+    complete_images,
+    complete_users,
+    confirm,
+    err,
+    examples,
+    iso,
+    mebibytes,
+    open_store,
+    print_json,
+    print_table,
+    read_settings,
+    say,
+    terminated_in_order,
+    whole_number,
+)
 from publisher.core.errors import NotFound
 
 if TYPE_CHECKING:
@@ -25,16 +38,20 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Manage registered images.", no_args_is_help=True)
 
-ID_MAX = (1 << 63) - 1
-"""The largest number that the database's columns can hold."""
-
 FIRST_APPLIANCE = 1
 """The appliance of images for which none is named. The first such image creates it."""
 
 Format = Annotated[
     str | None, typer.Option("--format", help="Format of the image, such as qcow2. The file's content must match.")
 ]
-Id = Annotated[int, typer.Argument(min=1, max=ID_MAX, help="Number of the image.", autocompletion=image_numbers)]
+Id = Annotated[
+    int,
+    typer.Argument(
+        parser=whole_number(),
+        help="Number of the image.",
+        autocompletion=complete_images,
+    ),
+]
 Link = Annotated[bool, typer.Option("--link", help="Hard-link the file into the image root instead of copying it.")]
 
 
@@ -42,11 +59,17 @@ Link = Annotated[bool, typer.Option("--link", help="Hard-link the file into the 
 def add(
     file: Annotated[Path, typer.Argument(help="Disk image to register: qcow2, raw, vmdk, vdi, vhd or ISO.")],
     appliance: Annotated[
-        int, typer.Option(min=1, max=ID_MAX, help="Appliance of the image. It is created if it does not exist.")
+        int,
+        typer.Option(
+            parser=whole_number(), metavar="NUMBER", help="Appliance of the image. It is created if it does not exist."
+        ),
     ] = FIRST_APPLIANCE,
-    user: Annotated[str, typer.Option(help="User who owns the image.", autocompletion=users)] = "root",
+    user: Annotated[str, typer.Option(help="User who owns the image.", autocompletion=complete_users)] = "root",
     id: Annotated[
-        int | None, typer.Option(min=1, max=ID_MAX, help="Number of the image (default: the next free number).")
+        int | None,
+        typer.Option(
+            parser=whole_number(), metavar="NUMBER", help="Number of the image (default: the next free number)."
+        ),
     ] = None,
     format: Format = None,
     name: Annotated[str | None, typer.Option(help="Name of the image (default: the file's name).")] = None,
@@ -97,8 +120,17 @@ def add(
 
 @app.command("list", epilog=examples("images list", "images list --user anna --json"))
 def list_(
-    user: Annotated[str | None, typer.Option(help="Show only images of this user.", autocompletion=users)] = None,
-    appliance: Annotated[int | None, typer.Option(help="Show only images of this appliance.")] = None,
+    user: Annotated[
+        str | None, typer.Option(help="Show only images of this user.", autocompletion=complete_users)
+    ] = None,
+    appliance: Annotated[
+        int | None,
+        typer.Option(
+            parser=whole_number(),
+            metavar="NUMBER",
+            help="Show only images of this appliance.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """List images."""

@@ -10,17 +10,29 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from publisher.cli.examples import examples
-from publisher.cli.installation import open_store, read_settings
-from publisher.cli.output import Json, err, iso, mebibytes, print_json, say, say_error
-from publisher.cli.tickets_command import TicketId, print_ticket, ticket_json
-from publisher.cli.watching import (
+from publisher.cli.command import (
+    Json,
+    err,
+    examples,
+    iso,
+    mebibytes,
+    open_store,
+    print_json,
+    read_settings,
+    say,
+    say_error,
+    seconds,
+)
+from publisher.cli.tickets_command import (
     EXIT_CODES,
     EXIT_INTERRUPTED,
     EXIT_TIMED_OUT,
+    TicketId,
     find_ticket,
     pace,
+    print_ticket,
     say_how_to_go_on,
+    ticket_json,
 )
 from publisher.core.closed_pipe import die, no_outcome, reader_is_gone
 from publisher.core.ticket import CloudRef, HistoryEntry, Phase, State, Ticket
@@ -61,7 +73,10 @@ def logs(
     timeout: Annotated[
         float | None,
         typer.Option(
-            "--timeout", min=0, metavar="SECONDS", help="With --follow: maximum time to wait for the ticket's end."
+            "--timeout",
+            parser=seconds(),
+            metavar="SECONDS",
+            help="With --follow: maximum time to wait for the ticket's end.",
         ),
     ] = None,
     as_json: Json = False,
@@ -94,7 +109,7 @@ def _events(dossier: Dossier) -> Iterator[Event]:
     for entry in dossier.history:
         yield Event(entry.at, "ticket", f"{entry.to_state}: {entry.words}")
     for thing in dossier.cloud_objects:
-        yield Event(thing.created, "cloud", f"{thing.cloud_id} is to be made")
+        yield Event(thing.created, "cloud", f"{thing.cloud_id} is planned")
         if thing.state != "planned":
             yield Event(thing.modified, "cloud", f"{thing.cloud_id} is {thing.state}")
     ticket = dossier.ticket
@@ -187,11 +202,11 @@ def _follow(store: Store, ticket_id: int, *, timeout_seconds: float | None, as_j
             if reader_is_gone():
                 die()
             if until is not None and time.monotonic() >= until:
-                say_error(f"ticket {ticket_id} has not ended after {timeout_seconds:g} s; it goes on")
+                say_error(f"ticket {ticket_id} has not ended after {timeout_seconds:g} s; it continues")
                 return EXIT_TIMED_OUT
             time.sleep(_POLL_SECONDS)
     except KeyboardInterrupt:
-        say(f"Stopped watching; ticket {ticket_id} goes on.", console=err)
+        say(f"Stopped watching; ticket {ticket_id} continues.", console=err)
         say_how_to_go_on(ticket_id)
         return EXIT_INTERRUPTED
 

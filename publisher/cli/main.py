@@ -27,7 +27,7 @@ from publisher.cli import (
     up_command,
     users_command,
 )
-from publisher.cli.output import say_error
+from publisher.cli.command import say_error
 from publisher.core.closed_pipe import quiet_end, reader_is_gone
 from publisher.core.errors import ConfigurationError, Conflict, InvalidRequest, NotFound, PublisherError
 from publisher.version import __version__
@@ -55,11 +55,21 @@ class Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
+        except typer.BadParameter as error:
+            # Without a parameter, or without a value, Typer's own words say what is missing.
+            if error.param is None or not error.message:
+                raise
+            raise InvalidRequest(_plain(error.message), field=error.param.get_error_hint().strip("'")) from None
         except BrokenPipeError:
             if reader_is_gone():
                 raise
             # Typer would take this for a broken output, and end without a message.
             raise ConnectionBroken from None
+
+
+def _plain(message: str) -> str:
+    """Return the message of a wrong option value without the validator's prefix and final period."""
+    return message.removeprefix("Value error, ").removesuffix(".")
 
 
 def _fail(words: str, code: int) -> NoReturn:

@@ -10,6 +10,7 @@ The rules are those of openstacksdk (`openstack/config/loader.py`), osc-lib (`cl
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -113,3 +114,17 @@ def project(context: typer.Context) -> str | None:
         return None
     found: str | None = context.params.get("project")
     return found
+
+
+CaBundle = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="OS_CACERT",
+        help="PEM file of the CA certificates to trust for this cloud, instead of the workers' own.",
+    ),
+]
+
+
+def read_bundle(file: Path) -> dict[str, str]:
+    """Read a CA bundle into the account's element, unchecked. Raises `OSError`."""
+    return {"caBundle": file.read_text("utf-8", "replace")}

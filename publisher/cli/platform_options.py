@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from publisher.cli import passwords
+from publisher.cli.command import ask_password, password_from_stdin
 from publisher.core.errors import InvalidRequest
 from publisher.platforms.platform import Field, Kind, Platform
 from publisher.platforms.values import from_text
@@ -28,7 +28,7 @@ def read_options(arguments: Sequence[str], platform: Platform) -> dict[str, Any]
         option, given, value = rest.pop(0).partition("=")
         if option not in known:
             options = ", ".join(known) or "none"
-            raise InvalidRequest(f"{option} is no option of the platform {platform.name}; it has {options}")
+            raise InvalidRequest(f"{option} is not an option of the platform {platform.name}; it has {options}")
         if not given:
             if not rest:
                 raise InvalidRequest(f"{option} needs a value")
@@ -42,8 +42,8 @@ def read_secrets(platform: Platform, *, stdin: bool) -> dict[str, str]:
     """Read the account's secrets: one line each of the standard input, in the platform's order, or at the terminal."""
     secrets = [each for each in platform.account_fields if each.secret and each.kind not in _STRUCTURED]
     if stdin:
-        return {each.name: passwords.from_stdin() for each in secrets}
-    return {each.name: passwords.ask(each.name, instead="use --password-stdin") for each in secrets}
+        return {each.name: password_from_stdin() for each in secrets}
+    return {each.name: ask_password(each.name, instead="use --password-stdin") for each in secrets}
 
 
 def _plain_fields(platform: Platform) -> list[Field]:

@@ -118,5 +118,5 @@ def log_level(settings: Settings) -> str:
     """Return the log level in capitals. Raises `ConfigurationError`."""
     level = settings.log_level.upper()
     if level not in _LOG_LEVELS:
-        raise ConfigurationError(f"PUBLISHER_LOG_LEVEL: '{settings.log_level}' is none of {', '.join(_LOG_LEVELS)}")
+        raise ConfigurationError(f"PUBLISHER_LOG_LEVEL: '{settings.log_level}' is not one of {', '.join(_LOG_LEVELS)}")
     return level

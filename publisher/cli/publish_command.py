@@ -13,15 +13,30 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from publisher.cli import openrc, passwords
-from publisher.cli.ca_bundle import CaBundle, read_bundle
-from publisher.cli.completion import images, users
-from publisher.cli.examples import examples
-from publisher.cli.images_command import FIRST_APPLIANCE, ID_MAX, Format, Link, find_image, hashing, warn
-from publisher.cli.installation import open_store, read_settings
+from publisher.cli import openrc
+from publisher.cli.accounts_command import find_account
+from publisher.cli.command import (
+    CLOUD_VARIABLE,
+    Json,
+    ask_password,
+    complete_images,
+    complete_users,
+    err,
+    examples,
+    open_store,
+    out,
+    password_from_stdin,
+    print_json,
+    read_settings,
+    say,
+    terminated_in_order,
+    whole_number,
+)
+from publisher.cli.images_command import FIRST_APPLIANCE, Format, Link, find_image, hashing, warn
 from publisher.cli.openrc import (
     ACCOUNT,
     TARGET,
+    CaBundle,
     Interface,
     KeystoneVersion,
     Project,
@@ -29,12 +44,9 @@ from publisher.cli.openrc import (
     Region,
     Tenant,
     UserDomain,
+    read_bundle,
 )
-from publisher.cli.output import Json, err, out, print_json, say
-from publisher.cli.signals import terminated_in_order
-from publisher.cli.stored_accounts import find_account
-from publisher.cli.tickets_command import Timeout, Wait, ticket_json, wake_worker
-from publisher.cli.watching import find_ticket, watch
+from publisher.cli.tickets_command import Timeout, Wait, find_ticket, ticket_json, wake_worker, watch
 from publisher.core.closed_pipe import no_outcome
 from publisher.core.errors import Conflict, InvalidRequest, NotFound
 from publisher.core.settings import Settings
@@ -56,7 +68,7 @@ _OPTIONS = {
     "credAccount.keystoneUrl": "--keystone-url or OS_AUTH_URL",
     "credAccount.glanceUrl": "--glance-url",
     "credAccount.login": "--login or OS_USERNAME",
-    "credAccount.password": passwords.CLOUD_VARIABLE,
+    "credAccount.password": CLOUD_VARIABLE,
     "credAccount.userDomain": "--user-domain or OS_USER_DOMAIN_NAME",
     "credAccount.interface": "--interface or OS_INTERFACE",
     "credAccount.keystoneVersion": "--keystone-version or OS_IDENTITY_API_VERSION",
@@ -78,20 +90,23 @@ EXAMPLES = examples(
 def publish(
     context: typer.Context,
     image: Annotated[
-        str, typer.Argument(help="Number of a registered image, or a file to register first.", autocompletion=images)
+        str,
+        typer.Argument(
+            help="Number of a registered image, or a file to register first.", autocompletion=complete_images
+        ),
     ],
     user: Annotated[
         str | None,
         typer.Option(
             help=f"User who owns the image (default: the image's owner; for a file: {FIRST_USER}).",
-            autocompletion=users,
+            autocompletion=complete_users,
         ),
     ] = None,
     appliance: Annotated[
         int | None,
         typer.Option(
-            min=1,
-            max=ID_MAX,
+            parser=whole_number(),
+            metavar="NUMBER",
             help=f"Appliance of the image (default: the image's appliance; for a file: {FIRST_APPLIANCE}).",
         ),
     ] = None,
@@ -120,7 +135,7 @@ def publish(
         typer.Option(
             "--password-stdin",
             help="Read the password from the first line of standard input. Otherwise it comes from"
-            f" {passwords.CLOUD_VARIABLE} or a prompt.",
+            f" {CLOUD_VARIABLE} or a prompt.",
             rich_help_panel=ACCOUNT,
         ),
     ] = False,
@@ -218,10 +233,10 @@ def _given(**values: str | None) -> dict[str, Any]:
 
 def _password(stdin: bool, login: str | None) -> str:
     if stdin:
-        return passwords.from_stdin()
-    return os.environ.get(passwords.CLOUD_VARIABLE) or passwords.ask(
+        return password_from_stdin()
+    return os.environ.get(CLOUD_VARIABLE) or ask_password(
         f"Password of {login or 'the cloud account'}",
-        instead=f"set {passwords.CLOUD_VARIABLE}, or use --password-stdin",
+        instead=f"set {CLOUD_VARIABLE}, or use --password-stdin",
     )
 
 
@@ -264,7 +279,7 @@ def _register(
 ) -> Image:
     """Register the file of a request, after the rest of the request has been checked."""
     from publisher.files.image_writer import UnpackLimits
-    from publisher.platforms.registry import check_request, platform_of
+    from publisher.platforms.platform import check_request, platform_of
     from publisher.services.image_files import register
 
     if not file.exists():

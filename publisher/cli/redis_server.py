@@ -8,7 +8,7 @@ import shutil
 import socket
 from pathlib import Path
 
-from publisher.cli.installation import make_private
+from publisher.cli.command import make_private
 from publisher.core.errors import ConfigurationError
 from publisher.core.settings import Settings
 

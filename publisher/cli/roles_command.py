@@ -6,9 +6,7 @@ from typing import Annotated
 
 import typer
 
-from publisher.cli.examples import examples
-from publisher.cli.installation import open_store, read_settings
-from publisher.cli.output import Json, Yes, confirm, print_json, print_table, say
+from publisher.cli.command import Json, Yes, confirm, examples, open_store, print_json, print_table, read_settings, say
 from publisher.core.errors import NotFound
 
 app = typer.Typer(help="Manage roles: named sets of entitlements to grant to users.", no_args_is_help=True)

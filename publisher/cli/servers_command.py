@@ -10,10 +10,17 @@ from typing import Annotated
 
 import typer
 
-from publisher.cli import passwords, programs
-from publisher.cli.examples import examples
-from publisher.cli.installation import make_private, open_store, read_settings
-from publisher.cli.output import Json, say
+from publisher.cli import programs
+from publisher.cli.command import (
+    Json,
+    examples,
+    kept_password,
+    make_private,
+    open_store,
+    read_settings,
+    say,
+    whole_number,
+)
 from publisher.core.settings import THREADS_MAX, Settings
 
 SERVE_EXAMPLES = examples("serve", "serve --host 0.0.0.0 --port 8080 --workers 2", "serve --proxy-headers")
@@ -28,12 +35,34 @@ FLOWER_LOGIN = "operator"
 FLOWER_PASSWORD_FILE = "flower.password"  # noqa: S105  # a file's name
 
 
+Concurrency = Annotated[
+    int | None,
+    typer.Option(
+        parser=whole_number(most=THREADS_MAX),
+        metavar="NUMBER",
+        help="Number of tickets that one worker publishes at a time (default: PUBLISHER_WORKER_CONCURRENCY).",
+    ),
+]
+
+
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on (default: PUBLISHER_INTAKE_HOST).")] = None,
     port: Annotated[
-        int | None, typer.Option(min=1, max=65535, help="Port to listen on (default: PUBLISHER_INTAKE_PORT).")
+        int | None,
+        typer.Option(
+            parser=whole_number(most=65535),
+            metavar="NUMBER",
+            help="Port to listen on (default: PUBLISHER_INTAKE_PORT).",
+        ),
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Number of intake processes.")] = 1,
+    workers: Annotated[
+        int,
+        typer.Option(
+            parser=whole_number(),
+            metavar="NUMBER",
+            help="Number of intake processes.",
+        ),
+    ] = 1,
     proxy_headers: Annotated[
         bool,
         typer.Option("--proxy-headers", help="Trust the X-Forwarded-… headers of a proxy on this machine."),
@@ -48,14 +77,7 @@ def serve(
 
 
 def worker(
-    concurrency: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            max=THREADS_MAX,
-            help="Number of tickets to publish at a time (default: PUBLISHER_WORKER_CONCURRENCY).",
-        ),
-    ] = None,
+    concurrency: Concurrency = None,
     name: Annotated[
         str, typer.Option(help="Name of the worker in Flower, unique on this machine.")
     ] = programs.WORKER_NAME,
@@ -69,7 +91,12 @@ def worker(
 def flower(
     address: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[
-        int | None, typer.Option(min=1, max=65535, help="Port to listen on (default: PUBLISHER_FLOWER_PORT).")
+        int | None,
+        typer.Option(
+            parser=whole_number(most=65535),
+            metavar="NUMBER",
+            help="Port to listen on (default: PUBLISHER_FLOWER_PORT).",
+        ),
     ] = None,
 ) -> None:
     """Run Flower, protected by a login.
@@ -83,7 +110,7 @@ def flower(
         port=port or settings.flower_port,
         prefix=settings.flower_prefix,
         login=FLOWER_LOGIN,
-        password="" if "FLOWER_BASIC_AUTH" in os.environ else passwords.kept(password_file),
+        password="" if "FLOWER_BASIC_AUTH" in os.environ else kept_password(password_file),
     )
     if "FLOWER_BASIC_AUTH" not in os.environ:
         say(f"Login {FLOWER_LOGIN}, password in {password_file}")

@@ -171,7 +171,7 @@ class Supervisor:
         if deaths >= DEATHS_MAX:
             raise ProgramFailed(f"{process.told_end()}, for the {deaths}th time in a row{process.last_words()}")
         delay = _AGAIN_SECONDS * 2 ** (deaths - 1)
-        self._warn(f"{process.told_end()}; it is started again in {delay:g} s")
+        self._warn(f"{process.told_end()}; restarting it in {delay:g} s")
         self._again[process] = time.monotonic() + delay
 
     def _start_again(self, dead: _Process) -> None:
@@ -190,7 +190,7 @@ class Supervisor:
             self._warn(f"{process.program.name} answers again")
         elif time.monotonic() > until:
             del self._answering[process]
-            self._warn(f"{process.program.name} does not answer, and is killed")
+            self._warn(f"{process.program.name} does not answer, and was killed")
             process.kill()
 
     def _wait_until_ready(self, process: _Process) -> None:

@@ -1,24 +1,41 @@
-"""`publisher status`, `cancel` and `tickets`: show, cancel and retry publish requests."""
+"""`publisher status`, `cancel` and `tickets`: show, watch, cancel and retry publish requests."""
 
 from __future__ import annotations
 
+import time
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, Self
 
 import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from publisher.cli.completion import tickets as ticket_numbers
-from publisher.cli.completion import users
-from publisher.cli.examples import examples
-from publisher.cli.images_command import ID_MAX
-from publisher.cli.installation import open_store, read_settings
-from publisher.cli.output import Json, Yes, confirm, err, iso, mebibytes, out, print_json, print_table, say
-from publisher.cli.watching import find_ticket, watch
-from publisher.core.closed_pipe import no_outcome
-from publisher.core.errors import Conflict
+from publisher.cli.command import (
+    Json,
+    Yes,
+    complete_tickets,
+    complete_users,
+    confirm,
+    err,
+    examples,
+    iso,
+    mebibytes,
+    open_store,
+    out,
+    print_json,
+    print_table,
+    read_settings,
+    say,
+    say_error,
+    seconds,
+    whole_number,
+)
+from publisher.core.closed_pipe import die, no_outcome, reader_is_gone
+from publisher.core.errors import Conflict, require_own
 from publisher.core.settings import Settings
-from publisher.core.ticket import HistoryEntry, State, Ticket
+from publisher.core.ticket import HistoryEntry, Phase, State, Ticket
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -28,12 +45,19 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Manage tickets, the records of publish requests.", no_args_is_help=True)
 
 TicketId = Annotated[
-    int, typer.Argument(min=1, max=ID_MAX, help="Number of the ticket.", autocompletion=ticket_numbers)
+    int,
+    typer.Argument(
+        parser=whole_number(),
+        help="Number of the ticket.",
+        autocompletion=complete_tickets,
+    ),
 ]
 Wait = Annotated[bool, typer.Option("--wait", help="Show the progress until the ticket ends.")]
 Timeout = Annotated[
     float | None,
-    typer.Option("--timeout", min=0, metavar="SECONDS", help="With --wait: maximum time to wait for the ticket's end."),
+    typer.Option(
+        "--timeout", parser=seconds(), metavar="SECONDS", help="With --wait: maximum time to wait for the ticket's end."
+    ),
 ]
 
 
@@ -127,12 +151,24 @@ def delete(ticket: TicketId, yes: Yes = False, as_json: Json = False) -> None:
     ),
 )
 def list_(
-    user: Annotated[str | None, typer.Option(help="Show only tickets of this user.", autocompletion=users)] = None,
+    user: Annotated[
+        str | None, typer.Option(help="Show only tickets of this user.", autocompletion=complete_users)
+    ] = None,
     state: Annotated[State | None, typer.Option(help="Show only tickets in this state.")] = None,
     platform: Annotated[str | None, typer.Option(help="Show only tickets to this platform.")] = None,
-    count: Annotated[int, typer.Option(min=0, help="Maximum number to show (0: all).")] = 50,
+    count: Annotated[
+        int,
+        typer.Option(
+            parser=whole_number(0),
+            metavar="NUMBER",
+            help="Maximum number to show (0: all).",
+        ),
+    ] = 50,
     before: Annotated[
-        int | None, typer.Option(min=1, help="Show only tickets with a smaller number, to continue a list.")
+        int | None,
+        typer.Option(
+            parser=whole_number(), metavar="NUMBER", help="Show only tickets with a smaller number, to continue a list."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -158,7 +194,7 @@ def list_(
     ]
     print_table(["Id", "User", "Image", "Platform", "Name", "State", "Message"], rows)
     if more:
-        say(f"There are more; go on with --before {shown[-1].id}, or see all with --count 0", console=err)
+        say(f"There are more; continue with --before {shown[-1].id}, or show all with --count 0", console=err)
 
 
 def wake_worker(store: Store, settings: Settings, ticket_id: int) -> None:
@@ -169,7 +205,7 @@ def wake_worker(store: Store, settings: Settings, ticket_id: int) -> None:
     try:
         if not Wakeups(store, queue).ticket(ticket_id):
             what = "check PUBLISHER_BROKER_URL" if settings.broker_url else "run: publisher up"
-            say(f"Ticket {ticket_id} is safe, and waits until a worker runs; {what}", console=err)
+            say(f"Ticket {ticket_id} is stored and waits for a worker; {what}", console=err)
     finally:
         queue.close()
 
@@ -252,3 +288,144 @@ def print_ticket(ticket: Ticket, further: Mapping[str, str | None] = {}) -> None
 def _print_history(entries: Sequence[HistoryEntry]) -> None:
     for entry in entries:
         say(f"{iso(entry.at)}  {entry.to_state.value:<10}  {entry.words}")
+
+
+# Watching: a live bar on a terminal, a line for each step elsewhere -------------------------------
+
+EXIT_CODES = {State.PUBLISHED: 0, State.FAILED: 1, State.CANCELLED: 3}
+EXIT_TIMED_OUT = 4
+EXIT_INTERRUPTED = 130
+
+_POLL_SECONDS = 0.25
+
+
+def find_ticket(store: Store, ticket_id: int) -> Ticket:
+    """Return a ticket by its number. Raises `NotFound`."""
+    missing = f"there is no ticket {ticket_id}; see: publisher tickets list"
+    return require_own(store.tickets.get(ticket_id), missing, None)
+
+
+def watch(store: Store, ticket_id: int, *, console: Console, timeout_seconds: float | None = None) -> int:
+    """Show a ticket's progress until it ends, and return the exit code.
+
+    0 published, 1 failed, 3 cancelled, 4 not within the time-out, 130 Ctrl-C. The last two do not stop the publication.
+    Raises `NotFound`.
+    """
+    until = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+    try:
+        with _Bar(console) if console.is_terminal else _Lines(console) as view:
+            while True:
+                ticket = find_ticket(store, ticket_id)
+                view.show(ticket)
+                if ticket.final:
+                    break
+                if reader_is_gone():
+                    die()
+                if until is not None and time.monotonic() >= until:
+                    say_error(f"ticket {ticket_id} has not ended after {timeout_seconds:g} s; it continues")
+                    say_how_to_go_on(ticket_id)
+                    return EXIT_TIMED_OUT
+                time.sleep(_POLL_SECONDS)
+    except KeyboardInterrupt:
+        say(f"Stopped watching; ticket {ticket_id} continues.", console=err)
+        say_how_to_go_on(ticket_id)
+        return EXIT_INTERRUPTED
+    tell_outcome(ticket, console=console)
+    return EXIT_CODES[ticket.state]
+
+
+def pace(ticket: Ticket) -> str:
+    """Describe the percentage, the speed and the remaining time of an upload."""
+    words, fast, ends = f"{ticket.progress.percentage} %", ticket.bytes_per_second, ticket.upload_ends
+    if fast is not None and ends is not None:
+        words += f", {mebibytes(fast)}/s, {max(ends - time.time(), 0.0):.0f} s left"
+    return words
+
+
+def tell_outcome(ticket: Ticket, *, console: Console) -> None:
+    """Say how a ticket ended. Failures go to the standard error."""
+    if ticket.state is State.PUBLISHED:
+        where = f" as {ticket.cloud_id}" if ticket.cloud_id else ""
+        say(f"Ticket {ticket.id}: '{ticket.name}' is published to {ticket.platform}{where}", console=console)
+    elif ticket.state is State.FAILED:
+        say_error(f"ticket {ticket.id} failed: {ticket.error or 'no reason was given'}")
+    elif ticket.state is State.CANCELLED:
+        say(f"Ticket {ticket.id} was cancelled", console=console)
+
+
+def say_how_to_go_on(ticket_id: int) -> None:
+    say(f"Watch it: publisher status {ticket_id} --wait    Cancel it: publisher cancel {ticket_id}", console=err)
+
+
+class _View(Protocol):
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+    def show(self, ticket: Ticket) -> None: ...
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(f"{mebibytes(task.speed)}/s" if task.speed else "", style="progress.data.speed")
+
+
+class _Bar:
+    def __init__(self, console: Console) -> None:
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f} %"),
+            _Rate(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        )
+        self._task = self._progress.add_task("", total=None)
+        self._attempt = 0
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def show(self, ticket: Ticket) -> None:
+        if ticket.attempt != self._attempt:
+            # Another attempt starts at the first byte again, so the rate of the previous one is no guide.
+            self._attempt = ticket.attempt
+            self._progress.reset(self._task)
+        self._progress.update(
+            self._task,
+            description=f"Ticket {ticket.id}: {ticket.message}",
+            completed=ticket.progress.sent,
+            total=ticket.progress.total or None,
+        )
+
+
+class _Lines:
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._shown: tuple[object, ...] = ()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Do nothing: there is nothing to close."""
+
+    def show(self, ticket: Ticket) -> None:
+        if ticket.final:
+            return
+        uploading = ticket.state is State.PUBLISHING and ticket.phase is Phase.UPLOADING
+        step = (ticket.state, ticket.phase, ticket.attempt, ticket.progress.percentage // 10 if uploading else None)
+        if step != self._shown:
+            self._shown = step
+            words = f", {pace(ticket)}" if uploading else ""
+            say(f"Ticket {ticket.id}: {ticket.message}{words}", console=self._console)

@@ -1,10 +1,16 @@
-"""`publisher top`: show the fleet, live."""
+"""`publisher top`: watch workers, tickets and throughput."""
 
 from __future__ import annotations
 
+import select
+import sys
+import termios
 import time
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Annotated
+import tty
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.columns import Columns
@@ -15,16 +21,27 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from publisher.cli.examples import examples
-from publisher.cli.installation import StoreUnavailable, database_errors, open_store, read_settings
-from publisher.cli.keys import keys
-from publisher.cli.output import Json, duration, mebibytes, out, print_json
-from publisher.cli.snapshot import Snapshot, Working, seconds_left, snapshot_json, take_snapshot
+from publisher.cli.command import (
+    Json,
+    StoreUnavailable,
+    database_errors,
+    duration,
+    examples,
+    iso,
+    mebibytes,
+    open_store,
+    out,
+    print_json,
+    read_settings,
+    seconds,
+)
 from publisher.core.ticket import State, Ticket
 from publisher.version import __version__
 
 if TYPE_CHECKING:
     from publisher.store import Store
+    from publisher.store.fleet import WorkerStanding
+    from publisher.store.statistics import Queue, Throughput
 
 EXAMPLES = examples("top", "top --every 5", "top --once", "top --json")
 _QUIT = {"q", "Q"}
@@ -34,7 +51,7 @@ _FILE_WIDTH = 160
 
 def top(
     once: Annotated[bool, typer.Option("--once", help="Print the view once and exit.")] = False,
-    every: Annotated[float, typer.Option(min=0.2, metavar="SECONDS", help="Time between updates.")] = 1.0,
+    every: Annotated[float, typer.Option(parser=seconds(0.2), metavar="SECONDS", help="Time between updates.")] = 1.0,
     as_json: Json = False,
 ) -> None:
     """Show the fleet, live: workers, tickets, the queue, and the last hour's throughput and failures.
@@ -142,7 +159,7 @@ def _table(title: str, columns: list[str], rows: Iterable[list[str]], *, empty: 
 
 def _workers(snapshot: Snapshot) -> RenderableType:
     if not snapshot.workers:
-        return Text("No worker has told of itself; start one: publisher worker", style="yellow")
+        return Text("No workers; start one: publisher worker", style="yellow")
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in ("worker", "ticket", "cloud", "image", "doing", "", "", "", ""):
         table.add_column(column, no_wrap=True, overflow="ellipsis")
@@ -182,3 +199,137 @@ def _ticket_cells(ticket: Ticket, now: float) -> list[RenderableType]:
         Text(f"{mebibytes(fast)}/s" if fast is not None else ""),
         Text(f"{duration(left)} left" if left is not None else ""),
     ]
+
+
+# The snapshot that is drawn -----------------------------------------------------------------------
+
+WINDOW_SECONDS = 3600.0
+"""The last hour: the period over which throughput and failures are counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Working:
+    """A worker, and the tickets that it holds."""
+
+    standing: WorkerStanding
+    alive: bool
+    tickets: Sequence[Ticket]
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    at: float
+    workers: Sequence[Working]
+    queue: Queue
+    counts: Mapping[tuple[str, State], int]
+    """Tickets by platform and state."""
+    throughput: Sequence[Throughput]
+    """Throughput in the last `WINDOW_SECONDS`. `failures` counts those of the same period, by reason."""
+    failures: Mapping[str, int]
+
+    @property
+    def platforms(self) -> list[str]:
+        return sorted({platform for platform, _ in self.counts})
+
+    def total(self, *states: State) -> int:
+        return sum(count for (_, state), count in self.counts.items() if state in states)
+
+    @property
+    def abandoned(self) -> int:
+        """Tickets that were begun but that no worker holds. The next free worker takes them over."""
+        held = sum(len(each.tickets) for each in self.workers)
+        return max(0, self.total(State.PUBLISHING, State.CANCELLING) - held)
+
+
+def take_snapshot(store: Store, silent_seconds: float) -> Snapshot:
+    """Return the installation as it is now. A worker that has been silent for `silent_seconds` counts as dead."""
+    standings = store.fleet.workers()
+    tickets = store.tickets.several({id for each in standings for id in each.ticket_ids})
+    return Snapshot(
+        time.time(),
+        [
+            Working(each, each.alive(silent_seconds), [tickets[id] for id in each.ticket_ids if id in tickets])
+            for each in standings
+        ],
+        store.statistics.queue(),
+        store.statistics.counts(),
+        store.statistics.throughput(WINDOW_SECONDS),
+        store.statistics.failures(WINDOW_SECONDS),
+    )
+
+
+def seconds_left(ticket: Ticket, now: float) -> float | None:
+    """Return the seconds until the upload ends at its rate so far; None while that is unknown."""
+    return None if ticket.upload_ends is None else max(0.0, ticket.upload_ends - now)
+
+
+def snapshot_json(snapshot: Snapshot) -> dict[str, Any]:
+    return {
+        "at": iso(snapshot.at),
+        "workers": [_worker_json(each, snapshot.at) for each in snapshot.workers],
+        "queue": {"depth": snapshot.queue.depth, "oldest_seconds": round(snapshot.queue.oldest_seconds, 3)},
+        "tickets": {
+            platform: {state.value: snapshot.counts.get((platform, state), 0) for state in State}
+            for platform in snapshot.platforms
+        },
+        "abandoned": snapshot.abandoned,
+        "window_seconds": WINDOW_SECONDS,
+        "throughput": [asdict(each) for each in snapshot.throughput],
+        "failures": dict(snapshot.failures),
+    }
+
+
+def _worker_json(working: Working, now: float) -> dict[str, Any]:
+    standing = working.standing
+    return {
+        **asdict(standing.member),
+        "alive": working.alive,
+        "drain": standing.drain,
+        "started": iso(standing.started),
+        "stopped": iso(standing.stopped),
+        "silent_seconds": round(standing.silent_seconds, 3),
+        "tickets": [_ticket_json(each, now) for each in working.tickets],
+    }
+
+
+def _ticket_json(ticket: Ticket, now: float) -> dict[str, Any]:
+    return {
+        "id": ticket.id,
+        "owner": ticket.owner,
+        "platform": ticket.platform,
+        "name": ticket.name,
+        "state": ticket.state.value,
+        "phase": ticket.phase.value,
+        "attempt": ticket.attempt,
+        "sent_bytes": ticket.progress.sent,
+        "total_bytes": ticket.progress.total,
+        "percentage": ticket.progress.percentage,
+        "bytes_per_second": ticket.bytes_per_second,
+        "seconds_left": seconds_left(ticket, now),
+    }
+
+
+# Keys ---------------------------------------------------------------------------------------------
+
+Pressed = Callable[[float], str]
+"""Returns the key that is pressed within a number of seconds; empty if none is."""
+
+
+@contextmanager
+def keys() -> Iterator[Pressed]:
+    """Read single key presses. If standard input is not a terminal, no key is ever pressed."""
+    if not sys.stdin.isatty():
+        yield _none
+        return
+    terminal = sys.stdin.fileno()
+    before = termios.tcgetattr(terminal)
+    try:
+        tty.setcbreak(terminal)  # Ctrl-C still interrupts
+        yield lambda seconds: sys.stdin.read(1) if select.select([terminal], [], [], seconds)[0] else ""
+    finally:
+        termios.tcsetattr(terminal, termios.TCSADRAIN, before)
+
+
+def _none(seconds: float) -> str:
+    time.sleep(seconds)
+    return ""

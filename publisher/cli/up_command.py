@@ -17,15 +17,24 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from publisher.cli import passwords, programs, redis_server
-from publisher.cli.examples import examples
-from publisher.cli.installation import make_private, open_store, read_settings
-from publisher.cli.output import out, say, say_warning
+from publisher.cli import programs, redis_server
+from publisher.cli.command import (
+    examples,
+    generate_password,
+    kept_password,
+    make_private,
+    open_store,
+    out,
+    read_settings,
+    say,
+    say_warning,
+    write_password,
+)
 from publisher.cli.ping import ping_workers
-from publisher.cli.servers_command import FLOWER_LOGIN, flower_password_file
+from publisher.cli.servers_command import FLOWER_LOGIN, Concurrency, flower_password_file
 from publisher.cli.supervisor import Program, Supervisor
 from publisher.core.errors import ConfigurationError, QueueUnavailable
-from publisher.core.settings import EVERYWHERE, THREADS_MAX, Settings
+from publisher.core.settings import EVERYWHERE, Settings
 from publisher.services.first_user import LOGIN as FIRST_LOGIN
 from publisher.services.first_user import PASSWORD_FILE as FIRST_PASSWORD_FILE
 from publisher.version import __version__
@@ -40,14 +49,7 @@ _COLOURS = {"intake": "cyan", "worker": "green", "flower": "yellow"}
 
 def up(
     no_flower: Annotated[bool, typer.Option("--no-flower", help="Do not start Flower.")] = False,
-    concurrency: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            max=THREADS_MAX,
-            help="Number of tickets to publish at a time (default: PUBLISHER_WORKER_CONCURRENCY).",
-        ),
-    ] = None,
+    concurrency: Concurrency = None,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="Write the components' output to the log files only.")
     ] = False,
@@ -124,7 +126,7 @@ def _flower(settings: Settings) -> Program:
         port=settings.flower_port,
         prefix=settings.flower_prefix,
         login=FLOWER_LOGIN,
-        password=passwords.kept(flower_password_file(settings)),
+        password=kept_password(flower_password_file(settings)),
     )
     healthcheck = f"{settings.flower_prefix}/healthcheck"
     return Program(
@@ -167,7 +169,9 @@ def _check_port(prefix: str, host: str, port: int) -> None:
     try:
         family, _, _, _, address = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM)[0]
     except socket.gaierror as error:
-        raise ConfigurationError(f"{prefix}_HOST: '{host}' is no address of this machine: {error.strerror}") from None
+        raise ConfigurationError(
+            f"{prefix}_HOST: '{host}' is not an address of this machine: {error.strerror}"
+        ) from None
     with socket.socket(family, socket.SOCK_STREAM) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -186,9 +190,9 @@ def _first_user(store: Store, settings: Settings) -> str | None:
     """
     if store.users.list():
         return None
-    password = passwords.generate()
+    password = generate_password()
     # Write the file first: a user whose password was never recorded would be useless.
-    passwords.write(settings.data_dir / FIRST_PASSWORD_FILE, password)
+    write_password(settings.data_dir / FIRST_PASSWORD_FILE, password)
     store.users.add(FIRST_LOGIN, password, administrator=True)
     return password
 
@@ -251,7 +255,7 @@ def _print_panel(settings: Settings, first_password: str | None, *, flower: bool
         rows["Flower"] = settings.flower
         rows[""] = f"login {FLOWER_LOGIN}, password in {flower_password_file(settings)}"
     rows["Logs"] = str(settings.data_dir / "logs")
-    rows["Next"] = "publisher publish IMAGE.qcow2 --wait    (in another terminal; --help tells more)"
+    rows["Next"] = "publisher publish IMAGE.qcow2 --wait    (in another terminal; see --help)"
     rows["Stop"] = "Ctrl-C"
     if not out.is_terminal:
         say(f"image-publisher {__version__} is up")

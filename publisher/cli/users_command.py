@@ -10,17 +10,31 @@ from typing import Annotated
 
 import typer
 
-from publisher.cli import passwords
-from publisher.cli.completion import users as logins
-from publisher.cli.examples import examples
-from publisher.cli.installation import open_store, read_settings
-from publisher.cli.output import Json, Yes, confirm, out, print_json, print_table, say, say_warning
+from publisher.cli.command import (
+    Json,
+    Yes,
+    ask_password,
+    complete_users,
+    confirm,
+    examples,
+    generate_password,
+    open_store,
+    out,
+    password_from_file,
+    password_from_stdin,
+    print_json,
+    print_table,
+    read_settings,
+    say,
+    say_warning,
+    write_password,
+)
 from publisher.core.errors import InvalidRequest, NotFound
 from publisher.services import first_user
 
 app = typer.Typer(help="Manage users, their roles and webhooks.", no_args_is_help=True)
 
-Login = Annotated[str, typer.Argument(help="Login of the user.", autocompletion=logins)]
+Login = Annotated[str, typer.Argument(help="Login of the user.", autocompletion=complete_users)]
 PasswordStdin = Annotated[
     bool, typer.Option("--password-stdin", help="Read the password from the first line of standard input.")
 ]
@@ -169,7 +183,7 @@ def notify(
     from publisher.services.webhooks import subscribe
 
     if off and (url or new_secret):
-        raise InvalidRequest("--off goes with nothing else")
+        raise InvalidRequest("--off cannot be combined with other options")
     settings = read_settings()
     secret = None
     with open_store(settings) as store:
@@ -184,12 +198,12 @@ def notify(
         shown = {"login": login, "url": now.url, "signed": now.sealed_secret is not None}
         print_json(shown | ({"secret": secret} if secret else {}))
         return
-    say(f"'{login}' is told at {now.url}" if now.url else f"'{login}' is not told of its publications")
+    say(f"Webhook of '{login}': {now.url}" if now.url else f"'{login}' has no webhook")
     if secret and out.is_terminal:
         say(f"Secret: {secret}")
     elif secret:
         say_warning(
-            "a secret was made, and is not shown, as the output is not a terminal; make another one and see it with:"
+            "a secret was created but not shown: the output is not a terminal; create and show another one with:"
             f" publisher users notify {login} --new-secret --json"
         )
 
@@ -227,17 +241,16 @@ class _PasswordSource:
             raise InvalidRequest("use only one of --password-stdin, --password-file, --generate and --generate-to")
         if self.generate and not out.is_terminal:
             raise InvalidRequest(
-                "--generate: the output is not a terminal, and a password is printed nowhere else; use"
-                " --generate-to FILE, or --password-stdin"
+                "--generate: passwords are printed only on a terminal; use --generate-to FILE, or --password-stdin"
             )
         if not self.generate_to:
             yield self._given()
             return
         if self.generate_to.exists():
             raise InvalidRequest(f"--generate-to: {self.generate_to} exists; name another file, or remove it first")
-        password = passwords.generate()
+        password = generate_password()
         # Write the file first: a password that was never recorded would be useless.
-        passwords.write(self.generate_to, password)
+        write_password(self.generate_to, password)
         try:
             yield password
         except BaseException:
@@ -252,9 +265,9 @@ class _PasswordSource:
 
     def _given(self) -> str:
         if self.stdin:
-            return passwords.from_stdin()
+            return password_from_stdin()
         if self.file:
-            return passwords.from_file(self.file)
+            return password_from_file(self.file)
         if self.generate:
-            return passwords.generate()
-        return passwords.ask("Password", instead="use --password-stdin, --password-file or --generate-to", confirm=True)
+            return generate_password()
+        return ask_password("Password", instead="use --password-stdin, --password-file or --generate-to", confirm=True)

@@ -7,8 +7,16 @@ from dataclasses import dataclass
 
 from publisher.console.rendering import sentence, spelled
 from publisher.core.errors import InvalidRequest
-from publisher.platforms.platform import CRED_ACCOUNT, STRING_LIMIT, Document, Field, Kind, Platform
-from publisher.platforms.registry import PLATFORMS, installed
+from publisher.platforms.platform import (
+    CRED_ACCOUNT,
+    STRING_LIMIT,
+    Document,
+    Field,
+    Kind,
+    Platform,
+    installed,
+    known_platforms,
+)
 from publisher.platforms.values import from_text
 
 ACCOUNT_PREFIX = f"{CRED_ACCOUNT}."
@@ -51,7 +59,7 @@ class Element:
 def installed_platforms() -> list[Platform]:
     """Return the platforms that have an installed plugin and a document type."""
     here = installed()
-    return [each for each in PLATFORMS if each.name in here]
+    return [each for each in known_platforms() if each.name in here]
 
 
 def account_elements(platform: Platform, *, prefix: str = "", secrets_kept: bool = False) -> list[Element]:

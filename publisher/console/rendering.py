@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from publisher.platforms.registry import find_platform
+from publisher.platforms.platform import find_platform
 from publisher.version import __version__
 
 BASE = "/console"

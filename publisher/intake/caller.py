@@ -34,8 +34,7 @@ from publisher.core.fiql import parse
 from publisher.core.listing import Listing
 from publisher.intake.wire.codec import read_document, write_document
 from publisher.intake.wire.walk import AccountResolver
-from publisher.platforms.platform import Document
-from publisher.platforms.registry import PLATFORMS, find_platform
+from publisher.platforms.platform import Document, find_platform, known_platforms
 from publisher.store import Store
 from publisher.store.idempotency import IdempotencyKey
 from publisher.store.users import User
@@ -228,7 +227,7 @@ class Caller:
     def platforms(self) -> frozenset[str]:
         """The platforms that the answer may name. Raises `InvalidRequest`."""
         extended = self.extended
-        return frozenset(each.name for each in PLATFORMS if extended or not each.extension)
+        return frozenset(each.name for each in known_platforms() if extended or not each.extension)
 
     def check_shown(self, platform: str) -> None:
         """Raise `NotAcceptable` or `NotFound` if the answer may not name the platform. Raises `InvalidRequest`."""

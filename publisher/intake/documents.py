@@ -13,8 +13,7 @@ from typing import Any
 from publisher.core import uris
 from publisher.core.image import Image, ImageState, target_format
 from publisher.core.ticket import Progress, State, Ticket
-from publisher.platforms.platform import TYPE_KEY, Document, Platform
-from publisher.platforms.registry import find_platform
+from publisher.platforms.platform import TYPE_KEY, Document, Platform, find_platform
 from publisher.platforms.target_formats import format_number, platform_number, target_format_number, target_type
 from publisher.store.accounts import StoredAccount
 from publisher.store.appliances import Appliance, Contents

@@ -22,8 +22,16 @@ from publisher.intake.wire import xml
 from publisher.intake.wire.codec import write_document
 from publisher.intake.wire.schema import NAMESPACE, REQUEST_ONLY, TYPES
 from publisher.intake.wire.walk import concrete_type
-from publisher.platforms.platform import CRED_ACCOUNT, PUBLISH_IMAGE, TYPE_KEY, Document, Field, Kind, ObjectType
-from publisher.platforms.registry import PLATFORMS
+from publisher.platforms.platform import (
+    CRED_ACCOUNT,
+    PUBLISH_IMAGE,
+    TYPE_KEY,
+    Document,
+    Field,
+    Kind,
+    ObjectType,
+    known_platforms,
+)
 from publisher.version import __version__
 from publisher.web.negotiation import Format
 from publisher.web.request import API
@@ -67,7 +75,7 @@ _ALWAYS = {
 }
 """Elements that an answer always has, in addition to those that the wire schema requires: callers may rely on them."""
 
-_ENUMERATIONS = {("targetPlatform", "type"): [platform.name for platform in PLATFORMS]}
+_ENUMERATIONS = {("targetPlatform", "type"): [platform.name for platform in known_platforms()]}
 _PATH_PARAMETERS = {
     "uid": ("The login of the user.", "root"),
     "aid": ("The number of the appliance.", 4),
@@ -383,7 +391,7 @@ def _type_schema(object_type: ObjectType, *, request: bool) -> tuple[Json, list[
 
 
 def _abstract_schema(abstract: str, *, request: bool) -> tuple[Json, list[str]]:
-    names = [concrete_type(abstract, platform) for platform in PLATFORMS]
+    names = [concrete_type(abstract, platform) for platform in known_platforms()]
     references = [_reference(name, request=request) for name in names]
     if request:
         # Without "@type" the platform decides, so more than one of them may match.
@@ -401,7 +409,7 @@ def _field_schema(field: Field, owner: ObjectType, inner: list[str], *, request:
         name = field.type
         if name == CRED_ACCOUNT and owner.platform:
             # A published image and its account have the same platform.
-            name = next(each for each in PLATFORMS if each.name == owner.platform).cred_account_type
+            name = next(each for each in known_platforms() if each.name == owner.platform).cred_account_type
         inner.append(name)
         return _reference(name, request=request)
     made = dict(_PLAIN[field.kind])

@@ -9,8 +9,7 @@ from publisher.core.uris import parse_account_uri, parse_appliance_uri, parse_im
 from publisher.intake.caller import Caller
 from publisher.intake.wire.schema import TYPES
 from publisher.intake.wire.walk import document_platform
-from publisher.platforms.platform import CRED_ACCOUNT, TYPE_KEY, Document, Platform
-from publisher.platforms.registry import find_platform
+from publisher.platforms.platform import CRED_ACCOUNT, TYPE_KEY, Document, Platform, find_platform
 from publisher.services.publishing import PublishRequest
 from publisher.store.accounts import Accounts, StoredAccount
 

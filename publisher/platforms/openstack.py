@@ -66,14 +66,14 @@ class OpenStack(Platform):
 
 
 _HINTS = {
-    "keystoneUrl": "Where the cloud signs its users in, such as https://cloud.example.com:5000",
-    "glanceUrl": "Only if the cloud's catalog does not tell the right one",
+    "keystoneUrl": "URL of the cloud's Keystone, such as https://cloud.example.com:5000",
+    "glanceUrl": "Only if the cloud's catalog has the wrong one",
     "userDomain": "Name or id of the user's domain, in Keystone v3. If empty: the domain of the project",
     "interface": "Which of the catalog's addresses of the image service to use",
     "keystoneDomain": "Name or id of the project's domain. If empty: the domain with the id default",
-    "keystoneProject": "Its name or id; may be empty where the login has one project only",
+    "keystoneProject": "Name or id of the project. Can be empty if the login has only one project",
     "tenantName": "The project's name in Keystone v2.0",
-    "publicImage": "Every project of the cloud may use it; many clouds allow this to administrators only",
+    "publicImage": "All projects of the cloud may use it; many clouds allow this only to administrators",
 }
 _CHOICES = {
     "keystoneVersion": (("v3", "v3 (default)"), ("v2.0", "v2.0")),

@@ -1,7 +1,7 @@
-"""What an image is made for: targets, their types, and the numbers (`dbId`) of platforms, formats and targets.
+"""The targets of images: their types, and the numbers (`dbId`) of platforms, formats and target formats.
 
-A number never changes, whatever plugins are installed: clients keep it. Those of the API's own names stand in tables,
-which are only ever added to. A name that the tables do not have gets a number made from the name itself.
+A number never changes, whatever plugins are installed, because clients store it. Tables hold the numbers of the API's
+own names: only add to them. The number of any other name is computed from the name.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import hashlib
 from datetime import UTC, datetime
 
 DEFINED = datetime(2026, 11, 27, tzinfo=UTC)
-"""When these tables were last changed: what platforms and formats tell as `created` and `lastModified`."""
+"""When these tables were last changed: the `created` and `lastModified` of platforms and formats."""
 
 _PLATFORMS = {
     "openstack": 101,
@@ -30,10 +30,10 @@ _PLATFORMS = {
 }
 API_ORDER = {name: place for place, name in enumerate(_PLATFORMS)}
 API_PLATFORMS = frozenset(_PLATFORMS)
-"""What `targetPlatform/type` may be in the API: existing clients know this enumeration."""
+"""The values of `targetPlatform/type` in the API: existing clients know this enumeration."""
 
 _OTHER_TARGETS = {"kvm": 201, "hyper-v": 202, "raw": 203, "iso": 204}
-"""Targets that are no cloud: an image that is made for one is still published wherever it is taken."""
+"""Targets that are not clouds. An image for one of them can be published to each platform that accepts its format."""
 
 _TARGETS = _PLATFORMS | _OTHER_TARGETS
 
@@ -64,37 +64,37 @@ _FORMATS = {
     "raw": 324,
 }
 API_FORMATS = frozenset(_FORMATS)
-"""What `format/name` may be in the API: existing clients know this enumeration."""
+"""The values of `format/name` in the API: existing clients know this enumeration."""
 
 CLOUD = "cloud"
 _TYPES = {"kvm": "virtual", "hyper-v": "virtual", "raw": "virtual", "iso": "physical"}
 
 _DERIVED_FROM = 1 << 32
 _DERIVED_BITS = 48
-"""Such a number stays exact in JSON (below 2^53) and is greater than every number of the tables."""
+"""A computed number stays exact in JSON (below 2^53) and is greater than every number in the tables."""
 
 
 def platform_number(name: str) -> int:
-    """The `dbId` of a `targetPlatform`."""
+    """Return the `dbId` of a `targetPlatform`."""
     return _PLATFORMS.get(name) or _derived(f"platform {name}")
 
 
 def format_number(name: str) -> int:
-    """The `dbId` of a `format`."""
+    """Return the `dbId` of a `format`."""
     return _FORMATS.get(name) or _derived(f"format {name}")
 
 
 def target_format_number(target: str, format: str) -> int:
-    """The `dbId` of a `targetFormat`: a target in one of its formats."""
+    """Return the `dbId` of a `targetFormat`: a target in one of its formats."""
     if target in _TARGETS and format in _FORMATS:
         return _TARGETS[target] * 1000 + _FORMATS[format]
     return _derived(f"targetFormat {target} {format}")
 
 
 def target_type(target: str) -> str:
-    """The `targetFormat/type`: whether a target is a cloud or a kind of machine."""
+    """Return the `targetFormat/type`: whether a target is a cloud or a kind of machine."""
     return _TYPES.get(target, CLOUD)
 
 
-def _derived(seen: str) -> int:
-    return _DERIVED_FROM + int.from_bytes(hashlib.sha256(seen.encode()).digest()[: _DERIVED_BITS // 8], "big")
+def _derived(text: str) -> int:
+    return _DERIVED_FROM + int.from_bytes(hashlib.sha256(text.encode()).digest()[: _DERIVED_BITS // 8], "big")

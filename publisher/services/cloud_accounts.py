@@ -8,10 +8,8 @@ from typing import Any
 
 from publisher.core.errors import InvalidRequest
 from publisher.core.vault import Sealer
-from publisher.outbound.policy import OutboundPolicy
-from publisher.outbound.precheck import check_named
-from publisher.platforms.platform import Platform
-from publisher.platforms.registry import check_account, platform_of
+from publisher.outbound.policy import OutboundPolicy, check_named
+from publisher.platforms.platform import Platform, check_account, platform_of
 from publisher.store import Store
 from publisher.store.accounts import StoredAccount
 

@@ -29,8 +29,7 @@ from publisher.files.disk_format import VIRTUAL_SIZE_MAX, DiskFile, examine
 from publisher.files.hashing import digest, pieces
 from publisher.files.image_writer import UNPACK_LIMITS, ImageWriter, UnpackLimits, clone
 from publisher.files.unfinished import Arrival
-from publisher.outbound.policy import OutboundPolicy
-from publisher.outbound.precheck import check_named
+from publisher.outbound.policy import OutboundPolicy, check_named
 from publisher.store import Store
 
 if TYPE_CHECKING:

@@ -10,10 +10,8 @@ from publisher.core.errors import Conflict, InvalidRequest, NotFound
 from publisher.core.image import Image
 from publisher.core.ticket import Ticket
 from publisher.core.vault import Sealer
-from publisher.outbound.policy import OutboundPolicy
-from publisher.outbound.precheck import check_named
-from publisher.platforms.platform import CRED_ACCOUNT, check_address
-from publisher.platforms.registry import check_request, platform_of
+from publisher.outbound.policy import OutboundPolicy, check_named
+from publisher.platforms.platform import CRED_ACCOUNT, check_address, check_request, platform_of
 from publisher.services.wakeups import Wake
 from publisher.services.webhooks import check_signing
 from publisher.store import Store

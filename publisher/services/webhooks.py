@@ -8,8 +8,7 @@ import secrets
 from publisher.core.errors import InvalidRequest
 from publisher.core.uris import webhook_uri
 from publisher.core.vault import Sealer, Vault
-from publisher.outbound.policy import OutboundPolicy
-from publisher.outbound.precheck import check_named
+from publisher.outbound.policy import OutboundPolicy, check_named
 from publisher.platforms.platform import check_address
 from publisher.store import Store
 

@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, and_, delete, exists, null, select, update
 
 from publisher.core.ticket import FINAL, State
-from publisher.platforms.registry import image_service
+from publisher.platforms.platform import image_service
 from publisher.store.engine import db_now, reading, upsert, writing
 from publisher.store.tables import accounts, journal, sightings, sweep_refusals, tickets, tombstones
 

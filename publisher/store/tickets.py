@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, Connection, Engine, and_, case, delete, ex
 from publisher.core.errors import Conflict, NotFound
 from publisher.core.ticket import FINAL, CloudRef, HistoryEntry, Phase, Sample, State, Ticket
 from publisher.core.uris import ticket_uri
-from publisher.platforms.registry import cloud_account, image_service, platform_of
+from publisher.platforms.platform import cloud_account, image_service, platform_of
 from publisher.store.audit import audit_change
 from publisher.store.engine import db_now, reading, writing
 from publisher.store.idempotency import IdempotencyKey, claim_key

@@ -15,8 +15,7 @@ from publisher.core.image import DISK_FORMATS, ImageState, formats
 from publisher.core.ticket import State
 from publisher.core.vault import Vault
 from publisher.files.hashing import digest
-from publisher.platforms.platform import Field, Kind, Platform
-from publisher.platforms.registry import PLATFORMS, installed
+from publisher.platforms.platform import Field, Kind, Platform, installed, known_platforms
 from publisher.store import Store
 from publisher.store.engine import db_now, writing
 from publisher.store.tables import images, tickets
@@ -74,14 +73,15 @@ def fill(stack: Stack) -> None:
         for wanted in (None, "qcow2", "ISO"):
             add_image_in(stack, state, wanted)
     add_image(stack, OF_BOB, "openstackqcow2", owner="bob")
-    for platform in PLATFORMS:
+    for platform in known_platforms():
         stored = add_accounts(store, vault, platform)
         for number, ticket_state in enumerate(State):
             # By an account of its own, and by a stored one.
             add_ticket(store, platform, ready[number], ticket_state, stored if number % 2 else None)
-    add_ticket(store, PLATFORMS[0], add_image(stack, OF_BOB, "raw", owner="bob"), State.FAILED, None, owner="bob")
+    openstack = known_platforms()[0]
+    add_ticket(store, openstack, add_image(stack, OF_BOB, "raw", owner="bob"), State.FAILED, None, owner="bob")
     gone = add_image(stack, READY, "openstackvmdk")
-    add_ticket(store, PLATFORMS[0], gone, State.CANCELLED, None)
+    add_ticket(store, openstack, gone, State.CANCELLED, None)
     remove_image(store, gone)
 
 

@@ -125,5 +125,5 @@ def test_a_keystone_that_speaks_no_tls(devcloud: DevCloud) -> None:
     """This one hangs up, as it might for another reason; one that answers is told for certain."""
     url = devcloud.keystone_url.replace("http:", "https:")
     account = Account("openstack", {"keystoneUrl": url, "login": "joe"}, {"password": PASSWORD})
-    with pytest.raises(TransientCloudError, match="if it speaks no TLS, use http:// in keystoneUrl"):
+    with pytest.raises(TransientCloudError, match="if it does not use TLS, use http:// in keystoneUrl"):
         OpenStackPublisher.connect(account, Target("openstack", {}), Timeouts(10, 20, 20), EVERYWHERE)

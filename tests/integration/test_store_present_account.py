@@ -8,7 +8,7 @@ import pytest
 
 from publisher.core.errors import Conflict
 from publisher.core.ticket import State, Ticket
-from publisher.platforms.registry import cloud_account
+from publisher.platforms.platform import cloud_account
 from publisher.store import Store
 from publisher.store.accounts import StoredAccount
 from publisher.store.engine import reading

@@ -18,7 +18,7 @@ from publisher.core.settings import Settings
 from publisher.core.ticket import State
 from publisher.core.vault import Vault
 from publisher.files.hashing import digest
-from publisher.platforms.registry import cloud_account
+from publisher.platforms.platform import cloud_account
 from publisher.store import Store
 from publisher.store.engine import writing
 from publisher.store.tables import tickets

@@ -194,7 +194,7 @@ def test_a_part_that_dies_is_started_again(installation: Installation, name: str
         killed = up.child(command)
         killed.kill()
         eventually(lambda: f"{name} answers again" in up.said, START_SECONDS, lambda: up.said)
-        assert f"Warning: {name} stopped unexpectedly (killed by SIGKILL); it is started again in 0.5 s" in up.said
+        assert f"Warning: {name} stopped unexpectedly (killed by SIGKILL); restarting it in 0.5 s" in up.said
         assert [each for each in before if not alive(each)] == [killed]
         assert len(up.children) == len(before)
         # What was, is still there; what comes, goes on.

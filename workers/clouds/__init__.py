@@ -6,7 +6,7 @@ from functools import cache
 from importlib.metadata import entry_points
 
 from publisher.core.errors import ConfigurationError
-from publisher.platforms.registry import PLUGIN_GROUP
+from publisher.platforms.platform import PLUGIN_GROUP
 from workers.clouds.base import CloudPublisher
 
 

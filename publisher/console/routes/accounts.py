@@ -10,8 +10,7 @@ from publisher.console.form_fields import account_elements, field_errors, filled
 from publisher.console.page_request import Posted, Visit, Visiting
 from publisher.console.rendering import BASE, local, sentence, with_parameter
 from publisher.core.errors import Conflict, InvalidRequest, NotFound
-from publisher.platforms.platform import Platform
-from publisher.platforms.registry import find_platform
+from publisher.platforms.platform import Platform, find_platform
 from publisher.services import cloud_accounts
 from publisher.store.accounts import StoredAccount
 from publisher.web.request import Id, WriterRoute

@@ -14,7 +14,7 @@ from publisher.console.throughput_chart import plot
 from publisher.core.errors import Conflict, require_own
 from publisher.core.ticket import HistoryEntry, Phase, State, Ticket, image_of
 from publisher.core.uris import ticket_uri
-from publisher.platforms.registry import find_platform
+from publisher.platforms.platform import find_platform
 from publisher.services import publishing
 from publisher.store.ticket_rows import Version
 from publisher.web.request import API, Id, WriterRoute, wake_later

@@ -14,8 +14,7 @@ from publisher.core.image import target_format as target_of
 from publisher.core.listing import ListField, ListFieldKind, Value, page
 from publisher.core.uris import target_format_uri, target_platform_uri
 from publisher.intake.caller import EXTENSIONS, LISTING, Caller, Calling, Listed, Operation, api_router, not_shown
-from publisher.platforms.platform import Document
-from publisher.platforms.registry import find_platform, installed, platform_of
+from publisher.platforms.platform import Document, find_platform, installed, platform_of
 from publisher.platforms.target_formats import (
     API_FORMATS,
     CLOUD,

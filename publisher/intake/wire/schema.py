@@ -19,12 +19,12 @@ from publisher.platforms.platform import (
     booleans,
     date_times,
     integers,
+    known_platforms,
     longs,
     polymorphic,
     strings,
     uris,
 )
-from publisher.platforms.registry import PLATFORMS
 
 NAMESPACE = "http://www.usharesoft.com/uforge"
 
@@ -214,7 +214,7 @@ def _every_type() -> dict[str, ObjectType]:
     # The abstract types themselves, for an object without a type: the elements that all their concrete types share.
     types.append(ObjectType(PUBLISH_IMAGE, (*_PUBLISH_IMAGE, *_ASKED), abstract=PUBLISH_IMAGE))
     types.append(ObjectType(CRED_ACCOUNT, _CRED_ACCOUNT, abstract=CRED_ACCOUNT))
-    for platform in PLATFORMS:
+    for platform in known_platforms():
         image_fields = (*_PUBLISH_IMAGE, *platform.target_fields, *_ASKED)
         types.append(ObjectType(platform.publish_image_type, image_fields, PUBLISH_IMAGE, platform.name))
         account_fields = (*_CRED_ACCOUNT, *platform.account_fields)
@@ -229,7 +229,9 @@ _INNER = {"imageFormat", "installProfile", "instance", "certificate", "entitleme
 ROOTS = (frozenset(_PLAIN) - _INNER) | frozenset(_LISTS) | {PUBLISH_IMAGE, CRED_ACCOUNT}
 """The names that the root of a document may have."""
 
-SECRET_FIELDS = frozenset(field.name for platform in PLATFORMS for field in platform.account_fields if field.secret)
+SECRET_FIELDS = frozenset(
+    field.name for platform in known_platforms() for field in platform.account_fields if field.secret
+)
 """The elements of cloud accounts that are stored encrypted and left out of every answer."""
 
 

@@ -25,13 +25,14 @@ from publisher.platforms.platform import (
     Kind,
     ObjectType,
     Platform,
+    find_platform,
+    known_platforms,
 )
-from publisher.platforms.registry import PLATFORMS, find_platform
 
 AccountResolver = Callable[[Document], Platform | None]
 """Finds the platform of an account that does not declare one, from the elements that all accounts share."""
 
-_BY_NAME = {platform.name: platform for platform in PLATFORMS}
+_BY_NAME = {platform.name: platform for platform in known_platforms()}
 
 
 class Node(ABC):
@@ -186,7 +187,7 @@ def _declared_platform(abstract: str, node: Node) -> Platform | None:
         return None
     object_type = TYPES.get(type_name)
     if object_type is None or object_type.abstract != abstract or not object_type.platform:
-        known = ", ".join(sorted(concrete_type(abstract, platform) for platform in PLATFORMS))
+        known = ", ".join(sorted(concrete_type(abstract, platform) for platform in known_platforms()))
         raise InvalidRequest(
             f"{type_name[:80]!r} is not a type of {abstract}; use one of: {known}", field=join(node.path, node.type_key)
         )
@@ -196,7 +197,7 @@ def _declared_platform(abstract: str, node: Node) -> Platform | None:
 def _known(name: str, path: str) -> Platform:
     platform = find_platform(name)
     if platform is None:
-        known = ", ".join(each.name for each in PLATFORMS)
+        known = ", ".join(each.name for each in known_platforms())
         raise InvalidRequest(f"{name[:80]!r} is not a platform; use one of: {known}", field=path)
     return platform
 

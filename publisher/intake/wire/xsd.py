@@ -12,8 +12,7 @@ from functools import cache
 from lxml import etree
 
 from publisher.intake.wire.schema import JSON_ONLY, NAMESPACE, REQUEST_ONLY, ROOTS, TYPES
-from publisher.platforms.platform import Field, Kind, ObjectType, Platform
-from publisher.platforms.registry import PLATFORMS
+from publisher.platforms.platform import Field, Kind, ObjectType, Platform, known_platforms
 
 _XS = "http://www.w3.org/2001/XMLSchema"
 _TNS = "tns"
@@ -39,7 +38,7 @@ def document(extended: bool = False) -> bytes:
 
     It is always the same.
     """
-    platforms = [each for each in PLATFORMS if extended or not each.extension]
+    platforms = [each for each in known_platforms() if extended or not each.extension]
     names = {each.name for each in platforms}
     schema = etree.Element(
         f"{{{_XS}}}schema",

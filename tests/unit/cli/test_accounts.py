@@ -11,7 +11,7 @@ from publisher.cli.platform_options import option_name, read_options
 from publisher.core.errors import InvalidRequest
 from publisher.core.settings import Settings
 from publisher.core.vault import Vault
-from publisher.platforms.registry import platform_of
+from publisher.platforms.platform import platform_of
 from publisher.store import Store
 from tests.command import Cli
 from tests.servers.certificates import authority
@@ -172,9 +172,9 @@ def test_what_a_clouds_yaml_has_and_is_not_used_is_named(cli: Cli, clouds: Path)
     assert added.exit_code == 0
     said = " ".join(added.stderr.split())
     assert said == (
-        "Not used of the clouds.yaml: verify, cert, region_name, profile, image_api_version, auth.project_name,"
-        " auth.passcode, auth.project_domain_name. Project, its domain and region are told by each request to publish."
-        " Certificates are always verified; give the cloud's authorities as cacert or with --ca-bundle"
+        "Ignored in clouds.yaml: verify, cert, region_name, profile, image_api_version, auth.project_name,"
+        " auth.passcode, auth.project_domain_name. Each publish request names the project, its domain and the region."
+        " Certificates are always verified; give the cloud's CA certificates as cacert or with --ca-bundle"
     )
     clouds.write_text(f"clouds: {{lab: {{auth: {{auth_url: {KEYSTONE}, username: a, password: b}}}}}}\n")
     assert cli.run("accounts", "add", "all", "--from-clouds-yaml", "lab", "--file", clouds).stderr == ""
@@ -222,7 +222,7 @@ def test_refusals(cli: Cli, clouds: Path, arguments: list[str], words: str) -> N
 def test_without_a_terminal_a_password_has_to_come_from_somewhere(cli: Cli, clouds: Path) -> None:
     assert "set OS_PASSWORD, or use --password-stdin" in cli.run("accounts", "add", "lab", *OPTIONS).stderr
     result = cli.run("accounts", "add", "lab", "--from-clouds-yaml", "bare", "--file", clouds, OS_PASSWORD=PASSWORD)
-    assert result.stderr == "Error: there is no terminal to ask for a password at; use --password-stdin\n"
+    assert result.stderr == "Error: cannot ask for a password without a terminal; use --password-stdin\n"
 
 
 @pytest.mark.parametrize(
@@ -275,11 +275,11 @@ def test_an_account_of_another_platform(cli: Cli) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--logn", "joe"], "--logn is no option of the platform memory; it has --login"),
-        (["--keystone-url", "http://k"], "--keystone-url is no option of the platform memory"),
-        (["--from-clouds-yaml", "lab"], "--from-clouds-yaml is no option of the platform memory"),
-        (["surplus"], "surplus is no option of the platform memory"),
-        (["--password", "x"], "--password is no option of the platform memory"),
+        (["--logn", "joe"], "--logn is not an option of the platform memory; it has --login"),
+        (["--keystone-url", "http://k"], "--keystone-url is not an option of the platform memory"),
+        (["--from-clouds-yaml", "lab"], "--from-clouds-yaml is not an option of the platform memory"),
+        (["surplus"], "surplus is not an option of the platform memory"),
+        (["--password", "x"], "--password is not an option of the platform memory"),
     ],
 )
 def test_an_option_that_is_not_the_platforms(cli: Cli, options: list[str], words: str) -> None:

@@ -48,7 +48,7 @@ def test_refusals(cli: Cli) -> None:
         (["add", 4], "root has an appliance 4 already"),
         (["add", "--user", "anna"], "there is no user 'anna'"),
         (["add", "--name", ""], "name: is needed: 1 to 255 characters"),
-        (["add", 0], "equal to 1"),
+        (["add", 0], "id: 0 is too small; the smallest is 1"),
         (["remove", 9], "root has no appliance 9"),
         (["remove", 4, "--user", "anna"], "anna has no appliance 4"),
     ):

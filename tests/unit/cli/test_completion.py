@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from publisher.cli import completion
+from publisher.cli import command
 from publisher.store import Store
 from tests.command import Cli
 from tests.records import add_ticket
@@ -63,10 +63,10 @@ def test_without_a_database_nothing_is_offered_and_nothing_made(bare_cli: Cli) -
 
 def test_a_store_that_takes_its_time_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     answered = threading.Event()
-    monkeypatch.setattr(completion, "_SECONDS", 0.05)
-    monkeypatch.setattr(completion, "_names", lambda kind, beginning: [("1", "late")] if answered.wait(30) else [])
+    monkeypatch.setattr(command, "_COMPLETION_SECONDS", 0.05)
+    monkeypatch.setattr(command, "_stored_names", lambda kind, beginning: [("1", "late")] if answered.wait(30) else [])
 
-    assert completion.tickets("") == []
+    assert command.complete_tickets("") == []
     answered.set()
 
 

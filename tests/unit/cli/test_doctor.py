@@ -105,7 +105,7 @@ def test_the_image_root_must_be_a_writable_directory(bare_cli: Cli, monkeypatch:
 
 
 def test_a_plugin_that_does_not_load_fails(bare_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("publisher.platforms.registry.installed", lambda: ("memory",))
+    monkeypatch.setattr("publisher.platforms.platform.installed", lambda: ("memory",))
     monkeypatch.setattr(doctor_command, "_LOAD", "raise ImportError('no SDK here')")
 
     (finding,) = doctor_command.check_plugins(Settings.from_environment())

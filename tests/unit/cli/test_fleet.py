@@ -24,7 +24,7 @@ def test_the_workers_are_listed(cli: Cli, cli_store: Store) -> None:
 
 def test_one_is_asked_to_drain(cli: Cli, cli_store: Store) -> None:
     cli_store.fleet.join(ONE)
-    assert "here-1 is asked to drain" in cli.ok("fleet", "drain", "here-1")
+    assert "Asked here-1 to drain" in cli.ok("fleet", "drain", "here-1")
     assert cli_store.fleet.beat(ONE)
     assert cli.json("fleet", "list")["workers"][0]["state"] == "draining"
     refused = cli.run("fleet", "drain", "nobody")

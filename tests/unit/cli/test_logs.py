@@ -103,7 +103,7 @@ def test_following_no_longer_than_asked(cli: Cli) -> None:
     result = cli.run("logs", 1, "--follow", "--timeout", "0.1")
 
     assert result.exit_code == 4
-    assert "it goes on" in result.stderr
+    assert "it continues" in result.stderr
 
 
 @pytest.mark.usefixtures("claim")

@@ -87,6 +87,28 @@ def test_wrong_arguments(cli: Cli, arguments: list[str]) -> None:
     assert cli.run(*arguments).exit_code == 2
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["tickets", "list", "--count", "x"], "--count: 'x' is not a number"),
+        (["tickets", "list", "--count", "-1"], "--count: -1 is too small; the smallest is 0"),
+        (["tickets", "list", "--state", "x"], "--state: 'x' is not one of 'queued', "),
+        (
+            ["status", "9223372036854775808"],
+            "ticket: 9223372036854775808 is too large; the largest is 9223372036854775807",
+        ),
+        (["top", "--every", "x"], "--every: 'x' is not a number"),
+        (["top", "--every", "nan"], "--every: nan is too small; the smallest is 0.2"),
+        (["serve", "--port", "65536"], "--port: 65536 is too large; the largest is 65535"),
+    ],
+)
+def test_a_wrong_value_is_named_in_one_line(cli: Cli, arguments: list[str], words: str) -> None:
+    result = cli.run(*arguments)
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"Error: {words}")
+    assert result.stderr.count("\n") == 1
+
+
 def test_ctrl_c_ends_with_130(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from publisher.cli import watching
+from publisher.cli import tickets_command
 from publisher.core.settings import Settings
 from publisher.core.ticket import Phase
 from publisher.core.vault import Vault
@@ -26,7 +26,7 @@ MEMORY = ("--platform", "memory", "--login", "x")
 
 @pytest.fixture(autouse=True)
 def quick_polls(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watching, "_POLL_SECONDS", 0.02)
+    monkeypatch.setattr(tickets_command, "_POLL_SECONDS", 0.02)
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_a_file_is_registered_and_its_ticket_waits_for_a_worker(cli: Cli, cli_st
 
     assert result.exit_code == 0
     assert "publisher status 1" in result.stdout
-    assert "waits until a worker runs; run: publisher up" in result.stderr
+    assert "waits for a worker; run: publisher up" in result.stderr
     assert cli.json("images", "list")["images"][0]["appliance_id"] == 1
     shown = cli.json("status", 1, "--history")
     assert (shown["state"], shown["name"], shown["percentage"]) == ("queued", "shown", 0)
@@ -252,13 +252,13 @@ def test_waiting_shows_the_steps_and_ends_with_the_outcomes_exit_code(
 def test_on_a_terminal_a_bar_is_drawn(cli: Cli, cli_store: Store, ticket: int) -> None:
     terminal = Console(file=io.StringIO(), force_terminal=True, width=120)
 
-    assert watching.watch(cli_store, ticket, console=terminal, timeout_seconds=0) == 4
+    assert tickets_command.watch(cli_store, ticket, console=terminal, timeout_seconds=0) == 4
     claim = claimed(cli_store, ticket)
     cli_store.leases.phase(claim, Phase.UPLOADING, "Uploading")
     cli_store.leases.renew(claim, 60, sent=3000)
-    assert watching.watch(cli_store, ticket, console=terminal, timeout_seconds=0.3) == 4
+    assert tickets_command.watch(cli_store, ticket, console=terminal, timeout_seconds=0.3) == 4
     publish(cli_store, claim)
-    assert watching.watch(cli_store, ticket, console=terminal) == 0
+    assert tickets_command.watch(cli_store, ticket, console=terminal) == 0
 
     assert isinstance(terminal.file, io.StringIO)
     shown = terminal.file.getvalue()
@@ -278,11 +278,11 @@ def test_ctrl_c_only_stops_the_watching(cli: Cli, ticket: int, monkeypatch: pyte
     def interrupted(_: float) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("publisher.cli.watching.time.sleep", interrupted)
+    monkeypatch.setattr("publisher.cli.tickets_command.time.sleep", interrupted)
     result = cli.run("status", ticket, "--wait")
 
     assert result.exit_code == 130
-    assert f"ticket {ticket} goes on" in result.stderr
+    assert f"ticket {ticket} continues" in result.stderr
     assert f"publisher cancel {ticket}" in result.stderr
     assert cli.json("status", ticket)["state"] == "queued"
 

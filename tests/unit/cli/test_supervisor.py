@@ -149,7 +149,7 @@ def test_a_program_that_is_killed_later_is_started_again(tmp_path: Path, lines: 
     stopping.join()
 
     assert told == [
-        "worker stopped unexpectedly (killed by SIGKILL); it is started again in 0.5 s",
+        "worker stopped unexpectedly (killed by SIGKILL); restarting it in 0.5 s",
         "worker answers again",
     ]
     assert lines.count(("worker", "here is worker")) == 2
@@ -192,7 +192,7 @@ def test_a_program_that_dies_again_and_again_ends_everything(tmp_path: Path, mon
         supervisor.wait()
 
     assert Path("deaths").read_text() == "x" * 5
-    assert len([each for each in told if "it is started again" in each]) == 4
+    assert len([each for each in told if "restarting it" in each]) == 4
     assert Path("stopped").read_text().split() == ["broker"]
     assert not set(children()) - before
 
@@ -225,7 +225,7 @@ def test_one_that_is_started_again_and_never_answers_is_killed(tmp_path: Path, m
         (process,) = set(children()) - before
         process.kill()
         supervisor.wait()
-    assert told.count("worker does not answer, and is killed") == 4
+    assert told.count("worker does not answer, and was killed") == 4
     assert not set(children()) - before
 
 

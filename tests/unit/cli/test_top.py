@@ -15,8 +15,8 @@ from rich.console import Console
 from sqlalchemy import update
 
 from publisher.cli import top_command
-from publisher.cli.output import duration
-from publisher.cli.snapshot import take_snapshot
+from publisher.cli.command import duration
+from publisher.cli.top_command import take_snapshot
 from publisher.core.ticket import Phase
 from publisher.store import Store
 from publisher.store.engine import db_now, writing

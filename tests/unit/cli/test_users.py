@@ -81,7 +81,7 @@ def test_a_password_from_a_file(cli: Cli, cli_store: Store) -> None:
     cli.ok("users", "add", "anna", "--password-file", file)
     assert verify_password(password_hash(cli_store, "anna"), "open sesame")
     file.write_text("\n")
-    assert "holds no password" in cli.run("users", "passwd", "anna", "--password-file", file).stderr
+    assert "contains no password" in cli.run("users", "passwd", "anna", "--password-file", file).stderr
 
 
 def test_a_removal_is_not_guessed(cli: Cli, cli_store: Store) -> None:
@@ -128,17 +128,17 @@ def test_an_empty_password_is_refused(cli: Cli) -> None:
 def test_told_by_webhook(cli: Cli, cli_store: Store) -> None:
     url = "https://hooks.example.com/publications"
     first = cli.run("users", "notify", "root", url)
-    assert first.stdout == f"'root' is told at {url}\n", "no secret without a terminal"
+    assert first.stdout == f"Webhook of 'root': {url}\n", "no secret without a terminal"
     assert "users notify root --new-secret --json" in first.stderr
     secret = cli.json("users", "notify", "root", "--new-secret")["secret"]
     assert secret.startswith("whsec_")
     assert secret.encode() not in (cli_store.users.notify("root").sealed_secret or b"")
-    assert cli.ok("users", "notify", "root") == f"'root' is told at {url}\n"
-    assert cli.ok("users", "notify", "root", f"{url}2") == f"'root' is told at {url}2\n", "with the same secret"
+    assert cli.ok("users", "notify", "root") == f"Webhook of 'root': {url}\n"
+    assert cli.ok("users", "notify", "root", f"{url}2") == f"Webhook of 'root': {url}2\n", "with the same secret"
     other = cli.json("users", "notify", "root", "--new-secret")
     assert other.pop("secret") not in ("", secret)
     assert other == {"login": "root", "url": f"{url}2", "signed": True}
-    assert cli.ok("users", "notify", "root", "--off") == "'root' is not told of its publications\n"
+    assert cli.ok("users", "notify", "root", "--off") == "'root' has no webhook\n"
     assert cli.json("users", "notify", "root") == {"login": "root", "url": None, "signed": False}
 
 
@@ -148,7 +148,7 @@ def test_told_by_webhook(cli: Cli, cli_store: Store) -> None:
         (["nobody"], "there is no user 'nobody'"),
         (["nobody", "https://hooks.example.com"], "there is no user 'nobody'"),
         (["root", "hooks.example.com"], "url: must be an address"),
-        (["root", "https://hooks.example.com", "--off"], "--off goes with nothing else"),
+        (["root", "https://hooks.example.com", "--off"], "--off cannot be combined with other options"),
         (["root", "http://127.0.0.1:8080/"], "url: '127.0.0.1' is a loopback address"),
     ],
 )

@@ -10,8 +10,7 @@ from xml.sax.saxutils import escape
 import pytest
 
 from publisher.intake.wire.schema import TYPES
-from publisher.platforms.platform import Field, Kind
-from publisher.platforms.registry import PLATFORMS
+from publisher.platforms.platform import Field, Kind, known_platforms
 from tests.service import ACCOUNT, JSON, SECRET, UFORGE, XML, XSI, Answer, Service, document
 
 PUBLISH, STORE = "users/alice/appliances/14/images/21/pimages", "users/alice/accounts"
@@ -53,7 +52,7 @@ _numbers = count()
 def cases() -> list[Any]:
     """The root, the platform, and the elements to go over: those that all platforms share are gone over once."""
     made = []
-    for platform in PLATFORMS:
+    for platform in known_platforms():
         first = platform.name == "openstack"
         image, account = TYPES[platform.publish_image_type], TYPES[platform.cred_account_type]
         for root, object_type, own, inside in (

@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 
 import pytest
 
-from publisher.platforms.registry import installed, platform_of
+from publisher.platforms.platform import installed, platform_of
 from publisher.platforms.target_formats import API_FORMATS
 from tests.service import ACCOUNT, JSON, XML, Answer, Service
 

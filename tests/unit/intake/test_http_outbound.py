@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from publisher.outbound import precheck
+from publisher.outbound import policy
 from tests.patience import PATIENCE
 from tests.servers.certificates import Authority, authority
 from tests.servers.listening import Listening, listening
@@ -100,7 +100,7 @@ def test_outside_production_nothing_is_resolved(fresh: Service, monkeypatch: pyt
     def resolved(*_: Any, **__: Any) -> None:
         raise AssertionError("resolved")
 
-    monkeypatch.setattr(precheck, "_look_up", resolved)
+    monkeypatch.setattr(policy, "_look_up", resolved)
     assert publish(fresh, account__keystoneUrl="http://localhost:5000").status == 201
 
 
@@ -123,9 +123,9 @@ def test_a_resolver_that_does_not_answer_costs_no_more_than_half_a_second(
     # Each keeps a thread until it is over: with too many of them no further name is looked up.
     for number in range(20):
         began = time.monotonic()
-        monkeypatch.setattr(precheck, "_LOOK_SECONDS", 0.01)
+        monkeypatch.setattr(policy, "_LOOK_SECONDS", 0.01)
         assert publish(guarded, account__keystoneUrl=f"https://{number}.example.com").status == 201
-    assert sum(thread.name == "lookup" for thread in threading.enumerate()) <= precheck._LOOKUPS_MAX
+    assert sum(thread.name == "lookup" for thread in threading.enumerate()) <= policy._LOOKUPS_MAX
     released.set()
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from publisher.core.ticket import State
 from publisher.core.vault import Vault
-from publisher.platforms.registry import installed
+from publisher.platforms.platform import installed
 from publisher.store.tickets import Tickets
 from tests import disks
 from tests.service import (

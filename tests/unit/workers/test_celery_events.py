@@ -14,7 +14,7 @@ from publisher.core.image import ImageState
 from publisher.core.ticket import State
 from publisher.store import Store
 from tests.records import add_ticket, current
-from workers.celery_events import Ended, Message, tell_image, tell_ticket
+from workers.celery_events import Ended, Message, image_result, ticket_result
 
 
 def test_monitors_read_how_a_ticket_stands(sqlite_store: Store) -> None:
@@ -26,19 +26,19 @@ def test_monitors_read_how_a_ticket_stands(sqlite_store: Store) -> None:
     failed = dataclasses.replace(waiting, state=State.FAILED, error="no\nsuch\tlogin")
     published = dataclasses.replace(waiting, state=State.PUBLISHED)
 
-    assert tell_ticket(State.PUBLISHED, published) == "published"
+    assert ticket_result(State.PUBLISHED, published) == "published"
     for state, found, told, words in (
         (State.FAILED, failed, "failed", "no such login"),
         (State.FAILED, None, "failed", "the ticket failed"),
         (State.QUEUED, waiting, "retried", "Waiting to try again (attempt 2): the cloud was away"),
         (State.CANCELLING, waiting, "retried", "Waiting to try again (attempt 2): the cloud was away"),
-        (State.CANCELLED, None, "cancelled", "cancelled, and nothing is left in the cloud"),
+        (State.CANCELLED, None, "cancelled", "cancelled; nothing is left in the cloud"),
         (None, published, "ignored", "nothing to do: the ticket is published"),
         (None, failed, "ignored", "nothing to do: the ticket is failed"),
         (None, None, "ignored", "nothing to do: the ticket is gone"),
     ):
         with pytest.raises(Ended) as ended:
-            tell_ticket(state, found)
+            ticket_result(state, found)
         assert (ended.value.state, ended.value.words) == (told, words)
 
 
@@ -49,7 +49,7 @@ def test_a_ticket_that_was_cancelled(sqlite_store: Store) -> None:
     before = current(sqlite_store, ticket)
     for found, told in ((before, "cancelled"), (dataclasses.replace(before, started=1.0), "ignored")):
         with pytest.raises(Ended) as ended:
-            tell_ticket(None, found)
+            ticket_result(None, found)
         assert ended.value.state == told
 
 
@@ -57,16 +57,16 @@ def test_monitors_read_how_a_registration_stands(sqlite_store: Store) -> None:
     add_ticket(sqlite_store)
     image = sqlite_store.images.get(1)
     assert image
-    assert tell_image(ImageState.READY, image) == "registered"
+    assert image_result(ImageState.READY, image) == "registered"
     for state, found, told, words in (
         (ImageState.FAILED, dataclasses.replace(image, error="the file is empty"), "failed", "the file is empty"),
-        (ImageState.QUEUED, None, "retried", "to be tried again"),
+        (ImageState.QUEUED, None, "retried", "will be retried"),
         (None, dataclasses.replace(image, state=ImageState.CANCELLED), "cancelled", "cancelled"),
         (None, image, "ignored", "nothing to do: the image is ready"),
         (None, None, "ignored", "nothing to do: the image is gone"),
     ):
         with pytest.raises(Ended) as ended:
-            tell_image(state, found)
+            image_result(state, found)
         assert (ended.value.state, ended.value.words) == (told, words)
 
 
@@ -99,4 +99,4 @@ def test_a_message_is_acknowledged_though_monitors_cannot_be_told(
     with caplog.at_level(logging.WARNING):
         assert [message.on_failure(ended), message.on_failure(ended)] == ["done", "done"]
     assert order == ["acknowledged", "task-failed"] * 2
-    assert caplog.text.count("monitors are not told") == 1
+    assert caplog.text.count("cannot report to monitors") == 1

@@ -191,7 +191,7 @@ def test_a_cloud_is_not_trusted_without_it(ours: Authority, tmp_path: Path, bund
         (tmp_path / "disk").open("rb") as file,
     ):
         made = account(keystone.url, keystoneVersion="v2.0", **given)
-        with pytest.raises(PermanentCloudError, match=r"is not trusted \(.+\); give its authority's as caBundle"):
+        with pytest.raises(PermanentCloudError, match=r"is not trusted \(.+\); give its CA certificate as caBundle"):
             OpenStackPublisher.connect(made, Target("openstack", {"tenantName": "t"}), TIMEOUTS, EVERYWHERE)
         with pytest.raises(PermanentCloudError, match=r"certificate of 127\.0\.0\.1:\d+ is not trusted"):
             Transfer(file.fileno(), 6).put(glance.url, {}, tls=trust(given.get("caBundle")))

@@ -37,5 +37,5 @@ def test_it_fails_where_it_could_not_look_and_says_where(
         assert sweep_command.main() == 1, "also at the second time: who asks wants to know"
         said = capsys.readouterr()
         where = "memory account refuse p http://cloud.example.com"
-        assert said.err == f"Error: could not look everywhere, not in: {where}\n"
+        assert said.err == f"Error: could not list the images of: {where}\n"
         assert "refused the login" in said.out

@@ -281,7 +281,7 @@ def test_an_account_that_cannot_be_looked_into_is_reported_and_others_go_on(
     found = twice(store, sweeper)
     assert {(each.outcome, each.cloud_id) for each in found} >= {(Outcome.FAILED, None), (Outcome.REMOVED, "left")}
     said = " | ".join(words(each) for each in found)
-    assert "memory account refuse cannot be looked into: the memory cloud refused the login" in said
+    assert "memory account refuse cannot be listed: the memory cloud refused the login" in said
     assert "no plugin for the platform 'exotic'" in said
 
 

@@ -387,7 +387,7 @@ def test_a_certificate_that_is_not_trusted(file: Path, tls: tuple[ssl.SSLContext
 
 @pytest.mark.parametrize("url", ["ftp://h/x", "file:///etc/passwd", "http://", "/x", ""])
 def test_an_address_that_is_none(file: Path, url: str) -> None:
-    with file.open("rb") as opened, pytest.raises(InvalidRequest, match="is no http or https address"):
+    with file.open("rb") as opened, pytest.raises(InvalidRequest, match="is not an http or https address"):
         Transfer(opened.fileno(), SIZE).put(url, {})
 
 

@@ -98,7 +98,7 @@ def test_a_webhook_is_sent_and_signed(
     assert headers["webhook-signature"].startswith("v1,")
     assert state(sqlite_store, ticket) == ("sent", 1, None)
     assert words(sqlite_store, ticket)[-1] == (
-        f"Told 127.0.0.1:{hooks.port} (publication.published, try 1): it answered 204"
+        f"Webhook to 127.0.0.1:{hooks.port} delivered (publication.published, try 1): it answered 204"
     )
 
 
@@ -114,15 +114,17 @@ def test_tried_again_until_it_is_taken(
     assert set(hooks.paths) == {"/hooks/a-secret-of-the-path"}, "redirects are not followed"
     assert state(sqlite_store, ticket) == ("sent", 3, None)
     said = words(sqlite_store, ticket)[-3:]
-    assert ["it answered 500; again in 0 s" in said[0], "it answered 302; again" in said[1], "Told" in said[2]] == [
-        True
-    ] * 3
+    assert [
+        "it answered 500; again in 0 s" in said[0],
+        "it answered 302; again" in said[1],
+        "delivered" in said[2],
+    ] == [True] * 3
     assert not any("a-secret" in each for each in said)
 
 
 @pytest.mark.parametrize(
     ("statuses", "tries", "error"),
-    [([500] * 9, 4, "it answered 500"), ([410], 1, "it answered 410: it wants no more")],
+    [([500] * 9, 4, "it answered 500"), ([410], 1, "it answered 410: it wants no more webhooks")],
 )
 def test_a_receiver_that_fails_is_given_up(
     sqlite_store: Store,
@@ -175,8 +177,8 @@ def test_an_inner_address_is_not_told(
 
 
 _NOT_TRUSTED = (
-    "the TLS certificate of its server is not trusted (unable to get local issuer certificate); have its authority"
-    " added to what this worker trusts (REQUESTS_CA_BUNDLE)"
+    "the TLS certificate of its server is not trusted (unable to get local issuer certificate); add its CA"
+    " to those that this worker trusts (REQUESTS_CA_BUNDLE)"
 )
 
 
@@ -313,7 +315,7 @@ def test_without_a_secret_nothing_is_told(
     ticket = ended(sqlite_store, hooks.url)
     sqlite_store.users.set_notify(OWNER, None, None)
     tell()
-    assert state(sqlite_store, ticket) == ("failed", 1, "'root' has no secret to sign it with any more")
+    assert state(sqlite_store, ticket) == ("failed", 1, "'root' no longer has a secret to sign it with")
     assert hooks.got == []
 
 

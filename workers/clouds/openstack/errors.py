@@ -59,11 +59,11 @@ def translated(service: str, element: str = "glanceUrl", *, by_token: bool = Fal
         if words := tls.fault(error, service, element):
             raise PermanentCloudError(words, reason=Reason.CONFIGURATION) from None
         if isinstance(error.__context__ or error, _NO_ADDRESS):
-            words = f"{service}: that is no valid address; check {element}"
+            words = f"{service}: the address is not valid; check {element}"
             raise PermanentCloudError(words, reason=Reason.REQUEST) from None
         kind = _kind(error)
         if kind in _BROKEN_OFF and "https://" in service:
-            kind += f"; if it speaks no TLS, use http:// in {element}"
+            kind += f"; if it does not use TLS, use http:// in {element}"
         raise TransientCloudError(f"{service} does not answer: {kind}", reason=Reason.CONNECTION) from None
     except keystone.ClientException as error:
         raise PermanentCloudError(f"{service}: {_words(error.message or type(error).__name__)}") from None
@@ -80,7 +80,7 @@ def answered(
     """
     said = f"{service} answered {status}" + (f": {words}" if words else "")
     if status == 401 and by_token:
-        words = f"{said} (the token was not accepted, though Keystone had just given it)"
+        words = f"{said} (it refused a token that Keystone had just issued)"
         return TransientCloudError(words, reason=Reason.CREDENTIALS)
     if status in _TRANSIENT:
         return TransientCloudError(said, retry_after_seconds=_retry_after(headers or {}))

@@ -47,7 +47,7 @@ class GlanceImages:
             return None
         record = self._record(self._json(answer))
         if record["id"] != cloud_id:
-            raise self._no_service("another image than the one that was asked for")
+            raise self._no_service("a different image from the one requested")
         return record
 
     def delete(self, cloud_id: str) -> bool:
@@ -66,7 +66,9 @@ class GlanceImages:
             if query in seen or len(seen) == _PAGES_MAX or read > _LIST_BYTES_MAX:
                 raise self._no_service("a list without end")
             if time.monotonic() > ends:
-                raise TransientCloudError(f"{self._service} gave no whole list of images within {_LIST_SECONDS:.0f} s")
+                raise TransientCloudError(
+                    f"{self._service} did not finish the list of images within {_LIST_SECONDS:.0f} s"
+                )
             seen.add(query)
             answer = self._call("GET", f"{_PATH}?{query}")
             read += len(answer.content)
@@ -91,13 +93,13 @@ class GlanceImages:
         except ValueError:
             marker = None
         if not marker:
-            raise self._no_service("a list that goes on nowhere")
+            raise self._no_service("a list whose next page has no address")
         return urlencode({**filters, "limit": _PAGE, "marker": marker})
 
     def _record(self, given: Any) -> dict[str, Any]:
         if isinstance(given, dict) and all(_is_word(given.get(name)) for name in ("id", "status")):
             return given
-        raise self._no_service("something that is no image")
+        raise self._no_service("something that is not an image")
 
     def _json(self, answer: requests.Response) -> dict[str, Any]:
         try:
@@ -105,7 +107,7 @@ class GlanceImages:
         except (ValueError, RecursionError):
             given = None
         if not isinstance(given, dict):
-            raise self._no_service("something that is no JSON object")
+            raise self._no_service("something that is not a JSON object")
         return given
 
     def _call(self, method: str, path: str, *, may_be: Collection[int] = (), **given: Any) -> requests.Response:
@@ -120,7 +122,7 @@ class GlanceImages:
 
     def _no_service(self, told: str) -> PermanentCloudError:
         return PermanentCloudError(
-            f"{self._service} is no image service: it answers with {told}; check glanceUrl", reason=Reason.REQUEST
+            f"{self._service} is not an image service: it answers with {told}; check glanceUrl", reason=Reason.REQUEST
         )
 
 

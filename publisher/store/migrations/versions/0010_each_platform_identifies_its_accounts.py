@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-from publisher.platforms.registry import cloud_account
+from publisher.platforms.platform import cloud_account
 
 revision = "0010"
 down_revision = "0009"

@@ -12,8 +12,7 @@ from lxml import etree
 from publisher.core.errors import InvalidRequest
 from publisher.intake.wire import xml
 from publisher.intake.wire.schema import NAMESPACE, TYPES
-from publisher.platforms.platform import Document
-from publisher.platforms.registry import PLATFORMS
+from publisher.platforms.platform import Document, known_platforms
 from publisher.web import body_limits
 
 DATA = Path(__file__).parents[3] / "data"
@@ -422,7 +421,7 @@ def test_an_answer_that_does_not_fit_is_a_mistake_of_ours(root: str, document: D
 
 
 def test_a_request_has_its_secrets_and_an_answer_none() -> None:
-    for platform in PLATFORMS:
+    for platform in known_platforms():
         secret = [each.name for each in TYPES[platform.cred_account_type].fields if each.secret]
         value: Document = {name: [{"content": "hunter2"}] if name == "certificates" else "hunter2" for name in secret}
         document = {"@type": platform.cred_account_type, **value}

@@ -181,8 +181,8 @@ def s3(origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (whole, ImageState.READY, len(CONTENT), ""),
         (answering(404), ImageState.FAILED, 0, "bucket has no such file"),
-        (answering(403), ImageState.FAILED, 0, "bucket refuses to give the file"),
-        (answering(500), ImageState.QUEUED, 0, "bucket cannot be read for now"),
+        (answering(403), ImageState.FAILED, 0, "bucket refuses access to the file"),
+        (answering(500), ImageState.QUEUED, 0, "bucket cannot be read at the moment"),
         (None, ImageState.QUEUED, 0, "the connection to the server of bucket failed"),
     ],
 )

@@ -41,7 +41,7 @@ def test_a_call_that_sleeps_holds_neither_the_ticket_nor_the_thread(
         runner = Runner(sqlite_store, vault, settings, worker="a")
         assert runner.run(ticket.id) is State.QUEUED
         called = "upload" if step == "chunk" else step
-        assert f"the plugin's call '{called}' was not heard of for" in str(current(sqlite_store, ticket).error)
+        assert f"the plugin's call '{called}' gave no sign of life for" in str(current(sqlite_store, ticket).error)
     finally:
         wake_up.set()
     assert woken.wait(30)

@@ -58,7 +58,7 @@ def test_an_unknown_exception_fails_and_its_text_is_not_shown(
     script.fail(step, KeyError("internal: 10.9.8.7"))
     assert runner.run(ticket.id) is State.FAILED
     now = current(sqlite_store, ticket)
-    assert now.error == "an unexpected error in the publisher; its log tells more"
+    assert now.error == "an unexpected error in the publisher; see its log"
     assert now.reason == Reason.INTERNAL
     assert "10.9.8.7" not in f"{now} {words(sqlite_store, ticket)}"
     assert script.images == {}

@@ -62,7 +62,7 @@ def test_a_ticket_that_kills_its_workers_fails(
         assert sqlite_store.leases.claim(ticket.id, "doomed", 60)
         put_back(sqlite_store, ticket, lease_until=1)
     assert runner.run(ticket.id) is State.FAILED
-    assert current(sqlite_store, ticket).error == "given up: 3 workers broke off while at it"
+    assert current(sqlite_store, ticket).error == "given up: 3 workers stopped while working on it"
     assert current(sqlite_store, ticket).reason == Reason.WORKER_LOST
 
 

@@ -112,7 +112,7 @@ def refused(glance: HostileGlance, words: str) -> None:
     ids=str,
 )
 def test_what_is_no_image_service(told: Any) -> None:
-    refused(HostileGlance(lambda handler: send(handler, told)), "is no image service")
+    refused(HostileGlance(lambda handler: send(handler, told)), "is not an image service")
 
 
 def test_its_schema_is_never_asked_for() -> None:
@@ -131,7 +131,7 @@ def test_its_schema_is_never_asked_for() -> None:
     [
         ("_PAGES_MAX", 20, "a list without end", 20),
         ("_LIST_BYTES_MAX", 400, "a list without end", 1000),
-        ("_LIST_SECONDS", 0.2, "no whole list", 1000),
+        ("_LIST_SECONDS", 0.2, "did not finish the list", 1000),
     ],
 )
 def test_a_list_without_end_comes_to_one(

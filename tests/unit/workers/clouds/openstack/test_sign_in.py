@@ -117,7 +117,7 @@ def test_a_percent_sign_in_a_host_name(element: str) -> None:
     with KeystoneV2Stub("", users={"joe": PASSWORD}, tenants={"t"}) as keystone:
         fields = {"keystoneUrl": keystone.url, "login": "joe", "keystoneVersion": "v2.0", element: "http://ho%st:9"}
         account = Account("openstack", fields, {"password": PASSWORD})
-        with pytest.raises(PermanentCloudError, match=f"http://ho%st:9: that is no valid address; check {element}"):
+        with pytest.raises(PermanentCloudError, match=f"http://ho%st:9: the address is not valid; check {element}"):
             OpenStackPublisher.connect(
                 account, Target("openstack", {"tenantName": "t"}), Timeouts(5, 20, 20), EVERYWHERE
             ).tagged("deployment")

@@ -19,9 +19,9 @@ from workers.transfer import Transfer
 
 PASSWORD = "hunter2-of-the-cloud"
 SENTENCES = {
-    "another name": "is for another host name; use in {element} the name it was made for",
-    "no authority": "is not trusted (unable to get local issuer certificate); give its authority's as caBundle",
-    "no TLS": "speaks no TLS; use http:// in {element}, or the port on which it does",
+    "another name": "is for another host name; use the certificate's name in {element}",
+    "no authority": "is not trusted (unable to get local issuer certificate); give its CA certificate as caBundle",
+    "no TLS": "does not use TLS; use http:// in {element}, or a port that uses TLS",
 }
 
 

@@ -10,14 +10,14 @@ import pytest
 
 from memory_cloud.platform import PLATFORM
 from publisher.core.errors import InvalidRequest
-from publisher.platforms import registry
-from publisher.platforms.platform import Kind
-from publisher.platforms.registry import (
-    PLATFORMS,
+from publisher.platforms import platform as module
+from publisher.platforms.platform import (
+    Kind,
     check_request,
     cloud_account,
     find_platform,
     installed,
+    known_platforms,
     platform_of,
 )
 from publisher.platforms.target_formats import API_ORDER, API_PLATFORMS
@@ -29,11 +29,11 @@ SECRET = {"password": "x"}
 def test_the_product_installs_no_platform_that_only_tests_have() -> None:
     declared = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]["entry-points"]
     groups = {name: set(entries) for name, entries in declared.items()}
-    assert groups == {registry.PLUGIN_GROUP: {"openstack"}, registry.PLATFORM_GROUP: API_PLATFORMS}
+    assert groups == {module.PLUGIN_GROUP: {"openstack"}, module.PLATFORM_GROUP: API_PLATFORMS}
 
 
 def test_the_platforms_of_the_api_come_first_in_its_order() -> None:
-    names = [each.name for each in PLATFORMS]
+    names = [each.name for each in known_platforms()]
     assert names == [*API_ORDER, "memory"]
 
 
@@ -53,13 +53,13 @@ def test_a_platform_that_cannot_be_used_is_left_out(
         "aws": "memory_cloud.platform:PLATFORM",
         "absent": "no_such_module:PLATFORM",
         "another": "memory_cloud.platform:PLATFORM",
-        "something": "publisher.platforms.registry:installed",
+        "something": "publisher.platforms.platform:installed",
         "memory": "memory_cloud.platform:PLATFORM",
     }
-    found = [EntryPoint(name, place, registry.PLATFORM_GROUP) for name, place in places.items()]
-    monkeypatch.setattr(registry, "entry_points", lambda group: found)
+    found = [EntryPoint(name, place, module.PLATFORM_GROUP) for name, place in places.items()]
+    monkeypatch.setattr(module, "entry_points", lambda group: found)
     with caplog.at_level(logging.ERROR):
-        assert registry.known_platforms() == (PLATFORM,)
+        assert module.known_platforms.__wrapped__() == (PLATFORM,)
     for name in ("aws", "absent", "another", "something"):
         assert f"the platform '{name}'" in caplog.text
 
