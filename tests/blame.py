@@ -1,7 +1,7 @@
-"""Each failure names one test: what a test leaves open fails that test, and what a failed test leaves open fails none.
+"""Hooks that blame the right test for open resources: the test that left one open fails, and no later one.
 
-A socket that nobody closed complains when the interpreter finds it, which without this is in the middle of some later
-test. `tests/conftest.py` registers these hooks.
+The interpreter warns of an unclosed socket when it collects it, which without these hooks happens during some later
+test. Resources that a failed test left open cause no further failure. `tests/conftest.py` registers the hooks.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _QUICK_SECONDS = 0.003
 _FREEZES_AT_MOST = 64
 _freezes = 0
 _OLD = 2
-"""The generation of what is left of earlier tests; what one test makes stays in those before, however much it is."""
+"""The generation of objects that survived earlier tests. Objects of a single test stay in the younger generations."""
 
 
 def pytest_collection_finish() -> None:
@@ -32,9 +32,10 @@ def pytest_collection_finish() -> None:
 
 
 def _freeze() -> None:
-    """Count all there is as no garbage: to look for what a test left takes a tenth of a second otherwise.
+    """Exclude all present objects from garbage collection. Otherwise each test's collection takes a tenth of a second.
 
-    What later tests share (an app, a cloud) is added as it comes, and let go of now and then, once it is of no use.
+    Objects that later tests share (an app, a cloud) are frozen as they appear. Now and then everything is unfrozen, so
+    that unused objects can be collected.
     """
     global _freezes
     _freezes += 1
@@ -58,10 +59,10 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
     done = yield
     if not item.stash.get(_FAILED, False):
         with _complaints() as heard:
-            # The test's arguments are of no use any more.
+            # The test no longer needs its arguments.
             getattr(item, "funcargs", {}).clear()
             began = time.process_time()
-            # What the tests of a file shared is given up after the last of them.
+            # After the last test of a file, collect what its tests shared.
             gc.collect(_OLD if nextitem is None or nextitem.path != item.path else _OLD - 1)
             if time.process_time() - began > _QUICK_SECONDS:
                 _freeze()
@@ -74,7 +75,7 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     done = yield
     if item.stash.get(_FAILED, False):
-        # The last error holds its frames, and they what the test had open.
+        # The last error refers to its frames, and these to the resources that the test had open.
         for name in ("last_exc", "last_type", "last_value", "last_traceback"):
             if hasattr(sys, name):
                 delattr(sys, name)
@@ -86,7 +87,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 @contextmanager
 def _complaints() -> Iterator[list[str]]:
-    """What is said meanwhile by those who cannot raise an error."""
+    """Collect the errors that are raised meanwhile where Python can only report them (in `__del__`)."""
     heard: list[str] = []
 
     def hear(what: sys.UnraisableHookArgs, /) -> None:

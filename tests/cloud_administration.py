@@ -1,4 +1,4 @@
-"""What the administrator of the development cloud does for a test: Keystone's v3 interface, and its database."""
+"""Administration of the development cloud for tests, over Keystone's v3 API and its database."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PASSWORD = "hunter2-of-this-user"
 
 @dataclass
 class Administrator:
-    """Use as a context: what was made is deleted at its end."""
+    """An administrator of the cloud. Use `of` as a context: at its end, everything that was created is deleted."""
 
     cloud: DevCloud
     _made: list[str] = field(default_factory=list)
@@ -36,7 +36,7 @@ class Administrator:
 
     def domain(self) -> dict[str, Any]:
         made = self.make("domain", name=f"domain-{uuid.uuid4().hex[:8]}")
-        # One that is enabled cannot be deleted.
+        # `call` disables a domain before it deletes it.
         self._made.append(f"/domains/{made['id']}")
         return made
 
@@ -46,7 +46,7 @@ class Administrator:
         return made
 
     def user(self, domain_id: str, *projects: dict[str, Any]) -> dict[str, Any]:
-        """A member of these projects, with `PASSWORD`."""
+        """Create a member of these projects with the password `PASSWORD`."""
         made = self.make("user", name=f"user-{uuid.uuid4().hex[:8]}", domain_id=domain_id, password=PASSWORD)
         self._made.append(f"/users/{made['id']}")
         (role,) = self.call("GET", "/roles?name=member")["roles"]
@@ -66,7 +66,7 @@ class Administrator:
         return made
 
     def let_password_expire(self, user: dict[str, Any]) -> None:
-        """As time would, and `password_expires_days`."""
+        """Make the user's password expire, as `password_expires_days` would with time."""
         with closing(sqlite3.connect(self.cloud.directory / "keystone" / "database.sqlite", timeout=60)) as database:
             expire = (
                 "UPDATE password SET expires_at = '2020-01-01 00:00:00.000000', expires_at_int = 1577836800000000"

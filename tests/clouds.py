@@ -1,4 +1,4 @@
-"""What tests need of an OpenStack cloud beside the publisher: requests for it, and a look at what is in it."""
+"""Helpers for tests with an OpenStack cloud: publish requests for it, and a client that reads its images."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from publisher.devcloud.cloud import DevCloud
 from tests.patience import PATIENCE
 
 _tokens: dict[tuple[str, str], str] = {}
-"""The last token of a user, by Keystone's address and the user's password: most tests need no sign-in of their own."""
+"""The last token by Keystone's address and the user's password, so that most tests need not sign in."""
 
 
 @dataclass(frozen=True)
 class Glance:
-    """A plain REST client, which shares no code with the publisher."""
+    """A plain REST client that shares no code with the publisher."""
 
     cloud: DevCloud
     user: str = "uploader"
 
     def images(self, ticket: dict[str, Any] | None = None) -> list[dict[str, Any]]:
-        """All images of the user's project, or those of one ticket. As an administrator would, whatever their state."""
+        """Return all images of the user's project, or those of one ticket, in any state."""
         listed: dict[str, Any] = self.rest("GET", "/v2/images?limit=1000")
         images: list[dict[str, Any]] = listed["images"]
         if ticket is None:
@@ -50,7 +50,7 @@ class Glance:
         except urllib.error.HTTPError as error:
             if error.code != 401:
                 raise
-            # The token has expired, or the test has made tokens last for seconds only.
+            # The token has expired. Some tests make tokens last only for seconds.
             found = self._ask(method, path, body, self._token())
         if raw:
             return found
@@ -83,7 +83,7 @@ class Glance:
 
 
 def publish_body(cloud: DevCloud, image_uri: str, *, user: str = "uploader", **changes: Any) -> dict[str, Any]:
-    """A publish request to the development cloud, in JSON. `changes` of the account are given as `account__login`."""
+    """Return a publish request to the development cloud. Changes of the account have names like `account__login`."""
     env = cloud.env(user)
     account: dict[str, Any] = {
         "@type": "CredAccountOpenStack",

@@ -1,4 +1,4 @@
-"""The `publisher` command, run in this process on an installation of its own."""
+"""The `publisher` command, run in this process on its own installation."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from tests import disks
 
 @dataclass
 class Cli:
-    """An installation in a directory; its broker does not run."""
+    """The command of an installation in a directory. Its broker does not run."""
 
     directory: Path
     runner: CliRunner = field(default_factory=CliRunner)
 
     def run(self, *arguments: str | Path | int, input: str | None = None, **variables: str) -> Result:
         result = self.runner.invoke(app, [str(each) for each in arguments], input=input, env=variables)
-        # Whatever goes wrong is said in words.
+        # Every error must be reported as a message.
         assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
         assert "Traceback" not in result.output
         return result

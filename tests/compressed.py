@@ -1,4 +1,4 @@
-"""Compressed files, as the usual programs make them."""
+"""Compressed files like those of the usual programs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COMPRESS: dict[str, Callable[[bytes], bytes]] = {
     "zst": lambda content: zstd.compress(content, options={zstd.CompressionParameter.checksum_flag: 1}),
     "bz2": bz2.compress,
 }
-"""By the suffix."""
+"""Functions that compress, by the file name's suffix."""
 
 
 def xz_with_a_dictionary_of(size: int) -> bytes:

@@ -20,12 +20,12 @@ from tests.servers.postgres import PostgresServer, postgres_server
 from tests.servers.rabbitmq import RabbitServer, rabbitmq_server
 from tests.servers.redis import RedisServer, redis_server
 
-# Whatever processes the tests start find this code, and the plugin that only tests have, as this process does.
+# Processes that the tests start must find this code and the tests' own plugin, as this process does.
 _FOUND = [str(Path(__file__).parent / "memory_cloud"), str(Path(__file__).parent.parent)]
 _PATH = os.environ.get("PYTHONPATH", "").split(os.pathsep)
 os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([*_FOUND, *filter(None, _PATH)]))
 
-# The same examples in each run, however slow the machine.
+# Use the same examples in each run, even on a slow machine.
 settings.register_profile("same", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("same")
 
@@ -37,9 +37,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(autouse=True)
 def quick_hashes() -> Iterator[None]:
-    """Passwords that this process stores cost next to nothing, then and whenever they are checked.
+    """Make password hashes in this process cheap, both to create and to verify.
 
-    A file that tests the cost of a hash has a fixture of this name that does nothing.
+    A file that tests the cost of a hash overrides this fixture with one that does nothing.
     """
     with quick_hashing():
         yield
@@ -57,9 +57,9 @@ def quick_hashing() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def statements_compiled_once() -> Iterator[None]:
-    """All SQLite engines of this process share what SQLAlchemy makes of a statement; each would compile it anew."""
+    """Share compiled statements among all SQLite engines of this process, so that each is compiled only once."""
     template = create_engine("sqlite://", query_cache_size=5000)
-    template.connect().close()  # from then on the dialect knows what SQLite can do
+    template.connect().close()  # after this the dialect knows SQLite's features
     template.dispose()
     open_sqlite = engine._open_sqlite
 
@@ -75,36 +75,36 @@ def statements_compiled_once() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def redis() -> Iterator[RedisServer]:
-    """A real Redis. A test that stops it starts it again."""
+    """A real Redis. A test that stops it must start it again."""
     with redis_server() as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
-    """A real PostgreSQL; `fresh()` makes a database."""
+    """A real PostgreSQL. `fresh()` creates a database."""
     with postgres_server() as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def rabbitmq() -> Iterator[RabbitServer]:
-    """A real RabbitMQ. A test that stops it starts it again."""
+    """A real RabbitMQ. A test that stops it must start it again."""
     with rabbitmq_server() as server:
         yield server
 
 
 @pytest.fixture(scope="module")
 def devcloud(shared_devcloud: DevCloud) -> DevCloud:
-    """A real Keystone and Glance, without images at first. A test that stops it starts it again."""
-    # Tickets of all files have the same numbers, by which images are found.
+    """A real Keystone and Glance, without images at first. A test that stops it must start it again."""
+    # Tickets of different test files have the same numbers, and tests find images in the cloud by these numbers.
     Glance(shared_devcloud).empty()
     return shared_devcloud
 
 
 @pytest.fixture(scope="session")
 def shared_devcloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevCloud]:
-    """Whatever the tests of other files have left is in it: use `devcloud`."""
+    """A real Keystone and Glance. Tests of other files may have left images in it, so use `devcloud` instead."""
     cloud = DevCloud(tmp_path_factory.mktemp("devcloud") / "cloud", devcloud_venv())
     try:
         cloud.up(say=print)
@@ -117,13 +117,13 @@ def shared_devcloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevClo
 
 
 def open_store(url: str) -> Store:
-    """With a short `wake_again_seconds`, so that tests need not wait."""
+    """Open a store with a short `wake_again_seconds`, so that tests need not wait."""
     return Store(engine.open_engine(url), wake_again_seconds=5.0)
 
 
 @pytest.fixture(scope="session")
 def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A migrated database file, to be copied."""
+    """A migrated database file. Tests use copies of it."""
     file = tmp_path_factory.mktemp("sqlite") / "template.db"
     _migrate(f"sqlite:///{file}")
     return file
@@ -131,7 +131,7 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def postgres_template(postgres: PostgresServer) -> str:
-    """The name of a migrated database, to be copied."""
+    """The name of a migrated database. Tests use copies of it."""
     url = postgres.fresh()
     _migrate(url)
     return url.rsplit("/", 1)[1]
@@ -166,7 +166,7 @@ def store(database_url: str) -> Iterator[Store]:
 
 @pytest.fixture
 def sqlite_store(sqlite_url: str) -> Iterator[Store]:
-    """A fresh, migrated store on SQLite, for tests of what does not depend on the database."""
+    """A fresh, migrated store on SQLite, for tests that do not depend on the kind of database."""
     store = open_store(sqlite_url)
     yield store
     store.close()
@@ -174,7 +174,7 @@ def sqlite_store(sqlite_url: str) -> Iterator[Store]:
 
 @pytest.fixture
 def stores(database_url: str) -> Iterator[Callable[[], Store]]:
-    """Further stores on one database, each with connections of its own, as other processes have them."""
+    """Opens more stores on one database. Each has its own connections, like a store in another process."""
     opened: list[Store] = []
 
     def another() -> Store:

@@ -1,4 +1,4 @@
-"""Where the tests find the environment of the real Keystone and Glance."""
+"""Find the virtual environment of the real Keystone and Glance."""
 
 import os
 from pathlib import Path
@@ -9,10 +9,10 @@ from publisher.devcloud import environment
 
 
 def devcloud_venv() -> Path:
-    """The environment that PUBLISHER_DEVCLOUD_VENV names, else `.venv-devcloud` of the checkout.
+    """Return the environment that PUBLISHER_DEVCLOUD_VENV names, else the checkout's `.venv-devcloud`.
 
-    Where it is not made yet, a test skips on a laptop. In CI, or when the variable names it, the test's
-    `DevCloud.up` makes it.
+    If it does not exist yet, the test is skipped on a laptop. In CI, or if the variable is set, the test's
+    `DevCloud.up` creates it.
     """
     named = os.environ.get("PUBLISHER_DEVCLOUD_VENV")
     venv = Path(named) if named else Path(__file__).resolve().parents[1] / ".venv-devcloud"

@@ -1,6 +1,6 @@
-"""Disk images as small as they can be, made by hand: what a tool writes of an empty disk of that size.
+"""The smallest possible disk images, made by hand: what a tool writes for an empty disk of that size.
 
-Layouts as in `publisher.files.disk_headers`.
+The layouts are those of `publisher.files.disk_headers`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ SECTOR = 512
 
 
 def raw(content: bytes = b"") -> bytes:
-    """A disk with an MBR that has one partition; otherwise it has these bytes."""
+    """Return a disk with these bytes and an MBR with one partition."""
     disk = bytearray(content.ljust(2 * KIB, b"\0"))
     sectors = max(1, len(disk) // SECTOR - 1)
     disk[446:512] = struct.pack("<B3xB3xII", 0x80, 0x83, 1, sectors) + bytes(48) + b"\x55\xaa"
@@ -20,7 +20,7 @@ def raw(content: bytes = b"") -> bytes:
 
 
 def qcow2(virtual_size: int = GIB, *, version: int = 3, cluster_bits: int = 12, features: int = 0) -> bytes:
-    """Header, table of reference counts, L1 table: each begins a cluster."""
+    """Return header, table of reference counts and L1 table, each at the start of a cluster."""
     cluster = 1 << cluster_bits
     entries = -(-virtual_size * 8 // (cluster * cluster))
     header = struct.pack(
@@ -34,7 +34,7 @@ def qcow2(virtual_size: int = GIB, *, version: int = 3, cluster_bits: int = 12, 
 def descriptor(
     create_type: str = "monolithicSparse", extents: str = 'RW 2048 SPARSE "disk.vmdk"', **more: str
 ) -> bytes:
-    """The text that describes a VMDK."""
+    """Return the text descriptor of a VMDK."""
     values = {"version": "1", "CID": "fffffffe", "parentCID": "ffffffff"} | more
     lines = ["# Disk DescriptorFile", *(f"{name}={value}" for name, value in values.items())]
     lines += [f'createType="{create_type}"', "# Extent description", extents, "# The Disk Data Base", "#DDB"]
@@ -42,7 +42,7 @@ def descriptor(
 
 
 def vmdk(virtual_size: int = GIB, *, text: bytes | None = None, streamed: bool = False) -> bytes:
-    """Header, descriptor, grain directory without tables; `streamed` has the directory and a footer at its end."""
+    """Return header, descriptor, and grain directory without tables. If `streamed`, a footer follows the directory."""
     grain, per_table, described = 128, 512, 20
     entries = -(-virtual_size // (SECTOR * grain * per_table))
     text = descriptor("streamOptimized" if streamed else "monolithicSparse") if text is None else text
@@ -61,7 +61,7 @@ def vmdk(virtual_size: int = GIB, *, text: bytes | None = None, streamed: bool =
 
 
 def vdi(virtual_size: int = GIB, *, kind: int = 1) -> bytes:
-    """Header and block map; no block is allocated."""
+    """Return header and block map, without an allocated block."""
     blocks = -(-virtual_size // MIB)
     data = SECTOR + -(-blocks * 4 // SECTOR) * SECTOR
     head = b"<<< Oracle VM VirtualBox Disk Image >>>\n".ljust(64, b"\0")
@@ -79,7 +79,7 @@ def _vhd_footer(virtual_size: int, kind: int, header_at: int) -> bytes:
 
 
 def vhd_dynamic(virtual_size: int = GIB, *, kind: int = 3) -> bytes:
-    """Copy of the footer, header, block allocation table, footer."""
+    """Return copy of the footer, header, block allocation table and footer."""
     block, table_at = 2 * MIB, 3 * SECTOR
     entries = -(-virtual_size // block)
     footer = _vhd_footer(virtual_size, kind, SECTOR)
@@ -91,12 +91,12 @@ def vhd_dynamic(virtual_size: int = GIB, *, kind: int = 3) -> bytes:
 
 
 def vhd_fixed(content: bytes = bytes(64 * KIB)) -> bytes:
-    """The disk, and a footer."""
+    """Return the disk followed by a footer."""
     return content + _vhd_footer(len(content), 2, (1 << 64) - 1)
 
 
 def iso(sectors: int = 20, *, told: int | None = None) -> bytes:
-    """A primary volume descriptor, and no files."""
+    """Return an image with a primary volume descriptor and no files. `told` is the size it claims, in sectors."""
     image = bytearray(sectors * 2048)
     told = sectors if told is None else told
     image[0x8000:0x8007] = b"\x01CD001\x01"

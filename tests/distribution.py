@@ -1,9 +1,8 @@
-"""Which tests run in which order, and in which of xdist's processes.
+"""The order of the tests, and their distribution over xdist's processes.
 
 The longest files come first, then those with real servers: they wait a lot, and the others, which compute, fill the
-gaps at the end. The tests of a file run in one process, as they share what the file's fixtures start; those of the
-longest files, whose fixtures start nothing that is shared, run wherever there is time. `tests/conftest.py` registers
-these hooks.
+gaps at the end. The tests of a file run in one process because they share what the file's fixtures start. Only the
+tests of the files in APART, which share nothing, run in any free process. `tests/conftest.py` registers these hooks.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ LONGEST = (
     "tests/unit/intake/test_http_elements.py",
     "tests/unit/intake/test_http_contract.py",
 )
-"""Begun last, one of these would keep one core idle at the end."""
+"""If one of these started last, a core would be idle at the end."""
 
 APART = (
     "tests/unit/intake/test_http_elements.py",
@@ -57,7 +56,7 @@ _MARK_OF_ALL = re.compile(r"^pytestmark = pytest\.mark\.(\w+)$", re.MULTILINE)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Import no file all of whose tests would be left out: each process would take a second for all of them."""
+    """Skip files whose tests are all deselected: importing them would cost each process a second."""
     wanted = str(config.getoption("markexpr")).split(" and ")
     if collection_path.suffix != ".py" or not all(each.startswith("not ") for each in wanted):
         return None

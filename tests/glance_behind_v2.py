@@ -1,4 +1,4 @@
-"""A real Glance whose users log in to a Keystone v2.0."""
+"""A real Glance whose users sign in to a Keystone v2.0."""
 
 import shutil
 from collections.abc import Collection, Mapping
@@ -17,9 +17,9 @@ _SHIPPED_CHECK = "paste.filter_factory = keystonemiddleware.auth_token:filter_fa
 
 
 class GlanceBehindV2:
-    """A context manager: the environment's Glance, in `directory`, and a KeystoneV2Stub as `keystone`.
+    """A context manager: the environment's Glance in `directory`, with a KeystoneV2Stub as `keystone`.
 
-    Everything of Glance is as shipped but the one stage of its pipeline that checks tokens.
+    Glance is used as shipped, except for the pipeline stage that checks tokens.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class GlanceBehindV2:
 
     @property
     def auth_url(self) -> str:
-        """Keystone's, with /v2.0."""
+        """Keystone's URL with /v2.0."""
         return f"{self.keystone.url}/v2.0"
 
     def __enter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""Files from outside, packed in `data/images`, and what each way in says of them."""
+"""Disk files from other tools, packed in `data/images`, with the expected result of registering each."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _PACKED = Path(__file__).parent / "data" / "images"
 
 @dataclass(frozen=True)
 class ImageCase:
-    """A file, and either why it is refused or what is found in it."""
+    """A file, with the reason why it is refused or with its format and size."""
 
     name: str
     refused: tuple[str, ...] = ()
-    """Parts of the message."""
+    """Parts of the error message."""
     disk_format: str = ""
     virtual_size: int = 0
 
@@ -31,7 +31,7 @@ class ImageCase:
 
 CASES = (
     ImageCase("backing.qcow2", ("a backing file", "qemu-img convert -O qcow2 backing.qcow2 flat.qcow2")),
-    # 40 GiB, rounded up to whole cylinders as the format has it.
+    # 40 GiB, rounded up to whole cylinders as the format requires.
     ImageCase("big.vhd", disk_format="vhd", virtual_size=20561 * 16 * 255 * 512),
     ImageCase("c.ova", ("a tar archive (an OVA is one)", "tar -xf c.ova")),
     ImageCase("extl2.qcow2", ("extended L2 entries", "qemu-img convert -O qcow2 -o extended_l2=off extl2.qcow2")),
@@ -44,7 +44,7 @@ CASES = (
 REFUSED = tuple(case for case in CASES if case.refused)
 ACCEPTED = tuple(case for case in CASES if not case.refused)
 ACCEPTED_ON_THE_WAY_IN = (*ACCEPTED, ImageCase("c.qcow2.xz", disk_format="qcow2", virtual_size=8 << 20))
-"""With those that are unpacked on the way in."""
+"""Accepted files, including compressed ones, which registration decompresses."""
 
 
 # Mutated headers ------------------------------------------------------------------------------------------------------
@@ -76,8 +76,8 @@ _WIDTHS = {"B": 8, "H": 16, "I": 32, "Q": 64}
 
 
 def mutated(seed: int) -> bytes:
-    """A file of one of the formats with a few numbers of its header or footer changed, some cut short: the same for the
-    same seed."""
+    """Return a disk file with a few changed numbers in its header or footer, sometimes truncated. The same seed gives
+    the same file."""
     chance = random.Random(seed)  # noqa: S311  # no secret
     content = bytearray(chance.choice(BASES))
     for _ in range(chance.randint(1, 6)):

@@ -1,7 +1,7 @@
-"""A client of an ASGI app in the same process that costs little of a test's time.
+"""A fast client for an ASGI app in the same process.
 
-Starlette's own goes to the app's event loop, in another thread, seven times for each request, and without its lifespan
-makes a new loop for each. This one goes there once, and several clients can share a loop.
+For each request, Starlette's own client calls the app's event loop, in another thread, seven times. Without a lifespan
+it makes a new loop for each request. This client calls the loop once, and several clients can share a loop.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from starlette.types import ASGIApp
 
 with warnings.catch_warnings():
-    # It would rather have httpx2, a fork of the httpx that we have.
+    # Starlette warns that it prefers httpx2, a fork of the httpx that we use.
     warnings.simplefilter("ignore")
     from starlette.testclient import TestClient
 
@@ -25,18 +25,18 @@ _PORTS = {"http": 80, "https": 443}
 
 
 class InProcess(TestClient):
-    """As Starlette's `TestClient`, for answers that come to an end. It raises no error of the app's: that is a 500."""
+    """Like Starlette's `TestClient`, for finite answers only. An error of the app becomes a 500 and is not raised."""
 
     def __init__(
         self, app: ASGIApp, *, base_url: str = "http://testserver", portal: BlockingPortal | None = None
     ) -> None:
-        """With the `portal` of another client, whose event loop it shares, it needs no `with`."""
+        """With the `portal` of another client, this client shares that client's event loop and needs no `with`."""
         super().__init__(app, base_url=base_url, follow_redirects=False, raise_server_exceptions=False)
         self.portal = portal
         self._transport = _InOneCall(self)
 
     def exchange(self, request: httpx.Request) -> httpx.Response:
-        """The answer to just this request: no cookie is kept."""
+        """Send one request and return its answer. No cookies are kept."""
         response = self._transport.handle_request(request)
         response.read()
         return response
@@ -73,13 +73,13 @@ class _Exchange:
         try:
             await self._app(self._scope(), self._receive, self._send)
         except Exception:
-            # The app answers first, and raises the error for the server's log.
+            # The app has answered already. It raises the error only for the server's log.
             return
 
     def response(self) -> httpx.Response:
         headers = [(name.decode(), value.decode()) for name, value in self._start.get("headers", [])]
         body = b"" if self._request.method == "HEAD" else b"".join(self._pieces)
-        # As a stream: of what is given as content, httpx makes headers of its own.
+        # A stream, because httpx adds its own headers for `content`.
         return httpx.Response(
             self._start["status"], headers=headers, stream=httpx.ByteStream(body), request=self._request
         )

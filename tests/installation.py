@@ -1,4 +1,4 @@
-"""A `publisher up`, as a person starts it."""
+"""A `publisher up`, started as a person starts it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ START_SECONDS = 60 * PATIENCE
 STOP_SECONDS = 10 * PATIENCE
 CLOUD_PASSWORD = "hunter2-of-the-cloud"
 UP = "Stop    Ctrl-C"
-"""The last line that it prints once everything answers."""
+"""The last line that `up` prints once everything answers."""
 
 
 @dataclass
@@ -32,7 +32,7 @@ class Installation:
     intake_port: int
     flower_port: int
     variables: dict[str, str] = field(default_factory=dict)
-    """Further ones of its environment."""
+    """Further environment variables."""
 
     @property
     def environment(self) -> dict[str, str]:
@@ -91,7 +91,7 @@ class Up:
         return found
 
     def stop(self, number: signal.Signals = signal.SIGINT) -> int:
-        """The exit code; no child is left then."""
+        """Stop it and return the exit code. Fails if a child process is left."""
         children = self.children
         self.process.send_signal(number)
         code = self.process.wait(STOP_SECONDS)
@@ -108,7 +108,7 @@ def alive(process: psutil.Process) -> bool:
 
 
 def eventually(condition: Callable[[], bool], seconds: float, say: Callable[[], str] = str) -> None:
-    """Wait for a condition; fails when the time is up, times PATIENCE."""
+    """Wait for a condition. Fails after `seconds` times PATIENCE."""
     until = time.monotonic() + seconds * PATIENCE
     while not condition():
         assert time.monotonic() < until, say()

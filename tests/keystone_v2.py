@@ -1,6 +1,6 @@
-"""A Keystone that speaks the Identity API v2.0 only, as no server that can still be installed does.
+"""A Keystone that speaks only the Identity API v2.0, because no real one can be installed any more.
 
-It talks real HTTP. Its documents come from keystoneauth1's fixtures, with which the v2.0 clients are tested.
+It speaks real HTTP. Its documents come from keystoneauth1's fixtures, which also test the v2.0 clients.
 """
 
 import json
@@ -26,7 +26,7 @@ Answer = tuple[int, Mapping[str, object] | None]
 
 
 class Refusal(Exception):
-    """An answer that is an error."""
+    """An error answer."""
 
     def __init__(self, status: int, title: str, message: str) -> None:
         self.status = status
@@ -34,27 +34,27 @@ class Refusal(Exception):
 
 
 def unauthorized() -> Refusal:
-    """The one answer to a wrong password, an unknown user and an unknown tenant."""
+    """Return the common answer to a wrong password, an unknown user and an unknown tenant."""
     return Refusal(401, "Unauthorized", _UNAUTHORIZED)
 
 
 @dataclass
 class KeystoneV2Stub:
-    """A context manager that serves while it is entered; every user belongs to every tenant.
+    """A context manager that serves while it is entered. Every user belongs to every tenant.
 
-    Roles are `_member_`, which v2.0 gave to everybody, and those that today's policies ask for: a v2.0
-    Keystone knows no roles that are implied by others, so `reader` must be said too.
+    The roles are `_member_`, which v2.0 gave to everybody, and those that today's policies require. A v2.0
+    Keystone has no implied roles, so `reader` must be listed, too.
     """
 
     glance_url: str
-    """What the catalog says; may be set later."""
+    """Glance's address in the catalog. It may be set later."""
     users: Mapping[str, str]
     """Passwords by user name."""
     tenants: Collection[str]
     token_seconds: int = 3600
     roles: tuple[str, ...] = ("_member_", "member", "reader")
     service_token: str = field(default_factory=lambda: uuid4().hex)
-    """A token that may have others validated, as Glance's service user does."""
+    """A token that may validate other tokens, like that of Glance's service user."""
     tls: ssl.SSLContext | None = None
 
     def __post_init__(self) -> None:
@@ -68,7 +68,7 @@ class KeystoneV2Stub:
 
     @property
     def url(self) -> str:
-        """The root, without /v2.0."""
+        """The root URL, without /v2.0."""
         return f"{'https' if self.tls else 'http'}://127.0.0.1:{self._server.server_port}"
 
     def __enter__(self) -> Self:
@@ -83,7 +83,7 @@ class KeystoneV2Stub:
         self._thread.join()
 
     def revoke_tokens(self) -> None:
-        """Make every token that was given out invalid."""
+        """Invalidate every issued token."""
         with self._lock:
             self._tokens.clear()
 
@@ -108,7 +108,7 @@ class KeystoneV2Stub:
         raise Refusal(404, "Not Found", "The resource could not be found.")
 
     def _authenticate(self, body: Any) -> fixture.V2Token:
-        """POST /v2.0/tokens: by password or by another token, for a tenant or for none."""
+        """POST /v2.0/tokens: sign in by password or by another token, with or without a tenant."""
         if not isinstance(body, dict) or not isinstance(body.get("auth"), dict):
             raise Refusal(400, "Bad Request", "Expecting to find auth in request body.")
         auth = body["auth"]
@@ -162,7 +162,7 @@ class KeystoneV2Stub:
             token.add_service(kind, name=name).add_endpoint(public=url, region="RegionOne")
 
     def _validate(self, token_id: str, asker: str | None) -> fixture.V2Token:
-        """GET /v2.0/tokens/<id>: for services only."""
+        """GET /v2.0/tokens/<id>, allowed only to services."""
         if asker != self.service_token:
             self._valid(asker)
             raise Refusal(403, "Forbidden", "You are not authorized to perform the requested action.")
@@ -186,14 +186,14 @@ class KeystoneV2Stub:
         return token
 
     def tenant(self, name: str) -> dict[str, object]:
-        """The document of a tenant."""
+        """Return the document of a tenant."""
         return {"id": self._id("tenant", name), "name": name, "description": "", "enabled": True}
 
     def _id(self, kind: str, name: str) -> str:
         with self._lock:
             return self._ids.setdefault((kind, name), uuid4().hex)
 
-    def _handler(stub) -> type[BaseHTTPRequestHandler]:  # noqa: N805  (`self` is the request's)
+    def _handler(stub) -> type[BaseHTTPRequestHandler]:  # noqa: N805  (`self` is the request handler's)
         class Handler(BaseHTTPRequestHandler):
             timeout = 30
 
@@ -207,7 +207,7 @@ class KeystoneV2Stub:
                 self._handle()
 
             def log_message(self, format: str, *args: object) -> None:
-                """Be silent."""
+                """Keep the log out of the tests' output."""
 
             def _handle(self) -> None:
                 content = self.rfile.read(int(self.headers.get("Content-Length") or 0))

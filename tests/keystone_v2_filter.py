@@ -1,8 +1,8 @@
-"""A stage of Glance's request pipeline that has tokens checked by a Keystone v2.0.
+"""A stage of Glance's request pipeline that checks tokens with a Keystone v2.0.
 
-Today's keystonemiddleware, whose place it takes, asks a v3 Keystone only. It runs inside Glance, so it
-imports nothing of ours, and it tells Glance what keystonemiddleware would: who the user is, in request
-headers, or that the token is invalid. Refusing is then Glance's own business.
+It replaces keystonemiddleware, whose present version supports only a v3 Keystone. It runs inside Glance, so
+it imports nothing of this project. Like keystonemiddleware, it sets request headers that name the user or
+mark the token as invalid. Glance itself refuses the request.
 """
 
 import json
@@ -20,7 +20,7 @@ _NEVER_FROM_OUTSIDE = (*(f"HTTP_X_{word}" for word in _WHAT_KEYSTONE_SAYS), "HTT
 
 
 class KeystoneV2Filter:
-    """WSGI middleware; `identity_url` is Keystone's root, `service_token` may validate tokens there."""
+    """WSGI middleware. `identity_url` is Keystone's root; `service_token` may validate tokens there."""
 
     def __init__(self, application: Application, identity_url: str, service_token: str) -> None:
         self._application = application
@@ -29,7 +29,7 @@ class KeystoneV2Filter:
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        """Mark the request with what Keystone says of its token, and pass it on."""
+        """Add what Keystone knows of the token to the request and pass the request on."""
         for name in [name for name in environ if name.startswith(_NEVER_FROM_OUTSIDE)]:
             del environ[name]
         token = environ.get("HTTP_X_AUTH_TOKEN")
@@ -44,7 +44,7 @@ class KeystoneV2Filter:
         return self._application(environ, start)
 
     def _access(self, token: str) -> Any:
-        """What Keystone knows of the token, or None when it is not valid."""
+        """Return Keystone's data about the token, or None if it is not valid."""
         request = urllib.request.Request(  # noqa: S310  (the address is a test's own)
             f"{self._identity_url}/v2.0/tokens/{token}", headers={"X-Auth-Token": self._service_token}
         )
@@ -80,7 +80,7 @@ def _headers(access: Any) -> dict[str, str]:
 def filter_factory(
     global_conf: object, *, identity_url: str, service_token: str
 ) -> Callable[[Application], KeystoneV2Filter]:
-    """What the pipeline's configuration names."""
+    """The factory that the pipeline's configuration names."""
 
     def make(application: Application) -> KeystoneV2Filter:
         return KeystoneV2Filter(application, identity_url, service_token)

@@ -1,7 +1,7 @@
 """How long tests wait.
 
-Tests wait for what must have happened, and give up only so that a hang is noticed. Their limits are those of an idle
-machine with two cores; a slow one, or one whose cores are busy with something else, has PATIENCE times as long.
+Tests wait for conditions, and time limits only reveal a hang. The limits fit an idle machine with two cores. They are
+multiplied by PATIENCE, so that a slow or busy machine can keep them, too.
 """
 
 from __future__ import annotations

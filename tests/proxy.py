@@ -1,4 +1,4 @@
-"""A TCP proxy that throttles, stalls and cuts what goes through it."""
+"""A TCP proxy that can throttle, stall and cut connections."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ _BUFFER_BYTES = 64 << 10
 
 
 class Proxy:
-    """Use as a context. Stands on a port of its own before `target`, a host and a port."""
+    """Use as a context. The proxy listens on its own port and forwards to the host and port of `target_url`."""
 
     def __init__(self, target_url: str, *, bytes_per_second: float | None = None) -> None:
         host, port = target_url.removeprefix("http://").split(":")
         self._target = host, int(port)
         self.bytes_per_second = bytes_per_second
-        """Of each connection, towards the target; may be changed at any time."""
+        """Limit for each connection towards the target. It may be changed at any time."""
         self.onward = 0
-        """Bytes that have gone towards the target, of all connections."""
+        """Bytes that all connections have sent towards the target."""
         self.waiting_for_new = 0
-        """Connections that were made while nothing was let through."""
+        """Number of connections made while the proxy was stalled."""
         self._moving = threading.Event()
         self._moving.set()
         self._connections: set[socket.socket] = set()
@@ -51,14 +51,14 @@ class Proxy:
         return f"http://{host}:{port}"
 
     def stall(self) -> None:
-        """Let nothing through any more, until `resume`."""
+        """Let nothing through until `resume`."""
         self._moving.clear()
 
     def resume(self) -> None:
         self._moving.set()
 
     def cut(self) -> None:
-        """Break off every connection there is."""
+        """Cut every open connection."""
         with self._lock:
             connections, self._connections = self._connections, set()
         for connection in connections:
@@ -73,8 +73,8 @@ class Proxy:
                 threading.Thread(target=self._serve, args=(inward,), daemon=True).start()
 
     def _serve(self, inward: socket.socket, begun: bytes = b"") -> None:
-        """`begun`: what was already read of the connection."""
-        # A small buffer, so that what the sender believes to be sent is near to what has gone through.
+        """Serve a connection. `begun` holds the bytes that were already read from it."""
+        # A small buffer, so that the sender's count of sent bytes stays close to the bytes that went through.
         inward.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
         try:
             onward = socket.create_connection(self._target, timeout=10 * PATIENCE)

@@ -1,4 +1,4 @@
-"""The intake as its callers meet it: an app over a temporary store, with users, images, and a waker that notes."""
+"""A test intake: the app over a temporary store, with users, images and a waker that records its calls."""
 
 from __future__ import annotations
 
@@ -38,20 +38,20 @@ XML, JSON = "application/xml", "application/json"
 DATA = Path(__file__).parent / "data"
 
 SECRET = "s3cr3t-0f-the-cl0ud"
-"""The password of the cloud account in every request here: nothing may ever show it."""
+"""The password of the cloud account in every request here. It must never be shown."""
 
 PASSWORDS = {name: f"pass-w0rd-0f-{name}" for name in ("root", "alice", "bob", "carol", "åsa")}
-"""`root` is an administrator, `carol` is entitled to nothing."""
+"""`root` is an administrator. `carol` has no entitlements."""
 
 IMAGES = {7: ("root", 4), 21: ("alice", 14), 22: ("alice", 15), 23: ("alice", 14), 31: ("bob", 24), 41: ("åsa", 34)}
-"""Image id to owner and appliance."""
+"""Maps an image id to its owner and appliance."""
 
 IMAGE_SIZE = 2048 << 20
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back."""
+    """The answer to a request."""
 
     status: int
     headers: Mapping[str, str]
@@ -66,11 +66,11 @@ class Answer:
         return json.loads(self.body)
 
     def text(self, path: str) -> str | None:
-        """The text of one element of an XML answer; None where there is none."""
+        """Return the text of one element of an XML answer, or None if the element is missing."""
         return self.xml.findtext(path)
 
     def problem(self) -> str:
-        """The message of the `uforgeError` that an answer from 400 up must be, in either format."""
+        """Check that the answer is a complete `uforgeError`, in either format, and return its message."""
         if self.headers["content-type"] == JSON:
             error = self.json
             assert list(error) == ["localizedErrorMsg", "requestMethod", "requestUri", "statusCode", "timestamp"]
@@ -94,7 +94,7 @@ class Answer:
 
 @dataclass
 class Wakings:
-    """A waker that notes whom it was to wake, and whether the ticket could be read from the store by then."""
+    """A waker that records each wake, and whether the store already had the ticket at that time."""
 
     store: Store | None = None
     ids: list[int] = field(default_factory=list)
@@ -119,7 +119,7 @@ class Wakings:
 
 
 class Service:
-    """An intake to talk to."""
+    """A running intake, and methods that send requests to it."""
 
     def __init__(self, app: FastAPI, client: InProcess, settings: Settings, store: Store, waker: Wakings) -> None:
         self.app = app
@@ -140,7 +140,8 @@ class Service:
         body: bytes = b"",
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
-        """`path` is below /api, or the whole path where it begins with a slash. No `accept`: no such header."""
+        """Send a request. `path` is relative to /api unless it begins with a slash. Without `accept`, there is no
+        Accept header."""
         sent = dict(headers or {})
         if login is not None:
             sent["Authorization"] = basic(login, PASSWORDS.get(login, "none") if password is None else password)
@@ -166,7 +167,7 @@ class Service:
         return self.call("POST", path, body=raw, content_type=content_type, **options)
 
     def publish(self, body: str | bytes | None = None, *, login: str = "alice", image: int = 21) -> Ticket:
-        """A ticket of that image, by way of a request."""
+        """Publish that image over the API and return the ticket."""
         owner, appliance = IMAGES[image]
         answer = self.post(
             f"users/{owner}/appliances/{appliance}/images/{image}/pimages",
@@ -183,7 +184,7 @@ class Service:
         return ticket
 
     def claim(self, ticket: Ticket) -> Claim:
-        """A worker's hold on a ticket."""
+        """Claim the ticket for a worker."""
         claim = self.store.leases.claim(ticket.id, "worker", 60.0)
         assert claim is not None
         return claim
@@ -221,8 +222,8 @@ def image_uri(image: int) -> str:
 
 
 def document(image: int | None = 7, **changes: Any) -> dict[str, Any]:
-    """A request to publish to OpenStack, as JSON has it. A change to None leaves the element out; one of the account
-    is given as `account__login`."""
+    """A publish request for OpenStack, as a JSON object. A change to None removes the element. `account__login` changes
+    the account's `login`."""
     made = {**TARGET, "credAccount": dict(ACCOUNT)}
     if image is not None:
         made["imageUri"] = image_uri(image)
@@ -242,7 +243,7 @@ def json_body(image: int | None = 7, **changes: Any) -> str:
 
 
 def xml_body(image: int | None = 7, *, attributes: str = "", **changes: Any) -> str:
-    """The same in XML; a value of bytes is taken as markup."""
+    """The same request in XML. A value of type bytes is inserted as markup."""
     return f'<n:publishImage xmlns:n="{UFORGE}"{attributes}>{_markup(document(image, **changes))}</n:publishImage>'
 
 
@@ -284,7 +285,7 @@ _examined: dict[tuple[Any, ...], Any] = {}
 
 
 def _examine_once(*, path: str, call: Callable[..., Any], dependencies: Sequence[Depends]) -> Any:
-    """FastAPI examines the functions behind the routes anew in each app. They are the same in all apps here."""
+    """Examine the functions of each route only once. FastAPI does so for each app, but here all apps are alike."""
     key = (path, call, *((each.dependency, each.use_cache, each.scope) for each in dependencies))
     if key not in _examined:
         _examined[key] = _examine(path=path, call=call, dependencies=dependencies)
@@ -293,7 +294,7 @@ def _examine_once(*, path: str, call: Callable[..., Any], dependencies: Sequence
 
 @contextmanager
 def serving(directory: Path, *, real_queue: bool = False, **settings: Any) -> Iterator[Service]:
-    # Tests claim what they like, of tickets that share an account, and try wrong passwords by the hundred.
+    # Tests claim many tickets of one account and try hundreds of wrong passwords.
     unlimited = dict.fromkeys(("account_uploads_max", "sign_in_failures_max", "address_sign_in_failures_max"), 0)
     made = Settings(data_dir=directory, **(unlimited | settings))
     waker = Wakings()
@@ -306,7 +307,7 @@ def serving(directory: Path, *, real_queue: bool = False, **settings: Any) -> It
 
 @dataclass(frozen=True)
 class Process:
-    """A real server, without a broker."""
+    """A real server process, without a broker."""
 
     port: int
     log: Path
@@ -315,8 +316,8 @@ class Process:
 
 @contextmanager
 def real_server(directory: Path, **settings: Any) -> Iterator[Process]:
-    """An intake of its own process over the database in that directory. It must not crash, nor log a mistake or a
-    secret."""
+    """Run an intake in its own process, with the database in that directory. It must not crash, and it must not log a
+    traceback or a secret."""
     port, log = free_port(), directory / "intake.log"
     made = Settings(data_dir=directory, intake_port=port, log_level="DEBUG", **settings)
     command = [

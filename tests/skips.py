@@ -1,6 +1,6 @@
-"""In CI no test skips itself: what it lacks there is to be installed.
+"""In CI a test that skips itself fails: whatever it lacks must be installed there.
 
-A test that means nothing on this kind of machine says so in a mark (`skipif`), before it begins.
+A test that does not apply to this kind of machine must have a `skipif` mark.
 """
 
 from __future__ import annotations

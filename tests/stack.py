@@ -1,4 +1,4 @@
-"""The service as it runs in earnest: an intake and workers, each a process of its own, over a real broker and store."""
+"""The service as in production: an intake and workers in separate processes, with a real broker and store."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Answer:
 
 @dataclass
 class Worker:
-    """A Celery worker in a process of its own."""
+    """A Celery worker in its own process."""
 
     process: subprocess.Popen[bytes]
     log: Path
@@ -59,25 +59,25 @@ class Worker:
 
     @property
     def stopped(self) -> bool:
-        """Whether all of its threads are."""
+        """Whether all of its threads are stopped."""
         threads = Path(f"/proc/{self.process.pid}/task").glob("*/stat")
         return all(thread.read_text().rpartition(")")[2].split()[0] == "T" for thread in threads)
 
     def connections_to(self, url: str) -> list[int]:
-        """The local ports of its connections to a server, those that wait to be closed left out."""
+        """Return the local ports of its established connections to a server."""
         server = urlsplit(url).hostname, urlsplit(url).port
         found = psutil.Process(self.process.pid).net_connections("tcp")
         return [each.laddr.port for each in found if each.raddr == server and each.status == psutil.CONN_ESTABLISHED]
 
     def kill(self) -> None:
-        """SIGKILL, as a machine that loses its power."""
+        """Kill the worker with SIGKILL, like a power failure."""
         self.signal(signal.SIGKILL)
         self.process.wait(10 * PATIENCE)
 
 
 @dataclass
 class Stack:
-    """Use as a context. Quick settings: a lease of 3 s, a reconciler every 0.3 s."""
+    """Use as a context. Its settings are quick: a lease of 3 s, a reconciler every 0.3 s."""
 
     settings: Settings
     workers_wanted: int = 1
@@ -93,7 +93,7 @@ class Stack:
             "progress_seconds": 0.1,
             "reconcile_seconds": 0.3,
             "retry_first_seconds": 0.3,
-            # All threads of a worker.
+            # As many as a worker has threads.
             "account_uploads_max": 4,
             "intake_port": free_port(),
         }
@@ -131,7 +131,7 @@ class Stack:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGCONT)
                 process.terminate()
-                # A worker that is asked twice does not wait for its uploads.
+                # After a second SIGTERM a worker does not wait for its uploads.
                 process.terminate()
         for process in processes:
             try:
@@ -142,7 +142,7 @@ class Stack:
         self.store.close()
 
     def add_worker(self, *, wait: bool = True, app: str = "workers.app") -> Worker:
-        """`app` is the module of the Celery app, where it is another than the service's own."""
+        """Start a worker. `app` is the module of its Celery app."""
         name = f"worker{len(self.workers)}"
         process = self._start(
             name,
@@ -156,9 +156,9 @@ class Stack:
         return worker
 
     def pause(self, worker: Worker) -> None:
-        """Stop a worker with SIGSTOP, at a moment when it does not keep others from writing to SQLite.
+        """Stop a worker with SIGSTOP at a moment when it does not hold SQLite's write lock.
 
-        Each trial is far shorter than any lease, so that the worker does not lose one to a trial that fails.
+        Each trial is far shorter than any lease, so that a failed trial does not cost the worker its lease.
         """
 
         def stopped_without_the_lock() -> bool:
@@ -173,7 +173,7 @@ class Stack:
 
         until(stopped_without_the_lock, 60, self._explain)
 
-    # As a caller --------------------------------------------------------------------------------------------------
+    # Requests -----------------------------------------------------------------------------------------------------
 
     def call(
         self,
@@ -203,7 +203,7 @@ class Stack:
     def add_image(
         self, file: Path, *, id: int | None = None, appliance_id: int = 4, format: str | None = "raw", **more: Any
     ) -> Image:
-        """What most tests register are random bytes. With None for the format, the file is asked what it is."""
+        """Register a file. Most tests register random bytes, hence `raw`; with None, the format is detected."""
         return image_files.register(
             self.store,
             self.settings.images,
@@ -216,7 +216,7 @@ class Stack:
         )
 
     def publish(self, body: dict[str, Any], appliance_id: int = 4) -> dict[str, Any]:
-        """POST in JSON; the ticket."""
+        """Send a publish request in JSON and return the ticket."""
         answer = self.call(
             "POST",
             f"users/root/appliances/{appliance_id}/pimages",
@@ -236,7 +236,7 @@ class Stack:
     def wait(
         self, ticket: Mapping[str, Any], seconds: float = 60, each: Callable[[dict[str, Any]], None] = lambda _: None
     ) -> dict[str, Any]:
-        """Poll, as callers do, until the ticket has ended."""
+        """Poll, like a caller, until the ticket has ended."""
         last: dict[str, Any] = {}
 
         def ended() -> bool:
@@ -275,7 +275,7 @@ class Stack:
 def until(
     true: Callable[[], object], seconds: float, explain: Callable[[], str] = lambda: "", every: float = 0.05
 ) -> None:
-    """Wait for a condition of another process; fails with an explanation when the time is up, times PATIENCE."""
+    """Wait for a condition of another process. Fails with an explanation after `seconds` times PATIENCE."""
     seconds *= PATIENCE
     deadline = time.monotonic() + seconds
     while not true():

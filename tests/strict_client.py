@@ -1,7 +1,7 @@
-"""A client that knows the API by its XML Schema alone: classes bound to it, which refuse whatever it does not say.
+"""A client that knows only the API's XML Schema: its classes are generated from it and refuse anything else.
 
-Beyond what a schema can say it refuses what existing clients were seen to give up on: names that the API's own
-enumerations do not have, and objects that lack an element which these clients use.
+It also refuses what is known to break existing clients but no schema can express: names outside the API's own
+enumerations, and objects without an element that these clients use.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ BUILDERS = {
     "oracle": {"oracleraw"},
     "vsphere": {"esx"},
 }
-"""The formats that the client can build for a cloud; any other is an "unknown builder type"."""
+"""The formats that the client can build for each cloud. Any other is an "unknown builder type"."""
 
 _OBJECT = ["created", "dbId", "digest", "lastModified"]
 NEEDED: dict[str, list[str]] = {
@@ -66,18 +66,18 @@ NEEDED: dict[str, list[str]] = {
     "apiKeyPair": [*_OBJECT, "name", "publicKey", "uri"],
     "user": ["created", "dbId", "digest", "loginName", "uri"],
 }
-"""What the client uses without asking whether it is there."""
+"""Elements that the client uses without checking that they exist."""
 LISTED = {
     "targetPlatform": [*_OBJECT, "access", "uri"],
     "targetFormat": [*_OBJECT, "access", "uri"],
     "credAccount": [*_OBJECT, "name", "uri"],
 }
-"""And of those that stand in a list of their own."""
+"""Further elements that the client needs in objects of a list."""
 
 
 @contextmanager
 def bound_classes(schema: bytes, directory: Path) -> Iterator[ModuleType]:
-    """The classes that a generator makes of the schema."""
+    """Generate classes from the schema and yield their module."""
     (directory / "uforge.xsd").write_bytes(schema)
     tools = Path(sys.executable).parent  # the generator calls ruff for the layout
     made = subprocess.run(
@@ -103,7 +103,7 @@ class Refused(AssertionError):
 
 @dataclass
 class StrictClient:
-    """Speaks to the service in objects of the bound classes."""
+    """A client of the service that sends and receives objects of the bound classes."""
 
     stack: Stack
     bound: ModuleType
@@ -117,7 +117,7 @@ class StrictClient:
         self._schema = etree.XMLSchema(etree.fromstring(served.body))
 
     def parse(self, body: bytes, kind: str) -> Any:
-        """Valid, because the bound classes mind neither the order nor an empty dateTime; complete; and bound."""
+        """Check validity (the classes ignore order and empty dateTimes) and completeness, then bind the document."""
         root = etree.fromstring(body)
         self._schema.assertValid(root)
         check_usable(root)
@@ -125,7 +125,7 @@ class StrictClient:
 
     def bind(self, body: bytes, kind: str) -> Any:
         made = self._parser.from_bytes(body, getattr(self.bound, kind))
-        # So is wrapped what is of a concrete type, under the name of the abstract one.
+        # An object of a concrete type under the abstract type's name comes wrapped.
         return made.value if isinstance(made, DerivedElement) else made
 
     def get(self, path: str, kind: str, status: int = 200, **options: Any) -> Any:
@@ -156,18 +156,18 @@ class StrictClient:
         return made
 
     def render(self, document: Any, root: str) -> bytes:
-        """As the client library does: of the abstract type's name, with `xsi:type`."""
+        """Render as the client library does: with the abstract type's name and `xsi:type`."""
         named = DerivedElement(f"{{{UFORGE}}}{root}", document, f"{{{UFORGE}}}{type(document).__name__}")
         return XmlSerializer().render(named).encode()
 
     def builder(self, image: Any) -> str:
-        """By what name the client finds how to publish an image."""
+        """Return the format name by which the client selects how to publish an image."""
         name = str(image.target_format.format.name)
         assert name in BUILDERS["openstack"], f"unknown builder type: {name}"
         return name
 
     def wait(self, ticket: Any, seconds: float = 60 * PATIENCE) -> Any:
-        """As callers do: `complete` is looked at first."""
+        """Poll until the ticket has ended, like a caller; `complete` is checked first."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             status = self.get(ticket.status_uri, "Status")
@@ -180,7 +180,7 @@ class StrictClient:
 
 
 def check_usable(root: etree._Element) -> None:
-    """Raises `Refused` for a name that the API does not have, and for an object that lacks what the client uses."""
+    """Raise `Refused` for a name that the API does not have, or an object without an element that the client uses."""
     if etree.QName(root).localname.endswith("s") and root.find("total") is not None:
         (wrapper,) = (each for each in root if each.tag != "total")
         for item in wrapper:

@@ -57,7 +57,7 @@ class Site:
         return f"http://127.0.0.1:{self.stack.settings.intake_port}/console"
 
     def open(self, **options: Any) -> Page:
-        """A page of a browser of its own, of nobody yet. `options` are those of Playwright's `new_context`."""
+        """Open a page in a new browser context, not signed in. `options` are those of Playwright's `new_context`."""
         context: BrowserContext = self.browser.new_context(**({"viewport": DESK} | options))
         context.set_default_timeout(WAIT_MILLISECONDS)
         page = context.new_page()
@@ -74,7 +74,7 @@ class Site:
         return page
 
     def _note(self, message: ConsoleMessage) -> None:
-        # That a page answers 404 is no fault of it.
+        # An answer with 404 is not a fault of the page.
         if message.type in ("error", "warning") and "the server responded with a status of 4" not in message.text:
             self.problems.append(message.text)
 

@@ -176,7 +176,7 @@ def test_an_error_is_shown_at_its_field(page: Page, site: Site, look_at: LookAt)
     look_at(page)
 
 
-def test_a_key_is_shown_once(page: Page, site: Site, look_at: LookAt) -> None:
+def test_secret_key_is_shown_only_once(page: Page, site: Site, look_at: LookAt) -> None:
     page.goto(f"{site.url}/keys")
     page.get_by_label("Name", exact=True).fill("ci")
     page.get_by_role("button", name="Create key").click()

@@ -63,7 +63,7 @@ def test_a_ticket_is_watched_cancelled_and_retried(
         until(lambda: far(page) > seen, 20)
         expect(page.get_by_text("Live", exact=True)).to_be_visible()
 
-        # Another one comes, before the first in the list.
+        # Another publication appears above the first one.
         stack.publish(publish_body(devcloud, URI, account__glanceUrl=slow.url, displayName="The second"))
         expect(page.locator("tbody tr").first).to_contain_text("The second")
         assert stayed(page)

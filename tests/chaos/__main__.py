@@ -1,4 +1,4 @@
-"""`make chaos MINUTES=10 SEED=1 STORE=postgresql BROKER=rabbitmq`: ends with 0 where the promise was kept."""
+"""`make chaos MINUTES=10 SEED=1 STORE=postgresql BROKER=rabbitmq`: exits with 0 if the promise was kept."""
 
 from __future__ import annotations
 

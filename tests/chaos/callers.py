@@ -1,6 +1,6 @@
-"""Good callers: they repeat a request whose answer was lost, and never publish an image twice by that.
+"""Good callers repeat a request whose answer was lost, and never publish an image twice by that.
 
-They sleep until the time of what they are to do next, and as clients do before they ask again.
+They sleep until their next action is due, and before they repeat a request, as clients do.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _LOST = (OSError, http.client.HTTPException)
 
 @dataclass(frozen=True, order=True)
 class Order:
-    """What a caller is going to do: publish an image, perhaps twice with one key, and perhaps cancel that."""
+    """A plan of a caller: publish an image, perhaps repeat that with the same key, and perhaps cancel the ticket."""
 
     at: float
     """Seconds since the callers began."""
@@ -55,7 +55,7 @@ def orders(
 
 @dataclass
 class Heard:
-    """What the callers were told, shared between them."""
+    """The answers to the callers, which share this record."""
 
     promised: dict[int, str] = field(default_factory=dict)
     """The tickets whose 201 a caller saw, and the URIs of their statuses."""
@@ -65,11 +65,11 @@ class Heard:
     repeats: int = 0
     answers_lost: int = 0
     refused: int = 0
-    """Answers from 500 up."""
+    """Number of answers with a status of 500 or more."""
     wrong: list[str] = field(default_factory=list)
     """Answers that no good caller should ever get."""
     unheard: list[str] = field(default_factory=list)
-    """Orders for which no answer was to be had until the end."""
+    """Orders that had no answer until the end."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -126,7 +126,7 @@ class Caller(threading.Thread):
             self._heard.promised[ticket["dbId"]] = ticket["statusUri"]
 
     def _posted(self, order: Order) -> dict[str, Any] | None:
-        """The ticket; None where no answer was to be had."""
+        """Post the order. Return its ticket, or None if there was no answer."""
         body = json.dumps(self._body(order)).encode()
         headers = {"Idempotency-Key": order.name}
         while time.monotonic() < self._give_up:
@@ -157,7 +157,7 @@ class Caller(threading.Thread):
     def _ask(
         self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
     ) -> Answer | None:
-        """None where the answer was lost. Waits a little after that, and after an answer from 500 up."""
+        """Send a request. Return None if the answer is lost. Wait a little then, and after an answer of 500 or more."""
         try:
             answer = next(self._doors).call(method, path, body, content_type="application/json", headers=headers or {})
         except _LOST:

@@ -1,5 +1,5 @@
-"""Between the workers and Glance: besides what any connection may suffer, answers that Glance did not give, and answers
-that it gave and nobody got."""
+"""A proxy between the workers and Glance. Besides the usual faults of connections, it can answer in place of Glance,
+and lose Glance's answers."""
 
 from __future__ import annotations
 
@@ -33,22 +33,22 @@ class CloudProxy(Proxy):
     def __init__(self, target_url: str, *, bytes_per_second: float | None = None) -> None:
         super().__init__(target_url, bytes_per_second=bytes_per_second)
         self.refusing: int | None = None
-        """An HTTP status that every request is answered with, instead of being passed on."""
+        """An HTTP status with which every request is answered instead of being passed on."""
         self.losing = False
-        """Glance does what it is asked to, and its answers are swallowed."""
+        """Whether Glance's answers are lost. Glance still carries out the requests."""
         self.touched = 0
-        """Requests that were refused, or whose answer was lost."""
+        """Number of requests that were refused or whose answer was lost."""
         self._seen: set[str] = set()
         self._expired: set[str] = set()
         self._uploads: dict[socket.socket, str] = {}
 
     @property
     def uploads(self) -> int:
-        """How many are under way."""
+        """Number of uploads under way."""
         return len(self._uploads)
 
     def expire_tokens(self) -> int:
-        """Every token that was used so far is worth nothing any more, in the uploads of this moment, too: how many."""
+        """Expire all tokens that were used so far, also in current uploads. Return the number of these uploads."""
         with self._lock:
             self._expired |= self._seen
             uploads, self._uploads = list(self._uploads), {}
@@ -86,7 +86,7 @@ class CloudProxy(Proxy):
     def _copy(self, source: socket.socket, sink: socket.socket, counted: bool) -> None:
         if not counted:
             with contextlib.suppress(OSError):
-                # The answer has come once there is something to read.
+                # The answer has come when there is something to read.
                 if source.recv(1, socket.MSG_PEEK) and self.losing:
                     while source.recv(64 << 10):
                         pass

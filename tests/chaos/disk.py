@@ -1,4 +1,4 @@
-"""A small file system of its own for the ticket store, that can be filled to the last byte."""
+"""A small separate file system for the ticket store. A fault can fill it to the last byte."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ MIB = 1 << 20
 
 
 class Disk:
-    """Use as a context: a directory that is a tmpfs of its own where this user may mount one; else a plain one."""
+    """Use as a context manager. A directory on its own tmpfs if this user may mount one, otherwise a plain one."""
 
     def __init__(self, directory: Path, *, mib: int) -> None:
         self.directory = directory
         self._mib = mib
         self.own = False
-        """Whether it is a file system of its own."""
+        """Whether it is a separate file system."""
         self.why_not = ""
 
     def __enter__(self) -> Self:
@@ -47,7 +47,7 @@ class Disk:
             subprocess.run(["umount", "--lazy", str(self.directory)], timeout=30 * PATIENCE, check=False)  # noqa: S607
 
     def fill(self) -> None:
-        """No byte more goes onto it, until `free`."""
+        """Fill the disk to the last byte, until `free` is called."""
         with self._ballast.open("ab", buffering=0) as ballast:
             for piece in (MIB, 4096):
                 with contextlib.suppress(OSError):
@@ -58,7 +58,7 @@ class Disk:
         self._ballast.unlink(missing_ok=True)
 
     def left(self) -> int:
-        """Bytes."""
+        """Return the number of free bytes."""
         found = os.statvfs(self.directory)
         return found.f_bavail * found.f_frsize
 

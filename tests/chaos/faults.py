@@ -1,6 +1,6 @@
-"""What is done to the service, and when: a schedule that follows from a seed, and the hands that carry it out.
+"""The faults of a run: a schedule that follows from a seed, and the `Hands` that carry it out.
 
-What sleeps here sleeps for as long as a fault is to last, or until the next is due: nothing is awaited by it.
+A sleep here lasts as long as a fault, or until the next one is due. No sleep waits for a result.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ KINDS: Mapping[str, str] = {
     "answers_lost": "wire",
     "tokens_expired": "wire",
 }
-"""Each kind of fault, and what it is done to. Faults of one thing follow each other; those of several overlap."""
+"""Maps each kind of fault to what it hits. Faults of one thing follow each other; those of different things overlap."""
 STATUSES = (500, 502, 503, 429)
 _LONGER_SECONDS = 5.0
 _THROTTLED_BYTES_PER_SECOND = 256 << 10
@@ -46,16 +46,16 @@ _THROTTLED_BYTES_PER_SECOND = 256 << 10
 @dataclass(frozen=True)
 class Fault:
     at: float
-    """Seconds since the faults began; later, where what it is done to still suffers from the one before."""
+    """Seconds since the faults began. It begins later if an earlier fault of the same thing still lasts."""
     kind: str
     seconds: float
-    """How long it lasts; for what is killed, until it is started again."""
+    """How long it lasts; after a kill, the time until the restart."""
     which: int
     """Chooses among several, such as workers or HTTP statuses."""
 
 
 def schedule(rng: random.Random, *, seconds: float, count: int, kinds: Sequence[str]) -> list[Fault]:
-    """The same of the same generator. Every kind comes before any comes again."""
+    """Return the schedule that follows from the generator's seed. Every kind occurs before any is repeated."""
     deck: list[str] = []
     faults = []
     for number in range(count):
@@ -84,19 +84,19 @@ def _how_long(rng: random.Random, kind: str) -> float:
 
 @dataclass
 class Done:
-    """A fault as it was."""
+    """A fault that was carried out."""
 
     fault: Fault
     began: float
-    """Of the monotonic clock, as `ended`."""
+    """Time by the monotonic clock, like `ended`."""
     ended: float
     affected: frozenset[int]
-    """The tickets that had not ended, of those that it could meet."""
+    """The tickets that the fault could affect and that had not ended."""
 
 
 @dataclass
 class Log:
-    """Lines with the time of day, as the logs of the service have it, and the seconds since the faults began."""
+    """Writes lines with the time of day, like the service's logs, and the seconds since the faults began."""
 
     out: TextIO
     began: float = field(default_factory=time.monotonic)
@@ -111,19 +111,19 @@ class Log:
 
 
 class Hands:
-    """Carry out a schedule, with one thread for each thing that faults are done to."""
+    """Carry out a schedule, with one thread for each thing that faults hit."""
 
     def __init__(self, service: Service, faults: Sequence[Fault], log: Log) -> None:
         self.done: list[Done] = []
         self.errors: list[str] = []
-        """What failed that is no fault of the service: it fails the run."""
+        """Errors that are not the service's. They fail the run."""
         self._service = service
         self._faults = faults
         self._log = log
         self._lock = threading.Lock()
 
     def run(self) -> None:
-        """Until all faults are over, and what they were done to is as before."""
+        """Carry out all faults, and return when everything works as before."""
         began = time.monotonic()
         queues: dict[str, queue.SimpleQueue[Fault | None]] = {}
         for target in KINDS.values():
@@ -146,7 +146,7 @@ class Hands:
         while (fault := faults.get()) is not None:
             try:
                 self._do(fault)
-            except Exception as error:  # whatever it is, the others go on, and the run fails
+            except Exception as error:  # after any error the other threads continue, and the run fails
                 self.errors.append(f"{fault.kind}: {type(error).__name__}: {error}")
                 self._log(f"error {self.errors[-1]}")
 
@@ -170,10 +170,10 @@ class Hands:
         return parts[fault.which % len(parts)] if parts else None
 
     def _unfinished(self, worker_pid: int | None) -> frozenset[int]:
-        """Tickets that have not ended: all, or those that this worker holds."""
+        """Return the tickets that have not ended: all, or only those that this worker holds."""
         try:
             tickets = self._service.store.tickets.list()
-        except SQLAlchemyError:  # another fault's doing
+        except SQLAlchemyError:  # caused by another fault
             return frozenset()
         held = f"-{worker_pid}"
         return frozenset(
@@ -265,7 +265,7 @@ class Hands:
         return f"({self._service.proxy.expire_tokens()} uploads under way)"
 
     def _until_touched(self, seconds: float) -> int:
-        """Wait for so long, and longer where no request has come; how many the proxy has meddled with."""
+        """Wait, and longer if no request has come. Return the number of requests that the proxy disturbed."""
         proxy = self._service.proxy
         before, began = proxy.touched, time.monotonic()
         time.sleep(seconds)
@@ -274,7 +274,7 @@ class Hands:
         return proxy.touched - before
 
     def _await_uploads(self) -> None:
-        """For a while: a fault that meets no upload tells little."""
+        """Wait a while for an upload, because a fault without any upload tells little."""
         until = time.monotonic() + _LONGER_SECONDS
         while not self._service.proxy.uploads and time.monotonic() < until:
             time.sleep(0.02)

@@ -1,4 +1,4 @@
-"""One run: callers and faults at the same time, then calm, then the comparison of the store with the cloud itself."""
+"""One run: callers and faults at the same time, then a quiet phase, then a comparison of the store with the cloud."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ FAULTS_PER_MINUTE = 20
 _ROUNDS = 6
 _UNSETTLED_SHOWN = 20
 SETTLE_SECONDS = 120.0
-"""Once the faults are over, tickets that do not move for so long are stuck."""
+"""After the faults, tickets that do not move for this time are stuck."""
 _SETTLE_LONGEST_SECONDS = 900.0
-"""And so are those that still move after this: by then each has had all the time that it needs."""
+"""Tickets that still move after this time are stuck, too: each has had all the time that it needs."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Plan:
 
 
 def chaos(plan: Plan, directory: Path, cloud: DevCloud, say: Callable[[str], None]) -> bool:
-    """Whether the promise was kept, and nothing else went wrong. What is left of the run is in `directory`."""
+    """Run, and return whether the promise was kept and nothing else failed. Logs and evidence are in `directory`."""
     with (
         (directory / "faults.log").open("w") as out,
         Service(directory, cloud, store=plan.store, broker=plan.broker, say=(log := Log(out))) as service,
@@ -101,7 +101,7 @@ def chaos(plan: Plan, directory: Path, cloud: DevCloud, say: Callable[[str], Non
             settled, unsettled = _settle(service, log)
         deaf = _deaf(service, images[0], heard, log)
         told = _told(service, heard)
-        # From here on nobody does anything to the cloud any more.
+        # From here on nothing changes the cloud any more.
         service.stop()
         verdict = _verdict(service, heard, told, directory)
         tickets = service.store.tickets.list()
@@ -143,7 +143,7 @@ def chaos(plan: Plan, directory: Path, cloud: DevCloud, say: Callable[[str], Non
 
 
 def _impossible(service: Service) -> dict[str, str]:
-    """Kinds of faults that cannot be done here, and why."""
+    """Return the kinds of faults that are impossible here, each with the reason."""
     found = {}
     if service.database.postgres is None:
         found["database_killed"] = "SQLite has no server"
@@ -157,7 +157,7 @@ def _why_none(why: str | None) -> str:
 
 
 def _register(service: Service, rng: random.Random, directory: Path) -> list[Image]:
-    """An image of each size, and last one whose file is not what was registered."""
+    """Register an image of each size, and one more whose file is then changed."""
     images = []
     for size in (*SIZES, BROKEN_SIZE):
         file = directory / f"{size}.raw"
@@ -190,7 +190,7 @@ def _callers(service: Service, wanted: Sequence[Order], heard: Heard, *, give_up
 
 
 def _settle(service: Service, log: Log) -> tuple[float, list[str]]:
-    """Seconds until all tickets had ended, or none moved any more; and those that had not ended by then."""
+    """Wait until all tickets have ended, or none moves. Return the seconds, and the tickets that have not ended."""
     began = moved = time.monotonic()
     pause = threading.Event()
     unsettled = ["the store did not answer"]
@@ -212,7 +212,7 @@ def _told_of(ticket: Ticket) -> str:
 
 
 def _deaf(service: Service, image: Image, heard: Heard, log: Log) -> list[str]:
-    """The workers that take no tickets any more, though the others leave them enough."""
+    """Return the workers that claim no more tickets, although enough are waiting."""
     waiting = {f"-{worker.pid}": worker.name for worker in service.workers}
     for number in range(_ROUNDS):
         wanted = [Order(0.0, f"after-{number}-{each}", image.id) for each in range(2 * WORKERS)]
@@ -228,7 +228,7 @@ def _deaf(service: Service, image: Image, heard: Heard, log: Log) -> list[str]:
 
 
 def _told(service: Service, heard: Heard) -> dict[int, dict[str, Any]]:
-    """The status of each promised ticket, as a caller gets it in the end; empty where it gets none."""
+    """Return the final status of each promised ticket as a caller gets it; empty if it gets none."""
     told = {}
     for id, uri in heard.promised.items():
         answer = service.doors[0].call("GET", uri)
@@ -237,7 +237,7 @@ def _told(service: Service, heard: Heard) -> dict[int, dict[str, Any]]:
 
 
 def _sweep(service: Service) -> list[dict[str, Any]]:
-    """What `publisher sweep --dry-run` finds: where the promise was kept, nothing. What ended just now counts, too."""
+    """Return the findings of `publisher sweep --dry-run` without a grace period: none if the promise was kept."""
     done = subprocess.run(
         [sys.executable, "-m", "publisher.cli.main", "sweep", "--dry-run", "--json"],
         cwd=REPOSITORY,
@@ -253,7 +253,7 @@ def _sweep(service: Service) -> list[dict[str, Any]]:
 
 
 def _blind(service: Service, tickets: Sequence[Ticket]) -> list[str]:
-    """What the sweep would have overlooked: an orphan that is put there for it to find."""
+    """Create an orphan, and return an error if the sweep overlooks it."""
     ticket = next((each for each in tickets if each.state in (State.FAILED, State.CANCELLED)), None)
     if ticket is None:
         return ["no ticket has failed or was cancelled: there is nothing to try it with"]
@@ -269,7 +269,7 @@ def _blind(service: Service, tickets: Sequence[Ticket]) -> list[str]:
 
 
 def _verdict(service: Service, heard: Heard, told: dict[int, dict[str, Any]], directory: Path) -> Verdict:
-    # Glance itself is asked, not the proxy, by an administrator, and not by the publisher's code.
+    # An administrator asks Glance itself, not the proxy, and without the publisher's code.
     glance = Glance(service.cloud, "admin")
     registered = {
         image.id: Registered.of(service.settings.images / image.location)
@@ -288,8 +288,8 @@ def _verdict(service: Service, heard: Heard, told: dict[int, dict[str, Any]], di
 
 
 def images_of(glance: Glance, deployment: str) -> list[dict[str, Any]]:
-    """All images of one installation, whatever their state and whoever's they are; and those that tell of none, which
-    are its leftovers, too."""
+    """Return all images of one installation, in any state and of any owner. Images that name no installation count as
+    its leftovers."""
     found: list[dict[str, Any]] = []
     path = "/v2/images?visibility=all&limit=200"
     while path:
@@ -300,7 +300,7 @@ def images_of(glance: Glance, deployment: str) -> list[dict[str, Any]]:
 
 
 def _write_evidence(file: Path, service: Service, verdict: Verdict) -> None:
-    """The history and the journal of each ticket that is not as it should be."""
+    """Write down the history and the journal of each ticket that breaks the promise."""
     with file.open("w") as out:
         for ticket in service.store.tickets.list():
             if ticket.id in verdict.tickets:

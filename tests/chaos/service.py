@@ -1,5 +1,5 @@
-"""All that runs: a broker, a database, a cloud behind a proxy, two intakes and three workers, each started again when
-it ends, as a supervisor would."""
+"""The whole service: a broker, a database, a cloud behind a proxy, two intakes and three workers. A process that ends
+is started again, as a supervisor would do."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ from tests.stack import PASSWORD, REPOSITORY, Stack
 MIB = 1 << 20
 START_SECONDS = 90.0 * PATIENCE
 UPLOAD_BYTES_PER_SECOND = 4 * MIB
-"""Of each connection to Glance, where nothing is wrong: slow enough for faults to meet uploads half way."""
+"""Rate of each connection to Glance without faults: slow enough that faults hit running uploads."""
 INTAKES, WORKERS = 2, 3
 _QUICK = {
-    "attempts_max": 100,  # what is proved is that nothing goes amiss, not that much is given up
-    # All tickets are of one account: fewer places than the workers have threads, and enough for what callers ask for.
+    "attempts_max": 100,  # many, because a run shall not end with tickets that were given up
+    # All tickets have the same account: fewer slots than the workers have threads, but enough for the callers.
     "account_uploads_max": 10,
     "retry_longest_seconds": 3.0,
     "wake_again_seconds": 1.0,
@@ -58,7 +58,7 @@ class Part:
     def __init__(self, name: str, command: Sequence[str], log: Path, settings: Settings, say: Say) -> None:
         self.name = name
         self.up = threading.Event()
-        """It runs, and is ready."""
+        """Set while the process runs and is ready."""
         self.ended_by_itself = 0
         self._say = say
         self._log = log
@@ -74,12 +74,12 @@ class Part:
         self._keeper.start()
 
     def await_up(self) -> None:
-        """Raises `RuntimeError` where it does not come up: then it is not the service that is at fault."""
+        """Wait until the process is ready. Raises `RuntimeError` if it does not start: the service is not at fault."""
         if not self.up.wait(START_SECONDS):
             raise RuntimeError(f"{self.name} is not up after {START_SECONDS:.0f} s; see {self._log}")
 
     def kill(self, pause: float) -> None:
-        """SIGKILL; it is started again after `pause` seconds."""
+        """Send SIGKILL. The process is started again after `pause` seconds."""
         self._pause, self._killed = pause, True
         self.up.clear()
         self._server.kill()
@@ -92,7 +92,7 @@ class Part:
         return self._server.pid
 
     def stop(self) -> None:
-        """SIGTERM, and SIGKILL for what does not care."""
+        """Send SIGTERM, and SIGKILL if the process does not end."""
         self._stop.set()
         self._server.signal(signal.SIGCONT)
         self._server.signal(signal.SIGTERM)
@@ -127,18 +127,18 @@ class Part:
 
 
 class Broker(Protocol):
-    """What can be done to a message broker."""
+    """A message broker that faults can hit."""
 
     def start(self) -> None: ...
 
     def kill(self) -> None: ...
 
     def empty(self) -> None:
-        """Have it lose all messages and queues."""
+        """Delete all messages and queues."""
 
 
 class ChaosRedis:
-    """Redis forgets everything whenever it is killed, too."""
+    """A Redis. It also loses everything whenever it is killed."""
 
     def __init__(self, server: RedisServer | Server, client: Callable[[], redis_client.Redis]) -> None:
         self._server = server
@@ -173,7 +173,7 @@ class ChaosRabbit:
 
 
 class Database:
-    """The ticket store's database, and what can be done to it."""
+    """The database of the ticket store, with the faults that can hit it."""
 
     def __init__(self, url: str, disk: Disk, postgres: PostgresServer | None) -> None:
         self.url = url
@@ -182,7 +182,7 @@ class Database:
         """None: SQLite, which has no server to kill."""
 
     def lock(self, seconds: float, wait: Callable[[float], object]) -> None:
-        """No ticket can be written, nor with PostgreSQL read, for a while."""
+        """Lock the tickets for a while: nobody can write them or, in PostgreSQL, read them."""
         if self.postgres is None:
             connection = sqlite3.connect(
                 self.url.removeprefix("sqlite:///"), timeout=30 * PATIENCE, isolation_level=None
@@ -198,13 +198,13 @@ class Database:
             locking.rollback()
 
     def start_again(self) -> None:
-        """PostgreSQL ends itself where it cannot write its log."""
+        """Start PostgreSQL again if it has ended, as it does when it cannot write its log."""
         if self.postgres is not None:
             self.postgres.start_if_ended()
 
 
 class Service:
-    """Use as a context. Everything of it is in one directory, its logs in `logs`."""
+    """Use as a context manager. All files are in one directory, and the logs in its `logs`."""
 
     def __init__(self, directory: Path, cloud: DevCloud, *, store: str, broker: str, say: Say) -> None:
         self.directory = directory
@@ -216,7 +216,7 @@ class Service:
         self._parts: list[Part] = []
 
     def __enter__(self) -> Self:
-        # PostgreSQL runs as another user, and has to get at its directory.
+        # PostgreSQL runs as another user, which must be able to reach its directory.
         self.directory.chmod(0o711)
         self.logs.mkdir()
         try:
@@ -271,7 +271,7 @@ class Service:
             part.await_up()
 
     def stop(self) -> None:
-        """The intakes and workers, gracefully. Repeatable."""
+        """Stop the intakes and workers gracefully. Repeatable."""
         stopping = [threading.Thread(target=part.stop) for part in self._parts]
         for each in stopping:
             each.start()
@@ -292,7 +292,7 @@ def _database(kind: str, disk: Disk, logs: Path) -> Iterator[Database]:
         yield Database(f"sqlite:///{disk.directory / 'publisher.db'}", disk, None)
         return
     binaries = find_postgres() or missing("PostgreSQL")
-    # As in earnest: what was committed is there after a crash of the server. That of the machine is not tried here.
+    # As in production, commits survive a crash of the server. No test here makes the machine crash.
     server = PostgresServer(
         binaries, disk.directory, log=logs / "postgres.log", synchronous_commit="on", full_page_writes="on",
         max_wal_size="64MB", min_wal_size="32MB",
@@ -306,7 +306,7 @@ def _database(kind: str, disk: Disk, logs: Path) -> Iterator[Database]:
 
 @contextmanager
 def _broker(kind: str, directory: Path, settings: Settings) -> Iterator[tuple[Broker, str]]:
-    """The broker, started, and its URL for the settings: empty for the embedded one."""
+    """Yield the running broker and its URL for the settings, which is empty for the embedded one."""
     home = directory / "broker"
     home.mkdir()
     if kind == "rabbitmq":

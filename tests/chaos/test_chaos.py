@@ -1,4 +1,4 @@
-"""A short run of the chaos; and that its verdict tells when the promise is broken."""
+"""A short chaos run keeps the promise, and the verdict detects a broken one."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def emptied(devcloud: DevCloud) -> Iterator[DevCloud]:
 
 
 @pytest.mark.real
-def test_the_promise_is_kept_through_a_short_run(tmp_path: Path, emptied: DevCloud) -> None:
+def test_the_promise_is_kept_in_a_short_run(tmp_path: Path, emptied: DevCloud) -> None:
     said: list[str] = []
     assert chaos(Plan(seed=7, minutes=0.35, store="sqlite", broker="embedded"), tmp_path, emptied, said.append), (
         "\n".join(said)
@@ -57,7 +57,7 @@ def test_the_same_seed_gives_the_same_faults() -> None:
     assert [fault.at for fault in of(1)] == sorted(fault.at for fault in of(1))
 
 
-def test_a_kept_promise() -> None:
+def test_verdict_accepts_a_kept_promise() -> None:
     failed = replace(TICKET, id=2, uid="u-2", state=State.FAILED)
     assert judge([TICKET, failed], [1, 2], [IMAGE], {7: RIGHT}, lambda _: CONTENT).kept
 
@@ -80,7 +80,9 @@ def test_a_kept_promise() -> None:
         ("stuck", {"state": State.QUEUED}, [], CONTENT),
     ],
 )
-def test_a_broken_promise(broken: str, changes: dict[str, Any], images: list[dict[str, Any]], content: bytes) -> None:
+def test_verdict_says_how_a_promise_is_broken(
+    broken: str, changes: dict[str, Any], images: list[dict[str, Any]], content: bytes
+) -> None:
     verdict = judge([replace(TICKET, **changes)], [1], images, {7: RIGHT}, lambda _: content)
     assert {name for name in ("lost", "doubled", "leaked", "stuck") if getattr(verdict, name)} == {broken}
     assert not verdict.kept
@@ -100,12 +102,12 @@ def test_a_broken_promise(broken: str, changes: dict[str, Any], images: list[dic
         ({"image_id": 8, "state": State.CANCELLED}, True, True),
     ],
 )
-def test_outcomes_that_nothing_explains(changes: dict[str, Any], cancel: bool, right: bool) -> None:
+def test_unexplained_outcomes_are_reported(changes: dict[str, Any], cancel: bool, right: bool) -> None:
     ticket = replace(TICKET, **changes)
     assert (unexpected([ticket], {1} if cancel else set(), 8) == []) is right
 
 
-def test_a_second_ticket_for_one_order() -> None:
+def test_second_ticket_for_one_order_is_reported() -> None:
     (words,) = unexpected([TICKET, replace(TICKET, id=2, uid="u-2")], set(), 8)
     assert words == "2 tickets for the one order chaos-1"
 
@@ -121,12 +123,14 @@ def test_a_second_ticket_for_one_order() -> None:
         (State.CANCELLED, (False, True, True), False),
     ],
 )
-def test_what_callers_are_told(state: State, told: tuple[bool, bool, bool], right: bool) -> None:
+def test_status_for_callers_must_agree_with_the_ticket(
+    state: State, told: tuple[bool, bool, bool], right: bool
+) -> None:
     status = dict(zip(("complete", "error", "cancelled"), told, strict=True))
     assert (told_otherwise(replace(TICKET, state=state), status) is None) is right
 
 
-def test_recovery_is_from_the_end_of_a_fault_until_a_ticket_that_it_met_moves() -> None:
+def test_recovery_lasts_until_an_affected_ticket_moves() -> None:
     done = [
         Done(Fault(0, "glance_killed", 1, 0), began=10, ended=12, affected=frozenset({1, 2})),
         Done(Fault(0, "worker_killed", 1, 0), began=10, ended=13, affected=frozenset({2})),

@@ -1,5 +1,5 @@
-"""The promise: every accepted ticket ends in a true final state; each published ticket has exactly one image in the
-cloud, and that is right; each other final state has none."""
+"""The promise: every accepted ticket ends in a true final state. A published ticket has exactly one image in the
+cloud, with the right content. A ticket with another final state has none."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ _TICKET = "publisher_ticket"
 
 @dataclass
 class Verdict:
-    """Each entry tells of one ticket or image that breaks the promise."""
+    """Each entry describes one ticket or image that breaks the promise."""
 
     lost: list[str] = field(default_factory=list)
-    """Promised to a caller and not in the store; published without the right image; told otherwise than it is."""
+    """Promised tickets that are not in the store, published ones without the right image, and wrong statuses."""
     doubled: list[str] = field(default_factory=list)
-    """Published with more than one image."""
+    """Published tickets with more than one image."""
     leaked: list[str] = field(default_factory=list)
     """Images without a published ticket."""
     stuck: list[str] = field(default_factory=list)
     """Tickets that have not ended."""
     tickets: set[int] = field(default_factory=set)
-    """Whom it concerns."""
+    """Numbers of the tickets concerned."""
 
     @property
     def kept(self) -> bool:
@@ -37,7 +37,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Registered:
-    """What was registered, computed anew from the file."""
+    """Size and hashes of a registered file, computed again from the file."""
 
     size: int
     sha256: str
@@ -56,8 +56,8 @@ def judge(
     registered: Mapping[int, Registered],
     content: Callable[[str], bytes],
 ) -> Verdict:
-    """Compare. `images` are all that the cloud has of this installation, `registered` is by image id, and `content`
-    reads an image's bytes from the cloud."""
+    """Compare tickets and images. `images` are all images of this installation in the cloud, `registered` is by image
+    id, and `content` reads an image's bytes from the cloud."""
     verdict = Verdict()
     known = {ticket.uid: ticket for ticket in tickets}
     by_ticket: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
@@ -90,7 +90,7 @@ def judge(
 
 
 def _wrong(ticket: Ticket, image: Mapping[str, Any], right: Registered, content: Callable[[str], bytes]) -> str | None:
-    """What is wrong with the one image of a published ticket."""
+    """Return the fault of the only image of a published ticket, or None."""
     told = {
         "id": (image["id"], ticket.cloud_id),
         "status": (image["status"], "active"),
@@ -107,8 +107,8 @@ def _wrong(ticket: Ticket, image: Mapping[str, Any], right: Registered, content:
 
 
 def unexpected(tickets: Iterable[Ticket], to_be_cancelled: Collection[int], broken_id: int) -> list[str]:
-    """Outcomes that nothing explains. The file of the image `broken_id` is not what was registered: that must fail, and
-    nothing else."""
+    """Return the outcomes that nothing explains. Tickets of the image `broken_id`, whose file has changed, must fail,
+    and no others."""
     found = []
     names: Counter[str] = Counter()
     for ticket in tickets:
@@ -122,7 +122,7 @@ def unexpected(tickets: Iterable[Ticket], to_be_cancelled: Collection[int], brok
 
 
 def told_otherwise(ticket: Ticket, status: Mapping[str, Any]) -> str | None:
-    """How the status that callers get differs from the ticket's final state; None where it does not."""
+    """Return how the status that callers get differs from the ticket's final state, or None."""
     ends = {
         State.PUBLISHED: (True, False, False),
         State.FAILED: (False, True, False),

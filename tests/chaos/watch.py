@@ -1,4 +1,4 @@
-"""How the tickets move, as the store tells it: what recovery times are measured by."""
+"""Watches in the store how the tickets move, to measure recovery times."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _EVERY_SECONDS = 0.2
 
 
 class Watch:
-    """Use as a context. A ticket *moves* when its upload grows, or when it comes to its end."""
+    """Use as a context manager. A ticket *moves* when its upload grows, or when it ends."""
 
     def __init__(self, store: Store) -> None:
         self.moves: list[tuple[float, int]] = []
-        """Time by the monotonic clock, and the ticket."""
+        """Time by the monotonic clock, and the number of the ticket."""
         self._store = store
         self._last: dict[int, tuple[State, int]] = {}
         self._stop = threading.Event()
@@ -42,7 +42,7 @@ class Watch:
         while not self._stop.wait(_EVERY_SECONDS):
             try:
                 tickets = self._store.tickets.list()
-            except SQLAlchemyError:  # the database is what suffers at the moment
+            except SQLAlchemyError:  # a fault hits the database at the moment
                 continue
             now = time.monotonic()
             for ticket in tickets:
@@ -53,11 +53,11 @@ class Watch:
 
 
 def recoveries(faults: Iterable[Done], moves: Iterable[tuple[float, int]]) -> list[tuple[float, str]]:
-    """For each fault that met tickets: seconds from its end, when what it was done to runs again, until the first of
-    these tickets moves; and its kind. Longest first.
+    """Return the recovery time and the kind of each fault that affected tickets, the longest first.
 
-    A worker's fault meets the tickets that it held, any other all that had not ended. Those that ended before the
-    fault did needed no recovery. Faults overlap: that of another kind meanwhile counts as well.
+    The time, in seconds, lasts from the end of the fault, when its victim runs again, until an affected ticket moves.
+    A worker's fault affects the tickets that the worker held; any other fault affects all tickets that had not ended. A
+    ticket that ended before the fault did needed no recovery. Faults overlap: the time includes other faults.
     """
     moves = list(moves)
     found = []

@@ -1,4 +1,4 @@
-"""What every cloud plugin must do, run over each of them. A new plugin joins by one more `Harness`."""
+"""Tests that every cloud plugin must pass. Add a `Harness` for a new plugin."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class MemoryJournal:
 
 @dataclass
 class Harness:
-    """A plugin, and the account that it is tried with."""
+    """A plugin, with the account and the target to test it with."""
 
     plugin: type[CloudPublisher]
     account: Account
@@ -85,7 +85,7 @@ class Harness:
         return self.plugin.connect(account, self.target, Timeouts(5, 20, 30), EVERYWHERE)
 
     def left(self) -> set[str]:
-        """What the journal says is, or may be, in the cloud."""
+        """Return the ids of the images that, by the journal, may be in the cloud."""
         return {cloud_id for cloud_id, state in self.journal.kept.items() if state != "gone"}
 
 
@@ -159,7 +159,7 @@ def image(tmp_path: Path) -> tuple[Image, Path]:
 
 
 def transfer_of(file: Path, *, stop_at: int | None = None) -> Transfer:
-    """The file's bytes; with `stop_at`, the work is cancelled once so many have been sent."""
+    """Return a transfer of the file. With `stop_at`, it is cancelled after so many bytes."""
     sent = 0
 
     def on_sent(count: int) -> None:
@@ -173,7 +173,7 @@ def transfer_of(file: Path, *, stop_at: int | None = None) -> Transfer:
     return Transfer(os.open(file, os.O_RDONLY), file.stat().st_size, check=check, on_sent=on_sent)
 
 
-def test_publishes_and_tells_what_it_received(harness: Harness, image: tuple[Image, Path]) -> None:
+def test_plugin_publishes_and_reports_size_and_hashes(harness: Harness, image: tuple[Image, Path]) -> None:
     record, file = image
     cloud = harness.connect()
     cloud.check(record)
@@ -189,7 +189,7 @@ def test_publishes_and_tells_what_it_received(harness: Harness, image: tuple[Ima
     cloud.delete(finished.cloud_id)
 
 
-def test_what_an_earlier_attempt_finished_is_found(harness: Harness, image: tuple[Image, Path]) -> None:
+def test_image_of_an_earlier_attempt_is_found(harness: Harness, image: tuple[Image, Path]) -> None:
     record, file = image
     uploaded = harness.connect().upload(record, harness.ref, transfer_of(file))
     later = harness.connect()
@@ -202,9 +202,7 @@ def test_what_an_earlier_attempt_finished_is_found(harness: Harness, image: tupl
     assert harness.connect().find(harness.ref) is None
 
 
-def test_an_upload_that_was_stopped_is_gone_on_with_and_leaves_one_image(
-    harness: Harness, image: tuple[Image, Path]
-) -> None:
+def test_upload_after_an_interrupted_one_leaves_one_image(harness: Harness, image: tuple[Image, Path]) -> None:
     record, file = image
     with pytest.raises(Cancelled):
         harness.connect().upload(record, harness.ref, transfer_of(file, stop_at=1))
@@ -220,7 +218,7 @@ def test_an_upload_that_was_stopped_is_gone_on_with_and_leaves_one_image(
     later.delete(uploaded.cloud_id)
 
 
-def test_nothing_is_made_that_is_not_written_down_first(harness: Harness, image: tuple[Image, Path]) -> None:
+def test_nothing_is_created_before_it_is_in_the_journal(harness: Harness, image: tuple[Image, Path]) -> None:
     record, file = image
     harness.journal.planning_fails = True
     with pytest.raises(Cancelled):
@@ -229,7 +227,7 @@ def test_nothing_is_made_that_is_not_written_down_first(harness: Harness, image:
     assert harness.connect().find(harness.ref) is None
 
 
-def test_deleting_is_repeatable(harness: Harness, image: tuple[Image, Path]) -> None:
+def test_deletion_is_repeatable(harness: Harness, image: tuple[Image, Path]) -> None:
     record, file = image
     cloud = harness.connect()
     uploaded = cloud.upload(record, harness.ref, transfer_of(file))
@@ -241,8 +239,8 @@ def test_deleting_is_repeatable(harness: Harness, image: tuple[Image, Path]) -> 
 
 
 @pytest.mark.real
-def test_a_creation_that_comes_after_the_deletion_makes_nothing(devcloud: DevCloud) -> None:
-    """The request of a worker that was paused, or that a connection held up."""
+def test_late_creation_after_a_deletion_is_refused(devcloud: DevCloud) -> None:
+    """The late request may come from a paused worker, or over a slow connection."""
     body = publish_body(devcloud, "")
     account = body["credAccount"]
     fields = {name: account[name] for name in ("keystoneUrl", "glanceUrl", "login", "keystoneVersion")}
@@ -260,14 +258,14 @@ def test_a_creation_that_comes_after_the_deletion_makes_nothing(devcloud: DevClo
     assert [image for image in Glance(devcloud).images() if image["id"] == planned] == []
 
 
-def test_a_wrong_password_is_permanent_and_is_not_repeated(harness: Harness) -> None:
+def test_wrong_password_is_a_permanent_error_that_hides_it(harness: Harness) -> None:
     with pytest.raises(PermanentCloudError) as refused:
         harness.connect(password="wrong")
     assert "password" in str(refused.value), "it says what to check"
     assert "wrong" not in str(refused.value)
 
 
-def test_lists_what_an_installation_has_made(harness: Harness, image: tuple[Image, Path]) -> None:
+def test_plugin_lists_the_images_of_one_installation(harness: Harness, image: tuple[Image, Path]) -> None:
     record, file = image
     harness.ref = replace(harness.ref, deployment=str(uuid.uuid4()))
     cloud = harness.connect()
@@ -291,7 +289,7 @@ def test_lists_what_an_installation_has_made(harness: Harness, image: tuple[Imag
     assert list(cloud.tagged(deployment)) == []
 
 
-def test_two_tickets_have_an_image_each(harness: Harness, image: tuple[Image, Path]) -> None:
+def test_each_ticket_has_an_image_of_its_own(harness: Harness, image: tuple[Image, Path]) -> None:
     record, file = image
     cloud = harness.connect()
     first = cloud.upload(record, harness.ref, transfer_of(file))
@@ -308,7 +306,7 @@ def test_two_tickets_have_an_image_each(harness: Harness, image: tuple[Image, Pa
         other.delete(each.cloud_id)
 
 
-# OpenStack alone --------------------------------------------------------------------------------------------------
+# OpenStack only ---------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -317,17 +315,17 @@ def openstack(devcloud: DevCloud) -> Iterator[Harness]:
 
 
 @pytest.mark.real
-def test_a_copy_that_a_user_made_in_the_cloud_is_let_be(
+def test_copy_that_a_user_made_in_the_cloud_is_left_alone(
     openstack: Harness, devcloud: DevCloud, image: tuple[Image, Path]
 ) -> None:
-    """Cinder gives the image that it makes of a volume all properties of the image that the volume was made from."""
+    """Cinder can create an image from a volume. It gets all properties of the image that the volume was made from."""
     record, file = image
     glance = Glance(devcloud)
     uploaded = openstack.connect().upload(record, openstack.ref, transfer_of(file))
     original = glance.rest("GET", f"/v2/images/{uploaded.cloud_id}")
     tags = {name: value for name, value in original.items() if name.startswith("publisher_")}
     copy = glance.rest("POST", "/v2/images", {"name": "mine", "disk_format": "raw", "container_format": "bare", **tags})
-    openstack.journal.kept.clear()  # as after going back to a backup
+    openstack.journal.kept.clear()  # as after a restore from a backup
     found = openstack.connect().find(openstack.ref)
     assert found is not None
     assert found.cloud_id == uploaded.cloud_id
@@ -339,7 +337,7 @@ def test_a_copy_that_a_user_made_in_the_cloud_is_let_be(
 
 
 @pytest.mark.real
-def test_a_record_of_an_image_that_was_generated_again_is_not_filled(
+def test_record_of_an_earlier_revision_is_replaced_and_not_filled(
     openstack: Harness, devcloud: DevCloud, image: tuple[Image, Path]
 ) -> None:
     record, file = image
@@ -356,10 +354,10 @@ def test_a_record_of_an_image_that_was_generated_again_is_not_filled(
 
 
 @pytest.mark.real
-def test_what_one_node_of_the_cloud_does_not_know_yet_is_deleted(
+def test_image_that_a_lagging_node_does_not_know_is_deleted(
     openstack: Harness, devcloud: DevCloud, image: tuple[Image, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A reader that lags behind says that there is no such image."""
+    """A node that lags behind answers that the image does not exist."""
     record, file = image
     first = openstack.connect().upload(record, openstack.ref, transfer_of(file))
     with monkeypatch.context() as patched:

@@ -13,7 +13,7 @@ from tests.strict_client import bound_classes
 
 @pytest.fixture
 def glance(devcloud: DevCloud) -> Iterator[Glance]:
-    """What is in the real Glance; nothing afterwards."""
+    """The images of the real Glance. They are deleted after the test."""
     glance = Glance(devcloud)
     yield glance
     glance.empty()
@@ -21,6 +21,6 @@ def glance(devcloud: DevCloud) -> Iterator[Glance]:
 
 @pytest.fixture(scope="session")
 def bound(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
-    """The classes of a client that is bound to the API's schema as it is served."""
+    """The classes of a client that was generated from the API's schema."""
     with bound_classes(xsd.document(), tmp_path_factory.mktemp("bound")) as module:
         yield module

@@ -1,5 +1,4 @@
-"""Of the same publications, Flower's task list and the ticket store tell the same; so do the metrics and the console,
-where the intake has them."""
+"""Flower's task list, the ticket store, the metrics and the console agree about the same publications."""
 
 from __future__ import annotations
 
@@ -41,7 +40,7 @@ STATES = {
     "CANCELLED": State.CANCELLED,
     "RETRY": State.QUEUED,
 }
-"""What a task's state in Flower says of its ticket. `IGNORED` says nothing: another message had been faster."""
+"""Maps a task's state in Flower to its ticket's state. `IGNORED` has none: another message was faster."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class Flower:
         return body
 
     def tasks(self) -> list[dict[str, Any]]:
-        """Those that publish, in the order in which they were received; each with its ticket's number."""
+        """Return the publish tasks in the order of their receipt, each with the number of its ticket."""
         listed = json.loads(self.get(f"/api/tasks?taskname={PUBLISH_TASK}")).values()
         found = sorted(listed, key=lambda task: float(task["received"]))
         return [task | {"ticket": int(re.fullmatch(r"\((\d+),\)", task["args"])[1])} for task in found]  # type: ignore[index]  # none is different
@@ -87,7 +86,7 @@ def stack(tmp_path: Path, redis: RedisServer) -> Iterator[Stack]:
 
 @pytest.fixture
 def flower(stack: Stack) -> Iterator[Flower]:
-    """Once it sees the worker: what it does not see it does not know."""
+    """A Flower that sees the worker. It knows nothing that happened before."""
     flower = Flower(free_port())
     login, _, password = FLOWER_LOGIN.partition(":")
     options = programs.flower_environment(address="127.0.0.1", port=flower.port, login=login, password=password)
@@ -114,8 +113,8 @@ def answers(flower: Flower) -> bool:
 
 
 def publications(stack: Stack, devcloud: DevCloud) -> int:
-    """Three that are published, one of them at its second attempt; two that fail, one of them twice; two that are
-    cancelled, one of them before a worker knew of it. The number of a published one, which was woken for once more."""
+    """Publish three tickets, one at its second attempt; let two fail, one of them twice; cancel two, one of them before
+    a worker knows of it. Return the number of a published ticket for which a second message was sent."""
     published = [stack.publish(publish_body(devcloud, URI)) for _ in range(2)]
     refused = [stack.publish(publish_body(devcloud, URI, account__password=WRONG)) for _ in range(2)]
     for ticket in (*published, *refused):
@@ -136,7 +135,7 @@ def publications(stack: Stack, devcloud: DevCloud) -> int:
         assert stack.call("DELETE", f"{cancelled['uri']}/cancel").status == 204
         assert stack.wait(cancelled)["cancelled"]
 
-    # A worker that is paused learns of it only afterwards.
+    # A paused worker learns of the ticket only after its cancel.
     stack.pause(stack.workers[0])
     late = stack.publish(publish_body(devcloud, URI))
     assert stack.call("DELETE", f"{late['uri']}/cancel").status == 204
@@ -148,7 +147,9 @@ def publications(stack: Stack, devcloud: DevCloud) -> int:
     return int(published[0]["dbId"])
 
 
-def test_they_agree(stack: Stack, flower: Flower, devcloud: DevCloud, glance: Glance, tmp_path: Path) -> None:
+def test_flower_store_metrics_and_console_agree(
+    stack: Stack, flower: Flower, devcloud: DevCloud, glance: Glance, tmp_path: Path
+) -> None:
     file = tmp_path / "image.raw"
     file.write_bytes(os.urandom(4 << 20))
     stack.add_image(file, id=7)
@@ -171,12 +172,12 @@ def test_they_agree(stack: Stack, flower: Flower, devcloud: DevCloud, glance: Gl
     }
     tasks = flower.tasks()
     told = [task for task in tasks if task["state"] != "IGNORED"]
-    # The last that is told of a ticket is how it stands.
+    # The last task of a ticket tells the ticket's state.
     last = {task["ticket"]: task for task in told}
     assert {id: STATES[task["state"]] for id, task in last.items()} == {
         id: ticket.state for id, ticket in tickets.items()
     }
-    # An image is published once, whatever it took; a failure is told with its reason, and nothing but that.
+    # An image is published once, however many attempts that took. A failure tells its reason and nothing else.
     by_state = Counter(task["state"] for task in told)
     assert by_state == {"SUCCESS": 3, "FAILURE": 3, "CANCELLED": 2, "RETRY": 1}
     for task in told:
@@ -193,7 +194,7 @@ def test_they_agree(stack: Stack, flower: Flower, devcloud: DevCloud, glance: Gl
 
 
 def check_metrics(stack: Stack, counts: dict[tuple[str, State], int]) -> None:
-    """`publisher_tickets{state,platform}` at /metrics."""
+    """Check `publisher_tickets{state,platform}` at /metrics."""
     status, _, body = ask(stack.settings.intake_port, "GET", "/metrics", {})
     assert status == 200
     (family,) = [each for each in text_string_to_metric_families(body.decode()) if each.name == "publisher_tickets"]
@@ -202,7 +203,7 @@ def check_metrics(stack: Stack, counts: dict[tuple[str, State], int]) -> None:
 
 
 def check_console(stack: Stack, counts: dict[tuple[str, State], int]) -> None:
-    """The lists of publications at /console name the tickets that the store has in each state, and no others."""
+    """Check that the lists at /console name the tickets that the store has in each state, and no others."""
     port = stack.settings.intake_port
     form = {"Content-Type": "application/x-www-form-urlencoded", "Origin": f"http://127.0.0.1:{port}"}
     sent = urlencode({"login": "root", "password": PASSWORD})

@@ -1,4 +1,4 @@
-"""Garbage in the broker: it ends no worker, it does not come back, and tickets are published as before."""
+"""Broken messages in the broker end no worker and do not return, and tickets are published as before."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ GOOD = json.dumps([[10**9], {}, EMBEDDED])
 
 
 def envelope(body: Any = GOOD, **values: Any) -> dict[str, Any]:
-    """What kombu lays into Redis."""
+    """Return a message as kombu stores it in Redis."""
     plain = {
         "body": b64encode(body.encode("utf-8", "surrogatepass")).decode() if isinstance(body, str) else body,
         "content-encoding": "utf-8",
@@ -128,7 +128,7 @@ def of_redis() -> Iterator[bytes]:
 def of_rabbitmq() -> Iterator[amqp.Message]:
     def message(body: str | bytes = GOOD, **values: Any) -> amqp.Message:
         plain = {"content_type": "application/json", "content_encoding": "utf-8", "application_headers": HEADERS}
-        # Text would be encoded as its encoding says.
+        # amqp would encode text with the encoding that the message names.
         given = body.encode("utf-8", "surrogatepass") if isinstance(body, str) else body
         return amqp.Message(given, **(plain | values))
 
@@ -141,14 +141,14 @@ def of_rabbitmq() -> Iterator[amqp.Message]:
         yield message(application_headers=headers)
     for kind, encoding in TYPES:
         yield message(content_type=kind, content_encoding=encoding)
-    # What is no UTF-8, where text is expected.
+    # Bytes that are not UTF-8, where text is expected.
     yield message(application_headers={"task": b"\xff\xfe"})
     yield message(application_headers=HEADERS | {"id": b"\xff\xfe"})
     yield message(correlation_id="x" * 255, reply_to="nobody", priority=255, expiration="100000")
 
 
 def assert_it_goes_on(stack: Stack) -> None:
-    """The worker that met all that publishes a ticket."""
+    """Check that the worker that received these messages still publishes a ticket."""
     image = add_image(stack.store, stack.settings.images, os.urandom(1000))
     secrets = Vault.from_file(stack.settings.key_file).seal({"password": "of the cloud"})
     ticket = add_ticket(stack.store, image_id=image.id, image_size=image.size, sealed_secrets=secrets)
@@ -159,13 +159,13 @@ def assert_it_goes_on(stack: Stack) -> None:
     assert str(worker.process.pid) in str(current(stack.store, ticket).worker)
 
 
-def test_over_redis(tmp_path: Path, redis: RedisServer) -> None:
+def test_worker_survives_broken_messages_from_redis(tmp_path: Path, redis: RedisServer) -> None:
     client = redis_client.Redis.from_url(redis.url)
     client.delete(QUEUE_NAME)
     with Stack.in_directory(tmp_path / "data", redis.url) as stack:
         for number, each in enumerate(of_redis()):
             client.lpush(QUEUE_NAME, each)
-            if number % 20 == 0:  # whoever listens to what all workers hear
+            if number % 20 == 0:  # also to the channel that all workers listen to
                 client.publish("/0.celery.pidbox", each)
         until(lambda: client.llen(QUEUE_NAME) == 0, 120, stack._explain)
         assert_it_goes_on(stack)
@@ -173,9 +173,9 @@ def test_over_redis(tmp_path: Path, redis: RedisServer) -> None:
     client.close()
 
 
-def test_over_rabbitmq(tmp_path: Path, rabbitmq: RabbitServer) -> None:
+def test_worker_survives_broken_messages_from_rabbitmq(tmp_path: Path, rabbitmq: RabbitServer) -> None:
     address = urlsplit(rabbitmq.url)
-    # Confirmed: a message that is still on its way to the queue is not counted there.
+    # With confirmations, because the queue does not count a message that is still on its way.
     with amqp.Connection(f"{address.hostname}:{address.port}", confirm_publish=True) as connection:
         channel = connection.channel()
         with Stack.in_directory(tmp_path / "data", rabbitmq.url) as stack:
@@ -184,5 +184,5 @@ def test_over_rabbitmq(tmp_path: Path, rabbitmq: RabbitServer) -> None:
                 channel.basic_publish(each, routing_key=QUEUE_NAME)
             until(lambda: channel.queue_declare(QUEUE_NAME, passive=True).message_count == 0, 120, stack._explain)
             assert_it_goes_on(stack)
-        # The worker has ended: what it had not acknowledged would be here again.
+        # The worker has ended: a message that it had not acknowledged would be in the queue again.
         assert channel.queue_declare(QUEUE_NAME, passive=True).message_count == 0

@@ -33,7 +33,7 @@ def trusted(tmp_path: Path) -> Authority:
 
 @pytest.fixture(params=["redis", "rabbitmq"])
 def tls_url(request: pytest.FixtureRequest, trusted: Authority) -> Iterator[str]:
-    """The URL of a broker with a certificate by an authority of the tests, for 127.0.0.1."""
+    """The URL of a broker with a certificate for 127.0.0.1, issued by an authority of the tests."""
     server = request.getfixturevalue(request.param)
     with tls_before(server.port, trusted.server) as port:
         yield f"rediss://127.0.0.1:{port}/0" if request.param == "redis" else f"amqps://guest:guest@127.0.0.1:{port}//"
@@ -88,7 +88,7 @@ def test_doctor_says_how_the_certificate_is_checked(tls_url: str, tmp_path: Path
     assert "PUBLISHER_BROKER_TLS_VERIFY" in unchecked["broker TLS"]["advice"]
 
 
-def test_a_worker_hears_a_broker_behind_tls(tls_url: str, tmp_path: Path) -> None:
+def test_a_worker_connects_to_a_broker_behind_tls(tls_url: str, tmp_path: Path) -> None:
     ca_file = tmp_path / "ca.pem"
     with Stack.in_directory(tmp_path / "data", tls_url, broker_ca_file=ca_file) as stack:
         settings: Settings = stack.settings

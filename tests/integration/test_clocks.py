@@ -40,7 +40,7 @@ def worker_of(stack: Stack, id: int) -> Worker:
     return next(each for each in stack.workers if str(each.process.pid) in (ticket.worker or ""))
 
 
-def test_nobody_takes_over_what_is_held_and_everybody_what_is_not(
+def test_only_tickets_of_a_dead_worker_are_taken_over(
     stack: Stack, devcloud: DevCloud, glance: Glance, tmp_path: Path
 ) -> None:
     file = tmp_path / "image.raw"
@@ -48,7 +48,7 @@ def test_nobody_takes_over_what_is_held_and_everybody_what_is_not(
     image = stack.add_image(file, id=7)
     with Proxy(devcloud.glance_url, bytes_per_second=2 * MIB) as slow:
         tickets = [stack.publish(publish_body(devcloud, URI, account__glanceUrl=slow.url)) for _ in range(4)]
-        # Much longer than a lease: whoever believed its own clock would have taken the others' tickets by now.
+        # Much longer than a lease: a worker that trusted its own clock would have taken over tickets by now.
         until(lambda: all(stack.status(each)["percentage"] >= 80 for each in tickets), 60)
         assert {ticket.attempt for ticket in stack.store.tickets.list()} == {1}
         killed = worker_of(stack, tickets[0]["dbId"])
@@ -59,7 +59,7 @@ def test_nobody_takes_over_what_is_held_and_everybody_what_is_not(
             assert_one_right_image(glance, each, image)
     assert {ticket.attempt for ticket in stack.store.tickets.list()} <= {1, 2}
     assert worker_of(stack, tickets[0]["dbId"]) is not killed
-    # The time of day in what callers and people read is the database's, too.
+    # The times that callers and people read come from the database, too.
     made = {ticket.created for ticket in stack.store.tickets.list()}
     entries = [entry.at for each in tickets for entry in stack.store.tickets.history(each["dbId"])]
     assert max(entries) - min(made) < 600

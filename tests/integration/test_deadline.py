@@ -1,4 +1,4 @@
-"""A ticket that is not published in its time fails, and leaves nothing in the cloud."""
+"""A ticket that is not published by its deadline fails, and leaves nothing in the cloud."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MIB = 1 << 20
 URI = "users/root/appliances/4/images/7"
 
 
-def test_an_upload_is_broken_off_at_the_deadline(
+def test_an_upload_is_stopped_at_the_deadline(
     tmp_path: Path, redis: RedisServer, devcloud: DevCloud, glance: Glance
 ) -> None:
     file = tmp_path / "image.raw"
@@ -39,7 +39,7 @@ def test_an_upload_is_broken_off_at_the_deadline(
         assert glance.images(ticket) == []
 
 
-def test_one_that_nobody_took_in_time_fails_once_a_worker_is_there(
+def test_a_ticket_past_its_deadline_fails_when_a_worker_starts(
     tmp_path: Path, redis: RedisServer, devcloud: DevCloud, glance: Glance
 ) -> None:
     file = tmp_path / "image.raw"

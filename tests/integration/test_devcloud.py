@@ -49,7 +49,7 @@ def as_user(cloud: DevCloud, user: str = "uploader") -> dict[str, str]:
 
 
 def register_image(cloud: DevCloud, headers: dict[str, str]) -> str:
-    """A queued image; gives its address."""
+    """Create a queued image and return its address."""
     body = {"name": "small", "disk_format": "raw", "container_format": "bare"}
     created = requests.post(f"{cloud.glance_url}/v2/images", json=body, headers=headers, timeout=30 * PATIENCE)
     assert created.status_code == 201
@@ -57,13 +57,13 @@ def register_image(cloud: DevCloud, headers: dict[str, str]) -> str:
 
 
 def upload(address: str, headers: dict[str, str], content: bytes | Iterator[bytes] = CONTENT) -> int:
-    """The status that an upload is answered with."""
+    """Upload the content and return the status of the answer."""
     binary = headers | {"Content-Type": "application/octet-stream"}
     return requests.put(f"{address}/file", data=content, headers=binary, timeout=60 * PATIENCE).status_code
 
 
 def create_image(cloud: DevCloud, headers: dict[str, str]) -> str:
-    """An active image of CONTENT; gives its address."""
+    """Create an active image with CONTENT and return its address."""
     address = register_image(cloud, headers)
     assert upload(address, headers) == 204
     return address
@@ -182,7 +182,7 @@ def test_glance_lets_an_upload_end_before_it_stops(cloud: DevCloud) -> None:
     assert requests.get(address, headers=headers, timeout=30 * PATIENCE).json()["size"] == 2 * len(CONTENT)
 
 
-def test_options_and_the_tokens_life_can_be_set(cloud: DevCloud) -> None:
+def test_options_and_the_lifetime_of_tokens_can_be_set(cloud: DevCloud) -> None:
     assert seconds_of_a_token(cloud) == 3600
 
     cloud.up(overrides={"DEFAULT": {"image_size_cap": "1000"}}, token_seconds=60)
@@ -202,14 +202,14 @@ def test_a_glance_that_cannot_start_is_noticed_and_repaired(cloud: DevCloud) -> 
     assert cloud.running()
 
 
-def test_what_the_cloud_holds_is_for_its_owner_only(cloud: DevCloud) -> None:
+def test_files_of_the_cloud_are_accessible_only_to_their_owner(cloud: DevCloud) -> None:
     assert stat.S_IMODE(cloud.directory.stat().st_mode) == 0o700
     assert stat.S_IMODE((cloud.directory / "state.json").stat().st_mode) == 0o600
     with pytest.raises(DevCloudError, match="no user 'nobody'"):
         cloud.password("nobody")
 
 
-def test_a_directory_of_something_else_is_refused(cloud: DevCloud, tmp_path: Path) -> None:
+def test_a_directory_with_other_files_is_refused(cloud: DevCloud, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").touch()
 
     with pytest.raises(DevCloudError, match="holds something else"):
@@ -221,7 +221,7 @@ def test_a_directory_of_something_else_is_refused(cloud: DevCloud, tmp_path: Pat
     assert (tmp_path / "thesis.txt").exists()
 
 
-def test_a_process_that_is_not_the_clouds_is_never_killed(cloud: DevCloud) -> None:
+def test_a_process_of_another_program_is_never_killed(cloud: DevCloud) -> None:
     with subprocess.Popen(["sleep", "60"], start_new_session=True) as other:  # noqa: S607
         try:
             cloud.stop_glance()

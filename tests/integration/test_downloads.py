@@ -1,4 +1,4 @@
-"""Downloads from a real intake, by a real client: resumed, and in little memory however slowly they are read."""
+"""A real client downloads from a real intake and resumes. The intake needs little memory, even for slow readers."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Intake:
         return f"http://127.0.0.1:{self.settings.intake_port}{self.path}"
 
     def opened(self) -> int:
-        """How often the server has the file open."""
+        """Return how many times the server has the file open."""
         location = str(self.settings.images / self.image.location)
         return sum(each.path == location for each in self.process.open_files())
 
@@ -99,7 +99,7 @@ def is_same(one: Path, other: Path) -> bool:
         return hashlib.file_digest(first, "sha256").digest() == hashlib.file_digest(second, "sha256").digest()
 
 
-def test_resumed_in_little_memory(intake: Intake, tmp_path: Path) -> None:
+def test_download_is_resumed_and_needs_little_memory(intake: Intake, tmp_path: Path) -> None:
     got = tmp_path / "got"
     curl("--user", LOGIN, "--range", "0-1000", "--output", got, intake.url)
     before = intake.process.memory_info().rss
@@ -116,15 +116,15 @@ def test_resumed_in_little_memory(intake: Intake, tmp_path: Path) -> None:
     assert "Traceback" not in log
 
 
-def test_many_that_read_slowly_hold_nothing_up(intake: Intake) -> None:
-    """Nor do they hold a database connection, of which there are fewer, nor their file open when they have gone."""
+def test_many_slow_readers_delay_no_other_request(intake: Intake) -> None:
+    """They hold no database connection, of which there are fewer, and their files are closed when they have gone."""
     connections = [
         http.client.HTTPConnection("127.0.0.1", intake.settings.intake_port, timeout=20 * PATIENCE) for _ in range(40)
     ]
     before = None
     readers = []
     for connection in connections:
-        # A key at a time: no password is hashed.
+        # Each request has a download key, for which no password is hashed.
         connection.request("GET", f"{intake.path}?downloadId={intake.key()}")
         response = connection.getresponse()
         assert response.status == 200

@@ -1,4 +1,4 @@
-"""Workers that are asked to stop: what is nearly done ends, what is not another worker takes over within seconds."""
+"""A worker that drains finishes short uploads. Another worker takes over the rest within seconds."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MIB = 1 << 20
 URI = "users/root/appliances/4/images/7"
 
 DRAIN_SECONDS = 10.0
-"""Enough for the rest of a short upload, and not for that of the long one, which takes 48 s."""
+"""Enough for the rest of the short upload, but not for the long one, which takes 48 s."""
 
 
 @pytest.fixture(params=["redis", "rabbitmq"])
@@ -37,7 +37,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def test_a_short_upload_ends_and_a_long_one_moves(
+def test_a_draining_worker_ends_short_uploads_and_hands_back_long_ones(
     tmp_path: Path, broker: str, devcloud: DevCloud, glance: Glance, file: Path
 ) -> None:
     with (
@@ -68,7 +68,7 @@ def test_a_short_upload_ends_and_a_long_one_moves(
 
 
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT], ids=lambda each: each.name)
-def test_asked_again_it_hands_everything_back_now(
+def test_a_second_signal_makes_a_worker_hand_everything_back_at_once(
     tmp_path: Path, redis: RedisServer, devcloud: DevCloud, glance: Glance, file: Path, second: signal.Signals
 ) -> None:
     with (

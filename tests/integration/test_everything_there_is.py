@@ -1,4 +1,4 @@
-"""A client that is bound to the API's schema walks an installation that has everything, and reads every error."""
+"""A client generated from the API's schema reads every document and every error of a full installation."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from tests.strict_client import PLATFORMS as API_PLATFORMS
 pytestmark = pytest.mark.real
 
 READY, EMPTY, OF_BOB = 4, 5, 24
-"""Appliances: with images and publications, without, and another user's."""
+"""Appliances: one with images and publications, one without, and one of another user."""
 PIMAGES = f"users/root/appliances/{READY}/pimages"
 ENDED = {State.PUBLISHED, State.FAILED, State.CANCELLED}
 
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory, redis: RedisServer) -> Iterator[Stack]:
-    """Without a worker: what is there stays as it is."""
+    """A full installation without a worker, so that nothing changes."""
     with Stack.in_directory(
         tmp_path_factory.mktemp("everything") / "data", redis.url, workers=0, request_bytes_max=1 << 16
     ) as running:
@@ -76,7 +76,7 @@ def fill(stack: Stack) -> None:
     for platform in known_platforms():
         stored = add_accounts(store, vault, platform)
         for number, ticket_state in enumerate(State):
-            # By an account of its own, and by a stored one.
+            # Alternate between an account in the request and a stored one.
             add_ticket(store, platform, ready[number], ticket_state, stored if number % 2 else None)
     openstack = known_platforms()[0]
     add_ticket(store, openstack, add_image(stack, OF_BOB, "raw", owner="bob"), State.FAILED, None, owner="bob")
@@ -103,7 +103,7 @@ def add_image(stack: Stack, appliance: int, format: str, *, owner: str = "root",
 
 
 def add_image_in(stack: Stack, state: ImageState, wanted: str | None) -> None:
-    """As it is while it is being registered, or where that came to nothing."""
+    """Add an image in `state`, as it is during or after its registration."""
     id = add_image(stack, READY, "raw")
     if state is ImageState.READY:
         return
@@ -114,7 +114,7 @@ def add_image_in(stack: Stack, state: ImageState, wanted: str | None) -> None:
 
 
 def add_accounts(store: Store, vault: Vault, platform: Platform) -> int:
-    """One with secrets and one without; the former's number."""
+    """Add an account with secrets and one without. Return the number of the first."""
     secrets = {field.name: SECRET for field in platform.account_fields if field.secret and field.item is None}
     made = [
         store.accounts.add(
@@ -130,7 +130,7 @@ def add_accounts(store: Store, vault: Vault, platform: Platform) -> int:
 
 
 def values(fields: tuple[Field, ...]) -> dict[str, Any]:
-    """Something in every element that is no secret."""
+    """Return a value for every field that is not secret."""
     kinds: dict[Kind, Any] = {
         Kind.STRING: "é & <x>", Kind.URI: "https://cloud.example.com:5000/v3", Kind.BOOLEAN: True, Kind.INTEGER: 443,
     }  # fmt: skip
@@ -174,7 +174,7 @@ def change(store: Store, table: Any, id: int, **values: Any) -> None:
 
 
 class Walk:
-    """Asks for every URI that an answer has, and for those in its answer. `gone` are those of what was deleted."""
+    """Requests a URI, and then every URI in its answer. `gone` has the URIs of deleted resources."""
 
     def __init__(self, client: StrictClient, gone: set[str]) -> None:
         self.client = client
@@ -215,8 +215,8 @@ def told(walk: Walk, root: str, path: str) -> set[str]:
     return {str(each.text) for answer in walk.answers[root] for each in answer.iterfind(path)}
 
 
-def test_every_list_and_every_uri(client: StrictClient) -> None:
-    """Each answer is valid, complete, and of names that the API has; each total is what is shown."""
+def test_every_list_and_uri_gives_a_valid_complete_document(client: StrictClient) -> None:
+    """Each answer is valid and complete, and uses only names of the API. Each total is the number of items shown."""
     store = client.stack.store
     of_tickets_only = {each.image_id for each in store.tickets.list(owner="root")} - {
         each.id for each in store.images.list(owner="root")
@@ -231,7 +231,7 @@ def test_every_list_and_every_uri(client: StrictClient) -> None:
         "targetFormats", "targetFormat", "serviceStatus",
     }  # fmt: skip
     assert walk.files > len(formats())
-    # It has seen all that is there, but for what the API does not know.
+    # The walk has seen everything except the platform that the API does not know.
     assert "memory" in installed()
     platform = "targetPlatforms/targetPlatform/type"
     assert told(walk, "targetPlatforms", platform) == set(installed()) - {"memory"}
@@ -247,7 +247,7 @@ def test_every_list_and_every_uri(client: StrictClient) -> None:
     assert {"Queued", "Fetching", "Ready", "Failed", "Cancelled"} <= told(walk, "images", "images/image/status/message")
 
 
-def test_what_is_left_out_is_there_for_who_asks(client: StrictClient) -> None:
+def test_extensions_parameter_adds_the_omitted_items(client: StrictClient) -> None:
     for path, wrapper in (
         ("users/root/pimages", "publishImages"),
         (PIMAGES, "publishImages"),
@@ -268,8 +268,8 @@ def test_what_is_left_out_is_there_for_who_asks(client: StrictClient) -> None:
     assert len(uris) - len(shown_uris) == len(State)
 
 
-def test_one_of_a_platform_that_the_api_does_not_know(client: StrictClient) -> None:
-    """It is no list that it spoils; who asks for it alone is told how to."""
+def test_resource_of_an_unknown_platform_requires_the_parameter(client: StrictClient) -> None:
+    """Lists omit it. A request for it alone is answered with an error that names the parameter `extensions`."""
     listed = client.stack.call("GET", PIMAGES).json["publishImages"]["publishImage"]
     ours = [each for each in listed if each["@type"] == "PublishImageMemory"]
     assert len(ours) == len(State)
@@ -282,7 +282,7 @@ def test_one_of_a_platform_that_the_api_does_not_know(client: StrictClient) -> N
         ("POST", f"{failed['uri']}/retry"),
     ):
         assert "extensions=true" in client.refused(method, uri, 406).localized_error_msg.message
-    # How it stands names no platform.
+    # Its status names no platform.
     assert client.get(stored["statusUri"], "Status").message
     assert client.stack.status(failed)["error"], "what was refused was not done"
 
@@ -318,6 +318,6 @@ def test_every_error_is_a_document(
     client.refused(method, path, status, **options)
 
 
-def test_a_range_beyond_the_end_is_a_document_too(client: StrictClient) -> None:
+def test_error_for_a_range_beyond_the_end_is_a_document(client: StrictClient) -> None:
     (image,) = client.get(f"users/root/appliances/{READY}/images?count=1", "Images").images.image
     client.refused("GET", f"{image.uri}/downloads", 416, headers={"Range": f"bytes={1 << 40}-"})

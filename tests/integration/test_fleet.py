@@ -1,4 +1,4 @@
-"""Workers that say that they live, end, and are asked to drain: real ones, over a real broker and cloud."""
+"""Real workers report their state, and drain on request, with a real broker and a real cloud."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def in_state(stack: Stack, worker: Worker, state: WorkerState) -> None:
     until(there, 20, lambda: f"{stack.store.fleet.workers()}")
 
 
-def test_workers_live_are_killed_and_end(tmp_path: Path, redis: RedisServer) -> None:
+def test_worker_list_shows_alive_killed_and_stopped_workers(tmp_path: Path, redis: RedisServer) -> None:
     with Stack.in_directory(tmp_path / "data", redis.url, workers=2, heartbeat_seconds=0.2) as stack:
         killed, ended = stack.workers
         for number, worker in enumerate(stack.workers):
@@ -51,7 +51,7 @@ def test_workers_live_are_killed_and_end(tmp_path: Path, redis: RedisServer) -> 
         in_state(stack, ended, WorkerState.STOPPED)
 
 
-def test_one_that_is_asked_to_drain_ends_its_upload_and_then_itself(
+def test_worker_that_is_asked_to_drain_ends_its_upload_and_exits(
     tmp_path: Path, redis: RedisServer, devcloud: DevCloud, glance: Glance
 ) -> None:
     file = tmp_path / "image.raw"

@@ -1,4 +1,4 @@
-"""The benchmark of wrong passwords, in small: known callers go on being answered, and those who guess are sent away."""
+"""A small run of the sign-in benchmark: known callers get answers, while most who guess passwords get 429."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from bench import signins
 
 @pytest.fixture(autouse=True)
 def quick_hashes() -> None:
-    """What a hash costs is what this is about."""
+    """Keep the slow password hashes: this test is about their cost."""
 
 
 @pytest.mark.real
-def test_while_others_guess(tmp_path: Path) -> None:
+def test_known_callers_are_answered_while_others_guess_passwords(tmp_path: Path) -> None:
     result = signins.run(tmp_path, callers=40, seconds=5.0, addresses=20)
 
     assert set(result.polls.statuses) == set(result.health.statuses) == set(result.long_polls.statuses) == {200}
     assert set(result.guesses) == {401, 429}
-    # Two at a time are hashed: of so many callers more are sent away than are let in.
+    # Only two passwords are hashed at a time, so that most of so many callers get 429.
     assert result.guesses[429] > result.guesses[401]

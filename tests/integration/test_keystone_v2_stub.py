@@ -1,4 +1,4 @@
-"""The Keystone v2.0 stub and the Glance behind it serve the clients of that time as real ones would."""
+"""The Keystone v2.0 stub and the Glance behind it serve clients of that version as the real services did."""
 
 import io
 from collections.abc import Iterator
@@ -115,12 +115,12 @@ def test_only_a_service_may_validate_a_token(stub: KeystoneV2Stub, session: requ
 
 
 @pytest.mark.parametrize(("content", "status"), [(b"{", 400), (b'{"auth": 1}', 400), (b'{"auth": {}}', 401)])
-def test_malformed_requests(stub: KeystoneV2Stub, content: bytes, status: int) -> None:
+def test_malformed_requests_are_refused(stub: KeystoneV2Stub, content: bytes, status: int) -> None:
     assert requests.post(f"{stub.url}/v2.0/tokens", data=content, timeout=10 * PATIENCE).status_code == status
 
 
 @pytest.mark.real
-def test_an_image_goes_up_and_away_again(cloud: GlanceBehindV2, session: requests.Session) -> None:
+def test_an_image_is_uploaded_and_deleted(cloud: GlanceBehindV2, session: requests.Session) -> None:
     client = glance(cloud, session)
     image = client.images.create(name="small", disk_format="raw", container_format="bare")
     client.images.upload(image.id, io.BytesIO(CONTENT))
@@ -135,7 +135,7 @@ def test_an_image_goes_up_and_away_again(cloud: GlanceBehindV2, session: request
 
 
 @pytest.mark.real
-def test_glance_keeps_tenants_apart(cloud: GlanceBehindV2, session: requests.Session) -> None:
+def test_an_image_of_another_tenant_is_not_found(cloud: GlanceBehindV2, session: requests.Session) -> None:
     image = glance(cloud, session).images.create(name="mine", disk_format="raw", container_format="bare")
 
     eve = login(session, cloud.auth_url, username="eve", password="evil", tenant_name="other")

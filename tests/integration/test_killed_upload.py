@@ -1,4 +1,4 @@
-"""What is left of an image when its process is killed is deleted at the next start, and not before."""
+"""If a process is killed while it writes an image, the next start of the intake deletes the files, nothing else."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def caller(stack: Stack) -> socket.socket:
     return socket.create_connection(("127.0.0.1", stack.settings.intake_port), 30)
 
 
-def test_at_the_next_start_of_the_intake(tmp_path: Path, redis: RedisServer) -> None:
+def test_files_of_a_killed_upload_are_deleted_when_the_intake_starts(tmp_path: Path, redis: RedisServer) -> None:
     (tmp_path / "images").mkdir()
     kept = tmp_path / "images" / "mine.img"
     kept.write_bytes(b"an operator's own")
@@ -45,7 +45,7 @@ def test_at_the_next_start_of_the_intake(tmp_path: Path, redis: RedisServer) -> 
         stack._intake.wait(30)
     assert files(kept.parent) != [kept]
 
-    # The command line's, too: so large that it is still at it.
+    # The same for the command line. The image is so large that the command is still writing it.
     with (tmp_path / "large.img").open("wb") as large:
         large.write(b"x" * 100_000)
         large.truncate(200 << 30)
@@ -60,7 +60,7 @@ def test_at_the_next_start_of_the_intake(tmp_path: Path, redis: RedisServer) -> 
             600,
             lambda: str(adding.stderr and adding.stderr.read()),
         )
-        # It lives, and leaves the processor to others.
+        # The command stays alive, but leaves the processor to others.
         adding.send_signal(signal.SIGSTOP)
         with Stack.in_directory(tmp_path, redis.url, workers=0):
             left = files(kept.parent)

@@ -23,13 +23,13 @@ pytestmark = pytest.mark.long
 
 CALLERS = 5000
 RESERVE = 200
-"""Descriptors, of a process's own."""
+"""Number of descriptors that a process needs for itself."""
 
 
 @pytest.fixture
 def running(tmp_path: Path) -> Iterator[Intake]:
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    # As most systems start a program: the intake has to ask for more itself.
+    # Most systems start a program with such a limit. The intake must raise it itself.
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(1024, before[1]), before[1]))
     try:
         with intake(tmp_path, module="tests.servers.patient_intake") as started:
@@ -52,7 +52,7 @@ def how_many_wait(running: Intake) -> int:
 
 @asynccontextmanager
 async def waiting(running: Intake, tickets: list[Ticket], number_of_callers: int) -> AsyncIterator[Callers]:
-    """All of them at one time, however long their arrival takes."""
+    """Yield when all callers are waiting at the same time, however long they take to arrive."""
     callers = await held(running, tickets, number_of_callers, WAIT_SECONDS)
     try:
         while await asyncio.to_thread(how_many_wait, running) < number_of_callers:
@@ -65,15 +65,15 @@ async def waiting(running: Intake, tickets: list[Ticket], number_of_callers: int
 
 @pytest.mark.real
 @pytest.mark.parametrize(("number_of_callers", "count"), [(CALLERS, 1), (1500, 1500)])
-def test_all_who_wait_are_answered(running: Intake, number_of_callers: int, count: int) -> None:
-    """Of one ticket, and of as many tickets as callers. How fast that is, `bench.longpoll` measures."""
+def test_all_waiting_callers_are_answered(running: Intake, number_of_callers: int, count: int) -> None:
+    """All callers wait for one ticket, or each for its own. `bench.longpoll` measures how fast they are answered."""
     tickets = add_tickets(running.store, count)
     warm_up(running)
 
     async def wait() -> None:
         async with waiting(running, tickets, number_of_callers) as callers:
             assert [each.answer for each in callers.waiting if each.answer] == []
-            # Those that the arrivals needed, and none for each who waits.
+            # The arrivals needed some threads, but a waiting caller needs none.
             assert running.threads < 60
             descriptors = running.process.num_fds()
             assert descriptors > number_of_callers
@@ -96,8 +96,8 @@ def test_all_who_wait_are_answered(running: Intake, number_of_callers: int, coun
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_the_intake_stops_at_once(running: Intake, number: signal.Signals) -> None:
-    """And those who wait have an answer, not a broken connection."""
+def test_an_intake_that_stops_answers_its_waiting_callers(running: Intake, number: signal.Signals) -> None:
+    """Waiting callers get an answer, not a broken connection."""
     tickets = add_tickets(running.store, 1)
     warm_up(running)
 

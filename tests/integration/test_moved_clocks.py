@@ -1,4 +1,4 @@
-"""Workers that are stopped for a while, and whose clocks are set while they work."""
+"""Workers continue after a pause, and after their clocks are set while they work."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SLEEP = "import threading, time; time.sleep = lambda seconds: threading.Event().
 
 
 class Clock:
-    """The time of day of processes, to be set while they run. How fast it runs is right."""
+    """The wall clock of processes. A test can set it while they run; its speed is right."""
 
     def __init__(self, directory: Path) -> None:
         if not shutil.which("faketime"):
@@ -80,7 +80,7 @@ def stack(request: pytest.FixtureRequest, tmp_path: Path, redis: RedisServer, cl
         yield stack
 
 
-def test_a_clock_that_is_set_in_mid_upload(
+def test_an_upload_ends_although_its_workers_clock_is_set(
     stack: Stack, clock: Clock, devcloud: DevCloud, glance: Glance, file: Path
 ) -> None:
     image = stack.add_image(file, id=7)
@@ -94,13 +94,13 @@ def test_a_clock_that_is_set_in_mid_upload(
             slow.bytes_per_second = None
             assert stack.wait(ticket, 120)["published"], seconds
         assert_one_right_image(glance, ticket, image)
-        # Nothing sleeps: the next is taken up and published.
+        # No thread is left asleep: the next ticket is published, too.
         after = stack.publish(publish_body(devcloud, URI))
         assert stack.wait(after, 120)["published"], seconds
         assert current(stack.store, after["dbId"]).attempt == 1
 
 
-def test_a_clock_that_is_set_back_while_it_signs_in(
+def test_a_sign_in_ends_although_the_clock_is_set_back(
     stack: Stack, clock: Clock, devcloud: DevCloud, glance: Glance, file: Path
 ) -> None:
     image = stack.add_image(file, id=7)
@@ -115,7 +115,7 @@ def test_a_clock_that_is_set_back_while_it_signs_in(
     assert_one_right_image(glance, ticket, image)
 
 
-def test_a_worker_that_is_stopped_past_its_lease_goes_on_at_once(
+def test_a_worker_paused_past_its_lease_continues_at_once(
     tmp_path: Path, redis: RedisServer, devcloud: DevCloud, glance: Glance, file: Path
 ) -> None:
     with (
@@ -127,7 +127,7 @@ def test_a_worker_that_is_stopped_past_its_lease_goes_on_at_once(
         until(lambda: stack.status(ticket)["percentage"] >= 10, 60, stack._explain)
         (worker,) = stack.workers
         stack.pause(worker)
-        time.sleep(21)  # that it is stopped past its lease is what this is about
+        time.sleep(21)  # the test needs a pause that is longer than the lease
         worker.signal(signal.SIGCONT)
         until(lambda: current(stack.store, ticket["dbId"]).attempt == 2, 5, stack._explain)
         slow.bytes_per_second = None

@@ -1,4 +1,4 @@
-"""A Glance that reports no hash of what it received."""
+"""A Glance that reports no hash of an uploaded image."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from workers.runner import Runner
 pytestmark = pytest.mark.real
 
 
-def test_the_image_is_published_and_the_history_says_what_was_not_verified(
+def test_an_image_without_a_cloud_hash_is_published_with_a_warning(
     sqlite_store: Store, tmp_path: Path, devcloud: DevCloud
 ) -> None:
     settings = Settings(data_dir=tmp_path, progress_seconds=0.02)

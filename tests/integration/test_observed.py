@@ -1,4 +1,4 @@
-"""What operators see of one publication, from the POST to the last byte: real processes, a real cloud."""
+"""Operators can follow a publication from the POST to its end through logs, metrics and traces of real processes."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def publish(stack: Stack, body: dict[str, Any], request_id: str) -> dict[str, Any]:
-    """The ticket, once it has ended."""
+    """Publish, and return the ticket after it has ended."""
     answer = stack.call(
         "POST",
         "users/root/appliances/4/pimages",
@@ -55,7 +55,7 @@ def publish(stack: Stack, body: dict[str, Any], request_id: str) -> dict[str, An
     return ticket
 
 
-def test_one_request_is_followed_through_the_logs(
+def test_a_request_id_follows_a_request_through_the_logs(
     tmp_path: Path, redis: RedisServer, devcloud: DevCloud, glance: Glance, file: Path
 ) -> None:
     with Stack.in_directory(tmp_path / "data", redis.url, log_format="json") as stack:
@@ -77,7 +77,7 @@ def test_one_request_is_followed_through_the_logs(
     assert all((each["ticket"], each["attempt"], each["worker"]) == (ticket["dbId"], 1, worker) for each in done)
     for name, lines in logs.items():
         plain = [line for line in (stack.logs / name).read_text().splitlines() if not line.startswith("{")]
-        # What uvicorn says before it has loaded the app, where nobody told it how; and Celery's banner.
+        # Only uvicorn's lines from before it has loaded the app and its log settings, and Celery's banner.
         assert all("INFO:  " in line or name == "worker0.log" for line in plain), plain
         assert lines
 
@@ -101,7 +101,7 @@ def health(port: int, path: str) -> tuple[int, dict[str, Any]]:
         connection.close()
 
 
-def test_intake_and_worker_tell_the_stores_numbers_and_their_own(
+def test_metrics_of_intake_and_worker_agree_with_the_store(
     tmp_path: Path, redis: RedisServer, devcloud: DevCloud, glance: Glance, file: Path
 ) -> None:
     port = free_port()
@@ -137,7 +137,7 @@ def test_intake_and_worker_tell_the_stores_numbers_and_their_own(
         assert intakes["publisher_http_requests_total", posted] == 2
 
 
-def test_a_worker_that_loses_its_broker_is_not_ready_until_it_is_back(tmp_path: Path, redis: RedisServer) -> None:
+def test_a_worker_without_its_broker_is_not_ready(tmp_path: Path, redis: RedisServer) -> None:
     port = free_port()
     with Stack.in_directory(tmp_path / "data", redis.url, worker_metrics_port=port) as stack:
         until(lambda: health(port, "/readyz")[0] == 200, 20)
@@ -153,7 +153,7 @@ def test_a_worker_that_loses_its_broker_is_not_ready_until_it_is_back(tmp_path: 
         until(lambda: health(port, "/readyz")[0] == 200, 60)
 
 
-def test_the_processes_of_an_intake_count_together(tmp_path: Path, redis: RedisServer) -> None:
+def test_the_processes_of_an_intake_share_their_counters(tmp_path: Path, redis: RedisServer) -> None:
     with Stack.in_directory(tmp_path / "data", redis.url, workers=0) as stack:
         port = free_port()
         environment = os.environ | stack.settings.environment() | {"PUBLISHER_INTAKE_PORT": str(port)}
@@ -192,7 +192,7 @@ def lives(port: int) -> float:
 
 
 class Received:
-    """What came to an OTLP receiver: spans, by the service that sent them."""
+    """The spans that an OTLP receiver got, each with the name of the service that sent it."""
 
     def __init__(self) -> None:
         self.spans: list[tuple[str, Span]] = []
@@ -220,7 +220,7 @@ def receiver() -> Iterator[tuple[str, Received]]:
             self.end_headers()
 
         def log_message(self, format: str, *arguments: object) -> None:
-            """Not each request."""
+            """Keep the requests out of the tests' output."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -231,7 +231,7 @@ def receiver() -> Iterator[tuple[str, Received]]:
         server.server_close()
 
 
-def test_one_trace_goes_from_the_post_to_the_last_byte(
+def test_one_trace_covers_the_post_and_the_attempt(
     tmp_path: Path, redis: RedisServer, devcloud: DevCloud, glance: Glance, file: Path
 ) -> None:
     with receiver() as (url, received):
@@ -253,8 +253,8 @@ def test_one_trace_goes_from_the_post_to_the_last_byte(
         assert "a-signature-of-tests" not in str(received.spans)
 
 
-def test_without_an_endpoint_nothing_of_it_is_loaded(tmp_path: Path) -> None:
-    # redis imports other parts of it by itself, where they are installed.
+def test_tracing_is_not_loaded_without_an_endpoint(tmp_path: Path) -> None:
+    # redis itself imports other parts of OpenTelemetry if they are installed.
     code = (
         "import sys, workers.runner, publisher.app; from publisher.telemetry import tracing;"
         "assert tracing.configure('x') is None;"

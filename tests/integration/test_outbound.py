@@ -1,4 +1,4 @@
-"""In production mode, as the service runs in earnest: no caller has it connect to what is inside."""
+"""In production mode, no caller can make the service connect to an inner address."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def body(keystone_url: str, **changes: Any) -> bytes:
     return json.dumps(made | changes).encode()
 
 
-def test_nothing_inside_is_connected_to(redis: RedisServer, tmp_path: Path) -> None:
+def test_the_service_does_not_connect_to_inner_addresses(redis: RedisServer, tmp_path: Path) -> None:
     disk = tmp_path / "disk.raw"
     disk.write_bytes(b"a disk" * 1000)
     guarded = Stack.in_directory(tmp_path / "data", redis.url, production=True, outbound_allow="127.0.0.2")

@@ -1,4 +1,4 @@
-"""What we promise of time: under the settings that the service has when nobody sets any, against a real Glance.
+"""The service keeps its promised times with its default settings, against a real Glance.
 
 In `make test` the images are small and the leases short. `make promises` runs the same at full size: 1 GiB, uploads of
 a minute, the default lease.
@@ -79,13 +79,13 @@ def ticket_of(stack: Stack, id: int) -> Ticket:
 
 
 def publish_half(stack: Stack, devcloud: DevCloud, through: Proxy) -> dict[str, Any]:
-    """A ticket whose upload is half way."""
+    """Publish, and return the ticket when half of its image is uploaded."""
     ticket = stack.publish(publish_body(devcloud, URI, account__glanceUrl=through.url))
     until(lambda: stack.status(ticket)["percentage"] >= 50, SCALE.upload_seconds * 2 + 30)
     return ticket
 
 
-def test_with_the_broker_down_a_ticket_is_accepted_at_once_and_taken_up_soon_after(
+def test_a_ticket_accepted_without_a_broker_is_claimed_soon_after_its_return(
     tmp_path: Path, devcloud: DevCloud, glance: Glance, file: Path
 ) -> None:
     with redis_server() as redis, stack_of(tmp_path / "data", redis.url) as stack:
@@ -96,7 +96,7 @@ def test_with_the_broker_down_a_ticket_is_accepted_at_once_and_taken_up_soon_aft
         asked = time.monotonic()
         ticket = stack.publish(publish_body(devcloud, URI))
         answered_seconds = time.monotonic() - asked
-        # The longer it is away, the more rarely Celery would look for it.
+        # The longer the broker is away, the more rarely Celery would try to connect.
         until(lambda: time.monotonic() - down > SCALE.outage_seconds, SCALE.outage_seconds + 1)
         redis.start()
         back = time.monotonic()
@@ -109,7 +109,7 @@ def test_with_the_broker_down_a_ticket_is_accepted_at_once_and_taken_up_soon_aft
         assert_one_right_image(glance, ticket, image)
 
 
-def test_a_worker_that_is_killed_half_way_is_followed_within_its_lease(
+def test_a_ticket_of_a_killed_worker_is_claimed_again_soon_after_its_lease(
     tmp_path: Path, devcloud: DevCloud, glance: Glance, file: Path
 ) -> None:
     with (
@@ -132,7 +132,7 @@ def test_a_worker_that_is_killed_half_way_is_followed_within_its_lease(
         assert_one_right_image(glance, ticket, image)
 
 
-def test_a_worker_that_was_paused_past_its_lease_stops_its_upload_and_writes_nothing(
+def test_a_worker_paused_past_its_lease_stops_its_upload_and_writes_nothing(
     tmp_path: Path, devcloud: DevCloud, glance: Glance, file: Path
 ) -> None:
     with (
@@ -157,7 +157,7 @@ def test_a_worker_that_was_paused_past_its_lease_stops_its_upload_and_writes_not
         assert_one_right_image(glance, ticket, image)
 
 
-def test_a_cancel_half_way_stops_the_transfer_and_empties_the_cloud_first(
+def test_a_cancel_stops_the_upload_and_cleans_the_cloud_before_it_ends(
     tmp_path: Path, devcloud: DevCloud, glance: Glance, file: Path
 ) -> None:
     with (
@@ -168,7 +168,7 @@ def test_a_cancel_half_way_stops_the_transfer_and_empties_the_cloud_first(
         stack.add_image(file, id=7)
         ticket = publish_half(stack, devcloud, slow)
         assert len(stack.workers[0].connections_to(slow.url)) == 1
-        # What is asked of Glance meanwhile, the deletion too, waits at the proxy: only the upload's own end counts.
+        # Requests to Glance, also the deletion, now wait at the proxy, so that only the end of the upload counts.
         slow.stall()
         assert stack.call("DELETE", f"{ticket['uri']}/cancel").status == 204
         asked = time.monotonic()
@@ -183,7 +183,7 @@ def test_a_cancel_half_way_stops_the_transfer_and_empties_the_cloud_first(
         assert glance.images(ticket) == []
 
 
-def test_a_worker_whose_upload_outlasts_rabbitmqs_consumer_time_out_goes_on(
+def test_a_worker_survives_an_upload_longer_than_rabbitmqs_timeout(
     tmp_path: Path, devcloud: DevCloud, glance: Glance, file: Path
 ) -> None:
     """RabbitMQ closes the channel of a consumer that does not acknowledge, by default after half an hour."""
@@ -208,10 +208,10 @@ def test_a_worker_whose_upload_outlasts_rabbitmqs_consumer_time_out_goes_on(
 
 
 @pytest.mark.parametrize("acknowledging", ["", "late"])
-def test_an_upload_that_outlasts_the_visibility_time_out_runs_once(
+def test_an_upload_longer_than_the_visibility_timeout_runs_once(
     tmp_path: Path, devcloud: DevCloud, glance: Glance, file: Path, acknowledging: str
 ) -> None:
-    """As the service is set, and with Celery's own acknowledgements, under which the message is in fact given back."""
+    """It holds with the service's settings, and with Celery's late acknowledgements, which do repeat the message."""
     with (
         redis_server() as redis,
         stack_of(tmp_path / "data", redis.url, workers=0) as stack,

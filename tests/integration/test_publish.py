@@ -1,4 +1,4 @@
-"""The whole way: a POST, the queue, a worker, a real Glance."""
+"""The whole path of a publication: a POST, the broker, a worker and a real Glance."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ URI = "users/root/appliances/4/images/7"
 
 
 def assert_one_right_image(glance: Glance, ticket: dict[str, Any], image: Image) -> dict[str, Any]:
-    """There is one image of the ticket in Glance, active, with the bytes that were registered."""
+    """Check that Glance has one image of the ticket, active and with the registered bytes. Return it."""
     found = glance.images(ticket)
     assert len(found) == 1, found
     assert found[0]["status"] == "active"
@@ -63,13 +63,13 @@ def assert_one_right_image(glance: Glance, ticket: dict[str, Any], image: Image)
 
 
 def upload(stack: Stack, devcloud: DevCloud, through: Proxy, *, until_percentage: int) -> dict[str, Any]:
-    """A ticket whose upload has come so far."""
+    """Publish, and return the ticket when its upload has reached `until_percentage`."""
     ticket = stack.publish(publish_body(devcloud, URI, account__glanceUrl=through.url))
     until(lambda: stack.status(ticket)["percentage"] >= until_percentage, 30)
     return ticket
 
 
-def test_an_image_arrives_and_the_caller_sees_it_come(
+def test_an_image_is_published_and_its_caller_sees_the_progress(
     stack: Stack, devcloud: DevCloud, glance: Glance, image: Image
 ) -> None:
     with Proxy(devcloud.glance_url, bytes_per_second=24 * MIB) as slow:
@@ -99,7 +99,7 @@ def test_an_image_arrives_and_the_caller_sees_it_come(
     assert stack.store.tickets.list()[0].sealed_secrets is None, "nobody needs them any more"
 
 
-def test_the_manual_example_is_accepted_as_it_stands(stack: Stack, image: Image) -> None:
+def test_the_example_of_the_manual_is_accepted_unchanged(stack: Stack, image: Image) -> None:
     body = (DATA / "publish-openstack-v2.xml").read_bytes()
     for accept in ("application/xml", "application/json"):
         answer = stack.call("POST", "users/root/appliances/4/pimages", body, accept=accept)
@@ -107,12 +107,12 @@ def test_the_manual_example_is_accepted_as_it_stands(stack: Stack, image: Image)
         assert answer.headers["Content-Type"] == accept
         assert answer.headers["Location"].endswith(f"/api/{URI}/pimages/{len(stack.store.tickets.list())}")
         assert b"password" not in answer.body.lower()
-    # Its addresses are placeholders: the caller is told so, in words, while it is tried again.
+    # Its addresses are placeholders: the message names one while the worker tries again.
     ticket = stack.store.tickets.list()[0]
     until(lambda: "http://ip:5000" in (stack.store.tickets.get(ticket.id) or ticket).message, 20)
 
 
-def test_a_worker_that_is_killed_half_way_is_followed_by_another(
+def test_a_ticket_of_a_killed_worker_is_published_by_another_one(
     stack: Stack, devcloud: DevCloud, glance: Glance, image: Image
 ) -> None:
     with Proxy(devcloud.glance_url, bytes_per_second=8 * MIB) as slow:
@@ -126,7 +126,7 @@ def test_a_worker_that_is_killed_half_way_is_followed_by_another(
     assert stack.store.tickets.list()[0].attempt == 2
 
 
-def test_a_worker_that_was_paused_past_its_lease_writes_nothing(
+def test_a_worker_paused_past_its_lease_writes_nothing(
     stack: Stack, devcloud: DevCloud, glance: Glance, image: Image
 ) -> None:
     with Proxy(devcloud.glance_url, bytes_per_second=8 * MIB) as slow:
@@ -145,7 +145,7 @@ def test_a_worker_that_was_paused_past_its_lease_writes_nothing(
     until(lambda: b"the lease was lost" in stack.workers[0].log.read_bytes(), 10)
 
 
-def test_a_cancel_half_way_stops_at_once_and_leaves_nothing(
+def test_a_cancel_during_an_upload_stops_it_and_leaves_nothing(
     stack: Stack, devcloud: DevCloud, glance: Glance, image: Image
 ) -> None:
     with Proxy(devcloud.glance_url, bytes_per_second=8 * MIB) as slow:
@@ -156,7 +156,7 @@ def test_a_cancel_half_way_stops_at_once_and_leaves_nothing(
     assert glance.images(ticket) == []
 
 
-def test_a_cancel_while_no_worker_runs_takes_effect_when_one_comes(
+def test_a_cancel_while_no_worker_runs_takes_effect_when_one_starts(
     stack: Stack, devcloud: DevCloud, glance: Glance, image: Image
 ) -> None:
     with Proxy(devcloud.glance_url, bytes_per_second=8 * MIB) as slow:
@@ -171,14 +171,14 @@ def test_a_cancel_while_no_worker_runs_takes_effect_when_one_comes(
     assert glance.images(ticket) == []
 
 
-def test_the_uploader_is_stopped_within_two_seconds_though_the_cloud_stalls(
+def test_a_cancel_stops_a_stalled_upload_within_two_seconds(
     stack: Stack, devcloud: DevCloud, glance: Glance, image: Image
 ) -> None:
     with Proxy(devcloud.glance_url, bytes_per_second=8 * MIB) as slow:
         ticket = upload(stack, devcloud, slow, until_percentage=30)
         slow.stall()
         assert stack.call("DELETE", f"{ticket['uri']}/cancel").status == 204
-        # The transfer has ended once its worker goes on to clean up, which waits for the cloud.
+        # The transfer has ended when its worker begins to clean up, which waits for the cloud.
         until(lambda: slow.waiting_for_new >= 1, 2, lambda: "the upload goes on")
         slow.resume()
         status = stack.wait(ticket, 30)
@@ -187,7 +187,7 @@ def test_the_uploader_is_stopped_within_two_seconds_though_the_cloud_stalls(
 
 
 @pytest.mark.parametrize("how", ["cancel", "stop"])
-def test_nothing_waits_for_a_keystone_that_does_not_answer(
+def test_a_silent_keystone_delays_neither_a_cancel_nor_a_stop(
     stack: Stack, devcloud: DevCloud, image: Image, how: str
 ) -> None:
     with silent_server() as silent:
@@ -202,7 +202,7 @@ def test_nothing_waits_for_a_keystone_that_does_not_answer(
             assert stack.status(ticket)["message"] == "Queued"
 
 
-def test_a_connection_that_is_cut_is_tried_again(
+def test_an_upload_whose_connection_is_cut_is_tried_again(
     stack: Stack, devcloud: DevCloud, glance: Glance, image: Image
 ) -> None:
     with Proxy(devcloud.glance_url, bytes_per_second=16 * MIB) as slow:
@@ -215,7 +215,7 @@ def test_a_connection_that_is_cut_is_tried_again(
     assert_one_right_image(glance, ticket, image)
 
 
-def test_glance_killed_in_an_upload_leaves_no_half_made_image(
+def test_a_glance_killed_during_an_upload_leaves_no_incomplete_image(
     stack: Stack, devcloud: DevCloud, glance: Glance, image: Image
 ) -> None:
     with Proxy(devcloud.glance_url, bytes_per_second=16 * MIB) as slow:
@@ -228,7 +228,7 @@ def test_glance_killed_in_an_upload_leaves_no_half_made_image(
     assert_one_right_image(glance, ticket, image)
 
 
-def test_a_worker_that_is_to_stop_at_once_hands_its_ticket_back(
+def test_a_worker_that_must_stop_at_once_hands_its_ticket_back(
     stack: Stack, devcloud: DevCloud, glance: Glance, image: Image
 ) -> None:
     with Proxy(devcloud.glance_url, bytes_per_second=8 * MIB) as slow:
@@ -243,7 +243,7 @@ def test_a_worker_that_is_to_stop_at_once_hands_its_ticket_back(
     assert_one_right_image(glance, ticket, image)
 
 
-def test_with_the_broker_down_a_ticket_is_accepted_and_taken_up_later(
+def test_a_ticket_accepted_without_a_broker_is_published_later(
     tmp_path: Path, devcloud: DevCloud, glance: Glance, large_file: Path
 ) -> None:
     from tests.servers.redis import redis_server
@@ -258,7 +258,7 @@ def test_with_the_broker_down_a_ticket_is_accepted_and_taken_up_later(
         assert_one_right_image(glance, ticket, image)
 
 
-def test_a_worker_outlives_a_redis_that_is_killed_while_it_uploads(
+def test_a_worker_survives_a_redis_killed_during_its_upload(
     tmp_path: Path, devcloud: DevCloud, glance: Glance, large_file: Path
 ) -> None:
     from tests.servers.redis import redis_server
@@ -284,7 +284,7 @@ def test_a_worker_outlives_a_redis_that_is_killed_while_it_uploads(
         assert b"Unrecoverable" not in stack.workers[0].log.read_bytes()
 
 
-def test_a_worker_hears_all_again_after_a_rabbitmq_that_was_killed_while_it_uploads(
+def test_a_worker_gets_all_messages_after_rabbitmq_was_killed_during_uploads(
     tmp_path: Path, rabbitmq: RabbitServer, devcloud: DevCloud, glance: Glance, large_file: Path
 ) -> None:
     small = tmp_path / "small.raw"
@@ -301,7 +301,7 @@ def test_a_worker_hears_all_again_after_a_rabbitmq_that_was_killed_while_it_uplo
         rabbitmq.start()
         log = stack.workers[0].log
         until(lambda: log.read_bytes().count(b"Connected to amqp") == 2, 60)
-        # Each is the end of a task whose message came over the connection that is no more.
+        # Each of these tasks ends after the connection that brought its message is gone.
         slow.bytes_per_second = None
         for ticket in long:
             assert stack.wait(ticket)["published"]
@@ -311,7 +311,7 @@ def test_a_worker_hears_all_again_after_a_rabbitmq_that_was_killed_while_it_uplo
         assert {ticket.attempt for ticket in stack.store.tickets.list()} == {1}
 
 
-def test_on_postgresql_and_rabbitmq(
+def test_images_are_published_with_postgresql_and_rabbitmq(
     tmp_path: Path,
     postgres: PostgresServer,
     rabbitmq: RabbitServer,
@@ -328,7 +328,9 @@ def test_on_postgresql_and_rabbitmq(
             assert_one_right_image(glance, ticket, image)
 
 
-def test_many_at_once_each_have_one_image(stack: Stack, devcloud: DevCloud, glance: Glance, tmp_path: Path) -> None:
+def test_each_of_many_simultaneous_tickets_has_one_image(
+    stack: Stack, devcloud: DevCloud, glance: Glance, tmp_path: Path
+) -> None:
     file = tmp_path / "small.raw"
     file.write_bytes(os.urandom(MIB))
     image = stack.add_image(file, id=7)
@@ -352,13 +354,13 @@ def test_many_at_once_each_have_one_image(stack: Stack, devcloud: DevCloud, glan
 
 
 @pytest.mark.parametrize("broker", ["redis", "rabbitmq"])
-def test_one_account_has_its_places_and_each_that_is_free_is_taken_at_once(
+def test_a_free_slot_of_an_account_goes_at_once_to_an_early_ticket(
     request: pytest.FixtureRequest, devcloud: DevCloud, glance: Glance, tmp_path: Path, broker: str
 ) -> None:
     file = tmp_path / "small.raw"
     file.write_bytes(os.urandom(MIB))
     url = request.getfixturevalue(broker).url
-    # Were a waiting ticket not woken by the one that makes room, it would be a matter of minutes.
+    # If the end of an upload did not wake a waiting ticket, that ticket would wait for minutes.
     settings = {"account_uploads_max": 2, "wake_again_seconds": 120.0}
     with Stack.in_directory(tmp_path / "data", url, workers=2, **settings) as stack:
         stack.add_image(file, id=7)
@@ -385,7 +387,7 @@ def test_no_ticket_waits_behind_a_busy_worker_while_another_is_idle(
     small = tmp_path / "small.raw"
     small.write_bytes(os.urandom(MIB))
     url = request.getfixturevalue(broker).url
-    # What waits in a busy worker would not be sent again before the long upload has ended.
+    # A message that waits in a busy worker would not be sent again before the long upload ends.
     settings = {"worker_concurrency": 1, "account_uploads_max": 0, "wake_again_seconds": 120.0}
     with (
         Stack.in_directory(tmp_path / "data", url, workers=2, **settings) as stack,

@@ -1,4 +1,4 @@
-"""What goes wrong with a publication, and what the caller is told."""
+"""A publication that cannot succeed fails with a message that its caller can act on."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MIB = 1 << 20
 
 @pytest.fixture(scope="module")
 def failing(tmp_path_factory: pytest.TempPathFactory, redis: RedisServer) -> Iterator[Stack]:
-    """One service for all that fails; the images of its tests have numbers of their own."""
+    """One service for all tests of failures. Each test adds an image of its own."""
     with Stack.in_directory(tmp_path_factory.mktemp("failing"), redis.url, attempts_max=3) as running:
         yield running
 
@@ -40,7 +40,7 @@ def uri(image: Image) -> str:
 
 
 def assert_failed(stack: Stack, glance: Glance, body: dict[str, Any], *words: str) -> None:
-    """The ticket fails with words that a person can act on, and nothing is left in the cloud."""
+    """Check that the ticket fails with a message that a person can act on, and leaves nothing in the cloud."""
     ticket = stack.publish(body)
     status = stack.wait(ticket)
     assert (status["error"], status["complete"], status["cancelled"]) == (True, False, False), status
@@ -65,14 +65,14 @@ def assert_failed(stack: Stack, glance: Glance, body: dict[str, Any], *words: st
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_what_the_cloud_refuses(
+def test_an_error_of_the_cloud_names_the_element_or_address(
     failing: Stack, small: Image, devcloud: DevCloud, glance: Glance, changes: dict[str, Any], words: list[str]
 ) -> None:
     assert_failed(failing, glance, publish_body(devcloud, uri(small), **changes), *words)
 
 
 @pytest.mark.parametrize("what", ["vanished", "shorter", "longer", "a link"])
-def test_an_image_file_that_is_no_longer_what_was_registered(
+def test_a_changed_or_missing_image_file_fails_the_ticket(
     failing: Stack, small: Image, tmp_path: Path, devcloud: DevCloud, glance: Glance, what: str
 ) -> None:
     kept = failing.settings.images / small.location
@@ -93,14 +93,14 @@ def test_an_image_file_that_is_no_longer_what_was_registered(
     assert_failed(failing, glance, publish_body(devcloud, uri(small)), words)
 
 
-def test_content_that_changed_is_found_out_by_its_hash_and_removed(
+def test_changed_content_is_detected_by_its_hash_and_removed(
     failing: Stack, small: Image, devcloud: DevCloud, glance: Glance
 ) -> None:
     (failing.settings.images / small.location).write_bytes(os.urandom(MIB))
     assert_failed(failing, glance, publish_body(devcloud, uri(small)), "sha512", "removed from the cloud")
 
 
-def test_an_image_that_leads_elsewhere_and_was_registered_before_that_was_looked_for(
+def test_an_old_image_with_a_backing_file_is_refused(
     failing: Stack, tmp_path: Path, devcloud: DevCloud, glance: Glance
 ) -> None:
     file = tmp_path / "disk.qcow2"
@@ -113,7 +113,9 @@ def test_an_image_that_leads_elsewhere_and_was_registered_before_that_was_looked
     assert_failed(failing, glance, publish_body(devcloud, uri(image)), "a backing file", "qemu-img convert -O qcow2")
 
 
-def test_an_image_above_the_clouds_limit(failing: Stack, devcloud: DevCloud, glance: Glance, tmp_path: Path) -> None:
+def test_an_image_above_the_clouds_limit_fails_the_ticket(
+    failing: Stack, devcloud: DevCloud, glance: Glance, tmp_path: Path
+) -> None:
     file = tmp_path / "large.raw"
     file.write_bytes(os.urandom(48 * MIB))
     image = failing.add_image(file)

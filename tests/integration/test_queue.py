@@ -1,4 +1,4 @@
-"""Waking workers over real brokers: what a message is, and what happens when the broker is not there."""
+"""Workers are woken over real brokers. A broker that is away causes an error in time."""
 
 import base64
 import json
@@ -26,7 +26,7 @@ from tests.servers.silent import silent_server
 pytestmark = pytest.mark.real
 
 BOUND_SECONDS = 3.0 * PATIENCE
-"""Within which a send ends, whatever the broker does."""
+"""Maximum time of a send, whatever the broker does."""
 
 
 @pytest.fixture(params=["redis", "redis socket", "rabbitmq"])
@@ -45,7 +45,7 @@ def broker_url(request: pytest.FixtureRequest) -> str:
 
 
 SILENCE_SECONDS = 1.0
-"""How long a queue waits for a broker that never answers. Any other has PATIENCE."""
+"""How long a queue waits for a broker that never answers. Other brokers get PATIENCE seconds."""
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def open_queue() -> Iterator[Callable[..., WakeQueue]]:
 
 
 def take(url: str) -> Any:
-    """The next message, off the broker."""
+    """Take the next message from the broker and return it."""
     with Connection(url) as connection:
         message = QUEUE(connection.default_channel).get(no_ack=True)
         assert message is not None
@@ -70,7 +70,7 @@ def take(url: str) -> Any:
 
 
 def refused(queue: WakeQueue) -> QueueUnavailable:
-    """The error of a send that cannot succeed, and that comes in time."""
+    """Return the error of a send that must fail within BOUND_SECONDS."""
     began = time.monotonic()
     with pytest.raises(QueueUnavailable) as raised:
         queue.send(1)
@@ -95,16 +95,18 @@ def test_a_message_holds_the_id_and_nothing_else(broker_url: str, open_queue: Ca
     assert message.properties["correlation_id"] == told["id"]
 
 
-def test_each_message_is_a_task_of_its_own(broker_url: str, open_queue: Callable[..., WakeQueue]) -> None:
+def test_each_message_is_a_separate_task(broker_url: str, open_queue: Callable[..., WakeQueue]) -> None:
     queue = open_queue(broker_url)
     queue.send(1)
     queue.send(1)
     assert take(broker_url).headers["id"] != take(broker_url).headers["id"]
 
 
-def test_a_celery_worker_consumes_it(broker_url: str, open_queue: Callable[..., WakeQueue], tmp_path: Path) -> None:
+def test_celery_worker_consumes_the_messages(
+    broker_url: str, open_queue: Callable[..., WakeQueue], tmp_path: Path
+) -> None:
     queue = open_queue(broker_url)
-    queue.send(1)  # one that waits already, and two that come while it runs
+    queue.send(1)  # this one waits already, and two more come while the worker runs
     command = [sys.executable, "-m", "tests.servers.celery_worker", broker_url, QUEUE.name, PUBLISH_TASK]
     with (
         (tmp_path / "worker.log").open("wb") as log,
@@ -139,11 +141,11 @@ def test_threads_share_one_queue(broker_url: str, open_queue: Callable[..., Wake
     assert sorted(json.loads(take(broker_url).body)[0][0] for _ in range(80)) == list(range(80))
 
 
-# A broker that is not there -------------------------------------
+# A broker that is away ------------------------------------------
 
 
 @pytest.mark.parametrize("scheme", ["redis", "amqp"])
-def test_nobody_listens(scheme: str, open_queue: Callable[..., WakeQueue]) -> None:
+def test_refused_connection_is_reported_without_the_password(scheme: str, open_queue: Callable[..., WakeQueue]) -> None:
     queue = open_queue(f"{scheme}://somebody:hunter2@127.0.0.1:{free_port()}//")
     for _ in range(2):
         error = refused(queue)
@@ -151,14 +153,14 @@ def test_nobody_listens(scheme: str, open_queue: Callable[..., WakeQueue]) -> No
         assert str(error) == "the message broker cannot be reached: Connection refused"
 
 
-def test_no_socket_of_that_name(open_queue: Callable[..., WakeQueue]) -> None:
+def test_missing_socket_is_reported_without_the_password(open_queue: Callable[..., WakeQueue]) -> None:
     error = refused(open_queue("redis+socket://:hunter2@/nowhere/redis.sock"))
     assert "hunter2" not in str(error)
     assert "cannot be reached" in str(error)
 
 
 @pytest.mark.parametrize("scheme", ["redis", "amqp"])
-def test_somebody_listens_and_never_answers(scheme: str, open_queue: Callable[..., WakeQueue]) -> None:
+def test_send_to_a_silent_broker_fails_in_time(scheme: str, open_queue: Callable[..., WakeQueue]) -> None:
     with silent_server() as port:
         queue = open_queue(f"{scheme}://somebody:hunter2@127.0.0.1:{port}//", SILENCE_SECONDS)
         for _ in range(2):
@@ -166,7 +168,7 @@ def test_somebody_listens_and_never_answers(scheme: str, open_queue: Callable[..
 
 
 @pytest.mark.parametrize("scheme", ["redis", "amqp"])
-def test_checking_a_broker_that_never_answers(scheme: str, open_queue: Callable[..., WakeQueue]) -> None:
+def test_check_of_a_silent_broker_fails_in_time(scheme: str, open_queue: Callable[..., WakeQueue]) -> None:
     with silent_server() as port:
         queue = open_queue(f"{scheme}://127.0.0.1:{port}//", SILENCE_SECONDS)
         began = time.monotonic()
@@ -176,14 +178,14 @@ def test_checking_a_broker_that_never_answers(scheme: str, open_queue: Callable[
         refused(queue)
 
 
-def test_checking_a_broker_that_is_there(broker_url: str, open_queue: Callable[..., WakeQueue]) -> None:
+def test_check_of_a_working_broker_succeeds(broker_url: str, open_queue: Callable[..., WakeQueue]) -> None:
     queue = open_queue(broker_url)
     queue.check()
     queue.send(5)
     assert json.loads(take(broker_url).body)[0] == [5]
 
 
-def test_a_wrong_password_is_told_without_it(open_queue: Callable[..., WakeQueue]) -> None:
+def test_error_of_a_wrong_password_does_not_contain_it(open_queue: Callable[..., WakeQueue]) -> None:
     with redis_server(password="right") as server:
         for login in (":hunter2@", ""):
             error = refused(open_queue(f"redis://{login}127.0.0.1:{server.port}/0"))
@@ -193,14 +195,14 @@ def test_a_wrong_password_is_told_without_it(open_queue: Callable[..., WakeQueue
         assert json.loads(take(server.url).body)[0] == [6]
 
 
-def test_a_wrong_login_at_rabbitmq_is_told_without_it(
+def test_error_of_a_wrong_rabbitmq_login_does_not_contain_it(
     rabbitmq: RabbitServer, open_queue: Callable[..., WakeQueue]
 ) -> None:
     error = refused(open_queue(f"amqp://guest:hunter2@127.0.0.1:{rabbitmq.port}//"))
     assert "hunter2" not in str(error)
 
 
-def test_a_redis_that_hangs_and_comes_back(open_queue: Callable[..., WakeQueue]) -> None:
+def test_messages_are_sent_again_after_redis_has_hung(open_queue: Callable[..., WakeQueue]) -> None:
     with redis_server() as server:
         queue = open_queue(server.url, SILENCE_SECONDS)
         queue.send(1)
@@ -208,7 +210,7 @@ def test_a_redis_that_hangs_and_comes_back(open_queue: Callable[..., WakeQueue])
         refused(queue)
         server.resume()
         queue.send(2)
-        # What was sent while it hung may come, too: it had got as far as the kernel.
+        # The message that was sent while Redis hung may arrive, too: it had reached the kernel.
         while json.loads(take(server.url).body)[0] != [2]:
             pass
 
@@ -246,8 +248,8 @@ def test_a_restarted_rabbitmq_is_reached_and_has_kept_its_messages(
     assert [json.loads(take(rabbitmq.url).body)[0] for _ in range(2)] == [[1], [2]]
 
 
-def test_many_callers_of_a_silent_broker_do_not_wait_in_line(open_queue: Callable[..., WakeQueue]) -> None:
-    """An intake has dozens of threads, and each answers its caller in spite of the broker."""
+def test_callers_of_a_silent_broker_do_not_wait_for_each_other(open_queue: Callable[..., WakeQueue]) -> None:
+    """Each of the intake's dozens of threads must answer its caller although the broker is silent."""
     with silent_server() as port:
         queue = open_queue(f"redis://127.0.0.1:{port}/0", SILENCE_SECONDS)
         took: list[float] = []
@@ -266,12 +268,12 @@ def test_many_callers_of_a_silent_broker_do_not_wait_in_line(open_queue: Callabl
         assert max(took) < BOUND_SECONDS
 
 
-def test_a_url_in_base64_is_not_told_either(open_queue: Callable[..., WakeQueue]) -> None:
+def test_error_does_not_contain_a_base64_password(open_queue: Callable[..., WakeQueue]) -> None:
     secret = base64.b64encode(b"hunter2").decode().strip("=")
     assert secret not in str(refused(open_queue(f"amqp://u:{secret}@127.0.0.1:{free_port()}//")))
 
 
-def test_the_time_out_is_the_settings(redis: RedisServer) -> None:
+def test_queue_opened_from_settings_can_be_closed_twice(redis: RedisServer) -> None:
     queue = WakeQueue.open(Settings(broker_url=redis.url, send_timeout_seconds=1.0))
     queue.check()
     queue.close()

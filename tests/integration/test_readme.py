@@ -1,4 +1,4 @@
-"""The README's commands, to the letter and in its order, on a real installation and a real cloud."""
+"""The README's commands work unchanged and in order, with a real installation and a real cloud."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FENCE = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def blocks() -> list[str]:
-    """Each as a script: a line that begins with `$` begins a command, the others go on with it."""
+    """Return each block as a script. A line with `$` begins a command, and the other lines continue it."""
     return ["\n".join(line.removeprefix("$ ") for line in found.splitlines()) for found in FENCE.findall(README)]
 
 
@@ -37,11 +37,11 @@ def test_every_block_consists_of_commands() -> None:
 
 @pytest.mark.real
 @pytest.mark.timeout(900)
-def test_the_commands_work_as_they_stand(tmp_path: Path, devcloud: DevCloud, glance: Glance) -> None:
+def test_commands_of_the_readme_work_unchanged(tmp_path: Path, devcloud: DevCloud, glance: Glance) -> None:
     if find_redis() is None:
         missing("redis-server")
     quick_start, service, *rest = blocks()
-    # They have tests of their own, and take minutes.
+    # These two commands have tests of their own, and take minutes.
     assert [line.split("  ")[0] for line in quick_start.splitlines()] == ["make demo", "make test"]
     assert service.splitlines()[1].startswith("publisher up")
     home = tmp_path / "home"
@@ -80,7 +80,7 @@ def test_the_commands_work_as_they_stand(tmp_path: Path, devcloud: DevCloud, gla
 
 
 def made_by_the_demo(directory: Path) -> None:
-    """What `make demo` leaves there, with a smaller disk."""
+    """Create the files that `make demo` leaves, with a smaller disk."""
     (directory / ".venv").mkdir()
     (directory / ".venv" / "bin").symlink_to(Path(sys.executable).parent)
     disk = directory / ".demo" / "images" / "disk.qcow2"

@@ -1,4 +1,4 @@
-"""Images registered over HTTP by the service as it runs, and published; uploads that break off."""
+"""A running service registers images over HTTP and publishes them. An interrupted upload leaves nothing."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory, redis: RedisServer) -> Itera
 
 
 def files(stack: Stack) -> set[Path]:
-    # Not by `rglob`, which fails where a directory goes while it looks.
+    # Not `rglob`, which fails if a directory is deleted meanwhile.
     return {Path(directory, name) for directory, _, names in os.walk(stack.settings.images) for name in names}
 
 
@@ -41,7 +41,7 @@ def post(stack: Stack, path: str, document: dict[str, Any]) -> dict[str, Any]:
     return made
 
 
-def test_fetched_by_a_worker_published_and_generated_again(stack: Stack) -> None:
+def test_image_is_fetched_published_and_generated_again(stack: Stack) -> None:
     file = stack.settings.images / "generated" / "disk.raw"
     file.parent.mkdir(parents=True)
     file.write_bytes(CONTENT)
@@ -60,7 +60,7 @@ def test_fetched_by_a_worker_published_and_generated_again(stack: Stack) -> None
     assert file.exists(), "it is the operator's"
 
 
-def test_sent_by_its_caller(stack: Stack) -> None:
+def test_uploaded_image_is_registered_and_published(stack: Stack) -> None:
     answer = stack.call("POST", f"{IMAGES}?name=sent&format=raw", CONTENT, content_type="application/octet-stream")
     assert (answer.status, answer.json["status"]["complete"]) == (201, True)
     assert answer.json["sha256sum"] == hashlib.sha256(CONTENT).hexdigest()
@@ -68,7 +68,7 @@ def test_sent_by_its_caller(stack: Stack) -> None:
     assert stack.wait(ticket)["published"]
 
 
-def test_an_upload_that_breaks_off_leaves_nothing(stack: Stack) -> None:
+def test_interrupted_upload_leaves_nothing(stack: Stack) -> None:
     before, known = files(stack), stack.call("GET", IMAGES).json["total"]
     login = b64encode(f"root:{PASSWORD}".encode()).decode()
     for framing, body in (

@@ -1,4 +1,4 @@
-"""Going back to a backup: what was published since is found in the cloud, and not published again."""
+"""After a restore from a backup, images published since are found in the cloud and not published again."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> SqliteBackup | P
     return PostgresBackup(tmp_path, request.getfixturevalue("postgres"))
 
 
-def test_a_ticket_that_waited_at_the_backup_adopts_what_it_published_since(
+def test_restored_ticket_adopts_the_image_that_it_had_published(
     tmp_path: Path,
     redis: RedisServer,
     devcloud: DevCloud,

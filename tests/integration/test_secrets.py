@@ -1,4 +1,4 @@
-"""The cloud's password is nowhere but in the cloud and, sealed, in the store."""
+"""The cloud's password is only in the cloud and, sealed, in the ticket store."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ WRONG = "a-wrong-password-of-tests"
 
 
 class Watched:
-    """Everything that goes to the Redis of an installation, from now on."""
+    """Records every command that the Redis of an installation gets from now on."""
 
     def __init__(self, directory: Path) -> None:
         self.seen: list[str] = []

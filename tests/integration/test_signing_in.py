@@ -1,4 +1,4 @@
-"""Signing in to a real Keystone: users and projects of different domains, and what it says where it refuses."""
+"""Signing in to a real Keystone: users and projects of different domains, and the errors of refused sign-ins."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def administrator(devcloud: DevCloud) -> Iterator[Administrator]:
 
 
 def connect(devcloud: DevCloud, login: str, password: str = PASSWORD, **values: Any) -> OpenStackPublisher:
-    """`values` are elements of the target, but for those that only an account has."""
+    """Connect with `values` as elements of the target, except those that only an account has."""
     of_account = {name: values.pop(name) for name in ("userDomain", "interface", "glanceUrl") if name in values}
     fields = {"keystoneUrl": devcloud.keystone_url, "login": login, "keystoneVersion": "v3"} | of_account
     account = Account("openstack", fields, {"password": password})
@@ -36,7 +36,7 @@ def connect(devcloud: DevCloud, login: str, password: str = PASSWORD, **values: 
 
 
 def works(devcloud: DevCloud, login: str, **values: Any) -> str | None:
-    """The region that was signed in to."""
+    """Sign in, list images, and return the region."""
     cloud = connect(devcloud, login, **values)
     assert cloud.tagged("nobody's") == []
     cloud.close()
@@ -50,7 +50,7 @@ def refusal(devcloud: DevCloud, login: str, **values: Any) -> PermanentCloudErro
     return caught.value
 
 
-def test_a_user_of_one_domain_and_a_project_of_another(devcloud: DevCloud, administrator: Administrator) -> None:
+def test_user_of_one_domain_can_use_a_project_of_another(devcloud: DevCloud, administrator: Administrator) -> None:
     people, lab = administrator.domain(), administrator.domain()
     project = administrator.project(lab["id"])
     joe = administrator.user(people["id"], project)["name"]
@@ -65,7 +65,7 @@ def test_a_user_of_one_domain_and_a_project_of_another(devcloud: DevCloud, admin
     assert works(devcloud, joe, userDomain=people["name"]) == "RegionOne", "the only project there is"
 
 
-def test_what_is_told_where_a_domain_is_wrong(devcloud: DevCloud, administrator: Administrator) -> None:
+def test_error_of_a_wrong_domain_names_the_element_to_check(devcloud: DevCloud, administrator: Administrator) -> None:
     people, lab = administrator.domain(), administrator.domain()
     project = administrator.project(lab["id"])
     joe = administrator.user(people["id"], project)["name"]
@@ -81,7 +81,7 @@ def test_what_is_told_where_a_domain_is_wrong(devcloud: DevCloud, administrator:
     assert f"in the domain 'default', but in the one with the id {lab['id']}; give that as keystoneDomain" in of_project
 
 
-def test_a_password_that_has_expired_is_told_apart(devcloud: DevCloud, administrator: Administrator) -> None:
+def test_expired_password_is_told_apart_from_a_wrong_one(devcloud: DevCloud, administrator: Administrator) -> None:
     project = administrator.project("default")
     joe = administrator.user("default", project)
     assert works(devcloud, joe["name"], keystoneProject=project["name"])
@@ -105,7 +105,7 @@ def test_a_disabled_project_is_not_offered(devcloud: DevCloud, administrator: Ad
     assert works(devcloud, joe) == "RegionOne", "the only one that can be used"
 
 
-def test_several_regions(devcloud: DevCloud, administrator: Administrator) -> None:
+def test_region_must_be_given_if_the_cloud_has_several(devcloud: DevCloud, administrator: Administrator) -> None:
     project = administrator.project("default")
     joe = administrator.user("default", project)["name"]
     administrator.image_endpoint("RegionTwo")
@@ -121,8 +121,8 @@ def test_several_regions(devcloud: DevCloud, administrator: Administrator) -> No
     assert re.search(r"region 'RegionNix' has no image service; give one of: RegionOne, RegionTwo", unknown)
 
 
-def test_a_keystone_that_speaks_no_tls(devcloud: DevCloud) -> None:
-    """This one hangs up, as it might for another reason; one that answers is told for certain."""
+def test_error_of_a_keystone_without_tls_suggests_http(devcloud: DevCloud) -> None:
+    """This Keystone hangs up, which may have another reason, too. The error is certain only about one that answers."""
     url = devcloud.keystone_url.replace("http:", "https:")
     account = Account("openstack", {"keystoneUrl": url, "login": "joe"}, {"password": PASSWORD})
     with pytest.raises(TransientCloudError, match="if it does not use TLS, use http:// in keystoneUrl"):

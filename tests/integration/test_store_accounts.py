@@ -28,7 +28,7 @@ def add(store: Store, owner: str = "anna", name: str = "lab", **values: Any) -> 
     return store.accounts.add(owner=owner, name=name, **(plain | values))
 
 
-def test_it_is_kept_as_it_was_given(store: Store) -> None:
+def test_account_is_stored_unchanged(store: Store) -> None:
     made = add(store)
     assert (made.owner, made.name, made.platform) == ("anna", "lab", "openstack")
     assert (made.fields, made.sealed_secrets) == (FIELDS, SEALED)
@@ -37,7 +37,7 @@ def test_it_is_kept_as_it_was_given(store: Store) -> None:
     assert "sealed" not in repr(made)
 
 
-def test_found_by_what_names_it(store: Store) -> None:
+def test_account_is_found_by_number_and_name(store: Store) -> None:
     made = add(store)
     other = add(store, "root")
     for wanted in ({"id": made.id}, {"name": "lab"}, {"id": made.id, "name": "lab"}):
@@ -48,14 +48,14 @@ def test_found_by_what_names_it(store: Store) -> None:
         store.accounts.find("anna")
 
 
-def test_listed_by_user(store: Store) -> None:
+def test_accounts_are_listed_by_user(store: Store) -> None:
     made = [add(store, name="lab"), add(store, name="prod"), add(store, "root", "lab")]
     assert store.accounts.list("anna") == made[:2]
     assert store.accounts.list() == made
     assert store.accounts.list("nobody") == []
 
 
-def test_listed_in_part(store: Store) -> None:
+def test_accounts_are_filtered_sorted_and_paged(store: Store) -> None:
     made = [add(store, name="lab"), add(store, name="prod"), add(store, name="a lab", platform="memory")]
     add(store, "root", "lab")
     assert store.accounts.page("anna", Listing()) == Page(3, made)
@@ -67,7 +67,7 @@ def test_listed_in_part(store: Store) -> None:
     assert store.accounts.page("anna", Listing(parse("created=lt=2020-01-01T00:00:00Z"))) == Page(0, [])
 
 
-def test_what_is_given_is_replaced_and_the_rest_kept(store: Store) -> None:
+def test_update_changes_only_the_given_values(store: Store) -> None:
     made = add(store)
     changed = store.accounts.update("anna", made.id, fields={"login": "other", "keystoneVersion": "v3"})
     assert changed.fields == FIELDS | {"login": "other", "keystoneVersion": "v3"}
@@ -78,7 +78,7 @@ def test_what_is_given_is_replaced_and_the_rest_kept(store: Store) -> None:
     assert store.accounts.get("anna", made.id) == renamed
 
 
-def test_a_name_is_taken_once_by_each_user(store: Store) -> None:
+def test_account_name_is_unique_for_each_user(store: Store) -> None:
     made = add(store)
     add(store, "root")
     with pytest.raises(Conflict, match="there is an account 'lab' already"):
@@ -92,7 +92,7 @@ def test_a_name_is_taken_once_by_each_user(store: Store) -> None:
 
 
 @pytest.mark.parametrize("name", ["", " ", " lab", "lab ", "a\nb", "a\0b", "x" * 256])
-def test_names_that_will_not_do(store: Store, name: str) -> None:
+def test_invalid_account_name_is_refused(store: Store, name: str) -> None:
     with pytest.raises(InvalidRequest, match=r"^name: "):
         add(store, name=name)
     made = add(store)
@@ -100,7 +100,7 @@ def test_names_that_will_not_do(store: Store, name: str) -> None:
         store.accounts.update("anna", made.id, name=name)
 
 
-def test_anothers_is_as_good_as_none(store: Store) -> None:
+def test_account_of_another_user_is_not_found(store: Store) -> None:
     made = add(store, "root")
     for id in (made.id, 999):
         for attempt in (store.accounts.get, store.accounts.update, store.accounts.remove):
@@ -109,14 +109,14 @@ def test_anothers_is_as_good_as_none(store: Store) -> None:
     assert store.accounts.get("root", made.id) == made
 
 
-def test_removed_and_its_number_never_given_again(store: Store) -> None:
+def test_number_of_a_removed_account_is_not_reused(store: Store) -> None:
     made = add(store)
     store.accounts.remove("anna", made.id)
     assert store.accounts.list() == []
     assert add(store).id > made.id
 
 
-def test_they_go_with_their_user(store: Store) -> None:
+def test_accounts_are_removed_with_their_user(store: Store) -> None:
     add(store)
     kept = add(store, "root")
     store.users.remove("anna")
@@ -124,7 +124,7 @@ def test_they_go_with_their_user(store: Store) -> None:
 
 
 @pytest.mark.parametrize("account_id", [None, 3])
-def test_a_ticket_says_which_was_named(store: Store, account_id: int | None) -> None:
+def test_ticket_keeps_the_number_of_its_account(store: Store, account_id: int | None) -> None:
     made = add_ticket(store, account_id=account_id)
     found = store.tickets.get(made.id)
     assert found is not None

@@ -1,4 +1,4 @@
-"""The audit log: an entry for each change, in the change's own transaction, and never touched again."""
+"""The audit log gets an entry for each change, in the change's own transaction. Entries are never altered."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ IMAGES = f"users/{OWNER}/appliances/{APPLIANCE}/images"
 
 
 def noted(store: Store) -> list[tuple[str, str, str]]:
-    """What was done, to what, in which words; oldest first. All of it by Alice."""
+    """Return action, object and detail of all entries, oldest first. All must be Alice's."""
     entries = store.audit.latest(1000)
     assert {each.actor for each in entries} <= {ALICE}
     return [(each.action, each.object, each.detail) for each in reversed(entries)]
 
 
-def test_every_change_of_an_actors_is_noted(store: Store) -> None:
+def test_changes_of_users_roles_keys_and_accounts_are_logged(store: Store) -> None:
     add_owner(store)
     by = store.acting(ALICE)
     account = by.accounts.add(owner=OWNER, name="lab", platform="openstack", fields={}, sealed_secrets=b"-")
@@ -65,7 +65,7 @@ def test_every_change_of_an_actors_is_noted(store: Store) -> None:
     ]
 
 
-def test_every_change_of_images_and_tickets_is_noted(store: Store) -> None:
+def test_changes_of_images_and_tickets_are_logged(store: Store) -> None:
     add_owner(store)
     by = store.acting(ALICE)
     add_image_row(by, DIGESTS, "disk.raw")
@@ -108,7 +108,7 @@ def test_every_change_of_images_and_tickets_is_noted(store: Store) -> None:
     ]
 
 
-def test_what_was_not_changed_is_not_noted(store: Store) -> None:
+def test_refused_change_is_not_logged(store: Store) -> None:
     ticket = add_ticket(store)
     by = store.acting(ALICE)
     refused: list[Callable[[], object]] = [
@@ -131,7 +131,7 @@ def test_what_was_not_changed_is_not_noted(store: Store) -> None:
     assert noted(store) == []
 
 
-def test_a_ticket_that_is_not_made_leaves_no_entry(store: Store) -> None:
+def test_ticket_that_is_not_created_is_not_logged(store: Store) -> None:
     by = store.acting(ALICE)
     key = IdempotencyKey(OWNER, "key", ("fingerprint",), 60.0)
     add_ticket(store, idempotency_key=key)
@@ -140,7 +140,7 @@ def test_a_ticket_that_is_not_made_leaves_no_entry(store: Store) -> None:
     assert noted(store) == []
 
 
-def test_a_cancel_that_is_asked_for_twice_is_noted_once(store: Store) -> None:
+def test_repeated_cancel_is_logged_once(store: Store) -> None:
     ticket = add_ticket(store)
     assert store.leases.claim(ticket.id, "worker", 60)
     by = store.acting(ALICE)
@@ -149,7 +149,7 @@ def test_a_cancel_that_is_asked_for_twice_is_noted_once(store: Store) -> None:
     assert [action for action, _, _ in noted(store)] == ["ticket.cancel"]
 
 
-def test_where_nobody_acts_nothing_is_noted(store: Store) -> None:
+def test_lease_changes_and_changes_without_an_actor_are_not_logged(store: Store) -> None:
     by = store.acting(ALICE)
     ticket = add_ticket(store)
     claim = by.leases.claim(ticket.id, "worker", 60)
@@ -159,7 +159,7 @@ def test_where_nobody_acts_nothing_is_noted(store: Store) -> None:
     assert noted(store) == []
 
 
-def test_entries_are_never_changed_or_removed(store: Store) -> None:
+def test_entries_cannot_be_changed_or_removed(store: Store) -> None:
     store.audit.add(ALICE, "ticket.cancel", f"{IMAGES}/1/pimages/1")
     statements = ["UPDATE audit SET actor = 'nobody'", "DELETE FROM audit"]
     if store.engine.dialect.name == "postgresql":
@@ -177,14 +177,14 @@ def test_entries_are_never_changed_or_removed(store: Store) -> None:
     assert len(noted(store)) == 2
 
 
-def test_a_login_whose_uri_is_long(store: Store) -> None:
+def test_long_uri_of_a_login_is_logged_whole(store: Store) -> None:
     login = "ü" * 255
     store.acting(ALICE).users.add(login, "secret")
     ((_, object, _),) = noted(store)
     assert object == f"users/{'%C3%BC' * 255}"
 
 
-def test_a_proxy_that_says_too_much(store: Store) -> None:
+def test_long_address_and_long_request_id_are_cut(store: Store) -> None:
     store.acting(Actor("alice", "api", "x" * 1000, "y" * 1000)).users.add("bob", "secret")
     (entry,) = store.audit.latest()
     assert (entry.actor.address, entry.actor.request_id) == ("x" * 64, "y" * 64)

@@ -1,4 +1,4 @@
-"""What operators are told: the workers, the numbers, and who did what."""
+"""The store's lists for operators: workers, statistics and the audit log."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def silent(store: Store, name: str, seconds: float) -> None:
         connection.execute(update(workers).where(workers.c.name == name).values(seen=db_now() - seconds))
 
 
-def test_workers_say_that_they_live_and_what_they_do(store: Store) -> None:
+def test_workers_are_listed_with_their_tickets_and_their_silence(store: Store) -> None:
     assert not store.fleet.beat(ONE)
     assert not store.fleet.beat(OTHER)
     claim = store.leases.claim(add_ticket(store).id, ONE.name, 60)
@@ -43,7 +43,7 @@ def test_workers_say_that_they_live_and_what_they_do(store: Store) -> None:
     assert [each.alive(30) for each in store.fleet.workers() if each.member == OTHER] == [False]
 
 
-def test_a_worker_is_told_to_drain(store: Store) -> None:
+def test_heartbeat_tells_a_worker_to_drain(store: Store) -> None:
     store.fleet.beat(ONE)
     store.fleet.ask_to_drain(ONE.name)
     assert store.fleet.beat(ONE)
@@ -54,7 +54,7 @@ def test_a_worker_is_told_to_drain(store: Store) -> None:
             store.fleet.ask_to_drain(name)
 
 
-def test_one_that_begins_again_under_its_name_is_another(store: Store) -> None:
+def test_restarted_worker_replaces_its_entry(store: Store) -> None:
     store.fleet.join(ONE)
     store.fleet.ask_to_drain(ONE.name)
     store.fleet.stopped(ONE.name)
@@ -64,7 +64,7 @@ def test_one_that_begins_again_under_its_name_is_another(store: Store) -> None:
     assert (found.member, found.drain, found.stopped) == (newer, False, None)
 
 
-def test_how_one_stands(store: Store) -> None:
+def test_worker_is_alive_draining_silent_or_stopped(store: Store) -> None:
     def state() -> WorkerState:
         return store.fleet.workers()[0].state(30)
 
@@ -78,7 +78,7 @@ def test_how_one_stands(store: Store) -> None:
     assert state() is WorkerState.STOPPED
 
 
-def test_samples_of_an_upload(store: Store) -> None:
+def test_samples_of_an_upload_are_kept_until_a_retry(store: Store) -> None:
     ticket = add_ticket(store)
     claim = store.leases.claim(ticket.id, ONE.name, 60)
     assert claim
@@ -92,7 +92,7 @@ def test_samples_of_an_upload(store: Store) -> None:
     assert store.tickets.samples(ticket.id) == [], "its attempts are counted anew"
 
 
-def test_what_is_to_be_told_and_what_is_left(store: Store) -> None:
+def test_statistics_count_notifications_and_orphans(store: Store) -> None:
     assert store.statistics.notifications() == NotificationBacklog(0, 0, 0.0)
     assert store.statistics.orphans() == 0
     ticket = add_ticket(store)
@@ -108,7 +108,7 @@ def test_what_is_to_be_told_and_what_is_left(store: Store) -> None:
     assert store.statistics.orphans() == 1
 
 
-def test_those_of_whom_nothing_is_heard_are_forgotten(store: Store) -> None:
+def test_silent_workers_are_forgotten(store: Store) -> None:
     store.fleet.beat(ONE)
     store.fleet.beat(OTHER)
     silent(store, OTHER.name, 100)
@@ -116,7 +116,7 @@ def test_those_of_whom_nothing_is_heard_are_forgotten(store: Store) -> None:
     assert [each.member for each in store.fleet.workers()] == [ONE]
 
 
-def test_the_numbers(store: Store) -> None:
+def test_statistics_count_tickets_failures_and_throughput(store: Store) -> None:
     assert store.statistics.queue() == Queue(0, 0.0)
     published, failed, waiting, later = (add_ticket(store) for _ in range(4))
     for each in (published, failed, later):
@@ -149,7 +149,7 @@ def test_the_numbers(store: Store) -> None:
     assert store.statistics.throughput(60) == []
 
 
-def test_who_did_what(store: Store) -> None:
+def test_audit_log_is_listed_newest_first_and_filtered(store: Store) -> None:
     root, other = Actor("root", "api", "127.0.0.1", "r-1"), Actor("other", "console")
     store.audit.add(root, "account.create", "users/root/accounts/1", "openstack")
     store.audit.add(other, "ticket.cancel", "users/root/appliances/4/images/7/pimages/1")

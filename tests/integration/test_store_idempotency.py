@@ -35,7 +35,7 @@ def count(store: Store) -> int:
 
 
 @pytest.mark.parametrize("expired", [False, True])
-def test_of_those_that_race_one_makes_a_ticket(stores: Callable[[], Store], expired: bool) -> None:
+def test_only_one_of_racing_requests_creates_a_ticket(stores: Callable[[], Store], expired: bool) -> None:
     racers = [stores() for _ in range(6)]
     add_ticket(racers[0])  # makes its user and image
     for turn in range(5):
@@ -62,11 +62,11 @@ def test_of_those_that_race_one_makes_a_ticket(stores: Callable[[], Store], expi
         assert len({id for _, id in results}) == 1
         with reading(racers[0].engine) as connection:
             assert connection.execute(select(func.count()).select_from(tickets)).scalar_one() == before + 1
-            # Nothing is left of those that lost.
+            # The requests that lost leave no rows.
             assert connection.execute(select(func.count()).select_from(history)).scalar_one() == before + 1
 
 
-def test_a_key_of_another_request(store: Store) -> None:
+def test_key_of_another_request_is_a_conflict(store: Store) -> None:
     ticket = add_ticket(store, idempotency_key=key())
     assert store.idempotency_keys.ticket(key()) == ticket
     with pytest.raises(Conflict):
@@ -75,7 +75,7 @@ def test_a_key_of_another_request(store: Store) -> None:
     assert store.idempotency_keys.ticket(key("another")) is None
 
 
-def test_what_has_expired_is_purged(store: Store) -> None:
+def test_expired_keys_are_purged(store: Store) -> None:
     add_ticket(store, idempotency_key=key("old"))
     grow_old(store, DAY + 1)
     assert store.idempotency_keys.ticket(key("old")) is None
@@ -85,7 +85,7 @@ def test_what_has_expired_is_purged(store: Store) -> None:
     assert store.idempotency_keys.ticket(key("new")) == ticket
 
 
-def test_a_key_goes_with_its_ticket(store: Store) -> None:
+def test_key_is_removed_with_its_ticket(store: Store) -> None:
     ticket = add_ticket(store, idempotency_key=key())
     store.tickets.request_cancel(ticket.id)
     store.tickets.remove(ticket.id)

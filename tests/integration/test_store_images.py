@@ -1,4 +1,4 @@
-"""Images and appliances, on each kind of database: made on first use, deleted only where nobody needs them."""
+"""Images and appliances, on each kind of database: created on first use, deleted only if nothing needs them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def add_ticket_of(store: Store, image: Image) -> Ticket:
 
 
 def together(*calls: Callable[[], Any]) -> list[Any]:
-    """What calls that begin at the same moment give, or raise."""
+    """Run the calls at the same moment, and return their results or exceptions."""
     barrier = threading.Barrier(len(calls))
     results: list[Any] = [None] * len(calls)
 
@@ -60,7 +60,7 @@ def together(*calls: Callable[[], Any]) -> list[Any]:
     return results
 
 
-def test_no_number_is_given_twice_whatever_numbers_callers_choose(store: Store) -> None:
+def test_new_image_numbers_never_repeat_earlier_ones(store: Store) -> None:
     first, *_, last = [add(store) for _ in range(3)]
     for each in (first, last):
         store.images.delete(OWNER, APPLIANCE, each.id)
@@ -74,7 +74,7 @@ def test_no_number_is_given_twice_whatever_numbers_callers_choose(store: Store) 
 # Appliances -------------------------------------------------------------------------------------------------------
 
 
-def test_an_image_makes_its_appliance(store: Store) -> None:
+def test_image_creates_its_appliance(store: Store) -> None:
     add(store, 4)
     made = store.appliances.get(OWNER, 4)
     assert (made.name, made.version, made.distribution, made.architecture, made.description) == (
@@ -84,13 +84,13 @@ def test_an_image_makes_its_appliance(store: Store) -> None:
     assert store.appliances.list() == [made]
 
 
-def test_an_image_leaves_an_appliance_as_it_is(store: Store) -> None:
+def test_image_does_not_change_an_existing_appliance(store: Store) -> None:
     made = store.appliances.add(OWNER, id=4, name="web", version="2.1", distribution="Debian 12", architecture="arm64")
     add(store, 4)
     assert store.appliances.get(OWNER, 4) == made
 
 
-def test_an_image_of_nobody_makes_none(store: Store) -> None:
+def test_refused_image_creates_no_appliance(store: Store) -> None:
     with pytest.raises(Conflict, match="there is no user 'nobody'"):
         add(store, 4, owner="nobody")
     add(store, 4, id=7)
@@ -99,7 +99,7 @@ def test_an_image_of_nobody_makes_none(store: Store) -> None:
     assert [each.id for each in store.appliances.list()] == [4]
 
 
-def test_first_uses_together(store: Store) -> None:
+def test_simultaneous_images_create_one_appliance(store: Store) -> None:
     made = together(*[partial(add, store, 9)] * 8)
     assert len({image.id for image in made}) == 8
     assert [each.id for each in store.appliances.list(OWNER)] == [9]
@@ -124,12 +124,12 @@ def test_appliances_are_numbered_for_each_user(store: Store) -> None:
 
 @pytest.mark.parametrize("field", ["name", "version", "distribution", "architecture"])
 @pytest.mark.parametrize("text", ["", " ", "x" * 256, "a\nb", " a"])
-def test_bad_texts(store: Store, field: str, text: str) -> None:
+def test_invalid_texts_of_an_appliance_are_refused(store: Store, field: str, text: str) -> None:
     with pytest.raises(InvalidRequest, match=f"^{field}: "):
         store.appliances.add(OWNER, **{field: text})  # type: ignore[arg-type]
 
 
-def test_what_belongs_to_an_appliance(store: Store) -> None:
+def test_contents_of_an_appliance_are_counted(store: Store) -> None:
     first, second = add(store, 4), add(store, 4)
     ticket = add_ticket(store, image_id=first.id)
     store.appliances.add(OWNER, id=5)
@@ -144,7 +144,7 @@ def test_what_belongs_to_an_appliance(store: Store) -> None:
     assert store.appliances.contents("nobody") == {}
 
 
-def test_an_appliance_that_is_in_use_stays(store: Store) -> None:
+def test_appliance_in_use_cannot_be_removed(store: Store) -> None:
     image = add(store, 4)
     with pytest.raises(Conflict, match="still has images"):
         store.appliances.remove(OWNER, 4)
@@ -170,7 +170,7 @@ def test_no_image_is_left_without_its_appliance(store: Store) -> None:
 # Deleting images --------------------------------------------------------------------------------------------------
 
 
-def test_deleting_answers_whose_files_may_go(store: Store) -> None:
+def test_delete_returns_the_images_whose_files_are_unused(store: Store) -> None:
     first, second, third = (add(store, 4, location) for location in ("a", "b", "b"))
     other = add(store, 5, "a")
     assert store.images.delete(OWNER, 4, second.id) == []
@@ -193,7 +193,7 @@ def two_images_and_a_ticket(store: Store, state: State) -> tuple[Image, Image, T
 
 
 @pytest.mark.parametrize("state", [State.QUEUED, State.PUBLISHING])
-def test_an_image_that_a_ticket_needs_stays(store: Store, state: State) -> None:
+def test_image_that_a_ticket_needs_cannot_be_deleted(store: Store, state: State) -> None:
     image, other, ticket = two_images_and_a_ticket(store, state)
     with pytest.raises(Conflict, match=rf"image {image.id} is needed by ticket {ticket.id}.*None was deleted"):
         store.images.delete(OWNER, 4)
@@ -218,7 +218,7 @@ REGISTERING = [ImageState.QUEUED, ImageState.FETCHING]
 
 
 @pytest.mark.parametrize("state", REGISTERING)
-def test_an_image_that_is_being_registered_stays(store: Store, state: ImageState) -> None:
+def test_image_that_is_being_registered_cannot_be_deleted(store: Store, state: ImageState) -> None:
     image = image_in(store, state)
     with pytest.raises(Conflict, match="cancel that first"):
         store.images.delete(OWNER, 4, image.id)
@@ -242,8 +242,8 @@ def test_a_ticket_needs_an_image_that_is_ready(store: Store) -> None:
             call()
 
 
-def test_publishing_while_it_is_deleted(store: Store, stores: Callable[[], Store]) -> None:
-    """Either the ticket is there and its image, or neither."""
+def test_image_is_either_deleted_or_published(store: Store, stores: Callable[[], Store]) -> None:
+    """Either both the ticket and its image exist, or neither does."""
     other = stores()
     for _ in range(20):
         image = add(store, 4)
@@ -260,10 +260,10 @@ def test_publishing_while_it_is_deleted(store: Store, stores: Callable[[], Store
     assert {each.image_id for each in store.tickets.list()} == {each.id for each in store.images.list()}
 
 
-# Keys of downloads ------------------------------------------------------------------------------------------------
+# Download keys ----------------------------------------------------------------------------------------------------
 
 
-def test_a_key_raced_for_is_used_once(store: Store, stores: Callable[[], Store]) -> None:
+def test_download_key_is_used_only_once(store: Store, stores: Callable[[], Store]) -> None:
     image = add(store, 4)
     other = stores()
     calls = [partial(each.images.use_key, image) for each in (store, other) * 4]
@@ -274,12 +274,12 @@ def test_a_key_raced_for_is_used_once(store: Store, stores: Callable[[], Store])
     assert store.images.use_key(found)
 
 
-# In part and in order ---------------------------------------------------------------------------------------------
+# Filters, orders and pages ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def several(store: Store) -> None:
-    """A qcow2 and a raw image, one for Azure, one that is not ready and is to be for Oracle, and another's."""
+    """A qcow2 and a raw image, one for Azure, an unfinished one for Oracle, and one of another appliance."""
     for id, name, format in ((1, "nginx 1", "qcow2"), (2, "apache", "raw"), (3, "nginx 3", "azure")):
         add(store, id=id)
         change(store, id, name=name, format=format, size=id * 10)
@@ -310,18 +310,18 @@ def change(store: Store, id: int, **values: Any) -> None:
         ("created=gt=2100-01-01T00:00:00Z", []),
     ],
 )
-def test_images_that_are_wanted(store: Store, query: str, found: list[int]) -> None:
+def test_images_are_filtered_by_a_query(store: Store, query: str, found: list[int]) -> None:
     page = store.images.page(OWNER, APPLIANCE, Listing(parse(query), None, False, None, 0))
     assert (page.total, [each.id for each in page.items]) == (len(found), found)
 
 
 @pytest.mark.usefixtures("several")
-def test_a_page_of_images(store: Store) -> None:
+def test_images_are_sorted_and_paged(store: Store) -> None:
     page = store.images.page(OWNER, APPLIANCE, Listing(None, "name", True, 2, 1))
     assert (page.total, [each.name for each in page.items]) == (4, ["nginx 1", "next"])
 
 
-def test_appliances_that_are_wanted(store: Store) -> None:
+def test_appliances_are_filtered_sorted_and_paged(store: Store) -> None:
     for id, distribution in ((1, "Debian"), (2, "CentOS"), (3, "Debian")):
         store.appliances.add(OWNER, id=id, distribution=distribution)
     debian = parse("distributionName==Debian;archName=='x86*';name!='appliance-3'")
@@ -331,7 +331,7 @@ def test_appliances_that_are_wanted(store: Store) -> None:
     assert (page.total, [each.id for each in page.items]) == (3, [3, 1])
 
 
-def test_the_latest_come_first_and_in_part(store: Store) -> None:
+def test_latest_images_come_first_and_are_filtered(store: Store) -> None:
     store.users.add("other", "x")
 
     def named(name: str, owner: str = OWNER) -> int:

@@ -29,7 +29,7 @@ def claim(store: Store, ticket: Ticket, worker: str = "a", seconds: float = 60) 
 
 
 def everything(store: Store) -> object:
-    """All that the store holds of its tickets."""
+    """Return all rows that the store has of its tickets."""
     with reading(store.engine) as connection:
         return [connection.execute(table.select()).all() for table in (tickets, history, journal)]
 
@@ -38,7 +38,7 @@ def everything(store: Store) -> object:
 
 
 @pytest.mark.parametrize("found", ["queued", "abandoned", "abandoned while cancelling"])
-def test_of_eight_that_race_exactly_one_wins(stores: Callable[[], Store], found: str) -> None:
+def test_exactly_one_of_eight_racing_workers_gets_the_claim(stores: Callable[[], Store], found: str) -> None:
     racers = [stores() for _ in range(8)]
     store = racers[0]
     for _ in range(10):
@@ -75,11 +75,11 @@ def test_a_claim_begins_an_attempt(store: Store) -> None:
 
 
 @pytest.mark.real
-def test_what_must_not_be_forgotten_outlives_a_crash_of_the_server() -> None:
-    """A token that was given twice would let two workers write; a condemned image that was not, let one use it."""
+def test_tokens_and_the_journal_survive_a_crash_of_the_server() -> None:
+    """If a token were given twice, two workers could write. If a mark were lost, one could use a condemned image."""
     binaries = find_postgres() or missing("PostgreSQL")
     with tempfile.TemporaryDirectory(prefix="postgres-") as directory:
-        # What is not waited for is written ten seconds later.
+        # The server writes a commit that does not wait for the disk only ten seconds later.
         server = PostgresServer(binaries, Path(directory), synchronous_commit="on", wal_writer_delay="10s")
         server.start()
         store = open_store(server.fresh())
@@ -100,7 +100,7 @@ def test_what_must_not_be_forgotten_outlives_a_crash_of_the_server() -> None:
             server.kill()
 
 
-def test_what_there_is_not_to_claim(store: Store) -> None:
+def test_tickets_held_waiting_or_ended_cannot_be_claimed(store: Store) -> None:
     assert store.leases.claim(999, "a", 60) is None
     held, waiting = add_ticket(store), add_ticket(store)
     claim(store, held)
@@ -116,7 +116,7 @@ def test_what_there_is_not_to_claim(store: Store) -> None:
 
 
 def test_a_lease_runs_out_by_the_databases_clock(store: Store) -> None:
-    """Whatever the clock of a worker says: it is not asked."""
+    """The clock of a worker does not matter."""
     ticket = add_ticket(store)
     claim(store, ticket, seconds=0.3)
     with reading(store.engine) as connection:
@@ -136,8 +136,8 @@ def test_a_lease_runs_out_by_the_databases_clock(store: Store) -> None:
     assert words(store, ticket)[-1] == "The previous worker's lease expired; claimed by b"
 
 
-def test_the_databases_clock_runs(store: Store) -> None:
-    """On within a session, and in seconds since the epoch."""
+def test_clock_of_the_database_counts_seconds_since_the_epoch(store: Store) -> None:
+    """It does not go back from one transaction to the next."""
     import time
 
     with reading(store.engine) as connection:
@@ -152,7 +152,7 @@ def test_a_renewed_lease_holds(store: Store) -> None:
     ticket = add_ticket(store)
     claimed = claim(store, ticket, seconds=30)
     store.leases.renew(claimed, 600, sent=500)
-    put_back(store, ticket, lease_until=-100)  # that of before would have run out by now
+    put_back(store, ticket, lease_until=-100)  # the first lease would have run out by now
     assert store.leases.claim(ticket.id, "b", 60) is None
     assert current(store, ticket).progress.sent == 500
     assert store.tickets.due() == []
@@ -160,7 +160,7 @@ def test_a_renewed_lease_holds(store: Store) -> None:
 
 @pytest.mark.parametrize("state", ["publishing", "cancelling"])
 def test_an_expired_lease_is_never_renewed(store: Store, state: str) -> None:
-    """Though nobody else has claimed the ticket: who was paused must stop, and the ticket is free at once."""
+    """This holds even if no other worker has a claim: a paused worker must stop, and the ticket is free at once."""
     ticket = add_ticket(store)
     expired = claim(store, ticket)
     if state == "cancelling":
@@ -175,7 +175,7 @@ def test_an_expired_lease_is_never_renewed(store: Store, state: str) -> None:
     assert claim(store, ticket, "b").token == expired.token + 1
 
 
-def test_a_lease_that_is_given_up_is_free_at_once(store: Store) -> None:
+def test_ticket_is_free_at_once_after_its_lease_is_given_up(store: Store) -> None:
     ticket = add_ticket(store)
     held = claim(store, ticket)
     assert store.tickets.due() == []
@@ -241,7 +241,7 @@ def test_an_old_token_writes_nothing(store: Store, after: str) -> None:
 
 @pytest.mark.parametrize("after", ["queued", "published", "failed", "cancelled"])
 def test_the_token_of_a_claim_that_has_ended_writes_nothing(store: Store, after: str) -> None:
-    """The newest token, but its ticket was given up: what a keeper that is late by a turn would write."""
+    """The token is the newest one, but its claim has ended. A thread that renews leases may be late by a turn."""
     ticket = add_ticket(store)
     ended = claim(store, ticket)
     store.leases.plan(ended, "cloud-1")
@@ -262,8 +262,8 @@ def test_the_token_of_a_claim_that_has_ended_writes_nothing(store: Store, after:
         assert everything(store) == before, name
 
 
-def test_what_may_be_written_while_a_cancel_is_waited_for(store: Store) -> None:
-    """The clean-up: nothing that would go on with the work."""
+def test_only_the_clean_up_may_write_after_a_cancel(store: Store) -> None:
+    """Writes that would continue the upload are refused."""
     ticket = add_ticket(store)
     held = claim(store, ticket)
     store.leases.plan(held, "cloud-1")
@@ -278,7 +278,7 @@ def test_what_may_be_written_while_a_cancel_is_waited_for(store: Store) -> None:
     assert current(store, ticket).state is State.CANCELLED
 
 
-def test_a_deleted_tickets_claim_is_lost(store: Store) -> None:
+def test_claim_of_a_deleted_ticket_is_lost(store: Store) -> None:
     ticket = add_ticket(store)
     held = claim(store, ticket)
     with store.engine.begin() as connection:
@@ -291,7 +291,7 @@ def test_a_deleted_tickets_claim_is_lost(store: Store) -> None:
 # Outcomes -------------------------------------------------------
 
 
-def test_published(store: Store) -> None:
+def test_published_ticket_keeps_its_outcome_but_no_secrets(store: Store) -> None:
     ticket = add_ticket(store, image_size=1000)
     held = claim(store, ticket)
     store.leases.renew(held, 60, sent=900)
@@ -307,7 +307,7 @@ def test_published(store: Store) -> None:
     assert words(store, ticket)[-1] == "Published"
 
 
-def test_failed(store: Store) -> None:
+def test_failed_ticket_keeps_its_error(store: Store) -> None:
     ticket = add_ticket(store)
     store.leases.failed(claim(store, ticket), error="quota exceeded", detail="cloud-1 may be left")
     now = current(store, ticket)
@@ -316,7 +316,7 @@ def test_failed(store: Store) -> None:
     assert words(store, ticket)[-1] == "Failed: quota exceeded"
 
 
-def test_retry_waits_and_counts(store: Store) -> None:
+def test_retry_waits_and_counts_the_attempt(store: Store) -> None:
     ticket = add_ticket(store)
     held = claim(store, ticket)
     store.leases.renew(held, 60, sent=900)
@@ -333,7 +333,7 @@ def test_retry_waits_and_counts(store: Store) -> None:
     assert claim(store, ticket).ticket.attempt == 2
 
 
-def test_release_does_not_count(store: Store) -> None:
+def test_release_does_not_count_the_attempt(store: Store) -> None:
     ticket = add_ticket(store)
     for _ in range(3):
         held = claim(store, ticket)
@@ -362,7 +362,7 @@ def test_a_cancel_that_cannot_clean_up_is_handed_over(store: Store) -> None:
     assert now.finished is not None
 
 
-def test_a_cancel_that_can_never_clean_up_fails_and_says_so(store: Store) -> None:
+def test_cancel_fails_with_details_if_clean_up_is_impossible(store: Store) -> None:
     ticket = add_ticket(store)
     held = claim(store, ticket)
     store.tickets.request_cancel(ticket.id)
@@ -378,7 +378,7 @@ def test_a_cancel_that_can_never_clean_up_fails_and_says_so(store: Store) -> Non
 # Journal and history --------------------------------------------
 
 
-def test_the_journal(store: Store) -> None:
+def test_journal_lists_planned_present_and_deleted_objects(store: Store) -> None:
     ticket, other = add_ticket(store), add_ticket(store)
     held = claim(store, ticket)
     store.leases.plan(held, "first")
@@ -393,12 +393,12 @@ def test_the_journal(store: Store) -> None:
     assert list(store.tickets.journal(other.id)) == []
 
 
-def test_every_change_leaves_a_line_of_history(store: Store) -> None:
+def test_every_change_leaves_a_line_in_the_history(store: Store) -> None:
     ticket = add_ticket(store)
     held = claim(store, ticket)
     store.leases.phase(held, Phase.AUTHENTICATING, "Signing in")
     store.leases.phase(held, Phase.UPLOADING, "Uploading 1000 bytes")
-    store.leases.renew(held, 60, sent=10)  # progress is no change of state
+    store.leases.renew(held, 60, sent=10)  # progress does not change the state
     store.leases.retry(held, delay_seconds=0, error="Glance is away")
     held = claim(store, ticket, "b")
     store.tickets.request_cancel(ticket.id)
@@ -420,7 +420,7 @@ def test_every_change_leaves_a_line_of_history(store: Store) -> None:
     assert {(entry.from_state, entry.to_state) for entry in history[1:]} <= TRANSITIONS
 
 
-def test_a_transition_that_is_not_in_the_table_is_a_mistake_in_the_program(store: Store) -> None:
+def test_transition_that_is_not_in_the_table_raises_an_error(store: Store) -> None:
     ticket = add_ticket(store)
     before = everything(store)
     for from_state in State:
@@ -445,7 +445,7 @@ def test_a_change_whose_guard_does_not_hold_writes_nothing(store: Store) -> None
     assert everything(store) == before
 
 
-def test_progress_is_told_apart_from_a_lease_that_is_renewed(store: Store) -> None:
+def test_renewed_lease_does_not_count_as_progress(store: Store) -> None:
     ticket = add_ticket(store)
     held = claim(store, ticket)
     store.leases.renew(held, 60, sent=0)

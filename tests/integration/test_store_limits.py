@@ -1,4 +1,4 @@
-"""Of what waits no more is taken up than there are places, the oldest first, whoever asks."""
+"""Workers claim waiting tickets only while slots are free, and the oldest ticket first."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.records import add_ticket, put_back
 
 @pytest.fixture
 def limited(database_url: str) -> Iterator[Callable[..., Store]]:
-    """Gives stores on one database, with limits."""
+    """Return a function that opens stores with limits on one database."""
     opened: list[Store] = []
 
     def another(**limits: int) -> Store:
@@ -43,7 +43,7 @@ def publish(store: Store, claim: Claim | None) -> None:
     store.leases.published(claim, cloud_id="x", location=None)
 
 
-def test_an_account_has_so_many_places(limited: Callable[..., Store]) -> None:
+def test_account_has_a_limited_number_of_slots(limited: Callable[..., Store]) -> None:
     store = limited(account_uploads=2)
     first, second, third, fourth = (add_ticket(store) for _ in range(4))
     elsewhere = add_ticket(store, account={"login": "somebody else"})
@@ -63,7 +63,7 @@ def test_an_account_has_so_many_places(limited: Callable[..., Store]) -> None:
     assert take(store, fourth) != [None]
 
 
-def test_the_oldest_come_first(limited: Callable[..., Store]) -> None:
+def test_oldest_tickets_get_the_slots(limited: Callable[..., Store]) -> None:
     store = limited(account_uploads=2)
     first, second, third = (add_ticket(store) for _ in range(3))
     assert take(store, third) == [None]
@@ -71,7 +71,7 @@ def test_the_oldest_come_first(limited: Callable[..., Store]) -> None:
 
 
 @pytest.mark.parametrize(("how", "next_ticket"), [("retry", 1), ("release", 0), ("failed", 1), ("cancelled", 1)])
-def test_a_place_is_left_however_it_ends(limited: Callable[..., Store], how: str, next_ticket: int) -> None:
+def test_slot_is_freed_however_the_attempt_ends(limited: Callable[..., Store], how: str, next_ticket: int) -> None:
     store = limited(account_uploads=1)
     tickets = [add_ticket(store) for _ in range(3)]
     (claim,) = take(store, tickets[0])
@@ -92,8 +92,8 @@ def test_a_place_is_left_however_it_ends(limited: Callable[..., Store], how: str
     assert take(store, waiting) != [None]
 
 
-def test_all_free_places_are_told_of(limited: Callable[..., Store]) -> None:
-    """Two that end at the same moment must not both wake the same one, so that a place stays empty."""
+def test_all_free_slots_are_offered_to_waiting_tickets(limited: Callable[..., Store]) -> None:
+    """Two uploads that end at the same moment must not wake the same ticket: a slot would stay free."""
     store = limited(account_uploads=3)
     made = [add_ticket(store) for _ in range(7)]
     claims = take(store, *made[:3])
@@ -103,7 +103,7 @@ def test_all_free_places_are_told_of(limited: Callable[..., Store]) -> None:
     assert store.leases.next_waiting(claims[1]) == [made[3].id, made[4].id]
 
 
-def test_a_dead_workers_ticket_keeps_its_place_and_is_taken_over(limited: Callable[..., Store]) -> None:
+def test_ticket_of_a_dead_worker_keeps_its_slot_and_is_taken_over(limited: Callable[..., Store]) -> None:
     store = limited(account_uploads=1)
     first, second = add_ticket(store), add_ticket(store)
     take(store, first)
@@ -112,7 +112,7 @@ def test_a_dead_workers_ticket_keeps_its_place_and_is_taken_over(limited: Callab
     assert take(store, first) != [None]
 
 
-def test_a_clean_up_needs_no_place(limited: Callable[..., Store]) -> None:
+def test_clean_up_needs_no_slot(limited: Callable[..., Store]) -> None:
     store = limited(account_uploads=1)
     first, second = add_ticket(store), add_ticket(store)
     take(store, first)
@@ -121,7 +121,7 @@ def test_a_clean_up_needs_no_place(limited: Callable[..., Store]) -> None:
     assert all(take(store, second, first))
 
 
-def test_a_user_has_so_many_places_and_holds_nobody_up(limited: Callable[..., Store]) -> None:
+def test_user_at_the_limit_delays_no_other_user(limited: Callable[..., Store]) -> None:
     store = limited(account_uploads=3, user_uploads=1)
     first, second = (add_ticket(store, owner="greedy") for _ in range(2))
     third = add_ticket(store, owner="modest")
@@ -136,13 +136,13 @@ def test_a_user_has_so_many_places_and_holds_nobody_up(limited: Callable[..., St
     assert take(store, second) != [None]
 
 
-def test_without_limits_all_go(limited: Callable[..., Store]) -> None:
+def test_all_tickets_are_claimed_if_there_are_no_limits(limited: Callable[..., Store]) -> None:
     store = limited()
     assert all(take(store, *[add_ticket(store) for _ in range(9)]))
 
 
-def test_places_hold_against_workers_that_race(limited: Callable[..., Store]) -> None:
-    """They wake each other as the real ones do; all tickets end, and never were more taken up than there are places."""
+def test_racing_workers_never_exceed_the_slots(limited: Callable[..., Store]) -> None:
+    """They wake each other as real workers do. All tickets end, and never are more claimed than there are slots."""
     workers = [limited(account_uploads=2, user_uploads=3) for _ in range(6)]
     store = workers[0]
     made = [
@@ -184,10 +184,10 @@ def test_places_hold_against_workers_that_race(limited: Callable[..., Store]) ->
     assert most[0] == 2
 
 
-# What waits -----------------------------------------------------
+# Waiting tickets ------------------------------------------------
 
 
-def test_a_full_queue_takes_no_more(limited: Callable[..., Store]) -> None:
+def test_full_queue_accepts_no_more_tickets(limited: Callable[..., Store]) -> None:
     limits = {"queue": 3, "user_queue": 2}
     store = limited(**limits)
     store.tickets.check_capacity("one")
@@ -207,8 +207,8 @@ def test_a_full_queue_takes_no_more(limited: Callable[..., Store]) -> None:
     store.tickets.check_capacity("one")
 
 
-def test_counting_reads_an_index_alone(sqlite_store: Store) -> None:
-    """It must be quick with a hundred thousand."""
+def test_counting_reads_only_an_index(sqlite_store: Store) -> None:
+    """Counting must be quick with a hundred thousand tickets."""
     waiting = "EXPLAIN QUERY PLAN SELECT id FROM tickets WHERE state = 'queued'"
     with reading(sqlite_store.engine) as connection:
         for whose in ("", " AND owner = 'root'"):

@@ -1,4 +1,4 @@
-"""Queries and orders find the same, in memory and on each kind of database."""
+"""Queries and orders give the same results in memory and on each kind of database."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ KINDS = {
 }
 SOURCES = {"dbId": "id", "format.name": "format"}
 TARGETS = {"openstackqcow2": "openstack", "raw": "Google"}
-"""Of a field that no column holds."""
+"""Values of a field that is no column of the table."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def stored(engine: Engine) -> Lister:
     }
     with writing(engine) as connection:
         THINGS.create(connection)
-        # From the last to the first: what is listed by number is not what is found in order.
+        # In reverse, so that the order of insertion is not the order of the numbers.
         for row in reversed(ROWS):
             connection.execute(insert(THINGS).values(**{each: getattr(row, each) for each in row.__annotations__}))
 
@@ -206,7 +206,7 @@ def lister(request: pytest.FixtureRequest) -> Lister:
     ],
     ids=lambda value: value[:40] if isinstance(value, str) else "",
 )
-def test_a_query_finds(lister: Lister, query: str, found: list[int]) -> None:
+def test_query_finds_the_matching_rows(lister: Lister, query: str, found: list[int]) -> None:
     assert lister(Listing(parse(query))) == Page(len(found), found)
 
 
@@ -225,9 +225,9 @@ def test_a_query_finds(lister: Lister, query: str, found: list[int]) -> None:
         (Listing(order_by="dbId"), [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]),
     ],
 )
-def test_orders(lister: Lister, listing: Listing, found: list[int]) -> None:
+def test_list_is_sorted_as_a_whole_and_page_by_page(lister: Lister, listing: Listing, found: list[int]) -> None:
     assert lister(listing) == Page(10, found)
-    # Page by page it is the same list, and the total tells of all of it.
+    # Page by page it is the same list, and each total counts all of it.
     pages = [lister(replace(listing, count=3, offset=offset)) for offset in range(0, 12, 3)]
     assert [each.total for each in pages] == [10] * 4
     assert [id for each in pages for id in each.items] == found
@@ -244,7 +244,7 @@ def test_orders(lister: Lister, listing: Listing, found: list[int]) -> None:
         (Listing(parse("name==none"), count=5), Page(0, [])),
     ],
 )
-def test_pages(lister: Lister, listing: Listing, found: Page[int]) -> None:
+def test_page_has_the_requested_rows_and_the_total(lister: Lister, listing: Listing, found: Page[int]) -> None:
     assert lister(listing) == found
 
 
@@ -272,7 +272,7 @@ def test_pages(lister: Lister, listing: Listing, found: Page[int]) -> None:
         (Listing(parse("ready==*")), "in no number"),
     ],
 )
-def test_what_a_list_cannot_be_asked(lister: Lister, listing: Listing, words: str) -> None:
+def test_invalid_query_or_order_is_refused(lister: Lister, listing: Listing, words: str) -> None:
     with pytest.raises(InvalidRequest, match=words):
         lister(listing)
 
@@ -304,6 +304,6 @@ QUERIES = some.recursive(
     offset=some.integers(0, 3),
 )
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_what_is_found_does_not_depend_on_the_database(lister: Lister, query: str, **parameters: Any) -> None:
+def test_results_do_not_depend_on_the_database(lister: Lister, query: str, **parameters: Any) -> None:
     listing = Listing(parse(query), **parameters)
     assert lister(listing) == in_memory(listing)

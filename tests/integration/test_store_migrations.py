@@ -1,4 +1,4 @@
-"""The tables are made from nothing, once, whoever else does so at the same moment."""
+"""Migrations create the tables once, even if several processes run them at the same moment."""
 
 import multiprocessing
 from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ from tests.servers.postgres import PostgresServer
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.real)])
 def empty_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], str]]:
-    """Gives the URL of another empty database at each call."""
+    """Return a function that gives the URL of a new empty database at each call."""
     made: list[str] = []
     server: PostgresServer | None = request.getfixturevalue("postgres") if request.param == "postgresql" else None
 
@@ -36,14 +36,14 @@ def empty_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[C
             server.drop(url)
 
 
-def test_from_nothing(empty_database: Callable[[], str]) -> None:
+def test_migration_creates_the_tables_in_an_empty_database(empty_database: Callable[[], str]) -> None:
     store = open_store(empty_database())
     with pytest.raises(ConfigurationError, match=r"of version none, this software needs .*; run: publisher migrate"):
         store.check_schema()
     store.migrate()
     store.check_schema()
     assert set(metadata.tables) <= set(inspect(store.engine).get_table_names())
-    # In the middle of an upgrade: what still runs goes on, what starts is to be of the new version.
+    # During an upgrade, running processes continue, but a process that starts must be of the new version.
     with writing(store.engine) as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     store.check_schema(or_newer=True)
@@ -52,7 +52,7 @@ def test_from_nothing(empty_database: Callable[[], str]) -> None:
     store.close()
 
 
-def test_again_changes_nothing(empty_database: Callable[[], str]) -> None:
+def test_second_migration_changes_nothing(empty_database: Callable[[], str]) -> None:
     store = open_store(empty_database())
     store.migrate()
     deployment = store.deployment
@@ -74,12 +74,12 @@ def test_a_newer_database_is_reported_as_such(store: Store) -> None:
         store.migrate()
 
 
-def test_the_migrations_make_the_tables_that_the_program_knows(store: Store) -> None:
+def test_migrations_create_the_tables_that_the_program_defines(store: Store) -> None:
     with store.engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
 
 
-def test_the_versions_that_the_store_knows_are_those_of_alembic(store: Store) -> None:
+def test_store_knows_the_same_versions_as_alembic(store: Store) -> None:
     scripts = ScriptDirectory.from_config(store._alembic())
     assert list(_revisions()) == [each.revision for each in reversed(list(scripts.walk_revisions()))]
 
@@ -108,7 +108,7 @@ def _migrate_when_told(
         raise
 
 
-def test_processes_that_migrate_at_the_same_moment(empty_database: Callable[[], str]) -> None:
+def test_processes_may_migrate_at_the_same_moment(empty_database: Callable[[], str]) -> None:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     for _ in range(3):
@@ -137,7 +137,7 @@ def test_processes_that_migrate_at_the_same_moment(empty_database: Callable[[], 
         ("sqlite:///:memory:", "needs a file"),
     ],
 )
-def test_a_database_that_will_not_do(url: str, words: str) -> None:
+def test_unsupported_database_url_is_refused(url: str, words: str) -> None:
     with pytest.raises(ConfigurationError, match=words) as raised:
         open_engine(url)
     assert "hunter2" not in str(raised.value)

@@ -1,4 +1,4 @@
-"""The outbox, on each kind of database: what is put into it, and how it is worked off."""
+"""The outbox, on each kind of database: tickets put notifications into it, and senders take them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def count(store: Store) -> int:
         return connection.execute(select(func.count()).select_from(notifications)).scalar_one()
 
 
-def test_an_end_is_told_in_the_transaction_that_makes_it(store: Store) -> None:
+def test_end_of_a_ticket_stores_a_notification(store: Store) -> None:
     ticket = published(store)
     (told,) = store.notifications.list(ticket.id)
     assert (told.url, told.owner, told.event, told.state, told.attempt) == (
@@ -62,7 +62,7 @@ def test_an_end_is_told_in_the_transaction_that_makes_it(store: Store) -> None:
     }
 
 
-def test_each_end_is_told_and_nothing_else(store: Store) -> None:
+def test_only_the_ends_of_tickets_are_notified(store: Store) -> None:
     failed, gone, cancelled = (add_ticket(store, notify_url=URL) for _ in range(3))
     store.leases.retry(claimed(store, failed), delay_seconds=-1, error="not yet")
     assert count(store) == 0
@@ -83,7 +83,7 @@ def test_each_end_is_told_and_nothing_else(store: Store) -> None:
     assert [each.event for each in store.notifications.list(failed.id)][1:] == ["publication.published"]
 
 
-def test_what_is_not_committed_is_not_told(store: Store) -> None:
+def test_end_without_a_lease_stores_no_notification(store: Store) -> None:
     ticket = add_ticket(store, notify_url=URL)
     claim = claimed(store, ticket)
     store.leases.published(claim, cloud_id="cloud-1", location=None)
@@ -92,7 +92,7 @@ def test_what_is_not_committed_is_not_told(store: Store) -> None:
     assert count(store) == 1
 
 
-def test_a_ticket_and_its_owner_are_told_each_once(store: Store) -> None:
+def test_urls_of_ticket_and_owner_are_each_notified_once(store: Store) -> None:
     add_ticket(store)
     store.users.set_notify(OWNER, MINE, b"sealed")
     assert [each.url for each in store.notifications.list(published(store).id)] == [MINE, URL]
@@ -102,7 +102,7 @@ def test_a_ticket_and_its_owner_are_told_each_once(store: Store) -> None:
     assert store.notifications.list(published(store, notify_url=None).id) == []
 
 
-def test_they_go_with_their_ticket(store: Store) -> None:
+def test_notifications_are_removed_with_their_ticket(store: Store) -> None:
     ticket = published(store)
     told = store.notifications.claim(OWNER, URL, 60)
     assert told
@@ -111,7 +111,7 @@ def test_they_go_with_their_ticket(store: Store) -> None:
     store.notifications.sent(told, "too late")
 
 
-def test_one_sender_at_a_time(store: Store, stores: Callable[[], Store]) -> None:
+def test_only_one_sender_at_a_time_has_a_notification(store: Store, stores: Callable[[], Store]) -> None:
     ticket, other = published(store), stores()
     assert store.notifications.receivers(of_each=4) == [(OWNER, URL)]
     assert store.notifications.receivers(of_each=4, but_of=[OWNER]) == []
@@ -131,7 +131,7 @@ def test_one_sender_at_a_time(store: Store, stores: Callable[[], Store]) -> None
     assert (entry.from_state, entry.to_state) == (State.PUBLISHED, State.PUBLISHED)
 
 
-def test_what_a_lost_sender_had_is_due_again_and_its_word_comes_too_late(store: Store) -> None:
+def test_notification_of_a_lost_sender_is_taken_again(store: Store) -> None:
     ticket = published(store)
     lost = store.notifications.claim(OWNER, URL, 0)
     again = store.notifications.claim(OWNER, URL, 60)
@@ -146,7 +146,7 @@ def test_what_a_lost_sender_had_is_due_again_and_its_word_comes_too_late(store: 
     assert (told.state, told.error) == ("failed", "it answered 410")
 
 
-def test_the_oldest_first(store: Store) -> None:
+def test_oldest_notification_is_taken_first(store: Store) -> None:
     first, second = published(store), published(store)
     with writing(store.engine) as connection:
         connection.execute(update(notifications).values(next_at=1.0))
@@ -154,7 +154,7 @@ def test_the_oldest_first(store: Store) -> None:
     assert [each and each.ticket_id for each in taken] == [first.id, second.id, None]
 
 
-def test_each_owner_has_its_turn_however_much_another_has_to_tell(store: Store) -> None:
+def test_owner_with_many_notifications_delays_no_other_owner(store: Store) -> None:
     ticket, theirs = published(store), "https://hooks.example.com/theirs"
     published(store, owner="other", notify_url=theirs)
     values = {"ticket_id": ticket.id, "owner": OWNER, "event": "e", "body": "{}", "state": "waiting", "attempt": 0}

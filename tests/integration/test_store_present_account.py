@@ -1,4 +1,4 @@
-"""What a ticket that is tried again has of its stored account: what that is now."""
+"""A ticket that is retried uses its stored account as it is now."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def account(store: Store) -> StoredAccount:
 
 
 def failed(store: Store, stored: StoredAccount, *, left: str | None = None, **values: Any) -> Ticket:
-    """A ticket of the account that has failed; `left` is the id of an image that it may have left in the cloud."""
+    """Return a failed ticket of the account. `left` is the id of an image that it may have left in the cloud."""
     plain = {
         "platform": "openstack",
         "account": stored.fields | {"name": stored.name},
@@ -49,7 +49,7 @@ def cloud_of(store: Store, ticket: Ticket) -> str:
         return str(connection.execute(tickets.select().where(tickets.c.id == ticket.id)).one().cloud_account)
 
 
-def test_a_corrected_password_is_used(store: Store, account: StoredAccount) -> None:
+def test_retry_uses_a_corrected_password(store: Store, account: StoredAccount) -> None:
     ticket = failed(store, account, left="an-image")
     store.accounts.update(OWNER, account.id, sealed_secrets=b"right")
     again = store.tickets.retry(ticket.id)
@@ -69,7 +69,7 @@ def test_a_corrected_password_is_used(store: Store, account: StoredAccount) -> N
         {"glanceUrl": "https://glance.example.com"},
     ],
 )
-def test_a_corrected_account_is_used_where_nothing_was_left(
+def test_retry_uses_a_corrected_account_if_nothing_was_left(
     store: Store, account: StoredAccount, changes: dict[str, str]
 ) -> None:
     ticket = failed(store, account)
@@ -83,7 +83,7 @@ def test_a_corrected_account_is_used_where_nothing_was_left(
 @pytest.mark.parametrize(
     "changes", [{"login": "anna"}, {"userDomain": "people"}, {"glanceUrl": "https://g.example.com"}]
 )
-def test_what_was_left_in_another_cloud_is_not_forgotten(
+def test_retry_is_refused_if_something_is_left_in_another_cloud(
     store: Store, account: StoredAccount, changes: dict[str, str]
 ) -> None:
     ticket = failed(store, account, left="an-image")
@@ -93,7 +93,7 @@ def test_what_was_left_in_another_cloud_is_not_forgotten(
     assert current(store, ticket) == ticket, "with what it was signed in with there"
 
 
-def test_what_was_removed_since_is_no_hindrance(store: Store, account: StoredAccount) -> None:
+def test_retry_is_possible_after_the_orphan_was_removed(store: Store, account: StoredAccount) -> None:
     ticket = failed(store, account, left="an-image")
     store.accounts.update(OWNER, account.id, fields={"login": "anna"}, sealed_secrets=b"right")
     with store.sweeping.removing(ticket.uid, "an-image", -1.0, 60) as free:
@@ -101,7 +101,7 @@ def test_what_was_removed_since_is_no_hindrance(store: Store, account: StoredAcc
     assert store.tickets.retry(ticket.id).account["login"] == "anna"
 
 
-def test_an_account_that_was_deleted(store: Store, account: StoredAccount) -> None:
+def test_retry_after_a_deletion_of_the_account_uses_the_old_values(store: Store, account: StoredAccount) -> None:
     ticket = failed(store, account, left="an-image")
     store.accounts.remove(OWNER, account.id)
     again = store.tickets.retry(ticket.id)
@@ -109,7 +109,7 @@ def test_an_account_that_was_deleted(store: Store, account: StoredAccount) -> No
     assert "its copy of the account, which was deleted" in words(store, ticket)[-1]
 
 
-def test_a_ticket_with_an_account_of_its_own(store: Store, account: StoredAccount) -> None:
+def test_retry_keeps_an_account_that_is_not_stored(store: Store, account: StoredAccount) -> None:
     ticket = failed(store, account, account_id=None, sealed_secrets=b"its own")
     assert store.tickets.retry(ticket.id).sealed_secrets == b"its own"
     assert words(store, ticket)[-1] == "Queued again at its owner's request"
@@ -126,7 +126,7 @@ def test_a_ticket_with_an_account_of_its_own(store: Store, account: StoredAccoun
     ],
     ids=["its own password", "its own version", "its own login", "its own login stays", "for another cloud"],
 )
-def test_what_the_request_gave_itself_stays(
+def test_retry_keeps_the_elements_that_the_request_gave(
     store: Store, account: StoredAccount, own: list[str], changes: dict[str, str], secrets: bytes, login: str
 ) -> None:
     values: dict[str, Any] = {"account": FIELDS | {"keystoneVersion": "v2.0", "name": "lab"}, "own_elements": own}

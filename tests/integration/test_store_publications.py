@@ -1,4 +1,4 @@
-"""The list of publications out of the store: as it is wanted, and as quickly for many as for few."""
+"""The store lists the wanted publications, and is as quick for many as for few."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def ids(store: Store, wanted: TicketFilter, count: int = 10, **where: int) -> li
     return [ticket.id for ticket in store.publications.page(wanted, count, **where).tickets]
 
 
-def test_those_that_are_wanted_newest_first(store: Store) -> None:
+def test_wanted_tickets_are_listed_newest_first(store: Store) -> None:
     mine, theirs = add_ticket(store, name="Web server"), add_ticket(store, owner="other", platform="openstack")
     last = add_ticket(store, name="50%_web")
     store.tickets.request_cancel(last.id)
@@ -38,14 +38,14 @@ def test_those_that_are_wanted_newest_first(store: Store) -> None:
     assert store.publications.platforms() == ["memory", "openstack"]
 
 
-def test_what_a_list_needs_not_is_not_read(store: Store) -> None:
+def test_list_omits_values_that_it_does_not_need(store: Store) -> None:
     full = add_ticket(store, account={"login": "somebody"}, target={"displayName": "x"})
     (ticket,) = store.publications.page(TicketFilter(), 10).tickets
     assert (ticket.account, ticket.target, ticket.sealed_secrets) == ({}, {}, None)
     assert (ticket.id, ticket.name, ticket.state, ticket.progress) == (full.id, full.name, full.state, full.progress)
 
 
-def test_one_page_after_another(store: Store) -> None:
+def test_pages_follow_each_other_in_both_directions(store: Store) -> None:
     one, two, three, four, five = (add_ticket(store).id for _ in range(5))
     first = store.publications.page(TicketFilter(), 2)
     assert ([each.id for each in first.tickets], first.newer, first.older) == ([five, four], False, True)
@@ -58,7 +58,7 @@ def test_one_page_after_another(store: Store) -> None:
     assert ids(store, TicketFilter(), 2, after=two) == [four, three]
 
 
-def test_those_of_an_image(store: Store) -> None:
+def test_tickets_of_an_image_are_listed(store: Store) -> None:
     one, two, other = add_ticket(store), add_ticket(store), add_ticket(store, image_id=2)
     store.tickets.request_cancel(one.id)
     publications, image, elsewhere = store.publications, store.images.get(1), store.images.get(2)
@@ -70,7 +70,7 @@ def test_those_of_an_image(store: Store) -> None:
     assert [each.id for each in publications.of_image(elsewhere, 10)] == [other.id]
 
 
-def test_those_of_another_image_that_had_the_number_are_not_an_image_s(store: Store) -> None:
+def test_tickets_of_another_image_with_the_same_number_are_not_listed(store: Store) -> None:
     mine = add_ticket(store)
     add_ticket(store, owner="other")
     add_ticket(store, appliance_id=99)
@@ -81,7 +81,7 @@ def test_those_of_another_image_that_had_the_number_are_not_an_image_s(store: St
         assert [each.id for each in store.publications.of_image(image, 10, unfinished=unfinished)] == [mine.id]
 
 
-def test_samples(store: Store) -> None:
+def test_samples_are_read_for_their_ticket_only(store: Store) -> None:
     ticket = add_ticket(store)
     with writing(store.engine) as connection:
         connection.execute(
@@ -96,7 +96,7 @@ def test_samples(store: Store) -> None:
 
 @pytest.fixture
 def full_store(store: Store) -> Store:
-    """Most published, a few of everything else, by many users."""
+    """A store of many users' tickets. Most are published, and few have other states or platforms."""
     first = add_ticket(store, platform="openstack")
     with writing(store.engine) as connection:
         row = dict(connection.execute(select(tickets)).one()._mapping)
@@ -118,7 +118,7 @@ def full_store(store: Store) -> Store:
     return store
 
 
-def test_states_are_counted_as_far_as_that_is_quick(full_store: Store) -> None:
+def test_states_are_counted_up_to_a_maximum(full_store: Store) -> None:
     counts = full_store.publications.counts()
     assert counts == dict.fromkeys(State, 0) | {
         State.QUEUED: 1, State.FAILED: MANY // 100 - 1, State.PUBLISHED: COUNTED_MAX + 1,
@@ -144,13 +144,13 @@ def test_states_are_counted_as_far_as_that_is_quick(full_store: Store) -> None:
 def test_a_page_is_read_in_its_order_from_an_index(
     full_store: Store, wanted: TicketFilter, where: dict[str, int]
 ) -> None:
-    """Nothing is sorted, and not the whole table is read: it stays as quick, however many there are."""
+    """The database sorts nothing and does not read the whole table, so that a page is quick among many tickets."""
     query = page_query(wanted, 50, **where)
     sql = str(query.compile(full_store.engine, compile_kwargs={"literal_binds": True}))
     with reading(full_store.engine) as connection:
         if full_store.engine.dialect.name == "sqlite":
             plan = [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}")]
-            # In the order of its numbers a table is its own index.
+            # For the order by number, the table itself is the index.
             by_number = wanted == TicketFilter()
             assert len(plan) == 1, plan
             assert plan[0].startswith("SEARCH") or (by_number and plan[0].startswith("SCAN")), plan
@@ -160,6 +160,6 @@ def test_a_page_is_read_in_its_order_from_an_index(
             assert "Seq Scan" not in "".join(plan), plan
 
 
-def test_tickets_are_unlike_those_of_a_worker_in_nothing_else(store: Store) -> None:
+def test_listed_ticket_has_its_time_of_acceptance(store: Store) -> None:
     ticket = add_ticket(store)
     assert store.publications.these([ticket.id])[0].accepted == current(store, ticket).accepted

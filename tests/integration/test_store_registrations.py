@@ -1,4 +1,4 @@
-"""Registrations of images, on each kind of database: begun, claimed once, written to by their holder alone."""
+"""Registrations of images, on each kind of database. One worker claims a registration, and only it may write."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _owner(store: Store) -> None:
     add_owner(store)
 
 
-def test_from_its_beginning_to_its_end(store: Store) -> None:
+def test_registration_goes_from_queued_to_ready(store: Store) -> None:
     image = begin(store)
     assert (image.state, image.size, image.location) == (ImageState.QUEUED, 0, "")
     claim = claimed(store, image)
@@ -61,12 +61,12 @@ def test_from_its_beginning_to_its_end(store: Store) -> None:
         store.registrations.failed(claim, "too late")
 
 
-def test_of_an_unknown_owner(store: Store) -> None:
+def test_registration_of_an_unknown_owner_is_refused(store: Store) -> None:
     with pytest.raises(Conflict, match="there is no user 'nobody'"):
         store.registrations.begin(owner="nobody", appliance_id=1, name="x", wanted_format=None, source="x")
 
 
-def test_who_has_lost_its_lease_writes_nothing(store: Store) -> None:
+def test_worker_that_has_lost_its_lease_writes_nothing(store: Store) -> None:
     image = begin(store)
     late = claimed(store, image, -1.0)
     claim = claimed(store, image)
@@ -96,7 +96,7 @@ def test_an_expired_lease_is_never_renewed(store: Store) -> None:
     assert claimed(store, image).token == late.token + 1
 
 
-def test_a_lease_that_is_given_up_is_free_at_once(store: Store) -> None:
+def test_registration_is_free_at_once_after_its_lease_is_given_up(store: Store) -> None:
     image = begin(store)
     held = claimed(store, image)
     store.registrations.give_up(held)
@@ -106,7 +106,7 @@ def test_a_lease_that_is_given_up_is_free_at_once(store: Store) -> None:
     assert claimed(store, image).image.attempt == 2
 
 
-def test_claimed_once_of_many(store: Store, stores: Callable[[], Store]) -> None:
+def test_only_one_of_many_workers_gets_the_claim(store: Store, stores: Callable[[], Store]) -> None:
     image, others = begin(store), [stores() for _ in range(4)]
     barrier, claims = threading.Barrier(4), []
 
@@ -122,7 +122,7 @@ def test_claimed_once_of_many(store: Store, stores: Callable[[], Store]) -> None
     assert len([each for each in claims if each]) == 1
 
 
-def test_cancelled_and_begun_again(store: Store) -> None:
+def test_cancelled_registration_can_be_generated_again(store: Store) -> None:
     image = begin(store)
     claim = claimed(store, image)
     store.registrations.cancel(OWNER, APPLIANCE, image.id)
@@ -146,7 +146,7 @@ def test_cancelled_and_begun_again(store: Store) -> None:
         store.registrations.again(OWNER, APPLIANCE, image.id)
 
 
-def test_when_a_worker_is_woken(store: Store) -> None:
+def test_registration_is_due_if_no_message_and_no_worker_has_it(store: Store) -> None:
     image = begin(store)
     assert store.registrations.due() == [], "its message is under way"
     store.registrations.woken(image.id, sent=False)

@@ -1,4 +1,4 @@
-"""Who is signed in at the console."""
+"""Sessions of the console."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def silent_seconds(store: Store) -> float:
         return float(connection.execute(select(db_now() - sessions.c.seen)).scalar_one())
 
 
-def test_none_begins_by_a_password_that_was_changed_since(owned: Store) -> None:
+def test_session_does_not_begin_with_an_outdated_password(owned: Store) -> None:
     new = owned.users.set_password(OWNER, "another")
     with pytest.raises(NotAuthenticated):
         begin(owned)
@@ -64,7 +64,7 @@ def test_a_session_is_found_by_its_cookie_until_it_is_ended(owned: Store) -> Non
 
 
 @pytest.mark.parametrize("column", ["seen", "expires"])
-def test_what_has_expired_is_not_found_and_goes_with_the_next_one(owned: Store, column: str) -> None:
+def test_expired_session_is_not_found_and_is_deleted_with_the_next(owned: Store, column: str) -> None:
     value = begin(owned)
     put_back(owned, **{column: {"seen": 101.0, "expires": 0.0}[column]})
     assert owned.sessions.find(value, idle_seconds=100) is None
@@ -73,7 +73,7 @@ def test_what_has_expired_is_not_found_and_goes_with_the_next_one(owned: Store, 
         assert len(connection.execute(select(sessions)).all()) == 1
 
 
-def test_that_somebody_is_there_is_noted_now_and_then(owned: Store) -> None:
+def test_activity_is_recorded_from_time_to_time(owned: Store) -> None:
     value = begin(owned)
     put_back(owned, seen=20)
     owned.sessions.find(value, idle_seconds=100)
@@ -85,7 +85,7 @@ def test_that_somebody_is_there_is_noted_now_and_then(owned: Store) -> None:
     assert silent_seconds(owned) < 10
 
 
-def test_another_password_and_the_end_of_a_user_end_all_sessions(owned: Store) -> None:
+def test_new_password_and_removal_of_the_user_end_all_sessions(owned: Store) -> None:
     value = begin(owned)
     password_hash = owned.users.set_password(OWNER, "another")
     assert owned.sessions.find(value, idle_seconds=100) is None

@@ -57,14 +57,14 @@ def in_state(store: Store, state: State) -> Ticket:
         (State.CANCELLING, State.CANCELLING),
     ],
 )
-def test_a_cancel_in_each_state_that_has_not_ended(store: Store, state: State, becomes: State) -> None:
+def test_cancel_ends_a_queued_ticket_and_marks_a_claimed_one(store: Store, state: State, becomes: State) -> None:
     ticket = in_state(store, state)
     assert store.tickets.request_cancel(ticket.id).state is becomes
     assert current(store, ticket).state is becomes
 
 
 @pytest.mark.parametrize("state", sorted(FINAL))
-def test_what_has_ended_cannot_be_cancelled(store: Store, state: State) -> None:
+def test_ended_ticket_cannot_be_cancelled(store: Store, state: State) -> None:
     ticket = in_state(store, state)
     before = current(store, ticket)
     with pytest.raises(Conflict, match=f"has ended already: {state}"):
@@ -72,12 +72,12 @@ def test_what_has_ended_cannot_be_cancelled(store: Store, state: State) -> None:
     assert current(store, ticket) == before
 
 
-def test_cancelling_what_there_is_not(store: Store) -> None:
+def test_cancel_of_an_unknown_ticket_raises_not_found(store: Store) -> None:
     with pytest.raises(NotFound, match="no ticket 999"):
         store.tickets.request_cancel(999)
 
 
-def test_a_ticket_cancelled_before_any_upload(store: Store) -> None:
+def test_ticket_cancelled_before_any_upload_keeps_its_secrets(store: Store) -> None:
     ticket = store.tickets.request_cancel(add_ticket(store).id)
     assert ticket.sealed_secrets is not None, "it may be tried again"
     assert ticket.finished is not None
@@ -86,7 +86,7 @@ def test_a_ticket_cancelled_before_any_upload(store: Store) -> None:
 
 
 def retried(store: Store, marks: list[str]) -> Ticket:
-    """A ticket between two attempts. The first one planned an image, which it marked so."""
+    """Return a ticket between two attempts. The first one planned an image and set these marks on it."""
     ticket = add_ticket(store)
     held = claim(store, ticket)
     store.leases.plan(held, "cloud-1")
@@ -97,7 +97,7 @@ def retried(store: Store, marks: list[str]) -> Ticket:
 
 
 @pytest.mark.parametrize("marks", [[], ["present"]])
-def test_a_cancel_between_two_attempts_cleans_up_what_the_first_left(store: Store, marks: list[str]) -> None:
+def test_cancel_between_two_attempts_cleans_up_after_the_first(store: Store, marks: list[str]) -> None:
     ticket = retried(store, marks)
     cancelled = store.tickets.request_cancel(ticket.id)
     assert cancelled.state is State.CANCELLING
@@ -111,7 +111,7 @@ def test_a_cancel_between_two_attempts_ends_a_ticket_that_left_nothing(store: St
     assert store.tickets.request_cancel(ticket.id).state is State.CANCELLED
 
 
-def test_of_a_claim_and_a_cancel_that_meet_both_know_what_happened(stores: Callable[[], Store]) -> None:
+def test_simultaneous_claim_and_cancel_know_of_each_other(stores: Callable[[], Store]) -> None:
     caller, worker = stores(), stores()
     for _ in range(15):
         ticket = add_ticket(caller)
@@ -134,7 +134,7 @@ def test_of_a_claim_and_a_cancel_that_meet_both_know_what_happened(stores: Calla
                 worker.leases.check(claimed)
 
 
-def test_of_a_cancel_and_an_end_that_meet_one_wins(stores: Callable[[], Store]) -> None:
+def test_only_one_of_a_simultaneous_cancel_and_end_wins(stores: Callable[[], Store]) -> None:
     caller, worker = stores(), stores()
     for _ in range(15):
         ticket = add_ticket(caller)
@@ -172,8 +172,8 @@ def wake_delay(store: Store, ticket: Ticket) -> float:
         return float(connection.execute(query).scalar_one())
 
 
-def test_a_ticket_is_woken_ever_more_rarely(store: Store) -> None:
-    """So that a queue of an hour does not fill the broker with copies of its messages."""
+def test_waiting_ticket_is_woken_at_growing_intervals(store: Store) -> None:
+    """Otherwise a queue of an hour would fill the broker with copies of its messages."""
     ticket = add_ticket(store)
     delays = []
     for _ in range(12):
@@ -182,7 +182,7 @@ def test_a_ticket_is_woken_ever_more_rarely(store: Store) -> None:
     assert delays == [5, 10, 25, 50, 85, 130, 185, 250, 300, 300, 300, 300]
 
 
-def test_a_send_that_failed_is_repeated_at_once_and_starts_over(store: Store) -> None:
+def test_failed_send_is_repeated_at_once_and_resets_the_interval(store: Store) -> None:
     ticket = add_ticket(store)
     for _ in range(5):
         store.tickets.woken(ticket.id, sent=True)
@@ -193,7 +193,7 @@ def test_a_send_that_failed_is_repeated_at_once_and_starts_over(store: Store) ->
     assert round(wake_delay(store, ticket)) == 5
 
 
-def test_who_is_due(store: Store) -> None:
+def test_forgotten_and_abandoned_tickets_are_due(store: Store) -> None:
     new = add_ticket(store)
     forgotten = add_ticket(store)
     put_back(store, forgotten, wake_at=20)
@@ -206,7 +206,7 @@ def test_who_is_due(store: Store) -> None:
     store.leases.retry(claim(store, later), delay_seconds=300, error="e")
     for state in FINAL:
         put_back(store, in_state(store, state), wake_at=99)
-    # Its message comes late, but a worker has it.
+    # Its message is overdue, but a worker holds it.
     stale = add_ticket(store)
     claim(store, stale)
     put_back(store, stale, wake_at=10)
@@ -218,7 +218,7 @@ def test_who_is_due(store: Store) -> None:
 # Reading --------------------------------------------------------
 
 
-def test_lists_and_counts(store: Store) -> None:
+def test_tickets_are_listed_and_counted(store: Store) -> None:
     first = add_ticket(store)
     second = add_ticket(store, appliance_id=5)
     third = add_ticket(store, owner="guest")
@@ -231,8 +231,8 @@ def test_lists_and_counts(store: Store) -> None:
     assert store.tickets.get(999) is None
 
 
-def test_what_goes_in_comes_out(store: Store) -> None:
-    """Any text, and numbers of any size: JSON and BLOB columns do not bend them."""
+def test_ticket_is_stored_unchanged(store: Store) -> None:
+    """Any text and numbers of any size are kept: JSON and BLOB columns do not alter them."""
     values = {
         "account": {"login": "jörg \U0001f600", "port": 5000, "nested": {"list": [1, None, True]}},
         "sealed_secrets": bytes(range(256)),
@@ -283,7 +283,7 @@ def test_fifty_tickets_are_written_to_at_once(stores: Callable[[], Store]) -> No
 
 @pytest.fixture
 def two(postgres: PostgresServer, postgres_template: str) -> Iterator[tuple[Store, Store]]:
-    """Two processes on one PostgreSQL. SQLite has one writer at a time: there they cannot meet so."""
+    """The stores of two processes on one PostgreSQL. In SQLite, with one writer at a time, they could not collide."""
     url = postgres.fresh(postgres_template)
     with closing(open_store(url)) as store, closing(open_store(url)) as other:
         yield store, other
@@ -292,7 +292,7 @@ def two(postgres: PostgresServer, postgres_template: str) -> Iterator[tuple[Stor
 
 @pytest.mark.real
 @pytest.mark.parametrize("delete", ["one", "all"])
-def test_a_retry_that_is_committed_meanwhile_keeps_the_ticket(two: tuple[Store, Store], delete: str) -> None:
+def test_retry_during_a_deletion_keeps_the_ticket(two: tuple[Store, Store], delete: str) -> None:
     store, other = two
     ticket = failed_with_leftover(store)
     remove = partial(store.tickets.remove, ticket.id)
@@ -313,7 +313,7 @@ def test_a_retry_that_is_committed_meanwhile_keeps_the_ticket(two: tuple[Store, 
 
 
 @pytest.mark.real
-def test_a_ticket_that_comes_while_all_are_deleted_stays(two: tuple[Store, Store]) -> None:
+def test_ticket_created_while_all_are_deleted_stays(two: tuple[Store, Store]) -> None:
     store, other = two
     old = failed_with_leftover(store)
     with ThreadPoolExecutor(1) as threads:
@@ -337,7 +337,7 @@ def failed_with_leftover(store: Store) -> Ticket:
 
 
 def wait_for_a_lock(store: Store) -> None:
-    """Until some statement waits for a lock that another transaction has."""
+    """Return when a statement waits for a lock of another transaction."""
     deadline = time.monotonic() + 20 * PATIENCE
     while time.monotonic() < deadline:
         with reading(store.engine) as connection:
@@ -349,7 +349,7 @@ def wait_for_a_lock(store: Store) -> None:
     raise AssertionError("no statement waits for a lock")
 
 
-def test_a_retry_counts_the_image_as_it_is_now(store: Store) -> None:
+def test_retry_uses_the_present_size_of_the_image(store: Store) -> None:
     ticket = in_state(store, State.FAILED)
     with writing(store.engine) as connection:
         connection.execute(update(images).where(images.c.id == ticket.image_id).values(size=4000))

@@ -32,7 +32,7 @@ OPENSTACK = {"keystoneUrl": "https://Cloud.example.com:5000/v3/", "login": "joe"
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.real)])
 def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Settings]:
-    """Of an installation whose database is empty."""
+    """Settings of an installation with an empty database."""
     if request.param == "sqlite":
         yield Settings(data_dir=tmp_path)
         return
@@ -44,7 +44,7 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Setting
 
 @pytest.fixture
 def old(settings: Settings) -> Iterator[Callable[[str], Store]]:
-    """Gives a store with the tables of an older version."""
+    """Return a function that gives a store with the tables of an older version."""
     CLOUD.images.clear()
     store = Store.open(settings)
 
@@ -112,7 +112,7 @@ def image_of(settings: Settings) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("version", ["0001", "0002", "0003", "0004", "0005", "0009"])
-def test_tickets_in_flight_go_on_after_an_upgrade(
+def test_unfinished_tickets_continue_after_an_upgrade(
     old: Callable[[str], Store], settings: Settings, version: str
 ) -> None:
     store = old(version)
@@ -130,7 +130,7 @@ def test_tickets_in_flight_go_on_after_an_upgrade(
             )
             if version >= "0005"
             else None
-        )  # since then it has a reason
+        )  # since version 0005, a ticket has a reason
         abandoned = rows.ticket(State.PUBLISHING, journal="present", worker="gone", phase="uploading", sent=7)
         held = rows.ticket(State.PUBLISHING, journal="present", worker="alive", lease_until=later, wake_at=later)
         cancelling = rows.ticket(State.CANCELLING, journal="present", worker="gone")

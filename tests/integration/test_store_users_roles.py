@@ -1,4 +1,4 @@
-"""Roles, who has them, and API keys, on each kind of database."""
+"""Roles, their users, and API keys, on each kind of database."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def key(store: Store, owner: str = "anna", public_key: str = "PUBLIC") -> ApiKey
     return store.api_keys.add(owner=owner, name="ci", description="", public_key=public_key, sealed_secret=b"\0sealed")
 
 
-def test_what_a_user_may_is_its_own_and_its_roles(store: Store) -> None:
+def test_user_has_its_own_entitlements_and_those_of_its_roles(store: Store) -> None:
     user = anna(store)
     assert [user.may(each) for each in ("image_generate", "image_publish", "api_key_access")] == [True, True, False]
     assert user.entitlements == {"image_generate"}
@@ -61,7 +61,7 @@ def test_roles_are_given_and_taken_away(store: Store) -> None:
         ("anna", {"keys", "nothing"}, {"publishing"}, InvalidRequest),
     ],
 )
-def test_what_cannot_be_changed(
+def test_invalid_change_of_roles_is_refused_as_a_whole(
     store: Store, login: str, add: set[str], remove: set[str], error: type[Exception]
 ) -> None:
     with pytest.raises(error):
@@ -69,7 +69,7 @@ def test_what_cannot_be_changed(
     assert names(anna(store)) == ["publishing"]
 
 
-def test_what_a_user_may_by_itself_is_changed(store: Store) -> None:
+def test_own_entitlements_of_a_user_are_changed(store: Store) -> None:
     changed = store.users.change_rights("anna", administrator=True, entitlements=frozenset({"api_key_access"}))
     assert changed == anna(store)
     assert (changed.administrator, names(changed)) == (True, ["publishing"])
@@ -84,7 +84,7 @@ def test_what_a_user_may_by_itself_is_changed(store: Store) -> None:
         store.users.change_rights("nobody", administrator=True, entitlements=frozenset())
 
 
-def test_a_user_with_a_role_that_is_not_there(store: Store) -> None:
+def test_user_with_an_unknown_role_is_refused(store: Store) -> None:
     with pytest.raises(InvalidRequest, match="there is no role nothing"):
         store.users.add("bert", "x", roles=frozenset({"nothing"}))
     assert store.users.get("bert") is None
@@ -102,13 +102,13 @@ def test_a_user_with_a_role_that_is_not_there(store: Store) -> None:
         ("x", {"image_publish"}, "a\0b"),
     ],
 )
-def test_bad_roles(store: Store, name: str, entitlements: set[str], description: str) -> None:
+def test_invalid_role_is_refused(store: Store, name: str, entitlements: set[str], description: str) -> None:
     with pytest.raises(InvalidRequest):
         store.roles.add(name, entitlements=frozenset(entitlements), description=description)
     assert len(store.roles.list()) == 2
 
 
-def test_a_role_that_is_taken_or_in_use(store: Store) -> None:
+def test_duplicate_role_and_removal_of_a_used_role_are_conflicts(store: Store) -> None:
     with pytest.raises(Conflict, match="already"):
         store.roles.add("keys", entitlements=frozenset({"image_publish"}))
     with pytest.raises(Conflict, match="a role of anna"):
@@ -121,7 +121,7 @@ def test_a_role_that_is_taken_or_in_use(store: Store) -> None:
     assert [role.name for role in store.roles.list()] == ["keys"]
 
 
-def test_api_keys(store: Store) -> None:
+def test_api_keys_are_unique_and_belong_to_one_user(store: Store) -> None:
     made = key(store)
     other = key(store, "root", "OTHER")
     assert (store.api_keys.list("anna"), store.api_keys.list("root")) == ([made], [other])
@@ -137,7 +137,7 @@ def test_api_keys(store: Store) -> None:
     assert key(store).id not in (made.id, other.id), "a number is never given again"
 
 
-def test_an_administrator_finds_everybody_s_keys(store: Store) -> None:
+def test_administrator_finds_the_keys_of_all_users(store: Store) -> None:
     mine, theirs = key(store), key(store, "root", "OTHER")
     assert store.api_keys.list(None) == [mine, theirs]
     assert store.api_keys.get(None, theirs.id) == theirs
@@ -145,7 +145,7 @@ def test_an_administrator_finds_everybody_s_keys(store: Store) -> None:
         store.api_keys.get(None, 99)
 
 
-def test_a_removed_users_keys_go_with_it(store: Store) -> None:
+def test_keys_are_removed_with_their_user(store: Store) -> None:
     key(store)
     store.users.remove("anna")
     assert store.api_keys.sealed_secret("PUBLIC") is None

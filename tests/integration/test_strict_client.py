@@ -1,4 +1,4 @@
-"""A client that is bound to the schema publishes the demo's image, and can use whatever it is answered."""
+"""A client generated from the API's schema publishes the demo's images, and can read every answer."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def publish(client: StrictClient, devcloud: DevCloud, image: Any, account: Any, 
     return client.post(f"{image.uri}/pimages", client.render(wanted, "publishImage"), "PublishImage")
 
 
-def test_a_session(
+def test_strict_client_works_from_the_first_listing_to_deletion(
     client: StrictClient, stack: Stack, devcloud: DevCloud, glance: Glance, demo_images: tuple[Image, Image]
 ) -> None:
     bound = client.bound
@@ -86,7 +86,7 @@ def test_a_session(
     nothing = client.get(PIMAGES, "PublishImages")
     assert (nothing.total, nothing.publish_images.publish_image) == (0, [])
 
-    # What there is, found by following the URIs of the user.
+    # Find everything by following the URIs of the user.
     user = client.get("users/root", "User")
     assert user.admin
     (appliance,) = client.get(user.base_appliances_uri, "Appliances").appliances.appliance
@@ -98,7 +98,7 @@ def test_a_session(
     offered = {(each.name, each.format.name) for each in formats}
     assert {("openstack", "openstackqcow2"), ("raw", "raw"), ("iso", "ISO")} < offered
 
-    # It chooses what is for OpenStack, and finds out how to publish it.
+    # Choose the image for OpenStack, and find out how to publish it.
     (disk,) = client.get(appliance.base_images_uri + FOR_OPENSTACK, "Images").images.image
     (iso,) = client.get(f"{appliance.base_images_uri}?query=targetFormat.name%3D%3Diso", "Images").images.image
     assert (disk.name, disk.file_size, disk.status.complete) == (demo_images[1].name, demo_images[1].size, True)
@@ -106,14 +106,14 @@ def test_a_session(
     assert (iso.target_format.name, iso.target_format.type_value, iso.format.name) == ("iso", "physical", "ISO")
     assert disk.target_format.db_id in {each.db_id for each in formats}
 
-    # An account, kept, and named as it was listed: without its secret.
+    # Store an account, and refer to it as it is listed, without its secret.
     body = client.render(cloud_account(client, devcloud, "lab"), "credAccount")
     made = client.post(user.base_cred_accounts_uri, body, "CredAccount")
     assert (made.name, made.password, made.secrets_missing) == ("lab", None, True)
     (account,) = client.get(user.base_cred_accounts_uri, "CredAccounts").cred_accounts.cred_account
     assert type(account) is bound.CredAccountOpenStack
 
-    # By the account, and with one of the request's own: what is for no cloud is published as well.
+    # Publish with the stored account and with one in the request. An image for no cloud is published, too.
     tickets = [
         publish(client, devcloud, disk, account, "strict disk"),
         publish(client, devcloud, iso, cloud_account(client, devcloud), "strict ISO"),
@@ -131,13 +131,13 @@ def test_a_session(
         assert client.get(published.image_uri, "Image").sha256sum == registered.sha256
         assert published.created.to_datetime().tzinfo is not None
     assert client.get(tickets[0].cred_account.uri, "CredAccount").name == "lab"
-    # As existing clients do: without a login, from the URI that they were told.
+    # Download as existing clients do: without a login, from the URI in the answer.
     for download in (disk.download_uri, client.get(tickets[0].uri, "PublishImage").download_uri):
         file = stack.call("GET", download, login=None)
         assert (file.status, hashlib.sha256(file.body).hexdigest()) == (200, demo_images[1].sha256)
         client.refused("GET", download, 401, login=None)
 
-    # Nobody is there to take up another one: it is cancelled before it has begun.
+    # No worker is left to claim another ticket: it is cancelled before it begins.
     for worker in stack.workers:
         worker.kill()
     other = publish(client, devcloud, disk, account, "strict once more")
@@ -171,8 +171,8 @@ PLATFORM = "<dbId>1</dbId><name>{0}</name><type>{0}</type>"
 FORMAT = "<dbId>1</dbId><name>{}</name><format><dbId>1</dbId><name>{}</name></format><type>{}</type>"
 
 
-def test_the_client_is_strict(client: StrictClient) -> None:
-    """Else what the other tests parse would prove nothing."""
+def test_strict_client_rejects_invalid_documents(client: StrictClient) -> None:
+    """Otherwise the documents that other tests parse would prove nothing."""
     status = '<n:status xmlns:n="http://www.usharesoft.com/uforge"{}>{}</n:status>'
     whole = status.format(
         "",
@@ -218,7 +218,9 @@ def test_the_client_is_strict(client: StrictClient) -> None:
         ("TargetFormat", FORMAT.format("raw", "raw", "virtual"), "<name>raw</name><type>virtual</type>"),
     ],
 )
-def test_the_client_knows_the_apis_own_names_only(client: StrictClient, kind: str, right: str, wrong: str) -> None:
+def test_strict_client_rejects_names_that_are_not_the_apis(
+    client: StrictClient, kind: str, right: str, wrong: str
+) -> None:
     root = kind[0].lower() + kind[1:]
     document = f'<n:{root} xmlns:n="http://www.usharesoft.com/uforge">{{}}</n:{root}>'
     assert client.parse(document.format(right).encode(), kind).db_id == 1

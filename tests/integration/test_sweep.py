@@ -1,4 +1,4 @@
-"""`publisher sweep` against a real Glance: what goes, and what must stay."""
+"""`publisher sweep` deletes the orphans in a real Glance, and nothing else."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def outcomes(told: dict[str, Any]) -> dict[str, str]:
     return {each["cloud_id"]: each["outcome"] for each in told["findings"]}
 
 
-def test_what_a_failed_ticket_left_goes_and_all_else_stays(
+def test_image_of_a_failed_ticket_is_deleted_and_others_stay(
     tmp_path: Path, redis: RedisServer, devcloud: DevCloud, glance: Glance
 ) -> None:
     file = tmp_path / "image.raw"
     file.write_bytes(os.urandom(1 << 20))
-    # The second sighting is any that comes later than the first.
+    # Without a grace period, any later sighting counts as the second one.
     with Stack.in_directory(tmp_path / "data", redis.url, sweep_grace_seconds=0.0, sweep_seconds=0.0) as stack:
         stack.add_image(file, id=7)
         kept = stack.publish(publish_body(devcloud, URI))
@@ -52,7 +52,7 @@ def test_what_a_failed_ticket_left_goes_and_all_else_stays(
         for each in (kept, lost):
             assert stack.wait(each)["published"]
         (kept_image,), (lost_image,) = glance.images(kept), glance.images(lost)
-        # As if the second ticket's worker had broken off, and its clean-up had failed.
+        # As if the second ticket's worker had failed, and its clean-up, too.
         from publisher.store.engine import writing
         from publisher.store.tables import tickets
 
@@ -65,8 +65,8 @@ def test_what_a_failed_ticket_left_goes_and_all_else_stays(
                 .values(state=State.FAILED, sealed_secrets=sealed.sealed_secrets)
             )
         put_back(stack.store, lost["dbId"], finished=60)
-        # A snapshot of a server has all the tags of the image it was booted from, and so has a copy of a volume; they
-        # are known to be none of ours. What somebody has given our tags by hand is not.
+        # A snapshot of a server has all tags of the image from which it was booted, and so has a copy of a volume. The
+        # sweeper knows that they are not ours. It cannot know that of an image that somebody tagged by hand.
         tags = {name: value for name, value in lost_image.items() if name.startswith("publisher_")}
         record = {"disk_format": "raw", "container_format": "bare", **tags}
         snapshot = glance.rest("POST", "/v2/images", {"name": "snapshot", "image_type": "snapshot", **record})["id"]

@@ -42,7 +42,7 @@ def stack(request: pytest.FixtureRequest, tmp_path: Path, redis: RedisServer) ->
         server.drop(settings["database_url"])
 
 
-def test_it_publishes_and_is_offered_everywhere(
+def test_third_party_platform_publishes_and_is_offered_everywhere(
     stack: Stack, devcloud: DevCloud, glance: Glance, tmp_path: Path
 ) -> None:
     file = tmp_path / "image.raw"

@@ -50,13 +50,13 @@ def installation(tmp_path: Path) -> Installation:
     return Installation(tmp_path / "data", free_port(), free_port())
 
 
-def test_it_publishes_stops_cleanly_and_starts_again(installation: Installation) -> None:
+def test_installation_publishes_stops_cleanly_and_starts_again(installation: Installation) -> None:
     image = installation.directory.with_suffix(".img")
     image.write_bytes(disks.raw(os.urandom(3 << 20)))
 
     with running(installation, "--no-flower") as up:
         password = installation.password("root")
-        # Its output is no terminal: it says where the password is.
+        # The output is not a terminal, so that it names the file with the password.
         assert password not in up.said
         assert "root, password in " in up.said
         assert installation.status(installation.intake_port, "/api/status") == 200
@@ -82,7 +82,7 @@ def test_it_publishes_stops_cleanly_and_starts_again(installation: Installation)
         assert up.said.endswith("Stopped\n")
 
     with running(installation, "--no-flower", "--quiet") as up:
-        # The user and the tickets of before are still there.
+        # The earlier user and tickets are still there.
         assert password not in up.said
         listed = json.loads(installation.run("tickets", "list", "--json").stdout)
         assert [ticket["state"] for ticket in listed["tickets"]] == ["failed", "published"]
@@ -93,7 +93,7 @@ def test_it_publishes_stops_cleanly_and_starts_again(installation: Installation)
             assert CLOUD_PASSWORD.encode() not in file.read_bytes(), file
 
 
-def test_flower_is_behind_a_login_and_only_shows(installation: Installation) -> None:
+def test_flower_requires_a_login_and_is_read_only(installation: Installation) -> None:
     with running(installation) as up:
         port, login = installation.flower_port, f"operator:{installation.password('flower')}"
         for path in ("/", "/workers", "/tasks", "/broker", "/api/workers", "/api/tasks"):
@@ -104,11 +104,11 @@ def test_flower_is_behind_a_login_and_only_shows(installation: Installation) -> 
         paths = takes_posts(worker_node())
         assert len(paths) >= 14
         for path in paths:
-            # The table of tasks is asked for by a POST; the last is what is nowhere.
+            # The table of tasks is requested with POST. The pattern `.*` stands for unknown paths.
             expected = {"/tasks/datatable": 400, ".*": 404}.get(path, 403)
             assert ask(port, "POST", path, login)[0] == expected, path
             assert ask(port, "POST", path, "operator:wrong")[0] == (401 if expected != 404 else 404), path
-        # It did nothing of that: the worker is there, and consumes.
+        # Flower did none of this: the worker still runs and consumes.
         eventually(lambda: queues(port, login) == ["publisher"], 20)
 
         _, page = ask(port, "GET", "/tasks", login)
@@ -124,7 +124,7 @@ def test_flower_is_behind_a_login_and_only_shows(installation: Installation) -> 
 
 
 def takes_posts(name: str) -> list[str]:
-    """Everything that Flower has to be sent to, for a worker, or a task, of that name."""
+    """Return the paths to which Flower takes a POST, for a worker or a task of that name."""
     paths = []
     for handler in handlers:
         spec = handler if isinstance(handler, URLSpec) else URLSpec(*handler)
@@ -134,7 +134,7 @@ def takes_posts(name: str) -> list[str]:
 
 
 def queues(port: int, login: str) -> list[str]:
-    """Those that the worker consumes, as far as Flower has an answer of its own asking by now."""
+    """Return the queues that the worker consumes, as far as Flower knows by now."""
     workers = json.loads(ask(port, "GET", "/api/workers?refresh=1", login)[1])
     return [each["name"] for each in workers.get(worker_node(), {}).get("active_queues", ())]
 
@@ -149,7 +149,7 @@ def ask(port: int, method: str, path: str, login: str) -> tuple[int, bytes]:
         connection.close()
 
 
-def test_flower_below_a_path(installation: Installation) -> None:
+def test_flower_can_be_served_below_a_path(installation: Installation) -> None:
     prefix = {
         "PUBLISHER_FLOWER_URL": "https://images.example.com/flower",
         "PUBLISHER_PUBLIC_URL": "https://images.example.com",
@@ -182,7 +182,7 @@ def test_the_first_lines_are_the_address_and_the_login(installation: Installatio
     ("name", "command"),
     [("flower", "workers.app flower"), ("redis", "redis-server"), ("worker", WORKER), ("intake", "publisher.intake")],
 )
-def test_a_part_that_dies_is_started_again(installation: Installation, name: str, command: str) -> None:
+def test_component_that_dies_is_started_again(installation: Installation, name: str, command: str) -> None:
     image = installation.directory.with_suffix(".img")
     image.write_bytes(disks.raw(os.urandom(1 << 20)))
     arguments = ["publish", str(image), "--platform", "memory", "--login", "x", "--wait", "--timeout", "120"]
@@ -197,7 +197,7 @@ def test_a_part_that_dies_is_started_again(installation: Installation, name: str
         assert f"Warning: {name} stopped unexpectedly (killed by SIGKILL); restarting it in 0.5 s" in up.said
         assert [each for each in before if not alive(each)] == [killed]
         assert len(up.children) == len(before)
-        # What was, is still there; what comes, goes on.
+        # Earlier tickets are still there, and new ones are published.
         published = installation.run(*arguments, OS_PASSWORD=CLOUD_PASSWORD)
         assert published.returncode == 0, published.stderr
         listed = json.loads(installation.run("tickets", "list", "--json").stdout)
@@ -205,7 +205,7 @@ def test_a_part_that_dies_is_started_again(installation: Installation, name: str
         assert up.stop() == 0
 
 
-def test_a_part_that_dies_again_and_again_ends_everything(installation: Installation) -> None:
+def test_component_that_dies_repeatedly_stops_everything(installation: Installation) -> None:
     with running(installation, "--no-flower", "--quiet") as up:
         children = up.children
         killed: set[int] = set()
@@ -226,7 +226,7 @@ def test_a_part_that_dies_again_and_again_ends_everything(installation: Installa
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs prctl(2)")
-def test_nothing_outlives_one_that_is_killed(installation: Installation) -> None:
+def test_no_component_outlives_a_killed_publisher(installation: Installation) -> None:
     with running(installation, "--no-flower", "--quiet") as up:
         children = up.children
         up.process.kill()

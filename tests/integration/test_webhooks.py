@@ -1,4 +1,4 @@
-"""Callers who are told, by the service as it runs in earnest, and a receiver that checks what it gets."""
+"""A running service sends webhooks, and a receiver verifies them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def publish(stack: Stack, login: str, notify: str) -> dict[str, Any]:
     return stack.publish(body)
 
 
-def test_told_in_spite_of_a_receiver_that_fails_and_a_worker_that_dies(redis: RedisServer, tmp_path: Path) -> None:
+def test_webhooks_arrive_despite_a_failing_receiver_and_a_dead_worker(redis: RedisServer, tmp_path: Path) -> None:
     disk = tmp_path / "disk.raw"
     disk.write_bytes(b"a disk" * 100_000)
     quick = Stack.in_directory(
@@ -42,7 +42,7 @@ def test_told_in_spite_of_a_receiver_that_fails_and_a_worker_that_dies(redis: Re
         history = _history(stack, failed["dbId"])
         assert [each for each in history if "127.0.0.1" in each][-1].endswith("try 3): it answered 204")
 
-        # The worker dies while the receiver has the message, and has not answered.
+        # The worker dies when the receiver has the message but has not answered.
         hooks.going.clear()
         published = publish(stack, "anybody", hooks.url)
         until(lambda: len(hooks.got) == 4, 30, stack._explain)
@@ -66,7 +66,7 @@ def test_told_in_spite_of_a_receiver_that_fails_and_a_worker_that_dies(redis: Re
 
 
 def _history(stack: Stack, ticket: int) -> list[str]:
-    """As `publisher status --history` tells it."""
+    """Return the lines that `publisher status --history` shows."""
     command = [sys.executable, "-m", "publisher.cli.main", "status", str(ticket), "--history", "--json"]
     environment = stack.settings.environment() | dict(stack.environment)
     done = subprocess.run(command, env=environment, capture_output=True, check=True, timeout=60 * PATIENCE)

@@ -1,1 +1,1 @@
-"""Runs the parts of a `make` target and leaves no process behind."""
+"""Run the parts of a `make` target and leave no process behind."""

@@ -25,7 +25,7 @@ class Part:
     command: list[str]
     variables: dict[str, str] = field(default_factory=dict)
     needed: bool = False
-    """Whether the parts that follow make no sense without it."""
+    """Whether the run stops if this part fails, because later parts depend on it."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ CLOUD = Part("install Keystone and Glance", python("publisher.cli.main", "devclo
 FAST = Part(
     "tests without servers, the long ones left out", pytest("-q", "-n", str(CORES + 1), "-m", "not real and not long")
 )
-# Most of those with servers mostly wait: several at a time, and the others among them, keep a core busy.
-# `tests/distribution.py` says which runs where.
+# Most tests with servers mostly wait. Several at a time, mixed with the others, keep a core busy.
+# `tests/distribution.py` decides which test runs where.
 TESTS = Part("tests", pytest("-q", "-n", str(3 * CORES), "--dist", "loadfile", "--no-loadscope-reorder"))
 CHAOS = Part("chaos", python("tests.chaos"))
 PROMISES = Part(
@@ -69,7 +69,7 @@ TARGETS = {
 
 
 def run_parts(target: str, parts: Sequence[Part], *, grace_seconds: float = 20.0, stop_seconds: float = 10.0) -> int:
-    """The exit code: 0 where every part is right. The times are those of `processes.run`."""
+    """Return the exit code: 0 if every part passed. The times are those of `processes.run`."""
     began = time.monotonic()
     results: list[Result] = []
     stopped = 0
@@ -88,7 +88,7 @@ def run_parts(target: str, parts: Sequence[Part], *, grace_seconds: float = 20.0
 
 
 def run_part(part: Part, failures_file: Path, grace_seconds: float, stop_seconds: float) -> tuple[Result, int]:
-    """And the signal that stopped it, 0 where none did."""
+    """Return the result of the part and the signal that stopped it (0: none)."""
     began = time.monotonic()
     variables = environment() | part.variables | {failures.VARIABLE: str(failures_file)}
     try:
@@ -105,7 +105,7 @@ def run_part(part: Part, failures_file: Path, grace_seconds: float, stop_seconds
 
 
 def environment() -> dict[str, str]:
-    """Ours, but for what keeps Python from storing what it compiled: hundreds of programs would compile it anew."""
+    """Our environment, but Python may store byte code: otherwise hundreds of programs would compile it again."""
     return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 

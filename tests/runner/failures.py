@@ -1,6 +1,6 @@
-"""A plugin for pytest: writes what failed to the file that FAILURES_FILE names, at once, one line each.
+"""A pytest plugin that writes each failure at once, one per line, to the file that FAILURES_FILE names.
 
-Whoever ends a run half-way is told what had failed by then.
+So an interrupted run can still report its failures.
 """
 
 from __future__ import annotations
@@ -34,6 +34,6 @@ class _Writer:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # The processes of xdist report to the first, which writes.
+    # The processes of xdist report to the main process, and only that one writes.
     if VARIABLE in os.environ and not hasattr(config, "workerinput"):
         config.pluginmanager.register(_Writer(Path(os.environ[VARIABLE])))

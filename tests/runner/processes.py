@@ -1,8 +1,8 @@
-"""A program and everything that it starts, until nothing of it is left.
+"""Run a program and end every process that it started.
 
-Servers that tests start have sessions of their own, and some start further processes: a signal to `make`, or to its
-process group, does not reach them. As a subreaper (prctl(2)) this process inherits each of them that loses its parent,
-so none escapes. Only Linux has that; elsewhere a process whose parent is gone is not found.
+Servers that tests start have their own sessions, and some start further processes: a signal to `make`, or to its
+process group, does not reach them. As a subreaper (prctl(2)), this process inherits each of them that loses its parent,
+so none escapes. Subreapers exist only on Linux; on other systems, processes that lost their parent are not found.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ _SET_PDEATHSIG, _SET_CHILD_SUBREAPER = 1, 36
 _POLL_SECONDS = 0.05
 
 
-class Stopped(BaseException):  # not an error, and nothing that runs may take it for one
-    """A signal asked for the end."""
+class Stopped(BaseException):  # not an Exception, so that no handler of errors catches it
+    """A signal asked this process to stop."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -36,13 +36,13 @@ class Stopped(BaseException):  # not an error, and nothing that runs may take it
 @dataclass(frozen=True)
 class Outcome:
     code: int
-    """Of the program; negative: the signal that ended it."""
+    """The program's exit code; negative: the signal that ended it."""
     left: list[str] = field(default_factory=list)
-    """What was still there after its end, and had to be ended."""
+    """Processes that outlived the program and had to be ended."""
 
 
 def take_charge() -> None:
-    """From now on this process inherits orphans, a signal to stop raises `Stopped`, and the end of `make` is one."""
+    """Let this process inherit orphans, raise `Stopped` on a stop signal, and get SIGTERM when `make` ends."""
     if sys.platform == "linux":
         prctl = ctypes.CDLL(None, use_errno=True).prctl
         for option, value in ((_SET_CHILD_SUBREAPER, 1), (_SET_PDEATHSIG, signal.SIGTERM)):
@@ -55,10 +55,10 @@ def take_charge() -> None:
 def run(
     command: Sequence[str], environment: Mapping[str, str], *, grace_seconds: float, stop_seconds: float
 ) -> Outcome:
-    """Until the program has ended, and all that it started.
+    """Run a program and wait until it and every process that it started have ended.
 
-    What it started has `grace_seconds` to end by itself, and `stop_seconds` once it is asked to. Raises `Stopped` when
-    a signal asks for the end; then, too, nothing is left.
+    The processes that it started have `grace_seconds` to end by themselves, then `stop_seconds` after SIGTERM. Raises
+    `Stopped` if a signal asks this process to stop; in this case, too, no process is left.
     """
     try:
         process = subprocess.Popen(command, env=environment)
@@ -74,7 +74,7 @@ def run(
 
 
 def end_all(seconds: float) -> None:
-    """Ask every descendant to end; kill those that have not after so many seconds."""
+    """Ask every descendant to end, and kill those that are left after so many seconds."""
     asked: set[psutil.Process] = set()
     until = time.monotonic() + seconds
     while found := _descendants():
@@ -88,14 +88,14 @@ def end_all(seconds: float) -> None:
 
 
 def _stop(number: int, _: FrameType | None) -> None:
-    # One is enough: `make` passes on what the whole process group has got already.
+    # Ignore further signals: `make` passes on a signal that the whole process group has already received.
     for each in STOP_SIGNALS:
         signal.signal(each, signal.SIG_IGN)
     raise Stopped(number)
 
 
 def _wait(process: subprocess.Popen[bytes]) -> int:
-    """As `Popen.wait`, and takes leave of the orphans that end meanwhile."""
+    """Wait as `Popen.wait` does, and reap the orphans that end meanwhile."""
     while (code := process.poll()) is None:
         _bury(but=process.pid)
         time.sleep(_POLL_SECONDS)
@@ -103,7 +103,7 @@ def _wait(process: subprocess.Popen[bytes]) -> int:
 
 
 def _remaining(seconds: float) -> list[psutil.Process]:
-    """The descendants that there are yet after so many seconds; none as soon as there are none."""
+    """Return the descendants left after so many seconds, or none as soon as all have ended."""
     until = time.monotonic() + seconds
     while (found := _descendants()) and time.monotonic() < until:
         time.sleep(_POLL_SECONDS)
@@ -116,7 +116,7 @@ def _descendants() -> list[psutil.Process]:
 
 
 def _bury(but: int | None = None) -> None:
-    """Take leave of the children that have ended: they would stay in the table of processes."""
+    """Reap the children that have ended, which would otherwise stay in the process table."""
     with contextlib.suppress(ChildProcessError):
         while ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
             if ended.si_pid == but:

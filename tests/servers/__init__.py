@@ -1,4 +1,4 @@
-"""Real servers for the tests, each on ports and in a directory of its own."""
+"""Real servers for the tests, each with its own ports and directory."""
 
 import os
 from typing import NoReturn
@@ -7,7 +7,7 @@ import pytest
 
 
 def missing(what: str) -> NoReturn:
-    """A real server that is absent skips a test on a laptop, and fails it in CI."""
+    """Skip the test on a laptop, or fail it in CI, because a real server is not installed."""
     words = (
         f"{what} is not installed here; tests/install_servers.sh and `pip install -e .[dev]` install what is missing"
     )

@@ -1,4 +1,4 @@
-"""A server that answers every request in one way."""
+"""A server that answers every request in the same way."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -9,7 +9,7 @@ from typing import Any
 
 @contextmanager
 def serving(answer: Callable[[BaseHTTPRequestHandler], None], host: str = "127.0.0.2") -> Iterator[str]:
-    """A server that answers everything so; its URL."""
+    """Serve with `answer` for every request. Yields the server's URL."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -22,7 +22,7 @@ def serving(answer: Callable[[BaseHTTPRequestHandler], None], host: str = "127.0
             answer(self)
 
         def log_message(self, *_: Any) -> None:
-            """Not into the tests' output."""
+            """Keep the log out of the tests' output."""
 
     server = ThreadingHTTPServer((host, 0), Handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})

@@ -1,4 +1,4 @@
-"""A Celery worker in a process of its own, that knows the publisher's task by its name alone and prints each ticket id.
+"""A Celery worker in its own process. It knows only the name of the publisher's task and prints each ticket id.
 
 Run as `python -m tests.servers.celery_worker BROKER_URL QUEUE TASK`.
 """

@@ -1,4 +1,4 @@
-"""An authority of a test's own, and a server that it vouches for."""
+"""A test's own certificate authority, and a server with a certificate by it."""
 
 import datetime
 import ipaddress
@@ -15,9 +15,9 @@ from cryptography.x509.oid import NameOID
 @dataclass(frozen=True)
 class Authority:
     pem: str
-    """Its certificate: what whoever trusts it is given."""
+    """The authority's certificate, for clients that trust it."""
     server: ssl.SSLContext
-    """Of a server with a certificate by it, for 127.0.0.1."""
+    """The context of a server with a certificate by this authority for 127.0.0.1."""
     key: str
     """The server's private key."""
 

@@ -1,4 +1,4 @@
-"""Processes whose time of day is off."""
+"""Processes with a wrong time of day."""
 
 import shutil
 from pathlib import Path
@@ -7,7 +7,7 @@ from tests.servers import missing
 
 
 def wrong_clock(offset: str) -> dict[str, str]:
-    """The environment of a process whose time of day is off; how fast it runs is right."""
+    """Return the environment of a process whose time of day is wrong by `offset` but runs at the right speed."""
     if not shutil.which("faketime"):
         missing("faketime")
     (library,) = Path("/usr/lib").glob("*/faketime/libfaketime.so.1")

@@ -1,4 +1,4 @@
-"""A Glance that reports no hash of any image: a real one, behind a server that leaves its hashes out."""
+"""A Glance that reports no hashes: a server removes them from the answers of a real Glance."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PIECE_BYTES = 1 << 20
 
 @contextmanager
 def hashless(glance_url: str) -> Iterator[str]:
-    """Its URL."""
+    """Serve the Glance without hashes. Yields its URL."""
     real = urlsplit(glance_url)
 
     class Handler(BaseHTTPRequestHandler):
@@ -43,11 +43,11 @@ def hashless(glance_url: str) -> Iterator[str]:
             self.end_headers()
             self.wfile.write(body)
 
-        # As http.server calls them.
+        # The names that http.server calls.
         do_GET = do_POST = do_PUT = do_DELETE = forward  # noqa: N815
 
         def log_message(self, *_: Any) -> None:
-            """Not into the tests' output."""
+            """Keep the log out of the tests' output."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})

@@ -1,8 +1,8 @@
-"""The service's worker on a Redis whose messages are given back after 5 s without an acknowledgement, where Celery's
-default is an hour. `celery -A tests.servers.impatient_worker worker`.
+"""The service's worker on a Redis that redelivers messages after 5 s without an acknowledgement; Celery's default is
+an hour. Run `celery -A tests.servers.impatient_worker worker`.
 
-Over Redis the service does without acknowledgements (docs/decisions/0002). With ACKNOWLEDGING=late they are as Celery
-has them: then messages are given back indeed.
+Over Redis the service uses no acknowledgements (docs/decisions/0002). With ACKNOWLEDGING=late it uses Celery's own,
+and messages are redelivered.
 """
 
 import os

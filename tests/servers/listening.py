@@ -1,4 +1,4 @@
-"""A server that nobody is to connect to, and that tells whether somebody did."""
+"""A server that should get no connections, and records those it gets."""
 
 import contextlib
 import socket
@@ -15,7 +15,7 @@ class Listening:
     host: str
     port: int
     connections: list[str] = field(default_factory=list)
-    """From where."""
+    """The addresses that connected."""
 
     @property
     def url(self) -> str:
@@ -26,7 +26,7 @@ class Listening:
 def listening(
     host: str = "127.0.0.1", port: int = 0, *, family: socket.AddressFamily = socket.AF_INET
 ) -> Iterator[Listening]:
-    """Accepts, notes and closes each connection. By its end all that were made to it are noted."""
+    """Accept, record and close each connection. When the context ends, all connections have been recorded."""
     listener = socket.create_server((host, port), family=family)
     made = Listening(host, listener.getsockname()[1])
 
@@ -44,7 +44,7 @@ def listening(
     try:
         yield made
     finally:
-        # Connections are accepted in the order in which they were made: this is the last one.
+        # Connections are accepted in the order in which they were made, so this one is the last.
         with contextlib.suppress(OSError):
             last.bind((host, 0))
         last.connect((host, made.port))

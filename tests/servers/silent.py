@@ -1,4 +1,4 @@
-"""A server that accepts connections and never says a word."""
+"""A server that accepts connections and never answers."""
 
 import socket
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def silent_server() -> Iterator[int]:
-    """The port of a listener whose connections the kernel accepts and nobody reads."""
+    """Yield the port of a listener whose connections the kernel accepts but nobody reads."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(64)

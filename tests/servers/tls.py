@@ -1,4 +1,4 @@
-"""A server that ends TLS before another one, as a managed Redis or RabbitMQ has it."""
+"""A server that terminates TLS in front of another one, as managed Redis and RabbitMQ services do."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def tls_before(port: int, context: ssl.SSLContext) -> Iterator[int]:
-    """Listen on 127.0.0.1 with TLS, and pass everything on to `port` there. Yields the port that it listens on."""
+    """Listen on 127.0.0.1 with TLS and forward everything to `port` there. Yields the port that it listens on."""
     ready = threading.Event()
     listening: list[int] = []
     loop = asyncio.new_event_loop()

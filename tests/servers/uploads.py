@@ -1,4 +1,4 @@
-"""A small HTTP server over real sockets that takes uploads as a test tells it to: badly, too."""
+"""A small HTTP server over real sockets that takes uploads as a test tells it to, even badly."""
 
 import contextlib
 import datetime
@@ -22,12 +22,12 @@ CREATED = b"HTTP/1.1 201 Created\r\nX-Seen: yes\r\nContent-Length: 4\r\n\r\ndone
 
 
 class Upload:
-    """One connection, as the server's side sees it."""
+    """The server's side of one connection."""
 
     def __init__(self, connection: socket.socket, stop: threading.Event) -> None:
         self.connection = connection
         self.stop = stop
-        """Set when the test is over: what waits on purpose waits for this."""
+        """Set when the test is over. A behaviour that waits on purpose waits for this event."""
         self.head = b""
         self.body = b""
 
@@ -40,7 +40,7 @@ class Upload:
         self.head, self.body = self.head.split(b"\r\n\r\n", 1)
 
     def read_body(self, count: int | None = None, *, step: int = 1 << 18) -> None:
-        """Until there are `count` bytes; all, where none are named."""
+        """Read until there are `count` bytes, or the whole body if `count` is None."""
         count = int(self.headers["content-length"]) if count is None else count
         parts, missing = [self.body], count - len(self.body)
         while missing > 0:
@@ -68,7 +68,7 @@ class UploadServer:
     def __init__(self, behaviour: Callable[[Upload], None], tls: ssl.SSLContext | None) -> None:
         self.uploads: list[Upload] = []
         self.ended = threading.Event()
-        """The server's side of an upload is over."""
+        """Set when the server's side of an upload is over."""
         self._behaviour = behaviour
         self._tls = tls
         self._stop = threading.Event()
@@ -119,7 +119,7 @@ def upload_server(behaviour: Callable[[Upload], None], *, tls: ssl.SSLContext | 
 
 
 def self_signed(directory: Path) -> tuple[ssl.SSLContext, Path]:
-    """A server's context with a new certificate for 127.0.0.1, and that certificate's file."""
+    """Return a server's context with a new certificate for 127.0.0.1, and the certificate's file."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
     now = datetime.datetime.now(datetime.UTC)

@@ -19,7 +19,7 @@ from tests.service import PASSWORDS, SECRET, Service, basic, fill, serving
 
 @pytest.fixture(scope="session")
 def filled_template(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database file with the users and images, to be copied."""
+    """A database file with the users and images. Tests use copies of it."""
     file = tmp_path_factory.mktemp("intake") / "filled.db"
     shutil.copyfile(sqlite_template, file)
     store = Store(open_engine(f"sqlite:///{file}"))
@@ -31,7 +31,7 @@ def filled_template(sqlite_template: Path, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture
 def start(filled_template: Path, tmp_path: Path) -> Iterator[Callable[..., Service]]:
-    """Starts an intake of the test's own, with the settings given."""
+    """Starts an intake for this test only, with the given settings."""
     started: list[Any] = []
 
     def start_one(**settings: Any) -> Service:
@@ -50,7 +50,7 @@ def start(filled_template: Path, tmp_path: Path) -> Iterator[Callable[..., Servi
 
 @pytest.fixture
 def fresh(start: Callable[..., Service]) -> Service:
-    """An intake of the test's own."""
+    """An intake for this test only."""
     return start()
 
 
@@ -59,7 +59,7 @@ _OVER_HTTP = ("tests.unit.intake.test_http_", "tests.unit.console.test_http_")
 
 @pytest.fixture(autouse=True)
 def no_secrets_in_logs(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Whatever a test over HTTP does, no log may show a secret of it."""
+    """Check after each HTTP test that no log shows a secret."""
     if not request.module.__name__.startswith(_OVER_HTTP):
         yield
         return
@@ -75,7 +75,7 @@ def no_secrets_in_logs(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture
 def bare_cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
-    """With no database yet."""
+    """The `publisher` command, without a database."""
     for variable in os.environ:
         if variable.startswith(("PUBLISHER_", "OS_", "FLOWER_")):
             monkeypatch.delenv(variable)

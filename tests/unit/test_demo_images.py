@@ -1,4 +1,4 @@
-"""The demonstration's disks are valid QCOW2: by our reading of the format and, where it is, by QEMU's."""
+"""The demonstration's disks are valid QCOW2 according to our own reader and, if it is installed, to QEMU."""
 
 import random
 import shutil
@@ -21,7 +21,7 @@ MIB = 1 << 20
 
 @dataclass(frozen=True)
 class Disk:
-    """A QCOW2 file, read by the letter of its specification."""
+    """A QCOW2 file, read strictly by its specification."""
 
     raw: bytes
 
@@ -32,7 +32,7 @@ class Disk:
         return struct.unpack_from(f">{entries}Q", self.raw, offset)
 
     def refcounts(self) -> dict[int, int]:
-        """The clusters in use, with their refcounts."""
+        """Return the clusters in use with their reference counts."""
         counts = {}
         entries = self.number(56, 4) * CLUSTER // 8
         for index, block in enumerate(self.table(self.number(48, 8), entries)):
@@ -43,7 +43,7 @@ class Disk:
         return counts
 
     def mapping(self) -> dict[int, int]:
-        """Offsets in the file by the number of the disk's cluster; the flags are checked on the way."""
+        """Map each cluster number of the disk to its offset in the file, and check the flags."""
         found = {}
         for index, l1 in enumerate(self.table(self.number(40, 8), self.number(36, 4))):
             if l1:
@@ -55,7 +55,7 @@ class Disk:
         return found
 
     def clusters_reached(self) -> list[int]:
-        """Every cluster that something refers to, once for each reference."""
+        """Return every referenced cluster, once for each reference."""
         blocks = self.table(self.number(48, 8), self.number(56, 4) * CLUSTER // 8)
         l1_clusters = -(-self.number(36, 4) * 8 // CLUSTER)
         l2_tables = [entry & OFFSET for entry in self.table(self.number(40, 8), self.number(36, 4)) if entry]
@@ -69,7 +69,7 @@ class Disk:
         ]
 
     def contents(self) -> bytes:
-        """The disk from its start up to the last cluster in use."""
+        """Return the disk's content up to the last cluster in use."""
         mapping = self.mapping()
         assert sorted(mapping) == list(range(len(mapping)))
         return b"".join(self.raw[mapping[n] : mapping[n] + CLUSTER] for n in sorted(mapping))
@@ -89,7 +89,7 @@ def no_iso_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.param(512 * MIB + 512, 16 * MIB, id="two L1 entries"),
     ],
 )
-def test_a_disk_is_valid_and_reads_back(tmp_path: Path, virtual_size: int, data_bytes: int) -> None:
+def test_disk_is_valid_and_can_be_read_back(tmp_path: Path, virtual_size: int, data_bytes: int) -> None:
     start = [b"boot", b"able" * 1000] if data_bytes else []
     path = tmp_path / "disk.qcow2"
     write_qcow2(path, virtual_size=virtual_size, data_bytes=data_bytes, seed=7, contents=iter(start))
@@ -135,7 +135,7 @@ def check_with_qemu(path: Path, virtual_size: int) -> None:
     assert f"({virtual_size} bytes)".encode() in told.stdout
 
 
-def test_the_random_part_depends_on_the_seed_alone(tmp_path: Path) -> None:
+def test_random_content_depends_only_on_the_seed(tmp_path: Path) -> None:
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         write_qcow2(tmp_path / name, virtual_size=4 * MIB, data_bytes=3 * MIB, seed=seed)
 
@@ -149,7 +149,7 @@ def test_the_random_part_depends_on_the_seed_alone(tmp_path: Path) -> None:
     [(1000, 0), (MIB, MIB + 1), (MIB, -1), (MIB, 10)],
     ids=str,
 )
-def test_sizes_that_do_not_fit_leave_no_file(tmp_path: Path, virtual_size: int, data_bytes: int) -> None:
+def test_invalid_sizes_leave_no_file(tmp_path: Path, virtual_size: int, data_bytes: int) -> None:
     with pytest.raises(ValueError, match="bytes"):
         write_qcow2(
             tmp_path / "disk",
@@ -167,20 +167,20 @@ def an_iso(path: Path) -> Path:
     return path
 
 
-def test_an_iso_that_is_named_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_configured_iso_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     iso = an_iso(tmp_path / "mine.iso")
     monkeypatch.setenv("DEMO_ISO", str(iso))
 
     assert bootable_iso(tmp_path / "elsewhere") == iso
 
 
-def test_an_iso_that_was_fetched_is_taken_again(tmp_path: Path) -> None:
+def test_fetched_iso_is_reused(tmp_path: Path) -> None:
     iso = an_iso(tmp_path / "ipxe.iso")
 
     assert bootable_iso(tmp_path) == iso
 
 
-def test_what_is_no_iso_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_or_invalid_iso_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DEMO_ISO", str(tmp_path / "none.iso"))
     with pytest.raises(DemoImageError, match="cannot be read: No such file"):
         bootable_iso(tmp_path)
@@ -190,7 +190,7 @@ def test_what_is_no_iso_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         bootable_iso(tmp_path)
 
 
-def test_without_debian_an_iso_must_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_without_debian_asks_for_demo_iso(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(images, "_PACKAGES", {"ipxe": Path("nowhere/ipxe.iso")})
     monkeypatch.setenv("PATH", str(tmp_path))
 

@@ -1,4 +1,4 @@
-"""What the documents say is there is there."""
+"""Everything that the documents refer to exists."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md")])
 
 
-def test_every_setting_is_documented_as_it_is() -> None:
+def test_settings_table_is_up_to_date() -> None:
     assert f"\n\n{table()}\n" in (REPOSITORY / "docs" / "operations.md").read_text(), "see: publisher config --docs"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(REPOSITORY)))
-def test_what_a_document_refers_to_exists(document: Path) -> None:
+def test_every_reference_in_a_document_exists(document: Path) -> None:
     text = document.read_text()
     targets = set(re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"(?:`|\$ )make ([a-z-]+)", text)) <= targets

@@ -1,1 +1,1 @@
-"""A package of somebody else's, as the publisher sees it: a plugin for a cloud in memory, and its platform."""
+"""A third-party package, from the publisher's view: a plugin for a cloud in memory, and its platform."""

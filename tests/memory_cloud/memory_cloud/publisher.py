@@ -1,7 +1,7 @@
-"""A cloud in memory, which only tests have: images vanish with the worker's process.
+"""A cloud in memory, for tests only. Its images vanish with the worker's process.
 
-The account's login says how it behaves: `refuse` rejects the credentials, `flaky` breaks the first upload of each
-ticket off half-way; any other works. The password must not be `wrong`.
+The account's login selects its behaviour: `refuse` rejects the credentials, `flaky` interrupts the first upload of
+each ticket half-way, and any other login works. The password must not be `wrong`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class StoredImage:
 
 @dataclass(slots=True)
 class MemoryCloud:
-    """What all publishers of this process share."""
+    """The state that all publishers of a process share."""
 
     images: dict[str, StoredImage] = field(default_factory=dict)
     broken_off: set[str] = field(default_factory=set)

@@ -1,4 +1,4 @@
-"""A cloud of another vendor, in a package of its own. Nothing in the publisher knows it.
+"""A cloud of another vendor, in a separate package that nothing in the publisher knows.
 
-Behind it is a Glance, so that what arrives can be examined; its accounts look like no OpenStack account.
+Behind it is a Glance, so that tests can examine the images. Its accounts do not look like OpenStack accounts.
 """

@@ -1,4 +1,4 @@
-"""The command on a terminal of its own."""
+"""Run the command on its own pseudo-terminal."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 
 
 def on_a_terminal(*arguments: str, answer: str | None = None, terminal: str = "dumb") -> tuple[int, str]:
-    """The exit code, and all that the terminal shows. `answer` is typed once, with Return."""
+    """Return the exit code and everything that the terminal shows. `answer` is typed once, followed by Return."""
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "publisher.cli.main", *arguments]
     environment = os.environ | {"COLUMNS": "120", "TERM": terminal}
@@ -20,7 +20,7 @@ def on_a_terminal(*arguments: str, answer: str | None = None, terminal: str = "d
         if answer is not None:
             os.write(ours, f"{answer}\n".encode())
         shown = b""
-        with contextlib.suppress(OSError):  # so the end of a terminal is told
+        with contextlib.suppress(OSError):  # raised at the end of a terminal's output
             while piece := os.read(ours, 65536):
                 shown += piece
         return process.wait(60), shown.decode().replace("\r\n", "\n")

@@ -1,4 +1,4 @@
-"""`publisher accounts`, from options, variables and clouds.yaml."""
+"""`publisher accounts` with values from options, variables and clouds.yaml."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ clouds:
 
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No clouds.yaml of the machine's."""
+    """Hide the machine's own clouds.yaml."""
     home = tmp_path / "home"
     home.mkdir()
     monkeypatch.setenv("HOME", str(home))
@@ -66,7 +66,7 @@ def secret(store: Store, name: str, owner: str = "root") -> str:
 
 
 @pytest.mark.parametrize("way", ["standard input", "variable"])
-def test_added_listed_removed(cli: Cli, cli_store: Store, way: str) -> None:
+def test_account_is_added_listed_and_removed(cli: Cli, cli_store: Store, way: str) -> None:
     if way == "variable":
         said = cli.ok("accounts", "add", "lab", *OPTIONS, OS_PASSWORD=PASSWORD)
     else:
@@ -82,7 +82,7 @@ def test_added_listed_removed(cli: Cli, cli_store: Store, way: str) -> None:
     assert cli.json("accounts", "list") == {"accounts": []}
 
 
-def test_of_another_user(cli: Cli) -> None:
+def test_account_belongs_to_the_given_user(cli: Cli) -> None:
     cli.ok("users", "add", "anna", "--password-stdin", input="x\n")
     cli.ok("accounts", "add", "lab", "--user", "anna", *OPTIONS, OS_PASSWORD=PASSWORD)
     assert cli.json("accounts", "list", "--user", "root") == {"accounts": []}
@@ -91,14 +91,14 @@ def test_of_another_user(cli: Cli) -> None:
     cli.ok("accounts", "remove", "lab", "--user", "anna", "--yes")
 
 
-def test_what_is_not_given_comes_from_the_variables(cli: Cli, cli_store: Store) -> None:
+def test_missing_options_come_from_the_variables(cli: Cli, cli_store: Store) -> None:
     cli.ok("accounts", "add", "lab", OS_AUTH_URL=KEYSTONE, OS_USERNAME="demo", OS_PASSWORD=PASSWORD)
     found = cli_store.accounts.find("root", name="lab")
     assert found
     assert found.fields == {"keystoneUrl": KEYSTONE, "login": "demo"}
 
 
-def test_from_clouds_yaml(cli: Cli, cli_store: Store, clouds: Path) -> None:
+def test_account_is_read_from_clouds_yaml(cli: Cli, cli_store: Store, clouds: Path) -> None:
     variables = {"OS_AUTH_URL": "https://another.example.com", "OS_USERNAME": "another", "OS_PASSWORD": "another"}
     cli.ok("accounts", "add", "lab", "--from-clouds-yaml", "lab", "--file", clouds, **variables)
     cli.ok("accounts", "add", "old", "--from-clouds-yaml", "old", "--file", clouds, "--login", "given", **variables)
@@ -130,7 +130,9 @@ def test_from_clouds_yaml(cli: Cli, cli_store: Store, clouds: Path) -> None:
     ],
     ids=str,
 )
-def test_the_variables_of_an_openrc(cli: Cli, cli_store: Store, told: dict[str, str], fields: dict[str, str]) -> None:
+def test_variables_of_an_openrc_become_account_fields(
+    cli: Cli, cli_store: Store, told: dict[str, str], fields: dict[str, str]
+) -> None:
     cli.ok("accounts", "add", "lab", OS_AUTH_URL=KEYSTONE, OS_USERNAME="demo", OS_PASSWORD=PASSWORD, **told)
     (found,) = cli_store.accounts.list()
     assert found.fields == {"keystoneUrl": KEYSTONE, "login": "demo"} | fields
@@ -151,7 +153,7 @@ def test_the_variables_of_an_openrc(cli: Cli, cli_store: Store, told: dict[str, 
         ("", "", {}),
     ],
 )
-def test_domains_and_interface_of_clouds_yaml(
+def test_domain_and_interface_are_read_from_clouds_yaml(
     cli: Cli, cli_store: Store, clouds: Path, auth: str, beside: str, fields: dict[str, str]
 ) -> None:
     text = f"clouds:\n  lab:\n    auth: {{auth_url: {KEYSTONE}, username: a, password: b, {auth}}}\n"
@@ -161,7 +163,7 @@ def test_domains_and_interface_of_clouds_yaml(
     assert found.fields == {"keystoneUrl": KEYSTONE, "login": "a"} | fields
 
 
-def test_what_a_clouds_yaml_has_and_is_not_used_is_named(cli: Cli, clouds: Path) -> None:
+def test_unused_entries_of_clouds_yaml_are_named(cli: Cli, clouds: Path) -> None:
     clouds.write_text(
         f"clouds:\n  lab:\n    auth: {{auth_url: {KEYSTONE}, username: a, password: {PASSWORD}, user_domain_name: d,"
         " project_name: p, passcode: secret-passcode, project_domain_name: d}\n"
@@ -180,7 +182,7 @@ def test_what_a_clouds_yaml_has_and_is_not_used_is_named(cli: Cli, clouds: Path)
     assert cli.run("accounts", "add", "all", "--from-clouds-yaml", "lab", "--file", clouds).stderr == ""
 
 
-def test_where_clouds_yaml_is_looked_for(cli: Cli, cli_store: Store, clouds: Path) -> None:
+def test_clouds_yaml_is_found_in_the_standard_places(cli: Cli, cli_store: Store, clouds: Path) -> None:
     home = Path.home()
     places = [home / ".config/openstack/clouds.yaml", home / "clouds.yaml", home / "named.yaml"]
     for number, place in enumerate(places):
@@ -211,7 +213,7 @@ def test_where_clouds_yaml_is_looked_for(cli: Cli, cli_store: Store, clouds: Pat
         (["remove", "nothing"], "root has no account 'nothing'"),
     ],
 )
-def test_refusals(cli: Cli, clouds: Path, arguments: list[str], words: str) -> None:
+def test_invalid_arguments_are_refused_with_a_reason(cli: Cli, clouds: Path, arguments: list[str], words: str) -> None:
     cli.ok("accounts", "add", "taken", *OPTIONS, OS_PASSWORD=PASSWORD)
     result = cli.run("accounts", *(each.format(file=clouds) for each in arguments), OS_PASSWORD=PASSWORD)
     assert result.exit_code == 2
@@ -219,7 +221,7 @@ def test_refusals(cli: Cli, clouds: Path, arguments: list[str], words: str) -> N
     assert len(cli.json("accounts", "list")["accounts"]) == 1
 
 
-def test_without_a_terminal_a_password_has_to_come_from_somewhere(cli: Cli, clouds: Path) -> None:
+def test_missing_password_without_a_terminal_is_refused(cli: Cli, clouds: Path) -> None:
     assert "set OS_PASSWORD, or use --password-stdin" in cli.run("accounts", "add", "lab", *OPTIONS).stderr
     result = cli.run("accounts", "add", "lab", "--from-clouds-yaml", "bare", "--file", clouds, OS_PASSWORD=PASSWORD)
     assert result.stderr == "Error: cannot ask for a password without a terminal; use --password-stdin\n"
@@ -228,7 +230,7 @@ def test_without_a_terminal_a_password_has_to_come_from_somewhere(cli: Cli, clou
 @pytest.mark.parametrize(
     "text", [f"clouds:\n  lab: {{password: {PASSWORD}", f"clouds: [{PASSWORD}", PASSWORD, "", "- x"]
 )
-def test_a_broken_file_is_named_and_not_quoted(cli: Cli, clouds: Path, text: str) -> None:
+def test_broken_clouds_yaml_is_named_but_not_quoted(cli: Cli, clouds: Path, text: str) -> None:
     clouds.write_text(text)
     result = cli.run("accounts", "add", "lab", "--from-clouds-yaml", "lab", "--file", clouds)
     assert result.exit_code == 2
@@ -236,7 +238,9 @@ def test_a_broken_file_is_named_and_not_quoted(cli: Cli, clouds: Path, text: str
     assert PASSWORD not in result.stderr
 
 
-def test_a_bundle_of_certificates(cli: Cli, cli_store: Store, clouds: Path, tmp_path: Path) -> None:
+def test_ca_bundle_is_read_from_option_variable_or_clouds_yaml(
+    cli: Cli, cli_store: Store, clouds: Path, tmp_path: Path
+) -> None:
     pem, file = authority(tmp_path).pem, tmp_path / "ca.pem"
     file.write_text(pem)
     clouds.write_text(CLOUDS.replace("region_name: RegionOne", f"cacert: {file}"))
@@ -255,15 +259,15 @@ def test_a_bundle_of_certificates(cli: Cli, cli_store: Store, clouds: Path, tmp_
     assert "No such file" in missing.stderr
 
 
-def test_an_address_that_production_mode_refuses(cli: Cli) -> None:
+def test_production_mode_refuses_a_loopback_address(cli: Cli) -> None:
     options = ("--keystone-url", "http://127.0.0.1:5000", "--login", "demo")
     refused = cli.run("accounts", "add", "lab", *options, OS_PASSWORD=PASSWORD, PUBLISHER_PRODUCTION="true")
     assert refused.exit_code == 2
     assert "keystoneUrl: '127.0.0.1' is a loopback address" in refused.stderr
 
 
-def test_an_account_of_another_platform(cli: Cli) -> None:
-    """Its elements are options. OpenStack's variables are about another cloud."""
+def test_openstack_variables_do_not_apply_to_another_platform(cli: Cli) -> None:
+    """The platform's fields are options. OpenStack's variables describe another cloud."""
     cli.ok(
         "accounts", "add", "other", "--platform", "memory", "--login=joe", "--password-stdin", input=f"{PASSWORD}\n",
         OS_USERNAME="somebody", OS_AUTH_URL="http://elsewhere",
@@ -282,13 +286,13 @@ def test_an_account_of_another_platform(cli: Cli) -> None:
         (["--password", "x"], "--password is not an option of the platform memory"),
     ],
 )
-def test_an_option_that_is_not_the_platforms(cli: Cli, options: list[str], words: str) -> None:
+def test_unknown_option_of_a_platform_is_refused(cli: Cli, options: list[str], words: str) -> None:
     result = cli.run("accounts", "add", "x", "--platform", "memory", *options, "--password-stdin", input="secret\n")
     assert result.exit_code == 2
     assert words in result.stderr
 
 
-def test_the_elements_of_a_platform_are_options() -> None:
+def test_platform_fields_are_read_from_options() -> None:
     vsphere = platform_of("vsphere")
     given = ["--hostname", "vc.example.com", "--port=443", "--proxy-host", "proxy"]
     assert read_options(given, vsphere) == {"hostname": "vc.example.com", "port": 443, "proxyHost": "proxy"}

@@ -3,7 +3,7 @@ from __future__ import annotations
 from tests.command import Cli
 
 
-def test_one_is_described_and_listed(cli: Cli) -> None:
+def test_appliance_is_added_with_its_fields_and_listed(cli: Cli) -> None:
     options = ["--name", "web", "--version", "2.1", "--distribution", "Debian 12", "--architecture", "arm64"]
     made = cli.json("appliances", "add", 4, *options, "--description", "a web server")
     assert made.pop("created").endswith("+00:00")
@@ -25,14 +25,14 @@ def test_one_is_described_and_listed(cli: Cli) -> None:
     assert cli.json("appliances", "list", "--user", "anna") == {"appliances": []}
 
 
-def test_the_next_free_number(cli: Cli) -> None:
+def test_appliance_gets_the_next_free_number(cli: Cli) -> None:
     cli.ok("images", "add", cli.image_file(), "--appliance", 7)
     assert cli.ok("appliances", "add") == "Added the appliance 'appliance-8' of root, number 8\n"
     cli.ok("users", "add", "anna", "--password-stdin", input="x\n")
     assert cli.json("appliances", "add", "--user", "anna")["id"] == 1
 
 
-def test_what_is_in_use_stays(cli: Cli) -> None:
+def test_appliance_with_images_is_not_removed(cli: Cli) -> None:
     cli.ok("images", "add", cli.image_file(), "--appliance", 4)
     result = cli.run("appliances", "remove", 4, "--yes")
     assert result.exit_code == 2
@@ -42,7 +42,7 @@ def test_what_is_in_use_stays(cli: Cli) -> None:
     assert len(cli.json("appliances", "list")["appliances"]) == 1
 
 
-def test_refusals(cli: Cli) -> None:
+def test_invalid_arguments_are_refused_with_a_reason(cli: Cli) -> None:
     cli.ok("appliances", "add", 4)
     for arguments, words in (
         (["add", 4], "root has an appliance 4 already"),

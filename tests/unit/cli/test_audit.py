@@ -1,4 +1,4 @@
-"""`publisher audit list`, and that what the command changes is in it."""
+"""`publisher audit list`, and the audit entries of changes that the command makes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.command import Cli
 ME = pwd.getpwuid(os.getuid()).pw_name
 
 
-def test_what_is_done_at_a_terminal_is_noted(cli: Cli) -> None:
+def test_changes_from_the_terminal_are_in_the_audit_log(cli: Cli) -> None:
     cli.ok("users", "add", "anna", "--password-stdin", input="another secret\n", LOGNAME="somebody-else")
     cli.ok("roles", "add", "readers", "--entitlement", "image_generate")
     image = cli.json("images", "add", cli.image_file(), "--appliance", 4)
@@ -33,7 +33,7 @@ def test_what_is_done_at_a_terminal_is_noted(cli: Cli) -> None:
     assert "hunter2" not in str(entries)
 
 
-def test_some_of_it(cli: Cli, cli_store: Store) -> None:
+def test_audit_list_is_filtered_and_paged(cli: Cli, cli_store: Store) -> None:
     for number in range(3):
         cli_store.audit.add(Actor("anna", "api", "192.0.2.1"), "account.delete", f"users/anna/accounts/{number}")
     assert [each["id"] for each in cli.json("audit", "list", "--user", "anna", "--count", 2)["entries"]] == [4, 3]
@@ -44,6 +44,6 @@ def test_some_of_it(cli: Cli, cli_store: Store) -> None:
     assert line.split("\t")[2:] == ["anna", "api", "192.0.2.1", "account.delete", "users/anna/accounts/2", ""]
 
 
-def test_nothing_in_it_reaches_the_terminal_as_a_command(cli: Cli, cli_store: Store) -> None:
+def test_control_characters_are_escaped(cli: Cli, cli_store: Store) -> None:
     cli_store.audit.add(Actor("\x1b[2Jä", "api"), "sign_in.limited", "users/x")
     assert "\\x1b[2Jä" in cli.ok("audit", "list", "--count", 1)

@@ -1,4 +1,4 @@
-"""`publisher … | head -1`: a reader that goes away is no failure, and never shows a traceback."""
+"""`publisher … | head -1`: a closed pipe is not an error and never shows a traceback."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.unit.cli.test_help import READS
 pytestmark = pytest.mark.long
 
 OUTCOMES = {"status 1 --wait", "logs 1 --follow", "doctor", "doctor --json", "devcloud status"}
-"""Whose exit code says more than that all was printed."""
+"""Commands whose exit code reports an outcome, not only that everything was printed."""
 
 
 _DRIVER = """\
@@ -34,12 +34,11 @@ with open(sys.argv[1], "w") as codes:
         codes.write(f"{os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])} {command}\\n")
         codes.flush()
 """
-"""Runs commands as the program does, in children: what all of them import is imported once."""
+"""Run each command in a forked child, so that modules common to all are imported once."""
 
 
 def without_a_reader(file: Path, *commands: str, errors: int = subprocess.PIPE) -> tuple[dict[str, int], str]:
-    """Run commands, one after the other, whose output nobody reads: their exit codes, and what they say to the standard
-    error."""
+    """Run commands one after the other with a closed pipe as output. Return exit codes and standard error."""
     unread, output = os.pipe()
     os.close(unread)
     try:
@@ -57,7 +56,7 @@ def without_a_reader(file: Path, *commands: str, errors: int = subprocess.PIPE) 
     return {command: int(code) for code, command in ended}, driven.stderr or ""
 
 
-def test_whatever_is_listed(cli: Cli, cli_store: Store) -> None:
+def test_listing_into_a_closed_pipe_succeeds(cli: Cli, cli_store: Store) -> None:
     add_ticket(cli_store)
     cli.ok("roles", "add", "publishers", "--entitlement", "image_publish")
     commands = {f"{each} 1" if each in {"status", "logs"} else each for each in READS - {"devcloud env"}}
@@ -67,12 +66,12 @@ def test_whatever_is_listed(cli: Cli, cli_store: Store) -> None:
     assert without_a_reader(cli.directory / "codes", *commands) == (dict.fromkeys(commands, 0), "")
 
 
-def test_no_outcome_is_claimed_that_nobody_knows(cli: Cli, cli_store: Store) -> None:
+def test_commands_with_an_outcome_end_by_sigpipe(cli: Cli, cli_store: Store) -> None:
     add_ticket(cli_store)
     assert without_a_reader(cli.directory / "codes", *OUTCOMES) == (dict.fromkeys(OUTCOMES, -signal.SIGPIPE), "")
 
 
 @pytest.mark.parametrize("errors", [subprocess.PIPE, subprocess.STDOUT])
-def test_an_error_stays_an_error(cli: Cli, errors: int) -> None:
+def test_error_keeps_its_exit_code_with_a_closed_pipe(cli: Cli, errors: int) -> None:
     assert cli.ok("users", "list")
     assert without_a_reader(cli.directory / "codes", "status 99", errors=errors)[0] == {"status 99": 2}

@@ -1,4 +1,4 @@
-"""What a shell is offered, asked as the shell's own script asks."""
+"""Shell completion, called as the shell's own script calls it."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tests.command import Cli
 from tests.records import add_ticket
 
 pytestmark = pytest.mark.long
-"""Each question starts the command anew, as a shell does."""
+"""Each completion starts the command again, as a shell does."""
 
 
 def ask(**variables: str) -> str:
-    """What the command prints to a shell's script, or as one."""
+    """Return what the command prints: completions for a shell's script, or the script itself."""
     publisher = Path(sys.executable).with_name("publisher")
     said = subprocess.run([publisher], env=os.environ | variables, capture_output=True, text=True, timeout=60)
     assert said.stderr == ""
@@ -43,25 +43,25 @@ def complete(words: str, **variables: str) -> str:
         ("tickets list --state que", '"queued"'),
     ],
 )
-def test_what_is_there_is_offered(cli_store: Store, words: str, offered: str) -> None:
+def test_matching_values_are_offered(cli_store: Store, words: str, offered: str) -> None:
     for _ in range(12):
         add_ticket(cli_store)
 
     assert offered in complete(words)
 
 
-def test_other_beginnings_are_not(cli_store: Store) -> None:
+def test_values_with_another_prefix_are_not_offered(cli_store: Store) -> None:
     add_ticket(cli_store)
     assert '"1"' not in complete("status 2")
 
 
-def test_without_a_database_nothing_is_offered_and_nothing_made(bare_cli: Cli) -> None:
+def test_completion_without_a_database_offers_and_creates_nothing(bare_cli: Cli) -> None:
     for variables in ({}, {"PUBLISHER_DATABASE_URL": "nonsense"}, {"PUBLISHER_INTAKE_PORT": "x"}):
         assert "12" not in complete("status ", **variables)
     assert list(bare_cli.directory.iterdir()) == []
 
 
-def test_a_store_that_takes_its_time_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_completion_does_not_wait_for_a_slow_store(monkeypatch: pytest.MonkeyPatch) -> None:
     answered = threading.Event()
     monkeypatch.setattr(command, "_COMPLETION_SECONDS", 0.05)
     monkeypatch.setattr(command, "_stored_names", lambda kind, beginning: [("1", "late")] if answered.wait(30) else [])
@@ -71,5 +71,5 @@ def test_a_store_that_takes_its_time_is_not_waited_for(monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_the_scripts(shell: str) -> None:
+def test_completion_script_is_printed_for_each_shell(shell: str) -> None:
     assert f"complete_{shell}" in ask(_PUBLISHER_COMPLETE=f"source_{shell}")

@@ -13,7 +13,7 @@ from publisher.devcloud import DevCloud, DevCloudError
 from tests.command import Cli
 
 
-def test_its_variables_are_quoted_for_the_shell(bare_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_devcloud_env_quotes_values_for_the_shell(bare_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     variables = {"OS_USERNAME": "demo", "OS_PASSWORD": "a b'$c"}
     monkeypatch.setattr(DevCloud, "env", lambda self, user: variables)
 
@@ -23,7 +23,7 @@ def test_its_variables_are_quoted_for_the_shell(bare_cli: Cli, monkeypatch: pyte
     assert bare_cli.json("devcloud", "env") == variables
 
 
-def test_it_lives_in_the_data_directory(
+def test_devcloud_up_chooses_its_directory_and_venv(
     bare_cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     checkout = tmp_path_factory.mktemp("checkout")
@@ -33,7 +33,7 @@ def test_it_lives_in_the_data_directory(
 
     bare_cli.ok("devcloud", "up")
     bare_cli.ok("devcloud", "up", PUBLISHER_DEVCLOUD_VENV="/opt/venv")
-    # As `make demo` and `make test` leave it.
+    # `make demo` and `make test` create this directory.
     (checkout / ".venv-devcloud").mkdir()
     bare_cli.ok("devcloud", "up")
 
@@ -42,7 +42,7 @@ def test_it_lives_in_the_data_directory(
     assert seen == [(data, bare_cli.directory / "devcloud-venv"), (data, Path("/opt/venv")), (data, beside)]
 
 
-def test_the_status_of_one_that_does_not_run(bare_cli: Cli) -> None:
+def test_status_of_a_stopped_devcloud_exits_with_1(bare_cli: Cli) -> None:
     result = bare_cli.run("devcloud", "status", "--json")
 
     assert result.exit_code == 1
@@ -50,7 +50,7 @@ def test_the_status_of_one_that_does_not_run(bare_cli: Cli) -> None:
     assert "publisher devcloud up" in bare_cli.run("devcloud", "status").stdout
 
 
-def test_what_goes_wrong_is_said_in_its_words(bare_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_devcloud_error_is_printed_unchanged(bare_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(self: DevCloud, say: object, host: str) -> None:
         raise DevCloudError("no compiler")
 
@@ -61,12 +61,12 @@ def test_what_goes_wrong_is_said_in_its_words(bare_cli: Cli, monkeypatch: pytest
     assert result.stderr == "Error: no compiler\n"
 
 
-def test_it_can_stay_until_it_is_asked_to_stop(bare_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_devcloud_up_with_stay_runs_until_sigterm(bare_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
 
     def up(self: DevCloud, say: object, host: str) -> None:
         seen.append(f"up on {host}")
-        # Where nothing waits for it, it ends the test run: it comes from another thread, once this one waits.
+        # Sent from another thread, once this one waits: without a waiting thread the signal ends the test run.
         threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
 
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})

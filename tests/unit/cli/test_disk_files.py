@@ -19,7 +19,7 @@ def register_and_publish(cli: Cli, case: ImageCase) -> list[Result]:
 
 
 @pytest.mark.parametrize("case", REFUSED, ids=lambda case: case.name)
-def test_a_file_that_is_refused_is_not_registered(cli: Cli, case: ImageCase) -> None:
+def test_refused_file_is_not_registered(cli: Cli, case: ImageCase) -> None:
     for result in register_and_publish(cli, case):
         assert result.exit_code == 2, result.output
         assert all(part in " ".join(result.stderr.split()) for part in case.refused), result.stderr
@@ -36,7 +36,7 @@ def test_a_file_is_registered_with_its_format_and_size(cli: Cli, case: ImageCase
     ] * 2
 
 
-def test_a_warning_is_shown(cli: Cli) -> None:
+def test_image_warning_is_shown_when_added_and_listed(cli: Cli) -> None:
     file = cli.image_file("disk.img", b"eleven byte")
     refused = cli.run("images", "add", file, "--appliance", 4)
     assert (refused.exit_code, "say so by the format 'raw'" in refused.stderr) == (2, True)
@@ -49,7 +49,7 @@ def test_a_warning_is_shown(cli: Cli) -> None:
     assert image["warning"].startswith("No partition table")
 
 
-def test_what_glance_refuses_is_registered_by_nobody_who_publishes_it_there(cli: Cli) -> None:
+def test_format_that_glance_refuses_is_not_published_to_openstack(cli: Cli) -> None:
     file = cli.image_file("win.vhd", disks.vhd_fixed())
     result = cli.run("publish", file, *ACCOUNT, OS_PASSWORD="secret")
     assert result.exit_code == 2, result.output

@@ -157,7 +157,7 @@ def test_a_database_that_others_can_read_is_a_warning(cli: Cli) -> None:
     assert permissions() == [""]
 
 
-def test_a_newer_database_is_reported_as_such(cli: Cli, cli_store: Store) -> None:
+def test_newer_database_is_reported(cli: Cli, cli_store: Store) -> None:
     with writing(cli_store.engine) as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     for command in ("doctor", "migrate"):

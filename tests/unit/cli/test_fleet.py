@@ -10,7 +10,7 @@ ONE = Member("here-1", "here", 1, "publisher@here", "0.1.0", 4)
 OTHER = Member("there-2", "there", 2, "publisher@there", "0.1.0", 2)
 
 
-def test_the_workers_are_listed(cli: Cli, cli_store: Store) -> None:
+def test_workers_are_listed(cli: Cli, cli_store: Store) -> None:
     assert cli.json("fleet", "list") == {"workers": []}
     cli_store.fleet.join(ONE)
     cli_store.fleet.join(OTHER)
@@ -22,7 +22,7 @@ def test_the_workers_are_listed(cli: Cli, cli_store: Store) -> None:
     assert re.search(r"here-1\talive\t\d+ s ago\t0 of 4\t\t0\.1\.0\n", cli.ok("fleet", "list"))
 
 
-def test_one_is_asked_to_drain(cli: Cli, cli_store: Store) -> None:
+def test_worker_is_asked_to_drain(cli: Cli, cli_store: Store) -> None:
     cli_store.fleet.join(ONE)
     assert "Asked here-1 to drain" in cli.ok("fleet", "drain", "here-1")
     assert cli_store.fleet.beat(ONE)

@@ -1,4 +1,4 @@
-"""The help of every command says what one needs to know, and what reads can be read by a program."""
+"""Every command has complete help, and every command that only reads can print JSON."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ COMMANDS = dict(commands(typer.main.get_command(app)))
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_each_command_tells_what_it_does_and_how_it_is_called(name: str) -> None:
+def test_command_help_has_description_example_and_parameters(name: str) -> None:
     command = COMMANDS[name]
 
     assert command.help, name
@@ -39,18 +39,18 @@ def test_each_command_tells_what_it_does_and_how_it_is_called(name: str) -> None
         assert parameter.help, f"{name} {parameter.name}"
 
 
-def test_what_only_reads_prints_json_where_asked() -> None:
+def test_read_only_commands_have_a_json_option() -> None:
     able = {name for name, command in COMMANDS.items() if any("--json" in each.opts for each in command.params)}
     assert able >= READS
     assert {name for name in COMMANDS if name.endswith((" list", "status"))} <= READS
 
 
-def test_the_first_help_groups_the_commands() -> None:
+def test_main_help_groups_all_commands() -> None:
     groups: list[Any] = [*app.registered_commands, *app.registered_groups]
     assert all(isinstance(each.rich_help_panel, str) for each in groups)
 
 
-def test_the_document_names_every_command_and_no_other() -> None:
+def test_documentation_lists_exactly_the_existing_commands() -> None:
     rows = [line for line in DOCUMENT.read_text().splitlines() if line.startswith("| `publisher ")]
     named = {row.split("`")[1].removeprefix("publisher ") for row in rows}
     assert named == set(COMMANDS)

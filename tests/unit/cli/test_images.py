@@ -6,7 +6,7 @@ from tests.command import Cli
 from tests.compressed import COMPRESS
 
 
-def test_an_image_is_copied_in_and_listed(cli: Cli) -> None:
+def test_image_is_copied_and_listed(cli: Cli) -> None:
     file = cli.image_file()
 
     image = cli.json("images", "add", file, "--appliance", 4, "--id", 7, "--name", "my disk")
@@ -21,7 +21,7 @@ def test_an_image_is_copied_in_and_listed(cli: Cli) -> None:
     assert cli.ok("images", "list").split("\t")[:5] == ["7", "root", "4", "my disk", "raw"]
 
 
-def test_an_image_is_linked_in(cli: Cli) -> None:
+def test_link_option_links_the_file(cli: Cli) -> None:
     file = cli.image_file()
 
     image = cli.json("images", "add", file, "--appliance", 4, "--link")
@@ -29,7 +29,7 @@ def test_an_image_is_linked_in(cli: Cli) -> None:
     assert (cli.directory / "images" / image["location"]).samefile(file)
 
 
-def test_a_link_out_of_the_image_root_is_refused(cli: Cli) -> None:
+def test_symlink_out_of_the_image_root_is_refused(cli: Cli) -> None:
     (cli.directory / "images").mkdir()
     link = cli.directory / "images" / "link.img"
     link.symlink_to(cli.image_file())
@@ -40,7 +40,7 @@ def test_a_link_out_of_the_image_root_is_refused(cli: Cli) -> None:
     assert "leads out of the image root" in result.stderr
 
 
-def test_refusals_leave_nothing_behind(cli: Cli) -> None:
+def test_refused_image_leaves_nothing_behind(cli: Cli) -> None:
     file = cli.image_file()
     cli.ok("images", "add", file, "--appliance", 4, "--id", 7)
     held = sorted((cli.directory / "images").rglob("*"))
@@ -61,7 +61,7 @@ def test_refusals_leave_nothing_behind(cli: Cli) -> None:
     assert len(cli.json("images", "list")["images"]) == 1
 
 
-def test_a_compressed_image_is_unpacked(cli: Cli) -> None:
+def test_compressed_image_is_decompressed(cli: Cli) -> None:
     disk = b"a disk" * 1000
     for kind, pack in COMPRESS.items():
         file = cli.image_file(f"web.img.{kind}", pack(disk))
@@ -70,7 +70,7 @@ def test_a_compressed_image_is_unpacked(cli: Cli) -> None:
         assert image["sha256"] == hashlib.sha256(disk).hexdigest()
 
 
-def test_a_checksum_is_compared(cli: Cli) -> None:
+def test_wrong_checksum_is_refused(cli: Cli) -> None:
     file = cli.image_file()
     for name in ("md5", "sha256"):
         right = hashlib.new(name, file.read_bytes(), usedforsecurity=False).hexdigest()
@@ -82,7 +82,7 @@ def test_a_checksum_is_compared(cli: Cli) -> None:
         cli.ok("images", "add", file, "--appliance", 4, f"--{name}", right)
 
 
-def test_a_bad_name_is_refused(cli: Cli) -> None:
+def test_invalid_name_is_refused(cli: Cli) -> None:
     for name in (" ", "a\nb", "a\x1bb"):
         refused = cli.run("images", "add", cli.image_file(), "--appliance", 4, "--name", name)
         assert refused.exit_code == 2

@@ -1,4 +1,4 @@
-"""The JSON that every command prints: its keys are in snake_case."""
+"""All commands print JSON with snake_case keys."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.unit.cli.test_help import READS
 
 SNAKE_CASE = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 FIXED = {"devcloud env"}
-"""Its keys are the names of variables."""
+"""Commands whose keys are names of environment variables."""
 
 
 def keys(value: Any) -> Iterator[str]:
@@ -34,7 +34,7 @@ def keys(value: Any) -> Iterator[str]:
 
 @pytest.fixture
 def full(cli: Cli, cli_store: Store) -> Cli:
-    """With one of everything that is listed."""
+    """An installation with one of each thing that a command lists."""
     account = ["--keystone-url", "https://cloud.example.com:5000", "--login", "demo"]
     cli.ok("accounts", "add", "lab", *account, "--glance-url", "https://images.example.com", OS_PASSWORD="x")
     cli.ok("roles", "add", "publishers", "--entitlement", "image_publish")
@@ -57,8 +57,8 @@ def test_keys_are_in_snake_case(full: Cli) -> None:
     assert wrong == {}
 
 
-def test_so_are_those_of_a_sweep(cli: Cli, cli_store: Store) -> None:
-    """Of a ticket's account that cannot be looked into, as its secrets cannot be opened."""
+def test_sweep_output_has_snake_case_keys(cli: Cli, cli_store: Store) -> None:
+    """The sweep of the ticket's account fails because its secrets cannot be opened."""
     claim = cli_store.leases.claim(add_ticket(cli_store).id, "here-1", 60)
     assert claim
     cli_store.leases.plan(claim, "an-object-in-the-cloud")

@@ -25,7 +25,7 @@ def quick_polls(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def claim(cli_store: Store) -> Claim:
-    """A ticket whose first attempt failed, and whose second is uploading."""
+    """The claim of a ticket whose first attempt failed and whose second attempt is uploading."""
     ticket = add_ticket(cli_store).id
     first = cli_store.leases.claim(ticket, "first", 60)
     assert first
@@ -43,7 +43,7 @@ def claim(cli_store: Store) -> Claim:
     return second
 
 
-def test_all_in_order(cli: Cli, claim: Claim) -> None:
+def test_logs_lists_all_events_in_order(cli: Cli, claim: Claim) -> None:
     shown = cli.ok("logs", claim.ticket.id)
 
     assert "Reason    connection\n" in shown
@@ -56,7 +56,7 @@ def test_all_in_order(cli: Cli, claim: Claim) -> None:
     assert "attempt 1: 0.0 MiB sent" in words
 
 
-def test_as_json(cli: Cli, claim: Claim) -> None:
+def test_logs_prints_json(cli: Cli, claim: Claim) -> None:
     answer = cli.json("logs", claim.ticket.id)
 
     assert (answer["ticket"]["id"], answer["request_id"], answer["reason"]) == (claim.ticket.id, "r-7", "connection")
@@ -67,39 +67,39 @@ def test_as_json(cli: Cli, claim: Claim) -> None:
 
 @pytest.fixture
 def follow(cli: Cli, cli_store: Store, claim: Claim, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
-    """Follows the ticket until it has failed; what is printed."""
+    """Return a function that follows the ticket until it has failed and returns what is printed."""
     steps = iter(
         [
             *(partial(cli_store.leases.renew, claim, 60, sent=sent) for sent in (100, 105, 900)),
             partial(cli_store.leases.failed, claim, error="the cloud is full"),
         ]
     )
-    # Between two looks the worker goes one step on.
+    # The worker goes one step further between two polls.
     monkeypatch.setattr("publisher.cli.logs_command.time.sleep", lambda _: next(steps)())
 
     def follow_with(*options: str) -> str:
         result = cli.run("logs", claim.ticket.id, "--follow", *options)
         assert result.exit_code == 1
         assert result.stdout.count("the cloud is full") == 1
-        # 10 and 10.5 percent are one step.
+        # 10 and 10.5 percent count as one step.
         assert result.stdout.count("10 %, ") == 1
         return result.stdout
 
     return follow_with
 
 
-def test_following_until_it_ends(follow: Callable[..., str]) -> None:
+def test_follow_prints_events_until_the_ticket_ends(follow: Callable[..., str]) -> None:
     assert follow().count("Accepted\n") == 1
 
 
-def test_following_until_it_ends_in_json(follow: Callable[..., str]) -> None:
+def test_follow_prints_one_json_document_per_line(follow: Callable[..., str]) -> None:
     printed = follow("--json")
     assert printed.count('"queued: Accepted"') == 1
     assert all(set(json.loads(line)) == {"at", "kind", "words"} for line in printed.splitlines())
 
 
 @pytest.mark.usefixtures("claim")
-def test_following_no_longer_than_asked(cli: Cli) -> None:
+def test_follow_stops_at_the_timeout(cli: Cli) -> None:
     result = cli.run("logs", 1, "--follow", "--timeout", "0.1")
 
     assert result.exit_code == 4
@@ -107,7 +107,7 @@ def test_following_no_longer_than_asked(cli: Cli) -> None:
 
 
 @pytest.mark.usefixtures("claim")
-def test_ctrl_c_only_stops_the_following(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_stops_following_but_not_the_ticket(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(_: float) -> None:
         raise KeyboardInterrupt
 
@@ -118,7 +118,7 @@ def test_ctrl_c_only_stops_the_following(cli: Cli, monkeypatch: pytest.MonkeyPat
     assert "publisher cancel 1" in result.stderr
 
 
-def test_a_ticket_that_is_none(cli: Cli) -> None:
+def test_unknown_ticket_is_refused(cli: Cli) -> None:
     result = cli.run("logs", 12)
 
     assert result.exit_code == 2

@@ -1,4 +1,4 @@
-"""What holds for every command: quick help, errors in one line, exit codes."""
+"""Rules for every command: quick help, errors in one line, exit codes."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ HEAVY = (
 )
 
 
-def test_the_version(bare_cli: Cli) -> None:
+def test_version_option_prints_the_version(bare_cli: Cli) -> None:
     assert bare_cli.ok("--version") == f"image-publisher {__version__}\n"
 
 
-def test_help_loads_nothing_that_it_does_not_need() -> None:
+def test_command_line_imports_no_heavy_modules() -> None:
     program = "import sys, publisher.cli.main; print(*sys.modules)"
     loaded = subprocess.run(
         [sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=60 * PATIENCE
@@ -38,7 +38,7 @@ def test_help_loads_nothing_that_it_does_not_need() -> None:
     assert not set(loaded.stdout.split()) & set(HEAVY)
 
 
-def test_a_wrong_setting_is_named(bare_cli: Cli) -> None:
+def test_error_names_the_invalid_setting(bare_cli: Cli) -> None:
     result = bare_cli.run("users", "list", PUBLISHER_INTAKE_PORT="eighty")
 
     assert result.exit_code == 2
@@ -46,7 +46,7 @@ def test_a_wrong_setting_is_named(bare_cli: Cli) -> None:
     assert result.stderr.count("\n") == 1
 
 
-def test_where_nothing_is_installed_nothing_is_made(bare_cli: Cli, tmp_path: Path) -> None:
+def test_command_without_an_installation_creates_nothing(bare_cli: Cli, tmp_path: Path) -> None:
     result = bare_cli.run("users", "list")
 
     assert result.exit_code == 2
@@ -54,7 +54,7 @@ def test_where_nothing_is_installed_nothing_is_made(bare_cli: Cli, tmp_path: Pat
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_database_without_tables_says_how_to_make_them(bare_cli: Cli, tmp_path: Path) -> None:
+def test_error_for_an_empty_database_suggests_migrate(bare_cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "publisher.db").touch()
     result = bare_cli.run("users", "list")
 
@@ -64,7 +64,7 @@ def test_a_database_without_tables_says_how_to_make_them(bare_cli: Cli, tmp_path
     bare_cli.ok("users", "list")
 
 
-def test_a_database_that_is_none(bare_cli: Cli, tmp_path: Path) -> None:
+def test_file_that_is_not_a_database_is_reported(bare_cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "publisher.db").write_bytes(b"this is no database" * 100)
 
     result = bare_cli.run("users", "list")
@@ -73,7 +73,7 @@ def test_a_database_that_is_none(bare_cli: Cli, tmp_path: Path) -> None:
     assert result.stderr.startswith("Error: the database cannot be used: ")
 
 
-def test_a_directory_that_cannot_be_made(bare_cli: Cli, tmp_path: Path) -> None:
+def test_data_directory_that_cannot_be_created_is_reported(bare_cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
 
     result = bare_cli.run("migrate", PUBLISHER_DATA_DIR=str(tmp_path / "file" / "data"))
@@ -83,7 +83,7 @@ def test_a_directory_that_cannot_be_made(bare_cli: Cli, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("arguments", [["status", "99999999999999999999"], ["status", "x"], ["nonsense"]])
-def test_wrong_arguments(cli: Cli, arguments: list[str]) -> None:
+def test_invalid_arguments_exit_with_2(cli: Cli, arguments: list[str]) -> None:
     assert cli.run(*arguments).exit_code == 2
 
 
@@ -109,7 +109,7 @@ def test_a_wrong_value_is_named_in_one_line(cli: Cli, arguments: list[str], word
     assert result.stderr.count("\n") == 1
 
 
-def test_ctrl_c_ends_with_130(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_exits_with_130(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 

@@ -1,4 +1,4 @@
-"""One image, one ticket, one account: show, change, delete; publishing with a stored account."""
+"""Show, change and delete an image, a ticket or an account; publish with a stored account."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_an_image_is_shown_and_deleted(cli: Cli) -> None:
     assert (gone.exit_code, "there is no image 1; see: publisher images list" in gone.stderr) == (2, True)
 
 
-def test_a_ticket_is_shown_tried_again_and_deleted(cli: Cli, cli_store: Store) -> None:
+def test_ticket_is_shown_retried_and_deleted(cli: Cli, cli_store: Store) -> None:
     id = add_ticket(cli_store).id
     assert cli.json("tickets", "show", id)["state"] == "queued"
     assert cli.json("tickets", "show", id, "--history")["history"][0]["to_state"] == "queued"
@@ -63,7 +63,7 @@ def test_a_ticket_is_shown_tried_again_and_deleted(cli: Cli, cli_store: Store) -
     assert cli.run("tickets", "show", id).exit_code == 2
 
 
-def test_a_retry_is_waited_for(cli: Cli, cli_store: Store) -> None:
+def test_retry_wait_stops_at_the_timeout(cli: Cli, cli_store: Store) -> None:
     id = add_ticket(cli_store).id
     cli.ok("cancel", id)
     assert cli.run("tickets", "retry", id, "--wait", "--timeout", "0").exit_code == 4
@@ -97,14 +97,16 @@ def test_an_account_is_changed(cli: Cli, cli_store: Store, account: str) -> None
         (["--rename", ""], "nothing to change"),
     ],
 )
-def test_what_cannot_be_changed_so(cli: Cli, cli_store: Store, account: str, options: list[str], words: str) -> None:
+def test_invalid_change_of_an_account_is_refused(
+    cli: Cli, cli_store: Store, account: str, options: list[str], words: str
+) -> None:
     result = cli.run("accounts", "set", account, *options, OS_PASSWORD="of another cloud", OS_USERNAME="another")
     assert (result.exit_code, words in result.stderr) == (2, True), result.stderr
     assert secret(cli_store, account) == "first"
     assert cli.json("accounts", "show", account)["fields"] == {"keystone_url": KEYSTONE, "login": "demo"}
 
 
-def test_publishing_with_a_stored_account(cli: Cli, cli_store: Store, account: str) -> None:
+def test_stored_account_replaces_the_openstack_variables(cli: Cli, cli_store: Store, account: str) -> None:
     variables = {"OS_AUTH_URL": "https://other.example.com", "OS_USERNAME": "other", "OS_PASSWORD": "another"}
     variables |= {"OS_PROJECT_NAME": "another", "OS_REGION_NAME": "Elsewhere"}
     file = cli.image_file()
@@ -130,13 +132,15 @@ def test_publishing_with_a_stored_account(cli: Cli, cli_store: Store, account: s
         (["--account", "lab", "--platform", "memory"], "--platform: 'lab' is an account of openstack"),
     ],
 )
-def test_what_contradicts_a_stored_account(cli: Cli, account: str, options: list[str], words: str) -> None:
+def test_options_that_contradict_a_stored_account_are_refused(
+    cli: Cli, account: str, options: list[str], words: str
+) -> None:
     result = cli.run("publish", cli.image_file(), "--format", "raw", *options, input="x\n")
     assert (result.exit_code, words in result.stderr) == (2, True), result.stderr
     assert cli.json("images", "list") == {"images": []}
 
 
-def test_a_publication_that_is_refused_leaves_no_image(cli: Cli) -> None:
+def test_refused_publication_leaves_no_image(cli: Cli) -> None:
     cli.ok("images", "add", cli.image_file(), "--format", "raw")
     options = ["--platform", "memory", "--login", "x", "--format", "raw"]
     first = cli.json("publish", cli.image_file(), *options, OS_PASSWORD="x", PUBLISHER_QUEUE_MAX="1")
@@ -148,8 +152,8 @@ def test_a_publication_that_is_refused_leaves_no_image(cli: Cli) -> None:
 
 
 @pytest.mark.long
-def test_an_account_is_tried_out(cli: Cli) -> None:
-    """On a cloud that takes any password but one."""
+def test_account_test_reports_whether_sign_in_works(cli: Cli) -> None:
+    """The memory cloud accepts every login but `refuse`."""
     for name, login in (("good", "x"), ("bad", "refuse")):
         cli.ok(
             "accounts", "add", name, "--platform", "memory", "--login", login, "--password-stdin", input="x\n"

@@ -1,4 +1,4 @@
-"""Publishing, and following what becomes of it. No worker runs: where one is needed, the test does its writing."""
+"""Publish an image and follow its ticket. No worker runs: where one is needed, the test writes to the store."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_a_file_is_registered_and_its_ticket_waits_for_a_worker(cli: Cli, cli_st
     assert PASSWORD not in cli.ok("tickets", "list") + result.output
 
 
-def test_an_image_is_published_with_the_standard_variables(cli: Cli, cli_store: Store) -> None:
+def test_openstack_variables_fill_account_and_target(cli: Cli, cli_store: Store) -> None:
     cli.ok("images", "add", cli.image_file(), "--appliance", 4, "--id", 7)
     cli.ok(
         *("publish", "7", "--public", "--keystone-version", "v3"),
@@ -137,7 +137,7 @@ def test_an_image_is_published_with_the_standard_variables(cli: Cli, cli_store: 
 def test_variables_are_read_as_the_openstack_command_reads_them(
     cli: Cli, cli_store: Store, options: list[str], told: dict[str, str], expected: dict[str, str]
 ) -> None:
-    """Each beside the other; an id before a name; an option before them all."""
+    """Variables combine. An id takes precedence over a name, and an option over all variables."""
     login = {"OS_AUTH_URL": "http://cloud.example.com:5000", "OS_USERNAME": "anna", "OS_PASSWORD": PASSWORD}
     cli.ok("publish", cli.image_file(), *options, **login, **told)
     ticket = cli_store.tickets.get(1)
@@ -146,7 +146,7 @@ def test_variables_are_read_as_the_openstack_command_reads_them(
     assert {name: value for name, value in (ticket.account | ticket.target).items() if name in names} == expected
 
 
-def test_an_unknown_interface_is_named_by_its_option(cli: Cli) -> None:
+def test_error_for_an_unknown_interface_names_its_option(cli: Cli) -> None:
     options = ("--keystone-url", "http://cloud.example.com", "--login", "x", "--interface", "outer")
     refused = cli.run("publish", cli.image_file(), *options, OS_PASSWORD=PASSWORD)
     assert refused.exit_code == 2
@@ -154,7 +154,7 @@ def test_an_unknown_interface_is_named_by_its_option(cli: Cli) -> None:
     assert "--interface or OS_INTERFACE" in " ".join(refused.stderr.split())
 
 
-def test_the_password_may_come_in_on_the_standard_input(cli: Cli, cli_store: Store) -> None:
+def test_password_is_read_from_standard_input(cli: Cli, cli_store: Store) -> None:
     cli.ok("publish", cli.image_file(), *MEMORY, "--password-stdin", input=f"{PASSWORD}\n", OS_PASSWORD="other")
 
     ticket = cli_store.tickets.get(1)
@@ -175,7 +175,7 @@ def test_the_password_may_come_in_on_the_standard_input(cli: Cli, cli_store: Sto
         (["FILE", *MEMORY, "--format", "qcow2"], "means a qcow2 file"),
     ],
 )
-def test_refusals_leave_neither_ticket_nor_image(cli: Cli, arguments: list[str], words: str) -> None:
+def test_refused_publication_leaves_no_ticket_and_no_image(cli: Cli, arguments: list[str], words: str) -> None:
     file = str(cli.image_file())
 
     result = cli.run("publish", *(file if each == "FILE" else each for each in arguments), OS_PASSWORD=PASSWORD)
@@ -186,7 +186,7 @@ def test_refusals_leave_neither_ticket_nor_image(cli: Cli, arguments: list[str],
     assert cli.json("images", "list") == {"images": []}
 
 
-def test_another_users_image_is_as_good_as_none(cli: Cli) -> None:
+def test_image_of_another_user_is_not_found(cli: Cli) -> None:
     cli.ok("images", "add", cli.image_file(), "--appliance", 4)
 
     result = cli.run("publish", "1", *MEMORY, "--user", "anna", OS_PASSWORD=PASSWORD)
@@ -195,7 +195,7 @@ def test_another_users_image_is_as_good_as_none(cli: Cli) -> None:
     assert "appliance 4 of anna has no image 1" in result.stderr
 
 
-def test_without_a_password_or_a_terminal(cli: Cli) -> None:
+def test_missing_password_without_a_terminal_is_refused(cli: Cli) -> None:
     result = cli.run("publish", cli.image_file(), *MEMORY)
 
     assert result.exit_code == 2
@@ -223,7 +223,7 @@ def cancel(store: Store, claim: Claim) -> None:
         (cancel, 3, "Ticket 1 was cancelled", ""),
     ],
 )
-def test_waiting_shows_the_steps_and_ends_with_the_outcomes_exit_code(
+def test_wait_shows_progress_and_exits_with_the_outcomes_code(
     cli: Cli, cli_store: Store, ticket: int, end: Callable[[Store, Claim], None], code: int, stdout: str, stderr: str
 ) -> None:
     shown: list[int] = []
@@ -249,7 +249,7 @@ def test_waiting_shows_the_steps_and_ends_with_the_outcomes_exit_code(
     assert ", 100 %" in result.stdout
 
 
-def test_on_a_terminal_a_bar_is_drawn(cli: Cli, cli_store: Store, ticket: int) -> None:
+def test_progress_bar_is_drawn_on_a_terminal(cli: Cli, cli_store: Store, ticket: int) -> None:
     terminal = Console(file=io.StringIO(), force_terminal=True, width=120)
 
     assert tickets_command.watch(cli_store, ticket, console=terminal, timeout_seconds=0) == 4
@@ -267,14 +267,14 @@ def test_on_a_terminal_a_bar_is_drawn(cli: Cli, cli_store: Store, ticket: int) -
     assert "published to memory as an-id" in shown
 
 
-def test_waiting_no_longer_than_asked(cli: Cli, ticket: int) -> None:
+def test_wait_stops_at_the_timeout(cli: Cli, ticket: int) -> None:
     result = cli.run("status", ticket, "--wait", "--timeout", "0.1")
 
     assert result.exit_code == 4
     assert f"publisher status {ticket} --wait" in result.stderr
 
 
-def test_ctrl_c_only_stops_the_watching(cli: Cli, ticket: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_stops_waiting_but_not_the_ticket(cli: Cli, ticket: int, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(_: float) -> None:
         raise KeyboardInterrupt
 
@@ -287,7 +287,7 @@ def test_ctrl_c_only_stops_the_watching(cli: Cli, ticket: int, monkeypatch: pyte
     assert cli.json("status", ticket)["state"] == "queued"
 
 
-def test_publish_waits_as_status_does(cli: Cli) -> None:
+def test_publish_wait_stops_at_the_timeout(cli: Cli) -> None:
     result = cli.run(
         *("publish", cli.image_file(), *MEMORY, "--wait", "--timeout", "0.1", "--json"), OS_PASSWORD=PASSWORD
     )
@@ -297,7 +297,7 @@ def test_publish_waits_as_status_does(cli: Cli) -> None:
     assert answer["state"] == "queued"
 
 
-def test_a_ticket_is_cancelled_once(cli: Cli, ticket: int) -> None:
+def test_ticket_is_cancelled_only_once(cli: Cli, ticket: int) -> None:
     assert cli.json("cancel", ticket)["state"] == "cancelled"
 
     again = cli.run("cancel", ticket)
@@ -305,13 +305,13 @@ def test_a_ticket_is_cancelled_once(cli: Cli, ticket: int) -> None:
     assert "has ended already" in again.stderr
 
 
-def test_a_ticket_that_a_worker_holds_is_cancelled_by_it(cli: Cli, cli_store: Store, ticket: int) -> None:
+def test_cancellation_of_a_claimed_ticket_is_left_to_its_worker(cli: Cli, cli_store: Store, ticket: int) -> None:
     claimed(cli_store, ticket)
 
     assert "is being cancelled" in cli.ok("cancel", ticket)
 
 
-def test_a_ticket_that_is_none(cli: Cli) -> None:
+def test_unknown_ticket_is_refused(cli: Cli) -> None:
     for command in ("status", "cancel"):
         result = cli.run(command, 12)
         assert result.exit_code == 2

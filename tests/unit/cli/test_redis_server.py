@@ -20,7 +20,7 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @pytest.mark.real
-def test_the_server_listens_on_its_socket_alone(settings: Settings, tmp_path: Path) -> None:
+def test_redis_listens_only_on_its_unix_socket(settings: Settings, tmp_path: Path) -> None:
     if find_redis() is None:
         missing("redis-server")
     address = settings.embedded_redis_socket
@@ -42,7 +42,7 @@ def test_the_server_listens_on_its_socket_alone(settings: Settings, tmp_path: Pa
             redis_server.prepare(settings)
 
     assert not redis_server.answers(address)
-    # One that was killed leaves its socket behind; that is not in the way.
+    # A killed server leaves its socket behind. That must not prevent the next start.
     redis_server.prepare(settings)
 
 
@@ -54,7 +54,7 @@ def test_a_directory_that_others_may_write_to_is_refused(settings: Settings) -> 
         redis_server.prepare(settings)
 
 
-def test_a_link_in_place_of_the_sockets_directory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_symlink_as_socket_directory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     settings = Settings(data_dir=tmp_path / ("long" * 30))
     elsewhere = tmp_path / "elsewhere"
@@ -65,7 +65,7 @@ def test_a_link_in_place_of_the_sockets_directory_is_refused(tmp_path: Path, mon
         redis_server.prepare(settings)
 
 
-def test_without_a_server_it_says_what_to_install(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_without_redis_server_suggests_a_broker_url(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     monkeypatch.setenv("PATH", "/nowhere")
 

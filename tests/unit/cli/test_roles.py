@@ -23,7 +23,7 @@ def test_roles_are_listed(cli: Cli) -> None:
     assert "operators\timage_generate, image_publish\tPublish and look" in cli.ok("roles", "list")
 
 
-def test_a_user_with_a_role_has_nothing_besides(cli: Cli, cli_store: Store) -> None:
+def test_user_has_only_the_rights_of_its_role(cli: Cli, cli_store: Store) -> None:
     cli.ok("users", "add", "anna", "--role", "operators", "--password-stdin", input="x\n")
 
     anna = cli_store.users.get("anna")
@@ -33,7 +33,7 @@ def test_a_user_with_a_role_has_nothing_besides(cli: Cli, cli_store: Store) -> N
     assert "anna\tuser\t\toperators" in cli.ok("users", "list")
 
 
-def test_a_users_roles_change(cli: Cli) -> None:
+def test_roles_of_a_user_are_added_and_removed(cli: Cli) -> None:
     cli.ok("users", "add", "anna", "--role", "operators", "--password-stdin", input="x\n")
 
     assert cli.ok("users", "roles", "anna") == "operators\timage_generate, image_publish\n"
@@ -70,7 +70,7 @@ def test_a_user_is_removed(cli: Cli, cli_store: Store) -> None:
         (["users", "remove", "root", "--yes"], "the last administrator"),
     ],
 )
-def test_refusals(cli: Cli, arguments: list[str], words: str) -> None:
+def test_invalid_arguments_are_refused_with_a_reason(cli: Cli, arguments: list[str], words: str) -> None:
     result = cli.run(*arguments, input="x\n")
 
     assert result.exit_code == 2

@@ -1,4 +1,4 @@
-"""The commands that become another program, and the refusals of `up`."""
+"""Commands that replace themselves with another program, and errors of `up`."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def became(cli: Cli, *arguments: str, **variables: str) -> Became:
 
 
 @pytest.mark.usefixtures("_executed")
-def test_serve(bare_cli: Cli) -> None:
+def test_serve_starts_the_intake_with_its_options(bare_cli: Cli) -> None:
     program = became(bare_cli, "serve", "--port", "8080", "--workers", "2")
 
     assert "-m publisher.intake.server --host 127.0.0.1 --port 8080 --workers 2" in " ".join(program.command)
@@ -48,7 +48,7 @@ def test_serve(bare_cli: Cli) -> None:
 
 
 @pytest.mark.usefixtures("_executed")
-def test_sweep(bare_cli: Cli) -> None:
+def test_sweep_starts_the_sweeper_with_its_options(bare_cli: Cli) -> None:
     assert became(bare_cli, "sweep").command[1:] == ["-m", "workers.sweep_command"]
     program = became(bare_cli, "sweep", "--dry-run", "--json", PUBLISHER_SWEEP_GRACE_SECONDS="60")
     assert program.command[1:] == ["-m", "workers.sweep_command", "--dry-run", "--json"]
@@ -56,7 +56,7 @@ def test_sweep(bare_cli: Cli) -> None:
 
 
 @pytest.mark.usefixtures("_executed")
-def test_worker(bare_cli: Cli) -> None:
+def test_worker_starts_celery_without_the_cloud_password(bare_cli: Cli) -> None:
     program = became(bare_cli, "worker", "--concurrency", "9", "--name", "second", OS_PASSWORD="hunter2")
 
     assert program.command[1:8] == ["-m", "celery", "--quiet", "-A", "workers.app", "worker", "-n"]
@@ -66,7 +66,7 @@ def test_worker(bare_cli: Cli) -> None:
 
 
 @pytest.mark.usefixtures("_executed")
-def test_flower_is_behind_a_login_and_read_only(bare_cli: Cli) -> None:
+def test_flower_needs_a_login_and_is_read_only(bare_cli: Cli) -> None:
     program = became(bare_cli, "flower")
 
     password_file = bare_cli.directory / servers_command.FLOWER_PASSWORD_FILE
@@ -83,7 +83,7 @@ def test_flower_is_behind_a_login_and_read_only(bare_cli: Cli) -> None:
 
 
 @pytest.mark.usefixtures("_executed")
-def test_flowers_password_may_be_in_a_file_of_its_own(bare_cli: Cli, tmp_path: Path) -> None:
+def test_flower_reads_its_password_from_the_configured_file(bare_cli: Cli, tmp_path: Path) -> None:
     file = tmp_path / "password"
     file.write_text("open sesame\n")
 
@@ -94,7 +94,7 @@ def test_flowers_password_may_be_in_a_file_of_its_own(bare_cli: Cli, tmp_path: P
 
 
 @pytest.mark.usefixtures("_executed")
-def test_in_production_what_is_only_fit_for_a_trial_is_warned_about(bare_cli: Cli) -> None:
+def test_production_mode_warns_of_trial_settings(bare_cli: Cli) -> None:
     for command in ("serve", "worker", "flower"):
         result = bare_cli.runner.invoke(app, [command], env={"PUBLISHER_PRODUCTION": "true"})
         assert "Warning: the ticket store is SQLite" in result.stderr
@@ -109,7 +109,7 @@ def test_a_concurrency_that_the_setting_may_not_have_is_refused(bare_cli: Cli, c
     assert "--concurrency" in result.stderr
 
 
-def test_a_log_level_that_is_none(bare_cli: Cli) -> None:
+def test_unknown_log_level_is_refused(bare_cli: Cli) -> None:
     result = bare_cli.run("worker", PUBLISHER_LOG_LEVEL="LOUD")
 
     assert result.exit_code == 2
@@ -122,7 +122,7 @@ def taken_port() -> Iterator[int]:
         yield listener.getsockname()[1]
 
 
-def test_up_says_which_port_to_change(bare_cli: Cli, taken_port: int) -> None:
+def test_up_names_the_setting_of_an_unusable_port(bare_cli: Cli, taken_port: int) -> None:
     free = str(free_port())
     for intake, flower, setting in (
         (str(taken_port), free, "PUBLISHER_INTAKE_PORT"),
@@ -136,7 +136,7 @@ def test_up_says_which_port_to_change(bare_cli: Cli, taken_port: int) -> None:
     assert not (bare_cli.directory / "publisher.db").exists()
 
 
-def test_the_procfile_runs_these_commands() -> None:
+def test_procfile_runs_these_commands() -> None:
     procfile = Path(__file__).parents[3] / "Procfile"
     lines = dict(line.split(": ", 1) for line in procfile.read_text().splitlines() if line and not line.startswith("#"))
 

@@ -48,7 +48,7 @@ def supervisor(tmp_path: Path, lines: list[tuple[str, str]]) -> Supervisor:
     return Supervisor(tmp_path / "logs", lambda name, line: lines.append((name, line)))
 
 
-# The block is what raises: leaving it may, too.
+# The whole `with` block is expected to raise, because leaving it may raise, too.
 # ruff: noqa: PT012
 
 
@@ -78,7 +78,7 @@ def children() -> list[psutil.Process]:
     return [each for each in psutil.Process().children() if each.status() != psutil.STATUS_ZOMBIE]
 
 
-def test_what_was_started_last_is_stopped_first(
+def test_programs_stop_in_reverse_start_order(
     supervisor: Supervisor, lines: list[tuple[str, str]], tmp_path: Path
 ) -> None:
     before = set(children())
@@ -95,8 +95,8 @@ def test_what_was_started_last_is_stopped_first(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_ends_the_block_quietly(supervisor: Supervisor, number: signal.Signals) -> None:
-    # Whoever runs the tests may ignore it: SIGHUP under nohup, SIGINT in a shell's background.
+def test_signal_ends_the_supervisor_without_error(supervisor: Supervisor, number: signal.Signals) -> None:
+    # The tests may run with this signal ignored: SIGHUP under nohup, SIGINT in a background job.
     inherited = signal.signal(number, signal.default_int_handler)
     try:
         with supervisor:
@@ -110,7 +110,7 @@ def test_a_signal_ends_the_block_quietly(supervisor: Supervisor, number: signal.
     assert Path("stopped").exists()
 
 
-def test_a_signal_while_a_program_starts(supervisor: Supervisor) -> None:
+def test_signal_during_a_start_ends_the_supervisor(supervisor: Supervisor) -> None:
     def asked() -> bool:
         signal.raise_signal(signal.SIGINT)
         return False
@@ -120,7 +120,7 @@ def test_a_signal_while_a_program_starts(supervisor: Supervisor) -> None:
         pytest.fail("the block should have ended")
 
 
-def test_a_program_that_dies_ends_everything_and_says_why(supervisor: Supervisor) -> None:
+def test_death_at_start_stops_all_programs_and_shows_the_output(supervisor: Supervisor) -> None:
     dying = "print('out of luck'); raise SystemExit(3)"
     with (
         pytest.raises(
@@ -134,7 +134,7 @@ def test_a_program_that_dies_ends_everything_and_says_why(supervisor: Supervisor
     assert Path("stopped").read_text().split() == ["broker"]
 
 
-def test_a_program_that_is_killed_later_is_started_again(tmp_path: Path, lines: list[tuple[str, str]]) -> None:
+def test_killed_program_is_restarted(tmp_path: Path, lines: list[tuple[str, str]]) -> None:
     told: list[str] = []
     before = set(children())
     supervisor = Supervisor(tmp_path / "logs", lambda name, line: lines.append((name, line)), told.append)
@@ -158,7 +158,7 @@ def test_a_program_that_is_killed_later_is_started_again(tmp_path: Path, lines: 
 
 
 def stop_once(condition: Callable[[], bool]) -> None:
-    """SIGINT to this process, as Ctrl-C."""
+    """Send SIGINT to this process once the condition holds, as Ctrl-C does."""
     eventually(condition, 60)
     os.kill(os.getpid(), signal.SIGINT)
 
@@ -174,7 +174,7 @@ raise SystemExit(3)
 """
 
 
-def test_a_program_that_dies_again_and_again_ends_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fifth_death_in_a_row_stops_all_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_AGAIN_SECONDS", 0.01)
     told: list[str] = []
     before = set(children())
@@ -187,7 +187,7 @@ def test_a_program_that_dies_again_and_again_ends_everything(tmp_path: Path, mon
         supervisor,
     ):
         supervisor.start(program("broker"))
-        # It has died by then, and that is looked at later.
+        # Without start(), which would notice the death: wait() has to find it.
         supervisor._running.append(supervisor._begin(program("worker", DYING)))
         supervisor.wait()
 
@@ -197,7 +197,7 @@ def test_a_program_that_dies_again_and_again_ends_everything(tmp_path: Path, mon
     assert not set(children()) - before
 
 
-def test_deaths_that_are_far_between_are_not_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deaths_after_a_steady_run_are_not_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_AGAIN_SECONDS", 0.01)
     monkeypatch.setattr(module, "STEADY_SECONDS", 0.0)
     told: list[str] = []
@@ -213,7 +213,7 @@ def test_deaths_that_are_far_between_are_not_counted(tmp_path: Path, monkeypatch
     assert len(Path("deaths").read_text()) > 7
 
 
-def test_one_that_is_started_again_and_never_answers_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_restarted_program_that_never_answers_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_AGAIN_SECONDS", 0.01)
     told: list[str] = []
     answers = [True]
@@ -229,7 +229,7 @@ def test_one_that_is_started_again_and_never_answers_is_killed(tmp_path: Path, m
     assert not set(children()) - before
 
 
-def test_a_program_that_never_answers(supervisor: Supervisor) -> None:
+def test_program_that_never_answers_fails_to_start(supervisor: Supervisor) -> None:
     with pytest.raises(ProgramFailed, match=r"worker did not answer within 0\.3 s"), supervisor:
         supervisor.start(program("worker", ready=lambda: False, seconds=0.3))
 
@@ -244,7 +244,7 @@ def test_a_program_that_does_not_stop_is_killed(supervisor: Supervisor) -> None:
     assert not set(children()) - before
 
 
-def test_a_second_signal_does_not_wait(supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_second_signal_ends_the_wait_for_programs(supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "STOP_SECONDS_MAX", 3600)
     with supervisor:
         supervisor.start(
@@ -265,7 +265,7 @@ def test_a_second_signal_does_not_wait(supervisor: Supervisor, monkeypatch: pyte
     assert time.monotonic() - asked < 4 * PATIENCE
 
 
-def test_a_program_has_a_session_of_its_own(supervisor: Supervisor) -> None:
+def test_program_runs_in_its_own_session(supervisor: Supervisor) -> None:
     before = set(children())
     with supervisor:
         supervisor.start(program("worker"))
@@ -274,7 +274,7 @@ def test_a_program_has_a_session_of_its_own(supervisor: Supervisor) -> None:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs prctl(2)")
-def test_nothing_outlives_a_supervisor_that_is_killed(tmp_path: Path) -> None:
+def test_killed_supervisor_leaves_no_process_behind(tmp_path: Path) -> None:
     own = f"""\
 import os, pathlib, sys
 from publisher.cli import supervisor as module

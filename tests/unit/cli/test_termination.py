@@ -1,4 +1,4 @@
-"""A registration that is ended on its way leaves nothing behind, and shows a bar on a terminal."""
+"""An interrupted registration leaves nothing behind; a terminal shows a progress bar."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ def has_open(process: subprocess.Popen[str], file: Path) -> bool:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize(("directory", "kept"), [(".", []), ("images", ["disk.img"])], ids=["copying", "hashing"])
 @pytest.mark.parametrize("command", COMMANDS)
-def test_nothing_is_left(
+def test_interrupted_registration_leaves_nothing_behind(
     cli: Cli, cli_store: Store, command: str, directory: str, kept: list[str], number: signal.Signals
 ) -> None:
-    """A file elsewhere is copied while it is hashed; one under the image root is only hashed, and stays."""
+    """A file outside the image root is copied while it is hashed; a file inside is only hashed, and stays."""
     root = cli.directory / "images"
     root.mkdir()
     file = cli.directory / directory / "disk.img"
@@ -60,7 +60,7 @@ def test_nothing_is_left(
     variables = os.environ | {"OS_PASSWORD": "x"}
     with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, env=variables) as process:
         before = None
-        # Not at its beginning, where the file's kind is found out.
+        # Wait until the format has been detected at the beginning of the file.
         while before is None or bytes_read(process) < before + 2 * len(DATA):
             assert process.poll() is None
             if before is None and has_open(process, file):
@@ -81,7 +81,7 @@ def test_nothing_is_left(
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_bar_on_a_terminal_and_nowhere_else(cli: Cli, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+def test_progress_bar_is_shown_only_on_a_terminal(cli: Cli, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
     monkeypatch.setenv("OS_PASSWORD", "x")
     file = cli.image_file("disk.img", DATA)
     code, shown = on_a_terminal(*COMMANDS[command], str(file), terminal="xterm")

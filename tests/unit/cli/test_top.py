@@ -32,7 +32,7 @@ DEAD = Member("dead-2", "there", 2, "publisher@there", "0.1.0", 2)
 
 @pytest.fixture
 def fleet(cli_store: Store) -> Store:
-    """One that uploads, one that is silent, and one that has stopped; tickets in each of some states."""
+    """One worker that uploads and one that is silent; tickets in four states."""
     uploading, published, failed, _ = (add_ticket(cli_store) for _ in range(4))
     for member in (BUSY, DEAD):
         cli_store.fleet.beat(member)
@@ -52,7 +52,7 @@ def fleet(cli_store: Store) -> Store:
 
 
 @pytest.mark.usefixtures("fleet")
-def test_the_fleet_as_json(cli: Cli) -> None:
+def test_top_prints_workers_and_tickets_as_json(cli: Cli) -> None:
     answer = cli.json("top")
 
     busy, dead = answer["workers"]
@@ -74,7 +74,7 @@ def test_the_fleet_as_json(cli: Cli) -> None:
     assert [(each["platform"], each["images"], each["bytes"]) for each in answer["throughput"]] == [("memory", 1, 1000)]
 
 
-def test_what_no_worker_holds_is_told(cli: Cli, fleet: Store) -> None:
+def test_ticket_with_an_expired_lease_is_counted_as_abandoned(cli: Cli, fleet: Store) -> None:
     with writing(fleet.engine) as connection:
         connection.execute(update(tickets).where(tickets.c.id == 1).values(lease_until=0.0))
 
@@ -83,7 +83,7 @@ def test_what_no_worker_holds_is_told(cli: Cli, fleet: Store) -> None:
 
 
 @pytest.mark.usefixtures("fleet")
-def test_where_there_is_no_terminal_it_is_printed_once(cli: Cli) -> None:
+def test_top_prints_once_without_a_terminal(cli: Cli) -> None:
     shown = cli.ok("top")
 
     for words in ("1 worker ", "1 queued", "busy-1", "1 of 4", "silent for 1 min 4", "uploading", "50 %", "quota"):
@@ -91,12 +91,12 @@ def test_where_there_is_no_terminal_it_is_printed_once(cli: Cli) -> None:
     assert [line for line in shown.splitlines() if line != line.rstrip()] == []
 
 
-def test_an_installation_without_a_worker(cli: Cli) -> None:
+def test_top_without_workers_suggests_starting_one(cli: Cli) -> None:
     assert "start one: publisher worker" in cli.ok("top", "--once")
     assert cli.json("top")["workers"] == []
 
 
-def test_a_worker_that_drains_or_has_stopped(fleet: Store) -> None:
+def test_draining_and_stopped_workers_are_marked(fleet: Store) -> None:
     console = Console(record=True, width=150, file=io.StringIO())
     fleet.fleet.ask_to_drain(BUSY.name)
     fleet.fleet.stopped(DEAD.name)
@@ -118,7 +118,7 @@ def on_a_terminal() -> Iterator[tuple[subprocess.Popen[bytes], int]]:
         stdout=theirs,
         stderr=theirs,
         env=environment,
-        # Tests that were started in the background have it ignored, and so would this process.
+        # Tests in a background job ignore SIGINT, and this process would inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     os.close(theirs)
@@ -143,12 +143,12 @@ def read_on(terminal: int) -> None:
 
 
 @pytest.mark.parametrize("how", ["q", "Ctrl-C"])
-def test_on_a_terminal_it_goes_on_until_it_is_ended(fleet: Store, how: str) -> None:
+def test_top_refreshes_on_a_terminal_until_it_is_quit(fleet: Store, how: str) -> None:
     with on_a_terminal() as (process, terminal):
         read_until(terminal, b"busy-1")
         fleet.fleet.beat(Member("new-3", "here", 3, "x", "0.1.0", 1))
         read_until(terminal, b"new-3")
-        # As a terminal does: what is written to one that nobody reads waits for ever.
+        # Read on, as a terminal does: writes to a terminal that nobody reads block for ever.
         threading.Thread(target=read_on, args=(terminal,), daemon=True).start()
         if how == "q":
             os.write(terminal, b"q")
@@ -161,5 +161,5 @@ def test_on_a_terminal_it_goes_on_until_it_is_ended(fleet: Store, how: str) -> N
     ("seconds", "words"),
     [(0, "0 s"), (12.4, "12 s"), (65, "1 min 5 s"), (120, "2 min"), (7500, "2 h 5 min"), (90061, "1 d 1 h")],
 )
-def test_durations_in_words(seconds: float, words: str) -> None:
+def test_duration_is_written_in_words(seconds: float, words: str) -> None:
     assert duration(seconds) == words

@@ -19,7 +19,7 @@ def test_a_user_is_added_and_listed(cli: Cli, cli_store: Store) -> None:
     assert "anna\tuser\timage_publish" in cli.ok("users", "list")
 
 
-def test_nothing_is_granted_that_was_not_asked_for(cli: Cli, cli_store: Store) -> None:
+def test_new_user_has_no_rights_by_default(cli: Cli, cli_store: Store) -> None:
     result = cli.run("users", "add", "anna", "--password-stdin", input="x\n")
 
     anna = cli_store.users.get("anna")
@@ -46,7 +46,7 @@ def test_a_generated_password_is_written_to_a_file(cli: Cli, cli_store: Store) -
 
 
 @pytest.mark.parametrize("command", ["add", "passwd"])
-def test_no_password_is_printed_where_there_is_no_terminal(cli: Cli, cli_store: Store, command: str) -> None:
+def test_generated_password_is_not_printed_without_a_terminal(cli: Cli, cli_store: Store, command: str) -> None:
     login = "anna" if command == "add" else "root"
     before = password_hash(cli_store, "root")
 
@@ -60,7 +60,7 @@ def test_no_password_is_printed_where_there_is_no_terminal(cli: Cli, cli_store: 
 
 
 @pytest.mark.long
-def test_on_a_terminal_a_generated_password_is_shown(cli: Cli, cli_store: Store) -> None:
+def test_generated_password_is_shown_on_a_terminal(cli: Cli, cli_store: Store) -> None:
     _, said = on_a_terminal("users", "add", "anna", "--generate")
     password = said.partition("Password: ")[2].splitlines()[0].strip()
     assert verify_password(password_hash(cli_store, "anna"), password)
@@ -68,14 +68,14 @@ def test_on_a_terminal_a_generated_password_is_shown(cli: Cli, cli_store: Store)
 
 @pytest.mark.long
 @pytest.mark.parametrize(("answer", "code"), [("n", 1), ("y", 0)])
-def test_on_a_terminal_a_removal_is_confirmed(cli: Cli, cli_store: Store, answer: str, code: int) -> None:
+def test_removal_on_a_terminal_asks_for_confirmation(cli: Cli, cli_store: Store, answer: str, code: int) -> None:
     cli_store.users.add("anna", "x")
     ended, said = on_a_terminal("users", "remove", "anna", answer=answer)
     assert (ended, "Remove the user 'anna', with its cloud accounts" in said) == (code, True)
     assert (cli_store.users.get("anna") is None) == (answer == "y")
 
 
-def test_a_password_from_a_file(cli: Cli, cli_store: Store) -> None:
+def test_password_is_read_from_a_file(cli: Cli, cli_store: Store) -> None:
     file = cli.directory / "given"
     file.write_text("open sesame\nand a second line\n")
     cli.ok("users", "add", "anna", "--password-file", file)
@@ -84,7 +84,7 @@ def test_a_password_from_a_file(cli: Cli, cli_store: Store) -> None:
     assert "contains no password" in cli.run("users", "passwd", "anna", "--password-file", file).stderr
 
 
-def test_a_removal_is_not_guessed(cli: Cli, cli_store: Store) -> None:
+def test_removal_without_a_terminal_needs_yes(cli: Cli, cli_store: Store) -> None:
     cli.ok("users", "add", "anna", "--password-stdin", input="x\n")
     refused = cli.run("users", "remove", "anna", input="y\n")
     assert (refused.exit_code, "use --yes" in refused.stderr) == (2, True)
@@ -114,7 +114,7 @@ def test_a_password_is_changed(cli: Cli, cli_store: Store) -> None:
         (["passwd", "anna", "--password-stdin"], "there is no user 'anna'"),
     ],
 )
-def test_refusals(cli: Cli, arguments: list[str], words: str) -> None:
+def test_invalid_arguments_are_refused_with_a_reason(cli: Cli, arguments: list[str], words: str) -> None:
     result = cli.run("users", *arguments, input="secret\n")
 
     assert result.exit_code == 2
@@ -125,7 +125,7 @@ def test_an_empty_password_is_refused(cli: Cli) -> None:
     assert cli.run("users", "add", "anna", "--password-stdin", input="\n").exit_code == 2
 
 
-def test_told_by_webhook(cli: Cli, cli_store: Store) -> None:
+def test_webhook_is_set_changed_and_removed(cli: Cli, cli_store: Store) -> None:
     url = "https://hooks.example.com/publications"
     first = cli.run("users", "notify", "root", url)
     assert first.stdout == f"Webhook of 'root': {url}\n", "no secret without a terminal"
@@ -152,7 +152,7 @@ def test_told_by_webhook(cli: Cli, cli_store: Store) -> None:
         (["root", "http://127.0.0.1:8080/"], "url: '127.0.0.1' is a loopback address"),
     ],
 )
-def test_who_cannot_be_told(cli: Cli, arguments: list[str], words: str) -> None:
+def test_invalid_webhook_arguments_are_refused(cli: Cli, arguments: list[str], words: str) -> None:
     result = cli.run("users", "notify", *arguments, PUBLISHER_PRODUCTION="true")
     assert result.exit_code == 2
     assert words in result.stderr

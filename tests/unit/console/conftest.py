@@ -30,7 +30,7 @@ class Page:
 
     @property
     def words(self) -> str:
-        """All of its text, blanks made one."""
+        """All text of the body, with white space collapsed."""
         return re.sub(r"\s+", " ", self.root.find("body").text_content()).strip()
 
     @property
@@ -61,7 +61,7 @@ class Browser:
     def post(
         self, path: str, fields: Mapping[str, Any] | None = None, *, csrf: str | None = None, origin: str = HERE
     ) -> Page:
-        """With the token of the session where none is given."""
+        """Use the CSRF token of the session unless `csrf` is given."""
         token = self.get("/publications").csrf if csrf is None else csrf
         data = {"csrf": token, **(fields or {})}
         return self._page(self.client.post(f"/console{path}", data=data, headers={"Origin": origin}))

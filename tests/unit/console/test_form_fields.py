@@ -12,7 +12,7 @@ from publisher.platforms.platform import Kind, Platform, find_platform, installe
 
 
 @pytest.mark.parametrize("platform", known_platforms(), ids=lambda platform: platform.name)
-def test_every_platform_has_its_form(platform: Platform) -> None:
+def test_form_has_every_field_of_its_platform(platform: Platform) -> None:
     elements = [*account_elements(platform), *target_elements(platform)]
     fields = {each.name: each for each in chain(platform.account_fields, platform.target_fields)}
     names = [each.name for each in elements]

@@ -1,4 +1,4 @@
-"""Disk files that are uploaded in the console."""
+"""Disk files uploaded in the console."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.unit.console.test_http_images import Browsers, upload
 
 
 @pytest.mark.parametrize("case", REFUSED, ids=lambda case: case.name)
-def test_a_file_that_is_refused_is_not_registered(fresh: Service, browser: Browsers, case: ImageCase) -> None:
+def test_refused_file_is_not_registered(fresh: Service, browser: Browsers, case: ImageCase) -> None:
     answer = upload(browser("alice"), case.content, file_name=case.name)
     assert answer.status == 400
     assert all(part in answer.text for part in case.refused), answer.text

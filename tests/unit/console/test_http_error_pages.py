@@ -30,7 +30,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
         (RuntimeError("a mistake, with its secret"), 500, "Something went wrong", None),
     ],
 )
-def test_an_error_is_a_page(
+def test_error_is_shown_as_a_page(
     browser: Browsers,
     monkeypatch: pytest.MonkeyPatch,
     error: Exception,

@@ -73,7 +73,7 @@ def test_keys_of_others_do_not_exist(fresh: Service, browser: Browsers) -> None:
 
 
 @pytest.mark.parametrize("path", ["/users", NEW_USER, "/users/bob", "/users/bob/delete", "/roles", "/fleet", "/audit"])
-def test_administration_is_for_administrators(browser: Browsers, path: str) -> None:
+def test_administration_pages_need_an_administrator(browser: Browsers, path: str) -> None:
     assert browser("alice").get(path).status == 403
     assert browser("root").get(path).status == 200
 
@@ -147,7 +147,7 @@ def test_entitlements_of_a_user_can_be_changed(fresh: Service, browser: Browsers
     assert {each.action for each in fresh.store.audit.latest(10)} >= {"user.roles", "user.rights"}
 
 
-def test_the_last_administrator_stays(fresh: Service, browser: Browsers) -> None:
+def test_last_administrator_cannot_be_removed(fresh: Service, browser: Browsers) -> None:
     root = browser("root")
     page = root.post("/users/root/rights", {})
     assert page.status == 409
@@ -169,7 +169,7 @@ def test_an_administrator_changes_a_password(fresh: Service, browser: Browsers) 
     )
 
 
-def test_a_user_is_deleted_once_no_image_is_left(fresh: Service, browser: Browsers) -> None:
+def test_user_with_images_is_not_deleted(fresh: Service, browser: Browsers) -> None:
     root = browser("root")
     page = root.get("/users/bob/delete")
     assert "they own images" in page.words
@@ -212,7 +212,7 @@ def test_roles_are_added_and_deleted(fresh: Service, browser: Browsers) -> None:
     assert root.get("/roles/delete?name=none").status == root.post("/roles/delete", {"name": "none"}).status == 404
 
 
-# One's own ----------------------------------------------------------------------------------------------------------
+# The profile page ---------------------------------------------------------------------------------------------------
 
 
 def test_users_change_their_own_password(fresh: Service, browser: Browsers) -> None:

@@ -91,7 +91,7 @@ def test_tickets_of_others_do_not_exist(fresh: Service, browser: Browsers) -> No
     assert page_of(browser("root"), ticket).status == 200
 
 
-def test_without_the_entitlement_nothing_can_be_changed(fresh: Service, browser: Browsers) -> None:
+def test_cancellation_needs_the_entitlement(fresh: Service, browser: Browsers) -> None:
     ticket = fresh.publish(login="alice")
     fresh.store.users.add("dora", "x", entitlements=frozenset({"image_generate"}))
     with writing(fresh.store.engine) as connection:
@@ -233,7 +233,7 @@ def audited(service: Service) -> tuple[str, str]:
 # The plot ---------------------------------------------------------------------------------------------------------
 
 
-def test_throughput_is_plotted(fresh: Service, browser: Browsers) -> None:
+def test_throughput_is_plotted_with_its_mean_and_maximum(fresh: Service, browser: Browsers) -> None:
     ticket = published(fresh)
     rows = [{"ticket_id": ticket.id, "attempt": 1, "at": 1000.0 + each, "sent": each * 8 * MIB} for each in range(10)]
     assert "Throughput over time" not in page_of(browser("alice"), ticket).text
@@ -288,11 +288,11 @@ def test_an_upload_that_started_again_has_two_lines() -> None:
 
 
 @pytest.mark.parametrize("samples", [[], [Sample(1, 1.0, 0)], [Sample(1, 1.0, 0), Sample(1, 1.0, 9)]])
-def test_without_a_rate_there_is_no_plot(samples: list[Sample]) -> None:
+def test_samples_without_a_rate_give_no_plot(samples: list[Sample]) -> None:
     assert plot(samples) is None
 
 
-def test_a_long_upload_has_no_more_points_than_can_be_seen() -> None:
+def test_plot_of_a_long_upload_has_a_limited_number_of_points() -> None:
     made = plot([Sample(1, float(each), each * MIB) for each in range(5000)])
     assert made
     assert made.lines[0].path.count("L") < 250

@@ -122,7 +122,7 @@ def test_pages_have_no_gaps(fresh: Service, browser: Browsers) -> None:
     assert third.links("Newest") == ["/console/publications?q=image"]
 
 
-def test_states_are_counted(fresh: Service, browser: Browsers) -> None:
+def test_own_publications_are_counted_by_state(fresh: Service, browser: Browsers) -> None:
     publish(fresh, "one", "two")
     publish(fresh, "three", login="bob", image=31)
     chips = {
@@ -132,7 +132,7 @@ def test_states_are_counted(fresh: Service, browser: Browsers) -> None:
     assert chips == {"All": "", "Queued": "2", "Publishing": "0", "Published": "0", "Failed": "0"}
 
 
-# Kept up to date --------------------------------------------------------------------------------------------------
+# Live updates -----------------------------------------------------------------------------------------------------
 
 
 def rows(browser: Browser, query: str = "") -> Rows:

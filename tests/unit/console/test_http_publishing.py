@@ -214,19 +214,19 @@ def test_a_form_sent_twice_makes_one_ticket(fresh: Service, browser: Browsers) -
     first, second = alice.post(NEW, form), alice.post(NEW, form)
     assert (second.status, second.location) == (303, first.location)
     assert len(fresh.store.tickets.list()) == 1
-    # Somebody went back, and changed it: that is asked for again, by another page.
+    # The user went back and changed the form: the page is shown again, with another key, for confirmation.
     changed = alice.post(NEW, form | {"displayName": "Another"})
     assert changed.status == 409
     another = str(changed.root.xpath("string(//input[@name='page']/@value)"))
     assert alice.post(NEW, form | {"displayName": "Another", "page": another}).status == 303
     assert [each.name for each in fresh.store.tickets.list()][1:] == ["Another"]
-    # Another user's page of the same name is another one.
+    # The new page's key differs from the old one.
     assert another != page
 
 
 def test_production_mode_refuses_private_addresses(start: Callable[..., Service]) -> None:
     service = start(production=True)
-    # A browser that came by https: in production mode the session's cookie goes by nothing else.
+    # Use https: in production mode the session cookie is sent over https only.
     alice = browse(service, "alice", url=HERE.replace("http:", "https:"))
     page = alice.post(NEW, {"image": "21", "account": "other", "platform": "openstack", **INLINE})
     assert page.status == 400
@@ -237,7 +237,7 @@ def test_production_mode_refuses_private_addresses(start: Callable[..., Service]
     assert "loopback" in wrong(stored, "keystoneUrl")
 
 
-# What is filled in already ----------------------------------------------------------------------------------------
+# Default values of the form ---------------------------------------------------------------------------------------
 
 
 def filled(page: Page) -> dict[str, str]:
@@ -286,7 +286,7 @@ def test_a_ticket_can_be_published_again(fresh: Service, browser: Browsers) -> N
     for id in ("999", "x", "9" * 30):
         assert alice.get(f"{NEW}?again={id}").status == 404
     assert browser("bob").get(f"{NEW}?again={ticket.id}").status == 404
-    # The account is gone: what it was is filled in, but for its password.
+    # The account is gone: the form is filled in with its values, but not with its password.
     fresh.store.accounts.remove("alice", account.id)
     page = alice.get(f"{NEW}?again={ticket.id}")
     assert filled(page).items() >= {"account": "other", "credAccount.login": "demo", "displayName": "Nice"}.items()

@@ -47,7 +47,7 @@ def test_the_store_keeps_no_cookie(fresh: Service, browser: Browsers) -> None:
 
 
 @pytest.mark.parametrize(("login", "password"), [("alice", "wrong"), ("nobody", "x"), ("", ""), ("al\0ice", "x")])
-def test_a_wrong_password_signs_nobody_in(browser: Browsers, login: str, password: str) -> None:
+def test_wrong_password_is_refused(browser: Browsers, login: str, password: str) -> None:
     visitor = browser()
     page = visitor.sign_in(login, password)
     assert page.status == 401
@@ -135,7 +135,7 @@ def test_a_form_of_another_site_signs_nobody_in(browser: Browsers) -> None:
         assert "set-cookie" not in page.headers
 
 
-def test_a_form_needs_the_token_of_its_session(browser: Browsers) -> None:
+def test_form_needs_the_csrf_token_of_its_session(browser: Browsers) -> None:
     alice, bob = browser("alice"), browser("bob")
     for token in ("", "wrong", bob.get("/publications").csrf, "\N{SNOWMAN}"):
         page = alice.post("/sign-out", csrf=token)
@@ -263,7 +263,7 @@ def test_errors_of_the_api_stay_documents(browser: Browsers) -> None:
     assert browser("alice").client.get("/api/users/alice").status_code == 401, "the cookie is not for the API"
 
 
-def test_the_root_leads_people_to_the_console(fresh: Service) -> None:
+def test_root_address_redirects_browsers_to_the_console(fresh: Service) -> None:
     client = browse(fresh).client
     answer = client.get("/", headers={"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"})
     assert (answer.status_code, answer.headers["location"]) == (303, "/console")

@@ -1,4 +1,4 @@
-"""FIQL: what is a query, what it means, and that a hostile one is refused in no time."""
+"""FIQL: valid queries are parsed, invalid ones are refused, and hostile ones are refused quickly."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ A, B, C = equal("1"), equal("2", name="b"), equal("3", name="c")
         (f"a=={'x' * (LENGTH_MAX - 3)}", equal("x" * (LENGTH_MAX - 3))),
     ],
 )
-def test_what_a_query_means(query: str, meaning: Expression) -> None:
+def test_query_is_parsed(query: str, meaning: Expression) -> None:
     assert parse(query) == meaning
 
 
@@ -97,7 +97,7 @@ def test_what_a_query_means(query: str, meaning: Expression) -> None:
         ("å==1", "at character 1, the name of a field"),
     ],
 )
-def test_what_is_no_query(query: str, words: str) -> None:
+def test_invalid_query_is_refused_with_the_position(query: str, words: str) -> None:
     with pytest.raises(
         InvalidRequest, match=words.replace("(", r"\(").replace(")", r"\)").replace("$", r"\$")
     ) as caught:
@@ -123,7 +123,7 @@ def test_what_is_no_query(query: str, words: str) -> None:
     ],
     ids=lambda query: f"{query[:12]}… of {len(query)}",
 )
-def test_a_hostile_query_is_refused_in_no_time(query: str) -> None:
+def test_hostile_query_is_refused_quickly(query: str) -> None:
     started = time.process_time()
     with pytest.raises(InvalidRequest):
         parse(query)
@@ -131,13 +131,13 @@ def test_a_hostile_query_is_refused_in_no_time(query: str) -> None:
 
 
 @given(some.text("ab'\"\\*=!;,() lt1.\n", max_size=60))
-def test_anything_is_a_query_or_said_to_be_none(query: str) -> None:
+def test_any_text_is_parsed_or_refused(query: str) -> None:
     with suppress(InvalidRequest):
         parse(query)
 
 
 @given(some.lists(some.text(min_size=0, max_size=10).filter(lambda text: "\0" not in text), min_size=1, max_size=4))
-def test_any_value_can_be_written(pieces: list[str]) -> None:
+def test_any_value_can_be_written_with_escapes(pieces: list[str]) -> None:
     for quote in "'\"":
         escaped = "*".join(
             "".join(f"\\{each}" if each in f"\\*{quote}" else each for each in piece) for piece in pieces

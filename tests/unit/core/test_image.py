@@ -1,4 +1,4 @@
-"""A disk image file is read once, and reached in no way but straight down the root."""
+"""A disk image file is read once, and opened only below the image root, without links."""
 
 import hashlib
 import os
@@ -13,7 +13,7 @@ from publisher.files.hashing import digest
 from tests.patience import PATIENCE
 
 
-def test_digest_reads_the_file_once_and_tells_how_far(tmp_path: Path) -> None:
+def test_digest_hashes_the_file_and_reports_progress(tmp_path: Path) -> None:
     content = os.urandom((1 << 20) * 2 + 12345)
     (tmp_path / "image").write_bytes(content)
     steps: list[int] = []
@@ -77,14 +77,14 @@ def test_a_file_under_the_root_is_opened(root: Path, location: str) -> None:
         ("a/b/disk\0", "cannot be opened|outside the image root"),
     ],
 )
-def test_anything_else_is_refused(root: Path, location: str, words: str) -> None:
+def test_location_outside_the_root_or_by_a_link_is_refused(root: Path, location: str, words: str) -> None:
     before = descriptors()
     with pytest.raises(ImageFileError, match=words):
         open_under(root, location)
     assert descriptors() == before
 
 
-def test_a_root_that_is_not_there_is_an_error_of_the_file(tmp_path: Path) -> None:
+def test_missing_root_is_reported_as_a_file_error(tmp_path: Path) -> None:
     with pytest.raises(ImageFileError, match="image root"):
         open_under(tmp_path / "unmounted", "disk")
 

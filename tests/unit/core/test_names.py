@@ -1,4 +1,4 @@
-"""Names are refused that no list, log or terminal can show: of whatever they are."""
+"""Every kind of name is refused if a list, log or terminal cannot show it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from publisher.web.auth import new_api_key
 from tests.records import OWNER, add_owner
 
 UNDECODED = os.fsdecode(b"b\xff")
-"""An argument of a command that is not UTF-8."""
+"""A command-line argument that is not UTF-8."""
 
 BAD = {
     "": "is needed: 1 to 255 characters",
@@ -35,7 +35,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_name_that_no_list_can_show_is_refused(name: str) -> None:
+def test_invalid_name_is_refused(name: str) -> None:
     with pytest.raises(InvalidRequest) as raised:
         check_name(name, "name")
     assert str(raised.value).startswith(f"name: {BAD[name]}")
@@ -47,7 +47,7 @@ def test_a_name_in_any_script_is_accepted(name: str) -> None:
     assert check_name(name, "name") == name
 
 
-def test_what_takes_four_bytes() -> None:
+def test_character_outside_the_basic_plane_is_refused() -> None:
     check_basic_plane("日本 \uffee", "displayName", "openstack")
     with pytest.raises(InvalidRequest, match=r"displayName: has the character U\+1F600, which openstack does not take"):
         check_basic_plane("web \U0001f600", "displayName", "openstack")
@@ -64,7 +64,7 @@ def test_what_takes_four_bytes() -> None:
         ("x" * 300, "x" * 200),
     ],
 )
-def test_the_name_of_a_file(name: str, safe: str) -> None:
+def test_file_name_is_made_safe(name: str, safe: str) -> None:
     assert safe_name(name) == safe
 
 
@@ -80,7 +80,7 @@ MAKERS: dict[str, Callable[[Store, str], object]] = {
 
 @pytest.mark.parametrize("what", MAKERS)
 @pytest.mark.parametrize("name", ["", "  ", "a\nb", "a\u2028b", "\x1b[31m", UNDECODED, "b\ufffd", "x" * 256])
-def test_everything_with_a_name_refuses_a_bad_one(sqlite_store: Store, what: str, name: str) -> None:
+def test_store_refuses_an_invalid_name(sqlite_store: Store, what: str, name: str) -> None:
     add_owner(sqlite_store)
     with pytest.raises(InvalidRequest) as raised:
         MAKERS[what](sqlite_store, name)

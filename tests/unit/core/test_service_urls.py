@@ -1,4 +1,4 @@
-"""URLs of the database and the broker: wrong ones are refused at start, by name, and show no password."""
+"""Invalid URLs of the database or broker are refused at start. The error names the setting and hides the password."""
 
 import pytest
 
@@ -27,7 +27,7 @@ SECRET = "hunter2"
         (DATABASE, "postgresql:///x?host=/run/postgresql"),
     ],
 )
-def test_right_urls_are_accepted(variable: str, url: str) -> None:
+def test_valid_urls_are_accepted(variable: str, url: str) -> None:
     settings = Settings.from_environment({variable: url})
     assert url in (settings.broker_url, settings.database_url)
 
@@ -66,7 +66,7 @@ def test_right_urls_are_accepted(variable: str, url: str) -> None:
         (DATABASE, f"sqlite://{SECRET}/publisher.db", "no host"),
     ],
 )
-def test_wrong_urls_are_refused_by_name_and_without_the_password(variable: str, url: str, words: str) -> None:
+def test_invalid_urls_are_refused_without_showing_the_password(variable: str, url: str, words: str) -> None:
     with pytest.raises(ConfigurationError) as refused:
         Settings.from_environment({variable: url})
     message = str(refused.value)

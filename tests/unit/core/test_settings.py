@@ -1,4 +1,4 @@
-"""Settings are read from the environment, and written to it for another process, without loss."""
+"""Settings are read from the environment and passed on to other processes in it without loss."""
 
 import dataclasses
 import os
@@ -31,7 +31,7 @@ from publisher.core.settings import Settings
         ("PUBLISHER_INTAKE_PORT", "", "intake_port", 8000),
     ],
 )
-def test_each_type_is_read(variable: str, text: str, name: str, value: object) -> None:
+def test_value_of_each_type_is_read(variable: str, text: str, name: str, value: object) -> None:
     read = getattr(Settings.from_environment({variable: text}), name)
     assert read == value
     assert type(read) is type(value) or isinstance(value, Path)
@@ -48,7 +48,7 @@ def test_each_type_is_read(variable: str, text: str, name: str, value: object) -
         ("PUBLISHER_PRODUCTION", "perhaps"),
     ],
 )
-def test_a_bad_value_is_refused_by_its_variables_name(variable: str, text: str) -> None:
+def test_error_for_an_invalid_value_names_the_variable(variable: str, text: str) -> None:
     with pytest.raises(ConfigurationError, match=variable):
         Settings.from_environment({variable: text})
 
@@ -169,11 +169,11 @@ def test_no_message_quotes_a_value_that_may_be_a_secret(tmp_path: Path) -> None:
     assert "hunter2" not in str([each.message for each in reading.problems if each.names != {"broker_ca_file"}])
 
 
-def test_other_variables_are_left_alone() -> None:
+def test_other_variables_are_ignored() -> None:
     assert Settings.from_environment({"INTAKE_PORT": "1", "PUBLISHER": "x"}) == Settings.from_environment({})
 
 
-def test_the_environment_makes_another_process_read_the_same(tmp_path: Path) -> None:
+def test_environment_gives_another_process_the_same_settings(tmp_path: Path) -> None:
     settings = Settings(
         data_dir=tmp_path,
         database_url="postgresql://u:p%40@db/x",
@@ -204,7 +204,7 @@ def test_settings_are_frozen() -> None:
         Settings().intake_port = 1  # type: ignore[misc]
 
 
-def test_what_is_not_set_lives_in_the_data_directory(tmp_path: Path) -> None:
+def test_unset_paths_are_in_the_data_directory(tmp_path: Path) -> None:
     settings = Settings(data_dir=tmp_path)
     assert settings.database == f"sqlite:///{tmp_path}/publisher.db"
     assert settings.images == tmp_path / "images"
@@ -213,7 +213,7 @@ def test_what_is_not_set_lives_in_the_data_directory(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("length", [10, 60, 95, 100, 107, 200])
-def test_the_embedded_brokers_socket_is_short_enough_and_the_same_everywhere(length: int) -> None:
+def test_embedded_broker_socket_path_is_short_and_stable(length: int) -> None:
     settings = Settings(data_dir=Path("/" + "d" * length))
     socket = settings.embedded_redis_socket
     assert len(os.fsencode(socket)) <= 100
@@ -221,17 +221,17 @@ def test_the_embedded_brokers_socket_is_short_enough_and_the_same_everywhere(len
     assert Settings(data_dir=Path("/" + "e" * length)).embedded_redis_socket != socket
 
 
-def test_a_socket_path_is_measured_in_bytes() -> None:
+def test_socket_path_length_is_measured_in_bytes() -> None:
     assert len(os.fsencode(Settings(data_dir=Path("/" + "é" * 60)).embedded_redis_socket)) <= 100
 
 
-def test_a_relative_data_directory_names_one_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relative_and_absolute_data_directory_share_one_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     absolute = Settings(data_dir=tmp_path / "data").embedded_redis_socket
     assert Settings(data_dir=Path("data")).embedded_redis_socket == absolute
 
 
-def test_a_value_may_be_in_a_file(tmp_path: Path) -> None:
+def test_value_is_read_from_a_file(tmp_path: Path) -> None:
     file = tmp_path / "value"
     file.write_text("  postgresql://u:p@db/x \nand what else is in it\n")
     assert Settings.from_environment({"PUBLISHER_DATABASE_URL_FILE": str(file)}).database_url == "postgresql://u:p@db/x"

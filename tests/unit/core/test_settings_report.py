@@ -72,7 +72,7 @@ def test_settings_for_a_trial_are_reported(tmp_path: Path) -> None:
     assert list(only_for_a_trial(complete)) == []
 
 
-def test_the_table_has_a_row_for_each_setting() -> None:
+def test_table_has_a_row_for_each_setting() -> None:
     rows = table().splitlines()[2:]
     assert len(rows) == len(fields(Settings))
     assert "| `PUBLISHER_INTAKE_PORT` | 8000 | 1 to 65535 | Port that the intake listens on. |" in rows

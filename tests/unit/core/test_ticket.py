@@ -1,4 +1,4 @@
-"""A ticket's states, and what it tells."""
+"""A ticket's states, progress and messages."""
 
 import dataclasses
 from typing import Any
@@ -44,9 +44,9 @@ def ticket(**values: Any) -> Ticket:
 
 
 @given(st.data())
-def test_any_walk_through_the_transitions_is_sound(data: st.DataObject) -> None:
-    """From `queued`, whatever happens: nothing leaves a final state but to be tried again from the start, a cancel
-    never turns back into work, and from anywhere the end can still be reached."""
+def test_every_path_through_the_transitions_is_valid(data: st.DataObject) -> None:
+    """On every path from `queued`: a final state is left only by a retry from the start, a ticket that is being
+    cancelled is never worked on again, and a final state can always be reached."""
     state, cancelling = State.QUEUED, False
     for _ in range(data.draw(st.integers(0, 20))):
         if not NEXT[state]:
@@ -73,13 +73,13 @@ def test_every_state_can_be_reached() -> None:
     assert reachable(State.QUEUED) == set(State)
 
 
-def test_only_a_worker_publishes_or_fails() -> None:
+def test_only_a_claimed_ticket_is_published_or_fails() -> None:
     assert {from_ for from_, to in TRANSITIONS if to is State.PUBLISHED} == {State.PUBLISHING}
     assert {from_ for from_, to in TRANSITIONS if to is State.FAILED} == {State.PUBLISHING, State.CANCELLING}
 
 
 @given(st.integers(0, 1 << 60), st.integers(0, 1 << 60))
-def test_a_percentage_is_one_and_100_means_all(sent: int, total: int) -> None:
+def test_percentage_is_100_only_if_everything_is_sent(sent: int, total: int) -> None:
     percentage = Progress(sent, total).percentage
     assert 0 <= percentage <= 100
     if total and sent < total:
@@ -89,7 +89,7 @@ def test_a_percentage_is_one_and_100_means_all(sent: int, total: int) -> None:
 
 
 @given(st.integers(1, 1 << 50), st.lists(st.integers(0, 1 << 50), min_size=2))
-def test_percentages_grow_with_what_is_sent(total: int, sent: list[int]) -> None:
+def test_percentage_never_falls_as_more_is_sent(total: int, sent: list[int]) -> None:
     percentages = [Progress(each, total).percentage for each in sorted(sent)]
     assert percentages == sorted(percentages)
 
@@ -132,7 +132,7 @@ def test_a_percentage_is_rounded_down(sent: int, total: int, percentage: int) ->
         ({"state": State.PUBLISHING, "phase": Phase.FINISHING}, "Finishing: visibility and properties"),
     ],
 )
-def test_messages(values: dict[str, Any], message: str) -> None:
+def test_message_describes_state_and_phase(values: dict[str, Any], message: str) -> None:
     assert ticket(**values).message == message
 
 
@@ -151,24 +151,24 @@ def test_every_state_has_a_message_and_knows_whether_it_is_final(state: State) -
         ({"phase": Phase.UPLOADING, "started": None, "progress": Progress(250, 1000)}, None),
         ({"phase": Phase.UPLOADING, "started": 100.0, "progressed": None, "progress": Progress(250, 1000)}, None),
         ({"phase": Phase.VERIFYING, "started": 100.0, "progress": Progress(250, 1000)}, None),
-        # One that waits keeps the phase that it was in.
+        # A waiting ticket keeps its last phase.
         (
             {"phase": Phase.UPLOADING, "state": State.QUEUED, "started": 100.0, "progress": Progress(250, 1000)},
             None,
         ),
     ],
 )
-def test_when_the_upload_ends(values: dict[str, Any], ends: float | None) -> None:
+def test_end_of_the_upload_is_estimated(values: dict[str, Any], ends: float | None) -> None:
     assert ticket(**{"state": State.PUBLISHING, "progressed": 110.0} | values).upload_ends == ends
 
 
-def test_progress_is_a_change() -> None:
+def test_progress_counts_as_a_change() -> None:
     assert ticket(modified=5.0).changed == 5.0
     assert ticket(modified=5.0, progressed=7.0).changed == 7.0
     assert ticket(modified=9.0, progressed=7.0).changed == 9.0
 
 
-def test_secrets_are_not_shown() -> None:
+def test_repr_contains_no_secrets() -> None:
     assert "hunter2" not in repr(Account("openstack", {}, {"password": "hunter2"}))
     assert "hunter2" not in repr(ticket(account={"x": "hunter2"}, sealed_secrets=b"hunter2", target={"x": "hunter2"}))
 

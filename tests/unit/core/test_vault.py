@@ -1,4 +1,4 @@
-"""Secrets at rest: sealed under a key that only this installation has."""
+"""Stored secrets are sealed with a key that only this installation has."""
 
 import logging
 import multiprocessing
@@ -18,7 +18,7 @@ from tests.patience import PATIENCE
 SECRETS = {"password": "pässword", "token": ""}
 
 
-def test_what_is_sealed_is_opened_again(tmp_path: Path) -> None:
+def test_sealed_secrets_can_be_opened(tmp_path: Path) -> None:
     vault = Vault.from_file(tmp_path / "key")
     sealed = vault.seal(SECRETS)
     assert vault.open(sealed) == SECRETS
@@ -26,7 +26,7 @@ def test_what_is_sealed_is_opened_again(tmp_path: Path) -> None:
     assert Vault.from_file(tmp_path / "key").open(sealed) == SECRETS
 
 
-def test_a_new_key_is_for_its_owner_only(tmp_path: Path) -> None:
+def test_new_key_file_is_private(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
         Vault.from_file(tmp_path / "new" / "key")
@@ -37,7 +37,7 @@ def test_a_new_key_is_for_its_owner_only(tmp_path: Path) -> None:
     assert [each.name for each in (tmp_path / "new").iterdir()] == ["key"]
 
 
-def test_a_new_key_is_warned_of_in_production_only(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_new_key_causes_a_warning_only_in_production(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         Vault.from_file(tmp_path / "trial")
         assert not caplog.records
@@ -50,14 +50,14 @@ def test_a_new_key_is_warned_of_in_production_only(tmp_path: Path, caplog: pytes
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o644, 0o620, 0o601])
-def test_a_key_that_others_can_reach_is_refused(tmp_path: Path, mode: int) -> None:
+def test_key_file_accessible_to_others_is_refused(tmp_path: Path, mode: int) -> None:
     Vault.from_file(tmp_path / "key")
     (tmp_path / "key").chmod(mode)
     with pytest.raises(ConfigurationError, match="chmod 600"):
         Vault.from_file(tmp_path / "key")
 
 
-def test_a_key_that_is_read_only_is_fine(tmp_path: Path) -> None:
+def test_read_only_key_file_is_accepted(tmp_path: Path) -> None:
     Vault.from_file(tmp_path / "key")
     (tmp_path / "key").chmod(0o400)
     Vault.from_file(tmp_path / "key")
@@ -74,7 +74,7 @@ def key_file(path: Path, *lines: bytes) -> Path:
     [b"", b"\n\n", b"short", b"A" * 44, urlsafe_b64encode(b"k" * 32) + b"\nrubbish"],
     ids=["empty", "blank", "short", "no key", "one of two"],
 )
-def test_a_file_without_a_valid_key_is_refused_and_not_shown(tmp_path: Path, content: bytes) -> None:
+def test_file_without_a_valid_key_is_refused_and_not_quoted(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(ConfigurationError, match="no valid Fernet key") as raised:
         Vault.from_file(key_file(tmp_path / "key", content))
     assert str(content) not in str(raised.value)
@@ -104,7 +104,7 @@ def test_a_rotated_vault_opens_old_secrets_and_seals_with_the_new_key(tmp_path: 
 
 
 @pytest.mark.parametrize("sealed", [b"", b"rubbish"])
-def test_what_was_never_sealed_does_not_open(tmp_path: Path, sealed: bytes) -> None:
+def test_invalid_sealed_data_is_refused(tmp_path: Path, sealed: bytes) -> None:
     with pytest.raises(ConfigurationError):
         Vault.from_file(tmp_path / "key").open(sealed)
 
@@ -117,7 +117,7 @@ def _seal_when_told(
 
 
 @pytest.mark.long
-def test_of_processes_that_make_the_key_together_one_wins(tmp_path: Path) -> None:
+def test_processes_that_create_the_key_at_once_share_one_key(tmp_path: Path) -> None:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     for round_ in range(5):
@@ -135,7 +135,7 @@ def test_of_processes_that_make_the_key_together_one_wins(tmp_path: Path) -> Non
         assert [each.name for each in path.parent.iterdir()] == ["key"]
 
 
-def test_a_code_depends_on_purpose_text_and_key(tmp_path: Path) -> None:
+def test_mac_depends_on_purpose_text_and_key(tmp_path: Path) -> None:
     vault = Vault.from_file(tmp_path / "key")
     code = vault.mac("download", "image 7")
     assert len(code) == 43
@@ -147,7 +147,7 @@ def test_a_code_depends_on_purpose_text_and_key(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("mode", "refused"), [(0o400, False), (0o440, False), (0o444, True), (0o460, True)])
-def test_a_key_that_a_service_is_given_may_be_read_by_its_group(
+def test_key_file_of_another_owner_may_be_readable_by_the_group(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int, refused: bool
 ) -> None:
     file = tmp_path / "key"
@@ -162,8 +162,8 @@ def test_a_key_that_a_service_is_given_may_be_read_by_its_group(
         Vault.from_file(file)
 
 
-def test_a_key_is_changed_while_everything_runs() -> None:
-    """In each step of docs/operations.md some still have the file of the step before: all open what any has sealed."""
+def test_key_rotation_works_while_processes_run() -> None:
+    """In each step of docs/operations.md, processes with the old or the new file open each other's sealed secrets."""
     old, new = (Fernet.generate_key().decode() for _ in range(2))
     steps = [[old], [old, new], [new, old]]
     for before, after in pairwise(steps):
@@ -173,5 +173,5 @@ def test_a_key_is_changed_while_everything_runs() -> None:
 
     assert Vault([new]).open(Vault([new, old]).seal({"password": "x"})) == {"password": "x"}
     with pytest.raises(ConfigurationError):
-        # What was sealed before the second step needs the old line.
+        # Secrets sealed before the second step need the old line.
         Vault([new]).open(Vault([old, new]).seal({"password": "x"}))

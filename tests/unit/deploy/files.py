@@ -1,4 +1,4 @@
-"""The files that an installation is deployed with."""
+"""The files for deploying an installation."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ DEPLOY = REPOSITORY / "deploy"
 
 
 def unknown_variables(text: str) -> set[str]:
-    """What begins like a setting in a file, and is none."""
+    """Return the names in a text that begin like settings but are none."""
     named = set(re.findall(r"\bPUBLISHER_[A-Z0-9_]+\b", text))
     return {each.variable for each in unknown(dict.fromkeys(named, "x"))}

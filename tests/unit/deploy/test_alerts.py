@@ -1,4 +1,4 @@
-"""The alert rules and the dashboard: they load, they fire, and what they ask for is served."""
+"""The alert rules and the dashboard: they load, the alerts fire, and every metric they query is served."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-import publisher.intake.request_metrics as observing  # what the intake counts is declared by now
-import workers.metrics as worker_metrics  # and what a worker does
+import publisher.intake.request_metrics as observing  # declares the metrics of the intake
+import workers.metrics as worker_metrics  # declares the metrics of a worker
 from publisher.store import Store
 from publisher.telemetry.metrics import exposition
 from publisher.telemetry.store_metrics import store_registry
@@ -40,11 +40,11 @@ def test_promtool_accepts_the_rules() -> None:
     promtool("check", "rules", "alerts.yml")
 
 
-def test_each_alert_fires_when_it_should_and_only_then() -> None:
+def test_alerts_pass_their_promtool_tests() -> None:
     promtool("test", "rules", "alerts_test.yml")
 
 
-def test_each_alert_has_a_test_of_either_kind() -> None:
+def test_each_alert_has_a_test_that_fires_and_one_that_does_not() -> None:
     fires: dict[str, set[bool]] = {rule["alert"]: set() for rule in RULES}
     for each in yaml.safe_load((PROMETHEUS / "alerts_test.yml").read_text())["tests"]:
         for one in each["alert_rule_test"]:
@@ -53,7 +53,7 @@ def test_each_alert_has_a_test_of_either_kind() -> None:
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: str(rule["alert"]))
-def test_each_alert_leads_to_what_to_do(rule: dict[str, Any]) -> None:
+def test_each_alert_links_to_an_existing_runbook(rule: dict[str, Any]) -> None:
     assert set(rule["annotations"]) == {"summary", "description", "runbook"}
     file, anchor = rule["annotations"]["runbook"].split("#")
     headings = re.findall(r"^#+ (.+)$", (REPOSITORY / file).read_text(), re.MULTILINE)
@@ -61,7 +61,7 @@ def test_each_alert_leads_to_what_to_do(rule: dict[str, Any]) -> None:
 
 
 def served(store: Store) -> Iterator[tuple[str, str]]:
-    """Name and help of each series that can be: of those with labels, before any is there, as well."""
+    """Yield name and help of every possible series, even of labelled ones that have no value yet."""
     text = exposition(store_registry(store, 20.0)).decode()
     for family in text_string_to_metric_families(text):
         suffixes = {"counter": ["_total"], "histogram": ["_bucket", "_count", "_sum"]}.get(family.type, [""])
@@ -74,7 +74,7 @@ def asked_for() -> list[str]:
     return [rule["expr"] for rule in RULES] + [target["expr"] for panel in panels for target in panel["targets"]]
 
 
-def test_what_they_ask_for_is_served(sqlite_store: Store) -> None:
+def test_every_queried_metric_is_served(sqlite_store: Store) -> None:
     found = dict(served(sqlite_store))
     assert all(found.values()), "each has a help text"
     names = {name for expression in asked_for() for name in re.findall(r"\b(?:publisher|process)_\w+", expression)}
@@ -82,7 +82,7 @@ def test_what_they_ask_for_is_served(sqlite_store: Store) -> None:
     assert names - set(found) == set()
 
 
-def test_labels_that_they_ask_for_have_the_values_that_are_served() -> None:
+def test_every_queried_label_value_exists() -> None:
     from publisher.core.errors import Reason
     from publisher.core.ticket import State
     from publisher.store.fleet import WorkerState
@@ -99,7 +99,7 @@ def test_labels_that_they_ask_for_have_the_values_that_are_served() -> None:
                 assert set(values.split("|")) <= {str(each) for each in known[label]}, expression
 
 
-def test_the_dashboard_is_one_that_grafana_loads() -> None:
+def test_dashboard_has_the_structure_that_grafana_needs() -> None:
     dashboard = json.loads(DASHBOARD.read_text())
     assert {"title", "uid", "panels", "schemaVersion", "templating"} <= set(dashboard)
     assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])

@@ -1,4 +1,4 @@
-"""The compose file and what it needs: that it is confined as it should be, and keeps its secrets in files."""
+"""The compose file: its services are confined and read their secrets from files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 OURS = ("intake", "worker", "flower", "migrate")
 
 
-def test_the_parts_that_there_are() -> None:
+def test_compose_file_defines_the_expected_services() -> None:
     assert set(SERVICES) == {*OURS, "proxy", "postgres", "redis", "rabbitmq", "devcloud"}
     assert SERVICES["worker"]["deploy"]["replicas"] == 2
     profiles = {name: each["profiles"] for name, each in SERVICES.items() if "profiles" in each}
@@ -31,7 +31,7 @@ def test_the_parts_that_there_are() -> None:
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_each_part_is_confined(name: str) -> None:
+def test_each_service_is_confined(name: str) -> None:
     service = SERVICES[name]
 
     assert service["read_only"] is True
@@ -44,7 +44,7 @@ def test_each_part_is_confined(name: str) -> None:
     assert service["restart"] in ("unless-stopped", "on-failure")
 
 
-def test_only_the_proxy_is_reached_from_outside() -> None:
+def test_only_the_proxy_publishes_ports() -> None:
     assert [name for name, each in SERVICES.items() if "ports" in each] == ["proxy"]
     reaching_out = {name for name, each in SERVICES.items() if "outside" in each["networks"]}
     assert reaching_out == {"proxy", "worker", "devcloud"}
@@ -53,10 +53,10 @@ def test_only_the_proxy_is_reached_from_outside() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in SERVICES if name not in ("migrate", "proxy")])
-def test_each_part_has_a_health_check(name: str) -> None:
+def test_each_service_has_a_health_check(name: str) -> None:
     service = SERVICES[name]
     if name in OURS and "healthcheck" not in service:
-        # Of the image; each part tells where it is asked.
+        # The image has the health check; each service sets its address.
         image = (REPOSITORY / "Dockerfile").read_text()
         assert "HEALTHCHECK" in image
         assert name == "intake" or service["environment"]["HEALTH_URL"].startswith("http://127.0.0.1:")
@@ -64,7 +64,7 @@ def test_each_part_has_a_health_check(name: str) -> None:
         assert service["healthcheck"]["test"]
 
 
-def test_secrets_are_files_that_the_settings_name() -> None:
+def test_every_secret_is_mounted_as_a_file_named_by_a_setting() -> None:
     text = FILE.read_text()
     assert "PASSWORD:" not in text.replace("PASSWORD_FILE:", "")
     for name in OURS:
@@ -77,11 +77,11 @@ def test_secrets_are_files_that_the_settings_name() -> None:
     }
 
 
-def test_workers_may_drain_before_they_are_killed() -> None:
+def test_grace_period_of_workers_is_long_enough_for_a_drain() -> None:
     assert float(SERVICES["worker"]["stop_grace_period"].removesuffix("s")) >= Settings().drain_seconds + 10
 
 
-def test_no_caller_has_the_workers_connect_to_what_is_kept() -> None:
+def test_workers_refuse_addresses_of_the_inside_network() -> None:
     (range,) = COMPOSE["networks"]["inside"]["ipam"]["config"]
     assert {SERVICES[name]["environment"]["PUBLISHER_OUTBOUND_DENY"] for name in OURS} == {range["subnet"]}
     beside_a_worker = {
@@ -92,13 +92,13 @@ def test_no_caller_has_the_workers_connect_to_what_is_kept() -> None:
     assert beside_a_worker == {"worker", "proxy", "devcloud"}
 
 
-def test_every_variable_is_one_that_is_read() -> None:
+def test_every_variable_is_a_known_setting() -> None:
     assert unknown_variables(FILE.read_text()) == set()
     assert unknown_variables((REPOSITORY / "Dockerfile").read_text()) == set()
 
 
 def make_secrets(directory: Path, *options: str) -> Path:
-    """Run the script in a copy of the repository's layout; what needs root is left out."""
+    """Run the script in a copy of the repository's layout, without the commands that need root."""
     (directory / "deploy").mkdir()
     (directory / "bin").mkdir()
     for command in ("chown", "sudo"):
@@ -110,7 +110,7 @@ def make_secrets(directory: Path, *options: str) -> Path:
 
 
 @pytest.mark.parametrize(("options", "broker"), [([], "redis://:"), (["--rabbitmq"], "amqp://publisher:")])
-def test_the_script_makes_every_secret(tmp_path: Path, options: list[str], broker: str) -> None:
+def test_script_creates_every_secret(tmp_path: Path, options: list[str], broker: str) -> None:
     secrets = make_secrets(tmp_path, *options)
 
     content = {file.name: file.read_text().strip() for file in secrets.iterdir()}
@@ -136,7 +136,7 @@ def compose_client() -> list[str] | None:
 
 
 @pytest.mark.parametrize("profile", ["", "rabbitmq", "devcloud"])
-def test_the_client_accepts_it(profile: str) -> None:
+def test_compose_client_accepts_the_file(profile: str) -> None:
     client = compose_client() or missing("`docker compose` or `docker-compose`")
     profiles = ["--profile", profile] if profile else []
     checked = subprocess.run(

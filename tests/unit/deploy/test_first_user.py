@@ -1,4 +1,4 @@
-"""Each way to deploy says how the first user is added, with a command that works."""
+"""Each way to deploy documents a working command that adds the first user."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ FIRST_USER = re.compile(r"(?:publisher|publisher-run) (users add [^`\n]*)")
 
 
 @pytest.mark.parametrize("section", ["Docker Compose", "systemd", "Kubernetes", "Procfile"])
-def test_the_command_of_the_page_adds_an_administrator(bare_cli: Cli, sqlite_url: str, section: str) -> None:
+def test_documented_command_adds_an_administrator(bare_cli: Cli, sqlite_url: str, section: str) -> None:
     command, _, given = FIRST_USER.findall(SECTIONS[section])[0].partition("  ")[0].partition(" < ")
     assert given in ("", "root.password")
-    # Compose gives the command a terminal, where it shows the password that it generates.
+    # Under Compose the command has a terminal and shows the generated password. Here it reads one instead.
     arguments = [each.replace("--generate", "--password-stdin") for each in shlex.split(command)]
 
     bare_cli.ok(*arguments, input="open sesame\n")
@@ -39,7 +39,7 @@ def test_the_command_of_the_page_adds_an_administrator(bare_cli: Cli, sqlite_url
         store.close()
 
 
-def test_the_procfile_says_it_too() -> None:
+def test_procfile_documents_the_command() -> None:
     assert (
         "#   publisher users add root --admin --password-stdin < root.password" in (REPOSITORY / "Procfile").read_text()
     )

@@ -1,4 +1,4 @@
-"""The Kubernetes manifests: valid, confined, and scaled on what the store says."""
+"""The Kubernetes manifests are valid and confined, and scale on the ticket store's numbers."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ KEDA = {
                         "metadata": {
                             "type": "object",
                             "required": ["query", "targetQueryValue"],
-                            # All of a trigger's metadata is text.
+                            # All values in a trigger's metadata are text.
                             "additionalProperties": {"type": "string"},
                         },
                         "authenticationRef": {"type": "object", "required": ["name"]},
@@ -88,29 +88,29 @@ KEDA = {
         },
     },
 }
-"""What is used of KEDA's resources (keda.sh/v1alpha1), as its documentation has it."""
+"""The parts of KEDA's resources (keda.sh/v1alpha1) that the manifests use, as KEDA documents them."""
 
 
 @pytest.mark.parametrize("name", OWN)
-def test_the_schemas_of_kubernetes_accept_it(name: str) -> None:
+def test_kubernetes_schema_accepts_each_manifest(name: str) -> None:
     kubernetes_validate.validate(OWN[name], VERSION, strict=True)
 
 
 @pytest.mark.parametrize("name", sorted(DOCUMENTS.keys() - OWN.keys()))
-def test_it_is_as_keda_documents_it(name: str) -> None:
+def test_keda_resource_follows_the_documented_schema(name: str) -> None:
     document = DOCUMENTS[name]
     assert document["apiVersion"] == "keda.sh/v1alpha1"
     jsonschema.validate(document["spec"], KEDA[document["kind"]])
 
 
-def test_the_scalers_conduct_is_one_that_kubernetes_knows() -> None:
+def test_kubernetes_schema_accepts_the_autoscaler_config() -> None:
     advanced = DOCUMENTS["ScaledObject worker"]["spec"]["advanced"]["horizontalPodAutoscalerConfig"]
     spec = {"maxReplicas": 1, "scaleTargetRef": {"kind": "Deployment", "name": "worker"}, **advanced}
     scaler = {"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "spec": spec}
     kubernetes_validate.validate(scaler, VERSION, strict=True)
 
 
-def test_every_file_is_applied_but_the_example() -> None:
+def test_every_file_except_the_example_is_applied() -> None:
     files = {file.name for file in DIRECTORY.glob("*.yaml")}
     assert files - set(KUSTOMIZATION["resources"]) == {"kustomization.yaml", "secrets.example.yaml"}
     assert all(each["metadata"].get("namespace", "publisher") == KUSTOMIZATION["namespace"] for each in OWN.values())
@@ -141,7 +141,7 @@ def test_each_pod_is_confined(name: str) -> None:
         assert container["readinessProbe"]
 
 
-def test_secrets_are_files_that_the_secret_has() -> None:
+def test_every_secret_file_is_in_the_secret() -> None:
     secret = DOCUMENTS["Secret publisher"]["stringData"]
     named = set(DOCUMENTS["ConfigMap publisher"]["data"].values())
     named |= {each["value"] for pod in PODS.values() for each in pod["containers"][0].get("env", [])}
@@ -151,12 +151,12 @@ def test_secrets_are_files_that_the_secret_has() -> None:
     assert reference["key"] in secret
 
 
-def test_a_worker_may_drain_before_it_is_killed() -> None:
+def test_grace_period_is_long_enough_for_a_drain() -> None:
     drain = DOCUMENTS["ConfigMap publisher"]["data"]["PUBLISHER_DRAIN_SECONDS"]
     assert PODS["Deployment worker"]["terminationGracePeriodSeconds"] >= float(drain) + 15
 
 
-def test_every_variable_is_one_that_is_read() -> None:
+def test_every_variable_is_a_known_setting() -> None:
     for file in DIRECTORY.glob("*.yaml"):
         assert unknown_variables(file.read_text()) == set(), file.name
 
@@ -167,14 +167,14 @@ def trigger() -> dict[str, str]:
     return metadata
 
 
-def test_a_worker_is_there_for_as_many_tickets_as_it_takes() -> None:
+def test_autoscaler_target_equals_the_worker_concurrency() -> None:
     assert trigger()["targetQueryValue"] == str(Settings().worker_concurrency)
     assert "replicas" not in DOCUMENTS["Deployment worker"]["spec"]
 
 
 @pytest.mark.real
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-def test_the_scalers_query_counts_what_can_be_worked_on(store: Store) -> None:
+def test_autoscaler_query_counts_waiting_and_claimed_tickets(store: Store) -> None:
     waiting, working, ended, later = (add_ticket(store).id for _ in range(4))
     for each in (working, later):
         claim = store.leases.claim(each, "a-worker", 60)
@@ -187,7 +187,7 @@ def test_the_scalers_query_counts_what_can_be_worked_on(store: Store) -> None:
         assert connection.execute(text(trigger()["query"])).scalar_one() == len({waiting, working})
 
 
-def test_kustomize_puts_it_together() -> None:
+def test_kustomize_builds_the_manifests() -> None:
     program = shutil.which("kubectl") or missing("kubectl")
     built = subprocess.run([program, "kustomize", DIRECTORY], capture_output=True, text=True, timeout=600)
     assert built.returncode == 0, built.stderr

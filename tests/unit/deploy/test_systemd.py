@@ -1,4 +1,4 @@
-"""The systemd units: confined, with their secrets as credentials, and patient with a drain."""
+"""The systemd units are confined, get their secrets as credentials, and leave time for a drain."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def directives(file: Path) -> dict[str, list[str]]:
     return found
 
 
-def test_the_units_that_there_are() -> None:
+def test_there_are_four_units() -> None:
     names = ["publisher-flower", "publisher-intake", "publisher-migrate", "publisher-worker@"]
     assert [unit.stem for unit in UNITS] == names
 
 
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
-def test_each_unit_runs_a_command_that_there_is(unit: Path) -> None:
+def test_each_unit_runs_an_existing_command(unit: Path) -> None:
     (start,) = directives(unit)["ExecStart"]
     program, command, *_ = start.split()
     assert program == "/opt/publisher/bin/publisher"
@@ -56,25 +56,25 @@ def test_all_units_are_confined() -> None:
     assert common["ProtectSystem"] == ["strict"]
 
 
-def test_secrets_are_credentials() -> None:
+def test_secrets_are_passed_as_credentials() -> None:
     common = directives(COMMON)
     loaded = {each.split(":")[0] for each in common["LoadCredential"]}
     files = [each for each in common["Environment"] if "_FILE=" in each]
     assert {each.rpartition("%d/")[2] for each in files} == loaded == {"database_url", "broker_url", "publisher_key"}
 
 
-def test_a_worker_may_drain_before_it_is_killed() -> None:
+def test_stop_timeout_is_long_enough_for_a_drain() -> None:
     (seconds,) = directives(DEPLOY / "systemd" / "publisher-worker@.service")["TimeoutStopSec"]
     assert float(seconds) >= Settings().drain_seconds + 10
 
 
-def test_every_variable_is_one_that_is_read() -> None:
+def test_every_variable_is_a_known_setting() -> None:
     for file in (*UNITS, COMMON, DEPLOY / "systemd" / "publisher.env"):
         assert unknown_variables(file.read_text()) == set()
 
 
-def test_a_command_runs_as_the_units_do() -> None:
-    """As far as a transient unit is told: the user, the settings, the secrets."""
+def test_manual_command_runs_with_the_settings_of_the_units() -> None:
+    """A transient unit gets the same user, settings and secrets."""
     text = RUN.read_text()
     asked = dict.fromkeys(re.findall(r"--property=(\S+)", text))
     common = directives(COMMON)
@@ -89,7 +89,7 @@ def test_a_command_runs_as_the_units_do() -> None:
 
 
 def test_the_documented_command_adds_the_first_user(tmp_path: Path, sqlite_url: str) -> None:
-    """With a `systemd-run` that does for the command what systemd would, but for the change of user."""
+    """A stand-in for `systemd-run` runs the command as systemd would, but without changing the user."""
     (command,) = re.findall(r"^# (publisher-run users add .*?) {3}", DEPLOYMENT.read_text(), re.MULTILINE)
     secrets = tmp_path / "secrets"
     secrets.mkdir()
@@ -124,11 +124,11 @@ def test_the_documented_command_adds_the_first_user(tmp_path: Path, sqlite_url: 
         store.close()
 
 
-def test_systemd_accepts_them(tmp_path: Path) -> None:
+def test_systemd_accepts_the_units(tmp_path: Path) -> None:
     program = shutil.which("systemd-analyze") or missing("systemd-analyze")
     units = Path(shutil.copytree(DEPLOY / "systemd", tmp_path / "units"))
     for unit in units.glob("*.service"):
-        # The program need not be installed for the units to be checked.
+        # The check must not require that the program is installed.
         unit.write_text(unit.read_text().replace("/opt/publisher/bin/publisher", "/bin/true"))
     names = [str(units / unit.name.replace("@.", "@1.")) for unit in UNITS]
     checked = subprocess.run(

@@ -1,4 +1,4 @@
-"""Compressed files are recognised by their first bytes, and unpacked as a stream."""
+"""Compressed files are recognised by their first bytes and decompressed as a stream."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def unpacked(packed: bytes, step: int = 1 << 20) -> bytes:
 
 @pytest.mark.parametrize("kind", COMPRESS)
 @pytest.mark.parametrize("step", [97, 65536, 8 << 20])
-def test_unpacked_whatever_the_pieces(kind: str, step: int) -> None:
+def test_file_in_pieces_of_any_size_is_decompressed(kind: str, step: int) -> None:
     packed = COMPRESS[kind](CONTENT)
     found = compression_of(packed[:HEAD_BYTES])
     assert found is not None
@@ -35,19 +35,19 @@ def test_unpacked_whatever_the_pieces(kind: str, step: int) -> None:
 
 @pytest.mark.parametrize("kind", COMPRESS)
 @pytest.mark.parametrize("step", [1, 8 << 20])
-def test_several_members_are_one_file(kind: str, step: int) -> None:
+def test_several_members_become_one_file(kind: str, step: int) -> None:
     pack = COMPRESS[kind]
     assert unpacked(pack(b"one") + pack(b"") + pack(b"two" * 1000), step) == b"one" + b"two" * 1000
 
 
 @pytest.mark.parametrize("kind", ["gz", "xz"])
-def test_zeros_may_follow(kind: str) -> None:
+def test_trailing_zeros_are_ignored(kind: str) -> None:
     assert unpacked(COMPRESS[kind](b"disk") + bytes(512)) == b"disk"
 
 
 @pytest.mark.parametrize("kind", COMPRESS)
 @pytest.mark.parametrize("step", [97, 8 << 20])
-def test_what_is_not_whole_is_refused(kind: str, step: int) -> None:
+def test_incomplete_file_is_refused(kind: str, step: int) -> None:
     packed = COMPRESS[kind](CONTENT)
     for cut in (len(packed) - 1, len(packed) // 2):
         with pytest.raises(InvalidRequest, match=f"body: the {kind} file is incomplete: its end is missing"):
@@ -56,13 +56,13 @@ def test_what_is_not_whole_is_refused(kind: str, step: int) -> None:
 
 @pytest.mark.parametrize("kind", COMPRESS)
 @pytest.mark.parametrize("garbage", [b"x", b"something else, and more of it"])
-def test_what_is_followed_by_something_else_is_refused(kind: str, garbage: bytes) -> None:
+def test_file_followed_by_other_data_is_refused(kind: str, garbage: bytes) -> None:
     with pytest.raises(InvalidRequest, match=f"the {kind} file is followed by other data"):
         unpacked(COMPRESS[kind](CONTENT) + garbage)
 
 
 @pytest.mark.parametrize("kind", COMPRESS)
-def test_what_is_damaged_is_refused(kind: str) -> None:
+def test_damaged_file_is_refused(kind: str) -> None:
     packed = bytearray(COMPRESS[kind](CONTENT))
     packed[len(packed) // 2] ^= 0xFF
     with pytest.raises(InvalidRequest, match=f"the {kind} file is damaged"):
@@ -70,7 +70,7 @@ def test_what_is_damaged_is_refused(kind: str) -> None:
 
 
 @pytest.mark.parametrize("packed", [xz_with_a_dictionary_of(1 << 29), zst_with_a_window_of(30)], ids=["xz", "zst"])
-def test_what_takes_much_memory_is_refused(packed: bytes) -> None:
+def test_file_that_needs_too_much_memory_is_refused(packed: bytes) -> None:
     with pytest.raises(InvalidRequest, match="takes too much memory to be unpacked"):
         unpacked(packed)
 
@@ -78,7 +78,7 @@ def test_what_takes_much_memory_is_refused(packed: bytes) -> None:
 @pytest.mark.parametrize(
     "head", [b"", b"\x1f\x8b", b"\x1f\x8b\x08\xff", b"BZh9 is no block", b"BZip", b"\xeb\x63\x90", bytes(10)]
 )
-def test_an_uncompressed_file_is_recognised(head: bytes) -> None:
+def test_uncompressed_file_is_not_taken_for_a_compressed_one(head: bytes) -> None:
     assert compression_of(head[:HEAD_BYTES]) is None
 
 
@@ -93,12 +93,12 @@ def test_an_uncompressed_file_is_recognised(head: bytes) -> None:
         (".gz", "gz", ".gz"),
     ],
 )
-def test_the_name_of_the_file_inside(name: str, kind: str, inside: str) -> None:
+def test_suffix_matching_the_compression_is_removed(name: str, kind: str, inside: str) -> None:
     compression = compression_of(COMPRESS[kind](b"")[:HEAD_BYTES])
     assert unpacked_name(name, compression) == inside
     assert unpacked_name(name, None) == name
 
 
-def test_a_name_without_any_suffix() -> None:
+def test_any_compression_suffix_is_removed() -> None:
     assert without_suffix("disk.qcow2.bz2") == "disk.qcow2"
     assert without_suffix("disk.qcow2") == "disk.qcow2"

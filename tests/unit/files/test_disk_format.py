@@ -1,4 +1,4 @@
-"""What a file is, by its content: its format, the size of the disk inside, or why it cannot be registered."""
+"""The content of a file tells its format, the size of the disk inside, or why it cannot be registered."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def look(tmp_path: Path) -> Examine:
 
 
 def put(content: bytes, at: int, kind: str, *values: int | bytes) -> bytes:
-    """The content with other numbers at a place; a negative one counts from the end."""
+    """Return the content with other numbers at an offset. A negative offset counts from the end."""
     changed = bytearray(content)
     struct.pack_into(kind, changed, at if at >= 0 else len(content) + at, *values)
     return bytes(changed)
@@ -63,7 +63,7 @@ def put(content: bytes, at: int, kind: str, *values: int | bytes) -> bytes:
         pytest.param(put(bytes(MIB), 512, "8s", b"LABELONE"), "raw", MIB, id="LVM"),
     ],
 )
-def test_what_is_known_by_its_content(look: Examine, content: bytes, disk_format: str, size: int) -> None:
+def test_format_and_size_are_found_by_content(look: Examine, content: bytes, disk_format: str, size: int) -> None:
     disk = look(content)
     assert (disk.disk_format, disk.virtual_size, disk.warning) == (disk_format, size, None)
 
@@ -86,7 +86,9 @@ def test_what_is_known_by_its_content(look: Examine, content: bytes, disk_format
         ("google", disks.raw(), "google"),
     ],
 )
-def test_the_contracts_name_of_a_format(look: Examine, name: str | None, content: bytes, canonical: str) -> None:
+def test_requested_format_gets_its_canonical_name(
+    look: Examine, name: str | None, content: bytes, canonical: str
+) -> None:
     disk = look(content, wanted=name)
     assert disk.format == canonical
     assert name != "raw" or disk.disk_format == "raw"
@@ -102,7 +104,7 @@ def test_the_contracts_name_of_a_format(look: Examine, name: str | None, content
         ("", disks.raw(), "unknown"),
     ],
 )
-def test_a_format_that_the_file_is_not(look: Examine, name: str, content: bytes, words: str) -> None:
+def test_wrong_or_unknown_format_is_refused(look: Examine, name: str, content: bytes, words: str) -> None:
     with pytest.raises(InvalidRequest, match=words) as raised:
         look(content, wanted=name)
     assert raised.value.field == "format"
@@ -112,7 +114,7 @@ def test_a_format_that_the_file_is_not(look: Examine, name: str, content: bytes,
 
 
 @pytest.mark.parametrize("content", [b"hello world", bytes(MIB), b"\x01\x02\x03" * 1000], ids=["text", "zeros", "any"])
-def test_what_has_no_structure_is_raw_only_where_that_is_said(look: Examine, content: bytes) -> None:
+def test_unstructured_file_is_raw_only_on_request(look: Examine, content: bytes) -> None:
     with pytest.raises(InvalidRequest, match="if it is a raw disk, say so by the format 'raw'"):
         look(content)
     disk = look(content, wanted="raw")
@@ -120,14 +122,14 @@ def test_what_has_no_structure_is_raw_only_where_that_is_said(look: Examine, con
     assert disk.warning == "No partition table, boot sector or file system was found in the image; it may not boot"
 
 
-def test_a_disk_that_was_cut_off_is_warned_of(look: Examine) -> None:
+def test_truncated_disk_causes_a_warning(look: Examine) -> None:
     gpt = put(disks.raw(bytes(MIB)), 512, "<8s24xQ", b"EFI PART", 2 * MIB // SECTOR - 1)
     assert "beyond the end of the image" in str(look(gpt).warning)
     assert "beyond the end of the image" in str(look(disks.raw(bytes(MIB))[: MIB // 2]).warning)
     assert look(put(gpt, 512 + 32, "<Q", MIB // SECTOR - 1)).warning is None
 
 
-# What it is not -------------------------------------------------------------------------------------------------------
+# Files that are not disks ---------------------------------------------------------------------------------------------
 
 
 def ustar() -> bytes:
@@ -186,13 +188,13 @@ FOREIGN = {
 
 @pytest.mark.parametrize("wanted", [None, "raw", "qcow2"])
 @pytest.mark.parametrize("kind", FOREIGN)
-def test_what_is_no_disk_is_refused_whatever_it_is_called(look: Examine, kind: str, wanted: str | None) -> None:
+def test_file_that_is_not_a_disk_is_refused_with_any_format(look: Examine, kind: str, wanted: str | None) -> None:
     content, words = FOREIGN[kind]
     with pytest.raises(InvalidRequest, match=words):
         look(content, wanted=wanted)
 
 
-def test_a_command_names_the_file_as_a_shell_takes_it(look: Examine) -> None:
+def test_suggested_command_quotes_the_file_name(look: Examine) -> None:
     with pytest.raises(InvalidRequest) as raised:
         look(ustar(), name="my disk; rm -rf.ova")
     assert "`tar -xf 'my disk; rm -rf.ova'`" in str(raised.value)
@@ -215,7 +217,7 @@ def test_a_command_names_the_file_as_a_shell_takes_it(look: Examine) -> None:
     ],
 )
 @pytest.mark.parametrize("say_raw", [False, True])
-def test_a_name_that_promises_what_the_content_is_not(
+def test_file_name_that_contradicts_the_content_is_refused(
     look: Examine, name: str, content: bytes, words: str, say_raw: bool
 ) -> None:
     with pytest.raises(InvalidRequest, match=words):
@@ -235,11 +237,11 @@ def test_a_name_that_promises_what_the_content_is_not(
         ("disk.VHD", disks.vhd_fixed()),
     ],
 )
-def test_names_that_promise_nothing_else(look: Examine, name: str, content: bytes) -> None:
+def test_file_name_that_fits_the_content_is_accepted(look: Examine, name: str, content: bytes) -> None:
     assert look(content, name=name).virtual_size
 
 
-# What leads elsewhere -------------------------------------------------------------------------------------------------
+# Disks that need other files ------------------------------------------------------------------------------------------
 
 
 ELSEWHERE = {
@@ -267,7 +269,7 @@ ELSEWHERE = {
 
 
 @pytest.mark.parametrize("kind", ELSEWHERE)
-def test_what_leads_elsewhere_is_refused_with_the_command_that_flattens_it(look: Examine, kind: str) -> None:
+def test_incomplete_disk_is_refused_with_a_command_to_flatten_it(look: Examine, kind: str) -> None:
     content, command = ELSEWHERE[kind]
     with pytest.raises(InvalidRequest, match="incomplete by itself") as raised:
         look(content)
@@ -290,12 +292,12 @@ def test_what_leads_elsewhere_is_refused_with_the_command_that_flattens_it(look:
         (put(disks.qcow2(cluster_bits=16), 0x8001, "5s", b"CD001"), "it is iso and qcow2 at the same time"),
     ],
 )  # fmt: skip
-def test_what_the_safety_check_or_a_cloud_refuses(look: Examine, content: bytes, words: str) -> None:
+def test_unsafe_or_unsupported_disk_is_refused(look: Examine, content: bytes, words: str) -> None:
     with pytest.raises(InvalidRequest, match=words):
         look(content)
 
 
-# Headers that lie -----------------------------------------------------------------------------------------------------
+# Inconsistent headers -------------------------------------------------------------------------------------------------
 
 
 LIES = {
@@ -362,14 +364,14 @@ LIES = {
 
 
 @pytest.mark.parametrize("kind", LIES)
-def test_a_header_that_lies_is_refused(look: Examine, kind: str) -> None:
+def test_inconsistent_header_is_refused(look: Examine, kind: str) -> None:
     with pytest.raises(InvalidRequest):
         look(LIES[kind], name="mine")
     with pytest.raises(InvalidRequest):
         look(LIES[kind], wanted="raw")
 
 
-def test_the_largest_disk_allowed(look: Examine) -> None:
+def test_disk_over_the_size_limit_is_refused(look: Examine) -> None:
     for content in (disks.qcow2(GIB), disks.vmdk(GIB), disks.vdi(GIB), disks.vhd_dynamic(GIB)):
         assert look(content, virtual_size_max=GIB).virtual_size == GIB
         with pytest.raises(InvalidRequest, match=f"from 1 to {GIB - 1} are allowed"):
@@ -378,8 +380,8 @@ def test_the_largest_disk_allowed(look: Examine) -> None:
         look(disks.raw(bytes(KIB)), virtual_size_max=KIB)
 
 
-def test_a_file_of_terabytes_is_looked_at_at_once(tmp_path: Path) -> None:
-    """It is not read: 4 TiB of holes would take half an hour."""
+def test_huge_sparse_file_is_examined_quickly(tmp_path: Path) -> None:
+    """The file must not be read: reading 4 TiB of holes would take half an hour."""
     file = tmp_path / "disk"
     file.write_bytes(disks.raw())
     os.truncate(file, 4 * TIB)
@@ -401,7 +403,7 @@ def test_a_file_of_terabytes_is_looked_at_at_once(tmp_path: Path) -> None:
         (put(put(bytes(100 * KIB), 0x8001, "5s", b"BEA01"), 0x8801, "5s", b"NSR02"), "does not recognise it as iso"),
     ],
 )
-def test_what_glance_would_refuse_after_the_last_byte(look: Examine, content: bytes, objection: str) -> None:
+def test_format_that_glance_would_refuse_gets_an_objection(look: Examine, content: bytes, objection: str) -> None:
     disk = look(content)
     assert disk.glance_objection
     with pytest.raises(InvalidRequest, match=objection):
@@ -415,5 +417,5 @@ def test_what_glance_would_refuse_after_the_last_byte(look: Examine, content: by
         disks.raw(), disks.raw(disks.iso()),
     ],
 )  # fmt: skip
-def test_what_glance_takes(look: Examine, content: bytes) -> None:
+def test_format_that_glance_accepts_gets_no_objection(look: Examine, content: bytes) -> None:
     assert look(content).glance_objection is None

@@ -1,4 +1,4 @@
-"""An image file that comes piece by piece: written sparsely, unpacked within bounds, hashed, compared."""
+"""An image file that arrives in pieces is written sparsely, decompressed within limits, hashed and verified."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def room(path: Path) -> int:
     [(3, SPARSE[:40_000] + bytes(5)), (65536, SPARSE), (5 * MIB, SPARSE)],
     ids=["3 bytes", "64 KiB", "5 MiB"],
 )
-def test_an_image_is_written_as_it_is_but_for_zeros(tmp_path: Path, step: int, content: bytes) -> None:
+def test_image_is_written_unchanged_and_sparsely(tmp_path: Path, step: int, content: bytes) -> None:
     done = written(tmp_path / "disk", content, step=step)
     assert (tmp_path / "disk").read_bytes() == content
     assert done.compression is None
@@ -54,7 +54,7 @@ def test_an_image_is_written_as_it_is_but_for_zeros(tmp_path: Path, step: int, c
 
 
 @pytest.mark.parametrize("kind", COMPRESS)
-def test_a_compressed_image_is_unpacked_and_hashed(tmp_path: Path, kind: str) -> None:
+def test_compressed_image_is_decompressed_and_hashed(tmp_path: Path, kind: str) -> None:
     done = written(tmp_path / "disk", COMPRESS[kind](SPARSE))
     assert (tmp_path / "disk").read_bytes() == SPARSE
     assert done.compression is not None
@@ -63,7 +63,7 @@ def test_a_compressed_image_is_unpacked_and_hashed(tmp_path: Path, kind: str) ->
     assert room(tmp_path / "disk") < 2 * MIB
 
 
-def test_zeros_take_no_room_and_are_no_bomb(tmp_path: Path) -> None:
+def test_zeros_take_no_space_and_are_accepted_at_any_ratio(tmp_path: Path) -> None:
     packed = COMPRESS["zst"](bytes(64 * MIB)) * 4
     assert len(packed) < 10_000
     done = written(tmp_path / "disk", packed)
@@ -71,13 +71,13 @@ def test_zeros_take_no_room_and_are_no_bomb(tmp_path: Path) -> None:
     assert room(tmp_path / "disk") < MIB
 
 
-def test_only_zeros_to_the_end(tmp_path: Path) -> None:
+def test_trailing_zeros_count_towards_the_size(tmp_path: Path) -> None:
     written(tmp_path / "disk", b"x" + bytes(MIB))
     assert (tmp_path / "disk").stat().st_size == MIB + 1
 
 
 @pytest.mark.parametrize("kind", COMPRESS)
-def test_a_bomb_is_refused(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decompression_bomb_is_refused(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("publisher.files.image_writer._FREE_BYTES", MIB)
     bomb = COMPRESS[kind](b"bomb" * MIB)
     with pytest.raises(ImageTooLarge, match="unpacks to more than 3 times its size"):
@@ -87,18 +87,18 @@ def test_a_bomb_is_refused(tmp_path: Path, kind: str, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("kind", COMPRESS)
-def test_what_unpacks_to_too_much_is_refused(tmp_path: Path, kind: str) -> None:
+def test_image_over_the_size_limit_is_refused(tmp_path: Path, kind: str) -> None:
     with pytest.raises(ImageTooLarge, match="unpacked, the image is larger than 1000000 bytes"):
         written(tmp_path / "disk", COMPRESS[kind](SPARSE), limits=UnpackLimits(1_000_000, 0))
     assert (tmp_path / "disk").stat().st_size <= 1_000_000
 
 
-def test_compressed_twice_is_refused(tmp_path: Path) -> None:
+def test_image_compressed_twice_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest, match="body: is compressed twice: there is a gz file inside"):
         written(tmp_path / "disk", COMPRESS["xz"](COMPRESS["gz"](DATA)))
 
 
-def test_a_long_unpacking_can_be_stopped(tmp_path: Path) -> None:
+def test_long_decompression_can_be_stopped(tmp_path: Path) -> None:
     class Stop(Exception):
         pass
 
@@ -114,7 +114,9 @@ def test_a_long_unpacking_can_be_stopped(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("algorithm", ["md5", "sha256", "sha512"])
 @pytest.mark.parametrize("kind", [None, *COMPRESS])
-def test_checksums_are_compared(tmp_path: Path, algorithm: str, kind: str | None) -> None:
+def test_checksum_of_the_sent_or_the_decompressed_file_is_accepted(
+    tmp_path: Path, algorithm: str, kind: str | None
+) -> None:
     sent = COMPRESS[kind](DATA) if kind else DATA
 
     def of(content: bytes) -> Checksums:
@@ -122,7 +124,7 @@ def test_checksums_are_compared(tmp_path: Path, algorithm: str, kind: str | None
         return (checksum(algorithm, value.upper(), "sum"),)
 
     written(tmp_path / "as sent", sent, expected=of(sent))
-    # That of the disk inside is as good: so many publish it.
+    # The checksum of the disk inside is accepted, too: many vendors publish that one.
     written(tmp_path / "inside", sent, expected=of(DATA))
     with pytest.raises(InvalidRequest, match=f"sum: the image's {algorithm} is "):
         written(tmp_path / "another", sent, expected=of(b"another"))
@@ -131,13 +133,15 @@ def test_checksums_are_compared(tmp_path: Path, algorithm: str, kind: str | None
 
 
 @pytest.mark.parametrize("text", ["", "xyz", "0" * 31, "0" * 33, "g" * 32])
-def test_a_value_that_is_no_checksum_is_refused(text: str) -> None:
+def test_malformed_checksum_is_refused(text: str) -> None:
     with pytest.raises(InvalidRequest, match="sum: is no md5 checksum; give its 32 hexadecimal digits"):
         checksum("md5", text, "sum")
 
 
 @pytest.mark.parametrize("kind", [None, *COMPRESS])
-def test_some_room_is_left_on_the_disk(tmp_path: Path, kind: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_writing_stops_at_the_free_space_limit(
+    tmp_path: Path, kind: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("publisher.files.image_writer._CHECK_FREE_BYTES", 100_000)
     free = iter([1000, 1000, 999])
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=next(free)))
@@ -148,7 +152,7 @@ def test_some_room_is_left_on_the_disk(tmp_path: Path, kind: str | None, monkeyp
         written(tmp_path / "disk", content, limits=limits)
 
 
-def test_a_link_in_the_files_place_is_not_followed(tmp_path: Path) -> None:
+def test_symlink_at_the_target_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "disk").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(OSError, match="Too many levels"):
         written(tmp_path / "disk", DATA)
@@ -168,7 +172,7 @@ def sparse(path: Path) -> Path:
     return path
 
 
-def test_holes_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_holes_of_a_sparse_file_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read = 0
 
     class Counting(io.FileIO):
@@ -184,7 +188,7 @@ def test_holes_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert read < 4 * MIB
 
 
-def test_a_file_system_without_holes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_is_read_completely_without_support_for_holes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def unsupported(*_: Any) -> int:
         raise OSError(errno.EINVAL, "Invalid argument")
 
@@ -194,7 +198,7 @@ def test_a_file_system_without_holes(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert b"".join(bytes(piece) for piece in pieces(file)) == SPARSE
 
 
-def test_blocks_are_shared_where_the_file_system_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clone_asks_the_file_system_to_share_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[int, str]] = []
 
     def ioctl(target: Any, request: int, source: int) -> int:

@@ -1,4 +1,4 @@
-"""What is on its way into the image root, and what a killed process has left of it."""
+"""Files on their way into the image root, and files that a killed process left behind."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def aged(path: Path, seconds: float = 86500) -> Path:
     return path
 
 
-def test_what_a_killed_process_has_left_is_deleted(tmp_path: Path) -> None:
+def test_files_of_a_killed_process_are_deleted(tmp_path: Path) -> None:
     writer = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     try:
         assert writer.stdout is not None
@@ -60,17 +60,17 @@ def test_what_a_killed_process_has_left_is_deleted(tmp_path: Path) -> None:
         writer.communicate(timeout=60)
 
 
-def test_a_file_that_has_its_image_is_kept(tmp_path: Path) -> None:
+def test_file_of_a_registered_image_is_kept(tmp_path: Path) -> None:
     with Arrival(tmp_path, "disk", nowhere) as arrival:
         arrival.path.write_bytes(b"whole")
         mark = next((tmp_path / ".incoming").iterdir())
         os.link(mark, tmp_path / "mark")
-    (tmp_path / "mark").rename(mark)  # killed between the commit and the end
+    (tmp_path / "mark").rename(mark)  # as if killed between the commit and the end
     discard_abandoned(tmp_path, arrival.location.__eq__)
     assert files(tmp_path) == [arrival.location.partition("/")[0], arrival.location]
 
 
-def test_an_arrival_that_fails_leaves_nothing(tmp_path: Path) -> None:
+def test_failed_arrival_leaves_nothing_behind(tmp_path: Path) -> None:
     def interrupted() -> None:
         with Arrival(tmp_path, "disk", nowhere) as arrival:
             arrival.path.write_bytes(b"half")
@@ -81,7 +81,7 @@ def test_an_arrival_that_fails_leaves_nothing(tmp_path: Path) -> None:
     assert files(tmp_path) == []
 
 
-def test_what_comes_from_another_machine_is_let_be_for_a_day(tmp_path: Path) -> None:
+def test_files_of_another_machine_are_kept_for_a_day(tmp_path: Path) -> None:
     (tmp_path / ".incoming").mkdir()
     marks = [tmp_path / ".incoming" / name for name in (f"{BROUGHT}.another-boot", "7-1.another-boot", "7-2")]
     for mark in marks:
@@ -100,7 +100,7 @@ def test_what_comes_from_another_machine_is_let_be_for_a_day(tmp_path: Path) -> 
     assert files(tmp_path) == []
 
 
-def test_what_is_locked_is_let_be_however_old(tmp_path: Path) -> None:
+def test_locked_file_is_kept_regardless_of_its_age(tmp_path: Path) -> None:
     with fetching(tmp_path, 7, 1) as incoming:
         aged(incoming)
         discard_abandoned(tmp_path, nowhere)
@@ -108,7 +108,7 @@ def test_what_is_locked_is_let_be_however_old(tmp_path: Path) -> None:
     assert files(tmp_path) == []
 
 
-def test_no_file_of_an_operator_is_deleted(tmp_path: Path) -> None:
+def test_files_of_the_operator_are_kept(tmp_path: Path) -> None:
     (tmp_path / "kept").mkdir()
     (tmp_path / "kept" / "disk").write_bytes(b"mine")
     (tmp_path / BROUGHT).mkdir()
@@ -122,16 +122,14 @@ def test_no_file_of_an_operator_is_deleted(tmp_path: Path) -> None:
     assert {"kept/disk", f"{BROUGHT}/disk"} <= set(files(tmp_path))
 
 
-def test_what_cannot_be_deleted_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    discard_abandoned(tmp_path, nowhere)  # there may be none
+def test_failed_deletion_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    discard_abandoned(tmp_path, nowhere)  # the directory may be missing
     (tmp_path / ".incoming" / "directory").mkdir(parents=True)
     discard_abandoned(tmp_path, nowhere)
     assert "cannot be deleted" in caplog.text
 
 
-def test_a_mark_that_was_taken_for_abandoned_before_it_was_locked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_mark_deleted_before_its_lock_is_created_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lock, calls = fcntl.flock, 0
 
     def late(descriptor: int, how: int) -> None:
@@ -148,6 +146,6 @@ def test_a_mark_that_was_taken_for_abandoned_before_it_was_locked(
 
 
 @pytest.mark.parametrize("location", [".incoming/7-1", f"{BROUGHT}/disk", f"./{BROUGHT}/disk"])
-def test_files_that_the_service_placed_are_told_from_others(location: str) -> None:
+def test_files_of_the_service_are_distinguished_from_others(location: str) -> None:
     assert is_ours(location)
     assert not is_ours(f"kept/{location.removeprefix('./')}")

@@ -18,7 +18,7 @@ from tests.unit.console.conftest import Browser, browse
 
 
 class Clock:
-    """The store's: always the same time of the same day, once all is stored."""
+    """The store's clock. It stands still once all records are stored."""
 
     def __init__(self) -> None:
         self._now = datetime(2026, 11, 27, 12, tzinfo=UTC).timestamp()
@@ -31,7 +31,7 @@ class Clock:
 
 @pytest.fixture(scope="module")
 def service(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """An intake over a store that has something of everything that the console shows."""
+    """An intake over a store with an example of everything that the console shows."""
     directory, clock = tmp_path_factory.mktemp("golden"), Clock()
     shutil.copyfile(sqlite_template, directory / "publisher.db")
     with pytest.MonkeyPatch.context() as patch:

@@ -1,7 +1,7 @@
-"""What people and programs see of this service, compared with golden files.
+"""The service's visible output (help, pages, schemas, metrics) is compared with golden files.
 
-A change that users are not to notice leaves these files as they are, byte by byte. Where they are to change,
-`pytest tests/unit/golden --regen-all` writes them, and `git diff` shows what users will see.
+A change that users must not notice leaves these files unchanged, byte for byte. To change them,
+run `pytest tests/unit/golden --regen-all`; `git diff` then shows what users will see.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from pytest_regressions.file_regression import FileRegressionFixture
 from typer.testing import CliRunner
 
-import workers.metrics  # noqa: F401  # and what a worker counts
+import workers.metrics  # noqa: F401  # declares the metrics of a worker
 from publisher.cli.main import app
 from publisher.core.settings_report import table
 from publisher.intake.wire import xsd
@@ -55,42 +55,42 @@ def golden(file_regression: FileRegressionFixture) -> Golden:
     )
 
 
-def test_there_is_no_file_that_nothing_is_compared_with() -> None:
+def test_every_golden_file_is_compared() -> None:
     there = {str(file.relative_to(FILES)) for file in FILES.rglob("*") if file.is_file()}
     assert there == {*HELP, *PAGE, *SCHEMAS, *OTHERS}
 
 
-def test_openapi(service: Service, golden: Golden) -> None:
+def test_openapi_matches_its_golden_file(service: Service, golden: Golden) -> None:
     served = service.get("openapi.json", login=None).json
     golden(json.dumps(served, indent=1, ensure_ascii=False) + "\n", "openapi.json")
 
 
 @pytest.mark.parametrize("file", SCHEMAS)
-def test_schema(golden: Golden, file: str) -> None:
+def test_schema_matches_its_golden_file(golden: Golden, file: str) -> None:
     golden(xsd.document(extended=SCHEMAS[file]).decode(), file)
 
 
 @pytest.mark.parametrize("file", HELP)
-def test_help(golden: Golden, file: str) -> None:
+def test_help_matches_its_golden_file(golden: Golden, file: str) -> None:
     result = CliRunner().invoke(app, [*HELP[file].split()[1:], "--help"], prog_name="publisher", env=WIDTH)
     assert result.exit_code == 0
     golden("".join(f"{line.rstrip()}\n" for line in result.output.splitlines()), file)
 
 
-def test_settings(golden: Golden) -> None:
+def test_settings_table_matches_its_golden_file(golden: Golden) -> None:
     golden(table() + "\n", "settings.md")
 
 
-def test_metrics(service: Service, golden: Golden) -> None:
+def test_metrics_match_their_golden_file(service: Service, golden: Golden) -> None:
     told = text_string_to_metric_families(exposition(store_registry(service.store, 60)).decode())
     golden("".join(sorted(f"{each.name} ({each.type}): {each.documentation}\n" for each in told)), "metrics.txt")
 
 
 @pytest.mark.parametrize("file", PAGE)
-def test_page(root: Browser, golden: Golden, file: str) -> None:
+def test_page_matches_its_golden_file(root: Browser, golden: Golden, file: str) -> None:
     golden(lasting(root.get(PAGE[file]).text), file)
 
 
 def lasting(page: str) -> str:
-    """Return the page without the tokens that are made anew for each session and each form."""
+    """Return the page without the tokens that differ for each session and each form."""
     return re.sub(r'(name="(?:csrf|page)" (?:content|value)=)"[\w-]{22,}"', r'\1"…"', page)

@@ -1,4 +1,4 @@
-"""An intake that the tests of a module share, and what each of its answers must be."""
+"""An intake that the tests of a module share, and a check of each of its answers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.service import SCHEMA_TAG, Answer, Service, serving
 
 @pytest.fixture(scope="module")
 def service(filled_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """An intake that the tests of a module share: none may mind the others' tickets."""
+    """An intake that the tests of a module share. Each test must expect tickets of other tests."""
     directory = tmp_path_factory.mktemp("intake")
     shutil.copyfile(filled_template, directory / "publisher.db")
     with serving(directory) as made:
@@ -26,15 +26,16 @@ def service(filled_template: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="session")
 def answers_schema() -> etree.XMLSchema:
-    """What the service serves as its schema."""
+    """The XML schema that the service serves."""
     return etree.XMLSchema(etree.fromstring(xsd.document()))
 
 
 @pytest.fixture(autouse=True, scope="session")
 def answers_are_valid(answers_schema: etree.XMLSchema) -> Iterator[None]:
-    """Whatever a test asks for, an answer in XML is one that a client bound to the API's schema can read.
+    """Check that a client bound to the API's schema can read every XML answer.
 
-    Who asks for extensions, or makes something of a platform that the API does not know, knows more than that.
+    Answers with extensions are checked against the extended schema. So are answers to POST, because they may be about a
+    platform that the API does not know.
     """
     call = Service.call
     extended_schema = etree.XMLSchema(etree.fromstring(xsd.document(extended=True)))

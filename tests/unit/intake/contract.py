@@ -1,5 +1,5 @@
-"""What the API's contract says of every resource, and objects to ask each for. Written without a look at the service's
-own table, which is compared with it."""
+"""The API's contract for every resource, and objects to request each resource with. It was written independently of the
+service's own table. A test compares the two."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.service import ACCOUNT, JSON, TARGET, XML, Answer, Service, add_image
 
 @dataclass(frozen=True)
 class Row:
-    """One resource. `entitlement` is "" where any login will do; `root` is the answer's, "" where there is no body."""
+    """One resource. `entitlement` is "" if any login is enough. `root` is the answer's root, "" without a body."""
 
     method: str
     path: str
@@ -95,7 +95,7 @@ FILES = [
     Row("GET", _IMAGE + "/downloads", "", ""),
     Row("GET", _IMAGE + "/downloads/{fileName}", "", ""),
 ]
-"""Those whose answer is an image's file: to a login, or to a key in the query."""
+"""Resources that answer with an image's file, given a login or a key in the query."""
 
 GETS = [row for row in CONTRACT if row.method == "GET"]
 
@@ -107,7 +107,7 @@ class Key:
     id: int
 
     def sign(self, target: str, *, signed: str | None = None) -> str:
-        """The target with key and signature; of another text where `signed` tells."""
+        """Return the target with key and signature. `signed`, if given, is signed instead of the target."""
         target = f"{target}{'&' if '?' in target else '?'}apiKey={self.public}"
         return f"{target}&signature={quote_plus(signature(self.secret, (signed or target).encode()))}"
 
@@ -124,12 +124,12 @@ WEBHOOK = "https://hooks.example.com/publications"
 _NAMES = {"platform": "openstack", "format": "raw", "fileName": "disk.qcow2"}
 
 _numbers: Iterator[int] = count(1000, 100)
-"""So far apart that images which are registered between have numbers of their own."""
+"""The steps are large, so that images registered in between get unused numbers."""
 
 
 @dataclass(frozen=True)
 class Belongings:
-    """One of each object, of one owner: nobody else's, and of no other test."""
+    """One object of each kind, all of one owner. No other `Belongings` shares them."""
 
     service: Service
     owner: str
@@ -140,7 +140,8 @@ class Belongings:
     def make(
         cls, service: Service, owner: str, state: State = State.FAILED, image: ImageState = ImageState.READY
     ) -> Belongings:
-        """`state` is that of the ticket, `image` that of its image, which was fetched from under the image root."""
+        """Create the objects, with a ticket in state `state` and its image in state `image`. The image's source is a
+        file under the image root."""
         number = next(_numbers)
         add_image(service.store, number, owner, number)
         service.settings.images.mkdir(exist_ok=True)
@@ -174,7 +175,7 @@ class Belongings:
         return row.path.format(uid=uid or self.owner, **_NAMES, **self.ids | ids)
 
     def body(self, row: Row, form: Format, uid: str | None = None, **ids: int) -> bytes:
-        """What the row needs to be sent for these objects."""
+        """Return the body that a request for this row needs."""
         all_ids = self.ids | ids
         image = f"users/{uid or self.owner}/appliances/{all_ids['aid']}/images/{all_ids['itid']}"
         documents: dict[str, dict[str, Any]] = {
@@ -199,7 +200,7 @@ class Belongings:
         password: str | None = None,
         ids: Mapping[str, int] | None = None,
     ) -> Answer:
-        """Ask for what belongs to the owner, under `uid` and those ids where they are told."""
+        """Send a request for the owner's objects. `uid` and `ids`, if given, replace the owner and ids in the path."""
         ids = ids or {}
         form = Format.JSON if accept == JSON else Format.XML
         target = self.path(row, uid, **ids)
@@ -214,7 +215,7 @@ class Belongings:
         )
 
     def untouched(self) -> bool:
-        """Whether the owner can still get each of them."""
+        """Return whether the ticket, the account and the key still exist."""
         paths = (_TICKET, f"{_USER}/accounts/{{caid}}", f"{_USER}/apikeys/{{id}}")
         return all(self.ask(Row("GET", path, "", ""), "root").status == 200 for path in paths)
 

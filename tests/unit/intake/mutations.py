@@ -1,5 +1,5 @@
-"""Requests that are almost right: a valid one of every route, with something in it changed. The same seed makes the
-same request, whatever others were made before."""
+"""Almost valid requests: a valid request of every route with something changed. The same seed always makes the same
+request."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ BYTES = "application/octet-stream"
 
 @dataclass(frozen=True)
 class Sent:
-    """A request as bytes are made of it. `framing`: its bytes are no HTTP any more, perhaps, or not all that is
-    announced; `hashes`: a password may have to be hashed for it."""
+    """A request, to be encoded as bytes. `framing`: the bytes may be invalid HTTP or fewer than announced. `hashes`:
+    the server may have to hash a password for it."""
 
     method: str
     target: str
@@ -41,14 +41,14 @@ class Sent:
 
 @dataclass(frozen=True)
 class Session:
-    """Of somebody who is signed in at the console."""
+    """The session of a user who is signed in to the console."""
 
     cookie: str
     csrf: str
 
 
 def valid(objects: Sequence[Belongings], session: Session, login: str, password: str) -> list[Sent]:
-    """One request of each resource and form, at least, of each owner."""
+    """Return at least one request per resource, format and owner."""
     authorized = (("Host", "x"), ("Authorization", basic(login, password)))
     made: list[Sent] = []
     for each in objects:
@@ -103,7 +103,7 @@ def _pages(objects: Sequence[Belongings], session: Session) -> list[Sent]:
     return made
 
 
-# What is put in the place of something right ----------------------------------------------------------------------
+# Replacement values -----------------------------------------------------------------------------------------------
 
 _TOKENS = [
     "", "0", "-1", "007", "99999999999999999999", "9" * 5000, "1e999", "NaN", "null", "true", "[]", "{}", "%00",
@@ -182,7 +182,7 @@ _METHODS = [
 
 
 def mutated(seed: str, requests: Sequence[Sent]) -> Sent:
-    """One of the requests, changed in one to three ways."""
+    """Return one of the requests with one to three changes."""
     chance = random.Random(seed)  # noqa: S311  # no secret
     made = chance.choice(requests)
     for _ in range(chance.choice((1, 1, 2, 3))):
@@ -265,7 +265,7 @@ def _body(sent: Sent, chance: random.Random) -> Sent:
 
 
 def _framed(sent: Sent, chance: random.Random) -> Sent:
-    """Its bytes, with some of the head changed, or the end missing."""
+    """Change the head of the encoded request, or cut off its end."""
     raw = sent.encoded()
     head = raw.index(b"\r\n\r\n")
     at = chance.randrange(head)

@@ -1,4 +1,4 @@
-"""Logins: what is taken for one, and how long. (Who may do what is in test_http_contract.py.)"""
+"""Logins: which are accepted, and how long they are cached. (For permissions, see test_http_contract.py.)"""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ every_row = pytest.mark.parametrize("row", CONTRACT, ids=str)
 
 
 @every_row
-def test_an_owner_beyond_ascii(row: Row, service: Service) -> None:
+def test_non_ascii_owner_is_percent_encoded_in_uris(row: Row, service: Service) -> None:
     for login in ("åsa", "root"):
         answer = Belongings.make(service, "åsa", row.state, row.image).ask(row, login)
         assert answer.status == row.status
@@ -41,7 +41,7 @@ def test_an_owner_beyond_ascii(row: Row, service: Service) -> None:
         ("ALICE", PASSWORDS["alice"]),
     ],
 )
-def test_no_valid_login(service: Service, login: str | None, password: str | None) -> None:
+def test_invalid_login_gets_401(service: Service, login: str | None, password: str | None) -> None:
     answer = service.get("users/alice/appliances/14/pimages", login=login, password=password)
     assert answer.status == 401
     assert answer.headers["www-authenticate"].startswith('Basic realm="')
@@ -64,7 +64,7 @@ def test_no_valid_login(service: Service, login: str | None, password: str | Non
         "Digest username=alice",
     ],
 )
-def test_an_authorization_that_cannot_be_read(service: Service, header: str) -> None:
+def test_malformed_authorization_gets_401(service: Service, header: str) -> None:
     answer = service.get("users/alice/appliances/14/pimages", login=None, headers={"Authorization": header})
     assert answer.status == 401
     assert "www-authenticate" in answer.headers
@@ -72,18 +72,18 @@ def test_an_authorization_that_cannot_be_read(service: Service, header: str) -> 
 
 
 @pytest.mark.parametrize("scheme", ["Basic", "basic", "BASIC", "Basic   "])
-def test_the_scheme_in_any_case(service: Service, scheme: str) -> None:
+def test_authorization_scheme_ignores_case(service: Service, scheme: str) -> None:
     credentials = basic("alice", PASSWORDS["alice"]).split()[1]
     headers = {"Authorization": f"{scheme} {credentials}"}
     assert service.get("users/alice/appliances/14/pimages", login=None, headers=headers).status == 200
 
 
-def test_a_password_with_colons_and_beyond_ascii(fresh: Service) -> None:
+def test_password_may_contain_colons_and_non_ascii(fresh: Service) -> None:
     fresh.store.users.set_password("alice", "å:b::𝄞")
     assert fresh.get("users/alice/appliances/14/pimages", login="alice", password="å:b::𝄞").status == 200
 
 
-def test_a_failed_login_comes_before_everything_else_that_is_wrong(service: Service) -> None:
+def test_failed_login_is_reported_before_other_errors(service: Service) -> None:
     answer = service.post(
         "users/alice/appliances/nine/pimages", "<", login=None, accept="image/png", content_type="x/y"
     )
@@ -100,7 +100,7 @@ def test_status_needs_no_login(service: Service) -> None:
 
 @pytest.fixture
 def verified(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The passwords that were hashed to be compared, in order."""
+    """The passwords that were hashed for verification, in order."""
     seen: list[str] = []
 
     def count(stored_hash: str | None, password: str) -> bool:
@@ -129,7 +129,7 @@ class TestPasswordCache:
             assert fresh.get(self.path, login=NOBODY, password="wrong").status == 401
         assert verified == ["wrong", "wrong"]
 
-    def test_a_changed_password_holds_at_once(self, fresh: Service, verified: list[str]) -> None:
+    def test_changed_password_takes_effect_at_once(self, fresh: Service, verified: list[str]) -> None:
         old = PASSWORDS["alice"]
         assert fresh.get(self.path, login="alice", password=old).status == 200
         fresh.store.users.set_password("alice", "new")
@@ -139,17 +139,19 @@ class TestPasswordCache:
         assert fresh.get(self.path, login="alice", password="new").status == 401
         assert fresh.get(self.path, login="alice", password=old).status == 200
 
-    def test_one_users_password_is_no_other_users(self, fresh: Service) -> None:
+    def test_password_of_another_user_is_refused(self, fresh: Service) -> None:
         assert fresh.get(self.path, login="alice").status == 200
         assert fresh.get(self.path, login="bob", password=PASSWORDS["alice"]).status == 401
 
-    def test_a_removed_user_is_gone_at_once(self, fresh: Service) -> None:
+    def test_removed_user_is_refused_at_once(self, fresh: Service) -> None:
         path = "users/carol/appliances/14/images/21/pimages/1"
         assert fresh.get(path, login="carol").status == 404
         fresh.store.users.remove("carol")
         assert fresh.get(path, login="carol").status == 401
 
-    def test_the_cache_ends(self, start: Callable[..., Service], verified: list[str]) -> None:
+    def test_password_is_hashed_again_after_the_cache_expires(
+        self, start: Callable[..., Service], verified: list[str]
+    ) -> None:
         service = start(credential_cache_seconds=0.0)
         for _ in range(2):
             assert service.get(self.path, login="alice").status == 200

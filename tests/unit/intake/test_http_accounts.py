@@ -1,4 +1,4 @@
-"""Stored cloud accounts: kept, changed, deleted, and published with by reference."""
+"""Stored cloud accounts: create, change and delete them, and publish with a reference to one."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def secrets_of(service: Service, ticket: Ticket) -> dict[str, str]:
 # Create, get, list ------------------------------------------------------------------------------------------------
 
 
-def test_create(fresh: Service) -> None:
+def test_created_account_hides_its_password(fresh: Service) -> None:
     answer = fresh.post(ALICE, body(), content_type=JSON, login="alice", accept=JSON)
     assert answer.status == 201
     made = answer.json
@@ -87,7 +87,7 @@ def test_create(fresh: Service) -> None:
 
 
 @pytest.mark.parametrize("told", ["type", "platform", "both"])
-def test_create_in_xml(fresh: Service, told: str) -> None:
+def test_account_is_created_from_xml(fresh: Service, told: str) -> None:
     target = "" if told == "type" else "<targetPlatform><name>OpenStack</name></targetPlatform>"
     attribute = "" if told == "platform" else f' xmlns:i="{XSI}" i:type="n:CredAccountOpenStack"'
     markup = f"{target}<name>lab</name><keystoneUrl>http://k</keystoneUrl><login>x</login><password>{SECRET}</password>"
@@ -99,7 +99,7 @@ def test_create_in_xml(fresh: Service, told: str) -> None:
     assert SECRET.encode() not in answer.body
 
 
-def test_get_and_list(fresh: Service) -> None:
+def test_get_and_list_return_the_created_accounts(fresh: Service) -> None:
     made = [create(fresh), create(fresh, name="prod", keystoneVersion=None)]
     create(fresh, login="bob")
     for each in made:
@@ -116,7 +116,7 @@ def test_get_and_list(fresh: Service) -> None:
     assert none == {"total": 0, "credAccounts": {"credAccount": []}}
 
 
-def test_names(fresh: Service) -> None:
+def test_account_names_are_unique_per_user(fresh: Service) -> None:
     assert [create(fresh, name=None)["name"] for _ in range(3)] == ["openstack", "openstack-2", "openstack-3"]
     assert create(fresh, name="  padded ")["name"] == "padded"
     taken = fresh.post(ALICE, body(name="openstack"), content_type=JSON, login="alice")
@@ -144,7 +144,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("changes", "words"), WRONG)
-def test_what_will_not_do(service: Service, changes: dict[str, Any], words: str) -> None:
+def test_invalid_account_is_refused(service: Service, changes: dict[str, Any], words: str) -> None:
     if changes.get("@type", "") != "CredAccountOpenStack":
         changes = {"targetPlatform": None} | changes
     answer = service.post(ALICE, body(**changes), content_type=JSON, login="alice", accept=JSON)
@@ -154,7 +154,7 @@ def test_what_will_not_do(service: Service, changes: dict[str, Any], words: str)
     assert service.store.accounts.list("alice") == []
 
 
-def test_an_account_of_keystone_v2_needs_no_project_yet(fresh: Service) -> None:
+def test_keystone_v2_account_needs_a_project_only_to_publish(fresh: Service) -> None:
     made = create(fresh, keystoneVersion="v2.0")
     refused = fresh.post(
         NESTED, json_body(None, credAccount={"dbId": made["dbId"]}, keystoneProject=None), content_type=JSON,
@@ -178,7 +178,7 @@ def test_an_account_of_keystone_v2_needs_no_project_yet(fresh: Service) -> None:
         {},
     ],
 )
-def test_change_keeps_what_is_not_given(fresh: Service, given: dict[str, Any]) -> None:
+def test_change_keeps_omitted_values(fresh: Service, given: dict[str, Any]) -> None:
     made = create(fresh)
     answer = put(fresh, made["uri"], given)
     assert answer.status == 200, answer.body
@@ -200,7 +200,9 @@ def test_change_keeps_what_is_not_given(fresh: Service, given: dict[str, Any]) -
         {"keystoneUrl": "http://elsewhere", "password": ""},
     ],
 )
-def test_a_kept_secret_does_not_go_elsewhere(fresh: Service, given: dict[str, Any], tmp_path: Path) -> None:
+def test_changed_address_or_login_requires_the_secret_again(
+    fresh: Service, given: dict[str, Any], tmp_path: Path
+) -> None:
     if "caBundle" in given:
         given = {"caBundle": authority(tmp_path).pem}
     made = create(fresh)
@@ -212,7 +214,7 @@ def test_a_kept_secret_does_not_go_elsewhere(fresh: Service, given: dict[str, An
     assert sealed(fresh, made) == {"password": OTHER_SECRET}
 
 
-def test_change_of_the_secret_alone(fresh: Service) -> None:
+def test_secret_can_be_changed_alone(fresh: Service) -> None:
     made = create(fresh)
     changed = put(fresh, made["uri"], {"password": OTHER_SECRET})
     assert changed.status == 200
@@ -235,7 +237,7 @@ def test_change_of_the_secret_alone(fresh: Service) -> None:
         ({"targetPlatform": {"type": "memory"}}, 400, "targetPlatform.name: account 1 is for openstack"),
     ],
 )
-def test_changes_that_will_not_do(fresh: Service, given: dict[str, Any], status: int, words: str) -> None:
+def test_invalid_change_is_refused(fresh: Service, given: dict[str, Any], status: int, words: str) -> None:
     made = create(fresh)
     create(fresh, name="prod")
     answer = put(fresh, made["uri"], given)
@@ -244,7 +246,7 @@ def test_changes_that_will_not_do(fresh: Service, given: dict[str, Any], status:
     assert fresh.get(made["uri"], login="alice", accept=JSON).json == made
 
 
-def test_delete(fresh: Service) -> None:
+def test_deleted_account_is_gone_and_its_id_is_not_reused(fresh: Service) -> None:
     made = create(fresh)
     deleted = fresh.call("DELETE", made["uri"], login="alice")
     assert (deleted.status, deleted.body) == (204, b"")
@@ -269,7 +271,9 @@ REFERENCES = [
 @pytest.mark.parametrize("kind", [XML, JSON])
 @pytest.mark.parametrize("platform", [None, {"name": "openstack"}, {"name": "My cloud"}])
 @pytest.mark.parametrize("by", REFERENCES, ids="+".join)
-def test_publish_by_reference(fresh: Service, by: tuple[str, ...], platform: Any, kind: str) -> None:
+def test_publish_by_reference_uses_the_stored_account(
+    fresh: Service, by: tuple[str, ...], platform: Any, kind: str
+) -> None:
     create(fresh, name="first", login="bob")
     made = create(fresh)
     reference = {name: made[name] for name in by} | ({"targetPlatform": platform} if platform else {})
@@ -307,7 +311,7 @@ def test_the_body_is_parsed_once(fresh: Service, kind: str, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("kind", [XML, JSON])
-def test_publish_with_the_account_as_it_was_listed(fresh: Service, kind: str) -> None:
+def test_listed_account_document_is_accepted_for_publishing(fresh: Service, kind: str) -> None:
     create(fresh)
     if kind == JSON:
         listed = fresh.get(ALICE, login="alice", accept=JSON).json["credAccounts"]["credAccount"][0]
@@ -328,7 +332,7 @@ def test_publish_with_the_account_as_it_was_listed(fresh: Service, kind: str) ->
     assert secrets_of(fresh, ticket) == {"password": SECRET}
 
 
-def test_inline_values_win(fresh: Service) -> None:
+def test_inline_values_override_the_stored_account(fresh: Service) -> None:
     made = create(fresh)
     inline = {"dbId": made["dbId"], "@type": "CredAccountOpenStack", "login": "other"}
     fields = FIELDS | {"login": "other", "name": "lab"}
@@ -350,7 +354,7 @@ def _publish(service: Service, account: dict[str, Any]) -> Ticket:
     return service.ticket(answer.json["dbId"])
 
 
-def test_a_whole_account_with_a_name_of_its_own_is_no_reference(fresh: Service) -> None:
+def test_complete_inline_account_with_a_name_is_no_reference(fresh: Service) -> None:
     ticket = _publish(fresh, ACCOUNT | {"name": "anything"})
     assert (ticket.account_id, ticket.account) == (None, FIELDS)
     shown = fresh.get(ticket_path(ticket), login="alice", accept=JSON).json["credAccount"]
@@ -376,7 +380,7 @@ def test_a_whole_account_with_a_name_of_its_own_is_no_reference(fresh: Service) 
         ({"dbId": 4, "@type": "CredAccountOpenStack"}, "credAccount: 'demo' is an account of memory"),
     ],
 )
-def test_references_that_will_not_do(
+def test_invalid_reference_is_refused(
     fresh: Service, reference: dict[str, Any], words: str, inline: dict[str, Any]
 ) -> None:
     create(fresh)
@@ -392,7 +396,7 @@ def test_references_that_will_not_do(
 
 
 @pytest.mark.parametrize("name", ["bobs", "LAB", "nothing"])
-def test_a_name_alone_that_nobody_knows(fresh: Service, name: str) -> None:
+def test_reference_by_unknown_name_is_refused(fresh: Service, name: str) -> None:
     create(fresh)
     create(fresh, login="bob", name="bobs")
     asked = json_body(None, credAccount={"name": name, "targetPlatform": {"dbId": 101, "name": "openstack"}})
@@ -401,7 +405,7 @@ def test_a_name_alone_that_nobody_knows(fresh: Service, name: str) -> None:
     assert answer.problem().startswith("credAccount: refers to a stored account")
 
 
-def test_an_administrator_publishes_with_the_accounts_of_the_paths_user(fresh: Service) -> None:
+def test_administrator_publishes_with_accounts_of_the_user_in_the_path(fresh: Service) -> None:
     create(fresh, login="root", name="roots")
     made = create(fresh)
     for reference, status in (({"name": "roots"}, 400), ({"dbId": made["dbId"]}, 201)):
@@ -412,7 +416,7 @@ def test_an_administrator_publishes_with_the_accounts_of_the_paths_user(fresh: S
 # The account of a ticket ------------------------------------------------------------------------------------------
 
 
-def test_the_account_of_a_ticket_stays_as_it_was(fresh: Service) -> None:
+def test_account_of_a_ticket_is_unaffected_by_later_changes(fresh: Service) -> None:
     made = create(fresh)
     ticket = _publish(fresh, {"dbId": made["dbId"]})
     path = f"{ticket_path(ticket)}/accounts/{made['dbId']}"
@@ -433,7 +437,7 @@ def test_the_account_of_a_ticket_stays_as_it_was(fresh: Service) -> None:
     assert len(listed) == 2
 
 
-def test_who_sees_the_account_of_a_ticket(fresh: Service) -> None:
+def test_only_owner_and_administrator_see_the_account_of_a_ticket(fresh: Service) -> None:
     made, second = create(fresh), create(fresh, name="second")
     with_account, without = _publish(fresh, {"dbId": made["dbId"]}), _publish(fresh, ACCOUNT)
     path = f"{ticket_path(with_account)}/accounts/{made['dbId']}"

@@ -1,4 +1,4 @@
-"""Answers as strictly as existing clients read them: the contract's order of elements, written down here once more."""
+"""Answers, checked as strictly as existing clients read them. The contract's order of elements is repeated here."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ ORDER = {
     "uforgeError": "localizedErrorMsg requestMethod requestUri statusCode timestamp",
     "localizedErrorMsg": "message messageId parameters",
 }
-"""Of each type the elements that it may have, in their order; no secret is among them."""
+"""The allowed elements of each type, in order. None of them is a secret."""
 
 BOOLEANS = {
     "cancelled",
@@ -77,7 +77,7 @@ DATE_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)
 
 
 def check_xml(answer: Answer, root_name: str) -> None:
-    """Every rule that the contract has under "Answers are parsed strictly"."""
+    """Check every rule of the contract's section "Answers are parsed strictly"."""
     root = answer.xml
     assert root.tag == f"{{{UFORGE}}}{root_name}"
     assert None not in root.nsmap
@@ -125,7 +125,7 @@ def _check_child(child: etree._Element) -> None:
 
 
 def check_json(answer: Answer, mirrored: Answer) -> None:
-    """JSON has exactly what the XML has, in the same order, numbers and booleans as its own."""
+    """Check that JSON has the same content as XML, in the same order, with JSON numbers and booleans."""
     assert _mirror(answer.json) == _plain(mirrored.xml)
 
 
@@ -164,7 +164,7 @@ def check(service: Service, path: str, root: str, login: str | None = "alice") -
 
 
 def progressed(service: Service) -> Iterator[Ticket]:
-    """The same ticket as it goes on, and others that end in each way."""
+    """Yield one ticket after each step, then other tickets that end in different ways."""
     store: Store = service.store
     ticket = service.publish()
     yield ticket
@@ -196,7 +196,7 @@ def progressed(service: Service) -> Iterator[Ticket]:
     yield service.ticket(ticket.id)
 
 
-def test_every_answer_in_every_state_of_a_ticket(fresh: Service) -> None:
+def test_answers_follow_the_contract_in_every_ticket_state(fresh: Service) -> None:
     for ticket in progressed(fresh):
         path = ticket_path(ticket)
         check(fresh, path, "publishImage")
@@ -205,7 +205,7 @@ def test_every_answer_in_every_state_of_a_ticket(fresh: Service) -> None:
         check(fresh, f"{FLAT}/statuses", "statuses")
 
 
-def test_status_of_the_service(service: Service) -> None:
+def test_service_status_shows_version_and_load(service: Service) -> None:
     answer = check(service, "status", "serviceStatus", login=None)
     assert [(child.tag, child.text) for child in answer.xml] == [
         ("alive", "true"),
@@ -214,7 +214,7 @@ def test_status_of_the_service(service: Service) -> None:
     ]
 
 
-def test_empty_lists(fresh: Service) -> None:
+def test_empty_list_has_zero_total_and_an_empty_wrapper(fresh: Service) -> None:
     for path, wrapper in ((FLAT, "publishImages"), (f"{FLAT}/statuses", "statuses")):
         answer = check(fresh, path, wrapper)
         assert [child.tag for child in answer.xml] == ["total", wrapper]
@@ -222,7 +222,7 @@ def test_empty_lists(fresh: Service) -> None:
         assert fresh.get(path, login="alice", accept=JSON).json["total"] == 0
 
 
-def test_lists(fresh: Service) -> None:
+def test_list_has_the_tickets_of_its_appliance_in_order(fresh: Service) -> None:
     made = [fresh.publish().id for _ in range(3)]
     fresh.publish(image=22)
     for path, items in ((FLAT, "publishImages/publishImage"), (f"{FLAT}/statuses", "statuses/status")):
@@ -234,7 +234,7 @@ def test_lists(fresh: Service) -> None:
 
 
 @pytest.mark.parametrize("accept", [XML, JSON])
-def test_the_answer_of_a_post_is_what_its_location_has(service: Service, accept: str) -> None:
+def test_post_answers_with_the_document_at_its_location(service: Service, accept: str) -> None:
     answer = service.post(NESTED, xml_body(image=None), login="alice", accept=accept)
     assert answer.status == 201
     if accept == XML:
@@ -245,7 +245,7 @@ def test_the_answer_of_a_post_is_what_its_location_has(service: Service, accept:
     assert (again.status, again.body) == (200, answer.body)
 
 
-def test_what_a_ticket_tells(service: Service) -> None:
+def test_ticket_document_has_the_expected_values(service: Service) -> None:
     ticket = service.publish(xml_body(image=None, parentUri="users/alice/appliances/14"))
     told = service.get(ticket_path(ticket), login="alice", accept=JSON).json
     path = ticket_path(ticket)
@@ -283,7 +283,7 @@ def test_a_ticket_is_readable_after_its_image_was_deleted(fresh: Service) -> Non
 
 
 def test_no_answer_shows_a_secret(fresh: Service) -> None:
-    """Not the password, not what it looks like sealed or encoded, however it came in."""
+    """No answer shows the password, plain or sealed, whatever format the request had."""
     answers = [
         fresh.post(NESTED, body, login="alice", content_type=kind, accept=accept)
         for body, kind in ((xml_body(image=None), XML), (json_body(image=None), JSON))
@@ -302,17 +302,17 @@ def test_no_answer_shows_a_secret(fresh: Service) -> None:
             assert not any(secret.decode() in str(answer.headers) for secret in hidden)
 
 
-def test_the_database_has_the_secret_sealed_only(fresh: Service) -> None:
+def test_database_holds_only_the_sealed_secret(fresh: Service) -> None:
     fresh.publish()
     for file in fresh.settings.data_dir.iterdir():
         assert SECRET.encode() not in file.read_bytes()
 
 
-def test_an_error_in_every_detail(service: Service) -> None:
+def test_error_document_is_complete_in_both_formats(service: Service) -> None:
     answer = service.post(f"{NESTED}?signature=abc", "<", login="alice")
     check_xml(answer, "uforgeError")
     assert answer.text("requestMethod") == "POST"
-    # Without the query string: a signature may be in it.
+    # Without the query string, because it may contain a signature.
     assert answer.text("requestUri") == f"/api/{NESTED}"
     assert answer.text("statusCode") == "400"
     assert answer.text("localizedErrorMsg/messageId") == "InvalidRequest"

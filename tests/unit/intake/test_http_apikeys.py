@@ -1,4 +1,4 @@
-"""API keys, and requests that are signed with them."""
+"""API keys, and requests signed with them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def insert(store: Store, vault: Vault, owner: str) -> None:
 # Keys -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_pair_is_made_and_its_secret_shown_once(fresh: Service, caplog: pytest.LogCaptureFixture) -> None:
+def test_secret_of_a_new_key_is_shown_once(fresh: Service, caplog: pytest.LogCaptureFixture) -> None:
     made = fresh.post("users/alice/apikeys", BODY, login="alice")
     assert (made.status, made.headers["cache-control"]) == (201, "no-store")
     assert [child.tag for child in made.xml] == [
@@ -57,20 +57,20 @@ def test_a_pair_is_made_and_its_secret_shown_once(fresh: Service, caplog: pytest
 
 
 @pytest.mark.parametrize("name", ["", "  ", "x" * 256])
-def test_a_pair_needs_a_name(service: Service, name: str) -> None:
+def test_key_with_invalid_name_is_refused(service: Service, name: str) -> None:
     body = BODY.replace("<name>ci", f"<name>{name}")
     answer = service.post("users/alice/apikeys", body, login="alice")
     assert answer.status == 400
     assert answer.problem().startswith("name: ")
 
 
-def test_the_halves_are_not_the_callers_to_choose(service: Service) -> None:
+def test_caller_cannot_choose_the_public_or_secret_key(service: Service) -> None:
     body = BODY.replace("<name>", "<publicKey>mine</publicKey><secretKey>mine</secretKey><name>")
     made = service.post("users/alice/apikeys", body, login="alice", accept=JSON).json
     assert "mine" not in (made["publicKey"], made["secretKey"])
 
 
-def test_a_deleted_key_stops_at_once(fresh: Service) -> None:
+def test_deleted_key_is_refused_at_once(fresh: Service) -> None:
     pair = make_key(fresh, "alice")
     target = pair.sign("users/alice/pimages")
     assert fresh.get(target, login=None).status == 200
@@ -81,7 +81,7 @@ def test_a_deleted_key_stops_at_once(fresh: Service) -> None:
     assert fresh.call("DELETE", f"users/alice/apikeys/{pair.id}", login="alice").status == 404
 
 
-def test_a_removed_users_key_stops_at_once(fresh: Service) -> None:
+def test_key_of_a_removed_user_is_refused_at_once(fresh: Service) -> None:
     target = make_key(fresh, "carol").sign("users/carol/roles")
     assert fresh.get(target, login=None).status == 200
     fresh.store.users.remove("carol")
@@ -91,7 +91,7 @@ def test_a_removed_users_key_stops_at_once(fresh: Service) -> None:
 # Signatures -------------------------------------------------------------------------------------------------------
 
 
-def test_the_check_value() -> None:
+def test_signature_matches_the_contracts_check_value() -> None:
     for path in (b"/api/status", b"/api//status"):
         text = signed_text(path, b"apiKey=PUBKEY")
         assert text == b"status?apiKey=PUBKEY"
@@ -109,20 +109,20 @@ def ask(service: Service, target: str, key: Key, *, before: str = "/api/") -> in
     return service.get(f"{before}{target}&signature={made}", login=None).status
 
 
-def test_the_key_stands_anywhere(service: Service, pair: Key) -> None:
+def test_api_key_may_be_anywhere_in_the_query(service: Service, pair: Key) -> None:
     for query in ("apiKey={}", "apiKey={}&img=21", "img=21&apiKey={}", "a=1&apiKey={}&img=21", "x=%2B+%2f&apiKey={}"):
         for before in ("/api/", "/api//"):
             assert ask(service, f"users/alice/pimages?{query.format(pair.public)}", pair, before=before) == 200
 
 
-def test_the_target_is_signed_as_it_is_sent(service: Service, pair: Key) -> None:
+def test_signature_covers_the_target_as_sent(service: Service, pair: Key) -> None:
     assert ask(service, f"users/%61lice/pimages?apiKey={pair.public}", pair) == 200
     signed = pair.sign("users/alice/pimages").partition("&signature=")[2]
     target = f"users/%61lice/pimages?apiKey={pair.public}&signature={signed}"
     assert service.get(target, login=None).status == 401
 
 
-def test_what_is_not_signed_is_refused(service: Service, pair: Key) -> None:
+def test_wrongly_signed_request_is_refused(service: Service, pair: Key) -> None:
     target = "users/alice/pimages"
     good = pair.sign(target)
     right = good.partition("&signature=")[2]
@@ -146,7 +146,7 @@ def test_what_is_not_signed_is_refused(service: Service, pair: Key) -> None:
     }
     assert service.get(good, login=None).status == 200
     for why, each in wrong.items():
-        for login in (None, "alice"):  # a password does not make up for it
+        for login in (None, "alice"):  # a password does not help
             answer = service.get(each, login=login)
             assert answer.status == 401, why
             assert answer.headers["www-authenticate"].startswith("Basic realm="), why
@@ -154,15 +154,15 @@ def test_what_is_not_signed_is_refused(service: Service, pair: Key) -> None:
             assert right not in answer.problem()
 
 
-def test_a_key_decides_who_calls(service: Service, pair: Key) -> None:
-    """Even where a password says otherwise."""
+def test_key_overrides_the_login(service: Service, pair: Key) -> None:
+    """The key's user counts, even if the request also has another user's login."""
     assert service.get(pair.sign("users/alice/pimages"), login="bob").status == 200
     assert service.get(pair.sign("users/alice/pimages"), login="bob", password="wrong").status == 200
     assert service.get(pair.sign("users/bob/pimages"), login="bob").status == 404
     assert service.get("users/alice/pimages?signature=x", login="alice").status == 200, "no key, no signature"
 
 
-def test_the_status_needs_no_key_but_a_right_signature_where_there_is_one(service: Service, pair: Key) -> None:
+def test_status_needs_no_key_but_checks_a_signature_if_present(service: Service, pair: Key) -> None:
     assert service.get("status", login=None).status == 200
     assert service.get(pair.sign("status"), login=None).status == 200
     for wrong in ("status?apiKey=nokey&signature=x", f"status?apiKey={pair.public}", pair.sign("status", signed="x")):
@@ -182,7 +182,7 @@ def test_a_public_document_ignores_signatures(service: Service) -> None:
 
 @pytest.fixture(scope="module")
 def server(filled_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, Path]]:
-    """A real server's port and log, with the pair of the contract as alice's."""
+    """The port and log of a real server where alice owns the contract's key pair."""
     directory = tmp_path_factory.mktemp("signed")
     shutil.copyfile(filled_template, directory / "publisher.db")
     settings = Settings(data_dir=directory)
@@ -201,10 +201,10 @@ def wire(port: int, target: str, **headers: str) -> int:
     return status
 
 
-def test_over_the_wire(server: tuple[int, Path]) -> None:
+def test_real_server_verifies_signatures_and_does_not_log_them(server: tuple[int, Path]) -> None:
     port, log = server
     for base in ("/api/", "/api//"):
-        # The very request of the contract; and where a login is needed, with the same key.
+        # First the contract's own request, then requests that need a login, signed with the same key.
         assert wire(port, f"{base}status?apiKey={PUBLIC}&signature={quote_plus(CHECK)}") == 200
         assert wire(port, f"{base}status?apiKey={PUBLIC}&signature={quote_plus(CHECK[::-1])}") == 401
         assert wire(port, f"{base}status?x=1&apiKey={PUBLIC}&signature={quote_plus(CHECK)}") == 401
@@ -226,8 +226,8 @@ def test_over_the_wire(server: tuple[int, Path]) -> None:
     assert SECRET_KEY not in text
 
 
-def test_the_check_value_signs_in(fresh: Service) -> None:
-    """The very text of the contract: what the intake makes of it is its user."""
+def test_contracts_check_value_signs_in_the_keys_owner(fresh: Service) -> None:
+    """The intake accepts the contract's exact text and finds the key's user."""
     vault = Vault.from_file(fresh.settings.key_file)
     insert(fresh.store, vault, "alice")
     signed = f"apiKey={PUBLIC}&signature={quote_plus(CHECK)}".encode()

@@ -1,4 +1,4 @@
-"""Appliances: what images and published images belong to."""
+"""Appliances: labels that group images and publications."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.service import IMAGE_SIZE, JSON, Service, add_image, ticket_path
 ALICE = "users/alice/appliances"
 
 
-def test_one_that_nobody_described(fresh: Service) -> None:
+def test_undescribed_appliance_has_default_values(fresh: Service) -> None:
     ticket = fresh.publish(login="alice", image=21)
     answer = fresh.get(f"{ALICE}/14", login="alice", accept=JSON)
     found = answer.json
@@ -37,7 +37,7 @@ def test_one_that_nobody_described(fresh: Service) -> None:
     assert (again.status, again.body) == (304, b"")
 
 
-def test_one_that_was_described(fresh: Service) -> None:
+def test_described_appliance_has_the_given_values(fresh: Service) -> None:
     fresh.store.appliances.add(
         "alice", id=3, name="web", version="2.1", description="Årgång", distribution="Debian 12", architecture="arm64"
     )
@@ -53,7 +53,7 @@ def test_one_that_was_described(fresh: Service) -> None:
     assert fresh.get(f"{ALICE}/3/images", login="alice").text("images/image/distributionName") == "Debian 12"
 
 
-def test_list(fresh: Service) -> None:
+def test_list_has_all_appliances_of_the_user(fresh: Service) -> None:
     listed = fresh.get(ALICE, login="alice", accept=JSON).json
     assert (listed["total"], [each["dbId"] for each in listed["appliances"]["appliance"]]) == (2, [14, 15])
     for each in listed["appliances"]["appliance"]:
@@ -62,7 +62,7 @@ def test_list(fresh: Service) -> None:
     assert fresh.get("users/carol/appliances", login="root").text("total") == "0"
 
 
-def test_with_very_many_images(fresh: Service) -> None:
+def test_appliance_with_many_images_omits_their_uris(fresh: Service) -> None:
     for id in range(100, 200):
         add_image(fresh.store, id, "alice", 15)
     found = fresh.get(f"{ALICE}/15", login="alice", accept=JSON).json
@@ -72,11 +72,11 @@ def test_with_very_many_images(fresh: Service) -> None:
 
 
 @pytest.mark.parametrize("path", ["99", "24", "0", "x"])
-def test_what_is_not_there(fresh: Service, path: str) -> None:
+def test_unknown_appliance_is_not_found(fresh: Service, path: str) -> None:
     assert fresh.get(f"{ALICE}/{path}", login="alice").status == 404
 
 
-def test_who_may(fresh: Service) -> None:
+def test_appliances_require_ownership_and_entitlement(fresh: Service) -> None:
     for path in ("", "/24"):
         assert fresh.get(f"users/bob/appliances{path}", login="alice").status == 404
         assert fresh.get(f"users/bob/appliances{path}", login=None).status == 401

@@ -1,4 +1,4 @@
-"""Who did what over the API."""
+"""The audit log of changes made over the API."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ CHANGES = {
     "key.delete": {("DELETE", "apikeys/{}")},
     "user.notify": {("PUT", "webhook"), ("DELETE", "webhook")},
 }
-"""Every action there is over the API, and what asks for it; each has its test below."""
+"""Every audit action of the API, and the requests that cause it. Each has a test below."""
 
 
-def test_no_route_is_left_out(service: Service) -> None:
+def test_every_changing_route_has_an_audit_action(service: Service) -> None:
     known = {(method, f"/users/{{}}/{path}") for each in CHANGES.values() for method, path in each}
     api = {(each.method, re.sub(r"{\w+}", "{}", each.path)) for each in resources(service.app.routes)}
     assert {(method, path) for method, path in api if method not in ("GET", "OPTIONS")} == known
@@ -45,7 +45,7 @@ def noted(service: Service) -> list[tuple[str, str, str]]:
     return [(each.actor.login, each.action, each.object) for each in reversed(service.store.audit.latest(1000))]
 
 
-def test_every_change_has_an_entry(fresh: Service) -> None:
+def test_every_change_has_an_audit_entry(fresh: Service) -> None:
     appliance = "users/alice/appliances/14"
     account = json.dumps({"@type": "CredAccountOpenStack", **ACCOUNT, "name": "lab"})
     path = ticket_path(fresh.publish())
@@ -90,7 +90,7 @@ def test_every_change_has_an_entry(fresh: Service) -> None:
             assert secret not in repr(entry)
 
 
-def test_images_that_are_sent_and_named(fresh: Service) -> None:
+def test_sent_and_named_images_have_audit_entries(fresh: Service) -> None:
     images = "users/alice/appliances/14/images"
     sent = fresh.post(
         f"{images}?name=mine&format=raw", b"bytes", content_type="application/octet-stream", login="alice"
@@ -106,7 +106,7 @@ def test_images_that_are_sent_and_named(fresh: Service) -> None:
     assert actions == ["image.create", "image.create", "image.cancel", "image.generate"]
 
 
-def test_all_tickets_of_an_appliance_have_an_entry_each(fresh: Service) -> None:
+def test_deletion_of_all_tickets_has_one_entry_per_ticket(fresh: Service) -> None:
     paths = []
     for _ in range(3):
         ticket = fresh.publish()
@@ -117,14 +117,14 @@ def test_all_tickets_of_an_appliance_have_an_entry_each(fresh: Service) -> None:
     assert sorted(deleted) == sorted(paths)
 
 
-def test_an_administrator_is_named_by_its_own_login(fresh: Service) -> None:
+def test_administrator_is_logged_under_their_own_login(fresh: Service) -> None:
     ticket = fresh.publish()
     assert fresh.call("DELETE", f"{ticket_path(ticket)}/cancel", login="root").status == 204
     assert noted(fresh)[-1] == ("root", "ticket.cancel", ticket_path(ticket))
 
 
 @pytest.mark.parametrize("answered", [401, 403, 404, 409])
-def test_what_is_refused_has_none(start: Callable[..., Service], answered: int) -> None:
+def test_refused_request_has_no_audit_entry(start: Callable[..., Service], answered: int) -> None:
     service = start()
     ticket = service.publish()
     before = noted(service)

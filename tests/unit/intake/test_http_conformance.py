@@ -1,4 +1,4 @@
-"""What HTTP asks of every route alike: HEAD, encoded bodies, character sets, and the connection after a mistake."""
+"""HTTP rules for every route: HEAD, encoded bodies, character sets, and the connection after an internal error."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from tests.unit.intake.contract import CONTRACT, FILES, GETS, Belongings, Row
 
 FLAT = "users/root/appliances/4/pimages"
 _OF_THIS_ANSWER = {"x-request-id", "date", "last-modified"}
-"""The date of what has just changed, or changes all the time, is that of asking."""
+"""Headers that may differ between two equal requests. `last-modified` is the time of the request if the data has just
+changed or changes all the time."""
 
 
 def same_headers(head: Answer, got: Answer) -> None:
@@ -31,7 +32,7 @@ def same_headers(head: Answer, got: Answer) -> None:
 
 @pytest.fixture(scope="module")
 def belongings(service: Service) -> Belongings:
-    """Alice's, which those who only look at them share."""
+    """Alice's objects, shared by the tests that only read them."""
     return Belongings.make(service, "alice", State.FAILED, ImageState.READY)
 
 
@@ -40,7 +41,9 @@ def belongings(service: Service) -> Belongings:
 
 @pytest.mark.parametrize("accept", [XML, JSON])
 @pytest.mark.parametrize("row", GETS, ids=str)
-def test_head_of_every_resource(service: Service, belongings: Belongings, row: Row, accept: str) -> None:
+def test_head_has_the_headers_of_get_on_every_resource(
+    service: Service, belongings: Belongings, row: Row, accept: str
+) -> None:
     head = Row("HEAD", *(getattr(row, name) for name in ("path", "entitlement", "root")))
     for login in ("alice", "root", "bob", "carol", None):
         got = belongings.ask(row, login, accept=accept)
@@ -57,12 +60,12 @@ def test_head_of_every_resource(service: Service, belongings: Belongings, row: R
              "/api/openapi.json", "/api/schema/uforge.xsd", "/api/nowhere", "/console/sign-in", "/console/publications",
              "/console", "/console/static/nowhere.js", "/"],
 )  # fmt: skip
-def test_head_of_what_is_no_resource(service: Service, path: str) -> None:
+def test_head_has_the_headers_of_get_on_other_paths(service: Service, path: str) -> None:
     same_headers(service.call("HEAD", path, login=None), service.call("GET", path, login=None))
 
 
-def test_head_of_the_metrics(service: Service) -> None:
-    """They change with every request, their length included."""
+def test_head_of_the_metrics_has_no_body(service: Service) -> None:
+    """The metrics change with every request, and so does their length."""
     head = service.call("HEAD", "/metrics", login=None)
     got = service.call("GET", "/metrics", login=None)
     assert (head.status, head.body) == (got.status, b"")
@@ -71,7 +74,7 @@ def test_head_of_the_metrics(service: Service) -> None:
 
 
 @pytest.mark.parametrize("row", CONTRACT + FILES, ids=str)
-def test_allowed_methods_name_head_with_get(service: Service, belongings: Belongings, row: Row) -> None:
+def test_allow_header_has_head_exactly_if_it_has_get(service: Service, belongings: Belongings, row: Row) -> None:
     answer = service.call("PATCH", belongings.path(row), login="alice")
     assert answer.status == 405
     allowed = answer.headers["allow"].split(", ")
@@ -81,12 +84,12 @@ def test_allowed_methods_name_head_with_get(service: Service, belongings: Belong
     assert (refused.status == 405) is ("GET" not in allowed)
 
 
-def test_head_where_only_post_is(service: Service) -> None:
+def test_head_on_a_post_only_route_gets_405(service: Service) -> None:
     refused = service.call("HEAD", "users/root/appliances/4/images/7/pimages/1/retry")
     assert (refused.status, refused.headers["allow"], refused.body) == (405, "POST", b"")
 
 
-def test_head_is_counted_by_its_route(service: Service) -> None:
+def test_head_request_is_counted_under_its_route(service: Service) -> None:
     service.call("HEAD", FLAT)
     counted = service.call("GET", "/metrics", login=None, headers={"Host": "localhost"})
     line = 'publisher_http_requests_total{method="HEAD",route="/api/users/{uid}/appliances/{aid}/pimages",status="200"}'
@@ -103,7 +106,7 @@ def packed(text: str) -> bytes:
 
 
 @pytest.mark.parametrize("encoding", ENCODED)
-def test_encoded_documents(service: Service, encoding: str) -> None:
+def test_encoded_document_gets_415(service: Service, encoding: str) -> None:
     headers = {"Content-Encoding": encoding}
     for accept in (XML, JSON):
         answer = service.post(FLAT, packed(xml_body()), headers=headers, accept=accept)
@@ -114,7 +117,7 @@ def test_encoded_documents(service: Service, encoding: str) -> None:
 
 
 @pytest.mark.parametrize("row", [row for row in CONTRACT if row.method in ("POST", "PUT")], ids=str)
-def test_encoded_bodies_on_every_route(service: Service, row: Row) -> None:
+def test_encoded_body_gets_415_on_every_route(service: Service, row: Row) -> None:
     objects = Belongings.make(service, "alice")
     body = packed("x")
     headers = {"Content-Encoding": "gzip"}
@@ -123,7 +126,7 @@ def test_encoded_bodies_on_every_route(service: Service, row: Row) -> None:
     assert "Content-Encoding" in answer.problem()
 
 
-def test_an_encoded_image_is_not_kept(fresh: Service) -> None:
+def test_encoded_image_is_refused_and_not_kept(fresh: Service) -> None:
     before = fresh.get("users/root/appliances/4/images", accept=JSON).json["total"]
     answer = fresh.post(
         "users/root/appliances/4/images?name=x&format=raw&fileName=x.raw",
@@ -135,7 +138,7 @@ def test_an_encoded_image_is_not_kept(fresh: Service) -> None:
     assert fresh.get("users/root/appliances/4/images", accept=JSON).json["total"] == before
 
 
-def test_an_encoded_form(fresh: Service) -> None:
+def test_encoded_form_gets_415_as_html(fresh: Service) -> None:
     answer = fresh.call(
         "POST",
         "/console/sign-in",
@@ -151,7 +154,7 @@ def test_an_encoded_form(fresh: Service) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["identity", "Identity", "", "identity, identity"])
-def test_bodies_that_are_not_encoded(service: Service, encoding: str) -> None:
+def test_identity_encoding_is_accepted(service: Service, encoding: str) -> None:
     assert service.post(FLAT, xml_body(), headers={"Content-Encoding": encoding}).status == 201
     # Without a body there is nothing to decode.
     assert service.get(FLAT, headers={"Content-Encoding": "gzip"}).status == 200
@@ -178,25 +181,27 @@ def named(encoding: str, *, declared: str = "", bom: bytes = b"", name: str = NA
         ("application/xml; charset=utf-16", named("utf-16")),
         ("application/xml; charset=utf-16le", named("utf-16-le", declared="utf-8")),
         ("application/xml; charset=utf-16be", named("utf-16-be")),
-        # A byte order mark stands above both.
+        # A byte order mark overrides both.
         ("application/xml; charset=iso-8859-1", named("utf-8", bom=b"\xef\xbb\xbf")),
         ("application/xml; charset=iso-8859-1", named("utf-8", bom=b"\xef\xbb\xbf", declared="iso-8859-1")),
         ("application/xml", named("utf-8", bom=b"\xef\xbb\xbf", declared="iso-8859-1")),
         ("application/xml; charset=utf-8", named("utf-16", declared="iso-8859-1")),
         ("application/xml", named("utf-16", declared="utf-8")),
-        # And without either, the declaration.
+        # Without either of them, the declaration counts.
         ("application/xml", named("latin-1", declared="iso-8859-1")),
         ("application/xml", named("utf-8")),
     ],
 )
-def test_the_character_set(service: Service, content_type: str, body: bytes) -> None:
+def test_character_set_comes_from_bom_then_header_then_declaration(
+    service: Service, content_type: str, body: bytes
+) -> None:
     answer = service.post(FLAT, body, content_type=content_type, accept=JSON)
     assert answer.status == 201, answer.body
     assert answer.json["displayName"] == NAME
 
 
-def test_the_character_set_of_the_manuals_flaw(service: Service) -> None:
-    """The document that leaves a prefix undeclared goes through another parser, first."""
+def test_character_set_applies_to_a_document_with_undeclared_prefix(service: Service) -> None:
+    """The manual's example leaves a prefix undeclared. Such a document goes through another parser first."""
     body = f'<n:publishImage xmlns:n="{UFORGE}"><xsi:type></xsi:type>' + xml_body(displayName=NAME).partition(">")[2]
     answer = service.post(FLAT, body.encode("latin-1"), content_type="application/xml; charset=latin1", accept=JSON)
     assert answer.status == 201, answer.body
@@ -207,7 +212,7 @@ def test_the_character_set_of_the_manuals_flaw(service: Service) -> None:
     "charset", ["no-such", "utf-7", "rot13", "idna", "punycode", "unicode_escape", "zlib", "base64", "utf-8\x00", "*"]
 )
 @pytest.mark.parametrize("kind", [XML, JSON])
-def test_unknown_character_sets(service: Service, charset: str, kind: str) -> None:
+def test_unknown_character_set_gets_415(service: Service, charset: str, kind: str) -> None:
     body = xml_body() if kind == XML else json_body()
     answer = service.post(FLAT, body, content_type=f"{kind}; charset={charset}")
     assert answer.status == 415
@@ -215,7 +220,7 @@ def test_unknown_character_sets(service: Service, charset: str, kind: str) -> No
 
 
 @pytest.mark.parametrize("charset", ["utf-16", "iso-8859-1", "utf-32"])
-def test_json_is_utf_8(service: Service, charset: str) -> None:
+def test_json_in_another_character_set_than_utf_8_gets_415(service: Service, charset: str) -> None:
     body = json_body().encode(charset)
     answer = service.post(FLAT, body, content_type=f"application/json; charset={charset}")
     assert answer.status == 415
@@ -223,22 +228,22 @@ def test_json_is_utf_8(service: Service, charset: str) -> None:
 
 
 @pytest.mark.parametrize("charset", ["utf-8", "UTF-8", '"utf-8"', "us-ascii", ""])
-def test_json_that_says_so(service: Service, charset: str) -> None:
+def test_json_with_a_utf_8_compatible_charset_is_accepted(service: Service, charset: str) -> None:
     body = json_body()
     assert service.post(FLAT, body, content_type=f"application/json; charset={charset}").status == 201
 
 
-def test_bytes_that_the_character_set_does_not_have(service: Service) -> None:
+def test_bytes_invalid_in_the_character_set_get_400(service: Service) -> None:
     for charset in ("us-ascii", "utf-8", "utf-16"):
         answer = service.post(FLAT, named("latin-1"), content_type=f"application/xml; charset={charset}")
         assert answer.status == 400
         assert answer.problem()
 
 
-# After a mistake of ours ------------------------------------------------------------------------------------------
+# After an internal error ------------------------------------------------------------------------------------------
 
 
-def test_a_mistake_of_ours_ends_the_connection(fresh: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_internal_error_closes_the_connection(fresh: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: Any) -> None:
         raise RuntimeError("a detail of the inside")
 
@@ -250,7 +255,9 @@ def test_a_mistake_of_ours_ends_the_connection(fresh: Service, monkeypatch: pyte
         assert answer.problem()
 
 
-def test_a_mistake_of_the_consoles(start: Callable[..., Service], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_internal_error_of_the_console_is_html_and_closes_connection(
+    start: Callable[..., Service], monkeypatch: pytest.MonkeyPatch
+) -> None:
     service = start()
 
     def fail(*_: object, **__: Any) -> None:

@@ -1,4 +1,4 @@
-"""Connections of callers who send nothing, or not all, or do not read: a real server does not keep them."""
+"""A real server closes the connections of callers that send nothing or only a part of a request."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from tests.service import Answer, real_server, xml_body
 from tests.unit.intake.test_http_server import FLAT, GET, LOGIN, POST, Intake, read_answers
 
 SHORT_SECONDS = 0.5
-"""How long the server waits for what never comes. Tests wait far longer for its end, and assume no time for it."""
+"""How long the server waits for missing data. Tests wait much longer for it to close, and assume no exact time."""
 SECONDS = 2.0
-"""How long it waits where a test sends a little now and then: a pause of the test itself must not pass for silence."""
+"""The same for tests that send data in small pieces: longer, so that a pause of the test is not taken for silence."""
 FORM = (
     "POST /console/sign-in HTTP/1.1\r\nHost: x\r\nOrigin: http://x\r\n"
     "Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 100\r\n\r\n"
@@ -49,12 +49,12 @@ def intake_that_waits(seconds: float, database: Path, directory: Path) -> Iterat
 
 
 def answers_until_closed(connection: socket.socket, count: int = 2) -> list[Answer]:
-    """What the server says until it closes, which it must: a connection that it keeps is a time-out here."""
+    """Return the server's answers until it closes the connection. If it keeps the connection, this times out."""
     connection.settimeout(60)
     return read_answers(connection, count, "GET")
 
 
-def test_nothing_at_all(impatient: Intake) -> None:
+def test_silent_connection_is_closed(impatient: Intake) -> None:
     with impatient.connect() as connection:
         assert answers_until_closed(connection) == []
 
@@ -62,7 +62,7 @@ def test_nothing_at_all(impatient: Intake) -> None:
 @pytest.mark.parametrize(
     "sent", ["G", "GET /api/status HTT", GET, f"{GET}Host: x\r\n", f"{GET}Host: x\r\nX: {'y' * 5000}"]
 )
-def test_half_a_head(impatient: Intake, sent: str) -> None:
+def test_incomplete_head_gets_408(impatient: Intake, sent: str) -> None:
     with impatient.connect() as connection:
         connection.sendall(sent.encode())
         (answer,) = answers_until_closed(connection)
@@ -70,14 +70,14 @@ def test_half_a_head(impatient: Intake, sent: str) -> None:
     assert "headers" in answer.problem()
 
 
-def test_half_a_head_after_an_answer(impatient: Intake) -> None:
+def test_incomplete_head_after_an_answer_gets_408(impatient: Intake) -> None:
     with impatient.connect() as connection:
         connection.sendall(f"{GET}Host: x\r\n\r\n{GET}".encode())
         first, second = answers_until_closed(connection)
     assert (first.status, second.status) == (200, 408)
 
 
-def test_an_idle_connection(impatient: Intake) -> None:
+def test_idle_connection_is_closed_after_its_answer(impatient: Intake) -> None:
     with impatient.connect() as connection:
         connection.sendall(f"{GET}Host: x\r\n\r\n".encode())
         (answer,) = answers_until_closed(connection)
@@ -85,7 +85,7 @@ def test_an_idle_connection(impatient: Intake) -> None:
 
 
 def trickle(connection: socket.socket, piece: bytes) -> None:
-    """A piece now and then, until the server has had enough."""
+    """Send a piece every 0.1 seconds until the server answers or closes the connection."""
     connection.settimeout(0.1)
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
@@ -111,13 +111,13 @@ def trickle(connection: socket.socket, piece: bytes) -> None:
     ],
     ids=["document", "chunks", "form", "image"],
 )
-def test_a_body_that_does_not_come(impatient: Intake, head: str, piece: bytes) -> None:
+def test_incomplete_body_gets_408(impatient: Intake, head: str, piece: bytes) -> None:
     with impatient.connect() as connection:
         connection.sendall(head.encode())
         if piece:
             trickle(connection, piece)
         answers = answers_until_closed(connection)
-    # Who goes on to send what nobody reads may lose the answer.
+    # A caller that keeps sending after the server has stopped reading may lose the answer.
     assert piece or len(answers) == 1
     for answer in answers:
         assert answer.status == 408
@@ -125,8 +125,8 @@ def test_a_body_that_does_not_come(impatient: Intake, head: str, piece: bytes) -
         assert piece or answer.headers["connection"] == "close"
 
 
-def test_a_body_that_nobody_wants(impatient: Intake) -> None:
-    """The answer is there at once; the rest of the body is not waited for."""
+def test_unneeded_body_is_not_awaited(impatient: Intake) -> None:
+    """The server answers at once and does not wait for the rest of the body."""
     with impatient.connect() as connection:
         connection.sendall(b"POST /api/nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n")
         (answer,) = answers_until_closed(connection)
@@ -134,8 +134,8 @@ def test_a_body_that_nobody_wants(impatient: Intake) -> None:
 
 
 @pytest.mark.long
-def test_a_body_in_pieces_is_waited_for(less_impatient: Intake) -> None:
-    """As long as enough of it comes, it may take longer than the time that a silence may."""
+def test_slow_body_is_accepted_while_pieces_arrive(less_impatient: Intake) -> None:
+    """A body that keeps arriving may take longer than the allowed silence."""
     body = xml_body().encode()
     padded = body + b" " * 500_000
     with less_impatient.connect() as connection:
@@ -144,15 +144,15 @@ def test_a_body_in_pieces_is_waited_for(less_impatient: Intake) -> None:
         pieces = [padded[at : at + 10_000] for at in range(0, len(padded), 10_000)]
         for piece in pieces:
             connection.sendall(piece)
-            time.sleep(3 * SECONDS / len(pieces))  # what is tested is that this time passes
+            time.sleep(3 * SECONDS / len(pieces))  # the test needs this time to pass
         assert time.monotonic() - began > 2 * SECONDS
         (answer,) = read_answers(connection, 1, "POST")
     assert answer.status == 201
 
 
 @pytest.mark.long
-def test_who_waits_for_an_answer_is_not_hurried(less_impatient: Intake) -> None:
-    """A long poll sends nothing for longer than a head may take."""
+def test_long_poll_may_outlast_the_head_timeout(less_impatient: Intake) -> None:
+    """During a long poll the caller sends nothing for longer than a head may take."""
     made = less_impatient.request("POST", FLAT, xml_body().encode(), Content_Type="application/xml")
     path = made.headers["location"].partition(f":{less_impatient.port}")[2] + "/status"
     etag = less_impatient.request("GET", path).headers["etag"]
@@ -163,7 +163,7 @@ def test_who_waits_for_an_answer_is_not_hurried(less_impatient: Intake) -> None:
 
 
 @pytest.mark.long
-def test_other_callers_are_answered_meanwhile(less_impatient: Intake) -> None:
+def test_silent_connections_do_not_block_other_callers(less_impatient: Intake) -> None:
     silent = [less_impatient.connect() for _ in range(200)]
     try:
         for connection, sent in zip(silent, [b"", GET.encode(), FORM.encode(), IMAGE.encode()] * 50, strict=True):
@@ -176,8 +176,8 @@ def test_other_callers_are_answered_meanwhile(less_impatient: Intake) -> None:
             connection.close()
 
 
-def test_the_settings_reach_the_server(filled_template: Path, tmp_path: Path) -> None:
-    """However it is started, and with a limit of 0, nothing is cut short."""
+def test_timeout_of_zero_means_no_limit(filled_template: Path, tmp_path: Path) -> None:
+    """The settings reach the server process, and a limit of 0 means no limit."""
     shutil.copyfile(filled_template, tmp_path / "publisher.db")
     with real_server(tmp_path, request_head_seconds=0, request_body_seconds=0) as process:
         intake = Intake(process.port, process.log, process.pid)

@@ -1,4 +1,4 @@
-"""Every resource of the contract, against every kind of caller: what comes back, and what does not."""
+"""Every resource of the contract, requested by every kind of caller."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ both_formats = pytest.mark.parametrize("accept", [XML, JSON])
 
 @pytest.fixture(scope="module")
 def alices(service: Service) -> Belongings:
-    """To be read, and refused: nothing may change them."""
+    """Alice's objects, for tests that read them or are refused. No test may change them."""
     return Belongings.make(service, "alice")
 
 
@@ -64,7 +64,7 @@ def test_the_routes_are_declared_as_the_contract_says(service: Service) -> None:
 
 @every_row
 @both_formats
-def test_what_the_owner_and_an_administrator_get(row: Row, accept: str, service: Service) -> None:
+def test_owner_and_administrator_get_the_expected_answer(row: Row, accept: str, service: Service) -> None:
     for login in ("alice", "root"):
         belongings = Belongings.make(service, "alice", row.state, row.image)
         answer = belongings.ask(row, login, accept=accept)
@@ -86,7 +86,7 @@ def test_what_the_owner_and_an_administrator_get(row: Row, accept: str, service:
 
 @every_get
 @both_formats
-def test_an_answer_that_the_caller_has(row: Row, accept: str, alices: Belongings) -> None:
+def test_matching_etag_gets_304(row: Row, accept: str, alices: Belongings) -> None:
     first = alices.ask(row, "alice", accept=accept)
     assert re.fullmatch(r"\w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT", first.headers["last-modified"])
     assert "Accept" in first.headers["vary"]
@@ -100,7 +100,7 @@ def test_an_answer_that_the_caller_has(row: Row, accept: str, alices: Belongings
 
 
 @pytest.mark.parametrize("path", sorted({row.path for row in CONTRACT}))
-def test_other_methods(path: str, alices: Belongings) -> None:
+def test_other_methods_get_405(path: str, alices: Belongings) -> None:
     allowed = {row.method for row in CONTRACT if row.path == path}
     allowed |= {"HEAD"} if "GET" in allowed else set()
     for method in METHODS:
@@ -115,13 +115,13 @@ def test_other_methods(path: str, alices: Belongings) -> None:
 
 
 @every_row
-def test_not_acceptable(row: Row, alices: Belongings) -> None:
+def test_unacceptable_format_gets_406(row: Row, alices: Belongings) -> None:
     answer = alices.ask(row, "alice", accept="image/png")
     assert XML in check_error(answer, 406)
 
 
 @pytest.mark.parametrize("row", [row for row in CONTRACT if row.body], ids=str)
-def test_a_body_of_another_type(row: Row, alices: Belongings) -> None:
+def test_body_of_another_type_gets_415(row: Row, alices: Belongings) -> None:
     for content_type in (None, "text/plain", "application/x-www-form-urlencoded"):
         path = alices.path(row)
         answer = alices.service.call(row.method, path, login="alice", content_type=content_type, body=b"<a/>")
@@ -133,7 +133,7 @@ def test_a_body_of_another_type(row: Row, alices: Belongings) -> None:
 
 @every_row
 @both_formats
-def test_no_valid_login(row: Row, accept: str, alices: Belongings, bobs: Belongings, service: Service) -> None:
+def test_invalid_login_gets_401(row: Row, accept: str, alices: Belongings, bobs: Belongings, service: Service) -> None:
     other = make_key(service, "alice")
     path = alices.path(row)
     wrong: dict[str, Callable[[], Answer]] = {
@@ -166,8 +166,8 @@ def test_no_valid_login(row: Row, accept: str, alices: Belongings, bobs: Belongi
 
 
 @every_row
-def test_a_signed_request(row: Row, service: Service) -> None:
-    """As good as its key's user is."""
+def test_signed_request_has_the_rights_of_the_keys_user(row: Row, service: Service) -> None:
+    """A signed request may do whatever its key's user may do."""
     for signer in ("alice", "root"):
         belongings = Belongings.make(service, "alice", row.state, row.image)
         key = belongings.key if signer == "alice" else make_key(service, "root")
@@ -176,7 +176,7 @@ def test_a_signed_request(row: Row, service: Service) -> None:
 
 @every_row
 @both_formats
-def test_without_the_entitlement(row: Row, accept: str, carols: Belongings) -> None:
+def test_caller_without_the_entitlement_gets_403(row: Row, accept: str, carols: Belongings) -> None:
     for signer in (None, carols.key):
         answer = carols.ask(row, None if signer else "carol", signer=signer, accept=accept)
         if row.entitlement:
@@ -187,10 +187,10 @@ def test_without_the_entitlement(row: Row, accept: str, carols: Belongings) -> N
 
 @every_row
 @both_formats
-def test_what_is_anothers_is_as_good_as_nothing(
+def test_objects_of_another_user_look_missing(
     row: Row, accept: str, alices: Belongings, bobs: Belongings, carols: Belongings
 ) -> None:
-    """Not even a caller that has no entitlement can tell another user from none."""
+    """Even a caller without entitlements cannot tell an existing user from a missing one."""
     for who in (bobs, carols):
         for signer in (None, who.key):
             login = None if signer else who.owner
@@ -208,16 +208,16 @@ def test_what_is_anothers_is_as_good_as_nothing(
         (row, where)
         for row in CONTRACT
         for where in re.findall(r"\{(\w*id)\}", row.path)[1:]
-        # An appliance is made by its first image.
+        # Here an unknown appliance is no error: its first image creates it.
         if row.body != "image"
     ],
     ids=lambda each: str(each),
 )
 @both_formats
-def test_anothers_ids_under_ones_own_name(
+def test_ids_of_another_user_look_unknown(
     row: Row, where: str, accept: str, alices: Belongings, bobs: Belongings
 ) -> None:
-    """Bob's ids, and ids that nobody has, are answered alike, whichever part of the path they stand in."""
+    """Bob's ids and unknown ids get the same answer, in every part of the path."""
     anothers = alices.ask(row, "alice", accept=accept, ids={where: bobs.ids[where]})
     nobodys = alices.ask(row, "alice", accept=accept, ids={where: 987654})
     assert told(anothers, str(bobs.ids[where])) == told(nobodys, "987654")
@@ -227,7 +227,7 @@ def test_anothers_ids_under_ones_own_name(
 
 
 def told(answer: Answer, name: str) -> tuple[object, ...]:
-    """All that an answer says but for who and when."""
+    """Return an answer's status, headers and body, with names and times masked."""
     headers = sorted(
         (key, value)
         for key, value in answer.headers.items()
@@ -250,7 +250,9 @@ def with_file(service: Service) -> Belongings:
 
 
 @pytest.mark.parametrize("row", FILES, ids=str)
-def test_who_gets_a_file(row: Row, service: Service, with_file: Belongings, bobs: Belongings) -> None:
+def test_only_owner_and_administrator_get_a_file(
+    row: Row, service: Service, with_file: Belongings, bobs: Belongings
+) -> None:
     path = with_file.path(row)
     for login in ("alice", "root"):
         for target, who in ((path, login), (make_key(service, login).sign(path), None)):
@@ -271,7 +273,7 @@ def test_who_gets_a_file(row: Row, service: Service, with_file: Belongings, bobs
 
 
 @pytest.mark.parametrize("row", FILES, ids=str)
-def test_a_key_gets_a_file_once(row: Row, service: Service, with_file: Belongings) -> None:
+def test_download_key_works_once(row: Row, service: Service, with_file: Belongings) -> None:
     of_ticket = "{pitid}" in row.path
     shown = next(each for each in GETS if each.root == ("publishImage" if of_ticket else "image"))
     for name in ("downloadId", "id") if of_ticket else ("downloadId",):
@@ -285,14 +287,14 @@ def test_a_key_gets_a_file_once(row: Row, service: Service, with_file: Belonging
 
 
 def uris(document: Any) -> Iterator[str]:
-    """Of an answer in XML: whatever is called a URI."""
+    """Yield the text of each element of an XML answer whose name ends in `uri` or `Uri`."""
     for element in document.iter(etree.Element):
         if re.search(r"[uU]ri$", element.tag) and not len(element) and element.text:
             yield element.text
 
 
 @pytest.mark.parametrize("row", [row for row in CONTRACT if row.root], ids=str)
-def test_every_uri_of_an_answer_can_be_got_as_it_stands(row: Row, fresh: Service) -> None:
+def test_every_uri_of_an_answer_can_be_requested_as_is(row: Row, fresh: Service) -> None:
     belongings = Belongings.make(fresh, "alice", row.state, row.image)
     for image in fresh.store.images.list():
         put_file(fresh, image)
@@ -305,7 +307,7 @@ def test_every_uri_of_an_answer_can_be_got_as_it_stands(row: Row, fresh: Service
 
 
 def put_file(service: Service, image: Image) -> None:
-    """As large as the image, and older: what is in it is then not looked at."""
+    """Create a file of the image's size with an old time, so that the service does not examine its content."""
     file = service.settings.images / image.location
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("wb") as opened:

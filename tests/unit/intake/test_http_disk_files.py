@@ -1,4 +1,4 @@
-"""Disk files that are sent over the API: registered with the right size, or refused in words; never a 5xx."""
+"""Disk files sent over the API are registered with the right size or refused with a reason, never with a 5xx."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MUTATED = range(500 if os.environ.get("FULL") else 100)
 
 
 def send(service: Service, case: ImageCase) -> list[Answer]:
-    """In either format of the answer."""
+    """Send the file twice, once for each format of the answer."""
     path = f"{ALICE}?fileName={case.name}"
     return [
         service.post(path, case.content, content_type=BYTES, login="alice", accept=accept) for accept in (XML, JSON)
@@ -28,7 +28,7 @@ def send(service: Service, case: ImageCase) -> list[Answer]:
 
 
 @pytest.mark.parametrize("case", REFUSED, ids=lambda case: case.name)
-def test_a_file_that_is_refused_leaves_nothing(fresh: Service, case: ImageCase) -> None:
+def test_refused_file_leaves_nothing(fresh: Service, case: ImageCase) -> None:
     before = fresh.store.images.list()
     for answer in send(fresh, case):
         assert answer.status == 400
@@ -45,13 +45,13 @@ def test_a_file_is_registered_with_its_format_and_size(fresh: Service, case: Ima
     assert (found.disk_format, found.virtual_size) == (case.disk_format, case.virtual_size)
 
 
-def test_mutated_headers(service: Service) -> None:
+def test_mutated_disk_header_gets_201_or_400(service: Service) -> None:
     for seed in MUTATED:
         answer = service.post(f"{ALICE}?name=m", mutated(seed), content_type=BYTES, login="alice", accept=JSON)
         assert answer.status in (201, 400), (seed, answer.body)
 
 
-def test_a_warning_is_in_json_and_never_in_xml(fresh: Service) -> None:
+def test_warning_is_shown_only_in_json(fresh: Service) -> None:
     sent = fresh.post(f"{ALICE}?name=odd&format=raw", b"eleven byte", content_type=BYTES, login="alice", accept=JSON)
     assert sent.status == 201, sent.body
     assert sent.json["warning"].startswith("No partition table, boot sector or file system was found")
@@ -61,7 +61,7 @@ def test_a_warning_is_in_json_and_never_in_xml(fresh: Service) -> None:
     assert "warning" not in good.json
 
 
-def test_what_glance_refuses_is_refused_as_it_is_asked_for(fresh: Service) -> None:
+def test_image_that_glance_would_refuse_is_refused_at_once(fresh: Service) -> None:
     sent = fresh.post(f"{ALICE}?fileName=win.vhd", disks.vhd_fixed(), content_type=BYTES, login="alice", accept=JSON)
     assert sent.status == 201, sent.body
     image = sent.json["dbId"]

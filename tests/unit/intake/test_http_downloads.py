@@ -1,4 +1,4 @@
-"""Downloads of images: by login or one-time key, whole or in part, and never other bytes than were registered."""
+"""Image downloads by login or one-time key, whole or in part. Only the registered bytes are ever sent."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from publisher.web.file_response import disposition
 from tests.service import JSON, Answer, Service, ticket_path, xml_body
 
 CONTENT = bytes(range(256)) * 4000
-"""More than one chunk."""
+"""Larger than one chunk."""
 ETAG = f'"{hashlib.sha256(CONTENT).hexdigest()}"'
 SIZE = len(CONTENT)
 
@@ -74,7 +74,7 @@ def is_whole(answer: Answer) -> bool:
 # With a login -----------------------------------------------------------------------------------------------------
 
 
-def test_whole(fresh: Service, image: Image) -> None:
+def test_image_is_downloaded_whole_with_its_headers(fresh: Service, image: Image) -> None:
     for path in (f"{path_of(image)}/downloads", f"{path_of(image)}/downloads/disk.raw"):
         answer = fresh.get(path, login="alice", accept="application/octet-stream")
         assert is_whole(answer)
@@ -93,7 +93,7 @@ def test_whole(fresh: Service, image: Image) -> None:
     assert downloads(fresh, image) == 0
 
 
-def test_of_a_published_image(fresh: Service, image: Image) -> None:
+def test_file_of_a_published_image_is_downloaded(fresh: Service, image: Image) -> None:
     ticket = publish(fresh, image)
     path = f"users/alice/appliances/14/pimages/{ticket.id}/downloads"
     assert is_whole(fresh.get(path, login="alice"))
@@ -104,7 +104,7 @@ def test_of_a_published_image(fresh: Service, image: Image) -> None:
     assert fresh.get(path, login="alice", password="wrong").status == 401
 
 
-def test_not_modified(fresh: Service, image: Image) -> None:
+def test_unchanged_file_gets_304(fresh: Service, image: Image) -> None:
     path = f"{path_of(image)}/downloads"
     for method in ("GET", "HEAD"):
         answer = fresh.call(method, path, login="alice", headers={"If-None-Match": ETAG})
@@ -128,13 +128,13 @@ def test_not_modified(fresh: Service, image: Image) -> None:
         "users/bob/appliances/24/images/31/downloads",
     ],
 )
-def test_what_is_not_there(fresh: Service, image: Image, path: str) -> None:
+def test_unknown_file_is_not_found(fresh: Service, image: Image, path: str) -> None:
     refused = fresh.get(path.format(id=image.id), login="alice")
     assert refused.status == 404
     assert refused.problem()
 
 
-def test_other_methods(fresh: Service, image: Image) -> None:
+def test_other_methods_get_405(fresh: Service, image: Image) -> None:
     refused = fresh.call("DELETE", f"{path_of(image)}/downloads", login="alice")
     assert (refused.status, refused.headers["allow"]) == (405, "GET, HEAD")
 
@@ -158,7 +158,7 @@ IGNORED = ["bytes=5-4", "bytes=-", "bytes=", "lines=1-2", "bytes=a-b", "0-5", "b
 
 
 @pytest.mark.parametrize("wanted", RANGES)
-def test_a_range(fresh: Service, image: Image, wanted: str) -> None:
+def test_range_is_sent_with_206(fresh: Service, image: Image, wanted: str) -> None:
     start, end = RANGES[wanted]
     answer = fresh.get(f"{path_of(image)}/downloads", login="alice", headers={"Range": wanted})
     assert answer.status == 206
@@ -169,7 +169,7 @@ def test_a_range(fresh: Service, image: Image, wanted: str) -> None:
 
 
 @pytest.mark.parametrize("wanted", BEYOND)
-def test_a_range_beyond_the_end(fresh: Service, image: Image, wanted: str) -> None:
+def test_range_beyond_the_end_gets_416(fresh: Service, image: Image, wanted: str) -> None:
     answer = fresh.get(f"{path_of(image)}/downloads", login="alice", headers={"Range": wanted})
     assert answer.status == 416
     assert answer.headers["content-range"] == f"bytes */{SIZE}"
@@ -177,14 +177,16 @@ def test_a_range_beyond_the_end(fresh: Service, image: Image, wanted: str) -> No
 
 
 @pytest.mark.parametrize("wanted", IGNORED)
-def test_what_is_no_single_range(fresh: Service, image: Image, wanted: str) -> None:
+def test_invalid_or_multiple_ranges_are_ignored(fresh: Service, image: Image, wanted: str) -> None:
     assert is_whole(fresh.get(f"{path_of(image)}/downloads", login="alice", headers={"Range": wanted}))
 
 
 @pytest.mark.parametrize(
     ("condition", "status", "length"), [(ETAG, 206, 10), ('"another"', 200, SIZE), (f"W/{ETAG}", 200, SIZE)]
 )
-def test_if_range(fresh: Service, image: Image, condition: str, status: int, length: int) -> None:
+def test_range_is_sent_only_if_if_range_matches(
+    fresh: Service, image: Image, condition: str, status: int, length: int
+) -> None:
     headers = {"Range": "bytes=10-19", "If-Range": condition}
     answer = fresh.get(f"{path_of(image)}/downloads", login="alice", headers=headers)
     assert (answer.status, len(answer.body)) == (status, length)
@@ -193,7 +195,7 @@ def test_if_range(fresh: Service, image: Image, condition: str, status: int, len
 # By a one-time key ------------------------------------------------------------------------------------------------
 
 
-def test_a_key_works_once(fresh: Service, image: Image) -> None:
+def test_download_key_works_once(fresh: Service, image: Image) -> None:
     uri = shown(fresh, path_of(image))["downloadUri"]
     head = fresh.call("HEAD", uri, login=None)
     assert (head.status, head.headers["content-length"]) == (200, str(SIZE))
@@ -216,7 +218,7 @@ def test_a_key_works_once(fresh: Service, image: Image) -> None:
     assert downloads(fresh, image) == 2
 
 
-def test_a_list_has_the_key_too(fresh: Service, image: Image) -> None:
+def test_list_shows_the_download_key(fresh: Service, image: Image) -> None:
     listed = shown(fresh, "users/alice/images")["images"]["image"]
     uri = next(each["downloadUri"] for each in listed if each["dbId"] == image.id)
     assert uri == shown(fresh, path_of(image))["downloadUri"]
@@ -226,7 +228,7 @@ def test_a_list_has_the_key_too(fresh: Service, image: Image) -> None:
 
 
 @pytest.mark.parametrize("name", ["downloadId", "id"])
-def test_the_key_of_a_published_image(fresh: Service, image: Image, name: str) -> None:
+def test_download_key_of_a_published_image_works_once(fresh: Service, image: Image, name: str) -> None:
     ticket = publish(fresh, image)
     found = shown(fresh, ticket_path(ticket))
     path = f"users/alice/appliances/14/pimages/{ticket.id}/downloads"
@@ -240,7 +242,7 @@ def test_the_key_of_a_published_image(fresh: Service, image: Image, name: str) -
     assert listed["downloadKey"] == shown(fresh, ticket_path(ticket))["downloadKey"]
 
 
-def test_the_keys_of_an_image_and_of_its_tickets_are_apart(fresh: Service, image: Image) -> None:
+def test_keys_of_an_image_and_its_tickets_are_independent(fresh: Service, image: Image) -> None:
     tickets = [publish(fresh, image) for _ in range(2)]
     uris = [shown(fresh, path)["downloadUri"] for path in (path_of(image), *map(ticket_path, tickets))]
     for uri in uris:
@@ -249,7 +251,7 @@ def test_the_keys_of_an_image_and_of_its_tickets_are_apart(fresh: Service, image
         assert fresh.get(uri, login=None).status == 401
 
 
-def test_keys_that_open_nothing(fresh: Service, image: Image) -> None:
+def test_wrong_download_key_gets_401(fresh: Service, image: Image) -> None:
     ticket = publish(fresh, image)
     key, other = (shown(fresh, path_of(each))["downloadKey"] for each in (image, add(fresh)))
     ticket_key = shown(fresh, ticket_path(ticket))["downloadKey"]
@@ -275,7 +277,7 @@ def test_keys_that_open_nothing(fresh: Service, image: Image) -> None:
         assert refused.status == 401, uri
         assert refused.headers["www-authenticate"].startswith("Basic realm=")
         assert refused.problem()
-    # What has a login, or what is meant for one, stands by that.
+    # If a request has a login or a signature, only that counts.
     assert fresh.get(f"{path}?downloadId={key}", login="alice", password="wrong").status == 401
     assert fresh.get(f"{path}?downloadId={key}", login="bob").status == 404
     assert fresh.get(f"{path}?downloadId={key}&apiKey=x&signature=y", login=None).status == 401
@@ -283,7 +285,7 @@ def test_keys_that_open_nothing(fresh: Service, image: Image) -> None:
     assert is_whole(fresh.get(f"{path}?downloadId={key}", login=None))
 
 
-def test_a_key_raced_for_is_used_once(fresh: Service, image: Image) -> None:
+def test_concurrent_downloads_use_a_key_once(fresh: Service, image: Image) -> None:
     uri = shown(fresh, path_of(image))["downloadUri"]
     barrier = threading.Barrier(8)
     statuses: list[int] = []
@@ -309,13 +311,13 @@ def test_a_key_raced_for_is_used_once(fresh: Service, image: Image) -> None:
         ("/api/x?grid=7", "/api/x?grid=7"),
     ],
 )
-def test_no_key_is_logged(logged: str, kept: str) -> None:
+def test_download_key_is_masked_in_the_log(logged: str, kept: str) -> None:
     record = logging.LogRecord("uvicorn.access", 20, "", 0, "%s %s", ("GET", logged), None)
     assert NoSignatures().filter(record)
     assert record.getMessage() == f"GET {kept}"
 
 
-# Other bytes than were registered ---------------------------------------------------------------------------------
+# Changed files ----------------------------------------------------------------------------------------------------
 
 
 def _cut(file: Path) -> None:
@@ -327,7 +329,7 @@ def _grow(file: Path) -> None:
 
 
 def _swap(file: Path) -> None:
-    """For one of the same size, some time later."""
+    """Replace the content by another of the same size, with a later time."""
     file.write_bytes(CONTENT[::-1])
     os.utime(file, (4e9, 4e9))
 
@@ -351,7 +353,7 @@ CHANGES: list[Callable[[Path], None]] = [Path.unlink, _cut, _grow, _swap, _link,
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_file_that_is_not_what_was_registered(
+def test_changed_file_gets_409(
     fresh: Service, image: Image, change: Callable[[Path], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     uri = shown(fresh, path_of(image))["downloadUri"]
@@ -364,28 +366,30 @@ def test_a_file_that_is_not_what_was_registered(
     assert downloads(fresh, image) == 0
 
 
-def test_a_file_that_was_brought_back(fresh: Service, image: Image, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_restored_file_is_downloaded_and_hashed_once(
+    fresh: Service, image: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file_of(fresh, image).write_bytes(CONTENT)
     os.utime(file_of(fresh, image), (4e9, 4e9))
     path = f"{path_of(image)}/downloads"
     assert is_whole(fresh.get(path, login="alice"))
-    # It was read through once, and is not again.
+    # The file was hashed once and is not hashed again.
     monkeypatch.setattr(hashlib, "file_digest", None)
     assert is_whole(fresh.get(path, login="alice"))
 
 
-def test_a_file_that_was_brought_back_and_then_changed(fresh: Service, image: Image) -> None:
+def test_restored_file_that_is_changed_again_gets_409(fresh: Service, image: Image) -> None:
     file = file_of(fresh, image)
     os.utime(file, (4e9, 4e9))
     assert is_whole(fresh.get(f"{path_of(image)}/downloads", login="alice"))
-    # As large as before, and to look at as old as before.
+    # The size and the modification time are the same as before.
     with file.open("r+b") as opened:
         opened.write(bytes(10))
     os.utime(file, (4e9, 4e9))
     assert fresh.get(f"{path_of(image)}/downloads", login="alice").status == 409
 
 
-def test_the_same_file_while_it_is_deleted(fresh: Service, image: Image) -> None:
+def test_open_file_stays_readable_while_its_image_is_deleted(fresh: Service, image: Image) -> None:
     opened = image_files.open_image(fresh.settings.images, image)
     with opened:
         assert fresh.call("DELETE", path_of(image), login="alice").status == 204
@@ -405,9 +409,9 @@ def test_the_same_file_while_it_is_deleted(fresh: Service, image: Image) -> None
         "a?b#c&d.raw",
     ],
 )
-def test_names(fresh: Service, name: str) -> None:
+def test_unusual_file_name_is_quoted_in_content_disposition(fresh: Service, name: str) -> None:
     image = add(fresh)
-    # Under a name that has come to be in the catalog, whichever way.
+    # Put the name into the catalog directly. A download must be safe however it got there.
     location = str(PurePosixPath(image.location).with_name(name))
     file_of(fresh, image).rename(fresh.settings.images / location)
     with writing(fresh.store.engine) as connection:
@@ -426,11 +430,11 @@ def test_names(fresh: Service, name: str) -> None:
         ("Å\r\n'.raw", "filename=\"____.raw\"; filename*=UTF-8''%C3%85%0D%0A%27.raw"),
     ],
 )
-def test_disposition(name: str, header: str) -> None:
+def test_content_disposition_has_plain_and_encoded_name(name: str, header: str) -> None:
     assert disposition(name) == f"attachment; {header}"
 
 
-def test_a_login_by_api_key(fresh: Service, image: Image) -> None:
+def test_signed_request_downloads_the_image(fresh: Service, image: Image) -> None:
     made = fresh.post(
         "users/alice/apikeys", '{"name": "downloads"}', content_type=JSON, login="alice", accept=JSON
     ).json

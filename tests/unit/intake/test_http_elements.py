@@ -1,4 +1,4 @@
-"""Every element of the documents that callers send, with every kind of value that is none."""
+"""Every element of the documents that callers send, with every kind of invalid value."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.long
 
 CONTROL = ["a\x7fb", "\x85\x9f", "a\x1bb"]
 ODD = ["", " \t\n", "åß→𝄞\u202e\u2028\ufeff", "' OR 1=1; -- ${jndi:x} ../../etc/passwd <&>\"'"]
-"""Nothing that a text may not hold; whether it makes sense as this element is another question."""
+"""Valid texts, although they may make no sense as a given element."""
 
 _NOT_TEXT: list[Any] = [1, 1.5, True, [], ["x"], {}, {"x": "y"}]
 _NO_NUMBER: list[Any] = ["1", "x", 1.5, True, 10**30, -(10**400), [], {}]
@@ -50,7 +50,7 @@ _numbers = count()
 
 
 def cases() -> list[Any]:
-    """The root, the platform, and the elements to go over: those that all platforms share are gone over once."""
+    """Return the root, the platform and the elements to test. Elements that all platforms share are tested once."""
     made = []
     for platform in known_platforms():
         first = platform.name == "openstack"
@@ -68,7 +68,7 @@ def cases() -> list[Any]:
 
 
 def body(root: str, label: str, name: str, value: Any, *, inside: bool) -> dict[str, Any]:
-    """A good request of that platform but for one element."""
+    """Return a request for that platform that is valid except for one element."""
     account = {"@type": f"CredAccount{label}", **ACCOUNT, "targetPlatform": {"name": label.lower()}}
     if root == "credAccount":
         account["name"] = f"account {next(_numbers)}"
@@ -105,7 +105,7 @@ def send(service: Service, root: str, made: dict[str, Any], form: str) -> Answer
 
 @pytest.mark.parametrize("form", [XML, JSON])
 @pytest.mark.parametrize(("root", "label", "fields", "inside"), cases())
-def test_every_element(
+def test_invalid_value_of_any_element_is_refused(
     service: Service, form: str, root: str, label: str, fields: tuple[Field, ...], inside: bool
 ) -> None:
     for field in fields:
@@ -136,7 +136,7 @@ def bad_values(field: Field, form: str) -> list[Any]:
 
 @pytest.mark.parametrize("form", [XML, JSON])
 @pytest.mark.parametrize(("root", "inside"), [("publishImage", False), ("publishImage", True), ("credAccount", False)])
-def test_every_element_left_out(service: Service, form: str, root: str, inside: bool) -> None:
+def test_missing_element_is_refused_only_if_required(service: Service, form: str, root: str, inside: bool) -> None:
     needed = {"publishImage": {"credAccount"}, "credAccount": {"keystoneUrl", "login", "password"}}
     whole = body(root, "OpenStack", "name", "all of it", inside=inside)
     names = [name for name in (whole["credAccount"] if inside else whole) if name not in ("@type", "name")]
@@ -155,7 +155,7 @@ def test_every_element_left_out(service: Service, form: str, root: str, inside: 
 @pytest.mark.parametrize(
     "char", [f"&#{number};" for number in (0, 1, 8, 0xB, 0x1F, 0xFFFE, 0xD800)] + ["\0", "\x01", "\ufffe"]
 )
-def test_characters_that_xml_has_none_of(service: Service, char: str) -> None:
+def test_invalid_xml_characters_are_refused(service: Service, char: str) -> None:
     for name in ("displayName", "imageUri", "publicImage"):
         answer = send(
             service, "publishImage", body("publishImage", "OpenStack", name, char.encode(), inside=False), XML

@@ -1,4 +1,4 @@
-"""How a request may be written, and which format it is answered in."""
+"""The forms of a publish request, and the formats of requests and answers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ DECLARED = f' xmlns:xsi="{XSI}"'
 
 
 def published(service: Service, answer: Answer) -> Any:
-    """What a 201 made, read back from where its Location says."""
+    """Check that the answer is a 201, and return the publication from its Location."""
     assert answer.status == 201, answer.body
     location = answer.headers["location"]
     assert location.startswith("http://testserver/api/users/root/appliances/4/images/7/pimages/")
@@ -48,18 +48,18 @@ def published(service: Service, answer: Answer) -> Any:
 @pytest.mark.parametrize("path", [FLAT, NESTED])
 class TestForms:
     @pytest.mark.parametrize("prefix", ["ns0", "ns1", "u", "x-y.z", "é"])
-    def test_the_type_under_any_prefix(self, service: Service, path: str, prefix: str) -> None:
+    def test_type_may_have_any_namespace_prefix(self, service: Service, path: str, prefix: str) -> None:
         body = V3.replace("ns0", prefix)
         ticket = published(service, service.post(path, body))
         assert ticket["@type"] == "PublishImageOpenStack"
         assert ticket["credAccount"]["@type"] == "CredAccountOpenStack"
 
-    def test_the_type_under_a_prefix_of_another_name_than_xsi(self, service: Service, path: str) -> None:
+    def test_xsi_namespace_may_have_any_prefix(self, service: Service, path: str) -> None:
         published(service, service.post(path, V3.replace("xsi", "i")))
 
     @pytest.mark.parametrize("element", ["name", "type"])
     @pytest.mark.parametrize("platform", ["openstack", "OpenStack", "OPENSTACK", " openstack\n"])
-    def test_no_type_but_a_target_platform(self, service: Service, path: str, element: str, platform: str) -> None:
+    def test_target_platform_replaces_the_type(self, service: Service, path: str, element: str, platform: str) -> None:
         changes: dict[str, Any] = {"account__targetPlatform": {element: platform}}
         for body, kind in ((xml_body(**changes), XML), (json_body(**changes), JSON)):
             ticket = published(service, service.post(path, body, content_type=kind))
@@ -67,39 +67,39 @@ class TestForms:
             assert ticket["keystoneProject"] == "demo"
             assert ticket["credAccount"]["keystoneUrl"] == ACCOUNT["keystoneUrl"]
 
-    def test_the_manuals_example(self, service: Service, path: str) -> None:
+    def test_manuals_example_is_accepted(self, service: Service, path: str) -> None:
         ticket = published(service, service.post(path, MANUAL))
         assert ticket["displayName"] == ticket["name"] == "Machine Image Name Example"
         assert ticket["tenantName"] == "mytenantname"
         assert ticket["publicImage"] is False
         assert ticket["credAccount"]["keystoneVersion"] == "v2.0"
 
-    def test_the_type_in_json(self, service: Service, path: str) -> None:
+    def test_type_in_json_replaces_the_target_platform(self, service: Service, path: str) -> None:
         request = document() | {"@type": "PublishImageOpenStack"}
         request["credAccount"] = {name: value for name, value in ACCOUNT.items() if name != "targetPlatform"}
         ticket = published(service, service.post(path, json.dumps(request), content_type=JSON))
         assert ticket["credAccount"]["targetPlatform"] == {"dbId": 101, "name": "openstack", "type": "openstack"}
 
-    def test_the_type_on_the_account_alone(self, service: Service, path: str) -> None:
+    def test_type_of_the_account_alone_is_enough(self, service: Service, path: str) -> None:
         body = xml_body(attributes=DECLARED).replace("<credAccount>", '<credAccount xsi:type="n:CredAccountOpenStack">')
         published(
             service, service.post(path, body.replace("<targetPlatform><name>openstack</name></targetPlatform>", ""))
         )
 
-    def test_types_on_every_leaf(self, service: Service, path: str) -> None:
-        """As the client library has it, a type that does not exist among them."""
+    def test_types_on_simple_elements_are_ignored(self, service: Service, path: str) -> None:
+        """The client library sends such types. One of them does not exist."""
         body = xml_body(attributes=DECLARED + ' xmlns:ns2="http://www.w3.org/2001/XMLSchema" xmlns:ns1="urn:x"')
         for name, kind in (("login", "ns2:string"), ("displayName", "ns1:string"), ("publicImage", "ns2:boolean")):
             body = body.replace(f"<{name}>", f'<{name} xsi:type="{kind}">')
         published(service, service.post(path, body))
 
-    def test_the_order_does_not_matter_and_the_unknown_is_ignored(self, service: Service, path: str) -> None:
+    def test_order_is_free_and_unknown_elements_are_ignored(self, service: Service, path: str) -> None:
         made = dict(reversed(document().items())) | {"neverHeardOf": {"at": "all"}}
         ticket = published(service, service.post(path, json.dumps(made), content_type=JSON))
         assert ticket["displayName"] == TARGET["displayName"]
 
-    def test_what_the_service_itself_answered(self, service: Service, path: str) -> None:
-        """A client echoes what it was given, completed by the secret."""
+    def test_echoed_answer_is_accepted_as_a_request(self, service: Service, path: str) -> None:
+        """A client may send an answer back with the secret added."""
         echoed = published(service, service.post(path, json_body(), content_type=JSON))
         echoed["credAccount"]["password"] = SECRET
         echoed.pop("parentUri")
@@ -126,7 +126,7 @@ class TestForms:
         ("{}", "well-formed"),
     ],
 )
-def test_what_is_none_of_the_forms(service: Service, body: str, named: str) -> None:
+def test_document_in_no_known_form_is_refused(service: Service, body: str, named: str) -> None:
     before = service.store.publications.counts()
     for path in (FLAT, NESTED):
         answer = service.post(path, body)
@@ -166,7 +166,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("accept", "answered"), ACCEPTED)
-def test_accept(service: Service, accept: str | None, answered: str) -> None:
+def test_answer_has_the_accepted_format(service: Service, accept: str | None, answered: str) -> None:
     ticket = published(service, service.post(FLAT, V3))
     for answer in (
         service.post(FLAT, V3, accept=accept),
@@ -180,13 +180,13 @@ def test_accept(service: Service, accept: str | None, answered: str) -> None:
         service.post(FLAT, "<", accept=accept),
         service.call("PATCH", FLAT, accept=accept),
     ):
-        # To the letter: no charset may follow.
+        # Compared exactly, because no charset may follow.
         assert answer.headers["content-type"] == answered
         assert answer.body.lstrip().startswith(b"<" if answered == XML else b"{")
 
 
 @pytest.mark.parametrize("accept", REFUSED)
-def test_not_acceptable(service: Service, accept: str) -> None:
+def test_unacceptable_format_gets_406(service: Service, accept: str) -> None:
     ticket = published(service, service.post(FLAT, V3))
     before = service.store.publications.counts()
     paths = [FLAT, f"{FLAT}/statuses", ticket["uri"], ticket["statusUri"]]
@@ -200,7 +200,7 @@ def test_not_acceptable(service: Service, accept: str) -> None:
 
 
 @pytest.mark.parametrize("accept", ["text/plain", "text/plain; charset=utf-8", "text/plain, */*;q=0.5"])
-def test_status_in_plain_text(service: Service, accept: str) -> None:
+def test_status_is_available_in_plain_text(service: Service, accept: str) -> None:
     answer = service.get("status", accept=accept, login=None)
     assert (answer.status, answer.body) == (200, b"alive\n")
     assert answer.headers["content-type"].startswith("text/plain")
@@ -220,9 +220,9 @@ def test_status_in_plain_text(service: Service, accept: str) -> None:
         (" application/json ", JSON),
     ],
 )
-def test_content_type(service: Service, content_type: str, kind: str) -> None:
+def test_supported_content_type_is_accepted(service: Service, content_type: str, kind: str) -> None:
     body = xml_body() if kind == XML else json_body()
-    # The answer's format is another matter.
+    # The answer's format does not depend on the request's.
     answer = service.post(FLAT, body, content_type=content_type)
     assert answer.status == 201
     assert answer.headers["content-type"] == XML
@@ -244,27 +244,27 @@ def test_content_type(service: Service, content_type: str, kind: str) -> None:
         "application/xml, application/json",
     ],
 )
-def test_unsupported_media_type(service: Service, content_type: str | None) -> None:
+def test_unsupported_content_type_gets_415(service: Service, content_type: str | None) -> None:
     for path in (FLAT, NESTED):
         answer = service.post(path, xml_body(), content_type=content_type)
         assert answer.status == 415
         assert "application/xml" in answer.problem()
 
 
-def test_the_body_must_be_what_its_type_says(service: Service) -> None:
+def test_body_must_match_its_content_type(service: Service) -> None:
     assert service.post(FLAT, json_body(), content_type=XML).status == 400
     assert service.post(FLAT, xml_body(), content_type=JSON).status == 400
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "iso-8859-1"])
-def test_encodings_of_xml(service: Service, encoding: str) -> None:
+def test_xml_is_read_in_its_declared_encoding(service: Service, encoding: str) -> None:
     declared = f'<?xml version="1.0" encoding="{encoding.removesuffix("-sig")}"?>'
     body = declared + xml_body(displayName="Årgång — no".replace("—", "-"))
     ticket = published(service, service.post(FLAT, body.encode(encoding)))
     assert ticket["displayName"] == "Årgång - no"
 
 
-# What the router itself answers -----------------------------------------------------------------------------------
+# Answers of the router --------------------------------------------------------------------------------------------
 
 TICKET = "users/root/appliances/4/images/7/pimages/1"
 
@@ -281,7 +281,9 @@ TICKET = "users/root/appliances/4/images/7/pimages/1"
     ],
 )
 @pytest.mark.parametrize("method", ["HEAD", "OPTIONS", "PUT", "PATCH", "POST", "GET", "TRACE", "BREW"])
-def test_method_not_allowed(service: Service, method: str, path: str, allowed: set[str]) -> None:
+def test_disallowed_method_gets_405_with_the_allowed_ones(
+    service: Service, method: str, path: str, allowed: set[str]
+) -> None:
     allowed = allowed | {"HEAD"} if "GET" in allowed else allowed
     if method in allowed:
         assert service.call(method, path).status != 405
@@ -289,7 +291,7 @@ def test_method_not_allowed(service: Service, method: str, path: str, allowed: s
     for accept in (XML, JSON):
         answer = service.call(method, path, accept=accept)
         assert answer.status == 405
-        # Of all that there is at this path, whichever route the framework comes upon first.
+        # All methods of this path, whichever route the framework finds first.
         assert set(answer.headers["allow"].split(", ")) == allowed
         assert answer.headers["content-type"] == accept
         if method != "HEAD":
@@ -321,7 +323,7 @@ def test_method_not_allowed(service: Service, method: str, path: str, allowed: s
         "/api///status",
     ],
 )
-def test_unknown_paths(service: Service, path: str) -> None:
+def test_unknown_path_gets_404(service: Service, path: str) -> None:
     for accept in (XML, JSON):
         answer = service.get(path, accept=accept, login=None)
         assert answer.status == 404
@@ -329,7 +331,7 @@ def test_unknown_paths(service: Service, path: str) -> None:
         assert answer.problem() == "there is no such resource"
 
 
-def test_a_base_url_with_a_trailing_slash(service: Service) -> None:
+def test_base_url_may_end_with_a_slash(service: Service) -> None:
     assert service.get("/api//status").status == 200
     assert service.get(f"/api//{FLAT}").status == 200
     assert service.post(f"/api//{FLAT}", V3).status == 201
@@ -338,13 +340,13 @@ def test_a_base_url_with_a_trailing_slash(service: Service) -> None:
     assert problem.text("requestUri") == "/api//nowhere"
 
 
-def test_the_location_by_the_public_url(service: Service, start: Any) -> None:
+def test_location_begins_with_the_public_url(service: Service, start: Any) -> None:
     for public in ("https://images.example.com/factory", "https://images.example.com/factory/"):
         answer = start(public_url=public).post(FLAT, V3)
         assert answer.headers["location"].startswith(f"https://images.example.com/factory/api/{image_uri(7)}/pimages/")
 
 
-def test_a_ticket_names_its_type_with_a_bound_prefix(service: Service) -> None:
+def test_type_in_an_answer_has_a_bound_prefix(service: Service) -> None:
     root = service.post(FLAT, V3).xml
     account = root.find("credAccount")
     assert account is not None

@@ -1,4 +1,4 @@
-"""Bodies, paths and ids that nobody sends by accident, and a store that is not there."""
+"""Malicious bodies, paths and ids, and an unavailable store."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ ENTITIES = {
 
 
 @pytest.mark.parametrize("name", ENTITIES)
-def test_entities(service: Service, name: str) -> None:
+def test_entities_and_inclusions_are_refused(service: Service, name: str) -> None:
     answer = service.post(FLAT, ENTITIES[name])
     assert answer.status == 400
     message = answer.problem()
@@ -110,7 +110,7 @@ DEEP = {
 
 
 @pytest.mark.parametrize("name", DEEP)
-def test_deep_wide_and_long(service: Service, name: str) -> None:
+def test_extremely_deep_wide_or_long_document_is_refused(service: Service, name: str) -> None:
     body, kind = DEEP[name]
     answer = service.post(FLAT, body, content_type=kind)
     assert answer.status == 400
@@ -123,7 +123,7 @@ LIMIT = 1 << 20
 
 @pytest.mark.parametrize("size", [LIMIT + 1, 2 * LIMIT, 9 * LIMIT, 12 * LIMIT])
 @pytest.mark.parametrize("accept", [XML, JSON])
-def test_too_large(service: Service, size: int, accept: str) -> None:
+def test_body_above_the_limit_gets_413(service: Service, size: int, accept: str) -> None:
     for kind in (XML, JSON):
         answer = service.post(FLAT, b" " * size, content_type=kind, accept=accept)
         assert answer.status == 413
@@ -131,12 +131,12 @@ def test_too_large(service: Service, size: int, accept: str) -> None:
         assert str(LIMIT) in answer.problem()
 
 
-def test_as_large_as_may_be(service: Service) -> None:
+def test_body_at_the_limit_is_accepted(service: Service) -> None:
     for body, kind in ((xml_body(), XML), (json_body(), JSON)):
         assert service.post(FLAT, body + " " * (LIMIT - len(body)), content_type=kind).status == 201
 
 
-def test_the_limit_is_a_setting(start: Callable[..., Service]) -> None:
+def test_body_limit_is_configurable(start: Callable[..., Service]) -> None:
     service = start(request_bytes_max=5000)
     assert service.post(FLAT, xml_body()).status == 201
     assert service.post(FLAT, xml_body() + " " * 5000).status == 413
@@ -152,7 +152,7 @@ def test_the_limit_is_a_setting(start: Callable[..., Service]) -> None:
         json_body().replace("{", '{"unknown": {"a": 1, "a": 2}, ', 1),
     ],
 )
-def test_a_name_given_twice(service: Service, body: str) -> None:
+def test_repeated_json_name_is_refused(service: Service, body: str) -> None:
     answer = service.post(FLAT, body, content_type=JSON)
     assert answer.status == 400
     assert "more than once" in answer.problem()
@@ -190,7 +190,7 @@ BYTES = [
 
 
 @pytest.mark.parametrize("body", BYTES, ids=range(len(BYTES)))
-def test_bytes_that_are_no_document(service: Service, body: bytes) -> None:
+def test_bytes_without_a_valid_document_get_400(service: Service, body: bytes) -> None:
     for kind in (XML, JSON):
         answer = service.post(FLAT, body, content_type=kind)
         assert answer.status == 400
@@ -198,14 +198,14 @@ def test_bytes_that_are_no_document(service: Service, body: bytes) -> None:
 
 
 @pytest.mark.parametrize("cut", range(1, len(MANUAL.strip()) - 1, 37))
-def test_a_body_cut_short(service: Service, cut: int) -> None:
+def test_truncated_body_gets_400(service: Service, cut: int) -> None:
     assert service.post(FLAT, MANUAL.strip()[:cut]).status == 400
     whole = json_body()
     assert service.post(FLAT, whole[: cut % (len(whole) - 1)], content_type=JSON).status == 400
 
 
 def test_no_message_shows_the_password(service: Service) -> None:
-    """Whatever is wrong around it."""
+    """No error near the password reveals it."""
     good = xml_body()
     for broken in (
         good.replace("</password>", "</passwort>"),
@@ -249,7 +249,7 @@ IMPOSSIBLE = [
 
 
 @pytest.mark.parametrize("id", IMPOSSIBLE)
-def test_ids_that_nothing_can_have(service: Service, id: str) -> None:
+def test_impossible_id_gets_404(service: Service, id: str) -> None:
     for method, path in (
         ("GET", f"users/root/appliances/{id}/pimages"),
         ("GET", f"users/root/appliances/{id}/pimages/statuses"),
@@ -268,7 +268,7 @@ def test_ids_that_nothing_can_have(service: Service, id: str) -> None:
 
 
 def ids_at_the_bounds(service: Service) -> None:
-    """The greatest id of 64 bits is looked for and not found; one more is not even looked for."""
+    """Check that neither the largest 64-bit id nor the next one is found. Only the first is looked up at all."""
     most = (1 << 63) - 1
     for id in (most, most + 1):
         for path in (
@@ -294,15 +294,15 @@ def logins_that_no_one_has(service: Service) -> None:
         assert service.get(FLAT, login=None, headers={"Authorization": basic(login, "x")}).status == 401
 
 
-def test_ids_at_the_bounds(service: Service) -> None:
+def test_ids_around_the_64_bit_limit_are_not_found(service: Service) -> None:
     ids_at_the_bounds(service)
 
 
-def test_logins_that_no_one_has(service: Service) -> None:
+def test_odd_unknown_logins_get_404_or_401(service: Service) -> None:
     logins_that_no_one_has(service)
 
 
-def test_the_same_on_every_database(database_url: str, tmp_path: Path) -> None:
+def test_odd_ids_logins_and_texts_are_handled_on_every_database(database_url: str, tmp_path: Path) -> None:
     store = Store(open_engine(database_url))
     fill(store)
     store.close()
@@ -316,7 +316,7 @@ def test_the_same_on_every_database(database_url: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["a" * 60_000, "%", "%zz", "%2e%2e/%2e%2e/etc/passwd", "users/%0d%0aX-Injected:%20y"])
-def test_odd_paths(service: Service, path: str) -> None:
+def test_odd_path_gets_404(service: Service, path: str) -> None:
     answer = service.get(path)
     assert answer.status == 404
     assert "x-injected" not in answer.headers
@@ -339,8 +339,8 @@ def test_odd_paths(service: Service, path: str) -> None:
         "127.0.0.1.evil.example",
     ],
 )
-def test_a_foreign_host_does_not_reach_the_location(service: Service, host: str) -> None:
-    """The Location is absolute and of the service, whatever the caller says that it is called."""
+def test_foreign_host_header_does_not_reach_the_location(service: Service, host: str) -> None:
+    """The Location always has the service's own address, whatever Host header the caller sends."""
     answer = service.post(FLAT, xml_body(), headers={"Host": host})
     assert answer.status == 201
     assert answer.headers["location"].startswith("http://testserver:80/api/")
@@ -348,7 +348,7 @@ def test_a_foreign_host_does_not_reach_the_location(service: Service, host: str)
     assert service.get("nowhere", headers={"Host": host}).problem()
 
 
-# A store that is not there ----------------------------------------------------------------------------------------
+# An unavailable store ---------------------------------------------------------------------------------------------
 
 
 def unavailable(answer: Answer) -> None:
@@ -362,7 +362,7 @@ def unavailable(answer: Answer) -> None:
 
 @pytest.fixture
 def busy(monkeypatch: pytest.MonkeyPatch, start: Callable[..., Service]) -> Iterator[Service]:
-    """An intake that waits no more than a moment for a lock, and a lock that is held."""
+    """An intake that waits only briefly for a lock, while another connection holds the lock."""
     monkeypatch.setattr(store_engine, "_BUSY_SECONDS", 0.05)
     service = start()
     other = sqlite3.connect(service.settings.data_dir / "publisher.db", isolation_level=None)
@@ -372,18 +372,18 @@ def busy(monkeypatch: pytest.MonkeyPatch, start: Callable[..., Service]) -> Iter
 
 
 @pytest.mark.parametrize("accept", [XML, JSON])
-def test_a_database_that_is_locked(busy: Service, accept: str) -> None:
+def test_locked_database_gets_503_only_for_writes(busy: Service, accept: str) -> None:
     unavailable(busy.post(FLAT, xml_body(), accept=accept))
     assert busy.waker.ids == []
     assert busy.store.tickets.list() == []
-    # Who only reads does not mind.
+    # Reading still works.
     alive(busy)
 
 
 @pytest.mark.parametrize(
     "content", [b"garbage" * 10_000, b"", b"SQLite format 3\0" + b"\xff" * 8192], ids=["garbage", "empty", "torn"]
 )
-def test_a_database_that_is_none(fresh: Service, content: bytes, caplog: pytest.LogCaptureFixture) -> None:
+def test_damaged_database_gets_503(fresh: Service, content: bytes, caplog: pytest.LogCaptureFixture) -> None:
     alive(fresh)
     fresh.store.engine.dispose()
     for file in fresh.settings.data_dir.glob("publisher.db*"):
@@ -394,12 +394,12 @@ def test_a_database_that_is_none(fresh: Service, content: bytes, caplog: pytest.
         unavailable(fresh.get(FLAT, accept=accept))
         unavailable(fresh.get("users/root/appliances/4/images/7/pimages/1/status", accept=accept))
     assert fresh.waker.ids == []
-    # Whether the process lives does not depend on it.
+    # The status does not depend on the database.
     assert fresh.get("status").status == 200
     assert "Traceback" not in caplog.text
 
 
-def test_a_database_that_comes_back(fresh: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_succeed_again_after_a_database_error(fresh: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
 
         def fail(*_: object, **__: Any) -> None:
@@ -410,7 +410,7 @@ def test_a_database_that_comes_back(fresh: Service, monkeypatch: pytest.MonkeyPa
     assert fresh.post(FLAT, xml_body()).status == 201
 
 
-def test_a_mistake_of_ours(fresh: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_internal_error_gets_500_without_details(fresh: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: Any) -> None:
         raise RuntimeError("a detail of the inside")
 

@@ -1,4 +1,4 @@
-"""A publish request that is sent again with its `Idempotency-Key`."""
+"""Publish requests that are repeated with the same `Idempotency-Key`."""
 
 from __future__ import annotations
 
@@ -37,25 +37,25 @@ def stored(service: Service) -> list[Any]:
 
 
 @pytest.mark.parametrize("path", [NESTED, FLAT])
-def test_the_same_request_again(fresh: Service, path: str) -> None:
+def test_repeated_request_returns_the_same_ticket(fresh: Service, path: str) -> None:
     first = post(fresh, "k", path=path)
     fresh.claim(fresh.ticket(tickets(fresh)[0]))
     again = post(fresh, "k", path=path)
     assert (first.status, again.status) == (201, 201)
     assert again.headers["location"] == first.headers["location"]
     assert again.text("dbId") == first.text("dbId")
-    # As it stands by now.
+    # The answer shows the ticket's current state.
     assert (first.text("status/message"), again.text("status/message")) == ("Queued", "Preparing")
     assert len(tickets(fresh)) == 1
     assert fresh.waker.ids == tickets(fresh)
     assert post(fresh, "k", path=f"/api//{path}").text("dbId") == first.text("dbId")
 
 
-def test_the_answers_format_is_each_requests_own(fresh: Service) -> None:
+def test_each_repetition_chooses_its_answer_format(fresh: Service) -> None:
     assert post(fresh, "k", accept=XML).text("dbId") == str(post(fresh, "k", accept=JSON).json["dbId"])
 
 
-def test_without_a_key_each_is_new(fresh: Service) -> None:
+def test_requests_without_key_or_with_new_key_make_new_tickets(fresh: Service) -> None:
     assert [post(fresh, key).status for key in (None, None, "a", "b", None)] == [201] * 5
     assert len(tickets(fresh)) == 5
 
@@ -68,11 +68,11 @@ def test_without_a_key_each_is_new(fresh: Service) -> None:
         {"body": json_body(image=21), "content_type": JSON},
         {"path": FLAT},
         {"path": FLAT.replace("14", "15"), "body": xml_body(image=22)},
-        # Not even looked at any more.
+        # This body is not even parsed.
         {"body": "<no/>"},
     ],
 )
-def test_another_request_with_the_key(fresh: Service, changed: dict[str, Any]) -> None:
+def test_different_request_with_the_same_key_gets_409(fresh: Service, changed: dict[str, Any]) -> None:
     assert post(fresh, "k").status == 201
     answer = post(fresh, "k", **changed)
     assert answer.status == 409
@@ -81,7 +81,7 @@ def test_another_request_with_the_key(fresh: Service, changed: dict[str, Any]) -
 
 
 @pytest.mark.parametrize("key", ["", " ", "x" * 256, "a\tb", "å", "a\x7f"])
-def test_what_is_no_key(fresh: Service, key: str) -> None:
+def test_invalid_key_gets_400(fresh: Service, key: str) -> None:
     answer = post(fresh, key)
     assert answer.status == 400
     assert answer.problem().startswith("Idempotency-Key: ")
@@ -89,12 +89,12 @@ def test_what_is_no_key(fresh: Service, key: str) -> None:
 
 
 @pytest.mark.parametrize("key", ["x", "x" * 255, "a b", '"quoted"', "~!@#$%^&*()'; DROP TABLE"])
-def test_what_a_key_may_be(fresh: Service, key: str) -> None:
+def test_valid_key_is_accepted(fresh: Service, key: str) -> None:
     assert [post(fresh, key).status for _ in range(2)] == [201, 201]
     assert len(tickets(fresh)) == 1
 
 
-def test_two_keys_are_none(fresh: Service) -> None:
+def test_two_keys_in_one_request_get_400(fresh: Service) -> None:
     request = fresh.client.build_request("POST", f"/api/{NESTED}", content=xml_body(image=21))
     request.headers["Authorization"] = "Basic YWxpY2U6cGFzcy13MHJkLTBmLWFsaWNl"
     request.headers["Content-Type"] = XML
@@ -104,8 +104,8 @@ def test_two_keys_are_none(fresh: Service) -> None:
     assert tickets(fresh) == []
 
 
-def test_each_user_has_keys_of_its_own(fresh: Service) -> None:
-    """An administrator's, on the same path, are none of the user's either."""
+def test_keys_of_different_users_are_independent(fresh: Service) -> None:
+    """An administrator's keys are separate too, even on the user's path."""
     answers = [
         post(fresh, "k"),
         post(fresh, "k", login="root"),
@@ -115,7 +115,7 @@ def test_each_user_has_keys_of_its_own(fresh: Service) -> None:
     assert len({answer.text("dbId") for answer in answers}) == 3
 
 
-def test_who_may_not_publish_learns_nothing_by_a_key(fresh: Service) -> None:
+def test_key_reveals_nothing_to_callers_who_may_not_publish(fresh: Service) -> None:
     post(fresh, "k")
     assert post(fresh, "k", login=None).status == 401
     assert post(fresh, "k", login="bob").status == 404
@@ -124,15 +124,15 @@ def test_who_may_not_publish_learns_nothing_by_a_key(fresh: Service) -> None:
     assert post(fresh, "k").status == 403
 
 
-def test_a_request_that_was_refused_keeps_no_key(fresh: Service) -> None:
+def test_refused_request_stores_no_key(fresh: Service) -> None:
     for bad in (xml_body(image=21, account__password=None), "<", xml_body(image=21, imageUri=image_uri(22))):
         assert post(fresh, "k", bad).status == 400
     assert stored(fresh) == []
     assert post(fresh, "k").status == 201
 
 
-def test_a_key_expires(fresh: Service) -> None:
-    """Whether it was purged by then or not."""
+def test_expired_key_makes_a_new_ticket(fresh: Service) -> None:
+    """An expired key is ignored even if it has not been purged."""
     first = post(fresh, "k")
     for expected in (False, True):
         with writing(fresh.store.engine) as connection:
@@ -142,12 +142,12 @@ def test_a_key_expires(fresh: Service) -> None:
         again = post(fresh, "k")
         assert again.status == 201
         assert (again.text("dbId") != first.text("dbId")) is expected
-    # It is the new ticket's by now.
+    # The key now belongs to the new ticket.
     assert post(fresh, "k").text("dbId") == again.text("dbId")
     assert len(stored(fresh)) == 1
 
 
-def test_a_deleted_ticket_takes_its_key_with_it(fresh: Service) -> None:
+def test_deleting_a_ticket_deletes_its_key(fresh: Service) -> None:
     post(fresh, "k")
     ticket = fresh.ticket(tickets(fresh)[0])
     fresh.store.tickets.request_cancel(ticket.id)
@@ -156,12 +156,12 @@ def test_a_deleted_ticket_takes_its_key_with_it(fresh: Service) -> None:
     assert post(fresh, "k", xml_body(image=21, displayName="another")).status == 201
 
 
-def test_what_is_stored_lets_nobody_try_passwords(fresh: Service) -> None:
+def test_stored_digest_cannot_be_computed_without_the_secret_key(fresh: Service) -> None:
     post(fresh, "k")
     post(fresh, "other")
     first, second = stored(fresh)
     assert SECRET not in str(first)
-    # The same request, but not by a hash that anybody can make.
+    # Equal requests have equal digests, but only the secret key can compute them.
     assert first.digest == second.digest
     stranger = Vault([Fernet.generate_key().decode()])
     request = f"POST\0/api/{NESTED}\0{xml_body(image=21)}".encode()
@@ -169,7 +169,7 @@ def test_what_is_stored_lets_nobody_try_passwords(fresh: Service) -> None:
     assert first.digest not in stranger.fingerprints(request)
 
 
-def test_a_key_outlives_a_new_secret_key(fresh: Service) -> None:
+def test_key_stays_valid_after_secret_key_rotation(fresh: Service) -> None:
     old = fresh.settings.key_file.read_text().strip()
     post(fresh, "k")
     services = fresh.app.state.services
@@ -178,8 +178,8 @@ def test_a_key_outlives_a_new_secret_key(fresh: Service) -> None:
     assert len(tickets(fresh)) == 1
 
 
-def test_many_at_once_make_one_ticket(fresh: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Even where none of them finds the key when it looks first."""
+def test_concurrent_requests_with_one_key_make_one_ticket(fresh: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This holds even if none of them finds the key at first."""
     everyone = threading.Barrier(4)
     look: Callable[..., Any] = IdempotencyKeys.ticket
     first_look = threading.local()

@@ -1,4 +1,4 @@
-"""Generated images: got, listed, how they stand, and deleted with their files."""
+"""Generated images: get, list and delete them, and read their status."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def change(service: Service, image: int, **values: Any) -> None:
 
 
 def add_file(service: Service, name: str = "disk.raw", content: bytes = b"a disk", **values: Any) -> Image:
-    """An image of alice's appliance 14, brought under the image root."""
+    """Register a file as an image of alice's appliance 14. The service keeps it under the image root."""
     file = service.settings.data_dir / name
     file.write_bytes(content)
     return image_files.register(
@@ -51,7 +51,7 @@ def ids(listed: Any) -> list[int]:
         ("descending=true", 2, [23, 21]),
     ],
 )
-def test_in_part_and_in_order(service: Service, parameters: str, total: int, found: list[int]) -> None:
+def test_list_is_filtered_ordered_and_paged(service: Service, parameters: str, total: int, found: list[int]) -> None:
     listed = service.get(f"{ALICE}?{parameters}", login="alice", accept=JSON).json
     assert (listed["total"], ids(listed)) == (total, found)
     for path in (ALICE, "users/alice/appliances"):
@@ -61,7 +61,7 @@ def test_in_part_and_in_order(service: Service, parameters: str, total: int, fou
 # Get and list -----------------------------------------------------------------------------------------------------
 
 
-def test_get(service: Service) -> None:
+def test_image_document_has_the_expected_values(service: Service) -> None:
     got = service.get(image_uri(21), login="alice", accept=JSON)
     assert got.status == 200
     found = got.json
@@ -78,7 +78,7 @@ def test_get(service: Service) -> None:
     assert service.get(image_uri(21), login="alice", headers=since).status == 304
 
 
-def test_lists(service: Service) -> None:
+def test_lists_have_the_images_of_an_appliance_or_a_user(service: Service) -> None:
     one = service.get(image_uri(21), login="alice", accept=JSON).json
     of_appliance = service.get(ALICE, login="alice", accept=JSON).json
     assert (of_appliance["total"], ids(of_appliance)) == (2, [21, 23])
@@ -98,11 +98,11 @@ def test_lists(service: Service) -> None:
     ("img", "found"),
     [("21", [21]), (image_uri(22), [22]), (f"/api/{image_uri(22)}", [22]), ("31", []), (image_uri(31), []), ("99", [])],
 )
-def test_of_one_image(service: Service, img: str, found: list[int]) -> None:
+def test_img_parameter_selects_one_image(service: Service, img: str, found: list[int]) -> None:
     assert ids(service.get(f"users/alice/images?img={img}", login="alice", accept=JSON).json) == found
 
 
-def test_of_what_is_no_image(service: Service) -> None:
+def test_invalid_img_parameter_is_refused(service: Service) -> None:
     refused = service.get("users/alice/images?img=twenty", login="alice")
     assert refused.status == 400
     assert refused.problem().startswith("img: ")
@@ -125,13 +125,13 @@ def test_of_what_is_no_image(service: Service) -> None:
         f"{ALICE}/021",
     ],
 )
-def test_what_is_not_there(service: Service, path: str) -> None:
+def test_unknown_image_is_not_found(service: Service, path: str) -> None:
     refused = service.get(path, login="alice")
     assert refused.status == 404
     assert refused.problem()
 
 
-def test_entitlements(service: Service) -> None:
+def test_image_routes_require_entitlements(service: Service) -> None:
     entitled = {
         "appliance_create": ["appliances/1/images", "appliances/1/images/1", "appliances/1/images/1/status",
                              "appliances/1/images/statuses", "appliances/1/images/1/pimages"],
@@ -155,7 +155,7 @@ STATES: dict[ImageState, tuple[str, str | None, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("state", STATES)
-def test_one_that_is_not_ready(fresh: Service, state: ImageState) -> None:
+def test_image_that_is_not_ready_has_a_status_but_no_download(fresh: Service, state: ImageState) -> None:
     message, error, values = STATES[state]
     plain: dict[str, Any] = {
         "size": 0,
@@ -174,7 +174,7 @@ def test_one_that_is_not_ready(fresh: Service, state: ImageState) -> None:
     assert (status["error"], status["cancelled"]) == (state is ImageState.FAILED, state is ImageState.CANCELLED)
     assert not status["complete"]
     assert not {"downloadUri", "downloadKey", "fileName"} & set(found)
-    # Clients list images of every state, and reckon with these.
+    # Clients list images in every state and expect these elements.
     assert (found["size"], found["fileSize"]) == (0, 0)
     shown = ("raw", 203324, "raw") if "wanted_format" not in values else ("openstack", 101315, "openstackqcow2")
     target = found["targetFormat"]
@@ -186,7 +186,7 @@ def test_one_that_is_not_ready(fresh: Service, state: ImageState) -> None:
     assert fresh.get(f"{image_uri(21)}/downloads", login="alice").status == 409
 
 
-def test_every_uri_leads_somewhere(fresh: Service) -> None:
+def test_every_uri_can_be_requested(fresh: Service) -> None:
     image = add_file(fresh, "a #1 \u00e9?&.raw")
     ticket = fresh.publish(login="alice", image=21)
     walked = set()
@@ -200,7 +200,7 @@ def test_every_uri_leads_somewhere(fresh: Service) -> None:
                 walk(each, name)
         elif name.endswith(("Uri", "uri")) and value not in walked:
             walked.add(value)
-            # A file is not walked on from, and image 21 has none.
+            # A file has no further URIs, and image 21 has no file.
             if value.rpartition("/")[2] in ("targetplatforms", "targetformats") or "/downloads" in value:
                 return
             answer = fresh.get(value, login="alice", accept=JSON)
@@ -214,7 +214,7 @@ def test_every_uri_leads_somewhere(fresh: Service) -> None:
     assert fresh.get(uri, login=None).body == b"a disk"
 
 
-def test_what_is_published_of_it(fresh: Service) -> None:
+def test_image_lists_its_own_publications(fresh: Service) -> None:
     tickets = [fresh.publish(login="alice", image=21) for _ in range(2)]
     fresh.publish(login="alice", image=23)
     listed = fresh.get(f"{ALICE}/21/pimages", login="alice", accept=JSON).json
@@ -224,7 +224,7 @@ def test_what_is_published_of_it(fresh: Service) -> None:
 # Delete -----------------------------------------------------------------------------------------------------------
 
 
-def test_delete_takes_the_file_along(fresh: Service) -> None:
+def test_delete_removes_the_file_too(fresh: Service) -> None:
     image, kept = add_file(fresh), add_file(fresh, "other.raw")
     root = fresh.settings.images
     assert fresh.call("DELETE", path_of(image), login="alice").status == 204
@@ -234,7 +234,7 @@ def test_delete_takes_the_file_along(fresh: Service) -> None:
     assert fresh.call("DELETE", path_of(image), login="alice").status == 404
 
 
-def test_delete_leaves_what_an_operator_keeps(fresh: Service) -> None:
+def test_delete_keeps_files_that_the_service_did_not_create(fresh: Service) -> None:
     root = fresh.settings.images
     for location in ("gold/disk.raw", f"{uuid.uuid4().hex}/deeper/disk.raw", "disk.raw"):
         file = root / location
@@ -245,7 +245,7 @@ def test_delete_leaves_what_an_operator_keeps(fresh: Service) -> None:
         assert file.exists()
 
 
-def test_delete_leaves_a_file_that_another_image_has(fresh: Service) -> None:
+def test_delete_keeps_a_file_that_another_image_uses(fresh: Service) -> None:
     image = add_file(fresh)
     file = fresh.settings.images / image.location
     second = image_files.register(fresh.store, fresh.settings.images, file, owner="bob", appliance_id=24, format="raw")
@@ -255,7 +255,7 @@ def test_delete_leaves_a_file_that_another_image_has(fresh: Service) -> None:
     assert not file.parent.exists()
 
 
-def test_delete_follows_no_link(fresh: Service) -> None:
+def test_delete_does_not_follow_links(fresh: Service) -> None:
     image = add_file(fresh)
     directory = (fresh.settings.images / image.location).parent
     elsewhere = fresh.settings.data_dir / "elsewhere"
@@ -265,13 +265,13 @@ def test_delete_follows_no_link(fresh: Service) -> None:
     assert (elsewhere / "disk.raw").exists()
 
 
-def test_delete_of_an_image_whose_file_is_gone(fresh: Service) -> None:
+def test_delete_succeeds_if_the_file_is_missing(fresh: Service) -> None:
     image = add_file(fresh)
     (fresh.settings.images / image.location).unlink()
     assert fresh.call("DELETE", path_of(image), login="alice").status == 204
 
 
-def test_delete_all(fresh: Service) -> None:
+def test_delete_all_removes_only_the_images_of_the_appliance(fresh: Service) -> None:
     image = add_file(fresh)
     assert fresh.call("DELETE", ALICE, login="alice").status == 204
     assert fresh.get(ALICE, login="alice").text("total") == "0"
@@ -282,7 +282,7 @@ def test_delete_all(fresh: Service) -> None:
 
 
 @pytest.mark.parametrize("which", DELETIONS)
-def test_not_while_a_publication_needs_it(fresh: Service, which: str) -> None:
+def test_image_needed_by_a_publication_cannot_be_deleted(fresh: Service, which: str) -> None:
     ticket = fresh.publish(login="alice", image=21)
     refused = fresh.call("DELETE", DELETIONS[which], login="alice")
     assert refused.status == 409
@@ -290,7 +290,7 @@ def test_not_while_a_publication_needs_it(fresh: Service, which: str) -> None:
     assert fresh.get(ALICE, login="alice").text("total") == "2"
     assert fresh.call("DELETE", f"{ticket_path(ticket)}/cancel", login="alice").status == 204
     assert fresh.call("DELETE", DELETIONS[which], login="alice").status == 204
-    # What was published of it stays readable.
+    # Its publication stays readable.
     left = fresh.get(ticket_path(ticket), login="alice", accept=JSON)
     assert left.status == 200
     assert "downloadUri" not in left.json
@@ -301,7 +301,7 @@ def test_not_while_a_publication_needs_it(fresh: Service, which: str) -> None:
 
 @pytest.mark.parametrize("which", DELETIONS)
 @pytest.mark.parametrize("state", [ImageState.QUEUED, ImageState.FETCHING])
-def test_not_while_it_is_being_registered(fresh: Service, which: str, state: ImageState) -> None:
+def test_image_being_registered_cannot_be_deleted(fresh: Service, which: str, state: ImageState) -> None:
     change(fresh, 21, state=state)
     refused = fresh.call("DELETE", DELETIONS[which], login="alice")
     assert refused.status == 409
@@ -309,8 +309,8 @@ def test_not_while_it_is_being_registered(fresh: Service, which: str, state: Ima
     assert fresh.get(ALICE, login="alice").text("total") == "2"
 
 
-def test_one_of_the_same_number_is_another(fresh: Service) -> None:
-    """A ticket shows nothing of an image that was given its image's number later."""
+def test_ticket_shows_nothing_of_a_later_image_with_the_same_id(fresh: Service) -> None:
+    """The ticket's image is deleted, then another image gets the same id."""
     ticket = fresh.publish(login="alice", image=21)
     fresh.call("DELETE", f"{ticket_path(ticket)}/cancel", login="alice")
     fresh.call("DELETE", image_uri(21), login="alice")
@@ -322,7 +322,7 @@ def test_one_of_the_same_number_is_another(fresh: Service) -> None:
     assert fresh.get(f"{APPLIANCE}/pimages/{ticket.id}/downloads", login="alice").status == 404
 
 
-def test_a_file_that_cannot_be_deleted_is_told_of(
+def test_file_that_cannot_be_deleted_is_logged(
     fresh: Service, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image = add_file(fresh)

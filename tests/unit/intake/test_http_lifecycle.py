@@ -1,4 +1,4 @@
-"""Cancel, try again, delete; and a user's publications as a whole."""
+"""Cancel, retry and delete publications, and list all publications of a user."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def publishing(service: Service) -> Ticket:
 
 
 def touched(service: Service) -> Ticket:
-    """Queued between two attempts, with something in the cloud."""
+    """Return a ticket that is queued between two attempts and has something in the cloud."""
     ticket = service.publish()
     claim = service.claim(ticket)
     service.store.leases.plan(claim, "a-cloud-id")
@@ -53,7 +53,7 @@ FINAL = [State.PUBLISHED, State.FAILED, State.CANCELLED]
 
 
 class TestCancel:
-    def test_one_that_no_worker_has_touched_is_cancelled_at_once(self, fresh: Service) -> None:
+    def test_untouched_ticket_is_cancelled_at_once(self, fresh: Service) -> None:
         ticket = fresh.publish()
         woken = list(fresh.waker.ids)
         answer = fresh.call("DELETE", f"{ticket_path(ticket)}/cancel", login="alice")
@@ -63,7 +63,7 @@ class TestCancel:
         assert fresh.waker.ids == woken, "there is nothing to clean up"
 
     @pytest.mark.parametrize("under_way", [publishing, touched])
-    def test_one_that_may_have_left_something_is_cleaned_up_first(
+    def test_ticket_with_possible_leftovers_is_cleaned_up_first(
         self, fresh: Service, under_way: Callable[[Service], Ticket]
     ) -> None:
         ticket = under_way(fresh)
@@ -75,7 +75,7 @@ class TestCancel:
         assert fresh.call("DELETE", f"{ticket_path(ticket)}/cancel", login="alice").status == 204, "repeatable"
 
     @pytest.mark.parametrize("state", sorted(FINAL))
-    def test_one_that_has_ended_is_a_conflict(self, fresh: Service, state: State) -> None:
+    def test_cancel_of_an_ended_ticket_gets_409(self, fresh: Service, state: State) -> None:
         answer = fresh.call("DELETE", f"{ticket_path(ended(fresh, state))}/cancel", login="alice")
         assert answer.status == 409
         assert f"has ended already: {state}" in answer.problem()
@@ -83,7 +83,7 @@ class TestCancel:
 
 class TestRetry:
     @pytest.mark.parametrize("state", [State.FAILED, State.CANCELLED])
-    def test_it_is_queued_as_new(self, fresh: Service, state: State) -> None:
+    def test_retried_ticket_is_queued_like_a_new_one(self, fresh: Service, state: State) -> None:
         ticket = ended(fresh, state)
         answer = fresh.post(f"{ticket_path(ticket)}/retry", "", content_type=None, login="alice", accept=JSON)
         assert answer.status == 201
@@ -97,7 +97,7 @@ class TestRetry:
         assert fresh.claim(now).token == ticket.lease_token + 1, "what held it before can write nothing"
 
     @pytest.mark.parametrize("other", [Service.publish, publishing, lambda service: ended(service, State.PUBLISHED)])
-    def test_any_other_is_a_conflict(self, fresh: Service, other: Callable[[Service], Ticket]) -> None:
+    def test_retry_in_any_other_state_gets_409(self, fresh: Service, other: Callable[[Service], Ticket]) -> None:
         ticket = other(fresh)
         answer = fresh.post(f"{ticket_path(ticket)}/retry", "", content_type=None, login="alice")
         assert answer.status == 409
@@ -107,7 +107,7 @@ class TestRetry:
 
 class TestDelete:
     @pytest.mark.parametrize("state", sorted(FINAL))
-    def test_one_that_has_ended_is_forgotten(self, fresh: Service, state: State) -> None:
+    def test_ended_ticket_is_deleted_with_its_records(self, fresh: Service, state: State) -> None:
         ticket = ended(fresh, state)
         answer = fresh.call("DELETE", ticket_path(ticket), login="alice")
         assert (answer.status, answer.body) == (204, b"")
@@ -116,21 +116,21 @@ class TestDelete:
         assert (fresh.store.tickets.history(ticket.id), fresh.store.tickets.journal(ticket.id)) == ([], [])
 
     @pytest.mark.parametrize("going_on", [Service.publish, publishing])
-    def test_one_that_goes_on_is_a_conflict(self, fresh: Service, going_on: Callable[[Service], Ticket]) -> None:
+    def test_delete_of_an_active_ticket_gets_409(self, fresh: Service, going_on: Callable[[Service], Ticket]) -> None:
         ticket = going_on(fresh)
         answer = fresh.call("DELETE", ticket_path(ticket), login="alice")
         assert answer.status == 409
         assert "cancel it first" in answer.problem()
         assert fresh.ticket(ticket.id).state is ticket.state
 
-    def test_all_of_an_appliance(self, fresh: Service) -> None:
+    def test_delete_all_removes_only_the_tickets_of_the_appliance(self, fresh: Service) -> None:
         kept = fresh.publish(image=22)
         gone = [ended(fresh, state) for state in FINAL]
         assert fresh.call("DELETE", f"{ALICE}/pimages", login="alice").status == 204
         assert [each.id for each in fresh.store.tickets.list()] == [kept.id]
         assert all(fresh.store.tickets.get(each.id) is None for each in gone)
 
-    def test_none_where_one_of_them_goes_on(self, fresh: Service) -> None:
+    def test_delete_all_removes_nothing_if_one_ticket_is_active(self, fresh: Service) -> None:
         ended(fresh, State.PUBLISHED)
         going_on = publishing(fresh)
         answer = fresh.call("DELETE", f"{ALICE}/pimages", login="alice")
@@ -140,7 +140,7 @@ class TestDelete:
 
 
 class TestOfUser:
-    def test_those_of_all_appliances_and_no_other_users(self, fresh: Service) -> None:
+    def test_list_has_all_appliances_of_this_user_only(self, fresh: Service) -> None:
         mine = [fresh.publish(image=image).id for image in (21, 22, 23)]
         fresh.publish(login="bob", image=31)
         listed = fresh.get("users/alice/pimages", login="alice", accept=JSON).json
@@ -149,7 +149,7 @@ class TestOfUser:
         assert (statuses["total"], [each["dbId"] for each in statuses["statuses"]["status"]]) == (3, mine)
 
     @pytest.mark.parametrize("img", ["22", "users/alice/appliances/15/images/22"])
-    def test_those_of_one_image(self, fresh: Service, img: str) -> None:
+    def test_img_parameter_selects_one_image(self, fresh: Service, img: str) -> None:
         fresh.publish(image=21)
         wanted = fresh.publish(image=22).id
         for path, plural, singular in (
@@ -160,12 +160,12 @@ class TestOfUser:
             assert [each["dbId"] for each in listed[plural][singular]] == [wanted]
 
     @pytest.mark.parametrize("img", ["users/bob/appliances/24/images/31", "999", "users/alice/appliances/14/images/22"])
-    def test_an_image_that_is_not_theirs_has_none(self, fresh: Service, img: str) -> None:
+    def test_image_that_the_user_does_not_have_gives_an_empty_list(self, fresh: Service, img: str) -> None:
         fresh.publish(image=22)
         fresh.publish(login="bob", image=31)
         assert fresh.get(f"users/alice/pimages?img={img}", login="alice", accept=JSON).json["total"] == 0
 
-    def test_what_is_no_image_is_named(self, fresh: Service) -> None:
+    def test_invalid_img_parameter_is_refused(self, fresh: Service) -> None:
         answer = fresh.get("users/alice/pimages?img=x", login="alice")
         assert answer.status == 400
         assert answer.problem().startswith("img: ")
@@ -182,7 +182,7 @@ ROUTES = [
 
 
 @pytest.mark.parametrize(("method", "path", "entitlement"), ROUTES)
-def test_who_may(fresh: Service, method: str, path: str, entitlement: str) -> None:
+def test_routes_require_ownership_and_entitlement(fresh: Service, method: str, path: str, entitlement: str) -> None:
     ticket = fresh.publish(login="bob", image=31)
     concrete = path.format(ticket=ticket_path(ticket), uid="bob", aid=24)
     unknown = concrete.replace("users/bob", "users/nobody")

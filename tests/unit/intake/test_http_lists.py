@@ -1,4 +1,4 @@
-"""Lists that are filtered, ordered and given in pages; and where images can be published to."""
+"""Filtering, ordering and paging of lists, and the lists of target platforms and formats."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OPENSTACK_FORMATS = ["openstackqcow2", "openstackvdi", "openstackvhd", "openstac
 
 @pytest.fixture(scope="module", autouse=True)
 def filled(service: Service) -> Service:
-    """Accounts of two platforms, and one of another user's."""
+    """Accounts of two platforms, and one account of another user."""
     for login, name, platform in [
         ("alice", "nginx prod", "openstack"),
         ("alice", "Lab", "memory"),
@@ -40,13 +40,13 @@ def accept(request: pytest.FixtureRequest) -> str:
 
 
 def listed(service: Service, path: str, *, accept: str = JSON, login: str = "alice", **parameters: Any) -> Answer:
-    """Of every platform, in XML, too, unless `extensions` is told."""
+    """Request a list. It has every platform, even in XML, unless `extensions` says otherwise."""
     parameters = {"extensions": "true"} | parameters
     return service.get(f"{path}?{urlencode(parameters)}", login=login, accept=accept)
 
 
 def names(answer: Answer, element: str = "name") -> tuple[int, list[str]]:
-    """The total, and the names of what is on the page; in either format."""
+    """Return the total and the names of the items on the page, from either format."""
     assert answer.status == 200, answer.body
     if answer.headers["content-type"] == XML:
         return int(answer.text("total") or -1), [str(each.findtext(element)) for each in answer.xml.findall("*/*")]
@@ -81,11 +81,13 @@ def names(answer: Answer, element: str = "name") -> tuple[int, list[str]]:
         ({"unknown": "1"}, 3, ["nginx prod", "Lab", "100% nginx"]),
     ],
 )
-def test_accounts(service: Service, accept: str, parameters: dict[str, Any], total: int, found: list[str]) -> None:
+def test_accounts_are_filtered_ordered_and_paged(
+    service: Service, accept: str, parameters: dict[str, Any], total: int, found: list[str]
+) -> None:
     assert names(listed(service, ACCOUNTS, accept=accept, **parameters)) == (total, found)
 
 
-def test_what_an_account_shows_finds_it(service: Service) -> None:
+def test_account_is_found_by_the_values_it_shows(service: Service) -> None:
     for account in listed(service, ACCOUNTS).json["credAccounts"]["credAccount"]:
         query = f"created=='{account['created']}';lastModified=='{account['lastModified']}';dbId=={account['dbId']}"
         assert names(listed(service, ACCOUNTS, query=query)) == (1, [account["name"]])
@@ -120,7 +122,9 @@ def test_what_an_account_shows_finds_it(service: Service) -> None:
     ],
     ids=lambda value: value[:30],
 )
-def test_a_bad_parameter_is_named(service: Service, accept: str, path: str, parameters: str, words: str) -> None:
+def test_invalid_parameter_is_named_in_the_error(
+    service: Service, accept: str, path: str, parameters: str, words: str
+) -> None:
     started = time.process_time()
     answer = service.get(f"{path}?{parameters}", login="alice", accept=accept)
     assert answer.status == 400
@@ -129,7 +133,7 @@ def test_a_bad_parameter_is_named(service: Service, accept: str, path: str, para
     assert time.process_time() - started < 2
 
 
-def test_a_wrong_type_is_named(service: Service) -> None:
+def test_wrong_type_in_a_comparison_is_named_in_the_error(service: Service) -> None:
     for query, words in [
         ("dbId==x", "query: dbId is an integer, and cannot be compared with 'x'"),
         ("created==x", "query: created is a dateTime with an offset, such as"),
@@ -138,12 +142,12 @@ def test_a_wrong_type_is_named(service: Service) -> None:
     assert "access is true or false" in listed(service, PLATFORMS, query="access==1").problem()
 
 
-def test_a_signature_is_no_parameter_of_the_list_and_a_login_comes_first(service: Service) -> None:
+def test_signature_and_login_are_checked_before_list_parameters(service: Service) -> None:
     assert listed(service, ACCOUNTS, apiKey="x", signature="y").status == 401
     assert service.get(f"{ACCOUNTS}?query=(", login="alice", password="wrong").status == 401
 
 
-def test_a_page_is_known_by_its_etag(service: Service) -> None:
+def test_each_page_has_its_own_etag(service: Service) -> None:
     first = listed(service, ACCOUNTS, count=1)
     known = {"If-None-Match": first.headers["etag"]}
     assert service.get(f"{ACCOUNTS}?count=1", login="alice", accept=JSON, headers=known).status == 304
@@ -153,7 +157,7 @@ def test_a_page_is_known_by_its_etag(service: Service) -> None:
 # Target platforms and formats -------------------------------------------------------------------------------------
 
 
-def test_target_platforms(service: Service, accept: str) -> None:
+def test_target_platforms_are_filtered_and_ordered(service: Service, accept: str) -> None:
     assert names(listed(service, PLATFORMS, accept=accept)) == (len(installed()), list(installed()))
     assert names(listed(service, PLATFORMS, accept=accept, query="name=='OPEN*'")) == (1, ["openstack"])
     both = "type==memory,type==openstack;active==true;access==true"
@@ -162,7 +166,7 @@ def test_target_platforms(service: Service, accept: str) -> None:
     )  # fmt: skip
 
 
-def test_a_target_platform(service: Service) -> None:
+def test_target_platform_document_has_the_expected_values(service: Service) -> None:
     (platform,) = listed(service, PLATFORMS, query="name==openstack").json["targetPlatforms"]["targetPlatform"]
     assert service.get(platform["uri"], login="alice", accept=JSON).json == platform
     assert service.get(f"{PLATFORMS}/{platform['dbId']}", login="alice", accept=JSON).json == platform
@@ -178,7 +182,7 @@ def test_a_target_platform(service: Service) -> None:
     }
 
 
-def test_target_formats(service: Service, accept: str) -> None:
+def test_target_formats_are_filtered_and_ordered(service: Service, accept: str) -> None:
     found = listed(service, FORMATS, accept=accept, query="name=='openstack'")
     assert names(found, "format/name") == (len(OPENSTACK_FORMATS), OPENSTACK_FORMATS)
     found = listed(service, FORMATS, accept=accept, query="format.name==openstack*;credAccountType==openstack", count=3)
@@ -191,7 +195,7 @@ def test_target_formats(service: Service, accept: str) -> None:
     assert names(found) == (0, []), "a cloud's formats are its own"
 
 
-def test_a_target_format(service: Service) -> None:
+def test_target_format_document_has_the_expected_values(service: Service) -> None:
     every = listed(service, FORMATS).json["targetFormats"]["targetFormat"]
     assert {each["format"]["name"] for each in every} - API_FORMATS == {"memorydisk"}
     assert len({each["dbId"] for each in every}) == len(every)
@@ -213,8 +217,10 @@ def test_a_target_format(service: Service) -> None:
     assert len({each["digest"] for each in every if "digest" in each}) == len(every) - 1
 
 
-def test_a_plugin_of_somebody_elses(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its platform is offered where documents can name it, and in the formats that are known of that: none."""
+def test_third_party_platform_is_listed_if_the_api_can_name_it(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A third-party platform is listed if documents can name it. None of its formats are known, so none are listed."""
     monkeypatch.setattr("publisher.intake.routes.targets.installed", lambda: ("aws", "nimbus", "vcenter"))
     assert names(listed(service, PLATFORMS)) == (1, ["aws"])
     assert service.get(f"{PLATFORMS}/aws", login="alice").status == 200
@@ -223,7 +229,7 @@ def test_a_plugin_of_somebody_elses(service: Service, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("path", [PLATFORMS, f"{PLATFORMS}/openstack", FORMATS, f"{FORMATS}/openstack/raw"])
-def test_what_is_offered_is_as_old_as_the_service(service: Service, path: str) -> None:
+def test_targets_are_unmodified_since_the_service_started(service: Service, path: str) -> None:
     since = {"If-Modified-Since": formatdate(math.ceil(service.app.state.services.started), usegmt=True)}
     assert service.get(path, login="alice", headers=since).status == 304
 
@@ -240,14 +246,14 @@ def test_what_is_offered_is_as_old_as_the_service(service: Service, path: str) -
         f"{FORMATS}/aws/aws",
     ],
 )
-def test_what_is_not_offered(service: Service, path: str) -> None:
+def test_unknown_target_is_not_found(service: Service, path: str) -> None:
     answer = service.get(path, login="alice")
     assert answer.status == 404
     assert answer.problem()
 
 
 @pytest.mark.parametrize("path", [PLATFORMS, f"{PLATFORMS}/openstack", FORMATS, f"{FORMATS}/openstack/raw"])
-def test_who_may_see_what_is_offered(service: Service, path: str) -> None:
+def test_targets_require_ownership_and_entitlement(service: Service, path: str) -> None:
     assert service.get(path, login=None).status == 401
     assert service.get(path, login="bob").status == 404
     assert service.get(path).status == 200
@@ -255,18 +261,18 @@ def test_who_may_see_what_is_offered(service: Service, path: str) -> None:
     assert (without.status, "image_generate" in without.problem()) == (403, True)
 
 
-def test_every_platform_that_is_known_says_its_formats() -> None:
+def test_every_installed_platform_declares_its_formats() -> None:
     for platform in (platform_of(name) for name in installed()):
         assert platform.formats, platform.name
         assert platform.extension or {*platform.formats, *platform.takes} <= API_FORMATS
 
 
-# What the API does not know -----------------------------------------------------------------------------------------
+# Platforms unknown to the API ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", [ACCOUNTS, PLATFORMS, FORMATS])
-def test_in_xml_only_what_the_api_knows_is_named(service: Service, path: str) -> None:
-    """And `total` counts what is shown, on a page, too."""
+def test_xml_lists_omit_platforms_unknown_to_the_api(service: Service, path: str) -> None:
+    """`total` counts only items that are shown, on a page too."""
     every, shown = listed(service, path), service.get(path, login="alice")
     assert b"memory" in every.body
     assert b"memory" not in shown.body
@@ -279,7 +285,7 @@ def test_in_xml_only_what_the_api_knows_is_named(service: Service, path: str) ->
     assert names(listed(service, path, extensions="false")) == names(every), "JSON names them always"
 
 
-def test_an_object_that_xml_would_have_to_name(service: Service) -> None:
+def test_xml_of_a_platform_unknown_to_the_api_needs_extensions(service: Service) -> None:
     (account,) = listed(service, ACCOUNTS, query="targetPlatform.type==memory").json["credAccounts"]["credAccount"]
     for uri in (account["uri"], f"{PLATFORMS}/memory", f"{FORMATS}/memory/memorydisk"):
         refused = service.get(uri, login="alice")
@@ -291,8 +297,8 @@ def test_an_object_that_xml_would_have_to_name(service: Service) -> None:
         assert (refused.status, refused.problem().partition(":")[0]) == (400, "extensions")
 
 
-def test_an_account_of_a_platform_that_is_gone(fresh: Service) -> None:
-    """Its package is no longer installed: the others are listed all the same."""
+def test_account_of_an_uninstalled_platform_is_not_shown(fresh: Service) -> None:
+    """The platform's package is no longer installed. The other accounts are still listed."""
     for platform in ("nimbus", "openstack"):
         fresh.store.accounts.add(owner="alice", name=platform, platform=platform, fields={}, sealed_secrets=b"")
     assert names(listed(fresh, ACCOUNTS)) == (1, ["openstack"])

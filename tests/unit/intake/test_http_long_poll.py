@@ -1,4 +1,4 @@
-"""Callers that wait for a ticket to change."""
+"""Long polls: callers that wait for a ticket to change."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from tests.service import IMAGE_SIZE, JSON, XML, Answer, Service, ticket_path
 pytestmark = pytest.mark.long
 
 AT_ONCE = 40.0
-"""Seconds, of a wait of 60: so long even a burdened machine does not take to answer at once."""
+"""Seconds. Even a busy machine answers at once in less time, and a full wait takes 60 seconds."""
 
 Holding = Callable[..., "Future[Answer]"]
 
 
 @pytest.fixture
 def hold(fresh: Service) -> Iterator[Holding]:
-    """Sends a request in a thread of its own, and returns once the intake holds it."""
+    """Sends a request in a separate thread and returns once the intake holds it."""
     pool = ThreadPoolExecutor(16)
 
     def held(ticket: Ticket, wait: str = "60", **options: Any) -> Future[Answer]:
@@ -67,8 +67,8 @@ def forget(service: Service, ticket: Ticket) -> None:
 
 
 @pytest.mark.parametrize("wait", ["0", "0.0", "1", "0.5", "60", "60.0", "007"])
-def test_what_a_wait_may_be(service: Service, wait: str) -> None:
-    """That of a ticket that has ended is answered at once, however long the caller would wait."""
+def test_ended_ticket_is_answered_at_once_for_any_valid_wait(service: Service, wait: str) -> None:
+    """A poll of an ended ticket is answered at once, however long the caller would wait."""
     ticket = service.publish()
     service.store.tickets.request_cancel(ticket.id)
     began = time.monotonic()
@@ -81,13 +81,13 @@ def test_what_a_wait_may_be(service: Service, wait: str) -> None:
     ["", "-1", "-0", "60.001", "61", "1e1", "nan", "inf", "abc", "1,5", "0x1", "+1", "%201", "1_0", ".5", "5.",
      "%D9%A3", "9" * 400, "1&wait=1", "&wait=1"],
 )  # fmt: skip
-def test_what_a_wait_may_not_be(service: Service, wait: str) -> None:
+def test_invalid_wait_is_refused(service: Service, wait: str) -> None:
     answer = poll(service, service.publish(), wait)
     assert answer.status == 400
     assert answer.problem().startswith("wait: ")
 
 
-def test_who_may_not_ask_need_not_wait(service: Service) -> None:
+def test_refused_caller_does_not_wait(service: Service) -> None:
     ticket = service.publish()
     assert poll(service, ticket, "60", login=None).status == 401
     assert poll(service, ticket, "60", login="bob").status == 404
@@ -95,10 +95,10 @@ def test_who_may_not_ask_need_not_wait(service: Service) -> None:
     assert service.get(f"{ticket_path(ticket)}9/status?wait=60", login="alice").status == 404
 
 
-# What is waited for -----------------------------------------------------------------------------------------------
+# Changes ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_change_is_answered(fresh: Service, hold: Holding) -> None:
+def test_change_ends_the_wait(fresh: Service, hold: Holding) -> None:
     ticket = fresh.publish()
     held = hold(ticket, accept=JSON)
     claim = fresh.claim(ticket)
@@ -115,7 +115,7 @@ def test_a_change_is_answered(fresh: Service, hold: Holding) -> None:
     eventually(lambda: watcher(fresh)._task is None, 5)
 
 
-def test_a_lease_that_is_renewed_is_no_change(fresh: Service, hold: Holding) -> None:
+def test_renewed_lease_does_not_end_the_wait(fresh: Service, hold: Holding) -> None:
     ticket = fresh.publish()
     claim = fresh.claim(ticket)
     fresh.store.leases.renew(claim, 60.0, sent=1000)
@@ -126,7 +126,7 @@ def test_a_lease_that_is_renewed_is_no_change(fresh: Service, hold: Holding) -> 
     assert time.monotonic() - before > 0.5
 
 
-def test_the_time_is_up(fresh: Service) -> None:
+def test_timed_out_wait_returns_the_unchanged_status(fresh: Service) -> None:
     ticket = fresh.publish()
     plain = poll(fresh, ticket, "0")
     held = poll(fresh, ticket, "0.05")
@@ -136,11 +136,13 @@ def test_the_time_is_up(fresh: Service) -> None:
 
 @pytest.mark.parametrize("accept", [XML, JSON])
 @pytest.mark.parametrize(("header", "field"), [("If-None-Match", "etag"), ("If-Modified-Since", "last-modified")])
-def test_a_conditional_request(fresh: Service, hold: Holding, accept: str, header: str, field: str) -> None:
-    """It is held while its answer would be 304."""
+def test_conditional_request_is_held_until_a_change(
+    fresh: Service, hold: Holding, accept: str, header: str, field: str
+) -> None:
+    """The request is held as long as its answer would be 304."""
     ticket = fresh.publish()
     with writing(fresh.store.engine) as connection:
-        # Long ago: within the second, If-Modified-Since cannot tell.
+        # Long ago, because If-Modified-Since cannot see changes within one second.
         connection.execute(tables.tickets.update().values(modified=1_700_000_000.5))
     first = poll(fresh, ticket, "0", accept=accept)
     known = {header: first.headers[field]}
@@ -160,7 +162,7 @@ def test_a_conditional_request(fresh: Service, hold: Holding, accept: str, heade
     assert time.monotonic() - began < AT_ONCE
 
 
-def test_what_has_ended_is_304_at_once(service: Service) -> None:
+def test_known_status_of_an_ended_ticket_gets_304_at_once(service: Service) -> None:
     ticket = service.publish()
     service.store.tickets.request_cancel(ticket.id)
     etag = poll(service, ticket, "0").headers["etag"]
@@ -169,7 +171,7 @@ def test_what_has_ended_is_304_at_once(service: Service) -> None:
     assert time.monotonic() - began < AT_ONCE
 
 
-def test_a_ticket_that_is_deleted(fresh: Service, hold: Holding) -> None:
+def test_deleted_ticket_ends_the_wait_with_404(fresh: Service, hold: Holding) -> None:
     ticket, other = fresh.publish(), fresh.publish()
     held, stays = hold(ticket), hold(other, "2")
     forget(fresh, ticket)
@@ -179,11 +181,13 @@ def test_a_ticket_that_is_deleted(fresh: Service, hold: Holding) -> None:
     assert stays.result(AT_ONCE).status == 200
 
 
-# Many -------------------------------------------------------------------------------------------------------------
+# Many callers -----------------------------------------------------------------------------------------------------
 
 
-def test_many_wait_at_the_cost_of_one(fresh: Service, hold: Holding, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One statement for all tickets, one document for all callers of a ticket and a format; and nobody else's wakes."""
+def test_many_callers_share_one_query_and_one_document(
+    fresh: Service, hold: Holding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is one statement for all tickets and one document per ticket and format. Other tickets stay held."""
     looks: list[set[int]] = []
     documents: list[int] = []
     versions, document = fresh.store.tickets.versions, status_document
@@ -197,7 +201,7 @@ def test_many_wait_at_the_cost_of_one(fresh: Service, hold: Holding, monkeypatch
         return document(ticket)
 
     ticket, other = fresh.publish(), fresh.publish()
-    # Before anybody waits: a look that has begun already may see the claim.
+    # Patched before anybody waits, because a query that has already begun may see the claim.
     monkeypatch.setattr(fresh.store.tickets, "versions", looked)
     held = [hold(ticket, accept=accept) for accept in (XML, JSON) for _ in range(5)]
     others = [hold(other) for _ in range(2)]
@@ -213,7 +217,7 @@ def test_many_wait_at_the_cost_of_one(fresh: Service, hold: Holding, monkeypatch
     assert [each.result(AT_ONCE).status for each in others] == [200, 200]
 
 
-def test_more_tickets_than_one_statement_names(fresh: Service) -> None:
+def test_more_tickets_than_fit_one_statement_are_found(fresh: Service) -> None:
     ids = [fresh.publish().id for _ in range(3)]
     many = [*range(10_000, 15_000), *ids]
     assert set(fresh.store.tickets.versions(many)) == set(ids)
@@ -221,14 +225,16 @@ def test_more_tickets_than_one_statement_names(fresh: Service) -> None:
     assert fresh.store.tickets.versions([]) == {}
 
 
-# When it cannot be waited -----------------------------------------------------------------------------------------
+# Interrupted waits ------------------------------------------------------------------------------------------------
 
 
 def away(_: object) -> Any:
     raise OperationalError("SELECT", {}, Exception("the server is gone"))
 
 
-def test_the_store_is_away_until_the_end(fresh: Service, hold: Holding, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unavailable_store_gets_503_at_the_end_of_the_wait(
+    fresh: Service, hold: Holding, monkeypatch: pytest.MonkeyPatch
+) -> None:
     looks = 0
 
     def counted(ids: object) -> Any:
@@ -244,7 +250,7 @@ def test_the_store_is_away_until_the_end(fresh: Service, hold: Holding, monkeypa
     assert 1 <= looks <= 14, "it is not asked all the time"
 
 
-def test_the_store_comes_back(fresh: Service, hold: Holding, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wait_continues_when_the_store_is_back(fresh: Service, hold: Holding, monkeypatch: pytest.MonkeyPatch) -> None:
     ticket = fresh.publish()
     with monkeypatch.context() as patch:
         patch.setattr(fresh.store.tickets, "versions", away)
@@ -254,7 +260,7 @@ def test_the_store_comes_back(fresh: Service, hold: Holding, monkeypatch: pytest
     assert held.result(AT_ONCE).json["message"] == "Preparing"
 
 
-def test_who_waits_is_answered_when_the_intake_stops(fresh: Service, hold: Holding) -> None:
+def test_waiting_callers_are_answered_when_the_intake_stops(fresh: Service, hold: Holding) -> None:
     ticket = fresh.publish()
     held = [hold(ticket) for _ in range(3)]
     fresh.client.portal.call(watcher(fresh).close)  # type: ignore[union-attr]
@@ -264,7 +270,7 @@ def test_who_waits_is_answered_when_the_intake_stops(fresh: Service, hold: Holdi
     assert time.monotonic() - began < AT_ONCE
 
 
-def test_who_hangs_up_is_forgotten(fresh: Service) -> None:
+def test_disconnected_caller_is_forgotten(fresh: Service) -> None:
     ticket = fresh.publish()
 
     async def wait_and_hang_up() -> None:

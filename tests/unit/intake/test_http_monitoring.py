@@ -1,4 +1,4 @@
-"""What machines that look after the intake are told: its metrics, and how it is."""
+"""Monitoring of the intake: metrics and health checks."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def value(found: Numbers, name: str, **labels: str) -> float | None:
     return found.get((name, frozenset(labels.items())))
 
 
-def test_the_numbers_are_the_stores(local: Callable[..., Service]) -> None:
+def test_metrics_match_the_store(local: Callable[..., Service]) -> None:
     service = local()
     store = service.store
     published, failed, waiting = (service.publish(login="alice") for _ in range(3))
@@ -116,7 +116,7 @@ def test_requests_are_counted_by_their_routes(local: Callable[..., Service]) -> 
     assert ticket.uid not in text
 
 
-def test_a_store_that_is_away_is_said_and_no_old_number_told(
+def test_unavailable_store_is_reported_without_old_numbers(
     local: Callable[..., Service], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service = local()
@@ -133,9 +133,7 @@ def test_a_store_that_is_away_is_said_and_no_old_number_told(
     assert value(found, "publisher_queue_depth") is None
 
 
-def test_the_store_is_not_asked_by_each_who_asks(
-    local: Callable[..., Service], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_store_metrics_are_cached(local: Callable[..., Service], monkeypatch: pytest.MonkeyPatch) -> None:
     service = local()
     monkeypatch.setattr("publisher.telemetry.store_metrics._FRESH_SECONDS", 60.0)
     depths = []
@@ -145,7 +143,7 @@ def test_the_store_is_not_asked_by_each_who_asks(
     assert depths == [1, 1]
 
 
-# Who may --------------------------------------------------------------------------------------------------------
+# Access ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -157,14 +155,14 @@ def test_the_store_is_not_asked_by_each_who_asks(
         ({"Via": "1.1 proxy"}, 403),
     ],
 )
-def test_without_a_token_only_who_is_on_this_machine(
+def test_without_a_token_only_direct_local_requests_get_metrics(
     local: Callable[..., Service], fresh: Service, header: dict[str, str], status: int
 ) -> None:
     answer = local().get("/metrics", login=None, headers=header)
     assert answer.status == status
 
 
-def test_in_production_mode_a_proxy_is_taken_to_stand_between(local: Callable[..., Service]) -> None:
+def test_production_mode_refuses_metrics_without_a_token(local: Callable[..., Service]) -> None:
     assert local(production=True).get("/metrics", login=None).status == 403
 
 
@@ -183,20 +181,18 @@ def test_in_production_mode_a_proxy_is_taken_to_stand_between(local: Callable[..
     ],
     ids=["localhost", "loopback", "ipv6", "machine", "setting", "foreign", "looks-like", "address", "none"],
 )
-def test_a_page_elsewhere_cannot_read_them_under_its_own_name(
-    local: Callable[..., Service], host: str, status: int
-) -> None:
+def test_foreign_host_header_gets_no_metrics(local: Callable[..., Service], host: str, status: int) -> None:
     service = local(allowed_hosts="*.example.com, other")
     assert service.get("/metrics", login=None, headers={"Host": host}).status == status
 
 
-def test_who_is_elsewhere(fresh: Service) -> None:
+def test_remote_caller_without_a_token_gets_no_metrics(fresh: Service) -> None:
     answer = fresh.get("/metrics", login=None)
     assert answer.status == 403
     assert b"PUBLISHER_METRICS_TOKEN_FILE" in answer.body
 
 
-def test_with_a_token_whoever_has_it(start: Callable[..., Service], tmp_path: Path) -> None:
+def test_metrics_token_grants_access_and_is_read_again(start: Callable[..., Service], tmp_path: Path) -> None:
     file = tmp_path / "token"
     file.write_text(f"{TOKEN}\n")
     service = start(metrics_token_file=file)
@@ -213,7 +209,7 @@ def test_with_a_token_whoever_has_it(start: Callable[..., Service], tmp_path: Pa
 
 @pytest.mark.parametrize(("address", "here"), [("127.0.0.1", True), ("::1", True), ("::ffff:127.0.0.9", True),
                                                ("10.0.0.1", False), ("", False), ("localhost", False)])  # fmt: skip
-def test_which_addresses_are_this_machine(address: str, here: bool) -> None:
+def test_only_loopback_addresses_are_this_machine(address: str, here: bool) -> None:
     monitors = Monitors(None)
     if here:
         monitors.admit(address, None, by_proxy=False, own_host=True)
@@ -223,7 +219,7 @@ def test_which_addresses_are_this_machine(address: str, here: bool) -> None:
 
 
 @pytest.mark.parametrize("content", [None, "", "  \n"])
-def test_a_token_that_cannot_be_read(tmp_path: Path, content: str | None) -> None:
+def test_unreadable_token_file_is_a_configuration_error(tmp_path: Path, content: str | None) -> None:
     if content is not None:
         (tmp_path / "token").write_text(content)
     with pytest.raises(ConfigurationError, match="PUBLISHER_METRICS_TOKEN_FILE"):
@@ -233,14 +229,14 @@ def test_a_token_that_cannot_be_read(tmp_path: Path, content: str | None) -> Non
 # Health ---------------------------------------------------------------------------------------------------------
 
 
-def test_it_lives_whatever_is_wrong(fresh: Service) -> None:
+def test_healthz_is_alive_without_the_store(fresh: Service) -> None:
     fresh.store.engine.dispose()
     answer = fresh.get("/healthz", login=None)
     assert (answer.status, answer.json) == (200, {"alive": True})
     assert answer.headers["cache-control"] == "no-store"
 
 
-def test_it_is_ready_without_a_broker_and_says_so(fresh: Service) -> None:
+def test_readyz_is_ready_without_a_broker_and_reports_it(fresh: Service) -> None:
     answer = fresh.get("/readyz", login=None)
     assert answer.status == 200
     assert answer.json["ready"] is True
@@ -250,14 +246,14 @@ def test_it_is_ready_without_a_broker_and_says_so(fresh: Service) -> None:
     assert "accepted tickets wait until it is back" in broker["detail"]
 
 
-def test_it_is_not_ready_without_room_for_tickets(start: Callable[..., Service]) -> None:
+def test_readyz_is_not_ready_without_disk_space(start: Callable[..., Service]) -> None:
     answer = start(disk_free_bytes_min=1 << 62).get("/readyz", login=None)
     assert (answer.status, answer.json["ready"]) == (503, False)
     assert "no ticket can be accepted" in answer.json["checks"]["disk"]["detail"]
 
 
 @pytest.mark.parametrize("wrong", ["away", "another version"])
-def test_it_is_not_ready_without_its_store(fresh: Service, monkeypatch: pytest.MonkeyPatch, wrong: str) -> None:
+def test_readyz_is_not_ready_without_its_store(fresh: Service, monkeypatch: pytest.MonkeyPatch, wrong: str) -> None:
     def check(*_: object, **__: object) -> None:
         if wrong == "away":
             raise OperationalError("SELECT secret", {}, Exception("at postgresql://user:password@host"))

@@ -1,5 +1,5 @@
-"""Thousands of requests that are almost right, over real connections to a real server: each has an answer that is HTTP,
-says what is wrong, and comes soon. FULL=1 sends 20,000 of them; `make test` a few hundred."""
+"""Thousands of almost valid requests over real connections to a real server. Each must soon get a valid HTTP answer
+that says what is wrong. FULL=1 sends 20,000 requests, `make test` a few hundred."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ FULL = bool(os.environ.get("FULL"))
 SEED = os.environ.get("SEED", "requests")
 COUNT = 20_000 if FULL else 600
 ANSWER_SECONDS = 1.0 if FULL else 60.0
-"""The full run is for a machine that does nothing else."""
+"""The full run needs an otherwise idle machine."""
 AT_ONCE = 2 if FULL else 8
 LIMIT_SECONDS = 0.4
-"""What is not all there is waited for so long by the server."""
+"""How long the server waits for the rest of an incomplete request."""
 _SILENCE_SECONDS = 90.0
 _DOCUMENTED_5XX = {501, 503}
 _LINE = re.compile(rb"HTTP/1\.1 ([1-5][0-9][0-9]) [ -~]*")
@@ -39,7 +39,7 @@ _HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+): ?([\t -~\x80-\xff]*)")
 
 @dataclass(frozen=True)
 class Came:
-    """What came back, and after how long; a status of 0 where the server closed without a word."""
+    """An answer and the time it took. Status 0: the server closed the connection without an answer."""
 
     status: int
     headers: dict[str, str]
@@ -48,18 +48,18 @@ class Came:
 
 
 class NotHttp(Exception):
-    """The answer is not what RFC 9112 has."""
+    """The answer does not follow RFC 9112."""
 
 
 def exchange(port: int, sent: Sent) -> Came:
-    """Raises `NotHttp`, and `TimeoutError` where no whole answer comes."""
+    """Send a request and return the answer. Raises `NotHttp`, or `TimeoutError` if no complete answer comes."""
     with socket.create_connection(("127.0.0.1", port), timeout=_SILENCE_SECONDS) as connection:
         began = time.monotonic()
         broken = False
         try:
             connection.sendall(sent.encoded())
         except ConnectionError:
-            broken = True  # it has answered and closed before all was sent
+            broken = True  # the server answered and closed before all was sent
         stream = connection.makefile("rb")
         try:
             return _answer(stream, sent, began)
@@ -93,7 +93,7 @@ def _body(stream: BinaryIO, sent: Sent, status: int, headers: dict[str, str]) ->
     if status in (204, 304) or (sent.method == "HEAD" and not sent.raw):
         return b""
     if headers.get("content-type", "").startswith("text/event-stream"):
-        return b""  # it goes on for as long as somebody listens
+        return b""  # a stream of events does not end
     if "content-length" in headers:
         body = stream.read(int(headers["content-length"]))
         if sent.raw and not body and sent.method == "HEAD":
@@ -111,7 +111,7 @@ def _body(stream: BinaryIO, sent: Sent, status: int, headers: dict[str, str]) ->
 
 
 def fault(sent: Sent, came: Came) -> str:
-    """What is wrong with an answer; empty where nothing is."""
+    """Describe what is wrong with an answer. Empty if it is right."""
     if came.status == 0:
         return "" if sent.framing else "closed without an answer"
     if came.status >= 500 and (came.status not in _DOCUMENTED_5XX or b"unexpected" in came.body):
@@ -135,7 +135,7 @@ def _fault_of_error(came: Came) -> str:
             read = json.loads(came.body)
             right = read.get("statusCode") == came.status or "message" in read or "ready" in read or "checks" in read
         else:
-            # A page of the console, or a word to who asks for the metrics.
+            # A page of the console, or the plain text of /metrics.
             right = kind.startswith(("text/html", "text/plain")) and len(came.body) > 10
     except (etree.XMLSyntaxError, ValueError):
         right = False
@@ -168,8 +168,8 @@ def target(filled_template: Path, tmp_path: Path) -> Iterator[Target]:
 
 
 @pytest.mark.timeout(7200 if FULL else 1800)
-def test_requests_that_are_almost_right(target: Target) -> None:
-    """The server's log has no traceback, either: whoever starts it here looks at that when it ends."""
+def test_mutated_requests_get_proper_answers(target: Target) -> None:
+    """The server's log must not have a traceback either. `real_server` checks that at the end."""
 
     def check(number: int) -> str:
         sent = mutated(f"{SEED}-{number}", target.requests)
@@ -184,8 +184,8 @@ def test_requests_that_are_almost_right(target: Target) -> None:
     assert not faults, f"{len(faults)} of {COUNT}\n" + "\n".join(faults[:40])
 
 
-def test_unchanged_they_are_right(target: Target) -> None:
-    """What is changed above is understood as it is: else only its first mistake would be tested."""
+def test_unmutated_requests_are_accepted(target: Target) -> None:
+    """The requests must be valid before they are mutated. Otherwise only their first error would be tested."""
     refused = []
     for sent in target.requests:
         if sent.method == "DELETE" or sent.hashes:
@@ -193,6 +193,6 @@ def test_unchanged_they_are_right(target: Target) -> None:
         came = exchange(target.process.port, sent)
         if came.status >= 400 and came.status not in (404, 409, 503) and "/metrics" not in sent.target:
             refused.append(f"{came.status} {sent.method} {sent.target}: {came.body[:300]!r}")
-    # A form or two lack what the page would have filled in.
+    # A few forms lack values that the page would have filled in.
     assert not [each for each in refused if "/console/" not in each]
     assert len(refused) <= 6, "\n".join(refused)

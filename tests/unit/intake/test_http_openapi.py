@@ -63,8 +63,8 @@ def test_a_route_without_a_declaration_is_refused() -> None:
 # The document -----------------------------------------------------------------------------------------------------
 
 
-def test_the_document_is_valid(served: dict[str, Any]) -> None:
-    import schemathesis  # here, as it takes long and every process collects this file
+def test_document_is_valid(served: dict[str, Any]) -> None:
+    import schemathesis  # here, because it is slow and every process collects this file
 
     schemathesis.openapi.from_dict(served).validate()
     operations = [operation for methods in served["paths"].values() for operation in methods.values()]
@@ -77,7 +77,7 @@ def test_the_document_is_valid(served: dict[str, Any]) -> None:
 
 
 def contents(node: Any) -> list[tuple[dict[str, Any], str]]:
-    """The media types of documents, and "Request" or "" for an answer."""
+    """Return the media types of each document, with "Request" for a request and "" for an answer."""
     found = []
     for methods in node["paths"].values():
         for operation in methods.values():
@@ -88,7 +88,7 @@ def contents(node: Any) -> list[tuple[dict[str, Any], str]]:
     return [(content, kind) for content, kind in found if {XML, JSON} <= set(content)]
 
 
-def test_the_examples_are_valid(served: dict[str, Any], answers_schema: etree.XMLSchema) -> None:
+def test_examples_are_valid(served: dict[str, Any], answers_schema: etree.XMLSchema) -> None:
     seen = set()
     for content, kind in contents(served):
         for media_type in (XML, JSON):
@@ -117,7 +117,7 @@ def validator(document: dict[str, Any], name: str) -> Any:
     )
 
 
-def test_the_schemas_can_fail(served: dict[str, Any]) -> None:
+def test_schemas_reject_invalid_documents(served: dict[str, Any]) -> None:
     answer = json.loads(write_document(Format.JSON, "publishImage", openapi_examples.ANSWERS["publishImage"]))
     wrong: list[dict[str, Any]] = [
         {"@type": "PublishImageAws"},
@@ -141,7 +141,7 @@ def test_the_schemas_can_fail(served: dict[str, Any]) -> None:
         assert not validator(served, "publishImageRequest").is_valid(request | change), change
 
 
-def test_secrets_are_for_requests_only(served: dict[str, Any]) -> None:
+def test_secrets_are_only_in_request_schemas(served: dict[str, Any]) -> None:
     schemas = served["components"]["schemas"]
     for name in ("password", "secretAccessKeyId", "applicationKey", "secretApiKey", "token", "content"):
         having = {key: each["properties"][name] for key, each in schemas.items() if name in each.get("properties", {})}
@@ -151,7 +151,7 @@ def test_secrets_are_for_requests_only(served: dict[str, Any]) -> None:
             assert each["writeOnly"] is True
 
 
-def test_it_is_public_and_cached(service: Service) -> None:
+def test_document_and_page_are_public_and_cached(service: Service) -> None:
     for path in ("openapi.json", "/docs", "/docs/swagger-ui.css"):
         answer = service.get(path, login=None, accept="image/png")
         assert answer.status == 200
@@ -180,7 +180,7 @@ class Links(HTMLParser):
         self._in_script = False
 
 
-def test_all_that_the_page_loads_is_ours(service: Service) -> None:
+def test_page_loads_only_our_own_files(service: Service) -> None:
     page = service.get("/docs", login=None)
     assert page.headers["content-type"] == "text/html; charset=utf-8"
     policy = page.headers["content-security-policy"]
@@ -206,13 +206,13 @@ def test_all_that_the_page_loads_is_ours(service: Service) -> None:
 
 
 @pytest.mark.parametrize("name", ["nothing", "__init__.py", "..%2fmain.py", "%2e%2e/main.py", "swagger-ui.css/x", ""])
-def test_nothing_else_is_served(service: Service, name: str) -> None:
+def test_other_files_are_not_served(service: Service, name: str) -> None:
     assert service.get(f"/docs/{name}", login=None).status == 404
 
 
 @pytest.mark.real
-def test_a_browser_shows_the_operations(service: Service, filled_template: Path, tmp_path: Path) -> None:
-    """With no host to be found but this one; and it has asked for nothing of another."""
+def test_browser_shows_all_operations(service: Service, filled_template: Path, tmp_path: Path) -> None:
+    """The browser can resolve no other host, and it requests nothing from one."""
     chromium = shutil.which("chromium") or missing("Chromium")
     shutil.copyfile(filled_template, tmp_path / "publisher.db")
     with real_server(tmp_path) as process:
@@ -227,7 +227,7 @@ def test_a_browser_shows_the_operations(service: Service, filled_template: Path,
 
 
 def browse(chromium: str, base: str, directory: Path) -> tuple[str, list[SplitResult]]:
-    """What Chromium makes of the page, and every URL that it asked for on behalf of the page."""
+    """Return the page's DOM in Chromium, and every URL that the page requested."""
     log = directory / "net.json"
     command = [
         *(chromium, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"),

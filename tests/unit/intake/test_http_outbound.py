@@ -1,4 +1,4 @@
-"""Addresses in requests that the installation does not connect to, and the authorities by which clouds are trusted."""
+"""Requests with addresses that the installation does not connect to, and accounts with CA bundles."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def guarded(start: Callable[..., Service]) -> Service:
 
 @pytest.fixture
 def inner() -> Iterator[Listening]:
-    """Nobody may have connected to it by the end of the test."""
+    """A listening server. The test fails if anybody connects to it."""
     with listening() as server:
         yield server
     assert server.connections == []
@@ -54,7 +54,9 @@ def publish(service: Service, **changes: Any) -> Answer:
         ("0.0.0.0:{port}", "'0.0.0.0' is an unspecified address"),
     ],
 )
-def test_an_inner_address_is_refused_by_name(guarded: Service, inner: Listening, host: str, kind: str) -> None:
+def test_internal_address_is_refused_and_its_kind_is_named(
+    guarded: Service, inner: Listening, host: str, kind: str
+) -> None:
     url = f"http://{host.format(port=inner.port)}/"
     for field in ("keystoneUrl", "glanceUrl"):
         answer = publish(guarded, **{f"account__{field}": url})
@@ -73,8 +75,8 @@ def test_an_inner_address_is_refused_by_name(guarded: Service, inner: Listening,
     assert guarded.waker.images == []
 
 
-def test_a_stored_account_is_looked_at_again(start: Callable[..., Service]) -> None:
-    """It may be older than the policy."""
+def test_address_of_a_stored_account_is_checked_again(start: Callable[..., Service]) -> None:
+    """The account may be older than the policy."""
     service = start(outbound_deny="127.0.0.0/8")
     made = service.store.accounts.add(
         owner="root", name="lab", platform="openstack", fields={"keystoneUrl": "http://localhost", "login": "x"},
@@ -90,13 +92,13 @@ def test_a_stored_account_is_looked_at_again(start: Callable[..., Service]) -> N
     )
 
 
-def test_what_is_allowed_and_what_cannot_be_resolved_is_accepted(start: Callable[..., Service]) -> None:
+def test_allowed_and_unresolvable_addresses_are_accepted(start: Callable[..., Service]) -> None:
     service = start(production=True, outbound_allow="127.0.0.0/8, ::1")
     for url in ("http://localhost:5000", "https://10.0.0.7:5000", "https://no-such-name.invalid", "https://a..b"):
         assert publish(service, account__keystoneUrl=url).status == 201, url
 
 
-def test_outside_production_nothing_is_resolved(fresh: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_addresses_are_not_resolved_outside_production(fresh: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     def resolved(*_: Any, **__: Any) -> None:
         raise AssertionError("resolved")
 
@@ -104,9 +106,7 @@ def test_outside_production_nothing_is_resolved(fresh: Service, monkeypatch: pyt
     assert publish(fresh, account__keystoneUrl="http://localhost:5000").status == 201
 
 
-def test_a_resolver_that_does_not_answer_costs_no_more_than_half_a_second(
-    guarded: Service, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_silent_resolver_delays_a_request_only_briefly(guarded: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     released, resolve = threading.Event(), socket.getaddrinfo
 
     def slow(host: str, *arguments: Any, **options: Any) -> Any:
@@ -120,7 +120,7 @@ def test_a_resolver_that_does_not_answer_costs_no_more_than_half_a_second(
     took = time.monotonic() - began
     assert answer.status == 201
     assert 0.4 < took < 5.0 * PATIENCE
-    # Each keeps a thread until it is over: with too many of them no further name is looked up.
+    # Each lookup holds a thread until it ends. If there are too many, no further name is looked up.
     for number in range(20):
         began = time.monotonic()
         monkeypatch.setattr(policy, "_LOOK_SECONDS", 0.01)
@@ -138,7 +138,7 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 
 @pytest.mark.parametrize("form", [JSON, XML])
-def test_a_bundle_is_kept_and_never_shown(fresh: Service, ours: Authority, form: str) -> None:
+def test_bundle_is_kept_and_never_shown(fresh: Service, ours: Authority, form: str) -> None:
     write = json_body if form == JSON else xml_body
     body = write(account__caBundle=ours.pem * 2)
     for accept in (JSON, XML):
@@ -150,11 +150,11 @@ def test_a_bundle_is_kept_and_never_shown(fresh: Service, ours: Authority, form:
         assert ticket.account["caBundle"].split() == (ours.pem * 2).split()
 
 
-def test_that_of_a_stored_account_goes_into_its_tickets(fresh: Service, ours: Authority) -> None:
+def test_bundle_of_a_stored_account_goes_into_its_tickets(fresh: Service, ours: Authority) -> None:
     stored = {**ACCOUNT, "caBundle": ours.pem, "name": "lab"}
     made = fresh.post("users/root/accounts", json.dumps(stored), content_type=JSON, accept=JSON).json
     assert "caBundle" not in made
-    # As clients echo it: what they were not shown is not lost.
+    # Clients send the account back without the bundle, which must not be lost.
     changed = fresh.call("PUT", made["uri"], body=json.dumps(made).encode(), content_type=JSON, accept=JSON)
     assert changed.status == 200
     body = json.dumps({"imageUri": image_uri(7), "credAccount": made})
@@ -174,7 +174,7 @@ def test_that_of_a_stored_account_goes_into_its_tickets(fresh: Service, ours: Au
         ("{pem}" + " " * 65536, "characters are too many; at most 65536"),
     ],
 )
-def test_what_is_no_bundle_is_refused(fresh: Service, ours: Authority, bundle: str, words: str) -> None:
+def test_invalid_bundle_is_refused(fresh: Service, ours: Authority, bundle: str, words: str) -> None:
     text = bundle.format(pem=ours.pem, key=ours.key)
     answer = publish(fresh, account__caBundle=text)
     assert answer.status == 400

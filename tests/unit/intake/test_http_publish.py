@@ -1,4 +1,4 @@
-"""Publish requests: every element in every way it can be wrong, and what comes of those that are right."""
+"""Publish requests: every kind of invalid value for every element, and the results of valid requests."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ALICES = "users/alice/appliances/14/images/21/pimages"
 
 
 def refused(service: Service, body: str, path: str = FLAT, kind: str = XML, login: str = "root") -> str:
-    """The message of the 400; no ticket was made and nobody woken."""
+    """Check for a 400 that created no ticket and woke no worker, and return its message."""
     before = service.store.publications.counts(), len(service.waker.ids)
     answer = service.post(path, body, content_type=kind, login=login)
     assert answer.status == 400, answer.body
@@ -47,7 +47,7 @@ def refused(service: Service, body: str, path: str = FLAT, kind: str = XML, logi
 
 @dataclass(frozen=True)
 class Element:
-    """needed: without it there is a 400. limit: the most characters. empty: what an empty one counts as."""
+    """needed: a request without it gets a 400. limit: the maximum number of characters."""
 
     name: str
     needed: bool = False
@@ -57,11 +57,11 @@ class Element:
 
     @property
     def path(self) -> str:
-        """As a message names it."""
+        """The name of the element in messages."""
         return self.name.replace("account__", "credAccount.")
 
     def xml(self, value: Any) -> str:
-        """A request with this value."""
+        """Return a request with this value."""
         return xml_body(**{self.name: value})
 
     def json(self, value: Any) -> str:
@@ -90,7 +90,7 @@ each_text = pytest.mark.parametrize("element", texts, ids=lambda element: elemen
 
 
 def intact(service: Service, element: Element, value: object, answer: Answer) -> None:
-    """The value came through: in the answer, in the store, and, sealed, in the secrets."""
+    """Check that the value is unchanged in the answer and the store or, for a password, in the sealed secrets."""
     assert answer.status == 201, answer.body
     ticket = service.ticket(answer.json["dbId"])
     name = element.name.removeprefix("account__")
@@ -108,7 +108,7 @@ def intact(service: Service, element: Element, value: object, answer: Answer) ->
 
 @each_element
 class TestEveryElement:
-    def test_absent(self, service: Service, element: Element) -> None:
+    def test_absent_element_is_refused_only_if_needed(self, service: Service, element: Element) -> None:
         changes: dict[str, Any] = {element.name: None}
         if element.needed:
             assert refused(service, xml_body(**changes)).startswith(f"{element.path}: ")
@@ -117,8 +117,8 @@ class TestEveryElement:
             assert service.post(FLAT, xml_body(**changes)).status == 201
             assert service.post(FLAT, json_body(**changes), content_type=JSON).status == 201
 
-    def test_empty(self, service: Service, element: Element) -> None:
-        """The same as absent."""
+    def test_empty_element_counts_as_absent(self, service: Service, element: Element) -> None:
+        """An empty element is treated like an absent one."""
         for value in ("", " \n\t"):
             if element.needed:
                 assert refused(service, element.xml(value)).startswith(f"{element.path}: ")
@@ -129,7 +129,7 @@ class TestEveryElement:
                 expected = {"displayName": "image 7", "imageUri": image_uri(7), "parentUri": "users/root/appliances/4"}
                 assert shown.get(element.name.removeprefix("account__")) == expected.get(element.name)
 
-    def test_null(self, service: Service, element: Element) -> None:
+    def test_null_is_refused_only_if_needed(self, service: Service, element: Element) -> None:
         body = document()
         (body["credAccount"] if element.name.startswith("account") else body)[
             element.name.removeprefix("account__")
@@ -138,18 +138,18 @@ class TestEveryElement:
         assert answer.status == (400 if element.needed else 201)
 
     @pytest.mark.parametrize("value", [0, 1, -1.5, [], ["x"], {}, {"x": "y"}, True])
-    def test_the_wrong_type(self, service: Service, element: Element, value: object) -> None:
+    def test_wrong_json_type_is_refused(self, service: Service, element: Element, value: object) -> None:
         if element.name == "publicImage" and isinstance(value, bool):
             return
         message = refused(service, element.json(value), kind=JSON)
         assert message.startswith(f"{element.path}: ")
         assert "is expected" in message
 
-    def test_elements_inside(self, service: Service, element: Element) -> None:
+    def test_child_elements_are_refused(self, service: Service, element: Element) -> None:
         message = refused(service, element.xml(b"<x>y</x>"))
         assert message.startswith(f"{element.path}: ")
 
-    def test_twice(self, service: Service, element: Element) -> None:
+    def test_repeated_element_is_refused(self, service: Service, element: Element) -> None:
         name = element.name.removeprefix("account__")
         body = element.xml("true" if name == "publicImage" else "x")
         once = f"<{name}>{'true' if name == 'publicImage' else 'x'}</{name}>"
@@ -157,18 +157,20 @@ class TestEveryElement:
         assert message == f"{element.path}: is given more than once"
 
     @pytest.mark.parametrize("character", ["\0", "\x01", "\x1b", "\x7f", "\x9b", "\ufffe", "\ud800"])
-    def test_characters_that_no_name_has(self, service: Service, element: Element, character: str) -> None:
+    def test_invalid_characters_are_refused(self, service: Service, element: Element, character: str) -> None:
         message = refused(service, element.json(f"a{character}b"), kind=JSON)
         assert message.startswith(f"{element.path}: ")
         assert character not in message
 
     @pytest.mark.parametrize("reference", ["&#0;", "&#1;", "&#x1b;", "&#xfffe;", "&#xd800;", "&#x9b;"])
-    def test_the_same_by_reference(self, service: Service, element: Element, reference: str) -> None:
+    def test_references_to_invalid_characters_are_refused(
+        self, service: Service, element: Element, reference: str
+    ) -> None:
         message = refused(service, element.xml(f"a{reference}b".encode()))
-        # What XML cannot have at all is a fault of the document.
+        # Characters that XML does not allow make the document malformed.
         assert message.startswith(f"{element.path}: ") or "not well-formed" in message
 
-    def test_too_long(self, service: Service, element: Element) -> None:
+    def test_too_long_value_is_refused(self, service: Service, element: Element) -> None:
         for length in (element.limit + 1, 4097, 100_000):
             for body, kind in (
                 (element.xml("x" * length), XML),
@@ -198,23 +200,23 @@ TEXTS = [
 @pytest.mark.long
 @each_text
 @pytest.mark.parametrize("value", TEXTS, ids=range(len(TEXTS)))
-def test_text_comes_through_as_it_is(service: Service, element: Element, value: str) -> None:
+def test_text_is_kept_unchanged(service: Service, element: Element, value: str) -> None:
     if element.name == "displayName":
-        # This is the one that Glance takes no four bytes in.
+        # Glance accepts no four-byte characters in this element.
         value = value.replace("\U0001f600\U00010348", "\u263a")
     for body, kind in ((element.xml(value), XML), (element.json(value), JSON)):
         intact(service, element, value, service.post(FLAT, body, content_type=kind, accept=JSON))
 
 
 @each_text
-def test_the_longest_text(service: Service, element: Element) -> None:
-    # Characters, not bytes.
+def test_text_of_the_maximum_length_is_kept(service: Service, element: Element) -> None:
+    # The limit counts characters, not bytes.
     value = ("\u263a" if element.name == "displayName" else "\U0001f600") * element.limit
     intact(service, element, value, service.post(FLAT, element.xml(value), accept=JSON))
 
 
 @pytest.mark.parametrize("value", [" a ", "a\tb", "a\nb", "a\r\nb"])
-def test_a_password_keeps_its_blanks(service: Service, value: str) -> None:
+def test_password_keeps_its_white_space(service: Service, value: str) -> None:
     element = Element("account__password")
     marked = value.replace("\r", "&#13;").encode()
     intact(service, element, value, service.post(FLAT, xml_body(account__password=marked), accept=JSON))
@@ -223,7 +225,7 @@ def test_a_password_keeps_its_blanks(service: Service, value: str) -> None:
 
 
 @pytest.mark.parametrize("value", ["<![CDATA[<a>&amp;]]>", "&lt;a&gt;&amp;amp;", "&#60;a>&#38;amp;"])
-def test_markup_in_a_text(service: Service, value: str) -> None:
+def test_escaped_markup_in_a_text_is_kept(service: Service, value: str) -> None:
     answer = service.post(FLAT, xml_body(displayName=value.encode()), accept=JSON)
     assert answer.json["displayName"] == "<a>&amp;"
 
@@ -231,13 +233,13 @@ def test_markup_in_a_text(service: Service, value: str) -> None:
 @pytest.mark.parametrize(
     ("text", "value"), [("true", True), ("false", False), ("1", True), ("0", False), (" true ", True)]
 )
-def test_a_boolean(service: Service, text: str, value: bool) -> None:
+def test_boolean_is_read(service: Service, text: str, value: bool) -> None:
     answer = service.post(FLAT, xml_body(publicImage=text), accept=JSON)
     assert answer.json["publicImage"] is value
 
 
 @pytest.mark.parametrize("text", ["TRUE", "yes", "2", "-0", "wahr", "truefalse"])
-def test_no_boolean(service: Service, text: str) -> None:
+def test_invalid_boolean_is_refused(service: Service, text: str) -> None:
     message = refused(service, xml_body(publicImage=text))
     assert message == f"publicImage: {text!r} is not true or false"
 
@@ -246,7 +248,7 @@ def test_no_boolean(service: Service, text: str) -> None:
     "number",
     ["9223372036854775808", "-9223372036854775809", "9" * 400, "1" * 5000, "1e400", "-1e400", "1.5", '"7"', "NaN"],
 )
-def test_numbers_out_of_range(service: Service, number: str) -> None:
+def test_invalid_number_is_refused(service: Service, number: str) -> None:
     for place in ("dbId", "credAccount"):
         body = json_body()
         if place == "dbId":
@@ -258,7 +260,7 @@ def test_numbers_out_of_range(service: Service, number: str) -> None:
         assert len(message) < 200
 
 
-# What contradicts, and what is not there --------------------------------------------------------------------------
+# Contradictory URIs and missing images ----------------------------------------------------------------------------
 
 CONTRADICTIONS = [
     ("flat", {"imageUri": "users/root/appliances/5/images/7"}, "imageUri"),
@@ -301,30 +303,32 @@ CONTRADICTIONS = [
     ],
     ("flat", {"applianceUri": "users/root/appliances/4", "parentUri": "users/root/appliances/5"}, "parentUri"),
     ("flat", {"imageUri": None}, "imageUri"),
-    # Nobody's, another user's, another appliance's: told in the same words.
+    # An unknown image and an image of another user get the same message.
     ("flat", {"imageUri": "users/root/appliances/4/images/987"}, "imageUri"),
     ("flat", {"imageUri": "users/root/appliances/4/images/21"}, "imageUri"),
 ]
 
 
 @pytest.mark.parametrize(("route", "changes", "named"), CONTRADICTIONS)
-def test_contradictions(service: Service, route: str, changes: dict[str, Any], named: str) -> None:
+def test_contradictory_or_invalid_uri_is_refused(
+    service: Service, route: str, changes: dict[str, Any], named: str
+) -> None:
     path = FLAT if route == "flat" else NESTED
     for body, kind in ((xml_body(**changes), XML), (json_body(**changes), JSON)):
         assert refused(service, body, path, kind).startswith(f"{named}: ")
 
 
-def test_another_users_image_is_as_good_as_none(service: Service) -> None:
+def test_image_of_another_user_is_not_found(service: Service) -> None:
     def told(image: int) -> str:
         body = xml_body(imageUri=f"users/alice/appliances/14/images/{image}")
         return refused(service, body, "users/alice/appliances/14/pimages", login="alice").replace(str(image), "N")
 
-    # Bob's, another appliance's of her own, and nobody's.
+    # Bob's image, her own image of another appliance, and an unknown image.
     assert told(31) == told(22) == told(987)
 
 
 @pytest.mark.parametrize("image", [8, 21, 31, 987, 999999999999999999])
-def test_an_image_in_the_path_that_is_not_there(service: Service, image: int) -> None:
+def test_unknown_image_in_the_path_gets_404(service: Service, image: int) -> None:
     path = NESTED.replace("/7/", f"/{image}/")
     for body in (xml_body(image=None), xml_body(imageUri=f"users/root/appliances/4/images/{image}"), "<"):
         answer = service.post(path, body)
@@ -343,13 +347,13 @@ def test_an_image_in_the_path_that_is_not_there(service: Service, image: int) ->
         " users/root/appliances/4/images/7 ",
     ],
 )
-def test_ways_to_write_the_images_uri(service: Service, uri: str) -> None:
+def test_image_uri_may_be_written_in_several_ways(service: Service, uri: str) -> None:
     for path in (FLAT, NESTED):
         answer = service.post(path, xml_body(imageUri=uri), accept=JSON)
         assert answer.json["imageUri"] == "users/root/appliances/4/images/7"
 
 
-def test_both_names_of_the_appliance(service: Service) -> None:
+def test_appliance_may_be_given_by_both_names(service: Service) -> None:
     body = xml_body(applianceUri="users/root/appliances/4", parentUri="users/root/appliances/4")
     answer = service.post(FLAT, body)
     assert answer.status == 201
@@ -357,7 +361,7 @@ def test_both_names_of_the_appliance(service: Service) -> None:
     assert b"applianceUri" not in answer.body
 
 
-def test_an_administrator_publishes_for_another(service: Service) -> None:
+def test_administrator_publishes_for_another_user(service: Service) -> None:
     body = xml_body(image=21, applianceUri="users/alice/appliances/14")
     answer = service.post("users/alice/appliances/14/pimages", body, login="root", accept=JSON)
     assert answer.status == 201
@@ -385,7 +389,7 @@ NO_ACCOUNT = [
 
 
 @pytest.mark.parametrize(("changes", "named"), NO_ACCOUNT)
-def test_an_account_that_will_not_do(service: Service, changes: dict[str, Any], named: str) -> None:
+def test_invalid_account_is_refused(service: Service, changes: dict[str, Any], named: str) -> None:
     for path in (FLAT, NESTED):
         assert refused(service, xml_body(**changes), path).startswith(named)
         if changes.get("credAccount") != "":
@@ -396,7 +400,7 @@ def test_an_account_that_will_not_do(service: Service, changes: dict[str, Any], 
     "reference",
     [{"dbId": 3}, {"uri": "users/root/accounts/3"}, {"name": "mine"}, {"dbId": 3, "uri": "users/root/accounts/3"}],
 )
-def test_a_stored_account_alone(service: Service, reference: dict[str, Any]) -> None:
+def test_reference_to_an_unknown_account_is_refused(service: Service, reference: dict[str, Any]) -> None:
     account = reference | {"targetPlatform": {"name": "openstack"}}
     for body, kind in ((xml_body(credAccount=account), XML), (json_body(credAccount=account), JSON)):
         message = refused(service, body, kind=kind)
@@ -404,7 +408,7 @@ def test_a_stored_account_alone(service: Service, reference: dict[str, Any]) -> 
         assert "stored account" in message
 
 
-def test_a_reference_beside_the_account_itself(service: Service) -> None:
+def test_unknown_reference_in_an_inline_account_is_refused(service: Service) -> None:
     answer = service.post(FLAT, xml_body(account__name="mine"))
     assert answer.status == 201, "a whole account may have a name"
     for reference in ({"account__dbId": 3}, {"account__uri": "users/root/accounts/3", "account__name": "mine"}):
@@ -412,7 +416,7 @@ def test_a_reference_beside_the_account_itself(service: Service) -> None:
 
 
 @pytest.mark.parametrize("platform", ["aws", "azure", "google", "vcenter", "vcd", "K5", "oracle", "susecloud"])
-def test_a_platform_without_a_plugin(service: Service, platform: str) -> None:
+def test_platform_without_a_plugin_is_refused(service: Service, platform: str) -> None:
     body = xml_body(credAccount={"targetPlatform": {"name": platform}, "login": "x", "password": SECRET})
     message = refused(service, body)
     assert message.startswith("credAccount.targetPlatform.name: ")
@@ -449,7 +453,7 @@ ADDRESSES = [
 
 @pytest.mark.parametrize("address", ADDRESSES)
 @pytest.mark.parametrize("name", ["keystoneUrl", "glanceUrl"])
-def test_bad_addresses(service: Service, name: str, address: str) -> None:
+def test_invalid_address_is_refused(service: Service, name: str, address: str) -> None:
     changes: dict[str, Any] = {f"account__{name}": address}
     for body, kind in ((xml_body(**changes), XML), (json_body(**changes), JSON)):
         message = refused(service, body, kind=kind)
@@ -469,18 +473,18 @@ def test_bad_addresses(service: Service, name: str, address: str) -> None:
         "https://bücher.example/identity",
     ],
 )
-def test_good_addresses(service: Service, address: str) -> None:
+def test_valid_address_is_kept_unchanged(service: Service, address: str) -> None:
     answer = service.post(FLAT, xml_body(account__keystoneUrl=address, account__glanceUrl=address), accept=JSON)
     assert answer.json["credAccount"]["keystoneUrl"] == answer.json["credAccount"]["glanceUrl"] == address
 
 
 @pytest.mark.parametrize("named", [{"tenantName": "t"}, {"keystoneProject": "t"}])
-def test_keystone_v2(service: Service, named: dict[str, str]) -> None:
+def test_keystone_v2_accepts_tenant_name_or_project(service: Service, named: dict[str, str]) -> None:
     changes: dict[str, Any] = {"keystoneProject": None, "account__keystoneVersion": "v2.0"} | named
     assert service.post(FLAT, xml_body(**changes)).status == 201
 
 
-def test_another_platform(service: Service) -> None:
+def test_another_platform_is_accepted(service: Service) -> None:
     body = xml_body(credAccount={"targetPlatform": {"name": "memory"}})
     answer = service.post(FLAT, body, accept=JSON)
     assert answer.json["@type"] == "PublishImageMemory"
@@ -491,20 +495,22 @@ def test_another_platform(service: Service) -> None:
 
 
 class TestWaking:
-    def test_a_worker_is_woken_once_with_the_id_after_the_commit(self, fresh: Service) -> None:
+    def test_worker_is_woken_once_after_the_commit(self, fresh: Service) -> None:
         made = [fresh.publish().id for _ in range(3)]
         assert fresh.waker.ids == made
         assert fresh.waker.committed == [True, True, True]
-        # A worker was woken just now: the reconciler need not, for a while.
+        # A worker was just woken, so the reconciler need not wake one for a while.
         assert fresh.store.tickets.due() == []
 
-    def test_nobody_is_woken_for_what_was_refused(self, fresh: Service) -> None:
+    def test_refused_request_wakes_no_worker(self, fresh: Service) -> None:
         fresh.post(ALICES, "<", login="alice")
         fresh.post(ALICES, xml_body(image=None), login="bob")
         assert fresh.waker.ids == []
 
     @pytest.mark.parametrize("accept", [XML, JSON])
-    def test_with_the_broker_down(self, fresh: Service, accept: str, caplog: pytest.LogCaptureFixture) -> None:
+    def test_ticket_is_accepted_while_the_broker_is_down(
+        self, fresh: Service, accept: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
         fresh.waker.break_down()
         answer = fresh.post(ALICES, xml_body(image=None), login="alice", accept=accept)
         assert answer.status == 201
@@ -516,16 +522,16 @@ class TestWaking:
         again = fresh.get(f"{ticket_path(ticket)}/status", login="alice")
         assert again.text("message") == "Queued"
 
-    def test_with_a_waker_that_fails_in_another_way(self, fresh: Service) -> None:
+    def test_ticket_is_accepted_if_the_waker_fails_unexpectedly(self, fresh: Service) -> None:
         fresh.waker.fails_with = RuntimeError("boom")
         assert fresh.post(ALICES, xml_body(image=None), login="alice").status == 201
         assert len(fresh.store.tickets.list()) == 1
 
-    def test_with_the_broker_as_it_is_without_one(self, start: Callable[..., Service]) -> None:
-        """The real queue, and no broker where it should be."""
+    def test_ticket_is_accepted_by_the_real_queue_without_a_broker(self, start: Callable[..., Service]) -> None:
+        """The real queue is used, but no broker runs at its address."""
         assert start(real_queue=True).publish().state is State.QUEUED
 
-    def test_without_a_commit_nobody_is_woken(self, fresh: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_failed_commit_wakes_no_worker(self, fresh: Service, monkeypatch: pytest.MonkeyPatch) -> None:
         def fail(*_: object, **__: object) -> None:
             raise RuntimeError("a detail of the inside")
 
@@ -537,7 +543,7 @@ class TestWaking:
         assert fresh.waker.ids == []
 
 
-def test_the_account_in_the_ticket_has_no_secret(fresh: Service) -> None:
+def test_account_in_the_ticket_has_no_secret(fresh: Service) -> None:
     ticket = fresh.publish()
     assert ticket.account == {
         name: value for name, value in ACCOUNT.items() if name not in ("password", "targetPlatform")
@@ -546,7 +552,7 @@ def test_the_account_in_the_ticket_has_no_secret(fresh: Service) -> None:
 
 
 @pytest.mark.parametrize("kind", [XML, JSON])
-def test_a_full_queue_is_a_429_that_says_when_to_come_back(start: Callable[..., Service], kind: str) -> None:
+def test_full_queue_gets_429_with_retry_after(start: Callable[..., Service], kind: str) -> None:
     service = start(user_queue_max=2)
     accepted = [service.publish(image=7, login="root") for _ in range(2)]
     before = len(service.store.tickets.list()), len(service.waker.ids)
@@ -574,12 +580,12 @@ def test_a_full_queue_is_a_429_that_says_when_to_come_back(start: Callable[..., 
         ("web \U0001f600", "displayName: has the character U+1F600, which openstack does not take"),
     ],
 )
-def test_a_bad_display_name(service: Service, kind: str, name: str, words: str) -> None:
+def test_invalid_display_name_is_refused(service: Service, kind: str, name: str, words: str) -> None:
     body = xml_body(displayName=name) if kind == XML else json_body(displayName=name)
     assert refused(service, body, kind=kind).startswith(words)
 
 
-def test_an_images_own_name_has_to_suit_the_cloud_as_well(fresh: Service) -> None:
+def test_image_name_as_display_name_must_suit_the_cloud_too(fresh: Service) -> None:
     path = "users/root/appliances/4/images?name=web%20%F0%9F%98%80"
     answer = fresh.post(path, disks.qcow2(5 << 30), content_type="application/octet-stream", accept=JSON)
     assert answer.status == 201, answer.body

@@ -1,4 +1,4 @@
-"""429: too many sign-ins that failed, too many requests."""
+"""Limits that answer 429: too many failed sign-ins, too many requests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PATH = "users/alice/accounts"
 
 @pytest.fixture
 def limiting(start: Callable[..., Service]) -> Service:
-    """With the limits that there are by default."""
+    """An intake with the default limits."""
     return start(
         **{
             each.name: each.default
@@ -35,18 +35,18 @@ def refused(answer: Answer) -> str:
 
 
 def until_refused(ask: Callable[[], Answer]) -> Answer:
-    """The first answer that is 429, of requests in a row: one or two more may have come through as seconds went by."""
+    """Repeat a request and return the first 429. While time passes, one or two more requests may be allowed."""
     return next(answer for answer in (ask() for _ in range(100)) if answer.status == 429)
 
 
 @pytest.mark.parametrize("accept", [JSON, XML])
-def test_sign_ins_that_fail(limiting: Service, accept: str) -> None:
+def test_failed_sign_ins_of_a_login_are_limited(limiting: Service, accept: str) -> None:
     for _ in range(10):
         answer = limiting.get(PATH, login="alice", password="wrong", accept=accept)
         assert answer.status == 401
     said = refused(limiting.get(PATH, login="alice", password="wrong", accept=accept))
     assert said == "too many sign-ins have failed; wait, then try again"
-    # The right one does not come through either: it could be a guess. Others do.
+    # The right password is refused too, because it could be a guess. Other users can sign in.
     refused(limiting.get(PATH, login="alice", accept=accept))
     assert limiting.get("users/bob/accounts", login="bob").status == 200
     (entry,) = limiting.store.audit.latest()
@@ -54,18 +54,18 @@ def test_sign_ins_that_fail(limiting: Service, accept: str) -> None:
     assert entry.actor.login == "(unknown)", "it is no deed of that user"
 
 
-def test_a_login_that_does_not_exist_is_limited_like_any(limiting: Service) -> None:
+def test_unknown_login_is_limited_like_any_other(limiting: Service) -> None:
     for _ in range(10):
         assert limiting.get(PATH, login="nobody", password="wrong").status == 401
     refused(limiting.get(PATH, login="nobody", password="wrong"))
 
 
-def test_sign_ins_that_succeed_do_not_count(limiting: Service) -> None:
+def test_successful_sign_ins_are_not_counted(limiting: Service) -> None:
     for _ in range(30):
         assert limiting.get(PATH, login="alice").status == 200
 
 
-def test_a_signature_is_not_limited_with_its_users_password(limiting: Service) -> None:
+def test_signed_request_passes_while_the_users_sign_ins_are_limited(limiting: Service) -> None:
     key = make_key(limiting, "alice")
     for _ in range(11):
         refusal = limiting.get(PATH, login="alice", password="wrong")
@@ -73,19 +73,19 @@ def test_a_signature_is_not_limited_with_its_users_password(limiting: Service) -
     assert ask(limiting, f"{PATH}?apiKey={key.public}", key) == 200
 
 
-def test_requests_of_a_user(start: Callable[..., Service]) -> None:
+def test_requests_of_a_user_are_limited(start: Callable[..., Service]) -> None:
     service = start(user_requests_per_second=1.0)
     path = f"{ticket_path(service.publish())}/status"
     for _ in range(9):
         assert service.get(path, login="alice").status == 200
     answer = until_refused(lambda: service.get(path, login="alice"))
     assert refused(answer) == "too many requests; wait, then try again"
-    # What has no login is not the user's.
+    # A request without a login does not count for the user.
     assert service.get("status", login=None).status == 200
     assert service.get("users/bob/accounts", login="bob").status == 200
 
 
-def test_requests_from_an_address(start: Callable[..., Service]) -> None:
+def test_requests_from_an_address_are_limited(start: Callable[..., Service]) -> None:
     service = start(address_requests_per_second=1.0)
     for _ in range(10):
         assert service.get("status", login=None).status == 200
@@ -93,7 +93,7 @@ def test_requests_from_an_address(start: Callable[..., Service]) -> None:
         refused(until_refused(partial(service.get, path, login=None, accept=JSON)))
 
 
-def test_none_are_limited_by_default(limiting: Service) -> None:
+def test_requests_are_unlimited_by_default(limiting: Service) -> None:
     for _ in range(300):
         assert limiting.get("status", login=None).status == 200
     for _ in range(100):

@@ -1,4 +1,4 @@
-"""Registering images: by where they are, or by sending them; generating one again; cancelling."""
+"""Registering images by location or by upload, generating one again, and cancelling."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.service import JSON, UFORGE, XML, Service
 ALICE = "users/alice/appliances/14/images"
 BYTES = "application/octet-stream"
 BROUGHT = "0123456789ab4def8123456789abcdef"
-"""A directory as those are called that files are brought into."""
+"""A directory with a name like those that the service creates for images."""
 QCOW2 = disks.qcow2(5 << 30)
 
 
@@ -52,10 +52,10 @@ def count(service: Service) -> int:
     return len(service.store.images.list())
 
 
-# By where it is ---------------------------------------------------------------------------------------------------
+# By location ------------------------------------------------------------------------------------------------------
 
 
-def test_a_path_under_the_image_root(fresh: Service) -> None:
+def test_path_under_the_image_root_is_registered(fresh: Service) -> None:
     file = place(fresh, "generated/disk.qcow2")
     for number, location in enumerate(("generated/disk.qcow2", str(file))):
         answer = fresh.post(ALICE, asked(location=location, name="web"), content_type=JSON, login="alice", accept=JSON)
@@ -74,7 +74,7 @@ def test_a_path_under_the_image_root(fresh: Service) -> None:
         assert (status["complete"], status["error"], status["cancelled"]) == (False, False, False)
 
 
-def test_in_xml_with_a_format_and_a_new_appliance(fresh: Service) -> None:
+def test_xml_request_may_name_a_format_and_a_new_appliance(fresh: Service) -> None:
     place(fresh, "disk.raw")
     body = (
         f'<n:image xmlns:n="{UFORGE}"><location>disk.raw</location><targetFormat><name>openstack</name>'
@@ -115,11 +115,11 @@ def test_in_xml_with_a_format_and_a_new_appliance(fresh: Service) -> None:
         ({"location": "disk.raw", "parentUri": "users/alice/appliances/15"}, "parentUri: "),
     ],
 )
-def test_refused(start: Any, elements: dict[str, Any], at_fault: str) -> None:
+def test_invalid_registration_is_refused(start: Any, elements: dict[str, Any], at_fault: str) -> None:
     service: Service = start(location_hosts="*.example.com, s3://bucket")
     place(service, "disk.raw")
     place(service, "directory/disk.raw")
-    # Other images' files: one that is being fetched, one that was.
+    # Files of other images: one is being fetched, one has been fetched.
     place(service, ".incoming/12-1")
     place(service, f"{BROUGHT}/disk.raw")
     (service.settings.images / "link.raw").symlink_to("/etc/passwd")
@@ -133,14 +133,14 @@ def test_refused(start: Any, elements: dict[str, Any], at_fault: str) -> None:
 @pytest.mark.parametrize(
     "location", ["http://images.example.com/a.raw?token=t", "https://a.b.example.com:8443/x/y.qcow2", "s3://bucket/key"]
 )
-def test_a_host_that_is_allowed(start: Any, location: str) -> None:
+def test_allowed_host_is_accepted(start: Any, location: str) -> None:
     service: Service = start(location_hosts="*.example.com, s3://bucket")
     answer = service.post(ALICE, asked(location=location), content_type=JSON, login="alice")
     assert answer.status == 201, answer.body
     assert b"token" not in answer.body, "what gives access is not told"
 
 
-def test_who_may(fresh: Service) -> None:
+def test_registration_requires_ownership_and_entitlement(fresh: Service) -> None:
     place(fresh, "disk.raw")
     body = asked(location="disk.raw")
     for login, uid, status in (
@@ -151,11 +151,11 @@ def test_who_may(fresh: Service) -> None:
         assert fresh.post(path, QCOW2, content_type=BYTES, login=login).status == status
 
 
-# By sending it ----------------------------------------------------------------------------------------------------
+# By upload --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("accept", [XML, JSON])
-def test_the_bytes_themselves(fresh: Service, accept: str) -> None:
+def test_uploaded_image_is_registered_downloaded_and_deleted(fresh: Service, accept: str) -> None:
     answer = fresh.post(
         f"{ALICE}?name=web%20server&fileName=..%2Fw%C3%A9b.qcow2",
         QCOW2,
@@ -186,7 +186,7 @@ def test_the_bytes_themselves(fresh: Service, accept: str) -> None:
         ("", bytes(30001), 413, "the image is larger than 30000 bytes"),
     ],
 )
-def test_refused_bytes_leave_nothing(start: Any, parameters: str, content: bytes, status: int, words: str) -> None:
+def test_refused_upload_leaves_nothing(start: Any, parameters: str, content: bytes, status: int, words: str) -> None:
     service: Service = start(upload_bytes_max=30000)
     before = count(service)
     for accept in (XML, JSON):
@@ -195,7 +195,7 @@ def test_refused_bytes_leave_nothing(start: Any, parameters: str, content: bytes
     assert (count(service), files(service)) == (before, [])
 
 
-def test_the_disk_is_full(fresh: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_gets_503_and_leaves_nothing(fresh: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("publisher.services.image_files.IncomingImage.capacity", 10)
     before = count(fresh)
     answer = fresh.post(ALICE, QCOW2, content_type=BYTES, login="alice")
@@ -206,7 +206,7 @@ def test_the_disk_is_full(fresh: Service, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize(("committed", "kept"), [(True, 1), (False, 0)])
-def test_an_answer_of_the_store_that_is_lost(
+def test_file_is_kept_only_if_the_lost_commit_succeeded(
     fresh: Service, monkeypatch: pytest.MonkeyPatch, committed: bool, kept: int
 ) -> None:
     add, before = Images.add, count(fresh)
@@ -226,7 +226,7 @@ def test_an_answer_of_the_store_that_is_lost(
 
 
 @pytest.mark.parametrize("kind", COMPRESS)
-def test_compressed_bytes_are_unpacked(fresh: Service, kind: str) -> None:
+def test_compressed_upload_is_unpacked(fresh: Service, kind: str) -> None:
     packed = COMPRESS[kind](QCOW2)
     answer = fresh.post(
         f"{ALICE}?fileName=web.qcow2.{kind}&format=qcow2", packed, content_type=BYTES, login="alice", accept=JSON
@@ -249,14 +249,14 @@ def test_compressed_bytes_are_unpacked(fresh: Service, kind: str) -> None:
         (lambda packed: packed + b"more of it", 400, "file is followed by other data"),
         (COMPRESS["gz"], 400, "is compressed twice"),
         (
-            lambda packed: packed * 2,  # one after another, they are one file
+            lambda packed: packed * 2,  # concatenated, they unpack to one file
             413,
             f"unpacked, the image is larger than {len(QCOW2)} bytes",
         ),
     ],
     ids=["cut", "followed", "twice", "large"],
 )
-def test_compressed_bytes_that_are_refused(start: Any, kind: str, change: Any, status: int, words: str) -> None:
+def test_invalid_compressed_upload_is_refused(start: Any, kind: str, change: Any, status: int, words: str) -> None:
     service: Service = start(upload_bytes_max=len(QCOW2))
     before = count(service)
     answer = service.post(ALICE, change(COMPRESS[kind](QCOW2)), content_type=BYTES, login="alice")
@@ -268,7 +268,7 @@ def base64_of(algorithm: str, content: bytes) -> str:
     return base64.b64encode(hashlib.new(algorithm, content, usedforsecurity=False).digest()).decode()
 
 
-def test_a_checksum_that_is_right(fresh: Service) -> None:
+def test_correct_checksums_are_accepted(fresh: Service) -> None:
     sha256, md5 = hashlib.sha256(QCOW2).hexdigest(), hashlib.md5(QCOW2, usedforsecurity=False).hexdigest()
     headers = {
         "Content-MD5": base64_of("md5", QCOW2),
@@ -302,7 +302,7 @@ def test_a_checksum_that_is_right(fresh: Service) -> None:
         ("", {"Content-Digest": "sha-256=:AAAA:"}, "Content-Digest: is no sha256 checksum"),
     ],
 )
-def test_a_checksum_that_is_wrong(
+def test_wrong_or_malformed_checksum_is_refused(
     fresh: Service, sent: bytes, parameters: str, headers: dict[str, str], at_fault: str
 ) -> None:
     before = count(fresh)
@@ -312,7 +312,7 @@ def test_a_checksum_that_is_wrong(
 
 
 @pytest.mark.parametrize("form", [JSON, XML])
-def test_checksums_of_what_is_fetched_are_kept(fresh: Service, form: str) -> None:
+def test_expected_checksums_of_a_location_are_stored(fresh: Service, form: str) -> None:
     place(fresh, "disk.raw")
     md5, sha256 = "AB" * 16, "cd" * 32
     body = (
@@ -341,7 +341,7 @@ def test_checksums_of_what_is_fetched_are_kept(fresh: Service, form: str) -> Non
     ],
 )
 @pytest.mark.parametrize("parameter", ["name", "fileName"])
-def test_a_bad_name_of_what_is_sent(fresh: Service, name: str, words: str, parameter: str) -> None:
+def test_invalid_name_of_an_upload_is_refused(fresh: Service, name: str, words: str, parameter: str) -> None:
     before = count(fresh)
     answer = fresh.post(f"{ALICE}?{parameter}={name}", QCOW2, content_type=BYTES, login="alice")
     words = words.replace("name", parameter, 1)
@@ -349,7 +349,7 @@ def test_a_bad_name_of_what_is_sent(fresh: Service, name: str, words: str, param
     assert (count(fresh), files(fresh)) == (before, [])
 
 
-def test_a_name_with_percent_signs_is_decoded(start: Any) -> None:
+def test_default_name_is_percent_decoded_only_from_http_urls(start: Any) -> None:
     service: Service = start(location_hosts="images.example.com, s3://bucket")
     for location, name in (
         ("https://images.example.com/a/file%20n%C3%A5me.qcow2.xz?x=y%20z", "file nåme"),
@@ -361,7 +361,7 @@ def test_a_name_with_percent_signs_is_decoded(start: Any) -> None:
         assert (answer.status, answer.json["name"]) == (201, name)
 
 
-# Again, and cancelled ---------------------------------------------------------------------------------------------
+# Generating again, and cancelling ---------------------------------------------------------------------------------
 
 
 def begun(service: Service) -> int:
@@ -370,7 +370,7 @@ def begun(service: Service) -> int:
     return int(made["dbId"])
 
 
-def test_generated_again(fresh: Service) -> None:
+def test_failed_image_can_be_generated_again(fresh: Service) -> None:
     id = begun(fresh)
     path = f"{ALICE}/{id}"
     going_on = fresh.post(path, "", login="alice")
@@ -387,7 +387,7 @@ def test_generated_again(fresh: Service) -> None:
         assert fresh.post(other, "", login="alice").status == 404
 
 
-def test_not_while_a_ticket_needs_it(fresh: Service) -> None:
+def test_image_needed_by_a_ticket_cannot_be_generated_again(fresh: Service) -> None:
     change(fresh, 21, source="disk.raw")
     body = json.dumps({"imageUri": f"{ALICE}/21", "credAccount": {"targetPlatform": {"name": "memory"}, "login": "x"}})
     ticket = fresh.post("users/alice/appliances/14/pimages", body, content_type=JSON, login="alice", accept=JSON)
@@ -399,7 +399,7 @@ def test_not_while_a_ticket_needs_it(fresh: Service) -> None:
     assert (refused.status, "is not ready" in refused.problem()) == (409, True)
 
 
-def test_cancelled(fresh: Service) -> None:
+def test_registration_can_be_cancelled_once(fresh: Service) -> None:
     id = begun(fresh)
     path = f"{ALICE}/{id}/status"
     for login, status in ((None, 401), ("bob", 404), ("alice", 204), ("alice", 409)):

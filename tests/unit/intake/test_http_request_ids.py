@@ -1,4 +1,4 @@
-"""Each request has an id, which the answer, the logs and the ticket tell."""
+"""Each request has an id, which the answer, the logs and the ticket show."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from publisher.store.tickets import Tickets
 from tests.service import JSON, Service, image_uri, json_body
 
 
-def test_every_answer_tells_one(service: Service) -> None:
+def test_every_answer_has_a_request_id(service: Service) -> None:
     answers = [
         service.get("status", login=None),
         service.get("nothing", login=None),
@@ -26,7 +26,7 @@ def test_every_answer_tells_one(service: Service) -> None:
     assert len({uuid.UUID(each) for each in ids}) == len(ids)
 
 
-def test_so_does_one_to_an_unexpected_error(fresh: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_answer_to_an_internal_error_has_the_request_id(fresh: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise KeyError("x")
 
@@ -36,12 +36,12 @@ def test_so_does_one_to_an_unexpected_error(fresh: Service, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize(("given", "taken"), [("mine-1", True), ("not fit", False), ("x" * 65, False)])
-def test_the_callers_own_is_taken_where_it_is_fit(service: Service, given: str, taken: bool) -> None:
+def test_valid_request_id_of_the_caller_is_used(service: Service, given: str, taken: bool) -> None:
     answer = service.get("status", login=None, headers={"X-Request-Id": given})
     assert (answer.headers["x-request-id"] == given) is taken
 
 
-def test_it_is_on_the_ticket_and_in_the_logs(
+def test_request_id_is_on_the_ticket_and_in_the_logs(
     fresh: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     bound: list[object] = []

@@ -1,4 +1,4 @@
-"""A ticket that is tried again over the API uses its stored account as it is now."""
+"""A ticket that is retried over the API uses the current values of its stored account."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def retry_path(ticket: Ticket) -> str:
     return f"users/root/appliances/4/images/{ticket.image_id}/pimages/{ticket.id}/retry"
 
 
-def test_a_corrected_password_and_domain(fresh: Service, account: dict[str, Any]) -> None:
+def test_retry_uses_the_corrected_password_and_domain(fresh: Service, account: dict[str, Any]) -> None:
     ticket = failed(fresh)
     change(fresh, account, userDomain="people", password="corrected")
     answer = fresh.post(retry_path(ticket), "", accept=JSON)
@@ -52,7 +52,7 @@ def test_a_corrected_password_and_domain(fresh: Service, account: dict[str, Any]
     assert fresh.app.state.services.sealer.open(sealed) == {"password": "corrected"}
 
 
-def test_an_account_that_leads_elsewhere_while_something_may_be_left(fresh: Service, account: dict[str, Any]) -> None:
+def test_retry_with_leftovers_is_refused_if_the_login_has_changed(fresh: Service, account: dict[str, Any]) -> None:
     ticket = failed(fresh, left="an-image")
     change(fresh, account, login="anna", password="another")
     answer = fresh.post(retry_path(ticket), "", accept=JSON)

@@ -1,4 +1,4 @@
-"""The service against its own OpenAPI document: requests that are made from it, and whether each answer is in it."""
+"""The service against its own OpenAPI document: requests are generated from it, and each answer must conform to it."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ CHECKS = (
     "allow_header_conformance",
 )
 SECONDS = 1500
-"""Of one run; on an idle machine with two cores each takes less than 10."""
+"""Timeout of one run. On an idle machine with two cores, each takes less than 10 seconds."""
 
 RUNS = {
-    # One value after the other of each element takes minutes for the largest bodies; test_http_elements.py has those.
+    # Trying every value of each element takes minutes for the largest bodies. test_http_elements.py covers those.
     "coverage": ("--phases", "coverage", "--exclude-path-regex", "pimages$|accounts"),
     "fuzzing": ("--phases", "fuzzing", "--max-examples", "5"),
     "examples": ("--phases", "examples"),
@@ -32,7 +32,7 @@ RUNS = {
 
 
 def fill(service: Service) -> None:
-    """Root's objects, of which the document's examples name some: image 7 and its ticket 1, account 3, key 2."""
+    """Create root's objects. The document's examples name some: image 7 and its ticket 1, account 3, key 2."""
     body = json_body(image=7)
     assert service.post("users/root/appliances/4/pimages", body, content_type=JSON).status == 201
     for _ in range(3):
@@ -41,7 +41,7 @@ def fill(service: Service) -> None:
 
 @pytest.mark.real
 @pytest.mark.parametrize(("run", "accept"), [("coverage", JSON), ("fuzzing", JSON), ("examples", XML)])
-def test_every_answer_is_in_the_document(run: str, accept: str, filled_template: Path, tmp_path: Path) -> None:
+def test_every_answer_conforms_to_the_document(run: str, accept: str, filled_template: Path, tmp_path: Path) -> None:
     shutil.copyfile(filled_template, tmp_path / "publisher.db")
     with serving(tmp_path) as service:
         fill(service)
@@ -54,7 +54,7 @@ def test_every_answer_is_in_the_document(run: str, accept: str, filled_template:
                 *("--checks", ",".join(CHECKS), *RUNS[run], "--generation-deterministic", "--no-color"),
                 *("--request-timeout", "300", "--warnings", "off", "--continue-on-failure"),
             ],
-            cwd=tmp_path,  # where it leaves what it has found
+            cwd=tmp_path,  # Schemathesis writes its findings here
             capture_output=True,
             text=True,
             timeout=SECONDS,

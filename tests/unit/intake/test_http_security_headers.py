@@ -1,4 +1,4 @@
-"""The headers that protect callers who are browsers."""
+"""The headers that protect browsers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def protects(answer: Answer) -> bool:
     return all(answer.headers[name] == value for name, value in ALWAYS.items()) and "frame-ancestors 'none'" in policy
 
 
-def test_every_answer_has_them(fresh: Service) -> None:
+def test_every_answer_has_the_security_headers(fresh: Service) -> None:
     path = ticket_path(fresh.publish())
     answers = {
         status: fresh.call(method, target, login=login)
@@ -50,14 +50,14 @@ def test_every_answer_has_them(fresh: Service) -> None:
     assert protects(same)
 
 
-def test_an_unexpected_error_has_them(fresh: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_internal_error_has_the_security_headers(fresh: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Accounts, "page", lambda *_: 1 / 0)
     answer = fresh.get("users/alice/accounts", login="alice")
     assert answer.status == 500
     assert protects(answer)
 
 
-def test_the_page_may_load_its_own_parts_and_no_others(fresh: Service) -> None:
+def test_docs_page_may_load_only_its_own_files(fresh: Service) -> None:
     page = fresh.get("/docs", login=None)
     assert protects(page)
     policy = dict(each.strip().split(" ", 1) for each in page.headers["content-security-policy"].split(";"))
@@ -70,12 +70,12 @@ def test_the_page_may_load_its_own_parts_and_no_others(fresh: Service) -> None:
     assert page.headers["cache-control"] == "no-cache"
 
 
-def test_a_secret_is_not_kept_by_any_cache(fresh: Service) -> None:
+def test_answer_with_a_secret_is_not_cached(fresh: Service) -> None:
     made = fresh.post("users/alice/apikeys", '{"name": "ci"}', content_type=JSON, login="alice")
     assert made.headers.get("cache-control") == "no-store"
 
 
-def test_what_an_answer_says_itself_counts(fresh: Service) -> None:
+def test_headers_set_by_a_route_are_kept(fresh: Service) -> None:
     @fresh.app.get("/stricter")
     def stricter() -> Response:
         return Response(headers={"Content-Security-Policy": "sandbox", "X-Frame-Options": "SAMEORIGIN"})
@@ -87,7 +87,9 @@ def test_what_an_answer_says_itself_counts(fresh: Service) -> None:
 
 
 @pytest.mark.parametrize(("production", "scheme"), [(True, "https"), (True, "http"), (False, "https")])
-def test_a_browser_keeps_to_https_in_production(start: Callable[..., Service], production: bool, scheme: str) -> None:
+def test_hsts_is_sent_only_over_https_in_production(
+    start: Callable[..., Service], production: bool, scheme: str
+) -> None:
     key = start().settings.key_file
     app = start(production=production, secret_key_file=key).app
     answer = TestClient(app, base_url=f"{scheme}://testserver").get("/api/status")

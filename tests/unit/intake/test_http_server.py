@@ -1,4 +1,4 @@
-"""The intake in a real server process: what a test client cannot say, because it speaks proper HTTP."""
+"""The intake in a real server process, with requests that a test client cannot send because it speaks proper HTTP."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Intake:
         return socket.create_connection(("127.0.0.1", self.port), timeout=20 * PATIENCE)
 
     def exchange(self, sent: str | bytes, *, answers: int = 1, hang_up: bool = False) -> list[Answer]:
-        """Send these bytes and read that many answers; fewer where the server closes before."""
+        """Send these bytes and read that many answers, or fewer if the server closes first."""
         with self.connect() as connection:
             connection.sendall(sent if isinstance(sent, bytes) else sent.encode("latin-1"))
             if hang_up:
@@ -62,7 +62,7 @@ def lower(headers: http.client.HTTPMessage) -> dict[str, str]:
 
 
 def read_answers(connection: socket.socket, count: int, method: str) -> list[Answer]:
-    """Answers that follow one another on a connection, as http.client reads each."""
+    """Read consecutive answers from a connection with http.client."""
     answers: list[Answer] = []
     stream = connection.makefile("rb")
     try:
@@ -79,7 +79,7 @@ def read_answers(connection: socket.socket, count: int, method: str) -> list[Ans
 
 @dataclass
 class Replay:
-    """What http.client takes for a socket: a stream that stays open for the next answer."""
+    """Replaces the socket of http.client by a stream that stays open for the next answer."""
 
     stream: socket.SocketIO | object
 
@@ -95,7 +95,7 @@ class Unclosed:
         return getattr(self._stream, name)
 
     def close(self) -> None:
-        """Others read on."""
+        """Do nothing, because the next answer is read from the same stream."""
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +115,7 @@ def chunked(body: bytes, size: int = 65536) -> bytes:
 # Bodies -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_manuals_example_with_the_broker_away(intake: Intake) -> None:
+def test_manuals_example_is_accepted_without_a_broker(intake: Intake) -> None:
     began = time.monotonic()
     body = (DATA / "publish-openstack-v2.xml").read_bytes()
     answer = intake.request("POST", FLAT, body, Content_Type="application/xml")
@@ -129,15 +129,15 @@ def test_the_manuals_example_with_the_broker_away(intake: Intake) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 7, 65536])
-def test_a_chunked_body(intake: Intake, size: int) -> None:
+def test_chunked_body_is_accepted(intake: Intake, size: int) -> None:
     sent = f"{POST}Transfer-Encoding: chunked\r\n\r\n".encode() + chunked(xml_body().encode(), size)
     (answer,) = intake.exchange(sent)
     assert answer.status == 201
 
 
 @pytest.mark.parametrize("megabytes", [2, 8])
-def test_a_body_that_is_too_large(intake: Intake, megabytes: int) -> None:
-    """The answer arrives, even at a client that sends all of its body before it reads."""
+def test_too_large_body_gets_413(intake: Intake, megabytes: int) -> None:
+    """Even a client that sends its whole body before it reads gets the answer."""
     answer = intake.request("POST", FLAT, b"x" * (megabytes << 20), Content_Type="application/xml")
     assert answer.status == 413
     assert str(LIMIT) in answer.problem()
@@ -148,7 +148,7 @@ def test_a_body_that_is_too_large(intake: Intake, megabytes: int) -> None:
     intake.alive()
 
 
-def test_a_length_far_too_large_is_refused_unread(intake: Intake) -> None:
+def test_huge_content_length_is_refused_without_reading(intake: Intake) -> None:
     for length in ("99999999999", "1" + "0" * 18):
         (answer,) = intake.exchange(f"{POST}Content-Length: {length}\r\n\r\n")
         assert answer.status == 413
@@ -156,8 +156,8 @@ def test_a_length_far_too_large_is_refused_unread(intake: Intake) -> None:
 
 
 @pytest.mark.parametrize("framing", ["Transfer-Encoding: chunked", f"Content-Length: {1024 * LIMIT}"])
-def test_a_gigabyte(intake: Intake, framing: str) -> None:
-    """Answered while it still comes; and nothing of it is kept."""
+def test_gigabyte_body_is_refused_early_and_not_kept(intake: Intake, framing: str) -> None:
+    """The answer comes while the body is still arriving, and the server keeps nothing of the body."""
     process = psutil.Process(intake.pid)
     before = process.memory_info().rss
     part = b"x" * LIMIT
@@ -176,7 +176,7 @@ def test_a_gigabyte(intake: Intake, framing: str) -> None:
     intake.alive()
 
 
-def test_a_client_that_waits_to_be_told_to_go_on(intake: Intake) -> None:
+def test_expect_100_continue_is_answered(intake: Intake) -> None:
     with intake.connect() as connection:
         connection.sendall(f"{POST}Expect: 100-continue\r\nContent-Length: {2 * LIMIT}\r\n\r\n".encode())
         assert read_answers(connection, 1, "POST")[0].status == 413
@@ -188,8 +188,8 @@ def test_a_client_that_waits_to_be_told_to_go_on(intake: Intake) -> None:
         assert read_answers(connection, 1, "POST")[0].status == 201
 
 
-def test_a_length_that_is_too_short(intake: Intake) -> None:
-    """What is left over is the next request, and none."""
+def test_rest_after_a_short_content_length_is_no_request(intake: Intake) -> None:
+    """The rest of the body is read as the next request, which is invalid."""
     body = xml_body()
     answers = intake.exchange(f"{POST}Content-Length: {len(body) - 9}\r\n\r\n{body}\r\n\r\n", answers=2)
     assert [answer.status for answer in answers] == [400, 400]
@@ -197,7 +197,7 @@ def test_a_length_that_is_too_short(intake: Intake) -> None:
 
 
 @pytest.mark.parametrize("framing", [f"Content-Length: {LIMIT}", "Content-Length: 5000", "Transfer-Encoding: chunked"])
-def test_a_body_that_ends_too_early(intake: Intake, framing: str) -> None:
+def test_incomplete_body_makes_no_ticket(intake: Intake, framing: str) -> None:
     sent = f"{POST}{framing}\r\n\r\n" + ("fff\r\n" if "chunked" in framing else "") + xml_body()
     before = intake.request("GET", FLAT).text("total")
     intake.exchange(sent, hang_up=True)
@@ -234,23 +234,23 @@ MALFORMED = {
 STATUS_OF_MALFORMED = {
     "headers without an end": 431,
     "an unknown transfer encoding": 501,
-    "HTTP/2": 404,  # it is well-formed, and there is no such path
+    "HTTP/2": 404,  # well-formed, but the path is unknown
 }
 
 
 @pytest.mark.parametrize("name", MALFORMED)
-def test_what_is_not_http(intake: Intake, name: str) -> None:
+def test_malformed_http_gets_an_error(intake: Intake, name: str) -> None:
     answers = intake.exchange(MALFORMED[name], hang_up=True)
     for answer in answers:
         assert answer.status == STATUS_OF_MALFORMED.get(name, 400)
         assert answer.problem()
         assert answer.status == 404 or answer.headers["connection"] == "close"
-    # TLS may end before there is a line to answer.
+    # The TLS bytes may end before there is a complete line to answer.
     assert len(answers) == 1 or name == "TLS"
     intake.alive()
 
 
-def test_an_error_of_http_names_the_request(intake: Intake) -> None:
+def test_http_error_names_the_request(intake: Intake) -> None:
     (answer,) = intake.exchange("GET /api/status?x=1 HTTP/1.1\r\n\r\n")
     assert answer.problem() == "the request is not valid HTTP"
     assert (answer.text("requestMethod"), answer.text("requestUri")) == ("GET", "/api/status")
@@ -269,7 +269,7 @@ BOTH_LENGTHS = [
 
 
 def refused_for_both_lengths(intake: Intake, head: str, framing: str) -> Answer:
-    """What follows is no request of its own, whoever counts the bytes."""
+    """Check for a 400. The bytes that follow must not be read as a separate request."""
     hidden = "GET /api/status HTTP/1.1\r\nHost: x\r\n\r\n"
     (answer,) = intake.exchange(f"{head}{framing}\r\n\r\n0\r\n\r\n{hidden}", answers=2)
     assert answer.status == 400
@@ -282,19 +282,19 @@ def refused_for_both_lengths(intake: Intake, head: str, framing: str) -> Answer:
     ("method", "path"),
     [("POST", FLAT), ("POST", "/api/status"), ("POST", "/api/nowhere"), ("GET", "/healthz")],
 )
-def test_both_lengths(intake: Intake, framing: str, method: str, path: str) -> None:
+def test_content_length_with_transfer_encoding_is_refused(intake: Intake, framing: str, method: str, path: str) -> None:
     answer = refused_for_both_lengths(intake, POST.replace(FLAT, path).replace("POST", method), framing)
     assert "Transfer-Encoding" in answer.problem()
 
 
 @pytest.mark.parametrize("framing", BOTH_LENGTHS)
-def test_both_lengths_are_refused_by_a_page_in_the_console(intake: Intake, framing: str) -> None:
+def test_console_refuses_both_lengths_with_an_html_page(intake: Intake, framing: str) -> None:
     answer = refused_for_both_lengths(intake, POST.replace(FLAT, "/console/sign-in"), framing)
     assert b"Transfer-Encoding" in answer.body
     assert answer.headers["content-type"].startswith("text/html")
 
 
-def test_http_1_0_has_no_chunks(intake: Intake) -> None:
+def test_http_1_0_request_may_not_be_chunked(intake: Intake) -> None:
     head = POST.replace("HTTP/1.1", "HTTP/1.0")
     (answer,) = intake.exchange(f"{head}Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n")
     assert answer.status == 400
@@ -304,15 +304,15 @@ def test_http_1_0_has_no_chunks(intake: Intake) -> None:
 @pytest.mark.parametrize(
     "target", ["*", "http://x/api/status", "//api/status", "/api/status#x", "/api/status?%00&&=", "x"]
 )
-def test_odd_targets(intake: Intake, target: str) -> None:
+def test_odd_target_gets_200_or_404(intake: Intake, target: str) -> None:
     (answer,) = intake.exchange(f"GET {target} HTTP/1.1\r\nHost: x\r\n\r\n")
     assert answer.status in (200, 404)
     if answer.status == 404:
         assert answer.problem()
 
 
-def test_requests_in_a_row(intake: Intake) -> None:
-    """Sent at once on one connection, under a base URL with a trailing slash: each has its answer, in order."""
+def test_pipelined_requests_are_answered_in_order(intake: Intake) -> None:
+    """The requests are sent at once on one connection, most of them under a base URL with a trailing slash."""
     body = xml_body()
     sent = (
         "GET /api//status HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -328,15 +328,15 @@ def test_requests_in_a_row(intake: Intake) -> None:
     assert answers[-1].json["version"] == "3.8.13"
 
 
-def test_a_refused_login_keeps_the_connection(intake: Intake) -> None:
-    """The body was not read by the application, and is not taken for the next request."""
+def test_body_after_a_refused_login_is_not_read_as_a_request(intake: Intake) -> None:
+    """The application does not read the body, and the server does not take it for the next request."""
     body = xml_body()
     wrong = POST.replace(LOGIN, "") + f"Content-Length: {len(body)}\r\n\r\n{body}"
     answers = intake.exchange(wrong + GET + "Host: x\r\n\r\n", answers=2)
     assert [answer.status for answer in answers] in ([401, 200], [401])
 
 
-def test_http_1_0(intake: Intake) -> None:
+def test_http_1_0_requests_are_answered(intake: Intake) -> None:
     (answer,) = intake.exchange("GET /api/status HTTP/1.0\r\n\r\n")
     assert answer.status == 200
     body = xml_body()
@@ -347,7 +347,7 @@ def test_http_1_0(intake: Intake) -> None:
 
 
 @pytest.mark.parametrize("host", ["[", "[::1", "x:99999", "a b", "\xe5", "", "@", "x?y", "x/y"])
-def test_odd_hosts(intake: Intake, host: str) -> None:
+def test_odd_host_header_gets_a_proper_answer(intake: Intake, host: str) -> None:
     body = xml_body()
     head = POST.replace("Host: x", f"Host: {host}")
     (answer,) = intake.exchange(f"{head}Content-Length: {len(body)}\r\n\r\n{body}")
@@ -360,7 +360,7 @@ def test_odd_hosts(intake: Intake, host: str) -> None:
 
 @pytest.mark.parametrize("path", ["/api/status", "/healthz", "/docs", "/nowhere", "/console/sign-in", FLAT])
 def test_head_has_no_body(intake: Intake, path: str) -> None:
-    """The next answer on the connection is where it must be."""
+    """The next answer on the connection begins where it should."""
     head = f"HEAD {path} HTTP/1.1\r\nHost: x\r\n\r\n"
     with intake.connect() as connection:
         connection.sendall((head * 2).encode())
@@ -380,8 +380,8 @@ def test_not_modified_has_no_body(intake: Intake) -> None:
     assert "server" not in answers[0].headers
 
 
-def test_many_at_once(intake: Intake) -> None:
-    """Connections that say nothing keep nobody waiting."""
+def test_silent_connections_keep_nobody_waiting(intake: Intake) -> None:
+    """Half of the connections send only the head of a request, the others send nothing."""
     silent = [intake.connect() for _ in range(100)]
     try:
         for connection in silent[:50]:

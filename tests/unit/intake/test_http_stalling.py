@@ -1,4 +1,4 @@
-"""What keeps some callers waiting keeps no others: passwords that are hashed, and a store that cannot be written to."""
+"""Password hashing and a locked store delay some callers, but must not delay the others."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.stack import until
 from tests.unit.console.conftest import HERE, browse
 
 with warnings.catch_warnings():
-    # It would rather have httpx2, a fork of the httpx that we have.
+    # Starlette warns that it prefers httpx2, a fork of the httpx that we use.
     warnings.simplefilter("ignore")
     from starlette.testclient import TestClient
 
@@ -32,7 +32,7 @@ CALLERS = 60
 
 @dataclass
 class Gate:
-    """Where passwords are hashed: whoever comes waits until it is opened."""
+    """Holds up all password hashing until it is opened."""
 
     opened: threading.Event = field(default_factory=threading.Event)
     hashed: list[str] = field(default_factory=list)
@@ -62,33 +62,35 @@ def answered(asked: list[Future[Answer]]) -> list[Answer]:
     return [each.result() for each in asked if each.done()]
 
 
-def test_wrong_passwords_keep_nobody_waiting(fresh: Service, gate: Gate, callers: ThreadPoolExecutor) -> None:
+def test_wrong_passwords_do_not_delay_known_callers(fresh: Service, gate: Gate, callers: ThreadPoolExecutor) -> None:
     gate.opened.set()
     ticket = fresh.publish()
     status = f"{ticket_path(ticket)}/status"
     etag = fresh.get(status, login="alice").headers["etag"]
     gate.opened.clear()
     guesses = [callers.submit(fresh.get, FLAT, login=f"guest-{number}", password="wrong") for number in range(CALLERS)]
-    # All places are taken, and whoever has none is told so, while not one password has been hashed to its end.
+    # All places are taken and all other callers are refused, although no password check has finished yet.
     until(lambda: len(answered(guesses)) >= CALLERS - 14, 60)
     for answer in answered(guesses):
         assert answer.status == 429
         assert int(answer.headers["retry-after"]) > 0
         assert answer.problem()
     assert sum(not each.done() for each in guesses) > 0
-    # Meanwhile those who are known are answered as ever, and so is whoever waits for a change.
+    # Meanwhile known callers are answered as usual, and so is a long poll.
     for _ in range(20):
         assert fresh.get(status, login="alice").status == 200
         assert fresh.call("GET", "/healthz", login=None).status == 200
     waiting = callers.submit(fresh.get, f"{status}?wait=60", login="alice", headers={"If-None-Match": etag})
     fresh.claim(ticket)
     assert waiting.result(60).status == 200
-    assert len(gate.hashed) == 3  # Alice's, and two at a time of the others'
+    assert len(gate.hashed) == 3  # Alice's, and two of the guesses at a time
     gate.opened.set()
     assert {each.result(60).status for each in guesses} == {401, 429}
 
 
-def test_the_consoles_form_likewise(fresh: Service, gate: Gate, callers: ThreadPoolExecutor) -> None:
+def test_wrong_passwords_in_the_form_do_not_delay_the_console(
+    fresh: Service, gate: Gate, callers: ThreadPoolExecutor
+) -> None:
     client = TestClient(fresh.app, base_url=HERE, follow_redirects=False, raise_server_exceptions=False)
 
     def guess(number: int) -> int:
@@ -108,27 +110,25 @@ def test_the_consoles_form_likewise(fresh: Service, gate: Gate, callers: ThreadP
         assert {each.result(60) for each in guesses} == {401, 429}
 
 
-def test_who_knows_the_password_gets_in_among_those_who_guess(
-    fresh: Service, gate: Gate, callers: ThreadPoolExecutor
-) -> None:
-    """From an address that has not failed, ahead of all who have."""
+def test_right_password_goes_ahead_of_guesses(fresh: Service, gate: Gate, callers: ThreadPoolExecutor) -> None:
+    """An address without failures goes ahead of all addresses that have failed."""
     guesses = [callers.submit(fresh.get, FLAT, login=f"guest-{number}", password="wrong") for number in range(CALLERS)]
     until(lambda: len(answered(guesses)) >= CALLERS - 14, 60)
     elsewhere = TestClient(fresh.app, client=("192.0.2.9", 50000))
     headers = {"Authorization": basic("alice", PASSWORDS["alice"]), "Accept": JSON}
     signed_in = callers.submit(elsewhere.get, "/api/users/alice", headers=headers)
-    # It takes the place of one of those who wait.
+    # It takes the place of a waiting guess.
     until(lambda: len(answered(guesses)) >= CALLERS - 13, 60)
     assert not signed_in.done()
     gate.opened.set()
     assert signed_in.result(60).status_code == 200
-    assert gate.hashed.index(PASSWORDS["alice"]) <= 3  # those two that were being hashed, and one more by then
+    assert gate.hashed.index(PASSWORDS["alice"]) <= 3  # two were already being hashed, and one more may have begun
 
 
-def test_a_remembered_password_is_not_told_by_a_full_house(
+def test_cached_password_is_not_revealed_while_all_places_are_taken(
     start: Callable[..., Service], gate: Gate, callers: ThreadPoolExecutor
 ) -> None:
-    """Who keeps all places taken gets no more guesses than who does not."""
+    """A caller that keeps all places taken gets no additional guesses."""
     service = start(sign_in_failures_max=5)
     gate.opened.set()
     assert service.get(FLAT).status == 200
@@ -145,14 +145,14 @@ def test_a_remembered_password_is_not_told_by_a_full_house(
     gate.opened.set()
 
 
-# A store that another process holds -------------------------------------------------------------------------------
+# A store that another process has locked --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("begin", ["BEGIN IMMEDIATE", "BEGIN EXCLUSIVE"])
-def test_reads_go_on_while_nobody_can_write(
+def test_reads_continue_while_the_store_is_locked(
     start: Callable[..., Service], callers: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch, begin: str
 ) -> None:
-    # However slow the machine, no writer gives up before the reads below are done.
+    # Even on a slow machine, no writer may give up before the reads below are done.
     monkeypatch.setattr("publisher.web.request._WAIT_SECONDS", 60.0 * PATIENCE)
     monkeypatch.setattr("publisher.store.engine._BUSY_SECONDS", 60 * PATIENCE)
     fresh = start()
@@ -174,7 +174,7 @@ def test_reads_go_on_while_nobody_can_write(
         for _ in range(20):
             assert fresh.get(f"{ticket_path(ticket)}/status", login="alice").status == 200
             assert fresh.call("GET", "/healthz", login=None).status == 200
-        # That somebody is there is written down now and then; where it cannot be, the page comes all the same.
+        # The console records now and then that a user is active. If that fails, the page must still appear.
         monkeypatch.setattr("publisher.store.sessions._SEEN_SECONDS", 0.0)
         assert signed_in.get("/publications").status == 200
         assert not any(each.done() for each in writers)

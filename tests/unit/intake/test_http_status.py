@@ -1,4 +1,4 @@
-"""How a ticket stands, in each of its states; and conditional GETs, which must never hide a change."""
+"""The status of a ticket in each state, and conditional GETs, which must never hide a change."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FLAT = "users/alice/appliances/14/pimages"
 
 
 def status(service: Service, ticket: Ticket) -> dict[str, Any]:
-    """The ticket's status: the same wherever it is told."""
+    """Return the ticket's status. Check that all documents show the same one."""
     path = ticket_path(ticket)
     told: dict[str, Any] = service.get(f"{path}/status", login="alice", accept=JSON).json
     in_ticket = service.get(path, login="alice", accept=JSON).json["status"]
@@ -121,7 +121,7 @@ STATES: dict[str, tuple[Callable[[Service, Claim], None], set[str], str, int]] =
 
 
 @pytest.mark.parametrize("name", STATES)
-def test_each_state(service: Service, name: str) -> None:
+def test_status_matches_the_state_of_the_ticket(service: Service, name: str) -> None:
     enter, ended, message, percentage = STATES[name]
     ticket = service.publish()
     enter(service, service.claim(ticket))
@@ -131,7 +131,7 @@ def test_each_state(service: Service, name: str) -> None:
     assert told["percentage"] == percentage
     assert told["bytesTotal"] == IMAGE_SIZE
     assert ("errorMessage" in told) == (ended == {"error"})
-    # An end is only near while bytes are on their way.
+    # There is an ETA only while bytes are being sent.
     assert ("eta" in told) == (name in ("uploading", "uploading to a region", "all but a byte"))
     if ended == {"complete"}:
         assert told["bytesLoaded"] == told["bytesTotal"]
@@ -143,7 +143,7 @@ def test_each_state(service: Service, name: str) -> None:
     assert one.get("publishLocation") == ("RegionOne" if known else None)
 
 
-def test_a_failure_in_words(service: Service) -> None:
+def test_failure_has_a_message_and_details(service: Service) -> None:
     ticket = service.publish()
     _failed(service, service.claim(ticket))
     told = status(service, ticket)
@@ -151,7 +151,7 @@ def test_a_failure_in_words(service: Service) -> None:
     assert (told["detailedError"], told["detailedErrorMsg"]) == (True, "HTTP 413")
 
 
-def test_a_failure_without_details(service: Service) -> None:
+def test_failure_may_have_no_details(service: Service) -> None:
     ticket = service.publish()
     _failed_before(service, service.claim(ticket))
     told = status(service, ticket)
@@ -159,7 +159,7 @@ def test_a_failure_without_details(service: Service) -> None:
     assert "detailedErrorMsg" not in told
 
 
-def test_percentages_go_up_only(service: Service) -> None:
+def test_percentage_never_decreases(service: Service) -> None:
     ticket = service.publish()
     claim = service.claim(ticket)
     service.store.leases.phase(claim, Phase.UPLOADING, "on it")
@@ -181,8 +181,8 @@ def _set(service: Service, ticket: Ticket, **values: Any) -> None:
 @pytest.mark.parametrize("elapsed", [-3600.0, 0.0, 1.0, 3600.0, 1e9])
 @pytest.mark.parametrize("sent", [1, 1 << 20, IMAGE_SIZE])
 @pytest.mark.parametrize("total", [IMAGE_SIZE, 1 << 62])
-def test_an_eta_is_a_date_or_not_there(service: Service, elapsed: float, sent: int, total: int) -> None:
-    """However slow, and whatever the clocks say."""
+def test_eta_is_a_valid_date_or_absent(service: Service, elapsed: float, sent: int, total: int) -> None:
+    """This holds for any upload rate and any difference of clocks."""
     ticket = service.publish()
     claim = service.claim(ticket)
     service.store.leases.phase(claim, Phase.UPLOADING, "on it")
@@ -193,7 +193,7 @@ def test_an_eta_is_a_date_or_not_there(service: Service, elapsed: float, sent: i
         assert datetime.fromisoformat(answer.json["eta"]) > datetime.now(UTC) - timedelta(minutes=1)
 
 
-def test_the_eta_follows_the_rate(service: Service) -> None:
+def test_eta_follows_the_upload_rate(service: Service) -> None:
     ticket = service.publish()
     claim = service.claim(ticket)
     service.store.leases.phase(claim, Phase.UPLOADING, "on it")
@@ -209,7 +209,7 @@ def paths(ticket: Ticket) -> list[str]:
 
 
 def changes(service: Service, ticket: Ticket) -> list[Callable[[], object]]:
-    """Everything that can happen to a ticket, in a row."""
+    """Return successive changes of a ticket, from its claim to its publication."""
     leases = service.store.leases
     held: list[Claim] = []
     return [
@@ -237,7 +237,7 @@ def unmodified(answer: Answer) -> bool:
 
 
 @pytest.mark.parametrize("accept", [XML, JSON])
-def test_the_etag_changes_with_everything(fresh: Service, accept: str) -> None:
+def test_etag_changes_with_every_change(fresh: Service, accept: str) -> None:
     ticket = fresh.publish()
     options: dict[str, Any] = {"login": "alice", "accept": accept}
     seen: dict[str, set[str]] = {path: set() for path in paths(ticket)}
@@ -254,8 +254,8 @@ def test_the_etag_changes_with_everything(fresh: Service, accept: str) -> None:
 
 
 @pytest.mark.parametrize("accept", [XML, JSON])
-def test_nothing_changes_by_being_asked_for(fresh: Service, clock: Clock, accept: str) -> None:
-    """Nor by the time that passes, nor by a lease that is renewed: an upload's expected end is a matter of its row."""
+def test_reading_and_passing_time_change_no_answer(fresh: Service, clock: Clock, accept: str) -> None:
+    """A renewed lease does not change an answer either. The ETA depends only on the ticket's row."""
     ticket = fresh.publish()
     claim = fresh.claim(ticket)
     fresh.store.leases.phase(claim, Phase.UPLOADING, "on it")
@@ -271,7 +271,7 @@ def test_nothing_changes_by_being_asked_for(fresh: Service, clock: Clock, accept
             assert unmodified(fresh.get(path, login="alice", accept=accept, headers=headers))
 
 
-def test_forms_of_if_none_match(service: Service) -> None:
+def test_if_none_match_is_understood_in_all_forms(service: Service) -> None:
     ticket = service.publish()
     path = ticket_path(ticket)
     etag = service.get(path, login="alice").headers["etag"]
@@ -286,13 +286,13 @@ def test_forms_of_if_none_match(service: Service) -> None:
         assert not asked(value)
     # The other format is another representation.
     assert not asked(etag, accept=JSON)
-    # If-Modified-Since does not count beside it.
+    # If-Modified-Since is ignored if there is an If-None-Match.
     late = formatdate(time.time() + 3600, usegmt=True)
     headers = {"If-None-Match": '"x"', "If-Modified-Since": late}
     assert not unmodified(service.get(path, login="alice", headers=headers))
 
 
-def test_the_status_of_the_service_is_conditional_too(service: Service) -> None:
+def test_service_status_supports_conditional_get(service: Service) -> None:
     etag = service.get("status").headers["etag"]
     assert unmodified(service.get("status", headers={"If-None-Match": etag}))
 
@@ -301,7 +301,7 @@ START = 1_800_000_000
 
 
 class Clock:
-    """The intake's clock and the store's, at the same time."""
+    """One clock for both the intake and the store."""
 
     def __init__(self, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1_800_000_000.0
@@ -319,9 +319,9 @@ def clock(fresh: Service, monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 @pytest.mark.parametrize("first", [0.0, 0.1, 0.999])
-def test_a_later_change_is_never_missed(fresh: Service, clock: Clock, first: float) -> None:
-    """Changed, asked for, changed again: whichever seconds that falls into, and whether the caller gives back
-    Last-Modified or the time at which it asked."""
+def test_later_change_is_never_missed(fresh: Service, clock: Clock, first: float) -> None:
+    """A ticket is changed, read and changed again, at various fractions of a second. The caller sends back
+    Last-Modified or the time of its request."""
     ticket = fresh.publish()
     path = f"{ticket_path(ticket)}/status"
     for asked in (0.0, 0.2, 0.9999, 1.0, 7.3):
@@ -336,7 +336,7 @@ def test_a_later_change_is_never_missed(fresh: Service, clock: Clock, first: flo
                 assert not unmodified(fresh.get(path, login="alice", headers={"If-Modified-Since": since}))
 
 
-def test_not_modified_since(fresh: Service, clock: Clock) -> None:
+def test_unchanged_ticket_gets_304_for_if_modified_since(fresh: Service, clock: Clock) -> None:
     ticket = fresh.publish()
     clock.change(ticket, START + 0.5)
     clock.now = START + 5
@@ -354,7 +354,7 @@ def test_not_modified_since(fresh: Service, clock: Clock) -> None:
 
 
 def test_progress_is_never_missed(fresh: Service, clock: Clock) -> None:
-    """It is written without touching the ticket's time of change."""
+    """Progress is written without changing the ticket's modification time."""
     ticket = fresh.publish()
     fresh.claim(ticket)
     clock.change(ticket, START + 0.5)
@@ -379,12 +379,12 @@ def test_progress_is_never_missed(fresh: Service, clock: Clock) -> None:
         "1 1 1 1 1 1",
     ],
 )  # fmt: skip
-def test_a_date_that_is_none_does_not_count(service: Service, since: str) -> None:
+def test_invalid_date_is_ignored(service: Service, since: str) -> None:
     path = ticket_path(service.publish())
     assert not unmodified(service.get(path, login="alice", headers={"If-Modified-Since": since}))
 
 
-def test_a_new_ticket_changes_the_empty_list(fresh: Service) -> None:
+def test_new_ticket_changes_the_empty_list(fresh: Service) -> None:
     for path in (FLAT, f"{FLAT}/statuses"):
         answer = fresh.get(path, login="alice")
         for name, value in (("If-None-Match", "etag"), ("If-Modified-Since", "last-modified")):
@@ -396,7 +396,7 @@ def test_a_new_ticket_changes_the_empty_list(fresh: Service) -> None:
             assert not unmodified(fresh.get(path, login="alice", headers={name: answer.headers[value]}))
 
 
-def test_a_caller_without_the_right_gets_no_304(service: Service) -> None:
+def test_unauthorized_caller_gets_no_304(service: Service) -> None:
     ticket = service.publish()
     for headers in ({"If-None-Match": "*"}, {"If-Modified-Since": formatdate(time.time() + 60, usegmt=True)}):
         for path in paths(ticket):
@@ -404,7 +404,7 @@ def test_a_caller_without_the_right_gets_no_304(service: Service) -> None:
             assert service.get(path, login=None, headers=headers).status == 401
 
 
-def test_an_answer_is_for_its_caller_alone(service: Service) -> None:
+def test_answer_may_be_cached_only_for_its_caller(service: Service) -> None:
     answer = service.get(FLAT, login="alice")
     assert answer.headers["cache-control"] == "private, no-cache"
     assert {"Accept", "Authorization"} <= set(answer.headers["vary"].split(", "))

@@ -1,4 +1,4 @@
-"""Where the user of a cloud is at home: an element of ours, read in both formats and shown in JSON only."""
+"""The user's domain and the interface of a cloud: our own elements, read in both formats but shown only in JSON."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def names_in(answer: Answer) -> set[str]:
 
 
 @pytest.mark.parametrize("form", [JSON, XML])
-def test_it_is_read_in_both_formats_and_shown_in_json_only(fresh: Service, form: str) -> None:
+def test_own_elements_are_read_in_both_formats_but_shown_only_in_json(fresh: Service, form: str) -> None:
     write = json_body if form == JSON else xml_body
     changes: dict[str, Any] = {f"account__{name}": value for name, value in OURS.items()}
     body = write(**changes)
@@ -44,11 +44,11 @@ def test_it_is_read_in_both_formats_and_shown_in_json_only(fresh: Service, form:
         assert not names_in(fresh.get(path, accept=XML)) & set(OURS)
 
 
-def test_of_a_stored_account(fresh: Service) -> None:
+def test_stored_account_keeps_own_elements_that_a_client_omits(fresh: Service) -> None:
     made = stored(fresh, **OURS)
     assert OURS.items() <= made.items()
     assert not names_in(fresh.get(made["uri"], accept=XML)) & set(OURS)
-    # A client that is bound to the schema sends back what it was shown: what it was not shown stays.
+    # A client bound to the schema sends back only the elements that it was shown. The others must stay.
     echo = {name: value for name, value in made.items() if name not in OURS}
     changed = fresh.call("PUT", made["uri"], body=json.dumps(echo).encode(), content_type=JSON, accept=JSON)
     assert changed.status == 200
@@ -58,7 +58,7 @@ def test_of_a_stored_account(fresh: Service) -> None:
     assert OURS.items() <= ticket.account.items()
 
 
-def test_a_kept_secret_does_not_go_to_a_user_of_another_domain(fresh: Service) -> None:
+def test_changed_user_domain_requires_the_secret_again(fresh: Service) -> None:
     made = stored(fresh, **OURS)
     for changes, status in (({"userDomain": "others"}, 400), ({"interface": "public"}, 200)):
         body = json.dumps(made | changes).encode()
@@ -66,7 +66,7 @@ def test_a_kept_secret_does_not_go_to_a_user_of_another_domain(fresh: Service) -
         assert answer.status == status, answer.body
 
 
-def test_an_unknown_interface(fresh: Service) -> None:
+def test_unknown_interface_is_refused(fresh: Service) -> None:
     answer = fresh.post(PATH, json_body(account__interface="outer"), content_type=JSON, accept=JSON)
     assert answer.status == 400
     assert answer.problem().startswith("credAccount.interface: 'outer' is unknown; use one of public, internal, admin")
@@ -90,7 +90,7 @@ def own_elements(service: Service, ticket: Ticket) -> list[str] | None:
     ],
     ids=["named", "echoed", "another domain", "its own password", "inline"],
 )
-def test_what_a_request_gives_itself_of_a_stored_account_is_noted(
+def test_elements_that_override_a_stored_account_are_recorded(
     fresh: Service, account: Mapping[str, Any] | str, own: list[str] | None
 ) -> None:
     made = stored(fresh, **OURS)

@@ -1,4 +1,4 @@
-"""A user and its roles."""
+"""A user and the user's roles."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def give_role(service: Service, login: str, *entitlements: str) -> None:
     service.store.users.change_roles(login, add=frozenset({"operators"}))
 
 
-def test_a_user(fresh: Service) -> None:
+def test_user_document_has_the_expected_values(fresh: Service) -> None:
     give_role(fresh, "alice", "image_publish")
     user = fresh.get("users/alice", login="alice", accept=JSON).json
     (role,) = user.pop("roles")["role"]
@@ -44,14 +44,14 @@ def number_of(service: Service, login: str) -> int:
     return user.id
 
 
-def test_the_order_of_its_elements(fresh: Service) -> None:
+def test_user_document_has_its_elements_in_order(fresh: Service) -> None:
     root = fresh.get("users/alice", login="alice").xml
     assert [child.tag for child in root] == [
         "created", "dbId", "digest", "loginName", "active", "admin", *BASES, "name", "roles", "uri",
     ]  # fmt: skip
 
 
-def test_roles_of_a_user(fresh: Service) -> None:
+def test_list_has_the_roles_of_the_user(fresh: Service) -> None:
     none = fresh.get("users/alice/roles", login="alice", accept=JSON)
     assert none.json == {"total": 0, "roles": {"role": []}}
     give_role(fresh, "alice", "image_publish", "image_generate")
@@ -64,13 +64,13 @@ def test_roles_of_a_user(fresh: Service) -> None:
     assert (again.status, again.body) == (304, b"")
 
 
-def test_the_date_of_an_answer_hides_no_change(fresh: Service) -> None:
+def test_last_modified_hides_no_change(fresh: Service) -> None:
     date = fresh.get("users/alice/roles", login="alice").headers["last-modified"]
     give_role(fresh, "alice", "image_publish")
     assert fresh.get("users/alice/roles", login="alice", headers={"If-Modified-Since": date}).status == 200
 
 
-def test_a_role_holds_at_once(fresh: Service) -> None:
+def test_role_change_takes_effect_at_once(fresh: Service) -> None:
     path = "users/carol/appliances"
     assert fresh.get(path, login="carol").status == 403
     give_role(fresh, "carol", "appliance_create")

@@ -1,4 +1,4 @@
-"""Asking to be told: by a request, and for all publications of a user."""
+"""Webhooks for one publication, and for all publications of a user."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def put(service: Service, body: dict[str, Any], *, login: str = "alice") -> Answ
 
 
 @pytest.mark.parametrize("form", [JSON, XML])
-def test_a_request_asks_to_be_told_and_no_answer_shows_where(fresh: Service, form: str) -> None:
+def test_webhook_of_a_request_is_used_and_never_shown(fresh: Service, form: str) -> None:
     write = json_body if form == JSON else xml_body
     assert put(fresh, {}).status == 200
     made = fresh.post(PATH, write(image=None, notify=URL), content_type=form, accept=JSON, login="alice")
@@ -47,7 +47,7 @@ def test_a_request_asks_to_be_told_and_no_answer_shows_where(fresh: Service, for
         ("http://169.254.169.254/", "'169.254.169.254' is a metadata address"),
     ],
 )
-def test_refused(start: Callable[..., Service], url: str, words: str) -> None:
+def test_invalid_webhook_address_is_refused(start: Callable[..., Service], url: str, words: str) -> None:
     service = start(production=True, outbound_allow="127.0.0.2")
     body = json_body(image=None, account__keystoneUrl="http://127.0.0.2", account__glanceUrl=None, notify=url)
     assert put(service, {}).status == 200
@@ -61,7 +61,7 @@ def test_refused(start: Callable[..., Service], url: str, words: str) -> None:
     assert service.store.users.notify("alice").url is None
 
 
-def test_without_a_secret_nobody_is_told(fresh: Service) -> None:
+def test_webhook_without_a_secret_is_refused(fresh: Service) -> None:
     answer = fresh.post(PATH, json_body(image=None, notify=URL), content_type=JSON, login="alice")
     assert answer.status == 400
     assert answer.problem() == (
@@ -71,7 +71,7 @@ def test_without_a_secret_nobody_is_told(fresh: Service) -> None:
     assert fresh.store.tickets.list() == []
 
 
-def test_of_all_publications_of_a_user(fresh: Service) -> None:
+def test_webhook_of_a_user_is_stored_used_and_deleted(fresh: Service) -> None:
     assert fresh.get(ALICE, login="alice").status == 404
     made = put(fresh, {"url": URL})
     assert made.status == 200
@@ -93,14 +93,14 @@ def test_of_all_publications_of_a_user(fresh: Service) -> None:
     assert other != secret
 
 
-def test_in_xml(fresh: Service) -> None:
+def test_webhook_can_be_set_in_xml(fresh: Service) -> None:
     body = f'<n:webhook xmlns:n="{UFORGE}"><url>{URL}</url></n:webhook>'.encode()
     made = fresh.call("PUT", ALICE, body=body, content_type=XML, login="alice")
     assert made.status == 200
     assert [each.tag for each in made.xml] == ["url", "secret", "uri"]
 
 
-def test_another_users_is_not_there(fresh: Service) -> None:
+def test_webhook_of_another_user_is_not_found(fresh: Service) -> None:
     put(fresh, {"url": URL})
     assert fresh.get(ALICE, login="bob").status == 404
     assert put(fresh, {"url": "https://elsewhere.example.com"}, login="bob").status == 404

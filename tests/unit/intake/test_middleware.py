@@ -1,4 +1,4 @@
-"""Refusals have a pace that leaves room for others, and a guess that has no room goes no further."""
+"""Refusals are sent at a limited rate. A password guess is refused early if there is no room to hash it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class NoKeys:
 
 @pytest.fixture
 def admission(sqlite_store: Store) -> Admission:
-    """Around an app that answers each path's last part as its status."""
+    """An `Admission` around an app that answers with the last part of the path as its status."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await PlainTextResponse("", int(scope["path"].rsplit("/", 1)[1]))(scope, receive, send)
@@ -52,11 +52,11 @@ async def ask(admission: Admission, status: int) -> int:
     return int(sent[0]["status"])
 
 
-def test_refusals_have_a_pace_and_nothing_else_waits_for_them(admission: Admission) -> None:
+def test_refusals_are_paced_and_delay_no_other_answer(admission: Admission) -> None:
     async def all_at_once() -> tuple[list[int], int]:
         refusals = [asyncio.create_task(ask(admission, 429)) for _ in range(40)]
         await asyncio.sleep(0)
-        # Each of them has its turn by now. Were these two in line, they would be the last.
+        # By now each refusal has its place in the queue. If these two had to queue, they would come last.
         assert await ask(admission, 200) == 200
         assert await ask(admission, 401) == 401
         left = sum(not each.done() for each in refusals)
@@ -66,22 +66,22 @@ def test_refusals_have_a_pace_and_nothing_else_waits_for_them(admission: Admissi
     statuses, left = asyncio.run(all_at_once())
     assert statuses == [429] * 40
     assert left > 0
-    # No assumption about the machine: a slow one takes longer.
+    # Only a lower bound, because a slow machine takes longer.
     assert time.monotonic() - began >= 39 / PER_SECOND
 
 
-def test_a_refusal_that_comes_alone_goes_at_once(admission: Admission) -> None:
+def test_single_refusal_is_sent_at_once(admission: Admission) -> None:
     async def one() -> tuple[float, float]:
         began = asyncio.get_running_loop().time()
         assert await ask(admission, 429) == 429
         return began, admission._next_refusal - 1 / PER_SECOND
 
     began, due = asyncio.run(one())
-    # When it was due is when it came, not later.
+    # It was due when it came, not later.
     assert began <= due <= time.monotonic()
 
 
-def test_however_many_are_refused_none_waits_for_long(admission: Admission) -> None:
+def test_delay_of_a_refusal_is_bounded(admission: Admission) -> None:
     async def after_a_million() -> None:
         admission._next_refusal = asyncio.get_running_loop().time() + 1e6 / PER_SECOND
         assert await asyncio.wait_for(ask(admission, 429), 60 * PATIENCE) == 429
@@ -91,7 +91,7 @@ def test_however_many_are_refused_none_waits_for_long(admission: Admission) -> N
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The authorizations that have come as far as to a route."""
+    """The authorizations that reached a route."""
     seen: list[str] = []
     user = Authenticator.user
 
@@ -103,7 +103,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return seen
 
 
-def test_a_guess_without_room_reaches_no_route(
+def test_guess_without_hashing_room_reaches_no_route(
     fresh: Service, asked: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = "users/alice"
@@ -120,13 +120,13 @@ def test_a_guess_without_room_reaches_no_route(
     assert refused.headers["retry-after"] == "5"
     assert "too many sign-ins at a time" in refused.problem().lower()
     assert asked == []
-    # A password that is known needs no room.
+    # A known password needs no room.
     assert fresh.get(path, login="alice").status == 200
     assert asked == [basic("alice", PASSWORDS["alice"])]
 
 
 @pytest.mark.parametrize("authorization", ["", "Basic", "Basic !", "Bearer x", "Basic bm9jb2xvbg=="])
-def test_what_is_no_basic_login_is_left_to_the_route(
+def test_header_without_basic_login_is_left_to_the_route(
     fresh: Service, authorization: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(auth, "verify_password", lambda *_: pytest.fail("there is nothing to verify"))

@@ -1,4 +1,4 @@
-"""Which addresses may be connected to: the policy itself, and its connections over real sockets."""
+"""The policy for outbound connections, alone and with connections over real sockets."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ INNER = [
     *("127.0.0.1", "127.8.9.10", "::1", "169.254.1.1", "169.254.169.254", "fe80::1", "fe80::1%lo", "fd00:ec2::254"),
     *("100.100.100.200", "168.63.129.16", "0.0.0.0", "0.1.2.3", "::", "224.0.0.1", "ff02::1", "255.255.255.255"),  # noqa: S104
     *("240.0.0.1", "192.0.2.1", "2001:db8::1", "fec0::1", "4000::1", "100::1"),
-    # IPv4-mapped, IPv4-compatible and IPv4-translated, 6to4, NAT64, its local form, and Teredo (server and client).
+    # IPv4-mapped, IPv4-compatible, IPv4-translated, 6to4, NAT64 and its local form, Teredo (server and client).
     *("::ffff:127.0.0.1", "::ffff:169.254.169.254", "::127.0.0.1", "::ffff:0:127.0.0.1", "2002:7f00:1::"),
     *("64:ff9b::7f00:1", "64:ff9b::a9fe:a9fe", "64:ff9b:1::7f00:1", "2001:0:7f00:1::", "2001:0:808:808::80ff:fffe"),
 ]
@@ -37,17 +37,17 @@ OUTER = [
 
 
 @pytest.mark.parametrize("address", INNER)
-def test_refused_in_production(address: str) -> None:
+def test_inner_address_is_refused_in_production(address: str) -> None:
     assert policy().refusal(address)
     assert EVERYWHERE.refusal(address) is None
 
 
 @pytest.mark.parametrize("address", OUTER)
-def test_allowed_in_production(address: str) -> None:
+def test_outer_address_is_allowed_in_production(address: str) -> None:
     assert policy().refusal(address) is None
 
 
-def test_what_is_allowed_beats_the_defaults_and_what_is_denied_beats_all() -> None:
+def test_allow_list_overrides_defaults_and_deny_list_overrides_both() -> None:
     made = policy(outbound_allow="127.0.0.0/8, 10.0.0.0/8", outbound_deny="127.0.0.53,10.1.0.0/16, fd00::/8")
     refused = {"127.0.0.53", "::ffff:127.0.0.53", "10.1.2.3", "64:ff9b::a01:203", "2002:a01:203::", "fd00::1", "::1"}
     allowed = {"127.0.0.1", "::ffff:127.0.0.1", "10.0.0.1", "8.8.8.8", "2002:7f00:1::"}
@@ -55,12 +55,12 @@ def test_what_is_allowed_beats_the_defaults_and_what_is_denied_beats_all() -> No
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0", "::ffff:0.0.0.0"])  # noqa: S104
-def test_who_denies_loopback_denies_what_the_kernel_takes_for_it(address: str) -> None:
+def test_denied_loopback_includes_the_unspecified_address(address: str) -> None:
     assert OutboundPolicy.of(Settings(outbound_deny="127.0.0.0/8")).refusal(address)
     assert OutboundPolicy.of(Settings(outbound_deny="::1")).refusal("::")
 
 
-def test_outside_production_only_the_deny_list_counts() -> None:
+def test_only_the_deny_list_applies_outside_production() -> None:
     made = OutboundPolicy.of(Settings(outbound_deny="127.0.0.2/32"))
     assert made.refusal("127.0.0.1") is None
     assert made.refusal("127.0.0.2")
@@ -71,7 +71,7 @@ def test_outside_production_only_the_deny_list_counts() -> None:
 
 @pytest.mark.parametrize("text", ["10.0.0.1/8", "example.com", "10.0.0.0/33", "10.0.0.0/8;11.0.0.0/8"])
 @pytest.mark.parametrize("name", ["outbound_allow", "outbound_deny"])
-def test_a_list_that_is_none_is_named(name: str, text: str) -> None:
+def test_error_for_an_invalid_list_names_its_setting(name: str, text: str) -> None:
     with pytest.raises(ConfigurationError, match=f"^PUBLISHER_{name.upper()}: "):
         policy(**{name: text})
 
@@ -80,7 +80,7 @@ def test_a_list_that_is_none_is_named(name: str, text: str) -> None:
 
 
 def resolver(*answers: Sequence[str]) -> Callable[..., Sequence[AddressInfo]]:
-    """Finds those addresses at its first call, then the next ones."""
+    """Return a resolver whose first call gives the first answer, its second call the next one, and so on."""
     left = list(answers)
 
     def resolve(host: str, port: int, **_: Any) -> Sequence[AddressInfo]:
@@ -90,7 +90,7 @@ def resolver(*answers: Sequence[str]) -> Callable[..., Sequence[AddressInfo]]:
     return resolve
 
 
-def test_connected_to_what_was_looked_at() -> None:
+def test_allowed_address_is_connected_to() -> None:
     with listening() as server:
         EVERYWHERE.connect("localhost", server.port, 5).close()
         policy(outbound_allow="127.0.0.0/8").connect("127.0.0.1", server.port, 5).close()
@@ -111,7 +111,7 @@ def test_connected_to_what_was_looked_at() -> None:
         ("0", "'0' resolves to an unspecified address"),
     ],
 )
-def test_nobody_is_connected_to_by_any_name_for_loopback(host: str, kind: str) -> None:
+def test_loopback_is_refused_in_every_notation(host: str, kind: str) -> None:
     with listening() as server, pytest.raises(NetworkRefused) as caught:
         policy().connect(host, server.port, 5)
     assert str(caught.value).startswith(f"{kind}, which this installation does not connect to; ")
@@ -123,7 +123,7 @@ def test_nobody_is_connected_to_by_any_name_for_loopback(host: str, kind: str) -
 
 @contextmanager
 def unanswering(count: int) -> Iterator[int]:
-    """The port of 127.0.0.11 and the next ones, where connections are not taken up: their listeners are full."""
+    """Yield a port on 127.0.0.11 and the next addresses that accepts no connections, as the backlogs are full."""
     with contextlib.ExitStack() as kept:
         port = 0
         for each in range(11, 11 + count):
@@ -136,7 +136,7 @@ def unanswering(count: int) -> Iterator[int]:
         yield port
 
 
-def test_the_time_out_is_for_all_addresses_together() -> None:
+def test_timeout_covers_all_addresses_together() -> None:
     with unanswering(3) as port:
         resolve = resolver([f"127.0.0.{each}" for each in (11, 12, 13)] * 10)
         began = time.monotonic()
@@ -145,7 +145,7 @@ def test_the_time_out_is_for_all_addresses_together() -> None:
         assert 0.9 < time.monotonic() - began < 2 * PATIENCE
 
 
-def test_an_address_that_does_not_answer_keeps_no_other_from_being_tried() -> None:
+def test_next_address_is_tried_if_one_does_not_answer() -> None:
     with unanswering(1) as port, listening("127.0.0.2", port) as server:
         made = EVERYWHERE.connect("two.example.com", port, 1.0, resolve=resolver(["127.0.0.11", "127.0.0.2"]))
         assert made.gettimeout() == 1.0
@@ -153,8 +153,8 @@ def test_an_address_that_does_not_answer_keeps_no_other_from_being_tried() -> No
     assert server.connections == ["127.0.0.1"]
 
 
-def test_a_name_that_resolves_to_another_address_a_moment_later() -> None:
-    """The public-looking address is one of loopback that is allowed, so that a connection to it can be seen."""
+def test_rebound_name_is_checked_at_each_connection() -> None:
+    """An allowed loopback address stands in for a public one, so that the test sees connections to it."""
     made = policy(outbound_allow="127.0.0.2")
     with listening("127.0.0.2") as public, listening("127.0.0.1", public.port) as inner:
         rebinding = resolver(["127.0.0.2"], ["127.0.0.1"])
@@ -164,16 +164,16 @@ def test_a_name_that_resolves_to_another_address_a_moment_later() -> None:
     assert (public.connections, inner.connections) == (["127.0.0.1"], [])
 
 
-def test_of_several_addresses_only_those_that_are_allowed_are_tried() -> None:
+def test_only_allowed_addresses_of_a_name_are_tried() -> None:
     made = policy(outbound_allow="127.0.0.2, 127.0.0.3")
     with listening("127.0.0.2") as public, listening("127.0.0.1", public.port) as inner:
-        # Nobody listens at the second one.
+        # Nobody listens at the second address.
         several = resolver(["127.0.0.1", "127.0.0.3", "127.0.0.2"])
         made.connect("several.example.com", public.port, 5, resolve=several).close()
     assert (len(public.connections), inner.connections) == (1, [])
 
 
-def test_what_a_refusal_tells_is_the_name_and_the_kind_alone() -> None:
+def test_refusal_does_not_reveal_the_resolved_address() -> None:
     with pytest.raises(NetworkRefused) as caught:
         policy(outbound_deny="10.9.8.0/24").connect("db.example.com", 5432, 5, resolve=resolver(["10.9.8.7"]))
     assert str(caught.value) == (
@@ -183,6 +183,6 @@ def test_what_a_refusal_tells_is_the_name_and_the_kind_alone() -> None:
 
 
 @pytest.mark.parametrize("host", ["no-such-name.invalid", "a..b", "x" * 300])
-def test_a_name_that_is_none(host: str) -> None:
+def test_unresolvable_name_raises_oserror(host: str) -> None:
     with pytest.raises(OSError, match=r"Name|name"):
         EVERYWHERE.connect(host, 80, 5)

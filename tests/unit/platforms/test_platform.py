@@ -1,4 +1,4 @@
-"""A request is checked before any worker sees it, and the error names the element at fault."""
+"""A request is checked before any worker sees it, and the error names the invalid element."""
 
 import logging
 import tomllib
@@ -26,18 +26,18 @@ GOOD: dict[str, Any] = {"keystoneUrl": "https://cloud.example.com:5000", "login"
 SECRET = {"password": "x"}
 
 
-def test_the_product_installs_no_platform_that_only_tests_have() -> None:
+def test_package_declares_only_product_platforms() -> None:
     declared = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]["entry-points"]
     groups = {name: set(entries) for name, entries in declared.items()}
     assert groups == {module.PLUGIN_GROUP: {"openstack"}, module.PLATFORM_GROUP: API_PLATFORMS}
 
 
-def test_the_platforms_of_the_api_come_first_in_its_order() -> None:
+def test_api_platforms_come_first_in_api_order() -> None:
     names = [each.name for each in known_platforms()]
     assert names == [*API_ORDER, "memory"]
 
 
-def test_a_package_brings_its_platform() -> None:
+def test_installed_package_adds_its_platform() -> None:
     assert installed() == ("memory", "openstack")
     assert find_platform("memory") is PLATFORM
     assert platform_of("memory") is PLATFORM
@@ -45,10 +45,10 @@ def test_a_package_brings_its_platform() -> None:
     assert (platform_of("nimbus").name, platform_of("nimbus").account_fields) == ("nimbus", ())
 
 
-def test_a_platform_that_cannot_be_used_is_left_out(
+def test_unusable_platform_is_left_out_and_logged(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The others are offered."""
+    """The other platforms stay available."""
     places = {
         "aws": "memory_cloud.platform:PLATFORM",
         "absent": "no_such_module:PLATFORM",
@@ -65,8 +65,8 @@ def test_a_platform_that_cannot_be_used_is_left_out(
 
 
 @pytest.mark.parametrize("name", ["aws", "azure", "google", "memory"])
-def test_two_accounts_of_a_cloud_are_two_accounts(name: str) -> None:
-    """Each has its own upload limit, and is swept on its own."""
+def test_accounts_with_different_fields_are_distinct(name: str) -> None:
+    """Each account has its own upload limit and is swept separately."""
     platform = platform_of(name)
     plain = [each.name for each in platform.account_fields if not each.secret and each.kind is Kind.STRING]
     for field in plain:
@@ -91,7 +91,7 @@ def test_two_accounts_of_a_cloud_are_two_accounts(name: str) -> None:
         (GOOD | {"userDomain": "people", "interface": "internal"}, {"keystoneDomain": "lab"}),
     ],
 )
-def test_a_right_request_is_accepted(account: dict[str, Any], target: dict[str, Any]) -> None:
+def test_valid_request_is_accepted(account: dict[str, Any], target: dict[str, Any]) -> None:
     check_request("openstack", account, SECRET, target)
 
 
@@ -120,7 +120,7 @@ def test_a_right_request_is_accepted(account: dict[str, Any], target: dict[str, 
         (GOOD | {"keystoneUrl": "http://cloud:5000/\x00"}, {}, "credAccount.keystoneUrl"),
     ],
 )
-def test_a_wrong_request_is_refused_by_the_name_of_the_field(
+def test_error_for_an_invalid_request_names_the_field(
     account: dict[str, Any], target: dict[str, Any], field: str
 ) -> None:
     with pytest.raises(InvalidRequest) as raised:
@@ -130,22 +130,22 @@ def test_a_wrong_request_is_refused_by_the_name_of_the_field(
     assert "pw" not in str(raised.value)
 
 
-def test_a_password_is_asked_for() -> None:
+def test_missing_password_is_refused() -> None:
     with pytest.raises(InvalidRequest, match=r"credAccount\.password: is needed to publish to openstack"):
         check_request("openstack", GOOD, {}, {})
 
 
 @pytest.mark.parametrize("platform", ["", "nimbus", "OpenStack"])
-def test_an_unknown_platform_is_told_what_there_is(platform: str) -> None:
+def test_error_for_an_unknown_platform_lists_the_supported_ones(platform: str) -> None:
     with pytest.raises(InvalidRequest, match=r"supported are .*openstack") as raised:
         check_request(platform, GOOD, SECRET, {})
     assert raised.value.field == "credAccount.targetPlatform.name"
 
 
-def test_accounts_of_users_of_different_domains_are_different_accounts() -> None:
+def test_accounts_with_different_user_domains_are_distinct() -> None:
     target = {"keystoneDomain": "lab", "keystoneProject": "p"}
     before = cloud_account("openstack", GOOD, target)
-    # What it was before there was a domain of the user's own: places and leftovers are found by it.
+    # The hash from before `userDomain` existed. It must not change: slots and orphans are found by it.
     assert before == "8aacf6d2d58f92a447355e9daa5ed3a5eba4a0b2e49be6abd19cbf5d6f44ed79"
     assert cloud_account("openstack", GOOD | {"userDomain": ""}, target) == before
     assert cloud_account("openstack", GOOD | {"userDomain": "lab"}, target) == before, "the same user"
@@ -154,5 +154,5 @@ def test_accounts_of_users_of_different_domains_are_different_accounts() -> None
     assert cloud_account("openstack", GOOD | {"userDomain": "default"}, {}) == cloud_account("openstack", GOOD, {})
 
 
-def test_a_platform_that_asks_for_nothing() -> None:
+def test_platform_without_required_fields_accepts_an_empty_request() -> None:
     check_request("memory", {}, {}, {})

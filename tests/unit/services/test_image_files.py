@@ -39,7 +39,7 @@ def inventory(root: Path) -> set[Path]:
     return set(root.rglob("*")) - {root / ".incoming"} if root.exists() else set()
 
 
-def test_a_file_is_copied_in(sqlite_store: Store, root: Path, file: Path) -> None:
+def test_file_is_copied_into_the_root(sqlite_store: Store, root: Path, file: Path) -> None:
     image = add(sqlite_store, root, file)
     assert (root / image.location).read_bytes() == CONTENT
     assert (root / image.location).stat().st_ino != file.stat().st_ino
@@ -56,7 +56,7 @@ def test_two_files_of_one_name_are_kept_apart(sqlite_store: Store, root: Path, f
     assert add(sqlite_store, root, file).location != add(sqlite_store, root, file).location
 
 
-def test_a_file_is_linked_in(sqlite_store: Store, root: Path, file: Path) -> None:
+def test_file_is_linked_into_the_root(sqlite_store: Store, root: Path, file: Path) -> None:
     image = add(sqlite_store, root, file, link=True)
     assert (root / image.location).stat().st_ino == file.stat().st_ino
     assert not (root / image.location).is_symlink()
@@ -80,7 +80,7 @@ def test_a_file_in_the_root_stays_where_it_is(sqlite_store: Store, root: Path, w
 
 @pytest.mark.parametrize("link", [False, True])
 @pytest.mark.parametrize("kind", ["to a file outside", "to a directory outside", "to a file inside"])
-def test_a_link_in_the_root_is_refused(
+def test_symlink_in_the_root_is_refused(
     sqlite_store: Store, root: Path, file: Path, tmp_path: Path, kind: str, link: bool
 ) -> None:
     root.mkdir()
@@ -114,7 +114,7 @@ def test_anything_but_a_file_is_refused(sqlite_store: Store, root: Path, tmp_pat
 
 
 @pytest.mark.parametrize("link", [False, True])
-def test_a_taken_id_leaves_nothing_behind(sqlite_store: Store, root: Path, file: Path, link: bool) -> None:
+def test_image_with_a_taken_id_leaves_nothing_behind(sqlite_store: Store, root: Path, file: Path, link: bool) -> None:
     assert add(sqlite_store, root, file, id=7).id == 7
     before = inventory(root)
     with pytest.raises(Conflict, match="image 7 already"):
@@ -153,7 +153,7 @@ def test_a_wrong_format_leaves_nothing_behind(sqlite_store: Store, root: Path, f
     assert inventory(root) == set()
 
 
-def test_a_qcow2_is_known_with_its_virtual_size(sqlite_store: Store, root: Path, tmp_path: Path) -> None:
+def test_qcow2_is_registered_with_its_virtual_size(sqlite_store: Store, root: Path, tmp_path: Path) -> None:
     (tmp_path / "disk.qcow2").write_bytes(disks.qcow2(20 << 30))
     image = register(
         sqlite_store, root, tmp_path / "disk.qcow2", owner=OWNER, appliance_id=4, format="openstackqcow2", name="web"
@@ -183,7 +183,9 @@ def test_ids_continue_after_a_given_one(store: Store, tmp_path: Path, file: Path
 
 @pytest.mark.parametrize("kind", COMPRESS)
 @pytest.mark.parametrize("link", [False, True])
-def test_a_compressed_file_is_unpacked(sqlite_store: Store, root: Path, tmp_path: Path, kind: str, link: bool) -> None:
+def test_compressed_file_is_decompressed(
+    sqlite_store: Store, root: Path, tmp_path: Path, kind: str, link: bool
+) -> None:
     disk = disks.qcow2(20 << 30)
     packed = tmp_path / f"web.qcow2.{kind}"
     packed.write_bytes(COMPRESS[kind](disk))
@@ -223,7 +225,7 @@ def test_a_file_that_cannot_be_unpacked_leaves_nothing_behind(
     assert inventory(root) == set()
 
 
-def test_holes_stay_holes(sqlite_store: Store, root: Path, tmp_path: Path) -> None:
+def test_sparse_file_stays_sparse(sqlite_store: Store, root: Path, tmp_path: Path) -> None:
     with (tmp_path / "disk.img").open("wb") as sparse:
         sparse.write(CONTENT)
         sparse.truncate(1 << 28)
@@ -297,7 +299,7 @@ def test_an_interruption_during_the_commit_keeps_the_file_of_an_image(
 
 
 @pytest.mark.parametrize("name", ["", " ", "a\nb", "a\x00b", "a\u2028b", "\udcff", "x" * 256])
-def test_a_bad_name_is_refused(sqlite_store: Store, root: Path, file: Path, name: str) -> None:
+def test_invalid_name_is_refused(sqlite_store: Store, root: Path, file: Path, name: str) -> None:
     with pytest.raises(InvalidRequest, match=r"^name: "):
         register(sqlite_store, root, file, owner=OWNER, appliance_id=APPLIANCE, name=name)
     assert inventory(root) == set()

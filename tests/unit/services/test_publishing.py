@@ -117,7 +117,7 @@ def test_another_users_image_looks_like_a_missing_one(sqlite_store: Store, vault
     assert str(anothers.value) == str(none.value)
 
 
-def test_a_worker_is_woken(sqlite_store: Store, vault: Vault, image: Image) -> None:
+def test_wakeup_is_sent_and_ticket_is_no_longer_due(sqlite_store: Store, vault: Vault, image: Image) -> None:
     broker = Broker()
     ticket = accept(sqlite_store, vault, request(image), policy=EVERYWHERE)
     assert Wakeups(sqlite_store, broker).ticket(ticket.id)
@@ -145,5 +145,5 @@ def test_a_ticket_with_a_lost_message_becomes_due(sqlite_store: Store, vault: Va
     assert sqlite_store.tickets.due() == [ticket.id]
 
 
-def test_a_request_shows_no_secret(image: Image) -> None:
+def test_repr_of_a_request_contains_no_secret(image: Image) -> None:
     assert "hunter2" not in repr(request(image))

@@ -37,7 +37,7 @@ def test_an_unknown_login_costs_as_much_as_a_wrong_password(store: Store, monkey
 
     def verify(self: PasswordHasher, stored: str, password: str) -> bool:
         checked.append(extract_parameters(stored))
-        with pytest.raises(VerifyMismatchError):  # the whole work is done, not broken off at a malformed hash
+        with pytest.raises(VerifyMismatchError):  # the whole hash is computed, not cut short by a malformed one
             return real_verify(self, stored, password)
         raise VerifyMismatchError
 

@@ -85,7 +85,7 @@ def test_helper_threads_carry_the_context() -> None:
 
 
 @pytest.mark.parametrize("form", ["json", "console"])
-def test_a_traceback_shows_no_local_variable(form: str) -> None:
+def test_traceback_contains_no_local_variables(form: str) -> None:
     stream = configured(log_format=form)
     try:
         fail()
@@ -111,7 +111,7 @@ def test_warnings_are_logged() -> None:
     assert "DeprecationWarning: old" in line["message"]
 
 
-def test_a_line_for_people_has_the_context_and_no_colours() -> None:
+def test_console_line_has_the_context_and_no_colours() -> None:
     stream = configured()
     with logs.bound(ticket=7):
         logging.getLogger("celery").info("worker0@here ready.")
@@ -121,7 +121,7 @@ def test_a_line_for_people_has_the_context_and_no_colours() -> None:
     assert "\x1b" not in line, "colours are for terminals"
 
 
-def test_colours_on_a_terminal() -> None:
+def test_terminal_output_is_coloured() -> None:
     record = logging.LogRecord("publisher", logging.INFO, "", 0, "said", None, None)
     assert "\x1b[" in logs.formatter(Settings(), colours=True).format(record)
 

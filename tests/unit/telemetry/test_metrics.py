@@ -44,7 +44,7 @@ def _untraced(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     tracing.close()
 
 
-def test_without_an_endpoint_nothing_is_traced() -> None:
+def test_nothing_is_traced_without_an_endpoint() -> None:
     assert tracing.configure("x") is None
     with tracing.span("attempt", {"a": 1}, traceparent="00-" + "1" * 32 + "-" + "2" * 16 + "-01") as span:
         assert span is None

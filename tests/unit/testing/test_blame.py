@@ -1,4 +1,4 @@
-"""A test that leaves something open is the only one that fails for it."""
+"""If a test leaves something open, only that test fails."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests import blame
 def pytest_configure(config):
     config.pluginmanager.register(blame)
 """
-"""As `tests/conftest.py` does."""
+"""Registers the plugin as `tests/conftest.py` does."""
 FILES = {
     "fails": """\
 import socket
@@ -75,7 +75,7 @@ def test_passes():
 
 @pytest.mark.long
 @pytest.mark.parametrize("how", FILES)
-def test_what_a_test_leaves_open_fails_no_other(tmp_path: Path, how: str) -> None:
+def test_open_resource_fails_only_the_test_that_left_it(tmp_path: Path, how: str) -> None:
     (tmp_path / "conftest.py").write_text(CONFTEST)
     (tmp_path / "pytest.ini").write_text("[pytest]\nfilterwarnings = error\n")
     (tmp_path / "test_file.py").write_text(FILES[how])

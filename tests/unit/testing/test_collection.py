@@ -1,4 +1,4 @@
-"""Whoever collects the tests finds the same ones: xdist runs none where its processes differ in what they found."""
+"""Every process collects the same tests: xdist runs none if its processes found different ones."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ class Found:
 
 sys.exit(pytest.main(["--collect-only", "-qq", "-p", "no:cacheprovider"], plugins=[Found()]))
 """
-"""Writes each test, and the values that it is called with: an id can hide that they differ."""
+"""Writes each test with the values of its parameters, because equal ids can hide different values."""
 
 
 @pytest.mark.long
-def test_it_depends_on_no_clock_no_seed_and_no_machine(tmp_path: Path) -> None:
+def test_collection_is_independent_of_clock_seed_and_directories(tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     environments = {
         "now": {"PYTHONHASHSEED": "1", "TZ": "UTC"},
-        # A minute later: nothing sleeps for it.
+        # A minute later, by a shifted clock instead of a sleep.
         "later": {"PYTHONHASHSEED": "2", "TZ": "Pacific/Auckland", "TMPDIR": str(elsewhere), "HOME": str(elsewhere)}
         | wrong_clock("+61s"),
     }

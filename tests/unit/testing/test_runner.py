@@ -1,4 +1,4 @@
-"""What `make test` runs its parts with: nothing that they start outlives it, and its last lines say what failed."""
+"""The runner of `make test`: it leaves no process behind, and its last lines list the failures."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ else:  # a daemon, as epmd and uWSGI have them
     pathlib.Path(f"{os.getpid()}.pid").touch()
 time.sleep(600)
 """
-"""Two processes that no signal to their parent's group reaches, and that end only when they are killed."""
+"""Two processes that signals to their parent's group do not reach, and that end only on SIGKILL."""
 
 PROGRAM = f"""\
 import subprocess, sys, time
@@ -57,7 +57,7 @@ program = [sys.executable, "-c", {program!r}]
 
 @pytest.fixture
 def started(tmp_path: Path) -> Iterator[list[psutil.Process]]:
-    """What the program started, once it runs; nothing of it afterwards."""
+    """A list for the processes that the program starts. The fixture kills them at the end."""
     processes: list[psutil.Process] = []
     yield processes
     for each in processes:
@@ -94,7 +94,7 @@ def servers(directory: Path) -> list[psutil.Process]:
     ],
     ids=lambda each: getattr(each, "name", each),
 )
-def test_nothing_outlives_a_run_that_is_ended(
+def test_interrupted_run_leaves_no_process_behind(
     tmp_path: Path, started: list[psutil.Process], to: str, number: signal.Signals
 ) -> None:
     make = shutil.which("make") or missing("make")
@@ -129,7 +129,7 @@ def test_nothing_outlives_a_run_that_is_ended(
         assert any(line.startswith("make all took ") and line.endswith(" FAILED: a part") for line in last), last
 
 
-def test_what_a_run_leaves_behind_is_a_failure(tmp_path: Path) -> None:
+def test_leftover_process_is_ended_and_reported(tmp_path: Path) -> None:
     rest = "print(run(program, {}, **patience))\n"
     done = subprocess.run(
         [sys.executable, script(tmp_path, PROGRAM, rest)],
@@ -143,7 +143,7 @@ def test_what_a_run_leaves_behind_is_a_failure(tmp_path: Path) -> None:
         assert not psutil.pid_exists(id)
 
 
-def test_the_last_lines_say_what_failed(tmp_path: Path) -> None:
+def test_last_lines_list_the_failures(tmp_path: Path) -> None:
     (tmp_path / "test_one.py").write_text(
         "import pytest\n"
         "def test_right(): pass\n"
@@ -176,7 +176,7 @@ sys.exit(run_parts("all", parts))
     assert verdict.endswith(" s and FAILED: one, two")
 
 
-def test_without_what_it_needs_no_test_runs(tmp_path: Path) -> None:
+def test_failed_needed_part_stops_the_run(tmp_path: Path) -> None:
     rest = """\
 parts = [Part("servers", ["false"], needed=True), Part("tests", ["touch", "ran"])]
 sys.exit(run_parts("all", parts))

@@ -1,4 +1,4 @@
-"""In CI a test that skips itself fails; one that a mark skips does not."""
+"""In CI a test that skips itself fails. A test that a mark skips does not."""
 
 from __future__ import annotations
 
@@ -44,7 +44,9 @@ pytest.importorskip("no_such_module_as_this")
     ("variables", "failed", "exit_code"),
     [({}, set(), 0), ({"CI": "true"}, {"itself", "by_its_fixture", "file"}, 1)],
 )
-def test_what_is_missing(tmp_path: Path, variables: dict[str, str], failed: set[str], exit_code: int) -> None:
+def test_skipped_test_fails_in_ci_unless_marked(
+    tmp_path: Path, variables: dict[str, str], failed: set[str], exit_code: int
+) -> None:
     (tmp_path / "conftest.py").write_text(
         "from tests import skips\ndef pytest_configure(config): config.pluginmanager.register(skips)\n"
     )

@@ -43,7 +43,7 @@ def test_the_most_preferred_format_is_chosen(accept: str | None, expected: Forma
     "accept",
     ["text/html", "text/plain", "image/*", "application/xml;q=0", "*/*;q=0", "application/json;q=2", "xml", "*", ","],
 )
-def test_nothing_else_is_acceptable(accept: str) -> None:
+def test_unsupported_accept_header_is_refused(accept: str) -> None:
     with pytest.raises(NotAcceptable, match="application/json"):
         answer_format(accept)
 
@@ -56,7 +56,7 @@ def test_nothing_else_is_acceptable(accept: str) -> None:
         ("Application/JSON ;charset=utf-8", Format.JSON),
     ],
 )
-def test_the_content_type_names_the_format_of_the_body(content_type: str, expected: Format) -> None:
+def test_content_type_gives_the_format_of_the_body(content_type: str, expected: Format) -> None:
     assert body_format(content_type) is expected
 
 

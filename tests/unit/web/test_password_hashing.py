@@ -64,7 +64,7 @@ def test_another_network_takes_the_last_caller_s_place(attempts: Attempts) -> No
     assert refused(inside[3])
     attempts.opened.set()
     assert [each.result(60) for each in (other, *inside[:3])] == [False] * 4
-    # And its turn is the next one.
+    # The new network also gets the next turn.
     assert attempts.begun == ["0", "b", "1", "2"]
 
 

@@ -66,11 +66,11 @@ def test_an_address_is_limited_for_all_logins(sqlite_store: Store) -> None:
     sign_ins = limits(sqlite_store, login=0, address=3)
     for number in range(3):
         sign_ins.failed(f"login-{number}", HERE)
-        # It is of no use to sign in with a right password in between.
+        # A successful sign-in in between must not reset the count.
         sign_ins.succeeded("mallory", HERE)
     assert limited(sign_ins, "another", HERE)
     assert not limited(sign_ins, "another", THERE)
-    # Whose password is remembered goes on: see the authenticator.
+    # The authenticator still accepts a user whose password it remembers.
     sign_ins.check_login("another", HERE)
 
 
@@ -114,7 +114,7 @@ def test_too_many_requests_are_refused_only_for_their_user() -> None:
         requests.count("alice")
 
     def count_on() -> None:
-        # The first of them is refused, unless ten seconds are over just now.
+        # The first request is refused, unless a new window of ten seconds has just begun.
         for _ in range(5):
             requests.count("alice")
 
@@ -162,7 +162,7 @@ def test_a_flood_is_not_hashed_beyond_the_limit(sqlite_store: Store, hashed: lis
         thread.start()
     for thread in threads:
         thread.join()
-    # Two are hashed at a time: one more may have begun when the third failed. Those who found no place count, too.
+    # Two are hashed at a time, so one more may have begun when the third failed. Refused callers count, too.
     assert len(hashed) <= 4
     assert sum(issubclass(each, TooMany) for each in raised) == 40 - len(hashed)
 

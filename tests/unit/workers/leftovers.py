@@ -1,4 +1,4 @@
-"""What ended tickets have left in the memory cloud."""
+"""Objects that tickets have left in the memory cloud."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def put(store: Store, cloud_id: str, ticket_uid: str) -> None:
 def ticket_that_left(
     store: Store, vault: Vault, cloud_id: str, state: State = State.FAILED, **values: object
 ) -> Ticket:
-    """A ticket with an object in the cloud and in its journal, that ended long ago, or has not ended."""
+    """Add a ticket in `state` with an object in the cloud and in its journal. An ended one ended two hours ago."""
     ticket = add_ticket(store, **{"sealed_secrets": vault.seal({"password": "x"})} | values)
     claim = store.leases.claim(ticket.id, "a", 60)
     assert claim

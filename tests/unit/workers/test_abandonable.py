@@ -1,4 +1,4 @@
-"""A call that is waited for as long as it is wanted, and no longer."""
+"""`aside` waits for a call in a thread, and abandons it when it is no longer wanted."""
 
 import threading
 
@@ -11,20 +11,20 @@ from workers.abandonable import aside
 
 
 def never() -> None:
-    """Nothing stops it."""
+    """A check that never stops a call."""
 
 
 def fail_at_once() -> None:
     raise Cancelled
 
 
-def test_its_result_and_its_error_are_the_callers() -> None:
+def test_caller_gets_the_result_or_the_error() -> None:
     assert aside(lambda: 7, check=never, discard=print) == 7
     with pytest.raises(TimeoutError, match="its own"):
         aside(lambda: (_ for _ in ()).throw(TimeoutError("its own")), check=never, discard=print)
 
 
-def test_one_that_is_not_wanted_any_more_is_left_and_its_result_discarded() -> None:
+def test_result_of_an_abandoned_call_is_discarded() -> None:
     go_on, discarded = threading.Event(), threading.Event()
 
     def slow() -> str:
@@ -45,7 +45,7 @@ def test_one_that_is_not_wanted_any_more_is_left_and_its_result_discarded() -> N
     assert results == ["too late"]
 
 
-def test_an_error_that_comes_too_late_is_nobodys() -> None:
+def test_error_of_an_abandoned_call_is_ignored() -> None:
     go_on = threading.Event()
 
     def slow() -> None:
@@ -57,7 +57,7 @@ def test_an_error_that_comes_too_late_is_nobodys() -> None:
     go_on.set()
 
 
-def test_no_more_are_left_than_so_many(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_number_of_abandoned_calls_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_left", threading.BoundedSemaphore(1))
     go_on, first_ended = threading.Event(), threading.Event()
     ended: list[str] = []
@@ -79,9 +79,9 @@ def test_no_more_are_left_than_so_many(monkeypatch: pytest.MonkeyPatch) -> None:
         aside(lambda: slow("waited for"), check=check, discard=never_mind)
     assert "waited for" in ended
     assert first_ended.wait(20 * PATIENCE)
-    with pytest.raises(Cancelled):  # there is room again
+    with pytest.raises(Cancelled):  # another call may be abandoned again
         aside(lambda: threading.Event().wait(0.3), check=fail_at_once, discard=never_mind)
 
 
 def never_mind(result: object) -> None:
-    """Nothing is held by it."""
+    """Discard a result that holds no resource."""

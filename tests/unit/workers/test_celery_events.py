@@ -1,4 +1,4 @@
-"""What monitors are told of how a message ended."""
+"""Celery's monitors read how the work for a message ended."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.records import add_ticket, current
 from workers.celery_events import Ended, Message, image_result, ticket_result
 
 
-def test_monitors_read_how_a_ticket_stands(sqlite_store: Store) -> None:
+def test_monitors_read_the_outcome_of_a_ticket(sqlite_store: Store) -> None:
     ticket = add_ticket(sqlite_store)
     claim = sqlite_store.leases.claim(ticket.id, "worker", 60)
     assert claim
@@ -42,8 +42,8 @@ def test_monitors_read_how_a_ticket_stands(sqlite_store: Store) -> None:
         assert (ended.value.state, ended.value.words) == (told, words)
 
 
-def test_a_ticket_that_was_cancelled(sqlite_store: Store) -> None:
-    """Before its message came, or after another message of it had been dealt with."""
+def test_only_a_ticket_cancelled_before_start_is_reported_as_cancelled(sqlite_store: Store) -> None:
+    """If the ticket has started, an earlier message has told its outcome."""
     ticket = add_ticket(sqlite_store)
     sqlite_store.tickets.request_cancel(ticket.id)
     before = current(sqlite_store, ticket)
@@ -53,7 +53,7 @@ def test_a_ticket_that_was_cancelled(sqlite_store: Store) -> None:
         assert ended.value.state == told
 
 
-def test_monitors_read_how_a_registration_stands(sqlite_store: Store) -> None:
+def test_monitors_read_the_outcome_of_a_registration(sqlite_store: Store) -> None:
     add_ticket(sqlite_store)
     image = sqlite_store.images.get(1)
     assert image
@@ -70,11 +70,11 @@ def test_monitors_read_how_a_registration_stands(sqlite_store: Store) -> None:
         assert (ended.value.state, ended.value.words) == (told, words)
 
 
-def test_words_are_one_line_of_some_length() -> None:
+def test_outcome_text_is_cut_to_500_characters() -> None:
     assert len(Ended("failed", "x" * 10_000).words) == 500
 
 
-def test_a_message_is_acknowledged_though_monitors_cannot_be_told(
+def test_message_is_acknowledged_even_if_its_event_cannot_be_sent(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     order: list[str] = []

@@ -1,4 +1,4 @@
-"""A worker says that it lives, and hears that it is to drain."""
+"""A worker's heartbeat reports its state, and receives requests to drain."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ME = Member("here-1", "here", 1, "publisher@here", "0.1.0", 4)
 
 
 class Asked(Drain):
-    """Notes that it was asked, instead of stopping the tests."""
+    """Counts the requests to drain instead of stopping the tests."""
 
     times = 0
 
@@ -33,7 +33,7 @@ def state(store: Store) -> WorkerState | None:
     return next((each.state(10.0) for each in store.fleet.workers()), None)
 
 
-def test_a_worker_is_listed_as_living_draining_and_ended(sqlite_store: Store) -> None:
+def test_worker_is_listed_as_alive_draining_and_stopped(sqlite_store: Store) -> None:
     drain = Asked(60)
     heart = Heartbeat(sqlite_store.fleet, ME, 0.02, drain)
     heart.start()
@@ -46,7 +46,7 @@ def test_a_worker_is_listed_as_living_draining_and_ended(sqlite_store: Store) ->
     assert state(sqlite_store) is WorkerState.STOPPED
 
 
-def test_one_that_a_signal_stops_says_that_it_drains(sqlite_store: Store) -> None:
+def test_worker_that_a_signal_stops_is_listed_as_draining(sqlite_store: Store) -> None:
     drain = Asked(60)
     heart = Heartbeat(sqlite_store.fleet, ME, 0.02, drain)
     heart.start()
@@ -56,7 +56,7 @@ def test_one_that_a_signal_stops_says_that_it_drains(sqlite_store: Store) -> Non
     heart.stop()
 
 
-def test_one_that_begins_again_under_its_old_name_is_not_asked_any_more(sqlite_store: Store) -> None:
+def test_restarted_worker_ignores_an_earlier_request_to_drain(sqlite_store: Store) -> None:
     sqlite_store.fleet.join(ME)
     sqlite_store.fleet.ask_to_drain(ME.name)
     drain = Asked(60)
@@ -67,7 +67,7 @@ def test_one_that_begins_again_under_its_old_name_is_not_asked_any_more(sqlite_s
     assert drain.times == 0
 
 
-def test_a_store_that_is_away_does_not_end_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_heartbeat_survives_a_store_that_does_not_answer(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     store = Store(open_engine(f"sqlite:///{tmp_path / 'publisher.db'}"))  # without a table
     heart = Heartbeat(store.fleet, ME, 0.02, Drain(60))
     with caplog.at_level(logging.WARNING):
@@ -80,7 +80,7 @@ def test_a_store_that_is_away_does_not_end_it(tmp_path: Path, caplog: pytest.Log
     store.close()
 
 
-def test_a_mistake_does_not_end_it(
+def test_heartbeat_survives_an_unexpected_error(
     sqlite_store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     real, times = sqlite_store.fleet.join, 0
@@ -100,7 +100,7 @@ def test_a_mistake_does_not_end_it(
     assert caplog.text.count("unexpected, at the heartbeat") == 1
 
 
-def test_a_drain_begins_as_with_a_first_sigterm() -> None:
+def test_drain_begins_as_if_by_one_sigterm() -> None:
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)}
     heard: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))

@@ -1,6 +1,6 @@
-"""Whatever a worker connects to for a caller: refused where it is an inner address, trusted by the account's bundle.
+"""A worker's connections for callers: inner addresses are refused, and an account's CA bundle decides about trust.
 
-What a test allows is 127.0.0.2, what it forbids 127.0.0.1; both are servers of real sockets that note who connects.
+The tests allow 127.0.0.2 and forbid 127.0.0.1. Servers with real sockets at both addresses record who connects.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ GUARDED = OutboundPolicy.of(Settings(production=True, outbound_allow="127.0.0.2"
 
 @pytest.fixture
 def inner() -> Iterator[Listening]:
-    """Nobody may have connected to it by the end of the test."""
+    """A server at an inner address. The test fails if anything has connected to it."""
     with listening() as server:
         yield server
     assert server.connections == []
@@ -51,7 +51,7 @@ def account(keystone_url: str, **fields: str) -> Account:
 
 
 def by_name(server: Listening) -> list[str]:
-    """Its addresses, as callers may write them."""
+    """Return the server's URLs in the spellings that callers may use."""
     names = ("127.0.0.1", "localhost", "2130706433", "0x7f000001", "0177.1", "[::ffff:127.0.0.1]")
     return [f"http://{name}:{server.port}" for name in names]
 
@@ -65,7 +65,7 @@ def test_an_inner_keystone_is_refused(inner: Listening, version: str) -> None:
 
 
 @pytest.mark.parametrize("version", ["v3", "v2.0", ""])
-def test_a_redirect_of_keystone(inner: Listening, version: str) -> None:
+def test_keystone_redirect_to_an_inner_address_is_refused(inner: Listening, version: str) -> None:
     with serving(redirecting(f"http://localhost:{inner.port}/v3")) as url:
         who = SignIn.of(account(url, keystoneVersion=version), Target("openstack", {"keystoneProject": "t"}))
         with pytest.raises(NetworkRefused, match="'localhost' resolves to a loopback address"):
@@ -73,7 +73,7 @@ def test_a_redirect_of_keystone(inner: Listening, version: str) -> None:
 
 
 def test_an_inner_glance_is_refused(inner: Listening) -> None:
-    """Keystone is where it may be, Glance is not: by the account, and by the catalog."""
+    """Keystone's address is allowed. Glance's is not, whether the account or the catalog names it."""
     policy = OutboundPolicy.of(Settings(outbound_deny="127.0.0.2"))
     with KeystoneV2Stub("http://127.0.0.2:9", users={"joe": PASSWORD}, tenants={"t"}) as keystone:
         for fields in ({"glanceUrl": "http://127.0.0.2:9"}, {}):
@@ -96,7 +96,7 @@ def test_no_image_is_fetched_from_an_inner_address(inner: Listening) -> None:
     settings = Settings(production=True, outbound_allow="127.0.0.2", location_hosts="*")
     with serving(redirecting(f"http://localhost:{inner.port}/disk.raw")) as redirect:
         for url in (*by_name(inner), redirect):
-            # Numbers that stand for addresses are no URL to aiohttp.
+            # aiohttp rejects a URL whose host is a number.
             with pytest.raises((NetworkRefused, InvalidRequest), match=r"a loopback address|is not a valid URL"):
                 fetch(f"{url}/disk.raw", settings, expect=lambda _: None, take=lambda _: None, check=lambda: None)
 
@@ -122,7 +122,9 @@ def test_a_proxy_of_the_environment_is_not_used(inner: Listening, monkeypatch: p
         assert sign_in(who, Reach(TIMEOUTS, EVERYWHERE, trust())).get_token()
 
 
-def test_a_ticket_fails_at_once_and_says_why(inner: Listening, sqlite_store: Store, tmp_path: Path) -> None:
+def test_ticket_with_an_inner_address_fails_at_once_and_says_why(
+    inner: Listening, sqlite_store: Store, tmp_path: Path
+) -> None:
     settings = Settings(data_dir=tmp_path, production=True, progress_seconds=0.02)
     vault = Vault.from_file(settings.key_file)
     add_image(sqlite_store, settings.images, b"a disk")
@@ -154,7 +156,7 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 
 def glance_answer(upload: Upload) -> None:
-    """An empty list of images; and thanks for a file."""
+    """Answer an upload with 204, and any other request with an empty list of images."""
     if upload.head.startswith(b"PUT"):
         upload.read_body()
         upload.answer(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
@@ -164,7 +166,7 @@ def glance_answer(upload: Upload) -> None:
         upload.answer(head.encode() + b"\r\n\r\n" + body)
 
 
-def test_a_cloud_is_trusted_by_the_bundle_of_its_account(ours: Authority, tmp_path: Path) -> None:
+def test_cloud_is_trusted_through_the_ca_bundle_of_its_account(ours: Authority, tmp_path: Path) -> None:
     with (
         upload_server(glance_answer, tls=ours.server) as glance,
         KeystoneV2Stub("", users={"joe": PASSWORD}, tenants={"t"}, tls=ours.server) as keystone,
@@ -182,7 +184,7 @@ def test_a_cloud_is_trusted_by_the_bundle_of_its_account(ours: Authority, tmp_pa
 
 
 @pytest.mark.parametrize("bundle", ["none", "another's"])
-def test_a_cloud_is_not_trusted_without_it(ours: Authority, tmp_path: Path, bundle: str) -> None:
+def test_cloud_is_not_trusted_without_its_ca_bundle(ours: Authority, tmp_path: Path, bundle: str) -> None:
     given = {} if bundle == "none" else {"caBundle": authority(tmp_path).pem}
     (tmp_path / "disk").write_bytes(b"a disk")
     with (
@@ -198,7 +200,7 @@ def test_a_cloud_is_not_trusted_without_it(ours: Authority, tmp_path: Path, bund
     assert glance.uploads == []
 
 
-def test_a_bundle_stands_in_place_of_the_workers_own(ours: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ca_bundle_replaces_the_authorities_of_the_worker(ours: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [each["subject"] for each in trust(ours.pem).get_ca_certs()] == [
         ((("commonName", "An authority of the tests"),),)
     ]

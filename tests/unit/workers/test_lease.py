@@ -1,4 +1,4 @@
-"""What the thread beside the work writes down."""
+"""A lease's own thread renews it, and records progress and samples of an upload."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def ticket(sqlite_store: Store) -> Ticket:
 
 @contextmanager
 def held(store: Store, ticket: Ticket, *, took_seconds: float = 0) -> Iterator[TicketLease]:
-    """`took_seconds`: for so long was the store at the claim."""
+    """Hold a lease on the ticket. `took_seconds` is how long the store took for the claim."""
     # Much longer than any test waits.
     settings = Settings(progress_seconds=0.01, lease_seconds=LEASE_SECONDS)
     asked = time.monotonic() - took_seconds
@@ -40,18 +40,18 @@ def held(store: Store, ticket: Ticket, *, took_seconds: float = 0) -> Iterator[T
         yield lease
 
 
-def test_a_lease_counts_from_when_it_was_asked_for(
+def test_lease_counts_from_the_time_of_its_request(
     sqlite_store: Store, ticket: Ticket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A database that was slow to answer has begun to count before."""
+    """A slow database has started the lease before its answer arrives."""
     monkeypatch.setattr(Leases, "renew", slow)
     monkeypatch.setattr(Leases, "check", slow)
     with held(sqlite_store, ticket, took_seconds=LEASE_SECONDS - 0.2) as lease:
         until(lambda: stopped(lease), 5)
 
 
-def test_no_lease_is_renewed_for_work_that_is_stuck(sqlite_store: Store, ticket: Ticket) -> None:
-    """It looks no more whether to go on: in a file system that hangs, say."""
+def test_lease_of_stuck_work_is_not_renewed(sqlite_store: Store, ticket: Ticket) -> None:
+    """The work no longer checks whether to continue, for example because a file system hangs."""
     with held(sqlite_store, ticket) as lease:
         lease.check()
         lease._silent_seconds = -1.0
@@ -59,8 +59,8 @@ def test_no_lease_is_renewed_for_work_that_is_stuck(sqlite_store: Store, ticket:
         assert stopped(lease)
 
 
-def test_after_its_end_nothing_goes_on_under_it(sqlite_store: Store, ticket: Ticket) -> None:
-    """A call that was left to itself asks later."""
+def test_lease_that_has_ended_stops_abandoned_calls(sqlite_store: Store, ticket: Ticket) -> None:
+    """An abandoned call checks the lease after its end."""
     with held(sqlite_store, ticket) as lease:
         assert not stopped(lease)
     assert stopped(lease)
@@ -105,7 +105,9 @@ def test_samples_are_taken_while_an_upload_moves(
 
 
 @pytest.mark.parametrize(("seconds", "least", "most"), [(60, 80, 130), (3600, 300, 700), (86400, 500, 1000)])
-def test_samples_become_more_rare(sqlite_store: Store, ticket: Ticket, seconds: int, least: int, most: int) -> None:
+def test_samples_become_rarer_during_a_long_upload(
+    sqlite_store: Store, ticket: Ticket, seconds: int, least: int, most: int
+) -> None:
     with held(sqlite_store, ticket) as lease:
         began = time.monotonic()
         lease._uploading_since = began

@@ -19,7 +19,7 @@ from publisher.store import Store
 from tests.patience import PATIENCE
 from tests.records import add_ticket
 from tests.servers.process import free_port
-from workers import metrics as metrics  # what a worker counts is declared by now
+from workers import metrics as metrics  # declares the counters of a worker
 from workers.drain import Drain
 from workers.monitoring import Consumer, MonitoringServer, readiness, serve
 
@@ -61,7 +61,7 @@ def ready(worker: Worker) -> tuple[int, dict[str, Any]]:
     return status, {name: each["ok"] for name, each in json.loads(body)["checks"].items()}
 
 
-def test_its_metrics_are_the_stores_and_its_own(worker: Worker, sqlite_store: Store) -> None:
+def test_metrics_cover_the_store_and_the_worker(worker: Worker, sqlite_store: Store) -> None:
     add_ticket(sqlite_store)
     status, body = get(worker.port, "/metrics")
     found = {each.name: each for each in text_string_to_metric_families(body)}
@@ -71,7 +71,7 @@ def test_its_metrics_are_the_stores_and_its_own(worker: Worker, sqlite_store: St
     assert {"publisher_uploaded_bytes", "publisher_attempts", "process_resident_memory_bytes"} <= set(found)
 
 
-def test_it_lives_and_is_ready_once_it_takes_tickets(worker: Worker) -> None:
+def test_worker_is_ready_only_while_it_takes_tickets(worker: Worker) -> None:
     assert get(worker.port, "/healthz") == (200, '{"alive": true}')
     assert ready(worker) == (503, {"store": True, "consumer": False, "drain": True})
     celery = SimpleNamespace(connection=object())
@@ -89,7 +89,7 @@ def test_other_paths_are_not_found(worker: Worker) -> None:
     assert get(worker.port, "/")[0] == 404
 
 
-def test_with_a_token_whoever_has_it(sqlite_store: Store, tmp_path: Path) -> None:
+def test_metrics_require_the_token_if_one_is_set(sqlite_store: Store, tmp_path: Path) -> None:
     (tmp_path / "token").write_text("secret-of-tests")
     settings = Settings(worker_metrics_port=free_port(), metrics_token_file=tmp_path / "token")
     served = MonitoringServer(sqlite_store, settings, readiness(sqlite_store, Consumer(), Drain(60)))
@@ -100,7 +100,7 @@ def test_with_a_token_whoever_has_it(sqlite_store: Store, tmp_path: Path) -> Non
         served.close()
 
 
-def test_a_port_that_is_taken_costs_the_metrics_and_not_the_work(
+def test_worker_runs_without_metrics_if_their_port_is_taken(
     worker: Worker, sqlite_store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
     ready = readiness(sqlite_store, Consumer(), Drain(60))

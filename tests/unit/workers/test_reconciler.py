@@ -1,4 +1,4 @@
-"""Tickets that no worker holds although one should are woken, by one reconciler at a time."""
+"""One elected reconciler wakes tickets that are due and that no worker holds."""
 
 import dataclasses
 import logging
@@ -28,7 +28,7 @@ from workers.reconciler import ROLE, Reconciler
 
 
 class Queue(WakeQueue):
-    """A real queue that also notes what it sent."""
+    """A real queue that also records the tickets that it sent."""
 
     def __init__(self, broker_url: str, waiting: threading.Condition | None = None) -> None:
         super().__init__(Broker(broker_url), timeout_seconds=1.0)
@@ -73,7 +73,7 @@ def reconciler(
 pytestmark = pytest.mark.real
 
 
-def test_a_turn_wakes_what_is_due_once(sqlite_store: Store, queue: Queue) -> None:
+def test_turn_wakes_each_due_ticket_once(sqlite_store: Store, queue: Queue) -> None:
     due = [overdue(sqlite_store).id for _ in range(3)]
     add_ticket(sqlite_store)
     each = reconciler(sqlite_store, queue, threading.Event())
@@ -91,7 +91,7 @@ def test_an_abandoned_ticket_is_woken(sqlite_store: Store, queue: Queue) -> None
     assert each.turn() == 1
 
 
-def test_it_runs_until_the_worker_stops_and_survives_a_broker_that_is_away(
+def test_reconciler_survives_a_broker_outage_and_stops_with_the_worker(
     sqlite_store: Store, redis: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     ticket = overdue(sqlite_store)
@@ -120,13 +120,13 @@ def test_it_runs_until_the_worker_stops_and_survives_a_broker_that_is_away(
     assert away.closed
 
 
-def test_one_at_a_time_is_elected(sqlite_store: Store, redis: RedisServer) -> None:
-    """While one serves the others send nothing; when it is gone, another takes over."""
+def test_only_the_elected_reconciler_sends_messages(sqlite_store: Store, redis: RedisServer) -> None:
+    """While one is elected, the others send nothing. When it stops, another one takes over."""
     waiting = threading.Condition()
     queues = [Queue(redis.url, waiting) for _ in range(3)]
     stops = [threading.Event() for _ in range(3)]
     threads = [
-        # A term is three turns: long enough for the one that serves not to lose it on a busy machine.
+        # A term lasts three turns, so that the elected one does not lose its role on a busy machine.
         threading.Thread(target=reconciler(sqlite_store, queue, stop, holder=str(number), seconds=0.7).run)
         for number, (queue, stop) in enumerate(zip(queues, stops, strict=True))
     ]
@@ -149,7 +149,7 @@ def test_one_at_a_time_is_elected(sqlite_store: Store, redis: RedisServer) -> No
             thread.join(20 * PATIENCE)
 
 
-def test_expired_keys_are_purged_now_and_then(sqlite_store: Store, queue: Queue) -> None:
+def test_expired_idempotency_keys_are_purged_from_time_to_time(sqlite_store: Store, queue: Queue) -> None:
     stop, purged = threading.Event(), []
     each = reconciler(sqlite_store, queue, stop)
     purge = sqlite_store.idempotency_keys.purge
@@ -170,7 +170,7 @@ def test_expired_keys_are_purged_now_and_then(sqlite_store: Store, queue: Queue)
     assert purged == [86400.0]
 
 
-def test_what_an_upload_has_left_is_deleted(sqlite_store: Store, queue: Queue, tmp_path: Path) -> None:
+def test_files_left_by_an_upload_are_deleted(sqlite_store: Store, queue: Queue, tmp_path: Path) -> None:
     left = tmp_path / ".incoming" / "left"
     left.parent.mkdir()
     left.write_bytes(b"half")
@@ -188,7 +188,9 @@ def test_what_an_upload_has_left_is_deleted(sqlite_store: Store, queue: Queue, t
     assert not left.exists()
 
 
-def test_a_turn_that_fails_is_not_the_last(sqlite_store: Store, queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reconciler_continues_after_a_failed_turn(
+    sqlite_store: Store, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ticket = overdue(sqlite_store)
     stop = threading.Event()
     each = reconciler(sqlite_store, queue, stop)
@@ -218,10 +220,10 @@ MEMBER = Member("w1", "host", 1, "w1@host", "0.1.0", concurrency=2)
     [([MEMBER], 2), ([], 0), ([MEMBER, dataclasses.replace(MEMBER, name="w2", concurrency=1)], 3)],
     ids=["two threads", "no worker", "three threads"],
 )
-def test_where_threads_are_free_a_lost_message_is_sent_again_soon(
+def test_lost_messages_are_sent_again_soon_if_threads_are_free(
     sqlite_store: Store, queue: Queue, members: list[Member], woken: int
 ) -> None:
-    """Though the tickets have waited for long, and would not be woken again for minutes."""
+    """Without free threads, these tickets would not be woken again for minutes."""
     waiting = [add_ticket(sqlite_store) for _ in range(5)]
     with writing(sqlite_store.engine) as connection:
         connection.execute(tickets.update().values(wakes=9, wake_at=db_now() + 300))
@@ -234,7 +236,7 @@ def test_where_threads_are_free_a_lost_message_is_sent_again_soon(
     assert queue.sent[woken:] == [ticket.id for ticket in waiting[woken : woken + again]], "not those once more"
 
 
-def test_a_worker_that_is_busy_is_no_reason_for_haste(sqlite_store: Store, queue: Queue) -> None:
+def test_busy_worker_causes_no_early_wake(sqlite_store: Store, queue: Queue) -> None:
     taken, waiting = add_ticket(sqlite_store), add_ticket(sqlite_store)
     sqlite_store.fleet.join(dataclasses.replace(MEMBER, concurrency=1))
     assert sqlite_store.leases.claim(taken.id, MEMBER.name, 60)
@@ -243,7 +245,7 @@ def test_a_worker_that_is_busy_is_no_reason_for_haste(sqlite_store: Store, queue
     assert reconciler(sqlite_store, queue, threading.Event()).turn() == 0
 
 
-def test_who_has_no_room_is_not_hastened(sqlite_url: str, queue: Queue) -> None:
+def test_user_without_a_free_slot_gets_no_early_wake(sqlite_url: str, queue: Queue) -> None:
     with closing(Store(open_engine(sqlite_url), wake_again_seconds=5.0, limits=Limits(user_uploads=1))) as store:
         taken = add_ticket(store)
         add_ticket(store)

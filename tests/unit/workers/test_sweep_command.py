@@ -1,4 +1,4 @@
-"""`publisher sweep` as a process: what it says, and its exit code."""
+"""Output and exit code of `publisher sweep`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def vault(sqlite_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("options", [[], ["--dry-run"], ["--json"], ["--dry-run", "--json"]], ids=" ".join)
-def test_it_fails_where_it_could_not_look_and_says_where(
+def test_sweep_fails_and_names_the_account_that_it_could_not_search(
     sqlite_store: Store,
     vault: Vault,
     monkeypatch: pytest.MonkeyPatch,

@@ -1,4 +1,4 @@
-"""What nobody needs is removed at its second sighting; what is in doubt stays."""
+"""The sweeper deletes an orphan at its second sighting. Objects in doubt stay."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ def first_seen_an_hour_ago(store: Store) -> None:
 
 
 def twice(store: Store, sweeper: Sweeper) -> list[SweepFinding]:
-    """Sweep, and again an hour later."""
+    """Sweep twice, an hour apart, and return the findings of the second sweep."""
     list(sweeper.sweep())
     first_seen_an_hour_ago(store)
     return list(sweeper.sweep())
 
 
-def test_an_orphan_goes_at_its_second_sighting(store: Store, vault: Vault, sweeper: Sweeper) -> None:
+def test_orphan_is_deleted_at_its_second_sighting(store: Store, vault: Vault, sweeper: Sweeper) -> None:
     ticket = ticket_that_left(store, vault, "left")
     assert [(each.outcome, each.cloud_id) for each in sweeper.sweep()] == [(Outcome.SEEN, "left")]
     assert [each.outcome for each in sweeper.sweep()] == [Outcome.SEEN], "the second sighting came too soon"
@@ -75,7 +75,7 @@ def test_an_orphan_goes_at_its_second_sighting(store: Store, vault: Vault, sweep
     assert store.leases.claim(ticket.id, "b", 60), "it is not held any longer"
 
 
-def test_a_dry_run_counts_as_no_sighting(store: Store, vault: Vault, sweeper: Sweeper) -> None:
+def test_dry_run_does_not_count_as_a_sighting(store: Store, vault: Vault, sweeper: Sweeper) -> None:
     ticket_that_left(store, vault, "left")
     for _ in range(2):
         assert [each.outcome for each in sweeper.sweep(dry_run=True)] == [Outcome.SEEN]
@@ -83,7 +83,7 @@ def test_a_dry_run_counts_as_no_sighting(store: Store, vault: Vault, sweeper: Sw
 
 
 @pytest.mark.parametrize("state", [State.PUBLISHED, State.QUEUED, State.PUBLISHING, State.CANCELLING])
-def test_what_is_needed_stays(store: Store, vault: Vault, sweeper: Sweeper, state: State) -> None:
+def test_object_of_a_ticket_that_needs_it_stays(store: Store, vault: Vault, sweeper: Sweeper, state: State) -> None:
     ticket = ticket_that_left(store, vault, "needed", state)
     store_account(store, vault)
     assert ticket.state is state
@@ -92,14 +92,14 @@ def test_what_is_needed_stays(store: Store, vault: Vault, sweeper: Sweeper, stat
 
 
 def store_account(store: Store, vault: Vault) -> None:
-    """So that the account is known after its tickets are published or gone."""
+    """Store the account, so that it is known after its tickets are published or deleted."""
     if store.users.get(OWNER) is None:
         add_owner(store)
     sealed = vault.seal({"password": "x"})
     store.accounts.add(owner=OWNER, name="mine", platform="memory", fields={"login": "anybody"}, sealed_secrets=sealed)
 
 
-def test_what_a_published_ticket_left_beside_its_image_goes(store: Store, vault: Vault, sweeper: Sweeper) -> None:
+def test_other_objects_of_a_published_ticket_are_deleted(store: Store, vault: Vault, sweeper: Sweeper) -> None:
     store_account(store, vault)
     ticket = add_ticket(store)
     claim = store.leases.claim(ticket.id, "a", 60)
@@ -115,7 +115,7 @@ def test_what_a_published_ticket_left_beside_its_image_goes(store: Store, vault:
 
 @pytest.mark.parametrize("account", ["stored", "its own"])
 @pytest.mark.parametrize("one_by_one", [True, False])
-def test_deleting_a_ticket_leaves_what_it_published(
+def test_published_image_stays_when_its_ticket_is_deleted(
     store: Store, vault: Vault, sweeper: Sweeper, one_by_one: bool, account: str
 ) -> None:
     if account == "stored":
@@ -132,7 +132,7 @@ def test_deleting_a_ticket_leaves_what_it_published(
 
 
 def secrets_kept(store: Store) -> list[bytes]:
-    """Those of deleted tickets."""
+    """Return the sealed secrets of deleted tickets."""
     with reading(store.engine) as connection:
         found = select(tombstones.c.sealed_secrets).where(tombstones.c.sealed_secrets.is_not(None))
         return list(connection.execute(found).scalars())
@@ -152,8 +152,8 @@ def test_the_secrets_of_a_deleted_ticket_are_not_kept_for_ever(store: Store, vau
 
 
 @pytest.mark.parametrize("whose", ["a ticket that is in no record", "a ticket that did not make it"])
-def test_what_no_journal_has_is_reported_and_stays(store: Store, vault: Vault, sweeper: Sweeper, whose: str) -> None:
-    """Such as a snapshot of a server that was booted from an image of ours."""
+def test_object_in_no_journal_is_reported_and_stays(store: Store, vault: Vault, sweeper: Sweeper, whose: str) -> None:
+    """An example is a snapshot of a server that was booted from a published image."""
     ticket = ticket_that_left(store, vault, "left")
     put(store, "copy", ticket.uid if whose == "a ticket that did not make it" else "another-uid")
     found = twice(store, sweeper)
@@ -161,19 +161,19 @@ def test_what_no_journal_has_is_reported_and_stays(store: Store, vault: Vault, s
     assert set(CLOUD.images) == {"copy"}
 
 
-def test_another_installations_objects_are_not_even_seen(store: Store, vault: Vault, sweeper: Sweeper) -> None:
+def test_objects_of_another_installation_are_not_reported(store: Store, vault: Vault, sweeper: Sweeper) -> None:
     ticket_that_left(store, vault, "left")
     CLOUD.images["left"].deployment = "another"
     assert twice(store, sweeper) == []
     assert "left" in CLOUD.images
 
 
-def test_one_that_ended_just_now_has_its_grace(store: Store, vault: Vault, sweeper: Sweeper) -> None:
+def test_orphan_of_a_recently_ended_ticket_stays(store: Store, vault: Vault, sweeper: Sweeper) -> None:
     put_back(store, ticket_that_left(store, vault, "left"), finished=HOUR - 60)
     assert twice(store, sweeper) == []
 
 
-def test_one_that_was_needed_in_between_begins_anew(store: Store, vault: Vault, sweeper: Sweeper) -> None:
+def test_sightings_start_again_if_the_object_was_needed_meanwhile(store: Store, vault: Vault, sweeper: Sweeper) -> None:
     ticket = ticket_that_left(store, vault, "left")
     list(sweeper.sweep())
     first_seen_an_hour_ago(store)
@@ -186,10 +186,10 @@ def test_one_that_was_needed_in_between_begins_anew(store: Store, vault: Vault, 
     assert [each.outcome for each in sweeper.sweep()] == [Outcome.SEEN]
 
 
-def test_a_ticket_that_is_tried_again_meanwhile_is_not_robbed(
+def test_ticket_cannot_be_claimed_while_its_orphan_is_deleted(
     store: Store, vault: Vault, sweeper: Sweeper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between the look and the removal: either the object stays, or no worker adopts it."""
+    """Either the object stays, or no worker adopts it."""
     ticket = ticket_that_left(store, vault, "left")
     claims: list[object] = []
     delete = MemoryPublisher.delete
@@ -205,7 +205,7 @@ def test_a_ticket_that_is_tried_again_meanwhile_is_not_robbed(
     assert store.leases.claim(ticket.id, "b", 60)
 
 
-def test_one_that_is_retried_before_it_is_removed_stays(store: Store, vault: Vault) -> None:
+def test_orphan_stays_if_its_ticket_is_retried_before_the_deletion(store: Store, vault: Vault) -> None:
     ticket = ticket_that_left(store, vault, "left")
     store.tickets.retry(ticket.id)
     with store.sweeping.removing(ticket.uid, "left", HOUR, 60) as free:
@@ -215,9 +215,9 @@ def test_one_that_is_retried_before_it_is_removed_stays(store: Store, vault: Vau
 
 
 @pytest.mark.parametrize("meanwhile", ["claimed", "published"])
-def test_a_sweeper_that_was_paused_robs_no_later_attempt(store: Store, vault: Vault, meanwhile: str) -> None:
+def test_paused_sweeper_takes_nothing_from_a_later_attempt(store: Store, vault: Vault, meanwhile: str) -> None:
     ticket = ticket_that_left(store, vault, "left")
-    with store.sweeping.removing(ticket.uid, "left", HOUR, -1) as free:  # its time is over at once
+    with store.sweeping.removing(ticket.uid, "left", HOUR, -1) as free:  # its lease ends at once
         assert free
         assert [each.state for each in store.tickets.journal(ticket.id)] == ["condemned"], "not to be adopted"
         store.tickets.retry(ticket.id)
@@ -237,7 +237,7 @@ def test_a_sweeper_that_was_paused_robs_no_later_attempt(store: Store, vault: Va
     ]
 
 
-def test_a_turn_that_fails_is_not_the_last(
+def test_sweeper_continues_after_a_failed_turn(
     store: Store, vault: Vault, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     turns: list[None] = []
@@ -256,7 +256,7 @@ def test_a_turn_that_fails_is_not_the_last(
     assert len(turns) == 2
 
 
-def test_what_cannot_be_removed_is_reported_and_tried_again(
+def test_failed_deletion_is_reported_and_tried_again(
     store: Store, vault: Vault, sweeper: Sweeper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ticket = ticket_that_left(store, vault, "left")
@@ -272,9 +272,7 @@ def test_what_cannot_be_removed_is_reported_and_tried_again(
     assert [each.outcome for each in sweeper.sweep()] == [Outcome.REMOVED]
 
 
-def test_an_account_that_cannot_be_looked_into_is_reported_and_others_go_on(
-    store: Store, vault: Vault, sweeper: Sweeper
-) -> None:
+def test_unreachable_account_is_reported_and_others_are_swept(store: Store, vault: Vault, sweeper: Sweeper) -> None:
     ticket_that_left(store, vault, "unreachable", account={"login": "refuse"})
     ticket_that_left(store, vault, "exotic", platform="exotic")
     ticket_that_left(store, vault, "left")
@@ -299,13 +297,13 @@ def test_a_password_that_the_cloud_repeats_is_hidden(
     assert {each.error for each in found if each.error} == {"the gateway got joe:***@host"}
 
 
-def test_a_ticket_that_made_nothing_is_no_reason_to_sign_in(store: Store, vault: Vault, sweeper: Sweeper) -> None:
-    """Its password may have been wrong, and is not to be tried until the account is locked."""
+def test_ticket_that_created_nothing_causes_no_sign_in(store: Store, vault: Vault, sweeper: Sweeper) -> None:
+    """Its password may be wrong, and repeated sign-ins could lock the account."""
     add_ticket(store, account={"login": "refuse"}, sealed_secrets=vault.seal({"password": "x"}))
     assert list(sweeper.sweep()) == []
 
 
-def test_a_mistyped_project_of_a_stored_account_is_no_reason_either(
+def test_mistyped_project_of_a_stored_account_causes_no_sign_in(
     store: Store, vault: Vault, sweeper: Sweeper, sign_ins: list[Target]
 ) -> None:
     store_account(store, vault)
@@ -320,10 +318,10 @@ def test_a_mistyped_project_of_a_stored_account_is_no_reason_either(
     assert [each.fields["keystoneProject"] for each in sign_ins] == ["right"]
 
 
-def test_an_account_that_leads_elsewhere_by_now(
+def test_account_with_a_new_login_causes_no_sign_in(
     store: Store, vault: Vault, sweeper: Sweeper, sign_ins: list[Target]
 ) -> None:
-    """There, nothing was made."""
+    """No ticket created anything under the new login."""
     store_account(store, vault)
     (account,) = store.accounts.list()
     ticket_that_left(store, vault, "mine", State.PUBLISHED, account=account.fields, account_id=account.id)
@@ -334,7 +332,7 @@ def test_an_account_that_leads_elsewhere_by_now(
 
 @pytest.fixture
 def sign_ins(monkeypatch: pytest.MonkeyPatch) -> list[Target]:
-    """Where the sweeper signs in to."""
+    """The targets to which the sweeper signs in."""
     found: list[Target] = []
     connect = MemoryPublisher.connect
 
@@ -347,7 +345,7 @@ def sign_ins(monkeypatch: pytest.MonkeyPatch) -> list[Target]:
 
 
 def left_alone_for(store: Store) -> float:
-    """Seconds from the last refusal on."""
+    """Return the seconds between the last refusal and the next try."""
     with reading(store.engine) as connection:
         row = connection.execute(select(sweep_refusals)).one()
     return float(row.until - row.last)
@@ -358,7 +356,7 @@ def let_it_pass(store: Store) -> None:
         connection.execute(sweep_refusals.update().values(until=db_now() - 1))
 
 
-def test_an_account_that_refuses_is_left_alone_for_ever_longer(
+def test_wait_after_a_refused_sign_in_grows_with_each_refusal(
     store: Store, vault: Vault, sweeper: Sweeper, settings: Settings, sign_ins: list[Target]
 ) -> None:
     ticket_that_left(store, vault, "unreachable", account={"login": "refuse"})
@@ -373,7 +371,7 @@ def test_an_account_that_refuses_is_left_alone_for_ever_longer(
     assert waits == [1.5, 3.5, 7.5, 15.5, 24, 24, 24], "in turns, of an hour each"
 
 
-def test_who_asks_for_a_sweep_wants_to_know(store: Store, vault: Vault, sweeper: Sweeper) -> None:
+def test_sweep_on_request_signs_in_despite_an_earlier_refusal(store: Store, vault: Vault, sweeper: Sweeper) -> None:
     ticket_that_left(store, vault, "unreachable", account={"login": "refuse"})
     for _ in range(2):
         assert [each.outcome for each in sweeper.sweep()] == [Outcome.FAILED]
@@ -382,7 +380,7 @@ def test_who_asks_for_a_sweep_wants_to_know(store: Store, vault: Vault, sweeper:
     assert left_alone_for(store) < 0, "one that is only to tell changes nothing"
 
 
-def test_an_account_that_was_changed_is_tried_at_once(store: Store, vault: Vault, sweeper: Sweeper) -> None:
+def test_changed_account_is_tried_at_once(store: Store, vault: Vault, sweeper: Sweeper) -> None:
     store_account(store, vault)
     (account,) = store.accounts.list()
     ticket_that_left(store, vault, "left", account=account.fields, account_id=account.id)
@@ -393,7 +391,7 @@ def test_an_account_that_was_changed_is_tried_at_once(store: Store, vault: Vault
     assert [each.outcome for each in sweeper.sweep(patient=True)] == [Outcome.SEEN]
 
 
-def test_a_cloud_that_is_away_is_looked_into_at_every_turn(
+def test_unavailable_cloud_is_tried_at_every_turn(
     store: Store, vault: Vault, sweeper: Sweeper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ticket_that_left(store, vault, "left")
@@ -408,7 +406,7 @@ def test_a_cloud_that_is_away_is_looked_into_at_every_turn(
     assert [each.outcome for each in sweeper.sweep(patient=True)] == [Outcome.SEEN]
 
 
-def test_a_place_is_swept_once(store: Store, vault: Vault) -> None:
+def test_each_place_is_swept_once(store: Store, vault: Vault) -> None:
     for number in range(3):
         ticket_that_left(store, vault, f"left-{number}")
     ticket_that_left(store, vault, "elsewhere", target={"displayName": "x", "publishLocation": "other"})
@@ -416,8 +414,8 @@ def test_a_place_is_swept_once(store: Store, vault: Vault) -> None:
     assert len(store.sweeping.scopes()) == 2
 
 
-def test_of_many_workers_one_sweeps_at_a_time(store: Store, vault: Vault, settings: Settings) -> None:
-    """And the next one only once the time since then is over, whoever it is."""
+def test_only_one_worker_sweeps_at_a_time(store: Store, vault: Vault, settings: Settings) -> None:
+    """The next sweep begins only after an interval, whichever worker runs it."""
     stop = threading.Event()
     swept: list[str] = []
     often = dataclasses.replace(settings, sweep_seconds=0.01)

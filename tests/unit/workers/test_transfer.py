@@ -24,7 +24,7 @@ pytestmark = pytest.mark.long
 SIZE = 24 << 20
 """More than the sockets' buffers hold, so that a server that does not read is noticed."""
 STOP_SECONDS = 2.0
-"""Within which a transfer stops."""
+"""Maximum time that a transfer needs to stop."""
 MIB = 1 << 20
 
 
@@ -41,7 +41,7 @@ def file(tmp_path: Path, content: bytes) -> Path:
 
 @dataclass
 class Sender:
-    """Sends the file to servers of a scheme."""
+    """Sends the file to a server, with or without TLS."""
 
     file: Path
     server_tls: ssl.SSLContext | None
@@ -96,10 +96,10 @@ def cancel_after(seconds: float) -> Callable[[], None]:
     return check
 
 
-# What arrives ---------------------------------------------------
+# Received content -----------------------------------------------
 
 
-def test_the_bytes_arrive_as_they_are(sender: Sender, content: bytes) -> None:
+def test_bytes_arrive_unchanged(sender: Sender, content: bytes) -> None:
     with upload_server(take_all, tls=sender.server_tls) as server:
         answer = sender.put(server)
     (upload,) = server.uploads
@@ -113,7 +113,7 @@ def test_the_bytes_arrive_as_they_are(sender: Sender, content: bytes) -> None:
     assert answer.headers["X-Seen"] == "yes"
 
 
-def test_progress_only_grows_and_ends_with_all(sender: Sender) -> None:
+def test_progress_only_grows_and_ends_at_the_full_size(sender: Sender) -> None:
     with upload_server(take_all, tls=sender.server_tls) as server:
         sender.put(server)
     assert sender.sent == sorted(set(sender.sent))
@@ -144,15 +144,15 @@ def test_the_image_is_sent_again_from_its_start(sender: Sender, content: bytes) 
 
 
 @pytest.mark.parametrize("size", [1, 4096, MIB, MIB + 1])
-def test_a_small_image_arrives_as_it_is(sender: Sender, content: bytes, size: int) -> None:
+def test_small_image_arrives_unchanged(sender: Sender, content: bytes, size: int) -> None:
     sender.file.write_bytes(content[:size])
     with upload_server(take_all, tls=sender.server_tls) as server:
         assert sender.put(server, size=size).status == 201
     assert server.uploads[0].body == content[:size]
 
 
-def test_a_path_with_a_query_is_asked_for_whole(sender: Sender, content: bytes) -> None:
-    """Signed addresses, of other clouds than OpenStack, have their signature there."""
+def test_query_of_an_address_is_sent(sender: Sender, content: bytes) -> None:
+    """Signed addresses of other clouds have their signature in the query."""
     sender.file.write_bytes(content[:100])
     with upload_server(take_all, tls=sender.server_tls) as server:
         server.url += "?signature=a%20b&x=1"
@@ -184,7 +184,7 @@ def test_an_early_answer_is_returned(sender: Sender, status: int, then: str) -> 
     assert (answer.status, answer.body) == (status, b"reason")
 
 
-def test_an_answer_that_comes_in_pieces(sender: Sender) -> None:
+def test_answer_that_comes_in_pieces_is_read_whole(sender: Sender) -> None:
     def stutter(upload: Upload) -> None:
         upload.read_body()
         for byte in CREATED:
@@ -195,8 +195,8 @@ def test_an_answer_that_comes_in_pieces(sender: Sender) -> None:
 
 
 @pytest.mark.long
-def test_an_answer_may_take_its_time(sender: Sender) -> None:
-    """Glance hashes and stores after the last byte; the stall limit is about bytes, not about that."""
+def test_slow_answer_does_not_count_as_a_stall(sender: Sender) -> None:
+    """Glance hashes and stores the image after its last byte. The stall limit does not apply to this wait."""
 
     def think(upload: Upload) -> None:
         upload.read_body()
@@ -208,7 +208,7 @@ def test_an_answer_may_take_its_time(sender: Sender) -> None:
 
 
 @pytest.mark.long
-def test_an_answer_that_does_not_come(sender: Sender) -> None:
+def test_missing_answer_is_a_transient_error(sender: Sender) -> None:
     def think(upload: Upload) -> None:
         upload.read_body()
         wait_for_the_end(upload)
@@ -284,13 +284,13 @@ def test_a_transfer_stops_at_once_and_the_server_notices(sender: Sender, behavio
     stopped(sender, behaviour)
 
 
-def test_a_transfer_stops_though_the_server_reads_nothing(sender: Sender) -> None:
+def test_transfer_stops_even_if_the_server_reads_nothing(sender: Sender) -> None:
     stopped(sender, wait_for_the_end, notices=False)
     assert 0 < sender.sent[-1] < SIZE
 
 
 @pytest.mark.long
-def test_check_is_called_in_all_silence(sender: Sender) -> None:
+def test_check_is_called_while_the_server_is_silent(sender: Sender) -> None:
     calls: list[float] = []
 
     def silence(upload: Upload) -> None:
@@ -307,11 +307,11 @@ def test_check_is_called_in_all_silence(sender: Sender) -> None:
 
     with upload_server(think, tls=sender.server_tls) as server:
         assert sender.put(server, check=lambda: calls.append(time.monotonic())).status == 201
-    # Twice a second. The machine may delay some, and hurries none.
+    # Twice a second. A busy machine may delay calls but never hurries them.
     assert min(after - before for before, after in pairwise(calls[-4:])) < 0.6 * PATIENCE
 
 
-def test_a_server_that_takes_no_byte_is_left(sender: Sender) -> None:
+def test_server_that_takes_no_byte_is_given_up(sender: Sender) -> None:
     def stall(upload: Upload) -> None:
         upload.read_body(MIB)
         wait_for_the_end(upload)
@@ -340,7 +340,7 @@ def test_a_connection_that_is_reset_half_way_is_a_transient_error(sender: Sender
 
 
 @pytest.mark.parametrize("received", [0, SIZE // 2, SIZE])
-def test_closed_without_an_answer(sender: Sender, received: int) -> None:
+def test_connection_closed_without_an_answer_is_a_transient_error(sender: Sender, received: int) -> None:
     with (
         upload_server(lambda upload: upload.read_body(received), tls=sender.server_tls) as server,
         pytest.raises(TransientCloudError, match="failed: "),
@@ -349,7 +349,7 @@ def test_closed_without_an_answer(sender: Sender, received: int) -> None:
 
 
 @pytest.mark.parametrize("answer", [b"SSH-2.0-OpenSSH_9.2\r\n", b"HTTP/1.1 abc\r\n\r\n", CREATED[:30]])
-def test_an_answer_that_is_none(sender: Sender, answer: bytes) -> None:
+def test_invalid_answer_is_a_transient_error(sender: Sender, answer: bytes) -> None:
     def answer_so(upload: Upload) -> None:
         upload.read_body()
         upload.answer(answer)
@@ -367,7 +367,7 @@ def test_a_refused_connection_is_a_transient_error(file: Path) -> None:
         Transfer(opened.fileno(), SIZE).put(f"http://me:hunter2@127.0.0.1:{port}/x", {})
 
 
-def test_a_tls_handshake_that_nobody_answers(file: Path) -> None:
+def test_unanswered_tls_handshake_is_a_transient_error(file: Path) -> None:
     with (
         silent_server() as port,
         file.open("rb") as opened,
@@ -376,7 +376,7 @@ def test_a_tls_handshake_that_nobody_answers(file: Path) -> None:
         Transfer(opened.fileno(), SIZE).put(f"https://127.0.0.1:{port}/x", {}, connect_seconds=0.5)
 
 
-def test_a_certificate_that_is_not_trusted(file: Path, tls: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
+def test_untrusted_certificate_is_a_permanent_error(file: Path, tls: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
     with (
         upload_server(take_all, tls=tls[0]) as server,
         file.open("rb") as opened,
@@ -386,7 +386,7 @@ def test_a_certificate_that_is_not_trusted(file: Path, tls: tuple[ssl.SSLContext
 
 
 @pytest.mark.parametrize("url", ["ftp://h/x", "file:///etc/passwd", "http://", "/x", ""])
-def test_an_address_that_is_none(file: Path, url: str) -> None:
+def test_invalid_address_is_refused(file: Path, url: str) -> None:
     with file.open("rb") as opened, pytest.raises(InvalidRequest, match="is not an http or https address"):
         Transfer(opened.fileno(), SIZE).put(url, {})
 
@@ -395,13 +395,13 @@ def test_an_address_that_is_none(file: Path, url: str) -> None:
 
 
 @pytest.mark.parametrize("size", [SIZE - 1, SIZE + 1, 0])
-def test_a_file_of_another_size_than_registered_is_not_begun(file: Path, size: int) -> None:
+def test_file_of_another_size_than_registered_is_not_sent(file: Path, size: int) -> None:
     with file.open("rb") as opened, pytest.raises(ImageFileError, match=f"{SIZE} bytes, but {size} were registered"):
         Transfer(opened.fileno(), size)
 
 
 @pytest.mark.parametrize("change", ["grew", "shrank", "vanished to nothing", "was touched", "was overwritten"])
-def test_a_file_that_changes_while_it_is_sent(sender: Sender, change: str) -> None:
+def test_file_that_changes_during_the_upload_raises_an_error(sender: Sender, change: str) -> None:
     def meddle(upload: Upload) -> None:
         upload.read_body(MIB)
         match change:
@@ -429,10 +429,10 @@ def test_a_file_that_changes_while_it_is_sent(sender: Sender, change: str) -> No
         assert len(server.uploads[0].body) < SIZE
 
 
-# Chunks, for clouds whose SDK wants to be fed -------------------
+# Chunks, for clouds whose SDK takes an iterator -----------------
 
 
-def test_chunks_are_the_image_and_are_hashed(file: Path, content: bytes) -> None:
+def test_chunks_make_up_the_image_and_are_hashed(file: Path, content: bytes) -> None:
     sent: list[int] = []
     with file.open("rb") as opened:
         transfer = Transfer(opened.fileno(), SIZE, on_sent=sent.append)
@@ -443,7 +443,7 @@ def test_chunks_are_the_image_and_are_hashed(file: Path, content: bytes) -> None
     assert sent[-1] == SIZE
 
 
-def test_chunks_that_were_not_all_taken_have_no_hash(file: Path) -> None:
+def test_partly_read_chunks_have_no_hash(file: Path) -> None:
     with file.open("rb") as opened:
         transfer = Transfer(opened.fileno(), SIZE)
         list(transfer.chunks())
@@ -468,7 +468,7 @@ def test_chunks_end_when_the_ticket_is_cancelled(file: Path) -> None:
 
 
 @pytest.mark.parametrize("change", ["shrank", "was touched"])
-def test_chunks_of_a_file_that_changes(file: Path, change: str) -> None:
+def test_chunks_of_a_file_that_changes_raise_an_error(file: Path, change: str) -> None:
     with file.open("rb") as opened:
         transfer = Transfer(opened.fileno(), SIZE)
         chunks = transfer.chunks()

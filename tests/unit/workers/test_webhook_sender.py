@@ -1,4 +1,4 @@
-"""Webhooks on their way to a real receiver, which checks them with the library that receivers use."""
+"""Webhooks are sent to a real receiver, which verifies them with the library that receivers use."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def secret(sqlite_store: Store, vault: Vault) -> str:
 
 @pytest.fixture
 def hooks(secret: str, caplog: pytest.LogCaptureFixture) -> Iterator[Receiver]:
-    """Nothing that gives access is in a log of the test."""
+    """A receiver. The test fails if its log contains the secret or the path of the URL."""
     caplog.set_level(logging.DEBUG)
     with receiver() as made:
         yield made
@@ -61,7 +61,7 @@ def hooks(secret: str, caplog: pytest.LogCaptureFixture) -> Iterator[Receiver]:
 
 @pytest.fixture
 def tell(sqlite_store: Store, vault: Vault, settings: Settings) -> Callable[..., None]:
-    """Turns of a notifier, until nothing is due."""
+    """Return a function that runs turns of a notifier until nothing is due."""
 
     def turns(settings: Settings = settings) -> None:
         notifier = Notifier(sqlite_store, vault, settings, holder="w", stop=threading.Event())
@@ -102,7 +102,7 @@ def test_a_webhook_is_sent_and_signed(
     )
 
 
-def test_tried_again_until_it_is_taken(
+def test_webhook_is_sent_again_until_it_is_accepted(
     sqlite_store: Store, secret: str, hooks: Receiver, tell: Callable[..., None]
 ) -> None:
     ticket = ended(sqlite_store, hooks.url)
@@ -142,7 +142,7 @@ def test_a_receiver_that_fails_is_given_up(
     assert len([each for each in words(sqlite_store, ticket) if "127.0.0.1" in each]) == tries
 
 
-def test_nobody_there_and_no_answer(
+def test_webhook_to_an_unreachable_receiver_fails_with_the_reason(
     sqlite_store: Store, hooks: Receiver, tell: Callable[..., None], settings: Settings
 ) -> None:
     silent = ended(sqlite_store, hooks.url)
@@ -161,7 +161,7 @@ def test_nobody_there_and_no_answer(
     assert state(sqlite_store, odd) == ("failed", 1, "its URL is not valid")
 
 
-def test_an_inner_address_is_not_told(
+def test_webhook_to_an_inner_address_is_not_sent(
     sqlite_store: Store, secret: str, tell: Callable[..., None], settings: Settings
 ) -> None:
     guarded = Settings(data_dir=settings.data_dir, production=True)
@@ -182,7 +182,7 @@ _NOT_TRUSTED = (
 )
 
 
-def test_a_server_that_is_not_trusted_is_told_nothing(
+def test_untrusted_server_gets_no_webhook(
     sqlite_store: Store, secret: str, tell: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours = authority(tmp_path)
@@ -198,10 +198,10 @@ def test_a_server_that_is_not_trusted_is_told_nothing(
     assert state(sqlite_store, trusted) == ("sent", 1, None)
 
 
-def test_a_sender_that_dies_is_followed_by_another_with_the_same_id(
+def test_webhook_of_a_dead_sender_is_sent_again_with_the_same_id(
     sqlite_store: Store, secret: str, hooks: Receiver, tell: Callable[..., None], vault: Vault, settings: Settings
 ) -> None:
-    """The receiver has taken it, and nobody has noted that."""
+    """The receiver accepted the webhook, but the sender died before it recorded that."""
     ticket = ended(sqlite_store, hooks.url)
     lost = Notifier(sqlite_store, vault, settings, holder="lost", stop=threading.Event())
     taken = sqlite_store.notifications.claim(OWNER, hooks.url, 60)
@@ -217,7 +217,7 @@ def test_a_sender_that_dies_is_followed_by_another_with_the_same_id(
     assert state(sqlite_store, ticket) == ("sent", 2, None)
 
 
-def test_a_slow_receiver_keeps_no_other_waiting(
+def test_slow_receiver_delays_no_other_receiver(
     sqlite_store: Store, secret: str, hooks: Receiver, vault: Vault, settings: Settings
 ) -> None:
     stop = threading.Event()
@@ -250,10 +250,10 @@ def add_users(store: Store, vault: Vault, count: int) -> list[str]:
     return logins
 
 
-def test_who_has_much_to_tell_delays_nobody_else(
+def test_user_with_many_webhooks_delays_no_other_user(
     sqlite_store: Store, secret: str, hooks: Receiver, vault: Vault, settings: Settings
 ) -> None:
-    """The other one has its turn at once, with what silent receivers of a thousand URLs leave of the room."""
+    """Silent receivers at a thousand URLs of one user leave threads free, so that the other webhook is sent at once."""
     ticket = ended(sqlite_store, f"{hooks.url}/0")
     values = {"ticket_id": ticket.id, "owner": OWNER, "event": "e", "body": "{}", "state": "waiting", "attempt": 0}
     many = [{"uid": f"m{n}", "url": f"{hooks.url}/{n}", "next_at": 1.0, "created": 1.0} for n in range(1, 1000)]
@@ -272,7 +272,7 @@ def test_who_has_much_to_tell_delays_nobody_else(
     assert len(hooks.got) == 4, "each gives its room up after one"
 
 
-def test_receivers_that_are_silent_leave_room_for_other_users(
+def test_silent_receivers_leave_threads_for_other_users(
     sqlite_store: Store, secret: str, hooks: Receiver, vault: Vault, settings: Settings
 ) -> None:
     *silent, fifth = add_users(sqlite_store, vault, 5)
@@ -293,7 +293,7 @@ def test_receivers_that_are_silent_leave_room_for_other_users(
         thread.join(10 * PATIENCE)
 
 
-def test_the_next_is_told_as_soon_as_there_is_room(
+def test_next_webhook_follows_as_soon_as_the_previous_one_ends(
     sqlite_store: Store, secret: str, hooks: Receiver, vault: Vault, settings: Settings
 ) -> None:
     stop = threading.Event()
@@ -309,7 +309,7 @@ def test_the_next_is_told_as_soon_as_there_is_room(
     assert hooks.ids == [sqlite_store.notifications.list(each.id)[0].uid for each in several]
 
 
-def test_without_a_secret_nothing_is_told(
+def test_webhook_without_a_secret_is_not_sent(
     sqlite_store: Store, secret: str, hooks: Receiver, tell: Callable[..., None]
 ) -> None:
     ticket = ended(sqlite_store, hooks.url)
@@ -319,7 +319,7 @@ def test_without_a_secret_nothing_is_told(
     assert hooks.got == []
 
 
-def test_a_new_secret_signs_from_then_on(
+def test_new_secret_signs_later_webhooks(
     sqlite_store: Store, secret: str, hooks: Receiver, tell: Callable[..., None], vault: Vault
 ) -> None:
     assert subscribe(sqlite_store, vault, EVERYWHERE, OWNER, hooks.url) is None, "it has one"
@@ -337,7 +337,7 @@ def test_the_default_schedule_tries_for_some_days() -> None:
     assert 2 < sum(found) / 86400 < 4
 
 
-def test_a_mistake_is_not_the_end_of_all_webhooks(
+def test_notifier_continues_after_an_unexpected_error(
     sqlite_store: Store,
     vault: Vault,
     settings: Settings,

@@ -1,4 +1,4 @@
-"""JSON: what is read, what is refused and what it says, what is written."""
+"""JSON: values that are read, values that are refused and their messages, and documents that are written."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ def refused(body: bytes, root: str = "publishImage") -> InvalidRequest:
         ('"status": {"@type": 7, "complete": true}', {"status": {"complete": True}}),
     ],
 )
-def test_values(members: str, expected: Document) -> None:
+def test_valid_values_are_read(members: str, expected: Document) -> None:
     document = {"@type": "PublishImageOpenStack", **expected}
     assert json.parse("publishImage", openstack(members)) == document
 
 
-def test_a_byte_order_mark_is_passed_over() -> None:
+def test_byte_order_mark_is_ignored() -> None:
     assert json.parse("status", b'\xef\xbb\xbf{"message": "a"}') == {"message": "a"}
 
 
@@ -92,7 +92,7 @@ def test_a_byte_order_mark_is_passed_over() -> None:
         ('"unknown": {"a": 1, "a": 2}', "a", "more than once"),
     ],
 )
-def test_a_bad_value_is_named(members: str, field: str, says: str) -> None:
+def test_invalid_value_is_named_in_the_error(members: str, field: str, says: str) -> None:
     error = refused(openstack(members))
     assert error.field == field
     assert str(error).startswith(f"{field}: ")
@@ -131,20 +131,20 @@ def test_hostile_and_malformed_bodies_are_refused(body: bytes, says: str) -> Non
     assert says in str(error)
 
 
-def test_brackets_in_strings_do_not_count() -> None:
+def test_brackets_in_strings_do_not_count_as_nesting() -> None:
     text = '{[\\\\\\"' * 100
     assert json.parse("status", f'{{"unknown": "{text}", "message": "a"}}'.encode()) == {"message": "a"}
     assert json.parse("status", b'{"a":' * 31 + b"{}" + b"}" * 31) == {}
 
 
 @pytest.mark.parametrize("unit", ['\\"', '"', "\\", '""', '"\\'])
-def test_the_time_that_a_body_takes_grows_with_its_size_only(unit: str) -> None:
+def test_largest_body_is_refused_within_seconds(unit: str) -> None:
     started = time.monotonic()
     refused(b'{"' + unit.encode() * (body_limits.MAX_BODY_BYTES // len(unit) - 8))
     assert time.monotonic() - started < 5 * PATIENCE
 
 
-def test_a_body_may_be_as_large_as_the_limit_and_no_larger() -> None:
+def test_body_may_be_as_large_as_the_limit_but_no_larger() -> None:
     assert json.parse("status", b"{}", limit=2) == {}
     with pytest.raises(body_limits.BodyTooLarge, match="3 bytes; at most 2"):
         json.parse("status", b"{ }", limit=2)
@@ -176,11 +176,11 @@ def test_a_body_may_be_as_large_as_the_limit_and_no_larger() -> None:
         ),
     ],
 )
-def test_answers(root: str, document: Document, written: str) -> None:
+def test_answers_are_written_exactly(root: str, document: Document, written: str) -> None:
     assert json.render(root, document).decode() == written
 
 
-def test_an_answer_that_does_not_fit_is_a_mistake_of_ours() -> None:
+def test_answer_that_violates_the_schema_raises_value_error() -> None:
     with pytest.raises(ValueError, match="status has no element nope"):
         json.render("status", {"nope": 1})
     with pytest.raises(ValueError, match="not a concrete type"):

@@ -17,7 +17,7 @@ from publisher.intake.wire.walk import concrete_type
 from publisher.platforms.platform import TYPE_KEY, Document, Field, Kind, Platform, find_platform, known_platforms
 from publisher.web.negotiation import Format
 
-# Control characters are refused but for the white space among them, which test_xml.py looks at.
+# Control characters are refused, except white space, which test_xml.py covers.
 _TEXT = st.text(
     st.characters(exclude_categories=("Cc", "Cs"), exclude_characters="\ufffe\uffff"), min_size=1, max_size=12
 ).filter(lambda text: not text.isspace())
@@ -47,7 +47,7 @@ def values(field: Field, platform: Platform) -> st.SearchStrategy[object]:
 
 
 def documents(field: Field, platform: Platform) -> st.SearchStrategy[Document]:
-    """Documents of one platform: an image and its account must agree."""
+    """Return documents of one platform, because an image and its account must have the same one."""
 
     @st.composite
     def draw_document(draw: st.DrawFn) -> Document:
@@ -69,14 +69,14 @@ def documents(field: Field, platform: Platform) -> st.SearchStrategy[Document]:
 @pytest.mark.parametrize("root", sorted(ROOTS))
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
-def test_round_trip(root: str, data: st.DataObject) -> None:
+def test_document_is_unchanged_after_writing_and_reading(root: str, data: st.DataObject) -> None:
     platform = data.draw(st.sampled_from(known_platforms()))
     document = data.draw(documents(root_field(root), platform))
     as_xml = xml.render(root, document, request=True)
     assert xml.parse(as_xml) == (root, document)
     as_json = json.render(root, document, request=True)
     assert json.parse(root, as_json) == document
-    # Whatever order the document had, what is written is in the schema's.
+    # Elements are written in the schema's order, whatever order the document has.
     assert xml.render(root, json.parse(root, as_json), request=True) == as_xml
     assert xml.parse(xml.render(root, dict(reversed(document.items())), request=True)) == (root, document)
 
@@ -114,7 +114,7 @@ def test_any_json_is_read_or_refused(members: object) -> None:
     assert json.parse("publishImage", json.render("publishImage", document, request=True)) == document
 
 
-def test_both_formats_by_their_name() -> None:
+def test_codec_reads_and_writes_both_formats() -> None:
     document: Document = {"@type": "CredAccountMemory", "login": "l", "password": "p"}
     for each in Format:
         body = write_document(each, "credAccount", document, request=True)
@@ -125,7 +125,7 @@ def test_both_formats_by_their_name() -> None:
         }
 
 
-def test_a_platform_goes_through_to_either_format() -> None:
+def test_platform_is_passed_on_to_both_formats() -> None:
     for each in Format:
         body = write_document(each, "credAccount", {"dbId": 7}, request=True)
         document = read_document(body, each, "credAccount", resolve=lambda _: find_platform("memory"))

@@ -85,7 +85,7 @@ OPENSTACK = ("PublishImageOpenStack", "CredAccountOpenStack")
         (None, None, (None, None)),
     ],
 )
-def test_the_type_is_found(
+def test_concrete_type_is_found(
     parse: Parse, image_type: str | None, account: dict[str, object] | None, expected: tuple[object, object]
 ) -> None:
     assert types_of(parse(image_type, account)) == expected
@@ -119,7 +119,7 @@ def test_the_type_is_found(
         ),
     ],
 )
-def test_a_type_that_cannot_be_is_refused(
+def test_unknown_or_contradictory_type_is_refused(
     parse: Parse, image_type: str | None, account: dict[str, object] | None, field: str, says: str
 ) -> None:
     with pytest.raises(InvalidRequest) as caught:
@@ -177,7 +177,7 @@ def test_every_platform_has_its_types(parse: Parse, platform: Platform) -> None:
         f'xmlns="{NAMESPACE}" xmlns:other="{NAMESPACE}" xsi:type=" other:PublishImageAws "',
     ],
 )
-def test_any_prefix_bound_to_the_namespace_will_do(declaration: str) -> None:
+def test_any_prefix_bound_to_the_namespace_is_accepted(declaration: str) -> None:
     body = f'<publishImage xmlns:xsi="{xml.XSI}" {declaration}><region>eu</region></publishImage>'
     assert xml.parse(body.encode())[1] == {"@type": "PublishImageAws", "region": "eu"}
 
@@ -190,19 +190,19 @@ def test_a_type_of_another_namespace_is_refused(declared: str) -> None:
     assert caught.value.field == "xsi:type"
 
 
-def test_an_account_by_itself() -> None:
+def test_account_document_gets_its_type_from_the_platform() -> None:
     body = b'{"targetPlatform": {"type": "openstack"}, "login": "l", "keystoneVersion": "v3"}'
     document = json.parse("credAccount", body)
     assert document["@type"] == "CredAccountOpenStack"
     assert document["keystoneVersion"] == "v3"
 
 
-def test_what_a_platform_does_not_have_is_ignored() -> None:
+def test_element_of_another_platform_is_ignored() -> None:
     body = b'{"@type": "PublishImageAws", "region": "eu", "tenantName": 7}'
     assert json.parse("publishImage", body) == {"@type": "PublishImageAws", "region": "eu"}
 
 
-def test_the_secrets_are_these() -> None:
+def test_secret_fields_are_the_expected_ones() -> None:
     assert sorted(SECRET_FIELDS) == [
         "applicationKey",
         "certificates",

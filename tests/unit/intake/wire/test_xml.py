@@ -1,4 +1,4 @@
-"""XML: what is read, what is refused and what it says, what is written."""
+"""XML: values that are read, values that are refused and their messages, and documents that are written."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ XSI = 'xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance"'
 
 
 def image(inner: str = "", *, attributes: str = "", prolog: str = "") -> bytes:
-    """A published image that declares its namespace and nothing else."""
+    """Return a `publishImage` document that declares only its own namespace."""
     return f'{prolog}<n:publishImage xmlns:n="{NAMESPACE}" {attributes}>{inner}</n:publishImage>'.encode()
 
 
@@ -42,7 +42,7 @@ def refused(body: bytes) -> InvalidRequest:
 # The manual's examples ----------------------------------------------------------------------------------------------
 
 
-def test_the_manuals_example_with_its_flaw() -> None:
+def test_manuals_malformed_example_is_read() -> None:
     root, document = xml.parse((DATA / "publish-openstack-v2.xml").read_bytes())
     assert root == "publishImage"
     assert document == {
@@ -65,7 +65,7 @@ def test_the_manuals_example_with_its_flaw() -> None:
     }
 
 
-def test_the_example_for_keystone_v3() -> None:
+def test_keystone_v3_example_is_read() -> None:
     root, document = xml.parse((DATA / "publish-openstack-v3.xml").read_bytes())
     assert root == "publishImage"
     assert document["@type"] == "PublishImageOpenStack"
@@ -73,7 +73,7 @@ def test_the_example_for_keystone_v3() -> None:
     assert document["keystoneProject"] == "demo"
 
 
-# The one flaw that is forgiven --------------------------------------------------------------------------------------
+# The undeclared xsi prefix ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -110,11 +110,11 @@ def test_the_example_for_keystone_v3() -> None:
         pytest.param(image(f"<xsi:type/><name {XSI}>a</name>"), "a", id="declared elsewhere"),
     ],
 )
-def test_an_undeclared_xsi_prefix_is_forgiven(body: bytes, display_name: str) -> None:
+def test_undeclared_xsi_prefix_is_accepted(body: bytes, display_name: str) -> None:
     assert xml.parse(body)[1]["name"] == display_name
 
 
-def test_a_type_under_an_undeclared_prefix_still_tells() -> None:
+def test_type_with_an_undeclared_prefix_is_used() -> None:
     _, document = xml.parse(image("<region>eu</region>", attributes='xsi:type="n:PublishImageAws"'))
     assert document == {"@type": "PublishImageAws", "region": "eu"}
 
@@ -138,14 +138,14 @@ def test_a_type_under_an_undeclared_prefix_still_tells() -> None:
         pytest.param(image("<xsi:a/>" * 150 + "&nope;"), "Entity 'nope' not defined", id="unknown, late"),
     ],
 )
-def test_no_other_flaw_is(body: bytes, reason: str) -> None:
+def test_other_malformed_xml_is_refused(body: bytes, reason: str) -> None:
     error = refused(body)
     assert error.field is None
     assert str(error).startswith("the request body is not well-formed XML: ")
     assert reason in str(error)
 
 
-def test_a_fault_of_an_earlier_document_is_not_held_against_the_next() -> None:
+def test_error_in_one_document_does_not_affect_the_next() -> None:
     refused(image("<foo:a/>"))
     assert xml.parse(image("<xsi:type/>")) == ("publishImage", {})
 
@@ -200,12 +200,12 @@ def test_hostile_bodies_are_refused(body: bytes, says: str) -> None:
     assert "root:" not in str(error)
 
 
-def test_the_bounds_themselves_are_accepted() -> None:
+def test_document_at_the_limits_is_accepted() -> None:
     assert xml.parse(image("<a>" * 31 + "</a>" * 31)) == ("publishImage", {})
     assert xml.parse(image("<a/>" * 9_999)) == ("publishImage", {})
 
 
-def test_a_body_may_be_as_large_as_the_limit_and_no_larger() -> None:
+def test_body_may_be_as_large_as_the_limit_but_no_larger() -> None:
     body = image()
     assert xml.parse(body, limit=len(body)) == ("publishImage", {})
     with pytest.raises(body_limits.BodyTooLarge, match=f"{len(body)} bytes; at most {len(body) - 1}"):
@@ -262,7 +262,7 @@ def test_the_root_must_be_one_of_the_api(body: bytes, field: str) -> None:
         ),
     ],
 )
-def test_a_bad_value_is_named(inner: str, field: str, says: str) -> None:
+def test_invalid_value_is_named_in_the_error(inner: str, field: str, says: str) -> None:
     error = refused(openstack(inner))
     assert error.field == field
     assert str(error).startswith(f"{field}: ")
@@ -270,7 +270,7 @@ def test_a_bad_value_is_named(inner: str, field: str, says: str) -> None:
 
 
 @pytest.mark.parametrize("port", ["0", "65536", "-1", "abc"])
-def test_a_port_is_one(port: str) -> None:
+def test_invalid_port_is_refused(port: str) -> None:
     assert refused(account(f"<port>{port}</port>")).field == "credAccount.port"
 
 
@@ -308,7 +308,7 @@ def test_a_secret_is_not_shown_in_the_error_about_it() -> None:
         ),
     ],
 )
-def test_values(inner: str, expected: Document) -> None:
+def test_valid_values_are_read(inner: str, expected: Document) -> None:
     assert xml.parse(openstack(inner)) == ("publishImage", {"@type": "PublishImageOpenStack", **expected})
 
 
@@ -318,7 +318,7 @@ def test_the_order_of_elements_does_not_matter() -> None:
     assert xml.parse(first) == xml.parse(second)
 
 
-def test_the_content_of_a_certificate_may_be_long() -> None:
+def test_content_of_a_certificate_may_have_65536_characters() -> None:
     typed = f'<credAccount {XSI} xsi:type="n:CredAccountGoogle"><certificates><certificate><content>'
     body = image(f"{typed}{'A' * 65536}</content></certificate></certificates></credAccount>")
     read = xml.parse(body)[1]["credAccount"]
@@ -331,7 +331,7 @@ def test_the_content_of_a_certificate_may_be_long() -> None:
 # Answers ------------------------------------------------------------------------------------------------------------
 
 
-def test_an_answer_to_the_letter() -> None:
+def test_list_of_publications_is_written_exactly() -> None:
     document: Document = {
         "total": 1,
         "publishImages": [
@@ -387,7 +387,7 @@ def test_an_answer_to_the_letter() -> None:
         ),
     ],
 )
-def test_answers(root: str, document: Document, written: str) -> None:
+def test_answers_are_written_exactly(root: str, document: Document, written: str) -> None:
     declaration = f'<ns0:{root} xmlns:ns0="{NAMESPACE}">'
     assert xml.render(root, document).decode().splitlines()[1] == f"{declaration}{written}</ns0:{root}>"
 
@@ -415,12 +415,12 @@ def test_answers(root: str, document: Document, written: str) -> None:
         ("publishImage", {"@type": "PublishImageAws", "tenantName": "t"}, "has no element tenantName"),
     ],
 )
-def test_an_answer_that_does_not_fit_is_a_mistake_of_ours(root: str, document: Document, says: str) -> None:
+def test_answer_that_violates_the_schema_raises_value_error(root: str, document: Document, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         xml.render(root, document)
 
 
-def test_a_request_has_its_secrets_and_an_answer_none() -> None:
+def test_secrets_are_written_only_in_requests() -> None:
     for platform in known_platforms():
         secret = [each.name for each in TYPES[platform.cred_account_type].fields if each.secret]
         value: Document = {name: [{"content": "hunter2"}] if name == "certificates" else "hunter2" for name in secret}
@@ -430,7 +430,7 @@ def test_a_request_has_its_secrets_and_an_answer_none() -> None:
         assert b"hunter2" not in xml.render("credAccount", document)
 
 
-def test_children_are_unqualified_and_nothing_has_an_attribute_but_its_type() -> None:
+def test_children_are_unqualified_and_have_no_attribute_but_the_type() -> None:
     _, document = xml.parse((DATA / "publish-openstack-v2.xml").read_bytes())
     root = etree.fromstring(xml.render("publishImage", document))
     assert root.nsmap == {"ns0": NAMESPACE, "xsi": xml.XSI}

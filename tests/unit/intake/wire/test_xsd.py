@@ -1,4 +1,4 @@
-"""The XML Schema: it takes every answer there can be, and nothing else; and how it is served."""
+"""The XML Schema: it accepts all possible answers and nothing else. Also its route."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ XS = "{http://www.w3.org/2001/XMLSchema}"
 
 @pytest.fixture(scope="module")
 def schema() -> etree.XMLSchema:
-    """With the platforms that packages bring."""
+    """The schema with the platforms of additional packages."""
     return etree.XMLSchema(etree.fromstring(xsd.document(extended=True)))
 
 
@@ -31,10 +31,10 @@ def schema() -> etree.XMLSchema:
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 @given(data=st.data())
-def test_whatever_is_rendered_is_valid(schema: etree.XMLSchema, root: str, data: st.DataObject) -> None:
+def test_rendered_documents_are_valid(schema: etree.XMLSchema, root: str, data: st.DataObject) -> None:
     document = data.draw(documents(root_field(root), data.draw(st.sampled_from(known_platforms()))))
     schema.assertValid(etree.fromstring(xml.render(root, document)))
-    # A request has secrets, too; only what the manual's requests have beyond the API's schema is not in it.
+    # A request also has secrets. The schema lacks only the elements of REQUEST_ONLY and JSON_ONLY.
     as_request = etree.fromstring(xml.render(root, document, request=True))
     for name in REQUEST_ONLY | JSON_ONLY:
         for element in list(as_request.iter(name)):
@@ -44,7 +44,7 @@ def test_whatever_is_rendered_is_valid(schema: etree.XMLSchema, root: str, data:
     schema.assertValid(as_request)
 
 
-def test_every_type_is_in_it_with_its_elements_in_order() -> None:
+def test_schema_has_every_type_with_its_elements_in_order() -> None:
     hidden = REQUEST_ONLY | JSON_ONLY
     document = etree.fromstring(xsd.document(extended=True))
     types = {each.get("name"): each for each in document.iterfind(f"{XS}complexType")}
@@ -62,11 +62,11 @@ def test_every_type_is_in_it_with_its_elements_in_order() -> None:
             assert extension.get("base") == f"tns:{object_type.abstract}"
 
 
-def test_it_is_made_once() -> None:
+def test_schema_is_built_once() -> None:
     assert xsd.document() is xsd.document()
 
 
-def test_the_apis_own_schema_knows_no_other_platform(service: Service) -> None:
+def test_plain_schema_omits_platforms_unknown_to_the_api(service: Service) -> None:
     served = service.get("schema/uforge.xsd", login=None)
     assert served.body == xsd.document()
     assert b"emory" not in served.body.replace(b"vmMemorySize", b"")
@@ -76,7 +76,7 @@ def test_the_apis_own_schema_knows_no_other_platform(service: Service) -> None:
     assert b'<xs:enumeration value="memory"/>' in extended.body
 
 
-# What it refuses --------------------------------------------------------------------------------------------------
+# Valid and invalid documents --------------------------------------------------------------------------------------
 
 ROOT = f'xmlns:n="{UFORGE}" xmlns:xsi="{XSI}"'
 STATUS = f"<n:status {ROOT}><created>2026-01-02T03:04:05Z</created><dbId>7</dbId><complete>true</complete></n:status>"
@@ -89,7 +89,7 @@ STATUS_OF = f"<n:status {ROOT}>{{}}</n:status>"
 
 
 @pytest.mark.parametrize("right", [STATUS, IMAGES, TICKET])
-def test_right(schema: etree.XMLSchema, right: str) -> None:
+def test_valid_document_is_accepted(schema: etree.XMLSchema, right: str) -> None:
     schema.assertValid(etree.fromstring(right))
 
 
@@ -133,11 +133,11 @@ WRONG = {
 
 
 @pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG.keys())
-def test_wrong(schema: etree.XMLSchema, wrong: str) -> None:
+def test_invalid_document_is_refused(schema: etree.XMLSchema, wrong: str) -> None:
     assert not schema.validate(etree.fromstring(wrong))
 
 
-def test_every_type_can_be_told(schema: etree.XMLSchema) -> None:
+def test_types_of_every_platform_are_valid(schema: etree.XMLSchema) -> None:
     for platform in known_platforms():
         account: Document = {"@type": platform.cred_account_type, "targetPlatform": {"type": platform.name}}
         rendered = etree.fromstring(
@@ -147,19 +147,19 @@ def test_every_type_can_be_told(schema: etree.XMLSchema) -> None:
         schema.assertValid(rendered)
 
 
-# How it is served -------------------------------------------------------------------------------------------------
+# Route ------------------------------------------------------------------------------------------------------------
 
 PATH = "schema/uforge.xsd"
 
 
 class TestServed:
     @pytest.mark.parametrize("accept", [None, XML, "*/*", JSON, "text/html"])
-    def test_to_anyone_and_in_its_one_form(self, service: Service, accept: str | None) -> None:
+    def test_schema_is_public_and_always_xml(self, service: Service, accept: str | None) -> None:
         answer = service.get(PATH, login=None, accept=accept)
         assert (answer.status, answer.headers["content-type"]) == (200, XML)
         assert answer.body == xsd.document()
 
-    def test_not_twice(self, service: Service) -> None:
+    def test_known_schema_gets_304(self, service: Service) -> None:
         first = service.get(PATH, login=None)
         for condition in (
             {"If-None-Match": first.headers["etag"]},
@@ -172,7 +172,7 @@ class TestServed:
         changed = service.get(PATH, login=None, headers={"If-None-Match": '"other"'})
         assert (changed.status, changed.body) == (200, first.body)
 
-    def test_nothing_else_is(self, service: Service) -> None:
+    def test_no_other_schema_is_served(self, service: Service) -> None:
         assert service.get("schema/other.xsd", login=None).status == 404
         assert service.get("schema", login=None).status == 404
         assert service.post(PATH, "", login=None).status == 405

@@ -29,14 +29,14 @@ def origin() -> Iterator[Origin]:
             made.answers[path](self)
 
         def do_HEAD(self) -> None:
-            """As S3 is asked for a size: the answer's head, without its body."""
+            """Answer with the head of the GET answer, without its body. S3 clients request sizes this way."""
             self.wfile, wfile = io.BytesIO(), self.wfile
             self.do_GET()
             wfile.write(self.wfile.getvalue().partition(b"\r\n\r\n")[0] + b"\r\n\r\n")
             self.wfile = wfile
 
         def log_message(self, *_: Any) -> None:
-            """Not into the tests' output."""
+            """Keep the server's log out of the tests' output."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     made.port = server.server_port

@@ -1,4 +1,4 @@
-"""A server that images are fetched from, and registrations of what it sends."""
+"""An HTTP server to fetch images from, and helpers to register them."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ SECRET = "what-gives-access"
 
 @dataclass
 class Origin:
-    """A server that images are fetched from. Each path is answered by a function of the request."""
+    """An HTTP server to fetch images from. Each path has a function that answers its requests."""
 
     port: int = 0
     asked: list[str] = field(default_factory=list)
     answers: dict[str, Callable[[BaseHTTPRequestHandler], None]] = field(default_factory=dict)
     going: threading.Event = field(default_factory=threading.Event)
-    """Set once half of an image was sent by `stall`."""
+    """Set when `stall` has sent the first part of an image."""
     released: threading.Event = field(default_factory=threading.Event)
 
     def url(self, path: str) -> str:

@@ -1,4 +1,4 @@
-"""A registration that is broken off or taken over leaves no file behind, and deletes no file of another worker."""
+"""A registration that is interrupted or taken over leaves no file behind, and deletes no file of another worker."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from workers.registration import Registrar
 
 
 def trickle(origin: Origin) -> Callable[[BaseHTTPRequestHandler], None]:
-    """Sends on and on, until it is let go."""
+    """Return an answer that sends small pieces until the test releases it."""
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
         start(handler, 200, **{"Content-Length": str(100 << 20)})
@@ -35,13 +35,13 @@ def trickle(origin: Origin) -> Callable[[BaseHTTPRequestHandler], None]:
                 handler.wfile.write(b"x" * 4096)
                 origin.going.set()
         except OSError:
-            pass  # hung up on, as is expected
+            pass  # the client hangs up, as expected
 
     return answer
 
 
 @pytest.mark.parametrize(("how", "state"), [("cancelled", ImageState.CANCELLED), ("shut down", ImageState.QUEUED)])
-def test_a_fetch_stops_at_once_though_the_server_sends_nothing(
+def test_fetch_from_a_stalled_server_stops_at_once(
     sqlite_store: Store, settings: Settings, origin: Origin, registrar: Registrar, how: str, state: ImageState
 ) -> None:
     origin.answers["/disk"] = origin.stall
@@ -69,11 +69,11 @@ def test_a_fetch_stops_at_once_though_the_server_sends_nothing(
         ("shut down", ImageState.QUEUED, ImageState.QUEUED, 0),
     ],
 )
-def test_a_fetch_stops_and_leaves_no_file(
+def test_interrupted_fetch_stops_and_leaves_no_file(
     sqlite_store: Store, settings: Settings, origin: Origin, registrar: Registrar, how: str, state: ImageState,
     returned: ImageState | None, attempts: int,
 ) -> None:  # fmt: skip
-    """An attempt that a shutdown ends does not count."""
+    """An attempt that a shutdown interrupts does not count."""
     origin.answers["/disk"] = trickle(origin)
     stop = threading.Event()
     first = Registrar(sqlite_store, settings, worker="w2", shutting_down=stop)
@@ -84,7 +84,7 @@ def test_a_fetch_stops_and_leaves_no_file(
     assert origin.going.wait(10 * PATIENCE)
     deadline = time.monotonic() + 10
     while now(sqlite_store, id).sent == 0 and time.monotonic() < deadline:
-        threading.Event().wait(0.01)  # the progress is written by a thread of its own
+        threading.Event().wait(0.01)  # a separate thread writes the progress
     if how == "cancelled":
         sqlite_store.registrations.cancel(OWNER, 4, id)
     elif how == "shut down":
@@ -100,7 +100,7 @@ def test_a_fetch_stops_and_leaves_no_file(
     assert states == [returned]
 
 
-def test_what_an_earlier_attempt_left_is_removed(
+def test_files_of_an_earlier_attempt_are_removed(
     registrar: Registrar, sqlite_store: Store, settings: Settings, origin: Origin
 ) -> None:
     origin.answers["/disk"] = whole
@@ -120,13 +120,13 @@ def test_what_an_earlier_attempt_left_is_removed(
     image = now(sqlite_store, id)
     assert files(settings) == [image.location]
     assert image.attempt == 2
-    # Generated again, the file before goes.
+    # If the image is generated again, its previous file is deleted.
     sqlite_store.registrations.again(OWNER, 4, id)
     assert registrar.run(id) is ImageState.READY
     assert files(settings) == [now(sqlite_store, id).location]
 
 
-def test_a_paused_worker_deletes_no_file_of_the_next_one(
+def test_paused_worker_deletes_no_file_of_its_successor(
     registrar: Registrar, sqlite_store: Store, settings: Settings, origin: Origin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     origin.answers["/disk"] = whole
@@ -135,7 +135,7 @@ def test_a_paused_worker_deletes_no_file_of_the_next_one(
     claim = sqlite_store.registrations.claim
 
     def paused(*arguments: Any) -> Any:
-        """The lease runs out, and another worker is in the middle of fetching."""
+        """Return a claim whose lease has run out, while another worker is in the middle of fetching."""
         first = claim(id, "w1", -1.0)
         assert claim(id, "w2", 60.0)
         others.parent.mkdir()
@@ -155,7 +155,7 @@ def test_a_registration_that_kills_its_workers_fails(registrar: Registrar, sqlit
     assert "given up: 3 workers" in str(now(sqlite_store, id).error)
 
 
-def test_an_end_whose_answer_is_lost_keeps_the_file(
+def test_file_is_kept_if_the_answer_to_its_commit_is_lost(
     registrar: Registrar, sqlite_store: Store, settings: Settings, origin: Origin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     origin.answers["/disk"] = whole
@@ -173,7 +173,7 @@ def test_an_end_whose_answer_is_lost_keeps_the_file(
     assert files(settings) == [image.location]
 
 
-def test_an_end_that_was_not_committed_is_made_again(
+def test_registration_whose_commit_failed_is_repeated(
     registrar: Registrar, sqlite_store: Store, settings: Settings, origin: Origin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     origin.answers["/disk"] = whole

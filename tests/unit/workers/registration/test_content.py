@@ -1,4 +1,4 @@
-"""What comes is unpacked, limited and compared."""
+"""Fetched content is unpacked, limited in size and compared with its checksums."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from workers.registration import Registrar
 def sending(content: bytes, **headers: str) -> Callable[[BaseHTTPRequestHandler], None]:
     def answer(handler: BaseHTTPRequestHandler) -> None:
         start(handler, 200, **({"Content-Length": str(len(content))} | headers))
-        with contextlib.suppress(OSError):  # who has seen enough hangs up
+        with contextlib.suppress(OSError):  # the client hangs up when it has seen enough
             handler.wfile.write(content)
 
     return answer
@@ -60,7 +60,7 @@ def chain() -> Callable[[BaseHTTPRequestHandler], None]:
 def test_a_compressed_file_is_unpacked(
     registrar: Registrar, sqlite_store: Store, settings: Settings, origin: Origin, kind: str, encoded: bool
 ) -> None:
-    # As many servers send a .gz: as though the compression were theirs.
+    # Many servers send a .gz file with a Content-Encoding, as if they had compressed it themselves.
     encoding = {"gz": "gzip", "zst": "zstd"}.get(kind, "identity") if encoded else "identity"
     packed = COMPRESS[kind](CONTENT)
     origin.answers["/web%20disk.qcow2." + kind] = sending(packed, **{"Content-Encoding": encoding})
@@ -117,7 +117,7 @@ def test_wrong_content_fails_at_once(
     assert (image.attempt, files(settings)) == (1, [])
 
 
-def test_an_encoded_error_page_is_tried_again(registrar: Registrar, sqlite_store: Store, origin: Origin) -> None:
+def test_503_with_an_encoded_page_is_tried_again(registrar: Registrar, sqlite_store: Store, origin: Origin) -> None:
     origin.answers["/disk"] = answering(503, **{"Content-Encoding": "br"})
     id = begin(sqlite_store, origin.url("/disk"))
     assert registrar.run(id) is ImageState.QUEUED
@@ -140,7 +140,7 @@ def test_a_full_disk_is_noticed_before_the_first_byte(
 
 @pytest.mark.parametrize("source", ["fetched", "kept"])
 @pytest.mark.parametrize("algorithm", ["md5", "sha256"])
-def test_a_checksum_is_compared(
+def test_wrong_checksum_is_refused_and_right_one_accepted(
     registrar: Registrar, sqlite_store: Store, settings: Settings, origin: Origin, source: str, algorithm: str
 ) -> None:
     origin.answers["/disk.qcow2"] = whole

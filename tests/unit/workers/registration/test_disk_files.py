@@ -1,4 +1,4 @@
-"""Disk files that a worker fetches; and images that an earlier version registered, which looked less closely."""
+"""Disk files that a worker fetches, and images that an earlier version registered with fewer checks."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from workers.runner import Runner
 
 
 def source_of(case: ImageCase, settings: Settings, origin: Origin, by_url: bool) -> str:
-    """Where a registration finds the file: at a URL, or under the image root."""
+    """Provide the file and return its source: a URL, or a path under the image root."""
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
         start(handler, 200, **{"Content-Length": str(len(case.content))})
@@ -70,7 +70,7 @@ def test_a_file_is_registered_with_its_format_and_size(
 
 
 def add_as_before(store: Store, root: Path, content: bytes, disk_format: str, name: str) -> Image:
-    """As earlier versions did: without a look at more than the first bytes."""
+    """Add an image as earlier versions did, which examined only the first bytes."""
     add_owner(store)
     root.mkdir(parents=True, exist_ok=True)
     (root / name).write_bytes(content)
@@ -82,7 +82,7 @@ def add_as_before(store: Store, root: Path, content: bytes, disk_format: str, na
 
 
 @pytest.mark.parametrize("case", REFUSED, ids=lambda case: case.name)
-def test_an_old_image_that_is_refused_now_is_sent_to_no_cloud(
+def test_old_image_whose_file_is_now_refused_is_not_uploaded(
     sqlite_store: Store, settings: Settings, case: ImageCase
 ) -> None:
     disk_format = case.name.rpartition(".")[2].replace("ova", "raw")
@@ -104,9 +104,7 @@ def openstack(target: Target) -> OpenStackPublisher:
     return OpenStackPublisher(Mock(), Mock(spec=ImageService), target, Mock(spec=Reach))
 
 
-def test_openstack_refuses_before_any_byte_what_glance_would_after_the_last(
-    sqlite_store: Store, tmp_path: Path
-) -> None:
+def test_image_that_glance_would_refuse_is_refused_before_its_upload(sqlite_store: Store, tmp_path: Path) -> None:
     image = add_as_before(sqlite_store, tmp_path / "images", disks.vhd_fixed(), "vhd", "win.vhd")
     found = sqlite_store.images.get(image.id)
     assert found
@@ -134,7 +132,7 @@ def test_openstack_refuses_before_any_byte_what_glance_would_after_the_last(
 def test_min_disk_is_rounded_up_to_gib(
     registrar: Registrar, sqlite_store: Store, settings: Settings, content: bytes, name: str, min_disk: int
 ) -> None:
-    """In GiB, rounded up: what Nova compares a flavor's disk with."""
+    """Nova compares `min_disk`, in GiB, with the disk of a flavor."""
     (settings.images / name).write_bytes(content)
     id = begin(sqlite_store, name)
     assert registrar.run(id) is ImageState.READY

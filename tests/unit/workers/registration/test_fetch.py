@@ -1,4 +1,4 @@
-"""From a source to a registered image: from a real HTTP server, S3, or from under the image root."""
+"""A worker registers an image from an HTTP server, from S3 or from the image root."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from workers.registration import Registrar
 
 
 def untold(handler: BaseHTTPRequestHandler) -> None:
-    """All of it, without its length."""
+    """Send the whole file without its length."""
     start(handler, 200)
     handler.wfile.write(CONTENT)
 
@@ -130,7 +130,7 @@ def test_a_transient_error_is_tried_again(
     assert registrar.run(id) is ImageState.READY
     image = now(sqlite_store, id)
     assert (image.error, image.attempt) == (None, 2)
-    # Had it stayed so:
+    # If the error lasts, the registration fails after three attempts.
     origin.answers["/disk"] = answer
     sqlite_store.registrations.again(OWNER, 4, id)
     failed = run_to_the_end(registrar, sqlite_store, id)
@@ -164,7 +164,7 @@ def test_a_refused_connection_is_tried_again(registrar: Registrar, sqlite_store:
 
 @pytest.fixture
 def s3(origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The origin as an S3 server, whose objects are at /BUCKET/KEY."""
+    """Use the origin as an S3 server with its objects at /BUCKET/KEY."""
     for name, value in {
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{origin.port}",
         "AWS_ACCESS_KEY_ID": "key",
@@ -186,11 +186,11 @@ def s3(origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
         (None, ImageState.QUEUED, 0, "the connection to the server of bucket failed"),
     ],
 )
-def test_an_image_is_fetched_from_s3(
+def test_answer_of_s3_decides_the_state_of_the_image(
     sqlite_store: Store, settings: Settings, registrar: Registrar, origin: Origin, monkeypatch: pytest.MonkeyPatch,
     answer: Any, state: ImageState, size: int, words: str,
 ) -> None:  # fmt: skip
-    # Where there is no such key, s3fs looks whether there are some below it.
+    # If a key is missing, s3fs looks for keys below it.
     origin.answers |= {"/bucket/disk": answer, "/bucket": answering(404)}
     if answer is None:
         monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")

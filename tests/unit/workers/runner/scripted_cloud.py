@@ -1,4 +1,4 @@
-"""A cloud that does what a test tells it to, and what may happen to a ticket meanwhile."""
+"""A cloud that follows a test's script, and helpers that change a ticket while a worker has it."""
 
 import dataclasses
 import hashlib
@@ -28,18 +28,18 @@ def as_it_is(image: CloudImage) -> CloudImage:
 
 @dataclass
 class Script:
-    """What a cloud does, and what has been asked of it."""
+    """The behaviour of a cloud, and a record of its calls."""
 
     images: dict[str, CloudImage] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
     secrets: list[dict[str, str]] = field(default_factory=list)
     on: dict[str, Callable[[], None]] = field(default_factory=dict)
-    """By the name of a step: what happens as it begins; mostly that an error is raised."""
+    """Maps a step's name to a function that runs when the step begins, usually to raise an error."""
     received: Callable[[CloudImage], CloudImage] = as_it_is
-    """What the cloud makes of what it was sent."""
+    """Turns an uploaded image into the image that the cloud keeps."""
     region: str | None = None
     from_the_kernel: bool = False
-    """What is sent passes through nobody's hands here, and is not hashed."""
+    """The kernel sends the file, so that the worker cannot hash it on the way."""
     closed: int = 0
 
     def step(self, name: str) -> None:
@@ -135,16 +135,16 @@ def cloud_ids(store: Store, ticket: Ticket) -> list[str]:
 
 
 def cancel(store: Store, ticket: Ticket) -> None:
-    """What a caller does, while the work goes on; once, however often it is called."""
+    """Cancel a ticket as a caller does, if it is being published. Further calls do nothing."""
     if current(store, ticket).state is State.PUBLISHING:
         store.tickets.request_cancel(ticket.id)
 
 
 def take_over(store: Store, ticket: Ticket) -> None:
-    """What happens when this worker is taken for dead: another one claims the ticket."""
+    """Let another worker claim the ticket, as if this one were dead."""
     for _ in range(100):
         put_back(store, ticket, lease_until=1)
         if store.leases.claim(ticket.id, "another", 60):
             return
-        # The first worker has renewed its lease just in between.
+        # The first worker has just renewed its lease: try again.
     pytest.fail("it cannot be taken over")

@@ -1,4 +1,4 @@
-"""An attempt uses what an earlier one has left in the cloud, if that is right."""
+"""An attempt adopts the image that an earlier one left in the cloud if its content is right."""
 
 import dataclasses
 from typing import Any
@@ -16,7 +16,7 @@ from workers.runner import Runner
 
 
 def leave(store: Store, ticket: Ticket, script: Script, image: CloudImage) -> None:
-    """What a worker that was killed has left: in the cloud and in the journal."""
+    """Leave an image in the cloud and in the journal, as a killed worker does."""
     claim = store.leases.claim(ticket.id, "killed", 60)
     assert claim
     store.leases.plan(claim, image.cloud_id)
@@ -40,7 +40,7 @@ def test_a_complete_image_is_adopted(
 @pytest.mark.parametrize(
     "wrong", [{"hashes": {"sha512": "0" * 128}}, {"size": 5}, {"hashes": {}}], ids=["hash", "size", "no hash"]
 )
-def test_a_wrong_image_is_removed_and_made_anew(
+def test_a_wrong_image_is_deleted_and_uploaded_again(
     sqlite_store: Store, ticket: Ticket, image: Image, runner: Runner, script: Script, wrong: dict[str, Any]
 ) -> None:
     found = CloudImage("left", True, image.size, {"sha512": image.sha512})
@@ -52,7 +52,7 @@ def test_a_wrong_image_is_removed_and_made_anew(
     assert cloud_ids(sqlite_store, ticket) == ["gone", "present"]
 
 
-def test_an_incomplete_image_is_filled(sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script) -> None:
+def test_an_incomplete_image_is_completed(sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script) -> None:
     leave(sqlite_store, ticket, script, CloudImage("left", complete=False))
     assert runner.run(ticket.id) is State.PUBLISHED
     assert list(script.images) == ["left"]
@@ -61,7 +61,7 @@ def test_an_incomplete_image_is_filled(sqlite_store: Store, ticket: Ticket, runn
 def test_an_image_that_another_worker_may_still_delete_is_not_used(
     sqlite_store: Store, ticket: Ticket, image: Image, runner: Runner, script: Script
 ) -> None:
-    """It was paused, or its connection stalled, between the decision and the deletion."""
+    """The other worker was paused, or its connection stalled, after it had decided to delete the image."""
     left = CloudImage("left", True, image.size, {"sha512": image.sha512})
     leave(sqlite_store, ticket, script, left)
     paused = sqlite_store.leases.claim(ticket.id, "paused", 60)
@@ -69,6 +69,6 @@ def test_an_image_that_another_worker_may_still_delete_is_not_used(
     TicketJournal(sqlite_store, paused).condemn("left")
     put_back(sqlite_store, ticket, lease_until=1)
     assert runner.run(ticket.id) is State.PUBLISHED
-    script.images.pop("left", None)  # now it comes
+    script.images.pop("left", None)  # the late deletion
     assert list(script.images) == [current(sqlite_store, ticket).cloud_id]
     assert cloud_ids(sqlite_store, ticket) == ["gone", "present"]

@@ -22,10 +22,10 @@ STEPS = ["connect", "check", "find", "upload", "chunk", "finish"]
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_a_call_that_sleeps_holds_neither_the_ticket_nor_the_thread(
+def test_a_sleeping_call_blocks_neither_the_ticket_nor_the_thread(
     sqlite_store: Store, ticket: Ticket, vault: Vault, settings: Settings, script: Script, step: str
 ) -> None:
-    """As a library does that waits for a time of day which was set back."""
+    """A library sleeps like this if it waits for a wall-clock time and the clock is set back."""
     wake_up, woken = threading.Event(), threading.Event()
     settings = dataclasses.replace(
         settings, connect_timeout_seconds=0.1, call_timeout_seconds=0.1, verify_seconds=0.1, retry_first_seconds=0.001
@@ -45,17 +45,17 @@ def test_a_call_that_sleeps_holds_neither_the_ticket_nor_the_thread(
     finally:
         wake_up.set()
     assert woken.wait(30)
-    # A slow machine is not to be taken for a plugin that sleeps.
+    # Long limits, because a slow machine must not look like a sleeping plugin.
     patient = dataclasses.replace(settings, connect_timeout_seconds=60, call_timeout_seconds=60)
     put_back(sqlite_store, ticket, not_before=1)
     assert Runner(sqlite_store, vault, patient, worker="a").run(ticket.id) is State.PUBLISHED
     assert script.secrets == [{"password": SECRET}] * 2, "signed in anew: the call before may still use its connections"
 
 
-def test_a_call_that_loops_for_ever_is_ended(
+def test_a_call_that_loops_for_ever_is_stopped(
     sqlite_store: Store, ticket: Ticket, vault: Vault, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It looks whether to go on, again and again, and gets nowhere."""
+    """The call keeps checking whether to continue but makes no progress."""
     ended = threading.Event()
 
     class Restless(scripted(Script())):  # type: ignore[misc]  # made by the call

@@ -1,4 +1,4 @@
-"""A cancelled ticket ends with a clean cloud, or says what may be left."""
+"""A cancelled ticket ends with a clean cloud, or names the image that may be left."""
 
 import time
 
@@ -40,7 +40,7 @@ def test_a_cancel_at_any_step_ends_with_a_clean_cloud(
 def test_a_cancel_during_the_upload_is_noticed_at_once(
     sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script
 ) -> None:
-    """Without a write of ours that would tell: the lease's keeper looks."""
+    """The worker writes nothing meanwhile; the thread that renews the lease sees the cancel."""
     cancelled_at: list[float] = []
 
     def cancel_then_trickle() -> None:
@@ -56,7 +56,7 @@ def test_a_cancel_during_the_upload_is_noticed_at_once(
 
 
 @pytest.mark.parametrize("error", [TransientCloudError("Glance is away"), KeyError("internal: 10.9.8.7")])
-def test_a_cancel_lasts_until_its_clean_up_succeeds(
+def test_a_ticket_stays_cancelling_until_its_clean_up_succeeds(
     sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script, error: Exception
 ) -> None:
     script.on["chunk"] = lambda: cancel(sqlite_store, ticket)
@@ -75,7 +75,7 @@ def test_a_cancel_lasts_until_its_clean_up_succeeds(
 
 
 @pytest.mark.parametrize("error", [TransientCloudError("Glance is away"), KeyError("internal: 10.9.8.7")])
-def test_a_cancel_whose_clean_up_goes_on_failing_fails(
+def test_a_cancel_fails_if_its_clean_up_keeps_failing(
     sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script, error: Exception
 ) -> None:
     script.on["chunk"] = lambda: cancel(sqlite_store, ticket)
@@ -92,7 +92,7 @@ def test_a_cancel_whose_clean_up_goes_on_failing_fails(
     assert "10.9.8.7" not in f"{now} {words(sqlite_store, ticket)}"
 
 
-def test_a_cancel_that_can_never_clean_up_says_what_is_left(
+def test_a_cancel_names_the_image_that_it_cannot_delete(
     sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script
 ) -> None:
     script.on["chunk"] = lambda: cancel(sqlite_store, ticket)

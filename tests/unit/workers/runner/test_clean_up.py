@@ -1,4 +1,4 @@
-"""After a failure, the runner deletes what the ticket created in the cloud, or says what may be left."""
+"""After a failure, the runner deletes the ticket's image from the cloud, or names the image that may be left."""
 
 import pytest
 
@@ -47,7 +47,7 @@ def test_a_clean_up_that_fails_is_tried_again(
     assert now.reason == Reason.FORBIDDEN, "not why it could not be cleaned up"
 
 
-def test_the_words_of_a_cloud_do_not_fail_a_ticket(
+def test_a_cloud_message_that_looks_like_ours_fails_no_ticket(
     sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script
 ) -> None:
     script.fail("upload", TransientCloudError("503 busy; cleaning up: please come back"))
@@ -57,7 +57,7 @@ def test_the_words_of_a_cloud_do_not_fail_a_ticket(
     assert runner.run(ticket.id) is State.PUBLISHED
 
 
-def test_a_clean_up_is_given_up_and_names_what_is_left(
+def test_a_clean_up_that_is_given_up_names_the_image_left(
     sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script
 ) -> None:
     for _ in range(2):
@@ -77,7 +77,7 @@ def test_a_clean_up_is_given_up_and_names_what_is_left(
 
 
 @pytest.mark.parametrize("error", [PermanentCloudError("protected"), KeyError("internal: 10.9.8.7")])
-def test_a_permanent_error_of_a_clean_up_names_what_is_left(
+def test_a_permanent_error_in_a_clean_up_names_the_image_left(
     sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script, error: Exception
 ) -> None:
     script.fail("finish", PermanentCloudError("forbidden"))

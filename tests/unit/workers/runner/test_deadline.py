@@ -57,7 +57,7 @@ def test_no_wait_goes_beyond_the_deadline(sqlite_store: Store, ticket: Ticket, r
     assert 28 < now.not_before - now.modified < 31
     put_back(sqlite_store, ticket, accepted=86401, not_before=0.01)
     script.fail("delete", TransientCloudError("Glance is away"))
-    for _ in range(4):  # it is the clean-up that is tried again, and nothing else
+    for _ in range(4):  # only the clean-up is tried again
         runner.run(ticket.id)
         due_now(sqlite_store, ticket)
     assert script.asked.count("upload") == 1
@@ -68,7 +68,7 @@ def test_no_wait_goes_beyond_the_deadline(sqlite_store: Store, ticket: Ticket, r
 
 
 @pytest.mark.parametrize(("seconds", "state"), [(0.0, State.PUBLISHED), (86400.0, State.FAILED)])
-def test_without_a_deadline_nothing_is_too_late(
+def test_an_old_ticket_fails_only_if_there_is_a_deadline(
     sqlite_store: Store, ticket: Ticket, vault: Vault, settings: Settings, script: Script, seconds: float, state: State
 ) -> None:
     put_back(sqlite_store, ticket, accepted=90000)

@@ -1,4 +1,4 @@
-"""A drain: what a worker finishes, and what it hands back."""
+"""A draining worker finishes its uploads, or hands its tickets back."""
 
 import pytest
 
@@ -24,7 +24,7 @@ def test_a_drain_finishes_the_upload_and_takes_no_new_ticket(
 
 @pytest.mark.parametrize("how", ["at once", "asked twice", "time is up"])
 @pytest.mark.parametrize("step", ["connect", "find", "chunk"])
-def test_a_drain_that_is_over_hands_the_ticket_back(
+def test_a_ticket_is_handed_back_when_the_drain_is_over(
     sqlite_store: Store, ticket: Ticket, vault: Vault, settings: Settings, script: Script, waker: Waker, step: str,
     how: str,
 ) -> None:  # fmt: skip

@@ -1,4 +1,4 @@
-"""Errors that end a ticket, and what its owner reads of them."""
+"""Errors that end a ticket, and the texts that its owner sees."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from tests.unit.workers.runner.scripted_cloud import SECRET, Script, cloud_ids
 from workers.runner import Runner
 
 
-def test_a_refused_login_fails(sqlite_store: Store, image: Image, runner: Runner, vault: Vault) -> None:
+def test_a_refused_login_fails_the_ticket(sqlite_store: Store, image: Image, runner: Runner, vault: Vault) -> None:
     ticket = add_ticket(sqlite_store, image_id=image.id, sealed_secrets=vault.seal({"password": "wrong"}))
     assert runner.run(ticket.id) is State.FAILED
     assert "check login and password" in (current(sqlite_store, ticket).error or "")
@@ -38,7 +38,7 @@ def test_a_refused_login_fails(sqlite_store: Store, image: Image, runner: Runner
     ],
 )
 @pytest.mark.parametrize("step", ["connect", "check", "find", "upload", "created", "chunk", "finish"])
-def test_a_permanent_error_fails_and_cleans_up(
+def test_a_permanent_error_fails_the_ticket_and_cleans_up(
     sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script, error: PublisherError, step: str
 ) -> None:
     script.fail(step, error)
@@ -52,7 +52,7 @@ def test_a_permanent_error_fails_and_cleans_up(
 
 
 @pytest.mark.parametrize("step", ["connect", "find", "chunk", "finish"])
-def test_an_unknown_exception_fails_and_its_text_is_not_shown(
+def test_an_unknown_exception_fails_the_ticket_and_hides_its_text(
     sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script, step: str
 ) -> None:
     script.fail(step, KeyError("internal: 10.9.8.7"))
@@ -64,7 +64,7 @@ def test_an_unknown_exception_fails_and_its_text_is_not_shown(
     assert script.images == {}
 
 
-def test_secrets_that_no_key_opens_fail_the_ticket(
+def test_secrets_sealed_with_another_key_fail_the_ticket(
     sqlite_store: Store, ticket: Ticket, settings: Settings, tmp_path: Path, script: Script
 ) -> None:
     stranger = Runner(sqlite_store, Vault.from_file(tmp_path / "other" / "key"), settings, worker="b")

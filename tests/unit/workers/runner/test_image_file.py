@@ -1,4 +1,4 @@
-"""The image's file: it must be what was registered, before and during the upload."""
+"""The image's file must match its registration before and during the upload."""
 
 import os
 
@@ -25,7 +25,7 @@ from workers.runner import Runner
         ("the root is gone", "cannot be opened|no longer there"),
     ],
 )
-def test_a_file_that_is_not_what_was_registered_is_not_uploaded(
+def test_a_changed_or_missing_file_is_not_uploaded(
     sqlite_store: Store,
     ticket: Ticket,
     image: Image,
@@ -57,7 +57,7 @@ def test_a_file_that_is_not_what_was_registered_is_not_uploaded(
     assert script.asked == [], "nothing was asked of the cloud"
 
 
-def test_a_file_that_shrinks_during_the_upload_fails(
+def test_a_file_that_shrinks_during_the_upload_fails_the_ticket(
     sqlite_store: Store, ticket: Ticket, image: Image, runner: Runner, script: Script, settings: Settings
 ) -> None:
     script.on["chunk"] = lambda: os.truncate(settings.images / image.location, 1 << 20)

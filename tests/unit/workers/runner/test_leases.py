@@ -73,7 +73,7 @@ def test_a_lease_lost_while_cleaning_up_writes_nothing(
     assert cloud_ids(sqlite_store, ticket) == ["condemned"]
 
 
-def test_a_lost_lease_that_a_plugin_raises_ends_the_attempt(
+def test_a_lease_lost_error_from_a_plugin_ends_the_attempt(
     sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script
 ) -> None:
     script.fail("upload", LeaseLost())
@@ -81,10 +81,10 @@ def test_a_lost_lease_that_a_plugin_raises_ends_the_attempt(
     assert current(sqlite_store, ticket).state is State.PUBLISHING
 
 
-def test_a_worker_that_was_paused_stops_by_its_own_clock(
+def test_a_paused_worker_stops_by_its_own_clock(
     sqlite_store: Store, ticket: Ticket, vault: Vault, settings: Settings, script: Script
 ) -> None:
-    """Its keeper was paused with it, and nobody has claimed the ticket yet: it must stop all the same."""
+    """The thread that renews the lease was paused, too. The worker must stop although no other one has a claim."""
     settings = dataclasses.replace(settings, lease_seconds=0.2, lease_renew_seconds=60, progress_seconds=60)
     script.on["created"] = lambda: time.sleep(0.3)
     assert Runner(sqlite_store, vault, settings, worker="a").run(ticket.id) is None
@@ -95,7 +95,7 @@ def test_a_worker_that_was_paused_stops_by_its_own_clock(
 def test_a_paused_worker_claims_its_ticket_again_if_no_other_did(
     sqlite_store: Store, ticket: Ticket, vault: Vault, settings: Settings, script: Script
 ) -> None:
-    """With its keeper, as SIGSTOP pauses a process."""
+    """The thread that renews the lease is paused, too, as by SIGSTOP."""
     settings = dataclasses.replace(settings, lease_seconds=5, lease_renew_seconds=60, progress_seconds=60)
     paused: list[float] = []
 
@@ -115,7 +115,7 @@ def test_a_paused_worker_claims_its_ticket_again_if_no_other_did(
 def test_a_draining_worker_leaves_a_lost_lease_to_others(
     sqlite_store: Store, ticket: Ticket, vault: Vault, settings: Settings, script: Script, drain: Drain
 ) -> None:
-    """A worker that drains takes nothing up again, and keeps nobody else from it either."""
+    """A draining worker claims nothing again, and other workers can claim the ticket."""
     settings = dataclasses.replace(settings, lease_seconds=5, lease_renew_seconds=60, progress_seconds=60)
 
     def pause() -> None:

@@ -1,4 +1,4 @@
-"""What a worker counts of its attempts."""
+"""A worker counts its attempts, retries, bytes and failures."""
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
@@ -18,7 +18,7 @@ from workers.runner import Runner
 
 
 def counted(name: str, **labels: str) -> float:
-    """What is told of a counter of this worker."""
+    """Return the value that this worker's metrics page shows for a counter."""
     families = text_string_to_metric_families(exposition(CollectorRegistry()).decode())
     return sum(
         each.value

@@ -1,4 +1,4 @@
-"""From a claim to a published image: against the memory plugin, and a cloud that does what a test tells it to."""
+"""A runner publishes an image to the memory cloud, and to a scripted cloud."""
 
 import threading
 import time
@@ -131,7 +131,7 @@ def test_samples_of_an_upload_hold_its_first_and_last_bytes(
     assert [each.sent for each in sqlite_store.tickets.samples(ticket.id)] == [0, image.size]
 
 
-def test_samples_of_an_upload_that_breaks_off_tell_how_far_it_came(
+def test_samples_of_an_interrupted_upload_end_at_the_last_byte_sent(
     sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script
 ) -> None:
     def halfway() -> None:
@@ -144,9 +144,7 @@ def test_samples_of_an_upload_that_breaks_off_tell_how_far_it_came(
     assert [each.sent for each in sqlite_store.tickets.samples(ticket.id)] == [0, 1 << 20]
 
 
-def test_the_region_is_known_from_the_sign_in_on(
-    sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script
-) -> None:
+def test_the_region_is_stored_at_sign_in(sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script) -> None:
     script.region = "RegionTwo"
     seen: list[str | None] = []
     script.on["check"] = lambda: seen.append(current(sqlite_store, ticket).location)

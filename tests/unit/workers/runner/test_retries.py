@@ -1,4 +1,4 @@
-"""Errors that another attempt may mend: when it begins, and how many there are."""
+"""When and how often a runner tries again after a transient error."""
 
 import pytest
 
@@ -15,7 +15,7 @@ from workers.backoff import retry_delay
 from workers.runner import Runner
 
 
-def test_a_transient_error_waits_then_publishes(
+def test_a_ticket_waits_after_a_transient_error_and_is_then_published(
     sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script
 ) -> None:
     script.fail("chunk", TransientCloudError("the connection to glance:9292 failed: reset"))

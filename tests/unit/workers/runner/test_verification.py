@@ -1,4 +1,4 @@
-"""What the cloud received is compared with what was registered."""
+"""The runner compares the image that the cloud received with the registered one."""
 
 import dataclasses
 from typing import Any
@@ -26,7 +26,7 @@ from workers.runner import Runner
         ({"complete": False}, "the cloud does not list the image as complete"),
     ],
 )
-def test_an_image_that_arrived_wrong_is_removed(
+def test_an_image_that_arrives_damaged_is_removed(
     sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script, received: dict[str, Any], error: str
 ) -> None:
     script.received = lambda image: dataclasses.replace(image, **received)
@@ -39,7 +39,7 @@ def test_an_image_that_arrived_wrong_is_removed(
 
 
 @pytest.mark.parametrize("from_the_kernel", [False, True])
-def test_without_a_hash_of_the_cloud_the_bytes_sent_are_compared(
+def test_bytes_sent_are_compared_if_the_cloud_reports_no_hash(
     sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script, from_the_kernel: bool
 ) -> None:
     script.received = lambda image: dataclasses.replace(image, hashes={})
@@ -50,7 +50,7 @@ def test_without_a_hash_of_the_cloud_the_bytes_sent_are_compared(
 
 
 @pytest.mark.parametrize("from_the_kernel", [False, True])
-def test_without_a_hash_of_the_cloud_wrong_bytes_are_noticed(
+def test_wrong_bytes_are_detected_if_the_cloud_reports_no_hash(
     sqlite_store: Store, ticket: Ticket, image: Image, settings: Settings, runner: Runner, script: Script,
     from_the_kernel: bool,
 ) -> None:  # fmt: skip
@@ -63,7 +63,7 @@ def test_without_a_hash_of_the_cloud_wrong_bytes_are_noticed(
     assert script.images == {}
 
 
-def test_with_a_hash_of_the_cloud_no_warning_is_written(
+def test_no_warning_is_written_if_the_cloud_reports_a_hash(
     sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script
 ) -> None:
     assert runner.run(ticket.id) is State.PUBLISHED

@@ -1,4 +1,4 @@
-"""What OpenStack answers, as the runner knows it."""
+"""Answers and exceptions of OpenStack become errors that the runner knows."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from workers.clouds.openstack.errors import answered, translated, words_of
         (507, PermanentCloudError, Reason.QUOTA),
     ],
 )
-def test_what_a_status_stands_for(status: int, kind: type[CloudError], reason: Reason) -> None:
+def test_http_status_maps_to_error_class_and_reason(status: int, kind: type[CloudError], reason: Reason) -> None:
     error = answered("Glance", status, "words")
     assert (type(error), error.reason) == (kind, reason)
 
@@ -45,13 +45,13 @@ def test_what_a_status_stands_for(status: int, kind: type[CloudError], reason: R
     ],
     ids=lambda each: type(each).__name__ if isinstance(each, Exception) else "",
 )
-def test_what_the_clients_raise(raised: Exception, reason: Reason) -> None:
+def test_client_exception_maps_to_reason(raised: Exception, reason: Reason) -> None:
     with pytest.raises(CloudError) as caught, translated("Glance"):
         raise raised
     assert caught.value.reason is reason
 
 
-def test_a_token_that_is_not_accepted_tells_nothing_of_the_login() -> None:
+def test_401_for_a_token_is_transient_but_403_is_permanent() -> None:
     with pytest.raises(TransientCloudError) as caught, translated("Glance", by_token=True):
         raise keystone.Unauthorized("no")
     assert caught.value.reason is Reason.CREDENTIALS
@@ -95,7 +95,7 @@ def test_a_token_that_is_not_accepted_tells_nothing_of_the_login() -> None:
         "ampersands",
     ],
 )
-def test_what_an_error_page_says(body: bytes, words: str) -> None:
+def test_error_page_is_reduced_to_its_message_without_secrets(body: bytes, words: str) -> None:
     assert words_of(body) == words
 
 
@@ -127,7 +127,7 @@ def test_retry_after_is_read_from_a_date() -> None:
 
 
 @pytest.mark.parametrize("headers", [{}, {"Retry-After": "soon"}, {"Retry-After": ""}, {"Retry-After": "nan"}])
-def test_when_to_come_back_is_not_told(headers: dict[str, str]) -> None:
+def test_missing_or_invalid_retry_after_is_ignored(headers: dict[str, str]) -> None:
     error = answered("Glance", 503, "", headers)
     assert isinstance(error, TransientCloudError)
     assert not error.retry_after_seconds

@@ -1,4 +1,4 @@
-"""Clouds that callers name, and that would hold a worker up: by what they say, how much of it, or how slowly."""
+"""A hostile cloud cannot hold up a worker with wrong, endless or slow answers."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ SCHEMA = {"name": "image", "properties": {"id": {"type": "string", "pattern": "^
 
 @dataclass
 class HostileGlance:
-    """Answers every request by `page`; a schema, if it is asked for one, that takes for ever to be checked against."""
+    """A Glance that answers each request with `page`, and a request for a schema with one that never ends to match."""
 
     page: Callable[[BaseHTTPRequestHandler], None]
     paths: list[str] = field(default_factory=list)
@@ -64,7 +64,7 @@ def send(handler: BaseHTTPRequestHandler, told: Any) -> None:
 
 
 def endless(handler: BaseHTTPRequestHandler) -> None:
-    """Ever another page."""
+    """Answer with an empty page that links to another one, without end."""
     marker = int(parse_qs(urlsplit(handler.path).query).get("marker", ["0"])[0])
     send(handler, {"images": [], "next": f"/v2/images?marker={marker + 1}"})
 
@@ -111,11 +111,11 @@ def refused(glance: HostileGlance, words: str) -> None:
     ],
     ids=str,
 )
-def test_what_is_no_image_service(told: Any) -> None:
+def test_invalid_answer_is_reported_as_no_image_service(told: Any) -> None:
     refused(HostileGlance(lambda handler: send(handler, told)), "is not an image service")
 
 
-def test_its_schema_is_never_asked_for() -> None:
+def test_glance_schema_is_never_requested() -> None:
     record = {"id": "a" * 40 + "A", "status": "queued"}
     glance = HostileGlance(lambda handler: send(handler, {"images": [record]} if "?" in handler.path else record))
     with serving(glance.answer) as url, cloud_at(url) as cloud:
@@ -134,7 +134,7 @@ def test_its_schema_is_never_asked_for() -> None:
         ("_LIST_SECONDS", 0.2, "did not finish the list", 1000),
     ],
 )
-def test_a_list_without_end_comes_to_one(
+def test_endless_list_is_stopped_at_each_limit(
     monkeypatch: pytest.MonkeyPatch, limit: str, value: float, words: str, requests_max: int
 ) -> None:
     monkeypatch.setattr(images, limit, value)
@@ -144,13 +144,13 @@ def test_a_list_without_end_comes_to_one(
     assert all("limit=200" in each for each in glance.paths)
 
 
-def test_a_list_that_goes_round() -> None:
+def test_list_whose_pages_loop_is_refused() -> None:
     glance = HostileGlance(lambda handler: send(handler, {"images": [], "next": "/v2/images?marker=1"}))
     refused(glance, "a list without end")
     assert len(glance.paths) == 2
 
 
-def test_a_list_goes_on_at_the_same_place() -> None:
+def test_link_to_the_next_page_cannot_change_host_or_path() -> None:
     def pages(handler: BaseHTTPRequestHandler) -> None:
         again = "marker" in handler.path
         send(handler, {"images": []} | ({} if again else {"next": "http://127.0.0.1:9/v2/other?marker=1&limit=9"}))
@@ -162,7 +162,7 @@ def test_a_list_goes_on_at_the_same_place() -> None:
     assert glance.paths[1].startswith("/v2/images?publisher_deployment=deployment")
 
 
-# Answers without end --------------------------------------------------------------------------------------------------
+# Endless answers ------------------------------------------------------------------------------------------------------
 
 
 def broken_off(behaviour: Callable[[Upload], None], call_seconds: float = 1.0) -> CloudError:
@@ -193,7 +193,7 @@ def forever(upload: Upload, piece: bytes, pause: float) -> None:
     ids=["status", "header", "body", "chunk"],
 )
 @pytest.mark.long
-def test_an_answer_that_comes_drop_by_drop(begun: bytes, piece: bytes) -> None:
+def test_answer_that_trickles_in_times_out(begun: bytes, piece: bytes) -> None:
     def behaviour(upload: Upload) -> None:
         upload.answer(begun)
         forever(upload, piece, 0.1)
@@ -203,13 +203,13 @@ def test_an_answer_that_comes_drop_by_drop(begun: bytes, piece: bytes) -> None:
     assert "timed out" in str(error)
 
 
-def test_an_interim_answer_after_the_other() -> None:
+def test_endless_interim_answers_time_out() -> None:
     error = broken_off(lambda upload: forever(upload, b"HTTP/1.1 100 Continue\r\n\r\n", 0))
     assert "timed out" in str(error)
 
 
 @pytest.mark.parametrize("header", [b"", b"Content-Encoding: gzip\r\n"])
-def test_an_answer_that_is_too_long(header: bytes) -> None:
+def test_too_long_answer_is_a_permanent_error(header: bytes) -> None:
     def behaviour(upload: Upload) -> None:
         upload.answer(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n" + header + b"\r\n")
         forever(upload, b" " * (1 << 20), 0)
@@ -219,7 +219,7 @@ def test_an_answer_that_is_too_long(header: bytes) -> None:
     assert str(error).endswith(f"answers with more than {ANSWER_BYTES_MAX >> 20} MiB")
 
 
-def test_interim_answers_to_an_upload(tmp_path: Path) -> None:
+def test_endless_interim_answers_to_an_upload_time_out(tmp_path: Path) -> None:
     (tmp_path / "disk").write_bytes(b"a disk")
 
     def behaviour(upload: Upload) -> None:
@@ -234,14 +234,14 @@ def test_interim_answers_to_an_upload(tmp_path: Path) -> None:
         Transfer(file.fileno(), 6).put(glance.url, {}, answer_seconds=0.5)
 
 
-# What stops the work --------------------------------------------------------------------------------------------------
+# Checks, cancels and deadlines ----------------------------------------------------------------------------------------
 
 
-def test_a_check_breaks_a_call_off() -> None:
+def test_check_that_raises_stops_a_call_in_progress() -> None:
     asked = time.monotonic()
 
     def check() -> None:
-        # In the middle of the answer: signing in comes before.
+        # Raise only in the middle of Glance's answer: signing in calls this check, too.
         if glance.uploads:
             raise Stopped
 
@@ -256,7 +256,9 @@ def test_a_check_breaks_a_call_off() -> None:
 
 @pytest.mark.parametrize(("stop", "ends"), [("cancel", State.CANCELLED), ("deadline", State.FAILED)])
 @pytest.mark.long
-def test_a_list_without_end_stops_with_the_work(sqlite_store: Store, tmp_path: Path, stop: str, ends: State) -> None:
+def test_endless_list_stops_at_a_cancel_or_the_deadline(
+    sqlite_store: Store, tmp_path: Path, stop: str, ends: State
+) -> None:
     glance = HostileGlance(slowly_endless)
     deadline = 5.0 if stop == "deadline" else 3600.0
     settings = Settings(data_dir=tmp_path, progress_seconds=0.02, deadline_seconds=deadline)

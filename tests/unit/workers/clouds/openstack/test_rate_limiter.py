@@ -1,4 +1,4 @@
-"""The OpenStack clients' rate limiter, which sleeps by the time of day."""
+"""The OpenStack clients' rate limiter sleeps by the wall clock, so that workers do not use it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def cloud() -> Iterator[str]:
         yield url
 
 
-def test_a_clock_that_is_set_back_keeps_no_call_waiting(cloud: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clock_that_is_set_back_delays_no_call(cloud: str, monkeypatch: pytest.MonkeyPatch) -> None:
     day = [1_000_000.0]
     slept: list[float] = []
     monkeypatch.setattr(_fair_semaphore, "time", SimpleNamespace(time=lambda: day[0], sleep=slept.append))
@@ -45,7 +45,7 @@ def test_a_clock_that_is_set_back_keeps_no_call_waiting(cloud: str, monkeypatch:
     assert images.list({}) == []
     assert identity.auth.projects() == []
     assert slept == []
-    # The limiter itself is as it was.
+    # The limiter itself is unchanged: it would sleep for an hour.
     with images._adapter._rate_semaphore:
         assert slept == [pytest.approx(3600.0)]
     session.session.close()

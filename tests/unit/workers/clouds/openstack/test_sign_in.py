@@ -1,4 +1,4 @@
-"""Who signs in where, and what is told of a cloud that has several regions, or an address with a `%`."""
+"""Signing in to OpenStack: domains, projects, and addresses with a `%`."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def signed_in(account: dict[str, Any], target: dict[str, Any]) -> tuple[v3.Passw
         ("", "lab", (None, "lab"), (None, "lab")),
     ],
 )
-def test_the_domains_of_user_and_project(
+def test_domains_of_user_and_project_follow_account_and_target(
     user_domain: str | None,
     keystone_domain: str | None,
     of_user: tuple[str | None, str | None],
@@ -59,7 +59,7 @@ def test_the_domains_of_user_and_project(
     assert (scoped.project_id, scoped.project_name) == (None, "p")
 
 
-def test_a_project_by_its_id() -> None:
+def test_project_id_is_sent_as_an_id_without_a_domain() -> None:
     scoped, _ = signed_in({}, {"keystoneProject": AN_ID})
     assert (scoped.project_id, scoped.project_name, scoped.project_domain_id) == (AN_ID, None, None)
 
@@ -68,7 +68,7 @@ def test_a_project_by_its_id() -> None:
 
 
 def glance(upload: Upload) -> None:
-    """An empty list of images; and thanks for a file."""
+    """Answer an upload with 204, and any other request with an empty list of images."""
     if upload.head.startswith(b"PUT"):
         upload.read_body()
         upload.answer(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
@@ -82,7 +82,7 @@ def glance(upload: Upload) -> None:
     [("/a%20b", "/a%20b"), ("/100%", "/100%25"), ("/%s", "/%25s"), ("/%(user_id)s", "/%25(user_id)s")],
 )
 @pytest.mark.parametrize("told_by", ["account", "catalog"])
-def test_a_percent_sign_in_glances_address(tmp_path: Path, path: str, written: str, told_by: str) -> None:
+def test_percent_sign_in_glance_address_is_escaped(tmp_path: Path, path: str, written: str, told_by: str) -> None:
     (tmp_path / "disk").write_bytes(b"a disk")
     with (
         upload_server(glance) as server,
@@ -105,7 +105,7 @@ def test_a_percent_sign_in_glances_address(tmp_path: Path, path: str, written: s
 
 @pytest.mark.parametrize("version", ["v3", "v2.0", None])
 @pytest.mark.parametrize("path", ["/%", "/%zz", "/%s", "/%(user_id)s"])
-def test_a_percent_sign_in_keystones_address(version: str | None, path: str) -> None:
+def test_percent_sign_in_keystone_address_is_accepted(version: str | None, path: str) -> None:
     fields = {"keystoneUrl": f"http://127.0.0.1:9{path}", "login": "joe", "keystoneVersion": version}
     account = Account("openstack", fields, {"password": PASSWORD})
     with pytest.raises(TransientCloudError, match="connection refused"):
@@ -113,7 +113,7 @@ def test_a_percent_sign_in_keystones_address(version: str | None, path: str) -> 
 
 
 @pytest.mark.parametrize("element", ["keystoneUrl", "glanceUrl"])
-def test_a_percent_sign_in_a_host_name(element: str) -> None:
+def test_percent_sign_in_a_host_name_is_refused(element: str) -> None:
     with KeystoneV2Stub("", users={"joe": PASSWORD}, tenants={"t"}) as keystone:
         fields = {"keystoneUrl": keystone.url, "login": "joe", "keystoneVersion": "v2.0", element: "http://ho%st:9"}
         account = Account("openstack", fields, {"password": PASSWORD})
@@ -123,10 +123,10 @@ def test_a_percent_sign_in_a_host_name(element: str) -> None:
             ).tagged("deployment")
 
 
-# What a cloud offers --------------------------------------------------------------------------------------------------
+# Projects of a cloud --------------------------------------------------------------------------------------------------
 
 
-def test_of_very_many_projects_some_are_named() -> None:
+def test_error_names_only_20_of_many_projects() -> None:
     tenants = {f"tenant-{number:03}" for number in range(40)}
     with KeystoneV2Stub("", users={"joe": PASSWORD}, tenants=tenants) as keystone:
         fields = {"keystoneUrl": keystone.url, "login": "joe", "keystoneVersion": "v2.0"}

@@ -1,4 +1,4 @@
-"""What is wrong with a cloud's TLS is told apart: another host name, an unknown authority, and no TLS at all."""
+"""Errors tell apart the faults of a cloud's TLS: another host name, an unknown authority, and no TLS at all."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def server(fault: str, ours: Authority) -> KeystoneV2Stub:
 
 
 def address(fault: str, keystone: KeystoneV2Stub) -> str:
-    """The certificate is one for 127.0.0.1."""
+    """Return the https URL of the server. Its certificate is for 127.0.0.1, so that `localhost` is another name."""
     url = keystone.url.replace("http:", "https:")
     return url.replace("127.0.0.1", "localhost") if fault == "another name" else url
 
 
 @pytest.mark.parametrize("fault", SENTENCES)
-def test_a_keystone_with_wrong_tls_is_refused_in_words(ours: Authority, fault: str) -> None:
+def test_keystone_with_wrong_tls_is_refused_with_advice(ours: Authority, fault: str) -> None:
     with server(fault, ours) as keystone:
         url = address(fault, keystone)
         fields = {"keystoneUrl": url, "login": "joe", "keystoneVersion": "v2.0"}
@@ -56,7 +56,7 @@ def test_a_keystone_with_wrong_tls_is_refused_in_words(ours: Authority, fault: s
 
 
 @pytest.mark.parametrize("fault", SENTENCES)
-def test_a_glance_with_wrong_tls_is_sent_no_image(ours: Authority, tmp_path: Path, fault: str) -> None:
+def test_glance_with_wrong_tls_gets_no_image(ours: Authority, tmp_path: Path, fault: str) -> None:
     (tmp_path / "disk").write_bytes(b"a disk")
     with server(fault, ours) as glance, (tmp_path / "disk").open("rb") as file:
         tls = trust() if fault == "no authority" else trust(ours.pem)
