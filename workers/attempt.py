@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -27,19 +27,19 @@ from publisher.core.errors import (
 )
 from publisher.core.image import Image, open_under
 from publisher.core.settings import Settings
-from publisher.core.ticket import MIB, Account, Phase, State, Target
+from publisher.core.ticket import MIB, Account, CloudRef, Phase, State, Target
 from publisher.core.uris import appliance_uri, image_uri, ticket_uri
 from publisher.core.vault import Vault
 from publisher.files.disk_format import examine_opened
 from publisher.outbound.policy import OutboundPolicy
 from publisher.store import Store
+from publisher.store.leases import Claim
 from publisher.telemetry import tracing
 from workers import metrics
 from workers.backoff import retry_delay
 from workers.bounded import BoundedCloud
 from workers.clouds import plugin
 from workers.clouds.base import CloudImage, TicketRef, Timeouts
-from workers.journal import TicketJournal
 from workers.lease import TicketLease
 from workers.transfer import Transfer
 
@@ -47,6 +47,32 @@ logger = logging.getLogger(__name__)
 
 _HASHES_TRUSTED = ("sha512", "sha256", "md5")
 """Hashes that a cloud may report for an image it received. The first that it reports is compared."""
+
+
+@dataclass(frozen=True, slots=True)
+class TicketJournal:
+    """The list of what a ticket has created, or may have created, in a cloud. It is written under the ticket's lease.
+
+    Deletions can be recorded even after a cancel.
+    """
+
+    store: Store
+    claim: Claim
+
+    def entries(self) -> Sequence[CloudRef]:
+        return self.store.tickets.journal(self.claim.ticket.id)
+
+    def plan(self, cloud_id: str) -> None:
+        self.store.leases.plan(self.claim, cloud_id)
+
+    def present(self, cloud_id: str) -> None:
+        self.store.leases.mark(self.claim, cloud_id, "present")
+
+    def condemn(self, cloud_id: str) -> None:
+        self.store.leases.mark(self.claim, cloud_id, "condemned")
+
+    def gone(self, cloud_id: str) -> None:
+        self.store.leases.mark(self.claim, cloud_id, "gone")
 
 
 class Attempt:

@@ -10,8 +10,8 @@ from publisher.core.ticket import State, Ticket
 from publisher.store import Store
 from tests.records import current, put_back
 from tests.unit.workers.runner.scripted_cloud import Script, cloud_ids
+from workers.attempt import TicketJournal
 from workers.clouds.base import CloudImage
-from workers.journal import TicketJournal
 from workers.runner import Runner
 
 
