@@ -22,6 +22,7 @@ from publisher.cli.command import (
     examples,
     iso,
     open_store,
+    open_vault,
     password_from_stdin,
     print_json,
     print_table,
@@ -89,7 +90,6 @@ def add(
     The command prompts for secret elements, unless you use --password-stdin.
     """
     from publisher.cli.platform_options import read_options, read_secrets
-    from publisher.core.vault import Vault
     from publisher.outbound.policy import OutboundPolicy
     from publisher.platforms.openstack import OpenStack
     from publisher.platforms.platform import check_installed, platform_of
@@ -112,7 +112,7 @@ def add(
             secrets = read_secrets(described, stdin=password_stdin)
         stored = cloud_accounts.create(
             store,
-            Vault.from_file(settings.key_file, production=settings.production),
+            open_vault(settings),
             owner=user,
             name=name,
             platform=platform,
@@ -217,7 +217,6 @@ def change(
     If a URL or the login changes, it needs the password again.
     Tickets that have not ended keep the old values; publisher tickets retry uses the new ones.
     """
-    from publisher.core.vault import Vault
     from publisher.outbound.policy import OutboundPolicy
     from publisher.services import cloud_accounts
 
@@ -232,7 +231,7 @@ def change(
     with open_store(settings) as store:
         present = find_account(store, user, name)
         secrets = _new_secrets(new_password, password_stdin, login or str(present.fields.get("login") or ""))
-        vault = Vault.from_file(settings.key_file, production=settings.production)
+        vault = open_vault(settings)
         change_it = partial(
             cloud_accounts.change, store, vault, present, name=rename, fields=fields, policy=OutboundPolicy.of(settings)
         )

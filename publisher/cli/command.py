@@ -34,6 +34,7 @@ from publisher.core.settings_report import only_for_a_trial, unknown
 if TYPE_CHECKING:
     from sqlalchemy.exc import SQLAlchemyError
 
+    from publisher.core.vault import Vault
     from publisher.store import Store
 
 Number = TypeVar("Number", int, float)
@@ -84,6 +85,13 @@ def open_store(settings: Settings, *, check: bool = True) -> Iterator[Store]:
             yield store.acting(Actor(_system_user(), "terminal"))
         finally:
             store.close()
+
+
+def open_vault(settings: Settings) -> Vault:
+    """Return the vault that encrypts secrets. Raises `ConfigurationError`, such as for a missing key in production."""
+    from publisher.core.vault import Vault
+
+    return Vault.from_file(settings.key_file, production=settings.production)
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from publisher.cli.command import (
     err,
     examples,
     open_store,
+    open_vault,
     out,
     password_from_stdin,
     print_json,
@@ -305,10 +306,9 @@ def _register(
 
 def _accept(store: Store, settings: Settings, request: PublishRequest) -> Ticket:
     """Commit the ticket and wake a worker."""
-    from publisher.core.vault import Vault
     from publisher.outbound.policy import OutboundPolicy
     from publisher.services.publishing import publish
 
-    vault = Vault.from_file(settings.key_file, production=settings.production)
+    vault = open_vault(settings)
     policy, wake = OutboundPolicy.of(settings), partial(wake_worker, store, settings)
     return publish(store, vault, lambda: request, policy=policy, wake=wake).ticket

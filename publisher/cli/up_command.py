@@ -24,6 +24,7 @@ from publisher.cli.command import (
     kept_password,
     make_private,
     open_store,
+    open_vault,
     out,
     read_settings,
     say,
@@ -59,7 +60,6 @@ def up(
     Press Ctrl-C to stop them all.
     A component that dies is restarted; one that dies repeatedly stops them all.
     """
-    from publisher.core.vault import Vault
 
     settings = read_settings(serving=True)
     settings = replace(settings, worker_concurrency=concurrency or settings.worker_concurrency)
@@ -76,7 +76,7 @@ def up(
             store.migrate()
             first_password = _first_user(store, settings)
         # Made now, so that the intake and the worker need not race to make it.
-        Vault.from_file(settings.key_file, production=settings.production)
+        open_vault(settings)
         supervisor.check()
         supervisor.start(*children)
         _print_panel(settings, first_password, flower=not no_flower)

@@ -19,6 +19,7 @@ from publisher.cli.command import (
     examples,
     generate_password,
     open_store,
+    open_vault,
     out,
     password_from_file,
     password_from_stdin,
@@ -178,7 +179,6 @@ def notify(
     The secret that signs the webhooks is shown once, when it is created.
     A secret without a URL is for publish requests that name a URL themselves.
     """
-    from publisher.core.vault import Vault
     from publisher.outbound.policy import OutboundPolicy
     from publisher.services.webhooks import subscribe
 
@@ -190,7 +190,7 @@ def notify(
         if off:
             store.users.set_notify(login, None, None)
         elif url or new_secret:
-            vault = Vault.from_file(settings.key_file, production=settings.production)
+            vault = open_vault(settings)
             policy = OutboundPolicy.of(settings)
             secret = subscribe(store, vault, policy, login, url, new_secret=new_secret)
         now = store.users.notify(login)
