@@ -88,7 +88,7 @@ def open_store(settings: Settings, *, check: bool = True) -> Iterator[Store]:
 
 
 def open_vault(settings: Settings) -> Vault:
-    """Return the vault that encrypts secrets. Raises `ConfigurationError`, such as for a missing key in production."""
+    """Return the vault that encrypts secrets. Raises `ConfigurationError` if its key file cannot be used."""
     from publisher.core.vault import Vault
 
     return Vault.from_file(settings.key_file, production=settings.production)
