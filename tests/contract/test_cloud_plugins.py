@@ -173,6 +173,7 @@ def transfer_of(file: Path, *, stop_at: int | None = None) -> Transfer:
     return Transfer(os.open(file, os.O_RDONLY), file.stat().st_size, check=check, on_sent=on_sent)
 
 
+@pytest.mark.long
 def test_plugin_publishes_and_reports_size_and_hashes(harness: Harness, image: tuple[Image, Path]) -> None:
     record, file = image
     cloud = harness.connect()
@@ -189,6 +190,7 @@ def test_plugin_publishes_and_reports_size_and_hashes(harness: Harness, image: t
     cloud.delete(finished.cloud_id)
 
 
+@pytest.mark.long
 def test_image_of_an_earlier_attempt_is_found(harness: Harness, image: tuple[Image, Path]) -> None:
     record, file = image
     uploaded = harness.connect().upload(record, harness.ref, transfer_of(file))
@@ -202,6 +204,7 @@ def test_image_of_an_earlier_attempt_is_found(harness: Harness, image: tuple[Ima
     assert harness.connect().find(harness.ref) is None
 
 
+@pytest.mark.long
 def test_upload_after_an_interrupted_one_leaves_one_image(harness: Harness, image: tuple[Image, Path]) -> None:
     record, file = image
     with pytest.raises(Cancelled):
@@ -218,6 +221,7 @@ def test_upload_after_an_interrupted_one_leaves_one_image(harness: Harness, imag
     later.delete(uploaded.cloud_id)
 
 
+@pytest.mark.long
 def test_nothing_is_created_before_it_is_in_the_journal(harness: Harness, image: tuple[Image, Path]) -> None:
     record, file = image
     harness.journal.planning_fails = True
@@ -227,6 +231,7 @@ def test_nothing_is_created_before_it_is_in_the_journal(harness: Harness, image:
     assert harness.connect().find(harness.ref) is None
 
 
+@pytest.mark.long
 def test_deletion_is_repeatable(harness: Harness, image: tuple[Image, Path]) -> None:
     record, file = image
     cloud = harness.connect()
@@ -265,6 +270,7 @@ def test_wrong_password_is_a_permanent_error_that_hides_it(harness: Harness) -> 
     assert "wrong" not in str(refused.value)
 
 
+@pytest.mark.long
 def test_plugin_lists_the_images_of_one_installation(harness: Harness, image: tuple[Image, Path]) -> None:
     record, file = image
     harness.ref = replace(harness.ref, deployment=str(uuid.uuid4()))
@@ -289,6 +295,7 @@ def test_plugin_lists_the_images_of_one_installation(harness: Harness, image: tu
     assert list(cloud.tagged(deployment)) == []
 
 
+@pytest.mark.long
 def test_each_ticket_has_an_image_of_its_own(harness: Harness, image: tuple[Image, Path]) -> None:
     record, file = image
     cloud = harness.connect()

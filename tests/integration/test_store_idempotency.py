@@ -34,6 +34,7 @@ def count(store: Store) -> int:
         return connection.execute(select(func.count()).select_from(idempotency_keys)).scalar_one()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("expired", [False, True])
 def test_only_one_of_racing_requests_creates_a_ticket(stores: Callable[[], Store], expired: bool) -> None:
     racers = [stores() for _ in range(6)]

@@ -129,6 +129,7 @@ def test_invalid_texts_of_an_appliance_are_refused(store: Store, field: str, tex
         store.appliances.add(OWNER, **{field: text})  # type: ignore[arg-type]
 
 
+@pytest.mark.long
 def test_contents_of_an_appliance_are_counted(store: Store) -> None:
     first, second = add(store, 4), add(store, 4)
     ticket = add_ticket(store, image_id=first.id)

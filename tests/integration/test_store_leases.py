@@ -37,6 +37,7 @@ def everything(store: Store) -> object:
 # Claiming -------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("found", ["queued", "abandoned", "abandoned while cancelling"])
 def test_exactly_one_of_eight_racing_workers_gets_the_claim(stores: Callable[[], Store], found: str) -> None:
     racers = [stores() for _ in range(8)]
@@ -115,6 +116,7 @@ def test_tickets_held_waiting_or_ended_cannot_be_claimed(store: Store) -> None:
     assert everything(store) == before
 
 
+@pytest.mark.long
 def test_a_lease_runs_out_by_the_databases_clock(store: Store) -> None:
     """The clock of a worker does not matter."""
     ticket = add_ticket(store)

@@ -141,6 +141,7 @@ def test_all_tickets_are_claimed_if_there_are_no_limits(limited: Callable[..., S
     assert all(take(store, *[add_ticket(store) for _ in range(9)]))
 
 
+@pytest.mark.long
 def test_racing_workers_never_exceed_the_slots(limited: Callable[..., Store]) -> None:
     """They wake each other as real workers do. All tickets end, and never are more claimed than there are slots."""
     workers = [limited(account_uploads=2, user_uploads=3) for _ in range(6)]

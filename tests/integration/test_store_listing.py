@@ -296,6 +296,7 @@ QUERIES = some.recursive(
 )
 
 
+@pytest.mark.long
 @given(
     query=QUERIES,
     order_by=some.sampled_from([None, *KINDS]),

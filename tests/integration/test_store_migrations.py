@@ -108,6 +108,7 @@ def _migrate_when_told(
         raise
 
 
+@pytest.mark.long
 def test_processes_may_migrate_at_the_same_moment(empty_database: Callable[[], str]) -> None:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])

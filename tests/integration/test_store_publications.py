@@ -118,6 +118,7 @@ def full_store(store: Store) -> Store:
     return store
 
 
+@pytest.mark.long
 def test_states_are_counted_up_to_a_maximum(full_store: Store) -> None:
     counts = full_store.publications.counts()
     assert counts == dict.fromkeys(State, 0) | {

@@ -111,6 +111,7 @@ def test_a_cancel_between_two_attempts_ends_a_ticket_that_left_nothing(store: St
     assert store.tickets.request_cancel(ticket.id).state is State.CANCELLED
 
 
+@pytest.mark.long
 def test_simultaneous_claim_and_cancel_know_of_each_other(stores: Callable[[], Store]) -> None:
     caller, worker = stores(), stores()
     for _ in range(15):
@@ -134,6 +135,7 @@ def test_simultaneous_claim_and_cancel_know_of_each_other(stores: Callable[[], S
                 worker.leases.check(claimed)
 
 
+@pytest.mark.long
 def test_only_one_of_a_simultaneous_cancel_and_end_wins(stores: Callable[[], Store]) -> None:
     caller, worker = stores(), stores()
     for _ in range(15):
@@ -253,6 +255,7 @@ def test_ticket_is_stored_unchanged(store: Store) -> None:
 # Many at once ---------------------------------------------------
 
 
+@pytest.mark.long
 def test_fifty_tickets_are_written_to_at_once(stores: Callable[[], Store]) -> None:
     """SQLite has one writer at a time: they take turns, and none gives up ('database is locked')."""
     processes = [stores() for _ in range(4)]

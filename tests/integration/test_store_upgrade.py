@@ -111,6 +111,7 @@ def image_of(settings: Settings) -> dict[str, Any]:
     }  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("version", ["0001", "0002", "0003", "0004", "0005", "0009"])
 def test_unfinished_tickets_continue_after_an_upgrade(
     old: Callable[[str], Store], settings: Settings, version: str

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from publisher.cli import programs
 from publisher.core.settings import Settings
 from publisher.core.settings_report import table
@@ -49,6 +51,7 @@ def test_every_command_warns_once_of_an_unknown_variable(cli: Cli) -> None:
     assert json.loads(result.stdout)["users"]
 
 
+@pytest.mark.long
 def test_doctor_warns_of_unknown_variables_and_of_trial_settings(bare_cli: Cli) -> None:
     result = bare_cli.run("doctor", "--json", PUBLISHER_LEASE_SECOND="7", PUBLISHER_PRODUCTION="true")
 

@@ -38,6 +38,7 @@ def levels(answer: dict[str, Any]) -> dict[str, str]:
     return {check["name"]: check["level"] for check in answer["checks"]}
 
 
+@pytest.mark.long
 def test_each_failure_says_what_to_do(bare_cli: Cli) -> None:
     result = bare_cli.run("doctor", "--json")
 

@@ -47,6 +47,7 @@ def full(cli: Cli, cli_store: Store) -> Cli:
     return cli
 
 
+@pytest.mark.long
 def test_keys_are_in_snake_case(full: Cli) -> None:
     wrong: dict[str, str] = {}
     for name in sorted(READS - FIXED):
@@ -57,6 +58,7 @@ def test_keys_are_in_snake_case(full: Cli) -> None:
     assert wrong == {}
 
 
+@pytest.mark.long
 def test_sweep_output_has_snake_case_keys(cli: Cli, cli_store: Store) -> None:
     """The sweep of the ticket's account fails because its secrets cannot be opened."""
     claim = cli_store.leases.claim(add_ticket(cli_store).id, "here-1", 60)

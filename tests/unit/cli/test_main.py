@@ -29,6 +29,7 @@ def test_version_option_prints_the_version(bare_cli: Cli) -> None:
     assert bare_cli.ok("--version") == f"image-publisher {__version__}\n"
 
 
+@pytest.mark.long
 def test_command_line_imports_no_heavy_modules() -> None:
     program = "import sys, publisher.cli.main; print(*sys.modules)"
     loaded = subprocess.run(

@@ -215,6 +215,7 @@ def cancel(store: Store, claim: Claim) -> None:
     store.leases.cancelled(claim)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("end", "code", "stdout", "stderr"),
     [

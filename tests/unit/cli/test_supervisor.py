@@ -78,6 +78,7 @@ def children() -> list[psutil.Process]:
     return [each for each in psutil.Process().children() if each.status() != psutil.STATUS_ZOMBIE]
 
 
+@pytest.mark.long
 def test_programs_stop_in_reverse_start_order(
     supervisor: Supervisor, lines: list[tuple[str, str]], tmp_path: Path
 ) -> None:
@@ -134,6 +135,7 @@ def test_death_at_start_stops_all_programs_and_shows_the_output(supervisor: Supe
     assert Path("stopped").read_text().split() == ["broker"]
 
 
+@pytest.mark.long
 def test_killed_program_is_restarted(tmp_path: Path, lines: list[tuple[str, str]]) -> None:
     told: list[str] = []
     before = set(children())
@@ -174,6 +176,7 @@ raise SystemExit(3)
 """
 
 
+@pytest.mark.long
 def test_fifth_death_in_a_row_stops_all_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_AGAIN_SECONDS", 0.01)
     told: list[str] = []
@@ -197,6 +200,7 @@ def test_fifth_death_in_a_row_stops_all_programs(tmp_path: Path, monkeypatch: py
     assert not set(children()) - before
 
 
+@pytest.mark.long
 def test_deaths_after_a_steady_run_are_not_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_AGAIN_SECONDS", 0.01)
     monkeypatch.setattr(module, "STEADY_SECONDS", 0.0)
@@ -213,6 +217,7 @@ def test_deaths_after_a_steady_run_are_not_counted(tmp_path: Path, monkeypatch: 
     assert len(Path("deaths").read_text()) > 7
 
 
+@pytest.mark.long
 def test_restarted_program_that_never_answers_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_AGAIN_SECONDS", 0.01)
     told: list[str] = []
@@ -234,6 +239,7 @@ def test_program_that_never_answers_fails_to_start(supervisor: Supervisor) -> No
         supervisor.start(program("worker", ready=lambda: False, seconds=0.3))
 
 
+@pytest.mark.long
 def test_a_program_that_does_not_stop_is_killed(supervisor: Supervisor) -> None:
     before = set(children())
     with supervisor:

@@ -19,6 +19,7 @@ def listed(cli: Cli, *options: str | int) -> list[int]:
     return [each["id"] for each in cli.json("tickets", "list", *options)["tickets"]]
 
 
+@pytest.mark.long
 def test_tickets_are_listed_newest_first_in_pages(cli: Cli, sixty: list[int]) -> None:
     result = cli.run("tickets", "list")
 
@@ -30,6 +31,7 @@ def test_tickets_are_listed_newest_first_in_pages(cli: Cli, sixty: list[int]) ->
     assert not cli.json("tickets", "list", "--count", 60)["more"]
 
 
+@pytest.mark.long
 def test_tickets_are_filtered(cli: Cli, sixty: list[int]) -> None:
     assert listed(cli, "--state", "cancelled") == [sixty[-1]]
     assert listed(cli, "--platform", "openstack") == [sixty[0]]

@@ -142,6 +142,7 @@ def read_on(terminal: int) -> None:
             pass
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", ["q", "Ctrl-C"])
 def test_top_refreshes_on_a_terminal_until_it_is_quit(fleet: Store, how: str) -> None:
     with on_a_terminal() as (process, terminal):

@@ -37,6 +37,7 @@ def wrong(page: Page, field: str) -> str:
     return str(page.root.xpath(f"string(//p[@id='{field}-wrong'])"))
 
 
+@pytest.mark.long
 def test_an_account_is_stored_and_its_password_never_shown(fresh: Service, browser: Browsers) -> None:
     alice = browser("alice")
     account = create(fresh, alice)

@@ -54,6 +54,7 @@ def test_a_key_needs_a_name(fresh: Service, browser: Browsers) -> None:
     assert fresh.store.api_keys.list(None) == []
 
 
+@pytest.mark.long
 def test_keys_of_others_do_not_exist(fresh: Service, browser: Browsers) -> None:
     browser("bob").post("/keys", {"name": "of bob"})
     alice, root = browser("alice"), browser("root")
@@ -191,6 +192,7 @@ def test_any_login_has_a_page(fresh: Service, browser: Browsers) -> None:
         assert (page.status, page.root.xpath("string(//h1/text()[1])").strip()) == (200, login)
 
 
+@pytest.mark.long
 def test_roles_are_added_and_deleted(fresh: Service, browser: Browsers) -> None:
     root = browser("root")
     name = "a/b ?&'"
@@ -230,6 +232,7 @@ def test_users_change_their_own_password(fresh: Service, browser: Browsers) -> N
     assert "much-better" not in str(fresh.store.audit.latest(20))
 
 
+@pytest.mark.long
 def test_the_password_cannot_be_guessed_at_an_unlocked_browser(start: Callable[..., Service]) -> None:
     alice = browse(start(sign_in_failures_max=10), "alice")
     fields = {"current": "guess", "password": "x", "again": "x"}

@@ -80,6 +80,7 @@ def test_failures_and_retries_are_shown_with_their_reasons(fresh: Service, brows
     assert step == "Will be tried again in 60 s: connection lost"
 
 
+@pytest.mark.long
 def test_tickets_of_others_do_not_exist(fresh: Service, browser: Browsers) -> None:
     ticket = published(fresh)
     bob = browser("bob")

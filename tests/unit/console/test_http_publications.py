@@ -81,6 +81,7 @@ def test_names_are_escaped(fresh: Service, browser: Browsers) -> None:
     assert "<script>alert" not in page.text
 
 
+@pytest.mark.long
 def test_the_list_can_be_filtered(fresh: Service, browser: Browsers) -> None:
     web, data, last = publish(fresh, "web server", "100%_data", "Web proxy")
     fresh.store.tickets.request_cancel(data)
@@ -106,6 +107,7 @@ def test_the_list_can_be_filtered(fresh: Service, browser: Browsers) -> None:
     assert "No tickets match these filters" in alice.get("/publications?q=none").words
 
 
+@pytest.mark.long
 def test_pages_have_no_gaps(fresh: Service, browser: Browsers) -> None:
     ids = publish(fresh, *(f"image {each}" for each in range(120)))[::-1]
     alice = browser("alice")

@@ -249,6 +249,7 @@ def filled(page: Page) -> dict[str, str]:
     return given | ticked | {each.getparent().get("name"): each.get("value") for each in chosen}
 
 
+@pytest.mark.long
 def test_the_target_of_the_account_s_last_use_is_filled_in(fresh: Service, browser: Browsers) -> None:
     lab, production = store_account(fresh, name="lab"), store_account(fresh)
     alice = browser("alice")
@@ -272,6 +273,7 @@ def test_the_target_of_the_account_s_last_use_is_filled_in(fresh: Service, brows
     assert "keystoneProject" not in filled(page)
 
 
+@pytest.mark.long
 def test_a_ticket_can_be_published_again(fresh: Service, browser: Browsers) -> None:
     account = store_account(fresh)
     alice = browser("alice")

@@ -214,6 +214,7 @@ def test_password_guesses_are_limited(start: Callable[..., Service]) -> None:
     assert guesser.sign_in("bob").status == 303, "another login is not concerned"
 
 
+@pytest.mark.long
 def test_successful_sign_ins_are_not_counted(browser: Browsers) -> None:
     alice = browser()
     assert [alice.sign_in("alice").status for _ in range(15)] == [303] * 15

@@ -136,6 +136,7 @@ def test_any_text_is_parsed_or_refused(query: str) -> None:
         parse(query)
 
 
+@pytest.mark.long
 @given(some.lists(some.text(min_size=0, max_size=10).filter(lambda text: "\0" not in text), min_size=1, max_size=4))
 def test_any_value_can_be_written_with_escapes(pieces: list[str]) -> None:
     for quote in "'\"":

@@ -43,6 +43,7 @@ def ticket(**values: Any) -> Ticket:
     return Ticket(**(plain | values))
 
 
+@pytest.mark.long
 @given(st.data())
 def test_every_path_through_the_transitions_is_valid(data: st.DataObject) -> None:
     """On every path from `queued`: a final state is left only by a retry from the start, a ticket that is being

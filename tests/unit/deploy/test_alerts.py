@@ -40,6 +40,7 @@ def test_promtool_accepts_the_rules() -> None:
     promtool("check", "rules", "alerts.yml")
 
 
+@pytest.mark.long
 def test_alerts_pass_their_promtool_tests() -> None:
     promtool("test", "rules", "alerts_test.yml")
 

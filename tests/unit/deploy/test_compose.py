@@ -135,6 +135,7 @@ def compose_client() -> list[str] | None:
     return None
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("profile", ["", "rabbitmq", "devcloud"])
 def test_compose_client_accepts_the_file(profile: str) -> None:
     client = compose_client() or missing("`docker compose` or `docker-compose`")

@@ -88,6 +88,7 @@ def test_manual_command_runs_with_the_settings_of_the_units() -> None:
     assert unknown_variables(text) == set()
 
 
+@pytest.mark.long
 def test_the_documented_command_adds_the_first_user(tmp_path: Path, sqlite_url: str) -> None:
     """A stand-in for `systemd-run` runs the command as systemd would, but without changing the user."""
     (command,) = re.findall(r"^# (publisher-run users add .*?) {3}", DEPLOYMENT.read_text(), re.MULTILINE)

@@ -53,6 +53,7 @@ def test_image_is_written_unchanged_and_sparsely(tmp_path: Path, step: int, cont
     assert room(tmp_path / "disk") < 2 * MIB
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", COMPRESS)
 def test_compressed_image_is_decompressed_and_hashed(tmp_path: Path, kind: str) -> None:
     done = written(tmp_path / "disk", COMPRESS[kind](SPARSE))
@@ -63,6 +64,7 @@ def test_compressed_image_is_decompressed_and_hashed(tmp_path: Path, kind: str) 
     assert room(tmp_path / "disk") < 2 * MIB
 
 
+@pytest.mark.long
 def test_zeros_take_no_space_and_are_accepted_at_any_ratio(tmp_path: Path) -> None:
     packed = COMPRESS["zst"](bytes(64 * MIB)) * 4
     assert len(packed) < 10_000
@@ -76,6 +78,7 @@ def test_trailing_zeros_count_towards_the_size(tmp_path: Path) -> None:
     assert (tmp_path / "disk").stat().st_size == MIB + 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", COMPRESS)
 def test_decompression_bomb_is_refused(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("publisher.files.image_writer._FREE_BYTES", MIB)
@@ -86,6 +89,7 @@ def test_decompression_bomb_is_refused(tmp_path: Path, kind: str, monkeypatch: p
     written(tmp_path / "other", bomb, limits=UnpackLimits(bytes_max=1 << 40, ratio_max=0))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", COMPRESS)
 def test_image_over_the_size_limit_is_refused(tmp_path: Path, kind: str) -> None:
     with pytest.raises(ImageTooLarge, match="unpacked, the image is larger than 1000000 bytes"):
@@ -98,6 +102,7 @@ def test_image_compressed_twice_is_refused(tmp_path: Path) -> None:
         written(tmp_path / "disk", COMPRESS["xz"](COMPRESS["gz"](DATA)))
 
 
+@pytest.mark.long
 def test_long_decompression_can_be_stopped(tmp_path: Path) -> None:
     class Stop(Exception):
         pass

@@ -18,6 +18,7 @@ COUNT = 5000 if os.environ.get("FULL") else 600
 CPU_SECONDS_MAX = 1.0
 
 
+@pytest.mark.long
 def test_mutated_header_is_refused_or_accepted_quickly(tmp_path: Path) -> None:
     file = tmp_path / "disk"
     accepted = refused = 0

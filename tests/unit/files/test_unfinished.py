@@ -42,6 +42,7 @@ def aged(path: Path, seconds: float = 86500) -> Path:
     return path
 
 
+@pytest.mark.long
 def test_files_of_a_killed_process_are_deleted(tmp_path: Path) -> None:
     writer = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     try:

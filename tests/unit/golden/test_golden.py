@@ -60,6 +60,7 @@ def test_every_golden_file_is_compared() -> None:
     assert there == {*HELP, *PAGE, *SCHEMAS, *OTHERS}
 
 
+@pytest.mark.long
 def test_openapi_matches_its_golden_file(service: Service, golden: Golden) -> None:
     served = service.get("openapi.json", login=None).json
     golden(json.dumps(served, indent=1, ensure_ascii=False) + "\n", "openapi.json")

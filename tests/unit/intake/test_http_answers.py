@@ -196,6 +196,7 @@ def progressed(service: Service) -> Iterator[Ticket]:
     yield service.ticket(ticket.id)
 
 
+@pytest.mark.long
 def test_answers_follow_the_contract_in_every_ticket_state(fresh: Service) -> None:
     for ticket in progressed(fresh):
         path = ticket_path(ticket)
@@ -282,6 +283,7 @@ def test_a_ticket_is_readable_after_its_image_was_deleted(fresh: Service) -> Non
     assert told.text("targetFormat/name") is None
 
 
+@pytest.mark.long
 def test_no_answer_shows_a_secret(fresh: Service) -> None:
     """No answer shows the password, plain or sealed, whatever format the request had."""
     answers = [

@@ -201,6 +201,7 @@ def wire(port: int, target: str, **headers: str) -> int:
     return status
 
 
+@pytest.mark.long
 def test_real_server_verifies_signatures_and_does_not_log_them(server: tuple[int, Path]) -> None:
     port, log = server
     for base in ("/api/", "/api//"):
@@ -226,6 +227,7 @@ def test_real_server_verifies_signatures_and_does_not_log_them(server: tuple[int
     assert SECRET_KEY not in text
 
 
+@pytest.mark.long
 def test_contracts_check_value_signs_in_the_keys_owner(fresh: Service) -> None:
     """The intake accepts the contract's exact text and finds the key's user."""
     vault = Vault.from_file(fresh.settings.key_file)

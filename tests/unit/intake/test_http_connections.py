@@ -54,6 +54,7 @@ def answers_until_closed(connection: socket.socket, count: int = 2) -> list[Answ
     return read_answers(connection, count, "GET")
 
 
+@pytest.mark.long
 def test_silent_connection_is_closed(impatient: Intake) -> None:
     with impatient.connect() as connection:
         assert answers_until_closed(connection) == []
@@ -176,6 +177,7 @@ def test_silent_connections_do_not_block_other_callers(less_impatient: Intake) -
             connection.close()
 
 
+@pytest.mark.long
 def test_timeout_of_zero_means_no_limit(filled_template: Path, tmp_path: Path) -> None:
     """The settings reach the server process, and a limit of 0 means no limit."""
     shutil.copyfile(filled_template, tmp_path / "publisher.db")

@@ -45,6 +45,7 @@ def test_a_file_is_registered_with_its_format_and_size(fresh: Service, case: Ima
     assert (found.disk_format, found.virtual_size) == (case.disk_format, case.virtual_size)
 
 
+@pytest.mark.long
 def test_mutated_disk_header_gets_201_or_400(service: Service) -> None:
     for seed in MUTATED:
         answer = service.post(f"{ALICE}?name=m", mutated(seed), content_type=BYTES, login="alice", accept=JSON)

@@ -302,6 +302,7 @@ def test_odd_unknown_logins_get_404_or_401(service: Service) -> None:
     logins_that_no_one_has(service)
 
 
+@pytest.mark.long
 def test_odd_ids_logins_and_texts_are_handled_on_every_database(database_url: str, tmp_path: Path) -> None:
     store = Store(open_engine(database_url))
     fill(store)

@@ -186,6 +186,7 @@ def test_image_that_is_not_ready_has_a_status_but_no_download(fresh: Service, st
     assert fresh.get(f"{image_uri(21)}/downloads", login="alice").status == 409
 
 
+@pytest.mark.long
 def test_every_uri_can_be_requested(fresh: Service) -> None:
     image = add_file(fresh, "a #1 \u00e9?&.raw")
     ticket = fresh.publish(login="alice", image=21)

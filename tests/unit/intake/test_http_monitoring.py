@@ -50,6 +50,7 @@ def value(found: Numbers, name: str, **labels: str) -> float | None:
     return found.get((name, frozenset(labels.items())))
 
 
+@pytest.mark.long
 def test_metrics_match_the_store(local: Callable[..., Service]) -> None:
     service = local()
     store = service.store
@@ -89,6 +90,7 @@ def test_metrics_match_the_store(local: Callable[..., Service]) -> None:
     assert value(found, "publisher_store_up") == 1
 
 
+@pytest.mark.long
 def test_requests_are_counted_by_their_routes(local: Callable[..., Service]) -> None:
     service = local()
     before = numbers(service.get("/metrics", login=None))
@@ -116,6 +118,7 @@ def test_requests_are_counted_by_their_routes(local: Callable[..., Service]) -> 
     assert ticket.uid not in text
 
 
+@pytest.mark.long
 def test_unavailable_store_is_reported_without_old_numbers(
     local: Callable[..., Service], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -133,6 +136,7 @@ def test_unavailable_store_is_reported_without_old_numbers(
     assert value(found, "publisher_queue_depth") is None
 
 
+@pytest.mark.long
 def test_store_metrics_are_cached(local: Callable[..., Service], monkeypatch: pytest.MonkeyPatch) -> None:
     service = local()
     monkeypatch.setattr("publisher.telemetry.store_metrics._FRESH_SECONDS", 60.0)

@@ -63,6 +63,7 @@ def test_a_route_without_a_declaration_is_refused() -> None:
 # The document -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_document_is_valid(served: dict[str, Any]) -> None:
     import schemathesis  # here, because it is slow and every process collects this file
 
@@ -88,6 +89,7 @@ def contents(node: Any) -> list[tuple[dict[str, Any], str]]:
     return [(content, kind) for content, kind in found if {XML, JSON} <= set(content)]
 
 
+@pytest.mark.long
 def test_examples_are_valid(served: dict[str, Any], answers_schema: etree.XMLSchema) -> None:
     seen = set()
     for content, kind in contents(served):

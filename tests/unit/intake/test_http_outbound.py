@@ -106,6 +106,7 @@ def test_addresses_are_not_resolved_outside_production(fresh: Service, monkeypat
     assert publish(fresh, account__keystoneUrl="http://localhost:5000").status == 201
 
 
+@pytest.mark.long
 def test_silent_resolver_delays_a_request_only_briefly(guarded: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     released, resolve = threading.Event(), socket.getaddrinfo
 

@@ -93,6 +93,7 @@ def test_requests_from_an_address_are_limited(start: Callable[..., Service]) -> 
         refused(until_refused(partial(service.get, path, login=None, accept=JSON)))
 
 
+@pytest.mark.long
 def test_requests_are_unlimited_by_default(limiting: Service) -> None:
     for _ in range(300):
         assert limiting.get("status", login=None).status == 200

@@ -115,6 +115,7 @@ def chunked(body: bytes, size: int = 65536) -> bytes:
 # Bodies -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_manuals_example_is_accepted_without_a_broker(intake: Intake) -> None:
     began = time.monotonic()
     body = (DATA / "publish-openstack-v2.xml").read_bytes()
@@ -155,6 +156,7 @@ def test_huge_content_length_is_refused_without_reading(intake: Intake) -> None:
     intake.alive()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("framing", ["Transfer-Encoding: chunked", f"Content-Length: {1024 * LIMIT}"])
 def test_gigabyte_body_is_refused_early_and_not_kept(intake: Intake, framing: str) -> None:
     """The answer comes while the body is still arriving, and the server keeps nothing of the body."""
@@ -380,6 +382,7 @@ def test_not_modified_has_no_body(intake: Intake) -> None:
     assert "server" not in answers[0].headers
 
 
+@pytest.mark.long
 def test_silent_connections_keep_nobody_waiting(intake: Intake) -> None:
     """Half of the connections send only the head of a request, the others send nothing."""
     silent = [intake.connect() for _ in range(100)]

@@ -62,6 +62,7 @@ def answered(asked: list[Future[Answer]]) -> list[Answer]:
     return [each.result() for each in asked if each.done()]
 
 
+@pytest.mark.long
 def test_wrong_passwords_do_not_delay_known_callers(fresh: Service, gate: Gate, callers: ThreadPoolExecutor) -> None:
     gate.opened.set()
     ticket = fresh.publish()
@@ -88,6 +89,7 @@ def test_wrong_passwords_do_not_delay_known_callers(fresh: Service, gate: Gate, 
     assert {each.result(60).status for each in guesses} == {401, 429}
 
 
+@pytest.mark.long
 def test_wrong_passwords_in_the_form_do_not_delay_the_console(
     fresh: Service, gate: Gate, callers: ThreadPoolExecutor
 ) -> None:
@@ -110,6 +112,7 @@ def test_wrong_passwords_in_the_form_do_not_delay_the_console(
         assert {each.result(60) for each in guesses} == {401, 429}
 
 
+@pytest.mark.long
 def test_right_password_goes_ahead_of_guesses(fresh: Service, gate: Gate, callers: ThreadPoolExecutor) -> None:
     """An address without failures goes ahead of all addresses that have failed."""
     guesses = [callers.submit(fresh.get, FLAT, login=f"guest-{number}", password="wrong") for number in range(CALLERS)]
@@ -148,6 +151,7 @@ def test_cached_password_is_not_revealed_while_all_places_are_taken(
 # A store that another process has locked --------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("begin", ["BEGIN IMMEDIATE", "BEGIN EXCLUSIVE"])
 def test_reads_continue_while_the_store_is_locked(
     start: Callable[..., Service], callers: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch, begin: str

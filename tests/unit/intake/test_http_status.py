@@ -159,6 +159,7 @@ def test_failure_may_have_no_details(service: Service) -> None:
     assert "detailedErrorMsg" not in told
 
 
+@pytest.mark.long
 def test_percentage_never_decreases(service: Service) -> None:
     ticket = service.publish()
     claim = service.claim(ticket)
@@ -236,6 +237,7 @@ def unmodified(answer: Answer) -> bool:
     return False
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("accept", [XML, JSON])
 def test_etag_changes_with_every_change(fresh: Service, accept: str) -> None:
     ticket = fresh.publish()
@@ -318,6 +320,7 @@ def clock(fresh: Service, monkeypatch: pytest.MonkeyPatch) -> Clock:
     return Clock(fresh, monkeypatch)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("first", [0.0, 0.1, 0.999])
 def test_later_change_is_never_missed(fresh: Service, clock: Clock, first: float) -> None:
     """A ticket is changed, read and changed again, at various fractions of a second. The caller sends back
@@ -353,6 +356,7 @@ def test_unchanged_ticket_gets_304_for_if_modified_since(fresh: Service, clock: 
             assert not unmodified(fresh.get(path, login="alice", headers={"If-Modified-Since": before}))
 
 
+@pytest.mark.long
 def test_progress_is_never_missed(fresh: Service, clock: Clock) -> None:
     """Progress is written without changing the ticket's modification time."""
     ticket = fresh.publish()

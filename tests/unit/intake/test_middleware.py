@@ -81,6 +81,7 @@ def test_single_refusal_is_sent_at_once(admission: Admission) -> None:
     assert began <= due <= time.monotonic()
 
 
+@pytest.mark.long
 def test_delay_of_a_refusal_is_bounded(admission: Admission) -> None:
     async def after_a_million() -> None:
         admission._next_refusal = asyncio.get_running_loop().time() + 1e6 / PER_SECOND

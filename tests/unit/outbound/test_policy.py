@@ -136,6 +136,7 @@ def unanswering(count: int) -> Iterator[int]:
         yield port
 
 
+@pytest.mark.long
 def test_timeout_covers_all_addresses_together() -> None:
     with unanswering(3) as port:
         resolve = resolver([f"127.0.0.{each}" for each in (11, 12, 13)] * 10)

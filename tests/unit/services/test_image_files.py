@@ -225,6 +225,7 @@ def test_a_file_that_cannot_be_unpacked_leaves_nothing_behind(
     assert inventory(root) == set()
 
 
+@pytest.mark.long
 def test_sparse_file_stays_sparse(sqlite_store: Store, root: Path, tmp_path: Path) -> None:
     with (tmp_path / "disk.img").open("wb") as sparse:
         sparse.write(CONTENT)

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
 from sqlalchemy import update
 
 from publisher.store import Store
@@ -36,6 +37,7 @@ def test_an_expired_role_passes_to_another_process(store: Store) -> None:
     assert not store.leadership.acquire("cleaner", "a", 60)
 
 
+@pytest.mark.long
 def test_one_of_many_candidates_is_elected(stores: Callable[[], Store]) -> None:
     candidates = [stores() for _ in range(8)]
     for round_ in range(5):

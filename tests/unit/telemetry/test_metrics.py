@@ -23,6 +23,7 @@ def counted(name: str) -> float:
     return next(float(line.split()[1]) for line in lines if line.startswith(f"{name} "))
 
 
+@pytest.mark.long
 def test_a_failed_wake_up_is_counted() -> None:
     before = counted("publisher_broker_send_failures_total")
     sent = counted("publisher_broker_sends_total")

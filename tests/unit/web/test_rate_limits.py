@@ -108,6 +108,7 @@ def test_an_ipv6_network_of_64_bits_counts_as_one_address(
     assert limited(sign_ins, "alice", other) is same
 
 
+@pytest.mark.long
 def test_too_many_requests_are_refused_only_for_their_user() -> None:
     requests = Requests(0.5)
     for _ in range(5):

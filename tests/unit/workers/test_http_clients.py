@@ -56,6 +56,7 @@ def by_name(server: Listening) -> list[str]:
     return [f"http://{name}:{server.port}" for name in names]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("version", ["v3", "v2.0", ""])
 def test_an_inner_keystone_is_refused(inner: Listening, version: str) -> None:
     for url in by_name(inner):
@@ -92,6 +93,7 @@ def test_no_image_is_sent_to_an_inner_address(inner: Listening, tmp_path: Path, 
         Transfer(file.fileno(), 6, policy=GUARDED).put(f"{scheme}://localhost:{inner.port}/x", {}, tls=trust())
 
 
+@pytest.mark.long
 def test_no_image_is_fetched_from_an_inner_address(inner: Listening) -> None:
     settings = Settings(production=True, outbound_allow="127.0.0.2", location_hosts="*")
     with serving(redirecting(f"http://localhost:{inner.port}/disk.raw")) as redirect:

@@ -61,6 +61,7 @@ def ready(worker: Worker) -> tuple[int, dict[str, Any]]:
     return status, {name: each["ok"] for name, each in json.loads(body)["checks"].items()}
 
 
+@pytest.mark.long
 def test_metrics_cover_the_store_and_the_worker(worker: Worker, sqlite_store: Store) -> None:
     add_ticket(sqlite_store)
     status, body = get(worker.port, "/metrics")

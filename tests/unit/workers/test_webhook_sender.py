@@ -272,6 +272,7 @@ def test_user_with_many_webhooks_delays_no_other_user(
     assert len(hooks.got) == 4, "each gives its room up after one"
 
 
+@pytest.mark.long
 def test_silent_receivers_leave_threads_for_other_users(
     sqlite_store: Store, secret: str, hooks: Receiver, vault: Vault, settings: Settings
 ) -> None:
@@ -293,6 +294,7 @@ def test_silent_receivers_leave_threads_for_other_users(
         thread.join(10 * PATIENCE)
 
 
+@pytest.mark.long
 def test_next_webhook_follows_as_soon_as_the_previous_one_ends(
     sqlite_store: Store, secret: str, hooks: Receiver, vault: Vault, settings: Settings
 ) -> None:

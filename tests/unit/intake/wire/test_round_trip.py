@@ -91,6 +91,7 @@ def test_any_bytes_are_read_or_refused(body: bytes) -> None:
             continue
 
 
+@pytest.mark.long
 @settings(max_examples=200, deadline=None)
 @given(
     members=st.recursive(

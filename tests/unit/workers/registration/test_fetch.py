@@ -108,6 +108,7 @@ def test_a_redirect_to_an_allowed_host_is_followed(registrar: Registrar, sqlite_
     assert origin.asked == ["/old", "/new.qcow2"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
@@ -175,6 +176,7 @@ def s3(origin: Origin, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("s3")
 @pytest.mark.parametrize(
     ("answer", "state", "size", "words"),

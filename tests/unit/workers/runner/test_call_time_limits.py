@@ -52,6 +52,7 @@ def test_a_sleeping_call_blocks_neither_the_ticket_nor_the_thread(
     assert script.secrets == [{"password": SECRET}] * 2, "signed in anew: the call before may still use its connections"
 
 
+@pytest.mark.long
 def test_a_call_that_loops_for_ever_is_stopped(
     sqlite_store: Store, ticket: Ticket, vault: Vault, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

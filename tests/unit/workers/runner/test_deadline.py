@@ -18,6 +18,7 @@ from tests.unit.workers.runner.scripted_cloud import Script, due_now
 from workers.runner import Runner
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("step", ["connect", "check", "find", "upload", "created", "chunk"])
 def test_a_deadline_that_passes_ends_the_work_with_a_clean_cloud(
     sqlite_store: Store, ticket: Ticket, vault: Vault, settings: Settings, script: Script, step: str

@@ -1,5 +1,6 @@
 """A worker counts its attempts, retries, bytes and failures."""
 
+import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -28,6 +29,7 @@ def counted(name: str, **labels: str) -> float:
     )
 
 
+@pytest.mark.long
 def test_bytes_attempts_and_retries_are_counted(
     sqlite_store: Store, ticket: Ticket, image: Image, runner: Runner, script: Script
 ) -> None:
@@ -53,6 +55,7 @@ def test_bytes_attempts_and_retries_are_counted(
     assert [now - then for now, then in zip(told(), before, strict=True)] == list(wanted.values())
 
 
+@pytest.mark.long
 def test_a_failure_is_counted_by_its_reason(ticket: Ticket, runner: Runner, script: Script) -> None:
     before = counted("publisher_failures_total", reason="quota")
     script.fail("upload", PermanentCloudError("full", reason=Reason.QUOTA))
@@ -60,6 +63,7 @@ def test_a_failure_is_counted_by_its_reason(ticket: Ticket, runner: Runner, scri
     assert counted("publisher_failures_total", reason="quota") == before + 1
 
 
+@pytest.mark.long
 def test_a_lost_lease_is_counted_by_its_holder_and_its_successor(
     sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script
 ) -> None:

@@ -203,6 +203,7 @@ def test_answer_that_trickles_in_times_out(begun: bytes, piece: bytes) -> None:
     assert "timed out" in str(error)
 
 
+@pytest.mark.long
 def test_endless_interim_answers_time_out() -> None:
     error = broken_off(lambda upload: forever(upload, b"HTTP/1.1 100 Continue\r\n\r\n", 0))
     assert "timed out" in str(error)
@@ -219,6 +220,7 @@ def test_too_long_answer_is_a_permanent_error(header: bytes) -> None:
     assert str(error).endswith(f"answers with more than {ANSWER_BYTES_MAX >> 20} MiB")
 
 
+@pytest.mark.long
 def test_endless_interim_answers_to_an_upload_time_out(tmp_path: Path) -> None:
     (tmp_path / "disk").write_bytes(b"a disk")
 
