@@ -22,8 +22,8 @@ from publisher.store.engine import db_now, keep_others_out, next_id, reading, wr
 from publisher.store.tables import roles, sessions, users
 
 ENTITLEMENT_DESCRIPTIONS = {
-    "image_publish": "Publish images, follow, cancel and delete their publication",
-    "image_generate": "List one's images and published images",
+    "image_publish": "Publish images; follow, cancel and delete tickets",
+    "image_generate": "List images and published images",
     "appliance_create": "See appliances and what belongs to them",
     "cloud_account_create": "Store and change cloud accounts",
     "cloud_account_delete": "Delete cloud accounts",
