@@ -30,6 +30,7 @@ from rich.text import Text
 from publisher.core.errors import ConfigurationError, InvalidRequest, PublisherError
 from publisher.core.settings import Settings
 from publisher.core.settings_report import only_for_a_trial, unknown
+from publisher.core.uris import ID_MAX
 
 if TYPE_CHECKING:
     from sqlalchemy.exc import SQLAlchemyError
@@ -234,9 +235,6 @@ def examples(*commands: str) -> str:
 
 
 # Numbers ------------------------------------------------------------------------------------------
-
-ID_MAX = (1 << 63) - 1
-"""The largest number of a record: what a database's column can hold."""
 
 
 def whole_number(least: int = 1, most: int = ID_MAX) -> Callable[[str], int]:

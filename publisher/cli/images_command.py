@@ -12,7 +12,6 @@ from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from publisher.cli.command import (
-    ID_MAX,
     Json,
     Yes,
     complete_images,
@@ -31,6 +30,7 @@ from publisher.cli.command import (
     whole_number,
 )
 from publisher.core.errors import NotFound
+from publisher.core.uris import ID_MAX
 
 if TYPE_CHECKING:
     from publisher.core.image import Image

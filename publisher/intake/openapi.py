@@ -16,6 +16,7 @@ from typing import Any
 from fastapi.routing import iter_route_contexts
 from starlette.routing import BaseRoute
 
+from publisher.core.uris import ID_MAX
 from publisher.intake import openapi_examples
 from publisher.intake.caller import Login, Operation, Parameter, declaration
 from publisher.intake.wire import xml
@@ -38,7 +39,6 @@ from publisher.web.request import API
 
 Json = dict[str, Any]
 
-_ID_MAX = (1 << 63) - 1
 
 _DESCRIPTION = f"""\
 Publishes machine images to clouds. A publish request creates a ticket; poll its status until the image is published.
@@ -257,7 +257,7 @@ def _path_parameter(name: str) -> Json:
     schema: Json = (
         {"type": "string", "minLength": 1}
         if isinstance(example, str)
-        else {"type": "integer", "format": "int64", "minimum": 1, "maximum": _ID_MAX}
+        else {"type": "integer", "format": "int64", "minimum": 1, "maximum": ID_MAX}
     )
     return {
         "name": name,

@@ -229,11 +229,6 @@ _INNER = {"imageFormat", "installProfile", "instance", "certificate", "entitleme
 ROOTS = (frozenset(_PLAIN) - _INNER) | frozenset(_LISTS) | {PUBLISH_IMAGE, CRED_ACCOUNT}
 """The names that the root of a document may have."""
 
-SECRET_FIELDS = frozenset(
-    field.name for platform in known_platforms() for field in platform.account_fields if field.secret
-)
-"""The elements of cloud accounts that are stored encrypted and left out of every answer."""
-
 
 def root_field(root: str) -> Field:
     """Return the element that is the root of such a document. Raises ValueError for a name that is not in ROOTS."""
