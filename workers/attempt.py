@@ -99,7 +99,7 @@ class Attempt:
         try:
             try:
                 return self._decide()
-            except Cancelled:  # the store told it while the outcome was recorded
+            except Cancelled:  # the store reported it while the outcome was recorded
                 return self._cancel()
         finally:
             self._steps.end()
@@ -396,8 +396,8 @@ def _difference(uploaded: CloudImage, image: Image, transfer: Transfer) -> str |
         return "the cloud does not list the image as complete"
     if uploaded.size != image.size:
         return f"the cloud received {uploaded.size} bytes of {image.size}"
-    if told := _hash_of(uploaded):
-        algorithm, value = told
+    if reported := _hash_of(uploaded):
+        algorithm, value = reported
         same = value == getattr(image, algorithm)
         return None if same else f"the {algorithm} that the cloud computed is not the registered one"
     # The cloud reports no hash, so compare what left this worker.

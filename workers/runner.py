@@ -95,7 +95,7 @@ class Runner:
     def _traced(self, claim: Claim, asked: float) -> State:
         """Attempt the ticket inside a tracing span. Raises `LeaseLost` and `SQLAlchemyError`."""
         ticket = claim.ticket
-        told: tracing.Attributes = {
+        attributes: tracing.Attributes = {
             "publisher.ticket": ticket.id,
             "publisher.attempt": ticket.attempt,
             "publisher.platform": ticket.platform,
@@ -103,7 +103,7 @@ class Runner:
         }
         with (
             bound(attempt=ticket.attempt, request_id=ticket.request_id),
-            tracing.span("publish", told, traceparent=ticket.traceparent) as span,
+            tracing.span("publish", attributes, traceparent=ticket.traceparent) as span,
         ):
             state = self._attempt(claim, asked)
             if span:

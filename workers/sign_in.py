@@ -69,8 +69,13 @@ def main() -> int:
         return 1
     ok = all(each.ok for each in checks)
     if options.json:
-        told = {"ok": ok, "account": options.account, "user": options.user, "checks": [asdict(each) for each in checks]}
-        sys.stdout.write(json.dumps(told) + "\n")
+        result = {
+            "ok": ok,
+            "account": options.account,
+            "user": options.user,
+            "checks": [asdict(each) for each in checks],
+        }
+        sys.stdout.write(json.dumps(result) + "\n")
     return int(not ok)
 
 

@@ -94,71 +94,76 @@ class Notifier:
                 users[receiver[0]] += 1
                 self._busy.add(receiver)
                 # Its time-outs end the thread. If the worker ends first, what is not recorded is sent again.
-                begun.append(threading.Thread(target=self._tell_one, args=(receiver,), name="webhook", daemon=True))
+                begun.append(threading.Thread(target=self._send_one, args=(receiver,), name="webhook", daemon=True))
                 begun[-1].start()
             return begun
 
     def _most_of_user(self) -> int:
         return _AT_ONCE_OF_USER if len(self._busy) < _SHARED else 1
 
-    def _tell_one(self, receiver: Receiver) -> None:
+    def _send_one(self, receiver: Receiver) -> None:
         """Send one notification, then give the free place to the next receiver."""
         try:
             try:
-                told = self._store.notifications.claim(*receiver, self._timeout_seconds + _HELD_SECONDS)
-                if told is not None:
-                    self._tell(told)
+                notification = self._store.notifications.claim(*receiver, self._timeout_seconds + _HELD_SECONDS)
+                if notification is not None:
+                    self._deliver(notification)
             finally:
                 self._busy.discard(receiver)
-            if told is not None and self._loop.elected and not self._stop.is_set():
+            if notification is not None and self._loop.elected and not self._stop.is_set():
                 self.turn()
         except SQLAlchemyError as error:
             logger.warning("the store did not answer: %s", type(error).__name__)
 
-    def _tell(self, told: Notification) -> None:
+    def _deliver(self, notification: Notification) -> None:
         """Try once. Messages show only the receiver's host: the rest of the URL may be a secret."""
-        host = urlsplit(told.url).netloc.rpartition("@")[2]
-        what = f"{told.event}, try {told.attempt}"
+        host = urlsplit(notification.url).netloc.rpartition("@")[2]
+        what = f"{notification.event}, try {notification.attempt}"
         notifications = self._store.notifications
         try:
-            status = self._send(told)
+            status = self._send(notification)
         except (NetworkRefused, NoSecret) as error:
-            notifications.given_up(told, f"Webhook to {host} given up ({what}): {error}", error=str(error))
+            notifications.given_up(notification, f"Webhook to {host} given up ({what}): {error}", error=str(error))
         except Exception as error:
-            self._again(told, host, _reason(error))
+            self._again(notification, host, _reason(error))
         else:
             if 200 <= status < 300:
-                notifications.sent(told, f"Webhook to {host} delivered ({what}): it answered {status}")
+                notifications.sent(notification, f"Webhook to {host} delivered ({what}): it answered {status}")
             elif status == _GONE:
                 error_words = f"it answered {status}: it wants no more webhooks"
-                notifications.given_up(told, f"Webhook to {host} given up ({what}): {error_words}", error=error_words)
+                notifications.given_up(
+                    notification, f"Webhook to {host} given up ({what}): {error_words}", error=error_words
+                )
             else:
-                self._again(told, host, f"it answered {status}")
+                self._again(notification, host, f"it answered {status}")
 
-    def _again(self, told: Notification, host: str, error: str) -> None:
-        words = f"Webhook to {host} failed ({told.event}, try {told.attempt}): {error}"
-        logger.info("ticket %d: %s", told.ticket_id, words)
-        if told.attempt > len(self._delays):
-            self._store.notifications.given_up(told, f"{words}; given up", error=error)
+    def _again(self, notification: Notification, host: str, error: str) -> None:
+        words = f"Webhook to {host} failed ({notification.event}, try {notification.attempt}): {error}"
+        logger.info("ticket %d: %s", notification.ticket_id, words)
+        if notification.attempt > len(self._delays):
+            self._store.notifications.given_up(notification, f"{words}; given up", error=error)
             return
         # Spread by a quarter, so that many tries do not repeat at the same moment.
-        delay = self._delays[told.attempt - 1] * random.uniform(0.75, 1.25)  # noqa: S311  # no secret
-        self._store.notifications.again(told, f"{words}; again in {delay:.0f} s", delay_seconds=delay, error=error)
+        delay = self._delays[notification.attempt - 1] * random.uniform(0.75, 1.25)  # noqa: S311  # no secret
+        self._store.notifications.again(
+            notification, f"{words}; again in {delay:.0f} s", delay_seconds=delay, error=error
+        )
 
-    def _send(self, told: Notification) -> int:
+    def _send(self, notification: Notification) -> int:
         """Send a notification and return the status of the answer.
 
         Raises `NetworkRefused`, `NoSecret`, and whatever goes wrong on the way.
         """
         now = datetime.now(UTC)
+        signature = Webhook(self._secret(notification.owner)).sign(notification.uid, now, notification.body)
         headers = {
             "Content-Type": "application/json",
             "User-Agent": _USER_AGENT,
-            "webhook-id": told.uid,
+            "webhook-id": notification.uid,
             "webhook-timestamp": str(int(now.timestamp())),
-            "webhook-signature": Webhook(self._secret(told.owner)).sign(told.uid, now, told.body),
+            "webhook-signature": signature,
         }
-        return asyncio.run(self._post(told.url, headers, told.body.encode()))
+        return asyncio.run(self._post(notification.url, headers, notification.body.encode()))
 
     async def _post(self, url: str, headers: dict[str, str], body: bytes) -> int:
         """Post the body and return the status. Does not read the answer's body."""

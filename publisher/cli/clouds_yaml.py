@@ -51,7 +51,7 @@ class Cloud:
         return words
 
 
-class _Told:
+class _CloudConfig:
     """The entries of one cloud. Like OpenStack's clients, it also finds entries of `auth` that stand beside it."""
 
     def __init__(self, cloud: Mapping[Any, Any], auth: Mapping[Any, Any]) -> None:
@@ -83,27 +83,27 @@ def read_cloud(name: str, file: Path | None) -> Cloud:
     if name not in clouds:
         raise InvalidRequest(f"{path} has no cloud '{name}'; it has {', '.join(map(str, clouds)) or 'none'}")
     cloud = _mapping(clouds, name, path)
-    told = _Told(cloud, _mapping(cloud, "auth", path))
-    kind = told.first("auth_type") or "password"
+    config = _CloudConfig(cloud, _mapping(cloud, "auth", path))
+    kind = config.first("auth_type") or "password"
     if kind.removeprefix("v2").removeprefix("v3") != "password":
         raise InvalidRequest(f"cloud '{name}' of {path} signs in by {kind}; only password is supported")
-    user_domain = told.first(*_OF_THE_USER, "default_domain")
+    user_domain = config.first(*_OF_THE_USER, "default_domain")
     # The project's domain matters here in one case: if it is given and the user's domain is not, the user is in the
     # first domain.
     project_domain = cloud["auth"].get(_OF_THE_PROJECT[0]) or cloud["auth"].get(_OF_THE_PROJECT[1])
     found = {
-        "keystoneUrl": told.first("auth_url"),
-        "glanceUrl": told.first("image_endpoint_override"),
-        "login": told.first("username", "user_name"),
+        "keystoneUrl": config.first("auth_url"),
+        "glanceUrl": config.first("image_endpoint_override"),
+        "login": config.first("username", "user_name"),
         "userDomain": user_domain or (openrc.FIRST_DOMAIN if project_domain else None),
-        "interface": openrc.interface(told.first("image_interface", "interface", "endpoint_type")),
-        "keystoneVersion": openrc.version(told.first("identity_api_version")),
+        "interface": openrc.interface(config.first("image_interface", "interface", "endpoint_type")),
+        "keystoneVersion": openrc.version(config.first("identity_api_version")),
     }
     account = {element: value for element, value in found.items() if value}
-    if bundle := told.first("cacert"):
+    if bundle := config.first("cacert"):
         account |= read_bundle(Path(bundle).expanduser())
-    password = told.first("password")
-    return Cloud(account, password, told.unused())
+    password = config.first("password")
+    return Cloud(account, password, config.unused())
 
 
 def _clouds_file() -> Path:

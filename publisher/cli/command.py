@@ -344,19 +344,19 @@ def complete_users(incomplete: str) -> Offer:
 
 
 def _completions(incomplete: str, kind: str) -> Offer:
-    told: list[Sequence[tuple[str, str]]] = []
+    answers: list[Sequence[tuple[str, str]]] = []
 
     def ask() -> None:
         # Whatever is wrong, a shell's completion is not the place to say so.
         with contextlib.suppress(Exception):
-            told.append(_stored_names(kind, incomplete))
+            answers.append(_stored_names(kind, incomplete))
 
     # Import it first, so that the time limit only covers the store's answer.
     importlib.import_module("publisher.store")
     asking = threading.Thread(target=ask, daemon=True)
     asking.start()
     asking.join(_COMPLETION_SECONDS)
-    return list(told[0]) if told else []
+    return list(answers[0]) if answers else []
 
 
 def _stored_names(kind: str, beginning: str) -> Sequence[tuple[str, str]]:

@@ -189,13 +189,13 @@ def _print_head(dossier: Dossier) -> None:
 
 def _follow(store: Store, ticket_id: int, *, timeout_seconds: float | None, as_json: bool) -> int:
     until = None if timeout_seconds is None else time.monotonic() + timeout_seconds
-    told: set[object] = set()
+    printed: set[object] = set()
     try:
         while True:
             dossier = _dossier(store, ticket_id)
             for mark, event in [*((each, each) for each in events(dossier)), *_going_on(dossier)]:
-                if mark not in told:
-                    told.add(mark)
+                if mark not in printed:
+                    printed.add(mark)
                     _tell(event, as_json=as_json)
             if dossier.ticket.final:
                 return EXIT_CODES[dossier.ticket.state]

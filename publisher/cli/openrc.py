@@ -104,8 +104,8 @@ def user_domain(context: typer.Context) -> str | None:
     given: str | None = context.params.get("user_domain")
     if given or is_from_command_line(context, "domain"):
         return given
-    told = any(os.environ.get(name) for name in _domain_variables("PROJECT"))
-    return FIRST_DOMAIN if told else None
+    named = any(os.environ.get(name) for name in _domain_variables("PROJECT"))
+    return FIRST_DOMAIN if named else None
 
 
 def project(context: typer.Context) -> str | None:

@@ -96,12 +96,12 @@ def words_of(body: bytes) -> str:
     """Return what an error page says, in one line: its `message` if the page is JSON."""
     text = body[:_TEXT_MAX].decode("utf-8", "replace")
     try:
-        told = json.loads(text)
+        reply = json.loads(text)
     except (ValueError, RecursionError):
-        told = None
-    if isinstance(told, dict) and isinstance(told.get("error"), dict):
-        told = told["error"]
-    message = told.get("message") if isinstance(told, dict) else None
+        reply = None
+    if isinstance(reply, dict) and isinstance(reply.get("error"), dict):
+        reply = reply["error"]
+    message = reply.get("message") if isinstance(reply, dict) else None
     return _words(message if isinstance(message, str) else text)
 
 

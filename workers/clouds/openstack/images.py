@@ -120,9 +120,9 @@ class GlanceImages:
             raise self._no_service(f"a status of {status}")
         return answer
 
-    def _no_service(self, told: str) -> PermanentCloudError:
+    def _no_service(self, answer: str) -> PermanentCloudError:
         return PermanentCloudError(
-            f"{self._service} is not an image service: it answers with {told}; check glanceUrl", reason=Reason.REQUEST
+            f"{self._service} is not an image service: it answers with {answer}; check glanceUrl", reason=Reason.REQUEST
         )
 
 

@@ -169,8 +169,8 @@ class OpenStackPublisher(CloudPublisher):
             return self._create(image, ticket, planned)
         cloud_id = found.cloud_id
         # The image may have been generated again since the record was created.
-        told = self._properties(cloud_id, image, ticket)
-        if all(found.waiting.get(name) == told[name] for name in ("disk_format", "min_disk", "publisher_sha256")):
+        wanted = self._properties(cloud_id, image, ticket)
+        if all(found.waiting.get(name) == wanted[name] for name in ("disk_format", "min_disk", "publisher_sha256")):
             return cloud_id
         self._delete_noted(ticket, cloud_id)
         return self._create(image, ticket, planned)

@@ -305,9 +305,9 @@ def _login_refused(who: SignIn, version: str, error: Unauthorized) -> PermanentC
             " (credAccount.password)",
             reason=Reason.CREDENTIALS,
         )
-    told = f" ({said})" if said else ""
+    words = f" ({said})" if said else ""
     domain = f" and {_where_the_user_is(who)}" if version == "v3" else ""
     return PermanentCloudError(
-        f"{who.service} rejected the login '{who.login}'{told}; check credAccount.login, credAccount.password{domain}",
+        f"{who.service} rejected the login '{who.login}'{words}; check credAccount.login, credAccount.password{domain}",
         reason=Reason.CREDENTIALS,
     )
