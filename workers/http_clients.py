@@ -123,19 +123,19 @@ class _Adapter(HTTPAdapter):
 
 
 def _pools(policy: OutboundPolicy, look: Callable[[], None]) -> dict[str, type[HTTPConnectionPool]]:
-    class Answer(http.client.HTTPResponse):
+    class CheckedResponse(http.client.HTTPResponse):
         def __init__(self, sock: socket.socket, *arguments: Any, **options: Any) -> None:
             read: Any = SocketReader(sock, look)
             super().__init__(read, *arguments, **options)
 
     class Plain(HTTPConnection):
-        response_class = Answer
+        response_class = CheckedResponse
 
         def _new_conn(self) -> socket.socket:
             return _checked(self, self._dns_host, policy)
 
     class Encrypted(HTTPSConnection):
-        response_class = Answer
+        response_class = CheckedResponse
 
         def _new_conn(self) -> socket.socket:
             return _checked(self, self._dns_host, policy)

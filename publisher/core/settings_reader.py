@@ -66,8 +66,8 @@ class Ordered:
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
-    """One thing that is wrong with the settings in `names`. The message never contains a secret."""
+class InvalidSetting:
+    """Settings that are refused, and why. The message never contains a secret."""
 
     names: frozenset[str]
     message: str
@@ -78,7 +78,7 @@ class Reading(Generic[S]):
     """What an environment contains. In `settings`, each invalid value is replaced by the default."""
 
     settings: S
-    problems: Sequence[Problem]
+    problems: Sequence[InvalidSetting]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ def read(kind: type[S], environment: Mapping[str, str], rules: Sequence[Ordered]
     """Read the settings, and check each value and the rules between them."""
     from pydantic import ValidationError
 
-    model, problems = _model(kind), list[Problem]()
+    model, problems = _model(kind), list[InvalidSetting]()
     try:
         found = model(environment=environment, skipped=())
     except ValidationError as error:
@@ -109,7 +109,7 @@ def read(kind: type[S], environment: Mapping[str, str], rules: Sequence[Ordered]
     invalid = {name for each in problems for name in each.names}
     for rule in rules:
         if not rule.names & invalid and (message := rule.broken(settings)):
-            problems.append(Problem(rule.names, message))
+            problems.append(InvalidSetting(rule.names, message))
     return Reading(settings, problems)
 
 
@@ -137,7 +137,7 @@ def _rules(hint: object) -> tuple[Any, ...]:
     return found
 
 
-def _problem(error: ErrorDetails, environment: Mapping[str, str], hints: Mapping[str, object]) -> Problem:
+def _problem(error: ErrorDetails, environment: Mapping[str, str], hints: Mapping[str, object]) -> InvalidSetting:
     """Describe an error in our own words: those of pydantic quote the value, which may be a secret."""
     name = str(error["loc"][0])
     if isinstance(error["input"], _Unreadable):
@@ -146,7 +146,7 @@ def _problem(error: ErrorDetails, environment: Mapping[str, str], hints: Mapping
         message = f"{_source(name, environment)}: {error['ctx']['error']}"
     else:
         message = f"{_source(name, environment)}: give {_expected(hints[name])}"
-    return Problem(frozenset((name,)), message)
+    return InvalidSetting(frozenset((name,)), message)
 
 
 def _source(name: str, environment: Mapping[str, str]) -> str:
