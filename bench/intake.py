@@ -37,7 +37,7 @@ from publisher.core.image import Digests, Image
 from publisher.core.settings import Settings
 from publisher.core.ticket import Phase, State
 from publisher.core.uris import image_uri, ticket_uri
-from publisher.intake.wire.codec import write_document
+from publisher.intake.wire.writing import write_document
 from publisher.store import Store
 from publisher.store.engine import reading, writing
 from publisher.store.tables import tickets

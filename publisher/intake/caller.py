@@ -32,8 +32,9 @@ from fastapi import APIRouter, Depends, Request, Response
 from publisher.core.errors import InvalidRequest, NotFound, PublisherError
 from publisher.core.fiql import parse
 from publisher.core.listing import Listing
-from publisher.intake.wire.codec import read_document, write_document
+from publisher.intake.wire.reading import read_document
 from publisher.intake.wire.walk import AccountResolver
+from publisher.intake.wire.writing import write_document
 from publisher.platforms.platform import Document, find_platform, known_platforms
 from publisher.store import Store
 from publisher.store.idempotency import IdempotencyKey

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from fastapi import Request, Response
 
-from publisher.intake.wire.codec import write_document
+from publisher.intake.wire.writing import write_document
 from publisher.web.error_handlers import Problem
 from publisher.web.negotiation import Format, NotAcceptable, answer_format
 

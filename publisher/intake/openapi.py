@@ -19,10 +19,9 @@ from starlette.routing import BaseRoute
 from publisher.core.uris import ID_MAX
 from publisher.intake import openapi_examples
 from publisher.intake.caller import Login, Operation, Parameter, declaration
-from publisher.intake.wire import xml
-from publisher.intake.wire.codec import write_document
-from publisher.intake.wire.schema import NAMESPACE, REQUEST_ONLY, TYPES
+from publisher.intake.wire.schema import NAMESPACE, REQUEST_ONLY, TYPES, XSI
 from publisher.intake.wire.walk import concrete_type
+from publisher.intake.wire.writing import write_document
 from publisher.platforms.platform import (
     CRED_ACCOUNT,
     PUBLISH_IMAGE,
@@ -372,7 +371,7 @@ def _type_schema(object_type: ObjectType, *, request: bool) -> tuple[Json, list[
     if object_type.platform:
         properties[TYPE_KEY] = {
             "const": object_type.name,
-            "xml": {"name": "type", "attribute": True, "namespace": xml.XSI, "prefix": "xsi"},
+            "xml": {"name": "type", "attribute": True, "namespace": XSI, "prefix": "xsi"},
         }
         required += [] if request else [TYPE_KEY]
     inner: list[str] = []

@@ -10,8 +10,9 @@ from fastapi import APIRouter, Request, Response
 
 from publisher.core.errors import NotFound
 from publisher.intake.caller import EXTENSIONS, Login, Operation, api_router, extensions_wanted
-from publisher.intake.wire import xml, xsd
+from publisher.intake.wire import xsd
 from publisher.web.conditional import constant
+from publisher.web.negotiation import Format
 from publisher.web.request import API
 
 router = api_router()
@@ -54,11 +55,11 @@ _HEADERS = {
     "Get the XML Schema of the documents",
     login=Login.NONE,
     parameters=(EXTENSIONS,),
-    also_answer=(xml.CONTENT_TYPE,),
+    also_answer=(Format.XML.content_type,),
 )
 def schema(request: Request) -> Response:
     """Answer with the XML Schema, whatever `Accept` says. Raises `InvalidRequest`."""
-    return constant(request, xsd.document(extensions_wanted(request)), xml.CONTENT_TYPE)
+    return constant(request, xsd.document(extensions_wanted(request)), Format.XML.content_type)
 
 
 @router.get("/openapi.json")

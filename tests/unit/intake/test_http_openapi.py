@@ -19,7 +19,8 @@ from starlette.routing import Route
 
 from publisher.intake import openapi_examples
 from publisher.intake.openapi import document, resources
-from publisher.intake.wire.codec import read_document, write_document
+from publisher.intake.wire.reading import read_document
+from publisher.intake.wire.writing import write_document
 from publisher.web.negotiation import Format
 from publisher.web.request import API
 from tests.patience import PATIENCE
