@@ -15,6 +15,7 @@ import codecs
 import json
 import re
 from collections import Counter
+from collections.abc import Collection
 from typing import ClassVar, NoReturn
 
 from lxml import etree
@@ -118,6 +119,7 @@ def _known(charset: str | None) -> str | None:
 
 # XML ------------------------------------------------------------------------------------------------------------------
 
+_QUALIFIED = f"{{{NAMESPACE}}}"
 _XSI_TYPE = f"{{{XSI}}}type"
 _UNDECLARED_XSI = "Namespace prefix xsi "
 _DECLARATION = re.compile(r"\A\ufeff?<\?xml\s.*?\?>", re.DOTALL)
@@ -236,6 +238,9 @@ class _Element(Node):
         self._element = element
         self._children: dict[str, list[etree._Element]] | None = None
 
+    def names(self) -> Collection[str]:
+        return self._by_name()
+
     def child(self, name: str) -> Node | None:
         found = self._by_name().get(name, [])
         if len(found) > 1:
@@ -265,14 +270,19 @@ class _Element(Node):
 
     def _by_name(self) -> dict[str, list[etree._Element]]:
         if self._children is None:
-            if any(text.strip() for text in (self._element.text, *(each.tail for each in self._element)) if text):
-                raise InvalidRequest("elements are expected, not text", field=self.path or None)
-            self._children = {}
+            children: dict[str, list[etree._Element]] = {}
+            between = self._element.text
             for element in self._element:
-                name = etree.QName(element)
+                if between and not between.isspace():
+                    break
+                between = element.tail
                 # Children have no namespace. Some callers qualify them nevertheless, and can only mean these.
-                if name.namespace in (None, NAMESPACE):
-                    self._children.setdefault(name.localname, []).append(element)
+                name = element.tag.removeprefix(_QUALIFIED)
+                if name[0] != "{":
+                    children.setdefault(name, []).append(element)
+            if between and not between.isspace():
+                raise InvalidRequest("elements are expected, not text", field=self.path or None)
+            self._children = children
         return self._children
 
 
@@ -332,6 +342,14 @@ class _Object(dict[str, object]):
 
 def _check_json_extent(text: str) -> None:
     """Refuse bodies that are nested too deeply for the recursive parser, or would take it too long."""
+    opened, quotes = text.count("{") + text.count("["), text.count('"')
+    # Strings may contain the same characters, so the body has at most as many parts. Most bodies have few.
+    if (
+        opened <= body_limits.MAX_DEPTH
+        and opened + text.count(",") <= body_limits.MAX_ELEMENTS
+        and quotes <= 2 * body_limits.MAX_ELEMENTS
+    ):
+        return
     depth = elements = strings = 0
     for match in _MARK.finditer(text):
         mark = match[0]
@@ -359,6 +377,9 @@ class _Member(Node):
     def __init__(self, value: object, path: str) -> None:
         super().__init__(path)
         self._value = value
+
+    def names(self) -> Collection[str]:
+        return self._object()
 
     def child(self, name: str) -> Node | None:
         value = self._object().get(name)

@@ -11,7 +11,7 @@ account have the same platform, so either decides for the other. If neither does
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import ClassVar
 
 from publisher.core.errors import InvalidRequest
@@ -46,6 +46,10 @@ class Node(ABC):
 
     def __init__(self, path: str) -> None:
         self.path = path
+
+    @abstractmethod
+    def names(self) -> Collection[str]:
+        """Return the names of the elements in this one. Raises if there can be none."""
 
     @abstractmethod
     def child(self, name: str) -> Node | None:
@@ -108,7 +112,10 @@ def _read_object(node: Node, field: Field, platform: Platform | None) -> Documen
 
 def _read_fields(node: Node, object_type: ObjectType, platform: Platform | None) -> Document:
     document: Document = {}
+    given = node.names()
     for field in object_type.fields:
+        if field.name not in given:
+            continue
         child = node.child(field.name)
         value = None if child is None else _read_value(child, field, platform)
         if value is not None:
