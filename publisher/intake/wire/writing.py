@@ -7,7 +7,7 @@ a document is one of this service and not of a caller, so it is a ValueError.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from json.encoder import encode_basestring
@@ -31,6 +31,30 @@ def write_document(answer_format: Format, root: str, document: Document, *, requ
     Raises ValueError if the document does not fit the schema.
     """
     return _WRITERS[answer_format, request].write(root_field(root), document)
+
+
+def write_list(form: Format, root: str, total: int, pages: Iterable[Sequence[Document]]) -> Iterator[bytes]:
+    """Yield the document of a list, one page of items at a time. `total` counts all matches.
+
+    Together the parts are what `write_document` writes for all items. Raises ValueError for an item that does not fit
+    the schema, and for the first type in XML that an object after the first page declares.
+    """
+    list_field = TYPES[root].by_name.get(root)
+    if list_field is None or list_field.item is None:
+        raise ValueError(f"{root!r} is no list")
+    if form is Format.JSON:
+        start, between, end = f'"{root}":{{"{list_field.item.name}":[', b",", b"]}}"
+    else:
+        start, between, end = f"<{root}>", b"", f"</{root}></{_PREFIX}:{root}>".encode()
+    head = b""
+    for page in filter(None, pages):
+        written = write_document(form, root, {"total": total, root: page})
+        before = written[: written.index(start.encode()) + len(start)]
+        if head and before != head:
+            raise ValueError("the namespaces of a list depend on its first items, which declare no type")
+        yield between + written[len(head) : -len(end)] if head else written[: -len(end)]
+        head = before
+    yield end if head else write_document(form, root, {"total": total})
 
 
 class _Members:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from enum import IntEnum, StrEnum
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from publisher.intake.wire.schema import ROOTS, TYPES, root_field
 from publisher.intake.wire.walk import concrete_type
-from publisher.intake.wire.writing import write_document
+from publisher.intake.wire.writing import write_document, write_list
 from publisher.platforms.platform import TYPE_KEY, Document, Field, Kind, Platform, known_platforms
 from publisher.web.negotiation import Format
 from tests.unit.intake.wire.tree import tree_written
@@ -142,3 +143,47 @@ def test_every_element_of_every_type_is_written_as_in_a_tree(name: str, data: st
         for request in (False, True):
             written = write_document(form, root, document, request=request)
             assert written == tree_written(form, root, document, request=request)
+
+
+@pytest.mark.parametrize("root", ["publishImages", "statuses", "credAccounts", "images", "targetFormats"])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_list_in_pages_equals_the_whole_list(root: str, data: st.DataObject) -> None:
+    item = TYPES[root].by_name[root].item
+    assert item is not None
+    # Untyped objects may declare a type in these tests, but then all of them have to.
+    one = documents(item, known_platforms()[0]).map(lambda made: {TYPE_KEY: item.type, **made})
+    pages = data.draw(st.lists(st.lists(one, max_size=3), max_size=4))
+    items = [each for page in pages for each in page]
+    for form in Format:
+        parts = list(write_list(form, root, 7, iter(pages)))
+        assert b"".join(parts) == write_document(form, root, {"total": 7, root: items})
+        assert len(parts) == 1 + sum(1 for page in pages if page)
+
+
+def test_list_in_pages_cannot_declare_its_namespaces_late() -> None:
+    pages: list[list[Document]] = [[{"dbId": 1}], [{"dbId": 2, "credAccount": {TYPE_KEY: "CredAccountAws"}}]]
+    with pytest.raises(ValueError, match="namespaces"):
+        list(write_list(Format.XML, "images", 2, pages))
+    assert b"".join(write_list(Format.JSON, "images", 2, pages)) == write_document(
+        Format.JSON, "images", {"total": 2, "images": [*pages[0], *pages[1]]}
+    )
+
+
+def test_page_is_written_when_it_is_read() -> None:
+    read: list[int] = []
+
+    def pages() -> Iterator[list[Document]]:
+        for number in range(3):
+            read.append(number)
+            yield [{"dbId": number}]
+
+    parts = write_list(Format.XML, "statuses", 3, pages())
+    assert read == []
+    assert b"<dbId>0</dbId>" in next(parts)
+    assert read == [0]
+
+
+def test_only_a_list_is_written_in_pages() -> None:
+    with pytest.raises(ValueError, match="no list"):
+        next(write_list(Format.XML, "status", 0, []))
