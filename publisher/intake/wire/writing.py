@@ -168,12 +168,7 @@ class _XmlWriter(_Writer):
         return "".join(parts).encode()
 
     def _leaf(self, field: Field, *, item: bool = False) -> _Append:
-        start, end, text = f"<{field.name}>", f"</{field.name}>", _text_of(field, _escape_xml)
-
-        def append(parts: list[str], value: object) -> None:
-            parts.append(f"{start}{text(value)}{end}")
-
-        return append
+        return _leaf(field, f"<{field.name}>", f"</{field.name}>", escape=_escape_xml)
 
     def _object(self, field: Field, *, item: bool = False) -> _Append:
         return partial(self._append_object, f"<{field.name}", f"</{field.name}>", field)
@@ -216,12 +211,7 @@ class _JsonWriter(_Writer):
         return "".join(parts).encode()
 
     def _leaf(self, field: Field, *, item: bool = False) -> _Append:
-        start, text = _start_json(field, item=item), _text_of(field, encode_basestring, '"')
-
-        def append(parts: list[str], value: object) -> None:
-            parts.append(f"{start}{text(value)}")
-
-        return append
+        return _leaf(field, _start_json(field, item=item), "", escape=encode_basestring, quote='"')
 
     def _object(self, field: Field, *, item: bool = False) -> _Append:
         return partial(self._append_object, _start_json(field, item=item), field)
@@ -274,34 +264,34 @@ _WRITERS: dict[tuple[Format, bool], _Writer] = {
 # fraction of the time.
 
 
-def _text_of(field: Field, escape: Callable[[str], str], quote: str = "") -> Callable[[object], str]:
-    """Return what writes the values of a field. They raise ValueError if a value is not of the field's kind.
+def _leaf(field: Field, start: str, end: str, *, escape: Callable[[str], str], quote: str = "") -> _Append:
+    """Return what appends a value between `start` and `end`. It raises ValueError if it is not of the field's kind.
 
-    `escape` writes a text, `quote` encloses a dateTime.
+    `escape` converts a text, `quote` encloses a dateTime.
     """
 
-    def boolean(value: object) -> str:
-        if value is True:
-            return "true"
-        if value is False:
-            return "false"
-        return str(to_json(field, value))  # raises
+    def boolean(parts: list[str], value: object) -> None:
+        if not isinstance(value, bool):
+            to_json(field, value)  # raises
+        parts.append(true if value else false)
 
-    def number(value: object) -> str:
-        if type(value) is int and least <= value <= greatest:
-            return str(value)
-        return str(to_json(field, value))
+    def number(parts: list[str], value: object) -> None:
+        usual = type(value) is int and least <= value <= greatest
+        parts.append(f"{start}{value if usual else to_json(field, value)}{end}")
 
-    def date_time(value: object) -> str:
+    def date_time(parts: list[str], value: object) -> None:
         if type(value) is datetime and value.tzinfo is UTC:
-            return f"{quote}{value.isoformat(timespec='milliseconds')[:-6]}Z{quote}"  # in place of +00:00
-        return f"{quote}{to_json(field, value)}{quote}"
+            moment = f"{value.isoformat(timespec='milliseconds')[:-6]}Z"  # in place of +00:00
+        else:
+            moment = str(to_json(field, value))
+        parts.append(f"{start}{quote}{moment}{quote}{end}")
 
-    def text(value: object) -> str:
-        if type(value) is str and value.isascii() and value.isprintable():
-            return escape(value)
-        return escape(str(to_json(field, value)))
+    def text(parts: list[str], value: object) -> None:
+        usual = type(value) is str and value.isascii() and value.isprintable()
+        shown = value if usual else to_json(field, value)
+        parts.append(f"{start}{escape(str(shown))}{end}")
 
+    true, false = f"{start}true{end}", f"{start}false{end}"
     if field.kind is Kind.BOOLEAN:
         return boolean
     if field.kind is Kind.DATE_TIME:
@@ -313,6 +303,8 @@ def _text_of(field: Field, escape: Callable[[str], str], quote: str = "") -> Cal
 
 
 def _escape_xml(text: str) -> str:
+    if text.isalnum():
+        return text
     # A carriage return that is not escaped is read as a line feed.
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("\r", "&#13;")
 
