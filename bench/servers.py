@@ -8,6 +8,7 @@ process and without an access log. Only the intake's own connections limit how l
 from __future__ import annotations
 
 import argparse
+import asyncio
 import statistics
 import sys
 import tempfile
@@ -26,12 +27,13 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from bench.intake import AUTHORIZATION, REPOSITORY, fill
-from bench.load import Load, run
+from bench.load import Load, ask
 from publisher.cli import programs
 from publisher.core.settings import Settings
 from publisher.core.uris import ticket_uri
 from tests.servers.process import Server, free_port, listens
 from tests.servers.redis import redis_server
+from tests.stack import cpu_seconds
 
 TICKETS = 100
 _BODY = b"x" * 500
@@ -75,9 +77,13 @@ class Measured:
         headers = {"Authorization": AUTHORIZATION, "Accept": "application/xml", "User-Agent": "bench"}
         etags: dict[str, str] = {}
         if self.conditional:
-            etags = run(Load(port, "GET", [self.path], headers, "", 1, 0.2), pid, "200").etags
+            etags = asyncio.run(ask(Load(port, "GET", [self.path], headers, clients=1, seconds=0.1))).etags
         load = Load(port, "GET", [self.path], headers, "", clients, seconds, etags)
-        return run(load, pid, self.status).server_cpu_each
+        before = cpu_seconds(pid)
+        report = asyncio.run(ask(load))
+        if set(report.statuses) != {self.status}:
+            raise SystemExit(f"{self.path}: answers other than {self.status}: {report.statuses}")
+        return (cpu_seconds(pid) - before) / len(report.latencies)
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 from collections.abc import Callable
 from functools import cache
 from http import HTTPStatus
@@ -19,7 +18,7 @@ from publisher.web.negotiation import Format, NotAcceptable, answer_format
 
 Headers = list[tuple[bytes, bytes]]
 
-_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_CONTROLS = bytes({*range(0x20), 0x7F} - {ord("\t")})
 _UNEXPECTED = "an unexpected error occurred; the intake's log has the details"
 
 _logger = logging.getLogger("uvicorn.error")
@@ -177,30 +176,24 @@ class Exchange:
             self._unsent_head = b""
 
     def _head_of_answer(self, status: int, headers: Headers) -> bytes:
-        lines = [_status_line(status)]
-        texts: list[bytes] = []
-        closes = False
-        for name, value in (*self._default_headers, *headers):
-            if name == b"transfer-encoding":
-                continue  # the connection decides
-            if name == b"content-length":
-                self._left = int(value)
-            elif name == b"connection":
-                closes = closes or b"close" in value.lower()
-            texts.append(name)
-            texts.append(value)
-            lines.append(b"%b: %b\r\n" % (name, value))
-        if _CONTROL.search(b"".join(texts)):
+        given = dict(headers)
+        if b"transfer-encoding" in given:  # the connection decides
+            headers = [each for each in headers if each[0] != b"transfer-encoding"]
+        lines = [b"%b: %b\r\n" % each for each in (*self._default_headers, *headers)]
+        fields = b"".join(lines)
+        if len(fields) - len(fields.translate(None, _CONTROLS)) != len(b"\r\n") * len(lines):
             raise RuntimeError("A header of the answer has a control character.")
+        if length := given.get(b"content-length"):
+            self._left = int(length)
         self._bodiless = self._method == "HEAD" or status in (204, 304)
         self._chunked = self._left is None and self._is_1_1 and status not in (204, 304)
+        closes = b"close" in given.get(b"connection", b"").lower()
         self.keep_alive = self.keep_alive and not closes and (self._bodiless or self._chunked or self._left is not None)
         if self._chunked:
-            lines.append(b"transfer-encoding: chunked\r\n")
+            fields += b"transfer-encoding: chunked\r\n"
         if not self.keep_alive and not closes:
-            lines.append(b"connection: close\r\n")
-        lines.append(b"\r\n")
-        return b"".join(lines)
+            fields += b"connection: close\r\n"
+        return b"%b%b\r\n" % (_status_line(status), fields)
 
     def _send_body(self, body: bytes, *, more: bool) -> None:
         if self._bodiless:
