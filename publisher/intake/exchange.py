@@ -231,7 +231,7 @@ def error_answer(
     status: int, message: str, form: Format, method: str, uri: str, default_headers: Headers
 ) -> tuple[bytes, bytes]:
     """Return the head and the body of a `uforgeError` that closes the connection."""
-    kind = "".join(part.title() for part in HTTPStatus(status).phrase.split())
+    kind = "InternalError" if status == 500 else "".join(part.title() for part in HTTPStatus(status).phrase.split())
     body = problem_document(form, status, message, kind=kind, method=method, uri=uri)
     headers = [
         *default_headers,

@@ -358,6 +358,7 @@ def test_failure_of_the_application_is_answered(
         answered = await place.exchange(GET)
         assert answered.startswith(b"HTTP/1.1 500 Internal Server Error\r\n")
         assert b"uforgeError" in answered
+        assert b"<messageId>InternalError</messageId>" in answered
         assert b"\r\nconnection: close\r\n" in answered
         assert b"secret" not in answered
         assert b"set-cookie" not in answered
