@@ -1,13 +1,17 @@
-"""Read a dataclass from environment variables with pydantic-settings, and report every invalid value at once.
+"""Read a dataclass from environment variables, and report every invalid value at once.
 
 The types of the dataclass hold the rules: `Annotated[int, Ge(1), Le(65535)]` has bounds; a callable, such as
 `Annotated[str, check_http_url]`, gets the value and raises `ValueError` with the reason to refuse it.
+
+Every process reads the settings when it starts, so this needs no library that is slow to import.
 """
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, get_type_hints
@@ -16,8 +20,6 @@ from annotated_types import Ge, Le
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
-    from pydantic_core import ErrorDetails
-    from pydantic_settings import BaseSettings
 
 PREFIX = "PUBLISHER_"
 FILE_SUFFIX = "_FILE"
@@ -81,11 +83,8 @@ class Reading(Generic[S]):
     problems: Sequence[InvalidSetting]
 
 
-@dataclass(frozen=True, slots=True)
-class _Unreadable:
-    """Stands for the value of a variable that gives none. No type accepts it."""
-
-    reason: str
+class _Unreadable(Exception):
+    """A variable gives no value. The message says why."""
 
 
 def variable(name: str) -> str:
@@ -95,22 +94,27 @@ def variable(name: str) -> str:
 
 def read(kind: type[S], environment: Mapping[str, str], rules: Sequence[Ordered] = ()) -> Reading[S]:
     """Read the settings, and check each value and the rules between them."""
-    from pydantic import ValidationError
-
-    model, problems = _model(kind), list[InvalidSetting]()
-    try:
-        found = model(environment=environment, skipped=())
-    except ValidationError as error:
-        hints = get_type_hints(kind, include_extras=True)
-        problems = [_problem(each, environment, hints) for each in error.errors(include_url=False)]
-        # Once more without them, so that rules can be checked between the other values.
-        found = model(environment=environment, skipped=[name for each in problems for name in each.names])
-    settings = kind(**{name: getattr(found, name) for name in found.model_fields_set})
+    values, problems = dict[str, Any](), list[InvalidSetting]()
+    for name, hint in type_hints(kind).items():
+        try:
+            if text := _given(name, environment):
+                values[name] = _value(text, hint)
+        except _Unreadable as error:
+            problems.append(InvalidSetting(frozenset((name,)), str(error)))
+        except ValueError as error:
+            problems.append(InvalidSetting(frozenset((name,)), f"{_source(name, environment)}: {error}"))
+    settings = kind(**values)
     invalid = {name for each in problems for name in each.names}
     for rule in rules:
         if not rule.names & invalid and (message := rule.broken(settings)):
             problems.append(InvalidSetting(rule.names, message))
     return Reading(settings, problems)
+
+
+@cache
+def type_hints(kind: type[DataclassInstance]) -> Mapping[str, Any]:
+    """Return the types of the settings, with their rules."""
+    return get_type_hints(kind, include_extras=True)
 
 
 def allowed(hint: object) -> str:
@@ -137,16 +141,53 @@ def _rules(hint: object) -> tuple[Any, ...]:
     return found
 
 
-def _problem(error: ErrorDetails, environment: Mapping[str, str], hints: Mapping[str, object]) -> InvalidSetting:
-    """Describe an error in our own words: those of pydantic quote the value, which may be a secret."""
-    name = str(error["loc"][0])
-    if isinstance(error["input"], _Unreadable):
-        message = error["input"].reason
-    elif error["type"] == "value_error":
-        message = f"{_source(name, environment)}: {error['ctx']['error']}"
-    else:
-        message = f"{_source(name, environment)}: give {_expected(hints[name])}"
-    return InvalidSetting(frozenset((name,)), message)
+def _value(text: str, hint: object) -> object:
+    """Return the value that a text stands for. Raises `ValueError`, which never quotes the text: it may be a secret."""
+    refused = ValueError(f"give {_expected(hint)}")
+    try:
+        value = _PARSERS[getattr(hint, "__origin__", hint)](text)
+    except ValueError:
+        raise refused from None
+    for rule in _rules(hint):
+        if (isinstance(rule, Ge) and not value >= rule.ge) or (isinstance(rule, Le) and not value <= rule.le):
+            raise refused
+        if callable(rule):
+            rule(value)
+    return value
+
+
+_WHOLE = re.compile(r"\s*([+-]?[0-9_]+)(?:\.0+)?\s*")
+_TRUE, _FALSE = ("1", "true", "t", "yes", "y", "on"), ("0", "false", "f", "no", "n", "off")
+
+
+def _whole_number(text: str) -> int:
+    if not (found := _WHOLE.fullmatch(text)):
+        raise ValueError
+    return int(found[1])
+
+
+def _finite_number(text: str) -> float:
+    number = float(text)
+    # Python also reads the digits of other scripts, which a setting has only by mistake.
+    if not math.isfinite(number) or not text.isascii():
+        raise ValueError
+    return number
+
+
+def _truth(text: str) -> bool:
+    if text.lower() not in _TRUE + _FALSE:
+        raise ValueError
+    return text.lower() in _TRUE
+
+
+_PARSERS: Mapping[object, Callable[[str], Any]] = {
+    bool: _truth,
+    int: _whole_number,
+    float: _finite_number,
+    str: str,
+    Path: Path,
+    Path | None: Path,
+}
 
 
 def _source(name: str, environment: Mapping[str, str]) -> str:
@@ -155,77 +196,20 @@ def _source(name: str, environment: Mapping[str, str]) -> str:
     return by_file if environment.get(by_file) else variable(name)
 
 
-def _given(name: str, environment: Mapping[str, str]) -> str | _Unreadable:
-    """Return the text of a setting; empty if the environment does not have it."""
+def _given(name: str, environment: Mapping[str, str]) -> str:
+    """Return the text of a setting; empty if the environment does not have it. Raises `_Unreadable`."""
     plain, source = variable(name), _source(name, environment)
     if source == plain:
         return environment.get(plain, "")
     if environment.get(plain):
-        return _Unreadable(f"{plain} and {source} are both set; keep one of them")
+        raise _Unreadable(f"{plain} and {source} are both set; keep one of them")
     file = environment[source]
     try:
         lines = Path(file).read_text("utf-8").splitlines()
     except UnicodeDecodeError:
         # The error itself quotes the bytes, which may be a password.
-        return _Unreadable(f"{source}: {file} cannot be read: it is not UTF-8")
+        raise _Unreadable(f"{source}: {file} cannot be read: it is not UTF-8") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or type(error).__name__
-        return _Unreadable(f"{source}: {file} cannot be read: {reason}")
+        raise _Unreadable(f"{source}: {file} cannot be read: {reason}") from None
     return lines[0].strip() if lines else ""
-
-
-@cache
-def _model(kind: type[DataclassInstance]) -> type[BaseSettings]:
-    """Return the model that reads and checks this dataclass."""
-    # Imported here: it takes 0.1 s, and `publisher --help` reads no settings.
-    from pydantic import ValidationInfo, create_model, field_validator
-    from pydantic.fields import FieldInfo
-    from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
-
-    hints = get_type_hints(kind, include_extras=True)
-    checks: dict[str, list[Callable[[Any], object]]] = {
-        name: [each for each in _rules(hint) if callable(each)] for name, hint in hints.items()
-    }
-
-    class Variables(PydanticBaseSettingsSource):
-        """Reads each setting from its variable, or from the file that the variable with `_FILE` names."""
-
-        def __init__(
-            self, settings_cls: type[BaseSettings], environment: Mapping[str, str], skipped: Sequence[str]
-        ) -> None:
-            super().__init__(settings_cls)
-            self._environment = environment
-            self._skipped = skipped
-
-        def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-            return _given(field_name, self._environment), field_name, False
-
-        def __call__(self) -> dict[str, Any]:
-            names = [each for each in self.settings_cls.model_fields if each not in self._skipped]
-            found = {name: self.get_field_value(self.settings_cls.model_fields[name], name)[0] for name in names}
-            return {name: value for name, value in found.items() if value}
-
-    class Model(BaseSettings):
-        model_config = SettingsConfigDict(frozen=True, validate_default=False, allow_inf_nan=False)
-
-        @classmethod
-        def settings_customise_sources(
-            cls,
-            settings_cls: type[BaseSettings],
-            init_settings: PydanticBaseSettingsSource,
-            *others: PydanticBaseSettingsSource,
-            **more: PydanticBaseSettingsSource,
-        ) -> tuple[PydanticBaseSettingsSource, ...]:
-            return (Variables(settings_cls, **init_settings()),)
-
-        @field_validator("*")
-        @classmethod
-        def _check(cls, value: Any, info: ValidationInfo) -> Any:
-            for check in checks[info.field_name or ""]:
-                check(value)
-            return value
-
-    # The dataclass has the defaults; here they only make each field optional.
-    names = [each.name for each in fields(kind)]
-    wanted: dict[str, Any] = {name: (hints[name], None) for name in names}
-    return create_model(kind.__name__, __base__=Model, **wanted)

@@ -9,10 +9,9 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
-from typing import get_type_hints
 
 from publisher.core.settings import Settings
-from publisher.core.settings_reader import FILE_SUFFIX, PREFIX, allowed, variable
+from publisher.core.settings_reader import FILE_SUFFIX, PREFIX, allowed, type_hints, variable
 
 OTHER_VARIABLES = {
     "PUBLISHER_DEVCLOUD_VENV": "The environment that the development cloud is installed in.",
@@ -80,7 +79,7 @@ class TrialOnly:
 def in_force(settings: Settings, environment: Mapping[str, str] | None = None) -> list[InForce]:
     """Return every setting, as read from this environment."""
     environment = os.environ if environment is None else environment
-    hints = get_type_hints(Settings, include_extras=True)
+    hints = type_hints(Settings)
     return [
         InForce(
             setting.name,
@@ -135,7 +134,7 @@ def only_for_a_trial(settings: Settings) -> Iterator[TrialOnly]:
 def table() -> str:
     """Return all settings as a table in Markdown."""
     rows = ["| variable | default | allowed | meaning |", "|---|---|---|---|"]
-    hints = get_type_hints(Settings, include_extras=True)
+    hints = type_hints(Settings)
     for setting in fields(Settings):
         default = _DEFAULTS.get(setting.name, setting.default)
         shown = "" if default in ("", None) else str(default)
