@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Annotated, TypeVar
 from urllib.parse import urlsplit
 
-from annotated_types import Ge, Le
-
 from publisher.core.errors import ConfigurationError
 from publisher.core.service_urls import (
     check_broker_url,
@@ -24,7 +22,7 @@ from publisher.core.service_urls import (
     parse_delays,
     parse_networks,
 )
-from publisher.core.settings_reader import OneOf, Ordered, Reading, read, variable
+from publisher.core.settings_reader import Between, OneOf, Ordered, Reading, read, variable
 
 EVERYWHERE = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}  # noqa: S104  # only compared with, never bound
 """Maps each address that means "listen everywhere" to the loopback address to connect to instead."""
@@ -37,21 +35,21 @@ _DAY, _YEAR = 86400, 366 * 86400
 _FILE_BYTES_MAX = (1 << 63) - 1
 """The largest offset in a file."""
 
-Port = Annotated[int, Ge(1), Le(65535)]
-PortOrZero = Annotated[int, Ge(0), Le(65535)]
-Timeout = Annotated[float, Ge(0.001), Le(_DAY)]
-TimeoutOrZero = Annotated[float, Ge(0), Le(_DAY)]
-Period = Annotated[float, Ge(0.001), Le(_YEAR)]
-PeriodOrZero = Annotated[float, Ge(0), Le(_YEAR)]
-Count = Annotated[int, Ge(1), Le(1_000_000)]
-CountOrZero = Annotated[int, Ge(0), Le(1_000_000)]
-QueueLength = Annotated[int, Ge(0), Le(1_000_000_000)]
-Threads = Annotated[int, Ge(1), Le(THREADS_MAX)]
-Rate = Annotated[float, Ge(0), Le(1_000_000)]
-RequestBytes = Annotated[int, Ge(1024), Le(1 << 30)]
+Port = Annotated[int, Between(1, 65535)]
+PortOrZero = Annotated[int, Between(0, 65535)]
+Timeout = Annotated[float, Between(0.001, _DAY)]
+TimeoutOrZero = Annotated[float, Between(0, _DAY)]
+Period = Annotated[float, Between(0.001, _YEAR)]
+PeriodOrZero = Annotated[float, Between(0, _YEAR)]
+Count = Annotated[int, Between(1, 1_000_000)]
+CountOrZero = Annotated[int, Between(0, 1_000_000)]
+QueueLength = Annotated[int, Between(0, 1_000_000_000)]
+Threads = Annotated[int, Between(1, THREADS_MAX)]
+Rate = Annotated[float, Between(0, 1_000_000)]
+RequestBytes = Annotated[int, Between(1024, 1 << 30)]
 """A request body is kept in memory, so that more than 1 GiB would be a mistake."""
-Bytes = Annotated[int, Ge(1), Le(_FILE_BYTES_MAX)]
-BytesOrZero = Annotated[int, Ge(0), Le(_FILE_BYTES_MAX)]
+Bytes = Annotated[int, Between(1, _FILE_BYTES_MAX)]
+BytesOrZero = Annotated[int, Between(0, _FILE_BYTES_MAX)]
 LogLevel = Annotated[str, OneOf(("DEBUG", "INFO", "WARNING", "ERROR"))]
 LogFormat = Annotated[str, OneOf(("json", "console"))]
 

@@ -1,6 +1,6 @@
 """Read a dataclass from environment variables, and report every invalid value at once.
 
-The types of the dataclass hold the rules: `Annotated[int, Ge(1), Le(65535)]` has bounds; a callable, such as
+The types of the dataclass hold the rules: `Annotated[int, Between(1, 65535)]` has bounds; a callable, such as
 `Annotated[str, check_http_url]`, gets the value and raises `ValueError` with the reason to refuse it.
 
 Every process reads the settings when it starts, so this needs no library that is slow to import.
@@ -16,8 +16,6 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, get_type_hints
 
-from annotated_types import Ge, Le
-
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
@@ -26,6 +24,17 @@ FILE_SUFFIX = "_FILE"
 """`PUBLISHER_DATABASE_URL_FILE` names a file with the value of `PUBLISHER_DATABASE_URL`. Works for every setting."""
 
 S = TypeVar("S", bound="DataclassInstance")
+
+
+@dataclass(frozen=True, slots=True)
+class Between:
+    """The smallest and the largest number that a setting may have."""
+
+    least: float
+    most: float
+
+    def __str__(self) -> str:
+        return f"{self.least} to {self.most}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,15 +128,9 @@ def type_hints(kind: type[DataclassInstance]) -> Mapping[str, Any]:
 
 def allowed(hint: object) -> str:
     """Return the values that a setting of this type may have, in words; empty if any text will do."""
-    metadata = _rules(hint)
     if hint is bool:
         return "true or false"
-    for each in metadata:
-        if isinstance(each, OneOf):
-            return str(each)
-    least = next((each.ge for each in metadata if isinstance(each, Ge)), None)
-    most = next((each.le for each in metadata if isinstance(each, Le)), None)
-    return "" if least is None else f"{least} to {most}"
+    return next((str(each) for each in _rules(hint) if isinstance(each, OneOf | Between)), "")
 
 
 def _expected(hint: object) -> str:
@@ -149,7 +152,7 @@ def _value(text: str, hint: object) -> object:
     except ValueError:
         raise refused from None
     for rule in _rules(hint):
-        if (isinstance(rule, Ge) and not value >= rule.ge) or (isinstance(rule, Le) and not value <= rule.le):
+        if isinstance(rule, Between) and not rule.least <= value <= rule.most:
             raise refused
         if callable(rule):
             rule(value)
