@@ -38,7 +38,9 @@ if TYPE_CHECKING:
     from publisher.store import Store
     from publisher.store.accounts import StoredAccount
 
+commands = typer.Typer()
 app = typer.Typer(help="Manage stored cloud accounts.", no_args_is_help=True)
+commands.add_typer(app, name="accounts")
 
 Name = Annotated[str, typer.Argument(help="Name of the account.")]
 User = Annotated[str, typer.Option(help="User who owns the account.", autocompletion=complete_users)]

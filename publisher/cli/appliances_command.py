@@ -26,7 +26,9 @@ from publisher.core.errors import NotFound
 if TYPE_CHECKING:
     from publisher.store.appliances import Appliance
 
+commands = typer.Typer()
 app = typer.Typer(help="Manage appliances, which group images.", no_args_is_help=True)
+commands.add_typer(app, name="appliances")
 
 User = Annotated[str, typer.Option(help="User who owns the appliance.", autocompletion=complete_users)]
 Id = Annotated[int, typer.Argument(parser=whole_number(), help="Number of the appliance.")]

@@ -12,7 +12,9 @@ from publisher.core.settings import Settings
 if TYPE_CHECKING:
     from publisher.store.audit import AuditEntry
 
+commands = typer.Typer()
 app = typer.Typer(help="Show the audit log.", no_args_is_help=True)
+commands.add_typer(app, name="audit")
 
 
 @app.command("list", epilog=examples("audit list --user anna", "audit list --object users/root/accounts/1 --json"))

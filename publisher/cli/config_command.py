@@ -11,9 +11,10 @@ from publisher.cli.command import Json, examples, print_json, print_table, say_w
 from publisher.core.settings import Settings
 from publisher.core.settings_report import Source, in_force, table, unknown
 
-EXAMPLES = examples("config", "config --changed", "config --json", "config --docs")
+commands = typer.Typer()
 
 
+@commands.command(epilog=examples("config", "config --changed", "config --json", "config --docs"))
 def config(
     changed: Annotated[bool, typer.Option("--changed", help="Leave out settings that use their defaults.")] = False,
     docs: Annotated[

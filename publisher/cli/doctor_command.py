@@ -20,6 +20,8 @@ from publisher.core.settings import Settings
 from publisher.core.settings_reader import Reading, variable
 from publisher.core.settings_report import only_for_a_trial, unknown
 
+commands = typer.Typer()
+
 _PING_SECONDS = 1.0
 _LOAD_SECONDS = 60.0
 _LOAD = """\
@@ -28,9 +30,6 @@ from importlib.metadata import entry_points
 for entry in entry_points(group=sys.argv[1], name=sys.argv[2]):
     entry.load()
 """
-
-
-EXAMPLES = examples("doctor", "doctor --json")
 
 
 class Level(StrEnum):
@@ -52,6 +51,7 @@ class Finding:
     advice: str = ""
 
 
+@commands.command(epilog=examples("doctor", "doctor --json"))
 @no_outcome()
 def doctor(as_json: Json = False) -> None:
     """Check this installation and suggest fixes.

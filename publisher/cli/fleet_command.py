@@ -12,7 +12,9 @@ from publisher.core.settings import Settings
 if TYPE_CHECKING:
     from publisher.store.fleet import WorkerStanding
 
+commands = typer.Typer()
 app = typer.Typer(help="Show and drain workers.", no_args_is_help=True)
+commands.add_typer(app, name="fleet")
 
 
 @app.command("list", epilog=examples("fleet list", "fleet list --json"))

@@ -36,7 +36,9 @@ if TYPE_CHECKING:
     from publisher.core.image import Image
     from publisher.store import Store
 
+commands = typer.Typer()
 app = typer.Typer(help="Manage registered images.", no_args_is_help=True)
+commands.add_typer(app, name="images")
 
 FIRST_APPLIANCE = 1
 """The appliance of images for which none is named. The first such image creates it."""

@@ -59,6 +59,8 @@ if TYPE_CHECKING:
     from publisher.store import Store
     from publisher.store.accounts import StoredAccount
 
+commands = typer.Typer()
+
 FIRST_USER = "root"
 _OF_THE_ACCOUNT = (
     *("keystone_url", "glance_url", "login", "password_stdin", "user_domain", "interface", "keystone_version"),
@@ -80,14 +82,15 @@ _OPTIONS = {
 }
 """The options and variables that set the elements of a request."""
 
-EXAMPLES = examples(
-    'publish disk.qcow2 --name "My image" --wait',
-    "publish 7 --project demo --domain Default --region RegionOne",
-    "publish 7 --account production --project demo --wait",
-    "publish 7 --wait --timeout 3600 --json < password --password-stdin",
+
+@commands.command(
+    epilog=examples(
+        'publish disk.qcow2 --name "My image" --wait',
+        "publish 7 --project demo --domain Default --region RegionOne",
+        "publish 7 --account production --project demo --wait",
+        "publish 7 --wait --timeout 3600 --json < password --password-stdin",
+    )
 )
-
-
 def publish(
     context: typer.Context,
     image: Annotated[

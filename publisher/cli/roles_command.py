@@ -9,7 +9,9 @@ import typer
 from publisher.cli.command import Json, Yes, confirm, examples, open_store, print_json, print_table, read_settings, say
 from publisher.core.errors import NotFound
 
+commands = typer.Typer()
 app = typer.Typer(help="Manage roles: named sets of entitlements to grant to users.", no_args_is_help=True)
+commands.add_typer(app, name="roles")
 
 
 @app.command(epilog=examples("roles add publishers --entitlement image_publish"))

@@ -43,12 +43,14 @@ if TYPE_CHECKING:
     from publisher.store.fleet import WorkerStanding
     from publisher.store.statistics import Queue, Throughput
 
-EXAMPLES = examples("top", "top --every 5", "top --once", "top --json")
+commands = typer.Typer()
+
 _QUIT = {"q", "Q"}
 _BAR_WIDTH = 20
 _FILE_WIDTH = 160
 
 
+@commands.command(epilog=examples("top", "top --every 5", "top --once", "top --json"))
 def top(
     once: Annotated[bool, typer.Option("--once", help="Print the view once and exit.")] = False,
     every: Annotated[float, typer.Option(parser=seconds(0.2), metavar="SECONDS", help="Time between updates.")] = 1.0,

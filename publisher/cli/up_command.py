@@ -43,11 +43,13 @@ from publisher.version import __version__
 if TYPE_CHECKING:
     from publisher.store import Store
 
-EXAMPLES = examples("up", "up --concurrency 8 --quiet")
+commands = typer.Typer()
+
 FLOWER_ADDRESS = "127.0.0.1"
 _COLOURS = {"intake": "cyan", "worker": "green", "flower": "yellow"}
 
 
+@commands.command(epilog=examples("up", "up --concurrency 8 --quiet"))
 def up(
     no_flower: Annotated[bool, typer.Option("--no-flower", help="Do not start Flower.")] = False,
     concurrency: Concurrency = None,

@@ -33,7 +33,9 @@ from publisher.cli.command import (
 from publisher.core.errors import InvalidRequest, NotFound
 from publisher.services import first_user
 
+commands = typer.Typer()
 app = typer.Typer(help="Manage users, their roles and webhooks.", no_args_is_help=True)
+commands.add_typer(app, name="users")
 
 Login = Annotated[str, typer.Argument(help="Login of the user.", autocompletion=complete_users)]
 PasswordStdin = Annotated[
