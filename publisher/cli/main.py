@@ -40,27 +40,27 @@ LISTED = (
         "Run all components on this machine: the intake, a worker, Flower, and a broker if none is configured.",
     ),
     (
-        *(OPERATIONS, "top", "top_command"),
+        *(OPERATIONS, "top", "fleet_command"),
         "Show the fleet, live: workers, tickets, the queue, and the last hour's throughput and failures.",
     ),
     (OPERATIONS, "doctor", "doctor_command", "Check this installation and suggest fixes."),
-    (OPERATIONS, "config", "config_command", "Show the settings in force and the source of each."),
+    (OPERATIONS, "config", "doctor_command", "Show the settings in force and the source of each."),
     (
         *(OPERATIONS, "sweep", "servers_command"),
         "Delete orphans: what failed tickets have left in the clouds. Workers also do this regularly.",
     ),
     (OPERATIONS, "fleet", "fleet_command", "Show and drain workers."),
-    (OPERATIONS, "audit", "audit_command", "Show the audit log."),
+    (OPERATIONS, "audit", "users_command", "Show the audit log."),
     (OPERATIONS, "devcloud", "devcloud_command", "Run a real Keystone and Glance on this machine, for trials."),
     (SERVICES, "serve", "servers_command", "Run the intake, which serves the API and the console."),
     (SERVICES, "worker", "servers_command", "Run a worker."),
     (SERVICES, "flower", "servers_command", "Run Flower, protected by a login."),
     (SERVICES, "migrate", "servers_command", "Upgrade the database's tables to this version."),
     (RESOURCES, "images", "images_command", "Manage registered images."),
-    (RESOURCES, "appliances", "appliances_command", "Manage appliances, which group images."),
+    (RESOURCES, "appliances", "images_command", "Manage appliances, which group images."),
     (RESOURCES, "accounts", "accounts_command", "Manage stored cloud accounts."),
     (RESOURCES, "users", "users_command", "Manage users, their roles and webhooks."),
-    (RESOURCES, "roles", "roles_command", "Manage roles: named sets of entitlements to grant to users."),
+    (RESOURCES, "roles", "users_command", "Manage roles: named sets of entitlements to grant to users."),
 )
 """The commands in the order of the help: heading, name, module, and the first paragraph of the command's own help."""
 

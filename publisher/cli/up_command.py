@@ -17,7 +17,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from publisher.cli import programs, redis_server
+from publisher.cli import programs
 from publisher.cli.command import (
     examples,
     generate_password,
@@ -31,7 +31,6 @@ from publisher.cli.command import (
     say_warning,
     write_password,
 )
-from publisher.cli.ping import ping_workers
 from publisher.cli.servers_command import FLOWER_LOGIN, Concurrency, flower_password_file
 from publisher.cli.supervisor import Program, Supervisor
 from publisher.core.errors import ConfigurationError, QueueUnavailable
@@ -90,9 +89,9 @@ def up(
 def _redis(settings: Settings) -> Program:
     return Program(
         "redis",
-        redis_server.prepare(settings),
+        programs.redis(settings),
         programs.inherited(),
-        ready=lambda: redis_server.answers(settings.embedded_redis_socket),
+        ready=lambda: programs.redis_answers(settings.embedded_redis_socket),
         ready_seconds=10,
         stop_seconds=1,
     )
@@ -212,7 +211,7 @@ def _http_status(host: str, port: int, path: str) -> int | None:
 
 def _answers_ping(settings: Settings, node: str) -> bool:
     try:
-        return bool(ping_workers(settings, timeout_seconds=0.5, only=node))
+        return bool(programs.ping_workers(settings, timeout_seconds=0.5, only=node))
     except QueueUnavailable:
         return False
 
