@@ -4,9 +4,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -334,6 +332,9 @@ class Settings:
         socket = self.data_dir.absolute() / "redis.sock"
         if len(os.fsencode(socket)) <= _UNIX_SOCKET_PATH_MAX:
             return socket
+        import hashlib  # needed by few processes, and slow to import
+        import tempfile
+
         digest = hashlib.sha256(os.fsencode(socket)).hexdigest()[:16]
         return Path(tempfile.gettempdir()) / f"image-publisher-{os.getuid()}-{digest}" / "redis.sock"
 
