@@ -144,11 +144,7 @@ class Stack:
     def add_worker(self, *, wait: bool = True, app: str = "workers.app") -> Worker:
         """Start a worker. `app` is the module of its Celery app."""
         name = f"worker{len(self.workers)}"
-        process = self._start(
-            name,
-            [sys.executable, "-m", "celery", "-A", app, "worker", "--without-gossip", "--without-mingle",
-             "--loglevel", "INFO", "--hostname", f"{name}@%h"],
-        )  # fmt: skip
+        process = self._start(name, [sys.executable, "-m", "workers", "--app", app, "--name", f"{name}@%h"])
         worker = Worker(process, self.logs / f"{name}.log")
         self.workers.append(worker)
         if wait:

@@ -35,14 +35,8 @@ def intake(settings: Settings, *, processes: int = 1, behind_proxy: bool = False
 
 
 def worker(settings: Settings, *, name: str = WORKER_NAME) -> list[str]:
-    """Return the command of a worker. The Celery app's own settings hold the pool and the concurrency.
-
-    Gossip and mingling let workers exchange state with each other; ours share the store instead.
-    """
-    return [
-        *(sys.executable, "-m", "celery", "--quiet", "-A", "workers.app", "worker", "-n", f"{name}@%h"),
-        *("--without-gossip", "--without-mingle", "--loglevel", log_level(settings)),
-    ]
+    """Return the command of a worker. The Celery app's own settings hold the pool and the concurrency."""
+    return [sys.executable, "-m", "workers", "--name", f"{name}@%h", "--loglevel", log_level(settings)]
 
 
 def worker_node(name: str = WORKER_NAME) -> str:

@@ -256,10 +256,8 @@ class Service:
                        str(port)) for number, port in enumerate(ports)
         ]  # fmt: skip
         self.workers = [
-            self._part(f"worker{number}", "-m", "celery", "-A", "workers.app", "worker", "--without-gossip",
-                       "--without-mingle", "--loglevel", "INFO", "--hostname", f"worker{number}@%h")
-            for number in range(WORKERS)
-        ]  # fmt: skip
+            self._part(f"worker{number}", "-m", "workers", "--name", f"worker{number}@%h") for number in range(WORKERS)
+        ]
         self._parts = [*self.intakes, *self.workers]
         self._exits.callback(self.stop)
         for part in self._parts:

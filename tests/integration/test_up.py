@@ -39,7 +39,7 @@ from tests.servers.redis import find_redis
 
 pytestmark = pytest.mark.real
 
-WORKER = "workers.app worker"
+WORKER = "-m workers"
 
 
 @pytest.fixture
