@@ -14,6 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from publisher.core.errors import (
     Cancelled,
+    CloudError,
     ConfigurationError,
     DeadlinePassed,
     ImageFileError,
@@ -198,7 +199,16 @@ class Attempt:
         for entry in self._journal.entries():
             if entry.state == "condemned":
                 self._remove(entry.cloud_id, check)
-        found = uploaded = cloud.find(ref)
+        try:
+            found = uploaded = cloud.find(ref)
+        except CloudError:
+            # The sign-in of an earlier ticket may be of no use any more: the password or the catalog has changed.
+            if not cloud.kept or cloud.left:
+                raise
+            cloud.close(check)
+            self._cloud = None
+            cloud = self._connect(check)
+            found = uploaded = cloud.find(ref)
         if uploaded and uploaded.complete and (wrong := _difference(uploaded, image, transfer)):
             logger.warning("ticket %d: what an earlier attempt left cannot be used: %s", self._ticket.id, wrong)
             self._remove(uploaded.cloud_id, check)

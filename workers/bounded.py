@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
-from publisher.core.errors import LeaseLost, Reason, TransientCloudError
+from publisher.core.errors import LeaseLost, Reason, Stopped, TransientCloudError
 from publisher.core.image import Image
 from publisher.core.ticket import Account, Target
 from publisher.outbound.policy import OutboundPolicy
@@ -110,6 +110,11 @@ class BoundedCloud:
     def region(self) -> str | None:
         return self._cloud.region
 
+    @property
+    def kept(self) -> bool:
+        """Whether it uses the sign-in of an earlier ticket."""
+        return self._cloud.kept
+
     def check(self, image: Image) -> None:
         self._call("check", lambda: self._cloud.check(image))
 
@@ -144,7 +149,14 @@ class BoundedCloud:
     def _call(self, name: str, call: Callable[[], Result], *, verifies: bool = False) -> Result:
         def work() -> Result:
             try:
-                return call()
+                result = call()
+                self._cloud.keep_sign_in()
+                return result
+            except Stopped:
+                raise
+            except Exception:
+                self._cloud.forget_sign_in()
+                raise
             finally:
                 if self.left:
                     self._cloud.close()

@@ -14,6 +14,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -35,16 +36,31 @@ ANSWER_BYTES_MAX = 4 << 20
 """Longer than any answer to a call, except an image."""
 _CALL_SECONDS = 60.0
 """Time-out of a call that names none."""
+_CONTEXTS_MAX = 32
+"""Number of TLS contexts that are kept. Reading a bundle of authorities takes 20 ms of CPU."""
 
 
 def trust(ca_bundle: str | None = None) -> ssl.SSLContext:
     """Return a TLS context that trusts only the authorities of a bundle (PEM).
 
-    Without a bundle, it trusts those of REQUESTS_CA_BUNDLE, or else those of requests.
+    Without a bundle, it trusts those of REQUESTS_CA_BUNDLE, or else those of requests. Callers share the context and
+    must not change it. A file or directory that has changed is read again.
     """
     if ca_bundle:
-        return ssl.create_default_context(cadata=ca_bundle)
+        return _trust_bundle(ca_bundle)
     trusted = Path(os.environ.get("REQUESTS_CA_BUNDLE") or requests.utils.DEFAULT_CA_BUNDLE_PATH)
+    status = trusted.stat()
+    return _trust_path(trusted, (status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size))
+
+
+@lru_cache(_CONTEXTS_MAX)
+def _trust_bundle(ca_bundle: str) -> ssl.SSLContext:
+    return ssl.create_default_context(cadata=ca_bundle)
+
+
+@lru_cache(_CONTEXTS_MAX)
+def _trust_path(trusted: Path, version: tuple[int, ...]) -> ssl.SSLContext:
+    """Trust the authorities of a file or a directory. `version` changes whenever they are changed."""
     if trusted.is_dir():
         return ssl.create_default_context(capath=str(trusted))
     return ssl.create_default_context(cafile=str(trusted))
