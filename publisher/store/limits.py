@@ -79,11 +79,15 @@ class UploadSlots:
                 query = query.where(_has_free_slot(column, most))
         return list(connection.execute(query.order_by(tickets.c.id).limit(count)).scalars())
 
-    def wake_next(self, connection: Connection, cloud_account: str, owner: str) -> None:
-        """Make the waiting tickets due, so that the reconciler wakes them on its next run if nobody else does."""
+    def wake_next(self, connection: Connection, cloud_account: str, owner: str) -> list[int]:
+        """Make the waiting tickets due, so that the reconciler wakes them on its next run if nobody else does.
+
+        Returns them.
+        """
         ids = self.next(connection, cloud_account, owner)
         if ids:
             connection.execute(update(tickets).where(tickets.c.id.in_(ids)).values(wake_at=db_now(), wakes=0))
+        return ids
 
     def _shared(self, cloud_account: str, owner: str) -> Iterator[tuple[Column[str], str, int]]:
         """Yield what is limited, always in the same order so that two transactions cannot deadlock."""
