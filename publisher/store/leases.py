@@ -34,8 +34,15 @@ from publisher.core.errors import Cancelled, LeaseLost, Reason
 from publisher.core.ticket import Phase, State, Ticket
 from publisher.store.engine import db_now, reading, writing
 from publisher.store.limits import UploadSlots
-from publisher.store.tables import history, journal, samples, tickets
-from publisher.store.ticket_rows import TICKET_COLUMNS, ticket_of, transition
+from publisher.store.tables import journal, samples, tickets
+from publisher.store.ticket_rows import (
+    TICKET_COLUMNS,
+    append_history,
+    make_transition,
+    ticket_of,
+    transition,
+    transition_statement,
+)
 
 Step = tuple[Phase, str]
 """A phase, and what the ticket's history says about it."""
@@ -57,21 +64,40 @@ _CLAIMABLE = (
     .where(_TICKET)
     .with_for_update()
 )
-_CLAIMED = select(*TICKET_COLUMNS).where(_TICKET)
+_CLAIM = transition_statement(
+    _TOKEN,
+    returning=TICKET_COLUMNS,
+    phase=Phase.PREPARING,
+    sent=0,
+    progressed=None,
+    attempt=tickets.c.attempt + 1,
+    started=db_now(),
+    worker=bindparam("holder"),
+    lease_token=tickets.c.lease_token + 1,
+    lease_until=_UNTIL,
+    # The reconciler looks again when the lease expires.
+    wake_at=_UNTIL,
+    wakes=0,
+)
+_PUBLISHED = transition_statement(
+    _TOKEN,
+    finished=db_now(),
+    lease_until=0.0,
+    cloud_id=bindparam("object"),
+    location=bindparam("region"),
+    sent=tickets.c.total,
+    error=None,
+    error_detail=None,
+    reason=None,
+    # Nobody needs them any more.
+    sealed_secrets=None,
+)
 _RENEW = update(tickets).where(*_WANTED).values(**_PROGRESS, lease_until=_UNTIL, wake_at=_UNTIL)
 _RENEW_PHASE = _RENEW.values(_PHASE)
 _SET_PHASE = update(tickets).where(*_WANTED).values(_PHASE)
 _SET_REGION = update(tickets).where(*_WANTED).values(location=bindparam("region", type_=Text()), modified=db_now())
 _TOUCH = update(tickets).where(*_WANTED).values(modified=db_now())
 _SAMPLE = insert(samples).values(ticket_id=bindparam("ticket"), attempt=bindparam("number"), at=db_now(), sent=_BYTES)
-_STEP = insert(history).values(
-    ticket_id=bindparam("ticket"),
-    at=db_now(),
-    from_state=State.PUBLISHING,
-    to_state=State.PUBLISHING,
-    phase=bindparam("step"),
-    words=bindparam("said"),
-)
 _PLAN = insert(journal).values(
     ticket_id=bindparam("ticket"),
     cloud_id=bindparam("object"),
@@ -135,28 +161,19 @@ class Leases:
                 words = "The previous worker's lease expired; claimed"
             if not free:
                 return None
-            claimed = transition(
+            now = make_transition(
                 connection,
+                _CLAIM,
                 id,
                 ticket.state,
                 to_state,
-                tickets.c.lease_token == ticket.lease_token,
                 words=f"{words} by {worker}",
-                phase=Phase.PREPARING,
-                sent=0,
-                progressed=None,
-                attempt=ticket.attempt + 1,
-                started=db_now(),
-                worker=worker,
-                lease_token=ticket.lease_token + 1,
-                lease_until=db_now() + lease_seconds,
-                # The reconciler looks again when the lease expires.
-                wake_at=db_now() + lease_seconds,
-                wakes=0,
+                token=ticket.lease_token,
+                holder=worker,
+                seconds=lease_seconds,
             )
-            if not claimed:
+            if now is None:
                 return None
-            now = connection.execute(_CLAIMED, {"ticket": id}).one()
         taken_over = ticket.state is State.PUBLISHING
         return Claim(ticket_of(now), ticket.lease_token + 1, row.now, row.cloud_account, taken_over)
 
@@ -230,20 +247,19 @@ class Leases:
 
     def published(self, claim: Claim, *, cloud_id: str, location: str | None) -> Sequence[int]:
         """Record that the image was published. Raises `Cancelled` or `LeaseLost`."""
-        return self._end(
-            claim,
-            State.PUBLISHING,
-            State.PUBLISHED,
-            words="Published",
-            cloud_id=cloud_id,
-            location=location,
-            sent=tickets.c.total,
-            error=None,
-            error_detail=None,
-            reason=None,
-            # Nobody needs them any more.
-            sealed_secrets=None,
-        )
+        with writing(self._engine, durable=False) as connection:
+            ended = make_transition(
+                connection,
+                _PUBLISHED,
+                claim.ticket.id,
+                State.PUBLISHING,
+                State.PUBLISHED,
+                words="Published",
+                token=claim.token,
+                object=cloud_id,
+                region=location,
+            )
+            return self._ended(connection, claim, ended is not None)
 
     def failed(
         self, claim: Claim, *, error: str, detail: str | None = None, reason: Reason = Reason.INTERNAL
@@ -348,7 +364,7 @@ class Leases:
 
     def _end(self, claim: Claim, from_state: State, state: State, *, words: str, **values: Any) -> Sequence[int]:
         with writing(self._engine, durable=False) as connection:
-            if not transition(
+            ended = transition(
                 connection,
                 claim.ticket.id,
                 from_state,
@@ -358,10 +374,14 @@ class Leases:
                 finished=db_now(),
                 lease_until=0.0,
                 **values,
-            ):
-                self._refuse(connection, claim)
-                raise LeaseLost
-            return self._slots.wake_next(connection, claim.cloud_account, claim.ticket.owner)
+            )
+            return self._ended(connection, claim, ended)
+
+    def _ended(self, connection: Connection, claim: Claim, written: bool) -> Sequence[int]:
+        if not written:
+            self._refuse(connection, claim)
+            raise LeaseLost
+        return self._slots.wake_next(connection, claim.cloud_account, claim.ticket.owner)
 
     def _update(self, connection: Connection, claim: Claim, statement: Update, **parameters: Any) -> None:
         if connection.execute(statement, {**_held_by(claim), **parameters}).rowcount != 1:
@@ -371,7 +391,7 @@ class Leases:
     def _append(self, connection: Connection, claim: Claim, steps: Sequence[Step]) -> None:
         """Write the entries of the history for these steps."""
         for phase, words in steps:
-            connection.execute(_STEP, {"ticket": claim.ticket.id, "step": phase, "said": words})
+            append_history(connection, claim.ticket.id, State.PUBLISHING, State.PUBLISHING, phase, words)
 
     def _refuse(self, connection: Connection, claim: Claim) -> None:
         """Raise the error that explains a refused write; return if the ticket is held after all."""

@@ -4,12 +4,26 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, Table, case, insert, or_, select, update
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    Table,
+    bindparam,
+    case,
+    insert,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from publisher.core.ticket import FINAL, TRANSITIONS, Phase, Progress, State, Ticket
 from publisher.core.uris import image_uri, parse_id, ticket_uri
@@ -43,6 +57,21 @@ _NOTIFIED_COLUMNS = [
         "finished", "notify_url",
     )
 ]  # fmt: skip
+
+# Built once: building a statement costs more than executing it.
+_NOTIFIED = (
+    select(*_NOTIFIED_COLUMNS, users.c.notify_url.label("owner_url"))
+    .join(users, users.c.login == tickets.c.owner, isouter=True)
+    .where(tickets.c.id == bindparam("ticket"))
+)
+_HISTORY = insert(history).values(
+    ticket_id=bindparam("ticket"),
+    at=db_now(),
+    from_state=bindparam("before"),
+    to_state=bindparam("after"),
+    phase=bindparam("step"),
+    words=bindparam("said"),
+)
 
 VERSION_COLUMNS = [tickets.c[name] for name in ("modified", "progressed", "state", "phase", "sent")]
 
@@ -138,21 +167,43 @@ def transition(
     Also writes the entry of its history and, for a final state, the notifications. Raises `ValueError` for a transition
     that is not in the table, which is a programming error.
     """
+    statement = transition_statement(*guards, **values)
+    return make_transition(connection, statement, ticket_id, from_state, to_state, words=words) is not None
+
+
+def transition_statement(
+    *guards: ColumnElement[bool], returning: Sequence[Column[Any]] = (tickets.c.phase,), **values: Any
+) -> ReturningUpdate[Any]:
+    """Build the UPDATE of a transition, for `make_transition`. `returning` must include the phase."""
+    return (
+        update(tickets)
+        .where(tickets.c.id == bindparam("ticket"), tickets.c.state == bindparam("from_state"), *guards)
+        .values(state=bindparam("to_state"), modified=db_now(), **values)
+        .returning(*returning)
+    )
+
+
+def make_transition(
+    connection: Connection,
+    statement: ReturningUpdate[Any],
+    ticket_id: int,
+    from_state: State,
+    to_state: State,
+    *,
+    words: str,
+    **parameters: Any,
+) -> Row[Any] | None:
+    """Do as `transition`, with a statement that was built before. Returns what it returns; None if a guard failed."""
     if (from_state, to_state) not in TRANSITIONS:
         raise ValueError(f"no transition from {from_state} to {to_state}")
-    statement = (
-        update(tickets)
-        .where(tickets.c.id == ticket_id, tickets.c.state == from_state, *guards)
-        .values(state=to_state, modified=db_now(), **values)
-        .returning(tickets.c.phase)
-    )
-    row = connection.execute(statement).one_or_none()
+    given = {"ticket": ticket_id, "from_state": from_state, "to_state": to_state, **parameters}
+    row = connection.execute(statement, given).one_or_none()
     if row is None:
-        return False
+        return None
     append_history(connection, ticket_id, from_state, to_state, row.phase, words)
     if to_state in FINAL:
         enqueue_webhooks(connection, ticket_id)
-    return True
+    return row
 
 
 def append_history(
@@ -164,16 +215,8 @@ def append_history(
     words: str,
 ) -> None:
     """Write one entry of a ticket's history."""
-    connection.execute(
-        insert(history).values(
-            ticket_id=ticket_id,
-            at=db_now(),
-            from_state=from_state,
-            to_state=to_state,
-            phase=phase,
-            words=words,
-        )
-    )
+    entry = {"ticket": ticket_id, "before": from_state, "after": to_state, "step": phase, "said": words}
+    connection.execute(_HISTORY, entry)
 
 
 def enqueue_webhooks(connection: Connection, ticket_id: int) -> None:
@@ -182,12 +225,7 @@ def enqueue_webhooks(connection: Connection, ticket_id: int) -> None:
     They are written in the transaction that ends the ticket and sent later. So no notification is sent for something
     that did not happen, and none is lost if a process dies in between.
     """
-    query = (
-        select(*_NOTIFIED_COLUMNS, users.c.notify_url.label("owner_url"))
-        .join(users, users.c.login == tickets.c.owner, isouter=True)
-        .where(tickets.c.id == ticket_id)
-    )
-    row = connection.execute(query).one()
+    row = connection.execute(_NOTIFIED, {"ticket": ticket_id}).one()
     for url in sorted({row.notify_url, row.owner_url} - {None}):
         event = f"publication.{row.state}"
         connection.execute(

@@ -103,7 +103,7 @@ def test_change_ends_the_wait(fresh: Service, hold: Holding) -> None:
     held = hold(ticket, accept=JSON)
     claim = fresh.claim(ticket)
     assert held.result(AT_ONCE).json["message"] == "Preparing"
-    changes: list[tuple[Callable[[], None], tuple[str, object]]] = [
+    changes: list[tuple[Callable[[], object], tuple[str, object]]] = [
         (lambda: fresh.store.leases.phase(claim, Phase.UPLOADING, "on it"), ("message", "Uploading 0 of 2048 MiB")),
         (lambda: fresh.store.leases.renew(claim, 60.0, sent=IMAGE_SIZE // 2), ("percentage", 50)),
         (lambda: fresh.store.leases.published(claim, cloud_id="c1", location=None), ("complete", True)),

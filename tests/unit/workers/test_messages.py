@@ -9,7 +9,6 @@ from unittest.mock import Mock
 import pytest
 from redis import ConnectionPool, Redis
 
-from workers import messages
 from workers.messages import CarefulConsumer, ReadingChannel
 
 
@@ -61,7 +60,7 @@ def test_events_are_sent_after_a_timer_was_dropped(monkeypatch: pytest.MonkeyPat
     consumer.on_send_event_buffered()
     consumer.hub.run(consumer.hub.soon)
     consumer.hub.later.clear()  # a reconnection to the broker
-    monkeypatch.setattr(messages.time, "monotonic", lambda: 1e12)
+    monkeypatch.setattr("workers.messages.time.monotonic", lambda: 1e12)
     consumer.on_send_event_buffered()
     consumer.hub.run(consumer.hub.soon)
     consumer.hub.run(consumer.hub.later)
