@@ -83,6 +83,8 @@ class Stack:
     workers_wanted: int = 1
     environment: Mapping[str, str] = field(default_factory=dict)
     workers: list[Worker] = field(default_factory=list)
+    workers_code: Path = REPOSITORY
+    """Directory with the code that the workers run, such as an earlier state of it."""
     _intake: subprocess.Popen[bytes] | None = None
 
     @classmethod
@@ -254,7 +256,7 @@ class Stack:
         with (self.logs / f"{name}.log").open("wb") as log:
             return subprocess.Popen(
                 command,
-                cwd=REPOSITORY,
+                cwd=REPOSITORY if name == "intake" else self.workers_code,
                 env=os.environ | self.settings.environment() | dict(self.environment),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
