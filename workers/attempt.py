@@ -31,7 +31,7 @@ from publisher.core.settings import Settings
 from publisher.core.ticket import MIB, Account, CloudRef, Phase, State, Target
 from publisher.core.uris import appliance_uri, image_uri, ticket_uri
 from publisher.core.vault import Vault
-from publisher.files.disk_format import examine_opened
+from publisher.files.disk_format import DiskFile, examine_opened
 from publisher.outbound.policy import OutboundPolicy
 from publisher.store import Store
 from publisher.store.leases import Claim
@@ -48,6 +48,9 @@ logger = logging.getLogger(__name__)
 
 _HASHES_TRUSTED = ("sha512", "sha256", "md5")
 """Hashes that a cloud may report for an image it received. The first that it reports is compared."""
+_EXAMINED_MAX = 256
+_examined: dict[tuple[object, ...], DiskFile] = {}
+"""Results of examining files, so that the tickets of one image do not repeat it."""
 
 
 class TicketJournal:
@@ -179,14 +182,12 @@ class Attempt:
         An earlier version of this service may have registered it with fewer checks. Raises `ImageFileError` if the
         image must not be sent to any cloud.
         """
-        if os.fstat(descriptor).st_size != image.size:
+        status = os.fstat(descriptor)
+        if status.st_size != image.size:
             return image  # the transfer detects that the file has changed
         try:
-            disk = examine_opened(
-                descriptor,
-                wanted_format=image.format,
-                file_name=image.file_name,
-                virtual_size_max=self._settings.virtual_size_max,
+            disk = _examine(
+                descriptor, _version(status), image.format, image.file_name, self._settings.virtual_size_max
             )
         except InvalidRequest as error:
             raise ImageFileError(str(error)) from None
@@ -413,6 +414,23 @@ class Attempt:
 
     def _sent(self, count: int) -> None:
         self._lease.sent = count
+
+
+def _version(status: os.stat_result) -> tuple[int, ...]:
+    """Return values that change whenever a file is written to."""
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _examine(descriptor: int, version: tuple[int, ...], format: str, file_name: str, virtual_size_max: int) -> DiskFile:
+    """Examine a file, or return the result for the same version of the file, which other tickets have used."""
+    key = version, format, file_name, virtual_size_max
+    found = _examined.get(key)
+    if found is None:
+        found = examine_opened(descriptor, wanted_format=format, file_name=file_name, virtual_size_max=virtual_size_max)
+        if len(_examined) >= _EXAMINED_MAX:
+            _examined.clear()
+        _examined[key] = found
+    return found
 
 
 def _duration(seconds: float) -> str:
