@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -71,8 +72,8 @@ class TicketJournal:
         return self._entries
 
     def plan(self, cloud_id: str) -> None:
-        self._entries = None
-        self._store.leases.plan(self._claim, cloud_id)
+        with self._writing():
+            self._store.leases.plan(self._claim, cloud_id)
 
     def present(self, cloud_id: str) -> None:
         self._mark(cloud_id, "present")
@@ -84,8 +85,16 @@ class TicketJournal:
         self._mark(cloud_id, "gone")
 
     def _mark(self, cloud_id: str, state: str) -> None:
-        self._entries = None
-        self._store.leases.mark(self._claim, cloud_id, state)
+        with self._writing():
+            self._store.leases.mark(self._claim, cloud_id, state)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            # Also if it failed: the database may have written it nevertheless.
+            self._entries = None
 
 
 class Attempt:

@@ -150,8 +150,6 @@ class BoundedCloud:
         def work() -> Result:
             try:
                 result = call()
-                self._cloud.keep_sign_in()
-                return result
             except Stopped:
                 raise
             except Exception:
@@ -160,9 +158,18 @@ class BoundedCloud:
             finally:
                 if self.left:
                     self._cloud.close()
+            self._keep_sign_in()
+            return result
 
         silent = self._timeouts.verifying_seconds if verifies else self._timeouts.silent_seconds
         return _within(name, work, self._pulse, self._timeouts, silent, look=self._look, left=self._leave)
+
+    def _keep_sign_in(self) -> None:
+        """Keep the sign-in. Never raises: a call that worked stays so, whatever the cloud says about its token."""
+        try:
+            self._cloud.keep_sign_in()
+        except Exception as error:
+            logger.warning("the sign-in to a cloud cannot be kept: %s", type(error).__name__)
 
     def _leave(self) -> None:
         self.left = True

@@ -42,7 +42,7 @@ class SignIns(Generic[Kept]):
     def key(self, account: Account, *more: object) -> bytes:
         """Return the key of an account, and of whatever else decides how and where to sign in (`more`)."""
         parts = [account.platform, account.fields, account.secrets, [repr(each) for each in more]]
-        return hmac.digest(self._key, json.dumps(parts, sort_keys=True).encode(), hashlib.sha256)
+        return hmac.digest(self._key, json.dumps(parts, sort_keys=True, default=repr).encode(), hashlib.sha256)
 
     def get(self, key: bytes) -> Kept | None:
         with self._lock:

@@ -77,6 +77,8 @@ def scripted(script: Script) -> type[CloudPublisher]:
             return cloud
 
         def keep_sign_in(self) -> None:
+            if "keep" in script.on:
+                script.step("keep")
             script.kept = True
 
         def forget_sign_in(self) -> None:

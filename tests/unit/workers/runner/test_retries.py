@@ -101,3 +101,15 @@ def test_fresh_sign_in_that_fails_is_not_repeated_at_once(
     assert runner.run(ticket.id) is State.QUEUED
     assert script.asked.count("connect") == 1
     assert not script.kept
+
+
+def test_sign_in_that_cannot_be_kept_fails_no_call(
+    sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script
+) -> None:
+    def fail() -> None:
+        raise ValueError("the token has no date")
+
+    script.on["keep"] = fail
+    assert runner.run(ticket.id) is State.PUBLISHED
+    assert script.asked.count("connect") == 1
+    assert script.asked.count("keep") >= 1
