@@ -349,7 +349,9 @@ def print_flatness(console: Console, database: str, rounds: dict[str, list[Repor
 def print_machine(console: Console, postgres: PostgresServer, clients: int) -> None:
     with psycopg.connect(postgres.url("postgres")) as server:
         postgres_version = server.info.server_version // 10_000
-    packages = ", ".join(f"{name} {version(name)}" for name in ("uvicorn", "fastapi", "sqlalchemy", "celery", "flower"))
+    packages = ", ".join(
+        f"{name} {version(name)}" for name in ("uvicorn", "starlette", "sqlalchemy", "celery", "flower")
+    )
     console.print(
         f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()} {platform.release()};"
         f" Python {platform.python_version()}, {packages}, SQLite {sqlite3.sqlite_version},"

@@ -2,7 +2,7 @@
 
 How to add a page:
 
-1. `routes/NOUN.py` has a `router = APIRouter()`. Its routes take `visit: Visiting`, the signed-in user; those that
+1. `routes/NOUN.py` has a `router = page_router()`. Its routes take `visit: Visiting`, the signed-in user; those that
    change something also take `form: Posted`. A route only translates: it calls the store, and answers with
    `visit.page("NOUN/list.html", …)` or, after a change, with `visit.redirect("/NOUN", "What was done")`.
 2. Add the module to `MODULES` in `pages.py`, and a line to `navigation.py` for its entry in the navigation.

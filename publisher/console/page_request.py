@@ -11,9 +11,9 @@ from functools import cached_property
 from typing import Annotated, cast
 from urllib.parse import parse_qsl
 
-from fastapi import Depends, Request, Response
-from fastapi.responses import HTMLResponse, RedirectResponse
 from starlette.datastructures import ImmutableMultiDict
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from publisher.console.live_updates import Streams
 from publisher.console.navigation import Section, current, has_page, sections
@@ -24,6 +24,7 @@ from publisher.store.sessions import Session
 from publisher.store.users import Role, User
 from publisher.web import auth
 from publisher.web.request import Services, actor, bounded_body, services
+from publisher.web.routing import From, Router
 
 Form = ImmutableMultiDict[str, str]
 
@@ -165,15 +166,15 @@ async def _sent(request: Request) -> Form | None:
     return ImmutableMultiDict([(name, value.replace("\0", "")) for name, value in fields])
 
 
-def _posted(form: Annotated[Form | None, Depends(_sent)]) -> Form:
+def _posted(form: Annotated[Form | None, From(_sent)]) -> Form:
     if form is None:
         raise InvalidRequest("send a form")
     return form
 
 
-Visiting = Annotated[Visit, Depends(visit)]
-Posted = Annotated[Form, Depends(_posted)]
-Sent = Annotated[Form | None, Depends(_sent)]
+Visiting = Annotated[Visit, From(visit)]
+Posted = Annotated[Form, From(_posted)]
+Sent = Annotated[Form | None, From(_sent)]
 
 
 def protected(request: Request, visit: Visiting, form: Sent) -> None:
@@ -188,6 +189,11 @@ def protected(request: Request, visit: Visiting, form: Sent) -> None:
     token = request.headers.get("x-csrf-token") or (form.get("csrf", "") if form else "")
     if not hmac.compare_digest(token.encode(), visit.session.csrf.encode()):
         raise NotAllowed("this form is too old, or not from the console; reload its page")
+
+
+def page_router() -> Router:
+    """Return a router for pages. Each of its routes is `protected`."""
+    return Router(protected)
 
 
 # Cookies ------------------------------------------------------------------------------------------------------

@@ -27,7 +27,8 @@ from enum import Enum
 from functools import cached_property
 from typing import Annotated, Any, TypeVar
 
-from fastapi import APIRouter, Depends, Request, Response
+from starlette.requests import Request
+from starlette.responses import Response
 
 from publisher.core.errors import InvalidRequest, NotFound, PublisherError
 from publisher.core.fiql import parse
@@ -41,7 +42,17 @@ from publisher.store.users import User
 from publisher.web import auth
 from publisher.web.conditional import Rendered, respond
 from publisher.web.negotiation import Format, NotAcceptable, answer_format, body_format, charset
-from publisher.web.request import API, Services, WriterRoute, actor, base_url, services, signed_in
+from publisher.web.request import (
+    API,
+    Services,
+    actor,
+    base_url,
+    refuse_without_login,
+    services,
+    signed_in,
+    waits_for_hash,
+)
+from publisher.web.routing import From, Router
 
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e][\x20-\x7e]{0,254}")
 _NUMBER_MAX = (1 << 31) - 1
@@ -103,9 +114,9 @@ class Operation:
         return endpoint
 
 
-def api_router() -> APIRouter:
-    """Return a router for routes of the API. Those that may change something run in the threads of writers."""
-    return APIRouter(route_class=WriterRoute)
+def api_router() -> Router:
+    """Return a router for routes of the API."""
+    return Router()
 
 
 def declaration(endpoint: object) -> Operation:
@@ -255,14 +266,14 @@ class Caller:
         return Response(body, status, media_type=self.form.content_type)
 
 
-def caller(request: Request) -> Caller:
+def caller(request: Request, _: Annotated[None, From(refuse_without_login)]) -> Caller:
     """Return the caller of an API request. Raises `NotAuthenticated`, `TooMany`, `NotAcceptable`."""
     user = signed_in(request)
     form = answer_format(request.headers.get("accept"))
     return Caller(request, services(request), user, form, declaration(request.scope["endpoint"]))
 
 
-Calling = Annotated[Caller, Depends(caller)]
+Calling = Annotated[Caller, From(caller, apart=waits_for_hash)]
 
 
 def rendered(form: Format, root: str, document: Document, modified: float) -> Rendered:
@@ -309,7 +320,7 @@ def listing(request: Request) -> Listing:
     )
 
 
-Listed = Annotated[Listing, Depends(listing)]
+Listed = Annotated[Listing, From(listing)]
 """Which part of a list is wanted. A route asks for it after `Calling`, so that the login is checked first."""
 
 

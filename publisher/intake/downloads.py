@@ -10,7 +10,8 @@ from __future__ import annotations
 import hmac
 from functools import partial
 
-from fastapi import Request, Response
+from starlette.requests import Request
+from starlette.responses import Response
 
 from publisher.core.errors import NotFound, own
 from publisher.core.image import Image

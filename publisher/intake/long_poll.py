@@ -14,9 +14,8 @@ from dataclasses import dataclass, field
 
 import anyio.to_thread
 from anyio import CapacityLimiter
-from fastapi import Request
 from sqlalchemy.exc import TimeoutError as StoreTimeout
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
 
 from publisher.core.errors import InvalidRequest, NotFound
 from publisher.core.ticket import Ticket

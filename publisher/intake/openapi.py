@@ -13,9 +13,6 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
-from fastapi.routing import iter_route_contexts
-from starlette.routing import BaseRoute
-
 from publisher.core.uris import ID_MAX
 from publisher.intake import openapi_examples
 from publisher.intake.caller import Login, Operation, Parameter, declaration
@@ -36,6 +33,7 @@ from publisher.platforms.platform import (
 from publisher.version import __version__
 from publisher.web.negotiation import Format
 from publisher.web.request import API
+from publisher.web.routing import Route
 
 Json = dict[str, Any]
 
@@ -149,17 +147,16 @@ class Resource:
         return tuple(status for status, it_may in possible.items() if it_may)
 
 
-def resources(routes: Sequence[BaseRoute]) -> list[Resource]:
+def resources(routes: Sequence[Route]) -> list[Resource]:
     """Return the API's resources among an app's routes, in the order of the routes.
 
     Raises LookupError if a route of the API has no declaration.
     """
     return [
         Resource(method, _path(route.path), declaration(route.endpoint))
-        for route in iter_route_contexts(routes)
-        if route.path is not None and route.path.startswith(f"{API}/")
-        for method in sorted(route.methods or ())
-        if method != "HEAD"
+        for route in routes
+        if route.path.startswith(f"{API}/")
+        for method in route.methods
     ]
 
 
@@ -173,7 +170,7 @@ def _camel_case(name: str) -> str:
     return first + "".join(each.title() for each in others)
 
 
-def document(routes: Sequence[BaseRoute], base_url: str = API) -> Json:
+def document(routes: Sequence[Route], base_url: str = API) -> Json:
     """Return the document of the API that an app's routes make up. `base_url` is the URL of the base path."""
     present = resources(routes)
     paths: Json = {}

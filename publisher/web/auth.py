@@ -112,17 +112,17 @@ class Authenticator:
             raise NotAuthenticated("the login or the password is wrong")
         return found
 
-    async def check_admission(self, authorization: str, address: str) -> None:
-        """Raise `TooMany` if `user` would raise it, without waiting.
+    async def check_admission(self, authorization: str, address: str) -> bool:
+        """Return whether `user` need not hash the password. Raises `TooMany` if it would raise that.
 
         It runs in the event loop, so that thousands of guesses a second are refused before they take a thread.
         """
         try:
             login, password = _basic(authorization)
         except NotAuthenticated:
-            return
+            return False
         try:
-            self._admitted(login, password, address)
+            return self._admitted(login, password, address) is not None
         except AllPlacesTaken:
             # Only the first refusal of a login is written, so only that one takes a thread.
             if words := self._sign_ins.count_refusal(login, address):

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from datetime import UTC
 from email.utils import formatdate, parsedate_to_datetime
 
-from fastapi import Request, Response
+from starlette.requests import Request
+from starlette.responses import Response
 
 from publisher.core.ticket import Ticket
 from publisher.web.request import services

@@ -13,8 +13,8 @@ from email.utils import formatdate
 from urllib.parse import quote
 
 from anyio import to_thread
-from fastapi import Request, Response
-from starlette.responses import StreamingResponse
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from publisher.core.errors import ImageFileError, NotAuthenticated

@@ -6,8 +6,8 @@ import asyncio
 import errno
 from collections.abc import AsyncIterator
 
-from fastapi import Request
-from fastapi.concurrency import run_in_threadpool
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
 
 from publisher.core.image import Checksums, Image
 from publisher.core.settings import Settings
@@ -16,7 +16,8 @@ from publisher.store import Store
 from publisher.web.body_limits import BodyTooLarge
 from publisher.web.digest_headers import sent_checksums
 from publisher.web.error_handlers import NoRoom, TooSlow
-from publisher.web.request import declared_length, run_as_writer
+from publisher.web.request import declared_length
+from publisher.web.routing import writers
 
 
 async def received(
@@ -48,7 +49,7 @@ async def received(
         async for piece in _pieces(request, settings.stall_seconds):
             _check_size(incoming.size + len(piece), settings.upload_bytes_max)
             await run_in_threadpool(incoming.write, piece)
-        return await run_as_writer(incoming.register, owner=owner, appliance_id=appliance_id)
+        return await writers.run(incoming.register, owner=owner, appliance_id=appliance_id)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise NoRoom from None

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fastapi import APIRouter, BackgroundTasks, Response
+from starlette.background import BackgroundTasks
+from starlette.responses import Response
 
-from publisher.console.page_request import Visit, Visiting
+from publisher.console.page_request import Visit, Visiting, page_router
 from publisher.console.rendering import PageParts, render
 from publisher.console.throughput_chart import plot
 from publisher.core.errors import Conflict, require_own
@@ -17,9 +18,9 @@ from publisher.core.uris import ticket_uri
 from publisher.platforms.platform import find_platform
 from publisher.services import publishing
 from publisher.store.ticket_rows import Version
-from publisher.web.request import API, Id, WriterRoute, wake_later
+from publisher.web.request import API, Id, wake_later
 
-router = APIRouter(route_class=WriterRoute)
+router = page_router()
 
 _PATH = "/publications/{id:id}"
 _ENTITLEMENT = "image_publish"

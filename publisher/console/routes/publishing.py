@@ -6,11 +6,11 @@ import json
 import secrets
 from collections.abc import Mapping
 
-from fastapi import APIRouter, BackgroundTasks, Response
-from fastapi.responses import PlainTextResponse
+from starlette.background import BackgroundTasks
+from starlette.responses import PlainTextResponse, Response
 
 from publisher.console.navigation import first_steps
-from publisher.console.page_request import Form, Posted, Visit, Visiting
+from publisher.console.page_request import Form, Posted, Visit, Visiting, page_router
 from publisher.console.publish_form import NOT_STORED, Draft, as_before, draft
 from publisher.console.rendering import BASE, sentence, with_parameter
 from publisher.core.errors import Conflict, InvalidRequest, TooMany, require_own
@@ -19,9 +19,9 @@ from publisher.core.uris import parse_id
 from publisher.services import publishing
 from publisher.store.idempotency import IdempotencyKey
 from publisher.web.error_handlers import status_of
-from publisher.web.request import API, WriterRoute, base_url, wake_later
+from publisher.web.request import API, base_url, wake_later
 
-router = APIRouter(route_class=WriterRoute)
+router = page_router()
 
 _NEW = "/publications/new"
 _ENTITLEMENT = "image_publish"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import mimetypes
-from importlib.resources import files
 
-from fastapi import APIRouter, Request, Response
+from starlette.requests import Request
+from starlette.responses import Response
+from swagger_ui_bundle import swagger_ui_path
 
 from publisher.core.errors import NotFound
 from publisher.intake.caller import EXTENSIONS, Login, Operation, api_router, extensions_wanted
@@ -15,7 +16,7 @@ from publisher.web.conditional import constant
 from publisher.web.request import API
 
 router = api_router()
-page_router = APIRouter()
+docs_router = api_router()
 
 _ASSETS = ("swagger-ui-bundle.js", "swagger-ui.css", "favicon-32x32.png")
 """The files of Swagger UI that the page needs. Its package contains them."""
@@ -69,17 +70,17 @@ def openapi(request: Request) -> Response:
     return constant(request, body, "application/json")
 
 
-@page_router.get("/docs")
+@docs_router.get("/docs")
 def docs(request: Request) -> Response:
     return constant(request, _PAGE.encode(), "text/html; charset=utf-8", _HEADERS)
 
 
-@page_router.get("/docs/{name}")
+@docs_router.get("/docs/{name}")
 def asset(request: Request, name: str) -> Response:
     if name == "start.js":
         body = _START.encode()
     elif name in _ASSETS:
-        body = files("fastapi_swagger.resources").joinpath(name).read_bytes()
+        body = (swagger_ui_path / name).read_bytes()
     else:
         raise NotFound("there is no such resource")
     return constant(request, body, mimetypes.guess_type(name)[0] or "application/octet-stream", _HEADERS)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
-from fastapi import BackgroundTasks, Request, Response
-from fastapi.concurrency import run_in_threadpool
+from starlette.background import BackgroundTasks
+from starlette.requests import Request
+from starlette.responses import Response
 
 from publisher.core.errors import NotFound, require_own
 from publisher.core.image import Image
@@ -31,6 +33,7 @@ from publisher.services import publishing
 from publisher.services.publishing import PublishRequest
 from publisher.web.conditional import last_modified, respond
 from publisher.web.request import Body, Id, wake_later
+from publisher.web.routing import From
 
 router = api_router()
 
@@ -118,11 +121,19 @@ def published_image(caller: Calling, uid: str, aid: Id, itid: Id, pitid: Id) -> 
     return caller.answer(_document(caller, ticket, image), changed)
 
 
+def _polled(request: Request, caller: Calling, uid: str, aid: Id, itid: Id, pitid: Id) -> tuple[Ticket, float]:
+    """Return the ticket, and for how many seconds the answer may be held."""
+    seconds = wait_seconds(request)
+    return _ticket(caller, uid, aid, itid, pitid), seconds
+
+
+Polled = Annotated[tuple[Ticket, float], From(_polled)]
+
+
 @router.get(_IMAGE + "/pimages/{pitid}/status")
 @Operation("Get the status of a publication", entitlement="image_publish", answer="status", parameters=(WAIT,))
-async def published_image_status(request: Request, caller: Calling, uid: str, aid: Id, itid: Id, pitid: Id) -> Response:
-    seconds = wait_seconds(request)
-    ticket = await run_in_threadpool(_ticket, caller, uid, aid, itid, pitid)
+async def published_image_status(request: Request, caller: Calling, polled: Polled) -> Response:
+    ticket, seconds = polled
     watcher: Watcher = request.app.state.watcher
     return respond(request, await watcher.status(request, caller.form, ticket, seconds))
 

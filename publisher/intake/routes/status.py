@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from fastapi import Request, Response
+from starlette.requests import Request
+from starlette.responses import Response
 
 from publisher.intake.caller import Login, Operation, answer, api_router
 from publisher.version import UFORGE_API_VERSION

@@ -17,7 +17,7 @@ HEAVY = (
     "alembic",
     "kombu",
     "celery",
-    "fastapi",
+    "starlette",
     "redis",
     "cryptography",
     "argon2",

@@ -9,10 +9,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from fastapi import Request
 from sqlalchemy import delete
 from sqlalchemy.exc import OperationalError
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
 
 from publisher.core.ticket import Phase, Ticket
 from publisher.intake import long_poll
