@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import resource
 import signal
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from types import FrameType
-from typing import Any, cast
+from typing import cast
 
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
@@ -127,7 +128,7 @@ class Intake:
             pages_below=BASE,
             production=services.settings.production,
         )
-        self._openapi: dict[str, Any] | None = None
+        self._openapi: bytes | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope["app"] = self
@@ -140,11 +141,12 @@ class Intake:
     def routes(self) -> list[Route]:
         return self.router.routes
 
-    def openapi(self) -> dict[str, Any]:
-        """Return the OpenAPI document."""
+    def openapi(self) -> bytes:
+        """Return the OpenAPI document. It is made when it is first wanted."""
         if self._openapi is None:
             public_url = cast(Services, self.state.services).settings.public_url
-            self._openapi = document(self.router.routes, f"{public_url.rstrip('/')}{API}")
+            made = document(self.router.routes, f"{public_url.rstrip('/')}{API}")
+            self._openapi = json.dumps(made, ensure_ascii=False, separators=(",", ":")).encode()
         return self._openapi
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC
 from email.utils import formatdate, parsedate_to_datetime
+from functools import lru_cache
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -52,7 +53,7 @@ def constant(request: Request, body: bytes, media_type: str, more: Mapping[str, 
     """Return a 200 with a body that never changes while the service runs, or a 304. `more` are further headers."""
     changed = math.ceil(services(request).started)
     headers = {
-        "ETag": f'"{hashlib.sha256(body).hexdigest()[:32]}"',
+        "ETag": _etag(body),
         "Last-Modified": formatdate(min(changed, math.floor(time.time())), usegmt=True),
         "Cache-Control": "no-cache",
         **(more or {}),
@@ -60,6 +61,11 @@ def constant(request: Request, body: bytes, media_type: str, more: Mapping[str, 
     if caller_has(request, headers["ETag"], changed):
         return Response(status_code=304, headers=headers)
     return Response(body, headers=headers, media_type=media_type)
+
+
+@lru_cache(32)
+def _etag(body: bytes) -> str:
+    return f'"{hashlib.sha256(body).hexdigest()[:32]}"'
 
 
 def caller_has(request: Request, etag: str, changed: int) -> bool:

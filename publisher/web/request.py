@@ -21,7 +21,7 @@ from publisher.store.users import User
 from publisher.web import auth
 from publisher.web.body_limits import BodyTooLarge
 from publisher.web.rate_limits import Throttle
-from publisher.web.routing import From, Parsed
+from publisher.web.routing import From, Parsed, readers
 
 API = "/api"
 HEAD_ONLY = "publisher.head"
@@ -165,4 +165,4 @@ Id = Annotated[int, Parsed(_id)]
 
 def wake_later(after: BackgroundTasks, wake: Wake) -> Wake:
     """Return a function that wakes a worker after the response is sent: no caller waits for the broker."""
-    return lambda id: after.add_task(wake, id)
+    return lambda id: after.add_task(readers.run, wake, id)
