@@ -182,9 +182,13 @@ def main() -> None:
     for process in processes:
         process.communicate()
     print(f"CPU time of one request in milliseconds, median of {options.rounds} rounds of {options.requests}")
-    for case, taken in seconds.items():
-        medians = [1000 * statistics.median(each) for each in taken]
-        ratio = statistics.median(own / other for own, other in zip(*taken, strict=True)) if len(taken) > 1 else None
+    for case, each_tree in seconds.items():
+        medians = [1000 * statistics.median(each) for each in each_tree]
+        ratio = (
+            statistics.median(own / other for own, other in zip(*each_tree, strict=True))
+            if len(each_tree) > 1
+            else None
+        )
         print(f"{case:16}" + "".join(f"{each:9.3f}" for each in medians) + (f"   ratio {ratio:.2f}" if ratio else ""))
 
 
