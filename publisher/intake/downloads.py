@@ -18,7 +18,7 @@ from publisher.core.image import Image
 from publisher.core.ticket import Ticket, image_of
 from publisher.intake.caller import Parameter
 from publisher.web import auth
-from publisher.web.file_response import bad_key, send_image
+from publisher.web.image_bodies import bad_key, send_image
 from publisher.web.request import SecretKeeper, services, signed_in
 
 DOWNLOAD_KEY = Parameter("downloadId", "A download key. It works once.", {"type": "string"})

@@ -22,10 +22,9 @@ from publisher.core.uris import parse_id
 from publisher.files import unfinished
 from publisher.services import image_files
 from publisher.web.error_handlers import status_of
-from publisher.web.file_response import send_image
+from publisher.web.image_bodies import received, send_image
 from publisher.web.negotiation import UnsupportedMediaType
 from publisher.web.request import Id, wake_later
-from publisher.web.uploads import received
 
 router = page_router()
 

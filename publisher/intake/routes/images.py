@@ -18,10 +18,10 @@ from publisher.intake.documents import image_document, image_status_document
 from publisher.intake.downloads import DOWNLOAD_KEY, image_key, send_image_file
 from publisher.platforms.platform import Document
 from publisher.services import image_files
+from publisher.web.image_bodies import received
 from publisher.web.negotiation import media_type
 from publisher.web.request import Id, bounded_body, wake_later
 from publisher.web.routing import From, writers
-from publisher.web.uploads import received
 
 router = api_router()
 
