@@ -19,7 +19,6 @@ from publisher.console.routes import (
     keys,
     publication,
     publications,
-    publishing,
     session,
     users,
 )
@@ -27,11 +26,11 @@ from publisher.web.error_handlers import Problem
 from publisher.web.routing import Router
 
 MODULES = (
-    publishing, publications, publication, images, accounts, keys, fleet, users, audit,
+    publications, publication, images, accounts, keys, fleet, users, audit,
 )  # fmt: skip
 """The modules of pages; each has a `router`. Fixed paths come before numbered ones: `/images/new` is no image's number.
 
-The entries of the navigation are in `navigation.py`.
+The entries of the navigation are in `page_request.py`.
 """
 
 _TITLES = {

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from starlette.responses import Response
 
-from publisher.console.navigation import first_steps
-from publisher.console.page_request import Visit, Visiting, page_router
+from publisher.console.page_request import Visit, Visiting, first_steps, page_router
 from publisher.console.publication_filter import COUNT, PublicationFilter
 from publisher.console.rendering import PageParts, render
 from publisher.core.ticket import State, Ticket
