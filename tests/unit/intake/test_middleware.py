@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from typing import Any
 
@@ -19,7 +20,7 @@ from publisher.web.error_handlers import Problem
 from publisher.web.password_hashing import AllPlacesTaken
 from publisher.web.rate_limits import SignIns
 from tests.patience import PATIENCE
-from tests.service import PASSWORDS, Service, basic
+from tests.service import JSON, PASSWORDS, Service, basic
 
 PER_SECOND = 200
 
@@ -139,3 +140,56 @@ def test_header_without_basic_login_is_left_to_the_route(
     monkeypatch.setattr(auth, "verify_password", lambda *_: pytest.fail("there is nothing to verify"))
     answer = fresh.call("GET", "users/alice/appliances/4/pimages", login=None, headers={"Authorization": authorization})
     assert answer.status == 401
+
+
+@pytest.fixture
+def threads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The kinds of threads in which callers were signed in."""
+    seen: list[str] = []
+    user = Authenticator.user
+
+    def note(self: Authenticator, authorization: str | None, address: str) -> Any:
+        seen.append(threading.current_thread().name.partition(" ")[0])
+        return user(self, authorization, address)
+
+    monkeypatch.setattr(Authenticator, "user", note)
+    return seen
+
+
+def test_password_that_must_be_hashed_keeps_no_writer(fresh: Service, threads: list[str]) -> None:
+    def create() -> int:
+        return fresh.post("users/alice/apikeys", '{"name": "ci"}', content_type=JSON, login="alice").status
+
+    assert create() == 201
+    assert threads == ["reader"]
+    assert create() == 201
+    assert threads == ["reader", "writer"], "the second time it is known, so one thread does everything"
+
+
+def test_a_parameter_like_an_api_key_does_not_take_a_writer(fresh: Service, threads: list[str]) -> None:
+    path = "users/alice/apikeys?xapiKey="
+    answer = fresh.post(path, "{}", content_type=JSON, login="alice", password="a guess")
+    assert answer.status == 401
+    assert threads == ["reader"]
+
+
+def test_request_without_a_login_is_refused_without_a_thread(fresh: Service, threads: list[str]) -> None:
+    assert fresh.post("users/alice/apikeys", "{}", content_type=JSON, login=None).status == 401
+    assert set(threads).isdisjoint({"reader", "writer"})
+
+
+def test_body_that_is_too_large_gets_a_401_first(fresh: Service) -> None:
+    body = b"x" * (fresh.settings.request_bytes_max + 1)
+    for _ in range(2):  # with a password that must be hashed, and with a known one
+        assert fresh.post("users/alice/apikeys", body, content_type=JSON, login="alice").status == 413
+    for password in ("wrong", ""):
+        answer = fresh.post("users/alice/apikeys", body, content_type=JSON, login="alice", password=password)
+        assert answer.status == 401
+    assert fresh.post("users/alice/apikeys", body, content_type=JSON, login=None).status == 401
+
+
+def test_known_password_that_was_changed_gets_a_401_before_a_413(fresh: Service) -> None:
+    body = b"x" * (fresh.settings.request_bytes_max + 1)
+    assert fresh.get("users/alice", login="alice").status == 200
+    fresh.store.users.set_password("alice", "another-pass-w0rd")
+    assert fresh.post("users/alice/apikeys", body, content_type=JSON, login="alice").status == 401
