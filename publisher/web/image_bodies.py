@@ -30,7 +30,7 @@ from publisher.web.body_limits import BodyTooLarge
 from publisher.web.conditional import caller_has
 from publisher.web.error_handlers import NoRoom, RangeNotSatisfiable, TooSlow
 from publisher.web.request import Services, declared_length, is_head
-from publisher.web.routing import Threads, writers
+from publisher.web.threads import Threads, writers
 
 _disk = Threads("disk", 40)
 """The disk may be slow, so these threads are not those of other requests."""

@@ -21,7 +21,8 @@ from publisher.store.users import User
 from publisher.web import auth
 from publisher.web.body_limits import BodyTooLarge
 from publisher.web.rate_limits import Throttle
-from publisher.web.routing import From, Parsed, readers
+from publisher.web.routing import From, Parsed
+from publisher.web.threads import readers
 
 API = "/api"
 HEAD_ONLY = "publisher.head"

@@ -21,7 +21,8 @@ from publisher.services import image_files
 from publisher.web.image_bodies import received
 from publisher.web.negotiation import media_type
 from publisher.web.request import Id, bounded_body, wake_later
-from publisher.web.routing import From, writers
+from publisher.web.routing import From
+from publisher.web.threads import writers
 
 router = api_router()
 

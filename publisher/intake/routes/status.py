@@ -12,7 +12,7 @@ from publisher.version import UFORGE_API_VERSION
 from publisher.web.conditional import Rendered, respond
 from publisher.web.negotiation import Format, answer_format
 from publisher.web.request import services, signer
-from publisher.web.routing import readers
+from publisher.web.threads import readers
 
 router = api_router()
 

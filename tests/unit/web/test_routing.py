@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
+import gc
 import threading
 import time
-from typing import Annotated
+import weakref
+from typing import Annotated, Any
 
 import pytest
-from sqlalchemy.exc import TimeoutError as StoreTimeout
 from starlette.background import BackgroundTasks
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -20,8 +20,20 @@ from publisher.core.errors import InvalidRequest, NotAuthenticated
 from publisher.web.body_limits import BodyTooLarge
 from publisher.web.error_handlers import InvalidQuery
 from publisher.web.request import Id
-from publisher.web.routing import From, Router, Threads
+from publisher.web.routing import From, Router
 from tests.patience import PATIENCE
+
+
+def scope_of(path: str, method: str = "GET", query: str = "") -> dict[str, Any]:
+    return {"type": "http", "method": method, "path": path, "query_string": query.encode(), "headers": []}
+
+
+async def _no_body() -> Message:
+    return {"type": "http.request", "body": b"", "more_body": False}
+
+
+async def _unheard(message: Message) -> None:
+    """Drop the message."""
 
 
 def ask(router: Router, path: str, method: str = "GET", query: str = "") -> str:
@@ -31,11 +43,7 @@ def ask(router: Router, path: str, method: str = "GET", query: str = "") -> str:
     async def send(message: Message) -> None:
         sent.append(message)
 
-    async def receive() -> Message:
-        return {"type": "http.request", "body": b"", "more_body": False}
-
-    scope = {"type": "http", "method": method, "path": path, "query_string": query.encode(), "headers": []}
-    asyncio.run(router(scope, receive, send))
+    asyncio.run(router(scope_of(path, method, query), _no_body, send))
     return b"".join(message.get("body", b"") for message in sent).decode()
 
 
@@ -332,68 +340,27 @@ def test_body_of_a_stranger_is_not_read_if_sign_in_is_apart(recorder: Recorder) 
     assert recorder.ran == ["sign-in: reader"]
 
 
-# Threads ------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT"])
+@pytest.mark.parametrize("failing", ["sign-in", "body", "listing", "route"])
+def test_error_is_in_no_cycle(recorder: Recorder, method: str, failing: str) -> None:
+    """An error keeps what its request sent, such as a password, until it ends. In a cycle, that is much later."""
+    error = recorder.failures[failing] = NotAuthenticated()
+    ended = weakref.ref(error)
+    router = recorder.router(apart=failing == "body")
 
+    async def quietly() -> None:
+        with pytest.raises(NotAuthenticated):
+            await router(scope_of("/1", method), _no_body, _unheard)
 
-def test_threads_return_results_and_errors_in_the_context_of_the_caller() -> None:
-    name = contextvars.ContextVar("name", default="none")
-
-    def fail() -> None:
-        raise StopIteration("a mistake")
-
-    async def run() -> str:
-        threads = Threads("test", 2)
-        name.set("caller")
-        with pytest.raises(RuntimeError, match="StopIteration"):
-            await threads.run(fail)
-        with pytest.raises(ZeroDivisionError):
-            await threads.run(lambda: 1 // 0)
-        return await threads.run(name.get)
-
-    assert asyncio.run(run()) == "caller"
-
-
-def test_no_more_threads_run_than_allowed_and_idle_ones_are_used_again() -> None:
-    async def run() -> tuple[int, int]:
-        threads = Threads("test", 3)
-        running, most, seen = 0, 0, set()
-
-        def work() -> None:
-            nonlocal running, most
-            running += 1
-            most = max(most, running)
-            seen.add(threading.current_thread().name)
-            time.sleep(0.01)
-            running -= 1
-
-        await asyncio.gather(*[threads.run(work) for _ in range(20)])
-        assert most <= 3
-        one = Threads("one", 9)
-        names = {await one.run(lambda: threading.current_thread().name) for _ in range(5)}
-        return len(seen), len(names)
-
-    started, used = asyncio.run(run())
-    assert started == 3
-    assert used <= 2
-
-
-def test_too_many_or_too_long_waiting_calls_are_refused_and_not_made() -> None:
-    free = threading.Event()
-    made: list[int] = []
-
-    async def run() -> None:
-        threads = Threads("test", 1, waiting_max=2, wait_seconds=0.05)
-        busy = asyncio.create_task(threads.run(free.wait, 60 * PATIENCE))
-        await asyncio.sleep(0)
-        waiting = [asyncio.create_task(threads.run(made.append, number)) for number in range(2)]
-        await asyncio.sleep(0)
-        with pytest.raises(StoreTimeout, match="too many"):
-            await threads.run(made.append, 2)
-        refused = await asyncio.gather(*waiting, return_exceptions=True)
-        assert [type(each) for each in refused] == [StoreTimeout, StoreTimeout]
-        free.set()
-        assert await busy
-        await threads.run(made.append, 3)
-
-    asyncio.run(run())
-    assert made == [3]
+    gc.collect()
+    gc.disable()
+    try:
+        asyncio.run(quietly())
+        del error
+        recorder.failures.clear()
+        deadline = time.monotonic() + 10 * PATIENCE
+        while ended() is not None and time.monotonic() < deadline:
+            time.sleep(0.001)  # a thread may be about to forget it
+        assert ended() is None
+    finally:
+        gc.enable()
