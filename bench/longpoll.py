@@ -33,8 +33,8 @@ from publisher.core.ticket import State, Ticket
 from publisher.core.uris import ticket_uri
 from publisher.store import Store
 from publisher.store.engine import db_now, writing
+from publisher.store.new_tickets import NewTicket
 from publisher.store.tables import tickets
-from publisher.store.tickets import NewTicket
 from tests.servers.process import Server, free_port, listens
 
 LOGIN, PASSWORD = "bench", "pass-w0rd"

@@ -10,8 +10,8 @@ from publisher.core.ticket import Ticket
 from publisher.files.hashing import digest
 from publisher.store import Store
 from publisher.store.engine import db_now, writing
+from publisher.store.new_tickets import NewTicket
 from publisher.store.tables import images, tickets, users
-from publisher.store.tickets import NewTicket
 
 OWNER = "root"
 APPLIANCE = 4

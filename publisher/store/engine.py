@@ -203,6 +203,11 @@ def _use_write_ahead_log(connection: sqlite3.Connection) -> None:
             return
 
 
+def busy_seconds() -> float:
+    """Return how long a transaction waits for the locks of others by default."""
+    return _BUSY_SECONDS
+
+
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
     """Run a transaction that only reads.

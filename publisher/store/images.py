@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import fields
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, case, delete, func, insert, or_, select, text, update
+from sqlalchemy import Connection, Engine, Row, bindparam, case, delete, func, insert, or_, select, text, update
 from sqlalchemy.exc import IntegrityError
 
 from publisher.core.errors import Conflict, NotFound, require_own
@@ -172,7 +172,7 @@ class Images:
         if id is not None:
             theirs.append(images.c.id == id)
         with writing(self._engine) as connection:
-            # Locked until the end: creating a ticket for one of them waits (see `lock_ready_image`) and finds it gone.
+            # Locked until the end: creating a ticket for one of them waits (see `hold_ready_images`) and finds it gone.
             query = select(*IMAGE_COLUMNS).where(*theirs).order_by(images.c.id).with_for_update()
             found = [image_of_row(row) for row in connection.execute(query)]
             if id is not None and not found:
@@ -211,11 +211,21 @@ class Images:
             return connection.execute(used).rowcount == 1
 
 
-def lock_ready_image(connection: Connection, id: int) -> bool:
-    """Keep an image from being deleted or registered again until the transaction ends. Return False if there is no such
-    image or it is not ready."""
-    query = select(images.c.id).where(images.c.id == id, images.c.state == ImageState.READY)
-    return connection.execute(query.with_for_update(read=True)).one_or_none() is not None
+_HOLD = (
+    select(images.c.id, db_now())
+    .where(images.c.id.in_(bindparam("ids", expanding=True)), images.c.state == ImageState.READY)
+    .order_by(images.c.id)  # so that two transactions cannot deadlock
+    .with_for_update(read=True)
+)
+
+
+def hold_ready_images(connection: Connection, ids: Collection[int]) -> tuple[float, set[int]]:
+    """Keep images from being deleted or registered again until the transaction ends.
+
+    Return the time, and those that there are and that are ready.
+    """
+    rows = connection.execute(_HOLD, {"ids": list(ids)}).all()
+    return rows[0][1] if rows else 0.0, {row[0] for row in rows}
 
 
 def no_image(owner: str, appliance_id: int, id: int) -> NotFound:

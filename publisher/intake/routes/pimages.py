@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from fastapi import BackgroundTasks, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from publisher.core.errors import NotFound, require_own
+from publisher.core.errors import NotFound, PublisherError, require_own
 from publisher.core.image import Image
 from publisher.core.ticket import Ticket, image_of
 from publisher.core.uris import parse_id, parse_image_uri, ticket_uri
@@ -226,9 +226,13 @@ def _publish(caller: Caller, body: bytes, after: BackgroundTasks, uid: str, aid:
     owner = caller.owner(uid)
 
     def request() -> PublishRequest:
-        if itid is not None:
-            caller.store.images.find(owner, aid, itid)  # raises `NotFound`
-        return read_publish_request(caller, body, owner=owner, appliance_id=aid, image_id=itid)
+        try:
+            return read_publish_request(caller, body, owner=owner, appliance_id=aid, image_id=itid)
+        except PublisherError:
+            if itid is not None:
+                # Without the image there is no such path, whatever is wrong with the body. Raises `NotFound`.
+                caller.store.images.find(owner, aid, itid)
+            raise
 
     services = caller.services
     key = caller.idempotency_key(body)
@@ -240,11 +244,11 @@ def _publish(caller: Caller, body: bytes, after: BackgroundTasks, uid: str, aid:
         policy=services.policy,
         wake=wake_later(after, caller.services.wakeups.ticket),
     )
-    return _created(caller, accepted.ticket)
+    return _created(caller, accepted.ticket, accepted.image)
 
 
-def _created(caller: Caller, ticket: Ticket) -> Response:
-    document = _document(caller, ticket, caller.store.images.get(ticket.image_id))
+def _created(caller: Caller, ticket: Ticket, image: Image | None = None) -> Response:
+    document = _document(caller, ticket, image or caller.store.images.get(ticket.image_id))
     uri = ticket_uri(ticket.owner, ticket.appliance_id, ticket.image_id, ticket.id)
     return caller.created(document, uri)
 
