@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, insert, select
 
-from publisher.store.engine import db_now, reading, writing
+from publisher.store.engine import db_now, insert_rows, reading, writing
 from publisher.store.tables import audit
 
 UNKNOWN = "(unknown)"
@@ -93,15 +93,17 @@ def actor_of(engine: Engine) -> Actor | None:
 def audit_change(connection: Connection, action: str, *objects: str, detail: str = "") -> None:
     """Record what the connection's transaction changes, if there is an actor. `detail` never contains a secret."""
     actor: Actor | None = connection.get_execution_options().get(_ACTOR)
-    audit_changes(connection, action, [(actor, object, detail) for object in objects])
+    if actor is not None and objects:
+        _write(connection, [_row(actor, action, object, detail) for object in objects])
 
 
-def audit_changes(connection: Connection, action: str, changes: Iterable[tuple[Actor | None, str, str]]) -> None:
-    """Record changes of several actors: who changes which object, and details. Changes without an actor are left
-    out."""
-    rows = [_row(actor, action, object, detail) for actor, object, detail in changes if actor is not None]
+def audit_changes(
+    connection: Connection, action: str, at: float, changes: Iterable[tuple[Actor | None, str, str]]
+) -> None:
+    """Record changes of several actors: who changes which object, and details. Leave out changes without an actor."""
+    rows = [_row(actor, action, object, detail) | {"at": at} for actor, object, detail in changes if actor is not None]
     if rows:
-        _write(connection, rows)
+        insert_rows(connection, audit, rows)
 
 
 _ADD = insert(audit).values(at=db_now())

@@ -124,17 +124,17 @@ class QueueCapacity:
             self._by_owner.clear()
         began, accepted, limits = time.monotonic(), Counter[str](), self._limits
 
-        def is_full(count: _Count, limit: int, pending: int, *whose: ColumnElement[bool]) -> bool:
+        def is_full(count: _Count, limit: int, pending: int, owner: str | None) -> bool:
             kept_seconds = 0 if count.queued >= limit else _COUNT_AGAIN_SECONDS
             if limit and count.counted < began - kept_seconds:
-                count.queued, count.counted = _queued(connection, limit, *whose) + pending, began
+                count.queued, count.counted = _queued(connection, limit, owner) + pending, began
             return 0 < limit <= count.queued
 
         def refusal(owner: str) -> TooMany | None:
             mine = self._by_owner.setdefault(owner, _Count())
-            if is_full(mine, limits.user_queue, accepted[owner], tickets.c.owner == owner):
+            if is_full(mine, limits.user_queue, accepted[owner], owner):
                 return TooMany(f"{limits.user_queue} of your images are waiting to be published; try again later")
-            if is_full(self._all, limits.queue, accepted.total()):
+            if is_full(self._all, limits.queue, accepted.total(), None):
                 return TooMany(f"{limits.queue} images are waiting to be published; try again later")
             accepted[owner] += 1
             mine.queued += 1
@@ -152,10 +152,12 @@ class _Count:
     counted: float = -math.inf
 
 
-def _queued(connection: Connection, at_most: int, *whose: ColumnElement[bool]) -> int:
-    """Count queued tickets, no further than to `at_most`, on an index."""
-    found = select(tickets.c.id).where(tickets.c.state == State.QUEUED, *whose).limit(at_most).subquery()
-    return int(connection.execute(select(func.count()).select_from(found)).scalar_one())
+def _queued(connection: Connection, at_most: int, owner: str | None) -> int:
+    """Count queued tickets, of this owner or all, no further than to `at_most`, on an index."""
+    found = select(tickets.c.id).where(tickets.c.state == State.QUEUED).limit(at_most)
+    if owner is not None:
+        found = found.where(tickets.c.owner == owner)
+    return int(connection.execute(select(func.count()).select_from(found.subquery())).scalar_one())
 
 
 def _going_on(connection: Connection, column: Column[str], value: str) -> int:

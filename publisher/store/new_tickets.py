@@ -18,7 +18,7 @@ from publisher.core.ticket import Phase, Progress, State, Ticket
 from publisher.core.uris import ticket_uri
 from publisher.platforms.platform import cloud_account
 from publisher.store.audit import Actor, audit_changes
-from publisher.store.engine import busy_seconds, writing
+from publisher.store.engine import busy_seconds, insert_rows, writing
 from publisher.store.idempotency import IdempotencyKey, KeyTaken, claim_keys, taken_keys
 from publisher.store.images import IMAGE_COLUMNS, hold_ready_images, image_of_row
 from publisher.store.limits import QueueCapacity
@@ -146,14 +146,14 @@ class NewTickets:
             return {}
         times = {"created": now, "modified": now, "accepted": now, "wake_at": now + self._wake_again_seconds}
         rows = [each.row | times for each in group]
-        ids = {row.uid: row.id for row in connection.execute(_INSERT, rows)}
+        ids = {row.uid: row.id for row in insert_rows(connection, tickets, rows, "id", "uid")}
         created = {each: _ticket(ids[row["uid"]], row) for each, row in zip(group, rows, strict=True)}
         keys = {ticket.id: each.key for each, ticket in created.items() if each.key}
         if late := keys.keys() - claim_keys(connection, keys, now):
             connection.execute(delete(tickets).where(tickets.c.id.in_(late)))
             created = {each: ticket for each, ticket in created.items() if ticket.id not in late}
         connection.execute(_APPEND_HISTORY, {"ids": [ticket.id for ticket in created.values()]})
-        audit_changes(connection, "ticket.create", [_change(each, ticket) for each, ticket in created.items()])
+        audit_changes(connection, "ticket.create", now, [_change(each, ticket) for each, ticket in created.items()])
         return created
 
 
@@ -177,8 +177,6 @@ def read_basis(
         return Basis(image=None, key_known=False, signs=False)
     return Basis(image_of_row(row) if row.id is not None else None, row.ticket_id is not None, row.signs)
 
-
-_INSERT = insert(tickets).returning(tickets.c.id, tickets.c.uid)
 
 _APPEND_HISTORY = insert(history).from_select(
     ["ticket_id", "at", "to_state", "phase", "words"],
