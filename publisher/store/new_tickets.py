@@ -24,6 +24,7 @@ from publisher.store.images import IMAGE_COLUMNS, hold_ready_images, image_of_ro
 from publisher.store.limits import QueueCapacity
 from publisher.store.tables import history, idempotency_keys, images, tickets, users
 
+_HARDLY_WAITED_SECONDS = 1.0
 _TOGETHER = 64
 """Maximum number of tickets in one transaction: the first ones wait for the last ones."""
 
@@ -73,6 +74,11 @@ class _Wanted:
     last_try: bool = False
     """A failure is final: it is this ticket's own, or the transaction may have been committed nevertheless."""
 
+    def time_left(self) -> float | None:
+        """Return how long to wait for the locks of others, after having waited for other threads; None: the default."""
+        waited = time.monotonic() - self.since
+        return None if waited < _HARDLY_WAITED_SECONDS else max(0.0, busy_seconds() - waited)
+
 
 class NewTickets:
     """Creates tickets. All threads and actors of a process share it.
@@ -111,9 +117,8 @@ class NewTickets:
 
     def _commit(self, group: Sequence[_Wanted]) -> Sequence[Ticket | Exception]:
         """Write the tickets of a group in one transaction. Return each one's ticket, or why there is none."""
-        waited = time.monotonic() - group[0].since
         group[0].last_try = len(group) == 1
-        with writing(self._engine, wait_seconds=busy_seconds() - waited if waited > 1 else None) as connection:
+        with writing(self._engine, wait_seconds=group[0].time_left()) as connection:
             verdicts = self._write(connection, group)
             for each in group:
                 each.last_try = True

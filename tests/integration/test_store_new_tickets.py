@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import event, func, select, text
-from sqlalchemy.exc import StatementError
+from sqlalchemy.exc import SQLAlchemyError, StatementError
 from sqlalchemy.exc import TimeoutError as StoreTimeout
 
 from publisher.core.batches import Batches
@@ -308,6 +308,25 @@ def test_a_deleted_image_is_published_by_none_of_a_group(together: Together, sto
     assert [type(each.exception()) for each in made] == [Conflict] * 4
     assert_stored(store)
     assert [each.state for each in store.tickets.list()] == [State.QUEUED]
+
+
+def test_no_ticket_waits_twice_for_a_locked_store(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither in the group nor alone after it."""
+    monkeypatch.setattr("publisher.store.engine._BUSY_SECONDS", 1.5)
+    store, other = Store(open_engine(sqlite_url)), Store(open_engine(sqlite_url))
+    try:
+        add_ticket(store)
+        with ThreadPoolExecutor(4) as pool, writing(other.engine):
+            began = time.monotonic()
+            made = [pool.submit(creating(store)) for _ in range(4)]
+            errors = [each.exception(LONG) for each in made]
+            took = time.monotonic() - began
+        assert len(store.tickets.list()) == 1
+    finally:
+        store.close()
+        other.close()
+    assert all(isinstance(each, SQLAlchemyError) for each in errors), errors
+    assert took < 1.5 * PATIENCE
 
 
 def test_whoever_waits_too_long_for_the_store_gets_no_ticket(
