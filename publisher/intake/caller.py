@@ -36,7 +36,7 @@ from publisher.intake.wire.codec import read_document, write_document
 from publisher.intake.wire.walk import AccountResolver
 from publisher.platforms.platform import Document, find_platform, known_platforms
 from publisher.store import Store
-from publisher.store.idempotency import IdempotencyKey
+from publisher.store.new_tickets import IdempotencyKey
 from publisher.store.users import User
 from publisher.web import auth
 from publisher.web.conditional import Rendered, respond

@@ -16,9 +16,8 @@ from publisher.services.wakeups import Wake
 from publisher.services.webhooks import no_signing_secret
 from publisher.store import Store
 from publisher.store.accounts import StoredAccount
-from publisher.store.idempotency import IdempotencyKey
 from publisher.store.images import no_image
-from publisher.store.new_tickets import NewTicket
+from publisher.store.new_tickets import IdempotencyKey, NewTicket
 from publisher.telemetry.logs import current_request_id
 from publisher.telemetry.tracing import current_traceparent
 

@@ -1,10 +1,10 @@
-"""Creating tickets. Those that several threads create at the same time are committed in one transaction."""
+"""Creating tickets: together, if several threads do so at the same time, and once for each idempotency key."""
 
 from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -18,15 +18,68 @@ from publisher.core.ticket import Phase, Progress, State, Ticket
 from publisher.core.uris import ticket_uri
 from publisher.platforms.platform import cloud_account
 from publisher.store.audit import Actor, audit_changes
-from publisher.store.engine import busy_seconds, insert_rows, writing
-from publisher.store.idempotency import IdempotencyKey, KeyTaken, claim_keys, taken_keys
+from publisher.store.engine import busy_seconds, db_now, insert_rows, reading, upsert, writing
 from publisher.store.images import IMAGE_COLUMNS, hold_ready_images, image_of_row
 from publisher.store.limits import QueueCapacity
 from publisher.store.tables import history, idempotency_keys, images, tickets, users
+from publisher.store.ticket_rows import TICKET_COLUMNS, ticket_of
 
 _HARDLY_WAITED_SECONDS = 1.0
 _TOGETHER = 64
 """Maximum number of tickets in one transaction: the first ones wait for the last ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class IdempotencyKey:
+    """A key, and the request that it came with."""
+
+    owner: str
+    """Login of the caller. Each caller has its own keys."""
+    key: str
+    fingerprints: tuple[str, ...] = field(repr=False)
+    """Fingerprints of the request, by each of the vault's keys; store the first."""
+    seconds: float
+    """How long the key is valid."""
+
+    @property
+    def name(self) -> tuple[str, str]:
+        return self.owner, self.key
+
+
+class KeyTaken(Conflict):
+    """Idempotency-Key: another request with this key is being processed; try again"""
+
+
+class IdempotencyKeys:
+    """Idempotency keys and their tickets."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def ticket(self, key: IdempotencyKey) -> Ticket | None:
+        """Return the ticket of the first request with this key; None if there was none.
+
+        Raises `Conflict` if that was a different request.
+        """
+        query = (
+            select(*[*TICKET_COLUMNS, idempotency_keys.c.digest])
+            .join(idempotency_keys, idempotency_keys.c.ticket_id == tickets.c.id)
+            .where(idempotency_keys.c.owner == key.owner, idempotency_keys.c.key == key.key)
+            .where(idempotency_keys.c.created > db_now() - key.seconds)
+        )
+        with reading(self._engine) as connection:
+            row = connection.execute(query).one_or_none()
+        if row is None:
+            return None
+        if row.digest not in key.fingerprints:
+            raise Conflict("Idempotency-Key: was used for another request; a new request needs a new key")
+        return ticket_of(row)
+
+    def purge(self, seconds: float) -> int:
+        """Delete the keys that are older than `seconds`. Return how many."""
+        expired = idempotency_keys.c.created <= db_now() - seconds
+        with writing(self._engine, durable=False) as connection:
+            return connection.execute(delete(idempotency_keys).where(expired)).rowcount
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +179,7 @@ class NewTickets:
 
     def _write(self, connection: Connection, group: Sequence[_Wanted]) -> list[Ticket | Exception]:
         now, ready = hold_ready_images(connection, {each.new.image_id for each in group})
-        taken = taken_keys(connection, [each.key for each in group if each.key], now)
+        taken = _taken_keys(connection, [each.key for each in group if each.key], now)
         no_room = self._capacity.room(connection)
 
         def refusal(wanted: _Wanted) -> Exception | None:
@@ -251,3 +304,36 @@ _READ = [each.name for each in fields(Ticket) if each.name not in ("id", "progre
 def _change(wanted: _Wanted, ticket: Ticket) -> tuple[Actor | None, str, str]:
     uri = ticket_uri(ticket.owner, ticket.appliance_id, ticket.image_id, ticket.id)
     return wanted.actor, uri, f"to {ticket.platform}, as {ticket.name!r}"
+
+
+def _taken_keys(connection: Connection, keys: Sequence[IdempotencyKey], now: float) -> set[tuple[str, str]]:
+    """Return the names of those keys that have a ticket. Deletes those that have expired."""
+    if not keys:
+        return set()
+    query = select(idempotency_keys.c.owner, idempotency_keys.c.key, idempotency_keys.c.created).where(
+        idempotency_keys.c.owner.in_({each.owner for each in keys}),
+        idempotency_keys.c.key.in_({each.key for each in keys}),
+    )
+    created = {(row.owner, row.key): row.created for row in connection.execute(query)}
+    known = [each for each in keys if each.name in created]
+    expired = {each.name: each for each in known if created[each.name] <= now - each.seconds}
+    for _, each in sorted(expired.items()):
+        same = idempotency_keys.c.owner == each.owner, idempotency_keys.c.key == each.key
+        connection.execute(delete(idempotency_keys).where(*same, idempotency_keys.c.created <= now - each.seconds))
+    return {each.name for each in known} - set(expired)
+
+
+def claim_keys(connection: Connection, keys: Mapping[int, IdempotencyKey], now: float) -> set[int]:
+    """Store the keys of these tickets, in the transaction that creates the tickets. Return the tickets that got theirs.
+
+    If another transaction is storing the same key, waits until that ends.
+    """
+    rows = [
+        {"owner": key.owner, "key": key.key, "digest": key.fingerprints[0], "ticket_id": ticket_id, "created": now}
+        # In one order, so that two transactions cannot deadlock.
+        for ticket_id, key in sorted(keys.items(), key=lambda each: each[1].name)
+    ]
+    if not rows:
+        return set()
+    insert = upsert(connection, idempotency_keys).on_conflict_do_nothing().returning(idempotency_keys.c.ticket_id)
+    return set(connection.execute(insert, rows).scalars())

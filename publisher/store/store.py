@@ -18,11 +18,10 @@ from publisher.store.appliances import Appliances
 from publisher.store.audit import Actor, Audit, acting
 from publisher.store.engine import open_engine, reading
 from publisher.store.fleet import Fleet, Leadership
-from publisher.store.idempotency import IdempotencyKeys
 from publisher.store.images import Images
 from publisher.store.leases import Leases
 from publisher.store.limits import Limits, QueueCapacity, UploadSlots
-from publisher.store.new_tickets import NewTickets
+from publisher.store.new_tickets import IdempotencyKeys, NewTickets
 from publisher.store.notifications import Notifications
 from publisher.store.orphans import Sweeping
 from publisher.store.publications import Publications

@@ -14,10 +14,9 @@ from publisher.core.uris import ticket_uri
 from publisher.platforms.platform import cloud_account, image_service, platform_of
 from publisher.store.audit import actor_of, audit_change
 from publisher.store.engine import db_now, reading, writing
-from publisher.store.idempotency import IdempotencyKey
 from publisher.store.images import hold_ready_images
 from publisher.store.limits import UploadSlots
-from publisher.store.new_tickets import Basis, NewTicket, NewTickets, missing_image, read_basis
+from publisher.store.new_tickets import Basis, IdempotencyKey, NewTicket, NewTickets, missing_image, read_basis
 from publisher.store.tables import accounts, history, images, journal, samples, tickets, tombstones
 from publisher.store.ticket_rows import (
     TICKET_COLUMNS,

@@ -21,9 +21,8 @@ from publisher.core.uris import ticket_uri
 from publisher.store import Store
 from publisher.store.audit import Actor
 from publisher.store.engine import open_engine, reading, writing
-from publisher.store.idempotency import IdempotencyKey, KeyTaken, claim_keys
 from publisher.store.limits import Limits
-from publisher.store.new_tickets import NewTicket, NewTickets
+from publisher.store.new_tickets import IdempotencyKey, KeyTaken, NewTicket, NewTickets, claim_keys
 from publisher.store.tables import history, images
 from tests.patience import PATIENCE
 from tests.records import add_ticket, remove_image

@@ -17,7 +17,7 @@ from publisher.core.errors import Conflict, InvalidRequest, TooMany, require_own
 from publisher.core.ticket import Ticket
 from publisher.core.uris import parse_id
 from publisher.services import publishing
-from publisher.store.idempotency import IdempotencyKey
+from publisher.store.new_tickets import IdempotencyKey
 from publisher.web.error_handlers import status_of
 from publisher.web.request import API, WriterRoute, base_url, wake_later
 
