@@ -37,11 +37,11 @@ from publisher.intake.wire.walk import AccountResolver
 from publisher.platforms.platform import Document, find_platform, known_platforms
 from publisher.store import Store
 from publisher.store.idempotency import IdempotencyKey
-from publisher.store.users import User
+from publisher.store.users import Beside, CallerRow, User
 from publisher.web import auth
 from publisher.web.conditional import Rendered, respond
 from publisher.web.negotiation import Format, NotAcceptable, answer_format, body_format, charset
-from publisher.web.request import API, Services, WriterRoute, actor, base_url, services, signed_in
+from publisher.web.request import API, Services, WriterRoute, actor, base_url, services, signed_in_beside
 
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e][\x20-\x7e]{0,254}")
 _NUMBER_MAX = (1 << 31) - 1
@@ -83,6 +83,7 @@ class Operation:
     also_body, also_answer: media types beside those of documents, or instead of them if there is no root.
     conflict: why the route may answer 409; "" if it never does.
     not_found: whether the object, or what it belongs to, may be missing.
+    beside: what to read of the path's ticket in the same statement as the caller: `Caller.found` has it.
     """
 
     summary: str
@@ -97,6 +98,7 @@ class Operation:
     also_body: tuple[str, ...] = ()
     also_answer: tuple[str, ...] = ()
     not_found: bool = True
+    beside: Beside | None = None
 
     def __call__(self, endpoint: _Endpoint) -> _Endpoint:
         setattr(endpoint, _DECLARATION, self)
@@ -150,9 +152,13 @@ class Caller:
 
     request: Request
     services: Services
-    user: User
+    found: CallerRow
     form: Format
     operation: Operation
+
+    @property
+    def user(self) -> User:
+        return self.found.user
 
     @cached_property
     def store(self) -> Store:
@@ -257,9 +263,9 @@ class Caller:
 
 def caller(request: Request) -> Caller:
     """Return the caller of an API request. Raises `NotAuthenticated`, `TooMany`, `NotAcceptable`."""
-    user = signed_in(request)
-    form = answer_format(request.headers.get("accept"))
-    return Caller(request, services(request), user, form, declaration(request.scope["endpoint"]))
+    declared = declaration(request.scope["endpoint"])
+    found = signed_in_beside(request, declared.beside)
+    return Caller(request, services(request), found, answer_format(request.headers.get("accept")), declared)
 
 
 Calling = Annotated[Caller, Depends(caller)]
@@ -268,7 +274,7 @@ Calling = Annotated[Caller, Depends(caller)]
 def rendered(form: Format, root: str, document: Document, modified: float) -> Rendered:
     """Write the answer's body and its validators. `modified` is in seconds since the epoch."""
     body = write_document(form, root, document)
-    return Rendered(body, form.content_type, f'"{hashlib.sha256(body).hexdigest()[:32]}"', math.ceil(modified))
+    return Rendered(lambda: body, form.content_type, f'"{hashlib.sha256(body).hexdigest()[:32]}"', math.ceil(modified))
 
 
 def answer(request: Request, form: Format, root: str, document: Document, modified: float) -> Response:

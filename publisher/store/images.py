@@ -21,6 +21,7 @@ from publisher.store.list_queries import Fields, select_page
 from publisher.store.tables import images, tickets
 
 IMAGE_COLUMNS = [images.c[each.name] for each in fields(Image)]
+_NAMES = [each.name for each in IMAGE_COLUMNS]
 
 # The same as `Image.reported_format`.
 _STORED = func.coalesce(func.nullif(images.c.format, ""), images.c.wanted_format, "raw")
@@ -228,8 +229,13 @@ def _missing(owner: str, appliance_id: int, id: int) -> str:
 
 def image_of_row(row: Row[Any]) -> Image:
     """Build an image from a row that has `IMAGE_COLUMNS`, and maybe others."""
-    values = {each.name: row._mapping[each.name] for each in IMAGE_COLUMNS}
+    return image_of_values([row._mapping[each.name] for each in IMAGE_COLUMNS])
+
+
+def image_of_values(given: Sequence[Any]) -> Image:
+    """Build an image from the values of `IMAGE_COLUMNS`."""
+    values = dict(zip(_NAMES, given, strict=True))
     # Earlier versions stored `qcow2` where this one says `openstackqcow2`.
-    wanted = row.wanted_format and full_name(row.wanted_format)
-    read = {"state": ImageState(row.state), "format": full_name(row.format), "wanted_format": wanted}
+    wanted = values["wanted_format"] and full_name(values["wanted_format"])
+    read = {"state": ImageState(values["state"]), "format": full_name(values["format"]), "wanted_format": wanted}
     return Image(**values | read)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -36,6 +36,29 @@ _NOT_LISTED: dict[str, Any] = {
 }
 """Values for the columns that a brief list does not read."""
 _LISTED_COLUMNS = [each for each in TICKET_COLUMNS if each.name not in _NOT_LISTED]
+_NOT_IN_STATUS: dict[str, Any] = {
+    "account": {},
+    "sealed_secrets": None,
+    "target": {},
+    "name": "",
+    "cloud_id": None,
+    "finished": None,
+    "not_before": 0.0,
+    "lease_token": 0,
+    "worker": None,
+    "account_id": None,
+    "downloads": 0,
+    "accepted": 0.0,
+    "reason": None,
+    "request_id": None,
+    "traceparent": None,
+    "failure": None,
+}
+"""Values for the columns that no status shows."""
+STATUS_COLUMNS = [each for each in TICKET_COLUMNS if each.name not in _NOT_IN_STATUS]
+"""The columns that a status is made of. None is JSON, which takes long to decode."""
+_NAMES = [each.name for each in TICKET_COLUMNS]
+_STATUS_NAMES = [each.name for each in STATUS_COLUMNS]
 _NOTIFIED_COLUMNS = [
     tickets.c[name]
     for name in (
@@ -108,7 +131,21 @@ def select_tickets(
 
 def ticket_of(row: Row[Any], *, brief: bool = False) -> Ticket:
     """Build a ticket from a row; `brief` as in `select_tickets`."""
-    values: Mapping[Any, Any] = {**row._mapping, **_NOT_LISTED} if brief else row._mapping
+    values = dict(zip(row._fields, row, strict=True))
+    return _ticket(values | _NOT_LISTED if brief else values)
+
+
+def ticket_of_values(values: Sequence[Any]) -> Ticket:
+    """Build a ticket from the values of `TICKET_COLUMNS`."""
+    return _ticket(dict(zip(_NAMES, values, strict=True)))
+
+
+def status_ticket(values: Sequence[Any]) -> Ticket:
+    """Build a ticket from the values of `STATUS_COLUMNS`. It has only what its status shows."""
+    return _ticket(dict(zip(_STATUS_NAMES, values, strict=True)) | _NOT_IN_STATUS)
+
+
+def _ticket(values: Mapping[str, Any]) -> Ticket:
     return Ticket(
         **{name: values[name] for name in _PLAIN},
         state=State(values["state"]),

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC
 from email.utils import formatdate, parsedate_to_datetime
+from functools import cached_property
 
 from fastapi import Request, Response
 
@@ -16,15 +17,22 @@ from publisher.core.ticket import Ticket
 from publisher.web.request import services
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Rendered:
-    """A document in the form that is sent. Callers that ask for the same share it."""
+    """A document in the form that is sent, written when it is first needed. Callers that ask for the same share it.
 
-    body: bytes
+    The ETag and the time of the last change suffice for a 304.
+    """
+
+    write: Callable[[], bytes]
     media_type: str
     etag: str
     changed: int
     """Time of the last change, in whole seconds since the epoch, rounded up."""
+
+    @cached_property
+    def body(self) -> bytes:
+        return self.write()
 
 
 def respond(request: Request, document: Rendered) -> Response:

@@ -27,7 +27,7 @@ from publisher.outbound.policy import OutboundPolicy
 from publisher.services.wakeups import Wake, Wakeups
 from publisher.store import Store
 from publisher.store.audit import Actor
-from publisher.store.users import User
+from publisher.store.users import Beside, CallerRow, User
 from publisher.web import auth
 from publisher.web.body_limits import BodyTooLarge
 from publisher.web.rate_limits import Throttle
@@ -81,10 +81,23 @@ def signed_in(request: Request) -> User:
 
     Raises `NotAuthenticated`, or `TooMany` if the user sends too many requests or too many sign-ins have failed.
     """
+    return signed_in_beside(request, None).user
+
+
+def signed_in_beside(request: Request, beside: Beside | None) -> CallerRow:
+    """Return what `signed_in` returns and, read in the same statement, what `beside` says of the path's ticket."""
     made = services(request)
-    user = signer(request) or made.authenticator.user(request.headers.get("authorization"), address(request))
-    made.throttle.users.count(user.login)
-    return user
+    ticket_id = parse_id(str(request.path_params.get("pitid", ""))) if beside else None
+    found = made.authenticator.caller(
+        request.scope["raw_path"],
+        request.scope["query_string"],
+        request.headers.get("authorization"),
+        address(request),
+        beside=beside if ticket_id else None,
+        ticket_id=ticket_id or 0,
+    )
+    made.throttle.users.count(found.user.login)
+    return found
 
 
 async def count_address(request: Request) -> None:

@@ -29,6 +29,7 @@ from publisher.intake.publish_request import read_publish_request
 from publisher.platforms.platform import CRED_ACCOUNT, PUBLISH_IMAGE, Document
 from publisher.services import publishing
 from publisher.services.publishing import PublishRequest
+from publisher.store.users import Beside
 from publisher.web.conditional import last_modified, respond
 from publisher.web.request import Body, Id, wake_later
 
@@ -108,18 +109,24 @@ def statuses(caller: Calling, uid: str, aid: Id) -> Response:
 
 
 @router.get(_IMAGE + "/pimages/{pitid}")
-@Operation("Get a published image", answer=PUBLISH_IMAGE, parameters=(EXTENSIONS,))
+@Operation("Get a published image", answer=PUBLISH_IMAGE, parameters=(EXTENSIONS,), beside=Beside.WHOLE)
 def published_image(caller: Calling, uid: str, aid: Id, itid: Id, pitid: Id) -> Response:
     ticket = _ticket(caller, uid, aid, itid, pitid)
     caller.check_shown(ticket.platform)
-    image = caller.store.images.get(ticket.image_id)
+    image = caller.found.image
     # The answer describes the image, too, which changes when it is fetched again.
     changed = max(last_modified(ticket), image.modified if image else 0.0)
     return caller.answer(_document(caller, ticket, image), changed)
 
 
 @router.get(_IMAGE + "/pimages/{pitid}/status")
-@Operation("Get the status of a publication", entitlement="image_publish", answer="status", parameters=(WAIT,))
+@Operation(
+    "Get the status of a publication",
+    entitlement="image_publish",
+    answer="status",
+    parameters=(WAIT,),
+    beside=Beside.STATUS,
+)
 async def published_image_status(request: Request, caller: Calling, uid: str, aid: Id, itid: Id, pitid: Id) -> Response:
     seconds = wait_seconds(request)
     ticket = await run_in_threadpool(_ticket, caller, uid, aid, itid, pitid)
@@ -288,5 +295,6 @@ def _statuses(caller: Caller, found: Sequence[Ticket]) -> Response:
 
 def _ticket(caller: Caller, uid: str, aid: int, itid: int, pitid: int) -> Ticket:
     owner = caller.owner(uid)
-    found, missing = caller.store.tickets.get(pitid), f"image {itid} has no published image {pitid}"
+    found = caller.found.ticket if caller.operation.beside else caller.store.tickets.get(pitid)
+    missing = f"image {itid} has no published image {pitid}"
     return require_own(found, missing, owner, appliance_id=aid, image_id=itid)
