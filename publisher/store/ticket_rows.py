@@ -91,6 +91,12 @@ class TicketFilter:
     """A part of the name, in upper or lower case, or the ticket's id."""
     ids: Collection[int] | None = None
 
+    @property
+    def number(self) -> list[int]:
+        """The id that the words name, if they name one."""
+        id = parse_id(self.words.removeprefix("#"))
+        return [] if id is None else [id]
+
     def conditions(self) -> list[ColumnElement[bool]]:
         found = [
             tickets.c[name] == wanted
@@ -101,8 +107,7 @@ class TicketFilter:
             found.append(tickets.c.platform == self.platform)
         if self.words:
             named = tickets.c.name.icontains(self.words, autoescape=True)
-            id = parse_id(self.words.removeprefix("#"))
-            found.append(named if id is None else or_(named, tickets.c.id == id))
+            found.append(or_(named, *(tickets.c.id == id for id in self.number)))
         if self.ids is not None:
             found.append(tickets.c.id.in_(self.ids))
         return found
