@@ -37,7 +37,8 @@ from publisher.intake.wire.walk import AccountResolver
 from publisher.platforms.platform import Document, find_platform, known_platforms
 from publisher.store import Store
 from publisher.store.idempotency import IdempotencyKey
-from publisher.store.users import Beside, CallerRow, User
+from publisher.store.ticket_rows import Extent
+from publisher.store.users import CallerRow, User
 from publisher.web import auth
 from publisher.web.conditional import Rendered, respond
 from publisher.web.negotiation import Format, NotAcceptable, answer_format, body_format, charset
@@ -98,7 +99,7 @@ class Operation:
     also_body: tuple[str, ...] = ()
     also_answer: tuple[str, ...] = ()
     not_found: bool = True
-    beside: Beside | None = None
+    beside: Extent | None = None
 
     def __call__(self, endpoint: _Endpoint) -> _Endpoint:
         setattr(endpoint, _DECLARATION, self)

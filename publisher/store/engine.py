@@ -204,12 +204,14 @@ def _use_write_ahead_log(connection: sqlite3.Connection) -> None:
 
 
 @contextmanager
-def reading(engine: Engine) -> Iterator[Connection]:
+def reading(engine: Engine, *, together: bool = False) -> Iterator[Connection]:
     """Run a transaction that only reads.
 
     On PostgreSQL no transaction is begun: each statement sees what was committed when it started, with or without one.
+    With `together`, all statements see the same.
     """
-    options = {"isolation_level": "AUTOCOMMIT"} if engine.dialect.name == "postgresql" else {}
+    level = "REPEATABLE READ" if together else "AUTOCOMMIT"
+    options = {"isolation_level": level} if engine.dialect.name == "postgresql" else {}
     with engine.connect().execution_options(**options) as connection, connection.begin():
         yield connection
 

@@ -1,20 +1,33 @@
-"""Lists of tickets for people: newest first, page by page, as fast with a hundred thousand tickets as with ten."""
+"""Lists of tickets: for people newest first and page by page, for programs as a whole, oldest first."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Select, func, select
+from sqlalchemy import BigInteger, ColumnElement, Connection, Engine, Select, cast, func, select
 
 from publisher.core.image import Image
 from publisher.core.ticket import FINAL, State, Ticket, mean_rate
 from publisher.store.engine import reading
-from publisher.store.tables import samples, ticket_names, tickets
-from publisher.store.ticket_rows import TICKET_COLUMNS, TicketFilter, select_tickets, ticket_of
+from publisher.store.tables import images, samples, ticket_names, tickets
+from publisher.store.ticket_rows import (
+    TICKET_COLUMNS,
+    Extent,
+    TicketFilter,
+    extent_columns,
+    select_tickets,
+    ticket_and_image,
+    ticket_of,
+)
 
+WHOLE_PAGE = 100
+"""Number of tickets in a page of a whole list: some hundred kilobytes as a document."""
+_MICROSECONDS = 1e6
+_SUM_BITS = (1 << 36) - 1
+"""Only these bits of a value are summed up, so that the sum of millions of them fits into 64 bits."""
 _TRIGRAM = 3
 COUNTED_MAX = 1000
 """Counting stops above this number, because it would take ever longer."""
@@ -47,6 +60,28 @@ class Upload:
         return mean_rate(self.sent_last - self.sent_first, self.last - self.first)
 
 
+@dataclass(frozen=True, slots=True)
+class ListState:
+    """What a whole list consists of at one moment."""
+
+    total: int
+    changed: float
+    """When anything in it last changed, in seconds since the epoch; 0 if it is empty."""
+    version: str
+    """A text that changes whenever anything in the list changes that callers see."""
+    last_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class WholeList:
+    """A whole list, in pages of `WHOLE_PAGE` tickets with their images. Each page is read when it is taken."""
+
+    state: ListState
+    pages: Iterator[Sequence[tuple[Ticket, Image | None]]]
+    short: bool
+    """Whether the first page has the whole list."""
+
+
 class Publications:
     """Lists of tickets, and figures for them."""
 
@@ -68,6 +103,35 @@ class Publications:
     def these(self, ids: Collection[int]) -> Sequence[Ticket]:
         """Return those of these tickets that exist, newest first as in a page."""
         return self._read(select_tickets(TicketFilter(ids=ids), newest_first=True, brief=True))
+
+    def whole(
+        self, wanted: TicketFilter, extent: Extent, *, unless: Callable[[ListState], bool] = lambda _: False
+    ) -> WholeList | ListState:
+        """Return all wanted tickets, oldest first. If `unless` holds for the list's state, return only that.
+
+        The list's state and its first page are read together. Each further page is read in a transaction of its own,
+        from the last ticket on: a caller that takes its time holds no connection, and no old rows in the database. So
+        the total is the one at the beginning. Tickets that are created later are left out. A ticket that is deleted
+        before its page is read is missing although it was counted. A ticket that changes before is shown as it is then;
+        that gives the list another state, so nobody takes it for the current one for longer.
+        """
+        with reading(self._engine, together=True) as connection:
+            state = _list_state(connection, wanted, extent)
+            if unless(state):
+                return state
+            first = _whole_page(connection, wanted, extent, 0, state.last_id)
+        return WholeList(state, self._pages(wanted, extent, first, state.last_id), state.total <= WHOLE_PAGE)
+
+    def _pages(
+        self, wanted: TicketFilter, extent: Extent, page: Sequence[tuple[Ticket, Image | None]], last_id: int
+    ) -> Iterator[Sequence[tuple[Ticket, Image | None]]]:
+        while page:
+            yield page
+            after = page[-1][0].id
+            if len(page) < WHOLE_PAGE or after == last_id:
+                return
+            with reading(self._engine) as connection:
+                page = _whole_page(connection, wanted, extent, after, last_id)
 
     def of_image(self, image: Image, count: int, *, unfinished: bool = False) -> Sequence[Ticket]:
         """Return an image's newest tickets, or its newest unfinished ones.
@@ -155,6 +219,49 @@ def _narrowed(connection: Connection, wanted: TicketFilter) -> TicketFilter:
     query = names_query(connection.dialect.name, wanted.words).limit(COUNTED_MAX + 1)
     found = connection.execute(query).scalars().all()
     return wanted if len(found) > COUNTED_MAX else replace(wanted, ids=[*found, *wanted.number])
+
+
+def _list_state(connection: Connection, wanted: TicketFilter, extent: Extent) -> ListState:
+    """Read the state of a whole list.
+
+    The sums find each change: every change of a ticket or an image sets one of its times, or its progress, to a new
+    value. The latest time alone would not: of two transactions, the one with the earlier time may commit last.
+    """
+    times = tickets.c.modified, func.coalesce(tickets.c.progressed, 0.0)
+    query = select(
+        func.count(),
+        func.coalesce(func.max(tickets.c.id), 0),
+        *(func.coalesce(func.max(each), 0.0) for each in times),
+        *(_sum(cast(each * _MICROSECONDS, BigInteger)) for each in times),
+        _sum(tickets.c.sent),
+    ).where(*wanted.conditions())
+    total, last_id, modified, progressed, *sums = connection.execute(query).one()
+    changed = max(modified, progressed)
+    if total and extent is Extent.WHOLE:
+        # The answer describes the images, too.
+        of_images = select(
+            func.count(),
+            func.coalesce(func.max(images.c.modified), 0.0),
+            _sum(cast(images.c.modified * _MICROSECONDS, BigInteger)),
+        ).where(images.c.owner == wanted.owner)
+        number, images_modified, images_sum = connection.execute(of_images).one()
+        changed = max(changed, images_modified)
+        sums += number, images_sum
+    return ListState(total, changed, " ".join(str(int(each)) for each in (total, last_id, *sums)), last_id)
+
+
+def _sum(values: ColumnElement[int]) -> ColumnElement[int]:
+    return func.coalesce(func.sum(values.bitwise_and(_SUM_BITS)), 0)
+
+
+def _whole_page(
+    connection: Connection, wanted: TicketFilter, extent: Extent, after: int, last_id: int
+) -> Sequence[tuple[Ticket, Image | None]]:
+    query = select(*extent_columns(extent)).where(*wanted.conditions(), tickets.c.id > after, tickets.c.id <= last_id)
+    if extent is Extent.WHOLE:
+        query = query.join_from(tickets, images, images.c.id == tickets.c.image_id, isouter=True)
+    rows = connection.execute(query.order_by(tickets.c.id).limit(WHOLE_PAGE))
+    return [(ticket, image) for ticket, image in (ticket_and_image(extent, row) for row in rows) if ticket]
 
 
 def names_query(database: str, words: str) -> Select[int]:

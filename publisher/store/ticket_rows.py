@@ -7,13 +7,16 @@ import uuid
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from enum import Enum
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, Table, case, insert, or_, select, update
+from sqlalchemy import Column, ColumnElement, Connection, Row, Select, Table, case, insert, or_, select, update
 
+from publisher.core.image import Image
 from publisher.core.ticket import FINAL, TRANSITIONS, Phase, Progress, State, Ticket
 from publisher.core.uris import image_uri, parse_id, ticket_uri
 from publisher.store.engine import db_now
+from publisher.store.images import IMAGE_COLUMNS, image_of_values
 from publisher.store.tables import history, notifications, tickets, users
 
 _WAKE_AGAIN_LONGEST_SECONDS = 300.0
@@ -55,10 +58,10 @@ _NOT_IN_STATUS: dict[str, Any] = {
     "failure": None,
 }
 """Values for the columns that no status shows."""
-STATUS_COLUMNS = [each for each in TICKET_COLUMNS if each.name not in _NOT_IN_STATUS]
+_STATUS_COLUMNS = [each for each in TICKET_COLUMNS if each.name not in _NOT_IN_STATUS]
 """The columns that a status is made of. None is JSON, which takes long to decode."""
 _NAMES = [each.name for each in TICKET_COLUMNS]
-_STATUS_NAMES = [each.name for each in STATUS_COLUMNS]
+_STATUS_NAMES = [each.name for each in _STATUS_COLUMNS]
 _NOTIFIED_COLUMNS = [
     tickets.c[name]
     for name in (
@@ -78,6 +81,13 @@ def version_of(ticket: Ticket) -> Version:
     return ticket.modified, ticket.progressed, ticket.state, ticket.phase, ticket.progress.sent
 
 
+class Extent(Enum):
+    """What is read of a ticket, depending on what the answer shows."""
+
+    STATUS = "what its status shows"
+    WHOLE = "the ticket and the image that now has the number of its image"
+
+
 @dataclass(frozen=True, slots=True)
 class TicketFilter:
     """Which tickets to select. None matches any, and so does an empty text in `platform` and `words`."""
@@ -90,6 +100,7 @@ class TicketFilter:
     words: str = ""
     """A part of the name, in upper or lower case, or the ticket's id."""
     ids: Collection[int] | None = None
+    platforms: Collection[str] | None = None
 
     @property
     def number(self) -> list[int]:
@@ -108,6 +119,8 @@ class TicketFilter:
         if self.words:
             named = tickets.c.name.icontains(self.words, autoescape=True)
             found.append(or_(named, *(tickets.c.id == id for id in self.number)))
+        if self.platforms is not None:
+            found.append(tickets.c.platform.in_(sorted(self.platforms)))
         if self.ids is not None:
             found.append(tickets.c.id.in_(self.ids))
         return found
@@ -140,14 +153,21 @@ def ticket_of(row: Row[Any], *, brief: bool = False) -> Ticket:
     return _ticket(values | _NOT_LISTED if brief else values)
 
 
-def ticket_of_values(values: Sequence[Any]) -> Ticket:
-    """Build a ticket from the values of `TICKET_COLUMNS`."""
-    return _ticket(dict(zip(_NAMES, values, strict=True)))
+def extent_columns(extent: Extent) -> Sequence[Column[Any]]:
+    """Return the columns for `ticket_and_image`."""
+    return _STATUS_COLUMNS if extent is Extent.STATUS else [*TICKET_COLUMNS, *IMAGE_COLUMNS]
 
 
-def status_ticket(values: Sequence[Any]) -> Ticket:
-    """Build a ticket from the values of `STATUS_COLUMNS`. It has only what its status shows."""
-    return _ticket(dict(zip(_STATUS_NAMES, values, strict=True)) | _NOT_IN_STATUS)
+def ticket_and_image(extent: Extent, values: Sequence[Any]) -> tuple[Ticket | None, Image | None]:
+    """Build a ticket and its image from the values of `extent_columns`. An outer join finds none, or one without the
+    other."""
+    if values[0] is None:
+        return None, None
+    if extent is Extent.STATUS:
+        return _ticket(dict(zip(_STATUS_NAMES, values, strict=True)) | _NOT_IN_STATUS), None
+    of_ticket, of_image = values[: len(_NAMES)], values[len(_NAMES) :]
+    ticket = _ticket(dict(zip(_NAMES, of_ticket, strict=True)))
+    return ticket, None if of_image[0] is None else image_of_values(of_image)
 
 
 def _ticket(values: Mapping[str, Any]) -> Ticket:

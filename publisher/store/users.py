@@ -6,7 +6,6 @@ import os
 from base64 import b64encode
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
 from functools import cache
 from typing import Any
 
@@ -37,9 +36,8 @@ from publisher.core.ticket import Ticket
 from publisher.core.uris import role_uri, user_uri, webhook_uri
 from publisher.store.audit import audit_change
 from publisher.store.engine import db_now, keep_others_out, next_id, reading, writing
-from publisher.store.images import IMAGE_COLUMNS, image_of_values
 from publisher.store.tables import api_keys, images, roles, sessions, tickets, users
-from publisher.store.ticket_rows import STATUS_COLUMNS, TICKET_COLUMNS, status_ticket, ticket_of_values
+from publisher.store.ticket_rows import Extent, extent_columns, ticket_and_image
 
 ENTITLEMENT_DESCRIPTIONS = {
     "image_publish": "Publish images; follow, cancel and delete tickets",
@@ -93,13 +91,6 @@ class Notify:
     sealed_secret: bytes | None = field(repr=False)
 
 
-class Beside(Enum):
-    """What is read of a ticket in the same statement as the caller who asks for it."""
-
-    STATUS = "what its status shows"
-    WHOLE = "the ticket and its image"
-
-
 @dataclass(frozen=True, slots=True)
 class CallerRow:
     """What one statement reads of a caller, and of the ticket that the caller asks for."""
@@ -109,9 +100,9 @@ class CallerRow:
     sealed_secret: bytes | None = field(default=None, repr=False)
     """The sealed secret of the API key that the caller was found by."""
     ticket: Ticket | None = None
-    """The wanted ticket, whoever owns it. With `Beside.STATUS` it has only what its status shows."""
+    """The wanted ticket, whoever owns it. With `Extent.STATUS` it has only what its status shows."""
     image: Image | None = None
-    """With `Beside.WHOLE`, the image that now has the number of the ticket's image."""
+    """With `Extent.WHOLE`, the image that now has the number of the ticket's image."""
 
 
 class Users:
@@ -261,15 +252,15 @@ class Users:
         found = self.caller(login)
         return (found.user, found.password_hash) if found else None
 
-    def caller(self, login: str, beside: Beside | None = None, ticket_id: int = 0) -> CallerRow | None:
+    def caller(self, login: str, beside: Extent | None = None, ticket_id: int = 0) -> CallerRow | None:
         """Return a user and, if `beside` says so, a ticket. One statement reads both."""
         return self._caller(login, False, beside, ticket_id)
 
-    def caller_with_key(self, public_key: str, beside: Beside | None = None, ticket_id: int = 0) -> CallerRow | None:
+    def caller_with_key(self, public_key: str, beside: Extent | None = None, ticket_id: int = 0) -> CallerRow | None:
         """Return the owner of an API key, its sealed secret and, if `beside` says so, a ticket."""
         return self._caller(public_key, True, beside, ticket_id)
 
-    def _caller(self, who: str, by_key: bool, beside: Beside | None, ticket_id: int) -> CallerRow | None:
+    def _caller(self, who: str, by_key: bool, beside: Extent | None, ticket_id: int) -> CallerRow | None:
         query = _caller_query(self._engine.dialect.name, by_key, beside)
         with reading(self._engine) as connection:
             rows = connection.execute(query, {"who": who, "ticket": ticket_id} if beside else {"who": who}).all()
@@ -279,7 +270,7 @@ class Users:
         held = tuple(_role_of(row[_AT_ROLE:_AT_TICKET]) for row in rows if row[_AT_ROLE] is not None)
         login, administrator, entitlements, created, id, password_hash, sealed_secret = rows[0][:_AT_ROLE]
         user = User(login, administrator, frozenset(entitlements), created, id, held)
-        ticket, image = _beside(beside, rows[0][_AT_TICKET:])
+        ticket, image = ticket_and_image(beside, rows[0][_AT_TICKET:]) if beside else (None, None)
         return CallerRow(user, password_hash, sealed_secret, ticket, image)
 
 
@@ -402,11 +393,10 @@ _ROLE_COLUMNS = [roles.c[name] for name in ("name", "description", "entitlements
 _USER_COLUMNS = [users.c[name] for name in ("login", "administrator", "entitlements", "created", "id", "password_hash")]
 _AT_ROLE = len(_USER_COLUMNS) + 1
 _AT_TICKET = _AT_ROLE + len(_ROLE_COLUMNS)
-_BESIDE_COLUMNS = {None: [], Beside.STATUS: STATUS_COLUMNS, Beside.WHOLE: [*TICKET_COLUMNS, *IMAGE_COLUMNS]}
 
 
 @cache
-def _caller_query(database: str, by_key: bool, beside: Beside | None) -> Select[Any]:
+def _caller_query(database: str, by_key: bool, beside: Extent | None) -> Select[Any]:
     """Select the user `:who`, or the owner of that API key, with the user's roles and the ticket `:ticket`.
 
     Built once, because building it takes longer than executing it.
@@ -421,18 +411,8 @@ def _caller_query(database: str, by_key: bool, beside: Beside | None) -> Select[
         found = found.join(api_keys, api_keys.c.owner == users.c.login)
     if beside is not None:
         found = found.outerjoin(tickets, tickets.c.id == bindparam("ticket", type_=BigInteger))
-    if beside is Beside.WHOLE:
+    if beside is Extent.WHOLE:
         found = found.outerjoin(images, images.c.id == tickets.c.image_id)
     who = (api_keys.c.public_key if by_key else users.c.login) == bindparam("who", type_=String)
-    columns = *_USER_COLUMNS, key, *_ROLE_COLUMNS, *_BESIDE_COLUMNS[beside]
+    columns = *_USER_COLUMNS, key, *_ROLE_COLUMNS, *(extent_columns(beside) if beside else ())
     return select(*columns).select_from(found).where(who).order_by(roles.c.name)
-
-
-def _beside(beside: Beside | None, values: Sequence[Any]) -> tuple[Ticket | None, Image | None]:
-    """Build what was read beside the caller. The first value is the ticket's id; None if there is no such ticket."""
-    if beside is None or values[0] is None:
-        return None, None
-    if beside is Beside.STATUS:
-        return status_ticket(values), None
-    of_ticket, of_image = values[: len(TICKET_COLUMNS)], values[len(TICKET_COLUMNS) :]
-    return ticket_of_values(of_ticket), None if of_image[0] is None else image_of_values(of_image)

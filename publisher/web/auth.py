@@ -21,7 +21,8 @@ from publisher.core.names import check_name, check_text
 from publisher.core.vault import Sealer
 from publisher.store import Store
 from publisher.store.api_keys import ApiKey
-from publisher.store.users import Beside, CallerRow, User, verify_password
+from publisher.store.ticket_rows import Extent
+from publisher.store.users import CallerRow, User, verify_password
 from publisher.web.password_hashing import AllPlacesTaken, Hashing
 from publisher.web.rate_limits import SignIns, network_of
 
@@ -108,7 +109,7 @@ class Authenticator:
         authorization: str | None,
         address: str,
         *,
-        beside: Beside | None = None,
+        beside: Extent | None = None,
         ticket_id: int = 0,
     ) -> CallerRow:
         """Return who sent a request: who signed it if it names an API key, else the user of its `Authorization` header.
@@ -124,7 +125,7 @@ class Authenticator:
         password: str,
         address: str,
         door: str,
-        beside: Beside | None = None,
+        beside: Extent | None = None,
         ticket_id: int = 0,
     ) -> CallerRow:
         try:
@@ -167,7 +168,7 @@ class Authenticator:
         return found.user if found else None
 
     def _signer(
-        self, raw_path: bytes, query: bytes, beside: Beside | None = None, ticket_id: int = 0
+        self, raw_path: bytes, query: bytes, beside: Extent | None = None, ticket_id: int = 0
     ) -> CallerRow | None:
         if b"apiKey" not in query and b"%" not in query:
             return None

@@ -5,16 +5,18 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC
 from email.utils import formatdate, parsedate_to_datetime
 from functools import cached_property
+from itertools import chain
 
 from fastapi import Request, Response
+from starlette.responses import StreamingResponse
 
 from publisher.core.ticket import Ticket
-from publisher.web.request import services
+from publisher.web.request import is_head, services
 
 
 @dataclass(frozen=True)
@@ -37,17 +39,37 @@ class Rendered:
 
 def respond(request: Request, document: Rendered) -> Response:
     """Return a 200 with the document, or a 304 if the caller already has it."""
-    headers = {
-        "ETag": document.etag,
-        # Two changes may share a second, which the date cannot distinguish. So send the second after the change or,
-        # as long as that is in the future, the current one, which gets no later request a 304.
-        "Last-Modified": formatdate(min(document.changed, math.floor(time.time())), usegmt=True),
-        "Cache-Control": "private, no-cache",
-        "Vary": "Accept, Authorization",
-    }
+    headers = _validators(document.etag, document.changed)
     if caller_has(request, document.etag, document.changed):
         return Response(status_code=304, headers=headers)
     return Response(document.body, headers=headers, media_type=document.media_type)
+
+
+def unchanged(etag: str, changed: int) -> Response:
+    """Return a 304."""
+    return Response(status_code=304, headers=_validators(etag, changed))
+
+
+def stream(request: Request, pieces: Iterator[bytes], media_type: str, etag: str, changed: int) -> Response:
+    """Return a 200 with a body that is sent while threads write it, a piece at a time, as fast as the caller reads.
+
+    The first piece is written here, so that an error gets an answer of its own. An error in a later one ends the
+    connection: the caller sees that the rest is missing.
+    """
+    first = next(pieces)
+    rest = iter(()) if is_head(request) else chain((first,), pieces)
+    return StreamingResponse(rest, headers=_validators(etag, changed), media_type=media_type)
+
+
+def _validators(etag: str, changed: int) -> dict[str, str]:
+    return {
+        "ETag": etag,
+        # Two changes may share a second, which the date cannot distinguish. So send the second after the change or,
+        # as long as that is in the future, the current one, which gets no later request a 304.
+        "Last-Modified": formatdate(min(changed, math.floor(time.time())), usegmt=True),
+        "Cache-Control": "private, no-cache",
+        "Vary": "Accept, Authorization",
+    }
 
 
 def is_conditional(request: Request) -> bool:

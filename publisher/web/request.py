@@ -27,7 +27,8 @@ from publisher.outbound.policy import OutboundPolicy
 from publisher.services.wakeups import Wake, Wakeups
 from publisher.store import Store
 from publisher.store.audit import Actor
-from publisher.store.users import Beside, CallerRow, User
+from publisher.store.ticket_rows import Extent
+from publisher.store.users import CallerRow, User
 from publisher.web import auth
 from publisher.web.body_limits import BodyTooLarge
 from publisher.web.rate_limits import Throttle
@@ -84,7 +85,7 @@ def signed_in(request: Request) -> User:
     return signed_in_beside(request, None).user
 
 
-def signed_in_beside(request: Request, beside: Beside | None) -> CallerRow:
+def signed_in_beside(request: Request, beside: Extent | None) -> CallerRow:
     """Return what `signed_in` returns and, read in the same statement, what `beside` says of the path's ticket."""
     made = services(request)
     ticket_id = parse_id(str(request.path_params.get("pitid", ""))) if beside else None

@@ -12,14 +12,15 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as some
 from sqlalchemy import insert, select, text, update
 
-from publisher.core.ticket import Sample, State
+from publisher.core.ticket import Phase, Sample, State
+from publisher.intake.documents import status_document
 from publisher.store import Store, publications
 from publisher.store.engine import reading, writing
-from publisher.store.publications import COUNTED_MAX, names_query, page_query
-from publisher.store.tables import ticket_names, tickets
-from publisher.store.ticket_rows import TicketFilter, select_tickets
+from publisher.store.publications import COUNTED_MAX, WholeList, names_query, page_query
+from publisher.store.tables import images, ticket_names, tickets
+from publisher.store.ticket_rows import Extent, TicketFilter, select_tickets
 from tests.conftest import open_store
-from tests.records import add_ticket, current, put_back, statements
+from tests.records import add_ticket, current, put_back, remove_image, statements
 from tests.servers.postgres import PostgresServer
 
 MANY = 3000
@@ -290,3 +291,63 @@ def test_a_page_is_read_in_its_order_from_an_index(
 def test_listed_ticket_has_its_time_of_acceptance(store: Store) -> None:
     ticket = add_ticket(store)
     assert store.publications.these([ticket.id])[0].accepted == current(store, ticket).accepted
+
+
+def whole(store: Store, wanted: TicketFilter, extent: Extent = Extent.WHOLE) -> WholeList:
+    found = store.publications.whole(wanted, extent)
+    assert isinstance(found, WholeList)
+    return found
+
+
+def test_whole_list_is_read_in_pages(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = [add_ticket(store, owner=owner, image_id=image) for image in (1, 2) for owner in ("root", "anna", "root")]
+    remove_image(store, 2)
+    mine = [each for each in made if each.owner == "root"]
+    for count in (1, 3, 4, 9):
+        monkeypatch.setattr(publications, "WHOLE_PAGE", count)
+        found = whole(store, TicketFilter("root"))
+        pages = list(found.pages)
+        assert all(len(page) <= count for page in pages)
+        assert [pair for page in pages for pair in page] == [(each, store.images.get(each.image_id)) for each in mine]
+        assert (found.state.total, found.short) == (4, count >= 4)
+        assert found.state.changed == max(mine[-1].changed, mine[0].changed)
+        statuses = [ticket for page in whole(store, TicketFilter("root"), Extent.STATUS).pages for ticket, _ in page]
+        assert [status_document(each) for each in statuses] == [status_document(each) for each in mine]
+    for wanted in (TicketFilter("nobody"), TicketFilter("root", ids=()), TicketFilter("root", platforms=["aws"])):
+        none = whole(store, wanted)
+        assert (none.state.total, none.state.changed, none.short, list(none.pages)) == (0, 0.0, True, [])
+    assert store.publications.whole(TicketFilter("root"), Extent.WHOLE, unless=lambda _: True) == found.state
+
+
+def test_state_of_a_list_changes_with_every_change(store: Store) -> None:
+    first, second = add_ticket(store), add_ticket(store)
+    seen = [whole(store, TicketFilter("root")).state.version]
+
+    def check() -> None:
+        now = whole(store, TicketFilter("root")).state.version
+        assert now not in seen
+        assert now == whole(store, TicketFilter("root")).state.version
+        seen.append(now)
+
+    claim = store.leases.claim(second.id, "worker", 60.0)
+    assert claim
+    check()
+    store.leases.phase(claim, Phase.UPLOADING, "on it")
+    check()
+    for sent in (5, 6):
+        store.leases.renew(claim, 60.0, sent=sent)
+        check()
+    # A transaction that began earlier may end later, with a time before the latest one.
+    put_back(store, first, modified=1000)
+    check()
+    put_back(store, first, modified=999)
+    check()
+    store.tickets.request_cancel(first.id)
+    check()
+    with writing(store.engine) as connection:
+        connection.execute(update(images).where(images.c.id == 1).values(modified=images.c.modified - 1e-3))
+    check()
+    store.tickets.remove(first.id)
+    check()
+    add_ticket(store)
+    check()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 import re
+from collections.abc import Iterable, Iterator, Sequence
 
 from publisher.core.errors import InvalidRequest
 from publisher.intake.wire import json, xml
@@ -31,6 +32,9 @@ _KNOWN = frozenset(
 """Supported character sets, by Python's names. Python has other codecs that are no character sets or take quadratic
 time."""
 _OF_JSON = frozenset({"utf-8", "ascii"})
+
+_LIST_MARKS = {Format.XML: (b"<*>", b"</*>", b""), Format.JSON: (b"[", b"]", b",")}
+"""How the items of a list begin and end, and what is between two of them. `*` is the name of the list's wrapper."""
 
 _DECLARED = re.compile(r"""\A(<\?xml\s[^>]*?)\sencoding\s*=\s*(?:"[^"]*"|'[^']*')""")
 _DECLARATION_CHARACTERS = 256
@@ -68,6 +72,24 @@ def write_document(answer_format: Format, root: str, document: Document, *, requ
     if answer_format is Format.JSON:
         return json.render(root, document, request=request)
     return xml.render(root, document, request=request)
+
+
+def write_list(answer_format: Format, root: str, total: int, pages: Iterable[Sequence[Document]]) -> Iterator[bytes]:
+    """Write a list document piece by piece. Its wrapper has the name of the root; `pages` are its items.
+
+    The pieces are the bytes that `write_document` writes for all items at once: each page is written as a list of its
+    own, from which the beginning and the end are cut off. Takes a page only when the piece before it was taken.
+    """
+    begin, end, comma = _LIST_MARKS[answer_format]
+    before, after = (mark.replace(b"*", root.encode()) for mark in (begin, end))
+    tail = b""
+    for page in filter(None, pages):
+        written = write_document(answer_format, root, {"total": total, root: page})
+        start = written.index(before) + len(before)
+        stop = written.rindex(after)
+        yield (comma if tail else written[:start]) + written[start:stop]
+        tail = written[stop:]
+    yield tail or write_document(answer_format, root, {"total": total, root: ()})
 
 
 # Character sets -------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from publisher.core.errors import InvalidRequest
 from publisher.intake.wire import json, xml
-from publisher.intake.wire.codec import read_document, write_document
+from publisher.intake.wire.codec import read_document, write_document, write_list
 from publisher.intake.wire.schema import ROOTS, TYPES, root_field
 from publisher.intake.wire.walk import concrete_type
 from publisher.platforms.platform import TYPE_KEY, Document, Field, Kind, Platform, find_platform, known_platforms
@@ -79,6 +79,22 @@ def test_document_is_unchanged_after_writing_and_reading(root: str, data: st.Dat
     # Elements are written in the schema's order, whatever order the document has.
     assert xml.render(root, json.parse(root, as_json), request=True) == as_xml
     assert xml.parse(xml.render(root, dict(reversed(document.items())), request=True)) == (root, document)
+
+
+@pytest.mark.parametrize("root", ["publishImages", "statuses"])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_list_written_piece_by_piece_has_the_same_bytes(root: str, data: st.DataObject) -> None:
+    item = TYPES[root].by_name[root].item
+    assert item is not None
+    platform = data.draw(st.sampled_from(known_platforms()))
+    pages = data.draw(st.lists(st.lists(documents(item, platform), max_size=3), max_size=4))
+    if pages and not pages[0]:
+        pages[0].append(data.draw(documents(item, platform)))  # only a list without any item has an empty first page
+    whole = {"total": 7, root: [each for page in pages for each in page]}
+    for form in Format:
+        assert b"".join(write_list(form, root, 7, pages)) == write_document(form, root, whole)
+        assert read_document(b"".join(write_list(form, root, 7, pages)), form, root)["total"] == 7
 
 
 @settings(max_examples=200, deadline=None)
