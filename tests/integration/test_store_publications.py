@@ -16,7 +16,7 @@ from publisher.core.ticket import Phase, Sample, State
 from publisher.intake.documents import status_document
 from publisher.store import Store, publications
 from publisher.store.engine import reading, writing
-from publisher.store.publications import COUNTED_MAX, WholeList, names_query, page_query
+from publisher.store.publications import COUNTED_MAX, WholeList, names_query, page_query, whole_page_query
 from publisher.store.tables import images, ticket_names, tickets
 from publisher.store.ticket_rows import Extent, TicketFilter, select_tickets
 from tests.conftest import open_store
@@ -286,6 +286,25 @@ def test_a_page_is_read_in_its_order_from_an_index(
             plan = [row[0] for row in connection.exec_driver_sql(f"EXPLAIN {sql}")]
             assert "Index Scan" in "".join(plan), plan
             assert "Seq Scan" not in "".join(plan), plan
+
+
+@pytest.mark.parametrize("extent", Extent)
+@pytest.mark.parametrize(
+    "wanted",
+    [TicketFilter("user1"), TicketFilter("user1", 4), TicketFilter("user1", 4, 1), TicketFilter("user1", image_id=1)],
+)
+def test_a_page_of_a_whole_list_is_read_in_its_order_from_an_index(
+    full_store: Store, wanted: TicketFilter, extent: Extent
+) -> None:
+    query = whole_page_query(replace(wanted, platforms=["openstack"]), extent, MANY // 2, MANY)
+    sql = str(query.compile(full_store.engine, compile_kwargs={"literal_binds": True}))
+    with reading(full_store.engine) as connection:
+        if full_store.engine.dialect.name == "sqlite":
+            plan = [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}")]
+            assert all(step.startswith("SEARCH") for step in plan), plan
+        else:
+            lines = "".join(row[0] for row in connection.exec_driver_sql(f"EXPLAIN {sql}"))
+            assert "Seq Scan on tickets" not in lines
 
 
 def test_listed_ticket_has_its_time_of_acceptance(store: Store) -> None:
