@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from select import POLLIN, poll
 from typing import Any
 
 from sqlalchemy import URL, Connection, Double, Engine, QueuePool, Table, create_engine, event, func, make_url, select
@@ -16,7 +17,7 @@ from sqlalchemy.dialects.postgresql import Insert as PostgresqlInsert
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import Insert as SqliteInsert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, DisconnectionError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
@@ -117,19 +118,35 @@ def open_engine(url: str) -> Engine:
         case "sqlite":
             return _open_sqlite(parsed)
         case "postgresql":
-            return create_engine(
-                parsed.set(drivername="postgresql+psycopg"),
-                **_POOL,
-                pool_pre_ping=True,
-                connect_args={
-                    "connect_timeout": _CONNECT_SECONDS,
-                    "options": "-c statement_timeout=30000 -c lock_timeout=10000"
-                    " -c idle_in_transaction_session_timeout=60000",
-                    "tcp_user_timeout": 20000,
-                },
-            )
+            return _open_postgresql(parsed)
         case other:
             raise ConfigurationError(f"PUBLISHER_DATABASE_URL: '{other}' is not supported; use sqlite or postgresql")
+
+
+def _open_postgresql(url: URL) -> Engine:
+    engine = create_engine(
+        url.set(drivername="postgresql+psycopg"),
+        **_POOL,
+        connect_args={
+            "connect_timeout": _CONNECT_SECONDS,
+            "options": "-c statement_timeout=30000 -c lock_timeout=10000 -c idle_in_transaction_session_timeout=60000",
+            "tcp_user_timeout": 20000,
+        },
+    )
+
+    @event.listens_for(engine, "checkout")
+    def _check_open(connection: Any, *_: object) -> None:
+        # A server that has gone has closed its connections, so there is something to read. Only then ask it, because
+        # asking each time (`pool_pre_ping`) costs as much as a query.
+        try:
+            ready = poll()
+            ready.register(connection.fileno(), POLLIN)
+            if ready.poll(0):
+                engine.dialect.do_ping(connection)
+        except (engine.dialect.loaded_dbapi.Error, OSError) as error:
+            raise DisconnectionError from error
+
+    return engine
 
 
 def _open_sqlite(url: URL) -> Engine:

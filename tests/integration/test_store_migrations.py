@@ -166,6 +166,21 @@ def test_a_restarted_postgresql_is_reached_again(postgres: PostgresServer, postg
     postgres.drop(url)
 
 
+@pytest.mark.real
+def test_connections_that_the_server_closed_are_replaced(postgres: PostgresServer, postgres_template: str) -> None:
+    url = postgres.fresh(postgres_template)
+    store = open_store(url)
+    with reading(store.engine) as one, reading(store.engine) as another:
+        before = {each.execute(text("SELECT pg_backend_pid()")).scalar_one() for each in (one, another)}
+    postgres.run("psql", "-d", url.rsplit("/", 1)[1], "-c", "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                 " WHERE datname = current_database() AND pid <> pg_backend_pid()")  # fmt: skip
+    with reading(store.engine) as one, writing(store.engine) as another:
+        after = {each.execute(text("SELECT pg_backend_pid()")).scalar_one() for each in (one, another)}
+    assert before.isdisjoint(after)
+    store.close()
+    postgres.drop(url)
+
+
 def _found_by_name(store: Store) -> list[str]:
     add_ticket(store, name="Web server")
     add_ticket(store, name="another")
