@@ -6,7 +6,6 @@ A waiting caller holds no thread and no connection to the database. While nobody
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import math
 import re
@@ -26,8 +25,7 @@ from publisher.intake.documents import status_document
 from publisher.intake.wire.codec import write_document
 from publisher.store import Store
 from publisher.store.ticket_rows import Version, version_of
-from publisher.version import __version__
-from publisher.web.conditional import Rendered, caller_has, is_conditional
+from publisher.web.conditional import Rendered, caller_has, etag_of, is_conditional
 from publisher.web.negotiation import Format
 
 logger = logging.getLogger(__name__)
@@ -68,8 +66,7 @@ class TicketStatus:
     def status(self, form: Format) -> Rendered:
         """Return the status. Its ETag comes from the ticket's version, so a 304 needs no document."""
         if form not in self._written:
-            seen = f"{__version__} {form} {self.ticket.id} {self.ticket.uid} {self.version}"
-            etag = f'"{hashlib.sha256(seen.encode()).hexdigest()[:32]}"'
+            etag = etag_of(form.content_type, self.ticket.id, self.ticket.uid, self.version)
             changed = math.ceil(self.ticket.changed)
             self._written[form] = Rendered(lambda: self._write(form), form.content_type, etag, changed)
         return self._written[form]

@@ -16,6 +16,7 @@ from fastapi import Request, Response
 from starlette.responses import StreamingResponse
 
 from publisher.core.ticket import Ticket
+from publisher.version import __version__
 from publisher.web.request import is_head, services
 
 
@@ -70,6 +71,11 @@ def _validators(etag: str, changed: int) -> dict[str, str]:
         "Cache-Control": "private, no-cache",
         "Vary": "Accept, Authorization",
     }
+
+
+def etag_of(*version: object) -> str:
+    """Return the ETag of a document that is written from values with this version, by this version of the software."""
+    return f'"{hashlib.sha256(repr((__version__, *version)).encode()).hexdigest()[:32]}"'
 
 
 def is_conditional(request: Request) -> bool:

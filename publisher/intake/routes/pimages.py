@@ -34,8 +34,7 @@ from publisher.services import publishing
 from publisher.services.publishing import PublishRequest
 from publisher.store.publications import ListState
 from publisher.store.ticket_rows import Extent, TicketFilter
-from publisher.version import __version__
-from publisher.web.conditional import Rendered, caller_has, last_modified, respond, stream, unchanged
+from publisher.web.conditional import Rendered, caller_has, etag_of, last_modified, respond, stream, unchanged
 from publisher.web.request import Body, Id, wake_later
 
 router = api_router()
@@ -280,8 +279,8 @@ def _list(caller: Caller, wanted: TicketFilter) -> Response:
     extent = Extent.STATUS if root == "statuses" else Extent.WHOLE
 
     def etag(state: ListState) -> str:
-        seen = f"{__version__} {root} {caller.form} {wanted} {sorted(shown)} {state.version}"
-        return f'"{caller.services.sealer.mac("list", seen)}"'
+        key = caller.services.sealer.mac("list", "")
+        return etag_of(key, root, caller.form.content_type, wanted, sorted(shown), state.version)
 
     def known(state: ListState) -> bool:
         return caller_has(caller.request, etag(state), math.ceil(state.changed))
