@@ -46,6 +46,7 @@ bench: .venv/.development  ## measure the intake, and compare an upload with oth
 	$(BIN)/python -m bench.longpoll
 	$(BIN)/python -m bench.console
 	$(BIN)/python -m bench.signins
+	$(BIN)/python -m bench.lists
 
 screenshots: .venv/.development  ## save screenshots of the console's main pages in docs/screenshots
 	$(BIN)/python -m tests.browser.screenshots

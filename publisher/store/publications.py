@@ -25,6 +25,8 @@ from publisher.store.ticket_rows import (
 
 WHOLE_PAGE = 100
 """Number of tickets in a page of a whole list: some hundred kilobytes as a document."""
+_SOON = 10
+"""Number of tickets that a whole list begins with: a few, so that the first byte comes soon."""
 _MICROSECONDS = 1e6
 _SUM_BITS = (1 << 36) - 1
 """Only these bits of a value are summed up, so that the sum of millions of them fits into 64 bits."""
@@ -75,7 +77,7 @@ class ListState:
 
 @dataclass(frozen=True, slots=True)
 class WholeList:
-    """A whole list, in pages of `WHOLE_PAGE` tickets with their images. Each page is read when it is taken."""
+    """A whole list, in pages of at most `WHOLE_PAGE` tickets with their images. Each is read when it is taken."""
 
     state: ListState
     pages: Iterator[Sequence[tuple[Ticket, Image | None]]]
@@ -126,13 +128,14 @@ class Publications:
     def _pages(
         self, wanted: TicketFilter, extent: Extent, page: Sequence[tuple[Ticket, Image | None]], last_id: int
     ) -> Iterator[Sequence[tuple[Ticket, Image | None]]]:
+        parts = [page[:_SOON], page[_SOON:]]
         while page:
-            yield page
-            after = page[-1][0].id
-            if len(page) < WHOLE_PAGE or after == last_id:
+            yield from filter(None, parts)
+            if len(page) < WHOLE_PAGE or page[-1][0].id == last_id:
                 return
             with reading(self._engine) as connection:
-                page = _whole_page(connection, wanted, extent, after, last_id)
+                page = _whole_page(connection, wanted, extent, page[-1][0].id, last_id)
+            parts = [page]
 
     def of_image(self, image: Image, count: int, *, unfinished: bool = False) -> Sequence[Ticket]:
         """Return an image's newest tickets, or its newest unfinished ones.
