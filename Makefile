@@ -46,13 +46,16 @@ bench: .venv/.development  ## measure the intake, and compare an upload with oth
 	$(BIN)/python -m bench.longpoll
 	$(BIN)/python -m bench.console
 	$(BIN)/python -m bench.signins
+	$(BIN)/python -m bench.commands
+	$(BIN)/python -m bench.servers
+	$(BIN)/python -m bench.lists
 
 screenshots: .venv/.development  ## save screenshots of the console's main pages in docs/screenshots
 	$(BIN)/python -m tests.browser.screenshots
 
 clean:  ## remove everything that these targets have created
 	[ ! -x $(BIN)/python ] || $(BIN)/python -m demo.run --stop || true
-	rm -rf .venv .venv-devcloud .venv-devcloud.lock .demo .test-run .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis *.egg-info
+	rm -rf .venv .venv-devcloud .venv-devcloud.lock .demo .test-run .bench .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis *.egg-info
 
 .venv/.runtime: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed; make PYTHON=python3.12 …")'

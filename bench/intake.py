@@ -4,6 +4,8 @@ The intake runs on SQLite and on PostgreSQL, as `publisher serve` starts it, wit
 rounds also measure a peer, Flower's `POST /api/task/send-task`, which stores no ticket, and a floor, a bare loop of an
 INSERT committed to disk and an `apply_async` (see bench/floor.py). The output shows the medians of all rounds, and
 ratios round by round. Polls ask for random tickets in a small store and in a large one: both must cost the same.
+
+An earlier state of the code (`--before`) answers the same requests in the same rounds, so that a gain is a ratio, too.
 """
 
 from __future__ import annotations
@@ -15,14 +17,17 @@ import os
 import platform
 import sqlite3
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
 import uuid
 from base64 import b64encode
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -31,23 +36,23 @@ from rich.console import Console
 from rich.table import Table
 from sqlalchemy import insert, select, text
 
+from bench.earlier import BEFORE, PRESENT, REPOSITORY, Version, earlier
 from bench.load import Load, Report, report_of, run
 from publisher.cli import programs
-from publisher.core.image import Digests, Image
+from publisher.core.image import Digests
 from publisher.core.settings import Settings
 from publisher.core.ticket import Phase, State
 from publisher.core.uris import image_uri, ticket_uri
-from publisher.intake.wire.codec import write_document
+from publisher.intake.wire.writing import write_document
 from publisher.store import Store
 from publisher.store.engine import reading, writing
+from publisher.store.new_tickets import NewTicket
 from publisher.store.tables import tickets
-from publisher.store.tickets import NewTicket
 from publisher.web.negotiation import Format
 from tests.servers.postgres import PostgresServer, postgres_server
 from tests.servers.process import Server, free_port, listens
 from tests.servers.redis import redis_server
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 LOGIN, PASSWORD = "root", "a-password-of-benchmarks"
 AUTHORIZATION = "Basic " + b64encode(f"{LOGIN}:{PASSWORD}".encode()).decode()
 APPLIANCE = 4
@@ -66,7 +71,7 @@ class Intake:
 
     port: int
     pid: int
-    image: Image
+    image_id: int
     count: int
     database_url: str
 
@@ -74,7 +79,7 @@ class Intake:
         """POST a publish request for an image with its cloud account, in XML as UForge clients write it."""
         headers = {"Authorization": AUTHORIZATION, "Content-Type": "application/xml"}
         path = f"/api/users/{LOGIN}/appliances/{APPLIANCE}/pimages"
-        body = publish_request(self.image).decode()
+        body = publish_request(self.image_id).decode()
         return run(Load(self.port, "POST", [path], headers, body, clients, seconds), self.pid, "201")
 
     def polls(self, clients: int, seconds: float) -> tuple[Way, Way]:
@@ -95,7 +100,7 @@ class Intake:
         return plain, conditional
 
     def status_path(self, id: int) -> str:
-        return f"/api/{ticket_uri(LOGIN, APPLIANCE, self.image.id, id)}/status"
+        return f"/api/{ticket_uri(LOGIN, APPLIANCE, self.image_id, id)}/status"
 
     def sign_in(self, again: int = 50) -> tuple[float, float]:
         """Return the seconds of the first poll with a password, and the median of later ones.
@@ -115,10 +120,10 @@ class Intake:
         return taken[0], statistics.median(taken[1:])
 
 
-def publish_request(image: Image) -> bytes:
+def publish_request(image_id: int) -> bytes:
     document: dict[str, object] = {
         "@type": "PublishImageOpenStack",
-        "imageUri": image_uri(LOGIN, APPLIANCE, image.id),
+        "imageUri": image_uri(LOGIN, APPLIANCE, image_id),
         "credAccount": {
             "@type": "CredAccountOpenStack",
             "glanceUrl": "http://glance.example.com:9292",
@@ -134,28 +139,53 @@ def publish_request(image: Image) -> bytes:
     return write_document(Format.XML, "publishImage", document, request=True)
 
 
+FILL = """
+import sys
+from bench.intake import fill
+from publisher.core.settings import Settings
+filled = fill(Settings.from_environment(), int(sys.argv[1]))
+print(getattr(filled, "id", filled))
+"""
+
+
 @contextmanager
-def intake(directory: Path, database_url: str, broker_url: str, count: int) -> Iterator[Intake]:
-    port = free_port()
-    settings = Settings(data_dir=directory, database_url=database_url, broker_url=broker_url, intake_port=port)
+def intake(
+    version: Version, directory: Path, database_url: str, broker_url: str, count: int
+) -> Iterator[tuple[Intake, Intake]]:
+    """Start an intake over a new store, and a second process of it on another port."""
+    ports = free_port(), free_port()
+    settings = [
+        # What a benchmark publishes exceeds the limit of the queue.
+        Settings(
+            data_dir=directory, database_url=database_url, broker_url=broker_url, intake_port=port, user_queue_max=0
+        )
+        for port in ports
+    ]
     directory.mkdir()
-    image = fill(settings, count)
-    server = Server(
-        programs.intake(settings),
-        directory / "intake.log",
-        ready=lambda: listens(port),
-        environment=programs.inherited() | settings.environment() | {"PYTHONPATH": str(REPOSITORY)},
-    )
-    server.start()
-    try:
-        assert server.pid
-        yield Intake(port, server.pid, image, count, settings.database)
-    finally:
-        server.kill()
+    own = programs.inherited() | {"PYTHONPATH": str(version.directory)}
+    filled = subprocess.run(
+        [version.python, "-c", FILL, str(count)],
+        cwd=directory, env=own | settings[0].environment(), stdout=subprocess.PIPE, text=True, check=True,
+    )  # fmt: skip
+    with ExitStack() as stack:
+        started: list[Intake] = []
+        for each in settings:
+            port = each.intake_port
+            server = Server(
+                [version.python, *programs.intake(each)[1:]],
+                directory / f"intake-{port}.log",
+                ready=lambda port=port: listens(port),  # type: ignore[misc]
+                environment=own | each.environment(),
+            )
+            stack.callback(server.kill)
+            server.start()
+            assert server.pid
+            started.append(Intake(port, server.pid, int(filled.stdout), count, each.database))
+        yield started[0], started[1]
 
 
-def fill(settings: Settings, count: int) -> Image:
-    """Create the tables, a user, an image, and published tickets of the image.
+def fill(settings: Settings, count: int) -> int:
+    """Create the tables, a user, an image, and published tickets of the image, and return the image's id.
 
     The first ticket is accepted as any other; the rest are copies of it.
     """
@@ -185,7 +215,7 @@ def fill(settings: Settings, count: int) -> Image:
             connection.execute(text("SELECT setval(pg_get_serial_sequence('tickets', 'id'), max(id)) FROM tickets"))
             connection.execute(text("VACUUM ANALYZE tickets"))
     store.close()
-    return image
+    return image.id
 
 
 @contextmanager
@@ -225,6 +255,7 @@ def floor(database_url: str, broker_url: str, seconds: float) -> Report:
 # Rounds ---------------------------------------------------------------------------------------------------------------
 
 PUBLISH, FLOWER, FLOOR = "publish", "Flower send-task", "INSERT + apply_async"
+TWO = "publish, two processes"
 
 
 def main() -> None:
@@ -235,11 +266,13 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=5, help="number of rounds (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=1.0, help="length of each measurement (default: %(default)s)")
+    parser.add_argument("--before", default=BEFORE, help="revision to compare with; '' for none (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help="run two short rounds with 10,000 tickets, as a check")
     given = parser.parse_args()
     if given.quick:
-        given.rounds, given.seconds, given.tickets = 2, 0.5, 10_000
-    console = Console(width=120)
+        given.rounds, given.seconds, given.tickets, given.before = 2, 0.5, 10_000, ""
+    versions = [PRESENT, *([earlier(given.before)] if given.before else [])]
+    console = Console(width=140)
     started = time.monotonic()
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="publisher-bench-")))
@@ -249,7 +282,7 @@ def main() -> None:
         print_machine(console, postgres, given.clients)
         for name in ("SQLite", "PostgreSQL"):
             fresh = postgres.fresh if name == "PostgreSQL" else str
-            measure(console, name, directory / name, fresh, broker_url, flowers, given)
+            measure(console, name, directory / name, fresh, broker_url, flowers, versions, given)
     console.print(f"The intake's benchmark took {time.monotonic() - started:.0f} s")
 
 
@@ -260,6 +293,7 @@ def measure(
     fresh: Callable[[], str],
     broker_url: str,
     flowers: tuple[int, int],
+    versions: Sequence[Version],
     given: argparse.Namespace,
 ) -> None:
     """Measure all ways on one database.
@@ -267,20 +301,24 @@ def measure(
     `fresh` makes a database and returns its URL; empty: SQLite in the data directory.
     """
     directory.mkdir()
-    with (
-        intake(directory / "small", fresh(), broker_url, SMALL) as small,
-        intake(directory / "large", fresh(), broker_url, given.tickets) as large,
-    ):
-        first, later = small.sign_in()
-        large.sign_in()
+    with ExitStack() as stack:
         ways: dict[str, Way] = {}
-        for each in (small, large):
-            plain, conditional = each.polls(given.clients, given.seconds)
-            ways |= {poll_name(each.count): plain, poll_name(each.count, known=True): conditional}
+        large: dict[str, Intake] = {}
+        for version in versions:
+            for count in (SMALL, given.tickets) if version is PRESENT else (given.tickets,):
+                place = directory / f"{version.name}-{count}"
+                one, two = stack.enter_context(intake(version, place, fresh(), broker_url, count))
+                first, later = one.sign_in()
+                two.sign_in()
+                plain, conditional = one.polls(given.clients, given.seconds)
+                ways |= {poll_name(count, version): plain, poll_name(count, version, known=True): conditional}
+            large[version.name] = one
+            ways[of(PUBLISH, version)] = partial(one.publish, given.clients, given.seconds)
+            if version is PRESENT and database == "PostgreSQL":  # SQLite has one writer at a time
+                ways[TWO] = partial(both, one, two, given.clients, given.seconds)
         ways |= {
-            PUBLISH: lambda: large.publish(given.clients, given.seconds),
             FLOWER: lambda: send_task(*flowers, given.clients, given.seconds),
-            FLOOR: lambda: floor(large.database_url, broker_url, given.seconds),
+            FLOOR: lambda: floor(large[PRESENT.name].database_url, broker_url, given.seconds),
         }
         for way in ways.values():
             way()  # a first run, not counted
@@ -290,7 +328,7 @@ def measure(
             # the answers of a plain poll, from the same round or the previous one.
             for name in list(ways)[:: -1 if turn % 2 else 1]:
                 rounds[name].append(ways[name]())
-    print_table(console, database, rounds, given)
+        print_table(console, database, rounds, given)
     console.print(
         f"{database}: a first poll with a password took {first * 1000:.1f} ms, later ones {later * 1000:.1f} ms:"
         f" the password is hashed once"
@@ -298,8 +336,24 @@ def measure(
     print_flatness(console, database, rounds, given.tickets)
 
 
-def poll_name(count: int, *, known: bool = False) -> str:
-    return f"poll of {count:,} tickets" + (", 304" if known else "")
+def both(one: Intake, two: Intake, clients: int, seconds: float) -> Report:
+    """Publish through two intake processes of one store at the same time, each with half of the clients."""
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda each: each.publish(clients // 2, seconds), (one, two))
+    return Report(
+        first.latencies + second.latencies,
+        seconds=max(first.seconds, second.seconds),
+        cpu=first.cpu + second.cpu,
+        server_cpu=first.server_cpu + second.server_cpu,
+    )
+
+
+def of(name: str, version: Version) -> str:
+    return name if version is PRESENT else f"{name}, {version.name}"
+
+
+def poll_name(count: int, version: Version = PRESENT, *, known: bool = False) -> str:
+    return of(f"poll of {count:,} tickets" + (", 304" if known else ""), version)
 
 
 def ratio(each: list[Report], other: list[Report]) -> float:
@@ -312,6 +366,7 @@ def print_table(console: Console, database: str, rounds: dict[str, list[Report]]
     headings = (
         "requests",
         "per second",
+        "/ before",
         "/ Flower's",
         "/ floor's",
         "p99 ms",
@@ -321,12 +376,14 @@ def print_table(console: Console, database: str, rounds: dict[str, list[Report]]
     )
     table = Table(*headings, title=title)
     for name, reports in rounds.items():
-        compared = name in (PUBLISH, FLOWER, FLOOR)
+        compared = name.startswith(PUBLISH) or name in (FLOWER, FLOOR)
+        before = next((old for old in rounds if old != name and old.rpartition(", ")[0] == name and old != TWO), None)
         p99 = statistics.median(report.p99 for report in reports)
         slower = statistics.median(a.p99 / b.p99 for a, b in zip(reports, rounds[FLOWER], strict=True))
         table.add_row(
             name,
             f"{statistics.median(report.rate for report in reports):.0f}",
+            f"{ratio(reports, rounds[before]):.2f}" if before and not before.endswith(", 304") else "",
             f"{ratio(reports, rounds[FLOWER]):.2f}" if compared else "",
             f"{ratio(reports, rounds[FLOOR]):.2f}" if compared else "",
             f"{p99 * 1000:.1f}",
@@ -349,7 +406,9 @@ def print_flatness(console: Console, database: str, rounds: dict[str, list[Repor
 def print_machine(console: Console, postgres: PostgresServer, clients: int) -> None:
     with psycopg.connect(postgres.url("postgres")) as server:
         postgres_version = server.info.server_version // 10_000
-    packages = ", ".join(f"{name} {version(name)}" for name in ("uvicorn", "fastapi", "sqlalchemy", "celery", "flower"))
+    packages = ", ".join(
+        f"{name} {version(name)}" for name in ("uvicorn", "starlette", "sqlalchemy", "celery", "flower")
+    )
     console.print(
         f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()} {platform.release()};"
         f" Python {platform.python_version()}, {packages}, SQLite {sqlite3.sqlite_version},"

@@ -1,9 +1,12 @@
 """Measure how soon waiting callers get an answer after their ticket changes, and what their waiting costs.
 
-    python -m bench.longpoll [CALLERS] [TICKETS] [--database URL] [--access-log]
+    python -m bench.longpoll [CALLERS TICKETS [--database URL]] [--access-log]
 
-The intake runs in a process of its own, as `publisher serve` starts it. This process holds the callers' connections and
-changes the tickets in the store, as a worker does. All tickets change at once.
+Without numbers, 5,000 callers wait for one ticket, and then for a ticket each. The intake runs in a process of its own,
+as `publisher serve` starts it, but lets callers wait for longer than a minute, so that all of them wait at the same
+time on a slow machine, too. This process holds the callers' connections and changes the tickets in the store, as a
+worker does. All tickets change at once. Meanwhile one more caller sends one request after another, to find how long the
+intake leaves others waiting.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import http.client
 import os
 import resource
 import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -33,12 +37,16 @@ from publisher.core.ticket import State, Ticket
 from publisher.core.uris import ticket_uri
 from publisher.store import Store
 from publisher.store.engine import db_now, writing
+from publisher.store.new_tickets import NewTicket
 from publisher.store.tables import tickets
-from publisher.store.tickets import NewTicket
+from tests.patience import PATIENCE
+from tests.servers.patient_intake import WAIT_SECONDS, WAITING
 from tests.servers.process import Server, free_port, listens
 
 LOGIN, PASSWORD = "bench", "pass-w0rd"
 IMAGE_SIZE = 1 << 30
+CASES = ((5000, 1), (5000, 5000))
+"""Numbers of callers and of the tickets that they wait for."""
 _CONNECTING_AT_ONCE = 100
 _IDLE_SECONDS = 5.0
 
@@ -64,6 +72,7 @@ class Intake:
 
 
 MODULE = "publisher.intake.server"
+PATIENT = "tests.servers.patient_intake"
 
 
 @contextlib.contextmanager
@@ -207,13 +216,32 @@ class Callers:
             each.transport.abort()
 
 
-async def at_rest(running: Intake) -> None:
-    """Wait until the intake has received all requests and is almost idle."""
-    quiet = 0
-    while quiet < 3:
-        before = running.cpu_seconds
-        await asyncio.sleep(0.7)
-        quiet = quiet + 1 if running.cpu_seconds - before < 0.06 else 0
+def how_many_wait(running: Intake) -> int:
+    """Ask the patient intake."""
+    connection = http.client.HTTPConnection("127.0.0.1", running.port, timeout=60 * PATIENCE)
+    try:
+        connection.request("GET", WAITING)
+        return int(connection.getresponse().read())
+    finally:
+        connection.close()
+
+
+async def all_wait(running: Intake, callers: Callers) -> None:
+    """Return as soon as all callers wait, however long they take to arrive."""
+    while await asyncio.to_thread(how_many_wait, running) < len(callers.waiting):
+        assert not any(each.answer for each in callers.waiting)
+        await asyncio.sleep(0.1)
+
+
+def slowest_answer(running: Intake, end: threading.Event) -> float:
+    """Send one request after another until the end. Returns how long the slowest answer took, in seconds."""
+    slowest = 0.0
+    while not end.is_set():
+        began = time.perf_counter()
+        how_many_wait(running)
+        slowest = max(slowest, time.perf_counter() - began)
+        time.sleep(0.05)
+    return slowest
 
 
 async def measure(running: Intake, callers: int, count: int) -> None:
@@ -222,23 +250,28 @@ async def measure(running: Intake, callers: int, count: int) -> None:
     print(f"{callers} callers, {count} tickets; before: {running.megabytes:.0f} MiB, {running.threads} threads")
 
     began = time.perf_counter()
-    there = await held(running, made, callers)
-    await at_rest(running)
-    print(f"arrived and at rest after {time.perf_counter() - began:.1f} s")
+    there = await held(running, made, callers, WAIT_SECONDS)
+    await all_wait(running, there)
+    print(f"all wait after {time.perf_counter() - began:.1f} s")
+    await asyncio.sleep(1)
     began_cpu = running.cpu_seconds
     await asyncio.sleep(_IDLE_SECONDS)
     share = (running.cpu_seconds - began_cpu) / _IDLE_SECONDS
     print(f"waiting: {running.megabytes:.0f} MiB, {running.threads} threads, {share:.1%} of a core")
 
+    end = threading.Event()
+    other = asyncio.create_task(asyncio.to_thread(slowest_answer, running, end))
     began_cpu = running.cpu_seconds
     change_all(running.store)
     changed = time.perf_counter()
-    await asyncio.wait_for(there.all_answered.wait(), 60)
+    await asyncio.wait_for(there.all_answered.wait(), 60 * PATIENCE)
+    end.set()
     times = sorted(each.at - changed for each in there.waiting)
     right = sum(b"200 OK" in each.answer and b'"complete":true' in each.answer for each in there.waiting)
     print(
         f"answered: {right} rightly; the first after {times[0]:.3f} s, half after {times[len(times) // 2]:.3f} s,"
-        f" the last after {times[-1]:.3f} s; {running.cpu_seconds - began_cpu:.2f} s of the intake's CPU"
+        f" the last after {times[-1]:.3f} s; {running.cpu_seconds - began_cpu:.2f} s of the intake's CPU;"
+        f" another caller waited {await other:.3f} s at most"
     )
     there.close()
 
@@ -246,21 +279,23 @@ async def measure(running: Intake, callers: int, count: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "callers", type=int, nargs="?", default=5000, help="number of callers that wait (default: %(default)s)"
-    )
-    parser.add_argument(
-        "tickets", type=int, nargs="?", default=1, help="number of tickets that they wait for (default: %(default)s)"
+        "numbers", type=int, nargs="*", metavar="N", help="number of callers, and of the tickets that they wait for"
     )
     parser.add_argument("--database", default="", help="SQLAlchemy URL of an empty database (default: SQLite)")
     parser.add_argument("--access-log", action="store_true", help="write the access log, which costs the most")
     given = parser.parse_args()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    with (
-        tempfile.TemporaryDirectory() as directory,
-        intake(Path(directory), given.database, given.access_log) as running,
-    ):
-        asyncio.run(measure(running, given.callers, given.tickets))
+    if len(given.numbers) not in (0, 2):
+        parser.error("give both numbers, or neither")
+    if given.database and not given.numbers:
+        parser.error("--database needs the numbers: one database serves one case")
+    for callers, count in [given.numbers] if given.numbers else CASES:
+        with (
+            tempfile.TemporaryDirectory() as directory,
+            intake(Path(directory), given.database, given.access_log, module=PATIENT) as running,
+        ):
+            asyncio.run(measure(running, callers, count))
 
 
 if __name__ == "__main__":

@@ -4,12 +4,17 @@ All contenders send the same file several times, in turn. The output shows media
 whole path from the POST to the ticket's end, including the ticket store, the queue, the lease, progress and
 verification. The others only upload into an image record that exists already, except for the `openstack` command,
 which creates its own.
+
+Then it measures small tickets of an account that was used before: the time from the POST to the first byte at Glance,
+and the CPU that the worker needs apart from the bytes. With `--before COMMIT`, the workers of an earlier commit get
+every other ticket.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import json
 import os
 import socket
@@ -17,6 +22,7 @@ import socketserver
 import statistics
 import subprocess
 import sys
+import tarfile
 import tempfile
 import threading
 import time
@@ -30,9 +36,12 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
+from publisher.core.settings import Settings
 from publisher.devcloud.cloud import DevCloud
+from publisher.store import Store
+from tests.records import add_ticket
 from tests.servers.redis import redis_server
-from tests.stack import Stack, cpu_seconds
+from tests.stack import REPOSITORY, Stack, cpu_seconds
 
 GLANCECLIENT = """
 import os, sys
@@ -44,6 +53,13 @@ auth = v3.Password(e["OS_AUTH_URL"], username=e["OS_USERNAME"], password=e["OS_P
                    user_domain_name=e["OS_USER_DOMAIN_NAME"], project_name=e["OS_PROJECT_NAME"],
                    project_domain_name=e["OS_PROJECT_DOMAIN_NAME"])
 Client("2", session=session.Session(auth)).images.upload(sys.argv[1], open(sys.argv[2], "rb"))
+"""
+
+SINK = """
+import socket, sys
+receiver, buffer = socket.create_connection(("127.0.0.1", int(sys.argv[1]))), bytearray(1 << 16)
+while receiver.recv_into(buffer):
+    pass
 """
 
 
@@ -214,10 +230,11 @@ def publish(cloud: Cloud, stack: Stack, size: int) -> Run:
     return run
 
 
-# From the POST to the first byte --------------------------------------------------------------------------------------
+# Small tickets: the time to the first byte, and the CPU apart from the bytes ------------------------------------------
 
 
 _HEAD_BYTES = 1 << 14
+_SMALL_BYTES = 16 << 20
 
 
 class FirstByte(socketserver.ThreadingTCPServer):
@@ -258,23 +275,77 @@ class Passing(socketserver.BaseRequestHandler):
             self.request.shutdown(socket.SHUT_WR)
 
 
-def first_bytes(cloud: Cloud, stack: Stack, image_id: int, runs: int) -> list[float]:
-    """Return the seconds from the POST to the first byte of the image at Glance, with an idle worker."""
+@dataclass(frozen=True)
+class SmallTicket:
+    """Seconds to the first byte, and seconds of the worker's CPU."""
+
+    first_byte: float
+    cpu: float
+
+
+def small_tickets(cloud: Cloud, stacks: dict[str, Stack], file: Path, runs: int) -> dict[str, list[SmallTicket]]:
+    """Publish a small image by each stack in turn, with an idle worker and an account that was used before."""
     host, port = cloud.devcloud.glance_url.removeprefix("http://").split(":")
-    taken: list[float] = []
+    measured: dict[str, list[SmallTicket]] = {name: [] for name in stacks}
+    images = {name: stack.add_image(file) for name, stack in stacks.items()}
     with FirstByte((host, int(port))) as proxy:
         threading.Thread(target=proxy.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{proxy.server_address[1]}"
-        for _ in range(runs):
-            started = time.perf_counter()
-            ticket = stack.publish(request(cloud, f"users/root/appliances/4/images/{image_id}", url))
-            status = stack.wait(ticket, 60)
-            if not status["complete"]:
-                raise SystemExit(f"our publication failed: {status}")
-            taken.append(proxy.seen[-1] - started)
-            cloud._rest("DELETE", f"/v2/images/{stack.call('GET', ticket['uri']).json['cloudId']}")
+        for run in range(runs + 1):
+            for name, stack in stacks.items():
+                pid = stack.workers[0].process.pid
+                cpu, started = process_seconds(pid), time.perf_counter()
+                ticket = stack.publish(request(cloud, f"users/root/appliances/4/images/{images[name].id}", url))
+                status = stack.wait(ticket, 60)
+                if not status["complete"]:
+                    raise SystemExit(f"our publication failed: {status}")
+                time.sleep(1)  # for what the worker does afterwards, such as sending events
+                cpu = process_seconds(pid) - cpu
+                if run:  # the first signs in
+                    measured[name].append(SmallTicket(proxy.seen[-1] - started, cpu))
+                cloud._rest("DELETE", f"/v2/images/{stack.call('GET', ticket['uri']).json['cloudId']}")
         proxy.shutdown()
-    return taken
+    return measured
+
+
+def process_seconds(pid: int) -> float:
+    """Return the CPU time of a process. psutil's has a resolution of 10 ms only (clock_getcpuclockid(3))."""
+    return time.clock_gettime(~pid << 3 | 2)
+
+
+def sendfile_cpu(file: Path) -> float:
+    """Return the CPU seconds that a bare loop of sendfile(2) needs for a file, to a receiver on loopback."""
+    with socket.create_server(("127.0.0.1", 0)) as server, file.open("rb") as source:
+        receiver = subprocess.Popen(
+            [sys.executable, "-c", SINK, str(server.getsockname()[1])], stdin=subprocess.DEVNULL
+        )
+        connection, _ = server.accept()
+        with connection:
+            cpu, sent, size = time.thread_time(), 0, file.stat().st_size
+            while sent < size:
+                sent += os.sendfile(connection.fileno(), source.fileno(), sent, 1 << 20)
+            cpu = time.thread_time() - cpu
+        receiver.wait()
+    return cpu
+
+
+def progress_cpu(directory: Path, updates: int = 40) -> float:
+    """Return the CPU seconds of one progress update with a sample, including the ticket store (SQLite).
+
+    Between two updates there is a pause, as in an upload: without one, the caches of the processor would help.
+    """
+    store = Store.open(Settings(data_dir=directory))
+    store.migrate()
+    claim = store.leases.claim(add_ticket(store).id, "bench", 600)
+    assert claim
+    taken = []
+    for sent in range(updates):
+        time.sleep(0.25)
+        cpu = time.thread_time()
+        store.leases.renew(claim, 600, sent=sent, sample=True)
+        taken.append(time.thread_time() - cpu)
+    store.close()
+    return statistics.median(taken)
 
 
 def main() -> None:
@@ -285,8 +356,9 @@ def main() -> None:
         "--first-byte-runs",
         type=int,
         default=20,
-        help="measurements of the time to the first byte (default: %(default)s)",
+        help="small tickets, for the time to the first byte and the CPU (default: %(default)s)",
     )
+    parser.add_argument("--before", metavar="COMMIT", help="also measure the workers of this commit")
     given = parser.parse_args()
     console = Console(width=120)
     venv = Path(os.environ.get("PUBLISHER_DEVCLOUD_VENV", ".venv-devcloud"))
@@ -310,9 +382,8 @@ def measure(cloud: Cloud, directory: Path, given: argparse.Namespace, console: C
         with Stack.in_directory(directory / "data", redis.url, **defaults) as stack:
             image = stack.add_image(file, link=True)
             other = stack.add_image(small, link=True)
-            tiny_file = directory / "tiny.raw"
-            write_random(tiny_file, 1 << 20)
-            tiny = stack.add_image(tiny_file)
+            tiny = directory / "tiny.raw"
+            write_random(tiny, _SMALL_BYTES)
             runs: dict[str, list[Run]] = {}
             ways = contenders(cloud, stack, file, image.size)
             publish(cloud, stack, other.size)  # a first run, not counted
@@ -321,14 +392,45 @@ def measure(cloud: Cloud, directory: Path, given: argparse.Namespace, console: C
                     runs.setdefault(name, []).append(way())
                     console.print(f"  {turn + 1}/{given.runs} {name}: {runs[name][-1].wall:.2f} s")
             small_runs = [publish(cloud, stack, other.size) for _ in range(given.runs)]
-            first = first_bytes(cloud, stack, tiny.id, given.first_byte_runs)
+            with contextlib.ExitStack() as others:
+                stacks = {"now": stack}
+                if given.before:
+                    own = others.enter_context(redis_server())
+                    before = Stack.in_directory(directory / "before", own.url, **defaults)
+                    before.workers_code = checked_out(given.before, directory / "code")
+                    stacks["before"] = others.enter_context(before)
+                small_ones = small_tickets(cloud, stacks, tiny, given.first_byte_runs)
     print_table(console, runs, given.mib)
     peak, small_peak = (statistics.median(run.memory for run in each) / 2**20 for each in (runs["ours"], small_runs))
     console.print(f"Worker's peak memory above idle: {peak:.1f} MiB for {given.mib} MiB, {small_peak:.1f} for 256 MiB")
+    print_small(console, small_ones)
     console.print(
-        f"POST to the first byte at Glance, idle worker: median {statistics.median(first):.3f} s"
-        f" (of {len(first)}; {min(first):.3f} to {max(first):.3f})"
+        f"CPU of a bare sendfile loop: {sendfile_cpu(file) / given.mib * 1024:.3f} s per GiB;"
+        f" of a progress update: {progress_cpu(directory / 'progress') * 1000:.2f} ms"
     )
+
+
+def checked_out(commit: str, directory: Path) -> Path:
+    """Write the files of an earlier commit to a directory."""
+    command = ["git", "archive", commit]
+    archive = subprocess.run(command, cwd=REPOSITORY, capture_output=True, check=True).stdout
+    with tarfile.open(fileobj=io.BytesIO(archive)) as files:
+        files.extractall(directory, filter="data")
+    return directory
+
+
+def print_small(console: Console, measured: dict[str, list[SmallTicket]]) -> None:
+    title = f"A ticket of {_SMALL_BYTES >> 20} MiB, idle worker, account used before; medians of interleaved runs"
+    table = Table("workers", "first byte s", "from … to", "CPU ms", title=title)
+    for name, each in measured.items():
+        first = [one.first_byte for one in each]
+        table.add_row(
+            name,
+            f"{statistics.median(first):.3f}",
+            f"{min(first):.3f} … {max(first):.3f}",
+            f"{statistics.median(one.cpu for one in each) * 1000:.1f}",
+        )
+    console.print(table)
 
 
 def print_table(console: Console, runs: dict[str, list[Run]], mib: int) -> None:

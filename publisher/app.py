@@ -4,30 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import resource
 import signal
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from types import FrameType
-from typing import Any, cast
+from typing import cast
 
-from fastapi import Depends, FastAPI
-from fastapi.concurrency import run_in_threadpool
-from fastapi.telemetry import TelemetryConfig
 from sqlalchemy.exc import SQLAlchemyError
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import State
+from starlette.routing import Router as LifespanRouter
+from starlette.types import Receive, Scope, Send
 
 from publisher.console import pages as console
+from publisher.console.live_updates import Streams
 from publisher.console.rendering import BASE
 from publisher.core.settings import Settings
 from publisher.core.vault import Vault
 from publisher.files import unfinished
 from publisher.intake.error_documents import error_document
 from publisher.intake.long_poll import Watcher
-from publisher.intake.middleware import Admission, Conformance
+from publisher.intake.middleware import RequestHandler
 from publisher.intake.openapi import document
-from publisher.intake.request_metrics import Observed
 from publisher.intake.routes import (
     accounts,
     api_description,
@@ -44,15 +45,13 @@ from publisher.outbound.policy import OutboundPolicy
 from publisher.services.wakeups import Sender, WakeQueue, Wakeups
 from publisher.store import Store
 from publisher.telemetry import logs, tracing
-from publisher.version import __version__
-from publisher.web import error_handlers
 from publisher.web.auth import Authenticator, keep_signatures_out_of_logs
 from publisher.web.rate_limits import Throttle
 from publisher.web.request import API, Services, count_address
-from publisher.web.security_headers import SecurityHeaders
+from publisher.web.routing import Route, Router
 
 
-def create_app(settings: Settings | None = None, waker: Sender | None = None) -> FastAPI:
+def create_app(settings: Settings | None = None, waker: Sender | None = None) -> Intake:
     """Create the intake: the API and the console.
 
     Raises `ConfigurationError` if the database, the key or a setting is not right.
@@ -75,7 +74,7 @@ def create_app(settings: Settings | None = None, waker: Sender | None = None) ->
         streams.close()
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_: Intake) -> AsyncIterator[None]:
         _allow_connections()
         _collect_rarely()
         with suppress(SQLAlchemyError):  # the reconciler does so later
@@ -87,19 +86,7 @@ def create_app(settings: Settings | None = None, waker: Sender | None = None) ->
         store.close()
         tracing.close()
 
-    app = Intake(
-        title="Image publisher",
-        version=__version__,
-        lifespan=lifespan,
-        # routes/api_description.py serves the docs. The framework's own pages would load their parts from other hosts.
-        openapi_url=None,
-        docs_url=None,
-        redoc_url=None,
-        redirect_slashes=False,
-        dependencies=[Depends(count_address)] if settings.address_requests_per_second else [],
-        telemetry=_telemetry(),
-    )
-    app.state.services = Services(
+    services = Services(
         settings=settings,
         store=store,
         sealer=vault,
@@ -108,45 +95,59 @@ def create_app(settings: Settings | None = None, waker: Sender | None = None) ->
         throttle=throttle,
         policy=OutboundPolicy.of(settings),
     )
+    streams = Streams(settings.console_streams_max)
+    tracing.configure("intake")
+    app = Intake(services, lifespan)
     app.state.watcher = watcher
     app.state.monitoring = observed
-    app.add_middleware(OneSlash)
-    error_handlers.install(app, error_document)
-    for module in (status, api_description, pimages, images, appliances, accounts, apikeys, targets, users):
-        app.include_router(module.router, prefix=API)
-    app.include_router(api_description.page_router)
-    app.include_router(monitoring.router)
-    streams = console.mount(app, app.state.services)
+    app.state.streams = streams
     return app
 
 
-class Intake(FastAPI):
-    """The app. Its OpenAPI document comes from our own tables, because the framework does not know the documents."""
+class Intake:
+    """The app: its routes, and the layer around them."""
 
-    def build_middleware_stack(self) -> ASGIApp:
-        # Outside of the framework's own middleware, so that its answer to an unexpected error has headers and id, too.
-        made = cast(Services, self.state.services)
-        app: ASGIApp = Admission(super().build_middleware_stack(), made.authenticator)
-        app = Conformance(app, pages_below=BASE, page=console.refusal)
-        return Observed(SecurityHeaders(app, pages_below=BASE, production=made.settings.production))
+    def __init__(
+        self, services: Services, lifespan: Callable[[Intake], AbstractAsyncContextManager[None]] | None = None
+    ) -> None:
+        self.state = State()
+        """What routes work with."""
+        self.state.services = services
+        self.router = Router(first=count_address if services.settings.address_requests_per_second else None)
+        for module in (status, api_description, pimages, images, appliances, accounts, apikeys, targets, users):
+            self.router.include(module.router, API)
+        self.router.include(api_description.docs_router)
+        self.router.include(monitoring.router)
+        self.router.include(console.router())
+        self._others = LifespanRouter(lifespan=lifespan)
+        self._handler = RequestHandler(
+            self.router,
+            services.authenticator,
+            document=error_document,
+            page=console.error_page,
+            pages_below=BASE,
+            production=services.settings.production,
+        )
+        self._openapi: bytes | None = None
 
-    def openapi(self) -> dict[str, Any]:
-        if self.openapi_schema is None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["app"] = self
+        if scope["type"] == "http":
+            await self._handler(scope, receive, send)
+        else:
+            await self._others(scope, receive, send)
+
+    @property
+    def routes(self) -> list[Route]:
+        return self.router.routes
+
+    def openapi(self) -> bytes:
+        """Return the OpenAPI document. It is made when it is first wanted."""
+        if self._openapi is None:
             public_url = cast(Services, self.state.services).settings.public_url
-            self.openapi_schema = document(self.routes, f"{public_url.rstrip('/')}{API}")
-        return self.openapi_schema
-
-
-def _telemetry() -> TelemetryConfig:
-    """Configure the framework's telemetry: only spans, if tracing is configured."""
-    provider = tracing.configure("intake")
-    return {
-        "tracing": provider is not None,
-        "tracer_provider": provider,
-        "metrics": False,
-        "logs": False,
-        "operation_spans": False,
-    }
+            made = document(self.router.routes, f"{public_url.rstrip('/')}{API}")
+            self._openapi = json.dumps(made, ensure_ascii=False, separators=(",", ":")).encode()
+        return self._openapi
 
 
 def _collect_rarely() -> None:
@@ -191,16 +192,3 @@ def _on_signal_to_stop(stop: Callable[[], None]) -> Iterator[None]:
         for number, handler in before.items():
             if signal.getsignal(number) is on_signal:
                 signal.signal(number, handler)
-
-
-class OneSlash:
-    """Treats `/api//status` as `/api/status`, which clients send if their base URL ends with a slash."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"].startswith(f"{API}//"):
-            # In place, because the middleware around this one looks in this scope for the route.
-            scope["path"] = API + scope["path"][len(API) + 1 :]
-        await self._app(scope, receive, send)

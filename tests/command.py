@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from typer.main import get_command
 from typer.testing import CliRunner, Result
 
-from publisher.cli.main import app
+from publisher.cli.main import ListedCommand, app
 from tests import disks
+
+
+def all_commands(command: Any = None, *names: str) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield every command and group of commands, with the names that lead to it. The first is `publisher` itself."""
+    command = get_command(app) if command is None else command
+    command = command.loaded if isinstance(command, ListedCommand) else command
+    yield names, command
+    for name, each in getattr(command, "commands", {}).items():
+        yield from all_commands(each, *names, name)
 
 
 @dataclass

@@ -88,6 +88,13 @@ def postgres() -> Iterator[PostgresServer]:
 
 
 @pytest.fixture(scope="session")
+def postgres_with_trigrams() -> Iterator[PostgresServer]:
+    """A real PostgreSQL that has the extension `pg_trgm`."""
+    with postgres_server(trigrams=True) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
 def rabbitmq() -> Iterator[RabbitServer]:
     """A real RabbitMQ. A test that stops it must start it again."""
     with rabbitmq_server() as server:

@@ -7,7 +7,6 @@ tests of the files in APART, which share nothing, run in any free process. `test
 
 from __future__ import annotations
 
-import gc
 import re
 from pathlib import Path
 
@@ -74,12 +73,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return places.get(file, len(LONGEST)), file not in real
 
     items.sort(key=place)
-
-
-def pytest_collection_finish() -> None:
-    """Keep the garbage collector away from the collected tests: they live until the end, and there are many of them."""
-    gc.collect()
-    gc.freeze()
 
 
 @pytest.hookimpl(optionalhook=True)

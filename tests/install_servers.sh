@@ -1,7 +1,8 @@
 #!/bin/sh
 # Installs what the tests need and no wheel carries: RabbitMQ; Chromium, which reads the pages; faketime, for workers whose
 # clocks are wrong; and the programs that read what we give them: promtool the alert rules, docker-compose, kubectl and
-# systemd-analyze the files in deploy, qemu-img the demo's images, curl the downloads. Redis and PostgreSQL come from wheels.
+# systemd-analyze the files in deploy, qemu-img the demo's images, curl the downloads. Redis and PostgreSQL come from wheels,
+# but the wheel's PostgreSQL lacks the extension pg_trgm, so a second one is installed.
 # As root on Debian or Ubuntu; anywhere else it says what will be skipped. Starts no service. Quick when all is there.
 set -eu
 
@@ -9,6 +10,7 @@ missing=
 if ! [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] && ! command -v rabbitmq-server >/dev/null 2>&1; then
     missing=' rabbitmq-server'
 fi
+ls /usr/share/postgresql/*/extension/pg_trgm.control >/dev/null 2>&1 || missing="$missing postgresql"
 command -v chromium >/dev/null 2>&1 || missing="$missing chromium"
 command -v faketime >/dev/null 2>&1 || missing="$missing faketime"
 command -v promtool >/dev/null 2>&1 || missing="$missing prometheus"

@@ -1,17 +1,19 @@
 """Rows that tests need in a store, with defaults for everything."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import update
+from sqlalchemy import Engine, event, update
 
 from publisher.core.image import Digests, Image
 from publisher.core.ticket import Ticket
 from publisher.files.hashing import digest
 from publisher.store import Store
 from publisher.store.engine import db_now, writing
+from publisher.store.new_tickets import NewTicket
 from publisher.store.tables import images, tickets, users
-from publisher.store.tickets import NewTicket
 
 OWNER = "root"
 APPLIANCE = 4
@@ -106,3 +108,19 @@ def put_back(store: Store, ticket: Ticket | int, **columns: float) -> None:
 def words(store: Store, ticket: Ticket | int) -> list[str]:
     """Return the texts of the ticket's history, oldest first."""
     return [entry.words for entry in store.tickets.history(ticket if isinstance(ticket, int) else ticket.id)]
+
+
+@contextmanager
+def statements(engine: Engine) -> Iterator[list[str]]:
+    """Return a list that gets each statement executed in the block, without those that begin a transaction."""
+    executed: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if not statement.startswith(("BEGIN", "PRAGMA")):
+            executed.append(statement)
+
+    event.listen(engine, "before_cursor_execute", note)
+    try:
+        yield executed
+    finally:
+        event.remove(engine, "before_cursor_execute", note)

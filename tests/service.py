@@ -7,19 +7,16 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
-import pytest
-from fastapi import FastAPI, routing
-from fastapi.params import Depends
 from lxml import etree
 
-from publisher.app import create_app
+from publisher.app import Intake, create_app
 from publisher.core.errors import QueueUnavailable
 from publisher.core.image import Digests, Image
 from publisher.core.settings import Settings
@@ -121,7 +118,7 @@ class Wakings:
 class Service:
     """A running intake, and methods that send requests to it."""
 
-    def __init__(self, app: FastAPI, client: InProcess, settings: Settings, store: Store, waker: Wakings) -> None:
+    def __init__(self, app: Intake, client: InProcess, settings: Settings, store: Store, waker: Wakings) -> None:
         self.app = app
         self.settings = settings
         self.store = store
@@ -280,18 +277,6 @@ def add_image(store: Store, id: int, owner: str, appliance: int) -> Image:
     )
 
 
-_examine = routing._build_dependant_with_parameterless_dependencies
-_examined: dict[tuple[Any, ...], Any] = {}
-
-
-def _examine_once(*, path: str, call: Callable[..., Any], dependencies: Sequence[Depends]) -> Any:
-    """Examine the functions of each route only once. FastAPI does so for each app, but here all apps are alike."""
-    key = (path, call, *((each.dependency, each.use_cache, each.scope) for each in dependencies))
-    if key not in _examined:
-        _examined[key] = _examine(path=path, call=call, dependencies=dependencies)
-    return _examined[key]
-
-
 @contextmanager
 def serving(directory: Path, *, real_queue: bool = False, **settings: Any) -> Iterator[Service]:
     # Tests claim many tickets of one account and try hundreds of wrong passwords.
@@ -300,8 +285,7 @@ def serving(directory: Path, *, real_queue: bool = False, **settings: Any) -> It
     waker = Wakings()
     app = create_app(made, waker=None if real_queue else waker)
     waker.store = app.state.services.store
-    with pytest.MonkeyPatch.context() as patch, InProcess(app) as client:
-        patch.setattr(routing, _examine.__name__, _examine_once)
+    with InProcess(app) as client:
         yield Service(app, client, made, app.state.services.store, waker)
 
 

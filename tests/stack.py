@@ -83,6 +83,8 @@ class Stack:
     workers_wanted: int = 1
     environment: Mapping[str, str] = field(default_factory=dict)
     workers: list[Worker] = field(default_factory=list)
+    workers_code: Path = REPOSITORY
+    """Directory with the code that the workers run, such as an earlier state of it."""
     _intake: subprocess.Popen[bytes] | None = None
 
     @classmethod
@@ -144,11 +146,7 @@ class Stack:
     def add_worker(self, *, wait: bool = True, app: str = "workers.app") -> Worker:
         """Start a worker. `app` is the module of its Celery app."""
         name = f"worker{len(self.workers)}"
-        process = self._start(
-            name,
-            [sys.executable, "-m", "celery", "-A", app, "worker", "--without-gossip", "--without-mingle",
-             "--loglevel", "INFO", "--hostname", f"{name}@%h"],
-        )  # fmt: skip
+        process = self._start(name, [sys.executable, "-m", "workers", "--app", app, "--name", f"{name}@%h"])
         worker = Worker(process, self.logs / f"{name}.log")
         self.workers.append(worker)
         if wait:
@@ -254,7 +252,7 @@ class Stack:
         with (self.logs / f"{name}.log").open("wb") as log:
             return subprocess.Popen(
                 command,
-                cwd=REPOSITORY,
+                cwd=REPOSITORY if name == "intake" else self.workers_code,
                 env=os.environ | self.settings.environment() | dict(self.environment),
                 stdin=subprocess.DEVNULL,
                 stdout=log,

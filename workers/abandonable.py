@@ -12,7 +12,9 @@ from typing import TypeVar
 
 from publisher.telemetry.logs import with_context
 
-_LOOK_SECONDS = 0.1
+_LOOK_SECONDS, _LOOK_LATER_SECONDS = 0.1, 0.25
+"""How long to wait between two checks: at first, and after some looks, because an upload takes minutes."""
+_LOOKS_AT_FIRST = 10
 _LEFT_MAX = 32
 """Threads of a worker that may be abandoned at a time, so that callers who publish and cancel cannot pile them up."""
 
@@ -26,15 +28,20 @@ def aside(call: Callable[[], Result], *, check: Callable[[], None], discard: Cal
     `check` is called while waiting, and stops the wait by raising. `discard` then gets a result that comes later.
     """
     outcome: Future[Result] = Future()
+    done = threading.Event()
 
     def work() -> None:
         try:
             outcome.set_result(call())
         except BaseException as error:
             outcome.set_exception(error)
+        finally:
+            done.set()
 
     threading.Thread(target=with_context(work), name="aside", daemon=True).start()
-    while not wait([outcome], timeout=_LOOK_SECONDS).done:
+    looks = 0
+    while not done.wait(_LOOK_SECONDS if looks < _LOOKS_AT_FIRST else _LOOK_LATER_SECONDS):
+        looks += 1
         try:
             check()
         except BaseException:

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from publisher.core.errors import (
     Cancelled,
+    CloudError,
     ConfigurationError,
     DeadlinePassed,
     ImageFileError,
@@ -30,7 +32,7 @@ from publisher.core.settings import Settings
 from publisher.core.ticket import MIB, Account, CloudRef, Phase, State, Target
 from publisher.core.uris import appliance_uri, image_uri, ticket_uri
 from publisher.core.vault import Vault
-from publisher.files.disk_format import examine_opened
+from publisher.files.disk_format import DiskFile, examine_opened
 from publisher.outbound.policy import OutboundPolicy
 from publisher.store import Store
 from publisher.store.leases import Claim
@@ -47,36 +49,59 @@ logger = logging.getLogger(__name__)
 
 _HASHES_TRUSTED = ("sha512", "sha256", "md5")
 """Hashes that a cloud may report for an image it received. The first that it reports is compared."""
+_EXAMINED_MAX = 256
+_examined: dict[tuple[object, ...], DiskFile] = {}
+"""Results of examining files, so that the tickets of one image do not repeat it."""
 
 
-@dataclass(frozen=True, slots=True)
 class TicketJournal:
     """The list of what a ticket has created, or may have created, in a cloud. It is written under the ticket's lease.
 
-    Deletions can be recorded even after a cancel.
+    Deletions can be recorded even after a cancel. While the lease holds, nobody else writes the list, so it is read
+    again only after a write.
     """
 
-    store: Store
-    claim: Claim
+    def __init__(self, store: Store, claim: Claim) -> None:
+        self._store = store
+        self._claim = claim
+        self._entries: Sequence[CloudRef] | None = None
 
     def entries(self) -> Sequence[CloudRef]:
-        return self.store.tickets.journal(self.claim.ticket.id)
+        if self._entries is None:
+            self._entries = self._store.tickets.journal(self._claim.ticket.id)
+        return self._entries
 
     def plan(self, cloud_id: str) -> None:
-        self.store.leases.plan(self.claim, cloud_id)
+        with self._writing():
+            self._store.leases.plan(self._claim, cloud_id)
 
     def present(self, cloud_id: str) -> None:
-        self.store.leases.mark(self.claim, cloud_id, "present")
+        self._mark(cloud_id, "present")
 
     def condemn(self, cloud_id: str) -> None:
-        self.store.leases.mark(self.claim, cloud_id, "condemned")
+        self._mark(cloud_id, "condemned")
 
     def gone(self, cloud_id: str) -> None:
-        self.store.leases.mark(self.claim, cloud_id, "gone")
+        self._mark(cloud_id, "gone")
+
+    def _mark(self, cloud_id: str, state: str) -> None:
+        with self._writing():
+            self._store.leases.mark(self._claim, cloud_id, state)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            # Also if it failed: the database may have written it nevertheless.
+            self._entries = None
 
 
 class Attempt:
     """One attempt at a claimed ticket."""
+
+    waiting: Sequence[int] = ()
+    """Known at the end: the tickets that wait for the slot that this one has left."""
 
     def __init__(
         self, store: Store, vault: Vault, settings: Settings, policy: OutboundPolicy, lease: TicketLease
@@ -115,7 +140,7 @@ class Attempt:
         except (LeaseLost, SQLAlchemyError):
             raise
         except ShuttingDown:
-            self._leases.release(self._claim, "The worker shuts down and hands the ticket back")
+            self.waiting = self._leases.release(self._claim, "The worker shuts down and hands the ticket back")
             return State.QUEUED
         except DeadlinePassed:
             return self._too_late(self._ticket.error)
@@ -157,7 +182,7 @@ class Attempt:
             uploaded = self._upload(image, transfer)
         finally:
             os.close(descriptor)
-        self._leases.published(self._claim, cloud_id=uploaded.cloud_id, location=uploaded.location)
+        self.waiting = self._leases.published(self._claim, cloud_id=uploaded.cloud_id, location=uploaded.location)
         metrics.PUBLICATION_SECONDS.labels(self._ticket.platform).observe(self._lease.seconds_since_acceptance)
 
     def _examined(self, image: Image, descriptor: int) -> Image:
@@ -166,14 +191,12 @@ class Attempt:
         An earlier version of this service may have registered it with fewer checks. Raises `ImageFileError` if the
         image must not be sent to any cloud.
         """
-        if os.fstat(descriptor).st_size != image.size:
+        status = os.fstat(descriptor)
+        if status.st_size != image.size:
             return image  # the transfer detects that the file has changed
         try:
-            disk = examine_opened(
-                descriptor,
-                wanted_format=image.format,
-                file_name=image.file_name,
-                virtual_size_max=self._settings.virtual_size_max,
+            disk = _examine(
+                descriptor, _version(status), image.format, image.file_name, self._settings.virtual_size_max
             )
         except InvalidRequest as error:
             raise ImageFileError(str(error)) from None
@@ -198,16 +221,26 @@ class Attempt:
         for entry in self._journal.entries():
             if entry.state == "condemned":
                 self._remove(entry.cloud_id, check)
-        found = uploaded = cloud.find(ref)
+        try:
+            found = uploaded = cloud.find(ref)
+        except CloudError:
+            # The sign-in of an earlier ticket may be of no use any more: the password or the catalog has changed.
+            if not cloud.kept or cloud.left:
+                raise
+            cloud.close(check)
+            self._cloud = None
+            cloud = self._connect(check)
+            found = uploaded = cloud.find(ref)
         if uploaded and uploaded.complete and (wrong := _difference(uploaded, image, transfer)):
             logger.warning("ticket %d: what an earlier attempt left cannot be used: %s", self._ticket.id, wrong)
             self._remove(uploaded.cloud_id, check)
             uploaded = None
         if uploaded is None or not uploaded.complete:
-            self._phase(Phase.UPLOADING, f"Uploading {image.size / MIB:.1f} MiB")
-            with self._lease.uploading():
+            self._steps.begin(Phase.UPLOADING)
+            with self._lease.uploading((Phase.UPLOADING, f"Uploading {image.size / MIB:.1f} MiB")) as last:
                 uploaded = cloud.upload(image, replace(ref, found=found), transfer)
-            self._phase(Phase.VERIFYING, "Comparing what the cloud received with what was registered")
+                self._steps.begin(Phase.VERIFYING)
+                last.append((Phase.VERIFYING, "Comparing what the cloud received with what was registered"))
             self._verify(uploaded, image, transfer)
         else:
             self._phase(Phase.VERIFYING, "An earlier attempt uploaded everything: hash and size match")
@@ -241,7 +274,7 @@ class Attempt:
         # Do not wait beyond the deadline.
         delay = min(retry_delay(self._settings, self._ticket.attempt, retry_after_seconds), left)
         logger.warning("ticket %d: %s; again in %.1f s", self._ticket.id, error, delay)
-        self._leases.retry(self._claim, delay_seconds=delay, error=error, reason=reason)
+        self.waiting = self._leases.retry(self._claim, delay_seconds=delay, error=error, reason=reason)
         metrics.RETRIES.labels(self._ticket.platform, reason).inc()
         return State.QUEUED
 
@@ -265,7 +298,9 @@ class Attempt:
             if self._ticket.attempt < self._clean_ups_max:
                 delay = retry_delay(self._settings, self._ticket.attempt)
                 words = f"{error}; cleaning up: {self._words(blocked)}"
-                self._leases.retry(self._claim, delay_seconds=delay, error=words, reason=reason, failure=error)
+                self.waiting = self._leases.retry(
+                    self._claim, delay_seconds=delay, error=words, reason=reason, failure=error
+                )
                 metrics.RETRIES.labels(self._ticket.platform, reason).inc()
                 return State.QUEUED
             detail = self._leftover(blocked)
@@ -279,7 +314,7 @@ class Attempt:
             logger.exception("ticket %d: unexpected, while cleaning up", self._ticket.id)
             detail = self._leftover(PublisherError("an unexpected error in the worker"))
         logger.warning("ticket %d: failed: %s", self._ticket.id, error)
-        self._leases.failed(self._claim, error=error, detail=detail, reason=reason)
+        self.waiting = self._leases.failed(self._claim, error=error, detail=detail, reason=reason)
         metrics.FAILURES.labels(self._ticket.platform, reason).inc()
         return State.FAILED
 
@@ -302,14 +337,18 @@ class Attempt:
                 return self._not_cleaned(error)
             delay = retry_delay(self._settings, self._ticket.attempt)
             self._leases.hand_over(self._claim, delay_seconds=delay)
+            # The cancel has freed the slot.
+            self.waiting = self._leases.next_waiting(self._claim)
             return State.CANCELLING
-        self._leases.cancelled(self._claim)
+        self.waiting = self._leases.cancelled(self._claim)
         return State.CANCELLED
 
     def _not_cleaned(self, error: PublisherError) -> State:
         logger.warning("ticket %d: not cleaned up: %s", self._ticket.id, self._words(error))
         words = "cancelled, but not cleaned up"
-        self._leases.not_cleaned(self._claim, error=words, detail=self._leftover(error), reason=error.reason)
+        self.waiting = self._leases.not_cleaned(
+            self._claim, error=words, detail=self._leftover(error), reason=error.reason
+        )
         metrics.FAILURES.labels(self._ticket.platform, error.reason).inc()
         return State.FAILED
 
@@ -384,6 +423,23 @@ class Attempt:
 
     def _sent(self, count: int) -> None:
         self._lease.sent = count
+
+
+def _version(status: os.stat_result) -> tuple[int, ...]:
+    """Return values that change whenever a file is written to."""
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _examine(descriptor: int, version: tuple[int, ...], format: str, file_name: str, virtual_size_max: int) -> DiskFile:
+    """Examine a file, or return the result for the same version of the file, which other tickets have used."""
+    key = version, format, file_name, virtual_size_max
+    found = _examined.get(key)
+    if found is None:
+        found = examine_opened(descriptor, wanted_format=format, file_name=file_name, virtual_size_max=virtual_size_max)
+        if len(_examined) >= _EXAMINED_MAX:
+            _examined.clear()
+        _examined[key] = found
+    return found
 
 
 def _duration(seconds: float) -> str:

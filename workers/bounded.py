@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
-from publisher.core.errors import LeaseLost, Reason, TransientCloudError
+from publisher.core.errors import LeaseLost, Reason, Stopped, TransientCloudError
 from publisher.core.image import Image
 from publisher.core.ticket import Account, Target
 from publisher.outbound.policy import OutboundPolicy
@@ -110,6 +110,11 @@ class BoundedCloud:
     def region(self) -> str | None:
         return self._cloud.region
 
+    @property
+    def kept(self) -> bool:
+        """Whether it uses the sign-in of an earlier ticket."""
+        return self._cloud.kept
+
     def check(self, image: Image) -> None:
         self._call("check", lambda: self._cloud.check(image))
 
@@ -144,13 +149,27 @@ class BoundedCloud:
     def _call(self, name: str, call: Callable[[], Result], *, verifies: bool = False) -> Result:
         def work() -> Result:
             try:
-                return call()
+                result = call()
+            except Stopped:
+                raise
+            except Exception:
+                self._cloud.forget_sign_in()
+                raise
             finally:
                 if self.left:
                     self._cloud.close()
+            self._keep_sign_in()
+            return result
 
         silent = self._timeouts.verifying_seconds if verifies else self._timeouts.silent_seconds
         return _within(name, work, self._pulse, self._timeouts, silent, look=self._look, left=self._leave)
+
+    def _keep_sign_in(self) -> None:
+        """Keep the sign-in. Never raises: a call that worked stays so, whatever the cloud says about its token."""
+        try:
+            self._cloud.keep_sign_in()
+        except Exception as error:
+            logger.warning("the sign-in to a cloud cannot be kept: %s", type(error).__name__)
 
     def _leave(self) -> None:
         self.left = True

@@ -14,14 +14,13 @@ import socket
 import ssl
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-import aiohttp
 import requests
 import requests.utils
-from aiohttp.abc import ResolveResult
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
@@ -31,20 +30,39 @@ from publisher.core.errors import PermanentCloudError
 from publisher.outbound.policy import AddressInfo, OutboundPolicy, address_of
 from workers.socket_reader import SocketReader
 
+if TYPE_CHECKING:
+    from aiohttp import TCPConnector
+    from aiohttp.abc import ResolveResult
+
 ANSWER_BYTES_MAX = 4 << 20
 """Longer than any answer to a call, except an image."""
 _CALL_SECONDS = 60.0
 """Time-out of a call that names none."""
+_CONTEXTS_MAX = 32
+"""Number of TLS contexts that are kept. Reading a bundle of authorities takes 20 ms of CPU."""
 
 
 def trust(ca_bundle: str | None = None) -> ssl.SSLContext:
     """Return a TLS context that trusts only the authorities of a bundle (PEM).
 
-    Without a bundle, it trusts those of REQUESTS_CA_BUNDLE, or else those of requests.
+    Without a bundle, it trusts those of REQUESTS_CA_BUNDLE, or else those of requests. Callers share the context and
+    must not change it. A file or directory that has changed is read again.
     """
     if ca_bundle:
-        return ssl.create_default_context(cadata=ca_bundle)
+        return _trust_bundle(ca_bundle)
     trusted = Path(os.environ.get("REQUESTS_CA_BUNDLE") or requests.utils.DEFAULT_CA_BUNDLE_PATH)
+    status = trusted.stat()
+    return _trust_path(trusted, (status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size))
+
+
+@lru_cache(_CONTEXTS_MAX)
+def _trust_bundle(ca_bundle: str) -> ssl.SSLContext:
+    return ssl.create_default_context(cadata=ca_bundle)
+
+
+@lru_cache(_CONTEXTS_MAX)
+def _trust_path(trusted: Path, version: tuple[int, ...]) -> ssl.SSLContext:
+    """Trust the authorities of a file or a directory. `version` changes whenever they are changed."""
     if trusted.is_dir():
         return ssl.create_default_context(capath=str(trusted))
     return ssl.create_default_context(cafile=str(trusted))
@@ -168,26 +186,23 @@ def _checked(connection: HTTPConnection, host: str, policy: OutboundPolicy) -> s
 # aiohttp --------------------------------------------------------------------------------------------------------------
 
 
-def aiohttp_connector(policy: OutboundPolicy, tls: ssl.SSLContext) -> aiohttp.TCPConnector:
+def aiohttp_connector(policy: OutboundPolicy, tls: ssl.SSLContext) -> TCPConnector:
     """Return a connector for a session without `trust_env`. Create and use it in a running loop."""
+    # Imported here, and by those who call this: it takes 0.1 s, and most workers start without using it.
+    import aiohttp
+
+    class Resolver(aiohttp.ThreadedResolver):
+        """A resolver that returns only the allowed addresses."""
+
+        async def resolve(
+            self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+        ) -> list[ResolveResult]:
+            found = await super().resolve(host, port, family)
+            return policy.permitted(host, found, lambda each: each["host"])
 
     def made(info: AddressInfo) -> socket.socket:
         # aiohttp does not resolve numeric addresses, so they are checked here.
         policy.permitted(address_of(info), [info], address_of)
         return socket.socket(*info[:3])
 
-    return aiohttp.TCPConnector(resolver=_Resolver(policy), socket_factory=made, ssl=tls)
-
-
-class _Resolver(aiohttp.ThreadedResolver):
-    """A resolver that returns only the allowed addresses."""
-
-    def __init__(self, policy: OutboundPolicy) -> None:
-        super().__init__(asyncio.get_running_loop())
-        self._policy = policy
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
-        found = await super().resolve(host, port, family)
-        return self._policy.permitted(host, found, lambda each: each["host"])
+    return aiohttp.TCPConnector(resolver=Resolver(asyncio.get_running_loop()), socket_factory=made, ssl=tls)

@@ -10,7 +10,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Self
@@ -20,7 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from publisher.core.errors import Cancelled, DeadlinePassed, LeaseLost, ShuttingDown, Stopped
 from publisher.core.settings import Settings
 from publisher.core.ticket import State
-from publisher.store.leases import Claim, Leases
+from publisher.store.leases import Claim, Leases, Step
 from publisher.telemetry.logs import with_context
 from workers import metrics
 from workers.drain import Drain
@@ -171,25 +171,30 @@ class TicketLease(Lease):
         return max(0.0, time.monotonic() - self._accepted)
 
     @contextmanager
-    def uploading(self) -> Iterator[None]:
+    def uploading(self, *steps: Step) -> Iterator[list[Step]]:
         """Keep samples of the progress inside this context: the first, the last, and some hundreds between them.
 
-        Raises `LeaseLost` or `Cancelled` at its beginning.
+        Records `steps` with the first sample, and with the last one those that are added to the list that the context
+        returns. Raises `LeaseLost` or `Cancelled` at its beginning, and at its end if there are such steps.
         """
+        last: list[Step] = []
         began = self._uploading_since = time.monotonic()
-        self._write(self.sent, sample=True)
+        self._write(self.sent, sample=True, steps=steps)
         outcome = "broken_off"
         try:
-            yield
+            yield last
             outcome = "complete"
         finally:
             self._uploading_since = None
             platform = self.claim.ticket.platform
             metrics.UPLOAD_SECONDS.labels(platform, outcome).observe(time.monotonic() - began)
             self._count(self.sent)
-            # Later steps notice what stops the work, and errors of the store.
-            with suppress(Stopped, SQLAlchemyError):
-                self._write(self.sent, sample=True)
+            if outcome != "complete" or not last:
+                # Later steps notice what stops the work, and errors of the store.
+                with suppress(Stopped, SQLAlchemyError):
+                    self._write(self.sent, sample=True)
+        if last:
+            self._write(self.sent, sample=True, steps=last)
 
     def _count(self, sent: int) -> None:
         with self._writing:
@@ -198,10 +203,10 @@ class TicketLease(Lease):
             self._counted = sent
         metrics.UPLOADED_BYTES.labels(self.claim.ticket.platform).inc(more)
 
-    def _write(self, sent: int, *, sample: bool) -> None:
+    def _write(self, sent: int, *, sample: bool, steps: Sequence[Step] = ()) -> None:
         with self._writing:
             asked = time.monotonic()
-            self._leases.renew(self.claim, self._lease_seconds, sent=sent, sample=sample)
+            self._leases.renew(self.claim, self._lease_seconds, sent=sent, sample=sample, steps=steps)
             self._renewed = asked
             if sample:
                 self._sampled = asked

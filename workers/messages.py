@@ -1,5 +1,6 @@
-"""Log, refuse and forget messages that cannot be read, so that no message in the broker can end a worker.
+"""What a worker receives from the broker and sends to it: Celery's consumer and kombu's Redis channel.
 
+Messages that cannot be read are logged, refused and forgotten, so that no message in the broker can end a worker.
 kombu and Celery assume that every writer to the broker follows their format. If one does not, they end the whole
 worker, and RabbitMQ hands the same message to the next one. Refusing such a message loses nothing: the ticket store
 knows what is to be done.
@@ -8,6 +9,7 @@ knows what is to be done.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from queue import Empty
 from typing import Any
@@ -21,6 +23,9 @@ logger = logging.getLogger(__name__)
 
 _BODY_BYTES_MAX = 64 << 10
 """Our own messages have a few hundred bytes."""
+_EVENTS_SECONDS = 0.5
+"""How long events for monitors, such as Flower, are collected. Celery sends each by itself. That costs as much CPU as
+the ticket store needs for a ticket, and at the moment when its upload begins."""
 
 
 class BrokenMessage(ValueError):
@@ -42,7 +47,21 @@ class ReadableAmqpMessage(AmqpMessage):  # type: ignore[misc]  # amqp has no typ
 
 
 class ReadingChannel(Channel):
-    """Redis channel that skips a message that cannot be parsed: Redis has deleted it already."""
+    """Redis channel that skips a message that cannot be parsed: Redis has deleted it already.
+
+    It keeps its client, which is only a view of the pool of connections. kombu makes one for each command, which costs
+    several times the command.
+    """
+
+    _kept_client: Any = None
+
+    def _create_client(self, asynchronous: bool = False) -> Any:
+        if asynchronous:
+            return super()._create_client(asynchronous)  # type: ignore[no-untyped-call]
+        # After a lost connection there is a new pool.
+        if self._kept_client is None or self._kept_client.connection_pool is not self.pool:
+            self._kept_client = super()._create_client()  # type: ignore[no-untyped-call]
+        return self._kept_client
 
     def _brpop_read(self, **options: Any) -> Any:
         return self._leave_out(lambda: super(ReadingChannel, self)._brpop_read(**options))  # type: ignore[no-untyped-call]
@@ -61,7 +80,29 @@ class ReadingChannel(Channel):
 
 
 class CarefulConsumer(Consumer):  # type: ignore[misc]  # Celery has no types
-    """Celery's consumer, which also refuses messages that it cannot handle."""
+    """Celery's consumer, which also refuses messages that it cannot handle, and sends events together."""
+
+    _flush_due = 0.0
+    """When the collected events will have been sent, by the monotonic clock."""
+
+    def on_send_event_buffered(self) -> None:
+        """Have the collected events sent soon. Called from any thread, for each event of a task."""
+        now = time.monotonic()
+        # Reconnecting to the broker drops timers. Then a later event sets a new one.
+        if self.hub and now > self._flush_due:
+            self._flush_due = now + 2 * _EVENTS_SECONDS
+            self.hub.call_soon(self._flush_later)
+
+    def _flush_later(self) -> None:
+        self.hub.call_later(_EVENTS_SECONDS, self._flush_now)
+
+    def _flush_now(self) -> None:
+        self._flush_due = 0.0
+        self._flush_events()
+
+    def stop(self) -> None:
+        self._flush_events()
+        super().stop()
 
     def create_task_handler(self, *arguments: Any, **options: Any) -> Callable[[Any], None]:
         handle = super().create_task_handler(*arguments, **options)

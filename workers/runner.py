@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -119,20 +120,21 @@ class Runner:
         outcome = "lost"
         try:
             with TicketLease(self._store.leases, claim, self._settings, self._drain, asked=asked) as lease:
-                outcome = state = Attempt(self._store, self._vault, self._settings, self._policy, lease).outcome()
+                attempt = Attempt(self._store, self._vault, self._settings, self._policy, lease)
+                outcome = state = attempt.outcome()
         finally:
             metrics.ATTEMPTS.labels(claim.ticket.platform, outcome).inc()
         logger.info("ticket %d: %s", ticket_id, state)
         if state is State.QUEUED and self._drain.over and self._wakeups:
             # The ticket's own message went back to the broker as this worker stopped, and has been consumed by now.
             self._wakeups.ticket(ticket_id)
-        self._wake_next(claim)
+        self._wake(attempt.waiting)
         return state
 
-    def _wake_next(self, claim: Claim) -> None:
+    def _wake(self, waiting: Sequence[int]) -> None:
         """Wake the tickets that waited for the slot that is free now. If this fails, the reconciler wakes them."""
         if self._wakeups is None:
             return
-        for ticket_id in self._store.leases.next_waiting(claim):
+        for ticket_id in waiting:
             if self._wakeups.ticket(ticket_id):
                 self._store.tickets.woken(ticket_id, sent=True)

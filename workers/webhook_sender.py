@@ -15,9 +15,7 @@ from collections import Counter
 from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
-import aiohttp
 from sqlalchemy.exc import SQLAlchemyError
-from standardwebhooks import Webhook
 
 from publisher.core.errors import ConfigurationError, NetworkRefused, NotFound
 from publisher.core.service_urls import parse_delays
@@ -154,6 +152,8 @@ class Notifier:
 
         Raises `NetworkRefused`, `NoSecret`, and whatever goes wrong on the way.
         """
+        from standardwebhooks import Webhook
+
         now = datetime.now(UTC)
         signature = Webhook(self._secret(notification.owner)).sign(notification.uid, now, notification.body)
         headers = {
@@ -167,6 +167,8 @@ class Notifier:
 
     async def _post(self, url: str, headers: dict[str, str], body: bytes) -> int:
         """Post the body and return the status. Does not read the answer's body."""
+        import aiohttp
+
         connector = aiohttp_connector(self._policy, self._tls)
         timeout = aiohttp.ClientTimeout(total=self._timeout_seconds)
         async with (
@@ -187,6 +189,8 @@ class Notifier:
 
 def _reason(error: Exception) -> str:
     """Describe an error for people to read, without the URL."""
+    import aiohttp
+
     if isinstance(error, TimeoutError):
         return "it did not answer in time"
     if words := tls.fault(error, "its server", "its URL", bundle=False):

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from publisher.cli import openrc, programs
-from publisher.cli.clouds_yaml import CLOUDS_FILES, FILE_VARIABLE, Cloud, read_cloud
+from publisher.cli import openstack_login, programs
 from publisher.cli.command import (
     CLOUD_VARIABLE,
     Json,
@@ -30,15 +31,28 @@ from publisher.cli.command import (
     say,
     snake_case,
 )
-from publisher.cli.openrc import CaBundle, Interface, KeystoneVersion, UserDomain, is_from_command_line, read_bundle
+from publisher.cli.openstack_login import (
+    CLOUDS_FILES,
+    FILE_VARIABLE,
+    CaBundle,
+    Cloud,
+    Interface,
+    KeystoneVersion,
+    UserDomain,
+    is_from_command_line,
+    read_bundle,
+    read_cloud,
+)
 from publisher.core.errors import InvalidRequest, NotFound
 
 if TYPE_CHECKING:
-    from publisher.platforms.platform import Platform
+    from publisher.platforms.platform import Field, Platform
     from publisher.store import Store
     from publisher.store.accounts import StoredAccount
 
+commands = typer.Typer()
 app = typer.Typer(help="Manage stored cloud accounts.", no_args_is_help=True)
+commands.add_typer(app, name="accounts")
 
 Name = Annotated[str, typer.Argument(help="Name of the account.")]
 User = Annotated[str, typer.Option(help="User who owns the account.", autocompletion=complete_users)]
@@ -89,7 +103,6 @@ def add(
     The plain account elements of other platforms are options, too: --access-key-id for accessKeyId.
     The command prompts for secret elements, unless you use --password-stdin.
     """
-    from publisher.cli.platform_options import read_options, read_secrets
     from publisher.outbound.policy import OutboundPolicy
     from publisher.platforms.openstack import OpenStack
     from publisher.platforms.platform import check_installed, platform_of
@@ -221,8 +234,8 @@ def change(
     from publisher.services import cloud_accounts
 
     given = {"keystoneUrl": keystone_url, "glanceUrl": glance_url, "login": login, "userDomain": user_domain}
-    given["interface"] = openrc.interface(interface) if interface else interface
-    given["keystoneVersion"] = openrc.version(keystone_version) if keystone_version else keystone_version
+    given["interface"] = openstack_login.interface(interface) if interface else interface
+    given["keystoneVersion"] = openstack_login.version(keystone_version) if keystone_version else keystone_version
     fields: dict[str, Any] = {element: value or None for element, value in given.items() if value is not None}
     fields |= read_bundle(ca_bundle) if ca_bundle else {}
     if not (fields or rename or new_password or password_stdin):
@@ -316,9 +329,9 @@ def _openstack_account(context: typer.Context, cloud: Cloud | None) -> dict[str,
         # If a cloud was named, the variables may be about another one.
         if context.params[option] and (cloud is None or is_from_command_line(context, option))
     }
-    if cloud is None and (domain := openrc.user_domain(context)):
+    if cloud is None and (domain := openstack_login.user_domain(context)):
         given["userDomain"] = domain
-    for element, read in (("interface", openrc.interface), ("keystoneVersion", openrc.version)):
+    for element, read in (("interface", openstack_login.interface), ("keystoneVersion", openstack_login.version)):
         if value := read(given.get(element)):
             given[element] = value
     if cloud and cloud.warning:
@@ -353,3 +366,50 @@ def _password(stdin: bool, cloud: Cloud | None, login: str | None) -> str:
     found = cloud.password if cloud else os.environ.get(CLOUD_VARIABLE)
     instead = "use --password-stdin" if cloud else f"set {CLOUD_VARIABLE}, or use --password-stdin"
     return found or ask_password(f"Password of {login or 'the cloud account'}", instead=instead)
+
+
+# Options that a platform defines: `--access-key-id` for its element `accessKeyId` -----------------
+
+
+def option_name(element: str) -> str:
+    """Return the option of an element."""
+    return "--" + re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", element).lower()
+
+
+def read_options(arguments: Sequence[str], platform: Platform) -> dict[str, Any]:
+    """Read the elements of an account from `--option value` and `--option=value`. Raises `InvalidRequest`."""
+    from publisher.platforms.values import from_text
+
+    known = {option_name(each.name): each for each in _plain_fields(platform)}
+    found: dict[str, Any] = {}
+    rest = list(arguments)
+    while rest:
+        option, given, value = rest.pop(0).partition("=")
+        if option not in known:
+            options = ", ".join(known) or "none"
+            raise InvalidRequest(f"{option} is not an option of the platform {platform.name}; it has {options}")
+        if not given:
+            if not rest:
+                raise InvalidRequest(f"{option} needs a value")
+            value = rest.pop(0)
+        field = known[option]
+        found[field.name] = from_text(field, value, option)
+    return found
+
+
+def read_secrets(platform: Platform, *, stdin: bool) -> dict[str, str]:
+    """Read the account's secrets: one line each of the standard input, in the platform's order, or at the terminal."""
+    secrets = [each for each in platform.account_fields if each.secret and _has_one_value(each)]
+    if stdin:
+        return {each.name: password_from_stdin() for each in secrets}
+    return {each.name: ask_password(each.name, instead="use --password-stdin") for each in secrets}
+
+
+def _plain_fields(platform: Platform) -> list[Field]:
+    return [each for each in platform.account_fields if not each.secret and _has_one_value(each)]
+
+
+def _has_one_value(field: Field) -> bool:
+    from publisher.platforms.platform import Kind
+
+    return field.kind not in (Kind.LIST, Kind.OBJECT, Kind.POLYMORPHIC)

@@ -9,7 +9,6 @@ import math
 import os
 import pwd
 import re
-import secrets
 import signal
 import stat
 import sys
@@ -277,6 +276,8 @@ CLOUD_VARIABLE = "OS_PASSWORD"
 
 def generate_password() -> str:
     """Return 144 random bits, in characters that need no quoting in a URL or a shell."""
+    import secrets  # needed by few commands, and slow to import
+
     return secrets.token_urlsafe(18)
 
 

@@ -20,7 +20,9 @@ from publisher.core.errors import PublisherError
 if TYPE_CHECKING:
     from publisher.devcloud import DevCloud
 
+commands = typer.Typer()
 app = typer.Typer(help="Run a real Keystone and Glance on this machine, for trials.", no_args_is_help=True)
+commands.add_typer(app, name="devcloud")
 
 _STOP_SIGNALS = {signal.SIGINT, signal.SIGTERM}
 VENV_VARIABLE = "PUBLISHER_DEVCLOUD_VENV"

@@ -1,4 +1,4 @@
-"""`publisher doctor`: check an installation and suggest fixes."""
+"""`publisher doctor` and `config`: check an installation and suggest fixes; show its settings."""
 
 from __future__ import annotations
 
@@ -6,19 +6,22 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
+from typing import Annotated
 
 import typer
 from rich.text import Text
 
-from publisher.cli.command import Json, examples, open_store, out, print_json
-from publisher.cli.ping import ping_workers
+from publisher.cli.command import Json, examples, open_store, out, print_json, print_table, say_warning
+from publisher.cli.programs import ping_workers
 from publisher.core.closed_pipe import no_outcome
 from publisher.core.errors import PublisherError, QueueUnavailable
 from publisher.core.settings import Settings
 from publisher.core.settings_reader import Reading, variable
-from publisher.core.settings_report import only_for_a_trial, unknown
+from publisher.core.settings_report import Source, in_force, only_for_a_trial, table, unknown
+
+commands = typer.Typer()
 
 _PING_SECONDS = 1.0
 _LOAD_SECONDS = 60.0
@@ -28,9 +31,6 @@ from importlib.metadata import entry_points
 for entry in entry_points(group=sys.argv[1], name=sys.argv[2]):
     entry.load()
 """
-
-
-EXAMPLES = examples("doctor", "doctor --json")
 
 
 class Level(StrEnum):
@@ -52,6 +52,7 @@ class Finding:
     advice: str = ""
 
 
+@commands.command(epilog=examples("doctor", "doctor --json"))
 @no_outcome()
 def doctor(as_json: Json = False) -> None:
     """Check this installation and suggest fixes.
@@ -287,3 +288,31 @@ def _print(finding: Finding) -> None:
 
 def _me() -> str:
     return f"user {os.getuid()}"
+
+
+# Settings -----------------------------------------------------------------------------------------
+
+
+@commands.command(epilog=examples("config", "config --changed", "config --json", "config --docs"))
+def config(
+    changed: Annotated[bool, typer.Option("--changed", help="Leave out settings that use their defaults.")] = False,
+    docs: Annotated[
+        bool, typer.Option("--docs", help="Print a Markdown table of all settings, as in the documentation.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Show the settings in force and the source of each.
+
+    Passwords in URLs are hidden. Variables that look like settings but are not cause a warning.
+    """
+    if docs:
+        typer.echo(table(), nl=False)
+        return
+    shown = [each for each in in_force(Settings.from_environment()) if not changed or each.source is not Source.DEFAULT]
+    wrong = unknown()
+    if as_json:
+        print_json({"settings": [asdict(each) for each in shown], "unknown": [asdict(each) for each in wrong]})
+        return
+    print_table(["Variable", "Value", "From"], [[each.variable, each.value, each.source] for each in shown])
+    for each in wrong:
+        say_warning(each.message)

@@ -1,4 +1,4 @@
-"""`publisher images`: manage registered images."""
+"""`publisher images` and `appliances`: manage registered images, and the appliances that group them."""
 
 from __future__ import annotations
 
@@ -35,8 +35,11 @@ from publisher.core.uris import ID_MAX
 if TYPE_CHECKING:
     from publisher.core.image import Image
     from publisher.store import Store
+    from publisher.store.appliances import Appliance
 
+commands = typer.Typer()
 app = typer.Typer(help="Manage registered images.", no_args_is_help=True)
+commands.add_typer(app, name="images")
 
 FIRST_APPLIANCE = 1
 """The appliance of images for which none is named. The first such image creates it."""
@@ -235,3 +238,101 @@ def hashing(file: Path) -> Iterator[Callable[[int], None]]:
     with Progress(*columns, TimeRemainingColumn(), console=err, transient=True, disable=not err.is_terminal) as bar:
         task = bar.add_task(f"Registering {escape(file.name)}", total=total)
         yield lambda count: bar.advance(task, count)
+
+
+# Appliances ---------------------------------------------------------------------------------------
+
+appliances_app = typer.Typer(help="Manage appliances, which group images.", no_args_is_help=True)
+commands.add_typer(appliances_app, name="appliances")
+
+ApplianceOwner = Annotated[str, typer.Option(help="User who owns the appliance.", autocompletion=complete_users)]
+ApplianceId = Annotated[int, typer.Argument(parser=whole_number(), help="Number of the appliance.")]
+
+
+@appliances_app.command(
+    "add", epilog=examples("appliances add --name web", 'appliances add 4 --user anna --distribution "Debian 12"')
+)
+def add_appliance(
+    id: Annotated[
+        int | None,
+        typer.Argument(
+            parser=whole_number(),
+            help="Number of the appliance (default: the user's next free number).",
+        ),
+    ] = None,
+    user: ApplianceOwner = "root",
+    name: Annotated[str | None, typer.Option(help="Name of the appliance (default: appliance-NUMBER).")] = None,
+    version: Annotated[str, typer.Option(help="Version of the appliance.")] = "1",
+    distribution: Annotated[str, typer.Option(help="Operating system, such as 'Debian 12'.")] = "unknown",
+    architecture: Annotated[str, typer.Option(help="Processor architecture.")] = "x86_64",
+    description: Annotated[str, typer.Option(help="Description of the appliance.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Add an appliance.
+
+    This is optional: the first image of an appliance creates it, without a description.
+    """
+    with open_store(read_settings()) as store:
+        appliance = store.appliances.add(
+            user,
+            id=id,
+            name=name,
+            version=version,
+            description=description,
+            distribution=distribution,
+            architecture=architecture,
+        )
+    if as_json:
+        print_json(_appliance_json(appliance, 0))
+    else:
+        say(f"Added the appliance '{appliance.name}' of {appliance.owner}, number {appliance.id}")
+
+
+@appliances_app.command("list", epilog=examples("appliances list --user anna"))
+def list_appliances(
+    user: Annotated[
+        str | None, typer.Option(help="Show only appliances of this user.", autocompletion=complete_users)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List appliances and the total size of their images."""
+    with open_store(read_settings()) as store:
+        found = store.appliances.list(user)
+        contents = {owner: store.appliances.contents(owner) for owner in {each.owner for each in found}}
+    sized = [(each, contents[each.owner][each.id].size if each.id in contents[each.owner] else 0) for each in found]
+    if as_json:
+        print_json({"appliances": [_appliance_json(appliance, size) for appliance, size in sized]})
+        return
+    rows = [
+        [str(each.id), each.owner, each.name, each.version, each.distribution, each.architecture, mebibytes(size)]
+        for each, size in sized
+    ]
+    print_table(["Id", "User", "Name", "Version", "Distribution", "Architecture", "Images"], rows)
+
+
+@appliances_app.command("remove", epilog=examples("appliances remove 4 --user anna"))
+def remove_appliance(id: ApplianceId, user: ApplianceOwner = "root", yes: Yes = False) -> None:
+    """Remove an appliance that has no images and no tickets."""
+    with open_store(read_settings()) as store:
+        if store.appliances.find(user, id) is None:
+            raise NotFound(f"{user} has no appliance {id}; see: publisher appliances list")
+        confirm(f"Remove the appliance {id} of {user}?", yes=yes)
+        store.appliances.remove(user, id)
+    say(f"Removed the appliance {id} of {user}")
+
+
+def _appliance_json(appliance: Appliance, size: int) -> dict[str, Any]:
+    from publisher.core.uris import appliance_uri
+
+    return {
+        "id": appliance.id,
+        "uri": appliance_uri(appliance.owner, appliance.id),
+        "owner": appliance.owner,
+        "name": appliance.name,
+        "version": appliance.version,
+        "description": appliance.description,
+        "distribution": appliance.distribution,
+        "architecture": appliance.architecture,
+        "images_bytes": size,
+        "created": iso(appliance.created),
+    }

@@ -42,9 +42,9 @@ if TYPE_CHECKING:
     from publisher.store.notifications import Notification
     from publisher.store.publications import Upload
 
-_POLL_SECONDS = 0.5
+commands = typer.Typer()
 
-EXAMPLES = examples("logs 12", "logs 12 --follow", "logs 12 --json")
+_POLL_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +67,7 @@ class Event:
     words: str
 
 
+@commands.command(epilog=examples("logs 12", "logs 12 --follow", "logs 12 --json"))
 def logs(
     ticket: TicketId,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Show new events until the ticket ends.")] = False,

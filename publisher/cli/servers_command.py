@@ -23,11 +23,8 @@ from publisher.cli.command import (
 )
 from publisher.core.settings import THREADS_MAX, Settings
 
-SERVE_EXAMPLES = examples("serve", "serve --host 0.0.0.0 --port 8080 --workers 2", "serve --proxy-headers")
-WORKER_EXAMPLES = examples("worker", "worker --concurrency 8", "worker --name second")
-FLOWER_EXAMPLES = examples("flower", "flower --address 0.0.0.0 --port 5556")
-SWEEP_EXAMPLES = examples("sweep --dry-run", "sweep")
-MIGRATE_EXAMPLES = examples("migrate")
+commands = typer.Typer()
+
 
 _METRICS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 """A variable of prometheus_client, which reads it when it is imported."""
@@ -45,6 +42,7 @@ Concurrency = Annotated[
 ]
 
 
+@commands.command(epilog=examples("serve", "serve --host 0.0.0.0 --port 8080 --workers 2", "serve --proxy-headers"))
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on (default: PUBLISHER_INTAKE_HOST).")] = None,
     port: Annotated[
@@ -76,6 +74,7 @@ def serve(
     programs.become(command, programs.configured(settings) | shared)
 
 
+@commands.command(epilog=examples("worker", "worker --concurrency 8", "worker --name second"))
 def worker(
     concurrency: Concurrency = None,
     name: Annotated[
@@ -88,6 +87,7 @@ def worker(
     programs.become(programs.worker(settings, name=name), programs.configured(settings))
 
 
+@commands.command(epilog=examples("flower", "flower --address 0.0.0.0 --port 5556"))
 def flower(
     address: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[
@@ -122,6 +122,7 @@ def flower_password_file(settings: Settings) -> Path:
     return settings.flower_password_file or settings.data_dir / FLOWER_PASSWORD_FILE
 
 
+@commands.command(epilog=examples("migrate"))
 def migrate() -> None:
     """Upgrade the database's tables to this version."""
     with open_store(read_settings(), check=False) as store:
@@ -130,6 +131,7 @@ def migrate() -> None:
     say("The database is up to date")
 
 
+@commands.command(epilog=examples("sweep --dry-run", "sweep"))
 def sweep(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Report what would be deleted, and delete nothing.")

@@ -42,7 +42,9 @@ if TYPE_CHECKING:
 
     from publisher.store import Store
 
+commands = typer.Typer()
 app = typer.Typer(help="Manage tickets, the records of publish requests.", no_args_is_help=True)
+commands.add_typer(app, name="tickets")
 
 TicketId = Annotated[
     int,
@@ -61,10 +63,7 @@ Timeout = Annotated[
 ]
 
 
-STATUS_EXAMPLES = examples("status 12", "status 12 --wait --timeout 600", "status 12 --history --json")
-CANCEL_EXAMPLES = examples("cancel 12", "cancel 12 && publisher status 12 --wait")
-
-
+@commands.command(epilog=examples("status 12", "status 12 --wait --timeout 600", "status 12 --history --json"))
 def status(
     ticket: TicketId,
     wait: Wait = False,
@@ -82,6 +81,7 @@ def status(
     raise typer.Exit(code)
 
 
+@commands.command(epilog=examples("cancel 12", "cancel 12 && publisher status 12 --wait"))
 def cancel(ticket: TicketId, as_json: Json = False) -> None:
     """Cancel a ticket and remove its upload from the cloud."""
     from publisher.services import publishing

@@ -17,7 +17,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from publisher.cli import programs, redis_server
+from publisher.cli import programs
 from publisher.cli.command import (
     examples,
     generate_password,
@@ -31,7 +31,6 @@ from publisher.cli.command import (
     say_warning,
     write_password,
 )
-from publisher.cli.ping import ping_workers
 from publisher.cli.servers_command import FLOWER_LOGIN, Concurrency, flower_password_file
 from publisher.cli.supervisor import Program, Supervisor
 from publisher.core.errors import ConfigurationError, QueueUnavailable
@@ -43,11 +42,13 @@ from publisher.version import __version__
 if TYPE_CHECKING:
     from publisher.store import Store
 
-EXAMPLES = examples("up", "up --concurrency 8 --quiet")
+commands = typer.Typer()
+
 FLOWER_ADDRESS = "127.0.0.1"
 _COLOURS = {"intake": "cyan", "worker": "green", "flower": "yellow"}
 
 
+@commands.command(epilog=examples("up", "up --concurrency 8 --quiet"))
 def up(
     no_flower: Annotated[bool, typer.Option("--no-flower", help="Do not start Flower.")] = False,
     concurrency: Concurrency = None,
@@ -88,9 +89,9 @@ def up(
 def _redis(settings: Settings) -> Program:
     return Program(
         "redis",
-        redis_server.prepare(settings),
+        programs.redis(settings),
         programs.inherited(),
-        ready=lambda: redis_server.answers(settings.embedded_redis_socket),
+        ready=lambda: programs.redis_answers(settings.embedded_redis_socket),
         ready_seconds=10,
         stop_seconds=1,
     )
@@ -210,7 +211,7 @@ def _http_status(host: str, port: int, path: str) -> int | None:
 
 def _answers_ping(settings: Settings, node: str) -> bool:
     try:
-        return bool(ping_workers(settings, timeout_seconds=0.5, only=node))
+        return bool(programs.ping_workers(settings, timeout_seconds=0.5, only=node))
     except QueueUnavailable:
         return False
 

@@ -1,4 +1,4 @@
-"""`publisher users`: manage the users of the intake."""
+"""`publisher users`, `roles` and `audit`: who may do what, and who did what."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,6 +18,7 @@ from publisher.cli.command import (
     confirm,
     examples,
     generate_password,
+    iso,
     open_store,
     open_vault,
     out,
@@ -28,12 +29,19 @@ from publisher.cli.command import (
     read_settings,
     say,
     say_warning,
+    whole_number,
     write_password,
 )
 from publisher.core.errors import InvalidRequest, NotFound
+from publisher.core.settings import Settings
 from publisher.services import first_user
 
+if TYPE_CHECKING:
+    from publisher.store.audit import AuditEntry
+
+commands = typer.Typer()
 app = typer.Typer(help="Manage users, their roles and webhooks.", no_args_is_help=True)
+commands.add_typer(app, name="users")
 
 Login = Annotated[str, typer.Argument(help="Login of the user.", autocompletion=complete_users)]
 PasswordStdin = Annotated[
@@ -271,3 +279,120 @@ class _PasswordSource:
         if self.generate:
             return generate_password()
         return ask_password("Password", instead="use --password-stdin, --password-file or --generate-to", confirm=True)
+
+
+# Roles --------------------------------------------------------------------------------------------
+
+roles_app = typer.Typer(help="Manage roles: named sets of entitlements to grant to users.", no_args_is_help=True)
+commands.add_typer(roles_app, name="roles")
+
+
+@roles_app.command("add", epilog=examples("roles add publishers --entitlement image_publish"))
+def add_role(
+    name: Annotated[str, typer.Argument(help="Name of the new role.")],
+    entitlement: Annotated[list[str], typer.Option(help="Entitlement that the role grants. Can be repeated.")],
+    description: Annotated[str, typer.Option(help="Description of the role.")] = "",
+) -> None:
+    """Add a role."""
+    with open_store(read_settings()) as store:
+        role = store.roles.add(name, entitlements=frozenset(entitlement), description=description)
+    say(f"Added the role '{role.name}'")
+
+
+@roles_app.command("list", epilog=examples("roles list", "roles list --json"))
+def list_roles(as_json: Json = False) -> None:
+    """List roles."""
+    with open_store(read_settings()) as store:
+        roles = store.roles.list()
+    if as_json:
+        print_json(
+            {
+                "roles": [
+                    {"name": role.name, "description": role.description, "entitlements": sorted(role.entitlements)}
+                    for role in roles
+                ]
+            }
+        )
+        return
+    rows = [[role.name, ", ".join(sorted(role.entitlements)), role.description] for role in roles]
+    print_table(["Name", "Entitlements", "Description"], rows)
+
+
+@roles_app.command("remove", epilog=examples("roles remove publishers"))
+def remove_role(name: Annotated[str, typer.Argument(help="Name of the role.")], yes: Yes = False) -> None:
+    """Remove a role that no user has."""
+    with open_store(read_settings()) as store:
+        if name not in {role.name for role in store.roles.list()}:
+            raise NotFound(f"there is no role '{name}'; see: publisher roles list")
+        confirm(f"Remove the role '{name}'?", yes=yes)
+        store.roles.remove(name)
+    say(f"Removed the role '{name}'")
+
+
+# Audit log ----------------------------------------------------------------------------------------
+
+audit_app = typer.Typer(help="Show the audit log.", no_args_is_help=True)
+commands.add_typer(audit_app, name="audit")
+
+
+@audit_app.command(
+    "list", epilog=examples("audit list --user anna", "audit list --object users/root/accounts/1 --json")
+)
+def list_audit(
+    user: Annotated[str | None, typer.Option(help="Show only actions of this user.")] = None,
+    object: Annotated[
+        str | None,
+        typer.Option(metavar="URI", help="Show only actions on this object, such as users/root/accounts/1."),
+    ] = None,
+    count: Annotated[
+        int,
+        typer.Option(
+            parser=whole_number(most=1_000_000),
+            metavar="NUMBER",
+            help="Maximum number of entries to show.",
+        ),
+    ] = 100,
+    before: Annotated[
+        int | None,
+        typer.Option(
+            parser=whole_number(), metavar="NUMBER", help="Show only entries with a smaller number, to continue a list."
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List changes made through the API, the console and this command, newest first.
+
+    What workers do to a ticket is in its history: see publisher status --history.
+    """
+    with open_store(Settings.from_environment()) as store:
+        entries = store.audit.latest(count, before=before, actor=user, object=object)
+    if as_json:
+        print_json({"entries": [_entry_json(each) for each in entries]})
+        return
+    columns = ["Number", "Time", "User", "Door", "Address", "Action", "Object", "Detail"]
+    print_table(columns, [[_printable(cell) for cell in _cells(each)] for each in entries])
+
+
+def _cells(entry: AuditEntry) -> list[str]:
+    actor = entry.actor
+    who = [actor.login, actor.door, actor.address or ""]
+    return [str(entry.id), iso(entry.at) or "", *who, entry.action, entry.object, entry.detail]
+
+
+def _entry_json(entry: AuditEntry) -> dict[str, Any]:
+    return {
+        "id": entry.id,
+        "at": iso(entry.at),
+        "user": entry.actor.login,
+        "door": entry.actor.door,
+        "address": entry.actor.address,
+        "request_id": entry.actor.request_id,
+        "action": entry.action,
+        "object": entry.object,
+        "detail": entry.detail,
+    }
+
+
+def _printable(text: str) -> str:
+    """Escape control characters: somebody may have tried to sign in with any text as login."""
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)

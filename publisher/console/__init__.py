@@ -2,10 +2,10 @@
 
 How to add a page:
 
-1. `routes/NOUN.py` has a `router = APIRouter()`. Its routes take `visit: Visiting`, the signed-in user; those that
+1. `routes/NOUN.py` has a `router = page_router()`. Its routes take `visit: Visiting`, the signed-in user; those that
    change something also take `form: Posted`. A route only translates: it calls the store, and answers with
    `visit.page("NOUN/list.html", …)` or, after a change, with `visit.redirect("/NOUN", "What was done")`.
-2. Add the module to `MODULES` in `pages.py`, and a line to `navigation.py` for its entry in the navigation.
+2. Add the module to `MODULES` in `pages.py`, and a line to `page_request.py` for its entry in the navigation.
 3. Templates extend `base.html`: blocks `title`, `crumbs`, `heading`, `actions`, `content`. The fields of a form are
    in `macros/forms.html`, breadcrumbs, paging and empty lists in `macros/page.html`. `confirm.html` is for actions
    that must be confirmed first.

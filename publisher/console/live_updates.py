@@ -17,8 +17,8 @@ from typing import TypeVar
 
 import anyio.to_thread
 from anyio import CapacityLimiter
-from fastapi.responses import StreamingResponse
 from sqlalchemy.exc import SQLAlchemyError
+from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from publisher.console.rendering import PageParts

@@ -1,4 +1,4 @@
-"""A request for a page: the signed-in user, the form, the cookies, and the page or redirect that answers."""
+"""A request for a page: the signed-in user, the form, the cookies, the answer, and where the user can go next."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ from functools import cached_property
 from typing import Annotated, cast
 from urllib.parse import parse_qsl
 
-from fastapi import Depends, Request, Response
-from fastapi.responses import HTMLResponse, RedirectResponse
 from starlette.datastructures import ImmutableMultiDict
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from publisher.console.live_updates import Streams
-from publisher.console.navigation import Section, current, has_page, sections
 from publisher.console.rendering import BASE, PageParts, render
 from publisher.core.errors import InvalidRequest, NotAllowed, NotAuthenticated
 from publisher.store import Store
@@ -24,6 +23,7 @@ from publisher.store.sessions import Session
 from publisher.store.users import Role, User
 from publisher.web import auth
 from publisher.web.request import Services, actor, bounded_body, services
+from publisher.web.routing import From, Router
 
 Form = ImmutableMultiDict[str, str]
 
@@ -165,15 +165,15 @@ async def _sent(request: Request) -> Form | None:
     return ImmutableMultiDict([(name, value.replace("\0", "")) for name, value in fields])
 
 
-def _posted(form: Annotated[Form | None, Depends(_sent)]) -> Form:
+def _posted(form: Annotated[Form | None, From(_sent)]) -> Form:
     if form is None:
         raise InvalidRequest("send a form")
     return form
 
 
-Visiting = Annotated[Visit, Depends(visit)]
-Posted = Annotated[Form, Depends(_posted)]
-Sent = Annotated[Form | None, Depends(_sent)]
+Visiting = Annotated[Visit, From(visit)]
+Posted = Annotated[Form, From(_posted)]
+Sent = Annotated[Form | None, From(_sent)]
 
 
 def protected(request: Request, visit: Visiting, form: Sent) -> None:
@@ -188,6 +188,11 @@ def protected(request: Request, visit: Visiting, form: Sent) -> None:
     token = request.headers.get("x-csrf-token") or (form.get("csrf", "") if form else "")
     if not hmac.compare_digest(token.encode(), visit.session.csrf.encode()):
         raise NotAllowed("this form is too old, or not from the console; reload its page")
+
+
+def page_router() -> Router:
+    """Return a router for pages. Each of its routes is `protected`."""
+    return Router(protected)
 
 
 # Cookies ------------------------------------------------------------------------------------------------------
@@ -247,3 +252,94 @@ def _set(request: Request, response: Response, name: str, value: str, seconds: i
 
 def _drop(request: Request, response: Response, name: str) -> None:
     response.delete_cookie(_name(request, name), path="/", secure=secure(request), httponly=True, samesite="lax")
+
+
+# Navigation -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """An entry. `path` is below the console's own, `icon` is one of `macros/icons.html`."""
+
+    name: str
+    path: str
+    icon: str
+    entitlement: str | None = None
+    administrators: bool = False
+
+    def shown_to(self, user: User) -> bool:
+        if self.administrators:
+            return user.administrator
+        return self.entitlement is None or user.may(self.entitlement)
+
+    def holds(self, path: str) -> bool:
+        """Return whether the page at this path belongs to this entry."""
+        here = BASE + self.path
+        return path == here or path.startswith(f"{here}/")
+
+
+SECTIONS: tuple[Section, ...] = (
+    Section("Tickets", "/publications", "publications", "image_generate"),
+    Section("Publish an image", "/publications/new", "new", "image_publish"),
+    Section("Images", "/images", "images", "image_generate"),
+    Section("Accounts", "/accounts", "accounts"),
+    Section("API keys", "/keys", "keys", "api_key_access"),
+    Section("Fleet", "/fleet", "fleet", administrators=True),
+    Section("Users", "/users", "users", administrators=True),
+    Section("Roles", "/roles", "roles", administrators=True),
+    Section("Audit log", "/audit", "audit", administrators=True),
+)  # fmt: skip
+
+
+def sections(user: User) -> list[Section]:
+    return [each for each in SECTIONS if each.shown_to(user)]
+
+
+def current(user: User, path: str) -> Section | None:
+    """Return the entry that a page belongs to; if several match, the one with the longest path."""
+    return max((each for each in sections(user) if each.holds(path)), key=lambda each: len(each.path), default=None)
+
+
+def has_page(user: User, path: str) -> bool:
+    """Return whether the user has such an entry. Pages link only to pages that the user has."""
+    return any(each.path == path for each in sections(user))
+
+
+@dataclass(frozen=True, slots=True)
+class FirstStep:
+    """One step. `path` is below the console's own; None if the user cannot do the step now, or has done it."""
+
+    title: str
+    words: str
+    action: str
+    path: str | None
+    done: bool
+
+
+def first_steps(store: Store, user: User) -> list[FirstStep]:
+    """Return what must exist before the first image is in a cloud, and what exists already."""
+    has_account = bool(store.accounts.list(user.login))
+    has_image = bool(store.images.latest(1, owner=user.login))
+    return [
+        FirstStep(
+            "Cloud account",
+            "Where images go, and how to sign in there. The password is stored encrypted and never shown.",
+            "Add account",
+            "/accounts/new" if user.may("cloud_account_create") and not has_account else None,
+            has_account,
+        ),
+        FirstStep(
+            "Image",
+            "A disk image: qcow2, raw, VMDK and others. Upload it from this computer, or have a worker fetch it.",
+            "Add image",
+            "/images/new" if user.may("image_generate") and not has_image else None,
+            has_image,
+        ),
+        FirstStep(
+            "Publishing",
+            "A worker uploads the image and compares its hash with the cloud's. You can watch the progress.",
+            "Publish an image",
+            "/publications/new" if user.may("image_publish") and has_image else None,
+            False,
+        ),
+    ]

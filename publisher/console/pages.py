@@ -1,18 +1,15 @@
-"""The console as an application that the intake mounts, so that its errors are pages, with words and a way back."""
+"""The routes of the console, and its errors, which are pages with words and a way back."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from urllib.parse import urlencode
 
-from fastapi import Depends, FastAPI, Request, Response
-from fastapi.responses import RedirectResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
-from starlette.types import ASGIApp
 
-from publisher.console.live_updates import Streams
-from publisher.console.page_request import page, protected
+from publisher.console.page_request import page, page_router
 from publisher.console.rendering import BASE, sentence
 from publisher.console.routes import (
     accounts,
@@ -22,20 +19,18 @@ from publisher.console.routes import (
     keys,
     publication,
     publications,
-    publishing,
     session,
     users,
 )
-from publisher.web import error_handlers
 from publisher.web.error_handlers import Problem
-from publisher.web.request import Services, count_address
+from publisher.web.routing import Router
 
 MODULES = (
-    publishing, publications, publication, images, accounts, keys, fleet, users, audit,
+    publications, publication, images, accounts, keys, fleet, users, audit,
 )  # fmt: skip
 """The modules of pages; each has a `router`. Fixed paths come before numbered ones: `/images/new` is no image's number.
 
-The entries of the navigation are in `navigation.py`.
+The entries of the navigation are in `page_request.py`.
 """
 
 _TITLES = {
@@ -52,42 +47,29 @@ _TITLES = {
     503: "Temporarily unavailable",
 }
 
-_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
-def mount(app: FastAPI, services: Services) -> Streams:
-    """Mount the console in the app. Close the returned streams when the server stops."""
-    console = FastAPI(
-        title="Console",
-        openapi_url=None,
-        docs_url=None,
-        redoc_url=None,
-        redirect_slashes=False,
-        # The app that mounts this counts requests only for its own routes.
-        dependencies=[Depends(count_address)] if services.settings.address_requests_per_second else [],
-    )
-    streams = Streams(services.settings.console_streams_max)
-    console.state.services = services
-    console.state.streams = streams
-    error_handlers.install(console, _error_page)
+def router() -> Router:
+    """Return the routes of the console."""
+    console = Router()
     console.mount("/static", StaticFiles(packages=[("publisher.console", "static")]))
-    console.include_router(session.router)
-    for router in (session.signed_in_router, *(module.router for module in MODULES)):
-        console.include_router(router, dependencies=[Depends(protected)])
+    console.include(session.router)
+    for each in (session.signed_in_router, *(module.router for module in MODULES)):
+        console.include(each)
     # Sign-in comes first even for unknown paths, so that strangers cannot find out which pages exist.
-    console.add_api_route("/{path:path}", _nothing, dependencies=[Depends(protected)])
-    app.add_route(BASE, _home)
-    app.add_route("/", _root, methods=_METHODS)
-    app.mount(BASE, console)
-    return streams
+    unknown = page_router()
+    unknown.get("/{path:path}")(_nothing)
+    console.include(unknown)
+    outside = Router()
+    outside.get(BASE)(_home)
+    for method in _METHODS:
+        outside.add("/", method, _root)
+    outside.include(console, BASE)
+    return outside
 
 
-def refusal(request: Request, status: int, words: str, headers: Mapping[str, str]) -> ASGIApp:
-    """Return the page for a request that is refused before it reaches the console."""
-    return _error_page(request, Problem(status, words, "", headers))
-
-
-def _error_page(request: Request, problem: Problem) -> Response:
+def error_page(request: Request, problem: Problem) -> Response:
     if problem.status == 401:
         return _to_sign_in(request)
     shown = page(
@@ -111,16 +93,16 @@ def _to_sign_in(request: Request) -> Response:
     return RedirectResponse(f"{BASE}/sign-in?{urlencode({'next': wanted})}", 303)
 
 
-async def _home(_: Request) -> Response:
+async def _home() -> Response:
     return RedirectResponse(f"{BASE}/publications", 303)
 
 
 async def _root(request: Request) -> Response:
     """Redirect browsers to the console; for programs there is nothing here."""
-    if request.method not in ("GET", "HEAD") or "text/html" not in request.headers.get("accept", ""):
+    if request.method != "GET" or "text/html" not in request.headers.get("accept", ""):
         raise HTTPException(404)
     return RedirectResponse(BASE, 303)
 
 
-def _nothing(path: str) -> Response:
+async def _nothing(path: str) -> Response:
     raise HTTPException(404)

@@ -21,7 +21,7 @@ from publisher.core.errors import InvalidRequest, NotFound, own, require_own
 from publisher.core.image import Image, ImageState
 from publisher.core.ticket import Ticket
 from publisher.core.uris import account_uri, image_uri, parse_id
-from publisher.intake.wire.codec import write_document
+from publisher.intake.wire.writing import write_document
 from publisher.platforms.platform import CRED_ACCOUNT, PUBLISH_IMAGE, TYPE_KEY, Document, Platform, find_platform
 from publisher.services.publishing import PublishRequest
 from publisher.store import Store

@@ -69,12 +69,7 @@ class Broker:
 
     def _transport_options(self, timeout_seconds: float) -> dict[str, Any]:
         if self.url.startswith(("amqp", "pyamqp")):
-            # Wait until the broker confirms that it has the message.
-            return {
-                "confirm_publish": True,
-                "read_timeout": timeout_seconds,
-                "write_timeout": timeout_seconds,
-            }
+            return {"read_timeout": timeout_seconds, "write_timeout": timeout_seconds}
         return {
             "socket_connect_timeout": timeout_seconds,
             "socket_timeout": timeout_seconds,

@@ -8,7 +8,6 @@ message here shows any part of what follows the scheme.
 from __future__ import annotations
 
 import re
-import ssl
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
@@ -61,6 +60,8 @@ def check_database_url(url: str) -> None:
 
 def check_ca_file(file: Path) -> None:
     """Check that the file holds certificates. Raises `ValueError`."""
+    import ssl  # needed by few settings, and slow to import
+
     try:
         ssl.create_default_context(cafile=file)
     except ssl.SSLError:

@@ -4,9 +4,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -162,7 +160,9 @@ class Settings:
         500, "Minimum rate of a request body, in bytes per second. A slower body is too slow."
     )
     credential_cache_seconds: TimeoutOrZero = _setting(
-        60.0, "Time for which a verified password need not be hashed again, in seconds. 0: hash it for each request."
+        60.0,
+        "Time for which a verified password need not be hashed again after its last use, in seconds. 0: hash it for"
+        " each request.",
     )
     sign_in_failures_max: CountOrZero = _setting(
         10,
@@ -336,6 +336,9 @@ class Settings:
         socket = self.data_dir.absolute() / "redis.sock"
         if len(os.fsencode(socket)) <= _UNIX_SOCKET_PATH_MAX:
             return socket
+        import hashlib  # needed by few processes, and slow to import
+        import tempfile
+
         digest = hashlib.sha256(os.fsencode(socket)).hexdigest()[:16]
         return Path(tempfile.gettempdir()) / f"image-publisher-{os.getuid()}-{digest}" / "redis.sock"
 

@@ -1,23 +1,66 @@
 """A real Keystone (v3) and Glance on loopback, for development, demonstrations and tests."""
 
 import fcntl
+import json
+import os
+import secrets
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
 from publisher.devcloud import config, databases, environment
-from publisher.devcloud.config import Sections
-from publisher.devcloud.devcloud_error import DevCloudError
+from publisher.devcloud.config import HOST, DevCloudError, Sections
 from publisher.devcloud.identity import ADMIN, SERVICE_USER, USERS, Identity
-from publisher.devcloud.servers import PortTakenError, Server, glance_server, keystone_server
-from publisher.devcloud.state import CloudState
+from publisher.devcloud.servers import PortTakenError, Server, free_port, glance_server, keystone_server
 
 _CREATION_ATTEMPTS = 3
 _NO_OVERRIDES: Sections = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class CloudState:
+    """The part of a cloud that persists between starts, in `state.json`: its address, ports and passwords.
+
+    `complete`: its creation has finished.
+    """
+
+    keystone_port: int
+    glance_port: int
+    passwords: Mapping[str, str]
+    complete: bool = False
+    host: str = HOST
+
+    @classmethod
+    def new(cls, host: str = HOST) -> "CloudState":
+        """Return a state with free ports of this address and random passwords."""
+        keystone_port = free_port(host)
+        glance_port = free_port(host)
+        while glance_port == keystone_port:
+            glance_port = free_port(host)
+        passwords = {name: secrets.token_urlsafe(18) for name in (*USERS, SERVICE_USER)}
+        return cls(keystone_port, glance_port, passwords, host=host)
+
+    @classmethod
+    def load(cls, path: Path) -> "CloudState | None":
+        """Return the saved state, or None. Raises DevCloudError if the file is invalid."""
+        try:
+            return cls(**json.loads(path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError) as error:
+            raise DevCloudError(f"{path} is damaged ({error}): remove {path.parent}") from error
+
+    def save(self, path: Path) -> None:
+        """Replace the file atomically. Only its owner can read it."""
+        fresh = path.with_suffix(".new")
+        fresh.unlink(missing_ok=True)
+        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
+            json.dump(asdict(self), out, indent=1)
+        fresh.replace(path)
 
 
 def _say_nothing(words: str) -> None:

@@ -1,7 +1,7 @@
-"""The configuration files of Keystone and Glance in the development cloud.
+"""The configuration files of Keystone and Glance in the development cloud, and its error.
 
-Contains only what differs from the servers' own defaults. A value must not contain a line break; `$` begins a reference
-to another option.
+The files contain only what differs from the servers' own defaults. A value must not contain a line break; `$` begins a
+reference to another option.
 """
 
 import shutil
@@ -14,6 +14,10 @@ HOST = "127.0.0.1"
 REGION = "RegionOne"
 
 _MIB = 1 << 20
+
+
+class DevCloudError(Exception):
+    """The development cloud cannot do it; the message says what to do and which log file to read."""
 
 
 def database(home: Path) -> Path:

@@ -13,7 +13,7 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import TextIO
 
-from publisher.devcloud.devcloud_error import DevCloudError
+from publisher.devcloud.config import DevCloudError
 
 CONSTRAINTS = Path(__file__).with_name("constraints.txt")
 REQUIREMENTS = ("keystone", "glance", "uwsgi", "python-openstackclient")

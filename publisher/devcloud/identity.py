@@ -6,8 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from publisher.devcloud.config import REGION
-from publisher.devcloud.devcloud_error import DevCloudError
+from publisher.devcloud.config import REGION, DevCloudError
 
 
 @dataclass(frozen=True)

@@ -27,21 +27,34 @@ from enum import Enum
 from functools import cached_property
 from typing import Annotated, Any, TypeVar
 
-from fastapi import APIRouter, Depends, Request, Response
+from starlette.requests import Request
+from starlette.responses import Response
 
 from publisher.core.errors import InvalidRequest, NotFound, PublisherError
 from publisher.core.fiql import parse
 from publisher.core.listing import Listing
-from publisher.intake.wire.codec import read_document, write_document
+from publisher.intake.wire.reading import read_document
 from publisher.intake.wire.walk import AccountResolver
+from publisher.intake.wire.writing import write_document
 from publisher.platforms.platform import Document, find_platform, known_platforms
 from publisher.store import Store
-from publisher.store.idempotency import IdempotencyKey
-from publisher.store.users import User
+from publisher.store.new_tickets import IdempotencyKey
+from publisher.store.ticket_rows import Extent
+from publisher.store.users import CallerRow, User
 from publisher.web import auth
 from publisher.web.conditional import Rendered, respond
 from publisher.web.negotiation import Format, NotAcceptable, answer_format, body_format, charset
-from publisher.web.request import API, Services, WriterRoute, actor, base_url, services, signed_in
+from publisher.web.request import (
+    API,
+    Services,
+    actor,
+    base_url,
+    refuse_without_login,
+    services,
+    signed_in_beside,
+    waits_for_hash,
+)
+from publisher.web.routing import From, Router
 
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e][\x20-\x7e]{0,254}")
 _NUMBER_MAX = (1 << 31) - 1
@@ -83,6 +96,7 @@ class Operation:
     also_body, also_answer: media types beside those of documents, or instead of them if there is no root.
     conflict: why the route may answer 409; "" if it never does.
     not_found: whether the object, or what it belongs to, may be missing.
+    beside: what to read of the path's ticket in the same statement as the caller: `Caller.found` has it.
     """
 
     summary: str
@@ -97,15 +111,16 @@ class Operation:
     also_body: tuple[str, ...] = ()
     also_answer: tuple[str, ...] = ()
     not_found: bool = True
+    beside: Extent | None = None
 
     def __call__(self, endpoint: _Endpoint) -> _Endpoint:
         setattr(endpoint, _DECLARATION, self)
         return endpoint
 
 
-def api_router() -> APIRouter:
-    """Return a router for routes of the API. Those that may change something run in the threads of writers."""
-    return APIRouter(route_class=WriterRoute)
+def api_router() -> Router:
+    """Return a router for routes of the API."""
+    return Router()
 
 
 def declaration(endpoint: object) -> Operation:
@@ -150,9 +165,13 @@ class Caller:
 
     request: Request
     services: Services
-    user: User
+    found: CallerRow
     form: Format
     operation: Operation
+
+    @property
+    def user(self) -> User:
+        return self.found.user
 
     @cached_property
     def store(self) -> Store:
@@ -255,20 +274,20 @@ class Caller:
         return Response(body, status, media_type=self.form.content_type)
 
 
-def caller(request: Request) -> Caller:
+def caller(request: Request, _: Annotated[None, From(refuse_without_login)]) -> Caller:
     """Return the caller of an API request. Raises `NotAuthenticated`, `TooMany`, `NotAcceptable`."""
-    user = signed_in(request)
-    form = answer_format(request.headers.get("accept"))
-    return Caller(request, services(request), user, form, declaration(request.scope["endpoint"]))
+    declared = declaration(request.scope["endpoint"])
+    found = signed_in_beside(request, declared.beside)
+    return Caller(request, services(request), found, answer_format(request.headers.get("accept")), declared)
 
 
-Calling = Annotated[Caller, Depends(caller)]
+Calling = Annotated[Caller, From(caller, apart=waits_for_hash)]
 
 
 def rendered(form: Format, root: str, document: Document, modified: float) -> Rendered:
     """Write the answer's body and its validators. `modified` is in seconds since the epoch."""
     body = write_document(form, root, document)
-    return Rendered(body, form.content_type, f'"{hashlib.sha256(body).hexdigest()[:32]}"', math.ceil(modified))
+    return Rendered(lambda: body, form.content_type, f'"{hashlib.sha256(body).hexdigest()[:32]}"', math.ceil(modified))
 
 
 def answer(request: Request, form: Format, root: str, document: Document, modified: float) -> Response:
@@ -309,7 +328,7 @@ def listing(request: Request) -> Listing:
     )
 
 
-Listed = Annotated[Listing, Depends(listing)]
+Listed = Annotated[Listing, From(listing)]
 """Which part of a list is wanted. A route asks for it after `Calling`, so that the login is checked first."""
 
 

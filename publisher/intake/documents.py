@@ -18,6 +18,8 @@ from publisher.platforms.target_formats import format_number, platform_number, t
 from publisher.store.accounts import StoredAccount
 from publisher.store.appliances import Appliance, Contents
 
+_OBJECT = ("created", "dbId", "digest", "lastModified")
+"""The elements that every object begins with. A ticket and its status have the same."""
 _ETA_LONGEST_SECONDS = 10 * 365 * 86400.0
 """A later end is not shown: after the first bytes of a slow upload, the estimate may exceed the largest date."""
 
@@ -27,19 +29,20 @@ def ticket_document(ticket: Ticket, image: Image | None, key: str | None = None)
 
     `key` is the one-time key for a download of the image.
     """
-    platform = _platform(ticket)
+    platform, uri = _platform(ticket), _uri(ticket)
     target = {field.name: ticket.target.get(field.name) for field in platform.target_fields}
+    status = status_document(ticket)
     document: Document = {
         TYPE_KEY: platform.publish_image_type,
-        **_object(ticket),
+        **{name: status[name] for name in _OBJECT},
         "size": ticket.progress.total,
-        "status": status_document(ticket),
+        "status": status,
         "uploaded": ticket.state is State.PUBLISHED,
         "parentUri": uris.appliance_uri(ticket.owner, ticket.appliance_id),
         "credAccount": ticket_account_document(ticket),
         "name": ticket.name,
-        "statusUri": _status_uri(ticket),
-        "uri": _uri(ticket),
+        "statusUri": f"{uri}/status",
+        "uri": uri,
         "cloudId": ticket.cloud_id,
         "imageUri": uris.image_uri(ticket.owner, ticket.appliance_id, ticket.image_id),
         "publishLocation": ticket.location or ticket.target.get("publishLocation"),
@@ -68,9 +71,13 @@ def status_document(ticket: Ticket) -> Document:
 
     It depends on the ticket alone, so it and its ETag stay the same until the ticket changes.
     """
-    failed = ticket.state is State.FAILED
+    failed, uri = ticket.state is State.FAILED, _uri(ticket)
+    seen = f"{ticket.uid} {ticket.changed} {ticket.progress.sent} {ticket.state}"
     return {
-        **_object(ticket),
+        "created": _time(ticket.created),
+        "dbId": ticket.id,
+        "digest": hashlib.sha256(seen.encode()).hexdigest()[:32],
+        "lastModified": _time(ticket.changed),
         "bytesLoaded": ticket.progress.sent,
         "bytesTotal": ticket.progress.total,
         "cancelled": ticket.state is State.CANCELLED,
@@ -81,10 +88,10 @@ def status_document(ticket: Ticket) -> Document:
         "errorMessage": ticket.error if failed else None,
         "eta": _eta(ticket),
         "message": ticket.message,
-        "parentUri": _uri(ticket),
+        "parentUri": uri,
         "percentage": ticket.progress.percentage,
         "published": ticket.state is State.PUBLISHED,
-        "uri": _status_uri(ticket),
+        "uri": f"{uri}/status",
     }
 
 
@@ -251,17 +258,6 @@ def _account(platform: Platform, fields: dict[str, Any]) -> Document:
     }
 
 
-def _object(ticket: Ticket) -> Document:
-    """Return the elements that every object begins with."""
-    seen = f"{ticket.uid} {ticket.changed} {ticket.progress.sent} {ticket.state}"
-    return {
-        "created": _time(ticket.created),
-        "dbId": ticket.id,
-        "digest": hashlib.sha256(seen.encode()).hexdigest()[:32],
-        "lastModified": _time(ticket.changed),
-    }
-
-
 def _platform(ticket: Ticket) -> Platform:
     platform = find_platform(ticket.platform)
     if platform is None:
@@ -271,10 +267,6 @@ def _platform(ticket: Ticket) -> Platform:
 
 def _uri(ticket: Ticket) -> str:
     return uris.ticket_uri(ticket.owner, ticket.appliance_id, ticket.image_id, ticket.id)
-
-
-def _status_uri(ticket: Ticket) -> str:
-    return f"{_uri(ticket)}/status"
 
 
 def _time(seconds: float | None) -> datetime | None:

@@ -10,14 +10,15 @@ from __future__ import annotations
 import hmac
 from functools import partial
 
-from fastapi import Request, Response
+from starlette.requests import Request
+from starlette.responses import Response
 
 from publisher.core.errors import NotFound, own
 from publisher.core.image import Image
 from publisher.core.ticket import Ticket, image_of
 from publisher.intake.caller import Parameter
 from publisher.web import auth
-from publisher.web.file_response import bad_key, send_image
+from publisher.web.image_bodies import bad_key, send_image
 from publisher.web.request import SecretKeeper, services, signed_in
 
 DOWNLOAD_KEY = Parameter("downloadId", "A download key. It works once.", {"type": "string"})

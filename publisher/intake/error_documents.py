@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import UTC, datetime
 
-from fastapi import Request, Response
+from starlette.requests import Request
+from starlette.responses import Response
 
-from publisher.intake.wire.codec import write_document
+from publisher.intake.wire.writing import write_document
 from publisher.web.error_handlers import Problem
 from publisher.web.negotiation import Format, NotAcceptable, answer_format
 
 
-def error_document(request: Request, found: Problem) -> Response:
-    return problem(request, found.status, found.message, kind=found.kind, headers=found.headers)
-
-
-def problem(
-    request: Request, status: int, message: str, *, kind: str, headers: Mapping[str, str] | None = None
-) -> Response:
-    """Return a `uforgeError` answer. `kind` is its `messageId`, which programs can rely on."""
+def error_document(request: Request, problem: Problem) -> Response:
+    """Return a `uforgeError` answer. The problem's kind is its `messageId`, which programs can rely on."""
     try:
         form = answer_format(request.headers.get("accept"))
     except NotAcceptable:
         form = Format.XML
     uri = request.scope["raw_path"].decode("ascii", "replace")
-    body = problem_document(form, status, message, kind=kind, method=request.method, uri=uri)
-    return Response(body, status, headers=dict(headers or {}), media_type=form.content_type)
+    body = problem_document(form, problem.status, problem.message, kind=problem.kind, method=request.method, uri=uri)
+    return Response(body, problem.status, headers=dict(problem.headers), media_type=form.content_type)
 
 
 def problem_document(form: Format, status: int, message: str, *, kind: str, method: str, uri: str) -> bytes:

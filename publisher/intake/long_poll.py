@@ -9,22 +9,23 @@ import asyncio
 import logging
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import anyio.to_thread
 from anyio import CapacityLimiter
-from fastapi import Request
 from sqlalchemy.exc import TimeoutError as StoreTimeout
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
 
 from publisher.core.errors import InvalidRequest, NotFound
 from publisher.core.ticket import Ticket
-from publisher.intake.caller import Parameter, rendered
+from publisher.intake.caller import Parameter
 from publisher.intake.documents import status_document
+from publisher.intake.wire.writing import write_document
 from publisher.store import Store
 from publisher.store.ticket_rows import Version, version_of
-from publisher.web.conditional import Rendered, caller_has, is_conditional, last_modified
+from publisher.web.conditional import Rendered, caller_has, etag_of, is_conditional
 from publisher.web.negotiation import Format
 
 logger = logging.getLogger(__name__)
@@ -37,6 +38,10 @@ WAIT = Parameter(
     {"type": "number", "minimum": 0, "maximum": WAIT_MAX_SECONDS},
 )
 _LOOK_SECONDS = 0.1
+_READ_AT_ONCE = 500
+"""Number of changed tickets to read before their callers are woken."""
+_WOKEN_AT_ONCE = 50
+"""Number of callers to wake before the event loop serves others: their answers take some ten milliseconds."""
 _STALE_SECONDS = 5.0
 """If the last query is older, the store counts as unavailable."""
 _NUMBER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
@@ -52,21 +57,69 @@ def wait_seconds(request: Request) -> float:
     return float(given[0])
 
 
+_Seen = tuple[int, Version]
+"""A ticket, and the version of it that somebody has seen."""
+_Argument = TypeVar("_Argument")
+_Result = TypeVar("_Result")
+
+
 class TicketStatus:
     """A ticket as it was read, and its status, which is written once for all who wait for it."""
 
-    __slots__ = ("_written", "ticket", "version")
+    __slots__ = ("_written", "seen", "ticket", "version")
 
     def __init__(self, ticket: Ticket) -> None:
         self.ticket = ticket
         self.version = version_of(ticket)
+        self.seen: _Seen = ticket.id, self.version
         self._written: dict[Format, Rendered] = {}
 
     def status(self, form: Format) -> Rendered:
+        """Return the status. Its ETag comes from the ticket's version, so a 304 needs no document."""
         if form not in self._written:
-            document = status_document(self.ticket)
-            self._written[form] = rendered(form, "status", document, last_modified(self.ticket))
+            etag = etag_of(form.content_type, self.ticket.id, self.ticket.uid, self.version)
+            changed = math.ceil(self.ticket.changed)
+            self._written[form] = Rendered(lambda: self._write(form), form.content_type, etag, changed)
         return self._written[form]
+
+    def _write(self, form: Format) -> bytes:
+        return write_document(form, "status", status_document(self.ticket))
+
+
+class _Waiter:
+    """A caller who waits. Its task waits for the caller to hang up, until a result interrupts that.
+
+    So a caller needs no further task. `asyncio.timeout` interrupts a task in the same way.
+    """
+
+    __slots__ = ("_result", "_task")
+
+    def __init__(self) -> None:
+        self._task: asyncio.Task[object] | None = None
+        self._result: TicketStatus | Exception | None = None
+
+    def wake(self, result: TicketStatus | Exception) -> None:
+        """End the wait with a result, or with an error to raise. Has no effect if the wait has already ended."""
+        if self._task is not None and self._result is None:
+            self._result = result
+            self._task.cancel()
+
+    async def result(self, request: Request) -> TicketStatus:
+        """Return the result as soon as there is one. Raises `ClientDisconnect` if the caller hangs up before."""
+        self._task = task = asyncio.current_task()
+        try:
+            while (await request.receive())["type"] != "http.disconnect":
+                """Ignore the request's body."""
+        except asyncio.CancelledError:
+            if self._result is None or task is None or task.uncancel():  # somebody else cancels the task
+                raise
+        else:
+            raise ClientDisconnect
+        finally:
+            self._task = None
+        if isinstance(self._result, Exception):
+            raise self._result
+        return self._result
 
 
 @dataclass(slots=True, eq=False)
@@ -74,10 +127,7 @@ class _Group:
     """The callers who have seen the same version of the same ticket."""
 
     sight: TicketStatus
-    waiters: set[asyncio.Future[TicketStatus]] = field(default_factory=set)
-
-
-_Seen = tuple[int, Version]
+    waiters: set[_Waiter] = field(default_factory=set)
 
 
 class Watcher:
@@ -105,21 +155,16 @@ class Watcher:
         `SQLAlchemyError` if the store is unavailable at the end, and `ClientDisconnect`.
         """
         sight = TicketStatus(ticket)
+        if (group := self._groups.get(sight.seen)) is not None:
+            sight = group.sight
         conditional = is_conditional(request)
         until = asyncio.get_running_loop().time() + seconds
-        gone: asyncio.Task[None] | None = None
-        try:
-            while not sight.ticket.final and (not conditional or _known(request, sight.status(form))):
-                gone = gone or asyncio.create_task(_hung_up(request))
-                later = await self._changed(sight, until, gone)
-                if later.version == sight.version:
-                    return later.status(form)
-                sight = later
-                if not conditional:
-                    break
-        finally:
-            if gone is not None:
-                gone.cancel()
+        while not sight.ticket.final and (not conditional or _known(request, sight.status(form))):
+            later = await self._changed(request, sight, until)
+            unchanged = later.version == sight.version
+            sight = later
+            if unchanged or not conditional:
+                break
         return sight.status(form)
 
     def close(self) -> None:
@@ -127,40 +172,36 @@ class Watcher:
         self._closed = True
         for group in self._groups.values():
             for waiter in group.waiters:
-                _wake(waiter, group.sight)
+                waiter.wake(group.sight)
         if self._task is not None:
             self._task.cancel()
 
-    async def _changed(self, sight: TicketStatus, until: float, gone: asyncio.Task[None]) -> TicketStatus:
+    async def _changed(self, request: Request, sight: TicketStatus, until: float) -> TicketStatus:
         """Return the ticket as soon as it differs from what was seen, or what was seen when the time is up."""
         loop = asyncio.get_running_loop()
         if self._closed or loop.time() >= until:
             return sight
-        seen = sight.ticket.id, sight.version
-        group = self._groups.setdefault(seen, _Group(sight))
-        waiter: asyncio.Future[TicketStatus] = loop.create_future()
+        group = self._groups.setdefault(sight.seen, _Group(sight))
+        waiter = _Waiter()
         group.waiters.add(waiter)
         timer = loop.call_at(until, self._time_is_up, waiter, group)
-        hang_up = _hang_up(waiter)
-        gone.add_done_callback(hang_up)
         if self._task is None:
             self._looked = loop.time()
             self._task = loop.create_task(self._watch())
         try:
-            return await waiter
+            return await waiter.result(request)
         finally:
             timer.cancel()
-            gone.remove_done_callback(hang_up)
             group.waiters.discard(waiter)
-            if not group.waiters and self._groups.get(seen) is group:
-                del self._groups[seen]
+            if not group.waiters and self._groups.get(sight.seen) is group:
+                del self._groups[sight.seen]
 
-    def _time_is_up(self, waiter: asyncio.Future[TicketStatus], group: _Group) -> None:
+    def _time_is_up(self, waiter: _Waiter, group: _Group) -> None:
         stale = asyncio.get_running_loop().time() - self._looked > _STALE_SECONDS
-        if not self._away and not stale:
-            _wake(waiter, group.sight)
-        elif not waiter.done():
-            waiter.set_exception(StoreTimeout("the tickets that callers wait for cannot be read"))
+        if self._away or stale:
+            waiter.wake(StoreTimeout("the tickets that callers wait for cannot be read"))
+        else:
+            waiter.wake(group.sight)
 
     async def _watch(self) -> None:
         try:
@@ -175,47 +216,43 @@ class Watcher:
         # A caller who comes during the query may have seen a newer version than the query returns.
         seen = list(self._groups)
         try:
-            changed = await anyio.to_thread.run_sync(self._read, seen, limiter=self._thread)
+            changed = await self._in_thread(self._changed_since, seen)
+            self._looked = began
+            for at in range(0, len(changed), _READ_AT_ONCE):
+                part = changed[at : at + _READ_AT_ONCE]
+                await self._wake(part, await self._in_thread(self._read, {id for id, _ in part}))
         except Exception as error:  # whatever it is: those who wait get an answer, and the next query may succeed
             if not self._away:
                 logger.error("the tickets that callers wait for cannot be read: %s", type(error).__name__)
             self._away = True
             return
-        self._looked, self._away = began, False
-        for each, sight in changed.items():
-            group = self._groups.pop(each, None)
-            for waiter in group.waiters if group else ():
-                if sight is not None:
-                    _wake(waiter, sight)
-                elif not waiter.done():
-                    waiter.set_exception(NotFound(f"published image {each[0]} was deleted"))
+        self._away = False
 
-    def _read(self, seen: list[_Seen]) -> dict[_Seen, TicketStatus | None]:
-        """Return the tickets that have changed since they were seen; None for those that do not exist any more."""
+    async def _wake(self, changed: list[_Seen], sights: dict[int, TicketStatus]) -> None:
+        """Give the changed tickets to those who wait for them. Tickets that are not in `sights` do not exist any more.
+
+        The callers are woken in slices, so that the event loop serves others meanwhile.
+        """
+        woken = 0
+        for each in changed:
+            group = self._groups.get(each)  # those who end their wait leave it
+            for waiter in list(group.waiters) if group else ():
+                waiter.wake(sights.get(each[0]) or NotFound(f"published image {each[0]} was deleted"))
+                woken += 1
+                if woken % _WOKEN_AT_ONCE == 0:
+                    await asyncio.sleep(0)
+
+    async def _in_thread(self, read: Callable[[_Argument], _Result], argument: _Argument) -> _Result:
+        return await anyio.to_thread.run_sync(read, argument, limiter=self._thread)
+
+    def _changed_since(self, seen: list[_Seen]) -> list[_Seen]:
+        """Return what has changed since it was seen, deleted tickets included."""
         versions = self._store.tickets.versions({id for id, _ in seen})
-        changed = [(id, version) for id, version in seen if versions.get(id) != version]
-        found = self._store.tickets.several({id for id, _ in changed})
-        sights = {id: TicketStatus(ticket) for id, ticket in found.items()}
-        return {each: sights.get(each[0]) for each in changed}
+        return [(id, version) for id, version in seen if versions.get(id) != version]
+
+    def _read(self, ids: Collection[int]) -> dict[int, TicketStatus]:
+        return {id: TicketStatus(ticket) for id, ticket in self._store.tickets.several(ids).items()}
 
 
 def _known(request: Request, status: Rendered) -> bool:
     return caller_has(request, status.etag, status.changed)
-
-
-def _wake(waiter: asyncio.Future[TicketStatus], sight: TicketStatus) -> None:
-    if not waiter.done():
-        waiter.set_result(sight)
-
-
-async def _hung_up(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        """Ignore the request's body."""
-
-
-def _hang_up(waiter: asyncio.Future[TicketStatus]) -> Callable[[object], None]:
-    def hang_up(_: object) -> None:
-        if not waiter.done():
-            waiter.set_exception(ClientDisconnect())
-
-    return hang_up

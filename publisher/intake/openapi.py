@@ -13,16 +13,12 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
-from fastapi.routing import iter_route_contexts
-from starlette.routing import BaseRoute
-
 from publisher.core.uris import ID_MAX
 from publisher.intake import openapi_examples
 from publisher.intake.caller import Login, Operation, Parameter, declaration
-from publisher.intake.wire import xml
-from publisher.intake.wire.codec import write_document
-from publisher.intake.wire.schema import NAMESPACE, REQUEST_ONLY, TYPES
+from publisher.intake.wire.schema import NAMESPACE, REQUEST_ONLY, TYPES, XSI
 from publisher.intake.wire.walk import concrete_type
+from publisher.intake.wire.writing import write_document
 from publisher.platforms.platform import (
     CRED_ACCOUNT,
     PUBLISH_IMAGE,
@@ -36,6 +32,7 @@ from publisher.platforms.platform import (
 from publisher.version import __version__
 from publisher.web.negotiation import Format
 from publisher.web.request import API
+from publisher.web.routing import Route
 
 Json = dict[str, Any]
 
@@ -149,17 +146,16 @@ class Resource:
         return tuple(status for status, it_may in possible.items() if it_may)
 
 
-def resources(routes: Sequence[BaseRoute]) -> list[Resource]:
+def resources(routes: Sequence[Route]) -> list[Resource]:
     """Return the API's resources among an app's routes, in the order of the routes.
 
     Raises LookupError if a route of the API has no declaration.
     """
     return [
         Resource(method, _path(route.path), declaration(route.endpoint))
-        for route in iter_route_contexts(routes)
-        if route.path is not None and route.path.startswith(f"{API}/")
-        for method in sorted(route.methods or ())
-        if method != "HEAD"
+        for route in routes
+        if route.path.startswith(f"{API}/")
+        for method in route.methods
     ]
 
 
@@ -173,7 +169,7 @@ def _camel_case(name: str) -> str:
     return first + "".join(each.title() for each in others)
 
 
-def document(routes: Sequence[BaseRoute], base_url: str = API) -> Json:
+def document(routes: Sequence[Route], base_url: str = API) -> Json:
     """Return the document of the API that an app's routes make up. `base_url` is the URL of the base path."""
     present = resources(routes)
     paths: Json = {}
@@ -372,7 +368,7 @@ def _type_schema(object_type: ObjectType, *, request: bool) -> tuple[Json, list[
     if object_type.platform:
         properties[TYPE_KEY] = {
             "const": object_type.name,
-            "xml": {"name": "type", "attribute": True, "namespace": xml.XSI, "prefix": "xsi"},
+            "xml": {"name": "type", "attribute": True, "namespace": XSI, "prefix": "xsi"},
         }
         required += [] if request else [TYPE_KEY]
     inner: list[str] = []

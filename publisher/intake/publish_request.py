@@ -48,6 +48,7 @@ def read_publish_request(
         secrets=secrets,
         target={name: document[name] for name in own if document.get(name) is not None},
         notify=str(document["notify"]) if document.get("notify") else None,
+        image_in_path=image_id is not None,
     )
     return request.using(stored) if stored else request
 

@@ -11,7 +11,7 @@ from uvicorn.main import main
 
 OPTIONS = (
     *("--factory", "publisher.app:create_app", "--http", "publisher.intake.connection:CallerConnection"),
-    *("--ws", "none", "--no-server-header"),
+    *("--loop", "uvloop", "--ws", "none", "--no-server-header"),
 )
 
 if __name__ == "__main__":

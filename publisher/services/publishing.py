@@ -6,18 +6,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from publisher.core.errors import Conflict, InvalidRequest, NotFound
+from publisher.core.errors import Conflict, InvalidRequest, PublisherError
 from publisher.core.image import Image
 from publisher.core.ticket import Ticket
 from publisher.core.vault import Sealer
 from publisher.outbound.policy import OutboundPolicy, check_named
 from publisher.platforms.platform import CRED_ACCOUNT, check_address, check_request, platform_of
 from publisher.services.wakeups import Wake
-from publisher.services.webhooks import check_signing
+from publisher.services.webhooks import no_signing_secret
 from publisher.store import Store
 from publisher.store.accounts import StoredAccount
-from publisher.store.idempotency import IdempotencyKey, KeyTaken
-from publisher.store.tickets import NewTicket
+from publisher.store.images import no_image
+from publisher.store.new_tickets import IdempotencyKey, NewTicket
 from publisher.telemetry.logs import current_request_id
 from publisher.telemetry.tracing import current_traceparent
 
@@ -43,6 +43,8 @@ class PublishRequest:
     """Names of the elements of `account` and `secrets` that the request gave itself."""
     notify: str | None = field(default=None, repr=False)
     """Extra webhook URL for this ticket, in addition to the owner's."""
+    image_in_path: bool = False
+    """The request's path names the image, so without the image there is no such path."""
 
     def using(self, stored: StoredAccount) -> PublishRequest:
         """Return the request with a stored account. The request's own account elements take precedence.
@@ -71,6 +73,8 @@ class Accepted:
 
     ticket: Ticket
     new: bool
+    image: Image | None = None
+    """The image of a new ticket, as it was then."""
 
 
 def publish(
@@ -84,21 +88,21 @@ def publish(
 ) -> Accepted:
     """Check a request, commit its ticket and wake a worker.
 
-    A request that is sent again with the same key gets the first ticket; `request` is not even read then.
-    Raises `InvalidRequest` that names what is wrong, `Conflict` if the image is not ready or the key belongs to another
-    request, and `TooMany` if too many tickets are waiting.
+    A request that is sent again with the same key gets the first ticket, whatever has happened to its image since.
+    Raises `InvalidRequest` that names what is wrong, `NotFound` if the path names a missing image, `Conflict` if the
+    image is not ready or the key belongs to another request, and `TooMany` if too many tickets are waiting.
     """
-    if key and (first := store.idempotency_keys.ticket(key)):
-        return Accepted(first, new=False)
     try:
-        ticket = _commit(store, sealer, request(), key, policy)
-    except KeyTaken:
-        # The same request, sent twice at the same time. The other one was faster.
+        accepted = _commit(store, sealer, request(), key, policy)
+    except PublisherError:
+        # What has a ticket is not judged again: the account that it names may have been deleted since. Or the same
+        # request was sent twice at the same time, and the other one was faster.
         if key and (first := store.idempotency_keys.ticket(key)):
             return Accepted(first, new=False)
         raise
-    wake(ticket.id)
-    return Accepted(ticket, new=True)
+    if accepted.new:
+        wake(accepted.ticket.id)
+    return accepted
 
 
 def cancel(store: Store, ticket_id: int, wake: Wake) -> Ticket:
@@ -119,8 +123,11 @@ def retry(store: Store, ticket_id: int, wake: Wake) -> Ticket:
 
 def _commit(
     store: Store, sealer: Sealer, request: PublishRequest, key: IdempotencyKey | None, policy: OutboundPolicy
-) -> Ticket:
-    image = _image(store, request)
+) -> Accepted:
+    basis = store.tickets.basis(request.owner, request.appliance_id, request.image_id, key)
+    if key and basis.key_known and (first := store.idempotency_keys.ticket(key)):
+        return Accepted(first, new=False)
+    image = _ready(request, basis.image)
     stored = None if request.secrets else request.sealed_secrets
     # Sealed secrets cannot be read here. They were checked when the account was stored.
     given = request.secrets if stored is None else request.sealed_names
@@ -131,10 +138,10 @@ def _commit(
     platform.check_image(f"image {image.id} ({image.name})", image.glance_objection)
     if request.notify:
         check_address("notify", request.notify)
-        check_signing(store, request.owner, "notify")
+        if not basis.signs:
+            raise no_signing_secret(request.owner, "notify")
     check_named(policy, platform.account_addresses(request.account) | {"notify": request.notify})
-    store.tickets.check_capacity(request.owner)
-    return store.tickets.create(
+    ticket = store.tickets.create(
         NewTicket(
             owner=request.owner,
             appliance_id=request.appliance_id,
@@ -153,13 +160,15 @@ def _commit(
         ),
         key,
     )
+    return Accepted(ticket, new=True, image=image)
 
 
-def _image(store: Store, request: PublishRequest) -> Image:
-    try:
-        image = store.images.find(request.owner, request.appliance_id, request.image_id)
-    except NotFound as error:
-        raise InvalidRequest(str(error), field="imageUri") from None
+def _ready(request: PublishRequest, image: Image | None) -> Image:
+    """Return the image of a request. Raises `InvalidRequest` or `NotFound` if there is none, `Conflict` if it is not
+    ready."""
+    if image is None:
+        missing = no_image(request.owner, request.appliance_id, request.image_id)
+        raise missing if request.image_in_path else InvalidRequest(str(missing), field="imageUri")
     if not image.ready:
         raise Conflict(f"image {image.id} is not ready, but {image.state}; see its status")
     return image

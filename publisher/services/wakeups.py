@@ -10,13 +10,15 @@ import logging
 import socket
 import threading
 import uuid
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 from kombu.connection import Connection
 from kombu.entity import Exchange, Queue
 from kombu.exceptions import KombuError
+from kombu.messaging import Producer
 
+from publisher.core.batches import Batches, TurnTimeout
 from publisher.core.broker import Broker
 from publisher.core.errors import QueueUnavailable
 from publisher.core.settings import Settings
@@ -26,6 +28,9 @@ from publisher.telemetry.metrics import BROKER_SEND_FAILURES, BROKER_SENDS
 QUEUE_NAME = "publisher"
 PUBLISH_TASK = "publisher.publish"
 REGISTER_TASK = "publisher.register"
+_ORIGIN = f"publisher@{socket.gethostname()}"
+_TOGETHER = 64
+"""Maximum number of messages that are sent at once."""
 QUEUE = Queue(QUEUE_NAME, Exchange(QUEUE_NAME, type="direct"), routing_key=QUEUE_NAME)
 
 logger = logging.getLogger(__name__)
@@ -71,13 +76,16 @@ class Wakeups:
 
 
 class WakeQueue:
-    """Sends wake-up messages. Safe to use from several threads."""
+    """Sends wake-up messages. Safe to use from several threads: what they send at the same time goes out together."""
 
     def __init__(self, broker: Broker, *, timeout_seconds: float) -> None:
         self._broker = broker
         self._timeout_seconds = timeout_seconds
+        self._batches = Batches(self._send_all, at_most=_TOGETHER)
         self._lock = threading.Lock()
         self._connection: Connection | None = None
+        self._producer: Producer | None = None
+        self._confirmations: _Confirmations | None = None
 
     @classmethod
     def open(cls, settings: Settings) -> WakeQueue:
@@ -94,29 +102,34 @@ class WakeQueue:
     def _send(self, task: str, id: int) -> None:
         """Send a message and count it. Raises `QueueUnavailable` as `send` does."""
         try:
-            self._send_in_turn(task, id)
+            # While one thread waits for a broker that does not answer, the others do not queue up behind it.
+            self._batches.do((task, id), wait_seconds=self._timeout_seconds / 2)
+        except TurnTimeout:
+            BROKER_SEND_FAILURES.inc()
+            raise _busy() from None
         except QueueUnavailable:
             BROKER_SEND_FAILURES.inc()
             raise
         BROKER_SENDS.inc()
 
-    def _send_in_turn(self, task: str, id: int) -> None:
-        # While one thread waits for a broker that does not answer, the others do not queue up behind it.
+    def _send_all(self, messages: Sequence[tuple[str, int]]) -> Sequence[bool]:
         if not self._lock.acquire(timeout=self._timeout_seconds / 2):
-            raise QueueUnavailable("the message broker cannot be reached: it has not answered the previous message")
+            raise _busy()
         try:
             try:
-                self._publish(task, id)
+                self._publish(messages)
             except _CONNECTION_ERRORS:
-                # The kept connection may be stale. A new one shows whether the broker is available.
+                # The kept connection may be stale. A new one shows whether the broker is available. A worker that is
+                # woken twice for a ticket claims it once.
                 self._drop()
                 try:
-                    self._publish(task, id)
+                    self._publish(messages)
                 except _CONNECTION_ERRORS as error:
                     self._drop()
                     raise QueueUnavailable(f"the message broker cannot be reached: {_reason(error)}") from None
         finally:
             self._lock.release()
+        return [True] * len(messages)
 
     def check(self) -> None:
         """Connect to the broker. Raises `QueueUnavailable`."""
@@ -138,16 +151,30 @@ class WakeQueue:
             self._connection.ensure_connection(max_retries=1, interval_start=0, timeout=self._timeout_seconds)
         return self._connection
 
-    def _publish(self, task: str, id: int) -> None:
+    def _publish(self, messages: Sequence[tuple[str, int]]) -> None:
+        connection = self._connect()
+        if self._producer is None:
+            QUEUE(connection.default_channel).declare()
+            self._producer = connection.Producer()
+            if connection.transport.driver_type == "amqp":
+                self._confirmations = _Confirmations(connection, self._timeout_seconds)
+        if self._confirmations:
+            self._confirmations.expect(len(messages))
+        with self._producer.batch():  # one round trip to Redis
+            for task, id in messages:
+                self._add(self._producer, task, id)
+        if self._confirmations:
+            self._confirmations.wait()
+
+    def _add(self, producer: Producer, task: str, id: int) -> None:
         task_id = str(uuid.uuid4())
         argument = [id]
-        self._connect().Producer().publish(
+        producer.publish(
             (argument, {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}),
             # The default exchange leads to the queue of that name. The binding of an exchange of our own would be lost
             # when Redis restarts, and messages with it, because kombu reconnects by itself.
             exchange="",
             routing_key=QUEUE.name,
-            declare=[QUEUE],
             serializer="json",
             delivery_mode="persistent",
             timeout=self._timeout_seconds,
@@ -160,7 +187,7 @@ class WakeQueue:
                 "group": None,
                 "argsrepr": f"({id},)",
                 "kwargsrepr": "{}",
-                "origin": f"publisher@{socket.gethostname()}",
+                "origin": _ORIGIN,
             },
             correlation_id=task_id,
         )
@@ -171,7 +198,41 @@ class WakeQueue:
                 self._connection.release()
             except _CONNECTION_ERRORS:
                 logger.debug("closing a broken broker connection failed")
-            self._connection = None
+            self._connection = self._producer = self._confirmations = None
+
+
+class _Confirmations:
+    """RabbitMQ's confirmations that it has the messages of a connection."""
+
+    def __init__(self, connection: Connection, timeout_seconds: float) -> None:
+        self._connection = connection
+        self._timeout_seconds = timeout_seconds
+        self._sent = 0
+        self._missing: set[int] = set()
+        channel: Any = connection.default_channel
+        channel.confirm_select()
+        channel.events["basic_ack"].add(self._received)
+        channel.events["basic_nack"].add(self._refused)
+
+    def expect(self, count: int) -> None:
+        """Expect confirmations of the next messages. Call this before they are sent: some may come meanwhile."""
+        self._missing = set(range(self._sent + 1, self._sent + count + 1))
+        self._sent += count
+
+    def wait(self) -> None:
+        """Wait until all are there. Raises one of `_CONNECTION_ERRORS`."""
+        while self._missing:
+            self._connection.drain_events(timeout=self._timeout_seconds)
+
+    def _received(self, tag: int, up_to: bool) -> None:
+        self._missing = {each for each in self._missing if each > tag} if up_to else self._missing - {tag}
+
+    def _refused(self, tag: int, up_to: bool) -> None:
+        raise KombuError("refused")
+
+
+def _busy() -> QueueUnavailable:
+    return QueueUnavailable("the message broker cannot be reached: it has not answered the previous message")
 
 
 def _errors() -> tuple[type[Exception], ...]:

@@ -40,14 +40,13 @@ def check_receiver(policy: OutboundPolicy, url: str, field: str) -> None:
     check_named(policy, {field: url})
 
 
-def check_signing(store: Store, login: str, field: str) -> None:
-    """Check that a user has a secret to sign notifications with. Raises `InvalidRequest`."""
-    if store.users.notify(login).sealed_secret is None:
-        raise InvalidRequest(
-            f"needs a secret to sign notifications with, and '{login}' has none; create one by PUT"
-            f" {webhook_uri(login)}, or run: publisher users notify",
-            field=field,
-        )
+def no_signing_secret(login: str, field: str) -> InvalidRequest:
+    """Return the error for a webhook of a user who has no secret to sign notifications with."""
+    return InvalidRequest(
+        f"needs a secret to sign notifications with, and '{login}' has none; create one by PUT {webhook_uri(login)},"
+        " or run: publisher users notify",
+        field=field,
+    )
 
 
 def make_secret() -> str:

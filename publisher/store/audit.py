@@ -6,13 +6,13 @@ with the engine that the repositories use (see `Store.acting`). Without an actor
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, Engine, insert, select
 
-from publisher.store.engine import db_now, reading, writing
+from publisher.store.engine import db_now, insert_rows, reading, writing
 from publisher.store.tables import audit
 
 UNKNOWN = "(unknown)"
@@ -85,6 +85,11 @@ def acting(engine: Engine, actor: Actor) -> Engine:
     return engine.execution_options(**{_ACTOR: actor})
 
 
+def actor_of(engine: Engine) -> Actor | None:
+    """Return who makes the changes that are made through this engine; None if they are not recorded."""
+    return engine.get_execution_options().get(_ACTOR)
+
+
 def audit_change(connection: Connection, action: str, *objects: str, detail: str = "") -> None:
     """Record what the connection's transaction changes, if there is an actor. `detail` never contains a secret."""
     actor: Actor | None = connection.get_execution_options().get(_ACTOR)
@@ -92,9 +97,21 @@ def audit_change(connection: Connection, action: str, *objects: str, detail: str
         _write(connection, [_row(actor, action, object, detail) for object in objects])
 
 
+def audit_changes(
+    connection: Connection, action: str, at: float, changes: Iterable[tuple[Actor | None, str, str]]
+) -> None:
+    """Record changes of several actors: who changes which object, and details. Leave out changes without an actor."""
+    rows = [_row(actor, action, object, detail) | {"at": at} for actor, object, detail in changes if actor is not None]
+    if rows:
+        insert_rows(connection, audit, rows)
+
+
+_ADD = insert(audit).values(at=db_now())
+
+
 def _write(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
     # A single row goes out as one plain statement, without the preparations for many.
-    connection.execute(insert(audit).values(at=db_now()), rows if len(rows) > 1 else rows[0])
+    connection.execute(_ADD, rows if len(rows) > 1 else rows[0])
 
 
 def _row(actor: Actor, action: str, object: str, detail: str) -> dict[str, Any]:

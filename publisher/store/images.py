@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import fields
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, case, delete, func, insert, or_, select, text, update
+from sqlalchemy import Connection, Engine, Row, bindparam, case, delete, func, insert, or_, select, text, update
 from sqlalchemy.exc import IntegrityError
 
 from publisher.core.errors import Conflict, NotFound, require_own
@@ -21,6 +21,7 @@ from publisher.store.list_queries import Fields, select_page
 from publisher.store.tables import images, tickets
 
 IMAGE_COLUMNS = [images.c[each.name] for each in fields(Image)]
+_NAMES = [each.name for each in IMAGE_COLUMNS]
 
 # The same as `Image.reported_format`.
 _STORED = func.coalesce(func.nullif(images.c.format, ""), images.c.wanted_format, "raw")
@@ -172,7 +173,7 @@ class Images:
         if id is not None:
             theirs.append(images.c.id == id)
         with writing(self._engine) as connection:
-            # Locked until the end: creating a ticket for one of them waits (see `lock_ready_image`) and finds it gone.
+            # Locked until the end: creating a ticket for one of them waits (see `hold_ready_images`) and finds it gone.
             query = select(*IMAGE_COLUMNS).where(*theirs).order_by(images.c.id).with_for_update()
             found = [image_of_row(row) for row in connection.execute(query)]
             if id is not None and not found:
@@ -211,11 +212,21 @@ class Images:
             return connection.execute(used).rowcount == 1
 
 
-def lock_ready_image(connection: Connection, id: int) -> bool:
-    """Keep an image from being deleted or registered again until the transaction ends. Return False if there is no such
-    image or it is not ready."""
-    query = select(images.c.id).where(images.c.id == id, images.c.state == ImageState.READY)
-    return connection.execute(query.with_for_update(read=True)).one_or_none() is not None
+_HOLD = (
+    select(images.c.id, db_now())
+    .where(images.c.id.in_(bindparam("ids", expanding=True)), images.c.state == ImageState.READY)
+    .order_by(images.c.id)  # so that two transactions cannot deadlock
+    .with_for_update(read=True)
+)
+
+
+def hold_ready_images(connection: Connection, ids: Collection[int]) -> tuple[float, set[int]]:
+    """Keep images from being deleted or registered again until the transaction ends.
+
+    Return the time, and those that there are and that are ready.
+    """
+    rows = connection.execute(_HOLD, {"ids": list(ids)}).all()
+    return rows[0][1] if rows else 0.0, {row[0] for row in rows}
 
 
 def no_image(owner: str, appliance_id: int, id: int) -> NotFound:
@@ -228,8 +239,13 @@ def _missing(owner: str, appliance_id: int, id: int) -> str:
 
 def image_of_row(row: Row[Any]) -> Image:
     """Build an image from a row that has `IMAGE_COLUMNS`, and maybe others."""
-    values = {each.name: row._mapping[each.name] for each in IMAGE_COLUMNS}
+    return image_of_values([row._mapping[each.name] for each in IMAGE_COLUMNS])
+
+
+def image_of_values(given: Sequence[Any]) -> Image:
+    """Build an image from the values of `IMAGE_COLUMNS`."""
+    values = dict(zip(_NAMES, given, strict=True))
     # Earlier versions stored `qcow2` where this one says `openstackqcow2`.
-    wanted = row.wanted_format and full_name(row.wanted_format)
-    read = {"state": ImageState(row.state), "format": full_name(row.format), "wanted_format": wanted}
+    wanted = values["wanted_format"] and full_name(values["wanted_format"])
+    read = {"state": ImageState(values["state"]), "format": full_name(values["format"]), "wanted_format": wanted}
     return Image(**values | read)

@@ -15,14 +15,105 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, case, insert, select, update
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Double,
+    Engine,
+    Text,
+    Update,
+    bindparam,
+    case,
+    insert,
+    select,
+    update,
+)
 
 from publisher.core.errors import Cancelled, LeaseLost, Reason
 from publisher.core.ticket import Phase, State, Ticket
 from publisher.store.engine import db_now, reading, writing
 from publisher.store.limits import UploadSlots
 from publisher.store.tables import journal, samples, tickets
-from publisher.store.ticket_rows import TICKET_COLUMNS, append_history, ticket_of, transition
+from publisher.store.ticket_rows import (
+    TICKET_COLUMNS,
+    append_history,
+    make_transition,
+    ticket_of,
+    transition,
+    transition_statement,
+)
+
+Step = tuple[Phase, str]
+"""A phase, and what the ticket's history says about it."""
+
+# The statements are built once: building one costs several times what executing it costs, and a ticket needs some
+# dozens. Parameters must not have the names of columns.
+_TICKET = tickets.c.id == bindparam("ticket")
+_TOKEN = tickets.c.lease_token == bindparam("token")
+_HELD = (_TICKET, _TOKEN, tickets.c.state.in_([State.PUBLISHING, State.CANCELLING]))
+_WANTED = (_TICKET, _TOKEN, tickets.c.state == State.PUBLISHING, tickets.c.lease_until >= db_now())
+_UNTIL = db_now() + bindparam("seconds", type_=Double())
+_BYTES = bindparam("bytes", type_=BigInteger())
+# Without new bytes, a renewal changes nothing that callers see.
+_PROGRESS = {"sent": _BYTES, "progressed": case((tickets.c.sent != _BYTES, db_now()), else_=tickets.c.progressed)}
+_PHASE = {"phase": bindparam("step", type_=tickets.c.phase.type), "modified": db_now()}
+
+_CLAIMABLE = (
+    select(*[*TICKET_COLUMNS, tickets.c.lease_until, tickets.c.cloud_account, db_now().label("now")])
+    .where(_TICKET)
+    .with_for_update()
+)
+_CLAIM = transition_statement(
+    _TOKEN,
+    returning=TICKET_COLUMNS,
+    phase=Phase.PREPARING,
+    sent=0,
+    progressed=None,
+    attempt=tickets.c.attempt + 1,
+    started=db_now(),
+    worker=bindparam("holder"),
+    lease_token=tickets.c.lease_token + 1,
+    lease_until=_UNTIL,
+    # The reconciler looks again when the lease expires.
+    wake_at=_UNTIL,
+    wakes=0,
+)
+_PUBLISHED = transition_statement(
+    _TOKEN,
+    finished=db_now(),
+    lease_until=0.0,
+    cloud_id=bindparam("object"),
+    location=bindparam("region"),
+    sent=tickets.c.total,
+    error=None,
+    error_detail=None,
+    reason=None,
+    # Nobody needs them any more.
+    sealed_secrets=None,
+)
+_RENEW = update(tickets).where(*_WANTED).values(**_PROGRESS, lease_until=_UNTIL, wake_at=_UNTIL)
+_RENEW_PHASE = _RENEW.values(_PHASE)
+_SET_PHASE = update(tickets).where(*_WANTED).values(_PHASE)
+_SET_REGION = update(tickets).where(*_WANTED).values(location=bindparam("region", type_=Text()), modified=db_now())
+_TOUCH = update(tickets).where(*_WANTED).values(modified=db_now())
+_SAMPLE = insert(samples).values(ticket_id=bindparam("ticket"), attempt=bindparam("number"), at=db_now(), sent=_BYTES)
+_PLAN = insert(journal).values(
+    ticket_id=bindparam("ticket"),
+    cloud_id=bindparam("object"),
+    state="planned",
+    created=db_now(),
+    modified=db_now(),
+)
+_SET_CLOUD_ID = update(tickets).where(*_HELD).values(modified=db_now(), cloud_id=bindparam("object", type_=Text()))
+_MARK = (
+    update(journal)
+    .where(journal.c.ticket_id == bindparam("ticket"), journal.c.cloud_id == bindparam("marked"))
+    .values(state=bindparam("mark"), modified=db_now())
+)
+_HOLDER = select(tickets.c.state, tickets.c.lease_token, (tickets.c.lease_until < db_now()).label("expired")).where(
+    _TICKET
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +142,10 @@ class Leases:
         Returns None if there is nothing to claim, which is the usual result of a message's second delivery, or if no
         slot is free. In the latter case `next_waiting` returns the ticket once there is a slot.
         """
-        query = (
-            select(*[*TICKET_COLUMNS, tickets.c.lease_until, tickets.c.cloud_account, db_now().label("now")])
-            .where(tickets.c.id == id)
-            .with_for_update()
-        )
         # A database server that lost a claim in a crash would issue its token again, while the first worker still uses
         # it. SQLite loses nothing unless the machine fails, and the worker with it.
         with writing(self._engine, durable=self._engine.dialect.name != "sqlite") as connection:
-            row = connection.execute(query).one_or_none()
+            row = connection.execute(_CLAIMABLE, {"ticket": id}).one_or_none()
             if row is None:
                 return None
             ticket = ticket_of(row)
@@ -75,28 +161,19 @@ class Leases:
                 words = "The previous worker's lease expired; claimed"
             if not free:
                 return None
-            claimed = transition(
+            now = make_transition(
                 connection,
+                _CLAIM,
                 id,
                 ticket.state,
                 to_state,
-                tickets.c.lease_token == ticket.lease_token,
                 words=f"{words} by {worker}",
-                phase=Phase.PREPARING,
-                sent=0,
-                progressed=None,
-                attempt=ticket.attempt + 1,
-                started=db_now(),
-                worker=worker,
-                lease_token=ticket.lease_token + 1,
-                lease_until=db_now() + lease_seconds,
-                # The reconciler looks again when the lease expires.
-                wake_at=db_now() + lease_seconds,
-                wakes=0,
+                token=ticket.lease_token,
+                holder=worker,
+                seconds=lease_seconds,
             )
-            if not claimed:
+            if now is None:
                 return None
-            now = connection.execute(select(*TICKET_COLUMNS).where(tickets.c.id == id)).one()
         taken_over = ticket.state is State.PUBLISHING
         return Claim(ticket_of(now), ticket.lease_token + 1, row.now, row.cloud_account, taken_over)
 
@@ -105,20 +182,23 @@ class Leases:
         with writing(self._engine, durable=False) as connection:
             return self._slots.next(connection, claim.cloud_account, claim.ticket.owner)
 
-    def renew(self, claim: Claim, lease_seconds: float, *, sent: int, sample: bool = False) -> None:
+    def renew(
+        self, claim: Claim, lease_seconds: float, *, sent: int, sample: bool = False, steps: Sequence[Step] = ()
+    ) -> None:
         """Write the progress and renew the lease; with `sample`, also keep a sample of the progress.
 
-        Raises `Cancelled` or `LeaseLost`.
+        Also records `steps` as `phase` does. Raises `Cancelled` or `LeaseLost`.
         """
-        until = db_now() + lease_seconds
+        values: dict[str, Any] = {"bytes": sent, "seconds": lease_seconds}
         with writing(self._engine, durable=False) as connection:
-            # Without new bytes, a renewal changes nothing that callers see.
-            progressed = case((tickets.c.sent != sent, db_now()), else_=tickets.c.progressed)
-            self._update(connection, claim, sent=sent, progressed=progressed, lease_until=until, wake_at=until)
+            if steps:
+                self._update(connection, claim, _RENEW_PHASE, step=steps[-1][0], **values)
+                self._append(connection, claim, steps)
+            else:
+                self._update(connection, claim, _RENEW, **values)
             if sample:
-                ticket = claim.ticket
-                row = {"ticket_id": ticket.id, "attempt": ticket.attempt, "at": db_now(), "sent": sent}
-                connection.execute(insert(samples).values(row))
+                row = {"ticket": claim.ticket.id, "number": claim.ticket.attempt, "bytes": sent}
+                connection.execute(_SAMPLE, row)
 
     def extend(self, claim: Claim, lease_seconds: float) -> None:
         """Renew the lease, also of a ticket that is being cancelled. Raises `LeaseLost`."""
@@ -132,31 +212,23 @@ class Leases:
     def phase(self, claim: Claim, phase: Phase, words: str) -> None:
         """Record the current phase. Raises `Cancelled` or `LeaseLost`."""
         with writing(self._engine, durable=False) as connection:
-            self._update(connection, claim, phase=phase, modified=db_now())
-            append_history(connection, claim.ticket.id, State.PUBLISHING, State.PUBLISHING, phase, words)
+            self._update(connection, claim, _SET_PHASE, step=phase)
+            self._append(connection, claim, [(phase, words)])
 
     def region(self, claim: Claim, region: str) -> None:
         """Record the region of the cloud that the image goes to. Raises `Cancelled` or `LeaseLost`."""
         words = f"Signed in; the image goes to region {region}"
         with writing(self._engine, durable=False) as connection:
-            self._update(connection, claim, location=region, modified=db_now())
-            append_history(connection, claim.ticket.id, State.PUBLISHING, State.PUBLISHING, Phase.AUTHENTICATING, words)
+            self._update(connection, claim, _SET_REGION, region=region)
+            self._append(connection, claim, [(Phase.AUTHENTICATING, words)])
 
     # The journal of cloud objects --------------------------------------------------------------------------------
 
     def plan(self, claim: Claim, cloud_id: str) -> None:
         """Record a cloud object before it is created. Raises `Cancelled` or `LeaseLost`: then do not create it."""
         with writing(self._engine) as connection:
-            self._update(connection, claim, modified=db_now())
-            connection.execute(
-                insert(journal).values(
-                    ticket_id=claim.ticket.id,
-                    cloud_id=cloud_id,
-                    state="planned",
-                    created=db_now(),
-                    modified=db_now(),
-                )
-            )
+            self._update(connection, claim, _TOUCH)
+            connection.execute(_PLAN, {"ticket": claim.ticket.id, "object": cloud_id})
 
     def mark(self, claim: Claim, cloud_id: str, state: str) -> None:
         """Record that a cloud object is `present`, `condemned` or `gone`, also for a ticket that is being cancelled.
@@ -164,45 +236,40 @@ class Leases:
         Raises `LeaseLost`.
         """
         with writing(self._engine, durable=state == "condemned") as connection:
-            held = connection.execute(
-                update(tickets)
-                .where(tickets.c.id == claim.ticket.id, *_held(claim))
-                .values(modified=db_now(), cloud_id=cloud_id if state == "present" else None)
-            )
-            if held.rowcount != 1:
+            shown = cloud_id if state == "present" else None
+            if connection.execute(_SET_CLOUD_ID, {**_held_by(claim), "object": shown}).rowcount != 1:
                 raise LeaseLost
-            connection.execute(
-                update(journal)
-                .where(journal.c.ticket_id == claim.ticket.id, journal.c.cloud_id == cloud_id)
-                .values(state=state, modified=db_now())
-            )
+            connection.execute(_MARK, {"ticket": claim.ticket.id, "marked": cloud_id, "mark": state})
 
     # Outcomes -----------------------------------------------------------------------------------------------------
 
-    def published(self, claim: Claim, *, cloud_id: str, location: str | None) -> None:
+    # Each outcome that ends an upload returns the tickets that wait for its slot, as `next_waiting` does.
+
+    def published(self, claim: Claim, *, cloud_id: str, location: str | None) -> Sequence[int]:
         """Record that the image was published. Raises `Cancelled` or `LeaseLost`."""
-        self._end(
-            claim,
-            State.PUBLISHING,
-            State.PUBLISHED,
-            words="Published",
-            cloud_id=cloud_id,
-            location=location,
-            sent=tickets.c.total,
-            error=None,
-            error_detail=None,
-            reason=None,
-            # Nobody needs them any more.
-            sealed_secrets=None,
-        )
+        with writing(self._engine, durable=False) as connection:
+            ended = make_transition(
+                connection,
+                _PUBLISHED,
+                claim.ticket.id,
+                State.PUBLISHING,
+                State.PUBLISHED,
+                words="Published",
+                token=claim.token,
+                object=cloud_id,
+                region=location,
+            )
+            return self._ended(connection, claim, ended is not None)
 
-    def failed(self, claim: Claim, *, error: str, detail: str | None = None, reason: Reason = Reason.INTERNAL) -> None:
+    def failed(
+        self, claim: Claim, *, error: str, detail: str | None = None, reason: Reason = Reason.INTERNAL
+    ) -> Sequence[int]:
         """Record that the ticket failed. Raises `Cancelled` or `LeaseLost`."""
-        self._fail(claim, State.PUBLISHING, error, detail, reason)
+        return self._fail(claim, State.PUBLISHING, error, detail, reason)
 
-    def cancelled(self, claim: Claim) -> None:
+    def cancelled(self, claim: Claim) -> Sequence[int]:
         """Record that the cancel is done. Raises `LeaseLost`."""
-        self._end(
+        return self._end(
             claim,
             State.CANCELLING,
             State.CANCELLED,
@@ -210,9 +277,9 @@ class Leases:
             cloud_id=None,
         )
 
-    def not_cleaned(self, claim: Claim, *, error: str, detail: str, reason: Reason = Reason.INTERNAL) -> None:
+    def not_cleaned(self, claim: Claim, *, error: str, detail: str, reason: Reason = Reason.INTERNAL) -> Sequence[int]:
         """Fail a ticket that is being cancelled and whose objects stay in the cloud. Raises `LeaseLost`."""
-        self._fail(claim, State.CANCELLING, error, detail, reason)
+        return self._fail(claim, State.CANCELLING, error, detail, reason)
 
     def retry(
         self,
@@ -222,24 +289,24 @@ class Leases:
         error: str,
         reason: Reason = Reason.UNAVAILABLE,
         failure: str | None = None,
-    ) -> None:
+    ) -> Sequence[int]:
         """Hand the ticket back for a retry after a delay. Raises `Cancelled` or `LeaseLost`.
 
         With `failure`, the next attempt only cleans up, and fails the ticket with these words.
         """
         words = f"Will be tried again in {delay_seconds:.0f} s: {error}"
-        self._requeue(claim, words, delay_seconds, error=error, reason=reason, failure=failure)
+        return self._requeue(claim, words, delay_seconds, error=error, reason=reason, failure=failure)
 
-    def release(self, claim: Claim, words: str) -> None:
+    def release(self, claim: Claim, words: str) -> Sequence[int]:
         """Hand the ticket back at once, without counting the attempt. Raises `Cancelled` or `LeaseLost`."""
-        self._requeue(claim, words, 0.0, attempt=tickets.c.attempt - 1)
+        return self._requeue(claim, words, 0.0, attempt=tickets.c.attempt - 1)
 
     def hand_over(self, claim: Claim, *, delay_seconds: float = 0.0) -> None:
         """Leave a ticket that is being cancelled to the next claim, after a delay. Raises `LeaseLost`."""
         self._give(claim, delay_seconds)
 
-    def _fail(self, claim: Claim, from_state: State, error: str, detail: str | None, reason: Reason) -> None:
-        self._end(
+    def _fail(self, claim: Claim, from_state: State, error: str, detail: str | None, reason: Reason) -> Sequence[int]:
+        return self._end(
             claim,
             from_state,
             State.FAILED,
@@ -257,9 +324,7 @@ class Leases:
         """
         with writing(self._engine, durable=False) as connection:
             given_up = connection.execute(
-                update(tickets)
-                .where(tickets.c.id == claim.ticket.id, *_held(claim))
-                .values(lease_until=0.0, wake_at=db_now(), wakes=0)
+                update(tickets).where(*_HELD).values(lease_until=0.0, wake_at=db_now(), wakes=0), _held_by(claim)
             )
             if given_up.rowcount != 1:
                 raise LeaseLost
@@ -268,14 +333,13 @@ class Leases:
         until = db_now() + seconds
         with writing(self._engine, durable=False) as connection:
             given = connection.execute(
-                update(tickets)
-                .where(tickets.c.id == claim.ticket.id, *_held(claim), *guards)
-                .values(lease_until=until, wake_at=until, wakes=0)
+                update(tickets).where(*_HELD, *guards).values(lease_until=until, wake_at=until, wakes=0),
+                _held_by(claim),
             )
             if given.rowcount != 1:
                 raise LeaseLost
 
-    def _requeue(self, claim: Claim, words: str, delay_seconds: float, **values: Any) -> None:
+    def _requeue(self, claim: Claim, words: str, delay_seconds: float, **values: Any) -> Sequence[int]:
         with writing(self._engine, durable=False) as connection:
             if not transition(
                 connection,
@@ -295,12 +359,12 @@ class Leases:
                 **values,
             ):
                 self._refuse(connection, claim)
-                return
-            self._slots.wake_next(connection, claim.cloud_account, claim.ticket.owner)
+                return ()
+            return self._slots.wake_next(connection, claim.cloud_account, claim.ticket.owner)
 
-    def _end(self, claim: Claim, from_state: State, state: State, *, words: str, **values: Any) -> None:
+    def _end(self, claim: Claim, from_state: State, state: State, *, words: str, **values: Any) -> Sequence[int]:
         with writing(self._engine, durable=False) as connection:
-            if not transition(
+            ended = transition(
                 connection,
                 claim.ticket.id,
                 from_state,
@@ -310,23 +374,28 @@ class Leases:
                 finished=db_now(),
                 lease_until=0.0,
                 **values,
-            ):
-                self._refuse(connection, claim)
-                raise LeaseLost
-            self._slots.wake_next(connection, claim.cloud_account, claim.ticket.owner)
+            )
+            return self._ended(connection, claim, ended)
 
-    def _update(self, connection: Connection, claim: Claim, **values: Any) -> None:
-        guards = tickets.c.id == claim.ticket.id, tickets.c.state == State.PUBLISHING
-        held = tickets.c.lease_token == claim.token, tickets.c.lease_until >= db_now()
-        if connection.execute(update(tickets).where(*guards, *held).values(values)).rowcount != 1:
+    def _ended(self, connection: Connection, claim: Claim, written: bool) -> Sequence[int]:
+        if not written:
+            self._refuse(connection, claim)
+            raise LeaseLost
+        return self._slots.wake_next(connection, claim.cloud_account, claim.ticket.owner)
+
+    def _update(self, connection: Connection, claim: Claim, statement: Update, **parameters: Any) -> None:
+        if connection.execute(statement, {**_held_by(claim), **parameters}).rowcount != 1:
             self._refuse(connection, claim)
             raise LeaseLost
 
+    def _append(self, connection: Connection, claim: Claim, steps: Sequence[Step]) -> None:
+        """Write the entries of the history for these steps."""
+        for phase, words in steps:
+            append_history(connection, claim.ticket.id, State.PUBLISHING, State.PUBLISHING, phase, words)
+
     def _refuse(self, connection: Connection, claim: Claim) -> None:
         """Raise the error that explains a refused write; return if the ticket is held after all."""
-        expired = (tickets.c.lease_until < db_now()).label("expired")
-        query = select(tickets.c.state, tickets.c.lease_token, expired).where(tickets.c.id == claim.ticket.id)
-        row = connection.execute(query).one_or_none()
+        row = connection.execute(_HOLDER, {"ticket": claim.ticket.id}).one_or_none()
         if row is None or row.lease_token != claim.token or row.expired:
             raise LeaseLost
         if row.state == State.CANCELLING:
@@ -335,6 +404,6 @@ class Leases:
             raise LeaseLost
 
 
-def _held(claim: Claim) -> tuple[ColumnElement[bool], ...]:
-    states = tickets.c.state.in_([State.PUBLISHING, State.CANCELLING])
-    return states, tickets.c.lease_token == claim.token
+def _held_by(claim: Claim) -> dict[str, Any]:
+    """Return the parameters of the guards."""
+    return {"ticket": claim.ticket.id, "token": claim.token}

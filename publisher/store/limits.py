@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,8 @@ from publisher.store.engine import db_now
 from publisher.store.tables import tickets
 
 _COUNT_AGAIN_SECONDS = 1.0
+_OWNERS_COUNTED = 1000
+"""Maximum number of users whose tickets are counted in memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +82,15 @@ class UploadSlots:
                 query = query.where(_has_free_slot(column, most))
         return list(connection.execute(query.order_by(tickets.c.id).limit(count)).scalars())
 
-    def wake_next(self, connection: Connection, cloud_account: str, owner: str) -> None:
-        """Make the waiting tickets due, so that the reconciler wakes them on its next run if nobody else does."""
+    def wake_next(self, connection: Connection, cloud_account: str, owner: str) -> list[int]:
+        """Make the waiting tickets due, so that the reconciler wakes them on its next run if nobody else does.
+
+        Returns them.
+        """
         ids = self.next(connection, cloud_account, owner)
         if ids:
             connection.execute(update(tickets).where(tickets.c.id.in_(ids)).values(wake_at=db_now(), wakes=0))
+        return ids
 
     def _shared(self, cloud_account: str, owner: str) -> Iterator[tuple[Column[str], str, int]]:
         """Yield what is limited, always in the same order so that two transactions cannot deadlock."""
@@ -103,28 +110,58 @@ class UploadSlots:
 
 
 class QueueCapacity:
-    """Decides whether more tickets are accepted."""
+    """Decides whether more tickets are accepted.
+
+    Counting a hundred thousand tickets takes 20 ms. So they are counted once a second, and again before one is refused.
+    In between, the tickets of this process are added; those of other processes need not be noticed at once.
+    """
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._counted = -math.inf
+        self._all = _Count()
+        self._by_owner: dict[str, _Count] = {}
 
-    def check(self, connection: Connection, owner: str) -> None:
-        """Check that the queue has room, in total and for this user. Raises `TooMany`."""
-        limits = self._limits
-        if _wait(connection, limits.user_queue, tickets.c.owner == owner):
-            raise TooMany(f"{limits.user_queue} of your images are waiting to be published; try again later")
-        # Counting a hundred thousand takes 20 ms. Once a second is enough, as the limit need not be exact.
-        if time.monotonic() - self._counted > _COUNT_AGAIN_SECONDS:
-            if _wait(connection, limits.queue):
-                raise TooMany(f"{limits.queue} images are waiting to be published; try again later")
-            self._counted = time.monotonic()
+    def room(self, connection: Connection) -> Callable[[str], TooMany | None]:
+        """Return a function for one transaction. It returns why there is no room for one more ticket of a user; None
+        if there is, and then the transaction must create it."""
+        if len(self._by_owner) > _OWNERS_COUNTED:
+            self._by_owner.clear()
+        began, accepted, limits = time.monotonic(), Counter[str](), self._limits
+
+        def is_full(count: _Count, limit: int, pending: int, owner: str | None) -> bool:
+            kept_seconds = 0 if count.queued >= limit else _COUNT_AGAIN_SECONDS
+            if limit and count.counted < began - kept_seconds:
+                count.queued, count.counted = _queued(connection, limit, owner) + pending, began
+            return 0 < limit <= count.queued
+
+        def refusal(owner: str) -> TooMany | None:
+            mine = self._by_owner.setdefault(owner, _Count())
+            if is_full(mine, limits.user_queue, accepted[owner], owner):
+                return TooMany(f"{limits.user_queue} of your images are waiting to be published; try again later")
+            if is_full(self._all, limits.queue, accepted.total(), None):
+                return TooMany(f"{limits.queue} images are waiting to be published; try again later")
+            accepted[owner] += 1
+            mine.queued += 1
+            self._all.queued += 1
+            return None
+
+        return refusal
 
 
-def _wait(connection: Connection, at_least: int, *whose: ColumnElement[bool]) -> bool:
-    """Return whether at least this many tickets are queued. Counts no further, on an index."""
-    query = select(tickets.c.id).where(tickets.c.state == State.QUEUED, *whose).limit(1).offset(at_least - 1)
-    return at_least > 0 and connection.execute(query).first() is not None
+@dataclass(slots=True)
+class _Count:
+    """A number of queued tickets, and when they were counted (by `time.monotonic`)."""
+
+    queued: int = 0
+    counted: float = -math.inf
+
+
+def _queued(connection: Connection, at_most: int, owner: str | None) -> int:
+    """Count queued tickets, of this owner or all, no further than to `at_most`, on an index."""
+    found = select(tickets.c.id).where(tickets.c.state == State.QUEUED).limit(at_most)
+    if owner is not None:
+        found = found.where(tickets.c.owner == owner)
+    return int(connection.execute(select(func.count()).select_from(found.subquery())).scalar_one())
 
 
 def _going_on(connection: Connection, column: Column[str], value: str) -> int:

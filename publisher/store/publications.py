@@ -1,19 +1,36 @@
-"""Lists of tickets for people: newest first, page by page, as fast with a hundred thousand tickets as with ten."""
+"""Lists of tickets: for people newest first and page by page, for programs as a whole, oldest first."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import Engine, Select, func, select
+from sqlalchemy import BigInteger, ColumnElement, Connection, Engine, Select, cast, func, select
 
 from publisher.core.image import Image
 from publisher.core.ticket import FINAL, State, Ticket, mean_rate
 from publisher.store.engine import reading
-from publisher.store.tables import samples, tickets
-from publisher.store.ticket_rows import TICKET_COLUMNS, TicketFilter, select_tickets, ticket_of
+from publisher.store.tables import images, samples, ticket_names, tickets
+from publisher.store.ticket_rows import (
+    TICKET_COLUMNS,
+    Extent,
+    TicketFilter,
+    extent_columns,
+    select_tickets,
+    ticket_and_image,
+    ticket_of,
+)
 
+WHOLE_PAGE = 100
+"""Number of tickets in a page of a whole list: some hundred kilobytes as a document."""
+_SOON = 10
+"""Number of tickets that a whole list begins with: a few, so that the first byte comes soon."""
+_MICROSECONDS = 1e6
+_SUM_BITS = (1 << 36) - 1
+"""Only these bits of a value are summed up, so that the sum of millions of them fits into 64 bits."""
+_TRIGRAM = 3
 COUNTED_MAX = 1000
 """Counting stops above this number, because it would take ever longer."""
 
@@ -45,6 +62,29 @@ class Upload:
         return mean_rate(self.sent_last - self.sent_first, self.last - self.first)
 
 
+@dataclass(frozen=True, slots=True)
+class ListState:
+    """What a whole list consists of at one moment."""
+
+    total: int
+    changed: float
+    """When anything in it last changed, in seconds since the epoch; 0 if it is empty."""
+    version: str
+    """A text that changes whenever anything in the list changes that callers see."""
+    last_id: int
+    """No ticket of the list has a higher id."""
+
+
+@dataclass(frozen=True, slots=True)
+class WholeList:
+    """A whole list, in pages of at most `WHOLE_PAGE` tickets with their images. Each is read when it is taken."""
+
+    state: ListState
+    pages: Iterator[Sequence[tuple[Ticket, Image | None]]]
+    short: bool
+    """Whether the first page has the whole list."""
+
+
 class Publications:
     """Lists of tickets, and figures for them."""
 
@@ -55,7 +95,9 @@ class Publications:
         self, wanted: TicketFilter, count: int, *, before: int | None = None, after: int | None = None
     ) -> PublicationPage:
         """Return the newest tickets; or the next ones older than the ticket `before`, or newer than `after`."""
-        rows = self._read(page_query(wanted, count, before=before, after=after))
+        with reading(self._engine) as connection:
+            query = page_query(_narrowed(connection, wanted), count, before=before, after=after)
+            rows = [ticket_of(row, brief=True) for row in connection.execute(query)]
         more, found = len(rows) > count, rows[:count]
         if after is not None:
             return PublicationPage(found[::-1], newer=more, older=True)
@@ -64,6 +106,36 @@ class Publications:
     def these(self, ids: Collection[int]) -> Sequence[Ticket]:
         """Return those of these tickets that exist, newest first as in a page."""
         return self._read(select_tickets(TicketFilter(ids=ids), newest_first=True, brief=True))
+
+    def whole(
+        self, wanted: TicketFilter, extent: Extent, *, unless: Callable[[ListState], bool] = lambda _: False
+    ) -> WholeList | ListState:
+        """Return all wanted tickets, oldest first. If `unless` holds for the list's state, return only that.
+
+        The list's state and its first page are read together. Each further page is read in a transaction of its own,
+        from the last ticket on: a caller that takes its time holds no connection, and no old rows in the database. So
+        the total is the one at the beginning. Tickets that are created later are left out. A ticket that is deleted
+        before its page is read is missing although it was counted. A ticket that changes before is shown as it is then;
+        that gives the list another state, so nobody takes it for the current one for longer.
+        """
+        with reading(self._engine, together=True) as connection:
+            state = _list_state(connection, wanted, extent)
+            if unless(state):
+                return state
+            first = _whole_page(connection, wanted, extent, 0, state.last_id)
+        return WholeList(state, self._pages(wanted, extent, first, state.last_id), state.total <= WHOLE_PAGE)
+
+    def _pages(
+        self, wanted: TicketFilter, extent: Extent, page: Sequence[tuple[Ticket, Image | None]], last_id: int
+    ) -> Iterator[Sequence[tuple[Ticket, Image | None]]]:
+        parts = [page[:_SOON], page[_SOON:]]
+        while page:
+            yield from filter(None, parts)
+            if len(page) < WHOLE_PAGE or page[-1][0].id == last_id:
+                return
+            with reading(self._engine) as connection:
+                page = _whole_page(connection, wanted, extent, page[-1][0].id, last_id)
+            parts = [page]
 
     def of_image(self, image: Image, count: int, *, unfinished: bool = False) -> Sequence[Ticket]:
         """Return an image's newest tickets, or its newest unfinished ones.
@@ -138,6 +210,70 @@ def page_query(wanted: TicketFilter, count: int, *, before: int | None = None, a
     if after is not None:
         return select_tickets(wanted, count=count + 1, after=after, brief=True)
     return select_tickets(wanted, count=count + 1, before=before, newest_first=True, brief=True)
+
+
+def _narrowed(connection: Connection, wanted: TicketFilter) -> TicketFilter:
+    """Look up the searched words in the index of names, and restrict the filter to the tickets with such a name.
+
+    Returns the filter unchanged if there are very many: the page is full after reading a few of the newest tickets.
+    The filter still compares the names. The index needs three characters in a row.
+    """
+    if wanted.ids is not None or all(len(part) < _TRIGRAM for part in re.split("[%_]", wanted.words)):
+        return wanted
+    query = names_query(connection.dialect.name, wanted.words).limit(COUNTED_MAX + 1)
+    found = connection.execute(query).scalars().all()
+    return wanted if len(found) > COUNTED_MAX else replace(wanted, ids=[*found, *wanted.number])
+
+
+def _list_state(connection: Connection, wanted: TicketFilter, extent: Extent) -> ListState:
+    """Read the state of a whole list.
+
+    The sum finds each change: every change of a ticket or an image sets one of its times, or its progress, to a new
+    value. The latest time alone would not: of two transactions, the one with the earlier time may commit last.
+    """
+    moments = tickets.c.modified + func.coalesce(tickets.c.progressed, 0.0)
+    latest = func.max(tickets.c.modified), func.max(tickets.c.progressed)
+    query = select(func.count(), *latest, _sum(moments, tickets.c.sent)).where(*wanted.conditions())
+    total, modified, progressed, sums = connection.execute(query).one()
+    last_id = connection.execute(select(func.max(tickets.c.id))).scalar_one() or 0
+    if not total:
+        return ListState(0, 0.0, "", last_id)
+    changed, version = max(modified, progressed or 0.0), f"{total} {sums}"
+    if extent is Extent.WHOLE:
+        # The answer describes the images, too.
+        latest_image = func.coalesce(func.max(images.c.modified), 0.0)
+        of_images = select(func.count(), latest_image, _sum(images.c.modified, images.c.downloads))
+        number, modified, sums = connection.execute(of_images.where(images.c.owner == wanted.owner)).one()
+        changed, version = max(changed, modified), f"{version} {number} {sums}"
+    return ListState(total, changed, version, last_id)
+
+
+def _sum(moments: ColumnElement[float], numbers: ColumnElement[int]) -> ColumnElement[int]:
+    """Sum up moments in microseconds and numbers: one sum, because each takes time with a hundred thousand tickets."""
+    return func.sum((cast(moments * _MICROSECONDS, BigInteger) + numbers).bitwise_and(_SUM_BITS))
+
+
+def _whole_page(
+    connection: Connection, wanted: TicketFilter, extent: Extent, after: int, last_id: int
+) -> Sequence[tuple[Ticket, Image | None]]:
+    rows = connection.execute(whole_page_query(wanted, extent, after, last_id))
+    return [(ticket, image) for ticket, image in (ticket_and_image(extent, row) for row in rows) if ticket]
+
+
+def whole_page_query(wanted: TicketFilter, extent: Extent, after: int, last_id: int) -> Select[Any]:
+    """Select the tickets of a page of a whole list: those with an id above `after`, up to `last_id`."""
+    query = select(*extent_columns(extent)).where(*wanted.conditions(), tickets.c.id > after, tickets.c.id <= last_id)
+    if extent is Extent.WHOLE:
+        query = query.join_from(tickets, images, images.c.id == tickets.c.image_id, isouter=True)
+    return query.order_by(tickets.c.id).limit(WHOLE_PAGE)
+
+
+def names_query(database: str, words: str) -> Select[int]:
+    """Select the tickets that have the words in their names, by the index of names. On SQLite, also some others."""
+    # SQLite's index does not know ESCAPE. Without it, `%` and `_` match more than themselves.
+    on_sqlite = ticket_names.c.name.bool_op("LIKE")(f"%{words}%")
+    named = on_sqlite if database == "sqlite" else ticket_names.c.name.icontains(words, autoescape=True)
+    return select(ticket_names.c.rowid).where(named)
 
 
 def _count_query(state: State, owner: str | None) -> Select[int]:

@@ -18,10 +18,10 @@ from publisher.store.appliances import Appliances
 from publisher.store.audit import Actor, Audit, acting
 from publisher.store.engine import open_engine, reading
 from publisher.store.fleet import Fleet, Leadership
-from publisher.store.idempotency import IdempotencyKeys
 from publisher.store.images import Images
 from publisher.store.leases import Leases
 from publisher.store.limits import Limits, QueueCapacity, UploadSlots
+from publisher.store.new_tickets import IdempotencyKeys, NewTickets
 from publisher.store.notifications import Notifications
 from publisher.store.orphans import Sweeping
 from publisher.store.publications import Publications
@@ -47,14 +47,16 @@ class Store:
         *,
         wake_again_seconds: float = 5.0,
         limits: Limits | None = None,
-        capacity: QueueCapacity | None = None,
+        new_tickets: NewTickets | None = None,
     ) -> None:
         limits = limits or Limits()
         self.engine = engine
         self._wake_again_seconds = wake_again_seconds
         self._limits = limits
-        # Shared by the stores of all actors, because it remembers its last count.
-        self._capacity = capacity or QueueCapacity(limits)
+        # Shared by the stores of all actors, because it commits their tickets together.
+        self._new_tickets = new_tickets or NewTickets(
+            engine, wake_again_seconds=wake_again_seconds, capacity=QueueCapacity(limits)
+        )
         self._slots = UploadSlots(limits)
 
     # A request needs a few of these repositories, so each is created when it is first used.
@@ -62,7 +64,7 @@ class Store:
     @cached_property
     def tickets(self) -> Tickets:
         return Tickets(
-            self.engine, wake_again_seconds=self._wake_again_seconds, capacity=self._capacity, slots=self._slots
+            self.engine, wake_again_seconds=self._wake_again_seconds, new=self._new_tickets, slots=self._slots
         )
 
     @cached_property
@@ -149,7 +151,12 @@ class Store:
         Close only the original store.
         """
         engine = acting(self.engine, actor)
-        return Store(engine, wake_again_seconds=self._wake_again_seconds, limits=self._limits, capacity=self._capacity)
+        return Store(
+            engine,
+            wake_again_seconds=self._wake_again_seconds,
+            limits=self._limits,
+            new_tickets=self._new_tickets,
+        )
 
     def migrate(self) -> None:
         """Upgrade the tables to this version. Raises `ConfigurationError` if they are newer: there is no way back."""

@@ -17,7 +17,9 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    column,
     false,
+    table,
 )
 
 metadata = MetaData(
@@ -213,8 +215,8 @@ tickets = Table(
     Column("traceparent", String(64)),
     # Webhook URL for this ticket, in addition to the owner's.
     Column("notify_url", Text),
-    Index(None, "owner", "appliance_id"),
-    Index(None, "image_id"),
+    Index(None, "owner", "appliance_id", "id"),
+    Index(None, "image_id", "id"),
     Index(None, "finished"),
     Index(None, "state", "id"),
     Index(None, "owner", "id"),
@@ -224,6 +226,10 @@ tickets = Table(
     Index(None, "owner", "state", "id"),
     sqlite_autoincrement=True,
 )
+
+# The names of tickets, for searches, by the tickets' ids. Triggers keep it current. It is not part of the metadata,
+# because it is a virtual table on SQLite (see migration 0012).
+ticket_names = table("ticket_names", column("rowid", BigInteger), column("name", String))
 
 idempotency_keys = Table(
     "idempotency_keys",

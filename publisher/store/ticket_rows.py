@@ -4,16 +4,33 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from enum import Enum
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, Table, case, insert, or_, select, update
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    Table,
+    bindparam,
+    case,
+    insert,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.sql.dml import ReturningUpdate
 
+from publisher.core.image import Image
 from publisher.core.ticket import FINAL, TRANSITIONS, Phase, Progress, State, Ticket
 from publisher.core.uris import image_uri, parse_id, ticket_uri
 from publisher.store.engine import db_now
+from publisher.store.images import IMAGE_COLUMNS, image_of_values
 from publisher.store.tables import history, notifications, tickets, users
 
 _WAKE_AGAIN_LONGEST_SECONDS = 300.0
@@ -36,6 +53,29 @@ _NOT_LISTED: dict[str, Any] = {
 }
 """Values for the columns that a brief list does not read."""
 _LISTED_COLUMNS = [each for each in TICKET_COLUMNS if each.name not in _NOT_LISTED]
+_NOT_IN_STATUS: dict[str, Any] = {
+    "account": {},
+    "sealed_secrets": None,
+    "target": {},
+    "name": "",
+    "cloud_id": None,
+    "finished": None,
+    "not_before": 0.0,
+    "lease_token": 0,
+    "worker": None,
+    "account_id": None,
+    "downloads": 0,
+    "accepted": 0.0,
+    "reason": None,
+    "request_id": None,
+    "traceparent": None,
+    "failure": None,
+}
+"""Values for the columns that no status shows."""
+_STATUS_COLUMNS = [each for each in TICKET_COLUMNS if each.name not in _NOT_IN_STATUS]
+"""The columns that a status is made of. None is JSON, which takes long to decode."""
+_NAMES = [each.name for each in TICKET_COLUMNS]
+_STATUS_NAMES = [each.name for each in _STATUS_COLUMNS]
 _NOTIFIED_COLUMNS = [
     tickets.c[name]
     for name in (
@@ -43,6 +83,21 @@ _NOTIFIED_COLUMNS = [
         "finished", "notify_url",
     )
 ]  # fmt: skip
+
+# Built once: building a statement costs more than executing it.
+_NOTIFIED = (
+    select(*_NOTIFIED_COLUMNS, users.c.notify_url.label("owner_url"))
+    .join(users, users.c.login == tickets.c.owner, isouter=True)
+    .where(tickets.c.id == bindparam("ticket"))
+)
+_HISTORY = insert(history).values(
+    ticket_id=bindparam("ticket"),
+    at=db_now(),
+    from_state=bindparam("before"),
+    to_state=bindparam("after"),
+    phase=bindparam("step"),
+    words=bindparam("said"),
+)
 
 VERSION_COLUMNS = [tickets.c[name] for name in ("modified", "progressed", "state", "phase", "sent")]
 
@@ -53,6 +108,13 @@ Version = tuple[float, float | None, str, str, int]
 def version_of(ticket: Ticket) -> Version:
     """Return the same values as `VERSION_COLUMNS` of the ticket's row."""
     return ticket.modified, ticket.progressed, ticket.state, ticket.phase, ticket.progress.sent
+
+
+class Extent(Enum):
+    """What is read of a ticket, depending on what the answer shows."""
+
+    STATUS = "what its status shows"
+    WHOLE = "the ticket and the image that now has the number of its image"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +129,13 @@ class TicketFilter:
     words: str = ""
     """A part of the name, in upper or lower case, or the ticket's id."""
     ids: Collection[int] | None = None
+    platforms: Collection[str] | None = None
+
+    @property
+    def number(self) -> list[int]:
+        """The id that the words name, if they name one."""
+        id = parse_id(self.words.removeprefix("#"))
+        return [] if id is None else [id]
 
     def conditions(self) -> list[ColumnElement[bool]]:
         found = [
@@ -78,8 +147,9 @@ class TicketFilter:
             found.append(tickets.c.platform == self.platform)
         if self.words:
             named = tickets.c.name.icontains(self.words, autoescape=True)
-            id = parse_id(self.words.removeprefix("#"))
-            found.append(named if id is None else or_(named, tickets.c.id == id))
+            found.append(or_(named, *(tickets.c.id == id for id in self.number)))
+        if self.platforms is not None:
+            found.append(tickets.c.platform.in_(sorted(self.platforms)))
         if self.ids is not None:
             found.append(tickets.c.id.in_(self.ids))
         return found
@@ -108,7 +178,28 @@ def select_tickets(
 
 def ticket_of(row: Row[Any], *, brief: bool = False) -> Ticket:
     """Build a ticket from a row; `brief` as in `select_tickets`."""
-    values: Mapping[Any, Any] = {**row._mapping, **_NOT_LISTED} if brief else row._mapping
+    values = dict(zip(row._fields, row, strict=True))
+    return _ticket(values | _NOT_LISTED if brief else values)
+
+
+def extent_columns(extent: Extent) -> Sequence[Column[Any]]:
+    """Return the columns for `ticket_and_image`."""
+    return _STATUS_COLUMNS if extent is Extent.STATUS else [*TICKET_COLUMNS, *IMAGE_COLUMNS]
+
+
+def ticket_and_image(extent: Extent, values: Sequence[Any]) -> tuple[Ticket | None, Image | None]:
+    """Build a ticket and its image from the values of `extent_columns`. An outer join finds none, or one without the
+    other."""
+    if values[0] is None:
+        return None, None
+    if extent is Extent.STATUS:
+        return _ticket(dict(zip(_STATUS_NAMES, values, strict=True)) | _NOT_IN_STATUS), None
+    of_ticket, of_image = values[: len(_NAMES)], values[len(_NAMES) :]
+    ticket = _ticket(dict(zip(_NAMES, of_ticket, strict=True)))
+    return ticket, None if of_image[0] is None else image_of_values(of_image)
+
+
+def _ticket(values: Mapping[str, Any]) -> Ticket:
     return Ticket(
         **{name: values[name] for name in _PLAIN},
         state=State(values["state"]),
@@ -138,21 +229,43 @@ def transition(
     Also writes the entry of its history and, for a final state, the notifications. Raises `ValueError` for a transition
     that is not in the table, which is a programming error.
     """
+    statement = transition_statement(*guards, **values)
+    return make_transition(connection, statement, ticket_id, from_state, to_state, words=words) is not None
+
+
+def transition_statement(
+    *guards: ColumnElement[bool], returning: Sequence[Column[Any]] = (tickets.c.phase,), **values: Any
+) -> ReturningUpdate[Any]:
+    """Build the UPDATE of a transition, for `make_transition`. `returning` must include the phase."""
+    return (
+        update(tickets)
+        .where(tickets.c.id == bindparam("ticket"), tickets.c.state == bindparam("from_state"), *guards)
+        .values(state=bindparam("to_state"), modified=db_now(), **values)
+        .returning(*returning)
+    )
+
+
+def make_transition(
+    connection: Connection,
+    statement: ReturningUpdate[Any],
+    ticket_id: int,
+    from_state: State,
+    to_state: State,
+    *,
+    words: str,
+    **parameters: Any,
+) -> Row[Any] | None:
+    """Do as `transition`, with a statement that was built before. Returns what it returns; None if a guard failed."""
     if (from_state, to_state) not in TRANSITIONS:
         raise ValueError(f"no transition from {from_state} to {to_state}")
-    statement = (
-        update(tickets)
-        .where(tickets.c.id == ticket_id, tickets.c.state == from_state, *guards)
-        .values(state=to_state, modified=db_now(), **values)
-        .returning(tickets.c.phase)
-    )
-    row = connection.execute(statement).one_or_none()
+    given = {"ticket": ticket_id, "from_state": from_state, "to_state": to_state, **parameters}
+    row = connection.execute(statement, given).one_or_none()
     if row is None:
-        return False
+        return None
     append_history(connection, ticket_id, from_state, to_state, row.phase, words)
     if to_state in FINAL:
         enqueue_webhooks(connection, ticket_id)
-    return True
+    return row
 
 
 def append_history(
@@ -164,16 +277,8 @@ def append_history(
     words: str,
 ) -> None:
     """Write one entry of a ticket's history."""
-    connection.execute(
-        insert(history).values(
-            ticket_id=ticket_id,
-            at=db_now(),
-            from_state=from_state,
-            to_state=to_state,
-            phase=phase,
-            words=words,
-        )
-    )
+    entry = {"ticket": ticket_id, "before": from_state, "after": to_state, "step": phase, "said": words}
+    connection.execute(_HISTORY, entry)
 
 
 def enqueue_webhooks(connection: Connection, ticket_id: int) -> None:
@@ -182,12 +287,7 @@ def enqueue_webhooks(connection: Connection, ticket_id: int) -> None:
     They are written in the transaction that ends the ticket and sent later. So no notification is sent for something
     that did not happen, and none is lost if a process dies in between.
     """
-    query = (
-        select(*_NOTIFIED_COLUMNS, users.c.notify_url.label("owner_url"))
-        .join(users, users.c.login == tickets.c.owner, isouter=True)
-        .where(tickets.c.id == ticket_id)
-    )
-    row = connection.execute(query).one()
+    row = connection.execute(_NOTIFIED, {"ticket": ticket_id}).one()
     for url in sorted({row.notify_url, row.owner_url} - {None}):
         event = f"publication.{row.state}"
         connection.execute(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
@@ -14,18 +12,17 @@ from publisher.core.errors import Conflict, NotFound
 from publisher.core.ticket import FINAL, CloudRef, HistoryEntry, Phase, Sample, State, Ticket
 from publisher.core.uris import ticket_uri
 from publisher.platforms.platform import cloud_account, image_service, platform_of
-from publisher.store.audit import audit_change
+from publisher.store.audit import actor_of, audit_change
 from publisher.store.engine import db_now, reading, writing
-from publisher.store.idempotency import IdempotencyKey, claim_key
-from publisher.store.images import lock_ready_image
-from publisher.store.limits import QueueCapacity, UploadSlots
+from publisher.store.images import hold_ready_images
+from publisher.store.limits import UploadSlots
+from publisher.store.new_tickets import Basis, IdempotencyKey, NewTicket, NewTickets, missing_image, read_basis
 from publisher.store.tables import accounts, history, images, journal, samples, tickets, tombstones
 from publisher.store.ticket_rows import (
     TICKET_COLUMNS,
     VERSION_COLUMNS,
     TicketFilter,
     Version,
-    append_history,
     select_tickets,
     ticket_of,
     transition,
@@ -41,87 +38,26 @@ _WAKES_BEFORE_HASTE = 2
 _URI_COLUMNS = [tickets.c[name] for name in ("owner", "appliance_id", "image_id", "id")]
 
 
-@dataclass(frozen=True, slots=True)
-class NewTicket:
-    """A ticket that is to be created: whose it is, its image, its account and where the image goes."""
-
-    owner: str
-    appliance_id: int
-    image_id: int
-    image_size: int
-    platform: str
-    account: dict[str, Any]
-    sealed_secrets: bytes = field(repr=False)
-    target: dict[str, Any]
-    name: str
-    account_id: int | None = None
-    own_elements: Collection[str] = ()
-    """Names of the account elements that the request gave itself, if it named a stored account."""
-    notify_url: str | None = field(default=None, repr=False)
-    request_id: str | None = None
-    traceparent: str | None = None
-
-
 class Tickets:
     """Tickets for callers and the reconciler. Each method is a transaction of its own."""
 
-    def __init__(
-        self, engine: Engine, *, wake_again_seconds: float, capacity: QueueCapacity, slots: UploadSlots
-    ) -> None:
+    def __init__(self, engine: Engine, *, wake_again_seconds: float, new: NewTickets, slots: UploadSlots) -> None:
         self._engine = engine
-        self._capacity = capacity
+        self._new = new
         self._slots = slots
         self._wake_again_seconds = wake_again_seconds
 
     def create(self, new: NewTicket, idempotency_key: IdempotencyKey | None = None) -> Ticket:
         """Commit a queued ticket. The caller then wakes a worker; if it does not, the reconciler does.
 
-        Raises `Conflict` if the image was deleted or is being registered again, and `KeyTaken` if another ticket has
-        the key already. No ticket is created then.
+        Raises `TooMany`, `Conflict` and `KeyTaken`, as `NewTickets` does.
         """
-        row = {
-            "uid": str(uuid.uuid4()),
-            "owner": new.owner,
-            "appliance_id": new.appliance_id,
-            "image_id": new.image_id,
-            "platform": new.platform,
-            "account_id": new.account_id,
-            "account": new.account,
-            "own_elements": sorted(new.own_elements) if new.account_id is not None else None,
-            "cloud_account": cloud_account(new.platform, new.account, new.target),
-            "sealed_secrets": new.sealed_secrets,
-            "target": new.target,
-            "name": new.name,
-            "notify_url": new.notify_url,
-            "state": State.QUEUED,
-            "phase": Phase.WAITING,
-            "sent": 0,
-            "total": new.image_size,
-            "attempt": 0,
-            "created": db_now(),
-            "modified": db_now(),
-            "accepted": db_now(),
-            "not_before": 0.0,
-            "lease_token": 0,
-            "lease_until": 0.0,
-            "wake_at": db_now() + self._wake_again_seconds,
-            "wakes": 0,
-            "request_id": new.request_id,
-            "traceparent": new.traceparent,
-        }
-        with writing(self._engine) as connection:
-            _hold_image(connection, new.image_id)
-            ticket = ticket_of(connection.execute(insert(tickets).values(row).returning(*TICKET_COLUMNS)).one())
-            append_history(connection, ticket.id, None, State.QUEUED, Phase.WAITING, "Accepted")
-            if idempotency_key is not None:
-                claim_key(connection, idempotency_key, ticket.id)
-            audit_change(connection, "ticket.create", _uri(ticket), detail=f"to {new.platform}, as {new.name!r}")
-            return ticket
+        return self._new.create(new, idempotency_key, actor_of(self._engine))
 
-    def check_capacity(self, owner: str) -> None:
-        """Check that the queue has room for another ticket of this user. Raises `TooMany`."""
+    def basis(self, owner: str, appliance_id: int, image_id: int, key: IdempotencyKey | None = None) -> Basis:
+        """Return what a request to publish this image needs to know."""
         with reading(self._engine) as connection:
-            self._capacity.check(connection, owner)
+            return read_basis(connection, owner, appliance_id, image_id, key)
 
     def get(self, id: int) -> Ticket | None:
         with reading(self._engine) as connection:
@@ -244,7 +180,8 @@ class Tickets:
         if ticket.state not in (State.FAILED, State.CANCELLED):
             raise Conflict(f"ticket {id} is {ticket.state}; only a failed or cancelled one can be tried again")
         with writing(self._engine) as connection:
-            _hold_image(connection, ticket.image_id)
+            if ticket.image_id not in hold_ready_images(connection, [ticket.image_id])[1]:
+                raise missing_image(ticket.image_id)
             account, words = _present_account(connection, ticket)
             queued = transition(
                 connection,
@@ -384,11 +321,6 @@ def _remember(connection: Connection, *which: ColumnElement[bool]) -> None:
     columns = ["ticket_uid", "cloud_id", "state", "published", "created"]
     columns += ["platform", "account", "target", "sealed_secrets"]
     connection.execute(insert(tombstones).from_select(columns, left))
-
-
-def _hold_image(connection: Connection, image_id: int) -> None:
-    if not lock_ready_image(connection, image_id):
-        raise Conflict(f"image {image_id} was deleted, or is not ready any more")
 
 
 def _uri(ticket: Ticket) -> str:

@@ -4,22 +4,40 @@ from __future__ import annotations
 
 import os
 from base64 import b64encode
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 from argon2.low_level import ARGON2_VERSION
-from sqlalchemy import Connection, Engine, Row, delete, func, insert, select, update
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    Engine,
+    Row,
+    Select,
+    String,
+    bindparam,
+    delete,
+    func,
+    insert,
+    null,
+    select,
+    update,
+)
 from sqlalchemy.exc import IntegrityError
 
 from publisher.core.errors import Conflict, InvalidRequest, NotFound
+from publisher.core.image import Image
 from publisher.core.names import check_line, check_name
+from publisher.core.ticket import Ticket
 from publisher.core.uris import role_uri, user_uri, webhook_uri
 from publisher.store.audit import audit_change
 from publisher.store.engine import db_now, keep_others_out, next_id, reading, writing
-from publisher.store.tables import roles, sessions, users
+from publisher.store.tables import api_keys, images, roles, sessions, tickets, users
+from publisher.store.ticket_rows import Extent, extent_columns, ticket_and_image
 
 ENTITLEMENT_DESCRIPTIONS = {
     "image_publish": "Publish images; follow, cancel and delete tickets",
@@ -71,6 +89,20 @@ class Notify:
 
     url: str | None = field(repr=False)
     sealed_secret: bytes | None = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class CallerRow:
+    """What one statement reads of a caller, and of the ticket that the caller asks for."""
+
+    user: User
+    password_hash: str = field(repr=False)
+    sealed_secret: bytes | None = field(default=None, repr=False)
+    """The sealed secret of the API key that the caller was found by."""
+    ticket: Ticket | None = None
+    """The wanted ticket, whoever owns it. With `Extent.STATUS` it has only what its status shows."""
+    image: Image | None = None
+    """With `Extent.WHOLE`, the image that now has the number of the ticket's image."""
 
 
 class Users:
@@ -206,8 +238,8 @@ class Users:
             raise Conflict(f"'{login}' still owns images") from None
 
     def get(self, login: str) -> User | None:
-        found = self.signing_in(login)
-        return found[0] if found else None
+        found = self.caller(login)
+        return found.user if found else None
 
     def list(self) -> list[User]:
         with reading(self._engine) as connection:
@@ -217,12 +249,29 @@ class Users:
 
     def signing_in(self, login: str) -> tuple[User, str] | None:
         """Return a user and its password hash, read together."""
+        found = self.caller(login)
+        return (found.user, found.password_hash) if found else None
+
+    def caller(self, login: str, beside: Extent | None = None, ticket_id: int = 0) -> CallerRow | None:
+        """Return a user and, if `beside` says so, a ticket. One statement reads both."""
+        return self._caller(login, False, beside, ticket_id)
+
+    def caller_with_key(self, public_key: str, beside: Extent | None = None, ticket_id: int = 0) -> CallerRow | None:
+        """Return the owner of an API key, its sealed secret and, if `beside` says so, a ticket."""
+        return self._caller(public_key, True, beside, ticket_id)
+
+    def _caller(self, who: str, by_key: bool, beside: Extent | None, ticket_id: int) -> CallerRow | None:
+        query = _caller_query(self._engine.dialect.name, by_key, beside)
         with reading(self._engine) as connection:
-            row = connection.execute(select(users).where(users.c.login == login)).one_or_none()
-            if row is None:
-                return None
-            known = roles_named(connection, row.roles) if row.roles else ()
-        return _user(row, known), str(row.password_hash)
+            rows = connection.execute(query, {"who": who, "ticket": ticket_id} if beside else {"who": who}).all()
+        if not rows:
+            return None
+        # One row for each role.
+        held = tuple(_role_of(row[_AT_ROLE:_AT_TICKET]) for row in rows if row[_AT_ROLE] is not None)
+        login, administrator, entitlements, created, id, password_hash, sealed_secret = rows[0][:_AT_ROLE]
+        user = User(login, administrator, frozenset(entitlements), created, id, held)
+        ticket, image = ticket_and_image(beside, rows[0][_AT_TICKET:]) if beside else (None, None)
+        return CallerRow(user, password_hash, sealed_secret, ticket, image)
 
 
 class Roles:
@@ -330,4 +379,40 @@ def roles_named(connection: Connection, names: Iterable[str], *, keep: bool = Fa
 
 
 def _role(row: Row[Any]) -> Role:
-    return Role(row.name, row.description, frozenset(row.entitlements), row.created, row.id)
+    return _role_of([row._mapping[each] for each in _ROLE_COLUMNS])
+
+
+def _role_of(values: Sequence[Any]) -> Role:
+    name, description, entitlements, created, id = values
+    return Role(name, description, frozenset(entitlements), created, id)
+
+
+# The caller of a request and the wanted ticket, in one statement ------------------------------------------------------
+
+_ROLE_COLUMNS = [roles.c[name] for name in ("name", "description", "entitlements", "created", "id")]
+_USER_COLUMNS = [users.c[name] for name in ("login", "administrator", "entitlements", "created", "id", "password_hash")]
+_AT_ROLE = len(_USER_COLUMNS) + 1
+_AT_TICKET = _AT_ROLE + len(_ROLE_COLUMNS)
+
+
+@cache
+def _caller_query(database: str, by_key: bool, beside: Extent | None) -> Select[Any]:
+    """Select the user `:who`, or the owner of that API key, with the user's roles and the ticket `:ticket`.
+
+    Built once, because building it takes longer than executing it.
+    """
+    if database == "postgresql":
+        held = select(func.json_array_elements_text(users.c.roles).column_valued("held"))
+    else:
+        held = select(func.json_each(users.c.roles).table_valued("value").c.value)
+    key = api_keys.c.sealed_secret if by_key else null()
+    found = users.outerjoin(roles, roles.c.name.in_(held.correlate(users)))
+    if by_key:
+        found = found.join(api_keys, api_keys.c.owner == users.c.login)
+    if beside is not None:
+        found = found.outerjoin(tickets, tickets.c.id == bindparam("ticket", type_=BigInteger))
+    if beside is Extent.WHOLE:
+        found = found.outerjoin(images, images.c.id == tickets.c.image_id)
+    who = (api_keys.c.public_key if by_key else users.c.login) == bindparam("who", type_=String)
+    columns = *_USER_COLUMNS, key, *_ROLE_COLUMNS, *(extent_columns(beside) if beside else ())
+    return select(*columns).select_from(found).where(who).order_by(roles.c.name)

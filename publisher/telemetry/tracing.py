@@ -10,7 +10,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from publisher.version import __version__
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-_QUERY = "url.query"
 _TRACER = "publisher"
 
 Attributes = Mapping[str, str | int | float | bool]
@@ -80,6 +79,59 @@ def span(name: str, attributes: Attributes, *, traceparent: str | None = None) -
         yield started
 
 
+class RequestSpan:
+    """The span of a request to the intake, a child of the span that its `traceparent` names.
+
+    It is the current span inside `with`, and ends with the answer: what runs after that is not part of the request.
+    """
+
+    @staticmethod
+    def wanted() -> bool:
+        return _provider is not None
+
+    def __init__(self, scope: Mapping[str, Any]) -> None:
+        from opentelemetry.trace import SpanKind, use_span
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+        assert _provider is not None  # noqa: S101  # only then it is wanted
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        self._method: str = scope["method"]
+        attributes = {
+            "http.request.method": self._method,
+            "url.scheme": scope["scheme"],
+            "url.path": scope["path"],
+            "network.protocol.version": scope.get("http_version", ""),
+            **dict(zip(("server.address", "server.port"), scope.get("server") or (), strict=False)),
+        }
+        if scope["query_string"]:
+            attributes["url.query"] = "..."  # it may contain a signature or a download key
+        parent = TraceContextTextMapPropagator().extract(headers)
+        tracer = _provider.get_tracer(_TRACER, __version__)
+        self._span = tracer.start_span(self._method, context=parent, kind=SpanKind.SERVER, attributes=attributes)
+        # The text of an exception belongs in the log.
+        self._current = use_span(self._span, record_exception=False, set_status_on_exception=False)
+
+    def __enter__(self) -> Self:
+        self._current.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._current.__exit__(*error)
+
+    def end(self, route: str | None, status: int | str) -> None:
+        """End the span, with the template of the request's path and the status of the answer."""
+        from opentelemetry.trace import StatusCode
+
+        if route is not None:
+            self._span.update_name(f"{self._method} {route}")
+            self._span.set_attribute("http.route", route)
+        self._span.set_attribute("http.response.status_code", status)
+        if not isinstance(status, int) or status >= 500:
+            self._span.set_attribute("error.type", str(status))
+            self._span.set_status(StatusCode.ERROR)
+        self._span.end()
+
+
 class Steps:
     """Consecutive spans, children of the current one. Each begins where the previous one ends."""
 
@@ -100,18 +152,10 @@ class Steps:
 def _started(service: str) -> TracerProvider:
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.resources import Resource
-    from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+    from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
-
-    class NoQueries(SpanProcessor):
-        """Hides the query of a request, which FastAPI records: it may contain a signature or a download key."""
-
-        def on_start(self, span: Any, parent_context: Any = None) -> None:
-            if _QUERY in (span.attributes or {}):
-                span.set_attribute(_QUERY, "...")
 
     named = {"service.name": os.environ.get("OTEL_SERVICE_NAME") or f"publisher-{service}"}
     provider = TracerProvider(resource=Resource.create({**named, "service.version": __version__}))
-    provider.add_span_processor(NoQueries())
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     return provider

@@ -21,7 +21,8 @@ from publisher.core.names import check_name, check_text
 from publisher.core.vault import Sealer
 from publisher.store import Store
 from publisher.store.api_keys import ApiKey
-from publisher.store.users import User, verify_password
+from publisher.store.ticket_rows import Extent
+from publisher.store.users import CallerRow, User, verify_password
 from publisher.web.password_hashing import AllPlacesTaken, Hashing
 from publisher.web.rate_limits import SignIns, network_of
 
@@ -98,31 +99,60 @@ class Authenticator:
 
     def verified(self, login: str, password: str, address: str, *, door: str = "api") -> tuple[User, str]:
         """Return what `sign_in` returns, and the hash of the verified password."""
+        found = self._verified_row(login, password, address, door)
+        return found.user, found.password_hash
+
+    def caller(
+        self,
+        raw_path: bytes,
+        query: bytes,
+        authorization: str | None,
+        address: str,
+        *,
+        beside: Extent | None = None,
+        ticket_id: int = 0,
+    ) -> CallerRow:
+        """Return who sent a request: who signed it if it names an API key, else the user of its `Authorization` header.
+
+        One statement reads the user and, if `beside` says so, the ticket. Raises the errors of `user`.
+        """
+        signed = self._signer(raw_path, query, beside, ticket_id)
+        return signed or self._verified_row(*_basic(authorization), address, "api", beside, ticket_id)
+
+    def _verified_row(
+        self,
+        login: str,
+        password: str,
+        address: str,
+        door: str,
+        beside: Extent | None = None,
+        ticket_id: int = 0,
+    ) -> CallerRow:
         try:
             remembered = self._admitted(login, password, address)
         except AllPlacesTaken:
             self._note_refusal(login, address, door)
             raise
         # No login has a NUL, and PostgreSQL refuses one in a query.
-        found = None if "\0" in login else self._store.users.signing_in(login)
-        stored = found[1] if found else None
+        found = None if "\0" in login else self._store.users.caller(login, beside, ticket_id)
+        stored = found.password_hash if found else None
         # After a change of the password, the remembered one no longer matches.
         right = remembered is not None and remembered == stored
         if not (right or self._verify(login, password, stored, address, door)) or not found:
             raise NotAuthenticated("the login or the password is wrong")
         return found
 
-    async def check_admission(self, authorization: str, address: str) -> None:
-        """Raise `TooMany` if `user` would raise it, without waiting.
+    async def check_admission(self, authorization: str, address: str) -> bool:
+        """Return whether `user` need not hash the password. Raises `TooMany` if it would raise that.
 
         It runs in the event loop, so that thousands of guesses a second are refused before they take a thread.
         """
         try:
             login, password = _basic(authorization)
         except NotAuthenticated:
-            return
+            return False
         try:
-            self._admitted(login, password, address)
+            return self._admitted(login, password, address) is not None
         except AllPlacesTaken:
             # Only the first refusal of a login is written, so only that one takes a thread.
             if words := self._sign_ins.count_refusal(login, address):
@@ -134,6 +164,14 @@ class Authenticator:
 
         Raises `NotAuthenticated`.
         """
+        found = self._signer(raw_path, query)
+        return found.user if found else None
+
+    def _signer(
+        self, raw_path: bytes, query: bytes, beside: Extent | None = None, ticket_id: int = 0
+    ) -> CallerRow | None:
+        if b"apiKey" not in query and b"%" not in query:
+            return None
         keys = [value for name, value in parse_qsl(query.decode("latin-1"), True) if name == "apiKey"]
         if not keys:
             return None
@@ -141,13 +179,13 @@ class Authenticator:
         text = signed_text(raw_path, before)
         if len(keys) > 1 or not mark or text is None:
             raise NotAuthenticated("a signed request must have one apiKey, and must end with its signature")
-        found = self._store.api_keys.sealed_secret(keys[0]) if _PUBLIC_KEY.fullmatch(keys[0]) else None
-        secret = self._opener.open(found[1])[API_SECRET] if found else _NO_SECRET
+        known = _PUBLIC_KEY.fullmatch(keys[0])
+        found = self._store.users.caller_with_key(keys[0], beside, ticket_id) if known else None
+        secret = self._opener.open(found.sealed_secret)[API_SECRET] if found and found.sealed_secret else _NO_SECRET
         right = hmac.compare_digest(signature(secret, text), unquote_to_bytes(given.replace(b"+", b" ")))
-        user = self._store.users.get(found[0]) if found and right else None
-        if user is None:
+        if found is None or not right:
             raise NotAuthenticated("the API key or the signature is wrong")
-        return user
+        return found
 
     def _verify(self, login: str, password: str, stored: str | None, address: str, door: str) -> bool:
         """Hash the password when its turn comes, and return whether it is right. Raises `TooMany`."""
@@ -190,10 +228,19 @@ class Authenticator:
         self._sign_ins.note(self._sign_ins.count_refusal(login, address), login, address, door=door)
 
     def _remembered(self, login: str, password: str) -> str | None:
-        """Return the hash that the password last matched; None if that is too long ago."""
+        """Return the hash that the password matched; None if it was not used for too long.
+
+        Each use prolongs that time: otherwise many callers with one login would all hash at the moment when it ends,
+        and some would find no turn free.
+        """
+        key, now = self._key(login, password), time.monotonic()
         with self._lock:
-            stored, until = self._verified.get(self._key(login, password), ("", 0.0))
-        return stored if until > time.monotonic() else None
+            stored, until = self._verified.get(key, ("", 0.0))
+            if until <= now:
+                return None
+            self._verified[key] = stored, now + self._cache_seconds
+            self._verified.move_to_end(key)
+            return stored
 
     def _remember(self, login: str, password: str, stored: str) -> None:
         with self._lock:

@@ -1,4 +1,4 @@
-"""Handle errors: choose the status, the words and the headers, the same for documents and pages.
+"""Describe errors: choose the status, the words and the headers, the same for documents and pages.
 
 The API and the console differ only in how they render a `Problem`.
 """
@@ -10,12 +10,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 
-from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
-from starlette.routing import Match
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
 
 from publisher.core.errors import (
     Conflict,
@@ -63,6 +61,13 @@ class NoRoom(PublisherError):
     retry_after_seconds = 300
 
 
+class InvalidQuery(InvalidRequest):
+    """A parameter of the query is not valid."""
+
+    def __init__(self, names: list[str]) -> None:
+        super().__init__("is not valid", field=", ".join(names))
+
+
 class RangeNotSatisfiable(PublisherError):
     """The file has none of the bytes that the request asks for."""
 
@@ -93,27 +98,28 @@ def status_of(error: Exception) -> int:
     return next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
 
 
-def install(app: FastAPI, render: Renderer) -> None:
-    """Answer every error of the app with a rendered `Problem`, including the framework's own errors."""
+def describe(request: Request, error: Exception) -> Problem:
+    """Describe any error that is raised while a request is answered."""
+    match error:
+        case InvalidQuery():
+            return Problem(400, str(error), "InvalidRequest", page_message=f"{error.field} is not valid.")
+        case PublisherError():
+            return _publisher_error(error)
+        case HTTPException():
+            return _no_route(request, error)
+        case SQLAlchemyError():
+            return _store_error(error)
+        case ClientDisconnect():
+            # The caller hung up before the request was complete. Nobody reads this.
+            return Problem(400, "the request body ended too early", "InvalidRequest")
+        case _:
+            return _unexpected(error)
 
-    def handle(kind: type[Exception], describe: Callable[[Request, Exception], Problem]) -> None:
-        async def answer(request: Request, error: Exception) -> Response:
-            return render(request, describe(request, error))
 
-        app.add_exception_handler(kind, answer)
-
-    handle(PublisherError, _publisher_error)
-    handle(HTTPException, _framework_error)
-    handle(RequestValidationError, _invalid_parameter)
-    handle(SQLAlchemyError, _store_error)
-    handle(ClientDisconnect, _incomplete)
-    handle(Exception, _unexpected)
-
-
-def _publisher_error(request: Request, error: Exception) -> Problem:
+def _publisher_error(error: PublisherError) -> Problem:
     status = status_of(error)
     if status == 500:
-        return _unexpected(request, error)
+        return _unexpected(error)
     headers = {"WWW-Authenticate": _REALM} if status == 401 else {}
     if isinstance(error, TooMany | NoRoom):
         headers["Retry-After"] = str(error.retry_after_seconds)
@@ -122,27 +128,18 @@ def _publisher_error(request: Request, error: Exception) -> Problem:
     return Problem(status, str(error), type(error).__name__, headers)
 
 
-def _framework_error(request: Request, error: Exception) -> Problem:
-    assert isinstance(error, HTTPException)  # noqa: S101  # it handles nothing else
+def _no_route(request: Request, error: HTTPException) -> Problem:
     match error.status_code:
         case 404:
-            return _no_such_resource()
+            return Problem(404, "there is no such resource", "NotFound", page_message=_GONE)
         case 405:
-            message, kind = f"{request.method} is not allowed here", "MethodNotAllowed"
-            return Problem(405, message, kind, {"Allow": ", ".join(_allowed_methods(request))}, page_message=_GONE)
+            message = f"{request.method} is not allowed here"
+            return Problem(405, message, "MethodNotAllowed", error.headers or {}, page_message=_GONE)
         case status:
             return Problem(status, HTTPStatus(status).phrase, "HttpError", error.headers or {}, page_message=_GONE)
 
 
-def _invalid_parameter(request: Request, error: Exception) -> Problem:
-    assert isinstance(error, RequestValidationError)  # noqa: S101  # likewise
-    if all(each["loc"][0] == "path" for each in error.errors()):
-        return _no_such_resource()
-    names = ", ".join(".".join(str(part) for part in each["loc"][1:]) for each in error.errors())
-    return Problem(400, f"{names}: is not valid", "InvalidRequest", page_message=f"{names} is not valid.")
-
-
-def _store_error(request: Request, error: Exception) -> Problem:
+def _store_error(error: Exception) -> Problem:
     logger.error("the ticket store did not answer: %s", type(error).__name__)
     return Problem(
         503,
@@ -153,12 +150,7 @@ def _store_error(request: Request, error: Exception) -> Problem:
     )
 
 
-def _incomplete(request: Request, error: Exception) -> Problem:
-    """Describe a request whose caller hung up before it was complete. Nobody reads this."""
-    return Problem(400, "the request body ended too early", "InvalidRequest")
-
-
-def _unexpected(request: Request, error: Exception) -> Problem:
+def _unexpected(error: Exception) -> Problem:
     logger.error("unexpected", exc_info=error)
     return Problem(
         500,
@@ -166,19 +158,3 @@ def _unexpected(request: Request, error: Exception) -> Problem:
         "InternalError",
         page_message="This is a bug in the publisher. The intake's log has the details.",
     )
-
-
-def _no_such_resource() -> Problem:
-    return Problem(404, "there is no such resource", "NotFound", page_message=_GONE)
-
-
-def _allowed_methods(request: Request) -> list[str]:
-    """Return the methods of the request's path. The framework knows only those of the first route that matches."""
-    allowed = [
-        method
-        for method in ("GET", "POST", "PUT", "DELETE")
-        if any(
-            route.matches({**request.scope, "method": method})[0] is Match.FULL for route in request.app.router.routes
-        )
-    ]
-    return ["GET", "HEAD", *allowed[1:]] if "GET" in allowed else allowed

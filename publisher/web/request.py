@@ -1,55 +1,39 @@
-"""A request, as the API and the console see it: who sends it, from where, to which host, its body, and the thread that
-its route runs in."""
+"""A request, as the API and the console see it: who sends it, from where, to which host, and its body."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial, wraps
-from inspect import iscoroutinefunction
-from typing import Annotated, Any, ParamSpec, Protocol, TypeVar, cast
+from typing import Annotated, Protocol, cast
 
-import anyio
-from anyio import CapacityLimiter, to_thread
-from anyio.lowlevel import RunVar
-from fastapi import BackgroundTasks, Depends, Request
-from fastapi.routing import APIRoute
-from pydantic import BeforeValidator
-from sqlalchemy.exc import TimeoutError as StoreTimeout
-from starlette.convertors import Convertor, register_url_convertor
+from starlette.background import BackgroundTasks
+from starlette.requests import Request
 
 from publisher.core.allowed_hosts import is_allowed
 from publisher.core.settings import Settings
-from publisher.core.uris import ID_PATTERN, parse_id
+from publisher.core.uris import parse_id
 from publisher.core.vault import Sealer
 from publisher.outbound.policy import OutboundPolicy
 from publisher.services.wakeups import Wake, Wakeups
 from publisher.store import Store
 from publisher.store.audit import Actor
-from publisher.store.users import User
+from publisher.store.ticket_rows import Extent
+from publisher.store.users import CallerRow, User
 from publisher.web import auth
 from publisher.web.body_limits import BodyTooLarge
 from publisher.web.rate_limits import Throttle
+from publisher.web.routing import From, Parsed
+from publisher.web.threads import readers
 
 API = "/api"
 HEAD_ONLY = "publisher.head"
 """A key in the scope of a HEAD request."""
+PASSWORD_KNOWN = "publisher.password_known"  # noqa: S105
+"""A key in the scope of a request whose password was verified a short time ago."""
 
 _LENGTH_DIGITS = 19
 _LENGTH_MAX = (1 << 63) - 1
 """A Content-Length in 64 bits."""
-
-_WRITERS = 16
-"""Number of threads that write to the store. Fewer than the store has connections, so that readers have some, too."""
-_WAITING_MAX = 500
-_WAIT_SECONDS = 5.0
-_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
-
-_P = ParamSpec("_P")
-_T = TypeVar("_T")
-
-_writers: RunVar[CapacityLimiter] = RunVar("publisher_writers")
 
 
 class SecretKeeper(Sealer, Protocol):
@@ -81,15 +65,40 @@ def signed_in(request: Request) -> User:
 
     Raises `NotAuthenticated`, or `TooMany` if the user sends too many requests or too many sign-ins have failed.
     """
+    return signed_in_beside(request, None).user
+
+
+def signed_in_beside(request: Request, beside: Extent | None) -> CallerRow:
+    """Return what `signed_in` returns and, read in the same statement, what `beside` says of the path's ticket."""
     made = services(request)
-    user = signer(request) or made.authenticator.user(request.headers.get("authorization"), address(request))
-    made.throttle.users.count(user.login)
-    return user
+    ticket_id = parse_id(str(request.path_params.get("pitid", ""))) if beside else None
+    found = made.authenticator.caller(
+        request.scope["raw_path"],
+        request.scope["query_string"],
+        request.headers.get("authorization"),
+        address(request),
+        beside=beside if ticket_id else None,
+        ticket_id=ticket_id or 0,
+    )
+    made.throttle.users.count(found.user.login)
+    return found
 
 
-async def count_address(request: Request) -> None:
-    """Count the request for its address, before anything else. Raises `TooMany`."""
+def count_address(request: Request) -> None:
+    """Count the request for its address. Raises `TooMany`."""
     services(request).throttle.addresses.count(address(request))
+
+
+async def refuse_without_login(request: Request) -> None:
+    """Raise `NotAuthenticated` at once if the request has no login and no API key, before its body is read."""
+    if not request.scope["query_string"] and "authorization" not in request.headers:
+        services(request).authenticator.user(None, address(request))
+
+
+def waits_for_hash(request: Request) -> bool:
+    """Return whether `signed_in` has to hash a password. That may wait for its turn, and must keep no thread that
+    others need to write."""
+    return PASSWORD_KNOWN not in request.scope and "authorization" in request.headers
 
 
 def address(request: Request) -> str:
@@ -164,67 +173,11 @@ def _id(text: str) -> int:
     return id
 
 
-class IdConvertor(Convertor[str]):
-    """Makes `{itid:id}` in a route's path match only ids, not other paths next to it, such as `statuses`."""
-
-    regex = ID_PATTERN
-
-    def convert(self, value: str) -> str:
-        return value
-
-    def to_string(self, value: str) -> str:
-        return value
-
-
-register_url_convertor("id", IdConvertor())
-
-Body = Annotated[bytes, Depends(bounded_body)]
-Id = Annotated[int, BeforeValidator(_id)]
+Body = Annotated[bytes, From(bounded_body)]
+Id = Annotated[int, Parsed(_id)]
 """An id in a path. What cannot be an id is not found, without a query to the database."""
 
 
 def wake_later(after: BackgroundTasks, wake: Wake) -> Wake:
     """Return a function that wakes a worker after the response is sent: no caller waits for the broker."""
-    return lambda id: after.add_task(wake, id)
-
-
-async def run_as_writer(function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-    """Call the function in one of the threads that write to the store, and return its result.
-
-    Readers have other threads, so they go on while another process locks the store. Raises SQLAlchemy's `TimeoutError`
-    if too many calls wait for a thread, or this one has waited too long; the function has not been called then.
-    """
-    try:
-        threads = _writers.get()
-    except LookupError:
-        threads = CapacityLimiter(_WRITERS)
-        _writers.set(threads)
-    if threads.statistics().tasks_waiting >= _WAITING_MAX:
-        raise StoreTimeout("too many wait to write to the store")
-    turn = object()
-    try:
-        with anyio.fail_after(_WAIT_SECONDS):
-            await threads.acquire_on_behalf_of(turn)
-    except TimeoutError:
-        raise StoreTimeout("the store has not been written to for too long") from None
-    try:
-        return await to_thread.run_sync(partial(function, *args, **kwargs), limiter=CapacityLimiter(1))
-    finally:
-        threads.release_on_behalf_of(turn)
-
-
-class WriterRoute(APIRoute):
-    """A route that runs in a writer's thread if its method may change something."""
-
-    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
-        if set(options.get("methods") or {"GET"}) - _SAFE and not iscoroutinefunction(endpoint):
-            endpoint = _as_writer(endpoint)
-        super().__init__(path, endpoint, **options)
-
-
-def _as_writer(endpoint: Callable[..., Any]) -> Callable[..., Any]:
-    @wraps(endpoint)
-    async def run(*args: Any, **kwargs: Any) -> Any:
-        return await run_as_writer(endpoint, *args, **kwargs)
-
-    return run
+    return lambda id: after.add_task(readers.run, wake, id)

@@ -13,7 +13,7 @@ from publisher.store import Store
 from publisher.store.audit import Actor
 from publisher.store.fleet import Member
 from publisher.store.leases import Claim
-from publisher.store.tickets import NewTicket
+from publisher.store.new_tickets import NewTicket
 
 SIZE = 3 << 30
 DIGEST = hashlib.sha512(b"web-frontend").hexdigest()

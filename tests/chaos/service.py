@@ -20,7 +20,7 @@ from typing import Any, Protocol, Self
 import psycopg
 import redis as redis_client
 
-from publisher.cli import redis_server as embedded_redis
+from publisher.cli import programs
 from publisher.core.settings import Settings
 from publisher.devcloud.cloud import DevCloud
 from publisher.store import Store
@@ -256,10 +256,8 @@ class Service:
                        str(port)) for number, port in enumerate(ports)
         ]  # fmt: skip
         self.workers = [
-            self._part(f"worker{number}", "-m", "celery", "-A", "workers.app", "worker", "--without-gossip",
-                       "--without-mingle", "--loglevel", "INFO", "--hostname", f"worker{number}@%h")
-            for number in range(WORKERS)
-        ]  # fmt: skip
+            self._part(f"worker{number}", "-m", "workers", "--name", f"worker{number}@%h") for number in range(WORKERS)
+        ]
         self._parts = [*self.intakes, *self.workers]
         self._exits.callback(self.stop)
         for part in self._parts:
@@ -320,9 +318,9 @@ def _broker(kind: str, directory: Path, settings: Settings) -> Iterator[tuple[Br
     if kind == "embedded":
         socket = settings.embedded_redis_socket
         server: Server | RedisServer = Server(
-            embedded_redis.prepare(settings),
+            programs.redis(settings),
             directory / "logs" / "redis.log",
-            ready=lambda: embedded_redis.answers(socket),
+            ready=lambda: programs.redis_answers(socket),
         )
         broker, url = ChaosRedis(server, lambda: redis_client.Redis(unix_socket_path=str(socket), socket_timeout=5)), ""
     else:

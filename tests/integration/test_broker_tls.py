@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from publisher.cli.ping import ping_workers
+from publisher.cli.programs import ping_workers
 from publisher.core.broker import Broker
 from publisher.core.errors import QueueUnavailable
 from publisher.core.settings import Settings

@@ -18,8 +18,8 @@ from publisher.files.hashing import digest
 from publisher.platforms.platform import Field, Kind, Platform, installed, known_platforms
 from publisher.store import Store
 from publisher.store.engine import db_now, writing
+from publisher.store.new_tickets import NewTicket
 from publisher.store.tables import images, tickets
-from publisher.store.tickets import NewTicket
 from publisher.store.users import ENTITLEMENTS
 from publisher.web import auth
 from tests.records import remove_image

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import http.client
 import resource
 import signal
 import time
@@ -13,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from bench.longpoll import Callers, Intake, add_tickets, change_all, held, intake, warm_up
+from bench.longpoll import PATIENT, Callers, Intake, add_tickets, all_wait, change_all, held, intake, warm_up
 from publisher.core.ticket import Ticket
 from tests.patience import PATIENCE
 from tests.servers import missing
-from tests.servers.patient_intake import WAIT_SECONDS, WAITING
+from tests.servers.patient_intake import WAIT_SECONDS
 
 pytestmark = pytest.mark.long
 
@@ -32,7 +31,7 @@ def running(tmp_path: Path) -> Iterator[Intake]:
     # Most systems start a program with such a limit. The intake must raise it itself.
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(1024, before[1]), before[1]))
     try:
-        with intake(tmp_path, module="tests.servers.patient_intake") as started:
+        with intake(tmp_path, module=PATIENT) as started:
             if before[1] < CALLERS + RESERVE:
                 missing(f"a limit of {CALLERS + RESERVE} descriptors a process (it is {before[1]})")
             resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
@@ -41,23 +40,12 @@ def running(tmp_path: Path) -> Iterator[Intake]:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
-def how_many_wait(running: Intake) -> int:
-    connection = http.client.HTTPConnection("127.0.0.1", running.port, timeout=60 * PATIENCE)
-    try:
-        connection.request("GET", WAITING)
-        return int(connection.getresponse().read())
-    finally:
-        connection.close()
-
-
 @asynccontextmanager
 async def waiting(running: Intake, tickets: list[Ticket], number_of_callers: int) -> AsyncIterator[Callers]:
     """Yield when all callers are waiting at the same time, however long they take to arrive."""
     callers = await held(running, tickets, number_of_callers, WAIT_SECONDS)
     try:
-        while await asyncio.to_thread(how_many_wait, running) < number_of_callers:
-            assert not any(each.answer for each in callers.waiting)
-            await asyncio.sleep(0.1)
+        await all_wait(running, callers)
         yield callers
     finally:
         callers.close()

@@ -14,7 +14,7 @@ from publisher.store import Store
 from publisher.store.audit import Actor
 from publisher.store.engine import writing
 from publisher.store.fleet import Member
-from publisher.store.idempotency import IdempotencyKey, KeyTaken
+from publisher.store.new_tickets import IdempotencyKey, KeyTaken
 from publisher.store.users import ENTITLEMENTS
 from tests.records import APPLIANCE, OWNER, add_image_row, add_owner, add_ticket
 

@@ -12,7 +12,7 @@ from sqlalchemy import func, select, update
 from publisher.core.errors import Conflict
 from publisher.store import Store
 from publisher.store.engine import db_now, reading, writing
-from publisher.store.idempotency import IdempotencyKey, KeyTaken
+from publisher.store.new_tickets import IdempotencyKey, KeyTaken
 from publisher.store.tables import history, idempotency_keys, tickets
 from tests.patience import PATIENCE
 from tests.records import add_ticket

@@ -17,8 +17,8 @@ from publisher.core.listing import Listing
 from publisher.core.ticket import FINAL, State, Ticket
 from publisher.store import Store
 from publisher.store.engine import writing
+from publisher.store.new_tickets import NewTicket
 from publisher.store.tables import images, tickets
-from publisher.store.tickets import NewTicket
 from tests.records import APPLIANCE, OWNER, add_image_row, add_owner, add_ticket
 
 DIGESTS = Digests(1000, "5" * 32, "2" * 64, "f" * 128)

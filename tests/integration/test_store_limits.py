@@ -191,21 +191,31 @@ def test_racing_workers_never_exceed_the_slots(limited: Callable[..., Store]) ->
 def test_full_queue_accepts_no_more_tickets(limited: Callable[..., Store]) -> None:
     limits = {"queue": 3, "user_queue": 2}
     store = limited(**limits)
-    store.tickets.check_capacity("one")
     first = add_ticket(store, owner="one")
-    store.tickets.check_capacity("one")
     add_ticket(store, owner="one")
     with pytest.raises(TooMany, match="2 of your images are waiting to be published; try again later"):
-        store.tickets.check_capacity("one")
-    store.tickets.check_capacity("another")
+        add_ticket(store, owner="one")
     add_ticket(store, owner="another")
-    store.tickets.check_capacity("another")  # all are counted once a second
-    store = limited(**limits)
-    with pytest.raises(TooMany, match=r"^3 images are waiting"):
-        store.tickets.check_capacity("another")
+    for each in (store, limited(**limits)):
+        with pytest.raises(TooMany, match=r"^3 images are waiting"):
+            add_ticket(each, owner="another")
+    assert len(store.tickets.list()) == 3
     take(store, first)
-    store.tickets.check_capacity("another")
-    store.tickets.check_capacity("one")
+    add_ticket(store, owner="another")
+    with pytest.raises(TooMany, match=r"^3 images are waiting"):
+        add_ticket(store, owner="one")
+
+
+def test_tickets_of_another_process_are_counted_within_a_second(
+    limited: Callable[..., Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, another = limited(queue=3), limited(queue=3)
+    add_ticket(store)
+    add_ticket(another)
+    add_ticket(another)
+    monkeypatch.setattr("publisher.store.limits._COUNT_AGAIN_SECONDS", 0.0)
+    with pytest.raises(TooMany):
+        add_ticket(store)
 
 
 def test_counting_reads_only_an_index(sqlite_store: Store) -> None:

@@ -1,6 +1,7 @@
 """Migrations create the tables once, even if several processes run them at the same moment."""
 
 import multiprocessing
+import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -8,15 +9,17 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import inspect, text
+from sqlalchemy import event, inspect, make_url, text
 
 from publisher.core.errors import ConfigurationError
 from publisher.store import Store
-from publisher.store.engine import open_engine, writing
+from publisher.store.engine import open_engine, reading, writing
 from publisher.store.store import _revisions
-from publisher.store.tables import metadata
+from publisher.store.tables import metadata, ticket_names
+from publisher.store.ticket_rows import TicketFilter
 from tests.conftest import open_store
 from tests.patience import PATIENCE
+from tests.records import add_ticket
 from tests.servers.postgres import PostgresServer
 
 
@@ -75,8 +78,13 @@ def test_a_newer_database_is_reported_as_such(store: Store) -> None:
 
 
 def test_migrations_create_the_tables_that_the_program_defines(store: Store) -> None:
+    def defined(name: str | None, *_: object) -> bool:
+        """Return False for the index of names, which is a virtual table with tables of its own on SQLite."""
+        return not (name or "").startswith(ticket_names.name)
+
     with store.engine.connect() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+        context = MigrationContext.configure(connection, opts={"include_name": defined})
+        assert compare_metadata(context, metadata) == []
 
 
 def test_store_knows_the_same_versions_as_alembic(store: Store) -> None:
@@ -156,3 +164,60 @@ def test_a_restarted_postgresql_is_reached_again(postgres: PostgresServer, postg
     assert store.deployment == before
     store.close()
     postgres.drop(url)
+
+
+@pytest.mark.real
+def test_connections_that_the_server_closed_are_replaced(postgres: PostgresServer, postgres_template: str) -> None:
+    url = postgres.fresh(postgres_template)
+    store = open_store(url)
+    with reading(store.engine) as one, reading(store.engine) as another:
+        before = {each.execute(text("SELECT pg_backend_pid()")).scalar_one() for each in (one, another)}
+    postgres.run("psql", "-d", url.rsplit("/", 1)[1], "-c", "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                 " WHERE datname = current_database() AND pid <> pg_backend_pid()")  # fmt: skip
+    with reading(store.engine) as one, writing(store.engine) as another:
+        after = {each.execute(text("SELECT pg_backend_pid()")).scalar_one() for each in (one, another)}
+    assert before.isdisjoint(after)
+    store.close()
+    postgres.drop(url)
+
+
+def _found_by_name(store: Store) -> list[str]:
+    add_ticket(store, name="Web server")
+    add_ticket(store, name="another")
+    store.check_schema()
+    return [each.name for each in store.publications.page(TicketFilter(words="web"), 10).tickets]
+
+
+def test_sqlite_without_trigrams_is_searched_by_reading_all_names(tmp_path: Path) -> None:
+    store = open_store(f"sqlite:///{tmp_path / 'plain.db'}")
+
+    @event.listens_for(store.engine, "connect")
+    def _refuse_virtual_tables(connection: sqlite3.Connection, _: object) -> None:
+        refused = sqlite3.SQLITE_CREATE_VTABLE
+        connection.set_authorizer(lambda action, *_: sqlite3.SQLITE_DENY if action == refused else sqlite3.SQLITE_OK)
+
+    store.migrate()
+    assert _found_by_name(store) == ["Web server"]
+    with reading(store.engine) as connection:
+        assert (
+            "VIRTUAL"
+            not in connection.execute(text("SELECT sql FROM sqlite_master WHERE name = 'ticket_names'")).scalar_one()
+        )
+    store.close()
+
+
+@pytest.mark.real
+def test_role_that_may_not_create_the_extension_can_migrate(postgres_with_trigrams: PostgresServer) -> None:
+    url = postgres_with_trigrams.fresh()
+    role = f"plain_{url[-8:]}"
+    administrator = open_engine(url)
+    with writing(administrator) as connection:
+        for statement in (f"CREATE ROLE {role} LOGIN PASSWORD 'plain'", f"GRANT CREATE ON SCHEMA public TO {role}"):
+            connection.execute(text(statement))
+    administrator.dispose()
+    store = open_store(make_url(url).set(username=role, password="plain").render_as_string(hide_password=False))
+    store.migrate()
+    assert _found_by_name(store) == ["Web server"]
+    assert "ix_ticket_names_name" not in {each["name"] for each in inspect(store.engine).get_indexes("ticket_names")}
+    store.close()
+    postgres_with_trigrams.drop(url)

@@ -22,6 +22,7 @@ from publisher.platforms.platform import cloud_account
 from publisher.store import Store
 from publisher.store.engine import writing
 from publisher.store.tables import tickets
+from publisher.store.ticket_rows import TicketFilter
 from tests.records import current
 from tests.servers.postgres import PostgresServer
 from workers.runner import Runner
@@ -112,7 +113,7 @@ def image_of(settings: Settings) -> dict[str, Any]:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("version", ["0001", "0002", "0003", "0004", "0005", "0009"])
+@pytest.mark.parametrize("version", ["0001", "0002", "0003", "0004", "0005", "0009", "0011"])
 def test_unfinished_tickets_continue_after_an_upgrade(
     old: Callable[[str], Store], settings: Settings, version: str
 ) -> None:
@@ -127,7 +128,11 @@ def test_unfinished_tickets_continue_after_an_upgrade(
         waiting = rows.ticket(State.QUEUED, journal="planned", error="Glance is away")
         failing = (
             rows.ticket(
-                State.QUEUED, journal="present", error="forbidden; cleaning up: Glance is away", reason="forbidden"
+                State.QUEUED,
+                journal="present",
+                error="forbidden; cleaning up: Glance is away",
+                reason="forbidden",
+                **({"failure": "forbidden"} if version >= "0011" else {}),
             )
             if version >= "0005"
             else None
@@ -146,6 +151,8 @@ def test_unfinished_tickets_continue_after_an_upgrade(
     store.migrate()
     store.check_schema()
     assert store.deployment == deployment, "or its objects in the clouds were nobody's"
+    wanted = TicketFilter(words="AN IMAGE")
+    assert failed in [each.id for each in store.publications.page(wanted, 50).tickets], "old names can be searched for"
     image = store.images.get(1)
     assert isinstance(image, Image)
     assert image.ready

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from publisher.core.errors import Conflict, InvalidRequest, NotFound
+from publisher.intake.documents import status_document
 from publisher.store import Store
 from publisher.store.api_keys import ApiKey
+from publisher.store.ticket_rows import Extent
 from publisher.store.users import User
+from tests.records import add_ticket, password_hash, remove_image, statements
 
 
 @pytest.fixture(autouse=True)
@@ -149,3 +154,49 @@ def test_keys_are_removed_with_their_user(store: Store) -> None:
     key(store)
     store.users.remove("anna")
     assert store.api_keys.sealed_secret("PUBLIC") is None
+
+
+def test_one_statement_reads_the_caller_and_the_wanted_ticket(store: Store) -> None:
+    store.users.change_roles("anna", add=frozenset({"keys"}))
+    key(store)
+    ticket = add_ticket(store, owner="anna")
+    image = store.images.get(ticket.image_id)
+    with statements(store.engine) as executed:
+        whole = store.users.caller("anna", Extent.WHOLE, ticket.id)
+    assert len(executed) == 1
+    assert whole
+    assert (whole.user, whole.ticket, whole.image) == (anna(store), ticket, image)
+    assert names(whole.user) == ["keys", "publishing"]
+    assert whole.password_hash == password_hash(store, "anna")
+    with statements(store.engine) as executed:
+        signed = store.users.caller_with_key("PUBLIC", Extent.STATUS, ticket.id)
+    assert len(executed) == 1
+    assert signed
+    assert (signed.user, signed.sealed_secret, signed.image) == (anna(store), b"\0sealed", None)
+    assert signed.ticket
+    assert status_document(signed.ticket) == status_document(ticket)
+    # An administrator finds a ticket of anybody, and everybody finds that a ticket is missing.
+    remove_image(store, ticket.image_id)
+    as_root = store.users.caller("root", Extent.WHOLE, ticket.id)
+    assert as_root
+    assert (as_root.user.roles, as_root.ticket, as_root.image) == ((), ticket, None)
+    missing = store.users.caller("root", Extent.STATUS, ticket.id + 1)
+    assert missing
+    assert (missing.user, missing.ticket) == (as_root.user, None)
+    assert store.users.caller("nobody", Extent.WHOLE, ticket.id) is None
+    assert store.users.caller_with_key("public") is None
+
+
+def test_a_caller_is_read_again_for_each_request(stores: Callable[[], Store]) -> None:
+    here, there = stores(), stores()
+    ticket = add_ticket(here, owner="anna")
+    before = there.users.caller("anna", Extent.STATUS, ticket.id)
+    assert before
+    here.users.set_password("anna", "another")
+    here.users.change_roles("anna", remove=frozenset({"publishing"}))
+    after = there.users.caller("anna", Extent.STATUS, ticket.id)
+    assert after
+    assert after.password_hash != before.password_hash
+    assert (before.user.may("image_publish"), after.user.may("image_publish")) == (True, False)
+    here.users.remove("anna")
+    assert there.users.caller("anna", Extent.STATUS, ticket.id) is None

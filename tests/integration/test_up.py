@@ -19,8 +19,7 @@ from flower.urls import handlers
 from tornado.routing import URLSpec
 from tornado.web import RequestHandler
 
-from publisher.cli.programs import worker_node
-from publisher.cli.redis_server import answers
+from publisher.cli.programs import redis_answers, worker_node
 from publisher.cli.supervisor import DEATHS_MAX
 from publisher.core.settings import Settings
 from tests import disks
@@ -40,7 +39,7 @@ from tests.servers.redis import find_redis
 
 pytestmark = pytest.mark.real
 
-WORKER = "workers.app worker"
+WORKER = "-m workers"
 
 
 @pytest.fixture
@@ -234,5 +233,5 @@ def test_no_component_outlives_a_killed_publisher(installation: Installation) ->
         eventually(lambda: not any(alive(each) for each in children), 5)
 
     with running(installation, "--no-flower", "--quiet") as up:
-        assert answers(Settings(data_dir=installation.directory).embedded_redis_socket)
+        assert redis_answers(Settings(data_dir=installation.directory).embedded_redis_socket)
         assert up.stop() == 0

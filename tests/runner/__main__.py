@@ -11,9 +11,12 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import psutil
 
 from tests.runner import failures
 from tests.runner.processes import Stopped, run, take_charge
@@ -44,6 +47,9 @@ def pytest(*arguments: str) -> list[str]:
     return python("pytest", "-p", "tests.runner.failures", *arguments)
 
 
+MEMORY = Path("/dev/shm")
+ROOM_BYTES = 6 << 30
+"""The tests' temporary files need a part of this at a time."""
 CORES = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 SERVERS = Part("install servers", ["sh", "tests/install_servers.sh"], needed=True)
@@ -73,10 +79,10 @@ def run_parts(target: str, parts: Sequence[Part], *, grace_seconds: float = 20.0
     began = time.monotonic()
     results: list[Result] = []
     stopped = 0
-    with tempfile.TemporaryDirectory(prefix="runner-") as directory:
+    with tempfile.TemporaryDirectory(prefix="runner-") as own, temporary_directory() as directory:
         for part in parts:
-            failures_file = Path(directory) / f"failures-{len(results)}"
-            result, stopped = run_part(part, failures_file, grace_seconds, stop_seconds)
+            failures_file = Path(own) / f"failures-{len(results)}"
+            result, stopped = run_part(part, failures_file, directory, grace_seconds, stop_seconds)
             results.append(result)
             say(f"{target}: {result.part} {result.words}")
             if stopped or (part.needed and not result.right):
@@ -87,10 +93,12 @@ def run_parts(target: str, parts: Sequence[Part], *, grace_seconds: float = 20.0
     return 0 if all(each.right for each in results) else 1
 
 
-def run_part(part: Part, failures_file: Path, grace_seconds: float, stop_seconds: float) -> tuple[Result, int]:
-    """Return the result of the part and the signal that stopped it (0: none)."""
+def run_part(
+    part: Part, failures_file: Path, directory: str, grace_seconds: float, stop_seconds: float
+) -> tuple[Result, int]:
+    """Return the result of the part and the signal that stopped it (0: none). `directory`: for temporary files."""
     began = time.monotonic()
-    variables = environment() | part.variables | {failures.VARIABLE: str(failures_file)}
+    variables = environment() | {"TMPDIR": directory} | part.variables | {failures.VARIABLE: str(failures_file)}
     try:
         outcome = run(part.command, variables, grace_seconds=grace_seconds, stop_seconds=stop_seconds)
     except Stopped as stopped:
@@ -102,6 +110,32 @@ def run_part(part: Part, failures_file: Path, grace_seconds: float, stop_seconds
         return Result(part.name, f"passed in {took}", right=True), 0
     how = f"exit code {outcome.code}" if outcome.code >= 0 else f"ended by signal {-outcome.code}"
     return Result(part.name, f"FAILED after {took} ({how})", failed), 0
+
+
+@contextmanager
+def temporary_directory() -> Iterator[str]:
+    """Return a directory for the tests' temporary files, and delete it at the end.
+
+    It is in memory if there is room: the tests create and delete thousands of small files and databases, and a disk
+    takes milliseconds for each. To look at the files of a failed test, run that test with pytest alone.
+    """
+    if not has_room(MEMORY):
+        yield tempfile.gettempdir()
+        return
+    with tempfile.TemporaryDirectory(prefix="tests-", dir=MEMORY, ignore_cleanup_errors=True) as directory:
+        # PostgreSQL does not run as root. As another user, it must be able to reach its own directory in this one.
+        Path(directory).chmod(0o711)
+        yield directory
+
+
+def has_room(directory: Path) -> bool:
+    """Return whether programs can be run in the directory, and whether it and the memory have room for all tests."""
+    try:
+        found = os.statvfs(directory)
+    except OSError:
+        return False
+    free = min(found.f_bavail * found.f_frsize, psutil.virtual_memory().available)
+    return not found.f_flag & os.ST_NOEXEC and free >= ROOM_BYTES and os.access(directory, os.W_OK)
 
 
 def environment() -> dict[str, str]:

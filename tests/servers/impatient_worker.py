@@ -1,5 +1,5 @@
 """The service's worker on a Redis that redelivers messages after 5 s without an acknowledgement; Celery's default is
-an hour. Run `celery -A tests.servers.impatient_worker worker`.
+an hour. Run `python -m workers --app tests.servers.impatient_worker`.
 
 Over Redis the service uses no acknowledgements (docs/decisions/0002). With ACKNOWLEDGING=late it uses Celery's own,
 and messages are redelivered.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sys
 
-from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from uvicorn.main import main
@@ -20,14 +19,14 @@ WAIT_SECONDS = 3600
 WAITING = "/how-many-wait"
 
 
-def create_app() -> FastAPI:
+def create_app() -> real.Intake:
     long_poll.WAIT_MAX_SECONDS = WAIT_SECONDS
     app = real.create_app()
 
+    @app.router.get(WAITING)
     async def how_many(request: Request) -> PlainTextResponse:
         return PlainTextResponse(str(len(request.app.state.watcher)))
 
-    app.add_route(WAITING, how_many)
     return app
 
 

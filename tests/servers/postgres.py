@@ -165,6 +165,16 @@ def find_postgres() -> Path | None:
     return next((each for each in candidates if (each / "initdb").is_file() and (each / "postgres").is_file()), None)
 
 
+def find_trigrams() -> Path | None:
+    """Return the directory of the system's newest `initdb` and `postgres` with the extension `pg_trgm`, or None.
+
+    The wheel's PostgreSQL does not have it.
+    """
+    found = sorted(Path("/usr/share/postgresql").glob("*/extension/pg_trgm.control"), reverse=True)
+    binaries = (Path("/usr/lib/postgresql") / control.parent.parent.name / "bin" for control in found)
+    return next((each for each in binaries if (each / "initdb").is_file() and (each / "postgres").is_file()), None)
+
+
 def reachable(binaries: Path, directory: Path) -> Path:
     """Return binaries that another user can run: these, or a copy in `directory` if they are, say, in root's home."""
     if all(parent.stat().st_mode & 0o005 == 0o005 for parent in (binaries, *binaries.parents)):
@@ -197,8 +207,12 @@ def _other_user() -> int:
 
 
 @contextmanager
-def postgres_server(*, durable: bool = False) -> Iterator[PostgresServer]:
-    binaries = find_postgres() or missing("PostgreSQL")
+def postgres_server(*, durable: bool = False, trigrams: bool = False) -> Iterator[PostgresServer]:
+    """Start a PostgreSQL; with `trigrams`, one that has the extension `pg_trgm`."""
+    if trigrams:
+        binaries = find_trigrams() or missing("PostgreSQL with pg_trgm")
+    else:
+        binaries = find_postgres() or missing("PostgreSQL")
     # Not under pytest's own directory, because another user may not enter that one.
     with tempfile.TemporaryDirectory(prefix="postgres-") as directory:
         server = PostgresServer(binaries, Path(directory), durable=durable)

@@ -2,15 +2,72 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
+import json
+import os
+import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol, Self
+from typing import ClassVar, Generic, Protocol, Self, TypeVar
 
 from publisher.core.image import Image
 from publisher.core.ticket import Account, CloudRef, Target
 from publisher.outbound.policy import OutboundPolicy
 from workers.transfer import Transfer
+
+SIGN_IN_SECONDS_MAX = 900.0
+"""How long a sign-in is used for further tickets. Changes in the cloud (projects, endpoints) have effect by then."""
+_SIGN_INS_MAX = 64
+"""Number of sign-ins that are kept. More accounts than this are rarely in use at once, and each keeps a catalog."""
+Kept = TypeVar("Kept")
+
+
+class KeptSignIns(Generic[Kept]):
+    """The sign-ins of a plugin, kept in memory for the next tickets of the same account. Safe to use in threads.
+
+    They are found by a digest of all that the account consists of, its secrets included. So no ticket gets the sign-in
+    of other secrets, and a changed account or password is signed in anew. Keep tokens, never the secrets themselves:
+    each ticket brings its own.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._key = os.urandom(32)
+        self._lock = threading.Lock()
+        self._kept: dict[bytes, tuple[float, Kept]] = {}
+
+    def key(self, account: Account, *more: object) -> bytes:
+        """Return the key of an account, and of whatever else decides how and where to sign in (`more`)."""
+        parts = [account.platform, account.fields, account.secrets, [repr(each) for each in more]]
+        return hmac.digest(self._key, json.dumps(parts, sort_keys=True, default=repr).encode(), hashlib.sha256)
+
+    def get(self, key: bytes) -> Kept | None:
+        with self._lock:
+            self._expire()
+            found = self._kept.get(key)
+            return found[1] if found else None
+
+    def keep(self, key: bytes, sign_in: Kept, seconds: float) -> None:
+        """Keep a sign-in for `seconds`, instead of an older one. The oldest is forgotten if there are too many."""
+        with self._lock:
+            self._kept.pop(key, None)
+            self._expire()
+            if seconds > 0:
+                while len(self._kept) >= _SIGN_INS_MAX:
+                    del self._kept[next(iter(self._kept))]
+                self._kept[key] = self._clock() + min(seconds, SIGN_IN_SECONDS_MAX), sign_in
+
+    def forget(self, key: bytes) -> None:
+        with self._lock:
+            self._kept.pop(key, None)
+
+    def _expire(self) -> None:
+        now = self._clock()
+        for key in [key for key, (until, _) in self._kept.items() if until <= now]:
+            del self._kept[key]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +170,8 @@ class CloudPublisher(ABC):
     platform: ClassVar[str]
     region: str | None = None
     """Region that images go to, known after sign-in. None if the cloud has no regions, or does not name them."""
+    kept: bool = False
+    """Whether this uses the sign-in of an earlier ticket. If its first call fails, the worker connects once more."""
 
     @classmethod
     @abstractmethod
@@ -165,6 +224,12 @@ class CloudPublisher(ABC):
     @abstractmethod
     def tagged(self, deployment: str) -> Sequence[Tagged]:
         """Return all objects of this account that carry the installation's id, whatever their state."""
+
+    def keep_sign_in(self) -> None:  # noqa: B027  # keeping sign-ins is optional
+        """Keep the sign-in for the next tickets of this account (`KeptSignIns`). Called after each call that worked."""
+
+    def forget_sign_in(self) -> None:  # noqa: B027
+        """Forget the sign-in. Called after each call that failed; then the next `connect` signs in anew."""
 
     def close(self) -> None:  # noqa: B027  # most have nothing to close
         """Close connections."""

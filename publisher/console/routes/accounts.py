@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from fastapi import APIRouter, Response
+from starlette.responses import Response
 
 from publisher.console.form_fields import account_elements, field_errors, filled_in, installed_platforms
-from publisher.console.page_request import Posted, Visit, Visiting
+from publisher.console.page_request import Posted, Visit, Visiting, page_router
 from publisher.console.rendering import BASE, local, sentence, with_parameter
 from publisher.core.errors import Conflict, InvalidRequest, NotFound
 from publisher.platforms.platform import Platform, find_platform
 from publisher.services import cloud_accounts
 from publisher.store.accounts import StoredAccount
-from publisher.web.request import Id, WriterRoute
+from publisher.web.request import Id
 
-router = APIRouter(route_class=WriterRoute)
+router = page_router()
 
 _CREATE, _DELETE = "cloud_account_create", "cloud_account_delete"
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from urllib.parse import quote, unquote, urlencode
 
-from fastapi import APIRouter, Response
+from starlette.responses import Response
 
-from publisher.console.page_request import Visiting
+from publisher.console.page_request import Visiting, page_router
 from publisher.web.request import Id
 
-router = APIRouter()
+router = page_router()
 
 _PAGE = 100
 _TEXT_MAX = 1000

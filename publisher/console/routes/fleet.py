@@ -7,9 +7,9 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from fastapi import APIRouter, Response
+from starlette.responses import Response
 
-from publisher.console.page_request import Posted, Visit, Visiting
+from publisher.console.page_request import Posted, Visit, Visiting, page_router
 from publisher.console.rendering import PageParts, render
 from publisher.core.errors import NotFound
 from publisher.core.settings import Settings
@@ -17,9 +17,8 @@ from publisher.core.ticket import State, Ticket
 from publisher.store import Store
 from publisher.store.fleet import WorkerStanding, WorkerState
 from publisher.store.statistics import Queue, Throughput
-from publisher.web.request import WriterRoute
 
-router = APIRouter(route_class=WriterRoute)
+router = page_router()
 
 _HOUR, _DAY = 3600.0, 86400.0
 _COUNT_SECONDS = 5.0

@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, BackgroundTasks, Request, Response
-from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import JSONResponse
+from starlette.background import BackgroundTasks
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 
 from publisher.console.form_fields import field_errors
-from publisher.console.page_request import Posted, Sent, Visit, Visiting
+from publisher.console.page_request import Posted, Sent, Visit, Visiting, page_router
 from publisher.console.rendering import BASE, PageParts, render, sentence
 from publisher.core.errors import Conflict, InvalidRequest, NotFound, PublisherError, require_own
 from publisher.core.image import Image, ImageState, checksums, formats
@@ -21,12 +22,11 @@ from publisher.core.uris import parse_id
 from publisher.files import unfinished
 from publisher.services import image_files
 from publisher.web.error_handlers import status_of
-from publisher.web.file_response import send_image
+from publisher.web.image_bodies import received, send_image
 from publisher.web.negotiation import UnsupportedMediaType
-from publisher.web.request import Id, WriterRoute, wake_later
-from publisher.web.uploads import received
+from publisher.web.request import Id, wake_later
 
-router = APIRouter(route_class=WriterRoute)
+router = page_router()
 
 _SEE, _REGISTER, _DELETE = "image_generate", "image_generate", "appliance_create"
 _PAGE = 50

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from fastapi import APIRouter, Response
+from starlette.responses import Response
 
 from publisher.console.form_fields import field_errors
-from publisher.console.page_request import Posted, Visit, Visiting
+from publisher.console.page_request import Posted, Visit, Visiting, page_router
 from publisher.core.errors import InvalidRequest
 from publisher.web.auth import new_api_key
-from publisher.web.request import Id, WriterRoute
+from publisher.web.request import Id
 
-router = APIRouter(route_class=WriterRoute)
+router = page_router()
 
 _ENTITLEMENT = "api_key_access"
 

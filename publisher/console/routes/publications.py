@@ -5,17 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
-from fastapi import APIRouter, Response
+from starlette.responses import Response
 
-from publisher.console.navigation import first_steps
-from publisher.console.page_request import Visit, Visiting
+from publisher.console.page_request import Visit, Visiting, first_steps, page_router
 from publisher.console.publication_filter import COUNT, PublicationFilter
 from publisher.console.rendering import PageParts, render
 from publisher.core.ticket import State, Ticket
 from publisher.store.publications import COUNTED_MAX, PublicationPage
 from publisher.store.ticket_rows import Version, version_of
 
-router = APIRouter()
+router = page_router()
 
 _ENTITLEMENT = "image_generate"
 _COUNT_SECONDS = 5.0

@@ -6,21 +6,32 @@ from collections.abc import Mapping
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from fastapi import APIRouter, Depends, Request, Response
-from fastapi.responses import RedirectResponse
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
 
 from publisher.console.form_fields import PASSWORD_MIN, field_errors, new_password
-from publisher.console.page_request import Form, Posted, Visit, Visiting, drop_session, page, session_value, set_session
+from publisher.console.page_request import (
+    Form,
+    Posted,
+    Visit,
+    Visiting,
+    drop_session,
+    page,
+    page_router,
+    session_value,
+    set_session,
+)
 from publisher.console.rendering import BASE, local
 from publisher.core.errors import InvalidRequest, NotAllowed, NotAuthenticated
 from publisher.core.uris import user_uri
 from publisher.services import first_user
 from publisher.store.sessions import session_id
 from publisher.store.users import ENTITLEMENT_DESCRIPTIONS, User
-from publisher.web.request import WriterRoute, actor, address, services
+from publisher.web.request import actor, address, services
+from publisher.web.routing import From, Router
 
-router = APIRouter(route_class=WriterRoute)
-signed_in_router = APIRouter(route_class=WriterRoute)
+router = Router()
+signed_in_router = page_router()
 
 _LOGIN_MAX = 255
 _PASSWORD_MAX = 4096
@@ -41,11 +52,13 @@ def from_here(request: Request) -> None:
         raise NotAllowed("this form is not from the console; reload its page")
 
 
+FromHere = Annotated[None, From(from_here)]
+
+
 def _verified(request: Request, form: Posted) -> tuple[User, str] | None:
     """Return the user and the matching password hash; None if login or password is wrong. Raises `TooMany`.
 
-    It is a dependency of the route, so that a request that waits for a password hash holds no thread that others need
-    to write.
+    It runs apart, so that a request that waits for a password hash holds no thread that others need to write.
     """
     login, password = _login(form), form.get("password", "")[:_PASSWORD_MAX]
     try:
@@ -54,11 +67,11 @@ def _verified(request: Request, form: Posted) -> tuple[User, str] | None:
         return None
 
 
-Verified = Annotated[tuple[User, str] | None, Depends(_verified)]
+Verified = Annotated[tuple[User, str] | None, From(_verified, apart=lambda _: True)]
 
 
-@router.post("/sign-in", dependencies=[Depends(from_here)])
-def sign_in(request: Request, form: Posted, verified: Verified) -> Response:
+@router.post("/sign-in")
+def sign_in(request: Request, checked: FromHere, form: Posted, verified: Verified) -> Response:
     made = services(request)
     if verified is None:
         return _page(request, form.get("next", ""), _login(form), wrong=True)

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from fastapi import APIRouter, Response
+from starlette.responses import Response
 
 from publisher.console.form_fields import PASSWORD_MIN, field_errors, new_password
-from publisher.console.page_request import Form, Posted, Visit, Visiting
+from publisher.console.page_request import Form, Posted, Visit, Visiting, page_router
 from publisher.console.rendering import sentence
 from publisher.core.errors import Conflict, InvalidRequest, NotFound
 from publisher.core.uris import user_uri
 from publisher.services import first_user
 from publisher.store.users import ENTITLEMENT_DESCRIPTIONS, Role, User
-from publisher.web.request import WriterRoute
 
-router = APIRouter(route_class=WriterRoute)
+router = page_router()
 
 _NEW = "/users/-/new"
 """A login cannot contain a slash, so no user's page has this path."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from fastapi import Response
+from starlette.responses import Response
 
 from publisher.core.errors import InvalidRequest
 from publisher.core.uris import account_uri, parse_account_uri

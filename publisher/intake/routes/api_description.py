@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import mimetypes
-from importlib.resources import files
+from functools import cache
 
-from fastapi import APIRouter, Request, Response
+from starlette.requests import Request
+from starlette.responses import Response
+from swagger_ui_bundle import swagger_ui_path
 
 from publisher.core.errors import NotFound
 from publisher.intake.caller import EXTENSIONS, Login, Operation, api_router, extensions_wanted
-from publisher.intake.wire import xml, xsd
+from publisher.intake.wire import xsd
 from publisher.web.conditional import constant
+from publisher.web.negotiation import Format
 from publisher.web.request import API
 
 router = api_router()
-page_router = APIRouter()
+docs_router = api_router()
 
 _ASSETS = ("swagger-ui-bundle.js", "swagger-ui.css", "favicon-32x32.png")
 """The files of Swagger UI that the page needs. Its package contains them."""
 
-_PAGE = """\
+_PAGE = b"""\
 <!DOCTYPE html>
 <html lang="en">
 <head>
@@ -36,9 +38,10 @@ _PAGE = """\
 </body>
 </html>
 """
+_START_NAME = "start.js"
 _START = f"""\
 SwaggerUIBundle({{url: "{API.removeprefix("/")}/openapi.json", dom_id: "#swagger-ui", validatorUrl: null}});
-"""
+""".encode()
 _HEADERS = {
     # The page loads nothing from other hosts and contains no script. Swagger UI writes styles into its elements, and
     # its style sheet contains its pictures.
@@ -54,32 +57,32 @@ _HEADERS = {
     "Get the XML Schema of the documents",
     login=Login.NONE,
     parameters=(EXTENSIONS,),
-    also_answer=(xml.CONTENT_TYPE,),
+    also_answer=(Format.XML.content_type,),
 )
-def schema(request: Request) -> Response:
+async def schema(request: Request) -> Response:
     """Answer with the XML Schema, whatever `Accept` says. Raises `InvalidRequest`."""
-    return constant(request, xsd.document(extensions_wanted(request)), xml.CONTENT_TYPE)
+    return constant(request, xsd.document(extensions_wanted(request)), Format.XML.content_type)
 
 
 @router.get("/openapi.json")
 @Operation("Get this document", login=Login.NONE, also_answer=("application/json",))
 def openapi(request: Request) -> Response:
-    """Answer with the OpenAPI document, whatever `Accept` says."""
-    body = json.dumps(request.app.openapi(), ensure_ascii=False, separators=(",", ":")).encode()
-    return constant(request, body, "application/json")
+    """Answer with the OpenAPI document, whatever `Accept` says. To make it takes long, so this runs in a thread."""
+    return constant(request, request.app.openapi(), "application/json")
 
 
-@page_router.get("/docs")
-def docs(request: Request) -> Response:
-    return constant(request, _PAGE.encode(), "text/html; charset=utf-8", _HEADERS)
+@docs_router.get("/docs")
+async def docs(request: Request) -> Response:
+    return constant(request, _PAGE, "text/html; charset=utf-8", _HEADERS)
 
 
-@page_router.get("/docs/{name}")
-def asset(request: Request, name: str) -> Response:
-    if name == "start.js":
-        body = _START.encode()
-    elif name in _ASSETS:
-        body = files("fastapi_swagger.resources").joinpath(name).read_bytes()
-    else:
+@docs_router.get("/docs/{name}")
+async def asset(request: Request, name: str) -> Response:
+    if name != _START_NAME and name not in _ASSETS:
         raise NotFound("there is no such resource")
-    return constant(request, body, mimetypes.guess_type(name)[0] or "application/octet-stream", _HEADERS)
+    return constant(request, _content(name), mimetypes.guess_type(name)[0] or "application/octet-stream", _HEADERS)
+
+
+@cache
+def _content(name: str) -> bytes:
+    return _START if name == _START_NAME else (swagger_ui_path / name).read_bytes()

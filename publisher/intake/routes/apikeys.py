@@ -6,7 +6,7 @@ import hashlib
 import time
 from datetime import UTC, datetime
 
-from fastapi import Response
+from starlette.responses import Response
 
 from publisher.core.uris import api_key_uri
 from publisher.intake.caller import Calling, Operation, api_router

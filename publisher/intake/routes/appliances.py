@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from fastapi import Response
+from starlette.responses import Response
 
 from publisher.intake.caller import EXTENSIONS, LISTING, Calling, Listed, Operation, api_router
 from publisher.intake.documents import appliance_document

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import Annotated
 
-from fastapi import BackgroundTasks, Request, Response
-from fastapi.concurrency import run_in_threadpool
+from starlette.background import BackgroundTasks
+from starlette.requests import Request
+from starlette.responses import Response
 
 from publisher.core.errors import InvalidRequest
 from publisher.core.image import Image, checksums
@@ -16,9 +18,11 @@ from publisher.intake.documents import image_document, image_status_document
 from publisher.intake.downloads import DOWNLOAD_KEY, image_key, send_image_file
 from publisher.platforms.platform import Document
 from publisher.services import image_files
+from publisher.web.image_bodies import received
 from publisher.web.negotiation import media_type
-from publisher.web.request import Id, bounded_body, run_as_writer, wake_later
-from publisher.web.uploads import received
+from publisher.web.request import Id, bounded_body, wake_later
+from publisher.web.routing import From
+from publisher.web.threads import writers
 
 router = api_router()
 
@@ -29,6 +33,13 @@ _NOT_READY = "the image is not ready"
 
 # These answers are dated with the time of the request: deleting an image makes a list no newer, and a registration
 # changes all the time. Their ETag is exact.
+
+
+def _owner(caller: Calling, uid: str) -> str:
+    return caller.owner(uid)
+
+
+Owner = Annotated[str, From(_owner)]
 
 
 @router.get(_IMAGES)
@@ -73,7 +84,7 @@ async def register_image(
     request: Request,
     caller: Calling,
     after: BackgroundTasks,
-    uid: str,
+    owner: Owner,
     aid: Id,
     name: str = "",
     format: str = "",
@@ -82,10 +93,9 @@ async def register_image(
     sha256sum: str = "",
 ) -> Response:
     """Register an image: the body is a document that names its location, or the image itself (octet-stream)."""
-    owner = await run_in_threadpool(caller.owner, uid)
     if media_type(request.headers.get("content-type")) != _BYTES:
         body = await bounded_body(request)
-        return await run_as_writer(_begin, caller, after, owner, aid, body)
+        return await writers.run(_begin, caller, after, owner, aid, body)
     image = await received(
         request,
         caller.services.settings,

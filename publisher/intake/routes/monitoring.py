@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import cast
 
-from fastapi import APIRouter, Request, Response
-from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CollectorRegistry
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from publisher.core.settings import Settings
 from publisher.services.health import Readiness, broker_check, disk_check, store_check
@@ -16,8 +16,9 @@ from publisher.telemetry.metrics import CONTENT_TYPE, exposition
 from publisher.telemetry.metrics_access import Monitors
 from publisher.telemetry.store_metrics import store_registry
 from publisher.web.request import host_is_allowed
+from publisher.web.routing import Router
 
-router = APIRouter()
+router = Router()
 
 _FORWARDED = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip")
 """Headers by which a proxy is recognized. Not every proxy sends one."""

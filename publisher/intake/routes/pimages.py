@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from dataclasses import replace
+from functools import partial
+from typing import Annotated
 
-from fastapi import BackgroundTasks, Request, Response
-from fastapi.concurrency import run_in_threadpool
+from starlette.background import BackgroundTasks
+from starlette.requests import Request
+from starlette.responses import Response
 
-from publisher.core.errors import NotFound, require_own
+from publisher.core.errors import NotFound, PublisherError, require_own
 from publisher.core.image import Image
 from publisher.core.ticket import Ticket, image_of
 from publisher.core.uris import parse_id, parse_image_uri, ticket_uri
@@ -26,11 +30,15 @@ from publisher.intake.documents import status_document, ticket_account_document,
 from publisher.intake.downloads import DOWNLOAD_KEY, send_ticket_file, ticket_key
 from publisher.intake.long_poll import WAIT, Watcher, wait_seconds
 from publisher.intake.publish_request import read_publish_request
+from publisher.intake.wire.writing import write_list
 from publisher.platforms.platform import CRED_ACCOUNT, PUBLISH_IMAGE, Document
 from publisher.services import publishing
 from publisher.services.publishing import PublishRequest
-from publisher.web.conditional import last_modified, respond
+from publisher.store.publications import ListState
+from publisher.store.ticket_rows import Extent, TicketFilter
+from publisher.web.conditional import Rendered, caller_has, etag_of, last_modified, respond, stream, unchanged
 from publisher.web.request import Body, Id, wake_later
+from publisher.web.routing import From
 
 router = api_router()
 
@@ -80,7 +88,7 @@ def published_images_of_image(caller: Calling, uid: str, aid: Id, itid: Id) -> R
     """List the published images of one image. An extension: an image's `basePublishImagesUri` leads here."""
     owner = caller.owner(uid)
     caller.store.images.find(owner, aid, itid)
-    return _list(caller, caller.store.tickets.list(owner=owner, appliance_id=aid, image_id=itid))
+    return _list(caller, TicketFilter(owner, aid, itid))
 
 
 @router.get(_APPLIANCE + "/pimages")
@@ -91,8 +99,7 @@ def published_images_of_image(caller: Calling, uid: str, aid: Id, itid: Id) -> R
     parameters=(EXTENSIONS,),
 )
 def published_images(caller: Calling, uid: str, aid: Id) -> Response:
-    owner = caller.owner_of_appliance(uid, aid)
-    return _list(caller, caller.store.tickets.list(owner=owner, appliance_id=aid))
+    return _list(caller, TicketFilter(caller.owner_of_appliance(uid, aid), aid))
 
 
 @router.get(_APPLIANCE + "/pimages/statuses")
@@ -103,26 +110,39 @@ def published_images(caller: Calling, uid: str, aid: Id) -> Response:
     parameters=(EXTENSIONS,),
 )
 def statuses(caller: Calling, uid: str, aid: Id) -> Response:
-    owner = caller.owner_of_appliance(uid, aid)
-    return _statuses(caller, caller.store.tickets.list(owner=owner, appliance_id=aid))
+    return _list(caller, TicketFilter(caller.owner_of_appliance(uid, aid), aid))
 
 
 @router.get(_IMAGE + "/pimages/{pitid}")
-@Operation("Get a published image", answer=PUBLISH_IMAGE, parameters=(EXTENSIONS,))
+@Operation("Get a published image", answer=PUBLISH_IMAGE, parameters=(EXTENSIONS,), beside=Extent.WHOLE)
 def published_image(caller: Calling, uid: str, aid: Id, itid: Id, pitid: Id) -> Response:
     ticket = _ticket(caller, uid, aid, itid, pitid)
     caller.check_shown(ticket.platform)
-    image = caller.store.images.get(ticket.image_id)
+    image = caller.found.image
     # The answer describes the image, too, which changes when it is fetched again.
     changed = max(last_modified(ticket), image.modified if image else 0.0)
     return caller.answer(_document(caller, ticket, image), changed)
 
 
-@router.get(_IMAGE + "/pimages/{pitid}/status")
-@Operation("Get the status of a publication", entitlement="image_publish", answer="status", parameters=(WAIT,))
-async def published_image_status(request: Request, caller: Calling, uid: str, aid: Id, itid: Id, pitid: Id) -> Response:
+def _polled(request: Request, caller: Calling, uid: str, aid: Id, itid: Id, pitid: Id) -> tuple[Ticket, float]:
+    """Return the ticket, and for how many seconds the answer may be held."""
     seconds = wait_seconds(request)
-    ticket = await run_in_threadpool(_ticket, caller, uid, aid, itid, pitid)
+    return _ticket(caller, uid, aid, itid, pitid), seconds
+
+
+Polled = Annotated[tuple[Ticket, float], From(_polled)]
+
+
+@router.get(_IMAGE + "/pimages/{pitid}/status")
+@Operation(
+    "Get the status of a publication",
+    entitlement="image_publish",
+    answer="status",
+    parameters=(WAIT,),
+    beside=Extent.STATUS,
+)
+async def published_image_status(request: Request, caller: Calling, polled: Polled) -> Response:
+    ticket, seconds = polled
     watcher: Watcher = request.app.state.watcher
     return respond(request, await watcher.status(request, caller.form, ticket, seconds))
 
@@ -219,16 +239,20 @@ def published_images_of_user(caller: Calling, uid: str, img: str | None = None) 
     parameters=(OF_IMAGE, EXTENSIONS),
 )
 def statuses_of_user(caller: Calling, uid: str, img: str | None = None) -> Response:
-    return _statuses(caller, _of_user(caller, uid, img))
+    return _list(caller, _of_user(caller, uid, img))
 
 
 def _publish(caller: Caller, body: bytes, after: BackgroundTasks, uid: str, aid: int, itid: int | None) -> Response:
     owner = caller.owner(uid)
 
     def request() -> PublishRequest:
-        if itid is not None:
-            caller.store.images.find(owner, aid, itid)  # raises `NotFound`
-        return read_publish_request(caller, body, owner=owner, appliance_id=aid, image_id=itid)
+        try:
+            return read_publish_request(caller, body, owner=owner, appliance_id=aid, image_id=itid)
+        except PublisherError:
+            if itid is not None:
+                # Without the image there is no such path, whatever is wrong with the body. Raises `NotFound`.
+                caller.store.images.find(owner, aid, itid)
+            raise
 
     services = caller.services
     key = caller.idempotency_key(body)
@@ -240,35 +264,55 @@ def _publish(caller: Caller, body: bytes, after: BackgroundTasks, uid: str, aid:
         policy=services.policy,
         wake=wake_later(after, caller.services.wakeups.ticket),
     )
-    return _created(caller, accepted.ticket)
+    return _created(caller, accepted.ticket, accepted.image)
 
 
-def _created(caller: Caller, ticket: Ticket) -> Response:
-    document = _document(caller, ticket, caller.store.images.get(ticket.image_id))
+def _created(caller: Caller, ticket: Ticket, image: Image | None = None) -> Response:
+    document = _document(caller, ticket, image or caller.store.images.get(ticket.image_id))
     uri = ticket_uri(ticket.owner, ticket.appliance_id, ticket.image_id, ticket.id)
     return caller.created(document, uri)
 
 
-def _of_user(caller: Caller, uid: str, img: str | None) -> list[Ticket]:
-    """Return a user's tickets, or those of one image: `img` is its URI or its number. Raises `InvalidRequest`."""
+def _of_user(caller: Caller, uid: str, img: str | None) -> TicketFilter:
+    """Select a user's tickets, or those of one image: `img` is its URI or its number. Raises `InvalidRequest`."""
     owner = caller.owner(uid)
-    tickets = caller.store.tickets
     if img is None:
-        return tickets.list(owner=owner)
+        return TicketFilter(owner)
     if (id := parse_id(img)) is not None:
-        return tickets.list(owner=owner, image_id=id)
+        return TicketFilter(owner, image_id=id)
     login, appliance_id, image_id = parse_image_uri(img, "img")
-    return tickets.list(owner=owner, appliance_id=appliance_id, image_id=image_id) if login == owner else []
+    return TicketFilter(owner, appliance_id, image_id) if login == owner else TicketFilter(owner, ids=())
 
 
-def _list(caller: Caller, found: Sequence[Ticket]) -> Response:
-    shown = caller.platforms
-    tickets = [each for each in found if each.platform in shown]
-    images = {image.id: image for image in caller.store.images.list(owner=tickets[0].owner)} if tickets else {}
-    documents = [_document(caller, ticket, images.get(ticket.image_id)) for ticket in tickets]
-    listed = {"total": len(documents), "publishImages": documents}
-    changed = max([last_modified(*tickets), *(image.modified for image in images.values())])
-    return caller.answer(listed, changed)
+def _list(caller: Caller, wanted: TicketFilter) -> Response:
+    """Answer with a list of tickets or of their statuses, as the route declares. A long one is sent while it is read.
+
+    Its ETag comes from the list's state, so that it can be sent first and a 304 needs no document. It depends on the
+    vault's key, because the download keys do.
+    """
+    root, shown = caller.operation.answer, caller.platforms
+    extent = Extent.STATUS if root == "statuses" else Extent.WHOLE
+
+    def etag(state: ListState) -> str:
+        key = caller.services.sealer.mac("list", "")
+        return etag_of(key, root, caller.form.content_type, wanted, sorted(shown), state.version)
+
+    def known(state: ListState) -> bool:
+        return caller_has(caller.request, etag(state), math.ceil(state.changed))
+
+    found = caller.store.publications.whole(replace(wanted, platforms=shown), extent, unless=known)
+    if isinstance(found, ListState):
+        return unchanged(etag(found), math.ceil(found.changed))
+
+    def document(ticket: Ticket, image: Image | None) -> Document:
+        return status_document(ticket) if extent is Extent.STATUS else _document(caller, ticket, image)
+
+    pages = ([document(ticket, image) for ticket, image in page] for page in found.pages)
+    pieces = write_list(caller.form, root, found.state.total, pages)
+    validators = etag(found.state), math.ceil(found.state.changed)
+    if not found.short:
+        return stream(caller.request, pieces, caller.form.content_type, *validators)
+    return respond(caller.request, Rendered(partial(b"".join, pieces), caller.form.content_type, *validators))
 
 
 def _document(caller: Caller, ticket: Ticket, found: Image | None) -> Document:
@@ -278,15 +322,8 @@ def _document(caller: Caller, ticket: Ticket, found: Image | None) -> Document:
     return ticket_document(ticket, image, key)
 
 
-def _statuses(caller: Caller, found: Sequence[Ticket]) -> Response:
-    # Exactly the published images that the list of them contains.
-    shown = caller.platforms
-    tickets = [each for each in found if each.platform in shown]
-    listed = {"total": len(tickets), "statuses": [status_document(ticket) for ticket in tickets]}
-    return caller.answer(listed, last_modified(*tickets))
-
-
 def _ticket(caller: Caller, uid: str, aid: int, itid: int, pitid: int) -> Ticket:
     owner = caller.owner(uid)
-    found, missing = caller.store.tickets.get(pitid), f"image {itid} has no published image {pitid}"
+    found = caller.found.ticket if caller.operation.beside else caller.store.tickets.get(pitid)
+    missing = f"image {itid} has no published image {pitid}"
     return require_own(found, missing, owner, appliance_id=aid, image_id=itid)

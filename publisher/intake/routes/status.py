@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from fastapi import Request, Response
+from functools import lru_cache
 
-from publisher.intake.caller import Login, Operation, answer, api_router
+from starlette.requests import Request
+from starlette.responses import Response
+
+from publisher.intake.caller import Login, Operation, api_router, rendered
 from publisher.version import UFORGE_API_VERSION
-from publisher.web.negotiation import answer_format
+from publisher.web.conditional import Rendered, respond
+from publisher.web.negotiation import Format, answer_format
 from publisher.web.request import services, signer
+from publisher.web.threads import readers
 
 router = api_router()
 
@@ -20,11 +25,17 @@ router = api_router()
     not_found=False,
     also_answer=("text/plain",),
 )
-def service_status(request: Request) -> Response:
-    signer(request)
+async def service_status(request: Request) -> Response:
+    if request.scope["query_string"]:
+        await readers.run(signer, request)
     accept = request.headers.get("accept", "")
     if accept.partition(",")[0].partition(";")[0].strip().lower() == "text/plain":
         return Response("alive\n", media_type="text/plain")
     form = answer_format(accept or None)
+    return respond(request, _status(form, services(request).started))
+
+
+@lru_cache(8)
+def _status(form: Format, started: float) -> Rendered:
     document = {"alive": True, "version": UFORGE_API_VERSION, "serviceLoad": 0}
-    return answer(request, form, "serviceStatus", document, services(request).started)
+    return rendered(form, "serviceStatus", document, started)

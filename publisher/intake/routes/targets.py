@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from fastapi import Response
+from starlette.responses import Response
 
 from publisher.core.errors import NotFound
 from publisher.core.image import target_format as target_of

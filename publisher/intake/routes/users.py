@@ -9,7 +9,7 @@ import hashlib
 import time
 from datetime import UTC, datetime
 
-from fastapi import Response
+from starlette.responses import Response
 
 from publisher.core.errors import NotFound
 from publisher.core.uris import user_uri, webhook_uri

@@ -27,6 +27,7 @@ from publisher.platforms.platform import (
 )
 
 NAMESPACE = "http://www.usharesoft.com/uforge"
+XSI = "http://www.w3.org/2001/XMLSchema-instance"
 
 # What the larger types extend ---------------------------------------------------------------------------------------
 

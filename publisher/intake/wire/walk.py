@@ -1,6 +1,6 @@
-"""The walk along the schema that both codecs share: read a parsed body into a Document, and check one that is written.
+"""Read a parsed body into a Document, along the schema.
 
-A codec provides a body as nodes; this module knows the schema, and nothing of XML or JSON.
+The body comes as nodes; this module knows the schema, and nothing of XML or JSON.
 
 The elements of a published image and of an account depend on their platform, so the platform is found first. A caller
 declares it in one of three ways: it names the concrete type; it names none, and the account's target platform decides;
@@ -11,11 +11,11 @@ account have the same platform, so either decides for the other. If neither does
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection
 from typing import ClassVar
 
 from publisher.core.errors import InvalidRequest
-from publisher.intake.wire.schema import JSON_ONLY, REQUEST_ONLY, TYPES, root_field
+from publisher.intake.wire.schema import TYPES, root_field
 from publisher.platforms.platform import (
     CRED_ACCOUNT,
     PUBLISH_IMAGE,
@@ -46,6 +46,10 @@ class Node(ABC):
 
     def __init__(self, path: str) -> None:
         self.path = path
+
+    @abstractmethod
+    def names(self) -> Collection[str]:
+        """Return the names of the elements in this one. Raises if there can be none."""
 
     @abstractmethod
     def child(self, name: str) -> Node | None:
@@ -108,7 +112,10 @@ def _read_object(node: Node, field: Field, platform: Platform | None) -> Documen
 
 def _read_fields(node: Node, object_type: ObjectType, platform: Platform | None) -> Document:
     document: Document = {}
+    given = node.names()
     for field in object_type.fields:
+        if field.name not in given:
+            continue
         child = node.child(field.name)
         value = None if child is None else _read_value(child, field, platform)
         if value is not None:
@@ -200,62 +207,3 @@ def _known(name: str, path: str) -> Platform:
         known = ", ".join(each.name for each in known_platforms())
         raise InvalidRequest(f"{name[:80]!r} is not a platform; use one of: {known}", field=path)
     return platform
-
-
-# Writing ------------------------------------------------------------------------------------------------------------
-
-# A mistake here is one of this service and not of a caller, so it is a ValueError.
-
-
-def type_of(field: Field, document: Document, *, request: bool) -> ObjectType:
-    """Return the type to write `document` as. Raises ValueError if it does not name a type that `field` may hold.
-
-    Only a request may leave the type out: existing clients need it in an answer.
-    """
-    if field.kind is not Kind.POLYMORPHIC:
-        return TYPES[field.type]
-    name = document.get(TYPE_KEY)
-    if name is None and request:
-        return TYPES[field.type]
-    object_type = TYPES.get(str(name))
-    if object_type is None or object_type.abstract != field.type or not object_type.platform:
-        raise ValueError(f"{name!r} is not a concrete type of {field.type}")
-    return object_type
-
-
-def ordered(
-    object_type: ObjectType, document: Document, *, request: bool, xml: bool = False
-) -> Iterator[tuple[Field, object]]:
-    """Yield the values to write, in the order of the schema, without those that are None or empty.
-
-    An answer never contains a secret or an element of REQUEST_ONLY, and in XML none of JSON_ONLY: they are left out
-    even if the document has them. Raises ValueError for a value that the type has no element for, and for a required
-    element that is missing.
-    """
-    unknown = set(document) - set(object_type.by_name) - {TYPE_KEY}
-    if unknown:
-        raise ValueError(f"{object_type.name} has no element {', '.join(sorted(unknown))}")
-    hidden = frozenset() if request else REQUEST_ONLY | JSON_ONLY if xml else REQUEST_ONLY
-    for field in object_type.fields:
-        value = document.get(field.name)
-        if value is None and field.required:
-            if field.kind is not Kind.LIST:
-                raise ValueError(f"{object_type.name} needs {field.name}")
-            value = []
-        if value in (None, "") or field.name in hidden or (field.secret and not request):
-            continue
-        yield field, value
-
-
-def as_document(field: Field, value: object) -> Document:
-    """Return `value`, which must be a Document. Raises ValueError if it is not."""
-    if not isinstance(value, dict):
-        raise ValueError(f"{field.name} holds an object, not {type(value).__name__}")
-    return value
-
-
-def as_items(field: Field, value: object) -> list[object]:
-    """Return `value`, which must be a list. Raises ValueError if it is not."""
-    if not isinstance(value, list | tuple):
-        raise ValueError(f"{field.name} holds a list, not {type(value).__name__}")
-    return list(value)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from publisher.cli import clouds_yaml
-from publisher.cli.platform_options import option_name, read_options
+from publisher.cli import openstack_login
+from publisher.cli.accounts_command import option_name, read_options
 from publisher.core.errors import InvalidRequest
 from publisher.core.settings import Settings
 from publisher.core.vault import Vault
@@ -49,7 +49,7 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home.mkdir()
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.chdir(home)
-    monkeypatch.setattr(clouds_yaml, "CLOUDS_FILES", clouds_yaml.CLOUDS_FILES[:2])
+    monkeypatch.setattr(openstack_login, "CLOUDS_FILES", openstack_login.CLOUDS_FILES[:2])
 
 
 @pytest.fixture

@@ -61,6 +61,7 @@ def test_devcloud_error_is_printed_unchanged(bare_cli: Cli, monkeypatch: pytest.
     assert result.stderr == "Error: no compiler\n"
 
 
+@pytest.mark.long
 def test_devcloud_up_with_stay_runs_until_sigterm(bare_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
 

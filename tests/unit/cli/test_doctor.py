@@ -55,6 +55,7 @@ def test_each_failure_says_what_to_do(bare_cli: Cli) -> None:
     assert list(bare_cli.directory.iterdir()) == []
 
 
+@pytest.mark.long
 def test_a_sound_installation_passes(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Settings.from_environment()
     settings.images.mkdir()

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import pytest
-import typer.main
+from typer.main import get_group
 
-from publisher.cli.main import app
+from publisher.cli import main
+from publisher.cli.main import LISTED, OPERATIONS, PUBLISHING, RESOURCES, SERVICES, ListedCommand
+from tests.command import all_commands
 
 READS = {
     *("status", "logs", "top", "config", "doctor", "tickets list", "images list", "appliances list", "accounts list"),
@@ -18,15 +19,7 @@ READS = {
 DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "cli.md"
 
 
-def commands(group: Any, *names: str) -> Iterator[tuple[str, Any]]:
-    for name, command in group.commands.items():
-        if hasattr(command, "commands"):
-            yield from commands(command, *names, name)
-        else:
-            yield " ".join([*names, name]), command
-
-
-COMMANDS = dict(commands(typer.main.get_command(app)))
+COMMANDS = {" ".join(names): command for names, command in all_commands() if not hasattr(command, "commands")}
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -45,9 +38,20 @@ def test_read_only_commands_have_a_json_option() -> None:
     assert {name for name in COMMANDS if name.endswith((" list", "status"))} <= READS
 
 
-def test_main_help_groups_all_commands() -> None:
-    groups: list[Any] = [*app.registered_commands, *app.registered_groups]
-    assert all(isinstance(each.rich_help_panel, str) for each in groups)
+@pytest.mark.parametrize(("panel", "name", "module", "help"), LISTED)
+def test_main_help_groups_each_command_and_quotes_its_own_help(panel: str, name: str, module: str, help: str) -> None:
+    command = ListedCommand(panel, name, module, help).loaded
+    assert panel in (PUBLISHING, RESOURCES, OPERATIONS, SERVICES)
+    assert command.name == name
+    assert help == command.help.partition("\n\n")[0].replace("\n", " ")
+
+
+def test_each_command_of_a_module_is_listed() -> None:
+    modules = {each.stem for each in Path(main.__file__).parent.glob("*_command.py")}
+    assert modules == {module for _, _, module, _ in LISTED}
+    for each in modules:
+        held = get_group(import_module(f"publisher.cli.{each}").commands).commands
+        assert set(held) == {name for _, name, module, _ in LISTED if module == each}
 
 
 def test_documentation_lists_exactly_the_existing_commands() -> None:

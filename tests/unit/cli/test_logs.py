@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import pytest
@@ -68,7 +68,7 @@ def test_logs_prints_json(cli: Cli, claim: Claim) -> None:
 @pytest.fixture
 def follow(cli: Cli, cli_store: Store, claim: Claim, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     """Return a function that follows the ticket until it has failed and returns what is printed."""
-    steps = iter(
+    steps: Iterator[Callable[[], object]] = iter(
         [
             *(partial(cli_store.leases.renew, claim, 60, sent=sent) for sent in (100, 105, 900)),
             partial(cli_store.leases.failed, claim, error="the cloud is full"),

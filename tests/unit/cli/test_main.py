@@ -8,21 +8,55 @@ from pathlib import Path
 
 import pytest
 
+from publisher.store import Store
 from publisher.version import __version__
 from tests.command import Cli
 from tests.patience import PATIENCE
+from tests.records import add_ticket
 
-HEAVY = (
-    "sqlalchemy",
-    "alembic",
-    "kombu",
-    "celery",
-    "fastapi",
-    "redis",
-    "cryptography",
-    "argon2",
-    "publisher.store",
-)
+HEAVY = {
+    *(
+        "alembic",
+        "amqp",
+        "argon2",
+        "celery",
+        "cryptography",
+        "httpx",
+        "jinja2",
+        "kombu",
+        "keystoneauth1",
+        "lxml",
+    ),
+    *("opentelemetry", "prometheus_client", "pydantic", "pydantic_core", "redis", "sqlalchemy", "starlette", "uvicorn"),
+    *("yaml", "publisher.store", "publisher.platforms"),
+}
+"""What takes long to import, and no help needs."""
+USED_BY_STATUS = {"argon2", "pydantic", "pydantic_core", "sqlalchemy", "publisher.store", "publisher.platforms"}
+"""`publisher status` reads the settings and the store."""
+
+HELP_OF_ALL = """
+import sys
+from typer.testing import CliRunner
+from publisher.cli.main import LISTED, app
+for arguments in [[], *([name] for _, name, *_ in LISTED)]:
+    assert CliRunner().invoke(app, [*arguments, "--help"]).exit_code == 0
+print(*sys.modules)
+"""
+STATUS = """
+import sys
+from typer.testing import CliRunner
+from publisher.cli.main import app
+assert CliRunner().invoke(app, ["status", "1"]).exit_code == 0
+print(*sys.modules)
+"""
+
+
+def imported(program: str) -> set[str]:
+    """Return the modules that a program imports, by the list that it prints at its end."""
+    said = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=60 * PATIENCE
+    )
+    return set(said.stdout.split())
 
 
 def test_version_option_prints_the_version(bare_cli: Cli) -> None:
@@ -30,13 +64,23 @@ def test_version_option_prints_the_version(bare_cli: Cli) -> None:
 
 
 @pytest.mark.long
-def test_command_line_imports_no_heavy_modules() -> None:
-    program = "import sys, publisher.cli.main; print(*sys.modules)"
-    loaded = subprocess.run(
-        [sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=60 * PATIENCE
-    )
+def test_help_imports_no_heavy_modules() -> None:
+    assert imported(HELP_OF_ALL) & HEAVY == set()
 
-    assert not set(loaded.stdout.split()) & set(HEAVY)
+
+@pytest.mark.long
+def test_help_of_the_command_imports_no_other_command() -> None:
+    assert not {each for each in imported("import sys, publisher.cli.main; print(*sys.modules)") if "_command" in each}
+
+
+@pytest.mark.long
+def test_status_imports_only_what_reads_the_settings_and_the_store(cli_store: Store) -> None:
+    add_ticket(cli_store)
+
+    found = imported(STATUS)
+
+    assert found & (HEAVY - USED_BY_STATUS) == set()
+    assert "sqlalchemy.dialects.postgresql" not in found
 
 
 def test_error_names_the_invalid_setting(bare_cli: Cli) -> None:

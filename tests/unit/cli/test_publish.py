@@ -250,6 +250,7 @@ def test_wait_shows_progress_and_exits_with_the_outcomes_code(
     assert ", 100 %" in result.stdout
 
 
+@pytest.mark.long
 def test_progress_bar_is_drawn_on_a_terminal(cli: Cli, cli_store: Store, ticket: int) -> None:
     terminal = Console(file=io.StringIO(), force_terminal=True, width=120)
 

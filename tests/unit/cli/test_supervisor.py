@@ -234,6 +234,7 @@ def test_restarted_program_that_never_answers_is_killed(tmp_path: Path, monkeypa
     assert not set(children()) - before
 
 
+@pytest.mark.long
 def test_program_that_never_answers_fails_to_start(supervisor: Supervisor) -> None:
     with pytest.raises(ProgramFailed, match=r"worker did not answer within 0\.3 s"), supervisor:
         supervisor.start(program("worker", ready=lambda: False, seconds=0.3))

@@ -54,6 +54,7 @@ def test_an_account_is_stored_and_its_password_never_shown(fresh: Service, brows
     assert SECRET not in entry.detail
 
 
+@pytest.mark.long
 def test_user_domain_and_interface_are_stored(fresh: Service, browser: Browsers) -> None:
     alice = browser("alice")
     form = alice.get(NEW + "?platform=openstack")

@@ -16,7 +16,7 @@ import pytest
 
 from publisher.core.settings import Settings
 from publisher.store import Store
-from publisher.store.tickets import NewTicket
+from publisher.store.new_tickets import NewTicket
 from tests.patience import PATIENCE
 from tests.service import IMAGE_SIZE, PASSWORDS, Process, real_server
 

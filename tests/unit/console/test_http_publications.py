@@ -9,7 +9,7 @@ from typing import Any
 from xml.sax.saxutils import escape
 
 import pytest
-from fastapi import Response
+from starlette.responses import Response
 from starlette.types import Message
 
 from publisher.console.live_updates import Streams

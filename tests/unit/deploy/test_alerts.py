@@ -13,7 +13,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-import publisher.intake.request_metrics as observing  # declares the metrics of the intake
+import publisher.intake.middleware as observing  # declares the metrics of the intake
 import workers.metrics as worker_metrics  # declares the metrics of a worker
 from publisher.store import Store
 from publisher.telemetry.metrics import exposition

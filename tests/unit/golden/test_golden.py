@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-import typer.main
 from prometheus_client.parser import text_string_to_metric_families
 from pytest_regressions.file_regression import FileRegressionFixture
 from typer.testing import CliRunner
@@ -25,6 +23,7 @@ from publisher.intake.wire import xsd
 from publisher.telemetry.metrics import exposition
 from publisher.telemetry.store_metrics import store_registry
 from tests.browser.pages import PAGES
+from tests.command import all_commands
 from tests.service import Service
 from tests.unit.console.conftest import Browser
 
@@ -32,14 +31,7 @@ FILES = Path(__file__).parent / "files"
 WIDTH = {"COLUMNS": "100", "TERMINAL_WIDTH": "100"}
 
 
-def commands(command: Any, *names: str) -> Iterator[str]:
-    """Yield every command and group of commands, with the names that lead to it."""
-    yield " ".join(names)
-    for name, each in getattr(command, "commands", {}).items():
-        yield from commands(each, *names, name)
-
-
-HELP = {f"help/{name.replace(' ', '-')}.txt": name for name in commands(typer.main.get_command(app), "publisher")}
+HELP = {f"help/{'-'.join(('publisher', *names))}.txt": names for names, _ in all_commands()}
 PAGE = {f"pages/{re.sub('[^a-z0-9]+', '-', path).strip('-')}.html": path for path in ("/sign-in", *PAGES)}
 SCHEMAS = {"schema.xsd": False, "schema-extended.xsd": True}
 OTHERS = {"openapi.json", "settings.md", "metrics.txt"}
@@ -73,7 +65,7 @@ def test_schema_matches_its_golden_file(golden: Golden, file: str) -> None:
 
 @pytest.mark.parametrize("file", HELP)
 def test_help_matches_its_golden_file(golden: Golden, file: str) -> None:
-    result = CliRunner().invoke(app, [*HELP[file].split()[1:], "--help"], prog_name="publisher", env=WIDTH)
+    result = CliRunner().invoke(app, [*HELP[file], "--help"], prog_name="publisher", env=WIDTH)
     assert result.exit_code == 0
     golden("".join(f"{line.rstrip()}\n" for line in result.output.splitlines()), file)
 
@@ -82,6 +74,7 @@ def test_settings_table_matches_its_golden_file(golden: Golden) -> None:
     golden(table() + "\n", "settings.md")
 
 
+@pytest.mark.long
 def test_metrics_match_their_golden_file(service: Service, golden: Golden) -> None:
     told = text_string_to_metric_families(exposition(store_registry(service.store, 60)).decode())
     golden("".join(sorted(f"{each.name} ({each.type}): {each.documentation}\n" for each in told)), "metrics.txt")

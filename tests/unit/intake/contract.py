@@ -13,7 +13,7 @@ from sqlalchemy import update
 
 from publisher.core.image import ImageState
 from publisher.core.ticket import State
-from publisher.intake.wire.codec import write_document
+from publisher.intake.wire.writing import write_document
 from publisher.store.engine import writing
 from publisher.store.tables import images
 from publisher.web.auth import signature

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 
@@ -148,6 +149,16 @@ class TestPasswordCache:
         assert fresh.get(path, login="carol").status == 404
         fresh.store.users.remove("carol")
         assert fresh.get(path, login="carol").status == 401
+
+    def test_password_in_use_is_not_hashed_again(
+        self, fresh: Service, verified: list[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        now = 0.0
+        monkeypatch.setattr(auth, "time", SimpleNamespace(monotonic=lambda: now))
+        for idle, hashed in [(0.0, 1), (0.9, 1), (0.9, 1), (1.1, 2)]:
+            now += idle * fresh.settings.credential_cache_seconds
+            assert fresh.get(self.path, login="alice").status == 200
+            assert len(verified) == hashed
 
     def test_password_is_hashed_again_after_the_cache_expires(
         self, start: Callable[..., Service], verified: list[str]

@@ -10,8 +10,7 @@ import pytest
 
 from publisher.core.ticket import Ticket
 from publisher.core.vault import Vault
-from publisher.intake.wire import json as json_codec
-from publisher.intake.wire import xml
+from publisher.intake.wire import reading
 from tests.servers.certificates import authority
 from tests.service import (
     ACCOUNT,
@@ -296,15 +295,15 @@ def test_publish_by_reference_uses_the_stored_account(
 @pytest.mark.parametrize("kind", [XML, JSON])
 def test_the_body_is_parsed_once(fresh: Service, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     made = create(fresh)
-    module = xml if kind == XML else json_codec
+    name = "parse_xml" if kind == XML else "parse_json"
     parses: list[str] = []
 
     def counted(*arguments: Any, **options: Any) -> Any:
         parses.append(kind)
         return parse(*arguments, **options)
 
-    parse = module.parse
-    monkeypatch.setattr(module, "parse", counted)
+    parse = getattr(reading, name)
+    monkeypatch.setattr(reading, name, counted)
     asked = (xml_body if kind == XML else json_body)(None, credAccount={"dbId": made["dbId"]})
     assert fresh.post(NESTED, asked, content_type=kind, login="alice").status == 201
     assert len(parses) == 1

@@ -10,7 +10,7 @@ import pytest
 
 from publisher.core.image import ImageState
 from publisher.core.ticket import State
-from publisher.store.tickets import Tickets
+from publisher.store.publications import Publications
 from tests.service import JSON, UFORGE, XML, Answer, Service, json_body, xml_body
 from tests.unit.intake.contract import CONTRACT, FILES, GETS, Belongings, Row
 
@@ -248,7 +248,7 @@ def test_internal_error_closes_the_connection(fresh: Service, monkeypatch: pytes
         raise RuntimeError("a detail of the inside")
 
     assert "connection" not in fresh.get(FLAT).headers
-    monkeypatch.setattr(Tickets, "list", fail)
+    monkeypatch.setattr(Publications, "whole", fail)
     for accept in (XML, JSON):
         answer = fresh.get(FLAT, accept=accept)
         assert (answer.status, answer.headers["connection"]) == (500, "close")

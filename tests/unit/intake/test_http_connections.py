@@ -60,6 +60,7 @@ def test_silent_connection_is_closed(impatient: Intake) -> None:
         assert answers_until_closed(connection) == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "sent", ["G", "GET /api/status HTT", GET, f"{GET}Host: x\r\n", f"{GET}Host: x\r\nX: {'y' * 5000}"]
 )
@@ -71,6 +72,7 @@ def test_incomplete_head_gets_408(impatient: Intake, sent: str) -> None:
     assert "headers" in answer.problem()
 
 
+@pytest.mark.long
 def test_incomplete_head_after_an_answer_gets_408(impatient: Intake) -> None:
     with impatient.connect() as connection:
         connection.sendall(f"{GET}Host: x\r\n\r\n{GET}".encode())
@@ -78,6 +80,7 @@ def test_incomplete_head_after_an_answer_gets_408(impatient: Intake) -> None:
     assert (first.status, second.status) == (200, 408)
 
 
+@pytest.mark.long
 def test_idle_connection_is_closed_after_its_answer(impatient: Intake) -> None:
     with impatient.connect() as connection:
         connection.sendall(f"{GET}Host: x\r\n\r\n".encode())
@@ -126,6 +129,7 @@ def test_incomplete_body_gets_408(impatient: Intake, head: str, piece: bytes) ->
         assert piece or answer.headers["connection"] == "close"
 
 
+@pytest.mark.long
 def test_unneeded_body_is_not_awaited(impatient: Intake) -> None:
     """The server answers at once and does not wait for the rest of the body."""
     with impatient.connect() as connection:

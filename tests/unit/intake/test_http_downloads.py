@@ -21,7 +21,7 @@ from publisher.services import image_files
 from publisher.store.engine import writing
 from publisher.store.tables import images
 from publisher.web.auth import NoSignatures, signature
-from publisher.web.file_response import disposition
+from publisher.web.image_bodies import disposition
 from tests.service import JSON, Answer, Service, ticket_path, xml_body
 
 CONTENT = bytes(range(256)) * 4000

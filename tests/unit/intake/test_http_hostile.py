@@ -14,6 +14,7 @@ from sqlalchemy.exc import OperationalError
 from publisher.store import Store
 from publisher.store import engine as store_engine
 from publisher.store.engine import open_engine
+from publisher.store.publications import Publications
 from publisher.store.tickets import Tickets
 from tests.service import (
     DATA,
@@ -415,7 +416,7 @@ def test_internal_error_gets_500_without_details(fresh: Service, monkeypatch: py
     def fail(*_: object, **__: Any) -> None:
         raise RuntimeError("a detail of the inside")
 
-    monkeypatch.setattr(Tickets, "list", fail)
+    monkeypatch.setattr(Publications, "whole", fail)
     for accept in (XML, JSON):
         answer = fresh.get(FLAT, accept=accept)
         assert answer.status == 500

@@ -14,7 +14,7 @@ from sqlalchemy import select, update
 from publisher.core.vault import Vault
 from publisher.store import tables
 from publisher.store.engine import reading, writing
-from publisher.store.idempotency import IdempotencyKeys
+from publisher.store.tickets import Tickets
 from tests.patience import PATIENCE
 from tests.service import JSON, SECRET, XML, Answer, Service, image_uri, json_body, ticket_path, xml_body
 
@@ -181,18 +181,18 @@ def test_key_stays_valid_after_secret_key_rotation(fresh: Service) -> None:
 def test_concurrent_requests_with_one_key_make_one_ticket(fresh: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     """This holds even if none of them finds the key at first."""
     everyone = threading.Barrier(4)
-    look: Callable[..., Any] = IdempotencyKeys.ticket
+    look: Callable[..., Any] = Tickets.basis
     first_look = threading.local()
     waited: list[int] = []
 
-    def together(keys: IdempotencyKeys, key: Any) -> Any:
-        found = look(keys, key)
+    def together(*given: Any) -> Any:
+        found = look(*given)
         if not getattr(first_look, "done", False):
             first_look.done = True
             waited.append(everyone.wait(20 * PATIENCE))
         return found
 
-    monkeypatch.setattr(IdempotencyKeys, "ticket", together)
+    monkeypatch.setattr(Tickets, "basis", together)
     with ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(lambda _: post(fresh, "k"), range(4)))
     assert sorted(waited) == [0, 1, 2, 3], "each of them looked before any had made a ticket"

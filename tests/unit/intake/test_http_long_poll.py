@@ -9,10 +9,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from fastapi import Request
 from sqlalchemy import delete
 from sqlalchemy.exc import OperationalError
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
 
 from publisher.core.ticket import Phase, Ticket
 from publisher.intake import long_poll
@@ -20,6 +19,7 @@ from publisher.intake.documents import status_document
 from publisher.intake.long_poll import Watcher
 from publisher.store import tables
 from publisher.store.engine import writing
+from publisher.web.conditional import Rendered
 from publisher.web.negotiation import Format
 from tests.installation import eventually
 from tests.service import IMAGE_SIZE, JSON, XML, Answer, Service, ticket_path
@@ -103,7 +103,7 @@ def test_change_ends_the_wait(fresh: Service, hold: Holding) -> None:
     held = hold(ticket, accept=JSON)
     claim = fresh.claim(ticket)
     assert held.result(AT_ONCE).json["message"] == "Preparing"
-    changes: list[tuple[Callable[[], None], tuple[str, object]]] = [
+    changes: list[tuple[Callable[[], object], tuple[str, object]]] = [
         (lambda: fresh.store.leases.phase(claim, Phase.UPLOADING, "on it"), ("message", "Uploading 0 of 2048 MiB")),
         (lambda: fresh.store.leases.renew(claim, 60.0, sent=IMAGE_SIZE // 2), ("percentage", 50)),
         (lambda: fresh.store.leases.published(claim, cloud_id="c1", location=None), ("complete", True)),
@@ -270,22 +270,34 @@ def test_waiting_callers_are_answered_when_the_intake_stops(fresh: Service, hold
     assert time.monotonic() - began < AT_ONCE
 
 
+class Caller:
+    """A caller's request, which a task can wait for without a server."""
+
+    def __init__(self) -> None:
+        self.hung_up = asyncio.Event()
+        self.request = Request({"type": "http", "method": "GET", "headers": [], "query_string": b""}, self._receive)
+
+    async def _receive(self) -> dict[str, str]:
+        await self.hung_up.wait()
+        return {"type": "http.disconnect"}
+
+    def wait(self, watcher: Watcher, ticket: Ticket, form: Format = Format.XML) -> asyncio.Task[Rendered]:
+        return asyncio.create_task(watcher.status(self.request, form, ticket, 60.0))
+
+
+async def all_wait(watcher: Watcher, number_of_callers: int) -> None:
+    while len(watcher) < number_of_callers:
+        await asyncio.sleep(0)
+
+
 def test_disconnected_caller_is_forgotten(fresh: Service) -> None:
     ticket = fresh.publish()
 
     async def wait_and_hang_up() -> None:
-        hung_up = asyncio.Event()
-
-        async def receive() -> dict[str, str]:
-            await hung_up.wait()
-            return {"type": "http.disconnect"}
-
-        request = Request({"type": "http", "method": "GET", "headers": [], "query_string": b""}, receive)
-        each = Watcher(fresh.store)
-        waits = asyncio.create_task(each.status(request, Format.XML, ticket, 60.0))
-        while not len(each):
-            await asyncio.sleep(0)
-        hung_up.set()
+        each, caller = Watcher(fresh.store), Caller()
+        waits = caller.wait(each, ticket)
+        await all_wait(each, 1)
+        caller.hung_up.set()
         with pytest.raises(ClientDisconnect):
             await waits
         assert len(each) == 0
@@ -293,3 +305,96 @@ def test_disconnected_caller_is_forgotten(fresh: Service) -> None:
         each.close()
 
     asyncio.run(wait_and_hang_up())
+
+
+def test_request_that_is_cancelled_does_not_get_an_answer(fresh: Service) -> None:
+    """The server may cancel a request at the moment of a change."""
+    ticket = fresh.publish()
+
+    async def cancel(*, with_a_change: bool) -> None:
+        each, caller = Watcher(fresh.store), Caller()
+        waits = caller.wait(each, ticket)
+        await all_wait(each, 1)
+        if with_a_change:
+            each.close()
+        waits.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waits
+        assert not each._groups
+        each.close()
+
+    asyncio.run(cancel(with_a_change=False))
+    asyncio.run(cancel(with_a_change=True))
+
+
+def test_change_does_not_disturb_what_follows_a_wait(fresh: Service) -> None:
+    """A caller hangs up while others are woken: its task goes on, and nothing cancels it later."""
+    ticket = fresh.publish()
+
+    async def hang_up_and_go_on() -> None:
+        each, callers, finished = Watcher(fresh.store), [Caller() for _ in range(2000)], asyncio.Event()
+
+        async def wait_then_work(caller: Caller) -> str:
+            try:
+                await each.status(caller.request, Format.XML, ticket, 60.0)
+            except ClientDisconnect:
+                await finished.wait()
+                return "gone"
+            return "answered"
+
+        tasks = [asyncio.create_task(wait_then_work(caller)) for caller in callers]
+        await all_wait(each, len(callers))
+        fresh.claim(ticket)
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for caller in callers:
+            caller.hung_up.set()
+        while len(each):
+            await asyncio.sleep(0)
+        await asyncio.sleep(0.2)
+        finished.set()
+        assert set(await asyncio.gather(*tasks)) == {"gone", "answered"}
+        each.close()
+
+    asyncio.run(hang_up_and_go_on())
+
+
+def test_callers_are_woken_in_slices(fresh: Service) -> None:
+    """Thousands of answers do not make others wait. A waiting caller needs one task, the request's own."""
+    tickets = [fresh.publish() for _ in range(3)]
+
+    async def wait_and_count() -> None:
+        each, callers = Watcher(fresh.store), [Caller() for _ in range(600)]
+        before = len(asyncio.all_tasks())
+        tasks = [caller.wait(each, tickets[number % 3]) for number, caller in enumerate(callers)]
+        await all_wait(each, len(callers))
+        assert len(asyncio.all_tasks()) <= before + len(callers) + 1
+        for ticket in tickets:
+            fresh.claim(ticket)
+        at_once = most = 0
+        while not all(task.done() for task in tasks):
+            done = sum(task.done() for task in tasks)
+            most, at_once = max(most, done - at_once), done
+            await asyncio.sleep(0)
+        assert 0 < most <= 2 * long_poll._WOKEN_AT_ONCE
+        assert len({task.result().body for task in tasks}) == 3
+        assert not each._groups
+        each.close()
+
+    asyncio.run(wait_and_count())
+
+
+def test_stop_while_callers_are_woken_answers_all(fresh: Service) -> None:
+    ticket = fresh.publish()
+
+    async def stop_in_between() -> None:
+        each, callers = Watcher(fresh.store), [Caller() for _ in range(300)]
+        tasks = [caller.wait(each, ticket) for caller in callers]
+        await all_wait(each, len(callers))
+        fresh.claim(ticket)
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        assert not all(task.done() for task in tasks)
+        each.close()
+        assert len(await asyncio.wait_for(asyncio.gather(*tasks), AT_ONCE)) == len(callers)
+        assert not each._groups
+
+    asyncio.run(stop_in_between())

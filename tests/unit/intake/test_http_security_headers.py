@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 
 import pytest
-from fastapi import Response
+from starlette.responses import Response
 from starlette.testclient import TestClient
 
 from publisher.store.accounts import Accounts
@@ -76,7 +76,7 @@ def test_answer_with_a_secret_is_not_cached(fresh: Service) -> None:
 
 
 def test_headers_set_by_a_route_are_kept(fresh: Service) -> None:
-    @fresh.app.get("/stricter")
+    @fresh.app.router.get("/stricter")
     def stricter() -> Response:
         return Response(headers={"Content-Security-Policy": "sandbox", "X-Frame-Options": "SAMEORIGIN"})
 

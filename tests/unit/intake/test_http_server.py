@@ -129,6 +129,7 @@ def test_manuals_example_is_accepted_without_a_broker(intake: Intake) -> None:
     assert (again.status, again.body) == (200, answer.body)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("size", [1, 7, 65536])
 def test_chunked_body_is_accepted(intake: Intake, size: int) -> None:
     sent = f"{POST}Transfer-Encoding: chunked\r\n\r\n".encode() + chunked(xml_body().encode(), size)
@@ -225,6 +226,13 @@ MALFORMED = {
     "a bad chunk": POST + "Transfer-Encoding: chunked\r\n\r\nxyz\r\n",
     "a folded name": GET + "Host: a\r\n bad name: x\r\nX Y: z\r\n\r\n",
     "a NUL in a header": GET + "Host: a\r\nX: a\0b\r\n\r\n",
+    "a control character in a header": GET + "Host: a\r\nX: a\x1bb\r\n\r\n",
+    "a folded header": GET + "Host: a\r\nX: a\r\n b\r\n\r\n",
+    "bare LFs": GET.replace("\r", "") + "Host: a\n\n",
+    "a bare LF and nothing more": GET + "Host: a\n",
+    "a bare CR": GET + "Host: a\rX: b\r\n\r\n",
+    "a space before a colon": GET + "Host : a\r\n\r\n",
+    "a size of a chunk with a sign": POST + "Transfer-Encoding: chunked\r\n\r\n+1\r\na\r\n0\r\n\r\n",
     "a space in the path": "GET /api/sta tus HTTP/1.1\r\nHost: a\r\n\r\n",
     "bytes beyond ASCII in the path": "GET /api/\xe5 HTTP/1.1\r\nHost: a\r\n\r\n",
     "headers without an end": GET + "Host: a\r\n" + "".join(f"X{n}: {'y' * 1000}\r\n" for n in range(200)),
@@ -373,6 +381,7 @@ def test_head_has_no_body(intake: Intake, path: str) -> None:
     assert first.headers["content-type"] == got.headers["content-type"]
 
 
+@pytest.mark.long
 def test_not_modified_has_no_body(intake: Intake) -> None:
     etag = intake.request("GET", FLAT).headers["etag"]
     head = f"GET {FLAT} HTTP/1.1\r\nHost: x\r\n{LOGIN}"

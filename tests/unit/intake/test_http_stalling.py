@@ -128,6 +128,7 @@ def test_right_password_goes_ahead_of_guesses(fresh: Service, gate: Gate, caller
     assert gate.hashed.index(PASSWORDS["alice"]) <= 3  # two were already being hashed, and one more may have begun
 
 
+@pytest.mark.long
 def test_cached_password_is_not_revealed_while_all_places_are_taken(
     start: Callable[..., Service], gate: Gate, callers: ThreadPoolExecutor
 ) -> None:
@@ -157,7 +158,7 @@ def test_reads_continue_while_the_store_is_locked(
     start: Callable[..., Service], callers: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch, begin: str
 ) -> None:
     # Even on a slow machine, no writer may give up before the reads below are done.
-    monkeypatch.setattr("publisher.web.request._WAIT_SECONDS", 60.0 * PATIENCE)
+    monkeypatch.setattr("publisher.web.threads.writers._wait_seconds", 60.0 * PATIENCE)
     monkeypatch.setattr("publisher.store.engine._BUSY_SECONDS", 60 * PATIENCE)
     fresh = start()
     ticket = fresh.publish()
@@ -182,7 +183,7 @@ def test_reads_continue_while_the_store_is_locked(
         monkeypatch.setattr("publisher.store.sessions._SEEN_SECONDS", 0.0)
         assert signed_in.get("/publications").status == 200
         assert not any(each.done() for each in writers)
-        monkeypatch.setattr("publisher.web.request._WAIT_SECONDS", 0.1)
+        monkeypatch.setattr("publisher.web.threads.writers._wait_seconds", 0.1)
         given_up = fresh.post(FLAT, xml_body())
         assert (given_up.status, int(given_up.headers["retry-after"]) > 0) == (503, True)
     finally:

@@ -12,9 +12,11 @@ import pytest
 from sqlalchemy import update
 
 from publisher.core.ticket import Phase, State, Ticket
+from publisher.intake.long_poll import TicketStatus
 from publisher.store import tables
 from publisher.store.engine import writing
 from publisher.store.leases import Claim
+from tests.records import statements
 from tests.service import IMAGE_SIZE, JSON, XML, Answer, Service, ticket_path
 
 FLAT = "users/alice/appliances/14/pimages"
@@ -271,6 +273,23 @@ def test_reading_and_passing_time_change_no_answer(fresh: Service, clock: Clock,
         for name, value in (("If-None-Match", "etag"), ("If-Modified-Since", "last-modified")):
             headers = {name: answer.headers[value]}
             assert unmodified(fresh.get(path, login="alice", accept=accept, headers=headers))
+
+
+def test_a_poll_takes_one_statement_and_a_304_writes_no_document(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticket = service.publish()
+    path = f"{ticket_path(ticket)}/status"
+    for each in (path, ticket_path(ticket)):
+        service.get(each, login="alice")
+        with statements(service.store.engine) as executed:
+            assert service.get(each, login="alice").status == 200
+        assert len(executed) == 1
+    etag = service.get(path, login="alice").headers["etag"]
+    monkeypatch.delattr(TicketStatus, "_write")
+    with statements(service.store.engine) as executed:
+        assert unmodified(service.get(path, login="alice", headers={"If-None-Match": etag}))
+    assert len(executed) == 1
 
 
 def test_if_none_match_is_understood_in_all_forms(service: Service) -> None:

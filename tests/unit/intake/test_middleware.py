@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from typing import Any
 
 import pytest
-from starlette.responses import PlainTextResponse
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
-from publisher.intake.middleware import Admission
+from publisher.intake.middleware import RequestHandler
 from publisher.store import Store
 from publisher.web import auth
 from publisher.web.auth import Authenticator
+from publisher.web.error_handlers import Problem
 from publisher.web.password_hashing import AllPlacesTaken
 from publisher.web.rate_limits import SignIns
 from tests.patience import PATIENCE
-from tests.service import PASSWORDS, Service, basic
+from tests.service import JSON, PASSWORDS, Service, basic
 
 PER_SECOND = 200
 
@@ -28,17 +31,21 @@ class NoKeys:
 
 
 @pytest.fixture
-def admission(sqlite_store: Store) -> Admission:
-    """An `Admission` around an app that answers with the last part of the path as its status."""
+def handler(sqlite_store: Store) -> RequestHandler:
+    """A `RequestHandler` around an app that answers with the last part of the path as its status."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await PlainTextResponse("", int(scope["path"].rsplit("/", 1)[1]))(scope, receive, send)
 
+    def render(request: Request, problem: Problem) -> Response:
+        raise NotImplementedError
+
     sign_ins = SignIns(sqlite_store.audit, login_failures=0, address_failures=0)
-    return Admission(app, Authenticator(sqlite_store, 60.0, NoKeys(), sign_ins))
+    authenticator = Authenticator(sqlite_store, 60.0, NoKeys(), sign_ins)
+    return RequestHandler(app, authenticator, document=render, page=render, pages_below="/console", production=False)
 
 
-async def ask(admission: Admission, status: int) -> int:
+async def ask(handler: RequestHandler, status: int) -> int:
     scope: dict[str, Any] = {"type": "http", "method": "GET", "path": f"/{status}", "query_string": b"", "headers": []}
     sent: list[Message] = []
 
@@ -48,17 +55,17 @@ async def ask(admission: Admission, status: int) -> int:
     async def receive() -> Message:
         raise NotImplementedError
 
-    await admission(scope, receive, send)
+    await handler(scope, receive, send)
     return int(sent[0]["status"])
 
 
-def test_refusals_are_paced_and_delay_no_other_answer(admission: Admission) -> None:
+def test_refusals_are_paced_and_delay_no_other_answer(handler: RequestHandler) -> None:
     async def all_at_once() -> tuple[list[int], int]:
-        refusals = [asyncio.create_task(ask(admission, 429)) for _ in range(40)]
+        refusals = [asyncio.create_task(ask(handler, 429)) for _ in range(40)]
         await asyncio.sleep(0)
         # By now each refusal has its place in the queue. If these two had to queue, they would come last.
-        assert await ask(admission, 200) == 200
-        assert await ask(admission, 401) == 401
+        assert await ask(handler, 200) == 200
+        assert await ask(handler, 401) == 401
         left = sum(not each.done() for each in refusals)
         return await asyncio.gather(*refusals), left
 
@@ -70,11 +77,11 @@ def test_refusals_are_paced_and_delay_no_other_answer(admission: Admission) -> N
     assert time.monotonic() - began >= 39 / PER_SECOND
 
 
-def test_single_refusal_is_sent_at_once(admission: Admission) -> None:
+def test_single_refusal_is_sent_at_once(handler: RequestHandler) -> None:
     async def one() -> tuple[float, float]:
         began = asyncio.get_running_loop().time()
-        assert await ask(admission, 429) == 429
-        return began, admission._next_refusal - 1 / PER_SECOND
+        assert await ask(handler, 429) == 429
+        return began, handler.admission._next_refusal - 1 / PER_SECOND
 
     began, due = asyncio.run(one())
     # It was due when it came, not later.
@@ -82,10 +89,10 @@ def test_single_refusal_is_sent_at_once(admission: Admission) -> None:
 
 
 @pytest.mark.long
-def test_delay_of_a_refusal_is_bounded(admission: Admission) -> None:
+def test_delay_of_a_refusal_is_bounded(handler: RequestHandler) -> None:
     async def after_a_million() -> None:
-        admission._next_refusal = asyncio.get_running_loop().time() + 1e6 / PER_SECOND
-        assert await asyncio.wait_for(ask(admission, 429), 60 * PATIENCE) == 429
+        handler.admission._next_refusal = asyncio.get_running_loop().time() + 1e6 / PER_SECOND
+        assert await asyncio.wait_for(ask(handler, 429), 60 * PATIENCE) == 429
 
     asyncio.run(after_a_million())
 
@@ -94,13 +101,15 @@ def test_delay_of_a_refusal_is_bounded(admission: Admission) -> None:
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The authorizations that reached a route."""
     seen: list[str] = []
-    user = Authenticator.user
+    caller = Authenticator.caller
 
-    def note(self: Authenticator, authorization: str | None, address: str) -> Any:
+    def note(
+        self: Authenticator, path: bytes, query: bytes, authorization: str | None, *more: Any, **named: Any
+    ) -> Any:
         seen.append(str(authorization))
-        return user(self, authorization, address)
+        return caller(self, path, query, authorization, *more, **named)
 
-    monkeypatch.setattr(Authenticator, "user", note)
+    monkeypatch.setattr(Authenticator, "caller", note)
     return seen
 
 
@@ -133,3 +142,56 @@ def test_header_without_basic_login_is_left_to_the_route(
     monkeypatch.setattr(auth, "verify_password", lambda *_: pytest.fail("there is nothing to verify"))
     answer = fresh.call("GET", "users/alice/appliances/4/pimages", login=None, headers={"Authorization": authorization})
     assert answer.status == 401
+
+
+@pytest.fixture
+def threads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The kinds of threads in which callers were signed in."""
+    seen: list[str] = []
+    caller = Authenticator.caller
+
+    def note(self: Authenticator, *request: Any, **named: Any) -> Any:
+        seen.append(threading.current_thread().name.partition(" ")[0])
+        return caller(self, *request, **named)
+
+    monkeypatch.setattr(Authenticator, "caller", note)
+    return seen
+
+
+def test_password_that_must_be_hashed_keeps_no_writer(fresh: Service, threads: list[str]) -> None:
+    def create() -> int:
+        return fresh.post("users/alice/apikeys", '{"name": "ci"}', content_type=JSON, login="alice").status
+
+    assert create() == 201
+    assert threads == ["reader"]
+    assert create() == 201
+    assert threads == ["reader", "writer"], "the second time it is known, so one thread does everything"
+
+
+def test_a_parameter_like_an_api_key_does_not_take_a_writer(fresh: Service, threads: list[str]) -> None:
+    path = "users/alice/apikeys?xapiKey="
+    answer = fresh.post(path, "{}", content_type=JSON, login="alice", password="a guess")
+    assert answer.status == 401
+    assert threads == ["reader"]
+
+
+def test_request_without_a_login_is_refused_without_a_thread(fresh: Service, threads: list[str]) -> None:
+    assert fresh.post("users/alice/apikeys", "{}", content_type=JSON, login=None).status == 401
+    assert set(threads).isdisjoint({"reader", "writer"})
+
+
+def test_body_that_is_too_large_gets_a_401_first(fresh: Service) -> None:
+    body = b"x" * (fresh.settings.request_bytes_max + 1)
+    for _ in range(2):  # with a password that must be hashed, and with a known one
+        assert fresh.post("users/alice/apikeys", body, content_type=JSON, login="alice").status == 413
+    for password in ("wrong", ""):
+        answer = fresh.post("users/alice/apikeys", body, content_type=JSON, login="alice", password=password)
+        assert answer.status == 401
+    assert fresh.post("users/alice/apikeys", body, content_type=JSON, login=None).status == 401
+
+
+def test_known_password_that_was_changed_gets_a_401_before_a_413(fresh: Service) -> None:
+    body = b"x" * (fresh.settings.request_bytes_max + 1)
+    assert fresh.get("users/alice", login="alice").status == 200
+    fresh.store.users.set_password("alice", "another-pass-w0rd")
+    assert fresh.post("users/alice/apikeys", body, content_type=JSON, login="alice").status == 401

@@ -146,6 +146,7 @@ def test_timeout_covers_all_addresses_together() -> None:
         assert 0.9 < time.monotonic() - began < 2 * PATIENCE
 
 
+@pytest.mark.long
 def test_next_address_is_tried_if_one_does_not_answer() -> None:
     with unanswering(1) as port, listening("127.0.0.2", port) as server:
         made = EVERYWHERE.connect("two.example.com", port, 1.0, resolve=resolver(["127.0.0.11", "127.0.0.2"]))

@@ -145,6 +145,7 @@ def test_sqlite_ignores_jumps_of_the_machine_clock(
     assert 0 <= now() - first < 600
 
 
+@pytest.mark.long
 def test_the_pool_does_not_wait_by_the_time_of_day(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """If the clock is set back while a thread waits for a connection, seconds would become minutes."""
     engine = open_engine(sqlite_url)

@@ -55,6 +55,7 @@ def test_nothing_is_traced_without_an_endpoint() -> None:
         steps.end()
 
 
+@pytest.mark.long
 def test_a_trace_continues_that_of_the_request(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{free_port()}")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")

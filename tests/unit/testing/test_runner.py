@@ -188,3 +188,25 @@ sys.exit(run_parts("all", parts))
     assert done.returncode == 1
     assert done.stdout.splitlines()[-1].endswith(" FAILED: servers")
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("room", [True, False])
+def test_temporary_files_are_in_memory_if_there_is_room(tmp_path: Path, room: bool) -> None:
+    program = 'import pathlib, tempfile; pathlib.Path("used").write_text(tempfile.mkdtemp())'
+    rest = f"""\
+from tests.runner import __main__ as runner
+runner.MEMORY, runner.ROOM_BYTES = runner.Path({str(tmp_path)!r}), 0 if {room} else 1 << 60
+sys.exit(run_parts("all", [Part("a part", [sys.executable, "-c", {program!r}])]))
+"""
+    other = tmp_path / "other"
+    other.mkdir()
+    done = subprocess.run(
+        [sys.executable, script(tmp_path, "", rest)],
+        cwd=tmp_path, env=environment() | {"TMPDIR": str(other)},
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    used = Path((tmp_path / "used").read_text())
+    assert used.is_relative_to(other) is not room
+    assert used.parent.name.startswith("tests-") is room
+    assert used.exists() is not room

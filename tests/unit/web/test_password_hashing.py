@@ -68,6 +68,7 @@ def test_another_network_takes_the_last_caller_s_place(attempts: Attempts) -> No
     assert attempts.begun == ["0", "b", "1", "2"]
 
 
+@pytest.mark.long
 def test_networks_without_failures_come_first(attempts: Attempts) -> None:
     attempts.opened.set()
     for _ in range(3):

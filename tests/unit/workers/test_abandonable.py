@@ -57,6 +57,7 @@ def test_error_of_an_abandoned_call_is_ignored() -> None:
     go_on.set()
 
 
+@pytest.mark.long
 def test_number_of_abandoned_calls_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_left", threading.BoundedSemaphore(1))
     go_on, first_ended = threading.Event(), threading.Event()

@@ -78,6 +78,7 @@ def stopped(lease: Lease) -> bool:
     return False
 
 
+@pytest.mark.long
 def test_samples_are_taken_while_an_upload_moves(
     sqlite_store: Store, ticket: Ticket, monkeypatch: pytest.MonkeyPatch
 ) -> None:

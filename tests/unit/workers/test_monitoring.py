@@ -72,6 +72,7 @@ def test_metrics_cover_the_store_and_the_worker(worker: Worker, sqlite_store: St
     assert {"publisher_uploaded_bytes", "publisher_attempts", "process_resident_memory_bytes"} <= set(found)
 
 
+@pytest.mark.long
 def test_worker_is_ready_only_while_it_takes_tickets(worker: Worker) -> None:
     assert get(worker.port, "/healthz") == (200, '{"alive": true}')
     assert ready(worker) == (503, {"store": True, "consumer": False, "drain": True})
@@ -86,10 +87,12 @@ def test_worker_is_ready_only_while_it_takes_tickets(worker: Worker) -> None:
     assert get(worker.port, "/healthz")[0] == 200
 
 
+@pytest.mark.long
 def test_other_paths_are_not_found(worker: Worker) -> None:
     assert get(worker.port, "/")[0] == 404
 
 
+@pytest.mark.long
 def test_metrics_require_the_token_if_one_is_set(sqlite_store: Store, tmp_path: Path) -> None:
     (tmp_path / "token").write_text("secret-of-tests")
     settings = Settings(worker_metrics_port=free_port(), metrics_token_file=tmp_path / "token")
@@ -101,6 +104,7 @@ def test_metrics_require_the_token_if_one_is_set(sqlite_store: Store, tmp_path: 
         served.close()
 
 
+@pytest.mark.long
 def test_worker_runs_without_metrics_if_their_port_is_taken(
     worker: Worker, sqlite_store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -414,6 +414,7 @@ def test_each_place_is_swept_once(store: Store, vault: Vault) -> None:
     assert len(store.sweeping.scopes()) == 2
 
 
+@pytest.mark.long
 def test_only_one_worker_sweeps_at_a_time(store: Store, vault: Vault, settings: Settings) -> None:
     """The next sweep begins only after an interval, whichever worker runs it."""
     stop = threading.Event()

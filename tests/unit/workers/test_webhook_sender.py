@@ -142,6 +142,7 @@ def test_a_receiver_that_fails_is_given_up(
     assert len([each for each in words(sqlite_store, ticket) if "127.0.0.1" in each]) == tries
 
 
+@pytest.mark.long
 def test_webhook_to_an_unreachable_receiver_fails_with_the_reason(
     sqlite_store: Store, hooks: Receiver, tell: Callable[..., None], settings: Settings
 ) -> None:
@@ -217,6 +218,7 @@ def test_webhook_of_a_dead_sender_is_sent_again_with_the_same_id(
     assert state(sqlite_store, ticket) == ("sent", 2, None)
 
 
+@pytest.mark.long
 def test_slow_receiver_delays_no_other_receiver(
     sqlite_store: Store, secret: str, hooks: Receiver, vault: Vault, settings: Settings
 ) -> None:

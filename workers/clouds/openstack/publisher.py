@@ -21,10 +21,10 @@ from publisher.core.image import DISK_FORMATS, Image
 from publisher.core.ticket import Account, Target
 from publisher.outbound.policy import OutboundPolicy
 from publisher.platforms.platform import NAME_LENGTH_MAX
-from workers.clouds.base import CloudImage, CloudPublisher, Tagged, TicketRef, Timeouts
+from workers.clouds.base import CloudImage, CloudPublisher, KeptSignIns, Tagged, TicketRef, Timeouts
 from workers.clouds.openstack.errors import answered, translated, words_of
 from workers.clouds.openstack.images import GlanceImages
-from workers.clouds.openstack.session import ImageService, Reach, SignIn, image_service, sign_in
+from workers.clouds.openstack.session import ImageService, KeptSession, Reach, SignIn, image_service, sign_in
 from workers.http_clients import trust
 from workers.transfer import Answer, Transfer
 
@@ -38,6 +38,7 @@ _ITSELF = "publisher_cloud_id"
 Nova's snapshots of a server that was booted from the image, and the images that Cinder makes of its volumes, inherit
 this property like all others, but have another id.
 """
+_SIGN_INS = KeptSignIns[KeptSession]()
 _SNAPSHOT = ("base_image_ref", "instance_uuid")
 """Properties that Nova adds to a snapshot."""
 
@@ -55,8 +56,10 @@ class Found(CloudImage):
 class OpenStackPublisher(CloudPublisher):
     platform: ClassVar[str] = "openstack"
 
-    def __init__(self, session: Session, service: ImageService, target: Target, reach: Reach) -> None:
+    def __init__(self, session: Session, service: ImageService, target: Target, reach: Reach, key: bytes = b"") -> None:
         self._session = session
+        self._key = key
+        self._signed_in: KeptSession | None = None
         self._endpoint = service.url
         self._service = f"Glance at {service.url}"
         self.region = service.region
@@ -75,8 +78,22 @@ class OpenStackPublisher(CloudPublisher):
     ) -> Self:
         who = SignIn.of(account, target)
         reach = Reach(timeouts, policy, trust(account.fields.get("caBundle")), check)
-        session = sign_in(who, reach)
-        return cls(session, image_service(session, who), target, reach)
+        key = _SIGN_INS.key(account, who.project_domain, who.project, policy)
+        signed_in = _SIGN_INS.get(key)
+        session = signed_in.session(who, reach) if signed_in else sign_in(who, reach)
+        cloud = cls(session, image_service(session, who), target, reach, key)
+        cloud.kept, cloud._signed_in = signed_in is not None, signed_in
+        return cloud
+
+    def keep_sign_in(self) -> None:
+        signed_in = KeptSession.of(self._session)
+        if signed_in != self._signed_in:
+            self._signed_in = signed_in
+            if signed_in:
+                _SIGN_INS.keep(self._key, signed_in, signed_in.useful_seconds)
+
+    def forget_sign_in(self) -> None:
+        _SIGN_INS.forget(self._key)
 
     def close(self) -> None:
         self._session.session.close()

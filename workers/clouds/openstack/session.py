@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import ssl
+import time
 import warnings
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+from keystoneauth1.access import AccessInfo
 from keystoneauth1.exceptions import Unauthorized
 from keystoneauth1.identity import BaseIdentityPlugin, v2, v3
 from keystoneauth1.session import Session
@@ -35,6 +37,8 @@ _FIRST_DOMAIN = "default"
 _NAMES_SHOWN_MAX, _NAME_SHOWN_MAX = 20, 64
 """Maximum number of names that an error shows, and of characters of each."""
 _ID = re.compile(r"[0-9a-f]{32}")
+_LIFE_USED = 0.25
+"""How much of a token's life passes before it is not used for a new ticket: a long upload needs the rest."""
 
 
 class UnlimitedSession(Session):
@@ -130,6 +134,34 @@ def sign_in(who: SignIn, reach: Reach) -> Session:
         session = reach.session(_scoped(who, version, project_id=project))
         session.get_token()
         return session
+
+
+@dataclass(frozen=True, slots=True)
+class KeptSession:
+    """A token and its catalog, which further tickets can use. Holds no password."""
+
+    access: AccessInfo
+    version: str
+
+    @classmethod
+    def of(cls, session: Session) -> KeptSession | None:
+        """Return what a session has signed in to; None if its token is not valid any more."""
+        auth = session.auth
+        if not isinstance(auth, BaseIdentityPlugin) or auth.auth_ref is None:
+            return None
+        return cls(auth.auth_ref, "v2.0" if isinstance(auth, v2.Password) else "v3")
+
+    @property
+    def useful_seconds(self) -> float:
+        """How long from now on the token can be used for a new ticket; 0 if it does not say when it expires."""
+        expires = self.access.expires
+        return (expires.timestamp() - time.time()) * _LIFE_USED if expires else 0.0
+
+    def session(self, who: SignIn, reach: Reach) -> Session:
+        """Return a session that uses this token, and signs in anew with the login of `who` once it is refused."""
+        auth = _scoped(who, self.version, project_id=self.access.project_id)
+        auth.auth_ref = self.access
+        return reach.session(auth)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from publisher.core.errors import InvalidRequest
-from publisher.intake.wire import json, xml
-from publisher.intake.wire.codec import read_document, write_document
+from publisher.intake.wire.reading import parse_json, parse_xml, read_document
 from publisher.intake.wire.schema import ROOTS, TYPES, root_field
 from publisher.intake.wire.walk import concrete_type
+from publisher.intake.wire.writing import write_document, write_list
 from publisher.platforms.platform import TYPE_KEY, Document, Field, Kind, Platform, find_platform, known_platforms
 from publisher.web.negotiation import Format
 
@@ -66,19 +66,40 @@ def documents(field: Field, platform: Platform) -> st.SearchStrategy[Document]:
     return draw_document()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("root", sorted(ROOTS))
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_document_is_unchanged_after_writing_and_reading(root: str, data: st.DataObject) -> None:
     platform = data.draw(st.sampled_from(known_platforms()))
     document = data.draw(documents(root_field(root), platform))
-    as_xml = xml.render(root, document, request=True)
-    assert xml.parse(as_xml) == (root, document)
-    as_json = json.render(root, document, request=True)
-    assert json.parse(root, as_json) == document
+    as_xml = write_document(Format.XML, root, document, request=True)
+    assert parse_xml(as_xml) == (root, document)
+    as_json = write_document(Format.JSON, root, document, request=True)
+    assert parse_json(root, as_json) == document
     # Elements are written in the schema's order, whatever order the document has.
-    assert xml.render(root, json.parse(root, as_json), request=True) == as_xml
-    assert xml.parse(xml.render(root, dict(reversed(document.items())), request=True)) == (root, document)
+    assert write_document(Format.XML, root, parse_json(root, as_json), request=True) == as_xml
+    assert parse_xml(write_document(Format.XML, root, dict(reversed(document.items())), request=True)) == (
+        root,
+        document,
+    )
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("root", ["publishImages", "statuses"])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_list_written_piece_by_piece_has_the_same_bytes(root: str, data: st.DataObject) -> None:
+    item = TYPES[root].by_name[root].item
+    assert item is not None
+    platform = data.draw(st.sampled_from(known_platforms()))
+    pages = data.draw(st.lists(st.lists(documents(item, platform), max_size=3), max_size=4))
+    if pages and not pages[0]:
+        pages[0].append(data.draw(documents(item, platform)))  # only a list without any item has an empty first page
+    whole = {"total": 7, root: [each for page in pages for each in page]}
+    for form in Format:
+        assert b"".join(write_list(form, root, 7, pages)) == write_document(form, root, whole)
+        assert read_document(b"".join(write_list(form, root, 7, pages)), form, root)["total"] == 7
 
 
 @settings(max_examples=200, deadline=None)
@@ -109,10 +130,10 @@ def test_any_bytes_are_read_or_refused(body: bytes) -> None:
 )
 def test_any_json_is_read_or_refused(members: object) -> None:
     try:
-        document = json.parse("publishImage", stdlib_json.dumps(members).encode())
+        document = parse_json("publishImage", stdlib_json.dumps(members).encode())
     except InvalidRequest:
         return
-    assert json.parse("publishImage", json.render("publishImage", document, request=True)) == document
+    assert parse_json("publishImage", write_document(Format.JSON, "publishImage", document, request=True)) == document
 
 
 def test_codec_reads_and_writes_both_formats() -> None:

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from publisher.core.errors import InvalidRequest
-from publisher.intake.wire import json, xml
-from publisher.intake.wire.schema import NAMESPACE, TYPES
+from publisher.intake.wire.reading import parse_json, parse_xml
+from publisher.intake.wire.schema import NAMESPACE, TYPES, XSI
 from publisher.intake.wire.walk import AccountResolver
 from publisher.platforms.platform import Document, Platform, find_platform, known_platforms
 
@@ -32,7 +32,7 @@ def from_xml(
             leaves += f"<targetPlatform>{''.join(f'<{k}>{v}</{k}>' for k, v in target.items())}</targetPlatform>"
         inner = f"<credAccount{typed(account.get('@type'))}>{leaves}</credAccount>"
     body = f'<n:publishImage xmlns:n="{NAMESPACE}"{typed(image_type)}>{inner}</n:publishImage>'
-    return xml.parse(body.encode(), resolve=resolve)[1]
+    return parse_xml(body.encode(), resolve=resolve)[1]
 
 
 def from_json(
@@ -41,7 +41,7 @@ def from_json(
     body: dict[str, object] = {} if image_type is None else {"@type": image_type}
     if account is not None:
         body["credAccount"] = {{"platform": "targetPlatform"}.get(name, name): each for name, each in account.items()}
-    return json.parse("publishImage", stdlib_json.dumps(body).encode(), resolve=resolve)
+    return parse_json("publishImage", stdlib_json.dumps(body).encode(), resolve=resolve)
 
 
 both = pytest.mark.parametrize("parse", [from_xml, from_json])
@@ -178,28 +178,28 @@ def test_every_platform_has_its_types(parse: Parse, platform: Platform) -> None:
     ],
 )
 def test_any_prefix_bound_to_the_namespace_is_accepted(declaration: str) -> None:
-    body = f'<publishImage xmlns:xsi="{xml.XSI}" {declaration}><region>eu</region></publishImage>'
-    assert xml.parse(body.encode())[1] == {"@type": "PublishImageAws", "region": "eu"}
+    body = f'<publishImage xmlns:xsi="{XSI}" {declaration}><region>eu</region></publishImage>'
+    assert parse_xml(body.encode())[1] == {"@type": "PublishImageAws", "region": "eu"}
 
 
 @pytest.mark.parametrize("declared", ["PublishImageAws", "other:PublishImageAws", "nope:PublishImageAws"])
 def test_a_type_of_another_namespace_is_refused(declared: str) -> None:
-    namespaces = f'xmlns:n="{NAMESPACE}" xmlns:other="urn:other" xmlns:xsi="{xml.XSI}"'
+    namespaces = f'xmlns:n="{NAMESPACE}" xmlns:other="urn:other" xmlns:xsi="{XSI}"'
     with pytest.raises(InvalidRequest, match="is not bound to the namespace") as caught:
-        xml.parse(f'<n:publishImage {namespaces} xsi:type="{declared}"/>'.encode())
+        parse_xml(f'<n:publishImage {namespaces} xsi:type="{declared}"/>'.encode())
     assert caught.value.field == "xsi:type"
 
 
 def test_account_document_gets_its_type_from_the_platform() -> None:
     body = b'{"targetPlatform": {"type": "openstack"}, "login": "l", "keystoneVersion": "v3"}'
-    document = json.parse("credAccount", body)
+    document = parse_json("credAccount", body)
     assert document["@type"] == "CredAccountOpenStack"
     assert document["keystoneVersion"] == "v3"
 
 
 def test_element_of_another_platform_is_ignored() -> None:
     body = b'{"@type": "PublishImageAws", "region": "eu", "tenantName": 7}'
-    assert json.parse("publishImage", body) == {"@type": "PublishImageAws", "region": "eu"}
+    assert parse_json("publishImage", body) == {"@type": "PublishImageAws", "region": "eu"}
 
 
 def test_secret_fields_are_the_expected_ones() -> None:

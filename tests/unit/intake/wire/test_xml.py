@@ -10,10 +10,13 @@ import pytest
 from lxml import etree
 
 from publisher.core.errors import InvalidRequest
-from publisher.intake.wire import xml
+from publisher.intake.wire.reading import parse_xml
 from publisher.intake.wire.schema import NAMESPACE, TYPES
+from publisher.intake.wire.schema import XSI as XSI_NAMESPACE
+from publisher.intake.wire.writing import write_document
 from publisher.platforms.platform import Document, known_platforms
 from publisher.web import body_limits
+from publisher.web.negotiation import Format
 
 DATA = Path(__file__).parents[3] / "data"
 XSI = 'xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance"'
@@ -35,7 +38,7 @@ def account(inner: str) -> bytes:
 
 def refused(body: bytes) -> InvalidRequest:
     with pytest.raises(InvalidRequest) as caught:
-        xml.parse(body)
+        parse_xml(body)
     return caught.value
 
 
@@ -43,7 +46,7 @@ def refused(body: bytes) -> InvalidRequest:
 
 
 def test_manuals_malformed_example_is_read() -> None:
-    root, document = xml.parse((DATA / "publish-openstack-v2.xml").read_bytes())
+    root, document = parse_xml((DATA / "publish-openstack-v2.xml").read_bytes())
     assert root == "publishImage"
     assert document == {
         "@type": "PublishImageOpenStack",
@@ -66,7 +69,7 @@ def test_manuals_malformed_example_is_read() -> None:
 
 
 def test_keystone_v3_example_is_read() -> None:
-    root, document = xml.parse((DATA / "publish-openstack-v3.xml").read_bytes())
+    root, document = parse_xml((DATA / "publish-openstack-v3.xml").read_bytes())
     assert root == "publishImage"
     assert document["@type"] == "PublishImageOpenStack"
     assert document["keystoneDomain"] == "Default"
@@ -111,11 +114,11 @@ def test_keystone_v3_example_is_read() -> None:
     ],
 )
 def test_undeclared_xsi_prefix_is_accepted(body: bytes, display_name: str) -> None:
-    assert xml.parse(body)[1]["name"] == display_name
+    assert parse_xml(body)[1]["name"] == display_name
 
 
 def test_type_with_an_undeclared_prefix_is_used() -> None:
-    _, document = xml.parse(image("<region>eu</region>", attributes='xsi:type="n:PublishImageAws"'))
+    _, document = parse_xml(image("<region>eu</region>", attributes='xsi:type="n:PublishImageAws"'))
     assert document == {"@type": "PublishImageAws", "region": "eu"}
 
 
@@ -147,7 +150,7 @@ def test_other_malformed_xml_is_refused(body: bytes, reason: str) -> None:
 
 def test_error_in_one_document_does_not_affect_the_next() -> None:
     refused(image("<foo:a/>"))
-    assert xml.parse(image("<xsi:type/>")) == ("publishImage", {})
+    assert parse_xml(image("<xsi:type/>")) == ("publishImage", {})
 
 
 # Hostile and malformed bodies ---------------------------------------------------------------------------------------
@@ -201,15 +204,15 @@ def test_hostile_bodies_are_refused(body: bytes, says: str) -> None:
 
 
 def test_document_at_the_limits_is_accepted() -> None:
-    assert xml.parse(image("<a>" * 31 + "</a>" * 31)) == ("publishImage", {})
-    assert xml.parse(image("<a/>" * 9_999)) == ("publishImage", {})
+    assert parse_xml(image("<a>" * 31 + "</a>" * 31)) == ("publishImage", {})
+    assert parse_xml(image("<a/>" * 9_999)) == ("publishImage", {})
 
 
 def test_body_may_be_as_large_as_the_limit_but_no_larger() -> None:
     body = image()
-    assert xml.parse(body, limit=len(body)) == ("publishImage", {})
+    assert parse_xml(body, limit=len(body)) == ("publishImage", {})
     with pytest.raises(body_limits.BodyTooLarge, match=f"{len(body)} bytes; at most {len(body) - 1}"):
-        xml.parse(body, limit=len(body) - 1)
+        parse_xml(body, limit=len(body) - 1)
 
 
 @pytest.mark.parametrize(
@@ -309,19 +312,19 @@ def test_a_secret_is_not_shown_in_the_error_about_it() -> None:
     ],
 )
 def test_valid_values_are_read(inner: str, expected: Document) -> None:
-    assert xml.parse(openstack(inner)) == ("publishImage", {"@type": "PublishImageOpenStack", **expected})
+    assert parse_xml(openstack(inner)) == ("publishImage", {"@type": "PublishImageOpenStack", **expected})
 
 
 def test_the_order_of_elements_does_not_matter() -> None:
     first = openstack("<name>a</name><dbId>1</dbId><displayName>b</displayName>")
     second = openstack("<displayName>b</displayName><dbId>1</dbId><name>a</name>")
-    assert xml.parse(first) == xml.parse(second)
+    assert parse_xml(first) == parse_xml(second)
 
 
 def test_content_of_a_certificate_may_have_65536_characters() -> None:
     typed = f'<credAccount {XSI} xsi:type="n:CredAccountGoogle"><certificates><certificate><content>'
     body = image(f"{typed}{'A' * 65536}</content></certificate></certificates></credAccount>")
-    read = xml.parse(body)[1]["credAccount"]
+    read = parse_xml(body)[1]["credAccount"]
     assert isinstance(read, dict)
     assert read["certificates"] == [{"content": "A" * 65536}]
     longer = body.replace(b"AA", b"AAA", 1)
@@ -348,7 +351,7 @@ def test_list_of_publications_is_written_exactly() -> None:
             }
         ],
     }
-    assert xml.render("publishImages", document).decode().splitlines()[1] == (
+    assert write_document(Format.XML, "publishImages", document).decode().splitlines()[1] == (
         '<ns0:publishImages xmlns:ns0="http://www.usharesoft.com/uforge" '
         'xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance"><total>1</total><publishImages>'
         '<publishImage xsi:type="ns0:PublishImageOpenStack"><created>2026-01-02T03:04:05.678Z</created>'
@@ -389,7 +392,7 @@ def test_list_of_publications_is_written_exactly() -> None:
 )
 def test_answers_are_written_exactly(root: str, document: Document, written: str) -> None:
     declaration = f'<ns0:{root} xmlns:ns0="{NAMESPACE}">'
-    assert xml.render(root, document).decode().splitlines()[1] == f"{declaration}{written}</ns0:{root}>"
+    assert write_document(Format.XML, root, document).decode().splitlines()[1] == f"{declaration}{written}</ns0:{root}>"
 
 
 @pytest.mark.parametrize(
@@ -417,7 +420,7 @@ def test_answers_are_written_exactly(root: str, document: Document, written: str
 )
 def test_answer_that_violates_the_schema_raises_value_error(root: str, document: Document, says: str) -> None:
     with pytest.raises(ValueError, match=says):
-        xml.render(root, document)
+        write_document(Format.XML, root, document)
 
 
 def test_secrets_are_written_only_in_requests() -> None:
@@ -426,15 +429,15 @@ def test_secrets_are_written_only_in_requests() -> None:
         value: Document = {name: [{"content": "hunter2"}] if name == "certificates" else "hunter2" for name in secret}
         document = {"@type": platform.cred_account_type, **value}
         assert secret
-        assert xml.render("credAccount", document, request=True).count(b"hunter2") == len(secret)
-        assert b"hunter2" not in xml.render("credAccount", document)
+        assert write_document(Format.XML, "credAccount", document, request=True).count(b"hunter2") == len(secret)
+        assert b"hunter2" not in write_document(Format.XML, "credAccount", document)
 
 
 def test_children_are_unqualified_and_have_no_attribute_but_the_type() -> None:
-    _, document = xml.parse((DATA / "publish-openstack-v2.xml").read_bytes())
-    root = etree.fromstring(xml.render("publishImage", document))
-    assert root.nsmap == {"ns0": NAMESPACE, "xsi": xml.XSI}
+    _, document = parse_xml((DATA / "publish-openstack-v2.xml").read_bytes())
+    root = etree.fromstring(write_document(Format.XML, "publishImage", document))
+    assert root.nsmap == {"ns0": NAMESPACE, "xsi": XSI_NAMESPACE}
     assert root.tag == f"{{{NAMESPACE}}}publishImage"
     for element in root.iterdescendants():
         assert etree.QName(element).namespace is None
-        assert set(element.attrib) <= {f"{{{xml.XSI}}}type"}
+        assert set(element.attrib) <= {f"{{{XSI_NAMESPACE}}}type"}

@@ -40,6 +40,7 @@ def trickle(origin: Origin) -> Callable[[BaseHTTPRequestHandler], None]:
     return answer
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("how", "state"), [("cancelled", ImageState.CANCELLED), ("shut down", ImageState.QUEUED)])
 def test_fetch_from_a_stalled_server_stops_at_once(
     sqlite_store: Store, settings: Settings, origin: Origin, registrar: Registrar, how: str, state: ImageState
@@ -61,6 +62,7 @@ def test_fetch_from_a_stalled_server_stops_at_once(
     assert now(sqlite_store, id).state is state
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("how", "state", "returned", "attempts"),
     [

@@ -150,6 +150,7 @@ def test_the_next_attempt_waits_as_long_as_the_server_asks(
     assert sqlite_store.registrations.due() == []
 
 
+@pytest.mark.long
 def test_a_fetch_that_stalls_is_tried_again(registrar: Registrar, sqlite_store: Store, origin: Origin) -> None:
     origin.answers["/disk"] = origin.stall
     id = begin(sqlite_store, origin.url("/disk"))

@@ -38,6 +38,8 @@ class Script:
     received: Callable[[CloudImage], CloudImage] = as_it_is
     """Turns an uploaded image into the image that the cloud keeps."""
     region: str | None = None
+    kept: bool = False
+    """Whether there is a sign-in of an earlier ticket, until a call fails."""
     from_the_kernel: bool = False
     """The kernel sends the file, so that the worker cannot hash it on the way."""
     closed: int = 0
@@ -71,7 +73,16 @@ def scripted(script: Script) -> type[CloudPublisher]:
             script.step("connect")
             cloud = cls()
             cloud.region = script.region
+            cloud.kept = script.kept
             return cloud
+
+        def keep_sign_in(self) -> None:
+            if "keep" in script.on:
+                script.step("keep")
+            script.kept = True
+
+        def forget_sign_in(self) -> None:
+            script.kept = False
 
         def check(self, image: Image) -> None:
             script.step("check")

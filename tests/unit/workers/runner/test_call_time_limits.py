@@ -21,6 +21,7 @@ from workers.runner import Runner
 STEPS = ["connect", "check", "find", "upload", "chunk", "finish"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("step", STEPS)
 def test_a_sleeping_call_blocks_neither_the_ticket_nor_the_thread(
     sqlite_store: Store, ticket: Ticket, vault: Vault, settings: Settings, script: Script, step: str

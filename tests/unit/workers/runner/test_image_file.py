@@ -1,14 +1,18 @@
 """The image's file must match its registration before and during the upload."""
 
 import os
+from typing import Any
 
 import pytest
 
+import workers.attempt
 from publisher.core.image import Image
 from publisher.core.settings import Settings
 from publisher.core.ticket import State, Ticket
+from publisher.core.vault import Vault
+from publisher.files.disk_format import DiskFile, examine_opened
 from publisher.store import Store
-from tests.records import current, remove_image
+from tests.records import add_ticket, current, remove_image
 from tests.unit.workers.runner.scripted_cloud import CONTENT, Script
 from workers.runner import Runner
 
@@ -64,3 +68,23 @@ def test_a_file_that_shrinks_during_the_upload_fails_the_ticket(
     assert runner.run(ticket.id) is State.FAILED
     assert "shorter while it was uploaded" in (current(sqlite_store, ticket).error or "")
     assert script.images == {}
+
+
+def test_unchanged_file_is_examined_once(
+    sqlite_store: Store, image: Image, runner: Runner, vault: Vault, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    examined: list[str] = []
+
+    def examine(descriptor: int, **given: Any) -> DiskFile:
+        examined.append(given["file_name"])
+        return examine_opened(descriptor, **given)
+
+    monkeypatch.setattr(workers.attempt, "examine_opened", examine)
+    secrets = vault.seal({"password": "x"})
+    for number in range(3):
+        if number == 2:
+            file = settings.images / image.location
+            file.write_bytes(file.read_bytes())
+        ticket = add_ticket(sqlite_store, image_id=image.id, image_size=image.size, sealed_secrets=secrets)
+        assert runner.run(ticket.id) is State.PUBLISHED
+    assert len(examined) == 2

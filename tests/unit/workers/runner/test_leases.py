@@ -81,6 +81,7 @@ def test_a_lease_lost_error_from_a_plugin_ends_the_attempt(
     assert current(sqlite_store, ticket).state is State.PUBLISHING
 
 
+@pytest.mark.long
 def test_a_paused_worker_stops_by_its_own_clock(
     sqlite_store: Store, ticket: Ticket, vault: Vault, settings: Settings, script: Script
 ) -> None:

@@ -3,6 +3,7 @@
 import pytest
 
 from publisher.core.errors import (
+    PermanentCloudError,
     Reason,
     TransientCloudError,
 )
@@ -75,3 +76,40 @@ def test_delays_double_up_to_a_limit(settings: Settings, attempt: int) -> None:
     assert max(delays) - min(delays) > 0.2 * middle
     assert retry_delay(settings, attempt, 1e4) == 1e4
     assert retry_delay(settings, attempt, float("inf")) == 86400
+
+
+def test_sign_in_of_an_earlier_ticket_that_fails_is_replaced_at_once(
+    sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script
+) -> None:
+    def refuse_the_old_one() -> None:
+        if script.asked.count("find") == 1:
+            raise PermanentCloudError("the token is not valid", reason=Reason.CREDENTIALS)
+
+    script.kept = True
+    script.on["find"] = refuse_the_old_one
+    assert runner.run(ticket.id) is State.PUBLISHED
+    assert current(sqlite_store, ticket).attempt == 1
+    assert [step for step in script.asked if step in ("connect", "find")] == ["connect", "find", "connect", "find"]
+    assert script.closed == 2
+    assert script.kept
+
+
+def test_fresh_sign_in_that_fails_is_not_repeated_at_once(
+    sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script
+) -> None:
+    script.fail("find", TransientCloudError("the cloud does not answer"))
+    assert runner.run(ticket.id) is State.QUEUED
+    assert script.asked.count("connect") == 1
+    assert not script.kept
+
+
+def test_sign_in_that_cannot_be_kept_fails_no_call(
+    sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script
+) -> None:
+    def fail() -> None:
+        raise ValueError("the token has no date")
+
+    script.on["keep"] = fail
+    assert runner.run(ticket.id) is State.PUBLISHED
+    assert script.asked.count("connect") == 1
+    assert script.asked.count("keep") >= 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,9 @@ from publisher.core.ticket import Account, Target
 from publisher.outbound.policy import EVERYWHERE
 from tests.keystone_v2 import KeystoneV2Stub
 from tests.servers.uploads import Upload, upload_server
+from workers.bounded import BoundedCloud
 from workers.clouds.base import Timeouts
-from workers.clouds.openstack.publisher import OpenStackPublisher
+from workers.clouds.openstack.publisher import _SIGN_INS, OpenStackPublisher
 from workers.clouds.openstack.session import SignIn, _scoped, _unscoped
 from workers.transfer import Transfer
 
@@ -135,3 +138,101 @@ def test_error_names_only_20_of_many_projects() -> None:
             OpenStackPublisher.connect(
                 account, Target("openstack", {"tenantName": "x"}), Timeouts(5, 20, 20), EVERYWHERE
             )
+
+
+# Sign-ins that are kept -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def keystone() -> Iterator[KeystoneV2Stub]:
+    with KeystoneV2Stub("http://127.0.0.1:9", users={"joe": PASSWORD, "ann": PASSWORD}, tenants={"t", "u"}) as keystone:
+        yield keystone
+
+
+class Glance:
+    """Answers each request with an empty list, if its token is valid."""
+
+    def __init__(self, keystone: KeystoneV2Stub) -> None:
+        self._keystone = keystone
+
+    def __call__(self, upload: Upload) -> None:
+        token = re.search(rb"(?i)x-auth-token: (\S+)", upload.head)
+        valid = token is not None and token[1].decode() in self._keystone._tokens
+        status, body = (b"200 OK", b'{"images": []}') if valid else (b"401 Unauthorized", b"{}")
+        length = b"Content-Length: %d\r\nConnection: close\r\n\r\n" % len(body)
+        upload.answer(b"HTTP/1.1 " + status + b"\r\n" + length + body)
+
+
+def connected(keystone: KeystoneV2Stub, glance_port: int, **given: str) -> BoundedCloud:
+    fields = {"keystoneUrl": keystone.url, "login": given.get("login", "joe"), "keystoneVersion": "v2.0"}
+    account = Account(
+        "openstack",
+        fields | {"glanceUrl": f"http://127.0.0.1:{glance_port}"},
+        {"password": given.get("password", PASSWORD)},
+    )
+    target = Target("openstack", {"tenantName": given.get("tenant", "t"), "displayName": given.get("name", "one")})
+    return BoundedCloud.connect(OpenStackPublisher, account, target, Timeouts(5, 20, 20), EVERYWHERE)
+
+
+def test_next_ticket_of_an_account_uses_its_sign_in(keystone: KeystoneV2Stub) -> None:
+    with upload_server(Glance(keystone)) as glance:
+        for name in ("one", "two"):
+            cloud = connected(keystone, glance.port, name=name)
+            assert cloud.kept is (name == "two")
+            assert cloud.tagged("deployment") == []
+            cloud.close()
+        assert len(keystone._tokens) == 1
+
+
+@pytest.mark.parametrize("other", [{"login": "ann"}, {"tenant": "u"}])
+def test_another_login_or_project_signs_in_itself(keystone: KeystoneV2Stub, other: dict[str, str]) -> None:
+    with upload_server(Glance(keystone)) as glance:
+        connected(keystone, glance.port).tagged("deployment")
+        cloud = connected(keystone, glance.port, **other)
+        assert not cloud.kept
+        assert cloud.tagged("deployment") == []
+
+
+def test_wrong_password_does_not_get_the_sign_in_of_the_right_one(keystone: KeystoneV2Stub) -> None:
+    with upload_server(Glance(keystone)) as glance:
+        connected(keystone, glance.port).tagged("deployment")
+        with pytest.raises(PermanentCloudError, match="rejected the login"):
+            connected(keystone, glance.port, password="another")
+
+
+def test_refused_token_is_replaced_once_and_the_new_one_is_kept(keystone: KeystoneV2Stub) -> None:
+    with upload_server(Glance(keystone)) as glance:
+        connected(keystone, glance.port).tagged("deployment")
+        keystone.revoke_tokens()
+        cloud = connected(keystone, glance.port)
+        assert cloud.kept
+        assert cloud.tagged("deployment") == []
+        again = connected(keystone, glance.port)
+        assert again.kept
+        assert again.tagged("deployment") == []
+        assert len(keystone._tokens) == 1
+
+
+def test_changed_password_ends_the_sign_in(keystone: KeystoneV2Stub) -> None:
+    with upload_server(Glance(keystone)) as glance:
+        connected(keystone, glance.port).tagged("deployment")
+        keystone.revoke_tokens()
+        keystone.users = {"joe": "a new password"}
+        with pytest.raises(TransientCloudError):
+            connected(keystone, glance.port).tagged("deployment")
+        with pytest.raises(PermanentCloudError, match="rejected the login"):
+            connected(keystone, glance.port)
+
+
+def test_token_that_lives_too_short_is_not_kept(keystone: KeystoneV2Stub) -> None:
+    keystone.token_seconds = -1
+    with upload_server(Glance(keystone)) as glance:
+        connected(keystone, glance.port).tagged("deployment")
+        assert not connected(keystone, glance.port).kept
+
+
+def test_kept_sign_in_holds_no_password(keystone: KeystoneV2Stub) -> None:
+    with upload_server(Glance(keystone)) as glance:
+        connected(keystone, glance.port).tagged("deployment")
+    (kept,) = (each for _, each in _SIGN_INS._kept.values() if keystone.url in repr(each.access._data))
+    assert PASSWORD not in repr(kept.access._data)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from publisher.cli import redis_server
+from publisher.cli import programs
 from publisher.cli.supervisor import Program, Supervisor
 from publisher.core.errors import ConfigurationError
 from publisher.core.settings import Settings
@@ -24,7 +24,7 @@ def test_redis_listens_only_on_its_unix_socket(settings: Settings, tmp_path: Pat
     if find_redis() is None:
         missing("redis-server")
     address = settings.embedded_redis_socket
-    program = Program("redis", redis_server.prepare(settings), dict(os.environ), lambda: redis_server.answers(address))
+    program = Program("redis", programs.redis(settings), dict(os.environ), lambda: programs.redis_answers(address))
     with Supervisor(tmp_path / "logs", lambda name, line: None) as supervisor:
         supervisor.start(program)
 
@@ -39,11 +39,11 @@ def test_redis_listens_only_on_its_unix_socket(settings: Settings, tmp_path: Pat
                 answer += connection.recv(4096)
         assert answer == b"*2\r\n$4\r\nport\r\n$1\r\n0\r\n*2\r\n$4\r\nsave\r\n$0\r\n\r\n"
         with pytest.raises(ConfigurationError, match="already running here"):
-            redis_server.prepare(settings)
+            programs.redis(settings)
 
-    assert not redis_server.answers(address)
+    assert not programs.redis_answers(address)
     # A killed server leaves its socket behind. That must not prevent the next start.
-    redis_server.prepare(settings)
+    programs.redis(settings)
 
 
 def test_a_directory_that_others_may_write_to_is_refused(settings: Settings) -> None:
@@ -51,7 +51,7 @@ def test_a_directory_that_others_may_write_to_is_refused(settings: Settings) -> 
     settings.data_dir.chmod(0o777)
 
     with pytest.raises(ConfigurationError, match="only you can write to"):
-        redis_server.prepare(settings)
+        programs.redis(settings)
 
 
 def test_symlink_as_socket_directory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,7 +62,7 @@ def test_symlink_as_socket_directory_is_refused(tmp_path: Path, monkeypatch: pyt
     settings.embedded_redis_socket.parent.symlink_to(elsewhere)
 
     with pytest.raises(ConfigurationError, match="only you can write to"):
-        redis_server.prepare(settings)
+        programs.redis(settings)
 
 
 def test_error_without_redis_server_suggests_a_broker_url(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,4 +70,4 @@ def test_error_without_redis_server_suggests_a_broker_url(settings: Settings, mo
     monkeypatch.setenv("PATH", "/nowhere")
 
     with pytest.raises(ConfigurationError, match="PUBLISHER_BROKER_URL"):
-        redis_server.executable()
+        programs.redis_executable()

@@ -1,0 +1,323 @@
+"""Write documents in XML and JSON. The text is written directly, without a tree of elements.
+
+How to write each type of object is derived once from the schema, when a document first contains the type. A mistake in
+a document is one of this service and not of a caller, so it is a ValueError.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from json.encoder import encode_basestring
+
+from publisher.intake.wire.schema import JSON_ONLY, NAMESPACE, REQUEST_ONLY, TYPES, XSI, root_field
+from publisher.platforms.platform import TYPE_KEY, Document, Field, Kind, ObjectType
+from publisher.platforms.values import to_json
+from publisher.web.negotiation import Format
+
+_PREFIX = "ns0"
+_DECLARED = f' xmlns:{_PREFIX}="{NAMESPACE}"'
+_DECLARED_WITH_XSI = f'{_DECLARED} xmlns:xsi="{XSI}"'
+
+_Append = Callable[[list[str], object], None]
+"""Appends the text of an element that has this value."""
+
+
+def write_document(answer_format: Format, root: str, document: Document, *, request: bool = False) -> bytes:
+    """Write `document` as the body of an answer or a request. Only a request may contain secrets.
+
+    Raises ValueError if the document does not fit the schema.
+    """
+    return _WRITERS[answer_format, request].write(root_field(root), document)
+
+
+def write_list(form: Format, root: str, total: int, pages: Iterable[Sequence[Document]]) -> Iterator[bytes]:
+    """Yield the document of a list, one page of items at a time. `total` counts all matches.
+
+    Together the parts are what `write_document` writes for all items. Raises ValueError for an item that does not fit
+    the schema, and for the first type in XML that an object after the first page declares.
+    """
+    list_field = TYPES[root].by_name.get(root)
+    if list_field is None or list_field.item is None:
+        raise ValueError(f"{root!r} is no list")
+    if form is Format.JSON:
+        start, between, end = f'"{root}":{{"{list_field.item.name}":[', b",", b"]}}"
+    else:
+        start, between, end = f"<{root}>", b"", f"</{root}></{_PREFIX}:{root}>".encode()
+    head = b""
+    for page in filter(None, pages):
+        written = write_document(form, root, {"total": total, root: page})
+        before = written[: written.index(start.encode()) + len(start)]
+        if head and before != head:
+            raise ValueError("the namespaces of a list depend on its first items, which declare no type")
+        yield between + written[len(head) : -len(end)] if head else written[: -len(end)]
+        head = before
+    yield end if head else write_document(form, root, {"total": total})
+
+
+class _Members:
+    """Appends the elements of an object of one type, in the order of the schema, without those that are None or empty.
+
+    An answer never contains a secret or an element of REQUEST_ONLY, and in XML none of JSON_ONLY: they are left out
+    even if the document has them.
+    """
+
+    __slots__ = ("_elements", "_known", "_name")
+
+    def __init__(self, object_type: ObjectType, elements: list[tuple[Field, _Append]]) -> None:
+        self._name = object_type.name
+        self._known = frozenset(object_type.by_name) | {TYPE_KEY}
+        self._elements: list[tuple[str, _Append, object, bool]] = [
+            (field.name, append, [] if field.required and field.kind is Kind.LIST else None, field.required)
+            for field, append in elements
+        ]
+
+    def append(self, parts: list[str], document: Document) -> None:
+        """Raises ValueError for a value that the type has no element for, and for a required element that is
+        missing."""
+        if not document.keys() <= self._known:
+            unknown = ", ".join(sorted(set(document) - self._known))
+            raise ValueError(f"{self._name} has no element {unknown}")
+        for name, append, default, required in self._elements:
+            value = document.get(name)
+            if value is None:
+                if not required:
+                    continue
+                if default is None:
+                    raise ValueError(f"{self._name} needs {name}")
+                value = default
+            if value != "":
+                append(parts, value)
+
+
+class _Writer(ABC):
+    """Writes the documents of one format, either answers or requests."""
+
+    hidden = REQUEST_ONLY
+    """The elements that no answer contains."""
+
+    def __init__(self, *, request: bool) -> None:
+        self._request = request
+        self._members: dict[str, _Members] = {}
+
+    @abstractmethod
+    def write(self, root: Field, document: Document) -> bytes:
+        """Write a whole document."""
+
+    @abstractmethod
+    def _leaf(self, field: Field, *, item: bool = False) -> _Append:
+        """Return what appends an element that contains a value. `item`: it is part of a list."""
+
+    @abstractmethod
+    def _object(self, field: Field, *, item: bool = False) -> _Append:
+        """Return what appends an element that contains an object."""
+
+    @abstractmethod
+    def _list(self, field: Field, item: Field) -> _Append:
+        """Return what appends a list: the wrapper, and the elements inside it."""
+
+    def _element(self, field: Field, *, item: bool = False) -> _Append:
+        """Return what appends an element of any kind."""
+        if field.item is not None:
+            return self._list(field, field.item)
+        if field.kind in (Kind.OBJECT, Kind.POLYMORPHIC):
+            return self._object(field, item=item)
+        return self._leaf(field, item=item)
+
+    def _members_of(self, field: Field, document: Document) -> tuple[_Members, str]:
+        """Return what appends the members of an object, and the type that the object must declare, or "".
+
+        Raises ValueError if the document does not name a type that `field` may hold. Only a request may leave the type
+        out: existing clients need it in an answer.
+        """
+        declared = document.get(TYPE_KEY)
+        name = field.type
+        if field.kind is Kind.POLYMORPHIC and not (declared is None and self._request):
+            name = str(declared)
+            object_type = TYPES.get(name)
+            if object_type is None or object_type.abstract != field.type or not object_type.platform:
+                raise ValueError(f"{declared!r} is not a concrete type of {field.type}")
+        found = self._members.get(name)
+        if found is None:
+            found = self._members[name] = self._derived(TYPES[name])
+        return found, "" if declared is None else name
+
+    def _derived(self, object_type: ObjectType) -> _Members:
+        shown = [
+            field
+            for field in object_type.fields
+            if self._request or (field.name not in self.hidden and not field.secret)
+        ]
+        return _Members(object_type, [(field, self._element(field)) for field in shown])
+
+
+class _XmlWriter(_Writer):
+    """Writes XML. The root is qualified and its children are not; there is no default namespace.
+
+    The second part of a document holds its namespace declarations: `xsi` is among them only if an object declares a
+    type.
+    """
+
+    hidden = REQUEST_ONLY | JSON_ONLY
+
+    def write(self, root: Field, document: Document) -> bytes:
+        parts = [f"<?xml version='1.0' encoding='UTF-8'?>\n<{_PREFIX}:{root.name}", _DECLARED]
+        self._append_object("", f"</{_PREFIX}:{root.name}>", root, parts, document)
+        return "".join(parts).encode()
+
+    def _leaf(self, field: Field, *, item: bool = False) -> _Append:
+        return _leaf(field, f"<{field.name}>", f"</{field.name}>", escape=_escape_xml)
+
+    def _object(self, field: Field, *, item: bool = False) -> _Append:
+        return partial(self._append_object, f"<{field.name}", f"</{field.name}>", field)
+
+    def _append_object(self, start: str, end: str, field: Field, parts: list[str], value: object) -> None:
+        document = _as_document(field, value)
+        members, declared = self._members_of(field, document)
+        if declared:
+            parts[1] = _DECLARED_WITH_XSI
+            start = f'{start} xsi:type="{_PREFIX}:{declared}"'
+        parts.append(f"{start}>")
+        before = len(parts)
+        members.append(parts, document)
+        if len(parts) > before:
+            parts.append(end)
+        else:
+            parts[-1] = f"{start}/>"
+
+    def _list(self, field: Field, item: Field) -> _Append:
+        start, end, empty = f"<{field.name}>", f"</{field.name}>", f"<{field.name}/>"
+        append_item = self._element(item, item=True)
+
+        def append(parts: list[str], value: object) -> None:
+            items = _as_items(field, value)
+            parts.append(start if items else empty)
+            for each in items:
+                append_item(parts, each)
+            if items:
+                parts.append(end)
+
+        return append
+
+
+class _JsonWriter(_Writer):
+    """Writes JSON. A comma precedes each member and each item; the first one's is removed afterwards."""
+
+    def write(self, root: Field, document: Document) -> bytes:
+        parts: list[str] = []
+        self._append_object("", root, parts, document)
+        return "".join(parts).encode()
+
+    def _leaf(self, field: Field, *, item: bool = False) -> _Append:
+        return _leaf(field, _start_json(field, item=item), "", escape=encode_basestring, quote='"')
+
+    def _object(self, field: Field, *, item: bool = False) -> _Append:
+        return partial(self._append_object, _start_json(field, item=item), field)
+
+    def _append_object(self, start: str, field: Field, parts: list[str], value: object) -> None:
+        document = _as_document(field, value)
+        members, declared = self._members_of(field, document)
+        parts.append(f'{start}{{"{TYPE_KEY}":"{declared}"' if declared else f"{start}{{")
+        before = len(parts)
+        members.append(parts, document)
+        if not declared:
+            _remove_comma(parts, before)
+        parts.append("}")
+
+    def _list(self, field: Field, item: Field) -> _Append:
+        start = f'{_start_json(field)}{{"{item.name}":['
+        append_item = self._element(item, item=True)
+
+        def append(parts: list[str], value: object) -> None:
+            items = _as_items(field, value)
+            parts.append(start)
+            before = len(parts)
+            for each in items:
+                append_item(parts, each)
+            _remove_comma(parts, before)
+            parts.append("]}")
+
+        return append
+
+
+def _start_json(field: Field, *, item: bool = False) -> str:
+    return "," if item else f',"{field.name}":'
+
+
+def _remove_comma(parts: list[str], at: int) -> None:
+    if len(parts) > at:
+        parts[at] = parts[at][1:]
+
+
+_WRITERS: dict[tuple[Format, bool], _Writer] = {
+    (form, request): made(request=request)
+    for form, made in ((Format.XML, _XmlWriter), (Format.JSON, _JsonWriter))
+    for request in (False, True)
+}
+
+
+# Values -------------------------------------------------------------------------------------------------------------
+
+# `to_json` decides what a value may be, and writes the unusual ones. What is common is recognized here, which takes a
+# fraction of the time.
+
+
+def _leaf(field: Field, start: str, end: str, *, escape: Callable[[str], str], quote: str = "") -> _Append:
+    """Return what appends a value between `start` and `end`. It raises ValueError if it is not of the field's kind.
+
+    `escape` converts a text, `quote` encloses a dateTime.
+    """
+
+    def boolean(parts: list[str], value: object) -> None:
+        if not isinstance(value, bool):
+            to_json(field, value)  # raises
+        parts.append(true if value else false)
+
+    def number(parts: list[str], value: object) -> None:
+        usual = type(value) is int and least <= value <= greatest
+        parts.append(f"{start}{value if usual else to_json(field, value)}{end}")
+
+    def date_time(parts: list[str], value: object) -> None:
+        if type(value) is datetime and value.tzinfo is UTC:
+            moment = f"{value.isoformat(timespec='milliseconds')[:-6]}Z"  # in place of +00:00
+        else:
+            moment = str(to_json(field, value))
+        parts.append(f"{start}{quote}{moment}{quote}{end}")
+
+    def text(parts: list[str], value: object) -> None:
+        usual = type(value) is str and value.isascii() and value.isprintable()
+        shown = value if usual else to_json(field, value)
+        parts.append(f"{start}{escape(str(shown))}{end}")
+
+    true, false = f"{start}true{end}", f"{start}false{end}"
+    if field.kind is Kind.BOOLEAN:
+        return boolean
+    if field.kind is Kind.DATE_TIME:
+        return date_time
+    if field.kind in (Kind.INTEGER, Kind.LONG):
+        least, greatest = field.bounds
+        return number
+    return text
+
+
+def _escape_xml(text: str) -> str:
+    if text.isalnum():
+        return text
+    # A carriage return that is not escaped is read as a line feed.
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("\r", "&#13;")
+
+
+def _as_document(field: Field, value: object) -> Document:
+    """Return `value`, which must be a Document. Raises ValueError if it is not."""
+    if not isinstance(value, dict):
+        raise ValueError(f"{field.name} holds an object, not {type(value).__name__}")
+    return value
+
+
+def _as_items(field: Field, value: object) -> list[object] | tuple[object, ...]:
+    """Return `value`, which must be a list. Raises ValueError if it is not."""
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"{field.name} holds a list, not {type(value).__name__}")
+    return value

@@ -1,0 +1,339 @@
+"""Creating tickets: together, if several threads do so at the same time, and once for each idempotency key."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from sqlalchemy import Connection, Engine, Select, Text, and_, bindparam, delete, insert, literal, select
+from sqlalchemy.exc import TimeoutError as StoreTimeout
+
+from publisher.core.batches import Abandoned, Batches, TurnTimeout
+from publisher.core.errors import Conflict, PublisherError
+from publisher.core.image import Image
+from publisher.core.ticket import Phase, Progress, State, Ticket
+from publisher.core.uris import ticket_uri
+from publisher.platforms.platform import cloud_account
+from publisher.store.audit import Actor, audit_changes
+from publisher.store.engine import busy_seconds, db_now, insert_rows, reading, upsert, writing
+from publisher.store.images import IMAGE_COLUMNS, hold_ready_images, image_of_row
+from publisher.store.limits import QueueCapacity
+from publisher.store.tables import history, idempotency_keys, images, tickets, users
+from publisher.store.ticket_rows import TICKET_COLUMNS, ticket_of
+
+_HARDLY_WAITED_SECONDS = 1.0
+_TOGETHER = 64
+"""Maximum number of tickets in one transaction: the first ones wait for the last ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class IdempotencyKey:
+    """A key, and the request that it came with."""
+
+    owner: str
+    """Login of the caller. Each caller has its own keys."""
+    key: str
+    fingerprints: tuple[str, ...] = field(repr=False)
+    """Fingerprints of the request, by each of the vault's keys; store the first."""
+    seconds: float
+    """How long the key is valid."""
+
+    @property
+    def name(self) -> tuple[str, str]:
+        return self.owner, self.key
+
+
+class KeyTaken(Conflict):
+    """Idempotency-Key: another request with this key is being processed; try again"""
+
+
+class IdempotencyKeys:
+    """Idempotency keys and their tickets."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def ticket(self, key: IdempotencyKey) -> Ticket | None:
+        """Return the ticket of the first request with this key; None if there was none.
+
+        Raises `Conflict` if that was a different request.
+        """
+        query = (
+            select(*[*TICKET_COLUMNS, idempotency_keys.c.digest])
+            .join(idempotency_keys, idempotency_keys.c.ticket_id == tickets.c.id)
+            .where(idempotency_keys.c.owner == key.owner, idempotency_keys.c.key == key.key)
+            .where(idempotency_keys.c.created > db_now() - key.seconds)
+        )
+        with reading(self._engine) as connection:
+            row = connection.execute(query).one_or_none()
+        if row is None:
+            return None
+        if row.digest not in key.fingerprints:
+            raise Conflict("Idempotency-Key: was used for another request; a new request needs a new key")
+        return ticket_of(row)
+
+    def purge(self, seconds: float) -> int:
+        """Delete the keys that are older than `seconds`. Return how many."""
+        expired = idempotency_keys.c.created <= db_now() - seconds
+        with writing(self._engine, durable=False) as connection:
+            return connection.execute(delete(idempotency_keys).where(expired)).rowcount
+
+
+@dataclass(frozen=True, slots=True)
+class NewTicket:
+    """A ticket that is to be created: whose it is, its image, its account and where the image goes."""
+
+    owner: str
+    appliance_id: int
+    image_id: int
+    image_size: int
+    platform: str
+    account: dict[str, Any]
+    sealed_secrets: bytes = field(repr=False)
+    target: dict[str, Any]
+    name: str
+    account_id: int | None = None
+    own_elements: Collection[str] = ()
+    """Names of the account elements that the request gave itself, if it named a stored account."""
+    notify_url: str | None = field(default=None, repr=False)
+    request_id: str | None = None
+    traceparent: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Basis:
+    """What the store knows about a publish request."""
+
+    image: Image | None
+    """The image, if there is one and the owner has it."""
+    key_known: bool
+    """The idempotency key has been used; it may have expired since."""
+    signs: bool
+    """The owner has a secret that signs notifications."""
+
+
+@dataclass(slots=True, eq=False)
+class _Wanted:
+    """A ticket that a thread wants to create, with its row and who acts."""
+
+    new: NewTicket
+    key: IdempotencyKey | None
+    actor: Actor | None
+    row: dict[str, Any]
+    since: float = field(default_factory=time.monotonic)
+    last_try: bool = False
+    """A failure is final: it is this ticket's own, or the transaction may have been committed nevertheless."""
+
+    def time_left(self) -> float | None:
+        """Return how long to wait for the locks of others, after having waited for other threads; None: the default."""
+        waited = time.monotonic() - self.since
+        return None if waited < _HARDLY_WAITED_SECONDS else max(0.0, busy_seconds() - waited)
+
+
+class NewTickets:
+    """Creates tickets. All threads and actors of a process share it.
+
+    While one thread writes, the tickets of others wait, and the next transaction takes all of them. This saves most
+    waits for the disk and most statements. One that cannot be created does not keep the others from it.
+    """
+
+    def __init__(self, engine: Engine, *, wake_again_seconds: float, capacity: QueueCapacity) -> None:
+        self._engine = engine
+        self._wake_again_seconds = wake_again_seconds
+        self._capacity = capacity
+        self._batches = Batches(self._commit, at_most=_TOGETHER)
+
+    def create(self, new: NewTicket, key: IdempotencyKey | None, actor: Actor | None) -> Ticket:
+        """Commit a queued ticket and the actor's audit entry.
+
+        Raises `TooMany` if too many tickets are queued, `Conflict` if the image was deleted or is being registered
+        again, and `KeyTaken` if another ticket has the key already. No ticket is created then.
+        """
+        wanted = _Wanted(new, key, actor, _row(new))
+        try:
+            return self._batches.do(wanted, wait_seconds=busy_seconds())
+        except PublisherError:
+            raise
+        except TurnTimeout:
+            raise StoreTimeout("others have been writing to the store for too long") from None
+        except Exception as error:
+            if wanted.last_try:
+                raise (StoreTimeout(str(error)) if isinstance(error, Abandoned) else error) from None
+        # The group's transaction was rolled back, perhaps because of another ticket.
+        (verdict,) = self._commit([wanted])
+        if isinstance(verdict, Exception):
+            raise verdict
+        return verdict
+
+    def _commit(self, group: Sequence[_Wanted]) -> Sequence[Ticket | Exception]:
+        """Write the tickets of a group in one transaction. Return each one's ticket, or why there is none."""
+        group[0].last_try = len(group) == 1
+        with writing(self._engine, wait_seconds=group[0].time_left()) as connection:
+            verdicts = self._write(connection, group)
+            for each in group:
+                each.last_try = True
+        return verdicts
+
+    def _write(self, connection: Connection, group: Sequence[_Wanted]) -> list[Ticket | Exception]:
+        now, ready = hold_ready_images(connection, {each.new.image_id for each in group})
+        taken = _taken_keys(connection, [each.key for each in group if each.key], now)
+        no_room = self._capacity.room(connection)
+
+        def refusal(wanted: _Wanted) -> Exception | None:
+            if wanted.new.image_id not in ready:
+                return missing_image(wanted.new.image_id)
+            if wanted.key and wanted.key.name in taken:
+                return KeyTaken()
+            if full := no_room(wanted.new.owner):
+                return full
+            if wanted.key:
+                taken.add(wanted.key.name)
+            return None
+
+        refusals = {each: refusal(each) for each in group}
+        created = self._insert(connection, [each for each, refused in refusals.items() if not refused], now)
+        # A key that another process has taken meanwhile leaves its ticket out.
+        return [created.get(each) or refused or KeyTaken() for each, refused in refusals.items()]
+
+    def _insert(self, connection: Connection, group: Sequence[_Wanted], now: float) -> dict[_Wanted, Ticket]:
+        """Insert tickets, with their keys, histories and audit entries. Leave out those whose key is taken."""
+        if not group:
+            return {}
+        times = {"created": now, "modified": now, "accepted": now, "wake_at": now + self._wake_again_seconds}
+        rows = [each.row | times for each in group]
+        ids = {row.uid: row.id for row in insert_rows(connection, tickets, rows, "id", "uid")}
+        created = {each: _ticket(ids[row["uid"]], row) for each, row in zip(group, rows, strict=True)}
+        keys = {ticket.id: each.key for each, ticket in created.items() if each.key}
+        if late := keys.keys() - claim_keys(connection, keys, now):
+            connection.execute(delete(tickets).where(tickets.c.id.in_(late)))
+            created = {each: ticket for each, ticket in created.items() if ticket.id not in late}
+        connection.execute(_APPEND_HISTORY, {"ids": [ticket.id for ticket in created.values()]})
+        audit_changes(connection, "ticket.create", now, [_change(each, ticket) for each, ticket in created.items()])
+        return created
+
+
+def missing_image(id: int) -> Conflict:
+    return Conflict(f"image {id} was deleted, or is not ready any more")
+
+
+def read_basis(
+    connection: Connection, owner: str, appliance_id: int, image_id: int, key: IdempotencyKey | None
+) -> Basis:
+    """Read what a publish request needs to know, in one statement."""
+    given = {
+        "owner": owner,
+        "appliance": appliance_id,
+        "image": image_id,
+        "caller": key and key.owner,
+        "key": key and key.key,
+    }
+    row = connection.execute(_BASIS, given).one_or_none()
+    if row is None:
+        return Basis(image=None, key_known=False, signs=False)
+    return Basis(image_of_row(row) if row.id is not None else None, row.ticket_id is not None, row.signs)
+
+
+_APPEND_HISTORY = insert(history).from_select(
+    ["ticket_id", "at", "to_state", "phase", "words"],
+    select(tickets.c.id, tickets.c.created, tickets.c.state, tickets.c.phase, literal("Accepted", Text)).where(
+        tickets.c.id.in_(bindparam("ids", expanding=True))
+    ),
+)
+
+_BASIS: Select[Any] = (
+    select(*IMAGE_COLUMNS, idempotency_keys.c.ticket_id, users.c.sealed_notify_secret.is_not(None).label("signs"))
+    .select_from(users)
+    .outerjoin(
+        images,
+        and_(
+            images.c.id == bindparam("image"),
+            images.c.owner == users.c.login,
+            images.c.appliance_id == bindparam("appliance"),
+        ),
+    )
+    .outerjoin(
+        idempotency_keys,
+        and_(idempotency_keys.c.owner == bindparam("caller"), idempotency_keys.c.key == bindparam("key")),
+    )
+    .where(users.c.login == bindparam("owner"))
+)
+
+
+def _row(new: NewTicket) -> dict[str, Any]:
+    """Return the row of a ticket, without the times of its creation."""
+    return {
+        "uid": str(uuid.uuid4()),
+        "owner": new.owner,
+        "appliance_id": new.appliance_id,
+        "image_id": new.image_id,
+        "platform": new.platform,
+        "account_id": new.account_id,
+        "account": new.account,
+        "own_elements": sorted(new.own_elements) if new.account_id is not None else None,
+        "cloud_account": cloud_account(new.platform, new.account, new.target),
+        "sealed_secrets": new.sealed_secrets,
+        "target": new.target,
+        "name": new.name,
+        "notify_url": new.notify_url,
+        "state": State.QUEUED,
+        "phase": Phase.WAITING,
+        "sent": 0,
+        "total": new.image_size,
+        "attempt": 0,
+        "not_before": 0.0,
+        "lease_token": 0,
+        "lease_until": 0.0,
+        "wakes": 0,
+        "request_id": new.request_id,
+        "traceparent": new.traceparent,
+    }
+
+
+def _ticket(id: int, row: dict[str, Any]) -> Ticket:
+    """Return the ticket as it would be read from this row."""
+    values: dict[str, Any] = {name: row.get(name) for name in _READ}
+    return Ticket(id=id, **values, progress=Progress(row["sent"], row["total"]))
+
+
+_READ = [each.name for each in fields(Ticket) if each.name not in ("id", "progress", "downloads")]
+
+
+def _change(wanted: _Wanted, ticket: Ticket) -> tuple[Actor | None, str, str]:
+    uri = ticket_uri(ticket.owner, ticket.appliance_id, ticket.image_id, ticket.id)
+    return wanted.actor, uri, f"to {ticket.platform}, as {ticket.name!r}"
+
+
+def _taken_keys(connection: Connection, keys: Sequence[IdempotencyKey], now: float) -> set[tuple[str, str]]:
+    """Return the names of those keys that have a ticket. Deletes those that have expired."""
+    if not keys:
+        return set()
+    query = select(idempotency_keys.c.owner, idempotency_keys.c.key, idempotency_keys.c.created).where(
+        idempotency_keys.c.owner.in_({each.owner for each in keys}),
+        idempotency_keys.c.key.in_({each.key for each in keys}),
+    )
+    created = {(row.owner, row.key): row.created for row in connection.execute(query)}
+    known = [each for each in keys if each.name in created]
+    expired = {each.name: each for each in known if created[each.name] <= now - each.seconds}
+    for _, each in sorted(expired.items()):
+        same = idempotency_keys.c.owner == each.owner, idempotency_keys.c.key == each.key
+        connection.execute(delete(idempotency_keys).where(*same, idempotency_keys.c.created <= now - each.seconds))
+    return {each.name for each in known} - set(expired)
+
+
+def claim_keys(connection: Connection, keys: Mapping[int, IdempotencyKey], now: float) -> set[int]:
+    """Store the keys of these tickets, in the transaction that creates the tickets. Return the tickets that got theirs.
+
+    If another transaction is storing the same key, waits until that ends.
+    """
+    rows = [
+        {"owner": key.owner, "key": key.key, "digest": key.fingerprints[0], "ticket_id": ticket_id, "created": now}
+        # In one order, so that two transactions cannot deadlock.
+        for ticket_id, key in sorted(keys.items(), key=lambda each: each[1].name)
+    ]
+    if not rows:
+        return set()
+    insert = upsert(connection, idempotency_keys).on_conflict_do_nothing().returning(idempotency_keys.c.ticket_id)
+    return set(connection.execute(insert, rows).scalars())
