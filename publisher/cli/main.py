@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import Annotated, Any, NoReturn
 
 import typer
-from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
+from typer.core import TyperCommand, TyperGroup
 from typer.main import get_group
 
 from publisher.core.closed_pipe import quiet_end, reader_is_gone
@@ -67,28 +67,6 @@ LISTED = (
 
 class ConnectionBroken(PublisherError):
     """A connection broke off; try again."""
-
-
-class _Conversion:
-    """Converts the values of parameters, and leaves to Typer only those that need it.
-
-    Typer converts with pydantic, even a value that is not given. To import that takes 0.1 s.
-    """
-
-    by_typer = TyperOption.get_runtime_param
-
-    def coerce(self, value: Any, param: Any, ctx: Any) -> Any:
-        several = param.multiple or param.nargs != 1
-        if value is None:
-            return () if several else None
-        if not several and (parse := param.type_descriptor.parameter_info.parser):
-            return parse(value)
-        if isinstance(value, str) and param.type_descriptor.annotation is str:
-            return value
-        return _Conversion.by_typer(param).coerce(value, param=param, ctx=ctx)
-
-
-TyperOption.get_runtime_param = TyperArgument.get_runtime_param = lambda self: _Conversion()  # type: ignore
 
 
 class ListedCommand(TyperCommand):
