@@ -333,7 +333,7 @@ def measure(
             # the answers of a plain poll, from the same round or the previous one.
             for name in list(ways)[:: -1 if turn % 2 else 1]:
                 rounds[name].append(ways[name]())
-        print_table(console, database, rounds, given)
+        print_table(console, database, rounds, versions, given)
     console.print(
         f"{database}: a first poll with a password took {first * 1000:.1f} ms, later ones {later * 1000:.1f} ms:"
         f" the password is hashed once"
@@ -366,7 +366,13 @@ def ratio(each: list[Report], other: list[Report]) -> float:
     return statistics.median(one.rate / two.rate for one, two in zip(each, other, strict=True))
 
 
-def print_table(console: Console, database: str, rounds: dict[str, list[Report]], given: argparse.Namespace) -> None:
+def print_table(
+    console: Console,
+    database: str,
+    rounds: dict[str, list[Report]],
+    versions: Sequence[Version],
+    given: argparse.Namespace,
+) -> None:
     title = f"One intake process on {database}, {given.clients} clients, medians of {given.rounds} interleaved rounds"
     headings = (
         "requests",
@@ -382,13 +388,13 @@ def print_table(console: Console, database: str, rounds: dict[str, list[Report]]
     table = Table(*headings, title=title)
     for name, reports in rounds.items():
         compared = name.startswith(PUBLISH) or name in (FLOWER, FLOOR)
-        before = next((old for old in rounds if old != name and old.rpartition(", ")[0] == name and old != TWO), None)
+        before = of(name, versions[-1]) if len(versions) > 1 else name
         p99 = statistics.median(report.p99 for report in reports)
         slower = statistics.median(a.p99 / b.p99 for a, b in zip(reports, rounds[FLOWER], strict=True))
         table.add_row(
             name,
             f"{statistics.median(report.rate for report in reports):.0f}",
-            f"{ratio(reports, rounds[before]):.2f}" if before and not before.endswith(", 304") else "",
+            f"{ratio(reports, rounds[before]):.2f}" if before != name and before in rounds else "",
             f"{ratio(reports, rounds[FLOWER]):.2f}" if compared else "",
             f"{ratio(reports, rounds[FLOOR]):.2f}" if compared else "",
             f"{p99 * 1000:.1f}",

@@ -16,11 +16,15 @@ from sqlalchemy.exc import TimeoutError as StoreTimeout
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
-_READERS = 40
+_READERS, _READERS_MOST = 4, 40
+"""Number of threads that read, and of those if all of them wait: for a password's turn, or for a slow database. More
+threads than cores compete for the interpreter, which costs a fifth of a read."""
 _WRITERS = 16
 """Number of threads that write to the store. Fewer than the store has connections, so that readers have some, too."""
 _WAITING_MAX = 500
 _WAIT_SECONDS = 5.0
+_BUSY_SECONDS = 0.01
+"""If no thread has taken a call by then, all are taken to be waiting."""
 
 
 class _Call:
@@ -63,14 +67,24 @@ class _Call:
 
 
 class Threads:
-    """Up to `most` threads, which event loops share. A call costs a fraction of what anyio's threads cost."""
+    """Threads that event loops share. A call costs a fraction of what anyio's threads cost."""
 
     def __init__(
-        self, name: str, most: int, *, waiting_max: int | None = None, wait_seconds: float | None = None
+        self,
+        name: str,
+        usual: int,
+        most: int | None = None,
+        *,
+        waiting_max: int | None = None,
+        wait_seconds: float | None = None,
     ) -> None:
-        """Set how many calls may wait for a thread, and for how long; None: no limit."""
+        """Set the usual number of threads, and the number while those are waiting for something (`most`).
+
+        `waiting_max` calls may wait for a thread, for `wait_seconds`; None: no limit.
+        """
         self._name = name
-        self._most = most
+        self._usual = usual
+        self._most = most or usual
         self._waiting_max = waiting_max
         self._wait_seconds = wait_seconds
         self._calls: SimpleQueue[_Call] = SimpleQueue()
@@ -90,20 +104,34 @@ class Threads:
             if self._waiting_max is not None and waiting >= self._waiting_max:
                 raise StoreTimeout("too many wait for a thread")
             self._unfinished += 1
-            is_new_wanted = self._started < min(self._unfinished, self._most)
+            is_new_wanted = self._started < min(self._unfinished, self._usual)
             self._started += is_new_wanted
+            may_need_more = self._usual < self._most and self._unfinished > self._usual
         self._calls.put(call)
         if is_new_wanted:
-            threading.Thread(target=self._work, name=f"{self._name} {self._started}", daemon=True).start()
-        timer: asyncio.TimerHandle | None = None
+            self._start()
+        timers: list[asyncio.TimerHandle] = []
+        if may_need_more:
+            timers.append(call.loop.call_later(_BUSY_SECONDS, self._add_for, call))
         if waiting >= 0 and self._wait_seconds is not None:
-            timer = call.loop.call_later(self._wait_seconds, self._give_up, call)
+            timers.append(call.loop.call_later(self._wait_seconds, self._give_up, call))
         try:
             return typing.cast(_T, await call.future)
         finally:
-            if timer is not None:
+            for timer in timers:
                 timer.cancel()
-            del call, timer  # likewise
+            del call, timers  # likewise
+
+    def _start(self) -> None:
+        threading.Thread(target=self._work, name=f"{self._name} {self._started}", daemon=True).start()
+
+    def _add_for(self, call: _Call) -> None:
+        """Add a thread if none has taken this call."""
+        with self._lock:
+            if call.taken or self._started >= self._most:
+                return
+            self._started += 1
+        self._start()
 
     def _work(self) -> None:
         while True:
@@ -112,6 +140,10 @@ class Threads:
                 call.make()
                 self._end()
             del call
+            with self._lock:
+                if self._started > self._usual and self._calls.empty():
+                    self._started -= 1
+                    return
 
     def _give_up(self, call: _Call) -> None:
         if self._take(call):
@@ -130,6 +162,6 @@ class Threads:
         return not taken
 
 
-readers = Threads("reader", _READERS)
+readers = Threads("reader", _READERS, _READERS_MOST)
 writers = Threads("writer", _WRITERS, waiting_max=_WAITING_MAX, wait_seconds=_WAIT_SECONDS)
 """The threads that write to the store. Readers go on while another process locks it."""

@@ -76,3 +76,25 @@ def test_too_many_or_too_long_waiting_calls_are_refused_and_not_made() -> None:
 
     asyncio.run(run())
     assert made == [3]
+
+
+def test_threads_are_added_while_the_usual_ones_wait_and_end_afterwards() -> None:
+    free = threading.Event()
+    usual, most = 2, 5
+
+    async def run() -> None:
+        threads = Threads("elastic", usual, most)
+        busy = [asyncio.create_task(threads.run(free.wait, 60 * PATIENCE)) for _ in range(most - 1)]
+        assert await threads.run(len, "abc") == 3
+        assert len(alive()) <= most
+        free.set()
+        assert all(await asyncio.gather(*busy))
+        deadline = time.monotonic() + 60 * PATIENCE
+        while len(alive()) > usual:
+            assert time.monotonic() < deadline
+            await threads.run(time.sleep, 0.001)
+
+    def alive() -> list[threading.Thread]:
+        return [each for each in threading.enumerate() if each.name.startswith("elastic ")]
+
+    asyncio.run(run())
