@@ -111,7 +111,7 @@ class Intake:
         self, services: Services, lifespan: Callable[[Intake], AbstractAsyncContextManager[None]] | None = None
     ) -> None:
         self.state = State()
-        """What routes work with."""
+        """Holds what the routes work with."""
         self.state.services = services
         self.router = Router(first=count_address if services.settings.address_requests_per_second else None)
         for module in (status, api_description, pimages, images, appliances, accounts, apikeys, targets, users):

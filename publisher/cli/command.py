@@ -1,4 +1,4 @@
-"""What the commands have in common: the installation that they work on, their help, their output, their questions."""
+"""Shared parts of the commands: the installation that they work on, their help, their output, their questions."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ class StopAsked(Exception):  # not an error
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """What to run. `ready` returns whether it answers by now; it must return within about a second."""
+    """A program to run. `ready` returns whether it answers by now; it must return within about a second."""
 
     name: str
     command: Sequence[str]

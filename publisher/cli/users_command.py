@@ -232,7 +232,7 @@ def remove(login: Login, yes: Yes = False) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _PasswordSource:
-    """Where the options say that a password comes from. Without such an option, it is asked for."""
+    """The source of a password, by the options. Without such an option, it is asked for."""
 
     stdin: bool
     file: Path | None

@@ -130,7 +130,7 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class _FilledIn:
-    """What was filled in: the target, the account unless it is a stored one, and the errors in both."""
+    """The filled-in fields: the target, the account unless it is a stored one, and the errors in both."""
 
     target: Document
     account: Document

@@ -75,7 +75,7 @@ class InvalidSetting:
 
 @dataclass(frozen=True, slots=True)
 class Reading(Generic[S]):
-    """What an environment contains. In `settings`, each invalid value is replaced by the default."""
+    """The settings in an environment, and their errors. `settings` has the default for each invalid value."""
 
     settings: S
     problems: Sequence[InvalidSetting]

@@ -51,7 +51,7 @@ TRANSITIONS: frozenset[tuple[State, State]] = frozenset(
 
 
 class Phase(StrEnum):
-    """What a worker is doing with a ticket. For display only: no decision depends on it."""
+    """The work that a worker is doing on a ticket. For display only: no decision depends on it."""
 
     WAITING = "waiting"
     PREPARING = "preparing"
@@ -112,7 +112,7 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where in the cloud the image goes and by which name: the platform's own elements of a publishImage."""
+    """The place and the name of an image in the cloud: the platform's own elements of a publishImage."""
 
     platform: str
     fields: dict[str, Any] = field(default_factory=dict)

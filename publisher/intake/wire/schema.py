@@ -1,8 +1,8 @@
 """The UForge document types, as data: the elements of each, their order, and what they contain.
 
-Both codecs read only this table, so an element is added here, once. The order is that of the answers, which existing
-clients check; in requests it does not matter. Elements of the API that this service does not use are not listed: in a
-request they are ignored like unknown elements.
+Reading and writing use only this table, so an element is added here, once. The order is that of the answers, which
+existing clients check; in requests it does not matter. Elements of the API that this service does not use are not
+listed: in a request they are ignored like unknown elements.
 """
 
 from __future__ import annotations
