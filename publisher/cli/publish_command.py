@@ -309,9 +309,10 @@ def _register(
 
 def _accept(store: Store, settings: Settings, request: PublishRequest) -> Ticket:
     """Commit the ticket and wake a worker."""
+    from publisher.core.asking import alone
     from publisher.outbound.policy import OutboundPolicy
     from publisher.services.publishing import publish
 
     vault = open_vault(settings)
     policy, wake = OutboundPolicy.of(settings), partial(wake_worker, store, settings)
-    return publish(store, vault, lambda: request, policy=policy, wake=wake).ticket
+    return alone(publish(store, vault, lambda: request, policy=policy, wake=wake)).ticket

@@ -30,6 +30,7 @@ from typing import Annotated, Any, TypeVar
 from starlette.requests import Request
 from starlette.responses import Response
 
+from publisher.core.asking import Asking
 from publisher.core.errors import InvalidRequest, NotFound, PublisherError
 from publisher.core.fiql import parse
 from publisher.core.listing import Listing
@@ -274,10 +275,10 @@ class Caller:
         return Response(body, status, media_type=self.form.content_type)
 
 
-def caller(request: Request, _: Annotated[None, From(refuse_without_login)]) -> Caller:
+def caller(request: Request, _: Annotated[None, From(refuse_without_login)]) -> Asking[Caller]:
     """Return the caller of an API request. Raises `NotAuthenticated`, `TooMany`, `NotAcceptable`."""
     declared = declaration(request.scope["endpoint"])
-    found = signed_in_beside(request, declared.beside)
+    found = yield from signed_in_beside(request, declared.beside)
     return Caller(request, services(request), found, answer_format(request.headers.get("accept")), declared)
 
 

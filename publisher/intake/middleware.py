@@ -251,8 +251,8 @@ class Admission:
         given = next((value for name, value in scope["headers"] if name == b"authorization"), None)
         if given is None:
             return
-        if await self._authenticator.check_admission(given.decode("latin-1"), address(Request(scope))):
-            scope[PASSWORD_KNOWN] = True
+        if known := await self._authenticator.check_admission(given.decode("latin-1"), address(Request(scope))):
+            scope[PASSWORD_KNOWN] = known
 
     async def turn(self) -> None:
         """Wait until this refusal may be sent. A few are sent at once."""

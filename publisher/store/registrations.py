@@ -162,14 +162,14 @@ class Registrations:
         with reading(self._engine) as connection:
             return connection.execute(query).scalars().all()
 
-    def woken(self, id: int, *, sent: bool) -> None:
-        """Record that a worker was woken for an image, or could not be."""
+    def woken(self, *ids: int, sent: bool) -> None:
+        """Record that workers were woken for images, or could not be."""
         delay = wake_delay(images, self._wake_again_seconds)
         values = (
             {"wake_at": db_now() + delay, "wakes": images.c.wakes + 1} if sent else {"wake_at": db_now(), "wakes": 0}
         )
         with writing(self._engine, durable=False) as connection:
-            connection.execute(update(images).where(images.c.id == id).values(values))
+            connection.execute(update(images).where(images.c.id.in_(ids)).values(values))
 
     # For a worker -------------------------------------------------------------------------------------------------
 

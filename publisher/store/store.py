@@ -48,23 +48,30 @@ class Store:
         wake_again_seconds: float = 5.0,
         limits: Limits | None = None,
         new_tickets: NewTickets | None = None,
+        actor: Actor | None = None,
     ) -> None:
         limits = limits or Limits()
-        self.engine = engine
+        self._engine = engine
+        self.actor = actor
+        """Who makes the changes, for the audit log. Without an actor, none is recorded."""
         self._wake_again_seconds = wake_again_seconds
         self._limits = limits
         # Shared by the stores of all actors, because it commits their tickets together.
-        self._new_tickets = new_tickets or NewTickets(
+        self.new_tickets = new_tickets or NewTickets(
             engine, wake_again_seconds=wake_again_seconds, capacity=QueueCapacity(limits)
         )
         self._slots = UploadSlots(limits)
 
-    # A request needs a few of these repositories, so each is created when it is first used.
+    # A request needs a few of these, so each is created when it is first used.
+
+    @cached_property
+    def engine(self) -> Engine:
+        return acting(self._engine, self.actor) if self.actor else self._engine
 
     @cached_property
     def tickets(self) -> Tickets:
         return Tickets(
-            self.engine, wake_again_seconds=self._wake_again_seconds, new=self._new_tickets, slots=self._slots
+            self.engine, wake_again_seconds=self._wake_again_seconds, new=self.new_tickets, slots=self._slots
         )
 
     @cached_property
@@ -150,12 +157,12 @@ class Store:
 
         Close only the original store.
         """
-        engine = acting(self.engine, actor)
         return Store(
-            engine,
+            self._engine,
             wake_again_seconds=self._wake_again_seconds,
             limits=self._limits,
-            new_tickets=self._new_tickets,
+            new_tickets=self.new_tickets,
+            actor=actor,
         )
 
     def migrate(self) -> None:

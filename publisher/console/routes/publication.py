@@ -15,6 +15,7 @@ from publisher.console.page_request import Form, Posted, Visit, Visiting, first_
 from publisher.console.publish_form import NOT_STORED, Draft, as_before, draft
 from publisher.console.rendering import BASE, PageParts, render, sentence, with_parameter
 from publisher.console.throughput_chart import plot
+from publisher.core.asking import alone
 from publisher.core.errors import Conflict, InvalidRequest, TooMany, require_own
 from publisher.core.ticket import HistoryEntry, Phase, State, Ticket, image_of
 from publisher.core.uris import parse_id, ticket_uri
@@ -60,13 +61,15 @@ def publish(visit: Visiting, form: Posted, after: BackgroundTasks) -> Response:
         return _page(visit, drafted, drafted.errors, 400)
     services = visit.services
     try:
-        accepted = publishing.publish(
-            visit.store,
-            services.sealer,
-            drafted.request,
-            _key(visit, form),
-            policy=services.policy,
-            wake=wake_later(after, services.wakeups.ticket),
+        accepted = alone(
+            publishing.publish(
+                visit.store,
+                services.sealer,
+                drafted.request,
+                _key(visit, form),
+                policy=services.policy,
+                wake=wake_later(after, services.wakeups.ticket),
+            )
         )
     except InvalidRequest as error:
         return _page(visit, drafted, drafted.field_errors(error), 400)

@@ -11,6 +11,7 @@ from starlette.background import BackgroundTasks
 from starlette.requests import Request
 from starlette.responses import Response
 
+from publisher.core.asking import Asking
 from publisher.core.errors import NotFound, PublisherError, require_own
 from publisher.core.image import Image
 from publisher.core.ticket import Ticket, image_of
@@ -38,7 +39,7 @@ from publisher.store.publications import ListState
 from publisher.store.ticket_rows import Extent, TicketFilter
 from publisher.web.conditional import Rendered, caller_has, etag_of, last_modified, respond, stream, unchanged
 from publisher.web.request import Body, Id, wake_later
-from publisher.web.routing import From
+from publisher.web.routing import From, may_take_long
 
 router = api_router()
 
@@ -59,8 +60,8 @@ _NOT_READY = "the image is not ready"
     parameters=(IDEMPOTENCY_KEY,),
     conflict=_NOT_READY,
 )
-def publish(caller: Calling, body: Body, after: BackgroundTasks, uid: str, aid: Id) -> Response:
-    return _publish(caller, body, after, uid, aid, None)
+def publish(caller: Calling, body: Body, after: BackgroundTasks, uid: str, aid: Id) -> Asking[Response]:
+    return (yield from _publish(caller, body, after, uid, aid, None))
 
 
 @router.post(_IMAGE + "/pimages")
@@ -73,8 +74,8 @@ def publish(caller: Calling, body: Body, after: BackgroundTasks, uid: str, aid: 
     parameters=(IDEMPOTENCY_KEY,),
     conflict=_NOT_READY,
 )
-def publish_image(caller: Calling, body: Body, after: BackgroundTasks, uid: str, aid: Id, itid: Id) -> Response:
-    return _publish(caller, body, after, uid, aid, itid)
+def publish_image(caller: Calling, body: Body, after: BackgroundTasks, uid: str, aid: Id, itid: Id) -> Asking[Response]:
+    return (yield from _publish(caller, body, after, uid, aid, itid))
 
 
 @router.get(_IMAGE + "/pimages")
@@ -242,7 +243,9 @@ def statuses_of_user(caller: Calling, uid: str, img: str | None = None) -> Respo
     return _list(caller, _of_user(caller, uid, img))
 
 
-def _publish(caller: Caller, body: bytes, after: BackgroundTasks, uid: str, aid: int, itid: int | None) -> Response:
+def _publish(
+    caller: Caller, body: bytes, after: BackgroundTasks, uid: str, aid: int, itid: int | None
+) -> Asking[Response]:
     owner = caller.owner(uid)
 
     def request() -> PublishRequest:
@@ -256,7 +259,9 @@ def _publish(caller: Caller, body: bytes, after: BackgroundTasks, uid: str, aid:
 
     services = caller.services
     key = caller.idempotency_key(body)
-    accepted = publishing.publish(
+    if not services.policy.open:
+        may_take_long(caller.request)  # it may look up the hosts that the request names
+    accepted = yield from publishing.publish(
         caller.store,
         services.sealer,
         request,

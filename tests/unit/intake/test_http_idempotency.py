@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
+import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -14,7 +14,8 @@ from sqlalchemy import select, update
 from publisher.core.vault import Vault
 from publisher.store import tables
 from publisher.store.engine import reading, writing
-from publisher.store.tickets import Tickets
+from publisher.store.new_tickets import Basis, BasisWanted, NewTickets
+from publisher.web.threads import asking_to_write
 from tests.patience import PATIENCE
 from tests.service import JSON, SECRET, XML, Answer, Service, image_uri, json_body, ticket_path, xml_body
 
@@ -180,23 +181,25 @@ def test_key_stays_valid_after_secret_key_rotation(fresh: Service) -> None:
 
 def test_concurrent_requests_with_one_key_make_one_ticket(fresh: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     """This holds even if none of them finds the key at first."""
-    everyone = threading.Barrier(4)
-    look: Callable[..., Any] = Tickets.basis
-    first_look = threading.local()
-    waited: list[int] = []
+    look = NewTickets.bases
+    groups: list[int] = []
 
-    def together(*given: Any) -> Any:
-        found = look(*given)
-        if not getattr(first_look, "done", False):
-            first_look.done = True
-            waited.append(everyone.wait(20 * PATIENCE))
-        return found
+    def hold_the_first(new_tickets: NewTickets, group: Sequence[BasisWanted]) -> Sequence[Basis]:
+        groups.append(len(group))
+        deadline = time.monotonic() + 20 * PATIENCE
+        while groups == [1] and len(asking_to_write) < 4 and time.monotonic() < deadline:
+            time.sleep(0.001)
+        return look(new_tickets, group)
 
-    monkeypatch.setattr(Tickets, "basis", together)
-    with ThreadPoolExecutor(4) as pool:
+    monkeypatch.setattr(NewTickets, "bases", hold_the_first)
+    with ThreadPoolExecutor(5) as pool:
+        first = pool.submit(post, fresh, "another")
+        while not groups:
+            time.sleep(0.001)
         answers = list(pool.map(lambda _: post(fresh, "k"), range(4)))
-    assert sorted(waited) == [0, 1, 2, 3], "each of them looked before any had made a ticket"
+    assert groups == [1, 4], "each of the four looked before any of them had made a ticket"
+    assert first.result().status == 201
     assert [answer.status for answer in answers] == [201] * 4
     assert len({answer.headers["location"] for answer in answers}) == 1
-    assert len(tickets(fresh)) == 1
+    assert len(tickets(fresh)) == 2
     assert fresh.waker.ids == tickets(fresh)

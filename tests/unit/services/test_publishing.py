@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from publisher.core.asking import alone
 from publisher.core.errors import InvalidRequest, QueueUnavailable
 from publisher.core.image import Image
 from publisher.core.ticket import Phase, State, Ticket
@@ -34,18 +35,18 @@ class Broker:
         self.away = False
         self.sent: list[int] = []
 
-    def send(self, ticket_id: int) -> None:
+    def send(self, *ticket_ids: int) -> None:
         if self.away:
             raise QueueUnavailable("the message broker cannot be reached: Connection refused")
-        self.sent.append(ticket_id)
+        self.sent.extend(ticket_ids)
 
-    def send_image(self, image_id: int) -> None:
+    def send_image(self, *image_ids: int) -> None:
         raise NotImplementedError
 
 
 def accept(store: Store, vault: Vault, request: PublishRequest, *, policy: OutboundPolicy) -> Ticket:
     """Publish and return the ticket, without waking a worker."""
-    return publish(store, vault, lambda: request, policy=policy, wake=lambda id: None).ticket
+    return alone(publish(store, vault, lambda: request, policy=policy, wake=lambda id: None)).ticket
 
 
 def request(image: Image, **values: object) -> PublishRequest:

@@ -36,10 +36,10 @@ class Queue(WakeQueue):
         self.waiting = waiting or threading.Condition()
         self.closed = False
 
-    def send(self, ticket_id: int) -> None:
-        super().send(ticket_id)
+    def send(self, *ticket_ids: int) -> None:
+        super().send(*ticket_ids)
         with self.waiting:
-            self.sent.append(ticket_id)
+            self.sent.extend(ticket_ids)
             self.waiting.notify_all()
 
     def close(self) -> None:
