@@ -45,9 +45,8 @@ from publisher.core.ticket import Phase, State
 from publisher.core.uris import image_uri, ticket_uri
 from publisher.intake.wire.writing import write_document
 from publisher.store import Store
-from publisher.store.engine import reading, writing
+from publisher.store.database import reading, tickets, writing
 from publisher.store.new_tickets import NewTicket
-from publisher.store.tables import tickets
 from publisher.web.negotiation import Format
 from tests.servers.postgres import PostgresServer, postgres_server
 from tests.servers.process import Server, free_port, listens

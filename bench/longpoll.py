@@ -36,9 +36,8 @@ from publisher.core.settings import Settings
 from publisher.core.ticket import State, Ticket
 from publisher.core.uris import ticket_uri
 from publisher.store import Store
-from publisher.store.engine import db_now, writing
+from publisher.store.database import db_now, tickets, writing
 from publisher.store.new_tickets import NewTicket
-from publisher.store.tables import tickets
 from tests.patience import PATIENCE
 from tests.servers.patient_intake import WAIT_SECONDS, WAITING
 from tests.servers.process import Server, free_port, listens

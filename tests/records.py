@@ -11,9 +11,8 @@ from publisher.core.image import Digests, Image
 from publisher.core.ticket import Ticket
 from publisher.files.hashing import digest
 from publisher.store import Store
-from publisher.store.engine import db_now, writing
+from publisher.store.database import db_now, images, tickets, users, writing
 from publisher.store.new_tickets import NewTicket
-from publisher.store.tables import images, tickets, users
 
 OWNER = "root"
 APPLIANCE = 4

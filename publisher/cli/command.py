@@ -70,7 +70,7 @@ def open_store(settings: Settings, *, check: bool = True) -> Iterator[Store]:
     """
     # Imported here, as in the commands, so that `publisher --help` need not wait for it.
     from publisher.store import Store
-    from publisher.store.audit import Actor
+    from publisher.store.database import Actor
 
     if check and not settings.database_url and not (settings.data_dir / "publisher.db").exists():
         raise ConfigurationError(

@@ -13,10 +13,8 @@ from publisher.core.errors import Conflict, NotFound
 from publisher.core.listing import ListField, ListFieldKind, Listing, Page
 from publisher.core.names import check_name
 from publisher.core.uris import account_uri
-from publisher.store.audit import audit_change
-from publisher.store.engine import db_now, reading, writing
+from publisher.store.database import accounts, audit_change, db_now, reading, writing
 from publisher.store.list_queries import NUMBER, Fields, select_page
-from publisher.store.tables import accounts
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,7 @@ from sqlalchemy.exc import IntegrityError
 
 from publisher.core.errors import Conflict, NotFound
 from publisher.core.uris import api_key_uri
-from publisher.store.audit import audit_change
-from publisher.store.engine import db_now, reading, writing
-from publisher.store.tables import api_keys
+from publisher.store.database import api_keys, audit_change, db_now, reading, writing
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,7 @@ from sqlalchemy import Engine, case, delete, or_, select, update
 from publisher.core.errors import NotFound
 from publisher.core.ticket import State
 from publisher.core.uris import worker_uri
-from publisher.store.audit import audit_change
-from publisher.store.engine import db_now, reading, upsert, writing
-from publisher.store.tables import elections, tickets, workers
+from publisher.store.database import audit_change, db_now, elections, reading, tickets, upsert, workers, writing
 
 
 @dataclass(frozen=True, slots=True)

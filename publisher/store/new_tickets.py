@@ -17,11 +17,23 @@ from publisher.core.image import Image
 from publisher.core.ticket import Phase, Progress, State, Ticket
 from publisher.core.uris import ticket_uri
 from publisher.platforms.platform import cloud_account
-from publisher.store.audit import Actor, audit_changes
-from publisher.store.engine import busy_seconds, db_now, insert_rows, reading, upsert, writing
+from publisher.store.database import (
+    Actor,
+    audit_changes,
+    busy_seconds,
+    db_now,
+    history,
+    idempotency_keys,
+    images,
+    insert_rows,
+    reading,
+    tickets,
+    upsert,
+    users,
+    writing,
+)
 from publisher.store.images import IMAGE_COLUMNS, hold_ready_images, image_of_row
 from publisher.store.limits import QueueCapacity
-from publisher.store.tables import history, idempotency_keys, images, tickets, users
 from publisher.store.ticket_rows import TICKET_COLUMNS, ticket_of
 
 _HARDLY_WAITED_SECONDS = 1.0

@@ -18,10 +18,8 @@ from publisher.core.image import Checksums, Digests, Image, ImageState
 from publisher.core.ticket import FINAL
 from publisher.core.uris import image_uri
 from publisher.store.appliances import ensure_appliance
-from publisher.store.audit import audit_change
-from publisher.store.engine import db_now, reading, writing
+from publisher.store.database import audit_change, db_now, images, reading, tickets, writing
 from publisher.store.images import IMAGE_COLUMNS, image_of_row, no_image
-from publisher.store.tables import images, tickets
 from publisher.store.ticket_rows import wake_delay
 
 _UNREAD: dict[str, Any] = {

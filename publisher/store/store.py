@@ -11,12 +11,13 @@ from sqlalchemy import Engine, String, cast, column, inspect, select, table
 
 from publisher.core.errors import ConfigurationError
 from publisher.core.settings import Settings
-from publisher.store import tables
+from publisher.store import database
 from publisher.store.accounts import Accounts
 from publisher.store.api_keys import ApiKeys
 from publisher.store.appliances import Appliances
-from publisher.store.audit import Actor, Audit, acting
-from publisher.store.engine import open_engine, reading
+from publisher.store.audit import Audit
+from publisher.store.database import Actor, acting, reading
+from publisher.store.engine import open_engine
 from publisher.store.fleet import Fleet, Leadership
 from publisher.store.images import Images
 from publisher.store.leases import Leases
@@ -196,7 +197,7 @@ class Store:
     @cached_property
     def deployment(self) -> str:
         """The id of this installation, created with its tables. Part of the tags on its objects in clouds."""
-        query = select(tables.installation.c.value).where(tables.installation.c.name == "deployment")
+        query = select(database.installation.c.value).where(database.installation.c.name == "deployment")
         with reading(self.engine) as connection:
             return str(connection.execute(query).scalar_one())
 
@@ -206,9 +207,9 @@ class Store:
         For `tickets` and `images` the newest ones, for `users` the first by login.
         """
         name, about, order = {
-            "tickets": (cast(tables.tickets.c.id, String), tables.tickets.c.name, tables.tickets.c.id.desc()),
-            "images": (cast(tables.images.c.id, String), tables.images.c.name, tables.images.c.id.desc()),
-            "users": (tables.users.c.login, tables.users.c.login, tables.users.c.login),
+            "tickets": (cast(database.tickets.c.id, String), database.tickets.c.name, database.tickets.c.id.desc()),
+            "images": (cast(database.images.c.id, String), database.images.c.name, database.images.c.id.desc()),
+            "users": (database.users.c.login, database.users.c.login, database.users.c.login),
         }[kind]
         query = select(name, about).where(name.startswith(beginning, autoescape=True)).order_by(order).limit(count)
         with reading(self.engine) as connection:

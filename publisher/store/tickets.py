@@ -12,12 +12,23 @@ from publisher.core.errors import Conflict, NotFound
 from publisher.core.ticket import FINAL, CloudRef, HistoryEntry, Phase, Sample, State, Ticket
 from publisher.core.uris import ticket_uri
 from publisher.platforms.platform import cloud_account, image_service, platform_of
-from publisher.store.audit import actor_of, audit_change
-from publisher.store.engine import db_now, reading, writing
+from publisher.store.database import (
+    accounts,
+    actor_of,
+    audit_change,
+    db_now,
+    history,
+    images,
+    journal,
+    reading,
+    samples,
+    tickets,
+    tombstones,
+    writing,
+)
 from publisher.store.images import hold_ready_images
 from publisher.store.limits import UploadSlots
 from publisher.store.new_tickets import Basis, IdempotencyKey, NewTicket, NewTickets, missing_image, read_basis
-from publisher.store.tables import accounts, history, images, journal, samples, tickets, tombstones
 from publisher.store.ticket_rows import (
     TICKET_COLUMNS,
     VERSION_COLUMNS,

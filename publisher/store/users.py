@@ -34,9 +34,20 @@ from publisher.core.image import Image
 from publisher.core.names import check_line, check_name
 from publisher.core.ticket import Ticket
 from publisher.core.uris import role_uri, user_uri, webhook_uri
-from publisher.store.audit import audit_change
-from publisher.store.engine import db_now, keep_others_out, next_id, reading, writing
-from publisher.store.tables import api_keys, images, roles, sessions, tickets, users
+from publisher.store.database import (
+    api_keys,
+    audit_change,
+    db_now,
+    images,
+    keep_others_out,
+    next_id,
+    reading,
+    roles,
+    sessions,
+    tickets,
+    users,
+    writing,
+)
 from publisher.store.ticket_rows import Extent, extent_columns, ticket_and_image
 
 ENTITLEMENT_DESCRIPTIONS = {

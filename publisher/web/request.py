@@ -16,7 +16,7 @@ from publisher.core.vault import Sealer
 from publisher.outbound.policy import OutboundPolicy
 from publisher.services.wakeups import Wake, Wakeups
 from publisher.store import Store
-from publisher.store.audit import Actor
+from publisher.store.database import Actor
 from publisher.store.ticket_rows import Extent
 from publisher.store.users import CallerRow, User
 from publisher.web import auth

@@ -10,7 +10,7 @@ import hashlib
 from publisher.core.image import Digests
 from publisher.core.ticket import MIB, Phase, State, Ticket
 from publisher.store import Store
-from publisher.store.audit import Actor
+from publisher.store.database import Actor
 from publisher.store.fleet import Member
 from publisher.store.leases import Claim
 from publisher.store.new_tickets import NewTicket

@@ -17,9 +17,8 @@ from publisher.core.vault import Vault
 from publisher.files.hashing import digest
 from publisher.platforms.platform import Field, Kind, Platform, installed, known_platforms
 from publisher.store import Store
-from publisher.store.engine import db_now, writing
+from publisher.store.database import db_now, images, tickets, writing
 from publisher.store.new_tickets import NewTicket
-from publisher.store.tables import images, tickets
 from publisher.store.users import ENTITLEMENTS
 from publisher.web import auth
 from tests.records import remove_image

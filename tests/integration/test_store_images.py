@@ -16,9 +16,8 @@ from publisher.core.image import Digests, Image, ImageState
 from publisher.core.listing import Listing
 from publisher.core.ticket import FINAL, State, Ticket
 from publisher.store import Store
-from publisher.store.engine import writing
+from publisher.store.database import images, tickets, writing
 from publisher.store.new_tickets import NewTicket
-from publisher.store.tables import images, tickets
 from tests.records import APPLIANCE, OWNER, add_image_row, add_owner, add_ticket
 
 DIGESTS = Digests(1000, "5" * 32, "2" * 64, "f" * 128)

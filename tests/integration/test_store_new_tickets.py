@@ -19,11 +19,10 @@ from publisher.core.image import ImageState
 from publisher.core.ticket import State, Ticket
 from publisher.core.uris import ticket_uri
 from publisher.store import Store
-from publisher.store.audit import Actor
-from publisher.store.engine import open_engine, reading, writing
+from publisher.store.database import Actor, history, images, reading, writing
+from publisher.store.engine import open_engine
 from publisher.store.limits import Limits
 from publisher.store.new_tickets import IdempotencyKey, KeyTaken, NewTicket, NewTickets, claim_keys
-from publisher.store.tables import history, images
 from tests.patience import PATIENCE
 from tests.records import add_ticket, remove_image
 
@@ -312,7 +311,7 @@ def test_a_deleted_image_is_published_by_none_of_a_group(together: Together, sto
 @pytest.mark.long
 def test_no_ticket_waits_twice_for_a_locked_store(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither in the group nor alone after it."""
-    monkeypatch.setattr("publisher.store.engine._BUSY_SECONDS", 1.5)
+    monkeypatch.setattr("publisher.store.database._BUSY_SECONDS", 1.5)
     store, other = Store(open_engine(sqlite_url)), Store(open_engine(sqlite_url))
     try:
         add_ticket(store)
@@ -332,7 +331,7 @@ def test_no_ticket_waits_twice_for_a_locked_store(sqlite_url: str, monkeypatch: 
 def test_whoever_waits_too_long_for_the_store_gets_no_ticket(
     store: Store, other: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("publisher.store.engine._BUSY_SECONDS", 0.2)
+    monkeypatch.setattr("publisher.store.database._BUSY_SECONDS", 0.2)
     began = threading.Event()
     go_on = threading.Event()
     write = NewTickets._write

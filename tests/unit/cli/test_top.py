@@ -19,9 +19,8 @@ from publisher.cli.command import duration
 from publisher.cli.fleet_command import take_snapshot
 from publisher.core.ticket import Phase
 from publisher.store import Store
-from publisher.store.engine import db_now, writing
+from publisher.store.database import db_now, tickets, workers, writing
 from publisher.store.fleet import Member
-from publisher.store.tables import tickets, workers
 from tests.command import Cli
 from tests.patience import PATIENCE
 from tests.records import add_ticket, put_back

@@ -11,10 +11,8 @@ from publisher.console.routes.audit import page_of
 from publisher.console.routes.fleet import FleetReader
 from publisher.core.errors import Reason
 from publisher.core.ticket import Phase
-from publisher.store.audit import Actor
-from publisher.store.engine import db_now, writing
+from publisher.store.database import Actor, db_now, workers, writing
 from publisher.store.fleet import Member
-from publisher.store.tables import workers
 from tests.service import Service, xml_body
 from tests.unit.console.conftest import Browser
 

@@ -13,8 +13,7 @@ from publisher.console.throughput_chart import plot
 from publisher.core.errors import NotFound
 from publisher.core.ticket import Phase, Sample, State, Ticket
 from publisher.core.uris import ticket_uri
-from publisher.store.engine import db_now, writing
-from publisher.store.tables import notifications, samples
+from publisher.store.database import db_now, notifications, samples, writing
 from tests.service import SECRET, Service, xml_body
 from tests.unit.console.conftest import Browser, Page
 

@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from publisher.store import Store
-from publisher.store import engine as store_engine
+from publisher.store import Store, database
 from publisher.store.engine import open_engine
 from publisher.store.publications import Publications
 from publisher.store.tickets import Tickets
@@ -365,7 +364,7 @@ def unavailable(answer: Answer) -> None:
 @pytest.fixture
 def busy(monkeypatch: pytest.MonkeyPatch, start: Callable[..., Service]) -> Iterator[Service]:
     """An intake that waits only briefly for a lock, while another connection holds the lock."""
-    monkeypatch.setattr(store_engine, "_BUSY_SECONDS", 0.05)
+    monkeypatch.setattr(database, "_BUSY_SECONDS", 0.05)
     service = start()
     other = sqlite3.connect(service.settings.data_dir / "publisher.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")

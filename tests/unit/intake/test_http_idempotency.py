@@ -12,8 +12,8 @@ from cryptography.fernet import Fernet
 from sqlalchemy import select, update
 
 from publisher.core.vault import Vault
-from publisher.store import tables
-from publisher.store.engine import reading, writing
+from publisher.store import database
+from publisher.store.database import reading, writing
 from publisher.store.tickets import Tickets
 from tests.patience import PATIENCE
 from tests.service import JSON, SECRET, XML, Answer, Service, image_uri, json_body, ticket_path, xml_body
@@ -33,7 +33,7 @@ def tickets(service: Service) -> list[int]:
 
 def stored(service: Service) -> list[Any]:
     with reading(service.store.engine) as connection:
-        return list(connection.execute(select(tables.idempotency_keys)))
+        return list(connection.execute(select(database.idempotency_keys)))
 
 
 @pytest.mark.parametrize("path", [NESTED, FLAT])
@@ -120,7 +120,7 @@ def test_key_reveals_nothing_to_callers_who_may_not_publish(fresh: Service) -> N
     assert post(fresh, "k", login=None).status == 401
     assert post(fresh, "k", login="bob").status == 404
     with writing(fresh.store.engine) as connection:
-        connection.execute(update(tables.users).where(tables.users.c.login == "alice").values(entitlements=[]))
+        connection.execute(update(database.users).where(database.users.c.login == "alice").values(entitlements=[]))
     assert post(fresh, "k").status == 403
 
 
@@ -138,7 +138,7 @@ def test_expired_key_makes_a_new_ticket(fresh: Service) -> None:
         with writing(fresh.store.engine) as connection:
             age = 86400 + 60 if expected else 86400 - 60
             ticket = fresh.store.tickets.list()[0]
-            connection.execute(update(tables.idempotency_keys).values(created=ticket.created - age))
+            connection.execute(update(database.idempotency_keys).values(created=ticket.created - age))
         again = post(fresh, "k")
         assert again.status == 201
         assert (again.text("dbId") != first.text("dbId")) is expected

@@ -17,8 +17,8 @@ from publisher.core.ticket import Phase, Ticket
 from publisher.intake import long_poll
 from publisher.intake.documents import status_document
 from publisher.intake.long_poll import Watcher
-from publisher.store import tables
-from publisher.store.engine import writing
+from publisher.store import database
+from publisher.store.database import writing
 from publisher.web.conditional import Rendered
 from publisher.web.negotiation import Format
 from tests.installation import eventually
@@ -60,7 +60,7 @@ def poll(service: Service, ticket: Ticket, wait: str, **options: Any) -> Answer:
 
 def forget(service: Service, ticket: Ticket) -> None:
     with writing(service.store.engine) as connection:
-        connection.execute(delete(tables.tickets).where(tables.tickets.c.id == ticket.id))
+        connection.execute(delete(database.tickets).where(database.tickets.c.id == ticket.id))
 
 
 # The parameter ----------------------------------------------------------------------------------------------------
@@ -143,7 +143,7 @@ def test_conditional_request_is_held_until_a_change(
     ticket = fresh.publish()
     with writing(fresh.store.engine) as connection:
         # Long ago, because If-Modified-Since cannot see changes within one second.
-        connection.execute(tables.tickets.update().values(modified=1_700_000_000.5))
+        connection.execute(database.tickets.update().values(modified=1_700_000_000.5))
     first = poll(fresh, ticket, "0", accept=accept)
     known = {header: first.headers[field]}
 

@@ -159,7 +159,7 @@ def test_reads_continue_while_the_store_is_locked(
 ) -> None:
     # Even on a slow machine, no writer may give up before the reads below are done.
     monkeypatch.setattr("publisher.web.threads.writers._wait_seconds", 60.0 * PATIENCE)
-    monkeypatch.setattr("publisher.store.engine._BUSY_SECONDS", 60 * PATIENCE)
+    monkeypatch.setattr("publisher.store.database._BUSY_SECONDS", 60 * PATIENCE)
     fresh = start()
     ticket = fresh.publish()
     signed_in = browse(fresh, "alice")
