@@ -34,8 +34,7 @@ from publisher.core.uris import appliance_uri, image_uri, ticket_uri
 from publisher.core.vault import Vault
 from publisher.files.disk_format import DiskFile, examine_opened
 from publisher.outbound.policy import OutboundPolicy
-from publisher.store import Store
-from publisher.store.leases import Claim
+from publisher.store import Claim, Store
 from publisher.telemetry import tracing
 from workers import metrics
 from workers.backoff import retry_delay

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from publisher.store.fleet import Fleet, Member
+from publisher.store import Fleet, Member
 from publisher.telemetry.logs import with_context
 from workers.drain import Drain
 

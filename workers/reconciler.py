@@ -14,8 +14,7 @@ from publisher.core.errors import QueueUnavailable
 from publisher.core.settings import Settings
 from publisher.files import unfinished
 from publisher.services.wakeups import WakeQueue
-from publisher.store import Store
-from publisher.store.fleet import WorkerState
+from publisher.store import Store, WorkerState
 from workers.leader_loop import LeaderLoop
 
 logger = logging.getLogger(__name__)

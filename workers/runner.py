@@ -17,8 +17,7 @@ from publisher.core.ticket import State
 from publisher.core.vault import Vault
 from publisher.outbound.policy import OutboundPolicy
 from publisher.services.wakeups import Wakeups
-from publisher.store import Store
-from publisher.store.leases import Claim
+from publisher.store import Claim, Store
 from publisher.telemetry import tracing
 from publisher.telemetry.logs import bound
 from workers import metrics

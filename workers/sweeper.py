@@ -18,8 +18,7 @@ from publisher.core.settings import Settings
 from publisher.core.ticket import Account, Target
 from publisher.core.vault import Vault
 from publisher.outbound.policy import OutboundPolicy
-from publisher.store import Store
-from publisher.store.orphans import Scope, Standing
+from publisher.store import Scope, Standing, Store
 from workers import metrics
 from workers.bounded import BoundedCloud
 from workers.clouds import plugin

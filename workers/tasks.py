@@ -20,8 +20,7 @@ from publisher.core.vault import Vault
 from publisher.files import unfinished
 from publisher.platforms.platform import installed
 from publisher.services.wakeups import PUBLISH_TASK, REGISTER_TASK, WakeQueue, Wakeups
-from publisher.store import Store
-from publisher.store.fleet import Member
+from publisher.store import Member, Store
 from publisher.telemetry import tracing
 from publisher.telemetry.logs import bound, with_context
 from publisher.version import __version__

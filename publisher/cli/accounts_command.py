@@ -47,8 +47,7 @@ from publisher.core.errors import InvalidRequest, NotFound
 
 if TYPE_CHECKING:
     from publisher.platforms.platform import Field, Platform
-    from publisher.store import Store
-    from publisher.store.accounts import StoredAccount
+    from publisher.store import Store, StoredAccount
 
 commands = typer.Typer()
 app = typer.Typer(help="Manage stored cloud accounts.", no_args_is_help=True)

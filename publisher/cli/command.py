@@ -69,8 +69,7 @@ def open_store(settings: Settings, *, check: bool = True) -> Iterator[Store]:
     Raises `ConfigurationError`, or `StoreUnavailable` for any database error, including one inside the block.
     """
     # Imported here, as in the commands, so that `publisher --help` need not wait for it.
-    from publisher.store import Store
-    from publisher.store.database import Actor
+    from publisher.store import Actor, Store
 
     if check and not settings.database_url and not (settings.data_dir / "publisher.db").exists():
         raise ConfigurationError(

@@ -42,9 +42,7 @@ from publisher.core.ticket import State, Ticket
 from publisher.version import __version__
 
 if TYPE_CHECKING:
-    from publisher.store import Store
-    from publisher.store.fleet import WorkerStanding
-    from publisher.store.statistics import Queue, Throughput
+    from publisher.store import Queue, Store, Throughput, WorkerStanding
 
 commands = typer.Typer()
 

@@ -34,8 +34,7 @@ from publisher.core.uris import ID_MAX
 
 if TYPE_CHECKING:
     from publisher.core.image import Image
-    from publisher.store import Store
-    from publisher.store.appliances import Appliance
+    from publisher.store import Appliance, Store
 
 commands = typer.Typer()
 app = typer.Typer(help="Manage registered images.", no_args_is_help=True)

@@ -38,9 +38,7 @@ from publisher.core.closed_pipe import die, no_outcome, reader_is_gone
 from publisher.core.ticket import CloudRef, HistoryEntry, Phase, State, Ticket
 
 if TYPE_CHECKING:
-    from publisher.store import Store
-    from publisher.store.notifications import Notification
-    from publisher.store.publications import Upload
+    from publisher.store import Notification, Store, Upload
 
 commands = typer.Typer()
 

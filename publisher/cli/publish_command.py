@@ -56,8 +56,7 @@ if TYPE_CHECKING:
     from publisher.core.image import Image
     from publisher.core.ticket import Ticket
     from publisher.services.publishing import PublishRequest
-    from publisher.store import Store
-    from publisher.store.accounts import StoredAccount
+    from publisher.store import Store, StoredAccount
 
 commands = typer.Typer()
 

@@ -37,7 +37,7 @@ from publisher.core.settings import Settings
 from publisher.services import first_user
 
 if TYPE_CHECKING:
-    from publisher.store.audit import AuditEntry
+    from publisher.store import AuditEntry
 
 commands = typer.Typer()
 app = typer.Typer(help="Manage users, their roles and webhooks.", no_args_is_help=True)

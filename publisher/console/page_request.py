@@ -18,9 +18,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from publisher.console.live_updates import Streams
 from publisher.console.rendering import BASE, PageParts, render
 from publisher.core.errors import InvalidRequest, NotAllowed, NotAuthenticated
-from publisher.store import Store
-from publisher.store.sessions import Session
-from publisher.store.users import Role, User
+from publisher.store import Role, Session, Store, User
 from publisher.web import auth
 from publisher.web.request import Services, actor, bounded_body, services
 from publisher.web.routing import From, Router

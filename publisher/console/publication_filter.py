@@ -11,7 +11,7 @@ from starlette.datastructures import QueryParams
 from publisher.console.rendering import BASE
 from publisher.core.ticket import State
 from publisher.core.uris import parse_id
-from publisher.store.ticket_rows import TicketFilter
+from publisher.store import TicketFilter
 
 COUNT = 50
 _PATH = f"{BASE}/publications"

@@ -24,8 +24,7 @@ from publisher.core.uris import account_uri, image_uri, parse_id
 from publisher.intake.wire.writing import write_document
 from publisher.platforms.platform import CRED_ACCOUNT, PUBLISH_IMAGE, TYPE_KEY, Document, Platform, find_platform
 from publisher.services.publishing import PublishRequest
-from publisher.store import Store
-from publisher.store.accounts import StoredAccount
+from publisher.store import Store, StoredAccount
 from publisher.web.negotiation import Format
 
 NOT_STORED = "other"

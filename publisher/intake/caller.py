@@ -37,10 +37,7 @@ from publisher.intake.wire.reading import read_document
 from publisher.intake.wire.walk import AccountResolver
 from publisher.intake.wire.writing import write_document
 from publisher.platforms.platform import Document, find_platform, known_platforms
-from publisher.store import Store
-from publisher.store.new_tickets import IdempotencyKey
-from publisher.store.ticket_rows import Extent
-from publisher.store.users import CallerRow, User
+from publisher.store import CallerRow, Extent, IdempotencyKey, Store, User
 from publisher.web import auth
 from publisher.web.conditional import Rendered, respond
 from publisher.web.negotiation import Format, NotAcceptable, answer_format, body_format, charset

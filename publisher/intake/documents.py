@@ -15,8 +15,7 @@ from publisher.core.image import Image, ImageState, target_format
 from publisher.core.ticket import Progress, State, Ticket
 from publisher.platforms.platform import TYPE_KEY, Document, Platform, find_platform
 from publisher.platforms.target_formats import format_number, platform_number, target_format_number, target_type
-from publisher.store.accounts import StoredAccount
-from publisher.store.appliances import Appliance, Contents
+from publisher.store import Appliance, Contents, StoredAccount
 
 _OBJECT = ("created", "dbId", "digest", "lastModified")
 """The elements that every object begins with. A ticket and its status have the same."""

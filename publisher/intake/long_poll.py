@@ -23,8 +23,7 @@ from publisher.core.ticket import Ticket
 from publisher.intake.caller import Parameter
 from publisher.intake.documents import status_document
 from publisher.intake.wire.writing import write_document
-from publisher.store import Store
-from publisher.store.ticket_rows import Version, version_of
+from publisher.store import Store, Version, version_of
 from publisher.web.conditional import Rendered, caller_has, etag_of, is_conditional
 from publisher.web.negotiation import Format
 

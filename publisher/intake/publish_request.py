@@ -11,7 +11,7 @@ from publisher.intake.wire.schema import TYPES
 from publisher.intake.wire.walk import document_platform
 from publisher.platforms.platform import CRED_ACCOUNT, TYPE_KEY, Document, Platform, find_platform
 from publisher.services.publishing import PublishRequest
-from publisher.store.accounts import Accounts, StoredAccount
+from publisher.store import Accounts, StoredAccount
 
 _OF_ANY_ACCOUNT = {TYPE_KEY} | {field.name for field in TYPES[CRED_ACCOUNT].fields}
 

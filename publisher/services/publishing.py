@@ -14,10 +14,7 @@ from publisher.outbound.policy import OutboundPolicy, check_named
 from publisher.platforms.platform import CRED_ACCOUNT, check_address, check_request, platform_of
 from publisher.services.wakeups import Wake
 from publisher.services.webhooks import no_signing_secret
-from publisher.store import Store
-from publisher.store.accounts import StoredAccount
-from publisher.store.images import no_image
-from publisher.store.new_tickets import IdempotencyKey, NewTicket
+from publisher.store import IdempotencyKey, NewTicket, Store, StoredAccount, no_image
 from publisher.telemetry.logs import current_request_id
 from publisher.telemetry.tracing import current_traceparent
 

@@ -19,10 +19,7 @@ from starlette.concurrency import run_in_threadpool
 from publisher.core.errors import NotAllowed, NotAuthenticated, NotFound
 from publisher.core.names import check_name, check_text
 from publisher.core.vault import Sealer
-from publisher.store import Store
-from publisher.store.api_keys import ApiKey
-from publisher.store.ticket_rows import Extent
-from publisher.store.users import CallerRow, User, verify_password
+from publisher.store import ApiKey, CallerRow, Extent, Store, User, verify_password
 from publisher.web.password_hashing import AllPlacesTaken, Hashing
 from publisher.web.rate_limits import SignIns, network_of
 

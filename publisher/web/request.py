@@ -15,10 +15,7 @@ from publisher.core.uris import parse_id
 from publisher.core.vault import Sealer
 from publisher.outbound.policy import OutboundPolicy
 from publisher.services.wakeups import Wake, Wakeups
-from publisher.store import Store
-from publisher.store.database import Actor
-from publisher.store.ticket_rows import Extent
-from publisher.store.users import CallerRow, User
+from publisher.store import Actor, CallerRow, Extent, Store, User
 from publisher.web import auth
 from publisher.web.body_limits import BodyTooLarge
 from publisher.web.rate_limits import Throttle

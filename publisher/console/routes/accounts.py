@@ -12,7 +12,7 @@ from publisher.console.rendering import BASE, local, sentence, with_parameter
 from publisher.core.errors import Conflict, InvalidRequest, NotFound
 from publisher.platforms.platform import Platform, find_platform
 from publisher.services import cloud_accounts
-from publisher.store.accounts import StoredAccount
+from publisher.store import StoredAccount
 from publisher.web.request import Id
 
 router = page_router()

@@ -14,9 +14,7 @@ from publisher.console.rendering import PageParts, render
 from publisher.core.errors import NotFound
 from publisher.core.settings import Settings
 from publisher.core.ticket import State, Ticket
-from publisher.store import Store
-from publisher.store.fleet import WorkerStanding, WorkerState
-from publisher.store.statistics import Queue, Throughput
+from publisher.store import Queue, Store, Throughput, WorkerStanding, WorkerState
 
 router = page_router()
 

@@ -20,8 +20,7 @@ from publisher.core.ticket import HistoryEntry, Phase, State, Ticket, image_of
 from publisher.core.uris import parse_id, ticket_uri
 from publisher.platforms.platform import find_platform
 from publisher.services import publishing
-from publisher.store.new_tickets import IdempotencyKey
-from publisher.store.ticket_rows import Version
+from publisher.store import IdempotencyKey, Version
 from publisher.web.error_handlers import status_of
 from publisher.web.request import API, Id, base_url, wake_later
 

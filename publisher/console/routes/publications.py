@@ -11,8 +11,7 @@ from publisher.console.page_request import Visit, Visiting, first_steps, page_ro
 from publisher.console.publication_filter import COUNT, PublicationFilter
 from publisher.console.rendering import PageParts, render
 from publisher.core.ticket import State, Ticket
-from publisher.store.publications import COUNTED_MAX, PublicationPage
-from publisher.store.ticket_rows import Version, version_of
+from publisher.store import COUNTED_MAX, PublicationPage, Version, version_of
 
 router = page_router()
 

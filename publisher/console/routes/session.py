@@ -25,8 +25,7 @@ from publisher.console.rendering import BASE, local
 from publisher.core.errors import InvalidRequest, NotAllowed, NotAuthenticated
 from publisher.core.uris import user_uri
 from publisher.services import first_user
-from publisher.store.sessions import session_id
-from publisher.store.users import ENTITLEMENT_DESCRIPTIONS, User
+from publisher.store import ENTITLEMENT_DESCRIPTIONS, User, session_id
 from publisher.web.request import actor, address, services
 from publisher.web.routing import From, Router
 

@@ -12,7 +12,7 @@ from publisher.console.rendering import sentence
 from publisher.core.errors import Conflict, InvalidRequest, NotFound
 from publisher.core.uris import user_uri
 from publisher.services import first_user
-from publisher.store.users import ENTITLEMENT_DESCRIPTIONS, Role, User
+from publisher.store import ENTITLEMENT_DESCRIPTIONS, Role, User
 
 router = page_router()
 

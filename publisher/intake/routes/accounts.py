@@ -13,7 +13,7 @@ from publisher.intake.documents import account_document
 from publisher.intake.wire.walk import document_platform
 from publisher.platforms.platform import CRED_ACCOUNT, Document, find_platform
 from publisher.services import cloud_accounts
-from publisher.store.accounts import StoredAccount
+from publisher.store import StoredAccount
 from publisher.web.request import Body, Id
 
 router = api_router()

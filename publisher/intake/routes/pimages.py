@@ -34,8 +34,7 @@ from publisher.intake.wire.writing import write_list
 from publisher.platforms.platform import CRED_ACCOUNT, PUBLISH_IMAGE, Document
 from publisher.services import publishing
 from publisher.services.publishing import PublishRequest
-from publisher.store.publications import ListState
-from publisher.store.ticket_rows import Extent, TicketFilter
+from publisher.store import Extent, ListState, TicketFilter
 from publisher.web.conditional import Rendered, caller_has, etag_of, last_modified, respond, stream, unchanged
 from publisher.web.request import Body, Id, wake_later
 from publisher.web.routing import From

@@ -16,7 +16,7 @@ from publisher.core.uris import user_uri, webhook_uri
 from publisher.intake.caller import Caller, Calling, Operation, api_router
 from publisher.platforms.platform import Document
 from publisher.services.webhooks import subscribe
-from publisher.store.users import ENTITLEMENT_DESCRIPTIONS, Role, User
+from publisher.store import ENTITLEMENT_DESCRIPTIONS, Role, User
 from publisher.web.request import Body
 
 router = api_router()
