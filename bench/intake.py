@@ -39,10 +39,9 @@ from sqlalchemy import insert, select, text
 from bench.earlier import BEFORE, PRESENT, REPOSITORY, Version, earlier
 from bench.load import Load, Report, report_of, run
 from publisher.cli import programs
-from publisher.core.image import Digests
+from publisher.core.image import Digests, image_uri
 from publisher.core.settings import Settings
-from publisher.core.ticket import Phase, State
-from publisher.core.uris import image_uri, ticket_uri
+from publisher.core.ticket import Phase, State, ticket_uri
 from publisher.intake.wire.writing import write_document
 from publisher.store import Store
 from publisher.store.database import reading, tickets, writing

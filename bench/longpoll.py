@@ -33,8 +33,7 @@ from sqlalchemy import insert, select, update
 from publisher.cli import programs
 from publisher.core.image import Digests
 from publisher.core.settings import Settings
-from publisher.core.ticket import State, Ticket
-from publisher.core.uris import ticket_uri
+from publisher.core.ticket import State, Ticket, ticket_uri
 from publisher.store import Store
 from publisher.store.database import db_now, tickets, writing
 from publisher.store.new_tickets import NewTicket

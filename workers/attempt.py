@@ -27,10 +27,9 @@ from publisher.core.errors import (
     ShuttingDown,
     TransientCloudError,
 )
-from publisher.core.image import Image, open_under
+from publisher.core.image import Image, appliance_uri, image_uri, open_under
 from publisher.core.settings import Settings
-from publisher.core.ticket import MIB, Account, CloudRef, Phase, State, Target
-from publisher.core.uris import appliance_uri, image_uri, ticket_uri
+from publisher.core.ticket import MIB, Account, CloudRef, Phase, State, Target, ticket_uri
 from publisher.core.vault import Vault
 from publisher.files.disk_format import DiskFile, examine_opened
 from publisher.outbound.policy import OutboundPolicy

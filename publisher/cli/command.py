@@ -26,10 +26,9 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from publisher.core.errors import ConfigurationError, InvalidRequest, PublisherError
+from publisher.core.errors import ID_MAX, ConfigurationError, InvalidRequest, PublisherError
 from publisher.core.settings import Settings
 from publisher.core.settings_report import only_for_a_trial, unknown
-from publisher.core.uris import ID_MAX
 
 if TYPE_CHECKING:
     from sqlalchemy.exc import SQLAlchemyError

@@ -29,8 +29,7 @@ from publisher.cli.command import (
     terminated_in_order,
     whole_number,
 )
-from publisher.core.errors import NotFound
-from publisher.core.uris import ID_MAX
+from publisher.core.errors import ID_MAX, NotFound
 
 if TYPE_CHECKING:
     from publisher.core.image import Image
@@ -200,7 +199,7 @@ def find_image(store: Store, id: int) -> Image:
 
 
 def image_json(image: Image) -> dict[str, Any]:
-    from publisher.core.uris import image_uri
+    from publisher.core.image import image_uri
 
     return {
         "id": image.id,
@@ -321,7 +320,7 @@ def remove_appliance(id: ApplianceId, user: ApplianceOwner = "root", yes: Yes = 
 
 
 def _appliance_json(appliance: Appliance, size: int) -> dict[str, Any]:
-    from publisher.core.uris import appliance_uri
+    from publisher.core.image import appliance_uri
 
     return {
         "id": appliance.id,

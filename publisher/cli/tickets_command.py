@@ -224,7 +224,7 @@ def show(store: Store, ticket_id: int, *, history: bool, as_json: bool, brief: b
 
 
 def ticket_json(ticket: Ticket) -> dict[str, Any]:
-    from publisher.core.uris import ticket_uri
+    from publisher.core.ticket import ticket_uri
 
     return {
         "id": ticket.id,

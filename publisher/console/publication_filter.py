@@ -9,8 +9,8 @@ from urllib.parse import urlencode
 from starlette.datastructures import QueryParams
 
 from publisher.console.rendering import BASE
+from publisher.core.errors import parse_id
 from publisher.core.ticket import State
-from publisher.core.uris import parse_id
 from publisher.store import TicketFilter
 
 COUNT = 50

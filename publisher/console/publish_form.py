@@ -17,14 +17,13 @@ from publisher.console.form_fields import (
     installed_platforms,
     target_elements,
 )
-from publisher.core.errors import InvalidRequest, NotFound, own, require_own
-from publisher.core.image import Image, ImageState
+from publisher.core.errors import InvalidRequest, NotFound, own, parse_id, require_own
+from publisher.core.image import Image, ImageState, image_uri
 from publisher.core.ticket import Ticket
-from publisher.core.uris import account_uri, image_uri, parse_id
 from publisher.intake.wire.writing import write_document
 from publisher.platforms.platform import CRED_ACCOUNT, PUBLISH_IMAGE, TYPE_KEY, Document, Platform, find_platform
 from publisher.services.publishing import PublishRequest
-from publisher.store import Store, StoredAccount
+from publisher.store import Store, StoredAccount, account_uri
 from publisher.web.negotiation import Format
 
 NOT_STORED = "other"

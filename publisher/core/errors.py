@@ -1,4 +1,4 @@
-"""The whole exception tree, and the rule by which another user's object does not exist.
+"""The whole exception tree, and the rules by which an object exists for a caller: its id, its URI and its owner.
 
 Only the type of an error decides what happens next: the intake maps it to an HTTP status, the runner to a retry or
 to a failed ticket. The docstring of a class is its default message.
@@ -6,8 +6,10 @@ to a failed ticket. The docstring of a class is its default message.
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from typing import TypeVar
+from urllib.parse import quote, unquote
 
 T = TypeVar("T")
 
@@ -172,7 +174,39 @@ class QueueUnavailable(PublisherError):
     """The message broker cannot be reached."""
 
 
-# Other users' objects ---------------------------------------------
+# Ids, URIs and owners of objects ---------------------------------------------
+
+# URIs are relative to the API's base path and have no leading slash, as in documents. The modules of the objects have a
+# function for each kind.
+
+ID_PATTERN = "[1-9][0-9]{0,18}"
+ID_MAX = (1 << 63) - 1
+"""The largest id that the ticket store can hold."""
+
+
+def parse_id(text: str) -> int | None:
+    """Return the id that a text is, written without leading zeros; None if no object can have such an id."""
+    number = int(text) if re.fullmatch(ID_PATTERN, text) else 0
+    return number if 0 < number <= ID_MAX else None
+
+
+def user_uri(login: str) -> str:
+    return f"users/{quote(login, safe='')}"
+
+
+def uri_pattern(path: str) -> re.Pattern[str]:
+    """Return the pattern of URIs of a user's objects with this path, in which `ID` stands for an id."""
+    return re.compile(f"(?:/?(?:api/)?)users/([^/]+)/{path.replace('ID', f'({ID_PATTERN})')}/?")
+
+
+def parse_uri(uri: str, pattern: re.Pattern[str], example: str, field: str) -> tuple[str, list[int]]:
+    """Return the login and the ids of a URI. Raises `InvalidRequest`."""
+    match = pattern.fullmatch(uri)
+    ids = [parse_id(each) for each in match.groups()[1:]] if match else []
+    found = [id for id in ids if id is not None]
+    if match is None or len(found) < len(ids):
+        raise InvalidRequest(f"'{uri}' is not of the form {example}", field=field)
+    return unquote(match[1]), found
 
 
 def own(found: T | None, owner: str | None, **attributes: int) -> T | None:

@@ -10,12 +10,12 @@ from datetime import UTC, datetime
 from pathlib import PurePosixPath
 from typing import Any
 
-from publisher.core import uris
-from publisher.core.image import Image, ImageState, target_format
-from publisher.core.ticket import Progress, State, Ticket
+from publisher.core.errors import user_uri
+from publisher.core.image import Image, ImageState, appliance_uri, download_uri, image_uri, target_format
+from publisher.core.ticket import Progress, State, Ticket, ticket_download_uri, ticket_uri
 from publisher.platforms.platform import TYPE_KEY, Document, Platform, find_platform
 from publisher.platforms.target_formats import format_number, platform_number, target_format_number, target_type
-from publisher.store import Appliance, Contents, StoredAccount
+from publisher.store import Appliance, Contents, StoredAccount, account_uri
 
 _OBJECT = ("created", "dbId", "digest", "lastModified")
 """The elements that every object begins with. A ticket and its status have the same."""
@@ -37,13 +37,13 @@ def ticket_document(ticket: Ticket, image: Image | None, key: str | None = None)
         "size": ticket.progress.total,
         "status": status,
         "uploaded": ticket.state is State.PUBLISHED,
-        "parentUri": uris.appliance_uri(ticket.owner, ticket.appliance_id),
+        "parentUri": appliance_uri(ticket.owner, ticket.appliance_id),
         "credAccount": ticket_account_document(ticket),
         "name": ticket.name,
         "statusUri": f"{uri}/status",
         "uri": uri,
         "cloudId": ticket.cloud_id,
-        "imageUri": uris.image_uri(ticket.owner, ticket.appliance_id, ticket.image_id),
+        "imageUri": image_uri(ticket.owner, ticket.appliance_id, ticket.image_id),
         "publishLocation": ticket.location or ticket.target.get("publishLocation"),
         **target,
     }
@@ -57,7 +57,7 @@ def ticket_document(ticket: Ticket, image: Image | None, key: str | None = None)
     if image and key:
         document |= {
             "downloadKey": key,
-            "downloadUri": uris.ticket_download_uri(ticket.owner, ticket.appliance_id, ticket.id, key),
+            "downloadUri": ticket_download_uri(ticket.owner, ticket.appliance_id, ticket.id, key),
             "fileName": image.file_name,
         }
     if ticket.state is State.PUBLISHED:
@@ -104,12 +104,12 @@ def image_document(image: Image, *, distribution: str | None = None, key: str | 
 
     `distribution` is the one of its appliance, `key` the one-time key for a download.
     """
-    uri = uris.image_uri(image.owner, image.appliance_id, image.id)
+    uri = image_uri(image.owner, image.appliance_id, image.id)
     document: Document = {
         **_image_object(image),
         "status": image_status_document(image),
         "uploaded": image.ready,
-        "parentUri": uris.appliance_uri(image.owner, image.appliance_id),
+        "parentUri": appliance_uri(image.owner, image.appliance_id),
         "basePublishImagesUri": f"{uri}/pimages",
         "compress": False,
         "distributionName": distribution,
@@ -137,7 +137,7 @@ def image_document(image: Image, *, distribution: str | None = None, key: str | 
             "warning": image.warning,
         }
     if image.ready and key:
-        document |= {"downloadKey": key, "downloadUri": uris.download_uri(uri, image.file_name, key)}
+        document |= {"downloadKey": key, "downloadUri": download_uri(uri, image.file_name, key)}
     return document
 
 
@@ -160,7 +160,7 @@ def image_status_document(image: Image) -> Document:
     """Return the `status` of an image's registration. At the end one of complete, error and cancelled is true."""
     failed = image.state is ImageState.FAILED
     sent, total = image.sent, max(image.sent, image.total)
-    uri = uris.image_uri(image.owner, image.appliance_id, image.id)
+    uri = image_uri(image.owner, image.appliance_id, image.id)
     return {
         **_image_object(image),
         "bytesLoaded": sent,
@@ -190,7 +190,7 @@ def _image_object(image: Image) -> Document:
 
 def appliance_document(appliance: Appliance, contents: Contents) -> Document:
     """Return the `appliance`. Its images and published images are left out if there are very many."""
-    uri = uris.appliance_uri(appliance.owner, appliance.id)
+    uri = appliance_uri(appliance.owner, appliance.id)
     document: Document = {
         "created": _time(appliance.created),
         "dbId": appliance.id,
@@ -222,7 +222,7 @@ def ticket_account_document(ticket: Ticket) -> Document:
         document |= {
             "dbId": ticket.account_id,
             "name": ticket.account.get("name"),
-            "parentUri": uris.user_uri(ticket.owner),
+            "parentUri": user_uri(ticket.owner),
             # This URI works even after the account itself has been deleted.
             "uri": f"{_uri(ticket)}/accounts/{ticket.account_id}",
         }
@@ -242,8 +242,8 @@ def account_document(account: StoredAccount) -> Document:
         "digest": hashlib.sha256(seen + account.sealed_secrets).hexdigest()[:32],
         "lastModified": _time(account.modified),
         "name": account.name,
-        "parentUri": uris.user_uri(account.owner),
-        "uri": uris.account_uri(account.owner, account.id),
+        "parentUri": user_uri(account.owner),
+        "uri": account_uri(account.owner, account.id),
     }
 
 
@@ -265,7 +265,7 @@ def _platform(ticket: Ticket) -> Platform:
 
 
 def _uri(ticket: Ticket) -> str:
-    return uris.ticket_uri(ticket.owner, ticket.appliance_id, ticket.image_id, ticket.id)
+    return ticket_uri(ticket.owner, ticket.appliance_id, ticket.image_id, ticket.id)
 
 
 def _time(seconds: float | None) -> datetime | None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
-from publisher.core.uris import ID_MAX
+from publisher.core.errors import ID_MAX
 from publisher.intake import openapi_examples
 from publisher.intake.caller import Login, Operation, Parameter, declaration
 from publisher.intake.wire.schema import NAMESPACE, REQUEST_ONLY, TYPES, XSI

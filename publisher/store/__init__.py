@@ -15,8 +15,8 @@ from sqlalchemy import Engine, String, cast, column, inspect, select, table
 from publisher.core.errors import ConfigurationError
 from publisher.core.settings import Settings
 from publisher.store import database
-from publisher.store.accounts import Accounts, StoredAccount
-from publisher.store.api_keys import ApiKey, ApiKeys
+from publisher.store.accounts import Accounts, StoredAccount, account_uri, parse_account_uri
+from publisher.store.api_keys import ApiKey, ApiKeys, api_key_uri
 from publisher.store.appliances import Appliance, Appliances, Contents
 from publisher.store.audit import UNKNOWN, Audit, AuditEntry
 from publisher.store.database import Actor, acting, reading
@@ -34,7 +34,16 @@ from publisher.store.sessions import Session, Sessions, session_id
 from publisher.store.statistics import Queue, Statistics, Throughput
 from publisher.store.ticket_rows import Extent, TicketFilter, Version, version_of
 from publisher.store.tickets import Tickets
-from publisher.store.users import ENTITLEMENT_DESCRIPTIONS, CallerRow, Role, Roles, User, Users, verify_password
+from publisher.store.users import (
+    ENTITLEMENT_DESCRIPTIONS,
+    CallerRow,
+    Role,
+    Roles,
+    User,
+    Users,
+    verify_password,
+    webhook_uri,
+)
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -77,10 +86,14 @@ __all__ = [
     "Version",
     "WorkerStanding",
     "WorkerState",
+    "account_uri",
+    "api_key_uri",
     "no_image",
+    "parse_account_uri",
     "session_id",
     "verify_password",
     "version_of",
+    "webhook_uri",
 ]
 
 _MIGRATIONS = Path(__file__).parent / "migrations"

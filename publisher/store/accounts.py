@@ -9,10 +9,9 @@ from typing import Any
 from sqlalchemy import Engine, Row, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from publisher.core.errors import Conflict, NotFound
+from publisher.core.errors import Conflict, NotFound, parse_uri, uri_pattern, user_uri
 from publisher.core.listing import ListField, ListFieldKind, Listing, Page
 from publisher.core.names import check_name
-from publisher.core.uris import account_uri
 from publisher.store.database import accounts, audit_change, db_now, reading, writing
 from publisher.store.list_queries import NUMBER, Fields, select_page
 
@@ -29,6 +28,20 @@ class StoredAccount:
     sealed_secrets: bytes = field(repr=False)
     created: float
     modified: float
+
+
+# As stored, or as a ticket names it.
+_URI = uri_pattern("(?:appliances/[0-9]+/images/[0-9]+/pimages/[0-9]+/)?accounts/ID")
+
+
+def account_uri(login: str, account_id: int) -> str:
+    return f"{user_uri(login)}/accounts/{account_id}"
+
+
+def parse_account_uri(uri: str, field: str) -> tuple[str, int]:
+    """Return login and account id. Raises `InvalidRequest`."""
+    login, (account_id,) = parse_uri(uri, _URI, "users/USER/accounts/3", field)
+    return login, account_id
 
 
 _COLUMNS = [accounts.c[each.name] for each in fields(StoredAccount)]

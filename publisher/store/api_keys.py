@@ -8,8 +8,7 @@ from typing import Any
 from sqlalchemy import Engine, Row, delete, insert, select
 from sqlalchemy.exc import IntegrityError
 
-from publisher.core.errors import Conflict, NotFound
-from publisher.core.uris import api_key_uri
+from publisher.core.errors import Conflict, NotFound, user_uri
 from publisher.store.database import api_keys, audit_change, db_now, reading, writing
 
 
@@ -23,6 +22,10 @@ class ApiKey:
     description: str
     public_key: str
     created: float
+
+
+def api_key_uri(login: str, key_id: int) -> str:
+    return f"{user_uri(login)}/apikeys/{key_id}"
 
 
 _COLUMNS = [api_keys.c[each.name] for each in fields(ApiKey)]

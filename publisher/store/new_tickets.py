@@ -14,8 +14,7 @@ from sqlalchemy.exc import TimeoutError as StoreTimeout
 from publisher.core.batches import Abandoned, Batches, TurnTimeout
 from publisher.core.errors import Conflict, PublisherError
 from publisher.core.image import Image
-from publisher.core.ticket import Phase, Progress, State, Ticket
-from publisher.core.uris import ticket_uri
+from publisher.core.ticket import Phase, Progress, State, Ticket, ticket_uri
 from publisher.platforms.platform import cloud_account
 from publisher.store.database import (
     Actor,

@@ -14,9 +14,8 @@ from sqlalchemy import ColumnElement, Engine, and_, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from publisher.core.errors import Conflict, LeaseLost
-from publisher.core.image import Checksums, Digests, Image, ImageState
+from publisher.core.image import Checksums, Digests, Image, ImageState, image_uri
 from publisher.core.ticket import FINAL
-from publisher.core.uris import image_uri
 from publisher.store.appliances import ensure_appliance
 from publisher.store.database import audit_change, db_now, images, reading, tickets, writing
 from publisher.store.images import IMAGE_COLUMNS, image_of_row, no_image

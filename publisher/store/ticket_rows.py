@@ -26,9 +26,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql.dml import ReturningUpdate
 
-from publisher.core.image import Image
-from publisher.core.ticket import FINAL, TRANSITIONS, Phase, Progress, State, Ticket
-from publisher.core.uris import image_uri, parse_id, ticket_uri
+from publisher.core.errors import parse_id
+from publisher.core.image import Image, image_uri
+from publisher.core.ticket import FINAL, TRANSITIONS, Phase, Progress, State, Ticket, ticket_uri
 from publisher.store.database import db_now, history, notifications, tickets, users
 from publisher.store.images import IMAGE_COLUMNS, image_of_values
 

@@ -9,8 +9,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Engine, and_, case, delete, exists, insert, or_, select, update
 
 from publisher.core.errors import Conflict, NotFound
-from publisher.core.ticket import FINAL, CloudRef, HistoryEntry, Phase, Sample, State, Ticket
-from publisher.core.uris import ticket_uri
+from publisher.core.ticket import FINAL, CloudRef, HistoryEntry, Phase, Sample, State, Ticket, ticket_uri
 from publisher.platforms.platform import cloud_account, image_service, platform_of
 from publisher.store.database import (
     accounts,

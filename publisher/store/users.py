@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
+from urllib.parse import quote
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
@@ -29,11 +30,10 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import IntegrityError
 
-from publisher.core.errors import Conflict, InvalidRequest, NotFound
+from publisher.core.errors import Conflict, InvalidRequest, NotFound, user_uri
 from publisher.core.image import Image
 from publisher.core.names import check_line, check_name
 from publisher.core.ticket import Ticket
-from publisher.core.uris import role_uri, user_uri, webhook_uri
 from publisher.store.database import (
     api_keys,
     audit_change,
@@ -64,6 +64,15 @@ ENTITLEMENTS = tuple(ENTITLEMENT_DESCRIPTIONS)
 _NAME_MAX = 64
 
 _hasher = PasswordHasher()
+
+
+def webhook_uri(login: str) -> str:
+    return f"{user_uri(login)}/webhook"
+
+
+def role_uri(name: str) -> str:
+    """Return the name of a role in the audit log; the API has no such URI."""
+    return f"roles/{quote(name, safe='')}"
 
 
 @dataclass(frozen=True, slots=True)

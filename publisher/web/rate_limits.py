@@ -13,9 +13,8 @@ from limits import RateLimitItemPerSecond
 from limits.storage import MemoryStorage
 from limits.strategies import FixedWindowRateLimiter, SlidingWindowCounterRateLimiter
 
-from publisher.core.errors import TooMany
+from publisher.core.errors import TooMany, user_uri
 from publisher.core.settings import Settings
-from publisher.core.uris import user_uri
 from publisher.store import UNKNOWN, Actor, Audit
 
 _LOGIN_MAX = 255

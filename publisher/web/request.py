@@ -10,8 +10,8 @@ from starlette.background import BackgroundTasks
 from starlette.requests import Request
 
 from publisher.core.allowed_hosts import is_allowed
+from publisher.core.errors import parse_id
 from publisher.core.settings import Settings
-from publisher.core.uris import parse_id
 from publisher.core.vault import Sealer
 from publisher.outbound.policy import OutboundPolicy
 from publisher.services.wakeups import Wake, Wakeups

@@ -34,8 +34,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from publisher.core.errors import PublisherError
-from publisher.core.uris import ID_PATTERN
+from publisher.core.errors import ID_PATTERN, PublisherError
 from publisher.web.error_handlers import InvalidQuery
 from publisher.web.threads import readers, writers
 

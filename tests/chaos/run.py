@@ -18,9 +18,8 @@ from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from publisher.core.image import Image
+from publisher.core.image import Image, image_uri
 from publisher.core.ticket import State, Ticket
-from publisher.core.uris import image_uri
 from publisher.devcloud.cloud import DevCloud
 from publisher.services import image_files
 from publisher.store.database import db_now, journal, writing

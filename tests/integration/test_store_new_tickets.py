@@ -16,8 +16,7 @@ from sqlalchemy.exc import TimeoutError as StoreTimeout
 from publisher.core.batches import Batches
 from publisher.core.errors import Conflict, TooMany
 from publisher.core.image import ImageState
-from publisher.core.ticket import State, Ticket
-from publisher.core.uris import ticket_uri
+from publisher.core.ticket import State, Ticket, ticket_uri
 from publisher.store import Store
 from publisher.store.database import Actor, history, images, reading, writing
 from publisher.store.engine import open_engine

@@ -16,9 +16,8 @@ from starlette.responses import JSONResponse, Response
 from publisher.console.form_fields import field_errors
 from publisher.console.page_request import Posted, Sent, Visit, Visiting, page_router
 from publisher.console.rendering import BASE, PageParts, render, sentence
-from publisher.core.errors import Conflict, InvalidRequest, NotFound, PublisherError, require_own
+from publisher.core.errors import Conflict, InvalidRequest, NotFound, PublisherError, parse_id, require_own
 from publisher.core.image import Image, ImageState, checksums, formats
-from publisher.core.uris import parse_id
 from publisher.files import unfinished
 from publisher.services import image_files
 from publisher.web.error_handlers import status_of

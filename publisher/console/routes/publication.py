@@ -15,9 +15,8 @@ from publisher.console.page_request import Form, Posted, Visit, Visiting, first_
 from publisher.console.publish_form import NOT_STORED, Draft, as_before, draft
 from publisher.console.rendering import BASE, PageParts, render, sentence, with_parameter
 from publisher.console.throughput_chart import plot
-from publisher.core.errors import Conflict, InvalidRequest, TooMany, require_own
-from publisher.core.ticket import HistoryEntry, Phase, State, Ticket, image_of
-from publisher.core.uris import parse_id, ticket_uri
+from publisher.core.errors import Conflict, InvalidRequest, TooMany, parse_id, require_own
+from publisher.core.ticket import HistoryEntry, Phase, State, Ticket, image_of, ticket_uri
 from publisher.platforms.platform import find_platform
 from publisher.services import publishing
 from publisher.store import IdempotencyKey, Version

@@ -22,8 +22,7 @@ from publisher.console.page_request import (
     set_session,
 )
 from publisher.console.rendering import BASE, local
-from publisher.core.errors import InvalidRequest, NotAllowed, NotAuthenticated
-from publisher.core.uris import user_uri
+from publisher.core.errors import InvalidRequest, NotAllowed, NotAuthenticated, user_uri
 from publisher.services import first_user
 from publisher.store import ENTITLEMENT_DESCRIPTIONS, User, session_id
 from publisher.web.request import actor, address, services

@@ -9,8 +9,7 @@ from starlette.responses import Response
 from publisher.console.form_fields import PASSWORD_MIN, field_errors, new_password
 from publisher.console.page_request import Form, Posted, Visit, Visiting, page_router
 from publisher.console.rendering import sentence
-from publisher.core.errors import Conflict, InvalidRequest, NotFound
-from publisher.core.uris import user_uri
+from publisher.core.errors import Conflict, InvalidRequest, NotFound, user_uri
 from publisher.services import first_user
 from publisher.store import ENTITLEMENT_DESCRIPTIONS, Role, User
 

@@ -7,13 +7,12 @@ import time
 from starlette.responses import Response
 
 from publisher.core.errors import InvalidRequest
-from publisher.core.uris import account_uri, parse_account_uri
 from publisher.intake.caller import EXTENSIONS, LISTING, Calling, Listed, Operation, api_router
 from publisher.intake.documents import account_document
 from publisher.intake.wire.walk import document_platform
 from publisher.platforms.platform import CRED_ACCOUNT, Document, find_platform
 from publisher.services import cloud_accounts
-from publisher.store import StoredAccount
+from publisher.store import StoredAccount, account_uri, parse_account_uri
 from publisher.web.request import Body, Id
 
 router = api_router()

@@ -8,10 +8,9 @@ from datetime import UTC, datetime
 
 from starlette.responses import Response
 
-from publisher.core.uris import api_key_uri
 from publisher.intake.caller import Calling, Operation, api_router
 from publisher.platforms.platform import Document
-from publisher.store import ApiKey
+from publisher.store import ApiKey, api_key_uri
 from publisher.web import auth
 from publisher.web.request import Body, Id
 

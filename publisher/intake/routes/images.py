@@ -10,9 +10,8 @@ from starlette.background import BackgroundTasks
 from starlette.requests import Request
 from starlette.responses import Response
 
-from publisher.core.errors import InvalidRequest
-from publisher.core.image import Image, checksums
-from publisher.core.uris import image_uri, parse_appliance_uri, parse_id, parse_image_uri
+from publisher.core.errors import InvalidRequest, parse_id
+from publisher.core.image import Image, checksums, image_uri, parse_appliance_uri, parse_image_uri
 from publisher.intake.caller import LISTING, OF_IMAGE, Caller, Calling, Listed, Login, Operation, Parameter, api_router
 from publisher.intake.documents import image_document, image_status_document
 from publisher.intake.downloads import DOWNLOAD_KEY, image_key, send_image_file

@@ -11,10 +11,9 @@ from starlette.background import BackgroundTasks
 from starlette.requests import Request
 from starlette.responses import Response
 
-from publisher.core.errors import NotFound, PublisherError, require_own
-from publisher.core.image import Image
-from publisher.core.ticket import Ticket, image_of
-from publisher.core.uris import parse_id, parse_image_uri, ticket_uri
+from publisher.core.errors import NotFound, PublisherError, parse_id, require_own
+from publisher.core.image import Image, parse_image_uri
+from publisher.core.ticket import Ticket, image_of, ticket_uri
 from publisher.intake.caller import (
     EXTENSIONS,
     IDEMPOTENCY_KEY,

@@ -11,12 +11,11 @@ from datetime import UTC, datetime
 
 from starlette.responses import Response
 
-from publisher.core.errors import NotFound
-from publisher.core.uris import user_uri, webhook_uri
+from publisher.core.errors import NotFound, user_uri
 from publisher.intake.caller import Caller, Calling, Operation, api_router
 from publisher.platforms.platform import Document
 from publisher.services.webhooks import subscribe
-from publisher.store import ENTITLEMENT_DESCRIPTIONS, Role, User
+from publisher.store import ENTITLEMENT_DESCRIPTIONS, Role, User, webhook_uri
 from publisher.web.request import Body
 
 router = api_router()

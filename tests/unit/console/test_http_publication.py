@@ -11,8 +11,7 @@ from publisher.console.page_request import Visit
 from publisher.console.routes.publication import Parts
 from publisher.console.throughput_chart import plot
 from publisher.core.errors import NotFound
-from publisher.core.ticket import Phase, Sample, State, Ticket
-from publisher.core.uris import ticket_uri
+from publisher.core.ticket import Phase, Sample, State, Ticket, ticket_uri
 from publisher.store.database import db_now, notifications, samples, writing
 from tests.service import SECRET, Service, xml_body
 from tests.unit.console.conftest import Browser, Page
