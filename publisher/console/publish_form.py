@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from publisher.console.form_fields import (
+from publisher.console.rendering import (
     ACCOUNT_PREFIX,
     Element,
     account_elements,

@@ -6,9 +6,17 @@ from collections.abc import Mapping
 
 from starlette.responses import Response
 
-from publisher.console.form_fields import account_elements, field_errors, filled_in, installed_platforms
 from publisher.console.page_request import Posted, Visit, Visiting, page_router
-from publisher.console.rendering import BASE, local, sentence, with_parameter
+from publisher.console.rendering import (
+    BASE,
+    account_elements,
+    field_errors,
+    filled_in,
+    installed_platforms,
+    local,
+    sentence,
+    with_parameter,
+)
 from publisher.core.errors import Conflict, InvalidRequest, NotFound
 from publisher.platforms.platform import Platform, find_platform
 from publisher.services import cloud_accounts

@@ -13,9 +13,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from publisher.console.form_fields import field_errors
 from publisher.console.page_request import Posted, Sent, Visit, Visiting, page_router
-from publisher.console.rendering import BASE, PageParts, render, sentence
+from publisher.console.rendering import BASE, PageParts, field_errors, render, sentence
 from publisher.core.errors import Conflict, InvalidRequest, NotFound, PublisherError, require_own
 from publisher.core.image import Image, ImageState, checksums, formats
 from publisher.core.uris import parse_id

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from starlette.responses import Response
 
-from publisher.console.form_fields import field_errors
 from publisher.console.page_request import Posted, Visit, Visiting, page_router
+from publisher.console.rendering import field_errors
 from publisher.core.errors import InvalidRequest
 from publisher.web.auth import new_api_key
 from publisher.web.request import Id

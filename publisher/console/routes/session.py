@@ -9,7 +9,6 @@ from urllib.parse import urlsplit
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from publisher.console.form_fields import PASSWORD_MIN, field_errors, new_password
 from publisher.console.page_request import (
     Form,
     Posted,
@@ -21,7 +20,7 @@ from publisher.console.page_request import (
     session_value,
     set_session,
 )
-from publisher.console.rendering import BASE, local
+from publisher.console.rendering import BASE, PASSWORD_MIN, field_errors, local, new_password
 from publisher.core.errors import InvalidRequest, NotAllowed, NotAuthenticated
 from publisher.core.uris import user_uri
 from publisher.services import first_user

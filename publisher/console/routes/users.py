@@ -6,9 +6,8 @@ from collections.abc import Mapping
 
 from starlette.responses import Response
 
-from publisher.console.form_fields import PASSWORD_MIN, field_errors, new_password
 from publisher.console.page_request import Form, Posted, Visit, Visiting, page_router
-from publisher.console.rendering import sentence
+from publisher.console.rendering import PASSWORD_MIN, field_errors, new_password, sentence
 from publisher.core.errors import Conflict, InvalidRequest, NotFound
 from publisher.core.uris import user_uri
 from publisher.services import first_user
