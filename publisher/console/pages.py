@@ -11,12 +11,12 @@ from starlette.staticfiles import StaticFiles
 
 from publisher.console.page_request import page, page_router
 from publisher.console.rendering import BASE, sentence
-from publisher.console.routes import accounts, audit, fleet, images, publication, publications, users
+from publisher.console.routes import accounts, audit, fleet, images, publications, publish, users
 from publisher.web.error_handlers import Problem
 from publisher.web.routing import Router
 
 MODULES = (
-    publications, publication, images, accounts, fleet, users, audit,
+    publish, publications, images, accounts, fleet, users, audit,
 )  # fmt: skip
 """The modules of pages; each has a `router`. Fixed paths come before numbered ones: `/images/new` is no image's number.
 

@@ -266,6 +266,12 @@ def target_elements(platform: Platform) -> list[Element]:
     return sorted(made, key=lambda each: (each.name != "displayName", each.kind == "tick"))
 
 
+def plain_account_fields(platform: str) -> list[str]:
+    """Return the names of the fields of an account that are no secrets; none if the platform is unknown."""
+    found = find_platform(platform)
+    return [each.name for each in found.account_fields if not each.secret] if found else []
+
+
 def filled_in(fields: Iterable[Field], form: Mapping[str, str], prefix: str = "") -> tuple[Document, dict[str, str]]:
     """Read a form. Returns the values by element, and the errors by form field."""
     document: Document = {}

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from starlette.responses import Response
 
-from publisher.console.page_request import Posted, Visit, Visiting, page_router
+from publisher.console.page_request import Id, Posted, Visit, Visiting, page_router
 from publisher.console.rendering import (
     BASE,
     account_elements,
@@ -21,7 +21,6 @@ from publisher.core.errors import Conflict, InvalidRequest, NotFound
 from publisher.platforms.platform import Platform, find_platform
 from publisher.services import cloud_accounts
 from publisher.store.accounts import StoredAccount
-from publisher.web.request import Id
 
 router = page_router()
 

@@ -11,6 +11,7 @@ from starlette.responses import RedirectResponse, Response
 
 from publisher.console.page_request import (
     Form,
+    Id,
     Posted,
     Visit,
     Visiting,
@@ -27,7 +28,7 @@ from publisher.services import first_user
 from publisher.store.sessions import session_id
 from publisher.store.users import ENTITLEMENT_DESCRIPTIONS, Role, User
 from publisher.web.auth import new_api_key
-from publisher.web.request import Id, actor, address, services
+from publisher.web.request import actor, address, services
 from publisher.web.routing import From, Router
 
 sign_in_router = Router()

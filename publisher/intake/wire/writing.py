@@ -33,6 +33,11 @@ def write_document(answer_format: Format, root: str, document: Document, *, requ
     return _WRITERS[answer_format, request].write(root_field(root), document)
 
 
+def write_json_request(root: str, document: Document) -> bytes:
+    """Write `document` as the body of a request in JSON. Raises ValueError if it does not fit the schema."""
+    return write_document(Format.JSON, root, document, request=True)
+
+
 def write_list(form: Format, root: str, total: int, pages: Iterable[Sequence[Document]]) -> Iterator[bytes]:
     """Yield the document of a list, one page of items at a time. `total` counts all matches.
 

@@ -63,7 +63,7 @@ def test_the_numbers_match_the_store(fresh: Service, browser: Browsers) -> None:
     fresh.store.leases.published(done, cloud_id="c", location="l")
     for reason in (Reason.QUOTA, Reason.QUOTA, Reason.CONNECTION):
         fresh.store.leases.failed(fresh.claim(fresh.publish()), error="no", reason=reason)
-    seen = FleetReader(fresh.store, fresh.settings)()
+    seen = FleetReader(fresh.store, fresh.settings.silent_seconds)()
     assert (
         dict(seen.failures)
         == {"quota": (2, 2), "connection": (1, 1)}

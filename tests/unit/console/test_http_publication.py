@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import insert
 
 from publisher.console.page_request import Visit
-from publisher.console.routes.publication import Parts
+from publisher.console.routes.publications import Parts
 from publisher.console.throughput_chart import plot
 from publisher.core.errors import NotFound
 from publisher.core.ticket import Phase, Sample, State, Ticket

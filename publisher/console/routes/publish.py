@@ -1,34 +1,48 @@
-"""The form that publishes an image: the choices, what was filled in, and the publish request that it makes."""
+"""Publish an image: the form, its choices, what was filled in, and the publish request that it makes."""
 
 from __future__ import annotations
 
 import json
+import secrets
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+from starlette.responses import PlainTextResponse, Response
+
+from publisher.console.page_request import Form, Posted, Visit, Visiting, first_steps, page_router
 from publisher.console.rendering import (
     ACCOUNT_PREFIX,
+    BASE,
     Element,
     account_elements,
     field_errors,
     filled_in,
     installed_platforms,
+    sentence,
     target_elements,
+    with_parameter,
 )
-from publisher.core.errors import InvalidRequest, NotFound, own, require_own
+from publisher.core.errors import Conflict, InvalidRequest, NotFound, TooMany, own, require_own
 from publisher.core.image import Image, ImageState
-from publisher.core.ticket import Ticket
 from publisher.core.uris import account_uri, image_uri, parse_id
-from publisher.intake.wire.writing import write_document
+from publisher.intake.wire.writing import write_json_request
 from publisher.platforms.platform import CRED_ACCOUNT, PUBLISH_IMAGE, TYPE_KEY, Document, Platform, find_platform
-from publisher.services.publishing import PublishRequest
-from publisher.store import Store
+from publisher.services import publishing
 from publisher.store.accounts import StoredAccount
-from publisher.web.negotiation import Format
+from publisher.store.new_tickets import IdempotencyKey
 
-NOT_STORED = "other"
+router = page_router()
+
+_NEW = "/publications/new"
+_ENTITLEMENT = "image_publish"
+_WITH_ANY_ACCOUNT = ("image", "account", "platform", "displayName")
+"""The fields that keep their values when another account is chosen."""
+_PAGE_ID = "page"
+"""A field of the form with a value of its own in each page."""
+_PAGE_ID_MAX = 64
+_NOT_STORED = "other"
 """The choice of an account that is filled in here and not stored."""
 
 _FIELDS = {"imageUri": "image", CRED_ACCOUNT: "account", f"{CRED_ACCOUNT}.targetPlatform.name": "platform"}
@@ -38,6 +52,104 @@ _OF_THE_IMAGE = "displayName"
 """The field that is not recalled, because another image has another name."""
 _IMAGES_MAX = 200
 _SECRET = "CLOUD-PASSWORD"  # noqa: S105  # what stands for one
+
+
+@router.get(_NEW)
+def new_publication(visit: Visiting) -> Response:
+    """Show the form. The address can choose `image` and `account`.
+
+    With `again`, the number of a ticket, all fields are filled in as they were for that ticket.
+    """
+    visit.require(_ENTITLEMENT)
+    given = dict(visit.request.query_params)
+    if again := given.pop("again", ""):
+        return _page(visit, _draft(visit, _as_before(visit, again) | given))
+    return _page(visit, _draft(visit, given, recall=True))
+
+
+@router.post(_NEW)
+def publish(visit: Visiting, form: Posted) -> Response:
+    """Publish what the form describes or, with `show`, show the form again for what was chosen."""
+    visit.require(_ENTITLEMENT)
+    if "show" in form:
+        return _page(visit, _chosen(visit, form))
+    drafted = _draft(visit, form)
+    if drafted.errors:
+        return _page(visit, drafted, drafted.errors, 400)
+    services = visit.services
+    try:
+        accepted = publishing.publish(
+            visit.store,
+            services.sealer,
+            drafted.request,
+            _key(visit, form),
+            policy=services.policy,
+            wake=visit.wake_ticket,
+        )
+    except InvalidRequest as error:
+        return _page(visit, drafted, drafted.field_errors(error), 400)
+    except (Conflict, TooMany) as error:
+        return _page(visit, drafted, {"": sentence(str(error))}, 429 if isinstance(error, TooMany) else 409)
+    ticket = accepted.ticket
+    return visit.redirect(f"/publications/{ticket.id}", f"Ticket {ticket.id} accepted.")
+
+
+@router.post(_NEW + "/command")
+def command(visit: Visiting, form: Posted) -> Response:
+    """Return the equivalent curl command, as far as the form is filled in."""
+    visit.require(_ENTITLEMENT)
+    return PlainTextResponse(_command(visit, _draft(visit, form)))
+
+
+def _key(visit: Visit, form: Form) -> IdempotencyKey | None:
+    """Return the key of this page's form, so that a second click or a repeated submission makes no second ticket."""
+    if not (page := form.get(_PAGE_ID, "")[:_PAGE_ID_MAX]):
+        return None
+    filled_in = sorted((name, value) for name, value in form.multi_items() if name != "csrf")
+    fingerprints = tuple(visit.services.sealer.fingerprints(json.dumps(filled_in).encode()))
+    return IdempotencyKey(
+        visit.user.login, f"console {page}", fingerprints, visit.services.settings.idempotency_seconds
+    )
+
+
+def _chosen(visit: Visit, form: Form) -> Draft:
+    """Keep what was filled in; if another account was chosen, recall that account's target instead."""
+    if form.get("shown") in (None, form.get("account")):
+        return _draft(visit, form)
+    return _draft(visit, {name: form[name] for name in _WITH_ANY_ACCOUNT if name in form}, recall=True)
+
+
+def _store_at(visit: Visit, drafted: Draft) -> str | None:
+    """Return the address that stores an account and returns here.
+
+    None if the user may not store accounts, or publishes for someone else.
+    """
+    if not visit.may("cloud_account_create") or drafted.owner != visit.user.login:
+        return None
+    here = BASE + _NEW
+    here = with_parameter(here, "image", drafted.image.id) if drafted.image else here
+    return with_parameter(f"{BASE}/accounts/new", "next", here)
+
+
+def _command(visit: Visit, drafted: Draft) -> str:
+    return drafted.command(visit.api_url, visit.user.login)
+
+
+def _page(visit: Visit, drafted: Draft, errors: Mapping[str, str] = {}, status: int = 200) -> Response:
+    return visit.page(
+        "publishing/new.html",
+        status=status,
+        draft=drafted,
+        not_stored=_NOT_STORED,
+        page_id=secrets.token_urlsafe(16),
+        errors=errors,
+        store_at=_store_at(visit, drafted),
+        command=_command(visit, drafted),
+        steps=first_steps(visit.store, visit.user),
+    )
+
+
+# What is filled in ---------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -76,12 +188,12 @@ class Draft:
             return {"account": " ".join(field_errors(error).values())}
         return field_errors(error, _FIELDS)
 
-    def request(self) -> PublishRequest:
+    def request(self) -> publishing.PublishRequest:
         """Return the publish request. Raises `InvalidRequest`."""
         if self.image is None:
             raise InvalidRequest("choose the image to publish", field="imageUri")
         account, secrets = self.platform.account_parts(self._read.account)
-        request = PublishRequest(
+        request = publishing.PublishRequest(
             owner=self.owner,
             appliance_id=self.image.appliance_id,
             image_id=self.image.id,
@@ -105,7 +217,7 @@ class Draft:
             account |= {name: value for name, value in self._read.account.items() if name not in hidden}
             account |= {each.name.removeprefix(ACCOUNT_PREFIX): _SECRET for each in asked}
         shown: Document = {TYPE_KEY: self.platform.publish_image_type, **self._read.target, CRED_ACCOUNT: account}
-        body = json.loads(write_document(Format.JSON, PUBLISH_IMAGE, shown, request=True))
+        body = json.loads(write_json_request(PUBLISH_IMAGE, shown))
         words = json.dumps(body, indent=2, ensure_ascii=False)
         uri = f"{api}/{image_uri(self.owner, self.image.appliance_id, self.image.id)}/pimages"
         return " \\\n  ".join(
@@ -137,15 +249,16 @@ class _FilledIn:
     errors: dict[str, str]
 
 
-def draft(store: Store, login: str, visible_to: str | None, form: Mapping[str, str], *, recall: bool = False) -> Draft:
-    """Return a draft for a user.
+def _draft(visit: Visit, form: Mapping[str, str], *, recall: bool = False) -> Draft:
+    """Return a draft for the user.
 
-    It offers the user's own objects or, if `visible_to` is None, those of the image's owner. If nothing is chosen, the
-    newest is. With `recall`, the target is that of the account's last use, except for what is filled in. Raises
+    It offers the user's own objects; to an administrator who chose an image, those of its owner. If nothing is chosen,
+    the newest is. With `recall`, the target is that of the account's last use, except for what is filled in. Raises
     `NotFound` for an image or account of others.
     """
-    wanted = _image(store, visible_to, form["image"]) if form.get("image") else None
-    owner = wanted.owner if wanted else login
+    store = visit.store
+    wanted = _image(visit, form["image"]) if form.get("image") else None
+    owner = wanted.owner if wanted else visit.user.login
     images = list(store.images.latest(_IMAGES_MAX, owner=owner, state=ImageState.READY))
     if wanted and wanted.id not in {each.id for each in images}:
         images.insert(0, wanted)
@@ -159,16 +272,22 @@ def draft(store: Store, login: str, visible_to: str | None, form: Mapping[str, s
     return Draft(owner, images, image, accounts, account, platforms, named or platforms[0], form)
 
 
-def as_before(store: Store, visible_to: str | None, ticket: Ticket) -> dict[str, str]:
-    """Return a form filled in like a ticket, without secrets. An image or account that no longer exists is left out."""
-    image = own(store.images.get(ticket.image_id), visible_to)
+def _as_before(visit: Visit, id: str) -> dict[str, str]:
+    """Return a form filled in like a ticket, without secrets. An image or account that no longer exists is left out.
+
+    Raises `NotFound` if the ticket is missing or belongs to someone else.
+    """
+    store, number = visit.store, parse_id(id)
+    found = store.tickets.get(number) if number is not None else None
+    ticket = require_own(found, "there is no such ticket", visit.owner)
+    image = own(store.images.get(ticket.image_id), visit.owner)
     form = _texts(ticket.target) | {"platform": ticket.platform}
     if image:
         form["image"] = str(image.id)
         if ticket.account_id and store.accounts.find(image.owner, id=ticket.account_id):
             return form | {"account": str(ticket.account_id)}
     account = _texts(ticket.account)
-    return form | {"account": NOT_STORED} | {f"{ACCOUNT_PREFIX}{name}": value for name, value in account.items()}
+    return form | {"account": _NOT_STORED} | {f"{ACCOUNT_PREFIX}{name}": value for name, value in account.items()}
 
 
 def _texts(fields: Mapping[str, object], *, but: str = "") -> dict[str, str]:
@@ -180,14 +299,14 @@ def _texts(fields: Mapping[str, object], *, but: str = "") -> dict[str, str]:
     }
 
 
-def _image(store: Store, visible_to: str | None, id: str) -> Image:
+def _image(visit: Visit, id: str) -> Image:
     number = parse_id(id)
-    image = store.images.get(number) if number is not None else None
-    return require_own(image, "there is no such image", visible_to)
+    image = visit.store.images.get(number) if number is not None else None
+    return require_own(image, "there is no such image", visit.owner)
 
 
 def _account(accounts: list[StoredAccount], id: str | None) -> StoredAccount | None:
-    if id == NOT_STORED:
+    if id == _NOT_STORED:
         return None
     if not id:
         return accounts[0] if accounts else None
