@@ -33,8 +33,7 @@ from starlette.responses import Response
 from publisher.core.errors import InvalidRequest, NotFound, PublisherError
 from publisher.core.fiql import parse
 from publisher.core.listing import Listing
-from publisher.intake.wire.reading import read_document
-from publisher.intake.wire.walk import AccountResolver
+from publisher.intake.wire.reading import AccountResolver, read_document
 from publisher.intake.wire.writing import write_document
 from publisher.platforms.platform import Document, find_platform, known_platforms
 from publisher.store import Store

@@ -16,8 +16,7 @@ from typing import Any
 from publisher.core.uris import ID_MAX
 from publisher.intake import openapi_examples
 from publisher.intake.caller import Login, Operation, Parameter, declaration
-from publisher.intake.wire.schema import NAMESPACE, REQUEST_ONLY, TYPES, XSI
-from publisher.intake.wire.walk import concrete_type
+from publisher.intake.wire.schema import NAMESPACE, REQUEST_ONLY, TYPES, XSI, concrete_type
 from publisher.intake.wire.writing import write_document
 from publisher.platforms.platform import (
     CRED_ACCOUNT,

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from publisher.core.errors import InvalidRequest
 from publisher.core.uris import parse_account_uri, parse_appliance_uri, parse_image_uri
 from publisher.intake.caller import Caller
-from publisher.intake.wire.schema import TYPES
-from publisher.intake.wire.walk import document_platform
+from publisher.intake.wire.schema import TYPES, document_platform
 from publisher.platforms.platform import CRED_ACCOUNT, TYPE_KEY, Document, Platform, find_platform
 from publisher.services.publishing import PublishRequest
 from publisher.store.accounts import Accounts, StoredAccount

@@ -10,7 +10,7 @@ from publisher.core.errors import InvalidRequest
 from publisher.core.uris import account_uri, parse_account_uri
 from publisher.intake.caller import EXTENSIONS, LISTING, Calling, Listed, Operation, api_router
 from publisher.intake.documents import account_document
-from publisher.intake.wire.walk import document_platform
+from publisher.intake.wire.schema import document_platform
 from publisher.platforms.platform import CRED_ACCOUNT, Document, find_platform
 from publisher.services import cloud_accounts
 from publisher.store.accounts import StoredAccount

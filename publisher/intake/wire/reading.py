@@ -15,18 +15,21 @@ import codecs
 import json
 import re
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import ClassVar, NoReturn
 
 from lxml import etree
 
 from publisher.core.errors import InvalidRequest
 from publisher.intake.wire.schema import NAMESPACE, ROOTS, XSI
-from publisher.intake.wire.walk import AccountResolver, Node, join, read
-from publisher.platforms.platform import TYPE_KEY, Document, Field
+from publisher.intake.wire.walk import Node, join, read
+from publisher.platforms.platform import TYPE_KEY, Document, Field, Platform
 from publisher.platforms.values import from_json, from_text, json_kind
 from publisher.web import body_limits
 from publisher.web.negotiation import Format, UnsupportedMediaType
+
+AccountResolver = Callable[[Document], Platform | None]
+"""Finds the platform of an account that does not declare one, from the elements that all accounts share."""
 
 
 def read_document(
