@@ -29,18 +29,7 @@ from publisher.intake.error_documents import error_document
 from publisher.intake.long_poll import Watcher
 from publisher.intake.middleware import RequestHandler
 from publisher.intake.openapi import document
-from publisher.intake.routes import (
-    accounts,
-    api_description,
-    apikeys,
-    appliances,
-    images,
-    monitoring,
-    pimages,
-    status,
-    targets,
-    users,
-)
+from publisher.intake.routes import about, appliances, credentials, images, monitoring, pimages, targets, users
 from publisher.outbound.policy import OutboundPolicy
 from publisher.services.wakeups import Sender, WakeQueue, Wakeups
 from publisher.store import Store
@@ -66,7 +55,6 @@ def create_app(settings: Settings | None = None, waker: Sender | None = None) ->
     vault = Vault.from_file(settings.key_file, production=settings.production)
     watcher = Watcher(store)
     throttle = Throttle.from_settings(settings, store.audit)
-    observed = monitoring.MonitoringState.of(store, settings)
     keep_signatures_out_of_logs()
 
     def stop() -> None:
@@ -99,7 +87,7 @@ def create_app(settings: Settings | None = None, waker: Sender | None = None) ->
     tracing.configure("intake")
     app = Intake(services, lifespan)
     app.state.watcher = watcher
-    app.state.monitoring = observed
+    app.state.monitoring = monitoring.MonitoringState.of(services)
     app.state.streams = streams
     return app
 
@@ -114,9 +102,9 @@ class Intake:
         """Holds what the routes work with."""
         self.state.services = services
         self.router = Router(first=count_address if services.settings.address_requests_per_second else None)
-        for module in (status, api_description, pimages, images, appliances, accounts, apikeys, targets, users):
+        for module in (about, pimages, images, appliances, credentials, targets, users):
             self.router.include(module.router, API)
-        self.router.include(api_description.docs_router)
+        self.router.include(about.docs_router)
         self.router.include(monitoring.router)
         self.router.include(console.router())
         self._others = LifespanRouter(lifespan=lifespan)

@@ -1,4 +1,4 @@
-"""The documents of tickets, images, appliances and accounts, as callers get them.
+"""The documents of tickets, images, appliances, accounts and API keys, as callers get them.
 
 They contain no secrets: they are made from what is stored unencrypted.
 """
@@ -16,6 +16,7 @@ from publisher.core.ticket import Progress, State, Ticket
 from publisher.platforms.platform import TYPE_KEY, Document, Platform, find_platform
 from publisher.platforms.target_formats import format_number, platform_number, target_format_number, target_type
 from publisher.store.accounts import StoredAccount
+from publisher.store.api_keys import ApiKey
 from publisher.store.appliances import Appliance, Contents
 
 _OBJECT = ("created", "dbId", "digest", "lastModified")
@@ -93,6 +94,11 @@ def status_document(ticket: Ticket) -> Document:
         "published": ticket.state is State.PUBLISHED,
         "uri": f"{uri}/status",
     }
+
+
+def last_modified(*tickets: Ticket) -> float:
+    """Return when any of the tickets last changed, in seconds since the epoch; 0 if there are none."""
+    return max((each.changed for each in tickets), default=0.0)
 
 
 def _eta(ticket: Ticket) -> datetime | None:
@@ -245,6 +251,21 @@ def account_document(account: StoredAccount) -> Document:
         "name": account.name,
         "parentUri": uris.user_uri(account.owner),
         "uri": uris.account_uri(account.owner, account.id),
+    }
+
+
+def api_key_document(key: ApiKey) -> Document:
+    """Return the `apiKeyPair` of an API key, without its secret key."""
+    created = _time(key.created)
+    return {
+        "created": created,
+        "dbId": key.id,
+        "digest": hashlib.sha256(key.public_key.encode()).hexdigest()[:32],
+        "lastModified": created,
+        "name": key.name,
+        "description": key.description,
+        "publicKey": key.public_key,
+        "uri": uris.api_key_uri(key.owner, key.id),
     }
 
 

@@ -20,8 +20,7 @@ from publisher.core.uris import parse_id
 from publisher.files import unfinished
 from publisher.services import image_files
 from publisher.web.error_handlers import status_of
-from publisher.web.image_bodies import received, send_image
-from publisher.web.negotiation import UnsupportedMediaType
+from publisher.web.image_bodies import no_image, received, send_image
 
 router = page_router()
 
@@ -98,10 +97,9 @@ async def upload(
     try:
         visit.require(_REGISTER)
         if form is not None:
-            raise UnsupportedMediaType("send the image as the body: application/octet-stream")
+            raise no_image()
         image = await received(
             request,
-            visit.services.settings,
             visit.store,
             owner=visit.user.login,
             appliance_id=await run_in_threadpool(_appliance, visit, appliance),

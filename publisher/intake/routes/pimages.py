@@ -26,7 +26,7 @@ from publisher.intake.caller import (
     Parameter,
     api_router,
 )
-from publisher.intake.documents import status_document, ticket_account_document, ticket_document
+from publisher.intake.documents import last_modified, status_document, ticket_account_document, ticket_document
 from publisher.intake.downloads import DOWNLOAD_KEY, send_ticket_file, ticket_key
 from publisher.intake.long_poll import WAIT, Watcher, wait_seconds
 from publisher.intake.publish_request import read_publish_request
@@ -36,7 +36,7 @@ from publisher.services import publishing
 from publisher.services.publishing import PublishRequest
 from publisher.store.publications import ListState
 from publisher.store.ticket_rows import Extent, TicketFilter
-from publisher.web.conditional import Rendered, caller_has, etag_of, last_modified, respond, stream, unchanged
+from publisher.web.conditional import Rendered, caller_has, etag_of, respond, stream, unchanged
 from publisher.web.request import Body, Id, wake_later
 from publisher.web.routing import From
 

@@ -1,4 +1,8 @@
-"""Cloud accounts: list, create, get, change, delete. Requests contain their secrets, answers never do."""
+"""Credentials of a user: cloud accounts and API keys; list, create, get, change and delete them.
+
+Requests contain the secrets of cloud accounts, answers never do. Only the answer that creates an API key contains its
+secret key.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +11,18 @@ import time
 from starlette.responses import Response
 
 from publisher.core.errors import InvalidRequest
-from publisher.core.uris import account_uri, parse_account_uri
+from publisher.core.uris import parse_account_uri
 from publisher.intake.caller import EXTENSIONS, LISTING, Calling, Listed, Operation, api_router
-from publisher.intake.documents import account_document
+from publisher.intake.documents import account_document, api_key_document
 from publisher.intake.wire.schema import document_platform
 from publisher.platforms.platform import CRED_ACCOUNT, Document, find_platform
 from publisher.services import cloud_accounts
-from publisher.store.accounts import StoredAccount
+from publisher.web import auth
 from publisher.web.request import Body, Id
 
 router = api_router()
+
+# Cloud accounts -------------------------------------------------------------------------------------------------------
 
 _ACCOUNTS = "/users/{uid}/accounts"
 
@@ -57,7 +63,8 @@ def create_account(caller: Calling, body: Body, uid: str) -> Response:
         secrets=secrets,
         policy=caller.services.policy,
     )
-    return caller.created(account_document(account), account_uri(owner, account.id))
+    document = account_document(account)
+    return caller.created(document, str(document["uri"]))
 
 
 @router.get(_ACCOUNTS + "/{caid}")
@@ -82,7 +89,7 @@ def change_account(caller: Calling, body: Body, uid: str, caid: Id) -> Response:
     present = caller.store.accounts.get(owner, caid)
     caller.check_shown(present.platform)
     document = caller.read(body, lambda _: find_platform(present.platform))
-    _check_same(document, present)
+    _check_same(document, owner, caid)
     platform = document_platform(document)
     if platform is None or platform.name != present.platform:
         raise InvalidRequest(
@@ -113,10 +120,58 @@ def _name(document: Document) -> str:
     return str(document.get("name") or "").strip()
 
 
-def _check_same(document: Document, present: StoredAccount) -> None:
+def _check_same(document: Document, owner: str, id: int) -> None:
     """Raise `InvalidRequest` if the document belongs to another account than the path names."""
-    if document.get("dbId") not in (None, present.id):
+    if document.get("dbId") not in (None, id):
         raise InvalidRequest("is not the account in the request's path", field="dbId")
     uri = document.get("uri")
-    if uri and parse_account_uri(str(uri), "uri") != (present.owner, present.id):
+    if uri and parse_account_uri(str(uri), "uri") != (owner, id):
         raise InvalidRequest(f"'{uri}' is not the account in the request's path", field="uri")
+
+
+# API keys -------------------------------------------------------------------------------------------------------------
+
+_KEYS = "/users/{uid}/apikeys"
+
+
+@router.get(_KEYS)
+@Operation("List the API keys of a user, without their secret keys", entitlement="api_key_access", answer="apiKeyPairs")
+def api_keys(caller: Calling, uid: str) -> Response:
+    found = caller.store.api_keys.list(caller.owner(uid))
+    documents = [api_key_document(each) for each in found]
+    # Deleting a key makes the list no newer, so the answer is dated with the time of the request. Its ETag is exact.
+    return caller.answer({"total": len(documents), "apiKeyPairs": documents}, time.time())
+
+
+@router.post(_KEYS)
+@Operation(
+    "Create an API key; only this answer contains its secret key",
+    entitlement="api_key_access",
+    body="apiKeyPair",
+    answer="apiKeyPair",
+    status=201,
+)
+def create_api_key(caller: Calling, body: Body, uid: str) -> Response:
+    owner = caller.owner(uid)
+    document = caller.read(body)
+    name = str(document.get("name") or "").strip()
+    description = str(document.get("description") or "")
+    key, secret = auth.new_api_key(caller.store, caller.services.sealer, owner, name, description)
+    document = api_key_document(key)
+    created = caller.created(document | {"secretKey": secret}, str(document["uri"]))
+    created.headers["Cache-Control"] = "no-store"
+    return created
+
+
+@router.get(_KEYS + "/{id}")
+@Operation("Get an API key, without its secret key", entitlement="api_key_access", answer="apiKeyPair")
+def api_key(caller: Calling, uid: str, id: Id) -> Response:
+    key = caller.store.api_keys.get(caller.owner(uid), id)
+    return caller.answer(api_key_document(key), key.created)
+
+
+@router.delete(_KEYS + "/{id}")
+@Operation("Delete an API key", entitlement="api_key_access", status=204)
+def delete_api_key(caller: Calling, uid: str, id: Id) -> Response:
+    caller.store.api_keys.remove(caller.owner(uid), id)
+    return Response(status_code=204)
