@@ -29,7 +29,7 @@ from publisher.intake.error_documents import error_document
 from publisher.intake.long_poll import Watcher
 from publisher.intake.middleware import RequestHandler
 from publisher.intake.openapi import document
-from publisher.intake.routes import about, appliances, credentials, images, monitoring, pimages, targets, users
+from publisher.intake.routes import about, appliances, images, monitoring, pimages, targets, users
 from publisher.outbound.policy import OutboundPolicy
 from publisher.services.wakeups import Sender, WakeQueue, Wakeups
 from publisher.store import Store
@@ -102,8 +102,10 @@ class Intake:
         """Holds what the routes work with."""
         self.state.services = services
         self.router = Router(first=count_address if services.settings.address_requests_per_second else None)
-        for module in (about, pimages, images, appliances, credentials, targets, users):
-            self.router.include(module.router, API)
+        # The OpenAPI document has this order, too.
+        api = (about, pimages, images, appliances)
+        for each in (*(module.router for module in api), users.credentials_router, targets.router, users.router):
+            self.router.include(each, API)
         self.router.include(about.docs_router)
         self.router.include(monitoring.router)
         self.router.include(console.router())

@@ -242,6 +242,11 @@ def installed_platforms() -> list[Platform]:
     return [each for each in known_platforms() if each.name in here]
 
 
+def chosen_platform(name: str) -> Platform:
+    """Return the platform of that name; the first installed one if there is none."""
+    return find_platform(name) or installed_platforms()[0]
+
+
 def account_elements(platform: Platform, *, prefix: str = "", secrets_kept: bool = False) -> list[Element]:
     """Return the fields of an account, the required ones first.
 

@@ -1,4 +1,4 @@
-"""The documents of tickets, images, appliances, accounts and API keys, as callers get them.
+"""The documents of tickets, images, appliances, and of users and what they own, as callers get them.
 
 They contain no secrets: they are made from what is stored unencrypted.
 """
@@ -18,11 +18,25 @@ from publisher.platforms.target_formats import format_number, platform_number, t
 from publisher.store.accounts import StoredAccount
 from publisher.store.api_keys import ApiKey
 from publisher.store.appliances import Appliance, Contents
+from publisher.store.users import ENTITLEMENT_DESCRIPTIONS, Role, User
 
 _OBJECT = ("created", "dbId", "digest", "lastModified")
 """The elements that every object begins with. A ticket and its status have the same."""
 _ETA_LONGEST_SECONDS = 10 * 365 * 86400.0
 """A later end is not shown: after the first bytes of a slow upload, the estimate may exceed the largest date."""
+
+
+_USER_BASES = {
+    "baseApiKeysUri": "apikeys",
+    "baseAppliancesUri": "appliances",
+    "baseCredAccountsUri": "accounts",
+    "baseTargetPlatformsUri": "targetplatforms",
+    "baseTargetFormatsUri": "targetformats",
+    "baseImagesUri": "images",
+    "basePublishImagesUri": "pimages",
+    "baseRolesUri": "roles",
+}
+"""The addresses of what belongs to a user, below the user's own."""
 
 
 def ticket_document(ticket: Ticket, image: Image | None, key: str | None = None) -> Document:
@@ -267,6 +281,49 @@ def api_key_document(key: ApiKey) -> Document:
         "publicKey": key.public_key,
         "uri": uris.api_key_uri(key.owner, key.id),
     }
+
+
+def user_document(user: User) -> Document:
+    """Return the `user` of a user, with its roles."""
+    uri = uris.user_uri(user.login)
+    seen = f"{user.login} {user.created} {user.administrator} {[_role_digest(role) for role in user.roles]}"
+    return {
+        "created": _time(user.created),
+        "dbId": user.id,
+        "digest": hashlib.sha256(seen.encode()).hexdigest()[:32],
+        "loginName": user.login,
+        "active": True,
+        "admin": user.administrator,
+        **{name: f"{uri}/{path}" for name, path in _USER_BASES.items()},
+        "name": user.login,
+        "roles": [_role_document(role) for role in user.roles],
+        "uri": uri,
+    }
+
+
+def _role_document(role: Role) -> Document:
+    created = _time(role.created)
+    return {
+        "created": created,
+        "dbId": role.id,
+        "digest": _role_digest(role),
+        # Roles are created and deleted, never changed.
+        "lastModified": created,
+        "name": role.name,
+        "description": role.description,
+        "entitlements": [
+            {"description": ENTITLEMENT_DESCRIPTIONS.get(name), "name": name} for name in sorted(role.entitlements)
+        ],
+    }
+
+
+def _role_digest(role: Role) -> str:
+    return hashlib.sha256(f"{role.name} {role.created} {sorted(role.entitlements)}".encode()).hexdigest()[:32]
+
+
+def webhook_document(owner: str, url: str | None) -> Document:
+    """Return the `webhook` of a user, without its secret."""
+    return {"url": url, "uri": uris.webhook_uri(owner)}
 
 
 def _account(platform: Platform, fields: dict[str, Any]) -> Document:

@@ -17,6 +17,7 @@ from publisher.console.rendering import (
     BASE,
     Element,
     account_elements,
+    chosen_platform,
     field_errors,
     filled_in,
     installed_platforms,
@@ -28,7 +29,7 @@ from publisher.core.errors import Conflict, InvalidRequest, NotFound, TooMany, o
 from publisher.core.image import Image, ImageState
 from publisher.core.uris import account_uri, image_uri, parse_id
 from publisher.intake.wire.writing import write_json_request
-from publisher.platforms.platform import CRED_ACCOUNT, PUBLISH_IMAGE, TYPE_KEY, Document, Platform, find_platform
+from publisher.platforms.platform import CRED_ACCOUNT, PUBLISH_IMAGE, TYPE_KEY, Document, Platform
 from publisher.services import publishing
 from publisher.store.accounts import StoredAccount
 from publisher.store.new_tickets import IdempotencyKey
@@ -265,11 +266,10 @@ def _draft(visit: Visit, form: Mapping[str, str], *, recall: bool = False) -> Dr
     image = wanted or (images[0] if images else None)
     accounts = store.accounts.list(owner)[::-1]
     account = _account(accounts, form.get("account"))
-    platforms = installed_platforms()
     if recall and account and (last := store.publications.last_of_account(account.id, owner)):
         form = {**_texts(last.target, but=_OF_THE_IMAGE), **form}
-    named = find_platform(account.platform if account else form.get("platform", ""))
-    return Draft(owner, images, image, accounts, account, platforms, named or platforms[0], form)
+    platform = chosen_platform(account.platform if account else form.get("platform", ""))
+    return Draft(owner, images, image, accounts, account, installed_platforms(), platform, form)
 
 
 def _as_before(visit: Visit, id: str) -> dict[str, str]:

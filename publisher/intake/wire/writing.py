@@ -38,6 +38,11 @@ def write_json_request(root: str, document: Document) -> bytes:
     return write_document(Format.JSON, root, document, request=True)
 
 
+def write_in_each_format(root: str, document: Document, *, request: bool) -> dict[str, str]:
+    """Return the text of a document in each format, by media type. Raises ValueError if it does not fit the schema."""
+    return {form.value: write_document(form, root, document, request=request).decode() for form in Format}
+
+
 def write_list(form: Format, root: str, total: int, pages: Iterable[Sequence[Document]]) -> Iterator[bytes]:
     """Yield the document of a list, one page of items at a time. `total` counts all matches.
 
