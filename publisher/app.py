@@ -21,7 +21,6 @@ from starlette.types import Receive, Scope, Send
 
 from publisher.console import pages as console
 from publisher.console.live_updates import Streams
-from publisher.console.rendering import BASE
 from publisher.core.settings import Settings
 from publisher.core.vault import Vault
 from publisher.files import unfinished
@@ -34,10 +33,16 @@ from publisher.outbound.policy import OutboundPolicy
 from publisher.services.wakeups import Sender, WakeQueue, Wakeups
 from publisher.store import Store
 from publisher.telemetry import logs, tracing
-from publisher.web.auth import Authenticator, keep_signatures_out_of_logs
-from publisher.web.rate_limits import Throttle
-from publisher.web.request import API, Services, count_address
-from publisher.web.routing import Route, Router
+from publisher.web import (
+    API,
+    Authenticator,
+    Route,
+    Router,
+    Services,
+    Throttle,
+    count_address,
+    keep_signatures_out_of_logs,
+)
 
 
 def create_app(settings: Settings | None = None, waker: Sender | None = None) -> Intake:
@@ -115,7 +120,7 @@ class Intake:
             services.authenticator,
             document=error_document,
             page=console.error_page,
-            pages_below=BASE,
+            pages_below=console.PAGES_BELOW,
             production=services.settings.production,
         )
         self._openapi: bytes | None = None

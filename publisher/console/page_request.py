@@ -22,10 +22,8 @@ from publisher.core.errors import InvalidRequest, NotAllowed, NotAuthenticated
 from publisher.store import Store
 from publisher.store.sessions import Session
 from publisher.store.users import Role, User
-from publisher.web import auth
-from publisher.web import request as web_request
-from publisher.web.request import API, Services, actor, base_url, bounded_body, services, wake_later
-from publisher.web.routing import From, Router
+from publisher.web import API, From, Router, Services, actor, auth, base_url, bounded_body, services, wake_later
+from publisher.web import Id as PathId
 
 Form = ImmutableMultiDict[str, str]
 
@@ -192,7 +190,7 @@ def _posted(form: Annotated[Form | None, From(_sent)]) -> Form:
     return form
 
 
-Id = web_request.Id
+Id = PathId
 """An id in a path, or in the query."""
 Visiting = Annotated[Visit, From(visit)]
 Posted = Annotated[Form, From(_posted)]

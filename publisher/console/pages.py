@@ -12,8 +12,7 @@ from starlette.staticfiles import StaticFiles
 from publisher.console.page_request import page, page_router
 from publisher.console.rendering import BASE, sentence
 from publisher.console.routes import accounts, audit, fleet, images, publications, publish, users
-from publisher.web.error_handlers import Problem
-from publisher.web.routing import Router
+from publisher.web import Problem, Router
 
 MODULES = (
     publish, publications, images, accounts, fleet, users, audit,
@@ -22,6 +21,9 @@ MODULES = (
 
 The entries of the navigation are in `page_request.py`.
 """
+
+PAGES_BELOW = BASE
+"""The path below which errors are pages, too."""
 
 _TITLES = {
     400: "Invalid request",

@@ -29,8 +29,7 @@ from publisher.platforms.platform import (
     known_platforms,
 )
 from publisher.version import __version__
-from publisher.web.request import API
-from publisher.web.routing import Route
+from publisher.web import API, Route
 
 Json = dict[str, Any]
 

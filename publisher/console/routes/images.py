@@ -19,8 +19,7 @@ from publisher.core.image import Image, ImageState, checksums, formats
 from publisher.core.uris import parse_id
 from publisher.files import unfinished
 from publisher.services import image_files
-from publisher.web.error_handlers import status_of
-from publisher.web.image_bodies import no_image, received, send_image
+from publisher.web import no_image, received, send_image, status_of
 
 router = page_router()
 

@@ -27,9 +27,7 @@ from publisher.core.uris import user_uri
 from publisher.services import first_user
 from publisher.store.sessions import session_id
 from publisher.store.users import ENTITLEMENT_DESCRIPTIONS, Role, User
-from publisher.web.auth import new_api_key
-from publisher.web.request import actor, address, services
-from publisher.web.routing import From, Router
+from publisher.web import From, Router, actor, address, new_api_key, services
 
 sign_in_router = Router()
 router = page_router()

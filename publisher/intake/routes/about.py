@@ -16,10 +16,7 @@ from swagger_ui_bundle import swagger_ui_path
 from publisher.intake.caller import EXTENSIONS, Login, Operation, api_router, extensions_wanted, rendered
 from publisher.intake.wire import xsd
 from publisher.version import UFORGE_API_VERSION
-from publisher.web.conditional import Rendered, constant, respond
-from publisher.web.negotiation import Format, answer_format
-from publisher.web.request import API, services, signer
-from publisher.web.threads import readers
+from publisher.web import API, Format, Rendered, answer_format, constant, readers, respond, services, signer
 
 router = api_router()
 docs_router = api_router()

@@ -17,10 +17,7 @@ from publisher.intake.caller import LISTING, OF_IMAGE, Caller, Calling, Listed, 
 from publisher.intake.documents import image_document, image_status_document
 from publisher.intake.downloads import DOWNLOAD_KEY, image_key, send_image_file
 from publisher.services import image_files
-from publisher.web.image_bodies import IMAGE_TYPE, is_image, received
-from publisher.web.request import Id, bounded_body, wake_later
-from publisher.web.routing import From
-from publisher.web.threads import writers
+from publisher.web import IMAGE_TYPE, From, Id, bounded_body, is_image, received, wake_later, writers
 
 router = api_router()
 

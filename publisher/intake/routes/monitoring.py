@@ -13,8 +13,7 @@ from publisher.services.health import Readiness, broker_check, disk_check, store
 from publisher.telemetry.metrics import CONTENT_TYPE, exposition
 from publisher.telemetry.metrics_access import Monitors
 from publisher.telemetry.store_metrics import store_registry
-from publisher.web.request import Services, host_is_allowed
-from publisher.web.routing import Router
+from publisher.web import Router, Services, host_is_allowed
 
 router = Router()
 

@@ -24,8 +24,7 @@ from publisher.intake.wire.schema import document_platform
 from publisher.platforms.platform import CRED_ACCOUNT, Document, find_platform
 from publisher.services import cloud_accounts
 from publisher.services.webhooks import subscribe
-from publisher.web import auth
-from publisher.web.request import Body, Id
+from publisher.web import Body, Id, auth
 
 router = api_router()
 credentials_router = api_router()
