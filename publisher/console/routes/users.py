@@ -1,4 +1,4 @@
-"""Pages about users: sign in and out, the own profile and API keys; for administrators, all users and roles."""
+"""Pages about users: sign in and out, one's own profile and API keys; for administrators, all users and roles."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def _netloc(url: str) -> str | None:
         return None
 
 
-# The own profile -----------------------------------------------------------------------------------------------------
+# One's own profile ----------------------------------------------------------------------------------------------------
 
 
 @router.get("/me")
