@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import pytest
 
-from publisher.cli import servers_command
+from publisher.cli import programs
 from publisher.cli.main import app
 from tests.command import Cli
 from tests.servers.process import free_port
@@ -68,7 +68,7 @@ def test_worker_starts_without_the_cloud_password(bare_cli: Cli) -> None:
 def test_flower_needs_a_login_and_is_read_only(bare_cli: Cli) -> None:
     program = became(bare_cli, "flower")
 
-    password_file = bare_cli.directory / servers_command.FLOWER_PASSWORD_FILE
+    password_file = bare_cli.directory / programs.FLOWER_PASSWORD_FILE
     password = password_file.read_text().strip()
     assert password_file.stat().st_mode & 0o777 == 0o600
     assert program.environment["FLOWER_BASIC_AUTH"] == f"operator:{password}"
@@ -89,7 +89,7 @@ def test_flower_reads_its_password_from_the_configured_file(bare_cli: Cli, tmp_p
     program = became(bare_cli, "flower", PUBLISHER_FLOWER_PASSWORD_FILE=str(file))
 
     assert program.environment["FLOWER_BASIC_AUTH"] == "operator:open sesame"
-    assert not (bare_cli.directory / servers_command.FLOWER_PASSWORD_FILE).exists()
+    assert not (bare_cli.directory / programs.FLOWER_PASSWORD_FILE).exists()
 
 
 @pytest.mark.usefixtures("_executed")
