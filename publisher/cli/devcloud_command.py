@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from publisher.cli.command import Json, err, examples, print_json, read_settings, say
-from publisher.core.closed_pipe import no_outcome
+from publisher.cli.command import Json, err, examples, no_outcome, print_json, read_settings, say
 from publisher.core.errors import PublisherError
 
 if TYPE_CHECKING:
