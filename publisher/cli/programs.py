@@ -78,7 +78,7 @@ def worker_node(name: str = WORKER_NAME) -> str:
 def sweep(*, dry_run: bool, as_json: bool) -> list[str]:
     """Return the command of one sweep of the clouds."""
     options = ["--dry-run"] * dry_run + ["--json"] * as_json
-    return [sys.executable, "-m", "workers.sweep_command", *options]
+    return [sys.executable, "-m", "workers.sweeper", *options]
 
 
 def sign_in(*, user: str, account: str, target: Mapping[str, str], as_json: bool) -> list[str]:

@@ -49,9 +49,9 @@ def test_serve_starts_the_intake_with_its_options(bare_cli: Cli) -> None:
 
 @pytest.mark.usefixtures("_executed")
 def test_sweep_starts_the_sweeper_with_its_options(bare_cli: Cli) -> None:
-    assert became(bare_cli, "sweep").command[1:] == ["-m", "workers.sweep_command"]
+    assert became(bare_cli, "sweep").command[1:] == ["-m", "workers.sweeper"]
     program = became(bare_cli, "sweep", "--dry-run", "--json", PUBLISHER_SWEEP_GRACE_SECONDS="60")
-    assert program.command[1:] == ["-m", "workers.sweep_command", "--dry-run", "--json"]
+    assert program.command[1:] == ["-m", "workers.sweeper", "--dry-run", "--json"]
     assert program.environment["PUBLISHER_SWEEP_GRACE_SECONDS"] == "60.0"
 
 
