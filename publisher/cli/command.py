@@ -28,7 +28,7 @@ from rich.table import Table
 from rich.text import Text
 
 from publisher.core.closed_pipe import die, reader_is_gone
-from publisher.core.closed_pipe import no_outcome as no_outcome
+from publisher.core.closed_pipe import no_outcome as no_outcome  # commands import it from here
 from publisher.core.errors import ConfigurationError, InvalidRequest, PublisherError
 from publisher.core.settings import Settings
 from publisher.core.settings_report import only_for_a_trial, unknown
