@@ -53,9 +53,10 @@ class Exchange:
         self.more_body = head.length != 0
         self._pieces: list[bytes] = []
         self._kept_bytes = 0
-        self._news = asyncio.Event()
-        if not self.more_body:
-            self._news.set()
+        self._has_news = not self.more_body
+        """Whether the application's next `receive` returns at once."""
+        self._news: asyncio.Event | None = None
+        """Wakes the application. Most of them never wait."""
         self._disconnected = False
         self.complete = False
         self._started = False
@@ -87,7 +88,7 @@ class Exchange:
                 self._flow.pause_reading()
         if piece or ended:
             self.more_body = not ended
-            self._news.set()
+            self._tell()
 
     def waits_for_app(self) -> bool:
         """Tell whether the caller, or what it has sent, waits for the application to read."""
@@ -98,7 +99,12 @@ class Exchange:
         if not self.complete:
             self._disconnected = True
             self._unsent_head = b""
-        self._news.set()
+        self._tell()
+
+    def _tell(self) -> None:
+        self._has_news = True
+        if self._news is not None:
+            self._news.set()
 
     def answer_error(self, status: int, message: str) -> None:
         """Write a `uforgeError` in place of the application's answer. The connection must be closed after it."""
@@ -137,8 +143,11 @@ class Exchange:
             self._expects_continue = False
         if not self._disconnected and not self.complete:
             self._flow.resume_reading()
-            await self._news.wait()
-            self._news.clear()
+            if not self._has_news:
+                self._news = self._news or asyncio.Event()
+                self._news.clear()
+                await self._news.wait()
+            self._has_news = False
         if self._disconnected or self.complete:
             return {"type": "http.disconnect"}
         body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
@@ -167,8 +176,9 @@ class Exchange:
             client, path = get_client_addr(self._scope), get_path_with_query_string(self._scope)  # type: ignore[arg-type]
             version = self._scope["http_version"]
             _access_logger.info('%s - "%s %s HTTP/%s" %d', client, self._method, path, version, status)
-        # The body usually comes at once, and is sent together with the head.
-        asyncio.get_running_loop().call_soon(self._send_head)
+        if self._left is None and not self._bodiless:
+            # The body may come much later. One of a known size is there already, and is sent together with the head.
+            asyncio.get_running_loop().call_soon(self._send_head)
 
     def _send_head(self) -> None:
         if self._unsent_head and not self._disconnected:
@@ -179,9 +189,9 @@ class Exchange:
         given = dict(headers)
         if b"transfer-encoding" in given:  # the connection decides
             headers = [each for each in headers if each[0] != b"transfer-encoding"]
-        lines = [b"%b: %b\r\n" % each for each in (*self._default_headers, *headers)]
-        fields = b"".join(lines)
-        if len(fields) - len(fields.translate(None, _CONTROLS)) != len(b"\r\n") * len(lines):
+        lines = [*map(b": ".join, self._default_headers), *map(b": ".join, headers), b""]
+        fields = b"\r\n".join(lines)
+        if len(fields) - len(fields.translate(None, _CONTROLS)) != len(b"\r\n") * (len(lines) - 1):
             raise RuntimeError("A header of the answer has a control character.")
         if length := given.get(b"content-length"):
             self._left = int(length)
@@ -212,7 +222,7 @@ class Exchange:
         if not more:
             self.complete = True
             self._pieces.clear()
-            self._news.set()
+            self._tell()
             if not self.keep_alive:
                 self._close()
             self._answered()
