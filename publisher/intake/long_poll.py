@@ -9,6 +9,7 @@ import asyncio
 import logging
 import math
 import re
+import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -17,6 +18,7 @@ import anyio.to_thread
 from anyio import CapacityLimiter
 from sqlalchemy.exc import TimeoutError as StoreTimeout
 from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
 
 from publisher.core.errors import InvalidRequest, NotFound
 from publisher.core.ticket import Ticket
@@ -25,7 +27,7 @@ from publisher.intake.documents import status_document
 from publisher.intake.wire.writing import write_document
 from publisher.store import Store
 from publisher.store.ticket_rows import Version, version_of
-from publisher.web.conditional import Rendered, caller_has, etag_of, is_conditional
+from publisher.web.conditional import Rendered, caller_has, etag_of, is_conditional, respond, unchanged
 from publisher.web.negotiation import Format
 
 logger = logging.getLogger(__name__)
@@ -66,13 +68,14 @@ _Result = TypeVar("_Result")
 class TicketStatus:
     """A ticket as it was read, and its status, which is written once for all who wait for it."""
 
-    __slots__ = ("_written", "seen", "ticket", "version")
+    __slots__ = ("_shared", "_written", "seen", "ticket", "version")
 
     def __init__(self, ticket: Ticket) -> None:
         self.ticket = ticket
         self.version = version_of(ticket)
         self.seen: _Seen = ticket.id, self.version
         self._written: dict[Format, Rendered] = {}
+        self._shared: dict[Format, tuple[int, Response]] = {}
 
     def status(self, form: Format) -> Rendered:
         """Return the status. Its ETag comes from the ticket's version, so a 304 needs no document."""
@@ -81,6 +84,18 @@ class TicketStatus:
             changed = math.ceil(self.ticket.changed)
             self._written[form] = Rendered(lambda: self._write(form), form.content_type, etag, changed)
         return self._written[form]
+
+    def answer(self, request: Request, form: Format) -> Response:
+        """Return a 304, or the 200 that all share who waited. That is made again when its Last-Modified changes."""
+        status = self.status(form)
+        if is_conditional(request) and _known(request, status):
+            return unchanged(status.etag, status.changed)
+        modified = min(status.changed, math.floor(time.time()))
+        made, answer = self._shared.get(form, (None, None))
+        if answer is None or made != modified:
+            answer = respond(request, status)
+            self._shared[form] = modified, answer
+        return answer
 
     def _write(self, form: Format) -> bytes:
         return write_document(form, "status", status_document(self.ticket))
@@ -147,25 +162,27 @@ class Watcher:
         """Return how many callers wait."""
         return sum(len(group.waiters) for group in self._groups.values())
 
-    async def status(self, request: Request, form: Format, ticket: Ticket, seconds: float) -> Rendered:
-        """Return a ticket's status as soon as it is new to the caller, or after that many seconds.
+    async def answer(self, request: Request, form: Format, ticket: Ticket, seconds: float) -> Response:
+        """Answer with a ticket's status as soon as it is new to the caller, or after that many seconds.
 
         A conditional request is held while its answer would be 304; any other request is held until the ticket changes.
         A ticket that has ended is answered at once. Raises `NotFound` if the ticket is deleted meanwhile,
         `SQLAlchemyError` if the store is unavailable at the end, and `ClientDisconnect`.
         """
         sight = TicketStatus(ticket)
+        if seconds <= 0 or ticket.final:
+            return respond(request, sight.status(form))
         if (group := self._groups.get(sight.seen)) is not None:
             sight = group.sight
         conditional = is_conditional(request)
         until = asyncio.get_running_loop().time() + seconds
         while not sight.ticket.final and (not conditional or _known(request, sight.status(form))):
             later = await self._changed(request, sight, until)
-            unchanged = later.version == sight.version
+            is_same = later.version == sight.version
             sight = later
-            if unchanged or not conditional:
+            if is_same or not conditional:
                 break
-        return sight.status(form)
+        return sight.answer(request, form)
 
     def close(self) -> None:
         """Answer all who wait now, and hold no further request."""

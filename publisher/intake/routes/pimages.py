@@ -144,7 +144,7 @@ Polled = Annotated[tuple[Ticket, float], From(_polled)]
 async def published_image_status(request: Request, caller: Calling, polled: Polled) -> Response:
     ticket, seconds = polled
     watcher: Watcher = request.app.state.watcher
-    return respond(request, await watcher.status(request, caller.form, ticket, seconds))
+    return await watcher.answer(request, caller.form, ticket, seconds)
 
 
 @router.get(_IMAGE + "/pimages/{pitid}/accounts/{caid}")
