@@ -85,10 +85,10 @@ class TicketStatus:
             self._written[form] = Rendered(lambda: self._write(form), form.content_type, etag, changed)
         return self._written[form]
 
-    def answer(self, request: Request, form: Format) -> Response:
+    def answer(self, request: Request, form: Format, *, conditional: bool) -> Response:
         """Return a 304, or the 200 that all share who waited. That is made again when its Last-Modified changes."""
         status = self.status(form)
-        if is_conditional(request) and _known(request, status):
+        if conditional and _known(request, status):
             return unchanged(status.etag, status.changed)
         modified = min(status.changed, math.floor(time.time()))
         made, answer = self._shared.get(form, (None, None))
@@ -142,7 +142,8 @@ class _Group:
     """The callers who have seen the same version of the same ticket."""
 
     sight: TicketStatus
-    waiters: set[_Waiter] = field(default_factory=set)
+    waiters: dict[_Waiter, None] = field(default_factory=dict)
+    """In the order in which they came. So they are woken in the order of memory, which takes much less time."""
 
 
 class Watcher:
@@ -182,7 +183,7 @@ class Watcher:
             sight = later
             if is_same or not conditional:
                 break
-        return sight.answer(request, form)
+        return sight.answer(request, form, conditional=conditional)
 
     def close(self) -> None:
         """Answer all who wait now, and hold no further request."""
@@ -200,7 +201,7 @@ class Watcher:
             return sight
         group = self._groups.setdefault(sight.seen, _Group(sight))
         waiter = _Waiter()
-        group.waiters.add(waiter)
+        group.waiters[waiter] = None
         timer = loop.call_at(until, self._time_is_up, waiter, group)
         if self._task is None:
             self._looked = loop.time()
@@ -209,7 +210,7 @@ class Watcher:
             return await waiter.result(request)
         finally:
             timer.cancel()
-            group.waiters.discard(waiter)
+            group.waiters.pop(waiter, None)
             if not group.waiters and self._groups.get(sight.seen) is group:
                 del self._groups[sight.seen]
 

@@ -227,7 +227,8 @@ def test_callers_share_an_answer_as_long_as_its_date_is_right(fresh: Service, mo
     def answer(at: float, form: Format = Format.XML, **headers: str) -> Response:
         monkeypatch.setattr(time, "time", lambda: at)
         sent = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
-        return latest.answer(Request({"type": "http", "method": "GET", "headers": sent}), form)
+        request = Request({"type": "http", "method": "GET", "headers": sent})
+        return latest.answer(request, form, conditional=bool(headers))
 
     first, second, third = answer(changed - 1), answer(changed - 0.5), answer(changed + 0.5)
     assert first is second
