@@ -242,6 +242,11 @@ def test_callers_share_an_answer_as_long_as_its_date_is_right(fresh: Service, mo
     assert (known.status_code, known.body) == (304, b"")
 
 
+@pytest.mark.parametrize(("query", "pause"), [(0.0001, 0.05), (0.0008, 0.08), (0.02, 0.1), (30, 0.1)])
+def test_slow_query_is_made_less_often(query: float, pause: float) -> None:
+    assert long_poll._pause_seconds(query) == pytest.approx(pause)
+
+
 def test_more_tickets_than_fit_one_statement_are_found(fresh: Service) -> None:
     ids = [fresh.publish().id for _ in range(3)]
     many = [*range(10_000, 15_000), *ids]
