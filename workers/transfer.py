@@ -30,11 +30,13 @@ from workers.socket_reader import SocketReader
 
 _CHUNK_BYTES = 1 << 20
 """Bytes sent at a time. With smaller pieces the receiver wakes up for each, and an upload takes a tenth longer."""
-_PIECE_BYTES_MIN = 1 << 16
-"""What sendfile(2) hands to the socket at a time: however much it is asked to send, it may wait for each of these."""
-_QUICK_SECONDS, _SLOW_SECONDS = 0.05, 0.2
-"""Over a slow connection, pieces become smaller while one takes longer than the second, and larger again while one
-takes less than the first."""
+_PIECE_BYTES_MIN, _PIECE_BYTES_MAX = 1 << 16, 4 << 20
+"""sendfile(2) hands the minimum to the socket at a time: however much it is asked to send, it may wait for each of
+these. A piece costs 40 µs of CPU, whatever its size."""
+_QUICK_SECONDS, _SLOW_SECONDS = 0.02, 0.1
+"""Pieces become larger while they take less than the first, and smaller while one takes longer than the second."""
+_QUICK_BYTES = 64 << 20
+"""After so many bytes in quick pieces, pieces may be larger than `_CHUNK_BYTES`: no buffer explains their speed."""
 _CHECK_SECONDS = 0.05
 """How often `check` is called while bytes move: for each piece, it would cost a tenth of the CPU."""
 _WAIT_SECONDS = 0.25
@@ -212,23 +214,27 @@ class Transfer:
         sock.settimeout(None)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", 0, int(_WAIT_SECONDS * 1_000_000)))
         target = sock.fileno()
-        piece = _CHUNK_BYTES
+        piece, quick_bytes = _CHUNK_BYTES, 0
 
         def send_some(offset: int) -> int:
-            nonlocal piece
-            wanted, began = min(piece, self.size - offset), time.monotonic()
+            nonlocal piece, quick_bytes
+            began = time.monotonic()
             try:
-                count = os.sendfile(target, self._descriptor, offset, wanted)
+                count = os.sendfile(target, self._descriptor, offset, min(piece, self.size - offset))
             except BlockingIOError:
                 count = 0
             else:
                 if not count:
                     raise _shrank()
             seconds = time.monotonic() - began
-            if seconds > _SLOW_SECONDS:
-                piece = max(piece // 2, _PIECE_BYTES_MIN)
-            elif count == piece < _CHUNK_BYTES and seconds < _QUICK_SECONDS:
-                piece *= 2
+            if seconds < _QUICK_SECONDS and count == piece:
+                quick_bytes += count
+                if piece < (_CHUNK_BYTES if quick_bytes < _QUICK_BYTES else _PIECE_BYTES_MAX):
+                    piece *= 2
+            else:
+                quick_bytes = 0
+                if seconds > _SLOW_SECONDS:
+                    piece = max(piece // 2, _PIECE_BYTES_MIN)
             return count
 
         return send_some
