@@ -30,8 +30,7 @@ from sqlalchemy import insert, select, text
 from bench.longpoll import LOGIN, PASSWORD, Intake, add_tickets, intake
 from publisher.core.ticket import State
 from publisher.store import Store
-from publisher.store.engine import writing
-from publisher.store.tables import tickets, users
+from publisher.store.database import tickets, users, writing
 from tests.servers.postgres import postgres_server
 
 TICKETS = 100_000

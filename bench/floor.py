@@ -20,7 +20,7 @@ from celery import Celery
 from sqlalchemy import make_url
 
 from bench.load import Report
-from publisher.store.tables import tickets
+from publisher.store.database import tickets
 
 _COPIED = ", ".join(column.name for column in tickets.columns if column.name not in ("id", "uid"))
 _INSERT = f"INSERT INTO tickets (uid, {_COPIED}) SELECT {{}}, {_COPIED} FROM tickets WHERE id = 1"  # noqa: S608

@@ -39,16 +39,15 @@ from sqlalchemy import insert, select, text
 from bench.earlier import BEFORE, PRESENT, REPOSITORY, Version, earlier
 from bench.load import Load, Report, report_of, run
 from publisher.cli import programs
-from publisher.core.image import Digests
+from publisher.core.image import Digests, image_uri
 from publisher.core.settings import Settings
-from publisher.core.ticket import Phase, State
-from publisher.core.uris import image_uri, ticket_uri
+from publisher.core.ticket import Phase, State, ticket_uri
 from publisher.intake.wire.writing import write_document
 from publisher.store import Store
-from publisher.store.engine import reading, writing
+from publisher.store.database import reading, tickets, writing
 from publisher.store.new_tickets import NewTicket
-from publisher.store.tables import tickets
 from publisher.web.negotiation import Format
+from tests.records import create_ticket
 from tests.servers.postgres import PostgresServer, postgres_server
 from tests.servers.process import Server, free_port, listens
 from tests.servers.redis import redis_server
@@ -202,7 +201,7 @@ def fill(settings: Settings, count: int) -> int:
         owner=LOGIN, appliance_id=APPLIANCE, name="bench", format="openstackqcow2", disk_format="qcow2",
         virtual_size=1 << 30, digests=hashes, location="bench.qcow2",
     )  # fmt: skip
-    ticket = store.tickets.create(NewTicket(
+    ticket = create_ticket(store, NewTicket(
         owner=LOGIN, appliance_id=APPLIANCE, image_id=image.id, image_size=image.size, platform="openstack",
         account={"login": "admin", "keystoneUrl": "http://keystone.example.com:5000/v3"}, sealed_secrets=b"0" * 140,
         target={"displayName": "bench", "keystoneProject": "images"}, name="bench",

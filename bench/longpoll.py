@@ -33,13 +33,12 @@ from sqlalchemy import insert, select, update
 from publisher.cli import programs
 from publisher.core.image import Digests
 from publisher.core.settings import Settings
-from publisher.core.ticket import State, Ticket
-from publisher.core.uris import ticket_uri
+from publisher.core.ticket import State, Ticket, ticket_uri
 from publisher.store import Store
-from publisher.store.engine import db_now, writing
+from publisher.store.database import db_now, tickets, writing
 from publisher.store.new_tickets import NewTicket
-from publisher.store.tables import tickets
 from tests.patience import PATIENCE
+from tests.records import create_ticket
 from tests.servers.patient_intake import WAIT_SECONDS, WAITING
 from tests.servers.process import Server, free_port, listens
 
@@ -109,7 +108,8 @@ def add_tickets(store: Store, count: int) -> list[Ticket]:
         digests=Digests(IMAGE_SIZE, "5" * 32, "2" * 64, "f" * 128),
         location="disk.qcow2",
     )
-    first = store.tickets.create(
+    first = create_ticket(
+        store,
         NewTicket(
             owner=LOGIN,
             appliance_id=1,
@@ -120,7 +120,7 @@ def add_tickets(store: Store, count: int) -> list[Ticket]:
             sealed_secrets=b"-",
             target={"displayName": "an image"},
             name="an image",
-        )
+        ),
     )
     with writing(store.engine) as connection:
         row = dict(connection.execute(select(tickets)).one()._mapping)

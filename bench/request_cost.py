@@ -42,10 +42,10 @@ class Measured:
         from publisher.store import Store
 
         class NoWaker:
-            def send(self, ticket_id: int) -> None:
+            def send(self, *ticket_ids: int) -> None:
                 """Wake nobody."""
 
-            def send_image(self, image_id: int) -> None:
+            def send_image(self, *image_ids: int) -> None:
                 """Wake nobody."""
 
         settings = Settings(data_dir=directory)

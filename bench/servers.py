@@ -31,7 +31,7 @@ from bench.intake import AUTHORIZATION, fill
 from bench.load import Load, ask
 from publisher.cli import programs
 from publisher.core.settings import Settings
-from publisher.core.uris import ticket_uri
+from publisher.core.ticket import ticket_uri
 from tests.servers.process import Server, free_port, listens
 from tests.servers.redis import redis_server
 from tests.stack import cpu_seconds

@@ -26,8 +26,8 @@ from sqlalchemy import update
 from bench.longpoll import LOGIN, Intake, add_tickets, intake, request_of, warm_up
 from publisher.core.ticket import State, Ticket
 from publisher.store import Store
-from publisher.store.engine import db_now, writing
-from publisher.store.tables import tickets as tickets_table
+from publisher.store.database import db_now, writing
+from publisher.store.database import tickets as tickets_table
 
 TARGET_SECONDS = 0.25
 _PAUSE_SECONDS = 0.02

@@ -21,7 +21,6 @@ from starlette.types import Receive, Scope, Send
 
 from publisher.console import pages as console
 from publisher.console.live_updates import Streams
-from publisher.console.rendering import BASE
 from publisher.core.settings import Settings
 from publisher.core.vault import Vault
 from publisher.files import unfinished
@@ -29,26 +28,21 @@ from publisher.intake.error_documents import error_document
 from publisher.intake.long_poll import Watcher
 from publisher.intake.middleware import RequestHandler
 from publisher.intake.openapi import document
-from publisher.intake.routes import (
-    accounts,
-    api_description,
-    apikeys,
-    appliances,
-    images,
-    monitoring,
-    pimages,
-    status,
-    targets,
-    users,
-)
+from publisher.intake.routes import about, appliances, images, monitoring, pimages, targets, users
 from publisher.outbound.policy import OutboundPolicy
 from publisher.services.wakeups import Sender, WakeQueue, Wakeups
 from publisher.store import Store
 from publisher.telemetry import logs, tracing
-from publisher.web.auth import Authenticator, keep_signatures_out_of_logs
-from publisher.web.rate_limits import Throttle
-from publisher.web.request import API, Services, count_address
-from publisher.web.routing import Route, Router
+from publisher.web import (
+    API,
+    Authenticator,
+    Route,
+    Router,
+    Services,
+    Throttle,
+    count_address,
+    keep_signatures_out_of_logs,
+)
 
 
 def create_app(settings: Settings | None = None, waker: Sender | None = None) -> Intake:
@@ -66,7 +60,6 @@ def create_app(settings: Settings | None = None, waker: Sender | None = None) ->
     vault = Vault.from_file(settings.key_file, production=settings.production)
     watcher = Watcher(store)
     throttle = Throttle.from_settings(settings, store.audit)
-    observed = monitoring.MonitoringState.of(store, settings)
     keep_signatures_out_of_logs()
 
     def stop() -> None:
@@ -99,7 +92,7 @@ def create_app(settings: Settings | None = None, waker: Sender | None = None) ->
     tracing.configure("intake")
     app = Intake(services, lifespan)
     app.state.watcher = watcher
-    app.state.monitoring = observed
+    app.state.monitoring = monitoring.MonitoringState.of(services)
     app.state.streams = streams
     return app
 
@@ -114,9 +107,11 @@ class Intake:
         """Holds what the routes work with."""
         self.state.services = services
         self.router = Router(first=count_address if services.settings.address_requests_per_second else None)
-        for module in (status, api_description, pimages, images, appliances, accounts, apikeys, targets, users):
-            self.router.include(module.router, API)
-        self.router.include(api_description.docs_router)
+        # The OpenAPI document has this order, too.
+        api = (about, pimages, images, appliances)
+        for each in (*(module.router for module in api), users.credentials_router, targets.router, users.router):
+            self.router.include(each, API)
+        self.router.include(about.docs_router)
         self.router.include(monitoring.router)
         self.router.include(console.router())
         self._others = LifespanRouter(lifespan=lifespan)
@@ -125,7 +120,7 @@ class Intake:
             services.authenticator,
             document=error_document,
             page=console.error_page,
-            pages_below=BASE,
+            pages_below=console.PAGES_BELOW,
             production=services.settings.production,
         )
         self._openapi: bytes | None = None

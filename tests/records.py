@@ -7,13 +7,13 @@ from typing import Any
 
 from sqlalchemy import Engine, event, update
 
+from publisher.core.asking import alone, ask
 from publisher.core.image import Digests, Image
 from publisher.core.ticket import Ticket
 from publisher.files.hashing import digest
 from publisher.store import Store
-from publisher.store.engine import db_now, writing
-from publisher.store.new_tickets import NewTicket
-from publisher.store.tables import images, tickets, users
+from publisher.store.database import db_now, images, tickets, users, writing
+from publisher.store.new_tickets import IdempotencyKey, NewTicket, TicketWanted
 
 OWNER = "root"
 APPLIANCE = 4
@@ -69,7 +69,12 @@ def add_ticket(store: Store, **values: Any) -> Ticket:
             add_owner(store)
         add_image_row(store, Digests(1000, "5" * 32, "2" * 64, "f" * 128), "none.raw", id=row["image_id"])
     key = row.pop("idempotency_key", None)
-    return store.tickets.create(NewTicket(**row), key)
+    return create_ticket(store, NewTicket(**row), key)
+
+
+def create_ticket(store: Store, new: NewTicket, key: IdempotencyKey | None = None) -> Ticket:
+    """Commit a queued ticket. Raises what `NewTickets.create_all` has as its verdict."""
+    return alone(ask(store.new_tickets.create_all, TicketWanted(new, key, store.actor)))
 
 
 def password_hash(store: Store, login: str) -> str | None:

@@ -99,15 +99,15 @@ class Wakings:
     committed: list[bool] = field(default_factory=list)
     fails_with: Exception | None = None
 
-    def send(self, ticket_id: int) -> None:
-        self.ids.append(ticket_id)
+    def send(self, *ticket_ids: int) -> None:
+        self.ids.extend(ticket_ids)
         if self.store is not None:
-            self.committed.append(self.store.tickets.get(ticket_id) is not None)
+            self.committed.extend(self.store.tickets.get(each) is not None for each in ticket_ids)
         if self.fails_with is not None:
             raise self.fails_with
 
-    def send_image(self, image_id: int) -> None:
-        self.images.append(image_id)
+    def send_image(self, *image_ids: int) -> None:
+        self.images.extend(image_ids)
         if self.fails_with is not None:
             raise self.fails_with
 

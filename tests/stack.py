@@ -24,7 +24,7 @@ from publisher.core.image import Image
 from publisher.core.settings import Settings
 from publisher.services import image_files
 from publisher.store import Store
-from publisher.store.engine import writing
+from publisher.store.database import writing
 from tests.patience import PATIENCE
 from tests.servers.process import free_port
 

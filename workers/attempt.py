@@ -27,15 +27,13 @@ from publisher.core.errors import (
     ShuttingDown,
     TransientCloudError,
 )
-from publisher.core.image import Image, open_under
+from publisher.core.image import Image, appliance_uri, image_uri, open_under
 from publisher.core.settings import Settings
-from publisher.core.ticket import MIB, Account, CloudRef, Phase, State, Target
-from publisher.core.uris import appliance_uri, image_uri, ticket_uri
+from publisher.core.ticket import MIB, Account, CloudRef, Phase, State, Target, ticket_uri
 from publisher.core.vault import Vault
 from publisher.files.disk_format import DiskFile, examine_opened
 from publisher.outbound.policy import OutboundPolicy
-from publisher.store import Store
-from publisher.store.leases import Claim
+from publisher.store import Claim, Store
 from publisher.telemetry import tracing
 from workers import metrics
 from workers.backoff import retry_delay
@@ -49,6 +47,7 @@ logger = logging.getLogger(__name__)
 
 _HASHES_TRUSTED = ("sha512", "sha256", "md5")
 """Hashes that a cloud may report for an image it received. The first that it reports is compared."""
+_FINISHING = Phase.FINISHING, "Finishing"
 _EXAMINED_MAX = 256
 _examined: dict[tuple[object, ...], DiskFile] = {}
 """Results of examining files, so that the tickets of one image do not repeat it."""
@@ -64,7 +63,8 @@ class TicketJournal:
     def __init__(self, store: Store, claim: Claim) -> None:
         self._store = store
         self._claim = claim
-        self._entries: Sequence[CloudRef] | None = None
+        # Only those who have claimed the ticket write the list: at the first claim it is empty.
+        self._entries: Sequence[CloudRef] | None = () if claim.token == 1 else None
 
     def entries(self) -> Sequence[CloudRef]:
         if self._entries is None:
@@ -235,17 +235,25 @@ class Attempt:
             logger.warning("ticket %d: what an earlier attempt left cannot be used: %s", self._ticket.id, wrong)
             self._remove(uploaded.cloud_id, check)
             uploaded = None
+        finishing = False
         if uploaded is None or not uploaded.complete:
             self._steps.begin(Phase.UPLOADING)
             with self._lease.uploading((Phase.UPLOADING, f"Uploading {image.size / MIB:.1f} MiB")) as last:
                 uploaded = cloud.upload(image, replace(ref, found=found), transfer)
                 self._steps.begin(Phase.VERIFYING)
                 last.append((Phase.VERIFYING, "Comparing what the cloud received with what was registered"))
+                # If the cloud reported the right hash, both steps are written at once.
+                finishing = _hash_of(uploaded) is not None and _difference(uploaded, image, transfer) is None
+                if finishing:
+                    last.append(_FINISHING)
             self._verify(uploaded, image, transfer)
         else:
             self._phase(Phase.VERIFYING, "An earlier attempt uploaded everything: hash and size match")
         check()
-        self._phase(Phase.FINISHING, "Finishing")
+        if finishing:
+            self._steps.begin(Phase.FINISHING)
+        else:
+            self._phase(*_FINISHING)
         return cloud.finish(uploaded, image)
 
     def _verify(self, uploaded: CloudImage, image: Image, transfer: Transfer) -> None:

@@ -6,18 +6,26 @@ The heartbeat continues while the worker drains, and ends with the process.
 from __future__ import annotations
 
 import logging
+import os
+import socket
 import threading
 from collections.abc import Callable
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from publisher.store.fleet import Fleet, Member
+from publisher.store import Fleet, Member
 from publisher.telemetry.logs import with_context
+from publisher.version import __version__
 from workers.drain import Drain
 
 logger = logging.getLogger(__name__)
 
 _LAST_WORDS_SECONDS = 5.0
+
+
+def this_worker(name: str, *, node: str, concurrency: int) -> Member:
+    """Return how this process describes itself. Celery and Flower know it as `node`."""
+    return Member(name, socket.gethostname(), os.getpid(), node, __version__, concurrency)
 
 
 class Heartbeat:

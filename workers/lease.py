@@ -20,7 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from publisher.core.errors import Cancelled, DeadlinePassed, LeaseLost, ShuttingDown, Stopped
 from publisher.core.settings import Settings
 from publisher.core.ticket import State
-from publisher.store.leases import Claim, Leases, Step
+from publisher.store import Claim, Leases, Step
 from publisher.telemetry.logs import with_context
 from workers import metrics
 from workers.drain import Drain

@@ -16,7 +16,6 @@ from publisher.store import Store
 from publisher.telemetry.metrics import CONTENT_TYPE, exposition
 from publisher.telemetry.metrics_access import Monitors
 from publisher.telemetry.store_metrics import store_registry
-from workers.drain import Drain
 
 logger = logging.getLogger(__name__)
 
@@ -40,14 +39,14 @@ class Consumer:
         return ReadinessCheck(None if self._consumer.connection is not None else "the connection to the broker is lost")
 
 
-def readiness(store: Store, consumer: Consumer, drain: Drain) -> Readiness:
+def readiness(store: Store, consumer: Consumer, draining: threading.Event) -> Readiness:
     """Return the readiness checks of a worker. A worker is ready if it takes tickets."""
-    draining = "the worker is draining and takes no new tickets"
+    refusal = "the worker is draining and takes no new tickets"
     return Readiness(
         {
             "store": lambda: store_check(store),
             "consumer": consumer.check,
-            "drain": lambda: ReadinessCheck(draining if drain.begun.is_set() else None),
+            "drain": lambda: ReadinessCheck(refusal if draining.is_set() else None),
         }
     )
 

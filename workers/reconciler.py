@@ -14,8 +14,7 @@ from publisher.core.errors import QueueUnavailable
 from publisher.core.settings import Settings
 from publisher.files import unfinished
 from publisher.services.wakeups import WakeQueue
-from publisher.store import Store
-from publisher.store.fleet import WorkerState
+from publisher.store import Store, WorkerState
 from workers.leader_loop import LeaderLoop
 
 logger = logging.getLogger(__name__)
@@ -43,9 +42,7 @@ class Reconciler:
             term_seconds=settings.reconcile_seconds * _TERM_TURNS,
             stop=stop,
         )
-        self._image_root = settings.images
-        self._idempotency_seconds = settings.idempotency_seconds
-        self._silent_seconds = settings.silent_seconds
+        self._settings = settings
         self._purge_at = time.monotonic()
 
     def run(self) -> None:
@@ -67,15 +64,14 @@ class Reconciler:
         """
         if time.monotonic() >= self._purge_at:
             self._purge_at = time.monotonic() + _PURGE_SECONDS
-            unfinished.discard_abandoned(self._image_root, self._store.images.has_file)
-            self._store.idempotency_keys.purge(self._idempotency_seconds)
+            discard_abandoned_files(self._store, self._settings)
+            self._store.idempotency_keys.purge(self._settings.idempotency_seconds)
             self._store.fleet.forget(_SILENT_KEPT_SECONDS)
 
     def _free_threads(self) -> int:
         """Return how many more tickets the workers could take now."""
-        workers = [
-            each for each in self._store.fleet.workers() if each.state(self._silent_seconds) is WorkerState.ALIVE
-        ]
+        silent_seconds = self._settings.silent_seconds
+        workers = [each for each in self._store.fleet.workers() if each.state(silent_seconds) is WorkerState.ALIVE]
         return sum(max(0, each.member.concurrency - len(each.ticket_ids)) for each in workers)
 
     def turn(self) -> int:
@@ -91,3 +87,8 @@ class Reconciler:
             self._queue.send_image(image_id)
             self._store.registrations.woken(image_id, sent=True)
         return len(due) + len(images)
+
+
+def discard_abandoned_files(store: Store, settings: Settings) -> None:
+    """Delete the files that killed processes of this machine have left under the image root."""
+    unfinished.discard_abandoned(settings.images, store.images.has_file)

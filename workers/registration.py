@@ -31,8 +31,7 @@ from publisher.files.disk_format import examine
 from publisher.files.hashing import Hasher, pieces
 from publisher.files.image_writer import ImageWriter, UnpackLimits, Written
 from publisher.services.image_files import is_remote, source_name
-from publisher.store import Store
-from publisher.store.registrations import Registration
+from publisher.store import Registration, Store
 from publisher.telemetry.logs import bound
 from workers.backoff import retry_delay
 from workers.lease import Lease

@@ -1,32 +1,48 @@
-"""Run a ticket: claim it, hold it under a lease, attempt it, and wake the tickets that waited for it.
+"""Run a worker: the parts that its process consists of, and how it claims and attempts a ticket.
 
-Knows no Celery.
+Knows no Celery: tasks.py calls it.
 """
 
 from __future__ import annotations
 
+import gc
 import logging
+import os
+import socket
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any, TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from publisher.core.asking import alone
 from publisher.core.errors import LeaseLost
+from publisher.core.image import Image, ImageState
 from publisher.core.settings import Settings
-from publisher.core.ticket import State
+from publisher.core.ticket import State, Ticket
 from publisher.core.vault import Vault
 from publisher.outbound.policy import OutboundPolicy
-from publisher.services.wakeups import Wakeups
-from publisher.store import Store
-from publisher.store.leases import Claim
+from publisher.platforms.platform import installed
+from publisher.services.wakeups import WakeQueue, Wakeups
+from publisher.store import Claim, Store
 from publisher.telemetry import tracing
-from publisher.telemetry.logs import bound
+from publisher.telemetry.logs import bound, with_context
 from workers import metrics
 from workers.attempt import Attempt
+from workers.clouds import plugin
 from workers.drain import Drain
+from workers.heartbeat import Heartbeat, this_worker
 from workers.lease import TicketLease
+from workers.monitoring import Consumer, readiness, serve
+from workers.reconciler import Reconciler, discard_abandoned_files
+from workers.registration import Registrar
+from workers.sweeper import Sweeper
+from workers.webhook_sender import Notifier
 
 logger = logging.getLogger(__name__)
+Record = TypeVar("Record")
 
 
 class LeaseFreed(LeaseLost):
@@ -34,7 +50,10 @@ class LeaseFreed(LeaseLost):
 
 
 class Runner:
-    """Runs tickets. May be called from several threads, one ticket each."""
+    """Runs tickets: claims one, holds it under a lease, attempts it, and wakes those that waited for it.
+
+    May be called from several threads, one ticket each.
+    """
 
     def __init__(
         self,
@@ -127,7 +146,7 @@ class Runner:
         logger.info("ticket %d: %s", ticket_id, state)
         if state is State.QUEUED and self._drain.over and self._wakeups:
             # The ticket's own message went back to the broker as this worker stopped, and has been consumed by now.
-            self._wakeups.ticket(ticket_id)
+            alone(self._wakeups.ticket(ticket_id))
         self._wake(attempt.waiting)
         return state
 
@@ -136,5 +155,103 @@ class Runner:
         if self._wakeups is None:
             return
         for ticket_id in waiting:
-            if self._wakeups.ticket(ticket_id):
+            if alone(self._wakeups.ticket(ticket_id)):
                 self._store.tickets.woken(ticket_id, sent=True)
+
+
+# The process -----------------------------------------------------------------------------------------
+
+
+class WorkerProcess:
+    """What the process of a worker consists of.
+
+    Its parts are created when they are first used, and again if that failed: Celery only logs the errors of its signal
+    handlers, so a worker that was started before its database or its key file is there works once they are.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._name = f"{socket.gethostname()}-{os.getpid()}"
+        self._drain = Drain(settings.drain_seconds)
+        self._consumer = Consumer()
+        self._heartbeat: Heartbeat | None = None
+
+    @cached_property
+    def _store(self) -> Store:
+        return Store.open(self._settings)
+
+    @cached_property
+    def _vault(self) -> Vault:
+        return Vault.from_file(self._settings.key_file, production=self._settings.production)
+
+    @cached_property
+    def _wakeups(self) -> Wakeups:
+        return Wakeups(self._store, WakeQueue.open(self._settings))
+
+    @cached_property
+    def _runner(self) -> Runner:
+        return Runner(
+            self._store, self._vault, self._settings, worker=self._name, drain=self._drain, wakeups=self._wakeups
+        )
+
+    @cached_property
+    def _registrar(self) -> Registrar:
+        return Registrar(self._store, self._settings, worker=self._name, shutting_down=self._drain.begun)
+
+    @cached_property
+    def _notifier(self) -> Notifier:
+        return Notifier(self._store, self._vault, self._settings, holder=self._name, stop=self._drain.begun)
+
+    def prepare(self) -> None:
+        """Report at the start, not at the first ticket, if something is not set up, and load the plugins."""
+        tracing.configure("worker")
+        serve(self._store, self._settings, readiness(self._store, self._consumer, self._drain.begun))
+        self._store.check_schema()
+        # Left by workers that were killed on this machine: the reconciler may run on another one, which does not see
+        # their locks.
+        discard_abandoned_files(self._store, self._settings)
+        _ = self._runner, self._notifier
+        for platform in installed():
+            plugin(platform)
+        # What is loaded now stays. Searching it for garbage takes 50 ms, at a time when an upload needs the processor.
+        gc.collect()
+        gc.freeze()
+
+    def begin(self, consumer: Any) -> None:
+        """Handle signals, and start what runs beside the tasks. `consumer` is Celery's, which takes the messages."""
+        self._drain.listen()
+        self._consumer.runs(consumer)
+        settings, name, stop = self._settings, self._name, self._drain.begun
+        member = this_worker(name, node=consumer.hostname, concurrency=settings.worker_concurrency)
+        reconciler = Reconciler(self._store, WakeQueue.open(settings), settings, holder=name, stop=stop)
+        sweeper = Sweeper(self._store, self._vault, settings, worker=name, stop=stop)
+        with bound(worker=name):
+            self._heartbeat = Heartbeat(self._store.fleet, member, settings.heartbeat_seconds, self._drain)
+            self._heartbeat.start()
+            jobs = {"reconciler": reconciler.run, "sweeper": sweeper.run, "notifier": self._notifier.run}
+            for job, run in jobs.items():
+                threading.Thread(target=with_context(run), name=job, daemon=True).start()
+
+    def publish(self, ticket_id: int) -> tuple[State | None, Ticket | None]:
+        """Publish a ticket. Returns what `Runner.run` returns and, unless it is published, the ticket as it is now."""
+        state = self._runner.run(ticket_id, go_on=True)
+        return state, None if state is State.PUBLISHED else _read(self._store.tickets.get, ticket_id)
+
+    def register(self, image_id: int) -> tuple[ImageState | None, Image | None]:
+        """Register an image. Returns what `Registrar.run` returns and, unless it is ready, the image as it is now."""
+        state = self._registrar.run(image_id, go_on=True)
+        return state, None if state is ImageState.READY else _read(self._store.images.get, image_id)
+
+    def end(self) -> None:
+        """Record in the store that this worker has ended, and send the remaining traces."""
+        if self._heartbeat:
+            self._heartbeat.stop()
+        tracing.close()
+
+
+def _read(get: Callable[[int], Record | None], id: int) -> Record | None:
+    """Read a record, for monitors. Returns None if it cannot be read."""
+    try:
+        return get(id)
+    except SQLAlchemyError:
+        return None

@@ -19,8 +19,7 @@ from publisher.core.settings import Settings
 from publisher.core.ticket import Account, Target
 from publisher.core.vault import Vault
 from publisher.outbound.policy import OutboundPolicy
-from publisher.store import Store
-from publisher.store.accounts import StoredAccount
+from publisher.store import Store, StoredAccount
 from workers.clouds import plugin
 from workers.clouds.base import CloudPublisher, Timeouts
 

@@ -1,25 +1,31 @@
 """Delete orphans: what tickets have created in clouds, no ticket needs, and could not be deleted when they failed.
 
-Objects in doubt stay, and are reported; see docs/operations.md.
+Objects in doubt stay, and are reported; see docs/operations.md. One elected worker sweeps regularly. As a program, this
+module sweeps once, for `publisher sweep`: `python -m workers.sweeper [--dry-run] [--json]`
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 import logging
+import os
+import socket
+import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from publisher.core.closed_pipe import quiet_end
 from publisher.core.errors import PermanentCloudError, PublisherError
 from publisher.core.settings import Settings
 from publisher.core.ticket import Account, Target
 from publisher.core.vault import Vault
 from publisher.outbound.policy import OutboundPolicy
-from publisher.store import Store
-from publisher.store.orphans import Scope, Standing
+from publisher.store import Scope, Standing, Store
 from workers import metrics
 from workers.bounded import BoundedCloud
 from workers.clouds import plugin
@@ -215,3 +221,51 @@ def words(found: SweepFinding) -> str:
             return f"{what}: removed"
         case Outcome.FAILED:
             return f"{what}: cannot be removed: {found.error}"
+
+
+# The program ------------------------------------------------------------------------------------------
+
+
+def main() -> int:
+    """Sweep once, report it, and return its exit code.
+
+    The code is 1 if the cloud of an account could not be listed or an orphan could not be deleted, else 0.
+    """
+    parser = argparse.ArgumentParser(
+        prog="publisher sweep", description="Delete orphans: what failed tickets have left in the clouds."
+    )
+    parser.add_argument("--dry-run", action="store_true", help="report what would be deleted, and delete nothing")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    options = parser.parse_args()
+    try:
+        settings = Settings.from_environment()
+        store = Store.open(settings)
+        store.check_schema()
+        vault = Vault.from_file(settings.key_file, production=settings.production)
+        sweeper = Sweeper(store, vault, settings, worker=f"{socket.gethostname()}-{os.getpid()}")
+        findings = []
+        for found in sweeper.sweep(dry_run=options.dry_run):
+            findings.append(found)
+            if not options.json:
+                sys.stdout.write(words(found) + "\n")
+    except (PublisherError, SQLAlchemyError) as error:
+        reason = str(error) if isinstance(error, PublisherError) else f"the database: {type(error).__name__}"
+        sys.stderr.write(f"Error: {reason}\n")
+        return 1
+    if options.json:
+        sys.stdout.write(
+            json.dumps({"dry_run": options.dry_run, "findings": [asdict(each) for each in findings]}) + "\n"
+        )
+    elif not findings:
+        sys.stdout.write("No orphans found\n")
+    failed = [each for each in findings if each.outcome is Outcome.FAILED]
+    if unseen := [each for each in failed if each.cloud_id is None]:
+        where = "; ".join(f"{each.platform} account {each.account}" for each in unseen)
+        sys.stderr.write(f"Error: could not list the images of: {where}\n")
+    return int(bool(failed))
+
+
+if __name__ == "__main__":
+    with quiet_end():
+        code = main()
+    sys.exit(code)

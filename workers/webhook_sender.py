@@ -23,8 +23,7 @@ from publisher.core.settings import Settings
 from publisher.core.vault import Vault
 from publisher.outbound.policy import OutboundPolicy
 from publisher.services.webhooks import open_secret
-from publisher.store import Store
-from publisher.store.notifications import Notification
+from publisher.store import Notification, Store
 from publisher.version import __version__
 from workers import tls
 from workers.http_clients import aiohttp_connector, trust

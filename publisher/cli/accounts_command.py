@@ -14,6 +14,7 @@ import typer
 from publisher.cli import openstack_login, programs
 from publisher.cli.command import (
     CLOUD_VARIABLE,
+    Installation,
     Json,
     Yes,
     ask_password,
@@ -22,8 +23,8 @@ from publisher.cli.command import (
     err,
     examples,
     iso,
+    open_installation,
     open_store,
-    open_vault,
     password_from_stdin,
     print_json,
     print_table,
@@ -47,8 +48,7 @@ from publisher.core.errors import InvalidRequest, NotFound
 
 if TYPE_CHECKING:
     from publisher.platforms.platform import Field, Platform
-    from publisher.store import Store
-    from publisher.store.accounts import StoredAccount
+    from publisher.store import StoredAccount
 
 commands = typer.Typer()
 app = typer.Typer(help="Manage stored cloud accounts.", no_args_is_help=True)
@@ -103,7 +103,6 @@ def add(
     The plain account elements of other platforms are options, too: --access-key-id for accessKeyId.
     The command prompts for secret elements, unless you use --password-stdin.
     """
-    from publisher.outbound.policy import OutboundPolicy
     from publisher.platforms.openstack import OpenStack
     from publisher.platforms.platform import check_installed, platform_of
     from publisher.services import cloud_accounts
@@ -113,8 +112,7 @@ def add(
     check_installed(platform)
     described = platform_of(platform)
     more = read_options(context.args, described)
-    settings = read_settings()
-    with open_store(settings) as store:
+    with open_installation() as installation:
         if isinstance(described, OpenStack):
             cloud = read_cloud(from_clouds_yaml, file) if from_clouds_yaml else None
             account = _openstack_account(context, cloud) | more
@@ -124,14 +122,14 @@ def add(
             account = _other_account(context, described) | more
             secrets = read_secrets(described, stdin=password_stdin)
         stored = cloud_accounts.create(
-            store,
-            open_vault(settings),
+            installation.store,
+            installation.vault,
             owner=user,
             name=name,
             platform=platform,
             fields=account,
             secrets=secrets,
-            policy=OutboundPolicy.of(settings),
+            policy=installation.policy,
         )
     say(f"Added the account '{stored.name}' of {stored.owner}, number {stored.id}")
 
@@ -166,18 +164,18 @@ def list_(
 @app.command(epilog=examples("accounts remove production --user anna"))
 def remove(name: Name, user: User = "root", yes: Yes = False) -> None:
     """Remove an account. Tickets that already use it continue."""
-    with open_store(read_settings()) as store:
-        found = find_account(store, user, name)
+    with open_installation() as installation:
+        found = find_account(installation, user, name)
         confirm(f"Remove the account '{name}' of {user}, with its password?", yes=yes)
-        store.accounts.remove(user, found.id)
+        installation.store.accounts.remove(user, found.id)
     say(f"Removed the account '{name}' of {user}")
 
 
 @app.command("show", epilog=examples("accounts show production", "accounts show production --user anna --json"))
 def show(name: Name, user: User = "root", as_json: Json = False) -> None:
     """Show an account, without its secrets."""
-    with open_store(read_settings()) as store:
-        account = find_account(store, user, name)
+    with open_installation() as installation:
+        account = find_account(installation, user, name)
     if as_json:
         print_json(account_json(account))
         return
@@ -230,7 +228,6 @@ def change(
     If a URL or the login changes, it needs the password again.
     Tickets that have not ended keep the old values; publisher tickets retry uses the new ones.
     """
-    from publisher.outbound.policy import OutboundPolicy
     from publisher.services import cloud_accounts
 
     given = {"keystoneUrl": keystone_url, "glanceUrl": glance_url, "login": login, "userDomain": user_domain}
@@ -240,14 +237,11 @@ def change(
     fields |= read_bundle(ca_bundle) if ca_bundle else {}
     if not (fields or rename or new_password or password_stdin):
         raise InvalidRequest("nothing to change; name what is to change, see: publisher accounts set --help")
-    settings = read_settings()
-    with open_store(settings) as store:
-        present = find_account(store, user, name)
+    with open_installation() as installation:
+        present = find_account(installation, user, name)
         secrets = _new_secrets(new_password, password_stdin, login or str(present.fields.get("login") or ""))
-        vault = open_vault(settings)
-        change_it = partial(
-            cloud_accounts.change, store, vault, present, name=rename, fields=fields, policy=OutboundPolicy.of(settings)
-        )
+        store, vault, policy = installation.store, installation.vault, installation.policy
+        change_it = partial(cloud_accounts.change, store, vault, present, name=rename, fields=fields, policy=policy)
         try:
             changed = change_it(secrets=secrets)
         except cloud_accounts.SecretNeeded:
@@ -282,16 +276,15 @@ def try_out(
     """
     given = {"keystoneProject": project, "keystoneDomain": domain, "tenantName": tenant, "publishLocation": region}
     target = {element: value for element, value in given.items() if value}
-    settings = read_settings()
-    with open_store(settings) as store:
-        find_account(store, user, name)
+    with open_installation() as installation:
+        find_account(installation, user, name)
     command = programs.sign_in(user=user, account=name, target=target, as_json=as_json)
-    programs.become(command, programs.configured(settings))
+    programs.become(command, programs.configured(installation.settings))
 
 
-def find_account(store: Store, user: str, name: str) -> StoredAccount:
+def find_account(installation: Installation, user: str, name: str) -> StoredAccount:
     """Return a user's account by its name. Raises `NotFound`."""
-    found = store.accounts.find(user, name=name)
+    found = installation.store.accounts.find(user, name=name)
     if found is None:
         raise NotFound(f"{user} has no account '{name}'; see: publisher accounts list")
     return found

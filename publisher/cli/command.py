@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -26,6 +27,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from publisher.core.closed_pipe import die, reader_is_gone
+from publisher.core.closed_pipe import no_outcome as no_outcome  # commands import it from here
 from publisher.core.errors import ConfigurationError, InvalidRequest, PublisherError
 from publisher.core.settings import Settings
 from publisher.core.settings_report import only_for_a_trial, unknown
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     from sqlalchemy.exc import SQLAlchemyError
 
     from publisher.core.vault import Vault
+    from publisher.outbound.policy import OutboundPolicy
     from publisher.store import Store
 
 Number = TypeVar("Number", int, float)
@@ -69,8 +73,7 @@ def open_store(settings: Settings, *, check: bool = True) -> Iterator[Store]:
     Raises `ConfigurationError`, or `StoreUnavailable` for any database error, including one inside the block.
     """
     # Imported here, as in the commands, so that `publisher --help` need not wait for it.
-    from publisher.store import Store
-    from publisher.store.audit import Actor
+    from publisher.store import Actor, Store
 
     if check and not settings.database_url and not (settings.data_dir / "publisher.db").exists():
         raise ConfigurationError(
@@ -85,6 +88,46 @@ def open_store(settings: Settings, *, check: bool = True) -> Iterator[Store]:
             yield store.acting(Actor(_system_user(), "terminal"))
         finally:
             store.close()
+
+
+class Installation:
+    """What a command works on: the settings, the open store, and what is made of the settings when it is needed."""
+
+    def __init__(self, settings: Settings, store: Store) -> None:
+        self.settings = settings
+        self.store = store
+
+    @cached_property
+    def vault(self) -> Vault:
+        """Raises `ConfigurationError` if the key file cannot be used."""
+        return open_vault(self.settings)
+
+    @cached_property
+    def policy(self) -> OutboundPolicy:
+        from publisher.outbound.policy import OutboundPolicy
+
+        return OutboundPolicy.of(self.settings)
+
+    def wake(self, ticket_id: int) -> None:
+        """Wake a worker for a ticket, and say what to do if the broker cannot be reached."""
+        from publisher.core.asking import alone
+        from publisher.services.wakeups import WakeQueue, Wakeups
+
+        queue = WakeQueue.open(self.settings)
+        try:
+            if not alone(Wakeups(self.store, queue).ticket(ticket_id)):
+                what = "check PUBLISHER_BROKER_URL" if self.settings.broker_url else "run: publisher up"
+                say(f"Ticket {ticket_id} is stored and waits for a worker; {what}", console=err)
+        finally:
+            queue.close()
+
+
+@contextmanager
+def open_installation() -> Iterator[Installation]:
+    """Read the settings, and open the store as `open_store` does."""
+    settings = read_settings()
+    with open_store(settings) as store:
+        yield Installation(settings, store)
 
 
 def open_vault(settings: Settings) -> Vault:
@@ -222,6 +265,12 @@ def print_table(columns: list[str], rows: list[list[str]]) -> None:
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     out.print(table)
+
+
+def end_without_reader() -> None:
+    """End the command if nobody reads its output any more."""
+    if reader_is_gone():
+        die()
 
 
 # Help ---------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from publisher.core.closed_pipe import no_outcome
 from publisher.core.errors import PublisherError
 
 if TYPE_CHECKING:
-    from publisher.devcloud import DevCloud
+    from publisher.devcloud.cloud import DevCloud
 
 commands = typer.Typer()
 app = typer.Typer(help="Run a real Keystone and Glance on this machine, for trials.", no_args_is_help=True)
@@ -111,7 +111,8 @@ def _wait_for_a_stop() -> None:
 
 @contextmanager
 def _cloud() -> Iterator[DevCloud]:
-    from publisher.devcloud import DevCloud, DevCloudError
+    from publisher.devcloud.cloud import DevCloud
+    from publisher.devcloud.config import DevCloudError
 
     data_dir = read_settings().data_dir
     try:

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from publisher.cli.command import Json, examples, open_store, out, print_json, print_table, say_warning
+from publisher.cli.command import Json, examples, open_store, open_vault, out, print_json, print_table, say_warning
 from publisher.cli.programs import ping_workers
 from publisher.core.closed_pipe import no_outcome
 from publisher.core.errors import PublisherError, QueueUnavailable
@@ -147,14 +147,12 @@ def check_broker(settings: Settings) -> Iterator[Finding]:
 
 
 def check_key(settings: Settings) -> Iterator[Finding]:
-    from publisher.core.vault import Vault
-
     if not settings.key_file.exists():
         advice = "start publisher up, which creates it; if you have a key elsewhere, set PUBLISHER_SECRET_KEY_FILE"
         yield Finding("key", Level.FAIL, f"{settings.key_file} does not exist", advice)
         return
     try:
-        Vault.from_file(settings.key_file)
+        open_vault(settings)
     except PublisherError as error:
         yield Finding("key", Level.FAIL, str(error), "restore the right key file")
     else:

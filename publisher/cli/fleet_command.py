@@ -22,6 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from publisher.cli.command import (
+    Installation,
     Json,
     StoreUnavailable,
     database_errors,
@@ -29,6 +30,7 @@ from publisher.cli.command import (
     examples,
     iso,
     mebibytes,
+    open_installation,
     open_store,
     out,
     print_json,
@@ -37,14 +39,11 @@ from publisher.cli.command import (
     say,
     seconds,
 )
-from publisher.core.settings import Settings
 from publisher.core.ticket import State, Ticket
 from publisher.version import __version__
 
 if TYPE_CHECKING:
-    from publisher.store import Store
-    from publisher.store.fleet import WorkerStanding
-    from publisher.store.statistics import Queue, Throughput
+    from publisher.store import Queue, Throughput, WorkerStanding
 
 commands = typer.Typer()
 
@@ -63,15 +62,13 @@ def top(
 
     Press q or Ctrl-C to exit. If the output is not a terminal, the view is printed once.
     """
-    settings = read_settings()
-    silent_seconds = settings.silent_seconds
-    with open_store(settings) as store:
+    with open_installation() as installation:
         if as_json:
-            print_json(snapshot_json(take_snapshot(store, silent_seconds)))
+            print_json(snapshot_json(take_snapshot(installation)))
         elif once or not out.is_terminal:
-            _print(draw(take_snapshot(store, silent_seconds)))
+            _print(draw(take_snapshot(installation)))
         else:
-            _live(store, silent_seconds, every)
+            _live(installation, every)
 
 
 def draw(snapshot: Snapshot) -> RenderableType:
@@ -92,7 +89,7 @@ def _print(picture: RenderableType) -> None:
         typer.echo(line.rstrip())
 
 
-def _live(store: Store, silent_seconds: float, every: float) -> None:
+def _live(installation: Installation, every: float) -> None:
     """Draw until q or Ctrl-C. While the database is away, show the last picture."""
     picture: RenderableType = ""
     try:
@@ -100,7 +97,7 @@ def _live(store: Store, silent_seconds: float, every: float) -> None:
             while True:
                 try:
                     with database_errors():
-                        picture = draw(take_snapshot(store, silent_seconds))
+                        picture = draw(take_snapshot(installation))
                     screen.update(picture, refresh=True)
                 except StoreUnavailable as error:
                     screen.update(Group(Text(str(error), style="bold red"), picture), refresh=True)
@@ -246,8 +243,9 @@ class Snapshot:
         return max(0, self.total(State.PUBLISHING, State.CANCELLING) - held)
 
 
-def take_snapshot(store: Store, silent_seconds: float) -> Snapshot:
-    """Return the installation as it is now. A worker that has been silent for `silent_seconds` counts as dead."""
+def take_snapshot(installation: Installation) -> Snapshot:
+    """Return the fleet as it is now. A worker that has been silent for `settings.silent_seconds` counts as dead."""
+    store, silent_seconds = installation.store, installation.settings.silent_seconds
     standings = store.fleet.workers()
     tickets = store.tickets.several({id for each in standings for id in each.ticket_ids})
     return Snapshot(
@@ -349,7 +347,7 @@ commands.add_typer(fleet_app, name="fleet")
 @fleet_app.command("list", epilog=examples("fleet list", "fleet list --json"))
 def list_workers(as_json: Json = False) -> None:
     """List the workers that ran within the last 24 hours, latest heartbeat first."""
-    settings = Settings.from_environment()
+    settings = read_settings()
     with open_store(settings) as store:
         found = store.fleet.workers()
     if as_json:
@@ -376,7 +374,7 @@ def drain(name: Annotated[str, typer.Argument(help="Name of the worker, as shown
     Tickets that have not ended after PUBLISHER_DRAIN_SECONDS go back to the queue.
     A service manager may start a new worker in its place.
     """
-    settings = Settings.from_environment()
+    settings = read_settings()
     with open_store(settings) as store:
         store.fleet.ask_to_drain(name)
     say(f"Asked {name} to drain; it starts within {settings.heartbeat_seconds:g} s")

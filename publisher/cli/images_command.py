@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from publisher.cli.command import (
+    Installation,
     Json,
     Yes,
     complete_images,
@@ -21,6 +22,7 @@ from publisher.cli.command import (
     examples,
     iso,
     mebibytes,
+    open_installation,
     open_store,
     print_json,
     print_table,
@@ -33,9 +35,8 @@ from publisher.core.errors import NotFound
 from publisher.core.uris import ID_MAX
 
 if TYPE_CHECKING:
-    from publisher.core.image import Image
-    from publisher.store import Store
-    from publisher.store.appliances import Appliance
+    from publisher.core.image import Checksums, Image
+    from publisher.store import Appliance
 
 commands = typer.Typer()
 app = typer.Typer(help="Manage registered images.", no_args_is_help=True)
@@ -91,17 +92,13 @@ def add(
     A compressed file (gz, xz, zst, bz2) is unpacked into the image root.
     """
     from publisher.core.image import checksum
-    from publisher.files.image_writer import UnpackLimits
-    from publisher.services.image_files import register
 
     given = {"md5": md5, "sha256": sha256}
     expected = tuple(checksum(name, text, f"--{name}") for name, text in given.items() if text is not None)
 
-    settings = read_settings()
-    with open_store(settings) as store, terminated_in_order(), hashing(file) as on_progress:
-        image = register(
-            store,
-            settings.images,
+    with open_installation() as installation, terminated_in_order():
+        image = register_file(
+            installation,
             file,
             owner=user,
             appliance_id=appliance,
@@ -110,9 +107,6 @@ def add(
             name=name,
             link=link,
             expected=expected,
-            limits=UnpackLimits.of(settings),
-            virtual_size_max=settings.virtual_size_max,
-            on_progress=on_progress,
         )
     if as_json:
         print_json(image_json(image))
@@ -154,8 +148,8 @@ def list_(
 @app.command(epilog=examples("images show 7", "images show 7 --json"))
 def show(id: Id, as_json: Json = False) -> None:
     """Show an image."""
-    with open_store(read_settings()) as store:
-        image = find_image(store, id)
+    with open_installation() as installation:
+        image = find_image(installation, id)
     if as_json:
         print_json(image_json(image))
         return
@@ -179,29 +173,73 @@ def show(id: Id, as_json: Json = False) -> None:
 @app.command(epilog=examples("images delete 7", "images delete 7 --yes"))
 def delete(id: Id, yes: Yes = False, as_json: Json = False) -> None:
     """Delete an image, and its file if the service created it. Published copies stay in the clouds."""
-    from publisher.services import image_files
-
-    settings = read_settings()
-    with open_store(settings) as store:
-        image = find_image(store, id)
+    with open_installation() as installation:
+        image = find_image(installation, id)
         confirm(f"Delete image {id}, '{image.name}' of {image.owner}?", yes=yes)
-        image_files.delete(store, settings.images, image.owner, image.appliance_id, id)
+        delete_image(installation, image)
     if as_json:
         print_json({"deleted": [id]})
     else:
         say(f"Deleted image {id}")
 
 
-def find_image(store: Store, id: int) -> Image:
+def register_file(
+    installation: Installation,
+    file: Path,
+    *,
+    owner: str,
+    appliance_id: int,
+    id: int | None = None,
+    format: str | None = None,
+    name: str | None = None,
+    link: bool = False,
+    expected: Checksums = (),
+    check: Callable[[str | None], None] = lambda _: None,
+) -> Image:
+    """Register a file as `image_files.register` does, and show the progress.
+
+    `check` gets Glance's objection to the disk image before it is registered, and may raise.
+    """
+    from publisher.files.image_writer import UnpackLimits
+    from publisher.services.image_files import register
+
+    settings = installation.settings
+    with _hashing(file) as on_progress:
+        return register(
+            installation.store,
+            settings.images,
+            file,
+            owner=owner,
+            appliance_id=appliance_id,
+            id=id,
+            format=format,
+            name=name,
+            link=link,
+            expected=expected,
+            limits=UnpackLimits.of(settings),
+            virtual_size_max=settings.virtual_size_max,
+            on_found=lambda disk: check(disk.glance_objection),
+            on_progress=on_progress,
+        )
+
+
+def delete_image(installation: Installation, image: Image) -> None:
+    """Delete an image, and its file if the service created it. Raises `NotFound`, or `Conflict` if it is in use."""
+    from publisher.services import image_files
+
+    image_files.delete(installation.store, installation.settings.images, image.owner, image.appliance_id, image.id)
+
+
+def find_image(installation: Installation, id: int) -> Image:
     """Return the image with that number. Raises `NotFound`."""
-    image = store.images.get(id) if id <= ID_MAX else None
+    image = installation.store.images.get(id) if id <= ID_MAX else None
     if image is None:
         raise NotFound(f"there is no image {id}; see: publisher images list")
     return image
 
 
 def image_json(image: Image) -> dict[str, Any]:
-    from publisher.core.uris import image_uri
+    from publisher.core.image import image_uri
 
     return {
         "id": image.id,
@@ -231,7 +269,7 @@ def warn(image: Image) -> None:
 
 
 @contextmanager
-def hashing(file: Path) -> Iterator[Callable[[int], None]]:
+def _hashing(file: Path) -> Iterator[Callable[[int], None]]:
     """Show a progress bar for what `register` reads of the file, if the standard error is a terminal."""
     total = file.stat().st_size if file.is_file() else 0
     columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), DownloadColumn(binary_units=True)
@@ -322,7 +360,7 @@ def remove_appliance(id: ApplianceId, user: ApplianceOwner = "root", yes: Yes = 
 
 
 def _appliance_json(appliance: Appliance, size: int) -> dict[str, Any]:
-    from publisher.core.uris import appliance_uri
+    from publisher.core.image import appliance_uri
 
     return {
         "id": appliance.id,

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from publisher.cli.command import (
+    Installation,
     Json,
+    end_without_reader,
     err,
     examples,
     iso,
     mebibytes,
-    open_store,
+    open_installation,
     print_json,
-    read_settings,
     say,
     say_error,
     seconds,
@@ -34,13 +35,11 @@ from publisher.cli.tickets_command import (
     say_how_to_go_on,
     ticket_json,
 )
-from publisher.core.closed_pipe import die, no_outcome, reader_is_gone
+from publisher.core.closed_pipe import no_outcome
 from publisher.core.ticket import CloudRef, HistoryEntry, Phase, State, Ticket
 
 if TYPE_CHECKING:
-    from publisher.store import Store
-    from publisher.store.notifications import Notification
-    from publisher.store.publications import Upload
+    from publisher.store import Notification, Upload
 
 commands = typer.Typer()
 
@@ -87,14 +86,14 @@ def logs(
     Exit codes with --follow: 0 published, 1 failed, 3 cancelled, 4 not ended within --timeout.
     With --follow --json, each event is one line.
     """
-    with open_store(read_settings()) as store, no_outcome(when=follow):
-        dossier = _dossier(store, ticket)
+    with open_installation() as installation, no_outcome(when=follow):
+        dossier = _dossier(installation, ticket)
         if not follow:
             _print(dossier, as_json=as_json)
             return
         if not as_json:
             _print_head(dossier)
-        code = _follow(store, ticket, timeout_seconds=timeout, as_json=as_json)
+        code = _follow(installation, ticket, timeout_seconds=timeout, as_json=as_json)
     raise typer.Exit(code)
 
 
@@ -125,10 +124,11 @@ def _events(dossier: Dossier) -> Iterator[Event]:
         yield Event(notice.created, "notice", f"{notice.event}, {notice.state}, attempt {notice.attempt}{error}")
 
 
-def _dossier(store: Store, ticket_id: int) -> Dossier:
+def _dossier(installation: Installation, ticket_id: int) -> Dossier:
     """Read all details of a ticket. Raises `NotFound`."""
+    store = installation.store
     return Dossier(
-        find_ticket(store, ticket_id),
+        find_ticket(installation, ticket_id),
         store.tickets.history(ticket_id),
         store.tickets.journal(ticket_id),
         store.publications.uploads([ticket_id]).get(ticket_id, []),
@@ -188,20 +188,19 @@ def _print_head(dossier: Dossier) -> None:
     )
 
 
-def _follow(store: Store, ticket_id: int, *, timeout_seconds: float | None, as_json: bool) -> int:
+def _follow(installation: Installation, ticket_id: int, *, timeout_seconds: float | None, as_json: bool) -> int:
     until = None if timeout_seconds is None else time.monotonic() + timeout_seconds
     printed: set[object] = set()
     try:
         while True:
-            dossier = _dossier(store, ticket_id)
+            dossier = _dossier(installation, ticket_id)
             for mark, event in [*((each, each) for each in events(dossier)), *_going_on(dossier)]:
                 if mark not in printed:
                     printed.add(mark)
                     _tell(event, as_json=as_json)
             if dossier.ticket.final:
                 return EXIT_CODES[dossier.ticket.state]
-            if reader_is_gone():
-                die()
+            end_without_reader()
             if until is not None and time.monotonic() >= until:
                 say_error(f"ticket {ticket_id} has not ended after {timeout_seconds:g} s; it continues")
                 return EXIT_TIMED_OUT

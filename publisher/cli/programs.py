@@ -7,19 +7,35 @@ import os
 import shutil
 import socket
 import sys
+import tempfile
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
-from publisher.cli.command import make_private
+import typer
+
+from publisher.cli.command import make_private, whole_number
 from publisher.core.errors import ConfigurationError, QueueUnavailable
-from publisher.core.settings import Settings
+from publisher.core.settings import THREADS_MAX, Settings
 from publisher.core.settings_reader import FILE_SUFFIX
 
 _LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 WORKER_NAME = "publisher"
+FLOWER_LOGIN = "operator"
+FLOWER_PASSWORD_FILE = "flower.password"  # noqa: S105  # a file's name
+_METRICS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+"""A variable of prometheus_client, which reads it when it is imported."""
+
+Concurrency = Annotated[
+    int | None,
+    typer.Option(
+        parser=whole_number(most=THREADS_MAX),
+        metavar="NUMBER",
+        help="Number of tickets that one worker publishes at a time (default: PUBLISHER_WORKER_CONCURRENCY).",
+    ),
+]
 
 
 def intake(settings: Settings, *, processes: int = 1, behind_proxy: bool = False) -> list[str]:
@@ -32,6 +48,21 @@ def intake(settings: Settings, *, processes: int = 1, behind_proxy: bool = False
         "--access-log" if settings.access_log else "--no-access-log",
         "--proxy-headers" if behind_proxy else "--no-proxy-headers",
     ]
+
+
+def shared_metrics(settings: Settings) -> dict[str, str]:
+    """Return the variable that names the directory in which the processes of one intake count together.
+
+    The directory is emptied. Raises `ConfigurationError` if another user owns it.
+    """
+    if directory := os.environ.get(_METRICS_VARIABLE):
+        return {_METRICS_VARIABLE: directory}
+    name = f"image-publisher-{os.getuid()}-metrics-{settings.intake_port}"
+    shared = Path(tempfile.gettempdir()) / name
+    make_private(shared, follow_links=False)
+    for each in shared.glob("*.db"):
+        each.unlink()
+    return {_METRICS_VARIABLE: str(shared)}
 
 
 def worker(settings: Settings, *, name: str = WORKER_NAME) -> list[str]:
@@ -47,7 +78,7 @@ def worker_node(name: str = WORKER_NAME) -> str:
 def sweep(*, dry_run: bool, as_json: bool) -> list[str]:
     """Return the command of one sweep of the clouds."""
     options = ["--dry-run"] * dry_run + ["--json"] * as_json
-    return [sys.executable, "-m", "workers.sweep_command", *options]
+    return [sys.executable, "-m", "workers.sweeper", *options]
 
 
 def sign_in(*, user: str, account: str, target: Mapping[str, str], as_json: bool) -> list[str]:
@@ -82,6 +113,10 @@ def flower_environment(*, address: str, port: int, login: str, password: str, pr
         # Otherwise it warns of each worker that answers a moment late.
         "FLOWER_LOGGING": "error",
     }
+
+
+def flower_password_file(settings: Settings) -> Path:
+    return settings.flower_password_file or settings.data_dir / FLOWER_PASSWORD_FILE
 
 
 def inherited(environment: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,23 +16,22 @@ from publisher.cli import openstack_login
 from publisher.cli.accounts_command import find_account
 from publisher.cli.command import (
     CLOUD_VARIABLE,
+    Installation,
     Json,
     ask_password,
     complete_images,
     complete_users,
     err,
     examples,
-    open_store,
-    open_vault,
+    open_installation,
     out,
     password_from_stdin,
     print_json,
-    read_settings,
     say,
     terminated_in_order,
     whole_number,
 )
-from publisher.cli.images_command import FIRST_APPLIANCE, Format, Link, find_image, hashing, warn
+from publisher.cli.images_command import FIRST_APPLIANCE, Format, Link, delete_image, find_image, register_file, warn
 from publisher.cli.openstack_login import (
     ACCOUNT,
     TARGET,
@@ -47,17 +45,12 @@ from publisher.cli.openstack_login import (
     UserDomain,
     read_bundle,
 )
-from publisher.cli.tickets_command import Timeout, Wait, find_ticket, ticket_json, wake_worker, watch
+from publisher.cli.tickets_command import Timeout, Wait, find_ticket, ticket_json, watch
 from publisher.core.closed_pipe import no_outcome
 from publisher.core.errors import Conflict, InvalidRequest, NotFound
-from publisher.core.settings import Settings
 
 if TYPE_CHECKING:
-    from publisher.core.image import Image
-    from publisher.core.ticket import Ticket
-    from publisher.services.publishing import PublishRequest
-    from publisher.store import Store
-    from publisher.store.accounts import StoredAccount
+    from publisher.services.publishing import Accepted, PublishRequest
 
 commands = typer.Typer()
 
@@ -179,9 +172,8 @@ def publish(
     ) | {"publicImage": public}
     from publisher.services.publishing import PublishRequest
 
-    settings = read_settings()
-    with open_store(settings) as store, no_outcome(when=wait), _naming_options():
-        found = find_image(store, int(image)) if image.isdecimal() else None
+    with open_installation() as installation, no_outcome(when=wait), _naming_options():
+        found = find_image(installation, int(image)) if image.isdecimal() else None
         owner = user or (found.owner if found else FIRST_USER)
         request = PublishRequest(
             owner=owner,
@@ -191,7 +183,7 @@ def publish(
             target=target,
         )
         if stored:
-            request = _with_stored(context, request, find_account(store, owner, stored))
+            request = _with_stored(installation, context, request, stored)
         else:
             account = _given(
                 keystoneUrl=keystone_url,
@@ -208,14 +200,15 @@ def publish(
             )
         with terminated_in_order():
             if found is None:
-                ticket = _register_and_accept(store, settings, Path(image), request, format=format, link=link)
+                accepted = _register_and_accept(installation, Path(image), request, format=format, link=link)
             else:
-                ticket = _accept(store, settings, request)
+                accepted = _accept(installation, request)
+        ticket = accepted.ticket
         if not as_json:
             say(f"Ticket {ticket.id}: '{ticket.name}' to {ticket.platform}; see: publisher status {ticket.id}")
-        code = watch(store, ticket.id, console=err if as_json else out, timeout_seconds=timeout) if wait else 0
+        code = watch(installation, ticket.id, console=err if as_json else out, timeout_seconds=timeout) if wait else 0
         if as_json:
-            print_json(ticket_json(find_ticket(store, ticket.id)))
+            print_json(ticket_json(find_ticket(installation, ticket.id)))
     raise typer.Exit(code)
 
 
@@ -250,8 +243,14 @@ def _typed(context: typer.Context, option: str) -> str | None:
     return value if openstack_login.is_from_command_line(context, option) else None
 
 
-def _with_stored(context: typer.Context, request: PublishRequest, account: StoredAccount) -> PublishRequest:
-    """Return the request with a stored account. Raises `InvalidRequest` for an option that contradicts the account."""
+def _with_stored(
+    installation: Installation, context: typer.Context, request: PublishRequest, name: str
+) -> PublishRequest:
+    """Return the request with a stored account of its owner.
+
+    Raises `NotFound`, or `InvalidRequest` for an option that contradicts the account.
+    """
+    account = find_account(installation, request.owner, name)
     for option in _OF_THE_ACCOUNT:
         if openstack_login.is_from_command_line(context, option):
             flag = f"--{option.replace('_', '-')}"
@@ -262,56 +261,39 @@ def _with_stored(context: typer.Context, request: PublishRequest, account: Store
 
 
 def _register_and_accept(
-    store: Store, settings: Settings, file: Path, request: PublishRequest, *, format: str | None, link: bool
-) -> Ticket:
-    """Register a file and accept its request. Returns the ticket. If that fails, the image is removed again."""
-    from publisher.services import image_files
-
-    image = _register(store, settings, file, request, format=format, link=link)
-    warn(image)
-    try:
-        return _accept(store, settings, replace(request, image_id=image.id))
-    except BaseException:
-        # If an interrupt arrived just after the commit, there is a ticket nevertheless, and the image stays.
-        with contextlib.suppress(Conflict, NotFound):
-            image_files.delete(store, settings.images, image.owner, image.appliance_id, image.id)
-        raise
-
-
-def _register(
-    store: Store, settings: Settings, file: Path, request: PublishRequest, *, format: str | None, link: bool
-) -> Image:
-    """Register the file of a request, after the rest of the request has been checked."""
-    from publisher.files.image_writer import UnpackLimits
+    installation: Installation, file: Path, request: PublishRequest, *, format: str | None, link: bool
+) -> Accepted:
+    """Register a file and accept its request. If that fails, the image is removed again."""
     from publisher.platforms.platform import check_request, platform_of
-    from publisher.services.image_files import register
 
     if not file.exists():
         raise InvalidRequest("is neither the number of an image nor a file", field=str(file))
     # Checked first, so that a mistake in the request leaves no registered image behind.
     secrets = request.secrets or request.sealed_names
     check_request(request.platform, request.account, secrets, request.target)
-    with hashing(file) as on_progress:
-        return register(
-            store,
-            settings.images,
-            file,
-            owner=request.owner,
-            appliance_id=request.appliance_id,
-            format=format,
-            link=link,
-            limits=UnpackLimits.of(settings),
-            virtual_size_max=settings.virtual_size_max,
-            on_found=lambda disk: platform_of(request.platform).check_image(file.name, disk.glance_objection),
-            on_progress=on_progress,
-        )
+    image = register_file(
+        installation,
+        file,
+        owner=request.owner,
+        appliance_id=request.appliance_id,
+        format=format,
+        link=link,
+        check=lambda objection: platform_of(request.platform).check_image(file.name, objection),
+    )
+    warn(image)
+    try:
+        return _accept(installation, replace(request, image_id=image.id))
+    except BaseException:
+        # If an interrupt arrived just after the commit, there is a ticket nevertheless, and the image stays.
+        with contextlib.suppress(Conflict, NotFound):
+            delete_image(installation, image)
+        raise
 
 
-def _accept(store: Store, settings: Settings, request: PublishRequest) -> Ticket:
+def _accept(installation: Installation, request: PublishRequest) -> Accepted:
     """Commit the ticket and wake a worker."""
-    from publisher.outbound.policy import OutboundPolicy
+    from publisher.core.asking import alone
     from publisher.services.publishing import publish
 
-    vault = open_vault(settings)
-    policy, wake = OutboundPolicy.of(settings), partial(wake_worker, store, settings)
-    return publish(store, vault, lambda: request, policy=policy, wake=wake).ticket
+    vault, policy = installation.vault, installation.policy
+    return alone(publish(installation.store, vault, lambda: request, policy=policy, wake=installation.wake))

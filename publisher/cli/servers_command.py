@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from dataclasses import replace
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,31 +13,13 @@ from publisher.cli.command import (
     Json,
     examples,
     kept_password,
-    make_private,
     open_store,
     read_settings,
     say,
     whole_number,
 )
-from publisher.core.settings import THREADS_MAX, Settings
 
 commands = typer.Typer()
-
-
-_METRICS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
-"""A variable of prometheus_client, which reads it when it is imported."""
-FLOWER_LOGIN = "operator"
-FLOWER_PASSWORD_FILE = "flower.password"  # noqa: S105  # a file's name
-
-
-Concurrency = Annotated[
-    int | None,
-    typer.Option(
-        parser=whole_number(most=THREADS_MAX),
-        metavar="NUMBER",
-        help="Number of tickets that one worker publishes at a time (default: PUBLISHER_WORKER_CONCURRENCY).",
-    ),
-]
 
 
 @commands.command(epilog=examples("serve", "serve --host 0.0.0.0 --port 8080 --workers 2", "serve --proxy-headers"))
@@ -70,13 +50,13 @@ def serve(
     settings = read_settings(serving=True)
     settings = replace(settings, intake_host=host or settings.intake_host, intake_port=port or settings.intake_port)
     command = programs.intake(settings, processes=workers, behind_proxy=proxy_headers)
-    shared = shared_metrics(settings) if workers > 1 else {}
+    shared = programs.shared_metrics(settings) if workers > 1 else {}
     programs.become(command, programs.configured(settings) | shared)
 
 
 @commands.command(epilog=examples("worker", "worker --concurrency 8", "worker --name second"))
 def worker(
-    concurrency: Concurrency = None,
+    concurrency: programs.Concurrency = None,
     name: Annotated[
         str, typer.Option(help="Name of the worker in Flower, unique on this machine.")
     ] = programs.WORKER_NAME,
@@ -104,22 +84,18 @@ def flower(
     FLOWER_… variables in the environment override these options.
     """
     settings = read_settings(serving=True)
-    password_file = flower_password_file(settings)
+    password_file = programs.flower_password_file(settings)
     options = programs.flower_environment(
         address=address,
         port=port or settings.flower_port,
         prefix=settings.flower_prefix,
-        login=FLOWER_LOGIN,
+        login=programs.FLOWER_LOGIN,
         password="" if "FLOWER_BASIC_AUTH" in os.environ else kept_password(password_file),
     )
     if "FLOWER_BASIC_AUTH" not in os.environ:
-        say(f"Login {FLOWER_LOGIN}, password in {password_file}")
+        say(f"Login {programs.FLOWER_LOGIN}, password in {password_file}")
     own = {name: value for name, value in os.environ.items() if name.startswith("FLOWER_")}
     programs.become(programs.flower(), programs.configured(settings) | options | own)
-
-
-def flower_password_file(settings: Settings) -> Path:
-    return settings.flower_password_file or settings.data_dir / FLOWER_PASSWORD_FILE
 
 
 @commands.command(epilog=examples("migrate"))
@@ -145,18 +121,3 @@ def sweep(
     """
     settings = read_settings()
     programs.become(programs.sweep(dry_run=dry_run, as_json=as_json), programs.configured(settings))
-
-
-def shared_metrics(settings: Settings) -> dict[str, str]:
-    """Return the variable that names the directory in which the processes of one intake count together.
-
-    The directory is emptied. Raises `ConfigurationError` if another user owns it.
-    """
-    if directory := os.environ.get(_METRICS_VARIABLE):
-        return {_METRICS_VARIABLE: directory}
-    name = f"image-publisher-{os.getuid()}-metrics-{settings.intake_port}"
-    shared = Path(tempfile.gettempdir()) / name
-    make_private(shared, follow_links=False)
-    for each in shared.glob("*.db"):
-        each.unlink()
-    return {_METRICS_VARIABLE: str(shared)}

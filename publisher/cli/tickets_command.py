@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any, Protocol, Self
 
@@ -13,15 +12,18 @@ from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Ta
 from rich.text import Text
 
 from publisher.cli.command import (
+    Installation,
     Json,
     Yes,
     complete_tickets,
     complete_users,
     confirm,
+    end_without_reader,
     err,
     examples,
     iso,
     mebibytes,
+    open_installation,
     open_store,
     out,
     print_json,
@@ -32,15 +34,12 @@ from publisher.cli.command import (
     seconds,
     whole_number,
 )
-from publisher.core.closed_pipe import die, no_outcome, reader_is_gone
+from publisher.core.closed_pipe import no_outcome
 from publisher.core.errors import Conflict, require_own
-from publisher.core.settings import Settings
 from publisher.core.ticket import HistoryEntry, Phase, State, Ticket
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-    from publisher.store import Store
 
 commands = typer.Typer()
 app = typer.Typer(help="Manage tickets, the records of publish requests.", no_args_is_help=True)
@@ -75,9 +74,9 @@ def status(
 
     Exit codes with --wait: 0 published, 1 failed, 3 cancelled, 4 not ended within --timeout.
     """
-    with open_store(read_settings()) as store, no_outcome(when=wait):
-        code = watch(store, ticket, console=err if as_json else out, timeout_seconds=timeout) if wait else 0
-        show(store, ticket, history=history, as_json=as_json, brief=wait)
+    with open_installation() as installation, no_outcome(when=wait):
+        code = watch(installation, ticket, console=err if as_json else out, timeout_seconds=timeout) if wait else 0
+        show(installation, ticket, history=history, as_json=as_json, brief=wait)
     raise typer.Exit(code)
 
 
@@ -86,9 +85,8 @@ def cancel(ticket: TicketId, as_json: Json = False) -> None:
     """Cancel a ticket and remove its upload from the cloud."""
     from publisher.services import publishing
 
-    settings = read_settings()
-    with open_store(settings) as store:
-        asked = publishing.cancel(store, ticket, partial(wake_worker, store, settings))
+    with open_installation() as installation:
+        asked = publishing.cancel(installation.store, ticket, installation.wake)
     if as_json:
         print_json(ticket_json(asked))
     elif asked.state is State.CANCELLED:
@@ -104,8 +102,8 @@ def show_one(
     as_json: Json = False,
 ) -> None:
     """Show a ticket."""
-    with open_store(read_settings()) as store:
-        show(store, ticket, history=history, as_json=as_json)
+    with open_installation() as installation:
+        show(installation, ticket, history=history, as_json=as_json)
 
 
 @app.command(epilog=examples("tickets retry 12", "tickets retry 12 --wait --timeout 600"))
@@ -116,26 +114,25 @@ def retry(ticket: TicketId, wait: Wait = False, timeout: Timeout = None, as_json
     """
     from publisher.services import publishing
 
-    settings = read_settings()
-    with open_store(settings) as store, no_outcome(when=wait):
-        publishing.retry(store, ticket, partial(wake_worker, store, settings))
+    with open_installation() as installation, no_outcome(when=wait):
+        publishing.retry(installation.store, ticket, installation.wake)
         if not as_json:
             say(f"Ticket {ticket} is queued again")
-        code = watch(store, ticket, console=err if as_json else out, timeout_seconds=timeout) if wait else 0
+        code = watch(installation, ticket, console=err if as_json else out, timeout_seconds=timeout) if wait else 0
         if as_json:
-            print_json(ticket_json(find_ticket(store, ticket)))
+            print_json(ticket_json(find_ticket(installation, ticket)))
     raise typer.Exit(code)
 
 
 @app.command(epilog=examples("tickets delete 12", "tickets delete 12 --yes"))
 def delete(ticket: TicketId, yes: Yes = False, as_json: Json = False) -> None:
     """Delete a ticket that has ended, with its history. The published image stays in the cloud."""
-    with open_store(read_settings()) as store:
-        found = find_ticket(store, ticket)
+    with open_installation() as installation:
+        found = find_ticket(installation, ticket)
         if not found.final:
             raise Conflict(f"ticket {ticket} is {found.state}; cancel it first: publisher cancel {ticket}")
         confirm(f"Delete ticket {ticket}, '{found.name}' to {found.platform}, with its history?", yes=yes)
-        store.tickets.remove(ticket)
+        installation.store.tickets.remove(ticket)
     if as_json:
         print_json({"deleted": [ticket]})
     else:
@@ -197,23 +194,10 @@ def list_(
         say(f"There are more; continue with --before {shown[-1].id}, or show all with --count 0", console=err)
 
 
-def wake_worker(store: Store, settings: Settings, ticket_id: int) -> None:
-    """Wake a worker for a ticket, and say what to do if the broker cannot be reached."""
-    from publisher.services.wakeups import WakeQueue, Wakeups
-
-    queue = WakeQueue.open(settings)
-    try:
-        if not Wakeups(store, queue).ticket(ticket_id):
-            what = "check PUBLISHER_BROKER_URL" if settings.broker_url else "run: publisher up"
-            say(f"Ticket {ticket_id} is stored and waits for a worker; {what}", console=err)
-    finally:
-        queue.close()
-
-
-def show(store: Store, ticket_id: int, *, history: bool, as_json: bool, brief: bool = False) -> None:
+def show(installation: Installation, ticket_id: int, *, history: bool, as_json: bool, brief: bool = False) -> None:
     """Print a ticket. `brief` prints only the history, unless the output is JSON. Raises `NotFound`."""
-    ticket = find_ticket(store, ticket_id)
-    entries = store.tickets.history(ticket_id) if history else []
+    ticket = find_ticket(installation, ticket_id)
+    entries = installation.store.tickets.history(ticket_id) if history else []
     if as_json:
         print_json(ticket_json(ticket) | ({"history": [_entry_json(entry) for entry in entries]} if history else {}))
         return
@@ -224,7 +208,7 @@ def show(store: Store, ticket_id: int, *, history: bool, as_json: bool, brief: b
 
 
 def ticket_json(ticket: Ticket) -> dict[str, Any]:
-    from publisher.core.uris import ticket_uri
+    from publisher.core.ticket import ticket_uri
 
     return {
         "id": ticket.id,
@@ -299,13 +283,13 @@ EXIT_INTERRUPTED = 130
 _POLL_SECONDS = 0.25
 
 
-def find_ticket(store: Store, ticket_id: int) -> Ticket:
+def find_ticket(installation: Installation, ticket_id: int) -> Ticket:
     """Return a ticket by its number. Raises `NotFound`."""
     missing = f"there is no ticket {ticket_id}; see: publisher tickets list"
-    return require_own(store.tickets.get(ticket_id), missing, None)
+    return require_own(installation.store.tickets.get(ticket_id), missing, None)
 
 
-def watch(store: Store, ticket_id: int, *, console: Console, timeout_seconds: float | None = None) -> int:
+def watch(installation: Installation, ticket_id: int, *, console: Console, timeout_seconds: float | None = None) -> int:
     """Show a ticket's progress until it ends, and return the exit code.
 
     0 published, 1 failed, 3 cancelled, 4 not within the time-out, 130 Ctrl-C. The last two do not stop the publication.
@@ -315,12 +299,11 @@ def watch(store: Store, ticket_id: int, *, console: Console, timeout_seconds: fl
     try:
         with _Bar(console) if console.is_terminal else _Lines(console) as view:
             while True:
-                ticket = find_ticket(store, ticket_id)
+                ticket = find_ticket(installation, ticket_id)
                 view.show(ticket)
                 if ticket.final:
                     break
-                if reader_is_gone():
-                    die()
+                end_without_reader()
                 if until is not None and time.monotonic() >= until:
                     say_error(f"ticket {ticket_id} has not ended after {timeout_seconds:g} s; it continues")
                     say_how_to_go_on(ticket_id)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from http.client import HTTPConnection, HTTPException
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.panel import Panel
@@ -31,16 +31,12 @@ from publisher.cli.command import (
     say_warning,
     write_password,
 )
-from publisher.cli.servers_command import FLOWER_LOGIN, Concurrency, flower_password_file
 from publisher.cli.supervisor import Program, Supervisor
 from publisher.core.errors import ConfigurationError, QueueUnavailable
 from publisher.core.settings import EVERYWHERE, Settings
 from publisher.services.first_user import LOGIN as FIRST_LOGIN
 from publisher.services.first_user import PASSWORD_FILE as FIRST_PASSWORD_FILE
 from publisher.version import __version__
-
-if TYPE_CHECKING:
-    from publisher.store import Store
 
 commands = typer.Typer()
 
@@ -51,7 +47,7 @@ _COLOURS = {"intake": "cyan", "worker": "green", "flower": "yellow"}
 @commands.command(epilog=examples("up", "up --concurrency 8 --quiet"))
 def up(
     no_flower: Annotated[bool, typer.Option("--no-flower", help="Do not start Flower.")] = False,
-    concurrency: Concurrency = None,
+    concurrency: programs.Concurrency = None,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="Write the components' output to the log files only.")
     ] = False,
@@ -73,9 +69,7 @@ def up(
         children += [_worker(settings), _intake(settings)]
         if not settings.broker_url:
             supervisor.start(_redis(settings))
-        with open_store(settings, check=False) as store:
-            store.migrate()
-            first_password = _first_user(store, settings)
+        first_password = _prepare_store(settings)
         # Made now, so that the intake and the worker need not race to make it.
         open_vault(settings)
         supervisor.check()
@@ -126,8 +120,8 @@ def _flower(settings: Settings) -> Program:
         address=FLOWER_ADDRESS,
         port=settings.flower_port,
         prefix=settings.flower_prefix,
-        login=FLOWER_LOGIN,
-        password=kept_password(flower_password_file(settings)),
+        login=programs.FLOWER_LOGIN,
+        password=kept_password(programs.flower_password_file(settings)),
     )
     healthcheck = f"{settings.flower_prefix}/healthcheck"
     return Program(
@@ -184,18 +178,20 @@ def _check_port(prefix: str, host: str, port: int) -> None:
             ) from None
 
 
-def _first_user(store: Store, settings: Settings) -> str | None:
-    """Add an administrator if there is no user yet.
+def _prepare_store(settings: Settings) -> str | None:
+    """Upgrade the database's tables, and add an administrator if there is no user yet.
 
     Returns the new password, which is also kept in a file, else None.
     """
-    if store.users.list():
-        return None
-    password = generate_password()
-    # Write the file first: a user whose password was never recorded would be useless.
-    write_password(settings.data_dir / FIRST_PASSWORD_FILE, password)
-    store.users.add(FIRST_LOGIN, password, administrator=True)
-    return password
+    with open_store(settings, check=False) as store:
+        store.migrate()
+        if store.users.list():
+            return None
+        password = generate_password()
+        # Write the file first: a user whose password was never recorded would be useless.
+        write_password(settings.data_dir / FIRST_PASSWORD_FILE, password)
+        store.users.add(FIRST_LOGIN, password, administrator=True)
+        return password
 
 
 def _http_status(host: str, port: int, path: str) -> int | None:
@@ -254,7 +250,7 @@ def _print_panel(settings: Settings, first_password: str | None, *, flower: bool
     rows["API"] = f"{settings.intake}/api"
     if flower:
         rows["Flower"] = settings.flower
-        rows[""] = f"login {FLOWER_LOGIN}, password in {flower_password_file(settings)}"
+        rows[""] = f"login {programs.FLOWER_LOGIN}, password in {programs.flower_password_file(settings)}"
     rows["Logs"] = str(settings.data_dir / "logs")
     rows["Next"] = "publisher publish IMAGE.qcow2 --wait    (in another terminal; see --help)"
     rows["Stop"] = "Ctrl-C"

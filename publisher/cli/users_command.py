@@ -19,8 +19,8 @@ from publisher.cli.command import (
     examples,
     generate_password,
     iso,
+    open_installation,
     open_store,
-    open_vault,
     out,
     password_from_file,
     password_from_stdin,
@@ -33,11 +33,10 @@ from publisher.cli.command import (
     write_password,
 )
 from publisher.core.errors import InvalidRequest, NotFound
-from publisher.core.settings import Settings
 from publisher.services import first_user
 
 if TYPE_CHECKING:
-    from publisher.store.audit import AuditEntry
+    from publisher.store import AuditEntry
 
 commands = typer.Typer()
 app = typer.Typer(help="Manage users, their roles and webhooks.", no_args_is_help=True)
@@ -187,20 +186,17 @@ def notify(
     The secret that signs the webhooks is shown once, when it is created.
     A secret without a URL is for publish requests that name a URL themselves.
     """
-    from publisher.outbound.policy import OutboundPolicy
     from publisher.services.webhooks import subscribe
 
     if off and (url or new_secret):
         raise InvalidRequest("--off cannot be combined with other options")
-    settings = read_settings()
     secret = None
-    with open_store(settings) as store:
+    with open_installation() as installation:
+        store = installation.store
         if off:
             store.users.set_notify(login, None, None)
         elif url or new_secret:
-            vault = open_vault(settings)
-            policy = OutboundPolicy.of(settings)
-            secret = subscribe(store, vault, policy, login, url, new_secret=new_secret)
+            secret = subscribe(store, installation.vault, installation.policy, login, url, new_secret=new_secret)
         now = store.users.notify(login)
     if as_json:
         shown = {"login": login, "url": now.url, "signed": now.sealed_secret is not None}
@@ -364,7 +360,7 @@ def list_audit(
 
     What workers do to a ticket is in its history: see publisher status --history.
     """
-    with open_store(Settings.from_environment()) as store:
+    with open_store(read_settings()) as store:
         entries = store.audit.latest(count, before=before, actor=user, object=object)
     if as_json:
         print_json({"entries": [_entry_json(each) for each in entries]})

@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Annotated, cast
 from urllib.parse import parse_qsl
 
+from starlette.background import BackgroundTasks
 from starlette.datastructures import ImmutableMultiDict
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
@@ -18,12 +19,9 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from publisher.console.live_updates import Streams
 from publisher.console.rendering import BASE, PageParts, render
 from publisher.core.errors import InvalidRequest, NotAllowed, NotAuthenticated
-from publisher.store import Store
-from publisher.store.sessions import Session
-from publisher.store.users import Role, User
-from publisher.web import auth
-from publisher.web.request import Services, actor, bounded_body, services
-from publisher.web.routing import From, Router
+from publisher.store import Role, Session, Store, User
+from publisher.web import API, From, Router, Services, actor, auth, base_url, bounded_body, services, wake_later
+from publisher.web import Id as PathId
 
 Form = ImmutableMultiDict[str, str]
 
@@ -51,6 +49,8 @@ class Visit:
     services: Services
     session: Session
     user: User
+    after: BackgroundTasks
+    """What to do after the answer is sent."""
 
     @cached_property
     def store(self) -> Store:
@@ -80,6 +80,23 @@ class Visit:
     def flower_url(self) -> str:
         """Address of Flower, next to the intake's."""
         return f"{self.services.settings.flower}/"
+
+    @property
+    def api_url(self) -> str:
+        """Address of the API, without a slash at the end."""
+        return f"{base_url(self.request)}{API}"
+
+    def api_path(self, uri: str) -> str:
+        """Return the path of an object in the API."""
+        return f"{API}/{uri}"
+
+    def wake_ticket(self, id: int) -> None:
+        """Wake a worker for a ticket after the answer is sent."""
+        wake_later(self.after, self.services.wakeups.ticket)(id)
+
+    def wake_image(self, id: int) -> None:
+        """Wake a worker for an image after the answer is sent."""
+        wake_later(self.after, self.services.wakeups.image)(id)
 
     def may(self, entitlement: str) -> bool:
         return self.user.may(entitlement)
@@ -130,12 +147,12 @@ def page(request: Request, template: str, /, *, status: int = 200, **context: ob
     return response
 
 
-def visit(request: Request) -> Visit:
+def visit(request: Request, after: BackgroundTasks) -> Visit:
     """Return the signed-in user's visit. Raises `NotAuthenticated`."""
     found = _signed_in(request, seen=not request.url.path.endswith("/events"))
     if found is None:
         raise NotAuthenticated
-    made = Visit(request, services(request), *found)
+    made = Visit(request, services(request), *found, after)
     request.state.visit = made
     return made
 
@@ -171,6 +188,8 @@ def _posted(form: Annotated[Form | None, From(_sent)]) -> Form:
     return form
 
 
+Id = PathId
+"""An id in a path, or in the query."""
 Visiting = Annotated[Visit, From(visit)]
 Posted = Annotated[Form, From(_posted)]
 Sent = Annotated[Form | None, From(_sent)]

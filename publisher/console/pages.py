@@ -11,27 +11,19 @@ from starlette.staticfiles import StaticFiles
 
 from publisher.console.page_request import page, page_router
 from publisher.console.rendering import BASE, sentence
-from publisher.console.routes import (
-    accounts,
-    audit,
-    fleet,
-    images,
-    keys,
-    publication,
-    publications,
-    session,
-    users,
-)
-from publisher.web.error_handlers import Problem
-from publisher.web.routing import Router
+from publisher.console.routes import accounts, audit, fleet, images, publications, publish, users
+from publisher.web import Problem, Router
 
 MODULES = (
-    publications, publication, images, accounts, keys, fleet, users, audit,
+    publish, publications, images, accounts, fleet, users, audit,
 )  # fmt: skip
 """The modules of pages; each has a `router`. Fixed paths come before numbered ones: `/images/new` is no image's number.
 
 The entries of the navigation are in `page_request.py`.
 """
+
+PAGES_BELOW = BASE
+"""The path below which errors are pages, too."""
 
 _TITLES = {
     400: "Invalid request",
@@ -54,9 +46,9 @@ def router() -> Router:
     """Return the routes of the console."""
     console = Router()
     console.mount("/static", StaticFiles(packages=[("publisher.console", "static")]))
-    console.include(session.router)
-    for each in (session.signed_in_router, *(module.router for module in MODULES)):
-        console.include(each)
+    console.include(users.sign_in_router)
+    for module in MODULES:
+        console.include(module.router)
     # Sign-in comes first even for unknown paths, so that strangers cannot find out which pages exist.
     unknown = page_router()
     unknown.get("/{path:path}")(_nothing)

@@ -1,4 +1,4 @@
-"""The whole exception tree, and the rule by which another user's object does not exist.
+"""The whole exception tree, and the rule that another user's object does not exist for a caller.
 
 Only the type of an error decides what happens next: the intake maps it to an HTTP status, the runner to a retry or
 to a failed ticket. The docstring of a class is its default message.
@@ -172,7 +172,10 @@ class QueueUnavailable(PublisherError):
     """The message broker cannot be reached."""
 
 
-# Other users' objects ---------------------------------------------
+# Ids, URIs and owners of objects ---------------------------------------------
+
+# URIs are relative to the API's base path and have no leading slash, as in documents. The modules of the objects have a
+# function for each kind.
 
 
 def own(found: T | None, owner: str | None, **attributes: int) -> T | None:

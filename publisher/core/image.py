@@ -1,4 +1,4 @@
-"""A registered disk image: its states, its formats, its checksums and its file. Uses no database and no cloud."""
+"""A registered disk image: its states, URIs, formats, checksums and file. Uses no database and no cloud."""
 
 from __future__ import annotations
 
@@ -9,13 +9,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
+from urllib.parse import quote
 
 from publisher.core.errors import ImageFileError, InvalidRequest
+from publisher.core.uris import parse_uri, uri_pattern, user_uri
 
 DISK_FORMATS = ("qcow2", "raw", "vmdk", "vdi", "vhd", "iso")
 
 HEX_DIGITS = {"md5": 32, "sha256": 64, "sha512": 128}
 """Maps each algorithm, by our name for it, to the length of its checksum in hex digits."""
+
+_URI = uri_pattern("appliances/ID/images/ID")
+_APPLIANCE_URI = uri_pattern("appliances/ID")
 
 
 class ImageState(StrEnum):
@@ -124,6 +129,32 @@ class Image:
     @property
     def file_name(self) -> str:
         return PurePosixPath(self.location).name
+
+
+def appliance_uri(login: str, appliance_id: int) -> str:
+    """Return the URI of the appliance that groups images."""
+    return f"{user_uri(login)}/appliances/{appliance_id}"
+
+
+def image_uri(login: str, appliance_id: int, image_id: int) -> str:
+    return f"{appliance_uri(login, appliance_id)}/images/{image_id}"
+
+
+def download_uri(image_uri: str, file_name: str, key: str) -> str:
+    """Return the URI to download an image's file from. `key` is a one-time key that replaces the login."""
+    return f"{image_uri}/downloads/{quote(file_name, safe='')}?downloadId={key}"
+
+
+def parse_appliance_uri(uri: str, field: str) -> tuple[str, int]:
+    """Return login and appliance id. Raises `InvalidRequest`."""
+    login, (appliance_id,) = parse_uri(uri, _APPLIANCE_URI, "users/USER/appliances/4", field)
+    return login, appliance_id
+
+
+def parse_image_uri(uri: str, field: str) -> tuple[str, int, int]:
+    """Return login, appliance id and image id. Raises `InvalidRequest`."""
+    login, (appliance_id, image_id) = parse_uri(uri, _URI, "users/USER/appliances/4/images/7", field)
+    return login, appliance_id, image_id
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""A ticket: its states, the transitions between them, and its derived values. Pure values, no I/O."""
+"""A ticket: its states, the transitions between them, its derived values and its URIs. Pure values, no I/O."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 from publisher.core.errors import own
-from publisher.core.image import Image
+from publisher.core.image import Image, appliance_uri, image_uri
 
 MIB = 1 << 20
 _SECRET_LENGTH_MIN = 3
@@ -236,6 +236,15 @@ class Ticket:
     @property
     def _uploading(self) -> bool:
         return self.state is State.PUBLISHING and self.phase is Phase.UPLOADING
+
+
+def ticket_uri(login: str, appliance_id: int, image_id: int, ticket_id: int) -> str:
+    return f"{image_uri(login, appliance_id, image_id)}/pimages/{ticket_id}"
+
+
+def ticket_download_uri(login: str, appliance_id: int, ticket_id: int, key: str) -> str:
+    """Return the URI to download the published image from. `key` is a one-time key that replaces the login."""
+    return f"{appliance_uri(login, appliance_id)}/pimages/{ticket_id}/downloads?downloadId={key}"
 
 
 @dataclass(frozen=True, slots=True)

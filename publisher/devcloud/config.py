@@ -1,9 +1,10 @@
-"""The configuration files of Keystone and Glance in the development cloud, and its error.
+"""The configuration of Keystone and Glance in the development cloud (files, environment variables), and its error.
 
 The files contain only what differs from the servers' own defaults. A value must not contain a line break; `$` begins a
 reference to another option.
 """
 
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -118,6 +119,21 @@ def merged(sections: Sections, overrides: Sections) -> Sections:
     """Return the sections with the keys of `overrides` added or replaced."""
     names = {**sections, **overrides}
     return {name: {**sections.get(name, {}), **overrides.get(name, {})} for name in names}
+
+
+def process_environment(venv: Path) -> dict[str, str]:
+    """Return the variables for the cloud's processes: ours, without proxies and settings of Python or OpenStack."""
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("OS_", "PYTHON", "UWSGI_")) and not name.lower().endswith("_proxy")
+    }
+    path = os.environ.get("PATH", os.defpath)
+    return inherited | {
+        "PATH": f"{venv / 'bin'}{os.pathsep}{path}",
+        "PYTHONWARNINGS": "ignore",
+        "no_proxy": "127.0.0.1",
+    }
 
 
 def _connection(home: Path) -> str:

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from publisher.devcloud import config
-from publisher.devcloud.config import DevCloudError
-from publisher.devcloud.environment import process_environment
+from publisher.devcloud.config import DevCloudError, process_environment
 
 _MANAGE = Path(__file__).parent / "inside" / "manage.py"
 _LIMIT_SECONDS = 300

@@ -2,7 +2,6 @@
 
 import fcntl
 import hashlib
-import os
 import re
 import shutil
 import subprocess
@@ -47,21 +46,6 @@ def install(venv: Path, say: Callable[[str], None]) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)  # two clouds may share an environment
         if not ready(venv):
             _make(venv, say)
-
-
-def process_environment(venv: Path) -> dict[str, str]:
-    """Return the variables for the cloud's processes: ours, without proxies and settings of Python or OpenStack."""
-    inherited = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("OS_", "PYTHON", "UWSGI_")) and not name.lower().endswith("_proxy")
-    }
-    path = os.environ.get("PATH", os.defpath)
-    return inherited | {
-        "PATH": f"{venv / 'bin'}{os.pathsep}{path}",
-        "PYTHONWARNINGS": "ignore",
-        "no_proxy": "127.0.0.1",
-    }
 
 
 def _make(venv: Path, say: Callable[[str], None]) -> None:

@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from publisher.devcloud.config import HOST, DevCloudError
-from publisher.devcloud.environment import process_environment
+from publisher.devcloud.config import HOST, DevCloudError, process_environment
 
 _APPLICATION = Path(__file__).parent / "inside" / "application.py"
 _POLL_SECONDS = 0.05

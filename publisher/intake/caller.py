@@ -30,31 +30,34 @@ from typing import Annotated, Any, TypeVar
 from starlette.requests import Request
 from starlette.responses import Response
 
+from publisher.core.asking import Asking
 from publisher.core.errors import InvalidRequest, NotFound, PublisherError
 from publisher.core.fiql import parse
 from publisher.core.listing import Listing
-from publisher.intake.wire.reading import read_document
-from publisher.intake.wire.walk import AccountResolver
+from publisher.intake.wire.reading import AccountResolver, read_document
 from publisher.intake.wire.writing import write_document
 from publisher.platforms.platform import Document, find_platform, known_platforms
-from publisher.store import Store
-from publisher.store.new_tickets import IdempotencyKey
-from publisher.store.ticket_rows import Extent
-from publisher.store.users import CallerRow, User
-from publisher.web import auth
-from publisher.web.conditional import Rendered, respond
-from publisher.web.negotiation import Format, NotAcceptable, answer_format, body_format, charset
-from publisher.web.request import (
+from publisher.store import CallerRow, Extent, IdempotencyKey, Store, User
+from publisher.web import (
     API,
+    Format,
+    From,
+    NotAcceptable,
+    Rendered,
+    Router,
     Services,
     actor,
+    answer_format,
+    auth,
     base_url,
+    body_format,
+    charset,
     refuse_without_login,
+    respond,
     services,
     signed_in_beside,
     waits_for_hash,
 )
-from publisher.web.routing import From, Router
 
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e][\x20-\x7e]{0,254}")
 _NUMBER_MAX = (1 << 31) - 1
@@ -274,10 +277,10 @@ class Caller:
         return Response(body, status, media_type=self.form.content_type)
 
 
-def caller(request: Request, _: Annotated[None, From(refuse_without_login)]) -> Caller:
+def caller(request: Request, _: Annotated[None, From(refuse_without_login)]) -> Asking[Caller]:
     """Return the caller of an API request. Raises `NotAuthenticated`, `TooMany`, `NotAcceptable`."""
     declared = declaration(request.scope["endpoint"])
-    found = signed_in_beside(request, declared.beside)
+    found = yield from signed_in_beside(request, declared.beside)
     return Caller(request, services(request), found, answer_format(request.headers.get("accept")), declared)
 
 

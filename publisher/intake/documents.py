@@ -1,4 +1,4 @@
-"""The documents of tickets, images, appliances and accounts, as callers get them.
+"""The documents of tickets, images, appliances, and of users and what they own, as callers get them.
 
 They contain no secrets: they are made from what is stored unencrypted.
 """
@@ -10,18 +10,41 @@ from datetime import UTC, datetime
 from pathlib import PurePosixPath
 from typing import Any
 
-from publisher.core import uris
-from publisher.core.image import Image, ImageState, target_format
-from publisher.core.ticket import Progress, State, Ticket
+from publisher.core.image import Image, ImageState, appliance_uri, download_uri, image_uri, target_format
+from publisher.core.ticket import Progress, State, Ticket, ticket_download_uri, ticket_uri
+from publisher.core.uris import user_uri
 from publisher.platforms.platform import TYPE_KEY, Document, Platform, find_platform
 from publisher.platforms.target_formats import format_number, platform_number, target_format_number, target_type
-from publisher.store.accounts import StoredAccount
-from publisher.store.appliances import Appliance, Contents
+from publisher.store import (
+    ENTITLEMENT_DESCRIPTIONS,
+    ApiKey,
+    Appliance,
+    Contents,
+    Role,
+    StoredAccount,
+    User,
+    account_uri,
+    api_key_uri,
+    webhook_uri,
+)
 
 _OBJECT = ("created", "dbId", "digest", "lastModified")
 """The elements that every object begins with. A ticket and its status have the same."""
 _ETA_LONGEST_SECONDS = 10 * 365 * 86400.0
 """A later end is not shown: after the first bytes of a slow upload, the estimate may exceed the largest date."""
+
+
+_USER_BASES = {
+    "baseApiKeysUri": "apikeys",
+    "baseAppliancesUri": "appliances",
+    "baseCredAccountsUri": "accounts",
+    "baseTargetPlatformsUri": "targetplatforms",
+    "baseTargetFormatsUri": "targetformats",
+    "baseImagesUri": "images",
+    "basePublishImagesUri": "pimages",
+    "baseRolesUri": "roles",
+}
+"""The addresses of what belongs to a user, below the user's own."""
 
 
 def ticket_document(ticket: Ticket, image: Image | None, key: str | None = None) -> Document:
@@ -38,13 +61,13 @@ def ticket_document(ticket: Ticket, image: Image | None, key: str | None = None)
         "size": ticket.progress.total,
         "status": status,
         "uploaded": ticket.state is State.PUBLISHED,
-        "parentUri": uris.appliance_uri(ticket.owner, ticket.appliance_id),
+        "parentUri": appliance_uri(ticket.owner, ticket.appliance_id),
         "credAccount": ticket_account_document(ticket),
         "name": ticket.name,
         "statusUri": f"{uri}/status",
         "uri": uri,
         "cloudId": ticket.cloud_id,
-        "imageUri": uris.image_uri(ticket.owner, ticket.appliance_id, ticket.image_id),
+        "imageUri": image_uri(ticket.owner, ticket.appliance_id, ticket.image_id),
         "publishLocation": ticket.location or ticket.target.get("publishLocation"),
         **target,
     }
@@ -58,7 +81,7 @@ def ticket_document(ticket: Ticket, image: Image | None, key: str | None = None)
     if image and key:
         document |= {
             "downloadKey": key,
-            "downloadUri": uris.ticket_download_uri(ticket.owner, ticket.appliance_id, ticket.id, key),
+            "downloadUri": ticket_download_uri(ticket.owner, ticket.appliance_id, ticket.id, key),
             "fileName": image.file_name,
         }
     if ticket.state is State.PUBLISHED:
@@ -95,6 +118,11 @@ def status_document(ticket: Ticket) -> Document:
     }
 
 
+def last_modified(*tickets: Ticket) -> float:
+    """Return when any of the tickets last changed, in seconds since the epoch; 0 if there are none."""
+    return max((each.changed for each in tickets), default=0.0)
+
+
 def _eta(ticket: Ticket) -> datetime | None:
     ends = ticket.upload_ends
     return None if ends is None or ends - ticket.changed > _ETA_LONGEST_SECONDS else _time(ends)
@@ -105,12 +133,12 @@ def image_document(image: Image, *, distribution: str | None = None, key: str | 
 
     `distribution` is the one of its appliance, `key` the one-time key for a download.
     """
-    uri = uris.image_uri(image.owner, image.appliance_id, image.id)
+    uri = image_uri(image.owner, image.appliance_id, image.id)
     document: Document = {
         **_image_object(image),
         "status": image_status_document(image),
         "uploaded": image.ready,
-        "parentUri": uris.appliance_uri(image.owner, image.appliance_id),
+        "parentUri": appliance_uri(image.owner, image.appliance_id),
         "basePublishImagesUri": f"{uri}/pimages",
         "compress": False,
         "distributionName": distribution,
@@ -138,7 +166,7 @@ def image_document(image: Image, *, distribution: str | None = None, key: str | 
             "warning": image.warning,
         }
     if image.ready and key:
-        document |= {"downloadKey": key, "downloadUri": uris.download_uri(uri, image.file_name, key)}
+        document |= {"downloadKey": key, "downloadUri": download_uri(uri, image.file_name, key)}
     return document
 
 
@@ -161,7 +189,7 @@ def image_status_document(image: Image) -> Document:
     """Return the `status` of an image's registration. At the end one of complete, error and cancelled is true."""
     failed = image.state is ImageState.FAILED
     sent, total = image.sent, max(image.sent, image.total)
-    uri = uris.image_uri(image.owner, image.appliance_id, image.id)
+    uri = image_uri(image.owner, image.appliance_id, image.id)
     return {
         **_image_object(image),
         "bytesLoaded": sent,
@@ -191,7 +219,7 @@ def _image_object(image: Image) -> Document:
 
 def appliance_document(appliance: Appliance, contents: Contents) -> Document:
     """Return the `appliance`. Its images and published images are left out if there are very many."""
-    uri = uris.appliance_uri(appliance.owner, appliance.id)
+    uri = appliance_uri(appliance.owner, appliance.id)
     document: Document = {
         "created": _time(appliance.created),
         "dbId": appliance.id,
@@ -223,7 +251,7 @@ def ticket_account_document(ticket: Ticket) -> Document:
         document |= {
             "dbId": ticket.account_id,
             "name": ticket.account.get("name"),
-            "parentUri": uris.user_uri(ticket.owner),
+            "parentUri": user_uri(ticket.owner),
             # This URI works even after the account itself has been deleted.
             "uri": f"{_uri(ticket)}/accounts/{ticket.account_id}",
         }
@@ -243,9 +271,67 @@ def account_document(account: StoredAccount) -> Document:
         "digest": hashlib.sha256(seen + account.sealed_secrets).hexdigest()[:32],
         "lastModified": _time(account.modified),
         "name": account.name,
-        "parentUri": uris.user_uri(account.owner),
-        "uri": uris.account_uri(account.owner, account.id),
+        "parentUri": user_uri(account.owner),
+        "uri": account_uri(account.owner, account.id),
     }
+
+
+def api_key_document(key: ApiKey) -> Document:
+    """Return the `apiKeyPair` of an API key, without its secret key."""
+    created = _time(key.created)
+    return {
+        "created": created,
+        "dbId": key.id,
+        "digest": hashlib.sha256(key.public_key.encode()).hexdigest()[:32],
+        "lastModified": created,
+        "name": key.name,
+        "description": key.description,
+        "publicKey": key.public_key,
+        "uri": api_key_uri(key.owner, key.id),
+    }
+
+
+def user_document(user: User) -> Document:
+    """Return the `user` of a user, with its roles."""
+    uri = user_uri(user.login)
+    seen = f"{user.login} {user.created} {user.administrator} {[_role_digest(role) for role in user.roles]}"
+    return {
+        "created": _time(user.created),
+        "dbId": user.id,
+        "digest": hashlib.sha256(seen.encode()).hexdigest()[:32],
+        "loginName": user.login,
+        "active": True,
+        "admin": user.administrator,
+        **{name: f"{uri}/{path}" for name, path in _USER_BASES.items()},
+        "name": user.login,
+        "roles": [_role_document(role) for role in user.roles],
+        "uri": uri,
+    }
+
+
+def _role_document(role: Role) -> Document:
+    created = _time(role.created)
+    return {
+        "created": created,
+        "dbId": role.id,
+        "digest": _role_digest(role),
+        # Roles are created and deleted, never changed.
+        "lastModified": created,
+        "name": role.name,
+        "description": role.description,
+        "entitlements": [
+            {"description": ENTITLEMENT_DESCRIPTIONS.get(name), "name": name} for name in sorted(role.entitlements)
+        ],
+    }
+
+
+def _role_digest(role: Role) -> str:
+    return hashlib.sha256(f"{role.name} {role.created} {sorted(role.entitlements)}".encode()).hexdigest()[:32]
+
+
+def webhook_document(owner: str, url: str | None) -> Document:
+    """Return the `webhook` of a user, without its secret."""
+    return {"url": url, "uri": webhook_uri(owner)}
 
 
 def _account(platform: Platform, fields: dict[str, Any]) -> Document:
@@ -266,7 +352,7 @@ def _platform(ticket: Ticket) -> Platform:
 
 
 def _uri(ticket: Ticket) -> str:
-    return uris.ticket_uri(ticket.owner, ticket.appliance_id, ticket.image_id, ticket.id)
+    return ticket_uri(ticket.owner, ticket.appliance_id, ticket.image_id, ticket.id)
 
 
 def _time(seconds: float | None) -> datetime | None:

@@ -17,9 +17,7 @@ from publisher.core.errors import NotFound, own
 from publisher.core.image import Image
 from publisher.core.ticket import Ticket, image_of
 from publisher.intake.caller import Parameter
-from publisher.web import auth
-from publisher.web.image_bodies import bad_key, send_image
-from publisher.web.request import SecretKeeper, services, signed_in
+from publisher.web import SecretKeeper, auth, bad_key, send_image, services, signed_in
 
 DOWNLOAD_KEY = Parameter("downloadId", "A download key. It works once.", {"type": "string"})
 _PURPOSE = "download"

@@ -8,8 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from publisher.intake.wire.writing import write_document
-from publisher.web.error_handlers import Problem
-from publisher.web.negotiation import Format, NotAcceptable, answer_format
+from publisher.web import Format, NotAcceptable, Problem, answer_format
 
 
 def error_document(request: Request, problem: Problem) -> Response:

@@ -14,7 +14,7 @@ from uvicorn.protocols.utils import get_client_addr, get_path_with_query_string
 
 from publisher.intake.error_documents import problem_document
 from publisher.intake.request_reader import Head
-from publisher.web.negotiation import Format, NotAcceptable, answer_format
+from publisher.web import Format, NotAcceptable, answer_format
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -53,9 +53,10 @@ class Exchange:
         self.more_body = head.length != 0
         self._pieces: list[bytes] = []
         self._kept_bytes = 0
-        self._news = asyncio.Event()
-        if not self.more_body:
-            self._news.set()
+        self._has_news = not self.more_body
+        """Whether the application's next `receive` returns at once."""
+        self._receivers: list[asyncio.Future[None]] = []
+        """Those that wait for news. An `asyncio.Event` takes half a kilobyte, too much for thousands of held polls."""
         self._disconnected = False
         self.complete = False
         self._started = False
@@ -87,7 +88,7 @@ class Exchange:
                 self._flow.pause_reading()
         if piece or ended:
             self.more_body = not ended
-            self._news.set()
+            self._tell()
 
     def waits_for_app(self) -> bool:
         """Tell whether the caller, or what it has sent, waits for the application to read."""
@@ -98,7 +99,13 @@ class Exchange:
         if not self.complete:
             self._disconnected = True
             self._unsent_head = b""
-        self._news.set()
+        self._tell()
+
+    def _tell(self) -> None:
+        self._has_news = True
+        for each in self._receivers:
+            if not each.done():
+                each.set_result(None)
 
     def answer_error(self, status: int, message: str) -> None:
         """Write a `uforgeError` in place of the application's answer. The connection must be closed after it."""
@@ -137,14 +144,23 @@ class Exchange:
             self._expects_continue = False
         if not self._disconnected and not self.complete:
             self._flow.resume_reading()
-            await self._news.wait()
-            self._news.clear()
+            if not self._has_news:
+                await self._next_news()
+            self._has_news = False
         if self._disconnected or self.complete:
             return {"type": "http.disconnect"}
         body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
         self._pieces.clear()
         self._kept_bytes = 0
         return {"type": "http.request", "body": body, "more_body": self.more_body}
+
+    async def _next_news(self) -> None:
+        news = asyncio.get_running_loop().create_future()
+        self._receivers.append(news)
+        try:
+            await news
+        finally:
+            self._receivers.remove(news)
 
     async def send(self, message: Message) -> None:
         if self._flow.write_paused and not self._disconnected:
@@ -167,8 +183,9 @@ class Exchange:
             client, path = get_client_addr(self._scope), get_path_with_query_string(self._scope)  # type: ignore[arg-type]
             version = self._scope["http_version"]
             _access_logger.info('%s - "%s %s HTTP/%s" %d', client, self._method, path, version, status)
-        # The body usually comes at once, and is sent together with the head.
-        asyncio.get_running_loop().call_soon(self._send_head)
+        if self._left is None and not self._bodiless:
+            # The body may come much later. One of a known size is there already, and is sent together with the head.
+            asyncio.get_running_loop().call_soon(self._send_head)
 
     def _send_head(self) -> None:
         if self._unsent_head and not self._disconnected:
@@ -179,9 +196,9 @@ class Exchange:
         given = dict(headers)
         if b"transfer-encoding" in given:  # the connection decides
             headers = [each for each in headers if each[0] != b"transfer-encoding"]
-        lines = [b"%b: %b\r\n" % each for each in (*self._default_headers, *headers)]
-        fields = b"".join(lines)
-        if len(fields) - len(fields.translate(None, _CONTROLS)) != len(b"\r\n") * len(lines):
+        lines = [*map(b": ".join, self._default_headers), *map(b": ".join, headers), b""]
+        fields = b"\r\n".join(lines)
+        if len(fields) - len(fields.translate(None, _CONTROLS)) != len(b"\r\n") * (len(lines) - 1):
             raise RuntimeError("A header of the answer has a control character.")
         if length := given.get(b"content-length"):
             self._left = int(length)
@@ -212,7 +229,7 @@ class Exchange:
         if not more:
             self.complete = True
             self._pieces.clear()
-            self._news.set()
+            self._tell()
             if not self.keep_alive:
                 self._close()
             self._answered()

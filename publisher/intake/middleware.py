@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -18,13 +19,12 @@ from typing import Any
 from prometheus_client import Counter, Histogram
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from structlog.contextvars import bind_contextvars, unbind_contextvars
 
 from publisher.telemetry import metrics
-from publisher.telemetry.logs import bound, request_id
+from publisher.telemetry.logs import request_id
 from publisher.telemetry.tracing import RequestSpan
-from publisher.web.auth import Authenticator
-from publisher.web.error_handlers import Problem, Renderer, describe
-from publisher.web.request import API, HEAD_ONLY, PASSWORD_KNOWN, address
+from publisher.web import API, HEAD_ONLY, PASSWORD_KNOWN, Authenticator, Problem, Renderer, address, describe
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -113,14 +113,15 @@ class RequestHandler:
             # Clients send this if their base URL ends with a slash.
             scope["path"] = path = API + path[len(API) + 1 :]
         exchange = _Exchange(self, scope, send)
+        bind_contextvars(request_id=exchange.id)  # for the logs
         try:
-            with bound(request_id=exchange.id):
-                if RequestSpan.wanted():
-                    with RequestSpan(scope) as exchange.span:
-                        await self._answer(exchange, scope, receive)
-                else:
+            if RequestSpan.wanted():
+                with RequestSpan(scope) as exchange.span:
                     await self._answer(exchange, scope, receive)
+            else:
+                await self._answer(exchange, scope, receive)
         finally:
+            unbind_contextvars("request_id")
             exchange.note()  # unless it is noted already: the caller may have hung up
 
     async def _answer(self, exchange: _Exchange, scope: Scope, receive: Receive) -> None:
@@ -178,8 +179,7 @@ class _Exchange:
         self._send = send
         self._ended = False
         self._noted = False
-        given = next((value for name, value in scope["headers"] if name == _REQUEST_ID), b"")
-        self.id = request_id(given.decode("latin-1"))
+        self.id = _request_id(scope)
         self.inner = scope
         """What the application gets: another scope for HEAD."""
         self.span: RequestSpan | None = None
@@ -251,8 +251,8 @@ class Admission:
         given = next((value for name, value in scope["headers"] if name == b"authorization"), None)
         if given is None:
             return
-        if await self._authenticator.check_admission(given.decode("latin-1"), address(Request(scope))):
-            scope[PASSWORD_KNOWN] = True
+        if known := await self._authenticator.check_admission(given.decode("latin-1"), address(Request(scope))):
+            scope[PASSWORD_KNOWN] = known
 
     async def turn(self) -> None:
         """Wait until this refusal may be sent. A few are sent at once."""
@@ -260,6 +260,16 @@ class Admission:
         due = min(max(now, self._next_refusal), now + _WAIT_SECONDS_MAX)
         self._next_refusal = due + 1 / _REFUSALS_PER_SECOND
         await asyncio.sleep(due - now)
+
+
+def _request_id(scope: Scope) -> str:
+    """Return the request's own id if it is fit for a log, otherwise a new one."""
+    for name, value in scope["headers"]:
+        if name == _REQUEST_ID:
+            return request_id(value.decode("latin-1"))
+    # An id is no secret. To ask the system for random bytes would let another thread go on, and the event loop would
+    # have to wait until that one pauses.
+    return f"{random.getrandbits(128):032x}"
 
 
 def _refusal(scope: Scope) -> Problem | None:

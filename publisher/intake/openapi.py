@@ -16,9 +16,8 @@ from typing import Any
 from publisher.core.uris import ID_MAX
 from publisher.intake import openapi_examples
 from publisher.intake.caller import Login, Operation, Parameter, declaration
-from publisher.intake.wire.schema import NAMESPACE, REQUEST_ONLY, TYPES, XSI
-from publisher.intake.wire.walk import concrete_type
-from publisher.intake.wire.writing import write_document
+from publisher.intake.wire.schema import NAMESPACE, REQUEST_ONLY, TYPES, XSI, concrete_type
+from publisher.intake.wire.writing import write_in_each_format
 from publisher.platforms.platform import (
     CRED_ACCOUNT,
     PUBLISH_IMAGE,
@@ -30,9 +29,7 @@ from publisher.platforms.platform import (
     known_platforms,
 )
 from publisher.version import __version__
-from publisher.web.negotiation import Format
-from publisher.web.request import API
-from publisher.web.routing import Route
+from publisher.web import API, Route
 
 Json = dict[str, Any]
 
@@ -321,15 +318,15 @@ def _problem(status: int) -> Json:
 
 
 def _content(root: str, example: Document, *, request: bool) -> Json:
-    written = {form: write_document(form, root, example, request=request).decode() for form in Format}
+    written = write_in_each_format(root, example, request=request)
     reference = _reference(root, request=request)
     return {
-        Format.XML.value: {
+        "application/xml": {
             # The element is in the namespace only as the root of a document.
             "schema": reference | {"xml": {"name": root, "namespace": NAMESPACE, "prefix": "ns0"}},
-            "example": written[Format.XML],
+            "example": written["application/xml"],
         },
-        Format.JSON.value: {"schema": reference, "example": json.loads(written[Format.JSON])},
+        "application/json": {"schema": reference, "example": json.loads(written["application/json"])},
     }
 
 

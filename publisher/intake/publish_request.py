@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from publisher.core.errors import InvalidRequest
-from publisher.core.uris import parse_account_uri, parse_appliance_uri, parse_image_uri
+from publisher.core.image import parse_appliance_uri, parse_image_uri
 from publisher.intake.caller import Caller
-from publisher.intake.wire.schema import TYPES
-from publisher.intake.wire.walk import document_platform
+from publisher.intake.wire.schema import TYPES, document_platform
 from publisher.platforms.platform import CRED_ACCOUNT, TYPE_KEY, Document, Platform, find_platform
 from publisher.services.publishing import PublishRequest
-from publisher.store.accounts import Accounts, StoredAccount
+from publisher.store import Accounts, StoredAccount, parse_account_uri
 
 _OF_ANY_ACCOUNT = {TYPE_KEY} | {field.name for field in TYPES[CRED_ACCOUNT].fields}
 

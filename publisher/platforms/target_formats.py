@@ -1,4 +1,4 @@
-"""The targets of images: their types, and the numbers (`dbId`) of platforms, formats and target formats.
+"""The targets of images: their types, and the numbers (`dbId`) and URIs of platforms, formats and target formats.
 
 A number never changes, whatever plugins are installed, because clients store it. Tables hold the numbers of the API's
 own names: only add to them. The number of any other name is computed from the name.
@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import hashlib
 from datetime import UTC, datetime
+from urllib.parse import quote
+
+from publisher.core.uris import user_uri
 
 DEFINED = datetime(2026, 11, 27, tzinfo=UTC)
 """When these tables were last changed: the `created` and `lastModified` of platforms and formats."""
@@ -94,6 +97,14 @@ def target_format_number(target: str, format: str) -> int:
 def target_type(target: str) -> str:
     """Return the `targetFormat/type`: whether a target is a cloud or a kind of machine."""
     return _TYPES.get(target, CLOUD)
+
+
+def target_platform_uri(login: str, platform: str) -> str:
+    return f"{user_uri(login)}/targetplatforms/{quote(platform, safe='')}"
+
+
+def target_format_uri(login: str, platform: str, format: str) -> str:
+    return f"{user_uri(login)}/targetformats/{quote(platform, safe='')}/{quote(format, safe='')}"
 
 
 def _derived(text: str) -> int:

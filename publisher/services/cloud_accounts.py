@@ -10,8 +10,7 @@ from publisher.core.errors import InvalidRequest
 from publisher.core.vault import Sealer
 from publisher.outbound.policy import OutboundPolicy, check_named
 from publisher.platforms.platform import Platform, check_account, platform_of
-from publisher.store import Store
-from publisher.store.accounts import StoredAccount
+from publisher.store import Store, StoredAccount
 
 
 class SecretNeeded(InvalidRequest):

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from publisher.core.asking import Asking, ask
 from publisher.core.errors import Conflict, InvalidRequest, PublisherError
 from publisher.core.image import Image
 from publisher.core.ticket import Ticket
@@ -14,10 +15,7 @@ from publisher.outbound.policy import OutboundPolicy, check_named
 from publisher.platforms.platform import CRED_ACCOUNT, check_address, check_request, platform_of
 from publisher.services.wakeups import Wake
 from publisher.services.webhooks import no_signing_secret
-from publisher.store import Store
-from publisher.store.accounts import StoredAccount
-from publisher.store.images import no_image
-from publisher.store.new_tickets import IdempotencyKey, NewTicket
+from publisher.store import BasisWanted, IdempotencyKey, NewTicket, Store, StoredAccount, TicketWanted, no_image
 from publisher.telemetry.logs import current_request_id
 from publisher.telemetry.tracing import current_traceparent
 
@@ -85,7 +83,7 @@ def publish(
     *,
     policy: OutboundPolicy,
     wake: Wake,
-) -> Accepted:
+) -> Asking[Accepted]:
     """Check a request, commit its ticket and wake a worker.
 
     A request that is sent again with the same key gets the first ticket, whatever has happened to its image since.
@@ -93,7 +91,7 @@ def publish(
     image is not ready or the key belongs to another request, and `TooMany` if too many tickets are waiting.
     """
     try:
-        accepted = _commit(store, sealer, request(), key, policy)
+        accepted = yield from _commit(store, sealer, request(), key, policy)
     except PublisherError:
         # What has a ticket is not judged again: the account that it names may have been deleted since. Or the same
         # request was sent twice at the same time, and the other one was faster.
@@ -123,8 +121,9 @@ def retry(store: Store, ticket_id: int, wake: Wake) -> Ticket:
 
 def _commit(
     store: Store, sealer: Sealer, request: PublishRequest, key: IdempotencyKey | None, policy: OutboundPolicy
-) -> Accepted:
-    basis = store.tickets.basis(request.owner, request.appliance_id, request.image_id, key)
+) -> Asking[Accepted]:
+    wanted = BasisWanted(request.owner, request.appliance_id, request.image_id, key)
+    basis = yield from ask(store.new_tickets.bases, wanted)
     if key and basis.key_known and (first := store.idempotency_keys.ticket(key)):
         return Accepted(first, new=False)
     image = _ready(request, basis.image)
@@ -141,25 +140,23 @@ def _commit(
         if not basis.signs:
             raise no_signing_secret(request.owner, "notify")
     check_named(policy, platform.account_addresses(request.account) | {"notify": request.notify})
-    ticket = store.tickets.create(
-        NewTicket(
-            owner=request.owner,
-            appliance_id=request.appliance_id,
-            image_id=image.id,
-            image_size=image.size,
-            platform=request.platform,
-            account_id=request.account_id,
-            account=request.account,
-            own_elements=request.own_elements,
-            sealed_secrets=sealer.seal(request.secrets) if stored is None else stored,
-            target=target,
-            name=target["displayName"],
-            notify_url=request.notify,
-            request_id=current_request_id(),
-            traceparent=current_traceparent(),
-        ),
-        key,
+    new = NewTicket(
+        owner=request.owner,
+        appliance_id=request.appliance_id,
+        image_id=image.id,
+        image_size=image.size,
+        platform=request.platform,
+        account_id=request.account_id,
+        account=request.account,
+        own_elements=request.own_elements,
+        sealed_secrets=sealer.seal(request.secrets) if stored is None else stored,
+        target=target,
+        name=target["displayName"],
+        notify_url=request.notify,
+        request_id=current_request_id(),
+        traceparent=current_traceparent(),
     )
+    ticket = yield from ask(store.new_tickets.create_all, TicketWanted(new, key, store.actor))
     return Accepted(ticket, new=True, image=image)
 
 

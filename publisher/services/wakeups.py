@@ -18,7 +18,7 @@ from kombu.entity import Exchange, Queue
 from kombu.exceptions import KombuError
 from kombu.messaging import Producer
 
-from publisher.core.batches import Batches, TurnTimeout
+from publisher.core.asking import Asking, ask
 from publisher.core.broker import Broker
 from publisher.core.errors import QueueUnavailable
 from publisher.core.settings import Settings
@@ -29,8 +29,6 @@ QUEUE_NAME = "publisher"
 PUBLISH_TASK = "publisher.publish"
 REGISTER_TASK = "publisher.register"
 _ORIGIN = f"publisher@{socket.gethostname()}"
-_TOGETHER = 64
-"""Maximum number of messages that are sent at once."""
 QUEUE = Queue(QUEUE_NAME, Exchange(QUEUE_NAME, type="direct"), routing_key=QUEUE_NAME)
 
 logger = logging.getLogger(__name__)
@@ -40,11 +38,11 @@ Wake = Callable[[int], object]
 
 
 class Sender(Protocol):
-    """Sends wake-up messages. Both methods raise `QueueUnavailable`."""
+    """Sends wake-up messages. Both methods raise `QueueUnavailable`, and then perhaps none was sent."""
 
-    def send(self, ticket_id: int) -> None: ...
+    def send(self, *ticket_ids: int) -> None: ...
 
-    def send_image(self, image_id: int) -> None: ...
+    def send_image(self, *image_ids: int) -> None: ...
 
 
 class Wakeups:
@@ -54,34 +52,49 @@ class Wakeups:
         self._store = store
         self._sender = sender
 
-    def ticket(self, ticket_id: int) -> bool:
+    def ticket(self, ticket_id: int) -> Asking[bool]:
         """Wake a worker for a ticket. Return False if the broker is unavailable."""
         try:
-            self._sender.send(ticket_id)
+            yield from ask(self._send_tickets, ticket_id)
         except QueueUnavailable as error:
             logger.warning("ticket %d was accepted, but no worker was woken: %s", ticket_id, error)
-            self._store.tickets.woken(ticket_id, sent=False)
+            yield from ask(self._postpone_tickets, ticket_id)
             return False
         return True
 
-    def image(self, image_id: int) -> bool:
+    def image(self, image_id: int) -> Asking[bool]:
         """Wake a worker for an image that is to be registered. Return False if the broker is unavailable."""
         try:
-            self._sender.send_image(image_id)
+            yield from ask(self._send_images, image_id)
         except QueueUnavailable as error:
             logger.warning("image %d is to be registered, but no worker was woken: %s", image_id, error)
-            self._store.registrations.woken(image_id, sent=False)
+            yield from ask(self._postpone_images, image_id)
             return False
         return True
+
+    def _send_tickets(self, ids: Sequence[int]) -> Sequence[None]:
+        self._sender.send(*ids)
+        return [None] * len(ids)
+
+    def _send_images(self, ids: Sequence[int]) -> Sequence[None]:
+        self._sender.send_image(*ids)
+        return [None] * len(ids)
+
+    def _postpone_tickets(self, ids: Sequence[int]) -> Sequence[None]:
+        self._store.tickets.woken(*ids, sent=False)
+        return [None] * len(ids)
+
+    def _postpone_images(self, ids: Sequence[int]) -> Sequence[None]:
+        self._store.registrations.woken(*ids, sent=False)
+        return [None] * len(ids)
 
 
 class WakeQueue:
-    """Sends wake-up messages. Safe to use from several threads: what they send at the same time goes out together."""
+    """Sends wake-up messages, all of a call in one round trip to Redis. Safe to use from several threads."""
 
     def __init__(self, broker: Broker, *, timeout_seconds: float) -> None:
         self._broker = broker
         self._timeout_seconds = timeout_seconds
-        self._batches = Batches(self._send_all, at_most=_TOGETHER)
         self._lock = threading.Lock()
         self._connection: Connection | None = None
         self._producer: Producer | None = None
@@ -91,45 +104,42 @@ class WakeQueue:
     def open(cls, settings: Settings) -> WakeQueue:
         return cls(Broker.of(settings), timeout_seconds=settings.send_timeout_seconds)
 
-    def send(self, ticket_id: int) -> None:
-        """Wake a worker for a ticket. Raises `QueueUnavailable` after two and a half time-outs at most."""
-        self._send(PUBLISH_TASK, ticket_id)
+    def send(self, *ticket_ids: int) -> None:
+        """Wake workers for tickets. Raises `QueueUnavailable` after two and a half time-outs at most."""
+        self._send(PUBLISH_TASK, ticket_ids)
 
-    def send_image(self, image_id: int) -> None:
-        """Wake a worker for an image that is to be registered. Raises `QueueUnavailable` as `send` does."""
-        self._send(REGISTER_TASK, image_id)
+    def send_image(self, *image_ids: int) -> None:
+        """Wake workers for images that are to be registered. Raises `QueueUnavailable` as `send` does."""
+        self._send(REGISTER_TASK, image_ids)
 
-    def _send(self, task: str, id: int) -> None:
-        """Send a message and count it. Raises `QueueUnavailable` as `send` does."""
+    def _send(self, task: str, ids: Sequence[int]) -> None:
+        """Send messages and count them. Raises `QueueUnavailable` as `send` does."""
         try:
             # While one thread waits for a broker that does not answer, the others do not queue up behind it.
-            self._batches.do((task, id), wait_seconds=self._timeout_seconds / 2)
-        except TurnTimeout:
-            BROKER_SEND_FAILURES.inc()
-            raise _busy() from None
-        except QueueUnavailable:
-            BROKER_SEND_FAILURES.inc()
-            raise
-        BROKER_SENDS.inc()
-
-    def _send_all(self, messages: Sequence[tuple[str, int]]) -> Sequence[bool]:
-        if not self._lock.acquire(timeout=self._timeout_seconds / 2):
-            raise _busy()
-        try:
+            if not self._lock.acquire(timeout=self._timeout_seconds / 2):
+                raise QueueUnavailable("the message broker cannot be reached: it has not answered the previous message")
             try:
-                self._publish(messages)
-            except _CONNECTION_ERRORS:
-                # The kept connection may be stale. A new one shows whether the broker is available. A worker that is
-                # woken twice for a ticket claims it once.
+                self._publish_again(task, ids)
+            finally:
+                self._lock.release()
+        except QueueUnavailable:
+            BROKER_SEND_FAILURES.inc(len(ids))
+            raise
+        BROKER_SENDS.inc(len(ids))
+
+    def _publish_again(self, task: str, ids: Sequence[int]) -> None:
+        """Publish messages, over a new connection if the kept one is stale."""
+        try:
+            self._publish(task, ids)
+        except _CONNECTION_ERRORS:
+            # The new one shows whether the broker is available. A worker that is woken twice for a ticket claims it
+            # once.
+            self._drop()
+            try:
+                self._publish(task, ids)
+            except _CONNECTION_ERRORS as error:
                 self._drop()
-                try:
-                    self._publish(messages)
-                except _CONNECTION_ERRORS as error:
-                    self._drop()
-                    raise QueueUnavailable(f"the message broker cannot be reached: {_reason(error)}") from None
-        finally:
-            self._lock.release()
-        return [True] * len(messages)
+                raise QueueUnavailable(f"the message broker cannot be reached: {_reason(error)}") from None
 
     def check(self) -> None:
         """Connect to the broker. Raises `QueueUnavailable`."""
@@ -151,7 +161,7 @@ class WakeQueue:
             self._connection.ensure_connection(max_retries=1, interval_start=0, timeout=self._timeout_seconds)
         return self._connection
 
-    def _publish(self, messages: Sequence[tuple[str, int]]) -> None:
+    def _publish(self, task: str, ids: Sequence[int]) -> None:
         connection = self._connect()
         if self._producer is None:
             QUEUE(connection.default_channel).declare()
@@ -159,9 +169,9 @@ class WakeQueue:
             if connection.transport.driver_type == "amqp":
                 self._confirmations = _Confirmations(connection, self._timeout_seconds)
         if self._confirmations:
-            self._confirmations.expect(len(messages))
+            self._confirmations.expect(len(ids))
         with self._producer.batch():  # one round trip to Redis
-            for task, id in messages:
+            for id in ids:
                 self._add(self._producer, task, id)
         if self._confirmations:
             self._confirmations.wait()
@@ -229,10 +239,6 @@ class _Confirmations:
 
     def _refused(self, tag: int, up_to: bool) -> None:
         raise KombuError("refused")
-
-
-def _busy() -> QueueUnavailable:
-    return QueueUnavailable("the message broker cannot be reached: it has not answered the previous message")
 
 
 def _errors() -> tuple[type[Exception], ...]:

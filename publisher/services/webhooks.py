@@ -6,11 +6,10 @@ import base64
 import secrets
 
 from publisher.core.errors import InvalidRequest
-from publisher.core.uris import webhook_uri
 from publisher.core.vault import Sealer, Vault
 from publisher.outbound.policy import OutboundPolicy, check_named
 from publisher.platforms.platform import check_address
-from publisher.store import Store
+from publisher.store import Store, webhook_uri
 
 SECRET_PREFIX = "whsec_"  # noqa: S105  # not a secret
 _SECRET_BYTES = 32

@@ -12,11 +12,9 @@ from sqlalchemy.exc import IntegrityError
 from publisher.core.errors import Conflict, NotFound
 from publisher.core.listing import ListField, ListFieldKind, Listing, Page
 from publisher.core.names import check_name
-from publisher.core.uris import account_uri
-from publisher.store.audit import audit_change
-from publisher.store.engine import db_now, reading, writing
+from publisher.core.uris import parse_uri, uri_pattern, user_uri
+from publisher.store.database import accounts, audit_change, db_now, reading, writing
 from publisher.store.list_queries import NUMBER, Fields, select_page
-from publisher.store.tables import accounts
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +29,20 @@ class StoredAccount:
     sealed_secrets: bytes = field(repr=False)
     created: float
     modified: float
+
+
+# As stored, or as a ticket names it.
+_URI = uri_pattern("(?:appliances/[0-9]+/images/[0-9]+/pimages/[0-9]+/)?accounts/ID")
+
+
+def account_uri(login: str, account_id: int) -> str:
+    return f"{user_uri(login)}/accounts/{account_id}"
+
+
+def parse_account_uri(uri: str, field: str) -> tuple[str, int]:
+    """Return login and account id. Raises `InvalidRequest`."""
+    login, (account_id,) = parse_uri(uri, _URI, "users/USER/accounts/3", field)
+    return login, account_id
 
 
 _COLUMNS = [accounts.c[each.name] for each in fields(StoredAccount)]

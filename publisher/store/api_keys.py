@@ -9,10 +9,8 @@ from sqlalchemy import Engine, Row, delete, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from publisher.core.errors import Conflict, NotFound
-from publisher.core.uris import api_key_uri
-from publisher.store.audit import audit_change
-from publisher.store.engine import db_now, reading, writing
-from publisher.store.tables import api_keys
+from publisher.core.uris import user_uri
+from publisher.store.database import api_keys, audit_change, db_now, reading, writing
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +23,10 @@ class ApiKey:
     description: str
     public_key: str
     created: float
+
+
+def api_key_uri(login: str, key_id: int) -> str:
+    return f"{user_uri(login)}/apikeys/{key_id}"
 
 
 _COLUMNS = [api_keys.c[each.name] for each in fields(ApiKey)]

@@ -10,13 +10,11 @@ from sqlalchemy import ColumnElement, Connection, Engine, Row, Table, delete, fu
 from sqlalchemy.exc import IntegrityError
 
 from publisher.core.errors import Conflict, NotFound
+from publisher.core.image import appliance_uri
 from publisher.core.listing import ListField, ListFieldKind, Listing, Page
 from publisher.core.names import check_name, check_text
-from publisher.core.uris import appliance_uri
-from publisher.store.audit import audit_change
-from publisher.store.engine import db_now, reading, upsert, writing
+from publisher.store.database import appliances, audit_change, db_now, images, reading, tickets, upsert, writing
 from publisher.store.list_queries import Fields, select_page
-from publisher.store.tables import appliances, images, tickets
 
 VERSION, DISTRIBUTION, ARCHITECTURE = "1", "unknown", "x86_64"
 """Defaults of an appliance that nobody described."""

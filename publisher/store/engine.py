@@ -1,54 +1,28 @@
-"""The connection to the database: SQLite (write-ahead log) or PostgreSQL, with the same code."""
+"""Opens the database: SQLite (write-ahead log) or PostgreSQL. The rest of the store is the same for both."""
 
 from __future__ import annotations
 
-import json
 import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from functools import cache
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from select import POLLIN, poll
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sqlalchemy import (
-    URL,
-    Connection,
-    CursorResult,
-    Double,
-    Engine,
-    QueuePool,
-    Table,
-    TextClause,
-    create_engine,
-    event,
-    func,
-    insert,
-    make_url,
-    select,
-    text,
-)
-from sqlalchemy.dialects.sqlite import Insert as SqliteInsert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+from sqlalchemy import URL, Connection, Engine, QueuePool, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, InvalidatePoolError
-from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.pool import ConnectionPoolEntry
-from sqlalchemy.sql.compiler import SQLCompiler
-from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.util import queue
 
 from publisher.core.directories import make_directory
 from publisher.core.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from sqlalchemy.dialects.postgresql import Insert as PostgresqlInsert
+from publisher.store.database import DURABLE, TURN, UNTIL, WRITING, busy_seconds
 
 _CATCH_UP = 0.1
 """How fast the clock of an SQLite database approaches the time of day at most, in seconds per second."""
-_BUSY_SECONDS = 10
 _CONNECT_SECONDS = 5
 _PAUSE_SECONDS = 1.0
 """A connection that was not used for so long may have been lost unnoticed."""
@@ -73,31 +47,9 @@ class _SteadyPool(QueuePool):
 
 _POOL: dict[str, Any] = {"poolclass": _SteadyPool, "pool_size": 30, "max_overflow": 0, "pool_timeout": 10}
 """Connections are opened on demand and kept: opening one costs more than a request."""
-_TURN = "publisher_turn"
-_WRITING = "publisher_writing"
-_DURABLE = "publisher_durable"
-_UNTIL = "publisher_until"
 _BUSY_INFO = "publisher_busy_seconds"
 _CLOCK = "publisher_clock"
 _RETURNED = "publisher_returned"
-
-
-class db_now(FunctionElement[float]):  # noqa: N801  # an SQL function, named as such
-    """The database's clock, in seconds since the epoch. The workers' own clocks do not matter."""
-
-    type = Double()
-    inherit_cache = True
-
-
-@compiles(db_now, "postgresql")
-def _postgresql_now(element: db_now, compiler: SQLCompiler, **options: Any) -> str:
-    # clock_timestamp() advances within a transaction, now() does not.
-    return "CAST(EXTRACT(EPOCH FROM clock_timestamp()) AS DOUBLE PRECISION)"
-
-
-@compiles(db_now, "sqlite")
-def _sqlite_now(element: db_now, compiler: SQLCompiler, **options: Any) -> str:
-    return "publisher_now()"
 
 
 def _since_boot() -> float:
@@ -195,8 +147,8 @@ def _open_sqlite(url: URL) -> Engine:
     engine = create_engine(
         url,
         **_POOL,
-        execution_options={_TURN: threading.Lock(), _CLOCK: clock},
-        connect_args={"timeout": _BUSY_SECONDS, "isolation_level": None, "check_same_thread": False},
+        execution_options={TURN: threading.Lock(), _CLOCK: clock},
+        connect_args={"timeout": busy_seconds(), "isolation_level": None, "check_same_thread": False},
     )
 
     @event.listens_for(engine, "do_connect")
@@ -219,9 +171,9 @@ def _open_sqlite(url: URL) -> Engine:
         # A transaction that reads first and writes later fails at once if another one has written in between
         # (SQLITE_BUSY_SNAPSHOT). One that takes the write lock at the start waits for its turn.
         options = connection.get_execution_options()
-        _wait_until(connection, options.get(_UNTIL))
-        if options.get(_WRITING):
-            connection.exec_driver_sql(f"PRAGMA synchronous = {'FULL' if options.get(_DURABLE) else 'NORMAL'}")
+        _wait_until(connection, options.get(UNTIL))
+        if options.get(WRITING):
+            connection.exec_driver_sql(f"PRAGMA synchronous = {'FULL' if options.get(DURABLE) else 'NORMAL'}")
             connection.exec_driver_sql("BEGIN IMMEDIATE")
         else:
             connection.exec_driver_sql("BEGIN")
@@ -229,17 +181,12 @@ def _open_sqlite(url: URL) -> Engine:
     return engine
 
 
-def busy_seconds() -> float:
-    """Return how long a transaction waits for the locks of others by default."""
-    return _BUSY_SECONDS
-
-
 def _wait_until(connection: Connection, moment: float | None) -> None:
     """Make SQLite wait for locks until this moment (by `time.monotonic`), or for the default time if it is None."""
-    seconds: float = _BUSY_SECONDS
-    if moment is not None and moment - time.monotonic() < _BUSY_SECONDS - 1:
+    seconds: float = busy_seconds()
+    if moment is not None and moment - time.monotonic() < busy_seconds() - 1:
         seconds = max(moment - time.monotonic(), 0.05)
-    if connection.info.get(_BUSY_INFO, _BUSY_SECONDS) != seconds:
+    if connection.info.get(_BUSY_INFO, busy_seconds()) != seconds:
         connection.exec_driver_sql(f"PRAGMA busy_timeout = {round(seconds * 1000)}")
         connection.info[_BUSY_INFO] = seconds
 
@@ -249,7 +196,7 @@ def _use_write_ahead_log(connection: sqlite3.Connection) -> None:
 
     Two processes that create the file together block each other, and for this one statement SQLite does not wait.
     """
-    deadline = time.monotonic() + _BUSY_SECONDS
+    deadline = time.monotonic() + busy_seconds()
     while True:
         try:
             connection.execute("PRAGMA journal_mode = WAL")
@@ -259,105 +206,3 @@ def _use_write_ahead_log(connection: sqlite3.Connection) -> None:
             time.sleep(0.02)
         else:
             return
-
-
-@contextmanager
-def reading(engine: Engine, *, together: bool = False) -> Iterator[Connection]:
-    """Run a transaction that only reads.
-
-    On PostgreSQL no transaction is begun: each statement sees what was committed when it started, with or without one.
-    With `together`, all statements see the same.
-    """
-    level = "REPEATABLE READ" if together else "AUTOCOMMIT"
-    options = {"isolation_level": level} if engine.dialect.name == "postgresql" else {}
-    with engine.connect().execution_options(**options) as connection, connection.begin():
-        yield connection
-
-
-@contextmanager
-def writing(engine: Engine, *, durable: bool = True, wait_seconds: float | None = None) -> Iterator[Connection]:
-    """Run a transaction that may write. Commits at the end of the block, rolls back on an exception.
-
-    A `durable` transaction survives a power cut after its commit. A power cut may undo one that is not durable, and all
-    later ones, but never in part. This saves the wait for the disk, which is long while an image is written to it.
-    `wait_seconds` is how long to wait for locks of others; None: the default time.
-    """
-    wait = _BUSY_SECONDS if wait_seconds is None else wait_seconds
-    options = {_WRITING: True, _DURABLE: durable, _UNTIL: time.monotonic() + wait}
-    with _turn(engine, wait), engine.connect().execution_options(**options) as connection, connection.begin():
-        if not durable and engine.dialect.name == "postgresql":
-            connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
-        if wait_seconds is not None and engine.dialect.name == "postgresql":
-            connection.exec_driver_sql(f"SET LOCAL lock_timeout = {max(1, round(wait_seconds * 1000))}")
-        yield connection
-
-
-@contextmanager
-def _turn(engine: Engine, wait_seconds: float) -> Iterator[None]:
-    """Wait for this thread's turn to write, on SQLite, which allows one writer at a time.
-
-    A writer that finds the database locked by another process sleeps and retries, ever more rarely, and newcomers
-    overtake it. This lock avoids that between threads.
-    """
-    lock: threading.Lock | None = engine.get_execution_options().get(_TURN)
-    # On a timeout, ask the database: it has little time left before it refuses.
-    held = lock is not None and lock.acquire(timeout=wait_seconds)
-    try:
-        yield
-    finally:
-        if lock is not None and held:
-            lock.release()
-
-
-def keep_others_out(connection: Connection, table: Table) -> None:
-    """Lock out other writers of a table until this writing transaction ends. Only for rarely written tables."""
-    if connection.dialect.name == "postgresql":  # SQLite allows only one writer anyway
-        name = connection.dialect.identifier_preparer.format_table(table)
-        connection.exec_driver_sql(f"LOCK TABLE {name} IN SHARE ROW EXCLUSIVE MODE")
-
-
-def next_id(connection: Connection, table: Table) -> int:
-    """Return the next id for a row whose key is a name. Other writers must be locked out."""
-    return int(connection.execute(select(func.coalesce(func.max(table.c.id), 0) + 1)).scalar_one())
-
-
-def upsert(database: Engine | Connection, table: Table) -> PostgresqlInsert | SqliteInsert:
-    """Return an INSERT that can say what to do if the row exists: `on_conflict_do_update`, `on_conflict_do_nothing`."""
-    if database.dialect.name == "postgresql":
-        # Imported here: it takes 0.05 s, and an installation on SQLite does not need it.
-        from sqlalchemy.dialects.postgresql import insert as postgresql_insert
-
-        return postgresql_insert(table)
-    return sqlite_insert(table)
-
-
-def insert_rows(
-    connection: Connection, table: Table, rows: Sequence[dict[str, Any]], *returning: str
-) -> CursorResult[Any]:
-    """Insert rows, all with the same columns, in one statement. Return these columns of each row.
-
-    PostgreSQL gets all rows as one JSON document. So the statement is the same for any number of rows, and is parsed
-    once for each connection; with a parameter for each value, it takes twice the time.
-    """
-    if connection.dialect.name == "postgresql":
-        statement = _insert_json(table, tuple(rows[0]), returning)
-        return connection.execute(statement, {"rows": json.dumps(rows, default=_hex)})
-    plain = insert(table)
-    return connection.execute(plain.returning(*(table.c[name] for name in returning)) if returning else plain, rows)
-
-
-@cache
-def _insert_json(table: Table, columns: tuple[str, ...], returning: tuple[str, ...]) -> TextClause:
-    names = ", ".join(columns)
-    return text(
-        f"INSERT INTO {table.name} ({names}) SELECT {names}"  # noqa: S608  # names of our own tables
-        f" FROM json_populate_recordset(NULL::{table.name}, CAST(:rows AS json))"
-        + (f" RETURNING {', '.join(returning)}" if returning else "")
-    )
-
-
-def _hex(value: object) -> str:
-    """Return bytes as PostgreSQL reads them from a text."""
-    if not isinstance(value, bytes):
-        raise TypeError(f"{type(value).__name__} cannot be stored")
-    return f"\\x{value.hex()}"

@@ -8,15 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from urllib.parse import quote
 
 from sqlalchemy import Engine, case, delete, or_, select, update
 
 from publisher.core.errors import NotFound
 from publisher.core.ticket import State
-from publisher.core.uris import worker_uri
-from publisher.store.audit import audit_change
-from publisher.store.engine import db_now, reading, upsert, writing
-from publisher.store.tables import elections, tickets, workers
+from publisher.store.database import audit_change, db_now, elections, reading, tickets, upsert, workers, writing
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +103,8 @@ class Fleet:
             asked = update(workers).where(workers.c.name == name, workers.c.stopped.is_(None)).values(drain=True)
             if connection.execute(asked).rowcount != 1:
                 raise NotFound(f"there is no worker '{name}'")
-            audit_change(connection, "worker.drain", worker_uri(name))
+            # The API has no such URI.
+            audit_change(connection, "worker.drain", f"workers/{quote(name, safe='')}")
 
     def workers(self) -> list[WorkerStanding]:
         """Return the workers that run or did so lately, the one with the latest heartbeat first."""

@@ -10,15 +10,13 @@ from sqlalchemy import Connection, Engine, Row, bindparam, case, delete, func, i
 from sqlalchemy.exc import IntegrityError
 
 from publisher.core.errors import Conflict, NotFound, require_own
-from publisher.core.image import DISK_FORMATS, Digests, Image, ImageState, formats, full_name, target_format
+from publisher.core.image import DISK_FORMATS, Digests, Image, ImageState, formats, full_name, image_uri, target_format
 from publisher.core.listing import ListField, ListFieldKind, Listing, Page
 from publisher.core.ticket import FINAL
-from publisher.core.uris import image_uri, parse_id
+from publisher.core.uris import parse_id
 from publisher.store.appliances import ensure_appliance
-from publisher.store.audit import audit_change
-from publisher.store.engine import db_now, reading, writing
+from publisher.store.database import audit_change, db_now, images, reading, tickets, writing
 from publisher.store.list_queries import Fields, select_page
-from publisher.store.tables import images, tickets
 
 IMAGE_COLUMNS = [images.c[each.name] for each in fields(Image)]
 _NAMES = [each.name for each in IMAGE_COLUMNS]

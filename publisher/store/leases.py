@@ -32,9 +32,8 @@ from sqlalchemy import (
 
 from publisher.core.errors import Cancelled, LeaseLost, Reason
 from publisher.core.ticket import Phase, State, Ticket
-from publisher.store.engine import db_now, reading, writing
+from publisher.store.database import db_now, journal, reading, samples, tickets, writing
 from publisher.store.limits import UploadSlots
-from publisher.store.tables import journal, samples, tickets
 from publisher.store.ticket_rows import (
     TICKET_COLUMNS,
     append_history,

@@ -18,8 +18,7 @@ from sqlalchemy import BigInteger, Column, ColumnElement, Connection, cast, func
 
 from publisher.core.errors import TooMany
 from publisher.core.ticket import State
-from publisher.store.engine import db_now
-from publisher.store.tables import tickets
+from publisher.store.database import db_now, tickets
 
 _COUNT_AGAIN_SECONDS = 1.0
 _OWNERS_COUNTED = 1000

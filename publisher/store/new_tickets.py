@@ -1,32 +1,40 @@
-"""Creating tickets: together, if several threads do so at the same time, and once for each idempotency key."""
+"""Creating tickets: those of several requests together, and once for each idempotency key."""
 
 from __future__ import annotations
 
 import time
 import uuid
 from collections.abc import Collection, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Select, Text, and_, bindparam, delete, insert, literal, select
-from sqlalchemy.exc import TimeoutError as StoreTimeout
+from sqlalchemy import BigInteger, Connection, Engine, Select, Text, and_, bindparam, delete, insert, literal, select
 
-from publisher.core.batches import Abandoned, Batches, TurnTimeout
-from publisher.core.errors import Conflict, PublisherError
+from publisher.core.errors import Conflict
 from publisher.core.image import Image
-from publisher.core.ticket import Phase, Progress, State, Ticket
-from publisher.core.uris import ticket_uri
+from publisher.core.ticket import Phase, Progress, State, Ticket, ticket_uri
 from publisher.platforms.platform import cloud_account
-from publisher.store.audit import Actor, audit_changes
-from publisher.store.engine import busy_seconds, db_now, insert_rows, reading, upsert, writing
+from publisher.store.database import (
+    Actor,
+    audit_changes,
+    busy_seconds,
+    db_now,
+    history,
+    idempotency_keys,
+    images,
+    insert_rows,
+    reading,
+    tickets,
+    upsert,
+    users,
+    writing,
+)
 from publisher.store.images import IMAGE_COLUMNS, hold_ready_images, image_of_row
 from publisher.store.limits import QueueCapacity
-from publisher.store.tables import history, idempotency_keys, images, tickets, users
 from publisher.store.ticket_rows import TICKET_COLUMNS, ticket_of
 
 _HARDLY_WAITED_SECONDS = 1.0
-_TOGETHER = 64
-"""Maximum number of tickets in one transaction: the first ones wait for the last ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,74 +123,81 @@ class Basis:
     """The owner has a secret that signs notifications."""
 
 
-@dataclass(slots=True, eq=False)
-class _Wanted:
-    """A ticket that a thread wants to create, with its row and who acts."""
+@dataclass(frozen=True, slots=True)
+class BasisWanted:
+    """A publish request whose `Basis` is wanted."""
+
+    owner: str
+    appliance_id: int
+    image_id: int
+    key: IdempotencyKey | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TicketWanted:
+    """A ticket that is to be created, its idempotency key, and who acts."""
 
     new: NewTicket
-    key: IdempotencyKey | None
-    actor: Actor | None
-    row: dict[str, Any]
-    since: float = field(default_factory=time.monotonic)
-    last_try: bool = False
-    """A failure is final: it is this ticket's own, or the transaction may have been committed nevertheless."""
-
-    def time_left(self) -> float | None:
-        """Return how long to wait for the locks of others, after having waited for other threads; None: the default."""
-        waited = time.monotonic() - self.since
-        return None if waited < _HARDLY_WAITED_SECONDS else max(0.0, busy_seconds() - waited)
+    key: IdempotencyKey | None = None
+    actor: Actor | None = None
 
 
 class NewTickets:
-    """Creates tickets. All threads and actors of a process share it.
+    """Creates tickets. The stores of all actors share it.
 
-    While one thread writes, the tickets of others wait, and the next transaction takes all of them. This saves most
-    waits for the disk and most statements. One that cannot be created does not keep the others from it.
+    The tickets of several requests are written in one transaction. This saves most waits for the disk and most
+    statements. One that cannot be created does not keep the others from it.
     """
 
     def __init__(self, engine: Engine, *, wake_again_seconds: float, capacity: QueueCapacity) -> None:
         self._engine = engine
         self._wake_again_seconds = wake_again_seconds
         self._capacity = capacity
-        self._batches = Batches(self._commit, at_most=_TOGETHER)
 
-    def create(self, new: NewTicket, key: IdempotencyKey | None, actor: Actor | None) -> Ticket:
-        """Commit a queued ticket and the actor's audit entry.
+    def bases(self, group: Sequence[BasisWanted]) -> Sequence[Basis]:
+        """Return what publish requests need to know. One statement reads what one request needs; several requests
+        need one for their images, and one for their keys."""
+        with reading(self._engine) as connection:
+            if len(group) == 1:
+                return [_basis(connection, group[0])]
+            return _bases(connection, group)
 
-        Raises `TooMany` if too many tickets are queued, `Conflict` if the image was deleted or is being registered
-        again, and `KeyTaken` if another ticket has the key already. No ticket is created then.
+    def create_all(self, group: Sequence[TicketWanted]) -> Sequence[Ticket | BaseException]:
+        """Commit queued tickets and their actors' audit entries. Return each one's ticket, or why there is none.
+
+        This is `TooMany` if too many tickets are queued, `Conflict` if the image was deleted or is being registered
+        again, and `KeyTaken` if another ticket has the key already.
         """
-        wanted = _Wanted(new, key, actor, _row(new))
+        began = time.monotonic()
+        commits = False
         try:
-            return self._batches.do(wanted, wait_seconds=busy_seconds())
-        except PublisherError:
-            raise
-        except TurnTimeout:
-            raise StoreTimeout("others have been writing to the store for too long") from None
-        except Exception as error:
-            if wanted.last_try:
-                raise (StoreTimeout(str(error)) if isinstance(error, Abandoned) else error) from None
-        # The group's transaction was rolled back, perhaps because of another ticket.
-        (verdict,) = self._commit([wanted])
-        if isinstance(verdict, Exception):
-            raise verdict
-        return verdict
+            with writing(self._engine) as connection:
+                verdicts = self._write(connection, group)
+                commits = True
+            return verdicts
+        except BaseException as error:
+            # If the commit has failed, the tickets may be stored nevertheless.
+            if commits or len(group) == 1:
+                return [copy(error) for _ in group]
+        # The transaction was rolled back, perhaps because of one of the tickets.
+        return [self._create_alone(each, began) for each in group]
 
-    def _commit(self, group: Sequence[_Wanted]) -> Sequence[Ticket | Exception]:
-        """Write the tickets of a group in one transaction. Return each one's ticket, or why there is none."""
-        group[0].last_try = len(group) == 1
-        with writing(self._engine, wait_seconds=group[0].time_left()) as connection:
-            verdicts = self._write(connection, group)
-            for each in group:
-                each.last_try = True
-        return verdicts
+    def _create_alone(self, wanted: TicketWanted, began: float) -> Ticket | BaseException:
+        """Commit one ticket of a group that failed. All together wait for locks of others only as long as one may."""
+        waited = time.monotonic() - began
+        wait_seconds = None if waited < _HARDLY_WAITED_SECONDS else max(0.0, busy_seconds() - waited)
+        try:
+            with writing(self._engine, wait_seconds=wait_seconds) as connection:
+                return self._write(connection, [wanted])[0]
+        except BaseException as error:
+            return error
 
-    def _write(self, connection: Connection, group: Sequence[_Wanted]) -> list[Ticket | Exception]:
+    def _write(self, connection: Connection, group: Sequence[TicketWanted]) -> list[Ticket | Exception]:
         now, ready = hold_ready_images(connection, {each.new.image_id for each in group})
         taken = _taken_keys(connection, [each.key for each in group if each.key], now)
         no_room = self._capacity.room(connection)
 
-        def refusal(wanted: _Wanted) -> Exception | None:
+        def refusal(wanted: TicketWanted) -> Exception | None:
             if wanted.new.image_id not in ready:
                 return missing_image(wanted.new.image_id)
             if wanted.key and wanted.key.name in taken:
@@ -198,12 +213,12 @@ class NewTickets:
         # A key that another process has taken meanwhile leaves its ticket out.
         return [created.get(each) or refused or KeyTaken() for each, refused in refusals.items()]
 
-    def _insert(self, connection: Connection, group: Sequence[_Wanted], now: float) -> dict[_Wanted, Ticket]:
+    def _insert(self, connection: Connection, group: Sequence[TicketWanted], now: float) -> dict[TicketWanted, Ticket]:
         """Insert tickets, with their keys, histories and audit entries. Leave out those whose key is taken."""
         if not group:
             return {}
         times = {"created": now, "modified": now, "accepted": now, "wake_at": now + self._wake_again_seconds}
-        rows = [each.row | times for each in group]
+        rows = [_row(each.new) | times for each in group]
         ids = {row.uid: row.id for row in insert_rows(connection, tickets, rows, "id", "uid")}
         created = {each: _ticket(ids[row["uid"]], row) for each, row in zip(group, rows, strict=True)}
         keys = {ticket.id: each.key for each, ticket in created.items() if each.key}
@@ -219,21 +234,33 @@ def missing_image(id: int) -> Conflict:
     return Conflict(f"image {id} was deleted, or is not ready any more")
 
 
-def read_basis(
-    connection: Connection, owner: str, appliance_id: int, image_id: int, key: IdempotencyKey | None
-) -> Basis:
-    """Read what a publish request needs to know, in one statement."""
+def _basis(connection: Connection, wanted: BasisWanted) -> Basis:
     given = {
-        "owner": owner,
-        "appliance": appliance_id,
-        "image": image_id,
-        "caller": key and key.owner,
-        "key": key and key.key,
+        "owner": wanted.owner,
+        "appliance": wanted.appliance_id,
+        "image": wanted.image_id,
+        "caller": wanted.key and wanted.key.owner,
+        "key": wanted.key and wanted.key.key,
     }
     row = connection.execute(_BASIS, given).one_or_none()
     if row is None:
         return Basis(image=None, key_known=False, signs=False)
     return Basis(image_of_row(row) if row.id is not None else None, row.ticket_id is not None, row.signs)
+
+
+def _bases(connection: Connection, group: Sequence[BasisWanted]) -> Sequence[Basis]:
+    rows = connection.execute(_IMAGES, {"images": sorted({each.image_id for each in group})})
+    found = {(row.owner, row.appliance_id, row.id): (image_of_row(row), row.signs) for row in rows}
+    used: set[tuple[str, str]] = set()
+    if keys := [each.key for each in group if each.key]:
+        given = {"owners": sorted({each.owner for each in keys}), "keys": sorted({each.key for each in keys})}
+        used = {(owner, key) for owner, key in connection.execute(_KEYS, given)}
+
+    def basis(wanted: BasisWanted) -> Basis:
+        image, signs = found.get((wanted.owner, wanted.appliance_id, wanted.image_id), (None, False))
+        return Basis(image, wanted.key is not None and wanted.key.name in used, signs)
+
+    return [basis(each) for each in group]
 
 
 _APPEND_HISTORY = insert(history).from_select(
@@ -243,8 +270,9 @@ _APPEND_HISTORY = insert(history).from_select(
     ),
 )
 
+_SIGNS = users.c.sealed_notify_secret.is_not(None).label("signs")
 _BASIS: Select[Any] = (
-    select(*IMAGE_COLUMNS, idempotency_keys.c.ticket_id, users.c.sealed_notify_secret.is_not(None).label("signs"))
+    select(*IMAGE_COLUMNS, idempotency_keys.c.ticket_id, _SIGNS)
     .select_from(users)
     .outerjoin(
         images,
@@ -259,6 +287,17 @@ _BASIS: Select[Any] = (
         and_(idempotency_keys.c.owner == bindparam("caller"), idempotency_keys.c.key == bindparam("key")),
     )
     .where(users.c.login == bindparam("owner"))
+)
+
+
+_IMAGES: Select[Any] = (
+    select(*IMAGE_COLUMNS, _SIGNS)
+    .join(users, users.c.login == images.c.owner)
+    .where(images.c.id.in_(bindparam("images", type_=BigInteger, expanding=True)))
+)
+_KEYS = select(idempotency_keys.c.owner, idempotency_keys.c.key).where(
+    idempotency_keys.c.owner.in_(bindparam("owners", expanding=True)),
+    idempotency_keys.c.key.in_(bindparam("keys", expanding=True)),
 )
 
 
@@ -301,7 +340,7 @@ def _ticket(id: int, row: dict[str, Any]) -> Ticket:
 _READ = [each.name for each in fields(Ticket) if each.name not in ("id", "progress", "downloads")]
 
 
-def _change(wanted: _Wanted, ticket: Ticket) -> tuple[Actor | None, str, str]:
+def _change(wanted: TicketWanted, ticket: Ticket) -> tuple[Actor | None, str, str]:
     uri = ticket_uri(ticket.owner, ticket.appliance_id, ticket.image_id, ticket.id)
     return wanted.actor, uri, f"to {ticket.platform}, as {ticket.name!r}"
 

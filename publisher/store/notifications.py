@@ -13,8 +13,7 @@ from typing import Any
 from sqlalchemy import Engine, Row, func, select, update
 
 from publisher.core.ticket import Phase, State
-from publisher.store.engine import db_now, reading, writing
-from publisher.store.tables import notifications, tickets
+from publisher.store.database import db_now, notifications, reading, tickets, writing
 from publisher.store.ticket_rows import append_history
 
 _RECEIVERS_AT_ONCE = 200

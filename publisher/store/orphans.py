@@ -14,8 +14,18 @@ from sqlalchemy import Connection, Engine, and_, delete, exists, null, select, u
 
 from publisher.core.ticket import FINAL, State
 from publisher.platforms.platform import image_service
-from publisher.store.engine import db_now, reading, upsert, writing
-from publisher.store.tables import accounts, journal, sightings, sweep_refusals, tickets, tombstones
+from publisher.store.database import (
+    accounts,
+    db_now,
+    journal,
+    reading,
+    sightings,
+    sweep_refusals,
+    tickets,
+    tombstones,
+    upsert,
+    writing,
+)
 
 _SIGHTINGS_KEPT_SECONDS = 30 * 86400.0
 _LEFT_ALONE_SECONDS_MAX = 86400.0

@@ -11,8 +11,7 @@ from sqlalchemy import BigInteger, ColumnElement, Connection, Engine, Select, ca
 
 from publisher.core.image import Image
 from publisher.core.ticket import FINAL, State, Ticket, mean_rate
-from publisher.store.engine import reading
-from publisher.store.tables import images, samples, ticket_names, tickets
+from publisher.store.database import images, reading, samples, ticket_names, tickets
 from publisher.store.ticket_rows import (
     TICKET_COLUMNS,
     Extent,

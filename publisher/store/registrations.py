@@ -14,14 +14,11 @@ from sqlalchemy import ColumnElement, Engine, and_, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from publisher.core.errors import Conflict, LeaseLost
-from publisher.core.image import Checksums, Digests, Image, ImageState
+from publisher.core.image import Checksums, Digests, Image, ImageState, image_uri
 from publisher.core.ticket import FINAL
-from publisher.core.uris import image_uri
 from publisher.store.appliances import ensure_appliance
-from publisher.store.audit import audit_change
-from publisher.store.engine import db_now, reading, writing
+from publisher.store.database import audit_change, db_now, images, reading, tickets, writing
 from publisher.store.images import IMAGE_COLUMNS, image_of_row, no_image
-from publisher.store.tables import images, tickets
 from publisher.store.ticket_rows import wake_delay
 
 _UNREAD: dict[str, Any] = {
@@ -162,14 +159,14 @@ class Registrations:
         with reading(self._engine) as connection:
             return connection.execute(query).scalars().all()
 
-    def woken(self, id: int, *, sent: bool) -> None:
-        """Record that a worker was woken for an image, or could not be."""
+    def woken(self, *ids: int, sent: bool) -> None:
+        """Record that workers were woken for images, or could not be."""
         delay = wake_delay(images, self._wake_again_seconds)
         values = (
             {"wake_at": db_now() + delay, "wakes": images.c.wakes + 1} if sent else {"wake_at": db_now(), "wakes": 0}
         )
         with writing(self._engine, durable=False) as connection:
-            connection.execute(update(images).where(images.c.id == id).values(values))
+            connection.execute(update(images).where(images.c.id.in_(ids)).values(values))
 
     # For a worker -------------------------------------------------------------------------------------------------
 

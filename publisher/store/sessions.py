@@ -12,8 +12,7 @@ from sqlalchemy import Engine, delete, insert, or_, select, update
 from sqlalchemy.exc import OperationalError
 
 from publisher.core.errors import NotAuthenticated
-from publisher.store.engine import db_now, reading, writing
-from publisher.store.tables import sessions, users
+from publisher.store.database import db_now, reading, sessions, users, writing
 
 _VALUE_BYTES = 32
 _SEEN_SECONDS = 60.0

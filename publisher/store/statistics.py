@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from sqlalchemy import Engine, func, select
 
 from publisher.core.ticket import State
-from publisher.store.engine import db_now, reading
-from publisher.store.tables import notifications, sightings, tickets
+from publisher.store.database import db_now, notifications, reading, sightings, tickets
 
 
 @dataclass(frozen=True, slots=True)

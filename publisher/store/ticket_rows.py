@@ -26,12 +26,11 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql.dml import ReturningUpdate
 
-from publisher.core.image import Image
-from publisher.core.ticket import FINAL, TRANSITIONS, Phase, Progress, State, Ticket
-from publisher.core.uris import image_uri, parse_id, ticket_uri
-from publisher.store.engine import db_now
+from publisher.core.image import Image, image_uri
+from publisher.core.ticket import FINAL, TRANSITIONS, Phase, Progress, State, Ticket, ticket_uri
+from publisher.core.uris import parse_id
+from publisher.store.database import db_now, history, notifications, tickets, users
 from publisher.store.images import IMAGE_COLUMNS, image_of_values
-from publisher.store.tables import history, notifications, tickets, users
 
 _WAKE_AGAIN_LONGEST_SECONDS = 300.0
 

@@ -9,15 +9,26 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Engine, and_, case, delete, exists, insert, or_, select, update
 
 from publisher.core.errors import Conflict, NotFound
-from publisher.core.ticket import FINAL, CloudRef, HistoryEntry, Phase, Sample, State, Ticket
-from publisher.core.uris import ticket_uri
+from publisher.core.ticket import FINAL, CloudRef, HistoryEntry, Phase, Sample, State, Ticket, ticket_uri
 from publisher.platforms.platform import cloud_account, image_service, platform_of
-from publisher.store.audit import actor_of, audit_change
-from publisher.store.engine import db_now, reading, writing
+from publisher.store.database import (
+    accounts,
+    audit_change,
+    db_now,
+    history,
+    images,
+    journal,
+    reading,
+    samples,
+    tickets,
+    tombstones,
+    writing,
+)
 from publisher.store.images import hold_ready_images
 from publisher.store.limits import UploadSlots
-from publisher.store.new_tickets import Basis, IdempotencyKey, NewTicket, NewTickets, missing_image, read_basis
-from publisher.store.tables import accounts, history, images, journal, samples, tickets, tombstones
+from publisher.store.new_tickets import (
+    missing_image,
+)
 from publisher.store.ticket_rows import (
     TICKET_COLUMNS,
     VERSION_COLUMNS,
@@ -41,23 +52,10 @@ _URI_COLUMNS = [tickets.c[name] for name in ("owner", "appliance_id", "image_id"
 class Tickets:
     """Tickets for callers and the reconciler. Each method is a transaction of its own."""
 
-    def __init__(self, engine: Engine, *, wake_again_seconds: float, new: NewTickets, slots: UploadSlots) -> None:
+    def __init__(self, engine: Engine, *, wake_again_seconds: float, slots: UploadSlots) -> None:
         self._engine = engine
-        self._new = new
         self._slots = slots
         self._wake_again_seconds = wake_again_seconds
-
-    def create(self, new: NewTicket, idempotency_key: IdempotencyKey | None = None) -> Ticket:
-        """Commit a queued ticket. The caller then wakes a worker; if it does not, the reconciler does.
-
-        Raises `TooMany`, `Conflict` and `KeyTaken`, as `NewTickets` does.
-        """
-        return self._new.create(new, idempotency_key, actor_of(self._engine))
-
-    def basis(self, owner: str, appliance_id: int, image_id: int, key: IdempotencyKey | None = None) -> Basis:
-        """Return what a request to publish this image needs to know."""
-        with reading(self._engine) as connection:
-            return read_basis(connection, owner, appliance_id, image_id, key)
 
     def get(self, id: int) -> Ticket | None:
         with reading(self._engine) as connection:
@@ -276,14 +274,15 @@ class Tickets:
                 waiting = tickets.c.id.in_(ids), tickets.c.state == State.QUEUED
                 connection.execute(update(tickets).where(*waiting).values(wake_at=db_now(), wakes=0))
 
-    def woken(self, id: int, *, sent: bool) -> None:
-        """Record that a worker was woken for a ticket, or could not be."""
+    def woken(self, *ids: int, sent: bool) -> None:
+        """Record that workers were woken for tickets, or could not be."""
         delay = wake_delay(tickets, self._wake_again_seconds)
         values = (
             {"wake_at": db_now() + delay, "wakes": tickets.c.wakes + 1} if sent else {"wake_at": db_now(), "wakes": 0}
         )
         with writing(self._engine) as connection:
-            connection.execute(update(tickets).where(tickets.c.id == id).values(values))
+            for part in _parts(ids):
+                connection.execute(update(tickets).where(tickets.c.id.in_(part)).values(values))
 
 
 def _none(id: int) -> NotFound:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from base64 import b64encode
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
+from urllib.parse import quote
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
@@ -33,10 +34,21 @@ from publisher.core.errors import Conflict, InvalidRequest, NotFound
 from publisher.core.image import Image
 from publisher.core.names import check_line, check_name
 from publisher.core.ticket import Ticket
-from publisher.core.uris import role_uri, user_uri, webhook_uri
-from publisher.store.audit import audit_change
-from publisher.store.engine import db_now, keep_others_out, next_id, reading, writing
-from publisher.store.tables import api_keys, images, roles, sessions, tickets, users
+from publisher.core.uris import user_uri
+from publisher.store.database import (
+    api_keys,
+    audit_change,
+    db_now,
+    images,
+    keep_others_out,
+    next_id,
+    reading,
+    roles,
+    sessions,
+    tickets,
+    users,
+    writing,
+)
 from publisher.store.ticket_rows import Extent, extent_columns, ticket_and_image
 
 ENTITLEMENT_DESCRIPTIONS = {
@@ -53,6 +65,15 @@ ENTITLEMENTS = tuple(ENTITLEMENT_DESCRIPTIONS)
 _NAME_MAX = 64
 
 _hasher = PasswordHasher()
+
+
+def webhook_uri(login: str) -> str:
+    return f"{user_uri(login)}/webhook"
+
+
+def role_uri(name: str) -> str:
+    """Return the name of a role in the audit log; the API has no such URI."""
+    return f"roles/{quote(name, safe='')}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +124,16 @@ class CallerRow:
     """The wanted ticket, whoever owns it. With `Extent.STATUS` it has only what its status shows."""
     image: Image | None = None
     """With `Extent.WHOLE`, the image that now has the number of the ticket's image."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sought:
+    """A caller that is looked for, by its login or by its API key's public key, and what to read of a ticket."""
+
+    who: str
+    by_key: bool = False
+    beside: Extent | None = None
+    ticket_id: int = 0
 
 
 class Users:
@@ -254,24 +285,45 @@ class Users:
 
     def caller(self, login: str, beside: Extent | None = None, ticket_id: int = 0) -> CallerRow | None:
         """Return a user and, if `beside` says so, a ticket. One statement reads both."""
-        return self._caller(login, False, beside, ticket_id)
+        return self._caller(Sought(login, beside=beside, ticket_id=ticket_id))
 
-    def caller_with_key(self, public_key: str, beside: Extent | None = None, ticket_id: int = 0) -> CallerRow | None:
-        """Return the owner of an API key, its sealed secret and, if `beside` says so, a ticket."""
-        return self._caller(public_key, True, beside, ticket_id)
-
-    def _caller(self, who: str, by_key: bool, beside: Extent | None, ticket_id: int) -> CallerRow | None:
-        query = _caller_query(self._engine.dialect.name, by_key, beside)
+    def callers(self, group: Sequence[Sought]) -> Sequence[CallerRow | None]:
+        """Return each user or key owner that is sought, with the wanted ticket. One statement reads one of them with
+        its ticket. For several, one reads the users, and one the tickets."""
+        if len(group) == 1:
+            return [self._caller(group[0])]
+        rows: dict[tuple[str, bool], CallerRow] = {}
+        ticket_rows: dict[tuple[Extent, int], tuple[Ticket | None, Image | None]] = {}
         with reading(self._engine) as connection:
-            rows = connection.execute(query, {"who": who, "ticket": ticket_id} if beside else {"who": who}).all()
+            for by_key in (False, True):
+                if who := sorted({each.who for each in group if each.by_key is by_key}):
+                    query = _caller_query(self._engine.dialect.name, by_key, None, several=True)
+                    rows |= {(each, by_key): row for each, row in _callers(connection, query, who).items()}
+            for extent in Extent:
+                if ids := sorted({each.ticket_id for each in group if each.beside is extent}):
+                    for id, *values in connection.execute(_tickets_query(extent), {"tickets": ids}):
+                        ticket_rows[extent, id] = ticket_and_image(extent, values)
+        found: list[CallerRow | None] = []
+        for each in group:
+            row = rows.get((each.who, each.by_key))
+            if row and each.beside:
+                ticket, image = ticket_rows.get((each.beside, each.ticket_id), (None, None))
+                row = replace(row, ticket=ticket, image=image)
+            found.append(row)
+        return found
+
+    def _caller(self, sought: Sought) -> CallerRow | None:
+        query = _caller_query(self._engine.dialect.name, sought.by_key, sought.beside)
+        given = {"who": sought.who} | ({"ticket": sought.ticket_id} if sought.beside else {})
+        with reading(self._engine) as connection:
+            rows = connection.execute(query, given).all()
         if not rows:
             return None
-        # One row for each role.
-        held = tuple(_role_of(row[_AT_ROLE:_AT_TICKET]) for row in rows if row[_AT_ROLE] is not None)
-        login, administrator, entitlements, created, id, password_hash, sealed_secret = rows[0][:_AT_ROLE]
-        user = User(login, administrator, frozenset(entitlements), created, id, held)
-        ticket, image = ticket_and_image(beside, rows[0][_AT_TICKET:]) if beside else (None, None)
-        return CallerRow(user, password_hash, sealed_secret, ticket, image)
+        row = _caller_of(rows)
+        if sought.beside is None:
+            return row
+        ticket, image = ticket_and_image(sought.beside, rows[0][_AT_TICKET:])
+        return replace(row, ticket=ticket, image=image)
 
 
 class Roles:
@@ -392,12 +444,30 @@ def _role_of(values: Sequence[Any]) -> Role:
 _ROLE_COLUMNS = [roles.c[name] for name in ("name", "description", "entitlements", "created", "id")]
 _USER_COLUMNS = [users.c[name] for name in ("login", "administrator", "entitlements", "created", "id", "password_hash")]
 _AT_ROLE = len(_USER_COLUMNS) + 1
-_AT_TICKET = _AT_ROLE + len(_ROLE_COLUMNS)
+_AT_WHO = _AT_ROLE + len(_ROLE_COLUMNS)
+_AT_TICKET = _AT_WHO + 1
+
+
+def _caller_of(rows: Sequence[Row[Any]]) -> CallerRow:
+    """Build a caller from its rows of `_caller_query`: one for each role."""
+    held = tuple(_role_of(row[_AT_ROLE:_AT_WHO]) for row in rows if row[_AT_ROLE] is not None)
+    login, administrator, entitlements, created, id, password_hash, sealed_secret = rows[0][:_AT_ROLE]
+    user = User(login, administrator, frozenset(entitlements), created, id, held)
+    return CallerRow(user, password_hash, sealed_secret)
+
+
+def _callers(connection: Connection, query: Select[Any], who: Sequence[str]) -> dict[str, CallerRow]:
+    """Read several callers, by their logins or by their keys."""
+    rows: dict[str, list[Row[Any]]] = {}
+    for row in connection.execute(query, {"who": who}):
+        rows.setdefault(row[_AT_WHO], []).append(row)
+    return {each: _caller_of(of_one) for each, of_one in rows.items()}
 
 
 @cache
-def _caller_query(database: str, by_key: bool, beside: Extent | None) -> Select[Any]:
-    """Select the user `:who`, or the owner of that API key, with the user's roles and the ticket `:ticket`.
+def _caller_query(database: str, by_key: bool, beside: Extent | None, *, several: bool = False) -> Select[Any]:
+    """Select the user `:who`, or the owner of that API key, with the user's roles and the ticket `:ticket`; or
+    `several` of them, without a ticket.
 
     Built once, because building it takes longer than executing it.
     """
@@ -413,6 +483,16 @@ def _caller_query(database: str, by_key: bool, beside: Extent | None) -> Select[
         found = found.outerjoin(tickets, tickets.c.id == bindparam("ticket", type_=BigInteger))
     if beside is Extent.WHOLE:
         found = found.outerjoin(images, images.c.id == tickets.c.image_id)
-    who = (api_keys.c.public_key if by_key else users.c.login) == bindparam("who", type_=String)
-    columns = *_USER_COLUMNS, key, *_ROLE_COLUMNS, *(extent_columns(beside) if beside else ())
-    return select(*columns).select_from(found).where(who).order_by(roles.c.name)
+    who = api_keys.c.public_key if by_key else users.c.login
+    wanted = bindparam("who", type_=String, expanding=several)
+    columns = *_USER_COLUMNS, key, *_ROLE_COLUMNS, who, *(extent_columns(beside) if beside else ())
+    query = select(*columns).select_from(found).where(who.in_(wanted) if several else who == wanted)
+    return query.order_by(roles.c.name)
+
+
+@cache
+def _tickets_query(extent: Extent) -> Select[Any]:
+    """Select the tickets `:tickets`, with their ids before the columns of the extent."""
+    found = tickets.outerjoin(images, images.c.id == tickets.c.image_id) if extent is Extent.WHOLE else tickets
+    wanted = tickets.c.id.in_(bindparam("tickets", type_=BigInteger, expanding=True))
+    return select(tickets.c.id, *extent_columns(extent)).select_from(found).where(wanted)

@@ -13,8 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from publisher.core.errors import Reason
 from publisher.core.ticket import State
-from publisher.store import Store
-from publisher.store.fleet import WorkerStanding, WorkerState
+from publisher.store import Store, WorkerStanding, WorkerState
 from publisher.version import __version__
 
 _FRESH_SECONDS = 1.0

@@ -11,18 +11,18 @@ import secrets
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Protocol
 from urllib.parse import parse_qsl, unquote_to_bytes
 
 from starlette.concurrency import run_in_threadpool
 
+from publisher.core.asking import Asking, alone, ask
 from publisher.core.errors import NotAllowed, NotAuthenticated, NotFound
 from publisher.core.names import check_name, check_text
 from publisher.core.vault import Sealer
-from publisher.store import Store
-from publisher.store.api_keys import ApiKey
-from publisher.store.ticket_rows import Extent
-from publisher.store.users import CallerRow, User, verify_password
+from publisher.store import ApiKey, CallerRow, Extent, Sought, Store, User, verify_password
 from publisher.web.password_hashing import AllPlacesTaken, Hashing
 from publisher.web.rate_limits import SignIns, network_of
 
@@ -67,6 +67,15 @@ def keep_signatures_out_of_logs() -> None:
     logging.getLogger("uvicorn.access").addFilter(_NO_SIGNATURES)
 
 
+@dataclass(frozen=True, slots=True)
+class KnownPassword:
+    """A login and a password, and the hash that the password recently matched, if it is remembered."""
+
+    login: str
+    password: str = field(repr=False)
+    hash: str | None = field(repr=False)
+
+
 class Authenticator:
     """Authenticates HTTP Basic against the user store, and requests signed with an API key.
 
@@ -99,7 +108,12 @@ class Authenticator:
 
     def verified(self, login: str, password: str, address: str, *, door: str = "api") -> tuple[User, str]:
         """Return what `sign_in` returns, and the hash of the verified password."""
-        found = self._verified_row(login, password, address, door)
+        try:
+            known = KnownPassword(login, password, self._admitted(login, password, address))
+        except AllPlacesTaken:
+            self._note_refusal(login, address, door)
+            raise
+        found = alone(self._verified_row(known, address, door, Sought(login)))
         return found.user, found.password_hash
 
     def caller(
@@ -109,50 +123,61 @@ class Authenticator:
         authorization: str | None,
         address: str,
         *,
+        known: KnownPassword | None = None,
         beside: Extent | None = None,
         ticket_id: int = 0,
-    ) -> CallerRow:
+        takes_long: Callable[[], None] = lambda: None,
+    ) -> Asking[CallerRow]:
         """Return who sent a request: who signed it if it names an API key, else the user of its `Authorization` header.
 
-        One statement reads the user and, if `beside` says so, the ticket. Raises the errors of `user`.
+        `known` is the password in that header, if `check_admission` has found it. With the user, the ticket is read if
+        `beside` says so. `takes_long` is called before a password is hashed. Raises the errors of `user`.
         """
-        signed = self._signer(raw_path, query, beside, ticket_id)
-        return signed or self._verified_row(*_basic(authorization), address, "api", beside, ticket_id)
+        signed = yield from self._signer(raw_path, query, beside, ticket_id)
+        if signed:
+            return signed
+        if known is None:
+            login, password = _basic(authorization)
+            try:
+                known = KnownPassword(login, password, self._admitted(login, password, address))
+            except AllPlacesTaken:
+                self._note_refusal(login, address, "api")
+                raise
+        sought = Sought(known.login, beside=beside, ticket_id=ticket_id)
+        return (yield from self._verified_row(known, address, "api", sought, takes_long))
 
     def _verified_row(
         self,
-        login: str,
-        password: str,
+        known: KnownPassword,
         address: str,
         door: str,
-        beside: Extent | None = None,
-        ticket_id: int = 0,
-    ) -> CallerRow:
-        try:
-            remembered = self._admitted(login, password, address)
-        except AllPlacesTaken:
-            self._note_refusal(login, address, door)
-            raise
+        sought: Sought,
+        takes_long: Callable[[], None] = lambda: None,
+    ) -> Asking[CallerRow]:
         # No login has a NUL, and PostgreSQL refuses one in a query.
-        found = None if "\0" in login else self._store.users.caller(login, beside, ticket_id)
+        found = None if "\0" in known.login else (yield from ask(self._store.users.callers, sought))
         stored = found.password_hash if found else None
         # After a change of the password, the remembered one no longer matches.
-        right = remembered is not None and remembered == stored
-        if not (right or self._verify(login, password, stored, address, door)) or not found:
+        right = known.hash is not None and known.hash == stored
+        if not right:
+            takes_long()
+            right = self._verify(known.login, known.password, stored, address, door)
+        if not right or not found:
             raise NotAuthenticated("the login or the password is wrong")
         return found
 
-    async def check_admission(self, authorization: str, address: str) -> bool:
-        """Return whether `user` need not hash the password. Raises `TooMany` if it would raise that.
+    async def check_admission(self, authorization: str, address: str) -> KnownPassword | None:
+        """Return the password if it need not be hashed. Raises `TooMany` if `user` would raise that.
 
         It runs in the event loop, so that thousands of guesses a second are refused before they take a thread.
         """
         try:
             login, password = _basic(authorization)
         except NotAuthenticated:
-            return False
+            return None
         try:
-            return self._admitted(login, password, address) is not None
+            hash = self._admitted(login, password, address)
+            return None if hash is None else KnownPassword(login, password, hash)
         except AllPlacesTaken:
             # Only the first refusal of a login is written, so only that one takes a thread.
             if words := self._sign_ins.count_refusal(login, address):
@@ -164,12 +189,12 @@ class Authenticator:
 
         Raises `NotAuthenticated`.
         """
-        found = self._signer(raw_path, query)
+        found = alone(self._signer(raw_path, query))
         return found.user if found else None
 
     def _signer(
         self, raw_path: bytes, query: bytes, beside: Extent | None = None, ticket_id: int = 0
-    ) -> CallerRow | None:
+    ) -> Asking[CallerRow | None]:
         if b"apiKey" not in query and b"%" not in query:
             return None
         keys = [value for name, value in parse_qsl(query.decode("latin-1"), True) if name == "apiKey"]
@@ -179,8 +204,10 @@ class Authenticator:
         text = signed_text(raw_path, before)
         if len(keys) > 1 or not mark or text is None:
             raise NotAuthenticated("a signed request must have one apiKey, and must end with its signature")
-        known = _PUBLIC_KEY.fullmatch(keys[0])
-        found = self._store.users.caller_with_key(keys[0], beside, ticket_id) if known else None
+        found = None
+        if _PUBLIC_KEY.fullmatch(keys[0]):
+            sought = Sought(keys[0], by_key=True, beside=beside, ticket_id=ticket_id)
+            found = yield from ask(self._store.users.callers, sought)
         secret = self._opener.open(found.sealed_secret)[API_SECRET] if found and found.sealed_secret else _NO_SECRET
         right = hmac.compare_digest(signature(secret, text), unquote_to_bytes(given.replace(b"+", b" ")))
         if found is None or not right:
@@ -249,7 +276,8 @@ class Authenticator:
                 self._verified.popitem(last=False)
 
     def _key(self, login: str, password: str) -> bytes:
-        return hmac.digest(self._pepper, "\0".join((login, password)).encode(), hashlib.sha256)
+        # Faster than an HMAC, for which the interpreter changes threads.
+        return hashlib.blake2b("\0".join((login, password)).encode(), key=self._pepper, digest_size=32).digest()
 
 
 def signed_text(raw_path: bytes, query: bytes) -> bytes | None:

@@ -15,7 +15,6 @@ from itertools import chain
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from publisher.core.ticket import Ticket
 from publisher.version import __version__
 from publisher.web.request import is_head, services
 
@@ -118,8 +117,3 @@ def caller_has(request: Request, etag: str, changed: int) -> bool:
         except (ValueError, OverflowError, IndexError):
             return False
     return False
-
-
-def last_modified(*tickets: Ticket) -> float:
-    """Return when any of the tickets last changed, in seconds since the epoch; 0 if there are none."""
-    return max((each.changed for each in tickets), default=0.0)

@@ -23,22 +23,35 @@ from starlette.types import Receive, Scope, Send
 
 from publisher.core.errors import ImageFileError, InvalidRequest, NotAuthenticated
 from publisher.core.image import HEX_DIGITS, Checksum, Checksums, Image
-from publisher.core.settings import Settings
 from publisher.services.image_files import IncomingImage, open_image
 from publisher.store import Store
 from publisher.web.body_limits import BodyTooLarge
 from publisher.web.conditional import caller_has
 from publisher.web.error_handlers import NoRoom, RangeNotSatisfiable, TooSlow
-from publisher.web.request import Services, declared_length, is_head
+from publisher.web.negotiation import UnsupportedMediaType, media_type
+from publisher.web.request import Services, declared_length, is_head, services
 from publisher.web.threads import Threads, writers
 
 _disk = Threads("disk", 40)
 """The disk may be slow, so these threads are not those of other requests."""
 
 
+IMAGE_TYPE = "application/octet-stream"
+"""The Content-Type of an image as a body."""
+
+
+def is_image(request: Request) -> bool:
+    """Return whether the request's body is an image."""
+    return media_type(request.headers.get("content-type")) == IMAGE_TYPE
+
+
+def no_image() -> UnsupportedMediaType:
+    """Return the error for a body that must be an image."""
+    return UnsupportedMediaType(f"send the image as the body: {IMAGE_TYPE}")
+
+
 async def received(
     request: Request,
-    settings: Settings,
     store: Store,
     *,
     owner: str,
@@ -53,6 +66,7 @@ async def received(
     The image's checksums must match `expected` and those in the request's headers. Raises `InvalidRequest`,
     `BodyTooLarge`, `TooSlow`, `NoRoom` or `ClientDisconnect`; then nothing of the image is kept.
     """
+    settings = services(request).settings
     expected = (*expected, *sent_checksums(request.headers))
     incoming = IncomingImage(store, settings, name=name, format=format, file_name=file_name, expected=expected)
     await _disk.run(incoming.__enter__)
@@ -168,7 +182,7 @@ def send_image(request: Request, made: Services, image: Image, use_key: Callable
         }
         if caller_has(request, headers["ETag"], changed):
             return Response(status_code=304, headers=headers)
-        headers |= {"Content-Disposition": disposition(image.file_name), "Content-Type": "application/octet-stream"}
+        headers |= {"Content-Disposition": disposition(image.file_name), "Content-Type": IMAGE_TYPE}
         part = _wanted(request, headers["ETag"], image.size)
         if part is not None and not part:
             raise RangeNotSatisfiable(image.size)

@@ -16,7 +16,7 @@ from limits.strategies import FixedWindowRateLimiter, SlidingWindowCounterRateLi
 from publisher.core.errors import TooMany
 from publisher.core.settings import Settings
 from publisher.core.uris import user_uri
-from publisher.store.audit import UNKNOWN, Actor, Audit
+from publisher.store import UNKNOWN, Actor, Audit
 
 _LOGIN_MAX = 255
 _WINDOW_SECONDS = 60

@@ -3,33 +3,34 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from contextvars import copy_context
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated, Protocol, cast
 
 from starlette.background import BackgroundTasks
 from starlette.requests import Request
 
 from publisher.core.allowed_hosts import is_allowed
+from publisher.core.asking import Asking, alone
 from publisher.core.settings import Settings
 from publisher.core.uris import parse_id
 from publisher.core.vault import Sealer
 from publisher.outbound.policy import OutboundPolicy
 from publisher.services.wakeups import Wake, Wakeups
-from publisher.store import Store
-from publisher.store.audit import Actor
-from publisher.store.ticket_rows import Extent
-from publisher.store.users import CallerRow, User
+from publisher.store import Actor, CallerRow, Extent, Store, User
 from publisher.web import auth
 from publisher.web.body_limits import BodyTooLarge
 from publisher.web.rate_limits import Throttle
-from publisher.web.routing import From, Parsed
-from publisher.web.threads import readers
+from publisher.web.routing import From, Parsed, may_take_long
+from publisher.web.threads import waking
 
 API = "/api"
 HEAD_ONLY = "publisher.head"
 """A key in the scope of a HEAD request."""
 PASSWORD_KNOWN = "publisher.password_known"  # noqa: S105
-"""A key in the scope of a request whose password was verified a short time ago."""
+"""A key in the scope of a request whose password was verified a short time ago, with the `KnownPassword`."""
 
 _LENGTH_DIGITS = 19
 _LENGTH_MAX = (1 << 63) - 1
@@ -65,20 +66,27 @@ def signed_in(request: Request) -> User:
 
     Raises `NotAuthenticated`, or `TooMany` if the user sends too many requests or too many sign-ins have failed.
     """
-    return signed_in_beside(request, None).user
+    return alone(signed_in_beside(request, None, lambda: None)).user
 
 
-def signed_in_beside(request: Request, beside: Extent | None) -> CallerRow:
-    """Return what `signed_in` returns and, read in the same statement, what `beside` says of the path's ticket."""
+def signed_in_beside(
+    request: Request, beside: Extent | None, takes_long: Callable[[], None] | None = None
+) -> Asking[CallerRow]:
+    """Return what `signed_in` returns and, read in the same statement, what `beside` says of the path's ticket.
+
+    `takes_long` is called before a password is hashed; by default, it raises `TakesLong` if others would wait for it.
+    """
     made = services(request)
     ticket_id = parse_id(str(request.path_params.get("pitid", ""))) if beside else None
-    found = made.authenticator.caller(
+    found = yield from made.authenticator.caller(
         request.scope["raw_path"],
         request.scope["query_string"],
         request.headers.get("authorization"),
         address(request),
+        known=request.scope.get(PASSWORD_KNOWN),
         beside=beside if ticket_id else None,
         ticket_id=ticket_id or 0,
+        takes_long=takes_long or partial(may_take_long, request),
     )
     made.throttle.users.count(found.user.login)
     return found
@@ -178,6 +186,6 @@ Id = Annotated[int, Parsed(_id)]
 """An id in a path. What cannot be an id is not found, without a query to the database."""
 
 
-def wake_later(after: BackgroundTasks, wake: Wake) -> Wake:
+def wake_later(after: BackgroundTasks, wake: Callable[[int], Asking[bool]]) -> Wake:
     """Return a function that wakes a worker after the response is sent: no caller waits for the broker."""
-    return lambda id: after.add_task(readers.run, wake, id)
+    return lambda id: after.add_task(waking.do, (wake(id), copy_context()))

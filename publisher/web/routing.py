@@ -15,6 +15,9 @@ A parameter gets
 Functions that are not `async` run in a thread, all those of a request one after another in the same: a change of
 threads costs more than the rest of this module. What is `async` runs in the event loop before that, such as reading
 the body. Errors are raised in the order of the parameters nevertheless, and those of paths and queries last.
+
+Functions that ask (see `publisher.core.asking`) share a thread with those of other requests, and their questions are
+answered together. So they must be quick: what may take long has a thread of its own.
 """
 
 from __future__ import annotations
@@ -23,9 +26,10 @@ import re
 import types
 import typing
 from collections.abc import Callable, Sequence
+from contextvars import copy_context
 from dataclasses import dataclass, replace
 from functools import partial
-from inspect import Parameter, iscoroutinefunction, signature
+from inspect import Parameter, iscoroutinefunction, isgeneratorfunction, signature
 from typing import Annotated, Any, ParamSpec, TypeVar, Union, get_args, get_origin
 
 from starlette.background import BackgroundTasks
@@ -34,10 +38,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from publisher.core.asking import Asking, alone
 from publisher.core.errors import PublisherError
 from publisher.core.uris import ID_PATTERN
 from publisher.web.error_handlers import InvalidQuery
-from publisher.web.threads import readers, writers
+from publisher.web.threads import asking_to_read, asking_to_write, readers, writers
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -51,6 +56,12 @@ _PARTS = {None: "[^/]+", "id": ID_PATTERN, "path": "(?s:.*)"}
 _REQUEST, _TASKS, _FIRST = 0, 1, 2
 """Indexes of values in the list of what a request has."""
 _REQUIRED = object()
+_ALONE = "publisher.alone"
+"""A key in the scope of a request whose functions run in a thread of their own."""
+
+
+class TakesLong(Exception):
+    """A function that asks has found that it would keep others waiting. It is called again in a thread of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +93,7 @@ class _Step:
     arguments: tuple[int, ...]
     index: int
     in_loop: bool
+    asks: bool
     apart: Callable[[Request], bool] | None
     uses_texts: bool
     """Whether it needs the path or the query, directly."""
@@ -113,7 +125,7 @@ class Plan:
         for function in before:
             self._index_of_result(From(function))
         self._endpoint = self._step(endpoint)
-        self._pool = writers if writes else readers
+        self._writes = writes
         self._size = len(self._indexes)
         self._has_tasks = any(_TASKS in step.arguments for step in (*self._steps, self._endpoint))
 
@@ -138,15 +150,15 @@ class Plan:
             else:
                 waiting.append(step)
                 if step.apart is not None and step.apart(request):
-                    await readers.run(_call, waiting, values, invalid)
+                    await readers.run(_call_alone, waiting, values, invalid)
                     waiting = []
         refusal = refusal or invalid
         try:
             if refusal is None and not self._endpoint.in_loop:
-                response: Response = await self._pool.run(_call, (*waiting, self._endpoint), values, None)
+                response: Response = await self._run((*waiting, self._endpoint), values, None)
             else:
                 if waiting:
-                    await readers.run(_call, waiting, values, invalid)
+                    await self._run(waiting, values, invalid)
                 if refusal is not None:
                     raise refusal
                 response = await self._endpoint.call(values)
@@ -156,6 +168,18 @@ class Plan:
         if self._has_tasks and response.background is None and values[_TASKS].tasks:
             response.background = values[_TASKS]
         return response
+
+    async def _run(self, steps: Sequence[_Step], values: list[Any], invalid: Exception | None) -> Any:
+        """Call the functions in a thread: together with those of other requests if they ask."""
+        answers = steps[-1] is self._endpoint
+        if steps[-1].asks or (not answers and any(each.asks for each in steps)):
+            asking = asking_to_write if answers and self._writes else asking_to_read
+            try:
+                return await asking.do((_call(steps, values, invalid), copy_context()))
+            except TakesLong:
+                """It runs again, from the beginning."""
+        pool = writers if answers and self._writes else readers
+        return await pool.run(_call_alone, steps, values, invalid)
 
     def _read(self, values: list[Any], request: Request, parts: Sequence[str]) -> Exception | None:
         """Parse the parameters of path and query. Returns the error of those that are not valid."""
@@ -185,7 +209,10 @@ class Plan:
         arguments = tuple(self._index(each, hints[each.name]) for each in parameters)
         texts = {each.index for each in self._texts}
         index = self._indexes.setdefault(function, len(self._indexes))
-        return _Step(function, arguments, index, iscoroutinefunction(function), apart, not texts.isdisjoint(arguments))
+        return _Step(
+            *(function, arguments, index, iscoroutinefunction(function), isgeneratorfunction(function)),
+            *(apart, not texts.isdisjoint(arguments)),
+        )
 
     def _index(self, parameter: Parameter, hint: Any) -> int:
         if hint in (Request, BackgroundTasks):
@@ -210,17 +237,35 @@ class Plan:
         return self._indexes[wanted.function]
 
 
-def _call(steps: Sequence[_Step], values: list[Any], invalid: Exception | None) -> Any:
+def _call(steps: Sequence[_Step], values: list[Any], invalid: Exception | None) -> Asking[Any]:
     """Call the functions one after another, and return what the last one returns."""
     result = None
     try:
         for step in steps:
             if invalid is not None and step.uses_texts:
                 raise invalid
-            result = values[step.index] = step.call(values)
+            result = step.call(values)
+            if step.asks:
+                result = yield from result
+            values[step.index] = result
         return result
     finally:
         del invalid
+
+
+def _call_alone(steps: Sequence[_Step], values: list[Any], invalid: Exception | None) -> Any:
+    scope = values[_REQUEST].scope
+    scope[_ALONE] = True
+    try:
+        return alone(_call(steps, values, invalid))
+    finally:
+        del scope[_ALONE]
+
+
+def may_take_long(request: Request) -> None:
+    """Say that what follows may take long. Raises `TakesLong` if others would wait for it."""
+    if _ALONE not in request.scope:
+        raise TakesLong
 
 
 def _marks(hint: Any) -> tuple[Any, ...]:

@@ -6,21 +6,26 @@ import asyncio
 import contextvars
 import threading
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from queue import SimpleQueue
-from typing import Any, ParamSpec, TypeVar
+from queue import Empty, SimpleQueue
+from typing import Any, Generic, ParamSpec, TypeVar
 
 from sqlalchemy.exc import TimeoutError as StoreTimeout
 
+from publisher.core.asking import together
+
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
+_Item = TypeVar("_Item")
 
 _READERS, _READERS_MOST = 4, 40
 """Number of threads that read, and of those if all of them wait: for a password's turn, or for a slow database. More
 threads than cores compete for the interpreter, which costs a fifth of a read."""
 _WRITERS = 16
 """Number of threads that write to the store. Fewer than the store has connections, so that readers have some, too."""
+_AT_MOST = 64
+"""Maximum number of requests that are answered together: the first ones wait for the last ones."""
 _WAITING_MAX = 500
 _WAIT_SECONDS = 5.0
 _BUSY_SECONDS = 0.01
@@ -50,20 +55,12 @@ class _Call:
         except BaseException as error:
             failure = error
         try:
-            self.loop.call_soon_threadsafe(self._deliver, result, failure)
+            self.loop.call_soon_threadsafe(_deliver, [(self.future, result, failure)])
         except RuntimeError:
             """The event loop has ended. Nobody waits for the result."""
         finally:
             # An error refers to this frame, and the call to the error. Without the cycle, both end at once.
             del self, result, failure
-
-    def _deliver(self, result: Any, failure: BaseException | None) -> None:
-        if self.future.done():
-            return
-        if failure is None:
-            self.future.set_result(result)
-        else:
-            self.future.set_exception(failure)
 
 
 class Threads:
@@ -162,6 +159,141 @@ class Threads:
         return not taken
 
 
+class _Waiting(Generic[_Item]):
+    """An item that waits for the thread, and the future in the event loop that gets its outcome."""
+
+    __slots__ = ("future", "item", "loop", "taken")
+
+    def __init__(self, item: _Item) -> None:
+        self.item = item
+        self.loop = asyncio.get_running_loop()
+        self.future: asyncio.Future[Any] = self.loop.create_future()
+        self.taken = False
+
+
+class Together(Generic[_Item]):
+    """A thread that works on all items together that have come in while it worked on the previous ones.
+
+    Nobody waits for company: an item that comes while the thread is idle is worked on at once, and alone. The more
+    come, the more the thread takes at a time. Its results reach an event loop in one go, too.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        work: Callable[[Sequence[_Item]], Sequence[tuple[Any, BaseException | None]]],
+        *,
+        at_most: int | None = None,
+        waiting_max: int | None = None,
+        wait_seconds: float | None = None,
+    ) -> None:
+        """`work` gets at most so many items, and returns what each one results in, or the error to raise.
+
+        `waiting_max` items may wait for the thread, for `wait_seconds`; None: no limit.
+        """
+        self._name = name
+        self._work = work
+        self._at_most = at_most
+        self._waiting_max = waiting_max
+        self._wait_seconds = wait_seconds
+        self._waiting: SimpleQueue[_Waiting[_Item]] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._started = False
+
+    def __len__(self) -> int:
+        """Return how many items wait for the thread."""
+        return self._waiting.qsize()
+
+    async def do(self, item: _Item) -> Any:
+        """Return what `work` makes of the item, or raise its error.
+
+        Raises SQLAlchemy's `TimeoutError` if too many items wait, or this one has waited too long; it is not worked on
+        then.
+        """
+        if self._waiting_max is not None and self._waiting.qsize() >= self._waiting_max:
+            raise StoreTimeout("too many wait for a thread")
+        mine = _Waiting(item)
+        self._waiting.put(mine)
+        if not self._started:
+            self._start()
+        timer = None
+        if self._wait_seconds is not None:
+            timer = mine.loop.call_later(self._wait_seconds, self._give_up, mine)
+        try:
+            return await mine.future
+        finally:
+            if timer is not None:
+                timer.cancel()
+            del mine  # an error refers to this frame, and the future to the error
+
+    def _start(self) -> None:
+        with self._lock:
+            if self._started:
+                return
+            self._started = True
+        threading.Thread(target=self._run, name=self._name, daemon=True).start()
+
+    def _run(self) -> None:
+        while True:
+            if batch := self._next():
+                self._work_on(batch)
+            del batch  # an idle thread keeps no request
+
+    def _next(self) -> list[_Waiting[_Item]]:
+        """Wait for an item, and take it with all others that wait, as many as are worked on at a time."""
+        found = [self._waiting.get()]
+        try:
+            while self._at_most is None or len(found) < self._at_most:
+                found.append(self._waiting.get_nowait())
+        except Empty:
+            pass
+        with self._lock:
+            batch = [each for each in found if not each.taken]
+            for each in batch:
+                each.taken = True
+        return batch  # empty if all of them have waited too long
+
+    def _work_on(self, batch: list[_Waiting[_Item]]) -> None:
+        try:
+            outcomes = self._work([each.item for each in batch])
+        except BaseException as error:
+            outcomes = [(None, RuntimeError(f"the thread for several was stopped: {error!r}"))] * len(batch)
+        ended: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Any, BaseException | None]]] = {}
+        for each, (result, failure) in zip(batch, outcomes, strict=True):
+            ended.setdefault(each.loop, []).append((each.future, result, failure))
+        for loop, of_loop in ended.items():
+            try:
+                loop.call_soon_threadsafe(_deliver, of_loop)
+            except RuntimeError:
+                """The event loop has ended. Nobody waits for the results."""
+
+    def _give_up(self, mine: _Waiting[_Item]) -> None:
+        with self._lock:
+            taken, mine.taken = mine.taken, True
+        if not taken and not mine.future.done():
+            mine.future.set_exception(StoreTimeout("no thread was free for too long"))
+
+
+def _deliver(ended: list[tuple[asyncio.Future[Any], Any, BaseException | None]]) -> None:
+    for future, result, failure in ended:
+        if future.done():
+            continue
+        if failure is None:
+            future.set_result(result)
+        else:
+            future.set_exception(failure)
+
+
 readers = Threads("reader", _READERS, _READERS_MOST)
 writers = Threads("writer", _WRITERS, waiting_max=_WAITING_MAX, wait_seconds=_WAIT_SECONDS)
 """The threads that write to the store. Readers go on while another process locks it."""
+
+asking_to_read = Together("reader for several", together, at_most=_AT_MOST)
+asking_to_write = Together(
+    "writer for several", together, at_most=_AT_MOST, waiting_max=_WAITING_MAX, wait_seconds=_WAIT_SECONDS
+)
+"""The threads that run functions that ask the store: of all requests that wait, as many as that together."""
+
+
+waking = Together("waker", together)
+"""The thread that wakes workers, after the answers are sent. While it waits for the broker, nobody else does."""

@@ -10,10 +10,11 @@ import hashlib
 from publisher.core.image import Digests
 from publisher.core.ticket import MIB, Phase, State, Ticket
 from publisher.store import Store
-from publisher.store.audit import Actor
+from publisher.store.database import Actor
 from publisher.store.fleet import Member
 from publisher.store.leases import Claim
 from publisher.store.new_tickets import NewTicket
+from tests.records import create_ticket
 
 SIZE = 3 << 30
 DIGEST = hashlib.sha512(b"web-frontend").hexdigest()
@@ -112,7 +113,8 @@ def surround(store: Store) -> None:
 
 
 def ticket(store: Store, name: str, owner: str = "root") -> Ticket:
-    return store.tickets.create(
+    return create_ticket(
+        store,
         NewTicket(
             owner=owner,
             appliance_id=4,
@@ -123,7 +125,7 @@ def ticket(store: Store, name: str, owner: str = "root") -> Ticket:
             sealed_secrets=b"-",
             target={"displayName": name, "keystoneDomain": "Default", "keystoneProject": "demo", "publicImage": False},
             name=name,
-        )
+        ),
     )
 
 

@@ -19,8 +19,7 @@ from sqlalchemy import func, insert, select, update
 from publisher.core.image import Digests
 from publisher.core.ticket import Phase
 from publisher.store import Store
-from publisher.store.engine import db_now, writing
-from publisher.store.tables import history, images, samples, tickets, workers
+from publisher.store.database import db_now, history, images, samples, tickets, workers, writing
 from tests.browser.conftest import FLAGS, Site, executable
 from tests.browser.pages import claim, fill, published, ticket, upload
 from tests.servers.redis import redis_server

@@ -18,13 +18,11 @@ from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from publisher.core.image import Image
+from publisher.core.image import Image, image_uri
 from publisher.core.ticket import State, Ticket
-from publisher.core.uris import image_uri
 from publisher.devcloud.cloud import DevCloud
 from publisher.services import image_files
-from publisher.store.engine import db_now, writing
-from publisher.store.tables import journal
+from publisher.store.database import db_now, journal, writing
 from tests.chaos.callers import Caller, Heard, Order, orders
 from tests.chaos.faults import KINDS, Hands, Log, schedule
 from tests.chaos.service import WORKERS, Service

@@ -14,7 +14,9 @@ import psutil
 import pytest
 import requests
 
-from publisher.devcloud import USERS, DevCloud, DevCloudError
+from publisher.devcloud.cloud import DevCloud
+from publisher.devcloud.config import DevCloudError
+from publisher.devcloud.identity import USERS
 from tests.devcloud_venv import devcloud_venv
 from tests.patience import PATIENCE
 

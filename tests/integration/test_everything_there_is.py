@@ -17,12 +17,11 @@ from publisher.core.vault import Vault
 from publisher.files.hashing import digest
 from publisher.platforms.platform import Field, Kind, Platform, installed, known_platforms
 from publisher.store import Store
-from publisher.store.engine import db_now, writing
+from publisher.store.database import db_now, images, tickets, writing
 from publisher.store.new_tickets import NewTicket
-from publisher.store.tables import images, tickets
 from publisher.store.users import ENTITLEMENTS
 from publisher.web import auth
-from tests.records import remove_image
+from tests.records import create_ticket, remove_image
 from tests.servers.redis import RedisServer
 from tests.stack import PASSWORD, Stack
 from tests.strict_client import FORMATS, SECRET, UFORGE, XML, StrictClient
@@ -142,7 +141,8 @@ def add_ticket(
 ) -> None:
     found = store.images.get(image)
     assert found is not None
-    made = store.tickets.create(
+    made = create_ticket(
+        store,
         NewTicket(
             owner=owner,
             appliance_id=found.appliance_id,
@@ -154,7 +154,7 @@ def add_ticket(
             target=values(platform.target_fields),
             name=f"{platform.name} é",
             account_id=account,
-        )
+        ),
     )
     change(store, tickets, made.id, state=state, lease_until=db_now() + 3600)
     if state in ENDED:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import time
 from base64 import b64encode
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,7 @@ from publisher.core.settings import Settings
 from publisher.store import Store
 from tests.patience import PATIENCE
 from tests.records import OWNER, add_image
-from tests.servers.dying_intake import AFTER_COMMIT, BEFORE_COMMIT, DIES, TOGETHER
+from tests.servers.dying_intake import AFTER_COMMIT, BEFORE_COMMIT, DIES, HOLDING, TOGETHER
 from tests.servers.process import Server, free_port, listens
 
 PASSWORD = "a-password-of-tests"
@@ -91,7 +92,12 @@ def test_a_repeated_request_gets_the_ticket_of_the_one_that_was_not_answered(set
         intake(settings, "tests.servers.dying_intake", dies) as server,
         ThreadPoolExecutor(len(KEYS)) as pool,
     ):
-        answers = list(pool.map(lambda key: publish(settings, key), KEYS))
+        first = pool.submit(publish, settings, KEYS[0])
+        while not (settings.data_dir / HOLDING).exists():
+            assert not first.done()
+            time.sleep(0.01)
+        others = list(pool.map(lambda key: publish(settings, key), KEYS[1:]))
+        answers = [first.result(60 * PATIENCE), *others]
         server.wait(60)
     before = stored(settings)
     assert answers.count(None) >= TOGETHER

@@ -6,8 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,10 @@ import pytest
 from kombu.connection import Connection
 from kombu.entity import Queue
 
-from publisher.core.batches import Batches
 from publisher.core.broker import Broker
 from publisher.core.errors import QueueUnavailable
 from publisher.core.settings import Settings
-from publisher.services.wakeups import PUBLISH_TASK, QUEUE, REGISTER_TASK, WakeQueue
+from publisher.services.wakeups import PUBLISH_TASK, QUEUE, WakeQueue
 from tests.patience import PATIENCE
 from tests.servers.process import free_port
 from tests.servers.rabbitmq import RabbitServer
@@ -144,39 +142,25 @@ def test_threads_share_one_queue(broker_url: str, open_queue: Callable[..., Wake
     assert sorted(json.loads(take(broker_url).body)[0][0] for _ in range(80)) == list(range(80))
 
 
-def test_messages_of_several_threads_go_out_together(
+def test_messages_of_one_call_go_out_together(
     broker_url: str, open_queue: Callable[..., WakeQueue], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent: list[list[int]] = []
-    begun, go_on, waiting = threading.Event(), threading.Event(), threading.Semaphore(0)
-    publish, wait = WakeQueue._publish, Batches._wait
+    publish = WakeQueue._publish
 
-    def hold_first(queue: WakeQueue, messages: Any) -> None:
-        sent.append([id for _, id in messages])
-        begun.set()
-        assert go_on.wait(30 * PATIENCE)
-        publish(queue, messages)
+    def note(queue: WakeQueue, task: str, ids: Sequence[int]) -> None:
+        sent.append(list(ids))
+        publish(queue, task, ids)
 
-    def note(batches: Any, mine: Any, seconds: float) -> None:
-        waiting.release()
-        wait(batches, mine, seconds)
-
-    monkeypatch.setattr(WakeQueue, "_publish", hold_first)
-    monkeypatch.setattr(Batches, "_wait", note)
-    queue = open_queue(broker_url, 30.0 * PATIENCE)
-    with ThreadPoolExecutor(5) as pool:
-        pool.submit(queue.send, 1)
-        assert begun.wait(30 * PATIENCE)
-        others = [pool.submit(queue.send, 2), pool.submit(queue.send_image, 3)]
-        for _ in others:
-            assert waiting.acquire(timeout=30 * PATIENCE)
-        go_on.set()
-        for each in others:
-            each.result(30 * PATIENCE)
-    assert [sorted(each) for each in sent] == [[1], [2, 3]]
-    received = [take(broker_url) for _ in range(3)]
-    assert sorted(json.loads(each.body)[0][0] for each in received) == [1, 2, 3]
-    assert {each.headers["task"] for each in received} == {PUBLISH_TASK, REGISTER_TASK}
+    monkeypatch.setattr(WakeQueue, "_publish", note)
+    queue = open_queue(broker_url)
+    queue.send(1, 2)
+    queue.send_image(3, 4)
+    assert sent == [[1, 2], [3, 4]]
+    received = [take(broker_url) for _ in range(4)]
+    assert sorted(json.loads(each.body)[0][0] for each in received) == [1, 2, 3, 4]
+    assert [each.headers["task"] for each in received].count(PUBLISH_TASK) == 2
+    assert len({each.headers["id"] for each in received}) == 4
 
 
 def test_the_queue_is_declared_once_for_each_connection(

@@ -11,8 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from publisher.core.errors import Conflict, NotFound
 from publisher.core.image import Digests
 from publisher.store import Store
-from publisher.store.audit import Actor
-from publisher.store.engine import writing
+from publisher.store.database import Actor, writing
 from publisher.store.fleet import Member
 from publisher.store.new_tickets import IdempotencyKey, KeyTaken
 from publisher.store.users import ENTITLEMENTS

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import event, text
 
 from publisher.store import Store
-from publisher.store.engine import reading, writing
+from publisher.store.database import reading, writing
 from tests.conftest import open_store
 from tests.servers.postgres import PostgresServer, postgres_server
 

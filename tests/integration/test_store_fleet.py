@@ -10,11 +10,9 @@ from sqlalchemy import insert, update
 from publisher.core.errors import NotFound, Reason
 from publisher.core.ticket import State
 from publisher.store import Store
-from publisher.store.audit import Actor
-from publisher.store.engine import db_now, writing
+from publisher.store.database import Actor, db_now, notifications, tickets, workers, writing
 from publisher.store.fleet import Member, WorkerState
 from publisher.store.statistics import NotificationBacklog, Queue, Throughput
-from publisher.store.tables import notifications, tickets, workers
 from tests.records import add_ticket, put_back
 
 ONE = Member("here-1", "here", 1, "publisher@here", "0.1.0", 4)

@@ -11,9 +11,8 @@ from sqlalchemy import func, select, update
 
 from publisher.core.errors import Conflict
 from publisher.store import Store
-from publisher.store.engine import db_now, reading, writing
+from publisher.store.database import db_now, history, idempotency_keys, reading, tickets, writing
 from publisher.store.new_tickets import IdempotencyKey, KeyTaken
-from publisher.store.tables import history, idempotency_keys, tickets
 from tests.patience import PATIENCE
 from tests.records import add_ticket
 

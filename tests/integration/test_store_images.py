@@ -16,10 +16,9 @@ from publisher.core.image import Digests, Image, ImageState
 from publisher.core.listing import Listing
 from publisher.core.ticket import FINAL, State, Ticket
 from publisher.store import Store
-from publisher.store.engine import writing
+from publisher.store.database import images, tickets, writing
 from publisher.store.new_tickets import NewTicket
-from publisher.store.tables import images, tickets
-from tests.records import APPLIANCE, OWNER, add_image_row, add_owner, add_ticket
+from tests.records import APPLIANCE, OWNER, add_image_row, add_owner, add_ticket, create_ticket
 
 DIGESTS = Digests(1000, "5" * 32, "2" * 64, "f" * 128)
 
@@ -34,7 +33,7 @@ def add(store: Store, appliance_id: int = APPLIANCE, location: str = "disk.raw",
 
 
 def add_ticket_of(store: Store, image: Image) -> Ticket:
-    return store.tickets.create(NewTicket(
+    return create_ticket(store, NewTicket(
         owner=OWNER, appliance_id=APPLIANCE, image_id=image.id, image_size=1, platform="memory", account={},
         sealed_secrets=b"x", target={}, name="x",
     ))  # fmt: skip

@@ -11,9 +11,8 @@ import pytest
 from publisher.core.errors import Cancelled, LeaseLost
 from publisher.core.ticket import TRANSITIONS, CloudRef, Phase, State, Ticket
 from publisher.store import Store
-from publisher.store.engine import db_now, reading
+from publisher.store.database import db_now, history, journal, reading, tickets
 from publisher.store.leases import Claim, Leases
-from publisher.store.tables import history, journal, tickets
 from publisher.store.ticket_rows import transition
 from tests.conftest import open_store
 from tests.patience import PATIENCE

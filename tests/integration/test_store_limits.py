@@ -12,10 +12,10 @@ from sqlalchemy import func, select
 from publisher.core.errors import TooMany
 from publisher.core.ticket import State, Ticket
 from publisher.store import Store
-from publisher.store.engine import open_engine, reading
+from publisher.store.database import reading, tickets
+from publisher.store.engine import open_engine
 from publisher.store.leases import Claim
 from publisher.store.limits import Limits
-from publisher.store.tables import tickets
 from tests.patience import PATIENCE
 from tests.records import add_ticket, put_back
 

@@ -28,7 +28,8 @@ from sqlalchemy import (
 from publisher.core.errors import InvalidRequest
 from publisher.core.fiql import parse
 from publisher.core.listing import ListField, ListFieldKind, Listing, Page, Value, page
-from publisher.store.engine import open_engine, reading, writing
+from publisher.store.database import reading, writing
+from publisher.store.engine import open_engine
 from publisher.store.list_queries import Fields, select_page
 from tests.servers.postgres import PostgresServer
 

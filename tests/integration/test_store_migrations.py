@@ -12,10 +12,9 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import event, inspect, make_url, text
 
 from publisher.core.errors import ConfigurationError
-from publisher.store import Store
-from publisher.store.engine import open_engine, reading, writing
-from publisher.store.store import _revisions
-from publisher.store.tables import metadata, ticket_names
+from publisher.store import Store, _revisions
+from publisher.store.database import metadata, reading, ticket_names, writing
+from publisher.store.engine import open_engine
 from publisher.store.ticket_rows import TicketFilter
 from tests.conftest import open_store
 from tests.patience import PATIENCE

@@ -12,8 +12,7 @@ from sqlalchemy import func, insert, select, update
 from publisher.core.errors import LeaseLost
 from publisher.core.ticket import State, Ticket
 from publisher.store import Store
-from publisher.store.engine import reading, writing
-from publisher.store.tables import notifications
+from publisher.store.database import notifications, reading, writing
 from tests.records import OWNER, add_ticket, words
 
 URL = "https://hooks.example.com/tickets"

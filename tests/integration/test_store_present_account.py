@@ -11,8 +11,7 @@ from publisher.core.ticket import State, Ticket
 from publisher.platforms.platform import cloud_account
 from publisher.store import Store
 from publisher.store.accounts import StoredAccount
-from publisher.store.engine import reading
-from publisher.store.tables import tickets
+from publisher.store.database import reading, tickets
 from tests.records import OWNER, add_owner, add_ticket, current, words
 
 FIELDS = {"keystoneUrl": "https://cloud.example.com:5000", "login": "joe"}

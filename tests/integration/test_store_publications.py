@@ -15,9 +15,8 @@ from sqlalchemy import insert, select, text, update
 from publisher.core.ticket import Phase, Sample, State
 from publisher.intake.documents import status_document
 from publisher.store import Store, publications
-from publisher.store.engine import reading, writing
+from publisher.store.database import images, reading, ticket_names, tickets, writing
 from publisher.store.publications import COUNTED_MAX, WholeList, names_query, page_query, whole_page_query
-from publisher.store.tables import images, ticket_names, tickets
 from publisher.store.ticket_rows import Extent, TicketFilter, select_tickets
 from tests.conftest import open_store
 from tests.records import add_ticket, current, put_back, remove_image, statements

@@ -7,9 +7,8 @@ from sqlalchemy import select, update
 
 from publisher.core.errors import NotAuthenticated
 from publisher.store import Store
-from publisher.store.engine import db_now, reading, writing
+from publisher.store.database import db_now, reading, sessions, writing
 from publisher.store.sessions import session_id
-from publisher.store.tables import sessions
 from tests.records import OWNER, add_owner
 
 

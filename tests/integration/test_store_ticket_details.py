@@ -9,8 +9,7 @@ from sqlalchemy import insert, update
 
 from publisher.core.ticket import Phase, State
 from publisher.store import Store
-from publisher.store.engine import writing
-from publisher.store.tables import notifications, samples, tickets
+from publisher.store.database import notifications, samples, tickets, writing
 from tests.records import OWNER, add_ticket
 
 

@@ -13,9 +13,8 @@ from sqlalchemy import select, text, update
 from publisher.core.errors import Cancelled, Conflict, LeaseLost, NotFound
 from publisher.core.ticket import FINAL, State, Ticket
 from publisher.store import Store
-from publisher.store.engine import db_now, reading, writing
+from publisher.store.database import db_now, images, reading, tickets, tombstones, writing
 from publisher.store.leases import Claim
-from publisher.store.tables import images, tickets, tombstones
 from tests.conftest import open_store
 from tests.patience import PATIENCE
 from tests.records import add_ticket, current, put_back, words

@@ -20,8 +20,7 @@ from publisher.core.vault import Vault
 from publisher.files.hashing import digest
 from publisher.platforms.platform import cloud_account
 from publisher.store import Store
-from publisher.store.engine import writing
-from publisher.store.tables import tickets
+from publisher.store.database import tickets, writing
 from publisher.store.ticket_rows import TicketFilter
 from tests.records import current
 from tests.servers.postgres import PostgresServer

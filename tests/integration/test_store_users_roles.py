@@ -11,7 +11,7 @@ from publisher.intake.documents import status_document
 from publisher.store import Store
 from publisher.store.api_keys import ApiKey
 from publisher.store.ticket_rows import Extent
-from publisher.store.users import User
+from publisher.store.users import Sought, User
 from tests.records import add_ticket, password_hash, remove_image, statements
 
 
@@ -169,7 +169,7 @@ def test_one_statement_reads_the_caller_and_the_wanted_ticket(store: Store) -> N
     assert names(whole.user) == ["keys", "publishing"]
     assert whole.password_hash == password_hash(store, "anna")
     with statements(store.engine) as executed:
-        signed = store.users.caller_with_key("PUBLIC", Extent.STATUS, ticket.id)
+        signed = store.users.callers([Sought("PUBLIC", True, Extent.STATUS, ticket.id)])[0]
     assert len(executed) == 1
     assert signed
     assert (signed.user, signed.sealed_secret, signed.image) == (anna(store), b"\0sealed", None)
@@ -184,7 +184,30 @@ def test_one_statement_reads_the_caller_and_the_wanted_ticket(store: Store) -> N
     assert missing
     assert (missing.user, missing.ticket) == (as_root.user, None)
     assert store.users.caller("nobody", Extent.WHOLE, ticket.id) is None
-    assert store.users.caller_with_key("public") is None
+    assert store.users.callers([Sought("public", by_key=True)]) == [None]
+
+
+def test_several_callers_and_tickets_are_read_together(store: Store) -> None:
+    store.users.change_roles("anna", add=frozenset({"keys"}))
+    key(store)
+    ticket, other = add_ticket(store, owner="anna"), add_ticket(store, owner="anna", image_id=2)
+    remove_image(store, other.image_id)
+    group = [
+        Sought("anna", beside=Extent.WHOLE, ticket_id=ticket.id),
+        Sought("anna", beside=Extent.STATUS, ticket_id=ticket.id),
+        Sought("root", beside=Extent.WHOLE, ticket_id=other.id),
+        Sought("anna", beside=Extent.STATUS, ticket_id=other.id + 1),
+        Sought("anna"),
+        Sought("nobody", beside=Extent.STATUS, ticket_id=ticket.id),
+        Sought("PUBLIC", by_key=True, beside=Extent.STATUS, ticket_id=other.id),
+        Sought("PUBLIC"),
+        Sought("anna", by_key=True),
+    ]
+    with statements(store.engine) as executed:
+        found = store.users.callers(group)
+    assert len(executed) == 4
+    assert found == [store.users.callers([each])[0] for each in group]
+    assert [each is None for each in found] == [False] * 5 + [True, False, True, True]
 
 
 def test_a_caller_is_read_again_for_each_request(stores: Callable[[], Store]) -> None:

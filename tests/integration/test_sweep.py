@@ -53,8 +53,7 @@ def test_image_of_a_failed_ticket_is_deleted_and_others_stay(
             assert stack.wait(each)["published"]
         (kept_image,), (lost_image,) = glance.images(kept), glance.images(lost)
         # As if the second ticket's worker had failed, and its clean-up, too.
-        from publisher.store.engine import writing
-        from publisher.store.tables import tickets
+        from publisher.store.database import tickets, writing
 
         sealed = stack.store.tickets.get(stack.publish(publish_body(devcloud, URI))["dbId"])
         assert sealed is not None

@@ -6,14 +6,21 @@ from collections.abc import Mapping
 
 from starlette.responses import Response
 
-from publisher.console.form_fields import account_elements, field_errors, filled_in, installed_platforms
-from publisher.console.page_request import Posted, Visit, Visiting, page_router
-from publisher.console.rendering import BASE, local, sentence, with_parameter
+from publisher.console.page_request import Id, Posted, Visit, Visiting, page_router
+from publisher.console.rendering import (
+    BASE,
+    account_elements,
+    chosen_platform,
+    field_errors,
+    filled_in,
+    installed_platforms,
+    local,
+    sentence,
+    with_parameter,
+)
 from publisher.core.errors import Conflict, InvalidRequest, NotFound
-from publisher.platforms.platform import Platform, find_platform
 from publisher.services import cloud_accounts
-from publisher.store.accounts import StoredAccount
-from publisher.web.request import Id
+from publisher.store import StoredAccount
 
 router = page_router()
 
@@ -29,19 +36,19 @@ def accounts(visit: Visiting) -> Response:
 def new_account(visit: Visiting, platform: str = "", next: str = "") -> Response:
     """Show an empty form. `next`: the page to continue on, with the new account chosen."""
     visit.require(_CREATE)
-    return _form(visit, _platform(platform), None, {"next": next})
+    return _form(visit, None, {"next": next, "platform": platform})
 
 
 @router.post("/accounts/new")
 def create(visit: Visiting, form: Posted) -> Response:
     """Store an account; or, with `show`, show the form again for the chosen platform."""
     visit.require(_CREATE)
-    platform = _platform(form.get("platform", ""))
+    platform = chosen_platform(form.get("platform", ""))
     if "show" in form:
-        return _form(visit, platform, None, form)
+        return _form(visit, None, form)
     document, errors = filled_in(platform.account_fields, form)
     if errors:
-        return _form(visit, platform, None, form, errors)
+        return _form(visit, None, form, errors)
     fields, secrets = platform.account_parts(document)
     try:
         account = cloud_accounts.create(
@@ -55,9 +62,9 @@ def create(visit: Visiting, form: Posted) -> Response:
             policy=visit.services.policy,
         )
     except InvalidRequest as error:
-        return _form(visit, platform, None, form, field_errors(error))
+        return _form(visit, None, form, field_errors(error))
     except Conflict as error:
-        return _form(visit, platform, None, form, {"name": sentence(str(error))}, 409)
+        return _form(visit, None, form, {"name": sentence(str(error))}, 409)
     next = local(form.get("next", ""))
     path = with_parameter(next, "account", account.id).removeprefix(BASE) if next else "/accounts"
     return visit.redirect(path, f"Account {account.name} added.")
@@ -66,17 +73,17 @@ def create(visit: Visiting, form: Posted) -> Response:
 @router.get("/accounts/{id}")
 def account(visit: Visiting, id: Id) -> Response:
     found = _found(visit, id)
-    return _form(visit, _platform(found.platform), found, {"name": found.name} | _texts(found.fields))
+    return _form(visit, found, {"name": found.name} | _texts(found.fields))
 
 
 @router.post("/accounts/{id}")
 def change(visit: Visiting, form: Posted, id: Id) -> Response:
     visit.require(_CREATE)
     present = _found(visit, id)
-    platform = _platform(present.platform)
+    platform = chosen_platform(present.platform)
     document, errors = filled_in(platform.account_fields, form)
     if errors:
-        return _form(visit, platform, present, form, errors)
+        return _form(visit, present, form, errors)
     fields, secrets = platform.account_parts(document)
     # An emptied field is removed; fields that the form does not have stay.
     shown = {each.name for each in account_elements(platform)} - platform.secret_names
@@ -92,9 +99,9 @@ def change(visit: Visiting, form: Posted, id: Id) -> Response:
             policy=visit.services.policy,
         )
     except InvalidRequest as error:
-        return _form(visit, platform, present, form, field_errors(error))
+        return _form(visit, present, form, field_errors(error))
     except Conflict as error:
-        return _form(visit, platform, present, form, {"name": sentence(str(error))}, 409)
+        return _form(visit, present, form, {"name": sentence(str(error))}, 409)
     return visit.redirect("/accounts", "Account saved. Running tickets keep the old settings.")
 
 
@@ -121,22 +128,18 @@ def _found(visit: Visit, id: int) -> StoredAccount:
     return found
 
 
-def _platform(name: str) -> Platform:
-    return find_platform(name) or installed_platforms()[0]
-
-
 def _texts(fields: Mapping[str, object]) -> dict[str, str]:
     return {name: str(value) for name, value in fields.items() if value not in (None, False)}
 
 
 def _form(
     visit: Visit,
-    platform: Platform,
     account: StoredAccount | None,
     values: Mapping[str, str],
     errors: Mapping[str, str] = {},
     status: int | None = None,
 ) -> Response:
+    platform = chosen_platform(account.platform if account else values.get("platform", ""))
     return visit.page(
         "accounts/form.html",
         status=status or (400 if errors else 200),

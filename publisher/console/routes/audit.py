@@ -7,8 +7,7 @@ from urllib.parse import quote, unquote, urlencode
 
 from starlette.responses import Response
 
-from publisher.console.page_request import Visiting, page_router
-from publisher.web.request import Id
+from publisher.console.page_request import Id, Visiting, page_router
 
 router = page_router()
 

@@ -12,11 +12,8 @@ from starlette.responses import Response
 from publisher.console.page_request import Posted, Visit, Visiting, page_router
 from publisher.console.rendering import PageParts, render
 from publisher.core.errors import NotFound
-from publisher.core.settings import Settings
 from publisher.core.ticket import State, Ticket
-from publisher.store import Store
-from publisher.store.fleet import WorkerStanding, WorkerState
-from publisher.store.statistics import Queue, Throughput
+from publisher.store import Queue, Store, Throughput, WorkerStanding, WorkerState
 
 router = page_router()
 
@@ -59,11 +56,11 @@ class FleetView:
 
 
 class FleetReader:
-    """Reads the state of the fleet repeatedly."""
+    """Reads the state of the fleet repeatedly. A worker that sends nothing for `silent_seconds` counts as silent."""
 
-    def __init__(self, store: Store, settings: Settings) -> None:
+    def __init__(self, store: Store, silent_seconds: float) -> None:
         self._store = store
-        self._settings = settings
+        self._silent_seconds = silent_seconds
         self._counted = -math.inf
 
     def __call__(self) -> FleetView:
@@ -78,7 +75,7 @@ class FleetReader:
             self._failures = _failures(statistics.failures(_HOUR), statistics.failures(_DAY))
         counts = store.publications.counts()
         return FleetView(
-            workers=[(each, each.state(self._settings.silent_seconds)) for each in workers],
+            workers=[(each, each.state(self._silent_seconds)) for each in workers],
             tickets=store.tickets.several([id for each in workers for id in each.ticket_ids]),
             queue=store.statistics.queue(),
             working=counts[State.PUBLISHING] + counts[State.CANCELLING],
@@ -90,13 +87,13 @@ class FleetReader:
 @router.get("/fleet")
 def fleet(visit: Visiting) -> Response:
     visit.require_administrator()
-    return visit.page("fleet/fleet.html", fleet=FleetReader(visit.store, visit.services.settings)())
+    return visit.page("fleet/fleet.html", fleet=FleetReader(visit.store, visit.services.settings.silent_seconds)())
 
 
 @router.get("/fleet/events")
 def events(visit: Visiting) -> Response:
     visit.require_administrator()
-    look = FleetReader(visit.store, visit.services.settings)
+    look = FleetReader(visit.store, visit.services.settings.silent_seconds)
 
     def parts() -> PageParts:
         now = look()

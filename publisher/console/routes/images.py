@@ -8,23 +8,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from urllib.parse import urlencode
 
-from starlette.background import BackgroundTasks
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from publisher.console.form_fields import field_errors
-from publisher.console.page_request import Posted, Sent, Visit, Visiting, page_router
-from publisher.console.rendering import BASE, PageParts, render, sentence
+from publisher.console.page_request import Id, Posted, Sent, Visit, Visiting, page_router
+from publisher.console.rendering import BASE, PageParts, field_errors, render, sentence
 from publisher.core.errors import Conflict, InvalidRequest, NotFound, PublisherError, require_own
 from publisher.core.image import Image, ImageState, checksums, formats
 from publisher.core.uris import parse_id
 from publisher.files import unfinished
 from publisher.services import image_files
-from publisher.web.error_handlers import status_of
-from publisher.web.image_bodies import received, send_image
-from publisher.web.negotiation import UnsupportedMediaType
-from publisher.web.request import Id, wake_later
+from publisher.web import no_image, received, send_image, status_of
 
 router = page_router()
 
@@ -63,7 +58,7 @@ def new_image(visit: Visiting) -> Response:
 
 
 @router.post(_NEW)
-def register(visit: Visiting, form: Posted, after: BackgroundTasks) -> Response:
+def register(visit: Visiting, form: Posted) -> Response:
     """Begin the registration of an image that a worker fetches."""
     visit.require(_REGISTER)
     try:
@@ -76,7 +71,7 @@ def register(visit: Visiting, form: Posted, after: BackgroundTasks) -> Response:
             name=_name(form.get("name", "")),
             format=form.get("format", ""),
             expected=checksums(md5=form.get("md5sum"), sha256=form.get("sha256sum", "").strip()),
-            wake=wake_later(after, visit.services.wakeups.image),
+            wake=visit.wake_image,
         )
     except InvalidRequest as error:
         return _new_page(visit, form, field_errors(error), 400)
@@ -101,10 +96,9 @@ async def upload(
     try:
         visit.require(_REGISTER)
         if form is not None:
-            raise UnsupportedMediaType("send the image as the body: application/octet-stream")
+            raise no_image()
         image = await received(
             request,
-            visit.services.settings,
             visit.store,
             owner=visit.user.login,
             appliance_id=await run_in_threadpool(_appliance, visit, appliance),
@@ -151,11 +145,10 @@ def file(visit: Visiting, id: Id) -> Response:
 
 
 @router.post("/images/{id}/again")
-def generate_again(visit: Visiting, after: BackgroundTasks, id: Id) -> Response:
+def generate_again(visit: Visiting, id: Id) -> Response:
     visit.require(_REGISTER)
     found = _found(visit, id)
-    wake = wake_later(after, visit.services.wakeups.image)
-    image_files.fetch_again(visit.store, found.owner, found.appliance_id, id, wake)
+    image_files.fetch_again(visit.store, found.owner, found.appliance_id, id, visit.wake_image)
     return visit.redirect(f"/images/{id}", "A worker is fetching the image again.")
 
 

@@ -8,8 +8,8 @@ from starlette.responses import Response
 
 from publisher.intake.caller import EXTENSIONS, LISTING, Calling, Listed, Operation, api_router
 from publisher.intake.documents import appliance_document
-from publisher.store.appliances import Contents
-from publisher.web.request import Id
+from publisher.store import Contents
+from publisher.web import Id
 
 router = api_router()
 

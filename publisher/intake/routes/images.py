@@ -11,24 +11,18 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from publisher.core.errors import InvalidRequest
-from publisher.core.image import Image, checksums
-from publisher.core.uris import image_uri, parse_appliance_uri, parse_id, parse_image_uri
+from publisher.core.image import Image, checksums, image_uri, parse_appliance_uri, parse_image_uri
+from publisher.core.uris import parse_id
 from publisher.intake.caller import LISTING, OF_IMAGE, Caller, Calling, Listed, Login, Operation, Parameter, api_router
 from publisher.intake.documents import image_document, image_status_document
 from publisher.intake.downloads import DOWNLOAD_KEY, image_key, send_image_file
-from publisher.platforms.platform import Document
 from publisher.services import image_files
-from publisher.web.image_bodies import received
-from publisher.web.negotiation import media_type
-from publisher.web.request import Id, bounded_body, wake_later
-from publisher.web.routing import From
-from publisher.web.threads import writers
+from publisher.web import IMAGE_TYPE, From, Id, bounded_body, is_image, received, wake_later, writers
 
 router = api_router()
 
 _USER = "/users/{uid}"
 _IMAGES = _USER + "/appliances/{aid}/images"
-_BYTES = "application/octet-stream"
 _NOT_READY = "the image is not ready"
 
 # These answers are dated with the time of the request: deleting an image makes a list no newer, and a registration
@@ -78,7 +72,7 @@ def images_of_user(caller: Calling, uid: str, img: str | None = None) -> Respons
         Parameter("md5sum", "Expected MD5 of the image, if the body is the image.", {"type": "string"}),
         Parameter("sha256sum", "Expected SHA-256 of the image, if the body is the image.", {"type": "string"}),
     ),
-    also_body=(_BYTES,),
+    also_body=(IMAGE_TYPE,),
 )
 async def register_image(
     request: Request,
@@ -93,12 +87,11 @@ async def register_image(
     sha256sum: str = "",
 ) -> Response:
     """Register an image: the body is a document that names its location, or the image itself (octet-stream)."""
-    if media_type(request.headers.get("content-type")) != _BYTES:
+    if not is_image(request):
         body = await bounded_body(request)
         return await writers.run(_begin, caller, after, owner, aid, body)
     image = await received(
         request,
-        caller.services.settings,
         caller.store,
         owner=owner,
         appliance_id=aid,
@@ -200,7 +193,7 @@ def cancel_registration(caller: Calling, uid: str, aid: Id, itid: Id) -> Respons
     parameters=(DOWNLOAD_KEY,),
     conflict=_NOT_READY,
     login=Login.OR_KEY,
-    also_answer=(_BYTES,),
+    also_answer=(IMAGE_TYPE,),
 )
 def image_file(request: Request, uid: str, aid: Id, itid: Id) -> Response:
     return send_image_file(request, uid, aid, itid)
@@ -212,7 +205,7 @@ def image_file(request: Request, uid: str, aid: Id, itid: Id) -> Response:
     parameters=(DOWNLOAD_KEY,),
     conflict=_NOT_READY,
     login=Login.OR_KEY,
-    also_answer=(_BYTES,),
+    also_answer=(IMAGE_TYPE,),
 )
 def named_image_file(request: Request, uid: str, aid: Id, itid: Id, file_name: str) -> Response:
     return send_image_file(request, uid, aid, itid, file_name)
@@ -230,21 +223,17 @@ def _begin(caller: Caller, after: BackgroundTasks, owner: str, aid: int, body: b
         appliance_id=aid,
         location=str(document.get("location") or ""),
         name=str(document.get("name") or ""),
-        format=_format(document),
+        format=_format_name(document) or _format_name(document.get("targetFormat")),
         expected=checksums(md5=document.get("md5sum"), sha256=document.get("sha256sum")),
         wake=wake_later(after, caller.services.wakeups.image),
     )
     return _created(caller, image)
 
 
-def _format(document: Document) -> str:
-    """Return the format in `format/name` or `targetFormat/format/name`; "" without one."""
-    target = document.get("targetFormat")
-    for holder in (document, target if isinstance(target, dict) else {}):
-        format = holder.get("format")
-        if isinstance(format, dict) and format.get("name"):
-            return str(format["name"])
-    return ""
+def _format_name(holder: object) -> str:
+    """Return the `format/name` in an element; "" without one."""
+    format = holder.get("format") if isinstance(holder, dict) else None
+    return str(format.get("name") or "") if isinstance(format, dict) else ""
 
 
 def _created(caller: Caller, image: Image) -> Response:

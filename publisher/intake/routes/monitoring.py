@@ -9,14 +9,11 @@ from prometheus_client import CollectorRegistry
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from publisher.core.settings import Settings
 from publisher.services.health import Readiness, broker_check, disk_check, store_check
-from publisher.store import Store
 from publisher.telemetry.metrics import CONTENT_TYPE, exposition
 from publisher.telemetry.metrics_access import Monitors
 from publisher.telemetry.store_metrics import store_registry
-from publisher.web.request import host_is_allowed
-from publisher.web.routing import Router
+from publisher.web import Router, Services, host_is_allowed
 
 router = Router()
 
@@ -36,8 +33,9 @@ class MonitoringState:
     """Behind a proxy all callers seem to be on this machine. Production mode assumes a proxy."""
 
     @classmethod
-    def of(cls, store: Store, settings: Settings) -> MonitoringState:
-        """Return the state for these settings. Raises `ConfigurationError`."""
+    def of(cls, services: Services) -> MonitoringState:
+        """Return the state for the app's settings. Raises `ConfigurationError`."""
+        store, settings = services.store, services.settings
         checks = {
             "store": lambda: store_check(store),
             "broker": lambda: broker_check(settings),

@@ -11,10 +11,11 @@ from starlette.background import BackgroundTasks
 from starlette.requests import Request
 from starlette.responses import Response
 
+from publisher.core.asking import Asking
 from publisher.core.errors import NotFound, PublisherError, require_own
-from publisher.core.image import Image
-from publisher.core.ticket import Ticket, image_of
-from publisher.core.uris import parse_id, parse_image_uri, ticket_uri
+from publisher.core.image import Image, parse_image_uri
+from publisher.core.ticket import Ticket, image_of, ticket_uri
+from publisher.core.uris import parse_id
 from publisher.intake.caller import (
     EXTENSIONS,
     IDEMPOTENCY_KEY,
@@ -26,7 +27,7 @@ from publisher.intake.caller import (
     Parameter,
     api_router,
 )
-from publisher.intake.documents import status_document, ticket_account_document, ticket_document
+from publisher.intake.documents import last_modified, status_document, ticket_account_document, ticket_document
 from publisher.intake.downloads import DOWNLOAD_KEY, send_ticket_file, ticket_key
 from publisher.intake.long_poll import WAIT, Watcher, wait_seconds
 from publisher.intake.publish_request import read_publish_request
@@ -34,11 +35,20 @@ from publisher.intake.wire.writing import write_list
 from publisher.platforms.platform import CRED_ACCOUNT, PUBLISH_IMAGE, Document
 from publisher.services import publishing
 from publisher.services.publishing import PublishRequest
-from publisher.store.publications import ListState
-from publisher.store.ticket_rows import Extent, TicketFilter
-from publisher.web.conditional import Rendered, caller_has, etag_of, last_modified, respond, stream, unchanged
-from publisher.web.request import Body, Id, wake_later
-from publisher.web.routing import From
+from publisher.store import Extent, ListState, TicketFilter
+from publisher.web import (
+    Body,
+    From,
+    Id,
+    Rendered,
+    caller_has,
+    etag_of,
+    may_take_long,
+    respond,
+    stream,
+    unchanged,
+    wake_later,
+)
 
 router = api_router()
 
@@ -59,8 +69,8 @@ _NOT_READY = "the image is not ready"
     parameters=(IDEMPOTENCY_KEY,),
     conflict=_NOT_READY,
 )
-def publish(caller: Calling, body: Body, after: BackgroundTasks, uid: str, aid: Id) -> Response:
-    return _publish(caller, body, after, uid, aid, None)
+def publish(caller: Calling, body: Body, after: BackgroundTasks, uid: str, aid: Id) -> Asking[Response]:
+    return (yield from _publish(caller, body, after, uid, aid, None))
 
 
 @router.post(_IMAGE + "/pimages")
@@ -73,8 +83,8 @@ def publish(caller: Calling, body: Body, after: BackgroundTasks, uid: str, aid: 
     parameters=(IDEMPOTENCY_KEY,),
     conflict=_NOT_READY,
 )
-def publish_image(caller: Calling, body: Body, after: BackgroundTasks, uid: str, aid: Id, itid: Id) -> Response:
-    return _publish(caller, body, after, uid, aid, itid)
+def publish_image(caller: Calling, body: Body, after: BackgroundTasks, uid: str, aid: Id, itid: Id) -> Asking[Response]:
+    return (yield from _publish(caller, body, after, uid, aid, itid))
 
 
 @router.get(_IMAGE + "/pimages")
@@ -144,7 +154,7 @@ Polled = Annotated[tuple[Ticket, float], From(_polled)]
 async def published_image_status(request: Request, caller: Calling, polled: Polled) -> Response:
     ticket, seconds = polled
     watcher: Watcher = request.app.state.watcher
-    return respond(request, await watcher.status(request, caller.form, ticket, seconds))
+    return await watcher.answer(request, caller.form, ticket, seconds)
 
 
 @router.get(_IMAGE + "/pimages/{pitid}/accounts/{caid}")
@@ -242,7 +252,9 @@ def statuses_of_user(caller: Calling, uid: str, img: str | None = None) -> Respo
     return _list(caller, _of_user(caller, uid, img))
 
 
-def _publish(caller: Caller, body: bytes, after: BackgroundTasks, uid: str, aid: int, itid: int | None) -> Response:
+def _publish(
+    caller: Caller, body: bytes, after: BackgroundTasks, uid: str, aid: int, itid: int | None
+) -> Asking[Response]:
     owner = caller.owner(uid)
 
     def request() -> PublishRequest:
@@ -256,7 +268,9 @@ def _publish(caller: Caller, body: bytes, after: BackgroundTasks, uid: str, aid:
 
     services = caller.services
     key = caller.idempotency_key(body)
-    accepted = publishing.publish(
+    if not services.policy.open:
+        may_take_long(caller.request)  # it may look up the hosts that the request names
+    accepted = yield from publishing.publish(
         caller.store,
         services.sealer,
         request,

@@ -12,7 +12,6 @@ from starlette.responses import Response
 from publisher.core.errors import NotFound
 from publisher.core.image import target_format as target_of
 from publisher.core.listing import ListField, ListFieldKind, Value, page
-from publisher.core.uris import target_format_uri, target_platform_uri
 from publisher.intake.caller import EXTENSIONS, LISTING, Caller, Calling, Listed, Operation, api_router, not_shown
 from publisher.platforms.platform import Document, find_platform, installed, platform_of
 from publisher.platforms.target_formats import (
@@ -22,6 +21,8 @@ from publisher.platforms.target_formats import (
     format_number,
     platform_number,
     target_format_number,
+    target_format_uri,
+    target_platform_uri,
     target_type,
 )
 

@@ -15,18 +15,29 @@ import codecs
 import json
 import re
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import ClassVar, NoReturn
 
 from lxml import etree
 
 from publisher.core.errors import InvalidRequest
 from publisher.intake.wire.schema import NAMESPACE, ROOTS, XSI
-from publisher.intake.wire.walk import AccountResolver, Node, join, read
-from publisher.platforms.platform import TYPE_KEY, Document, Field
+from publisher.intake.wire.walk import Node, join, read
+from publisher.platforms.platform import TYPE_KEY, Document, Field, Platform
 from publisher.platforms.values import from_json, from_text, json_kind
-from publisher.web import body_limits
-from publisher.web.negotiation import Format, UnsupportedMediaType
+from publisher.web import (
+    MAX_BODY_BYTES,
+    MAX_DEPTH,
+    MAX_ELEMENTS,
+    Format,
+    UnsupportedMediaType,
+    check_size,
+    too_deep,
+    too_many,
+)
+
+AccountResolver = Callable[[Document], Platform | None]
+"""Finds the platform of an account that does not declare one, from the elements that all accounts share."""
 
 
 def read_document(
@@ -35,7 +46,7 @@ def read_document(
     root: str,
     *,
     charset: str | None = None,
-    limit: int = body_limits.MAX_BODY_BYTES,
+    limit: int = MAX_BODY_BYTES,
     resolve: AccountResolver | None = None,
 ) -> Document:
     """Read the document in a request's body. Its root must be `root`; it may have `limit` bytes.
@@ -48,7 +59,7 @@ def read_document(
     if body_format is Format.JSON:
         _check_json_charset(charset)
         return parse_json(root, body, limit=limit, resolve=resolve)
-    body_limits.check_size(body, limit)
+    check_size(body, limit)
     body = _xml_in_utf8(body, charset)
     name, document = parse_xml(body, limit=max(limit, len(body)), resolve=resolve)
     if name != root:
@@ -128,7 +139,7 @@ _NO_DOCTYPE = "a DOCTYPE is not accepted"
 
 
 def parse_xml(
-    body: bytes, *, limit: int = body_limits.MAX_BODY_BYTES, resolve: AccountResolver | None = None
+    body: bytes, *, limit: int = MAX_BODY_BYTES, resolve: AccountResolver | None = None
 ) -> tuple[str, Document]:
     """Read `body`, which may have `limit` bytes. Returns the root element's name and the document.
 
@@ -136,7 +147,7 @@ def parse_xml(
 
     Raises BodyTooLarge, and InvalidRequest, which names the element at fault if there is one.
     """
-    body_limits.check_size(body, limit)
+    check_size(body, limit)
     element = _parse_strictly(body)
     _check_xml_extent(element)
     name = etree.QName(element)
@@ -224,10 +235,10 @@ def _check_xml_extent(root: etree._Element) -> None:
             continue
         depth += 1
         elements += 1
-        if depth > body_limits.MAX_DEPTH:
-            raise body_limits.too_deep()
-        if elements > body_limits.MAX_ELEMENTS:
-            raise body_limits.too_many()
+        if depth > MAX_DEPTH:
+            raise too_deep()
+        if elements > MAX_ELEMENTS:
+            raise too_many()
 
 
 class _Element(Node):
@@ -299,7 +310,7 @@ _INTEGER_CHARACTERS = 21
 
 
 def parse_json(
-    root: str, body: bytes, *, limit: int = body_limits.MAX_BODY_BYTES, resolve: AccountResolver | None = None
+    root: str, body: bytes, *, limit: int = MAX_BODY_BYTES, resolve: AccountResolver | None = None
 ) -> Document:
     """Read the document in `body`, which may have `limit` bytes, as if its root element were `root`.
 
@@ -307,7 +318,7 @@ def parse_json(
 
     Raises BodyTooLarge, and InvalidRequest, which names the element at fault if there is one.
     """
-    body_limits.check_size(body, limit)
+    check_size(body, limit)
     try:
         text = body.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -344,11 +355,7 @@ def _check_json_extent(text: str) -> None:
     """Refuse bodies that are nested too deeply for the recursive parser, or would take it too long."""
     opened, quotes = text.count("{") + text.count("["), text.count('"')
     # Strings may contain the same characters, so the body has at most as many parts. Most bodies have few.
-    if (
-        opened <= body_limits.MAX_DEPTH
-        and opened + text.count(",") <= body_limits.MAX_ELEMENTS
-        and quotes <= 2 * body_limits.MAX_ELEMENTS
-    ):
+    if opened <= MAX_DEPTH and opened + text.count(",") <= MAX_ELEMENTS and quotes <= 2 * MAX_ELEMENTS:
         return
     depth = elements = strings = 0
     for match in _MARK.finditer(text):
@@ -356,11 +363,11 @@ def _check_json_extent(text: str) -> None:
         depth += (mark in _OPENING) - (mark in _CLOSING)
         elements += mark in _OPENING or mark == ","
         strings += mark.startswith('"')
-        if depth > body_limits.MAX_DEPTH:
-            raise body_limits.too_deep()
+        if depth > MAX_DEPTH:
+            raise too_deep()
         # Each element has at most a name and a value: with more strings, the body is no JSON or has too many elements.
-        if elements > body_limits.MAX_ELEMENTS or strings > 2 * body_limits.MAX_ELEMENTS:
-            raise body_limits.too_many()
+        if elements > MAX_ELEMENTS or strings > 2 * MAX_ELEMENTS:
+            raise too_many()
 
 
 def _parse_int(digits: str) -> int:

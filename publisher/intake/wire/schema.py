@@ -11,9 +11,12 @@ from publisher.platforms.platform import (
     CERTIFICATE_LIMIT,
     CRED_ACCOUNT,
     PUBLISH_IMAGE,
+    TYPE_KEY,
+    Document,
     Field,
     Kind,
     ObjectType,
+    Platform,
     a_list,
     an_object,
     booleans,
@@ -226,6 +229,7 @@ def _every_type() -> dict[str, ObjectType]:
 TYPES = _every_type()
 """Every object type, by name."""
 
+_PLATFORMS = {platform.name: platform for platform in known_platforms()}
 _INNER = {"imageFormat", "installProfile", "instance", "certificate", "entitlement", "localizedErrorMsg"}
 ROOTS = (frozenset(_PLAIN) - _INNER) | frozenset(_LISTS) | {PUBLISH_IMAGE, CRED_ACCOUNT}
 """The names that the root of a document may have."""
@@ -237,3 +241,16 @@ def root_field(root: str) -> Field:
         raise ValueError(f"{root!r} is no root of a UForge document")
     kind = Kind.POLYMORPHIC if TYPES[root].abstract else Kind.OBJECT
     return Field(root, kind, root)
+
+
+def concrete_type(abstract: str, platform: Platform | None) -> str:
+    """Return the name of the concrete type for that platform; without a platform, that of the abstract type."""
+    if platform is None:
+        return abstract
+    return platform.publish_image_type if abstract == PUBLISH_IMAGE else platform.cred_account_type
+
+
+def document_platform(document: Document) -> Platform | None:
+    """Return the platform of a published image or an account that was read; None if nothing declared it."""
+    type_name = document.get(TYPE_KEY)
+    return _PLATFORMS[TYPES[str(type_name)].platform] if type_name else None

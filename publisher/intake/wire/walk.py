@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection
 from typing import ClassVar
 
 from publisher.core.errors import InvalidRequest
-from publisher.intake.wire.schema import TYPES, root_field
+from publisher.intake.wire.schema import TYPES, concrete_type, document_platform, root_field
 from publisher.platforms.platform import (
     CRED_ACCOUNT,
     PUBLISH_IMAGE,
@@ -29,10 +29,8 @@ from publisher.platforms.platform import (
     known_platforms,
 )
 
-AccountResolver = Callable[[Document], Platform | None]
-"""Finds the platform of an account that does not declare one, from the elements that all accounts share."""
-
-_BY_NAME = {platform.name: platform for platform in known_platforms()}
+_Resolver = Callable[[Document], Platform | None]
+"""`AccountResolver` of `reading.py`."""
 
 
 class Node(ABC):
@@ -71,26 +69,13 @@ class Node(ABC):
         """Return the name of the concrete type that the element declares; "" if it declares none."""
 
 
-def read(node: Node, root: str, resolve: AccountResolver | None = None) -> Document:
+def read(node: Node, root: str, resolve: _Resolver | None = None) -> Document:
     """Read the document whose root is `node`. `resolve` is asked if neither the document nor its account declares a
     platform.
     """
     field = root_field(root)
     platform = _platform_of(node, field.type, resolve) if field.kind is Kind.POLYMORPHIC else None
     return _read_object(node, field, platform)
-
-
-def concrete_type(abstract: str, platform: Platform | None) -> str:
-    """Return the name of the concrete type for that platform; without a platform, that of the abstract type."""
-    if platform is None:
-        return abstract
-    return platform.publish_image_type if abstract == PUBLISH_IMAGE else platform.cred_account_type
-
-
-def document_platform(document: Document) -> Platform | None:
-    """Return the platform of a published image or an account that was read; None if nothing declared it."""
-    type_name = document.get(TYPE_KEY)
-    return _BY_NAME[TYPES[str(type_name)].platform] if type_name else None
 
 
 def join(path: str, name: str) -> str:
@@ -135,7 +120,7 @@ def _read_value(node: Node, field: Field, platform: Platform | None) -> object |
 # Platforms ----------------------------------------------------------------------------------------------------------
 
 
-def _platform_of(node: Node, abstract: str, resolve: AccountResolver | None = None) -> Platform | None:
+def _platform_of(node: Node, abstract: str, resolve: _Resolver | None = None) -> Platform | None:
     """Return the platform of a published image or an account; None if neither declares it and `resolve` finds none.
 
     Raises InvalidRequest if an image and its account disagree, or for a type or a platform that does not exist.
@@ -198,7 +183,7 @@ def _declared_platform(abstract: str, node: Node) -> Platform | None:
         raise InvalidRequest(
             f"{type_name[:80]!r} is not a type of {abstract}; use one of: {known}", field=join(node.path, node.type_key)
         )
-    return _BY_NAME[object_type.platform]
+    return document_platform({TYPE_KEY: type_name})
 
 
 def _known(name: str, path: str) -> Platform:

@@ -15,7 +15,7 @@ from json.encoder import encode_basestring
 from publisher.intake.wire.schema import JSON_ONLY, NAMESPACE, REQUEST_ONLY, TYPES, XSI, root_field
 from publisher.platforms.platform import TYPE_KEY, Document, Field, Kind, ObjectType
 from publisher.platforms.values import to_json
-from publisher.web.negotiation import Format
+from publisher.web import Format
 
 _PREFIX = "ns0"
 _DECLARED = f' xmlns:{_PREFIX}="{NAMESPACE}"'
@@ -31,6 +31,16 @@ def write_document(answer_format: Format, root: str, document: Document, *, requ
     Raises ValueError if the document does not fit the schema.
     """
     return _WRITERS[answer_format, request].write(root_field(root), document)
+
+
+def write_json_request(root: str, document: Document) -> bytes:
+    """Write `document` as the body of a request in JSON. Raises ValueError if it does not fit the schema."""
+    return write_document(Format.JSON, root, document, request=True)
+
+
+def write_in_each_format(root: str, document: Document, *, request: bool) -> dict[str, str]:
+    """Return the text of a document in each format, by media type. Raises ValueError if it does not fit the schema."""
+    return {form.value: write_document(form, root, document, request=request).decode() for form in Format}
 
 
 def write_list(form: Format, root: str, total: int, pages: Iterable[Sequence[Document]]) -> Iterator[bytes]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from alembic import context
 
-from publisher.store.engine import writing
-from publisher.store.tables import metadata
+from publisher.store.database import metadata, writing
 
 with writing(context.config.attributes["engine"]) as connection:
     context.configure(connection=connection, target_metadata=metadata, render_as_batch=True)

@@ -6,7 +6,7 @@ import os
 import pwd
 
 from publisher.store import Store
-from publisher.store.audit import Actor
+from publisher.store.database import Actor
 from tests.command import Cli
 
 ME = pwd.getpwuid(os.getuid()).pw_name

@@ -51,6 +51,14 @@ def test_every_command_warns_once_of_an_unknown_variable(cli: Cli) -> None:
     assert json.loads(result.stdout)["users"]
 
 
+@pytest.mark.parametrize("command", ["audit list", "fleet list", "tickets list"])
+def test_lists_warn_of_an_unknown_variable(cli: Cli, command: str) -> None:
+    result = cli.run(*command.split(), "--json", PUBLISHER_DATABSE_URL=URL)
+
+    assert result.exit_code == 0
+    assert result.stderr.count("PUBLISHER_DATABSE_URL is not a setting") == 1
+
+
 @pytest.mark.long
 def test_doctor_warns_of_unknown_variables_and_of_trial_settings(bare_cli: Cli) -> None:
     result = bare_cli.run("doctor", "--json", PUBLISHER_LEASE_SECOND="7", PUBLISHER_PRODUCTION="true")

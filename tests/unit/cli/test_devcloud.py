@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from publisher.devcloud import DevCloud, DevCloudError
+from publisher.devcloud.cloud import DevCloud
+from publisher.devcloud.config import DevCloudError
 from tests.command import Cli
 
 

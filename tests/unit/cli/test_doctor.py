@@ -16,7 +16,7 @@ from publisher.core.errors import QueueUnavailable
 from publisher.core.settings import Settings
 from publisher.core.vault import Vault
 from publisher.store import Store
-from publisher.store.engine import writing
+from publisher.store.database import writing
 from tests.command import Cli
 
 

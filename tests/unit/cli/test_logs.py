@@ -11,9 +11,8 @@ from publisher.cli import logs_command
 from publisher.core.errors import Reason
 from publisher.core.ticket import Phase
 from publisher.store import Store
-from publisher.store.engine import db_now, writing
+from publisher.store.database import db_now, samples, tickets, writing
 from publisher.store.leases import Claim
-from publisher.store.tables import samples, tickets
 from tests.command import Cli
 from tests.records import add_ticket
 

@@ -13,6 +13,7 @@ import pytest
 from rich.console import Console
 
 from publisher.cli import tickets_command
+from publisher.cli.command import Installation, read_settings
 from publisher.core.settings import Settings
 from publisher.core.ticket import Phase
 from publisher.core.vault import Vault
@@ -253,14 +254,15 @@ def test_wait_shows_progress_and_exits_with_the_outcomes_code(
 @pytest.mark.long
 def test_progress_bar_is_drawn_on_a_terminal(cli: Cli, cli_store: Store, ticket: int) -> None:
     terminal = Console(file=io.StringIO(), force_terminal=True, width=120)
+    installation = Installation(read_settings(), cli_store)
 
-    assert tickets_command.watch(cli_store, ticket, console=terminal, timeout_seconds=0) == 4
+    assert tickets_command.watch(installation, ticket, console=terminal, timeout_seconds=0) == 4
     claim = claimed(cli_store, ticket)
     cli_store.leases.phase(claim, Phase.UPLOADING, "Uploading")
     cli_store.leases.renew(claim, 60, sent=3000)
-    assert tickets_command.watch(cli_store, ticket, console=terminal, timeout_seconds=0.3) == 4
+    assert tickets_command.watch(installation, ticket, console=terminal, timeout_seconds=0.3) == 4
     publish(cli_store, claim)
-    assert tickets_command.watch(cli_store, ticket, console=terminal) == 0
+    assert tickets_command.watch(installation, ticket, console=terminal) == 0
 
     assert isinstance(terminal.file, io.StringIO)
     shown = terminal.file.getvalue()

@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import pytest
 
-from publisher.cli import servers_command
+from publisher.cli import programs
 from publisher.cli.main import app
 from tests.command import Cli
 from tests.servers.process import free_port
@@ -49,9 +49,9 @@ def test_serve_starts_the_intake_with_its_options(bare_cli: Cli) -> None:
 
 @pytest.mark.usefixtures("_executed")
 def test_sweep_starts_the_sweeper_with_its_options(bare_cli: Cli) -> None:
-    assert became(bare_cli, "sweep").command[1:] == ["-m", "workers.sweep_command"]
+    assert became(bare_cli, "sweep").command[1:] == ["-m", "workers.sweeper"]
     program = became(bare_cli, "sweep", "--dry-run", "--json", PUBLISHER_SWEEP_GRACE_SECONDS="60")
-    assert program.command[1:] == ["-m", "workers.sweep_command", "--dry-run", "--json"]
+    assert program.command[1:] == ["-m", "workers.sweeper", "--dry-run", "--json"]
     assert program.environment["PUBLISHER_SWEEP_GRACE_SECONDS"] == "60.0"
 
 
@@ -68,7 +68,7 @@ def test_worker_starts_without_the_cloud_password(bare_cli: Cli) -> None:
 def test_flower_needs_a_login_and_is_read_only(bare_cli: Cli) -> None:
     program = became(bare_cli, "flower")
 
-    password_file = bare_cli.directory / servers_command.FLOWER_PASSWORD_FILE
+    password_file = bare_cli.directory / programs.FLOWER_PASSWORD_FILE
     password = password_file.read_text().strip()
     assert password_file.stat().st_mode & 0o777 == 0o600
     assert program.environment["FLOWER_BASIC_AUTH"] == f"operator:{password}"
@@ -89,7 +89,7 @@ def test_flower_reads_its_password_from_the_configured_file(bare_cli: Cli, tmp_p
     program = became(bare_cli, "flower", PUBLISHER_FLOWER_PASSWORD_FILE=str(file))
 
     assert program.environment["FLOWER_BASIC_AUTH"] == "operator:open sesame"
-    assert not (bare_cli.directory / servers_command.FLOWER_PASSWORD_FILE).exists()
+    assert not (bare_cli.directory / programs.FLOWER_PASSWORD_FILE).exists()
 
 
 @pytest.mark.usefixtures("_executed")

@@ -15,13 +15,12 @@ from rich.console import Console
 from sqlalchemy import update
 
 from publisher.cli import fleet_command
-from publisher.cli.command import duration
+from publisher.cli.command import Installation, duration, read_settings
 from publisher.cli.fleet_command import take_snapshot
 from publisher.core.ticket import Phase
 from publisher.store import Store
-from publisher.store.engine import db_now, writing
+from publisher.store.database import db_now, tickets, workers, writing
 from publisher.store.fleet import Member
-from publisher.store.tables import tickets, workers
 from tests.command import Cli
 from tests.patience import PATIENCE
 from tests.records import add_ticket, put_back
@@ -100,7 +99,7 @@ def test_draining_and_stopped_workers_are_marked(fleet: Store) -> None:
     console = Console(record=True, width=150, file=io.StringIO())
     fleet.fleet.ask_to_drain(BUSY.name)
     fleet.fleet.stopped(DEAD.name)
-    console.print(fleet_command.draw(take_snapshot(fleet, 45)))
+    console.print(fleet_command.draw(take_snapshot(Installation(read_settings(), fleet))))
     shown = console.export_text()
 
     assert "1 of 4, draining" in shown

@@ -11,10 +11,8 @@ from publisher.console.routes.audit import page_of
 from publisher.console.routes.fleet import FleetReader
 from publisher.core.errors import Reason
 from publisher.core.ticket import Phase
-from publisher.store.audit import Actor
-from publisher.store.engine import db_now, writing
+from publisher.store.database import Actor, db_now, workers, writing
 from publisher.store.fleet import Member
-from publisher.store.tables import workers
 from tests.service import Service, xml_body
 from tests.unit.console.conftest import Browser
 
@@ -63,7 +61,7 @@ def test_the_numbers_match_the_store(fresh: Service, browser: Browsers) -> None:
     fresh.store.leases.published(done, cloud_id="c", location="l")
     for reason in (Reason.QUOTA, Reason.QUOTA, Reason.CONNECTION):
         fresh.store.leases.failed(fresh.claim(fresh.publish()), error="no", reason=reason)
-    seen = FleetReader(fresh.store, fresh.settings)()
+    seen = FleetReader(fresh.store, fresh.settings.silent_seconds)()
     assert (
         dict(seen.failures)
         == {"quota": (2, 2), "connection": (1, 1)}

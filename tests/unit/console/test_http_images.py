@@ -9,8 +9,7 @@ import pytest
 from sqlalchemy import update
 
 from publisher.core.image import ImageState
-from publisher.store.engine import writing
-from publisher.store.tables import tickets
+from publisher.store.database import tickets, writing
 from tests import disks
 from tests.compressed import COMPRESS
 from tests.service import IMAGES, Service, add_image

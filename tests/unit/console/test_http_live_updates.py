@@ -18,6 +18,7 @@ from publisher.core.settings import Settings
 from publisher.store import Store
 from publisher.store.new_tickets import NewTicket
 from tests.patience import PATIENCE
+from tests.records import create_ticket
 from tests.service import IMAGE_SIZE, PASSWORDS, Process, real_server
 
 
@@ -28,7 +29,7 @@ def directory(filled_template: Path, tmp_path: Path) -> Path:
 
 
 def add(store: Store, name: str) -> int:
-    return store.tickets.create(NewTicket(
+    return create_ticket(store, NewTicket(
         owner="alice", appliance_id=14, image_id=21, image_size=IMAGE_SIZE, platform="memory", account={},
         sealed_secrets=b"-", target={}, name=name,
     )).id  # fmt: skip

@@ -8,13 +8,11 @@ import pytest
 from sqlalchemy import insert
 
 from publisher.console.page_request import Visit
-from publisher.console.routes.publication import Parts
+from publisher.console.routes.publications import Parts
 from publisher.console.throughput_chart import plot
 from publisher.core.errors import NotFound
-from publisher.core.ticket import Phase, Sample, State, Ticket
-from publisher.core.uris import ticket_uri
-from publisher.store.engine import db_now, writing
-from publisher.store.tables import notifications, samples
+from publisher.core.ticket import Phase, Sample, State, Ticket, ticket_uri
+from publisher.store.database import db_now, notifications, samples, writing
 from tests.service import SECRET, Service, xml_body
 from tests.unit.console.conftest import Browser, Page
 

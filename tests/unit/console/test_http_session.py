@@ -10,8 +10,7 @@ from collections.abc import Callable
 import pytest
 from sqlalchemy import select, update
 
-from publisher.store.engine import db_now, reading, writing
-from publisher.store.tables import sessions
+from publisher.store.database import db_now, reading, sessions, writing
 from publisher.store.users import User
 from publisher.web.auth import Authenticator
 from tests.service import PASSWORDS, Service

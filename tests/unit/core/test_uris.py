@@ -1,11 +1,12 @@
-"""Ids, and the URIs that contain them."""
+"""Which ids exist, and the URIs that contain them."""
 
 from __future__ import annotations
 
 import pytest
 
 from publisher.core.errors import InvalidRequest
-from publisher.core.uris import ID_MAX, parse_id, parse_image_uri
+from publisher.core.image import parse_image_uri
+from publisher.core.uris import ID_MAX, parse_id
 
 
 @pytest.mark.parametrize(("text", "id"), [("1", 1), ("21", 21), (str(ID_MAX), ID_MAX)])

@@ -14,7 +14,7 @@ from sqlalchemy import text
 
 from publisher.core.settings import Settings
 from publisher.store import Store
-from publisher.store.engine import reading
+from publisher.store.database import reading
 from tests.records import add_ticket
 from tests.servers import missing
 from tests.unit.cli.test_help import COMMANDS

@@ -14,8 +14,7 @@ from sqlalchemy import update
 from publisher.core.image import ImageState
 from publisher.core.ticket import State
 from publisher.intake.wire.writing import write_document
-from publisher.store.engine import writing
-from publisher.store.tables import images
+from publisher.store.database import images, writing
 from publisher.web.auth import signature
 from publisher.web.negotiation import Format
 from tests.service import ACCOUNT, JSON, TARGET, XML, Answer, Service, add_image, json_body

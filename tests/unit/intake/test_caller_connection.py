@@ -253,6 +253,29 @@ def test_application_learns_that_the_caller_hung_up(talk: Callable[..., None]) -
     assert told == [{"type": "http.disconnect"}]
 
 
+def test_all_that_wait_learn_that_the_caller_hung_up(talk: Callable[..., None]) -> None:
+    """Even if one of them has stopped waiting."""
+    told: list[Message] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        waits = [asyncio.ensure_future(receive()) for _ in range(3)]
+        await asyncio.sleep(0)
+        waits[0].cancel()
+        told.extend(await asyncio.gather(*waits[1:]))
+
+    async def test(place: Place) -> None:
+        _, writer = await place.connect()
+        writer.write(GET)
+        await asyncio.sleep(0.1)
+        writer.close()
+        while not told:
+            await asyncio.sleep(0.01)
+
+    talk(app, test)
+    assert told == [{"type": "http.disconnect"}] * 2
+
+
 @pytest.mark.parametrize("chunk", [b"zz\r\n", b"1\r\nab\r\n", b"1\nx"])
 def test_bad_chunk_ends_the_request(talk: Callable[..., None], chunk: bytes) -> None:
     read: list[bytes | None] = []
@@ -325,6 +348,26 @@ def test_head_of_a_stream_is_sent_at_once(talk: Callable[..., None]) -> None:
         assert await reader.readuntil(b"\r\n\r\n")
         go_on[0].set()
         assert await reader.readuntil(b"event")
+        writer.close()
+
+    talk(app, test)
+
+
+def test_head_with_a_length_waits_for_its_body(talk: Callable[..., None]) -> None:
+    """So they need one packet, and a failure before the body is still answered."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send(answer(b"body")[0])
+        await asyncio.sleep(0.01)
+        if scope["path"] == "/a":
+            raise ValueError("a secret")
+        await send(answer(b"body")[1])
+
+    async def test(place: Place) -> None:
+        assert (await place.exchange(GET)).startswith(b"HTTP/1.1 500 ")
+        reader, writer = await place.connect()
+        writer.write(GET.replace(b"/a", b"/b"))
+        assert (await reader.readuntil(b"body")).startswith(b"HTTP/1.1 200 ")
         writer.close()
 
     talk(app, test)

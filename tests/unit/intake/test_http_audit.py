@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from publisher.intake.openapi import resources
-from publisher.store.audit import Actor
+from publisher.store.database import Actor
 from tests.service import ACCOUNT, JSON, PASSWORDS, SECRET, Service, json_body, ticket_path
 
 ALICE = Actor("alice", "api", "testclient")

@@ -263,7 +263,7 @@ def test_internal_error_of_the_console_is_html_and_closes_connection(
     def fail(*_: object, **__: Any) -> None:
         raise RuntimeError("a detail of the inside")
 
-    monkeypatch.setattr("publisher.console.routes.session.page", fail)
+    monkeypatch.setattr("publisher.console.routes.users.page", fail)
     answer = service.call("GET", "/console/sign-in", login=None)
     assert (answer.status, answer.headers["connection"]) == (500, "close")
     assert answer.headers["content-type"].startswith("text/html")

@@ -8,8 +8,7 @@ import os
 import pytest
 from sqlalchemy import update
 
-from publisher.store.engine import writing
-from publisher.store.tables import images
+from publisher.store.database import images, writing
 from tests import disks
 from tests.image_cases import ACCEPTED_ON_THE_WAY_IN, REFUSED, ImageCase, mutated
 from tests.service import JSON, XML, Answer, Service, json_body

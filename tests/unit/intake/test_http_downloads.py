@@ -18,8 +18,7 @@ from sqlalchemy import update
 from publisher.core.image import Image
 from publisher.core.ticket import Ticket
 from publisher.services import image_files
-from publisher.store.engine import writing
-from publisher.store.tables import images
+from publisher.store.database import images, writing
 from publisher.web.auth import NoSignatures, signature
 from publisher.web.image_bodies import disposition
 from tests.service import JSON, Answer, Service, ticket_path, xml_body

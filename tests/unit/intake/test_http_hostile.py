@@ -11,11 +11,10 @@ from typing import Any
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from publisher.store import Store
-from publisher.store import engine as store_engine
+from publisher.store import Store, database
 from publisher.store.engine import open_engine
+from publisher.store.new_tickets import NewTickets
 from publisher.store.publications import Publications
-from publisher.store.tickets import Tickets
 from tests.service import (
     DATA,
     JSON,
@@ -365,7 +364,7 @@ def unavailable(answer: Answer) -> None:
 @pytest.fixture
 def busy(monkeypatch: pytest.MonkeyPatch, start: Callable[..., Service]) -> Iterator[Service]:
     """An intake that waits only briefly for a lock, while another connection holds the lock."""
-    monkeypatch.setattr(store_engine, "_BUSY_SECONDS", 0.05)
+    monkeypatch.setattr(database, "_BUSY_SECONDS", 0.05)
     service = start()
     other = sqlite3.connect(service.settings.data_dir / "publisher.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
@@ -407,7 +406,7 @@ def test_requests_succeed_again_after_a_database_error(fresh: Service, monkeypat
         def fail(*_: object, **__: Any) -> None:
             raise OperationalError(f"INSERT {SECRET}", {"sealed_secrets": SECRET}, RuntimeError(SECRET))
 
-        patch.setattr(Tickets, "create", fail)
+        patch.setattr(NewTickets, "create_all", fail)
         unavailable(fresh.post(FLAT, xml_body()))
     assert fresh.post(FLAT, xml_body()).status == 201
 

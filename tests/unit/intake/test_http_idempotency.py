@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
+import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -12,9 +12,10 @@ from cryptography.fernet import Fernet
 from sqlalchemy import select, update
 
 from publisher.core.vault import Vault
-from publisher.store import tables
-from publisher.store.engine import reading, writing
-from publisher.store.tickets import Tickets
+from publisher.store import database
+from publisher.store.database import reading, writing
+from publisher.store.new_tickets import Basis, BasisWanted, NewTickets
+from publisher.web.threads import asking_to_write
 from tests.patience import PATIENCE
 from tests.service import JSON, SECRET, XML, Answer, Service, image_uri, json_body, ticket_path, xml_body
 
@@ -33,7 +34,7 @@ def tickets(service: Service) -> list[int]:
 
 def stored(service: Service) -> list[Any]:
     with reading(service.store.engine) as connection:
-        return list(connection.execute(select(tables.idempotency_keys)))
+        return list(connection.execute(select(database.idempotency_keys)))
 
 
 @pytest.mark.parametrize("path", [NESTED, FLAT])
@@ -120,7 +121,7 @@ def test_key_reveals_nothing_to_callers_who_may_not_publish(fresh: Service) -> N
     assert post(fresh, "k", login=None).status == 401
     assert post(fresh, "k", login="bob").status == 404
     with writing(fresh.store.engine) as connection:
-        connection.execute(update(tables.users).where(tables.users.c.login == "alice").values(entitlements=[]))
+        connection.execute(update(database.users).where(database.users.c.login == "alice").values(entitlements=[]))
     assert post(fresh, "k").status == 403
 
 
@@ -138,7 +139,7 @@ def test_expired_key_makes_a_new_ticket(fresh: Service) -> None:
         with writing(fresh.store.engine) as connection:
             age = 86400 + 60 if expected else 86400 - 60
             ticket = fresh.store.tickets.list()[0]
-            connection.execute(update(tables.idempotency_keys).values(created=ticket.created - age))
+            connection.execute(update(database.idempotency_keys).values(created=ticket.created - age))
         again = post(fresh, "k")
         assert again.status == 201
         assert (again.text("dbId") != first.text("dbId")) is expected
@@ -180,23 +181,25 @@ def test_key_stays_valid_after_secret_key_rotation(fresh: Service) -> None:
 
 def test_concurrent_requests_with_one_key_make_one_ticket(fresh: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     """This holds even if none of them finds the key at first."""
-    everyone = threading.Barrier(4)
-    look: Callable[..., Any] = Tickets.basis
-    first_look = threading.local()
-    waited: list[int] = []
+    look = NewTickets.bases
+    groups: list[int] = []
 
-    def together(*given: Any) -> Any:
-        found = look(*given)
-        if not getattr(first_look, "done", False):
-            first_look.done = True
-            waited.append(everyone.wait(20 * PATIENCE))
-        return found
+    def hold_the_first(new_tickets: NewTickets, group: Sequence[BasisWanted]) -> Sequence[Basis]:
+        groups.append(len(group))
+        deadline = time.monotonic() + 20 * PATIENCE
+        while groups == [1] and len(asking_to_write) < 4 and time.monotonic() < deadline:
+            time.sleep(0.001)
+        return look(new_tickets, group)
 
-    monkeypatch.setattr(Tickets, "basis", together)
-    with ThreadPoolExecutor(4) as pool:
+    monkeypatch.setattr(NewTickets, "bases", hold_the_first)
+    with ThreadPoolExecutor(5) as pool:
+        first = pool.submit(post, fresh, "another")
+        while not groups:
+            time.sleep(0.001)
         answers = list(pool.map(lambda _: post(fresh, "k"), range(4)))
-    assert sorted(waited) == [0, 1, 2, 3], "each of them looked before any had made a ticket"
+    assert groups == [1, 4], "each of the four looked before any of them had made a ticket"
+    assert first.result().status == 201
     assert [answer.status for answer in answers] == [201] * 4
     assert len({answer.headers["location"] for answer in answers}) == 1
-    assert len(tickets(fresh)) == 1
+    assert len(tickets(fresh)) == 2
     assert fresh.waker.ids == tickets(fresh)

@@ -12,8 +12,7 @@ from sqlalchemy import update
 
 from publisher.core.image import Image, ImageState
 from publisher.services import image_files
-from publisher.store.engine import writing
-from publisher.store.tables import images
+from publisher.store.database import images, writing
 from tests.service import JSON, Service, image_uri, ticket_path
 
 APPLIANCE = "users/alice/appliances/14"

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import pytest
 from sqlalchemy import delete
 from sqlalchemy.exc import OperationalError
 from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
 
 from publisher.core.ticket import Phase, Ticket
 from publisher.intake import long_poll
 from publisher.intake.documents import status_document
-from publisher.intake.long_poll import Watcher
-from publisher.store import tables
-from publisher.store.engine import writing
-from publisher.web.conditional import Rendered
+from publisher.intake.long_poll import TicketStatus, Watcher
+from publisher.store import database
+from publisher.store.database import writing
 from publisher.web.negotiation import Format
 from tests.installation import eventually
 from tests.service import IMAGE_SIZE, JSON, XML, Answer, Service, ticket_path
@@ -60,7 +62,7 @@ def poll(service: Service, ticket: Ticket, wait: str, **options: Any) -> Answer:
 
 def forget(service: Service, ticket: Ticket) -> None:
     with writing(service.store.engine) as connection:
-        connection.execute(delete(tables.tickets).where(tables.tickets.c.id == ticket.id))
+        connection.execute(delete(database.tickets).where(database.tickets.c.id == ticket.id))
 
 
 # The parameter ----------------------------------------------------------------------------------------------------
@@ -143,7 +145,7 @@ def test_conditional_request_is_held_until_a_change(
     ticket = fresh.publish()
     with writing(fresh.store.engine) as connection:
         # Long ago, because If-Modified-Since cannot see changes within one second.
-        connection.execute(tables.tickets.update().values(modified=1_700_000_000.5))
+        connection.execute(database.tickets.update().values(modified=1_700_000_000.5))
     first = poll(fresh, ticket, "0", accept=accept)
     known = {header: first.headers[field]}
 
@@ -217,6 +219,34 @@ def test_many_callers_share_one_query_and_one_document(
     assert [each.result(AT_ONCE).status for each in others] == [200, 200]
 
 
+def test_callers_share_an_answer_as_long_as_its_date_is_right(fresh: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Last-Modified is never in the future, so it grows until the second after the change has come."""
+    latest = TicketStatus(fresh.publish())
+    changed = math.ceil(latest.ticket.changed)
+
+    def answer(at: float, form: Format = Format.XML, **headers: str) -> Response:
+        monkeypatch.setattr(time, "time", lambda: at)
+        sent = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+        request = Request({"type": "http", "method": "GET", "headers": sent})
+        return latest.answer(request, form, conditional=bool(headers))
+
+    first, second, third = answer(changed - 1), answer(changed - 0.5), answer(changed + 0.5)
+    assert first is second
+    assert first.body == third.body
+    dates = [parsedate_to_datetime(each.headers["last-modified"]).timestamp() for each in (first, third)]
+    assert dates == [changed - 1, changed]
+    assert answer(changed + 100) is third
+    assert answer(changed + 100, if_none_match='"other"') is third
+    assert answer(changed + 100, Format.JSON).headers["content-type"] == "application/json"
+    known = answer(changed + 100, if_none_match=third.headers["etag"])
+    assert (known.status_code, known.body) == (304, b"")
+
+
+@pytest.mark.parametrize(("query", "pause"), [(0.0001, 0.05), (0.0008, 0.08), (0.02, 0.1), (30, 0.1)])
+def test_slow_query_is_made_less_often(query: float, pause: float) -> None:
+    assert long_poll._pause_seconds(query) == pytest.approx(pause)
+
+
 def test_more_tickets_than_fit_one_statement_are_found(fresh: Service) -> None:
     ids = [fresh.publish().id for _ in range(3)]
     many = [*range(10_000, 15_000), *ids]
@@ -281,8 +311,8 @@ class Caller:
         await self.hung_up.wait()
         return {"type": "http.disconnect"}
 
-    def wait(self, watcher: Watcher, ticket: Ticket, form: Format = Format.XML) -> asyncio.Task[Rendered]:
-        return asyncio.create_task(watcher.status(self.request, form, ticket, 60.0))
+    def wait(self, watcher: Watcher, ticket: Ticket, form: Format = Format.XML) -> asyncio.Task[Response]:
+        return asyncio.create_task(watcher.answer(self.request, form, ticket, 60.0))
 
 
 async def all_wait(watcher: Watcher, number_of_callers: int) -> None:
@@ -336,7 +366,7 @@ def test_change_does_not_disturb_what_follows_a_wait(fresh: Service) -> None:
 
         async def wait_then_work(caller: Caller) -> str:
             try:
-                await each.status(caller.request, Format.XML, ticket, 60.0)
+                await each.answer(caller.request, Format.XML, ticket, 60.0)
             except ClientDisconnect:
                 await finished.wait()
                 return "gone"

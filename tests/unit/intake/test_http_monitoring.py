@@ -15,9 +15,8 @@ from publisher.app import Intake
 from publisher.core.errors import ConfigurationError, Reason
 from publisher.core.settings import Settings
 from publisher.core.ticket import State
-from publisher.store.engine import db_now, writing
+from publisher.store.database import db_now, notifications, sightings, writing
 from publisher.store.fleet import Member
-from publisher.store.tables import notifications, sightings
 from publisher.telemetry.metrics_access import Monitors
 from tests.records import put_back
 from tests.service import JSON, Answer, Service, ticket_path

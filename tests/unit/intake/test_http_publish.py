@@ -12,7 +12,7 @@ import pytest
 from publisher.core.ticket import State
 from publisher.core.vault import Vault
 from publisher.platforms.platform import installed
-from publisher.store.tickets import Tickets
+from publisher.store.new_tickets import NewTickets
 from tests import disks
 from tests.service import (
     ACCOUNT,
@@ -535,7 +535,7 @@ class TestWaking:
         def fail(*_: object, **__: object) -> None:
             raise RuntimeError("a detail of the inside")
 
-        monkeypatch.setattr(Tickets, "create", fail)
+        monkeypatch.setattr(NewTickets, "create_all", fail)
         answer = fresh.post(ALICES, xml_body(image=None), login="alice")
         assert answer.status == 500
         assert "unexpected" in answer.problem()

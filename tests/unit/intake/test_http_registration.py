@@ -13,9 +13,8 @@ from sqlalchemy import update
 from sqlalchemy.exc import OperationalError
 
 from publisher.core.image import ImageState
-from publisher.store.engine import writing
+from publisher.store.database import images, writing
 from publisher.store.images import Images
-from publisher.store.tables import images
 from tests import disks
 from tests.compressed import COMPRESS
 from tests.service import JSON, UFORGE, XML, Service

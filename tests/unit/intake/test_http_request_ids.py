@@ -30,7 +30,7 @@ def test_answer_to_an_internal_error_has_the_request_id(fresh: Service, monkeypa
     def fail(*_: object) -> None:
         raise KeyError("x")
 
-    monkeypatch.setattr(Users, "caller", fail)
+    monkeypatch.setattr(Users, "callers", fail)
     answer = fresh.get(f"{image_uri(7)}/pimages/1", headers={"X-Request-Id": "mine-1"})
     assert (answer.status, answer.headers["x-request-id"]) == (500, "mine-1")
 

@@ -8,14 +8,13 @@ import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
 from urllib.parse import urlencode
 
 import pytest
 
 from publisher.store import users
-from publisher.store.tickets import Tickets
 from publisher.web import auth
+from publisher.web.threads import asking_to_write
 from tests.patience import PATIENCE
 from tests.service import JSON, PASSWORDS, Answer, Service, basic, ticket_path, xml_body
 from tests.stack import until
@@ -158,24 +157,16 @@ def test_reads_continue_while_the_store_is_locked(
     start: Callable[..., Service], callers: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch, begin: str
 ) -> None:
     # Even on a slow machine, no writer may give up before the reads below are done.
-    monkeypatch.setattr("publisher.web.threads.writers._wait_seconds", 60.0 * PATIENCE)
-    monkeypatch.setattr("publisher.store.engine._BUSY_SECONDS", 60 * PATIENCE)
+    monkeypatch.setattr("publisher.web.threads.asking_to_write._wait_seconds", 60.0 * PATIENCE)
+    monkeypatch.setattr("publisher.store.database._BUSY_SECONDS", 60 * PATIENCE)
     fresh = start()
     ticket = fresh.publish()
     signed_in = browse(fresh, "alice")
-    entered: list[None] = []
-    create = Tickets.create
-
-    def counted(self: Tickets, *arguments: Any) -> object:
-        entered.append(None)
-        return create(self, *arguments)
-
-    monkeypatch.setattr(Tickets, "create", counted)
     other = sqlite3.connect(fresh.settings.data_dir / "publisher.db", isolation_level=None)
     other.execute(begin)
     try:
         writers = [callers.submit(fresh.post, FLAT, xml_body()) for _ in range(CALLERS)]
-        until(lambda: len(entered) >= 16, 60)
+        until(lambda: len(asking_to_write) >= 16, 60)
         for _ in range(20):
             assert fresh.get(f"{ticket_path(ticket)}/status", login="alice").status == 200
             assert fresh.call("GET", "/healthz", login=None).status == 200
@@ -183,7 +174,7 @@ def test_reads_continue_while_the_store_is_locked(
         monkeypatch.setattr("publisher.store.sessions._SEEN_SECONDS", 0.0)
         assert signed_in.get("/publications").status == 200
         assert not any(each.done() for each in writers)
-        monkeypatch.setattr("publisher.web.threads.writers._wait_seconds", 0.1)
+        monkeypatch.setattr("publisher.web.threads.asking_to_write._wait_seconds", 0.1)
         given_up = fresh.post(FLAT, xml_body())
         assert (given_up.status, int(given_up.headers["retry-after"]) > 0) == (503, True)
     finally:

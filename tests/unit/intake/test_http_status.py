@@ -13,8 +13,8 @@ from sqlalchemy import update
 
 from publisher.core.ticket import Phase, State, Ticket
 from publisher.intake.long_poll import TicketStatus
-from publisher.store import tables
-from publisher.store.engine import writing
+from publisher.store import database
+from publisher.store.database import writing
 from publisher.store.leases import Claim
 from tests.records import statements
 from tests.service import IMAGE_SIZE, JSON, XML, Answer, Service, ticket_path
@@ -178,7 +178,7 @@ def test_percentage_never_decreases(service: Service) -> None:
 
 def _set(service: Service, ticket: Ticket, **values: Any) -> None:
     with writing(service.store.engine) as connection:
-        connection.execute(update(tables.tickets).where(tables.tickets.c.id == ticket.id).values(values))
+        connection.execute(update(database.tickets).where(database.tickets.c.id == ticket.id).values(values))
 
 
 @pytest.mark.parametrize("elapsed", [-3600.0, 0.0, 1.0, 3600.0, 1e9])

@@ -11,8 +11,8 @@ from sqlalchemy.exc import OperationalError
 
 from publisher.core.image import Image
 from publisher.core.ticket import State, Ticket
-from publisher.store import publications, tables
-from publisher.store.engine import db_now, writing
+from publisher.store import database, publications
+from publisher.store.database import db_now, writing
 from publisher.store.ticket_rows import Extent, TicketFilter
 from tests.service import JSON, XML, Service, xml_body
 
@@ -40,9 +40,9 @@ def filled(fresh: Service) -> Service:
     fresh.store.leases.failed(fresh.claim(tickets[2]), error="the quota is used up")
     fresh.store.tickets.request_cancel(tickets[5].id)
     with writing(fresh.store.engine) as connection:  # a change in this second would get no 304 by its date
-        connection.execute(update(tables.images).values(modified=db_now() - 100))
-        connection.execute(update(tables.tickets).values(modified=db_now() - 100))
-        connection.execute(update(tables.tickets).where(tables.tickets.c.sent > 0).values(progressed=db_now() - 90))
+        connection.execute(update(database.images).values(modified=db_now() - 100))
+        connection.execute(update(database.tickets).values(modified=db_now() - 100))
+        connection.execute(update(database.tickets).where(database.tickets.c.sent > 0).values(progressed=db_now() - 90))
     return fresh
 
 
@@ -101,7 +101,7 @@ def test_unchanged_list_is_answered_without_reading_its_tickets(
 def test_change_of_an_image_changes_the_list(filled: Service) -> None:
     before = filled.get(PATHS[0], login="alice")
     with writing(filled.store.engine) as connection:  # as if it was registered again
-        changed = update(tables.images).where(tables.images.c.id == 23)
+        changed = update(database.images).where(database.images.c.id == 23)
         connection.execute(changed.values(md5="9" * 32, modified=db_now()))
     after = filled.get(PATHS[0], login="alice", headers={"If-None-Match": before.headers["etag"]})
     assert after.status == 200

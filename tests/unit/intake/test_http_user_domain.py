@@ -10,8 +10,7 @@ import pytest
 from lxml import etree
 
 from publisher.core.ticket import Ticket
-from publisher.store.engine import reading
-from publisher.store.tables import tickets
+from publisher.store.database import reading, tickets
 from tests.service import ACCOUNT, JSON, XML, Answer, Service, image_uri, json_body, xml_body
 
 PATH = "users/root/appliances/4/pimages"

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from publisher.core.asking import alone
 from publisher.core.errors import InvalidRequest, QueueUnavailable
 from publisher.core.image import Image
 from publisher.core.ticket import Phase, State, Ticket
@@ -34,18 +35,18 @@ class Broker:
         self.away = False
         self.sent: list[int] = []
 
-    def send(self, ticket_id: int) -> None:
+    def send(self, *ticket_ids: int) -> None:
         if self.away:
             raise QueueUnavailable("the message broker cannot be reached: Connection refused")
-        self.sent.append(ticket_id)
+        self.sent.extend(ticket_ids)
 
-    def send_image(self, image_id: int) -> None:
+    def send_image(self, *image_ids: int) -> None:
         raise NotImplementedError
 
 
 def accept(store: Store, vault: Vault, request: PublishRequest, *, policy: OutboundPolicy) -> Ticket:
     """Publish and return the ticket, without waking a worker."""
-    return publish(store, vault, lambda: request, policy=policy, wake=lambda id: None).ticket
+    return alone(publish(store, vault, lambda: request, policy=policy, wake=lambda id: None)).ticket
 
 
 def request(image: Image, **values: object) -> PublishRequest:
@@ -120,7 +121,7 @@ def test_another_users_image_looks_like_a_missing_one(sqlite_store: Store, vault
 def test_wakeup_is_sent_and_ticket_is_no_longer_due(sqlite_store: Store, vault: Vault, image: Image) -> None:
     broker = Broker()
     ticket = accept(sqlite_store, vault, request(image), policy=EVERYWHERE)
-    assert Wakeups(sqlite_store, broker).ticket(ticket.id)
+    assert alone(Wakeups(sqlite_store, broker).ticket(ticket.id))
     assert broker.sent == [ticket.id]
     assert sqlite_store.tickets.due() == []
 
@@ -132,7 +133,7 @@ def test_without_a_broker_the_ticket_is_kept_and_woken_later(
     broker.away = True
     ticket = accept(sqlite_store, vault, request(image), policy=EVERYWHERE)
     with caplog.at_level(logging.WARNING):
-        assert not Wakeups(sqlite_store, broker).ticket(ticket.id)
+        assert not alone(Wakeups(sqlite_store, broker).ticket(ticket.id))
     assert f"ticket {ticket.id} was accepted, but no worker was woken" in caplog.text
     assert sqlite_store.tickets.get(ticket.id) is not None
     assert sqlite_store.tickets.due() == [ticket.id]
@@ -140,7 +141,7 @@ def test_without_a_broker_the_ticket_is_kept_and_woken_later(
 
 def test_a_ticket_with_a_lost_message_becomes_due(sqlite_store: Store, vault: Vault, image: Image) -> None:
     ticket = accept(sqlite_store, vault, request(image), policy=EVERYWHERE)
-    Wakeups(sqlite_store, Broker()).ticket(ticket.id)
+    alone(Wakeups(sqlite_store, Broker()).ticket(ticket.id))
     put_back(sqlite_store, ticket, wake_at=0.001)
     assert sqlite_store.tickets.due() == [ticket.id]
 

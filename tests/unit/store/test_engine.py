@@ -15,9 +15,9 @@ from sqlalchemy import event, text
 from sqlalchemy.exc import TimeoutError as NoConnection
 from sqlalchemy.util import queue
 
-from publisher.store import Store
-from publisher.store import engine as module
-from publisher.store.engine import SteadyClock, db_now, open_engine, reading, writing
+from publisher.store import Store, database
+from publisher.store.database import db_now, reading, writing
+from publisher.store.engine import SteadyClock, open_engine
 from tests.patience import PATIENCE
 
 HOUR = 3600.0
@@ -27,7 +27,7 @@ def test_writing_threads_take_turns_before_they_reach_the_database(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as impatient:
-        impatient.setattr(module, "_BUSY_SECONDS", 0)  # SQLite itself gives up at once
+        impatient.setattr(database, "_BUSY_SECONDS", 0)  # SQLite itself gives up at once
         engine = open_engine(f"sqlite:///{tmp_path / 'store.db'}")
         engine.connect().close()
     with writing(engine) as connection:

@@ -8,8 +8,7 @@ import pytest
 from sqlalchemy import update
 
 from publisher.store import Store
-from publisher.store.engine import db_now, writing
-from publisher.store.tables import elections
+from publisher.store.database import db_now, elections, writing
 from tests.patience import PATIENCE
 
 

@@ -50,13 +50,13 @@ def test_work_of_a_request_belongs_to_its_span(
     fresh: Service, spans: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[str | None] = []
-    caller = Users.caller
+    callers = Users.callers
 
     def note(self: Users, *arguments: Any) -> Any:
         seen.append(tracing.current_traceparent())
-        return caller(self, *arguments)
+        return callers(self, *arguments)
 
-    monkeypatch.setattr(Users, "caller", note)
+    monkeypatch.setattr(Users, "callers", note)
     assert fresh.get("users/alice", login="alice").status == 200
     span, _ = one(spans)
     assert span.context is not None
@@ -68,7 +68,7 @@ def test_work_of_a_request_belongs_to_its_span(
 def test_unexpected_error_is_an_error_of_the_span(
     fresh: Service, spans: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Users, "caller", lambda *_: 1 / 0)
+    monkeypatch.setattr(Users, "callers", lambda *_: 1 / 0)
     assert fresh.get("users/alice", login="alice").status == 500
     span, attributes = one(spans)
     assert span.status.status_code is StatusCode.ERROR

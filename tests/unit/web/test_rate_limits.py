@@ -10,7 +10,7 @@ from cryptography.fernet import Fernet
 from publisher.core.errors import NotAuthenticated, TooMany
 from publisher.core.vault import Vault
 from publisher.store import Store, users
-from publisher.store.audit import Actor
+from publisher.store.database import Actor
 from publisher.web import auth
 from publisher.web.auth import Authenticator
 from publisher.web.rate_limits import Requests, SignIns

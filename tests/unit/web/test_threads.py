@@ -6,11 +6,13 @@ import asyncio
 import contextvars
 import threading
 import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from sqlalchemy.exc import TimeoutError as StoreTimeout
 
-from publisher.web.threads import Threads
+from publisher.web.threads import Threads, Together
 from tests.patience import PATIENCE
 
 
@@ -98,3 +100,117 @@ def test_threads_are_added_while_the_usual_ones_wait_and_end_afterwards() -> Non
         return [each for each in threading.enumerate() if each.name.startswith("elastic ")]
 
     asyncio.run(run())
+
+
+# Working together -----------------------------------------------
+
+
+class Work:
+    """Doubles numbers when it may. Refuses odd ones, and fails as a whole if one is 100."""
+
+    def __init__(self) -> None:
+        self.groups: list[list[int]] = []
+        self.may_go_on = threading.Event()
+
+    def __call__(self, items: Sequence[int]) -> list[tuple[int, BaseException | None]]:
+        self.groups.append(list(items))
+        assert self.may_go_on.wait(20 * PATIENCE)
+        if 100 in items:
+            raise SystemExit
+        return [(2 * each, ValueError(f"{each} is odd") if each % 2 else None) for each in items]
+
+
+async def has_begun(work: Work) -> None:
+    while not work.groups:
+        await asyncio.sleep(0.001)
+
+
+async def outcome(thread: Together[int], item: int) -> object:
+    try:
+        return await thread.do(item)
+    except Exception as error:
+        return error
+
+
+async def together(thread: Together[int], work: Work, *items: int) -> list[object]:
+    """Have 0 worked on and, while that takes its time, let the others come. Return the outcomes of these."""
+    first = asyncio.create_task(thread.do(0))
+    await has_begun(work)
+    others = [asyncio.create_task(outcome(thread, each)) for each in items]
+    while len(thread) < len(items):
+        await asyncio.sleep(0.001)
+    work.may_go_on.set()
+    assert await first == 0
+    return await asyncio.gather(*others)
+
+
+def test_what_comes_meanwhile_is_worked_on_together() -> None:
+    work = Work()
+    assert asyncio.run(together(Together("test", work), work, 2, 4, 6)) == [4, 8, 12]
+    assert work.groups == [[0], [2, 4, 6]]
+
+
+def test_no_more_are_worked_on_together_than_allowed() -> None:
+    work = Work()
+    assert asyncio.run(together(Together("test", work, at_most=2), work, 2, 4, 6)) == [4, 8, 12]
+    assert work.groups == [[0], [2, 4], [6]]
+
+
+def test_an_error_is_raised_for_its_own_item() -> None:
+    work = Work()
+    two, three = asyncio.run(together(Together("test", work), work, 2, 3))
+    assert two == 4
+    assert str(three) == "3 is odd"
+
+
+def test_nobody_is_left_waiting_if_the_work_is_stopped() -> None:
+    async def run() -> object:
+        stopped = await together(thread, work, 2, 100)
+        assert [type(each) for each in stopped] == [RuntimeError] * 2
+        return await thread.do(4)
+
+    work = Work()
+    thread = Together("test", work)
+    assert asyncio.run(run()) == 8, "and the thread goes on"
+
+
+def test_items_of_several_event_loops_get_their_results() -> None:
+    work = Work()
+    work.may_go_on.set()
+    thread = Together("test", work)
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda each: asyncio.run(thread.do(each)), range(0, 80, 2))) == list(range(0, 160, 4))
+
+
+def test_items_beyond_the_number_that_may_wait_are_refused_at_once() -> None:
+    async def run() -> None:
+        first = asyncio.create_task(thread.do(0))
+        await has_begun(work)
+        waiting = asyncio.create_task(thread.do(2))
+        while not len(thread):
+            await asyncio.sleep(0.001)
+        with pytest.raises(StoreTimeout, match="too many"):
+            await thread.do(4)
+        work.may_go_on.set()
+        assert [await first, await waiting] == [0, 4]
+
+    work = Work()
+    thread = Together("test", work, waiting_max=1)
+    asyncio.run(run())
+    assert work.groups == [[0], [2]]
+
+
+def test_an_item_that_has_waited_too_long_is_refused_and_never_worked_on() -> None:
+    async def run() -> None:
+        first = asyncio.create_task(outcome(thread, 0))
+        await has_begun(work)
+        with pytest.raises(StoreTimeout, match="too long"):
+            await thread.do(2)
+        work.may_go_on.set()
+        assert await first == 0, "its work had begun"
+        assert await thread.do(4) == 8
+
+    work = Work()
+    thread = Together("test", work, wait_seconds=0.05)
+    asyncio.run(run())
+    assert work.groups == [[0], [4]]

@@ -40,7 +40,7 @@ def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def worker(sqlite_store: Store) -> Iterator[Worker]:
     consumer, drain = Consumer(), Drain(60)
     settings = Settings(worker_metrics_port=free_port())
-    served = serve(sqlite_store, settings, readiness(sqlite_store, consumer, drain))
+    served = serve(sqlite_store, settings, readiness(sqlite_store, consumer, drain.begun))
     assert served is not None
     yield Worker(served.port, consumer, drain)
     served.close()
@@ -96,7 +96,7 @@ def test_other_paths_are_not_found(worker: Worker) -> None:
 def test_metrics_require_the_token_if_one_is_set(sqlite_store: Store, tmp_path: Path) -> None:
     (tmp_path / "token").write_text("secret-of-tests")
     settings = Settings(worker_metrics_port=free_port(), metrics_token_file=tmp_path / "token")
-    served = MonitoringServer(sqlite_store, settings, readiness(sqlite_store, Consumer(), Drain(60)))
+    served = MonitoringServer(sqlite_store, settings, readiness(sqlite_store, Consumer(), Drain(60).begun))
     try:
         assert get(served.port, "/metrics")[0] == 401
         assert get(served.port, "/metrics", Authorization="Bearer secret-of-tests")[0] == 200
@@ -108,7 +108,7 @@ def test_metrics_require_the_token_if_one_is_set(sqlite_store: Store, tmp_path: 
 def test_worker_runs_without_metrics_if_their_port_is_taken(
     worker: Worker, sqlite_store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
-    ready = readiness(sqlite_store, Consumer(), Drain(60))
+    ready = readiness(sqlite_store, Consumer(), Drain(60).begun)
     with caplog.at_level(logging.ERROR):
         assert serve(sqlite_store, Settings(worker_metrics_port=worker.port), ready) is None
     assert "PUBLISHER_WORKER_METRICS_PORT" in caplog.text

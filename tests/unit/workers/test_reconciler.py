@@ -16,10 +16,10 @@ from publisher.core.settings import Settings
 from publisher.core.ticket import Ticket
 from publisher.services.wakeups import WakeQueue
 from publisher.store import Store
-from publisher.store.engine import db_now, open_engine, writing
+from publisher.store.database import db_now, tickets, writing
+from publisher.store.engine import open_engine
 from publisher.store.fleet import Member
 from publisher.store.limits import Limits
-from publisher.store.tables import tickets
 from tests.patience import PATIENCE
 from tests.records import add_ticket, put_back
 from tests.servers.process import free_port
@@ -36,10 +36,10 @@ class Queue(WakeQueue):
         self.waiting = waiting or threading.Condition()
         self.closed = False
 
-    def send(self, ticket_id: int) -> None:
-        super().send(ticket_id)
+    def send(self, *ticket_ids: int) -> None:
+        super().send(*ticket_ids)
         with self.waiting:
-            self.sent.append(ticket_id)
+            self.sent.extend(ticket_ids)
             self.waiting.notify_all()
 
     def close(self) -> None:

@@ -11,7 +11,7 @@ from publisher.core.settings import Settings
 from publisher.core.vault import Vault
 from publisher.store import Store
 from tests.unit.workers.leftovers import ticket_that_left
-from workers import sweep_command
+from workers import sweeper
 
 
 @pytest.fixture
@@ -29,12 +29,12 @@ def test_sweep_fails_and_names_the_account_that_it_could_not_search(
     options: list[str],
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["sweep", *options])
-    assert sweep_command.main() == 0, "nothing was made anywhere"
+    assert sweeper.main() == 0, "nothing was made anywhere"
     account = {"login": "refuse", "keystoneUrl": "http://cloud.example.com"}
     ticket_that_left(sqlite_store, vault, "unreachable", account=account, target={"keystoneProject": "p"})
     for _ in range(2):
         capsys.readouterr()
-        assert sweep_command.main() == 1, "also at the second time: who asks wants to know"
+        assert sweeper.main() == 1, "also at the second time: who asks wants to know"
         said = capsys.readouterr()
         where = "memory account refuse p http://cloud.example.com"
         assert said.err == f"Error: could not list the images of: {where}\n"

@@ -17,8 +17,7 @@ from publisher.core.settings import Settings
 from publisher.core.ticket import Account, State, Target
 from publisher.core.vault import Vault
 from publisher.store import Store
-from publisher.store.engine import db_now, reading, writing
-from publisher.store.tables import sightings, sweep_refusals, tombstones
+from publisher.store.database import db_now, reading, sightings, sweep_refusals, tombstones, writing
 from tests.patience import PATIENCE
 from tests.records import APPLIANCE, OWNER, add_owner, add_ticket, current, put_back
 from tests.unit.workers.leftovers import HOUR, put, ticket_that_left

@@ -2,17 +2,20 @@
 
 import hashlib
 import os
+import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from publisher.core.errors import Cancelled, ImageFileError, InvalidRequest, PermanentCloudError, TransientCloudError
+from publisher.outbound.policy import OutboundPolicy
 from tests.patience import PATIENCE
 from tests.servers.process import free_port
 from tests.servers.silent import silent_server
@@ -86,11 +89,14 @@ def wait_for_the_end(upload: Upload) -> None:
     upload.stop.wait(60 * PATIENCE)
 
 
-def cancel_after(seconds: float) -> Callable[[], None]:
-    began = time.monotonic()
+def cancel_after(seconds: float, sent: Sequence[int]) -> Callable[[], None]:
+    """Return a check that raises so long after the first bytes were sent, however slow the machine is before that."""
+    began: list[float] = []
 
     def check() -> None:
-        if time.monotonic() - began > seconds:
+        if sent and not began:
+            began.append(time.monotonic())
+        if began and time.monotonic() - began[0] > seconds:
             raise Cancelled
 
     return check
@@ -244,7 +250,7 @@ def stopped(sender: Sender, behaviour: Callable[[Upload], None], *, notices: boo
     with upload_server(behaviour, tls=sender.server_tls) as server:
         began = time.monotonic()
         with pytest.raises(Cancelled):
-            sender.put(server, check=cancel_after(0.3))
+            sender.put(server, check=cancel_after(0.3, sender.sent))
         assert time.monotonic() - began < 0.3 + STOP_SECONDS * PATIENCE
         if notices:
             assert server.ended.wait(5 * PATIENCE)
@@ -309,6 +315,34 @@ def test_check_is_called_while_the_server_is_silent(sender: Sender) -> None:
         assert sender.put(server, check=lambda: calls.append(time.monotonic())).status == 201
     # Twice a second. A busy machine may delay calls but never hurries them.
     assert min(after - before for before, after in pairwise(calls[-4:])) < 0.6 * PATIENCE
+
+
+def test_pieces_become_small_over_a_slow_connection(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over TLS, each piece is sent without waiting anyway."""
+    sender = Sender(file, None, None)
+    connect = OutboundPolicy.connect
+
+    def connect_slowly(*given: Any, **more: Any) -> socket.socket:
+        """Connect with small buffers, as of a connection over a long distance."""
+        made = connect(*given, **more)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)
+        return made
+
+    def slowly(upload: Upload) -> None:
+        upload.connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+        for part in range(1, 81):
+            upload.read_body(part << 15, step=1 << 15)
+            upload.stop.wait(0.05)
+        upload.read_body()
+        upload.answer()
+
+    calls: list[float] = []
+    monkeypatch.setattr(OutboundPolicy, "connect", connect_slowly)
+    with upload_server(slowly) as server:
+        assert sender.put(server, check=lambda: calls.append(time.monotonic())).status == 201
+    assert max(after - before for before, after in pairwise(calls)) < STOP_SECONDS * PATIENCE
+    # A whole MiB would take 1.6 s.
+    assert min(after - before for before, after in pairwise(sender.sent)) <= MIB // 4
 
 
 def test_server_that_takes_no_byte_is_given_up(sender: Sender) -> None:

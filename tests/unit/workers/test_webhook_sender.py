@@ -19,8 +19,7 @@ from publisher.core.vault import Vault
 from publisher.outbound.policy import EVERYWHERE
 from publisher.services.webhooks import subscribe
 from publisher.store import Store
-from publisher.store.engine import writing
-from publisher.store.tables import notifications, users
+from publisher.store.database import notifications, users, writing
 from tests.patience import PATIENCE
 from tests.records import OWNER, add_ticket, words
 from tests.servers.certificates import authority

@@ -8,9 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from publisher.core.errors import InvalidRequest
-from publisher.intake.wire.reading import parse_json, parse_xml
+from publisher.intake.wire.reading import AccountResolver, parse_json, parse_xml
 from publisher.intake.wire.schema import NAMESPACE, TYPES, XSI
-from publisher.intake.wire.walk import AccountResolver
 from publisher.platforms.platform import Document, Platform, find_platform, known_platforms
 
 Parse = Callable[..., Document]

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from publisher.intake.wire.schema import ROOTS, TYPES, root_field
-from publisher.intake.wire.walk import concrete_type
+from publisher.intake.wire.schema import ROOTS, TYPES, concrete_type, root_field
 from publisher.intake.wire.writing import write_document, write_list
 from publisher.platforms.platform import TYPE_KEY, Document, Field, Kind, Platform, known_platforms
 from publisher.web.negotiation import Format

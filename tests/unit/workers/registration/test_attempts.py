@@ -16,9 +16,8 @@ from sqlalchemy.exc import OperationalError
 from publisher.core.image import ImageState
 from publisher.core.settings import Settings
 from publisher.store import Store
-from publisher.store.engine import writing
+from publisher.store.database import images, writing
 from publisher.store.registrations import Registration, Registrations
-from publisher.store.tables import images
 from tests.patience import PATIENCE
 from tests.records import OWNER
 from tests.unit.workers.registration.origin import Origin, begin, files, now, start, whole

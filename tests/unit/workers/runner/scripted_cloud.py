@@ -130,10 +130,10 @@ class Waker:
     def __init__(self) -> None:
         self.sent: list[int] = []
 
-    def send(self, ticket_id: int) -> None:
-        self.sent.append(ticket_id)
+    def send(self, *ticket_ids: int) -> None:
+        self.sent.extend(ticket_ids)
 
-    def send_image(self, image_id: int) -> None:
+    def send_image(self, *image_ids: int) -> None:
         raise NotImplementedError
 
 

@@ -1,13 +1,28 @@
-"""The tables. All times are seconds since the epoch, by the database's clock; sizes are bytes."""
+"""The database as every repository uses it: its tables, its transactions, and the audit entries of their changes.
+
+All times are seconds since the epoch, by the database's clock; sizes are bytes.
+"""
 
 from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
     JSON,
     BigInteger,
     Boolean,
     Column,
+    Connection,
+    CursorResult,
     Double,
+    Engine,
     ForeignKey,
     Index,
     Integer,
@@ -16,11 +31,33 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    TextClause,
     UniqueConstraint,
     column,
     false,
+    func,
+    insert,
+    select,
     table,
+    text,
 )
+from sqlalchemy.dialects.sqlite import Insert as SqliteInsert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
+
+if TYPE_CHECKING:
+    from sqlalchemy.dialects.postgresql import Insert as PostgresqlInsert
+
+_BUSY_SECONDS = 10
+TURN, WRITING, DURABLE, UNTIL = "publisher_turn", "publisher_writing", "publisher_durable", "publisher_until"
+"""Options of an engine and of its connections, by which `publisher.store.engine` begins a transaction."""
+_ACTOR = "publisher_actor"
+_SHORT = 64
+"""Maximum length of what a proxy may supply about the caller: an overlong text must not make a change fail."""
+
+# Tables ---------------------------------------------------------------------------------------------------------------
 
 metadata = MetaData(
     naming_convention={
@@ -391,3 +428,191 @@ audit = Table(
     Column("address", String(64)),
     Column("request_id", String(64)),
 )
+
+
+# The clock and transactions -------------------------------------------------------------------------------------------
+
+
+class db_now(FunctionElement[float]):  # noqa: N801  # an SQL function, named as such
+    """The database's clock, in seconds since the epoch. The workers' own clocks do not matter."""
+
+    type = Double()
+    inherit_cache = True
+
+
+@compiles(db_now, "postgresql")
+def _postgresql_now(element: db_now, compiler: SQLCompiler, **options: Any) -> str:
+    # clock_timestamp() advances within a transaction, now() does not.
+    return "CAST(EXTRACT(EPOCH FROM clock_timestamp()) AS DOUBLE PRECISION)"
+
+
+@compiles(db_now, "sqlite")
+def _sqlite_now(element: db_now, compiler: SQLCompiler, **options: Any) -> str:
+    return "publisher_now()"
+
+
+def busy_seconds() -> float:
+    """Return how long a transaction waits for the locks of others by default."""
+    return _BUSY_SECONDS
+
+
+@contextmanager
+def reading(engine: Engine, *, together: bool = False) -> Iterator[Connection]:
+    """Run a transaction that only reads.
+
+    On PostgreSQL no transaction is begun: each statement sees what was committed when it started, with or without one.
+    With `together`, all statements see the same.
+    """
+    level = "REPEATABLE READ" if together else "AUTOCOMMIT"
+    options = {"isolation_level": level} if engine.dialect.name == "postgresql" else {}
+    with engine.connect().execution_options(**options) as connection, connection.begin():
+        yield connection
+
+
+@contextmanager
+def writing(engine: Engine, *, durable: bool = True, wait_seconds: float | None = None) -> Iterator[Connection]:
+    """Run a transaction that may write. Commits at the end of the block, rolls back on an exception.
+
+    A `durable` transaction survives a power cut after its commit. A power cut may undo one that is not durable, and all
+    later ones, but never in part. This saves the wait for the disk, which is long while an image is written to it.
+    `wait_seconds` is how long to wait for locks of others; None: the default time.
+    """
+    wait = busy_seconds() if wait_seconds is None else wait_seconds
+    options = {WRITING: True, DURABLE: durable, UNTIL: time.monotonic() + wait}
+    with _turn(engine, wait), engine.connect().execution_options(**options) as connection, connection.begin():
+        if not durable and engine.dialect.name == "postgresql":
+            connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
+        if wait_seconds is not None and engine.dialect.name == "postgresql":
+            connection.exec_driver_sql(f"SET LOCAL lock_timeout = {max(1, round(wait_seconds * 1000))}")
+        yield connection
+
+
+@contextmanager
+def _turn(engine: Engine, wait_seconds: float) -> Iterator[None]:
+    """Wait for this thread's turn to write, on SQLite, which allows one writer at a time.
+
+    A writer that finds the database locked by another process sleeps and retries, ever more rarely, and newcomers
+    overtake it. This lock avoids that between threads.
+    """
+    lock: threading.Lock | None = engine.get_execution_options().get(TURN)
+    # On a timeout, ask the database: it has little time left before it refuses.
+    held = lock is not None and lock.acquire(timeout=wait_seconds)
+    try:
+        yield
+    finally:
+        if lock is not None and held:
+            lock.release()
+
+
+# Statements that the two databases write differently ------------------------------------------------------------------
+
+
+def keep_others_out(connection: Connection, table: Table) -> None:
+    """Lock out other writers of a table until this writing transaction ends. Only for rarely written tables."""
+    if connection.dialect.name == "postgresql":  # SQLite allows only one writer anyway
+        name = connection.dialect.identifier_preparer.format_table(table)
+        connection.exec_driver_sql(f"LOCK TABLE {name} IN SHARE ROW EXCLUSIVE MODE")
+
+
+def next_id(connection: Connection, table: Table) -> int:
+    """Return the next id for a row whose key is a name. Other writers must be locked out."""
+    return int(connection.execute(select(func.coalesce(func.max(table.c.id), 0) + 1)).scalar_one())
+
+
+def upsert(database: Engine | Connection, table: Table) -> PostgresqlInsert | SqliteInsert:
+    """Return an INSERT that can say what to do if the row exists: `on_conflict_do_update`, `on_conflict_do_nothing`."""
+    if database.dialect.name == "postgresql":
+        # Imported here: it takes 0.05 s, and an installation on SQLite does not need it.
+        from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+
+        return postgresql_insert(table)
+    return sqlite_insert(table)
+
+
+def insert_rows(
+    connection: Connection, table: Table, rows: Sequence[dict[str, Any]], *returning: str
+) -> CursorResult[Any]:
+    """Insert rows, all with the same columns, in one statement. Return these columns of each row.
+
+    PostgreSQL gets all rows as one JSON document. So the statement is the same for any number of rows, and is parsed
+    once for each connection; with a parameter for each value, it takes twice the time.
+    """
+    if connection.dialect.name == "postgresql":
+        statement = _insert_json(table, tuple(rows[0]), returning)
+        return connection.execute(statement, {"rows": json.dumps(rows, default=_hex)})
+    plain = insert(table)
+    return connection.execute(plain.returning(*(table.c[name] for name in returning)) if returning else plain, rows)
+
+
+@cache
+def _insert_json(table: Table, columns: tuple[str, ...], returning: tuple[str, ...]) -> TextClause:
+    names = ", ".join(columns)
+    return text(
+        f"INSERT INTO {table.name} ({names}) SELECT {names}"  # noqa: S608  # names of our own tables
+        f" FROM json_populate_recordset(NULL::{table.name}, CAST(:rows AS json))"
+        + (f" RETURNING {', '.join(returning)}" if returning else "")
+    )
+
+
+def _hex(value: object) -> str:
+    """Return bytes as PostgreSQL reads them from a text."""
+    if not isinstance(value, bytes):
+        raise TypeError(f"{type(value).__name__} cannot be stored")
+    return f"\\x{value.hex()}"
+
+
+# The audit log: who changes what --------------------------------------------------------------------------------------
+
+# The transaction that makes a change also writes its entry, so that neither exists without the other. The actor comes
+# with the engine that the repositories use (see `Store.acting`). Without an actor, as in a worker, no entry is written.
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Who acts, and through which interface (`door`): `api`, `console` or `terminal`."""
+
+    login: str
+    door: str
+    address: str | None = None
+    request_id: str | None = None
+
+
+def acting(engine: Engine, actor: Actor) -> Engine:
+    """Return the same engine, with its connections. Changes made through it are recorded as done by the actor."""
+    return engine.execution_options(**{_ACTOR: actor})
+
+
+def audit_change(connection: Connection, action: str, *objects: str, detail: str = "") -> None:
+    """Record what the connection's transaction changes, if there is an actor. `detail` never contains a secret."""
+    actor: Actor | None = connection.get_execution_options().get(_ACTOR)
+    if actor is not None and objects:
+        _write(connection, [_row(actor, action, object, detail) for object in objects])
+
+
+def audit_changes(
+    connection: Connection, action: str, at: float, changes: Iterable[tuple[Actor | None, str, str]]
+) -> None:
+    """Record changes of several actors: who changes which object, and details. Leave out changes without an actor."""
+    rows = [_row(actor, action, object, detail) | {"at": at} for actor, object, detail in changes if actor is not None]
+    if rows:
+        insert_rows(connection, audit, rows)
+
+
+_ADD = insert(audit).values(at=db_now())
+
+
+def _write(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
+    # A single row goes out as one plain statement, without the preparations for many.
+    connection.execute(_ADD, rows if len(rows) > 1 else rows[0])
+
+
+def _row(actor: Actor, action: str, object: str, detail: str) -> dict[str, Any]:
+    return {
+        "actor": actor.login,
+        "action": action,
+        "object": object,
+        "detail": detail,
+        "door": actor.door,
+        "address": actor.address and actor.address[:_SHORT],
+        "request_id": actor.request_id and actor.request_id[:_SHORT],
+    }

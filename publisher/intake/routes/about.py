@@ -1,23 +1,52 @@
-"""Descriptions of the API, without a login: its XML Schema, its OpenAPI document, and /docs, a page that shows it."""
+"""About the service, without a login: its status, the XML Schema, the OpenAPI document, and /docs, which shows it.
+
+Clients try their API keys on the status.
+"""
 
 from __future__ import annotations
 
 import mimetypes
-from functools import cache
+from functools import cache, lru_cache
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from swagger_ui_bundle import swagger_ui_path
 
-from publisher.core.errors import NotFound
-from publisher.intake.caller import EXTENSIONS, Login, Operation, api_router, extensions_wanted
+from publisher.intake.caller import EXTENSIONS, Login, Operation, api_router, extensions_wanted, rendered
 from publisher.intake.wire import xsd
-from publisher.web.conditional import constant
-from publisher.web.negotiation import Format
-from publisher.web.request import API
+from publisher.version import UFORGE_API_VERSION
+from publisher.web import API, Format, Rendered, answer_format, constant, readers, respond, services, signer
 
 router = api_router()
 docs_router = api_router()
+
+
+@router.get("/status")
+@Operation(
+    "Check whether the service is alive",
+    answer="serviceStatus",
+    login=Login.SIGNED_OR_NONE,
+    not_found=False,
+    also_answer=("text/plain",),
+)
+async def service_status(request: Request) -> Response:
+    if request.scope["query_string"]:
+        await readers.run(signer, request)
+    accept = request.headers.get("accept", "")
+    if accept.partition(",")[0].partition(";")[0].strip().lower() == "text/plain":
+        return Response("alive\n", media_type="text/plain")
+    form = answer_format(accept or None)
+    return respond(request, _status(form, services(request).started))
+
+
+@lru_cache(8)
+def _status(form: Format, started: float) -> Rendered:
+    document = {"alive": True, "version": UFORGE_API_VERSION, "serviceLoad": 0}
+    return rendered(form, "serviceStatus", document, started)
+
+
+# Descriptions of the API ----------------------------------------------------------------------------------------------
 
 _ASSETS = ("swagger-ui-bundle.js", "swagger-ui.css", "favicon-32x32.png")
 """The files of Swagger UI that the page needs. Its package contains them."""
@@ -79,7 +108,7 @@ async def docs(request: Request) -> Response:
 @docs_router.get("/docs/{name}")
 async def asset(request: Request, name: str) -> Response:
     if name != _START_NAME and name not in _ASSETS:
-        raise NotFound("there is no such resource")
+        raise HTTPException(404)
     return constant(request, _content(name), mimetypes.guess_type(name)[0] or "application/octet-stream", _HEADERS)
 
 

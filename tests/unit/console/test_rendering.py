@@ -7,7 +7,7 @@ from itertools import chain
 import pytest
 from starlette.datastructures import ImmutableMultiDict
 
-from publisher.console.form_fields import account_elements, filled_in, installed_platforms, target_elements
+from publisher.console.rendering import account_elements, filled_in, installed_platforms, target_elements
 from publisher.platforms.platform import Kind, Platform, find_platform, installed, known_platforms
 
 

@@ -1,0 +1,80 @@
+"""Functions that ask questions, so that the questions of several requests are answered together.
+
+    def publish(...) -> Asking[Ticket]:
+        basis = yield from ask(store.new_tickets.bases, wanted)
+        ...
+
+`ask` names a function that answers any number of such questions at once, in one statement or one transaction.
+`together` runs several functions that ask. Whenever all of them have asked, each function that answers is called once.
+`alone` runs a single one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from contextvars import Context
+from copy import copy
+from functools import partial
+from typing import Any, TypeVar, cast
+
+_Item = TypeVar("_Item")
+_Answer = TypeVar("_Answer")
+_T = TypeVar("_T")
+
+AnswerAll = Callable[[Sequence[_Item]], Sequence[_Answer | BaseException]]
+"""Returns the answer to each item. An exception among the answers is raised in the function that has asked."""
+Asking = Generator[tuple[AnswerAll[Any, Any], Any], Any, _T]
+"""What a function returns that asks, and in the end returns a `_T`."""
+Outcome = tuple[Any, BaseException | None]
+"""What a function has returned, or what it has raised."""
+
+
+def ask(answer_all: AnswerAll[_Item, _Answer], item: _Item) -> Asking[_Answer]:
+    """Return the answer to a question. Raises what `answer_all` raises, or has among its answers."""
+    return cast(_Answer, (yield answer_all, item))
+
+
+def alone(asking: Asking[_T]) -> _T:
+    """Run a function that asks, and return what it returns."""
+    answered: Callable[[], Any] = partial(next, asking)
+    while True:
+        try:
+            answer_all, item = answered()
+        except StopIteration as end:
+            return cast(_T, end.value)
+        answered = _resume(asking, _answers(answer_all, [item])[0])
+
+
+def together(asking: Sequence[tuple[Asking[Any], Context]]) -> list[Outcome]:
+    """Run functions that ask, each in its context, and return their outcomes."""
+    outcomes: list[Outcome] = [(None, None)] * len(asking)
+    going_on: list[tuple[int, Callable[[], Any]]] = [(at, partial(next, each)) for at, (each, _) in enumerate(asking)]
+    while going_on:
+        asked: dict[AnswerAll[Any, Any], list[tuple[int, Any]]] = {}
+        for at, answered in going_on:
+            try:
+                answer_all, item = asking[at][1].run(answered)
+            except StopIteration as end:
+                outcomes[at] = end.value, None
+            except BaseException as error:
+                outcomes[at] = None, error
+            else:
+                asked.setdefault(answer_all, []).append((at, item))
+        going_on = [
+            (at, _resume(asking[at][0], answer))
+            for answer_all, questions in asked.items()
+            for (at, _), answer in zip(questions, _answers(answer_all, [item for _, item in questions]), strict=True)
+        ]
+    return outcomes
+
+
+def _answers(answer_all: AnswerAll[Any, Any], items: Sequence[Any]) -> Sequence[Any]:
+    try:
+        return answer_all(items)
+    except Exception as error:
+        # Copies, because each function that has asked adds its traceback.
+        return [error] if len(items) == 1 else [copy(error) for _ in items]
+
+
+def _resume(asking: Asking[Any], answer: object) -> Callable[[], Any]:
+    return partial(asking.throw if isinstance(answer, BaseException) else asking.send, answer)
