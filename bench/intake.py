@@ -46,7 +46,7 @@ from publisher.intake.wire.writing import write_document
 from publisher.store import Store
 from publisher.store.database import reading, tickets, writing
 from publisher.store.new_tickets import NewTicket
-from publisher.web.negotiation import Format
+from publisher.web.bodies import Format
 from tests.records import create_ticket
 from tests.servers.postgres import PostgresServer, postgres_server
 from tests.servers.process import Server, free_port, listens

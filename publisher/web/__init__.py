@@ -6,7 +6,21 @@ The other packages import from here; only `auth` is imported as a module, for th
 from __future__ import annotations
 
 from publisher.web.auth import Authenticator, keep_signatures_out_of_logs, new_api_key
-from publisher.web.body_limits import MAX_BODY_BYTES, MAX_DEPTH, MAX_ELEMENTS, check_size, too_deep, too_many
+from publisher.web.bodies import (
+    MAX_BODY_BYTES,
+    MAX_DEPTH,
+    MAX_ELEMENTS,
+    Format,
+    NotAcceptable,
+    UnsupportedMediaType,
+    answer_format,
+    body_format,
+    charset,
+    check_size,
+    media_type,
+    too_deep,
+    too_many,
+)
 from publisher.web.conditional import (
     Rendered,
     caller_has,
@@ -19,15 +33,6 @@ from publisher.web.conditional import (
 )
 from publisher.web.error_handlers import Problem, Renderer, describe, status_of
 from publisher.web.image_bodies import IMAGE_TYPE, bad_key, is_image, no_image, received, send_image
-from publisher.web.negotiation import (
-    Format,
-    NotAcceptable,
-    UnsupportedMediaType,
-    answer_format,
-    body_format,
-    charset,
-    media_type,
-)
 from publisher.web.rate_limits import Throttle
 from publisher.web.request import (
     API,

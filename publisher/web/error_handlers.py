@@ -25,8 +25,7 @@ from publisher.core.errors import (
     PublisherError,
     TooMany,
 )
-from publisher.web.body_limits import BodyTooLarge
-from publisher.web.negotiation import NotAcceptable, UnsupportedMediaType
+from publisher.web.bodies import BodyTooLarge, NotAcceptable, UnsupportedMediaType
 
 logger = logging.getLogger(__name__)
 

@@ -25,10 +25,9 @@ from publisher.core.errors import ImageFileError, InvalidRequest, NotAuthenticat
 from publisher.core.image import HEX_DIGITS, Checksum, Checksums, Image
 from publisher.services.image_files import IncomingImage, open_image
 from publisher.store import Store
-from publisher.web.body_limits import BodyTooLarge
+from publisher.web.bodies import BodyTooLarge, UnsupportedMediaType, media_type
 from publisher.web.conditional import caller_has
 from publisher.web.error_handlers import NoRoom, RangeNotSatisfiable, TooSlow
-from publisher.web.negotiation import UnsupportedMediaType, media_type
 from publisher.web.request import Services, declared_length, is_head, services
 from publisher.web.threads import Threads, writers
 

@@ -21,7 +21,7 @@ from publisher.outbound.policy import OutboundPolicy
 from publisher.services.wakeups import Wake, Wakeups
 from publisher.store import Actor, CallerRow, Extent, Store, User
 from publisher.web import auth
-from publisher.web.body_limits import BodyTooLarge
+from publisher.web.bodies import BodyTooLarge
 from publisher.web.rate_limits import Throttle
 from publisher.web.routing import From, Parsed, may_take_long
 from publisher.web.threads import waking

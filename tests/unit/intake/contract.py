@@ -16,7 +16,7 @@ from publisher.core.ticket import State
 from publisher.intake.wire.writing import write_document
 from publisher.store.database import images, writing
 from publisher.web.auth import signature
-from publisher.web.negotiation import Format
+from publisher.web.bodies import Format
 from tests.service import ACCOUNT, JSON, TARGET, XML, Answer, Service, add_image, json_body
 
 

@@ -22,7 +22,7 @@ from publisher.intake.documents import status_document
 from publisher.intake.long_poll import TicketStatus, Watcher
 from publisher.store import database
 from publisher.store.database import writing
-from publisher.web.negotiation import Format
+from publisher.web.bodies import Format
 from tests.installation import eventually
 from tests.service import IMAGE_SIZE, JSON, XML, Answer, Service, ticket_path
 

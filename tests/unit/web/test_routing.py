@@ -17,7 +17,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import Message
 
 from publisher.core.errors import InvalidRequest, NotAuthenticated
-from publisher.web.body_limits import BodyTooLarge
+from publisher.web.bodies import BodyTooLarge
 from publisher.web.error_handlers import InvalidQuery
 from publisher.web.request import Id
 from publisher.web.routing import From, Router

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from publisher.intake.wire.schema import ROOTS, TYPES, concrete_type, root_field
 from publisher.intake.wire.writing import write_document, write_list
 from publisher.platforms.platform import TYPE_KEY, Document, Field, Kind, Platform, known_platforms
-from publisher.web.negotiation import Format
+from publisher.web.bodies import Format
 from tests.unit.intake.wire.tree import tree_written
 
 

@@ -15,8 +15,8 @@ from publisher.intake.wire.schema import NAMESPACE, TYPES
 from publisher.intake.wire.schema import XSI as XSI_NAMESPACE
 from publisher.intake.wire.writing import write_document
 from publisher.platforms.platform import Document, known_platforms
-from publisher.web import body_limits
-from publisher.web.negotiation import Format
+from publisher.web import bodies
+from publisher.web.bodies import Format
 
 DATA = Path(__file__).parents[3] / "data"
 XSI = 'xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance"'
@@ -211,7 +211,7 @@ def test_document_at_the_limits_is_accepted() -> None:
 def test_body_may_be_as_large_as_the_limit_but_no_larger() -> None:
     body = image()
     assert parse_xml(body, limit=len(body)) == ("publishImage", {})
-    with pytest.raises(body_limits.BodyTooLarge, match=f"{len(body)} bytes; at most {len(body) - 1}"):
+    with pytest.raises(bodies.BodyTooLarge, match=f"{len(body)} bytes; at most {len(body) - 1}"):
         parse_xml(body, limit=len(body) - 1)
 
 

@@ -13,7 +13,7 @@ from publisher.intake.wire import xsd
 from publisher.intake.wire.schema import JSON_ONLY, REQUEST_ONLY, ROOTS, TYPES, root_field
 from publisher.intake.wire.writing import write_document
 from publisher.platforms.platform import Document, known_platforms
-from publisher.web.negotiation import Format
+from publisher.web.bodies import Format
 from tests.service import JSON, UFORGE, XML, XSI, XSI_TYPE, Service
 from tests.unit.intake.wire.test_round_trip import documents
 

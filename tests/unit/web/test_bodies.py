@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from publisher.web.negotiation import Format, NotAcceptable, UnsupportedMediaType, answer_format, body_format
+from publisher.web.bodies import Format, NotAcceptable, UnsupportedMediaType, answer_format, body_format
 
 
 @pytest.mark.parametrize(

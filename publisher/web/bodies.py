@@ -1,11 +1,15 @@
-"""Choose the format of an answer, and find that of a request's body: XML unless JSON is requested."""
+"""The bodies of documents: which format they have (XML unless JSON is requested), and how large they may be."""
 
 from __future__ import annotations
 
 import re
 from enum import Enum
 
-from publisher.core.errors import PublisherError
+from publisher.core.errors import InvalidRequest, PublisherError
+
+MAX_BODY_BYTES = 1 << 20
+MAX_DEPTH = 32
+MAX_ELEMENTS = 10_000
 
 
 class Format(Enum):
@@ -26,6 +30,10 @@ class NotAcceptable(PublisherError):
 
 class UnsupportedMediaType(PublisherError):
     """A request body must be application/xml, text/xml or application/json."""
+
+
+class BodyTooLarge(InvalidRequest):
+    """The request body is too large."""
 
 
 _BY_MEDIA_TYPE = {"application/xml": Format.XML, "text/xml": Format.XML, "application/json": Format.JSON}
@@ -70,6 +78,22 @@ def charset(content_type: str | None) -> str | None:
     """Return the charset parameter of a Content-Type; None if it has none."""
     found = _CHARSET.search(content_type or "")
     return (found[1] or found[2] or "").strip() or None if found else None
+
+
+def check_size(body: bytes, limit: int) -> None:
+    """Check the size of a body. Raises `BodyTooLarge` if it has more than `limit` bytes."""
+    if len(body) > limit:
+        raise BodyTooLarge(f"the request body has {len(body)} bytes; at most {limit} are accepted")
+
+
+def too_deep() -> InvalidRequest:
+    """Return the error for a body that is nested too deeply."""
+    return InvalidRequest(f"the request body is nested deeper than {MAX_DEPTH} levels")
+
+
+def too_many() -> InvalidRequest:
+    """Return the error for a body with too many elements."""
+    return InvalidRequest(f"the request body has more than {MAX_ELEMENTS} elements")
 
 
 def _range(part: str) -> tuple[str, float]:
