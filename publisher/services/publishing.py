@@ -16,7 +16,6 @@ from publisher.platforms.platform import CRED_ACCOUNT, check_address, check_requ
 from publisher.services.wakeups import Wake
 from publisher.services.webhooks import no_signing_secret
 from publisher.store import BasisWanted, IdempotencyKey, NewTicket, Store, StoredAccount, TicketWanted, no_image
-from publisher.telemetry.logs import current_request_id
 from publisher.telemetry.tracing import current_traceparent
 
 
@@ -153,7 +152,7 @@ def _commit(
         target=target,
         name=target["displayName"],
         notify_url=request.notify,
-        request_id=current_request_id(),
+        request_id=store.actor.request_id if store.actor else None,
         traceparent=current_traceparent(),
     )
     ticket = yield from ask(store.new_tickets.create_all, TicketWanted(new, key, store.actor))

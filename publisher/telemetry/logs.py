@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import TextIO
 
 import structlog
-from structlog.contextvars import bound_contextvars, get_contextvars
+from structlog.contextvars import bound_contextvars
 from structlog.typing import Processor
 
 from publisher.core.errors import ConfigurationError
@@ -99,12 +99,6 @@ def with_context(work: Callable[[], None]) -> Callable[[], None]:
 def request_id(given: str | None = None) -> str:
     """Return the id of a request: the caller's own if it is `given` and fit for a log, otherwise a new one."""
     return given if given and _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-
-
-def current_request_id() -> str | None:
-    """Return the id of the current request."""
-    found = get_contextvars().get("request_id")
-    return str(found) if found else None
 
 
 def _format(settings: Settings) -> str:
