@@ -6,6 +6,7 @@ Each kind of object has its own URIs where it is defined, such as `ticket_uri` i
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from urllib.parse import quote, unquote
 
 from publisher.core.errors import InvalidRequest
@@ -21,6 +22,7 @@ def parse_id(text: str) -> int | None:
     return number if 0 < number <= ID_MAX else None
 
 
+@lru_cache(1024)
 def user_uri(login: str) -> str:
     return f"users/{quote(login, safe='')}"
 

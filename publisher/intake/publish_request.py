@@ -25,7 +25,7 @@ def read_publish_request(
     Raises `UnsupportedMediaType`, `BodyTooLarge`, and `InvalidRequest` for an element that is missing, or contradicts
     the path or the stored account.
     """
-    reference = _Reference(caller.store.accounts, owner)
+    reference = _Reference(caller.services.store.accounts, owner)
     document = caller.read(body, reference.platform)
     given = document.get(CRED_ACCOUNT)
     if not isinstance(given, dict):

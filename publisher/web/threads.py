@@ -292,8 +292,6 @@ asking_to_read = Together("reader for several", together, at_most=_AT_MOST)
 asking_to_write = Together(
     "writer for several", together, at_most=_AT_MOST, waiting_max=_WAITING_MAX, wait_seconds=_WAIT_SECONDS
 )
-"""The threads that run functions that ask the store: of all requests that wait, as many as that together."""
-
-
+"""The threads that run functions that ask the store, for all requests that wait."""
 waking = Together("waker", together)
 """The thread that wakes workers, after the answers are sent. While it waits for the broker, nobody else does."""
