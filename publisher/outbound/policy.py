@@ -201,20 +201,28 @@ _LOOK_SECONDS = 0.5
 """Time limit for all names of a request together."""
 _LOOKUPS_MAX = 16
 """Maximum number of concurrent lookups: a resolver that does not answer must not accumulate threads."""
+_KEPT_SECONDS = 30.0
+_KEPT_MAX = 1000
 
 _lookups = threading.BoundedSemaphore(_LOOKUPS_MAX)
+_kept: dict[str, tuple[Future[Sequence[AddressInfo]], float]] = {}
+"""The results of the latest lookups by host, and until when they are used."""
 
 
-def check_named(policy: OutboundPolicy, named: Mapping[str, object]) -> None:
+def check_named(
+    policy: OutboundPolicy, named: Mapping[str, object], *, before_waiting: Callable[[], None] = lambda: None
+) -> None:
     """Check the hosts of `named`: URLs by the field that contains them. Ignores None and what is no URL.
 
-    Raises `InvalidRequest` with the name of the field. Takes no time if the policy refuses nothing, and otherwise at
-    most half a second.
+    Raises `InvalidRequest` with the name of the field. Takes no time if the policy refuses nothing or the hosts are
+    known, and otherwise at most half a second; `before_waiting` is called then.
     """
     if policy.open:
         return
     hosts = {field: host for field, url in named.items() if (host := _host(url))}
     lookups = {host: _look_up(host) for host in dict.fromkeys(hosts.values())}
+    if not all(each.done() for each in lookups.values()):
+        before_waiting()
     deadline = time.monotonic() + _LOOK_SECONDS
     for field, host in hosts.items():
         try:
@@ -234,12 +242,22 @@ def _host(url: object) -> str | None:
 
 
 def _look_up(host: str) -> Future[Sequence[AddressInfo]]:
-    """Resolve a host in a thread, or at once if it is an address in any notation. The result may never arrive."""
+    """Resolve a host in a thread, or at once if it is an address in any notation. The result may never arrive.
+
+    Results are kept for a while. This check only makes errors come early: each connection checks its address itself.
+    """
     outcome: Future[Sequence[AddressInfo]] = Future()
     try:
         outcome.set_result(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST))
     except (OSError, UnicodeError):
+        now = time.monotonic()
+        kept, until = _kept.get(host, (outcome, 0.0))
+        if now < until:
+            return kept
         if _lookups.acquire(blocking=False):
+            if len(_kept) >= _KEPT_MAX:
+                _kept.clear()
+            _kept[host] = outcome, now + _KEPT_SECONDS
             threading.Thread(target=_resolve, args=(host, outcome), name="lookup", daemon=True).start()
     return outcome
 

@@ -82,15 +82,18 @@ def publish(
     *,
     policy: OutboundPolicy,
     wake: Wake,
+    before_waiting: Callable[[], None] = lambda: None,
 ) -> Asking[Accepted]:
     """Check a request, commit its ticket and wake a worker.
+
+    `before_waiting` is called before hosts that the request names are looked up, which takes half a second at most.
 
     A request that is sent again with the same key gets the first ticket, whatever has happened to its image since.
     Raises `InvalidRequest` that names what is wrong, `NotFound` if the path names a missing image, `Conflict` if the
     image is not ready or the key belongs to another request, and `TooMany` if too many tickets are waiting.
     """
     try:
-        accepted = yield from _commit(store, sealer, request(), key, policy)
+        accepted = yield from _commit(store, sealer, request(), key, policy, before_waiting)
     except PublisherError:
         # What has a ticket is not judged again: the account that it names may have been deleted since. Or the same
         # request was sent twice at the same time, and the other one was faster.
@@ -119,7 +122,12 @@ def retry(store: Store, ticket_id: int, wake: Wake) -> Ticket:
 
 
 def _commit(
-    store: Store, sealer: Sealer, request: PublishRequest, key: IdempotencyKey | None, policy: OutboundPolicy
+    store: Store,
+    sealer: Sealer,
+    request: PublishRequest,
+    key: IdempotencyKey | None,
+    policy: OutboundPolicy,
+    before_waiting: Callable[[], None],
 ) -> Asking[Accepted]:
     wanted = BasisWanted(request.owner, request.appliance_id, request.image_id, key)
     basis = yield from ask(store.new_tickets.bases, wanted)
@@ -138,7 +146,8 @@ def _commit(
         check_address("notify", request.notify)
         if not basis.signs:
             raise no_signing_secret(request.owner, "notify")
-    check_named(policy, platform.account_addresses(request.account) | {"notify": request.notify})
+    addresses = platform.account_addresses(request.account) | {"notify": request.notify}
+    check_named(policy, addresses, before_waiting=before_waiting)
     new = NewTicket(
         owner=request.owner,
         appliance_id=request.appliance_id,

@@ -32,6 +32,8 @@ HEAD_ONLY = "publisher.head"
 PASSWORD_KNOWN = "publisher.password_known"  # noqa: S105
 """A key in the scope of a request whose password was verified a short time ago, with the `KnownPassword`."""
 
+_COUNTED = "publisher.counted"
+"""A key in the scope of a request that is counted for its user. What takes long is called twice."""
 _LENGTH_DIGITS = 19
 _LENGTH_MAX = (1 << 63) - 1
 """A Content-Length in 64 bits."""
@@ -88,7 +90,9 @@ def signed_in_beside(
         ticket_id=ticket_id or 0,
         takes_long=takes_long or partial(may_take_long, request),
     )
-    made.throttle.users.count(found.user.login)
+    if _COUNTED not in request.scope:
+        request.scope[_COUNTED] = True
+        made.throttle.users.count(found.user.login)
     return found
 
 

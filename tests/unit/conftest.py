@@ -10,11 +10,18 @@ from typing import Any
 
 import pytest
 
+from publisher.outbound import policy
 from publisher.store import Store
 from publisher.store.engine import open_engine
 from tests.command import Cli
 from tests.conftest import quick_hashing
 from tests.service import PASSWORDS, SECRET, Service, basic, fill, serving
+
+
+@pytest.fixture(autouse=True)
+def no_kept_lookups() -> None:
+    """Let no test find the hosts that another one has looked up."""
+    policy._kept.clear()
 
 
 @pytest.fixture(scope="session")

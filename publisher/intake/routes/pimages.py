@@ -268,8 +268,6 @@ def _publish(
 
     services = caller.services
     key = caller.idempotency_key(body)
-    if not services.policy.open:
-        may_take_long(caller.request)  # it may look up the hosts that the request names
     accepted = yield from publishing.publish(
         caller.store,
         services.sealer,
@@ -277,6 +275,7 @@ def _publish(
         key,
         policy=services.policy,
         wake=wake_later(after, caller.services.wakeups.ticket),
+        before_waiting=partial(may_take_long, caller.request),
     )
     return _created(caller, accepted.ticket, accepted.image)
 

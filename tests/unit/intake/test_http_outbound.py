@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from publisher.outbound import policy
+from publisher.web.threads import Threads
 from tests.patience import PATIENCE
 from tests.servers.certificates import Authority, authority
 from tests.servers.listening import Listening, listening
@@ -128,6 +129,34 @@ def test_silent_resolver_delays_a_request_only_briefly(guarded: Service, monkeyp
         assert publish(guarded, account__keystoneUrl=f"https://{number}.example.com").status == 201
     assert sum(thread.name == "lookup" for thread in threading.enumerate()) <= policy._LOOKUPS_MAX
     released.set()
+
+
+def test_a_host_is_looked_up_once_and_its_requests_wait_for_nobody(
+    start: Callable[..., Service], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first request waits in a thread of its own, and counts once for its user although it begins twice."""
+    looked_up: list[str] = []
+    waited: list[str] = []
+    resolve, run = socket.getaddrinfo, Threads.run
+
+    def note(host: str, *arguments: Any, **options: Any) -> Any:
+        if options.get("flags"):
+            return resolve(host, *arguments, **options)
+        looked_up.append(host)
+        return resolve("127.0.0.1", *arguments, **options)
+
+    def note_run(threads: Threads, *arguments: Any) -> Any:
+        waited.append(threads._name)
+        return run(threads, *arguments)
+
+    service = start(outbound_deny="203.0.113.0/24", user_requests_per_second=1.0)
+    assert publish(service, account__keystoneUrl="https://127.0.0.1").status == 201  # hashes the password, too
+    monkeypatch.setattr(socket, "getaddrinfo", note)
+    monkeypatch.setattr(Threads, "run", note_run)
+    for _ in range(9):
+        assert publish(service, account__keystoneUrl="https://cloud.example.com").status == 201
+    assert looked_up == ["cloud.example.com"]
+    assert waited in (["writer"], [])
 
 
 # Bundles --------------------------------------------------------------------------------------------------------------

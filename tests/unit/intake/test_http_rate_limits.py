@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 
 from publisher.core.settings import Settings
-from tests.service import JSON, XML, Answer, Service, ticket_path
+from tests.service import JSON, PASSWORDS, XML, Answer, Service, ticket_path
 from tests.unit.intake.contract import make_key
 from tests.unit.intake.test_http_apikeys import ask
 
@@ -71,6 +71,17 @@ def test_signed_request_passes_while_the_users_sign_ins_are_limited(limiting: Se
         refusal = limiting.get(PATH, login="alice", password="wrong")
     refused(refusal)
     assert ask(limiting, f"{PATH}?apiKey={key.public}", key) == 200
+
+
+def test_a_password_is_hashed_again_after_it_was_set(fresh: Service) -> None:
+    """The remembered hash does not match then, which is found among the questions of several requests."""
+    path = f"{ticket_path(fresh.publish())}/status"
+    assert fresh.get(path, login="alice").status == 200
+    fresh.store.users.set_password("alice", PASSWORDS["alice"])
+    assert fresh.get(path, login="alice").status == 200
+    fresh.store.users.set_password("alice", "another password")
+    assert fresh.get(path, login="alice").status == 401
+    assert fresh.get(path, login="alice", password="another password").status == 200
 
 
 def test_requests_of_a_user_are_limited(start: Callable[..., Service]) -> None:
