@@ -60,11 +60,13 @@ FAST = Part(
 # Most tests with servers mostly wait. Several at a time, mixed with the others, keep a core busy.
 # `tests/distribution.py` decides which test runs where.
 TESTS = Part("tests", pytest("-q", "-n", str(3 * CORES), "--dist", "loadfile", "--no-loadscope-reorder"))
-CHAOS = Part("chaos", python("tests.chaos"))
+ON_DISK = {"TMPDIR": tempfile.gettempdir()}
+"""For what leaves evidence, or needs large files."""
+CHAOS = Part("chaos", python("tests.chaos"), ON_DISK)
 PROMISES = Part(
     "promises",
     pytest("-s", "tests/integration/test_promises.py", "tests/unit/intake/test_http_mutated.py"),
-    {"FULL": "1"},
+    {"FULL": "1", **ON_DISK},
 )
 TARGETS = {
     "test": [SERVERS, CLOUD, TESTS],
