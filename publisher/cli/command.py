@@ -99,7 +99,7 @@ class Installation:
 
     @cached_property
     def vault(self) -> Vault:
-        """Raises `ConfigurationError` if the key file cannot be used."""
+        """What encrypts secrets. Raises `ConfigurationError` if the key file cannot be used."""
         return open_vault(self.settings)
 
     @cached_property
