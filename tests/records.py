@@ -79,8 +79,8 @@ def create_ticket(store: Store, new: NewTicket, key: IdempotencyKey | None = Non
 
 def password_hash(store: Store, login: str) -> str | None:
     """Return the stored hash of a user's password."""
-    found = store.users.signing_in(login)
-    return found[1] if found else None
+    found = store.users.caller(login)
+    return found.password_hash if found else None
 
 
 def remove_image(store: Store, id: int) -> None:

@@ -91,7 +91,7 @@ def open_store(settings: Settings, *, check: bool = True) -> Iterator[Store]:
 
 
 class Installation:
-    """What a command works on: the settings, the open store, and what is made of the settings when it is needed."""
+    """The installation that a command works on: its settings, its open store, and what they lead to."""
 
     def __init__(self, settings: Settings, store: Store) -> None:
         self.settings = settings
@@ -99,7 +99,7 @@ class Installation:
 
     @cached_property
     def vault(self) -> Vault:
-        """What encrypts secrets. Raises `ConfigurationError` if the key file cannot be used."""
+        """The vault, which encrypts secrets. Raises `ConfigurationError` if the key file cannot be used."""
         return open_vault(self.settings)
 
     @cached_property

@@ -24,9 +24,9 @@ _T = TypeVar("_T")
 AnswerAll = Callable[[Sequence[_Item]], Sequence[_Answer | BaseException]]
 """Returns the answer to each item. An exception among the answers is raised in the function that has asked."""
 Asking = Generator[tuple[AnswerAll[Any, Any], Any], Any, _T]
-"""What a function returns that asks, and in the end returns a `_T`."""
+"""The return type of a function that asks, and in the end returns a `_T`."""
 Outcome = tuple[Any, BaseException | None]
-"""What a function has returned, or what it has raised."""
+"""The result of a function, or the exception that it raised."""
 
 
 def ask(answer_all: AnswerAll[_Item, _Answer], item: _Item) -> Asking[_Answer]:

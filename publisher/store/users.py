@@ -278,18 +278,16 @@ class Users:
             known = roles_named(connection, (name for row in rows for name in row.roles))
         return [_user(row, known) for row in rows]
 
-    def signing_in(self, login: str) -> tuple[User, str] | None:
-        """Return a user and its password hash, read together."""
-        found = self.caller(login)
-        return (found.user, found.password_hash) if found else None
-
     def caller(self, login: str, beside: Extent | None = None, ticket_id: int = 0) -> CallerRow | None:
         """Return a user and, if `beside` says so, a ticket. One statement reads both."""
         return self._caller(Sought(login, beside=beside, ticket_id=ticket_id))
 
     def callers(self, group: Sequence[Sought]) -> Sequence[CallerRow | None]:
-        """Return each user or key owner that is sought, with the wanted ticket. One statement reads one of them with
-        its ticket. For several, one reads the users, and one the tickets."""
+        """Return the users or key owners that are sought, each with the wanted ticket; None for those that are missing.
+
+        A single one is read in one statement with its ticket. For several, one statement reads all users, one all
+        owners of keys, and one all tickets of the same extent.
+        """
         if len(group) == 1:
             return [self._caller(group[0])]
         rows: dict[tuple[str, bool], CallerRow] = {}

@@ -153,9 +153,9 @@ def target(filled_template: Path, tmp_path: Path) -> Iterator[Target]:
     shutil.copyfile(filled_template, tmp_path / "publisher.db")
     with serving(tmp_path) as service:
         objects = [Belongings.make(service, owner) for owner in ("root", "alice", "root")]
-        found = service.store.users.signing_in("root")
+        found = service.store.users.caller("root")
         assert found is not None
-        value, session = service.store.sessions.begin("root", found[1], seconds=86400, idle_seconds=86400)
+        value, session = service.store.sessions.begin("root", found.password_hash, seconds=86400, idle_seconds=86400)
     signed_in = Session(f"publisher_session={value}", session.csrf)
     unlimited = {"sign_in_failures_max": 0, "address_sign_in_failures_max": 0, "user_queue_max": 0, "queue_max": 0}
     limits = {
