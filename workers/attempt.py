@@ -39,7 +39,7 @@ from workers import metrics
 from workers.backoff import retry_delay
 from workers.bounded import BoundedCloud
 from workers.clouds import plugin
-from workers.clouds.base import CloudImage, TicketRef, Timeouts
+from workers.clouds.base import CloudImage, Tags, TicketRef, Timeouts
 from workers.lease import TicketLease
 from workers.transfer import Transfer
 
@@ -376,7 +376,7 @@ class Attempt:
         cloud = self._connect(check)
         self._lease.check_held()
         self._journal.condemn(cloud_id)
-        cloud.delete(cloud_id, check)
+        cloud.delete(cloud_id, self._tags, check)
         self._journal.gone(cloud_id)
 
     def _leftover(self, blocked: Exception) -> str:
@@ -414,11 +414,14 @@ class Attempt:
             )
         return self._cloud
 
+    @property
+    def _tags(self) -> Tags:
+        return Tags(self._ticket.uid, self._store.deployment)
+
     def _ref(self) -> TicketRef:
         ticket = self._ticket
         return TicketRef(
-            uid=ticket.uid,
-            deployment=self._store.deployment,
+            tags=self._tags,
             ticket_uri=ticket_uri(ticket.owner, ticket.appliance_id, ticket.image_id, ticket.id),
             image_uri=image_uri(ticket.owner, ticket.appliance_id, ticket.image_id),
             appliance_uri=appliance_uri(ticket.owner, ticket.appliance_id),

@@ -17,7 +17,7 @@ from publisher.core.image import Image
 from publisher.core.ticket import Account, Target
 from publisher.outbound.policy import OutboundPolicy
 from workers.abandonable import aside
-from workers.clouds.base import CloudImage, CloudPublisher, Tagged, TicketRef, Timeouts
+from workers.clouds.base import CloudImage, CloudPublisher, Tagged, Tags, TicketRef, Timeouts
 from workers.transfer import Transfer
 
 logger = logging.getLogger(__name__)
@@ -128,10 +128,10 @@ class BoundedCloud:
     def finish(self, uploaded: CloudImage, image: Image) -> CloudImage:
         return self._call("finish", lambda: self._cloud.finish(uploaded, image), verifies=True)
 
-    def delete(self, cloud_id: str, check: Callable[[], None] | None = None) -> None:
+    def delete(self, cloud_id: str, tags: Tags, check: Callable[[], None] | None = None) -> None:
         """Delete an object. `check` replaces the one that `connect` got, for a clean-up that continues after a stop."""
         with self._pulse.checking(check):
-            self._call("delete", lambda: self._cloud.delete(cloud_id))
+            self._call("delete", lambda: self._cloud.delete(cloud_id, tags))
 
     def tagged(self, deployment: str) -> Sequence[Tagged]:
         return self._call("tagged", lambda: self._cloud.tagged(deployment))

@@ -29,7 +29,7 @@ from publisher.store import Scope, Standing, Store
 from workers import metrics
 from workers.bounded import BoundedCloud
 from workers.clouds import plugin
-from workers.clouds.base import Tagged, Timeouts
+from workers.clouds.base import Tagged, Tags, Timeouts
 from workers.leader_loop import LeaderLoop
 
 logger = logging.getLogger(__name__)
@@ -172,7 +172,7 @@ class Sweeper:
             with self._store.sweeping.removing(tagged.ticket_uid, tagged.cloud_id, grace, held_seconds) as free:
                 if not free:
                     return
-                cloud.delete(tagged.cloud_id)
+                cloud.delete(tagged.cloud_id, Tags(tagged.ticket_uid, self._store.deployment))
         except PublisherError as error:
             yield _finding(Outcome.FAILED, scope, tagged, error=str(error))
         else:

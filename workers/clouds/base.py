@@ -114,6 +114,14 @@ class CloudImage:
 
 
 @dataclass(frozen=True, slots=True)
+class Tags:
+    """What each object that we create in a cloud carries: for which ticket, and by which installation."""
+
+    ticket_uid: str
+    deployment: str
+
+
+@dataclass(frozen=True, slots=True)
 class Tagged:
     """An object in the cloud whose tags say that an installation created it for a ticket."""
 
@@ -147,10 +155,9 @@ class Journal(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TicketRef:
-    """What a plugin knows of the ticket it works for. Each cloud object carries `uid` and `deployment` as tags."""
+    """What a plugin knows of the ticket it works for."""
 
-    uid: str
-    deployment: str
+    tags: Tags
     ticket_uri: str
     image_uri: str
     appliance_uri: str
@@ -214,11 +221,12 @@ class CloudPublisher(ABC):
         """Do what remains after the upload: sharing, tags. Must be repeatable."""
 
     @abstractmethod
-    def delete(self, cloud_id: str) -> None:
+    def delete(self, cloud_id: str, tags: Tags) -> None:
         """Delete an object, and return once the cloud confirms that it is gone.
 
         An object that does not exist is not an error. If the id was chosen by the plugin, it must also become
-        impossible to create the object later: a request to create it may still be on its way.
+        impossible to create the object later: a request to create it may still be on its way. Whatever is created for
+        that carries the `tags`, because its own deletion may fail.
         """
 
     @abstractmethod

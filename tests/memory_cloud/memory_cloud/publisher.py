@@ -18,7 +18,7 @@ from publisher.core.errors import PermanentCloudError, Reason, TransientCloudErr
 from publisher.core.image import Image
 from publisher.core.ticket import Account, Target
 from publisher.outbound.policy import OutboundPolicy
-from workers.clouds.base import CloudImage, CloudPublisher, Tagged, TicketRef, Timeouts
+from workers.clouds.base import CloudImage, CloudPublisher, Tagged, Tags, TicketRef, Timeouts
 from workers.transfer import Transfer
 
 
@@ -74,7 +74,7 @@ class MemoryPublisher(CloudPublisher):
     def find(self, ticket: TicketRef) -> CloudImage | None:
         with CLOUD.lock:
             for cloud_id, stored in CLOUD.images.items():
-                if stored.ticket_uid == ticket.uid:
+                if stored.ticket_uid == ticket.tags.ticket_uid:
                     return _cloud_image(cloud_id, stored)
         return None
 
@@ -84,15 +84,17 @@ class MemoryPublisher(CloudPublisher):
         if not found:
             ticket.journal.plan(cloud_id)
             with CLOUD.lock:
-                CLOUD.images[cloud_id] = StoredImage(ticket.uid, self._name, deployment=ticket.deployment)
+                CLOUD.images[cloud_id] = StoredImage(
+                    ticket.tags.ticket_uid, self._name, deployment=ticket.tags.deployment
+                )
             ticket.journal.present(cloud_id)
         received = hashlib.sha256()
         size = 0
         for chunk in transfer.chunks():
             received.update(chunk)
             size += len(chunk)
-            if self._login == "flaky" and ticket.uid not in CLOUD.broken_off and size * 2 >= transfer.size:
-                CLOUD.broken_off.add(ticket.uid)
+            if self._login == "flaky" and ticket.tags.ticket_uid not in CLOUD.broken_off and size * 2 >= transfer.size:
+                CLOUD.broken_off.add(ticket.tags.ticket_uid)
                 raise TransientCloudError("the memory cloud broke the upload off", reason=Reason.CONNECTION)
         with CLOUD.lock:
             stored = CLOUD.images[cloud_id]
@@ -102,7 +104,7 @@ class MemoryPublisher(CloudPublisher):
     def finish(self, uploaded: CloudImage, image: Image) -> CloudImage:
         return uploaded
 
-    def delete(self, cloud_id: str) -> None:
+    def delete(self, cloud_id: str, tags: Tags) -> None:
         with CLOUD.lock:
             CLOUD.images.pop(cloud_id, None)
 

@@ -21,6 +21,7 @@ from publisher.store.database import db_now, reading, sightings, sweep_refusals,
 from tests.patience import PATIENCE
 from tests.records import APPLIANCE, OWNER, add_owner, add_ticket, current, put_back
 from tests.unit.workers.leftovers import HOUR, put, ticket_that_left
+from workers.clouds.base import Tags
 from workers.sweeper import ROLE, Outcome, Sweeper, SweepFinding, words
 
 
@@ -193,10 +194,10 @@ def test_ticket_cannot_be_claimed_while_its_orphan_is_deleted(
     claims: list[object] = []
     delete = MemoryPublisher.delete
 
-    def retried_while_it_is_deleted(self: MemoryPublisher, cloud_id: str) -> None:
+    def retried_while_it_is_deleted(self: MemoryPublisher, cloud_id: str, tags: Tags) -> None:
         store.tickets.retry(ticket.id)
         claims.append(store.leases.claim(ticket.id, "b", 60))
-        delete(self, cloud_id)
+        delete(self, cloud_id, tags)
 
     monkeypatch.setattr(MemoryPublisher, "delete", retried_while_it_is_deleted)
     assert [each.outcome for each in twice(store, sweeper)] == [Outcome.REMOVED]
@@ -261,7 +262,7 @@ def test_failed_deletion_is_reported_and_tried_again(
     ticket = ticket_that_left(store, vault, "left")
     with monkeypatch.context() as patch:
 
-        def away(self: MemoryPublisher, cloud_id: str) -> None:
+        def away(self: MemoryPublisher, cloud_id: str, tags: Tags) -> None:
             raise TransientCloudError("the cloud is away")
 
         patch.setattr(MemoryPublisher, "delete", away)

@@ -21,7 +21,7 @@ from publisher.core.image import DISK_FORMATS, Image
 from publisher.core.ticket import Account, Target
 from publisher.outbound.policy import OutboundPolicy
 from publisher.platforms.platform import NAME_LENGTH_MAX
-from workers.clouds.base import CloudImage, CloudPublisher, KeptSignIns, Tagged, TicketRef, Timeouts
+from workers.clouds.base import CloudImage, CloudPublisher, KeptSignIns, Tagged, Tags, TicketRef, Timeouts
 from workers.clouds.openstack.errors import answered, translated, words_of
 from workers.clouds.openstack.images import GlanceImages
 from workers.clouds.openstack.session import ImageService, KeptSession, Reach, SignIn, image_service, sign_in
@@ -157,10 +157,11 @@ class OpenStackPublisher(CloudPublisher):
         """Do nothing: visibility and properties were set when the record was created."""
         return uploaded
 
-    def delete(self, cloud_id: str) -> None:
+    def delete(self, cloud_id: str, tags: Tags) -> None:
         if not self._images.delete(cloud_id):
             # The request that creates it may still be on its way. Glance accepts no id twice, even after a deletion.
-            self._images.create({"id": cloud_id, "name": "Deleted before it was made"}, may_be=(403, 409, 413))
+            placeholder = {"id": cloud_id, "name": "Deleted before it was made", **_tags(cloud_id, tags)}
+            self._images.create(placeholder, may_be=(403, 409, 413))
             if not self._images.delete(cloud_id):
                 return
         record = self._images.get(cloud_id)
@@ -228,9 +229,7 @@ class OpenStackPublisher(CloudPublisher):
             "container_format": "bare",
             "visibility": "public" if self._public else "private",
             "min_disk": min_disk,
-            _TICKET: ticket.uid,
-            _DEPLOYMENT: ticket.deployment,
-            _ITSELF: cloud_id,
+            **_tags(cloud_id, ticket.tags),
             "publisher_ticket_uri": ticket.ticket_uri,
             "publisher_image_uri": ticket.image_uri,
             "publisher_appliance_uri": ticket.appliance_uri,
@@ -238,12 +237,12 @@ class OpenStackPublisher(CloudPublisher):
         }
 
     def _tagged(self, ticket: TicketRef) -> list[str]:
-        found = self._images.list({_TICKET: ticket.uid, _DEPLOYMENT: ticket.deployment})
+        found = self._images.list({_TICKET: ticket.tags.ticket_uid, _DEPLOYMENT: ticket.tags.deployment})
         return [str(record["id"]) for record in found if not _is_copy(record)]
 
     def _delete_noted(self, ticket: TicketRef, cloud_id: str) -> None:
         ticket.journal.condemn(cloud_id)
-        self.delete(cloud_id)
+        self.delete(cloud_id, ticket.tags)
         ticket.journal.gone(cloud_id)
 
     def _cloud_image(self, record: dict[str, Any]) -> CloudImage:
@@ -293,6 +292,10 @@ class OpenStackPublisher(CloudPublisher):
 
     def _name(self, image: Image) -> str:
         return str(self._target.fields.get("displayName") or image.name)
+
+
+def _tags(cloud_id: str, tags: Tags) -> dict[str, str]:
+    return {_TICKET: tags.ticket_uid, _DEPLOYMENT: tags.deployment, _ITSELF: cloud_id}
 
 
 def _is_copy(record: Mapping[str, Any]) -> bool:

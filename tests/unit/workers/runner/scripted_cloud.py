@@ -15,7 +15,7 @@ from publisher.core.ticket import Account, State, Target, Ticket
 from publisher.outbound.policy import OutboundPolicy
 from publisher.store import Store
 from tests.records import current, put_back
-from workers.clouds.base import CloudImage, CloudPublisher, Tagged, TicketRef, Timeouts
+from workers.clouds.base import CloudImage, CloudPublisher, Tagged, Tags, TicketRef, Timeouts
 from workers.transfer import Transfer
 
 CONTENT = os.urandom((2 << 20) + 77)
@@ -113,7 +113,7 @@ def scripted(script: Script) -> type[CloudPublisher]:
             script.step("finish")
             return dataclasses.replace(uploaded, location="RegionOne")
 
-        def delete(self, cloud_id: str) -> None:
+        def delete(self, cloud_id: str, tags: Tags) -> None:
             script.step("delete")
             script.images.pop(cloud_id, None)
 

@@ -27,7 +27,7 @@ from tests.records import add_image, add_ticket, current
 from tests.servers.answering import serving
 from tests.servers.uploads import Upload, upload_server
 from tests.stack import until
-from workers.clouds.base import Timeouts
+from workers.clouds.base import Tags, Timeouts
 from workers.clouds.openstack import images
 from workers.clouds.openstack.publisher import OpenStackPublisher
 from workers.http_clients import ANSWER_BYTES_MAX
@@ -121,7 +121,7 @@ def test_glance_schema_is_never_requested() -> None:
     with serving(glance.answer) as url, cloud_at(url) as cloud:
         assert [each.cloud_id for each in cloud.tagged("deployment")] == [record["id"]]
         with pytest.raises(TransientCloudError, match="still queued after its deletion"):
-            cloud.delete(record["id"])
+            cloud.delete(record["id"], Tags("ticket", "deployment"))
     assert len(glance.paths) == 3
     assert [each for each in glance.paths if "schemas" in each] == []
 
