@@ -501,7 +501,9 @@ def _turn(engine: Engine, wait_seconds: float) -> Iterator[None]:
             lock.release()
 
 
-def run_on_driver(connection: Connection, sql: str, parameters: Any = ()) -> list[tuple[Any, ...]]:
+def run_on_driver(
+    connection: Connection, sql: str, parameters: Any = (), *, returns_rows: bool = False
+) -> list[tuple[Any, ...]]:
     """Execute SQL on the driver, and return its rows. Raises SQLAlchemy's errors, without the parameters.
 
     SQLAlchemy takes several times as long for a short statement as SQLite does. Its events do not see this one.
@@ -510,7 +512,7 @@ def run_on_driver(connection: Connection, sql: str, parameters: Any = ()) -> lis
     cursor = driver.cursor()
     try:
         cursor.execute(sql, parameters)
-        return cursor.fetchall() if cursor.description else []
+        return cursor.fetchall() if returns_rows else []
     except connection.dialect.loaded_dbapi.Error as error:
         dialect = connection.dialect
         is_lost = dialect.is_disconnect(error, driver.dbapi_connection, cursor)

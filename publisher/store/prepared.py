@@ -57,7 +57,7 @@ class Prepared:
         if dialect.name not in self._compiled:
             self._compiled[dialect.name] = self._compile(dialect)
         text, parameters_of = self._compiled[dialect.name]
-        return run_on_driver(connection, text, parameters_of(given))
+        return run_on_driver(connection, text, parameters_of(given), returns_rows=True)
 
     def _compile(self, dialect: Dialect) -> tuple[str, Callable[[dict[str, Any]], Any]]:
         """Return the text of the statement, and a function that makes the driver's parameters from those given."""
@@ -96,7 +96,7 @@ def insert_rows(
     else:
         converted = _converted(table, columns, connection.dialect)
         values = [convert(row[name]) if convert else row[name] for row in rows for name, convert in converted]
-    return run_on_driver(connection, text, tuple(values))
+    return run_on_driver(connection, text, tuple(values), returns_rows=bool(returning))
 
 
 @lru_cache(1000)
