@@ -248,14 +248,14 @@ def _basis(connection: Connection, wanted: BasisWanted) -> Basis:
     if not rows:
         return Basis(image=None, key_known=False, signs=False)
     *image, ticket_id, signs = rows[0]
-    return Basis(image_of_values(image) if image[0] is not None else None, ticket_id is not None, bool(signs))
+    return Basis(image_of_values(image) if image[0] is not None else None, ticket_id is not None, signs)
 
 
 def _bases(connection: Connection, group: Sequence[BasisWanted]) -> Sequence[Basis]:
     found: dict[tuple[str, int, int], tuple[Image, bool]] = {}
     for *values, signs in _IMAGES.rows(connection, images=sorted({each.image_id for each in group})):
         image = image_of_values(values)
-        found[image.owner, image.appliance_id, image.id] = image, bool(signs)
+        found[image.owner, image.appliance_id, image.id] = image, signs
     used: set[tuple[str, str]] = set()
     if keys := [each.key for each in group if each.key]:
         used = set(_known_keys(connection, keys))

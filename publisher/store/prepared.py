@@ -11,10 +11,11 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import ARRAY, JSON, Column, Connection, Dialect, Executable, Table, bindparam
+from sqlalchemy import ARRAY, JSON, Boolean, Column, Connection, Dialect, Select, Table, bindparam
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.types import TypeEngine
 
 from publisher.store.database import run_on_driver
 
@@ -44,35 +45,51 @@ def _sqlite_is_one_of(element: is_one_of, compiler: SQLCompiler, **options: Any)
 
 
 class Prepared:
-    """A statement whose text does not depend on its parameters. It must not read JSON or booleans, which SQLite does
-    not have: the rows are as the driver returns them."""
+    """A query whose text does not depend on its parameters."""
 
-    def __init__(self, statement: Executable) -> None:
-        self._statement = statement
-        self._compiled: dict[str, tuple[str, Callable[[dict[str, Any]], Any]]] = {}
+    def __init__(self, query: Select[Any]) -> None:
+        self._query = query
+        self._compiled: dict[str, _Compiled] = {}
 
     def rows(self, connection: Connection, **given: Any) -> _Rows:
-        """Execute the statement with these parameters, and return the rows."""
+        """Execute the query with these parameters, and return the rows."""
         dialect = connection.dialect
-        if dialect.name not in self._compiled:
-            self._compiled[dialect.name] = self._compile(dialect)
-        text, parameters_of = self._compiled[dialect.name]
-        return run_on_driver(connection, text, parameters_of(given), returns_rows=True)
+        compiled = self._compiled.get(dialect.name)
+        if compiled is None:
+            compiled = self._compiled[dialect.name] = _Compiled(self._query, dialect)
+        rows = run_on_driver(connection, compiled.text, compiled.parameters(given), returns_rows=True)
+        return [compiled.read(row) for row in rows] if compiled.is_converted else rows
 
-    def _compile(self, dialect: Dialect) -> tuple[str, Callable[[dict[str, Any]], Any]]:
-        """Return the text of the statement, and a function that makes the driver's parameters from those given."""
-        compiled: Any = self._statement.compile(dialect=dialect)  # type: ignore[attr-defined]
-        constants = dict(compiled.params)
-        processors = {name: _processor(bound, dialect) for name, bound in compiled.binds.items() if name in constants}
-        converted = {name: processor for name, processor in processors.items() if processor}
 
-        def parameters_of(given: dict[str, Any]) -> Any:
-            values = constants | given
-            for name, processor in converted.items():
-                values[name] = processor(values[name])
-            return tuple(values[name] for name in compiled.positiontup) if dialect.positional else values
+class _Compiled:
+    """A query as one kind of database gets it."""
 
-        return str(compiled), parameters_of
+    def __init__(self, query: Select[Any], dialect: Dialect) -> None:
+        compiled: Any = query.compile(dialect=dialect)
+        self.text = str(compiled)
+        self._order: list[str] | None = compiled.positiontup if dialect.positional else None
+        self._constants = dict(compiled.params)
+        to_driver = {name: _writer(bound, dialect) for name, bound in compiled.binds.items()}
+        self._to_driver = {name: to for name, to in to_driver.items() if to and name in self._constants}
+        # Values of the other types are read as the driver returns them.
+        read = [(at, each.type) for at, each in enumerate(query.selected_columns)]
+        found = [(at, _reader(type, dialect)) for at, type in read if isinstance(type, JSON | Boolean)]
+        self._from_driver = [(at, convert) for at, convert in found if convert]
+        self.is_converted = bool(self._from_driver)
+
+    def parameters(self, given: dict[str, Any]) -> tuple[Any, ...] | dict[str, Any]:
+        """Return the parameters as the driver takes them."""
+        values = self._constants | given
+        for name, convert in self._to_driver.items():
+            values[name] = convert(values[name])
+        return values if self._order is None else tuple(values[name] for name in self._order)
+
+    def read(self, row: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return a row with the values of its columns' types."""
+        values = list(row)
+        for at, convert in self._from_driver:
+            values[at] = convert(values[at])
+        return tuple(values)
 
 
 def insert_rows(
@@ -123,13 +140,16 @@ def _converted(
     """Return the columns, each with the function that makes SQLite's value; None: SQLite takes it as it is."""
     found = _CONVERTED.get((table, columns))
     if found is None:
-        found = _CONVERTED[table, columns] = [(name, _processor(table.c[name], dialect)) for name in columns]
+        found = _CONVERTED[table, columns] = [(name, _writer(table.c[name], dialect)) for name in columns]
     return found
 
 
-def _processor(typed: Any, dialect: Dialect) -> Callable[[Any], Any] | None:
-    processor: Callable[[Any], Any] | None = typed.type.dialect_impl(dialect).bind_processor(dialect)
-    return processor
+def _writer(typed: Any, dialect: Dialect) -> Callable[[Any], Any] | None:
+    return typed.type.dialect_impl(dialect).bind_processor(dialect)  # type: ignore[no-any-return]
+
+
+def _reader(type: TypeEngine[Any], dialect: Dialect) -> Callable[[Any], Any] | None:
+    return type.dialect_impl(dialect).result_processor(dialect, None)
 
 
 def _hex(value: object) -> str:
