@@ -31,7 +31,7 @@ from publisher.store.database import (
 )
 from publisher.store.images import IMAGE_COLUMNS, hold_ready_images, image_of_values
 from publisher.store.limits import QueueCapacity
-from publisher.store.prepared import Prepared, insert_rows, is_one_of
+from publisher.store.prepared import Prepared, insert_into_several, insert_rows, is_one_of
 from publisher.store.ticket_rows import TICKET_COLUMNS, ticket_of
 
 _HARDLY_WAITED_SECONDS = 1.0
@@ -226,9 +226,9 @@ class NewTickets:
         if late := keys.keys() - claim_keys(connection, keys, now):
             connection.execute(delete(tickets).where(tickets.c.id.in_(late)))
             created = {each: ticket for each, ticket in created.items() if ticket.id not in late}
-        insert_rows(connection, history, [_first_entry(ticket) for ticket in created.values()])
-        changes = [_change(each, ticket) for each, ticket in created.items()]
-        insert_rows(connection, audit, audit_rows("ticket.create", now, changes))
+        first_entries = [_first_entry(ticket) for ticket in created.values()]
+        changes = audit_rows("ticket.create", now, [_change(each, ticket) for each, ticket in created.items()])
+        insert_into_several(connection, {history: first_entries, audit: changes})
         return created
 
 

@@ -7,7 +7,7 @@ statement once for each database, from the same tables as all others, and then o
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -114,6 +114,18 @@ def insert_rows(
         converted = _converted(table, columns, connection.dialect)
         values = [convert(row[name]) if convert else row[name] for row in rows for name, convert in converted]
     return run_on_driver(connection, text, tuple(values), returns_rows=bool(returning))
+
+
+def insert_into_several(connection: Connection, rows: Mapping[Table, Sequence[dict[str, Any]]]) -> None:
+    """Insert rows into several tables: in one statement on PostgreSQL, where each statement is a round trip."""
+    if connection.dialect.name != "postgresql":
+        for table, of_table in rows.items():
+            insert_rows(connection, table, of_table)
+    elif given := {table: of_table for table, of_table in rows.items() if of_table}:
+        *others, last = [_insert(table, tuple(of_table[0]), (), False, None) for table, of_table in given.items()]
+        before = ", ".join(f"other_{at} AS ({text})" for at, text in enumerate(others))
+        documents = tuple(json.dumps(of_table, default=_hex) for of_table in given.values())
+        run_on_driver(connection, f"WITH {before} {last}" if before else last, documents)
 
 
 @lru_cache(1000)

@@ -12,7 +12,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 from publisher.store import Store
 from publisher.store.database import accounts, elections, reading, run_on_driver, users, writing
 from publisher.store.engine import open_engine
-from publisher.store.prepared import Prepared, insert_rows, is_one_of
+from publisher.store.prepared import Prepared, insert_into_several, insert_rows, is_one_of
 
 HOLDERS = Prepared(
     select(elections.c.office, elections.c.holder)
@@ -64,6 +64,30 @@ def test_rows_with_a_known_key_can_be_left_out(store: Store) -> None:
 def test_no_rows_need_no_statement(store: Store) -> None:
     with reading(store.engine) as connection:
         assert insert_rows(connection, elections, [], "office") == []
+
+
+@pytest.mark.parametrize("counts", [(1, 2), (0, 2), (2, 0), (0, 0)])
+def test_rows_are_inserted_into_several_tables(store: Store, counts: tuple[int, int]) -> None:
+    store.users.add("dora", "a long password")
+    offices, names = [f"office {at}" for at in range(counts[0])], [f"account {at}" for at in range(counts[1])]
+    given = {
+        elections: [election(each) for each in offices],
+        accounts: [account("dora", name=each, sealed_secrets=b"sealed") for each in names],
+    }
+    with writing(store.engine) as connection:
+        insert_into_several(connection, given)
+        assert [office for office, _ in HOLDERS.rows(connection, offices=["office 0", "office 1"])] == offices
+    assert [(each.name, each.sealed_secrets) for each in store.accounts.list("dora")] == [
+        (each, b"sealed") for each in names
+    ]
+
+
+def test_json_and_booleans_are_read_by_their_types(store: Store) -> None:
+    store.users.add("dora", "a long password", administrator=True)
+    query = Prepared(select(users.c.administrator, users.c.roles, users.c.notify_url.is_not(None)))
+    with reading(store.engine) as connection:
+        ((administrator, roles, has_url),) = query.rows(connection)
+    assert (administrator is True, roles, has_url is False) == (True, [], True)
 
 
 def test_a_prepared_statement_takes_plain_parameters_too(store: Store) -> None:
