@@ -13,7 +13,7 @@ import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from importlib.metadata import entry_points
 from typing import Any
 from urllib.parse import urlsplit
@@ -235,7 +235,7 @@ class Platform:
         """The name of the concrete type of its accounts."""
         return f"CredAccount{self.label}"
 
-    @property
+    @cached_property
     def secret_names(self) -> frozenset[str]:
         """The names of the secrets that an account may have."""
         return frozenset(each.name for each in self.account_fields if each.secret)
@@ -312,18 +312,26 @@ class Platform:
 
 def check_address(field: str, address: str) -> None:
     """Check that a text is a URL of http or https without a password. Raises `InvalidRequest`."""
+    if fault := _fault_of_address(address):
+        raise InvalidRequest(fault, field=field)
+
+
+@lru_cache(1024)
+def _fault_of_address(address: str) -> str:
+    """Return what is wrong with an address; "" if nothing is. Kept, because most requests name the same clouds."""
     try:
         parts = urlsplit(address)
         valid = parts.port != 0
     except ValueError:
         valid = False
-    # `urlsplit` would leave out line breaks and keep blanks.
-    if not valid or any(each.isspace() or not each.isprintable() for each in address):
-        raise InvalidRequest("is not a valid address", field=field)
+    # `urlsplit` would leave out line breaks and keep blanks. A blank is the only white space that can be printed.
+    if not valid or " " in address or not address.isprintable():
+        return "is not a valid address"
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise InvalidRequest("must be an address such as https://cloud.example.com:5000", field=field)
+        return "must be an address such as https://cloud.example.com:5000"
     if "@" in parts.netloc:
-        raise InvalidRequest("must not hold a login or password; give them in their own elements", field=field)
+        return "must not hold a login or password; give them in their own elements"
+    return ""
 
 
 # The platforms that this installation knows -------------------------------------------------------
@@ -370,8 +378,16 @@ def known_platforms() -> tuple[Platform, ...]:
 
 def find_platform(name: str) -> Platform | None:
     """Return the platform of that name or alias, in upper or lower case; None if there is none."""
-    wanted = name.strip().lower()
-    return next((each for each in known_platforms() if wanted in (each.name, *each.aliases)), None)
+    return _platforms_by_name().get(name.strip().lower())
+
+
+@cache
+def _platforms_by_name() -> dict[str, Platform]:
+    found: dict[str, Platform] = {}
+    for each in known_platforms():
+        for name in (each.name, *each.aliases):
+            found.setdefault(name, each)
+    return found
 
 
 def platform_of(name: str) -> Platform:
