@@ -7,6 +7,8 @@ listed: in a request they are ignored like unknown elements.
 
 from __future__ import annotations
 
+from functools import cache
+
 from publisher.platforms.platform import (
     CERTIFICATE_LIMIT,
     CRED_ACCOUNT,
@@ -235,6 +237,7 @@ ROOTS = (frozenset(_PLAIN) - _INNER) | frozenset(_LISTS) | {PUBLISH_IMAGE, CRED_
 """The names that the root of a document may have."""
 
 
+@cache
 def root_field(root: str) -> Field:
     """Return the element that is the root of such a document. Raises ValueError for a name that is not in ROOTS."""
     if root not in ROOTS:
