@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cache, cached_property, lru_cache
@@ -107,6 +107,15 @@ class ObjectType:
     def by_name(self) -> dict[str, Field]:
         """The fields by element name."""
         return {field.name: field for field in self.fields}
+
+    @cached_property
+    def _positions(self) -> dict[str, int]:
+        return {field.name: position for position, field in enumerate(self.fields)}
+
+    def named(self, names: Iterable[str]) -> list[Field]:
+        """Return the fields that have one of these names, in their order."""
+        at = self._positions
+        return [self.fields[position] for position in sorted(at[name] for name in names if name in at)]
 
 
 def strings(*names: str) -> tuple[Field, ...]:
@@ -239,6 +248,11 @@ class Platform:
     def secret_names(self) -> frozenset[str]:
         """The names of the secrets that an account may have."""
         return frozenset(each.name for each in self.account_fields if each.secret)
+
+    @cached_property
+    def open_names(self) -> tuple[str, ...]:
+        """The names of an account's elements that are no secrets, in the order of the answers."""
+        return tuple(each.name for each in self.account_fields if not each.secret)
 
     def account_parts(self, document: Document) -> tuple[dict[str, Any], dict[str, str]]:
         """Split a `credAccount` into its elements in clear and its secrets. Elements of no account are left out.

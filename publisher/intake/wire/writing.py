@@ -330,8 +330,10 @@ def _leaf(field: Field, start: str, end: str, *, escape: Callable[[str], str], q
         parts.append(f"{start}{quote}{moment}{quote}{end}")
 
     def text(parts: list[str], value: object) -> None:
-        usual = type(value) is str and value.isascii() and value.isprintable()
-        parts.append(f"{start}{escape(value if usual else str(to_json(field, value)))}{end}")
+        if type(value) is str and value.isascii() and value.isprintable():
+            parts.append(f"{start}{escape(value)}{end}")
+        else:
+            parts.append(f"{start}{escape(str(to_json(field, value)))}{end}")
 
     true, false = f"{start}true{end}", f"{start}false{end}"
     if field.kind is Kind.BOOLEAN:
