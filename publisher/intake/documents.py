@@ -14,7 +14,7 @@ from typing import Any
 from publisher.core.image import Image, ImageState, appliance_uri, download_uri, image_uri, target_format
 from publisher.core.ticket import Progress, State, Ticket, ticket_download_uri, ticket_uri
 from publisher.core.uris import user_uri
-from publisher.platforms.platform import TYPE_KEY, Document, Platform, find_platform
+from publisher.platforms.platform import TYPE_KEY, Constant, Document, Platform, find_platform
 from publisher.platforms.target_formats import format_number, platform_number, target_format_number, target_type
 from publisher.store import (
     ENTITLEMENT_DESCRIPTIONS,
@@ -185,15 +185,12 @@ def _formats(image: Image) -> Document:
 @lru_cache(_KEPT_MAX)
 def _formats_of(name: str) -> Document:
     target = target_format(name)
-    format = {"dbId": format_number(name), "name": name}
+    format = Constant(dbId=format_number(name), name=name)
     return {
         "format": format,
-        "targetFormat": {
-            "dbId": target_format_number(target, name),
-            "name": target,
-            "format": format,
-            "type": target_type(target),
-        },
+        "targetFormat": Constant(
+            dbId=target_format_number(target, name), name=target, format=format, type=target_type(target)
+        ),
     }
 
 
@@ -361,7 +358,7 @@ def _account(platform: Platform, fields: dict[str, Any]) -> Document:
 
 @lru_cache(_KEPT_MAX)
 def _target_platform(name: str) -> Document:
-    return {"dbId": platform_number(name), "name": name, "type": name}
+    return Constant(dbId=platform_number(name), name=name, type=name)
 
 
 def _platform(ticket: Ticket) -> Platform:

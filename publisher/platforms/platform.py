@@ -34,6 +34,16 @@ wrapper's name. A polymorphic object has the name of its concrete type under TYP
 
 TYPE_KEY = "@type"
 
+
+class Constant(dict[str, object]):
+    """A Document that declares no type and that nobody changes. Its texts are kept."""
+
+    def __init__(self, **values: object) -> None:
+        super().__init__(values)
+        self.texts: dict[object, str] = {}
+        """By what writes it."""
+
+
 PUBLISH_IMAGE = "publishImage"
 CRED_ACCOUNT = "credAccount"
 """The abstract types to which each platform adds elements."""

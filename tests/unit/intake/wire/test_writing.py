@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from publisher.intake.wire.schema import ROOTS, TYPES, concrete_type, root_field
 from publisher.intake.wire.writing import write_document, write_list
-from publisher.platforms.platform import TYPE_KEY, Document, Field, Kind, Platform, known_platforms
+from publisher.platforms.platform import TYPE_KEY, Constant, Document, Field, Kind, Platform, known_platforms
 from publisher.web.bodies import Format
 from tests.unit.intake.wire.tree import tree_written
 
@@ -190,3 +190,20 @@ def test_page_is_written_when_it_is_read() -> None:
 def test_only_a_list_is_written_in_pages() -> None:
     with pytest.raises(ValueError, match="no list"):
         next(write_list(Format.XML, "status", 0, []))
+
+
+@pytest.mark.parametrize("request_written", [False, True])
+@pytest.mark.parametrize("form", Format)
+def test_constant_is_written_each_time_as_any_other_document(form: Format, request_written: bool) -> None:
+    format: Document = {"dbId": 7, "name": "<raw>"}
+    plain: Document = {"name": "x", "format": format, "targetFormat": {"dbId": 8, "format": format}}
+    constant = Constant(**format)
+    kept: Document = {"name": "x", "format": constant, "targetFormat": Constant(dbId=8, format=constant)}
+    without_name: Document = {"targetFormat": Constant(format=constant), "format": constant}
+    for _ in range(2):
+        for each in (kept, without_name):
+            written = write_document(form, "image", each, request=request_written)
+            assert written == tree_written(form, "image", each, request=request_written)
+        assert write_document(form, "image", plain, request=request_written) == write_document(
+            form, "image", kept, request=request_written
+        )
