@@ -45,9 +45,12 @@ class Administrator:
         self._made.append(f"/projects/{made['id']}")
         return made
 
-    def user(self, domain_id: str, *projects: dict[str, Any]) -> dict[str, Any]:
-        """Create a member of these projects with the password `PASSWORD`."""
-        made = self.make("user", name=f"user-{uuid.uuid4().hex[:8]}", domain_id=domain_id, password=PASSWORD)
+    def user(
+        self, domain_id: str, *projects: dict[str, Any], name: str | None = None, password: str = PASSWORD
+    ) -> dict[str, Any]:
+        """Create a member of these projects."""
+        name = name or f"user-{uuid.uuid4().hex[:8]}"
+        made = self.make("user", name=name, domain_id=domain_id, password=password)
         self._made.append(f"/users/{made['id']}")
         (role,) = self.call("GET", "/roles?name=member")["roles"]
         for project in projects:

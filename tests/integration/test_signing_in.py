@@ -105,6 +105,7 @@ def test_a_disabled_project_is_not_offered(devcloud: DevCloud, administrator: Ad
     assert works(devcloud, joe) == "RegionOne", "the only one that can be used"
 
 
+@pytest.mark.own_cloud
 def test_region_must_be_given_if_the_cloud_has_several(devcloud: DevCloud, administrator: Administrator) -> None:
     project = administrator.project("default")
     joe = administrator.user("default", project)["name"]
