@@ -142,6 +142,8 @@ def list_(
     as_json: Json = False,
 ) -> None:
     """List accounts, without their secrets."""
+    from publisher.platforms.platform import platform_of
+
     with open_store(read_settings()) as store:
         accounts = store.accounts.list(user)
     if as_json:
@@ -153,7 +155,7 @@ def list_(
             each.owner,
             each.name,
             each.platform,
-            str(each.fields.get("login", "")),
+            platform_of(each.platform).signs_in_as(each.fields),
             str(each.fields.get("keystoneUrl", "")),
         ]
         for each in accounts

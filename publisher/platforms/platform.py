@@ -184,6 +184,10 @@ SECRET_ROUTING = ("login", "endpointUrl", "registryUrl", "hostname", "port", "pr
 _STRUCTURED = (Kind.OBJECT, Kind.POLYMORPHIC, Kind.LIST)
 
 
+class SealedNames(frozenset[str]):
+    """The names of the secrets that sealed ones may be: only a worker can see which of them were given."""
+
+
 @dataclass(frozen=True, eq=False)
 class Platform:
     """One cloud: the elements that it adds to requests, and the rules for them.
@@ -203,6 +207,8 @@ class Platform:
     """Other names that callers know it by."""
     required: tuple[str, ...] = ()
     """The account's elements that a publish request needs, secrets included."""
+    usual: tuple[str, ...] = ()
+    """Elements that most accounts have, although others do without: in forms they follow the required ones."""
     addresses: tuple[str, ...] = ()
     """The account's elements that contain an http or https address."""
     names: tuple[str, ...] = ("displayName",)
@@ -240,6 +246,11 @@ class Platform:
         """The names of the secrets that an account may have."""
         return frozenset(each.name for each in self.account_fields if each.secret)
 
+    @property
+    def sealed_names(self) -> SealedNames:
+        """The same names, for secrets that are sealed."""
+        return SealedNames(self.secret_names)
+
     def account_parts(self, document: Document) -> tuple[dict[str, Any], dict[str, str]]:
         """Split a `credAccount` into its elements in clear and its secrets. Elements of no account are left out.
 
@@ -262,6 +273,22 @@ class Platform:
         """Say where within that account the images are, such as a region."""
         return [str(target.get("publishLocation") or "")]
 
+    def signs_in_as(self, account: Mapping[str, Any]) -> str:
+        """Say for people to read who an account signs in as; empty if nothing says it."""
+        return str(account.get("login") or "")
+
+    def main_secret(self, account: Mapping[str, Any]) -> str:
+        """Return the name of the secret that an account with these elements signs in with."""
+        names = self.secret_names
+        return "password" if "password" in names else min(names, default="password")
+
+    def replaced(self, changes: Mapping[str, Any], secrets: Collection[str]) -> Collection[str]:
+        """Return the elements that an account loses if it gets these changes and new secrets of these names.
+
+        By default none: an element that a change leaves out stays.
+        """
+        return ()
+
     def account_addresses(self, account: dict[str, Any]) -> dict[str, Any]:
         """Return the addresses that an account names, by the path of the element that holds each."""
         return {f"credAccount.{name}": account[name] for name in self.addresses if account.get(name)}
@@ -273,7 +300,8 @@ class Platform:
         """
         for name in self.required:
             if not account.get(name) and name not in secrets:
-                raise InvalidRequest(f"is needed to publish to {self.name}", field=f"credAccount.{name}")
+                raise self.needed(name)
+        self.own_credential_check(account, secrets)
         for path, address in self.account_addresses(account).items():
             check_address(path, str(address))
         for name in self.names:
@@ -294,6 +322,16 @@ class Platform:
         """Check an image before it is uploaded. Raises `InvalidRequest` if the cloud would refuse it in the end.
 
         `name` is what the message calls the image; `glance_objection` is why Glance would refuse it, if it would.
+        """
+
+    def needed(self, name: str) -> InvalidRequest:
+        """Return the error for an account without an element that it needs."""
+        return InvalidRequest(f"is needed to publish to {self.name}", field=f"credAccount.{name}")
+
+    def own_credential_check(self, account: dict[str, Any], secrets: Collection[str]) -> None:
+        """Check that an account has what it needs to sign in, if there are several ways. Raises `InvalidRequest`.
+
+        `secrets` are the names of those given; `SealedNames` if the secrets were checked and sealed earlier.
         """
 
     def own_account_check(self, account: dict[str, Any]) -> None:

@@ -102,7 +102,9 @@ REQUEST_ONLY = frozenset({"applianceUri", "caBundle", "location", "notify"})
 cloud, the URL to fetch an image from, and the URL of a webhook. These URLs may contain a secret.
 """
 
-JSON_ONLY = frozenset({"userDomain", "interface", "warning"})
+JSON_ONLY = frozenset(
+    {"userDomain", "interface", "applicationCredentialId", "applicationCredentialName", "trustId", "warning"}
+)
 """Elements of our own that only JSON answers have: clients bound to the schema would refuse the XML."""
 
 _ASKED = uris("applianceUri", "notify")
