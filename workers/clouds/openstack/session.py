@@ -34,6 +34,8 @@ with warnings.catch_warnings():
 USER_AGENT = "image-publisher"
 _VERSION_SUFFIX = re.compile(r"/(v2\.0|v3)/*$")
 _GLANCE_VERSION = re.compile(r"/v[12](\.\d+)?$")
+_NOT_FOUND = ("Could not find", "Failed to validate token")
+"""How Keystone's own 404 begins, unlike that of a wrong address."""
 _NAMES_SHOWN_MAX, _NAME_SHOWN_MAX = 20, 64
 """Maximum number of names that an error shows, and of characters of each."""
 _LIFE_USED = 0.25
@@ -270,8 +272,9 @@ def _sign_in_bound(who: SignIn, bound: BoundCredential, reach: Reach) -> Session
     try:
         session.get_token()
     except (Unauthorized, Forbidden, NotFound) as error:
-        # Keystone answers 403 to a trust for somebody else, and 404 to an unknown user or application credential.
-        if isinstance(error, NotFound) and not words_of_login(error).startswith("Could not find"):
+        # Keystone answers 403 to a trust for somebody else, and 404 to a revoked token, and to an unknown user or
+        # application credential.
+        if isinstance(error, NotFound) and not words_of_login(error).startswith(_NOT_FOUND):
             raise
         raise _bound_refused(who, bound, reach, error) from None
     assert isinstance(session.auth, BaseIdentityPlugin)  # noqa: S101  # as a `BoundCredential` makes it
