@@ -8,7 +8,6 @@ process and without an access log. Only the intake's own connections limit how l
 from __future__ import annotations
 
 import argparse
-import asyncio
 import statistics
 import sys
 import tempfile
@@ -79,10 +78,10 @@ class Measured:
         headers = {"Authorization": AUTHORIZATION, "Accept": "application/xml", "User-Agent": "bench"}
         etags: dict[str, str] = {}
         if self.conditional:
-            etags = asyncio.run(ask(Load(port, "GET", [self.path], headers, clients=1, seconds=0.1))).etags
+            etags = ask(Load(port, "GET", [self.path], headers, clients=1, seconds=0.1)).etags
         load = Load(port, "GET", [self.path], headers, "", clients, seconds, etags)
         before = cpu_seconds(pid)
-        report = asyncio.run(ask(load))
+        report = ask(load)
         if set(report.statuses) != {self.status}:
             raise SystemExit(f"{self.path}: answers other than {self.status}: {report.statuses}")
         return (cpu_seconds(pid) - before) / len(report.latencies)

@@ -1,10 +1,11 @@
-"""Fixtures for all tests: real servers, started when a test first asks for one and shared until the session ends."""
+"""Fixtures for all tests: real servers, started when a test first asks for one and used until the run ends."""
 
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from argon2 import PasswordHasher
@@ -16,9 +17,12 @@ from publisher.store import Store, engine, users
 from tests import blame, distribution, skips
 from tests.clouds import Glance
 from tests.devcloud_venv import devcloud_venv
-from tests.servers.postgres import PostgresServer, postgres_server
-from tests.servers.rabbitmq import RabbitServer, rabbitmq_server
+from tests.servers import missing, shared
+from tests.servers.postgres import OwnPostgres, PostgresServer, find_postgres, find_trigrams, postgres_server
+from tests.servers.rabbitmq import OwnRabbit, RabbitServer, find_rabbitmq, rabbitmq_server
 from tests.servers.redis import RedisServer, redis_server
+from tests.servers.shared import RUN, Run
+from tests.shared_cloud import SharedCloud
 
 # Processes that the tests start must find this code and the tests' own plugin, as this process does.
 _FOUND = [str(Path(__file__).parent / "memory_cloud"), str(Path(__file__).parent.parent)]
@@ -31,7 +35,7 @@ settings.load_profile("same")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    for plugin in (blame, distribution, skips):
+    for plugin in (blame, distribution, shared, skips):
         config.pluginmanager.register(plugin)
 
 
@@ -81,43 +85,93 @@ def redis() -> Iterator[RedisServer]:
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[PostgresServer]:
-    """A real PostgreSQL. `fresh()` creates a database."""
+def run(request: pytest.FixtureRequest) -> Run:
+    """What all processes of this test run share."""
+    return request.config.stash[RUN]
+
+
+@pytest.fixture(scope="session")
+def postgres(run: Run) -> PostgresServer:
+    """The run's PostgreSQL. `fresh()` creates a database. Do not stop it; use `own_postgres`."""
+    if find_postgres() is None:
+        missing("PostgreSQL")
+    return _postgres(run.server("postgres", "postgres"))
+
+
+@pytest.fixture(scope="session")
+def postgres_with_trigrams(run: Run) -> PostgresServer:
+    """The run's PostgreSQL that has the extension `pg_trgm`."""
+    if find_trigrams() is None:
+        missing("PostgreSQL with pg_trgm")
+    return _postgres(run.server("postgres with trigrams", "postgres with trigrams"))
+
+
+def _postgres(told: dict[str, Any]) -> PostgresServer:
+    return PostgresServer(Path(told["binaries"]), told["port"], told["password"])
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[OwnPostgres]:
+    """A PostgreSQL that the test may stop and kill."""
     with postgres_server() as server:
         yield server
 
 
 @pytest.fixture(scope="session")
-def postgres_with_trigrams() -> Iterator[PostgresServer]:
-    """A real PostgreSQL that has the extension `pg_trgm`."""
-    with postgres_server(trigrams=True) as server:
-        yield server
+def rabbitmq(run: Run, worker_number: int) -> RabbitServer:
+    """A virtual host of the run's RabbitMQ that only this process uses. Do not stop the server; use `own_rabbitmq`."""
+    if find_rabbitmq() is None:
+        missing("rabbitmq-server")
+    return RabbitServer(run.server("rabbitmq", "rabbitmq")["port"], str(worker_number))
 
 
-@pytest.fixture(scope="session")
-def rabbitmq() -> Iterator[RabbitServer]:
-    """A real RabbitMQ. A test that stops it must start it again."""
+@pytest.fixture
+def own_rabbitmq() -> Iterator[OwnRabbit]:
+    """A RabbitMQ that the test may stop and kill."""
     with rabbitmq_server() as server:
         yield server
 
 
+@pytest.fixture(scope="session")
+def worker_number() -> int:
+    """The number of this process among those of xdist that run at the same time, from 0."""
+    # If one has crashed, xdist starts another one, whose name has a higher number.
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    return number % int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+
+
+@pytest.fixture
+def devcloud(request: pytest.FixtureRequest, run: Run) -> Iterator[DevCloud]:
+    """A real Keystone and Glance.
+
+    The user `uploader` has a project that only this process uses, without images before a file's first test. A test
+    that stops, breaks or configures the cloud, or changes its catalog, has the mark `own_cloud`: then no other test
+    uses the cloud meanwhile. Such a test must leave it as it was and running.
+    """
+    if not request.node.get_closest_marker("own_cloud"):
+        yield request.getfixturevalue("emptied_cloud")
+        return
+    devcloud_venv()  # skips the test if there is none
+    told = run.server("own cloud", "devcloud")
+    with run.alone("use of own cloud"):
+        cloud = DevCloud(Path(told["directory"]), Path(told["venv"]))
+        Glance(cloud).empty()
+        yield cloud
+
+
 @pytest.fixture(scope="module")
-def devcloud(shared_devcloud: DevCloud) -> DevCloud:
-    """A real Keystone and Glance, without images at first. A test that stops it must start it again."""
+def emptied_cloud(shared_cloud: SharedCloud) -> SharedCloud:
     # Tickets of different test files have the same numbers, and tests find images in the cloud by these numbers.
-    Glance(shared_devcloud).empty()
-    return shared_devcloud
+    Glance(shared_cloud).empty()
+    return shared_cloud
 
 
 @pytest.fixture(scope="session")
-def shared_devcloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevCloud]:
-    """A real Keystone and Glance. Tests of other files may have left images in it, so use `devcloud` instead."""
-    cloud = DevCloud(tmp_path_factory.mktemp("devcloud") / "cloud", devcloud_venv())
-    try:
-        cloud.up(say=print)
-        yield cloud
-    finally:
-        cloud.down()
+def shared_cloud(run: Run) -> SharedCloud:
+    """The run's Keystone and Glance. Tests of other files may have left images in it, so use `devcloud` instead."""
+    devcloud_venv()  # skips the test if there is none
+    told = run.server("devcloud", "devcloud")
+    return SharedCloud.join(Path(told["directory"]), Path(told["venv"]))
 
 
 # The ticket store ---------------------------------------------
@@ -129,19 +183,27 @@ def open_store(url: str) -> Store:
 
 
 @pytest.fixture(scope="session")
-def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sqlite_template(run: Run) -> Path:
     """A migrated database file. Tests use copies of it."""
-    file = tmp_path_factory.mktemp("sqlite") / "template.db"
-    _migrate(f"sqlite:///{file}")
-    return file
+
+    def make() -> str:
+        file = run.directory / "template.db"
+        _migrate(f"sqlite:///{file}")
+        return str(file)
+
+    return Path(run.once("SQLite template", make))
 
 
 @pytest.fixture(scope="session")
-def postgres_template(postgres: PostgresServer) -> str:
+def postgres_template(run: Run, postgres: PostgresServer) -> str:
     """The name of a migrated database. Tests use copies of it."""
-    url = postgres.fresh()
-    _migrate(url)
-    return url.rsplit("/", 1)[1]
+
+    def make() -> str:
+        url = postgres.fresh()
+        _migrate(url)
+        return url.rsplit("/", 1)[1]
+
+    return str(run.once("PostgreSQL template", make))
 
 
 @pytest.fixture

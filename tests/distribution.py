@@ -48,7 +48,6 @@ APART = (
     "tests/integration/test_moved_clocks.py",
     "tests/integration/test_promises.py",
     "tests/integration/test_publish.py",
-    "tests/integration/test_up.py",
 )
 
 

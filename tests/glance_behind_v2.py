@@ -45,7 +45,7 @@ class GlanceBehindV2:
         with self._undo:
             self._undo.enter_context(self.keystone)
             self._configure()
-            databases.make_glance(self.home, self._venv).finish()
+            databases.make_tables({"glance": self.home}, self._venv)
             self._undo.callback(self.glance.stop)
             self.glance.start()
             self.glance.wait()

@@ -4,15 +4,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
-from sqlalchemy import Engine, event, update
+from sqlalchemy import Connection, Engine, event, update
 
 from publisher.core.asking import alone, ask
 from publisher.core.image import Digests, Image
 from publisher.core.ticket import Ticket
 from publisher.files.hashing import digest
-from publisher.store import Store
-from publisher.store.database import db_now, images, tickets, users, writing
+from publisher.store import Store, prepared
+from publisher.store.database import db_now, images, run_on_driver, tickets, users, writing
 from publisher.store.new_tickets import IdempotencyKey, NewTicket, TicketWanted
 
 OWNER = "root"
@@ -124,8 +125,13 @@ def statements(engine: Engine) -> Iterator[list[str]]:
         if not statement.startswith(("BEGIN", "PRAGMA")):
             executed.append(statement)
 
+    def run(connection: Connection, sql: str, *parameters: Any, **options: Any) -> Any:
+        note(connection, None, sql)
+        return run_on_driver(connection, sql, *parameters, **options)
+
     event.listen(engine, "before_cursor_execute", note)
     try:
-        yield executed
+        with patch.object(prepared, "run_on_driver", run):
+            yield executed
     finally:
         event.remove(engine, "before_cursor_execute", note)

@@ -13,6 +13,8 @@ from importlib import import_module
 from celery.utils.log import mlevel
 from celery.utils.nodenames import host_format
 
+from publisher.core.garbage import without_collections
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a worker until it is stopped, and return its exit code."""
@@ -21,14 +23,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--loglevel", default="INFO")
     parser.add_argument("--app", default="workers.app", help="module of the Celery app")
     given = parser.parse_args(arguments)
-    # Gossip and mingling let workers exchange state with each other; ours share the store instead.
-    worker = import_module(given.app).app.Worker(
-        hostname=host_format(given.name),
-        loglevel=mlevel(given.loglevel),
-        quiet=True,
-        without_gossip=True,
-        without_mingle=True,
-    )
+    with without_collections():
+        # Gossip and mingling let workers exchange state with each other; ours share the store instead.
+        worker = import_module(given.app).app.Worker(
+            hostname=host_format(given.name),
+            loglevel=mlevel(given.loglevel),
+            quiet=True,
+            without_gossip=True,
+            without_mingle=True,
+        )
     worker.start()
     return int(worker.exitcode or 0)
 

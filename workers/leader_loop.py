@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
+import time
 import uuid
 from collections.abc import Callable
 
@@ -28,9 +30,10 @@ class LeaderLoop:
         stop: threading.Event,
         renews: bool = True,
     ) -> None:
-        """Every `look_seconds` the worker asks for the role, which lasts for `term_seconds`.
+        """Every `look_seconds` the worker has a turn if it holds the role, which lasts for `term_seconds`.
 
-        If it does not renew the role, nobody has another turn until the term is over, not even itself.
+        It renews the role once half of that is over. If it does not renew the role, nobody has another turn until the
+        term is over, not even itself.
         """
         self.elected = False
         self._store = store
@@ -40,14 +43,14 @@ class LeaderLoop:
         self._term_seconds = term_seconds
         self._stop = stop
         self._renews = renews
+        self._renew_at = -math.inf
 
     def run(self, turn: Callable[[], object]) -> None:
         """Run `turn` whenever this worker holds the role. What it raises is logged: the next turn may go well."""
         while not self._stop.wait(self._look_seconds):
             try:
-                # A name that is new at each turn can renew nothing.
-                name = self._holder if self._renews else f"{self._holder}-{uuid.uuid4()}"
-                self.elected = self._store.leadership.acquire(self._role, name, self._term_seconds)
+                if not self.elected or time.monotonic() >= self._renew_at:
+                    self._ask()
                 if self.elected:
                     turn()
             except SQLAlchemyError as error:
@@ -55,6 +58,17 @@ class LeaderLoop:
                 logger.warning("%s: the store did not answer: %s", self._role, type(error).__name__)
             except Exception:  # there may be no other worker to do it
                 logger.exception("%s: unexpected", self._role)
+        self._resign()
+
+    def _ask(self) -> None:
+        """Ask for the role, or renew it."""
+        asked = time.monotonic()
+        # A name that is new at each turn can renew nothing.
+        name = self._holder if self._renews else f"{self._holder}-{uuid.uuid4()}"
+        self.elected = self._store.leadership.acquire(self._role, name, self._term_seconds)
+        self._renew_at = asked + (self._term_seconds / 2 if self._renews else 0)
+
+    def _resign(self) -> None:
         if self._renews:
             try:
                 # Another worker takes over at once.

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 ROLE = "reconciler"
 _TERM_TURNS = 3
-"""Number of turns that an elected reconciler may miss before another takes over."""
+"""Number of turns after which another reconciler takes over from one that does not renew its role."""
 
 _PURGE_SECONDS = 600.0
 _SILENT_KEPT_SECONDS = 86400.0
@@ -76,6 +76,8 @@ class Reconciler:
 
     def turn(self) -> int:
         """Wake every ticket and every image that is due, and return their number. Raises `QueueUnavailable`."""
+        if not self._store.tickets.anything_due():
+            return 0
         if free := self._free_threads():
             self._store.tickets.hasten(free)
         due = self._store.tickets.due()

@@ -19,6 +19,7 @@ from publisher.core.settings import Settings
 from publisher.core.ticket import Account, Target
 from publisher.core.vault import Vault
 from publisher.outbound.policy import OutboundPolicy
+from publisher.platforms.platform import platform_of
 from publisher.store import Store, StoredAccount
 from workers.clouds import plugin
 from workers.clouds.base import CloudPublisher, Timeouts
@@ -94,7 +95,7 @@ def tried(
             Timeouts(settings.connect_timeout_seconds, settings.call_timeout_seconds, settings.verify_seconds),
             OutboundPolicy.of(settings),
         )
-        return f"signed in to {where} as '{account.fields.get('login', '')}'"
+        return f"signed in to {where} as '{platform_of(account.platform).signs_in_as(account.fields)}'"
 
     def look() -> str:
         assert cloud is not None  # noqa: S101  # it is only called after `connect`

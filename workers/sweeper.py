@@ -25,6 +25,7 @@ from publisher.core.settings import Settings
 from publisher.core.ticket import Account, Target
 from publisher.core.vault import Vault
 from publisher.outbound.policy import OutboundPolicy
+from publisher.platforms.platform import platform_of
 from publisher.store import Scope, Standing, Store
 from workers import metrics
 from workers.bounded import BoundedCloud
@@ -191,7 +192,7 @@ class Sweeper:
 
 def _finding(outcome: Outcome, scope: Scope, tagged: Tagged | None = None, error: str | None = None) -> SweepFinding:
     project = scope.target.get("keystoneProject") or scope.target.get("tenantName")
-    names = [scope.account.get("login"), project, scope.account.get("keystoneUrl")]
+    names = [platform_of(scope.platform).signs_in_as(scope.account), project, scope.account.get("keystoneUrl")]
     account = " ".join(str(name) for name in names if name)
     if tagged is None:
         return SweepFinding(outcome, scope.platform, account, error=error)

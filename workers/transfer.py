@@ -29,9 +29,12 @@ from workers import tls as tls_faults
 from workers.socket_reader import SocketReader
 
 _CHUNK_BYTES = 1 << 20
-"""Bytes sent at a time. With smaller pieces the receiver wakes up for each, and an upload takes a tenth longer."""
-_PIECE_BYTES_MIN = 1 << 16
-"""What sendfile(2) hands to the socket at a time: however much it is asked to send, it may wait for each of these."""
+"""Bytes sent at a time, at first. With smaller pieces the receiver wakes up for each, and an upload takes a tenth
+longer."""
+_PIECE_BYTES_MIN, _PIECE_BYTES_MAX = 1 << 16, 4 << 20
+"""Limits of what sendfile(2) gets at a time. It hands the first to the socket at a time, and may wait for each."""
+_ROOM_SECONDS = 0.025
+"""How long sendfile(2) waits for room at a time: so a call ends within 1.6 s, however slow the connection becomes."""
 _QUICK_SECONDS, _SLOW_SECONDS = 0.05, 0.2
 """Over a slow connection, pieces become smaller while one takes longer than the second, and larger again while one
 takes less than the first."""
@@ -208,9 +211,11 @@ class Transfer:
 
     def _plain(self, sock: socket.socket) -> Callable[[int], int]:
         # Let the kernel wait (socket(7), SO_SNDTIMEO) instead of poll(2): so one call hands over a whole piece, not
-        # just what fits in the buffer at the moment.
+        # just what fits in the buffer at the moment. poll(2) follows if there is no room at all.
         sock.settimeout(None)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", 0, int(_WAIT_SECONDS * 1_000_000)))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", 0, int(_ROOM_SECONDS * 1_000_000)))
+        room = select.poll()
+        room.register(sock, select.POLLOUT)
         target = sock.fileno()
         piece = _CHUNK_BYTES
 
@@ -220,6 +225,7 @@ class Transfer:
             try:
                 count = os.sendfile(target, self._descriptor, offset, wanted)
             except BlockingIOError:
+                room.poll(_WAIT_SECONDS * 1000)
                 count = 0
             else:
                 if not count:
@@ -227,7 +233,7 @@ class Transfer:
             seconds = time.monotonic() - began
             if seconds > _SLOW_SECONDS:
                 piece = max(piece // 2, _PIECE_BYTES_MIN)
-            elif count == piece < _CHUNK_BYTES and seconds < _QUICK_SECONDS:
+            elif count == piece < _PIECE_BYTES_MAX and seconds < _QUICK_SECONDS:
                 piece *= 2
             return count
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from functools import partial
@@ -32,13 +31,19 @@ from publisher.cli.command import (
     say,
     snake_case,
 )
+from publisher.cli.openstack_credentials import Credential, OpenrcVariables, read_credential, secret_called
 from publisher.cli.openstack_login import (
     CLOUDS_FILES,
     FILE_VARIABLE,
+    AuthType,
     CaBundle,
     Cloud,
+    CommandLine,
+    CredentialId,
+    CredentialName,
     Interface,
     KeystoneVersion,
+    TrustId,
     UserDomain,
     is_from_command_line,
     read_bundle,
@@ -75,17 +80,26 @@ def add(
         bool,
         typer.Option(
             "--password-stdin",
-            help="Read the password from the first line of standard input. Otherwise it comes from"
-            f" clouds.yaml, {CLOUD_VARIABLE} or a prompt. Other platforms: one line for each secret.",
+            help="Read the password (or the token, or the application credential's secret) from the first line of"
+            f" standard input. Otherwise it comes from clouds.yaml, {CLOUD_VARIABLE} or a prompt."
+            " Other platforms: one line for each secret.",
         ),
     ] = False,
     user_domain: UserDomain = None,
+    auth_type: AuthType = None,
+    application_credential_id: CredentialId = None,
+    application_credential_name: CredentialName = None,
+    trust_id: TrustId = None,
     interface: Interface = None,
     keystone_version: KeystoneVersion = None,
     ca_bundle: CaBundle = None,
     from_clouds_yaml: Annotated[
         str | None,
-        typer.Option(metavar="CLOUD", help="Take missing values from this cloud in a clouds.yaml file."),
+        typer.Option(
+            metavar="CLOUD",
+            envvar="OS_CLOUD",
+            help="Take missing values from this cloud in a clouds.yaml file, and from secure.yaml.",
+        ),
     ] = None,
     file: Annotated[
         Path | None,
@@ -114,9 +128,11 @@ def add(
     more = read_options(context.args, described)
     with open_installation() as installation:
         if isinstance(described, OpenStack):
-            cloud = read_cloud(from_clouds_yaml, file) if from_clouds_yaml else None
-            account = _openstack_account(context, cloud) | more
-            secrets = {"password": _password(password_stdin, cloud, account.get("login"))}
+            options = CommandLine(context)
+            cloud = read_cloud(from_clouds_yaml, file, options) if from_clouds_yaml else None
+            credential = cloud.credential if cloud else read_credential(options, OpenrcVariables(), "the environment")
+            account = _openstack_account(context, cloud, credential) | more
+            secrets = {credential.element: _secret(password_stdin, cloud, credential)}
         else:
             # The OS_… variables and the clouds.yaml describe OpenStack's accounts only.
             account = _other_account(context, described) | more
@@ -142,6 +158,8 @@ def list_(
     as_json: Json = False,
 ) -> None:
     """List accounts, without their secrets."""
+    from publisher.platforms.platform import platform_of
+
     with open_store(read_settings()) as store:
         accounts = store.accounts.list(user)
     if as_json:
@@ -153,7 +171,7 @@ def list_(
             each.owner,
             each.name,
             each.platform,
-            str(each.fields.get("login", "")),
+            platform_of(each.platform).signs_in_as(each.fields),
             str(each.fields.get("keystoneUrl", "")),
         ]
         for each in accounts
@@ -206,6 +224,9 @@ def change(
     glance_url: Annotated[str | None, typer.Option(metavar="URL", help="Glance's URL.")] = None,
     login: Annotated[str | None, typer.Option(help="Login name in the cloud.")] = None,
     user_domain: Annotated[str | None, typer.Option(help="Name or id of the user's Keystone v3 domain.")] = None,
+    application_credential_id: Annotated[str | None, typer.Option(help="Id of an application credential.")] = None,
+    application_credential_name: Annotated[str | None, typer.Option(help="Name of an application credential.")] = None,
+    trust_id: Annotated[str | None, typer.Option(help="Id of a trust that the login was given.")] = None,
     interface: Annotated[
         str | None,
         typer.Option(metavar="public|internal|admin", help="Interface of the Glance endpoint in Keystone's catalog."),
@@ -216,21 +237,31 @@ def change(
     ca_bundle: Annotated[
         Path | None, typer.Option(help="PEM file of the CA certificates to trust for this cloud.")
     ] = None,
-    new_password: Annotated[bool, typer.Option("--new-password", help="Prompt for a new password.")] = False,
+    new_password: Annotated[
+        bool, typer.Option("--new-password", help="Prompt for a new password or other secret.")
+    ] = False,
     password_stdin: Annotated[
-        bool, typer.Option("--password-stdin", help="Read the new password from the first line of standard input.")
+        bool,
+        typer.Option(
+            "--password-stdin", help="Read the new password or other secret from the first line of standard input."
+        ),
     ] = False,
     as_json: Json = False,
 ) -> None:
     """Change an account. Omitted options keep their values; an empty value ("") removes one.
 
     The command ignores the OS_… variables.
-    If a URL or the login changes, it needs the password again.
+    If a URL or who signs in changes, it needs the password or other secret again.
+    A credential of another kind replaces the old one: --application-credential-id removes the login.
+    An account with neither a login nor an application credential has a token.
     Tickets that have not ended keep the old values; publisher tickets retry uses the new ones.
     """
+    from publisher.platforms.platform import platform_of
     from publisher.services import cloud_accounts
 
     given = {"keystoneUrl": keystone_url, "glanceUrl": glance_url, "login": login, "userDomain": user_domain}
+    given |= {"applicationCredentialId": application_credential_id, "trustId": trust_id}
+    given["applicationCredentialName"] = application_credential_name
     given["interface"] = openstack_login.interface(interface) if interface else interface
     given["keystoneVersion"] = openstack_login.version(keystone_version) if keystone_version else keystone_version
     fields: dict[str, Any] = {element: value or None for element, value in given.items() if value is not None}
@@ -239,15 +270,19 @@ def change(
         raise InvalidRequest("nothing to change; name what is to change, see: publisher accounts set --help")
     with open_installation() as installation:
         present = find_account(installation, user, name)
-        secrets = _new_secrets(new_password, password_stdin, login or str(present.fields.get("login") or ""))
+        described = platform_of(present.platform)
+        element = described.main_secret(present.fields | fields)
+        who = described.signs_in_as(present.fields | fields)
+        secrets = _new_secrets(new_password, password_stdin, element, who)
         store, vault, policy = installation.store, installation.vault, installation.policy
         change_it = partial(cloud_accounts.change, store, vault, present, name=rename, fields=fields, policy=policy)
         try:
             changed = change_it(secrets=secrets)
         except cloud_accounts.SecretNeeded:
-            instead = "as the address or the login changes, the password is needed again: use --password-stdin"
-            asked = ask_password("Password for the new address or login", instead=instead)
-            changed = change_it(secrets={"password": asked})
+            called = secret_called(element)
+            instead = f"as the address or the login changes, the {called} is needed again: use --password-stdin"
+            asked = ask_password(f"{called.capitalize()} for the new address or login", instead=instead)
+            changed = change_it(secrets={element: asked})
     if as_json:
         print_json(account_json(changed))
     else:
@@ -302,19 +337,19 @@ def account_json(account: StoredAccount) -> dict[str, Any]:
     }
 
 
-def _new_secrets(ask: bool, stdin: bool, login: str) -> dict[str, str]:
+def _new_secrets(ask: bool, stdin: bool, element: str, who: str) -> dict[str, str]:
     if ask and stdin:
         raise InvalidRequest("use either --new-password or --password-stdin")
     if stdin:
-        return {"password": password_from_stdin()}
+        return {element: password_from_stdin()}
     if ask:
-        return {"password": ask_password(f"New password of {login}", instead="use --password-stdin")}
+        return {element: ask_password(f"New {secret_called(element)} of {who}", instead="use --password-stdin")}
     return {}
 
 
-def _openstack_account(context: typer.Context, cloud: Cloud | None) -> dict[str, Any]:
-    """Return the account that the options, the clouds.yaml or the OS_… variables describe, without its password."""
-    options = {"keystone_url": "keystoneUrl", "glance_url": "glanceUrl", "login": "login"}
+def _openstack_account(context: typer.Context, cloud: Cloud | None, credential: Credential) -> dict[str, Any]:
+    """Return the account that the options, the clouds.yaml or the OS_… variables describe, without its secret."""
+    options = {"keystone_url": "keystoneUrl", "glance_url": "glanceUrl"}
     options |= {"keystone_version": "keystoneVersion", "user_domain": "userDomain", "interface": "interface"}
     given = {
         element: str(context.params[option])
@@ -329,7 +364,10 @@ def _openstack_account(context: typer.Context, cloud: Cloud | None) -> dict[str,
             given[element] = value
     if cloud and cloud.warning:
         say(cloud.warning, console=err)
-    account: dict[str, Any] = (cloud.account if cloud else {}) | given
+    account: dict[str, Any] = (cloud.account if cloud else {}) | given | credential.fields
+    if "login" not in account:
+        # Variables and clouds.yaml may name the domain of a user that this credential does not need.
+        account.pop("userDomain", None)
     ca_bundle: Path | None = context.params["ca_bundle"]
     if ca_bundle and (cloud is None or is_from_command_line(context, "ca_bundle")):
         account |= read_bundle(ca_bundle)
@@ -339,7 +377,8 @@ def _openstack_account(context: typer.Context, cloud: Cloud | None) -> dict[str,
 def _other_account(context: typer.Context, platform: Platform) -> dict[str, Any]:
     """Return what the command's own options say of an account that is not OpenStack's. Raises `InvalidRequest`."""
     elements = {"login": "login", "ca_bundle": "caBundle", "keystone_url": "", "glance_url": "", "user_domain": ""}
-    elements |= {"interface": "", "keystone_version": "", "from_clouds_yaml": ""}
+    elements |= {"interface": "", "keystone_version": "", "from_clouds_yaml": "", "auth_type": ""}
+    elements |= {"application_credential_id": "", "application_credential_name": "", "trust_id": ""}
     has = {each.name for each in platform.account_fields}
     account: dict[str, Any] = {}
     for option, element in elements.items():
@@ -352,13 +391,13 @@ def _other_account(context: typer.Context, platform: Platform) -> dict[str, Any]
     return account
 
 
-def _password(stdin: bool, cloud: Cloud | None, login: str | None) -> str:
+def _secret(stdin: bool, cloud: Cloud | None, credential: Credential) -> str:
     if stdin:
         return password_from_stdin()
-    # Like the other variables, this one may be about another cloud.
-    found = cloud.password if cloud else os.environ.get(CLOUD_VARIABLE)
-    instead = "use --password-stdin" if cloud else f"set {CLOUD_VARIABLE}, or use --password-stdin"
-    return found or ask_password(f"Password of {login or 'the cloud account'}", instead=instead)
+    instead = "use --password-stdin" if cloud else f"set {credential.variable}, or use --password-stdin"
+    called = secret_called(credential.element).capitalize()
+    login = credential.fields.get("login") or "the cloud account"
+    return credential.secret or ask_password(f"{called} of {login}", instead=instead)
 
 
 # Options that a platform defines: `--access-key-id` for its element `accessKeyId` -----------------

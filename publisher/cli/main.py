@@ -18,6 +18,7 @@ from typer.main import get_group
 
 from publisher.core.closed_pipe import quiet_end, reader_is_gone
 from publisher.core.errors import ConfigurationError, Conflict, InvalidRequest, NotFound, PublisherError
+from publisher.core.garbage import without_collections
 from publisher.version import __version__
 
 WRONG_INPUT = (InvalidRequest, NotFound, Conflict, ConfigurationError)
@@ -79,7 +80,8 @@ class ListedCommand(TyperCommand):
     @cached_property
     def loaded(self) -> Any:
         """The command itself, from the Typer `commands` of its module."""
-        module = import_module(f"publisher.cli.{self._module}")
+        with without_collections():
+            module = import_module(f"publisher.cli.{self._module}")
         return get_group(module.commands).commands[str(self.name)]
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:

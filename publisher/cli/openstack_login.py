@@ -1,4 +1,4 @@
-"""Logins to OpenStack that other programs keep: the OS_… variables of an openrc file, and clouds.yaml.
+"""Logins to OpenStack that other programs keep: the OS_… variables of an openrc file, clouds.yaml and secure.yaml.
 
 Both are read as the `openstack` command reads them. The rules are those of openstacksdk (`openstack/config/loader.py`),
 osc-lib (`client_config.py`) and keystoneauth:
@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import typer
 
+from publisher.cli.openstack_credentials import Credential, Entries, read_credential
 from publisher.core.errors import InvalidRequest
 
 FIRST_DOMAIN = "default"
@@ -121,6 +122,49 @@ def project(context: typer.Context) -> str | None:
     return found
 
 
+AuthType = Annotated[
+    str | None,
+    typer.Option(
+        envvar="OS_AUTH_TYPE",
+        metavar="TYPE",
+        help="How to sign in: v3password, v3token or v3applicationcredential (default: by the other options).",
+    ),
+]
+CredentialId = Annotated[
+    str | None, typer.Option(envvar="OS_APPLICATION_CREDENTIAL_ID", help="Id of an application credential.")
+]
+CredentialName = Annotated[
+    str | None,
+    typer.Option(
+        envvar="OS_APPLICATION_CREDENTIAL_NAME", help="Name of an application credential, if its id is not given."
+    ),
+]
+TrustId = Annotated[str | None, typer.Option(envvar="OS_TRUST_ID", help="Id of a trust that the login was given.")]
+
+
+class CommandLine:
+    """The credential's options, as far as the command line itself gives them."""
+
+    _OPTIONS: ClassVar[Mapping[str, str]] = {
+        "auth_type": "auth_type",
+        "username": "login",
+        "application_credential_id": "application_credential_id",
+        "application_credential_name": "application_credential_name",
+        "trust_id": "trust_id",
+    }
+
+    def __init__(self, context: typer.Context) -> None:
+        self._context = context
+
+    def first(self, *names: str) -> str | None:
+        """Return the value of the first of these options that has one."""
+        for name in names:
+            option = self._OPTIONS.get(name)
+            if option and is_from_command_line(self._context, option) and (value := self._context.params[option]):
+                return str(value)
+        return None
+
+
 CaBundle = Annotated[
     Path | None,
     typer.Option(
@@ -137,13 +181,16 @@ def read_bundle(file: Path) -> dict[str, str]:
 
 # clouds.yaml --------------------------------------------------------------------------------------
 
-FILE_VARIABLE = "OS_CLIENT_CONFIG_FILE"
+FILE_VARIABLE, SECURE_FILE_VARIABLE = "OS_CLIENT_CONFIG_FILE", "OS_CLIENT_SECURE_FILE"
 CLOUDS_FILES = (
     Path("clouds.yaml"),
     Path("~/.config/openstack/clouds.yaml"),
     Path("/etc/openstack/clouds.yaml"),
 )
-"""Places of the file, in the order of OpenStack's own clients. Only the first file that exists is read."""
+"""Places of the file, in the order of OpenStack's own clients. Only the first file that exists is read.
+
+The secrets may be in a file `secure.yaml` at one of these places.
+"""
 _TOLD_BY_REQUESTS = {
     "project_id", "project_name", "project_domain_id", "project_domain_name", "tenant_id", "tenant_name", "region_name",
     "regions",
@@ -157,7 +204,7 @@ class Cloud:
     """One cloud of a clouds.yaml."""
 
     account: dict[str, str]
-    password: str | None = field(repr=False)
+    credential: Credential
     unused: tuple[str, ...]
     """Names of the entries that are not used."""
 
@@ -198,20 +245,19 @@ class _CloudConfig:
         return tuple(names + [f"auth.{name}" for name in self._auth if name not in self._used])
 
 
-def read_cloud(name: str, file: Path | None) -> Cloud:
-    """Read one cloud from a clouds.yaml.
+def read_cloud(name: str, file: Path | None, options: Entries) -> Cloud:
+    """Read one cloud from a clouds.yaml, and what secure.yaml adds to it. `options` go before its credential.
 
-    Raises `InvalidRequest` if the file or the cloud is missing, or if it signs in without a password.
+    Raises `InvalidRequest` if the file or the cloud is missing, or if an account cannot have its credential.
     """
     path = file or _clouds_file()
-    clouds = _mapping(_read_yaml(path), "clouds", path)
+    secure = _secure_file(file)
+    clouds = _mapping(_merged(_read_yaml(path), _read_yaml(secure) if secure else {}), "clouds", path)
     if name not in clouds:
         raise InvalidRequest(f"{path} has no cloud '{name}'; it has {', '.join(map(str, clouds)) or 'none'}")
     cloud = _mapping(clouds, name, path)
     config = _CloudConfig(cloud, _mapping(cloud, "auth", path))
-    kind = config.first("auth_type") or "password"
-    if kind.removeprefix("v2").removeprefix("v3") != "password":
-        raise InvalidRequest(f"cloud '{name}' of {path} signs in by {kind}; only password is supported")
+    credential = read_credential(options, config, f"cloud '{name}' of {path}")
     user_domain = config.first(*_OF_THE_USER, "default_domain")
     # The project's domain matters here in one case: if it is given and the user's domain is not, the user is in the
     # first domain.
@@ -219,7 +265,6 @@ def read_cloud(name: str, file: Path | None) -> Cloud:
     found = {
         "keystoneUrl": config.first("auth_url"),
         "glanceUrl": config.first("image_endpoint_override"),
-        "login": config.first("username", "user_name"),
         "userDomain": user_domain or (FIRST_DOMAIN if project_domain else None),
         "interface": interface(config.first("image_interface", "interface", "endpoint_type")),
         "keystoneVersion": version(config.first("identity_api_version")),
@@ -227,8 +272,7 @@ def read_cloud(name: str, file: Path | None) -> Cloud:
     account = {element: value for element, value in found.items() if value}
     if bundle := config.first("cacert"):
         account |= read_bundle(Path(bundle).expanduser())
-    password = config.first("password")
-    return Cloud(account, password, config.unused())
+    return Cloud(account, credential, config.unused())
 
 
 def _clouds_file() -> Path:
@@ -238,6 +282,24 @@ def _clouds_file() -> Path:
         if path.expanduser().is_file():
             return path.expanduser()
     raise InvalidRequest(f"there is none of {', '.join(map(str, CLOUDS_FILES))}; name the file with --file")
+
+
+def _secure_file(clouds_file: Path | None) -> Path | None:
+    """Return the file with the secrets: beside a clouds.yaml that was named, or at one of the standard places."""
+    places = [Path(named)] if (named := os.environ.get(SECURE_FILE_VARIABLE)) else []
+    places += [each.with_name("secure.yaml") for each in ([clouds_file] if clouds_file else CLOUDS_FILES)]
+    return next((path for each in places if (path := each.expanduser()).is_file()), None)
+
+
+def _merged(base: dict[Any, Any], more: dict[Any, Any]) -> dict[Any, Any]:
+    """Return `base` with the entries of `more`, which replace its own."""
+    merged = dict(base)
+    for name, value in more.items():
+        present = merged.get(name)
+        if isinstance(present, dict) and isinstance(value, dict):
+            value = _merged(present, value)
+        merged[name] = value
+    return merged
 
 
 def _read_yaml(path: Path) -> dict[Any, Any]:

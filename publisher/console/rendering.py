@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
 from importlib.resources import files
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from publisher.core.errors import InvalidRequest
@@ -29,9 +29,13 @@ from publisher.platforms.platform import (
     find_platform,
     installed,
     known_platforms,
+    platform_of,
 )
 from publisher.platforms.values import from_text
 from publisher.version import __version__
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 BASE = "/console"
 """The path below which all pages are."""
@@ -55,6 +59,9 @@ class PageParts:
 
 @cache
 def environment() -> Environment:
+    # Imported here: an intake that only answers programs renders no page.
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
     made = Environment(
         loader=PackageLoader("publisher.console"),
         autoescape=True,
@@ -72,6 +79,7 @@ def environment() -> Environment:
         site=site,
         segments=segments,
         platform=platform_label,
+        signs_in_as=signs_in_as,
     )
     made.globals.update(base=BASE, static=static, version=__version__)
     return made
@@ -196,6 +204,11 @@ def platform_label(name: str) -> str:
     return found.label if found else name
 
 
+def signs_in_as(account: Mapping[str, Any], platform: str) -> str:
+    """Say who an account with these elements signs in as; empty if nothing says it."""
+    return platform_of(platform).signs_in_as(account)
+
+
 # Forms --------------------------------------------------------------------------------------------------------
 
 
@@ -248,7 +261,7 @@ def chosen_platform(name: str) -> Platform:
 
 
 def account_elements(platform: Platform, *, prefix: str = "", secrets_kept: bool = False) -> list[Element]:
-    """Return the fields of an account, the required ones first.
+    """Return the fields of an account, the required ones first, then the usual ones.
 
     `secrets_kept`: an empty secret keeps the stored one.
     """
@@ -258,7 +271,8 @@ def account_elements(platform: Platform, *, prefix: str = "", secrets_kept: bool
         for each in platform.account_fields
         if each.kind not in _NEVER_IN_FORMS
     ]
-    return sorted(made, key=lambda each: needed.index(name) if (name := each.name[len(prefix) :]) in needed else 99)
+    first = [*needed, *platform.usual]
+    return sorted(made, key=lambda each: first.index(name) if (name := each.name[len(prefix) :]) in first else 99)
 
 
 def target_elements(platform: Platform) -> list[Element]:

@@ -31,13 +31,15 @@ def check_name(name: str, field: str, *, longest: int = NAME_MAX, trimmed: bool 
 
 def check_text(text: str, field: str) -> str:
     """Check a text, which may have several lines. Raises `InvalidRequest`."""
-    if any(_is_undecoded(each) for each in text):
+    if not text.isascii() and any(_is_undecoded(each) for each in text):
         raise InvalidRequest("is not UTF-8; send it encoded in UTF-8", field=field)
     return text
 
 
 def check_line(text: str, field: str) -> str:
     """Check a text of one line. Raises `InvalidRequest`."""
+    if text.isprintable():
+        return text
     for position, each in enumerate(text):
         if not each.isprintable():
             what = "a line break" if each in "\r\n\x0b\x0c\x85\u2028\u2029" else "a character that cannot be shown"
@@ -48,6 +50,8 @@ def check_line(text: str, field: str) -> str:
 def check_basic_plane(name: str, field: str, cloud: str) -> None:
     """Refuse characters that take four bytes in UTF-8 (emoji and rare scripts), for clouds that do not accept them.
     Raises `InvalidRequest`."""
+    if name.isascii():
+        return
     for each in name:
         if ord(each) > _BASIC_PLANE_END:
             raise InvalidRequest(f"has the character U+{ord(each):04X}, which {cloud} does not take", field=field)

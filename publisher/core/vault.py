@@ -43,6 +43,8 @@ class Vault:
         self._fernet = MultiFernet([Fernet(key) for key in keys])
         # Derived keys, not the keys themselves: codes and fingerprints must reveal nothing about sealed secrets.
         self._mac_key = hmac.digest(base64.urlsafe_b64decode(keys[0]), b"codes", "sha256")
+        self._purposes: dict[str, bytes] = {}
+        """The derived keys of purposes. There are a few."""
         self._fingerprinting = [hmac.digest(key.encode(), b"fingerprints", "sha256") for key in keys]
 
     @classmethod
@@ -78,7 +80,9 @@ class Vault:
 
         Codes for different purposes never match. A different first key gives different codes.
         """
-        key = hmac.digest(self._mac_key, purpose.encode(), "sha256")
+        key = self._purposes.get(purpose)
+        if key is None:
+            key = self._purposes[purpose] = hmac.digest(self._mac_key, purpose.encode(), "sha256")
         return base64.urlsafe_b64encode(hmac.digest(key, text.encode(), "sha256")).rstrip(b"=").decode()
 
     def fingerprints(self, text: bytes) -> list[str]:

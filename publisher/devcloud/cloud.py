@@ -214,17 +214,9 @@ class DevCloud:
 
     def _make_databases(self, state: CloudState) -> None:
         keystone, glance = self._servers(state)
+        databases.make_tables({"keystone": keystone.home, "glance": glance.home}, self.venv)
         password = state.passwords[ADMIN.name]
-        makings = [
-            databases.make_keystone(keystone.home, self.venv, url=keystone.url, admin_password=password),
-            databases.make_glance(glance.home, self.venv),
-        ]
-        try:
-            for making in makings:
-                making.finish()
-        finally:
-            for making in makings:
-                making.abandon()
+        databases.make_entries(keystone.home, self.venv, url=keystone.url, admin_password=password)
 
     def _resume(self, state: CloudState, overrides: Sections, token_seconds: int) -> None:
         servers = self._servers(state)

@@ -28,7 +28,7 @@ def ready(venv: Path) -> bool:
     if not (venv / "bin" / "python").exists():
         return False
     stamp = _stamp(venv)
-    return stamp == _digest() if stamp is not None else _holds_the_pins(venv)
+    return stamp == digest() if stamp is not None else _holds_the_pins(venv)
 
 
 def install(venv: Path, say: Callable[[str], None]) -> None:
@@ -67,7 +67,7 @@ def _make(venv: Path, say: Callable[[str], None]) -> None:
     if made.returncode != 0:
         raise DevCloudError(f"python -m venv failed (on Debian: apt-get install python3-venv); read {log}")
     _pip_install(venv, log, say)
-    (venv / STAMP).write_text(f"{_digest()}\n")
+    (venv / STAMP).write_text(f"{digest()}\n")
 
 
 def _pip_install(venv: Path, log: Path, say: Callable[[str], None]) -> None:
@@ -123,7 +123,8 @@ def _why_pip_failed(log: Path) -> str:
     return f"pip could not install Keystone and Glance: check the network and the package index, read {log}"
 
 
-def _digest() -> str:
+def digest() -> str:
+    """Return a hash of the versions in our constraints."""
     return hashlib.sha256(CONSTRAINTS.read_bytes()).hexdigest()
 
 

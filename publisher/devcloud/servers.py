@@ -246,6 +246,8 @@ def glance_server(home: Path, venv: Path, port: int, *, host: str = HOST, python
         application="glance.wsgi.api",
         health="/healthcheck",
         processes=2,
+        # An upload holds a thread until it ends.
+        threads=16,
         options=_GLANCE_OPTIONS,
         environment={"OS_GLANCE_CONFIG_DIR": str(home), **extra},
     )

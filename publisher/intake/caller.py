@@ -265,7 +265,8 @@ class Caller:
     def created(self, document: Document, uri: str) -> Response:
         """Return 201 with the absolute `Location` of the new object."""
         created = self._written(document, 201)
-        created.headers["Location"] = f"{base_url(self.request)}{API}/{uri}"
+        # `Response.headers` would first look for a header of that name.
+        created.raw_headers.append((b"location", f"{base_url(self.request)}{API}/{uri}".encode("latin-1")))
         return created
 
     def changed(self, document: Document) -> Response:

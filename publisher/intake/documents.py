@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import hashlib
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import Any
 
 from publisher.core.image import Image, ImageState, appliance_uri, download_uri, image_uri, target_format
 from publisher.core.ticket import Progress, State, Ticket, ticket_download_uri, ticket_uri
 from publisher.core.uris import user_uri
-from publisher.platforms.platform import TYPE_KEY, Document, Platform, find_platform
+from publisher.platforms.platform import TYPE_KEY, Constant, Document, Platform, find_platform
 from publisher.platforms.target_formats import format_number, platform_number, target_format_number, target_type
 from publisher.store import (
     ENTITLEMENT_DESCRIPTIONS,
@@ -30,6 +31,8 @@ from publisher.store import (
 
 _OBJECT = ("created", "dbId", "digest", "lastModified")
 """The elements that every object begins with. A ticket and its status have the same."""
+_KEPT_MAX = 256
+"""Number of parts of documents that are kept because they depend on a name alone. Nobody changes them."""
 _ETA_LONGEST_SECONDS = 10 * 365 * 86400.0
 """A later end is not shown: after the first bytes of a slow upload, the estimate may exceed the largest date."""
 
@@ -54,7 +57,7 @@ def ticket_document(ticket: Ticket, image: Image | None, key: str | None = None)
     """
     platform, uri = _platform(ticket), _uri(ticket)
     target = {field.name: ticket.target.get(field.name) for field in platform.target_fields}
-    status = status_document(ticket)
+    status = _status(ticket, uri)
     document: Document = {
         TYPE_KEY: platform.publish_image_type,
         **{name: status[name] for name in _OBJECT},
@@ -62,7 +65,7 @@ def ticket_document(ticket: Ticket, image: Image | None, key: str | None = None)
         "status": status,
         "uploaded": ticket.state is State.PUBLISHED,
         "parentUri": appliance_uri(ticket.owner, ticket.appliance_id),
-        "credAccount": ticket_account_document(ticket),
+        "credAccount": _ticket_account(ticket, platform, uri),
         "name": ticket.name,
         "statusUri": f"{uri}/status",
         "uri": uri,
@@ -94,17 +97,22 @@ def status_document(ticket: Ticket) -> Document:
 
     It depends on the ticket alone, so it and its ETag stay the same until the ticket changes.
     """
-    failed, uri = ticket.state is State.FAILED, _uri(ticket)
-    seen = f"{ticket.uid} {ticket.changed} {ticket.progress.sent} {ticket.state}"
+    return _status(ticket, _uri(ticket))
+
+
+def _status(ticket: Ticket, uri: str) -> Document:
+    failed, published = ticket.state is State.FAILED, ticket.state is State.PUBLISHED
+    changed, progress = ticket.changed, ticket.progress
+    seen = f"{ticket.uid} {changed} {progress.sent} {ticket.state}"
     return {
         "created": _time(ticket.created),
         "dbId": ticket.id,
         "digest": hashlib.sha256(seen.encode()).hexdigest()[:32],
-        "lastModified": _time(ticket.changed),
-        "bytesLoaded": ticket.progress.sent,
-        "bytesTotal": ticket.progress.total,
+        "lastModified": _time(changed),
+        "bytesLoaded": progress.sent,
+        "bytesTotal": progress.total,
         "cancelled": ticket.state is State.CANCELLED,
-        "complete": ticket.state is State.PUBLISHED,
+        "complete": published,
         "detailedError": failed and bool(ticket.error_detail),
         "detailedErrorMsg": ticket.error_detail if failed else None,
         "error": failed,
@@ -112,8 +120,8 @@ def status_document(ticket: Ticket) -> Document:
         "eta": _eta(ticket),
         "message": ticket.message,
         "parentUri": uri,
-        "percentage": ticket.progress.percentage,
-        "published": ticket.state is State.PUBLISHED,
+        "percentage": progress.percentage,
+        "published": published,
         "uri": f"{uri}/status",
     }
 
@@ -171,17 +179,18 @@ def image_document(image: Image, *, distribution: str | None = None, key: str | 
 
 
 def _formats(image: Image) -> Document:
-    name = image.reported_format
+    return _formats_of(image.reported_format)
+
+
+@lru_cache(_KEPT_MAX)
+def _formats_of(name: str) -> Document:
     target = target_format(name)
-    format = {"dbId": format_number(name), "name": name}
+    format = Constant(dbId=format_number(name), name=name)
     return {
         "format": format,
-        "targetFormat": {
-            "dbId": target_format_number(target, name),
-            "name": target,
-            "format": format,
-            "type": target_type(target),
-        },
+        "targetFormat": Constant(
+            dbId=target_format_number(target, name), name=target, format=format, type=target_type(target)
+        ),
     }
 
 
@@ -246,14 +255,18 @@ def appliance_document(appliance: Appliance, contents: Contents) -> Document:
 
 def ticket_account_document(ticket: Ticket) -> Document:
     """Return the `credAccount` that a ticket publishes with, as it was when the ticket was created."""
-    document = _account(_platform(ticket), ticket.account)
+    return _ticket_account(ticket, _platform(ticket), _uri(ticket))
+
+
+def _ticket_account(ticket: Ticket, platform: Platform, uri: str) -> Document:
+    document = _account(platform, ticket.account)
     if ticket.account_id is not None:
         document |= {
             "dbId": ticket.account_id,
             "name": ticket.account.get("name"),
             "parentUri": user_uri(ticket.owner),
             # This URI works even after the account itself has been deleted.
-            "uri": f"{_uri(ticket)}/accounts/{ticket.account_id}",
+            "uri": f"{uri}/accounts/{ticket.account_id}",
         }
     return document
 
@@ -335,13 +348,17 @@ def webhook_document(owner: str, url: str | None) -> Document:
 
 
 def _account(platform: Platform, fields: dict[str, Any]) -> Document:
-    own = {field.name: fields.get(field.name) for field in platform.account_fields if not field.secret}
     return {
         TYPE_KEY: platform.cred_account_type,
-        "targetPlatform": {"dbId": platform_number(platform.name), "name": platform.name, "type": platform.name},
+        "targetPlatform": _target_platform(platform.name),
         "secretsMissing": True,
-        **own,
+        **{name: fields.get(name) for name in platform.open_names},
     }
+
+
+@lru_cache(_KEPT_MAX)
+def _target_platform(name: str) -> Document:
+    return Constant(dbId=platform_number(name), name=name, type=name)
 
 
 def _platform(ticket: Ticket) -> Platform:

@@ -9,10 +9,13 @@ import sys
 
 from uvicorn.main import main
 
+from publisher.core.garbage import collect_rarely
+
 OPTIONS = (
     *("--factory", "publisher.app:create_app", "--http", "publisher.intake.connection:CallerConnection"),
     *("--loop", "uvloop", "--ws", "none", "--no-server-header"),
 )
 
 if __name__ == "__main__":
+    collect_rarely()  # before the app is imported
     main([*OPTIONS, *sys.argv[1:]], prog_name="publisher.intake.server")

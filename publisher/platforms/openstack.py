@@ -2,16 +2,47 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from publisher.core.errors import InvalidRequest
-from publisher.platforms.platform import CA_BUNDLE, LOGIN, SECRET_ROUTING, Platform, booleans, strings, uris
+from publisher.platforms.platform import (
+    CA_BUNDLE,
+    LOGIN,
+    SECRET_ROUTING,
+    Platform,
+    SealedNames,
+    booleans,
+    secrets,
+    strings,
+    uris,
+)
 
 INTERFACES = ("public", "internal", "admin")
 """The kinds of endpoints that OpenStack's catalog has for each service."""
-_ACCOUNT = (*uris("glanceUrl", "keystoneUrl"), *LOGIN, *CA_BUNDLE, *strings("userDomain", "interface"))
-"""The last two are ours; answers have them in JSON only."""
+PASSWORD, APPLICATION_CREDENTIAL, TOKEN = "password", "applicationCredentialSecret", "token"
+"""The secrets with which an account can sign in. It has exactly one of them."""
+_APPLICATION_CREDENTIAL = ("applicationCredentialId", "applicationCredentialName")
+"""The elements that say which application credential the secret belongs to: one of them."""
+_BELONG_TO = {
+    "login": (PASSWORD, APPLICATION_CREDENTIAL),
+    "applicationCredentialId": (APPLICATION_CREDENTIAL,),
+    "applicationCredentialName": (APPLICATION_CREDENTIAL,),
+    "trustId": (PASSWORD,),
+}
+"""The secrets beside which an element has a meaning."""
+_V2 = re.compile(r"/v2\.0/*$")
+_ACCOUNT = (
+    *uris("glanceUrl", "keystoneUrl"),
+    *LOGIN,
+    *CA_BUNDLE,
+    *strings("userDomain", "interface", *_APPLICATION_CREDENTIAL),
+    *secrets(APPLICATION_CREDENTIAL, TOKEN),
+    *strings("trustId"),
+)
+"""All after the password are ours. Answers have those that are no secrets in JSON only, and the CA bundle never."""
 _TARGET = (
     *strings("keystoneDomain", "keystoneProject", "displayName"),
     *booleans("publicImage"),
@@ -21,13 +52,23 @@ _TARGET = (
 
 @dataclass(frozen=True, eq=False)
 class OpenStack(Platform):
-    required: tuple[str, ...] = ("keystoneUrl", "login", "password")
+    required: tuple[str, ...] = ("keystoneUrl",)
+    usual: tuple[str, ...] = ("login", "password")
     addresses: tuple[str, ...] = ("keystoneUrl", "glanceUrl")
-    names: tuple[str, ...] = ("displayName", "keystoneDomain", "keystoneProject", "tenantName", "login", "userDomain")
+    names: tuple[str, ...] = (
+        *("displayName", "keystoneDomain", "keystoneProject", "tenantName", "login", "userDomain"),
+        *_APPLICATION_CREDENTIAL,
+        "trustId",
+    )
     basic_plane: bool = True  # Glance answers 400 on any database: its `no_4byte_params`
     formats: tuple[str, ...] = ("openstackqcow2", "openstackvdi", "openstackvhd", "openstackvmdk")
     takes: tuple[str, ...] = ("raw", "ISO")
-    secret_routing: tuple[str, ...] = (*SECRET_ROUTING, "userDomain", "keystoneUrl", "glanceUrl")
+    secret_routing: tuple[str, ...] = (
+        *SECRET_ROUTING,
+        *("userDomain", "keystoneUrl", "glanceUrl"),
+        *_APPLICATION_CREDENTIAL,
+        "trustId",
+    )
 
     def identity(self, account: dict[str, Any], target: dict[str, Any]) -> list[Any]:
         """Say which user of which Keystone, and which project: quotas and rate limits apply to these."""
@@ -39,11 +80,77 @@ class OpenStack(Platform):
         # If none is given, the user's domain is the project's.
         if account.get("userDomain") not in (None, "", domain):
             parts.append(account["userDomain"])
+        for name in (*_APPLICATION_CREDENTIAL, "trustId"):
+            if account.get(name):
+                parts += [name, account[name]]
         return parts
+
+    def signs_in_as(self, account: Mapping[str, Any]) -> str:
+        """Say which user, application credential or trust signs in."""
+        for name in _APPLICATION_CREDENTIAL:
+            if account.get(name):
+                return f"application credential {account[name]}"
+        return super().signs_in_as(account) or "owner of a token"
 
     def image_service(self, account: dict[str, Any], target: dict[str, Any]) -> list[Any]:
         """Say which of the cloud's image services: the one at that address, or that of a region."""
         return [str(account.get("glanceUrl") or ""), str(target.get("publishLocation") or "")]
+
+    def main_secret(self, account: Mapping[str, Any]) -> str:
+        """Return the secret that belongs to the other elements of the account."""
+        if _has_application_credential(account):
+            return APPLICATION_CREDENTIAL
+        return PASSWORD if account.get("login") else TOKEN
+
+    def replaced(self, changes: Mapping[str, Any], secrets: Collection[str]) -> Collection[str]:
+        """Return the elements of the old credential, if the new one is of another kind."""
+        lost = {name for name, kinds in _BELONG_TO.items() if secrets and not set(kinds) & set(secrets)}
+        if APPLICATION_CREDENTIAL in secrets and changes.get("applicationCredentialId"):
+            lost |= {"applicationCredentialName", "login"}
+        if APPLICATION_CREDENTIAL in secrets and changes.get("applicationCredentialName"):
+            lost.add("applicationCredentialId")
+        return lost - set(changes)
+
+    def own_credential_check(self, account: dict[str, Any], secrets: Collection[str]) -> None:
+        """Check that the account has one kind of credential, and all that belongs to it."""
+        if isinstance(secrets, SealedNames):
+            # They were checked when they were sealed. A change of the elements beside them needs the secrets again.
+            return
+        given = [name for name in (PASSWORD, APPLICATION_CREDENTIAL, TOKEN) if name in secrets]
+        _check_one_of(given)
+        kind = given[0] if given else APPLICATION_CREDENTIAL if _has_application_credential(account) else PASSWORD
+        for name, kinds in _BELONG_TO.items():
+            if account.get(name) and kind not in kinds:
+                raise InvalidRequest(
+                    f"cannot be used with {kind}, only with {' or '.join(kinds)}; leave it out",
+                    field=f"credAccount.{name}",
+                )
+        if kind == APPLICATION_CREDENTIAL:
+            self._check_application_credential(account)
+        if kind == PASSWORD and not account.get("login"):
+            raise self.needed("login")
+        if not given:
+            raise self.needed(kind)
+        only_v3 = "trustId" if account.get("trustId") else kind
+        if only_v3 != PASSWORD and _is_v2(account):
+            raise InvalidRequest("cannot be used with Keystone v2.0; use v3", field=f"credAccount.{only_v3}")
+
+    def _check_application_credential(self, account: dict[str, Any]) -> None:
+        known = [name for name in (*_APPLICATION_CREDENTIAL, "login") if account.get(name)]
+        if known == ["applicationCredentialName"]:
+            raise InvalidRequest(
+                "is needed with applicationCredentialName: the user whose application credential it is",
+                field="credAccount.login",
+            )
+        if known == ["applicationCredentialName", "login"]:
+            return
+        # An id says alone which application credential it is.
+        _check_one_of(known)
+        if known != ["applicationCredentialId"]:
+            raise InvalidRequest(
+                "is needed with applicationCredentialSecret; or give applicationCredentialName and login",
+                field="credAccount.applicationCredentialId",
+            )
 
     def own_account_check(self, account: dict[str, Any]) -> None:
         version = account.get("keystoneVersion")
@@ -59,10 +166,29 @@ class OpenStack(Platform):
         project = target.get("tenantName") or target.get("keystoneProject")
         if account.get("keystoneVersion") == "v2.0" and not project:
             raise InvalidRequest("is needed with Keystone v2.0", field="tenantName")
+        if not project and self.main_secret(account) == TOKEN:
+            # Nothing else tells two tokens apart, which may be for different projects.
+            raise InvalidRequest("is needed with credAccount.token: the token's project", field="keystoneProject")
 
     def check_image(self, name: str, glance_objection: str | None) -> None:
         if glance_objection:
             raise InvalidRequest(f"{name} cannot be published to {self.name}: {glance_objection}", field="imageUri")
+
+
+def _check_one_of(names: list[str]) -> None:
+    if len(names) > 1:
+        raise InvalidRequest(
+            f"cannot be used together with {names[0]}; give one of them", field=f"credAccount.{names[1]}"
+        )
+
+
+def _has_application_credential(account: Mapping[str, Any]) -> bool:
+    return any(account.get(name) for name in _APPLICATION_CREDENTIAL)
+
+
+def _is_v2(account: Mapping[str, Any]) -> bool:
+    version = account.get("keystoneVersion")
+    return version == "v2.0" or (not version and _V2.search(str(account.get("keystoneUrl") or "")) is not None)
 
 
 _HINTS = {
@@ -70,6 +196,11 @@ _HINTS = {
     "glanceUrl": "Only if the cloud's catalog has the wrong one",
     "userDomain": "Name or id of the user's domain, in Keystone v3. If empty: the domain of the project",
     "interface": "Which of the catalog's addresses of the image service to use",
+    "applicationCredentialId": "Instead of login and password: the id of an application credential",
+    "applicationCredentialName": "Instead of its id: the name of an application credential, beside its user's login",
+    "applicationCredentialSecret": "Instead of the password: what belongs to the application credential",
+    "token": "Instead of login and password: a token of the project, which is used until it expires",
+    "trustId": "Id of a trust that the login was given: it acts in the project of the trust",
     "keystoneDomain": "Name or id of the project's domain. If empty: the domain with the id default",
     "keystoneProject": "Name or id of the project. Can be empty if the login has only one project",
     "tenantName": "The project's name in Keystone v2.0",

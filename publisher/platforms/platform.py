@@ -10,10 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from importlib.metadata import entry_points
 from typing import Any
 from urllib.parse import urlsplit
@@ -33,6 +33,16 @@ wrapper's name. A polymorphic object has the name of its concrete type under TYP
 """
 
 TYPE_KEY = "@type"
+
+
+class Constant(dict[str, object]):
+    """A Document that declares no type and that nobody changes. Its texts are kept."""
+
+    def __init__(self, **values: object) -> None:
+        super().__init__(values)
+        self.texts: dict[object, str] = {}
+        """By what writes it."""
+
 
 PUBLISH_IMAGE = "publishImage"
 CRED_ACCOUNT = "credAccount"
@@ -108,6 +118,15 @@ class ObjectType:
         """The fields by element name."""
         return {field.name: field for field in self.fields}
 
+    @cached_property
+    def _positions(self) -> dict[str, int]:
+        return {field.name: position for position, field in enumerate(self.fields)}
+
+    def named(self, names: Iterable[str]) -> list[Field]:
+        """Return the fields that have one of these names, in their order."""
+        at = self._positions
+        return [self.fields[position] for position in sorted(at[name] for name in names if name in at)]
+
 
 def strings(*names: str) -> tuple[Field, ...]:
     """Return fields for text."""
@@ -181,7 +200,13 @@ CERTIFICATES = (
 NAME_LENGTH_MAX = 255
 """Characters: the limit of Glance and of most other clouds."""
 SECRET_ROUTING = ("login", "endpointUrl", "registryUrl", "hostname", "port", "proxyHost", "proxyPort", "caBundle")
+_KEPT, _KEPT_LENGTH_MAX = 1024, 255
+"""Number of addresses whose verdict is kept, and the length of the longest one: callers send anything."""
 _STRUCTURED = (Kind.OBJECT, Kind.POLYMORPHIC, Kind.LIST)
+
+
+class SealedNames(frozenset[str]):
+    """The names of the secrets that sealed ones may be: only a worker can see which of them were given."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,6 +228,8 @@ class Platform:
     """Other names that callers know it by."""
     required: tuple[str, ...] = ()
     """The account's elements that a publish request needs, secrets included."""
+    usual: tuple[str, ...] = ()
+    """Elements that most accounts have, although others do without: in forms they follow the required ones."""
     addresses: tuple[str, ...] = ()
     """The account's elements that contain an http or https address."""
     names: tuple[str, ...] = ("displayName",)
@@ -235,10 +262,20 @@ class Platform:
         """The name of the concrete type of its accounts."""
         return f"CredAccount{self.label}"
 
-    @property
+    @cached_property
     def secret_names(self) -> frozenset[str]:
         """The names of the secrets that an account may have."""
         return frozenset(each.name for each in self.account_fields if each.secret)
+
+    @cached_property
+    def open_names(self) -> tuple[str, ...]:
+        """The names of an account's elements that are no secrets, in the order of the answers."""
+        return tuple(each.name for each in self.account_fields if not each.secret)
+
+    @cached_property
+    def sealed_names(self) -> SealedNames:
+        """The same names, for secrets that are sealed."""
+        return SealedNames(self.secret_names)
 
     def account_parts(self, document: Document) -> tuple[dict[str, Any], dict[str, str]]:
         """Split a `credAccount` into its elements in clear and its secrets. Elements of no account are left out.
@@ -262,6 +299,22 @@ class Platform:
         """Say where within that account the images are, such as a region."""
         return [str(target.get("publishLocation") or "")]
 
+    def signs_in_as(self, account: Mapping[str, Any]) -> str:
+        """Say for people to read who an account signs in as; empty if nothing says it."""
+        return str(account.get("login") or "")
+
+    def main_secret(self, account: Mapping[str, Any]) -> str:
+        """Return the name of the secret that an account with these elements signs in with."""
+        names = self.secret_names
+        return "password" if "password" in names else min(names, default="password")
+
+    def replaced(self, changes: Mapping[str, Any], secrets: Collection[str]) -> Collection[str]:
+        """Return the elements that an account loses if it gets these changes and new secrets of these names.
+
+        By default none: an element that a change leaves out stays.
+        """
+        return ()
+
     def account_addresses(self, account: dict[str, Any]) -> dict[str, Any]:
         """Return the addresses that an account names, by the path of the element that holds each."""
         return {f"credAccount.{name}": account[name] for name in self.addresses if account.get(name)}
@@ -273,7 +326,8 @@ class Platform:
         """
         for name in self.required:
             if not account.get(name) and name not in secrets:
-                raise InvalidRequest(f"is needed to publish to {self.name}", field=f"credAccount.{name}")
+                raise self.needed(name)
+        self.own_credential_check(account, secrets)
         for path, address in self.account_addresses(account).items():
             check_address(path, str(address))
         for name in self.names:
@@ -296,6 +350,16 @@ class Platform:
         `name` is what the message calls the image; `glance_objection` is why Glance would refuse it, if it would.
         """
 
+    def needed(self, name: str) -> InvalidRequest:
+        """Return the error for an account without an element that it needs."""
+        return InvalidRequest(f"is needed to publish to {self.name}", field=f"credAccount.{name}")
+
+    def own_credential_check(self, account: dict[str, Any], secrets: Collection[str]) -> None:
+        """Check that an account has what it needs to sign in, if there are several ways. Raises `InvalidRequest`.
+
+        `secrets` are the names of those given; `SealedNames` if the secrets were checked and sealed earlier.
+        """
+
     def own_account_check(self, account: dict[str, Any]) -> None:
         """Check what only this cloud requires of an account. Raises `InvalidRequest`."""
 
@@ -312,18 +376,30 @@ class Platform:
 
 def check_address(field: str, address: str) -> None:
     """Check that a text is a URL of http or https without a password. Raises `InvalidRequest`."""
+    # A password in an address must not stay in memory.
+    find = (
+        _fault_of_address if "@" not in address and len(address) <= _KEPT_LENGTH_MAX else _fault_of_address.__wrapped__
+    )
+    if fault := find(address):
+        raise InvalidRequest(fault, field=field)
+
+
+@lru_cache(_KEPT)
+def _fault_of_address(address: str) -> str:
+    """Return what is wrong with an address; "" if nothing is. Kept, because most requests name the same clouds."""
     try:
         parts = urlsplit(address)
         valid = parts.port != 0
     except ValueError:
         valid = False
-    # `urlsplit` would leave out line breaks and keep blanks.
-    if not valid or any(each.isspace() or not each.isprintable() for each in address):
-        raise InvalidRequest("is not a valid address", field=field)
+    # `urlsplit` would leave out line breaks and keep blanks. A blank is the only white space that can be printed.
+    if not valid or " " in address or not address.isprintable():
+        return "is not a valid address"
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise InvalidRequest("must be an address such as https://cloud.example.com:5000", field=field)
+        return "must be an address such as https://cloud.example.com:5000"
     if "@" in parts.netloc:
-        raise InvalidRequest("must not hold a login or password; give them in their own elements", field=field)
+        return "must not hold a login or password; give them in their own elements"
+    return ""
 
 
 # The platforms that this installation knows -------------------------------------------------------
@@ -370,8 +446,16 @@ def known_platforms() -> tuple[Platform, ...]:
 
 def find_platform(name: str) -> Platform | None:
     """Return the platform of that name or alias, in upper or lower case; None if there is none."""
-    wanted = name.strip().lower()
-    return next((each for each in known_platforms() if wanted in (each.name, *each.aliases)), None)
+    return _platforms_by_name().get(name.strip().lower())
+
+
+@cache
+def _platforms_by_name() -> dict[str, Platform]:
+    found: dict[str, Platform] = {}
+    for each in known_platforms():
+        for name in (each.name, *each.aliases):
+            found.setdefault(name, each)
+    return found
 
 
 def platform_of(name: str) -> Platform:

@@ -50,13 +50,15 @@ def change(
 ) -> StoredAccount:
     """Change a stored account. What is not given stays; a field that is None is removed.
 
+    If a credential is replaced by one of another kind, the fields that belong only to the old one are removed, too.
+
     Secrets are replaced together or kept together, because sealed ones cannot be opened here to add to them.
     Raises `InvalidRequest` that names the element at fault, `SecretNeeded` if secrets are kept but would go elsewhere,
     `NotFound`, and `Conflict` if the owner has another account of that name.
     """
     platform = platform_of(present.platform)
-    kept = platform.secret_names
-    _check(present.platform, present.fields | fields, secrets or kept, policy)
+    fields = dict.fromkeys(platform.replaced(fields, secrets)) | fields
+    _check(present.platform, present.fields | fields, secrets or platform.sealed_names, policy)
     if not secrets:
         _check_kept(platform, present.fields, fields)
     return store.accounts.update(
@@ -88,8 +90,7 @@ def _check(platform: str, fields: dict[str, Any], secrets: Collection[str], poli
 def _check_kept(platform: Platform, present: Mapping[str, Any], fields: Mapping[str, Any]) -> None:
     """Refuse to send kept secrets to another address or for another login."""
     if any(name in fields and _lines(fields[name]) != _lines(present.get(name)) for name in platform.secret_routing):
-        secrets = platform.secret_names
-        name = "password" if "password" in secrets else min(secrets, default="password")
+        name = platform.main_secret({**present, **fields})
         raise SecretNeeded("must be given again, because the address or the login changes", field=name)
 
 

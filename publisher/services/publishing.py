@@ -60,7 +60,7 @@ class PublishRequest:
             account_id=stored.id,
             own_elements=frozenset(own | set(self.secrets)),
             sealed_secrets=stored.sealed_secrets,
-            sealed_names=platform_of(stored.platform).secret_names,
+            sealed_names=platform_of(stored.platform).sealed_names,
         )
 
 

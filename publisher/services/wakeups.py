@@ -1,34 +1,34 @@
-"""Wakes workers. A message contains only the id of a ticket or an image, so whoever reads the broker learns nothing.
-
-Messages follow Celery's protocol (docs.celeryq.dev, "Message Protocol", version 2). They are sent through kombu, so
-that the sender needs neither Celery nor the workers' code.
-"""
+"""Wakes workers. Messages are sent through kombu, so that the sender needs neither Celery nor the workers' code."""
 
 from __future__ import annotations
 
 import logging
-import socket
 import threading
-import uuid
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from kombu.connection import Connection
 from kombu.entity import Exchange, Queue
 from kombu.exceptions import KombuError
-from kombu.messaging import Producer
 
 from publisher.core.asking import Asking, ask
 from publisher.core.broker import Broker
 from publisher.core.errors import QueueUnavailable
 from publisher.core.settings import Settings
+from publisher.services.wake_messages import (
+    CONTENT_ENCODING,
+    CONTENT_TYPE,
+    PERSISTENT,
+    WakeMessage,
+    redis_value,
+    wake_messages,
+)
 from publisher.store import Store
 from publisher.telemetry.metrics import BROKER_SEND_FAILURES, BROKER_SENDS
 
 QUEUE_NAME = "publisher"
 PUBLISH_TASK = "publisher.publish"
 REGISTER_TASK = "publisher.register"
-_ORIGIN = f"publisher@{socket.gethostname()}"
 QUEUE = Queue(QUEUE_NAME, Exchange(QUEUE_NAME, type="direct"), routing_key=QUEUE_NAME)
 
 logger = logging.getLogger(__name__)
@@ -97,8 +97,7 @@ class WakeQueue:
         self._timeout_seconds = timeout_seconds
         self._lock = threading.Lock()
         self._connection: Connection | None = None
-        self._producer: Producer | None = None
-        self._confirmations: _Confirmations | None = None
+        self._to_broker: _ToRedis | _ToRabbitmq | None = None
 
     @classmethod
     def open(cls, settings: Settings) -> WakeQueue:
@@ -163,44 +162,11 @@ class WakeQueue:
 
     def _publish(self, task: str, ids: Sequence[int]) -> None:
         connection = self._connect()
-        if self._producer is None:
+        if self._to_broker is None:
             QUEUE(connection.default_channel).declare()
-            self._producer = connection.Producer()
-            if connection.transport.driver_type == "amqp":
-                self._confirmations = _Confirmations(connection, self._timeout_seconds)
-        if self._confirmations:
-            self._confirmations.expect(len(ids))
-        with self._producer.batch():  # one round trip to Redis
-            for id in ids:
-                self._add(self._producer, task, id)
-        if self._confirmations:
-            self._confirmations.wait()
-
-    def _add(self, producer: Producer, task: str, id: int) -> None:
-        task_id = str(uuid.uuid4())
-        argument = [id]
-        producer.publish(
-            (argument, {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}),
-            # The default exchange leads to the queue of that name. The binding of an exchange of our own would be lost
-            # when Redis restarts, and messages with it, because kombu reconnects by itself.
-            exchange="",
-            routing_key=QUEUE.name,
-            serializer="json",
-            delivery_mode="persistent",
-            timeout=self._timeout_seconds,
-            headers={
-                "lang": "py",
-                "task": task,
-                "id": task_id,
-                "root_id": task_id,
-                "parent_id": None,
-                "group": None,
-                "argsrepr": f"({id},)",
-                "kwargsrepr": "{}",
-                "origin": _ORIGIN,
-            },
-            correlation_id=task_id,
-        )
+            is_redis = connection.transport.driver_type == "redis"
+            self._to_broker = _ToRedis(connection) if is_redis else _ToRabbitmq(connection, self._timeout_seconds)
+        self._to_broker.send(wake_messages(task, ids))
 
     def _drop(self) -> None:
         if self._connection is not None:
@@ -208,11 +174,27 @@ class WakeQueue:
                 self._connection.release()
             except _CONNECTION_ERRORS:
                 logger.debug("closing a broken broker connection failed")
-            self._connection = self._producer = self._confirmations = None
+            self._connection = self._to_broker = None
 
 
-class _Confirmations:
-    """RabbitMQ's confirmations that it has the messages of a connection."""
+# Messages go to the default exchange, which leads to the queue of that name. The binding of an exchange of our own
+# would be lost when Redis restarts, and messages with it, because kombu reconnects by itself.
+
+
+class _ToRedis:
+    """Sends messages to Redis, all in one command."""
+
+    def __init__(self, connection: Connection) -> None:
+        channel: Any = connection.default_channel
+        # One client for all: making one takes as long as sending some messages. Its pool does not retry by itself.
+        self._client = channel.Client(connection_pool=channel.pool)
+
+    def send(self, messages: Sequence[WakeMessage]) -> None:
+        self._client.lpush(QUEUE.name, *[redis_value(each, QUEUE.name) for each in messages])
+
+
+class _ToRabbitmq:
+    """Sends messages to RabbitMQ, and waits for its confirmations that it has them."""
 
     def __init__(self, connection: Connection, timeout_seconds: float) -> None:
         self._connection = connection
@@ -223,14 +205,24 @@ class _Confirmations:
         channel.confirm_select()
         channel.events["basic_ack"].add(self._received)
         channel.events["basic_nack"].add(self._refused)
+        self._channel = channel
 
-    def expect(self, count: int) -> None:
-        """Expect confirmations of the next messages. Call this before they are sent: some may come meanwhile."""
-        self._missing = set(range(self._sent + 1, self._sent + count + 1))
-        self._sent += count
-
-    def wait(self) -> None:
-        """Wait until all are there. Raises one of `_CONNECTION_ERRORS`."""
+    def send(self, messages: Sequence[WakeMessage]) -> None:
+        """Send messages and wait until all are confirmed. Raises one of `_CONNECTION_ERRORS`."""
+        # Before they are sent: some confirmations may come meanwhile.
+        self._missing = set(range(self._sent + 1, self._sent + len(messages) + 1))
+        self._sent += len(messages)
+        for each in messages:
+            properties = {"delivery_mode": PERSISTENT, "correlation_id": each.task_id}
+            message = self._channel.prepare_message(
+                each.body,
+                priority=0,
+                content_type=CONTENT_TYPE,
+                content_encoding=CONTENT_ENCODING,
+                headers=each.headers,
+                properties=properties,
+            )
+            self._channel.basic_publish(message, exchange="", routing_key=QUEUE.name, timeout=self._timeout_seconds)
         while self._missing:
             self._connection.drain_events(timeout=self._timeout_seconds)
 

@@ -5,13 +5,11 @@ All times are seconds since the epoch, by the database's clock; sizes are bytes.
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
@@ -20,7 +18,6 @@ from sqlalchemy import (
     Boolean,
     Column,
     Connection,
-    CursorResult,
     Double,
     Engine,
     ForeignKey,
@@ -31,7 +28,6 @@ from sqlalchemy import (
     String,
     Table,
     Text,
-    TextClause,
     UniqueConstraint,
     column,
     false,
@@ -39,10 +35,10 @@ from sqlalchemy import (
     insert,
     select,
     table,
-    text,
 )
 from sqlalchemy.dialects.sqlite import Insert as SqliteInsert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
@@ -52,7 +48,8 @@ if TYPE_CHECKING:
 
 _BUSY_SECONDS = 10
 TURN, WRITING, DURABLE, UNTIL = "publisher_turn", "publisher_writing", "publisher_durable", "publisher_until"
-"""Options of an engine and of its connections, by which `publisher.store.engine` begins a transaction."""
+ALONE = "publisher_alone"
+"""Options of an engine and of its connections, by which `publisher.store.engine` begins a transaction, or none."""
 _ACTOR = "publisher_actor"
 _SHORT = 64
 """Maximum length of what a proxy may supply about the caller: an overlong text must not make a change fail."""
@@ -458,13 +455,13 @@ def busy_seconds() -> float:
 
 @contextmanager
 def reading(engine: Engine, *, together: bool = False) -> Iterator[Connection]:
-    """Run a transaction that only reads.
+    """Run statements that only read.
 
-    On PostgreSQL no transaction is begun: each statement sees what was committed when it started, with or without one.
-    With `together`, all statements see the same.
+    Each statement sees what was committed when it started. With `together`, a transaction makes all see the same.
     """
-    level = "REPEATABLE READ" if together else "AUTOCOMMIT"
-    options = {"isolation_level": level} if engine.dialect.name == "postgresql" else {}
+    options: dict[str, Any] = {ALONE: not together}
+    if engine.dialect.name == "postgresql":
+        options["isolation_level"] = "REPEATABLE READ" if together else "AUTOCOMMIT"
     with engine.connect().execution_options(**options) as connection, connection.begin():
         yield connection
 
@@ -504,6 +501,31 @@ def _turn(engine: Engine, wait_seconds: float) -> Iterator[None]:
             lock.release()
 
 
+def run_on_driver(
+    connection: Connection, sql: str, parameters: Any = (), *, returns_rows: bool = False
+) -> list[tuple[Any, ...]]:
+    """Execute SQL on the driver, and return its rows. Raises SQLAlchemy's errors, without the parameters.
+
+    SQLAlchemy takes several times as long for a short statement as SQLite does. Its events do not see this one.
+    """
+    driver: Any = connection.connection
+    cursor = driver.cursor()
+    try:
+        cursor.execute(sql, parameters)
+        return cursor.fetchall() if returns_rows else []
+    except connection.dialect.loaded_dbapi.Error as error:
+        dialect = connection.dialect
+        is_lost = dialect.is_disconnect(error, driver.dbapi_connection, cursor)
+        if is_lost:
+            connection.invalidate(error)
+        raise DBAPIError.instance(
+            sql, None, error, dialect.loaded_dbapi.Error,
+            hide_parameters=True, connection_invalidated=is_lost, dialect=dialect,
+        ) from error  # fmt: skip
+    finally:
+        cursor.close()
+
+
 # Statements that the two databases write differently ------------------------------------------------------------------
 
 
@@ -527,38 +549,6 @@ def upsert(database: Engine | Connection, table: Table) -> PostgresqlInsert | Sq
 
         return postgresql_insert(table)
     return sqlite_insert(table)
-
-
-def insert_rows(
-    connection: Connection, table: Table, rows: Sequence[dict[str, Any]], *returning: str
-) -> CursorResult[Any]:
-    """Insert rows, all with the same columns, in one statement. Return these columns of each row.
-
-    PostgreSQL gets all rows as one JSON document. So the statement is the same for any number of rows, and is parsed
-    once for each connection; with a parameter for each value, it takes twice the time.
-    """
-    if connection.dialect.name == "postgresql":
-        statement = _insert_json(table, tuple(rows[0]), returning)
-        return connection.execute(statement, {"rows": json.dumps(rows, default=_hex)})
-    plain = insert(table)
-    return connection.execute(plain.returning(*(table.c[name] for name in returning)) if returning else plain, rows)
-
-
-@cache
-def _insert_json(table: Table, columns: tuple[str, ...], returning: tuple[str, ...]) -> TextClause:
-    names = ", ".join(columns)
-    return text(
-        f"INSERT INTO {table.name} ({names}) SELECT {names}"  # noqa: S608  # names of our own tables
-        f" FROM json_populate_recordset(NULL::{table.name}, CAST(:rows AS json))"
-        + (f" RETURNING {', '.join(returning)}" if returning else "")
-    )
-
-
-def _hex(value: object) -> str:
-    """Return bytes as PostgreSQL reads them from a text."""
-    if not isinstance(value, bytes):
-        raise TypeError(f"{type(value).__name__} cannot be stored")
-    return f"\\x{value.hex()}"
 
 
 # The audit log: who changes what --------------------------------------------------------------------------------------
@@ -589,13 +579,10 @@ def audit_change(connection: Connection, action: str, *objects: str, detail: str
         _write(connection, [_row(actor, action, object, detail) for object in objects])
 
 
-def audit_changes(
-    connection: Connection, action: str, at: float, changes: Iterable[tuple[Actor | None, str, str]]
-) -> None:
-    """Record changes of several actors: who changes which object, and details. Leave out changes without an actor."""
-    rows = [_row(actor, action, object, detail) | {"at": at} for actor, object, detail in changes if actor is not None]
-    if rows:
-        insert_rows(connection, audit, rows)
+def audit_rows(action: str, at: float, changes: Iterable[tuple[Actor | None, str, str]]) -> Sequence[dict[str, Any]]:
+    """Return the rows of `audit` for changes of several actors: who changes which object, and details. Leaves out
+    changes without an actor."""
+    return [_row(actor, action, object, detail) | {"at": at} for actor, object, detail in changes if actor is not None]
 
 
 _ADD = insert(audit).values(at=db_now())

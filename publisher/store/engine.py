@@ -19,7 +19,7 @@ from sqlalchemy.util import queue
 
 from publisher.core.directories import make_directory
 from publisher.core.errors import ConfigurationError
-from publisher.store.database import DURABLE, TURN, UNTIL, WRITING, busy_seconds
+from publisher.store.database import ALONE, DURABLE, TURN, UNTIL, WRITING, busy_seconds, run_on_driver
 
 _CATCH_UP = 0.1
 """How fast the clock of an SQLite database approaches the time of day at most, in seconds per second."""
@@ -48,6 +48,7 @@ class _SteadyPool(QueuePool):
 _POOL: dict[str, Any] = {"poolclass": _SteadyPool, "pool_size": 30, "max_overflow": 0, "pool_timeout": 10}
 """Connections are opened on demand and kept: opening one costs more than a request."""
 _BUSY_INFO = "publisher_busy_seconds"
+_DURABLE_INFO = "publisher_durable"
 _CLOCK = "publisher_clock"
 _RETURNED = "publisher_returned"
 
@@ -173,10 +174,10 @@ def _open_sqlite(url: URL) -> Engine:
         options = connection.get_execution_options()
         _wait_until(connection, options.get(UNTIL))
         if options.get(WRITING):
-            connection.exec_driver_sql(f"PRAGMA synchronous = {'FULL' if options.get(DURABLE) else 'NORMAL'}")
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
-        else:
-            connection.exec_driver_sql("BEGIN")
+            _flush_commits(connection, bool(options.get(DURABLE)))
+            run_on_driver(connection, "BEGIN IMMEDIATE")
+        elif not options.get(ALONE):
+            run_on_driver(connection, "BEGIN")
 
     return engine
 
@@ -187,8 +188,15 @@ def _wait_until(connection: Connection, moment: float | None) -> None:
     if moment is not None and moment - time.monotonic() < busy_seconds() - 1:
         seconds = max(moment - time.monotonic(), 0.05)
     if connection.info.get(_BUSY_INFO, busy_seconds()) != seconds:
-        connection.exec_driver_sql(f"PRAGMA busy_timeout = {round(seconds * 1000)}")
+        run_on_driver(connection, f"PRAGMA busy_timeout = {round(seconds * 1000)}")
         connection.info[_BUSY_INFO] = seconds
+
+
+def _flush_commits(connection: Connection, durable: bool) -> None:
+    """Make each commit of an SQLite connection wait for the disk, or none."""
+    if connection.info.get(_DURABLE_INFO) is not durable:
+        run_on_driver(connection, f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+        connection.info[_DURABLE_INFO] = durable
 
 
 def _use_write_ahead_log(connection: sqlite3.Connection) -> None:

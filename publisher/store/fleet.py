@@ -8,13 +8,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from urllib.parse import quote
 
-from sqlalchemy import Engine, case, delete, or_, select, update
+from sqlalchemy import Double, Engine, bindparam, case, delete, or_, select, update
+from sqlalchemy.sql.dml import ReturningInsert
 
 from publisher.core.errors import NotFound
 from publisher.core.ticket import State
 from publisher.store.database import audit_change, db_now, elections, reading, tickets, upsert, workers, writing
+
+# Statements that a worker executes every few seconds are built once: building one costs more than executing it.
+_TAKE_OVER = (
+    update(elections)
+    .where(elections.c.office == bindparam("role"))
+    .where(or_(elections.c.holder == bindparam("candidate"), elections.c.until < db_now()))
+    .values(holder=bindparam("candidate"), until=db_now() + bindparam("seconds", type_=Double()))
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +96,22 @@ class Fleet:
             "version": member.version,
             "concurrency": member.concurrency,
         }
-        insert = upsert(self._engine, workers).values(row | {"started": db_now(), "seen": db_now(), "drain": draining})
-        changes = {"seen": db_now(), "stopped": None} | ({"drain": True} if draining else {})
-        heartbeat = insert.on_conflict_do_update(index_elements=[workers.c.name], set_=changes)
         with writing(self._engine, durable=False) as connection:
-            return bool(connection.execute(heartbeat.returning(workers.c.drain)).scalar_one())
+            return bool(connection.execute(self._draining if draining else self._living, row).scalar_one())
+
+    @cached_property
+    def _living(self) -> ReturningInsert[tuple[bool]]:
+        return self._heartbeat(drain=False)
+
+    @cached_property
+    def _draining(self) -> ReturningInsert[tuple[bool]]:
+        return self._heartbeat(drain=True)
+
+    def _heartbeat(self, *, drain: bool) -> ReturningInsert[tuple[bool]]:
+        insert = upsert(self._engine, workers).values(started=db_now(), seen=db_now(), drain=drain)
+        # A worker that was asked to drain stays so.
+        changes = {"seen": db_now(), "stopped": None} | ({"drain": True} if drain else {})
+        return insert.on_conflict_do_update(index_elements=[workers.c.name], set_=changes).returning(workers.c.drain)
 
     def stopped(self, name: str) -> None:
         """Record that a worker has exited in order."""
@@ -143,19 +164,19 @@ class Leadership:
 
     def acquire(self, role: str, holder: str, seconds: float) -> bool:
         """Acquire or renew the role for `seconds`. False if another process holds it."""
-        vacate = upsert(self._engine, elections).values(office=role, holder="", until=0.0).on_conflict_do_nothing()
-        take_over = (
-            update(elections)
-            .where(elections.c.office == role)
-            .where(or_(elections.c.holder == holder, elections.c.until < db_now()))
-            .values(holder=holder, until=db_now() + seconds)
-        )
+        asked = {"role": role, "candidate": holder, "seconds": seconds}
         with writing(self._engine) as connection:
-            acquired = connection.execute(take_over).rowcount == 1
+            acquired = connection.execute(_TAKE_OVER, asked).rowcount == 1
             if not acquired:
-                connection.execute(vacate)
-                acquired = connection.execute(take_over).rowcount == 1
+                # Nobody may have held the role before. Then there is no row yet.
+                vacant = connection.execute(self._vacate, {"office": role, "holder": "", "until": 0.0})
+                if vacant.first():
+                    acquired = connection.execute(_TAKE_OVER, asked).rowcount == 1
             return acquired
+
+    @cached_property
+    def _vacate(self) -> ReturningInsert[tuple[str]]:
+        return upsert(self._engine, elections).on_conflict_do_nothing().returning(elections.c.office)
 
     def resign(self, role: str, holder: str) -> None:
         """Give the role up. Does nothing if another process holds it."""

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import fields
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, bindparam, case, delete, func, insert, or_, select, text, update
+from sqlalchemy import Connection, Engine, Row, case, delete, func, insert, or_, select, text, update
 from sqlalchemy.exc import IntegrityError
 
 from publisher.core.errors import Conflict, NotFound, require_own
@@ -17,6 +17,7 @@ from publisher.core.uris import parse_id
 from publisher.store.appliances import ensure_appliance
 from publisher.store.database import audit_change, db_now, images, reading, tickets, writing
 from publisher.store.list_queries import Fields, select_page
+from publisher.store.prepared import Prepared, is_one_of
 
 IMAGE_COLUMNS = [images.c[each.name] for each in fields(Image)]
 _NAMES = [each.name for each in IMAGE_COLUMNS]
@@ -210,9 +211,9 @@ class Images:
             return connection.execute(used).rowcount == 1
 
 
-_HOLD = (
+_HOLD = Prepared(
     select(images.c.id, db_now())
-    .where(images.c.id.in_(bindparam("ids", expanding=True)), images.c.state == ImageState.READY)
+    .where(is_one_of(images.c.id, "ids"), images.c.state == ImageState.READY)
     .order_by(images.c.id)  # so that two transactions cannot deadlock
     .with_for_update(read=True)
 )
@@ -223,7 +224,7 @@ def hold_ready_images(connection: Connection, ids: Collection[int]) -> tuple[flo
 
     Return the time, and those that there are and that are ready.
     """
-    rows = connection.execute(_HOLD, {"ids": list(ids)}).all()
+    rows = _HOLD.rows(connection, ids=sorted(ids))
     return rows[0][1] if rows else 0.0, {row[0] for row in rows}
 
 

@@ -3,35 +3,35 @@
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import Collection, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from sqlalchemy import BigInteger, Connection, Engine, Select, Text, and_, bindparam, delete, insert, literal, select
+from sqlalchemy import Connection, Engine, and_, bindparam, delete, select
 
 from publisher.core.errors import Conflict
 from publisher.core.image import Image
 from publisher.core.ticket import Phase, Progress, State, Ticket, ticket_uri
+from publisher.core.unique_ids import unique_ids
 from publisher.platforms.platform import cloud_account
 from publisher.store.database import (
     Actor,
-    audit_changes,
+    audit,
+    audit_rows,
     busy_seconds,
     db_now,
     history,
     idempotency_keys,
     images,
-    insert_rows,
     reading,
     tickets,
-    upsert,
     users,
     writing,
 )
-from publisher.store.images import IMAGE_COLUMNS, hold_ready_images, image_of_row
+from publisher.store.images import IMAGE_COLUMNS, hold_ready_images, image_of_values
 from publisher.store.limits import QueueCapacity
+from publisher.store.prepared import Prepared, insert_into_several, insert_rows, is_one_of
 from publisher.store.ticket_rows import TICKET_COLUMNS, ticket_of
 
 _HARDLY_WAITED_SECONDS = 1.0
@@ -218,15 +218,17 @@ class NewTickets:
         if not group:
             return {}
         times = {"created": now, "modified": now, "accepted": now, "wake_at": now + self._wake_again_seconds}
-        rows = [_row(each.new) | times for each in group]
-        ids = {row.uid: row.id for row in insert_rows(connection, tickets, rows, "id", "uid")}
+        uids = unique_ids(len(group))
+        rows = [_row(uid, each.new) | times for uid, each in zip(uids, group, strict=True)]
+        ids: dict[str, int] = dict(insert_rows(connection, tickets, rows, "uid", "id"))
         created = {each: _ticket(ids[row["uid"]], row) for each, row in zip(group, rows, strict=True)}
         keys = {ticket.id: each.key for each, ticket in created.items() if each.key}
         if late := keys.keys() - claim_keys(connection, keys, now):
             connection.execute(delete(tickets).where(tickets.c.id.in_(late)))
             created = {each: ticket for each, ticket in created.items() if ticket.id not in late}
-        connection.execute(_APPEND_HISTORY, {"ids": [ticket.id for ticket in created.values()]})
-        audit_changes(connection, "ticket.create", now, [_change(each, ticket) for each, ticket in created.items()])
+        first_entries = [_first_entry(ticket) for ticket in created.values()]
+        changes = audit_rows("ticket.create", now, [_change(each, ticket) for each, ticket in created.items()])
+        insert_into_several(connection, {history: first_entries, audit: changes})
         return created
 
 
@@ -242,19 +244,21 @@ def _basis(connection: Connection, wanted: BasisWanted) -> Basis:
         "caller": wanted.key and wanted.key.owner,
         "key": wanted.key and wanted.key.key,
     }
-    row = connection.execute(_BASIS, given).one_or_none()
-    if row is None:
+    rows = _BASIS.rows(connection, **given)
+    if not rows:
         return Basis(image=None, key_known=False, signs=False)
-    return Basis(image_of_row(row) if row.id is not None else None, row.ticket_id is not None, row.signs)
+    *image, ticket_id, signs = rows[0]
+    return Basis(image_of_values(image) if image[0] is not None else None, ticket_id is not None, signs)
 
 
 def _bases(connection: Connection, group: Sequence[BasisWanted]) -> Sequence[Basis]:
-    rows = connection.execute(_IMAGES, {"images": sorted({each.image_id for each in group})})
-    found = {(row.owner, row.appliance_id, row.id): (image_of_row(row), row.signs) for row in rows}
+    found: dict[tuple[str, int, int], tuple[Image, bool]] = {}
+    for *values, signs in _IMAGES.rows(connection, images=sorted({each.image_id for each in group})):
+        image = image_of_values(values)
+        found[image.owner, image.appliance_id, image.id] = image, signs
     used: set[tuple[str, str]] = set()
     if keys := [each.key for each in group if each.key]:
-        given = {"owners": sorted({each.owner for each in keys}), "keys": sorted({each.key for each in keys})}
-        used = {(owner, key) for owner, key in connection.execute(_KEYS, given)}
+        used = set(_known_keys(connection, keys))
 
     def basis(wanted: BasisWanted) -> Basis:
         image, signs = found.get((wanted.owner, wanted.appliance_id, wanted.image_id), (None, False))
@@ -263,15 +267,8 @@ def _bases(connection: Connection, group: Sequence[BasisWanted]) -> Sequence[Bas
     return [basis(each) for each in group]
 
 
-_APPEND_HISTORY = insert(history).from_select(
-    ["ticket_id", "at", "to_state", "phase", "words"],
-    select(tickets.c.id, tickets.c.created, tickets.c.state, tickets.c.phase, literal("Accepted", Text)).where(
-        tickets.c.id.in_(bindparam("ids", expanding=True))
-    ),
-)
-
 _SIGNS = users.c.sealed_notify_secret.is_not(None).label("signs")
-_BASIS: Select[Any] = (
+_BASIS = Prepared(
     select(*IMAGE_COLUMNS, idempotency_keys.c.ticket_id, _SIGNS)
     .select_from(users)
     .outerjoin(
@@ -290,21 +287,20 @@ _BASIS: Select[Any] = (
 )
 
 
-_IMAGES: Select[Any] = (
-    select(*IMAGE_COLUMNS, _SIGNS)
-    .join(users, users.c.login == images.c.owner)
-    .where(images.c.id.in_(bindparam("images", type_=BigInteger, expanding=True)))
+_IMAGES = Prepared(
+    select(*IMAGE_COLUMNS, _SIGNS).join(users, users.c.login == images.c.owner).where(is_one_of(images.c.id, "images"))
 )
-_KEYS = select(idempotency_keys.c.owner, idempotency_keys.c.key).where(
-    idempotency_keys.c.owner.in_(bindparam("owners", expanding=True)),
-    idempotency_keys.c.key.in_(bindparam("keys", expanding=True)),
+_KEYS = Prepared(
+    select(idempotency_keys.c.owner, idempotency_keys.c.key, idempotency_keys.c.created).where(
+        is_one_of(idempotency_keys.c.owner, "owners"), is_one_of(idempotency_keys.c.key, "keys")
+    )
 )
 
 
-def _row(new: NewTicket) -> dict[str, Any]:
+def _row(uid: str, new: NewTicket) -> dict[str, Any]:
     """Return the row of a ticket, without the times of its creation."""
     return {
-        "uid": str(uuid.uuid4()),
+        "uid": uid,
         "owner": new.owner,
         "appliance_id": new.appliance_id,
         "image_id": new.image_id,
@@ -340,6 +336,17 @@ def _ticket(id: int, row: dict[str, Any]) -> Ticket:
 _READ = [each.name for each in fields(Ticket) if each.name not in ("id", "progress", "downloads")]
 
 
+def _first_entry(ticket: Ticket) -> dict[str, Any]:
+    """Return the row of the first entry of a ticket's history."""
+    return {
+        "ticket_id": ticket.id,
+        "at": ticket.created,
+        "to_state": ticket.state,
+        "phase": ticket.phase,
+        "words": "Accepted",
+    }
+
+
 def _change(wanted: TicketWanted, ticket: Ticket) -> tuple[Actor | None, str, str]:
     uri = ticket_uri(ticket.owner, ticket.appliance_id, ticket.image_id, ticket.id)
     return wanted.actor, uri, f"to {ticket.platform}, as {ticket.name!r}"
@@ -349,17 +356,21 @@ def _taken_keys(connection: Connection, keys: Sequence[IdempotencyKey], now: flo
     """Return the names of those keys that have a ticket. Deletes those that have expired."""
     if not keys:
         return set()
-    query = select(idempotency_keys.c.owner, idempotency_keys.c.key, idempotency_keys.c.created).where(
-        idempotency_keys.c.owner.in_({each.owner for each in keys}),
-        idempotency_keys.c.key.in_({each.key for each in keys}),
-    )
-    created = {(row.owner, row.key): row.created for row in connection.execute(query)}
+    created = _known_keys(connection, keys)
     known = [each for each in keys if each.name in created]
     expired = {each.name: each for each in known if created[each.name] <= now - each.seconds}
     for _, each in sorted(expired.items()):
         same = idempotency_keys.c.owner == each.owner, idempotency_keys.c.key == each.key
         connection.execute(delete(idempotency_keys).where(*same, idempotency_keys.c.created <= now - each.seconds))
     return {each.name for each in known} - set(expired)
+
+
+def _known_keys(connection: Connection, keys: Sequence[IdempotencyKey]) -> dict[tuple[str, str], float]:
+    """Return the names of those keys that there are, and when each was created."""
+    rows = _KEYS.rows(
+        connection, owners=sorted({each.owner for each in keys}), keys=sorted({each.key for each in keys})
+    )
+    return {(owner, key): created for owner, key, created in rows}
 
 
 def claim_keys(connection: Connection, keys: Mapping[int, IdempotencyKey], now: float) -> set[int]:
@@ -372,7 +383,4 @@ def claim_keys(connection: Connection, keys: Mapping[int, IdempotencyKey], now: 
         # In one order, so that two transactions cannot deadlock.
         for ticket_id, key in sorted(keys.items(), key=lambda each: each[1].name)
     ]
-    if not rows:
-        return set()
-    insert = upsert(connection, idempotency_keys).on_conflict_do_nothing().returning(idempotency_keys.c.ticket_id)
-    return set(connection.execute(insert, rows).scalars())
+    return {id for (id,) in insert_rows(connection, idempotency_keys, rows, "ticket_id", unless_there=True)}

@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Engine, Row, func, select, update
+from sqlalchemy import Engine, Integer, Row, Select, bindparam, func, select, update
 
 from publisher.core.ticket import Phase, State
 from publisher.store.database import db_now, notifications, reading, tickets, writing
@@ -43,6 +43,28 @@ _COLUMNS = [notifications.c[name] for name in Notification.__dataclass_fields__]
 _WAITS = notifications.c.state == "waiting"
 
 
+def _select_receivers() -> Select[Any]:
+    due = (
+        select(notifications.c.owner, notifications.c.url, func.min(notifications.c.next_at).label("since"))
+        .where(_WAITS, notifications.c.next_at <= db_now())
+        .where(notifications.c.owner.not_in(bindparam("but_of", expanding=True)))
+        .group_by(notifications.c.owner, notifications.c.url)
+        .subquery()
+    )
+    turn = func.row_number().over(partition_by=due.c.owner, order_by=(due.c.since, due.c.url)).label("turn")
+    ranked = select(due, turn).subquery()
+    return (
+        select(ranked.c.owner, ranked.c.url)
+        .where(ranked.c.turn <= bindparam("of_each", type_=Integer()))
+        .order_by(ranked.c.turn, ranked.c.since)
+        .limit(_RECEIVERS_AT_ONCE)
+    )
+
+
+_RECEIVERS = _select_receivers()
+"""Built once: a worker executes it every few seconds, and building it costs more."""
+
+
 class Notifications:
     """Notifications and their delivery."""
 
@@ -55,22 +77,9 @@ class Notifications:
         For each owner at most `of_each`, the longest waiting first. Owners take turns: the first receiver of every
         owner comes before the second of any.
         """
-        due = (
-            select(notifications.c.owner, notifications.c.url, func.min(notifications.c.next_at).label("since"))
-            .where(_WAITS, notifications.c.next_at <= db_now(), notifications.c.owner.not_in(but_of))
-            .group_by(notifications.c.owner, notifications.c.url)
-            .subquery()
-        )
-        turn = func.row_number().over(partition_by=due.c.owner, order_by=(due.c.since, due.c.url)).label("turn")
-        ranked = select(due, turn).subquery()
-        query = (
-            select(ranked.c.owner, ranked.c.url)
-            .where(ranked.c.turn <= of_each)
-            .order_by(ranked.c.turn, ranked.c.since)
-            .limit(_RECEIVERS_AT_ONCE)
-        )
+        values = {"of_each": of_each, "but_of": list(but_of)}
         with reading(self._engine) as connection:
-            return [(owner, url) for owner, url in connection.execute(query)]
+            return [(owner, url) for owner, url in connection.execute(_RECEIVERS, values)]
 
     def claim(self, owner: str, url: str, lease_seconds: float) -> Notification | None:
         """Claim the receiver's oldest due notification and count the attempt; None if there is none.

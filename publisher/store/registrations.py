@@ -34,6 +34,14 @@ _UNREAD: dict[str, Any] = {
 }
 """Values for a file that nobody has read yet."""
 _UNEXPIRED = images.c.lease_until >= db_now()
+IMAGE_DUE = and_(
+    images.c.wake_at <= db_now(),
+    or_(
+        and_(images.c.state == ImageState.QUEUED, images.c.not_before <= db_now()),
+        and_(images.c.state == ImageState.FETCHING, images.c.lease_until < db_now()),
+    ),
+)
+"""A worker should register the image, but none does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,14 +156,7 @@ class Registrations:
 
     def due(self, limit: int = 100) -> Sequence[int]:
         """Return the images to wake now: those that a worker should register but none does. Oldest first."""
-        waiting = and_(images.c.state == ImageState.QUEUED, images.c.not_before <= db_now())
-        abandoned = and_(images.c.state == ImageState.FETCHING, images.c.lease_until < db_now())
-        query = (
-            select(images.c.id)
-            .where(images.c.wake_at <= db_now(), or_(waiting, abandoned))
-            .order_by(images.c.wake_at, images.c.id)
-            .limit(limit)
-        )
+        query = select(images.c.id).where(IMAGE_DUE).order_by(images.c.wake_at, images.c.id).limit(limit)
         with reading(self._engine) as connection:
             return connection.execute(query).scalars().all()
 

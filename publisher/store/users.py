@@ -18,7 +18,6 @@ from sqlalchemy import (
     Connection,
     Engine,
     Row,
-    Select,
     String,
     bindparam,
     delete,
@@ -49,6 +48,7 @@ from publisher.store.database import (
     users,
     writing,
 )
+from publisher.store.prepared import Prepared, is_one_of
 from publisher.store.ticket_rows import Extent, extent_columns, ticket_and_image
 
 ENTITLEMENT_DESCRIPTIONS = {
@@ -299,7 +299,7 @@ class Users:
                     rows |= {(each, by_key): row for each, row in _callers(connection, query, who).items()}
             for extent in Extent:
                 if ids := sorted({each.ticket_id for each in group if each.beside is extent}):
-                    for id, *values in connection.execute(_tickets_query(extent), {"tickets": ids}):
+                    for id, *values in _tickets_query(extent).rows(connection, tickets=ids):
                         ticket_rows[extent, id] = ticket_and_image(extent, values)
         found: list[CallerRow | None] = []
         for each in group:
@@ -312,9 +312,9 @@ class Users:
 
     def _caller(self, sought: Sought) -> CallerRow | None:
         query = _caller_query(self._engine.dialect.name, sought.by_key, sought.beside)
-        given = {"who": sought.who} | ({"ticket": sought.ticket_id} if sought.beside else {})
+        given: dict[str, Any] = {"who": sought.who} | ({"ticket": sought.ticket_id} if sought.beside else {})
         with reading(self._engine) as connection:
-            rows = connection.execute(query, given).all()
+            rows = query.rows(connection, **given)
         if not rows:
             return None
         row = _caller_of(rows)
@@ -446,7 +446,7 @@ _AT_WHO = _AT_ROLE + len(_ROLE_COLUMNS)
 _AT_TICKET = _AT_WHO + 1
 
 
-def _caller_of(rows: Sequence[Row[Any]]) -> CallerRow:
+def _caller_of(rows: Sequence[tuple[Any, ...]]) -> CallerRow:
     """Build a caller from its rows of `_caller_query`: one for each role."""
     held = tuple(_role_of(row[_AT_ROLE:_AT_WHO]) for row in rows if row[_AT_ROLE] is not None)
     login, administrator, entitlements, created, id, password_hash, sealed_secret = rows[0][:_AT_ROLE]
@@ -454,16 +454,16 @@ def _caller_of(rows: Sequence[Row[Any]]) -> CallerRow:
     return CallerRow(user, password_hash, sealed_secret)
 
 
-def _callers(connection: Connection, query: Select[Any], who: Sequence[str]) -> dict[str, CallerRow]:
+def _callers(connection: Connection, query: Prepared, who: Sequence[str]) -> dict[str, CallerRow]:
     """Read several callers, by their logins or by their keys."""
-    rows: dict[str, list[Row[Any]]] = {}
-    for row in connection.execute(query, {"who": who}):
+    rows: dict[str, list[tuple[Any, ...]]] = {}
+    for row in query.rows(connection, who=who):
         rows.setdefault(row[_AT_WHO], []).append(row)
     return {each: _caller_of(of_one) for each, of_one in rows.items()}
 
 
 @cache
-def _caller_query(database: str, by_key: bool, beside: Extent | None, *, several: bool = False) -> Select[Any]:
+def _caller_query(database: str, by_key: bool, beside: Extent | None, *, several: bool = False) -> Prepared:
     """Select the user `:who`, or the owner of that API key, with the user's roles and the ticket `:ticket`; or
     `several` of them, without a ticket.
 
@@ -482,15 +482,14 @@ def _caller_query(database: str, by_key: bool, beside: Extent | None, *, several
     if beside is Extent.WHOLE:
         found = found.outerjoin(images, images.c.id == tickets.c.image_id)
     who = api_keys.c.public_key if by_key else users.c.login
-    wanted = bindparam("who", type_=String, expanding=several)
     columns = *_USER_COLUMNS, key, *_ROLE_COLUMNS, who, *(extent_columns(beside) if beside else ())
-    query = select(*columns).select_from(found).where(who.in_(wanted) if several else who == wanted)
-    return query.order_by(roles.c.name)
+    query = select(*columns).select_from(found).order_by(roles.c.name)
+    return Prepared(query.where(is_one_of(who, "who") if several else who == bindparam("who", type_=String)))
 
 
 @cache
-def _tickets_query(extent: Extent) -> Select[Any]:
+def _tickets_query(extent: Extent) -> Prepared:
     """Select the tickets `:tickets`, with their ids before the columns of the extent."""
     found = tickets.outerjoin(images, images.c.id == tickets.c.image_id) if extent is Extent.WHOLE else tickets
-    wanted = tickets.c.id.in_(bindparam("tickets", type_=BigInteger, expanding=True))
-    return select(tickets.c.id, *extent_columns(extent)).select_from(found).where(wanted)
+    query = select(tickets.c.id, *extent_columns(extent)).select_from(found)
+    return Prepared(query.where(is_one_of(tickets.c.id, "tickets")))

@@ -38,6 +38,10 @@ class SignIns:
         self._limiter = FixedWindowRateLimiter(MemoryStorage())
         self._login = _item(login_failures, window_seconds, "login")
         self._address = _item(address_failures, window_seconds, "address")
+        self._window_seconds = window_seconds
+        self._none_from = 0.0
+        """From this time on, no failure counts, unless another one comes. In seconds since the epoch, as the limiter's
+        windows."""
 
     def check(self, login: str, address: str) -> None:
         """Check that a password may be tried, before it is hashed. Raises `TooMany` with the time until then."""
@@ -46,6 +50,8 @@ class SignIns:
 
     def check_login(self, login: str, address: str) -> None:
         """Check only the failures of this login from this address, not those of other logins. Raises `TooMany`."""
+        if time.time() >= self._none_from:
+            return
         self._check(self._login, _shortened(login), network_of(address))
 
     def failed(self, login: str, address: str, *, door: str = "api") -> None:
@@ -75,6 +81,7 @@ class SignIns:
             self._limiter.clear(self._login, _shortened(login), network_of(address))
 
     def _count(self, item: RateLimitItemPerSecond | None, *who: str) -> list[str]:
+        self._none_from = max(self._none_from, time.time() + self._window_seconds)
         if item is None or not self._limiter.hit(item, *who) or self._limiter.test(item, *who):
             return []
         of = "this login" if item is self._login else "all logins"

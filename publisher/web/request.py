@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable
 from contextvars import copy_context
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from typing import Annotated, Protocol, cast
 
 from starlette.background import BackgroundTasks
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from publisher.core.allowed_hosts import is_allowed
 from publisher.core.asking import Asking, alone
@@ -34,6 +34,8 @@ PASSWORD_KNOWN = "publisher.password_known"  # noqa: S105
 
 _COUNTED = "publisher.counted"
 """A key in the scope of a request that is counted for its user. What takes long is called twice."""
+_HOSTS_KEPT, _HOST_LENGTH_MAX = 1024, 255
+"""Number of hosts whose URL is kept, and the length of the longest one: callers send anything."""
 _LENGTH_DIGITS = 19
 _LENGTH_MAX = (1 << 63) - 1
 """A Content-Length in 64 bits."""
@@ -137,12 +139,24 @@ def base_url(request: Request) -> str:
     settings = services(request).settings
     if settings.public_url:
         return settings.public_url.rstrip("/")
+    scope = request.scope
+    server = scope.get("server")
     if host_is_allowed(request):
-        return str(request.base_url).rstrip("/")
-    if not (server := request.scope.get("server")):
+        host = request.headers["host"]
+        find = _url_of_host if len(host) <= _HOST_LENGTH_MAX else _url_of_host.__wrapped__
+        root = scope.get("app_root_path", scope.get("root_path", ""))
+        return find(scope["scheme"], host, tuple(server) if server else None, root)
+    if not server:
         return settings.intake
     host, port = server
-    return f"{request.scope['scheme']}://{f'[{host}]' if ':' in host else host}:{port}"
+    return f"{scope['scheme']}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+@lru_cache(_HOSTS_KEPT)
+def _url_of_host(scheme: str, host: str, server: tuple[str, int] | None, root_path: str) -> str:
+    """Return the URL of our root at that host, without a slash at the end. Kept: most requests name the same host."""
+    scope = {"type": "http", "scheme": scheme, "server": server, "root_path": root_path}
+    return str(Request(scope | {"headers": [(b"host", host.encode("latin-1"))]}).base_url).rstrip("/")
 
 
 def is_head(request: Request) -> bool:
@@ -164,16 +178,19 @@ def signer(request: Request) -> User | None:
 
 
 async def bounded_body(request: Request) -> bytes:
-    """Read the request's body, no further than the limit. Raises `BodyTooLarge`."""
+    """Read the request's body, no further than the limit. Raises `BodyTooLarge`, or `ClientDisconnect` if it ends too
+    early."""
     limit = services(request).settings.request_bytes_max
     # Refuse an announced size unread, so that a caller that waits for a 100-continue need not send the body.
     too_large = (declared_length(request) or 0) > limit
-    body = bytearray()
-    if not too_large:
-        async for chunk in request.stream():
-            body += chunk
-            if too_large := len(body) > limit:
-                break
+    body, more = bytearray(), True
+    while more and not too_large:
+        message = await request.receive()  # what `Request.stream` adds to this takes as long again
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+        too_large = len(body) > limit
     if too_large:
         raise BodyTooLarge(f"the request body is larger than {limit} bytes")
     return bytes(body)

@@ -28,7 +28,7 @@ import typing
 from collections.abc import Callable, Sequence
 from contextvars import copy_context
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from inspect import Parameter, iscoroutinefunction, isgeneratorfunction, signature
 from typing import Annotated, Any, ParamSpec, TypeVar, Union, get_args, get_origin
 
@@ -202,11 +202,7 @@ class Plan:
         return InvalidQuery([each.name for each in invalid])
 
     def _step(self, function: Callable[..., Any], apart: Callable[[Request], bool] | None = None) -> _Step:
-        hints = typing.get_type_hints(function, include_extras=True)
-        parameters = signature(function).parameters.values()
-        if any(each.kind is not Parameter.POSITIONAL_OR_KEYWORD for each in parameters):
-            raise TypeError(f"{function!r} has a parameter that cannot be given by its position")
-        arguments = tuple(self._index(each, hints[each.name]) for each in parameters)
+        arguments = tuple(self._index(each, hint) for each, hint in _parameters(function))
         texts = {each.index for each in self._texts}
         index = self._indexes.setdefault(function, len(self._indexes))
         return _Step(
@@ -266,6 +262,16 @@ def may_take_long(request: Request) -> None:
     """Say that what follows may take long. Raises `TakesLong` if others would wait for it."""
     if _ALONE not in request.scope:
         raise TakesLong
+
+
+@cache
+def _parameters(function: Callable[..., Any]) -> Sequence[tuple[Parameter, Any]]:
+    """Return the parameters of a function, each with its type. Cached: most functions serve many routes."""
+    hints = typing.get_type_hints(function, include_extras=True)
+    parameters = signature(function).parameters.values()
+    if any(each.kind is not Parameter.POSITIONAL_OR_KEYWORD for each in parameters):
+        raise TypeError(f"{function!r} has a parameter that cannot be given by its position")
+    return [(each, hints[each.name]) for each in parameters]
 
 
 def _marks(hint: Any) -> tuple[Any, ...]:

@@ -44,7 +44,8 @@ class _Call:
         self.future: asyncio.Future[Any] = self.loop.create_future()
         self.taken = False
 
-    def make(self) -> None:
+    def make(self, ended: Callable[[], None]) -> None:
+        """Call the function, then `ended`, then deliver the result: whoever gets it may at once make the next call."""
         result: Any = None
         failure: BaseException | None = None
         try:
@@ -54,6 +55,7 @@ class _Call:
             failure.__cause__ = error
         except BaseException as error:
             failure = error
+        ended()
         try:
             self.loop.call_soon_threadsafe(_deliver, [(self.future, result, failure)])
         except RuntimeError:
@@ -134,8 +136,7 @@ class Threads:
         while True:
             call = self._calls.get()
             if self._take(call):
-                call.make()
-                self._end()
+                call.make(self._end)
             del call
             with self._lock:
                 if self._started > self._usual and self._calls.empty():

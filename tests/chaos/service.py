@@ -28,9 +28,9 @@ from tests.chaos.cloud_proxy import CloudProxy
 from tests.chaos.disk import Disk
 from tests.patience import PATIENCE
 from tests.servers import missing
-from tests.servers.postgres import PostgresServer, find_postgres
+from tests.servers.postgres import OwnPostgres, find_postgres
 from tests.servers.process import Server, free_port
-from tests.servers.rabbitmq import RabbitServer, find_rabbitmq
+from tests.servers.rabbitmq import OwnRabbit, find_rabbitmq
 from tests.servers.redis import RedisServer, find_redis
 from tests.stack import PASSWORD, REPOSITORY, Stack
 
@@ -156,7 +156,7 @@ class ChaosRedis:
 
 
 class ChaosRabbit:
-    def __init__(self, server: RabbitServer, directory: Path) -> None:
+    def __init__(self, server: OwnRabbit, directory: Path) -> None:
         self._server = server
         self._directory = directory
 
@@ -175,7 +175,7 @@ class ChaosRabbit:
 class Database:
     """The database of the ticket store, with the faults that can hit it."""
 
-    def __init__(self, url: str, disk: Disk, postgres: PostgresServer | None) -> None:
+    def __init__(self, url: str, disk: Disk, postgres: OwnPostgres | None) -> None:
         self.url = url
         self.disk = disk
         self.postgres = postgres
@@ -291,7 +291,7 @@ def _database(kind: str, disk: Disk, logs: Path) -> Iterator[Database]:
         return
     binaries = find_postgres() or missing("PostgreSQL")
     # As in production, commits survive a crash of the server. No test here makes the machine crash.
-    server = PostgresServer(
+    server = OwnPostgres(
         binaries, disk.directory, log=logs / "postgres.log", synchronous_commit="on", full_page_writes="on",
         max_wal_size="64MB", min_wal_size="32MB",
     )  # fmt: skip
@@ -308,7 +308,7 @@ def _broker(kind: str, directory: Path, settings: Settings) -> Iterator[tuple[Br
     home = directory / "broker"
     home.mkdir()
     if kind == "rabbitmq":
-        rabbit = RabbitServer(*(find_rabbitmq() or missing("rabbitmq-server")), home)
+        rabbit = OwnRabbit(*(find_rabbitmq() or missing("rabbitmq-server")), home)
         try:
             rabbit.start()
             yield ChaosRabbit(rabbit, home), rabbit.url

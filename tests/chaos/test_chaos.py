@@ -40,6 +40,7 @@ def emptied(devcloud: DevCloud) -> Iterator[DevCloud]:
 
 
 @pytest.mark.real
+@pytest.mark.own_cloud
 def test_the_promise_is_kept_in_a_short_run(tmp_path: Path, emptied: DevCloud) -> None:
     said: list[str] = []
     assert chaos(Plan(seed=7, minutes=0.35, store="sqlite", broker="embedded"), tmp_path, emptied, said.append), (

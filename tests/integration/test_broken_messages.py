@@ -176,7 +176,9 @@ def test_worker_survives_broken_messages_from_redis(tmp_path: Path, redis: Redis
 def test_worker_survives_broken_messages_from_rabbitmq(tmp_path: Path, rabbitmq: RabbitServer) -> None:
     address = urlsplit(rabbitmq.url)
     # With confirmations, because the queue does not count a message that is still on its way.
-    with amqp.Connection(f"{address.hostname}:{address.port}", confirm_publish=True) as connection:
+    with amqp.Connection(
+        address.netloc.rpartition("@")[2], virtual_host=rabbitmq.virtual_host, confirm_publish=True
+    ) as connection:
         channel = connection.channel()
         with Stack.in_directory(tmp_path / "data", rabbitmq.url) as stack:
             channel.queue_purge(QUEUE_NAME)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -36,7 +37,8 @@ def tls_url(request: pytest.FixtureRequest, trusted: Authority) -> Iterator[str]
     """The URL of a broker with a certificate for 127.0.0.1, issued by an authority of the tests."""
     server = request.getfixturevalue(request.param)
     with tls_before(server.port, trusted.server) as port:
-        yield f"rediss://127.0.0.1:{port}/0" if request.param == "redis" else f"amqps://guest:guest@127.0.0.1:{port}//"
+        scheme = "rediss" if request.param == "redis" else "amqps"
+        yield urlsplit(server.url)._replace(scheme=scheme).geturl().replace(f":{server.port}/", f":{port}/")
 
 
 def check(broker: Broker) -> None:

@@ -19,7 +19,7 @@ from tests.clouds import Glance, publish_body
 from tests.patience import PATIENCE
 from tests.proxy import Proxy
 from tests.servers.postgres import PostgresServer
-from tests.servers.rabbitmq import RabbitServer
+from tests.servers.rabbitmq import OwnRabbit, RabbitServer
 from tests.servers.redis import RedisServer
 from tests.servers.silent import silent_server
 from tests.stack import Stack, until
@@ -215,6 +215,7 @@ def test_an_upload_whose_connection_is_cut_is_tried_again(
     assert_one_right_image(glance, ticket, image)
 
 
+@pytest.mark.own_cloud
 def test_a_glance_killed_during_an_upload_leaves_no_incomplete_image(
     stack: Stack, devcloud: DevCloud, glance: Glance, image: Image
 ) -> None:
@@ -285,20 +286,20 @@ def test_a_worker_survives_a_redis_killed_during_its_upload(
 
 
 def test_a_worker_gets_all_messages_after_rabbitmq_was_killed_during_uploads(
-    tmp_path: Path, rabbitmq: RabbitServer, devcloud: DevCloud, glance: Glance, large_file: Path
+    tmp_path: Path, own_rabbitmq: OwnRabbit, devcloud: DevCloud, glance: Glance, large_file: Path
 ) -> None:
     small = tmp_path / "small.raw"
     small.write_bytes(os.urandom(MIB))
     with (
-        Stack.in_directory(tmp_path / "data", rabbitmq.url, account_uploads_max=0) as stack,
+        Stack.in_directory(tmp_path / "data", own_rabbitmq.url, account_uploads_max=0) as stack,
         Proxy(devcloud.glance_url, bytes_per_second=MIB) as slow,
     ):
         stack.add_image(large_file, id=7)
         stack.add_image(small, id=8)
         long = [stack.publish(publish_body(devcloud, URI, account__glanceUrl=slow.url)) for _ in range(4)]
         until(lambda: all(stack.status(ticket)["percentage"] >= 2 for ticket in long), 30)
-        rabbitmq.kill()
-        rabbitmq.start()
+        own_rabbitmq.kill()
+        own_rabbitmq.start()
         log = stack.workers[0].log
         until(lambda: log.read_bytes().count(b"Connected to amqp") == 2, 60)
         # Each of these tasks ends after the connection that brought its message is gone.

@@ -113,6 +113,7 @@ def test_an_old_image_with_a_backing_file_is_refused(
     assert_failed(failing, glance, publish_body(devcloud, uri(image)), "a backing file", "qemu-img convert -O qcow2")
 
 
+@pytest.mark.own_cloud
 def test_an_image_above_the_clouds_limit_fails_the_ticket(
     failing: Stack, devcloud: DevCloud, glance: Glance, tmp_path: Path
 ) -> None:

@@ -20,7 +20,7 @@ from publisher.core.settings import Settings
 from publisher.services.wakeups import PUBLISH_TASK, QUEUE, WakeQueue
 from tests.patience import PATIENCE
 from tests.servers.process import free_port
-from tests.servers.rabbitmq import RabbitServer
+from tests.servers.rabbitmq import OwnRabbit, RabbitServer
 from tests.servers.redis import RedisServer, redis_server
 from tests.servers.silent import silent_server
 
@@ -274,20 +274,17 @@ def test_a_restarted_redis_is_reached_over_the_stale_connection(open_queue: Call
 
 
 def test_a_restarted_rabbitmq_is_reached_and_has_kept_its_messages(
-    rabbitmq: RabbitServer, open_queue: Callable[..., WakeQueue]
+    own_rabbitmq: OwnRabbit, open_queue: Callable[..., WakeQueue]
 ) -> None:
-    with Connection(rabbitmq.url) as connection:
+    with Connection(own_rabbitmq.url) as connection:
         QUEUE(connection.default_channel).declare()
-        QUEUE(connection.default_channel).purge()
-    queue = open_queue(rabbitmq.url)
+    queue = open_queue(own_rabbitmq.url)
     queue.send(1)
-    rabbitmq.kill()
-    try:
-        refused(queue)
-    finally:
-        rabbitmq.start()
+    own_rabbitmq.kill()
+    refused(queue)
+    own_rabbitmq.start()
     queue.send(2)
-    assert [json.loads(take(rabbitmq.url).body)[0] for _ in range(2)] == [[1], [2]]
+    assert [json.loads(take(own_rabbitmq.url).body)[0] for _ in range(2)] == [[1], [2]]
 
 
 def test_callers_of_a_silent_broker_do_not_wait_for_each_other(open_queue: Callable[..., WakeQueue]) -> None:

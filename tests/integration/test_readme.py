@@ -37,6 +37,7 @@ def test_every_block_consists_of_commands() -> None:
 
 @pytest.mark.real
 @pytest.mark.timeout(900)
+@pytest.mark.own_cloud
 def test_commands_of_the_readme_work_unchanged(tmp_path: Path, devcloud: DevCloud, glance: Glance) -> None:
     if find_redis() is None:
         missing("redis-server")

@@ -1,9 +1,14 @@
-"""Signing in to a real Keystone: users and projects of different domains, and the errors of refused sign-ins."""
+"""Signing in to a real Keystone: users and projects of different domains, credentials for one project, addresses under
+paths, and the errors of refused sign-ins."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,8 +18,11 @@ from publisher.core.ticket import Account, Target
 from publisher.devcloud.cloud import DevCloud
 from publisher.outbound.policy import EVERYWHERE
 from tests.cloud_administration import PASSWORD, Administrator
-from workers.clouds.base import Timeouts
+from tests.servers.certificates import authority
+from tests.servers.reverse_proxy import reverse_proxy
+from workers.clouds.base import Tags, Timeouts
 from workers.clouds.openstack.publisher import OpenStackPublisher
+from workers.transfer import Transfer
 
 pytestmark = pytest.mark.real
 
@@ -105,6 +113,7 @@ def test_a_disabled_project_is_not_offered(devcloud: DevCloud, administrator: Ad
     assert works(devcloud, joe) == "RegionOne", "the only one that can be used"
 
 
+@pytest.mark.own_cloud
 def test_region_must_be_given_if_the_cloud_has_several(devcloud: DevCloud, administrator: Administrator) -> None:
     project = administrator.project("default")
     joe = administrator.user("default", project)["name"]
@@ -127,3 +136,161 @@ def test_error_of_a_keystone_without_tls_suggests_http(devcloud: DevCloud) -> No
     account = Account("openstack", {"keystoneUrl": url, "login": "joe"}, {"password": PASSWORD})
     with pytest.raises(TransientCloudError, match="if it does not use TLS, use http:// in keystoneUrl"):
         OpenStackPublisher.connect(account, Target("openstack", {}), Timeouts(10, 20, 20), EVERYWHERE)
+
+
+# Credentials for one project ------------------------------------------------------------------------------------------
+
+
+def signed_in(
+    devcloud: DevCloud, secrets: Mapping[str, str], target: Mapping[str, Any] | None = None, **fields: str
+) -> OpenStackPublisher:
+    account = Account("openstack", {"keystoneUrl": devcloud.keystone_url} | fields, dict(secrets))
+    return OpenStackPublisher.connect(
+        account, Target("openstack", dict(target or {})), Timeouts(10, 60, 60), EVERYWHERE
+    )
+
+
+def refused(devcloud: DevCloud, secrets: Mapping[str, str], **given: Any) -> str:
+    with pytest.raises(PermanentCloudError) as caught:
+        signed_in(devcloud, secrets, **given)
+    for secret in secrets.values():
+        assert secret not in str(caught.value)
+    return str(caught.value)
+
+
+def test_application_credential_signs_in_to_its_project(devcloud: DevCloud, administrator: Administrator) -> None:
+    lab = administrator.domain()
+    project, other = administrator.project(lab["id"]), administrator.project(lab["id"])
+    joe = administrator.user(lab["id"], project, other)
+    made = administrator.application_credential(joe, project)
+    secret = {"applicationCredentialSecret": made["secret"]}
+    by_id = {"applicationCredentialId": made["id"]}
+    by_name = {"applicationCredentialName": made["name"], "login": joe["name"], "userDomain": lab["name"]}
+    for fields, target in (
+        (by_id, {}),
+        (by_id, {"keystoneProject": project["id"], "keystoneDomain": lab["name"]}),
+        (by_name, {"keystoneProject": project["name"], "keystoneDomain": lab["id"]}),
+    ):
+        cloud = signed_in(devcloud, secret, target, **fields)
+        assert cloud.tagged("nobody's") == []
+        cloud.close()
+    words = refused(devcloud, secret, target={"keystoneProject": other["name"]}, **by_id)
+    assert f"for the project '{project['name']}' (id {project['id']}), not for '{other['name']}'" in words
+    words = refused(devcloud, secret, target={"keystoneDomain": "default"}, **by_id)
+    assert words.startswith("keystoneDomain: the application credential")
+    for wrong in (by_id | {"applicationCredentialId": "nix"}, by_name | {"login": "nix"}):
+        assert "rejected the application credential" in refused(devcloud, secret, **wrong)
+    assert "check credAccount.applicationCredentialId and credAccount.applicationCredentialSecret" in refused(
+        devcloud, {"applicationCredentialSecret": "another-secret"}, **by_id
+    )
+
+
+def test_error_of_an_expired_application_credential_says_what_to_do(
+    devcloud: DevCloud, administrator: Administrator
+) -> None:
+    project = administrator.project("default")
+    joe = administrator.user("default", project)
+    until = datetime.now(UTC) + timedelta(seconds=2)
+    made = administrator.application_credential(joe, project, expires_at=until.strftime("%Y-%m-%dT%H:%M:%S.%f"))
+    while datetime.now(UTC) <= until:
+        time.sleep(0.1)
+    words = refused(devcloud, {"applicationCredentialSecret": made["secret"]}, applicationCredentialId=made["id"])
+    assert f"rejected the application credential '{made['id']}': it may have expired" in words
+    assert "create another one" in words
+
+
+def test_application_credential_without_the_role_cannot_publish(
+    devcloud: DevCloud, administrator: Administrator
+) -> None:
+    project = administrator.project("default")
+    joe = administrator.user("default", project)
+    made = administrator.application_credential(joe, project, roles=[{"name": "reader"}])
+    cloud = signed_in(devcloud, {"applicationCredentialSecret": made["secret"]}, applicationCredentialId=made["id"])
+    with pytest.raises(PermanentCloudError, match=r"403: .*no role that allows this.*application credential") as caught:
+        cloud._images.create({"name": "x", "disk_format": "raw", "container_format": "bare"})
+    assert caught.value.reason is Reason.FORBIDDEN
+    cloud.close()
+
+
+def test_token_is_used_for_its_project_until_it_is_revoked(devcloud: DevCloud, administrator: Administrator) -> None:
+    project, other = administrator.project("default"), administrator.project("default")
+    joe = administrator.user("default", project, other)
+    login = {"id": joe["id"], "password": PASSWORD}
+    token = administrator.token(login, {"project": {"id": project["id"]}})
+    target = {"keystoneProject": project["name"]}
+    cloud = signed_in(devcloud, {"token": token}, target)
+    assert cloud.tagged("nobody's") == []
+    cloud.close()
+    assert "not for '" in refused(devcloud, {"token": token}, target={"keystoneProject": other["name"]})
+    assert "is not for a project" in refused(devcloud, {"token": administrator.token(login)}, target=target)
+    system = administrator.own_token({"system": {"all": True}})
+    assert "is for the whole system" in refused(devcloud, {"token": system}, target=target)
+    administrator.revoke(token)
+    words = refused(devcloud, {"token": token}, target=target)
+    assert "rejected the token (Failed to validate token): it has expired or was revoked" in words
+    assert "give a new one as credAccount.token" in words
+
+
+def test_trust_signs_in_to_the_project_of_the_trust(devcloud: DevCloud, administrator: Administrator) -> None:
+    project, own = administrator.project("default"), administrator.project("default")
+    joe, ann = administrator.user("default", project), administrator.user("default", own)
+    trust = administrator.trust(joe, ann, project)["id"]
+    password = {"password": PASSWORD}
+    cloud = signed_in(devcloud, password, {"keystoneProject": project["name"]}, login=ann["name"], trustId=trust)
+    assert cloud.tagged("nobody's") == []
+    cloud.close()
+    words = refused(devcloud, password, target={"keystoneProject": own["name"]}, login=ann["name"], trustId=trust)
+    assert f"is for the project '{project['name']}'" in words
+    for login, id in ((joe["name"], trust), (ann["name"], "nix")):
+        words = refused(devcloud, password, login=login, trustId=id)
+        assert f"rejected the trust '{id}'" in words
+        assert "check credAccount.trustId" in words
+    words = refused(devcloud, {"password": "another-password"}, login=ann["name"], trustId=trust)
+    assert f"rejected the login '{ann['name']}'" in words
+
+
+# Addresses ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_keystone_and_glance_may_be_under_paths_of_one_address(
+    devcloud: DevCloud, administrator: Administrator, tmp_path: Path, host: str
+) -> None:
+    ours = authority(tmp_path)
+    project = administrator.project("default")
+    joe = administrator.user("default", project)
+    routes = {"/identity": devcloud.keystone_url, "/image": devcloud.glance_url}
+    with reverse_proxy(routes, ours.server, host) as proxy:
+        account = {"login": joe["name"], "keystoneUrl": f"{proxy.url}/identity", "caBundle": ours.pem}
+        administrator.image_endpoint("Edge", "public", f"{proxy.url}/image/v2")
+        administrator.image_endpoint("Edge", "internal", f"{proxy.url}/image/")
+        target = {"keystoneProject": project["name"], "publishLocation": "Edge"}
+        cases: list[dict[str, str]] = [
+            {},
+            {"keystoneUrl": f"{proxy.url}/identity/v3/", "interface": "internal"},
+            {"glanceUrl": f"{proxy.url}/image/v2/", "keystoneVersion": "v3"},
+        ]
+        for case in cases:
+            cloud = signed_in(devcloud, {"password": PASSWORD}, target, **account | case)
+            assert cloud.tagged("nobody's") == []
+            cloud.close()
+        # The project is found by its user only, and bytes take the same way.
+        cloud = signed_in(devcloud, {"password": PASSWORD}, {"publishLocation": "Edge"}, **account)
+        assert uploads(cloud, tmp_path / "disk")
+        assert {each.split("/")[1] for each in proxy.paths} == {"identity", "image"}
+        assert not [each for each in proxy.paths if "/v2/v2" in each or "//" in each]
+        words = refused(devcloud, {"password": PASSWORD}, target=target, interface="admin", **account)
+        assert "region 'Edge' has no image service" in words
+
+
+def uploads(cloud: OpenStackPublisher, file: Path) -> bool:
+    """Upload an image, delete it, and return whether it was usable."""
+    file.write_bytes(b"a disk" * 1000)
+    cloud_id = str(uuid.uuid4())
+    cloud._images.create({"id": cloud_id, "name": "x", "disk_format": "raw", "container_format": "bare"})
+    with file.open("rb") as opened:
+        answer = cloud._put(cloud_id, Transfer(opened.fileno(), file.stat().st_size))
+    record = cloud._images.get(cloud_id) or {}
+    cloud.delete(cloud_id, Tags("ticket", "tests"))
+    cloud.close()
+    return answer.status == 204 and record.get("status") == "active"

@@ -11,20 +11,20 @@ from sqlalchemy import event, text
 from publisher.store import Store
 from publisher.store.database import reading, writing
 from tests.conftest import open_store
-from tests.servers.postgres import PostgresServer, postgres_server
+from tests.servers.postgres import OwnPostgres, postgres_server
 
 pytestmark = pytest.mark.real
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[PostgresServer]:
+def server() -> Iterator[OwnPostgres]:
     """A PostgreSQL of its own, which tests may restart."""
     with postgres_server() as server:
         yield server
 
 
 @pytest.fixture
-def store(server: PostgresServer) -> Iterator[Store]:
+def store(server: OwnPostgres) -> Iterator[Store]:
     store = open_store(server.fresh())
     yield store
     store.close()
@@ -50,7 +50,7 @@ def use(store: Store) -> int:
         return int(connection.execute(text("SELECT pg_backend_pid()")).scalar_one())
 
 
-def restart(server: PostgresServer) -> None:
+def restart(server: OwnPostgres) -> None:
     server.crash()
     server.start()
 
@@ -71,7 +71,7 @@ def test_a_connection_is_checked_after_a_pause(
     assert len(pings) == 1
 
 
-def end_one(server: PostgresServer, store: Store) -> None:
+def end_one(server: OwnPostgres, store: Store) -> None:
     pid = use(store)
     other = open_store(str(store.engine.url.render_as_string(hide_password=False)))
     with reading(other.engine) as connection:
@@ -81,7 +81,7 @@ def end_one(server: PostgresServer, store: Store) -> None:
 
 @pytest.mark.parametrize("lose", [lambda server, store: restart(server), end_one])
 def test_a_lost_connection_is_replaced_at_once(
-    server: PostgresServer, store: Store, monkeypatch: pytest.MonkeyPatch, lose: Callable[..., None]
+    server: OwnPostgres, store: Store, monkeypatch: pytest.MonkeyPatch, lose: Callable[..., None]
 ) -> None:
     monkeypatch.setattr("publisher.store.engine._PAUSE_SECONDS", 3600.0)
     made: list[object] = []

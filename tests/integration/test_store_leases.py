@@ -18,7 +18,7 @@ from tests.conftest import open_store
 from tests.patience import PATIENCE
 from tests.records import add_ticket, current, put_back, words
 from tests.servers import missing
-from tests.servers.postgres import PostgresServer, find_postgres
+from tests.servers.postgres import OwnPostgres, find_postgres
 
 
 def claim(store: Store, ticket: Ticket, worker: str = "a", seconds: float = 60) -> Claim:
@@ -80,7 +80,7 @@ def test_tokens_and_the_journal_survive_a_crash_of_the_server() -> None:
     binaries = find_postgres() or missing("PostgreSQL")
     with tempfile.TemporaryDirectory(prefix="postgres-") as directory:
         # The server writes a commit that does not wait for the disk only ten seconds later.
-        server = PostgresServer(binaries, Path(directory), synchronous_commit="on", wal_writer_delay="10s")
+        server = OwnPostgres(binaries, Path(directory), synchronous_commit="on", wal_writer_delay="10s")
         server.start()
         store = open_store(server.fresh())
         try:

@@ -19,7 +19,7 @@ from publisher.store.ticket_rows import TicketFilter
 from tests.conftest import open_store
 from tests.patience import PATIENCE
 from tests.records import add_ticket
-from tests.servers.postgres import PostgresServer
+from tests.servers.postgres import OwnPostgres, PostgresServer
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.real)])
@@ -152,17 +152,16 @@ def test_unsupported_database_url_is_refused(url: str, words: str) -> None:
 
 
 @pytest.mark.real
-def test_a_restarted_postgresql_is_reached_again(postgres: PostgresServer, postgres_template: str) -> None:
-    url = postgres.fresh(postgres_template)
-    store = open_store(url)
+def test_a_restarted_postgresql_is_reached_again(own_postgres: OwnPostgres) -> None:
+    store = open_store(own_postgres.fresh())
+    store.migrate()
     before = store.deployment
-    postgres.crash()
-    postgres.start()
+    own_postgres.crash()
+    own_postgres.start()
     assert store.tickets.list() == []
     del store.deployment
     assert store.deployment == before
     store.close()
-    postgres.drop(url)
 
 
 @pytest.mark.real

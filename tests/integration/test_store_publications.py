@@ -87,7 +87,7 @@ def _fill(store: Store) -> None:
 
 
 @pytest.mark.long
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     words=some.one_of(
         some.sampled_from(NAMES).flatmap(

@@ -39,6 +39,7 @@ def outcomes(told: dict[str, Any]) -> dict[str, str]:
     return {each["cloud_id"]: each["outcome"] for each in told["findings"]}
 
 
+@pytest.mark.own_cloud
 def test_image_of_a_failed_ticket_is_deleted_and_others_stay(
     tmp_path: Path, redis: RedisServer, devcloud: DevCloud, glance: Glance
 ) -> None:

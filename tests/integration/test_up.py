@@ -9,7 +9,8 @@ import re
 import signal
 import sys
 from base64 import b64encode
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from tests.installation import (
     START_SECONDS,
     STOP_SECONDS,
     Installation,
+    Up,
     alive,
     eventually,
     running,
@@ -44,9 +46,47 @@ WORKER = "-m workers"
 
 @pytest.fixture
 def installation(tmp_path: Path) -> Installation:
+    return installed(tmp_path)
+
+
+def installed(directory: Path) -> Installation:
     if find_redis() is None:
         missing("redis-server")
-    return Installation(tmp_path / "data", free_port(), free_port())
+    return Installation(directory / "data", free_port(), free_port())
+
+
+@dataclass
+class Shared:
+    """An installation that is up, and that several tests share."""
+
+    installation: Installation
+    up: Up
+
+    def publish(self) -> None:
+        """Publish a small image."""
+        image = self.installation.directory.with_suffix(".img")
+        image.write_bytes(disks.raw(os.urandom(1 << 20)))
+        arguments = ["publish", str(image), "--platform", "memory", "--login", "x", "--wait", "--timeout", "120"]
+        published = self.installation.run(*arguments, OS_PASSWORD=CLOUD_PASSWORD)
+        assert published.returncode == 0, published.stderr
+
+    def states(self) -> list[str]:
+        """Return the states of all tickets."""
+        listed = json.loads(self.installation.run("tickets", "list", "--json").stdout)
+        return [ticket["state"] for ticket in listed["tickets"]]
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
+    """An installation with all its components. At the end it must stop cleanly, and show no component's output."""
+    installation = installed(tmp_path_factory.mktemp("shared"))
+    with running(installation) as up:
+        made = Shared(installation, up)
+        made.publish()
+        yield made
+        assert up.stop() == 0
+        for word in ("superuser", "alembic", "Traceback"):
+            assert word not in up.said
 
 
 def test_installation_publishes_stops_cleanly_and_starts_again(installation: Installation) -> None:
@@ -92,34 +132,40 @@ def test_installation_publishes_stops_cleanly_and_starts_again(installation: Ins
             assert CLOUD_PASSWORD.encode() not in file.read_bytes(), file
 
 
-def test_flower_requires_a_login_and_is_read_only(installation: Installation) -> None:
-    with running(installation) as up:
-        port, login = installation.flower_port, f"operator:{installation.password('flower')}"
-        for path in ("/", "/workers", "/tasks", "/broker", "/api/workers", "/api/tasks"):
-            assert installation.status(port, path) == 401, path
-        assert installation.status(port, "/api/workers", login="operator:wrong") == 401
-        assert installation.status(port, "/workers", login=login) == 200
+def test_the_first_lines_are_the_address_and_the_login(shared: Shared) -> None:
+    lines = shared.up.said.splitlines()
+    assert lines[0].endswith(" is up")
+    assert lines[1].split() == ["Console", f"http://127.0.0.1:{shared.installation.intake_port}/console"]
+    assert lines[2].startswith("Login   root, password ")
 
-        paths = takes_posts(worker_node())
-        assert len(paths) >= 14
-        for path in paths:
-            # The table of tasks is requested with POST. The pattern `.*` stands for unknown paths.
-            expected = {"/tasks/datatable": 400, ".*": 404}.get(path, 403)
-            assert ask(port, "POST", path, login)[0] == expected, path
-            assert ask(port, "POST", path, "operator:wrong")[0] == (401 if expected != 404 else 404), path
-        # Flower did none of this: the worker still runs and consumes.
-        eventually(lambda: queues(port, login) == ["publisher"], 20)
 
-        _, page = ask(port, "GET", "/tasks", login)
-        assert b'href="http://127.0.0.1:%d/console"' % installation.intake_port in page
-        columns = re.findall(rb'data-column="(.*?)"', page)
-        assert columns == [b"name", b"args", b"state", b"result", b"received", b"runtime", b"worker", b"uuid"]
+def test_flower_requires_a_login_and_is_read_only(shared: Shared) -> None:
+    installation, up = shared.installation, shared.up
+    port, login = installation.flower_port, f"operator:{installation.password('flower')}"
+    for path in ("/", "/workers", "/tasks", "/broker", "/api/workers", "/api/tasks"):
+        assert installation.status(port, path) == 401, path
+    assert installation.status(port, "/api/workers", login="operator:wrong") == 401
+    assert installation.status(port, "/workers", login=login) == 200
 
-        for child in up.children:
-            assert installation.password("flower") not in " ".join(child.cmdline())
-            listening = {each.laddr.ip for each in child.net_connections("tcp") if each.status == psutil.CONN_LISTEN}
-            assert listening <= {"127.0.0.1"}
-        assert up.stop() == 0
+    paths = takes_posts(worker_node())
+    assert len(paths) >= 14
+    for path in paths:
+        # The table of tasks is requested with POST. The pattern `.*` stands for unknown paths.
+        expected = {"/tasks/datatable": 400, ".*": 404}.get(path, 403)
+        assert ask(port, "POST", path, login)[0] == expected, path
+        assert ask(port, "POST", path, "operator:wrong")[0] == (401 if expected != 404 else 404), path
+    # Flower did none of this: the worker still runs and consumes.
+    eventually(lambda: queues(port, login) == ["publisher"], 20)
+
+    _, page = ask(port, "GET", "/tasks", login)
+    assert b'href="http://127.0.0.1:%d/console"' % installation.intake_port in page
+    columns = re.findall(rb'data-column="(.*?)"', page)
+    assert columns == [b"name", b"args", b"state", b"result", b"received", b"runtime", b"worker", b"uuid"]
+
+    for child in up.children:
+        assert installation.password("flower") not in " ".join(child.cmdline())
+        listening = {each.laddr.ip for each in child.net_connections("tcp") if each.status == psutil.CONN_LISTEN}
+        assert listening <= {"127.0.0.1"}
 
 
 def takes_posts(name: str) -> list[str]:
@@ -165,43 +211,23 @@ def test_flower_can_be_served_below_a_path(installation: Installation) -> None:
         assert up.stop() == 0
 
 
-def test_the_first_lines_are_the_address_and_the_login(installation: Installation) -> None:
-    with running(installation) as up:
-        lines = up.said.splitlines()
-        assert lines[0].endswith(" is up")
-        assert lines[1].split() == ["Console", f"http://127.0.0.1:{installation.intake_port}/console"]
-        assert lines[2].startswith("Login   root, password ")
-        assert up.stop() == 0
-        assert "superuser" not in up.said
-        assert "alembic" not in up.said
-        assert "Traceback" not in up.said
-
-
 @pytest.mark.parametrize(
     ("name", "command"),
     [("flower", "workers.app flower"), ("redis", "redis-server"), ("worker", WORKER), ("intake", "publisher.intake")],
 )
-def test_component_that_dies_is_started_again(installation: Installation, name: str, command: str) -> None:
-    image = installation.directory.with_suffix(".img")
-    image.write_bytes(disks.raw(os.urandom(1 << 20)))
-    arguments = ["publish", str(image), "--platform", "memory", "--login", "x", "--wait", "--timeout", "120"]
-    options = [] if name == "flower" else ["--no-flower"]
-    with running(installation, *options) as up:
-        before = up.children
-        published = installation.run(*arguments, OS_PASSWORD=CLOUD_PASSWORD)
-        assert published.returncode == 0, published.stderr
-        killed = up.child(command)
-        killed.kill()
-        eventually(lambda: f"{name} answers again" in up.said, START_SECONDS, lambda: up.said)
-        assert f"Warning: {name} stopped unexpectedly (killed by SIGKILL); restarting it in 0.5 s" in up.said
-        assert [each for each in before if not alive(each)] == [killed]
-        assert len(up.children) == len(before)
-        # Earlier tickets are still there, and new ones are published.
-        published = installation.run(*arguments, OS_PASSWORD=CLOUD_PASSWORD)
-        assert published.returncode == 0, published.stderr
-        listed = json.loads(installation.run("tickets", "list", "--json").stdout)
-        assert [ticket["state"] for ticket in listed["tickets"]] == ["published", "published"]
-        assert up.stop() == 0
+def test_component_that_dies_is_started_again(shared: Shared, name: str, command: str) -> None:
+    up, earlier = shared.up, shared.states()
+    before = up.children
+    killed = up.child(command)
+    killed.kill()
+    eventually(lambda: f"{name} answers again" in up.said, START_SECONDS, lambda: up.said)
+    assert f"Warning: {name} stopped unexpectedly (killed by SIGKILL); restarting it in 0.5 s" in up.said
+    assert [each for each in before if not alive(each)] == [killed]
+    assert len(up.children) == len(before)
+    # Earlier tickets are still there, and new ones are published.
+    shared.publish()
+    assert earlier
+    assert shared.states() == ["published"] * (len(earlier) + 1)
 
 
 def test_component_that_dies_repeatedly_stops_everything(installation: Installation) -> None:

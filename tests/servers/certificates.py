@@ -17,7 +17,7 @@ class Authority:
     pem: str
     """The authority's certificate, for clients that trust it."""
     server: ssl.SSLContext
-    """The context of a server with a certificate by this authority for 127.0.0.1."""
+    """The context of a server with a certificate by this authority for 127.0.0.1 and ::1."""
     key: str
     """The server's private key."""
 
@@ -30,10 +30,10 @@ def authority(directory: Path) -> Authority:
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .sign(ca_key, hashes.SHA256())
     )
-    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+    addresses = [x509.IPAddress(ipaddress.ip_address(each)) for each in ("127.0.0.1", "::1")]
     certificate = (
         _certificate(_name("127.0.0.1"), ca_name, key.public_key())
-        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
+        .add_extension(x509.SubjectAlternativeName(addresses), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .sign(ca_key, hashes.SHA256())
     )

@@ -25,20 +25,52 @@ from tests.servers.process import Server, free_port, listens
 
 
 class PostgresServer:
-    """A cluster on 127.0.0.1. It does not wait for the disk: a crash of the machine loses its data, and a crash of its
-    processes the last commits, unless `more` options change that. If `durable`, it waits for the disk."""
+    """A running cluster on 127.0.0.1."""
+
+    def __init__(self, binaries: Path, port: int, password: str) -> None:
+        self.binaries = binaries
+        self.port = port
+        self.password = password
+
+    def fresh(self, template: str = "template0") -> str:
+        """Create a database as a copy of `template` and return its URL."""
+        name = f"t_{uuid.uuid4().hex}"
+        statement = sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template))
+        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+            connection.execute(statement)
+        return self.url(name)
+
+    def drop(self, url: str) -> None:
+        statement = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(url.rsplit("/", 1)[1]))
+        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+            connection.execute(statement)
+
+    def run(self, client: str, *arguments: str | Path) -> None:
+        """Run one of PostgreSQL's client programs. Raises `CalledProcessError`."""
+        # Without a home, so that no file of the user's changes what a client does.
+        environment = _environment(Path("/nonexistent")) | {
+            "PGHOST": "127.0.0.1", "PGPORT": str(self.port), "PGUSER": "postgres", "PGPASSWORD": self.password,
+        }  # fmt: skip
+        subprocess.run([self.binaries / client, *arguments], env=environment, timeout=60 * PATIENCE, check=True)
+
+    def url(self, database: str) -> str:
+        return f"postgresql://postgres:{self.password}@127.0.0.1:{self.port}/{database}"
+
+
+class OwnPostgres(PostgresServer):
+    """A cluster of this process, which can also stop and kill it. It does not wait for the disk: a crash of the machine
+    loses its data, and a crash of its processes the last commits, unless `more` options change that. If `durable`, it
+    waits for the disk."""
 
     def __init__(
         self, binaries: Path, directory: Path, *, durable: bool = False, log: Path | None = None, **more: str
     ) -> None:
-        self.port = free_port()
-        self.password = secrets.token_hex(8)
         self._uid = _other_user() if os.getuid() == 0 else None
         self._directory = directory
         if self._uid is not None:
             os.chown(directory, self._uid, self._uid)
             binaries = reachable(binaries, directory)
-        self._binaries = binaries
+        super().__init__(binaries, free_port(), secrets.token_hex(8))
         self._data = directory / "data"
         # The data need not outlive the tests.
         careless = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
@@ -46,7 +78,8 @@ class PostgresServer:
             "listen_addresses": "127.0.0.1",
             "port": str(self.port),
             "unix_socket_directories": "",
-            "max_connections": "300",
+            # All processes of a test run use it at the same time.
+            "max_connections": "600",
             "shared_buffers": "32MB",
             **({} if durable else careless),
         } | more
@@ -54,7 +87,7 @@ class PostgresServer:
             [binaries / "postgres", "-D", self._data, *(f"--{name}={value}" for name, value in options.items())],
             log or directory / "postgres.log",
             ready=self._answers,
-            environment=self._environment,
+            environment=_environment(directory),
             uid=self._uid,
         )
 
@@ -88,46 +121,19 @@ class PostgresServer:
                     backend.kill()
             psutil.wait_procs(backends, timeout=10 * PATIENCE)
 
-    def fresh(self, template: str = "template0") -> str:
-        """Create a database as a copy of `template` and return its URL."""
-        name = f"t_{uuid.uuid4().hex}"
-        statement = sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template))
-        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
-            connection.execute(statement)
-        return self.url(name)
-
-    def drop(self, url: str) -> None:
-        statement = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(url.rsplit("/", 1)[1]))
-        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
-            connection.execute(statement)
-
-    def run(self, client: str, *arguments: str | Path) -> None:
-        """Run one of PostgreSQL's client programs. Raises `CalledProcessError`."""
-        environment = self._environment | {
-            "PGHOST": "127.0.0.1", "PGPORT": str(self.port), "PGUSER": "postgres", "PGPASSWORD": self.password,
-        }  # fmt: skip
-        subprocess.run([self._binaries / client, *arguments], env=environment, timeout=60 * PATIENCE, check=True)
-
-    def url(self, database: str) -> str:
-        return f"postgresql://postgres:{self.password}@127.0.0.1:{self.port}/{database}"
-
-    @property
-    def _environment(self) -> dict[str, str]:
-        return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "HOME": str(self._directory)}
-
     def _make_cluster(self) -> None:
         password_file = self._directory / "password"
         password_file.write_text(self.password)
         if self._uid is not None:
             os.chown(password_file, self._uid, self._uid)
         command: list[str | Path] = [
-            *(self._binaries / "initdb", "--pgdata", self._data, "--username", "postgres", "--pwfile", password_file),
+            *(self.binaries / "initdb", "--pgdata", self._data, "--username", "postgres", "--pwfile", password_file),
             *("--auth", "scram-sha-256", "--encoding", "UTF8", "--no-locale", "--no-sync"),
         ]
         made = subprocess.run(
             command,
             cwd=self._directory,
-            env=self._environment,
+            env=_environment(self._directory),
             user=self._uid,
             group=self._uid,
             extra_groups=None if self._uid is None else [],
@@ -147,6 +153,10 @@ class PostgresServer:
         except psycopg.OperationalError:  # it listens before it has recovered
             return False
         return True
+
+
+def _environment(home: Path) -> dict[str, str]:
+    return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "HOME": str(home)}
 
 
 def find_postgres() -> Path | None:
@@ -207,7 +217,7 @@ def _other_user() -> int:
 
 
 @contextmanager
-def postgres_server(*, durable: bool = False, trigrams: bool = False) -> Iterator[PostgresServer]:
+def postgres_server(*, durable: bool = False, trigrams: bool = False) -> Iterator[OwnPostgres]:
     """Start a PostgreSQL; with `trigrams`, one that has the extension `pg_trgm`."""
     if trigrams:
         binaries = find_trigrams() or missing("PostgreSQL with pg_trgm")
@@ -215,7 +225,7 @@ def postgres_server(*, durable: bool = False, trigrams: bool = False) -> Iterato
         binaries = find_postgres() or missing("PostgreSQL")
     # Not under pytest's own directory, because another user may not enter that one.
     with tempfile.TemporaryDirectory(prefix="postgres-") as directory:
-        server = PostgresServer(binaries, Path(directory), durable=durable)
+        server = OwnPostgres(binaries, Path(directory), durable=durable)
         server.start()
         try:
             yield server

@@ -1,5 +1,8 @@
 """A real RabbitMQ from Debian's package, with its own node name, epmd and cookie."""
 
+import base64
+import hashlib
+import json
 import os
 import secrets
 import shutil
@@ -8,6 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -16,15 +20,33 @@ from tests.servers.process import Server, free_port, listens
 
 
 class RabbitServer:
-    """A RabbitMQ whose data survive a stop and a crash. A start takes several seconds."""
+    """One virtual host of a running RabbitMQ. Others have their own exchanges and queues."""
+
+    def __init__(self, port: int, virtual_host: str = "/") -> None:
+        self.port = port
+        self.virtual_host = virtual_host
+        # RabbitMQ accepts the user guest only from the loopback address.
+        self.url = f"amqp://guest:guest@127.0.0.1:{port}/{virtual_host}"
+
+
+class OwnRabbit(RabbitServer):
+    """A RabbitMQ of this process, which can also stop and kill it. Its data survive both. A start takes several
+    seconds."""
 
     def __init__(
-        self, binary: Path, epmd: Path, directory: Path, *, consumer_timeout_seconds: float | None = None
+        self,
+        binary: Path,
+        epmd: Path,
+        directory: Path,
+        *,
+        consumer_timeout_seconds: float | None = None,
+        virtual_hosts: int = 0,
     ) -> None:
-        """`consumer_timeout_seconds` limits the time for an acknowledgement; RabbitMQ then checks it every second."""
-        self.port = free_port()
-        # RabbitMQ accepts the user guest only from the loopback address.
-        self.url = f"amqp://guest:guest@127.0.0.1:{self.port}//"
+        """`consumer_timeout_seconds` limits the time for an acknowledgement; RabbitMQ then checks it every second.
+
+        `virtual_hosts` is the number of virtual hosts besides "/". Their names are "0", "1", ….
+        """
+        super().__init__(free_port())
         epmd_port, dist_port = free_port(), free_port()
         plugins = directory / "enabled_plugins"
         plugins.write_text("[].\n")
@@ -52,9 +74,12 @@ class RabbitServer:
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 2:2 +sbwt none +sbwtdcpu none +sbwtdio none",
         }
         # An alarm would block publishers, and the disk of a build machine may be nearly full.
-        (directory / "rabbitmq.conf").write_text(
-            "disk_free_limit.absolute = 1MB\nvm_memory_high_watermark.relative = 0.8\n"
-        )
+        configuration = "disk_free_limit.absolute = 1MB\nvm_memory_high_watermark.relative = 0.8\n"
+        if virtual_hosts:
+            definitions = directory / "definitions.json"
+            definitions.write_text(json.dumps(_definitions(["/", *map(str, range(virtual_hosts))])))
+            configuration += f"load_definitions = {definitions}\n"
+        (directory / "rabbitmq.conf").write_text(configuration)
         if consumer_timeout_seconds is not None:
             impatient = f" -rabbit consumer_timeout {consumer_timeout_seconds * 1000:.0f} channel_tick_interval 1000"
             self._environment["RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS"] += impatient
@@ -94,6 +119,25 @@ class RabbitServer:
         return listens(self.port)
 
 
+def _definitions(virtual_hosts: list[str]) -> dict[str, Any]:
+    """Return what RabbitMQ must load at its start instead of its default user and virtual host."""
+    salt = secrets.token_bytes(4)
+    password_hash = base64.b64encode(salt + hashlib.sha256(salt + b"guest").digest()).decode()
+    everything = {"configure": ".*", "write": ".*", "read": ".*"}
+    return {
+        "users": [
+            {
+                "name": "guest",
+                "password_hash": password_hash,
+                "hashing_algorithm": "rabbit_password_hashing_sha256",
+                "tags": "administrator",
+            }
+        ],
+        "vhosts": [{"name": name} for name in virtual_hosts],
+        "permissions": [{"user": "guest", "vhost": name, **everything} for name in virtual_hosts],
+    }
+
+
 def find_rabbitmq() -> tuple[Path, Path] | None:
     """Return the server's own script and epmd. (The script on Debian's PATH insists on root or its own user.)"""
     scripts = [
@@ -107,10 +151,16 @@ def find_rabbitmq() -> tuple[Path, Path] | None:
 
 
 @contextmanager
-def rabbitmq_server(*, consumer_timeout_seconds: float | None = None) -> Iterator[RabbitServer]:
+def rabbitmq_server(*, virtual_hosts: int = 0, consumer_timeout_seconds: float | None = None) -> Iterator[OwnRabbit]:
     binary, epmd = find_rabbitmq() or missing("rabbitmq-server")
     with tempfile.TemporaryDirectory(prefix="rabbitmq-", ignore_cleanup_errors=True) as directory:
-        server = RabbitServer(binary, epmd, Path(directory), consumer_timeout_seconds=consumer_timeout_seconds)
+        server = OwnRabbit(
+            binary,
+            epmd,
+            Path(directory),
+            consumer_timeout_seconds=consumer_timeout_seconds,
+            virtual_hosts=virtual_hosts,
+        )
         try:
             server.start()
             yield server

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.servers import missing
-from tests.servers.postgres import PostgresServer, find_postgres
+from tests.servers.postgres import OwnPostgres, find_postgres
 from tests.servers.process import listens
 from tests.servers.redis import RedisServer
 
@@ -38,7 +38,7 @@ def test_postgresql_runs_from_a_directory_that_only_root_can_read(tmp_path: Path
     (tmp_path / "closed").chmod(0o700)
     directory = Path("/tmp") / f"postgres-copied-{os.getpid()}"
     directory.mkdir()
-    server = PostgresServer(closed / binaries.parent.name / "bin", directory)
+    server = OwnPostgres(closed / binaries.parent.name / "bin", directory)
     try:
         server.start()
         assert server.fresh().startswith("postgresql://")

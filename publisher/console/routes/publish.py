@@ -215,10 +215,10 @@ class Draft:
         if self.account:
             account["uri"] = account_uri(self.owner, self.account.id)
         else:
-            asked = [each for each in self.account_elements if each.kind == "password" and each.required]
             hidden = self.platform.secret_names
             account |= {name: value for name, value in self._read.account.items() if name not in hidden}
-            account |= {each.name.removeprefix(ACCOUNT_PREFIX): _SECRET for each in asked}
+            asked = hidden.intersection((*self.platform.required, *self._read.account))
+            account |= dict.fromkeys(sorted(asked or hidden.intersection(self.platform.usual)), _SECRET)
         shown: Document = {TYPE_KEY: self.platform.publish_image_type, **self._read.target, CRED_ACCOUNT: account}
         body = json.loads(write_json_request(PUBLISH_IMAGE, shown))
         words = json.dumps(body, indent=2, ensure_ascii=False)

@@ -16,6 +16,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Collection
+from itertools import islice
 from typing import ClassVar, NoReturn
 
 from lxml import etree
@@ -150,12 +151,13 @@ def parse_xml(
     check_size(body, limit)
     element = _parse_strictly(body)
     _check_xml_extent(element)
-    name = etree.QName(element)
-    if name.namespace != NAMESPACE:
-        raise InvalidRequest(f"the root element must be in the namespace {NAMESPACE}", field=name.localname)
-    if name.localname not in ROOTS:
-        raise InvalidRequest("is not the root of a document of this API", field=name.localname)
-    return name.localname, read(_Element(element, ""), name.localname, resolve)
+    name = element.tag.removeprefix(_QUALIFIED)
+    if name == element.tag:
+        field = etree.QName(element).localname
+        raise InvalidRequest(f"the root element must be in the namespace {NAMESPACE}", field=field)
+    if name not in ROOTS:
+        raise InvalidRequest("is not the root of a document of this API", field=name)
+    return name, read(_Element(element, ""), name, resolve)
 
 
 def _xml_parser(*, recover: bool = False) -> etree.XMLParser:
@@ -228,6 +230,9 @@ def _other_fault(faults: etree._ListErrorLog) -> etree._LogEntry | None:
 
 
 def _check_xml_extent(root: etree._Element) -> None:
+    # So few elements cannot be nested too deeply.
+    if len(list(islice(root.iter(), MAX_DEPTH + 1))) <= MAX_DEPTH:
+        return
     depth = elements = 0
     for event, _ in etree.iterwalk(root, events=("start", "end")):
         if event == "end":
@@ -248,15 +253,21 @@ class _Element(Node):
         super().__init__(path)
         self._element = element
         self._children: dict[str, list[etree._Element]] | None = None
+        self._nodes: dict[str, _Element] = {}
 
     def names(self) -> Collection[str]:
         return self._by_name()
 
     def child(self, name: str) -> Node | None:
-        found = self._by_name().get(name, [])
+        if node := self._nodes.get(name):
+            return node
+        found = self._by_name().get(name)
+        if found is None:
+            return None
         if len(found) > 1:
             raise InvalidRequest("is given more than once", field=join(self.path, name))
-        return _Element(found[0], join(self.path, name)) if found else None
+        node = self._nodes[name] = _Element(found[0], join(self.path, name))
+        return node
 
     def items(self, name: str) -> list[Node]:
         found = self._by_name().get(name, [])

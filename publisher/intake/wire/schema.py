@@ -7,6 +7,8 @@ listed: in a request they are ignored like unknown elements.
 
 from __future__ import annotations
 
+from functools import cache
+
 from publisher.platforms.platform import (
     CERTIFICATE_LIMIT,
     CRED_ACCOUNT,
@@ -102,7 +104,9 @@ REQUEST_ONLY = frozenset({"applianceUri", "caBundle", "location", "notify"})
 cloud, the URL to fetch an image from, and the URL of a webhook. These URLs may contain a secret.
 """
 
-JSON_ONLY = frozenset({"userDomain", "interface", "warning"})
+JSON_ONLY = frozenset(
+    {"userDomain", "interface", "applicationCredentialId", "applicationCredentialName", "trustId", "warning"}
+)
 """Elements of our own that only JSON answers have: clients bound to the schema would refuse the XML."""
 
 _ASKED = uris("applianceUri", "notify")
@@ -235,6 +239,7 @@ ROOTS = (frozenset(_PLAIN) - _INNER) | frozenset(_LISTS) | {PUBLISH_IMAGE, CRED_
 """The names that the root of a document may have."""
 
 
+@cache
 def root_field(root: str) -> Field:
     """Return the element that is the root of such a document. Raises ValueError for a name that is not in ROOTS."""
     if root not in ROOTS:

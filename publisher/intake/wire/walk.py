@@ -29,6 +29,7 @@ from publisher.platforms.platform import (
     known_platforms,
 )
 
+_OBJECTS = (Kind.OBJECT, Kind.POLYMORPHIC)
 _Resolver = Callable[[Document], Platform | None]
 """`AccountResolver` of `reading.py`."""
 
@@ -97,10 +98,7 @@ def _read_object(node: Node, field: Field, platform: Platform | None) -> Documen
 
 def _read_fields(node: Node, object_type: ObjectType, platform: Platform | None) -> Document:
     document: Document = {}
-    given = node.names()
-    for field in object_type.fields:
-        if field.name not in given:
-            continue
+    for field in object_type.named(node.names()):
         child = node.child(field.name)
         value = None if child is None else _read_value(child, field, platform)
         if value is not None:
@@ -109,7 +107,7 @@ def _read_fields(node: Node, object_type: ObjectType, platform: Platform | None)
 
 
 def _read_value(node: Node, field: Field, platform: Platform | None) -> object | None:
-    if field.kind in (Kind.OBJECT, Kind.POLYMORPHIC):
+    if field.kind in _OBJECTS:
         return _read_object(node, field, platform)
     if field.item is None:
         return node.leaf(field)

@@ -9,17 +9,20 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
-from functools import partial
+from functools import lru_cache
 from json.encoder import encode_basestring
 
 from publisher.intake.wire.schema import JSON_ONLY, NAMESPACE, REQUEST_ONLY, TYPES, XSI, root_field
-from publisher.platforms.platform import TYPE_KEY, Document, Field, Kind, ObjectType
+from publisher.platforms.platform import TYPE_KEY, Constant, Document, Field, Kind, ObjectType
 from publisher.platforms.values import to_json
 from publisher.web import Format
 
 _PREFIX = "ns0"
 _DECLARED = f' xmlns:{_PREFIX}="{NAMESPACE}"'
 _DECLARED_WITH_XSI = f'{_DECLARED} xmlns:xsi="{XSI}"'
+
+_KEPT_MAX = 256
+"""Number of sets of names, for each type of object, whose elements are kept."""
 
 _Append = Callable[[list[str], object], None]
 """Appends the text of an element that has this value."""
@@ -74,7 +77,7 @@ class _Members:
     even if the document has them.
     """
 
-    __slots__ = ("_elements", "_known", "_name")
+    __slots__ = ("_elements", "_known", "_name", "_of")
 
     def __init__(self, object_type: ObjectType, elements: list[tuple[Field, _Append]]) -> None:
         self._name = object_type.name
@@ -83,14 +86,12 @@ class _Members:
             (field.name, append, [] if field.required and field.kind is Kind.LIST else None, field.required)
             for field, append in elements
         ]
+        self._of = lru_cache(_KEPT_MAX)(self._elements_of)
 
     def append(self, parts: list[str], document: Document) -> None:
         """Raises ValueError for a value that the type has no element for, and for a required element that is
         missing."""
-        if not document.keys() <= self._known:
-            unknown = ", ".join(sorted(set(document) - self._known))
-            raise ValueError(f"{self._name} has no element {unknown}")
-        for name, append, default, required in self._elements:
+        for name, append, default, required in self._of(*document):
             value = document.get(name)
             if value is None:
                 if not required:
@@ -100,6 +101,13 @@ class _Members:
                 value = default
             if value != "":
                 append(parts, value)
+
+    def _elements_of(self, *names: str) -> list[tuple[str, _Append, object, bool]]:
+        """Return the elements that a document with these names may have. Kept: most documents have the same names."""
+        given = set(names)
+        if unknown := given - self._known:
+            raise ValueError(f"{self._name} has no element {', '.join(sorted(unknown))}")
+        return [each for each in self._elements if each[0] in given or each[3]]
 
 
 class _Writer(ABC):
@@ -111,6 +119,7 @@ class _Writer(ABC):
     def __init__(self, *, request: bool) -> None:
         self._request = request
         self._members: dict[str, _Members] = {}
+        self._roots: dict[str, _Append] = {}
 
     @abstractmethod
     def write(self, root: Field, document: Document) -> bytes:
@@ -132,27 +141,30 @@ class _Writer(ABC):
         """Return what appends an element of any kind."""
         if field.item is not None:
             return self._list(field, field.item)
-        if field.kind in (Kind.OBJECT, Kind.POLYMORPHIC):
+        if field.kind is Kind.OBJECT:
+            return _keeping(self._object(field, item=item))
+        if field.kind is Kind.POLYMORPHIC:
             return self._object(field, item=item)
         return self._leaf(field, item=item)
 
-    def _members_of(self, field: Field, document: Document) -> tuple[_Members, str]:
-        """Return what appends the members of an object, and the type that the object must declare, or "".
+    def _type_of(self, field: Field, declared: str | None) -> str:
+        """Return the name of the type of an object that declares this one, or none.
 
-        Raises ValueError if the document does not name a type that `field` may hold. Only a request may leave the type
-        out: existing clients need it in an answer.
+        Raises ValueError if it is not one that `field` may hold. Only a request may leave the type out: existing
+        clients need it in an answer.
         """
-        declared = document.get(TYPE_KEY)
-        name = field.type
-        if field.kind is Kind.POLYMORPHIC and not (declared is None and self._request):
-            name = str(declared)
-            object_type = TYPES.get(name)
-            if object_type is None or object_type.abstract != field.type or not object_type.platform:
-                raise ValueError(f"{declared!r} is not a concrete type of {field.type}")
-        found = self._members.get(name)
-        if found is None:
-            found = self._members[name] = self._derived(TYPES[name])
-        return found, "" if declared is None else name
+        if field.kind is not Kind.POLYMORPHIC or (declared is None and self._request):
+            return field.type
+        object_type = TYPES.get(declared or "")
+        if object_type is None or object_type.abstract != field.type or not object_type.platform:
+            raise ValueError(f"{declared!r} is not a concrete type of {field.type}")
+        return object_type.name
+
+    def _members_of(self, name: str) -> _Members:
+        """Return what appends the members of an object of this type."""
+        if name not in self._members:
+            self._members[name] = self._derived(TYPES[name])
+        return self._members[name]
 
     def _derived(self, object_type: ObjectType) -> _Members:
         shown = [
@@ -173,29 +185,40 @@ class _XmlWriter(_Writer):
     hidden = REQUEST_ONLY | JSON_ONLY
 
     def write(self, root: Field, document: Document) -> bytes:
+        if root.name not in self._roots:
+            self._roots[root.name] = self._object_between("", f"</{_PREFIX}:{root.name}>", root)
         parts = [f"<?xml version='1.0' encoding='UTF-8'?>\n<{_PREFIX}:{root.name}", _DECLARED]
-        self._append_object("", f"</{_PREFIX}:{root.name}>", root, parts, document)
+        self._roots[root.name](parts, document)
         return "".join(parts).encode()
 
     def _leaf(self, field: Field, *, item: bool = False) -> _Append:
         return _leaf(field, f"<{field.name}>", f"</{field.name}>", escape=_escape_xml)
 
     def _object(self, field: Field, *, item: bool = False) -> _Append:
-        return partial(self._append_object, f"<{field.name}", f"</{field.name}>", field)
+        return self._object_between(f"<{field.name}", f"</{field.name}>", field)
 
-    def _append_object(self, start: str, end: str, field: Field, parts: list[str], value: object) -> None:
-        document = _as_document(field, value)
-        members, declared = self._members_of(field, document)
-        if declared:
-            parts[1] = _DECLARED_WITH_XSI
-            start = f'{start} xsi:type="{_PREFIX}:{declared}"'
-        parts.append(f"{start}>")
-        before = len(parts)
-        members.append(parts, document)
-        if len(parts) > before:
-            parts.append(end)
-        else:
-            parts[-1] = f"{start}/>"
+    def _object_between(self, start: str, end: str, field: Field) -> _Append:
+        known: dict[str | None, tuple[Callable[[list[str], Document], None], str, str]] = {}
+
+        def append(parts: list[str], value: object) -> None:
+            document = _as_document(field, value)
+            declared = _declared(field, document)
+            if declared not in known:
+                name = self._type_of(field, declared)
+                opened = start if declared is None else f'{start} xsi:type="{_PREFIX}:{name}"'
+                known[declared] = self._members_of(name).append, f"{opened}>", f"{opened}/>"
+            append_members, opening, empty = known[declared]
+            if declared is not None:
+                parts[1] = _DECLARED_WITH_XSI
+            parts.append(opening)
+            before = len(parts)
+            append_members(parts, document)
+            if len(parts) > before:
+                parts.append(end)
+            else:
+                parts[-1] = empty
+
+        return append
 
     def _list(self, field: Field, item: Field) -> _Append:
         start, end, empty = f"<{field.name}>", f"</{field.name}>", f"<{field.name}/>"
@@ -216,25 +239,37 @@ class _JsonWriter(_Writer):
     """Writes JSON. A comma precedes each member and each item; the first one's is removed afterwards."""
 
     def write(self, root: Field, document: Document) -> bytes:
+        if root.name not in self._roots:
+            self._roots[root.name] = self._object_after("", root)
         parts: list[str] = []
-        self._append_object("", root, parts, document)
+        self._roots[root.name](parts, document)
         return "".join(parts).encode()
 
     def _leaf(self, field: Field, *, item: bool = False) -> _Append:
         return _leaf(field, _start_json(field, item=item), "", escape=encode_basestring, quote='"')
 
     def _object(self, field: Field, *, item: bool = False) -> _Append:
-        return partial(self._append_object, _start_json(field, item=item), field)
+        return self._object_after(_start_json(field, item=item), field)
 
-    def _append_object(self, start: str, field: Field, parts: list[str], value: object) -> None:
-        document = _as_document(field, value)
-        members, declared = self._members_of(field, document)
-        parts.append(f'{start}{{"{TYPE_KEY}":"{declared}"' if declared else f"{start}{{")
-        before = len(parts)
-        members.append(parts, document)
-        if not declared:
-            _remove_comma(parts, before)
-        parts.append("}")
+    def _object_after(self, start: str, field: Field) -> _Append:
+        known: dict[str | None, tuple[Callable[[list[str], Document], None], str]] = {}
+
+        def append(parts: list[str], value: object) -> None:
+            document = _as_document(field, value)
+            declared = _declared(field, document)
+            if declared not in known:
+                name = self._type_of(field, declared)
+                opening = f"{start}{{" if declared is None else f'{start}{{"{TYPE_KEY}":"{name}"'
+                known[declared] = self._members_of(name).append, opening
+            append_members, opening = known[declared]
+            parts.append(opening)
+            before = len(parts)
+            append_members(parts, document)
+            if declared is None:
+                _remove_comma(parts, before)
+            parts.append("}")
+
+        return append
 
     def _list(self, field: Field, item: Field) -> _Append:
         start = f'{_start_json(field)}{{"{item.name}":['
@@ -268,6 +303,22 @@ _WRITERS: dict[tuple[Format, bool], _Writer] = {
 }
 
 
+def _keeping(append: _Append) -> _Append:
+    """Return what appends an object, and keeps its text if it is a `Constant`."""
+
+    def append_or_repeat(parts: list[str], value: object) -> None:
+        if not isinstance(value, Constant):
+            append(parts, value)
+            return
+        if append not in value.texts:
+            own = ["", ""]
+            append(own, value)
+            value.texts[append] = "".join(own[2:])
+        parts.append(value.texts[append])
+
+    return append_or_repeat
+
+
 # Values -------------------------------------------------------------------------------------------------------------
 
 # `to_json` decides what a value may be, and writes the unusual ones. What is common is recognized here, which takes a
@@ -277,7 +328,7 @@ _WRITERS: dict[tuple[Format, bool], _Writer] = {
 def _leaf(field: Field, start: str, end: str, *, escape: Callable[[str], str], quote: str = "") -> _Append:
     """Return what appends a value between `start` and `end`. It raises ValueError if it is not of the field's kind.
 
-    `escape` converts a text, `quote` encloses a dateTime.
+    `escape` converts a text, and encloses it if there is a `quote`, which encloses a dateTime.
     """
 
     def boolean(parts: list[str], value: object) -> None:
@@ -297,9 +348,12 @@ def _leaf(field: Field, start: str, end: str, *, escape: Callable[[str], str], q
         parts.append(f"{start}{quote}{moment}{quote}{end}")
 
     def text(parts: list[str], value: object) -> None:
-        usual = type(value) is str and value.isascii() and value.isprintable()
-        shown = value if usual else to_json(field, value)
-        parts.append(f"{start}{escape(str(shown))}{end}")
+        if type(value) is str and value.isascii() and value.isprintable():
+            # Most texts need no escaping, which a few searches show in less time than a call takes.
+            escaped = escape(value) if quote or "&" in value or "<" in value or ">" in value else value
+            parts.append(f"{start}{escaped}{end}")
+        else:
+            parts.append(f"{start}{escape(str(to_json(field, value)))}{end}")
 
     true, false = f"{start}true{end}", f"{start}false{end}"
     if field.kind is Kind.BOOLEAN:
@@ -313,8 +367,6 @@ def _leaf(field: Field, start: str, end: str, *, escape: Callable[[str], str], q
 
 
 def _escape_xml(text: str) -> str:
-    if text.isalnum():
-        return text
     # A carriage return that is not escaped is read as a line feed.
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("\r", "&#13;")
 
@@ -324,6 +376,16 @@ def _as_document(field: Field, value: object) -> Document:
     if not isinstance(value, dict):
         raise ValueError(f"{field.name} holds an object, not {type(value).__name__}")
     return value
+
+
+def _declared(field: Field, document: Document) -> str | None:
+    """Return the name of the type that an object declares. Raises ValueError if it must be one and is no text."""
+    declared = document.get(TYPE_KEY)
+    if declared is None or isinstance(declared, str):
+        return declared
+    if field.kind is Kind.POLYMORPHIC:
+        raise ValueError(f"{declared!r} is not a concrete type of {field.type}")
+    return str(declared)
 
 
 def _as_items(field: Field, value: object) -> list[object] | tuple[object, ...]:

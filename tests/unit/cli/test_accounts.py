@@ -35,9 +35,9 @@ clouds:
     auth_type: v2password
     auth: {{auth_url: {KEYSTONE}, username: zoe, password: "{PASSWORD}"}}
     identity_api_version: "2.0"
-  token:
-    auth_type: v3applicationcredential
-    auth: {{auth_url: {KEYSTONE}}}
+  federated:
+    auth_type: v3oidcpassword
+    auth: {{auth_url: {KEYSTONE}, username: anna, password: "{PASSWORD}"}}
   empty:
 """
 
@@ -207,8 +207,11 @@ def test_clouds_yaml_is_found_in_the_standard_places(cli: Cli, cli_store: Store,
         (["add", "taken", *OPTIONS], "there is an account 'taken' already"),
         (["add", "lab", *OPTIONS, "--file", "x"], "--file needs --from-clouds-yaml"),
         (["add", "lab", "--from-clouds-yaml", "lab"], "there is none of clouds.yaml"),
-        (["add", "lab", "--from-clouds-yaml", "cloud", "--file", "{file}"], "it has lab, bare, old, token, empty"),
-        (["add", "lab", "--from-clouds-yaml", "token", "--file", "{file}"], "only password is supported"),
+        (["add", "lab", "--from-clouds-yaml", "cloud", "--file", "{file}"], "it has lab, bare, old, federated, empty"),
+        (
+            ["add", "lab", "--from-clouds-yaml", "federated", "--file", "{file}"],
+            "signs in by v3oidcpassword; an",
+        ),
         (["add", "lab", "--from-clouds-yaml", "empty", "--file", "{file}"], "no 'empty' with entries"),
         (["remove", "nothing"], "root has no account 'nothing'"),
     ],

@@ -11,24 +11,33 @@ from pathlib import Path
 import pytest
 
 from publisher.cli import command
+from publisher.cli.main import app
 from publisher.store import Store
 from tests.command import Cli
 from tests.records import add_ticket
 
-pytestmark = pytest.mark.long
-"""Each completion starts the command again, as a shell does."""
 
-
-def ask(**variables: str) -> str:
+def ask(cli: Cli, **variables: str) -> str:
     """Return what the command prints: completions for a shell's script, or the script itself."""
-    publisher = Path(sys.executable).with_name("publisher")
-    said = subprocess.run([publisher], env=os.environ | variables, capture_output=True, text=True, timeout=60)
+    said = cli.runner.invoke(app, env=variables, prog_name="publisher")
     assert said.stderr == ""
     return said.stdout
 
 
-def complete(words: str, **variables: str) -> str:
-    return ask(_PUBLISHER_COMPLETE="complete_zsh", _TYPER_COMPLETE_ARGS=f"publisher {words}", **variables)
+def asked_for(words: str) -> dict[str, str]:
+    """Return the variables with which a shell's script asks for completions."""
+    return {"_PUBLISHER_COMPLETE": "complete_zsh", "_TYPER_COMPLETE_ARGS": f"publisher {words}"}
+
+
+@pytest.mark.long
+def test_command_completes_as_a_program_of_its_own(cli_store: Store) -> None:
+    add_ticket(cli_store)
+    publisher = Path(sys.executable).with_name("publisher")
+    said = subprocess.run(
+        [publisher], env=os.environ | asked_for("status "), capture_output=True, text=True, timeout=60
+    )
+    assert '"1"' in said.stdout
+    assert said.stderr == ""
 
 
 @pytest.mark.parametrize(
@@ -43,21 +52,21 @@ def complete(words: str, **variables: str) -> str:
         ("tickets list --state que", '"queued"'),
     ],
 )
-def test_matching_values_are_offered(cli_store: Store, words: str, offered: str) -> None:
+def test_matching_values_are_offered(cli: Cli, cli_store: Store, words: str, offered: str) -> None:
     for _ in range(12):
         add_ticket(cli_store)
 
-    assert offered in complete(words)
+    assert offered in ask(cli, **asked_for(words))
 
 
-def test_values_with_another_prefix_are_not_offered(cli_store: Store) -> None:
+def test_values_with_another_prefix_are_not_offered(cli: Cli, cli_store: Store) -> None:
     add_ticket(cli_store)
-    assert '"1"' not in complete("status 2")
+    assert '"1"' not in ask(cli, **asked_for("status 2"))
 
 
 def test_completion_without_a_database_offers_and_creates_nothing(bare_cli: Cli) -> None:
     for variables in ({}, {"PUBLISHER_DATABASE_URL": "nonsense"}, {"PUBLISHER_INTAKE_PORT": "x"}):
-        assert "12" not in complete("status ", **variables)
+        assert "12" not in ask(bare_cli, **asked_for("status "), **variables)
     assert list(bare_cli.directory.iterdir()) == []
 
 
@@ -71,5 +80,5 @@ def test_completion_does_not_wait_for_a_slow_store(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion_script_is_printed_for_each_shell(shell: str) -> None:
-    assert f"complete_{shell}" in ask(_PUBLISHER_COMPLETE=f"source_{shell}")
+def test_completion_script_is_printed_for_each_shell(bare_cli: Cli, shell: str) -> None:
+    assert f"complete_{shell}" in ask(bare_cli, _PUBLISHER_COMPLETE=f"source_{shell}")

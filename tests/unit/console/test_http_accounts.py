@@ -73,6 +73,27 @@ def test_user_domain_and_interface_are_stored(fresh: Service, browser: Browsers)
     assert (fields["userDomain"], fields["interface"]) == ("people", None), "the default again"
 
 
+def test_application_credential_is_stored_instead_of_a_login(fresh: Service, browser: Browsers) -> None:
+    alice = browser("alice")
+    assert "an application credential" in alice.get(NEW).text
+    no_login = {"login": "", "password": ""}
+    credential = {"applicationCredentialId": "4711", "applicationCredentialSecret": SECRET}
+    account = create(fresh, alice, **no_login, **credential)
+    assert account.fields["applicationCredentialId"] == "4711"
+    assert "login" not in account.fields
+    assert secret(fresh, account) == {"applicationCredentialSecret": SECRET}
+    assert "application credential 4711" in alice.get("/accounts").text
+    path = f"/accounts/{account.id}"
+    assert SECRET not in alice.get(path).text
+    kept = FILLED | no_login | {"applicationCredentialId": "4711"}
+    assert alice.post(path, kept | {"interface": "internal"}).status == 303
+    moved = alice.post(path, kept | {"applicationCredentialId": "4712"})
+    assert "must be given again" in wrong(moved, "applicationCredentialSecret")
+    assert "is needed" in wrong(alice.post(path, kept | {"password": "another"}), "login")
+    assert alice.post(path, FILLED | {"password": "another"}).status == 303, "a login again"
+    assert secret(fresh, fresh.store.accounts.get("alice", account.id)) == {"password": "another"}
+
+
 @pytest.mark.parametrize(
     ("change", "field", "words"),
     [

@@ -61,9 +61,11 @@ def test_a_ticked_box_is_true_and_any_other_false() -> None:
 def test_a_stored_secret_is_not_required_again() -> None:
     openstack = find_platform("openstack")
     assert openstack
-    (kept,) = [each for each in account_elements(openstack, secrets_kept=True) if each.kind == "password"]
-    assert not kept.required
-    assert "keep" in kept.hint
+    kept = [each for each in account_elements(openstack, secrets_kept=True) if each.kind == "password"]
+    assert {each.name for each in kept} == openstack.secret_names
+    for each in kept:
+        assert not each.required
+        assert "keep" in each.hint
 
 
 def test_platforms_with_a_plugin_are_offered() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from itertools import count
 from typing import Any
 from xml.sax.saxutils import escape
@@ -13,7 +14,12 @@ from publisher.intake.wire.schema import TYPES
 from publisher.platforms.platform import Field, Kind, known_platforms
 from tests.service import ACCOUNT, JSON, SECRET, UFORGE, XML, XSI, Answer, Service, document
 
-PUBLISH, STORE = "users/alice/appliances/14/images/21/pimages", "users/alice/accounts"
+PATHS = {
+    "publishImage": "users/alice/appliances/14/images/21/pimages",
+    "credAccount": "users/alice/accounts",
+    "image": "users/alice/appliances/14/images",
+}
+"""Where each root is sent to."""
 pytestmark = pytest.mark.long
 
 CONTROL = ["a\x7fb", "\x85\x9f", "a\x1bb"]
@@ -96,8 +102,7 @@ def send(service: Service, root: str, made: dict[str, Any], form: str) -> Answer
         sent = json.dumps(made)
     else:
         sent = f'<n:{root} xmlns:n="{UFORGE}" xmlns:xsi="{XSI}"{_type(made)}>{markup(made)}</n:{root}>'
-    path = PUBLISH if root == "publishImage" else STORE
-    answer = service.post(path, sent, content_type=form, login="alice", accept=JSON)
+    answer = service.post(PATHS[root], sent, content_type=form, login="alice", accept=JSON)
     assert answer.status in (201, 400, 409), (answer.status, sent[:2000])
     assert SECRET.encode() not in answer.body
     return answer
@@ -132,6 +137,41 @@ def bad_values(field: Field, form: str) -> list[Any]:
     if form == JSON:
         return [*BAD_IN_JSON[field.kind], *([long] if long else [])]
     return [each.encode() for each in (*BAD_IN_XML[field.kind], *([long] if long else []))]
+
+
+def elements(object_type: str, *outer: str) -> Iterator[tuple[tuple[str, ...], Field]]:
+    """Yield each element of a type, and those of the objects in it, with the names that lead to it."""
+    for field in TYPES[object_type].fields:
+        yield (*outer, field.name), field
+        if field.kind is Kind.OBJECT:
+            yield from elements(field.type, *outer, field.name)
+
+
+@pytest.mark.parametrize("form", [XML, JSON])
+def test_invalid_value_of_any_element_of_an_image_is_refused(service: Service, form: str) -> None:
+    service.settings.images.mkdir(exist_ok=True)
+    (service.settings.images / "disk.raw").write_bytes(b"an image")
+
+    def ask(names: tuple[str, ...], value: Any) -> Answer:
+        made: dict[str, Any] = {"location": "disk.raw", "name": "web"}
+        inner = made
+        for name in names[:-1]:
+            inner = inner.setdefault(name, {})
+        inner[names[-1]] = value
+        return send(service, "image", made, form)
+
+    found = list(elements("image"))
+    assert len(found) > 60
+    for names, field in found:
+        path = ".".join(names)
+        for bad in bad_values(field, form):
+            answer = ask(names, bad)
+            assert answer.status == 400, (path, bad)
+            assert answer.problem().startswith(path), (path, bad, answer.problem())
+        for value in ODD:
+            answer = ask(names, value if form == JSON else escape(value).encode())
+            if answer.status == 400:
+                assert ": " in answer.problem(), (path, value, answer.problem())
 
 
 @pytest.mark.parametrize("form", [XML, JSON])

@@ -57,6 +57,14 @@ def test_connections_are_kept_open(tmp_path: Path) -> None:
     engine.dispose()
 
 
+def test_only_a_durable_transaction_waits_for_the_disk(tmp_path: Path) -> None:
+    engine = open_engine(f"sqlite:///{tmp_path / 'store.db'}")
+    for durable in (True, False, False, True):  # over one connection
+        with writing(engine, durable=durable) as connection:
+            assert connection.execute(text("PRAGMA synchronous")).scalar_one() == (2 if durable else 1)
+    engine.dispose()
+
+
 def test_only_the_owner_can_read_the_database_file(tmp_path: Path) -> None:
     before = os.umask(0)
     try:

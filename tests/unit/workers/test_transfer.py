@@ -345,6 +345,39 @@ def test_pieces_become_small_over_a_slow_connection(file: Path, monkeypatch: pyt
     assert min(after - before for before, after in pairwise(sender.sent)) <= MIB // 4
 
 
+def test_check_is_called_when_a_fast_connection_becomes_slow(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By then, the kernel gets large pieces."""
+    sender = Sender(file, None, None)
+    connect = OutboundPolicy.connect
+
+    def connect_closely(*given: Any, **more: Any) -> socket.socket:
+        """Connect with small buffers, as of a connection over a short distance."""
+        made = connect(*given, **more)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)
+        return made
+
+    slow: list[float] = []
+
+    def slowly_later(upload: Upload) -> None:
+        upload.connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+        upload.read_body(SIZE // 2)
+        slow.append(time.monotonic())
+        for part in range(1, 81):
+            upload.read_body(SIZE // 2 + (part << 14), step=1 << 14)
+            upload.stop.wait(0.03)
+        slow.append(time.monotonic())
+        upload.read_body()
+        upload.answer()
+
+    calls: list[float] = []
+    monkeypatch.setattr(OutboundPolicy, "connect", connect_closely)
+    with upload_server(slowly_later) as server:
+        assert sender.put(server, check=lambda: calls.append(time.monotonic())).status == 201
+    began, ended = slow
+    during = [began, *(call for call in calls if began < call < ended), ended]
+    assert max(after - before for before, after in pairwise(during)) < STOP_SECONDS * PATIENCE
+
+
 def test_server_that_takes_no_byte_is_given_up(sender: Sender) -> None:
     def stall(upload: Upload) -> None:
         upload.read_body(MIB)

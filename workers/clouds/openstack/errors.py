@@ -36,6 +36,8 @@ _TEXT_MAX = 4096
 _TAG = re.compile(r"(?is)<(script|style)\b[^>]*>.*?</\1\s*>|<!--.*?-->|</?[a-z!][^>]*>")
 _GENERIC = "The request you have made requires authentication"
 """What Keystone answers to a refused login, whatever the cause."""
+_STATUS = re.compile(r"\s*\(HTTP \d{3}\).*$")
+"""What the client adds to what Keystone says."""
 _CREDENTIAL_LIKE = re.compile(
     r"""(?ix) \b(x-auth-token|x-subject-token|password|passwd|secret|token)\b
         ["']? \s* [=:] \s* (?: "(?:[^"\\]|\\.)*"? | '(?:[^'\\]|\\.)*'? | \S+ )"""
@@ -86,7 +88,7 @@ def answered(
         return TransientCloudError(said, retry_after_seconds=_retry_after(headers or {}))
     advice = {
         401: "the login was not accepted; check login, password, domain and project",
-        403: "the login may not do this in this project",
+        403: "the account has no role that allows this in this project; give one to its user or application credential",
         413: "the image is larger than the quota or the space that is left; make room or ask for more",
     }.get(status)
     return PermanentCloudError(f"{said} ({advice})" if advice else said, reason=_REASONS.get(status))
@@ -105,9 +107,9 @@ def words_of(body: bytes) -> str:
     return _words(message if isinstance(message, str) else text)
 
 
-def words_of_login(error: keystone.Unauthorized) -> str:
+def words_of_login(error: keystone.HttpError) -> str:
     """Return what Keystone says about a refused login beyond its generic sentence; empty if it says no more."""
-    said = _words(error.message)
+    said = _STATUS.sub("", _words(error.message))
     return "" if said.startswith(_GENERIC) else said.removesuffix(".")
 
 

@@ -78,7 +78,7 @@ class OpenStackPublisher(CloudPublisher):
     ) -> Self:
         who = SignIn.of(account, target)
         reach = Reach(timeouts, policy, trust(account.fields.get("caBundle")), check)
-        key = _SIGN_INS.key(account, who.project_domain, who.project, policy)
+        key = _SIGN_INS.key(account, target.fields.get("keystoneDomain"), who.project, policy)
         signed_in = _SIGN_INS.get(key)
         session = signed_in.session(who, reach) if signed_in else sign_in(who, reach)
         cloud = cls(session, image_service(session, who), target, reach, key)

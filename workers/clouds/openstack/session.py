@@ -8,11 +8,11 @@ import time
 import warnings
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from keystoneauth1.access import AccessInfo
-from keystoneauth1.exceptions import Unauthorized
+from keystoneauth1.access import AccessInfo, AccessInfoV3
+from keystoneauth1.exceptions import Forbidden, HttpError, NotFound, Unauthorized
 from keystoneauth1.identity import BaseIdentityPlugin, v2, v3
 from keystoneauth1.session import Session
 
@@ -20,6 +20,7 @@ from publisher.core.errors import PermanentCloudError, Reason
 from publisher.core.ticket import Account, Target
 from publisher.outbound.policy import OutboundPolicy
 from workers.clouds.base import Timeouts
+from workers.clouds.openstack.credentials import FIRST_DOMAIN, BoundCredential, bound_credential, domain, is_id
 from workers.clouds.openstack.errors import translated, words_of_login
 from workers.http_clients import requests_session
 
@@ -33,10 +34,10 @@ with warnings.catch_warnings():
 USER_AGENT = "image-publisher"
 _VERSION_SUFFIX = re.compile(r"/(v2\.0|v3)/*$")
 _GLANCE_VERSION = re.compile(r"/v[12](\.\d+)?$")
-_FIRST_DOMAIN = "default"
+_NOT_FOUND = ("Could not find", "Failed to validate token")
+"""How Keystone's own 404 begins, unlike that of a wrong address."""
 _NAMES_SHOWN_MAX, _NAME_SHOWN_MAX = 20, 64
 """Maximum number of names that an error shows, and of characters of each."""
-_ID = re.compile(r"[0-9a-f]{32}")
 _LIFE_USED = 0.25
 """How much of a token's life passes before it is not used for a new ticket: a long upload needs the rest."""
 
@@ -80,10 +81,14 @@ class SignIn:
     version: str | None
     """`v3` or `v2.0`; None if neither the account nor the address says."""
     login: str
-    password: str
+    password: str = field(repr=False)
+    bound: BoundCredential | None
+    """What signs in instead of login and password alone, if anything does."""
     user_domain: str
     """A name or an id; so are the project's domain and the project."""
     project_domain: str
+    project_domain_given: bool
+    """Whether the request says it."""
     project: str | None
     glance_url: str | None
     region: str | None
@@ -94,14 +99,17 @@ class SignIn:
         url = str(account.fields["keystoneUrl"]).rstrip("/")
         suffix = _VERSION_SUFFIX.search(url)
         glance_url = str(account.fields.get("glanceUrl") or "").rstrip("/")
-        project_domain = str(target.fields.get("keystoneDomain") or _FIRST_DOMAIN)
+        project_domain = str(target.fields.get("keystoneDomain") or FIRST_DOMAIN)
+        user_domain = str(account.fields.get("userDomain") or project_domain)
         return cls(
             keystone_url=_VERSION_SUFFIX.sub("", url),
             version=account.fields.get("keystoneVersion") or (suffix[1] if suffix else None),
-            login=str(account.fields["login"]),
-            password=account.secrets["password"],
-            user_domain=str(account.fields.get("userDomain") or project_domain),
+            login=str(account.fields.get("login") or ""),
+            password=account.secrets.get("password", ""),
+            bound=bound_credential(account, user_domain),
+            user_domain=user_domain,
             project_domain=project_domain,
+            project_domain_given=bool(target.fields.get("keystoneDomain")),
             project=target.fields.get("keystoneProject") or target.fields.get("tenantName") or None,
             # Each call adds the version itself.
             glance_url=_GLANCE_VERSION.sub("", glance_url) or None,
@@ -113,6 +121,10 @@ class SignIn:
     def service(self) -> str:
         return f"Keystone at {self.keystone_url}"
 
+    @property
+    def v3_url(self) -> str:
+        return f"{self.keystone_url}/v3"
+
 
 def sign_in(who: SignIn, reach: Reach) -> Session:
     """Return a session with a token scoped to the project. Raises `CloudError`.
@@ -121,6 +133,8 @@ def sign_in(who: SignIn, reach: Reach) -> Session:
     report which of them it was.
     """
     with translated(who.service, "keystoneUrl"):
+        if who.bound:
+            return _sign_in_bound(who, who.bound, reach)
         version = who.version or _discover(who, reach)
         if who.project:
             session = reach.session(_scoped(who, version))
@@ -159,7 +173,10 @@ class KeptSession:
 
     def session(self, who: SignIn, reach: Reach) -> Session:
         """Return a session that uses this token, and signs in anew with the login of `who` once it is refused."""
-        auth = _scoped(who, self.version, project_id=self.access.project_id)
+        if who.bound:
+            auth: Any = who.bound.auth(who.v3_url)
+        else:
+            auth = _scoped(who, self.version, project_id=self.access.project_id)
         auth.auth_ref = self.access
         return reach.session(auth)
 
@@ -222,14 +239,14 @@ def _scoped(who: SignIn, version: str, project_id: str | None = None) -> Any:
     if version == "v2.0":
         scope = {"tenant_id": project_id} if project_id else {"tenant_name": who.project}
         return v2.Password(f"{who.keystone_url}/v2.0", username=who.login, password=who.password, **scope)
-    if project_id is None and _is_id(who.project):
+    if project_id is None and is_id(who.project):
         project_id = who.project
-    by_name = {"project_name": who.project, **_domain("project_domain", who.project_domain)}
+    by_name = {"project_name": who.project, **domain("project_domain", who.project_domain)}
     return v3.Password(
-        f"{who.keystone_url}/v3",
+        who.v3_url,
         username=who.login,
         password=who.password,
-        **_domain("user_domain", who.user_domain),
+        **domain("user_domain", who.user_domain),
         **({"project_id": project_id} if project_id else by_name),
     )
 
@@ -238,22 +255,69 @@ def _unscoped(who: SignIn, version: str) -> Any:
     if version == "v2.0":
         return v2.Password(f"{who.keystone_url}/v2.0", username=who.login, password=who.password)
     return v3.Password(
-        f"{who.keystone_url}/v3",
+        who.v3_url,
         username=who.login,
         password=who.password,
         unscoped=True,
-        **_domain("user_domain", who.user_domain),
+        **domain("user_domain", who.user_domain),
     )
 
 
-def _domain(prefix: str, domain: str) -> dict[str, Any]:
-    # The first domain has the id "default", whatever its name.
-    return {f"{prefix}_id" if domain == _FIRST_DOMAIN or _is_id(domain) else f"{prefix}_name": domain}
+# Credentials for one project --------------------------------------------------------------------------------------
 
 
-def _is_id(given: str | None) -> bool:
-    """Return whether this has the form of a Keystone id, which few people use as a name."""
-    return given is not None and _ID.fullmatch(given) is not None
+def _sign_in_bound(who: SignIn, bound: BoundCredential, reach: Reach) -> Session:
+    """Sign in with a credential that names its project itself, and check that this is the requested one."""
+    session = reach.session(bound.auth(who.v3_url))
+    try:
+        session.get_token()
+    except (Unauthorized, Forbidden, NotFound) as error:
+        # Keystone answers 403 to a trust for somebody else, and 404 to a revoked token, and to an unknown user or
+        # application credential.
+        if isinstance(error, NotFound) and not words_of_login(error).startswith(_NOT_FOUND):
+            raise
+        raise _bound_refused(who, bound, reach, error) from None
+    assert isinstance(session.auth, BaseIdentityPlugin)  # noqa: S101  # as a `BoundCredential` makes it
+    if objection := _objection(who, bound, session.auth.get_access(session)):
+        raise PermanentCloudError(objection, reason=Reason.REQUEST)
+    return session
+
+
+def _objection(who: SignIn, bound: BoundCredential, access: AccessInfo) -> str | None:
+    """Say what is wrong with the scope of a credential; None if it is for the requested project."""
+    if isinstance(access, AccessInfoV3) and access.system:
+        return (
+            f"credAccount: {bound.words} is for the whole system, but an image belongs to a project; give one that is"
+            " for the project (without system scope)"
+        )
+    if not access.project_id:
+        return f"credAccount: {bound.words} is not for a project; give one that is"
+    named = f"project '{access.project_name}' (id {access.project_id})"
+    if who.project and who.project not in (access.project_id, access.project_name):
+        return f"keystoneProject: {bound.words} is for the {named}, not for '{who.project}'; give that or another one"
+    domains = (access.project_domain_id, access.project_domain_name)
+    if who.project_domain_given and who.project_domain not in domains:
+        return (
+            f"keystoneDomain: {bound.words} is for the {named} in the domain '{domains[1]}' (id {domains[0]}), not in"
+            f" '{who.project_domain}'; give that or another one"
+        )
+    return None
+
+
+def _bound_refused(who: SignIn, bound: BoundCredential, reach: Reach, error: HttpError) -> PermanentCloudError:
+    if bound.by_login:
+        try:
+            reach.session(_unscoped(who, "v3")).get_token()
+        except Unauthorized as login_error:
+            return _login_refused(who, "v3", login_error)
+    said = words_of_login(error)
+    words = f" ({said})" if said else ""
+    return PermanentCloudError(
+        f"{who.service} rejected {bound.words}{words}: {bound.advice}", reason=Reason.CREDENTIALS
+    )
+
+
+# Projects of a login ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,7 +341,7 @@ def _find_project(who: SignIn, version: str, reach: Reach) -> str:
         return usable[0].id
     if any(each.id == who.project for each in usable):
         return str(who.project)
-    if _is_id(who.project) and len(same := [each for each in usable if each.name == who.project]) == 1:
+    if is_id(who.project) and len(same := [each for each in usable if each.name == who.project]) == 1:
         return same[0].id
     element = "tenantName" if version == "v2.0" else "keystoneProject"
     raise PermanentCloudError(f"{element}: {_why_not(who, projects)}", reason=Reason.REQUEST)

@@ -203,6 +203,7 @@ def test_element_of_another_platform_is_ignored() -> None:
 
 def test_secret_fields_are_the_expected_ones() -> None:
     assert sorted({name for platform in known_platforms() for name in platform.secret_names}) == [
+        "applicationCredentialSecret",
         "applicationKey",
         "certificates",
         "password",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from enum import IntEnum, StrEnum
+from functools import cache
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from publisher.intake.wire.schema import ROOTS, TYPES, concrete_type, root_field
 from publisher.intake.wire.writing import write_document, write_list
-from publisher.platforms.platform import TYPE_KEY, Document, Field, Kind, Platform, known_platforms
+from publisher.platforms.platform import TYPE_KEY, Constant, Document, Field, Kind, Platform, known_platforms
 from publisher.web.bodies import Format
 from tests.unit.intake.wire.tree import tree_written
 
@@ -44,6 +45,7 @@ _WRONG = st.sampled_from(
 )
 
 
+@cache  # creating a strategy costs more than drawing from it
 def values(field: Field, platform: Platform) -> st.SearchStrategy[object]:
     if field.item is not None:
         items = st.lists(values(field.item, platform), max_size=3)
@@ -55,28 +57,29 @@ def values(field: Field, platform: Platform) -> st.SearchStrategy[object]:
     return {Kind.STRING: _TEXT, Kind.URI: _TEXT, Kind.BOOLEAN: st.booleans(), Kind.DATE_TIME: _MOMENTS}[field.kind]
 
 
+@cache
 def documents(field: Field, platform: Platform, *, flawed: bool = False) -> st.SearchStrategy[Document]:
     """Return documents with any of the elements, in any order; the `flawed` ones may violate the schema."""
+    return _drawn_document(field, platform, flawed=flawed)
 
-    @st.composite
-    def draw_document(draw: st.DrawFn) -> Document:
-        polymorphic = field.kind is Kind.POLYMORPHIC
-        name = concrete_type(field.type, platform) if polymorphic else field.type
-        fields = TYPES[name].fields
-        chosen = draw(st.lists(st.sampled_from(fields), unique=True, max_size=8))
-        chosen += [each for each in fields if each.required and each.kind is not Kind.LIST and each not in chosen]
-        document: Document = {each.name: draw(st.none() | values(each, platform)) for each in chosen}
-        document |= {each.name: draw(values(each, platform)) for each in chosen if each.required}
-        if polymorphic or draw(st.booleans()):
-            document[TYPE_KEY] = name
-        if flawed:
-            names = st.sampled_from([*(each.name for each in fields), TYPE_KEY, "nope"])
-            document |= draw(st.dictionaries(names, st.none() | _WRONG | _TEXT, max_size=2))
-            for missing in draw(st.sets(st.sampled_from(list(document) or [TYPE_KEY]), max_size=1)):
-                document.pop(missing, None)
-        return document
 
-    return draw_document()
+@st.composite
+def _drawn_document(draw: st.DrawFn, field: Field, platform: Platform, *, flawed: bool) -> Document:
+    polymorphic = field.kind is Kind.POLYMORPHIC
+    name = concrete_type(field.type, platform) if polymorphic else field.type
+    fields = TYPES[name].fields
+    chosen = draw(st.lists(st.sampled_from(fields), unique=True, max_size=8))
+    chosen += [each for each in fields if each.required and each.kind is not Kind.LIST and each not in chosen]
+    document: Document = {each.name: draw(st.none() | values(each, platform)) for each in chosen}
+    document |= {each.name: draw(values(each, platform)) for each in chosen if each.required}
+    if polymorphic or draw(st.booleans()):
+        document[TYPE_KEY] = name
+    if flawed:
+        names = st.sampled_from([*(each.name for each in fields), TYPE_KEY, "nope"])
+        document |= draw(st.dictionaries(names, st.none() | _WRONG | _TEXT, max_size=2))
+        for missing in draw(st.sets(st.sampled_from(list(document) or [TYPE_KEY]), max_size=1)):
+            document.pop(missing, None)
+    return document
 
 
 def outcome(write: object, *arguments: object, **options: object) -> tuple[str, object]:
@@ -190,3 +193,20 @@ def test_page_is_written_when_it_is_read() -> None:
 def test_only_a_list_is_written_in_pages() -> None:
     with pytest.raises(ValueError, match="no list"):
         next(write_list(Format.XML, "status", 0, []))
+
+
+@pytest.mark.parametrize("request_written", [False, True])
+@pytest.mark.parametrize("form", Format)
+def test_constant_is_written_each_time_as_any_other_document(form: Format, request_written: bool) -> None:
+    format: Document = {"dbId": 7, "name": "<raw>"}
+    plain: Document = {"name": "x", "format": format, "targetFormat": {"dbId": 8, "format": format}}
+    constant = Constant(**format)
+    kept: Document = {"name": "x", "format": constant, "targetFormat": Constant(dbId=8, format=constant)}
+    without_name: Document = {"targetFormat": Constant(format=constant), "format": constant}
+    for _ in range(2):
+        for each in (kept, without_name):
+            written = write_document(form, "image", each, request=request_written)
+            assert written == tree_written(form, "image", each, request=request_written)
+        assert write_document(form, "image", plain, request=request_written) == write_document(
+            form, "image", kept, request=request_written
+        )

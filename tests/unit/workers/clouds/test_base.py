@@ -30,6 +30,9 @@ def test_sign_in_is_found_by_the_same_account() -> None:
     [
         Account("openstack", ACCOUNT.fields, {"password": "hunter3"}),
         Account("openstack", ACCOUNT.fields, {"secret": "hunter2"}),
+        Account("openstack", ACCOUNT.fields, {"applicationCredentialSecret": "hunter2"}),
+        Account("openstack", ACCOUNT.fields, {"token": "hunter2"}),
+        Account("openstack", ACCOUNT.fields | {"trustId": "4711"}, ACCOUNT.secrets),
         Account("openstack", ACCOUNT.fields | {"keystoneUrl": "http://two"}, ACCOUNT.secrets),
         Account("openstack", ACCOUNT.fields | {"caBundle": "another"}, ACCOUNT.secrets),
         Account("aws", ACCOUNT.fields, ACCOUNT.secrets),
