@@ -85,25 +85,25 @@ def redis() -> Iterator[RedisServer]:
 
 
 @pytest.fixture(scope="session")
-def run(request: pytest.FixtureRequest) -> Run:
+def whole_run(request: pytest.FixtureRequest) -> Run:
     """What all processes of this test run share."""
     return request.config.stash[RUN]
 
 
 @pytest.fixture(scope="session")
-def postgres(run: Run) -> PostgresServer:
+def postgres(whole_run: Run) -> PostgresServer:
     """The run's PostgreSQL. `fresh()` creates a database. Do not stop it; use `own_postgres`."""
     if find_postgres() is None:
         missing("PostgreSQL")
-    return _postgres(run.server("postgres", "postgres"))
+    return _postgres(whole_run.server("postgres", "postgres"))
 
 
 @pytest.fixture(scope="session")
-def postgres_with_trigrams(run: Run) -> PostgresServer:
+def postgres_with_trigrams(whole_run: Run) -> PostgresServer:
     """The run's PostgreSQL that has the extension `pg_trgm`."""
     if find_trigrams() is None:
         missing("PostgreSQL with pg_trgm")
-    return _postgres(run.server("postgres with trigrams", "postgres with trigrams"))
+    return _postgres(whole_run.server("postgres with trigrams", "postgres with trigrams"))
 
 
 def _postgres(told: dict[str, Any]) -> PostgresServer:
@@ -118,11 +118,11 @@ def own_postgres() -> Iterator[OwnPostgres]:
 
 
 @pytest.fixture(scope="session")
-def rabbitmq(run: Run, worker_number: int) -> RabbitServer:
+def rabbitmq(whole_run: Run, worker_number: int) -> RabbitServer:
     """A virtual host of the run's RabbitMQ that only this process uses. Do not stop the server; use `own_rabbitmq`."""
     if find_rabbitmq() is None:
         missing("rabbitmq-server")
-    return RabbitServer(run.server("rabbitmq", "rabbitmq")["port"], str(worker_number))
+    return RabbitServer(whole_run.server("rabbitmq", "rabbitmq")["port"], str(worker_number))
 
 
 @pytest.fixture
@@ -141,7 +141,7 @@ def worker_number() -> int:
 
 
 @pytest.fixture
-def devcloud(request: pytest.FixtureRequest, run: Run) -> Iterator[DevCloud]:
+def devcloud(request: pytest.FixtureRequest, whole_run: Run) -> Iterator[DevCloud]:
     """A real Keystone and Glance.
 
     The user `uploader` has a project that only this process uses, without images before a file's first test. A test
@@ -152,8 +152,8 @@ def devcloud(request: pytest.FixtureRequest, run: Run) -> Iterator[DevCloud]:
         yield request.getfixturevalue("emptied_cloud")
         return
     devcloud_venv()  # skips the test if there is none
-    told = run.server("own cloud", "devcloud")
-    with run.alone("use of own cloud"):
+    told = whole_run.server("own cloud", "devcloud")
+    with whole_run.alone("use of own cloud"):
         cloud = DevCloud(Path(told["directory"]), Path(told["venv"]))
         Glance(cloud).empty()
         yield cloud
@@ -167,10 +167,10 @@ def emptied_cloud(shared_cloud: SharedCloud) -> SharedCloud:
 
 
 @pytest.fixture(scope="session")
-def shared_cloud(run: Run) -> SharedCloud:
+def shared_cloud(whole_run: Run) -> SharedCloud:
     """The run's Keystone and Glance. Tests of other files may have left images in it, so use `devcloud` instead."""
     devcloud_venv()  # skips the test if there is none
-    told = run.server("devcloud", "devcloud")
+    told = whole_run.server("devcloud", "devcloud")
     return SharedCloud.join(Path(told["directory"]), Path(told["venv"]))
 
 
@@ -183,19 +183,19 @@ def open_store(url: str) -> Store:
 
 
 @pytest.fixture(scope="session")
-def sqlite_template(run: Run) -> Path:
+def sqlite_template(whole_run: Run) -> Path:
     """A migrated database file. Tests use copies of it."""
 
     def make() -> str:
-        file = run.directory / "template.db"
+        file = whole_run.directory / "template.db"
         _migrate(f"sqlite:///{file}")
         return str(file)
 
-    return Path(run.once("SQLite template", make))
+    return Path(whole_run.once("SQLite template", make))
 
 
 @pytest.fixture(scope="session")
-def postgres_template(run: Run, postgres: PostgresServer) -> str:
+def postgres_template(whole_run: Run, postgres: PostgresServer) -> str:
     """The name of a migrated database. Tests use copies of it."""
 
     def make() -> str:
@@ -203,7 +203,7 @@ def postgres_template(run: Run, postgres: PostgresServer) -> str:
         _migrate(url)
         return url.rsplit("/", 1)[1]
 
-    return str(run.once("PostgreSQL template", make))
+    return str(whole_run.once("PostgreSQL template", make))
 
 
 @pytest.fixture
