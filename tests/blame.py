@@ -25,8 +25,10 @@ _OLD = 2
 """The generation of objects that survived earlier tests. Objects of a single test stay in the younger generations."""
 
 
+gc.set_threshold(100_000, 50, 1000)  # also while the tests are imported
+
+
 def pytest_collection_finish() -> None:
-    gc.set_threshold(100_000, 50, 1000)
     gc.collect()
     _freeze()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import warnings
 from collections.abc import MutableMapping
+from functools import cache
 from typing import Any
 from urllib.parse import unquote
 
@@ -45,11 +46,13 @@ class InProcess(TestClient):
 class _InOneCall(httpx.BaseTransport):
     def __init__(self, client: InProcess) -> None:
         self._client = client
+        self._loop = cache(lambda portal: portal.call(asyncio.get_running_loop))
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         exchange = _Exchange(self._client.app, request, self._client.app_state)
         if self._client.portal is not None:
-            self._client.portal.call(exchange.run)
+            # `portal.call` waits for the loop twice: until the task has begun, and until it has ended.
+            asyncio.run_coroutine_threadsafe(exchange.run(), self._loop(self._client.portal)).result()
         else:
             with start_blocking_portal() as portal:
                 portal.call(exchange.run)

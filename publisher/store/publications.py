@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, Connection, Engine, Select, cast, func, select
+from sqlalchemy import BigInteger, ColumnElement, Connection, Engine, Select, bindparam, cast, func, select
 
 from publisher.core.image import Image
 from publisher.core.ticket import FINAL, State, Ticket, mean_rate
@@ -153,7 +154,9 @@ class Publications:
     def counts(self, owner: str | None = None) -> dict[State, int]:
         """Count the tickets in each state. A count of `COUNTED_MAX` + 1 means that there may be more."""
         with reading(self._engine) as connection:
-            return {state: connection.execute(_count_query(state, owner)).scalar_one() for state in State}
+            given = {} if owner is None else {"owner": owner}
+            counts = {state: _count_query(state, of_one=owner is not None) for state in State}
+            return {state: connection.execute(query, given).scalar_one() for state, query in counts.items()}
 
     def platforms(self) -> Sequence[str]:
         """Return the platforms that have tickets."""
@@ -275,7 +278,10 @@ def names_query(database: str, words: str) -> Select[int]:
     return select(ticket_names.c.rowid).where(named)
 
 
-def _count_query(state: State, owner: str | None) -> Select[int]:
-    conditions = [tickets.c.state == state] + ([] if owner is None else [tickets.c.owner == owner])
-    some = select(tickets.c.id).where(*conditions).limit(COUNTED_MAX + 1).subquery()
-    return select(func.count()).select_from(some)
+@cache
+def _count_query(state: State, *, of_one: bool) -> Select[int]:
+    """Count the tickets in that state: all, or those of `:owner`. Built once, because pages are updated by it."""
+    some = select(tickets.c.id).where(tickets.c.state == state).limit(COUNTED_MAX + 1)
+    if of_one:
+        some = some.where(tickets.c.owner == bindparam("owner"))
+    return select(func.count()).select_from(some.subquery())
