@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import cache
 
 import pytest
 
@@ -11,6 +12,11 @@ from publisher.files.compression import HEAD_BYTES, Unpacker, compression_of, un
 from tests.compressed import COMPRESS, xz_with_a_dictionary_of, zst_with_a_window_of
 
 CONTENT = hashlib.shake_256(b"disk").digest(200_000) + bytes(3 << 20) + b"a disk" * 50_000
+
+
+@cache
+def packed_content(kind: str) -> bytes:
+    return COMPRESS[kind](CONTENT)
 
 
 def unpacked(packed: bytes, step: int = 1 << 20) -> bytes:
@@ -26,7 +32,7 @@ def unpacked(packed: bytes, step: int = 1 << 20) -> bytes:
 @pytest.mark.parametrize("kind", COMPRESS)
 @pytest.mark.parametrize("step", [97, 65536, 8 << 20])
 def test_file_in_pieces_of_any_size_is_decompressed(kind: str, step: int) -> None:
-    packed = COMPRESS[kind](CONTENT)
+    packed = packed_content(kind)
     found = compression_of(packed[:HEAD_BYTES])
     assert found is not None
     assert found.name == kind
@@ -48,7 +54,7 @@ def test_trailing_zeros_are_ignored(kind: str) -> None:
 @pytest.mark.parametrize("kind", COMPRESS)
 @pytest.mark.parametrize("step", [97, 8 << 20])
 def test_incomplete_file_is_refused(kind: str, step: int) -> None:
-    packed = COMPRESS[kind](CONTENT)
+    packed = packed_content(kind)
     for cut in (len(packed) - 1, len(packed) // 2):
         with pytest.raises(InvalidRequest, match=f"body: the {kind} file is incomplete: its end is missing"):
             unpacked(packed[:cut], step)
@@ -58,12 +64,12 @@ def test_incomplete_file_is_refused(kind: str, step: int) -> None:
 @pytest.mark.parametrize("garbage", [b"x", b"something else, and more of it"])
 def test_file_followed_by_other_data_is_refused(kind: str, garbage: bytes) -> None:
     with pytest.raises(InvalidRequest, match=f"the {kind} file is followed by other data"):
-        unpacked(COMPRESS[kind](CONTENT) + garbage)
+        unpacked(packed_content(kind) + garbage)
 
 
 @pytest.mark.parametrize("kind", COMPRESS)
 def test_damaged_file_is_refused(kind: str) -> None:
-    packed = bytearray(COMPRESS[kind](CONTENT))
+    packed = bytearray(packed_content(kind))
     packed[len(packed) // 2] ^= 0xFF
     with pytest.raises(InvalidRequest, match=f"the {kind} file is damaged"):
         unpacked(bytes(packed))

@@ -18,10 +18,18 @@ NOBODY = "nobody"
 every_row = pytest.mark.parametrize("row", CONTRACT, ids=str)
 
 
+@pytest.fixture(scope="module")
+def readable(service: Service) -> Belongings:
+    """Objects of a user with a non-ASCII name, to be read only."""
+    return Belongings.make(service, "åsa")
+
+
 @every_row
-def test_non_ascii_owner_is_percent_encoded_in_uris(row: Row, service: Service) -> None:
+def test_non_ascii_owner_is_percent_encoded_in_uris(row: Row, service: Service, readable: Belongings) -> None:
     for login in ("åsa", "root"):
-        answer = Belongings.make(service, "åsa", row.state, row.image).ask(row, login)
+        is_read = row.method == "GET" and row.root != "webhook"
+        belongings = readable if is_read else Belongings.make(service, "åsa", row.state, row.image)
+        answer = belongings.ask(row, login)
         assert answer.status == row.status
         assert (b"users/%C3%A5sa/" in answer.body) == (row.root not in ("", "roles"))
 

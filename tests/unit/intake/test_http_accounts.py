@@ -267,29 +267,35 @@ REFERENCES = [
 ]
 
 
+@pytest.fixture(scope="module")
+def lab(service: Service) -> dict[str, Any]:
+    """An account of Alice that tests only refer to. Bob has one, too."""
+    create(service, name="first", login="bob")
+    return create(service)
+
+
 @pytest.mark.parametrize("kind", [XML, JSON])
 @pytest.mark.parametrize("platform", [None, {"name": "openstack"}, {"name": "My cloud"}])
 @pytest.mark.parametrize("by", REFERENCES, ids="+".join)
 def test_publish_by_reference_uses_the_stored_account(
-    fresh: Service, by: tuple[str, ...], platform: Any, kind: str
+    service: Service, lab: dict[str, Any], by: tuple[str, ...], platform: Any, kind: str
 ) -> None:
-    create(fresh, name="first", login="bob")
-    made = create(fresh)
+    made = lab
     reference = {name: made[name] for name in by} | ({"targetPlatform": platform} if platform else {})
     asked = (xml_body if kind == XML else json_body)(None, credAccount=reference)
-    answer = fresh.post(NESTED, asked, content_type=kind, login="alice", accept=JSON)
+    answer = service.post(NESTED, asked, content_type=kind, login="alice", accept=JSON)
     assert answer.status == 201, answer.body
     told = answer.json
     assert told["@type"] == "PublishImageOpenStack"
     assert {name: told[name] for name in TARGET} == TARGET, "no element of the platform is lost"
-    ticket = fresh.ticket(told["dbId"])
+    ticket = service.ticket(told["dbId"])
     assert told["credAccount"] == {
         name: value for name, value in made.items() if name not in ("created", "digest", "lastModified")
     } | {"uri": f"{ticket_path(ticket)}/accounts/{made['dbId']}"}
     assert ticket.account_id == made["dbId"]
     assert ticket.account == FIELDS | {"name": "lab"}
-    assert secrets_of(fresh, ticket) == {"password": SECRET}
-    assert fresh.get(ticket_path(ticket), login="alice", accept=JSON).json["credAccount"] == told["credAccount"]
+    assert secrets_of(service, ticket) == {"password": SECRET}
+    assert service.get(ticket_path(ticket), login="alice", accept=JSON).json["credAccount"] == told["credAccount"]
 
 
 @pytest.mark.parametrize("kind", [XML, JSON])
