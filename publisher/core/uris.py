@@ -5,21 +5,30 @@ Each kind of object has its own URIs where it is defined, such as `ticket_uri` i
 
 from __future__ import annotations
 
+import os
 import re
 from functools import lru_cache
 from urllib.parse import quote, unquote
+from uuid import UUID
 
 from publisher.core.errors import InvalidRequest
 
 ID_PATTERN = "[1-9][0-9]{0,18}"
 ID_MAX = (1 << 63) - 1
 """The largest id that the ticket store can hold."""
+_UUID_BYTES = 16
 
 
 def parse_id(text: str) -> int | None:
     """Return the id that a text is, written without leading zeros; None if no object can have such an id."""
     number = int(text) if re.fullmatch(ID_PATTERN, text) else 0
     return number if 0 < number <= ID_MAX else None
+
+
+def unique_ids(count: int) -> list[str]:
+    """Return so many new UUIDs. All their randomness is read at once: a read lets the other threads go first."""
+    random = os.urandom(_UUID_BYTES * count)
+    return [str(UUID(bytes=random[at : at + _UUID_BYTES], version=4)) for at in range(0, len(random), _UUID_BYTES)]
 
 
 @lru_cache(1024)

@@ -10,7 +10,7 @@ from publisher.intake.caller import Caller
 from publisher.intake.wire.schema import TYPES, document_platform
 from publisher.platforms.platform import CRED_ACCOUNT, TYPE_KEY, Document, Platform, find_platform
 from publisher.services.publishing import PublishRequest
-from publisher.store import Accounts, StoredAccount, parse_account_uri
+from publisher.store import Store, StoredAccount, parse_account_uri
 
 _OF_ANY_ACCOUNT = {TYPE_KEY} | {field.name for field in TYPES[CRED_ACCOUNT].fields}
 
@@ -25,7 +25,7 @@ def read_publish_request(
     Raises `UnsupportedMediaType`, `BodyTooLarge`, and `InvalidRequest` for an element that is missing, or contradicts
     the path or the stored account.
     """
-    reference = _Reference(caller.services.store.accounts, owner)
+    reference = _Reference(caller.services.store, owner)
     document = caller.read(body, reference.platform)
     given = document.get(CRED_ACCOUNT)
     if not isinstance(given, dict):
@@ -56,7 +56,7 @@ def read_publish_request(
 class _Reference:
     """The stored account that a `publishImage` refers to."""
 
-    accounts: Accounts
+    store: Store
     owner: str
     account: StoredAccount | None = None
 
@@ -73,7 +73,8 @@ class _Reference:
         id, name = _id_referred_to(account, self.owner), str(account.get("name") or "").strip()
         if id is None and not name:
             return None
-        found = self.accounts.find(self.owner, name=name) if id is None else self.accounts.find(self.owner, id=id)
+        accounts = self.store.accounts
+        found = accounts.find(self.owner, name=name) if id is None else accounts.find(self.owner, id=id)
         if found is None:
             # An account that is given in full may have a name without being a reference.
             if id is None and set(account) - _OF_ANY_ACCOUNT:

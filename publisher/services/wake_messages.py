@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from publisher.core.unique_ids import unique_ids
+from publisher.core.uris import unique_ids
 
 _ORIGIN = f"publisher@{socket.gethostname()}"
 _EMBEDDED = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}

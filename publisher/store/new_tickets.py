@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Engine, and_, bindparam, delete, select
 from publisher.core.errors import Conflict
 from publisher.core.image import Image
 from publisher.core.ticket import Phase, Progress, State, Ticket, ticket_uri
-from publisher.core.unique_ids import unique_ids
+from publisher.core.uris import unique_ids
 from publisher.platforms.platform import cloud_account
 from publisher.store.database import (
     Actor,

@@ -1,12 +1,14 @@
-"""Which ids exist, and the URIs that contain them."""
+"""Ids, and the URIs that contain them."""
 
 from __future__ import annotations
+
+from uuid import UUID
 
 import pytest
 
 from publisher.core.errors import InvalidRequest
 from publisher.core.image import parse_image_uri
-from publisher.core.uris import ID_MAX, parse_id
+from publisher.core.uris import ID_MAX, parse_id, unique_ids
 
 
 @pytest.mark.parametrize(("text", "id"), [("1", 1), ("21", 21), (str(ID_MAX), ID_MAX)])
@@ -22,3 +24,14 @@ def test_no_object_has_such_an_id(text: str) -> None:
     assert parse_id(text) is None
     with pytest.raises(InvalidRequest, match="is not of the form users/USER/appliances/4/images/7"):
         parse_image_uri(f"users/alice/appliances/4/images/{text}", "img")
+
+
+def test_ids_are_random_uuids() -> None:
+    ids = unique_ids(50)
+    assert len(set(ids) | set(unique_ids(50))) == 100
+    assert {UUID(each).version for each in ids} == {4}
+    assert [str(UUID(each)) for each in ids] == ids
+
+
+def test_no_ids_need_no_randomness() -> None:
+    assert unique_ids(0) == []
