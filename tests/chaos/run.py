@@ -287,12 +287,17 @@ def _verdict(service: Service, heard: Heard, told: dict[int, dict[str, Any]], di
 
 def images_of(glance: Glance, deployment: str) -> list[dict[str, Any]]:
     """Return all images of one installation, in any state and of any owner. Images that name no installation count as
-    its leftovers."""
+    its leftovers.
+
+    Leaves out those that Glance itself reports as deleted: if it is killed in the middle of a deletion, it keeps the
+    record, without its properties, and refuses to delete it again.
+    """
     found: list[dict[str, Any]] = []
     path = "/v2/images?visibility=all&limit=200"
     while path:
         page = glance.rest("GET", path)
-        found += [each for each in page["images"] if each.get("publisher_deployment", deployment) == deployment]
+        there = [each for each in page["images"] if each["status"] != "deleted"]
+        found += [each for each in there if each.get("publisher_deployment", deployment) == deployment]
         path = page.get("next", "")
     return found
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import urllib.error
 import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -332,6 +334,32 @@ def test_placeholder_that_cannot_be_deleted_is_found_by_its_tags(
     assert left == {planned: openstack.ref.tags.ticket_uid}
     cloud.delete(planned, openstack.ref.tags)
     assert list(cloud.tagged(openstack.ref.tags.deployment)) == []
+
+
+@contextmanager
+def half_deleted(cloud: DevCloud, image_id: str) -> Iterator[None]:
+    """Leave the image's record as a Glance does that is killed in the middle of a deletion. Restore it afterwards."""
+    with closing(sqlite3.connect(cloud.directory / "glance" / "database.sqlite", isolation_level=None)) as database:
+        database.execute("UPDATE images SET status = 'deleted' WHERE id = ?", (image_id,))
+        try:
+            yield
+        finally:
+            database.execute("UPDATE images SET status = 'active' WHERE id = ?", (image_id,))
+
+
+@pytest.mark.own_cloud
+@pytest.mark.real
+def test_image_that_glance_stopped_deleting_counts_as_deleted(
+    openstack: Harness, devcloud: DevCloud, image: tuple[Image, Path]
+) -> None:
+    record, file = image
+    uploaded = openstack.connect().upload(record, openstack.ref, transfer_of(file))
+    with half_deleted(devcloud, uploaded.cloud_id):
+        with pytest.raises(urllib.error.HTTPError, match="400"):
+            Glance(devcloud).delete(uploaded.cloud_id)
+        openstack.connect().delete(uploaded.cloud_id, openstack.ref.tags)
+    openstack.connect().delete(uploaded.cloud_id, openstack.ref.tags)
+    assert Glance(devcloud).images() == []
 
 
 @pytest.mark.real

@@ -17,9 +17,11 @@ import requests
 from keystoneauth1.adapter import Adapter
 from keystoneauth1.session import Session
 
-from publisher.core.errors import PermanentCloudError, Reason, TransientCloudError
+from publisher.core.errors import CloudError, PermanentCloudError, Reason, TransientCloudError
 from workers.clouds.openstack.errors import answered, translated, words_of
 
+DELETED = ("deleted", "pending_delete")
+"""What Glance reports of an image that is deleted, if it reports the image at all."""
 _PATH = "/v2/images"
 _PAGE, _PAGES_MAX = 200, 2000
 """Number of images requested for each page, and the maximum number of pages. A server may return fewer images."""
@@ -52,10 +54,15 @@ class GlanceImages:
 
     def delete(self, cloud_id: str) -> bool:
         """Request a deletion. Returns False if the image does not exist, or no longer does."""
-        status = self._call("DELETE", f"{_PATH}/{cloud_id}", may_be=(404, 409)).status_code
-        if status == 409:
+        answer = self._call("DELETE", f"{_PATH}/{cloud_id}", may_be=(400, 404, 409))
+        if answer.status_code == 409:
             raise TransientCloudError(f"{self._service}: image {cloud_id} is in use")
-        return bool(status != 404)
+        if answer.status_code == 400:
+            # A Glance that was stopped in the middle of a deletion keeps the record, and refuses to delete it again.
+            record = self.get(cloud_id)
+            if record is not None and record["status"] not in DELETED:
+                raise self._refusal(answer)
+        return bool(answer.status_code != 404)
 
     def list(self, filters: Mapping[str, str]) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = []
@@ -115,10 +122,13 @@ class GlanceImages:
             answer: requests.Response = self._adapter.request(path, method, raise_exc=False, **given)
         status = answer.status_code
         if status >= 400 and status not in may_be:
-            raise answered(self._service, status, words_of(answer.content), answer.headers, by_token=True)
+            raise self._refusal(answer)
         if not 200 <= status < 300 and status not in may_be:
             raise self._no_service(f"a status of {status}")
         return answer
+
+    def _refusal(self, answer: requests.Response) -> CloudError:
+        return answered(self._service, answer.status_code, words_of(answer.content), answer.headers, by_token=True)
 
     def _no_service(self, answer: str) -> PermanentCloudError:
         return PermanentCloudError(

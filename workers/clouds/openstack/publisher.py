@@ -23,7 +23,7 @@ from publisher.outbound.policy import OutboundPolicy
 from publisher.platforms.platform import NAME_LENGTH_MAX
 from workers.clouds.base import CloudImage, CloudPublisher, KeptSignIns, Tagged, Tags, TicketRef, Timeouts
 from workers.clouds.openstack.errors import answered, translated, words_of
-from workers.clouds.openstack.images import GlanceImages
+from workers.clouds.openstack.images import DELETED, GlanceImages
 from workers.clouds.openstack.session import ImageService, KeptSession, Reach, SignIn, image_service, sign_in
 from workers.http_clients import trust
 from workers.transfer import Answer, Transfer
@@ -165,7 +165,7 @@ class OpenStackPublisher(CloudPublisher):
             if not self._images.delete(cloud_id):
                 return
         record = self._images.get(cloud_id)
-        if record is not None and record["status"] not in ("deleted", "pending_delete"):
+        if record is not None and record["status"] not in DELETED:
             raise TransientCloudError(
                 f"{self._service}: image {cloud_id} is still {record['status']} after its deletion"
             )

@@ -126,6 +126,25 @@ def test_glance_schema_is_never_requested() -> None:
     assert [each for each in glance.paths if "schemas" in each] == []
 
 
+@pytest.mark.parametrize(("status", "gone"), [("deleted", True), ("pending_delete", True), ("active", False)])
+def test_image_that_glance_stopped_deleting_counts_as_deleted(status: str, gone: bool) -> None:
+    """A Glance that is killed in the middle of a deletion keeps the record, and refuses to delete it again."""
+    record = {"id": "an-image", "status": status}
+
+    def page(handler: BaseHTTPRequestHandler) -> None:
+        if handler.command == "DELETE":
+            handler.send_error(400, f"Image status transition from {status} to deleted is not allowed")
+        else:
+            send(handler, record)
+
+    with serving(HostileGlance(page).answer) as url, cloud_at(url) as cloud:
+        if gone:
+            cloud.delete(record["id"], Tags("ticket", "deployment"))
+        else:
+            with pytest.raises(PermanentCloudError, match="400"):
+                cloud.delete(record["id"], Tags("ticket", "deployment"))
+
+
 @pytest.mark.parametrize(
     ("limit", "value", "words", "requests_max"),
     [
