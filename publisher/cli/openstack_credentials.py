@@ -35,7 +35,7 @@ _CALLED = {PASSWORD: "password", TOKEN: "token", APPLICATION_CREDENTIAL: "secret
 
 
 class Entries(Protocol):
-    """Where a credential is described."""
+    """A description of a credential: the variables of a shell, or a cloud in a clouds.yaml."""
 
     def first(self, *names: str) -> str | None:
         """Return the value of the first of these names that has one."""

@@ -1,4 +1,4 @@
-"""Wakes workers. Messages are sent through kombu, so that the sender needs neither Celery nor the workers' code."""
+"""Wakes workers. Messages go over connections of kombu, so that the sender needs neither Celery nor workers' code."""
 
 from __future__ import annotations
 
