@@ -22,7 +22,6 @@ from sqlalchemy import (
     Double,
     Engine,
     Text,
-    Update,
     bindparam,
     case,
     insert,
@@ -34,6 +33,7 @@ from publisher.core.errors import Cancelled, LeaseLost, Reason
 from publisher.core.ticket import Phase, State, Ticket
 from publisher.store.database import db_now, journal, reading, samples, tickets, writing
 from publisher.store.limits import UploadSlots
+from publisher.store.prepared import Prepared
 from publisher.store.ticket_rows import (
     TICKET_COLUMNS,
     append_history,
@@ -54,8 +54,6 @@ _HELD = (_TICKET, _TOKEN, tickets.c.state.in_([State.PUBLISHING, State.CANCELLIN
 _WANTED = (_TICKET, _TOKEN, tickets.c.state == State.PUBLISHING, tickets.c.lease_until >= db_now())
 _UNTIL = db_now() + bindparam("seconds", type_=Double())
 _BYTES = bindparam("bytes", type_=BigInteger())
-# Without new bytes, a renewal changes nothing that callers see.
-_PROGRESS = {"sent": _BYTES, "progressed": case((tickets.c.sent != _BYTES, db_now()), else_=tickets.c.progressed)}
 _PHASE = {"phase": bindparam("step", type_=tickets.c.phase.type), "modified": db_now()}
 
 _CLAIMABLE = (
@@ -91,12 +89,23 @@ _PUBLISHED = transition_statement(
     # Nobody needs them any more.
     sealed_secrets=None,
 )
-_RENEW = update(tickets).where(*_WANTED).values(**_PROGRESS, lease_until=_UNTIL, wake_at=_UNTIL)
-_RENEW_PHASE = _RENEW.values(_PHASE)
-_SET_PHASE = update(tickets).where(*_WANTED).values(_PHASE)
-_SET_REGION = update(tickets).where(*_WANTED).values(location=bindparam("region", type_=Text()), modified=db_now())
-_TOUCH = update(tickets).where(*_WANTED).values(modified=db_now())
-_SAMPLE = insert(samples).values(ticket_id=bindparam("ticket"), attempt=bindparam("number"), at=db_now(), sent=_BYTES)
+_CHANGE = update(tickets).where(*_WANTED).returning(tickets.c.id)
+_PROGRESS = _CHANGE.values(
+    sent=_BYTES,
+    # Without new bytes, a renewal changes nothing that callers see.
+    progressed=case((tickets.c.sent != _BYTES, db_now()), else_=tickets.c.progressed),
+    lease_until=_UNTIL,
+    wake_at=_UNTIL,
+)
+_RENEW, _RENEW_PHASE = Prepared(_PROGRESS), Prepared(_PROGRESS.values(_PHASE))
+_SET_PHASE = Prepared(_CHANGE.values(_PHASE))
+_SET_REGION = Prepared(_CHANGE.values(location=bindparam("region", type_=Text()), modified=db_now()))
+_TOUCH = Prepared(_CHANGE.values(modified=db_now()))
+_SAMPLE = Prepared(
+    insert(samples)
+    .values(ticket_id=bindparam("ticket"), attempt=bindparam("number"), at=db_now(), sent=_BYTES)
+    .returning(samples.c.ticket_id)
+)
 _PLAN = insert(journal).values(
     ticket_id=bindparam("ticket"),
     cloud_id=bindparam("object"),
@@ -196,8 +205,7 @@ class Leases:
             else:
                 self._update(connection, claim, _RENEW, **values)
             if sample:
-                row = {"ticket": claim.ticket.id, "number": claim.ticket.attempt, "bytes": sent}
-                connection.execute(_SAMPLE, row)
+                _SAMPLE.rows(connection, ticket=claim.ticket.id, number=claim.ticket.attempt, bytes=sent)
 
     def extend(self, claim: Claim, lease_seconds: float) -> None:
         """Renew the lease, also of a ticket that is being cancelled. Raises `LeaseLost`."""
@@ -382,8 +390,8 @@ class Leases:
             raise LeaseLost
         return self._slots.wake_next(connection, claim.cloud_account, claim.ticket.owner)
 
-    def _update(self, connection: Connection, claim: Claim, statement: Update, **parameters: Any) -> None:
-        if connection.execute(statement, {**_held_by(claim), **parameters}).rowcount != 1:
+    def _update(self, connection: Connection, claim: Claim, statement: Prepared, **parameters: Any) -> None:
+        if not statement.rows(connection, **_held_by(claim), **parameters):
             self._refuse(connection, claim)
             raise LeaseLost
 

@@ -1,4 +1,4 @@
-"""Statements that are compiled once, for what each publish request needs.
+"""Statements that are compiled once, for what each publish request and each progress update needs.
 
 SQLAlchemy takes longer to prepare the execution of a statement than the database to execute it. Here, it compiles a
 statement once for each database, from the same tables as all others, and then only hands it to the driver.
@@ -14,12 +14,14 @@ from typing import Any
 from sqlalchemy import ARRAY, JSON, Boolean, Column, Connection, Dialect, Select, Table, bindparam
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeEngine
 
 from publisher.store.database import run_on_driver
 
 _Rows = Sequence[tuple[Any, ...]]
+_Statement = Select[Any] | ReturningInsert[Any] | ReturningUpdate[Any]
 
 
 class is_one_of(FunctionElement[Any]):  # noqa: N801  # an SQL condition, named as such
@@ -45,34 +47,34 @@ def _sqlite_is_one_of(element: is_one_of, compiler: SQLCompiler, **options: Any)
 
 
 class Prepared:
-    """A query whose text does not depend on its parameters."""
+    """A statement that returns rows, and whose text does not depend on its parameters."""
 
-    def __init__(self, query: Select[Any]) -> None:
-        self._query = query
+    def __init__(self, statement: _Statement) -> None:
+        self._statement = statement
         self._compiled: dict[str, _Compiled] = {}
 
     def rows(self, connection: Connection, **given: Any) -> _Rows:
-        """Execute the query with these parameters, and return the rows."""
+        """Execute the statement with these parameters, and return the rows."""
         dialect = connection.dialect
         compiled = self._compiled.get(dialect.name)
         if compiled is None:
-            compiled = self._compiled[dialect.name] = _Compiled(self._query, dialect)
+            compiled = self._compiled[dialect.name] = _Compiled(self._statement, dialect)
         rows = run_on_driver(connection, compiled.text, compiled.parameters(given), returns_rows=True)
         return [compiled.read(row) for row in rows] if compiled.is_converted else rows
 
 
 class _Compiled:
-    """A query as one kind of database gets it."""
+    """A statement as one kind of database gets it."""
 
-    def __init__(self, query: Select[Any], dialect: Dialect) -> None:
-        compiled: Any = query.compile(dialect=dialect)
+    def __init__(self, statement: _Statement, dialect: Dialect) -> None:
+        compiled: Any = statement.compile(dialect=dialect)
         self.text = str(compiled)
         self._order: list[str] | None = compiled.positiontup if dialect.positional else None
         self._constants = dict(compiled.params)
         to_driver = {name: _writer(bound, dialect) for name, bound in compiled.binds.items()}
         self._to_driver = {name: to for name, to in to_driver.items() if to and name in self._constants}
         # Values of the other types are read as the driver returns them.
-        read = [(at, each.type) for at, each in enumerate(query.selected_columns)]
+        read = [(at, each.type) for at, each in enumerate(statement.exported_columns)]
         found = [(at, _reader(type, dialect)) for at, type in read if isinstance(type, JSON | Boolean)]
         self._from_driver = [(at, convert) for at, convert in found if convert]
         self.is_converted = bool(self._from_driver)
