@@ -20,7 +20,7 @@ from publisher.console.live_updates import Streams
 from publisher.console.rendering import BASE, PageParts, render
 from publisher.core.errors import InvalidRequest, NotAllowed, NotAuthenticated
 from publisher.store import Role, Session, Store, User
-from publisher.web import API, From, Router, Services, actor, auth, base_url, bounded_body, services, wake_later
+from publisher.web import API, From, Router, Services, actor, base_url, bounded_body, services, wake_later
 from publisher.web import Id as PathId
 
 Form = ImmutableMultiDict[str, str]
@@ -103,7 +103,7 @@ class Visit:
 
     def require(self, entitlement: str) -> None:
         """Raise `NotAllowed` unless the user has the entitlement."""
-        auth.require(self.user, entitlement)
+        self.user.require(entitlement)
 
     def require_administrator(self) -> None:
         """Raise `NotAllowed` unless the user is an administrator."""

@@ -48,7 +48,6 @@ from publisher.web import (
     Services,
     actor,
     answer_format,
-    auth,
     base_url,
     body_format,
     charset,
@@ -186,9 +185,9 @@ class Caller:
 
         Raises `NotFound` for another user's objects, and `NotAllowed` if the caller lacks the declared entitlement.
         """
-        found = auth.owner(self.services.store, self.user, login)
+        found = self.services.store.users.owner(self.user, login)
         if self.operation.entitlement:
-            auth.require(self.user, self.operation.entitlement)
+            self.user.require(self.operation.entitlement)
         return found
 
     def owner_of_appliance(self, login: str, appliance_id: int) -> str:

@@ -17,7 +17,7 @@ from publisher.core.errors import NotFound, own
 from publisher.core.image import Image
 from publisher.core.ticket import Ticket, image_of
 from publisher.intake.caller import Parameter
-from publisher.web import SecretKeeper, auth, bad_key, send_image, services, signed_in
+from publisher.web import SecretKeeper, bad_key, send_image, services, signed_in
 
 DOWNLOAD_KEY = Parameter("downloadId", "A download key. It works once.", {"type": "string"})
 _PURPOSE = "download"
@@ -41,7 +41,7 @@ def send_image_file(request: Request, uid: str, aid: int, itid: int, file_name: 
     made = services(request)
     key = _key_alone(request, DOWNLOAD_KEY.name)
     if key is None:
-        image = made.store.images.find(auth.owner(made.store, signed_in(request), uid), aid, itid)
+        image = made.store.images.find(made.store.users.owner(signed_in(request), uid), aid, itid)
     else:
         found = own(made.store.images.get(itid), uid, appliance_id=aid)
         if not found or not found.ready or not _is_key(key, image_key(made.sealer, found)):
@@ -59,7 +59,7 @@ def send_ticket_file(request: Request, uid: str, aid: int, pitid: int) -> Respon
     """
     made = services(request)
     key = _key_alone(request, DOWNLOAD_KEY.name, "id")
-    owner = uid if key is not None else auth.owner(made.store, signed_in(request), uid)
+    owner = uid if key is not None else made.store.users.owner(signed_in(request), uid)
     ticket = own(made.store.tickets.get(pitid), owner, appliance_id=aid)
     image = image_of(ticket, made.store.images.get(ticket.image_id)) if ticket else None
     if key is not None:

@@ -29,7 +29,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import IntegrityError
 
-from publisher.core.errors import Conflict, InvalidRequest, NotFound
+from publisher.core.errors import Conflict, InvalidRequest, NotAllowed, NotFound
 from publisher.core.image import Image
 from publisher.core.names import check_line, check_name
 from publisher.core.ticket import Ticket
@@ -102,6 +102,11 @@ class User:
             or entitlement in self.entitlements
             or any(entitlement in role.entitlements for role in self.roles)
         )
+
+    def require(self, entitlement: str) -> None:
+        """Check that the user has the entitlement. Raises `NotAllowed`."""
+        if not self.may(entitlement):
+            raise NotAllowed(f"the entitlement '{entitlement}' is needed for this")
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,6 +276,15 @@ class Users:
     def get(self, login: str) -> User | None:
         found = self.caller(login)
         return found.user if found else None
+
+    def owner(self, user: User, login: str) -> str:
+        """Return the login whose objects a path names: the user's own, or anybody's for an administrator.
+
+        Raises `NotFound` for other users' objects, as if they did not exist.
+        """
+        if user.login == login or (user.administrator and "\0" not in login and self.get(login)):
+            return login
+        raise NotFound(f"there is no user '{login}'")
 
     def list(self) -> list[User]:
         with reading(self._engine) as connection:

@@ -19,7 +19,7 @@ from urllib.parse import parse_qsl, unquote_to_bytes
 from starlette.concurrency import run_in_threadpool
 
 from publisher.core.asking import Asking, alone, ask
-from publisher.core.errors import NotAllowed, NotAuthenticated, NotFound
+from publisher.core.errors import NotAuthenticated
 from publisher.core.names import check_name, check_text
 from publisher.core.vault import Sealer
 from publisher.store import ApiKey, CallerRow, Extent, Sought, Store, User, verify_password
@@ -309,22 +309,6 @@ def new_api_key(store: Store, sealer: Sealer, owner: str, name: str, description
         sealed_secret=sealer.seal({API_SECRET: secret}),
     )
     return key, secret
-
-
-def owner(store: Store, user: User, login: str) -> str:
-    """Return the login whose objects a path names: the user's own, or anybody's for an administrator.
-
-    Raises `NotFound` for other users' objects, as if they did not exist.
-    """
-    if user.login == login or (user.administrator and "\0" not in login and store.users.get(login)):
-        return login
-    raise NotFound(f"there is no user '{login}'")
-
-
-def require(user: User, entitlement: str) -> None:
-    """Check that the user has the entitlement. Raises `NotAllowed`."""
-    if not user.may(entitlement):
-        raise NotAllowed(f"the entitlement '{entitlement}' is needed for this")
 
 
 def _basic(authorization: str | None) -> tuple[str, str]:
