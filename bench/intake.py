@@ -42,11 +42,11 @@ from publisher.cli import programs
 from publisher.core.image import Digests, image_uri
 from publisher.core.settings import Settings
 from publisher.core.ticket import Phase, State, ticket_uri
+from publisher.intake.wire.formats import Format
 from publisher.intake.wire.writing import write_document
 from publisher.store import Store
 from publisher.store.database import reading, tickets, writing
 from publisher.store.new_tickets import NewTicket
-from publisher.web.bodies import Format
 from tests.records import create_ticket
 from tests.servers.postgres import PostgresServer, postgres_server
 from tests.servers.process import Server, free_port, listens

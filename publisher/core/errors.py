@@ -63,8 +63,20 @@ class InvalidRequest(PublisherError):
         self.field = field
 
 
+class BodyTooLarge(InvalidRequest):
+    """The request body is too large."""
+
+
 class ImageTooLarge(InvalidRequest):
     """The image is larger than this installation takes."""
+
+
+class UnsupportedMediaType(PublisherError):
+    """A request body must be application/xml, text/xml or application/json."""
+
+
+class NotAcceptable(PublisherError):
+    """Answers come as application/xml, text/xml or application/json only."""
 
 
 class NotFound(PublisherError):

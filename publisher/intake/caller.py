@@ -31,26 +31,22 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from publisher.core.asking import Asking
-from publisher.core.errors import InvalidRequest, NotFound, PublisherError
+from publisher.core.errors import InvalidRequest, NotAcceptable, NotFound, PublisherError
 from publisher.core.fiql import parse
 from publisher.core.listing import Listing
-from publisher.intake.wire.reading import AccountResolver, read_document
+from publisher.intake.wire.formats import Format, answer_format
+from publisher.intake.wire.reading import AccountResolver, body_format, charset, read_document
 from publisher.intake.wire.writing import write_document
 from publisher.platforms.platform import Document, find_platform, known_platforms
 from publisher.store import CallerRow, Extent, IdempotencyKey, Store, User
 from publisher.web import (
     API,
-    Format,
     From,
-    NotAcceptable,
     Rendered,
     Router,
     Services,
     actor,
-    answer_format,
     base_url,
-    body_format,
-    charset,
     refuse_without_login,
     respond,
     services,

@@ -24,7 +24,8 @@ from uvicorn.server import ServerState
 from publisher.core.settings import Settings
 from publisher.intake.exchange import Exchange, error_answer
 from publisher.intake.request_reader import Head, Malformed, RequestReader
-from publisher.web import Format, media_type
+from publisher.intake.wire.formats import Format
+from publisher.web import media_type
 
 _HEAD_KEPT_BYTES = 1024
 _REQUEST_LINE = re.compile(rb"\A\s*([A-Za-z]{1,20}) ([!-~]{1,900})(?:[ \r\n]|\Z)")

@@ -7,8 +7,10 @@ from datetime import UTC, datetime
 from starlette.requests import Request
 from starlette.responses import Response
 
+from publisher.core.errors import NotAcceptable
+from publisher.intake.wire.formats import Format, answer_format
 from publisher.intake.wire.writing import write_document
-from publisher.web import Format, NotAcceptable, Problem, answer_format
+from publisher.web import Problem
 
 
 def error_document(request: Request, problem: Problem) -> Response:

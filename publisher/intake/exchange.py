@@ -12,9 +12,10 @@ from starlette.types import ASGIApp, Message, Scope
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.utils import get_client_addr, get_path_with_query_string
 
+from publisher.core.errors import NotAcceptable
 from publisher.intake.error_documents import problem_document
 from publisher.intake.request_reader import Head
-from publisher.web import Format, NotAcceptable, answer_format
+from publisher.intake.wire.formats import Format, answer_format
 
 Headers = list[tuple[bytes, bytes]]
 

@@ -24,9 +24,10 @@ from publisher.core.errors import InvalidRequest, NotFound
 from publisher.core.ticket import Ticket
 from publisher.intake.caller import Parameter
 from publisher.intake.documents import status_document
+from publisher.intake.wire.formats import Format
 from publisher.intake.wire.writing import write_document
 from publisher.store import Store, Version, version_of
-from publisher.web import Format, Rendered, caller_has, etag_of, is_conditional, respond, unchanged
+from publisher.web import Rendered, caller_has, etag_of, is_conditional, respond, unchanged
 
 logger = logging.getLogger(__name__)
 

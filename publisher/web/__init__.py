@@ -1,4 +1,4 @@
-"""What the API and the console share: routes, requests, sign-in, rate limits, formats, images as bodies, errors.
+"""What the API and the console share: routes, requests, sign-in, rate limits, images as bodies, errors.
 
 The other packages import from here; only `auth` is imported as a module, for the rules it names.
 """
@@ -6,21 +6,6 @@ The other packages import from here; only `auth` is imported as a module, for th
 from __future__ import annotations
 
 from publisher.web.auth import Authenticator, keep_signatures_out_of_logs, new_api_key
-from publisher.web.bodies import (
-    MAX_BODY_BYTES,
-    MAX_DEPTH,
-    MAX_ELEMENTS,
-    Format,
-    NotAcceptable,
-    UnsupportedMediaType,
-    answer_format,
-    body_format,
-    charset,
-    check_size,
-    media_type,
-    too_deep,
-    too_many,
-)
 from publisher.web.conditional import (
     Rendered,
     caller_has,
@@ -48,6 +33,7 @@ from publisher.web.request import (
     bounded_body,
     count_address,
     host_is_allowed,
+    media_type,
     refuse_without_login,
     services,
     signed_in,
@@ -63,16 +49,11 @@ __all__ = [
     "API",
     "HEAD_ONLY",
     "IMAGE_TYPE",
-    "MAX_BODY_BYTES",
-    "MAX_DEPTH",
-    "MAX_ELEMENTS",
     "PASSWORD_KNOWN",
     "Authenticator",
     "Body",
-    "Format",
     "From",
     "Id",
-    "NotAcceptable",
     "Problem",
     "Rendered",
     "Renderer",
@@ -81,17 +62,12 @@ __all__ = [
     "SecretKeeper",
     "Services",
     "Throttle",
-    "UnsupportedMediaType",
     "actor",
     "address",
-    "answer_format",
     "bad_key",
     "base_url",
-    "body_format",
     "bounded_body",
     "caller_has",
-    "charset",
-    "check_size",
     "constant",
     "count_address",
     "describe",
@@ -115,8 +91,6 @@ __all__ = [
     "signer",
     "status_of",
     "stream",
-    "too_deep",
-    "too_many",
     "unchanged",
     "waits_for_hash",
     "wake_later",

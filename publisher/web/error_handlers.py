@@ -16,16 +16,18 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from publisher.core.errors import (
+    BodyTooLarge,
     Conflict,
     ImageTooLarge,
     InvalidRequest,
+    NotAcceptable,
     NotAllowed,
     NotAuthenticated,
     NotFound,
     PublisherError,
     TooMany,
+    UnsupportedMediaType,
 )
-from publisher.web.bodies import BodyTooLarge, NotAcceptable, UnsupportedMediaType
 
 logger = logging.getLogger(__name__)
 

@@ -21,14 +21,13 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from publisher.core.errors import ImageFileError, InvalidRequest, NotAuthenticated
+from publisher.core.errors import BodyTooLarge, ImageFileError, InvalidRequest, NotAuthenticated, UnsupportedMediaType
 from publisher.core.image import HEX_DIGITS, Checksum, Checksums, Image
 from publisher.services.image_files import IncomingImage, open_image
 from publisher.store import Store
-from publisher.web.bodies import BodyTooLarge, UnsupportedMediaType, media_type
 from publisher.web.conditional import caller_has
 from publisher.web.error_handlers import NoRoom, RangeNotSatisfiable, TooSlow
-from publisher.web.request import Services, declared_length, is_head, services
+from publisher.web.request import Services, declared_length, is_head, media_type, services
 from publisher.web.threads import Threads, writers
 
 _disk = Threads("disk", 40)

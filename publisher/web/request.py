@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from publisher.core.allowed_hosts import is_allowed
 from publisher.core.asking import Asking, alone
+from publisher.core.errors import BodyTooLarge
 from publisher.core.settings import Settings
 from publisher.core.uris import parse_id
 from publisher.core.vault import Sealer
@@ -21,7 +22,6 @@ from publisher.outbound.policy import OutboundPolicy
 from publisher.services.wakeups import Wake, Wakeups
 from publisher.store import Actor, CallerRow, Extent, Store, User
 from publisher.web import auth
-from publisher.web.bodies import BodyTooLarge
 from publisher.web.rate_limits import Throttle
 from publisher.web.routing import From, Parsed, may_take_long
 from publisher.web.threads import waking
@@ -170,6 +170,11 @@ def declared_length(request: Request) -> int | None:
     if not declared.isdecimal():
         return None
     return int(declared) if len(declared) <= _LENGTH_DIGITS else _LENGTH_MAX
+
+
+def media_type(content_type: str | None) -> str:
+    """Return a Content-Type without its parameters; empty if there is none."""
+    return (content_type or "").partition(";")[0].strip().lower()
 
 
 def signer(request: Request) -> User | None:

@@ -15,8 +15,9 @@ from swagger_ui_bundle import swagger_ui_path
 
 from publisher.intake.caller import EXTENSIONS, Login, Operation, api_router, extensions_wanted, rendered
 from publisher.intake.wire import xsd
+from publisher.intake.wire.formats import Format, answer_format
 from publisher.version import UFORGE_API_VERSION
-from publisher.web import API, Format, Rendered, answer_format, constant, readers, respond, services, signer
+from publisher.web import API, Rendered, constant, readers, respond, services, signer
 
 router = api_router()
 docs_router = api_router()

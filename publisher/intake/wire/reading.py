@@ -21,21 +21,17 @@ from typing import ClassVar, NoReturn
 
 from lxml import etree
 
-from publisher.core.errors import InvalidRequest
+from publisher.core.errors import BodyTooLarge, InvalidRequest, UnsupportedMediaType
+from publisher.intake.wire.formats import BY_MEDIA_TYPE, Format
 from publisher.intake.wire.schema import NAMESPACE, ROOTS, XSI
 from publisher.intake.wire.walk import Node, join, read
 from publisher.platforms.platform import TYPE_KEY, Document, Field, Platform
 from publisher.platforms.values import from_json, from_text, json_kind
-from publisher.web import (
-    MAX_BODY_BYTES,
-    MAX_DEPTH,
-    MAX_ELEMENTS,
-    Format,
-    UnsupportedMediaType,
-    check_size,
-    too_deep,
-    too_many,
-)
+from publisher.web import media_type
+
+MAX_BODY_BYTES = 1 << 20
+MAX_DEPTH = 32
+MAX_ELEMENTS = 10_000
 
 AccountResolver = Callable[[Document], Platform | None]
 """Finds the platform of an account that does not declare one, from the elements that all accounts share."""
@@ -60,7 +56,7 @@ def read_document(
     if body_format is Format.JSON:
         _check_json_charset(charset)
         return parse_json(root, body, limit=limit, resolve=resolve)
-    check_size(body, limit)
+    _check_size(body, limit)
     body = _xml_in_utf8(body, charset)
     name, document = parse_xml(body, limit=max(limit, len(body)), resolve=resolve)
     if name != root:
@@ -68,8 +64,39 @@ def read_document(
     return document
 
 
+def body_format(content_type: str | None) -> Format:
+    """Return the format for a request's Content-Type, ignoring its parameters. Raises `UnsupportedMediaType`."""
+    try:
+        return BY_MEDIA_TYPE[media_type(content_type)]
+    except KeyError:
+        raise UnsupportedMediaType from None
+
+
+def charset(content_type: str | None) -> str | None:
+    """Return the charset parameter of a Content-Type; None if it has none."""
+    found = _CHARSET.search(content_type or "")
+    return (found[1] or found[2] or "").strip() or None if found else None
+
+
+def _check_size(body: bytes, limit: int) -> None:
+    """Check the size of a body. Raises `BodyTooLarge` if it has more than `limit` bytes."""
+    if len(body) > limit:
+        raise BodyTooLarge(f"the request body has {len(body)} bytes; at most {limit} are accepted")
+
+
+def _too_deep() -> InvalidRequest:
+    """Return the error for a body that is nested too deeply."""
+    return InvalidRequest(f"the request body is nested deeper than {MAX_DEPTH} levels")
+
+
+def _too_many() -> InvalidRequest:
+    """Return the error for a body with too many elements."""
+    return InvalidRequest(f"the request body has more than {MAX_ELEMENTS} elements")
+
+
 # Character sets -------------------------------------------------------------------------------------------------------
 
+_CHARSET = re.compile(r';[ \t]*charset=(?:"([^"]*)"|([^;"]*))', re.IGNORECASE)
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF16_LE, "utf-16"),
@@ -148,7 +175,7 @@ def parse_xml(
 
     Raises BodyTooLarge, and InvalidRequest, which names the element at fault if there is one.
     """
-    check_size(body, limit)
+    _check_size(body, limit)
     element = _parse_strictly(body)
     _check_xml_extent(element)
     name = element.tag.removeprefix(_QUALIFIED)
@@ -241,9 +268,9 @@ def _check_xml_extent(root: etree._Element) -> None:
         depth += 1
         elements += 1
         if depth > MAX_DEPTH:
-            raise too_deep()
+            raise _too_deep()
         if elements > MAX_ELEMENTS:
-            raise too_many()
+            raise _too_many()
 
 
 class _Element(Node):
@@ -329,7 +356,7 @@ def parse_json(
 
     Raises BodyTooLarge, and InvalidRequest, which names the element at fault if there is one.
     """
-    check_size(body, limit)
+    _check_size(body, limit)
     try:
         text = body.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -375,10 +402,10 @@ def _check_json_extent(text: str) -> None:
         elements += mark in _OPENING or mark == ","
         strings += mark.startswith('"')
         if depth > MAX_DEPTH:
-            raise too_deep()
+            raise _too_deep()
         # Each element has at most a name and a value: with more strings, the body is no JSON or has too many elements.
         if elements > MAX_ELEMENTS or strings > 2 * MAX_ELEMENTS:
-            raise too_many()
+            raise _too_many()
 
 
 def _parse_int(digits: str) -> int:

@@ -12,10 +12,10 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from json.encoder import encode_basestring
 
+from publisher.intake.wire.formats import Format
 from publisher.intake.wire.schema import JSON_ONLY, NAMESPACE, REQUEST_ONLY, TYPES, XSI, root_field
 from publisher.platforms.platform import TYPE_KEY, Constant, Document, Field, Kind, ObjectType
 from publisher.platforms.values import to_json
-from publisher.web import Format
 
 _PREFIX = "ns0"
 _DECLARED = f' xmlns:{_PREFIX}="{NAMESPACE}"'

@@ -13,10 +13,10 @@ from sqlalchemy import update
 
 from publisher.core.image import ImageState
 from publisher.core.ticket import State
+from publisher.intake.wire.formats import Format
 from publisher.intake.wire.writing import write_document
 from publisher.store.database import images, writing
 from publisher.web.auth import signature
-from publisher.web.bodies import Format
 from tests.service import ACCOUNT, JSON, TARGET, XML, Answer, Service, add_image, json_body
 
 

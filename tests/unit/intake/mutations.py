@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from urllib.parse import quote, urlencode
 
-from publisher.web.bodies import Format
+from publisher.intake.wire.formats import Format
 from tests.service import JSON, XML, basic
 from tests.unit.intake.contract import CONTRACT, FILES, Belongings
 

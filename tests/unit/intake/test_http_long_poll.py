@@ -20,9 +20,9 @@ from publisher.core.ticket import Phase, Ticket
 from publisher.intake import long_poll
 from publisher.intake.documents import status_document
 from publisher.intake.long_poll import TicketStatus, Watcher
+from publisher.intake.wire.formats import Format
 from publisher.store import database
 from publisher.store.database import writing
-from publisher.web.bodies import Format
 from tests.installation import eventually
 from tests.service import IMAGE_SIZE, JSON, XML, Answer, Service, ticket_path
 

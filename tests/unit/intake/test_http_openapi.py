@@ -17,9 +17,9 @@ from lxml import etree
 
 from publisher.intake import openapi_examples
 from publisher.intake.openapi import document, resources
+from publisher.intake.wire.formats import Format
 from publisher.intake.wire.reading import read_document
 from publisher.intake.wire.writing import write_document
-from publisher.web.bodies import Format
 from publisher.web.request import API
 from publisher.web.routing import Router
 from tests.patience import PATIENCE

@@ -16,8 +16,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import Message
 
-from publisher.core.errors import InvalidRequest, NotAuthenticated
-from publisher.web.bodies import BodyTooLarge
+from publisher.core.errors import BodyTooLarge, InvalidRequest, NotAuthenticated
 from publisher.web.error_handlers import InvalidQuery
 from publisher.web.request import Id
 from publisher.web.routing import From, Router

@@ -7,12 +7,11 @@ from datetime import UTC, datetime
 
 import pytest
 
-from publisher.core.errors import InvalidRequest
-from publisher.intake.wire.reading import parse_json
+from publisher.core.errors import BodyTooLarge, InvalidRequest
+from publisher.intake.wire.formats import Format
+from publisher.intake.wire.reading import MAX_BODY_BYTES, parse_json
 from publisher.intake.wire.writing import write_document
 from publisher.platforms.platform import Document
-from publisher.web import bodies
-from publisher.web.bodies import Format
 from tests.patience import PATIENCE
 
 TYPE = '"@type": "PublishImageOpenStack"'
@@ -142,13 +141,13 @@ def test_brackets_in_strings_do_not_count_as_nesting() -> None:
 @pytest.mark.parametrize("unit", ['\\"', '"', "\\", '""', '"\\'])
 def test_largest_body_is_refused_within_seconds(unit: str) -> None:
     started = time.monotonic()
-    refused(b'{"' + unit.encode() * (bodies.MAX_BODY_BYTES // len(unit) - 8))
+    refused(b'{"' + unit.encode() * (MAX_BODY_BYTES // len(unit) - 8))
     assert time.monotonic() - started < 5 * PATIENCE
 
 
 def test_body_may_be_as_large_as_the_limit_but_no_larger() -> None:
     assert parse_json("status", b"{}", limit=2) == {}
-    with pytest.raises(bodies.BodyTooLarge, match="3 bytes; at most 2"):
+    with pytest.raises(BodyTooLarge, match="3 bytes; at most 2"):
         parse_json("status", b"{ }", limit=2)
 
 

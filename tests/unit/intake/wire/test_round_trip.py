@@ -10,11 +10,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from publisher.core.errors import InvalidRequest
+from publisher.intake.wire.formats import Format
 from publisher.intake.wire.reading import parse_json, parse_xml, read_document
 from publisher.intake.wire.schema import ROOTS, TYPES, concrete_type, root_field
 from publisher.intake.wire.writing import write_document, write_list
 from publisher.platforms.platform import TYPE_KEY, Document, Field, Kind, Platform, find_platform, known_platforms
-from publisher.web.bodies import Format
 
 # Control characters are refused, except white space, which test_xml.py covers.
 _TEXT = st.text(

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from publisher.intake.wire.formats import Format
 from publisher.intake.wire.schema import ROOTS, TYPES, concrete_type, root_field
 from publisher.intake.wire.writing import write_document, write_list
 from publisher.platforms.platform import TYPE_KEY, Constant, Document, Field, Kind, Platform, known_platforms
-from publisher.web.bodies import Format
 from tests.unit.intake.wire.tree import tree_written
 
 

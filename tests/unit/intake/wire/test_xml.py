@@ -9,14 +9,13 @@ from pathlib import Path
 import pytest
 from lxml import etree
 
-from publisher.core.errors import InvalidRequest
+from publisher.core.errors import BodyTooLarge, InvalidRequest
+from publisher.intake.wire.formats import Format
 from publisher.intake.wire.reading import parse_xml
 from publisher.intake.wire.schema import NAMESPACE, TYPES
 from publisher.intake.wire.schema import XSI as XSI_NAMESPACE
 from publisher.intake.wire.writing import write_document
 from publisher.platforms.platform import Document, known_platforms
-from publisher.web import bodies
-from publisher.web.bodies import Format
 
 DATA = Path(__file__).parents[3] / "data"
 XSI = 'xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance"'
@@ -211,7 +210,7 @@ def test_document_at_the_limits_is_accepted() -> None:
 def test_body_may_be_as_large_as_the_limit_but_no_larger() -> None:
     body = image()
     assert parse_xml(body, limit=len(body)) == ("publishImage", {})
-    with pytest.raises(bodies.BodyTooLarge, match=f"{len(body)} bytes; at most {len(body) - 1}"):
+    with pytest.raises(BodyTooLarge, match=f"{len(body)} bytes; at most {len(body) - 1}"):
         parse_xml(body, limit=len(body) - 1)
 
 

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from lxml import etree
 
 from publisher.intake.wire import xsd
+from publisher.intake.wire.formats import Format
 from publisher.intake.wire.schema import JSON_ONLY, REQUEST_ONLY, ROOTS, TYPES, root_field
 from publisher.intake.wire.writing import write_document
 from publisher.platforms.platform import Document, known_platforms
-from publisher.web.bodies import Format
 from tests.service import JSON, UFORGE, XML, XSI, XSI_TYPE, Service
 from tests.unit.intake.wire.test_round_trip import documents
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 from lxml import etree
 
+from publisher.intake.wire.formats import Format
 from publisher.intake.wire.schema import JSON_ONLY, NAMESPACE, REQUEST_ONLY, TYPES, XSI, root_field
 from publisher.platforms.platform import TYPE_KEY, Document, Field, Kind, ObjectType
 from publisher.platforms.values import to_json, to_text
-from publisher.web.bodies import Format
 
 _XSI_TYPE = f"{{{XSI}}}type"
 

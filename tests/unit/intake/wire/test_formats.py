@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from publisher.web.bodies import Format, NotAcceptable, UnsupportedMediaType, answer_format, body_format
+from publisher.core.errors import NotAcceptable, UnsupportedMediaType
+from publisher.intake.wire.formats import Format, answer_format
+from publisher.intake.wire.reading import body_format
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,11 @@
-"""The bodies of documents: which format they have (XML unless JSON is requested), and how large they may be."""
+"""The formats of documents: XML, unless the caller asks for JSON."""
 
 from __future__ import annotations
 
 import re
 from enum import Enum
 
-from publisher.core.errors import InvalidRequest, PublisherError
-
-MAX_BODY_BYTES = 1 << 20
-MAX_DEPTH = 32
-MAX_ELEMENTS = 10_000
+from publisher.core.errors import NotAcceptable
 
 
 class Format(Enum):
@@ -24,20 +20,8 @@ class Format(Enum):
         return self.value
 
 
-class NotAcceptable(PublisherError):
-    """Answers come as application/xml, text/xml or application/json only."""
+BY_MEDIA_TYPE = {"application/xml": Format.XML, "text/xml": Format.XML, "application/json": Format.JSON}
 
-
-class UnsupportedMediaType(PublisherError):
-    """A request body must be application/xml, text/xml or application/json."""
-
-
-class BodyTooLarge(InvalidRequest):
-    """The request body is too large."""
-
-
-_BY_MEDIA_TYPE = {"application/xml": Format.XML, "text/xml": Format.XML, "application/json": Format.JSON}
-_CHARSET = re.compile(r';[ \t]*charset=(?:"([^"]*)"|([^;"]*))', re.IGNORECASE)
 _QUALITY = re.compile(r"(?:0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)")
 
 
@@ -51,7 +35,7 @@ def answer_format(accept: str | None) -> Format:
         return Format.XML
     ranges = [_range(part) for part in accept.split(",") if part.strip()]
     ranked: list[tuple[float, int, bool, Format]] = []
-    for media_type, answer in _BY_MEDIA_TYPE.items():
+    for media_type, answer in BY_MEDIA_TYPE.items():
         matching = [(_specificity(each, media_type), quality) for each, quality in ranges]
         specificity, quality = max(matching, default=(0, 0.0))
         if specificity and quality:
@@ -59,41 +43,6 @@ def answer_format(accept: str | None) -> Format:
     if not ranked:
         raise NotAcceptable
     return max(ranked, key=lambda rank: rank[:3])[3]
-
-
-def body_format(content_type: str | None) -> Format:
-    """Return the format for a request's Content-Type, ignoring its parameters. Raises `UnsupportedMediaType`."""
-    try:
-        return _BY_MEDIA_TYPE[media_type(content_type)]
-    except KeyError:
-        raise UnsupportedMediaType from None
-
-
-def media_type(content_type: str | None) -> str:
-    """Return a Content-Type without its parameters; empty if there is none."""
-    return (content_type or "").partition(";")[0].strip().lower()
-
-
-def charset(content_type: str | None) -> str | None:
-    """Return the charset parameter of a Content-Type; None if it has none."""
-    found = _CHARSET.search(content_type or "")
-    return (found[1] or found[2] or "").strip() or None if found else None
-
-
-def check_size(body: bytes, limit: int) -> None:
-    """Check the size of a body. Raises `BodyTooLarge` if it has more than `limit` bytes."""
-    if len(body) > limit:
-        raise BodyTooLarge(f"the request body has {len(body)} bytes; at most {limit} are accepted")
-
-
-def too_deep() -> InvalidRequest:
-    """Return the error for a body that is nested too deeply."""
-    return InvalidRequest(f"the request body is nested deeper than {MAX_DEPTH} levels")
-
-
-def too_many() -> InvalidRequest:
-    """Return the error for a body with too many elements."""
-    return InvalidRequest(f"the request body has more than {MAX_ELEMENTS} elements")
 
 
 def _range(part: str) -> tuple[str, float]:
