@@ -351,6 +351,7 @@ def test_no_ticket_waits_twice_for_a_locked_store(sqlite_url: str, monkeypatch: 
     assert took < 1.5 * PATIENCE
 
 
+@pytest.mark.long
 def test_whoever_waits_too_long_for_the_store_gets_no_ticket(sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """On SQLite, one transaction at a time can write. PostgreSQL makes nobody wait."""
     monkeypatch.setattr("publisher.store.database._BUSY_SECONDS", 0.2)

@@ -137,6 +137,7 @@ def test_a_database_of_another_version_fails(bare_cli: Cli, tmp_path: Path) -> N
     assert "publisher migrate" in finding.message
 
 
+@pytest.mark.long
 def test_a_full_disk_fails(cli: Cli) -> None:
     checks = {each["name"]: each for each in json.loads(cli.run("doctor", "--json").stdout)["checks"]}
     assert checks["disk"]["level"] == "ok"

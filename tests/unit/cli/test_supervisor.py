@@ -121,6 +121,7 @@ def test_signal_during_a_start_ends_the_supervisor(supervisor: Supervisor) -> No
         pytest.fail("the block should have ended")
 
 
+@pytest.mark.long
 def test_death_at_start_stops_all_programs_and_shows_the_output(supervisor: Supervisor) -> None:
     dying = "print('out of luck'); raise SystemExit(3)"
     with (
@@ -251,6 +252,7 @@ def test_a_program_that_does_not_stop_is_killed(supervisor: Supervisor) -> None:
     assert not set(children()) - before
 
 
+@pytest.mark.long
 def test_second_signal_ends_the_wait_for_programs(supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "STOP_SECONDS_MAX", 3600)
     with supervisor:
@@ -280,6 +282,7 @@ def test_program_runs_in_its_own_session(supervisor: Supervisor) -> None:
         assert os.getsid(process.pid) == process.pid != os.getsid(0)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs prctl(2)")
 def test_killed_supervisor_leaves_no_process_behind(tmp_path: Path) -> None:
     own = f"""\

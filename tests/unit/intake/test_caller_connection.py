@@ -161,6 +161,7 @@ def test_scope_is_that_of_uvicorn(talk: Callable[..., None]) -> None:
     }
 
 
+@pytest.mark.long
 def test_pipelined_requests_are_answered_one_after_another(talk: Callable[..., None]) -> None:
     """Each in a context of its own, so that no request is logged with the id of the one before."""
     variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="")

@@ -62,6 +62,7 @@ def test_list_has_all_appliances_of_the_user(fresh: Service) -> None:
     assert fresh.get("users/carol/appliances", login="root").text("total") == "0"
 
 
+@pytest.mark.long
 def test_appliance_with_many_images_omits_their_uris(fresh: Service) -> None:
     for id in range(100, 200):
         add_image(fresh.store, id, "alice", 15)

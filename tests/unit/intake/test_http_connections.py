@@ -104,6 +104,7 @@ def trickle(connection: socket.socket, piece: bytes) -> None:
     raise AssertionError("the server goes on to wait")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("piece", [b"", b"x"], ids=["nothing", "a byte now and then"])
 @pytest.mark.parametrize(
     "head",

@@ -59,6 +59,7 @@ async def ask(handler: RequestHandler, status: int) -> int:
     return int(sent[0]["status"])
 
 
+@pytest.mark.long
 def test_refusals_are_paced_and_delay_no_other_answer(handler: RequestHandler) -> None:
     async def all_at_once() -> tuple[list[int], int]:
         refusals = [asyncio.create_task(ask(handler, 429)) for _ in range(40)]

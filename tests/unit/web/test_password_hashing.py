@@ -83,6 +83,7 @@ def test_networks_without_failures_come_first(attempts: Attempts) -> None:
     assert attempts.begun == ["first", "b", "c", "guesser"]
 
 
+@pytest.mark.long
 def test_a_network_with_failures_does_not_displace_one_without(attempts: Attempts) -> None:
     attempts.opened.set()
     for _ in range(3):

@@ -67,6 +67,7 @@ def test_restarted_worker_ignores_an_earlier_request_to_drain(sqlite_store: Stor
     assert drain.times == 0
 
 
+@pytest.mark.long
 def test_heartbeat_survives_a_store_that_does_not_answer(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     store = Store(open_engine(f"sqlite:///{tmp_path / 'publisher.db'}"))  # without a table
     heart = Heartbeat(store.fleet, ME, 0.02, Drain(60))

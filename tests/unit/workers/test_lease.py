@@ -40,6 +40,7 @@ def held(store: Store, ticket: Ticket, *, took_seconds: float = 0) -> Iterator[T
         yield lease
 
 
+@pytest.mark.long
 def test_lease_counts_from_the_time_of_its_request(
     sqlite_store: Store, ticket: Ticket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -105,6 +106,7 @@ def test_samples_are_taken_while_an_upload_moves(
     sqlite_store.tickets.request_cancel(ticket.id)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("seconds", "least", "most"), [(60, 80, 130), (3600, 300, 700), (86400, 500, 1000)])
 def test_samples_become_rarer_during_a_long_upload(
     sqlite_store: Store, ticket: Ticket, seconds: int, least: int, most: int

@@ -145,6 +145,7 @@ def test_image_that_glance_stopped_deleting_counts_as_deleted(status: str, gone:
                 cloud.delete(record["id"], Tags("ticket", "deployment"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("limit", "value", "words", "requests_max"),
     [
@@ -258,6 +259,7 @@ def test_endless_interim_answers_to_an_upload_time_out(tmp_path: Path) -> None:
 # Checks, cancels and deadlines ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_check_that_raises_stops_a_call_in_progress() -> None:
     asked = time.monotonic()
 
