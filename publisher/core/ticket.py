@@ -15,17 +15,23 @@ _SECRET_LENGTH_MIN = 3
 
 
 class State(StrEnum):
-    """The state of a ticket. The last three are final."""
+    """The state of a ticket. The last four are final."""
 
     QUEUED = "queued"
     PUBLISHING = "publishing"
     CANCELLING = "cancelling"
+    WITHDRAWING = "withdrawing"
     PUBLISHED = "published"
     FAILED = "failed"
     CANCELLED = "cancelled"
+    WITHDRAWN = "withdrawn"
 
 
-FINAL = frozenset({State.PUBLISHED, State.FAILED, State.CANCELLED})
+FINAL = frozenset({State.PUBLISHED, State.FAILED, State.CANCELLED, State.WITHDRAWN})
+HELD = (State.PUBLISHING, State.CANCELLING, State.WITHDRAWING)
+"""The states in which a worker holds the ticket, or should."""
+DONE_WITH_IMAGE = (*sorted(FINAL), State.WITHDRAWING)
+"""The states in which a ticket does not need the file of its image any more."""
 
 TRANSITIONS: frozenset[tuple[State, State]] = frozenset(
     {
@@ -45,6 +51,10 @@ TRANSITIONS: frozenset[tuple[State, State]] = frozenset(
         (State.CANCELLING, State.FAILED),  # what was uploaded cannot be deleted
         (State.FAILED, State.QUEUED),  # its owner retries it
         (State.CANCELLED, State.QUEUED),
+        (State.PUBLISHED, State.WITHDRAWING),  # its owner withdraws it
+        (State.WITHDRAWING, State.WITHDRAWING),  # a worker claims it
+        (State.WITHDRAWING, State.WITHDRAWN),
+        (State.WITHDRAWING, State.PUBLISHED),  # the image cannot be deleted
     }
 )
 """Every allowed change of state. The store refuses any other."""
@@ -164,10 +174,17 @@ class Ticket:
     """The trace of that request (W3C Trace Context)."""
     failure: str | None = None
     """Why it fails as soon as its leftovers are deleted; None if it has not failed yet."""
+    withdrawal: float | None = None
+    """When its withdrawal was requested; None without one, and after one that the cloud refused."""
 
     @property
     def final(self) -> bool:
         return self.state in FINAL
+
+    @property
+    def counts_from(self) -> float:
+        """When its deadline begins: when it was accepted, or when its withdrawal was requested."""
+        return self.withdrawal or self.accepted
 
     @property
     def changed(self) -> float:
@@ -183,13 +200,20 @@ class Ticket:
             case State.QUEUED:
                 return "Queued"
             case State.PUBLISHED:
-                return f"Published in {self.region}" if self.region else "Published"
+                words = f"Published in {self.region}" if self.region else "Published"
+                return f"{words}; {self.error}" if self.error else words
             case State.FAILED:
                 return "Failed"
             case State.CANCELLED:
                 return "Cancelled"
             case State.CANCELLING:
                 return "Cancelling: removing what was uploaded"
+            case State.WITHDRAWING if self.error:
+                return f"Withdrawing; will be tried again: {self.error}"
+            case State.WITHDRAWING:
+                return "Withdrawing: removing the image from the cloud"
+            case State.WITHDRAWN:
+                return "Withdrawn: the image is no longer in the cloud"
             case State.PUBLISHING if self.attempt > 1:
                 return f"{self._phase_message()} (attempt {self.attempt})"
             case State.PUBLISHING:

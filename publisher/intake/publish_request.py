@@ -1,4 +1,4 @@
-"""Read the `publishImage` document of a publish request."""
+"""Read the `publishImage` document of a publish request, and the `credAccount` of a withdrawal."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from publisher.core.errors import InvalidRequest
 from publisher.core.image import parse_appliance_uri, parse_image_uri
+from publisher.core.ticket import Ticket
 from publisher.intake.caller import Caller
 from publisher.intake.wire.schema import TYPES, document_platform
 from publisher.platforms.platform import CRED_ACCOUNT, TYPE_KEY, Document, Platform, find_platform
@@ -48,6 +49,25 @@ def read_publish_request(
         target={name: document[name] for name in own if document.get(name) is not None},
         notify=str(document["notify"]) if document.get("notify") else None,
         image_in_path=image_id is not None,
+    )
+    return request.using(stored) if stored else request
+
+
+def read_account(caller: Caller, body: bytes, ticket: Ticket) -> PublishRequest | None:
+    """Read the `credAccount` in a request's body: the account to withdraw a ticket with. None if there is no body.
+
+    Raises as `read_publish_request` does, and `InvalidRequest` if the account is of another platform than the ticket.
+    """
+    if not body.strip():
+        return None
+    given = caller.read(body)
+    platform = document_platform(given) or find_platform(ticket.platform)
+    if platform is None or platform.name != ticket.platform:
+        raise InvalidRequest(f"must be an account of {ticket.platform}, as the ticket's", field=CRED_ACCOUNT)
+    stored = _Reference(caller.services.store, ticket.owner).find(given)
+    account, secrets = platform.account_parts(given)
+    request = PublishRequest(
+        ticket.owner, ticket.appliance_id, ticket.image_id, platform.name, account, secrets, ticket.target
     )
     return request.using(stored) if stored else request
 

@@ -1,4 +1,4 @@
-"""The use cases of tickets: publish, cancel, retry. Each commits first and wakes a worker only then."""
+"""The use cases of tickets: publish, cancel, retry, withdraw. Each commits first and wakes a worker only then."""
 
 from __future__ import annotations
 
@@ -15,7 +15,16 @@ from publisher.outbound.policy import OutboundPolicy, check_named
 from publisher.platforms.platform import CRED_ACCOUNT, check_address, check_request, platform_of
 from publisher.services.wakeups import Wake
 from publisher.services.webhooks import no_signing_secret
-from publisher.store import BasisWanted, IdempotencyKey, NewTicket, Store, StoredAccount, TicketWanted, no_image
+from publisher.store import (
+    AccountGiven,
+    BasisWanted,
+    IdempotencyKey,
+    NewTicket,
+    Store,
+    StoredAccount,
+    TicketWanted,
+    no_image,
+)
 from publisher.telemetry.tracing import current_traceparent
 
 
@@ -119,6 +128,27 @@ def retry(store: Store, ticket_id: int, wake: Wake) -> Ticket:
     ticket = store.tickets.retry(ticket_id)
     wake(ticket_id)
     return ticket
+
+
+def withdraw(store: Store, ticket_id: int, wake: Wake, given: AccountGiven | None = None) -> Ticket:
+    """Withdraw what a ticket has published, or cancel a ticket that has not ended. A worker cleans up the cloud.
+
+    The worker signs in with the account that is `given`, or with the ticket's stored one as it is now. Can be repeated.
+    Raises `NotFound`, `Conflict`, and `InvalidRequest` if an account must be given, or another one.
+    """
+    ticket = store.tickets.request_withdrawal(ticket_id, given)
+    if not ticket.final:
+        wake(ticket_id)
+    return ticket
+
+
+def account_given(sealer: Sealer, request: PublishRequest, policy: OutboundPolicy) -> AccountGiven:
+    """Check the account of a request, and return it sealed. Raises `InvalidRequest` that names the element at fault."""
+    stored = None if request.secrets else request.sealed_secrets
+    given = request.secrets if stored is None else request.sealed_names
+    check_request(request.platform, request.account, given, request.target)
+    check_named(policy, platform_of(request.platform).account_addresses(request.account))
+    return AccountGiven(request.account, sealer.seal(request.secrets) if stored is None else stored)
 
 
 def _commit(

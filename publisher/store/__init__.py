@@ -40,7 +40,7 @@ from publisher.store.registrations import Registration, Registrations
 from publisher.store.sessions import Session, Sessions, session_id
 from publisher.store.statistics import Queue, Statistics, Throughput
 from publisher.store.ticket_rows import Extent, TicketFilter, Version, version_of
-from publisher.store.tickets import Tickets
+from publisher.store.tickets import AccountGiven, Tickets
 from publisher.store.users import (
     ENTITLEMENT_DESCRIPTIONS,
     CallerRow,
@@ -60,6 +60,7 @@ __all__ = [
     "COUNTED_MAX",
     "ENTITLEMENT_DESCRIPTIONS",
     "UNKNOWN",
+    "AccountGiven",
     "Accounts",
     "Actor",
     "ApiKey",

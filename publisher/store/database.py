@@ -223,6 +223,8 @@ tickets = Table(
     Column("error_detail", Text),
     # Why the ticket fails as soon as its leftovers are deleted.
     Column("failure", Text),
+    # When its withdrawal was requested.
+    Column("withdrawal", Double),
     Column("created", Double, nullable=False),
     Column("modified", Double, nullable=False),
     # When it was created, or last retried by its owner. Its deadline counts from here.
