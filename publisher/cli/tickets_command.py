@@ -270,6 +270,7 @@ def ticket_json(ticket: Ticket) -> dict[str, Any]:
         "modified": iso(ticket.modified),
         "started": iso(ticket.started),
         "finished": iso(ticket.finished),
+        "expires": iso(ticket.expires),
     }
 
 
@@ -298,6 +299,7 @@ def print_ticket(ticket: Ticket, further: Mapping[str, str | None] = {}) -> None
         "Location": ticket.location,
         "Accepted": iso(ticket.created),
         "Finished": iso(ticket.finished),
+        "Expires": iso(ticket.expires),
     }
     for label, value in (lines | dict(further)).items():
         if value:

@@ -176,6 +176,8 @@ class Ticket:
     """Why it fails as soon as its leftovers are deleted; None if it has not failed yet."""
     withdrawal: float | None = None
     """When its withdrawal was requested; None without one, and after one that the cloud refused."""
+    expires: float | None = None
+    """When the service withdraws the image; None if it does not."""
 
     @property
     def final(self) -> bool:

@@ -72,6 +72,7 @@ def ticket_document(ticket: Ticket, image: Image | None, key: str | None = None)
         "cloudId": ticket.cloud_id,
         "imageUri": image_uri(ticket.owner, ticket.appliance_id, ticket.image_id),
         "publishLocation": ticket.location or ticket.target.get("publishLocation"),
+        "expires": _time(ticket.expires),
         **target,
     }
     if image:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 
 from publisher.core.errors import InvalidRequest
 from publisher.core.image import parse_appliance_uri, parse_image_uri
@@ -48,6 +49,7 @@ def read_publish_request(
         secrets=secrets,
         target={name: document[name] for name in own if document.get(name) is not None},
         notify=str(document["notify"]) if document.get("notify") else None,
+        expires=_moment(document, "expires"),
         image_in_path=image_id is not None,
     )
     return request.using(stored) if stored else request
@@ -122,6 +124,12 @@ def _no_such_account() -> InvalidRequest:
     return InvalidRequest(
         "refers to a stored account that does not exist; send the dbId of one that does", field=CRED_ACCOUNT
     )
+
+
+def _moment(document: Document, name: str) -> float | None:
+    """Return a dateTime of the document in seconds since the epoch; None without one."""
+    given = document.get(name)
+    return given.timestamp() if isinstance(given, datetime) else None
 
 
 def _image_id(document: Document, owner: str, appliance_id: int, image_id: int | None) -> int:

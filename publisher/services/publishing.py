@@ -49,6 +49,8 @@ class PublishRequest:
     """Names of the elements of `account` and `secrets` that the request gave itself."""
     notify: str | None = field(default=None, repr=False)
     """Extra webhook URL for this ticket, in addition to the owner's."""
+    expires: float | None = None
+    """When the service withdraws the image, in seconds since the epoch."""
     image_in_path: bool = False
     """The request's path names the image, so without the image there is no such path."""
 
@@ -176,6 +178,11 @@ def _commit(
         check_address("notify", request.notify)
         if not basis.signs:
             raise no_signing_secret(request.owner, "notify")
+    if request.expires is not None and stored is None:
+        raise InvalidRequest(
+            "needs a stored account, without secrets in the request: the service signs in again to withdraw the image",
+            field="expires",
+        )
     addresses = platform.account_addresses(request.account) | {"notify": request.notify}
     check_named(policy, addresses, before_waiting=before_waiting)
     new = NewTicket(
@@ -191,6 +198,7 @@ def _commit(
         target=target,
         name=target["displayName"],
         notify_url=request.notify,
+        expires=request.expires,
         request_id=store.actor.request_id if store.actor else None,
         traceparent=current_traceparent(),
     )

@@ -225,6 +225,9 @@ tickets = Table(
     Column("failure", Text),
     # When its withdrawal was requested.
     Column("withdrawal", Double),
+    # When the service withdraws its image, and when it next has to do something about that: notify, or withdraw.
+    Column("expires", Double),
+    Column("expiry_due", Double),
     Column("created", Double, nullable=False),
     Column("modified", Double, nullable=False),
     # When it was created, or last retried by its owner. Its deadline counts from here.
@@ -254,6 +257,7 @@ tickets = Table(
     Index(None, "owner", "appliance_id", "id"),
     Index(None, "image_id", "id"),
     Index(None, "finished"),
+    Index(None, "expiry_due"),
     Index(None, "state", "id"),
     Index(None, "owner", "id"),
     Index(None, "platform", "id"),

@@ -42,7 +42,7 @@ _PLAIN = [
     "id", "uid", "owner", "appliance_id", "image_id", "platform", "account", "sealed_secrets", "target", "name",
     "attempt", "cloud_id", "location", "error", "error_detail", "created", "modified", "started", "finished",
     "not_before", "lease_token", "worker", "account_id", "downloads", "progressed", "accepted",
-    "reason", "request_id", "traceparent", "failure", "withdrawal",
+    "reason", "request_id", "traceparent", "failure", "withdrawal", "expires",
 ]  # fmt: skip
 
 TICKET_COLUMNS = [tickets.c[name] for name in (*_PLAIN, "state", "phase", "sent", "total")]
@@ -74,6 +74,7 @@ _NOT_IN_STATUS: dict[str, Any] = {
     "traceparent": None,
     "failure": None,
     "withdrawal": None,
+    "expires": None,
 }
 """Values for the columns that no status shows."""
 _STATUS_COLUMNS = [each for each in TICKET_COLUMNS if each.name not in _NOT_IN_STATUS]
@@ -84,7 +85,7 @@ _NOTIFIED_COLUMNS = [
     tickets.c[name]
     for name in (
         "id", "owner", "appliance_id", "image_id", "platform", "name", "state", "cloud_id", "location", "error",
-        "modified", "notify_url",
+        "modified", "notify_url", "expires",
     )
 ]  # fmt: skip
 
@@ -325,6 +326,13 @@ def _content(row: Any, event: str) -> dict[str, Any]:
         "publishLocation": row.location,
         # A cancelled ticket may have an error from an earlier attempt.
         "error": row.error if event in _WITH_ERROR else None,
+        "expires": None if row.expires is None else _moment(row.expires),
     }
-    moment = datetime.fromtimestamp(row.modified, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    return {"timestamp": moment, "data": {name: value for name, value in data.items() if value is not None}}
+    return {
+        "timestamp": _moment(row.modified),
+        "data": {name: value for name, value in data.items() if value is not None},
+    }
+
+
+def _moment(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -229,15 +229,18 @@ class Tickets:
     def retry(self, id: int) -> Ticket:
         """Queue a failed or cancelled ticket again, like a new one, with the present values of its stored account.
 
-        Raises `NotFound`, or `Conflict` if the ticket is in another state, if the image was deleted, or if something
-        may be left in a cloud that the account does not lead to any more.
+        Raises `NotFound`, or `Conflict` if the ticket is in another state, if the image was deleted, if it would have
+        expired by now, or if something may be left in a cloud that the account does not lead to any more.
         """
         ticket = self._required(id)
         if ticket.state not in (State.FAILED, State.CANCELLED):
             raise Conflict(f"ticket {id} is {ticket.state}; only a failed or cancelled one can be tried again")
         with writing(self._engine) as connection:
-            if ticket.image_id not in hold_ready_images(connection, [ticket.image_id])[1]:
+            now, ready = hold_ready_images(connection, [ticket.image_id])
+            if ticket.image_id not in ready:
                 raise missing_image(ticket.image_id)
+            if ticket.expires is not None and ticket.expires <= now:
+                raise Conflict(f"the image of ticket {id} would have expired by now; publish it again")
             account, words = _present_account(connection, ticket)
             queued = transition(
                 connection,

@@ -87,6 +87,7 @@ _PUBLISH_IMAGE = (
     *a_list("instances", an_object("instance")),
     *uris("instancesUri"),
     *strings("publishLocation"),
+    *date_times("expires"),
 )
 
 _CRED_ACCOUNT = (
@@ -105,7 +106,7 @@ cloud, the URL to fetch an image from, and the URL of a webhook. These URLs may 
 """
 
 JSON_ONLY = frozenset(
-    {"userDomain", "interface", "applicationCredentialId", "applicationCredentialName", "trustId", "warning"}
+    {"userDomain", "interface", "applicationCredentialId", "applicationCredentialName", "trustId", "warning", "expires"}
 )
 """Elements of our own that only JSON answers have: clients bound to the schema would refuse the XML."""
 

@@ -1,4 +1,4 @@
-"""when a ticket's withdrawal was requested"""
+"""when a ticket's withdrawal was requested, and when its image expires"""
 
 from __future__ import annotations
 
@@ -12,4 +12,6 @@ depends_on = None
 
 
 def upgrade() -> None:
-    op.add_column("tickets", sa.Column("withdrawal", sa.Double()))
+    for name in ("withdrawal", "expires", "expiry_due"):
+        op.add_column("tickets", sa.Column(name, sa.Double()))
+    op.create_index("ix_tickets_expiry_due", "tickets", ["expiry_due"])
