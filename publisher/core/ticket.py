@@ -60,6 +60,14 @@ TRANSITIONS: frozenset[tuple[State, State]] = frozenset(
 """Every allowed change of state. The store refuses any other."""
 
 
+class Older(StrEnum):
+    """What happens to the older images of a lineage when a new one is published."""
+
+    LEAVE = "leave"
+    WITHDRAW = "withdraw"
+    """Those beyond the newest `keep` images are withdrawn."""
+
+
 class Phase(StrEnum):
     """The work that a worker is doing on a ticket. For display only: no decision depends on it."""
 
@@ -178,6 +186,12 @@ class Ticket:
     """When its withdrawal was requested; None without one, and after one that the cloud refused."""
     expires: float | None = None
     """When the service withdraws the image; None if it does not."""
+    lineage: str | None = None
+    """The lineage that the image belongs to: a name of its owner's choice."""
+    keep: int | None = None
+    """How many images of the lineage stay published, at least 1."""
+    older: str | None = None
+    """What happens to older images of the lineage when this one is published: one of `Older`."""
 
     @property
     def final(self) -> bool:

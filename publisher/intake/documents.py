@@ -73,6 +73,9 @@ def ticket_document(ticket: Ticket, image: Image | None, key: str | None = None)
         "imageUri": image_uri(ticket.owner, ticket.appliance_id, ticket.image_id),
         "publishLocation": ticket.location or ticket.target.get("publishLocation"),
         "expires": _time(ticket.expires),
+        "lineage": ticket.lineage,
+        "keep": ticket.keep,
+        "older": ticket.older,
         **target,
     }
     if image:

@@ -50,6 +50,9 @@ def read_publish_request(
         target={name: document[name] for name in own if document.get(name) is not None},
         notify=str(document["notify"]) if document.get("notify") else None,
         expires=_moment(document, "expires"),
+        lineage=str(document["lineage"]) if document.get("lineage") is not None else None,
+        keep=int(str(document["keep"])) if document.get("keep") is not None else None,
+        older=str(document["older"]) if document.get("older") is not None else None,
         image_in_path=image_id is not None,
     )
     return request.using(stored) if stored else request

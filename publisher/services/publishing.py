@@ -9,7 +9,8 @@ from typing import Any
 from publisher.core.asking import Asking, ask
 from publisher.core.errors import Conflict, InvalidRequest, PublisherError
 from publisher.core.image import Image
-from publisher.core.ticket import Ticket
+from publisher.core.names import check_name
+from publisher.core.ticket import Older, Ticket
 from publisher.core.vault import Sealer
 from publisher.outbound.policy import OutboundPolicy, check_named
 from publisher.platforms.platform import CRED_ACCOUNT, check_address, check_request, platform_of
@@ -51,6 +52,10 @@ class PublishRequest:
     """Extra webhook URL for this ticket, in addition to the owner's."""
     expires: float | None = None
     """When the service withdraws the image, in seconds since the epoch."""
+    lineage: str | None = None
+    keep: int | None = None
+    older: str | None = None
+    """The lineage that the image belongs to, how many of its images stay, and what happens to older ones."""
     image_in_path: bool = False
     """The request's path names the image, so without the image there is no such path."""
 
@@ -178,11 +183,14 @@ def _commit(
         check_address("notify", request.notify)
         if not basis.signs:
             raise no_signing_secret(request.owner, "notify")
-    if request.expires is not None and stored is None:
-        raise InvalidRequest(
-            "needs a stored account, without secrets in the request: the service signs in again to withdraw the image",
-            field="expires",
-        )
+    older = _older(request)
+    for name, withdraws in (("expires", request.expires is not None), ("older", older is Older.WITHDRAW)):
+        if withdraws and stored is None:
+            raise InvalidRequest(
+                "needs a stored account, without secrets in the request: the service signs in again to withdraw an"
+                " image",
+                field=name,
+            )
     addresses = platform.account_addresses(request.account) | {"notify": request.notify}
     check_named(policy, addresses, before_waiting=before_waiting)
     new = NewTicket(
@@ -199,11 +207,34 @@ def _commit(
         name=target["displayName"],
         notify_url=request.notify,
         expires=request.expires,
+        lineage=request.lineage,
+        keep=request.keep,
+        older=older,
         request_id=store.actor.request_id if store.actor else None,
         traceparent=current_traceparent(),
     )
     ticket = yield from ask(store.new_tickets.create_all, TicketWanted(new, key, store.actor))
     return Accepted(ticket, new=True, image=image)
+
+
+def _older(request: PublishRequest) -> Older | None:
+    """Return what happens to older images of the request's lineage. Raises `InvalidRequest` for a contradiction."""
+    if request.lineage is None:
+        for name, given in (("keep", request.keep), ("older", request.older)):
+            if given is not None:
+                raise InvalidRequest("is used only with a lineage", field=name)
+        return None
+    check_name(request.lineage, "lineage")
+    if request.older in ("hide", "rename"):
+        raise InvalidRequest(f"'{request.older}' is not offered yet; use leave or withdraw", field="older")
+    if request.older not in (None, *Older):
+        raise InvalidRequest(f"'{request.older}' is unknown; use {' or '.join(Older)}", field="older")
+    older = Older(request.older or Older.LEAVE)
+    if older is Older.WITHDRAW and request.keep is None:
+        raise InvalidRequest("is needed: the number of images of the lineage that stay published", field="keep")
+    if older is not Older.WITHDRAW and request.keep is not None:
+        raise InvalidRequest(f"is used only if older is {Older.WITHDRAW}", field="keep")
+    return older
 
 
 def _ready(request: PublishRequest, image: Image | None) -> Image:

@@ -32,7 +32,7 @@ class Expiries:
 
     def advance(self, id: int) -> None:
         """Take the next step for a ticket: notify its webhooks, or begin its withdrawal. Nothing if it is not due."""
-        query = select(*TICKET_COLUMNS, db_now().label("now")).where(tickets.c.id == id, *_DUE).with_for_update()
+        query = select(*[*TICKET_COLUMNS, db_now().label("now")]).where(tickets.c.id == id, *_DUE).with_for_update()
         with writing(self._engine) as connection:
             row = connection.execute(query).one_or_none()
             if row is None or row.expires is None:

@@ -33,6 +33,7 @@ from publisher.core.errors import Cancelled, LeaseLost, Reason
 from publisher.core.ticket import HELD, Phase, State, Ticket
 from publisher.store.database import db_now, journal, reading, samples, tickets, writing
 from publisher.store.limits import UploadSlots
+from publisher.store.lineages import hold_lineage, withdraw_older
 from publisher.store.prepared import Prepared
 from publisher.store.ticket_rows import (
     TICKET_COLUMNS,
@@ -257,8 +258,13 @@ class Leases:
     # Each outcome that ends an upload returns the tickets that wait for its slot, as `next_waiting` does.
 
     def published(self, claim: Claim, *, cloud_id: str, location: str | None) -> Sequence[int]:
-        """Record that the image was published. Raises `Cancelled` or `LeaseLost`."""
+        """Record that the image was published, and begin the withdrawal of those that it replaces.
+
+        Both in one transaction: a crash leaves no step out, and nothing is withdrawn for an image that is not there.
+        Also returns the tickets that are to be withdrawn. Raises `Cancelled` or `LeaseLost`.
+        """
         with writing(self._engine, durable=False) as connection:
+            hold_lineage(connection, claim.ticket)
             ended = make_transition(
                 connection,
                 _PUBLISHED,
@@ -270,7 +276,8 @@ class Leases:
                 object=cloud_id,
                 region=location,
             )
-            return self._ended(connection, claim, ended is not None)
+            waiting = self._ended(connection, claim, ended is not None)
+            return [*waiting, *withdraw_older(connection, claim.ticket, claim.cloud_account)]
 
     def failed(
         self, claim: Claim, *, error: str, detail: str | None = None, reason: Reason = Reason.INTERNAL

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine, and_, bindparam, delete, select
 
 from publisher.core.errors import Conflict, InvalidRequest
 from publisher.core.image import Image
-from publisher.core.ticket import Phase, Progress, State, Ticket, ticket_uri
+from publisher.core.ticket import Older, Phase, Progress, State, Ticket, ticket_uri
 from publisher.core.uris import unique_ids
 from publisher.platforms.platform import cloud_account
 from publisher.store.database import (
@@ -109,6 +109,9 @@ class NewTicket:
     notify_url: str | None = field(default=None, repr=False)
     expires: float | None = None
     """When the service withdraws the image, in seconds since the epoch."""
+    lineage: str | None = None
+    keep: int | None = None
+    older: Older | None = None
     request_id: str | None = None
     traceparent: str | None = None
 
@@ -327,6 +330,9 @@ def _row(uid: str, new: NewTicket, expiry_notice_seconds: float) -> dict[str, An
         "name": new.name,
         "notify_url": new.notify_url,
         "expires": new.expires,
+        "lineage": new.lineage,
+        "keep": new.keep,
+        "older": new.older,
         "expiry_due": None if new.expires is None else new.expires - expiry_notice_seconds,
         "state": State.QUEUED,
         "phase": Phase.WAITING,

@@ -43,6 +43,7 @@ _PLAIN = [
     "attempt", "cloud_id", "location", "error", "error_detail", "created", "modified", "started", "finished",
     "not_before", "lease_token", "worker", "account_id", "downloads", "progressed", "accepted",
     "reason", "request_id", "traceparent", "failure", "withdrawal", "expires",
+    "lineage", "keep", "older",
 ]  # fmt: skip
 
 TICKET_COLUMNS = [tickets.c[name] for name in (*_PLAIN, "state", "phase", "sent", "total")]
@@ -75,6 +76,9 @@ _NOT_IN_STATUS: dict[str, Any] = {
     "failure": None,
     "withdrawal": None,
     "expires": None,
+    "lineage": None,
+    "keep": None,
+    "older": None,
 }
 """Values for the columns that no status shows."""
 _STATUS_COLUMNS = [each for each in TICKET_COLUMNS if each.name not in _NOT_IN_STATUS]

@@ -107,7 +107,7 @@ def test_a_refused_withdrawal_is_tried_again_a_day_later(store: Store, account: 
 
 def test_without_its_account_the_ticket_says_why_it_is_not_withdrawn(store: Store, account: StoredAccount) -> None:
     ticket = published(store, account, 60)
-    store.accounts.delete(OWNER, account.id)
+    store.accounts.remove(OWNER, account.id)
     assert advance(store, ticket, 120) == [ticket.id]
     after = current(store, ticket)
     assert after.state is State.PUBLISHED

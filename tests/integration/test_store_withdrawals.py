@@ -15,7 +15,7 @@ from publisher.core.ticket import Phase, State, Ticket
 from publisher.store import AccountGiven, Standing, Store, StoredAccount
 from publisher.store.database import audit, notifications, reading, tombstones
 from publisher.store.leases import Claim
-from publisher.store.limits import Limits, UploadSlots
+from publisher.store.limits import Limits
 from tests.patience import PATIENCE
 from tests.records import OWNER, add_owner, add_ticket, current, put_back, words
 
@@ -37,7 +37,7 @@ def account(store: Store) -> StoredAccount:
 
 
 def published(store: Store, stored: StoredAccount | None = None, **values: Any) -> Ticket:
-    plain = {"platform": "openstack", "account": FIELDS, "target": TARGET}
+    plain: dict[str, Any] = {"platform": "openstack", "account": FIELDS, "target": TARGET}
     if stored:
         plain |= {"account": FIELDS | {"name": stored.name}, "account_id": stored.id}
     ticket = add_ticket(store, **plain | values)
@@ -115,7 +115,7 @@ def test_a_withdrawal_without_secrets_is_refused(store: Store, account: StoredAc
     without = published(store)
     own_secrets = published(store, account, own_elements={"password"})
     deleted = published(store, account)
-    store.accounts.delete(OWNER, account.id)
+    store.accounts.remove(OWNER, account.id)
     for ticket in (without, own_secrets, deleted):
         with pytest.raises(InvalidRequest, match=f"credAccount: is needed to withdraw ticket {ticket.id}"):
             store.tickets.request_withdrawal(ticket.id)
@@ -159,27 +159,25 @@ def test_a_withdrawal_is_claimed_once_and_again_when_its_lease_has_expired(store
     assert held.ticket.progress == ticket.progress, "what was uploaded is still known"
     assert held.ticket.started == ticket.started
     assert store.leases.claim(ticket.id, "b", 60) is None
-    assert [each.ticket_ids for each in store.fleet.workers()] == []
     put_back(store, ticket, lease_until=1)
     second = claim(store, ticket, "b")
-    for late in (
-        lambda: store.leases.withdrawn(held, words="x"),
-        lambda: store.leases.not_withdrawn(held, error="x", detail="x", reason=Reason.FORBIDDEN),
-        lambda: store.leases.withdraw_later(held, delay_seconds=1, error="x", reason=Reason.UNAVAILABLE),
-        lambda: store.leases.mark(held, "c-1", "gone"),
-    ):
-        with pytest.raises(LeaseLost):
-            late()
+    with pytest.raises(LeaseLost):
+        store.leases.withdrawn(held, words="x")
+    with pytest.raises(LeaseLost):
+        store.leases.not_withdrawn(held, error="x", detail="x", reason=Reason.FORBIDDEN)
+    with pytest.raises(LeaseLost):
+        store.leases.withdraw_later(held, delay_seconds=1, error="x", reason=Reason.UNAVAILABLE)
+    with pytest.raises(LeaseLost):
+        store.leases.mark(held, "c-1", "gone")
     store.leases.extend(second, 60)
     store.leases.withdrawn(second, words="Withdrawn")
     assert store.leases.claim(ticket.id, "c", 60) is None
 
 
 def test_a_withdrawal_needs_no_slot_and_takes_none(store: Store) -> None:
-    limited = UploadSlots(Limits(account_uploads=1))
-    store.leases._slots = limited
-    uploading = add_ticket(store, platform="openstack", account=FIELDS, target=TARGET)
+    store = Store(store.engine, limits=Limits(account_uploads=1))
     ticket = withdrawing(store)
+    uploading = add_ticket(store, platform="openstack", account=FIELDS, target=TARGET)
     claim(store, uploading)
     claim(store, ticket)
     waiting = add_ticket(store, platform="openstack", account=FIELDS, target=TARGET)
