@@ -365,7 +365,7 @@ def pace(ticket: Ticket) -> str:
 
 def tell_outcome(ticket: Ticket, *, console: Console) -> None:
     """Say how a ticket ended. Failures go to the standard error."""
-    if ticket.state is State.PUBLISHED and ticket.error:
+    if ticket.not_withdrawn:
         say_error(f"ticket {ticket.id}: '{ticket.name}' is still published to {ticket.platform}: {ticket.error}")
     elif ticket.state is State.PUBLISHED:
         where = f" as {ticket.cloud_id}" if ticket.cloud_id else ""

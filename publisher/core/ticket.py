@@ -183,7 +183,7 @@ class Ticket:
     failure: str | None = None
     """Why it fails as soon as its leftovers are deleted; None if it has not failed yet."""
     withdrawal: float | None = None
-    """When its withdrawal was requested; None without one, and after one that the cloud refused."""
+    """When its withdrawal was last requested; None if it never was. It may be published nevertheless."""
     expires: float | None = None
     """When the service withdraws the image; None if it does not."""
     lineage: str | None = None
@@ -200,7 +200,8 @@ class Ticket:
     @property
     def counts_from(self) -> float:
         """When its deadline begins: when it was accepted, or when its withdrawal was requested."""
-        return self.withdrawal or self.accepted
+        withdraws = self.state in (State.WITHDRAWING, State.WITHDRAWN)
+        return self.withdrawal if withdraws and self.withdrawal else self.accepted
 
     @property
     def changed(self) -> float:
@@ -217,7 +218,7 @@ class Ticket:
                 return "Queued"
             case State.PUBLISHED:
                 words = f"Published in {self.region}" if self.region else "Published"
-                return f"{words}; {self.error}" if self.error else words
+                return f"{words}; {self.not_withdrawn}" if self.not_withdrawn else words
             case State.FAILED:
                 return "Failed"
             case State.CANCELLED:
@@ -234,6 +235,11 @@ class Ticket:
                 return f"{self._phase_message()} (attempt {self.attempt})"
             case State.PUBLISHING:
                 return self._phase_message()
+
+    @property
+    def not_withdrawn(self) -> str | None:
+        """Why the image is still published after a request to withdraw it; None without such a request."""
+        return self.error if self.state is State.PUBLISHED and self.withdrawal else None
 
     @property
     def region(self) -> str | None:

@@ -52,7 +52,7 @@ def _withdraw(connection: Connection, ticket: Ticket) -> None:
         withdraw(connection, ticket, None, words="The image has expired: withdrawal requested")
     except InvalidRequest as error:
         words = f"not withdrawn, although the image has expired: {error}"
-        _change(connection, ticket, expiry_due=again, error=words)
+        _change(connection, ticket, expiry_due=again, withdrawal=db_now(), error=words)
         append_history(connection, ticket.id, ticket.state, ticket.state, ticket.phase, f"Still published: {words}")
     else:
         # Only used if the cloud refuses the withdrawal.

@@ -333,7 +333,7 @@ class Leases:
 
     def not_withdrawn(self, claim: Claim, *, error: str, detail: str, reason: Reason) -> None:
         """Record that the image cannot be withdrawn: it is published as before. Raises `LeaseLost`."""
-        values: dict[str, Any] = {"error": error, "error_detail": detail, "reason": reason, "withdrawal": None}
+        values: dict[str, Any] = {"error": error, "error_detail": detail, "reason": reason}
         self._end_withdrawal(claim, State.PUBLISHED, f"Still published: {error}", phase=Phase.FINISHING, **values)
 
     def withdraw_later(self, claim: Claim, *, delay_seconds: float, error: str, reason: Reason) -> None:

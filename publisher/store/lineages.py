@@ -47,6 +47,6 @@ def _begun(connection: Connection, ticket: Ticket, words: str) -> bool:
     except InvalidRequest as error:
         said = f"not withdrawn, although newer images of its lineage replace it: {error}"
         same = tickets.c.id == ticket.id, tickets.c.state == State.PUBLISHED
-        connection.execute(update(tickets).where(*same).values(error=said, modified=db_now()))
+        connection.execute(update(tickets).where(*same).values(error=said, withdrawal=db_now(), modified=db_now()))
         append_history(connection, ticket.id, ticket.state, ticket.state, ticket.phase, f"Still published: {said}")
         return False

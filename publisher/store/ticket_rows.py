@@ -74,7 +74,6 @@ _NOT_IN_STATUS: dict[str, Any] = {
     "request_id": None,
     "traceparent": None,
     "failure": None,
-    "withdrawal": None,
     "expires": None,
     "lineage": None,
     "keep": None,

@@ -12,7 +12,7 @@ import pytest
 
 from publisher.core.errors import Conflict, InvalidRequest, LeaseLost, NotFound, Reason
 from publisher.core.ticket import Phase, State, Ticket
-from publisher.store import AccountGiven, Standing, Store, StoredAccount
+from publisher.store import AccountGiven, Actor, Standing, Store, StoredAccount
 from publisher.store.database import audit, notifications, reading, tombstones
 from publisher.store.leases import Claim
 from publisher.store.limits import Limits
@@ -68,6 +68,7 @@ def test_a_withdrawal_uses_the_stored_account_as_it_is_now(store: Store, account
 
 
 def test_a_doubled_request_changes_nothing(store: Store) -> None:
+    store = store.acting(Actor("anna", "api"))
     ticket = withdrawing(store)
     assert store.tickets.request_withdrawal(ticket.id) == ticket
     store.leases.withdrawn(claim(store, ticket), words="Withdrawn")

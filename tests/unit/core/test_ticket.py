@@ -111,6 +111,10 @@ def test_a_percentage_is_rounded_down(sent: int, total: int, percentage: int) ->
         ({"error": "Glance is away", "attempt": 2}, "Waiting to try again (attempt 3): Glance is away"),
         ({"state": State.PUBLISHED, "error": "an old one"}, "Published"),
         ({"state": State.PUBLISHED, "location": "RegionOne"}, "Published in RegionOne"),
+        ({"state": State.PUBLISHED, "error": "not withdrawn", "withdrawal": 1.0}, "Published; not withdrawn"),
+        ({"state": State.WITHDRAWING}, "Withdrawing: removing the image from the cloud"),
+        ({"state": State.WITHDRAWING, "error": "away"}, "Withdrawing; will be tried again: away"),
+        ({"state": State.WITHDRAWN}, "Withdrawn: the image is no longer in the cloud"),
         ({"state": State.PUBLISHED, "location": "https://glance.example.com"}, "Published"),
         (
             {
