@@ -72,6 +72,7 @@ def test_a_killed_worker_leaves_neither_too_few_images_nor_too_many(
 
     monkeypatch.setattr(owner, method, kill)
     tickets: list[Ticket] = []
+    withdraws, kills = method not in ("finish", "published"), 0
 
     def usable() -> set[str]:
         return {each.ticket_uid for each in CLOUD.images.values() if each.sha256 == image.sha256}
@@ -96,15 +97,18 @@ def test_a_killed_worker_leaves_neither_too_few_images_nor_too_many(
             older=Older.WITHDRAW,
         )
         tickets.append(ticket)
-        armed[:] = [True]
+        killed = False
         runner = Runner(store, vault, settings, worker="w")
         for _ in range(20):
             due = [each for each in store.tickets.list() if not each.final]
             for each in due:
                 put_back(store, each, lease_until=1, wake_at=1)
+                armed[:] = [True] * (not killed and (each.state is State.WITHDRAWING) is withdraws)
                 try:
                     runner.run(each.id)
                 except Killed:
+                    killed = True
+                    kills += 1
                     check()
             check()
             if not due:
@@ -112,3 +116,4 @@ def test_a_killed_worker_leaves_neither_too_few_images_nor_too_many(
     assert [each.state for each in store.tickets.list()] == [State.WITHDRAWN] * 3 + [State.PUBLISHED] * KEEP
     assert usable() == {each.uid for each in tickets[-KEEP:]}
     assert len(CLOUD.images) == KEEP
+    assert kills == (3 if withdraws else 5), "one at each publication, or at each withdrawal"
