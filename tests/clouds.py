@@ -15,6 +15,9 @@ _tokens: dict[tuple[str, str], str] = {}
 """The last token by Keystone's address and the user's password, so that most tests need not sign in."""
 
 
+_JSON_PATCH = "application/openstack-images-v2.1-json-patch"
+
+
 @dataclass(frozen=True)
 class Glance:
     """A plain REST client that shares no code with the publisher."""
@@ -60,7 +63,7 @@ class Glance:
         request = urllib.request.Request(  # noqa: S310
             self.cloud.glance_url + path,
             json.dumps(body).encode() if body is not None else None,
-            {"X-Auth-Token": token, "Content-Type": "application/json"},
+            {"X-Auth-Token": token, "Content-Type": _JSON_PATCH if method == "PATCH" else "application/json"},
             method=method,
         )
         with urllib.request.urlopen(request, timeout=60 * PATIENCE) as answer:  # noqa: S310

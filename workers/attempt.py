@@ -39,7 +39,7 @@ from workers import metrics
 from workers.backoff import retry_delay
 from workers.bounded import BoundedCloud
 from workers.clouds import plugin
-from workers.clouds.base import CloudImage, Tags, TicketRef, Timeouts
+from workers.clouds.base import CloudImage, Tagged, Tags, TicketRef, Timeouts
 from workers.lease import TicketLease
 from workers.transfer import Transfer
 
@@ -122,6 +122,8 @@ class Attempt:
     def outcome(self) -> State:
         """Do the work and record how it ended. Raises only `LeaseLost` and `SQLAlchemyError`."""
         try:
+            if self._ticket.state is State.WITHDRAWING:
+                return self._withdraw()
             try:
                 return self._decide()
             except Cancelled:  # the store reported it while the outcome was recorded
@@ -385,6 +387,94 @@ class Attempt:
 
     def _words(self, error: Exception) -> str:
         return self._account.hide_secrets(str(error)) if self._account else str(error)
+
+    # Withdrawals ----------------------------------------------------------------------------------
+
+    def _withdraw(self) -> State:
+        """Delete what the ticket has published, and prove that it is gone.
+
+        If the cloud refuses, or does not answer until the deadline, the ticket is published as before.
+        """
+        try:
+            self._lease.check()
+            self._remove_all(self._lease.check)
+        except (LeaseLost, SQLAlchemyError):
+            raise
+        except ShuttingDown:
+            self._leases.hand_over(self._claim)
+            return State.WITHDRAWING
+        except DeadlinePassed:
+            return self._withdrawn_too_late(self._ticket.error)
+        except (PermanentCloudError, InvalidRequest, ConfigurationError) as error:
+            return self._not_withdrawn(self._words(error), error.reason, left="still in the cloud")
+        except TransientCloudError as error:
+            return self._withdraw_later(self._words(error), error.reason, error.retry_after_seconds)
+        except Exception:  # a mistake in a plugin: another worker may have the next try
+            logger.exception("ticket %d: unexpected, while withdrawing", self._ticket.id)
+            return self._withdraw_later("an unexpected error in the worker", Reason.INTERNAL)
+        self._leases.withdrawn(self._claim, words="Withdrawn: nothing is left in the cloud")
+        return State.WITHDRAWN
+
+    def _remove_all(self, check: Callable[[], None]) -> None:
+        """Delete all that the journal lists and all that has the ticket's tags, and search the cloud again.
+
+        What was published is deleted last: if anything else stays, the ticket is published as before.
+        """
+        published = self._ticket.cloud_id
+        tagged = [each.cloud_id for each in self._tagged(check)]
+        states = {entry.cloud_id: entry.state for entry in self._journal.entries()}
+        others = dict.fromkeys([*(id for id, state in states.items() if state != "gone"), *tagged])
+        for cloud_id in others:
+            if cloud_id != published:
+                check()
+                self._remove(cloud_id, check)
+        if published and (states.get(published) != "gone" or published in tagged):
+            check()
+            self._remove(published, check)
+        if left := ", ".join(each.cloud_id for each in self._tagged(check)):
+            raise TransientCloudError(f"the cloud still lists {left} after its deletion")
+
+    def _tagged(self, check: Callable[[], None]) -> Sequence[Tagged]:
+        cloud = self._connect(check)
+        try:
+            return cloud.tagged_by(self._tags)
+        except CloudError:
+            # The sign-in of an earlier ticket may be of no use any more, as for a publication.
+            if not cloud.kept or cloud.left:
+                raise
+            cloud.close(check)
+            self._cloud = None
+            return self._connect(check).tagged_by(self._tags)
+
+    def _withdraw_later(self, error: str, reason: Reason, retry_after_seconds: float | None = None) -> State:
+        left = self._lease.seconds_left
+        if left <= 0:
+            return self._withdrawn_too_late(error)
+        delay = min(retry_delay(self._settings, self._ticket.attempt, retry_after_seconds), left)
+        logger.warning("ticket %d: withdrawing: %s; again in %.1f s", self._ticket.id, error, delay)
+        self._leases.withdraw_later(self._claim, delay_seconds=delay, error=error, reason=reason)
+        metrics.RETRIES.labels(self._ticket.platform, reason).inc()
+        return State.WITHDRAWING
+
+    def _withdrawn_too_late(self, last_error: str | None) -> State:
+        words = f"given up after {_duration(self._settings.deadline_seconds)}"
+        if last_error:
+            words += f"; the last error: {last_error}"
+        # A deletion whose answer was lost may still take effect.
+        return self._not_withdrawn(words, Reason.DEADLINE, left="perhaps still in the cloud")
+
+    def _not_withdrawn(self, error: str, reason: Reason, *, left: str) -> State:
+        logger.warning("ticket %d: not withdrawn: %s", self._ticket.id, error)
+        states = {entry.cloud_id: entry.state for entry in self._journal.entries()}
+        if states.get(str(self._ticket.cloud_id)) == "gone":
+            # The cloud has confirmed each deletion. Only the last search for leftovers has failed.
+            words = f"Withdrawn: all that the ticket made is deleted. The cloud could not be searched again: {error}"
+            self._leases.withdrawn(self._claim, words=words)
+            return State.WITHDRAWN
+        ids = [id for id, state in states.items() if state != "gone"] or [str(self._ticket.cloud_id)]
+        detail = f"{left}: {', '.join(ids)}"
+        self._leases.not_withdrawn(self._claim, error=f"not withdrawn: {error}", detail=detail, reason=reason)
+        return State.PUBLISHED
 
     # Parts ----------------------------------------------------------------------------------------
 

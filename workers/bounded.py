@@ -136,6 +136,9 @@ class BoundedCloud:
     def tagged(self, deployment: str) -> Sequence[Tagged]:
         return self._call("tagged", lambda: self._cloud.tagged(deployment))
 
+    def tagged_by(self, tags: Tags) -> Sequence[Tagged]:
+        return self._call("tagged_by", lambda: self._cloud.tagged_by(tags))
+
     def close(self, check: Callable[[], None] | None = None) -> None:
         """Close the connections; `check` as for `delete`. Never raises: the work is done by then."""
         if self.left:  # the abandoned call closes the connections it still uses

@@ -69,16 +69,18 @@ class Message(Request):  # type: ignore[misc]
 def ticket_result(state: State | None, ticket: Ticket | None) -> str:
     """Return the result of a task from how the worker left its ticket (`Runner.run`) and the ticket as it is now.
 
-    Raises `Ended` unless the ticket was published.
+    Raises `Ended` unless the ticket was published or withdrawn.
     """
     match state:
         case State.PUBLISHED:
             return "published"
+        case State.WITHDRAWN:
+            return "withdrawn"
         case State.FAILED:
             raise Ended("failed", (ticket and ticket.error) or "the ticket failed")
         case State.CANCELLED:
             raise Ended("cancelled", "cancelled; nothing is left in the cloud")
-        case State.QUEUED | State.PUBLISHING | State.CANCELLING:
+        case State.QUEUED | State.PUBLISHING | State.CANCELLING | State.WITHDRAWING:
             raise Ended("retried", ticket.message if ticket else "will be retried")
     if ticket and ticket.state is State.CANCELLED and ticket.started is None:
         raise Ended("cancelled", "cancelled before a worker claimed it")

@@ -146,7 +146,7 @@ class TicketLease(Lease):
     """The lease of a ticket, which also counts what is uploaded, and keeps samples of the progress."""
 
     def __init__(self, leases: Leases, claim: Claim, settings: Settings, drain: Drain, *, asked: float) -> None:
-        self._accepted = asked + claim.ticket.accepted - claim.now
+        self._accepted = asked + claim.ticket.counts_from - claim.now
         super().__init__(
             f"ticket {claim.ticket.id}",
             self._renew_ticket,
@@ -158,6 +158,7 @@ class TicketLease(Lease):
         )
         self.claim = claim
         self.cancelled = claim.ticket.state is State.CANCELLING
+        self._uploads = claim.ticket.state is State.PUBLISHING
         self._leases = leases
         self._renew_seconds = settings.lease_renew_seconds
         self._uploading_since: float | None = None
@@ -219,7 +220,7 @@ class TicketLease(Lease):
         now, sent = time.monotonic(), self.sent
         due = now - self._renewed >= self._renew_seconds
         self._count(sent)
-        if self.cancelled:
+        if self.cancelled or not self._uploads:
             if due:
                 self._leases.extend(self.claim, self._lease_seconds)
             return due

@@ -28,6 +28,11 @@ ATTEMPTS = counter(
     "Attempts to publish a ticket, by the resulting state of the ticket, or `lost`.",
     ["platform", "outcome"],
 )
+WITHDRAWALS = counter(
+    "publisher_withdrawals",
+    "Attempts to withdraw an image, by the resulting state of the ticket (`published`: the cloud refused), or `lost`.",
+    ["platform", "outcome"],
+)
 RETRIES = counter("publisher_retries", "Attempts that will be retried, by reason.", ["platform", "reason"])
 FAILURES = counter("publisher_failures", "Failed tickets, by reason.", ["platform", "reason"])
 LEASES_LOST = counter(

@@ -1,7 +1,8 @@
 """Wake tickets that no worker holds although one should.
 
 These are tickets whose message was lost or never sent, whose worker died, or whose next attempt is due; and likewise
-the images that wait for registration. Every worker has a reconciler; one at a time is elected through the store.
+the images that wait for registration. It also withdraws images that have expired. Every worker has a reconciler; one
+at a time is elected through the store.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ class Reconciler:
     def _purge_and_turn(self) -> None:
         try:
             self._purge()
+            self._expire()
             self.turn()
         except QueueUnavailable as error:
             logger.warning("%s; tickets stay queued until it is back", error)
@@ -67,6 +69,11 @@ class Reconciler:
             discard_abandoned_files(self._store, self._settings)
             self._store.idempotency_keys.purge(self._settings.idempotency_seconds)
             self._store.fleet.forget(_SILENT_KEPT_SECONDS)
+
+    def _expire(self) -> None:
+        """Announce the expiry of images whose time comes, and withdraw those that have expired."""
+        for ticket_id in self._store.expiries.due():
+            self._store.expiries.advance(ticket_id)
 
     def _free_threads(self) -> int:
         """Return how many more tickets the workers could take now."""

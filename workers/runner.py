@@ -123,7 +123,11 @@ class Runner:
         }
         with (
             bound(attempt=ticket.attempt, request_id=ticket.request_id),
-            tracing.span("publish", attributes, traceparent=ticket.traceparent) as span,
+            tracing.span(
+                "withdraw" if ticket.state is State.WITHDRAWING else "publish",
+                attributes,
+                traceparent=ticket.traceparent,
+            ) as span,
         ):
             state = self._attempt(claim, asked)
             if span:
@@ -142,9 +146,11 @@ class Runner:
                 attempt = Attempt(self._store, self._vault, self._settings, self._policy, lease)
                 outcome = state = attempt.outcome()
         finally:
-            metrics.ATTEMPTS.labels(claim.ticket.platform, outcome).inc()
+            withdraws = claim.ticket.state is State.WITHDRAWING
+            counted = metrics.WITHDRAWALS if withdraws else metrics.ATTEMPTS
+            counted.labels(claim.ticket.platform, outcome).inc()
         logger.info("ticket %d: %s", ticket_id, state)
-        if state is State.QUEUED and self._drain.over and self._wakeups:
+        if state in (State.QUEUED, State.WITHDRAWING) and self._drain.over and self._wakeups:
             # The ticket's own message went back to the broker as this worker stopped, and has been consumed by now.
             alone(self._wakeups.ticket(ticket_id))
         self._wake(attempt.waiting)

@@ -39,7 +39,7 @@ from publisher.cli.command import (
     say,
     seconds,
 )
-from publisher.core.ticket import State, Ticket
+from publisher.core.ticket import HELD, State, Ticket
 from publisher.version import __version__
 
 if TYPE_CHECKING:
@@ -240,7 +240,7 @@ class Snapshot:
     def abandoned(self) -> int:
         """Tickets that were begun but that no worker holds. The next free worker takes them over."""
         held = sum(len(each.tickets) for each in self.workers)
-        return max(0, self.total(State.PUBLISHING, State.CANCELLING) - held)
+        return max(0, self.total(*HELD) - held)
 
 
 def take_snapshot(installation: Installation) -> Snapshot:

@@ -72,7 +72,7 @@ def status(
 ) -> None:
     """Show a ticket, or follow it to its end with --wait.
 
-    Exit codes with --wait: 0 published, 1 failed, 3 cancelled, 4 not ended within --timeout.
+    Exit codes with --wait: 0 published, 1 failed, 3 cancelled or withdrawn, 4 not ended within --timeout.
     """
     with open_installation() as installation, no_outcome(when=wait):
         code = watch(installation, ticket, console=err if as_json else out, timeout_seconds=timeout) if wait else 0
@@ -110,7 +110,7 @@ def show_one(
 def retry(ticket: TicketId, wait: Wait = False, timeout: Timeout = None, as_json: Json = False) -> None:
     """Queue a failed or cancelled ticket again.
 
-    Exit codes with --wait: 0 published, 1 failed, 3 cancelled, 4 not ended within --timeout.
+    Exit codes with --wait: 0 published, 1 failed, 3 cancelled or withdrawn, 4 not ended within --timeout.
     """
     from publisher.services import publishing
 
@@ -124,13 +124,48 @@ def retry(ticket: TicketId, wait: Wait = False, timeout: Timeout = None, as_json
     raise typer.Exit(code)
 
 
+@app.command(epilog=examples("tickets withdraw 12", "tickets withdraw 12 --yes --wait --timeout 600"))
+def withdraw(
+    ticket: TicketId, yes: Yes = False, wait: Wait = False, timeout: Timeout = None, as_json: Json = False
+) -> None:
+    """Withdraw a published image: delete it from the cloud. A ticket that has not ended is cancelled.
+
+    The worker signs in with the stored account of the ticket.
+
+    Exit codes with --wait: 0 withdrawn or cancelled, 1 still published, 4 not ended within --timeout.
+    """
+    from publisher.services import publishing
+
+    with open_installation() as installation, no_outcome(when=wait):
+        found = find_ticket(installation, ticket)
+        if found.state is not State.WITHDRAWN:
+            confirm(f"Delete '{found.name}' of ticket {ticket} from {found.platform}?", yes=yes)
+        asked = publishing.withdraw(installation.store, ticket, installation.wake)
+        code = 0
+        if not as_json and not asked.final:
+            say(f"Ticket {ticket} is {asked.state}; see: publisher status {ticket} --wait")
+        if wait:
+            watched = watch(installation, ticket, console=err if as_json else out, timeout_seconds=timeout)
+            code = _WITHDRAWAL_EXIT_CODES.get(find_ticket(installation, ticket).state, watched)
+        elif not as_json and asked.final:
+            tell_outcome(asked, console=out)
+        if as_json:
+            print_json(ticket_json(find_ticket(installation, ticket)))
+    raise typer.Exit(code)
+
+
 @app.command(epilog=examples("tickets delete 12", "tickets delete 12 --yes"))
 def delete(ticket: TicketId, yes: Yes = False, as_json: Json = False) -> None:
-    """Delete a ticket that has ended, with its history. The published image stays in the cloud."""
+    """Delete the record of a ticket that has ended, with its history.
+
+    A published image stays in the cloud; to delete it there: publisher tickets withdraw.
+    """
     with open_installation() as installation:
         found = find_ticket(installation, ticket)
         if not found.final:
-            raise Conflict(f"ticket {ticket} is {found.state}; cancel it first: publisher cancel {ticket}")
+            waits = f"wait for its end: publisher status {ticket} --wait"
+            first = waits if found.state is State.WITHDRAWING else f"cancel it first: publisher cancel {ticket}"
+            raise Conflict(f"ticket {ticket} is {found.state}; {first}")
         confirm(f"Delete ticket {ticket}, '{found.name}' to {found.platform}, with its history?", yes=yes)
         installation.store.tickets.remove(ticket)
     if as_json:
@@ -235,6 +270,7 @@ def ticket_json(ticket: Ticket) -> dict[str, Any]:
         "modified": iso(ticket.modified),
         "started": iso(ticket.started),
         "finished": iso(ticket.finished),
+        "expires": iso(ticket.expires),
     }
 
 
@@ -263,6 +299,7 @@ def print_ticket(ticket: Ticket, further: Mapping[str, str | None] = {}) -> None
         "Location": ticket.location,
         "Accepted": iso(ticket.created),
         "Finished": iso(ticket.finished),
+        "Expires": iso(ticket.expires),
     }
     for label, value in (lines | dict(further)).items():
         if value:
@@ -276,7 +313,8 @@ def _print_history(entries: Sequence[HistoryEntry]) -> None:
 
 # Watching: a live bar on a terminal, a line for each step elsewhere -------------------------------
 
-EXIT_CODES = {State.PUBLISHED: 0, State.FAILED: 1, State.CANCELLED: 3}
+EXIT_CODES = {State.PUBLISHED: 0, State.FAILED: 1, State.CANCELLED: 3, State.WITHDRAWN: 3}
+_WITHDRAWAL_EXIT_CODES = {State.PUBLISHED: 1, State.CANCELLED: 0, State.WITHDRAWN: 0}
 EXIT_TIMED_OUT = 4
 EXIT_INTERRUPTED = 130
 
@@ -292,7 +330,7 @@ def find_ticket(installation: Installation, ticket_id: int) -> Ticket:
 def watch(installation: Installation, ticket_id: int, *, console: Console, timeout_seconds: float | None = None) -> int:
     """Show a ticket's progress until it ends, and return the exit code.
 
-    0 published, 1 failed, 3 cancelled, 4 not within the time-out, 130 Ctrl-C. The last two do not stop the publication.
+    0 published, 1 failed, 3 cancelled or withdrawn, 4 not within the time-out, 130 Ctrl-C. The last two stop nothing.
     Raises `NotFound`.
     """
     until = None if timeout_seconds is None else time.monotonic() + timeout_seconds
@@ -327,13 +365,17 @@ def pace(ticket: Ticket) -> str:
 
 def tell_outcome(ticket: Ticket, *, console: Console) -> None:
     """Say how a ticket ended. Failures go to the standard error."""
-    if ticket.state is State.PUBLISHED:
+    if ticket.not_withdrawn:
+        say_error(f"ticket {ticket.id}: '{ticket.name}' is still published to {ticket.platform}: {ticket.error}")
+    elif ticket.state is State.PUBLISHED:
         where = f" as {ticket.cloud_id}" if ticket.cloud_id else ""
         say(f"Ticket {ticket.id}: '{ticket.name}' is published to {ticket.platform}{where}", console=console)
     elif ticket.state is State.FAILED:
         say_error(f"ticket {ticket.id} failed: {ticket.error or 'no reason was given'}")
     elif ticket.state is State.CANCELLED:
         say(f"Ticket {ticket.id} was cancelled", console=console)
+    elif ticket.state is State.WITHDRAWN:
+        say(f"Ticket {ticket.id} was withdrawn: the image is no longer in the cloud", console=console)
 
 
 def say_how_to_go_on(ticket_id: int) -> None:

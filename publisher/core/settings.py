@@ -277,6 +277,9 @@ class Settings:
     deadline_seconds: PeriodOrZero = _setting(
         86400.0, "Time limit for a ticket from acceptance to publication, in seconds; then it fails. 0: no limit."
     )
+    expiry_notice_seconds: PeriodOrZero = _setting(
+        86400.0, "Time before an image expires at which its webhooks are notified, in seconds."
+    )
     sweep_seconds: PeriodOrZero = _setting(
         3600.0, "Interval between two sweeps for orphans, in seconds. 0: sweep only with `publisher sweep`."
     )

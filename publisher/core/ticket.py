@@ -15,17 +15,23 @@ _SECRET_LENGTH_MIN = 3
 
 
 class State(StrEnum):
-    """The state of a ticket. The last three are final."""
+    """The state of a ticket. The last four are final."""
 
     QUEUED = "queued"
     PUBLISHING = "publishing"
     CANCELLING = "cancelling"
+    WITHDRAWING = "withdrawing"
     PUBLISHED = "published"
     FAILED = "failed"
     CANCELLED = "cancelled"
+    WITHDRAWN = "withdrawn"
 
 
-FINAL = frozenset({State.PUBLISHED, State.FAILED, State.CANCELLED})
+FINAL = frozenset({State.PUBLISHED, State.FAILED, State.CANCELLED, State.WITHDRAWN})
+HELD = (State.PUBLISHING, State.CANCELLING, State.WITHDRAWING)
+"""The states in which a worker holds the ticket, or should."""
+DONE_WITH_IMAGE = (*sorted(FINAL), State.WITHDRAWING)
+"""The states in which a ticket does not need the file of its image any more."""
 
 TRANSITIONS: frozenset[tuple[State, State]] = frozenset(
     {
@@ -45,9 +51,21 @@ TRANSITIONS: frozenset[tuple[State, State]] = frozenset(
         (State.CANCELLING, State.FAILED),  # what was uploaded cannot be deleted
         (State.FAILED, State.QUEUED),  # its owner retries it
         (State.CANCELLED, State.QUEUED),
+        (State.PUBLISHED, State.WITHDRAWING),  # its owner withdraws it
+        (State.WITHDRAWING, State.WITHDRAWING),  # a worker claims it
+        (State.WITHDRAWING, State.WITHDRAWN),
+        (State.WITHDRAWING, State.PUBLISHED),  # the image cannot be deleted
     }
 )
 """Every allowed change of state. The store refuses any other."""
+
+
+class Older(StrEnum):
+    """What happens to the older images of a lineage when a new one is published."""
+
+    LEAVE = "leave"
+    WITHDRAW = "withdraw"
+    """Those beyond the newest `keep` images are withdrawn."""
 
 
 class Phase(StrEnum):
@@ -164,10 +182,26 @@ class Ticket:
     """The trace of that request (W3C Trace Context)."""
     failure: str | None = None
     """Why it fails as soon as its leftovers are deleted; None if it has not failed yet."""
+    withdrawal: float | None = None
+    """When its withdrawal was last requested; None if it never was. It may be published nevertheless."""
+    expires: float | None = None
+    """When the service withdraws the image; None if it does not."""
+    lineage: str | None = None
+    """The lineage that the image belongs to: a name of its owner's choice."""
+    keep: int | None = None
+    """How many images of the lineage stay published, at least 1."""
+    older: str | None = None
+    """What happens to older images of the lineage when this one is published: one of `Older`."""
 
     @property
     def final(self) -> bool:
         return self.state in FINAL
+
+    @property
+    def counts_from(self) -> float:
+        """When its deadline begins: when it was accepted, or when its withdrawal was requested."""
+        withdraws = self.state in (State.WITHDRAWING, State.WITHDRAWN)
+        return self.withdrawal if withdraws and self.withdrawal else self.accepted
 
     @property
     def changed(self) -> float:
@@ -183,17 +217,29 @@ class Ticket:
             case State.QUEUED:
                 return "Queued"
             case State.PUBLISHED:
-                return f"Published in {self.region}" if self.region else "Published"
+                words = f"Published in {self.region}" if self.region else "Published"
+                return f"{words}; {self.not_withdrawn}" if self.not_withdrawn else words
             case State.FAILED:
                 return "Failed"
             case State.CANCELLED:
                 return "Cancelled"
             case State.CANCELLING:
                 return "Cancelling: removing what was uploaded"
+            case State.WITHDRAWING if self.error:
+                return f"Withdrawing; will be tried again: {self.error}"
+            case State.WITHDRAWING:
+                return "Withdrawing: removing the image from the cloud"
+            case State.WITHDRAWN:
+                return "Withdrawn: the image is no longer in the cloud"
             case State.PUBLISHING if self.attempt > 1:
                 return f"{self._phase_message()} (attempt {self.attempt})"
             case State.PUBLISHING:
                 return self._phase_message()
+
+    @property
+    def not_withdrawn(self) -> str | None:
+        """Why the image is still published after a request to withdraw it; None without such a request."""
+        return self.error if self.state is State.PUBLISHED and self.withdrawal else None
 
     @property
     def region(self) -> str | None:

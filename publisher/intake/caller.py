@@ -91,6 +91,7 @@ class Operation:
 
     entitlement: what the caller must be entitled to; "" if any login is enough.
     body, answer: the root elements of the request and of the answer; "" for none.
+    body_optional: whether a request without a body is valid, too.
     also_body, also_answer: media types beside those of documents, or instead of them if there is no root.
     conflict: why the route may answer 409; "" if it never does.
     not_found: whether the object, or what it belongs to, may be missing.
@@ -110,6 +111,7 @@ class Operation:
     also_answer: tuple[str, ...] = ()
     not_found: bool = True
     beside: Extent | None = None
+    body_optional: bool = False
 
     def __call__(self, endpoint: _Endpoint) -> _Endpoint:
         setattr(endpoint, _DECLARATION, self)

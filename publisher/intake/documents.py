@@ -72,6 +72,10 @@ def ticket_document(ticket: Ticket, image: Image | None, key: str | None = None)
         "cloudId": ticket.cloud_id,
         "imageUri": image_uri(ticket.owner, ticket.appliance_id, ticket.image_id),
         "publishLocation": ticket.location or ticket.target.get("publishLocation"),
+        "expires": _time(ticket.expires),
+        "lineage": ticket.lineage,
+        "keep": ticket.keep,
+        "older": ticket.older,
         **target,
     }
     if image:
@@ -95,6 +99,8 @@ def ticket_document(ticket: Ticket, image: Image | None, key: str | None = None)
 def status_document(ticket: Ticket) -> Document:
     """Return the `status` of a ticket. At the end exactly one of complete, error and cancelled is true.
 
+    `published` tells whether a complete one is in the cloud, or was withdrawn.
+
     It depends on the ticket alone, so it and its ETag stay the same until the ticket changes.
     """
     return _status(ticket, _uri(ticket))
@@ -112,7 +118,7 @@ def _status(ticket: Ticket, uri: str) -> Document:
         "bytesLoaded": progress.sent,
         "bytesTotal": progress.total,
         "cancelled": ticket.state is State.CANCELLED,
-        "complete": published,
+        "complete": published or ticket.state is State.WITHDRAWN,
         "detailedError": failed and bool(ticket.error_detail),
         "detailedErrorMsg": ticket.error_detail if failed else None,
         "error": failed,

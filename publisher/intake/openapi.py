@@ -227,7 +227,7 @@ def _operation(resource: Resource) -> Json:
     if declared.body:
         content = _content(declared.body, openapi_examples.REQUESTS[declared.body], request=True)
         content |= {media_type: _binary() for media_type in declared.also_body}
-        made["requestBody"] = {"required": True, "content": content}
+        made["requestBody"] = {"required": not declared.body_optional, "content": content}
     return made
 
 

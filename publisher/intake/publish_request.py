@@ -1,11 +1,13 @@
-"""Read the `publishImage` document of a publish request."""
+"""Read the `publishImage` document of a publish request, and the `credAccount` of a withdrawal."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 
 from publisher.core.errors import InvalidRequest
 from publisher.core.image import parse_appliance_uri, parse_image_uri
+from publisher.core.ticket import Ticket
 from publisher.intake.caller import Caller
 from publisher.intake.wire.schema import TYPES, document_platform
 from publisher.platforms.platform import CRED_ACCOUNT, TYPE_KEY, Document, Platform, find_platform
@@ -47,7 +49,30 @@ def read_publish_request(
         secrets=secrets,
         target={name: document[name] for name in own if document.get(name) is not None},
         notify=str(document["notify"]) if document.get("notify") else None,
+        expires=_moment(document, "expires"),
+        lineage=str(document["lineage"]) if document.get("lineage") is not None else None,
+        keep=int(str(document["keep"])) if document.get("keep") is not None else None,
+        older=str(document["older"]) if document.get("older") is not None else None,
         image_in_path=image_id is not None,
+    )
+    return request.using(stored) if stored else request
+
+
+def read_account(caller: Caller, body: bytes, ticket: Ticket) -> PublishRequest | None:
+    """Read the `credAccount` in a request's body: the account to withdraw a ticket with. None if there is no body.
+
+    Raises as `read_publish_request` does, and `InvalidRequest` if the account is of another platform than the ticket.
+    """
+    if not body.strip():
+        return None
+    given = caller.read(body)
+    platform = document_platform(given) or find_platform(ticket.platform)
+    if platform is None or platform.name != ticket.platform:
+        raise InvalidRequest(f"must be an account of {ticket.platform}, as the ticket's", field=CRED_ACCOUNT)
+    stored = _Reference(caller.services.store, ticket.owner).find(given)
+    account, secrets = platform.account_parts(given)
+    request = PublishRequest(
+        ticket.owner, ticket.appliance_id, ticket.image_id, platform.name, account, secrets, ticket.target
     )
     return request.using(stored) if stored else request
 
@@ -102,6 +127,12 @@ def _no_such_account() -> InvalidRequest:
     return InvalidRequest(
         "refers to a stored account that does not exist; send the dbId of one that does", field=CRED_ACCOUNT
     )
+
+
+def _moment(document: Document, name: str) -> float | None:
+    """Return a dateTime of the document in seconds since the epoch; None without one."""
+    given = document.get(name)
+    return given.timestamp() if isinstance(given, datetime) else None
 
 
 def _image_id(document: Document, owner: str, appliance_id: int, image_id: int | None) -> int:

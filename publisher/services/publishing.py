@@ -1,4 +1,4 @@
-"""The use cases of tickets: publish, cancel, retry. Each commits first and wakes a worker only then."""
+"""The use cases of tickets: publish, cancel, retry, withdraw. Each commits first and wakes a worker only then."""
 
 from __future__ import annotations
 
@@ -9,13 +9,23 @@ from typing import Any
 from publisher.core.asking import Asking, ask
 from publisher.core.errors import Conflict, InvalidRequest, PublisherError
 from publisher.core.image import Image
-from publisher.core.ticket import Ticket
+from publisher.core.names import check_name
+from publisher.core.ticket import Older, Ticket
 from publisher.core.vault import Sealer
 from publisher.outbound.policy import OutboundPolicy, check_named
 from publisher.platforms.platform import CRED_ACCOUNT, check_address, check_request, platform_of
 from publisher.services.wakeups import Wake
 from publisher.services.webhooks import no_signing_secret
-from publisher.store import BasisWanted, IdempotencyKey, NewTicket, Store, StoredAccount, TicketWanted, no_image
+from publisher.store import (
+    AccountGiven,
+    BasisWanted,
+    IdempotencyKey,
+    NewTicket,
+    Store,
+    StoredAccount,
+    TicketWanted,
+    no_image,
+)
 from publisher.telemetry.tracing import current_traceparent
 
 
@@ -40,6 +50,12 @@ class PublishRequest:
     """Names of the elements of `account` and `secrets` that the request gave itself."""
     notify: str | None = field(default=None, repr=False)
     """Extra webhook URL for this ticket, in addition to the owner's."""
+    expires: float | None = None
+    """When the service withdraws the image, in seconds since the epoch."""
+    lineage: str | None = None
+    keep: int | None = None
+    older: str | None = None
+    """The lineage that the image belongs to, how many of its images stay, and what happens to older ones."""
     image_in_path: bool = False
     """The request's path names the image, so without the image there is no such path."""
 
@@ -121,6 +137,27 @@ def retry(store: Store, ticket_id: int, wake: Wake) -> Ticket:
     return ticket
 
 
+def withdraw(store: Store, ticket_id: int, wake: Wake, given: AccountGiven | None = None) -> Ticket:
+    """Withdraw what a ticket has published, or cancel a ticket that has not ended. A worker cleans up the cloud.
+
+    The worker signs in with the account that is `given`, or with the ticket's stored one as it is now. Can be repeated.
+    Raises `NotFound`, `Conflict`, and `InvalidRequest` if an account must be given, or another one.
+    """
+    ticket = store.tickets.request_withdrawal(ticket_id, given)
+    if not ticket.final:
+        wake(ticket_id)
+    return ticket
+
+
+def account_given(sealer: Sealer, request: PublishRequest, policy: OutboundPolicy) -> AccountGiven:
+    """Check the account of a request, and return it sealed. Raises `InvalidRequest` that names the element at fault."""
+    stored = None if request.secrets else request.sealed_secrets
+    given = request.secrets if stored is None else request.sealed_names
+    check_request(request.platform, request.account, given, request.target)
+    check_named(policy, platform_of(request.platform).account_addresses(request.account))
+    return AccountGiven(request.account, sealer.seal(request.secrets) if stored is None else stored)
+
+
 def _commit(
     store: Store,
     sealer: Sealer,
@@ -146,6 +183,14 @@ def _commit(
         check_address("notify", request.notify)
         if not basis.signs:
             raise no_signing_secret(request.owner, "notify")
+    older = _older(request)
+    for name, withdraws in (("expires", request.expires is not None), ("older", older is Older.WITHDRAW)):
+        if withdraws and stored is None:
+            raise InvalidRequest(
+                "needs a stored account, without secrets in the request: the service signs in again to withdraw an"
+                " image",
+                field=name,
+            )
     addresses = platform.account_addresses(request.account) | {"notify": request.notify}
     check_named(policy, addresses, before_waiting=before_waiting)
     new = NewTicket(
@@ -161,11 +206,35 @@ def _commit(
         target=target,
         name=target["displayName"],
         notify_url=request.notify,
+        expires=request.expires,
+        lineage=request.lineage,
+        keep=request.keep,
+        older=older,
         request_id=store.actor.request_id if store.actor else None,
         traceparent=current_traceparent(),
     )
     ticket = yield from ask(store.new_tickets.create_all, TicketWanted(new, key, store.actor))
     return Accepted(ticket, new=True, image=image)
+
+
+def _older(request: PublishRequest) -> Older | None:
+    """Return what happens to older images of the request's lineage. Raises `InvalidRequest` for a contradiction."""
+    if request.lineage is None:
+        for name, given in (("keep", request.keep), ("older", request.older)):
+            if given is not None:
+                raise InvalidRequest("is used only with a lineage", field=name)
+        return None
+    check_name(request.lineage, "lineage")
+    if request.older in ("hide", "rename"):
+        raise InvalidRequest(f"'{request.older}' is not offered yet; use leave or withdraw", field="older")
+    if request.older not in (None, *Older):
+        raise InvalidRequest(f"'{request.older}' is unknown; use {' or '.join(Older)}", field="older")
+    older = Older(request.older or Older.LEAVE)
+    if older is Older.WITHDRAW and request.keep is None:
+        raise InvalidRequest("is needed: the number of images of the lineage that stay published", field="keep")
+    if older is not Older.WITHDRAW and request.keep is not None:
+        raise InvalidRequest(f"is used only if older is {Older.WITHDRAW}", field="keep")
+    return older
 
 
 def _ready(request: PublishRequest, image: Image | None) -> Image:

@@ -21,6 +21,7 @@ from publisher.store.appliances import Appliance, Appliances, Contents
 from publisher.store.audit import UNKNOWN, Audit, AuditEntry
 from publisher.store.database import Actor, acting, reading
 from publisher.store.engine import open_engine
+from publisher.store.expiries import Expiries
 from publisher.store.fleet import Fleet, Leadership, Member, WorkerStanding, WorkerState
 from publisher.store.images import Images, no_image
 from publisher.store.leases import Claim, Leases, Step
@@ -40,7 +41,7 @@ from publisher.store.registrations import Registration, Registrations
 from publisher.store.sessions import Session, Sessions, session_id
 from publisher.store.statistics import Queue, Statistics, Throughput
 from publisher.store.ticket_rows import Extent, TicketFilter, Version, version_of
-from publisher.store.tickets import Tickets
+from publisher.store.tickets import AccountGiven, Tickets
 from publisher.store.users import (
     ENTITLEMENT_DESCRIPTIONS,
     CallerRow,
@@ -60,6 +61,7 @@ __all__ = [
     "COUNTED_MAX",
     "ENTITLEMENT_DESCRIPTIONS",
     "UNKNOWN",
+    "AccountGiven",
     "Accounts",
     "Actor",
     "ApiKey",
@@ -122,6 +124,7 @@ class Store:
         limits: Limits | None = None,
         new_tickets: NewTickets | None = None,
         actor: Actor | None = None,
+        expiry_notice_seconds: float = 86400.0,
     ) -> None:
         limits = limits or Limits()
         self._engine = engine
@@ -131,7 +134,10 @@ class Store:
         self._limits = limits
         # Shared by the stores of all actors, because it commits their tickets together.
         self.new_tickets = new_tickets or NewTickets(
-            engine, wake_again_seconds=wake_again_seconds, capacity=QueueCapacity(limits)
+            engine,
+            wake_again_seconds=wake_again_seconds,
+            capacity=QueueCapacity(limits),
+            expiry_notice_seconds=expiry_notice_seconds,
         )
         self._slots = UploadSlots(limits)
 
@@ -206,6 +212,10 @@ class Store:
         return Notifications(self.engine)
 
     @cached_property
+    def expiries(self) -> Expiries:
+        return Expiries(self.engine)
+
+    @cached_property
     def sessions(self) -> Sessions:
         return Sessions(self.engine)
 
@@ -221,7 +231,12 @@ class Store:
             queue=settings.queue_max,
             user_queue=settings.user_queue_max,
         )
-        return cls(open_engine(settings.database), wake_again_seconds=settings.wake_again_seconds, limits=limits)
+        return cls(
+            open_engine(settings.database),
+            wake_again_seconds=settings.wake_again_seconds,
+            limits=limits,
+            expiry_notice_seconds=settings.expiry_notice_seconds,
+        )
 
     def acting(self, actor: Actor) -> Store:
         """Return this store for an actor: each change made through it is recorded in the audit log.

@@ -223,6 +223,15 @@ tickets = Table(
     Column("error_detail", Text),
     # Why the ticket fails as soon as its leftovers are deleted.
     Column("failure", Text),
+    # When its withdrawal was requested.
+    Column("withdrawal", Double),
+    # When the service withdraws its image, and when it next has to do something about that: notify, or withdraw.
+    Column("expires", Double),
+    Column("expiry_due", Double),
+    # The lineage that the image belongs to, how many images of it stay, and what happens to older ones.
+    Column("lineage", String(255)),
+    Column("keep", Integer),
+    Column("older", String(16)),
     Column("created", Double, nullable=False),
     Column("modified", Double, nullable=False),
     # When it was created, or last retried by its owner. Its deadline counts from here.
@@ -252,6 +261,8 @@ tickets = Table(
     Index(None, "owner", "appliance_id", "id"),
     Index(None, "image_id", "id"),
     Index(None, "finished"),
+    Index(None, "expiry_due"),
+    Index(None, "lineage", "owner", "id"),
     Index(None, "state", "id"),
     Index(None, "owner", "id"),
     Index(None, "platform", "id"),

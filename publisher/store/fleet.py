@@ -15,7 +15,7 @@ from sqlalchemy import Double, Engine, bindparam, case, delete, or_, select, upd
 from sqlalchemy.sql.dml import ReturningInsert
 
 from publisher.core.errors import NotFound
-from publisher.core.ticket import State
+from publisher.core.ticket import HELD
 from publisher.store.database import audit_change, db_now, elections, reading, tickets, upsert, workers, writing
 
 # Statements that a worker executes every few seconds are built once: building one costs more than executing it.
@@ -131,7 +131,7 @@ class Fleet:
         """Return the workers that run or did so lately, the one with the latest heartbeat first."""
         silent = case((workers.c.seen > db_now(), 0.0), else_=db_now() - workers.c.seen).label("silent")
         held = select(tickets.c.id, tickets.c.worker).where(
-            tickets.c.state.in_([State.PUBLISHING, State.CANCELLING]), tickets.c.lease_until >= db_now()
+            tickets.c.state.in_(HELD), tickets.c.lease_until >= db_now()
         )
         with reading(self._engine) as connection:
             rows = connection.execute(select(workers, silent).order_by("silent", workers.c.name)).all()

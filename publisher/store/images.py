@@ -12,7 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from publisher.core.errors import Conflict, NotFound, require_own
 from publisher.core.image import DISK_FORMATS, Digests, Image, ImageState, formats, full_name, image_uri, target_format
 from publisher.core.listing import ListField, ListFieldKind, Listing, Page
-from publisher.core.ticket import FINAL
+from publisher.core.ticket import DONE_WITH_IMAGE
 from publisher.core.uris import parse_id
 from publisher.store.appliances import ensure_appliance
 from publisher.store.database import audit_change, db_now, images, reading, tickets, writing
@@ -183,7 +183,7 @@ class Images:
                     raise Conflict(f"image {image.id} is still being registered; cancel that first{others}")
             ids = select(images.c.id).where(*theirs)
             needed = select(tickets.c.id, tickets.c.image_id).where(
-                tickets.c.image_id.in_(ids), tickets.c.state.not_in(FINAL)
+                tickets.c.image_id.in_(ids), tickets.c.state.not_in(DONE_WITH_IMAGE)
             )
             if first := connection.execute(needed.order_by(tickets.c.id).limit(1)).one_or_none():
                 raise Conflict(

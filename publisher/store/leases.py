@@ -30,9 +30,10 @@ from sqlalchemy import (
 )
 
 from publisher.core.errors import Cancelled, LeaseLost, Reason
-from publisher.core.ticket import Phase, State, Ticket
+from publisher.core.ticket import HELD, Phase, State, Ticket
 from publisher.store.database import db_now, journal, reading, samples, tickets, writing
 from publisher.store.limits import UploadSlots
+from publisher.store.lineages import hold_lineage, withdraw_older
 from publisher.store.prepared import Prepared
 from publisher.store.ticket_rows import (
     TICKET_COLUMNS,
@@ -50,7 +51,7 @@ Step = tuple[Phase, str]
 # dozens. Parameters must not have the names of columns.
 _TICKET = tickets.c.id == bindparam("ticket")
 _TOKEN = tickets.c.lease_token == bindparam("token")
-_HELD = (_TICKET, _TOKEN, tickets.c.state.in_([State.PUBLISHING, State.CANCELLING]))
+_HELD = (_TICKET, _TOKEN, tickets.c.state.in_(HELD))
 _WANTED = (_TICKET, _TOKEN, tickets.c.state == State.PUBLISHING, tickets.c.lease_until >= db_now())
 _UNTIL = db_now() + bindparam("seconds", type_=Double())
 _BYTES = bindparam("bytes", type_=BigInteger())
@@ -61,21 +62,19 @@ _CLAIMABLE = (
     .where(_TICKET)
     .with_for_update()
 )
-_CLAIM = transition_statement(
-    _TOKEN,
-    returning=TICKET_COLUMNS,
-    phase=Phase.PREPARING,
-    sent=0,
-    progressed=None,
-    attempt=tickets.c.attempt + 1,
-    started=db_now(),
-    worker=bindparam("holder"),
-    lease_token=tickets.c.lease_token + 1,
-    lease_until=_UNTIL,
+_CLAIMED: dict[str, Any] = {
+    "phase": Phase.PREPARING,
+    "attempt": tickets.c.attempt + 1,
+    "worker": bindparam("holder"),
+    "lease_token": tickets.c.lease_token + 1,
+    "lease_until": _UNTIL,
     # The reconciler looks again when the lease expires.
-    wake_at=_UNTIL,
-    wakes=0,
-)
+    "wake_at": _UNTIL,
+    "wakes": 0,
+}
+_CLAIM = transition_statement(_TOKEN, returning=TICKET_COLUMNS, **_CLAIMED, sent=0, progressed=None, started=db_now())
+# What is known of the upload stays: the cloud may refuse the withdrawal.
+_CLAIM_WITHDRAWAL = transition_statement(_TOKEN, returning=TICKET_COLUMNS, **_CLAIMED)
 _PUBLISHED = transition_statement(
     _TOKEN,
     finished=db_now(),
@@ -113,7 +112,9 @@ _PLAN = insert(journal).values(
     created=db_now(),
     modified=db_now(),
 )
-_SET_CLOUD_ID = update(tickets).where(*_HELD).values(modified=db_now(), cloud_id=bindparam("object", type_=Text()))
+# A ticket that is being withdrawn keeps the id of what it published until that is proven to be gone.
+_SHOWN_ID = case((tickets.c.state == State.WITHDRAWING, tickets.c.cloud_id), else_=bindparam("object", type_=Text()))
+_SET_CLOUD_ID = update(tickets).where(*_HELD).values(modified=db_now(), cloud_id=_SHOWN_ID)
 _MARK = (
     update(journal)
     .where(journal.c.ticket_id == bindparam("ticket"), journal.c.cloud_id == bindparam("marked"))
@@ -145,7 +146,7 @@ class Leases:
         self._slots = slots
 
     def claim(self, id: int, worker: str, lease_seconds: float) -> Claim | None:
-        """Claim a ticket that is queued and due, or whose holder's lease has expired.
+        """Claim a ticket that is queued and due, that is to be withdrawn, or whose holder's lease has expired.
 
         Returns None if there is nothing to claim, which is the usual result of a message's second delivery, or if no
         slot is free. In the latter case `next_waiting` returns the ticket once there is a slot.
@@ -156,7 +157,7 @@ class Leases:
             row = connection.execute(_CLAIMABLE, {"ticket": id}).one_or_none()
             if row is None:
                 return None
-            ticket = ticket_of(row)
+            ticket, statement = ticket_of(row), _CLAIM
             if ticket.state is State.QUEUED:
                 # The sweeper holds the lease of a queued ticket while it deletes what an earlier attempt left.
                 free = ticket.not_before <= row.now and row.lease_until < row.now
@@ -164,6 +165,10 @@ class Leases:
                 to_state, words = State.PUBLISHING, "Claimed"
             elif ticket.final:
                 return None
+            elif ticket.state is State.WITHDRAWING:
+                # The sweeper holds the lease while it deletes what an earlier attempt left.
+                free, to_state, statement = row.lease_until < row.now, ticket.state, _CLAIM_WITHDRAWAL
+                words = "Claimed, to withdraw the image,"
             else:
                 free, to_state = row.lease_until < row.now, ticket.state
                 words = "The previous worker's lease expired; claimed"
@@ -171,7 +176,7 @@ class Leases:
                 return None
             now = make_transition(
                 connection,
-                _CLAIM,
+                statement,
                 id,
                 ticket.state,
                 to_state,
@@ -208,7 +213,7 @@ class Leases:
                 _SAMPLE.rows(connection, ticket=claim.ticket.id, number=claim.ticket.attempt, bytes=sent)
 
     def extend(self, claim: Claim, lease_seconds: float) -> None:
-        """Renew the lease, also of a ticket that is being cancelled. Raises `LeaseLost`."""
+        """Renew the lease, also of a ticket that is being cancelled or withdrawn. Raises `LeaseLost`."""
         self._give(claim, lease_seconds, tickets.c.lease_until >= db_now())
 
     def check(self, claim: Claim) -> None:
@@ -238,9 +243,9 @@ class Leases:
             connection.execute(_PLAN, {"ticket": claim.ticket.id, "object": cloud_id})
 
     def mark(self, claim: Claim, cloud_id: str, state: str) -> None:
-        """Record that a cloud object is `present`, `condemned` or `gone`, also for a ticket that is being cancelled.
+        """Record that a cloud object is `present`, `condemned` or `gone`.
 
-        Raises `LeaseLost`.
+        Also for a ticket that is being cancelled or withdrawn. Raises `LeaseLost`.
         """
         with writing(self._engine, durable=state == "condemned") as connection:
             shown = cloud_id if state == "present" else None
@@ -253,8 +258,13 @@ class Leases:
     # Each outcome that ends an upload returns the tickets that wait for its slot, as `next_waiting` does.
 
     def published(self, claim: Claim, *, cloud_id: str, location: str | None) -> Sequence[int]:
-        """Record that the image was published. Raises `Cancelled` or `LeaseLost`."""
+        """Record that the image was published, and begin the withdrawal of those that it replaces.
+
+        Both in one transaction: a crash leaves no step out, and nothing is withdrawn for an image that is not there.
+        Also returns the tickets that are to be withdrawn. Raises `Cancelled` or `LeaseLost`.
+        """
         with writing(self._engine, durable=False) as connection:
+            hold_lineage(connection, claim.ticket)
             ended = make_transition(
                 connection,
                 _PUBLISHED,
@@ -266,7 +276,8 @@ class Leases:
                 object=cloud_id,
                 region=location,
             )
-            return self._ended(connection, claim, ended is not None)
+            waiting = self._ended(connection, claim, ended is not None)
+            return [*waiting, *withdraw_older(connection, claim.ticket, claim.cloud_account)]
 
     def failed(
         self, claim: Claim, *, error: str, detail: str | None = None, reason: Reason = Reason.INTERNAL
@@ -309,8 +320,38 @@ class Leases:
         return self._requeue(claim, words, 0.0, attempt=tickets.c.attempt - 1)
 
     def hand_over(self, claim: Claim, *, delay_seconds: float = 0.0) -> None:
-        """Leave a ticket that is being cancelled to the next claim, after a delay. Raises `LeaseLost`."""
+        """Leave a ticket that is being cancelled or withdrawn to the next claim, after a delay. Raises `LeaseLost`."""
         self._give(claim, delay_seconds)
+
+    # A withdrawal needs no slot, so its end makes none free.
+
+    def withdrawn(self, claim: Claim, *, words: str) -> None:
+        """Record that nothing of the ticket is in the cloud any more. Raises `LeaseLost`."""
+        self._end_withdrawal(
+            claim, State.WITHDRAWN, words, finished=db_now(), cloud_id=None, error=None, error_detail=None, reason=None
+        )
+
+    def not_withdrawn(self, claim: Claim, *, error: str, detail: str, reason: Reason) -> None:
+        """Record that the image cannot be withdrawn: it is published as before. Raises `LeaseLost`."""
+        values: dict[str, Any] = {"error": error, "error_detail": detail, "reason": reason}
+        self._end_withdrawal(claim, State.PUBLISHED, f"Still published: {error}", phase=Phase.FINISHING, **values)
+
+    def withdraw_later(self, claim: Claim, *, delay_seconds: float, error: str, reason: Reason) -> None:
+        """Leave a ticket that is being withdrawn to the next claim, after a delay, and say why. Raises `LeaseLost`."""
+        words = f"Will be tried again in {delay_seconds:.0f} s: {error}"
+        until = db_now() + delay_seconds
+        self._end_withdrawal(
+            claim, State.WITHDRAWING, words, lease_until=until, wake_at=until, wakes=0, error=error, reason=reason
+        )
+
+    def _end_withdrawal(self, claim: Claim, state: State, words: str, **values: Any) -> None:
+        if state is not State.WITHDRAWING:
+            # Nobody needs the secrets any more.
+            values |= {"lease_until": 0.0, "sealed_secrets": None}
+        with writing(self._engine, durable=False) as connection:
+            held = tickets.c.lease_token == claim.token
+            if not transition(connection, claim.ticket.id, State.WITHDRAWING, state, held, words=words, **values):
+                raise LeaseLost
 
     def _fail(self, claim: Claim, from_state: State, error: str, detail: str | None, reason: Reason) -> Sequence[int]:
         return self._end(

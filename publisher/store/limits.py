@@ -52,7 +52,7 @@ class UploadSlots:
     def reserve(self, connection: Connection, ticket_id: int, cloud_account: str, owner: str) -> bool:
         """Return whether a slot is free for a waiting ticket. Holds until the end of this transaction, which writes."""
         for column, value, most in self._shared(cloud_account, owner):
-            _lock(connection, value)
+            lock(connection, value)
             older = self._waiting(column, value).where(tickets.c.id < ticket_id).limit(most).subquery()
             before = connection.execute(select(func.count()).select_from(older)).scalar_one()
             if _going_on(connection, column, value) + before >= most:
@@ -172,7 +172,7 @@ def _has_free_slot(column: Column[str], most: int) -> ColumnElement[bool]:
     return column.not_in(full)
 
 
-def _lock(connection: Connection, value: str) -> None:
+def lock(connection: Connection, value: str) -> None:
     """Keep others from giving slots away until the transaction ends. SQLite allows only one writer anyway."""
     if connection.dialect.name == "postgresql":
         key = int.from_bytes(hashlib.sha256(value.encode()).digest()[:8], signed=True)

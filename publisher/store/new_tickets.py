@@ -10,9 +10,9 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, and_, bindparam, delete, select
 
-from publisher.core.errors import Conflict
+from publisher.core.errors import Conflict, InvalidRequest
 from publisher.core.image import Image
-from publisher.core.ticket import Phase, Progress, State, Ticket, ticket_uri
+from publisher.core.ticket import Older, Phase, Progress, State, Ticket, ticket_uri
 from publisher.core.uris import unique_ids
 from publisher.platforms.platform import cloud_account
 from publisher.store.database import (
@@ -107,6 +107,11 @@ class NewTicket:
     own_elements: Collection[str] = ()
     """Names of the account elements that the request gave itself, if it named a stored account."""
     notify_url: str | None = field(default=None, repr=False)
+    expires: float | None = None
+    """When the service withdraws the image, in seconds since the epoch."""
+    lineage: str | None = None
+    keep: int | None = None
+    older: Older | None = None
     request_id: str | None = None
     traceparent: str | None = None
 
@@ -149,8 +154,17 @@ class NewTickets:
     statements. One that cannot be created does not keep the others from it.
     """
 
-    def __init__(self, engine: Engine, *, wake_again_seconds: float, capacity: QueueCapacity) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        wake_again_seconds: float,
+        capacity: QueueCapacity,
+        expiry_notice_seconds: float = 86400.0,
+    ) -> None:
+        """`expiry_notice_seconds`: how long before an image expires its webhooks are notified."""
         self._engine = engine
+        self._expiry_notice_seconds = expiry_notice_seconds
         self._wake_again_seconds = wake_again_seconds
         self._capacity = capacity
 
@@ -165,8 +179,8 @@ class NewTickets:
     def create_all(self, group: Sequence[TicketWanted]) -> Sequence[Ticket | BaseException]:
         """Commit queued tickets and their actors' audit entries. Return each one's ticket, or why there is none.
 
-        This is `TooMany` if too many tickets are queued, `Conflict` if the image was deleted or is being registered
-        again, and `KeyTaken` if another ticket has the key already.
+        This is `TooMany` if too many tickets are queued, `InvalidRequest` if its image has expired, `Conflict` if the
+        image was deleted or is being registered again, and `KeyTaken` if another ticket has the key already.
         """
         began = time.monotonic()
         commits = False
@@ -200,6 +214,8 @@ class NewTickets:
         def refusal(wanted: TicketWanted) -> Exception | None:
             if wanted.new.image_id not in ready:
                 return missing_image(wanted.new.image_id)
+            if wanted.new.expires is not None and wanted.new.expires <= now:
+                return InvalidRequest("is in the past", field="expires")
             if wanted.key and wanted.key.name in taken:
                 return KeyTaken()
             if full := no_room(wanted.new.owner):
@@ -219,7 +235,7 @@ class NewTickets:
             return {}
         times = {"created": now, "modified": now, "accepted": now, "wake_at": now + self._wake_again_seconds}
         uids = unique_ids(len(group))
-        rows = [_row(uid, each.new) | times for uid, each in zip(uids, group, strict=True)]
+        rows = [_row(uid, each.new, self._expiry_notice_seconds) | times for uid, each in zip(uids, group, strict=True)]
         ids: dict[str, int] = dict(insert_rows(connection, tickets, rows, "uid", "id"))
         created = {each: _ticket(ids[row["uid"]], row) for each, row in zip(group, rows, strict=True)}
         keys = {ticket.id: each.key for each, ticket in created.items() if each.key}
@@ -297,7 +313,7 @@ _KEYS = Prepared(
 )
 
 
-def _row(uid: str, new: NewTicket) -> dict[str, Any]:
+def _row(uid: str, new: NewTicket, expiry_notice_seconds: float) -> dict[str, Any]:
     """Return the row of a ticket, without the times of its creation."""
     return {
         "uid": uid,
@@ -313,6 +329,11 @@ def _row(uid: str, new: NewTicket) -> dict[str, Any]:
         "target": new.target,
         "name": new.name,
         "notify_url": new.notify_url,
+        "expires": new.expires,
+        "lineage": new.lineage,
+        "keep": new.keep,
+        "older": new.older,
+        "expiry_due": None if new.expires is None else new.expires - expiry_notice_seconds,
         "state": State.QUEUED,
         "phase": Phase.WAITING,
         "sent": 0,

@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import BigInteger, ColumnElement, Connection, Engine, Select, bindparam, cast, func, select
 
 from publisher.core.image import Image
-from publisher.core.ticket import FINAL, State, Ticket, mean_rate
+from publisher.core.ticket import DONE_WITH_IMAGE, State, Ticket, mean_rate
 from publisher.store.database import images, reading, samples, ticket_names, tickets
 from publisher.store.ticket_rows import (
     TICKET_COLUMNS,
@@ -145,7 +145,7 @@ class Publications:
         wanted = TicketFilter(image.owner, image.appliance_id, image.id)
         query = select_tickets(wanted, count=count, newest_first=True, brief=True)
         query = query.where(tickets.c.created >= image.created)
-        return self._read(query.where(tickets.c.state.not_in(FINAL)) if unfinished else query)
+        return self._read(query.where(tickets.c.state.not_in(DONE_WITH_IMAGE)) if unfinished else query)
 
     def _read(self, query: Select[Any]) -> Sequence[Ticket]:
         with reading(self._engine) as connection:

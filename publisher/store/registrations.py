@@ -15,7 +15,7 @@ from sqlalchemy.exc import IntegrityError
 
 from publisher.core.errors import Conflict, LeaseLost
 from publisher.core.image import Checksums, Digests, Image, ImageState, image_uri
-from publisher.core.ticket import FINAL
+from publisher.core.ticket import DONE_WITH_IMAGE
 from publisher.store.appliances import ensure_appliance
 from publisher.store.database import audit_change, db_now, images, reading, tickets, writing
 from publisher.store.images import IMAGE_COLUMNS, image_of_row, no_image
@@ -110,7 +110,7 @@ class Registrations:
                 raise Conflict(f"image {id} was not fetched from a location, so it cannot be fetched again")
             if not image.final:
                 raise Conflict(f"image {id} is being registered; cancel that first")
-            needed = select(tickets.c.id).where(tickets.c.image_id == id, tickets.c.state.not_in(FINAL))
+            needed = select(tickets.c.id).where(tickets.c.image_id == id, tickets.c.state.not_in(DONE_WITH_IMAGE))
             if (ticket := connection.execute(needed.order_by(tickets.c.id).limit(1)).scalar()) is not None:
                 raise Conflict(f"image {id} is needed by ticket {ticket}, which has not ended; cancel it first")
             audit_change(connection, "image.generate", image_uri(owner, appliance_id, id))

@@ -34,11 +34,16 @@ from publisher.store.images import IMAGE_COLUMNS, image_of_values
 
 _WAKE_AGAIN_LONGEST_SECONDS = 300.0
 
+_WITHDRAWAL_FAILED = "publication.withdrawal_failed"
+_WITH_ERROR = (f"publication.{State.FAILED}", _WITHDRAWAL_FAILED)
+"""The events whose notifications say what went wrong."""
+
 _PLAIN = [
     "id", "uid", "owner", "appliance_id", "image_id", "platform", "account", "sealed_secrets", "target", "name",
     "attempt", "cloud_id", "location", "error", "error_detail", "created", "modified", "started", "finished",
     "not_before", "lease_token", "worker", "account_id", "downloads", "progressed", "accepted",
-    "reason", "request_id", "traceparent", "failure",
+    "reason", "request_id", "traceparent", "failure", "withdrawal", "expires",
+    "lineage", "keep", "older",
 ]  # fmt: skip
 
 TICKET_COLUMNS = [tickets.c[name] for name in (*_PLAIN, "state", "phase", "sent", "total")]
@@ -69,6 +74,10 @@ _NOT_IN_STATUS: dict[str, Any] = {
     "request_id": None,
     "traceparent": None,
     "failure": None,
+    "expires": None,
+    "lineage": None,
+    "keep": None,
+    "older": None,
 }
 """Values for the columns that no status shows."""
 _STATUS_COLUMNS = [each for each in TICKET_COLUMNS if each.name not in _NOT_IN_STATUS]
@@ -79,7 +88,7 @@ _NOTIFIED_COLUMNS = [
     tickets.c[name]
     for name in (
         "id", "owner", "appliance_id", "image_id", "platform", "name", "state", "cloud_id", "location", "error",
-        "finished", "notify_url",
+        "modified", "notify_url", "expires",
     )
 ]  # fmt: skip
 
@@ -263,7 +272,9 @@ def make_transition(
         return None
     append_history(connection, ticket_id, from_state, to_state, row.phase, words)
     if to_state in FINAL:
-        enqueue_webhooks(connection, ticket_id)
+        # The end of a withdrawal that the cloud refused is no second publication.
+        refused = from_state is State.WITHDRAWING and to_state is State.PUBLISHED
+        enqueue_webhooks(connection, ticket_id, _WITHDRAWAL_FAILED if refused else f"publication.{to_state}")
     return row
 
 
@@ -280,15 +291,14 @@ def append_history(
     connection.execute(_HISTORY, entry)
 
 
-def enqueue_webhooks(connection: Connection, ticket_id: int) -> None:
-    """Add the notifications for a ticket that has just ended, to its request's webhook and to its owner's, if set.
+def enqueue_webhooks(connection: Connection, ticket_id: int, event: str) -> None:
+    """Add the notifications of an event, to the webhook of the ticket's request and to its owner's, if set.
 
-    They are written in the transaction that ends the ticket and sent later. So no notification is sent for something
+    They are written in the transaction of the event itself and sent later. So no notification is sent for something
     that did not happen, and none is lost if a process dies in between.
     """
     row = connection.execute(_NOTIFIED, {"ticket": ticket_id}).one()
     for url in sorted({row.notify_url, row.owner_url} - {None}):
-        event = f"publication.{row.state}"
         connection.execute(
             insert(notifications).values(
                 uid=f"msg_{uuid.uuid4().hex}",
@@ -296,7 +306,7 @@ def enqueue_webhooks(connection: Connection, ticket_id: int) -> None:
                 owner=row.owner,
                 url=url,
                 event=event,
-                body=json.dumps({"type": event, **_content(row)}, separators=(",", ":")),
+                body=json.dumps({"type": event, **_content(row, event)}, separators=(",", ":")),
                 state="waiting",
                 attempt=0,
                 next_at=db_now(),
@@ -305,7 +315,7 @@ def enqueue_webhooks(connection: Connection, ticket_id: int) -> None:
         )
 
 
-def _content(row: Any) -> dict[str, Any]:
+def _content(row: Any, event: str) -> dict[str, Any]:
     uri = ticket_uri(row.owner, row.appliance_id, row.image_id, row.id)
     data = {
         "ticket": row.id,
@@ -318,7 +328,14 @@ def _content(row: Any) -> dict[str, Any]:
         "cloudId": row.cloud_id,
         "publishLocation": row.location,
         # A cancelled ticket may have an error from an earlier attempt.
-        "error": row.error if row.state == State.FAILED else None,
+        "error": row.error if event in _WITH_ERROR else None,
+        "expires": None if row.expires is None else _moment(row.expires),
     }
-    moment = datetime.fromtimestamp(row.finished, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    return {"timestamp": moment, "data": {name: value for name, value in data.items() if value is not None}}
+    return {
+        "timestamp": _moment(row.modified),
+        "data": {name: value for name, value in data.items() if value is not None},
+    }
+
+
+def _moment(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

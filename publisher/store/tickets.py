@@ -1,16 +1,18 @@
-"""Tickets for callers and the reconciler: create, read, cancel and wake. For the workers' side see `leases`."""
+"""Tickets for callers and the reconciler: read, cancel, retry, withdraw, wake. For the workers' side see `leases`."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Engine, and_, case, delete, exists, insert, or_, select, update
 
-from publisher.core.errors import Conflict, NotFound
-from publisher.core.ticket import FINAL, CloudRef, HistoryEntry, Phase, Sample, State, Ticket, ticket_uri
-from publisher.platforms.platform import cloud_account, image_service, platform_of
+from publisher.core.errors import Conflict, InvalidRequest, NotFound
+from publisher.core.ticket import FINAL, HELD, CloudRef, HistoryEntry, Phase, Sample, State, Ticket, ticket_uri
+from publisher.platforms.platform import CRED_ACCOUNT, cloud_account, image_service, platform_of
 from publisher.store.database import (
     accounts,
     audit_change,
@@ -47,11 +49,20 @@ _IDS_AT_ONCE = 1000
 _WAKES_BEFORE_HASTE = 2
 """A ticket that was woken less often got its message only some seconds ago."""
 
+
+@dataclass(frozen=True, slots=True)
+class AccountGiven:
+    """An account that a request gives, to sign in for a withdrawal."""
+
+    fields: dict[str, Any]
+    sealed_secrets: bytes = field(repr=False)
+
+
 _DUE = and_(
     tickets.c.wake_at <= db_now(),
     or_(
         and_(tickets.c.state == State.QUEUED, tickets.c.not_before <= db_now()),
-        and_(tickets.c.state.in_([State.PUBLISHING, State.CANCELLING]), tickets.c.lease_until < db_now()),
+        and_(tickets.c.state.in_(HELD), tickets.c.lease_until < db_now()),
     ),
 )
 """A worker should hold the ticket, but none does."""
@@ -165,6 +176,8 @@ class Tickets:
                 return ticket
             if ticket.final:
                 raise Conflict(f"ticket {id} has ended already: {ticket.state}")
+            if ticket.state is State.WITHDRAWING:
+                raise Conflict(f"ticket {id} is being withdrawn, which cannot be cancelled")
             cancelled = self._cancel_from(ticket)
         raise Conflict(f"ticket {id} changes too fast to be cancelled; try again")
 
@@ -187,18 +200,47 @@ class Tickets:
                 audit_change(connection, "ticket.cancel", _uri(ticket))
         return cancelled
 
+    def request_withdrawal(self, id: int, given: AccountGiven | None = None) -> Ticket:
+        """Withdraw what a ticket has published: a worker deletes it from the cloud. Cancel a ticket that has not ended.
+
+        The worker signs in with the account that is given, or else with the stored account of the ticket as it is now.
+        Can be repeated. Raises `NotFound`, `Conflict` if the ticket has published nothing, and `InvalidRequest` if an
+        account must be given, or another one.
+        """
+        for _ in range(10):
+            ticket = self._required(id)
+            match ticket.state:
+                case State.WITHDRAWING | State.WITHDRAWN | State.CANCELLED:
+                    return ticket
+                case State.FAILED:
+                    raise Conflict(f"ticket {id} has failed: it has published nothing that can be withdrawn")
+                case State.PUBLISHED:
+                    self._withdraw(ticket, given)
+                case _:
+                    # If it ends before, the next turn finds that.
+                    with suppress(Conflict):
+                        return self.request_cancel(id)
+        raise Conflict(f"ticket {id} changes too fast to be withdrawn; try again")
+
+    def _withdraw(self, ticket: Ticket, given: AccountGiven | None) -> None:
+        with writing(self._engine) as connection:
+            withdraw(connection, ticket, given, words="Withdrawal requested")
+
     def retry(self, id: int) -> Ticket:
         """Queue a failed or cancelled ticket again, like a new one, with the present values of its stored account.
 
-        Raises `NotFound`, or `Conflict` if the ticket is in another state, if the image was deleted, or if something
-        may be left in a cloud that the account does not lead to any more.
+        Raises `NotFound`, or `Conflict` if the ticket is in another state, if the image was deleted, if it would have
+        expired by now, or if something may be left in a cloud that the account does not lead to any more.
         """
         ticket = self._required(id)
         if ticket.state not in (State.FAILED, State.CANCELLED):
             raise Conflict(f"ticket {id} is {ticket.state}; only a failed or cancelled one can be tried again")
         with writing(self._engine) as connection:
-            if ticket.image_id not in hold_ready_images(connection, [ticket.image_id])[1]:
+            now, ready = hold_ready_images(connection, [ticket.image_id])
+            if ticket.image_id not in ready:
                 raise missing_image(ticket.image_id)
+            if ticket.expires is not None and ticket.expires <= now:
+                raise Conflict(f"the image of ticket {id} would have expired by now; publish it again")
             account, words = _present_account(connection, ticket)
             queued = transition(
                 connection,
@@ -247,7 +289,7 @@ class Tickets:
             return connection.execute(used).rowcount == 1
 
     def remove(self, id: int) -> None:
-        """Delete an ended ticket and its history. What it published stays in the cloud.
+        """Delete an ended ticket and its history. What it published stays in the cloud, unless it was withdrawn.
 
         Raises `NotFound`, or `Conflict` if it has not ended.
         """
@@ -256,7 +298,8 @@ class Tickets:
             if not found:
                 raise _none(id)
             if (state := found[id]) not in FINAL:
-                raise Conflict(f"ticket {id} is {state}; cancel it first")
+                first = "wait for the end of that" if state is State.WITHDRAWING else "cancel it first"
+                raise Conflict(f"ticket {id} is {state}; {first}")
             _forget(connection, found)
 
     def remove_all(self, owner: str, appliance_id: int) -> None:
@@ -265,7 +308,8 @@ class Tickets:
             found = _locked(connection, tickets.c.owner == owner, tickets.c.appliance_id == appliance_id)
             for id, state in found.items():
                 if state not in FINAL:
-                    raise Conflict(f"ticket {id} has not ended; cancel it first. None was deleted")
+                    first = "wait for the end of its withdrawal" if state is State.WITHDRAWING else "cancel it first"
+                    raise Conflict(f"ticket {id} has not ended; {first}. None was deleted")
             _forget(connection, found)
 
     def anything_due(self) -> bool:
@@ -303,6 +347,35 @@ class Tickets:
         with writing(self._engine) as connection:
             for part in _parts(ids):
                 connection.execute(update(tickets).where(tickets.c.id.in_(part)).values(values))
+
+
+def withdraw(connection: Connection, ticket: Ticket, given: AccountGiven | None, *, words: str) -> bool:
+    """Begin the withdrawal of a published ticket. Return False, and write nothing, if the ticket has changed.
+
+    Raises `InvalidRequest` as `request_withdrawal` does.
+    """
+    account, with_account = _withdrawing_account(connection, ticket, given)
+    begun = transition(
+        connection,
+        ticket.id,
+        State.PUBLISHED,
+        State.WITHDRAWING,
+        tickets.c.lease_token == ticket.lease_token,
+        words=words + with_account,
+        phase=Phase.WAITING,
+        error=None,
+        error_detail=None,
+        reason=None,
+        withdrawal=db_now(),
+        worker=None,
+        # Due at once. The sweeper may still hold the lease.
+        wake_at=db_now(),
+        wakes=0,
+        **account,
+    )
+    if begun:
+        audit_change(connection, "ticket.withdraw", _uri(ticket))
+    return begun
 
 
 def _none(id: int) -> NotFound:
@@ -355,13 +428,27 @@ def _parts(ids: Collection[int]) -> Iterator[Sequence[int]]:
 def _present_account(connection: Connection, ticket: Ticket) -> tuple[dict[str, Any], str]:
     """Return what to change in the row of a ticket that is retried, and words for its history.
 
+    Nothing if it keeps the account that it has (see `_stored_account`).
+
+    Raises `Conflict` if the account leads to another image service now, and this ticket may have left something in the
+    previous one, which can only be deleted with the previous credentials.
+    """
+    found, words = _stored_account(connection, ticket)
+    if found and not _leads_to_the_same(ticket, found["account"]) and _left_something(connection, ticket):
+        raise Conflict(
+            f"ticket {ticket.id} may have left something in the cloud, and its account '{found['account']['name']}'"
+            " leads to another cloud now; publish the image again (the sweeper deletes what is left)"
+        )
+    return found, words
+
+
+def _stored_account(connection: Connection, ticket: Ticket) -> tuple[dict[str, Any], str]:
+    """Return the columns of a ticket's row with its stored account as it is now, and words for its history.
+
     Nothing if it named no stored account.
 
     Corrections to the stored account, such as a new password or address, are used. What the request gave itself stays.
     If the account was deleted, or the request gave its secrets itself, the ticket keeps the values it has.
-
-    Raises `Conflict` if the account leads to another image service now, and this ticket may have left something in the
-    previous one, which can only be deleted with the previous credentials.
     """
     if ticket.account_id is None:
         return {}, ""
@@ -375,18 +462,48 @@ def _present_account(connection: Connection, ticket: Ticket) -> tuple[dict[str, 
     if _is_apart(ticket, own, stored.fields):
         return {}, ", with the account as the request gave it"
     account = stored.fields | {name: ticket.account[name] for name in own & set(ticket.account)} | {"name": stored.name}
-    before = image_service(ticket.platform, ticket.account, ticket.target)
-    if image_service(ticket.platform, account, ticket.target) != before and _left_something(connection, ticket):
-        raise Conflict(
-            f"ticket {ticket.id} may have left something in the cloud, and its account '{stored.name}' leads to another"
-            " cloud now; publish the image again (the sweeper deletes what is left)"
-        )
     found = {
         "account": account,
         "sealed_secrets": stored.sealed_secrets,
         "cloud_account": cloud_account(ticket.platform, account, ticket.target),
     }
     return found, f", with the account '{stored.name}' as it is now"
+
+
+def _leads_to_the_same(ticket: Ticket, account: dict[str, Any]) -> bool:
+    """Return whether an account leads to the image service that the ticket's image is in."""
+    there = image_service(ticket.platform, ticket.account, ticket.target)
+    return image_service(ticket.platform, account, ticket.target) == there
+
+
+def _withdrawing_account(
+    connection: Connection, ticket: Ticket, given: AccountGiven | None
+) -> tuple[dict[str, Any], str]:
+    """Return the columns of a ticket's row with the account to withdraw it with, and words for its history.
+
+    A published ticket has no secrets any more. Raises `InvalidRequest` if no account has them, or if the account leads
+    to another image service: it could not delete the image, and would report that it is gone.
+    """
+    if given is None:
+        found, words = _stored_account(connection, ticket)
+        if not found:
+            raise InvalidRequest(
+                f"is needed to withdraw ticket {ticket.id}: its own secrets were deleted when it was published, and it"
+                " used no stored account that is still there",
+                field=CRED_ACCOUNT,
+            )
+    else:
+        # The name of the stored account stays: it leads nowhere.
+        name = {"name": ticket.account["name"]} if "name" in ticket.account else {}
+        found = {"account": given.fields | name, "sealed_secrets": given.sealed_secrets}
+        words = ", with the account that was given"
+    if not _leads_to_the_same(ticket, found["account"]):
+        raise InvalidRequest(
+            f"leads to another cloud, user or project than that of ticket {ticket.id}; give an account that leads to"
+            " the same",
+            field=CRED_ACCOUNT,
+        )
+    return found, words
 
 
 def _is_apart(ticket: Ticket, own: set[str], stored: dict[str, Any]) -> bool:

@@ -271,9 +271,13 @@ def test_plugin_lists_the_images_of_one_installation(harness: Harness, image: tu
     }
     assert all(each.age_seconds is not None and 0 <= each.age_seconds < 120 * PATIENCE for each in found.values())
     assert list(cloud.tagged(str(uuid.uuid4()))) == []
+    for tags, cloud_id in ((first, whole.cloud_id), (harness.ref.tags, half)):
+        assert [(each.cloud_id, each.ticket_uid) for each in cloud.tagged_by(tags)] == [(cloud_id, tags.ticket_uid)]
+    assert list(cloud.tagged_by(Tags(str(uuid.uuid4()), deployment))) == []
     for cloud_id in found:
         cloud.delete(cloud_id, harness.ref.tags)
     assert list(cloud.tagged(deployment)) == []
+    assert list(cloud.tagged_by(first)) == []
 
 
 @pytest.mark.long

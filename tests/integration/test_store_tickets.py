@@ -12,7 +12,7 @@ from sqlalchemy import select, text, update
 
 from publisher.core.errors import Cancelled, Conflict, LeaseLost, NotFound
 from publisher.core.ticket import FINAL, State, Ticket
-from publisher.store import Store
+from publisher.store import AccountGiven, Store
 from publisher.store.database import db_now, images, reading, tickets, tombstones, writing
 from publisher.store.leases import Claim
 from tests.conftest import open_store
@@ -41,6 +41,11 @@ def in_state(store: Store, state: State) -> Ticket:
             store.leases.failed(claim(store, ticket), error="no")
         case State.CANCELLED:
             store.tickets.request_cancel(ticket.id)
+        case State.WITHDRAWING | State.WITHDRAWN:
+            store.leases.published(claim(store, ticket), cloud_id="c", location=None)
+            store.tickets.request_withdrawal(ticket.id, AccountGiven(ticket.account, b"sealed"))
+            if state is State.WITHDRAWN:
+                store.leases.withdrawn(claim(store, ticket), words="Withdrawn")
     assert current(store, ticket).state is state
     return ticket
 

@@ -233,6 +233,13 @@ class CloudPublisher(ABC):
     def tagged(self, deployment: str) -> Sequence[Tagged]:
         """Return all objects of this account that carry the installation's id, whatever their state."""
 
+    def tagged_by(self, tags: Tags) -> Sequence[Tagged]:
+        """Return the objects of this account that carry these tags: those of one ticket.
+
+        Override this if the cloud can search by tag: 100 withdrawals must not list everything 100 times.
+        """
+        return [each for each in self.tagged(tags.deployment) if each.ticket_uid == tags.ticket_uid]
+
     def keep_sign_in(self) -> None:  # noqa: B027  # keeping sign-ins is optional
         """Keep the sign-in for the next tickets of this account (`KeptSignIns`). Called after each call that worked."""
 

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from publisher.console.page_request import Posted, Visit, Visiting, page_router
 from publisher.console.rendering import PageParts, render
 from publisher.core.errors import NotFound
-from publisher.core.ticket import State, Ticket
+from publisher.core.ticket import HELD, Ticket
 from publisher.store import Queue, Store, Throughput, WorkerStanding, WorkerState
 
 router = page_router()
@@ -78,7 +78,7 @@ class FleetReader:
             workers=[(each, each.state(self._silent_seconds)) for each in workers],
             tickets=store.tickets.several([id for each in workers for id in each.ticket_ids]),
             queue=store.statistics.queue(),
-            working=counts[State.PUBLISHING] + counts[State.CANCELLING],
+            working=sum(counts[state] for state in HELD),
             rates=self._rates,
             failures=self._failures,
         )

@@ -1,4 +1,4 @@
-"""Tickets: the list, chosen by its address; one ticket's state and history; cancel, retry, delete."""
+"""Tickets: the list, chosen by its address; one ticket's state and history; cancel, retry, withdraw, delete."""
 
 from __future__ import annotations
 
@@ -206,7 +206,7 @@ class TimelineStep:
     at: float
     words: str
     kind: str
-    """The kind of step: `queued`, `claimed`, `phase`, `retrying`, `cancelling`, `published`, `failed`, `cancelled`."""
+    """The kind of step: `queued`, `claimed`, `phase`, `retrying`, or a state that the ticket has entered."""
     seconds: float | None
     """Seconds until the next step; None for the last."""
 
@@ -283,6 +283,21 @@ def retry(visit: Visiting, id: Id) -> Response:
     return visit.redirect(f"/publications/{id}", "Ticket queued again.")
 
 
+@router.get(_TICKET + "/withdraw")
+def ask_to_withdraw(visit: Visiting, id: Id) -> Response:
+    ticket = _changeable(visit, id)
+    if ticket.state is not State.PUBLISHED:
+        raise Conflict(f"ticket {id} is {ticket.state}; only published images can be withdrawn")
+    return _confirm(visit, "withdraw", ticket)
+
+
+@router.post(_TICKET + "/withdraw")
+def withdraw(visit: Visiting, id: Id) -> Response:
+    _changeable(visit, id)
+    publishing.withdraw(visit.store, id, visit.wake_ticket)
+    return visit.redirect(f"/publications/{id}", "The image is being deleted from the cloud.")
+
+
 @router.get(_TICKET + "/delete")
 def ask_to_delete(visit: Visiting, id: Id) -> Response:
     ticket = _changeable(visit, id)
@@ -351,7 +366,9 @@ def _kind(entry: HistoryEntry) -> str:
     match entry.from_state, entry.to_state:
         case State.PUBLISHING, State.QUEUED:
             return "retrying"
-        case _, State.PUBLISHING | State.CANCELLING if entry.phase is Phase.PREPARING:
+        case State.WITHDRAWING, State.WITHDRAWING if not entry.words.startswith("Claimed"):
+            return "retrying"
+        case _, State.PUBLISHING | State.CANCELLING | State.WITHDRAWING if entry.phase is Phase.PREPARING:
             return "claimed"
         case _, State.PUBLISHING:
             return "phase"

@@ -1,4 +1,4 @@
-"""Published images: publish, list, get, cancel, retry, delete and download them; show their status."""
+"""Published images: publish, list, get, cancel, retry, withdraw, delete and download them; show their status."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from publisher.intake.caller import (
 from publisher.intake.documents import last_modified, status_document, ticket_account_document, ticket_document
 from publisher.intake.downloads import DOWNLOAD_KEY, send_ticket_file, ticket_key
 from publisher.intake.long_poll import WAIT, Watcher, wait_seconds
-from publisher.intake.publish_request import read_publish_request
+from publisher.intake.publish_request import read_account, read_publish_request
 from publisher.intake.wire.writing import write_list
 from publisher.platforms.platform import CRED_ACCOUNT, PUBLISH_IMAGE, Document
 from publisher.services import publishing
@@ -196,9 +196,33 @@ def retry_publication(caller: Calling, after: BackgroundTasks, uid: str, aid: Id
     )
 
 
+@router.post(_IMAGE + "/pimages/{pitid}/withdraw")
+@Operation(
+    "Withdraw a published image: delete it from the cloud",
+    entitlement="image_publish",
+    body=CRED_ACCOUNT,
+    body_optional=True,
+    answer="status",
+    conflict="the publication has failed, so there is nothing to withdraw",
+)
+def withdraw_publication(
+    caller: Calling, body: Body, after: BackgroundTasks, uid: str, aid: Id, itid: Id, pitid: Id
+) -> Response:
+    """Withdraw a published image, or cancel a publication that has not ended. An extension."""
+    ticket = _ticket(caller, uid, aid, itid, pitid)
+    services = caller.services
+    request = read_account(caller, body, ticket)
+    given = publishing.account_given(services.sealer, request, services.policy) if request else None
+    withdrawn = publishing.withdraw(caller.store, ticket.id, wake_later(after, services.wakeups.ticket), given)
+    return caller.changed(status_document(withdrawn))
+
+
 @router.delete(_IMAGE + "/pimages/{pitid}")
 @Operation(
-    "Delete a published image", entitlement="image_publish", status=204, conflict="the publication has not ended"
+    "Delete the record of a published image; the image stays in the cloud",
+    entitlement="image_publish",
+    status=204,
+    conflict="the publication has not ended",
 )
 def delete_published_image(caller: Calling, uid: str, aid: Id, itid: Id, pitid: Id) -> Response:
     ticket = _ticket(caller, uid, aid, itid, pitid)
@@ -208,7 +232,7 @@ def delete_published_image(caller: Calling, uid: str, aid: Id, itid: Id, pitid: 
 
 @router.delete(_APPLIANCE + "/pimages")
 @Operation(
-    "Delete all published images of an appliance",
+    "Delete the records of all published images of an appliance; the images stay in their clouds",
     entitlement="appliance_create",
     status=204,
     conflict="one of them has not ended; then none is deleted",

@@ -87,6 +87,10 @@ _PUBLISH_IMAGE = (
     *a_list("instances", an_object("instance")),
     *uris("instancesUri"),
     *strings("publishLocation"),
+    *date_times("expires"),
+    *strings("lineage"),
+    *integers("keep", minimum=1),
+    *strings("older"),
 )
 
 _CRED_ACCOUNT = (
@@ -105,7 +109,18 @@ cloud, the URL to fetch an image from, and the URL of a webhook. These URLs may 
 """
 
 JSON_ONLY = frozenset(
-    {"userDomain", "interface", "applicationCredentialId", "applicationCredentialName", "trustId", "warning"}
+    {
+        "userDomain",
+        "interface",
+        "applicationCredentialId",
+        "applicationCredentialName",
+        "trustId",
+        "warning",
+        "expires",
+        "lineage",
+        "keep",
+        "older",
+    }
 )
 """Elements of our own that only JSON answers have: clients bound to the schema would refuse the XML."""
 

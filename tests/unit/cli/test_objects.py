@@ -63,6 +63,36 @@ def test_ticket_is_shown_retried_and_deleted(cli: Cli, cli_store: Store) -> None
     assert cli.run("tickets", "show", id).exit_code == 2
 
 
+def test_a_published_image_is_withdrawn(cli: Cli, cli_store: Store, account: str) -> None:
+    stored = cli_store.accounts.find("root", name=account)
+    assert stored
+    values = {"platform": "openstack", "account": stored.fields | {"name": account}, "account_id": stored.id}
+    id = add_ticket(cli_store, **values).id
+    claim = cli_store.leases.claim(id, "w", 60)
+    assert claim
+    cli_store.leases.published(claim, cloud_id="c-1", location=None)
+    assert "use --yes" in cli.run("tickets", "withdraw", id).stderr
+    asked = cli.run("tickets", "withdraw", id, "--yes", "--wait", "--timeout", "0")
+    assert (asked.exit_code, f"Ticket {id} is withdrawing" in asked.stdout) == (4, True)
+    refused = cli.run("tickets", "delete", id, "--yes")
+    assert (refused.exit_code, "wait for its end" in refused.stderr) == (2, True)
+    held = cli_store.leases.claim(id, "w", 60)
+    assert held
+    cli_store.leases.withdrawn(held, words="Withdrawn")
+    assert cli.json("tickets", "withdraw", id, "--wait")["state"] == "withdrawn"
+    assert "is no longer in the cloud" in cli.ok("tickets", "withdraw", id)
+    assert cli.run("status", id, "--wait").exit_code == 3
+
+
+def test_a_withdrawal_without_a_stored_account_is_refused(cli: Cli, cli_store: Store) -> None:
+    id = add_ticket(cli_store).id
+    claim = cli_store.leases.claim(id, "w", 60)
+    assert claim
+    cli_store.leases.published(claim, cloud_id="c-1", location=None)
+    refused = cli.run("tickets", "withdraw", id, "--yes")
+    assert (refused.exit_code, "credAccount: is needed to withdraw" in refused.stderr) == (2, True)
+
+
 def test_retry_wait_stops_at_the_timeout(cli: Cli, cli_store: Store) -> None:
     id = add_ticket(cli_store).id
     cli.ok("cancel", id)

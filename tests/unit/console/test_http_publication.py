@@ -10,7 +10,7 @@ from sqlalchemy import insert
 from publisher.console.page_request import Visit
 from publisher.console.routes.publications import Parts
 from publisher.console.throughput_chart import plot
-from publisher.core.errors import NotFound
+from publisher.core.errors import NotFound, Reason
 from publisher.core.ticket import Phase, Sample, State, Ticket, ticket_uri
 from publisher.store.database import db_now, notifications, samples, writing
 from tests.service import SECRET, Service, xml_body
@@ -157,6 +157,49 @@ def test_a_failed_ticket_can_be_retried(fresh: Service, browser: Browsers) -> No
     assert audited(fresh) == ("alice", "ticket.retry")
     for page in (page_of(alice, ticket, "/retry"), alice.post(f"/publications/{ticket.id}/retry")):
         assert (page.status, page.heading) == (409, "Not possible now")
+
+
+def test_a_published_image_is_withdrawn_after_a_confirmation(fresh: Service, browser: Browsers) -> None:
+    alice = browser("alice")
+    fields = {"login": "demo", "keystoneUrl": "http://127.0.0.1:5000", "glanceUrl": "http://127.0.0.1:9292"}
+    stored = fresh.store.accounts.add(
+        owner="alice", name="lab", platform="openstack", fields=fields, sealed_secrets=b"sealed"
+    )
+    ticket = fresh.publish(xml_body(image=None, credAccount={"dbId": stored.id}), login="alice")
+    fresh.store.leases.published(fresh.claim(ticket), cloud_id="cloud-7", location=None)
+    assert page_of(alice, ticket).links("Withdraw…") == [f"/console/publications/{ticket.id}/withdraw"]
+    fresh.waker.ids.clear()
+    words = page_of(alice, ticket, "/withdraw").words
+    assert "The image cloud-7 is deleted from the cloud" in words
+    assert "with the stored account as it is now" in words
+    assert alice.post(f"/publications/{ticket.id}/withdraw").status == 303
+    assert fresh.ticket(ticket.id).state is State.WITHDRAWING
+    assert fresh.waker.ids == [ticket.id]
+    assert audited(fresh) == ("alice", "ticket.withdraw")
+    page = page_of(alice, ticket)
+    assert "Withdrawing: removing the image from the cloud" in page.words
+    assert not any(page.links(each) for each in ("Cancel…", "Withdraw…", "Delete…"))
+    fresh.store.leases.not_withdrawn(
+        fresh.claim(ticket), error="not withdrawn: it is in use", detail="nothing was deleted", reason=Reason.REFUSED
+    )
+    assert "not withdrawn: it is in use" in page_of(alice, ticket).words
+    alice.post(f"/publications/{ticket.id}/withdraw")
+    fresh.store.leases.withdrawn(fresh.claim(ticket), words="Withdrawn: nothing is left in the cloud")
+    page = page_of(alice, ticket)
+    assert "Withdrawn: nothing is left in the cloud" in page.words
+    assert page.links("Delete…")
+    assert not page.links("Retry…")
+    assert page_of(alice, ticket, "/withdraw").status == 409
+    assert str(ticket.id) in alice.get("/publications?state=withdrawn").words
+
+
+def test_a_withdrawal_without_an_account_says_what_is_missing(fresh: Service, browser: Browsers) -> None:
+    alice, ticket = browser("alice"), published(fresh)
+    assert "The ticket used no stored account" in page_of(alice, ticket, "/withdraw").words
+    page = alice.post(f"/publications/{ticket.id}/withdraw")
+    assert page.status == 400
+    assert f"is needed to withdraw ticket {ticket.id}" in page.words
+    assert fresh.ticket(ticket.id) == ticket
 
 
 def test_deleting_a_ticket_keeps_the_published_image(fresh: Service, browser: Browsers) -> None:

@@ -46,17 +46,20 @@ def ticket(**values: Any) -> Ticket:
 @pytest.mark.long
 @given(st.data())
 def test_every_path_through_the_transitions_is_valid(data: st.DataObject) -> None:
-    """On every path from `queued`: a final state is left only by a retry from the start, a ticket that is being
-    cancelled is never worked on again, and a final state can always be reached."""
+    """On every path from `queued`: a final state is left only by a retry from the start or by a withdrawal of what is
+    published, a ticket that is being cancelled is never worked on again, one that is being withdrawn is only published
+    as before or withdrawn, and a final state can always be reached."""
     state, cancelling = State.QUEUED, False
     for _ in range(data.draw(st.integers(0, 20))):
         if not NEXT[state]:
             break
         before, state = state, data.draw(st.sampled_from(NEXT[state]))
-        assert before not in FINAL or state is State.QUEUED
+        withdraws = (before, state) == (State.PUBLISHED, State.WITHDRAWING)
+        assert before not in FINAL or state is State.QUEUED or withdraws
+        assert before is not State.WITHDRAWING or state in (State.WITHDRAWING, State.WITHDRAWN, State.PUBLISHED)
         assert not cancelling or before in FINAL or state in (State.CANCELLING, State.CANCELLED, State.FAILED)
         cancelling = state is State.CANCELLING or (cancelling and state is not State.QUEUED)
-    assert NEXT[state] or state is State.PUBLISHED, "only what is published stays so for good"
+    assert NEXT[state] or state is State.WITHDRAWN, "only what is withdrawn stays so for good"
     assert FINAL & reachable(state)
 
 
@@ -75,7 +78,8 @@ def test_every_state_can_be_reached() -> None:
 
 
 def test_only_a_claimed_ticket_is_published_or_fails() -> None:
-    assert {from_ for from_, to in TRANSITIONS if to is State.PUBLISHED} == {State.PUBLISHING}
+    assert {from_ for from_, to in TRANSITIONS if to is State.PUBLISHED} == {State.PUBLISHING, State.WITHDRAWING}
+    assert {from_ for from_, to in TRANSITIONS if to is State.WITHDRAWING} == {State.PUBLISHED, State.WITHDRAWING}
     assert {from_ for from_, to in TRANSITIONS if to is State.FAILED} == {State.PUBLISHING, State.CANCELLING}
 
 
@@ -107,6 +111,10 @@ def test_a_percentage_is_rounded_down(sent: int, total: int, percentage: int) ->
         ({"error": "Glance is away", "attempt": 2}, "Waiting to try again (attempt 3): Glance is away"),
         ({"state": State.PUBLISHED, "error": "an old one"}, "Published"),
         ({"state": State.PUBLISHED, "location": "RegionOne"}, "Published in RegionOne"),
+        ({"state": State.PUBLISHED, "error": "not withdrawn", "withdrawal": 1.0}, "Published; not withdrawn"),
+        ({"state": State.WITHDRAWING}, "Withdrawing: removing the image from the cloud"),
+        ({"state": State.WITHDRAWING, "error": "away"}, "Withdrawing; will be tried again: away"),
+        ({"state": State.WITHDRAWN}, "Withdrawn: the image is no longer in the cloud"),
         ({"state": State.PUBLISHED, "location": "https://glance.example.com"}, "Published"),
         (
             {

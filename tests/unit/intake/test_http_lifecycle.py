@@ -1,14 +1,16 @@
-"""Cancel, retry and delete publications, and list all publications of a user."""
+"""Cancel, retry, withdraw and delete publications, and list all publications of a user."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from publisher.core.ticket import State, Ticket
-from publisher.store import Store
-from tests.service import JSON, Service, ticket_path
+from publisher.store import AccountGiven, Store
+from tests.service import ACCOUNT, JSON, XML, Answer, Service, ticket_path, xml_body
 
 ALICE = "users/alice/appliances/14"
 
@@ -40,6 +42,10 @@ def ended(service: Service, state: State) -> Ticket:
     match state:
         case State.PUBLISHED:
             leases.published(claim, cloud_id="a-cloud-id", location=None)
+        case State.WITHDRAWN:
+            leases.published(claim, cloud_id="a-cloud-id", location=None)
+            service.store.tickets.request_withdrawal(ticket.id, AccountGiven(ticket.account, b"sealed"))
+            leases.withdrawn(service.claim(ticket), words="Withdrawn")
         case State.FAILED:
             leases.failed(claim, error="no such project")
         case _:
@@ -49,7 +55,7 @@ def ended(service: Service, state: State) -> Ticket:
     return service.ticket(ticket.id)
 
 
-FINAL = [State.PUBLISHED, State.FAILED, State.CANCELLED]
+FINAL = [State.PUBLISHED, State.FAILED, State.CANCELLED, State.WITHDRAWN]
 
 
 class TestCancel:
@@ -96,13 +102,115 @@ class TestRetry:
         assert fresh.waker.ids[-1] == ticket.id
         assert fresh.claim(now).token == ticket.lease_token + 1, "what held it before can write nothing"
 
-    @pytest.mark.parametrize("other", [Service.publish, publishing, lambda service: ended(service, State.PUBLISHED)])
+    @pytest.mark.parametrize(
+        "other",
+        [
+            Service.publish,
+            publishing,
+            lambda service: ended(service, State.PUBLISHED),
+            lambda service: ended(service, State.WITHDRAWN),
+        ],
+    )
     def test_retry_in_any_other_state_gets_409(self, fresh: Service, other: Callable[[Service], Ticket]) -> None:
         ticket = other(fresh)
         answer = fresh.post(f"{ticket_path(ticket)}/retry", "", content_type=None, login="alice")
         assert answer.status == 409
         assert "only a failed or cancelled one" in answer.problem()
         assert fresh.ticket(ticket.id).state is ticket.state
+
+
+def account_body(**changes: object) -> str:
+    return json.dumps({name: value for name, value in (ACCOUNT | changes).items() if value is not None})
+
+
+class TestWithdraw:
+    def withdraw(self, service: Service, ticket: Ticket, body: str = "", **options: Any) -> Answer:
+        plain = {"content_type": JSON if body else None, "login": "alice", "accept": JSON}
+        return service.post(f"{ticket_path(ticket)}/withdraw", body, **(plain | options))
+
+    def test_published_image_is_withdrawn_with_the_account_of_the_request(self, fresh: Service) -> None:
+        ticket = ended(fresh, State.PUBLISHED)
+        answer = self.withdraw(fresh, ticket, account_body())
+        assert answer.status == 200
+        status = answer.json
+        flags = ("complete", "published", "cancelled", "error")
+        assert [status[each] for each in flags] == [False, False, False, False]
+        assert status["message"] == "Withdrawing: removing the image from the cloud"
+        assert fresh.waker.ids[-1] == ticket.id
+        woken = list(fresh.waker.ids)
+        assert self.withdraw(fresh, ticket).json == status, "repeatable, without the account"
+        assert set(fresh.waker.ids[len(woken) :]) <= {ticket.id}
+        fresh.store.leases.withdrawn(fresh.claim(ticket), words="Withdrawn")
+        ended_status = fresh.get(f"{ticket_path(ticket)}/status", login="alice", accept=JSON).json
+        assert [ended_status[each] for each in flags] == [True, False, False, False]
+        assert ended_status["message"] == "Withdrawn: the image is no longer in the cloud"
+        assert self.withdraw(fresh, ticket).json == ended_status
+        document = fresh.get(ticket_path(ticket), login="alice", accept=JSON).json
+        assert (document["uploaded"], "cloudId" in document, "uploadedTime" in document) == (False, False, False)
+
+    def test_the_answer_in_xml_is_a_status_of_the_apis_schema(self, fresh: Service) -> None:
+        answer = self.withdraw(fresh, ended(fresh, State.PUBLISHED), account_body(), accept=XML)
+        assert answer.status == 200
+        assert (answer.text("complete"), answer.text("published")) == ("false", "false")
+
+    def test_published_image_is_withdrawn_with_the_stored_account(self, fresh: Service) -> None:
+        stored = fresh.post("users/alice/accounts", account_body(), content_type=JSON, login="alice", accept=JSON).json
+        reference = {"credAccount": {"dbId": stored["dbId"], "targetPlatform": {"name": "openstack"}}}
+        ticket = fresh.publish(xml_body(image=None, **reference))
+        fresh.store.leases.published(fresh.claim(ticket), cloud_id="a-cloud-id", location=None)
+        assert self.withdraw(fresh, ticket).status == 200
+        assert fresh.ticket(ticket.id).state is State.WITHDRAWING
+        assert fresh.ticket(ticket.id).sealed_secrets is not None
+
+    def test_a_stored_account_can_be_named(self, fresh: Service) -> None:
+        ticket = ended(fresh, State.PUBLISHED)
+        stored = fresh.post("users/alice/accounts", account_body(), content_type=JSON, login="alice", accept=JSON).json
+        assert self.withdraw(fresh, ticket, json.dumps({"dbId": stored["dbId"]})).status == 200
+
+    def test_without_an_account_the_answer_says_what_to_give(self, fresh: Service) -> None:
+        ticket = ended(fresh, State.PUBLISHED)
+        answer = self.withdraw(fresh, ticket)
+        assert answer.status == 400
+        assert answer.problem().startswith(f"credAccount: is needed to withdraw ticket {ticket.id}")
+        assert fresh.ticket(ticket.id) == ticket
+
+    @pytest.mark.parametrize(
+        ("changes", "problem"),
+        [
+            ({"login": "somebody else"}, "credAccount: leads to another cloud"),
+            ({"keystoneUrl": "http://127.0.0.2:5000"}, "credAccount: leads to another cloud"),
+            ({"keystoneUrl": "gopher://x"}, "credAccount.keystoneUrl: must be an address"),
+            ({"password": None}, "credAccount.password: is needed"),
+            ({"targetPlatform": {"name": "memory"}}, "credAccount: must be an account of openstack"),
+            ({"dbId": 999}, "credAccount: refers to a stored account that does not exist"),
+        ],
+    )
+    def test_an_account_that_cannot_be_used_is_refused(
+        self, fresh: Service, changes: dict[str, object], problem: str
+    ) -> None:
+        ticket = ended(fresh, State.PUBLISHED)
+        answer = self.withdraw(fresh, ticket, account_body(**changes))
+        assert answer.status == 400
+        assert answer.problem().startswith(problem)
+        assert fresh.ticket(ticket.id) == ticket
+
+    def test_withdrawal_of_an_active_ticket_cancels_it(self, fresh: Service) -> None:
+        queued, going_on = fresh.publish(), publishing(fresh)
+        assert self.withdraw(fresh, queued).json["cancelled"]
+        assert self.withdraw(fresh, queued).json["cancelled"], "repeatable"
+        assert self.withdraw(fresh, going_on).json["message"] == "Cancelling: removing what was uploaded"
+
+    def test_withdrawal_of_a_failed_ticket_gets_409(self, fresh: Service) -> None:
+        answer = self.withdraw(fresh, ended(fresh, State.FAILED))
+        assert answer.status == 409
+        assert "has published nothing that can be withdrawn" in answer.problem()
+
+    def test_a_withdrawing_ticket_can_neither_be_cancelled_nor_deleted(self, fresh: Service) -> None:
+        ticket = ended(fresh, State.PUBLISHED)
+        self.withdraw(fresh, ticket, account_body())
+        for path in (f"{ticket_path(ticket)}/cancel", ticket_path(ticket)):
+            assert fresh.call("DELETE", path, login="alice").status == 409
+        assert fresh.ticket(ticket.id).state is State.WITHDRAWING
 
 
 class TestDelete:
@@ -175,6 +283,7 @@ ROUTES = [
     ("DELETE", "{ticket}/cancel", "image_publish"),
     ("DELETE", "{ticket}", "image_publish"),
     ("POST", "{ticket}/retry", "image_publish"),
+    ("POST", "{ticket}/withdraw", "image_publish"),
     ("DELETE", "users/{uid}/appliances/{aid}/pimages", "appliance_create"),
     ("GET", "users/{uid}/pimages", "image_generate"),
     ("GET", "users/{uid}/pimages/status", "image_generate"),

@@ -4,6 +4,7 @@ import dataclasses
 import logging
 import os
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from itertools import count
@@ -13,7 +14,7 @@ import pytest
 
 from publisher.core.broker import Broker
 from publisher.core.settings import Settings
-from publisher.core.ticket import Ticket
+from publisher.core.ticket import State, Ticket
 from publisher.services.wakeups import WakeQueue
 from publisher.store import Store
 from publisher.store.database import db_now, tickets, writing
@@ -21,7 +22,7 @@ from publisher.store.engine import open_engine
 from publisher.store.fleet import Member
 from publisher.store.limits import Limits
 from tests.patience import PATIENCE
-from tests.records import add_ticket, put_back
+from tests.records import OWNER, add_owner, add_ticket, current, put_back
 from tests.servers.process import free_port
 from tests.servers.redis import RedisServer
 from workers.reconciler import ROLE, Reconciler
@@ -80,6 +81,29 @@ def test_turn_wakes_each_due_ticket_once(sqlite_store: Store, queue: Queue) -> N
     assert each.turn() == 3
     assert queue.sent == due
     assert each.turn() == 0
+
+
+def test_an_expired_image_is_withdrawn_and_its_ticket_woken(sqlite_store: Store, queue: Queue) -> None:
+    add_owner(sqlite_store)
+    stored = sqlite_store.accounts.add(
+        owner=OWNER, name="lab", platform="memory", fields={"login": "anybody"}, sealed_secrets=b"sealed"
+    )
+    account = {"login": "anybody", "name": "lab"}
+    ticket = add_ticket(sqlite_store, account=account, account_id=stored.id, expires=time.time() + 3600)
+    claim = sqlite_store.leases.claim(ticket.id, "w", 60)
+    assert claim
+    sqlite_store.leases.published(claim, cloud_id="c-1", location=None)
+    put_back(sqlite_store, ticket, expires=1, expiry_due=1)
+    stop = threading.Event()
+    each = reconciler(sqlite_store, queue, stop)
+    thread = threading.Thread(target=each.run)
+    thread.start()
+    try:
+        assert queue.wait_for(ticket.id)
+    finally:
+        stop.set()
+        thread.join()
+    assert current(sqlite_store, ticket).state is State.WITHDRAWING
 
 
 def test_an_abandoned_ticket_is_woken(sqlite_store: Store, queue: Queue) -> None:

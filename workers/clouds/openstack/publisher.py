@@ -177,6 +177,11 @@ class OpenStackPublisher(CloudPublisher):
         found = self._images.list({_DEPLOYMENT: deployment} | ({"owner": project} if project else {}))
         return [Tagged(str(each["id"]), str(each.get(_TICKET)), _age(each)) for each in found if not _is_copy(each)]
 
+    def tagged_by(self, tags: Tags) -> Sequence[Tagged]:
+        found = self._images.list({_TICKET: tags.ticket_uid, _DEPLOYMENT: tags.deployment})
+        left = [each for each in found if not _is_copy(each) and each["status"] not in DELETED]
+        return [Tagged(str(each["id"]), tags.ticket_uid, _age(each)) for each in left]
+
     # Records --------------------------------------------------------------------------------------
 
     def _record(self, image: Image, ticket: TicketRef) -> str:

@@ -43,6 +43,9 @@ class Script:
     from_the_kernel: bool = False
     """The kernel sends the file, so that the worker cannot hash it on the way."""
     closed: int = 0
+    strays: dict[str, str] = field(default_factory=dict)
+    """Maps the ids of images that no journal lists to the tickets in their tags."""
+    deleted: list[str] = field(default_factory=list)
 
     def step(self, name: str) -> None:
         self.asked.append(name)
@@ -116,9 +119,12 @@ def scripted(script: Script) -> type[CloudPublisher]:
         def delete(self, cloud_id: str, tags: Tags) -> None:
             script.step("delete")
             script.images.pop(cloud_id, None)
+            script.strays.pop(cloud_id, None)
+            script.deleted.append(cloud_id)
 
         def tagged(self, deployment: str) -> Sequence[Tagged]:
-            return []
+            script.step("tagged")
+            return [Tagged(cloud_id, ticket_uid) for cloud_id, ticket_uid in script.strays.items()]
 
         def close(self) -> None:
             script.closed += 1
