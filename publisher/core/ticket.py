@@ -164,10 +164,17 @@ class Ticket:
     """The trace of that request (W3C Trace Context)."""
     failure: str | None = None
     """Why it fails as soon as its leftovers are deleted; None if it has not failed yet."""
+    shown_id: str | None = None
+    """The cloud's own id of the image, if that is not `cloud_id`, the handle that stands for all its parts."""
 
     @property
     def final(self) -> bool:
         return self.state in FINAL
+
+    @property
+    def id_in_cloud(self) -> str | None:
+        """The id of the image for people and for `cloudId`."""
+        return shown_cloud_id(self.cloud_id, self.shown_id)
 
     @property
     def changed(self) -> float:
@@ -236,6 +243,11 @@ class Ticket:
     @property
     def _uploading(self) -> bool:
         return self.state is State.PUBLISHING and self.phase is Phase.UPLOADING
+
+
+def shown_cloud_id(cloud_id: str | None, shown_id: str | None) -> str | None:
+    """Return the cloud's own id of an image, or the handle if the cloud has no other; None if nothing is there."""
+    return cloud_id and (shown_id or cloud_id)
 
 
 def ticket_uri(login: str, appliance_id: int, image_id: int, ticket_id: int) -> str:

@@ -81,6 +81,7 @@ _PUBLISHED = transition_statement(
     finished=db_now(),
     lease_until=0.0,
     cloud_id=bindparam("object"),
+    shown_id=bindparam("shown"),
     location=bindparam("region"),
     sent=tickets.c.total,
     error=None,
@@ -252,8 +253,13 @@ class Leases:
 
     # Each outcome that ends an upload returns the tickets that wait for its slot, as `next_waiting` does.
 
-    def published(self, claim: Claim, *, cloud_id: str, location: str | None) -> Sequence[int]:
-        """Record that the image was published. Raises `Cancelled` or `LeaseLost`."""
+    def published(
+        self, claim: Claim, *, cloud_id: str, location: str | None, shown_id: str | None = None
+    ) -> Sequence[int]:
+        """Record that the image was published. Raises `Cancelled` or `LeaseLost`.
+
+        `cloud_id` is the handle, `shown_id` the cloud's own id of the image if it is another one.
+        """
         with writing(self._engine, durable=False) as connection:
             ended = make_transition(
                 connection,
@@ -264,6 +270,7 @@ class Leases:
                 words="Published",
                 token=claim.token,
                 object=cloud_id,
+                shown=shown_id,
                 region=location,
             )
             return self._ended(connection, claim, ended is not None)

@@ -102,6 +102,8 @@ class CloudImage:
     """An image as the cloud reports it."""
 
     cloud_id: str
+    """The handle: one id for all parts of a publication, such as a snapshot and an image. The plugin chooses it, or
+    takes the cloud's own. Journal, tags, `delete` and `tagged` know no other id."""
     complete: bool
     """Whether all bytes have arrived and the cloud says that the image is usable."""
     size: int | None = None
@@ -111,6 +113,13 @@ class CloudImage:
     none."""
     location: str | None = None
     """Where the image is, for people to read: a region or an endpoint."""
+    shown_id: str | None = None
+    """The cloud's own id of the image, for people and for `cloudId`. None if that is the handle."""
+    source_sha256: str | None = None
+    """The plugin vouches that the image was made of a file with this hash and `source_size` bytes. For a cloud that
+    reports no hash of the file: the plugin compared what it read before it registered the image, and stored both values
+    with the image, so that a later attempt can adopt it. `size` and `hashes` are then not needed."""
+    source_size: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +135,7 @@ class Tagged:
     """An object in the cloud whose tags say that an installation created it for a ticket."""
 
     cloud_id: str
+    """The handle, if the object has several parts."""
     ticket_uid: str
     age_seconds: float | None = None
     """Approximate time since the cloud created it; None if the cloud does not say."""
@@ -222,7 +232,7 @@ class CloudPublisher(ABC):
 
     @abstractmethod
     def delete(self, cloud_id: str, tags: Tags) -> None:
-        """Delete an object, and return once the cloud confirms that it is gone.
+        """Delete all parts that a handle stands for, and return once the cloud confirms that they are gone.
 
         An object that does not exist is not an error. If the id was chosen by the plugin, it must also become
         impossible to create the object later: a request to create it may still be on its way. Whatever is created for
@@ -231,7 +241,10 @@ class CloudPublisher(ABC):
 
     @abstractmethod
     def tagged(self, deployment: str) -> Sequence[Tagged]:
-        """Return all objects of this account that carry the installation's id, whatever their state."""
+        """Return all objects of this account that carry the installation's id, whatever their state.
+
+        Parts of one publication are one item, as old as the oldest part.
+        """
 
     def keep_sign_in(self) -> None:  # noqa: B027  # keeping sign-ins is optional
         """Keep the sign-in for the next tickets of this account (`KeptSignIns`). Called after each call that worked."""
