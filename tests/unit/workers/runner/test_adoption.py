@@ -56,7 +56,7 @@ def test_image_is_adopted_if_the_plugin_vouches_for_its_source(
     sqlite_store: Store, ticket: Ticket, image: Image, runner: Runner, script: Script
 ) -> None:
     """A cloud that converts what it receives reports another size, and no hash."""
-    source = {"source_sha256": image.sha256, "source_size": image.size}
+    source: dict[str, Any] = {"source_sha256": image.sha256, "source_size": image.size}
     leave(sqlite_store, ticket, script, CloudImage("left", True, 1 << 30, shown_id="ami-7", **source))
     assert runner.run(ticket.id) is State.PUBLISHED
     assert "upload" not in script.asked

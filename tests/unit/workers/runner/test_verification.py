@@ -66,7 +66,7 @@ def test_wrong_bytes_are_detected_if_the_cloud_reports_no_hash(
 def test_file_that_the_plugin_vouches_for_needs_no_hash_of_the_cloud(
     sqlite_store: Store, ticket: Ticket, image: Image, runner: Runner, script: Script
 ) -> None:
-    source = {"source_sha256": image.sha256, "source_size": image.size}
+    source: dict[str, Any] = {"source_sha256": image.sha256, "source_size": image.size}
     script.received = lambda image: dataclasses.replace(image, hashes={}, size=7, **source)
     assert runner.run(ticket.id) is State.PUBLISHED
     assert "verified nothing" not in " ".join(words(sqlite_store, ticket))
@@ -82,7 +82,7 @@ def test_file_that_the_plugin_vouches_for_needs_no_hash_of_the_cloud(
 def test_image_of_another_file_than_registered_is_removed(
     sqlite_store: Store, ticket: Ticket, image: Image, runner: Runner, script: Script, wrong: dict[str, Any], error: str
 ) -> None:
-    source = {"source_sha256": image.sha256, "source_size": image.size} | wrong
+    source: dict[str, Any] = {"source_sha256": image.sha256, "source_size": image.size} | wrong
     script.received = lambda image: dataclasses.replace(image, hashes={}, **source)
     assert runner.run(ticket.id) is State.FAILED
     assert current(sqlite_store, ticket).error == f"{error}; the image was removed from the cloud again"
@@ -93,7 +93,7 @@ def test_sent_bytes_are_compared_even_if_the_plugin_vouches_for_the_file(
     sqlite_store: Store, ticket: Ticket, image: Image, settings: Settings, runner: Runner, script: Script
 ) -> None:
     (settings.images / image.location).write_bytes(bytes(len(CONTENT)))
-    source = {"source_sha256": image.sha256, "source_size": image.size}
+    source: dict[str, Any] = {"source_sha256": image.sha256, "source_size": image.size}
     script.received = lambda image: dataclasses.replace(image, hashes={}, **source)
     assert runner.run(ticket.id) is State.FAILED
     assert current(sqlite_store, ticket).reason == Reason.INTEGRITY
