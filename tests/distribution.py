@@ -32,6 +32,7 @@ LONGEST = (
     "tests/contract/test_cloud_plugins.py",
     "tests/unit/intake/test_http_connections.py",
     "tests/unit/workers/test_transfer.py",
+    "tests/unit/workers/test_transfer_parts.py",
     "tests/integration/test_queue.py",
     "tests/integration/test_publish_refused.py",
     "tests/integration/test_observed.py",
