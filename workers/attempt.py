@@ -41,6 +41,7 @@ from workers.bounded import BoundedCloud
 from workers.clouds import plugin
 from workers.clouds.base import CloudImage, Tags, TicketRef, Timeouts
 from workers.lease import TicketLease
+from workers.scratch import Scratch
 from workers.transfer import Transfer
 
 logger = logging.getLogger(__name__)
@@ -115,6 +116,7 @@ class Attempt:
         self._ticket = lease.claim.ticket
         self._journal = TicketJournal(store, lease.claim)
         self._policy = policy
+        self._scratch = Scratch(settings)
         self._cloud: BoundedCloud | None = None
         self._account: Account | None = None
         self._steps = tracing.Steps()
@@ -130,6 +132,7 @@ class Attempt:
             self._steps.end()
             if self._cloud:
                 self._cloud.close(self._lease.check_held)
+            self._scratch.close()
 
     def _decide(self) -> State:
         try:
@@ -429,6 +432,7 @@ class Attempt:
             image_uri=image_uri(ticket.owner, ticket.appliance_id, ticket.image_id),
             appliance_uri=appliance_uri(ticket.owner, ticket.appliance_id),
             journal=self._journal,
+            scratch=self._scratch,
         )
 
     def _phase(self, phase: Phase, words: str) -> None:

@@ -11,8 +11,10 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import ClassVar, Generic, Protocol, Self, TypeVar
 
+from publisher.core.errors import ConfigurationError
 from publisher.core.image import Image
 from publisher.core.ticket import Account, CloudRef, Target
 from publisher.outbound.policy import OutboundPolicy
@@ -163,6 +165,23 @@ class Journal(Protocol):
         """Record that the cloud has confirmed that the object does not exist, or no longer does."""
 
 
+class ScratchSpace(Protocol):
+    """Space for files that a plugin makes of the image. All of it is deleted after the attempt."""
+
+    def reserve(self, size: int) -> Path:
+        """Return a new, empty directory for files of `size` bytes together. Call it before the first byte is sent.
+
+        Raises `ConfigurationError` or `TransientCloudError` if there is not so much space.
+        """
+
+
+class NoScratchSpace:
+    """Scratch space for a caller that has none."""
+
+    def reserve(self, size: int) -> Path:
+        raise ConfigurationError("there is no scratch space here")
+
+
 @dataclass(frozen=True, slots=True)
 class TicketRef:
     """What a plugin knows of the ticket it works for."""
@@ -172,6 +191,7 @@ class TicketRef:
     image_uri: str
     appliance_uri: str
     journal: Journal
+    scratch: ScratchSpace = field(default_factory=NoScratchSpace)
     found: CloudImage | None = None
     """For `upload`: what `find` returned. If that was complete, the worker has deleted it since."""
 
