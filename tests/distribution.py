@@ -30,6 +30,7 @@ LONGEST = (
     "tests/integration/test_readme.py",
     "tests/browser/test_forms.py",
     "tests/contract/test_cloud_plugins.py",
+    "tests/contract/test_parts.py",
     "tests/unit/intake/test_http_connections.py",
     "tests/unit/workers/test_transfer.py",
     "tests/unit/workers/test_transfer_parts.py",
