@@ -41,6 +41,7 @@ from workers.bounded import BoundedCloud
 from workers.clouds import plugin
 from workers.clouds.base import CloudImage, Tagged, Tags, TicketRef, Timeouts
 from workers.lease import TicketLease
+from workers.scratch import Scratch
 from workers.transfer import Transfer
 
 logger = logging.getLogger(__name__)
@@ -115,6 +116,7 @@ class Attempt:
         self._ticket = lease.claim.ticket
         self._journal = TicketJournal(store, lease.claim)
         self._policy = policy
+        self._scratch = Scratch(settings)
         self._cloud: BoundedCloud | None = None
         self._account: Account | None = None
         self._steps = tracing.Steps()
@@ -132,6 +134,7 @@ class Attempt:
             self._steps.end()
             if self._cloud:
                 self._cloud.close(self._lease.check_held)
+            self._scratch.close()
 
     def _decide(self) -> State:
         try:
@@ -184,7 +187,9 @@ class Attempt:
             uploaded = self._upload(image, transfer)
         finally:
             os.close(descriptor)
-        self.waiting = self._leases.published(self._claim, cloud_id=uploaded.cloud_id, location=uploaded.location)
+        self.waiting = self._leases.published(
+            self._claim, cloud_id=uploaded.cloud_id, location=uploaded.location, shown_id=uploaded.shown_id
+        )
         metrics.PUBLICATION_SECONDS.labels(self._ticket.platform).observe(self._lease.seconds_since_acceptance)
 
     def _examined(self, image: Image, descriptor: int) -> Image:
@@ -244,8 +249,9 @@ class Attempt:
                 uploaded = cloud.upload(image, replace(ref, found=found), transfer)
                 self._steps.begin(Phase.VERIFYING)
                 last.append((Phase.VERIFYING, "Comparing what the cloud received with what was registered"))
-                # If the cloud reported the right hash, both steps are written at once.
-                finishing = _hash_of(uploaded) is not None and _difference(uploaded, image, transfer) is None
+                # If the right hash is known already, both steps are written at once.
+                compared = _hash_of(uploaded) is not None or uploaded.source_sha256 is not None
+                finishing = compared and _difference(uploaded, image, transfer) is None
                 if finishing:
                     last.append(_FINISHING)
             self._verify(uploaded, image, transfer)
@@ -260,7 +266,7 @@ class Attempt:
 
     def _verify(self, uploaded: CloudImage, image: Image, transfer: Transfer) -> None:
         """Raise `PermanentCloudError` if what the cloud received differs from the registered image."""
-        untold = uploaded.complete and _hash_of(uploaded) is None
+        untold = uploaded.complete and _hash_of(uploaded) is None and uploaded.source_sha256 is None
         if untold and transfer.sha256 is None:
             # The file that was sent is still open, and has not been written to since.
             transfer.read_again()
@@ -516,6 +522,7 @@ class Attempt:
             image_uri=image_uri(ticket.owner, ticket.appliance_id, ticket.image_id),
             appliance_uri=appliance_uri(ticket.owner, ticket.appliance_id),
             journal=self._journal,
+            scratch=self._scratch,
         )
 
     def _phase(self, phase: Phase, words: str) -> None:
@@ -551,6 +558,8 @@ def _difference(uploaded: CloudImage, image: Image, transfer: Transfer) -> str |
     """Describe how what the cloud received differs from the registered image; None if it does not."""
     if not uploaded.complete:
         return "the cloud does not list the image as complete"
+    if uploaded.source_sha256 is not None and _hash_of(uploaded) is None:
+        return _difference_of_source(uploaded, image, transfer)
     if uploaded.size != image.size:
         return f"the cloud received {uploaded.size} bytes of {image.size}"
     if reported := _hash_of(uploaded):
@@ -561,6 +570,17 @@ def _difference(uploaded: CloudImage, image: Image, transfer: Transfer) -> str |
     if transfer.sha256 is None:
         return "the cloud reports no hash, and its bytes were not sent in this attempt"
     return None if transfer.sha256 == image.sha256 else "the sha256 of what was sent is not the registered one"
+
+
+def _difference_of_source(uploaded: CloudImage, image: Image, transfer: Transfer) -> str | None:
+    """Describe how the file that the plugin vouches for differs from the registered one; None if it does not."""
+    if uploaded.source_size != image.size:
+        return f"the cloud's image was made of {uploaded.source_size} bytes, not of {image.size}"
+    if uploaded.source_sha256 != image.sha256:
+        return "the sha256 of what the cloud's image was made of is not the registered one"
+    if transfer.sha256 not in (None, image.sha256):
+        return "the sha256 of what was sent is not the registered one"
+    return None
 
 
 def _hash_of(uploaded: CloudImage) -> tuple[str, str] | None:

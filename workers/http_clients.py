@@ -81,8 +81,9 @@ def requests_session(
     """Return a session for one thread at a time. It verifies servers against `tls`, whatever a single call says.
 
     The time-out of a call covers its whole answer, which may have `ANSWER_BYTES_MAX` bytes, and is read as UTF-8
-    without decompression. `check` is called before each request and, during the wait for its answer, several times a
-    second; it stops the call by raising.
+    without decompression. If it is a pair, the first number limits the connection and the second one the call. `check`
+    is called before each request and, during the wait for its answer, several times a second; it stops the call by
+    raising.
     """
     session = requests.Session()
     # Use no proxy, no .netrc and no other authorities.
@@ -107,9 +108,8 @@ class _Adapter(HTTPAdapter):
 
     def send(self, request: Any, stream: bool = False, timeout: Any = None, *rest: Any, **more: Any) -> Any:
         self._check()
-        seconds = float(timeout or _CALL_SECONDS)
+        connect_seconds, seconds = _limits(timeout, self._connect_seconds)
         self._ends = time.monotonic() + seconds
-        connect_seconds = min(self._connect_seconds, seconds)
         response = super().send(request, True, (connect_seconds, seconds), *rest, **more)
         try:
             body = response.raw.read(ANSWER_BYTES_MAX + 1, decode_content=False)
@@ -165,6 +165,17 @@ def _pools(policy: OutboundPolicy, look: Callable[[], None]) -> dict[str, type[H
         ConnectionCls = Encrypted
 
     return {"http": PlainPool, "https": EncryptedPool}
+
+
+def _limits(timeout: Any, connect_seconds: float) -> tuple[float, float]:
+    """Return how long the connection and the whole call may take.
+
+    `timeout` is that of a call to requests: a number, or a pair of numbers for connecting and reading, as the clients
+    of Azure and Google give it. None stands for the default.
+    """
+    connect, read = timeout if isinstance(timeout, tuple) else (None, timeout)
+    seconds = float(read or _CALL_SECONDS)
+    return min(connect_seconds, float(connect or connect_seconds), seconds), seconds
 
 
 def _host(url: str) -> str:

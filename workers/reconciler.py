@@ -17,6 +17,7 @@ from publisher.files import unfinished
 from publisher.services.wakeups import WakeQueue
 from publisher.store import Store, WorkerState
 from workers.leader_loop import LeaderLoop
+from workers.scratch import discard_abandoned_scratch
 
 logger = logging.getLogger(__name__)
 
@@ -99,5 +100,6 @@ class Reconciler:
 
 
 def discard_abandoned_files(store: Store, settings: Settings) -> None:
-    """Delete the files that killed processes of this machine have left under the image root."""
+    """Delete the files that killed processes of this machine have left, under the image root and as scratch files."""
     unfinished.discard_abandoned(settings.images, store.images.has_file)
+    discard_abandoned_scratch(settings.scratch)

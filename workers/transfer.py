@@ -1,4 +1,4 @@
-"""The upload engine: sends one image file to a cloud.
+"""The upload engine: sends one image file to a cloud, whole or in parts.
 
 Knows the size, counts the bytes, can restart and can be cancelled.
 
@@ -18,14 +18,19 @@ import select
 import socket
 import ssl
 import struct
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Literal
 from urllib.parse import urlsplit
 
 from publisher.core.errors import ImageFileError, InvalidRequest, PermanentCloudError, Reason, TransientCloudError
 from publisher.outbound.policy import EVERYWHERE, OutboundPolicy
 from workers import tls as tls_faults
+from workers.parallel import Part, PartDropped, Result, in_parallel
+from workers.progress import DoneRanges
 from workers.socket_reader import SocketReader
 
 _CHUNK_BYTES = 1 << 20
@@ -42,8 +47,11 @@ _CHECK_SECONDS = 0.05
 """How often `check` is called while bytes move: for each piece, it would cost a tenth of the CPU."""
 _WAIT_SECONDS = 0.25
 """How long to wait for the other side before `check` is called again."""
+_MEANWHILE_SECONDS = 3.0
+"""How often `meanwhile` is called."""
 _ANSWER_BYTES_MAX = 64 << 10
 _LATE_ANSWER_SECONDS = 5.0
+_ZEROS = memoryview(bytes(_CHUNK_BYTES))
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _GONE = {errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN}
 
@@ -58,10 +66,11 @@ class Answer:
 
 
 class Transfer:
-    """The bytes of one image. They can be sent as often as needed, but only once at a time.
+    """The bytes of one image. They can be sent whole or in parts, as often as needed, and from several threads at once.
 
-    `check` is called at least twice a second and stops the transfer by raising; `on_sent` gets the number of bytes sent
-    so far.
+    `check` is called at least twice a second, also for each part, and stops the transfer by raising. `on_sent` gets the
+    number of positions of the file that are done: sent, or not needed because they are holes. It never falls: what is
+    sent again is not counted again.
     """
 
     def __init__(
@@ -76,80 +85,231 @@ class Transfer:
     ) -> None:
         self.size = size
         self.sha256: str | None = None
-        """Hash of what was sent, if the bytes went through `chunks` or `read_again`. None if the cloud must report its
-        own."""
-        self._descriptor = descriptor
+        """Hash of what was sent, if the bytes went through `chunks`, `read_again` or hashed blocks. None if the cloud
+        must report its own."""
+        # Of its own: a call that was abandoned may still read when the caller has closed the file, and another file may
+        # have got the number by then.
+        self._descriptor = os.dup(descriptor)
+        weakref.finalize(self, os.close, self._descriptor)
+        self._done = DoneRanges()
+        self._counting = threading.Lock()
+        self._failed = threading.Event()
+        """Set while parts are sent at once and one of them has failed."""
+        self._moved: Callable[[], None] = lambda: None
         self._check = check
         self._on_sent = on_sent
         self._stall_seconds = stall_seconds
         self._policy = policy
-        self._mtime_ns = os.fstat(descriptor).st_mtime_ns
+        self._mtime_ns = os.fstat(self._descriptor).st_mtime_ns
         self._verify_file()
 
     def watch(self, *, looked: Callable[[], None], moved: Callable[[], None]) -> None:
-        """Also call `looked` at each check, and `moved` for each piece that was sent."""
-        check, on_sent = self._check, self._on_sent
+        """Also call `looked` at each check, and `moved` for each piece that was sent. Any thread may call them."""
+        check = self._check
 
         def watched_check() -> None:
             looked()
             check()
 
-        def watched_sent(sent: int) -> None:
-            moved()
-            on_sent(sent)
+        self._check, self._moved = watched_check, moved
 
-        self._check, self._on_sent = watched_check, watched_sent
+    @property
+    def descriptor(self) -> int:
+        """The open file, for a program that converts it (`/dev/fd/N`). Read it only by position."""
+        return self._descriptor
+
+    def check(self) -> None:
+        """Raise if the work must stop. For a plugin's own calls; may be called in any thread."""
+        if self._failed.is_set():
+            raise PartDropped
+        self._check()
+
+    def done(self, start: int, end: int) -> None:
+        """Count positions of the file as done that need not be sent, because an earlier attempt has sent them."""
+        self._moved()
+        with self._counting:
+            if self._done.add(start, end):
+                self._on_sent(self._done.total)
+
+    # Read: for clouds whose SDK sends the bytes ------------------------------------------------------
 
     def chunks(self) -> Iterator[memoryview]:
         """Yield the whole image from its start, and hash it meanwhile. For a cloud whose SDK reads from an iterator."""
-        self._verify_file()
-        hashed = hashlib.sha256()
-        self.sha256 = None
         buffer = memoryview(bytearray(_CHUNK_BYTES))
-        sent = 0
-        while sent < self.size:
-            self._check()
-            count = os.preadv(self._descriptor, [buffer[: min(_CHUNK_BYTES, self.size - sent)]], sent)
-            if not count:
-                raise _shrank()
-            hashed.update(buffer[:count])
-            yield buffer[:count]
-            sent += count
-            self._on_sent(sent)
-        self._verify_file()
-        self.sha256 = hashed.hexdigest()
+        for offset, chunk in self._blocks(_CHUNK_BYTES, lambda: buffer, hashed=True, holes=True):
+            yield chunk
+            self.done(offset, offset + len(chunk))
 
     def read_again(self) -> None:
         """Hash the file again, for a cloud that reports no hash. Raises `ImageFileError`, and what `check` raises."""
-        self._verify_file()
-        hashed = hashlib.sha256()
         buffer = memoryview(bytearray(_CHUNK_BYTES))
-        done = 0
-        while done < self.size:
-            self._check()
-            count = os.preadv(self._descriptor, [buffer[: min(_CHUNK_BYTES, self.size - done)]], done)
+        for _ in self._blocks(_CHUNK_BYTES, lambda: buffer, hashed=True, holes=True):
+            pass
+
+    def blocks(self, size: int, *, hashed: bool = False) -> Iterator[tuple[int, memoryview]]:
+        """Yield offset and content of each block of the file that contains data.
+
+        Blocks begin at multiples of `size`, and have `size` bytes, except the last one of the file. Blocks that are
+        holes of the file count as done, but are not yielded. The content is valid until the next block is asked for;
+        then the block counts as done, too. With `hashed`, hashes the whole file meanwhile, holes as zeros. Raises
+        `ImageFileError`, and what `check` raises.
+        """
+        buffer = memoryview(bytearray(min(size, self.size)))
+        for offset, content in self._blocks(size, lambda: buffer, hashed=hashed):
+            yield offset, content
+            self.done(offset, offset + len(content))
+
+    def each_block(
+        self, size: int, send: Callable[[int, memoryview], None], *, at_once: int, hashed: bool = False
+    ) -> None:
+        """Call `send` with offset and content of each block that `blocks` yields, in up to `at_once` threads.
+
+        Errors end it as they end `in_parallel`. Memory use is `at_once` blocks.
+        """
+        own = threading.local()
+
+        def buffer() -> memoryview:
+            """Return the buffer of the thread that takes the block. It takes the next one when this one is sent."""
+            if not hasattr(own, "buffer"):
+                own.buffer = memoryview(bytearray(min(size, self.size)))
+            found: memoryview = own.buffer
+            return found
+
+        def send_one(block: tuple[int, memoryview]) -> None:
+            offset, content = block
+            send(offset, content)
+            self.done(offset, offset + len(content))
+
+        self.in_parallel(self._blocks(size, buffer, hashed=hashed), send_one, at_once=at_once)
+
+    def in_parallel(self, parts: Iterable[Part], send: Callable[[Part], Result], *, at_once: int) -> list[Result]:
+        """Call `send` for each part, in up to `at_once` threads, and return the results in the order of the parts.
+
+        After the first error no part is begun, and `check` and `put` raise in the other threads. The error is raised
+        once all threads have ended.
+        """
+        return in_parallel(parts, send, at_once=at_once, failed=self._failed)
+
+    def converted(self, descriptor: int) -> Transfer:
+        """Return the transfer of a file that was made of this one. Its progress counts as this one's, in proportion."""
+        size = os.fstat(descriptor).st_size
+
+        def on_sent(count: int) -> None:
+            self.done(0, count * self.size // size)
+
+        made = Transfer(
+            descriptor,
+            size,
+            check=self.check,
+            on_sent=on_sent,
+            stall_seconds=self._stall_seconds,
+            policy=self._policy,
+        )
+        made.watch(looked=lambda: None, moved=lambda: self._moved())
+        return made
+
+    def _blocks(
+        self, size: int, buffer: Callable[[], memoryview], *, hashed: bool, holes: bool = False
+    ) -> Iterator[tuple[int, memoryview]]:
+        """Yield offset and content of each block with data, in `buffer()`. With `holes`, yield all blocks.
+
+        Counts only holes as done.
+        """
+        self._verify_file()
+        digest = hashlib.sha256() if hashed else None
+        if hashed:
+            self.sha256 = None
+        position = 0
+        for start, end in [(0, self.size)] if holes else self._runs(size):
+            self._skip(position, start, digest)
+            for offset in range(start, end, size):
+                self.check()
+                content = buffer()[: min(size, end - offset)]
+                self._read(content, offset)
+                if digest:
+                    digest.update(content)
+                yield offset, content
+            position = end
+        self._skip(position, self.size, digest)
+        self._verify_file()
+        if digest:
+            self.sha256 = digest.hexdigest()
+
+    def _runs(self, size: int) -> Iterator[tuple[int, int]]:
+        """Yield start and end of each run of blocks that contain data."""
+        position = 0
+        while position < self.size:
+            data = self._seek(position, os.SEEK_DATA)
+            if data is None:
+                return
+            hole = self._seek(data, os.SEEK_HOLE)
+            if hole is None:
+                raise _shrank()
+            position = min(hole + -hole % size, self.size)
+            yield data - data % size, position
+
+    def _seek(self, position: int, what: int) -> int | None:
+        """Return where the next data or the next hole begins (lseek(2)); None if there is none in the file."""
+        try:
+            return min(os.lseek(self._descriptor, position, what), self.size)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return None
+            if error.errno != errno.EINVAL:
+                raise ImageFileError(f"the image file cannot be read: {error.strerror}") from None
+            # A file system that knows no holes: all is data.
+            return position if what == os.SEEK_DATA else self.size
+
+    def _skip(self, start: int, end: int, digest: hashlib._Hash | None) -> None:
+        """Count a hole as done, and hash it as zeros."""
+        step = _CHUNK_BYTES if digest else max(end - start, 1)
+        for position in range(start, end, step):
+            self.check()
+            count = min(step, end - position)
+            if digest:
+                digest.update(_ZEROS[:count])
+            self.done(position, position + count)
+
+    def _read(self, content: memoryview, offset: int) -> None:
+        """Fill `content` with what the file has at `offset`."""
+        while content:
+            count = os.preadv(self._descriptor, [content], offset)
             if not count:
                 raise _shrank()
-            hashed.update(buffer[:count])
-            done += count
-        self._verify_file()
-        self.sha256 = hashed.hexdigest()
+            content, offset = content[count:], offset + count
+
+    # Send --------------------------------------------------------------------------------------------
 
     def put(
         self,
         url: str,
         headers: Mapping[str, str],
         *,
+        method: Literal["PUT", "POST", "PATCH"] = "PUT",
+        start: int = 0,
+        length: int | None = None,
+        before: bytes = b"",
+        after: bytes = b"",
+        meanwhile: Callable[[], None] | None = None,
         tls: ssl.SSLContext | None = None,
         connect_seconds: float = 10.0,
         answer_seconds: float = 900.0,
     ) -> Answer:
-        """Send the whole image from its start as the body of one PUT, and return the answer, whatever its status.
+        """Send the image as the body of one request, and return the answer, whatever its status.
 
-        An answer before the last byte ends the upload. Raises `TransientCloudError` if the connection fails, stalls or
-        is cut without an answer, `PermanentCloudError` if the server's certificate is not trusted, `NetworkRefused`,
-        `ImageFileError` if the file has changed, and what `check` raises. After an exception the connection is reset.
+        The body is `before`, `length` bytes of the file from `start` (None: up to its end), and `after`. `meanwhile` is
+        called every few seconds while the part is sent and its answer awaited, and ends it by raising; its own calls
+        must be short. Several threads may send parts at the same time, each over its own connection.
+
+        An answer before the last byte ends the upload. Raises `ValueError` if the file has no such range,
+        `TransientCloudError` if the connection fails, stalls or is cut without an answer, `PermanentCloudError` if the
+        server's certificate is not trusted, `NetworkRefused`, `ImageFileError` if the file has changed, and what
+        `check` raises. After an exception the connection is reset.
         """
+        end = self.size if length is None else start + length
+        if not 0 <= start <= end <= self.size:
+            raise ValueError(f"{start} to {end} is no range of a file of {self.size} bytes")
+        look = _regularly(self.check, meanwhile)
         self._verify_file()
         parts = urlsplit(url)
         if parts.scheme not in _DEFAULT_PORTS or not parts.hostname:
@@ -164,52 +324,61 @@ class Transfer:
                 context = tls or ssl.create_default_context()
                 connection.sock = context.wrap_socket(connection.sock, server_hostname=parts.hostname)
             path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-            connection.putrequest("PUT", path, skip_accept_encoding=True)
+            connection.putrequest(method, path, skip_accept_encoding=True)
             for name, value in headers.items():
                 connection.putheader(name, value)
-            connection.putheader("Content-Length", str(self.size))
+            connection.putheader("Content-Length", str(len(before) + end - start + len(after)))
             connection.endheaders()
             first = None
             try:
-                first = self._send(connection.sock)
+                first = self._send(connection.sock, before, range(start, end), after, look)
             except OSError as error:
                 if error.errno not in _GONE and not isinstance(error, ssl.SSLEOFError):
                     raise
                 # The server refused early: it sent the reason before it closed the connection, so the reason can still
                 # be read.
                 answer_seconds = _LATE_ANSWER_SECONDS
-            answer = self._answer(connection.sock, first, answer_seconds)
+            answer = _answer(connection.sock, method, first, answer_seconds, look)
         except BaseException as error:
             _reset(connection)
             raise _translated(error, where) from None
         connection.close()
         return answer
 
-    def _send(self, sock: socket.socket) -> bytes | None:
-        """Send the file. If the server answers before the end, stop and return what `_first_byte` has read."""
-        send_some = self._encrypted(sock) if isinstance(sock, ssl.SSLSocket) else self._plain(sock)
+    def _send(
+        self, sock: socket.socket, before: bytes, file: range, after: bytes, look: Callable[[], None]
+    ) -> bytes | None:
+        """Send the body. If the server answers before the end, stop and return what `_first_byte` has read."""
+        send_file = self._encrypted(sock, file) if isinstance(sock, ssl.SSLSocket) else self._plain(sock, file)
         incoming = select.poll()
         incoming.register(sock, select.POLLIN)
-        sent, now, checked = 0, time.monotonic(), -math.inf
+        now, checked = time.monotonic(), -math.inf
         moved = now
-        while sent < self.size:
-            if now - checked >= _CHECK_SECONDS:
-                self._check()
-                checked = now
-            if incoming.poll(0) and (first := _first_byte(sock)) is not None:
-                return first
-            count = send_some(sent)
-            now = time.monotonic()
-            if count:
-                sent += count
-                moved = now
-                self._on_sent(sent)
-            elif now - moved > self._stall_seconds:
-                raise TimeoutError(f"no byte was taken for {self._stall_seconds:.0f} s")
+        for send_some, part in (
+            (_memory(sock, before), range(len(before))),
+            (send_file, file),
+            (_memory(sock, after), range(len(after))),
+        ):
+            position = part.start
+            while position < part.stop:
+                if now - checked >= _CHECK_SECONDS:
+                    look()
+                    checked = now
+                if incoming.poll(0) and (first := _first_byte(sock)) is not None:
+                    return first
+                count = send_some(position)
+                now = time.monotonic()
+                if count:
+                    position += count
+                    moved = now
+                    if part is file:
+                        self.done(position - count, position)
+                elif now - moved > self._stall_seconds:
+                    raise TimeoutError(f"no byte was taken for {self._stall_seconds:.0f} s")
         self._verify_file()
         return None
 
-    def _plain(self, sock: socket.socket) -> Callable[[int], int]:
+    def _plain(self, sock: socket.socket, file: range) -> Callable[[int], int]:
         # Let the kernel wait (socket(7), SO_SNDTIMEO) instead of poll(2): so one call hands over a whole piece, not
         # just what fits in the buffer at the moment. poll(2) follows if there is no room at all.
         sock.settimeout(None)
@@ -221,7 +390,7 @@ class Transfer:
 
         def send_some(offset: int) -> int:
             nonlocal piece
-            wanted, began = min(piece, self.size - offset), time.monotonic()
+            wanted, began = min(piece, file.stop - offset), time.monotonic()
             try:
                 count = os.sendfile(target, self._descriptor, offset, wanted)
             except BlockingIOError:
@@ -239,17 +408,17 @@ class Transfer:
 
         return send_some
 
-    def _encrypted(self, sock: ssl.SSLSocket) -> Callable[[int], int]:
+    def _encrypted(self, sock: ssl.SSLSocket, file: range) -> Callable[[int], int]:
         sock.setblocking(False)
         room = select.poll()
         room.register(sock, select.POLLOUT)
-        buffer = memoryview(bytearray(_CHUNK_BYTES))
+        buffer = memoryview(bytearray(min(_CHUNK_BYTES, len(file))))
         held = buffer[:0]
 
         def send_some(offset: int) -> int:
             nonlocal held
             if not held:
-                count = os.preadv(self._descriptor, [buffer[: min(_CHUNK_BYTES, self.size - offset)]], offset)
+                count = os.preadv(self._descriptor, [buffer[: file.stop - offset]], offset)
                 if not count:
                     raise _shrank()
                 held = buffer[:count]
@@ -263,25 +432,6 @@ class Transfer:
 
         return send_some
 
-    def _answer(self, sock: socket.socket, first: bytes | None, answer_seconds: float) -> Answer:
-        """Wait for the answer and read it. `first` is what has been read of it.
-
-        The server may hash and store for a long time after the last byte.
-        """
-        deadline = time.monotonic() + answer_seconds
-
-        def look() -> None:
-            self._check()
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"no answer within {answer_seconds:.0f} s after the last byte")
-
-        incoming = SocketReader(sock, look, first)
-        read = http.client.HTTPResponse(incoming, method="PUT")  # type: ignore[arg-type]  # it only reads
-        read.begin()
-        if incoming.ended:
-            raise http.client.RemoteDisconnected("")  # cut within the header, which the parser takes for its end
-        return Answer(read.status, dict(read.headers.items()), read.read(_ANSWER_BYTES_MAX))
-
     def _verify_file(self) -> None:
         """Raise `ImageFileError` if the file's size is not as recorded, or the file was written to since it was
         opened."""
@@ -292,6 +442,60 @@ class Transfer:
             )
         if status.st_mtime_ns != self._mtime_ns:
             raise ImageFileError("the image file was written to while it was uploaded; register it again")
+
+
+def _memory(sock: socket.socket, content: bytes) -> Callable[[int], int]:
+    """Return a function that sends some of `content` from a position on, and returns the number of bytes."""
+    room = select.poll()
+    room.register(sock, select.POLLOUT)
+    view = memoryview(content)
+
+    def send_some(position: int) -> int:
+        try:
+            return sock.send(view[position : position + _PIECE_BYTES_MIN])
+        except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
+            room.poll(_WAIT_SECONDS * 1000)
+            return 0
+
+    return send_some
+
+
+def _regularly(check: Callable[[], None], meanwhile: Callable[[], None] | None) -> Callable[[], None]:
+    """Return a check that also calls `meanwhile` every few seconds."""
+    if meanwhile is None:
+        return check
+    due = time.monotonic() + _MEANWHILE_SECONDS
+
+    def look() -> None:
+        nonlocal due
+        check()
+        if time.monotonic() >= due:
+            meanwhile()
+            due = time.monotonic() + _MEANWHILE_SECONDS
+
+    return look
+
+
+def _answer(
+    sock: socket.socket, method: str, first: bytes | None, answer_seconds: float, check: Callable[[], None]
+) -> Answer:
+    """Wait for the answer and read it. `first` is what has been read of it.
+
+    The server may hash and store for a long time after the last byte.
+    """
+    deadline = time.monotonic() + answer_seconds
+
+    def look() -> None:
+        check()
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"no answer within {answer_seconds:.0f} s after the last byte")
+
+    with SocketReader(sock, look, first) as incoming:  # it keeps the socket open
+        read = http.client.HTTPResponse(incoming, method=method)  # type: ignore[arg-type]  # it only reads
+        read.begin()
+        if incoming.ended:
+            raise http.client.RemoteDisconnected("")  # cut within the header, which the parser takes for its end
+        return Answer(read.status, dict(read.headers.items()), read.read(_ANSWER_BYTES_MAX))
 
 
 def _first_byte(sock: socket.socket) -> bytes | None:

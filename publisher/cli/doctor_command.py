@@ -191,6 +191,18 @@ def check_disk(settings: Settings) -> Iterator[Finding]:
         yield Finding("disk", Level.FAIL, found.wrong, advice)
 
 
+def check_scratch(settings: Settings) -> Iterator[Finding]:
+    """Check the space for the files that workers make of images."""
+    from publisher.services.health import disk_shortage
+
+    if short := disk_shortage(settings, settings.scratch):
+        advice = "free some space, or move PUBLISHER_SCRATCH_DIR to a larger disk"
+        yield Finding("scratch", Level.WARN, f"{short}; no image can be converted for a cloud that needs it", advice)
+    else:
+        limit = f"at most {settings.scratch_bytes_max >> 20} MiB"
+        yield Finding("scratch", Level.OK, f"converted images go to {settings.scratch}, {limit}")
+
+
 def check_permissions(settings: Settings) -> Iterator[Finding]:
     """Check file modes: older versions left them to the umask."""
     wanted = {settings.data_dir: 0o700} | dict.fromkeys((settings.data_dir / "publisher.db",), 384)
@@ -258,6 +270,7 @@ CHECKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
     check_key,
     check_image_root,
     check_disk,
+    check_scratch,
     check_permissions,
     check_plugins,
     check_workers,
@@ -269,6 +282,7 @@ _NEEDED: Mapping[Callable[[Settings], Iterator[Finding]], tuple[str, frozenset[s
     check_key: ("key", frozenset(("data_dir", "secret_key_file"))),
     check_image_root: ("images", frozenset(("data_dir", "image_root"))),
     check_disk: ("disk", frozenset(("data_dir", "database_url", "image_root", "disk_free_bytes_min"))),
+    check_scratch: ("scratch", frozenset(("data_dir", "scratch_dir", "scratch_bytes_max", "disk_free_bytes_min"))),
     check_permissions: ("permissions", frozenset(("data_dir",))),
     check_workers: ("worker", _BROKER),
 }

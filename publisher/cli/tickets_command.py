@@ -262,7 +262,7 @@ def ticket_json(ticket: Ticket) -> dict[str, Any]:
         "total_bytes": ticket.progress.total,
         "attempt": ticket.attempt,
         "worker": ticket.worker,
-        "cloud_id": ticket.cloud_id,
+        "cloud_id": ticket.id_in_cloud,
         "location": ticket.location,
         "error": ticket.error,
         "error_detail": ticket.error_detail,
@@ -295,7 +295,7 @@ def print_ticket(ticket: Ticket, further: Mapping[str, str | None] = {}) -> None
         "Message": ticket.message,
         "Error": ticket.error,
         "Sent": f"{mebibytes(sent)} of {mebibytes(total)} ({ticket.progress.percentage} %)",
-        "Cloud id": ticket.cloud_id,
+        "Cloud id": ticket.id_in_cloud,
         "Location": ticket.location,
         "Accepted": iso(ticket.created),
         "Finished": iso(ticket.finished),
@@ -368,7 +368,7 @@ def tell_outcome(ticket: Ticket, *, console: Console) -> None:
     if ticket.not_withdrawn:
         say_error(f"ticket {ticket.id}: '{ticket.name}' is still published to {ticket.platform}: {ticket.error}")
     elif ticket.state is State.PUBLISHED:
-        where = f" as {ticket.cloud_id}" if ticket.cloud_id else ""
+        where = f" as {ticket.id_in_cloud}" if ticket.cloud_id else ""
         say(f"Ticket {ticket.id}: '{ticket.name}' is published to {ticket.platform}{where}", console=console)
     elif ticket.state is State.FAILED:
         say_error(f"ticket {ticket.id} failed: {ticket.error or 'no reason was given'}")

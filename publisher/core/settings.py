@@ -230,6 +230,16 @@ class Settings:
     )
     worker_metrics_host: str = _setting("127.0.0.1", "Address that a worker's metrics and health checks listen on.")
     worker_concurrency: Threads = _setting(4, "Number of tickets that one worker publishes at a time.")
+    scratch_dir: Path | None = _setting(
+        None,
+        "Directory where workers convert images for clouds that need another format. Empty: `scratch` in the data"
+        " directory.",
+    )
+    scratch_bytes_max: Bytes = _setting(
+        1 << 40,
+        "Maximum size in bytes of all files in the scratch directory together. `PUBLISHER_DISK_FREE_BYTES_MIN` also"
+        " applies.",
+    )
     # Less than `worker_concurrency`: even with a single worker, one account leaves a thread free for others.
     account_uploads_max: CountOrZero = _setting(
         3, "Maximum number of simultaneous uploads to one cloud account, across all workers. 0: no limit."
@@ -371,6 +381,10 @@ class Settings:
     @property
     def images(self) -> Path:
         return self.image_root or self.data_dir / "images"
+
+    @property
+    def scratch(self) -> Path:
+        return self.scratch_dir or self.data_dir / "scratch"
 
     @property
     def key_file(self) -> Path:

@@ -192,6 +192,8 @@ class Ticket:
     """How many images of the lineage stay published, at least 1."""
     older: str | None = None
     """What happens to older images of the lineage when this one is published: one of `Older`."""
+    shown_id: str | None = None
+    """The cloud's own id of the image, if that is not `cloud_id`, the handle that stands for all its parts."""
 
     @property
     def final(self) -> bool:
@@ -202,6 +204,11 @@ class Ticket:
         """When its deadline begins: when it was accepted, or when its withdrawal was requested."""
         withdraws = self.state in (State.WITHDRAWING, State.WITHDRAWN)
         return self.withdrawal if withdraws and self.withdrawal else self.accepted
+
+    @property
+    def id_in_cloud(self) -> str | None:
+        """The id of the image for people and for `cloudId`."""
+        return shown_cloud_id(self.cloud_id, self.shown_id)
 
     @property
     def changed(self) -> float:
@@ -282,6 +289,11 @@ class Ticket:
     @property
     def _uploading(self) -> bool:
         return self.state is State.PUBLISHING and self.phase is Phase.UPLOADING
+
+
+def shown_cloud_id(cloud_id: str | None, shown_id: str | None) -> str | None:
+    """Return the cloud's own id of an image, or the handle if the cloud has no other; None if nothing is there."""
+    return cloud_id and (shown_id or cloud_id)
 
 
 def ticket_uri(login: str, appliance_id: int, image_id: int, ticket_id: int) -> str:

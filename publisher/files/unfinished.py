@@ -57,7 +57,7 @@ class _Mark:
     """A new file, empty and locked. Deleted at the end of the context, unless `kept` is set."""
 
     def __init__(self, root: Path, name: str) -> None:
-        self.path = root / DIRECTORY / f"{name}{_this_boot()}"
+        self.path = root / DIRECTORY / f"{name}{this_boot()}"
         self.kept = False
 
     def __enter__(self) -> Path:
@@ -189,16 +189,9 @@ def _discard_if_abandoned(root: Path, mark: Path, has_file: Callable[[str], bool
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             return
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            seen = bool(_this_boot()) and mark.name.endswith(_this_boot())
-        except BlockingIOError:
-            return
-        except OSError:
-            seen = False  # a file system without locks
         name = mark.name.partition(".")[0]
         files = list((root / name).glob("*")) if _BROUGHT.fullmatch(name) else []
-        if not seen and time.time() - max(each.lstat().st_mtime for each in (mark, *files)) < _OLD_SECONDS:
+        if not is_abandoned(descriptor, mark.name, lambda: max(each.lstat().st_mtime for each in (mark, *files))):
             return
         for file in files:
             if not has_file(f"{name}/{file.name}"):
@@ -210,6 +203,21 @@ def _discard_if_abandoned(root: Path, mark: Path, has_file: Callable[[str], bool
         logger.info("deleted the leftovers of an interrupted upload: %s", mark.name)
     finally:
         os.close(descriptor)
+
+
+def is_abandoned(descriptor: int, name: str, written: Callable[[], float]) -> bool:
+    """Lock what a process marks its files with, and return whether that process is gone.
+
+    `name` ends with `this_boot()` of the process. `written` returns when its files were last written to.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        seen = bool(this_boot()) and name.endswith(this_boot())
+    except BlockingIOError:
+        return False
+    except OSError:
+        seen = False  # a file system without locks
+    return seen or time.time() - written() >= _OLD_SECONDS
 
 
 def _locked(path: Path) -> int:
@@ -231,7 +239,7 @@ def _locked(path: Path) -> int:
 
 
 @cache
-def _this_boot() -> str:
+def this_boot() -> str:
     """Return a suffix that identifies this boot of this machine: only its processes surely see each other's locks."""
     try:
         return "." + Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()

@@ -69,7 +69,7 @@ def ticket_document(ticket: Ticket, image: Image | None, key: str | None = None)
         "name": ticket.name,
         "statusUri": f"{uri}/status",
         "uri": uri,
-        "cloudId": ticket.cloud_id,
+        "cloudId": ticket.id_in_cloud,
         "imageUri": image_uri(ticket.owner, ticket.appliance_id, ticket.image_id),
         "publishLocation": ticket.location or ticket.target.get("publishLocation"),
         "expires": _time(ticket.expires),

@@ -217,7 +217,10 @@ tickets = Table(
     Column("sent", BigInteger, nullable=False),
     Column("total", BigInteger, nullable=False),
     Column("attempt", Integer, nullable=False),
+    # The handle of what the ticket has in the cloud: the journal, the tags and the sweeper know no other id.
     Column("cloud_id", String(255)),
+    # The cloud's own id of the image, for people; null if that is the handle.
+    Column("shown_id", Text),
     Column("location", Text),
     Column("error", Text),
     Column("error_detail", Text),

@@ -80,6 +80,7 @@ _PUBLISHED = transition_statement(
     finished=db_now(),
     lease_until=0.0,
     cloud_id=bindparam("object"),
+    shown_id=bindparam("shown"),
     location=bindparam("region"),
     sent=tickets.c.total,
     error=None,
@@ -257,8 +258,12 @@ class Leases:
 
     # Each outcome that ends an upload returns the tickets that wait for its slot, as `next_waiting` does.
 
-    def published(self, claim: Claim, *, cloud_id: str, location: str | None) -> Sequence[int]:
+    def published(
+        self, claim: Claim, *, cloud_id: str, location: str | None, shown_id: str | None = None
+    ) -> Sequence[int]:
         """Record that the image was published, and begin the withdrawal of those that it replaces.
+
+        `cloud_id` is the handle, `shown_id` the cloud's own id of the image if it is another one.
 
         Both in one transaction: a crash leaves no step out, and nothing is withdrawn for an image that is not there.
         Also returns the tickets that are to be withdrawn. Raises `Cancelled` or `LeaseLost`.
@@ -274,6 +279,7 @@ class Leases:
                 words="Published",
                 token=claim.token,
                 object=cloud_id,
+                shown=shown_id,
                 region=location,
             )
             waiting = self._ended(connection, claim, ended is not None)

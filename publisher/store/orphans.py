@@ -212,7 +212,7 @@ class Sweeping:
     def _record_gone(self, connection: Connection, ticket_uid: str, cloud_id: str) -> None:
         self._mark(connection, ticket_uid, cloud_id, "gone")
         left = tickets.c.uid == ticket_uid, tickets.c.cloud_id == cloud_id
-        connection.execute(update(tickets).where(*left).values(cloud_id=None))
+        connection.execute(update(tickets).where(*left).values(cloud_id=None, shown_id=None))
         connection.execute(delete(sightings).where(*_sighting(ticket_uid, cloud_id)))
         connection.execute(
             delete(tombstones).where(tombstones.c.ticket_uid == ticket_uid, tombstones.c.cloud_id == cloud_id)

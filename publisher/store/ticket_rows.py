@@ -27,7 +27,7 @@ from sqlalchemy import (
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from publisher.core.image import Image, image_uri
-from publisher.core.ticket import FINAL, TRANSITIONS, Phase, Progress, State, Ticket, ticket_uri
+from publisher.core.ticket import FINAL, TRANSITIONS, Phase, Progress, State, Ticket, shown_cloud_id, ticket_uri
 from publisher.core.uris import parse_id
 from publisher.store.database import db_now, history, notifications, tickets, users
 from publisher.store.images import IMAGE_COLUMNS, image_of_values
@@ -40,8 +40,8 @@ _WITH_ERROR = (f"publication.{State.FAILED}", _WITHDRAWAL_FAILED)
 
 _PLAIN = [
     "id", "uid", "owner", "appliance_id", "image_id", "platform", "account", "sealed_secrets", "target", "name",
-    "attempt", "cloud_id", "location", "error", "error_detail", "created", "modified", "started", "finished",
-    "not_before", "lease_token", "worker", "account_id", "downloads", "progressed", "accepted",
+    "attempt", "cloud_id", "shown_id", "location", "error", "error_detail", "created", "modified", "started",
+    "finished", "not_before", "lease_token", "worker", "account_id", "downloads", "progressed", "accepted",
     "reason", "request_id", "traceparent", "failure", "withdrawal", "expires",
     "lineage", "keep", "older",
 ]  # fmt: skip
@@ -63,6 +63,7 @@ _NOT_IN_STATUS: dict[str, Any] = {
     "target": {},
     "name": "",
     "cloud_id": None,
+    "shown_id": None,
     "finished": None,
     "not_before": 0.0,
     "lease_token": 0,
@@ -87,8 +88,8 @@ _STATUS_NAMES = [each.name for each in _STATUS_COLUMNS]
 _NOTIFIED_COLUMNS = [
     tickets.c[name]
     for name in (
-        "id", "owner", "appliance_id", "image_id", "platform", "name", "state", "cloud_id", "location", "error",
-        "modified", "notify_url", "expires",
+        "id", "owner", "appliance_id", "image_id", "platform", "name", "state", "cloud_id", "shown_id",
+        "location", "error", "modified", "notify_url", "expires",
     )
 ]  # fmt: skip
 
@@ -325,7 +326,7 @@ def _content(row: Any, event: str) -> dict[str, Any]:
         "platform": row.platform,
         "name": row.name,
         "state": row.state,
-        "cloudId": row.cloud_id,
+        "cloudId": shown_cloud_id(row.cloud_id, row.shown_id),
         "publishLocation": row.location,
         # A cancelled ticket may have an error from an earlier attempt.
         "error": row.error if event in _WITH_ERROR else None,

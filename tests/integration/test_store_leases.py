@@ -308,6 +308,14 @@ def test_published_ticket_keeps_its_outcome_but_no_secrets(store: Store) -> None
     assert words(store, ticket)[-1] == "Published"
 
 
+def test_published_ticket_keeps_its_handle_and_the_clouds_own_id(store: Store) -> None:
+    ticket = add_ticket(store)
+    store.leases.published(claim(store, ticket), cloud_id="handle", location=None, shown_id="ami-" + "7" * 300)
+    now = current(store, ticket)
+    assert (now.cloud_id, now.shown_id) == ("handle", "ami-" + "7" * 300)
+    assert now.id_in_cloud == now.shown_id
+
+
 def test_failed_ticket_keeps_its_error(store: Store) -> None:
     ticket = add_ticket(store)
     store.leases.failed(claim(store, ticket), error="quota exceeded", detail="cloud-1 may be left")

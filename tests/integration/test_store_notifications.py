@@ -61,6 +61,13 @@ def test_end_of_a_ticket_stores_a_notification(store: Store) -> None:
     }
 
 
+def test_notification_has_the_clouds_own_id(store: Store) -> None:
+    ticket = add_ticket(store, notify_url=URL)
+    store.leases.published(claimed(store, ticket), cloud_id="handle", location=None, shown_id="ami-7")
+    (told,) = store.notifications.list(ticket.id)
+    assert json.loads(told.body)["data"]["cloudId"] == "ami-7"
+
+
 def test_only_the_ends_of_tickets_are_notified(store: Store) -> None:
     failed, gone, cancelled = (add_ticket(store, notify_url=URL) for _ in range(3))
     store.leases.retry(claimed(store, failed), delay_seconds=-1, error="not yet")

@@ -11,8 +11,10 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import ClassVar, Generic, Protocol, Self, TypeVar
 
+from publisher.core.errors import ConfigurationError
 from publisher.core.image import Image
 from publisher.core.ticket import Account, CloudRef, Target
 from publisher.outbound.policy import OutboundPolicy
@@ -102,6 +104,8 @@ class CloudImage:
     """An image as the cloud reports it."""
 
     cloud_id: str
+    """The handle: one id for all parts of a publication, such as a snapshot and an image. The plugin chooses it, or
+    takes the cloud's own. Journal, tags, `delete` and `tagged` know no other id."""
     complete: bool
     """Whether all bytes have arrived and the cloud says that the image is usable."""
     size: int | None = None
@@ -111,6 +115,13 @@ class CloudImage:
     none."""
     location: str | None = None
     """Where the image is, for people to read: a region or an endpoint."""
+    shown_id: str | None = None
+    """The cloud's own id of the image, for people and for `cloudId`. None if that is the handle."""
+    source_sha256: str | None = None
+    """The plugin vouches that the image was made of a file with this hash and `source_size` bytes. For a cloud that
+    reports no hash of the file: the plugin compared what it read before it registered the image, and stored both values
+    with the image, so that a later attempt can adopt it. `size` and `hashes` are then not needed."""
+    source_size: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +137,7 @@ class Tagged:
     """An object in the cloud whose tags say that an installation created it for a ticket."""
 
     cloud_id: str
+    """The handle, if the object has several parts."""
     ticket_uid: str
     age_seconds: float | None = None
     """Approximate time since the cloud created it; None if the cloud does not say."""
@@ -153,6 +165,23 @@ class Journal(Protocol):
         """Record that the cloud has confirmed that the object does not exist, or no longer does."""
 
 
+class ScratchSpace(Protocol):
+    """Space for files that a plugin makes of the image. All of it is deleted after the attempt."""
+
+    def reserve(self, size: int) -> Path:
+        """Return a new, empty directory for files of `size` bytes together. Call it before the first byte is sent.
+
+        Raises `ConfigurationError` or `TransientCloudError` if there is not so much space.
+        """
+
+
+class NoScratchSpace:
+    """Scratch space for a caller that has none."""
+
+    def reserve(self, size: int) -> Path:
+        raise ConfigurationError("there is no scratch space here")
+
+
 @dataclass(frozen=True, slots=True)
 class TicketRef:
     """What a plugin knows of the ticket it works for."""
@@ -162,6 +191,7 @@ class TicketRef:
     image_uri: str
     appliance_uri: str
     journal: Journal
+    scratch: ScratchSpace = field(default_factory=NoScratchSpace)
     found: CloudImage | None = None
     """For `upload`: what `find` returned. If that was complete, the worker has deleted it since."""
 
@@ -222,7 +252,7 @@ class CloudPublisher(ABC):
 
     @abstractmethod
     def delete(self, cloud_id: str, tags: Tags) -> None:
-        """Delete an object, and return once the cloud confirms that it is gone.
+        """Delete all parts that a handle stands for, and return once the cloud confirms that they are gone.
 
         An object that does not exist is not an error. If the id was chosen by the plugin, it must also become
         impossible to create the object later: a request to create it may still be on its way. Whatever is created for
@@ -231,7 +261,10 @@ class CloudPublisher(ABC):
 
     @abstractmethod
     def tagged(self, deployment: str) -> Sequence[Tagged]:
-        """Return all objects of this account that carry the installation's id, whatever their state."""
+        """Return all objects of this account that carry the installation's id, whatever their state.
+
+        Parts of one publication are one item, as old as the oldest part.
+        """
 
     def tagged_by(self, tags: Tags) -> Sequence[Tagged]:
         """Return the objects of this account that carry these tags: those of one ticket.

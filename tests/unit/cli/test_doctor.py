@@ -148,6 +148,21 @@ def test_a_full_disk_fails(cli: Cli) -> None:
     assert "no ticket can be accepted" in checks["disk"]["message"]
 
 
+@pytest.mark.long
+def test_full_scratch_space_is_a_warning(cli: Cli, tmp_path: Path) -> None:
+    def scratch(**variables: str) -> tuple[str, str]:
+        checks = json.loads(cli.run("doctor", "--json", **variables).stdout)["checks"]
+        (found,) = (each for each in checks if each["name"] == "scratch")
+        return found["level"], found["message"]
+
+    elsewhere = str(tmp_path / "elsewhere")
+    level, message = scratch(PUBLISHER_SCRATCH_DIR=elsewhere, PUBLISHER_SCRATCH_BYTES_MAX=str(7 << 20))
+    assert (level, message) == ("ok", f"converted images go to {elsewhere}, at most 7 MiB")
+    level, message = scratch(PUBLISHER_DISK_FREE_BYTES_MIN=str(1 << 62))
+    assert level == "warn"
+    assert "no image can be converted" in message
+
+
 def test_a_database_that_others_can_read_is_a_warning(cli: Cli) -> None:
     def permissions() -> list[str]:
         checks = json.loads(cli.run("doctor", "--json").stdout)["checks"]

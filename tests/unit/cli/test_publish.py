@@ -207,6 +207,10 @@ def publish(store: Store, claim: Claim) -> None:
     store.leases.published(claim, cloud_id="an-id", location="somewhere")
 
 
+def publish_parts(store: Store, claim: Claim) -> None:
+    store.leases.published(claim, cloud_id="a-handle", location="somewhere", shown_id="ami-7")
+
+
 def fail(store: Store, claim: Claim) -> None:
     store.leases.failed(claim, error="the cloud is full")
 
@@ -221,6 +225,7 @@ def cancel(store: Store, claim: Claim) -> None:
     ("end", "code", "stdout", "stderr"),
     [
         (publish, 0, "published to memory as an-id", ""),
+        (publish_parts, 0, "published to memory as ami-7", ""),
         (fail, 1, "", "Error: ticket 1 failed: the cloud is full\n"),
         (cancel, 3, "Ticket 1 was cancelled", ""),
     ],

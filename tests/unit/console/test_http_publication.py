@@ -35,6 +35,16 @@ def published(service: Service) -> Ticket:
     return service.ticket(ticket.id)
 
 
+def test_pages_show_the_clouds_own_id(fresh: Service, browser: Browsers) -> None:
+    ticket = fresh.publish(login="alice")
+    claim = fresh.claim(ticket)
+    fresh.store.leases.published(claim, cloud_id="a-handle", location=None, shown_id="ami-7")
+    for below in ("", "/delete"):
+        page = page_of(browser("alice"), ticket, below)
+        assert "ami-7" in page.words
+        assert "a-handle" not in page.words
+
+
 def failed(service: Service) -> Ticket:
     ticket = service.publish(login="alice")
     service.store.leases.failed(service.claim(ticket), error="the cloud said no", detail="403 Forbidden")

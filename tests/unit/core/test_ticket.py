@@ -185,3 +185,11 @@ def test_repr_contains_no_secrets() -> None:
 def test_a_ticket_is_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         ticket().attempt = 2  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("cloud_id", "shown_id", "shown"),
+    [(None, None, None), (None, "ami-1", None), ("handle", None, "handle"), ("handle", "ami-1", "ami-1")],
+)
+def test_people_see_the_clouds_own_id(cloud_id: str | None, shown_id: str | None, shown: str | None) -> None:
+    assert ticket(cloud_id=cloud_id, shown_id=shown_id).id_in_cloud == shown

@@ -9,8 +9,10 @@ import os
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from typing import Any
 
 import pytest
+import requests
 
 from publisher.core.errors import InvalidRequest, NetworkRefused, PermanentCloudError, Reason
 from publisher.core.settings import Settings
@@ -23,12 +25,13 @@ from tests.records import add_image, add_ticket, current, words
 from tests.servers.answering import redirecting, serving
 from tests.servers.certificates import Authority, authority
 from tests.servers.listening import Listening, listening
+from tests.servers.silent import silent_server
 from tests.servers.uploads import Upload, upload_server
 from workers.clouds.base import Timeouts
 from workers.clouds.openstack.publisher import OpenStackPublisher
 from workers.clouds.openstack.session import Reach, SignIn, sign_in
 from workers.fetch import fetch
-from workers.http_clients import trust
+from workers.http_clients import requests_session, trust
 from workers.runner import Runner
 from workers.transfer import Transfer
 
@@ -147,6 +150,38 @@ def test_ticket_with_an_inner_address_fails_at_once_and_says_why(
     assert failed.attempt == 1
     assert PASSWORD not in " ".join(words(sqlite_store, ticket))
     assert NetworkRefused.reason is Reason.NETWORK_POLICY
+
+
+# Time-outs ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("timeout", [None, 30, (10, 30), (None, 30), (10, None), (None, None)])
+def test_call_takes_a_time_out_or_a_pair(timeout: Any) -> None:
+    """The clients of Azure and Google give pairs."""
+    with serving(redirecting("http://127.0.0.1:9/")) as url:
+        session = requests_session(EVERYWHERE, trust())
+        assert session.get(url, timeout=timeout, allow_redirects=False).status_code == 307
+
+
+@pytest.mark.parametrize("timeout", [0.2, (5, 0.2)])
+def test_time_out_of_a_pair_ends_a_call(timeout: Any) -> None:
+    with silent_server() as port, pytest.raises(requests.exceptions.ReadTimeout):
+        requests_session(EVERYWHERE, trust()).get(f"http://127.0.0.1:{port}/", timeout=timeout)
+
+
+def test_first_time_out_of_a_pair_is_that_of_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[float | None] = []
+
+    def refuse(policy: OutboundPolicy, host: str, port: int, seconds: float | None) -> None:
+        given.append(seconds)
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(OutboundPolicy, "connect", refuse)
+    session = requests_session(EVERYWHERE, trust(), connect_seconds=7)
+    for timeout in (3, 30, (2, 30), (30, 2), (30, 30)):
+        with pytest.raises(requests.exceptions.ConnectionError):
+            session.get("http://127.0.0.1:9/", timeout=timeout)
+    assert given == [3, 7, 2, 2, 7]
 
 
 # TLS ------------------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from publisher.core.image import Image
 from publisher.core.ticket import State, Ticket
 from publisher.store import Store
 from tests.records import current, put_back
-from tests.unit.workers.runner.scripted_cloud import Script, cloud_ids
+from tests.unit.workers.runner.scripted_cloud import CONTENT, Script, cloud_ids
 from workers.attempt import TicketJournal
 from workers.clouds.base import CloudImage
 from workers.runner import Runner
@@ -50,6 +50,41 @@ def test_a_wrong_image_is_deleted_and_uploaded_again(
     assert list(script.images) == [now.cloud_id]
     assert now.cloud_id != "left"
     assert cloud_ids(sqlite_store, ticket) == ["gone", "present"]
+
+
+def test_image_is_adopted_if_the_plugin_vouches_for_its_source(
+    sqlite_store: Store, ticket: Ticket, image: Image, runner: Runner, script: Script
+) -> None:
+    """A cloud that converts what it receives reports another size, and no hash."""
+    source: dict[str, Any] = {"source_sha256": image.sha256, "source_size": image.size}
+    leave(sqlite_store, ticket, script, CloudImage("left", True, 1 << 30, shown_id="ami-7", **source))
+    assert runner.run(ticket.id) is State.PUBLISHED
+    assert "upload" not in script.asked
+    now = current(sqlite_store, ticket)
+    assert (now.cloud_id, now.shown_id, now.id_in_cloud) == ("left", "ami-7", "ami-7")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"source_sha256": "0" * 64},
+        {"source_sha256": ""},
+        {"source_size": 5},
+        {"source_size": None},
+        {"source_sha256": None},
+        {"hashes": {"sha512": "0" * 128}, "size": len(CONTENT)},
+        {"complete": False},
+    ],
+    ids=lambda wrong: "-".join(wrong),
+)
+def test_image_of_another_source_is_not_adopted(
+    sqlite_store: Store, ticket: Ticket, image: Image, runner: Runner, script: Script, wrong: dict[str, Any]
+) -> None:
+    found = CloudImage("left", True, 1 << 30, source_sha256=image.sha256, source_size=image.size)
+    leave(sqlite_store, ticket, script, dataclasses.replace(found, **wrong))
+    assert runner.run(ticket.id) is State.PUBLISHED
+    assert "upload" in script.asked
+    assert len(script.images) == 1
 
 
 def test_an_incomplete_image_is_completed(sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script) -> None:

@@ -63,6 +63,42 @@ def test_wrong_bytes_are_detected_if_the_cloud_reports_no_hash(
     assert script.images == {}
 
 
+def test_file_that_the_plugin_vouches_for_needs_no_hash_of_the_cloud(
+    sqlite_store: Store, ticket: Ticket, image: Image, runner: Runner, script: Script
+) -> None:
+    source: dict[str, Any] = {"source_sha256": image.sha256, "source_size": image.size}
+    script.received = lambda image: dataclasses.replace(image, hashes={}, size=7, **source)
+    assert runner.run(ticket.id) is State.PUBLISHED
+    assert "verified nothing" not in " ".join(words(sqlite_store, ticket))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error"),
+    [
+        ({"source_sha256": "0" * 64}, "the sha256 of what the cloud's image was made of is not the registered one"),
+        ({"source_size": 5}, f"the cloud's image was made of 5 bytes, not of {len(CONTENT)}"),
+    ],
+)
+def test_image_of_another_file_than_registered_is_removed(
+    sqlite_store: Store, ticket: Ticket, image: Image, runner: Runner, script: Script, wrong: dict[str, Any], error: str
+) -> None:
+    source: dict[str, Any] = {"source_sha256": image.sha256, "source_size": image.size} | wrong
+    script.received = lambda image: dataclasses.replace(image, hashes={}, **source)
+    assert runner.run(ticket.id) is State.FAILED
+    assert current(sqlite_store, ticket).error == f"{error}; the image was removed from the cloud again"
+    assert script.images == {}
+
+
+def test_sent_bytes_are_compared_even_if_the_plugin_vouches_for_the_file(
+    sqlite_store: Store, ticket: Ticket, image: Image, settings: Settings, runner: Runner, script: Script
+) -> None:
+    (settings.images / image.location).write_bytes(bytes(len(CONTENT)))
+    source: dict[str, Any] = {"source_sha256": image.sha256, "source_size": image.size}
+    script.received = lambda image: dataclasses.replace(image, hashes={}, **source)
+    assert runner.run(ticket.id) is State.FAILED
+    assert current(sqlite_store, ticket).reason == Reason.INTEGRITY
+
+
 def test_no_warning_is_written_if_the_cloud_reports_a_hash(
     sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script
 ) -> None:
