@@ -79,7 +79,7 @@ class Publications:
 
     def deployed(self) -> list[str]:
         """Return the ids of all images of this installation, as the sweeper finds them."""
-        cloud = self.connect()
+        cloud = self.connect(hidden=True)
         try:
             return [each.cloud_id for each in cloud.tagged(self.store.deployment)]
         finally:

@@ -198,7 +198,7 @@ class OpenStackPublisher(CloudPublisher):
             project = self._session.get_project_id()
         # The list also contains images of others that are public or shared.
         wanted = {_DEPLOYMENT: deployment} | ({"owner": project} if project else {})
-        found = self._images.list(wanted) + self._images.list(wanted | _HIDDEN)
+        found = self._list(wanted)
         return [Tagged(str(each["id"]), str(each.get(_TICKET)), _age(each)) for each in found if not _is_copy(each)]
 
     # Records --------------------------------------------------------------------------------------
@@ -270,10 +270,15 @@ class OpenStackPublisher(CloudPublisher):
 
     def _tagged(self, ticket: TicketRef) -> list[str]:
         wanted = {_TICKET: ticket.tags.ticket_uid, _DEPLOYMENT: ticket.tags.deployment}
+        found = self._list(wanted)
+        return [str(record["id"]) for record in found if not _is_copy(record)]
+
+    def _list(self, wanted: Mapping[str, str]) -> list[dict[str, Any]]:
+        """Return the records with these properties, hidden ones only if the target says that images are hidden."""
         found = self._images.list(wanted)
         if self._target.fields.get("hidden"):
-            found += self._images.list(wanted | _HIDDEN)
-        return [str(record["id"]) for record in found if not _is_copy(record)]
+            found += self._images.list({**wanted, **_HIDDEN})
+        return found
 
     def _delete_noted(self, ticket: TicketRef, cloud_id: str) -> None:
         ticket.journal.condemn(cloud_id)
