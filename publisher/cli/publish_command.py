@@ -310,7 +310,7 @@ def _naming_options() -> Iterator[None]:
         yield
     except InvalidRequest as error:
         field = error.field or ""
-        option = _OPTIONS.get(field) or _LISTS.get(field.partition(".")[0])
+        option = _OPTIONS.get(field) or _LISTS.get(field.partition("[")[0])
         if option is None:
             raise
         raise InvalidRequest(f"{error}; it is given by {option}") from None

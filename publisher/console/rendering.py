@@ -378,7 +378,7 @@ def field_errors(error: InvalidRequest, names: Mapping[str, str] = {}) -> dict[s
     if not error.field:
         return {"": sentence(str(error))}
     name = names.get(error.field, error.field)
-    if (whole := name.partition(".")[0]) in ITEMS:  # the form has one field for the whole list
+    if (whole := name.partition("[")[0]) in ITEMS:  # the form has one field for the whole list
         name = whole
     words = str(error).removeprefix(f"{error.field}: ")
     for term, meaning in _MEANINGS.items():

