@@ -384,6 +384,9 @@ class Attempt:
         cloud = self._connect(check)
         self._lease.check_held()
         self._journal.condemn(cloud_id)
+        if self._ticket.target.get("protected") and self._ticket.state in (State.PUBLISHING, State.CANCELLING):
+            # Not for a published image: its owner lifts the protection first.
+            cloud.release(cloud_id, self._tags, check)
         cloud.delete(cloud_id, self._tags, check)
         self._journal.gone(cloud_id)
 

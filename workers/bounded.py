@@ -133,6 +133,11 @@ class BoundedCloud:
         with self._pulse.checking(check):
             self._call("delete", lambda: self._cloud.delete(cloud_id, tags))
 
+    def release(self, cloud_id: str, tags: Tags, check: Callable[[], None] | None = None) -> None:
+        """Lift the protection of an object; `check` as for `delete`."""
+        with self._pulse.checking(check):
+            self._call("release", lambda: self._cloud.release(cloud_id, tags))
+
     def tagged(self, deployment: str) -> Sequence[Tagged]:
         return self._call("tagged", lambda: self._cloud.tagged(deployment))
 

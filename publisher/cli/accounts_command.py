@@ -62,6 +62,14 @@ commands.add_typer(app, name="accounts")
 Name = Annotated[str, typer.Argument(help="Name of the account.")]
 User = Annotated[str, typer.Option(help="User who owns the account.", autocompletion=complete_users)]
 
+NameTemplate = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TEMPLATE",
+        help="Template of the names of images published with this account, such as {name}-{version}-{date}.",
+    ),
+]
+
 
 @app.command(
     # Options that this command does not know may be the platform's.
@@ -93,6 +101,7 @@ def add(
     interface: Interface = None,
     keystone_version: KeystoneVersion = None,
     ca_bundle: CaBundle = None,
+    name_template: NameTemplate = None,
     from_clouds_yaml: Annotated[
         str | None,
         typer.Option(
@@ -137,6 +146,8 @@ def add(
             # The OS_… variables and the clouds.yaml describe OpenStack's accounts only.
             account = _other_account(context, described) | more
             secrets = read_secrets(described, stdin=password_stdin)
+        if name_template:
+            account["nameTemplate"] = name_template
         stored = cloud_accounts.create(
             installation.store,
             installation.vault,
@@ -237,6 +248,7 @@ def change(
     ca_bundle: Annotated[
         Path | None, typer.Option(help="PEM file of the CA certificates to trust for this cloud.")
     ] = None,
+    name_template: NameTemplate = None,
     new_password: Annotated[
         bool, typer.Option("--new-password", help="Prompt for a new password or other secret.")
     ] = False,
@@ -262,6 +274,7 @@ def change(
     given = {"keystoneUrl": keystone_url, "glanceUrl": glance_url, "login": login, "userDomain": user_domain}
     given |= {"applicationCredentialId": application_credential_id, "trustId": trust_id}
     given["applicationCredentialName"] = application_credential_name
+    given["nameTemplate"] = name_template
     given["interface"] = openstack_login.interface(interface) if interface else interface
     given["keystoneVersion"] = openstack_login.version(keystone_version) if keystone_version else keystone_version
     fields: dict[str, Any] = {element: value or None for element, value in given.items() if value is not None}

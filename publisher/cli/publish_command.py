@@ -48,6 +48,7 @@ from publisher.cli.openstack_login import (
 from publisher.cli.tickets_command import Timeout, Wait, find_ticket, ticket_json, watch
 from publisher.core.closed_pipe import no_outcome
 from publisher.core.errors import Conflict, InvalidRequest, NotFound
+from publisher.platforms.attributes import VISIBILITIES
 
 if TYPE_CHECKING:
     from publisher.services.publishing import Accepted, PublishRequest
@@ -72,8 +73,18 @@ _OPTIONS = {
     "keystoneProject": "--project or OS_PROJECT_NAME",
     "tenantName": "--tenant or OS_TENANT_NAME",
     "displayName": "--name",
+    "nameTemplate": "--name-template",
+    "hidden": "--hidden",
+    "minDisk": "--min-disk",
+    "minRam": "--min-ram",
+    "protected": "--protected",
+    "visibility": "--visibility",
 }
 """The options and variables that set the elements of a request."""
+_LISTS = {"properties": "--property", "tags": "--tag", "sharedWith": "--share"}
+"""The options that set the items of a list, by the name of the list."""
+ATTRIBUTES = "Image attributes"
+_NUMBER_MAX = (1 << 31) - 1
 
 
 @commands.command(
@@ -81,6 +92,8 @@ _OPTIONS = {
         'publish disk.qcow2 --name "My image" --wait',
         "publish 7 --project demo --domain Default --region RegionOne",
         "publish 7 --account production --project demo --wait",
+        "publish 7 --property os_distro=debian --tag golden --min-disk 20 --share web",
+        'publish 7 --name-template "{name}-{version}-{date}"',
         "publish 7 --wait --timeout 3600 --json < password --password-stdin",
     )
 )
@@ -150,6 +163,71 @@ def publish(
     name: Annotated[
         str | None, typer.Option(help="Name of the image in the cloud (default: its own name).", rich_help_panel=TARGET)
     ] = None,
+    name_template: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEMPLATE",
+            help="Template of that name, such as {name}-{version}-{date} (default: the account's).",
+            rich_help_panel=TARGET,
+        ),
+    ] = None,
+    property: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--property", metavar="NAME=VALUE", help="Property of the image. Repeatable.", rich_help_panel=ATTRIBUTES
+        ),
+    ] = None,
+    tag: Annotated[
+        list[str] | None,
+        typer.Option("--tag", metavar="TAG", help="Tag of the image. Repeatable.", rich_help_panel=ATTRIBUTES),
+    ] = None,
+    visibility: Annotated[
+        str | None,
+        typer.Option(
+            metavar="|".join(VISIBILITIES),
+            help="Who can see the image (default: private; shared with --share).",
+            rich_help_panel=ATTRIBUTES,
+        ),
+    ] = None,
+    share: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--share",
+            metavar="PROJECT",
+            help="Name or id of a project to share the image with. Repeatable.",
+            rich_help_panel=ATTRIBUTES,
+        ),
+    ] = None,
+    hidden: Annotated[
+        bool,
+        typer.Option("--hidden", help="Leave the image out of ordinary lists of images.", rich_help_panel=ATTRIBUTES),
+    ] = False,
+    protected: Annotated[
+        bool,
+        typer.Option(
+            "--protected",
+            help="Protect the published image: the cloud does not delete it until the protection is lifted.",
+            rich_help_panel=ATTRIBUTES,
+        ),
+    ] = False,
+    min_disk: Annotated[
+        int | None,
+        typer.Option(
+            parser=whole_number(0, _NUMBER_MAX),
+            metavar="GIB",
+            help="Minimum disk size of a server (default: the size of the image's disk).",
+            rich_help_panel=ATTRIBUTES,
+        ),
+    ] = None,
+    min_ram: Annotated[
+        int | None,
+        typer.Option(
+            parser=whole_number(0, _NUMBER_MAX),
+            metavar="MIB",
+            help="Minimum memory of a server.",
+            rich_help_panel=ATTRIBUTES,
+        ),
+    ] = None,
     ca_bundle: CaBundle = None,
     format: Format = None,
     link: Link = False,
@@ -169,7 +247,20 @@ def publish(
         tenantName=tenant if with_variables else _typed(context, "tenant"),
         publishLocation=region if with_variables else _typed(context, "region"),
         displayName=name,
-    ) | {"publicImage": public}
+        nameTemplate=name_template,
+        visibility=visibility,
+    )
+    if public or not visibility:
+        target["publicImage"] = public
+    target |= _attributes(
+        properties=[_property(each) for each in property or ()],
+        tags=tag,
+        sharedWith=share,
+        hidden=hidden or None,
+        protected=protected or None,
+        minDisk=min_disk,
+        minRam=min_ram,
+    )
     from publisher.services.publishing import PublishRequest
 
     with open_installation() as installation, no_outcome(when=wait), _naming_options():
@@ -218,14 +309,28 @@ def _naming_options() -> Iterator[None]:
     try:
         yield
     except InvalidRequest as error:
-        if error.field not in _OPTIONS:
+        field = error.field or ""
+        option = _OPTIONS.get(field) or _LISTS.get(field.partition("[")[0])
+        if option is None:
             raise
-        raise InvalidRequest(f"{error}; it is given by {_OPTIONS[error.field]}") from None
+        raise InvalidRequest(f"{error}; it is given by {option}") from None
 
 
 def _given(**values: str | None) -> dict[str, Any]:
     """Leave out the values that are not given: an empty variable is the same as none."""
     return {name: value for name, value in values.items() if value}
+
+
+def _attributes(**values: Any) -> dict[str, Any]:
+    """Leave out the attributes that are not given."""
+    return {name: value for name, value in values.items() if value not in (None, [])}
+
+
+def _property(given: str) -> dict[str, str]:
+    name, equals, value = given.partition("=")
+    if not equals:
+        raise InvalidRequest(f"'{given}' has no value; write NAME=VALUE", field="--property")
+    return {"name": name, "value": value}
 
 
 def _password(stdin: bool, login: str | None) -> str:

@@ -19,8 +19,11 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 from markupsafe import Markup, escape
 
 from publisher.core.errors import InvalidRequest
+from publisher.core.name_template import PLACEHOLDERS
+from publisher.platforms.attributes import ITEMS
 from publisher.platforms.platform import (
     CRED_ACCOUNT,
+    NAME_TEMPLATE,
     STRING_LIMIT,
     Document,
     Field,
@@ -80,6 +83,8 @@ def environment() -> Environment:
         segments=segments,
         platform=platform_label,
         signs_in_as=signs_in_as,
+        called=_label,
+        lines=lines,
     )
     made.globals.update(base=BASE, static=static, version=__version__)
     return made
@@ -217,9 +222,22 @@ ACCOUNT_PREFIX = f"{CRED_ACCOUNT}."
 
 _NEVER_IN_FORMS = (Kind.LIST, Kind.OBJECT, Kind.POLYMORPHIC)
 
-_CALLED = {"caBundle": "CA bundle", "md5sum": "MD5", "sha256sum": "SHA-256"}
+_CALLED = {
+    "caBundle": "CA bundle",
+    "md5sum": "MD5",
+    "sha256sum": "SHA-256",
+    "minDisk": "Minimum disk in GiB",
+    "minRam": "Minimum memory in MiB",
+}
 _HINTS = {
     "displayName": "Defaults to the name of the image",
+    "nameTemplate": "A name for each image that has no other, such as {name}-{version}-{date}; possible are "
+    + ", ".join(f"{{{name}}}" for name in PLACEHOLDERS),
+    "properties": "One in each line, such as os_distro=debian",
+    "tags": "One in each line",
+    "regions": "One in each line",
+    "minDisk": "If empty: the size of the image's disk",
+    "protected": "The cloud does not delete the published image until somebody lifts the protection",
     "caBundle": "PEM certificates of authorities to trust, in addition to the system's own",
 }
 """For elements of any platform. A platform's own hints come first."""
@@ -285,10 +303,21 @@ def target_elements(platform: Platform) -> list[Element]:
     return sorted(made, key=lambda each: (each.name != "displayName", each.kind == "tick"))
 
 
+def attribute_elements(platform: Platform) -> list[Element]:
+    """Return the fields of the image attributes that the platform takes, and that of the name's template."""
+    fields = (*platform.attribute_fields, *NAME_TEMPLATE)
+    return [_element(platform, each, "", required=False) for each in fields]
+
+
+def template_element(platform: Platform) -> Element:
+    """Return the field of an account's name template."""
+    return _element(platform, NAME_TEMPLATE[0], "", required=False)
+
+
 def plain_account_fields(platform: str) -> list[str]:
     """Return the names of the fields of an account that are no secrets; none if the platform is unknown."""
     found = find_platform(platform)
-    return [each.name for each in found.account_fields if not each.secret] if found else []
+    return list(found.open_names) if found else []
 
 
 def filled_in(fields: Iterable[Field], form: Mapping[str, str], prefix: str = "") -> tuple[Document, dict[str, str]]:
@@ -307,11 +336,50 @@ def filled_in(fields: Iterable[Field], form: Mapping[str, str], prefix: str = ""
     return document, errors
 
 
+def filled_in_attributes(fields: Iterable[Field], form: Mapping[str, str]) -> tuple[Document, dict[str, str]]:
+    """Read the image attributes in a form: those that are filled in or ticked. Returns the same as `filled_in`."""
+    document: Document = {}
+    errors: dict[str, str] = {}
+    for each in fields:
+        try:
+            value = _attribute(each, form)
+        except InvalidRequest as error:
+            errors |= field_errors(error)
+        else:
+            document |= {} if value in (None, []) else {each.name: value}
+    return document, errors
+
+
+def _attribute(field: Field, form: Mapping[str, str]) -> object:
+    text = form.get(field.name, "")
+    if field.item is not None:
+        return [_item(field.item, line.strip(), field.name) for line in text.splitlines() if line.strip()]
+    if field.kind is Kind.BOOLEAN:
+        return True if field.name in form else None
+    return _value(field, text, field.name)
+
+
+def _item(field: Field, line: str, path: str) -> object:
+    if field.kind is not Kind.OBJECT:
+        return line
+    name, _, value = (part.strip() for part in line.partition("="))
+    if not name or not value:
+        raise InvalidRequest(f"'{line}' is not of the form name=value", field=path)
+    return {"name": name, "value": value}
+
+
+def lines(values: Iterable[object]) -> list[str]:
+    """Return the items of a list, as a form has them: a property is `name=value`."""
+    return [f"{each['name']}={each['value']}" if isinstance(each, dict) else str(each) for each in values]
+
+
 def field_errors(error: InvalidRequest, names: Mapping[str, str] = {}) -> dict[str, str]:
     """Return an error by the form's field. `names` maps the error's names to those that the form uses instead."""
     if not error.field:
         return {"": sentence(str(error))}
     name = names.get(error.field, error.field)
+    if (whole := name.partition("[")[0]) in ITEMS:  # the form has one field for the whole list
+        name = whole
     words = str(error).removeprefix(f"{error.field}: ")
     for term, meaning in _MEANINGS.items():
         words = words.replace(term, f"{term}, {meaning}", 1)
@@ -351,6 +419,8 @@ def _kind(field: Field) -> str:
     if field.limit > STRING_LIMIT:
         return "area"
     match field.kind:
+        case Kind.LIST:
+            return "area"
         case Kind.BOOLEAN:
             return "tick"
         case Kind.INTEGER | Kind.LONG:

@@ -14,6 +14,7 @@ from urllib.parse import quote
 from publisher.core.errors import ImageFileError, InvalidRequest
 from publisher.core.uris import parse_uri, uri_pattern, user_uri
 
+GIB = 1 << 30
 DISK_FORMATS = ("qcow2", "raw", "vmdk", "vdi", "vhd", "iso")
 
 HEX_DIGITS = {"md5": 32, "sha256": 64, "sha512": 128}
@@ -100,6 +101,11 @@ class Image:
     @property
     def ready(self) -> bool:
         return self.state is ImageState.READY
+
+    @property
+    def disk_gib(self) -> int:
+        """Size of the disk that the image needs to boot, in GiB. An ISO is not copied to the disk, so it needs none."""
+        return 0 if self.disk_format == "iso" else -(-self.virtual_size // GIB)
 
     @property
     def final(self) -> bool:

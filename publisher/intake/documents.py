@@ -14,6 +14,7 @@ from typing import Any
 from publisher.core.image import Image, ImageState, appliance_uri, download_uri, image_uri, target_format
 from publisher.core.ticket import Progress, State, Ticket, ticket_download_uri, ticket_uri
 from publisher.core.uris import user_uri
+from publisher.platforms.attributes import attributes_of
 from publisher.platforms.platform import TYPE_KEY, Constant, Document, Platform, find_platform
 from publisher.platforms.target_formats import format_number, platform_number, target_format_number, target_type
 from publisher.store import (
@@ -77,6 +78,7 @@ def ticket_document(ticket: Ticket, image: Image | None, key: str | None = None)
         "keep": ticket.keep,
         "older": ticket.older,
         **target,
+        **attributes_of(ticket.target),
     }
     if image:
         document |= {

@@ -60,6 +60,12 @@ _TARGET: Document = {
     "displayName": "My image",
     "publicImage": False,
 }
+_ATTRIBUTES: Document = {
+    "properties": [{"name": "os_distro", "value": "debian"}],
+    "tags": ["golden"],
+    "minDisk": 20,
+    "visibility": "private",
+}
 _FORMAT_NAME: Document = {"dbId": 315, "name": "openstackqcow2"}
 _TARGET_FORMAT: Document = {"dbId": 101315, "name": "openstack", "format": _FORMAT_NAME, "type": "cloud"}
 _FILE: Document = {
@@ -75,6 +81,7 @@ _PUBLISH_IMAGE: Document = {
     **_object(1),
     **_FILE,
     **_TARGET,
+    **_ATTRIBUTES,
     "size": _SIZE,
     "status": _STATUS,
     "uploaded": False,

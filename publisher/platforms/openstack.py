@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from publisher.core.errors import InvalidRequest
+from publisher.core.names import check_basic_plane
+from publisher.platforms.attributes import ATTRIBUTES, ITEMS, PROPERTIES, REGIONS, VISIBILITIES, item_path
 from publisher.platforms.platform import (
     CA_BUNDLE,
     LOGIN,
@@ -33,6 +35,21 @@ _BELONG_TO = {
     "trustId": (PASSWORD,),
 }
 """The secrets beside which an element has a meaning."""
+_PROPERTIES_MAX, _ITEMS_MAX = 120, 128
+"""Glance accepts 128 properties, tags and members each (`image_property_quota`, …). The publisher adds properties."""
+_GLANCE_OWN = frozenset(
+    {"id", "name", "status", "visibility", "protected", "checksum", "owner", "size", "virtual_size", "container_format",
+     "disk_format", "created_at", "updated_at", "tags", "direct_url", "min_ram", "min_disk", "self", "file", "stores",
+     "schema", "locations", "location", "deleted", "deleted_at"}
+)  # fmt: skip
+"""Names that Glance's records have themselves, or reserve."""
+_OF_SNAPSHOTS = frozenset({"base_image_ref", "instance_uuid", "image_type"})
+"""What Nova adds to its snapshots. The publisher takes an image that has it for somebody's copy."""
+_OS_OPEN = frozenset(
+    {"os_admin_user", "os_command_line", "os_distro", "os_require_quiesce", "os_secure_boot", "os_shutdown_timeout",
+     "os_skip_agent_inject_files_at_boot", "os_skip_agent_inject_ssh", "os_type", "os_version"}
+)  # fmt: skip
+"""Properties that OpenStack defines for users, although it reserves the other names that begin with `os_`."""
 _V2 = re.compile(r"/v2\.0/*$")
 _ACCOUNT = (
     *uris("glanceUrl", "keystoneUrl"),
@@ -60,6 +77,7 @@ class OpenStack(Platform):
         *_APPLICATION_CREDENTIAL,
         "trustId",
     )
+    attributes: frozenset[str] = frozenset(ATTRIBUTES) - {REGIONS}
     basic_plane: bool = True  # Glance answers 400 on any database: its `no_4byte_params`
     formats: tuple[str, ...] = ("openstackqcow2", "openstackvdi", "openstackvhd", "openstackvmdk")
     takes: tuple[str, ...] = ("raw", "ISO")
@@ -170,9 +188,35 @@ class OpenStack(Platform):
             # Nothing else tells two tokens apart, which may be for different projects.
             raise InvalidRequest("is needed with credAccount.token: the token's project", field="keystoneProject")
 
+    def own_attribute_check(self, attributes: dict[str, Any]) -> None:
+        """Check the properties' names, and what Glance's limits say."""
+        for name, item in ITEMS.items():
+            items = attributes.get(name, ())
+            most = _PROPERTIES_MAX if name == PROPERTIES else _ITEMS_MAX
+            if len(items) > most:
+                raise InvalidRequest(f"has {len(items)} items; Glance takes at most {most}", field=name)
+            for position, each in enumerate(items):
+                path = item_path(name, position)
+                for part, text in each.items() if item == "property" else [("", each)]:
+                    check_basic_plane(text, f"{path}.{part}" if part else path, self.name)
+        for position, each in enumerate(attributes.get(PROPERTIES, ())):
+            if _is_reserved(str(each["name"])):
+                raise InvalidRequest(
+                    f"'{each['name']}' is reserved by {self.name} or by the publisher; use another name",
+                    field=f"{item_path(PROPERTIES, position)}.name",
+                )
+
     def check_image(self, name: str, glance_objection: str | None) -> None:
         if glance_objection:
             raise InvalidRequest(f"{name} cannot be published to {self.name}: {glance_objection}", field="imageUri")
+
+
+def _is_reserved(name: str) -> bool:
+    """Return whether users may not set a property of this name, in upper or lower case."""
+    name = name.casefold()
+    if name.startswith("os_"):
+        return name not in _OS_OPEN
+    return name in _GLANCE_OWN or name in _OF_SNAPSHOTS or name.startswith("publisher_")
 
 
 def _check_one_of(names: list[str]) -> None:
@@ -205,10 +249,13 @@ _HINTS = {
     "keystoneProject": "Name or id of the project. Can be empty if the login has only one project",
     "tenantName": "The project's name in Keystone v2.0",
     "publicImage": "All projects of the cloud may use it; many clouds allow this only to administrators",
+    "sharedWith": "Names or ids of projects, one in each line. The image then has the visibility shared",
+    "hidden": "Lists of images leave it out, unless they ask for hidden ones",
 }
 _CHOICES = {
     "keystoneVersion": (("v3", "v3 (default)"), ("v2.0", "v2.0")),
     "interface": (("", "public (default)"), ("internal", "internal"), ("admin", "admin")),
+    "visibility": (("", "private (default)"), *((each, each) for each in VISIBILITIES)),
 }
 
 OPENSTACK = OpenStack(

@@ -20,7 +20,15 @@ from urllib.parse import urlsplit
 
 from publisher.core.certificates import check_bundle
 from publisher.core.errors import InvalidRequest
-from publisher.core.names import check_basic_plane, check_name
+from publisher.core.name_template import placeholders
+from publisher.core.names import NAME_MAX, check_basic_plane, check_name
+from publisher.platforms.attributes import (
+    PROPERTY_VALUE_MAX,
+    attributes_of,
+    check_taken,
+    check_together,
+    check_values,
+)
 from publisher.platforms.target_formats import API_ORDER, API_PLATFORMS
 
 # Elements ----------------------------------------------------------------------------------------
@@ -194,6 +202,23 @@ CERTIFICATES = (
 )
 """An account with certificates extends an intermediate type of the API: they precede what the platform adds."""
 
+# Elements of all platforms, all ours --------------------------------------------------------------
+
+PROPERTY = (Field("name", limit=NAME_MAX), Field("value", limit=PROPERTY_VALUE_MAX))
+IMAGE_ATTRIBUTES = (
+    *a_list("properties", an_object("property")),
+    *a_list("tags", (Field("tag", limit=NAME_MAX),)),
+    *a_list("regions", (Field("region", limit=NAME_MAX),)),
+    *booleans("hidden"),
+    *a_list("sharedWith", (Field("project", limit=NAME_MAX),)),
+    *integers("minDisk", "minRam", minimum=0),
+    *booleans("protected"),
+    *strings("visibility"),
+)
+"""What an image can be given in a cloud. Each platform takes some of them."""
+NAME_TEMPLATE = (Field("nameTemplate", limit=NAME_MAX),)
+"""In an account, for the images that are published with it; in a published image, for this one."""
+
 
 # Platforms ---------------------------------------------------------------------------------------
 
@@ -246,6 +271,8 @@ class Platform:
     """What to say beside a field of a form, by the element's name."""
     choices: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
     """The values that an element may have, each with its label, by the element's name."""
+    attributes: frozenset[str] = frozenset()
+    """Names of the image attributes (`IMAGE_ATTRIBUTES`) that it takes. A request with another one is refused."""
 
     @property
     def extension(self) -> bool:
@@ -270,7 +297,22 @@ class Platform:
     @cached_property
     def open_names(self) -> tuple[str, ...]:
         """The names of an account's elements that are no secrets, in the order of the answers."""
-        return tuple(each.name for each in self.account_fields if not each.secret)
+        return tuple(each.name for each in self.all_account_fields if not each.secret)
+
+    @cached_property
+    def all_account_fields(self) -> tuple[Field, ...]:
+        """What it adds to an account, and what all platforms add."""
+        return (*self.account_fields, *NAME_TEMPLATE)
+
+    @cached_property
+    def all_target_fields(self) -> tuple[Field, ...]:
+        """What it adds to a published image, and what all platforms add."""
+        return (*self.target_fields, *IMAGE_ATTRIBUTES, *NAME_TEMPLATE)
+
+    @cached_property
+    def attribute_fields(self) -> tuple[Field, ...]:
+        """The image attributes that it takes."""
+        return tuple(each for each in IMAGE_ATTRIBUTES if each.name in self.attributes)
 
     @cached_property
     def sealed_names(self) -> SealedNames:
@@ -282,7 +324,8 @@ class Platform:
 
         An empty secret counts as missing: some clients send an account back without the secret that they never saw.
         """
-        given = {each.name: document[each.name] for each in self.account_fields if document.get(each.name) is not None}
+        fields = self.all_account_fields
+        given = {each.name: document[each.name] for each in fields if document.get(each.name) is not None}
         secret = self.secret_names
         secrets = {name: str(value) for name, value in given.items() if name in secret and value}
         return {name: value for name, value in given.items() if name not in secret}, secrets
@@ -335,6 +378,8 @@ class Platform:
                 self._check_name(name, text, f"credAccount.{name}")
         if bundle := account.get("caBundle"):
             check_bundle(str(bundle), "credAccount.caBundle")
+        if template := account.get("nameTemplate"):
+            placeholders(str(template), "credAccount.nameTemplate")
         self.own_account_check(account)
 
     def check_target(self, account: dict[str, Any], target: dict[str, Any]) -> None:
@@ -342,6 +387,15 @@ class Platform:
         for name in self.names:
             if text := str(target.get(name) or ""):
                 self._check_name(name, text, name)
+        if template := target.get("nameTemplate"):
+            placeholders(str(template), "nameTemplate")
+            if target.get("displayName"):
+                raise InvalidRequest("cannot be used together with displayName; give one of them", field="nameTemplate")
+        if attributes := attributes_of(target):
+            check_taken(attributes, self.attributes, self.name)
+            check_values(attributes)
+            check_together(attributes, target.get("publicImage"))
+            self.own_attribute_check(attributes)
         self.own_target_check(account, target)
 
     def check_image(self, name: str, glance_objection: str | None) -> None:
@@ -365,6 +419,9 @@ class Platform:
 
     def own_target_check(self, account: dict[str, Any], target: dict[str, Any]) -> None:
         """Check what only this cloud requires of a target. Raises `InvalidRequest`."""
+
+    def own_attribute_check(self, attributes: dict[str, Any]) -> None:
+        """Check what only this cloud requires of the image attributes in a request. Raises `InvalidRequest`."""
 
     def _check_name(self, name: str, text: str, path: str) -> None:
         if len(text) > NAME_LENGTH_MAX:

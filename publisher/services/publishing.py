@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Any
 
 from publisher.core.asking import Asking, ask
 from publisher.core.errors import Conflict, InvalidRequest, PublisherError
 from publisher.core.image import Image
+from publisher.core.name_template import expand, placeholders
 from publisher.core.names import check_name
 from publisher.core.ticket import Older, Ticket
 from publisher.core.vault import Sealer
 from publisher.outbound.policy import OutboundPolicy, check_named
+from publisher.platforms.attributes import check_min_disk
 from publisher.platforms.platform import CRED_ACCOUNT, check_address, check_request, platform_of
 from publisher.services.wakeups import Wake
 from publisher.services.webhooks import no_signing_secret
@@ -174,11 +177,10 @@ def _commit(
     stored = None if request.secrets else request.sealed_secrets
     # Sealed secrets cannot be read here. They were checked when the account was stored.
     given = request.secrets if stored is None else request.sealed_names
-    # If no name is given, the image's own name must be acceptable to the cloud, too.
-    target = request.target | {"displayName": str(request.target.get("displayName") or image.name)}
-    check_request(request.platform, request.account, given, target)
+    target = _check_named_target(store, request, image, given)
     platform = platform_of(request.platform)
     platform.check_image(f"image {image.id} ({image.name})", image.glance_objection)
+    check_min_disk(target, image.disk_gib)
     if request.notify:
         check_address("notify", request.notify)
         if not basis.signs:
@@ -235,6 +237,48 @@ def _older(request: PublishRequest) -> Older | None:
     if older is not Older.WITHDRAW and request.keep is not None:
         raise InvalidRequest(f"is used only if older is {Older.WITHDRAW}", field="keep")
     return older
+
+
+def _check_named_target(store: Store, request: PublishRequest, image: Image, given: Collection[str]) -> dict[str, Any]:
+    """Check a request, and return its target with the image's name in the cloud. Raises `InvalidRequest`.
+
+    If no name is given, a template makes it: the request's own, or else the account's. Without a template, it is the
+    image's own name. It must be acceptable to the cloud, too.
+    """
+    target = dict(request.target)
+    field, template = "nameTemplate", target.get("nameTemplate")
+    if not template and not target.get("displayName"):
+        field, template = f"{CRED_ACCOUNT}.nameTemplate", request.account.get("nameTemplate")
+    if not template:
+        target["displayName"] = str(target.get("displayName") or image.name)
+        check_request(request.platform, request.account, given, target)
+        return target
+    # First as it was sent: a template that cannot be expanded is refused.
+    check_request(request.platform, request.account, given, target)
+    target.pop("nameTemplate", None)
+    target["displayName"] = expand(str(template), _placeholder_values(store, image, placeholders(str(template), field)))
+    try:
+        platform_of(request.platform).check_target(request.account, target)
+    except InvalidRequest as error:
+        words = str(error).removeprefix("displayName: ")
+        raise InvalidRequest(f"makes a name that {words}", field=field) from None
+    return target
+
+
+def _placeholder_values(store: Store, image: Image, wanted: Collection[str]) -> dict[str, str]:
+    """Return what the placeholders of a name template become."""
+    now = datetime.now(UTC)
+    values = {
+        "name": image.name,
+        "id": str(image.id),
+        "revision": str(image.revision),
+        "date": f"{now:%Y-%m-%d}",
+        "time": f"{now:%H%M%S}",
+    }
+    if {"appliance", "version"} & set(wanted):
+        appliance = store.appliances.get(image.owner, image.appliance_id)
+        values |= {"appliance": appliance.name, "version": appliance.version}
+    return values
 
 
 def _ready(request: PublishRequest, image: Image | None) -> Image:

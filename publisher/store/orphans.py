@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -64,6 +64,8 @@ class Sweeping:
     def scopes(self) -> list[Scope]:
         """Return the places in clouds to search, each once: where tickets, also deleted ones, have created something.
 
+        The target says `hidden` if that of any of their tickets does: a cloud may list hidden images only on request.
+
         Only places that the sweeper can sign in to: with a stored account, or with secrets that the ticket still has. A
         ticket that never created anything may have had a wrong password or named a missing project. Neither should be
         tried again and again.
@@ -77,9 +79,12 @@ class Sweeping:
         with reading(self._engine) as connection:
             of_tickets: dict[tuple[str, ...], Scope] = {}
             targets: dict[tuple[str, ...], dict[str, Any]] = {}
+            hidden: set[tuple[str, ...]] = set()
             for platform, account, target, secrets in connection.execute(created.order_by(tickets.c.id.desc())):
                 place = image_service(platform, account, target)
                 targets.setdefault(place, target)
+                if target.get("hidden"):
+                    hidden.add(place)
                 # Published tickets have no secrets any more.
                 if secrets is not None:
                     of_tickets.setdefault(place, Scope(platform, account, target, secrets))
@@ -92,8 +97,14 @@ class Sweeping:
                 found.setdefault(place, scope)
             for platform, account, target, secrets in connection.execute(deleted):
                 scope = Scope(platform, account, target or {}, secrets)
-                found.setdefault(image_service(platform, account, scope.target), scope)
-        return list(found.values())
+                place = image_service(platform, account, scope.target)
+                found.setdefault(place, scope)
+                if scope.target.get("hidden"):
+                    hidden.add(place)
+        return [
+            replace(scope, target=scope.target | {"hidden": True}) if place in hidden else scope
+            for place, scope in found.items()
+        ]
 
     def left_alone(self, scope: Scope) -> bool:
         """Return whether the account refused the sweeper and must not be tried again yet."""

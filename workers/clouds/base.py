@@ -259,6 +259,13 @@ class CloudPublisher(ABC):
         that carries the `tags`, because its own deletion may fail.
         """
 
+    def release(self, cloud_id: str, tags: Tags) -> None:  # noqa: B027  # most clouds protect nothing
+        """Lift the protection that `finish` has set, so that the object can be deleted. Can be repeated.
+
+        Called before `delete`, for a ticket that asked for the protection and will not be published: `finish` may have
+        worked although the ticket failed, or was cancelled, a moment later.
+        """
+
     @abstractmethod
     def tagged(self, deployment: str) -> Sequence[Tagged]:
         """Return all objects of this account that carry the installation's id, whatever their state.

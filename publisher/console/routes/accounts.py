@@ -9,6 +9,7 @@ from starlette.responses import Response
 from publisher.console.page_request import Id, Posted, Visit, Visiting, page_router
 from publisher.console.rendering import (
     BASE,
+    Element,
     account_elements,
     chosen_platform,
     field_errors,
@@ -16,9 +17,11 @@ from publisher.console.rendering import (
     installed_platforms,
     local,
     sentence,
+    template_element,
     with_parameter,
 )
 from publisher.core.errors import Conflict, InvalidRequest, NotFound
+from publisher.platforms.platform import Platform
 from publisher.services import cloud_accounts
 from publisher.store import StoredAccount
 
@@ -46,7 +49,7 @@ def create(visit: Visiting, form: Posted) -> Response:
     platform = chosen_platform(form.get("platform", ""))
     if "show" in form:
         return _form(visit, None, form)
-    document, errors = filled_in(platform.account_fields, form)
+    document, errors = filled_in(platform.all_account_fields, form)
     if errors:
         return _form(visit, None, form, errors)
     fields, secrets = platform.account_parts(document)
@@ -81,12 +84,12 @@ def change(visit: Visiting, form: Posted, id: Id) -> Response:
     visit.require(_CREATE)
     present = _found(visit, id)
     platform = chosen_platform(present.platform)
-    document, errors = filled_in(platform.account_fields, form)
+    document, errors = filled_in(platform.all_account_fields, form)
     if errors:
         return _form(visit, present, form, errors)
     fields, secrets = platform.account_parts(document)
     # An emptied field is removed; fields that the form does not have stay.
-    shown = {each.name for each in account_elements(platform)} - platform.secret_names
+    shown = {each.name for each in _elements(platform)} - platform.secret_names
     changed = {name: fields.get(name) for name in shown if fields.get(name) != present.fields.get(name)}
     try:
         cloud_accounts.change(
@@ -128,6 +131,10 @@ def _found(visit: Visit, id: int) -> StoredAccount:
     return found
 
 
+def _elements(platform: Platform, *, secrets_kept: bool = False) -> list[Element]:
+    return [*account_elements(platform, secrets_kept=secrets_kept), template_element(platform)]
+
+
 def _texts(fields: Mapping[str, object]) -> dict[str, str]:
     return {name: str(value) for name, value in fields.items() if value not in (None, False)}
 
@@ -146,7 +153,7 @@ def _form(
         platforms=installed_platforms(),
         platform=platform,
         account=account,
-        elements=account_elements(platform, secrets_kept=account is not None),
+        elements=_elements(platform, secrets_kept=account is not None),
         values=values,
         errors=errors,
         next=local(values.get("next", "")),

@@ -17,10 +17,13 @@ from publisher.console.rendering import (
     BASE,
     Element,
     account_elements,
+    attribute_elements,
     chosen_platform,
     field_errors,
     filled_in,
+    filled_in_attributes,
     installed_platforms,
+    lines,
     sentence,
     target_elements,
     with_parameter,
@@ -30,7 +33,8 @@ from publisher.core.errors import Conflict, InvalidRequest, NotFound, TooMany, o
 from publisher.core.image import Image, ImageState, image_uri
 from publisher.core.uris import parse_id
 from publisher.intake.wire.writing import write_json_request
-from publisher.platforms.platform import CRED_ACCOUNT, PUBLISH_IMAGE, TYPE_KEY, Document, Platform
+from publisher.platforms.attributes import VISIBILITY
+from publisher.platforms.platform import CRED_ACCOUNT, NAME_TEMPLATE, PUBLISH_IMAGE, TYPE_KEY, Document, Platform
 from publisher.services import publishing
 from publisher.store import IdempotencyKey, StoredAccount, account_uri
 
@@ -177,6 +181,15 @@ class Draft:
     def target_elements(self) -> list[Element]:
         return target_elements(self.platform)
 
+    @property
+    def attribute_elements(self) -> list[Element]:
+        return attribute_elements(self.platform)
+
+    @property
+    def attributes_shown(self) -> bool:
+        """Whether an image attribute is filled in, or wrong."""
+        return any(self.form.get(each.name) or each.name in self.errors for each in self.attribute_elements)
+
     @cached_property
     def errors(self) -> dict[str, str]:
         """Errors in what was filled in, as far as each field can be checked alone."""
@@ -236,6 +249,11 @@ class Draft:
     @cached_property
     def _read(self) -> _FilledIn:
         target, errors = filled_in(self.platform.target_fields, self.form)
+        fields = (*self.platform.attribute_fields, *NAME_TEMPLATE)
+        attributes, wrong = filled_in_attributes(fields, self.form)
+        if attributes.get(VISIBILITY) and not target.get("publicImage"):
+            target.pop("publicImage", None)  # a box that is not ticked says nothing about the visibility
+        target, errors = target | attributes, errors | wrong
         account: Document = {}
         if not self.account:
             account, more = filled_in(self.platform.account_fields, self.form, ACCOUNT_PREFIX)
@@ -294,11 +312,12 @@ def _as_before(visit: Visit, id: str) -> dict[str, str]:
 
 def _texts(fields: Mapping[str, object], *, but: str = "") -> dict[str, str]:
     """Return fields as a form sends them: a ticked box is "true", and one that is not ticked is missing."""
-    return {
+    texts = {
         name: "true" if value is True else str(value)
         for name, value in fields.items()
         if name != but and isinstance(value, str | int) and value not in ("", False)
     }
+    return texts | {name: "\n".join(lines(value)) for name, value in fields.items() if isinstance(value, list)}
 
 
 def _image(visit: Visit, id: str) -> Image:

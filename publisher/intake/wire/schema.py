@@ -12,6 +12,9 @@ from functools import cache
 from publisher.platforms.platform import (
     CERTIFICATE_LIMIT,
     CRED_ACCOUNT,
+    IMAGE_ATTRIBUTES,
+    NAME_TEMPLATE,
+    PROPERTY,
     PUBLISH_IMAGE,
     TYPE_KEY,
     Document,
@@ -121,8 +124,11 @@ JSON_ONLY = frozenset(
         "keep",
         "older",
     }
+    | {each.name for each in (*IMAGE_ATTRIBUTES, *NAME_TEMPLATE)}
 )
 """Elements of our own that only JSON answers have: clients bound to the schema would refuse the XML."""
+JSON_ONLY_TYPES = frozenset({"property"})
+"""The types of objects that only these elements contain."""
 
 _ASKED = uris("applianceUri", "notify")
 
@@ -201,6 +207,7 @@ _PLAIN = {
     ),
     # The secret key is not marked as a secret: the answer that creates the pair shows it, once.
     "apiKeyPair": (*_OBJECT, *strings("name", "description", "publicKey", "secretKey"), *uris("uri")),
+    "property": PROPERTY,
     # Our own, not the API's. As with an API key, its secret is shown once.
     "webhook": (*_OBJECT, *uris("url"), *strings("secret"), *uris("uri")),
     "localizedErrorMsg": (*strings("message", "messageId"), *a_list("parameters", strings("parameter"))),
@@ -238,9 +245,9 @@ def _every_type() -> dict[str, ObjectType]:
     types.append(ObjectType(PUBLISH_IMAGE, (*_PUBLISH_IMAGE, *_ASKED), abstract=PUBLISH_IMAGE))
     types.append(ObjectType(CRED_ACCOUNT, _CRED_ACCOUNT, abstract=CRED_ACCOUNT))
     for platform in known_platforms():
-        image_fields = (*_PUBLISH_IMAGE, *platform.target_fields, *_ASKED)
+        image_fields = (*_PUBLISH_IMAGE, *platform.all_target_fields, *_ASKED)
         types.append(ObjectType(platform.publish_image_type, image_fields, PUBLISH_IMAGE, platform.name))
-        account_fields = (*_CRED_ACCOUNT, *platform.account_fields)
+        account_fields = (*_CRED_ACCOUNT, *platform.all_account_fields)
         types.append(ObjectType(platform.cred_account_type, account_fields, CRED_ACCOUNT, platform.name))
     return {object_type.name: object_type for object_type in types}
 
@@ -249,7 +256,7 @@ TYPES = _every_type()
 """Every object type, by name."""
 
 _PLATFORMS = {platform.name: platform for platform in known_platforms()}
-_INNER = {"imageFormat", "installProfile", "instance", "certificate", "entitlement", "localizedErrorMsg"}
+_INNER = {"imageFormat", "installProfile", "instance", "certificate", "entitlement", "localizedErrorMsg", "property"}
 ROOTS = (frozenset(_PLAIN) - _INNER) | frozenset(_LISTS) | {PUBLISH_IMAGE, CRED_ACCOUNT}
 """The names that the root of a document may have."""
 

@@ -11,7 +11,7 @@ from functools import cache
 
 from lxml import etree
 
-from publisher.intake.wire.schema import JSON_ONLY, NAMESPACE, REQUEST_ONLY, ROOTS, TYPES
+from publisher.intake.wire.schema import JSON_ONLY, JSON_ONLY_TYPES, NAMESPACE, REQUEST_ONLY, ROOTS, TYPES
 from publisher.platforms.platform import Field, Kind, ObjectType, Platform, known_platforms
 
 _XS = "http://www.w3.org/2001/XMLSchema"
@@ -48,6 +48,8 @@ def document(extended: bool = False) -> bytes:
     for root in sorted(ROOTS):
         _add(schema, "element", name=root, type=f"{_TNS}:{root}")
     for object_type in TYPES.values():
+        if object_type.name in JSON_ONLY_TYPES:
+            continue
         if not object_type.platform or object_type.platform in names:
             _add_type(schema, object_type, platforms)
     return etree.tostring(schema, xml_declaration=True, encoding="UTF-8", pretty_print=True)

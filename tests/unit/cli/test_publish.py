@@ -147,6 +147,75 @@ def test_variables_are_read_as_the_openstack_command_reads_them(
     assert {name: value for name, value in (ticket.account | ticket.target).items() if name in names} == expected
 
 
+OPENSTACK = ("--keystone-url", "http://cloud.example.com", "--login", "x")
+
+
+def test_options_give_the_image_its_attributes(cli: Cli, cli_store: Store) -> None:
+    cli.ok(
+        *("publish", cli.image_file(), *OPENSTACK, "--property", "os_distro=debian", "--property", "a=b=c"),
+        *("--tag", "golden", "--tag", "web", "--visibility", "shared", "--share", "lab", "--share", "web"),
+        *("--hidden", "--protected", "--min-disk", 20, "--min-ram", 512),
+        OS_PASSWORD=PASSWORD,
+    )
+    ticket = cli_store.tickets.get(1)
+    assert ticket
+    assert ticket.target == {
+        "displayName": "disk",
+        "properties": [{"name": "os_distro", "value": "debian"}, {"name": "a", "value": "b=c"}],
+        "tags": ["golden", "web"],
+        "visibility": "shared",
+        "sharedWith": ["lab", "web"],
+        "hidden": True,
+        "protected": True,
+        "minDisk": 20,
+        "minRam": 512,
+    }
+
+
+def test_a_template_makes_the_name(cli: Cli, cli_store: Store) -> None:
+    cli.ok("publish", cli.image_file(), *MEMORY, "--name-template", "{name}-{id}-{version}", OS_PASSWORD=PASSWORD)
+    ticket = cli_store.tickets.get(1)
+    assert ticket
+    assert ticket.name == "disk-1-1"
+
+
+def test_an_account_has_a_name_template(cli: Cli, cli_store: Store) -> None:
+    options = (*MEMORY, "--password-stdin", "--name-template", "{name}!")
+    cli.ok("accounts", "add", "memo", *options, input=f"{PASSWORD}\n")
+    assert "{name}!" in cli.ok("accounts", "show", "memo")
+    cli.ok("publish", cli.image_file(), "--account", "memo")
+    ticket = cli_store.tickets.get(1)
+    assert ticket
+    assert ticket.name == "disk!"
+    refused = cli.run("accounts", "set", "memo", "--name-template", "{day}")
+    assert refused.exit_code == 2
+    assert "nameTemplate: '{day}' is unknown" in refused.stderr
+    cli.ok("accounts", "set", "memo", "--name-template", "")
+    assert "{name}!" not in cli.ok("accounts", "show", "memo")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--property", "x"), "--property: 'x' has no value; write NAME=VALUE"),
+        (("--property", "owner=x"), "'owner' is reserved by openstack or by the publisher; use another name; it is"),
+        (("--tag", "a", "--tag", "a"), "'a' is given more than once; it is given by --tag"),
+        (("--visibility", "x"), "visibility: 'x' is unknown"),
+        (("--public", "--visibility", "private"), "contradicts publicImage, which is true"),
+        (("--public", "--share", "lab"), "cannot be used with a public image"),
+        (("--min-disk", "0"), "minDisk: 0 GiB are too little"),
+        (("--min-disk", "x"), "'x' is not a number"),
+        (("--name", "a", "--name-template", "b"), "cannot be used together with displayName"),
+    ],
+)
+def test_a_wrong_attribute_leaves_no_ticket_and_no_image(cli: Cli, options: tuple[str, ...], words: str) -> None:
+    refused = cli.run("publish", cli.image_file(), *OPENSTACK, *options, OS_PASSWORD=PASSWORD)
+    assert refused.exit_code == 2
+    assert words in " ".join(refused.stderr.split())
+    assert cli.json("tickets", "list") == {"tickets": [], "more": False}
+    assert cli.json("images", "list") == {"images": []}
+
+
 def test_error_for_an_unknown_interface_names_its_option(cli: Cli) -> None:
     options = ("--keystone-url", "http://cloud.example.com", "--login", "x", "--interface", "outer")
     refused = cli.run("publish", cli.image_file(), *options, OS_PASSWORD=PASSWORD)

@@ -184,11 +184,100 @@ def test_the_form_has_the_fields_of_the_platform(browser: Browsers) -> None:
         "credAccount.login",
         "credAccount.password",
         "displayName",
+        "nameTemplate",
     ]
     assert page.root.xpath("//input[@name='displayName']/@value") == ["Kept"]
     assert page.root.xpath("//select[@name='image']/option[@selected]/@value") == ["22"]
     openstack = alice.get(NEW).root.xpath("//*[@required]/@name")
     assert openstack == ["image", "credAccount.keystoneUrl"], "an application credential needs no login"
+
+
+ATTRIBUTES = {
+    "properties": "os_distro=debian\r\n\r\n hw_disk_bus = virtio=x \r\n",
+    "tags": "golden\r\nweb",
+    "sharedWith": "lab",
+    "hidden": "true",
+    "minDisk": "20",
+    "minRam": "",
+    "visibility": "",
+}
+
+
+def test_image_attributes_are_folded_and_kept_with_the_ticket(fresh: Service, browser: Browsers) -> None:
+    account = store_account(fresh)
+    alice = browser("alice")
+    page = alice.get(NEW)
+    assert page.root.xpath("//details[@class='more']/@open") == []
+    assert page.root.xpath("//details[@class='more']//*[self::input or self::select or self::textarea]/@name") == [
+        "properties", "tags", "hidden", "sharedWith", "minDisk", "minRam", "protected", "visibility", "nameTemplate",
+    ]  # fmt: skip
+    form = {"image": "21", "account": str(account.id), **ATTRIBUTES}
+    assert alice.post(NEW, form).status == 303
+    (ticket,) = fresh.store.tickets.list()
+    assert ticket.target == {
+        "displayName": "image 21",
+        "publicImage": False,
+        "properties": [{"name": "os_distro", "value": "debian"}, {"name": "hw_disk_bus", "value": "virtio=x"}],
+        "tags": ["golden", "web"],
+        "sharedWith": ["lab"],
+        "hidden": True,
+        "minDisk": 20,
+    }
+    words = alice.get(f"/publications/{ticket.id}").words
+    for part in ("os_distro=debian", "golden", "Shared withlab", "Hiddenyes", "Minimum disk in GiB20"):
+        assert part in words
+    # The next use of the account recalls them, and opens the part that has them.
+    page = alice.get(f"{NEW}?account={account.id}")
+    assert page.root.xpath("//details[@class='more']/@open") != []
+    (area,) = page.root.xpath("//textarea[@name='properties']/text()")
+    assert area.strip().splitlines() == ["os_distro=debian", "hw_disk_bus=virtio=x"]
+    assert {"hidden", "minDisk"} <= set(filled(page))
+
+
+def test_the_curl_command_has_the_image_attributes(fresh: Service, browser: Browsers) -> None:
+    account = store_account(fresh)
+    answer = browser("alice").post(f"{NEW}/command", {"image": "21", "account": str(account.id), **ATTRIBUTES})
+    arguments = shlex.split(answer.text)
+    body = arguments[arguments.index("-d") + 1]
+    path = arguments[-1].removeprefix("http://console.example/api/")
+    made = fresh.post(path, body, login="alice", accept=JSON, content_type=JSON)
+    assert made.status == 201, made.body
+    assert fresh.ticket(made.json["dbId"]).target["tags"] == ["golden", "web"]
+
+
+def test_a_visibility_needs_no_tick(fresh: Service, browser: Browsers) -> None:
+    account = store_account(fresh)
+    form = {"image": "21", "account": str(account.id), "visibility": "public"}
+    alice = browser("alice")
+    assert alice.post(NEW, form).status == 303
+    assert fresh.store.tickets.list()[0].target["visibility"] == "public"
+    page = alice.post(NEW, form | {"publicImage": "true", "visibility": "private"})
+    assert page.status == 400
+    assert "contradicts publicImage" in wrong(page, "visibility")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"properties": "os_distro"}, "'os_distro' is not of the form name=value"),
+        ({"properties": "a=1\nowner=me"}, "'owner' is reserved"),
+        ({"tags": "a\na"}, "'a' is given more than once"),
+        ({"minDisk": "x"}, "'x' is not an integer"),
+        ({"minDisk": "0"}, "0 GiB are too little"),
+        ({"nameTemplate": "{day}"}, "'{day}' is unknown"),
+        ({"nameTemplate": "{id}", "displayName": "x"}, "cannot be used together with displayName"),
+    ],
+)
+def test_a_wrong_image_attribute_is_shown_at_its_field(
+    fresh: Service, browser: Browsers, change: dict[str, str], words: str
+) -> None:
+    account = store_account(fresh)
+    page = browser("alice").post(NEW, {"image": "21", "account": str(account.id), **change})
+    field = next(iter(change))
+    assert page.status == 400
+    assert words in wrong(page, field)
+    assert page.root.xpath("//details[@class='more']/@open") != []
+    assert fresh.store.tickets.list() == []
 
 
 def test_without_an_image_the_first_steps_are_shown(fresh: Service, browser: Browsers) -> None:
@@ -245,7 +334,7 @@ def filled(page: Page) -> dict[str, str]:
     inputs = page.root.xpath("//form[@id='publication']//input[@value != '']")
     given = {each.get("name"): each.get("value") for each in inputs if each.get("type") not in ("hidden", "checkbox")}
     ticked = {each.get("name"): "true" for each in page.root.xpath("//input[@checked]")}
-    chosen = page.root.xpath("//form[@id='publication']//select/option[@selected]")
+    chosen = page.root.xpath("//form[@id='publication']//select/option[@selected and @value != '']")
     return given | ticked | {each.getparent().get("name"): each.get("value") for each in chosen}
 
 

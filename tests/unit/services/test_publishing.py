@@ -1,6 +1,8 @@
 """A publish request is checked and committed, and only then is a worker woken."""
 
 import logging
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,8 @@ from publisher.services.publishing import PublishRequest, publish
 from publisher.services.wakeups import Wakeups
 from publisher.store import Store
 from tests.records import APPLIANCE, OWNER, add_image, add_owner, put_back, remove_image
+
+TEMPLATE = "{name}-{version}-{date}"
 
 
 @pytest.fixture
@@ -83,6 +87,55 @@ def test_without_a_name_a_ticket_has_the_name_of_its_image(sqlite_store: Store, 
     ticket = accept(sqlite_store, vault, request(image, target={}), policy=EVERYWHERE)
     assert ticket.name == image.name
     assert ticket.target == {"displayName": image.name}
+
+
+@pytest.mark.parametrize(
+    ("target", "account"),
+    [
+        ({"nameTemplate": TEMPLATE}, {}),
+        ({}, {"nameTemplate": TEMPLATE}),
+        ({"nameTemplate": TEMPLATE}, {"nameTemplate": "x"}),
+    ],
+)
+def test_a_template_makes_the_name(
+    sqlite_store: Store, vault: Vault, image: Image, target: dict[str, str], account: dict[str, str]
+) -> None:
+    before = datetime.now(UTC)
+    ticket = accept(sqlite_store, vault, request(image, target=target, account=account), policy=EVERYWHERE)
+    days = {f"{moment:%Y-%m-%d}" for moment in (before, datetime.now(UTC))}
+    assert ticket.name in {f"disk-1-{day}" for day in days}
+    assert ticket.target == {"displayName": ticket.name}
+
+
+def test_a_name_in_the_request_comes_before_the_template_of_the_account(
+    sqlite_store: Store, vault: Vault, image: Image
+) -> None:
+    asked = request(image, account={"nameTemplate": "{name} {id} {revision} {appliance} {time}"})
+    assert accept(sqlite_store, vault, asked, policy=EVERYWHERE).name == "web"
+
+
+@pytest.mark.parametrize("field", ["nameTemplate", "credAccount.nameTemplate"])
+def test_a_name_that_a_template_makes_must_be_acceptable(
+    sqlite_store: Store, vault: Vault, image: Image, field: str
+) -> None:
+    template = {"nameTemplate": "x" * 252 + "{name}"}
+    target, account = (template, {}) if field == "nameTemplate" else ({}, template)
+    with pytest.raises(InvalidRequest, match=f"^{field}: makes a name that is longer than 255 characters") as raised:
+        accept(sqlite_store, vault, request(image, target=target, account=account), policy=EVERYWHERE)
+    assert raised.value.field == field
+    assert sqlite_store.tickets.list() == []
+
+
+def test_a_minimum_disk_smaller_than_the_image_creates_no_ticket(
+    sqlite_store: Store, vault: Vault, image: Image, tmp_path: Path
+) -> None:
+    account = {"keystoneUrl": "https://192.0.2.1:5000", "login": "me"}
+    asked = request(image, platform="openstack", account=account, target={"minDisk": 0})
+    with pytest.raises(InvalidRequest, match="minDisk: 0 GiB are too little: the disk of the image has 1 GiB"):
+        accept(sqlite_store, vault, asked, policy=EVERYWHERE)
+    assert sqlite_store.tickets.list() == []
+    asked = replace(asked, target={"minDisk": 1, "tags": ["a"]})
+    assert accept(sqlite_store, vault, asked, policy=EVERYWHERE).target["tags"] == ["a"]
 
 
 def test_each_ticket_has_its_own_uid(sqlite_store: Store, vault: Vault, image: Image) -> None:

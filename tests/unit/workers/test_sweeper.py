@@ -414,6 +414,16 @@ def test_each_place_is_swept_once(store: Store, vault: Vault) -> None:
     assert len(store.sweeping.scopes()) == 2
 
 
+@pytest.mark.parametrize("deleted", [False, True])
+def test_a_place_with_hidden_images_is_searched_for_them(store: Store, vault: Vault, deleted: bool) -> None:
+    hidden = ticket_that_left(store, vault, "hidden", target={"displayName": "x", "hidden": True})
+    if deleted:
+        store.tickets.remove(hidden.id)
+    ticket_that_left(store, vault, "left")
+    (scope,) = store.sweeping.scopes()
+    assert scope.target["hidden"]
+
+
 @pytest.mark.long
 def test_only_one_worker_sweeps_at_a_time(store: Store, vault: Vault, settings: Settings) -> None:
     """The next sweep begins only after an interval, whichever worker runs it."""

@@ -7,6 +7,7 @@ trusts nothing in an answer but its shape, and limits how far it follows an answ
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Collection, Mapping
@@ -51,6 +52,18 @@ class GlanceImages:
         if record["id"] != cloud_id:
             raise self._no_service("a different image from the one requested")
         return record
+
+    def update(self, cloud_id: str, values: Mapping[str, Any]) -> None:
+        """Set properties of an image; each is added or replaced. Can be repeated."""
+        # In a path of JSON Patch, `~` and `/` are written like this (RFC 6901).
+        paths = {name: "/" + name.replace("~", "~0").replace("/", "~1") for name in values}
+        changes = [{"op": "add", "path": paths[name], "value": value} for name, value in values.items()]
+        self._call(
+            "PATCH",
+            f"{_PATH}/{cloud_id}",
+            headers={"Content-Type": "application/openstack-images-v2.1-json-patch"},
+            data=json.dumps(changes),
+        )
 
     def delete(self, cloud_id: str) -> bool:
         """Request a deletion. Returns False if the image does not exist, or no longer does."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Self
 
@@ -30,7 +30,6 @@ from workers.transfer import Answer, Transfer
 
 logger = logging.getLogger(__name__)
 
-GIB = 1 << 30
 _TICKET, _DEPLOYMENT = "publisher_ticket", "publisher_deployment"
 _ITSELF = "publisher_cloud_id"
 """Property that holds the image's own id.
@@ -38,6 +37,8 @@ _ITSELF = "publisher_cloud_id"
 Nova's snapshots of a server that was booted from the image, and the images that Cinder makes of its volumes, inherit
 this property like all others, but have another id.
 """
+_HIDDEN = {"os_hidden": "true"}
+"""Filter for hidden images, which Glance lists only on their own. Older versions of Glance find none."""
 _SIGN_INS = KeptSignIns[KeptSession]()
 _SNAPSHOT = ("base_image_ref", "instance_uuid")
 """Properties that Nova adds to a snapshot."""
@@ -51,6 +52,8 @@ class Found(CloudImage):
     """The record of an image that waits for its bytes."""
     planned: str | None = None
     """An id that is in the journal, and whose image was perhaps never created."""
+    record: Mapping[str, Any] = field(default_factory=dict)
+    """The record of an image that is complete."""
 
 
 class OpenStackPublisher(CloudPublisher):
@@ -116,6 +119,7 @@ class OpenStackPublisher(CloudPublisher):
                 ticket.journal.present(cloud_id)
                 journalled[cloud_id] = "present"
         complete: CloudImage | None = None
+        active: dict[str, Any] = {}
         waiting: dict[str, Any] | None = None
         planned: str | None = None
         for cloud_id, state in journalled.items():
@@ -125,7 +129,7 @@ class OpenStackPublisher(CloudPublisher):
             elif record is None:  # one too many; or it exists, but this node of the cloud does not know it yet
                 self._delete_noted(ticket, cloud_id)
             elif record["status"] == "active" and complete is None:
-                complete = self._cloud_image(record)
+                complete, active = self._cloud_image(record), record
             elif record["status"] == "queued" and waiting is None and complete is None:
                 waiting = record
             else:  # half-made by an uploader that is gone, or one too many
@@ -134,7 +138,7 @@ class OpenStackPublisher(CloudPublisher):
             if waiting:
                 self._delete_noted(ticket, str(waiting["id"]))
             size, hashes, location = complete.size, complete.hashes, complete.location
-            return Found(complete.cloud_id, True, size, hashes, location, planned=planned)
+            return Found(complete.cloud_id, True, size, hashes, location, planned=planned, record=active)
         if waiting:
             return Found(str(waiting["id"]), complete=False, waiting=waiting, planned=planned)
         return Found(planned, complete=False, planned=planned) if planned else None
@@ -154,8 +158,27 @@ class OpenStackPublisher(CloudPublisher):
         return self._cloud_image(record)
 
     def finish(self, uploaded: CloudImage, image: Image) -> CloudImage:
-        """Do nothing: visibility and properties were set when the record was created."""
+        """Protect the image, and correct the attributes of one that an earlier attempt left. Most need no request.
+
+        Attributes are set when the record is created. The protection comes last, because Glance deletes no protected
+        image: what is not finished can be deleted.
+        """
+        wanted: dict[str, Any] = {"protected": True} if self._target.fields.get("protected") else {}
+        record: Mapping[str, Any] = {}
+        if isinstance(uploaded, Found):
+            record = {**uploaded.record, "tags": sorted(_texts(uploaded.record.get("tags")))}
+            wanted |= self._attributes(image)
+            if "tags" in wanted:  # others may have added more
+                wanted["tags"] = sorted({*wanted["tags"], *record["tags"]})
+        if changes := {name: value for name, value in wanted.items() if record.get(name) != value}:
+            self._images.update(uploaded.cloud_id, changes)
         return uploaded
+
+    def release(self, cloud_id: str, tags: Tags) -> None:
+        """Make an image that `finish` has protected deletable again."""
+        record = self._images.get(cloud_id)
+        if record is not None and record.get("protected") and record.get(_TICKET) == tags.ticket_uid:
+            self._images.update(cloud_id, {"protected": False})
 
     def delete(self, cloud_id: str, tags: Tags) -> None:
         if not self._images.delete(cloud_id):
@@ -174,7 +197,8 @@ class OpenStackPublisher(CloudPublisher):
         with translated(self._service, by_token=True):
             project = self._session.get_project_id()
         # The list also contains images of others that are public or shared.
-        found = self._images.list({_DEPLOYMENT: deployment} | ({"owner": project} if project else {}))
+        wanted = {_DEPLOYMENT: deployment} | ({"owner": project} if project else {})
+        found = self._list(wanted)
         return [Tagged(str(each["id"]), str(each.get(_TICKET)), _age(each)) for each in found if not _is_copy(each)]
 
     def tagged_by(self, tags: Tags) -> Sequence[Tagged]:
@@ -208,14 +232,10 @@ class OpenStackPublisher(CloudPublisher):
             if not planned:
                 ticket.journal.plan(cloud_id)
             planned = None
-            may_be = (403, 409) if self._public else (409,)
+            may_be = (403, 409) if self._visibility in ("public", "community") else (409,)
             status = self._images.create(self._properties(cloud_id, image, ticket), may_be=may_be)
             if status == 403:
-                raise PermanentCloudError(
-                    "publicImage: this cloud's policy forbids the login to make images public; publish with false,"
-                    " and have an administrator share it",
-                    reason=Reason.FORBIDDEN,
-                )
+                raise self._not_allowed()
             # An earlier request whose answer was lost may have created the image; or the image was created and deleted
             # again.
             if status == 409 and self._images.get(cloud_id) is None:
@@ -225,15 +245,12 @@ class OpenStackPublisher(CloudPublisher):
             return cloud_id
 
     def _properties(self, cloud_id: str, image: Image, ticket: TicketRef) -> dict[str, Any]:
-        # A disk image needs a disk of its size to boot; an ISO is not copied to the disk.
-        min_disk = 0 if image.disk_format == "iso" else -(-image.virtual_size // GIB)
         return {
             "id": cloud_id,
             "name": self._name(image),
             "disk_format": image.disk_format,
             "container_format": "bare",
-            "visibility": "public" if self._public else "private",
-            "min_disk": min_disk,
+            **self._attributes(image),
             **_tags(cloud_id, ticket.tags),
             "publisher_ticket_uri": ticket.ticket_uri,
             "publisher_image_uri": ticket.image_uri,
@@ -241,12 +258,37 @@ class OpenStackPublisher(CloudPublisher):
             "publisher_sha256": image.sha256,
         }
 
+    def _attributes(self, image: Image) -> dict[str, Any]:
+        """Return what the image is given, by Glance's names. It is protected only at the end (`finish`)."""
+        fields = self._target.fields
+        made: dict[str, Any] = {
+            "visibility": self._visibility,
+            "min_disk": max(int(fields.get("minDisk") or 0), image.disk_gib),
+        }
+        if fields.get("minRam") is not None:
+            made["min_ram"] = int(fields["minRam"])
+        if fields.get("hidden") is not None:
+            made["os_hidden"] = bool(fields["hidden"])
+        if fields.get("tags"):
+            made["tags"] = list(fields["tags"])
+        return made | {str(each["name"]): str(each["value"]) for each in fields.get("properties") or ()}
+
     def _tagged(self, ticket: TicketRef) -> list[str]:
-        found = self._images.list({_TICKET: ticket.tags.ticket_uid, _DEPLOYMENT: ticket.tags.deployment})
+        wanted = {_TICKET: ticket.tags.ticket_uid, _DEPLOYMENT: ticket.tags.deployment}
+        found = self._list(wanted)
         return [str(record["id"]) for record in found if not _is_copy(record)]
+
+    def _list(self, wanted: Mapping[str, str]) -> list[dict[str, Any]]:
+        """Return the records with these properties, hidden ones only if the target says that images are hidden."""
+        found = self._images.list(wanted)
+        if self._target.fields.get("hidden"):
+            found += self._images.list({**wanted, **_HIDDEN})
+        return found
 
     def _delete_noted(self, ticket: TicketRef, cloud_id: str) -> None:
         ticket.journal.condemn(cloud_id)
+        if self._target.fields.get("protected"):
+            self.release(cloud_id, ticket.tags)
         self.delete(cloud_id, ticket.tags)
         ticket.journal.gone(cloud_id)
 
@@ -291,12 +333,35 @@ class OpenStackPublisher(CloudPublisher):
             case status:
                 return answered(self._service, status, words, answer.headers, by_token=True)
 
+    def _not_allowed(self) -> PermanentCloudError:
+        """Return the error for a visibility that the cloud refuses."""
+        if self._target.fields.get("visibility"):
+            words = (
+                f"visibility: this cloud's policy forbids the login to make images {self._visibility}; choose another"
+            )
+            return PermanentCloudError(words, reason=Reason.FORBIDDEN)
+        return PermanentCloudError(
+            "publicImage: this cloud's policy forbids the login to make images public; publish with false, and have an"
+            " administrator share it",
+            reason=Reason.FORBIDDEN,
+        )
+
     @property
-    def _public(self) -> bool:
-        return bool(self._target.fields.get("publicImage"))
+    def _visibility(self) -> str:
+        fields = self._target.fields
+        if visibility := fields.get("visibility"):
+            return str(visibility)
+        if fields.get("publicImage"):
+            return "public"
+        return "shared" if fields.get("sharedWith") else "private"
 
     def _name(self, image: Image) -> str:
         return str(self._target.fields.get("displayName") or image.name)
+
+
+def _texts(given: object) -> list[str]:
+    """Return the texts in a list that a cloud sent, whatever it sent."""
+    return [each for each in given if isinstance(each, str)] if isinstance(given, list) else []
 
 
 def _tags(cloud_id: str, tags: Tags) -> dict[str, str]:

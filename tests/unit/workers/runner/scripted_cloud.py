@@ -122,6 +122,9 @@ def scripted(script: Script) -> type[CloudPublisher]:
             script.strays.pop(cloud_id, None)
             script.deleted.append(cloud_id)
 
+        def release(self, cloud_id: str, tags: Tags) -> None:
+            script.step("release")
+
         def tagged(self, deployment: str) -> Sequence[Tagged]:
             script.step("tagged")
             return [Tagged(cloud_id, ticket_uid) for cloud_id, ticket_uid in script.strays.items()]

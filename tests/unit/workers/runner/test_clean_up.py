@@ -1,6 +1,7 @@
 """After a failure, the runner deletes the ticket's image from the cloud, or names the image that may be left."""
 
 import pytest
+from sqlalchemy import update
 
 from publisher.core.errors import (
     PermanentCloudError,
@@ -9,6 +10,7 @@ from publisher.core.errors import (
 )
 from publisher.core.ticket import State, Ticket
 from publisher.store import Store
+from publisher.store.database import tickets, writing
 from tests.records import current, put_back, words
 from tests.unit.workers.runner.scripted_cloud import Script, cloud_ids, due_now
 from workers.runner import Runner
@@ -22,6 +24,21 @@ def test_an_image_is_condemned_before_it_is_deleted(
     script.on["delete"] = lambda: seen.append(cloud_ids(sqlite_store, ticket))
     assert runner.run(ticket.id) is State.FAILED
     assert seen == [["condemned"]]
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [({}, ["delete"]), ({"protected": False}, ["delete"]), ({"protected": True}, ["release", "delete"])],
+)
+def test_an_image_is_released_before_it_is_deleted_if_it_was_to_be_protected(
+    sqlite_store: Store, ticket: Ticket, runner: Runner, script: Script, target: dict[str, bool], expected: list[str]
+) -> None:
+    with writing(sqlite_store.engine) as connection:
+        connection.execute(update(tickets).where(tickets.c.id == ticket.id).values(target=ticket.target | target))
+    script.fail("finish", PermanentCloudError("forbidden"))
+    assert runner.run(ticket.id) is State.FAILED
+    assert [step for step in script.asked if step in ("release", "delete")] == expected
+    assert script.images == {}
 
 
 @pytest.mark.parametrize("attempts", [0, 2], ids=["at first", "at the last attempt"])
