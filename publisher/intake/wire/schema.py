@@ -106,6 +106,7 @@ cloud, the URL to fetch an image from, and the URL of a webhook. These URLs may 
 
 JSON_ONLY = frozenset(
     {"userDomain", "interface", "applicationCredentialId", "applicationCredentialName", "trustId", "warning"}
+    | {"phase", "attempt", "reasonCode", "rate", "worker"}
 )
 """Elements of our own that only JSON answers have: clients bound to the schema would refuse the XML."""
 
@@ -128,6 +129,11 @@ _PLAIN = {
         *booleans("published"),
         *date_times("totalTime"),
         *uris("uri"),
+        *strings("phase"),
+        *integers("attempt", minimum=0),
+        *strings("reasonCode"),
+        Field("rate", Kind.LONG, minimum=0),
+        *strings("worker"),
     ),
     "image": (*_IMAGE, *uris("location"), *strings("warning")),
     "imageFormat": (*_OBJECT, *strings("name")),
