@@ -196,8 +196,8 @@ def _ticket_cells(ticket: Ticket, now: float) -> list[RenderableType]:
         Text(ticket.platform),
         Text(ticket.name),
         Text(f"{doing}{attempt}"),
-        ProgressBar(total=max(ticket.progress.total, 1), completed=ticket.progress.sent, width=_BAR_WIDTH),
-        Text(f"{ticket.progress.percentage} %", justify="right"),
+        ProgressBar(total=max(ticket.progress.total, 1), completed=ticket.bar_bytes, width=_BAR_WIDTH),
+        Text(f"{ticket.percentage} %", justify="right"),
         Text(f"{mebibytes(fast)}/s" if fast is not None else ""),
         Text(f"{duration(left)} left" if left is not None else ""),
     ]
@@ -306,7 +306,7 @@ def _ticket_json(ticket: Ticket, now: float) -> dict[str, Any]:
         "attempt": ticket.attempt,
         "sent_bytes": ticket.progress.sent,
         "total_bytes": ticket.progress.total,
-        "percentage": ticket.progress.percentage,
+        "percentage": ticket.percentage,
         "bytes_per_second": ticket.bytes_per_second,
         "seconds_left": seconds_left(ticket, now),
     }

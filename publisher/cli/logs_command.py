@@ -179,9 +179,6 @@ def _print_head(dossier: Dossier) -> None:
     print_ticket(
         ticket,
         {
-            "Reason": dossier.ticket.reason,
-            "Attempts": str(ticket.attempt),
-            "Worker": ticket.worker,
             "Request": dossier.ticket.request_id,
             "Trace": dossier.ticket.traceparent,
         },
@@ -215,7 +212,7 @@ def _going_on(dossier: Dossier) -> Iterator[tuple[object, Event]]:
     """Yield the progress of the upload, with a key that lets it be printed once for each tenth of each attempt."""
     ticket = dossier.ticket
     if ticket.state is State.PUBLISHING and ticket.phase is Phase.UPLOADING and ticket.progressed:
-        tenth = ticket.attempt, ticket.progress.percentage // 10
+        tenth = ticket.attempt, ticket.percentage // 10
         yield tenth, Event(ticket.progressed, "upload", pace(ticket))
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol, Self
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
 from rich.text import Text
 
 from publisher.cli.command import (
@@ -18,6 +18,7 @@ from publisher.cli.command import (
     complete_tickets,
     complete_users,
     confirm,
+    duration,
     end_without_reader,
     err,
     examples,
@@ -257,15 +258,17 @@ def ticket_json(ticket: Ticket) -> dict[str, Any]:
         "state": ticket.state.value,
         "phase": ticket.phase.value,
         "message": ticket.message,
-        "percentage": ticket.progress.percentage,
+        "percentage": ticket.percentage,
         "sent_bytes": ticket.progress.sent,
         "total_bytes": ticket.progress.total,
+        "bytes_per_second": ticket.bytes_per_second,
         "attempt": ticket.attempt,
         "worker": ticket.worker,
         "cloud_id": ticket.id_in_cloud,
         "location": ticket.location,
         "error": ticket.error,
         "error_detail": ticket.error_detail,
+        "reason": ticket.reason,
         "created": iso(ticket.created),
         "modified": iso(ticket.modified),
         "started": iso(ticket.started),
@@ -286,7 +289,7 @@ def _entry_json(entry: HistoryEntry) -> dict[str, Any]:
 
 def print_ticket(ticket: Ticket, further: Mapping[str, str | None] = {}) -> None:  # it is only read
     """Print a ticket for people, followed by the `further` lines."""
-    sent, total = ticket.progress.sent, ticket.progress.total
+    sent, total, fast = ticket.progress.sent, ticket.progress.total, ticket.bytes_per_second
     lines = {
         "Ticket": f"{ticket.id} ({ticket.uid})",
         "Image": f"{ticket.image_id} of {ticket.owner}, appliance {ticket.appliance_id}",
@@ -294,7 +297,11 @@ def print_ticket(ticket: Ticket, further: Mapping[str, str | None] = {}) -> None
         "State": ticket.state.value,
         "Message": ticket.message,
         "Error": ticket.error,
-        "Sent": f"{mebibytes(sent)} of {mebibytes(total)} ({ticket.progress.percentage} %)",
+        "Reason": ticket.reason,
+        "Sent": f"{mebibytes(sent)} of {mebibytes(total)} ({ticket.percentage} %)",
+        "Rate": None if fast is None else f"{mebibytes(fast)}/s",
+        "Attempts": str(ticket.attempt or ""),
+        "Worker": ticket.worker,
         "Cloud id": ticket.id_in_cloud,
         "Location": ticket.location,
         "Accepted": iso(ticket.created),
@@ -357,7 +364,7 @@ def watch(installation: Installation, ticket_id: int, *, console: Console, timeo
 
 def pace(ticket: Ticket) -> str:
     """Describe the percentage, the speed and the remaining time of an upload."""
-    words, fast, ends = f"{ticket.progress.percentage} %", ticket.bytes_per_second, ticket.upload_ends
+    words, fast, ends = f"{ticket.percentage} %", ticket.bytes_per_second, ticket.upload_ends
     if fast is not None and ends is not None:
         words += f", {mebibytes(fast)}/s, {max(ends - time.time(), 0.0):.0f} s left"
     return words
@@ -390,9 +397,15 @@ class _View(Protocol):
     def show(self, ticket: Ticket) -> None: ...
 
 
-class _Rate(ProgressColumn):
+class _Pace(ProgressColumn):
+    """The rate and the remaining time, while the upload runs."""
+
     def render(self, task: Task) -> Text:
-        return Text(f"{mebibytes(task.speed)}/s" if task.speed else "", style="progress.data.speed")
+        ends = task.fields.get("ends")
+        if ends is None or not task.speed:
+            return Text("")
+        words = f"{mebibytes(task.speed)}/s {duration(max(ends - time.time(), 0.0))} left"
+        return Text(words, style="progress.data.speed")
 
 
 class _Bar:
@@ -401,13 +414,12 @@ class _Bar:
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
             BarColumn(),
-            TextColumn("{task.percentage:>3.0f} %"),
-            _Rate(),
-            TimeRemainingColumn(),
+            TextColumn("{task.fields[percentage]:>3} %"),
+            _Pace(),
             console=console,
             transient=True,
         )
-        self._task = self._progress.add_task("", total=None)
+        self._task = self._progress.add_task("", total=None, percentage=0)
         self._attempt = 0
 
     def __enter__(self) -> Self:
@@ -427,8 +439,10 @@ class _Bar:
         self._progress.update(
             self._task,
             description=f"Ticket {ticket.id}: {ticket.message}",
-            completed=ticket.progress.sent,
+            completed=ticket.bar_bytes,
             total=ticket.progress.total or None,
+            percentage=ticket.percentage,
+            ends=ticket.upload_ends,
         )
 
 
@@ -449,7 +463,7 @@ class _Lines:
         if ticket.final:
             return
         uploading = ticket.state is State.PUBLISHING and ticket.phase is Phase.UPLOADING
-        step = (ticket.state, ticket.phase, ticket.attempt, ticket.progress.percentage // 10 if uploading else None)
+        step = (ticket.state, ticket.phase, ticket.attempt, ticket.percentage // 10 if uploading else None)
         if step != self._shown:
             self._shown = step
             words = f", {pace(ticket)}" if uploading else ""

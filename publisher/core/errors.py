@@ -63,6 +63,10 @@ class InvalidRequest(PublisherError):
         self.field = field
 
 
+class UnknownElement(InvalidRequest):
+    """The request has an element that is unknown, and its caller wants none of these to be ignored."""
+
+
 class BodyTooLarge(InvalidRequest):
     """The request body is too large."""
 

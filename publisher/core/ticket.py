@@ -32,6 +32,10 @@ HELD = (State.PUBLISHING, State.CANCELLING, State.WITHDRAWING)
 """The states in which a worker holds the ticket, or should."""
 DONE_WITH_IMAGE = (*sorted(FINAL), State.WITHDRAWING)
 """The states in which a ticket does not need the file of its image any more."""
+_NOT_COMPLETE = frozenset({State.QUEUED, State.PUBLISHING, State.CANCELLING, State.FAILED, State.CANCELLED})
+"""States in which the cloud has not answered that the image is complete."""
+_PERCENTAGE_BEFORE = 99
+"""The highest percentage in these states."""
 
 TRANSITIONS: frozenset[tuple[State, State]] = frozenset(
     {
@@ -214,6 +218,18 @@ class Ticket:
     def changed(self) -> float:
         """When anything in it last changed. Progress updates do not touch `modified`."""
         return max(self.modified, self.progressed or 0.0)
+
+    @property
+    def percentage(self) -> int:
+        """0 to 100; 100 only once the cloud has answered that the image is complete."""
+        sent = self.progress.percentage
+        return min(sent, _PERCENTAGE_BEFORE) if self.state in _NOT_COMPLETE else sent
+
+    @property
+    def bar_bytes(self) -> int:
+        """How much of the image a progress bar shows as done, in bytes: all only if `percentage` may be 100."""
+        sent, total = self.progress.sent, self.progress.total
+        return min(sent, total * _PERCENTAGE_BEFORE // 100) if self.state in _NOT_COMPLETE else sent
 
     @property
     def message(self) -> str:

@@ -36,11 +36,15 @@ from publisher.core.fiql import parse
 from publisher.core.listing import Listing
 from publisher.intake.wire.formats import Format, answer_format
 from publisher.intake.wire.reading import AccountResolver, body_format, charset, read_document
+from publisher.intake.wire.unknown_elements import UnknownElements
 from publisher.intake.wire.writing import write_document
 from publisher.platforms.platform import Document, find_platform, known_platforms
 from publisher.store import CallerRow, Extent, IdempotencyKey, Store, User
 from publisher.web import (
     API,
+    APPLIED,
+    PREFER,
+    STRICT,
     From,
     Rendered,
     Router,
@@ -52,6 +56,7 @@ from publisher.web import (
     services,
     signed_in_beside,
     waits_for_hash,
+    wants_strict,
 )
 
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e][\x20-\x7e]{0,254}")
@@ -142,6 +147,13 @@ IDEMPOTENCY_KEY = Parameter(
     {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
     "header",
 )
+HANDLING = Parameter(
+    PREFER,
+    f"`{STRICT}` refuses a body with an unknown element. Otherwise, `warnings` names the unknown elements, in JSON.",
+    {"type": "string"},
+    "header",
+)
+"""Of each route that has a document in its body."""
 LISTING = (
     Parameter(
         "query", "A FIQL expression, such as `name=='*nginx*'`. Only objects that match are listed.", {"type": "string"}
@@ -174,6 +186,11 @@ class Caller:
         return self.found.user
 
     @cached_property
+    def _unknown(self) -> UnknownElements:
+        """The unknown elements of the request's body, as far as it was read."""
+        return UnknownElements()
+
+    @cached_property
     def store(self) -> Store:
         """The store. Changes made through it are in the audit log, attributed to the caller."""
         return self.services.store.acting(actor(self.request, self.user.login))
@@ -203,18 +220,24 @@ class Caller:
         """Read the declared document in the request's body. `resolve` finds the platform of an account that does not
         declare one.
 
+        The answer warns of unknown elements. If the caller prefers strict handling, they are an error.
+
         Raises `UnsupportedMediaType`, `BodyTooLarge`, `InvalidRequest`.
         """
         content_type = self.request.headers.get("content-type")
         limit = self.services.settings.request_bytes_max
-        return read_document(
+        document = read_document(
             body,
             body_format(content_type),
             self.operation.body,
             charset=charset(content_type),
             limit=limit,
             resolve=resolve,
+            unknown=self._unknown,
         )
+        if self._unknown.count and wants_strict(self.request):
+            raise self._unknown.error()
+        return document
 
     def idempotency_key(self, body: bytes) -> IdempotencyKey | None:
         """Return the key in the header `Idempotency-Key`; None without one. Raises `InvalidRequest`.
@@ -271,8 +294,15 @@ class Caller:
         return self._written(document, 200)
 
     def _written(self, document: Document, status: int) -> Response:
+        unknown = self._unknown
+        if unknown.count and self.form is Format.JSON:
+            document = document | {"warnings": unknown.warnings()}
         body = write_document(self.form, self.operation.answer, document)
-        return Response(body, status, media_type=self.form.content_type)
+        response = Response(body, status, media_type=self.form.content_type)
+        # What was accepted earlier, with the same Idempotency-Key, is not refused now.
+        if self.operation.body and not unknown.count and wants_strict(self.request):
+            response.raw_headers.append((APPLIED.lower().encode(), STRICT.encode()))
+        return response
 
 
 def caller(request: Request, _: Annotated[None, From(refuse_without_login)]) -> Asking[Caller]:

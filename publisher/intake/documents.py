@@ -34,6 +34,8 @@ _OBJECT = ("created", "dbId", "digest", "lastModified")
 """The elements that every object begins with. A ticket and its status have the same."""
 _KEPT_MAX = 256
 """Number of parts of documents that are kept because they depend on a name alone. Nobody changes them."""
+_WITHOUT_REASON = frozenset({State.PUBLISHING, State.CANCELLING, State.CANCELLED})
+_RATE_MAX = (1 << 63) - 1
 _ETA_LONGEST_SECONDS = 10 * 365 * 86400.0
 """A later end is not shown: after the first bytes of a slow upload, the estimate may exceed the largest date."""
 
@@ -110,7 +112,7 @@ def status_document(ticket: Ticket) -> Document:
 
 def _status(ticket: Ticket, uri: str) -> Document:
     failed, published = ticket.state is State.FAILED, ticket.state is State.PUBLISHED
-    changed, progress = ticket.changed, ticket.progress
+    changed, progress, rate = ticket.changed, ticket.progress, ticket.bytes_per_second
     seen = f"{ticket.uid} {changed} {progress.sent} {ticket.state}"
     return {
         "created": _time(ticket.created),
@@ -128,9 +130,15 @@ def _status(ticket: Ticket, uri: str) -> Document:
         "eta": _eta(ticket),
         "message": ticket.message,
         "parentUri": uri,
-        "percentage": progress.percentage,
+        "percentage": ticket.percentage,
         "published": published,
         "uri": f"{uri}/status",
+        "phase": ticket.phase.value,
+        "attempt": ticket.attempt,
+        # While a worker is at it, only the attempt before may have a reason.
+        "reasonCode": None if ticket.state in _WITHOUT_REASON else ticket.reason,
+        "rate": None if rate is None else min(round(rate), _RATE_MAX),
+        "worker": ticket.worker,
     }
 
 

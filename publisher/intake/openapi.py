@@ -15,7 +15,7 @@ from typing import Any
 
 from publisher.core.uris import ID_MAX
 from publisher.intake import openapi_examples
-from publisher.intake.caller import Login, Operation, Parameter, declaration
+from publisher.intake.caller import HANDLING, Login, Operation, Parameter, declaration
 from publisher.intake.wire.schema import NAMESPACE, REQUEST_ONLY, TYPES, XSI, concrete_type
 from publisher.intake.wire.writing import write_in_each_format
 from publisher.platforms.platform import (
@@ -29,7 +29,7 @@ from publisher.platforms.platform import (
     known_platforms,
 )
 from publisher.version import __version__
-from publisher.web import API, Route
+from publisher.web import API, APPLIED, STRICT, Route
 
 Json = dict[str, Any]
 
@@ -39,8 +39,9 @@ Publishes machine images to clouds. A publish request creates a ticket; poll its
 
 Requests and answers are XML (`application/xml`, the default) or JSON (`application/json`), selected by `Content-Type`
 and `Accept`. In XML only the root element is in a namespace, `{NAMESPACE}`; `xsi:type`, whose value has a prefix of
-that namespace, is `"@type"` in JSON. In a request the order of the elements does not matter, unknown elements are
-ignored, and `null` means that an element is left out.
+that namespace, is `"@type"` in JSON. In a request the order of the elements does not matter, and `null` means that an
+element is left out. Unknown elements are ignored, and JSON answers name them in `warnings`. With the header
+`Prefer: handling=strict`, they are an error (400).
 
 Every `GET` also works as `HEAD`, which returns the same headers and no body. Compressed request bodies are refused
 (415).
@@ -98,6 +99,10 @@ _HEADERS: dict[str, Json] = {
         "description": "The absolute URL of the new object.",
         "schema": {"type": "string", "format": "uri"},
         "required": True,
+    },
+    APPLIED: {
+        "description": f"`{STRICT}`, if the request prefers this and nothing in it was ignored.",
+        "schema": {"type": "string"},
     },
     "WWW-Authenticate": {"schema": {"type": "string"}, "required": True},
     "Retry-After": {"description": "In seconds.", "schema": {"type": "string"}, "required": True},
@@ -219,7 +224,7 @@ def _operation(resource: Resource) -> Json:
         "description": description,
         "operationId": re.sub(r"\W+", "_", f"{resource.method.lower()}{resource.path}").strip("_"),
         "parameters": [_path_parameter(name) for name in re.findall(r"\{(\w+)", resource.path)]
-        + [_parameter(each) for each in declared.parameters]
+        + [_parameter(each) for each in (*declared.parameters, *([HANDLING] if declared.body else []))]
         + ([{"$ref": f"#/components/parameters/{name}"} for name in _CONDITIONS] if resource.cacheable else []),
         "responses": _responses(resource),
         "security": _security(declared.login),
@@ -276,6 +281,7 @@ def _responses(resource: Resource) -> Json:
     answered: Json = {"description": HTTPStatus(declared.status).phrase}
     headers = ["ETag", "Last-Modified"] if resource.cacheable and resource.path != "/status" else []
     headers += ["Location"] if declared.status == 201 else []
+    headers += [APPLIED] if declared.body else []
     if headers:
         answered["headers"] = {name: {"$ref": f"#/components/headers/{name}"} for name in headers}
     content: Json = {}

@@ -41,6 +41,10 @@ _STATUS: Document = {
     "percentage": 15,
     "published": False,
     "uri": f"{_TICKET}/status",
+    "phase": "uploading",
+    "attempt": 1,
+    "rate": 7 << 20,
+    "worker": "publisher@worker-1",
 }
 _CRED_ACCOUNT: Document = {
     TYPE_KEY: "CredAccountOpenStack",

@@ -18,6 +18,7 @@ from publisher.web.conditional import (
 )
 from publisher.web.error_handlers import Problem, Renderer, describe, status_of
 from publisher.web.image_bodies import IMAGE_TYPE, bad_key, is_image, no_image, received, send_image
+from publisher.web.preferences import APPLIED, PREFER, STRICT, wants_strict
 from publisher.web.rate_limits import Throttle
 from publisher.web.request import (
     API,
@@ -47,9 +48,12 @@ from publisher.web.threads import readers, writers
 
 __all__ = [
     "API",
+    "APPLIED",
     "HEAD_ONLY",
     "IMAGE_TYPE",
     "PASSWORD_KNOWN",
+    "PREFER",
+    "STRICT",
     "Authenticator",
     "Body",
     "From",
@@ -94,5 +98,6 @@ __all__ = [
     "unchanged",
     "waits_for_hash",
     "wake_later",
+    "wants_strict",
     "writers",
 ]

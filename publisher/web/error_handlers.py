@@ -26,8 +26,10 @@ from publisher.core.errors import (
     NotFound,
     PublisherError,
     TooMany,
+    UnknownElement,
     UnsupportedMediaType,
 )
+from publisher.web.preferences import APPLIED, STRICT
 
 logger = logging.getLogger(__name__)
 
@@ -124,6 +126,8 @@ def _publisher_error(error: PublisherError) -> Problem:
     headers = {"WWW-Authenticate": _REALM} if status == 401 else {}
     if isinstance(error, TooMany | NoRoom):
         headers["Retry-After"] = str(error.retry_after_seconds)
+    if isinstance(error, UnknownElement):
+        headers[APPLIED] = STRICT
     if isinstance(error, RangeNotSatisfiable):
         headers["Content-Range"] = error.content_range
     return Problem(status, str(error), type(error).__name__, headers)

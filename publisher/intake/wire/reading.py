@@ -24,6 +24,7 @@ from lxml import etree
 from publisher.core.errors import BodyTooLarge, InvalidRequest, UnsupportedMediaType
 from publisher.intake.wire.formats import BY_MEDIA_TYPE, Format
 from publisher.intake.wire.schema import NAMESPACE, ROOTS, XSI
+from publisher.intake.wire.unknown_elements import UnknownElements
 from publisher.intake.wire.walk import Node, join, read
 from publisher.platforms.platform import TYPE_KEY, Document, Field, Platform
 from publisher.platforms.values import from_json, from_text, json_kind
@@ -45,20 +46,21 @@ def read_document(
     charset: str | None = None,
     limit: int = MAX_BODY_BYTES,
     resolve: AccountResolver | None = None,
+    unknown: UnknownElements | None = None,
 ) -> Document:
     """Read the document in a request's body. Its root must be `root`; it may have `limit` bytes.
 
     `charset` is the one in the body's Content-Type. `resolve` finds the platform of an account that does not
-    declare one; it is asked at most once.
+    declare one; it is asked at most once. `unknown` collects the elements that the schema does not have.
 
     Raises BodyTooLarge, UnsupportedMediaType, and InvalidRequest, which names the element at fault if there is one.
     """
     if body_format is Format.JSON:
         _check_json_charset(charset)
-        return parse_json(root, body, limit=limit, resolve=resolve)
+        return parse_json(root, body, limit=limit, resolve=resolve, unknown=unknown)
     _check_size(body, limit)
     body = _xml_in_utf8(body, charset)
-    name, document = parse_xml(body, limit=max(limit, len(body)), resolve=resolve)
+    name, document = parse_xml(body, limit=max(limit, len(body)), resolve=resolve, unknown=unknown)
     if name != root:
         raise InvalidRequest(f"the root element must be {root}", field=name)
     return document
@@ -167,11 +169,16 @@ _NO_DOCTYPE = "a DOCTYPE is not accepted"
 
 
 def parse_xml(
-    body: bytes, *, limit: int = MAX_BODY_BYTES, resolve: AccountResolver | None = None
+    body: bytes,
+    *,
+    limit: int = MAX_BODY_BYTES,
+    resolve: AccountResolver | None = None,
+    unknown: UnknownElements | None = None,
 ) -> tuple[str, Document]:
     """Read `body`, which may have `limit` bytes. Returns the root element's name and the document.
 
-    `resolve` finds the platform of an account that does not declare one.
+    `resolve` finds the platform of an account that does not declare one. `unknown` collects the elements that the
+    schema does not have.
 
     Raises BodyTooLarge, and InvalidRequest, which names the element at fault if there is one.
     """
@@ -184,7 +191,7 @@ def parse_xml(
         raise InvalidRequest(f"the root element must be in the namespace {NAMESPACE}", field=field)
     if name not in ROOTS:
         raise InvalidRequest("is not the root of a document of this API", field=name)
-    return name, read(_Element(element, ""), name, resolve)
+    return name, read(_Element(element, ""), name, UnknownElements() if unknown is None else unknown, resolve)
 
 
 def _xml_parser(*, recover: bool = False) -> etree.XMLParser:
@@ -327,7 +334,7 @@ class _Element(Node):
                 between = element.tail
                 # Children have no namespace. Some callers qualify them nevertheless, and can only mean these.
                 name = element.tag.removeprefix(_QUALIFIED)
-                if name[0] != "{":
+                if name != _XSI_TYPE:
                     children.setdefault(name, []).append(element)
             if between and not between.isspace():
                 raise InvalidRequest("elements are expected, not text", field=self.path or None)
@@ -348,11 +355,17 @@ _INTEGER_CHARACTERS = 21
 
 
 def parse_json(
-    root: str, body: bytes, *, limit: int = MAX_BODY_BYTES, resolve: AccountResolver | None = None
+    root: str,
+    body: bytes,
+    *,
+    limit: int = MAX_BODY_BYTES,
+    resolve: AccountResolver | None = None,
+    unknown: UnknownElements | None = None,
 ) -> Document:
     """Read the document in `body`, which may have `limit` bytes, as if its root element were `root`.
 
-    `resolve` finds the platform of an account that does not declare one.
+    `resolve` finds the platform of an account that does not declare one. `unknown` collects the elements that the
+    schema does not have.
 
     Raises BodyTooLarge, and InvalidRequest, which names the element at fault if there is one.
     """
@@ -371,7 +384,7 @@ def parse_json(
         value = json.loads(text, object_pairs_hook=to_object, parse_int=_parse_int, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
         raise InvalidRequest(f"the request body is not JSON: {error}") from error
-    document = read(_Member(value, ""), root, resolve)
+    document = read(_Member(value, ""), root, UnknownElements() if unknown is None else unknown, resolve)
     if repeated:  # in a part that is not read, but still an error
         raise InvalidRequest("is given more than once", field=repeated[0])
     return document

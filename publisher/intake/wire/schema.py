@@ -2,7 +2,7 @@
 
 Reading and writing use only this table, so an element is added here, once. The order is that of the answers, which
 existing clients check; in requests it does not matter. Elements of the API that this service does not use are not
-listed: in a request they are ignored like unknown elements.
+listed. In a request they are ignored; `unknown_elements.py` says which of them are not reported as unknown.
 """
 
 from __future__ import annotations
@@ -112,18 +112,9 @@ cloud, the URL to fetch an image from, and the URL of a webhook. These URLs may 
 """
 
 JSON_ONLY = frozenset(
-    {
-        "userDomain",
-        "interface",
-        "applicationCredentialId",
-        "applicationCredentialName",
-        "trustId",
-        "warning",
-        "expires",
-        "lineage",
-        "keep",
-        "older",
-    }
+    {"userDomain", "interface", "applicationCredentialId", "applicationCredentialName", "trustId", "warning"}
+    | {"expires", "lineage", "keep", "older"}
+    | {"phase", "attempt", "reasonCode", "rate", "worker", "warnings"}
     | {each.name for each in (*IMAGE_ATTRIBUTES, *NAME_TEMPLATE)}
 )
 """Elements of our own that only JSON answers have: clients bound to the schema would refuse the XML."""
@@ -131,6 +122,8 @@ JSON_ONLY_TYPES = frozenset({"property"})
 """The types of objects that only these elements contain."""
 
 _ASKED = uris("applianceUri", "notify")
+_WARNINGS = a_list("warnings", strings("warning"))
+"""What was ignored in the body of the request. Every answer to a request with a document has it."""
 
 # The types ----------------------------------------------------------------------------------------------------------
 
@@ -149,8 +142,13 @@ _PLAIN = {
         *booleans("published"),
         *date_times("totalTime"),
         *uris("uri"),
+        *strings("phase"),
+        *integers("attempt", minimum=0),
+        *strings("reasonCode"),
+        Field("rate", Kind.LONG, minimum=0),
+        *strings("worker"),
     ),
-    "image": (*_IMAGE, *uris("location"), *strings("warning")),
+    "image": (*_IMAGE, *uris("location"), *strings("warning"), *_WARNINGS),
     "imageFormat": (*_OBJECT, *strings("name")),
     "installProfile": _OBJECT,
     "instance": (*_OBJECT, *strings("hostname", "instanceId", "name"), *uris("parentUri", "uri")),
@@ -206,10 +204,10 @@ _PLAIN = {
         *uris("uri"),
     ),
     # The secret key is not marked as a secret: the answer that creates the pair shows it, once.
-    "apiKeyPair": (*_OBJECT, *strings("name", "description", "publicKey", "secretKey"), *uris("uri")),
+    "apiKeyPair": (*_OBJECT, *strings("name", "description", "publicKey", "secretKey"), *uris("uri"), *_WARNINGS),
     "property": PROPERTY,
     # Our own, not the API's. As with an API key, its secret is shown once.
-    "webhook": (*_OBJECT, *uris("url"), *strings("secret"), *uris("uri")),
+    "webhook": (*_OBJECT, *uris("url"), *strings("secret"), *uris("uri"), *_WARNINGS),
     "localizedErrorMsg": (*strings("message", "messageId"), *a_list("parameters", strings("parameter"))),
     "uforgeError": (
         *an_object("localizedErrorMsg"),
@@ -242,12 +240,12 @@ def _every_type() -> dict[str, ObjectType]:
     types = [ObjectType(name, fields) for name, fields in _PLAIN.items()]
     types += [_list_type(wrapper, item) for wrapper, item in _LISTS.items()]
     # The abstract types themselves, for an object without a type: the elements that all their concrete types share.
-    types.append(ObjectType(PUBLISH_IMAGE, (*_PUBLISH_IMAGE, *_ASKED), abstract=PUBLISH_IMAGE))
-    types.append(ObjectType(CRED_ACCOUNT, _CRED_ACCOUNT, abstract=CRED_ACCOUNT))
+    types.append(ObjectType(PUBLISH_IMAGE, (*_PUBLISH_IMAGE, *_ASKED, *_WARNINGS), abstract=PUBLISH_IMAGE))
+    types.append(ObjectType(CRED_ACCOUNT, (*_CRED_ACCOUNT, *_WARNINGS), abstract=CRED_ACCOUNT))
     for platform in known_platforms():
-        image_fields = (*_PUBLISH_IMAGE, *platform.all_target_fields, *_ASKED)
+        image_fields = (*_PUBLISH_IMAGE, *platform.all_target_fields, *_ASKED, *_WARNINGS)
         types.append(ObjectType(platform.publish_image_type, image_fields, PUBLISH_IMAGE, platform.name))
-        account_fields = (*_CRED_ACCOUNT, *platform.all_account_fields)
+        account_fields = (*_CRED_ACCOUNT, *platform.all_account_fields, *_WARNINGS)
         types.append(ObjectType(platform.cred_account_type, account_fields, CRED_ACCOUNT, platform.name))
     return {object_type.name: object_type for object_type in types}
 

@@ -16,6 +16,7 @@ from typing import ClassVar
 
 from publisher.core.errors import InvalidRequest
 from publisher.intake.wire.schema import TYPES, concrete_type, document_platform, root_field
+from publisher.intake.wire.unknown_elements import UnknownElements
 from publisher.platforms.platform import (
     CRED_ACCOUNT,
     PUBLISH_IMAGE,
@@ -70,13 +71,15 @@ class Node(ABC):
         """Return the name of the concrete type that the element declares; "" if it declares none."""
 
 
-def read(node: Node, root: str, resolve: _Resolver | None = None) -> Document:
-    """Read the document whose root is `node`. `resolve` is asked if neither the document nor its account declares a
-    platform.
+def read(node: Node, root: str, unknown: UnknownElements, resolve: _Resolver | None = None) -> Document:
+    """Read the document whose root is `node`. `unknown` collects the elements that the schema does not have.
+
+    `resolve` is asked if neither the document nor its account declares a platform.
     """
     field = root_field(root)
     platform = _platform_of(node, field.type, resolve) if field.kind is Kind.POLYMORPHIC else None
-    return _read_object(node, field, platform)
+    unknown.begin(root, platform)
+    return _read_object(node, field, platform, unknown)
 
 
 def join(path: str, name: str) -> str:
@@ -87,31 +90,38 @@ def join(path: str, name: str) -> str:
 # Reading -------------------------------------------------------------------------------------------------------------
 
 
-def _read_object(node: Node, field: Field, platform: Platform | None) -> Document:
+def _read_object(node: Node, field: Field, platform: Platform | None, unknown: UnknownElements) -> Document:
     """Read an object. `platform` is the one of the object around it, if that has one."""
     if field.kind is not Kind.POLYMORPHIC:
-        return _read_fields(node, TYPES[field.type], platform)
+        return _read_fields(node, TYPES[field.type], platform, unknown)
     platform = platform or _platform_of(node, field.type)
-    document = _read_fields(node, TYPES[concrete_type(field.type, platform)], platform)
+    document = _read_fields(node, TYPES[concrete_type(field.type, platform)], platform, unknown)
     return {TYPE_KEY: concrete_type(field.type, platform), **document} if platform else document
 
 
-def _read_fields(node: Node, object_type: ObjectType, platform: Platform | None) -> Document:
+def _read_fields(node: Node, object_type: ObjectType, platform: Platform | None, unknown: UnknownElements) -> Document:
     document: Document = {}
-    for field in object_type.named(node.names()):
+    names = node.names()
+    fields = object_type.named(names)
+    # An object that no platform is known for may have the elements of any.
+    if len(fields) < len(names) and (object_type.platform or not object_type.abstract):
+        unknown.note(node.path, names, object_type.name, object_type.by_name)
+    for field in fields:
         child = node.child(field.name)
-        value = None if child is None else _read_value(child, field, platform)
+        value = None if child is None else _read_value(child, field, platform, unknown)
         if value is not None:
             document[field.name] = value
     return document
 
 
-def _read_value(node: Node, field: Field, platform: Platform | None) -> object | None:
+def _read_value(node: Node, field: Field, platform: Platform | None, unknown: UnknownElements) -> object | None:
     if field.kind in _OBJECTS:
-        return _read_object(node, field, platform)
-    if field.item is None:
+        return _read_object(node, field, platform, unknown)
+    item = field.item
+    if item is None:
         return node.leaf(field)
-    values = [_read_value(item, field.item, platform) for item in node.items(field.item.name)]
+    values = [_read_value(each, item, platform, unknown) for each in node.items(item.name)]
+    unknown.note(node.path, node.names(), field.name, (item.name,))
     return [value for value in values if value is not None]
 
 
@@ -133,7 +143,8 @@ def _platform_of(node: Node, abstract: str, resolve: _Resolver | None = None) ->
         )
     platform = declared or of_account
     if platform is None and account is not None and resolve is not None:
-        return resolve(_read_fields(account, TYPES[CRED_ACCOUNT], None))
+        # What is unknown in it is collected when it is read as an account of that platform.
+        return resolve(_read_fields(account, TYPES[CRED_ACCOUNT], None, UnknownElements()))
     return platform
 
 

@@ -104,6 +104,21 @@ def test_a_percentage_is_rounded_down(sent: int, total: int, percentage: int) ->
     assert Progress(sent, total).percentage == percentage
 
 
+@given(st.sampled_from(State), st.integers(0, 1 << 60), st.integers(0, 1 << 60))
+def test_ticket_is_at_100_percent_only_once_it_is_published(state: State, sent: int, total: int) -> None:
+    made = ticket(state=state, progress=Progress(sent, total))
+    assert made.percentage == (
+        made.progress.percentage if state is State.PUBLISHED else min(made.progress.percentage, 99)
+    )
+    assert state is State.PUBLISHED or not total or made.bar_bytes < total
+
+
+@given(st.integers(1, 1 << 50), st.lists(st.integers(0, 1 << 50), min_size=2))
+def test_bar_never_falls_as_more_is_sent(total: int, sent: list[int]) -> None:
+    bars = [ticket(state=State.PUBLISHING, progress=Progress(each, total)).bar_bytes for each in sorted(sent)]
+    assert bars == sorted(bars)
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [

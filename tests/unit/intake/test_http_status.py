@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
+from publisher.core.errors import Reason
 from publisher.core.ticket import Phase, State, Ticket
 from publisher.intake.long_poll import TicketStatus
+from publisher.intake.wire.schema import JSON_ONLY
 from publisher.store import database
 from publisher.store.database import writing
 from publisher.store.leases import Claim
@@ -76,6 +78,11 @@ def _failed(service: Service, claim: Claim) -> None:
     service.store.leases.failed(claim, error="the quota is used up", detail="HTTP 413")
 
 
+def _verified_badly(service: Service, claim: Claim) -> None:
+    _phase(Phase.VERIFYING, IMAGE_SIZE)(service, claim)
+    service.store.leases.failed(claim, error="the checksum differs", reason=Reason.INTEGRITY)
+
+
 def _failed_before(service: Service, claim: Claim) -> None:
     service.store.leases.failed(claim, error="wrong password")
 
@@ -109,9 +116,11 @@ STATES: dict[str, tuple[Callable[[Service, Claim], None], set[str], str, int]] =
     "nothing sent yet": (_phase(Phase.UPLOADING), set(), "Uploading 0 of 2048 MiB", 0),
     "uploading": (_phase(Phase.UPLOADING, 312 << 20), set(), "Uploading 312 of 2048 MiB", 15),
     "all but a byte": (_phase(Phase.UPLOADING, IMAGE_SIZE - 1), set(), "Uploading 2047 of 2048 MiB", 99),
-    "verifying": (_phase(Phase.VERIFYING, IMAGE_SIZE), set(), "Verifying checksum", 100),
-    "finishing": (_phase(Phase.FINISHING, IMAGE_SIZE), set(), "Finishing: visibility and properties", 100),
+    "verifying": (_phase(Phase.VERIFYING, IMAGE_SIZE), set(), "Verifying checksum", 99),
+    "finishing": (_phase(Phase.FINISHING, IMAGE_SIZE), set(), "Finishing: visibility and properties", 99),
     "uploading to a region": (_to_region, set(), "Uploading 312 of 2048 MiB to RegionOne", 15),
+    "everything sent": (_phase(Phase.UPLOADING, IMAGE_SIZE), set(), "Uploading 2048 of 2048 MiB", 99),
+    "verified badly": (_verified_badly, {"error"}, "Failed", 99),
     "published": (_published, {"complete"}, "Published in RegionOne", 100),
     "failed": (_failed, {"error"}, "Failed", 50),
     "failed before the upload": (_failed_before, {"error"}, "Failed", 0),
@@ -134,7 +143,7 @@ def test_status_matches_the_state_of_the_ticket(service: Service, name: str) -> 
     assert told["bytesTotal"] == IMAGE_SIZE
     assert ("errorMessage" in told) == (ended == {"error"})
     # There is an ETA only while bytes are being sent.
-    assert ("eta" in told) == (name in ("uploading", "uploading to a region", "all but a byte"))
+    assert ("eta" in told) == (name in ("uploading", "uploading to a region", "all but a byte", "everything sent"))
     if ended == {"complete"}:
         assert told["bytesLoaded"] == told["bytesTotal"]
     one = service.get(ticket_path(ticket), login="alice", accept=JSON).json
@@ -161,6 +170,52 @@ def test_failure_may_have_no_details(service: Service) -> None:
     assert "detailedErrorMsg" not in told
 
 
+def test_json_reports_what_the_worker_does(service: Service) -> None:
+    ticket = service.publish()
+    told = status(service, ticket)
+    assert (told["phase"], told["attempt"]) == ("waiting", 0)
+    assert not {"reasonCode", "rate", "worker"} & set(told)
+
+    service.store.leases.retry(service.claim(ticket), delay_seconds=0, error="it is away", reason=Reason.CONNECTION)
+    told = status(service, ticket)
+    assert (told["phase"], told["attempt"], told["reasonCode"]) == ("waiting", 1, "connection")
+    assert "worker" not in told
+
+    claim = service.claim(ticket)
+    _phase(Phase.UPLOADING, 312 << 20)(service, claim)
+    told = status(service, ticket)
+    assert (told["phase"], told["attempt"], told["worker"]) == ("uploading", 2, service.ticket(ticket.id).worker)
+    assert isinstance(told["rate"], int)
+    assert told["rate"] > 0
+    assert "reasonCode" not in told, "it was the reason of the first attempt"
+
+    _phase(Phase.VERIFYING, IMAGE_SIZE)(service, claim)
+    told = status(service, ticket)
+    assert told["phase"] == "verifying"
+    assert not {"rate", "eta"} & set(told)
+
+    service.store.leases.failed(claim, error="the checksum differs", reason=Reason.INTEGRITY)
+    told = status(service, ticket)
+    assert (told["phase"], told["reasonCode"]) == ("verifying", "integrity")
+
+
+@pytest.mark.parametrize("ended", [_published, _cancelled])
+def test_outcome_that_is_no_failure_has_no_reason(service: Service, ended: Callable[[Service, Claim], None]) -> None:
+    ticket = service.publish()
+    service.store.leases.retry(service.claim(ticket), delay_seconds=0, error="it is away", reason=Reason.CONNECTION)
+    ended(service, service.claim(ticket))
+    assert "reasonCode" not in status(service, ticket)
+
+
+def test_xml_status_has_only_the_elements_of_the_api(service: Service) -> None:
+    ticket = service.publish()
+    _failed(service, service.claim(ticket))
+    path = ticket_path(ticket)
+    for each in (f"{path}/status", path, f"{FLAT}/statuses"):
+        body = service.get(each, login="alice", accept=XML).body
+        assert not [name for name in JSON_ONLY if f"<{name}>".encode() in body]
+
+
 @pytest.mark.long
 def test_percentage_never_decreases(service: Service) -> None:
     ticket = service.publish()
@@ -173,7 +228,9 @@ def test_percentage_never_decreases(service: Service) -> None:
         assert told["bytesLoaded"] == sent
         seen.append(told["percentage"])
     assert seen == sorted(seen)
-    assert (seen[0], seen[-1]) == (0, 100)
+    assert (seen[0], seen[-1]) == (0, 99)
+    service.store.leases.published(claim, cloud_id="c1", location="RegionOne")
+    assert status(service, ticket)["percentage"] == 100
 
 
 def _set(service: Service, ticket: Ticket, **values: Any) -> None:
