@@ -35,6 +35,7 @@ from publisher.store.new_tickets import (
 )
 from publisher.store.notifications import Notification, Notifications
 from publisher.store.orphans import Scope, Standing, Sweeping
+from publisher.store.pending_checks import ClaimedCheck, NewCheck, PendingChecks
 from publisher.store.publications import COUNTED_MAX, ListState, PublicationPage, Publications, Upload
 from publisher.store.registrations import Registration, Registrations
 from publisher.store.sessions import Session, Sessions, session_id
@@ -69,6 +70,7 @@ __all__ = [
     "BasisWanted",
     "CallerRow",
     "Claim",
+    "ClaimedCheck",
     "Contents",
     "Extent",
     "Fleet",
@@ -76,6 +78,7 @@ __all__ = [
     "Leases",
     "ListState",
     "Member",
+    "NewCheck",
     "NewTicket",
     "Notification",
     "PublicationPage",
@@ -172,6 +175,10 @@ class Store:
     @cached_property
     def accounts(self) -> Accounts:
         return Accounts(self.engine)
+
+    @cached_property
+    def checks(self) -> PendingChecks:
+        return PendingChecks(self.engine)
 
     @cached_property
     def registrations(self) -> Registrations:
