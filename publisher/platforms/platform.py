@@ -246,6 +246,8 @@ class Platform:
     """What to say beside a field of a form, by the element's name."""
     choices: Mapping[str, tuple[tuple[str, str], ...]] = field(default_factory=dict)
     """The values that an element may have, each with its label, by the element's name."""
+    explored: Mapping[str, str] = field(default_factory=dict)
+    """The target's elements that name something that an account can see: `projects`, `regions` or `networks`."""
 
     @property
     def extension(self) -> bool:

@@ -6,6 +6,7 @@ The other packages import from here; only `auth` is imported as a module, for th
 from __future__ import annotations
 
 from publisher.web.auth import Authenticator, keep_signatures_out_of_logs, new_api_key
+from publisher.web.check_results import AnsweredLater, CheckResults
 from publisher.web.conditional import (
     Rendered,
     caller_has,
@@ -31,6 +32,7 @@ from publisher.web.request import (
     address,
     base_url,
     bounded_body,
+    check_results,
     count_address,
     host_is_allowed,
     media_type,
@@ -50,8 +52,10 @@ __all__ = [
     "HEAD_ONLY",
     "IMAGE_TYPE",
     "PASSWORD_KNOWN",
+    "AnsweredLater",
     "Authenticator",
     "Body",
+    "CheckResults",
     "From",
     "Id",
     "Problem",
@@ -68,6 +72,7 @@ __all__ = [
     "base_url",
     "bounded_body",
     "caller_has",
+    "check_results",
     "constant",
     "count_address",
     "describe",

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Generic, Protocol, Self, TypeVar
 
+from publisher.core.cloud_check import Explored
 from publisher.core.image import Image
 from publisher.core.ticket import Account, CloudRef, Target
 from publisher.outbound.policy import OutboundPolicy
@@ -201,9 +202,35 @@ class CloudPublisher(ABC):
         (`workers.bounded`).
         """
 
+    @classmethod
+    def explore(
+        cls,
+        account: Account,
+        target: Target,
+        timeouts: Timeouts,
+        policy: OutboundPolicy,
+        check: Callable[[], None] = lambda: None,
+    ) -> Explored:
+        """Sign in anew and return what the account can see. Raises what `connect` raises.
+
+        `target` may be empty: nobody has chosen a project yet. Answers of the cloud go through `Explored.of`, which
+        limits them. By default, this only signs in, as `connect` does.
+        """
+        cls.connect(account, target, timeouts, policy, check).close()
+        return Explored()
+
     @abstractmethod
     def check(self, image: Image) -> None:
-        """Check what can be checked before any byte is sent: name, format, permissions, quota."""
+        """Check what can be checked before any byte is sent: name, quota, space.
+
+        Called at a preflight, and in an attempt after `find` if anything is to be uploaded. It creates nothing.
+        """
+
+    def check_creation(self, image: Image) -> None:  # noqa: B027  # not every cloud can tell
+        """Check at a preflight what an attempt finds out when it creates the image: rights, formats.
+
+        It creates nothing. A cloud that can tell none of this without creating something checks nothing here.
+        """
 
     @abstractmethod
     def find(self, ticket: TicketRef) -> CloudImage | None:

@@ -105,7 +105,10 @@ cloud, the URL to fetch an image from, and the URL of a webhook. These URLs may 
 """
 
 JSON_ONLY = frozenset(
-    {"userDomain", "interface", "applicationCredentialId", "applicationCredentialName", "trustId", "warning"}
+    {
+        *("userDomain", "interface", "applicationCredentialId", "applicationCredentialName", "trustId"),
+        *("ifNameTaken", "warning"),
+    }
 )
 """Elements of our own that only JSON answers have: clients bound to the schema would refuse the XML."""
 
@@ -188,6 +191,16 @@ _PLAIN = {
     "apiKeyPair": (*_OBJECT, *strings("name", "description", "publicKey", "secretKey"), *uris("uri")),
     # Our own, not the API's. As with an API key, its secret is shown once.
     "webhook": (*_OBJECT, *uris("url"), *strings("secret"), *uris("uri")),
+    # Our own, too: what a test of an account found.
+    "accountTest": (
+        *booleans("ok"),
+        *strings("message", "reasonCode"),
+        *a_list("projects", an_object("project", "cloudPlace")),
+        *a_list("regions", an_object("region", "cloudPlace")),
+        *a_list("networks", an_object("network", "cloudPlace")),
+        *uris("parentUri"),
+    ),
+    "cloudPlace": strings("id", "name"),
     "localizedErrorMsg": (*strings("message", "messageId"), *a_list("parameters", strings("parameter"))),
     "uforgeError": (
         *an_object("localizedErrorMsg"),
@@ -234,7 +247,7 @@ TYPES = _every_type()
 """Every object type, by name."""
 
 _PLATFORMS = {platform.name: platform for platform in known_platforms()}
-_INNER = {"imageFormat", "installProfile", "instance", "certificate", "entitlement", "localizedErrorMsg"}
+_INNER = {"imageFormat", "installProfile", "instance", "certificate", "entitlement", "localizedErrorMsg", "cloudPlace"}
 ROOTS = (frozenset(_PLAIN) - _INNER) | frozenset(_LISTS) | {PUBLISH_IMAGE, CRED_ACCOUNT}
 """The names that the root of a document may have."""
 
