@@ -175,7 +175,7 @@ class Draft:
 
     @property
     def target_elements(self) -> list[Element]:
-        return target_elements(self.platform)
+        return target_elements(self.platform, self.account.explored if self.account else None)
 
     @cached_property
     def errors(self) -> dict[str, str]:
