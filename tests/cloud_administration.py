@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from publisher.devcloud.cloud import DevCloud
-from publisher.devcloud.config import REGION
 
 PASSWORD = "hunter2-of-this-user"
 
@@ -67,14 +66,6 @@ class Administrator:
         made = self.make("endpoint", service_id=service["id"], interface=interface, region_id=region, url=address)
         self._made.append(f"/endpoints/{made['id']}")
         return made
-
-    def image_limits(self, limits: Mapping[str, int]) -> None:
-        """Set the unified limits of Glance, by name, for every project."""
-        (service,) = self.call("GET", "/services?type=image")["services"]
-        of_glance = {"service_id": service["id"], "region_id": REGION}
-        body = [{**of_glance, "resource_name": name, "default_limit": limit} for name, limit in limits.items()]
-        made = self.call("POST", "/registered_limits", {"registered_limits": body})["registered_limits"]
-        self._made += [f"/registered_limits/{each['id']}" for each in made]
 
     def let_password_expire(self, user: dict[str, Any]) -> None:
         """Make the user's password expire, as `password_expires_days` would with time."""

@@ -137,38 +137,6 @@ def test_a_taken_name_is_refused_only_if_the_request_says_so(
     assert len(glance.images(first)) == 1
 
 
-@pytest.mark.own_cloud
-def test_a_format_that_the_cloud_does_not_accept_is_reported(
-    stack: Stack, image: Image, devcloud: DevCloud, glance: Glance
-) -> None:
-    devcloud.up(overrides={"image_format": {"disk_formats": "qcow2,iso"}})
-    try:
-        assert "no 'raw' image, only: iso, qcow2" in refused(stack, glance, body(devcloud, image))
-    finally:
-        devcloud.up()
-
-
-@pytest.mark.own_cloud
-def test_an_image_that_exceeds_the_quota_is_refused(
-    stack: Stack, image: Image, devcloud: DevCloud, glance: Glance, administrator: Administrator
-) -> None:
-    """Glance reports usage and limits only with unified limits, which are in Keystone."""
-    limits = {"image_size_total": 1, "image_stage_total": 100, "image_count_total": 2, "image_count_uploading": 10}
-    administrator.image_limits(limits)
-    devcloud.up(overrides={"DEFAULT": {"use_keystone_limits": "true"}})
-    try:
-        published(stack, preflight(stack, body(devcloud, image)))
-        words = refused(stack, glance, body(devcloud, image))
-        assert "the image has 1 MiB" in words
-        assert "leaves 0 of 1 MiB" in words
-        ticket = stack.publish(body(devcloud, image))
-        status = stack.wait(ticket)
-        assert (status["error"], "leaves 0 of 1 MiB" in status["errorMessage"]) == (True, True), status
-        assert glance.images(ticket) == []
-    finally:
-        devcloud.up()
-
-
 def test_a_cloud_that_does_not_answer_is_a_503(stack: Stack, image: Image, devcloud: DevCloud, glance: Glance) -> None:
     tickets = count(stack)
     answer = preflight(stack, body(devcloud, image, account__keystoneUrl="http://127.0.0.1:9"))

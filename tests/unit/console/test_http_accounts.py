@@ -209,7 +209,7 @@ def test_each_platform_has_its_own_fields(browser: Browsers) -> None:
     assert page.root.xpath("//input[@name='name']/@value") == ["Kept"]
 
 
-def tested(service: Service, browser: Browser, account: StoredAccount, result: CheckResult) -> Page:
+def list_after_test(service: Service, browser: Browser, account: StoredAccount, result: CheckResult) -> Page:
     """Test an account, with a result in place of a worker's, and return the list of accounts."""
 
     def answer(check_id: int) -> None:
@@ -231,7 +231,7 @@ def test_an_account_is_tested_and_the_form_suggests_what_it_sees(fresh: Service,
     (form,) = page.root.xpath(f"//form[@action='/console/accounts/{account.id}/test']")
     assert page.root.xpath(f"normalize-space(//button[@form='{form.get('id')}'])") == "Test production"
     seen = Explored.of(projects=[Place("8ac0", "demo"), Place("77b1", "<lab>")])
-    page = tested(fresh, alice, account, CheckResult(True, "signed in as demo", explored=seen))
+    page = list_after_test(fresh, alice, account, CheckResult(True, "signed in as demo", explored=seen))
     assert "Account production: Signed in as demo. Projects: <lab>, demo." in page.words
     form = alice.get(f"/publications/new?account={account.id}")
     (field,) = form.root.xpath("//input[@id='keystoneProject']")
@@ -243,7 +243,9 @@ def test_an_account_is_tested_and_the_form_suggests_what_it_sees(fresh: Service,
 def test_a_failed_test_says_what_is_wrong(fresh: Service, browser: Browsers) -> None:
     alice = browser("alice")
     account = create(fresh, alice)
-    page = tested(fresh, alice, account, CheckResult(False, "the login was refused", reason=Reason.CREDENTIALS))
+    page = list_after_test(
+        fresh, alice, account, CheckResult(False, "the login was refused", reason=Reason.CREDENTIALS)
+    )
     assert "Account production: The login was refused." in page.words
     assert page.root.xpath("//*[contains(@class, 'problem')]")
 

@@ -245,7 +245,7 @@ def filled(page: Page) -> dict[str, str]:
     inputs = page.root.xpath("//form[@id='publication']//input[@value != '']")
     given = {each.get("name"): each.get("value") for each in inputs if each.get("type") not in ("hidden", "checkbox")}
     ticked = {each.get("name"): "true" for each in page.root.xpath("//input[@checked]")}
-    chosen = page.root.xpath("//form[@id='publication']//select/option[@selected]")
+    chosen = page.root.xpath("//form[@id='publication']//select/option[@selected and @value != '']")
     return given | ticked | {each.getparent().get("name"): each.get("value") for each in chosen}
 
 
