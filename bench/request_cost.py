@@ -48,6 +48,9 @@ class Measured:
             def send_image(self, *image_ids: int) -> None:
                 """Wake nobody."""
 
+            def send_check(self, *check_ids: int) -> None:
+                """Wake nobody."""
+
         settings = Settings(data_dir=directory)
         store = Store.open(settings)
         store.migrate()

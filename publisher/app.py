@@ -36,6 +36,7 @@ from publisher.telemetry import logs, tracing
 from publisher.web import (
     API,
     Authenticator,
+    CheckResults,
     Route,
     Router,
     Services,
@@ -64,6 +65,7 @@ def create_app(settings: Settings | None = None, waker: Sender | None = None) ->
 
     def stop() -> None:
         watcher.close()
+        check_results.close()
         streams.close()
 
     @asynccontextmanager
@@ -88,10 +90,12 @@ def create_app(settings: Settings | None = None, waker: Sender | None = None) ->
         throttle=throttle,
         policy=OutboundPolicy.of(settings),
     )
+    check_results = CheckResults(store, services.wakeups)
     streams = Streams(settings.console_streams_max)
     tracing.configure("intake")
     app = Intake(services, lifespan)
     app.state.watcher = watcher
+    app.state.check_results = check_results
     app.state.monitoring = monitoring.MonitoringState.of(services)
     app.state.streams = streams
     return app

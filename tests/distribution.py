@@ -36,6 +36,7 @@ LONGEST = (
     "tests/unit/workers/test_transfer_parts.py",
     "tests/integration/test_queue.py",
     "tests/integration/test_publish_refused.py",
+    "tests/integration/test_preflight.py",
     "tests/integration/test_observed.py",
     "tests/unit/intake/test_http_elements.py",
     "tests/unit/intake/test_http_contract.py",

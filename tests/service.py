@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +17,7 @@ from xml.sax.saxutils import escape
 from lxml import etree
 
 from publisher.app import Intake, create_app
+from publisher.core.cloud_check import CheckResult
 from publisher.core.errors import QueueUnavailable
 from publisher.core.image import Digests, Image
 from publisher.core.settings import Settings
@@ -96,6 +97,9 @@ class Wakings:
     store: Store | None = None
     ids: list[int] = field(default_factory=list)
     images: list[int] = field(default_factory=list)
+    checks: list[int] = field(default_factory=list)
+    on_check: Callable[[int], object] | None = None
+    """Called with each check, in place of a worker. By default, each check passes."""
     committed: list[bool] = field(default_factory=list)
     fails_with: Exception | None = None
 
@@ -110,6 +114,17 @@ class Wakings:
         self.images.extend(image_ids)
         if self.fails_with is not None:
             raise self.fails_with
+
+    def send_check(self, *check_ids: int) -> None:
+        self.checks.extend(check_ids)
+        if self.fails_with is not None:
+            raise self.fails_with
+        for each in check_ids:
+            (self.on_check or self._pass)(each)
+
+    def _pass(self, check_id: int) -> None:
+        if self.store is not None and (claimed := self.store.checks.claim(check_id)):
+            self.store.checks.finish(claimed, CheckResult(True, "works"))
 
     def break_down(self) -> None:
         self.fails_with = QueueUnavailable("the message broker cannot be reached: Connection refused")

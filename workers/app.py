@@ -12,7 +12,7 @@ from kombu.connection import Connection
 
 from publisher.core.broker import Broker
 from publisher.core.settings import Settings
-from publisher.services.wakeups import PUBLISH_TASK, QUEUE, REGISTER_TASK
+from publisher.services.wakeups import CHECK_TASK, PUBLISH_TASK, QUEUE, REGISTER_TASK
 from publisher.telemetry import logs
 from workers import messages
 
@@ -58,7 +58,7 @@ app.conf.update(
     task_ignore_result=True,
     task_default_queue=QUEUE.name,
     task_queues=[QUEUE],
-    task_routes={PUBLISH_TASK: {"queue": QUEUE.name}, REGISTER_TASK: {"queue": QUEUE.name}},
+    task_routes={task: {"queue": QUEUE.name} for task in (PUBLISH_TASK, REGISTER_TASK, CHECK_TASK)},
     task_serializer="json",
     accept_content=["json"],
     # Acknowledge at the end, and prefetch one message for each free thread, so that none waits here behind a long

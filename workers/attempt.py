@@ -222,7 +222,6 @@ class Attempt:
         cloud = self._connect(check)
         if cloud.region:
             self._leases.region(self._claim, cloud.region)
-        cloud.check(image)
         ref = self._ref()
         check()
         for entry in self._journal.entries():
@@ -244,6 +243,8 @@ class Attempt:
             uploaded = None
         finishing = False
         if uploaded is None or not uploaded.complete:
+            # Only now: what is complete takes up the quota and the name itself.
+            cloud.check(image)
             self._steps.begin(Phase.UPLOADING)
             with self._lease.uploading((Phase.UPLOADING, f"Uploading {image.size / MIB:.1f} MiB")) as last:
                 uploaded = cloud.upload(image, replace(ref, found=found), transfer)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
+from publisher.core.cloud_check import Explored
 from publisher.core.errors import LeaseLost, Reason, Stopped, TransientCloudError
 from publisher.core.image import Image
 from publisher.core.ticket import Account, Target
@@ -106,6 +107,27 @@ class BoundedCloud:
         )
         return cls(cloud, timeouts, pulse, look)
 
+    @staticmethod
+    def explore(
+        plugin: type[CloudPublisher],
+        account: Account,
+        target: Target,
+        timeouts: Timeouts,
+        policy: OutboundPolicy,
+        *,
+        check: Callable[[], None] = lambda: None,
+    ) -> Explored:
+        """Return what `CloudPublisher.explore` returns. What `check` raises ends the wait, as for `connect`."""
+        pulse = Pulse(check)
+        return _within(
+            "explore",
+            lambda: plugin.explore(account, target, timeouts, policy, pulse.check),
+            pulse,
+            timeouts,
+            timeouts.silent_seconds,
+            look=check,
+        )
+
     @property
     def region(self) -> str | None:
         return self._cloud.region
@@ -117,6 +139,9 @@ class BoundedCloud:
 
     def check(self, image: Image) -> None:
         self._call("check", lambda: self._cloud.check(image))
+
+    def check_creation(self, image: Image) -> None:
+        self._call("check_creation", lambda: self._cloud.check_creation(image))
 
     def find(self, ticket: TicketRef) -> CloudImage | None:
         return self._call("find", lambda: self._cloud.find(ticket))

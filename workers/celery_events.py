@@ -15,6 +15,7 @@ from billiard.einfo import ExceptionWithTraceback
 from celery.exceptions import Ignore
 from celery.worker.request import Request
 
+from publisher.core.cloud_check import CheckResult
 from publisher.core.image import Image, ImageState
 from publisher.core.ticket import State, Ticket
 
@@ -102,3 +103,12 @@ def image_result(state: ImageState | None, image: Image | None) -> str:
     if image and image.state is ImageState.CANCELLED:
         raise Ended("cancelled", "cancelled")
     raise Ended("ignored", f"nothing to do: the image is {image.state if image else 'gone'}")
+
+
+def check_result(result: CheckResult | None) -> str:
+    """Return the result of a task from what a check found (`Checker.run`). Raises `Ended` unless all is well."""
+    if result is None:
+        raise Ended("ignored", "nothing to do: nobody waits for the check")
+    if not result.ok:
+        raise Ended("failed", result.words)
+    return "works"

@@ -69,6 +69,7 @@ class Reconciler:
             self._purge_at = time.monotonic() + _PURGE_SECONDS
             discard_abandoned_files(self._store, self._settings)
             self._store.idempotency_keys.purge(self._settings.idempotency_seconds)
+            self._store.checks.purge()
             self._store.fleet.forget(_SILENT_KEPT_SECONDS)
 
     def _expire(self) -> None:

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from sqlalchemy.exc import SQLAlchemyError
 
 from publisher.core.asking import alone
+from publisher.core.cloud_check import CheckResult
 from publisher.core.errors import LeaseLost
 from publisher.core.image import Image, ImageState
 from publisher.core.settings import Settings
@@ -31,6 +32,7 @@ from publisher.telemetry import tracing
 from publisher.telemetry.logs import bound, with_context
 from workers import metrics
 from workers.attempt import Attempt
+from workers.checker import Checker
 from workers.clouds import plugin
 from workers.drain import Drain
 from workers.heartbeat import Heartbeat, this_worker
@@ -205,6 +207,10 @@ class WorkerProcess:
         return Registrar(self._store, self._settings, worker=self._name, shutting_down=self._drain.begun)
 
     @cached_property
+    def _checker(self) -> Checker:
+        return Checker(self._store, self._vault, self._settings, worker=self._name)
+
+    @cached_property
     def _notifier(self) -> Notifier:
         return Notifier(self._store, self._vault, self._settings, holder=self._name, stop=self._drain.begun)
 
@@ -247,6 +253,10 @@ class WorkerProcess:
         """Register an image. Returns what `Registrar.run` returns and, unless it is ready, the image as it is now."""
         state = self._registrar.run(image_id, go_on=True)
         return state, None if state is ImageState.READY else _read(self._store.images.get, image_id)
+
+    def check(self, check_id: int) -> CheckResult | None:
+        """Try out what somebody waits for. Returns what `Checker.run` returns."""
+        return self._checker.run(check_id)
 
     def end(self) -> None:
         """Record in the store that this worker has ended, and send the remaining traces."""

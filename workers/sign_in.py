@@ -9,11 +9,12 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from publisher.core.closed_pipe import no_outcome, quiet_end
+from publisher.core.cloud_check import Explored
 from publisher.core.errors import NotFound, PublisherError
 from publisher.core.settings import Settings
 from publisher.core.ticket import Account, Target
@@ -32,6 +33,7 @@ class SignInCheck:
     name: str
     ok: bool
     message: str
+    explored: Explored | None = None
 
 
 def main() -> int:
@@ -51,6 +53,7 @@ def main() -> int:
     parser.add_argument("account", help="name of the account")
     options = parser.parse_args()
     checks = []
+    seen = Explored()
     try:
         settings = Settings.from_environment()
         store = Store.open(settings)
@@ -61,6 +64,7 @@ def main() -> int:
         target = dict(each.split("=", 1) for each in options.target)
         for check in tried(account, target, settings, store.deployment):
             checks.append(check)
+            seen = check.explored or seen
             if not options.json:
                 sys.stdout.write(f"{'works ' if check.ok else 'FAILED'}  {check.name}: {check.message}\n")
     except (PublisherError, SQLAlchemyError) as error:
@@ -73,7 +77,8 @@ def main() -> int:
             "ok": ok,
             "account": options.account,
             "user": options.user,
-            "checks": [asdict(each) for each in checks],
+            "checks": [{"name": each.name, "ok": each.ok, "message": each.message} for each in checks],
+            **asdict(seen),
         }
         sys.stdout.write(json.dumps(result) + "\n")
     return int(not ok)
@@ -83,31 +88,43 @@ def tried(
     account: StoredAccount, target: Mapping[str, str], settings: Settings, deployment: str
 ) -> Iterator[SignInCheck]:
     """Try the steps in order and yield their results. Stops at the first that fails."""
-    where = account.fields.get("keystoneUrl") or account.platform
+    platform = platform_of(account.platform)
+    where = next(iter(platform.account_addresses(account.fields).values()), account.platform)
+    explored = Explored()
     cloud: CloudPublisher | None = None
 
-    def connect() -> str:
-        nonlocal cloud
+    def arguments() -> tuple[Account, Target, Timeouts, OutboundPolicy]:
         vault = Vault.from_file(settings.key_file, production=settings.production)
-        cloud = plugin(account.platform).connect(
+        return (
             Account(account.platform, account.fields, vault.open(account.sealed_secrets)),
             Target(account.platform, dict(target)),
             Timeouts(settings.connect_timeout_seconds, settings.call_timeout_seconds, settings.verify_seconds),
             OutboundPolicy.of(settings),
         )
-        return f"signed in to {where} as '{platform_of(account.platform).signs_in_as(account.fields)}'"
+
+    def explore() -> str:
+        nonlocal explored
+        explored = plugin(account.platform).explore(*arguments())
+        return f"signed in to {where} as '{platform.signs_in_as(account.fields)}'"
 
     def look() -> str:
-        assert cloud is not None  # noqa: S101  # it is only called after `connect`
+        nonlocal cloud
+        cloud = plugin(account.platform).connect(*arguments())
         found = len(cloud.tagged(deployment))
         return f"the cloud lists {found} {'image' if found == 1 else 'images'} of this installation"
 
     try:
-        for name, step in (("sign in", connect), ("images", look)):
-            check = _check(name, step)
-            yield check
-            if not check.ok:
-                return
+        check = _check("sign in", explore)
+        yield replace(check, explored=explored)
+        if not check.ok:
+            return
+        for kind in ("projects", "regions", "networks"):
+            if places := explored.places(kind):
+                yield SignInCheck(kind, True, f"the account can see {', '.join(each.name for each in places)}")
+        # With several projects, only the target says in which one to look.
+        named = any(target.get(element) for element, kind in platform.explored.items() if kind == "projects")
+        if named or len(explored.projects) <= 1:
+            yield _check("images", look)
     finally:
         if cloud is not None:
             cloud.close()

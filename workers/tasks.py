@@ -6,9 +6,9 @@ from typing import Any
 
 from celery.signals import worker_init, worker_ready, worker_shutdown
 
-from publisher.services.wakeups import PUBLISH_TASK, REGISTER_TASK
+from publisher.services.wakeups import CHECK_TASK, PUBLISH_TASK, REGISTER_TASK
 from workers.app import app, settings
-from workers.celery_events import Message, image_result, ticket_result
+from workers.celery_events import Message, check_result, image_result, ticket_result
 from workers.runner import WorkerProcess
 
 _process: WorkerProcess
@@ -25,6 +25,12 @@ def publish(ticket_id: int) -> str:
 def register(image_id: int) -> str:
     """Register one image as far as possible."""
     return image_result(*_process.register(image_id))
+
+
+@app.task(name=CHECK_TASK, Request=Message)  # type: ignore[untyped-decorator]
+def check(check_id: int) -> str:
+    """Try out what somebody waits for."""
+    return check_result(_process.check(check_id))
 
 
 @worker_init.connect  # type: ignore[untyped-decorator]

@@ -318,7 +318,7 @@ def try_out(
     region: Annotated[str | None, typer.Option(help="Region to publish to.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Sign in to the cloud with an account and show what works. Nothing is uploaded.
+    """Sign in to the cloud with an account, and show what works and what it can see. Nothing is uploaded.
 
     The command ignores the OS_… variables. The exit code is 1 if a step fails.
     """

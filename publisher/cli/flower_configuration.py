@@ -15,10 +15,10 @@ from flower.views.monitor import Healthcheck, Metrics
 from tornado.web import TemplateModule, authenticated
 
 from publisher.core.settings import Settings
-from publisher.services.wakeups import PUBLISH_TASK, REGISTER_TASK
+from publisher.services.wakeups import CHECK_TASK, PUBLISH_TASK, REGISTER_TASK
 
 CONSOLE = f"{Settings.from_environment().intake}/console"
-NOUNS = {PUBLISH_TASK: "ticket", REGISTER_TASK: "image"}
+NOUNS = {PUBLISH_TASK: "ticket", REGISTER_TASK: "image", CHECK_TASK: "check"}
 
 
 def format_task(task: Any) -> Any:

@@ -9,7 +9,7 @@ import hashlib
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache
 from importlib.resources import files
@@ -18,6 +18,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from markupsafe import Markup, escape
 
+from publisher.core.cloud_check import Explored, Place
 from publisher.core.errors import InvalidRequest
 from publisher.core.name_template import PLACEHOLDERS
 from publisher.platforms.attributes import ITEMS
@@ -265,6 +266,8 @@ class Element:
     kind: str
     required: bool
     options: tuple[tuple[str, str], ...] = ()
+    suggestions: tuple[Place, ...] = ()
+    """What may be filled in, among other values."""
 
 
 def installed_platforms() -> list[Platform]:
@@ -293,10 +296,15 @@ def account_elements(platform: Platform, *, prefix: str = "", secrets_kept: bool
     return sorted(made, key=lambda each: first.index(name) if (name := each.name[len(prefix) :]) in first else 99)
 
 
-def target_elements(platform: Platform) -> list[Element]:
-    """Return the fields of the published image, its name first."""
+def target_elements(platform: Platform, explored: Mapping[str, Any] | None = None) -> list[Element]:
+    """Return the fields of the published image, its name first.
+
+    `explored`: what the last test of the account found. The fields suggest it.
+    """
+    seen = Explored.from_json(explored) if explored else Explored()
+    suggested = {name: tuple(seen.places(kind)) for name, kind in platform.explored.items()}
     made = [
-        _element(platform, each, "", required=False)
+        replace(_element(platform, each, "", required=False), suggestions=suggested.get(each.name, ()))
         for each in platform.target_fields
         if each.kind not in _NEVER_IN_FORMS
     ]

@@ -71,6 +71,10 @@ class BodyTooLarge(InvalidRequest):
     """The request body is too large."""
 
 
+class PreflightFailed(InvalidRequest):
+    """The cloud would refuse the publication."""
+
+
 class ImageTooLarge(InvalidRequest):
     """The image is larger than this installation takes."""
 
@@ -108,6 +112,12 @@ class TooMany(PublisherError):
         super().__init__(message)
         if retry_after_seconds is not None:
             self.retry_after_seconds = retry_after_seconds
+
+
+class NotChecked(PublisherError):
+    """Nothing could be checked for now."""
+
+    retry_after_seconds = 30
 
 
 # Errors from a cloud ---------------------------------------------

@@ -154,6 +154,12 @@ HANDLING = Parameter(
     "header",
 )
 """Of each route that has a document in its body."""
+PREFLIGHT = Parameter(
+    "preflight",
+    "Before anything is created, have a worker ask the cloud whether it would accept the image: the login, the project,"
+    " rights, quota, name and format. If not, no ticket is created.",
+    {"type": "boolean"},
+)
 LISTING = (
     Parameter(
         "query", "A FIQL expression, such as `name=='*nginx*'`. Only objects that match are listed.", {"type": "string"}
@@ -341,6 +347,11 @@ def not_shown(platform: str) -> PublisherError:
 def extensions_wanted(request: Request) -> bool:
     """Return whether the query has `extensions=true`. Raises `InvalidRequest` for a value that is not a boolean."""
     return _boolean(request, EXTENSIONS.name)
+
+
+def preflight_wanted(request: Request) -> bool:
+    """Return whether the query has `preflight=true`. Raises `InvalidRequest` for a value that is not a boolean."""
+    return _boolean(request, PREFLIGHT.name)
 
 
 def listing(request: Request) -> Listing:

@@ -6,11 +6,13 @@ They contain no secrets: they are made from what is stored unencrypted.
 from __future__ import annotations
 
 import hashlib
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import Any
 
+from publisher.core.cloud_check import CheckResult, Explored
 from publisher.core.image import Image, ImageState, appliance_uri, download_uri, image_uri, target_format
 from publisher.core.ticket import Progress, State, Ticket, ticket_download_uri, ticket_uri
 from publisher.core.uris import user_uri
@@ -34,7 +36,7 @@ _OBJECT = ("created", "dbId", "digest", "lastModified")
 """The elements that every object begins with. A ticket and its status have the same."""
 _KEPT_MAX = 256
 """Number of parts of documents that are kept because they depend on a name alone. Nobody changes them."""
-_WITHOUT_REASON = frozenset({State.PUBLISHING, State.CANCELLING, State.CANCELLED})
+_WITHOUT_REASON = frozenset({State.PUBLISHING, State.CANCELLING, State.CANCELLED, State.WITHDRAWING, State.WITHDRAWN})
 _RATE_MAX = (1 << 63) - 1
 _ETA_LONGEST_SECONDS = 10 * 365 * 86400.0
 """A later end is not shown: after the first bytes of a slow upload, the estimate may exceed the largest date."""
@@ -361,6 +363,18 @@ def _role_digest(role: Role) -> str:
 def webhook_document(owner: str, url: str | None) -> Document:
     """Return the `webhook` of a user, without its secret."""
     return {"url": url, "uri": webhook_uri(owner)}
+
+
+def account_test_document(account: StoredAccount, result: CheckResult) -> Document:
+    """Return the `accountTest` of an account that was tested."""
+    found = result.explored or Explored()
+    return {
+        "ok": result.ok,
+        "message": result.words,
+        "reasonCode": result.reason,
+        **{kind: [asdict(each) for each in found.places(kind)] for kind in ("projects", "regions", "networks")},
+        "parentUri": account_uri(account.owner, account.id),
+    }
 
 
 def _account(platform: Platform, fields: dict[str, Any]) -> Document:

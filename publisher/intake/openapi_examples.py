@@ -195,6 +195,13 @@ ANSWERS: dict[str, Document] = {
     },
     "roles": _list("roles", _ROLE),
     "webhook": {"url": "https://hooks.example.com/publications", "uri": f"{_USER}/webhook"},
+    "accountTest": {
+        "ok": True,
+        "message": "signed in to https://cloud.example.com:5000 as demo",
+        "projects": [{"id": "8ac0a8bb14944a3a9d2c3f2e5f0a7c11", "name": "demo"}],
+        "regions": [{"id": "RegionOne", "name": "RegionOne"}],
+        "parentUri": f"{_USER}/accounts/3",
+    },
 }
 """The example of each root of an answer."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from publisher.core.errors import InvalidRequest
@@ -24,6 +24,8 @@ from publisher.platforms.platform import (
 
 INTERFACES = ("public", "internal", "admin")
 """The kinds of endpoints that OpenStack's catalog has for each service."""
+ALLOW, REFUSE = "allow", "refuse"
+"""What to do if the project has an image of the same name."""
 PASSWORD, APPLICATION_CREDENTIAL, TOKEN = "password", "applicationCredentialSecret", "token"
 """The secrets with which an account can sign in. It has exactly one of them."""
 _APPLICATION_CREDENTIAL = ("applicationCredentialId", "applicationCredentialName")
@@ -63,8 +65,9 @@ _ACCOUNT = (
 _TARGET = (
     *strings("keystoneDomain", "keystoneProject", "displayName"),
     *booleans("publicImage"),
-    *strings("tenantName"),
+    *strings("tenantName", "ifNameTaken"),
 )
+"""The last one is ours: answers have it in JSON only."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +84,9 @@ class OpenStack(Platform):
     basic_plane: bool = True  # Glance answers 400 on any database: its `no_4byte_params`
     formats: tuple[str, ...] = ("openstackqcow2", "openstackvdi", "openstackvhd", "openstackvmdk")
     takes: tuple[str, ...] = ("raw", "ISO")
+    explored: Mapping[str, str] = field(
+        default_factory=lambda: {"keystoneProject": "projects", "tenantName": "projects", "publishLocation": "regions"}
+    )
     secret_routing: tuple[str, ...] = (
         *SECRET_ROUTING,
         *("userDomain", "keystoneUrl", "glanceUrl"),
@@ -187,6 +193,8 @@ class OpenStack(Platform):
         if not project and self.main_secret(account) == TOKEN:
             # Nothing else tells two tokens apart, which may be for different projects.
             raise InvalidRequest("is needed with credAccount.token: the token's project", field="keystoneProject")
+        if target.get("ifNameTaken") not in (None, "", ALLOW, REFUSE):
+            raise InvalidRequest(f"'{target['ifNameTaken']}' is unknown; use {ALLOW} or {REFUSE}", field="ifNameTaken")
 
     def own_attribute_check(self, attributes: dict[str, Any]) -> None:
         """Check the properties' names, and what Glance's limits say."""
@@ -248,6 +256,7 @@ _HINTS = {
     "keystoneDomain": "Name or id of the project's domain. If empty: the domain with the id default",
     "keystoneProject": "Name or id of the project. Can be empty if the login has only one project",
     "tenantName": "The project's name in Keystone v2.0",
+    "ifNameTaken": "If the project has an image of this name, publish another one, or refuse",
     "publicImage": "All projects of the cloud may use it; many clouds allow this only to administrators",
     "sharedWith": "Names or ids of projects, one in each line. The image then has the visibility shared",
     "hidden": "Lists of images leave it out, unless they ask for hidden ones",
@@ -256,6 +265,7 @@ _CHOICES = {
     "keystoneVersion": (("v3", "v3 (default)"), ("v2.0", "v2.0")),
     "interface": (("", "public (default)"), ("internal", "internal"), ("admin", "admin")),
     "visibility": (("", "private (default)"), *((each, each) for each in VISIBILITIES)),
+    "ifNameTaken": (("", "allow (default)"), (REFUSE, REFUSE)),
 }
 
 OPENSTACK = OpenStack(
@@ -269,7 +279,7 @@ CLOUDWATT = OpenStack(
     (
         *strings("displayName", "keystoneDomain", "keystoneProject"),
         *booleans("publicImage"),
-        *strings("tenantName"),
+        *strings("tenantName", "ifNameTaken"),
     ),
     hints=_HINTS,
     choices=_CHOICES,

@@ -273,6 +273,8 @@ class Platform:
     """The values that an element may have, each with its label, by the element's name."""
     attributes: frozenset[str] = frozenset()
     """Names of the image attributes (`IMAGE_ATTRIBUTES`) that it takes. A request with another one is refused."""
+    explored: Mapping[str, str] = field(default_factory=dict)
+    """The target's elements that name something that an account can see: `projects`, `regions` or `networks`."""
 
     @property
     def extension(self) -> bool:

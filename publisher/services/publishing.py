@@ -169,10 +169,30 @@ def _commit(
     policy: OutboundPolicy,
     before_waiting: Callable[[], None],
 ) -> Asking[Accepted]:
+    found = yield from checked(store, sealer, request, key, policy, before_waiting)
+    if isinstance(found, Ticket):
+        return Accepted(found, new=False)
+    new, image = found
+    ticket = yield from ask(store.new_tickets.create_all, TicketWanted(new, key, store.actor))
+    return Accepted(ticket, new=True, image=image)
+
+
+def checked(
+    store: Store,
+    sealer: Sealer,
+    request: PublishRequest,
+    key: IdempotencyKey | None,
+    policy: OutboundPolicy,
+    before_waiting: Callable[[], None],
+) -> Asking[Ticket | tuple[NewTicket, Image]]:
+    """Check a request, and return the ticket that it would create, with its image. Raises what `publish` raises.
+
+    Returns the first ticket if the request was sent before with the same key.
+    """
     wanted = BasisWanted(request.owner, request.appliance_id, request.image_id, key)
     basis = yield from ask(store.new_tickets.bases, wanted)
     if key and basis.key_known and (first := store.idempotency_keys.ticket(key)):
-        return Accepted(first, new=False)
+        return first
     image = _ready(request, basis.image)
     stored = None if request.secrets else request.sealed_secrets
     # Sealed secrets cannot be read here. They were checked when the account was stored.
@@ -215,8 +235,7 @@ def _commit(
         request_id=store.actor.request_id if store.actor else None,
         traceparent=current_traceparent(),
     )
-    ticket = yield from ask(store.new_tickets.create_all, TicketWanted(new, key, store.actor))
-    return Accepted(ticket, new=True, image=image)
+    return new, image
 
 
 def _older(request: PublishRequest) -> Older | None:

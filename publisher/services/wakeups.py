@@ -29,6 +29,7 @@ from publisher.telemetry.metrics import BROKER_SEND_FAILURES, BROKER_SENDS
 QUEUE_NAME = "publisher"
 PUBLISH_TASK = "publisher.publish"
 REGISTER_TASK = "publisher.register"
+CHECK_TASK = "publisher.check"
 QUEUE = Queue(QUEUE_NAME, Exchange(QUEUE_NAME, type="direct"), routing_key=QUEUE_NAME)
 
 logger = logging.getLogger(__name__)
@@ -38,15 +39,20 @@ Wake = Callable[[int], object]
 
 
 class Sender(Protocol):
-    """Sends wake-up messages. Both methods raise `QueueUnavailable`, and then perhaps none was sent."""
+    """Sends wake-up messages. Each method raises `QueueUnavailable`, and then perhaps none was sent."""
 
     def send(self, *ticket_ids: int) -> None: ...
 
     def send_image(self, *image_ids: int) -> None: ...
 
+    def send_check(self, *check_ids: int) -> None: ...
+
 
 class Wakeups:
-    """Wakes workers for committed tickets and images. If the broker is unavailable, the reconciler does it later."""
+    """Wakes workers for committed tickets, images and checks.
+
+    If the broker is unavailable, the reconciler wakes them for tickets and images later.
+    """
 
     def __init__(self, store: Store, sender: Sender) -> None:
         self._store = store
@@ -72,12 +78,25 @@ class Wakeups:
             return False
         return True
 
+    def check(self, check_id: int) -> Asking[bool]:
+        """Wake a worker for a check. Return False if the broker is unavailable: nobody tries again later."""
+        try:
+            yield from ask(self._send_checks, check_id)
+        except QueueUnavailable as error:
+            logger.warning("no worker was woken for check %d: %s", check_id, error)
+            return False
+        return True
+
     def _send_tickets(self, ids: Sequence[int]) -> Sequence[None]:
         self._sender.send(*ids)
         return [None] * len(ids)
 
     def _send_images(self, ids: Sequence[int]) -> Sequence[None]:
         self._sender.send_image(*ids)
+        return [None] * len(ids)
+
+    def _send_checks(self, ids: Sequence[int]) -> Sequence[None]:
+        self._sender.send_check(*ids)
         return [None] * len(ids)
 
     def _postpone_tickets(self, ids: Sequence[int]) -> Sequence[None]:
@@ -110,6 +129,10 @@ class WakeQueue:
     def send_image(self, *image_ids: int) -> None:
         """Wake workers for images that are to be registered. Raises `QueueUnavailable` as `send` does."""
         self._send(REGISTER_TASK, image_ids)
+
+    def send_check(self, *check_ids: int) -> None:
+        """Wake workers for checks that callers wait for. Raises `QueueUnavailable` as `send` does."""
+        self._send(CHECK_TASK, check_ids)
 
     def _send(self, task: str, ids: Sequence[int]) -> None:
         """Send messages and count them. Raises `QueueUnavailable` as `send` does."""

@@ -36,6 +36,7 @@ from publisher.store.new_tickets import (
 )
 from publisher.store.notifications import Notification, Notifications
 from publisher.store.orphans import Scope, Standing, Sweeping
+from publisher.store.pending_checks import ClaimedCheck, NewCheck, PendingChecks
 from publisher.store.publications import COUNTED_MAX, ListState, PublicationPage, Publications, Upload
 from publisher.store.registrations import Registration, Registrations
 from publisher.store.sessions import Session, Sessions, session_id
@@ -71,6 +72,7 @@ __all__ = [
     "BasisWanted",
     "CallerRow",
     "Claim",
+    "ClaimedCheck",
     "Contents",
     "Extent",
     "Fleet",
@@ -78,6 +80,7 @@ __all__ = [
     "Leases",
     "ListState",
     "Member",
+    "NewCheck",
     "NewTicket",
     "Notification",
     "PublicationPage",
@@ -178,6 +181,10 @@ class Store:
     @cached_property
     def accounts(self) -> Accounts:
         return Accounts(self.engine)
+
+    @cached_property
+    def checks(self) -> PendingChecks:
+        return PendingChecks(self.engine)
 
     @cached_property
     def registrations(self) -> Registrations:

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from sqlalchemy import Engine, Row, delete, insert, select, update
+from sqlalchemy import Engine, Row, delete, insert, null, select, update
 from sqlalchemy.exc import IntegrityError
 
 from publisher.core.errors import Conflict, NotFound
@@ -29,6 +29,8 @@ class StoredAccount:
     sealed_secrets: bytes = field(repr=False)
     created: float
     modified: float
+    explored: dict[str, Any] | None = None
+    """What the last test of the account found (`Explored`); None if it was not tested since it was changed."""
 
 
 # As stored, or as a ticket names it.
@@ -150,6 +152,8 @@ class Accounts:
             values["name"] = check_name(name, "name")
         if sealed_secrets is not None:
             values["sealed_secrets"] = sealed_secrets
+        if fields or sealed_secrets is not None:
+            values["explored"] = null()
         try:
             with writing(self._engine) as connection:
                 # Locked until the end, so that two concurrent changes do not overwrite each other's fields.

@@ -125,6 +125,8 @@ accounts = Table(
     Column("sealed_secrets", LargeBinary, nullable=False),
     Column("created", Double, nullable=False),
     Column("modified", Double, nullable=False),
+    # What the last test of the account found (publisher.core.cloud_check.Explored).
+    Column("explored", JSON),
     UniqueConstraint("owner", "name"),
     sqlite_autoincrement=True,
 )
@@ -399,6 +401,28 @@ sessions = Table(
     Column("created", Double, nullable=False),
     Column("seen", Double, nullable=False),
     Column("expires", Double, nullable=False, index=True),
+)
+
+# What workers are asked to check while a caller waits (publisher.core.cloud_check). Kept for an hour.
+checks = Table(
+    "checks",
+    metadata,
+    Column("id", BigId, primary_key=True, autoincrement=True),
+    Column("kind", String(16), nullable=False),
+    Column("owner", String(255), nullable=False, index=True),
+    Column("platform", String(32), nullable=False),
+    Column("account_id", BigInteger),
+    Column("account", JSON, nullable=False),
+    # Only until the check has ended.
+    Column("sealed_secrets", LargeBinary),
+    Column("target", JSON, nullable=False),
+    Column("image_id", BigInteger),
+    # `waiting`, `running` or `done`.
+    Column("state", String(16), nullable=False),
+    Column("result", JSON),
+    Column("created", Double, nullable=False),
+    Column("finished", Double),
+    sqlite_autoincrement=True,
 )
 
 # Webhook notifications and their delivery.

@@ -6,6 +6,7 @@ The other packages import from here; only `auth` is imported as a module, for th
 from __future__ import annotations
 
 from publisher.web.auth import Authenticator, keep_signatures_out_of_logs, new_api_key
+from publisher.web.check_results import AnsweredLater, CheckResults
 from publisher.web.conditional import (
     Rendered,
     caller_has,
@@ -32,6 +33,7 @@ from publisher.web.request import (
     address,
     base_url,
     bounded_body,
+    check_results,
     count_address,
     host_is_allowed,
     media_type,
@@ -54,8 +56,10 @@ __all__ = [
     "PASSWORD_KNOWN",
     "PREFER",
     "STRICT",
+    "AnsweredLater",
     "Authenticator",
     "Body",
+    "CheckResults",
     "From",
     "Id",
     "Problem",
@@ -72,6 +76,7 @@ __all__ = [
     "base_url",
     "bounded_body",
     "caller_has",
+    "check_results",
     "constant",
     "count_address",
     "describe",

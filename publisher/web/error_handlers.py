@@ -23,6 +23,7 @@ from publisher.core.errors import (
     NotAcceptable,
     NotAllowed,
     NotAuthenticated,
+    NotChecked,
     NotFound,
     PublisherError,
     TooMany,
@@ -93,6 +94,7 @@ _STATUS: list[tuple[type[PublisherError], int]] = [
     (RangeNotSatisfiable, 416),
     (TooMany, 429),
     (NoRoom, 503),
+    (NotChecked, 503),
 ]
 
 
@@ -124,7 +126,7 @@ def _publisher_error(error: PublisherError) -> Problem:
     if status == 500:
         return _unexpected(error)
     headers = {"WWW-Authenticate": _REALM} if status == 401 else {}
-    if isinstance(error, TooMany | NoRoom):
+    if isinstance(error, TooMany | NoRoom | NotChecked):
         headers["Retry-After"] = str(error.retry_after_seconds)
     if isinstance(error, UnknownElement):
         headers[APPLIED] = STRICT

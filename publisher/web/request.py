@@ -22,6 +22,7 @@ from publisher.outbound.policy import OutboundPolicy
 from publisher.services.wakeups import Wake, Wakeups
 from publisher.store import Actor, CallerRow, Extent, Store, User
 from publisher.web import auth
+from publisher.web.check_results import CheckResults
 from publisher.web.rate_limits import Throttle
 from publisher.web.routing import From, Parsed, may_take_long
 from publisher.web.threads import waking
@@ -63,6 +64,11 @@ class Services:
 
 def services(request: Request) -> Services:
     return cast(Services, request.app.state.services)
+
+
+def check_results(request: Request) -> CheckResults:
+    """Return what waits for the results of checks."""
+    return cast(CheckResults, request.app.state.check_results)
 
 
 def signed_in(request: Request) -> User:

@@ -15,7 +15,7 @@ import pytest
 
 from memory_cloud.parts import PartsPublisher
 from memory_cloud.publisher import CLOUD, MemoryPublisher
-from publisher.core.errors import Cancelled, PermanentCloudError, TransientCloudError
+from publisher.core.errors import Cancelled, InvalidRequest, PermanentCloudError, TransientCloudError
 from publisher.core.image import Image
 from publisher.core.settings import Settings
 from publisher.core.ticket import Account, CloudRef, Target
@@ -215,6 +215,26 @@ def test_plugin_publishes_and_reports_size_and_hashes(harness: Harness, image: t
     cloud.delete(finished.cloud_id, harness.ref.tags)
 
 
+def test_a_preflight_creates_nothing(harness: Harness, image: tuple[Image, Path]) -> None:
+    record, _ = image
+    cloud = harness.connect()
+    cloud.check(record)
+    cloud.check_creation(record)
+    assert cloud.find(harness.ref) is None
+    assert list(cloud.tagged(harness.ref.tags.deployment)) == []
+
+
+def test_an_account_is_explored_without_a_target(harness: Harness) -> None:
+    plugin, account = harness.plugin, harness.account
+    domain = {name: value for name, value in harness.target.fields.items() if name == "keystoneDomain"}
+    found = plugin.explore(account, Target(account.platform, domain), Timeouts(5, 20, 30), EVERYWHERE)
+    project = harness.target.fields.get("keystoneProject") or harness.target.fields.get("tenantName")
+    assert [each.name for each in found.projects] == ([project] if project else [])
+    wrong = replace(account, secrets={"password": "wrong"})
+    with pytest.raises(PermanentCloudError):
+        plugin.explore(wrong, harness.target, Timeouts(5, 20, 30), EVERYWHERE)
+
+
 @pytest.mark.long
 def test_image_of_an_earlier_attempt_is_found(harness: Harness, image: tuple[Image, Path]) -> None:
     record, file = image
@@ -329,6 +349,23 @@ def test_each_ticket_has_an_image_of_its_own(harness: Harness, image: tuple[Imag
 @pytest.fixture
 def openstack(devcloud: DevCloud) -> Iterator[Harness]:
     yield from _keystone_v3(devcloud)
+
+
+@pytest.mark.real
+@pytest.mark.long
+def test_name_of_the_tickets_own_image_is_not_taken(openstack: Harness, image: tuple[Image, Path]) -> None:
+    record, file = image
+    openstack.target = replace(openstack.target, fields=openstack.target.fields | {"ifNameTaken": "refuse"})
+    openstack.connect().check(record)
+    uploaded = openstack.connect().upload(record, openstack.ref, transfer_of(file))
+    later = openstack.connect()
+    later.find(openstack.ref)
+    later.check(record)
+    other = openstack.connect()
+    with pytest.raises(InvalidRequest, match="displayName"):
+        other.check(record)
+    other.delete(uploaded.cloud_id, openstack.ref.tags)
+    other.check(record)
 
 
 @pytest.mark.real

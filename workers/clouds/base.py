@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Generic, Protocol, Self, TypeVar
 
+from publisher.core.cloud_check import Explored
 from publisher.core.errors import ConfigurationError
 from publisher.core.image import Image
 from publisher.core.ticket import Account, CloudRef, Target
@@ -231,9 +232,35 @@ class CloudPublisher(ABC):
         (`workers.bounded`).
         """
 
+    @classmethod
+    def explore(
+        cls,
+        account: Account,
+        target: Target,
+        timeouts: Timeouts,
+        policy: OutboundPolicy,
+        check: Callable[[], None] = lambda: None,
+    ) -> Explored:
+        """Sign in anew and return what the account can see. Raises what `connect` raises.
+
+        `target` may be empty: nobody has chosen a project yet. Answers of the cloud go through `Explored.of`, which
+        limits them. By default, this only signs in, as `connect` does.
+        """
+        cls.connect(account, target, timeouts, policy, check).close()
+        return Explored()
+
     @abstractmethod
     def check(self, image: Image) -> None:
-        """Check what can be checked before any byte is sent: name, format, permissions, quota."""
+        """Check what can be checked before any byte is sent: name, quota, space.
+
+        Called at a preflight, and in an attempt after `find` if anything is to be uploaded. It creates nothing.
+        """
+
+    def check_creation(self, image: Image) -> None:  # noqa: B027  # not every cloud can tell
+        """Check at a preflight what an attempt finds out when it creates the image: rights, formats.
+
+        It creates nothing. A cloud that can tell none of this without creating something checks nothing here.
+        """
 
     @abstractmethod
     def find(self, ticket: TicketRef) -> CloudImage | None:

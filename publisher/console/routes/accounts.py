@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 from starlette.responses import Response
 
-from publisher.console.page_request import Id, Posted, Visit, Visiting, page_router
+from publisher.console.page_request import Flash, Id, Posted, Visit, Visiting, page_router
 from publisher.console.rendering import (
     BASE,
     Element,
@@ -22,12 +23,15 @@ from publisher.console.rendering import (
 )
 from publisher.core.errors import Conflict, InvalidRequest, NotFound
 from publisher.platforms.platform import Platform
-from publisher.services import cloud_accounts
+from publisher.services import checks, cloud_accounts
 from publisher.store import StoredAccount
+from publisher.web import AnsweredLater, check_results
 
 router = page_router()
 
 _CREATE, _DELETE = "cloud_account_create", "cloud_account_delete"
+_SHOWN_MAX = 20
+"""Number of projects in the message after a test: a cookie holds it."""
 
 
 @router.get("/accounts")
@@ -106,6 +110,25 @@ def change(visit: Visiting, form: Posted, id: Id) -> Response:
     except Conflict as error:
         return _form(visit, present, form, {"name": sentence(str(error))}, 409)
     return visit.redirect("/accounts", "Account saved. Running tickets keep the old settings.")
+
+
+@router.post("/accounts/{id}/test")
+def test(visit: Visiting, id: Id) -> Response:
+    """Have a worker sign in with the account, and show what it found."""
+    visit.require(_CREATE)
+    found = _found(visit, id)
+    check_id = checks.begin_account_test(visit.store, found)
+    return AnsweredLater(partial(_tested, visit, found, check_id))
+
+
+async def _tested(visit: Visit, account: StoredAccount, check_id: int) -> Response:
+    result = await check_results(visit.request).result(check_id)
+    words = f"Account {account.name}: {sentence(result.words)}"
+    if places := result.explored.projects if result.explored else ():
+        shown = [each.name for each in places[:_SHOWN_MAX]]
+        more = [f"and {len(places) - _SHOWN_MAX} more"] if len(places) > _SHOWN_MAX else []
+        words += f" Projects: {', '.join(shown + more)}."
+    return visit.redirect("/accounts", Flash(words, "done" if result.ok else "problem"))
 
 
 @router.get("/accounts/{id}/delete")

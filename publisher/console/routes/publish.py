@@ -179,7 +179,7 @@ class Draft:
 
     @property
     def target_elements(self) -> list[Element]:
-        return target_elements(self.platform)
+        return target_elements(self.platform, self.account.explored if self.account else None)
 
     @property
     def attribute_elements(self) -> list[Element]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Annotated
@@ -11,7 +12,7 @@ from starlette.background import BackgroundTasks
 from starlette.requests import Request
 from starlette.responses import Response
 
-from publisher.core.asking import Asking
+from publisher.core.asking import Asking, alone
 from publisher.core.errors import NotFound, PublisherError, require_own
 from publisher.core.image import Image, parse_image_uri
 from publisher.core.ticket import Ticket, image_of, ticket_uri
@@ -20,12 +21,14 @@ from publisher.intake.caller import (
     EXTENSIONS,
     IDEMPOTENCY_KEY,
     OF_IMAGE,
+    PREFLIGHT,
     Caller,
     Calling,
     Login,
     Operation,
     Parameter,
     api_router,
+    preflight_wanted,
 )
 from publisher.intake.documents import last_modified, status_document, ticket_account_document, ticket_document
 from publisher.intake.downloads import DOWNLOAD_KEY, send_ticket_file, ticket_key
@@ -33,21 +36,24 @@ from publisher.intake.long_poll import WAIT, Watcher, wait_seconds
 from publisher.intake.publish_request import read_account, read_publish_request
 from publisher.intake.wire.writing import write_list
 from publisher.platforms.platform import CRED_ACCOUNT, PUBLISH_IMAGE, Document
-from publisher.services import publishing
+from publisher.services import checks, publishing
 from publisher.services.publishing import PublishRequest
 from publisher.store import Extent, ListState, TicketFilter
 from publisher.web import (
+    AnsweredLater,
     Body,
     From,
     Id,
     Rendered,
     caller_has,
+    check_results,
     etag_of,
     may_take_long,
     respond,
     stream,
     unchanged,
     wake_later,
+    writers,
 )
 
 router = api_router()
@@ -66,7 +72,7 @@ _NOT_READY = "the image is not ready"
     body=PUBLISH_IMAGE,
     answer=PUBLISH_IMAGE,
     status=201,
-    parameters=(IDEMPOTENCY_KEY,),
+    parameters=(PREFLIGHT, IDEMPOTENCY_KEY),
     conflict=_NOT_READY,
 )
 def publish(caller: Calling, body: Body, after: BackgroundTasks, uid: str, aid: Id) -> Asking[Response]:
@@ -80,7 +86,7 @@ def publish(caller: Calling, body: Body, after: BackgroundTasks, uid: str, aid: 
     body=PUBLISH_IMAGE,
     answer=PUBLISH_IMAGE,
     status=201,
-    parameters=(IDEMPOTENCY_KEY,),
+    parameters=(PREFLIGHT, IDEMPOTENCY_KEY),
     conflict=_NOT_READY,
 )
 def publish_image(caller: Calling, body: Body, after: BackgroundTasks, uid: str, aid: Id, itid: Id) -> Asking[Response]:
@@ -292,16 +298,39 @@ def _publish(
 
     services = caller.services
     key = caller.idempotency_key(body)
-    accepted = yield from publishing.publish(
+    before_waiting = partial(may_take_long, caller.request)
+    publish = partial(
+        publishing.publish,
         caller.store,
         services.sealer,
         request,
         key,
         policy=services.policy,
         wake=wake_later(after, caller.services.wakeups.ticket),
-        before_waiting=partial(may_take_long, caller.request),
     )
+    if preflight_wanted(caller.request):
+        check_id = yield from checks.begin_preflight(
+            caller.store, services.sealer, request, key, policy=services.policy, before_waiting=before_waiting
+        )
+        if check_id is not None:
+            return AnsweredLater(partial(_after_preflight, caller, check_id, publish, after))
+    accepted = yield from publish(before_waiting=before_waiting)
     return _created(caller, accepted.ticket, accepted.image)
+
+
+async def _after_preflight(
+    caller: Caller, check_id: int, publish: Callable[[], Asking[publishing.Accepted]], after: BackgroundTasks
+) -> Response:
+    """Wait for the preflight, and publish if the cloud would accept the image."""
+    checks.require_passed(await check_results(caller.request).result(check_id))
+
+    def create() -> Response:
+        accepted = alone(publish())
+        return _created(caller, accepted.ticket, accepted.image)
+
+    created = await writers.run(create)
+    created.background = after
+    return created
 
 
 def _created(caller: Caller, ticket: Ticket, image: Image | None = None) -> Response:

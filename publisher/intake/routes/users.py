@@ -7,6 +7,7 @@ are in the answer that creates them, and in no other.
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import cast
 
 from starlette.responses import Response
@@ -15,16 +16,17 @@ from publisher.core.errors import InvalidRequest, NotFound
 from publisher.intake.caller import EXTENSIONS, LISTING, Caller, Calling, Listed, Operation, api_router
 from publisher.intake.documents import (
     account_document,
+    account_test_document,
     api_key_document,
     user_document,
     webhook_document,
 )
 from publisher.intake.wire.schema import document_platform
 from publisher.platforms.platform import CRED_ACCOUNT, Document, find_platform
-from publisher.services import cloud_accounts
+from publisher.services import checks, cloud_accounts
 from publisher.services.webhooks import subscribe
-from publisher.store import parse_account_uri
-from publisher.web import Body, Id, auth
+from publisher.store import StoredAccount, parse_account_uri
+from publisher.web import AnsweredLater, Body, Id, auth, check_results
 
 router = api_router()
 credentials_router = api_router()
@@ -188,6 +190,23 @@ def change_account(caller: Calling, body: Body, uid: str, caid: Id) -> Response:
 def delete_account(caller: Calling, uid: str, caid: Id) -> Response:
     caller.store.accounts.remove(caller.owner(uid), caid)
     return Response(status_code=204)
+
+
+@credentials_router.post(_ACCOUNTS + "/{caid}/test")
+@Operation(
+    "Test a cloud account: have a worker sign in, and list what the account can see",
+    entitlement="cloud_account_create",
+    answer="accountTest",
+)
+def test_account(caller: Calling, uid: str, caid: Id) -> Response:
+    account = caller.store.accounts.get(caller.owner(uid), caid)
+    check_id = checks.begin_account_test(caller.store, account)
+    return AnsweredLater(partial(_tested, caller, account, check_id))
+
+
+async def _tested(caller: Caller, account: StoredAccount, check_id: int) -> Response:
+    result = await check_results(caller.request).result(check_id)
+    return caller.changed(account_test_document(account, result))
 
 
 def _account_name(document: Document) -> str:

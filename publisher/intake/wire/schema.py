@@ -113,7 +113,7 @@ cloud, the URL to fetch an image from, and the URL of a webhook. These URLs may 
 
 JSON_ONLY = frozenset(
     {"userDomain", "interface", "applicationCredentialId", "applicationCredentialName", "trustId", "warning"}
-    | {"expires", "lineage", "keep", "older"}
+    | {"expires", "lineage", "keep", "older", "ifNameTaken"}
     | {"phase", "attempt", "reasonCode", "rate", "worker", "warnings"}
     | {each.name for each in (*IMAGE_ATTRIBUTES, *NAME_TEMPLATE)}
 )
@@ -208,6 +208,16 @@ _PLAIN = {
     "property": PROPERTY,
     # Our own, not the API's. As with an API key, its secret is shown once.
     "webhook": (*_OBJECT, *uris("url"), *strings("secret"), *uris("uri"), *_WARNINGS),
+    # Our own, too: what a test of an account found.
+    "accountTest": (
+        *booleans("ok"),
+        *strings("message", "reasonCode"),
+        *a_list("projects", an_object("project", "cloudPlace")),
+        *a_list("regions", an_object("region", "cloudPlace")),
+        *a_list("networks", an_object("network", "cloudPlace")),
+        *uris("parentUri"),
+    ),
+    "cloudPlace": strings("id", "name"),
     "localizedErrorMsg": (*strings("message", "messageId"), *a_list("parameters", strings("parameter"))),
     "uforgeError": (
         *an_object("localizedErrorMsg"),
@@ -254,7 +264,10 @@ TYPES = _every_type()
 """Every object type, by name."""
 
 _PLATFORMS = {platform.name: platform for platform in known_platforms()}
-_INNER = {"imageFormat", "installProfile", "instance", "certificate", "entitlement", "localizedErrorMsg", "property"}
+_INNER = {
+    *("imageFormat", "installProfile", "instance", "certificate", "entitlement", "localizedErrorMsg"),
+    *("property", "cloudPlace"),
+}
 ROOTS = (frozenset(_PLAIN) - _INNER) | frozenset(_LISTS) | {PUBLISH_IMAGE, CRED_ACCOUNT}
 """The names that the root of a document may have."""
 

@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
+from publisher.core.cloud_check import CheckResult, Explored, Place
+from publisher.core.errors import Reason
 from publisher.store.accounts import StoredAccount
 from tests.service import SECRET, Service
 from tests.unit.console.conftest import Browser, Page
@@ -205,3 +207,51 @@ def test_each_platform_has_its_own_fields(browser: Browsers) -> None:
     names = page.root.xpath("//main//form//*[self::input or self::select]/@name")
     assert names == ["csrf", "platform", "name", "login", "password"]
     assert page.root.xpath("//input[@name='name']/@value") == ["Kept"]
+
+
+def list_after_test(service: Service, browser: Browser, account: StoredAccount, result: CheckResult) -> Page:
+    """Test an account, with a result in place of a worker's, and return the list of accounts."""
+
+    def answer(check_id: int) -> None:
+        claimed = service.store.checks.claim(check_id)
+        assert claimed is not None
+        service.store.checks.finish(claimed, result)
+
+    service.waker.on_check = answer
+    done = browser.post(f"/accounts/{account.id}/test")
+    assert (done.status, done.location) == (303, "/console/accounts")
+    return browser.get("/accounts")
+
+
+@pytest.mark.long
+def test_an_account_is_tested_and_the_form_suggests_what_it_sees(fresh: Service, browser: Browsers) -> None:
+    alice = browser("alice")
+    account = create(fresh, alice)
+    page = alice.get("/accounts")
+    (form,) = page.root.xpath(f"//form[@action='/console/accounts/{account.id}/test']")
+    assert page.root.xpath(f"normalize-space(//button[@form='{form.get('id')}'])") == "Test production"
+    seen = Explored.of(projects=[Place("8ac0", "demo"), Place("77b1", "<lab>")])
+    page = list_after_test(fresh, alice, account, CheckResult(True, "signed in as demo", explored=seen))
+    assert "Account production: Signed in as demo. Projects: <lab>, demo." in page.words
+    form = alice.get(f"/publications/new?account={account.id}")
+    (field,) = form.root.xpath("//input[@id='keystoneProject']")
+    options = form.root.xpath(f"//datalist[@id='{field.get('list')}']/option")
+    assert [(each.get("value"), each.get("label")) for each in options] == [("77b1", "<lab>"), ("8ac0", "demo")]
+
+
+@pytest.mark.long
+def test_a_failed_test_says_what_is_wrong(fresh: Service, browser: Browsers) -> None:
+    alice = browser("alice")
+    account = create(fresh, alice)
+    page = list_after_test(
+        fresh, alice, account, CheckResult(False, "the login was refused", reason=Reason.CREDENTIALS)
+    )
+    assert "Account production: The login was refused." in page.words
+    assert page.root.xpath("//*[contains(@class, 'problem')]")
+
+
+def test_accounts_of_others_are_not_tested(fresh: Service, browser: Browsers) -> None:
+    account = create(fresh, browser("alice"))
+    assert browser("bob").post(f"/accounts/{account.id}/test").status == 404
+    assert browser("carol").post(f"/accounts/{account.id}/test").status == 403
+    assert fresh.waker.checks == []

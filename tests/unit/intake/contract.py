@@ -71,6 +71,7 @@ CONTRACT = [
     Row("GET", _USER + "/accounts/{caid}", "", "credAccount"),
     Row("PUT", _USER + "/accounts/{caid}", "cloud_account_create", "credAccount", 200, "credAccount"),
     Row("DELETE", _USER + "/accounts/{caid}", "cloud_account_delete", "", 204),
+    Row("POST", _USER + "/accounts/{caid}/test", "cloud_account_create", "accountTest"),
     Row("GET", _TICKET + "/accounts/{caid}", "", "credAccount"),
     Row("GET", _USER + "/apikeys", "api_key_access", "apiKeyPairs"),
     Row("POST", _USER + "/apikeys", "api_key_access", "apiKeyPair", 201, "apiKeyPair"),

@@ -47,6 +47,9 @@ class Broker:
     def send_image(self, *image_ids: int) -> None:
         raise NotImplementedError
 
+    def send_check(self, *check_ids: int) -> None:
+        raise NotImplementedError
+
 
 def accept(store: Store, vault: Vault, request: PublishRequest, *, policy: OutboundPolicy) -> Ticket:
     """Publish and return the ticket, without waking a worker."""

@@ -16,15 +16,35 @@ from typing import Any, ClassVar, Self
 from keystoneauth1.session import Session
 from urllib3.util import parse_url
 
+from publisher.core.cloud_check import Explored
 from publisher.core.errors import CloudError, InvalidRequest, PermanentCloudError, Reason, TransientCloudError
 from publisher.core.image import DISK_FORMATS, Image
-from publisher.core.ticket import Account, Target
+from publisher.core.ticket import MIB, Account, Target
 from publisher.outbound.policy import OutboundPolicy
+from publisher.platforms.openstack import REFUSE
 from publisher.platforms.platform import NAME_LENGTH_MAX
-from workers.clouds.base import CloudImage, CloudPublisher, KeptSignIns, Tagged, Tags, TicketRef, Timeouts
+from workers.clouds.base import (
+    SIGN_IN_SECONDS_MAX,
+    CloudImage,
+    CloudPublisher,
+    KeptSignIns,
+    Tagged,
+    Tags,
+    TicketRef,
+    Timeouts,
+)
 from workers.clouds.openstack.errors import answered, translated, words_of
+from workers.clouds.openstack.facts import CloudFacts, networks_of, regions_of, some
 from workers.clouds.openstack.images import DELETED, GlanceImages
-from workers.clouds.openstack.session import ImageService, KeptSession, Reach, SignIn, image_service, sign_in
+from workers.clouds.openstack.session import (
+    ImageService,
+    KeptSession,
+    Reach,
+    SignIn,
+    image_service,
+    sign_in,
+    sign_in_anywhere,
+)
 from workers.http_clients import trust
 from workers.transfer import Answer, Transfer
 
@@ -40,6 +60,10 @@ this property like all others, but have another id.
 _HIDDEN = {"os_hidden": "true"}
 """Filter for hidden images, which Glance lists only on their own. Older versions of Glance find none."""
 _SIGN_INS = KeptSignIns[KeptSession]()
+_WITHOUT_USAGE = KeptSignIns[bool]()
+"""The sign-ins to clouds that do not report how much of a quota is used: they are not asked with each ticket."""
+_PREFLIGHT = "publisher_preflight"
+"""Property of what a preflight asks Glance to refuse. No image has it."""
 _SNAPSHOT = ("base_image_ref", "instance_uuid")
 """Properties that Nova adds to a snapshot."""
 
@@ -69,6 +93,9 @@ class OpenStackPublisher(CloudPublisher):
         self._target = target
         self._reach = reach
         self._images = GlanceImages(session, service.url)
+        self._facts = CloudFacts(session, service.url)
+        self._found: frozenset[str] = frozenset()
+        """The ids of the images of the ticket, known after `find`."""
 
     @classmethod
     def connect(
@@ -101,13 +128,111 @@ class OpenStackPublisher(CloudPublisher):
     def close(self) -> None:
         self._session.session.close()
 
+    @classmethod
+    def explore(
+        cls,
+        account: Account,
+        target: Target,
+        timeouts: Timeouts,
+        policy: OutboundPolicy,
+        check: Callable[[], None] = lambda: None,
+    ) -> Explored:
+        who = SignIn.of(account, target)
+        reach = Reach(timeouts, policy, trust(account.fields.get("caBundle")), check)
+        session, projects = sign_in_anywhere(who, reach)
+        try:
+            return Explored.of(projects=projects, regions=regions_of(session, who), networks=networks_of(session, who))
+        finally:
+            session.session.close()
+
     def check(self, image: Image) -> None:
+        """Check the name, the format and the space. Two requests at most, and none if the cloud has no quotas to show
+        and the name may be taken."""
         if not 0 < len(self._name(image)) <= NAME_LENGTH_MAX:
             raise InvalidRequest(f"has 1 to {NAME_LENGTH_MAX} characters", field="displayName")
         if image.disk_format not in DISK_FORMATS:
             raise InvalidRequest(f"Glance takes no '{image.disk_format}' image", field="imageUri")
         if image.glance_objection:
             raise InvalidRequest(image.glance_objection, field="imageUri")
+        if self._target.fields.get("ifNameTaken") == REFUSE:
+            self._check_name_is_free(self._name(image))
+        self._check_space(image)
+
+    def check_creation(self, image: Image) -> None:
+        """Let Glance say whether it would create the image: ask for an id that is in use, which it always refuses.
+
+        The policy about rights and visibility, and the quota of images, come before that (Glance's
+        `ImagesController.create`). Without any image in sight, nothing is asked.
+        """
+        formats = self._facts.disk_formats()
+        if formats is not None and image.disk_format not in formats:
+            raise InvalidRequest(
+                f"this cloud's Glance accepts no '{image.disk_format}' image, only: {some(formats)}", field="imageUri"
+            )
+        used = self._facts.usage().get("image_count_total")
+        if used is not None and 0 <= used.limit <= used.usage:
+            raise PermanentCloudError(
+                f"{self._service}: the project has as many images as its quota allows (image_count_total:"
+                f" {used.limit}); delete some, or ask for more",
+                reason=Reason.QUOTA,
+            )
+        taken = self._facts.any_image()
+        if taken is None:
+            return
+        mark = str(uuid.uuid4())
+        wanted = {
+            "id": taken,
+            "name": self._name(image),
+            "disk_format": image.disk_format,
+            "container_format": "bare",
+            "visibility": self._visibility,
+            _PREFLIGHT: mark,
+        }
+        status = self._images.create(
+            wanted, may_be=(403, 409) if self._visibility in ("public", "community") else (409,)
+        )
+        if status == 403:
+            raise self._not_allowed()
+        if status != 409:
+            # It does not follow the API, or that image was deleted and forgotten in between. Leave nothing behind.
+            for each in self._images.list({_PREFLIGHT: mark}):
+                if each.get(_PREFLIGHT) == mark:
+                    self._images.delete(str(each["id"]))
+
+    def _check_name_is_free(self, name: str) -> None:
+        """Raise `InvalidRequest` if another image of the project has the name."""
+        with translated(self._service, by_token=True):
+            project = self._session.get_project_id()
+        # With a colon, Glance takes what precedes it for an operator.
+        found = self._images.list(
+            {"name": f"eq:{name}" if ":" in name else name} | ({"owner": project} if project else {})
+        )
+        for each in found:
+            if each.get("name") == name and each["status"] not in DELETED and str(each["id"]) not in self._found:
+                raise InvalidRequest(
+                    f"the project has an image of this name already (id {each['id']}); choose another name, or"
+                    " send ifNameTaken 'allow'",
+                    field="displayName",
+                )
+
+    def _check_space(self, image: Image) -> None:
+        """Raise `PermanentCloudError` if the image does not fit into the project's quota, as far as Glance reports it.
+
+        Glance itself compares only what is there before an upload, and would accept one image beyond the quota.
+        """
+        if _WITHOUT_USAGE.get(self._key):
+            return
+        usage = self._facts.usage()
+        if not usage:
+            _WITHOUT_USAGE.keep(self._key, True, SIGN_IN_SECONDS_MAX)
+            return
+        total, needed = usage.get("image_size_total"), -(-image.size // MIB)
+        if total is not None and 0 <= total.limit < total.usage + needed:
+            raise PermanentCloudError(
+                f"{self._service}: the image has {needed} MiB, but the project's quota (image_size_total) leaves"
+                f" {max(0, total.limit - total.usage)} of {total.limit} MiB; make room, or ask for more",
+                reason=Reason.QUOTA,
+            )
 
     def find(self, ticket: TicketRef) -> CloudImage | None:
         entries = {entry.cloud_id: entry.state for entry in ticket.journal.entries()}
@@ -118,6 +243,7 @@ class OpenStackPublisher(CloudPublisher):
                     ticket.journal.plan(cloud_id)
                 ticket.journal.present(cloud_id)
                 journalled[cloud_id] = "present"
+        self._found = frozenset(journalled)
         complete: CloudImage | None = None
         active: dict[str, Any] = {}
         waiting: dict[str, Any] | None = None

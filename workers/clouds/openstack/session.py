@@ -16,6 +16,7 @@ from keystoneauth1.exceptions import Forbidden, HttpError, NotFound, Unauthorize
 from keystoneauth1.identity import BaseIdentityPlugin, v2, v3
 from keystoneauth1.session import Session
 
+from publisher.core.cloud_check import Place
 from publisher.core.errors import PermanentCloudError, Reason
 from publisher.core.ticket import Account, Target
 from publisher.outbound.policy import OutboundPolicy
@@ -261,6 +262,36 @@ def _unscoped(who: SignIn, version: str) -> Any:
         unscoped=True,
         **domain("user_domain", who.user_domain),
     )
+
+
+def sign_in_anywhere(who: SignIn, reach: Reach) -> tuple[Session, list[Place]]:
+    """Return a session, and the projects that the account may use. Raises `CloudError`.
+
+    If no project is requested, the session is for any of them.
+    """
+    with translated(who.service, "keystoneUrl"):
+        if who.bound:
+            session = _sign_in_bound(who, who.bound, reach)
+            assert isinstance(session.auth, BaseIdentityPlugin)  # noqa: S101  # as a `BoundCredential` makes it
+            access = session.auth.get_access(session)
+            return session, [Place(str(access.project_id), str(access.project_name))]
+        version = who.version or _discover(who, reach)
+        session = reach.session(_unscoped(who, version))
+        try:
+            session.get_token()
+        except Unauthorized as error:
+            raise _login_refused(who, version, error) from None
+        usable = [each for each in _projects(who, version, session) if each.enabled]
+        places = [Place(each.id, each.name) for each in usable]
+        if who.project:
+            return sign_in(who, reach), places
+        if not usable:
+            raise PermanentCloudError(
+                f"{who.service}: '{who.login}' may use no project; have it given a role in one", reason=Reason.FORBIDDEN
+            )
+        session = reach.session(_scoped(who, version, project_id=usable[0].id))
+        session.get_token()
+        return session, places
 
 
 # Credentials for one project --------------------------------------------------------------------------------------

@@ -145,6 +145,9 @@ class Waker:
     def send_image(self, *image_ids: int) -> None:
         raise NotImplementedError
 
+    def send_check(self, *check_ids: int) -> None:
+        raise NotImplementedError
+
 
 def due_now(store: Store, ticket: Ticket) -> None:
     put_back(store, ticket, not_before=0.01, wake_at=0.01)

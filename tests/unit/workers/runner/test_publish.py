@@ -34,7 +34,7 @@ def test_an_image_is_published_step_by_step(
     assert list(sqlite_store.tickets.journal(ticket.id)) == [CloudRef(cloud_id, "present")]
     assert script.secrets == [{"password": SECRET}]
     assert [step for step in script.asked if step != "chunk"] == [
-        *("connect", "check", "find", "upload", "created", "finish"),
+        *("connect", "find", "check", "upload", "created", "finish"),
     ]
     assert script.closed == 1
     assert [entry.phase for entry in sqlite_store.tickets.history(ticket.id)] == [
