@@ -44,6 +44,16 @@ _CREDENTIAL_LIKE = re.compile(
 )
 
 
+class Refused(Exception):
+    """Glance answered with a status of 400 or above."""
+
+    def __init__(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
+        super().__init__(status)
+        self.status = status
+        self.body = body
+        self.headers = headers
+
+
 @contextmanager
 def translated(service: str, element: str = "glanceUrl", *, by_token: bool = False) -> Iterator[None]:
     """Turn every client exception inside into a `CloudError`.
@@ -53,6 +63,9 @@ def translated(service: str, element: str = "glanceUrl", *, by_token: bool = Fal
     """
     try:
         yield
+    except Refused as refused:
+        said = words_of(refused.body)
+        raise answered(service, refused.status, said, refused.headers, by_token=by_token) from None
     except keystone.HttpError as error:
         headers = error.response.headers if error.response is not None else {}
         status = int(error.http_status or 500)
