@@ -24,6 +24,7 @@ from publisher.platforms.platform import NAME_LENGTH_MAX
 from workers.clouds.base import CloudImage, CloudPublisher, KeptSignIns, Tagged, Tags, TicketRef, Timeouts
 from workers.clouds.openstack.errors import answered, translated, words_of
 from workers.clouds.openstack.images import DELETED, GlanceImages
+from workers.clouds.openstack.projects import project_ids
 from workers.clouds.openstack.session import ImageService, KeptSession, Reach, SignIn, image_service, sign_in
 from workers.http_clients import trust
 from workers.transfer import Answer, Transfer
@@ -66,6 +67,7 @@ class OpenStackPublisher(CloudPublisher):
         self._target = target
         self._reach = reach
         self._images = GlanceImages(session, service.url)
+        self._projects: Sequence[str] | None = None
 
     @classmethod
     def connect(
@@ -105,6 +107,7 @@ class OpenStackPublisher(CloudPublisher):
             raise InvalidRequest(f"Glance takes no '{image.disk_format}' image", field="imageUri")
         if image.glance_objection:
             raise InvalidRequest(image.glance_objection, field="imageUri")
+        self._shared_with()
 
     def find(self, ticket: TicketRef) -> CloudImage | None:
         entries = {entry.cloud_id: entry.state for entry in ticket.journal.entries()}
@@ -154,8 +157,17 @@ class OpenStackPublisher(CloudPublisher):
         return self._cloud_image(record)
 
     def finish(self, uploaded: CloudImage, image: Image) -> CloudImage:
-        """Do nothing: visibility and properties were set when the record was created."""
+        """Share the image with projects. Visibility and properties were set when the record was created."""
+        for project_id in self._shared_with():
+            self._images.share(uploaded.cloud_id, project_id)
         return uploaded
+
+    def _shared_with(self) -> Sequence[str]:
+        """Return the ids of the projects to share the image with. Looks them up at the first call."""
+        if self._projects is None:
+            wanted = self._target.fields.get("sharedWith") or ()
+            self._projects = project_ids(self._session, wanted) if wanted else ()
+        return self._projects
 
     def delete(self, cloud_id: str, tags: Tags) -> None:
         if not self._images.delete(cloud_id):
@@ -227,7 +239,7 @@ class OpenStackPublisher(CloudPublisher):
             "name": self._name(image),
             "disk_format": image.disk_format,
             "container_format": "bare",
-            "visibility": "public" if self._public else "private",
+            "visibility": self._visibility,
             "min_disk": min_disk,
             **_tags(cloud_id, ticket.tags),
             "publisher_ticket_uri": ticket.ticket_uri,
@@ -289,6 +301,11 @@ class OpenStackPublisher(CloudPublisher):
     @property
     def _public(self) -> bool:
         return bool(self._target.fields.get("publicImage"))
+
+    @property
+    def _visibility(self) -> str:
+        shared = "shared" if self._target.fields.get("sharedWith") else "private"
+        return "public" if self._public else str(self._target.fields.get("visibility") or shared)
 
     def _name(self, image: Image) -> str:
         return str(self._target.fields.get("displayName") or image.name)
