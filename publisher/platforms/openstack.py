@@ -22,6 +22,8 @@ from publisher.platforms.platform import (
 
 INTERFACES = ("public", "internal", "admin")
 """The kinds of endpoints that OpenStack's catalog has for each service."""
+IMPORT_METHODS = ("glance-direct", "web-download")
+"""How the cloud can be made to import an image, instead of a plain upload."""
 PASSWORD, APPLICATION_CREDENTIAL, TOKEN = "password", "applicationCredentialSecret", "token"
 """The secrets with which an account can sign in. It has exactly one of them."""
 _APPLICATION_CREDENTIAL = ("applicationCredentialId", "applicationCredentialName")
@@ -43,10 +45,13 @@ _ACCOUNT = (
     *strings("trustId"),
 )
 """All after the password are ours. Answers have those that are no secrets in JSON only, and the CA bundle never."""
+_ARRIVAL = strings("store", "importMethod")
+"""How the image's bytes arrive in Glance. Ours, in JSON answers only."""
 _TARGET = (
     *strings("keystoneDomain", "keystoneProject", "displayName"),
     *booleans("publicImage"),
     *strings("tenantName"),
+    *_ARRIVAL,
 )
 
 
@@ -59,6 +64,7 @@ class OpenStack(Platform):
         *("displayName", "keystoneDomain", "keystoneProject", "tenantName", "login", "userDomain"),
         *_APPLICATION_CREDENTIAL,
         "trustId",
+        "store",
     )
     basic_plane: bool = True  # Glance answers 400 on any database: its `no_4byte_params`
     formats: tuple[str, ...] = ("openstackqcow2", "openstackvdi", "openstackvhd", "openstackvmdk")
@@ -163,6 +169,9 @@ class OpenStack(Platform):
             )
 
     def own_target_check(self, account: dict[str, Any], target: dict[str, Any]) -> None:
+        if target.get("importMethod") and target["importMethod"] not in IMPORT_METHODS:
+            known = ", ".join(IMPORT_METHODS)
+            raise InvalidRequest(f"'{target['importMethod']}' is unknown; use one of {known}", field="importMethod")
         project = target.get("tenantName") or target.get("keystoneProject")
         if account.get("keystoneVersion") == "v2.0" and not project:
             raise InvalidRequest("is needed with Keystone v2.0", field="tenantName")
@@ -205,10 +214,13 @@ _HINTS = {
     "keystoneProject": "Name or id of the project. Can be empty if the login has only one project",
     "tenantName": "The project's name in Keystone v2.0",
     "publicImage": "All projects of the cloud may use it; many clouds allow this only to administrators",
+    "store": "If the cloud has several stores for images: which one to use. If empty: the cloud's default",
+    "importMethod": "glance-direct: send it, then have the cloud import it. web-download: the cloud downloads it",
 }
 _CHOICES = {
     "keystoneVersion": (("v3", "v3 (default)"), ("v2.0", "v2.0")),
     "interface": (("", "public (default)"), ("internal", "internal"), ("admin", "admin")),
+    "importMethod": (("", "none (default)"), *((each, each) for each in IMPORT_METHODS)),
 }
 
 OPENSTACK = OpenStack(
@@ -223,6 +235,7 @@ CLOUDWATT = OpenStack(
         *strings("displayName", "keystoneDomain", "keystoneProject"),
         *booleans("publicImage"),
         *strings("tenantName"),
+        *_ARRIVAL,
     ),
     hints=_HINTS,
     choices=_CHOICES,

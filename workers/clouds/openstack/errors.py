@@ -39,7 +39,7 @@ _GENERIC = "The request you have made requires authentication"
 _STATUS = re.compile(r"\s*\(HTTP \d{3}\).*$")
 """What the client adds to what Keystone says."""
 _CREDENTIAL_LIKE = re.compile(
-    r"""(?ix) \b(x-auth-token|x-subject-token|password|passwd|secret|token)\b
+    r"""(?ix) \b(x-auth-token|x-subject-token|password|passwd|secret|token|downloadid)\b
         ["']? \s* [=:] \s* (?: "(?:[^"\\]|\\.)*"? | '(?:[^'\\]|\\.)*'? | \S+ )"""
 )
 

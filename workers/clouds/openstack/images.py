@@ -22,7 +22,7 @@ from keystoneauth1.adapter import Adapter
 from keystoneauth1.session import Session
 
 from publisher.core.errors import InvalidRequest, PermanentCloudError, Reason, TransientCloudError
-from workers.clouds.openstack.errors import Refused, translated
+from workers.clouds.openstack.errors import Refused, translated, words_of
 
 DELETED = ("deleted", "pending_delete")
 """What Glance reports of an image that is deleted, if it reports the image at all."""
@@ -44,10 +44,10 @@ class GlanceImages:
     """Calls to Glance's image API. Methods raise `CloudError`, and what stops the session's calls."""
 
     def __init__(self, session: Session, endpoint: str) -> None:
-        self._service = f"Glance at {endpoint}"
+        self.service = f"Glance at {endpoint}"
         # keystoneauth formats this address as a template with fields.
         self._adapter = Adapter(session, service_type="image", endpoint_override=endpoint.replace("%", "%%"))
-        self._client = _Client(self._adapter, self._service)
+        self._client = _Client(self._adapter, self.service)
         self._images = images.Controller(self._client, _SCHEMAS)
         self._members = image_members.Controller(self._client, _SCHEMAS)
         self._tags = image_tags.Controller(self._client, _SCHEMAS)
@@ -56,7 +56,7 @@ class GlanceImages:
     def _asking(self) -> Iterator[None]:
         """Translate what glanceclient's controllers raise, and pass on a `CloudError`."""
         try:
-            with translated(self._service, by_token=True):
+            with translated(self.service, by_token=True):
                 yield
         except RecursionError:  # glanceclient copies what it receives
             raise self._client.no_service("something that is nested too deeply") from None
@@ -122,7 +122,7 @@ class GlanceImages:
                 if refused.status == 404:
                     return False
                 if refused.status == 409:
-                    raise TransientCloudError(f"{self._service}: image {cloud_id} is in use") from None
+                    raise TransientCloudError(f"{self.service}: image {cloud_id} is in use") from None
                 # A Glance that was stopped in the middle of a deletion keeps the record, and refuses to delete it
                 # again.
                 if refused.status != 400 or not self._is_deleted(cloud_id):
@@ -186,6 +186,21 @@ class GlanceImages:
         with self._asking():
             self._images.image_import(cloud_id, method, uri=uri, stores=stores, allow_failure=False)
 
+    def import_words(self, cloud_id: str) -> str:
+        """Return what the cloud says about an import that has failed; empty if it says nothing.
+
+        The request is not glanceclient's, which first asks for the versions of the API.
+        """
+        with self._asking():
+            try:
+                tasks = self._client.get(f"{_PATH}/{cloud_id}/tasks")[1]["tasks"]
+                said = [str(each["message"]) for each in tasks if each.get("message")]
+            except Refused:
+                return ""
+            except _MISSHAPEN:
+                raise self._client.no_service("no list of tasks") from None
+        return words_of(said[-1].encode()) if said else ""
+
 
 class _Schemas:
     """Schemas that allow everything, in place of the server's. What is used of an answer is checked here."""
@@ -210,7 +225,15 @@ class _Client:
     def request(
         self, method: str, url: str, *, headers: Mapping[str, str] | None = None, data: Any = None
     ) -> tuple[requests.Response, dict[str, Any]]:
-        answer = self._adapter.request(url, method, raise_exc=False, headers=dict(headers or {}), json=data)
+        answer = self._adapter.request(
+            url,
+            method,
+            raise_exc=False,
+            headers=dict(headers or {}),
+            json=data,
+            # These bodies may contain a link with a key.
+            log=not url.endswith(("/import", "/tasks")),
+        )
         if answer.status_code >= 400:
             raise Refused(answer.status_code, answer.content, answer.headers)
         if not 200 <= answer.status_code < 300:

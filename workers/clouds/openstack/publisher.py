@@ -22,6 +22,14 @@ from publisher.core.ticket import Account, Target
 from publisher.outbound.policy import OutboundPolicy
 from publisher.platforms.platform import NAME_LENGTH_MAX
 from workers.clouds.base import CloudImage, CloudPublisher, KeptSignIns, Tagged, Tags, TicketRef, Timeouts
+from workers.clouds.openstack.arrival import (
+    IMPORT_METHOD,
+    STORE,
+    WEB_DOWNLOAD,
+    check_offered,
+    deactivated,
+    until_active,
+)
 from workers.clouds.openstack.errors import answered, translated, words_of
 from workers.clouds.openstack.images import DELETED, GlanceImages
 from workers.clouds.openstack.projects import project_ids
@@ -107,6 +115,7 @@ class OpenStackPublisher(CloudPublisher):
             raise InvalidRequest(f"Glance takes no '{image.disk_format}' image", field="imageUri")
         if image.glance_objection:
             raise InvalidRequest(image.glance_objection, field="imageUri")
+        check_offered(self._images, self._target)
         self._shared_with()
 
     def find(self, ticket: TicketRef) -> CloudImage | None:
@@ -127,6 +136,8 @@ class OpenStackPublisher(CloudPublisher):
                 planned = cloud_id
             elif record is None:  # one too many; or it exists, but this node of the cloud does not know it yet
                 self._delete_noted(ticket, cloud_id)
+            elif record["status"] == "deactivated":
+                raise deactivated(self._images)
             elif record["status"] == "active" and complete is None:
                 complete = self._cloud_image(record)
             elif record["status"] == "queued" and waiting is None and complete is None:
@@ -143,18 +154,28 @@ class OpenStackPublisher(CloudPublisher):
         return Found(planned, complete=False, planned=planned) if planned else None
 
     def upload(self, image: Image, ticket: TicketRef, transfer: Transfer) -> CloudImage:
+        method = self._target.fields.get(IMPORT_METHOD)
+        link = self._link(ticket) if method == WEB_DOWNLOAD else None
         cloud_id = self._record(image, ticket)
-        answer = self._put(cloud_id, transfer)
-        if answer.status == 401:  # the token has expired: sign in again, once
-            self._session.invalidate()
-            answer = self._put(cloud_id, transfer)
-        if answer.status >= 300:
-            raise self._refused(answer, image)
-        record = self._images.get(cloud_id)
-        if record is None or record["status"] != "active":
-            status = record["status"] if record else "gone"
-            raise TransientCloudError(f"{self._service}: the uploaded image is {status}, not active")
-        return self._cloud_image(record)
+        if link is None:
+            self._send(cloud_id, image, transfer)
+        if method:
+            self._images.start_import(cloud_id, str(method), uri=link, store=self._target.fields.get(STORE))
+        seconds = self._reach.timeouts.verify_seconds
+        record = until_active(self._images, cloud_id, seconds=seconds, check=self._reach.check, imported=bool(method))
+        if method and record.get("disk_format") != image.disk_format:
+            raise PermanentCloudError(
+                f"{self._service}: the cloud converted the image to {record.get('disk_format')}, so that it cannot be"
+                " compared with what was registered; publish without importMethod, or an image of that format"
+            )
+        uploaded = self._cloud_image(record)
+        if link and not uploaded.hashes:
+            raise PermanentCloudError(
+                f"{self._service} reports no hash, so what it has downloaded cannot be compared with what was"
+                " registered; publish without importMethod",
+                reason=Reason.INTEGRITY,
+            )
+        return uploaded
 
     def finish(self, uploaded: CloudImage, image: Image) -> CloudImage:
         """Share the image with projects. Visibility and properties were set when the record was created."""
@@ -200,7 +221,9 @@ class OpenStackPublisher(CloudPublisher):
         cloud_id = found.cloud_id
         # The image may have been generated again since the record was created.
         wanted = self._properties(cloud_id, image, ticket)
-        if all(found.waiting.get(name) == wanted[name] for name in ("disk_format", "min_disk", "publisher_sha256")):
+        same = all(found.waiting.get(name) == wanted[name] for name in ("disk_format", "min_disk", "publisher_sha256"))
+        # What a failed import leaves in a record would be taken for the result of the next one.
+        if same and not self._target.fields.get(IMPORT_METHOD):
             return cloud_id
         self._delete_noted(ticket, cloud_id)
         return self._create(image, ticket, planned)
@@ -269,15 +292,35 @@ class OpenStackPublisher(CloudPublisher):
 
     # Bytes ----------------------------------------------------------------------------------------
 
+    def _link(self, ticket: TicketRef) -> str:
+        if ticket.link is None:
+            raise PermanentCloudError(
+                "importMethod: web-download needs PUBLISHER_PUBLIC_URL, from which the cloud downloads the image; have"
+                " the administrator set it, or publish without importMethod",
+                reason=Reason.CONFIGURATION,
+            )
+        return ticket.link
+
+    def _send(self, cloud_id: str, image: Image, transfer: Transfer) -> None:
+        answer = self._put(cloud_id, transfer)
+        if answer.status == 401:  # the token has expired: sign in again, once
+            self._session.invalidate()
+            answer = self._put(cloud_id, transfer)
+        if answer.status >= 300:
+            raise self._refused(answer, image)
+
     def _put(self, cloud_id: str, transfer: Transfer) -> Answer:
         with translated(self._service, by_token=True):
             token = str(self._session.get_token())
+        store, imported = self._target.fields.get(STORE), self._target.fields.get(IMPORT_METHOD)
         return transfer.put(
             # Normalize the address as all other calls do.
-            parse_url(f"{self._endpoint}/v2/images/{cloud_id}/file").url,
+            parse_url(f"{self._endpoint}/v2/images/{cloud_id}/{'stage' if imported else 'file'}").url,
             {
                 "X-Auth-Token": token,
                 "Content-Type": "application/octet-stream",
+                # An import names the store itself.
+                **({"X-Image-Meta-Store": str(store)} if store and not imported else {}),
             },
             tls=self._reach.tls,
             connect_seconds=self._reach.timeouts.connect_seconds,
