@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from publisher.core.download_keys import ticket_key
 from publisher.core.errors import (
     Cancelled,
     CloudError,
@@ -29,7 +30,7 @@ from publisher.core.errors import (
 )
 from publisher.core.image import Image, appliance_uri, image_uri, open_under
 from publisher.core.settings import Settings
-from publisher.core.ticket import MIB, Account, CloudRef, Phase, State, Target, ticket_uri
+from publisher.core.ticket import MIB, Account, CloudRef, Phase, State, Target, ticket_download_uri, ticket_uri
 from publisher.core.vault import Vault
 from publisher.files.disk_format import DiskFile, examine_opened
 from publisher.outbound.policy import OutboundPolicy
@@ -222,7 +223,7 @@ class Attempt:
         cloud = self._connect(check)
         if cloud.region:
             self._leases.region(self._claim, cloud.region)
-        ref = self._ref()
+        ref = self._ref(image)
         check()
         for entry in self._journal.entries():
             if entry.state == "condemned":
@@ -518,7 +519,7 @@ class Attempt:
     def _tags(self) -> Tags:
         return Tags(self._ticket.uid, self._store.deployment)
 
-    def _ref(self) -> TicketRef:
+    def _ref(self, image: Image) -> TicketRef:
         ticket = self._ticket
         return TicketRef(
             tags=self._tags,
@@ -527,7 +528,16 @@ class Attempt:
             appliance_uri=appliance_uri(ticket.owner, ticket.appliance_id),
             journal=self._journal,
             scratch=self._scratch,
+            link=self._link(image),
         )
+
+    def _link(self, image: Image) -> str | None:
+        """Return the URL under which the cloud can download the image once; None without `PUBLISHER_PUBLIC_URL`."""
+        if not self._settings.public_url:
+            return None
+        ticket = self._ticket
+        key = ticket_key(self._vault, ticket, image)
+        return f"{self._settings.intake}/api/{ticket_download_uri(ticket.owner, ticket.appliance_id, ticket.id, key)}"
 
     def _phase(self, phase: Phase, words: str) -> None:
         self._steps.begin(phase)

@@ -1,9 +1,4 @@
-"""Downloads of images: with a login, or without one by a one-time key.
-
-A key lets its holder download an image once. No key is stored: it is computed from the image, the time when it became
-ready, and a counter of used keys, which belongs to the image or to the ticket through which it is downloaded. Using a
-key increments the counter. Older keys under that URI become invalid, and the next answer has a new one.
-"""
+"""Downloads of images: with a login, or without one by a one-time key (`publisher.core.download_keys`)."""
 
 from __future__ import annotations
 
@@ -13,24 +8,13 @@ from functools import partial
 from starlette.requests import Request
 from starlette.responses import Response
 
+from publisher.core.download_keys import image_key, ticket_key
 from publisher.core.errors import NotFound, own
-from publisher.core.image import Image
-from publisher.core.ticket import Ticket, image_of
+from publisher.core.ticket import image_of
 from publisher.intake.caller import Parameter
-from publisher.web import SecretKeeper, bad_key, send_image, services, signed_in
+from publisher.web import bad_key, send_image, services, signed_in
 
 DOWNLOAD_KEY = Parameter("downloadId", "A download key. It works once.", {"type": "string"})
-_PURPOSE = "download"
-
-
-def image_key(keeper: SecretKeeper, image: Image) -> str:
-    """Return the key for the download of an image under its own URI."""
-    return _key(keeper, "image", image.id, image.downloads, image)
-
-
-def ticket_key(keeper: SecretKeeper, ticket: Ticket, image: Image) -> str:
-    """Return the key for the download of a ticket's image under the ticket's URI."""
-    return _key(keeper, "ticket", ticket.id, ticket.downloads, image)
 
 
 def send_image_file(request: Request, uid: str, aid: int, itid: int, file_name: str | None = None) -> Response:
@@ -86,7 +70,3 @@ def _key_alone(request: Request, *names: str) -> str | None:
     if "authorization" in request.headers or "apiKey" in request.query_params:
         return None
     return next((request.query_params[name] for name in names if name in request.query_params), None)
-
-
-def _key(keeper: SecretKeeper, kind: str, id: int, used_up: int, image: Image) -> str:
-    return keeper.mac(_PURPOSE, f"{kind} {id} {image.id} {image.registered!r} {used_up}")

@@ -26,6 +26,8 @@ INTERFACES = ("public", "internal", "admin")
 """The kinds of endpoints that OpenStack's catalog has for each service."""
 ALLOW, REFUSE = "allow", "refuse"
 """What to do if the project has an image of the same name."""
+IMPORT_METHODS = ("glance-direct", "web-download")
+"""How the cloud can be made to import an image, instead of a plain upload."""
 PASSWORD, APPLICATION_CREDENTIAL, TOKEN = "password", "applicationCredentialSecret", "token"
 """The secrets with which an account can sign in. It has exactly one of them."""
 _APPLICATION_CREDENTIAL = ("applicationCredentialId", "applicationCredentialName")
@@ -62,12 +64,15 @@ _ACCOUNT = (
     *strings("trustId"),
 )
 """All after the password are ours. Answers have those that are no secrets in JSON only, and the CA bundle never."""
+_ARRIVAL = strings("store", "importMethod")
+"""How the image's bytes arrive in Glance. Ours, in JSON answers only."""
 _TARGET = (
     *strings("keystoneDomain", "keystoneProject", "displayName"),
     *booleans("publicImage"),
     *strings("tenantName", "ifNameTaken"),
+    *_ARRIVAL,
 )
-"""The last one is ours: answers have it in JSON only."""
+"""All after the tenant's name are ours: answers have them in JSON only."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +84,7 @@ class OpenStack(Platform):
         *("displayName", "keystoneDomain", "keystoneProject", "tenantName", "login", "userDomain"),
         *_APPLICATION_CREDENTIAL,
         "trustId",
+        "store",
     )
     attributes: frozenset[str] = frozenset(ATTRIBUTES) - {REGIONS}
     basic_plane: bool = True  # Glance answers 400 on any database: its `no_4byte_params`
@@ -187,6 +193,9 @@ class OpenStack(Platform):
             )
 
     def own_target_check(self, account: dict[str, Any], target: dict[str, Any]) -> None:
+        if target.get("importMethod") and target["importMethod"] not in IMPORT_METHODS:
+            known = ", ".join(IMPORT_METHODS)
+            raise InvalidRequest(f"'{target['importMethod']}' is unknown; use one of {known}", field="importMethod")
         project = target.get("tenantName") or target.get("keystoneProject")
         if account.get("keystoneVersion") == "v2.0" and not project:
             raise InvalidRequest("is needed with Keystone v2.0", field="tenantName")
@@ -260,12 +269,15 @@ _HINTS = {
     "publicImage": "All projects of the cloud may use it; many clouds allow this only to administrators",
     "sharedWith": "Names or ids of projects, one in each line. The image then has the visibility shared",
     "hidden": "Lists of images leave it out, unless they ask for hidden ones",
+    "store": "If the cloud has several stores for images: which one to use. If empty: the cloud's default",
+    "importMethod": "glance-direct: send it, then have the cloud import it. web-download: the cloud downloads it",
 }
 _CHOICES = {
     "keystoneVersion": (("v3", "v3 (default)"), ("v2.0", "v2.0")),
     "interface": (("", "public (default)"), ("internal", "internal"), ("admin", "admin")),
     "visibility": (("", "private (default)"), *((each, each) for each in VISIBILITIES)),
     "ifNameTaken": (("", "allow (default)"), (REFUSE, REFUSE)),
+    "importMethod": (("", "none (default)"), *((each, each) for each in IMPORT_METHODS)),
 }
 
 OPENSTACK = OpenStack(
@@ -280,6 +292,7 @@ CLOUDWATT = OpenStack(
         *strings("displayName", "keystoneDomain", "keystoneProject"),
         *booleans("publicImage"),
         *strings("tenantName", "ifNameTaken"),
+        *_ARRIVAL,
     ),
     hints=_HINTS,
     choices=_CHOICES,

@@ -17,10 +17,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from publisher.core.download_keys import image_key
 from publisher.core.image import Image
 from publisher.core.settings import Settings
 from publisher.core.vault import Vault
-from publisher.intake.downloads import image_key
 from publisher.services.image_files import register
 from publisher.store import Store
 from tests.conftest import open_store

@@ -18,6 +18,12 @@ def serving(answer: Callable[[BaseHTTPRequestHandler], None], host: str = "127.0
         def do_POST(self) -> None:
             answer(self)
 
+        def do_PUT(self) -> None:
+            answer(self)
+
+        def do_PATCH(self) -> None:
+            answer(self)
+
         def do_DELETE(self) -> None:
             answer(self)
 

@@ -195,6 +195,9 @@ class TicketRef:
     scratch: ScratchSpace = field(default_factory=NoScratchSpace)
     found: CloudImage | None = None
     """For `upload`: what `find` returned. If that was complete, the worker has deleted it since."""
+    link: str | None = field(default=None, repr=False)
+    """For `upload`: where the cloud itself can download the image, once. It contains a key. None if the installation
+    does not say under which address the cloud reaches it."""
 
 
 class CloudPublisher(ABC):

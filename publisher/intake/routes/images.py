@@ -10,12 +10,13 @@ from starlette.background import BackgroundTasks
 from starlette.requests import Request
 from starlette.responses import Response
 
+from publisher.core.download_keys import image_key
 from publisher.core.errors import InvalidRequest
 from publisher.core.image import Image, checksums, image_uri, parse_appliance_uri, parse_image_uri
 from publisher.core.uris import parse_id
 from publisher.intake.caller import LISTING, OF_IMAGE, Caller, Calling, Listed, Login, Operation, Parameter, api_router
 from publisher.intake.documents import image_document, image_status_document
-from publisher.intake.downloads import DOWNLOAD_KEY, image_key, send_image_file
+from publisher.intake.downloads import DOWNLOAD_KEY, send_image_file
 from publisher.services import image_files
 from publisher.web import IMAGE_TYPE, From, Id, bounded_body, is_image, received, wake_later, writers
 

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from publisher.core.asking import Asking, alone
+from publisher.core.download_keys import ticket_key
 from publisher.core.errors import NotFound, PublisherError, require_own
 from publisher.core.image import Image, parse_image_uri
 from publisher.core.ticket import Ticket, image_of, ticket_uri
@@ -31,7 +32,7 @@ from publisher.intake.caller import (
     preflight_wanted,
 )
 from publisher.intake.documents import last_modified, status_document, ticket_account_document, ticket_document
-from publisher.intake.downloads import DOWNLOAD_KEY, send_ticket_file, ticket_key
+from publisher.intake.downloads import DOWNLOAD_KEY, send_ticket_file
 from publisher.intake.long_poll import WAIT, Watcher, wait_seconds
 from publisher.intake.publish_request import read_account, read_publish_request
 from publisher.intake.wire.writing import write_list

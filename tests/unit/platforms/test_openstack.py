@@ -8,7 +8,7 @@ import pytest
 
 from publisher.core.errors import InvalidRequest
 from publisher.platforms.openstack import OPENSTACK
-from publisher.platforms.platform import check_request, cloud_account
+from publisher.platforms.platform import check_request, cloud_account, platform_of
 
 URL = {"keystoneUrl": "https://cloud.example.com:5000"}
 LOGIN = URL | {"login": "joe"}
@@ -73,6 +73,19 @@ def test_mixed_or_incomplete_credentials_are_refused(account: dict[str, Any], se
         check_request("openstack", account, secrets, {})
     assert str(raised.value).startswith(message)
     assert raised.value.field == message.partition(":")[0]
+
+
+@pytest.mark.parametrize("method", ["copy-image", "Glance-Direct", "web-download "])
+def test_import_method_that_is_unknown_is_refused(method: str) -> None:
+    with pytest.raises(InvalidRequest, match=r"importMethod: .* is unknown; use one of glance-direct, web-download"):
+        check_request("openstack", LOGIN, {PASSWORD}, PROJECT | {"importMethod": method})
+
+
+@pytest.mark.parametrize("platform", ["openstack", "susecloud", "cloudwatt"])
+def test_store_and_import_method_are_elements_of_each_openstack(platform: str) -> None:
+    fields = {field.name for field in platform_of(platform).target_fields}
+    assert {"store", "importMethod"} <= fields
+    check_request(platform, LOGIN, {PASSWORD}, PROJECT | {"store": "fast", "importMethod": "glance-direct"})
 
 
 def test_token_of_a_stored_account_needs_the_project_too() -> None:

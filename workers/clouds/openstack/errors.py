@@ -39,9 +39,19 @@ _GENERIC = "The request you have made requires authentication"
 _STATUS = re.compile(r"\s*\(HTTP \d{3}\).*$")
 """What the client adds to what Keystone says."""
 _CREDENTIAL_LIKE = re.compile(
-    r"""(?ix) \b(x-auth-token|x-subject-token|password|passwd|secret|token)\b
+    r"""(?ix) \b(x-auth-token|x-subject-token|password|passwd|secret|token|downloadid)\b
         ["']? \s* [=:] \s* (?: "(?:[^"\\]|\\.)*"? | '(?:[^'\\]|\\.)*'? | \S+ )"""
 )
+
+
+class Refused(Exception):
+    """Glance answered with a status of 400 or above."""
+
+    def __init__(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
+        super().__init__(status)
+        self.status = status
+        self.body = body
+        self.headers = headers
 
 
 @contextmanager
@@ -53,6 +63,9 @@ def translated(service: str, element: str = "glanceUrl", *, by_token: bool = Fal
     """
     try:
         yield
+    except Refused as refused:
+        said = words_of(refused.body)
+        raise answered(service, refused.status, said, refused.headers, by_token=by_token) from None
     except keystone.HttpError as error:
         headers = error.response.headers if error.response is not None else {}
         status = int(error.http_status or 500)

@@ -1,25 +1,28 @@
-"""The records of images in Glance, as plain dicts.
+"""Calls to Glance's image API, through the controllers of python-glanceclient.
 
-python-glanceclient's image records are not used: it validates them against a schema that the server provides. Callers
-name the server, so it may provide a schema that takes for ever to validate, or that refers to any address. This module
-trusts nothing in an answer but its shape, and limits how far it follows an answer.
+Callers name the server, so it may answer anything. glanceclient would validate images against a schema that the server
+provides: one that takes for ever, or that refers to any address. So the controllers get a client and schemas of ours.
+These trust nothing in an answer but its shape, and limit how far they follow an answer.
 """
 
 from __future__ import annotations
 
-import json
 import re
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partialmethod
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 import requests
+from glanceclient.v2 import image_members, image_tags, images
+from glanceclient.v2.schemas import Schema
 from keystoneauth1.adapter import Adapter
 from keystoneauth1.session import Session
 
-from publisher.core.errors import CloudError, PermanentCloudError, Reason, TransientCloudError
-from workers.clouds.openstack.errors import answered, translated, words_of
+from publisher.core.errors import InvalidRequest, PermanentCloudError, Reason, TransientCloudError
+from workers.clouds.openstack.errors import Refused, translated, words_of
 
 DELETED = ("deleted", "pending_delete")
 """What Glance reports of an image that is deleted, if it reports the image at all."""
@@ -30,82 +33,267 @@ _LIST_BYTES_MAX = 256 << 20
 _LIST_SECONDS = 300.0
 """Limit for all pages of a list together, like the limit of bytes. Enough for a hundred thousand images."""
 _WORD = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_PATCH = {"Content-Type": "application/openstack-images-v2.1-json-patch"}
+_NOT_SENT = ("self", "backend")
+"""Names that glanceclient takes for arguments of its own, not for properties of an image."""
+_MISSHAPEN = (AttributeError, KeyError, TypeError, ValueError)
+"""What glanceclient raises if an answer does not have the shape that it expects."""
 
 
 class GlanceImages:
     """Calls to Glance's image API. Methods raise `CloudError`, and what stops the session's calls."""
 
     def __init__(self, session: Session, endpoint: str) -> None:
-        self._service = f"Glance at {endpoint}"
+        self.service = f"Glance at {endpoint}"
         # keystoneauth formats this address as a template with fields.
         self._adapter = Adapter(session, service_type="image", endpoint_override=endpoint.replace("%", "%%"))
+        self._client = _Client(self._adapter, self.service)
+        self._images = images.Controller(self._client, _SCHEMAS)
+        self._members = image_members.Controller(self._client, _SCHEMAS)
+        self._tags = image_tags.Controller(self._client, _SCHEMAS)
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        """Translate what glanceclient's controllers raise, and pass on a `CloudError`."""
+        try:
+            with translated(self.service, by_token=True):
+                yield
+        except RecursionError:  # glanceclient copies what it receives
+            raise self._client.no_service("something that is nested too deeply") from None
+
+    # Records --------------------------------------------------------------------------------------
 
     def create(self, record: Mapping[str, Any], *, may_be: Collection[int] = ()) -> int:
-        """Create a record and return the status of the answer: a success, or one of `may_be`."""
-        return int(self._call("POST", _PATH, may_be=may_be, json=dict(record)).status_code)
+        """Create a record. Returns 201, or the status of the answer if it is one of `may_be`."""
+        for name in _NOT_SENT:
+            if name in record:
+                raise InvalidRequest(f"an image in Glance cannot have a property '{name}'", field="properties")
+        with self._asking():
+            try:
+                self._images.create(**record)
+            except Refused as refused:
+                if refused.status not in may_be:
+                    raise
+                return refused.status
+        return 201
 
     def get(self, cloud_id: str) -> dict[str, Any] | None:
-        answer = self._call("GET", f"{_PATH}/{cloud_id}", may_be=(404,))
-        if answer.status_code == 404:
-            return None
-        record = self._record(self._json(answer))
+        with self._asking():
+            try:
+                record = dict(self._images.get(cloud_id))
+            except Refused as refused:
+                if refused.status != 404:
+                    raise
+                return None
+        if not _is_record(record):
+            raise self._client.no_service("something that is not an image")
         if record["id"] != cloud_id:
-            raise self._no_service("a different image from the one requested")
+            raise self._client.no_service("a different image from the one requested")
         return record
 
-    def update(self, cloud_id: str, values: Mapping[str, Any]) -> None:
-        """Set properties of an image; each is added or replaced. Can be repeated."""
-        # In a path of JSON Patch, `~` and `/` are written like this (RFC 6901).
-        paths = {name: "/" + name.replace("~", "~0").replace("/", "~1") for name in values}
-        changes = [{"op": "add", "path": paths[name], "value": value} for name, value in values.items()]
-        self._call(
-            "PATCH",
-            f"{_PATH}/{cloud_id}",
-            headers={"Content-Type": "application/openstack-images-v2.1-json-patch"},
-            data=json.dumps(changes),
-        )
+    def list(self, filters: Mapping[str, str]) -> list[dict[str, Any]]:
+        with self._asking():
+            found = images.Controller(_Pages(self._client, filters), _SCHEMAS)
+            return [dict(each) for each in found.list(filters=dict(filters), page_size=_PAGE)]
+
+    def update(self, cloud_id: str, changes: Mapping[str, Any], remove: Iterable[str] = ()) -> None:
+        """Set attributes and properties of an image, and remove properties, in one request.
+
+        The request is not glanceclient's: that reads the image before and after, and overwrites the tags with those
+        that it read.
+        """
+        patch = [{"op": "add", "path": _pointer(name), "value": value} for name, value in changes.items()]
+        patch += [{"op": "remove", "path": _pointer(name)} for name in remove]
+        with self._asking():
+            self._client.patch(f"{_PATH}/{cloud_id}", headers=_PATCH, data=patch)
+
+    def add_tags(self, cloud_id: str, tags: Iterable[str]) -> None:
+        """Add tags to those that the image has."""
+        with self._asking():
+            for tag in tags:
+                self._tags.update(cloud_id, quote(tag, safe=""))
 
     def delete(self, cloud_id: str) -> bool:
         """Request a deletion. Returns False if the image does not exist, or no longer does."""
-        answer = self._call("DELETE", f"{_PATH}/{cloud_id}", may_be=(400, 404, 409))
-        if answer.status_code == 409:
-            raise TransientCloudError(f"{self._service}: image {cloud_id} is in use")
-        if answer.status_code == 400:
-            # A Glance that was stopped in the middle of a deletion keeps the record, and refuses to delete it again.
-            record = self.get(cloud_id)
-            if record is not None and record["status"] not in DELETED:
-                raise self._refusal(answer)
-        return bool(answer.status_code != 404)
+        with self._asking():
+            try:
+                self._images.delete(cloud_id)
+            except Refused as refused:
+                if refused.status == 404:
+                    return False
+                if refused.status == 409:
+                    raise TransientCloudError(f"{self.service}: image {cloud_id} is in use") from None
+                # A Glance that was stopped in the middle of a deletion keeps the record, and refuses to delete it
+                # again.
+                if refused.status != 400 or not self._is_deleted(cloud_id):
+                    raise
+        return True
 
-    def list(self, filters: Mapping[str, str]) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = []
-        query: str | None = urlencode({**filters, "limit": _PAGE})
-        seen: set[str] = set()
-        ends, read = time.monotonic() + _LIST_SECONDS, 0
-        while query is not None:
-            if query in seen or len(seen) == _PAGES_MAX or read > _LIST_BYTES_MAX:
-                raise self._no_service("a list without end")
-            if time.monotonic() > ends:
-                raise TransientCloudError(
-                    f"{self._service} did not finish the list of images within {_LIST_SECONDS:.0f} s"
-                )
-            seen.add(query)
-            answer = self._call("GET", f"{_PATH}?{query}")
-            read += len(answer.content)
-            page = self._json(answer)
-            images = page.get("images")
-            if not isinstance(images, list):
-                raise self._no_service("no list of images")
-            found += [self._record(each) for each in images]
-            query = self._next(page, filters)
-        return found
+    def _is_deleted(self, cloud_id: str) -> bool:
+        record = self.get(cloud_id)
+        return record is None or record["status"] in DELETED
 
-    def _next(self, page: dict[str, Any], filters: Mapping[str, str]) -> str | None:
-        """Return the query of the next page; None after the last.
+    # Members --------------------------------------------------------------------------------------
 
-        The server decides only where the page begins, not which address serves it.
+    def share(self, cloud_id: str, project_id: str) -> None:
+        """Share an image with a project, if it is not already."""
+        with self._asking():
+            try:
+                self._members.create(cloud_id, project_id)
+            except Refused as refused:
+                if refused.status != 409:
+                    raise
+
+    def members(self, cloud_id: str) -> dict[str, str]:
+        """Return the projects that an image is shared with, and for each "pending", "accepted" or "rejected"."""
+        with self._asking():
+            try:
+                members = [dict(each) for each in self._members.list(cloud_id)]
+                return {str(each["member_id"]): str(each["status"]) for each in members}
+            except _MISSHAPEN:
+                raise self._client.no_service("no list of members") from None
+
+    # Stores and imports ---------------------------------------------------------------------------
+
+    def stores(self) -> Collection[str]:
+        """Return the stores that images can be written to. Empty if the cloud offers no choice."""
+        with self._asking():
+            try:
+                stores = dict(self._images.get_stores_info())["stores"]
+                return [str(each["id"]) for each in stores if str(each.get("read-only")).lower() != "true"]
+            except Refused as refused:
+                if refused.status != 404:
+                    raise
+                return ()
+            except _MISSHAPEN:
+                raise self._client.no_service("no list of stores") from None
+
+    def import_methods(self) -> Collection[str]:
+        """Return the methods by which the cloud can import an image. Empty if it cannot import any."""
+        with self._asking():
+            try:
+                return [str(each) for each in dict(self._images.get_import_info())["import-methods"]["value"]]
+            except Refused as refused:
+                if refused.status != 404:
+                    raise
+                return ()
+            except _MISSHAPEN:
+                raise self._client.no_service("no list of import methods") from None
+
+    def start_import(self, cloud_id: str, method: str, *, uri: str | None = None, store: str | None = None) -> None:
+        """Have the cloud import the image's bytes: those that were staged, or those that `uri` serves."""
+        stores = [store] if store else None
+        with self._asking():
+            self._images.image_import(cloud_id, method, uri=uri, stores=stores, allow_failure=False)
+
+    def import_words(self, cloud_id: str) -> str:
+        """Return what the cloud says about an import that has failed; empty if it says nothing.
+
+        The request is not glanceclient's, which first asks for the versions of the API.
         """
-        link = page.get("next")
+        with self._asking():
+            try:
+                tasks = self._client.get(f"{_PATH}/{cloud_id}/tasks")[1]["tasks"]
+                said = [str(each["message"]) for each in tasks if each.get("message")]
+            except Refused:
+                return ""
+            except _MISSHAPEN:
+                raise self._client.no_service("no list of tasks") from None
+        return words_of(said[-1].encode()) if said else ""
+
+
+class _Schemas:
+    """Schemas that allow everything, in place of the server's. What is used of an answer is checked here."""
+
+    def get(self, name: str) -> Schema:
+        return Schema({"name": name, "properties": {}})
+
+
+_SCHEMAS = _Schemas()
+
+
+class _Client:
+    """Sends the requests of glanceclient's controllers. Returns each answer, and the JSON object in it.
+
+    Raises `Refused` for a status of 400 or above, what keystoneauth raises, and `CloudError`.
+    """
+
+    def __init__(self, adapter: Adapter, service: str) -> None:
+        self.service = service
+        self._adapter = adapter
+
+    def request(
+        self, method: str, url: str, *, headers: Mapping[str, str] | None = None, data: Any = None
+    ) -> tuple[requests.Response, dict[str, Any]]:
+        answer = self._adapter.request(
+            url,
+            method,
+            raise_exc=False,
+            headers=dict(headers or {}),
+            json=data,
+            # These bodies may contain a link with a key.
+            log=not url.endswith(("/import", "/tasks")),
+        )
+        if answer.status_code >= 400:
+            raise Refused(answer.status_code, answer.content, answer.headers)
+        if not 200 <= answer.status_code < 300:
+            raise self.no_service(f"a status of {answer.status_code}")
+        try:
+            given = answer.json()
+        except (ValueError, RecursionError):
+            given = None
+        if isinstance(given, dict):
+            return answer, given
+        if method == "GET":
+            raise self.no_service("something that is not a JSON object")
+        return answer, {}
+
+    get = partialmethod(request, "GET")
+    post = partialmethod(request, "POST")
+    put = partialmethod(request, "PUT")
+    patch = partialmethod(request, "PATCH")
+    delete = partialmethod(request, "DELETE")
+
+    def no_service(self, answer: str) -> PermanentCloudError:
+        return PermanentCloudError(
+            f"{self.service} is not an image service: it answers with {answer}; check glanceUrl", reason=Reason.REQUEST
+        )
+
+
+class _Pages:
+    """The client for one list of images, which may go over many pages. It limits how far glanceclient follows them.
+
+    The server decides only where the next page begins, not which address serves it.
+    """
+
+    def __init__(self, client: _Client, filters: Mapping[str, str]) -> None:
+        self._client = client
+        self._query = {**filters, "limit": _PAGE}
+        self._ends = time.monotonic() + _LIST_SECONDS
+        self._read = 0
+        self._seen: set[str] = set()
+
+    def get(self, url: str, headers: object = None) -> tuple[requests.Response, dict[str, Any]]:
+        """Return a page. `headers` are not sent: they hold what the server answered to the request before."""
+        if url in self._seen or len(self._seen) == _PAGES_MAX or self._read > _LIST_BYTES_MAX:
+            raise self._client.no_service("a list without end")
+        if time.monotonic() > self._ends:
+            raise TransientCloudError(
+                f"{self._client.service} did not finish the list of images within {_LIST_SECONDS:.0f} s"
+            )
+        self._seen.add(url)
+        answer, page = self._client.get(url)
+        self._read += len(answer.content)
+        found = page.get("images")
+        if not isinstance(found, list):
+            raise self._client.no_service("no list of images")
+        if not all(_is_record(each) for each in found):
+            raise self._client.no_service("something that is not an image")
+        following = self._next(page.get("next"))
+        return answer, {"images": found} | ({"next": following} if following else {})
+
+    def _next(self, link: object) -> str | None:
+        """Return the address of the next page; None after the last."""
         if link is None:
             return None
         try:
@@ -113,41 +301,18 @@ class GlanceImages:
         except ValueError:
             marker = None
         if not marker:
-            raise self._no_service("a list whose next page has no address")
-        return urlencode({**filters, "limit": _PAGE, "marker": marker})
+            raise self._client.no_service("a list whose next page has no address")
+        return f"{_PATH}?{urlencode(self._query | {'marker': marker})}"
 
-    def _record(self, given: Any) -> dict[str, Any]:
-        if isinstance(given, dict) and all(_is_word(given.get(name)) for name in ("id", "status")):
-            return given
-        raise self._no_service("something that is not an image")
 
-    def _json(self, answer: requests.Response) -> dict[str, Any]:
-        try:
-            given = answer.json()
-        except (ValueError, RecursionError):
-            given = None
-        if not isinstance(given, dict):
-            raise self._no_service("something that is not a JSON object")
-        return given
-
-    def _call(self, method: str, path: str, *, may_be: Collection[int] = (), **given: Any) -> requests.Response:
-        with translated(self._service, by_token=True):
-            answer: requests.Response = self._adapter.request(path, method, raise_exc=False, **given)
-        status = answer.status_code
-        if status >= 400 and status not in may_be:
-            raise self._refusal(answer)
-        if not 200 <= status < 300 and status not in may_be:
-            raise self._no_service(f"a status of {status}")
-        return answer
-
-    def _refusal(self, answer: requests.Response) -> CloudError:
-        return answered(self._service, answer.status_code, words_of(answer.content), answer.headers, by_token=True)
-
-    def _no_service(self, answer: str) -> PermanentCloudError:
-        return PermanentCloudError(
-            f"{self._service} is not an image service: it answers with {answer}; check glanceUrl", reason=Reason.REQUEST
-        )
+def _is_record(given: Any) -> bool:
+    return isinstance(given, dict) and all(_is_word(given.get(name)) for name in ("id", "status"))
 
 
 def _is_word(given: Any) -> bool:
     return isinstance(given, str) and _WORD.fullmatch(given) is not None
+
+
+def _pointer(name: str) -> str:
+    """Return the JSON pointer (RFC 6901) to a member."""
+    return "/" + name.replace("~", "~0").replace("/", "~1")

@@ -33,9 +33,18 @@ from workers.clouds.base import (
     TicketRef,
     Timeouts,
 )
+from workers.clouds.openstack.arrival import (
+    IMPORT_METHOD,
+    STORE,
+    WEB_DOWNLOAD,
+    check_offered,
+    deactivated,
+    until_active,
+)
 from workers.clouds.openstack.errors import answered, translated, words_of
 from workers.clouds.openstack.facts import CloudFacts, networks_of, regions_of, some
 from workers.clouds.openstack.images import DELETED, GlanceImages
+from workers.clouds.openstack.projects import project_ids
 from workers.clouds.openstack.session import (
     ImageService,
     KeptSession,
@@ -96,6 +105,7 @@ class OpenStackPublisher(CloudPublisher):
         self._facts = CloudFacts(session, service.url)
         self._found: frozenset[str] = frozenset()
         """The ids of the images of the ticket, known after `find`."""
+        self._projects: Sequence[str] | None = None
 
     @classmethod
     def connect(
@@ -233,6 +243,8 @@ class OpenStackPublisher(CloudPublisher):
                 f" {max(0, total.limit - total.usage)} of {total.limit} MiB; make room, or ask for more",
                 reason=Reason.QUOTA,
             )
+        check_offered(self._images, self._target)
+        self._shared_with()
 
     def find(self, ticket: TicketRef) -> CloudImage | None:
         entries = {entry.cloud_id: entry.state for entry in ticket.journal.entries()}
@@ -254,6 +266,8 @@ class OpenStackPublisher(CloudPublisher):
                 planned = cloud_id
             elif record is None:  # one too many; or it exists, but this node of the cloud does not know it yet
                 self._delete_noted(ticket, cloud_id)
+            elif record["status"] == "deactivated":
+                raise deactivated(self._images)
             elif record["status"] == "active" and complete is None:
                 complete, active = self._cloud_image(record), record
             elif record["status"] == "queued" and waiting is None and complete is None:
@@ -270,25 +284,39 @@ class OpenStackPublisher(CloudPublisher):
         return Found(planned, complete=False, planned=planned) if planned else None
 
     def upload(self, image: Image, ticket: TicketRef, transfer: Transfer) -> CloudImage:
+        method = self._target.fields.get(IMPORT_METHOD)
+        link = self._link(ticket) if method == WEB_DOWNLOAD else None
         cloud_id = self._record(image, ticket)
-        answer = self._put(cloud_id, transfer)
-        if answer.status == 401:  # the token has expired: sign in again, once
-            self._session.invalidate()
-            answer = self._put(cloud_id, transfer)
-        if answer.status >= 300:
-            raise self._refused(answer, image)
-        record = self._images.get(cloud_id)
-        if record is None or record["status"] != "active":
-            status = record["status"] if record else "gone"
-            raise TransientCloudError(f"{self._service}: the uploaded image is {status}, not active")
-        return self._cloud_image(record)
+        if link is None:
+            self._send(cloud_id, image, transfer)
+        if method:
+            self._images.start_import(cloud_id, str(method), uri=link, store=self._target.fields.get(STORE))
+        seconds = self._reach.timeouts.verify_seconds
+        record = until_active(self._images, cloud_id, seconds=seconds, check=self._reach.check, imported=bool(method))
+        if method and record.get("disk_format") != image.disk_format:
+            raise PermanentCloudError(
+                f"{self._service}: the cloud converted the image to {record.get('disk_format')}, so that it cannot be"
+                " compared with what was registered; publish without importMethod, or an image of that format"
+            )
+        uploaded = self._cloud_image(record)
+        if link and not uploaded.hashes:
+            raise PermanentCloudError(
+                f"{self._service} reports no hash, so what it has downloaded cannot be compared with what was"
+                " registered; publish without importMethod",
+                reason=Reason.INTEGRITY,
+            )
+        return uploaded
 
     def finish(self, uploaded: CloudImage, image: Image) -> CloudImage:
-        """Protect the image, and correct the attributes of one that an earlier attempt left. Most need no request.
+        """Share the image, correct the attributes of one that an earlier attempt left, and protect it.
+
+        Most images need no request.
 
         Attributes are set when the record is created. The protection comes last, because Glance deletes no protected
         image: what is not finished can be deleted.
         """
+        for project_id in self._shared_with():
+            self._images.share(uploaded.cloud_id, project_id)
         wanted: dict[str, Any] = {"protected": True} if self._target.fields.get("protected") else {}
         record: Mapping[str, Any] = {}
         if isinstance(uploaded, Found):
@@ -305,6 +333,13 @@ class OpenStackPublisher(CloudPublisher):
         record = self._images.get(cloud_id)
         if record is not None and record.get("protected") and record.get(_TICKET) == tags.ticket_uid:
             self._images.update(cloud_id, {"protected": False})
+
+    def _shared_with(self) -> Sequence[str]:
+        """Return the ids of the projects to share the image with. Looks them up at the first call."""
+        if self._projects is None:
+            wanted = self._target.fields.get("sharedWith") or ()
+            self._projects = project_ids(self._session, wanted) if wanted else ()
+        return self._projects
 
     def delete(self, cloud_id: str, tags: Tags) -> None:
         if not self._images.delete(cloud_id):
@@ -343,7 +378,9 @@ class OpenStackPublisher(CloudPublisher):
         cloud_id = found.cloud_id
         # The image may have been generated again since the record was created.
         wanted = self._properties(cloud_id, image, ticket)
-        if all(found.waiting.get(name) == wanted[name] for name in ("disk_format", "min_disk", "publisher_sha256")):
+        same = all(found.waiting.get(name) == wanted[name] for name in ("disk_format", "min_disk", "publisher_sha256"))
+        # What a failed import leaves in a record would be taken for the result of the next one.
+        if same and not self._target.fields.get(IMPORT_METHOD):
             return cloud_id
         self._delete_noted(ticket, cloud_id)
         return self._create(image, ticket, planned)
@@ -430,15 +467,35 @@ class OpenStackPublisher(CloudPublisher):
 
     # Bytes ----------------------------------------------------------------------------------------
 
+    def _link(self, ticket: TicketRef) -> str:
+        if ticket.link is None:
+            raise PermanentCloudError(
+                "importMethod: web-download needs PUBLISHER_PUBLIC_URL, from which the cloud downloads the image; have"
+                " the administrator set it, or publish without importMethod",
+                reason=Reason.CONFIGURATION,
+            )
+        return ticket.link
+
+    def _send(self, cloud_id: str, image: Image, transfer: Transfer) -> None:
+        answer = self._put(cloud_id, transfer)
+        if answer.status == 401:  # the token has expired: sign in again, once
+            self._session.invalidate()
+            answer = self._put(cloud_id, transfer)
+        if answer.status >= 300:
+            raise self._refused(answer, image)
+
     def _put(self, cloud_id: str, transfer: Transfer) -> Answer:
         with translated(self._service, by_token=True):
             token = str(self._session.get_token())
+        store, imported = self._target.fields.get(STORE), self._target.fields.get(IMPORT_METHOD)
         return transfer.put(
             # Normalize the address as all other calls do.
-            parse_url(f"{self._endpoint}/v2/images/{cloud_id}/file").url,
+            parse_url(f"{self._endpoint}/v2/images/{cloud_id}/{'stage' if imported else 'file'}").url,
             {
                 "X-Auth-Token": token,
                 "Content-Type": "application/octet-stream",
+                # An import names the store itself.
+                **({"X-Image-Meta-Store": str(store)} if store and not imported else {}),
             },
             tls=self._reach.tls,
             connect_seconds=self._reach.timeouts.connect_seconds,

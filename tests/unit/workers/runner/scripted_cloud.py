@@ -32,6 +32,8 @@ class Script:
 
     images: dict[str, CloudImage] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
+    links: list[str | None] = field(default_factory=list)
+    """Where the cloud could have downloaded each image itself."""
     secrets: list[dict[str, str]] = field(default_factory=list)
     on: dict[str, Callable[[], None]] = field(default_factory=dict)
     """Maps a step's name to a function that runs when the step begins, usually to raise an error."""
@@ -95,6 +97,7 @@ def scripted(script: Script) -> type[CloudPublisher]:
             return next(iter(script.images.values()), None)
 
         def upload(self, image: Image, ticket: TicketRef, transfer: Transfer) -> CloudImage:
+            script.links.append(ticket.link)
             script.step("upload")
             cloud_id = next(iter(script.images), None) or str(uuid.uuid4())
             if cloud_id not in script.images:

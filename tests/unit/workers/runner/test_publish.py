@@ -2,10 +2,12 @@
 
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
 from memory_cloud.publisher import CLOUD
+from publisher.core.download_keys import ticket_key
 from publisher.core.errors import (
     PermanentCloudError,
     Reason,
@@ -13,13 +15,29 @@ from publisher.core.errors import (
 )
 from publisher.core.image import Image
 from publisher.core.settings import Settings
-from publisher.core.ticket import CloudRef, Phase, State, Ticket
+from publisher.core.ticket import CloudRef, Phase, State, Ticket, ticket_download_uri
 from publisher.core.vault import Vault
 from publisher.store import Store
 from tests.patience import PATIENCE
 from tests.records import add_ticket, current, words
 from tests.unit.workers.runner.scripted_cloud import SECRET, Script, cloud_ids, due_now
 from workers.runner import Runner
+
+
+@pytest.mark.parametrize("public_url", ["", "https://publish.example.com/"])
+def test_plugin_gets_a_link_if_the_cloud_may_reach_this_service(
+    sqlite_store: Store,
+    ticket: Ticket,
+    image: Image,
+    vault: Vault,
+    settings: Settings,
+    script: Script,
+    public_url: str,
+) -> None:
+    reachable = replace(settings, public_url=public_url)
+    assert Runner(sqlite_store, vault, reachable, worker="a").run(ticket.id) is State.PUBLISHED
+    path = ticket_download_uri(ticket.owner, ticket.appliance_id, ticket.id, ticket_key(vault, ticket, image))
+    assert script.links == [f"https://publish.example.com/api/{path}" if public_url else None]
 
 
 def test_an_image_is_published_step_by_step(

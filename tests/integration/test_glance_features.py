@@ -1,0 +1,230 @@
+"""What a real Glance offers beyond a plain upload: members, community images, stores and imports."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from publisher.core.errors import CloudError, InvalidRequest, PermanentCloudError
+from publisher.core.image import Image
+from publisher.core.ticket import Account, Target
+from publisher.devcloud.cloud import DevCloud
+from publisher.files.hashing import digest
+from publisher.outbound.policy import EVERYWHERE
+from tests.cloud_administration import PASSWORD, Administrator
+from tests.clouds import Glance, publish_body
+from tests.contract.test_cloud_plugins import MemoryJournal
+from tests.servers.answering import serving
+from workers.clouds.base import CloudImage, Tags, TicketRef, Timeouts
+from workers.clouds.openstack.publisher import OpenStackPublisher
+from workers.transfer import Transfer
+
+pytestmark = pytest.mark.real
+
+
+@pytest.fixture
+def administrator(devcloud: DevCloud) -> Iterator[Administrator]:
+    with Administrator.of(devcloud) as administrator:
+        yield administrator
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> tuple[Image, Path]:
+    file = tmp_path / "image.raw"
+    file.write_bytes(os.urandom(3 << 20))
+    known = digest(file)
+    image = Image(
+        id=7,
+        owner="root",
+        appliance_id=4,
+        name="features",
+        format="raw",
+        disk_format="raw",
+        size=known.size,
+        virtual_size=known.size,
+        md5=known.md5,
+        sha256=known.sha256,
+        sha512=known.sha512,
+        location=file.name,
+        created=0.0,
+    )
+    return image, file
+
+
+@pytest.fixture
+def ticket(devcloud: DevCloud) -> Iterator[TicketRef]:
+    """A ticket whose images are deleted at the end."""
+    journal = MemoryJournal()
+    yield TicketRef(Tags(str(uuid.uuid4()), "features"), "pimages/1", "images/7", "appliances/4", journal)
+    for cloud_id, state in journal.kept.items():
+        if state != "gone":
+            Glance(devcloud, "admin").delete(cloud_id)
+
+
+def connect(devcloud: DevCloud, user: str = "uploader", **target: Any) -> OpenStackPublisher:
+    """Connect as a user of the development cloud, to the user's own project."""
+    body = publish_body(devcloud, "", user=user)
+    fields = {name: body["credAccount"][name] for name in ("keystoneUrl", "login", "keystoneVersion")}
+    into = {name: body[name] for name in ("keystoneDomain", "keystoneProject", "displayName")}
+    account = Account("openstack", fields, {"password": body["credAccount"]["password"]})
+    return OpenStackPublisher.connect(account, Target("openstack", into | target), Timeouts(10, 60, 60), EVERYWHERE)
+
+
+def connect_as(devcloud: DevCloud, login: str, project: dict[str, Any], **target: Any) -> OpenStackPublisher:
+    """Connect as somebody whom the administrator has created in the domain `default`."""
+    account = Account("openstack", {"keystoneUrl": devcloud.keystone_url, "login": login}, {"password": PASSWORD})
+    into = {"displayName": "features", "keystoneProject": project["id"]}
+    return OpenStackPublisher.connect(account, Target("openstack", into | target), Timeouts(10, 60, 60), EVERYWHERE)
+
+
+def publish(cloud: OpenStackPublisher, image: tuple[Image, Path], ticket: TicketRef) -> CloudImage:
+    record, file = image
+    cloud.check(record)
+    with file.open("rb") as opened:
+        return cloud.finish(cloud.upload(record, ticket, Transfer(opened.fileno(), record.size)), record)
+
+
+def seen(devcloud: DevCloud, cloud_id: str, more: str = "") -> Any:
+    return Glance(devcloud, "admin").rest("GET", f"/v2/images/{cloud_id}{more}")
+
+
+# Members --------------------------------------------------------------------------------------------------------------
+
+
+def test_image_is_shared_with_projects_by_name_and_by_id(
+    devcloud: DevCloud, administrator: Administrator, image: tuple[Image, Path], ticket: TicketRef
+) -> None:
+    own, second, foreign = (administrator.project("default") for _ in range(3))
+    joe = administrator.user("default", own, second)["name"]
+    shared = {"sharedWith": [second["name"], foreign["id"], second["id"]]}
+    published = publish(connect_as(devcloud, joe, own, **shared), image, ticket)
+    again = connect_as(devcloud, joe, own, **shared)
+    found = again.find(ticket)
+    assert found is not None
+    assert again.finish(found, image[0]).cloud_id == published.cloud_id
+    members = seen(devcloud, published.cloud_id, "/members")["members"]
+    assert {each["member_id"]: each["status"] for each in members} == {
+        second["id"]: "pending",
+        foreign["id"]: "pending",
+    }
+    assert seen(devcloud, published.cloud_id)["visibility"] == "shared"
+    connect_as(devcloud, joe, own).delete(published.cloud_id, ticket.tags)
+    ticket.journal.gone(published.cloud_id)
+
+
+def test_name_of_a_project_that_the_login_may_not_look_up_is_refused(
+    devcloud: DevCloud, administrator: Administrator, image: tuple[Image, Path]
+) -> None:
+    own, foreign = administrator.project("default"), administrator.project("default")
+    joe = administrator.user("default", own)["name"]
+    for named in (foreign["name"], "there is no such project"):
+        with pytest.raises(PermanentCloudError, match=f"sharedWith: the login has no project '{named}'.*give the id"):
+            connect_as(devcloud, joe, own, sharedWith=[named]).check(image[0])
+
+
+@pytest.mark.parametrize(
+    ("named", "words"),
+    [("0" * 32, "there is no project with the id"), ("no such project", "there is no project 'no such project'")],
+)
+def test_project_that_does_not_exist_is_refused_before_anything_is_created(
+    devcloud: DevCloud, image: tuple[Image, Path], ticket: TicketRef, named: str, words: str
+) -> None:
+    with pytest.raises(PermanentCloudError, match=f"sharedWith: {words}"):
+        publish(connect(devcloud, "admin", sharedWith=[named]), image, ticket)
+    assert list(ticket.journal.entries()) == []
+
+
+def test_image_can_be_for_the_community(devcloud: DevCloud, image: tuple[Image, Path], ticket: TicketRef) -> None:
+    published = publish(connect(devcloud, visibility="community"), image, ticket)
+    assert seen(devcloud, published.cloud_id)["visibility"] == "community"
+
+
+# Stores and imports ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", [None, "glance-direct"])
+def test_image_goes_to_the_store_that_is_named(
+    devcloud: DevCloud, image: tuple[Image, Path], ticket: TicketRef, method: str | None
+) -> None:
+    published = publish(connect(devcloud, store="fs", importMethod=method), image, ticket)
+    assert published.hashes["sha512"] == image[0].sha512
+    assert seen(devcloud, published.cloud_id)["stores"] == "fs"
+    assert Glance(devcloud).data(published.cloud_id) == image[1].read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ({"store": "moon"}, "store: this cloud does not offer 'moon'; give one of: fs"),
+        (
+            {"importMethod": "by-post"},
+            "importMethod: this cloud does not offer 'by-post'; give one of: .*glance-direct",
+        ),
+    ],
+)
+def test_what_the_cloud_does_not_offer_is_refused(
+    devcloud: DevCloud, image: tuple[Image, Path], target: dict[str, str], words: str
+) -> None:
+    with pytest.raises(InvalidRequest, match=words):
+        connect(devcloud, **target).check(image[0])
+
+
+def test_import_that_fails_leaves_nothing(devcloud: DevCloud, image: tuple[Image, Path], ticket: TicketRef) -> None:
+    record, file = image
+    cloud = connect(devcloud, importMethod="glance-direct")
+    with pytest.raises(PermanentCloudError, match="could not import the image: "):
+        publish(cloud, (replace(record, disk_format="qcow2"), file), ticket)
+    (left,) = ticket.journal.entries()
+    cloud.delete(left.cloud_id, ticket.tags)
+    ticket.journal.gone(left.cloud_id)
+    assert list(cloud.tagged("features")) == []
+    glance = devcloud.directory / "glance"
+    assert [each for name in ("staging", "images") for each in (glance / name).glob(f"*{left.cloud_id}*")] == []
+
+
+@pytest.fixture
+def link(image: tuple[Image, Path]) -> Iterator[str]:
+    """An address that serves the image's file, as the intake does with a key."""
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        found = handler.path == "/image?downloadId=key"
+        body = image[1].read_bytes() if found else b""
+        handler.send_response(200 if found else 404)
+        handler.send_header("Content-Length", str(len(body)))
+        handler.end_headers()
+        handler.wfile.write(body)
+
+    with serving(answer, host="127.0.0.1") as url:
+        yield f"{url}/image?downloadId=key"
+
+
+def test_cloud_downloads_the_image_itself(
+    devcloud: DevCloud, image: tuple[Image, Path], ticket: TicketRef, link: str
+) -> None:
+    cloud = connect(devcloud, importMethod="web-download", store="fs")
+    published = publish(cloud, image, replace(ticket, link=link))
+    assert (published.size, published.hashes["sha512"]) == (image[0].size, image[0].sha512)
+    assert Glance(devcloud).data(published.cloud_id) == image[1].read_bytes()
+    found = connect(devcloud).find(ticket)
+    assert found is not None
+    assert found.complete
+
+
+def test_download_that_fails_leaves_nothing_and_does_not_show_the_key(
+    devcloud: DevCloud, image: tuple[Image, Path], ticket: TicketRef, link: str
+) -> None:
+    cloud = connect(devcloud, importMethod="web-download")
+    with pytest.raises(CloudError, match="could not import the image") as failed:
+        publish(cloud, image, replace(ticket, link=link.replace("=key", "=used-up")))
+    assert "used-up" not in str(failed.value)
+    (left,) = ticket.journal.entries()
+    cloud.delete(left.cloud_id, ticket.tags)
+    ticket.journal.gone(left.cloud_id)
+    assert list(cloud.tagged("features")) == []
