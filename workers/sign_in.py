@@ -89,11 +89,12 @@ def tried(
     def connect() -> str:
         nonlocal cloud
         vault = Vault.from_file(settings.key_file, production=settings.production)
+        opened = Account(account.platform, account.fields, vault.open(account.sealed_secrets))
         cloud = plugin(account.platform).connect(
-            Account(account.platform, account.fields, vault.open(account.sealed_secrets)),
+            opened,
             Target(account.platform, dict(target)),
             Timeouts(settings.connect_timeout_seconds, settings.call_timeout_seconds, settings.verify_seconds),
-            OutboundPolicy.of(settings),
+            OutboundPolicy.of(settings).for_account(opened),
         )
         return f"signed in to {where} as '{platform_of(account.platform).signs_in_as(account.fields)}'"
 

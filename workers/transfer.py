@@ -86,6 +86,10 @@ class Transfer:
         self._mtime_ns = os.fstat(descriptor).st_mtime_ns
         self._verify_file()
 
+    def through(self, policy: OutboundPolicy) -> None:
+        """Connect as this policy says from now on: that of the account, which may name a proxy."""
+        self._policy = policy
+
     def watch(self, *, looked: Callable[[], None], moved: Callable[[], None]) -> None:
         """Also call `looked` at each check, and `moved` for each piece that was sent."""
         check, on_sent = self._check, self._on_sent

@@ -105,7 +105,10 @@ cloud, the URL to fetch an image from, and the URL of a webhook. These URLs may 
 """
 
 JSON_ONLY = frozenset(
-    {"userDomain", "interface", "applicationCredentialId", "applicationCredentialName", "trustId", "warning"}
+    {
+        *("userDomain", "interface", "applicationCredentialId", "applicationCredentialName", "trustId", "warning"),
+        *("proxyUrl", "proxyLogin", "noProxy"),
+    }
 )
 """Elements of our own that only JSON answers have: clients bound to the schema would refuse the XML."""
 
